@@ -1,0 +1,68 @@
+"""The errors a user of the pipeline can meet. Each message says what is wrong, where, and what to do about it.
+
+Only exception types belong here; they are raised where the fault is seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class ReactError(Exception):
+    """Base of every error that is expected to reach a user: its text is complete without a traceback."""
+
+
+class InputError(ReactError):
+    """Input that can never work (a bad file, a wrong value): retrying is useless."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One fault in a configuration file: `field` is the dotted path inside `file`."""
+
+    file: Path
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        """One line: file, field, message."""
+        where = f"{self.file}: {self.field}" if self.field else str(self.file)
+        return f"{where}: {self.message}"
+
+
+class ConfigError(InputError):
+    """Every problem found in the configuration, in one error."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        """Keep the `problems`; the text lists them one per line."""
+        self.problems = problems
+        super().__init__("\n".join(str(problem) for problem in problems))
+
+
+class MissingArtifact(InputError):  # noqa: N818 - reads as the state it reports
+    """An artifact that a step needs has never been built."""
+
+
+class StaleArtifact(InputError):  # noqa: N818
+    """An artifact exists but was built from other inputs than today's."""
+
+
+class CorruptArtifact(ReactError):  # noqa: N818
+    """A published artifact does not match its manifest; the text names the asset to rematerialize."""
+
+
+class StoreWriteError(ReactError):
+    """The disk refused a write (full, I/O error); nothing was published."""
+
+
+class CorpusError(InputError):
+    """The corpus cannot be used: no shard, a broken shard, too many bad samples."""
+
+
+class RetrievalError(InputError):
+    """The retrieved set is empty or starves some class."""
+
+
+class TrainingError(ReactError):
+    """Training diverged or cannot run; no checkpoint was published."""

@@ -1,0 +1,273 @@
+"""Lineage: which artifact is made from which, and whether a published one is still made from today's inputs.
+
+Belongs here: the one table of stages and the check of freshness. Does not belong here: how a stage is built. `Project`
+is what every step is given: the configuration, the domains and the store.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from react_pipeline.artifacts import Artifact, Inputs, Store
+from react_pipeline.config import (
+    CONTROL_SUFFIX,
+    METHODS,
+    DomainConfig,
+    PipelineConfig,
+    RetrievalConfig,
+    TrainingConfig,
+    load_domain,
+    load_pipeline,
+)
+from react_pipeline.errors import InputError, MissingArtifact, StaleArtifact
+
+CONFIG_VARIABLE = "REACT_PIPELINE_CONFIG"
+ALL = "all"
+"""Key of the artifacts that belong to no domain."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """The configuration and the store of one pipeline; `path` is its `pipeline.yaml`."""
+
+    path: Path
+    config: PipelineConfig
+
+    @classmethod
+    def load(cls, path: Path | str | None = None) -> Project:
+        """Read `path`, else the file that `REACT_PIPELINE_CONFIG` names, else `pipeline.yaml` here.
+
+        Raises:
+            ConfigError: If the file is missing or wrong.
+        """
+        located = Path(path or os.environ.get(CONFIG_VARIABLE) or "pipeline.yaml").resolve()
+        return cls(located, load_pipeline(located))
+
+    @cached_property
+    def store(self) -> Store:
+        """The store of artifacts."""
+        return Store(self.config.store)
+
+    def domain(self, slug: str) -> DomainConfig:
+        """Read one domain's file, afresh at each call so that an edit is seen.
+
+        Raises:
+            InputError: If there is no such domain.
+            ConfigError: If its file is wrong.
+        """
+        path = self.config.domains / f"{slug}.yaml"
+        if not path.is_file():
+            known = ", ".join(sorted(file.stem for file in self.config.domains.glob("*.yaml"))) or "none"
+            raise InputError(f"no domain {slug!r} in {self.config.domains} (there: {known}); see `domains add`")
+        return load_domain(path)
+
+    def retrieval(self, slug: str) -> RetrievalConfig:
+        """Retrieval of a domain: the pipeline's fields, then the domain's own."""
+        overrides = self.domain(slug).retrieval.model_dump(exclude_unset=True)
+        return self.config.retrieval.model_copy(update=overrides)
+
+    def training(self, slug: str, method: str) -> TrainingConfig:
+        """Training of a domain with a method; a control trains as its method does."""
+        return self.config.customization.resolve(method, self.domain(slug).customization)
+
+
+Config = Callable[[Project, str], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row of the table: `parents` and `config` as functions of the key, and the version of the code."""
+
+    code_version: str
+    config: Config
+    parents: Callable[[str], dict[str, str]]
+
+
+def method_key(domain: str, method: str) -> str:
+    """Key of an artifact that belongs to a domain and a method.
+
+    Raises:
+        InputError: If the method is unknown.
+    """
+    if method not in METHODS:
+        raise InputError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
+    return f"{domain}/{method}"
+
+
+def _nothing(_key: str) -> dict[str, str]:
+    return {}
+
+
+def _corpus(project: Project, _key: str) -> dict[str, Any]:
+    return {"kind": project.config.corpus.kind}
+
+
+def _encoder(project: Project, _key: str) -> dict[str, Any]:
+    encoder = project.config.encoder.model_dump(mode="json")
+    # A checkpoint on disk is identified by its bytes (the content of the inputs), not by where it lies.
+    if encoder["pretrained"] and Path(encoder["pretrained"]).is_absolute():
+        encoder["pretrained"] = "local"
+    return encoder
+
+
+def _embedding(project: Project, _key: str) -> dict[str, Any]:
+    corpus = project.config.corpus.model_dump(mode="json", exclude={"kind", "shards"})
+    return {"precision": project.config.embedding.precision, **corpus}
+
+
+def _index(project: Project, _key: str) -> dict[str, Any]:
+    return project.config.index.model_dump(mode="json")
+
+
+def _classes(project: Project, slug: str) -> dict[str, Any]:
+    return project.domain(slug).model_dump(mode="json", include={"classes", "templates"})
+
+
+def _evaluation_set(project: Project, slug: str) -> dict[str, Any]:
+    evaluation = project.domain(slug).evaluation
+    described = None if evaluation is None else evaluation.model_dump(mode="json", exclude={"path"})
+    return {"evaluation": described, "classes": project.domain(slug).class_names}
+
+
+def _retrieved(project: Project, slug: str) -> dict[str, Any]:
+    return {**_classes(project, slug), **project.retrieval(slug).model_dump(mode="json")}
+
+
+def _control(project: Project, slug: str) -> dict[str, Any]:
+    fields = {"near_duplicate_similarity", "shard_pairs"}
+    return project.retrieval(slug).model_dump(mode="json", include=fields)
+
+
+def _training(project: Project, key: str) -> dict[str, Any]:
+    slug, method = key.split("/")
+    training = project.training(slug, method).model_dump(mode="json", exclude={"checkpoint_every"})
+    prompts = _classes(project, slug) if training["class_prompt_fraction"] else {}
+    return {"method": method, **training, **prompts}
+
+
+def _evaluation(project: Project, key: str) -> dict[str, Any]:
+    slug, method = key.split("/")
+    return {"method": method, **_classes(project, slug)}
+
+
+def _comparison(_project: Project, _key: str) -> dict[str, Any]:
+    return {}
+
+
+def _training_parents(key: str) -> dict[str, str]:
+    slug, method = key.split("/")
+    pairs = "control_set" if method.endswith(CONTROL_SUFFIX) else "retrieved_set"
+    return {"base_checkpoint": ALL, pairs: slug}
+
+
+def _evaluation_parents(key: str) -> dict[str, str]:
+    slug, method = key.split("/")
+    checkpoint = {"base_checkpoint": ALL} if method == "base" else {"customized_checkpoint": key}
+    return {**checkpoint, "evaluation_set": slug}
+
+
+STAGES: Mapping[str, Stage] = {
+    "corpus": Stage("1", _corpus, _nothing),
+    "base_checkpoint": Stage("1", _encoder, _nothing),
+    "corpus_embeddings": Stage("1", _embedding, lambda _: {"corpus": ALL, "base_checkpoint": ALL}),
+    "faiss_index": Stage("1", _index, lambda _: {"corpus_embeddings": ALL}),
+    "evaluation_set": Stage("1", _evaluation_set, _nothing),
+    "retrieved_set": Stage(
+        "1",
+        _retrieved,
+        lambda slug: {
+            "corpus": ALL,
+            "base_checkpoint": ALL,
+            "corpus_embeddings": ALL,
+            "faiss_index": ALL,
+            "evaluation_set": slug,
+        },
+    ),
+    "control_set": Stage(
+        "1",
+        _control,
+        lambda slug: {
+            "corpus": ALL,
+            "base_checkpoint": ALL,
+            "corpus_embeddings": ALL,
+            "retrieved_set": slug,
+            "evaluation_set": slug,
+        },
+    ),
+    "customized_checkpoint": Stage("1", _training, _training_parents),
+    "elevater_results": Stage("1", _evaluation, _evaluation_parents),
+    # Its parents are whichever results exist and are fresh: `resolve` is given them by the step.
+    "comparison": Stage("1", _comparison, _nothing),
+}
+"""Every stage, in the order in which data flows."""
+
+
+def resolve(
+    project: Project,
+    stage: str,
+    key: str = ALL,
+    *,
+    content: Any = None,
+    parents: Mapping[str, Artifact] | None = None,
+) -> Inputs:
+    """The inputs of a step: its configuration and its parents, each current, verified and fresh.
+
+    Args:
+        project: The pipeline.
+        stage: Name of the asset.
+        key: `all`, a domain's slug, or `<domain>/<method>`.
+        content: Identity of outside data that the step reads.
+        parents: Given only where the table cannot name them (`comparison`).
+
+    Raises:
+        MissingArtifact: If a parent was never built.
+        StaleArtifact: If a parent was built from other inputs than today's.
+        CorruptArtifact: If a parent's bytes differ from its manifest.
+    """
+    row = STAGES[stage]
+    if parents is None:
+        parents = {name: fresh(project, name, parent_key) for name, parent_key in row.parents(key).items()}
+    return Inputs(stage, key, row.config(project, key), parents, row.code_version, content)
+
+
+def fresh(project: Project, stage: str, key: str = ALL) -> Artifact:
+    """The current artifact of a stage, if it and all before it were built from today's inputs.
+
+    Outside content (shards, evaluation images) is not read again: it counts when its own stage is materialized.
+
+    Raises:
+        MissingArtifact: If it, or one before it, was never built.
+        StaleArtifact: Naming the asset to rematerialize and what changed.
+        CorruptArtifact: If its bytes differ from its manifest.
+    """
+    row = STAGES[stage]
+    artifact = project.store.current(stage, key)
+    where = f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}"
+    if artifact.manifest["code_version"] != row.code_version:
+        raise StaleArtifact(f"{where} was built by an older version of the code: rematerialize {where}")
+    today = row.config(project, key)
+    if artifact.manifest["config"] != today:
+        recorded = artifact.manifest["config"]
+        fields = sorted(name for name in {*today, *recorded} if today.get(name) != recorded.get(name))
+        raise StaleArtifact(f"{where} was built with another {', '.join(fields)}: rematerialize {where}")
+    for name, parent_key in row.parents(key).items():
+        parent = fresh(project, name, parent_key)
+        if artifact.parents.get(name) != parent.fingerprint:
+            raise StaleArtifact(
+                f"{where} was built from `{name}` {artifact.parents.get(name)}, which is now {parent.fingerprint}: "
+                f"rematerialize {where}"
+            )
+    return artifact
+
+
+def fresh_or_none(project: Project, stage: str, key: str) -> Artifact | None:
+    """As `fresh`, but None where the artifact is missing or stale."""
+    try:
+        return fresh(project, stage, key)
+    except (MissingArtifact, StaleArtifact):
+        return None

@@ -1,0 +1,293 @@
+"""Any open_clip model with its tokenizer and preprocessing: loading, saving, encoding, and what trains in each method.
+
+Belongs here: the form of a checkpoint on disk (open_clip's config, safetensors, never pickle). Does not belong here:
+the training loop, evaluation. Shapes: B images, N texts, D embedding dimension, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.hf_model import HFTextEncoder
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from react_pipeline.config import EncoderConfig
+from react_pipeline.errors import InputError
+from react_pipeline.gated import add_gated_blocks, gated_layers, vision_blocks
+
+__all__ = ["Clip", "add_gated_blocks", "choose_device", "from_open_clip", "load", "save", "set_trainable"]
+
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+TEXT_DIRECTORY = "text"
+"""Holds config and tokenizer of a text tower that comes from transformers."""
+
+
+@dataclass
+class Clip:
+    """A model with what it needs to be used.
+
+    Attributes:
+        model: open_clip's CLIP or CustomTextCLIP, in eval mode.
+        tokenizer: Texts to token ids (N, context length), int64.
+        preprocess: RGB image to a tensor (3, H, W), float32, normalised, without augmentation.
+        model_cfg: open_clip's architecture; `vision_cfg.react_cfg` tells of gated blocks.
+        preprocess_cfg: Size, mean, std, interpolation and resize mode.
+        device: Where the model is.
+    """
+
+    model: Any
+    tokenizer: Callable[[list[str]], Tensor]
+    preprocess: Callable[[Image.Image], Tensor]
+    model_cfg: dict[str, Any]
+    preprocess_cfg: dict[str, Any]
+    device: str = "cpu"
+
+    @property
+    def dimension(self) -> int:
+        """D, the width of the joint space."""
+        return int(self.model_cfg["embed_dim"])
+
+    @torch.inference_mode()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) to unit vectors (B, D), float32, on the CPU."""
+        return self.model.encode_image(images.to(self.device), normalize=True).float().cpu()
+
+    @torch.inference_mode()
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """Map token ids (N, L) to unit vectors (N, D), float32, on the CPU."""
+        text = getattr(self.model, "text", None)
+        if isinstance(text, HFTextEncoder):
+            # The attention mask hides padding, so the columns that are padding in every row can go.
+            longest = int((tokens != text.config.pad_token_id).sum(dim=1).max())
+            tokens = tokens[:, :longest]
+        return self.model.encode_text(tokens.to(self.device), normalize=True).float().cpu()
+
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Map texts to unit vectors (N, D), float32, on the CPU."""
+        # Batches of like length waste little on padding.
+        order = sorted(range(len(texts)), key=lambda position: len(texts[position]))
+        vectors = torch.empty(len(texts), self.dimension)
+        for start in range(0, len(order), batch_size):
+            chosen = order[start : start + batch_size]
+            vectors[chosen] = self.encode_tokens(self.tokenizer([texts[position] for position in chosen]))
+        return vectors
+
+
+def choose_device(wanted: str) -> str:
+    """Turn `auto`, `cpu` or `cuda` into the device to use; `auto` takes a GPU where there is one.
+
+    Raises:
+        InputError: If `cuda` is wanted and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: cuda is configured and no CUDA device is available; use `device: auto` or `cpu`")
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def load(directory: Path | str, device: str = "cpu") -> Clip:
+    """Load a checkpoint written by `save`: strictly, with its activation, normalisation and gated blocks.
+
+    Raises:
+        InputError: If the directory holds no such checkpoint, or weights and architecture differ.
+    """
+    directory = Path(directory)
+    try:
+        config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
+        model_cfg, preprocess_cfg = config["model_cfg"], config["preprocess_cfg"]
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"{directory / CONFIG_FILE}: not an open_clip checkpoint folder ({error})") from error
+    clip = _build(model_cfg, preprocess_cfg, directory)
+    _load_strictly(clip.model, _read_weights(directory / WEIGHTS_FILE), directory / WEIGHTS_FILE)
+    return _placed(clip, device)
+
+
+def save(clip: Clip, directory: Path | str) -> None:
+    """Write a checkpoint: `open_clip_config.json`, `open_clip_model.safetensors` and, where needed, `text/`."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    model_cfg = deepcopy(clip.model_cfg)
+    gated = gated_layers(clip.model)
+    model_cfg["vision_cfg"].pop("react_cfg", None)
+    if gated:
+        # Plain open_clip refuses this field, so it can never load the model silently without its gated blocks.
+        model_cfg["vision_cfg"]["react_cfg"] = {"enabled": True, "last_k_layers": len(gated)}
+    text_cfg = model_cfg["text_cfg"]
+    if text_cfg.get("hf_model_name"):
+        clip.model.text.config.save_pretrained(directory / TEXT_DIRECTORY)
+        text_cfg["hf_model_name"] = TEXT_DIRECTORY
+    if text_cfg.get("hf_tokenizer_name"):
+        clip.tokenizer.tokenizer.save_pretrained(directory / TEXT_DIRECTORY)  # type: ignore[attr-defined]
+        text_cfg["hf_tokenizer_name"] = TEXT_DIRECTORY
+    config = {"model_cfg": model_cfg, "preprocess_cfg": clip.preprocess_cfg}
+    (directory / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in clip.model.state_dict().items()}
+    # Tensors that share memory are refused by safetensors; a copy of each is written and loads the same.
+    save_file({name: tensor.clone() for name, tensor in weights.items()}, directory / WEIGHTS_FILE)
+
+
+def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
+    """Load what `encoder` names: a folder written by `save`, a checkpoint file, or a pretrained tag of open_clip.
+
+    A state dict may be bare or under `state_dict`, with or without `module.` prefixes; gated blocks in it are found by
+    their names, so REACT's released checkpoints load strictly.
+
+    Raises:
+        InputError: If the architecture or tag is unknown, the file unreadable, or the weights do not fit.
+    """
+    path = Path(str(encoder.pretrained))
+    if path.is_dir():
+        return load(path, device)
+    name = encoder.model.removeprefix("react_")
+    model_cfg = open_clip.get_model_config(name)
+    if model_cfg is None:
+        raise InputError(f"encoder.model: open_clip knows no {name!r}; `open_clip.list_models()` lists them")
+    tag_cfg = open_clip.get_pretrained_cfg(name, encoder.pretrained) or {}
+    if not path.is_file() and not tag_cfg:
+        raise InputError(
+            f"encoder.pretrained: {encoder.pretrained!r} is neither a file, a folder, nor a tag of {name}; the tags "
+            f"are {', '.join(open_clip.list_pretrained_tags_by_model(name)) or 'none'}"
+        )
+    quick_gelu = tag_cfg.get("quick_gelu") if encoder.quick_gelu is None else encoder.quick_gelu
+    if quick_gelu is not None:
+        model_cfg["quick_gelu"] = quick_gelu
+    given = {"mean": encoder.mean, "std": encoder.std}
+    preprocess_cfg = merge_preprocess_dict(asdict(PreprocessCfg()), tag_cfg)
+    preprocess_cfg = merge_preprocess_dict(preprocess_cfg, {key: value for key, value in given.items() if value})
+    if not path.is_file():
+        try:
+            path = Path(open_clip.download_pretrained(tag_cfg))
+        except Exception as error:
+            raise InputError(
+                f"encoder.pretrained: the weights of {name}/{encoder.pretrained} cannot be fetched ({error}); "
+                "give the path of a local checkpoint instead"
+            ) from error
+    weights = _read_weights(path)
+    layers = {key.split(".gated_attn_block.")[0] for key in weights if ".gated_attn_block." in key}
+    if layers:
+        model_cfg["vision_cfg"]["react_cfg"] = {"enabled": True, "last_k_layers": len(layers)}
+    clip = _build(model_cfg, preprocess_cfg)
+    _load_strictly(clip.model, weights, path)
+    return _placed(clip, device)
+
+
+def set_trainable(model: nn.Module, method: str) -> int:
+    """Freeze everything but what `method` trains; return how many parameters train.
+
+    `gated-image`: the gated blocks; `locked-text`: the whole image tower; `full`: everything. The logit scale always
+    trains, as in REACT. Statistics of batch normalisation stay frozen: models are trained in eval mode.
+
+    Raises:
+        InputError: If the method is unknown, or `gated-image` is wanted of a model without gated blocks.
+    """
+    if method not in ("gated-image", "locked-text", "full"):
+        raise InputError(f"unknown training method {method!r}: gated-image, locked-text or full")
+    model.requires_grad_(method == "full")
+    model.logit_scale.requires_grad_(True)
+    if method == "locked-text":
+        model.visual.requires_grad_(True)
+    if method == "gated-image":
+        blocks = gated_layers(model)
+        if not blocks:
+            raise InputError("gated-image needs gated blocks: call add_gated_blocks(model, last_k_layers) first")
+        for block in blocks.values():
+            block.requires_grad_(True)
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def from_parts(
+    model: nn.Module, model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any], tokenizer: Path | None
+) -> Clip:
+    """Wrap a model built elsewhere (the demo's base); `tokenizer` is a local folder of transformers files."""
+    clip = _build(model_cfg, preprocess_cfg, None if tokenizer is None else tokenizer.parent, model)
+    return _placed(clip, "cpu")
+
+
+def _build(
+    model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any], directory: Path | None = None, model: Any = None
+) -> Clip:
+    cfg = deepcopy(model_cfg)
+    if "multimodal_cfg" in cfg:
+        raise InputError("CoCa models are not supported: they have no plain image and text towers")
+    react_cfg = cfg["vision_cfg"].pop("react_cfg", None) or {}
+    text_cfg = cfg["text_cfg"]
+    tokenizer_name = text_cfg.get("hf_tokenizer_name")
+    if directory is not None and text_cfg.get("hf_model_name"):
+        text_cfg["hf_model_name"] = str(directory / text_cfg["hf_model_name"])
+    if directory is not None and tokenizer_name:
+        tokenizer_name = str(directory / tokenizer_name)
+    if text_cfg.get("hf_model_name"):
+        text_cfg["hf_model_pretrained"] = False
+    if str(cfg["vision_cfg"].get("timm_model_name", "")).startswith("react_demo"):
+        import react_pipeline.demo.network  # noqa: F401 - registers the architecture with timm
+    if "timm_model_name" in cfg["vision_cfg"]:
+        cfg["vision_cfg"]["timm_model_pretrained"] = False
+    separate_text = cfg.pop("custom_text", False) or bool(text_cfg.get("hf_model_name"))
+    if model is None:
+        try:
+            model = (CustomTextCLIP if separate_text else CLIP)(**cfg)
+        except (TypeError, RuntimeError, OSError, AssertionError) as error:
+            raise InputError(
+                f"this architecture cannot be built by open_clip {open_clip.__version__}: {error}"
+            ) from error
+        if react_cfg.get("enabled"):
+            add_gated_blocks(model, react_cfg["last_k_layers"])
+    context_length = text_cfg.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+    options = text_cfg.get("tokenizer_kwargs") or {}
+    if tokenizer_name:
+        tokenizer = open_clip.tokenizer.HFTokenizer(tokenizer_name, context_length=context_length, **options)
+    else:
+        tokenizer = open_clip.SimpleTokenizer(context_length=context_length, **options)
+    size = getattr(model.visual, "image_size", None)
+    preprocess_cfg = merge_preprocess_dict(preprocess_cfg, {"size": size} if size is not None else {})
+    preprocess = image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False)
+    return Clip(model, tokenizer, preprocess, deepcopy(model_cfg), preprocess_cfg)
+
+
+def _placed(clip: Clip, device: str) -> Clip:
+    clip.model.to(device).eval()
+    clip.device = device
+    return clip
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # weights_only refuses anything but tensors: a checkpoint can run no code.
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise InputError(
+            f"{path}: cannot be read as safetensors or as a plain state dict ({str(error).splitlines()[0]}); "
+            "TorchScript archives and pickled models are refused, save the state dict instead"
+        ) from error
+    weights = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise InputError(f"{path}: holds no state dict of tensors")
+    return {key.removeprefix("module."): value for key, value in weights.items()}
+
+
+def _load_strictly(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    own = model.state_dict()
+    missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    shapes = [key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape]
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": sorted(shapes)}
+    if any(faults.values()):
+        told = "; ".join(
+            f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+            for what, keys in faults.items()
+            if keys
+        )
+        raise InputError(f"{path}: does not fit the architecture of {len(vision_blocks(model))} vision layers: {told}")
+    model.load_state_dict(weights, strict=True)
