@@ -268,8 +268,9 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         # weights_only refuses anything but tensors: a checkpoint can run no code.
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise InputError(
-            f"{path}: cannot be read as safetensors or as a plain state dict ({str(error).splitlines()[0]}); "
+            f"{path}: cannot be read as safetensors or as a plain state dict ({reason}); "
             "TorchScript archives and pickled models are refused, save the state dict instead"
         ) from error
     weights = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None

@@ -1,0 +1,76 @@
+"""The pure parts of training: learning rate, order of the data, loss. No state, so that a resumed run repeats them.
+
+Does not belong here: the model or the loop. Shapes: B pairs of a batch, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from react_pipeline.config import TrainingConfig
+
+MAX_LOG_SCALE = math.log(100)
+"""The logit scale is clamped to [0, ln 100] after every step, as in CLIP."""
+
+
+def learning_rate(step: int, training: TrainingConfig) -> float:
+    """Linear warm-up, then cosine to zero (REACT's schedule); `step` counts from 0."""
+    if step < training.warmup_steps:
+        return training.learning_rate * (step + 1) / training.warmup_steps
+    progress = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
+    return training.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, object]]:
+    """AdamW groups of the trained parameters: no decay for vectors, scalars, norms, biases and the logit scale."""
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in named:
+        if parameter.requires_grad:
+            exempt = parameter.ndim < 2 or any(word in name for word in ("bn", "ln", "bias", "logit_scale"))
+            (plain if exempt else decayed).append(parameter)
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+
+
+def batch_at(step: int, pairs: int, batch_size: int, seed: int) -> Tensor:
+    """Positions (B,) of the pairs of one step: every epoch a new order, its incomplete last batch left out.
+
+    A function of the step alone: nothing needs to be stored to resume.
+    """
+    batch_size = min(batch_size, pairs)
+    per_epoch = pairs // batch_size
+    epoch, within = divmod(step, per_epoch)
+    order = torch.randperm(pairs, generator=generator(seed, 1, epoch))
+    return order[within * batch_size : (within + 1) * batch_size]
+
+
+def generator(*numbers: int) -> torch.Generator:
+    """A random generator that depends on these numbers alone."""
+    mixed = 0
+    for number in numbers:
+        mixed = (mixed * 1_000_003 + number + 1) % (2**63 - 1)
+    return torch.Generator().manual_seed(mixed)
+
+
+def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, captions: Tensor | None = None) -> Tensor:
+    """Symmetric cross-entropy over the similarities of a batch (CLIP's InfoNCE).
+
+    Args:
+        images: Unit vectors (B, D).
+        texts: Unit vectors (B, D).
+        scale: exp(logit scale).
+        captions: Ids (B,) of the captions; pairs of equal id are positives of each other, each with an equal share of
+            the target (UniCL, arXiv 2204.03610). None: only the diagonal is positive, as in REACT.
+    """
+    logits = scale * images @ texts.T
+    if captions is None:
+        target = torch.arange(len(logits), device=logits.device)
+        return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+    same = (captions[:, None] == captions[None, :]).to(logits.dtype)
+    share = same / same.sum(dim=1, keepdim=True)
+    return (functional.cross_entropy(logits, share) + functional.cross_entropy(logits.T, share)) / 2

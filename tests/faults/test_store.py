@@ -1,0 +1,150 @@
+"""FAULTS 1 to 6: killed, full disk, two at once, flipped bits, cut files, stale parents."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from react_pipeline.artifacts import Inputs, Store
+from react_pipeline.errors import CorruptArtifact, StoreWriteError
+
+INPUTS = Inputs("thing", "all", {"value": 1}, {}, "1")
+
+
+def write_two(directory: Path) -> dict[str, int]:
+    (directory / "a.bin").write_bytes(b"a" * 1000)
+    (directory / "b.bin").write_bytes(b"b" * 1000)
+    return {}
+
+
+KILLED_AT = {
+    "in the middle of writing": "kill_in_write = True",
+    "before the manifest": "patch(artifacts.Store, '_manifest')",
+    "before the files are on disk": "patch(artifacts, '_fsync_tree')",
+    "before the rename": "patch(artifacts.Store, '_publish')",
+    "after the rename": "patch(artifacts.Store, '_set_current')",
+}
+
+
+@pytest.mark.parametrize("when", KILLED_AT)
+def test_killed_at_any_step_nothing_unfinished_is_read_and_the_rerun_succeeds(tmp_path: Path, when: str) -> None:  # 1
+    script = f"""
+import os, signal
+from pathlib import Path
+from react_pipeline import artifacts
+kill_in_write = False
+def die(*_): os.kill(os.getpid(), signal.SIGKILL)
+def patch(owner, name): setattr(owner, name, die)
+{KILLED_AT[when]}
+def write(directory):
+    (directory / "a.bin").write_bytes(b"a" * 1000)
+    if kill_in_write: die()
+    (directory / "b.bin").write_bytes(b"b" * 1000)
+    return {{}}
+inputs = artifacts.Inputs("thing", "all", {{"value": 1}}, {{}}, "1")
+artifacts.Store(Path({str(tmp_path)!r})).build(inputs, write)
+"""
+    done = subprocess.run([sys.executable, "-c", script])
+    assert done.returncode == -signal.SIGKILL
+    store = Store(tmp_path)
+    assert store.keys("thing") == []
+    if when == "after the rename":
+        assert store.open("thing", "all", INPUTS.fingerprint).fingerprint == INPUTS.fingerprint
+    else:
+        assert not (tmp_path / "thing" / "all" / INPUTS.fingerprint).exists()
+    artifact = store.build(INPUTS, write_two)
+    assert store.current("thing", "all") == artifact
+    assert store.prune() == []
+
+
+def test_leftovers_of_a_killed_build_are_reaped(tmp_path: Path) -> None:  # 1
+    store = Store(tmp_path)
+    store.build(INPUTS, write_two)
+    leftover = tmp_path / ".staging" / "thing--all--0123456789abcdef"
+    leftover.mkdir()
+    (leftover / "half").write_text("x")
+    assert store.prune() == [leftover]
+    assert not leftover.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_disk_names_path_and_bytes_and_publishes_nothing(tmp_path: Path) -> None:  # 2
+    store = Store(tmp_path)
+
+    def write(directory: Path) -> dict[str, int]:
+        (directory / "a.bin").write_bytes(b"a" * 12345)
+        (directory / "b.bin").symlink_to("/dev/full")
+        with (directory / "b.bin").open("wb") as full:
+            full.write(b"b" * 100_000)
+        return {}
+
+    with pytest.raises(StoreWriteError, match=r"12,345 bytes were written and .* are free") as error:
+        store.build(INPUTS, write)
+    assert "No space left" in str(error.value)
+    assert store.keys("thing") == []
+
+
+def _build_slowly(root: str, value: multiprocessing.Queue[bool]) -> None:
+    def write(directory: Path) -> dict[str, int]:
+        time.sleep(0.5)
+        return write_two(directory)
+
+    value.put(Store(Path(root)).build(INPUTS, write).reused)
+
+
+def test_two_builders_at_once_make_one_artifact(tmp_path: Path) -> None:  # 3
+    context = multiprocessing.get_context("spawn")
+    reused = context.Queue()
+    builders = [context.Process(target=_build_slowly, args=(str(tmp_path), reused)) for _ in range(2)]
+    for builder in builders:
+        builder.start()
+    for builder in builders:
+        builder.join(60)
+    assert sorted([reused.get(timeout=5), reused.get(timeout=5)]) == [False, True]
+
+
+def test_without_locks_the_loser_of_the_rename_verifies_and_uses_the_winner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # 3
+    monkeypatch.setattr("fcntl.flock", lambda *_: None)
+
+    def write(directory: Path) -> dict[str, int]:
+        other = tmp_path / "other"
+        winner = Store(other).build(INPUTS, write_two)
+        target = tmp_path / "store" / "thing" / "all" / INPUTS.fingerprint
+        target.parent.mkdir(parents=True)
+        winner.path.rename(target)
+        return write_two(directory)
+
+    store = Store(tmp_path / "store")
+    artifact = store.build(INPUTS, write)
+    assert store.current("thing", "all").fingerprint == artifact.fingerprint
+    assert not list((tmp_path / "store" / ".staging").iterdir())
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "manifest"])
+def test_damaged_artifacts_are_refused_by_name_and_rebuilt(tmp_path: Path, damage: str) -> None:  # 4, 5
+    store = Store(tmp_path)
+    artifact = store.build(INPUTS, write_two)
+    path = artifact.path / "b.bin"
+    if damage == "flip":
+        data = bytearray(path.read_bytes())
+        data[500] ^= 1
+        path.write_bytes(data)
+    elif damage == "cut":
+        path.write_bytes(path.read_bytes()[:-1])
+    elif damage == "remove":
+        path.unlink()
+    else:
+        manifest = artifact.path / "manifest.json"
+        manifest.write_bytes(manifest.read_bytes()[:-20])
+    with pytest.raises(CorruptArtifact, match="rematerialize `thing`"):
+        store.current("thing", "all")
+    assert not store.build(INPUTS, write_two).reused
+    assert store.current("thing", "all").file("b.bin").read_bytes() == b"b" * 1000

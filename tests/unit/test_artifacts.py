@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from react_pipeline.artifacts import Artifact, Inputs, Store
+from react_pipeline.errors import CorruptArtifact, InputError, MissingArtifact
+
+
+def inputs(value: int = 1, stage: str = "thing", key: str = "all", **parents: Artifact) -> Inputs:
+    return Inputs(stage, key, {"value": value}, parents, "1")
+
+
+def write_one(directory: Path) -> dict[str, int]:
+    (directory / "sub").mkdir(exist_ok=True)
+    (directory / "sub" / "data.txt").write_text("some data")
+    return {"rows": 1}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def test_a_build_publishes_files_manifest_and_pointer(store: Store) -> None:
+    artifact = store.build(inputs(), write_one)
+    assert not artifact.reused
+    assert artifact.file("sub/data.txt").read_text() == "some data"
+    assert artifact.counts == {"rows": 1}
+    manifest = json.loads((artifact.path / "manifest.json").read_text())
+    assert manifest["files"]["sub/data.txt"]["bytes"] == 9
+    assert artifact.path == store.root / "thing" / "all" / artifact.fingerprint
+    assert store.current("thing", "all") == artifact
+    assert store.keys("thing") == ["all"]
+    assert not list((store.root / ".staging").iterdir())
+
+
+def test_building_again_reuses_and_does_not_write(store: Store) -> None:
+    store.build(inputs(), write_one)
+
+    def refuse(_: Path) -> dict[str, int]:
+        raise AssertionError("built twice")
+
+    assert store.build(inputs(), refuse).reused
+
+
+def test_fingerprint_follows_config_content_parents_and_code_version(store: Store) -> None:
+    parent = store.build(inputs(7, "parent"), write_one)
+    other = store.build(inputs(8, "parent"), write_one)
+    variants = [
+        inputs(1),
+        inputs(2),
+        Inputs("thing", "all", {"value": 1}, {}, "2"),
+        Inputs("thing", "all", {"value": 1}, {}, "1", content=["a"]),
+        inputs(1, parent=parent),
+        inputs(1, parent=other),
+        inputs(1, key="other"),
+    ]
+    assert len({variant.fingerprint for variant in variants}) == len(variants)
+    assert inputs(1, parent=parent).fingerprint == inputs(1, parent=parent).fingerprint
+
+
+def test_an_older_artifact_becomes_current_again_when_its_inputs_return(store: Store) -> None:
+    first = store.build(inputs(1), write_one)
+    store.build(inputs(2), write_one)
+    assert store.current("thing", "all").fingerprint != first.fingerprint
+    store.build(inputs(1), write_one)
+    assert store.current("thing", "all") == first
+
+
+def test_what_was_never_built_is_named(store: Store) -> None:
+    with pytest.raises(MissingArtifact, match="thing"):
+        store.current("thing", "all")
+
+
+def test_a_file_not_in_the_manifest_is_refused(store: Store) -> None:
+    artifact = store.build(inputs(), write_one)
+    (artifact.path / "stray.txt").write_text("x")
+    with pytest.raises(CorruptArtifact, match="stray"):
+        artifact.file("stray.txt")
+
+
+def test_prune_keeps_current_artifacts_and_their_parents(store: Store) -> None:
+    old_parent = store.build(inputs(1, "parent"), write_one)
+    child = store.build(inputs(1, "child", parent=old_parent), write_one)
+    new_parent = store.build(inputs(2, "parent"), write_one)
+    stale = store.build(inputs(1, "other", key="domain/method"), write_one)
+    current = store.build(inputs(2, "other", key="domain/method"), write_one)
+    assert store.prune(dry_run=True) == [stale.path]
+    assert stale.path.exists()
+    assert store.prune() == [stale.path]
+    assert not stale.path.exists()
+    for kept in (old_parent, child, new_parent, current):
+        assert store.open(kept.stage, kept.key, kept.fingerprint) == kept
+
+
+def test_a_store_of_another_format_is_refused(tmp_path: Path) -> None:  # FAULTS 33
+    (tmp_path / "store.json").write_text('{"format": 0}')
+    with pytest.raises(InputError, match="format 0"):
+        Store(tmp_path)

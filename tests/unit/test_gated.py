@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as functional
+from open_clip.model import CLIP, CustomTextCLIP
+from torch import Tensor, nn
+
+from react_pipeline.errors import InputError
+from react_pipeline.gated import FrozenPrefix, GatedBlock, add_gated_blocks, frozen_prefix, gated_layers, scale_gates
+from react_pipeline.model import set_trainable
+
+TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+NATIVE: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16},
+    "text_cfg": TEXT,
+}
+TIMM: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {
+        "image_size": 224,
+        "timm_model_name": "vit_tiny_patch16_224",
+        "timm_pool": "token",
+        "timm_proj": "linear",
+    },
+    "text_cfg": TEXT,
+}
+SIGLIP_STYLE: dict[str, Any] = {
+    "embed_dim": 192,
+    "vision_cfg": {
+        "image_size": 224,
+        "timm_model_name": "vit_tiny_patch16_224",
+        "timm_pool": "avg",
+        "timm_proj": "none",
+    },
+    "text_cfg": {**TEXT, "width": 16},
+}
+TOWERS = {
+    "open_clip ViT": NATIVE,
+    "open_clip ViT with QuickGELU": {**NATIVE, "quick_gelu": True},
+    "open_clip ViT, host MLP ratio 2": {**NATIVE, "vision_cfg": {**NATIVE["vision_cfg"], "mlp_ratio": 2.0}},
+    "timm ViT": TIMM,
+    "timm ViT without projection": SIGLIP_STYLE,
+}
+
+
+@pytest.fixture(params=TOWERS, ids=str)
+def model(request: pytest.FixtureRequest) -> nn.Module:
+    torch.manual_seed(0)
+    cfg = copy.deepcopy(TOWERS[request.param])
+    return (CustomTextCLIP if "timm_model_name" in cfg["vision_cfg"] else CLIP)(**cfg).eval()
+
+
+def images(model: nn.Module, count: int = 3) -> Tensor:
+    size = model.visual.image_size
+    return torch.randn(count, 3, *size, generator=torch.Generator().manual_seed(1))
+
+
+def open_gates(model: nn.Module) -> None:
+    for number, block in gated_layers(model).items():
+        nn.init.constant_(block.alpha_attn, 0.3 + number / 10)
+        nn.init.constant_(block.alpha_dense, -0.2)
+
+
+def test_closed_gates_leave_features_bit_identical(model: nn.Module) -> None:
+    batch = images(model)
+    with torch.no_grad():
+        before = model.encode_image(batch)
+        add_gated_blocks(model, 2)
+        assert torch.equal(model.encode_image(batch), before)
+        open_gates(model)
+        assert not torch.allclose(model.encode_image(batch), before)
+
+
+def test_only_the_last_layers_get_a_block_with_the_published_names(model: nn.Module) -> None:
+    own = set(model.state_dict())
+    add_gated_blocks(model, 2)
+    added = sorted(set(model.state_dict()) - own)
+    layers = sorted(gated_layers(model))
+    assert layers == [layers[0], layers[0] + 1]
+    prefix = added[0].split(".gated_attn_block.")[0]
+    assert {name.removeprefix(prefix + ".gated_attn_block.") for name in added if name.startswith(prefix + ".")} == {
+        "alpha_attn", "alpha_dense", "ln_1.weight", "ln_1.bias", "ln_2.weight", "ln_2.bias",
+        "attn.in_proj_weight", "attn.in_proj_bias", "attn.out_proj.weight", "attn.out_proj.bias",
+        "mlp.c_fc.weight", "mlp.c_fc.bias", "mlp.c_proj.weight", "mlp.c_proj.bias",
+    }  # fmt: skip
+    assert len(added) == 28
+
+
+def formula(block: GatedBlock, x: Tensor, heads: int, quick: bool) -> Tensor:
+    """The block of REACT in plain tensor algebra, batch-first."""
+
+    def norm(x: Tensor, layer: nn.LayerNorm) -> Tensor:
+        centred = x - x.mean(-1, keepdim=True)
+        variance = (centred**2).mean(-1, keepdim=True)
+        return centred / torch.sqrt(variance + layer.eps) * layer.weight + layer.bias
+
+    batch, length, width = x.shape
+    qkv = norm(x, block.ln_1) @ block.attn.in_proj_weight.T + block.attn.in_proj_bias
+    q, k, v = (part.view(batch, length, heads, -1).transpose(1, 2) for part in qkv.chunk(3, -1))
+    weights = torch.softmax(q @ k.transpose(-1, -2) / (width // heads) ** 0.5, -1)
+    mixed = (weights @ v).transpose(1, 2).reshape(batch, length, width)
+    y = x + torch.tanh(block.alpha_attn) * (mixed @ block.attn.out_proj.weight.T + block.attn.out_proj.bias)
+    hidden = norm(y, block.ln_2) @ block.mlp.c_fc.weight.T + block.mlp.c_fc.bias
+    hidden = hidden * torch.sigmoid(1.702 * hidden) if quick else 0.5 * hidden * (1 + torch.erf(hidden / 2**0.5))
+    return y + torch.tanh(block.alpha_dense) * (hidden @ block.mlp.c_proj.weight.T + block.mlp.c_proj.bias)
+
+
+@pytest.mark.parametrize("name", ["open_clip ViT", "open_clip ViT with QuickGELU", "open_clip ViT, host MLP ratio 2"])
+def test_forward_and_gradients_follow_the_formula(name: str) -> None:
+    torch.manual_seed(0)
+    model = CLIP(**copy.deepcopy(TOWERS[name]))
+    add_gated_blocks(model, 1)
+    open_gates(model)
+    block = gated_layers(model)[2]
+    assert block.mlp.c_fc.weight.shape == (4 * 32, 32)
+    x = torch.randn(2, 5, 32)
+    ours, theirs = block(x), formula(block, x, heads=2, quick="QuickGELU" in name)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    parameters = list(block.parameters())
+    expected = torch.autograd.grad(theirs.square().sum(), parameters)
+    for got, wanted in zip(torch.autograd.grad(ours.square().sum(), parameters), expected, strict=True):
+        torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_the_block_stands_before_its_host(model: nn.Module) -> None:
+    add_gated_blocks(model, 1)
+    open_gates(model)
+    seen: list[str] = []
+    ((number, block),) = gated_layers(model).items()
+    block.register_forward_hook(lambda *_: seen.append("gated"))
+    host = FrozenPrefix(model, number).blocks[number]
+    getattr(host, "ln_1", getattr(host, "norm1", None)).register_forward_hook(lambda *_: seen.append("host"))
+    with torch.no_grad():
+        model.encode_image(images(model, 1))
+    assert seen == ["gated", "host"]
+
+
+def test_gates_scale_from_the_base_to_the_trained_model(model: nn.Module) -> None:
+    batch = images(model)
+    with torch.no_grad():
+        base = model.encode_image(batch)
+        add_gated_blocks(model, 2)
+        open_gates(model)
+        trained = model.encode_image(batch)
+        half = copy.deepcopy(model)
+        scale_gates(half, 0.5)
+        ((_, block), _) = gated_layers(half).items()
+        ((_, whole), _) = gated_layers(model).items()
+        assert block.alpha_attn.tanh().item() == pytest.approx(whole.alpha_attn.tanh().item() / 2)
+        scale_gates(model, 1.0)
+        torch.testing.assert_close(model.encode_image(batch), trained)
+        scale_gates(model, 0.0)
+        assert torch.equal(model.encode_image(batch), base)
+
+
+def test_the_frozen_prefix_and_the_rest_equal_the_tower(model: nn.Module) -> None:
+    add_gated_blocks(model, 2)
+    open_gates(model)
+    set_trainable(model, "gated-image")
+    prefix = frozen_prefix(model)
+    assert prefix is not None
+    assert prefix.start == min(gated_layers(model))
+    batch = images(model)
+    with torch.no_grad():
+        assert torch.equal(prefix.features(prefix.tokens(batch)), model.encode_image(batch))
+    functional.normalize(prefix.features(prefix.tokens(batch))).sum().backward()
+    assert all(parameter.grad is not None for block in gated_layers(model).values() for parameter in block.parameters())
+
+
+def test_there_is_no_frozen_prefix_where_the_whole_tower_trains(model: nn.Module) -> None:
+    set_trainable(model, "locked-text")
+    assert frozen_prefix(model) is None
+
+
+def test_what_trains_in_each_method(model: nn.Module) -> None:
+    add_gated_blocks(model, 2)
+
+    def trained() -> set[str]:
+        return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+    everything = {name for name, _ in model.named_parameters()}
+    gated = {name for name in everything if ".gated_attn_block." in name}
+    assert set_trainable(model, "gated-image") == sum(model.get_parameter(name).numel() for name in trained())
+    assert trained() == gated | {"logit_scale"}
+    set_trainable(model, "locked-text")
+    assert trained() == {name for name in everything if name.startswith("visual.")} | {"logit_scale"}
+    set_trainable(model, "full")
+    assert trained() == everything
+
+
+def test_wrong_use_is_told(model: nn.Module) -> None:
+    with pytest.raises(InputError, match="99"):
+        add_gated_blocks(model, 99)
+    with pytest.raises(InputError, match="add_gated_blocks"):
+        set_trainable(model, "gated-image")
+    with pytest.raises(InputError, match="locked-image"):
+        set_trainable(model, "locked-image")
+    add_gated_blocks(model, 1)
+    with pytest.raises(InputError, match="already"):
+        add_gated_blocks(model, 1)
+
+
+def test_a_tower_without_transformer_blocks_is_refused() -> None:
+    cfg = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
+    model = CLIP(16, cfg, TEXT)
+    with pytest.raises(InputError, match="vision transformer"):
+        add_gated_blocks(model, 1)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from react_pipeline.config import EncoderConfig
+from react_pipeline.errors import InputError
+from react_pipeline.gated import gated_layers
+from react_pipeline.model import Clip, add_gated_blocks, choose_device, from_open_clip, load, save
+
+
+@pytest.fixture
+def clip(tiny_checkpoint: Path) -> Clip:
+    return load(tiny_checkpoint)
+
+
+def test_a_saved_model_loads_with_gates_activation_and_normalisation(clip: Clip, tmp_path: Path) -> None:
+    add_gated_blocks(clip.model, 1)
+    for block in gated_layers(clip.model).values():
+        torch.nn.init.constant_(block.alpha_attn, 0.5)
+    save(clip, tmp_path)
+    again = load(tmp_path)
+    assert list(gated_layers(again.model)) == [1]
+    assert (
+        again.preprocess_cfg["mean"] == clip.preprocess_cfg["mean"] or tuple(again.preprocess_cfg["mean"]) == (0.5,) * 3
+    )
+    image = again.preprocess(Image.new("RGB", (50, 40), "red"))[None]
+    assert image.shape == (1, 3, 32, 32)
+    torch.testing.assert_close(again.encode_images(image), clip.encode_images(image))
+    torch.testing.assert_close(again.encode_texts(["a cat", "dogs"]), clip.encode_texts(["a cat", "dogs"]))
+
+
+def test_vectors_have_unit_norm_and_keep_the_order_of_the_texts(clip: Clip) -> None:
+    texts = ["a very long text about many things", "short", "a drawing of a circle"]
+    vectors = clip.encode_texts(texts, batch_size=2)
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
+    for number, text in enumerate(texts):
+        torch.testing.assert_close(vectors[number], clip.encode_texts([text])[0], atol=1e-5, rtol=1e-5)
+
+
+def test_plain_open_clip_never_loads_a_gated_model_silently(clip: Clip, tmp_path: Path) -> None:
+    add_gated_blocks(clip.model, 1)
+    save(clip, tmp_path)
+    cfg = json.loads((tmp_path / "open_clip_config.json").read_text())["model_cfg"]
+    with pytest.raises(TypeError, match="react_cfg"):
+        open_clip.model.CLIP(**cfg)
+
+
+RELEASED = ["ViT-B-32", "react_ViT-B-32"]
+
+
+def shapes_of(name: str, quick_gelu: bool = False) -> dict[str, torch.Tensor]:
+    """A state dict with the shapes of a real architecture and one value in it, without the time to initialise one."""
+    cfg: dict[str, Any] = open_clip.get_model_config(name.removeprefix("react_"))
+    with torch.device("meta"):
+        model = open_clip.model.CLIP(**cfg, quick_gelu=quick_gelu)
+        if name.startswith("react_"):
+            add_gated_blocks(model, 6)
+    return {key: torch.full(value.shape, 0.01) for key, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize(("wrapped", "prefix"), [(False, ""), (True, "module."), (True, "")])
+def test_a_released_react_state_dict_loads_strictly(tmp_path: Path, wrapped: bool, prefix: str) -> None:
+    weights = {prefix + key: value for key, value in shapes_of("react_ViT-B-32").items()}
+    assert sum(".gated_attn_block." in key for key in weights) == 84
+    torch.save({"state_dict": weights} if wrapped else weights, tmp_path / "gated.pt")
+    encoder = EncoderConfig(
+        model="react_ViT-B-32", pretrained=str(tmp_path / "gated.pt"), quick_gelu=True, mean=(0.5,) * 3, std=(0.5,) * 3
+    )
+    clip = from_open_clip(encoder)
+    assert sorted(gated_layers(clip.model)) == [6, 7, 8, 9, 10, 11]
+    assert sum(p.numel() for b in gated_layers(clip.model).values() for p in b.parameters()) == 42_527_244
+    assert sum(parameter.numel() for parameter in clip.model.parameters()) == 193_804_557
+    assert isinstance(gated_layers(clip.model)[6].mlp.gelu, open_clip.transformer.QuickGELU)
+    assert tuple(clip.preprocess_cfg["mean"]) == (0.5, 0.5, 0.5)
+
+
+def test_a_checkpoint_that_does_not_fit_is_told_by_its_keys(tmp_path: Path, tiny_checkpoint: Path) -> None:  # FAULTS 25
+    weights = shapes_of("ViT-B-32")
+    weights.pop("logit_scale")
+    weights["stranger"] = torch.zeros(1)
+    weights["visual.proj"] = torch.zeros(3, 3)
+    save_file(weights, tmp_path / "odd.safetensors")
+    with pytest.raises(InputError) as error:
+        from_open_clip(EncoderConfig(model="ViT-B-32", pretrained=str(tmp_path / "odd.safetensors")))
+    for words in ("1 missing (logit_scale)", "1 unexpected (stranger)", "1 of another shape (visual.proj)"):
+        assert words in str(error.value)
+
+
+class Evil:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.parametrize("kind", ["pickled object", "text", "truncated safetensors", "empty"])
+def test_hostile_and_broken_checkpoints_are_refused_without_running(tmp_path: Path, kind: str) -> None:  # FAULTS 24, 5
+    path = tmp_path / ("weights.safetensors" if "safetensors" in kind else "weights.pt")
+    if kind == "pickled object":
+        torch.save({"state_dict": Evil(tmp_path / "owned")}, path)
+    elif kind == "text":
+        path.write_text("not a checkpoint")
+    elif kind == "truncated safetensors":
+        save_file({"a": torch.zeros(100)}, path)
+        path.write_bytes(path.read_bytes()[:-50])
+    else:
+        path.touch()
+    with pytest.raises(InputError, match="weights"):
+        from_open_clip(EncoderConfig(model="ViT-B-32", pretrained=str(path)))
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "words"),
+    [
+        ({"model": "ViT-Z-99", "pretrained": "openai"}, "knows no 'ViT-Z-99'"),
+        ({"model": "ViT-B-32", "pretrained": "no-such-tag"}, "laion2b_s34b_b79k"),
+    ],
+)
+def test_unknown_names_are_told_with_what_there_is(encoder: dict[str, str], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        from_open_clip(EncoderConfig(**encoder))  # type: ignore[arg-type]
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"open_clip_config\.json"):
+        load(tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_auto_takes_the_cpu_and_cuda_is_refused() -> None:  # FAULTS 26
+    assert choose_device("auto") == "cpu"
+    with pytest.raises(InputError, match="device: cuda"):
+        choose_device("cuda")
