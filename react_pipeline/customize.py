@@ -26,7 +26,7 @@ from react_pipeline.errors import RetrievalError, TrainingError
 from react_pipeline.gated import add_gated_blocks, frozen_prefix, gated_layers, scale_gates, vision_blocks
 from react_pipeline.lineage import Project, method_key, resolve
 from react_pipeline.model import Clip, choose_device, load, save, set_trainable
-from react_pipeline.prompts import prompt_templates
+from react_pipeline.prompts import fill, prompt_templates
 from react_pipeline.resume import load_newest_state, save_state
 from react_pipeline.schedule import (
     MAX_LOG_SCALE,
@@ -134,7 +134,7 @@ class Trainer:
             return _Texts(ids, torch.empty(0), None, class_ids)
         prompts = None
         if self.training.class_prompt_fraction:
-            texts = [template.format(name) for name in names for template in prompt_templates(domain)]
+            texts = [fill(template, name) for name in names for template in prompt_templates(domain)]
             prompts = self.clip.encode_texts(texts).view(len(names), -1, self.clip.dimension)
         return _Texts(ids, self.clip.encode_texts(unique), prompts, class_ids)
 

@@ -17,6 +17,7 @@ from react_pipeline.artifacts import Artifact, Inputs, Store
 from react_pipeline.config import (
     CONTROL_SUFFIX,
     METHODS,
+    SLUG,
     DomainConfig,
     PipelineConfig,
     RetrievalConfig,
@@ -61,7 +62,7 @@ class Project:
             ConfigError: If its file is wrong.
         """
         path = self.config.domains / f"{slug}.yaml"
-        if not path.is_file():
+        if not SLUG.fullmatch(slug) or not path.is_file():
             known = ", ".join(sorted(file.stem for file in self.config.domains.glob("*.yaml"))) or "none"
             raise InputError(f"no domain {slug!r} in {self.config.domains} (there: {known}); see `domains add`")
         return load_domain(path)

@@ -7,7 +7,6 @@ Shapes: B images of a batch, T tokens, W width, V views.
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,11 +20,15 @@ from tqdm import tqdm
 from react_pipeline.artifacts import Artifact
 from react_pipeline.collect import read_pairs
 from react_pipeline.gated import FrozenPrefix
+from react_pipeline.images import decode_image
 
 MAX_TOKEN_BYTES = 2 << 30
 """Tokens of the frozen prefix are kept in memory up to this size; beyond it they are computed at every step."""
 
 PREFIX_BATCH = 64
+
+MAX_PIXELS = 1 << 30
+"""The configured cap was applied when the pair was embedded; this one only guards memory."""
 
 
 class TrainingPairs:
@@ -54,8 +57,7 @@ class TrainingPairs:
 
     def image(self, position: int, view: int) -> Tensor:
         """One preprocessed image (3, H, W); view 0 is the image as it is, the others are fixed augmentations of it."""
-        with Image.open(io.BytesIO(self._images[position])) as stored:
-            image = stored.convert("RGB")
+        image = decode_image(self._images[position], MAX_PIXELS)
         if view:
             image = augment(image, np.random.default_rng([self._seed, position, view]))
         return self._preprocess(image)

@@ -1,0 +1,48 @@
+# make demo: the whole lineage on the embedded default.   make test: the tests.   Both make .venv first.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test test-slow test-gpu lint check-definitions ui clean
+
+help:
+	@sed -n 's/^# //p; s/^\([a-z-]*\):.*## /  make \1  /p' Makefile
+
+install: $(STAMP) ## make the environment in .venv
+
+# Keyed on the two files that decide what is installed, so an unchanged environment costs nothing.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v not in ((3, 11), (3, 12)) and "Python 3.11 or 3.12 is needed, found %d.%d; set PYTHON=/path/to/python3.11" % v)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	@touch $@
+
+demo: install ## retrieve, customize and evaluate three domains, then print the table
+	$(BIN)/react-pipeline demo
+
+test: install ## everything but the slow and GPU tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -m 'not slow and not gpu'
+
+test-slow: install ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+test-gpu: install ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+lint: install ## mend style in place
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check-definitions: install ## what Dagster says of the definitions
+	$(BIN)/dg check defs
+	$(BIN)/dagster definitions validate -w workspace.yaml
+
+ui: install ## Dagster and MLflow on loopback
+	$(BIN)/react-pipeline ui
+
+clean: ## remove the environment and everything that was built
+	rm -rf $(VENV) .react build *.egg-info dagster_home/[!d]*

@@ -1,0 +1,187 @@
+"""Checks: what must hold of an artifact before anything is built on it.
+
+Belongs here: the assertions, each on published files alone. A blocking check that fails ends the run before the next
+asset; one that warns shows up in the UI and blocks nothing. Does not belong here: repairing anything.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+
+from assets.corpus import corpus_embeddings, faiss_index
+from assets.domains import control_set, customized_checkpoint, retrieved_set
+from assets.evaluation import comparison, elevater_results
+from assets.partitions import domain_partitions, evaluation_partitions, key_of, training_partitions
+from assets.resources import ProjectResource
+from react_pipeline.artifacts import Artifact
+from react_pipeline.config import CONTROL_SUFFIX, TRAINED_METHODS
+from react_pipeline.lineage import ALL, Project, fresh_or_none, method_key
+
+UNIT_NORM_TOLERANCE = 0.01
+"""Vectors are stored in half precision."""
+
+STEP0_TOLERANCE = 1e-4
+"""Largest difference of a feature at step 0 in methods whose weights themselves train (rounding of another order)."""
+
+
+@dg.asset_check(asset=corpus_embeddings, blocking=True)
+def vectors_are_finite_and_unit_norm(project: ProjectResource) -> dg.AssetCheckResult:
+    """A NaN row is never found by FAISS and a zero row is similar to nothing, both without an error."""
+    artifact = project.load().store.current("corpus_embeddings", ALL)
+    bad = {side: sum(map(count_bad_vectors, vector_files(artifact, side))) for side in ("img_emb", "text_emb")}
+    return dg.AssetCheckResult(passed=not any(bad.values()), metadata=bad, description=f"bad vectors: {bad}")
+
+
+@dg.asset_check(asset=faiss_index, blocking=True)
+def index_holds_every_row(project: ProjectResource) -> dg.AssetCheckResult:
+    """The row numbers of the index are those of the metadata, so neither may have more."""
+    store = project.load().store
+    indexed, rows = (store.current(stage, ALL).counts["rows"] for stage in ("faiss_index", "corpus_embeddings"))
+    return dg.AssetCheckResult(
+        passed=indexed == rows,
+        metadata={"indexed": indexed, "rows": rows},
+        description=f"{indexed} rows indexed of {rows}",
+    )
+
+
+@dg.asset_check(asset=faiss_index, blocking=True)
+def recall_is_sufficient(project: ProjectResource) -> dg.AssetCheckResult:
+    """Of the 10 nearest that an exact search finds, the index must find `index.min_recall` or more."""
+    pipeline = project.load()
+    recall, floor = pipeline.store.current("faiss_index", ALL).counts["recall_at_10"], pipeline.config.index.min_recall
+    return dg.AssetCheckResult(
+        passed=min(recall.values()) >= floor,
+        metadata={**recall, "min_recall": floor},
+        description=f"recall@10 {recall}, at least {floor} wanted; another `index.key` finds more",
+    )
+
+
+@dg.asset_check(asset=retrieved_set, blocking=True, partitions_def=domain_partitions)
+def classes_have_pairs(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
+    """A class with hardly any pair is not learned; too many of these and nothing is trained."""
+    pipeline, (slug,) = project.load(), key_of(context)
+    counts, settings = pipeline.store.current("retrieved_set", slug).counts, pipeline.retrieval(slug)
+    starving, fraction = counts["starving"], counts["starving_fraction"]
+    return dg.AssetCheckResult(
+        passed=fraction <= settings.max_starving_fraction,
+        metadata={"starving": len(starving), "starving_fraction": fraction},
+        description=f"{len(starving)} classes have fewer than {settings.min_per_class} pairs: "
+        f"{', '.join(starving[:20]) or 'none'} (allowed: {settings.max_starving_fraction:.0%} of the classes)",
+    )
+
+
+@dg.asset_check(asset=retrieved_set, blocking=True, partitions_def=domain_partitions)
+def retrieved_set_holds_no_evaluation_image(
+    context: dg.AssetCheckExecutionContext, project: ProjectResource
+) -> dg.AssetCheckResult:
+    """Training on the images one measures with would make every number worthless."""
+    return leakage(project.load(), "retrieved_set", *key_of(context))
+
+
+@dg.asset_check(asset=control_set, blocking=True, partitions_def=domain_partitions)
+def control_set_holds_no_evaluation_image(
+    context: dg.AssetCheckExecutionContext, project: ProjectResource
+) -> dg.AssetCheckResult:
+    """The control is held to the same rule as the retrieved set."""
+    return leakage(project.load(), "control_set", *key_of(context))
+
+
+@dg.asset_check(asset=customized_checkpoint, blocking=True, partitions_def=training_partitions)
+def loss_is_finite(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
+    """A loss that was ever NaN or infinite leaves weights that mean nothing."""
+    artifact = project.load().store.current("customized_checkpoint", method_key(*key_of(context)))
+    losses = [json.loads(line)["loss"] for line in artifact.file("metrics.jsonl").read_text().splitlines()]
+    finite = sum(map(math.isfinite, losses))
+    return dg.AssetCheckResult(
+        passed=finite == len(losses) > 0,
+        metadata={"steps": len(losses)},
+        description=f"{finite} of {len(losses)} logged losses are finite",
+    )
+
+
+@dg.asset_check(asset=customized_checkpoint, blocking=True, partitions_def=training_partitions)
+def training_starts_at_the_base(
+    context: dg.AssetCheckExecutionContext, project: ProjectResource
+) -> dg.AssetCheckResult:
+    """Closed gates must leave the base exactly as it is; otherwise a gain is not the training's."""
+    slug, method = key_of(context)
+    artifact = project.load().store.current("customized_checkpoint", method_key(slug, method))
+    difference = artifact.counts["step0_max_difference"]
+    allowed = 0.0 if method.startswith("gated") else STEP0_TOLERANCE
+    return dg.AssetCheckResult(
+        passed=difference <= allowed,
+        metadata={"max_difference": difference},
+        description=f"features at step 0 differ from the base by {difference:g} at most; allowed: {allowed:g}",
+    )
+
+
+@dg.asset_check(asset=elevater_results, partitions_def=evaluation_partitions)
+def accuracy_is_at_least_base(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
+    """Customization should not make the model worse on its own domain."""
+    pipeline, (slug, method) = project.load(), key_of(context)
+    base = fresh_or_none(pipeline, "elevater_results", method_key(slug, "base"))
+    top1 = pipeline.store.current("elevater_results", method_key(slug, method)).counts.get("top1")
+    reference = None if base is None else base.counts.get("top1")
+    if top1 is None or reference is None:
+        return unmeasured("there is no accuracy of both this method and the base")
+    return warning_below(top1 - reference, "top-1 less the base's", tolerance=1e-9)
+
+
+@dg.asset_check(asset=comparison, partitions_def=domain_partitions)
+def gain_is_not_shared_by_the_control(
+    context: dg.AssetCheckExecutionContext, project: ProjectResource
+) -> dg.AssetCheckResult:
+    """A gain that random pairs give too is no gain of retrieval; this is the smallest lead of any method."""
+    top1 = project.load().store.current("comparison", *key_of(context)).counts["top1"]
+    leads = {
+        name: top1[name] - top1[name + CONTROL_SUFFIX]
+        for name in TRAINED_METHODS
+        if {name, name + CONTROL_SUFFIX} <= set(top1)
+    }
+    if not leads:
+        return unmeasured("no method was evaluated beside its control")
+    method = min(leads, key=lambda name: leads[name])
+    return warning_below(leads[method], f"top-1 of {method} less its control's", tolerance=-1e-9)
+
+
+def vector_files(artifact: Artifact, side: str) -> list[Path]:
+    """The `.npy` files of one side, in the order of their rows."""
+    return [artifact.path / name for name in artifact.manifest["files"] if name.startswith(f"{side}/")]
+
+
+def count_bad_vectors(path: Path) -> int:
+    """How many rows are not finite or not of length 1."""
+    norms = np.linalg.norm(np.load(path, allow_pickle=False).astype(np.float32), axis=1)
+    # A NaN compares as false, so it counts as bad.
+    return int((~(np.abs(norms - 1) < UNIT_NORM_TOLERANCE)).sum())
+
+
+def leakage(pipeline: Project, stage: str, slug: str) -> dg.AssetCheckResult:
+    """Whether pairs hold an image, byte for byte, of the evaluation set."""
+    pairs = pd.read_parquet(pipeline.store.current(stage, slug).file("pairs.parquet"), columns=["image_sha256"])
+    images = pd.read_parquet(pipeline.store.current("evaluation_set", slug).file("images.parquet"), columns=["sha256"])
+    shared = set(pairs["image_sha256"]) & set(images["sha256"])
+    return dg.AssetCheckResult(
+        passed=not shared,
+        metadata={"shared": len(shared), "evaluation_images": len(images)},
+        description=f"{len(shared)} of {len(images)} evaluation images are among the pairs",
+    )
+
+
+def unmeasured(reason: str) -> dg.AssetCheckResult:
+    """Nothing to compare is no fault, but it must not look like a success either."""
+    return dg.AssetCheckResult(passed=True, description=f"not measured: {reason}", metadata={"measured": False})
+
+
+def warning_below(difference: float, what: str, *, tolerance: float) -> dg.AssetCheckResult:
+    """Passed if `difference` is above minus the tolerance; otherwise a warning."""
+    return dg.AssetCheckResult(
+        passed=difference > -tolerance,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"difference": difference},
+        description=f"{what}: {100 * difference:+.1f} points",
+    )

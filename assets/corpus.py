@@ -1,0 +1,64 @@
+"""The assets that belong to no domain: the corpus, the base model, the corpus' vectors and their index."""
+
+import dagster as dg
+
+from assets.reporting import about, publish
+from assets.resources import ProjectResource, TrackingResource
+
+GROUP = "corpus"
+
+
+@dg.asset(group_name=GROUP, **about("corpus", "webdataset"))
+def corpus(
+    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+) -> dg.MaterializeResult:
+    """The image-text pairs that everything is retrieved from.
+
+    REACT needs no labels of its own: whatever it teaches the model about your classes it finds in a large collection of
+    images with captions, here as webdataset shards (tar files). This asset is the inventory of the shards: each one's
+    size and SHA-256, so that a changed shard is noticed by all that follows.
+    """
+    from react_pipeline.corpus import publish_corpus
+
+    return publish(context, project, tracking, publish_corpus)
+
+
+@dg.asset(group_name=GROUP, **about("base_checkpoint", "pytorch"))
+def base_checkpoint(
+    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+) -> dg.MaterializeResult:
+    """The CLIP to customize: the encoder of the corpus, the start of every training, and what results are held against.
+
+    Kept as safetensors with its own open_clip configuration (activation and normalisation included), so that it loads
+    the same way everywhere.
+    """
+    from react_pipeline.base import publish_base
+
+    return publish(context, project, tracking, publish_base)
+
+
+@dg.asset(group_name=GROUP, deps=[corpus, base_checkpoint], pool="gpu", **about("corpus_embeddings", "torch", "numpy"))
+def corpus_embeddings(
+    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+) -> dg.MaterializeResult:
+    """A unit vector for every image and every caption of the corpus, in clip-retrieval's layout.
+
+    Both come from the same CLIP, so texts and images lie in one space where a dot product is a similarity. Each row
+    knows the shard and the byte range of its image; every sample that was skipped stands in a ledger with the reason.
+    """
+    from react_pipeline.embed import embed_corpus
+
+    return publish(context, project, tracking, embed_corpus)
+
+
+@dg.asset(group_name=GROUP, deps=[corpus_embeddings], **about("faiss_index", "faiss"))
+def faiss_index(
+    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+) -> dg.MaterializeResult:
+    """The search index over the image vectors and over the caption vectors.
+
+    Small corpora are searched exactly, large ones approximately; recall@10 against exact search is measured either way.
+    """
+    from react_pipeline.index import build_index
+
+    return publish(context, project, tracking, build_index)

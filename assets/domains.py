@@ -1,0 +1,92 @@
+"""The assets of one domain: the pairs retrieved for its class names, their control, and what is trained on them."""
+
+import dagster as dg
+
+from assets.corpus import base_checkpoint, corpus, corpus_embeddings, faiss_index
+from assets.partitions import domain_partitions, to_domain, training_partitions
+from assets.reporting import about, publish
+from assets.resources import ProjectResource, TrackingResource
+from react_pipeline.artifacts import Artifact
+from react_pipeline.lineage import Project
+
+GROUP = "domain"
+
+
+@dg.asset(partitions_def=domain_partitions, group_name="evaluation", **about("evaluation_set", "parquet"))
+def evaluation_set(
+    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+) -> dg.MaterializeResult:
+    """The domain's labelled images, if it has any: never trained on, only measured with.
+
+    It stands before retrieval so that none of its images, nor a near duplicate, can slip into the training pairs.
+    """
+    from react_pipeline.labelled import publish_evaluation_set
+
+    return publish(context, project, tracking, publish_evaluation_set)
+
+
+@dg.asset(
+    partitions_def=domain_partitions,
+    group_name=GROUP,
+    deps=[corpus, base_checkpoint, corpus_embeddings, faiss_index, evaluation_set],
+    **about("retrieved_set", "parquet", "webdataset"),
+)
+def retrieved_set(
+    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+) -> dg.MaterializeResult:
+    """REACT's first idea: the pairs of the corpus that matter for this domain, found from its class names alone.
+
+    Every class name in every prompt is a query against captions (T2T) and images (T2I). Duplicates and evaluation
+    images are dropped, classes are capped, and the pairs are collected into training shards. Look at the contact sheet:
+    if these images are wrong, nothing after them can be right.
+    """
+    from react_pipeline.retrieve import retrieve_pairs
+
+    return publish(context, project, tracking, retrieve_pairs)
+
+
+@dg.asset(
+    partitions_def=domain_partitions,
+    group_name=GROUP,
+    deps=[corpus, base_checkpoint, corpus_embeddings, retrieved_set, evaluation_set],
+    **about("control_set", "parquet", "webdataset"),
+)
+def control_set(
+    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+) -> dg.MaterializeResult:
+    """As many pairs as were retrieved, drawn at random from the same corpus.
+
+    The control of the experiment: a gain that training on these gives too is no gain of retrieval.
+    """
+    from react_pipeline.retrieve import draw_control
+
+    return publish(context, project, tracking, draw_control)
+
+
+@dg.asset(
+    partitions_def=training_partitions,
+    group_name="customization",
+    deps=[
+        base_checkpoint,
+        dg.AssetDep(retrieved_set, partition_mapping=to_domain),
+        dg.AssetDep(control_set, partition_mapping=to_domain),
+    ],
+    pool="gpu",
+    **about("customized_checkpoint", "torch", "pytorch"),
+)
+def customized_checkpoint(
+    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+) -> dg.MaterializeResult:
+    """REACT's second idea: the base model with new gated blocks, trained on the retrieved pairs; its own weights stay.
+
+    Each new block starts with a closed gate, so that training begins exactly at the base model (a check asserts it).
+    `gated-image` is the headline; `locked-text` and `full` train the weights themselves; `<method>-control` trains the
+    same way on the control set.
+    """
+
+    def step(pipeline: Project, domain: str, method: str) -> Artifact:
+        from react_pipeline.customize import customize
+
+        return customize(pipeline, domain, method)
+
+    return publish(context, project, tracking, step)

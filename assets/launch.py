@@ -1,0 +1,285 @@
+"""Launching: materialize assets from the command line, in one process, on the real Dagster instance.
+
+Belongs here: which runs a selection becomes, in which order, what happens after one fails, and what a killed launch
+leaves behind. Every run has its events, checks and metadata in the Dagster UI like one that was started there. One
+process for all of them imports torch and loads the definitions once.
+"""
+
+import fcntl
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dagster as dg
+from dagster import DagsterRunStatus, RunsFilter
+
+from assets.definitions import build_defs
+from assets.partitions import DOMAINS, domain_partitions, evaluation_partitions, partition_of, training_partitions
+from assets.resources import REPOSITORY, ProjectResource
+from react_pipeline.config import METHODS
+from react_pipeline.errors import InputError
+from react_pipeline.lineage import Project, method_key
+from react_pipeline.tracking import Tracking
+
+LAUNCH_TAG = "react/launch"
+QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One Dagster run: assets that share a partition. `key` is what the library calls it ("" for no partition)."""
+
+    assets: tuple[str, ...]
+    key: str = ""
+
+    @property
+    def partition(self) -> str | None:
+        """The partition key, as Dagster wants it."""
+        return partition_of(*self.key.split("/")) if "/" in self.key else self.key or None
+
+
+@dataclass(frozen=True)
+class Event:
+    """What is told while a launch goes on: `state` is `started`, `done`, `failed` or `skipped`."""
+
+    launch: Launch
+    state: str
+    seconds: float = 0.0
+    reused: bool = False
+    message: str = ""
+
+
+@dataclass
+class Summary:
+    """What came of all runs; `run_ids` are Dagster's."""
+
+    seconds: float = 0.0
+    built: int = 0
+    reused: int = 0
+    failures: list[Event] = field(default_factory=list)
+    skipped: list[Event] = field(default_factory=list)
+    run_ids: list[str] = field(default_factory=list)
+
+
+def open_instance() -> dg.DagsterInstance:
+    """The Dagster instance: `DAGSTER_HOME`, or this repository's `dagster_home`."""
+    home = Path(os.environ.setdefault("DAGSTER_HOME", str(REPOSITORY / "dagster_home")))
+    home.mkdir(parents=True, exist_ok=True)
+    return dg.DagsterInstance.get()
+
+
+def materialize(
+    selection: str = "*",
+    domains: Sequence[str] = (),
+    methods: Sequence[str] = METHODS,
+    config_path: Path | str | None = None,
+    on_event: Callable[[Event], None] = lambda event: None,
+) -> Summary:
+    """Run a selection of assets; a failure stops what depends on it and nothing else.
+
+    Args:
+        selection: Dagster's syntax, such as `+elevater_results` or `comparison`.
+        domains: Slugs; none: every valid domain file.
+        methods: Of `METHODS`.
+        config_path: The `pipeline.yaml`; unset: as `Project.load`.
+        on_event: Called before and after each run.
+
+    Raises:
+        InputError: If the selection, a domain or a method is wrong. Nothing has run then.
+    """
+    project = Project.load(config_path)
+    defs = build_defs(project=ProjectResource(config_path=str(project.path)))
+    launches = plan(defs, selection, domains or _all_domains(project), methods)
+    for slug in {launch.key.split("/")[0] for launch in launches} - {""}:
+        project.domain(slug)
+    started = time.monotonic()
+    with open_instance() as instance, _registered(instance) as launch_id:
+        instance.add_dynamic_partitions(DOMAINS, sorted({entry.key.split("/")[0] for entry in launches} - {""}))
+        summary = _Runner(defs, instance, {LAUNCH_TAG: launch_id}, on_event).run(launches)
+    Tracking.of(project).log_pending(project, patient=True)
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+def plan(defs: dg.Definitions, selection: str, domains: Sequence[str], methods: Sequence[str]) -> list[Launch]:
+    """The runs of a selection, in order: what belongs to no domain, then domain after domain.
+
+    Raises:
+        InputError: If the selection names nothing, or a method is unknown.
+    """
+    try:
+        selected = dg.AssetSelection.from_string(selection).resolve(defs.resolve_asset_graph())
+    except Exception as error:  # the parser, and the resolver of unknown names, raise several kinds
+        raise InputError(f"--select {selection!r}: {' '.join(str(error).split())}") from error
+    if not selected:
+        raise InputError(f"--select {selection!r}: no such asset")
+    for method in methods:
+        method_key("any", method)
+    graph = defs.resolve_asset_graph()
+    names = [key.path[-1] for key in graph.toposorted_asset_keys if key in selected]
+    by_partitions = {
+        definition: tuple(name for name in names if graph.get(dg.AssetKey(name)).partitions_def == definition)
+        for definition in (None, domain_partitions, training_partitions, evaluation_partitions)
+    }
+    last = tuple(name for name in by_partitions[domain_partitions] if name == "comparison")
+    first = tuple(name for name in by_partitions[domain_partitions] if name not in last)
+    launches = [Launch(by_partitions[None])]
+    for slug in domains:
+        launches.append(Launch(first, slug))
+        for method in sorted(methods, key=METHODS.index):
+            if method != "base":
+                launches.append(Launch(by_partitions[training_partitions], f"{slug}/{method}"))
+            launches.append(Launch(by_partitions[evaluation_partitions], f"{slug}/{method}"))
+        launches.append(Launch(last, slug))
+    return [launch for launch in launches if launch.assets]
+
+
+def reap_abandoned(instance: dg.DagsterInstance) -> list[str]:
+    """Close the runs of launches that were killed, and free their places in pools; returns their run ids.
+
+    Without this they would look started forever, and the next run would wait for the place on the GPU that they hold.
+    """
+    reaped = []
+    unfinished = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING]
+    for run in instance.get_runs(RunsFilter(statuses=unfinished)):
+        launch_id = run.tags.get(LAUNCH_TAG)
+        if launch_id and not _is_alive(_lock_path(launch_id)):
+            instance.report_run_failed(run, "The process of this launch was killed; launch again to go on.")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+            reaped.append(run.run_id)
+    return reaped
+
+
+@dataclass
+class _Runner:
+    defs: dg.Definitions
+    instance: dg.DagsterInstance
+    tags: dict[str, str]
+    on_event: Callable[[Event], None]
+    tried: set[tuple[str, str]] = field(default_factory=set)
+    failed: set[tuple[str, str]] = field(default_factory=set)
+    summary: Summary = field(default_factory=Summary)
+
+    def run(self, launches: Sequence[Launch]) -> Summary:
+        for launch in launches:
+            self.tried |= {(name, launch.key) for name in launch.assets}
+            blocked = self._blocked_by(launch)
+            if blocked:
+                self._fail(launch, Event(launch, "skipped", message=f"{blocked} failed"), launch.assets)
+            else:
+                self._run_one(launch)
+        return self.summary
+
+    def _run_one(self, launch: Launch) -> None:
+        self.on_event(Event(launch, "started"))
+        started = time.monotonic()
+        job = self.defs.resolve_implicit_global_asset_job_def()
+        result = job.execute_in_process(
+            instance=self.instance,
+            asset_selection=[dg.AssetKey(name) for name in launch.assets],
+            partition_key=launch.partition,
+            raise_on_error=False,
+            run_config=QUIET,
+            tags=self.tags,
+        )
+        seconds = time.monotonic() - started
+        self.summary.run_ids.append(result.run_id)
+        reused = [
+            bool(event.step_materialization_data.materialization.metadata["reused"].value)
+            for event in result.get_asset_materialization_events()
+        ]
+        self.summary.reused += sum(reused)
+        self.summary.built += len(reused) - sum(reused)
+        if result.success:
+            self.on_event(Event(launch, "done", seconds, all(reused)))
+            return
+        passed = _passed(result)
+        event = Event(launch, "failed", seconds, message=_reason(result))
+        self._fail(launch, event, [name for name in launch.assets if name not in passed])
+
+    def _fail(self, launch: Launch, event: Event, assets: Sequence[str]) -> None:
+        self.failed |= {(name, launch.key) for name in assets}
+        (self.summary.skipped if event.state == "skipped" else self.summary.failures).append(event)
+        self.on_event(event)
+
+    def _blocked_by(self, launch: Launch) -> str:
+        graph = self.defs.resolve_asset_graph()
+        slug = launch.key.split("/")[0]
+        results = {(name, key) for name, key in self.tried if name == "elevater_results" and key.startswith(f"{slug}/")}
+        if "comparison" in launch.assets and results and results <= self.failed:
+            return f"every elevater_results of {slug}"
+        keys = {"", slug, launch.key}
+        for name in launch.assets:
+            parents = {key.path[-1] for key in graph.get(dg.AssetKey(name)).parent_keys} - set(launch.assets)
+            if launch.key.endswith("/base"):
+                parents.discard("customized_checkpoint")
+            if launch.key.count("/") and "control_set" in parents:
+                parents.discard("retrieved_set" if launch.key.endswith("-control") else "control_set")
+            for parent, key in sorted(self.failed):
+                if parent in parents and key in keys:
+                    return f"{parent} {key}".strip()
+        return ""
+
+
+def _passed(result: dg.ExecuteInProcessResult) -> set[str]:
+    made = {event.asset_key.path[-1] for event in result.get_asset_materialization_events() if event.asset_key}
+    checks = result.get_asset_check_evaluations()
+    return made - {check.asset_key.path[-1] for check in checks if check.blocking and not check.passed}
+
+
+def _reason(result: dg.ExecuteInProcessResult) -> str:
+    """The text of what failed: a check's own description, or the step's error without its traceback."""
+    checks = [check for check in result.get_asset_check_evaluations() if check.blocking and not check.passed]
+    if checks:
+        return "; ".join(f"check {check.check_name}: {check.description}" for check in checks)
+    for event in result.all_events:
+        if event.is_step_failure:
+            data = event.step_failure_data
+            if data.user_failure_data and data.user_failure_data.description:
+                return str(data.user_failure_data.description)
+            error = data.error.cause or data.error if data.error else None
+            return " ".join(error.message.split()) if error else "failed"
+    return "failed; see the run in the UI"
+
+
+def _all_domains(project: Project) -> list[str]:
+    return sorted(path.stem for path in project.config.domains.glob("*.yaml"))
+
+
+def _lock_path(launch_id: str) -> Path:
+    return Path(os.environ["DAGSTER_HOME"]) / "launches" / f"{launch_id}.lock"
+
+
+def _is_alive(path: Path) -> bool:
+    # The kernel frees the lock when its holder dies; process ids are used again, locks are not.
+    try:
+        with path.open("r+") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        pass
+    return False
+
+
+@contextmanager
+def _registered(instance: dg.DagsterInstance) -> Iterator[str]:
+    logging.getLogger("dagster").setLevel(logging.CRITICAL)
+    launch_id = uuid.uuid4().hex[:12]
+    path = _lock_path(launch_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        reap_abandoned(instance)
+        for left in path.parent.glob("*.lock"):
+            if left != path and not _is_alive(left):
+                left.unlink(missing_ok=True)
+        try:
+            yield launch_id
+        finally:
+            path.unlink(missing_ok=True)

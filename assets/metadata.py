@@ -1,0 +1,95 @@
+"""Metadata: an artifact as Dagster shows it: numbers that make plots over time, tables, and small pictures.
+
+Belongs here: turning manifests and files into metadata values. File names, captions and class names come from outside,
+so whatever goes into Markdown is escaped.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.tracked_values import flatten
+
+MAX_IMAGE_BYTES = 100_000
+MAX_TABLE_ROWS = 20
+MAX_TEXT_CHARS = 2_000
+
+PICTURES = {"contact_sheet.png": "contact_sheet", "loss.png": "loss_curve", "comparison.png": "comparison"}
+"""Files of an artifact that are embedded, and the names they are shown under."""
+
+
+def describe(artifact: Artifact) -> dict[str, Any]:
+    """Everything worth looking at: fingerprint, path, counts, tables and pictures."""
+    shown: dict[str, Any] = {
+        "fingerprint": artifact.fingerprint,
+        "path": dg.MetadataValue.path(str(artifact.path)),
+        "reused": dg.MetadataValue.bool(artifact.reused),
+        "bytes": sum(recorded["bytes"] for recorded in artifact.manifest["files"].values()),
+    }
+    shown |= {name: _value(value) for name, value in flatten(artifact.counts)}
+    for file, name in PICTURES.items():
+        if file in artifact.manifest["files"]:
+            shown[name] = dg.MetadataValue.md(f"![{name}]({data_uri(artifact.file(file))})")
+    if table := _table(artifact):
+        shown["table"] = dg.MetadataValue.md(table)
+    return shown
+
+
+def data_uri(path: Path) -> str:
+    """A picture as a data URI, made smaller until it is below `MAX_IMAGE_BYTES`."""
+    from PIL import Image
+
+    with Image.open(path) as opened:
+        picture = opened.convert("RGB")
+    for pixels in (900, 700, 500, 350, 200):
+        picture.thumbnail((pixels, 2 * pixels))
+        buffer = io.BytesIO()
+        picture.save(buffer, format="JPEG", quality=80)
+        if 4 * buffer.tell() / 3 < MAX_IMAGE_BYTES:
+            break
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; fractions keep four digits, and no cell can break out of the table or become HTML."""
+    lines = ["| " + " | ".join(map(_cell, columns)) + " |", "|" + "---|" * len(columns)]
+    return "\n".join([*lines, *("| " + " | ".join(map(_cell, row)) + " |" for row in rows)])
+
+
+def _table(artifact: Artifact) -> str:
+    files = artifact.manifest["files"]
+    if artifact.stage == "comparison":
+        return html.escape(artifact.file("table.md").read_text(encoding="utf-8"), quote=False)
+    if artifact.stage == "retrieved_set" and "classes.parquet" in files:
+        classes = pd.read_parquet(artifact.file("classes.parquet"))
+        return _head(classes.drop(columns=["prompts"], errors="ignore"), "kept", "classes with the fewest pairs")
+    if artifact.stage == "elevater_results" and "per_class.parquet" in files:
+        return _head(pd.read_parquet(artifact.file("per_class.parquet")), "accuracy", "least accurate classes")
+    return ""
+
+
+def _head(table: pd.DataFrame, column: str, title: str) -> str:
+    worst = table.sort_values(column, kind="stable").head(MAX_TABLE_ROWS)
+    rows = markdown_table(list(worst.columns), worst.itertuples(index=False))
+    return f"{min(len(table), MAX_TABLE_ROWS)} of {len(table)}: {title}\n\n{rows}"
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, bool):
+        return dg.MetadataValue.bool(value)
+    if isinstance(value, (int, float)):
+        return value
+    text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return dg.MetadataValue.text(text[:MAX_TEXT_CHARS] or "none")
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())[:200]
+    return html.escape(text, quote=False).replace("|", "\\|")

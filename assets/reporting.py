@@ -1,0 +1,81 @@
+"""Reporting: how the body of an asset runs its library function and what it tells Dagster.
+
+Belongs here: which failures are tried again, and reuse of what is fresh. Does not belong here: what the metadata look
+like (`metadata`).
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dagster as dg
+
+from assets.metadata import describe
+from assets.partitions import key_of
+from assets.resources import ProjectResource, TrackingResource
+from react_pipeline.artifacts import Artifact
+from react_pipeline.errors import CorruptArtifact, ReactError, StoreWriteError
+from react_pipeline.lineage import ALL, STAGES, Project, fresh_or_none
+
+TRANSIENT = (OSError, StoreWriteError)
+"""Faults that may be gone a little later: the network, a full disk. Everything else fails the same way again."""
+
+READS_OUTSIDE = ("corpus", "base_checkpoint", "evaluation_set", "comparison")
+"""Stages that look at more than the artifacts before them, so that only running them tells whether they are fresh."""
+
+
+def about(stage: str, *kinds: str) -> dict[str, Any]:
+    """What every asset declares alike."""
+    return {
+        "kinds": set(kinds),
+        "owners": ["team:react"],
+        "code_version": STAGES[stage].code_version,
+        "retry_policy": dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL),
+    }
+
+
+def publish(
+    context: dg.AssetExecutionContext,
+    project: ProjectResource,
+    tracking: TrackingResource,
+    step: Callable[..., Artifact],
+) -> dg.MaterializeResult:
+    """Run one step of the library for this partition, log its artifact to MLflow, and describe it.
+
+    Raises:
+        dagster.Failure: With the text of the error, if trying again is useless.
+    """
+    stage, key = context.asset_key.path[-1], key_of(context)
+    with readable_failures():
+        pipeline = project.load()
+        artifact = _fresh(pipeline, stage, key) or step(pipeline, *key)
+        context.log.info(f"{'reused' if artifact.reused else 'built'} {artifact.path}")
+        tracked = tracking.log(pipeline, artifact, context.run_id)
+        return dg.MaterializeResult(
+            metadata={**describe(artifact), **tracked}, data_version=dg.DataVersion(artifact.fingerprint)
+        )
+
+
+@contextmanager
+def readable_failures() -> Iterator[None]:
+    """Turn errors into failures that show their text and are tried again only if that may help."""
+    try:
+        yield
+    except TRANSIENT:
+        raise
+    except ReactError as error:
+        raise dg.Failure(str(error), allow_retries=False) from error
+    except dg.Failure:
+        raise
+    except Exception as error:
+        raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from error
+
+
+def _fresh(pipeline: Project, stage: str, key: tuple[str, ...]) -> Artifact | None:
+    # Spares a run that has nothing to do the seconds in which a step imports torch.
+    if stage in READS_OUTSIDE:
+        return None
+    try:
+        return fresh_or_none(pipeline, stage, "/".join(key) or ALL)
+    except CorruptArtifact:
+        return None

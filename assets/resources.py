@@ -1,0 +1,54 @@
+"""Resources: the project and its tracking, as every asset is given them.
+
+Belongs here: where the configuration is found when Dagster runs a step. Does not belong here: reading or checking it
+(`react_pipeline.config`).
+"""
+
+import os
+from pathlib import Path
+
+import dagster as dg
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.lineage import CONFIG_VARIABLE, Project
+from react_pipeline.tracking import Tracking
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+class ProjectResource(dg.ConfigurableResource):
+    """The pipeline that the assets belong to.
+
+    Attributes:
+        config_path: A `pipeline.yaml`; empty: what `REACT_PIPELINE_CONFIG` names, else the one of this repository.
+    """
+
+    config_path: str = ""
+
+    def load(self) -> Project:
+        """Read the configuration afresh, so that an edit holds from the next run on.
+
+        Raises:
+            ConfigError: If the file is missing or wrong.
+        """
+        return Project.load(self.config_path or os.environ.get(CONFIG_VARIABLE) or REPOSITORY / "pipeline.yaml")
+
+
+class TrackingResource(dg.ConfigurableResource):
+    """MLflow.
+
+    Attributes:
+        tracking_uri: Overrides the one of `pipeline.yaml`.
+    """
+
+    tracking_uri: str = ""
+
+    def log(self, project: Project, artifact: Artifact, run_id: str) -> dict[str, dg.MetadataValue]:
+        """Log an artifact; returns the metadata that leads to its MLflow run. Never fails the step."""
+        tracking = Tracking.of(project, self.tracking_uri or None)
+        tracked = tracking.log_artifact(project, artifact, run_id)
+        if tracked is None:
+            return {"mlflow": dg.MetadataValue.text("tracking unavailable, will be logged at the next run")}
+        url = tracking.url(tracked)
+        shown = dg.MetadataValue.url(url) if url else dg.MetadataValue.text("open it with `react-pipeline ui`")
+        return {"mlflow": shown, "mlflow_run_id": dg.MetadataValue.text(tracked)}

@@ -1,0 +1,301 @@
+"""The command line: `react-pipeline`.
+
+Belongs here: commands, their options, what they print, and exit codes. Does not belong here: any work; commands that
+build something drive the Dagster assets, as the UI does. This is the only module that imports `assets`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from react_pipeline.config import METHODS, load_domain, load_domains
+from react_pipeline.domain_files import add_domain_file
+from react_pipeline.errors import ConfigError, InputError, ReactError
+from react_pipeline.lineage import Project
+from react_pipeline.terminal import plain_rows, print_results, print_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DEMO_DOMAINS = ("animals", "food", "travel")
+DEMO_METHODS = ("base", "gated-image", "gated-image-control")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help="Customize CLIP to your own visual domain from class names alone (REACT): Dagster assets, tracked in MLflow.",
+)
+domains_app = typer.Typer(no_args_is_help=True, help="The domain files: one YAML of class names each.")
+app.add_typer(domains_app, name="domains")
+console = Console()
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="A pipeline.yaml. Default: $REACT_PIPELINE_CONFIG, else the one here."),
+]
+
+
+class Format(StrEnum):
+    """How `results` writes its table."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+@app.command()
+def demo(
+    all_methods: Annotated[bool, typer.Option("--all-methods", help="Every method, not only the headline.")] = False,
+    config: Config = None,
+) -> None:
+    """Run everything on a small real corpus made of installed packages: three domains, base, customized and control.
+
+    A second time nothing is computed again. Killed in between, it goes on where it was.
+    """
+    project = _project(config or _repository() / "pipeline.yaml")
+    if project.config.corpus.kind != "demo":
+        raise InputError(f"{project.path}: corpus.kind is {project.config.corpus.kind!r}, the demo needs `demo`")
+    failed = _materialize(project, "*", DEMO_DOMAINS, METHODS if all_methods else DEMO_METHODS)
+    print_results(_results(project, DEMO_DOMAINS))
+    console.print(
+        "\n[bold]react-pipeline ui[/bold] shows every step with its lineage (Dagster) and every run (MLflow);\n"
+        "[bold]react-pipeline search 'a red bird'[/bold] looks into the corpus; README.md tells how to bring your own."
+    )
+    raise typer.Exit(failed)
+
+
+@app.command()
+def materialize(
+    select: Annotated[
+        str, typer.Option(help="Assets, in Dagster's syntax: '*', 'comparison', '+elevater_results'.")
+    ] = "*",
+    domain: Annotated[list[str] | None, typer.Option(help="A domain; repeat for more. Default: all.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="A method; repeat for more. Default: all.")] = None,
+    config: Config = None,
+) -> None:
+    """Build assets: the same ones, with the same checks and runs, as from the Dagster UI."""
+    project = _project(config)
+    _repository()
+    raise typer.Exit(_materialize(project, select, domain or (), method or METHODS))
+
+
+@app.command()
+def results(
+    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,  # noqa: A002 - the option's name
+    config: Config = None,
+) -> None:
+    """The published comparisons of all domains, and the mean of each method."""
+    project = _project(config)
+    table = _results(project, sorted(load_domains(project.config.domains)[0]))
+    if format is Format.table:
+        print_results(table)
+    elif format is Format.csv:
+        typer.echo(table.to_csv(index=False), nl=False)
+    else:
+        typer.echo(json.dumps(plain_rows(table), indent=1, ensure_ascii=False))
+
+
+@app.command()
+def search(
+    text: Annotated[str, typer.Argument(help="What to look for.")],
+    mode: Annotated[str, typer.Option(help="t2t: compare with captions; t2i: with images.")] = "t2t",
+    k: Annotated[int, typer.Option("-k", min=1, max=1_000, help="How many pairs.")] = 12,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The contact sheet.")] = Path("search.png"),
+    config: Config = None,
+) -> None:
+    """The pairs of the corpus nearest to a text, as a table and as a contact sheet."""
+    from react_pipeline.search import draw_pairs, search_pairs
+
+    project = _project(config)
+    pairs = search_pairs(project, text, mode, k)
+    draw_pairs(project, pairs, output)
+    rows = [
+        [pair.rank + 1, f"{pair.similarity:.3f}", pair.caption[:100], pair.image_path] for pair in pairs.itertuples()
+    ]
+    print_table(["", "similarity", "caption", "key"], rows, right=2)
+    console.print(f"pictures: {output}", markup=False)
+
+
+@app.command()
+def ui(
+    dagster_port: Annotated[int, typer.Option(min=1, max=65_535, help="Where Dagster answers.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65_535, help="Where MLflow answers.")] = 5000,
+    config: Config = None,
+) -> None:
+    """Start the Dagster and MLflow user interfaces on this machine only; Ctrl-C stops both."""
+    from react_pipeline.servers import serve, watch
+
+    project = _project(config)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console.print("starting; this takes up to a minute ...")
+    with serve(project, _repository(), dagster_port, mlflow_port) as servers:
+        for server in servers:
+            console.print(f"{server.name:8} {server.url}")
+        if not any(server.name == "mlflow" for server in servers):
+            console.print(f"{'mlflow':8} {project.config.tracking_uri}")
+        console.print("Ctrl-C stops.")
+        try:
+            watch(servers)
+        except KeyboardInterrupt:
+            console.print("stopping ...")
+
+
+@app.command()
+def doctor(config: Config = None) -> None:
+    """What this machine and this project have, what is missing, and how to get it."""
+    from react_pipeline.doctor import diagnose
+
+    try:
+        repository: Path | None = _repository()
+    except InputError:
+        repository = None
+    findings = diagnose(config, repository)
+    print_table(["", "", "", "what to do"], [[f.what, f.state, f.detail, f.remedy] for f in findings])
+    raise typer.Exit(1 if any(finding.state == "missing" for finding in findings) else 0)
+
+
+@app.command()
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False, config: Config = None
+) -> None:
+    """Remove artifacts that nothing current was made from, and leftovers of killed builds."""
+    removed = _project(config).store.prune(dry_run=dry_run)
+    for path in removed:
+        typer.echo(path)
+    console.print(f"{len(removed)} directories {'would be removed' if dry_run else 'removed'}")
+
+
+@domains_app.command("list")
+def list_domains(config: Config = None) -> None:
+    """The valid domains, and the problems of the other files."""
+    project = _project(config)
+    found, problems = load_domains(project.config.domains)
+    rows = [
+        [slug, entry.title, len(entry.classes), entry.evaluation.name if entry.evaluation else "none"]
+        for slug, entry in found.items()
+    ]
+    print_table(["domain", "title", "classes", "evaluation"], rows)
+    for problem in problems:
+        typer.echo(f"not valid: {problem}", err=True)
+
+
+@domains_app.command("validate")
+def validate_domains(
+    files: Annotated[list[Path] | None, typer.Argument(help="Domain files. Default: all of the project.")] = None,
+    config: Config = None,
+) -> None:
+    """Check domain files and list every problem, with file and field."""
+    problems = []
+    checked = files or sorted(_project(config).config.domains.glob("*.yaml"))
+    for path in checked:
+        try:
+            load_domain(path)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    console.print(f"{len(checked)} valid")
+
+
+@domains_app.command("add")
+def add_domain(file: Annotated[Path, typer.Argument(help="A YAML named <slug>.yaml.")], config: Config = None) -> None:
+    """Check a domain file, copy it into the project's folder of domains, and make it a partition in Dagster."""
+    project = _project(config)
+    target, domain = add_domain_file(project, file)
+    missing = domain.evaluation.path if domain.evaluation else None
+    if missing is not None and not missing.exists():
+        typer.echo(f"note: {missing} is not there; results will be `unavailable`", err=True)
+    _repository()
+    from assets.launch import open_instance
+    from assets.partitions import DOMAINS
+
+    with open_instance() as instance:
+        instance.add_dynamic_partitions(DOMAINS, [domain.slug])
+    console.print(f"{target}: {len(domain.classes)} classes; next: react-pipeline materialize --domain {domain.slug}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: exit code 0, 1 if something failed, 2 for wrong use or wrong input; errors take a line each."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+    except ReactError as error:
+        _fail(str(error), 2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on from here", 130)
+    except Exception as error:
+        # Typer's and click's own errors: wrong options, missing arguments.
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(error.format_message(), getattr(error, "exit_code", 2))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    for line in message.splitlines():
+        typer.echo(f"error: {line}", err=True)
+    sys.exit(code)
+
+
+def _project(config: Path | None) -> Project:
+    try:
+        return Project.load(config)
+    except ConfigError as error:
+        path = error.problems[0].file
+        if not path.exists():
+            raise InputError(f"{path}: no such file; run where your pipeline.yaml lies, or give --config") from error
+        raise
+
+
+def _repository() -> Path:
+    """The folder of `workspace.yaml` and `dagster_home`."""
+    try:
+        import assets
+    except ImportError as error:
+        raise InputError(
+            "the package `assets` is missing: work in a clone, installed with `pip install -e .`"
+        ) from error
+    directory = Path(next(iter(assets.__path__))).resolve().parent
+    if not (directory / "workspace.yaml").is_file():
+        raise InputError(f"{directory}: no workspace.yaml; work in a clone, installed with `pip install -e .`")
+    return directory
+
+
+def _materialize(project: Project, select: str, domains: Sequence[str], methods: Sequence[str]) -> int:
+    from assets.launch import Event
+    from assets.launch import materialize as launch
+
+    def tell(event: Event) -> None:
+        what = f"{', '.join(event.launch.assets)} {event.launch.key}".strip()
+        if event.state == "done":
+            console.print(f"  {what}: {'as before' if event.reused else 'built'}, {event.seconds:.1f} s", markup=False)
+        elif event.state != "started":
+            console.print(f"  {what}: {event.state}", markup=False)
+
+    summary = launch(select, domains, methods, project.path, tell)
+    console.print(f"{summary.built} built, {summary.reused} as before, {summary.seconds:.0f} s")
+    for event in [*summary.failures, *summary.skipped]:
+        what = f"{', '.join(event.launch.assets)} {event.launch.key}".strip()
+        typer.echo(f"error: {what} {event.state}: {' '.join(event.message.split())}", err=True)
+    return 1 if summary.failures or summary.skipped else 0
+
+
+def _results(project: Project, domains: Sequence[str]) -> pd.DataFrame:
+    from react_pipeline.compare import comparison_table
+
+    return comparison_table(project, list(domains))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Domain files: taking one into a project.
+
+Belongs here: copying a checked file into the folder of domains. Does not belong here: what a file may say (`config`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from react_pipeline.config import DomainConfig, load_domain, read_yaml
+from react_pipeline.errors import InputError
+from react_pipeline.lineage import Project
+
+
+def add_domain_file(project: Project, file: Path) -> tuple[Path, DomainConfig]:
+    """Check a domain file and copy it into the project's folder of domains; safe to repeat.
+
+    A relative path of its evaluation set is written out in full, because it is read from where the file lies.
+
+    Returns:
+        The copy and the domain.
+
+    Raises:
+        ConfigError: Listing every problem of the file.
+        InputError: If the project has another file of this name.
+    """
+    domain = load_domain(file)
+    directory = project.config.domains
+    text = file.read_text(encoding="utf-8")
+    raw = read_yaml(file)
+    path = (raw.get("evaluation") or {}).get("path")
+    if path and not Path(path).is_absolute() and file.resolve().parent != directory:
+        raw["evaluation"]["path"] = str((file.resolve().parent / path).resolve())
+        text = yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
+    target = directory / file.name
+    if not target.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+    elif target.read_text(encoding="utf-8") != text:
+        raise InputError(f"{target} exists and differs: edit that file, or remove it first")
+    return target, domain

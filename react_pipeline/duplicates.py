@@ -1,0 +1,85 @@
+"""Duplicates: which corpus rows repeat an image, and which show an evaluation image.
+
+Belongs here: exact duplicates by hash, evaluation images by hash and by embedding, and the check that none is left.
+Does not belong here: which rows a domain wants (`retrieve`). Only the domain's own evaluation set is kept out: a model
+customized for one domain may have seen images of another domain's set. Shapes: N rows, M evaluation images, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.labelled import encode_images, read_images
+from react_pipeline.lineage import Project
+
+if TYPE_CHECKING:
+    from react_pipeline.model import Clip
+
+_CHUNK_ROWS = 8_192
+_CHUNK_IMAGES = 8_192
+
+
+@dataclass(frozen=True)
+class EvaluationImages:
+    """What a domain is evaluated on, as far as it must be kept out of training.
+
+    Attributes:
+        sha256: Digests of the files.
+        vectors: Unit vectors by the base model, float32 (M, D).
+        near: Cosine from which a corpus image counts as one of these.
+    """
+
+    sha256: frozenset[str]
+    vectors: NDArray[np.float32]
+    near: float
+
+    @classmethod
+    def load(cls, project: Project, slug: str, evaluation_set: Artifact, clip: Clip) -> EvaluationImages:
+        """Read and encode a published evaluation set with the base model, which also embedded the corpus."""
+        images = read_images(evaluation_set, project.domain(slug))
+        embedding = project.config.embedding
+        vectors = encode_images(
+            clip,
+            images,
+            max_pixels=project.config.corpus.max_pixels,
+            batch_size=embedding.batch_size,
+            workers=embedding.workers,
+        )
+        return cls(frozenset(images["sha256"]), vectors, project.retrieval(slug).near_duplicate_similarity)
+
+    def similarity(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Cosine of each of (N, D) unit vectors with the nearest evaluation image, (N,); NaN if there are none."""
+        if not len(self.vectors):
+            return np.full(len(vectors), np.nan, np.float32)
+        nearest = np.full(len(vectors), -np.inf, np.float32)
+        # Chunks on both sides keep the block of cosines at 256 MiB, whatever N and M are.
+        for start in range(0, len(vectors), _CHUNK_ROWS):
+            part = vectors[start : start + _CHUNK_ROWS]
+            for first in range(0, len(self.vectors), _CHUNK_IMAGES):
+                cosines = part @ self.vectors[first : first + _CHUNK_IMAGES].T
+                best = nearest[start : start + len(part)]
+                np.maximum(best, cosines.max(axis=1), out=best)
+        return nearest
+
+    def holds(self, sha256: pd.Series) -> pd.Series:
+        """Whether each digest is an evaluation image's."""
+        return sha256.isin(self.sha256)
+
+
+def repeats(sha256: pd.Series) -> pd.Series:
+    """Whether each digest occurred in an earlier row: sort the better rows first."""
+    return sha256.duplicated(keep="first")
+
+
+def leaked_images(pairs_artifact: Artifact, evaluation_set: Artifact) -> int:
+    """How many pairs of a retrieved or control set show an evaluation image, by hash or by embedding; 0 is right."""
+    pairs = pd.read_parquet(pairs_artifact.file("pairs.parquet"))
+    near = pairs_artifact.manifest["config"]["near_duplicate_similarity"]
+    same = pairs["image_sha256"].isin(read_images(evaluation_set)["sha256"])
+    return int((same | (pairs["evaluation_similarity"] >= near)).sum())

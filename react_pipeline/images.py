@@ -1,0 +1,144 @@
+"""Images from untrusted bytes: safe decoding into one deterministic form, and contact sheets.
+
+Belongs here: everything done with pixels before a model's own preprocessing. Does not belong here: where the bytes come
+from, or what becomes of a bad image.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import (
+    Image,
+    ImageDraw,
+    ImageFont,
+    ImageOps,
+    TiffImagePlugin,  # noqa: F401 - Pillow only knows formats by name whose plugin was imported
+    UnidentifiedImageError,
+    WebPImagePlugin,  # noqa: F401
+)
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
+"""What is decoded. Pillow knows more, some of which run other programs (EPS)."""
+
+MAX_ASPECT_RATIO = 100
+"""A longer strip is refused: resizing its short side to a model's input makes the long one enormous."""
+
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+_PLAIN_MODES = ("RGB", "1", "L", "P", "RGBX", "CMYK", "YCbCr", "HSV")
+
+
+class BadImage(Exception):  # noqa: N818 - names what was met; caught and counted, it never reaches a user
+    """Bytes that give no usable image.
+
+    Attributes:
+        reason: `empty`, `not_an_image`, `truncated`, `corrupt`, `too_many_pixels`, `too_elongated` or
+            `unsupported_mode`.
+        detail: What exactly, for the ledger.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        """Keep `reason` and `detail`."""
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+        self.detail = detail
+
+
+def decode_image(data: bytes, max_pixels: int) -> Image.Image:
+    """Decode an image file into RGB, 8 bits a channel; equal bytes give equal pixels.
+
+    Animations give their first frame; EXIF orientation is applied; transparency is composited on white; 16 bits are cut
+    to the upper 8; CMYK is converted as Pillow does, without colour profiles.
+
+    Args:
+        data: The bytes of the file.
+        max_pixels: Cap on width times height, checked before a pixel is decoded. Pillow's own limit (179 million) holds
+            above it.
+
+    Raises:
+        BadImage: With a reason.
+    """
+    if not data:
+        raise BadImage("empty")
+    try:
+        with warnings.catch_warnings():
+            # Pillow's warnings about odd files: what it then decodes is used, what it cannot decode is counted.
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            _check_size(*image.size, max_pixels)
+            image.load()
+            # After load(), because Pillow turns a TIFF upright itself and then drops the tag.
+            turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+            upright = image if turn is None else image.transpose(turn)
+            return _rgb(upright)
+    except BadImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise BadImage("not_an_image", f"begins with {data[:16]!r}") from error
+    except Image.DecompressionBombError as error:
+        raise BadImage("too_many_pixels", str(error)) from error
+    # Decoders of hostile bytes raise nearly anything (SyntaxError, struct.error, zlib.error, ...).
+    except Exception as error:
+        reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
+        raise BadImage(reason, f"{type(error).__name__}: {error}"[:200]) from error
+
+
+def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: Path, tile_pixels: int = 96) -> None:
+    """Write a PNG that shows one row of thumbnails for each title.
+
+    Args:
+        rows: Titles and their RGB images; images are fitted into squares of `tile_pixels`.
+        path: Where the PNG goes.
+        tile_pixels: Side of a thumbnail.
+    """
+    font = ImageFont.load_default(size=14)
+    gap, title_pixels = 4, 22
+    columns = max([len(images) for _, images in rows] + [1])
+    row_pixels = title_pixels + tile_pixels + gap
+    widest = max([int(font.getlength(title)) for title, _ in rows] + [0])
+    width = max(gap + columns * (tile_pixels + gap), min(widest, 2_000) + 2 * gap)
+    sheet = Image.new("RGB", (width, max(len(rows), 1) * row_pixels), "white")
+    pen = ImageDraw.Draw(sheet)
+    for number, (title, images) in enumerate(rows):
+        top = number * row_pixels
+        pen.text((gap, top + 2), " ".join(title.split()), fill="black", font=font)
+        for column, image in enumerate(images):
+            tile = ImageOps.contain(image, (tile_pixels, tile_pixels))
+            left = gap + column * (tile_pixels + gap)
+            offset = ((tile_pixels - tile.width) // 2, (tile_pixels - tile.height) // 2)
+            sheet.paste(tile, (left + offset[0], top + title_pixels + offset[1]))
+    sheet.save(path, format="PNG")
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise BadImage("too_many_pixels", f"{width} x {height}, allowed are {max_pixels:,}")
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise BadImage("too_elongated", f"{width} x {height}")
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        # Pillow's own conversion clips 16-bit values at 255, which turns most of an image white.
+        upper = np.asarray(image).astype(np.int64).clip(0, 65_535) >> 8
+        return Image.fromarray(upper.astype(np.uint8)).convert("RGB")
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    if image.mode not in _PLAIN_MODES:
+        raise BadImage("unsupported_mode", image.mode)
+    return image.convert("RGB")

@@ -1,0 +1,203 @@
+"""Labelled images: the evaluation set of a domain, as an artifact, and the reading of its images.
+
+Belongs here: publishing a set of any kind (folder, manifest, demo), and decoding and encoding its images. Does not
+belong here: how folders and manifests are read (`labels`), what is measured on the images (`evaluate`), or what is kept
+out of the retrieved set because of them (`duplicates`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from react_pipeline.artifacts import Artifact, canonical_json, sha256_of
+from react_pipeline.config import DomainConfig, EvaluationSetConfig
+from react_pipeline.errors import InputError
+from react_pipeline.images import BadImage, decode_image
+from react_pipeline.labels import lines_of, read_folder, read_manifest
+from react_pipeline.lineage import Project, resolve
+
+if TYPE_CHECKING:
+    from react_pipeline.model import Clip
+
+STAGE = "evaluation_set"
+IMAGES = "images.parquet"
+_COLUMNS = ["path", "class", "class_id", "sha256"]
+
+
+def publish_evaluation_set(project: Project, slug: str) -> Artifact:
+    """Publish a domain's labelled images: their paths, classes and digests (the demo's images too).
+
+    A set that is not configured, or whose path is not there, is published as `unavailable` with the reason, so that
+    results can say so. Anything else that is wrong is an error, because it would silently change what is measured.
+    Every file is hashed at each call; where the set lies is no part of its identity.
+
+    Raises:
+        InputError: Listing every unknown class, missing file, repeated row, or image that cannot be decoded.
+    """
+    domain = project.domain(slug)
+    evaluation = domain.evaluation
+    reason = _unavailable(evaluation)
+    if evaluation is None or reason:
+        return _publish(project, slug, {"unavailable": reason}, lambda _: (_no_images(), {"unavailable": reason}))
+
+    if evaluation.kind == "demo":
+
+        def build_demo(directory: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+            from react_pipeline.demo.corpus import build_evaluation
+
+            build_evaluation(evaluation.name, directory)
+            images = _with_digests(read_manifest(directory / "manifest.csv", domain), directory)
+            _require_decodable(images, directory, project.config.corpus.max_pixels)
+            return images, {"name": evaluation.name, "root": "", **_coverage(images, domain)}
+
+        return _publish(project, slug, {"demo": version("react-pipeline")}, build_demo)
+
+    root = _root(evaluation)
+    if evaluation.kind == "folder":
+        images, notes = read_folder(root, domain)
+    else:
+        images, notes = read_manifest(evaluation.path or root, domain), {}
+    images = _with_digests(images, root)
+    identity = hashlib.sha256(canonical_json(images.to_numpy().tolist()).encode()).hexdigest()
+
+    def write(_directory: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+        _require_decodable(images, root, project.config.corpus.max_pixels)
+        return images, {"name": evaluation.name, "root": str(root), **notes, **_coverage(images, domain)}
+
+    return _publish(project, slug, {"images": len(images), "sha256": identity}, write)
+
+
+def read_images(artifact: Artifact, domain: DomainConfig | None = None) -> pd.DataFrame:
+    """The images of a published evaluation set.
+
+    Args:
+        artifact: The evaluation set.
+        domain: Tells where the images lie today; unset, they are where they were when the set was published.
+
+    Returns:
+        Columns name (path as the set names it), path (absolute), class, class_id, sha256; empty if the set is
+        unavailable.
+    """
+    images = pd.read_parquet(artifact.file(IMAGES))
+    root = artifact.path / artifact.counts.get("root", "")
+    if domain is not None and domain.evaluation is not None and domain.evaluation.path is not None:
+        root = _root(domain.evaluation)
+    images.insert(0, "name", images["path"])
+    images["path"] = [str(root / name) for name in images["name"]]
+    return images
+
+
+def encode_images(
+    clip: Clip, images: pd.DataFrame, *, max_pixels: int, batch_size: int, workers: int
+) -> NDArray[np.float32]:
+    """Encode labelled images; the next batch is decoded in threads while one is encoded.
+
+    Args:
+        clip: The model; its own preprocessing is used.
+        images: Of `read_images`.
+        max_pixels: Larger images are refused.
+        batch_size: Images per forward pass.
+        workers: Decoding threads.
+
+    Returns:
+        Unit vectors, float32 (N, D), in the order of `images`.
+
+    Raises:
+        InputError: If a file is gone or differs from what was published.
+    """
+    import torch
+    from tqdm import tqdm
+
+    def prepare(row: tuple[str, str]) -> torch.Tensor:
+        path, sha256 = row
+        data = _read(Path(path))
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise InputError(f"{path}: changed since the set was published; rematerialize `{STAGE}`")
+        return clip.preprocess(decode_image(data, max_pixels))
+
+    rows = list(zip(images["path"], images["sha256"], strict=True))
+    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    vectors = [np.zeros((0, clip.dimension), np.float32)]
+    with ThreadPoolExecutor(max(workers, 1)) as pool:
+        waiting = [pool.submit(prepare, row) for row in batches[0]] if batches else []
+        for following in tqdm([*batches[1:], []][: len(batches)], desc="evaluation images", disable=None, leave=False):
+            ready = [task.result() for task in waiting]
+            waiting = [pool.submit(prepare, row) for row in following]
+            vectors.append(clip.encode_images(torch.stack(ready)).numpy())
+    return np.concatenate(vectors)
+
+
+def _publish(
+    project: Project,
+    slug: str,
+    content: Mapping[str, Any],
+    build: Callable[[Path], tuple[pd.DataFrame, dict[str, Any]]],
+) -> Artifact:
+    class_ids = {name: position for position, name in enumerate(project.domain(slug).class_names)}
+
+    def write(directory: Path) -> dict[str, Any]:
+        images, counts = build(directory)
+        images["class_id"] = images["class"].map(class_ids).astype("int32")
+        images[_COLUMNS].to_parquet(directory / IMAGES, index=False)
+        return {"images": len(images), **counts}
+
+    return project.store.build(resolve(project, STAGE, slug, content=content), write)
+
+
+def _unavailable(evaluation: EvaluationSetConfig | None) -> str | None:
+    if evaluation is None:
+        return "no evaluation set is configured: add `evaluation` to the domain file"
+    if evaluation.kind == "folder" and not _root(evaluation).is_dir():
+        return f"evaluation set {evaluation.name!r}: there is no folder {evaluation.path}"
+    if evaluation.kind == "manifest" and not (evaluation.path and evaluation.path.is_file()):
+        return f"evaluation set {evaluation.name!r}: there is no file {evaluation.path}"
+    return None
+
+
+def _root(evaluation: EvaluationSetConfig) -> Path:
+    path = (evaluation.path or Path()).resolve()
+    return path.parent if evaluation.kind == "manifest" else path
+
+
+def _no_images() -> pd.DataFrame:
+    return pd.DataFrame({"path": [], "class": [], "sha256": []}, dtype=str)
+
+
+def _with_digests(images: pd.DataFrame, root: Path) -> pd.DataFrame:
+    try:
+        return images.assign(sha256=[sha256_of(root / name) for name in images["path"]])
+    except OSError as error:
+        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+
+def _require_decodable(images: pd.DataFrame, root: Path, max_pixels: int) -> None:
+    problems = []
+    for name in images["path"]:
+        try:
+            decode_image(_read(root / name), max_pixels)
+        except BadImage as error:
+            problems.append(f"{name}: {error}")
+    if problems:
+        raise InputError(f"{root}: {len(problems)} images cannot be used; mend or remove them\n{lines_of(problems)}")
+
+
+def _coverage(images: pd.DataFrame, domain: DomainConfig) -> dict[str, Any]:
+    covered = set(images["class"])
+    missing = [name for name in domain.class_names if name not in covered]
+    return {"classes": len(covered), "classes_without_images": missing}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error

@@ -1,0 +1,68 @@
+"""The terminal: how tables are printed.
+
+Belongs here: columns, units and alignment of what a person reads. Does not belong here: which command prints what
+(`cli`), or formats for programs.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COUNTS = ("n", "pairs", "trainable_parameters")
+
+WIDE_COLUMNS = 200
+"""Width where no terminal sets one, so that a log keeps whole lines."""
+
+
+def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The table for programs: floats as they were measured, counts as integers, None where there is no number."""
+    rows = table.to_dict(orient="records")
+    return [{str(name): _plain(str(name), value) for name, value in row.items()} for row in rows]
+
+
+def print_results(table: pd.DataFrame) -> None:
+    """Print the table of `compare.comparison_table`, fractions as percent and differences as points."""
+    columns = ["domain", "method", "top-1 %", "top-5 %", "delta to base", "pairs", "trainable", "seconds", ""]
+    rows = [
+        [
+            *(row.domain, row.method, _percent(row.top1), _percent(row.top5), _percent(row.delta_top1, "+")),
+            *(_count(row.pairs), _count(row.trainable_parameters), _count(row.seconds)),
+            "" if row.status == "ok" else row.status,
+        ]
+        for row in table.itertuples()
+    ]
+    print_table(columns, rows, right=8)
+
+
+def _plain(name: str, value: Any) -> Any:
+    if value != value:
+        return None
+    return int(value) if name in COUNTS and float(value).is_integer() else value
+
+
+def _percent(value: float, sign: str = "") -> str:
+    return "" if value != value else f"{100 * value:{sign}.1f}"
+
+
+def _count(value: float) -> str:
+    return "" if value != value else f"{value:,.0f}"
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: int = 0) -> None:
+    """A table as wide as it needs to be where no terminal limits it; columns from the third to `right` hold numbers."""
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for column in table.columns[2:right]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    wide = Console(width=None if Console().is_terminal else max(WIDE_COLUMNS, shutil.get_terminal_size().columns))
+    wide.print(table)

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from assets.checks import count_bad_vectors, leakage, warning_below
+from assets.metadata import MAX_IMAGE_BYTES, data_uri, describe, markdown_table
+from assets.reporting import readable_failures
+from react_pipeline.artifacts import Inputs
+from react_pipeline.errors import CorruptArtifact, RetrievalError, StoreWriteError, TrainingError
+from react_pipeline.lineage import Project
+
+
+def test_rows_that_are_not_finite_or_not_unit_are_counted(tmp_path: Path) -> None:
+    vectors = np.eye(4, 8, dtype=np.float16)
+    vectors[1] = 0
+    vectors[2, 3] = np.nan
+    np.save(tmp_path / "img_emb_0.npy", vectors)
+    assert count_bad_vectors(tmp_path / "img_emb_0.npy") == 2
+
+
+@pytest.mark.parametrize("shared", [0, 1])
+def test_evaluation_image_among_the_pairs_fails_the_check(tiny_project: Project, shared: int) -> None:
+    def write_pairs(directory: Path) -> dict[str, int]:
+        pd.DataFrame({"image_sha256": ["a", "b"]}).to_parquet(directory / "pairs.parquet")
+        return {"pairs": 2}
+
+    def write_images(directory: Path) -> dict[str, int]:
+        pd.DataFrame({"sha256": ["b" if shared else "c"]}).to_parquet(directory / "images.parquet")
+        return {"images": 1}
+
+    tiny_project.store.build(Inputs("retrieved_set", "shapes", {}, {}, "1"), write_pairs)
+    tiny_project.store.build(Inputs("evaluation_set", "shapes", {}, {}, "1"), write_images)
+    result = leakage(tiny_project, "retrieved_set", "shapes")
+    assert result.passed is (shared == 0)
+    assert result.metadata["shared"].value == shared
+
+
+def test_loss_of_accuracy_only_warns() -> None:
+    result = warning_below(-0.02, "top-1 less the base's", tolerance=1e-9)
+    assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "-2.0 points" in str(result.description)
+    assert warning_below(0.0, "", tolerance=1e-9).passed
+    assert not warning_below(0.0, "", tolerance=-1e-9).passed
+
+
+@pytest.mark.parametrize(
+    "error", [RetrievalError("no pair"), TrainingError("diverged"), CorruptArtifact("bad"), KeyError("x")]
+)
+def test_what_fails_the_same_way_again_is_not_tried_again(error: Exception) -> None:
+    with pytest.raises(dg.Failure) as failure, readable_failures():
+        raise error
+    assert failure.value.allow_retries is False
+    assert str(error) in str(failure.value.description)
+
+
+@pytest.mark.parametrize("error", [StoreWriteError("disk full"), OSError("network")])
+def test_what_may_pass_is_tried_again(error: Exception) -> None:
+    with pytest.raises(type(error)), readable_failures():
+        raise error
+
+
+def test_pictures_are_made_small_enough(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (1_500, 1_500, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    assert len(data_uri(tmp_path / "noise.png")) < MAX_IMAGE_BYTES + 100
+
+
+def test_names_from_outside_cannot_break_out_of_a_table() -> None:  # FAULTS 34
+    table = markdown_table(["class"], [["<img src=x onerror=alert(1)> | a\nb"]])
+    assert "<img" not in table
+    assert table.splitlines()[-1] == "| &lt;img src=x onerror=alert(1)&gt; \\| a b |"
+
+
+def test_counts_are_typed_and_unavailable_results_say_why(tiny_project: Project) -> None:
+    counts = {"n": 3, "share": 0.5, "ok": True, "dropped": {"cap": 2}, "starving": ["a", "b"], "unavailable": "no set"}
+    artifact = tiny_project.store.build(Inputs("elevater_results", "shapes/base", {}, {}, "1"), lambda _: counts)
+    shown = describe(artifact)
+    assert (shown["n"], shown["share"], shown["dropped.cap"]) == (3, 0.5, 2)
+    assert shown["ok"].value is True
+    assert (shown["starving"].value, shown["unavailable"].value) == ("a, b", "no set")
+    assert shown["fingerprint"] == artifact.fingerprint

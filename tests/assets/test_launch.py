@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+from conftest import write_project
+from mlflow import MlflowClient
+from support_launch import dagster_home
+
+from assets.definitions import build_defs
+from assets.launch import LAUNCH_TAG, Launch, Summary, _lock_path, materialize, open_instance, plan, reap_abandoned
+from assets.partitions import partition_of
+from react_pipeline.compare import comparison_table
+from react_pipeline.errors import InputError
+from react_pipeline.lineage import Project
+
+METHODS = ("base", "gated-image", "gated-image-control")
+
+
+@dataclass
+class Launched:
+    project: Project
+    first: Summary
+    second: Summary
+    instance: dg.DagsterInstance
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Iterator[Launched]:
+    directory = tmp_path_factory.mktemp("launched")
+    project = write_project(directory, tiny_checkpoint, drawings)
+    with dagster_home(directory / "home"):
+        first = materialize("*", ["shapes"], METHODS, project.path)
+        second = materialize("*", ["shapes"], METHODS, project.path)
+        with open_instance() as instance:
+            yield Launched(project, first, second, instance)
+
+
+def metadata_of(launched: Launched, asset: str, partition: str | None) -> dict[str, object]:
+    records = launched.instance.fetch_materializations(
+        dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[partition] if partition else None), limit=1
+    ).records
+    return {name: value.value for name, value in records[0].asset_materialization.metadata.items()}
+
+
+def test_whole_lineage_is_built_and_a_second_launch_reuses_all(launched: Launched) -> None:
+    assert not launched.first.failures and not launched.first.skipped
+    assert (launched.first.built, launched.first.reused) == (13, 0)
+    assert (launched.second.built, launched.second.reused) == (0, 13)
+
+
+def test_every_run_is_in_the_dagster_instance_with_passed_blocking_checks(launched: Launched) -> None:
+    runs = [launched.instance.get_run_by_id(run_id) for run_id in launched.first.run_ids]
+    assert {run.status for run in runs if run} == {dg.DagsterRunStatus.SUCCESS}
+    checks = [
+        entry.dagster_event.asset_check_evaluation_data
+        for run_id in launched.first.run_ids
+        for entry in launched.instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+        if entry.dagster_event
+    ]
+    assert {check.check_name for check in checks} >= {
+        "vectors_are_finite_and_unit_norm",
+        "index_holds_every_row",
+        "recall_is_sufficient",
+        "classes_have_pairs",
+        "retrieved_set_holds_no_evaluation_image",
+        "control_set_holds_no_evaluation_image",
+        "loss_is_finite",
+        "training_starts_at_the_base",
+        "accuracy_is_at_least_base",
+        "gain_is_not_shared_by_the_control",
+    }
+    assert all(check.passed for check in checks if check.blocking)
+
+
+def test_table_mlflow_and_dagster_give_the_same_numbers(launched: Launched) -> None:
+    table = comparison_table(launched.project, ["shapes"])
+    client = MlflowClient(launched.project.config.tracking_uri)
+    for row in table[table["domain"] == "shapes"].itertuples():
+        shown = metadata_of(launched, "elevater_results", partition_of("shapes", row.method))
+        run = client.get_run(str(shown["mlflow_run_id"]))
+        for metric in ("top1", "top5", "mean_per_class"):
+            assert getattr(row, metric) == shown[metric] == run.data.metrics[metric]
+        assert row.fingerprint == shown["fingerprint"] == run.data.tags["fingerprint"]
+
+
+def test_metadata_are_typed_and_can_be_looked_at(launched: Launched) -> None:
+    retrieved = metadata_of(launched, "retrieved_set", "shapes")
+    assert isinstance(retrieved["pairs"], int) and retrieved["pairs"] > 0
+    assert retrieved["reused"] is True
+    assert str(retrieved["contact_sheet"]).startswith("![contact_sheet](data:image/jpeg;base64,")
+    assert "| circle |" in str(retrieved["table"])
+    checkpoint = metadata_of(launched, "customized_checkpoint", partition_of("shapes", "gated-image"))
+    assert "loss_curve" in checkpoint and isinstance(checkpoint["final_loss"], float)
+    compared = metadata_of(launched, "comparison", "shapes")
+    assert "gated-image-control" in str(compared["table"]) and "comparison" in compared
+
+
+def test_data_versions_are_the_fingerprints(launched: Launched) -> None:
+    artifact = launched.project.store.current("retrieved_set", "shapes")
+    event = launched.instance.get_latest_materialization_event(dg.AssetKey("retrieved_set"))
+    assert event and event.asset_materialization
+    assert event.asset_materialization.tags["dagster/data_version"] == artifact.fingerprint
+
+
+def test_failure_of_one_domain_stops_only_what_depends_on_it(launched: Launched) -> None:
+    domain = {"classes": ["circle"], "retrieval": {"min_similarity": {"t2t": 2.0, "t2i": 2.0}}}
+    (launched.project.config.domains / "nothing.yaml").write_text(yaml.safe_dump(domain))
+    seen = []
+    summary = materialize("*", ["nothing", "shapes"], ("base", "gated-image"), launched.project.path, seen.append)
+    (launched.project.config.domains / "nothing.yaml").unlink()
+    assert [event.launch.key for event in summary.failures] == ["nothing"]
+    assert "no pair is left for any class" in summary.failures[0].message
+    assert [(event.launch.assets, event.launch.key) for event in summary.skipped] == [
+        (("customized_checkpoint",), "nothing/gated-image"),
+        (("elevater_results",), "nothing/gated-image"),
+    ]
+    done = {(event.launch.assets[0], event.launch.key) for event in seen if event.state == "done"}
+    assert ("comparison", "shapes") in done and ("elevater_results", "nothing/base") in done
+
+
+def test_killed_launch_is_closed_and_gives_its_place_back(launched: Launched) -> None:
+    job = build_defs().resolve_implicit_global_asset_job_def()
+    for alive in (True, False):
+        launch_id = f"launch-{alive}"
+        run = launched.instance.create_run_for_job(
+            job, tags={LAUNCH_TAG: launch_id}, status=dg.DagsterRunStatus.STARTED
+        )
+        storage = launched.instance.event_log_storage
+        storage.initialize_concurrency_limit_to_default("gpu")
+        storage.claim_concurrency_slot("gpu", run.run_id, "step")
+        lock = _lock_path(launch_id)
+        if alive:
+            import fcntl
+
+            with lock.open("w") as handle:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                assert reap_abandoned(launched.instance) == []
+            storage.free_concurrency_slots_for_run(run.run_id)
+            launched.instance.report_run_failed(run)
+        else:
+            assert reap_abandoned(launched.instance) == [run.run_id]
+            assert not storage.get_concurrency_info("gpu").claimed_slots
+            closed = launched.instance.get_run_by_id(run.run_id)
+            assert closed and closed.status == dg.DagsterRunStatus.FAILURE
+
+
+def test_selection_becomes_runs_in_the_order_of_the_data() -> None:
+    launches = plan(build_defs(), "+comparison", ["a"], ["gated-image", "base"])
+    assert launches == [
+        Launch(("elevater_results",), "a/base"),
+        Launch(("elevater_results",), "a/gated-image"),
+        Launch(("comparison",), "a"),
+    ]
+    everything = plan(build_defs(), "*", ["a", "b"], ["base"])
+    assert [launch.key for launch in everything] == ["", "a", "a/base", "a", "b", "b/base", "b"]
+
+
+@pytest.mark.parametrize("selection", ["nosuch", "(", "group:nothing"])
+def test_wrong_selection_is_told_in_one_line(selection: str) -> None:
+    with pytest.raises(InputError, match="--select") as error:
+        plan(build_defs(), selection, ["a"], ["base"])
+    assert "\n" not in str(error.value)
+
+
+def test_wrong_domain_or_method_runs_nothing(tiny_project: Project, tmp_path: Path) -> None:
+    with dagster_home(tmp_path / "home"):
+        for domains, methods in ([["nosuch"], ["base"]], [["shapes"], ["nosuch"]], [["../shapes"], ["base"]]):
+            with pytest.raises(InputError):
+                materialize("*", domains, methods, tiny_project.path)
+    assert not tiny_project.config.store.exists()
+
+
+def test_tracking_that_is_down_fails_no_run(indexed_project: Project, tmp_path: Path) -> None:  # FAULTS 29
+    raw = yaml.safe_load(indexed_project.path.read_text())
+    indexed_project.path.write_text(yaml.safe_dump({**raw, "tracking_uri": "http://127.0.0.1:9"}))
+    with dagster_home(tmp_path / "home"):
+        summary = materialize("evaluation_set", ["shapes"], ["base"], indexed_project.path)
+        assert not summary.failures
+        with open_instance() as instance:
+            event = instance.get_latest_materialization_event(dg.AssetKey("evaluation_set"))
+    assert event and event.asset_materialization
+    assert "will be logged at the next run" in str(event.asset_materialization.metadata["mlflow"].value)
+    (waiting,) = (indexed_project.config.store / ".pending_tracking").glob("*.json")
+    assert json.loads(waiting.read_text())["dagster_run_id"] == summary.run_ids[0]

@@ -1,0 +1,145 @@
+"""Fixtures that every test may use: a tiny real CLIP, drawings as a corpus, and projects made of them.
+
+=================== ======== ===========================================================================================
+fixture             scope    what it is
+=================== ======== ===========================================================================================
+tiny_checkpoint     session  folder written by `react_pipeline.model.save`: a CLIP of 2 vision layers, 32 px, D = 32
+drawings            session  folder: `shards/0000[0-2].tar` (96 pairs) and `evaluation/{shapes,colours}/<class>/<n>.png`
+make_project        test     makes a project in a fresh folder: `make_project(corpus={...}, index={...}, ...)` joins the
+                             given fields over `PIPELINE`, section by section
+tiny_project        test     `make_project()`: nothing built yet; domains `shapes` and `colours`
+indexed_project     test     the same with everything up to `faiss_index` published, in a store of its own
+=================== ======== ===========================================================================================
+
+Session fixtures are shared: copy before you change them. `support_drawings` makes images, pairs and shards.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support_drawings import COLOURS, SHAPES, write_corpus, write_evaluation_folder
+
+from react_pipeline.lineage import Project
+
+# Layers of 32 numbers gain nothing from threads, and threads that wait for each other on a busy machine take seconds.
+# Set before torch is loaded; processes that tests start inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+PIPELINE: dict[str, Any] = {
+    "project": "tiny",
+    "store": "store",
+    "device": "cpu",
+    "corpus": {"kind": "webdataset"},
+    "encoder": {},
+    "embedding": {"batch_size": 32, "workers": 0},
+    "index": {"recall_queries": 20},
+    # To random towers many drawings look alike, so near duplicates are told by their bytes only.
+    "retrieval": {"k_per_prompt": 10, "max_per_class": 12, "near_duplicate_similarity": 1.01, "shard_pairs": 20},
+    "customization": {
+        "defaults": {"last_k_layers": 2, "steps": 4, "batch_size": 8, "warmup_steps": 1, "checkpoint_every": 2}
+    },
+}
+DOMAINS: dict[str, dict[str, Any]] = {
+    "shapes": {
+        "classes": [{"name": "circle", "synonyms": ["disc"]}, *SHAPES[1:]],
+        "templates": ["a drawing of a {}", "a {} shape"],
+    },
+    "colours": {"classes": list(COLOURS), "templates": ["a {} drawing"]},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    from open_clip.model import CLIP
+
+    from react_pipeline.model import from_parts, save
+
+    model_cfg = {
+        "embed_dim": 32,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = CLIP(**model_cfg)
+        # With the usual initialisation every input ends up at the same place.
+        for name, parameter in model.named_parameters():
+            if "positional" in name or name.endswith("class_embedding"):
+                torch.nn.init.zeros_(parameter)
+            elif parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=0.5)
+    directory = tmp_path_factory.mktemp("checkpoint")
+    save(from_parts(model, model_cfg, {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, None), directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("drawings")
+    write_corpus(directory / "shards")
+    for slug, domain in DOMAINS.items():
+        names = [entry if isinstance(entry, str) else entry["name"] for entry in domain["classes"]]
+        write_evaluation_folder(directory / "evaluation" / slug, names)
+    return directory
+
+
+@pytest.fixture
+def make_project(
+    tmp_path: Path, tiny_checkpoint: Path, drawings: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Project]]:
+    def make(**sections: Any) -> Project:
+        return write_project(tmp_path, tiny_checkpoint, drawings, **sections)
+
+    monkeypatch.delenv("REACT_PIPELINE_CONFIG", raising=False)
+    yield make
+
+
+@pytest.fixture
+def tiny_project(make_project: Callable[..., Project]) -> Project:
+    return make_project()
+
+
+@pytest.fixture(scope="session")
+def _indexed_store(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Path:
+    from react_pipeline.base import publish_base
+    from react_pipeline.corpus import publish_corpus
+    from react_pipeline.embed import embed_corpus
+    from react_pipeline.index import build_index
+
+    project = write_project(tmp_path_factory.mktemp("indexed"), tiny_checkpoint, drawings)
+    for publish in (publish_corpus, publish_base, embed_corpus, build_index):
+        publish(project)
+    return project.config.store
+
+
+@pytest.fixture
+def indexed_project(tiny_project: Project, _indexed_store: Path) -> Project:
+    shutil.copytree(_indexed_store, tiny_project.config.store)
+    return tiny_project
+
+
+def write_project(directory: Path, checkpoint: Path, drawings: Path, **sections: Any) -> Project:
+    """Write `pipeline.yaml` and `domains/` into `directory`; `sections` are joined over `PIPELINE`, field by field."""
+    given = {
+        "corpus": {"shards": [str(drawings / "shards" / "*.tar")]},
+        "encoder": {"pretrained": str(checkpoint)},
+    }
+    pipeline = {}
+    for name, default in (PIPELINE | {key: value for key, value in sections.items() if key not in PIPELINE}).items():
+        value = sections.get(name, {} if isinstance(default, dict) else default)
+        pipeline[name] = {**default, **given.get(name, {}), **value} if isinstance(default, dict) else value
+    (directory / "domains").mkdir(exist_ok=True)
+    for slug, domain in DOMAINS.items():
+        evaluation = {"name": f"drawn {slug}", "kind": "folder", "path": str(drawings / "evaluation" / slug)}
+        (directory / "domains" / f"{slug}.yaml").write_text(yaml.safe_dump({**domain, "evaluation": evaluation}))
+    path = directory / "pipeline.yaml"
+    path.write_text(yaml.safe_dump(pipeline))
+    return Project.load(path)

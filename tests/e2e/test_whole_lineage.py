@@ -1,0 +1,178 @@
+"""End to end, as a user: the command line on a corpus and domains of one's own, then every place that shows results."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support_drawings import EVALUATION_IMAGES_PER_CLASS, SHAPES
+
+from react_pipeline.lineage import Project
+
+Make = Callable[..., Project]
+METHODS = ("base", "gated-image", "gated-image-control")
+
+
+def command(project: Project, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        arguments_of(project, *arguments), env=environment(project), capture_output=True, text=True, **options
+    )
+
+
+def arguments_of(project: Project, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "react_pipeline.cli", *arguments, "--config", str(project.path)]
+
+
+def environment(project: Project) -> dict[str, str]:
+    return {**os.environ, "DAGSTER_HOME": str(project.path.parent / "dagster_home"), "COLUMNS": "200"}
+
+
+def materialize(project: Project) -> subprocess.CompletedProcess[str]:
+    chosen = [part for method in METHODS for part in ("--method", method)]
+    return command(project, "materialize", "--domain", "shapes", *chosen)
+
+
+def results(project: Project) -> dict[str, dict[str, Any]]:
+    done = command(project, "results", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    return {row["method"]: row for row in json.loads(done.stdout) if row["domain"] == "shapes"}
+
+
+def test_class_names_become_results_that_agree_everywhere(make_project: Make) -> None:
+    project = make_project()
+    done = materialize(project)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    rows = results(project)
+    assert set(rows) == set(METHODS)
+    images = EVALUATION_IMAGES_PER_CLASS * len(SHAPES)
+    assert all(row["n"] == images and 0 <= row["top1"] <= 1 for row in rows.values())
+    assert rows["gated-image"]["pairs"] == rows["gated-image-control"]["pairs"] > 0
+
+    assert in_mlflow(project) == {method: row["top1"] for method, row in rows.items()}
+    assert in_dagster(project) == {method: row["top1"] for method, row in rows.items()}
+
+    again = materialize(project)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert " 0 built" in again.stdout or "\n0 built" in again.stdout
+    assert results(project) == rows
+
+
+def in_mlflow(project: Project) -> dict[str, float]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(project.config.tracking_uri)
+    experiment = client.get_experiment_by_name(project.config.project)
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.asset = 'elevater_results'")
+    assert len(runs) == len(METHODS)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    # Every artifact has one run, nested below its domain's.
+    parents = {run.data.tags["mlflow.parentRunId"] for run in runs}
+    assert len(parents) == 1
+    versions = client.search_model_versions("name = 'react-shapes'")
+    assert sorted(version.tags["method"] for version in versions) == ["gated-image", "gated-image-control"]
+    return {run.data.tags["method"]: run.data.metrics["top1"] for run in runs}
+
+
+def in_dagster(project: Project) -> dict[str, float]:
+    script = """
+import json, dagster as dg
+with dg.DagsterInstance.get() as instance:
+    records = instance.get_event_records(dg.EventRecordsFilter(
+        dg.DagsterEventType.ASSET_MATERIALIZATION, asset_key=dg.AssetKey("elevater_results")))
+    found = {}
+    for record in records:
+        made = record.asset_materialization
+        found[made.partition.split("|")[1]] = made.metadata["top1"].value
+    print(json.dumps(found))
+"""
+    done = subprocess.run([sys.executable, "-c", script], env=environment(project), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_killed_and_started_again_it_ends_with_the_same_numbers(make_project: Make, tmp_path: Path) -> None:
+    training = {"last_k_layers": 2, "steps": 30, "batch_size": 8, "checkpoint_every": 5}
+    project = make_project(customization={"defaults": training})
+    store = project.config.store
+    for reached in ("corpus_embeddings", "customized_checkpoint"):
+        chosen = [part for method in METHODS for part in ("--method", method)]
+        started = subprocess.Popen(
+            arguments_of(project, "materialize", "--domain", "shapes", *chosen), env=environment(project),
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 120
+        # Killed as soon as this step has begun to write.
+        while not list((store / ".staging").glob(f"{reached}--*")) and time.monotonic() < deadline:
+            assert started.poll() is None, "it ended before it could be killed"
+            time.sleep(0.02)
+        os.killpg(started.pid, signal.SIGKILL)
+        assert started.wait() == -signal.SIGKILL
+        assert not list((store / reached).rglob("manifest.json"))
+    done = materialize(project)
+    assert done.returncode == 0, done.stdout + done.stderr
+    interrupted = results(project)
+
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    raw = {
+        **yaml.safe_load(project.path.read_text()),
+        "store": str(whole / "store"),
+        "domains": str(tmp_path / "domains"),
+    }
+    (whole / "pipeline.yaml").write_text(yaml.safe_dump(raw))
+    undisturbed = Project.load(whole / "pipeline.yaml")
+    assert materialize(undisturbed).returncode == 0
+    for method, row in results(undisturbed).items():
+        for field in ("top1", "top5", "mean_per_class", "pairs", "fingerprint"):
+            assert row[field] == interrupted[method][field]
+
+
+def test_a_strangers_domain_goes_through_without_touching_code(make_project: Make, tmp_path: Path) -> None:
+    project = make_project()
+    images = project.config.domains.parent / "images"
+    evaluation = yaml.safe_load((project.config.domains / "shapes.yaml").read_text())["evaluation"]["path"]
+    images.symlink_to(evaluation)
+    domain = {
+        "title": "Round things",
+        "classes": ["circle", {"name": "square", "synonyms": ["box"]}, "triangle", "cross"],
+        "evaluation": {"name": "mine", "kind": "folder", "path": "../images"},
+    }
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "round-things.yaml").write_text(yaml.safe_dump(domain))
+    added = command(project, "domains", "add", str(elsewhere / "round-things.yaml"))
+    assert added.returncode == 0, added.stderr
+    done = command(project, "materialize", "--domain", "round-things", "--method", "base", "--method", "gated-image")
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = command(project, "results", "--format", "csv")
+    assert "round-things,mine,gated-image" in table.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("materialize", "--domain", "no-such"), "no domain 'no-such'"),
+        (("materialize", "--method", "magic"), "unknown method 'magic'"),
+        (("materialize", "--select", "no_such_asset"), "no_such_asset"),
+        (("results", "--format", "xml"), "xml"),
+        (("fly",), "fly"),
+    ],
+)
+def test_wrong_use_takes_one_line_and_exit_code_2(make_project: Make, arguments: tuple[str, ...], words: str) -> None:
+    done = command(make_project(), *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Traceback" not in done.stderr

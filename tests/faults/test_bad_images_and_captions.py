@@ -1,0 +1,145 @@
+"""FAULTS 11, 12, 14 (13 is in tests/unit/test_images.py): bad samples are skipped, counted with a reason, and capped."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from PIL import Image
+from support_drawings import draw, encode, pair, write_shard
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.base import publish_base
+from react_pipeline.corpus import publish_corpus
+from react_pipeline.embed import embed_corpus, read_metadata
+from react_pipeline.errors import CorpusError
+from react_pipeline.images import BadImage, decode_image
+from react_pipeline.lineage import Project
+
+PNG = encode(draw("circle", "red", 0), "png")
+JPEG = encode(draw("circle", "red", 0), "jpg")
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    data = b"IDAT" + zlib.compress(b"\0" * 100)
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+
+
+def embedded(make_project: Callable[..., Project], path: Path, samples: Any, **corpus: Any) -> Artifact:
+    project = make_project(corpus={"shards": [str(write_shard(path, samples))], **corpus})
+    publish_corpus(project)
+    publish_base(project)
+    return embed_corpus(project)
+
+
+def ledger(artifact: Artifact) -> dict[str, str]:
+    table = pd.read_parquet(artifact.file("ledger.parquet"))
+    return dict(zip(table["key"], table["reason"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"<html><body>404 Not Found</body></html>", "not_an_image"),
+        (JPEG[: len(JPEG) // 2], "truncated"),
+        (PNG[: len(PNG) // 2], "truncated"),
+        (JPEG[:200] + b"\0" * 50, "corrupt"),
+        (png_of_size(60_000, 60_000), "too_many_pixels"),
+        (png_of_size(1_001, 1_000), "too_many_pixels"),
+        (encode(Image.new("L", (1, 60_000))), "too_elongated"),
+    ],
+)
+def test_bad_image_has_a_reason(data: bytes, reason: str) -> None:
+    with pytest.raises(BadImage) as caught:
+        decode_image(data, max_pixels=1_000_000)
+    assert caught.value.reason == reason
+
+
+def test_no_cut_or_flip_of_an_image_raises_anything_but_a_bad_image() -> None:
+    for whole in (PNG, JPEG, encode(draw("cross", "blue", 3), "webp")):
+        variants = [whole[:cut] for cut in range(0, len(whole), 41)]
+        variants += [whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :] for at in range(0, len(whole), 37)]
+        for data in variants:
+            try:
+                assert decode_image(data, max_pixels=1_000_000).mode == "RGB"
+            except BadImage as error:
+                assert error.reason
+
+
+def test_bad_samples_are_skipped_and_every_one_is_in_the_ledger(
+    make_project: Callable[..., Project], tmp_path: Path
+) -> None:
+    good = {f"good{number}": pair("circle", "red", number) for number in range(4)}
+    bad = {
+        "empty": {"png": b"", "txt": b"a"},
+        "html": {"jpg": b"<html></html>", "txt": b"a"},
+        "cut": {"jpg": JPEG[:-400], "txt": b"a"},
+        "bomb": {"png": png_of_size(60_000, 60_000), "txt": b"a"},
+        "no-caption": {"png": PNG},
+        "no-image": {"txt": b"a"},
+        "blank": {"png": PNG, "txt": b" \n\t"},
+        "latin1": {"png": PNG, "txt": "caf\xe9 au lait".encode("latin-1")},
+    }
+    artifact = embedded(make_project, tmp_path / "a.tar", {**good, **bad}, max_bad_fraction=0.7)
+    assert ledger(artifact) == {
+        "empty": "empty",
+        "html": "not_an_image",
+        "cut": "truncated",
+        "bomb": "too_many_pixels",
+        "no-caption": "no_caption",
+        "no-image": "no_image",
+        "blank": "empty_caption",
+        "latin1": "caption_not_utf8",
+    }
+    assert (artifact.counts["rows"], artifact.counts["skipped"]) == (4, 8)
+    assert sum(artifact.counts["reasons"].values()) == 8
+    assert list(read_metadata(artifact)["image_path"]) == list(good)
+
+
+def test_shard_with_too_many_bad_samples_fails_and_nothing_is_published(
+    make_project: Callable[..., Project], tmp_path: Path
+) -> None:
+    samples = {f"good{number}": pair("circle", "red", number) for number in range(7)}
+    samples |= {f"bad{number}": {"jpg": b"<html></html>", "txt": b"a"} for number in range(2)}
+    samples["blank"] = {"png": PNG, "txt": b""}
+    with pytest.raises(CorpusError, match=r"broken\.tar: 3 of 10 samples are bad \(30%.*not_an_image \(2\)") as caught:
+        embedded(make_project, tmp_path / "broken.tar", samples, max_bad_fraction=0.2)
+    assert "max_bad_fraction" in str(caught.value)
+    assert not (tmp_path / "store" / "corpus_embeddings").exists()
+
+
+def test_long_captions_are_cut_and_counted(make_project: Callable[..., Project], tmp_path: Path) -> None:
+    long = "\N{SNOWMAN}" * 50
+    captions = {"long": long, "fits": "abcde", "padded": "  abcde\n", "enormous": "x" * 1_000_000, "bom": "\ufeffabc"}
+    samples = {key: {"png": PNG, "txt": text.encode()} for key, text in captions.items()}
+    artifact = embedded(make_project, tmp_path / "a.tar", samples, max_caption_chars=5)
+    assert list(read_metadata(artifact)["caption"]) == ["\N{SNOWMAN}" * 5, "abcde", "abcde", "xxxxx", "abc"]
+    assert artifact.counts["captions_cut"] == 2
+
+
+def test_metadata_of_any_form_breaks_nothing(make_project: Callable[..., Project], tmp_path: Path) -> None:
+    objects = {
+        "number": b'{"width": 10, "nested": {"a": [1]}, "none": null}',
+        "text": b'{"width": "ten", "caption": "other", "shard": 99, "image_path": "../x", "metadata": 1}',
+        "list": b"[1, 2]",
+        "broken": b'{"width": ',
+        "deep": b"[" * 100_000,
+        "surrogate": b'{"width": "\\ud800"}',
+    }
+    samples = {key: {"png": PNG, "txt": b"a caption", "json": data} for key, data in objects.items()}
+    artifact = embedded(make_project, tmp_path / "a.tar", samples)
+    table = read_metadata(artifact).set_index("image_path")
+    assert list(table.index) == list(objects)
+    assert table["width"]["number"] == "10" and table["width"]["text"] == "ten"
+    assert table["nested"]["number"] == '{"a": [1]}'
+    assert set(table["caption"]) == {"a caption"} and set(table["shard"]) == {0}
+    assert "metadata" not in table and "none" not in table
+    assert artifact.counts["metadata_ignored"] == 3

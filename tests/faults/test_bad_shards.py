@@ -1,0 +1,167 @@
+"""FAULTS 7, 8, 9, 10: cut tars, hostile member names, duplicate keys, commands as shard names."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from support_drawings import draw, encode, pair, write_shard
+
+from react_pipeline.base import publish_base
+from react_pipeline.corpus import publish_corpus
+from react_pipeline.embed import embed_corpus, read_metadata
+from react_pipeline.errors import ConfigError, CorpusError
+from react_pipeline.lineage import Project
+from react_pipeline.shards import index_shard
+
+PNG = encode(draw("circle", "red", 0))
+
+
+def test_a_cut_tar_is_refused_wherever_it_is_cut(drawings: Path, tmp_path: Path) -> None:
+    whole = (drawings / "shards" / "00000.tar").read_bytes()
+    end = max(sample.members["txt"].offset for sample in index_shard(drawings / "shards" / "00000.tar").samples)
+    cut_shard = tmp_path / "cut.tar"
+    for cut in [0, 1, 511, 512, 513, 1024, *range(2_000, end, 4_999), end, end + 512]:
+        cut_shard.write_bytes(whole[:cut])
+        with pytest.raises(CorpusError, match=r"cut\.tar"):
+            index_shard(cut_shard)
+
+
+def test_a_damaged_header_is_refused(drawings: Path, tmp_path: Path) -> None:
+    data = bytearray((drawings / "shards" / "00000.tar").read_bytes())
+    header = index_shard(drawings / "shards" / "00000.tar").samples[5].members["txt"].offset - 512
+    data[header + 150] ^= 0xFF
+    (tmp_path / "flipped.tar").write_bytes(data)
+    with pytest.raises(CorpusError, match=r"flipped\.tar"):
+        index_shard(tmp_path / "flipped.tar")
+
+
+def test_tars_joined_by_cat_are_refused_because_readers_see_only_the_first(drawings: Path, tmp_path: Path) -> None:
+    parts = [(drawings / "shards" / name).read_bytes() for name in ("00000.tar", "00001.tar")]
+    (tmp_path / "joined.tar").write_bytes(b"".join(parts))
+    with pytest.raises(CorpusError, match="behind its end-of-archive mark"):
+        index_shard(tmp_path / "joined.tar")
+
+
+def test_what_is_no_plain_tar_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.tar").write_text("not a tar at all")
+    with tarfile.open(tmp_path / "compressed.tar", "w:gz") as tar:
+        tar.add(tmp_path / "text.tar", "a.txt")
+    for name in ("text.tar", "compressed.tar"):
+        with pytest.raises(CorpusError, match="uncompressed tar"):
+            index_shard(tmp_path / name)
+
+
+def test_chained_extended_headers_do_not_overrun_the_reader(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("x")
+    info.type = tarfile.XHDTYPE
+    (tmp_path / "chained.tar").write_bytes(info.tobuf(tarfile.USTAR_FORMAT) * 5_000 + b"\0" * 1024)
+    with pytest.raises(CorpusError, match=r"chained\.tar"):
+        index_shard(tmp_path / "chained.tar")
+
+
+def test_a_cut_shard_stops_the_corpus(make_project: Callable[..., Project], drawings: Path, tmp_path: Path) -> None:
+    whole = (drawings / "shards" / "00001.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2])
+    project = make_project(corpus={"shards": [str(drawings / "shards" / "00000.tar"), str(tmp_path / "cut.tar")]})
+    with pytest.raises(CorpusError, match=r"cut\.tar"):
+        publish_corpus(project)
+    assert not (tmp_path / "store" / "corpus").exists()
+
+
+def test_hostile_member_names_are_refused_and_nothing_is_written_outside(
+    make_project: Callable[..., Project], tmp_path: Path
+) -> None:
+    outside = tmp_path / "deep" / "er"
+    shard = outside / "evil.tar"
+    shard.parent.mkdir(parents=True)
+    with tarfile.open(shard, "w") as tar:
+
+        def add(name: str, data: bytes = b"", **attributes: object) -> None:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            for attribute, value in attributes.items():
+                setattr(info, attribute, value)
+            tar.addfile(info, io.BytesIO(data))
+
+        for number in range(3):
+            add(f"good/{number}.png", PNG)
+            add(f"good/{number}.txt", b"a red circle")
+        add("../../escape.png", PNG)
+        add("../../escape.txt", b"a")
+        add("/absolute.png", PNG)
+        add("a/../../b.png", PNG)
+        add("link.png", type=tarfile.SYMTYPE, linkname="/etc/passwd")
+        add("hard.txt", type=tarfile.LNKTYPE, linkname="good/0.txt")
+        add("device.png", type=tarfile.CHRTYPE)
+        add("folder", type=tarfile.DIRTYPE)
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    project = make_project(corpus={"shards": [str(shard)], "max_bad_fraction": 0.9})
+    publish_corpus(project)
+    publish_base(project)
+    artifact = embed_corpus(project)
+    assert list(read_metadata(artifact)["image_path"]) == ["good/0", "good/1", "good/2"]
+    ledger = pd.read_parquet(artifact.file("ledger.parquet"))
+    assert dict(zip(ledger["key"], ledger["reason"], strict=True)) == {
+        "../../escape.png": "unsafe_name",
+        "../../escape.txt": "unsafe_name",
+        "/absolute.png": "unsafe_name",
+        "a/../../b.png": "unsafe_name",
+        "link.png": "not_a_file",
+        "hard.txt": "not_a_file",
+        "device.png": "not_a_file",
+    }
+    written = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    inside = (tmp_path / "store", tmp_path / "domains", tmp_path / "pipeline.yaml")
+    assert all(any(path.is_relative_to(place) for place in inside) for path in written)
+
+
+def test_names_that_are_no_utf8_are_kept_readable(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.tar", [(b"caf\xe9.png".decode("utf-8", "surrogateescape"), PNG)])
+    (sample,) = index_shard(tmp_path / "a.tar").samples
+    assert sample.key == r"caf\xe9"
+
+
+def test_a_key_twice_in_a_shard_names_shard_and_key(make_project: Callable[..., Project], tmp_path: Path) -> None:
+    members = [("a/x.png", PNG), ("a/x.txt", b"one"), ("b/x.png", PNG), ("b/x.txt", b"two"), ("a/x.txt", b"again")]
+    shard = write_shard(tmp_path / "twice.tar", members)
+    with pytest.raises(CorpusError, match=r"twice\.tar: key 'a/x'"):
+        publish_corpus(make_project(corpus={"shards": [str(shard)]}))
+
+
+def test_a_key_in_two_shards_is_embedded_once_and_counted(make_project: Callable[..., Project], tmp_path: Path) -> None:
+    write_shard(tmp_path / "0.tar", {"same": pair("circle", "red", 0), "first": pair("cross", "red", 1)})
+    write_shard(tmp_path / "1.tar", {"second": pair("square", "red", 2), "same": pair("cross", "blue", 3)})
+    project = make_project(corpus={"shards": [str(tmp_path / "?.tar")], "max_bad_fraction": 0.0})
+    publish_corpus(project)
+    publish_base(project)
+    artifact = embed_corpus(project)
+    table = read_metadata(artifact)
+    assert list(table["image_path"]) == ["same", "first", "second"]
+    assert table["caption"][0] == "a drawing of a red circle"
+    assert artifact.counts["reasons"] == {"duplicate_key": 1}
+
+
+@pytest.mark.parametrize("shard", ["pipe:touch pwned", "s3://bucket/0.tar", "http://host/0.tar", "gs:x", "file:/x.tar"])
+def test_commands_and_urls_are_refused_as_shards(
+    make_project: Callable[..., Project], tmp_path: Path, shard: str
+) -> None:
+    with pytest.raises(ConfigError, match="only local paths are read"):
+        make_project(corpus={"shards": [shard]})
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("shard", ["| touch pwned #.tar", "$(touch pwned).tar", "`touch pwned`.tar"])
+def test_shell_words_in_a_shard_name_are_only_a_name(
+    make_project: Callable[..., Project], tmp_path: Path, shard: str
+) -> None:
+    write_shard(tmp_path / shard, {"a": pair("circle", "red", 0), "b": pair("cross", "red", 0)})
+    project = make_project(corpus={"shards": [shard]})
+    publish_corpus(project)
+    publish_base(project)
+    assert embed_corpus(project).counts["rows"] == 2
+    assert not (tmp_path / "pwned").exists() and not Path("pwned").exists()

@@ -1,0 +1,191 @@
+"""FAULTS 4, 5, 15, 16, 17, 18 for embeddings and index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from react_pipeline import artifacts
+from react_pipeline.base import publish_base
+from react_pipeline.corpus import publish_corpus
+from react_pipeline.embed import embed_corpus, read_vectors
+from react_pipeline.errors import CorpusError, CorruptArtifact, InputError, StaleArtifact
+from react_pipeline.index import build_index, open_index
+from react_pipeline.lineage import Project, resolve
+
+MakeProject = Callable[..., Project]
+
+
+def damaged(path: Path, how: str) -> None:
+    data = bytearray(path.read_bytes())
+    if how == "flipped":
+        data[len(data) // 2] ^= 1
+    path.write_bytes(data if how == "flipped" else data[: len(data) // 2])
+
+
+@pytest.fixture(autouse=True)
+def nothing_verified_yet() -> None:
+    """As in a new process, in which no artifact has been verified."""
+    artifacts._verified.clear()
+
+
+# FAULTS 4 and 5
+@pytest.mark.parametrize("how", ["flipped", "truncated"])
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [
+        ("faiss_index", "image.index"),
+        ("corpus_embeddings", "img_emb/img_emb_1.npy"),
+        ("corpus_embeddings", "metadata/metadata_0.parquet"),
+        ("corpus", "shards.parquet"),
+    ],
+)
+def test_a_damaged_file_is_refused_naming_the_asset(indexed_project: Project, stage: str, name: str, how: str) -> None:
+    damaged(indexed_project.store.current(stage, "all").file(name), how)
+    with pytest.raises(CorruptArtifact, match=f"{name}.*rematerialize `{stage}`"):
+        indexed_project.store.current(stage, "all")
+    if stage != "faiss_index":
+        with pytest.raises(CorruptArtifact):
+            resolve(indexed_project, "faiss_index")
+
+
+def test_a_damaged_index_is_built_again(indexed_project: Project) -> None:
+    before = indexed_project.store.current("faiss_index", "all")
+    damaged(before.file("text.index"), "flipped")
+    artifacts._verified.clear()
+    after = build_index(indexed_project)
+    assert not after.reused and after.fingerprint == before.fingerprint
+    assert after.manifest["files"] == before.manifest["files"]
+
+
+def test_an_index_file_that_faiss_cannot_read_names_the_asset(indexed_project: Project) -> None:
+    artifact = indexed_project.store.current("faiss_index", "all")
+    damaged(artifact.file("text.index"), "truncated")
+    with pytest.raises(CorruptArtifact, match="rematerialize `faiss_index`"):
+        open_index(artifact).search("text", np.ones((1, 32), np.float32), 1)
+
+
+def test_index_and_embeddings_of_a_changed_encoder_are_stale(
+    make_project: MakeProject, indexed_project: Project, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    project = make_project(encoder={"pretrained": str(changed(tiny_checkpoint, tmp_path, "logit_scale", 1.0))})
+    publish_base(project)
+    with pytest.raises(StaleArtifact, match="rematerialize `corpus_embeddings`"):
+        build_index(project)
+
+
+def changed(checkpoint: Path, directory: Path, name: str, value: float) -> Path:
+    """A copy of a checkpoint with one tensor filled."""
+    directory = directory / "changed"
+    directory.mkdir()
+    for file in checkpoint.iterdir():
+        (directory / file.name).write_bytes(file.read_bytes())
+    weights = load_file(directory / "open_clip_model.safetensors")
+    save_file({**weights, name: torch.full_like(weights[name], value)}, directory / "open_clip_model.safetensors")
+    return directory
+
+
+# FAULTS 15
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+@pytest.mark.parametrize(("tensor", "what"), [("visual.proj", "image"), ("text_projection", "caption")])
+def test_vectors_that_no_search_could_find_are_refused(
+    make_project: MakeProject, tiny_checkpoint: Path, tmp_path: Path, tensor: str, what: str, value: float
+) -> None:
+    project = make_project(encoder={"pretrained": str(changed(tiny_checkpoint, tmp_path, tensor, value))})
+    publish_corpus(project)
+    publish_base(project)
+    with pytest.raises(CorpusError, match=rf"00000\.tar: .* for the {what} of key '000000'"):
+        embed_corpus(project)
+    assert not (tmp_path / "store" / "corpus_embeddings").exists()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 0.0])
+def test_bad_vectors_never_reach_the_index(indexed_project: Project, value: float) -> None:
+    embeddings = indexed_project.store.current("corpus_embeddings", "all")
+    path = embeddings.file("text_emb/text_emb_1.npy")
+    vectors = np.load(path, allow_pickle=False)
+    vectors[3] = value
+    np.save(path, vectors)
+    republished = {**embeddings.manifest["files"]}
+    republished["text_emb/text_emb_1.npy"] = {"sha256": artifacts.sha256_of(path), "bytes": path.stat().st_size}
+    manifest = {**embeddings.manifest, "files": republished}
+    (embeddings.path / "manifest.json").write_text(__import__("json").dumps(manifest))
+    artifacts._verified.clear()
+    project = Project.load(indexed_project.path)
+    for directory in (project.config.store / "faiss_index" / "all").glob("*/manifest.json"):
+        directory.parent.rename(tmp_sibling(directory.parent))
+    with pytest.raises(InputError, match=r"row 3 \(key '010003'\)"):
+        build_index(project)
+
+
+def tmp_sibling(path: Path) -> Path:
+    return path.with_name(path.name + "-away")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_query_that_is_not_finite_is_refused(indexed_project: Project, value: float) -> None:
+    index = open_index(indexed_project.store.current("faiss_index", "all"))
+    with pytest.raises(InputError, match="NaN or infinity"):
+        index.search("image", np.full((1, 32), value, np.float32), 3)
+
+
+# FAULTS 16
+def test_more_hits_than_rows_gives_all_rows_and_no_padding(indexed_project: Project) -> None:
+    queries = read_vectors(indexed_project.store.current("corpus_embeddings", "all"), "text")[:4]
+    hits = open_index(indexed_project.store.current("faiss_index", "all")).search("image", queries, 1_000_000)
+    assert len(hits) == 4 * 96 and hits["row"].min() == 0
+    assert all(sorted(rows) == list(range(96)) for _, rows in hits.groupby("query")["row"])
+
+
+def test_cells_that_hold_fewer_rows_than_wanted_give_fewer_hits(
+    make_project: MakeProject, indexed_project: Project
+) -> None:
+    artifact = build_index(make_project(index={"key": "IVF2,Flat"}))
+    index = open_index(artifact)
+    queries = read_vectors(indexed_project.store.current("corpus_embeddings", "all"), "image")
+    index.search("image", queries[:1], 1)
+    index._sides["image"].nprobe = 1
+    hits = index.search("image", queries, 96)
+    assert 96 < len(hits) < 96 * 96 and hits["row"].min() >= 0
+    for _, found in hits.groupby("query"):
+        assert list(found["rank"]) == list(range(len(found)))
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_no_hits_wanted_is_refused(indexed_project: Project, k: int) -> None:
+    index = open_index(indexed_project.store.current("faiss_index", "all"))
+    with pytest.raises(InputError, match=f"k is {k}"):
+        index.search("image", np.ones((1, 32), np.float32), k)
+
+
+# FAULTS 17
+@pytest.mark.parametrize("shape", [(2, 16), (2, 33), (32,), (1, 1, 32)])
+def test_queries_of_another_dimension_are_refused_with_both_named(
+    indexed_project: Project, shape: tuple[int, ...]
+) -> None:
+    index = open_index(indexed_project.store.current("faiss_index", "all"))
+    with pytest.raises(InputError, match=r"queries of shape .* 32 dimensions"):
+        index.search("text", np.ones(shape, np.float32), 3)
+
+
+def test_an_index_of_another_encoder_is_refused_with_both_named(indexed_project: Project) -> None:
+    artifact = indexed_project.store.current("faiss_index", "all")
+    own = indexed_project.store.current("base_checkpoint", "all").fingerprint
+    assert open_index(artifact, encoder=own).dimension == 32
+    with pytest.raises(InputError, match=f"{own}.*0123456789abcdef"):
+        open_index(artifact, encoder="0123456789abcdef")
+
+
+# FAULTS 18
+def test_a_corpus_too_small_for_the_key_is_searched_exactly_and_says_so(
+    make_project: MakeProject, indexed_project: Project
+) -> None:
+    counts = build_index(make_project(index={"key": "IVF1024,Flat"})).counts
+    assert (counts["key"], counts["exact"]) == ("Flat", True)
+    assert counts["reason"].startswith("IVF1024,Flat needs 39,936 rows")
+    assert counts["recall_at_10"]["image"] == 1.0

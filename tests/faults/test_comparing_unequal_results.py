@@ -1,0 +1,36 @@
+"""FAULTS 32: results of other evaluators or other evaluation sets are refused, naming which."""
+
+from __future__ import annotations
+
+import pytest
+
+from react_pipeline.compare import compare, comparison_table, require_comparable
+from react_pipeline.errors import InputError
+from react_pipeline.evaluate import EvalResult, evaluate
+from react_pipeline.labelled import publish_evaluation_set
+from react_pipeline.lineage import Project
+
+
+def result(method: str, **fields: str) -> EvalResult:
+    about = {"evaluator_version": "1", "evaluation_set_fingerprint": "aa", "dataset": "pets", **fields}
+    return EvalResult(domain="pets", method=method, checkpoint_fingerprint=method, n_classes=3, **about)
+
+
+@pytest.mark.parametrize("field", ["evaluator_version", "evaluation_set_fingerprint", "dataset"])
+def test_results_measured_differently_are_refused_naming_methods_and_what_differs(field: str) -> None:
+    require_comparable([result("base"), result("full")])
+    with pytest.raises(InputError) as raised:
+        require_comparable([result("base"), result("full", **{field: "other"})])
+    assert all(word in str(raised.value) for word in ("base", "full: other", field))
+
+
+def test_domains_measured_by_different_evaluators_are_not_averaged(
+    indexed_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for slug, version in (("shapes", "1"), ("colours", "2")):
+        monkeypatch.setattr("react_pipeline.evaluate.EVALUATOR_VERSION", version)
+        publish_evaluation_set(indexed_project, slug)
+        evaluate(indexed_project, slug, "base")
+        compare(indexed_project, slug)
+    with pytest.raises(InputError, match="shapes: 1, colours: 2"):
+        comparison_table(indexed_project, ["shapes", "colours"])

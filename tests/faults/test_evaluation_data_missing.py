@@ -1,0 +1,63 @@
+"""FAULTS 31: evaluation data that is missing is `unavailable` with its reason, joined by name, never 0.0."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from react_pipeline.base import publish_base
+from react_pipeline.errors import StaleArtifact
+from react_pipeline.evaluate import EvalResult, evaluate
+from react_pipeline.labelled import publish_evaluation_set, read_images
+from react_pipeline.lineage import Project, fresh
+
+
+def edit(project: Project, **fields: object) -> None:
+    path = project.config.domains / "shapes.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **fields}))
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "reason"),
+    [
+        (None, "no evaluation set is configured"),
+        ({"name": "gone", "kind": "folder", "path": "no/such/folder"}, "no/such/folder"),
+        ({"name": "gone", "kind": "manifest", "path": "no/such.csv"}, "no/such.csv"),
+    ],
+)
+def test_a_missing_evaluation_set_is_unavailable_with_its_reason_and_has_no_numbers(
+    tiny_project: Project, evaluation: object, reason: str
+) -> None:
+    edit(tiny_project, evaluation=evaluation)
+    publish_base(tiny_project)
+    published = publish_evaluation_set(tiny_project, "shapes")
+    assert read_images(published).empty
+    assert published.counts["images"] == 0
+    artifact = evaluate(tiny_project, "shapes", "base")
+    result = EvalResult.read(artifact)
+    assert reason in str(result.unavailable)
+    assert (result.top1, result.top5, result.mean_per_class) == (None, None, None)
+    assert artifact.counts == {"unavailable": result.unavailable}
+
+
+def test_another_order_of_classes_makes_the_set_stale_and_then_the_same_accuracy(tiny_project: Project) -> None:
+    publish_base(tiny_project)
+    publish_evaluation_set(tiny_project, "shapes")
+    first = EvalResult.read(evaluate(tiny_project, "shapes", "base"))
+    edit(
+        tiny_project,
+        classes=list(
+            reversed(yaml.safe_load(Path(tiny_project.config.domains / "shapes.yaml").read_text())["classes"])
+        ),
+    )
+    with pytest.raises(StaleArtifact, match="classes"):
+        fresh(tiny_project, "evaluation_set", "shapes")
+    with pytest.raises(StaleArtifact):
+        evaluate(tiny_project, "shapes", "base")
+    publish_evaluation_set(tiny_project, "shapes")
+    second = EvalResult.read(evaluate(tiny_project, "shapes", "base"))
+    assert {entry.name: entry.correct for entry in first.per_class} == {
+        entry.name: entry.correct for entry in second.per_class
+    }

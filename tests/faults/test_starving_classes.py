@@ -1,0 +1,37 @@
+"""FAULTS 19: an empty retrieved set is refused, and starving classes are named and keep a training from starting."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from react_pipeline.customize import customize
+from react_pipeline.errors import RetrievalError
+from react_pipeline.labelled import publish_evaluation_set
+from react_pipeline.lineage import Project
+from react_pipeline.retrieve import retrieve_pairs
+
+
+def configure(project: Project, **retrieval: object) -> None:
+    path = project.config.domains / "shapes.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "retrieval": retrieval}))
+    publish_evaluation_set(project, "shapes")
+
+
+def test_an_empty_retrieved_set_is_refused_with_the_classes_and_what_to_do(indexed_project: Project) -> None:
+    configure(indexed_project, min_similarity={"t2t": 1.1, "t2i": 1.1})
+    with pytest.raises(RetrievalError) as raised:
+        retrieve_pairs(indexed_project, "shapes")
+    told = str(raised.value)
+    assert all(name in told for name in ("circle", "square", "triangle", "cross", "below_similarity", "min_similarity"))
+    assert indexed_project.store.keys("retrieved_set") == []
+
+
+def test_starving_classes_are_named_in_the_counts_and_nothing_is_trained_on_too_many(indexed_project: Project) -> None:
+    configure(indexed_project, modes=["t2t"], k_per_prompt=3, min_per_class=1_000, max_starving_fraction=0.5)
+    artifact = retrieve_pairs(indexed_project, "shapes")
+    assert artifact.counts["starving"] == ["circle", "square", "triangle", "cross"]
+    assert artifact.counts["starving_fraction"] == 1.0
+    with pytest.raises(RetrievalError, match="circle"):
+        customize(indexed_project, "shapes", "gated-image")
+    assert indexed_project.store.keys("customized_checkpoint") == []

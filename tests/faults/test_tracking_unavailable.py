@@ -1,0 +1,140 @@
+"""FAULTS 29 and 30: MLflow down, slow or locked, and runs that a killed process left open."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from support_tracking import STEPS, artifact_of, make_template, runs_of, tracking_at
+
+from react_pipeline import tracking as tracking_module
+from react_pipeline.lineage import Project
+from react_pipeline.tracking import PENDING, Tracking
+
+DOWN = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_template(tmp_path_factory.mktemp("mlflow") / "template.db")
+
+
+@pytest.fixture
+def tracking(template: Path, tmp_path: Path) -> Tracking:
+    return tracking_at(template, tmp_path)
+
+
+def test_server_that_is_down_costs_no_result_and_is_made_up_for_later(  # 29
+    tracking: Tracking, tiny_project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = artifact_of(tiny_project, "retrieved_set", "shapes")
+    assert Tracking(DOWN, "tiny").log_artifact(tiny_project, first, "dagster-1") is None
+    assert "unavailable" in caplog.text
+    assert tracking.count_pending(tiny_project) == 1
+    assert tiny_project.store.current("retrieved_set", "shapes") == first
+
+    second = artifact_of(tiny_project, "control_set", "shapes")
+    assert tracking.log_artifact(tiny_project, second)
+    assert tracking.count_pending(tiny_project) == 0
+    (run,) = runs_of(tracking, fingerprint=first.fingerprint)
+    assert run.data.tags["dagster.run_id"] == "dagster-1"
+
+
+def test_server_that_failed_is_not_asked_again_at_once(  # 29
+    tiny_project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracking = Tracking("http://127.0.0.1:19", "tiny")
+    artifact = artifact_of(tiny_project, "retrieved_set", "shapes")
+    tracking.log_artifact(tiny_project, artifact)
+    caplog.clear()
+    assert tracking.log_artifact(tiny_project, artifact) is None
+    assert not caplog.text
+    tracking.log_pending(tiny_project, patient=True)
+    assert "unavailable" in caplog.text
+
+
+def test_locked_database_delays_the_run_and_doubles_nothing(  # 29
+    tracking: Tracking, tiny_project: Project, tmp_path: Path
+) -> None:
+    known = artifact_of(tiny_project, "corpus", "all")
+    tracking.log_artifact(tiny_project, known)
+    artifact = artifact_of(tiny_project, "retrieved_set", "shapes")
+    lock = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+    lock.execute("BEGIN EXCLUSIVE")
+    assert tracking.log_artifact(tiny_project, artifact) is None
+    lock.execute("ROLLBACK")
+    lock.close()
+    runs = tracking.log_pending(tiny_project, patient=True)
+    assert len(runs) == 1
+    assert [run.info.run_id for run in runs_of(tracking, fingerprint=artifact.fingerprint)] == list(runs.values())
+
+
+def test_entry_that_cannot_be_logged_holds_up_no_other(  # 29
+    tracking: Tracking, tiny_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking_module, "COOLDOWN_SECONDS", 0.0)
+    artifact = artifact_of(tiny_project, "retrieved_set", "shapes")
+    pending = tiny_project.store.root / PENDING
+    pending.mkdir()
+    (pending / "broken.json").write_text("not JSON")
+    assert tracking.log_artifact(tiny_project, artifact) is None
+    assert tracking.log_artifact(tiny_project, artifact)
+    assert [path.name for path in pending.iterdir()] == ["broken.json"]
+
+
+def test_entry_of_a_pruned_artifact_is_dropped(tracking: Tracking, tiny_project: Project) -> None:
+    pending = tiny_project.store.root / PENDING
+    pending.mkdir(parents=True)
+    gone = {"stage": "corpus", "key": "all", "fingerprint": "0" * 16, "dagster_run_id": ""}
+    (pending / "gone.json").write_text(json.dumps(gone))
+    tracking.log_pending(tiny_project)
+    assert not list(pending.iterdir())
+
+
+def test_run_left_open_by_a_killed_process_is_found_and_finished(
+    tracking: Tracking, tiny_project: Project
+) -> None:  # 30
+    artifact = artifact_of(tiny_project, "customized_checkpoint", "shapes/gated-image")
+    client = MlflowClient(tracking.uri)
+    experiment = client.create_experiment("tiny", (tiny_project.path.parent / "mlartifacts").as_uri())
+    tags = {"asset": artifact.stage, "fingerprint": artifact.fingerprint}
+    left = client.create_run(experiment, tags=tags)
+    doubled = client.create_run(experiment, tags=tags)
+    client.log_metric(left.info.run_id, "training/loss", 1.0, step=0)
+
+    run_id = tracking.log_artifact(tiny_project, artifact)
+    assert run_id in {left.info.run_id, doubled.info.run_id}
+    states = sorted(run.info.status for run in runs_of(tracking, fingerprint=artifact.fingerprint))
+    assert states == ["FINISHED", "KILLED"]
+
+
+def test_logging_killed_before_its_end_writes_no_metric_twice(tracking: Tracking, tiny_project: Project) -> None:  # 30
+    artifact = artifact_of(tiny_project, "customized_checkpoint", "shapes/gated-image")
+    run_id = tracking.log_artifact(tiny_project, artifact)
+    client = MlflowClient(tracking.uri)
+    client.update_run(run_id, status="RUNNING")
+    assert tracking.log_artifact(tiny_project, artifact) == run_id
+    assert len(client.get_metric_history(run_id, "training/loss")) == STEPS
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert len(client.search_model_versions("name = 'react-shapes'")) == 1
+
+
+def test_two_processes_that_open_a_fresh_database_at_once_log_one_run(tiny_project: Project, tmp_path: Path) -> None:
+    artifact = artifact_of(tiny_project, "corpus", "all")
+    code = (
+        "import sys; from react_pipeline.lineage import Project; from react_pipeline.tracking import Tracking\n"
+        "project = Project.load(sys.argv[1])\n"
+        "artifact = project.store.current('corpus', 'all')\n"
+        "assert Tracking.of(project).log_artifact(project, artifact)\n"
+    )
+    command = [sys.executable, "-c", code, str(tiny_project.path)]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]
+    for process in processes:
+        _, told = process.communicate(timeout=120)
+        assert process.returncode == 0, told.decode()
+    assert len(runs_of(Tracking.of(tiny_project), fingerprint=artifact.fingerprint)) == 1

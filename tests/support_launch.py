@@ -1,0 +1,27 @@
+"""A Dagster home of a test's own, with the repository's configuration, and ways to look into it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from assets.resources import REPOSITORY
+
+
+@contextmanager
+def dagster_home(directory: Path) -> Iterator[Path]:
+    """`DAGSTER_HOME` points at a fresh instance while the context lasts."""
+    directory.mkdir(parents=True, exist_ok=True)
+    shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", directory)
+    before = os.environ.get("DAGSTER_HOME")
+    os.environ["DAGSTER_HOME"] = str(directory)
+    try:
+        yield directory
+    finally:
+        if before is None:
+            del os.environ["DAGSTER_HOME"]
+        else:
+            os.environ["DAGSTER_HOME"] = before

@@ -1,0 +1,51 @@
+"""Artifacts to log, and a ready SQLite database of MLflow: migrating a fresh one takes seconds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from mlflow import MlflowClient
+
+from react_pipeline.artifacts import Artifact, Inputs
+from react_pipeline.lineage import Project
+from react_pipeline.tracking import Tracking
+
+STEPS = 5
+
+
+def make_template(path: Path) -> Path:
+    """A database with MLflow's tables and nothing in it."""
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+def tracking_at(template: Path, directory: Path) -> Tracking:
+    """Tracking in a database of its own."""
+    shutil.copy(template, directory / "mlflow.db")
+    return Tracking(f"sqlite:///{directory / 'mlflow.db'}", "tiny")
+
+
+def artifact_of(project: Project, stage: str, key: str, *, parents: Any = None, seed: int = 0) -> Artifact:
+    """A published artifact of a stage, as that stage's step would leave it in the eyes of tracking."""
+
+    def write(directory: Path) -> dict[str, Any]:
+        (directory / "table.csv").write_text("a,b\n1,2\n")
+        if stage == "customized_checkpoint":
+            lines = [{"step": step, "loss": 1 / (1 + step), "gate_attn_0": 0.1 * step} for step in range(STEPS)]
+            (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+            (directory / "open_clip_model.safetensors").write_bytes(b"weights")
+        return {"pairs": 7, "device": "cpu", "seconds": 1.5, "dropped": {"cap": 2}}
+
+    config = {"seed": seed, "training": {"steps": STEPS, "modes": ["t2t", "t2i"]}}
+    return project.store.build(Inputs(stage, key, config, parents or {}, "1"), write)
+
+
+def runs_of(tracking: Tracking, **tags: str) -> list[Any]:
+    """The runs that carry all these tags."""
+    client = MlflowClient(tracking.uri)
+    experiment = client.get_experiment_by_name(tracking.experiment)
+    query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+    return list(client.search_runs([experiment.experiment_id], query)) if experiment else []

@@ -1,0 +1,157 @@
+"""Collecting pairs by byte range, and reading the training shards back."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import shutil
+import tarfile
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import webdataset as wds
+
+from react_pipeline.artifacts import Artifact, Inputs, Store
+from react_pipeline.collect import collect_pairs, read_pairs
+from react_pipeline.errors import CorpusError, CorruptArtifact
+from react_pipeline.shards import index_shard, read_member
+
+
+@pytest.fixture
+def shards(drawings: Path, tmp_path: Path) -> list[Path]:
+    shutil.copytree(drawings / "shards", tmp_path / "corpus")
+    return sorted((tmp_path / "corpus").glob("*.tar"))
+
+
+@pytest.fixture
+def rows(shards: list[Path]) -> pd.DataFrame:
+    found = []
+    for shard, path in enumerate(shards):
+        with path.open("rb") as file:
+            for sample in index_shard(path).samples:
+                image, caption = sample.image, sample.caption
+                assert image is not None
+                assert caption is not None
+                found.append(
+                    {
+                        "row": len(found),
+                        "class": f"class {len(found) % 3}",
+                        "shard": shard,
+                        "image_path": sample.key,
+                        "image_offset": image.offset,
+                        "image_bytes": image.size_bytes,
+                        "image_sha256": hashlib.sha256(read_member(file, image)).hexdigest(),
+                        "caption": read_member(file, caption).decode(),
+                    }
+                )
+    return pd.DataFrame(found).sample(17, random_state=0)
+
+
+def publish(store: Path, rows: pd.DataFrame, shards: list[Path], shard_pairs: int = 5) -> Artifact:
+    def write(directory: Path) -> dict[str, int]:
+        collect_pairs(rows, shards, directory / "shards", shard_pairs)
+        return {"pairs": len(rows)}
+
+    return Store(store).build(Inputs("retrieved_set", "pets", {"n": shard_pairs}, {}, "1"), write)
+
+
+def test_collected_pairs_are_the_chosen_rows_byte_for_byte(
+    tmp_path: Path, rows: pd.DataFrame, shards: list[Path]
+) -> None:
+    artifact = publish(tmp_path / "store", rows, shards)
+    assert [path.name for path in sorted((artifact.path / "shards").iterdir())] == [f"0000{n}.tar" for n in range(4)]
+    chosen = rows.set_index("row")
+    pairs = list(read_pairs(artifact))
+    assert sorted(pair[0] for pair in pairs) == sorted(chosen.index)
+    for row, image, caption, class_name in pairs:
+        assert hashlib.sha256(image).hexdigest() == chosen.loc[row, "image_sha256"]
+        assert (caption, class_name) == (chosen.loc[row, "caption"], chosen.loc[row, "class"])
+
+
+def test_equal_rows_give_equal_bytes_whatever_their_order(
+    tmp_path: Path, rows: pd.DataFrame, shards: list[Path]
+) -> None:
+    first = publish(tmp_path / "a", rows, shards)
+    second = publish(tmp_path / "b", rows.sample(frac=1, random_state=3), shards)
+    assert first.manifest["files"] == second.manifest["files"]
+
+
+def test_webdataset_reads_the_shards_too(tmp_path: Path, rows: pd.DataFrame, shards: list[Path]) -> None:
+    artifact = publish(tmp_path / "store", rows, shards, shard_pairs=100)
+    samples = list(wds.WebDataset(str(artifact.path / "shards" / "00000.tar"), shardshuffle=False))
+    assert len(samples) == len(rows)
+    assert {extension for sample in samples for extension in sample if extension in {"jpg", "png", "webp"}} == {
+        "jpg",
+        "png",
+        "webp",
+    }
+
+
+def test_captions_and_class_names_of_any_letters_survive(
+    tmp_path: Path, rows: pd.DataFrame, shards: list[Path]
+) -> None:
+    odd = rows.head(2).assign(caption=["café ../../x \N{DOG}", ""], **{"class": ["a/b", "\N{CAT}"]})
+    read = {row: (caption, name) for row, _, caption, name in read_pairs(publish(tmp_path / "store", odd, shards))}
+    assert set(read.values()) == {("café ../../x \N{DOG}", "a/b"), ("", "\N{CAT}")}
+
+
+def test_an_image_that_is_not_the_embedded_one_is_refused_with_shard_and_key(
+    tmp_path: Path, rows: pd.DataFrame, shards: list[Path]
+) -> None:
+    victim = rows.iloc[4]
+    with shards[victim["shard"]].open("r+b") as file:
+        file.seek(victim["image_offset"] + 20)
+        file.write(b"x")
+    with pytest.raises(CorpusError) as raised:
+        publish(tmp_path / "store", rows, shards)
+    assert str(shards[victim["shard"]]) in str(raised.value)
+    assert victim["image_path"] in str(raised.value)
+
+
+def test_a_shard_that_is_gone_or_cut_is_named(tmp_path: Path, rows: pd.DataFrame, shards: list[Path]) -> None:
+    shards[1].write_bytes(shards[1].read_bytes()[:2_000])
+    with pytest.raises(CorpusError, match=r"00001\.tar"):
+        publish(tmp_path / "store", rows, shards)
+    shards[1].unlink()
+    with pytest.raises(CorpusError, match=r"00001\.tar: cannot be read"):
+        publish(tmp_path / "store", rows, shards)
+
+
+def rewritten(artifact: Artifact, members: list[tuple[str, bytes]]) -> Artifact:
+    with tarfile.open(artifact.path / "shards" / "00000.tar", "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return artifact
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [],
+        [("1.png", b"x"), ("1.txt", b"x")],
+        [("1.png", b"x"), ("2.txt", b"x"), ("1.json", b"{}")],
+        [("1.png", b"x"), ("1.txt", b"\xff"), ("1.json", b'{"row": 1, "class": ""}')],
+        [("1.png", b"x"), ("1.txt", b"x"), ("1.json", b"{}")],
+        [("1.png", b"x"), ("1.txt", b"x"), ("1.json", b"[1]")],
+    ],
+)
+def test_shards_of_another_form_are_corrupt_and_name_the_asset(
+    tmp_path: Path, rows: pd.DataFrame, shards: list[Path], members: list[tuple[str, bytes]]
+) -> None:
+    artifact = rewritten(publish(tmp_path / "store", rows, shards, shard_pairs=100), members)
+    with pytest.raises(CorruptArtifact, match="rematerialize `retrieved_set` for 'pets'"):
+        list(read_pairs(artifact))
+
+
+@pytest.mark.parametrize("kept", [0, 100, 700, 2_000, 5_000])
+def test_a_cut_shard_is_corrupt_wherever_it_is_cut(
+    tmp_path: Path, rows: pd.DataFrame, shards: list[Path], kept: int
+) -> None:
+    artifact = publish(tmp_path / "store", rows, shards, shard_pairs=100)
+    path = artifact.path / "shards" / "00000.tar"
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(CorruptArtifact, match=r"00000\.tar|pairs in its shards"):
+        list(read_pairs(artifact))

@@ -1,0 +1,194 @@
+"""Comparison: tables of methods, intervals, and means over domains."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from conftest import write_project
+from PIL import Image
+
+from react_pipeline.compare import MEAN, compare, comparison_table, paired_interval, to_markdown
+from react_pipeline.customize import customize
+from react_pipeline.errors import MissingArtifact
+from react_pipeline.evaluate import EvalResult, evaluate
+from react_pipeline.labelled import publish_evaluation_set
+from react_pipeline.lineage import Project
+from react_pipeline.retrieve import draw_control, retrieve_pairs
+
+GATED, CONTROL = "gated-image", "gated-image-control"
+
+
+def evaluate_methods(project: Project, slug: str, *methods: str) -> None:
+    publish_evaluation_set(project, slug)
+    for method in methods:
+        if method != "base":
+            retrieve_pairs(project, slug)
+            if method.endswith("-control"):
+                draw_control(project, slug)
+            customize(project, slug, method)
+        evaluate(project, slug, method)
+
+
+@pytest.fixture(scope="module")
+def compared_store(
+    tmp_path_factory: pytest.TempPathFactory, _indexed_store: Path, tiny_checkpoint: Path, drawings: Path
+) -> Path:
+    """A store in which base, gated-image and its control of `shapes` are evaluated, to be copied for each test."""
+    project = write_project(tmp_path_factory.mktemp("compared"), tiny_checkpoint, drawings)
+    shutil.copytree(_indexed_store, project.config.store)
+    evaluate_methods(project, "shapes", "base", GATED, CONTROL)
+    return project.config.store
+
+
+@pytest.fixture
+def project(tiny_project: Project, compared_store: Path) -> Project:
+    shutil.copytree(compared_store, tiny_project.config.store)
+    return tiny_project
+
+
+def edit(project: Project, slug: str, change: Callable[[dict[str, object]], object]) -> None:
+    path = project.config.domains / f"{slug}.yaml"
+    domain = yaml.safe_load(path.read_text())
+    change(domain)
+    path.write_text(yaml.safe_dump(domain))
+
+
+def test_a_comparison_shows_each_method_with_its_cost_and_its_difference_to_the_base(project: Project) -> None:
+    artifact = compare(project, "shapes")
+    table = pd.read_parquet(artifact.file("table.parquet")).set_index("method")
+    assert list(table.index) == ["base", GATED, CONTROL]
+    assert set(table["status"]) == {"ok"}
+    for method, row in table.iterrows():
+        result = EvalResult.read(project.store.current("elevater_results", f"shapes/{method}"))
+        assert (row["top1"], row["top5"], row["n"]) == (result.top1, result.top5, result.n)
+        assert row["fingerprint"] == result.checkpoint_fingerprint
+        assert row["delta_top1"] == row["top1"] - table.loc["base", "top1"]
+        assert row["delta_low"] <= row["delta_top1"] <= row["delta_high"]
+    trained = project.store.current("customized_checkpoint", f"shapes/{GATED}").counts
+    assert table.loc[GATED, "pairs"] == trained["pairs"]
+    assert table.loc[GATED, "trainable_parameters"] == trained["trainable_parameters"]
+    assert table.loc["base", ["pairs", "trainable_parameters", "seconds"]].tolist() == [0, 0, 0]
+    assert artifact.counts["not_evaluated"] == ["locked-text", "locked-text-control", "full", "full-control"]
+
+
+def test_every_form_of_the_table_holds_the_same_numbers(project: Project) -> None:
+    artifact = compare(project, "shapes")
+    table = pd.read_parquet(artifact.file("table.parquet"))
+    csv = pd.read_csv(artifact.file("table.csv"))
+    rows = json.loads(artifact.file("comparison.json").read_text())
+    assert csv["top1"].tolist() == table["top1"].tolist() == [row["top1"] for row in rows]
+    assert artifact.counts["top1"] == dict(zip(table["method"], table["top1"], strict=True))
+    assert artifact.file("table.md").read_text() == to_markdown(table)
+    with Image.open(artifact.file("comparison.png")) as figure:
+        assert figure.format == "PNG"
+
+
+def test_comparing_again_builds_nothing_and_a_new_result_builds_a_new_table(project: Project) -> None:
+    first = compare(project, "shapes")
+    assert compare(project, "shapes").reused
+    customize(project, "shapes", "locked-text")
+    evaluate(project, "shapes", "locked-text")
+    second = compare(project, "shapes")
+    assert second.fingerprint != first.fingerprint
+    assert "locked-text" in second.counts["methods"]
+
+
+def test_a_stale_result_gives_no_number_and_says_why(project: Project) -> None:
+    edit(project, "shapes", lambda domain: domain.update(customization={"steps": 5}))
+    artifact = compare(project, "shapes")
+    table = pd.read_parquet(artifact.file("table.parquet")).set_index("method")
+    assert table["status"].str.partition(":")[0].to_dict() == {"base": "ok", GATED: "stale", CONTROL: "stale"}
+    assert table.loc[GATED, ["top1", "top5", "delta_top1", "n"]].isna().all()
+    assert "steps" in table.loc[GATED, "status"]
+
+
+def test_an_unavailable_evaluation_set_is_said_and_never_zero(project: Project) -> None:
+    edit(project, "shapes", lambda domain: domain.pop("evaluation"))
+    evaluate_methods(project, "shapes", "base")
+    artifact = compare(project, "shapes")
+    table = pd.read_parquet(artifact.file("table.parquet")).set_index("method")
+    assert table.loc["base", "status"].startswith("unavailable: no evaluation set")
+    assert table.loc["base", ["top1", "delta_top1", "n"]].isna().all()
+    assert artifact.counts["top1"] == {}
+    assert "0.0" not in artifact.file("table.md").read_text()
+
+
+def test_a_domain_without_any_result_says_what_to_materialize(indexed_project: Project) -> None:
+    with pytest.raises(MissingArtifact, match="materialize `elevater_results` for 'shapes'"):
+        compare(indexed_project, "shapes")
+
+
+def test_the_mean_covers_domains_with_base_method_and_control_and_says_how_many(project: Project) -> None:
+    evaluate_methods(project, "colours", "base", GATED)
+    compare(project, "shapes")
+    compare(project, "colours")
+    table = comparison_table(project, ["shapes", "colours", "absent"])
+    means = table[table["domain"] == MEAN].set_index("method")
+    assert means["status"].to_dict() == {
+        "base": "2 of 3 domains",
+        GATED: "1 of 3 domains",
+        CONTROL: "1 of 3 domains",
+    }
+    shapes = table[table["domain"] == "shapes"].set_index("method")
+    for method in (GATED, CONTROL):
+        assert means.loc[method, "top1"] == shapes.loc[method, "top1"]
+        assert means.loc[method, "delta_top1"] == pytest.approx(shapes.loc[method, "delta_top1"])
+    base = table[(table["method"] == "base") & (table["domain"] != MEAN)]
+    assert means.loc["base", "top1"] == pytest.approx(base["top1"].mean())
+    assert means[["delta_low", "delta_high"]].isna().all(axis=None)
+    (absent,) = table[table["domain"] == "absent"].to_dict("records")
+    assert "absent" in absent["status"]
+    assert to_markdown(table).count("\n") == len(table) + 2
+
+
+def test_a_comparison_older_than_its_results_is_not_averaged(project: Project) -> None:
+    compare(project, "shapes")
+    edit(project, "shapes", lambda domain: domain.update(customization={"steps": 5}))
+    customize(project, "shapes", GATED)
+    evaluate(project, "shapes", GATED)
+    table = comparison_table(project, ["shapes"])
+    assert table["status"].str.contains("rematerialize `comparison`|rematerialize `").all()
+    assert table["top1"].isna().all()
+
+
+def test_the_interval_is_that_of_resampling_the_images_in_pairs() -> None:
+    random = np.random.default_rng(3)
+    base, method = random.random(300) < 0.4, random.random(300) < 0.5
+    low, high = paired_interval(method, base)
+    difference = method.astype(int) - base.astype(int)
+    by_hand = [random.choice(difference, 300).mean() for _ in range(4_000)]
+    np.testing.assert_allclose((low, high), np.percentile(by_hand, [2.5, 97.5]), atol=0.01)
+    assert paired_interval(method, base) == (low, high)
+    assert paired_interval(base, base) == (0.0, 0.0)
+
+
+def test_names_cannot_break_the_markdown_table() -> None:
+    table = pd.DataFrame(
+        [{"domain": "a", "method": "base", "status": "x | y\nz", "top1": 0.123, "delta_top1": 0.0, "n": 1_234}]
+    ).reindex(
+        columns=["domain", "method", "top1", "top5", "mean_per_class", "delta_top1", "delta_low", "delta_high"]
+        + ["n", "pairs", "trainable_parameters", "seconds", "status"]
+    )
+    text = to_markdown(table)
+    assert len({line.count("|") for line in text.splitlines()}) == 1
+    assert "12.3" in text
+    assert "+0.0" in text
+    assert "1,234" in text
+
+
+def test_a_result_whose_files_were_changed_is_refused(project: Project, tmp_path: Path) -> None:
+    from react_pipeline.errors import CorruptArtifact
+
+    result = project.store.current("elevater_results", "shapes/base")
+    shutil.copy(result.file("result.json"), tmp_path / "kept.json")
+    text = result.file("result.json").read_text()
+    result.file("result.json").write_text(text.replace('"n": 16', '"n": 99'))
+    with pytest.raises(CorruptArtifact, match="elevater_results"):
+        compare(project, "shapes")

@@ -1,0 +1,132 @@
+"""Zero-shot evaluation: the head, the metrics, and what a result holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pandas as pd
+import pytest
+import torch
+from support_drawings import SHAPES
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.base import publish_base
+from react_pipeline.errors import CorruptArtifact, InputError, MissingArtifact
+from react_pipeline.evaluate import EVALUATOR_VERSION, EvalResult, evaluate, score, zero_shot_head
+from react_pipeline.labelled import publish_evaluation_set, read_images
+from react_pipeline.lineage import STAGES, Project
+from react_pipeline.model import load
+
+NAMES = ["cat", "hot dog", "{odd} name", "zebra"]
+
+
+@pytest.fixture
+def result(tiny_project: Project) -> Artifact:
+    publish_base(tiny_project)
+    publish_evaluation_set(tiny_project, "shapes")
+    return evaluate(tiny_project, "shapes", "base")
+
+
+@pytest.mark.parametrize("templates", [["a photo of a {}."], ["a {}", "the {}, drawn", "a photo of a {}."]])
+def test_the_head_is_open_clips_own_to_the_last_digit(tiny_checkpoint: Path, templates: list[str]) -> None:
+    clip = load(tiny_checkpoint)
+    theirs = open_clip.build_zero_shot_classifier(
+        clip.model, clip.tokenizer, NAMES, templates, num_classes_per_batch=None
+    )
+    ours = zero_shot_head(clip, NAMES, templates)
+    assert ours.shape == (clip.dimension, len(NAMES))
+    assert torch.equal(ours, theirs)
+
+
+def test_the_head_with_open_clips_eighty_templates_is_its_own(tiny_checkpoint: Path) -> None:
+    clip = load(tiny_checkpoint)
+    templates = open_clip.OPENAI_IMAGENET_TEMPLATES
+    theirs = open_clip.build_zero_shot_classifier(clip.model, clip.tokenizer, NAMES, templates)
+    ours = zero_shot_head(clip, NAMES, [template("{}") for template in templates])
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+
+
+def test_metrics_count_ranks_and_average_over_classes_that_have_images() -> None:
+    ranked = np.array([[0, 1, 2, 3, 4], [1, 0, 2, 3, 4], [5, 4, 3, 2, 1], [1, 2, 3, 4, 5]])
+    values = score(ranked, np.array([0, 0, 0, 1]), list("abcdef"))
+    assert (values["n"], values["top1"], values["top5"]) == (4, 0.5, 0.75)
+    assert values["mean_per_class"] == pytest.approx((1 / 3 + 1) / 2)
+    assert [entry.accuracy for entry in values["per_class"]] == [pytest.approx(1 / 3), 1.0, None, None, None, None]
+    assert [entry.correct_top5 for entry in values["per_class"]] == [2, 1, 0, 0, 0, 0]
+
+
+def test_a_result_agrees_with_its_tables_and_with_a_computation_by_hand(
+    tiny_project: Project, result: Artifact
+) -> None:
+    value = EvalResult.read(result)
+    images = read_images(tiny_project.store.current("evaluation_set", "shapes"))
+    clip = load(tiny_project.store.current("base_checkpoint", "all").path)
+    from react_pipeline.images import decode_image
+
+    pixels = torch.stack([clip.preprocess(decode_image(Path(path).read_bytes(), 10_000)) for path in images["path"]])
+    head = zero_shot_head(clip, SHAPES, ["a drawing of a {}", "a {} shape"])
+    probabilities = (100 * clip.encode_images(pixels) @ head).softmax(dim=1).numpy()
+    predictions = pd.read_parquet(result.file("predictions.parquet"))
+    assert predictions["image"].tolist() == images["name"].tolist()
+    assert predictions["predicted"].str[0].tolist() == probabilities.argmax(axis=1).tolist()
+    np.testing.assert_allclose(predictions["probability"], probabilities.max(axis=1), rtol=1e-3)
+    assert value.top1 == (probabilities.argmax(axis=1) == images["class_id"]).mean() == result.counts["top1"]
+    per_class = pd.read_parquet(result.file("per_class.parquet"))
+    assert per_class["class"].tolist() == list(SHAPES)
+    assert per_class["correct"].sum() == round(value.top1 * value.n)
+
+
+def test_a_result_names_what_it_was_measured_on_and_with(tiny_project: Project, result: Artifact) -> None:
+    value = EvalResult.read(result)
+    assert (value.dataset, value.domain, value.method, value.protocol) == (
+        "drawn shapes",
+        "shapes",
+        "base",
+        "zero-shot",
+    )
+    assert (value.n, value.n_classes, value.evaluator_version) == (16, 4, EVALUATOR_VERSION)
+    assert value.checkpoint_fingerprint == tiny_project.store.current("base_checkpoint", "all").fingerprint
+    assert value.evaluation_set_fingerprint == tiny_project.store.current("evaluation_set", "shapes").fingerprint
+
+
+def test_top5_of_fewer_classes_than_five_counts_all_of_them(result: Artifact) -> None:
+    assert EvalResult.read(result).top5 == 1.0
+    assert pd.read_parquet(result.file("predictions.parquet"))["predicted"].str.len().eq(4).all()
+
+
+def test_evaluating_again_measures_nothing_again(tiny_project: Project, result: Artifact) -> None:
+    again = evaluate(tiny_project, "shapes", "base")
+    assert again.reused
+    assert again.fingerprint == result.fingerprint
+
+
+def test_unknown_methods_and_missing_checkpoints_are_told(tiny_project: Project) -> None:
+    with pytest.raises(InputError, match="unknown method 'guess'"):
+        evaluate(tiny_project, "shapes", "guess")
+    with pytest.raises(MissingArtifact, match="customized_checkpoint"):
+        evaluate(tiny_project, "shapes", "gated-image")
+
+
+def test_features_that_are_not_finite_give_no_number(
+    tiny_project: Project, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    from react_pipeline.model import save
+
+    clip = load(tiny_checkpoint)
+    with torch.no_grad():
+        clip.model.visual.proj.fill_(float("nan"))
+    save(clip, tmp_path / "broken")
+    text = tiny_project.path.read_text().replace(str(tiny_checkpoint), str(tmp_path / "broken"))
+    tiny_project.path.write_text(text)
+    project = Project.load(tiny_project.path)
+    publish_base(project)
+    publish_evaluation_set(project, "shapes")
+    with pytest.raises(CorruptArtifact, match="not finite"):
+        evaluate(project, "shapes", "base")
+    assert project.store.keys("elevater_results") == []
+
+
+def test_the_evaluators_version_is_that_of_its_stage_so_that_old_results_become_stale() -> None:
+    assert STAGES["elevater_results"].code_version == EVALUATOR_VERSION

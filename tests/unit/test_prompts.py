@@ -1,0 +1,48 @@
+"""Prompts: templates x names."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import open_clip
+
+from react_pipeline.config import ClassConfig, DomainConfig
+from react_pipeline.prompts import class_prompts, fill, prompt_templates
+
+
+def domain(**fields):
+    return DomainConfig(slug="pets", **{"classes": ["cat", ClassConfig(name="dog", synonyms=("hound",))], **fields})
+
+
+def test_simple_templates_hold_one_prompt():
+    assert prompt_templates(domain()) == ["a photo of a {}."]
+
+
+def test_imagenet_templates_are_open_clips_eighty_in_its_order():
+    templates = prompt_templates(domain(templates="imagenet"))
+    assert len(templates) == 80
+    assert [fill(template, "cat") for template in templates] == [
+        make("cat") for make in open_clip.OPENAI_IMAGENET_TEMPLATES
+    ]
+
+
+def test_every_template_meets_every_name_and_every_synonym_as_text_of_its_own():
+    prompts = class_prompts(domain(templates=("a {}", "the {}")))
+    assert prompts.to_dict("split")["data"] == [
+        ["cat", 0, "a cat"],
+        ["cat", 0, "the cat"],
+        ["dog", 1, "a dog"],
+        ["dog", 1, "the dog"],
+        ["dog", 1, "a hound"],
+        ["dog", 1, "the hound"],
+    ]
+
+
+def test_braces_in_names_and_templates_stay_text():
+    assert fill("a {} in {0} {brackets}", "{x}") == "a {x} in {0} {brackets}"
+
+
+def test_prompts_of_simple_templates_load_no_torch():
+    code = "import sys, react_pipeline.prompts; sys.exit('torch' in sys.modules or 'open_clip' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
