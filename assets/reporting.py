@@ -50,7 +50,7 @@ def publish(
         pipeline = project.load()
         artifact = _fresh(pipeline, stage, key) or step(pipeline, *key)
         context.log.info(f"{'reused' if artifact.reused else 'built'} {artifact.path}")
-        tracked = tracking.log(pipeline, artifact, context.run_id)
+        tracked = tracking.log(pipeline, artifact, context.run.run_id)
         return dg.MaterializeResult(
             metadata={**describe(artifact), **tracked}, data_version=dg.DataVersion(artifact.fingerprint)
         )

@@ -42,14 +42,15 @@ DUPLICATE = "duplicate_key"
 """Reason of a sample whose key an earlier shard holds; unlike the other reasons it makes a shard no worse."""
 
 _SCRATCH = "scratch"
+_COUNTS_FILE = "counts.json"
 
 
 def embed_corpus(project: Project) -> Artifact:
     """Publish the artifact `corpus_embeddings`.
 
     Files: `img_emb/img_emb_N.npy` and `text_emb/text_emb_N.npy` (float16 unit rows), `metadata/metadata_N.parquet`
-    (key as image_path, caption, shard, byte ranges, digest, the sample's own fields), `stats/N.json`, `ledger.parquet`.
-    N counts groups of shards; a killed build goes on with the first unfinished group.
+    (key as image_path, caption, shard, byte ranges, digest, the sample's own fields), `stats/N.json`, `ledger.parquet`,
+    `counts.json`. N counts groups of shards; a killed build goes on with the first unfinished group.
 
     Raises:
         CorpusError: If a shard is missing, changed, damaged or has more than `max_bad_fraction` bad samples, or the
@@ -127,6 +128,9 @@ class _Group:
 
 
 def _embed(project: Project, corpus: Artifact, base: Artifact, staging: Path) -> dict[str, Any]:
+    if (staging / _COUNTS_FILE).exists():
+        # Killed between the last group and the publishing, which takes long where gigabytes are hashed.
+        return _finished(staging)
     with warnings.catch_warnings():
         # clip-retrieval imports packages that warn of their own age.
         warnings.simplefilter("ignore")
@@ -213,8 +217,7 @@ def _finish(staging: Path, scratch: Path, groups: int, dimension: int, device: s
     reasons = {str(reason): int(count) for reason, count in ledger["reason"].value_counts().items()}
     if not totals["rows"]:
         raise CorpusError(f"corpus.shards: not one pair can be used; samples were skipped for {reasons}")
-    shutil.rmtree(scratch)
-    return {
+    counts = {
         "rows": totals["rows"],
         "skipped": len(ledger),
         "reasons": reasons,
@@ -225,3 +228,10 @@ def _finish(staging: Path, scratch: Path, groups: int, dimension: int, device: s
         "pairs_per_second": round(totals["rows"] / totals["seconds"], 1),
         "device": device,
     }
+    _mark_done(staging / _COUNTS_FILE, [staging / LEDGER_FILE], counts)
+    return _finished(staging)
+
+
+def _finished(staging: Path) -> dict[str, Any]:
+    shutil.rmtree(staging / _SCRATCH, ignore_errors=True)
+    return dict(json.loads((staging / _COUNTS_FILE).read_text()))

@@ -87,7 +87,10 @@ class PairDataset:
         if self._open is None or self._open[0] != shard:
             if self._open is not None:
                 self._open[1].close()
-            self._open = (shard, self.paths[shard].open("rb"))
+            try:
+                self._open = (shard, self.paths[shard].open("rb"))
+            except OSError as error:
+                raise CorpusError(f"{self.paths[shard]}: cannot be read ({error.strerror or error})") from error
         return self._open[1]
 
 

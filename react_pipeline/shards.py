@@ -111,11 +111,14 @@ def read_member(file: IO[bytes], member: Member, limit_bytes: int | None = None)
     """The bytes of a member, the first `limit_bytes` at most; `file` is its tar, open for reading.
 
     Raises:
-        CorpusError: If the tar ends before the member does.
+        CorpusError: If the tar ends before the member does, or cannot be read.
     """
     wanted = member.size_bytes if limit_bytes is None else min(member.size_bytes, limit_bytes)
-    file.seek(member.offset)
-    data = file.read(wanted)
+    try:
+        file.seek(member.offset)
+        data = file.read(wanted)
+    except OSError as error:
+        raise CorpusError(f"{file.name}: cannot be read ({error.strerror or error})") from error
     if len(data) != wanted:
         raise CorpusError(f"{file.name}: ends within a member; materialize `corpus` again")
     return data

@@ -129,6 +129,7 @@ class Tracking:
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_LOGGING_LEVEL": "WARNING",
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         }.items():
             os.environ.setdefault(variable, value)
         from mlflow import MlflowClient

@@ -52,7 +52,7 @@ def test_layout_is_clip_retrievals(indexed_project: Project) -> None:
     artifact = indexed_project.store.current("corpus_embeddings", "all")
     expected = {f"{folder}/{folder}_{n}.npy" for folder in ("img_emb", "text_emb") for n in range(3)}
     expected |= {f"metadata/metadata_{n}.parquet" for n in range(3)} | {f"stats/{n}.json" for n in range(3)}
-    assert set(artifact.manifest["files"]) == expected | {"ledger.parquet"}
+    assert set(artifact.manifest["files"]) == expected | {"ledger.parquet", "counts.json"}
     vectors = np.load(artifact.file("img_emb/img_emb_1.npy"), allow_pickle=False)
     assert vectors.dtype == np.float16 and vectors.shape == (32, 32)
     assert np.linalg.norm(vectors.astype(np.float32), axis=1) == pytest.approx(1, abs=2e-3)

@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from support_launch import dagster_home
+
+from react_pipeline.cli import main
+from react_pipeline.lineage import Project
+
+Run = tuple[int, str, str]
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("REACT_PIPELINE_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> Run:
+        with pytest.raises(SystemExit) as stop:
+            main(arguments)
+        told = capsys.readouterr()
+        return int(stop.value.code or 0), told.out, told.err
+
+    with dagster_home(tmp_path / "home"):
+        yield call
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nosuch"], "No such command"),
+        (["results", "--format", "xml"], "xml"),
+        (["results", "--nosuch"], "No such option"),
+        (["search"], "Missing argument"),
+        (["search", "cat", "-k", "0"], "-k"),
+        (["materialize", "--method", "nosuch"], "unknown method 'nosuch'"),
+        (["materialize", "--domain", "nosuch"], "no domain 'nosuch'"),
+        (["materialize", "--select", "nosuch"], "--select 'nosuch'"),
+        (["search", "cat"], "has not been materialized"),
+        (["search", "cat", "--mode", "i2i"], "use t2t or t2i"),
+        (["results", "--config", "nosuch.yaml"], "nosuch.yaml: no such file"),
+        (["demo", "--config", "pipeline.yaml"], "the demo needs `demo`"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_wrong_use_takes_one_line_and_exit_code_2(tiny_project: Project, run, arguments: list[str], words: str) -> None:
+    code, _, told = run(*arguments)
+    assert code == 2
+    (line,) = told.strip().splitlines()
+    assert line.startswith("error: ") and words in line
+
+
+def test_folder_with_no_pipeline_file_is_told_so(run) -> None:
+    code, _, told = run("results")
+    assert code == 2
+    assert "run where your pipeline.yaml lies, or give --config" in told
+
+
+def test_every_problem_of_a_configuration_has_its_line(tiny_project: Project, run) -> None:
+    raw = yaml.safe_load(tiny_project.path.read_text())
+    tiny_project.path.write_text(yaml.safe_dump({**raw, "colour": "red", "device": "tpu"}))
+    code, _, told = run("results")
+    assert code == 2
+    lines = told.strip().splitlines()
+    assert len(lines) == 2 and all(line.startswith("error: ") for line in lines)
+    assert "colour: unknown field" in told and "device" in told
+
+
+def test_no_command_shows_the_help(run) -> None:
+    code, out, _ = run()
+    assert code == 2
+    assert all(name in out for name in ("demo", "materialize", "domains", "results", "search", "ui", "doctor", "prune"))
+
+
+def test_domain_of_a_stranger_is_added_evaluated_and_shown(indexed_project: Project, run, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    shapes = yaml.safe_load((indexed_project.config.domains / "shapes.yaml").read_text())
+    (elsewhere / "images").symlink_to(shapes["evaluation"]["path"])
+    domain = {**shapes, "evaluation": {"name": "mine", "kind": "folder", "path": "images"}}
+    (elsewhere / "mine.yaml").write_text(yaml.safe_dump(domain))
+
+    for _ in range(2):  # safe to repeat
+        code, out, _ = run("domains", "add", str(elsewhere / "mine.yaml"))
+        assert code == 0 and "4 classes" in out
+    assert Path(indexed_project.domain("mine").evaluation.path).samefile(elsewhere / "images")
+
+    code, out, told = run("materialize", "--domain", "mine", "--method", "base")
+    assert code == 0, told
+    code, out, _ = run("results", "--format", "json")
+    rows = [row for row in json.loads(out) if row["domain"] == "mine"]
+    assert [(row["method"], row["dataset"], row["n"]) for row in rows] == [("base", "mine", 16)]
+    _, out, _ = run("results", "--format", "csv")
+    shown = [row["top1"] for row in csv.DictReader(io.StringIO(out)) if row["domain"] == "mine"]
+    assert shown == [str(rows[0]["top1"])]
+    code, out, _ = run("results")
+    assert code == 0 and f"{100 * rows[0]['top1']:.1f}" in out
+
+
+def test_domain_that_differs_from_the_one_there_is_not_overwritten(tiny_project: Project, run, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "shapes.yaml").write_text("classes: [cat]\n")
+    code, _, told = run("domains", "add", str(tmp_path / "other" / "shapes.yaml"))
+    assert code == 2 and "exists and differs" in told
+    assert len(tiny_project.domain("shapes").classes) == 4
+
+
+def test_domains_are_listed_and_validated(tiny_project: Project, run) -> None:
+    code, out, _ = run("domains", "validate")
+    assert code == 0 and "2 valid" in out
+    (tiny_project.config.domains / "bad.yaml").write_text("classes: []\ncolour: red\n")
+    code, _, told = run("domains", "validate")
+    assert code == 2 and len(told.strip().splitlines()) == 2
+    code, out, told = run("domains", "list")
+    assert code == 0 and "shapes" in out and "not valid" in told
+
+
+def test_search_prints_the_nearest_and_draws_them(indexed_project: Project, run, tmp_path: Path) -> None:
+    from PIL import Image
+
+    code, out, _ = run("search", "a drawing of a red circle", "-k", "3", "-o", "found.png")
+    assert code == 0 and out.count("a drawing of a red circle") == 3
+    with Image.open(tmp_path / "found.png") as sheet:
+        assert sheet.height > 300
+    code, out, _ = run("search", "a drawing of a red circle", "--mode", "t2i", "-k", "2")
+    assert code == 0 and "search.png" in out
+
+
+def test_failed_run_is_exit_code_1_with_a_line_that_says_why(indexed_project: Project, run) -> None:
+    domain = {"classes": ["circle"], "retrieval": {"min_similarity": {"t2t": 2.0, "t2i": 2.0}}}
+    (indexed_project.config.domains / "nothing.yaml").write_text(yaml.safe_dump(domain))
+    code, _, told = run("materialize", "--domain", "nothing", "--select", "key:retrieved_set or key:evaluation_set")
+    errors = [line for line in told.splitlines() if line.startswith("error: ")]
+    assert code == 1
+    assert len(errors) == 1 and "no pair is left" in errors[0]
+
+
+def test_prune_removes_what_nothing_current_was_made_from(indexed_project: Project, run) -> None:
+    left = indexed_project.config.store / ".staging" / "corpus--all--x"
+    left.mkdir(parents=True)
+    assert run("prune", "--dry-run")[0] == 0 and left.exists()
+    code, out, _ = run("prune")
+    assert code == 0 and str(left) in out and not left.exists()
+
+
+def test_doctor_tells_what_is_there_and_what_is_missing(tiny_project: Project, run) -> None:
+    code, out, _ = run("doctor")
+    assert code == 0
+    for words in ("torch", "dagster", "3 shards", "colours, shapes", "current artifacts", "sqlite:///"):
+        assert words in out
+    raw = yaml.safe_load(tiny_project.path.read_text())
+    tiny_project.path.write_text(yaml.safe_dump({**raw, "corpus": {"shards": ["nosuch/*.tar"]}}))
+    code, out, _ = run("doctor")
+    assert code == 1 and "nosuch" in out
+
+
+@pytest.mark.parametrize("command", [["results"], ["domains", "list"], ["doctor"]], ids=" ".join)
+def test_quick_commands_load_no_torch(tiny_project: Project, command: list[str]) -> None:
+    code = (
+        "import sys; from react_pipeline.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command, "--config", str(tiny_project.path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
