@@ -7,7 +7,7 @@ import dagster as dg
 
 from assets.partitions import DOMAINS, domain_partitions
 from assets.resources import ProjectResource
-from react_pipeline.config import load_domains
+from react_pipeline.config_files import load_domains
 from react_pipeline.errors import ReactError
 
 

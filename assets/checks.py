@@ -18,8 +18,8 @@ from assets.evaluation import comparison, elevater_results
 from assets.partitions import domain_partitions, evaluation_partitions, key_of, training_partitions
 from assets.resources import ProjectResource
 from react_pipeline.artifacts import Artifact
-from react_pipeline.config import CONTROL_SUFFIX, TRAINED_METHODS
 from react_pipeline.lineage import ALL, Project, fresh_or_none, method_key
+from react_pipeline.training_config import CONTROL_SUFFIX, TRAINED_METHODS
 
 UNIT_NORM_TOLERANCE = 0.01
 """Vectors are stored in half precision."""

@@ -21,10 +21,10 @@ from dagster import DagsterRunStatus, RunsFilter
 from assets.definitions import build_defs
 from assets.partitions import DOMAINS, domain_partitions, evaluation_partitions, partition_of, training_partitions
 from assets.resources import REPOSITORY, ProjectResource
-from react_pipeline.config import METHODS
 from react_pipeline.errors import InputError
 from react_pipeline.lineage import Project, method_key
 from react_pipeline.tracking import Tracking
+from react_pipeline.training_config import METHODS
 
 LAUNCH_TAG = "react/launch"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}

@@ -6,7 +6,8 @@ which domains exist (`automation` registers the files of `domains/`).
 
 import dagster as dg
 
-from react_pipeline.config import METHODS, SLUG
+from react_pipeline.config import SLUG
+from react_pipeline.training_config import METHODS
 
 DOMAIN, METHOD = "domain", "method"
 DOMAINS = "domains"

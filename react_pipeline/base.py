@@ -9,8 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.artifacts import Artifact, sha256_of
+from react_pipeline.artifacts import Artifact
 from react_pipeline.config import EncoderConfig
+from react_pipeline.durable import sha256_of
 from react_pipeline.lineage import Project, resolve
 
 

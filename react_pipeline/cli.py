@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from react_pipeline.config import METHODS, load_domain, load_domains
+from react_pipeline.config_files import load_domain, load_domains
 from react_pipeline.domain_files import add_domain_file
 from react_pipeline.errors import ConfigError, InputError, ReactError
 from react_pipeline.lineage import Project
 from react_pipeline.terminal import plain_rows, print_results, print_table
+from react_pipeline.training_config import METHODS
 
 if TYPE_CHECKING:
     import pandas as pd

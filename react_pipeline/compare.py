@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 
 from react_pipeline.artifacts import Artifact
-from react_pipeline.config import CONTROL_SUFFIX, METHODS
 from react_pipeline.errors import InputError, MissingArtifact, StaleArtifact
 from react_pipeline.evaluate import EvalResult
 from react_pipeline.lineage import Project, fresh, method_key, resolve
+from react_pipeline.training_config import CONTROL_SUFFIX, METHODS
 
 STAGE = "comparison"
 RESULTS = "elevater_results"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,12 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from react_pipeline.artifacts import Artifact, Store, sha256_of
+from react_pipeline.artifacts import Artifact
+from react_pipeline.durable import sha256_of, write_atomically
 from react_pipeline.errors import CorpusError
 from react_pipeline.lineage import Project, resolve
 from react_pipeline.shards import CAPTION_EXTENSION, IMAGE_EXTENSIONS, index_shard
+from react_pipeline.store import Store
 
 SHARDS_FILE = "shards.parquet"
 _CACHE = ".cache"
@@ -46,7 +47,7 @@ def publish_corpus(project: Project) -> Artifact:
         return {"shards": len(table), "bytes": int(table["bytes"].sum()), "pairs": pairs}
 
     artifact = project.store.build(resolve(project, "corpus", content=content), write)
-    _write_json(_located(artifact), [str(path) for path in paths])
+    write_atomically(_located(artifact), json.dumps([str(path) for path in paths]))
     return artifact
 
 
@@ -151,7 +152,7 @@ def _digest(store: Store, path: Path) -> str:
         digest = sha256_of(path)
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror or error})") from error
-    _write_json(cached, {**seen, "sha256": digest})
+    write_atomically(cached, json.dumps({**seen, "sha256": digest}))
     return digest
 
 
@@ -159,10 +160,3 @@ def _located(artifact: Artifact) -> Path:
     """Where the shards' present paths are kept, outside the artifact, which never changes."""
     store = artifact.path.parents[2]
     return store / _CACHE / "shard_paths" / f"{artifact.fingerprint}.json"
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value))
-    temporary.replace(path)

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from react_pipeline.artifacts import Artifact, Inputs
-from react_pipeline.config import CONTROL_SUFFIX, DomainConfig, TrainingConfig
+from react_pipeline.config import DomainConfig
 from react_pipeline.errors import RetrievalError, TrainingError
 from react_pipeline.gated import add_gated_blocks, frozen_prefix, gated_layers, scale_gates, vision_blocks
 from react_pipeline.lineage import Project, method_key, resolve
@@ -36,6 +36,7 @@ from react_pipeline.schedule import (
     learning_rate,
     parameter_groups,
 )
+from react_pipeline.training_config import CONTROL_SUFFIX, TrainingConfig
 from react_pipeline.training_data import TrainingPairs, prefix_tokens
 
 logger = logging.getLogger(__name__)

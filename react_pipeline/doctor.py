@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from react_pipeline.config import load_domains
+from react_pipeline.config_files import load_domains
 from react_pipeline.errors import ReactError
 from react_pipeline.lineage import Project
 from react_pipeline.tracking import Tracking

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from react_pipeline.config import DomainConfig, load_domain, read_yaml
+from react_pipeline.config import DomainConfig
+from react_pipeline.config_files import load_domain, read_yaml
 from react_pipeline.errors import InputError
 from react_pipeline.lineage import Project
 

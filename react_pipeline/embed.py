@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import time
 import warnings
@@ -28,6 +27,7 @@ from tqdm import tqdm
 
 from react_pipeline.artifacts import Artifact
 from react_pipeline.corpus import check_shards
+from react_pipeline.durable import fsync, write_atomically
 from react_pipeline.errors import CorpusError
 from react_pipeline.inference import ClipMapper, LedgerRow, PairDataset, PairReader, StatsLogger
 from react_pipeline.lineage import Project, resolve
@@ -200,12 +200,8 @@ def _files_of_group(staging: Path, number: int, groups: int) -> list[Path]:
 def _mark_done(marker: Path, files: list[Path], counts: dict[str, Any]) -> None:
     # The marker vouches for the group's files, so they must be on disk before it, even if the power fails.
     for path in files:
-        descriptor = os.open(path, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
-    temporary = marker.with_suffix(".part")
-    temporary.write_text(json.dumps(counts))
-    temporary.replace(marker)
+        fsync(path)
+    write_atomically(marker, json.dumps(counts))
 
 
 def _finish(staging: Path, scratch: Path, groups: int, dimension: int, device: str) -> dict[str, Any]:

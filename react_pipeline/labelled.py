@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.artifacts import Artifact, canonical_json, sha256_of
+from react_pipeline.artifacts import Artifact, canonical_json
 from react_pipeline.config import DomainConfig, EvaluationSetConfig
+from react_pipeline.durable import sha256_of
 from react_pipeline.errors import InputError
 from react_pipeline.images import BadImage, decode_image
 from react_pipeline.labels import lines_of, read_folder, read_manifest

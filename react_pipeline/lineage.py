@@ -13,19 +13,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.artifacts import Artifact, Inputs, Store
-from react_pipeline.config import (
-    CONTROL_SUFFIX,
-    METHODS,
-    SLUG,
-    DomainConfig,
-    PipelineConfig,
-    RetrievalConfig,
-    TrainingConfig,
-    load_domain,
-    load_pipeline,
-)
+from react_pipeline.artifacts import Artifact, Inputs
+from react_pipeline.config import SLUG, DomainConfig, PipelineConfig, RetrievalConfig
+from react_pipeline.config_files import load_domain, load_pipeline
 from react_pipeline.errors import InputError, MissingArtifact, StaleArtifact
+from react_pipeline.store import Store
+from react_pipeline.training_config import CONTROL_SUFFIX, METHODS, TrainingConfig
 
 CONFIG_VARIABLE = "REACT_PIPELINE_CONFIG"
 ALL = "all"
@@ -117,7 +110,7 @@ def _encoder(project: Project, _key: str) -> dict[str, Any]:
 
 
 def _embedding(project: Project, _key: str) -> dict[str, Any]:
-    corpus = project.config.corpus.model_dump(mode="json", exclude={"kind", "shards"})
+    corpus = project.config.corpus.model_dump(mode="json", exclude={"kind", "shards", "max_bad_fraction"})
     return {"precision": project.config.embedding.precision, **corpus}
 
 

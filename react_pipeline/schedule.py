@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from react_pipeline.config import TrainingConfig
+from react_pipeline.training_config import TrainingConfig
 
 MAX_LOG_SCALE = math.log(100)
 """The logit scale is clamped to [0, ln 100] after every step, as in CLIP."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from react_pipeline.artifacts import Artifact
+from react_pipeline.durable import write_atomically
 from react_pipeline.errors import CorruptArtifact, MissingArtifact
 from react_pipeline.lineage import ALL, Project
 from react_pipeline.tracked_values import created_ms, files_of, metrics_of, params_of, tags_of
@@ -230,11 +231,8 @@ def _queue(project: Project, artifact: Artifact, dagster_run_id: str) -> Path:
     name = f"{artifact.stage}--{artifact.key.replace('/', '--')}--{artifact.fingerprint}.json"
     entry = project.store.root / PENDING / name
     if not entry.exists():
-        entry.parent.mkdir(parents=True, exist_ok=True)
         identity = {"stage": artifact.stage, "key": artifact.key, "fingerprint": artifact.fingerprint}
-        temporary = entry.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps({**identity, "dagster_run_id": dagster_run_id}))
-        temporary.replace(entry)
+        write_atomically(entry, json.dumps({**identity, "dagster_run_id": dagster_run_id}))
     return entry
 
 

@@ -11,8 +11,8 @@ from assets.domains import customized_checkpoint
 from assets.evaluation import elevater_results
 from assets.partitions import TRAINED_METHODS, evaluation_partitions, partition_of, require_slug, training_partitions
 from assets.resources import ProjectResource
-from react_pipeline.config import METHODS
 from react_pipeline.lineage import STAGES
+from react_pipeline.training_config import METHODS
 
 MAX_BODY_LINES = 25
 ASSETS = Path(__file__).parents[2] / "assets"

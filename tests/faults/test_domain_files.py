@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from react_pipeline.config import MAX_YAML_BYTES, load_domain
+from react_pipeline.config_files import MAX_YAML_BYTES, load_domain
 from react_pipeline.errors import ConfigError
 
 GOOD = {"classes": ["cat", "dog"]}

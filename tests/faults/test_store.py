@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.artifacts import Inputs, Store
+from react_pipeline.artifacts import Inputs
 from react_pipeline.errors import CorruptArtifact, StoreWriteError
+from react_pipeline.store import Store
 
 INPUTS = Inputs("thing", "all", {"value": 1}, {}, "1")
 
@@ -25,10 +26,10 @@ def write_two(directory: Path) -> dict[str, int]:
 
 KILLED_AT = {
     "in the middle of writing": "kill_in_write = True",
-    "before the manifest": "patch(artifacts.Store, '_manifest')",
-    "before the files are on disk": "patch(artifacts, '_fsync_tree')",
-    "before the rename": "patch(artifacts.Store, '_publish')",
-    "after the rename": "patch(artifacts.Store, '_set_current')",
+    "before the manifest": "patch(store.Store, '_manifest')",
+    "before the files are on disk": "patch(store, 'fsync_tree')",
+    "before the rename": "patch(store.Store, '_publish')",
+    "after the rename": "patch(store.Store, '_set_current')",
 }
 
 
@@ -37,7 +38,7 @@ def test_killed_at_any_step_nothing_unfinished_is_read_and_the_rerun_succeeds(tm
     script = f"""
 import os, signal
 from pathlib import Path
-from react_pipeline import artifacts
+from react_pipeline import artifacts, store
 kill_in_write = False
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 def patch(owner, name): setattr(owner, name, die)
@@ -48,7 +49,7 @@ def write(directory):
     (directory / "b.bin").write_bytes(b"b" * 1000)
     return {{}}
 inputs = artifacts.Inputs("thing", "all", {{"value": 1}}, {{}}, "1")
-artifacts.Store(Path({str(tmp_path)!r})).build(inputs, write)
+store.Store(Path({str(tmp_path)!r})).build(inputs, write)
 """
     done = subprocess.run([sys.executable, "-c", script])
     assert done.returncode == -signal.SIGKILL

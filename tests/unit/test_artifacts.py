@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.artifacts import Artifact, Inputs, Store
+from react_pipeline.artifacts import Artifact, Inputs
 from react_pipeline.errors import CorruptArtifact, InputError, MissingArtifact
+from react_pipeline.store import Store
 
 
 def inputs(value: int = 1, stage: str = "thing", key: str = "all", **parents: Artifact) -> Inputs:

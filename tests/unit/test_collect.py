@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 import webdataset as wds
 
-from react_pipeline.artifacts import Artifact, Inputs, Store
+from react_pipeline.artifacts import Artifact, Inputs
 from react_pipeline.collect import collect_pairs, read_pairs
 from react_pipeline.errors import CorpusError, CorruptArtifact
 from react_pipeline.shards import index_shard, read_member
+from react_pipeline.store import Store
 
 
 @pytest.fixture

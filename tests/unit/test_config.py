@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from react_pipeline.config import TrainingConfig, load_domain, load_domains, load_pipeline
+from react_pipeline.config_files import load_domain, load_domains, load_pipeline
 from react_pipeline.errors import ConfigError
+from react_pipeline.training_config import TrainingConfig
 
 
 def write(path: Path, value: object) -> Path:

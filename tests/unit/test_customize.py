@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from react_pipeline.index import build_index
 from safetensors.torch import load_file
 
 from react_pipeline.base import publish_base
@@ -17,6 +16,7 @@ from react_pipeline.corpus import publish_corpus
 from react_pipeline.customize import customize
 from react_pipeline.embed import embed_corpus
 from react_pipeline.errors import InputError, RetrievalError, StaleArtifact
+from react_pipeline.index import build_index
 from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import Project
 from react_pipeline.model import load

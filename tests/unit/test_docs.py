@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from react_pipeline import config
+from react_pipeline import config, training_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -18,7 +18,7 @@ SECTIONS = (
     config.EmbeddingConfig,
     config.IndexConfig,
     config.RetrievalConfig,
-    config.TrainingConfig,
+    training_config.TrainingConfig,
     config.DomainConfig,
     config.EvaluationSetConfig,
     config.PipelineConfig,

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as functional
 from torch import nn
 
-from react_pipeline.config import TrainingConfig
 from react_pipeline.schedule import batch_at, contrastive_loss, learning_rate, parameter_groups
+from react_pipeline.training_config import TrainingConfig
 
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:

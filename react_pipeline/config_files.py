@@ -1,0 +1,115 @@
+"""Configuration files: the one reader of YAML, and its errors with file and field.
+
+Does not belong here: which fields there are and what they may hold (`config`). Relative paths are resolved against the
+directory of the file that names them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from react_pipeline.config import DomainConfig, PipelineConfig
+from react_pipeline.errors import ConfigError, Problem
+
+MAX_YAML_BYTES = 2_000_000
+"""Larger configuration files are refused unread."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML mapping; no tags, no aliases, no more than `MAX_YAML_BYTES`.
+
+    Raises:
+        ConfigError: If the file is missing, too large, not UTF-8, not YAML, or not a mapping.
+    """
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise ConfigError([Problem(path, "", f"larger than {MAX_YAML_BYTES:,} bytes; a configuration is small")])
+        text = path.read_text(encoding="utf-8")
+        # A few aliases can expand to gigabytes, and no configuration needs one.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ConfigError([Problem(path, "", "YAML aliases (*name) are refused; write the value out")])
+        loaded = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem(path, "", f"cannot be read: {error}")]) from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError([Problem(path, "", f"is not valid YAML: {' '.join(str(error).split())}")]) from error
+    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
+        raise ConfigError([Problem(path, "", "must be a mapping of field names to values")])
+    return loaded
+
+
+def load_pipeline(path: Path) -> PipelineConfig:
+    """Read `pipeline.yaml`; its relative paths become absolute.
+
+    Raises:
+        ConfigError: Listing every problem with file and field.
+    """
+    config = _validate(PipelineConfig, read_yaml(path), path)
+    base = path.resolve().parent
+    corpus = config.corpus.model_copy(update={"shards": tuple(str(base / shard) for shard in config.corpus.shards)})
+    encoder = config.encoder
+    if encoder.pretrained and (base / encoder.pretrained).exists():
+        encoder = encoder.model_copy(update={"pretrained": str((base / encoder.pretrained).resolve())})
+    store = (base / config.store).resolve()
+    update = {
+        "store": store,
+        "domains": (base / config.domains).resolve(),
+        "tracking_uri": config.tracking_uri or f"sqlite:///{store.parent / 'mlflow.db'}",
+        "corpus": corpus,
+        "encoder": encoder,
+    }
+    return config.model_copy(update=update)
+
+
+def load_domain(path: Path) -> DomainConfig:
+    """Read one domain file; the file is named `<slug>.yaml`, and `slug` may be left out in it.
+
+    Raises:
+        ConfigError: Listing every problem with file and field.
+    """
+    raw = read_yaml(path)
+    raw.setdefault("slug", path.stem)
+    config = _validate(DomainConfig, raw, path)
+    if config.slug != path.stem:
+        raise ConfigError([Problem(path, "slug", f"is {config.slug!r}, so the file must be named {config.slug}.yaml")])
+    if config.evaluation is not None and config.evaluation.path is not None:
+        located = config.evaluation.model_copy(update={"path": (path.resolve().parent / config.evaluation.path)})
+        config = config.model_copy(update={"evaluation": located})
+    return config
+
+
+def load_domains(directory: Path) -> tuple[dict[str, DomainConfig], list[Problem]]:
+    """Read every `*.yaml` of a directory: the valid domains by slug, and the problems of the others."""
+    domains, problems = {}, []
+    for path in sorted(directory.glob("*.yaml")):
+        try:
+            domains[path.stem] = load_domain(path)
+        except ConfigError as error:
+            problems += error.problems
+    return domains, problems
+
+
+def _validate(model: type[Model], raw: dict[str, Any], path: Path) -> Model:
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        problems = [Problem(path, _field_of(entry["loc"]), _message_of(entry)) for entry in error.errors()]
+        raise ConfigError(problems) from error
+
+
+def _field_of(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location)
+
+
+def _message_of(entry: Any) -> str:
+    if entry["type"] == "extra_forbidden":
+        return "unknown field; remove it or mend its spelling"
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    shown = entry["input"] if isinstance(entry["input"], (str, int, float, bool, type(None))) else None
+    return message if shown is None or entry["type"] == "value_error" else f"{message} (found {shown!r})"
