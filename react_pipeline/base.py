@@ -11,6 +11,7 @@ from typing import Any
 
 from react_pipeline.artifacts import Artifact
 from react_pipeline.config import EncoderConfig
+from react_pipeline.demo import installed_versions
 from react_pipeline.durable import sha256_of
 from react_pipeline.lineage import Project, resolve
 
@@ -41,7 +42,9 @@ def publish_base(project: Project) -> Artifact:
 
 
 def _digests(encoder: EncoderConfig) -> Any:
-    """Identity of a local checkpoint: the digests of its files."""
+    """Identity of a local checkpoint: the digests of its files; of the demo's: the versions it is made from."""
+    if encoder.model == "demo":
+        return installed_versions()
     path = Path(encoder.pretrained or "")
     if not encoder.pretrained or not path.exists():
         return None

@@ -16,6 +16,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from react_pipeline.artifacts import Artifact
+from react_pipeline.demo import installed_versions
 from react_pipeline.durable import sha256_of, write_atomically
 from react_pipeline.errors import CorpusError
 from react_pipeline.lineage import Project, resolve
@@ -36,7 +37,8 @@ def publish_corpus(project: Project) -> Artifact:
         CorpusError: If a pattern finds no tar, a shard is damaged, or no shard holds a pair.
     """
     if project.config.corpus.kind == "demo":
-        return project.store.build(resolve(project, "corpus"), lambda staging: _write_demo(project, staging))
+        inputs = resolve(project, "corpus", content={"demo": installed_versions()})
+        return project.store.build(inputs, lambda staging: _write_demo(project, staging))
     paths = find_shards(project.config.corpus.shards)
     table = _inventory(project.store, paths)
     content = [[Path(row.path).name, row.bytes, row.sha256] for row in table.itertuples()]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 
 from react_pipeline.artifacts import Artifact, canonical_json
 from react_pipeline.config import DomainConfig, EvaluationSetConfig
+from react_pipeline.demo import installed_versions
 from react_pipeline.durable import sha256_of
 from react_pipeline.errors import InputError
 from react_pipeline.images import BadImage, decode_image
@@ -60,7 +60,7 @@ def publish_evaluation_set(project: Project, slug: str) -> Artifact:
             _require_decodable(images, directory, project.config.corpus.max_pixels)
             return images, {"name": evaluation.name, "root": "", **_coverage(images, domain)}
 
-        return _publish(project, slug, {"demo": version("react-pipeline")}, build_demo)
+        return _publish(project, slug, {"demo": installed_versions()}, build_demo)
 
     root = _root(evaluation)
     if evaluation.kind == "folder":

@@ -49,7 +49,8 @@ def serve(project: Project, repository: Path, dagster_port: int, mlflow_port: in
         ReactError: If one ends, or does not answer within `START_SECONDS`.
     """
     uri = Tracking.of(project).uri
-    home = os.environ.get("DAGSTER_HOME", str(repository / "dagster_home"))
+    home = Path(os.environ.get("DAGSTER_HOME", repository / "dagster_home"))
+    home.mkdir(parents=True, exist_ok=True)
     dagster = ["-m", "dagster", "dev", "-w", "workspace.yaml", "-h", HOST, "-p", str(dagster_port)]
     commands: list[tuple[str, int, Sequence[str]]] = [("dagster", dagster_port, dagster)]
     if not uri.startswith("http"):
@@ -58,7 +59,7 @@ def serve(project: Project, repository: Path, dagster_port: int, mlflow_port: in
         commands.append(("mlflow", mlflow_port, [*mlflow, "--backend-store-uri", uri]))
     for name, port, _ in commands:
         _require_free(name, port)
-    environment = {**os.environ, "DAGSTER_HOME": home, CONFIG_VARIABLE: str(project.path)}
+    environment = {**os.environ, "DAGSTER_HOME": str(home), CONFIG_VARIABLE: str(project.path)}
     environment.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     logs = project.config.store.parent / "logs"
     logs.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,9 @@ stay under the licences below. Importing this package imports neither torch nor 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import metadata
+
+from react_pipeline.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -50,3 +53,24 @@ OTHER_SOURCES = (
     Source("imagenet-names", "timm", "Apache-2.0", "names of the 1,000 ImageNet classes"),
 )
 """What names, weights and evaluation images come from."""
+
+RECIPE_VERSION = 1
+"""Raised by hand when the demo makes another corpus, base or evaluation set of the same packages."""
+
+
+def installed_versions() -> dict[str, str]:
+    """Identity of everything the demo makes: the versions of the packages it reads, and its own.
+
+    Raises:
+        InputError: Naming the packages that are missing.
+    """
+    packages = sorted(source.package for source in (*CORPUS_SOURCES, *OTHER_SOURCES))
+    versions, missing = {"recipe": str(RECIPE_VERSION)}, []
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            missing.append(package)
+    if missing:
+        raise InputError(f"the demo needs {', '.join(missing)}: pip install -c constraints.txt '.[demo]'")
+    return versions

@@ -1,0 +1,71 @@
+"""The demo's gain over several training seeds: base, gated-image and its random-pairs control, mean and spread.
+
+Run after `make demo`, whose corpus, index and pairs are used: `.venv/bin/python benchmarks/demo_seeds.py`. Results of
+the demo itself are left alone: each seed has a store of its own beside it, with the shared artifacts linked in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from react_pipeline.customize import customize
+from react_pipeline.evaluate import EvalResult, evaluate
+from react_pipeline.lineage import Project
+
+DOMAINS = ("animals", "food", "travel")
+METHODS = ("base", "gated-image", "gated-image-control")
+SHARED = (
+    *("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"),
+    *("evaluation_set", "retrieved_set", "control_set"),
+)
+
+
+def seeded(project: Project, seed: int) -> Project:
+    """The same project with another training seed, in a store that shares what does not depend on it."""
+    store = project.config.store.parent / "seeds" / str(seed)
+    for stage in SHARED:
+        if not (store / stage).exists():
+            shutil.copytree(project.config.store / stage, store / stage, copy_function=os.link)
+    (store / "store.json").write_bytes((project.config.store / "store.json").read_bytes())
+    customization = project.config.customization
+    defaults = customization.defaults.model_copy(update={"seed": seed})
+    # model_copy leaves the field out of "fields set" unless it was given before.
+    defaults.model_fields_set.add("seed")
+    changed = customization.model_copy(update={"defaults": defaults})
+    return Project(project.path, project.config.model_copy(update={"store": store, "customization": changed}))
+
+
+def main() -> None:
+    """Train and evaluate every seed, then print a table of means and standard deviations, in percent."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--seeds", type=int, default=3)
+    arguments.add_argument("--domains", nargs="+", default=DOMAINS)
+    arguments.add_argument("--methods", nargs="+", default=METHODS)
+    arguments.add_argument("--config", type=Path, default=None)
+    given = arguments.parse_args()
+    project = Project.load(given.config)
+    rows = []
+    for seed in range(given.seeds):
+        one = seeded(project, seed)
+        for slug in given.domains:
+            for method in given.methods:
+                seconds = 0.0 if method == "base" else customize(one, slug, method).counts["seconds"]
+                result = EvalResult.read(evaluate(one, slug, method))
+                row = {"seed": seed, "domain": slug, "method": method, "top1": result.top1, "top5": result.top5}
+                rows.append({**row, "seconds": seconds})
+                print(json.dumps(rows[-1]), flush=True)
+    table = pd.DataFrame(rows)
+    table[["top1", "top5"]] *= 100
+    means = table.groupby(["method", "seed"], as_index=False)[["top1", "top5", "seconds"]].mean().assign(domain="mean")
+    summary = pd.concat([table, means]).groupby(["domain", "method"])[["top1", "top5", "seconds"]].agg(["mean", "std"])
+    print(summary.round(1).to_string())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The demo's corpus as webdataset tars, and its labelled sets as image folders with a manifest.
+
+Belongs here: files. Does not belong here: which drawings and captions there are (`sources`), pixels (`drawing`), which
+emoji a domain has (`evaluation`). The same packages give the same bytes.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import multiprocessing
+import random
+import tarfile
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+from react_pipeline.demo import CORPUS_SOURCES
+from react_pipeline.demo.drawing import BlankError, render, render_file
+from react_pipeline.demo.evaluation import labelled_emoji
+from react_pipeline.demo.sources import Drawing, corpus_drawings
+
+IMAGE_SIZE = 128
+PAIRS_PER_SHARD = 2_000
+SHUFFLE_SEED = 0
+
+
+def build_corpus(directory: Path, workers: int = 2) -> dict[str, int]:
+    """Render every drawing and write `00000.tar` ... (KEY.png, KEY.txt, KEY.json) into `directory`.
+
+    Args:
+        directory: Where the tars go; made if missing.
+        workers: Rendering processes.
+
+    Returns:
+        Pairs by source (`pairs/openmoji`, ...) and skipped drawings by reason (`skipped/blank`, ...).
+
+    Raises:
+        InputError: If a package of the demo is missing.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    drawings = sorted(corpus_drawings(), key=lambda drawing: drawing.key)
+    random.Random(SHUFFLE_SEED).shuffle(drawings)  # noqa: S311 - a fixed order, not a secret
+    counts: Counter[str] = Counter()
+    # Fresh interpreters: a fork of a process in which torch has started threads may hang.
+    with multiprocessing.get_context("spawn").Pool(max(1, workers)) as pool:
+        rendered = pool.imap(_render, drawings, chunksize=64)
+        progress = tqdm(rendered, "drawing the corpus", len(drawings), unit="image", disable=None)
+        pairs = (pair for pair in zip(drawings, progress, strict=True) if _counted(pair, counts))
+        _write_shards(directory, pairs)
+    return dict(sorted(counts.items()))
+
+
+def build_evaluation(name: str, directory: Path) -> int:
+    """Write the labelled images of `demo/animals`, `demo/food` or `demo/travel` and `manifest.csv` (path, class).
+
+    The images are Twemoji's drawings, a hand that the corpus has none of. Returns how many there are.
+
+    Raises:
+        InputError: If the name is unknown or the package is missing.
+    """
+    images = labelled_emoji(name)
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(("path", "class"))
+        for path, label in images:
+            target = f"{path.stem}.png"
+            (directory / target).write_bytes(_png(render_file(path, IMAGE_SIZE)))
+            rows.writerow((target, label))
+    return len(images)
+
+
+def _render(drawing: Drawing) -> bytes | str:
+    """PNG of a drawing, or the reason why there is none."""
+    try:
+        return _png(render(drawing, IMAGE_SIZE))
+    except BlankError:
+        return "blank"
+    except (OSError, ValueError):
+        return "unreadable"
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "png")
+    return buffer.getvalue()
+
+
+def _counted(pair: tuple[Drawing, bytes | str], counts: Counter[str]) -> bool:
+    drawing, result = pair
+    if isinstance(result, str):
+        counts[f"skipped/{result}"] += 1
+        return False
+    counts[f"pairs/{drawing.source}"] += 1
+    return True
+
+
+def _write_shards(directory: Path, pairs: Iterable[tuple[Drawing, bytes | str]]) -> None:
+    licences = {source.name: source.licence for source in CORPUS_SOURCES}
+    shard: tarfile.TarFile | None = None
+    for number, (drawing, image) in enumerate(pairs):
+        if number % PAIRS_PER_SHARD == 0:
+            if shard is not None:
+                shard.close()
+            shard = tarfile.open(directory / f"{number // PAIRS_PER_SHARD:05d}.tar", "w")  # noqa: SIM115
+        assert shard is not None and isinstance(image, bytes)  # noqa: S101 - narrows the types
+        fields = {"source": drawing.source, "licence": licences[drawing.source]}
+        _add(shard, f"{drawing.key}.png", image)
+        _add(shard, f"{drawing.key}.txt", drawing.caption.encode())
+        _add(shard, f"{drawing.key}.json", json.dumps(fields, sort_keys=True).encode())
+    if shard is not None:
+        shard.close()
+
+
+def _add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
+    # TarInfo's defaults (time 0, owner 0, mode 644) keep the bytes the same everywhere.
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    shard.addfile(member, io.BytesIO(content))

