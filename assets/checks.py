@@ -10,7 +10,6 @@ from pathlib import Path
 
 import dagster as dg
 import numpy as np
-import pandas as pd
 
 from assets.corpus import corpus_embeddings, faiss_index
 from assets.domains import control_set, customized_checkpoint, retrieved_set
@@ -18,6 +17,7 @@ from assets.evaluation import comparison, elevater_results
 from assets.partitions import domain_partitions, evaluation_partitions, key_of, training_partitions
 from assets.resources import ProjectResource
 from react_pipeline.artifacts import Artifact
+from react_pipeline.duplicates import leaked_images
 from react_pipeline.lineage import ALL, Project, fresh_or_none, method_key
 from react_pipeline.training_config import CONTROL_SUFFIX, TRAINED_METHODS
 
@@ -161,14 +161,13 @@ def count_bad_vectors(path: Path) -> int:
 
 
 def leakage(pipeline: Project, stage: str, slug: str) -> dg.AssetCheckResult:
-    """Whether pairs hold an image, byte for byte, of the evaluation set."""
-    pairs = pd.read_parquet(pipeline.store.current(stage, slug).file("pairs.parquet"), columns=["image_sha256"])
-    images = pd.read_parquet(pipeline.store.current("evaluation_set", slug).file("images.parquet"), columns=["sha256"])
-    shared = set(pairs["image_sha256"]) & set(images["sha256"])
+    """Whether pairs show an evaluation image, byte for byte or as a near duplicate."""
+    pairs, images = pipeline.store.current(stage, slug), pipeline.store.current("evaluation_set", slug)
+    leaked = leaked_images(pairs, images)
     return dg.AssetCheckResult(
-        passed=not shared,
-        metadata={"shared": len(shared), "evaluation_images": len(images)},
-        description=f"{len(shared)} of {len(images)} evaluation images are among the pairs",
+        passed=leaked == 0,
+        metadata={"leaked": leaked, "pairs": pairs.counts["pairs"], "evaluation_images": images.counts["images"]},
+        description=f"{leaked} of {pairs.counts['pairs']} pairs show an evaluation image",
     )
 
 

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from react_pipeline.customize import customize
 from react_pipeline.evaluate import EvalResult, evaluate
@@ -48,6 +49,7 @@ def main() -> None:
     arguments.add_argument("--domains", nargs="+", default=DOMAINS)
     arguments.add_argument("--methods", nargs="+", default=METHODS)
     arguments.add_argument("--config", type=Path, default=None)
+    arguments.add_argument("--figure", type=Path, default=None, help="draw the means with their spread into this PNG")
     given = arguments.parse_args()
     project = Project.load(given.config)
     rows = []
@@ -65,6 +67,27 @@ def main() -> None:
     means = table.groupby(["method", "seed"], as_index=False)[["top1", "top5", "seconds"]].mean().assign(domain="mean")
     summary = pd.concat([table, means]).groupby(["domain", "method"])[["top1", "top5", "seconds"]].agg(["mean", "std"])
     print(summary.round(1).to_string())
+    if given.figure is not None:
+        draw(summary, given.figure)
+
+
+def draw(summary: pd.DataFrame, path: Path) -> None:
+    """Bars of mean top-1 by domain and method; whiskers are one standard deviation over the seeds."""
+    means, spread = summary["top1"]["mean"].unstack(), summary["top1"]["std"].unstack()
+    order = [name for name in (*DOMAINS, "mean") if name in means.index]
+    figure = Figure(figsize=(7, 3), layout="constrained")
+    axes = figure.subplots()
+    shades = {"base": "#888888", "gated-image": "#08519c", "gated-image-control": "#9ecae1"}
+    columns = [name for name in shades if name in means.columns]
+    for number, name in enumerate(columns):
+        places = [place + (number - 1) * 0.27 for place in range(len(order))]
+        bars = axes.bar(places, means[name][order], 0.25, yerr=spread[name][order], label=name, color=shades[name])
+        axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
+    axes.set_xticks(range(len(order)), order)
+    axes.set_ylabel("zero-shot top-1 %")
+    axes.margins(y=0.12)
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=120)
 
 
 if __name__ == "__main__":

@@ -24,21 +24,26 @@ def test_rows_that_are_not_finite_or_not_unit_are_counted(tmp_path: Path) -> Non
     assert count_bad_vectors(tmp_path / "img_emb_0.npy") == 2
 
 
-@pytest.mark.parametrize("shared", [0, 1])
-def test_evaluation_image_among_the_pairs_fails_the_check(tiny_project: Project, shared: int) -> None:
+@pytest.mark.parametrize(("digest", "nearest", "leaked"), [("c", 0.5, 0), ("b", 0.5, 1), ("c", 0.99, 1)])
+def test_evaluation_image_among_the_pairs_fails_the_check(
+    tiny_project: Project, digest: str, nearest: float, leaked: int
+) -> None:
     def write_pairs(directory: Path) -> dict[str, int]:
-        pd.DataFrame({"image_sha256": ["a", "b"]}).to_parquet(directory / "pairs.parquet")
+        pairs = pd.DataFrame({"image_sha256": ["a", "b"], "evaluation_similarity": [0.1, nearest]})
+        pairs.to_parquet(directory / "pairs.parquet")
         return {"pairs": 2}
 
     def write_images(directory: Path) -> dict[str, int]:
-        pd.DataFrame({"sha256": ["b" if shared else "c"]}).to_parquet(directory / "images.parquet")
+        images = pd.DataFrame({"path": ["x.png"], "sha256": [digest]})
+        images.to_parquet(directory / "images.parquet")
         return {"images": 1}
 
-    tiny_project.store.build(Inputs("retrieved_set", "shapes", {}, {}, "1"), write_pairs)
+    config = {"near_duplicate_similarity": 0.98}
+    tiny_project.store.build(Inputs("retrieved_set", "shapes", config, {}, "1"), write_pairs)
     tiny_project.store.build(Inputs("evaluation_set", "shapes", {}, {}, "1"), write_images)
     result = leakage(tiny_project, "retrieved_set", "shapes")
-    assert result.passed is (shared == 0)
-    assert result.metadata["shared"].value == shared
+    assert result.passed is (leaked == 0)
+    assert result.metadata["leaked"].value == leaked
 
 
 def test_loss_of_accuracy_only_warns() -> None:

