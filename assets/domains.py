@@ -29,6 +29,7 @@ def evaluation_set(
     partitions_def=domain_partitions,
     group_name=GROUP,
     deps=[corpus, base_checkpoint, corpus_embeddings, faiss_index, evaluation_set],
+    pool="gpu",
     **about("retrieved_set", "parquet", "webdataset"),
 )
 def retrieved_set(
@@ -49,6 +50,7 @@ def retrieved_set(
     partitions_def=domain_partitions,
     group_name=GROUP,
     deps=[corpus, base_checkpoint, corpus_embeddings, retrieved_set, evaluation_set],
+    pool="gpu",
     **about("control_set", "parquet", "webdataset"),
 )
 def control_set(

@@ -21,10 +21,13 @@ from dagster import DagsterRunStatus, RunsFilter
 from assets.definitions import build_defs
 from assets.partitions import DOMAINS, domain_partitions, evaluation_partitions, partition_of, training_partitions
 from assets.resources import REPOSITORY, ProjectResource
+from react_pipeline.config_files import load_domains
 from react_pipeline.errors import InputError
 from react_pipeline.lineage import Project, method_key
 from react_pipeline.tracking import Tracking
 from react_pipeline.training_config import METHODS
+
+logger = logging.getLogger(__name__)
 
 LAUNCH_TAG = "react/launch"
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
@@ -94,7 +97,7 @@ def materialize(
     """
     project = Project.load(config_path)
     defs = build_defs(project=ProjectResource(config_path=str(project.path)))
-    launches = plan(defs, selection, domains or _all_domains(project), methods)
+    launches = plan(defs, selection, domains or _valid_domains(project), methods)
     for slug in {launch.key.split("/")[0] for launch in launches} - {""}:
         project.domain(slug)
     started = time.monotonic()
@@ -247,8 +250,11 @@ def _reason(result: dg.ExecuteInProcessResult) -> str:
     return "failed; see the run in the UI"
 
 
-def _all_domains(project: Project) -> list[str]:
-    return sorted(path.stem for path in project.config.domains.glob("*.yaml"))
+def _valid_domains(project: Project) -> list[str]:
+    found, problems = load_domains(project.config.domains)
+    for problem in problems:
+        logger.warning("left out: %s", problem)
+    return sorted(found)
 
 
 def _lock_path(launch_id: str) -> Path:
@@ -273,12 +279,16 @@ def _registered(instance: dg.DagsterInstance) -> Iterator[str]:
     launch_id = uuid.uuid4().hex[:12]
     path = _lock_path(launch_id)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
+    # One launch at a time enters or cleans up; otherwise one could remove another's file before it is locked.
+    with (path.parent / "entering").open("w") as door:
+        fcntl.flock(door, fcntl.LOCK_EX)
+        handle = path.open("w")
         fcntl.flock(handle, fcntl.LOCK_EX)
         reap_abandoned(instance)
         for left in path.parent.glob("*.lock"):
             if left != path and not _is_alive(left):
                 left.unlink(missing_ok=True)
+    with handle:
         try:
             yield launch_id
         finally:

@@ -1,7 +1,8 @@
 """The demo's gain over several training seeds: base, gated-image and its random-pairs control, mean and spread.
 
 Run after `make demo`, whose corpus, index and pairs are used: `.venv/bin/python benchmarks/demo_seeds.py`. Results of
-the demo itself are left alone: each seed has a store of its own beside it, with the shared artifacts linked in.
+the demo itself are left alone: each seed has a store of its own beside it, with the shared artifacts linked in. The
+control's random pairs are drawn once, so the spread is that of training, not of the draw.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ def seeded(project: Project, seed: int) -> Project:
     """The same project with another training seed, in a store that shares what does not depend on it."""
     store = project.config.store.parent / "seeds" / str(seed)
     for stage in SHARED:
-        if not (store / stage).exists():
-            shutil.copytree(project.config.store / stage, store / stage, copy_function=os.link)
+        # Linked anew each time, so that a rebuilt corpus is never mixed with the pairs of an older one.
+        shutil.rmtree(store / stage, ignore_errors=True)
+        shutil.copytree(project.config.store / stage, store / stage, copy_function=os.link)
     (store / "store.json").write_bytes((project.config.store / "store.json").read_bytes())
     customization = project.config.customization
     defaults = customization.defaults.model_copy(update={"seed": seed})

@@ -114,6 +114,12 @@ class Inputs:
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
 
 
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 over everything in a manifest but its own digest."""
+    rest = {name: value for name, value in manifest.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
 def read_manifest(path: Path, stage: str) -> dict[str, Any]:
     """The manifest in an artifact's directory.
 
@@ -124,7 +130,9 @@ def read_manifest(path: Path, stage: str) -> dict[str, Any]:
         manifest = json.loads((path / MANIFEST).read_text())
     except (OSError, ValueError) as error:
         raise CorruptArtifact(f"{path / MANIFEST}: unreadable ({error}); rematerialize `{stage}`") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT or manifest.get("fingerprint") != path.name:
+    known = isinstance(manifest, dict) and manifest.get("format") == FORMAT and manifest.get("fingerprint") == path.name
+    # Its counts are reported as results, so the manifest vouches for itself too.
+    if not known or manifest.get("digest") != manifest_digest(manifest):
         raise CorruptArtifact(f"{path / MANIFEST}: not the manifest of this artifact; rematerialize `{stage}`")
     return manifest
 

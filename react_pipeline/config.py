@@ -19,6 +19,9 @@ SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """What a domain's name may look like; it becomes a directory, a partition key and part of a model's name."""
 
 
+RESERVED_SLUGS = frozenset({"all", "corpus", "mean"})
+
+
 class CorpusConfig(Section):
     """Where the image-text pairs come from.
 
@@ -193,6 +196,8 @@ class DomainConfig(Section):
     def _slug_is_safe(cls, slug: str) -> str:
         if not SLUG.fullmatch(slug):
             raise ValueError(f"{slug!r}: use a-z, 0-9 and '-', 63 characters at most, starting with a letter or digit")
+        if slug in RESERVED_SLUGS:
+            raise ValueError(f"{slug!r} means something else in results and runs; take another name")
         return slug
 
     @field_validator("classes")

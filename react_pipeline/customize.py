@@ -99,6 +99,7 @@ class Trainer:
         self, inputs: Inputs, training: TrainingConfig, domain: DomainConfig, pairs: Artifact, device: str
     ) -> None:
         """Load base and pairs, attach what the method trains, and compute once what stays frozen."""
+        self.began = time.monotonic()
         self.training = training
         self.device = device
         self.method = str(inputs.config["method"]).removesuffix(CONTROL_SUFFIX)
@@ -145,10 +146,10 @@ class Trainer:
         trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         groups = parameter_groups(trained.items(), training.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.98), eps=1e-6)
-        start = load_newest_state(staging / SCRATCH, trained, optimizer)
+        start, before = load_newest_state(staging / SCRATCH, trained, optimizer)
         metrics = staging / METRICS_FILE
         _keep_lines(metrics, start)
-        began = time.monotonic()
+        stepping = time.monotonic()
         images = self._image_batches(start)
         with metrics.open("a", encoding="utf-8") as log:
             for step in tqdm(range(start, training.steps), f"training {self.method}", disable=None):
@@ -156,16 +157,19 @@ class Trainer:
                 log.write(json.dumps(record) + "\n")
                 if (step + 1) % training.checkpoint_every == 0:
                     log.flush()
-                    save_state(staging / SCRATCH, step + 1, trained, optimizer)
-        seconds = time.monotonic() - began
+                    save_state(staging / SCRATCH, step + 1, before + self._elapsed(), trained, optimizer)
+        stepped = time.monotonic() - stepping
+        if not all(torch.isfinite(parameter).all() for parameter in trained.values()):
+            raise TrainingError("trained weights are not finite; lower learning_rate. Nothing was published")
         scale_gates(self.model, training.gate_scale)
         losses = [json.loads(line)["loss"] for line in metrics.read_text(encoding="utf-8").splitlines()]
         return {
             "pairs": len(self.pairs),
             "steps": training.steps,
             "first_step": start,
-            "seconds": round(seconds, 3),
-            "images_per_second": round((training.steps - start) * self._batch_size / max(seconds, 1e-9), 1),
+            # With what was computed once (captions, frozen part), and with the sessions before a kill.
+            "seconds": round(before + self._elapsed(), 3),
+            "images_per_second": round((training.steps - start) * self._batch_size / max(stepped, 1e-9), 1),
             "trainable_parameters": self.trainable_parameters,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "first_loss": losses[0],
@@ -174,6 +178,9 @@ class Trainer:
             "prefix_kept": self.tokens is not None,
             "device": self.device,
         }
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self.began
 
     @property
     def _batch_size(self) -> int:

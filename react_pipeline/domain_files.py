@@ -11,6 +11,7 @@ import yaml
 
 from react_pipeline.config import DomainConfig
 from react_pipeline.config_files import load_domain, read_yaml
+from react_pipeline.durable import write_atomically
 from react_pipeline.errors import InputError
 from react_pipeline.lineage import Project
 
@@ -35,10 +36,9 @@ def add_domain_file(project: Project, file: Path) -> tuple[Path, DomainConfig]:
     if path and not Path(path).is_absolute() and file.resolve().parent != directory:
         raw["evaluation"]["path"] = str((file.resolve().parent / path).resolve())
         text = yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
-    target = directory / file.name
+    target = directory / f"{domain.slug}.yaml"
     if not target.exists():
-        directory.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
+        write_atomically(target, text)
     elif target.read_text(encoding="utf-8") != text:
         raise InputError(f"{target} exists and differs: edit that file, or remove it first")
     return target, domain

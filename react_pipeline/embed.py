@@ -63,7 +63,7 @@ def embed_corpus(project: Project) -> Artifact:
 
 def vector_files(artifact: Artifact, side: Side) -> list[Path]:
     """The `.npy` files of one side in the order of rows."""
-    return sorted((artifact.path / _FOLDERS[side]).glob("*.npy"))
+    return _files_in(artifact, _FOLDERS[side])
 
 
 def read_vectors(artifact: Artifact, side: Side) -> npt.NDArray[np.float32]:
@@ -80,11 +80,16 @@ def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.Da
         columns: Only these; a field that no sample of a group had is missing (NaN) there.
     """
     tables = []
-    for path in sorted((artifact.path / "metadata").glob("*.parquet")):
+    for path in _files_in(artifact, "metadata"):
         present = None if columns is None else [name for name in columns if name in pq.read_schema(path).names]
         tables.append(pd.read_parquet(path, columns=present))
     table = pd.concat(tables, ignore_index=True)
     return table if columns is None else table[columns]
+
+
+def _files_in(artifact: Artifact, folder: str) -> list[Path]:
+    # Of the manifest, not of the folder: a stray file would shift the rows.
+    return [artifact.path / name for name in sorted(artifact.manifest["files"]) if name.startswith(f"{folder}/")]
 
 
 @dataclass

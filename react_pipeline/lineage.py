@@ -115,7 +115,7 @@ def _embedding(project: Project, _key: str) -> dict[str, Any]:
 
 
 def _index(project: Project, _key: str) -> dict[str, Any]:
-    return project.config.index.model_dump(mode="json")
+    return project.config.index.model_dump(mode="json", exclude={"min_recall"})
 
 
 def _classes(project: Project, slug: str) -> dict[str, Any]:
@@ -129,7 +129,8 @@ def _evaluation_set(project: Project, slug: str) -> dict[str, Any]:
 
 
 def _retrieved(project: Project, slug: str) -> dict[str, Any]:
-    return {**_classes(project, slug), **project.retrieval(slug).model_dump(mode="json")}
+    retrieval = project.retrieval(slug).model_dump(mode="json", exclude={"max_starving_fraction"})
+    return {**_classes(project, slug), **retrieval}
 
 
 def _control(project: Project, slug: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ the training loop, evaluation. Shapes: B images, N texts, D embedding dimension,
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -19,14 +20,17 @@ from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from react_pipeline.config import EncoderConfig
 from react_pipeline.errors import InputError
-from react_pipeline.gated import add_gated_blocks, gated_layers, vision_blocks
+from react_pipeline.gated import add_gated_blocks, gated_layers
+from react_pipeline.weights import load_strictly, read_weights
 
 __all__ = ["Clip", "add_gated_blocks", "choose_device", "from_open_clip", "load", "save", "set_trainable"]
+
+logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -109,7 +113,7 @@ def load(directory: Path | str, device: str = "cpu") -> Clip:
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{directory / CONFIG_FILE}: not an open_clip checkpoint folder ({error})") from error
     clip = _build(model_cfg, preprocess_cfg, directory)
-    _load_strictly(clip.model, _read_weights(directory / WEIGHTS_FILE), directory / WEIGHTS_FILE)
+    load_strictly(clip.model, read_weights(directory / WEIGHTS_FILE), directory / WEIGHTS_FILE)
     return _placed(clip, device)
 
 
@@ -165,6 +169,13 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
     given = {"mean": encoder.mean, "std": encoder.std}
     preprocess_cfg = merge_preprocess_dict(asdict(PreprocessCfg()), tag_cfg)
     preprocess_cfg = merge_preprocess_dict(preprocess_cfg, {key: value for key, value in given.items() if value})
+    if path.is_file() and encoder.quick_gelu is None and encoder.mean is None:
+        logger.warning(
+            "%s tells neither its activation nor its normalisation; assumed are quick_gelu: %s and OpenAI's mean and "
+            "std. Say encoder.quick_gelu, mean and std if that is wrong",
+            path,
+            bool(model_cfg.get("quick_gelu")),
+        )
     if not path.is_file():
         try:
             path = Path(open_clip.download_pretrained(tag_cfg))
@@ -173,12 +184,12 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
                 f"encoder.pretrained: the weights of {name}/{encoder.pretrained} cannot be fetched ({error}); "
                 "give the path of a local checkpoint instead"
             ) from error
-    weights = _read_weights(path)
+    weights = read_weights(path)
     layers = {key.split(".gated_attn_block.")[0] for key in weights if ".gated_attn_block." in key}
     if layers:
         model_cfg["vision_cfg"]["react_cfg"] = {"enabled": True, "last_k_layers": len(layers)}
     clip = _build(model_cfg, preprocess_cfg)
-    _load_strictly(clip.model, weights, path)
+    load_strictly(clip.model, weights, path)
     return _placed(clip, device)
 
 
@@ -246,7 +257,10 @@ def _build(
     context_length = text_cfg.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
     options = text_cfg.get("tokenizer_kwargs") or {}
     if tokenizer_name:
-        tokenizer = open_clip.tokenizer.HFTokenizer(tokenizer_name, context_length=context_length, **options)
+        try:
+            tokenizer = open_clip.tokenizer.HFTokenizer(tokenizer_name, context_length=context_length, **options)
+        except (OSError, ValueError) as error:
+            raise InputError(f"the tokenizer {tokenizer_name!r} cannot be loaded: {error}") from error
     else:
         tokenizer = open_clip.SimpleTokenizer(context_length=context_length, **options)
     size = getattr(model.visual, "image_size", None)
@@ -259,36 +273,3 @@ def _placed(clip: Clip, device: str) -> Clip:
     clip.model.to(device).eval()
     clip.device = device
     return clip
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        # weights_only refuses anything but tensors: a checkpoint can run no code.
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(
-            f"{path}: cannot be read as safetensors or as a plain state dict ({reason}); "
-            "TorchScript archives and pickled models are refused, save the state dict instead"
-        ) from error
-    weights = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise InputError(f"{path}: holds no state dict of tensors")
-    return {key.removeprefix("module."): value for key, value in weights.items()}
-
-
-def _load_strictly(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
-    own = model.state_dict()
-    missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    shapes = [key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape]
-    faults = {"missing": missing, "unexpected": unexpected, "of another shape": sorted(shapes)}
-    if any(faults.values()):
-        told = "; ".join(
-            f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-            for what, keys in faults.items()
-            if keys
-        )
-        raise InputError(f"{path}: does not fit the architecture of {len(vision_blocks(model))} vision layers: {told}")
-    model.load_state_dict(weights, strict=True)

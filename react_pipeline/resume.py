@@ -20,8 +20,10 @@ logger = logging.getLogger(__name__)
 KEPT_STATES = 2
 
 
-def save_state(directory: Path, step: int, trained: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) -> None:
-    """Write the state after `step` steps and remove all but the newest `KEPT_STATES`."""
+def save_state(
+    directory: Path, step: int, seconds: float, trained: dict[str, nn.Parameter], optimizer: torch.optim.AdamW
+) -> None:
+    """Write the state after `step` steps and `seconds`; remove all but the newest `KEPT_STATES`."""
     directory.mkdir(parents=True, exist_ok=True)
     tensors = {}
     for name, parameter in trained.items():
@@ -29,7 +31,7 @@ def save_state(directory: Path, step: int, trained: dict[str, nn.Parameter], opt
         for moment, value in optimizer.state[parameter].items():
             tensors[f"{moment}/{name}"] = value.detach().cpu().contiguous()
     temporary = directory / "writing.tmp"
-    save_file(tensors, temporary, metadata={"step": str(step)})
+    save_file(tensors, temporary, metadata={"step": str(step), "seconds": str(seconds)})
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(directory / f"step-{step:09d}.safetensors")
@@ -37,19 +39,21 @@ def save_state(directory: Path, step: int, trained: dict[str, nn.Parameter], opt
         old.unlink()
 
 
-def load_newest_state(directory: Path, trained: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) -> int:
-    """Put the newest readable state into parameters and optimizer; return its step, 0 where there is none."""
+def load_newest_state(
+    directory: Path, trained: dict[str, nn.Parameter], optimizer: torch.optim.AdamW
+) -> tuple[int, float]:
+    """Put the newest readable state into parameters and optimizer; return its step and seconds, 0 where none is."""
     for path in sorted(directory.glob("step-*.safetensors"), reverse=True):
         try:
             with safe_open(path, framework="pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-                step = int(file.metadata()["step"])
+                step, seconds = int(file.metadata()["step"]), float(file.metadata()["seconds"])
             _restore(tensors, trained, optimizer)
         except (SafetensorError, OSError, KeyError, RuntimeError, ValueError) as error:
             logger.warning("%s cannot be resumed from (%s); trying an older state", path.name, error)
             continue
-        return step
-    return 0
+        return step, seconds
+    return 0, 0.0
 
 
 def _restore(tensors: dict[str, torch.Tensor], trained: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) -> None:

@@ -53,6 +53,7 @@ def draw_pairs(project: Project, pairs: pd.DataFrame, path: Path) -> None:
 
     Raises:
         CorpusError: If a shard is gone or has changed since it was embedded.
+        InputError: If the PNG cannot be written there.
     """
     from react_pipeline.collect import read_images_by_range
     from react_pipeline.corpus import shard_paths
@@ -62,10 +63,11 @@ def draw_pairs(project: Project, pairs: pd.DataFrame, path: Path) -> None:
         pair.row: decode_image(data, project.config.corpus.max_pixels)
         for pair, data in read_images_by_range(pairs, shard_paths(fresh(project, "corpus")))
     }
-    contact_sheet(
-        [
-            (f"{pair.rank + 1}. {pair.similarity:.3f} {pair.caption[:120]}", [images[pair.row]])
-            for pair in pairs.itertuples()
-        ],
-        path,
-    )
+    rows = [
+        (f"{pair.rank + 1}. {pair.similarity:.3f} {pair.caption[:120]}", [images[pair.row]])
+        for pair in pairs.itertuples()
+    ]
+    try:
+        contact_sheet(rows, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another --output") from error

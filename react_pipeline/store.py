@@ -12,6 +12,7 @@ Layout::
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import logging
@@ -22,13 +23,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.artifacts import FORMAT, MANIFEST, Artifact, Inputs, read_manifest, remember_verified, verify
+from react_pipeline.artifacts import (
+    FORMAT,
+    MANIFEST,
+    Artifact,
+    Inputs,
+    manifest_digest,
+    read_manifest,
+    remember_verified,
+    verify,
+)
 from react_pipeline.durable import fsync, fsync_tree, sha256_of, write_atomically
 from react_pipeline.errors import CorruptArtifact, InputError, MissingArtifact, ReactError, StoreWriteError
 
 logger = logging.getLogger(__name__)
 
 CURRENT = "current"
+
+DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
+"""Errors of the disk itself; others (a missing file, a refused connection) keep their own text."""
 
 
 class Store:
@@ -90,7 +103,9 @@ class Store:
                 final.parent.mkdir(parents=True, exist_ok=True)
                 self._publish(staging, final)
             except OSError as error:
-                raise self._write_error(error, staging) from error
+                if error.errno in DISK_FAULTS:
+                    raise self._write_error(error, staging) from error
+                raise
             artifact = Artifact(final, manifest, reused=False)
             remember_verified(artifact)
             self._set_current(artifact)
@@ -185,7 +200,7 @@ class Store:
 
     def _manifest(self, inputs: Inputs, staging: Path, counts: dict[str, Any]) -> dict[str, Any]:
         files = sorted(path for path in staging.rglob("*") if path.is_file() and path.name != MANIFEST)
-        return {
+        manifest = {
             "format": FORMAT,
             "stage": inputs.stage,
             "key": inputs.key,
@@ -201,6 +216,9 @@ class Store:
             "counts": counts,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+        # As it is read back: JSON turns tuples into lists and keys into text.
+        stored: dict[str, Any] = json.loads(json.dumps(manifest))
+        return {**stored, "digest": manifest_digest(stored)}
 
     def _publish(self, staging: Path, final: Path) -> None:
         try:

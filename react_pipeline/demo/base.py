@@ -75,8 +75,6 @@ def build_base() -> tuple[nn.Module, dict[str, Any], dict[str, Any], Path]:
         "resize_mode": "shortest",
         "fill_color": 255,
     }
-    # The package's weights come with a pooler that open_clip does not use; transformers warns of that at length.
-    transformers.logging.set_verbosity_error()
     text_cfg = {**model_cfg["text_cfg"], "hf_model_name": str(texts), "hf_model_pretrained": True}  # type: ignore[dict-item]
     # transformers warns of the pooler, which mean pooling leaves unused.
     verbosity = transformers.logging.get_verbosity()

@@ -1,8 +1,8 @@
 """The drawings of the demo: which there are in the installed packages, and what their alt texts say.
 
 Belongs here: listing drawings, their names and captions. Does not belong here: pixels (`drawing`), tars (`corpus`).
-Captions are written from the sources' own names, aliases and tags, as alt texts on the web are; they hold no class of
-any domain.
+Captions are written from the sources' own names, aliases and tags, as alt texts on the web are; they carry no class
+label.
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ def test_assets_tell_a_newcomer_what_they_are(stage: str) -> None:
 
 def test_work_on_the_device_shares_one_pool() -> None:
     pools = {node.key.to_user_string() for node in graph.asset_nodes if node.pools == {"gpu"}}
-    assert pools == {"corpus_embeddings", "customized_checkpoint", "elevater_results"}
+    on_device = {"corpus_embeddings", "retrieved_set", "control_set", "customized_checkpoint", "elevater_results"}
+    assert pools == on_device
 
 
 def test_method_is_evaluated_from_its_own_checkpoint_and_the_base_from_none() -> None:

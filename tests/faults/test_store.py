@@ -18,10 +18,10 @@ from react_pipeline.store import Store
 INPUTS = Inputs("thing", "all", {"value": 1}, {}, "1")
 
 
-def write_two(directory: Path) -> dict[str, int]:
+def write_two(directory: Path) -> dict[str, float]:
     (directory / "a.bin").write_bytes(b"a" * 1000)
     (directory / "b.bin").write_bytes(b"b" * 1000)
-    return {}
+    return {"top1": 0.5}
 
 
 KILLED_AT = {
@@ -129,7 +129,7 @@ def test_without_locks_the_loser_of_the_rename_verifies_and_uses_the_winner(
     assert not list((tmp_path / "store" / ".staging").iterdir())
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "manifest"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove", "manifest", "figure"])
 def test_damaged_artifacts_are_refused_by_name_and_rebuilt(tmp_path: Path, damage: str) -> None:  # 4, 5
     store = Store(tmp_path)
     artifact = store.build(INPUTS, write_two)
@@ -142,6 +142,9 @@ def test_damaged_artifacts_are_refused_by_name_and_rebuilt(tmp_path: Path, damag
         path.write_bytes(path.read_bytes()[:-1])
     elif damage == "remove":
         path.unlink()
+    elif damage == "figure":
+        manifest = artifact.path / "manifest.json"
+        manifest.write_text(manifest.read_text().replace('"top1": 0.5', '"top1": 0.9'))
     else:
         manifest = artifact.path / "manifest.json"
         manifest.write_bytes(manifest.read_bytes()[:-20])

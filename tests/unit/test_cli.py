@@ -173,3 +173,25 @@ def test_quick_commands_load_no_torch(tiny_project: Project, command: list[str])
         [sys.executable, "-c", code, *command, "--config", str(tiny_project.path)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_domain_file_of_another_suffix_is_added_under_its_slug(tiny_project: Project, run, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "birds.yml").write_text("classes: [robin]\n")
+    code, _, told = run("domains", "add", str(tmp_path / "elsewhere" / "birds.yml"))
+    assert (code, told) == (0, "")
+    assert tiny_project.domain("birds").class_names == ["robin"]
+
+
+def test_broken_domain_file_is_left_out_and_the_others_run(indexed_project: Project, run, caplog) -> None:  # FAULTS 21
+    (indexed_project.config.domains / "broken.yaml").write_text("classes: []\n")
+    code, out, _ = run("materialize", "--select", "evaluation_set")
+    assert code == 0
+    assert "2 built" in out
+    assert "broken.yaml" in caplog.text
+
+
+def test_picture_that_cannot_be_written_takes_one_line(indexed_project: Project, run, tmp_path: Path) -> None:
+    code, _, told = run("search", "a circle", "-o", str(tmp_path / "no" / "such" / "folder.png"))
+    assert code == 2
+    assert "--output" in told and len(told.strip().splitlines()) == 1

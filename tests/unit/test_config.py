@@ -85,3 +85,9 @@ def test_one_bad_domain_leaves_the_others(tmp_path: Path) -> None:
     assert list(domains) == ["good"]
     assert domains["good"].class_names == ["cat", "dog"]
     assert [problem.file.name for problem in problems] == ["bad.yaml"]
+
+
+@pytest.mark.parametrize("slug", ["all", "corpus", "mean"])
+def test_names_that_mean_something_else_are_no_domains(tmp_path: Path, slug: str) -> None:
+    with pytest.raises(ConfigError, match="means something else"):
+        load_domain(write(tmp_path / f"{slug}.yaml", {"classes": ["cat"]}))

@@ -14,7 +14,7 @@ ASSETS = LIBRARY.parent / "assets"
 
 STEPS = (
     *("errors", "durable", "training_config", "config", "config_files", "artifacts", "store", "lineage", "prompts"),
-    *("images", "shards", "pairs", "corpus", "gated", "model", "base", "inference", "embed", "index"),
+    *("images", "shards", "pairs", "corpus", "gated", "weights", "model", "base", "inference", "embed", "index"),
     *("labels", "labelled", "collect", "duplicates", "ranking", "retrieve", "search"),
     *("schedule", "resume", "training_data", "customize", "evaluate", "compare"),
     *("tracked_values", "tracking", "domain_files", "doctor", "servers", "terminal", "cli"),
