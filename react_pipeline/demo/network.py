@@ -23,14 +23,16 @@ ARCHITECTURE = "react_demo_hybrid"
 IMAGE_SIZE = 128
 WIDTH = 384
 POOLED = 2
-"""Positions of the feature map, per side, that become one token. Measured: 4 tokens train as well as 16, 4x faster."""
+"""Positions of the feature map, per side, that become one token: 4 tokens instead of 16.
+
+Measured (one seed): gated-image top-1 11.6 with 4 tokens, 9.3 with 16, at about a quarter of the arithmetic.
+"""
 
 
 class FeatureMap(nn.Module):
     """EfficientNet-Lite0 up to its last feature map, with batch normalisation folded into the convolutions.
 
-    Folding and channels-last memory change no value beyond rounding (checked: 1e-5) and embed a corpus several times
-    faster on a CPU.
+    Folding and channels-last memory change no value beyond rounding (checked: 2e-5) and are faster on a CPU.
     """
 
     def __init__(self, network: nn.Module | None = None) -> None:
