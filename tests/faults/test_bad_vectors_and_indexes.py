@@ -116,6 +116,7 @@ def test_bad_vectors_never_reach_the_index(indexed_project: Project, value: floa
     republished = {**embeddings.manifest["files"]}
     republished["text_emb/text_emb_1.npy"] = {"sha256": artifacts.sha256_of(path), "bytes": path.stat().st_size}
     manifest = {**embeddings.manifest, "files": republished}
+    manifest["digest"] = artifacts.manifest_digest(manifest)
     (embeddings.path / "manifest.json").write_text(json.dumps(manifest))
     artifacts._verified.clear()
     shutil.rmtree(indexed_project.config.store / "faiss_index")
