@@ -6,16 +6,14 @@ Belongs here: one query and its pictures. Does not belong here: retrieval for a 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from react_pipeline.errors import InputError
 from react_pipeline.lineage import Project, fresh
+from react_pipeline.retrieve import SIDES
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SIDES: dict[str, Literal["image", "text"]] = {"t2t": "text", "t2i": "image"}
-"""What a text is compared with in each mode."""
 
 
 def search_pairs(project: Project, text: str, mode: str = "t2t", k: int = 12) -> pd.DataFrame:
