@@ -25,7 +25,8 @@ UNIT_NORM_TOLERANCE = 0.01
 """Vectors are stored in half precision."""
 
 STEP0_TOLERANCE = 1e-4
-"""Largest difference of a feature at step 0 in methods whose weights themselves train (rounding of another order)."""
+"""Largest difference at step 0 of a feature where the weights themselves train (rounding of another order), or of a
+class vector where a head trains (rounding of its length)."""
 
 
 @dg.asset_check(asset=corpus_embeddings, blocking=True)
@@ -107,15 +108,19 @@ def loss_is_finite(context: dg.AssetCheckExecutionContext, project: ProjectResou
 def training_starts_at_the_base(
     context: dg.AssetCheckExecutionContext, project: ProjectResource
 ) -> dg.AssetCheckResult:
-    """Closed gates must leave the base exactly as it is; otherwise a gain is not the training's."""
+    """Closed gates must leave the base exactly as it is; otherwise a gain is not the training's.
+
+    A linear head must start as the zero-shot head of the base.
+    """
     slug, method = key_of(context)
     artifact = project.load().store.current("customized_checkpoint", method_key(slug, method))
     difference = artifact.counts["step0_max_difference"]
     allowed = 0.0 if method.startswith("gated") else STEP0_TOLERANCE
+    what = "class vectors" if method.startswith("linear-head") else "features"
     return dg.AssetCheckResult(
         passed=difference <= allowed,
         metadata={"max_difference": difference},
-        description=f"features at step 0 differ from the base by {difference:g} at most; allowed: {allowed:g}",
+        description=f"{what} at step 0 differ from the base's by {difference:g} at most; allowed: {allowed:g}",
     )
 
 

@@ -4,6 +4,7 @@ import dagster as dg
 
 from assets.corpus import base_checkpoint, corpus, corpus_embeddings, faiss_index
 from assets.partitions import domain_partitions, to_domain, training_partitions
+from assets.processes import train
 from assets.reporting import about, publish
 from assets.resources import ProjectResource, TrackingResource
 from react_pipeline.artifacts import Artifact
@@ -83,12 +84,11 @@ def customized_checkpoint(
 
     Each new block starts with a closed gate, so that training begins exactly at the base model (a check asserts it).
     `gated-image` is the headline; `locked-text` and `full` train the weights themselves; `<method>-control` trains the
-    same way on the control set.
+    same way on the control set. While it runs, its losses are in MLflow; with `processes` above 1 it runs under
+    torchrun.
     """
 
     def step(pipeline: Project, domain: str, method: str) -> Artifact:
-        from react_pipeline.customize import customize
-
-        return customize(pipeline, domain, method)
+        return train(context, pipeline, tracking, domain, method)
 
     return publish(context, project, tracking, step)

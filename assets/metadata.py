@@ -7,6 +7,7 @@ so whatever goes into Markdown is escaped.
 import base64
 import html
 import io
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ import dagster as dg
 import pandas as pd
 
 from react_pipeline.artifacts import Artifact
-from react_pipeline.tracked_values import flatten
+from react_pipeline.tracked_values import METRICS_FILE, flatten
 
 MAX_IMAGE_BYTES = 100_000
 MAX_TABLE_ROWS = 20
 MAX_TEXT_CHARS = 2_000
+
+ATTENTION_GATE, DENSE_GATE = "gate_attn_", "gate_dense_"
+"""How a training's records name the gates of a layer."""
 
 PICTURES = {"contact_sheet.png": "contact_sheet", "loss.png": "loss_curve", "comparison.png": "comparison"}
 """Files of an artifact that are embedded, and the names they are shown under."""
@@ -39,6 +43,8 @@ def describe(artifact: Artifact) -> dict[str, Any]:
             shown[name] = dg.MetadataValue.md(f"![{name}]({data_uri(artifact.file(file))})")
     if table := _table(artifact):
         shown["table"] = dg.MetadataValue.md(table)
+    if gates := _gates(artifact):
+        shown["gates"] = dg.MetadataValue.md(gates)
     return shown
 
 
@@ -70,9 +76,28 @@ def _table(artifact: Artifact) -> str:
     if artifact.stage == "retrieved_set" and "classes.parquet" in files:
         classes = pd.read_parquet(artifact.file("classes.parquet"))
         return _head(classes.drop(columns=["prompts"], errors="ignore"), "kept", "classes with the fewest pairs")
+    if artifact.stage == "customized_checkpoint":
+        return _held_out(artifact)
     if artifact.stage == "elevater_results" and "per_class.parquet" in files:
         return _head(pd.read_parquet(artifact.file("per_class.parquet")), "accuracy", "least accurate classes")
     return ""
+
+
+def _held_out(artifact: Artifact) -> str:
+    before, after = (artifact.counts.get(f"held_out_{when}") or {} for when in ("before", "after"))
+    rows = [(name, before[name], after[name], after[name] - before[name]) for name in before if name in after]
+    return markdown_table(["recall of held-out pairs", "base", "customized", "difference"], rows) if rows else ""
+
+
+def _gates(artifact: Artifact) -> str:
+    """How far the gated blocks had opened at the last step: tanh(gate), 0 is closed."""
+    if METRICS_FILE not in artifact.manifest["files"]:
+        return ""
+    *_, last = artifact.file(METRICS_FILE).read_text(encoding="utf-8").splitlines() or ["{}"]
+    record = json.loads(last)
+    layers = sorted(int(name.removeprefix(ATTENTION_GATE)) for name in record if name.startswith(ATTENTION_GATE))
+    rows = [(layer, record[f"{ATTENTION_GATE}{layer}"], record[f"{DENSE_GATE}{layer}"]) for layer in layers]
+    return markdown_table(["before layer", "attention gate", "dense gate"], rows) if rows else ""
 
 
 def _head(table: pd.DataFrame, column: str, title: str) -> str:

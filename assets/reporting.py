@@ -20,6 +20,9 @@ from react_pipeline.lineage import ALL, STAGES, Project, fresh_or_none
 TRANSIENT = (OSError, StoreWriteError)
 """Faults that may be gone a little later: the network, a full disk. Everything else fails the same way again."""
 
+INTERRUPTED = "interrupted"
+"""All that is said of a step that was cancelled, from the UI or by Ctrl-C."""
+
 READS_OUTSIDE = ("corpus", "base_checkpoint", "evaluation_set", "comparison")
 """Stages that look at more than the artifacts before them, so that only running them tells whether they are fresh."""
 
@@ -67,6 +70,9 @@ def readable_failures() -> Iterator[None]:
         raise dg.Failure(str(error), allow_retries=False) from error
     except dg.Failure:
         raise
+    except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError) as error:
+        # Dagster would try the step again: its retry policy holds for interruptions too.
+        raise dg.Failure(INTERRUPTED, allow_retries=False) from error
     except Exception as error:
         raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from error
 

@@ -12,6 +12,7 @@ import dagster as dg
 from react_pipeline.artifacts import Artifact
 from react_pipeline.lineage import CONFIG_VARIABLE, Project
 from react_pipeline.tracking import Tracking
+from react_pipeline.tracking_live import LiveRun
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -42,6 +43,10 @@ class TrackingResource(dg.ConfigurableResource):
     """
 
     tracking_uri: str = ""
+
+    def live(self, project: Project, run_id: str) -> LiveRun:
+        """The observer that shows a training in MLflow while it runs."""
+        return LiveRun.of(project, self.tracking_uri or None, run_id)
 
     def log(self, project: Project, artifact: Artifact, run_id: str) -> dict[str, dg.MetadataValue]:
         """Log an artifact; returns the metadata that leads to its MLflow run. Never fails the step."""

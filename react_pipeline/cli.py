@@ -1,7 +1,7 @@
 """The command line: `react-pipeline`.
 
 Belongs here: commands, their options, what they print, and exit codes. Does not belong here: any work; commands that
-build something drive the Dagster assets, as the UI does. This is the only module that imports `assets`.
+build something drive the Dagster assets, as the UI does. Only the command line imports `assets`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from react_pipeline.config_files import load_domain, load_domains
-from react_pipeline.domain_files import add_domain_file
-from react_pipeline.errors import ConfigError, InputError, ReactError
+from react_pipeline.command_line import Config, console, load_project, repository
+from react_pipeline.commands_domains import domains_app
+from react_pipeline.config_files import load_domains
+from react_pipeline.errors import InputError, ReactError
 from react_pipeline.lineage import Project
 from react_pipeline.terminal import plain_rows, print_results, print_table
 from react_pipeline.training_config import METHODS
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DEMO_DOMAINS = ("animals", "food", "travel")
-DEMO_METHODS = ("base", "gated-image", "gated-image-control")
+DEMO_METHODS = ("base", "gated-image", "gated-image-control", "linear-head", "linear-head-control")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,14 +37,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Customize CLIP to your own visual domain from class names alone (REACT): Dagster assets, tracked in MLflow.",
 )
-domains_app = typer.Typer(no_args_is_help=True, help="The domain files: one YAML of class names each.")
 app.add_typer(domains_app, name="domains")
-console = Console()
-
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="A pipeline.yaml. Default: $REACT_PIPELINE_CONFIG, else the one here."),
-]
 
 
 class Format(StrEnum):
@@ -64,7 +57,7 @@ def demo(
 
     A second time nothing is computed again. Killed in between, it goes on where it was.
     """
-    project = _project(config or _repository() / "pipeline.yaml")
+    project = load_project(config or repository() / "pipeline.yaml")
     if project.config.corpus.kind != "demo":
         raise InputError(f"{project.path}: corpus.kind is {project.config.corpus.kind!r}, the demo needs `demo`")
     failed = _materialize(project, "*", DEMO_DOMAINS, METHODS if all_methods else DEMO_METHODS)
@@ -86,8 +79,8 @@ def materialize(
     config: Config = None,
 ) -> None:
     """Build assets: the same ones, with the same checks and runs, as from the Dagster UI."""
-    project = _project(config)
-    _repository()
+    project = load_project(config)
+    repository()
     raise typer.Exit(_materialize(project, select, domain or (), method or METHODS))
 
 
@@ -97,7 +90,7 @@ def results(
     config: Config = None,
 ) -> None:
     """The published comparisons of all domains, and the mean of each method."""
-    project = _project(config)
+    project = load_project(config)
     table = _results(project, sorted(load_domains(project.config.domains)[0]))
     if format is Format.table:
         print_results(table)
@@ -118,7 +111,7 @@ def search(
     """The pairs of the corpus nearest to a text, as a table and as a contact sheet."""
     from react_pipeline.search import draw_pairs, search_pairs
 
-    project = _project(config)
+    project = load_project(config)
     pairs = search_pairs(project, text, mode, k)
     draw_pairs(project, pairs, output)
     rows = [
@@ -126,6 +119,21 @@ def search(
     ]
     print_table(["", "similarity", "caption", "key"], rows, right=2)
     console.print(f"pictures: {output}", markup=False)
+
+
+@app.command()
+def export(
+    domain: Annotated[str, typer.Argument(help="Slug of the domain.")],
+    method: Annotated[str, typer.Argument(help="A trained method, such as gated-image.")],
+    to: Annotated[Path, typer.Option("--to", help="The folder to make.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    config: Config = None,
+) -> None:
+    """Write a customized model with its model card as a folder of its own, for open_clip or for this package."""
+    from react_pipeline.export import export as write_folder
+
+    folder = write_folder(load_project(config), domain, method, to, overwrite=overwrite)
+    console.print(f"{folder}: README.md says how to load it", markup=False)
 
 
 @app.command()
@@ -137,10 +145,10 @@ def ui(
     """Start the Dagster and MLflow user interfaces on this machine only; Ctrl-C stops both."""
     from react_pipeline.servers import serve, watch
 
-    project = _project(config)
+    project = load_project(config)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console.print("starting; this takes up to a minute ...")
-    with serve(project, _repository(), dagster_port, mlflow_port) as servers:
+    with serve(project, repository(), dagster_port, mlflow_port) as servers:
         for server in servers:
             console.print(f"{server.name:8} {server.url}")
         if not any(server.name == "mlflow" for server in servers):
@@ -158,10 +166,10 @@ def doctor(config: Config = None) -> None:
     from react_pipeline.doctor import diagnose
 
     try:
-        repository: Path | None = _repository()
+        located: Path | None = repository()
     except InputError:
-        repository = None
-    findings = diagnose(config, repository)
+        located = None
+    findings = diagnose(config, located)
     print_table(["", "", "", "what to do"], [[f.what, f.state, f.detail, f.remedy] for f in findings])
     raise typer.Exit(1 if any(finding.state == "missing" for finding in findings) else 0)
 
@@ -171,59 +179,10 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False, config: Config = None
 ) -> None:
     """Remove artifacts that nothing current was made from, and leftovers of killed builds."""
-    removed = _project(config).store.prune(dry_run=dry_run)
+    removed = load_project(config).store.prune(dry_run=dry_run)
     for path in removed:
         typer.echo(path)
     console.print(f"{len(removed)} directories {'would be removed' if dry_run else 'removed'}")
-
-
-@domains_app.command("list")
-def list_domains(config: Config = None) -> None:
-    """The valid domains, and the problems of the other files."""
-    project = _project(config)
-    found, problems = load_domains(project.config.domains)
-    rows = [
-        [slug, entry.title, len(entry.classes), entry.evaluation.name if entry.evaluation else "none"]
-        for slug, entry in found.items()
-    ]
-    print_table(["domain", "title", "classes", "evaluation"], rows)
-    for problem in problems:
-        typer.echo(f"not valid: {problem}", err=True)
-
-
-@domains_app.command("validate")
-def validate_domains(
-    files: Annotated[list[Path] | None, typer.Argument(help="Domain files. Default: all of the project.")] = None,
-    config: Config = None,
-) -> None:
-    """Check domain files and list every problem, with file and field."""
-    problems = []
-    checked = files or sorted(_project(config).config.domains.glob("*.yaml"))
-    for path in checked:
-        try:
-            load_domain(path)
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    console.print(f"{len(checked)} valid")
-
-
-@domains_app.command("add")
-def add_domain(file: Annotated[Path, typer.Argument(help="A YAML named <slug>.yaml.")], config: Config = None) -> None:
-    """Check a domain file, copy it into the project's folder of domains, and make it a partition in Dagster."""
-    project = _project(config)
-    target, domain = add_domain_file(project, file)
-    missing = domain.evaluation.path if domain.evaluation else None
-    if missing is not None and not missing.exists():
-        typer.echo(f"note: {missing} is not there; results will be `unavailable`", err=True)
-    _repository()
-    from assets.launch import open_instance
-    from assets.partitions import DOMAINS
-
-    with open_instance() as instance:
-        instance.add_dynamic_partitions(DOMAINS, [domain.slug])
-    console.print(f"{target}: {len(domain.classes)} classes; next: react-pipeline materialize --domain {domain.slug}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -247,30 +206,6 @@ def _fail(message: str, code: int) -> None:
     for line in message.splitlines():
         typer.echo(f"error: {line}", err=True)
     sys.exit(code)
-
-
-def _project(config: Path | None) -> Project:
-    try:
-        return Project.load(config)
-    except ConfigError as error:
-        path = error.problems[0].file
-        if not path.exists():
-            raise InputError(f"{path}: no such file; run where your pipeline.yaml lies, or give --config") from error
-        raise
-
-
-def _repository() -> Path:
-    """The folder of `workspace.yaml` and `dagster_home`."""
-    try:
-        import assets
-    except ImportError as error:
-        raise InputError(
-            "the package `assets` is missing: work in a clone, installed with `pip install -e .`"
-        ) from error
-    directory = Path(next(iter(assets.__path__))).resolve().parent
-    if not (directory / "workspace.yaml").is_file():
-        raise InputError(f"{directory}: no workspace.yaml; work in a clone, installed with `pip install -e .`")
-    return directory
 
 
 def _materialize(project: Project, select: str, domains: Sequence[str], methods: Sequence[str]) -> int:

@@ -14,6 +14,7 @@ import io
 import json
 import tarfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -80,8 +81,35 @@ def read_images_by_range(rows: pd.DataFrame, shard_paths: Sequence[Path]) -> Ite
             ) from error
 
 
-def read_pairs(artifact: Artifact) -> Iterator[tuple[int, bytes, str, str]]:
-    """Read a retrieved or control set: (row, image bytes, caption, class) in the order of the shards.
+@dataclass(frozen=True)
+class LocatedPair:
+    """A pair of a retrieved or control set, its image by where its bytes lie in a shard.
+
+    Attributes:
+        row: Row number of the corpus.
+        path: The shard.
+        offset: Of the image's first byte in it.
+        size_bytes: Of the image.
+        caption: As it was embedded.
+        label: Class it was retrieved for; empty in a control set.
+    """
+
+    row: int
+    path: Path
+    offset: int
+    size_bytes: int
+    caption: str
+    label: str
+
+    def read(self) -> bytes:
+        """The image's file as it was in the corpus."""
+        with self.path.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size_bytes)
+
+
+def locate_pairs(artifact: Artifact) -> Iterator[LocatedPair]:
+    """List a retrieved or control set in the order of its shards, reading everything but the images.
 
     Raises:
         CorruptArtifact: If a shard is cut, out of order, or the number of pairs differs from the manifest.
@@ -97,8 +125,8 @@ def read_pairs(artifact: Artifact) -> Iterator[tuple[int, bytes, str, str]]:
                     if text is None or about is None or (text.name, about.name) != (f"{key}.txt", f"{key}.json"):
                         raise tarfile.ReadError(f"sample {key} is not image, text, json")
                     described = json.loads(_member(tar, about))
-                    caption = _member(tar, text).decode()
-                    yield int(described["row"]), _member(tar, image), caption, str(described["class"])
+                    caption, label = _member(tar, text).decode(), str(described["class"])
+                    yield LocatedPair(int(described["row"]), path, image.offset_data, image.size, caption, label)
                     count += 1
         except (tarfile.TarError, OSError, ValueError, KeyError, TypeError) as error:
             raise CorruptArtifact(f"{path}: {error}; rematerialize `{artifact.stage}` for {artifact.key!r}") from error
@@ -107,6 +135,16 @@ def read_pairs(artifact: Artifact) -> Iterator[tuple[int, bytes, str, str]]:
             f"{artifact.path}: {count} pairs in its shards, {artifact.counts['pairs']} recorded; "
             f"rematerialize `{artifact.stage}` for {artifact.key!r}"
         )
+
+
+def read_pairs(artifact: Artifact) -> Iterator[tuple[int, bytes, str, str]]:
+    """Read a retrieved or control set: (row, image bytes, caption, class) in the order of the shards.
+
+    Raises:
+        CorruptArtifact: As `locate_pairs`.
+    """
+    for pair in locate_pairs(artifact):
+        yield pair.row, pair.read(), pair.caption, pair.label
 
 
 def _add_sample(tar: tarfile.TarFile, pair: Any, image: bytes) -> None:

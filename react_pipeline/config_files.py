@@ -56,6 +56,9 @@ def load_pipeline(path: Path) -> PipelineConfig:
     encoder = config.encoder
     if encoder.pretrained and (base / encoder.pretrained).exists():
         encoder = encoder.model_copy(update={"pretrained": str((base / encoder.pretrained).resolve())})
+    elevater = config.elevater
+    if elevater.root is not None:
+        elevater = elevater.model_copy(update={"root": (base / elevater.root).resolve()})
     store = (base / config.store).resolve()
     update = {
         "store": store,
@@ -63,6 +66,7 @@ def load_pipeline(path: Path) -> PipelineConfig:
         "tracking_uri": config.tracking_uri or f"sqlite:///{store.parent / 'mlflow.db'}",
         "corpus": corpus,
         "encoder": encoder,
+        "elevater": elevater,
     }
     return config.model_copy(update=update)
 

@@ -1,7 +1,7 @@
 """Evaluation: how well a checkpoint classifies a domain's labelled images from class names alone.
 
-Belongs here: the zero-shot head, the metrics, and `EvalResult`. Does not belong here: reading labelled sets
-(`labelled`), setting results beside one another (`compare`). Shapes: N images, C classes, D embedding dimension.
+Belongs here: the metrics and `EvalResult`. Does not belong here: class vectors (`classifier`), reading labelled sets
+(`labelled`), setting results beside one another (`compare`). Shapes: N images, C classes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pandas as pd
@@ -17,23 +17,17 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from react_pipeline.artifacts import Artifact
+from react_pipeline.classifier import LOGIT_SCALE, load_classifier, zero_shot_head
 from react_pipeline.config import DomainConfig
 from react_pipeline.errors import CorruptArtifact
 from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.lineage import Project, method_key, resolve
-from react_pipeline.prompts import fill, prompt_templates
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from react_pipeline.model import Clip
+__all__ = ["ClassResult", "EvalResult", "evaluate", "score", "zero_shot_head"]
 
 STAGE = "elevater_results"
 EVALUATOR_VERSION = "1"
 """Changed by hand when the same checkpoint and images would get other numbers. Unequal versions are not compared."""
-
-LOGIT_SCALE = 100.0
-"""Fixed, not the learned scale, as in CLIP's and REACT's evaluation. It moves no rank, only probabilities."""
 
 TOP = 5
 
@@ -109,6 +103,8 @@ class EvalResult(BaseModel):
 def evaluate(project: Project, slug: str, method: str) -> Artifact:
     """Publish the zero-shot result of a method on the domain's evaluation set.
 
+    Zero-shot, because no labelled image is learned from: `linear-head` too is trained on retrieved pairs alone.
+
     Files: `result.json` (`EvalResult`), `per_class.parquet` and, where the set is available, `predictions.parquet`
     (image, class_id, predicted: class ids of the first min(5, C), probability of the first).
 
@@ -137,7 +133,7 @@ def evaluate(project: Project, slug: str, method: str) -> Artifact:
             _write_result(directory, EvalResult(**about, unavailable=reason))
             return {"unavailable": reason}
         images = read_images(evaluation_set, domain)
-        logits = _logits(project, domain, checkpoint, images)
+        logits = _logits(project, domain, checkpoint, inputs.parents.get("base_checkpoint"), images)
         ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
         result = EvalResult(**about, **score(ranked, images["class_id"].to_numpy(), domain.class_names))
         _write_result(directory, result)
@@ -158,21 +154,6 @@ def evaluate(project: Project, slug: str, method: str) -> Artifact:
         }
 
     return project.store.build(inputs, write)
-
-
-def zero_shot_head(clip: Clip, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Class vectors (D, C): the unit vectors of all templates, their mean, made unit again.
-
-    The same as open_clip's `build_zero_shot_classifier` and REACT's evaluation (Radford et al. 2021, section 3.1.4).
-
-    Args:
-        clip: The model.
-        class_names: C names.
-        templates: Texts with `{}` where the name goes.
-    """
-    texts = [fill(template, name) for name in class_names for template in templates]
-    vectors = clip.encode_texts(texts).reshape(len(class_names), len(templates), -1).mean(dim=1)
-    return (vectors / vectors.norm(dim=1, keepdim=True)).T
 
 
 def score(ranked: NDArray[np.int64], class_ids: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, Any]:
@@ -203,20 +184,22 @@ def score(ranked: NDArray[np.int64], class_ids: NDArray[np.int64], class_names: 
     }
 
 
-def _logits(project: Project, domain: DomainConfig, checkpoint: Artifact, images: pd.DataFrame) -> NDArray[np.float32]:
-    from react_pipeline.model import choose_device, load
+def _logits(
+    project: Project, domain: DomainConfig, checkpoint: Artifact, base: Artifact | None, images: pd.DataFrame
+) -> NDArray[np.float32]:
+    from react_pipeline.model import choose_device
 
-    clip = load(checkpoint.path, choose_device(project.config.device))
-    head = zero_shot_head(clip, domain.class_names, prompt_templates(domain)).numpy()
+    device = choose_device(project.config.device)
+    classifier = load_classifier(project, checkpoint, base, domain, device)
     embedding = project.config.embedding
     vectors = encode_images(
-        clip,
+        classifier.clip,
         images,
         max_pixels=project.config.corpus.max_pixels,
         batch_size=embedding.batch_size,
         workers=embedding.workers,
     )
-    logits = LOGIT_SCALE * vectors @ head
+    logits = LOGIT_SCALE * vectors @ classifier.head.numpy()
     if not np.isfinite(logits).all():
         raise CorruptArtifact(
             f"{checkpoint.path}: its features are not finite; rematerialize `{checkpoint.stage}` for {checkpoint.key!r}"

@@ -1,7 +1,6 @@
-"""Gated blocks: the new modules that REACT trains, and the split of an image tower where they begin.
+"""Gated blocks: the new modules that REACT trains, and where they are attached to an image tower.
 
-Belongs here: the block, where it is attached, what can be computed once because nothing before it trains. Does not
-belong here: loading and saving (`model`), the training loop (`customize`).
+Does not belong here: loading and saving (`model`), running a tower for training (`tower`), the loop (`customize`).
 
 Source of the method: REACT (arXiv 2301.07094), gated-image customization. Shapes: B images, T tokens, W width.
 """
@@ -14,9 +13,9 @@ from collections import OrderedDict
 from typing import Any
 
 import torch
-from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 
+from react_pipeline.attention import feed_forward, self_attention
 from react_pipeline.errors import InputError
 
 MLP_RATIO = 4
@@ -50,8 +49,12 @@ class GatedBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens (B, T, W), or (T, B, W) where the tower is not batch-first, to the same shape."""
         normed = self.ln_1(x)
-        x = x + self.alpha_attn.tanh() * self.attn(normed, normed, normed, need_weights=False)[0]
-        return x + self.alpha_dense.tanh() * self.mlp(self.ln_2(x))
+        if self.attn.batch_first:
+            attended = self_attention(normed, self.attn)
+        else:
+            attended = self.attn(normed, normed, normed, need_weights=False)[0]
+        x = x + self.alpha_attn.tanh() * attended
+        return x + self.alpha_dense.tanh() * feed_forward(self.ln_2(x), self.mlp)
 
 
 def vision_blocks(model: nn.Module) -> list[nn.Module]:
@@ -120,74 +123,3 @@ def scale_gates(model: nn.Module, scale: float) -> None:
         for gate in (block.alpha_attn, block.alpha_dense):
             value = max(-limit, min(limit, scale * math.tanh(gate.item())))
             gate.data.fill_(math.atanh(value))
-
-
-class _ReachedError(Exception):
-    def __init__(self, tokens: Tensor) -> None:
-        super().__init__()
-        self.tokens = tokens
-
-
-class FrozenPrefix:
-    """The part of an image tower before its first trained block, so that it can be computed once per image.
-
-    `features(tokens(images))` equals the tower's output bit for bit.
-    """
-
-    def __init__(self, model: nn.Module, start: int) -> None:
-        """Split before block `start`; use `frozen_prefix` to find it."""
-        self.visual: Any = model.visual
-        self.blocks = vision_blocks(model)
-        self.start = start
-        self.batch_first: bool = getattr(getattr(self.visual, "transformer", None), "batch_first", True)
-
-    @torch.no_grad()
-    def tokens(self, images: Tensor) -> Tensor:
-        """Map images (B, 3, H, W) to what enters the first trained block (B, T, W), without a graph."""
-
-        def stop(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            raise _ReachedError(args[0])
-
-        # Running the tower itself up to the block keeps every peculiarity of its embedding layers.
-        handle = self.blocks[self.start].register_forward_pre_hook(stop, prepend=True)
-        try:
-            self.visual(images)
-        except _ReachedError as reached:
-            return reached.tokens if self.batch_first else reached.tokens.transpose(0, 1)
-        finally:
-            handle.remove()
-        raise AssertionError("the image tower never reached its own block")
-
-    def features(self, tokens: Tensor) -> Tensor:
-        """Map tokens (B, T, W) to image features (B, D), not normalised."""
-        x = tokens if self.batch_first else tokens.transpose(0, 1)
-        for block in self.blocks[self.start :]:
-            x = block(x)
-        if not self.batch_first:
-            x = x.transpose(0, 1)
-        if hasattr(self.visual, "trunk"):
-            trunk = self.visual.trunk
-            return self.visual.head(trunk.forward_head(trunk.norm(x)))
-        pooled, _ = self.visual._pool(x)
-        return pooled if self.visual.proj is None else pooled @ self.visual.proj
-
-
-def frozen_prefix(model: nn.Module) -> FrozenPrefix | None:
-    """The frozen part of the image tower, or None where something before the blocks trains or the tower is unusual."""
-    blocks = vision_blocks(model)
-    visual: Any = model.visual
-    usual = hasattr(visual, "transformer") or isinstance(getattr(visual, "trunk", None), TimmVisionTransformer)
-    trained = [number for number, block in enumerate(blocks) if any(p.requires_grad for p in block.parameters())]
-    if not usual or not trained:
-        return None
-    in_blocks = {id(parameter) for block in blocks for parameter in block.parameters()}
-    before = [parameter for parameter in _embedding_parameters(visual) if id(parameter) not in in_blocks]
-    if any(parameter.requires_grad for parameter in before):
-        return None
-    return FrozenPrefix(model, trained[0])
-
-
-def _embedding_parameters(visual: Any) -> list[nn.Parameter]:
-    """Parameters that act before the blocks: all but the norm, pooling and projection behind them."""
-    behind = ("ln_post", "proj", "attn_pool", "trunk.norm.", "trunk.fc_norm", "trunk.head", "trunk.attn_pool", "head.")
-    return [parameter for name, parameter in visual.named_parameters() if not name.startswith(behind)]

@@ -1,14 +1,14 @@
 """Labelled images: the evaluation set of a domain, as an artifact, and the reading of its images.
 
-Belongs here: publishing a set of any kind (folder, manifest, demo), and decoding and encoding its images. Does not
-belong here: how folders and manifests are read (`labels`), what is measured on the images (`evaluate`), or what is kept
+Belongs here: publishing a set of any kind (folder, manifest, data set of ELEVATER, demo), and decoding and encoding its images. Does not
+belong here: how these are read (`labels`, `elevater.evaluation_images`), what is measured on the images (`evaluate`), or what is kept
 out of the retrieved set because of them (`duplicates`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from react_pipeline.artifacts import Artifact, canonical_json
 from react_pipeline.config import DomainConfig, EvaluationSetConfig
 from react_pipeline.demo import installed_versions
-from react_pipeline.durable import sha256_of
+from react_pipeline.elevater.evaluation_images import is_location, list_images, location_of, read_location
+from react_pipeline.elevater.images import Unavailable
 from react_pipeline.errors import InputError
 from react_pipeline.images import BadImage, decode_image
 from react_pipeline.labels import lines_of, read_folder, read_manifest
@@ -56,8 +57,10 @@ def publish_evaluation_set(project: Project, slug: str) -> Artifact:
             from react_pipeline.demo.corpus import build_evaluation
 
             build_evaluation(evaluation.name, directory)
-            images = _with_digests(read_manifest(directory / "manifest.csv", domain), directory)
-            _require_decodable(images, directory, project.config.corpus.max_pixels)
+            images = read_manifest(directory / "manifest.csv", domain)
+            locations = [str(directory / name) for name in images["path"]]
+            images = _with_digests(images, locations)
+            _require_decodable(images, locations, project.config.corpus.max_pixels)
             return images, {"name": evaluation.name, "root": "", **_coverage(images, domain)}
 
         return _publish(project, slug, {"demo": installed_versions()}, build_demo)
@@ -65,13 +68,19 @@ def publish_evaluation_set(project: Project, slug: str) -> Artifact:
     root = _root(evaluation)
     if evaluation.kind == "folder":
         images, notes = read_folder(root, domain)
+    elif evaluation.dataset is not None:
+        try:
+            images, notes = list_images(root, evaluation.dataset, domain), {"dataset": evaluation.dataset}
+        except Unavailable as error:
+            reason = f"evaluation set {evaluation.name!r}: {error.reason}"
+            return _publish(project, slug, {"unavailable": reason}, lambda _: (_no_images(), {"unavailable": reason}))
     else:
         images, notes = read_manifest(evaluation.path or root, domain), {}
-    images = _with_digests(images, root)
+    images = _with_digests(images, _locations(images, evaluation))
     identity = hashlib.sha256(canonical_json(images.to_numpy().tolist()).encode()).hexdigest()
 
     def write(_directory: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-        _require_decodable(images, root, project.config.corpus.max_pixels)
+        _require_decodable(images, _locations(images, evaluation), project.config.corpus.max_pixels)
         return images, {"name": evaluation.name, "root": str(root), **notes, **_coverage(images, domain)}
 
     return _publish(project, slug, {"images": len(images), "sha256": identity}, write)
@@ -85,15 +94,16 @@ def read_images(artifact: Artifact, domain: DomainConfig | None = None) -> pd.Da
         domain: Tells where the images lie today; unset, they are where they were when the set was published.
 
     Returns:
-        Columns name (path as the set names it), path (absolute), class, class_id, sha256; empty if the set is
-        unavailable.
+        Columns name (path as the set names it), path (absolute; for a data set of ELEVATER a location that
+        `elevater.evaluation_images` reads), class, class_id, sha256; empty if the set is unavailable.
     """
     images = pd.read_parquet(artifact.file(IMAGES))
     root = artifact.path / artifact.counts.get("root", "")
     if domain is not None and domain.evaluation is not None and domain.evaluation.path is not None:
         root = _root(domain.evaluation)
     images.insert(0, "name", images["path"])
-    images["path"] = [str(root / name) for name in images["name"]]
+    locate = location_of if "dataset" in artifact.counts else _path_below
+    images["path"] = [locate(root, name) for name in images["name"]]
     return images
 
 
@@ -120,7 +130,7 @@ def encode_images(
 
     def prepare(row: tuple[str, str]) -> torch.Tensor:
         path, sha256 = row
-        data = _read(Path(path))
+        data = _read(path)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise InputError(f"{path}: changed since the set was published; rematerialize `{STAGE}`")
         return clip.preprocess(decode_image(data, max_pixels))
@@ -157,7 +167,7 @@ def _publish(
 def _unavailable(evaluation: EvaluationSetConfig | None) -> str | None:
     if evaluation is None:
         return "no evaluation set is configured: add `evaluation` to the domain file"
-    if evaluation.kind == "folder" and not _root(evaluation).is_dir():
+    if evaluation.kind in ("folder", "elevater") and not _root(evaluation).is_dir():
         return f"evaluation set {evaluation.name!r}: there is no folder {evaluation.path}"
     if evaluation.kind == "manifest" and not (evaluation.path and evaluation.path.is_file()):
         return f"evaluation set {evaluation.name!r}: there is no file {evaluation.path}"
@@ -173,22 +183,28 @@ def _no_images() -> pd.DataFrame:
     return pd.DataFrame({"path": [], "class": [], "sha256": []}, dtype=str)
 
 
-def _with_digests(images: pd.DataFrame, root: Path) -> pd.DataFrame:
-    try:
-        return images.assign(sha256=[sha256_of(root / name) for name in images["path"]])
-    except OSError as error:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+def _locations(images: pd.DataFrame, evaluation: EvaluationSetConfig) -> list[str]:
+    locate = location_of if evaluation.kind == "elevater" else _path_below
+    return [locate(_root(evaluation), name) for name in images["path"]]
 
 
-def _require_decodable(images: pd.DataFrame, root: Path, max_pixels: int) -> None:
+def _path_below(root: Path, name: str) -> str:
+    return str(root / name)
+
+
+def _with_digests(images: pd.DataFrame, locations: Sequence[str]) -> pd.DataFrame:
+    return images.assign(sha256=[hashlib.sha256(_read(location)).hexdigest() for location in locations])
+
+
+def _require_decodable(images: pd.DataFrame, locations: Sequence[str], max_pixels: int) -> None:
     problems = []
-    for name in images["path"]:
+    for name, location in zip(images["path"], locations, strict=True):
         try:
-            decode_image(_read(root / name), max_pixels)
+            decode_image(_read(location), max_pixels)
         except BadImage as error:
             problems.append(f"{name}: {error}")
     if problems:
-        raise InputError(f"{root}: {len(problems)} images cannot be used; mend or remove them\n{lines_of(problems)}")
+        raise InputError(f"{len(problems)} evaluation images cannot be used; mend or remove them\n{lines_of(problems)}")
 
 
 def _coverage(images: pd.DataFrame, domain: DomainConfig) -> dict[str, Any]:
@@ -197,8 +213,10 @@ def _coverage(images: pd.DataFrame, domain: DomainConfig) -> dict[str, Any]:
     return {"classes": len(covered), "classes_without_images": missing}
 
 
-def _read(path: Path) -> bytes:
+def _read(path: str) -> bytes:
+    if is_location(path):
+        return read_location(path)
     try:
-        return path.read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error

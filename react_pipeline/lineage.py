@@ -18,7 +18,7 @@ from react_pipeline.config import SLUG, DomainConfig, PipelineConfig, RetrievalC
 from react_pipeline.config_files import load_domain, load_pipeline
 from react_pipeline.errors import InputError, MissingArtifact, StaleArtifact
 from react_pipeline.store import Store
-from react_pipeline.training_config import CONTROL_SUFFIX, METHODS, TrainingConfig
+from react_pipeline.training_config import CONTROL_SUFFIX, METHODS, SPEED_FIELDS, TrainingConfig
 
 CONFIG_VARIABLE = "REACT_PIPELINE_CONFIG"
 ALL = "all"
@@ -124,7 +124,7 @@ def _classes(project: Project, slug: str) -> dict[str, Any]:
 
 def _evaluation_set(project: Project, slug: str) -> dict[str, Any]:
     evaluation = project.domain(slug).evaluation
-    described = None if evaluation is None else evaluation.model_dump(mode="json", exclude={"path"})
+    described = None if evaluation is None else evaluation.model_dump(mode="json", exclude={"path"}, exclude_none=True)
     return {"evaluation": described, "classes": project.domain(slug).class_names}
 
 
@@ -140,9 +140,10 @@ def _control(project: Project, slug: str) -> dict[str, Any]:
 
 def _training(project: Project, key: str) -> dict[str, Any]:
     slug, method = key.split("/")
-    training = project.training(slug, method).model_dump(mode="json", exclude={"checkpoint_every"})
-    prompts = _classes(project, slug) if training["class_prompt_fraction"] else {}
-    return {"method": method, **training, **prompts}
+    training = project.training(slug, method).model_dump(mode="json", exclude=set(SPEED_FIELDS))
+    # A linear head is one vector per class, so it depends on the classes whatever it is trained with.
+    by_class = training["class_prompt_fraction"] or _is_linear_head(method)
+    return {"method": method, **training, **(_classes(project, slug) if by_class else {})}
 
 
 def _evaluation(project: Project, key: str) -> dict[str, Any]:
@@ -154,6 +155,21 @@ def _comparison(_project: Project, _key: str) -> dict[str, Any]:
     return {}
 
 
+def _benchmark_features(project: Project, _key: str) -> dict[str, Any]:
+    elevater = project.config.elevater
+    return {"datasets": list(elevater.dataset_names), "splits": ["test", "train"] if elevater.shots else ["test"]}
+
+
+def _benchmark_results(project: Project, _key: str) -> dict[str, Any]:
+    elevater = project.config.elevater
+    trained = elevater.model_dump(mode="json", exclude={"root", "datasets"}) if elevater.shots else {}
+    return {"datasets": list(elevater.dataset_names), **trained}
+
+
+def _checkpoint(key: str) -> dict[str, str]:
+    return {"base_checkpoint": ALL} if key.endswith("/base") else {"customized_checkpoint": key}
+
+
 def _training_parents(key: str) -> dict[str, str]:
     slug, method = key.split("/")
     pairs = "control_set" if method.endswith(CONTROL_SUFFIX) else "retrieved_set"
@@ -162,8 +178,14 @@ def _training_parents(key: str) -> dict[str, str]:
 
 def _evaluation_parents(key: str) -> dict[str, str]:
     slug, method = key.split("/")
-    checkpoint = {"base_checkpoint": ALL} if method == "base" else {"customized_checkpoint": key}
-    return {**checkpoint, "evaluation_set": slug}
+    # A linear head is used on the base's features; the other methods' checkpoints hold a whole model.
+    base = {"base_checkpoint": ALL} if method == "base" or _is_linear_head(method) else {}
+    checkpoint = {} if method == "base" else {"customized_checkpoint": key}
+    return {**base, **checkpoint, "evaluation_set": slug}
+
+
+def _is_linear_head(method: str) -> bool:
+    return method.removesuffix(CONTROL_SUFFIX) == "linear-head"
 
 
 STAGES: Mapping[str, Stage] = {
@@ -198,6 +220,10 @@ STAGES: Mapping[str, Stage] = {
     "elevater_results": Stage("1", _evaluation, _evaluation_parents),
     # Its parents are whichever results exist and are fresh: `resolve` is given them by the step.
     "comparison": Stage("1", _comparison, _nothing),
+    "benchmark_features": Stage("1", _benchmark_features, _checkpoint),
+    "benchmark_results": Stage("1", _benchmark_results, lambda key: {"benchmark_features": key, **_checkpoint(key)}),
+    # As of `comparison`.
+    "benchmark_comparison": Stage("1", _comparison, _nothing),
 }
 """Every stage, in the order in which data flows."""
 
@@ -217,7 +243,7 @@ def resolve(
         stage: Name of the asset.
         key: `all`, a domain's slug, or `<domain>/<method>`.
         content: Identity of outside data that the step reads.
-        parents: Given only where the table cannot name them (`comparison`).
+        parents: Given only where the table cannot name them (`comparison`, `benchmark_comparison`).
 
     Raises:
         MissingArtifact: If a parent was never built.

@@ -1,4 +1,4 @@
-"""Any open_clip model with its tokenizer and preprocessing: loading, saving, encoding, and what trains in each method.
+"""Any open_clip model with its tokenizer and preprocessing: loading, saving, encoding.
 
 Belongs here: the form of a checkpoint on disk (open_clip's config, safetensors, never pickle). Does not belong here:
 the training loop, evaluation. Shapes: B images, N texts, D embedding dimension, H x W pixels.
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from react_pipeline.config import EncoderConfig
 from react_pipeline.errors import InputError
 from react_pipeline.gated import add_gated_blocks, gated_layers
+from react_pipeline.methods import set_trainable
 from react_pipeline.weights import load_strictly, read_weights
 
 __all__ = ["Clip", "add_gated_blocks", "choose_device", "from_open_clip", "load", "save", "set_trainable"]
@@ -186,35 +187,13 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
             ) from error
     weights = read_weights(path)
     layers = {key.split(".gated_attn_block.")[0] for key in weights if ".gated_attn_block." in key}
+    if encoder.model.startswith("react_") and not layers:
+        raise InputError(f"{path}: holds no gated blocks, and encoder.model is {encoder.model!r}; use {name!r}")
     if layers:
         model_cfg["vision_cfg"]["react_cfg"] = {"enabled": True, "last_k_layers": len(layers)}
     clip = _build(model_cfg, preprocess_cfg)
     load_strictly(clip.model, weights, path)
     return _placed(clip, device)
-
-
-def set_trainable(model: nn.Module, method: str) -> int:
-    """Freeze everything but what `method` trains; return how many parameters train.
-
-    `gated-image`: the gated blocks; `locked-text`: the whole image tower; `full`: everything. The logit scale always
-    trains, as in REACT. Statistics of batch normalisation stay frozen: models are trained in eval mode.
-
-    Raises:
-        InputError: If the method is unknown, or `gated-image` is wanted of a model without gated blocks.
-    """
-    if method not in ("gated-image", "locked-text", "full"):
-        raise InputError(f"unknown training method {method!r}: gated-image, locked-text or full")
-    model.requires_grad_(method == "full")
-    model.logit_scale.requires_grad_(True)
-    if method == "locked-text":
-        model.visual.requires_grad_(True)
-    if method == "gated-image":
-        blocks = gated_layers(model)
-        if not blocks:
-            raise InputError("gated-image needs gated blocks: call add_gated_blocks(model, last_k_layers) first")
-        for block in blocks.values():
-            block.requires_grad_(True)
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
 def from_parts(

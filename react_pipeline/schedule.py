@@ -1,6 +1,6 @@
-"""The pure parts of training: learning rate, order of the data, loss. No state, so that a resumed run repeats them.
+"""The pure parts of training: learning rate, order of the data. No state, so that a resumed run repeats them.
 
-Does not belong here: the model or the loop. Shapes: B pairs of a batch, D embedding dimension.
+Does not belong here: the model, the losses or the loop. Shapes: B pairs of a batch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import math
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from react_pipeline.training_config import TrainingConfig
@@ -55,22 +54,3 @@ def generator(*numbers: int) -> torch.Generator:
     for number in numbers:
         mixed = (mixed * 1_000_003 + number + 1) % (2**63 - 1)
     return torch.Generator().manual_seed(mixed)
-
-
-def contrastive_loss(images: Tensor, texts: Tensor, scale: Tensor, captions: Tensor | None = None) -> Tensor:
-    """Symmetric cross-entropy over the similarities of a batch (CLIP's InfoNCE).
-
-    Args:
-        images: Unit vectors (B, D).
-        texts: Unit vectors (B, D).
-        scale: exp(logit scale).
-        captions: Ids (B,) of the captions; pairs of equal id are positives of each other, each with an equal share of
-            the target (UniCL, arXiv 2204.03610). None: only the diagonal is positive, as in REACT.
-    """
-    logits = scale * images @ texts.T
-    if captions is None:
-        target = torch.arange(len(logits), device=logits.device)
-        return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
-    same = (captions[:, None] == captions[None, :]).to(logits.dtype)
-    share = same / same.sum(dim=1, keepdim=True)
-    return (functional.cross_entropy(logits, share) + functional.cross_entropy(logits.T, share)) / 2

@@ -7,13 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
-TRAINED_METHODS = ("gated-image", "locked-text", "full")
-"""What can be trained; `gated-image` is REACT's headline."""
+from react_pipeline.errors import InputError
 
+METHOD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "gated-image": {"learning_rate": 5e-4},
+    "locked-text": {"learning_rate": 5e-5},
+    "locked-image": {"learning_rate": 5e-5},
+    "full": {"learning_rate": 1e-5},
+    "linear-head": {"learning_rate": 1e-3, "steps": 500, "interpolation": 0.5},
+}
+"""What can be trained, with the fields in which each differs from `TrainingConfig`; `gated-image` is REACT's headline.
+
+What a method trains stands in `methods`; a new one is a row here and a function there.
+"""
+
+TRAINED_METHODS = tuple(METHOD_DEFAULTS)
 CONTROL_SUFFIX = "-control"
 METHODS = ("base", *(method for name in TRAINED_METHODS for method in (name, name + CONTROL_SUFFIX)))
 """Every method that is evaluated: no training, each training, and each one's control on random pairs."""
@@ -37,14 +49,28 @@ class TrainingConfig(Section):
         weight_decay: AdamW's, on matrices only.
         warmup_steps: Steps of the linear warm-up.
         steps: Optimizer steps.
-        batch_size: Pairs per step; capped at the number of pairs.
-        seed: Of the initialisation and of the order of the data.
-        loss: `infonce` (the paper), or `infonce-captions`, in which pairs of equal caption are positives of each other.
-        views: 0: the image as it is; n: n fixed augmented views of each image are prepared and drawn from.
+        batch_size: Pairs per step over all processes; capped at the number of pairs.
+        seed: Of the initialisation, of the order of the data and of the augmentation.
+        loss: See `losses`: `infonce` (the paper), `infonce-captions`, `infonce-masked`, `unicl`, `sigmoid`.
+        augmentation: `timm` (the paper's: random crop, flip, RandAugment, erasing), `mild` (for drawings), or `none`.
+        views: 0: every step augments afresh; n: n fixed augmented views of each image are prepared and drawn from.
         class_prompt_fraction: Chance that a caption is replaced by a prompt of the pair's class; 0 is the paper's way.
-        gate_scale: Scales tanh(gate) of the finished model: 1 is the trained model, 0 the base (WiSE-FT for gates).
-        checkpoint_every: Steps between resumable states.
+        held_out_fraction: Share of the pairs that is never trained on; image-text recall is measured on it.
+        interpolation: Share of the way from the base to the trained model: 1 is the trained model, 0 the base, values
+            between lie on the line of WiSE-FT (gated models: tanh(gate) is scaled); `held-out`: the best of a grid on
+            the held-out pairs.
         precision: Arithmetic of the forward and backward passes.
+        global_negatives: Whether a pair is contrasted with those of all processes, or of its own process only.
+        accumulation: Parts a process splits its batch into to save memory; the negatives stay those of the full batch.
+        keep_prefix: Whether what the frozen first blocks make of an image is computed once and kept on disk, where
+            that is possible.
+        activation_checkpointing: Recompute activations in the backward pass to save memory.
+        compile: Run the image tower through `torch.compile` (needs a C++ compiler or a GPU).
+        workers: Decoding processes of each training process; 0 decodes in the training process.
+        processes: Training processes of this machine, one a GPU (or CPU processes).
+        checkpoint_every: Steps between resumable states.
+        kept_states: How many of these are kept.
+        probe_every: Steps between looks at the held-out pairs, which stop a training that has collapsed; 0: never.
     """
 
     last_k_layers: int = Field(default=6, gt=0)
@@ -54,12 +80,38 @@ class TrainingConfig(Section):
     steps: int = Field(default=1_000, gt=0)
     batch_size: int = Field(default=256, gt=1)
     seed: int = Field(default=0, ge=0)
-    loss: Literal["infonce", "infonce-captions"] = "infonce"
+    loss: Literal["infonce", "infonce-captions", "infonce-masked", "unicl", "sigmoid"] = "infonce"
+    augmentation: Literal["none", "mild", "timm"] = "timm"
     views: int = Field(default=0, ge=0)
     class_prompt_fraction: Fraction = 0.0
-    gate_scale: float = Field(default=1.0, ge=0, le=2)
+    held_out_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.02
+    interpolation: Fraction | Literal["held-out"] = 1.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    global_negatives: bool = True
+    accumulation: int = Field(default=1, gt=0)
+    keep_prefix: bool = True
+    activation_checkpointing: bool = False
+    compile: bool = False
+    workers: int = Field(default=2, ge=0)
+    processes: int = Field(default=1, gt=0)
     checkpoint_every: int = Field(default=100, gt=0)
-    precision: Literal["fp32", "bf16"] = "fp32"
+    kept_states: int = Field(default=2, gt=0)
+    probe_every: int = Field(default=100, ge=0)
+
+    @model_validator(mode="after")
+    def _views_differ(self) -> Self:
+        if self.views and self.augmentation == "none":
+            raise ValueError("`views` needs an `augmentation`: mild or timm")
+        return self
+
+
+SPEED_FIELDS = frozenset(
+    {
+        *("accumulation", "keep_prefix", "activation_checkpointing", "compile", "workers", "processes"),
+        *("checkpoint_every", "kept_states", "probe_every"),
+    }
+)
+"""Fields that change how fast or in how much memory a checkpoint is made, and not which: no part of its fingerprint."""
 
 
 def partial(model: type[Section], name: str) -> type[Section]:
@@ -77,8 +129,6 @@ if TYPE_CHECKING:
 else:
     TrainingOverrides = partial(TrainingConfig, "TrainingOverrides")
 
-_METHOD_DEFAULTS: dict[str, dict[str, Any]] = {"locked-text": {"learning_rate": 5e-5}, "full": {"learning_rate": 1e-5}}
-
 
 def _given(overrides: Section | None) -> dict[str, Any]:
     return {} if overrides is None else overrides.model_dump(exclude_unset=True)
@@ -88,11 +138,17 @@ class CustomizationConfig(Section):
     """Training fields for every method (`defaults`) and for single ones (`methods`)."""
 
     defaults: TrainingOverrides = TrainingOverrides()
-    methods: Mapping[Literal["gated-image", "locked-text", "full"], TrainingOverrides] = {}
+    methods: Mapping[
+        Literal["gated-image", "locked-text", "locked-image", "full", "linear-head"], TrainingOverrides
+    ] = {}
 
     def resolve(self, method: str, overrides: Section | None = None) -> TrainingConfig:
         """Join the training of one method; a control trains as its method does. Later sources win, a domain's last."""
         name = method.removesuffix(CONTROL_SUFFIX)
         by_name = {str(known): fields for known, fields in self.methods.items()}
-        method_fields = {**_METHOD_DEFAULTS.get(name, {}), **_given(self.defaults), **_given(by_name.get(name))}
-        return TrainingConfig(**{**method_fields, **_given(overrides)})
+        method_fields = {**METHOD_DEFAULTS.get(name, {}), **_given(self.defaults), **_given(by_name.get(name))}
+        try:
+            return TrainingConfig(**{**method_fields, **_given(overrides)})
+        except ValidationError as error:
+            problems = "; ".join(str(problem["msg"]) for problem in error.errors())
+            raise InputError(f"customization of {name}: {problems}") from error

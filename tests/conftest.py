@@ -43,7 +43,14 @@ PIPELINE: dict[str, Any] = {
     # To random towers many drawings look alike, so near duplicates are told by their bytes only.
     "retrieval": {"k_per_prompt": 10, "max_per_class": 12, "near_duplicate_similarity": 1.01, "shard_pairs": 20},
     "customization": {
-        "defaults": {"last_k_layers": 2, "steps": 4, "batch_size": 8, "warmup_steps": 1, "checkpoint_every": 2}
+        "defaults": {
+            "last_k_layers": 2,
+            "steps": 4,
+            "batch_size": 8,
+            "warmup_steps": 1,
+            "checkpoint_every": 2,
+            "augmentation": "none",
+        }
     },
 }
 DOMAINS: dict[str, dict[str, Any]] = {

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,14 +44,15 @@ def losses(project: Project) -> list[float]:
 
 KILLED = """
 import os, signal, sys
-from react_pipeline.customize import Trainer, customize
+from react_pipeline.customize import customize
+from react_pipeline.training_step import TrainingStep
 from react_pipeline.lineage import Project
-step = Trainer._step
-def dying(self, number, *rest):
+take = TrainingStep.take
+def dying(self, number, *rest, **options):
     if number == int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, number, *rest)
-Trainer._step = dying
+    return take(self, number, *rest, **options)
+TrainingStep.take = dying
 customize(Project.load(sys.argv[1]), "shapes", "gated-image")
 """
 
@@ -79,12 +81,12 @@ def test_a_broken_state_is_skipped_for_an_older_one(project: Project) -> None:  
 def test_a_loss_that_is_no_number_publishes_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:  # 27
     import torch
 
-    from react_pipeline import customize as module
+    from react_pipeline import training_step as module
 
     whole = module.contrastive_loss
 
-    def poisoned(*args: torch.Tensor) -> torch.Tensor:
-        return whole(*args) * float("nan")
+    def poisoned(*args: Any, **options: Any) -> torch.Tensor:
+        return whole(*args, **options) * float("nan")
 
     monkeypatch.setattr(module, "contrastive_loss", poisoned)
     with pytest.raises(TrainingError, match="learning_rate"):

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from react_pipeline.augmentation import augmentation, turn_and_recolour
 from react_pipeline.base import publish_base
 from react_pipeline.corpus import publish_corpus
 from react_pipeline.customize import customize
@@ -21,7 +22,7 @@ from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import Project
 from react_pipeline.model import load
 from react_pipeline.retrieve import draw_control, retrieve_pairs
-from react_pipeline.training_data import TrainingPairs, augment
+from react_pipeline.training_data import TrainingPairs, Views
 
 Make = Callable[..., Project]
 
@@ -47,7 +48,7 @@ def losses(project: Project, method: str) -> list[float]:
     return [json.loads(line)["loss"] for line in artifact.file("metrics.jsonl").read_text().splitlines()]
 
 
-@pytest.mark.parametrize("method", ["gated-image", "gated-image-control", "locked-text", "full"])
+@pytest.mark.parametrize("method", ["gated-image", "gated-image-control", "locked-text", "locked-image", "full"])
 def test_each_method_trains_its_own_part_and_nothing_else(project: Project, method: str) -> None:
     artifact = customize(project, "shapes", method)
     base = load_file(project.store.current("base_checkpoint", "all").file("open_clip_model.safetensors"))
@@ -61,8 +62,8 @@ def test_each_method_trains_its_own_part_and_nothing_else(project: Project, meth
         assert all(trained[name] != 0 for name in gates)
     else:
         assert not added
-        assert any(name.startswith("visual.") for name in changed)
-        assert any(name.startswith("transformer.") for name in changed) == (method == "full")
+        assert any(name.startswith("visual.") for name in changed) == (method != "locked-image")
+        assert any(name.startswith("transformer.") for name in changed) == (method in ("full", "locked-image"))
     counts = artifact.counts
     assert counts["step0_max_difference"] == 0
     assert counts["trainable_parameters"] < counts["parameters"] or method == "full"
@@ -86,38 +87,58 @@ def test_the_same_inputs_give_the_same_weights(project: Project) -> None:
 
 
 def test_losses_fall_when_there_is_something_to_learn(make_project: Make, _indexed_store: Path) -> None:
-    defaults = {"steps": 60, "learning_rate": 3e-3, "last_k_layers": 2, "batch_size": 16, "warmup_steps": 3}
+    defaults = {
+        "augmentation": "none",
+        "steps": 60,
+        "learning_rate": 3e-3,
+        "last_k_layers": 2,
+        "batch_size": 16,
+        "warmup_steps": 3,
+    }
     project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
     curve = losses(project, "gated-image")
     assert sum(curve[-10:]) < 0.95 * sum(curve[:10])
 
 
-@pytest.mark.parametrize("fields", [{"loss": "infonce-captions"}, {"views": 3}, {"class_prompt_fraction": 1.0}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"loss": "infonce-captions"},
+        {"loss": "infonce-masked"},
+        {"loss": "unicl"},
+        {"augmentation": "timm"},
+        {"augmentation": "mild"},
+        {"augmentation": "mild", "views": 3},
+        {"class_prompt_fraction": 1.0},
+        {"held_out_fraction": 0.0},
+    ],
+    ids=str,
+)
 def test_training_choices_change_the_training(
     make_project: Make, _indexed_store: Path, fields: dict[str, object]
 ) -> None:
     plain = prepared(make_project(), _indexed_store)
     reference = losses(plain, "gated-image")
-    defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 8, "warmup_steps": 1}
+    defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 8, "warmup_steps": 1, "augmentation": "none"}
     changed = make_project(customization={"defaults": {**defaults, **fields}})
     other = losses(changed, "gated-image")
     assert len(other) == len(reference)
     assert other != reference
 
 
-def test_gate_scale_zero_is_the_base(make_project: Make, _indexed_store: Path) -> None:
-    defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 8, "gate_scale": 0.0}
+def test_interpolated_back_to_nothing_it_is_the_base(make_project: Make, _indexed_store: Path) -> None:
+    defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 8, "interpolation": 0.0}
     project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
     clip = load(customize(project, "shapes", "gated-image").path)
     base = load(project.store.current("base_checkpoint", "all").path)
     image = base.preprocess(Image.new("RGB", (40, 40), "red"))[None]
-    torch.testing.assert_close(clip.encode_images(image), base.encode_images(image))
+    assert torch.equal(clip.encode_images(image), base.encode_images(image))
 
 
 def test_without_kept_tokens_the_losses_are_the_same(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = losses(project, "gated-image")
     shutil.rmtree(project.store.current("customized_checkpoint", "shapes/gated-image").path)
-    monkeypatch.setattr("react_pipeline.training_data.MAX_TOKEN_BYTES", 0)
+    monkeypatch.setattr("react_pipeline.kept_tokens.MAX_DISK_FRACTION", 0)
     assert losses(project, "gated-image") == pytest.approx(kept, rel=1e-5)
 
 
@@ -140,11 +161,81 @@ def test_an_unknown_method_is_told(project: Project) -> None:
         customize(project, "shapes", "gated-text")
 
 
-def test_augmented_views_are_fixed_and_view_zero_is_the_image(project: Project, tiny_checkpoint: Path) -> None:
-    pairs = project.store.current("retrieved_set", "shapes")
-    preprocess = load(tiny_checkpoint).preprocess
-    first, second = (TrainingPairs(pairs, preprocess, seed=0) for _ in range(2))
-    assert torch.equal(first.image(0, 2), second.image(0, 2))
-    assert not torch.equal(first.image(0, 2), first.image(0, 1))
+@pytest.mark.parametrize("kind", ["mild", "timm"])
+def test_views_are_fixed_by_their_number_and_view_zero_is_the_image(
+    project: Project, tiny_checkpoint: Path, kind: str
+) -> None:
+    pairs = TrainingPairs(project.store.current("retrieved_set", "shapes"))
+    clip = load(tiny_checkpoint)
+    first, second = (
+        Views(pairs, clip.preprocess, augmentation(kind, clip.preprocess, clip.preprocess_cfg), seed=0)
+        for _ in range(2)
+    )
+    torch.manual_seed(7)
+    assert torch.equal(first[0, 2], second[0, 2])
+    assert not torch.equal(first[0, 2], first[0, 1])
+    assert not torch.equal(first[0, 2], first[1, 2])
+    assert torch.equal(first[0, 0], clip.preprocess(pairs.decoded(0)))
+    assert first[0, 2].shape == first[0, 0].shape
+
+
+def test_augmenting_leaves_the_generators_of_the_process_alone(tiny_checkpoint: Path) -> None:
+    clip = load(tiny_checkpoint)
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    augmentation("timm", clip.preprocess, clip.preprocess_cfg)(Image.new("RGB", (20, 30), "red"), 5)
+    assert torch.equal(torch.rand(2), expected)
+
+
+def test_a_turned_image_keeps_its_size() -> None:
     image = Image.new("RGB", (20, 30), "red")
-    assert augment(image, np.random.default_rng(0)).size == (20, 30)
+    assert turn_and_recolour(image, np.random.default_rng(0)).size == (20, 30)
+
+
+@pytest.mark.parametrize("method", ["gated-image", "full", "locked-image"])
+def test_parts_of_a_batch_take_the_steps_of_the_whole_batch(
+    make_project: Make, _indexed_store: Path, method: str
+) -> None:
+    defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 8, "warmup_steps": 1, "learning_rate": 1e-3}
+    whole = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+    reference = losses(whole, method)
+    shutil.rmtree(whole.store.current("customized_checkpoint", f"shapes/{method}").path)
+    parts = make_project(customization={"defaults": {**defaults, "accumulation": 3}})
+    assert losses(parts, method) == pytest.approx(reference, rel=1e-4)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_and_recomputing_change_no_loss(make_project: Make, _indexed_store: Path, workers: int) -> None:
+    defaults = {"last_k_layers": 2, "steps": 3, "batch_size": 8, "augmentation": "timm", "workers": 1}
+    project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+    reference = losses(project, "gated-image")
+    shutil.rmtree(project.store.current("customized_checkpoint", "shapes/gated-image").path)
+    changed = {**defaults, "workers": workers, "activation_checkpointing": True}
+    assert losses(make_project(customization={"defaults": changed}), "gated-image") == reference
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_follows_the_full_one(make_project: Make, _indexed_store: Path, precision: str) -> None:
+    defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 8, "warmup_steps": 1, "augmentation": "none"}
+    reference = losses(prepared(make_project(), _indexed_store), "gated-image")
+    half = make_project(customization={"defaults": {**defaults, "precision": precision}})
+    assert losses(half, "gated-image") == pytest.approx(reference, rel=0.02)
+
+
+def test_held_out_recall_is_measured_before_and_after(make_project: Make, _indexed_store: Path) -> None:
+    defaults = {"steps": 30, "learning_rate": 3e-3, "last_k_layers": 2, "batch_size": 16, "warmup_steps": 3}
+    fields = {**defaults, "held_out_fraction": 0.3, "augmentation": "none", "interpolation": "held-out"}
+    project = prepared(make_project(customization={"defaults": fields}), _indexed_store)
+    counts = customize(project, "shapes", "gated-image").counts
+    assert counts["held_out_pairs"] > 0
+    assert set(counts["held_out_before"]) == set(counts["held_out_after"])
+    assert set(counts["interpolation_scores"]) == {"0.0", "0.25", "0.5", "0.75", "1.0"}
+    best = max(counts["interpolation_scores"].values())
+    assert counts["interpolation_scores"][str(counts["interpolation"])] == best
+
+
+def test_the_sigmoid_loss_is_for_models_with_a_bias(make_project: Make, _indexed_store: Path) -> None:
+    project = prepared(make_project(customization={"defaults": {"loss": "sigmoid", "steps": 2}}), _indexed_store)
+    with pytest.raises(InputError, match="logit bias"):
+        customize(project, "shapes", "gated-image")

@@ -16,8 +16,9 @@ from react_pipeline.demo.corpus import build_corpus, build_evaluation
 from react_pipeline.demo.evaluation import GROUPS, labelled_emoji
 from react_pipeline.demo.sources import Drawing, corpus_drawings
 from react_pipeline.durable import sha256_of
-from react_pipeline.gated import add_gated_blocks, frozen_prefix
+from react_pipeline.gated import add_gated_blocks
 from react_pipeline.model import Clip, from_parts, load, save, set_trainable
+from react_pipeline.tower import ImageTower
 
 ROOT = Path(__file__).parents[2]
 
@@ -102,6 +103,6 @@ def test_it_takes_gated_blocks_and_survives_saving(base: Clip, tmp_path: Path) -
     add_gated_blocks(clip.model, 2)
     assert torch.equal(clip.encode_images(images), before)
     set_trainable(clip.model, "gated-image")
-    prefix = frozen_prefix(clip.model)
-    assert prefix is not None
-    assert prefix.tokens(images).shape == (2, 4, 384)
+    tower = ImageTower(clip.model)
+    assert tower.splits
+    assert tower.tokens(images).shape == (2, 4, 384)

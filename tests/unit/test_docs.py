@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from react_pipeline import config, training_config
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SECTIONS = (
     config.CorpusConfig,
     config.EncoderConfig,

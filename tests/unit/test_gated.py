@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as functional
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor, nn
 
 from react_pipeline.errors import InputError
-from react_pipeline.gated import FrozenPrefix, GatedBlock, add_gated_blocks, frozen_prefix, gated_layers, scale_gates
+from react_pipeline.gated import GatedBlock, add_gated_blocks, gated_layers, scale_gates, vision_blocks
 from react_pipeline.model import set_trainable
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
@@ -133,7 +132,7 @@ def test_the_block_stands_before_its_host(model: nn.Module) -> None:
     seen: list[str] = []
     ((number, block),) = gated_layers(model).items()
     block.register_forward_hook(lambda *_: seen.append("gated"))
-    host = FrozenPrefix(model, number).blocks[number]
+    host = vision_blocks(model)[number]
     getattr(host, "ln_1", getattr(host, "norm1", None)).register_forward_hook(lambda *_: seen.append("host"))
     with torch.no_grad():
         model.encode_image(images(model, 1))
@@ -158,25 +157,6 @@ def test_gates_scale_from_the_base_to_the_trained_model(model: nn.Module) -> Non
         assert torch.equal(model.encode_image(batch), base)
 
 
-def test_the_frozen_prefix_and_the_rest_equal_the_tower(model: nn.Module) -> None:
-    add_gated_blocks(model, 2)
-    open_gates(model)
-    set_trainable(model, "gated-image")
-    prefix = frozen_prefix(model)
-    assert prefix is not None
-    assert prefix.start == min(gated_layers(model))
-    batch = images(model)
-    with torch.no_grad():
-        assert torch.equal(prefix.features(prefix.tokens(batch)), model.encode_image(batch))
-    functional.normalize(prefix.features(prefix.tokens(batch))).sum().backward()
-    assert all(parameter.grad is not None for block in gated_layers(model).values() for parameter in block.parameters())
-
-
-def test_there_is_no_frozen_prefix_where_the_whole_tower_trains(model: nn.Module) -> None:
-    set_trainable(model, "locked-text")
-    assert frozen_prefix(model) is None
-
-
 def test_what_trains_in_each_method(model: nn.Module) -> None:
     add_gated_blocks(model, 2)
 
@@ -189,6 +169,8 @@ def test_what_trains_in_each_method(model: nn.Module) -> None:
     assert trained() == gated | {"logit_scale"}
     set_trainable(model, "locked-text")
     assert trained() == {name for name in everything if name.startswith("visual.")} | {"logit_scale"}
+    set_trainable(model, "locked-image")
+    assert trained() == {name for name in everything if not name.startswith("visual.")}
     set_trainable(model, "full")
     assert trained() == everything
 
@@ -198,8 +180,8 @@ def test_wrong_use_is_told(model: nn.Module) -> None:
         add_gated_blocks(model, 99)
     with pytest.raises(InputError, match="add_gated_blocks"):
         set_trainable(model, "gated-image")
-    with pytest.raises(InputError, match="locked-image"):
-        set_trainable(model, "locked-image")
+    with pytest.raises(InputError, match="nonesuch"):
+        set_trainable(model, "nonesuch")
     add_gated_blocks(model, 1)
     with pytest.raises(InputError, match="already"):
         add_gated_blocks(model, 1)

@@ -53,47 +53,6 @@ def test_plain_open_clip_never_loads_a_gated_model_silently(clip: Clip, tmp_path
         open_clip.model.CLIP(**cfg)
 
 
-RELEASED = ["ViT-B-32", "react_ViT-B-32"]
-
-
-def shapes_of(name: str, quick_gelu: bool = False) -> dict[str, torch.Tensor]:
-    """A state dict with the shapes of a real architecture and one value in it, without the time to initialise one."""
-    cfg: dict[str, Any] = open_clip.get_model_config(name.removeprefix("react_"))
-    with torch.device("meta"):
-        model = open_clip.model.CLIP(**cfg, quick_gelu=quick_gelu)
-        if name.startswith("react_"):
-            add_gated_blocks(model, 6)
-    return {key: torch.full(value.shape, 0.01) for key, value in model.state_dict().items()}
-
-
-@pytest.mark.parametrize(("wrapped", "prefix"), [(False, ""), (True, "module."), (True, "")])
-def test_a_released_react_state_dict_loads_strictly(tmp_path: Path, wrapped: bool, prefix: str) -> None:
-    weights = {prefix + key: value for key, value in shapes_of("react_ViT-B-32").items()}
-    assert sum(".gated_attn_block." in key for key in weights) == 84
-    torch.save({"state_dict": weights} if wrapped else weights, tmp_path / "gated.pt")
-    encoder = EncoderConfig(
-        model="react_ViT-B-32", pretrained=str(tmp_path / "gated.pt"), quick_gelu=True, mean=(0.5,) * 3, std=(0.5,) * 3
-    )
-    clip = from_open_clip(encoder)
-    assert sorted(gated_layers(clip.model)) == [6, 7, 8, 9, 10, 11]
-    assert sum(p.numel() for b in gated_layers(clip.model).values() for p in b.parameters()) == 42_527_244
-    assert sum(parameter.numel() for parameter in clip.model.parameters()) == 193_804_557
-    assert isinstance(gated_layers(clip.model)[6].mlp.gelu, open_clip.transformer.QuickGELU)
-    assert tuple(clip.preprocess_cfg["mean"]) == (0.5, 0.5, 0.5)
-
-
-def test_a_checkpoint_that_does_not_fit_is_told_by_its_keys(tmp_path: Path, tiny_checkpoint: Path) -> None:  # FAULTS 25
-    weights = shapes_of("ViT-B-32")
-    weights.pop("logit_scale")
-    weights["stranger"] = torch.zeros(1)
-    weights["visual.proj"] = torch.zeros(3, 3)
-    save_file(weights, tmp_path / "odd.safetensors")
-    with pytest.raises(InputError) as error:
-        from_open_clip(EncoderConfig(model="ViT-B-32", pretrained=str(tmp_path / "odd.safetensors")))
-    for words in ("1 missing (logit_scale)", "1 unexpected (stranger)", "1 of another shape (visual.proj)"):
-        assert words in str(error.value)
-
-
 class Evil:
     def __init__(self, path: Path) -> None:
         self.path = path

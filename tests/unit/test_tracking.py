@@ -115,7 +115,9 @@ def test_names_hold_only_letters_that_mlflow_allows() -> None:
 def test_values_that_are_not_finite_are_left_out_and_long_texts_cut(tiny_project: Project) -> None:
     from react_pipeline.artifacts import Artifact
 
-    manifest = {"counts": {"a": float("inf"), "b": True, "c": 2}, "files": {}, "config": {"classes": ["x" * 9_000]}}
+    counts = {"a": float("inf"), "b": True, "c": 2}
+    created = "1970-01-01T00:00:01+00:00"
+    manifest = {"counts": counts, "files": {}, "config": {"classes": ["x" * 9_000]}, "created": created}
     artifact = Artifact(tiny_project.config.store, manifest)
-    assert list(metrics_of(artifact)) == [("c", 2.0, 0)]
+    assert list(metrics_of(artifact)) == [("c", 2.0, 0, 1_000)]
     assert len(params_of(artifact)["classes"]) == 500

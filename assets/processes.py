@@ -1,0 +1,214 @@
+"""Training processes: whether a training runs in the asset's own process or in several, and how these are started.
+
+Belongs here: torchrun, what it is told, and what is made of its failure. Does not belong here: what one of these
+processes does (`training_process`), the training itself (`react_pipeline.customize`).
+
+The processes are started through Dagster Pipes, so that their log lines are in the run's log and a cancelled run takes
+them with it. A folder of files lies between them and this process: each failure as text, and a lock that this process
+holds. The kernel frees the lock however this process ends, and then none of them goes on.
+"""
+
+import builtins
+import fcntl
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import dagster as dg
+
+from assets.resources import REPOSITORY, TrackingResource
+from react_pipeline import errors
+from react_pipeline.artifacts import Artifact, Inputs
+from react_pipeline.errors import InputError, ReactError, StoreWriteError, TrainingError
+from react_pipeline.lineage import Project, fresh, method_key, resolve
+from react_pipeline.observer import TrainingObserver
+from react_pipeline.training_config import CONTROL_SUFFIX
+
+TORCHRUN_VARIABLE = "REACT_TORCHRUN_ARGS"
+"""Arguments for torchrun, such as `--nnodes 2 --node-rank 0 --rdzv-endpoint host:29400`, for several nodes."""
+
+EXCHANGE_VARIABLE = "REACT_TRAINING_EXCHANGE"
+"""Tells the processes where the folder between them and the launching process is."""
+
+LIFELINE = "launcher.lock"
+SINGLE_PROCESS_METHODS = ("linear-head",)
+TERMINATION_SECONDS = 45.0
+"""torchrun itself gives its processes 30 seconds to end before it kills them."""
+
+PROGRESS_SECONDS = 10.0
+
+
+class Progress:
+    """Tells the run's log of a training and passes everything on to another observer."""
+
+    def __init__(self, observer: TrainingObserver, tell: Callable[[str], None]) -> None:
+        """`tell` is called with one line, every `PROGRESS_SECONDS` at the most."""
+        self._observer = observer
+        self._tell = tell
+        self._told = 0.0
+        self._url_told = False
+        self._steps = 0
+
+    def started(self, inputs: Inputs, first_step: int) -> None:
+        """Say whether it begins or goes on."""
+        self._steps = int(inputs.config.get("steps", 0))
+        self._tell(f"training {inputs.key}: " + (f"going on at step {first_step}" if first_step else "from the start"))
+        self._observer.started(inputs, first_step)
+
+    def stepped(self, record: Mapping[str, float]) -> None:
+        """Say how far it is, now and then."""
+        self._observer.stepped(record)
+        if time.monotonic() - self._told < PROGRESS_SECONDS:
+            return
+        self._told = time.monotonic()
+        speed = f", {record['images_per_second']:g} images/s" if "images_per_second" in record else ""
+        self._tell(f"step {int(record['step']) + 1} of {self._steps}: loss {record['loss']:.4g}{speed}")
+        url = getattr(self._observer, "url", None)
+        if url and not self._url_told:
+            self._url_told = True
+            self._tell(f"MLflow: {url}")
+
+    def failed(self, error: BaseException) -> None:
+        """Pass it on; who started the training says it in the log."""
+        self._observer.failed(error)
+
+
+def train(
+    context: dg.AssetExecutionContext, project: Project, tracking: TrackingResource, slug: str, method: str
+) -> Artifact:
+    """Customize in this process, or in as many as the configuration and `REACT_TORCHRUN_ARGS` say.
+
+    Raises:
+        ReactError: What the training raised; in other processes its text, as `TrainingError` or `StoreWriteError`.
+        OSError: A fault that may be gone a little later.
+    """
+    processes = processes_of(project, slug, method)
+    if processes > 1 or arguments_for_several_nodes(method):
+        return launch(context, project, tracking, slug, method, processes)
+    from react_pipeline.customize import customize
+
+    with tracking.live(project, context.run.run_id) as live:
+        return customize(project, slug, method, Progress(live, context.log.info))
+
+
+def processes_of(project: Project, slug: str, method: str) -> int:
+    """How many processes this machine trains a method with."""
+    if method.removesuffix(CONTROL_SUFFIX) in SINGLE_PROCESS_METHODS:
+        return 1
+    return project.training(slug, method).processes
+
+
+def arguments_for_several_nodes(method: str) -> list[str]:
+    """What `REACT_TORCHRUN_ARGS` holds for this method."""
+    if method.removesuffix(CONTROL_SUFFIX) in SINGLE_PROCESS_METHODS:
+        return []
+    return shlex.split(os.environ.get(TORCHRUN_VARIABLE, ""))
+
+
+def launch(
+    context: dg.AssetExecutionContext,
+    project: Project,
+    tracking: TrackingResource,
+    slug: str,
+    method: str,
+    processes: int,
+) -> Artifact:
+    """Train with torchrun and return the published checkpoint.
+
+    Raises:
+        TrainingError: With the text of the process that failed first.
+        StoreWriteError: As above, of the disk.
+        OSError: As above, of a fault that may be gone a little later.
+    """
+    arguments = ["--config", str(project.path), "--domain", slug, "--method", method]
+    if tracking.tracking_uri:
+        arguments += ["--tracking-uri", tracking.tracking_uri]
+    with _exchange() as exchange:
+        client = dg.PipesSubprocessClient(termination_timeout_seconds=TERMINATION_SECONDS)
+        command = torchrun_command(processes, arguments_for_several_nodes(method), arguments)
+        context.log.info(shlex.join(command))
+        try:
+            client.run(context=context, command=command, env=environment(processes, exchange))
+        except Exception as stopped:  # Dagster's own name for it is private
+            error = failure(exchange) or TrainingError(
+                f"a training process died without a word ({stopped}): the system may have killed it for its memory. "
+                "See the step's stderr; raise customization accumulation, or lower batch_size or processes"
+            )
+            _show_failed(project, tracking, context.run.run_id, method_key(slug, method), error)
+            raise error from None
+    return replace(fresh(project, "customized_checkpoint", method_key(slug, method)), reused=False)
+
+
+def torchrun_command(processes: int, several_nodes: list[str], arguments: list[str]) -> list[str]:
+    """The command line of torchrun; a machine by itself finds a free port."""
+    rendezvous = several_nodes or ["--standalone"]
+    run = [sys.executable, "-m", "torch.distributed.run", *rendezvous, "--nproc-per-node", str(processes)]
+    return [*run, "-m", "assets.training_process", *arguments]
+
+
+def environment(processes: int, exchange: Path) -> dict[str, str]:
+    """What the processes find in their environment beside what is there already."""
+    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
+    shared = {EXCHANGE_VARIABLE: str(exchange), "PYTHONPATH": os.pathsep.join(paths)}
+    if "OMP_NUM_THREADS" not in os.environ:
+        # torchrun would take one thread a process; more than there are cores slow each other down.
+        shared["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // processes))
+    return shared
+
+
+@contextmanager
+def _exchange() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="react-training-") as name:
+        directory = Path(name)
+        with (directory / LIFELINE).open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            yield directory
+
+
+def write_failure(exchange: Path, rank: int, error: Exception) -> None:
+    """Leave the error of one process for the launching process."""
+    kind = "OSError" if isinstance(error, OSError) else type(error).__name__
+    text = str(error) if isinstance(error, (ReactError, OSError)) else f"{type(error).__name__}: {error}"
+    told = {"rank": rank, "kind": kind, "text": text, "time": time.time()}
+    temporary = exchange / f"failure-{rank}.tmp"
+    temporary.write_text(json.dumps(told), encoding="utf-8")
+    temporary.replace(temporary.with_suffix(".json"))
+
+
+def failure(exchange: Path) -> Exception | None:
+    """The error that ended a training: the library's own first, for when one process fails the others lose touch."""
+    told = [json.loads(path.read_text(encoding="utf-8")) for path in exchange.glob("failure-*.json")]
+    if not told:
+        return None
+    first = min(told, key=lambda entry: (_type_of(entry["kind"]) is None, entry["time"]))
+    kind = _type_of(first["kind"])
+    if kind is OSError:
+        return OSError(first["text"])
+    if kind is not None and issubclass(kind, StoreWriteError):
+        return StoreWriteError(first["text"])
+    # The other types differ only in what they say; some cannot be made of a text alone.
+    return (InputError if kind is not None and issubclass(kind, InputError) else TrainingError)(first["text"])
+
+
+def _type_of(name: str) -> type[Exception] | None:
+    if name == "OSError":
+        return builtins.OSError
+    kind = getattr(errors, name, None)
+    return kind if isinstance(kind, type) and issubclass(kind, ReactError) else None
+
+
+def _show_failed(project: Project, tracking: TrackingResource, run_id: str, key: str, error: Exception) -> None:
+    # The process that streams may have been killed, or know only that it lost touch with the one that failed.
+    if isinstance(error, InputError):
+        return  # no training has begun
+    inputs = resolve(project, "customized_checkpoint", key)
+    with tracking.live(project, run_id) as live:
+        live.started(inputs, 0)
+        live.failed(error)

@@ -1,0 +1,106 @@
+"""One process of a training that torchrun started: `python -m torch.distributed.run ... -m assets.training_process`.
+
+Belongs here: what surrounds `customize` in such a process: the way to Dagster and to MLflow (the writing process
+only), and an end that the launching process can read. Does not belong here: starting processes (`processes`).
+
+It needs no Dagster run: started by hand, as on the second node of a training, it trains and reports to its terminal.
+"""
+
+import argparse
+import fcntl
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
+
+from assets.processes import EXCHANGE_VARIABLE, LIFELINE, Progress, write_failure
+from react_pipeline.lineage import Project
+from react_pipeline.observer import NoObserver, TrainingObserver
+from react_pipeline.tracking_live import LiveRun
+
+logger = logging.getLogger(__name__)
+
+GRACE_SECONDS = 10.0
+"""Time to close the MLflow run after the launching process is gone."""
+
+
+def main() -> int:
+    """Train as one process of several; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("config", "domain", "method"):
+        parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--tracking-uri", default="")
+    given = parser.parse_args()
+    rank = int(os.environ.get("RANK", "0"))
+    exchange = os.environ.get(EXCHANGE_VARIABLE)
+    logging.basicConfig(level=logging.WARNING, format=f"[{rank}] %(message)s")
+    signal.signal(signal.SIGTERM, _interrupt)
+    if exchange:
+        threading.Thread(target=_end_with_launcher, args=(Path(exchange) / LIFELINE,), daemon=True).start()
+    try:
+        project = Project.load(given.config)
+        with _observer(project, given.tracking_uri, rank) as observer:
+            from react_pipeline.customize import customize
+
+            customize(project, given.domain, given.method, observer)
+    except Exception as error:
+        if exchange:
+            write_failure(Path(exchange), rank, error)
+        logger.error("%s: %s", type(error).__name__, error)
+        return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0
+
+
+@contextmanager
+def _observer(project: Project, tracking_uri: str, rank: int) -> Iterator[TrainingObserver]:
+    """MLflow and the run's log for the process that writes; nobody for the others."""
+    if rank:
+        yield NoObserver()
+        return
+    with _run_log() as (run_id, tell), LiveRun.of(project, tracking_uri, run_id) as live:
+        yield Progress(live, tell)
+
+
+@contextmanager
+def _run_log() -> Iterator[tuple[str, Callable[[str], None]]]:
+    """The id of the Dagster run that started this process, and a way to its log."""
+    if not PipesEnvVarParamsLoader().is_dagster_pipes_process():
+        yield "", lambda line: print(line, flush=True)  # the terminal is where such a process reports
+        return
+    pipes = open_dagster_pipes()
+    library = logging.getLogger("react_pipeline")
+    library.setLevel(logging.INFO)
+    for handler in pipes.log.handlers:
+        library.addHandler(handler)
+    try:
+        yield pipes.run_id, pipes.log.info
+    finally:
+        # Not as a context: that would send the traceback of an error whose text is told in another way.
+        pipes.close()
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _end_with_launcher(lifeline: Path) -> None:
+    """Wait for the lock that the launching process holds, and end this one when it is free."""
+    with suppress(OSError), lifeline.open() as handle:
+        fcntl.flock(handle, fcntl.LOCK_SH)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(GRACE_SECONDS)
+    os._exit(128 + signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Processes that train together: torchrun's environment, and the few collective operations that training needs.
+
+Does not belong here: starting the processes (torchrun does), or what is trained. Shapes: B pairs of a process's part of
+a batch, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of one training.
+
+    Attributes:
+        rank: Number of this process; process 0 alone writes.
+        size: How many there are.
+        device: Where this process computes.
+        one_machine: Whether all of them see the same local disk.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: str = "cpu"
+    one_machine: bool = True
+
+    @classmethod
+    def join(cls, device: str) -> World:
+        """Join the processes that torchrun started (gloo on CPUs, NCCL on GPUs), or stand alone.
+
+        Args:
+            device: `cpu` or `cuda`; of several GPUs each process takes the one of its local rank.
+        """
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size == 1:
+            return cls(device=device)
+        local_rank = int(os.environ["LOCAL_RANK"])
+        if device == "cuda":
+            torch.cuda.set_device(local_rank)
+            device = f"cuda:{local_rank}"
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        one_machine = int(os.environ.get("LOCAL_WORLD_SIZE", size)) == size
+        return cls(dist.get_rank(), size, device, one_machine)
+
+    @property
+    def is_writer(self) -> bool:
+        """Whether this process writes files and tells observers."""
+        return self.rank == 0
+
+    def part(self, batch: Tensor) -> Tensor:
+        """This process's equal part of a batch; the parts of all ranks in order are the batch."""
+        each = len(batch) // self.size
+        return batch[self.rank * each : (self.rank + 1) * each]
+
+    def gather(self, vectors: Tensor) -> Tensor:
+        """The vectors (B, D) of all processes, in the order of their ranks: (size * B, D), without a graph."""
+        vectors = vectors.detach()
+        if self.size == 1:
+            return vectors
+        parts = [torch.empty_like(vectors) for _ in range(self.size)]
+        dist.all_gather(parts, vectors.contiguous())
+        return torch.cat(parts)
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace each gradient by its sum over all processes."""
+        if self.size == 1:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        # One message instead of one a tensor: their fixed cost is what small tensors would wait for.
+        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+        dist.all_reduce(flat)
+        for gradient, summed in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(summed.view_as(gradient))
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a scalar over all processes."""
+        if self.size == 1:
+            return value
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total / self.size
+
+    def told(self, value: Any) -> Any:
+        """What the writer passes here; the others' own argument is ignored. Also waits until all have arrived."""
+        if self.size == 1:
+            return value
+        carried = [value]
+        dist.broadcast_object_list(carried, src=0)
+        return carried[0]

@@ -1,0 +1,165 @@
+"""Encoding images of the benchmark: preprocessing, reading ahead, features as an array on disk.
+
+Belongs here: bytes of images in, features out, for any list of images. Does not belong here: which images (`readers`,
+`image_text`), what is published (`features`). Shapes: N images of H x W pixels, B of them in a batch, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image, ImageFile
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from react_pipeline.errors import CorruptArtifact, InputError
+from react_pipeline.images import BadImage, decode_image
+from react_pipeline.model import Clip
+
+Preprocess = Callable[[Image.Image], Tensor]
+
+
+def preprocessing(clip: Clip, *, squash: bool = False) -> Preprocess:
+    """The model's own preprocessing (shortest side, centre crop), or one that squashes images to a square."""
+    if not squash:
+        return clip.preprocess
+    return image_transform_v2(PreprocessCfg(**{**clip.preprocess_cfg, "resize_mode": "squash"}), is_train=False)
+
+
+@dataclass(frozen=True)
+class PreprocessedImages:
+    """Images by their numbers, as a model takes them. Can be sent to other processes.
+
+    Attributes:
+        read: The number of an image to the bytes of its file.
+        name: The number of an image to what errors call it.
+        preprocess: Of the model.
+        max_pixels: Larger images are refused.
+    """
+
+    read: Callable[[int], bytes]
+    name: Callable[[int], str]
+    preprocess: Preprocess
+    max_pixels: int
+
+    def __call__(self, number: int) -> Tensor:
+        """The image (3, H, W).
+
+        Raises:
+            InputError: If it is gone or cannot be decoded.
+        """
+        return self.load(number)[0]
+
+    def load(self, number: int) -> tuple[Tensor, bool]:
+        """The image, and whether its file ends too early; as in the benchmark, the part that is there counts."""
+        data = self.read(number)
+        try:
+            try:
+                return self.preprocess(decode_image(data, self.max_pixels)), False
+            except BadImage as error:
+                if error.reason != "truncated":
+                    raise
+            with _truncated_images():
+                return self.preprocess(decode_image(data, self.max_pixels)), True
+        except BadImage as error:
+            raise InputError(f"{self.name(number)}: no usable image ({error}); mend its file") from error
+
+
+def encode(
+    clip: Clip,
+    images: PreprocessedImages,
+    count: int,
+    path: Path,
+    *,
+    batch_size: int,
+    workers: int,
+    title: str = "images",
+) -> int:
+    """Write the features of images 0 to N - 1 as the image tower gives them, not normalised: float32 (N, D), `.npy`.
+
+    In float32 on any device; one batch is in memory at a time. The file is whole or not there.
+
+    Args:
+        clip: The model.
+        images: What is encoded.
+        count: N.
+        path: Where the array goes.
+        batch_size: B.
+        workers: Processes that read and preprocess ahead; 0: this one.
+        title: Of the progress bar.
+
+    Returns:
+        How many images were truncated.
+
+    Raises:
+        InputError: If an image cannot be used.
+        CorruptArtifact: If a feature is not finite.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    features = np.lib.format.open_memmap(partial, "w+", np.float32, (count, clip.dimension))
+    truncated = start = 0
+    # A process for less than a batch would only cost its start.
+    loader = DataLoader(
+        _Numbered(images, count), batch_size, num_workers=min(workers, count // batch_size), collate_fn=_collate
+    )
+    with tqdm(total=count, desc=title, unit="image", disable=None, leave=False) as bar:
+        for pixels, cut, problem in loader:
+            if problem:
+                raise InputError(problem)
+            with torch.inference_mode():
+                batch = clip.model.encode_image(pixels.to(clip.device)).float().cpu().numpy()
+            if not np.isfinite(batch).all():
+                raise CorruptArtifact(
+                    f"{images.name(start)}: the model gives features that are not finite; rematerialize its checkpoint"
+                )
+            features[start : start + len(batch)] = batch
+            start, truncated = start + len(batch), truncated + cut
+            bar.update(len(batch))
+    features.flush()
+    del features
+    partial.replace(path)
+    return truncated
+
+
+class _Numbered(Dataset[Any]):
+    """What PyTorch's loader reads; an unusable image comes as the text of its error, which a process cannot lose."""
+
+    def __init__(self, images: PreprocessedImages, count: int) -> None:
+        self.images = images
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> tuple[Tensor, bool] | str:
+        try:
+            return self.images.load(number)
+        except InputError as error:
+            return str(error)
+
+
+def _collate(rows: list[tuple[Tensor, bool] | str]) -> tuple[Tensor | None, int, str]:
+    problems = [row for row in rows if isinstance(row, str)]
+    if problems:
+        return None, 0, problems[0]
+    good = [row for row in rows if not isinstance(row, str)]
+    return torch.stack([pixels for pixels, _ in good]), sum(cut for _, cut in good), ""
+
+
+@contextmanager
+def _truncated_images() -> Iterator[None]:
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before

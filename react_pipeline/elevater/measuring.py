@@ -1,0 +1,159 @@
+"""Measuring one data set of the benchmark: zero-shot, and after training on its shots.
+
+Belongs here: how features and the table give a figure. Does not belong here: training (`probe`, `finetune`), metrics,
+what is published (`results`). Shapes: N images, C classes, D width.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
+
+from react_pipeline.classifier import LOGIT_SCALE, zero_shot_head
+from react_pipeline.config import ElevaterConfig
+from react_pipeline.elevater.experiments import Experiment, Measurement
+from react_pipeline.elevater.features import Features
+from react_pipeline.elevater.finetune import ImageExamples, fine_tune
+from react_pipeline.elevater.head import Head, HeadSettings
+from react_pipeline.elevater.metrics import measure
+from react_pipeline.elevater.probe import FeatureExamples, linear_probe
+from react_pipeline.elevater.search import Adaptation
+from react_pipeline.elevater.shots import split_training
+from react_pipeline.elevater.table import Dataset
+from react_pipeline.errors import InputError, TrainingError
+from react_pipeline.model import Clip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an experiment gave.
+
+    Attributes:
+        measurements: One a protocol.
+        probabilities: (N, C) of the test images, in the table's order of classes, for a prediction file; None if the
+            experiment failed. After training those of the best epoch, as in the benchmark.
+        n_trainable: Parameters that trained.
+    """
+
+    measurements: tuple[Measurement, ...]
+    probabilities: NDArray[np.floating[Any]] | None = None
+    n_trainable: int = 0
+
+
+def unavailable(entry: Dataset, experiment: Experiment, reason: str, test: Features | None = None) -> Outcome:
+    """An experiment that could not be made."""
+    about = _about(entry, experiment, test)
+    return Outcome(
+        tuple(Measurement(**about, protocol=protocol, unavailable=reason) for protocol in experiment.protocols)
+    )
+
+
+def zero_shot_probabilities(features: NDArray[np.float32], head: Tensor) -> NDArray[np.float32]:
+    """Softmax of 100 times the cosine, (N, C); the benchmark takes softmax for multilabel sets too.
+
+    Args:
+        features: (N, D), of any length.
+        head: Class vectors (D, C), unit vectors.
+    """
+    logits = LOGIT_SCALE * F.normalize(torch.from_numpy(features), dim=-1) @ head
+    return logits.softmax(dim=-1).numpy()
+
+
+class DatasetMeasurer:
+    """Measures a checkpoint on one data set; the class vectors are made once for all experiments."""
+
+    def __init__(self, clip: Clip, entry: Dataset, test: Features, config: ElevaterConfig) -> None:
+        """Encode the class names."""
+        self.clip = clip
+        self.entry = entry
+        self.test = test
+        self.config = config
+        self.head = zero_shot_head(clip, entry.class_names, entry.templates)
+
+    def zero_shot(self) -> Outcome:
+        """Classify by the class names alone."""
+        started = time.monotonic()
+        experiment = Experiment()
+        probabilities = zero_shot_probabilities(self.test.features, self.head)
+        try:
+            value = measure(self.entry.metric, self.test.labels, probabilities)
+        except InputError as error:
+            return unavailable(self.entry, experiment, str(error), self.test)
+        about = _about(self.entry, experiment, self.test)
+        row = Measurement(**about, protocol="zero-shot", value=value, seconds=_since(started))
+        return Outcome((row,), probabilities)
+
+    def adapted(
+        self,
+        experiment: Experiment,
+        train: Features,
+        images: Callable[[Features], ImageExamples],
+    ) -> Outcome:
+        """Search and train on the shots, and measure by both protocols.
+
+        Args:
+            experiment: Not zero-shot.
+            train: The training split.
+            images: For `fine-tune`: features to the images that they were made of.
+        """
+        started = time.monotonic()
+        try:
+            found = self._adapt(experiment, train, images)
+        except (InputError, TrainingError) as error:
+            return unavailable(self.entry, experiment, str(error), self.test)
+        about = _about(self.entry, experiment, self.test) | {
+            "seconds": _since(started),
+            "learning_rate": found.trial.learning_rate,
+            "weight_decay": found.trial.weight_decay,
+            "failed_trials": sum(found.search.failures.values()) if found.search else 0,
+        }
+        rows = tuple(
+            Measurement(**about, protocol=protocol, value=found.clean if protocol == "clean" else found.elevater)
+            for protocol in experiment.protocols
+        )
+        return Outcome(rows, found.final.best_probabilities, found.final.n_trainable)
+
+    def _adapt(
+        self, experiment: Experiment, train: Features, images: Callable[[Features], ImageExamples]
+    ) -> Adaptation:
+        n_classes = self.entry.num_classes
+        split = split_training(
+            train.labels, n_classes=n_classes, shots=experiment.shots, seed=experiment.seed, dataset=self.entry.name
+        )
+        starts_at_text = self.config.head_start == "text"
+        head = Head.from_text(self.head) if starts_at_text else Head.random(n_classes, self.clip.dimension)
+        settings = HeadSettings(metric=self.entry.metric)
+        if experiment.adaptation == "fine-tune":
+            merge = self.config.merge_projection
+            return fine_tune(self.clip, images(train), images(self.test), head, split, settings, merge_projection=merge)
+        device = self.clip.device
+        examples = [
+            FeatureExamples(torch.from_numpy(part.features).to(device), torch.from_numpy(part.labels).to(device))
+            for part in (train, self.test)
+        ]
+        return linear_probe(examples[0], examples[1], head, split, settings)
+
+
+def _about(entry: Dataset, experiment: Experiment, test: Features | None) -> dict[str, Any]:
+    known = {} if test is None else {"n": test.about.n, "images": test.about.digest}
+    return {
+        "dataset": entry.name,
+        "adaptation": experiment.adaptation,
+        "shots": experiment.shots,
+        "seed": experiment.seed,
+        "metric": entry.metric,
+        "expected": entry.sizes["test"],
+        **known,
+    }
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 2)

@@ -1,0 +1,232 @@
+"""Results of a checkpoint on the benchmark, as an artifact: one row a figure, means, prediction files.
+
+Belongs here: publishing, going on after a kill, prediction files. Does not belong here: a
+single figure (`measuring`), means (`summary`), encoding (`features`), the difference to the base (`comparison`).
+
+Files: `results.parquet`, `results.json` (`experiments.Measurement`), `summary.parquet`, `table.md`,
+`datasets/<name>.json` (the rows of one data set), `predictions/<experiment>/*.json`, and `all_predictions.zip` beside
+these where the experiment covers all 20 data sets (and few-shot the seeds 0, 1 and 2).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.durable import write_atomically
+from react_pipeline.elevater.experiments import Experiment, experiments
+from react_pipeline.elevater.features import Features, unavailable_reason
+from react_pipeline.elevater.images import Unavailable
+from react_pipeline.elevater.readers import read_dataset
+from react_pipeline.elevater.submission import (
+    FEW_SHOT_SEEDS,
+    ExpectedDataset,
+    Prediction,
+    mean_head_params,
+    write_prediction,
+    write_submission,
+)
+from react_pipeline.elevater.summary import figure_name, mean_over_datasets, summarize, to_markdown
+from react_pipeline.elevater.table import DATASETS, IMAGENET, Dataset, dataset
+from react_pipeline.errors import StaleArtifact
+from react_pipeline.lineage import Project, method_key, resolve
+
+if TYPE_CHECKING:
+    from react_pipeline.elevater.finetune import ImageExamples
+    from react_pipeline.elevater.measuring import DatasetMeasurer, Outcome
+    from react_pipeline.model import Clip
+
+STAGE = "benchmark_results"
+FEATURES = "benchmark_features"
+
+
+def publish_results(project: Project, slug: str, method: str) -> Artifact:
+    """Publish zero-shot and, if shots are configured, the adaptations of a method on every configured data set.
+
+    Data that are not there, and experiments that cannot be made (a class has fewer images than shots), are rows with a
+    reason and no value. Killed in between, finished data sets are not measured again.
+
+    Raises:
+        StaleArtifact: If fine-tuning finds other images than the features were made of.
+    """
+    inputs = resolve(project, STAGE, method_key(slug, method))
+    features = inputs.parents[FEATURES]
+    names = project.config.elevater.dataset_names
+
+    def write(directory: Path) -> dict[str, Any]:
+        checkpoint = inputs.parents.get("base_checkpoint") or inputs.parents["customized_checkpoint"]
+        measuring = _Measuring(project, f"react-{slug}-{method}", features, checkpoint, directory)
+        for name in names:
+            marker = directory / "datasets" / f"{name}.json"
+            if not marker.exists():
+                write_atomically(marker, json.dumps(measuring.measure(dataset(name)), indent=1) + "\n")
+        rows = [row for name in names for row in json.loads((directory / "datasets" / f"{name}.json").read_text())]
+        planned = experiments(project.config.elevater)
+        return _finish(directory, pd.DataFrame(rows), planned, str(features.counts.get("unavailable", "")))
+
+    return project.store.build(inputs, write, resumable=True)
+
+
+def expected_predictions(sizes: Mapping[str, int] | None = None) -> dict[str, ExpectedDataset]:
+    """What a submission must hold: the 20 data sets, and ImageNet if one likes.
+
+    Args:
+        sizes: Test images of data sets of which a copy is there; the others have their official number.
+    """
+    known = sizes or {}
+    return {
+        entry.name: ExpectedDataset(
+            known.get(entry.name, entry.sizes["test"]),
+            entry.num_classes,
+            multilabel=entry.multilabel,
+            optional=entry is IMAGENET,
+        )
+        for entry in (*DATASETS.values(), IMAGENET)
+    }
+
+
+class _Measuring:
+    """Measures data sets one after another; the model is loaded for the first that is there."""
+
+    def __init__(
+        self, project: Project, model_name: str, features: Artifact, checkpoint: Artifact, directory: Path
+    ) -> None:
+        self.project = project
+        self.model_name = model_name
+        self.features = features
+        self.checkpoint = checkpoint
+        self.directory = directory
+        self._clip: Clip | None = None
+
+    @property
+    def clip(self) -> Clip:
+        from react_pipeline.model import choose_device, load
+
+        if self._clip is None:
+            self._clip = load(self.checkpoint.path, choose_device(self.project.config.device))
+        return self._clip
+
+    def measure(self, entry: Dataset) -> list[dict[str, Any]]:
+        from react_pipeline.elevater.measuring import DatasetMeasurer, unavailable
+
+        planned = experiments(self.project.config.elevater)
+        if reason := unavailable_reason(self.features, entry.name, "test"):
+            outcomes = [unavailable(entry, experiment, reason) for experiment in planned]
+            return [row.model_dump() for outcome in outcomes for row in outcome.measurements]
+        test = Features.read(self.features, entry.name, "test")
+        measurer = DatasetMeasurer(self.clip, entry, test, self.project.config.elevater)
+        rows = []
+        for experiment in planned:
+            outcome = measurer.zero_shot() if experiment == Experiment() else self._adapted(measurer, experiment)
+            rows += [row.model_dump() for row in outcome.measurements]
+            self._predict(test, experiment, outcome)
+        return rows
+
+    def _adapted(self, measurer: DatasetMeasurer, experiment: Experiment) -> Outcome:
+        from react_pipeline.elevater.measuring import unavailable
+
+        try:
+            train = Features.read(self.features, measurer.entry.name, "train")
+        except Unavailable as error:
+            return unavailable(measurer.entry, experiment, error.reason, measurer.test)
+        return measurer.adapted(experiment, train, self._images())
+
+    def _images(self) -> Callable[[Features], ImageExamples]:
+        """From features to the images they were made of, which are looked for only when a tower is trained."""
+        import torch
+
+        from react_pipeline.elevater.encoding import PreprocessedImages, preprocessing
+        from react_pipeline.elevater.finetune import ImageExamples
+
+        config = self.project.config
+
+        def images_of(features: Features) -> ImageExamples:
+            about = features.about
+            found = read_dataset(config.elevater.root or Path(), about.dataset, about.split, warn=False)
+            if found.digest() != about.digest:
+                raise _changed(self.features, about.dataset, about.split)
+            preprocess = preprocessing(self.clip, squash=dataset(about.dataset).squash)
+            read = PreprocessedImages(found.read, found.locations.__getitem__, preprocess, config.corpus.max_pixels)
+            return ImageExamples(read, torch.from_numpy(features.labels), workers=config.embedding.workers)
+
+        return images_of
+
+    def _predict(self, test: Features, experiment: Experiment, outcome: Outcome) -> None:
+        if outcome.probabilities is None:
+            return
+        # The files on disk may have the classes in another order than the table.
+        probabilities = outcome.probabilities[:, list(test.about.order)]
+        visual, backbone = (
+            sum(parameter.numel() for parameter in module.parameters())
+            for module in (self.clip.model.visual, self.clip.model)
+        )
+        head = mean_head_params(self.clip.dimension, (entry.num_classes for entry in DATASETS.values()))
+        prediction = Prediction(
+            model_name=f"CLIP-{self.model_name}" if experiment.shots == 0 else self.model_name,
+            dataset_name=test.about.dataset,
+            num_trainable_params=outcome.n_trainable,
+            num_params=backbone + head,
+            num_visual_params=visual,
+            num_backbone_params=backbone,
+            n_shot=experiment.shots,
+            rnd_seeds=(experiment.seed,),
+            predictions=probabilities[None],
+        )
+        write_prediction(prediction, self.directory / "predictions" / experiment.folder)
+
+
+def _finish(directory: Path, rows: pd.DataFrame, planned: Sequence[Experiment], reason: str) -> dict[str, Any]:
+    rows = rows.astype({"value": "float64", "learning_rate": "float64", "weight_decay": "float64"})
+    rows.to_parquet(directory / "results.parquet", index=False)
+    (directory / "results.json").write_text(rows.to_json(orient="records", indent=1) + "\n", encoding="utf-8")
+    summary = summarize(rows)
+    summary.to_parquet(directory / "summary.parquet", index=False)
+    (directory / "table.md").write_text(to_markdown(summary), encoding="utf-8")
+    means = mean_over_datasets(summary)
+    figures = [figure_name(*key) for key in zip(summary["experiment"], summary["protocol"], strict=True)]
+    values: dict[str, dict[str, float]] = {}
+    for figure, row in zip(figures, summary.itertuples(), strict=True):
+        if row.status == "ok":
+            values.setdefault(figure, {})[row.dataset] = float(row.value)
+    zero_shot = summary[summary["experiment"] == "zero-shot"]
+    missing = zero_shot[zero_shot["status"] != "ok"].set_index("dataset")["status"].to_dict()
+    return {
+        "datasets_evaluated": means.get("zero-shot", (0.0, 0))[1],
+        "of": len(DATASETS),
+        "mean": {name: mean for name, (mean, _) in means.items()},
+        "datasets_in_mean": {name: count for name, (_, count) in means.items()},
+        "value": values,
+        "not_measured": missing,
+        "submissions": list(_submissions(directory, planned)),
+        "seconds": round(float(rows.drop_duplicates(["dataset", "adaptation", "shots", "seed"])["seconds"].sum()), 2),
+        **({"unavailable": reason} if reason else {}),
+    }
+
+
+def _submissions(directory: Path, planned: Sequence[Experiment]) -> Iterator[str]:
+    """Write the zip of each experiment that the leaderboard would show an average of, and name its folder."""
+    seeds: dict[str, list[int]] = {}
+    for experiment in planned:
+        seeds.setdefault(experiment.folder, []).append(experiment.seed)
+    few_shot = {experiment.folder for experiment in planned if experiment.shots > 0}
+    for name, mine in seeds.items():
+        folder = directory / "predictions" / name
+        predicted = Counter(re.sub(r"^seed\d+_", "", path.stem) for path in folder.glob("*.json"))
+        right_seeds = tuple(mine) == FEW_SHOT_SEEDS if name in few_shot else mine == [0]
+        if right_seeds and all(predicted[dataset_name] == len(mine) for dataset_name in DATASETS):
+            write_submission(folder)
+            yield name
+
+
+def _changed(features: Artifact, name: str, split: str) -> StaleArtifact:
+    return StaleArtifact(
+        f"{name}, split {split}: its images changed since they were encoded; rematerialize `{features.stage}` for "
+        f"{features.key!r}"
+    )

@@ -1,0 +1,67 @@
+"""Guards: when a training has gone wrong and must stop, before a bad step is taken or a bad model published."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from react_pipeline.errors import TrainingError
+
+MAX_SCALE_STEP = 0.5
+"""A single step that moves the logit scale's logarithm by more than this has exploded; usual are thousandths."""
+
+COLLAPSED_SHARE = 0.5
+"""Held-out recall below this share of the base's is a collapse ..."""
+
+STANDARD_ERRORS = 3.0
+"""... if it also lies this many standard errors of the difference below, so that chance on few pairs stops nothing."""
+
+
+def require_finite(step: int, values: Mapping[str, float]) -> None:
+    """Stop where a loss or a gradient is not finite.
+
+    Raises:
+        TrainingError: Naming the value and the step.
+    """
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the {name} is {value} at step {step}; lower learning_rate, lengthen warmup_steps, or use another "
+                "precision. Nothing was published"
+            )
+
+
+def require_steady_scale(step: int, before: float, after: float) -> None:
+    """Stop where one step throws the logit scale (its logarithm) far away.
+
+    Raises:
+        TrainingError: If it moved by more than `MAX_SCALE_STEP`, or is not finite.
+    """
+    if not abs(after - before) <= MAX_SCALE_STEP:
+        raise TrainingError(
+            f"the logit scale exploded at step {step}: its logarithm went from {before:.3g} to {after:.3g}; lower "
+            "learning_rate. Nothing was published"
+        )
+
+
+def require_no_collapse(step: int, base: Mapping[str, float], now: Mapping[str, float], pairs: int) -> None:
+    """Stop where recall of the held-out pairs has collapsed: below half of the base's, and not by chance.
+
+    Args:
+        step: Steps done.
+        base: Recall of the base, as `held_out.image_text_recall` gives it.
+        now: Recall of the model in training.
+        pairs: How many pairs it was measured on.
+
+    Raises:
+        TrainingError: Naming the recall before and now.
+    """
+    for name, before in base.items():
+        # Two hits more in four more pairs (Agresti and Coull): recalls of exactly 0 and 1 are no certainties then.
+        shares = [(pairs * recall + 2) / (pairs + 4) for recall in (before, now[name])]
+        deviation = math.sqrt(sum(share * (1 - share) for share in shares) / (pairs + 4))
+        if now[name] < COLLAPSED_SHARE * before and shares[0] - shares[1] > STANDARD_ERRORS * deviation:
+            raise TrainingError(
+                f"the model collapsed by step {step}: {name} of {pairs} held-out pairs fell from {before:.1%} (base) "
+                f"to {now[name]:.1%}; lower learning_rate. Nothing was published"
+            )

@@ -1,0 +1,34 @@
+"""Observers: who is told of a training while it runs, so that the library needs to know neither MLflow nor Dagster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from react_pipeline.artifacts import Inputs
+
+
+class TrainingObserver(Protocol):
+    """Is told of one training by the process that writes its artifact. An observer never raises."""
+
+    def started(self, inputs: Inputs, first_step: int) -> None:
+        """A training begins, or goes on at `first_step` after it was killed."""
+
+    def stepped(self, record: Mapping[str, float]) -> None:
+        """A step is done; `record` is one line of `metrics.jsonl` (with `step` and `time_ms`, since 1970)."""
+
+    def failed(self, error: BaseException) -> None:
+        """The training stops without a checkpoint."""
+
+
+class NoObserver:
+    """Tells nobody."""
+
+    def started(self, inputs: Inputs, first_step: int) -> None:
+        """Say nothing."""
+
+    def stepped(self, record: Mapping[str, float]) -> None:
+        """Say nothing."""
+
+    def failed(self, error: BaseException) -> None:
+        """Say nothing."""

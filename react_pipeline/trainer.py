@@ -1,0 +1,313 @@
+"""The training of one method on one set of pairs: what is computed once, the loop, what it records.
+
+Belongs here: putting the parts together. Does not belong here: the parts (a step: `training_step`; images:
+`training_data`; texts: `training_texts`; the tower: `tower`), publishing (`customize`). Source of the recipe: REACT
+(arXiv 2301.07094). Shapes: B pairs of a batch, N pairs, V views, T tokens, W width, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from react_pipeline.artifacts import Inputs
+from react_pipeline.augmentation import augmentation
+from react_pipeline.config import DomainConfig
+from react_pipeline.distributed import World
+from react_pipeline.errors import InputError, RetrievalError, TrainingError
+from react_pipeline.gated import gated_layers
+from react_pipeline.guards import require_no_collapse
+from react_pipeline.held_out import image_text_recall, split
+from react_pipeline.interpolation import GRID, Line, choose
+from react_pipeline.kept_tokens import keep_tokens
+from react_pipeline.methods import attach, set_trainable, trains_images, trains_text
+from react_pipeline.model import Clip
+from react_pipeline.observer import TrainingObserver
+from react_pipeline.resume import TrainingState, load_newest_state, save_state
+from react_pipeline.schedule import batch_at, generator, parameter_groups
+from react_pipeline.tower import ImageTower
+from react_pipeline.training_config import TrainingConfig
+from react_pipeline.training_data import Draw, TrainingPairs, Views
+from react_pipeline.training_log import TrainingLog, peak_memory_bytes
+from react_pipeline.training_step import DTYPES, TrainingStep
+from react_pipeline.training_texts import TrainingTexts
+
+COMPARED_IMAGES = 64
+"""Images whose features are compared with the base's before the first step."""
+
+PROBED_PAIRS = 256
+"""Held-out pairs that are looked at while a training runs; before and after it all of them are."""
+
+ENCODED_AT_ONCE = 128
+
+
+class Trainer:
+    """One training, in each of its processes. `run` leaves the trained model in `clip`."""
+
+    def __init__(
+        self,
+        clip: Clip,
+        pairs: TrainingPairs,
+        domain: DomainConfig,
+        method: str,
+        training: TrainingConfig,
+        world: World,
+        scratch: Path,
+    ) -> None:
+        """Attach what the method trains, and compute once what stays frozen.
+
+        Args:
+            clip: The base, on the world's device.
+            pairs: Retrieved or random pairs.
+            domain: Classes and templates.
+            method: Without `-control`.
+            training: Its fields.
+            world: The processes.
+            scratch: Survives a kill; the same directory in all processes.
+
+        Raises:
+            InputError: If the batch does not divide among the processes, or the loss does not suit the model.
+            RetrievalError: If there are fewer than two pairs to train on.
+        """
+        self.began = time.monotonic()
+        self.clip, self.method, self.training, self.world, self.scratch = clip, method, training, world, scratch
+        self.model: Any = clip.model
+        self._require_suitable()
+        self.trained_on, self.held_out = split(pairs, training.held_out_fraction, training.seed)
+        self.batch_size = _batch_size(training, len(self.trained_on), world)
+        augment = augmentation(training.augmentation, clip.preprocess, clip.preprocess_cfg)
+        self.views = Views(pairs, clip.preprocess, augment, training.seed)
+        self.texts = TrainingTexts(clip, pairs, domain, training, world, trains_text(method))
+        self.step0_max_difference = self._attach()
+        self.base = {
+            name: parameter.detach().clone() if parameter.requires_grad else parameter
+            for name, parameter in self.model.named_parameters()
+        }
+        self.tower = self._tower()
+        self.tokens = self._kept_tokens()
+
+    def _require_suitable(self) -> None:
+        if self.training.loss == "sigmoid" and getattr(self.model, "logit_bias", None) is None:
+            raise InputError(
+                "customization.loss: sigmoid is for models trained with it (SigLIP): this model has no logit bias; "
+                "use infonce"
+            )
+
+    def _attach(self) -> float:
+        """Attach and unfreeze; return the largest change this made to the features of a few images (B, D)."""
+        some = self.trained_on[:COMPARED_IMAGES].tolist()
+        images = torch.stack([self.views[position, 0] for position in some])
+        before = self.clip.encode_images(images)
+        torch.manual_seed(self.training.seed)
+        attach(self.model, self.method, self.training.last_k_layers)
+        self.trainable_parameters = set_trainable(self.model, self.method)
+        return float((self.clip.encode_images(images) - before).abs().max())
+
+    def _tower(self) -> ImageTower | None:
+        if not trains_images(self.method):
+            return None
+        training = self.training
+        tower = ImageTower(
+            self.model, activation_checkpointing=training.activation_checkpointing, compiled=training.compile
+        )
+        if training.precision == "bf16":
+            tower.use_bf16()
+        return tower
+
+    def _kept_tokens(self) -> Tensor | None:
+        """What need not be computed again: tokens (N, V, T, W), or features (N, V, D) of a locked image tower."""
+        fixed = self.training.augmentation == "none" or self.training.views > 0
+        if not fixed or not self.training.keep_prefix or not self.world.one_machine:
+            return None
+        if self.tower is not None and not self.tower.splits:
+            return None
+        compute = self._locked_features if self.tower is None else self.tower.tokens
+        dtype = torch.bfloat16 if self.tower is not None and self.training.precision == "bf16" else torch.float32
+        count = max(1, self.training.views)
+        return keep_tokens(compute, self.views, count, self.scratch, self.world, dtype, self.training.workers)
+
+    @torch.no_grad()
+    def _locked_features(self, images: Tensor) -> Tensor:
+        return self.model.encode_image(images, normalize=True).float()
+
+    def run(self, metrics: Path | None, observer: TrainingObserver, inputs: Inputs) -> dict[str, Any]:
+        """Train from the newest state to the last step; return the counts of the manifest.
+
+        Args:
+            metrics: Gets a line a step; None in processes that do not write.
+            observer: Is told of every step by the process that writes.
+            inputs: What the observer is told the training is of.
+
+        Raises:
+            TrainingError: If a guard stops it or memory runs out. States of the last good steps stay in the scratch.
+        """
+        training, world = self.training, self.world
+        trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        groups = parameter_groups(trained.items(), training.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
+        scaler = torch.amp.GradScaler(world.device.partition(":")[0], enabled=training.precision == "fp16")
+        state = TrainingState(trained, optimizer, scaler)
+        recall_before, probed_before = self.recall(len(self.held_out)), self.recall(PROBED_PAIRS)
+        start, seconds_before = load_newest_state(self.scratch, state)
+        world.told(None)  # nobody prunes a state that another still reads
+        if metrics is not None:
+            observer.started(inputs, start)
+        take = TrainingStep(self.model, self.tower, self.texts, state, training, world)
+        batches = self._batches(start)
+        steps = range(start, training.steps)
+        with TrainingLog(metrics, observer, steps, self.batch_size, world.device, f"training {self.method}") as log:
+            for step in steps:
+                began = time.monotonic()
+                batch = next(batches)
+                waited = time.monotonic() - began
+                values = self._guarded(take, step, batch)
+                log.add(step, {**values, **self._gates()}, waited=waited, seconds=time.monotonic() - began)
+                done = step + 1
+                if training.probe_every and done % training.probe_every == 0 and done < training.steps:
+                    probed = min(PROBED_PAIRS, len(self.held_out))
+                    require_no_collapse(done, probed_before, self.recall(PROBED_PAIRS), probed)
+                if done % training.checkpoint_every == 0 and world.is_writer:
+                    log.flush()
+                    save_state(self.scratch, done, seconds_before + self._elapsed(), state, training.kept_states)
+            losses = log.losses()
+        if not all(torch.isfinite(parameter).all() for parameter in trained.values()):
+            raise TrainingError("trained weights are not finite; lower learning_rate. Nothing was published")
+        fraction, scores = self._interpolate()
+        after = self.recall(len(self.held_out))
+        require_no_collapse(training.steps, recall_before, after, len(self.held_out))
+        return {
+            "pairs": len(self.views.pairs),
+            "held_out_pairs": len(self.held_out),
+            "steps": training.steps,
+            "first_step": start,
+            # With what was computed once (captions, frozen part), and with the sessions before a kill.
+            "seconds": round(seconds_before + self._elapsed(), 3),
+            "images_per_second": round(len(steps) * self.batch_size / max(log.stepping_seconds, 1e-9), 1),
+            "data_wait_fraction": round(log.data_wait_fraction, 4),
+            "peak_memory_bytes": peak_memory_bytes(world.device),
+            "trainable_parameters": self.trainable_parameters,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "first_loss": losses[0] if losses else None,
+            "final_loss": losses[-1] if losses else None,
+            "step0_max_difference": self.step0_max_difference,
+            "held_out_before": recall_before,
+            "held_out_after": after,
+            "interpolation": fraction,
+            "interpolation_scores": {str(at): round(score, 6) for at, score in scores.items()},
+            "prefix_kept": self.tokens is not None,
+            "device": world.device,
+            "processes": world.size,
+        }
+
+    def _guarded(self, take: TrainingStep, step: int, batch: Tensor) -> dict[str, float]:
+        try:
+            drawn = self.texts.draw(step, self._drawn(step)[0])
+            return take.take(step, batch, drawn, from_tokens=self.tokens is not None)
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                raise
+            accumulation = 2 * self.training.accumulation
+            raise TrainingError(
+                f"out of memory with batch_size {self.batch_size}; set customization accumulation to {accumulation} "
+                f"(same result, less memory), or batch_size to {max(2, self.batch_size // 2)}"
+            ) from error
+
+    def _interpolate(self) -> tuple[float, Mapping[float, float]]:
+        """Go to the configured point between base and trained model, or the best one on the held-out pairs."""
+        line = Line(self.model, self.base)
+
+        def score(fraction: float) -> float:
+            line.move_to(fraction)
+            recall = self.recall(len(self.held_out))
+            return sum(recall.values()) / len(recall)
+
+        wanted = self.training.interpolation
+        scores: dict[float, float] = {}
+        if wanted == "held-out":
+            if not len(self.held_out):
+                raise InputError("interpolation: held-out needs held-out pairs; raise held_out_fraction")
+            fraction, scores = choose(GRID, score)
+        else:
+            fraction = float(wanted)
+        if fraction < 1 or scores:
+            line.move_to(fraction)
+        return fraction, scores
+
+    @torch.no_grad()
+    def recall(self, count: int) -> dict[str, float]:
+        """Image-text recall of the first `count` held-out pairs; empty where none is held out."""
+        chosen = self.held_out[:count]
+        if not len(chosen):
+            return {}
+        images = torch.cat([self._image_vectors(part) for part in chosen.split(ENCODED_AT_ONCE)])
+        captions = self.texts.caption_ids(chosen)
+        texts = torch.cat([self.texts.vectors(part).cpu() for part in captions.split(ENCODED_AT_ONCE)])
+        return image_text_recall(images, texts, captions)
+
+    def _image_vectors(self, positions: Tensor) -> Tensor:
+        """Unit vectors (B, D) of images as they are, on the CPU."""
+        if self.tokens is not None and self.tower is None:
+            return self.tokens[positions, 0]
+        dtype = DTYPES[self.training.precision]
+        device = self.world.device
+        with torch.autocast(device.partition(":")[0], dtype, enabled=dtype != torch.float32):
+            if self.tokens is not None and self.tower is not None:
+                features = self.tower.features(self.tokens[positions, 0].to(device))
+            else:
+                images = torch.stack([self.views[position, 0] for position in positions.tolist()])
+                features = (self.tower or self.model.encode_image)(images.to(device))
+        return functional.normalize(features.float(), dim=-1).cpu()
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+    def _drawn(self, step: int) -> tuple[Tensor, Tensor]:
+        """Positions (B,) of the pairs of a step, of all processes, and the view (B,) drawn for each."""
+        training = self.training
+        positions = self.trained_on[batch_at(step, len(self.trained_on), self.batch_size, training.seed)]
+        if training.augmentation != "none" and not training.views:
+            return positions, torch.full_like(positions, step + 1)
+        views = torch.randint(max(1, training.views), positions.shape, generator=generator(training.seed, 2, step))
+        return positions, views
+
+    def _batches(self, start: int) -> Iterator[Tensor]:
+        """What each step feeds to the image tower: kept tokens (B, T, W), or decoded images (B, 3, H, W)."""
+        steps = range(start, self.training.steps)
+        if self.tokens is not None:
+            for step in steps:
+                positions, views = map(self.world.part, self._drawn(step))
+                yield self.tokens[positions, views]
+            return
+        draws: Iterator[list[Draw]] = (
+            list(zip(*(self.world.part(part).tolist() for part in self._drawn(step)), strict=True)) for step in steps
+        )
+        for images in self.views.batches(draws, self.training.workers, pinned=self.world.device != "cpu"):
+            yield images if self.tower is not None else self._locked_features(images.to(self.world.device))
+
+    def _gates(self) -> dict[str, float]:
+        if self.method != "gated-image":
+            return {}
+        values = {}
+        for number, block in gated_layers(self.model).items():
+            values[f"gate_attn_{number}"] = block.alpha_attn.tanh().item()
+            values[f"gate_dense_{number}"] = block.alpha_dense.tanh().item()
+        return values
+
+
+def _batch_size(training: TrainingConfig, pairs: int, world: World) -> int:
+    """Pairs of a step over all processes: at most all of them, and as many in each process."""
+    size = min(training.batch_size, pairs)
+    if pairs < 2:
+        raise RetrievalError(f"{pairs} pairs to train on; contrastive training needs two at least")
+    if training.batch_size % world.size:
+        raise InputError(f"customization.batch_size {training.batch_size} does not divide among {world.size} processes")
+    size -= size % world.size
+    if size < 2 * world.size:
+        raise RetrievalError(f"{pairs} pairs are too few for {world.size} processes; set customization processes to 1")
+    return size

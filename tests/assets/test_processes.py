@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from mlflow import MlflowClient
+from support_launch import dagster_home
+
+from assets.launch import materialize, open_instance
+from assets.partitions import partition_of
+from assets.processes import (
+    TORCHRUN_VARIABLE,
+    Progress,
+    environment,
+    failure,
+    processes_of,
+    torchrun_command,
+    write_failure,
+)
+from assets.reporting import readable_failures
+from react_pipeline.artifacts import Inputs
+from react_pipeline.errors import ConfigError, InputError, RetrievalError, StoreWriteError, TrainingError
+from react_pipeline.lineage import Project
+from react_pipeline.observer import NoObserver
+from react_pipeline.tracking import Tracking
+
+METHOD = "gated-image"
+FIELDS = {
+    **{"augmentation": "none", "workers": 0, "last_k_layers": 2},
+    **{"steps": 4, "batch_size": 8, "warmup_steps": 1, "checkpoint_every": 2},
+}
+
+
+@pytest.fixture
+def prepare(make_project: Callable[..., Project], _indexed_store: Path) -> Callable[..., Project]:
+    """A project whose next step is the training of `shapes`, with these training fields."""
+
+    def made(**fields: Any) -> Project:
+        from react_pipeline.base import publish_base
+        from react_pipeline.labelled import publish_evaluation_set
+        from react_pipeline.retrieve import retrieve_pairs
+
+        project = make_project(customization={"defaults": {**FIELDS, **fields}})
+        shutil.copytree(_indexed_store, project.config.store)
+        publish_base(project)
+        publish_evaluation_set(project, "shapes")
+        retrieve_pairs(project, "shapes")
+        return project
+
+    return made
+
+
+def messages(instance: dg.DagsterInstance, run_id: str) -> list[str]:
+    return [entry.user_message for entry in instance.all_logs(run_id)]
+
+
+def runs_of_training(project: Project) -> list[Any]:
+    client = MlflowClient(project.config.tracking_uri)
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    return list(client.search_runs(experiments, "tags.asset = 'customized_checkpoint'"))
+
+
+def test_linear_heads_are_trained_in_one_process(make_project: Callable[..., Project]) -> None:
+    project = make_project(customization={"defaults": {"processes": 2}})
+    assert processes_of(project, "shapes", "full-control") == 2
+    assert processes_of(project, "shapes", "linear-head") == 1
+    assert processes_of(project, "shapes", "linear-head-control") == 1
+
+
+def test_a_machine_by_itself_finds_its_own_port_and_several_are_told_where_to_meet() -> None:
+    alone = torchrun_command(2, [], ["--domain", "shapes"])
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    assert alone[1:] == [*torchrun, "-m", "assets.training_process", "--domain", "shapes"]
+    several = torchrun_command(8, ["--nnodes", "2"], [])
+    assert "--standalone" not in several and several[3:5] == ["--nnodes", "2"]
+
+
+def test_cores_are_shared_among_the_processes_unless_the_user_said_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert environment(1, tmp_path)["OMP_NUM_THREADS"] == str(len(os.sched_getaffinity(0)))
+    assert environment(10_000, tmp_path)["OMP_NUM_THREADS"] == "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert "OMP_NUM_THREADS" not in environment(1, tmp_path)
+
+
+def test_error_of_the_library_is_told_before_those_of_processes_that_lost_touch(tmp_path: Path) -> None:
+    assert failure(tmp_path) is None
+    write_failure(tmp_path, 0, RuntimeError("connection closed by peer"))
+    write_failure(tmp_path, 1, TrainingError("out of memory; set accumulation to 2"))
+    told = failure(tmp_path)
+    assert isinstance(told, TrainingError) and str(told) == "out of memory; set accumulation to 2"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "retried"),
+    [
+        (TrainingError("diverged"), TrainingError, False),
+        (RetrievalError("starving"), InputError, False),
+        (ConfigError([]), InputError, False),
+        (StoreWriteError("disk full"), StoreWriteError, True),
+        (ConnectionError("network"), OSError, True),
+        (KeyError("x"), TrainingError, False),
+    ],
+)
+def test_errors_of_other_processes_are_tried_again_as_ones_own_are(
+    tmp_path: Path, error: Exception, kind: type[Exception], retried: bool
+) -> None:
+    write_failure(tmp_path, 0, error)
+    told = failure(tmp_path)
+    assert isinstance(told, kind) and str(error) in str(told)
+    with pytest.raises((dg.Failure, OSError, StoreWriteError)) as raised, readable_failures():
+        raise told
+    assert retried is not isinstance(raised.value, dg.Failure)
+
+
+def test_progress_is_told_now_and_then() -> None:
+    told: list[str] = []
+    progress = Progress(NoObserver(), told.append)
+    progress.started(Inputs("customized_checkpoint", "shapes/full", {"steps": 9}, {}, "1"), 4)
+    for step in range(4, 9):
+        progress.stepped({"step": step, "loss": 0.5, "images_per_second": 12.0})
+    assert told == ["training shapes/full: going on at step 4", "step 5 of 9: loss 0.5, 12 images/s"]
+
+
+def test_training_in_the_assets_own_process_is_streamed_and_finished(
+    prepare: Callable[..., Project], tmp_path: Path
+) -> None:
+    project = prepare()
+    with dagster_home(tmp_path / "home"):
+        summary = materialize("customized_checkpoint", ["shapes"], [METHOD], project.path)
+        with open_instance() as instance:
+            told = messages(instance, summary.run_ids[0])
+    assert not summary.failures
+    assert any("training shapes/gated-image: from the start" in line for line in told)
+    (run,) = runs_of_training(project)
+    assert run.info.status == "FINISHED" and run.data.tags["dagster.run_id"] == summary.run_ids[0]
+    client = MlflowClient(project.config.tracking_uri)
+    artifact = project.store.current("customized_checkpoint", f"shapes/{METHOD}")
+    lines = [json.loads(line) for line in artifact.file("metrics.jsonl").read_text().splitlines()]
+    history = client.get_metric_history(run.info.run_id, "training/loss")
+    assert [(point.step, point.timestamp) for point in history] == [(line["step"], line["time_ms"]) for line in lines]
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_their_failure_is_told_in_the_words_of_the_library(
+    prepare: Callable[..., Project], tmp_path: Path
+) -> None:
+    project = prepare(processes=2)
+    with dagster_home(tmp_path / "home"):
+        summary = materialize("customized_checkpoint", ["shapes"], [METHOD], project.path)
+        assert not summary.failures
+        assert (summary.built, summary.reused) == (1, 0)
+        with open_instance() as instance:
+            told = messages(instance, summary.run_ids[0])
+            records = instance.fetch_materializations(
+                dg.AssetRecordsFilter(
+                    dg.AssetKey("customized_checkpoint"), asset_partitions=[partition_of("shapes", METHOD)]
+                ),
+                limit=5,
+            ).records
+        assert len(records) == 1
+        assert any("training shapes/gated-image: from the start" in line for line in told)
+        (run,) = runs_of_training(project)
+        assert run.info.status == "FINISHED" and run.data.tags["dagster.run_id"] == summary.run_ids[0]
+        artifact = project.store.current("customized_checkpoint", f"shapes/{METHOD}")
+        assert artifact.counts["processes"] == 2
+
+        text = project.path.read_text().replace("batch_size: 8\n", "batch_size: 7\n")
+        project.path.write_text(text)
+        failed = materialize("customized_checkpoint", ["shapes"], [METHOD], project.path)
+    (event,) = failed.failures
+    assert event.message == "customization.batch_size 7 does not divide among 2 processes"
+
+
+LAUNCHING = """
+import sys
+from assets.launch import materialize
+summary = materialize("customized_checkpoint", ["shapes"], ["gated-image"], sys.argv[1])
+print([event.message for event in summary.failures])
+"""
+
+
+def processes_with(text: str) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if text.encode() in entry.read_bytes() and int(entry.parent.name) != os.getpid():
+                found.append(int(entry.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_until(condition: Callable[[], Any], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
+def test_no_training_process_outlives_the_run_that_started_it(
+    prepare: Callable[..., Project], tmp_path: Path, end: signal.Signals
+) -> None:
+    project = prepare(steps=1_000_000)
+    Tracking.of(project).prepare()
+    with dagster_home(tmp_path / "home"):
+        launching = subprocess.Popen(
+            [sys.executable, "-c", LAUNCHING, str(project.path)],
+            env={**os.environ, TORCHRUN_VARIABLE: "--standalone"},
+            cwd=Path(__file__).parents[2],
+        )
+        try:
+            wait_until(lambda: runs_of_training(project) or launching.poll() is not None, 90, "nothing in MLflow")
+            assert launching.poll() is None, "the training ended before it could be ended"
+            # The launching process, torchrun, and the process that trains.
+            assert len(processes_with(str(project.path))) == 3
+            launching.send_signal(end)
+            launching.wait(90)
+            wait_until(lambda: not processes_with(str(project.path)), 60, "a process was left")
+        finally:
+            launching.kill()
+            for left in processes_with(str(project.path)):
+                os.kill(left, signal.SIGKILL)
+    (run,) = runs_of_training(project)
+    assert run.info.status == "KILLED"
+    assert not project.store.keys("customized_checkpoint")
+
+
+@pytest.mark.slow
+def test_process_that_the_system_kills_fails_the_run_and_says_what_to_do(
+    prepare: Callable[..., Project], tmp_path: Path
+) -> None:
+    project = prepare(steps=1_000_000)
+    Tracking.of(project).prepare()
+    with dagster_home(tmp_path / "home"):
+        launching = subprocess.Popen(
+            [sys.executable, "-c", LAUNCHING, str(project.path)],
+            env={**os.environ, TORCHRUN_VARIABLE: "--standalone"},
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            wait_until(lambda: runs_of_training(project) or launching.poll() is not None, 90, "nothing in MLflow")
+            assert launching.poll() is None, "the training ended before it could be ended"
+            os.kill(max(processes_with(str(project.path))), signal.SIGKILL)
+            told, _ = launching.communicate(timeout=90)
+        finally:
+            launching.kill()
+    assert "died without a word" in told and "lower batch_size" in told
+    (run,) = runs_of_training(project)
+    assert run.info.status == "FAILED" and "died without a word" in run.data.tags["error"]

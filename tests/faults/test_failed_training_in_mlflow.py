@@ -1,0 +1,150 @@
+"""FAULTS 27 and 30: what MLflow shows of a training that failed or was killed, and of its retry."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from support_tracking import make_template, runs_of, tracking_at
+
+from react_pipeline.artifacts import Artifact, Inputs
+from react_pipeline.errors import TrainingError
+from react_pipeline.lineage import Project
+from react_pipeline.tracking import Tracking
+from react_pipeline.tracking_live import LiveRun
+
+INPUTS = Inputs("customized_checkpoint", "shapes/full", {"method": "full", "steps": 8}, {}, "1")
+
+
+@pytest.fixture
+def tracking(tmp_path: Path) -> Tracking:
+    return tracking_at(make_template(tmp_path / "template.db"), tmp_path)
+
+
+def record(step: int, try_number: int) -> dict[str, float]:
+    return {"step": step, "time_ms": 1_000 * try_number + step, "loss": 1 / (1 + step), "learning_rate": 1e-3}
+
+
+def the_run(tracking: Tracking) -> Any:
+    (run,) = runs_of(tracking, fingerprint=INPUTS.fingerprint)
+    return run
+
+
+def steps_of(tracking: Tracking, name: str = "training/loss") -> list[int]:
+    return [point.step for point in MlflowClient(tracking.uri).get_metric_history(the_run(tracking).info.run_id, name)]
+
+
+def publish(project: Project, records: list[dict[str, float]]) -> Artifact:
+    def write(directory: Path) -> dict[str, Any]:
+        (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in records))
+        return {"final_loss": records[-1]["loss"]}
+
+    return project.store.build(INPUTS, write)
+
+
+def test_failed_training_has_a_run_with_its_reason_and_its_loss_curve(tracking: Tracking) -> None:  # 27
+    with LiveRun(tracking.uri, tracking.experiment) as live:
+        live.started(INPUTS, 0)
+        for step in range(5):
+            live.stepped(record(step, 1))
+        live.stepped({**record(5, 1), "loss": float("nan")})
+        live.failed(TrainingError("the loss is nan at step 5; lower learning_rate"))
+    run = the_run(tracking)
+    assert run.info.status == "FAILED" and run.info.end_time
+    for tag in ("error", "mlflow.note.content"):
+        assert run.data.tags[tag] == "the loss is nan at step 5; lower learning_rate"
+    assert run.data.tags["error.type"] == "TrainingError"
+    assert steps_of(tracking) == [0, 1, 2, 3, 4]
+    assert not MlflowClient(tracking.uri).search_registered_models()
+
+
+def test_retry_of_a_failed_training_runs_again_and_finishes_without_a_row_twice(  # 27
+    tracking: Tracking, tiny_project: Project
+) -> None:
+    with pytest.raises(OSError, match="gone"), LiveRun(tracking.uri, tracking.experiment) as live:
+        live.started(INPUTS, 0)
+        for step in range(6):
+            live.stepped(record(step, 1))
+        raise OSError("the disk is gone")
+    assert the_run(tracking).info.status == "FAILED"
+
+    with LiveRun(tracking.uri, tracking.experiment) as retry:
+        retry.started(INPUTS, 4)
+        for step in range(4, 8):
+            retry.stepped(record(step, 2))
+    run = the_run(tracking)
+    assert run.info.status == "RUNNING"
+    assert not {"error", "error.type", "mlflow.note.content"} & set(run.data.tags)
+
+    lines = [*(record(step, 1) for step in range(4)), *(record(step, 2) for step in range(4, 8))]
+    assert tracking.log_artifact(tiny_project, publish(tiny_project, lines)) == run.info.run_id
+    assert the_run(tracking).info.status == "FINISHED"
+    for name in ("training/loss", "training/learning_rate"):
+        assert sorted(steps_of(tracking, name)) == list(range(8))
+
+
+KILLED = """
+import os, signal, sys, time
+from mlflow import MlflowClient
+from react_pipeline.artifacts import Inputs
+from react_pipeline.tracking_live import LiveRun
+live = LiveRun(sys.argv[1], "tiny", flush_seconds=0.05)
+live.started(Inputs("customized_checkpoint", "shapes/full", {"method": "full", "steps": 8}, {}, "1"), 0)
+for step in range(3):
+    live.stepped({"step": step, "time_ms": 1000 + step, "loss": 1 / (1 + step), "learning_rate": 1e-3})
+client = MlflowClient(sys.argv[1])
+while not live.run_id or len(client.get_metric_history(live.run_id, "training/loss")) < 3:
+    time.sleep(0.05)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_killed_training_is_left_running_and_its_retry_goes_on_in_it(tracking: Tracking) -> None:  # 30
+    done = subprocess.run([sys.executable, "-c", KILLED, tracking.uri], timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    left = the_run(tracking)
+    assert left.info.status == "RUNNING"
+    with LiveRun(tracking.uri, tracking.experiment) as retry:
+        retry.started(INPUTS, 2)
+        for step in (2, 3):
+            retry.stepped(record(step, 2))
+    assert retry.run_id == left.info.run_id
+    assert sorted(steps_of(tracking)) == [0, 1, 2, 3]
+
+
+@pytest.fixture
+def diverging(make_project: Callable[..., Project], _indexed_store: Path) -> Project:
+    from react_pipeline.base import publish_base
+    from react_pipeline.labelled import publish_evaluation_set
+    from react_pipeline.retrieve import retrieve_pairs
+
+    fields = {"steps": 8, "batch_size": 8, "warmup_steps": 4, "learning_rate": 1.0, "workers": 0}
+    project = make_project(customization={"defaults": fields})
+    shutil.copytree(_indexed_store, project.config.store)
+    publish_base(project)
+    publish_evaluation_set(project, "shapes")
+    retrieve_pairs(project, "shapes")
+    return project
+
+
+def test_training_that_diverges_is_failed_in_mlflow(diverging: Project, tracking: Tracking) -> None:  # 27
+    from react_pipeline.customize import customize
+
+    with (
+        pytest.raises(TrainingError) as raised,
+        LiveRun(tracking.uri, tracking.experiment) as live,
+    ):
+        customize(diverging, "shapes", "full", live)
+    (run,) = runs_of(tracking, asset="customized_checkpoint")
+    assert (run.info.status, run.data.tags["error"]) == ("FAILED", str(raised.value))
+    history = MlflowClient(tracking.uri).get_metric_history(run.info.run_id, "training/loss")
+    assert [point.step for point in history] == list(range(len(history))) != []
+    assert diverging.store.keys("customized_checkpoint") == []

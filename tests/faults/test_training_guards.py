@@ -1,0 +1,150 @@
+"""FAULTS 27: trainings that go wrong stop, publish nothing, keep their last good states and say what to do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from support_drawings import COLOURS, SHAPES
+from support_pairs import DrawnPairs
+
+from react_pipeline.artifacts import Inputs
+from react_pipeline.base import publish_base
+from react_pipeline.customize import customize
+from react_pipeline.distributed import World
+from react_pipeline.errors import TrainingError
+from react_pipeline.labelled import publish_evaluation_set
+from react_pipeline.lineage import Project
+from react_pipeline.model import Clip, load
+from react_pipeline.observer import NoObserver
+from react_pipeline.retrieve import retrieve_pairs
+from react_pipeline.trainer import PROBED_PAIRS, Trainer
+from react_pipeline.training_config import TrainingConfig
+
+Make = Callable[..., Project]
+
+
+class Told:
+    """Remembers what it is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+        self.errors: list[BaseException] = []
+
+    def started(self, inputs: Inputs, first_step: int) -> None:
+        self.steps.clear()
+
+    def stepped(self, record: Any) -> None:
+        self.steps.append(record["step"])
+
+    def failed(self, error: BaseException) -> None:
+        self.errors.append(error)
+
+
+def prepared(make_project: Make, store: Path, **fields: Any) -> Project:
+    defaults = {"last_k_layers": 2, "batch_size": 8, "augmentation": "none", "workers": 0, **fields}
+    project = make_project(customization={"defaults": defaults})
+    shutil.copytree(store, project.config.store, dirs_exist_ok=True)
+    publish_base(project)
+    publish_evaluation_set(project, "shapes")
+    retrieve_pairs(project, "shapes")
+    return project
+
+
+def states(root: Path) -> list[Path]:
+    return sorted(root.rglob("step-*.safetensors"))
+
+
+@pytest.mark.parametrize("method", ["gated-image", "full", "locked-image"])
+def test_an_absurd_learning_rate_stops_before_anything_is_published(
+    make_project: Make, _indexed_store: Path, method: str
+) -> None:
+    # It rises by 0.2 a step: the first steps are wild, and one of the next throws the logit scale away.
+    fields = {"learning_rate": 4.0, "warmup_steps": 20, "steps": 40, "checkpoint_every": 1, "kept_states": 2}
+    project = prepared(make_project, _indexed_store, **fields, probe_every=0)
+    told = Told()
+    with pytest.raises(TrainingError, match=r"at step \d+.*lower learning_rate.*Nothing was published") as stopped:
+        customize(project, "shapes", method, told)
+    assert told.errors == [stopped.value]
+    assert project.store.keys("customized_checkpoint") == []
+    assert not (project.config.store / "customized_checkpoint").exists()
+    done = len(told.steps)
+    assert 2 <= done < 20
+    # The newest states, as many as configured, none of them of the step that failed.
+    found = states(project.config.store / ".staging")
+    assert [path.name for path in found] == [f"step-{step:09d}.safetensors" for step in (done - 1, done)]
+    with safe_open(found[-1], framework="pt") as file:
+        assert all(torch.isfinite(file.get_tensor(key)).all() for key in file.keys())  # noqa: SIM118 - not a dict
+
+
+def test_after_a_better_learning_rate_is_set_it_trains_from_the_start(make_project: Make, _indexed_store: Path) -> None:
+    absurd = {"learning_rate": 10.0, "warmup_steps": 10, "steps": 12, "checkpoint_every": 1}
+    with pytest.raises(TrainingError):
+        customize(prepared(make_project, _indexed_store, **absurd), "shapes", "gated-image")
+    mended = prepared(make_project, _indexed_store, **{**absurd, "learning_rate": 1e-3})
+    artifact = customize(mended, "shapes", "gated-image")
+    assert artifact.counts["first_step"] == 0
+    assert len(artifact.file("metrics.jsonl").read_text().splitlines()) == 12
+    assert not states(artifact.path)
+
+
+def trained_with(
+    clip: Clip, pairs: DrawnPairs, project: Project, scratch: Path, *, method: str = "locked-text", **fields: Any
+) -> tuple[Trainer, dict[str, Any]]:
+    scratch.mkdir()
+    plain = {"batch_size": 32, "warmup_steps": 0, "augmentation": "none", "workers": 0, "checkpoint_every": 1}
+    training = TrainingConfig(**{**plain, **fields})
+    domain = project.domain("shapes")
+    trainer = Trainer(clip, pairs, domain, method, training, World(), scratch)  # type: ignore[arg-type]
+    inputs = Inputs("customized_checkpoint", f"shapes/{method}", {}, {}, "1")
+    return trainer, trainer.run(scratch / "metrics.jsonl", NoObserver(), inputs)
+
+
+@pytest.fixture
+def drawn() -> DrawnPairs:
+    return DrawnPairs([(shape, colour) for shape in SHAPES for colour in COLOURS] * 10)
+
+
+def test_a_model_that_forgets_what_it_knew_is_stopped_by_its_held_out_pairs(
+    tiny_project: Project, tiny_checkpoint: Path, drawn: DrawnPairs, tmp_path: Path
+) -> None:
+    clip = load(tiny_checkpoint)
+    _, counts = trained_with(clip, drawn, tiny_project, tmp_path / "first", steps=150, learning_rate=1e-3,
+                             held_out_fraction=0.3, loss="infonce-captions")  # fmt: skip
+    learnt = counts["held_out_after"]
+    assert learnt["r1_image_to_text"] > 0.4
+    with pytest.raises(TrainingError, match=r"collapsed by step \d+.*of 48 held-out pairs fell.*lower learning_rate"):
+        trained_with(clip, drawn, tiny_project, tmp_path / "second", steps=200, learning_rate=0.4, probe_every=5,
+                     held_out_fraction=0.3, kept_states=2)  # fmt: skip
+    kept = states(tmp_path / "second")
+    assert len(kept) == 2
+    # The step that was found to have collapsed is not kept.
+    steps = (tmp_path / "second" / "metrics.jsonl").read_text().splitlines()
+    assert int(kept[-1].stem.removeprefix("step-")) == len(steps) - 1
+
+
+def test_few_held_out_pairs_raise_no_alarm_by_chance(
+    tiny_project: Project, tiny_checkpoint: Path, drawn: DrawnPairs, tmp_path: Path
+) -> None:
+    few = DrawnPairs(drawn._drawings[:40])
+    trainer, counts = trained_with(load(tiny_checkpoint), few, tiny_project, tmp_path / "few", steps=40,
+                                   learning_rate=0.02, probe_every=1, held_out_fraction=0.15)  # fmt: skip
+    assert len(trainer.held_out) == 6 < PROBED_PAIRS
+    # What stops a training on many pairs happened here: one of few pairs was lost, and it went on.
+    assert counts["held_out_before"]["r5_image_to_text"] > 0
+
+
+def test_only_the_configured_number_of_states_is_kept(
+    tiny_project: Project, tiny_checkpoint: Path, drawn: DrawnPairs, tmp_path: Path
+) -> None:
+    trained_with(load(tiny_checkpoint), drawn, tiny_project, tmp_path / "kept", steps=9, learning_rate=1e-3,
+                 checkpoint_every=2, kept_states=3, method="gated-image")  # fmt: skip
+    assert [path.name for path in states(tmp_path)] == [f"step-{step:09d}.safetensors" for step in (4, 6, 8)]
+    records = [json.loads(line) for line in (tmp_path / "kept" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == list(range(9))

@@ -1,0 +1,186 @@
+"""Which class vectors belong to a checkpoint, and which heads are refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from react_pipeline.artifacts import Artifact, Inputs
+from react_pipeline.classifier import load_classifier, zero_shot_head
+from react_pipeline.errors import CorruptArtifact, InputError, StaleArtifact
+from react_pipeline.evaluate import EvalResult, evaluate
+from react_pipeline.labelled import encode_images, publish_evaluation_set, read_images
+from react_pipeline.lineage import STAGES, Project, fresh, resolve
+from react_pipeline.model import load, save
+from react_pipeline.retrieve import retrieve_pairs
+
+SHAPES = ["circle", "square", "triangle", "cross"]
+TEMPLATES = ["a drawing of a {}", "a {} shape"]
+
+
+@pytest.fixture
+def project(indexed_project: Project) -> Project:
+    publish_evaluation_set(indexed_project, "shapes")
+    retrieve_pairs(indexed_project, "shapes")
+    return indexed_project
+
+
+def base_of(project: Project) -> Artifact:
+    return fresh(project, "base_checkpoint")
+
+
+def write_head(directory: Path, *, classes: list[str] = SHAPES, dimension: int = 32, seed: int = 0) -> None:
+    head = torch.nn.functional.normalize(
+        torch.randn(dimension, len(classes), generator=torch.Generator().manual_seed(seed)), dim=0
+    )
+    save_file({"head": head, "trained": head.clone()}, directory / "head.safetensors")
+    (directory / "head.json").write_text(json.dumps({"classes": classes, "embed_dim": dimension}))
+
+
+def publish_head(project: Project, write: Callable[[Path], None] = write_head) -> Artifact:
+    """A `linear-head` checkpoint of the domain `shapes`, as `customize` would publish it."""
+
+    def step(directory: Path) -> dict[str, Any]:
+        write(directory)
+        return {"pairs": 7}
+
+    return project.store.build(resolve(project, "customized_checkpoint", "shapes/linear-head"), step)
+
+
+def edit_domain(project: Project, **fields: Any) -> None:
+    path = project.config.domains / "shapes.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **fields}))
+
+
+def test_a_checkpoint_that_holds_a_model_gives_its_own_zero_shot_head(project: Project) -> None:
+    base = base_of(project)
+    classifier = load_classifier(project, base, None, project.domain("shapes"), "cpu")
+    assert torch.equal(classifier.head, zero_shot_head(load(base.path), SHAPES, TEMPLATES))
+
+    def write(directory: Path) -> None:
+        clip = load(base.path)
+        with torch.no_grad():
+            clip.model.text_projection.mul_(torch.linspace(-1, 1, 32))
+        save(clip, directory)
+
+    inputs = resolve(project, "customized_checkpoint", "shapes/full")
+    trained = project.store.build(inputs, lambda directory: write(directory) or {})
+    head = load_classifier(project, trained, base, project.domain("shapes"), "cpu").head
+    assert torch.equal(head, zero_shot_head(load(trained.path), SHAPES, TEMPLATES))
+    assert not torch.allclose(head, classifier.head)
+
+
+def test_a_linear_head_is_used_on_the_features_of_the_base(project: Project) -> None:
+    base = base_of(project)
+    checkpoint = publish_head(project)
+    pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for given in (base, None):
+        classifier = load_classifier(project, checkpoint, given, project.domain("shapes"), "cpu")
+        assert classifier.head.shape == (32, 4)
+        torch.testing.assert_close(classifier.head.norm(dim=0), torch.ones(4))
+        assert not torch.allclose(classifier.head, zero_shot_head(load(base.path), SHAPES, TEMPLATES), atol=0.1)
+        assert torch.equal(classifier.clip.encode_images(pixels), load(base.path).encode_images(pixels))
+
+
+def test_evaluation_measures_the_linear_head(project: Project) -> None:
+    publish_head(project)
+    result = evaluate(project, "shapes", "linear-head")
+    assert set(result.parents) == {"base_checkpoint", "customized_checkpoint", "evaluation_set"}
+    images = read_images(project.store.current("evaluation_set", "shapes"))
+    classifier = load_classifier(
+        project, project.store.current("customized_checkpoint", "shapes/linear-head"), None, project.domain("shapes"),
+        "cpu",
+    )  # fmt: skip
+    vectors = encode_images(classifier.clip, images, max_pixels=10_000, batch_size=32, workers=0)
+    predicted = (vectors @ classifier.head.numpy()).argmax(axis=1)
+    rows = pd.read_parquet(result.file("predictions.parquet"))
+    assert rows["predicted"].str[0].tolist() == predicted.tolist()
+    assert EvalResult.read(result).top1 == np.mean(predicted == images["class_id"])
+
+
+def test_a_head_that_is_the_zero_shot_head_predicts_what_the_base_does(project: Project) -> None:
+    def write(directory: Path) -> None:
+        write_head(directory)
+        head = zero_shot_head(load(base_of(project).path), SHAPES, TEMPLATES).contiguous()
+        save_file({"head": head, "trained": head.clone()}, directory / "head.safetensors")
+
+    publish_head(project, write)
+    ours, base = (
+        pd.read_parquet(evaluate(project, "shapes", method).file("predictions.parquet"))
+        for method in ("linear-head", "base")
+    )
+    assert ours["predicted"].map(list).tolist() == base["predicted"].map(list).tolist()
+    np.testing.assert_allclose(ours["probability"], base["probability"], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("head", "told"),
+    [
+        ({"classes": ["circle", "square", "triangle", "star"]}, "cross, star.*rematerialize `customized_checkpoint`"),
+        ({"classes": SHAPES[::-1]}, "their order.*rematerialize `customized_checkpoint`"),
+        ({"classes": SHAPES[:3]}, "cross.*rematerialize `customized_checkpoint`"),
+        ({"dimension": 16}, "`embed_dim` is 16 and the base's is 32; rematerialize `customized_checkpoint`"),
+    ],
+    ids=["another class", "another order", "a class less", "another dimension"],
+)
+def test_a_head_of_other_classes_or_another_dimension_is_refused(
+    project: Project, head: dict[str, Any], told: str
+) -> None:
+    checkpoint = publish_head(project, lambda directory: write_head(directory, **head))
+    with pytest.raises(InputError, match=told):
+        load_classifier(project, checkpoint, base_of(project), project.domain("shapes"), "cpu")
+
+
+def test_a_head_trained_on_another_base_is_refused(project: Project) -> None:
+    checkpoint = publish_head(project)
+    base = base_of(project)
+
+    def write(directory: Path) -> dict[str, Any]:
+        save(load(base.path), directory)
+        return {}
+
+    other = project.store.build(Inputs("base_checkpoint", "other", {}, {}, "1"), write)
+    with pytest.raises(InputError, match=f"base {base.fingerprint}, which is now {other.fingerprint}.*rematerialize"):
+        load_classifier(project, checkpoint, other, project.domain("shapes"), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("head.json", b"{}"), ("head.json", b"no json"), ("head.json", b"[]"), ("head.safetensors", b"no tensors")],
+)
+def test_a_head_that_cannot_be_read_is_corrupt(project: Project, name: str, content: bytes) -> None:
+    def write(directory: Path) -> None:
+        write_head(directory)
+        (directory / name).write_bytes(content)
+
+    checkpoint = publish_head(project, write)
+    with pytest.raises(CorruptArtifact, match="rematerialize `customized_checkpoint` for 'shapes/linear-head'"):
+        load_classifier(project, checkpoint, None, project.domain("shapes"), "cpu")
+
+
+@pytest.mark.parametrize("method", ["linear-head", "linear-head-control"])
+def test_classes_and_templates_are_part_of_a_linear_heads_identity(project: Project, method: str) -> None:
+    config = STAGES["customized_checkpoint"].config
+    heads, models = config(project, f"shapes/{method}"), config(project, "shapes/locked-text")
+    edit_domain(project, templates=["one {}"])
+    assert config(project, f"shapes/{method}") != heads
+    assert config(project, "shapes/locked-text") == models
+
+
+def test_a_head_becomes_stale_with_the_templates(project: Project) -> None:
+    publish_head(project)
+    evaluate(project, "shapes", "linear-head")
+    edit_domain(project, templates=["one {}"])
+    with pytest.raises(StaleArtifact, match="'shapes/linear-head' was built with another templates: rematerialize"):
+        fresh(project, "customized_checkpoint", "shapes/linear-head")
+    with pytest.raises(StaleArtifact):
+        evaluate(project, "shapes", "linear-head")

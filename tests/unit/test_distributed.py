@@ -1,0 +1,218 @@
+"""Two real processes of torchrun against one: the same steps, one artifact, one writer."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import write_project
+from safetensors.torch import load_file
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.base import publish_base
+from react_pipeline.customize import customize
+from react_pipeline.distributed import World
+from react_pipeline.errors import InputError, RetrievalError
+from react_pipeline.labelled import publish_evaluation_set
+from react_pipeline.lineage import Project
+from react_pipeline.retrieve import retrieve_pairs
+from react_pipeline.schedule import batch_at
+
+TRAINING: dict[str, Any] = {
+    "defaults": {
+        "last_k_layers": 2,
+        "steps": 6,
+        "batch_size": 8,
+        "warmup_steps": 1,
+        "learning_rate": 2e-3,
+        "checkpoint_every": 2,
+        "held_out_fraction": 0.2,
+        "workers": 0,
+        "augmentation": "none",
+    },
+    # The other way through everything: no kept tokens, texts that train, classes in the loss, parts of a batch.
+    "methods": {
+        "full": {
+            "augmentation": "mild",
+            "class_prompt_fraction": 0.5,
+            "loss": "unicl",
+            "accumulation": 2,
+            "learning_rate": 1e-3,
+        }
+    },
+}
+LOCAL = {"defaults": {**TRAINING["defaults"], "global_negatives": False}}
+
+PROCESS = """
+import json, os, sys
+from pathlib import Path
+import torch.distributed as dist
+from react_pipeline.customize import customize
+from react_pipeline.lineage import Project
+
+class Told:
+    def __init__(self): self.events = []
+    def started(self, inputs, first_step): self.events.append("started")
+    def stepped(self, record): self.events.append(record["step"])
+    def failed(self, error): self.events.append("failed")
+
+results = {}
+for name, path, method in json.loads(sys.argv[2]):
+    told = Told()
+    artifact = customize(Project.load(path), "shapes", method, told)
+    results[name] = {"path": str(artifact.path), "reused": artifact.reused, "events": told.events}
+results["backend"] = dist.get_backend()
+Path(sys.argv[1], f"rank{os.environ['RANK']}.json").write_text(json.dumps(results))
+dist.destroy_process_group()
+"""
+
+
+@dataclass(frozen=True)
+class Together:
+    """What two processes said and left, and the project in which one process trains the same."""
+
+    ranks: list[dict[str, Any]]
+    store: Path
+    alone: Project
+
+
+@pytest.fixture(scope="module")
+def together(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path, _indexed_store: Path
+) -> Together:
+    """One launch for all tests of this file: it takes seconds to start."""
+    directory = tmp_path_factory.mktemp("together")
+    alone = write_project(directory, tiny_checkpoint, drawings, customization=TRAINING)
+    shutil.copytree(_indexed_store, alone.config.store)
+    publish_base(alone)
+    publish_evaluation_set(alone, "shapes")
+    retrieve_pairs(alone, "shapes")
+    shutil.copytree(directory, directory / "two")
+    two = directory / "two" / "pipeline.yaml"
+    (directory / "local").mkdir()
+    local = write_project(directory / "local", tiny_checkpoint, drawings, customization=LOCAL)
+    shutil.copytree(alone.config.store, local.config.store)
+    wanted = [
+        ("gated", str(two), "gated-image"),
+        ("full", str(two), "full"),
+        ("again", str(two), "gated-image"),
+        ("local", str(local.path), "gated-image"),
+    ]
+    script = directory / "process.py"
+    script.write_text(PROCESS)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+    done = subprocess.run(
+        [*launcher, "--rdzv-endpoint", "127.0.0.1:0", str(script), str(directory), json.dumps(wanted)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr[-4_000:]
+    ranks = [json.loads((directory / f"rank{rank}.json").read_text()) for rank in range(2)]
+    return Together(ranks, two.parent / "store", alone)
+
+
+def artifact_at(path: str | Path) -> Artifact:
+    return Artifact(Path(path), json.loads((Path(path) / "manifest.json").read_text()), reused=True)
+
+
+def losses(path: str | Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (Path(path) / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("name", "method"), [("gated", "gated-image"), ("full", "full")])
+def test_two_processes_take_the_steps_of_one(together: Together, name: str, method: str) -> None:
+    one = customize(together.alone, "shapes", method)
+    two = artifact_at(together.ranks[0][name]["path"])
+    assert (one.counts["processes"], two.counts["processes"]) == (1, 2)
+    assert losses(two.path) == pytest.approx(losses(one.path), rel=1e-4)
+    assert len(losses(two.path)) == 6
+    assert two.fingerprint == one.fingerprint
+    assert two.counts["held_out_after"] == pytest.approx(one.counts["held_out_after"])
+    assert two.counts["prefix_kept"] == one.counts["prefix_kept"] == (name == "gated")
+    ours, theirs = (load_file(artifact.path / "open_clip_model.safetensors") for artifact in (two, one))
+    base = load_file(together.alone.store.current("base_checkpoint", "all").file("open_clip_model.safetensors"))
+    # AdamW turns rounding of gradients near 0 into steps, so single weights differ; the way taken does not.
+    moved = torch.cat([(theirs[key] - base.get(key, 0)).flatten() for key in theirs])
+    apart = torch.cat([(theirs[key] - ours[key]).flatten() for key in theirs])
+    assert apart.norm() < 0.02 * moved.norm()
+
+
+def test_all_processes_return_the_one_artifact_and_one_of_them_wrote_it(together: Together) -> None:
+    writer, other = together.ranks
+    for name in ("gated", "full", "again", "local"):
+        assert writer[name]["path"] == other[name]["path"]
+        assert other[name]["events"] == []
+    assert writer["gated"]["events"] == ["started", *range(6)]
+    assert writer["backend"] == "gloo"
+    published = sorted(path.parent.parent.name for path in together.store.glob("customized_checkpoint/*/*/*/manifest.json"))
+    assert published == ["full", "gated-image"]
+    assert list((together.store / ".staging").iterdir()) == []
+    files = sorted(path.name for path in Path(writer["gated"]["path"]).iterdir())
+    assert files == ["loss.png", "manifest.json", "metrics.jsonl", "open_clip_config.json", "open_clip_model.safetensors"]
+
+
+def test_a_second_call_finds_the_artifact_in_every_process(together: Together) -> None:
+    for rank in together.ranks:
+        assert rank["again"]["path"] == rank["gated"]["path"]
+        assert rank["again"]["events"] == []
+    assert together.ranks[0]["again"]["reused"]
+    assert not together.ranks[0]["gated"]["reused"]
+
+
+def test_negatives_of_the_own_process_make_another_and_smaller_task(together: Together) -> None:
+    local, shared = (losses(together.ranks[0][name]["path"]) for name in ("local", "gated"))
+    assert len(local) == 6
+    assert all(torch.isfinite(torch.tensor(local)))
+    # Four candidates instead of eight.
+    assert sum(local) < sum(shared)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_the_parts_of_all_ranks_are_the_batch(size: int) -> None:
+    seen = []
+    for step in range(5):
+        batch = batch_at(step, 40, 8, seed=0)
+        parts = [World(rank, size).part(batch) for rank in range(size)]
+        assert torch.equal(torch.cat(parts), batch)
+        assert {len(part) for part in parts} == {8 // size}
+        seen += torch.cat(parts).tolist()
+    assert sorted(seen) == list(range(40))  # an epoch: every pair once
+
+
+def test_one_process_alone_needs_no_group() -> None:
+    world = World.join("cpu")
+    vectors = torch.randn(3, 2, requires_grad=True)
+    assert (world.size, world.is_writer) == (1, True)
+    assert torch.equal(world.gather(vectors), vectors.detach())
+    assert not world.gather(vectors).requires_grad
+    assert world.told("said") == "said"
+    assert torch.equal(world.mean(vectors.sum()), vectors.sum())
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "processes", "error", "text"),
+    [(8, 3, InputError, "does not divide among 3"), (64, 32, RetrievalError, "too few for 32 processes")],
+)
+def test_a_batch_that_does_not_suit_the_processes_is_refused(
+    together: Together, batch_size: int, processes: int, error: type[Exception], text: str, tmp_path: Path
+) -> None:
+    from react_pipeline.model import load
+    from react_pipeline.trainer import Trainer
+    from react_pipeline.training_data import TrainingPairs
+
+    project = together.alone
+    training = project.training("shapes", "full").model_copy(update={"batch_size": batch_size})
+    clip = load(project.store.current("base_checkpoint", "all").path)
+    pairs = TrainingPairs(project.store.current("retrieved_set", "shapes"))
+    with pytest.raises(error, match=text):
+        Trainer(clip, pairs, project.domain("shapes"), "full", training, World(0, processes), tmp_path)

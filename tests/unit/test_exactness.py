@@ -1,0 +1,313 @@
+"""Customization against a second computation of it: plain tensor algebra in double precision, no module of the tower.
+
+What is written out here a second time: the image tower (patches, attention, MLP, norms), the gated blocks, InfoNCE, its
+gradients by automatic differentiation of these formulas, the learning rate, AdamW with its two groups, and the clamp of
+the logit scale. Shapes: B images, T tokens, W width, D embedding dimension, H heads.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as functional
+from open_clip.model import CLIP
+from torch import Tensor, nn
+
+from react_pipeline.gated import add_gated_blocks, gated_layers
+from react_pipeline.losses import contrastive_loss
+from react_pipeline.schedule import MAX_LOG_SCALE, learning_rate, parameter_groups
+from react_pipeline.tower import ImageTower
+from react_pipeline.training_config import TrainingConfig
+
+LAYERS, GATED, WIDTH, HEADS, PATCH, PIXELS, DIMENSION, BATCH = 3, 2, 32, 2, 16, 32, 16, 6
+STEPS = 3
+TRAINING = TrainingConfig(learning_rate=3e-3, warmup_steps=2, steps=10, weight_decay=0.1)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One kind of tower: its activation and the hidden width of the host's MLP."""
+
+    quick_gelu: bool = False
+    mlp_ratio: float = 4.0
+
+
+VARIANTS = {
+    "GELU": Variant(),
+    "QuickGELU": Variant(quick_gelu=True),
+    "host MLP of bigG's ratio": Variant(mlp_ratio=4.9231),
+    "host MLP of ratio 2, QuickGELU": Variant(quick_gelu=True, mlp_ratio=2.0),
+}
+Weights = dict[str, Tensor]
+Batch = tuple[Tensor, Tensor]
+
+
+@pytest.fixture(params=VARIANTS, ids=str)
+def variant(request: pytest.FixtureRequest) -> Variant:
+    return VARIANTS[request.param]
+
+
+def model_of(variant: Variant, *, gates: float) -> nn.Module:
+    """A small CLIP with gated blocks whose gates all stand at `gates`."""
+    vision = {"image_size": PIXELS, "layers": LAYERS, "width": WIDTH, "head_width": WIDTH // HEADS}
+    text = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+    torch.manual_seed(0)
+    model = CLIP(
+        DIMENSION,
+        {**vision, "patch_size": PATCH, "mlp_ratio": variant.mlp_ratio},
+        text,
+        quick_gelu=variant.quick_gelu,
+        init_logit_scale=math.log(5),
+    )
+    add_gated_blocks(model, GATED)
+    for name, parameter in model.named_parameters():
+        # Fresh biases are 0 and fresh norms 1: terms that are left out would not be missed.
+        if parameter.ndim == 1:
+            nn.init.normal_(parameter, mean=1.0 if name.endswith("weight") else 0.0, std=0.2)
+    for block in gated_layers(model).values():
+        nn.init.constant_(block.alpha_attn, gates)
+        nn.init.constant_(block.alpha_dense, -gates)
+    return model.eval()
+
+
+def freeze_all_but(model: nn.Module, method: str) -> None:
+    """What REACT trains: `gated-image` the gated blocks, `locked-text` the whole image tower; always the scale."""
+    for name, parameter in model.named_parameters():
+        chosen = "gated_attn_block" in name if method == "gated-image" else name.startswith("visual.")
+        parameter.requires_grad_(chosen or name == "logit_scale")
+
+
+def batch() -> Batch:
+    """Images (B, 3, 32, 32) and the unit vectors (B, D) of their captions."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(BATCH, 3, PIXELS, PIXELS, generator=generator)
+    texts = torch.randn(BATCH, DIMENSION, generator=generator)
+    return images, texts / texts.norm(dim=1, keepdim=True)
+
+
+# The second computation. `w` holds the weights by the names of the released checkpoints.
+
+
+def norm(x: Tensor, w: Weights, name: str) -> Tensor:
+    mean = x.mean(-1, keepdim=True)
+    variance = ((x - mean) ** 2).mean(-1, keepdim=True)
+    return (x - mean) / (variance + 1e-5) ** 0.5 * w[name + ".weight"] + w[name + ".bias"]
+
+
+def attention(x: Tensor, w: Weights, name: str) -> Tensor:
+    q, k, v = (x @ w[name + ".in_proj_weight"].T + w[name + ".in_proj_bias"]).split(WIDTH, dim=-1)
+    depth = WIDTH // HEADS
+    mixed = []
+    for head in range(HEADS):
+        part = slice(head * depth, (head + 1) * depth)
+        exponentials = (q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(depth)).exp()
+        mixed.append(exponentials / exponentials.sum(-1, keepdim=True) @ v[..., part])
+    return torch.cat(mixed, -1) @ w[name + ".out_proj.weight"].T + w[name + ".out_proj.bias"]
+
+
+def mlp(x: Tensor, w: Weights, name: str, variant: Variant) -> Tensor:
+    hidden = x @ w[name + ".c_fc.weight"].T + w[name + ".c_fc.bias"]
+    if variant.quick_gelu:
+        hidden = hidden / (1 + (-1.702 * hidden).exp())
+    else:
+        hidden = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2
+    return hidden @ w[name + ".c_proj.weight"].T + w[name + ".c_proj.bias"]
+
+
+def block(x: Tensor, w: Weights, name: str, variant: Variant, gates: tuple[Any, Any]) -> Tensor:
+    """A transformer block whose branches are multiplied by `gates`: (1, 1) is an ordinary one."""
+    y = x + gates[0] * attention(norm(x, w, name + ".ln_1"), w, name + ".attn")
+    return y + gates[1] * mlp(norm(y, w, name + ".ln_2"), w, name + ".mlp", variant)
+
+
+def plain_features(images: Tensor, w: Weights, variant: Variant) -> Tensor:
+    """Image features (B, D), not normalised."""
+    side = PIXELS // PATCH
+    patches = images.reshape(-1, 3, side, PATCH, side, PATCH).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+    x = patches @ w["visual.conv1.weight"].flatten(1).T
+    x = torch.cat([w["visual.class_embedding"].expand(len(x), 1, -1), x], 1) + w["visual.positional_embedding"]
+    x = norm(x, w, "visual.ln_pre")
+    for layer in range(LAYERS):
+        name = f"visual.transformer.resblocks.{layer}"
+        if layer >= LAYERS - GATED:
+            extra = name + ".gated_attn_block"
+            gates = (torch.tanh(w[extra + ".alpha_attn"]), torch.tanh(w[extra + ".alpha_dense"]))
+            x = block(x, w, extra, variant, gates)
+        x = block(x, w, name, variant, (1, 1))
+    return norm(x[:, 0], w, "visual.ln_post") @ w["visual.proj"]
+
+
+def plain_loss(data: Batch, w: Weights, variant: Variant) -> Tensor:
+    """The mean of -log softmax of the diagonal, over rows and over columns."""
+    images, texts = data
+    features = plain_features(images, w, variant)
+    logits = w["logit_scale"].exp() * (features / (features**2).sum(1, keepdim=True) ** 0.5) @ texts.T
+    right = logits.diagonal()
+    to_texts = (logits.exp().sum(1).log() - right).mean()
+    to_images = (logits.exp().sum(0).log() - right).mean()
+    return (to_texts + to_images) / 2
+
+
+def plain_gradients(data: Batch, w: Weights, trained: list[str], variant: Variant) -> tuple[Tensor, Weights]:
+    images, texts = data
+    leaves = {name: value.clone().requires_grad_(name in trained) for name, value in w.items()}
+    loss = plain_loss((images.double(), texts.double()), leaves, variant)
+    found = torch.autograd.grad(loss, [leaves[name] for name in trained])
+    return loss.detach(), dict(zip(trained, found, strict=True))
+
+
+def plain_steps(data: Batch, w: Weights, trained: list[str], variant: Variant) -> Weights:
+    """Three steps of AdamW (betas 0.9 and 0.98, eps 1e-6), decay of matrices only, and the clamp to [0, ln 100]."""
+    w = dict(w)
+    first, second = ({name: torch.zeros_like(w[name]) for name in trained} for _ in range(2))
+    for step in range(STEPS):
+        # Two steps of warm-up, then a cosine over the other eight.
+        rate = 3e-3 * ((step + 1) / 2 if step < 2 else (1 + math.cos(math.pi * (step - 2) / 8)) / 2)
+        _, gradients = plain_gradients(data, w, trained, variant)
+        for name in trained:
+            first[name] = 0.9 * first[name] + 0.1 * gradients[name]
+            second[name] = 0.98 * second[name] + 0.02 * gradients[name] ** 2
+            mean, square = first[name] / (1 - 0.9 ** (step + 1)), second[name] / (1 - 0.98 ** (step + 1))
+            decay = 0.1 if w[name].ndim >= 2 else 0.0
+            w[name] = w[name] * (1 - rate * decay) - rate * mean / (square**0.5 + 1e-6)
+        w["logit_scale"] = w["logit_scale"].clamp(0, math.log(100))
+    return w
+
+
+# The library's.
+
+
+def model_features(model: Any, images: Tensor) -> Tensor:
+    return model.encode_image(images)
+
+
+def tower_features(model: Any, images: Tensor) -> Tensor:
+    return ImageTower(model)(images)
+
+
+Features = Callable[[Any, Tensor], Tensor]
+WAYS: dict[str, Features] = {"the model's own forward": model_features, "the tower of the training": tower_features}
+
+
+@pytest.fixture(params=WAYS, ids=str)
+def features_of(request: pytest.FixtureRequest) -> Features:
+    return WAYS[request.param]
+
+
+def library_loss(model: Any, data: Batch, features_of: Features) -> Tensor:
+    images, texts = data
+    features = functional.normalize(features_of(model, images), dim=-1)
+    return contrastive_loss(features, texts, model.logit_scale.exp())
+
+
+def library_steps(model: Any, data: Batch, features_of: Features = model_features) -> None:
+    groups = parameter_groups(model.named_parameters(), TRAINING.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=TRAINING.learning_rate, betas=(0.9, 0.98), eps=1e-6)
+    for step in range(STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, TRAINING)
+        optimizer.zero_grad(set_to_none=True)
+        library_loss(model, data, features_of).backward()
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, MAX_LOG_SCALE)
+
+
+def weights_of(model: nn.Module) -> Weights:
+    return {name: value.detach().double() for name, value in model.state_dict().items()}
+
+
+def trained_names(model: nn.Module) -> list[str]:
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def test_features_equal_plain_algebra(variant: Variant, features_of: Features) -> None:
+    model = model_of(variant, gates=0.6)
+    freeze_all_but(model, "gated-image")
+    with torch.no_grad():
+        ours = features_of(model, batch()[0])
+    expected = plain_features(batch()[0].double(), weights_of(model), variant)
+    torch.testing.assert_close(ours.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_host_keeps_its_ratio_and_the_gated_block_has_four(variant: Variant) -> None:
+    shapes = {name: value.shape for name, value in model_of(variant, gates=0.6).state_dict().items()}
+    host = "visual.transformer.resblocks.2.mlp.c_fc.weight"
+    assert shapes[host] == (int(variant.mlp_ratio * WIDTH), WIDTH)
+    assert shapes["visual.transformer.resblocks.2.gated_attn_block.mlp.c_fc.weight"] == (4 * WIDTH, WIDTH)
+
+
+@pytest.mark.parametrize("method", ["gated-image", "locked-text"])
+def test_the_loss_and_the_gradient_of_every_trained_tensor_equal_plain_algebra(
+    variant: Variant, method: str, features_of: Features
+) -> None:
+    model = model_of(variant, gates=0.6)
+    freeze_all_but(model, method)
+    loss = library_loss(model, batch(), features_of)
+    loss.backward()
+    expected_loss, expected = plain_gradients(batch(), weights_of(model), trained_names(model), variant)
+    torch.testing.assert_close(loss.detach().double(), expected_loss, atol=1e-5, rtol=1e-5)
+    assert len(expected) == 14 * GATED + 1 + (0 if method == "gated-image" else 7 + 12 * LAYERS + 1)
+    for name, parameter in model.named_parameters():
+        if name in expected:
+            assert expected[name].abs().max() > 1e-4, name
+            torch.testing.assert_close(
+                parameter.grad.double(), expected[name], atol=1e-5, rtol=1e-5, msg=lambda text, name=name: name + text
+            )
+        else:
+            assert parameter.grad is None
+
+
+@pytest.mark.parametrize("method", ["gated-image", "locked-text"])
+@pytest.mark.parametrize("gates", [0.0, 0.6], ids=["from closed gates", "from open gates"])
+def test_three_optimizer_steps_equal_plain_algebra(
+    variant: Variant, method: str, gates: float, features_of: Features
+) -> None:
+    model = model_of(variant, gates=gates)
+    freeze_all_but(model, method)
+    before, trained = weights_of(model), trained_names(model)
+    library_steps(model, batch(), features_of)
+    expected = plain_steps(batch(), before, trained, variant)
+    for name, value in weights_of(model).items():
+        if name not in trained:
+            assert torch.equal(value, before[name]), name
+            continue
+        # A single number may turn round on the way; a tensor as a whole has moved ten times the tolerance.
+        assert (expected[name] - before[name]).abs().max() > (1e-3 if value.ndim else 0), f"{name} has not moved"
+        torch.testing.assert_close(value, expected[name], atol=1e-4, rtol=0, msg=lambda text, name=name: name + text)
+
+
+@pytest.mark.parametrize(("start", "bound"), [(math.log(100) - 1e-3, math.log(100)), (1e-3, 0.0)])
+def test_the_logit_scale_is_clamped_on_both_sides_after_the_step(start: float, bound: float) -> None:
+    variant = VARIANTS["GELU"]
+    model = model_of(variant, gates=0.6)
+    model.requires_grad_(False)
+    model.logit_scale.requires_grad_(True)
+    images, _ = batch()
+    with torch.no_grad():
+        model.logit_scale.fill_(start)
+        features = model.encode_image(images, normalize=True)
+    # Texts that fit push the scale up, their opposites push it down.
+    data = (images, features if bound else -features)
+    before = weights_of(model)
+    library_steps(model, data)
+    expected = plain_steps(data, before, ["logit_scale"], variant)
+    assert model.logit_scale.item() == pytest.approx(bound, abs=1e-6)
+    assert expected["logit_scale"].item() == pytest.approx(bound, abs=1e-12)
+
+
+def test_the_second_computation_would_notice_a_missing_gate() -> None:
+    variant = VARIANTS["GELU"]
+    model = model_of(variant, gates=0.6)
+    weights = weights_of(model)
+    right = plain_features(batch()[0].double(), weights, variant)
+    for name in [name for name in weights if "alpha" in name]:
+        changed = copy.copy(weights)
+        changed[name] = torch.zeros_like(weights[name])
+        assert (plain_features(batch()[0].double(), changed, variant) - right).abs().max() > 1e-3

@@ -1,0 +1,76 @@
+"""What a linear head is trained on: labelled vectors of pairs and prompts, each class as likely as any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from support_pairs import DrawnPairs
+
+from react_pipeline.config import DomainConfig
+from react_pipeline.head_samples import ENCODED_AT_ONCE, ClassSamples, encode_images, label_texts
+from react_pipeline.model import load
+
+DOMAIN = DomainConfig(
+    slug="shapes",
+    classes=({"name": "circle", "synonyms": ["disc"]}, "square", "triangle"),
+    templates=("a {} shape", "a drawing of a {}"),
+)
+
+
+def test_every_class_is_drawn_equally_often_however_many_samples_it_has() -> None:
+    class_ids = torch.tensor([0] * 900 + [2] * 3 + [3] * 97)
+    vectors = torch.arange(1000.0)[:, None]
+    samples = ClassSamples(vectors, class_ids, 5)
+    assert samples.counts.tolist() == [900, 0, 3, 97, 0]
+    drawn, drawn_ids = samples.draw(9_000, torch.Generator().manual_seed(0))
+    counts = torch.bincount(drawn_ids, minlength=5)
+    assert counts[[1, 4]].tolist() == [0, 0]
+    # A share of a third of 9,000 draws has a deviation of 45.
+    assert (counts[[0, 2, 3]] - 3_000).abs().max() < 5 * 45
+    assert torch.equal(drawn_ids, class_ids[drawn.long().squeeze(1)])
+    assert torch.unique(drawn[drawn_ids == 2]).tolist() == [900, 901, 902]
+    assert len(torch.unique(drawn[drawn_ids == 0])) > 800
+
+
+def test_samples_keep_their_class_in_whatever_order_they_come() -> None:
+    class_ids = torch.tensor([2, 0, 1, 0, 2, 2])
+    samples = ClassSamples(class_ids[:, None] * 10.0, class_ids, 3)
+    drawn, drawn_ids = samples.draw(100, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn.squeeze(1), drawn_ids * 10.0)
+
+
+def test_retrieved_pairs_have_the_class_they_were_retrieved_for(tiny_checkpoint: Path) -> None:
+    pairs = DrawnPairs([("circle", "red"), ("square", "red"), ("circle", "blue")], classes=["square", "gone", "circle"])
+    texts = label_texts(load(tiny_checkpoint), pairs, DOMAIN)
+    assert texts.class_ids.tolist() == [1, -1, 0]
+    assert texts.labels == "retrieval"
+
+
+def test_prompts_of_all_names_and_templates_are_samples_of_their_class(tiny_checkpoint: Path) -> None:
+    clip = load(tiny_checkpoint)
+    pairs = DrawnPairs([("circle", "red")], classes=["circle"])
+    texts = label_texts(clip, pairs, DOMAIN)
+    assert texts.prompt_ids.tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
+    torch.testing.assert_close(texts.prompts[2], clip.encode_texts(["a disc shape"])[0])
+
+
+def test_random_pairs_get_the_class_whose_prompt_is_nearest_to_the_caption(tiny_checkpoint: Path) -> None:
+    clip = load(tiny_checkpoint)
+    captions = ["a triangle shape", "a disc shape", "a drawing of a square", "something else", "a disc shape"]
+    pairs = DrawnPairs([("circle", "red")] * 5, captions=captions, classes=[""] * 5)
+    texts = label_texts(clip, pairs, DOMAIN)
+    assert texts.labels == "nearest prompt"
+    assert texts.class_ids[[0, 1, 2, 4]].tolist() == [2, 0, 1, 0]
+    assert texts.class_ids[3] == texts.prompt_ids[(texts.prompts @ clip.encode_texts(captions)[3]).argmax()]
+
+
+def test_images_are_encoded_in_their_order_across_batches(tiny_checkpoint: Path) -> None:
+    clip = load(tiny_checkpoint)
+    shapes = [("circle", "red"), ("square", "blue"), ("triangle", "green")]
+    pairs = DrawnPairs([shapes[number % 3] for number in range(ENCODED_AT_ONCE + 2)])
+    vectors = encode_images(clip, pairs, threads=2)
+    assert vectors.shape == (len(pairs), clip.dimension)
+    for position in (0, 1, ENCODED_AT_ONCE, ENCODED_AT_ONCE + 1):
+        alone = clip.encode_images(clip.preprocess(pairs.decoded(position))[None])
+        torch.testing.assert_close(vectors[position], alone[0], atol=1e-5, rtol=0)

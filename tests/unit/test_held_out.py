@@ -1,0 +1,120 @@
+"""Held-out pairs: which ones, and recall against a plain count."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+import torch.nn.functional as functional
+from support_pairs import DrawnPairs
+from torch import Tensor
+
+from react_pipeline import held_out
+from react_pipeline.held_out import image_text_recall, split
+
+
+def pairs(**counts: int) -> DrawnPairs:
+    """As many pairs of each class as wanted, mixed."""
+    classes = [name for name, count in counts.items() for _ in range(count)]
+    order = torch.randperm(len(classes), generator=torch.Generator().manual_seed(0))
+    return DrawnPairs([("circle", "red")] * len(classes), classes=[classes[position] for position in order])
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.25, 0.5])
+def test_the_wanted_fraction_is_held_out_and_every_pair_is_on_one_side(fraction: float) -> None:
+    given = pairs(circle=20, square=20, cross=20)
+    trained, apart = split(given, fraction, seed=0)
+    assert len(apart) == int(fraction * 60)
+    assert sorted([*trained.tolist(), *apart.tolist()]) == list(range(60))
+    assert trained.tolist() == sorted(trained.tolist())
+    assert apart.tolist() == sorted(apart.tolist())
+
+
+def test_no_class_loses_its_last_pair() -> None:
+    given = pairs(circle=1, square=1, cross=2, triangle=12)
+    for seed in range(20):
+        trained, apart = split(given, 0.5, seed)
+        assert len(apart) == 8
+        left = Counter(given.classes[position] for position in trained.tolist())
+        assert set(left) == {"circle", "square", "cross", "triangle"}
+
+
+def test_classes_of_one_pair_are_never_held_out_even_if_too_few_are_left() -> None:
+    given = DrawnPairs([("circle", "red")] * 6, classes=list("abcdef"))
+    trained, apart = split(given, 0.5, seed=0)
+    assert (len(trained), len(apart)) == (6, 0)
+
+
+def test_the_seed_alone_decides() -> None:
+    given = pairs(circle=30, square=30)
+    torch.manual_seed(1)
+    first = split(given, 0.3, seed=0)[1]
+    torch.manual_seed(2)
+    assert torch.equal(split(given, 0.3, seed=0)[1], first)
+    assert not torch.equal(split(given, 0.3, seed=1)[1], first)
+
+
+def test_no_more_are_held_out_than_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(held_out, "MAX_HELD_OUT", 7)
+    assert len(split(pairs(circle=60), 0.5, seed=0)[1]) == 7
+
+
+def vectors(count: int) -> tuple[Tensor, Tensor]:
+    """Images near their texts, so that recall is neither 0 nor 1."""
+    generator = torch.Generator().manual_seed(0)
+    texts = torch.randn(count, 8, generator=generator)
+    images = texts + 1.5 * torch.randn(count, 8, generator=generator)
+    return functional.normalize(images, dim=1), functional.normalize(texts, dim=1)
+
+
+def counted(queries: Tensor, gallery: Tensor, ids: list[int], rank: int) -> float:
+    hits = 0
+    for row, query in enumerate(queries):
+        nearest = sorted(range(len(gallery)), key=lambda column: -float(query @ gallery[column]))[:rank]
+        hits += any(ids[column] == ids[row] for column in nearest)
+    return hits / len(queries)
+
+
+@pytest.mark.parametrize("block", [1, 7, 1_024])
+@pytest.mark.parametrize("captions", [40, 11], ids=["all differ", "shared captions"])
+def test_recall_equals_a_plain_count_whatever_the_block(
+    captions: int, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(held_out, "BLOCK", block)
+    images, texts = vectors(40)
+    ids = [row % captions for row in range(40)]
+    texts = texts[ids]  # equal captions have equal vectors
+    recall = image_text_recall(images, texts, torch.tensor(ids))
+    expected = {}
+    for rank in (1, 5, 10):
+        expected[f"r{rank}_image_to_text"] = counted(images, texts, ids, rank)
+        expected[f"r{rank}_text_to_image"] = counted(texts, images, ids, rank)
+    assert recall == pytest.approx(expected)
+    assert 0 < recall["r1_image_to_text"] < recall["r10_image_to_text"]
+
+
+def test_a_perfect_model_has_recall_one_and_a_reversed_one_none() -> None:
+    vectors = torch.eye(30)
+    ids = torch.arange(30)
+    assert set(image_text_recall(vectors, vectors, ids).values()) == {1.0}
+    assert set(image_text_recall(vectors, -vectors, ids).values()) == {0.0}
+
+
+@pytest.mark.parametrize("value", [1.0, float("nan")], ids=["one point", "no numbers"])
+def test_a_model_that_maps_everything_alike_finds_nothing(value: float) -> None:
+    _, texts = vectors(60)
+    images = torch.full_like(texts, value) / 8**0.5
+    recall = image_text_recall(images, texts, torch.arange(60))
+    assert recall["r10_text_to_image"] == 0
+    # One and the same text is nearest to every image: that is chance.
+    assert recall["r1_image_to_text"] <= 1 / 60 + 1e-6
+    assert recall["r10_image_to_text"] <= 10 / 60 + 1e-6
+
+
+def test_two_texts_that_differ_in_nothing_but_their_id_are_both_found() -> None:
+    images = torch.eye(30)
+    texts = images.clone()
+    texts[1] = texts[0]
+    images[1] = images[0]
+    assert image_text_recall(images, texts, torch.arange(30))["r1_image_to_text"] == 1

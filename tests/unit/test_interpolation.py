@@ -1,0 +1,146 @@
+"""Moving a trained model along the line to its base, and choosing how far."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from react_pipeline.errors import TrainingError
+from react_pipeline.gated import add_gated_blocks, gated_layers
+from react_pipeline.interpolation import GRID, Line, choose
+from react_pipeline.methods import set_trainable
+from react_pipeline.model import load
+
+METHODS = ("gated-image", "locked-text", "full")
+
+
+def images() -> Tensor:
+    return torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def features(model: Any) -> Tensor:
+    with torch.no_grad():
+        return model.encode_image(images())
+
+
+def train(model: Any, seed: int) -> None:
+    """Two steps of a real optimizer on whatever is unfrozen."""
+    torch.manual_seed(seed)
+    target = torch.randn(4, 32)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.02)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (model.logit_scale.exp() * (model.encode_image(images()) - target).square().mean()).backward()
+        optimizer.step()
+
+
+@pytest.fixture(params=METHODS)
+def method(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def base(tiny_checkpoint: Path) -> Any:
+    return load(tiny_checkpoint).model
+
+
+@pytest.fixture
+def trained(base: Any, method: str) -> Any:
+    model = copy.deepcopy(base)
+    if method == "gated-image":
+        add_gated_blocks(model, 2)
+    set_trainable(model, method)
+    train(model, 0)
+    if method == "gated-image":
+        train(model, 1)  # the first step opens the gates, the second trains what is behind them
+    return model
+
+
+def weights_of(model: Any) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def test_the_ends_of_the_line_are_the_base_and_the_trained_model_bit_for_bit(
+    base: Any, trained: Any, method: str
+) -> None:
+    end, weights = features(trained), weights_of(trained)
+    start = features(base)
+    assert not torch.allclose(start, end, atol=1e-3)
+    line = Line(trained, weights_of(base))
+    line.move_to(0.0)
+    assert torch.equal(features(trained), start)
+    assert torch.equal(trained.logit_scale, base.logit_scale)
+    line.move_to(1.0)
+    assert torch.equal(features(trained), end)
+    assert all(torch.equal(parameter, weights[name]) for name, parameter in trained.named_parameters())
+
+
+def test_between_the_ends_weights_lie_on_the_line(base: Any, trained: Any, method: str) -> None:
+    start, end = weights_of(base), weights_of(trained)
+    Line(trained, start).move_to(0.25)
+    for name, parameter in trained.named_parameters():
+        if name.endswith((".alpha_attn", ".alpha_dense")):
+            assert parameter.item() != 0
+            torch.testing.assert_close(parameter.tanh(), 0.25 * end[name].tanh())
+        elif ".gated_attn_block." in name:
+            assert torch.equal(parameter, end[name])
+        else:
+            torch.testing.assert_close(parameter, 0.75 * start[name] + 0.25 * end[name])
+
+
+def test_every_move_starts_from_the_trained_weights(base: Any, trained: Any) -> None:
+    start, again = weights_of(base), copy.deepcopy(trained)
+    Line(trained, start).move_to(0.5)
+    line = Line(again, start)
+    for fraction in (0.25, 0.0, 1.0, 0.5, 0.5):
+        line.move_to(fraction)
+    assert all(map(torch.equal, trained.parameters(), again.parameters()))
+
+
+def test_a_base_that_lists_the_new_blocks_too_gives_the_same_points(base: Any, tiny_checkpoint: Path) -> None:
+    model = load(tiny_checkpoint).model
+    add_gated_blocks(model, 1)
+    before = weights_of(model)
+    set_trainable(model, "gated-image")
+    train(model, 0)
+    other = copy.deepcopy(model)
+    Line(model, before).move_to(0.5)
+    Line(other, weights_of(base)).move_to(0.5)
+    assert all(map(torch.equal, model.parameters(), other.parameters()))
+    assert all(block.alpha_attn.item() != 0 for block in gated_layers(model).values())
+
+
+def test_wrong_use_is_told(base: Any, tiny_checkpoint: Path) -> None:
+    model = load(tiny_checkpoint).model
+    with pytest.raises(ValueError, match=r"1\.5"):
+        Line(model, weights_of(base)).move_to(1.5)
+    with pytest.raises(ValueError, match="no parameter 'positional_embedding'"):
+        Line(model, {})
+
+
+@pytest.mark.parametrize(
+    ("score", "best"),
+    [
+        (lambda fraction: -abs(fraction - 0.25), 0.25),
+        (lambda fraction: 0.5, 1.0),
+        (lambda fraction: min(fraction, 0.5), 1.0),
+        (lambda fraction: -fraction, 0.0),
+        (lambda fraction: float("nan") if fraction > 0.5 else fraction, 0.5),
+    ],
+    ids=["the best", "all equal", "equal from the middle on", "the base", "not finite"],
+)
+def test_the_best_fraction_wins_and_ties_go_to_the_larger(score: Callable[[float], float], best: float) -> None:
+    fraction, scores = choose(GRID, score)
+    assert fraction == best
+    assert list(scores) == list(GRID)
+
+
+def test_scores_that_are_never_finite_choose_nothing() -> None:
+    with pytest.raises(TrainingError, match="learning_rate"):
+        choose(GRID, lambda fraction: float("nan"))

@@ -1,0 +1,251 @@
+"""The released REACT checkpoints load strictly, with the activation and normalisation that configuration gives them.
+
+Names, shapes and counts are written out here from the published layout, not taken from the library. The state dicts of
+the large models hold tensors on the `meta` device: names and shapes without the gigabytes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from torch import Tensor, nn
+
+from react_pipeline.config import EncoderConfig
+from react_pipeline.errors import InputError
+from react_pipeline.gated import gated_layers
+from react_pipeline.model import Clip, from_open_clip
+
+OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Sizes of a CLIP, how many gated layers REACT gives it, and the published parameter counts."""
+
+    patch: int
+    width: int
+    layers: int
+    hidden: int
+    text_width: int
+    text_layers: int
+    dimension: int
+    gated: int
+    parameters: int
+    gated_parameters: int
+
+
+ARCHITECTURES = {
+    "ViT-B-32": Architecture(32, 768, 12, 3072, 512, 12, 512, 6, 193_804_557, 42_527_244),
+    "ViT-B-16": Architecture(16, 768, 12, 3072, 512, 12, 512, 6, 192_147_981, 42_527_244),
+    "ViT-L-14": Architecture(14, 1024, 24, 4096, 768, 12, 768, 6, 503_193_869, 75_577_356),
+    "ViT-bigG-14": Architecture(14, 1664, 48, 8192, 1280, 32, 1280, 12, 2_938_547_737, 398_980_632),
+}
+Shapes = dict[str, tuple[int, ...]]
+
+
+def block_shapes(name: str, width: int, hidden: int) -> Shapes:
+    """The twelve tensors of a transformer block."""
+    return {
+        f"{name}.ln_1.weight": (width,),
+        f"{name}.ln_1.bias": (width,),
+        f"{name}.attn.in_proj_weight": (3 * width, width),
+        f"{name}.attn.in_proj_bias": (3 * width,),
+        f"{name}.attn.out_proj.weight": (width, width),
+        f"{name}.attn.out_proj.bias": (width,),
+        f"{name}.ln_2.weight": (width,),
+        f"{name}.ln_2.bias": (width,),
+        f"{name}.mlp.c_fc.weight": (hidden, width),
+        f"{name}.mlp.c_fc.bias": (hidden,),
+        f"{name}.mlp.c_proj.weight": (width, hidden),
+        f"{name}.mlp.c_proj.bias": (width,),
+    }
+
+
+def released_shapes(architecture: str, *, gated: bool) -> Shapes:
+    """Every tensor of a released state dict: CLIP's own names, and 14 more for each gated layer."""
+    sizes = ARCHITECTURES[architecture]
+    width, text_width = sizes.width, sizes.text_width
+    shapes: Shapes = {
+        "positional_embedding": (77, text_width),
+        "text_projection": (text_width, sizes.dimension),
+        "logit_scale": (),
+        "token_embedding.weight": (49408, text_width),
+        "ln_final.weight": (text_width,),
+        "ln_final.bias": (text_width,),
+        "visual.class_embedding": (width,),
+        "visual.positional_embedding": ((224 // sizes.patch) ** 2 + 1, width),
+        "visual.proj": (width, sizes.dimension),
+        "visual.conv1.weight": (width, 3, sizes.patch, sizes.patch),
+    }
+    for norm in ("visual.ln_pre", "visual.ln_post"):
+        shapes |= {f"{norm}.weight": (width,), f"{norm}.bias": (width,)}
+    for layer in range(sizes.text_layers):
+        shapes |= block_shapes(f"transformer.resblocks.{layer}", text_width, 4 * text_width)
+    for layer in range(sizes.layers):
+        name = f"visual.transformer.resblocks.{layer}"
+        shapes |= block_shapes(name, width, sizes.hidden)
+        if gated and layer >= sizes.layers - sizes.gated:
+            # The MLP of a gated block is four times as wide as the tower, in bigG too, whose host's is not.
+            shapes |= block_shapes(f"{name}.gated_attn_block", width, 4 * width)
+            shapes |= {f"{name}.gated_attn_block.{gate}": () for gate in ("alpha_attn", "alpha_dense")}
+    return shapes
+
+
+def without_memory(shapes: Shapes, prefix: str = "") -> dict[str, Tensor]:
+    return {prefix + name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def load_without_memory(weights: dict[str, Any], path: Path, **encoder: Any) -> Clip:
+    """Load through the library's front door, on a device that holds no values."""
+    torch.save(weights, path)
+    with torch.device("meta"):
+        return from_open_clip(EncoderConfig(pretrained=str(path), **encoder), "meta")
+
+
+RELEASED = [
+    # (file, configuration of the architecture, QuickGELU, mean and std of 0.5)
+    ("clip-vit-base-32-locked-text", "ViT-B-32", True, False),
+    ("clip-vit-base-32-gated-image", "react_ViT-B-32", True, False),
+    ("openclip-vit-base-32-locked-text", "ViT-B-32", False, False),
+    ("openclip-vit-base-32-gated-image", "react_ViT-B-32", False, False),
+    ("openclip-laion2b-vit-base-32-locked-text", "ViT-B-32", False, False),
+    ("openclip-laion2b-vit-base-32-gated-image", "react_ViT-B-32", False, False),
+    ("clip-vit-base-16-locked-text", "ViT-B-16", True, False),
+    ("clip-vit-base-16-gated-image", "react_ViT-B-16", True, False),
+    ("clip-vit-large-14-gated-image", "react_ViT-L-14", True, False),
+    ("clip-vit-large-14-gated-image-laion2b", "react_ViT-L-14", True, False),
+    ("openclip-vit-large-14-gated-image", "react_ViT-L-14", False, True),
+    ("openclip-vit-large-14-gated-image-laion2b", "react_ViT-L-14", False, True),
+    ("openclip-vit-bigG-14-gated-image-laion2b", "react_ViT-bigG-14", False, False),
+]
+
+
+@pytest.mark.parametrize(("file", "name", "quick_gelu", "half"), RELEASED, ids=[row[0] for row in RELEASED])
+def test_every_released_checkpoint_loads_strictly_with_what_configuration_says(
+    tmp_path: Path, file: str, name: str, quick_gelu: bool, half: bool
+) -> None:
+    architecture, gated = name.removeprefix("react_"), name.startswith("react_")
+    sizes = ARCHITECTURES[architecture]
+    clip = load_without_memory(
+        without_memory(released_shapes(architecture, gated=gated)),
+        tmp_path / f"{file}.pt",
+        model=name,
+        quick_gelu=quick_gelu,
+        **({"mean": HALF, "std": HALF} if half else {}),
+    )
+    layers = gated_layers(clip.model)
+    assert list(layers) == (list(range(sizes.layers - sizes.gated, sizes.layers)) if gated else [])
+    counted = sum(parameter.numel() for block in layers.values() for parameter in block.parameters())
+    total = sum(parameter.numel() for parameter in clip.model.parameters())
+    assert counted == (sizes.gated_parameters if gated else 0)
+    assert total == sizes.parameters - (0 if gated else sizes.gated_parameters)
+    wanted = open_clip.transformer.QuickGELU if quick_gelu else nn.GELU
+    activations = [block.mlp.gelu for block in (*clip.model.visual.transformer.resblocks, *layers.values())]
+    assert {type(activation) for activation in activations} == {wanted}
+    assert {type(block.mlp.gelu) for block in clip.model.transformer.resblocks} == {wanted}
+    assert tuple(clip.preprocess_cfg["mean"]) == (HALF if half else OPENAI_MEAN)
+    assert tuple(clip.preprocess_cfg["std"]) == (HALF if half else OPENAI_STD)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_names_and_shapes_are_the_published_ones(architecture: str, tmp_path: Path) -> None:
+    shapes = released_shapes(architecture, gated=True)
+    assert sum(".gated_attn_block." in name for name in shapes) == 14 * ARCHITECTURES[architecture].gated
+    clip = load_without_memory(without_memory(shapes), tmp_path / "weights.pt", model=architecture, quick_gelu=False)
+    assert {name: tuple(value.shape) for name, value in clip.model.state_dict().items()} == shapes
+
+
+def test_the_image_tower_of_b16_has_the_published_size(tmp_path: Path) -> None:
+    weights = without_memory(released_shapes("ViT-B-16", gated=True))
+    clip = load_without_memory(weights, tmp_path / "weights.pt", model="react_ViT-B-16", quick_gelu=True)
+    assert sum(parameter.numel() for parameter in clip.model.visual.parameters()) == 128_719_884
+
+
+@pytest.mark.parametrize(
+    ("name", "quick_gelu"),
+    [
+        ("react_ViT-B-32", False),
+        ("react_ViT-B-32-quickgelu", True),
+        ("react_ViT-B-16", False),
+        ("react_ViT-L-14", False),
+        ("react_ViT-bigG-14", False),
+    ],
+)
+def test_reacts_names_of_architectures_are_accepted(name: str, quick_gelu: bool, tmp_path: Path) -> None:
+    architecture = name.removeprefix("react_").removesuffix("-quickgelu")
+    weights = without_memory(released_shapes(architecture, gated=True))
+    clip = load_without_memory(weights, tmp_path / "weights.pt", model=name)
+    assert len(gated_layers(clip.model)) == ARCHITECTURES[architecture].gated
+    # Nothing is configured here: the name alone tells.
+    activation = clip.model.visual.transformer.resblocks[0].mlp.gelu
+    assert isinstance(activation, open_clip.transformer.QuickGELU) == quick_gelu
+
+
+@pytest.mark.parametrize(("wrapped", "prefix"), [(False, ""), (False, "module."), (True, ""), (True, "module.")])
+def test_a_state_dict_may_be_bare_or_wrapped_with_or_without_prefixes(
+    tmp_path: Path, wrapped: bool, prefix: str
+) -> None:
+    weights = without_memory(released_shapes("ViT-B-32", gated=True), prefix)
+    written = {"epoch": 32, "name": "react", "state_dict": weights} if wrapped else weights
+    clip = load_without_memory(written, tmp_path / "gated.pt", model="react_ViT-B-32")
+    assert list(gated_layers(clip.model)) == [6, 7, 8, 9, 10, 11]
+
+
+def test_the_values_of_a_full_size_file_arrive_in_the_model(tmp_path: Path) -> None:
+    shapes = released_shapes("ViT-B-32", gated=True)
+    # Counted up, so that a transposed or swapped tensor would be noticed; random ones would take seconds.
+    weights = {name: torch.arange(math.prod(shape)).float().view(shape) + len(name) for name, shape in shapes.items()}
+    path = tmp_path / "gated.pt"
+    torch.save({"state_dict": {f"module.{name}": value for name, value in weights.items()}}, path)
+    clip = from_open_clip(EncoderConfig(model="react_ViT-B-32", pretrained=str(path), quick_gelu=True))
+    loaded = clip.model.state_dict()
+    assert loaded.keys() == weights.keys()
+    assert all(torch.equal(loaded[name], value) for name, value in weights.items())
+
+
+GATE = "visual.transformer.resblocks.7.gated_attn_block.alpha_attn"
+MATRIX = "visual.transformer.resblocks.7.gated_attn_block.mlp.c_fc.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({GATE: None}, [f"1 missing ({GATE})"]),
+        ({"visual.stranger": (3,)}, ["1 unexpected (visual.stranger)"]),
+        ({MATRIX: (3072, 769)}, [f"1 of another shape ({MATRIX})"]),
+        (
+            {GATE: None, GATE + "s": ()},
+            [f"1 missing ({GATE})", f"1 unexpected ({GATE}s)"],
+        ),
+        (
+            {"logit_scale": None, "stranger": (1,), "visual.proj": (3, 3)},
+            ["(logit_scale)", "(stranger)", "(visual.proj)"],
+        ),
+    ],
+    ids=["missing", "unexpected", "another shape", "wrong name", "all at once"],
+)
+def test_keys_that_do_not_fit_are_each_named_with_the_file(  # FAULTS 25
+    tmp_path: Path, change: dict[str, tuple[int, ...] | None], told: list[str]
+) -> None:
+    shapes = released_shapes("ViT-B-32", gated=True)
+    for name, shape in change.items():
+        shapes.pop(name, None)
+        if shape is not None:
+            shapes[name] = shape
+    with pytest.raises(InputError) as error:
+        load_without_memory(without_memory(shapes), tmp_path / "odd.pt", model="react_ViT-B-32")
+    for words in (str(tmp_path / "odd.pt"), "12 vision layers", *told):
+        assert words in str(error.value)
+
+
+def test_a_checkpoint_of_another_architecture_is_told_and_not_loaded_in_part(tmp_path: Path) -> None:  # FAULTS 25
+    weights = without_memory(released_shapes("ViT-B-16", gated=True))
+    with pytest.raises(InputError, match=r"of another shape \(visual.conv1.weight, visual.positional_embedding\)"):
+        load_without_memory(weights, tmp_path / "b16.pt", model="react_ViT-B-32")

@@ -1,0 +1,236 @@
+"""The image tower of the training against the model's own: outputs, gradients, and what is left out on the way."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from open_clip.model import CLIP, CustomTextCLIP
+from timm.layers import to_2tuple
+from torch import Tensor, nn
+
+from react_pipeline import tower as tower_module
+from react_pipeline.errors import InputError
+from react_pipeline.gated import gated_layers, vision_blocks
+from react_pipeline.methods import attach, set_trainable
+from react_pipeline.tower import ImageTower
+
+TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
+VIT = {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16}
+TIMM = {"image_size": 160, "timm_model_name": "test_vit"}
+COCA_POOL = {"attentional_pool": True, "attn_pooler_queries": 3, "attn_pooler_heads": 2}
+TOWERS: dict[str, dict[str, Any]] = {
+    "ViT": {"vision_cfg": VIT},
+    "ViT, QuickGELU": {"vision_cfg": VIT, "quick_gelu": True},
+    "ViT, LayerScale, MLP ratio 3": {"vision_cfg": {**VIT, "ls_init_value": 0.3, "mlp_ratio": 3.0}},
+    "ViT, mean of the patches": {"vision_cfg": {**VIT, "pool_type": "avg"}},
+    "ViT, norm after pooling": {"vision_cfg": {**VIT, "pool_type": "avg", "final_ln_after_pool": True}},
+    "ViT, norm after the token": {"vision_cfg": {**VIT, "final_ln_after_pool": True}},
+    "ViT, attentional pooling": {"vision_cfg": {**VIT, **COCA_POOL}},
+    "ViT, no first norm, fixed positions": {"vision_cfg": {**VIT, "no_ln_pre": True, "pos_embed_type": "sin_cos_2d"}},
+    "ViT, text tower apart": {"vision_cfg": VIT, "custom": True},
+    "timm ViT, token": {"vision_cfg": {**TIMM, "timm_pool": "token", "timm_proj": "linear"}},
+    "timm ViT, mean": {"vision_cfg": {**TIMM, "timm_pool": "avg", "timm_proj": "mlp"}},
+    "timm ViT, map": {"vision_cfg": {**TIMM, "timm_pool": "map", "timm_proj": "none"}},
+}
+NATIVE = [name for name in TOWERS if name.startswith("ViT")]
+TAKE_THE_TOKEN = {
+    *("ViT", "ViT, QuickGELU", "ViT, LayerScale, MLP ratio 3", "ViT, norm after the token"),
+    *("ViT, no first norm, fixed positions", "ViT, text tower apart"),
+}
+
+
+def build(name: str) -> Any:
+    """A model of which no bias is 0, no norm 1 and no gate closed once it has gated blocks."""
+    cfg = copy.deepcopy(TOWERS[name])
+    separate = cfg.pop("custom", False)
+    torch.manual_seed(0)
+    dimension = 64 if cfg["vision_cfg"].get("timm_proj") == "none" else 16
+    model = (CustomTextCLIP if separate else CLIP)(embed_dim=dimension, text_cfg=dict(TEXT), **cfg)
+    return perturb(model).eval()
+
+
+def perturb(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1 and not name.startswith("logit"):
+                parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def gated(model: Any, last_k_layers: int) -> Any:
+    torch.manual_seed(1)
+    attach(model, "gated-image", last_k_layers)
+    for number, block in gated_layers(model).items():
+        nn.init.constant_(block.alpha_attn, 0.4 + number / 10)
+        nn.init.constant_(block.alpha_dense, -0.3)
+    set_trainable(model, "gated-image")
+    return model
+
+
+def images(model: Any, count: int = 2) -> Tensor:
+    size = model.visual.image_size
+    return torch.randn(count, 3, *(size if isinstance(size, tuple) else (size, size)), generator=torch.Generator().manual_seed(2))
+
+
+def trained_of(model: Any) -> dict[str, nn.Parameter]:
+    """Of the image tower; the logit scale is none of its business."""
+    return {name: parameter for name, parameter in model.visual.named_parameters() if parameter.requires_grad}
+
+
+def gradients(model: Any, features: Tensor) -> dict[str, Tensor]:
+    trained = trained_of(model)
+    weights = torch.randn(features.shape, generator=torch.Generator().manual_seed(3))
+    found = torch.autograd.grad((features * weights).sum(), list(trained.values()))
+    return dict(zip(trained, found, strict=True))
+
+
+def require_equal(model: Any, tower: ImageTower) -> None:
+    batch = images(model)
+    ours, theirs = tower(batch), model.encode_image(batch)
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    got, wanted = gradients(model, ours), gradients(model, theirs)
+    for name, gradient in wanted.items():
+        bound = 1e-5 * max(1.0, gradient.abs().max().item())
+        torch.testing.assert_close(got[name], gradient, atol=bound, rtol=1e-5, msg=lambda text, name=name: name + text)
+
+
+@pytest.mark.parametrize("last_k_layers", [1, 2, 99], ids=["last block", "last two", "all blocks"])
+@pytest.mark.parametrize("name", TOWERS)
+def test_features_and_gradients_are_the_models_own(name: str, last_k_layers: int) -> None:
+    model = gated(build(name), last_k_layers)
+    tower = ImageTower(model)
+    assert tower.splits
+    assert tower.start == max(0, len(vision_blocks(model)) - last_k_layers)
+    require_equal(model, tower)
+
+
+@pytest.mark.parametrize("name", ["ViT", "ViT, mean of the patches", "timm ViT, mean"])
+def test_hosts_that_train_begin_the_trained_part(name: str) -> None:
+    model = build(name)
+    model.requires_grad_(False)
+    vision_blocks(model)[1].requires_grad_(True)
+    for part, parameter in model.visual.named_parameters():
+        parameter.requires_grad_(parameter.requires_grad or part.startswith(tower_module.BEHIND_THE_BLOCKS))
+    tower = ImageTower(model)
+    assert (tower.splits, tower.start) == (True, 1)
+    assert len(trained_of(model)) > 12
+    require_equal(model, tower)
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_a_tower_that_trains_as_a_whole_equals_the_models_own(name: str) -> None:
+    model = build(name)
+    set_trainable(model, "locked-text")
+    tower = ImageTower(model)
+    assert not tower.splits
+    assert len(trained_of(model)) == len(list(model.visual.parameters()))
+    require_equal(model, tower)
+
+
+def test_a_resnet_trains_as_a_whole_with_its_statistics_at_rest() -> None:
+    torch.manual_seed(0)
+    model = CLIP(16, {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}, TEXT).eval()
+    set_trainable(model, "locked-text")
+    before = copy.deepcopy(dict(model.named_buffers()))
+    tower = ImageTower(model, activation_checkpointing=True)
+    assert not tower.splits
+    require_equal(model, tower)
+    assert len(trained_of(model)) == len(list(model.visual.parameters()))
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    with pytest.raises(InputError, match="vision transformer"):
+        attach(model, "gated-image", 1)
+
+
+@contextmanager
+def seen_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
+    """Whether each host block that ran computed the class token alone."""
+    seen: list[bool] = []
+    plain = tower_module.host_block
+
+    def seeing(*args: Any, class_token_only: bool = False) -> Tensor:
+        seen.append(class_token_only)
+        return plain(*args, class_token_only=class_token_only)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tower_module, "host_block", seeing)
+        yield seen
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_only_a_pooling_that_takes_the_class_token_spares_the_others(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = gated(build(name), 2)
+    with seen_blocks(monkeypatch) as seen:
+        ImageTower(model)(images(model))
+    assert seen == [False, False, name in TAKE_THE_TOKEN]
+
+
+@pytest.mark.parametrize("name", ["ViT", "timm ViT, token"])
+def test_the_frozen_part_builds_no_graph(name: str) -> None:
+    model = gated(build(name), 1)
+    tower = ImageTower(model)
+    tokens = tower.tokens(images(model))
+    assert tokens.grad_fn is None
+    assert not tokens.requires_grad
+    features = tower.features(tokens)
+    features.sum().backward()
+    touched = {name for name, parameter in model.named_parameters() if parameter.grad is not None}
+    assert touched == {f"visual.{name}" for name in trained_of(model)}
+    torch.testing.assert_close(features, model.encode_image(images(model)), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ViT", "ViT, attentional pooling", "timm ViT, map"])
+def test_where_nothing_in_the_blocks_trains_the_tower_gives_its_own_features(name: str) -> None:
+    model = build(name)
+    model.requires_grad_(False)
+    tower = ImageTower(model)
+    assert not tower.splits
+    features = tower(images(model))
+    torch.testing.assert_close(features, model.encode_image(images(model)), atol=1e-5, rtol=1e-5)
+    assert not features.requires_grad
+
+
+@pytest.mark.parametrize("method", ["gated-image", "locked-text"])
+@pytest.mark.parametrize("name", ["ViT, QuickGELU", "timm ViT, token"])
+def test_recomputed_activations_give_the_same_gradients(name: str, method: str) -> None:
+    model = build(name)
+    if method == "gated-image":
+        gated(model, 2)
+    set_trainable(model, method)
+    batch = images(model)
+    plain = gradients(model, ImageTower(model)(batch))
+    # Counted at a layer of the last block, which trains in both methods.
+    last = vision_blocks(model)[-1]
+    runs: list[nn.Module] = []
+    getattr(last, "ln_2", getattr(last, "norm2", None)).register_forward_hook(lambda module, *_: runs.append(module))
+    again = gradients(model, ImageTower(model, activation_checkpointing=True)(batch))
+    assert len(runs) == 2
+    for part, gradient in plain.items():
+        torch.testing.assert_close(again[part], gradient, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ViT", "ViT, LayerScale, MLP ratio 3", "ViT, attentional pooling", "timm ViT, token"])
+def test_copies_in_bf16_give_what_autocast_gives(name: str) -> None:
+    model = gated(build(name), 2)
+    batch = images(model)
+    plain, cast = ImageTower(model), ImageTower(model)
+    cast.use_bf16()
+    native = name.startswith("ViT")
+    assert bool(cast.casts) == native
+    frozen = {id(parameter) for parameter in model.parameters() if not parameter.requires_grad}
+    assert cast.casts.keys() <= frozen
+    with torch.autocast("cpu", torch.bfloat16):
+        theirs, ours = plain(batch), cast(batch)
+        own = model.encode_image(batch)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-6)
+    similar = torch.nn.functional.cosine_similarity(ours.float(), own.float())
+    assert similar.min() > 0.999
+    wanted, got = gradients(model, theirs.float()), gradients(model, ours.float())
+    for part, gradient in wanted.items():
+        torch.testing.assert_close(got[part], gradient, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from support_tracking import make_template, runs_of, tracking_at
+
+from react_pipeline.artifacts import Artifact, Inputs
+from react_pipeline.errors import TrainingError
+from react_pipeline.lineage import Project
+from react_pipeline.tracking import Tracking
+from react_pipeline.tracking_live import LiveRun
+
+KEY = "shapes/gated-image"
+INPUTS = Inputs("customized_checkpoint", KEY, {"method": "gated-image", "steps": 6, "modes": ["a", "b"]}, {}, "1")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_template(tmp_path_factory.mktemp("mlflow") / "template.db")
+
+
+@pytest.fixture
+def tracking(template: Path, tmp_path: Path) -> Tracking:
+    return tracking_at(template, tmp_path)
+
+
+def live_run(tracking: Tracking) -> LiveRun:
+    return LiveRun(tracking.uri, tracking.experiment, "dagster-1", flush_seconds=0.05)
+
+
+def record(step: int, time_ms: int = 1_000_000) -> dict[str, float]:
+    return {"step": step, "time_ms": time_ms + step, "loss": 1 / (1 + step), "memory_bytes": 1e9, "gate_attn_0": 0.1}
+
+
+def publish(project: Project, records: list[dict[str, float]]) -> Artifact:
+    def write(directory: Path) -> dict[str, Any]:
+        (directory / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in records))
+        return {"seconds": 1.0, "device": "cpu"}
+
+    return project.store.build(INPUTS, write)
+
+
+def the_run(tracking: Tracking) -> Any:
+    (run,) = runs_of(tracking, fingerprint=INPUTS.fingerprint)
+    return run
+
+
+def loss_curve(tracking: Tracking) -> list[tuple[int, float, int]]:
+    history = MlflowClient(tracking.uri).get_metric_history(the_run(tracking).info.run_id, "training/loss")
+    return sorted((point.step, point.value, point.timestamp) for point in history)
+
+
+def wait_for_steps(tracking: Tracking, steps: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if runs_of(tracking, fingerprint=INPUTS.fingerprint) and len(loss_curve(tracking)) == steps:
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"MLflow never showed {steps} steps")
+
+
+def test_steps_are_seen_while_the_training_runs_below_the_run_of_the_domain(tracking: Tracking) -> None:
+    with live_run(tracking) as live:
+        live.started(INPUTS, 0)
+        live.stepped(record(0))
+        live.stepped(record(1))
+        wait_for_steps(tracking, 2)
+        run = the_run(tracking)
+        assert run.info.status == "RUNNING"
+        assert run.data.metrics["training/memory_bytes"] == 1e9
+        assert {"steps": "6", "modes": '["a", "b"]'}.items() <= run.data.params.items()
+        expected = {"asset": "customized_checkpoint", "domain": "shapes", "method": "gated-image"}
+        assert {**expected, "dagster.run_id": "dagster-1"}.items() <= run.data.tags.items()
+        (parent,) = runs_of(tracking, **{"react.parent": "shapes"})
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+
+
+def test_log_of_the_checkpoint_finishes_the_same_run_and_doubles_no_row(
+    tracking: Tracking, tiny_project: Project
+) -> None:
+    records = [record(step) for step in range(6)]
+    with live_run(tracking) as live:
+        live.started(INPUTS, 0)
+        for line in records[:4]:
+            live.stepped(line)
+    artifact = publish(tiny_project, records)
+    assert tracking.log_artifact(tiny_project, artifact) == live.run_id
+    run = the_run(tracking)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["count.device"] == "cpu" and run.data.tags["path"] == str(artifact.path)
+    assert loss_curve(tracking) == [(line["step"], line["loss"], line["time_ms"]) for line in records]
+
+
+def test_rows_have_the_time_of_their_step_without_a_live_run_too(tracking: Tracking, tiny_project: Project) -> None:
+    tracking.log_artifact(tiny_project, publish(tiny_project, [record(0), record(1)]))
+    assert [time_ms for _, _, time_ms in loss_curve(tracking)] == [1_000_000, 1_000_001]
+
+
+def test_interrupted_training_is_killed_and_goes_on_in_the_same_run(tracking: Tracking) -> None:
+    with pytest.raises(KeyboardInterrupt), live_run(tracking) as live:
+        live.started(INPUTS, 0)
+        live.stepped(record(0))
+        raise KeyboardInterrupt
+    assert the_run(tracking).info.status == "KILLED"
+    with live_run(tracking) as again:
+        again.started(INPUTS, 1)
+        again.stepped(record(1))
+    assert again.run_id == live.run_id
+    assert the_run(tracking).info.status == "RUNNING"
+    assert [step for step, _, _ in loss_curve(tracking)] == [0, 1]
+
+
+def test_finished_run_of_the_same_inputs_is_left_alone(tracking: Tracking, tiny_project: Project) -> None:
+    tracking.log_artifact(tiny_project, publish(tiny_project, [record(0)]))
+    with live_run(tracking) as live:
+        live.started(INPUTS, 0)
+        live.stepped(record(0, time_ms=9_000_000))
+        live.failed(TrainingError("the store was emptied, and then the loss was no number"))
+    assert the_run(tracking).info.status == "FINISHED"
+    assert loss_curve(tracking) == [(0, 1.0, 1_000_000)]
+
+
+def test_server_that_is_down_is_told_once_and_fails_no_training(
+    tracking: Tracking, tiny_project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    with LiveRun("http://127.0.0.1:9", "tiny", flush_seconds=0.05) as live:
+        live.started(INPUTS, 0)
+        for step in range(3):
+            live.stepped(record(step))
+    assert [entry.levelname for entry in caplog.records if "unavailable" in entry.message] == ["WARNING"]
+    tracking.log_artifact(tiny_project, publish(tiny_project, [record(step) for step in range(3)]))
+    assert [step for step, _, _ in loss_curve(tracking)] == [0, 1, 2]
+
+
+def test_training_that_never_started_leaves_no_run(tracking: Tracking) -> None:
+    with pytest.raises(TrainingError), live_run(tracking):
+        raise TrainingError("no pairs")
+    assert not runs_of(tracking, fingerprint=INPUTS.fingerprint)
+
+
+@pytest.fixture
+def server(template: Path, tmp_path: Path) -> Iterator[str]:
+    database = tracking_at(template, tmp_path).uri
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database, "--workers", "1"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--default-artifact-root", str(tmp_path / "mlartifacts")]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **quiet}
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):  # noqa: S310
+                    break
+            except OSError:
+                assert process.poll() is None and time.monotonic() < deadline, "MLflow's server did not start"
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def test_steps_are_streamed_to_a_server_and_its_page_has_an_address(server: str) -> None:
+    tracking = Tracking(server, "tiny")
+    with live_run(tracking) as live:
+        live.started(INPUTS, 0)
+        live.stepped(record(0))
+        wait_for_steps(tracking, 1)
+        assert live.url == f"{server}/#/experiments/{the_run(tracking).info.experiment_id}/runs/{live.run_id}"
+        live.failed(TrainingError("the loss is nan at step 1"))
+    assert the_run(tracking).info.status == "FAILED"
