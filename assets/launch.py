@@ -18,8 +18,10 @@ from pathlib import Path
 import dagster as dg
 from dagster import DagsterRunStatus, RunsFilter
 
+from assets.benchmark import GROUP as BENCHMARK
 from assets.definitions import build_defs
 from assets.partitions import DOMAINS, domain_partitions, evaluation_partitions, partition_of, training_partitions
+from assets.reporting import INTERRUPTED
 from assets.resources import REPOSITORY, ProjectResource
 from react_pipeline.config_files import load_domains
 from react_pipeline.errors import InputError
@@ -30,6 +32,9 @@ from react_pipeline.training_config import METHODS
 logger = logging.getLogger(__name__)
 
 LAUNCH_TAG = "react/launch"
+COMPARED = {"comparison": "elevater_results", "benchmark_comparison": "benchmark_results"}
+"""Assets that need whichever results of a domain there are, and these results."""
+
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
@@ -86,7 +91,8 @@ def materialize(
     """Run a selection of assets; a failure stops what depends on it and nothing else.
 
     Args:
-        selection: Dagster's syntax, such as `+elevater_results` or `comparison`.
+        selection: Dagster's syntax, such as `+elevater_results` or `comparison`. `*` leaves the benchmark out unless
+            `elevater.root` is set.
         domains: Slugs; none: every valid domain file.
         methods: Of `METHODS`.
         config_path: The `pipeline.yaml`; unset: as `Project.load`.
@@ -97,7 +103,8 @@ def materialize(
     """
     project = Project.load(config_path)
     defs = build_defs(project=ProjectResource(config_path=str(project.path)))
-    launches = plan(defs, selection, domains or _valid_domains(project), methods)
+    benchmark = project.config.elevater.root is not None or selection.strip() != "*"
+    launches = plan(defs, selection, domains or _valid_domains(project), methods, benchmark=benchmark)
     for slug in {launch.key.split("/")[0] for launch in launches} - {""}:
         project.domain(slug)
     started = time.monotonic()
@@ -109,8 +116,12 @@ def materialize(
     return summary
 
 
-def plan(defs: dg.Definitions, selection: str, domains: Sequence[str], methods: Sequence[str]) -> list[Launch]:
+def plan(
+    defs: dg.Definitions, selection: str, domains: Sequence[str], methods: Sequence[str], *, benchmark: bool = False
+) -> list[Launch]:
     """The runs of a selection, in order: what belongs to no domain, then domain after domain.
+
+    The assets of the benchmark are among them only if `benchmark` is given.
 
     Raises:
         InputError: If the selection names nothing, or a method is unknown.
@@ -125,20 +136,25 @@ def plan(defs: dg.Definitions, selection: str, domains: Sequence[str], methods: 
         method_key("any", method)
     graph = defs.resolve_asset_graph()
     names = [key.path[-1] for key in graph.toposorted_asset_keys if key in selected]
+    of_benchmark = {name for name in names if graph.get(dg.AssetKey(name)).group_name == BENCHMARK}
+    names = [name for name in names if benchmark or name not in of_benchmark]
     by_partitions = {
         definition: tuple(name for name in names if graph.get(dg.AssetKey(name)).partitions_def == definition)
         for definition in (None, domain_partitions, training_partitions, evaluation_partitions)
     }
-    last = tuple(name for name in by_partitions[domain_partitions] if name == "comparison")
+    last = [name for name in by_partitions[domain_partitions] if name in COMPARED]
     first = tuple(name for name in by_partitions[domain_partitions] if name not in last)
+    measured = by_partitions[evaluation_partitions]
     launches = [Launch(by_partitions[None])]
     for slug in domains:
         launches.append(Launch(first, slug))
         for method in sorted(methods, key=METHODS.index):
             if method != "base":
                 launches.append(Launch(by_partitions[training_partitions], f"{slug}/{method}"))
-            launches.append(Launch(by_partitions[evaluation_partitions], f"{slug}/{method}"))
-        launches.append(Launch(last, slug))
+            # A run of its own, so that what goes wrong with the benchmark fails nothing else.
+            launches.append(Launch(tuple(name for name in measured if name not in of_benchmark), f"{slug}/{method}"))
+            launches.append(Launch(tuple(name for name in measured if name in of_benchmark), f"{slug}/{method}"))
+        launches += [Launch((name,), slug) for name in last]
     return [launch for launch in launches if launch.assets]
 
 
@@ -204,6 +220,8 @@ class _Runner:
         passed = _passed(result)
         event = Event(launch, "failed", seconds, message=_reason(result))
         self._fail(launch, event, [name for name in launch.assets if name not in passed])
+        if event.message == INTERRUPTED:
+            raise KeyboardInterrupt
 
     def _fail(self, launch: Launch, event: Event, assets: Sequence[str]) -> None:
         self.failed |= {(name, launch.key) for name in assets}
@@ -213,9 +231,10 @@ class _Runner:
     def _blocked_by(self, launch: Launch) -> str:
         graph = self.defs.resolve_asset_graph()
         slug = launch.key.split("/")[0]
-        results = {(name, key) for name, key in self.tried if name == "elevater_results" and key.startswith(f"{slug}/")}
-        if "comparison" in launch.assets and results and results <= self.failed:
-            return f"every elevater_results of {slug}"
+        for stage in (COMPARED[name] for name in launch.assets if name in COMPARED):
+            results = {(name, key) for name, key in self.tried if name == stage and key.startswith(f"{slug}/")}
+            if results and results <= self.failed:
+                return f"every {stage} of {slug}"
         keys = {"", slug, launch.key}
         for name in launch.assets:
             parents = {key.path[-1] for key in graph.get(dg.AssetKey(name)).parent_keys} - set(launch.assets)

@@ -71,7 +71,7 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str
 
 def _table(artifact: Artifact) -> str:
     files = artifact.manifest["files"]
-    if artifact.stage == "comparison":
+    if artifact.stage in ("comparison", "benchmark_results", "benchmark_comparison"):
         return html.escape(artifact.file("table.md").read_text(encoding="utf-8"), quote=False)
     if artifact.stage == "retrieved_set" and "classes.parquet" in files:
         classes = pd.read_parquet(artifact.file("classes.parquet"))

@@ -23,7 +23,10 @@ TRANSIENT = (OSError, StoreWriteError)
 INTERRUPTED = "interrupted"
 """All that is said of a step that was cancelled, from the UI or by Ctrl-C."""
 
-READS_OUTSIDE = ("corpus", "base_checkpoint", "evaluation_set", "comparison")
+READS_OUTSIDE = (
+    *("corpus", "base_checkpoint", "evaluation_set", "comparison"),
+    *("benchmark_features", "benchmark_comparison"),
+)
 """Stages that look at more than the artifacts before them, so that only running them tells whether they are fresh."""
 
 

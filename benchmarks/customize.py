@@ -17,6 +17,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,19 +28,21 @@ import open_clip
 import pandas as pd
 import torch
 import torch.nn.functional as functional
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from react_pipeline.attention import feed_forward, self_attention
 from react_pipeline.distributed import World
 from react_pipeline.gated import GatedBlock, gated_layers
-from react_pipeline.methods import attach, set_trainable
+from react_pipeline.methods import attach, set_trainable, text_parameters
 from react_pipeline.resume import TrainingState
 from react_pipeline.schedule import MAX_LOG_SCALE, learning_rate, parameter_groups
 from react_pipeline.tower import ImageTower
 from react_pipeline.training_config import TrainingConfig
 from react_pipeline.training_step import TrainingStep
 from react_pipeline.training_texts import DrawnTexts
+from react_pipeline.weights import map_weights
 
 ARCHITECTURE, GATED = "ViT-B-32-quickgelu", 6
 TRAINING = TrainingConfig(warmup_steps=2, steps=1_000)
@@ -356,8 +359,15 @@ def take_few_steps(given: argparse.Namespace) -> int:
     """What the fresh process does: peak memory in bytes, of the GPU's allocator or of the process."""
     model = random_model(given.device)
     take = step_of(given.memory_of, model, Batches.random(model, 1, given.batch, given.device), given.device)
-    for step in range(MEMORY_STEPS):
-        take(step)
+    with tempfile.TemporaryDirectory() as directory:
+        if TEXTS in VARIANTS[given.memory_of].parts:
+            # As the trainer does once it has the vectors: the frozen text tower is mapped from the base's file.
+            path, names = Path(directory) / "base.safetensors", text_parameters(model)
+            parameters = dict(model.named_parameters())
+            save_file({name: parameters[name].detach() for name in names}, path)
+            map_weights(model, names, path)
+        for step in range(MEMORY_STEPS):
+            take(step)
     if given.device == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -3,8 +3,8 @@
 Run after `make demo`: `.venv/bin/python -m benchmarks.methods`. Each seed has a store of its own (`demo_seeds`), with
 the demo's pairs linked in, and results of the demo itself for the seed it was trained with. What a store holds is never
 made again, so this can be stopped at any time and started again; a training that was cut off goes on. Cheap methods of
-all seeds come first. After each training the table and the plot tell of what is there by then; `--report` trains
-nothing and writes them.
+all seeds come first. Table and plot are written at the end, after Ctrl-C too, and tell of what is there by then;
+`--report` trains nothing and writes them.
 
 The control's random pairs are drawn once, so the spread is that of training, not of the draw.
 """
@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -92,28 +92,19 @@ def published(project: Project, work: Work) -> Row | None:
     return Row(seed, domain, method, top1, counts["trainable_parameters"], counts["seconds"])
 
 
-def make(project: Project, work: Work) -> Row | str:
-    """The row of one piece of work, made if it is not there; a text that says why there is none."""
+def row_of(project: Project, work: Work, *, train: bool) -> Row | str:
+    """The row of one piece of work, made if it is not there and `train`; or a text that says why there is none."""
     _, domain, method = work
-    row = published(project, work)
-    if row is not None:
-        return row
     try:
+        row = published(project, work)
+        if row is not None or not train:
+            return row or "not made yet"
         if method != "base":
             customize(project, domain, method)
         result = EvalResult.read(evaluate(project, domain, method))
+        return published(project, work) or str(result.unavailable)
     except ReactError as error:  # a guard that stops one training says something of that method, not of the others
         return str(error)
-    return published(project, work) or str(result.unavailable)
-
-
-def rows_of(
-    projects: Mapping[int, Project], order: Sequence[Work], *, report: bool
-) -> Iterator[tuple[Work, Row | str]]:
-    """Each piece of work with its row, or why it has none."""
-    for work in order:
-        project = projects[work[0]]
-        yield work, (published(project, work) or "not made yet") if report else make(project, work)
 
 
 def summarise(rows: Sequence[Row], domains: Sequence[str]) -> pd.DataFrame:
@@ -128,9 +119,7 @@ def summarise(rows: Sequence[Row], domains: Sequence[str]) -> pd.DataFrame:
     for row in rows:
         figures.setdefault(row.method, {}).setdefault(row.seed, {})[row.domain] = row
     whole = {
-        method: {
-            seed: [found[domain] for domain in domains] for seed, found in by_seed.items() if {*domains} <= {*found}
-        }
+        method: {seed: [row[domain] for domain in domains] for seed, row in by_seed.items() if {*domains} <= {*row}}
         for method, by_seed in figures.items()
     }
     means = {
@@ -232,9 +221,10 @@ def report(rows: Sequence[Row], skipped: Mapping[Work, str], domains: Sequence[s
     table = to_markdown(summary, domains)
     setting = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     lines = [table, "", f"Zero-shot top-1 in percent, mean ± standard deviation over seeds; {setting}.", ""]
-    if skipped:
+    reasons = Counter((method, why) for (_, _, method), why in skipped.items())
+    if reasons:
         lines += [f"Not in the table: {len(skipped)} results.", ""]
-        lines += [f"- {domain}, `{method}`, seed {seed}: {why}" for (seed, domain, method), why in skipped.items()]
+        lines += [f"- `{method}`, {count}: {why}" for (method, why), count in reasons.items()]
         lines += [""]
     lines += ["![Top-1 against trained parameters and against seconds of each method](images/methods.png)"]
     write_section(page, "\n".join(lines))
@@ -256,16 +246,16 @@ def main() -> None:
     order = in_order(given.seeds, given.domains, given.methods)
     rows: list[Row] = []
     skipped: dict[Work, str] = {}
-    table = ""
-    for work, row in rows_of(projects, order, report=given.report):
-        print(*work, row if isinstance(row, str) else asdict(row), flush=True)
-        if isinstance(row, str):
-            skipped[work] = row
-        else:
-            rows.append(row)
-        if not given.report:
-            table = report(rows, skipped, given.domains, given.page)
-    print(report(rows, skipped, given.domains, given.page) if given.report else table)
+    try:
+        for work in order:
+            row = row_of(projects[work[0]], work, train=not given.report)
+            print(*work, row if isinstance(row, str) else asdict(row), flush=True)
+            if isinstance(row, str):
+                skipped[work] = row
+            else:
+                rows.append(row)
+    finally:
+        print(report(rows, skipped, given.domains, given.page))
 
 
 if __name__ == "__main__":

@@ -58,6 +58,10 @@ class _Timm:
             mean=preprocess_cfg["mean"],
             std=preprocess_cfg["std"],
         )
+        for transform in self._transform.transforms:
+            for operation in getattr(transform, "ops", ()):
+                if operation.name == "PosterizeIncreasing":
+                    operation.level_fn = _keep_a_bit(operation.level_fn)
 
     def __call__(self, image: Image.Image, seed: int) -> Tensor:
         # timm draws from all three; saved and put back, so that nothing else in the process changes with them.
@@ -71,6 +75,11 @@ class _Timm:
             random.setstate(states[0])
             np.random.set_state(states[1])  # noqa: NPY002
             torch.set_rng_state(states[2])
+
+
+def _keep_a_bit(level: Callable[..., tuple[int]]) -> Callable[..., tuple[int]]:
+    # At full strength timm asks Pillow to keep no bit of a colour, which Pillow 13 refuses.
+    return lambda strength, parameters: (max(1, level(strength, parameters)[0]),)
 
 
 def turn_and_recolour(image: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -19,6 +19,7 @@ import typer
 
 from react_pipeline.command_line import Config, console, load_project, repository
 from react_pipeline.commands_domains import domains_app
+from react_pipeline.commands_elevater import elevater_app
 from react_pipeline.config_files import load_domains
 from react_pipeline.errors import InputError, ReactError
 from react_pipeline.lineage import Project
@@ -38,6 +39,7 @@ app = typer.Typer(
     help="Customize CLIP to your own visual domain from class names alone (REACT): Dagster assets, tracked in MLflow.",
 )
 app.add_typer(domains_app, name="domains")
+app.add_typer(elevater_app, name="elevater")
 
 
 class Format(StrEnum):

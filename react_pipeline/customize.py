@@ -16,7 +16,7 @@ from react_pipeline.distributed import World
 from react_pipeline.errors import RetrievalError
 from react_pipeline.lineage import Project, method_key, resolve
 from react_pipeline.linear_head import train_linear_head
-from react_pipeline.model import choose_device, load, save
+from react_pipeline.model import WEIGHTS_FILE, choose_device, load, save
 from react_pipeline.observer import NoObserver, TrainingObserver
 from react_pipeline.trainer import Trainer
 from react_pipeline.training_config import CONTROL_SUFFIX
@@ -97,7 +97,14 @@ def _train(
     where = scratch if staging is None else staging / SCRATCH
     assert where is not None  # noqa: S101 - one of the two is given
     trainer = Trainer(
-        clip, TrainingPairs(pairs), project.domain(slug), method.removesuffix(CONTROL_SUFFIX), training, world, where
+        clip,
+        TrainingPairs(pairs),
+        project.domain(slug),
+        method.removesuffix(CONTROL_SUFFIX),
+        training,
+        world,
+        where,
+        inputs.parents["base_checkpoint"].file(WEIGHTS_FILE),
     )
     counts = trainer.run(None if staging is None else staging / METRICS_FILE, observer, inputs)
     if staging is not None:

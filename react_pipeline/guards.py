@@ -32,15 +32,20 @@ def require_finite(step: int, values: Mapping[str, float]) -> None:
 
 
 def require_steady_scale(step: int, before: float, after: float) -> None:
-    """Stop where one step throws the logit scale (its logarithm) far away.
+    """Stop where one step throws the logit scale (its logarithm) far away, or down to where nothing is told apart.
 
     Raises:
-        TrainingError: If it moved by more than `MAX_SCALE_STEP`, or is not finite.
+        TrainingError: If it moved by more than `MAX_SCALE_STEP`, fell to 0 (a scale of 1), or is not finite.
     """
     if not abs(after - before) <= MAX_SCALE_STEP:
         raise TrainingError(
             f"the logit scale exploded at step {step}: its logarithm went from {before:.3g} to {after:.3g}; lower "
             "learning_rate. Nothing was published"
+        )
+    if after <= 0 < before:
+        raise TrainingError(
+            f"the logit scale fell to 1 at step {step}, where all pairs look alike; lower learning_rate. Nothing was "
+            "published"
         )
 
 

@@ -1,8 +1,8 @@
 """Labelled images: the evaluation set of a domain, as an artifact, and the reading of its images.
 
-Belongs here: publishing a set of any kind (folder, manifest, data set of ELEVATER, demo), and decoding and encoding its images. Does not
-belong here: how these are read (`labels`, `elevater.evaluation_images`), what is measured on the images (`evaluate`), or what is kept
-out of the retrieved set because of them (`duplicates`).
+Belongs here: publishing a set of any kind (folder, manifest, data set of ELEVATER, demo), and decoding and encoding its
+images. Does not belong here: how these are read (`labels`, `elevater.evaluation_images`), what is measured on the
+images (`evaluate`), or what is kept out of the retrieved set because of them (`duplicates`).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def publish_evaluation_set(project: Project, slug: str) -> Artifact:
             images = read_manifest(directory / "manifest.csv", domain)
             locations = [str(directory / name) for name in images["path"]]
             images = _with_digests(images, locations)
-            _require_decodable(images, locations, project.config.corpus.max_pixels)
+            _require_decodable(locations, project.config.corpus.max_pixels)
             return images, {"name": evaluation.name, "root": "", **_coverage(images, domain)}
 
         return _publish(project, slug, {"demo": installed_versions()}, build_demo)
@@ -80,7 +80,7 @@ def publish_evaluation_set(project: Project, slug: str) -> Artifact:
     identity = hashlib.sha256(canonical_json(images.to_numpy().tolist()).encode()).hexdigest()
 
     def write(_directory: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-        _require_decodable(images, _locations(images, evaluation), project.config.corpus.max_pixels)
+        _require_decodable(_locations(images, evaluation), project.config.corpus.max_pixels)
         return images, {"name": evaluation.name, "root": str(root), **notes, **_coverage(images, domain)}
 
     return _publish(project, slug, {"images": len(images), "sha256": identity}, write)
@@ -196,13 +196,13 @@ def _with_digests(images: pd.DataFrame, locations: Sequence[str]) -> pd.DataFram
     return images.assign(sha256=[hashlib.sha256(_read(location)).hexdigest() for location in locations])
 
 
-def _require_decodable(images: pd.DataFrame, locations: Sequence[str], max_pixels: int) -> None:
+def _require_decodable(locations: Sequence[str], max_pixels: int) -> None:
     problems = []
-    for name, location in zip(images["path"], locations, strict=True):
+    for location in locations:
         try:
             decode_image(_read(location), max_pixels)
         except BadImage as error:
-            problems.append(f"{name}: {error}")
+            problems.append(f"{location}: {error}")
     if problems:
         raise InputError(f"{len(problems)} evaluation images cannot be used; mend or remove them\n{lines_of(problems)}")
 

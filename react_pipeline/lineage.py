@@ -140,7 +140,10 @@ def _control(project: Project, slug: str) -> dict[str, Any]:
 
 def _training(project: Project, key: str) -> dict[str, Any]:
     slug, method = key.split("/")
-    training = project.training(slug, method).model_dump(mode="json", exclude=set(SPEED_FIELDS))
+    chosen = project.training(slug, method)
+    # Contrasted within its own process alone, a pair has other negatives where there are more processes.
+    ignored = SPEED_FIELDS if chosen.global_negatives else SPEED_FIELDS - {"processes"}
+    training = chosen.model_dump(mode="json", exclude=set(ignored))
     # A linear head is one vector per class, so it depends on the classes whatever it is trained with.
     by_class = training["class_prompt_fraction"] or _is_linear_head(method)
     return {"method": method, **training, **(_classes(project, slug) if by_class else {})}

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as functional
-from torch import Tensor
+from torch import Tensor, nn
+
+from react_pipeline.errors import InputError
 
 LABELLED_LOSSES = ("infonce-masked", "unicl")
 """Losses that look at the classes for which the pairs were retrieved."""
@@ -61,6 +63,19 @@ def contrastive_loss(
     shares = alike.to(logits.dtype)
     # The relation is symmetric, so the same shares serve both directions.
     return _both_ways(logits, shares / shares.sum(dim=1, keepdim=True))
+
+
+def require_suitable(kind: str, model: nn.Module) -> None:
+    """Refuse a loss that a model has no parameter for.
+
+    Raises:
+        InputError: If it is `sigmoid` and the model has no logit bias.
+    """
+    if kind == "sigmoid" and getattr(model, "logit_bias", None) is None:
+        raise InputError(
+            "customization.loss: sigmoid is for models trained with it (SigLIP): this model has no logit bias; use "
+            "infonce"
+        )
 
 
 def _both_ways(logits: Tensor, target: Tensor) -> Tensor:

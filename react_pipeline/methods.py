@@ -75,6 +75,12 @@ def set_trainable(model: nn.Module, method: str) -> int:
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
+def text_parameters(model: nn.Module) -> list[str]:
+    """Names of the parameters of the text tower."""
+    inside = {id(parameter) for part in _locked_image(model) for parameter in part.parameters()}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in inside or name in _TOP_LEVEL_TEXT]
+
+
 def trains_text(method: str) -> bool:
     """Whether the text tower changes, so that its vectors must be computed at every step."""
     return method in ("full", "locked-image")

@@ -77,6 +77,10 @@ def _restore(tensors: dict[str, torch.Tensor], trained: dict[str, nn.Parameter],
     wanted = {f"parameter/{name}" for name in trained}
     if wanted != {key for key in tensors if key.startswith("parameter/")}:
         raise KeyError("it holds other parameters")
+    # Looked at before anything is copied: a state that does not fit must leave everything as it was.
+    for name, parameter in trained.items():
+        if tensors[f"parameter/{name}"].shape != parameter.shape:
+            raise ValueError(f"{name} has another shape in it")
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(tensors[f"parameter/{name}"])

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from react_pipeline.errors import InputError, RetrievalError
 from react_pipeline.training_config import TrainingConfig
 
 MAX_LOG_SCALE = math.log(100)
@@ -46,6 +47,24 @@ def batch_at(step: int, pairs: int, batch_size: int, seed: int) -> Tensor:
     epoch, within = divmod(step, per_epoch)
     order = torch.randperm(pairs, generator=generator(seed, 1, epoch))
     return order[within * batch_size : (within + 1) * batch_size]
+
+
+def batch_size_of(training: TrainingConfig, pairs: int, processes: int) -> int:
+    """Pairs of a step over all processes: at most all of them, and as many in each process.
+
+    Raises:
+        InputError: If the configured batch does not divide among the processes.
+        RetrievalError: If there are too few pairs to contrast.
+    """
+    if pairs < 2:
+        raise RetrievalError(f"{pairs} pairs to train on; contrastive training needs two at least")
+    if training.batch_size % processes:
+        raise InputError(f"customization.batch_size {training.batch_size} does not divide among {processes} processes")
+    size = min(training.batch_size, pairs)
+    size -= size % processes
+    if size < 2 * processes:
+        raise RetrievalError(f"{pairs} pairs are too few for {processes} processes; set customization processes to 1")
+    return size
 
 
 def generator(*numbers: int) -> torch.Generator:

@@ -117,6 +117,7 @@ class ImageTower:
 
     def _entering(self, number: int, images: Tensor) -> Tensor:
         """What enters block `number`; the tower itself is run up to there, with every peculiarity of its embedding."""
+
         def stop(_module: nn.Module, args: tuple[Any, ...]) -> None:
             raise _ReachedError(args[0])
 

@@ -20,23 +20,25 @@ from react_pipeline.artifacts import Inputs
 from react_pipeline.augmentation import augmentation
 from react_pipeline.config import DomainConfig
 from react_pipeline.distributed import World
-from react_pipeline.errors import InputError, RetrievalError, TrainingError
+from react_pipeline.errors import InputError, TrainingError
 from react_pipeline.gated import gated_layers
 from react_pipeline.guards import require_no_collapse
 from react_pipeline.held_out import image_text_recall, split
 from react_pipeline.interpolation import GRID, Line, choose
 from react_pipeline.kept_tokens import keep_tokens
-from react_pipeline.methods import attach, set_trainable, trains_images, trains_text
+from react_pipeline.losses import require_suitable
+from react_pipeline.methods import attach, set_trainable, text_parameters, trains_images, trains_text
 from react_pipeline.model import Clip
 from react_pipeline.observer import TrainingObserver
 from react_pipeline.resume import TrainingState, load_newest_state, save_state
-from react_pipeline.schedule import batch_at, generator, parameter_groups
+from react_pipeline.schedule import batch_at, batch_size_of, generator, parameter_groups
 from react_pipeline.tower import ImageTower
 from react_pipeline.training_config import TrainingConfig
 from react_pipeline.training_data import Draw, TrainingPairs, Views
 from react_pipeline.training_log import TrainingLog, peak_memory_bytes
 from react_pipeline.training_step import DTYPES, TrainingStep
 from react_pipeline.training_texts import TrainingTexts
+from react_pipeline.weights import map_weights
 
 COMPARED_IMAGES = 64
 """Images whose features are compared with the base's before the first step."""
@@ -59,6 +61,7 @@ class Trainer:
         training: TrainingConfig,
         world: World,
         scratch: Path,
+        weights: Path | None = None,
     ) -> None:
         """Attach what the method trains, and compute once what stays frozen.
 
@@ -70,6 +73,7 @@ class Trainer:
             training: Its fields.
             world: The processes.
             scratch: Survives a kill; the same directory in all processes.
+            weights: The base's safetensors. Given, a frozen text tower leaves the memory once its vectors are there.
 
         Raises:
             InputError: If the batch does not divide among the processes, or the loss does not suit the model.
@@ -78,12 +82,14 @@ class Trainer:
         self.began = time.monotonic()
         self.clip, self.method, self.training, self.world, self.scratch = clip, method, training, world, scratch
         self.model: Any = clip.model
-        self._require_suitable()
+        require_suitable(training.loss, self.model)
         self.trained_on, self.held_out = split(pairs, training.held_out_fraction, training.seed)
-        self.batch_size = _batch_size(training, len(self.trained_on), world)
+        self.batch_size = batch_size_of(training, len(self.trained_on), world.size)
         augment = augmentation(training.augmentation, clip.preprocess, clip.preprocess_cfg)
         self.views = Views(pairs, clip.preprocess, augment, training.seed)
         self.texts = TrainingTexts(clip, pairs, domain, training, world, trains_text(method))
+        if weights is not None and not trains_text(method):
+            map_weights(self.model, text_parameters(self.model), weights)
         self.step0_max_difference = self._attach()
         self.base = {
             name: parameter.detach().clone() if parameter.requires_grad else parameter
@@ -91,13 +97,6 @@ class Trainer:
         }
         self.tower = self._tower()
         self.tokens = self._kept_tokens()
-
-    def _require_suitable(self) -> None:
-        if self.training.loss == "sigmoid" and getattr(self.model, "logit_bias", None) is None:
-            raise InputError(
-                "customization.loss: sigmoid is for models trained with it (SigLIP): this model has no logit bias; "
-                "use infonce"
-            )
 
     def _attach(self) -> float:
         """Attach and unfreeze; return the largest change this made to the features of a few images (B, D)."""
@@ -298,16 +297,3 @@ class Trainer:
             values[f"gate_attn_{number}"] = block.alpha_attn.tanh().item()
             values[f"gate_dense_{number}"] = block.alpha_dense.tanh().item()
         return values
-
-
-def _batch_size(training: TrainingConfig, pairs: int, world: World) -> int:
-    """Pairs of a step over all processes: at most all of them, and as many in each process."""
-    size = min(training.batch_size, pairs)
-    if pairs < 2:
-        raise RetrievalError(f"{pairs} pairs to train on; contrastive training needs two at least")
-    if training.batch_size % world.size:
-        raise InputError(f"customization.batch_size {training.batch_size} does not divide among {world.size} processes")
-    size -= size % world.size
-    if size < 2 * world.size:
-        raise RetrievalError(f"{pairs} pairs are too few for {world.size} processes; set customization processes to 1")
-    return size

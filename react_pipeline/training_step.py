@@ -9,6 +9,8 @@ Shapes: B pairs of this process, D embedding dimension.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
@@ -61,7 +63,8 @@ class TrainingStep:
             from_tokens: Whether the batch is kept tokens.
 
         Raises:
-            TrainingError: If loss or gradient are not finite or the logit scale explodes; the step is not taken then.
+            TrainingError: If loss or gradient are not finite, before the step is taken; or if the logit scale exploded
+                or fell to 1 by it.
         """
         state, training = self._state, self._training
         rate = learning_rate(step, training)
@@ -83,7 +86,9 @@ class TrainingStep:
         require_steady_scale(step, before, scale.item())
         with torch.no_grad():
             scale.clamp_(0, MAX_LOG_SCALE)
-        return {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "logit_scale": scale.exp().item()}
+        values = {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "logit_scale": scale.exp().item()}
+        # A step that the scaler skips has no finite norm, and JSON has no word for that.
+        return {name: value for name, value in values.items() if math.isfinite(value)}
 
     def _backward(self, batch: Tensor, drawn: DrawnTexts, from_tokens: bool) -> float:
         """Leave the gradients of this process's features in the trained parameters; return the loss of the batch."""

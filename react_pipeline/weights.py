@@ -5,9 +5,11 @@ Does not belong here: the architecture, or what else a checkpoint needs (`model`
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -56,3 +58,21 @@ def load_strictly(model: nn.Module, weights: dict[str, Tensor], path: Path) -> N
         )
         raise InputError(f"{path}: does not fit the architecture of {len(vision_blocks(model))} vision layers: {told}")
     model.load_state_dict(weights, strict=True)
+
+
+def map_weights(model: nn.Module, names: Iterable[str], path: Path) -> None:
+    """Let parameters of a model be read from a safetensors file when they are used, and free their memory until then.
+
+    For what stays frozen and is not needed for a while: after a training it is there to be saved, unchanged. It lies on
+    the CPU then.
+
+    Args:
+        model: Its parameters keep their names and shapes.
+        names: Of parameters, as `named_parameters` and the file name them.
+        path: A file written by `model.save`, with these very values.
+    """
+    parameters = dict(model.named_parameters())
+    with safe_open(path, framework="pt") as file:
+        for name in names:
+            # Tensors of a safetensors file are mapped: no page of them is in memory before it is read.
+            parameters[name].data = file.get_tensor(name)

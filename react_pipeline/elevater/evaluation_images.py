@@ -20,8 +20,8 @@ from react_pipeline.errors import InputError
 from react_pipeline.labels import lines_of
 
 SPLIT = "test"
-_MARK = "//"
-"""Between the root and the rest of a location; no path in use has it, for the root is resolved."""
+_MARK = "//elevater:"
+"""Between the root and the rest of a location; no path has it, for paths are normalised."""
 
 
 def list_images(root: Path, name: str, domain: DomainConfig) -> pd.DataFrame:

@@ -59,6 +59,7 @@ class Measurement(BaseModel):
         value: None if it is unavailable.
         n: Test images.
         expected: Official number of test images; a figure of fewer is not the benchmark's.
+        layout: Kind of copy that was read.
         images: Digest of the test images and their labels; figures compare only where it is equal.
         seconds: To search and train, or to classify; encoding is counted with the features.
         learning_rate: What the search found.
@@ -78,6 +79,7 @@ class Measurement(BaseModel):
     value: float | None = None
     n: int = 0
     expected: int
+    layout: str = ""
     images: str = ""
     seconds: float = 0.0
     learning_rate: float | None = None

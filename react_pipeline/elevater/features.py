@@ -147,9 +147,14 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
     return project.store.build(inputs, write, resumable=True)
 
 
+def has_encoder(method: str) -> bool:
+    """Whether a method has an image tower of its own; a linear head uses the base's."""
+    return method.removesuffix(CONTROL_SUFFIX) != "linear-head"
+
+
 def _no_features(project: Project, method: str) -> str:
     root = project.config.elevater.root
-    if method.removesuffix(CONTROL_SUFFIX) == "linear-head":
+    if not has_encoder(method):
         return NO_ENCODER
     if root is None:
         return NO_ROOT

@@ -143,7 +143,7 @@ class DatasetMeasurer:
 
 
 def _about(entry: Dataset, experiment: Experiment, test: Features | None) -> dict[str, Any]:
-    known = {} if test is None else {"n": test.about.n, "images": test.about.digest}
+    known = {} if test is None else {"n": test.about.n, "layout": test.about.layout, "images": test.about.digest}
     return {
         "dataset": entry.name,
         "adaptation": experiment.adaptation,

@@ -24,18 +24,20 @@ from react_pipeline.durable import write_atomically
 from react_pipeline.elevater.experiments import Experiment, experiments
 from react_pipeline.elevater.features import Features, unavailable_reason
 from react_pipeline.elevater.images import Unavailable
+from react_pipeline.elevater.manifests import LAYOUT
 from react_pipeline.elevater.readers import read_dataset
 from react_pipeline.elevater.submission import (
     FEW_SHOT_SEEDS,
     ExpectedDataset,
     Prediction,
+    check_submission,
     mean_head_params,
     write_prediction,
     write_submission,
 )
 from react_pipeline.elevater.summary import figure_name, mean_over_datasets, summarize, to_markdown
 from react_pipeline.elevater.table import DATASETS, IMAGENET, Dataset, dataset
-from react_pipeline.errors import StaleArtifact
+from react_pipeline.errors import InputError, StaleArtifact
 from react_pipeline.lineage import Project, method_key, resolve
 
 if TYPE_CHECKING:
@@ -90,6 +92,36 @@ def expected_predictions(sizes: Mapping[str, int] | None = None) -> dict[str, Ex
         )
         for entry in (*DATASETS.values(), IMAGENET)
     }
+
+
+def collect_submission(artifact: Artifact, experiment: str, path: Path) -> list[str]:
+    """Write the leaderboard's zip of one experiment, and say what the leaderboard would object to.
+
+    Args:
+        artifact: Published results.
+        experiment: Its folder: `zero_shot`, `linear_probe_5`, `finetuning_full`.
+        path: Where the zip goes.
+
+    Returns:
+        Problems, one a line; a benchmark whose data are not whole has some.
+
+    Raises:
+        InputError: If the results have no predictions of it.
+    """
+    folder = artifact.path / "predictions" / experiment
+    if not folder.is_dir():
+        known = sorted(found.name for found in (artifact.path / "predictions").glob("*"))
+        raise InputError(f"{artifact.path}: no predictions of {experiment!r}; there are {', '.join(known) or 'none'}")
+    write_submission(folder, path)
+    rows = pd.read_parquet(artifact.file("results.parquet")).drop_duplicates("dataset")
+    others = rows[~rows["layout"].isin(["", LAYOUT])]
+    return [
+        *(str(problem) for problem in check_submission(path, expected_predictions())),
+        *(
+            f"{row.dataset}: read from the layout {row.layout!r}, whose order of images is not the benchmark's"
+            for row in others.itertuples()
+        ),
+    ]
 
 
 class _Measuring:

@@ -110,7 +110,7 @@ def test_losses_fall_when_there_is_something_to_learn(make_project: Make, _index
         {"augmentation": "mild"},
         {"augmentation": "mild", "views": 3},
         {"class_prompt_fraction": 1.0},
-        {"held_out_fraction": 0.0},
+        {"held_out_fraction": 0.3},
     ],
     ids=str,
 )
@@ -188,6 +188,14 @@ def test_augmenting_leaves_the_generators_of_the_process_alone(tiny_checkpoint: 
     assert torch.equal(torch.rand(2), expected)
 
 
+def test_the_strongest_augmentation_is_one_that_pillow_takes(tiny_checkpoint: Path) -> None:
+    clip = load(tiny_checkpoint)
+    augment = augmentation("timm", clip.preprocess, clip.preprocess_cfg)
+    image = Image.new("RGB", (20, 30), "red")
+    # Of 300 draws some ask for the least bits that a colour may keep.
+    assert all(torch.isfinite(augment(image, seed)).all() for seed in range(300))
+
+
 def test_a_turned_image_keeps_its_size() -> None:
     image = Image.new("RGB", (20, 30), "red")
     assert turn_and_recolour(image, np.random.default_rng(0)).size == (20, 30)
@@ -220,7 +228,9 @@ def test_half_precision_follows_the_full_one(make_project: Make, _indexed_store:
     defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 8, "warmup_steps": 1, "augmentation": "none"}
     reference = losses(prepared(make_project(), _indexed_store), "gated-image")
     half = make_project(customization={"defaults": {**defaults, "precision": precision}})
-    assert losses(half, "gated-image") == pytest.approx(reference, rel=0.02)
+    # In fp16 the scaler skips first steps until it has found its scale, so its curve runs a step behind.
+    tolerance = {"bf16": 0.02, "fp16": 0.1}[precision]
+    assert losses(half, "gated-image") == pytest.approx(reference, rel=tolerance)
 
 
 def test_held_out_recall_is_measured_before_and_after(make_project: Make, _indexed_store: Path) -> None:
@@ -239,3 +249,14 @@ def test_the_sigmoid_loss_is_for_models_with_a_bias(make_project: Make, _indexed
     project = prepared(make_project(customization={"defaults": {"loss": "sigmoid", "steps": 2}}), _indexed_store)
     with pytest.raises(InputError, match="logit bias"):
         customize(project, "shapes", "gated-image")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.parametrize("method", ["gated-image", "locked-text"])
+def test_a_compiled_tower_follows_the_plain_one(make_project: Make, _indexed_store: Path, method: str) -> None:
+    defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 8, "warmup_steps": 1, "augmentation": "none"}
+    reference = losses(prepared(make_project(customization={"defaults": defaults}), _indexed_store), method)
+    compiled = make_project(customization={"defaults": {**defaults, "compile": True}})
+    shutil.rmtree(compiled.store.current("customized_checkpoint", f"shapes/{method}").path)
+    assert losses(compiled, method) == pytest.approx(reference, rel=1e-4)

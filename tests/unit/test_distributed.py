@@ -154,11 +154,19 @@ def test_all_processes_return_the_one_artifact_and_one_of_them_wrote_it(together
         assert other[name]["events"] == []
     assert writer["gated"]["events"] == ["started", *range(6)]
     assert writer["backend"] == "gloo"
-    published = sorted(path.parent.parent.name for path in together.store.glob("customized_checkpoint/*/*/*/manifest.json"))
+    published = sorted(
+        path.parent.parent.name for path in together.store.glob("customized_checkpoint/*/*/*/manifest.json")
+    )
     assert published == ["full", "gated-image"]
     assert list((together.store / ".staging").iterdir()) == []
     files = sorted(path.name for path in Path(writer["gated"]["path"]).iterdir())
-    assert files == ["loss.png", "manifest.json", "metrics.jsonl", "open_clip_config.json", "open_clip_model.safetensors"]
+    assert files == [
+        "loss.png",
+        "manifest.json",
+        "metrics.jsonl",
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+    ]
 
 
 def test_a_second_call_finds_the_artifact_in_every_process(together: Together) -> None:

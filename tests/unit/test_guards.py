@@ -1,4 +1,4 @@
-"""Guards alone: what stops a training, and what does not. How a stopped training ends: `faults/test_training_guards`."""
+"""Guards alone: what stops a training, and what does not; how it ends then is in `faults/test_training_guards`."""
 
 from __future__ import annotations
 

@@ -99,9 +99,7 @@ def test_features_of_a_locked_tower_are_kept_as_well(kept: Kept) -> None:
     torch.testing.assert_close(tokens[3, 0], kept.expected(3, 0)[0], atol=1e-5, rtol=1e-5)
 
 
-def test_a_finished_file_is_found_again_whatever_the_disk_has_left(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_finished_file_is_found_again_whatever_the_disk_has_left(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     first = kept.keep()
     assert kept.was_computed
     monkeypatch.setattr(kept_tokens, "MAX_DISK_FRACTION", 0)
@@ -113,7 +111,9 @@ def test_a_finished_file_is_found_again_whatever_the_disk_has_left(
 
 
 @pytest.mark.parametrize(
-    "change", [{"dtype": torch.bfloat16}, {"views": VIEWS + 1}, {"views": 1}], ids=["dtype", "more views", "fewer views"]
+    "change",
+    [{"dtype": torch.bfloat16}, {"views": VIEWS + 1}, {"views": 1}],
+    ids=["dtype", "more views", "fewer views"],
 )
 def test_a_file_of_another_form_is_computed_again(kept: Kept, change: dict[str, object]) -> None:
     kept.keep()
@@ -161,9 +161,7 @@ def test_what_does_not_fit_the_disk_is_not_kept(kept: Kept, monkeypatch: pytest.
     assert list(kept.directory.iterdir()) == []
 
 
-def test_half_a_file_takes_no_disk_where_a_whole_one_does_not_fit(
-    kept: Kept, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_a_file_takes_no_disk_where_a_whole_one_does_not_fit(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     kept.keep()
     cut_short(kept.directory)
     monkeypatch.setattr(kept_tokens, "MAX_DISK_FRACTION", 0)

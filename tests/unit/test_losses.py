@@ -38,11 +38,11 @@ def alike(i: int, j: int) -> bool:
 
 
 def by_definition(images: Tensor, texts: Tensor, positive: Keep, counted: Keep) -> float:
-    """The mean of both directions; `positive` pairs share the target, and only `counted` ones are in the denominator."""
+    """The mean of both directions; `positive` pairs share the target, `counted` ones make the denominator."""
     total = 0.0
     for queries, gallery in ((images, texts), (texts, images)):
         for i in range(B):
-            logits = [float(SCALE) * sum(float(q * g) for q, g in zip(queries[i], gallery[j])) for j in range(B)]
+            logits = [float(SCALE) * float(sum(queries[i][d] * gallery[j][d] for d in range(D))) for j in range(B)]
             denominator = sum(math.exp(logits[j]) for j in range(B) if counted(i, j))
             mine = [j for j in range(B) if positive(i, j)]
             total -= sum(logits[j] - math.log(denominator) for j in mine) / len(mine) / (2 * B)
@@ -70,9 +70,7 @@ def itself_and_the_unlike(i: int, j: int) -> bool:
         ("unicl", alike, everything),
     ],
 )
-def test_each_loss_is_its_definition(
-    vectors: tuple[Tensor, Tensor], kind: str, positive: Keep, counted: Keep
-) -> None:
+def test_each_loss_is_its_definition(vectors: tuple[Tensor, Tensor], kind: str, positive: Keep, counted: Keep) -> None:
     loss = contrastive_loss(*vectors, SCALE, CAPTIONS, kind=kind, classes=CLASSES)
     assert loss.item() == pytest.approx(by_definition(*vectors, positive, counted), rel=1e-10)
 

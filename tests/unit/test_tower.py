@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from open_clip.model import CLIP, CustomTextCLIP
-from timm.layers import to_2tuple
 from torch import Tensor, nn
 
 from react_pipeline import tower as tower_module
@@ -74,7 +73,9 @@ def gated(model: Any, last_k_layers: int) -> Any:
 
 def images(model: Any, count: int = 2) -> Tensor:
     size = model.visual.image_size
-    return torch.randn(count, 3, *(size if isinstance(size, tuple) else (size, size)), generator=torch.Generator().manual_seed(2))
+    return torch.randn(
+        count, 3, *(size if isinstance(size, tuple) else (size, size)), generator=torch.Generator().manual_seed(2)
+    )
 
 
 def trained_of(model: Any) -> dict[str, nn.Parameter]:

@@ -1,0 +1,86 @@
+"""Checks of the benchmark's assets; see `checks`.
+
+Belongs here: assertions on published files alone. Does not belong here: repairing anything.
+"""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+
+from assets.benchmark import benchmark_features, benchmark_results
+from assets.checks import unmeasured, warning_below
+from assets.partitions import evaluation_partitions, key_of
+from assets.resources import ProjectResource
+from react_pipeline.artifacts import Artifact
+from react_pipeline.elevater.comparison import MEAN, compare_summaries
+from react_pipeline.lineage import fresh_or_none, method_key
+
+CHUNK_ROWS = 65_536
+
+
+@dg.asset_check(asset=benchmark_features, blocking=True, partitions_def=evaluation_partitions)
+def features_are_finite_and_have_a_direction(
+    context: dg.AssetCheckExecutionContext, project: ProjectResource
+) -> dg.AssetCheckResult:
+    """Features are kept as the tower gives them, so their length is not 1; but it is made 1, which 0 cannot be."""
+    artifact = project.load().store.current("benchmark_features", method_key(*key_of(context)))
+    bad = {name: count for name, count in bad_features(artifact) if count}
+    return dg.AssetCheckResult(
+        passed=not bad, metadata={"bad": sum(bad.values())}, description=f"bad features: {bad or 'none'}"
+    )
+
+
+@dg.asset_check(asset=benchmark_results, blocking=True, partitions_def=evaluation_partitions)
+def what_is_unavailable_has_no_value(
+    context: dg.AssetCheckExecutionContext, project: ProjectResource
+) -> dg.AssetCheckResult:
+    """Data that are not there must never count as a score of zero, nor a figure exist without images."""
+    artifact = project.load().store.current("benchmark_results", method_key(*key_of(context)))
+    wrong = contradictions(pd.read_parquet(artifact.file("results.parquet")))
+    counts = artifact.counts
+    return dg.AssetCheckResult(
+        passed=wrong == 0,
+        metadata={"wrong": wrong, "datasets_evaluated": counts["datasets_evaluated"]},
+        description=f"{wrong} rows contradict themselves; {counts['datasets_evaluated']} of {counts['of']} data sets "
+        "were measured",
+    )
+
+
+@dg.asset_check(asset=benchmark_results, partitions_def=evaluation_partitions)
+def benchmark_mean_is_at_least_base(
+    context: dg.AssetCheckExecutionContext, project: ProjectResource
+) -> dg.AssetCheckResult:
+    """Zero-shot, on the data sets that both were measured on: customization should not cost on average."""
+    pipeline, (slug, method) = project.load(), key_of(context)
+    base = fresh_or_none(pipeline, "benchmark_results", method_key(slug, "base"))
+    mine = pipeline.store.current("benchmark_results", method_key(slug, method))
+    if base is None:
+        return unmeasured("the base has no fresh result")
+    summaries = [pd.read_parquet(artifact.file("summary.parquet")) for artifact in (base, mine)]
+    table = compare_summaries(summaries[0], {method: summaries[1]})
+    mean = table[(table["dataset"] == MEAN) & (table["figure"] == "zero-shot")].iloc[0]
+    delta = float(mean["delta"])
+    if np.isnan(delta):
+        return unmeasured("no data set was measured of both")
+    return warning_below(delta, f"zero-shot mean over {mean['status']}, less the base's", tolerance=1e-9)
+
+
+def bad_features(artifact: Artifact) -> Iterator[tuple[str, int]]:
+    """For each array of features how many rows are not finite or zero; few rows are in memory at a time."""
+    for name in artifact.manifest["files"]:
+        if name.endswith(".npy") and not name.endswith("_labels.npy"):
+            features = np.load(artifact.file(name), mmap_mode="r", allow_pickle=False)
+            parts = (features[start : start + CHUNK_ROWS] for start in range(0, len(features), CHUNK_ROWS))
+            norms = [np.linalg.norm(part, axis=1) for part in parts]
+            # A NaN compares as false, so it counts as bad.
+            yield name, int(sum((~((norm > 0) & np.isfinite(norm))).sum() for norm in norms))
+
+
+def contradictions(rows: pd.DataFrame) -> int:
+    """Rows with a value and a reason, with neither, with a value of no image, or with a value that is no fraction."""
+    has_value, has_reason = rows["value"].notna(), rows["unavailable"].notna()
+    no_images = has_value & (rows["n"] == 0)
+    no_fraction = has_value & ~rows["value"].between(0, 1)
+    return int(((has_value == has_reason) | no_images | no_fraction).sum())

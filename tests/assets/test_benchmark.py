@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import write_project
+from mlflow import MlflowClient
+from PIL import Image
+from support_elevater import write_elevater
+from support_launch import dagster_home
+
+from assets.benchmark_checks import bad_features, contradictions
+from assets.definitions import build_defs
+from assets.launch import Launch, Summary, materialize, open_instance, plan
+from assets.partitions import partition_of
+from react_pipeline.artifacts import Inputs
+from react_pipeline.lineage import Project
+
+DATASETS = ["fer-2013", "mnist", "dtd"]
+METHODS = ("base", "gated-image", "linear-head")
+
+
+@dataclass
+class Launched:
+    project: Project
+    first: Summary
+    second: Summary
+    instance: dg.DagsterInstance
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Iterator[Launched]:
+    """The whole lineage of one domain, with two of three data sets there."""
+    directory = tmp_path_factory.mktemp("launched")
+    write_elevater(directory / "data", only=DATASETS[:2])
+    elevater = {"root": "data", "datasets": DATASETS}
+    project = write_project(directory, tiny_checkpoint, drawings, elevater=elevater)
+    with dagster_home(directory / "home"):
+        first = materialize("*", ["shapes"], METHODS, project.path)
+        second = materialize("group:benchmark", ["shapes"], METHODS, project.path)
+        with open_instance() as instance:
+            yield Launched(project, first, second, instance)
+
+
+def metadata_of(launched: Launched, asset: str, partition: str) -> dict[str, object]:
+    records = launched.instance.fetch_materializations(
+        dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[partition]), limit=1
+    ).records
+    return {name: value.value for name, value in records[0].asset_materialization.metadata.items()}
+
+
+def test_benchmark_is_built_for_every_method_and_a_second_launch_reuses_all(launched: Launched) -> None:
+    assert not launched.first.failures and not launched.first.skipped
+    # Features and results of three methods, and their comparison.
+    assert (launched.second.built, launched.second.reused) == (0, 7)
+
+
+def test_checks_pass_and_those_that_block_are_blocking(launched: Launched) -> None:
+    checks = [
+        entry.dagster_event.asset_check_evaluation_data
+        for run_id in launched.first.run_ids
+        for entry in launched.instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+        if entry.dagster_event
+    ]
+    blocking = {check.check_name: check.blocking for check in checks}
+    assert blocking["features_are_finite_and_have_a_direction"] and blocking["what_is_unavailable_has_no_value"]
+    assert blocking["benchmark_mean_is_at_least_base"] is False
+    assert all(check.passed for check in checks if check.blocking)
+
+
+def test_dagster_and_mlflow_show_the_published_figures(launched: Launched) -> None:
+    artifact = launched.project.store.current("benchmark_results", "shapes/gated-image")
+    shown = metadata_of(launched, "benchmark_results", partition_of("shapes", "gated-image"))
+    run = MlflowClient(launched.project.config.tracking_uri).get_run(str(shown["mlflow_run_id"]))
+    for name in ("mean.zero-shot", "value.zero-shot.mnist", "datasets_evaluated"):
+        assert shown[name] == run.data.metrics[name]
+    assert shown["mean.zero-shot"] == artifact.counts["mean"]["zero-shot"]
+    assert "dtd" in str(shown["table"]) and "2 of 20" in str(shown["table"])
+
+
+def test_comparison_counts_what_both_have_and_names_the_linear_head_as_left_out(launched: Launched) -> None:
+    artifact = launched.project.store.current("benchmark_comparison", "shapes")
+    assert artifact.counts["methods"] == ["gated-image"]
+    assert "linear head" in artifact.counts["skipped"]["linear-head"]
+    assert artifact.counts["datasets_compared"] == {"gated-image.zero-shot": 2}
+    table = pd.read_parquet(artifact.file("table.parquet"))
+    rows = table[table["status"] == "ok"]
+    assert set(rows["dataset"]) == {"fer-2013", "mnist"}
+    assert artifact.counts["mean_delta"]["gated-image.zero-shot"] == pytest.approx(rows["delta"].mean())
+    with Image.open(artifact.file("comparison.png")) as figure:
+        assert figure.width > 300
+    assert "comparison" in metadata_of(launched, "benchmark_comparison", "shapes")
+
+
+def test_benchmark_is_left_out_where_it_is_not_wanted() -> None:
+    launches = plan(build_defs(), "*", ["a"], ["base"])
+    assert not [name for launch in launches for name in launch.assets if name.startswith("benchmark")]
+    assert [launch.key for launch in launches] == ["", "a", "a/base", "a"]
+
+
+def test_benchmark_runs_apart_after_the_methods_own_evaluation() -> None:
+    launches = plan(build_defs(), "*", ["a"], ["base", "gated-image"], benchmark=True)
+    assert launches[2:] == [
+        Launch(("elevater_results",), "a/base"),
+        Launch(("benchmark_features", "benchmark_results"), "a/base"),
+        Launch(("customized_checkpoint",), "a/gated-image"),
+        Launch(("elevater_results",), "a/gated-image"),
+        Launch(("benchmark_features", "benchmark_results"), "a/gated-image"),
+        Launch(("comparison",), "a"),
+        Launch(("benchmark_comparison",), "a"),
+    ]
+
+
+def test_features_without_a_direction_are_counted(tiny_project: Project) -> None:
+    def write(directory: Path) -> dict[str, int]:
+        features = np.ones((4, 3), np.float32)
+        features[1] = 0
+        features[2, 0] = np.nan
+        (directory / "mnist").mkdir()
+        np.save(directory / "mnist" / "test.npy", features)
+        np.save(directory / "mnist" / "test_labels.npy", np.zeros(4, np.int64))
+        return {}
+
+    artifact = tiny_project.store.build(Inputs("benchmark_features", "shapes/base", {}, {}, "1"), write)
+    assert dict(bad_features(artifact)) == {"mnist/test.npy": 2}
+
+
+def test_rows_that_make_missing_data_a_score_are_found() -> None:
+    rows = pd.DataFrame(
+        [(0.5, None, 10), (None, "gone", 0), (0.0, "gone", 0), (None, None, 10), (0.5, None, 0), (50.0, None, 10)],
+        columns=["value", "unavailable", "n"],
+    )
+    assert contradictions(rows[:2]) == 0
+    assert contradictions(rows) == 4

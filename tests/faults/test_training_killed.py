@@ -1,0 +1,199 @@
+"""FAULTS 28: trainings killed with SIGKILL in the middle of an epoch, in the settings that make resuming hard."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import write_project
+
+from react_pipeline import kept_tokens
+from react_pipeline.artifacts import Artifact
+from react_pipeline.base import publish_base
+from react_pipeline.customize import customize
+from react_pipeline.errors import TrainingError
+from react_pipeline.labelled import publish_evaluation_set
+from react_pipeline.lineage import Project
+from react_pipeline.retrieve import retrieve_pairs
+
+STEPS = 8
+PLAIN = {"last_k_layers": 2, "steps": STEPS, "batch_size": 8, "warmup_steps": 1, "checkpoint_every": 2, "workers": 0}
+HARD: dict[str, Any] = {
+    **PLAIN,
+    # Every step sees other views of the images, other prompts for the captions, and a loss scale that moves.
+    "augmentation": "timm",
+    "class_prompt_fraction": 0.5,
+    "loss": "infonce-masked",
+    "precision": "fp16",
+    "accumulation": 2,
+    "workers": 2,
+    "learning_rate": 2e-3,
+}
+VIEWS = {**PLAIN, "augmentation": "mild", "views": 3}
+METHOD = "gated-image"
+
+# One process starts a child for every kill: loading torch once is enough.
+KILLED = """
+import json, os, signal, sys
+from react_pipeline.customize import customize
+from react_pipeline.lineage import Project
+from react_pipeline.training_step import TrainingStep
+
+take = TrainingStep.take
+for path, step in json.loads(sys.argv[1]):
+    child = os.fork()
+    if not child:
+        def dying(self, number, *rest, **options):
+            if number == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return take(self, number, *rest, **options)
+        TrainingStep.take = dying
+        try:
+            customize(Project.load(path), "shapes", "gated-image")
+        finally:
+            os._exit(7)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, status
+"""
+
+
+@dataclass(frozen=True)
+class Killed:
+    """Projects whose trainings were killed."""
+
+    hard: Project
+    views: Project
+    uninterrupted: Project
+
+
+@pytest.fixture(scope="module")
+def _killed(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path, _indexed_store: Path
+) -> Killed:
+    root = tmp_path_factory.mktemp("killed")
+
+    def made(name: str, fields: dict[str, Any], store: Path) -> Project:
+        (root / name).mkdir()
+        project = write_project(root / name, tiny_checkpoint, drawings, customization={"defaults": fields})
+        shutil.copytree(store, project.config.store)
+        return project
+
+    uninterrupted = made("uninterrupted", HARD, _indexed_store)
+    publish_base(uninterrupted)
+    publish_evaluation_set(uninterrupted, "shapes")
+    retrieve_pairs(uninterrupted, "shapes")
+    store = uninterrupted.config.store
+    killed = Killed(made("hard", HARD, store), made("views", VIEWS, store), uninterrupted)
+    kills = [(str(killed.hard.path), 3), (str(killed.hard.path), 7), (str(killed.views.path), 5)]
+    done = subprocess.run([sys.executable, "-c", KILLED, json.dumps(kills)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4_000:]
+    return killed
+
+
+@pytest.fixture
+def killed(_killed: Killed, tmp_path: Path) -> Callable[[Project], Project]:
+    """Makes a copy of a killed project, as each test goes on in another way."""
+
+    def copied(project: Project) -> Project:
+        shutil.copytree(project.path.parent, tmp_path / "copy")
+        return Project.load(tmp_path / "copy" / "pipeline.yaml")
+
+    return copied
+
+
+def records(artifact: Artifact) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in artifact.file("metrics.jsonl").read_text().splitlines()]
+
+
+def staging(project: Project) -> Path:
+    (found,) = (project.config.store / ".staging").glob("customized_checkpoint*")
+    return found
+
+
+def with_fields(project: Project, tiny_checkpoint: Path, drawings: Path, fields: dict[str, Any]) -> Project:
+    return write_project(project.path.parent, tiny_checkpoint, drawings, customization={"defaults": fields})
+
+
+def test_killed_twice_in_mid_epoch_every_record_is_that_of_an_uninterrupted_run(
+    _killed: Killed, killed: Callable[[Project], Project]
+) -> None:
+    project = killed(_killed.hard)
+    assert not (project.config.store / "customized_checkpoint").exists()
+    resumed, whole = customize(project, "shapes", METHOD), customize(_killed.uninterrupted, "shapes", METHOD)
+    assert (resumed.counts["first_step"], whole.counts["first_step"]) == (6, 0)
+    per_epoch = (whole.counts["pairs"] - whole.counts["held_out_pairs"]) // HARD["batch_size"]
+    assert per_epoch > 1
+    assert 2 % per_epoch or 6 % per_epoch, "one state at least lies within an epoch"
+    for name in ("step", "loss", "gradient_norm", "logit_scale", "learning_rate", "gate_attn_1", "gate_dense_0"):
+        assert [record[name] for record in records(resumed)] == [record[name] for record in records(whole)], name
+    weights = "open_clip_model.safetensors"
+    assert resumed.file(weights).read_bytes() == whole.file(weights).read_bytes()
+    assert len({record["loss"] for record in records(whole)}) == STEPS
+    assert not list(project.config.store.glob(".staging/*"))
+
+
+def test_kept_tokens_outlive_the_kill(
+    _killed: Killed, killed: Callable[[Project], Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = killed(_killed.views)
+    assert (staging(project) / "resume" / kept_tokens.TOKENS_FILE).stat().st_size > 0
+
+    def unwanted(*_: Any) -> None:
+        raise AssertionError("the frozen part was computed a second time")
+
+    monkeypatch.setattr(kept_tokens, "_fill", unwanted)
+    artifact = customize(project, "shapes", METHOD)
+    assert artifact.counts["first_step"] == 4
+    assert artifact.counts["prefix_kept"]
+    assert len(records(artifact)) == STEPS
+
+
+@pytest.mark.parametrize("change", [{"learning_rate": 1e-3}, {"seed": 1}, {"views": 2}, {"last_k_layers": 1}], ids=str)
+def test_what_changes_the_checkpoint_never_goes_on_from_another_ones_state(
+    _killed: Killed,
+    killed: Callable[[Project], Project],
+    tiny_checkpoint: Path,
+    drawings: Path,
+    change: dict[str, Any],
+) -> None:
+    project = killed(_killed.views)
+    left = staging(project)
+    changed = with_fields(project, tiny_checkpoint, drawings, {**VIEWS, **change})
+    assert customize(changed, "shapes", METHOD).counts["first_step"] == 0
+    assert sorted(path.name for path in (left / "resume").glob("step-*")) == [
+        "step-000000002.safetensors",
+        "step-000000004.safetensors",
+    ]
+
+
+def test_what_changes_only_the_speed_goes_on(
+    _killed: Killed, killed: Callable[[Project], Project], tiny_checkpoint: Path, drawings: Path
+) -> None:
+    project = killed(_killed.views)
+    faster = {**VIEWS, "workers": 1, "accumulation": 3, "checkpoint_every": 3, "kept_states": 1, "keep_prefix": False}
+    artifact = customize(with_fields(project, tiny_checkpoint, drawings, faster), "shapes", METHOD)
+    assert artifact.counts["first_step"] == 4
+    assert [record["step"] for record in records(artifact)] == list(range(STEPS))
+
+
+def test_a_run_that_a_guard_stops_after_a_kill_keeps_the_state_it_came_from(
+    _killed: Killed, killed: Callable[[Project], Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from react_pipeline import training_step
+
+    project = killed(_killed.views)
+    whole = training_step.contrastive_loss
+    monkeypatch.setattr(
+        training_step, "contrastive_loss", lambda *args, **options: whole(*args, **options) * float("nan")
+    )
+    with pytest.raises(TrainingError, match="loss is nan at step 4"):
+        customize(project, "shapes", METHOD)
+    monkeypatch.undo()
+    assert customize(project, "shapes", METHOD).counts["first_step"] == 4

@@ -1,0 +1,341 @@
+"""The benchmark end to end on stand-ins of the data: features, results, submission, comparison."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+from support_elevater import folder_of, write_elevater
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resize
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.base import publish_base
+from react_pipeline.classifier import zero_shot_head
+from react_pipeline.elevater import encoding
+from react_pipeline.elevater.comparison import compare_summaries, draw, to_markdown
+from react_pipeline.elevater.features import NO_ENCODER, Features, publish_features
+from react_pipeline.elevater.readers import read_dataset
+from react_pipeline.elevater.results import expected_predictions, publish_results
+from react_pipeline.elevater.submission import check_submission
+from react_pipeline.elevater.summary import SUMMARY_COLUMNS
+from react_pipeline.elevater.table import DATASETS, dataset
+from react_pipeline.errors import InputError
+from react_pipeline.lineage import Project, fresh
+from react_pipeline.model import load
+
+FEW = ("fer-2013", "kitti-distance", "mnist", "oxford-iiit-pets")
+GONE = ("dtd", "mnist", "stanford-cars")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_elevater(tmp_path_factory.mktemp("elevater"), {"train": 6, "val": 1, "test": 2})
+
+
+@pytest.fixture
+def project_on(make_project: Callable[..., Project], data: Path) -> Callable[..., Project]:
+    def make(**elevater: object) -> Project:
+        project = make_project(elevater={"root": str(data), **elevater})
+        publish_base(project)
+        return project
+
+    return make
+
+
+def results(project: Project, slug: str = "shapes") -> Artifact:
+    publish_features(project, slug, "base")
+    return publish_results(project, slug, "base")
+
+
+def rows_of(artifact: Artifact) -> pd.DataFrame:
+    return pd.read_parquet(artifact.file("results.parquet"))
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_head_and_figure_are_those_of_open_clips_own_classifier(
+    project_on: Callable[..., Project], data: Path, tiny_checkpoint: Path, name: str
+) -> None:
+    entry, clip = dataset(name), load(tiny_checkpoint)
+    theirs = open_clip.build_zero_shot_classifier(
+        clip.model, clip.tokenizer, entry.class_names, entry.templates, num_classes_per_batch=None
+    )
+    assert torch.equal(zero_shot_head(clip, entry.class_names, entry.templates), theirs)
+
+    images = read_dataset(data, name, "test")
+    pictures = [Image.open(io.BytesIO(images.read(number))).convert("RGB") for number in range(len(images))]
+    if name == "kitti-distance":
+        pictures = [resize(picture, [32, 32], InterpolationMode.BICUBIC) for picture in pictures]
+    pixels = torch.stack([clip.preprocess(picture) for picture in pictures])
+    with torch.inference_mode():
+        logits = 100 * clip.model.encode_image(pixels, normalize=True) @ theirs
+    hits = (logits.argmax(dim=1) == torch.from_numpy(images.labels)).double().numpy()
+    by_class = [hits[images.labels == label].mean() for label in range(entry.num_classes)]
+    expected = np.mean(by_class) if entry.metric == "mean-per-class" else hits.mean()
+
+    (row,) = rows_of(results(project_on(datasets=[name]))).to_dict("records")
+    assert row["value"] == expected
+    assert (row["metric"], row["n"], row["protocol"]) == (entry.metric, len(images), "zero-shot")
+
+
+def test_an_oblong_image_is_squashed_for_kitti_and_cropped_for_others(tiny_checkpoint: Path) -> None:
+    clip = load(tiny_checkpoint)
+    wide = Image.fromarray(np.repeat(np.linspace(0, 255, 96, dtype=np.uint8)[None, :, None], 32, axis=0).repeat(3, 2))
+    squashed, cropped = (encoding.preprocessing(clip, squash=squash)(wide) for squash in (True, False))
+    assert squashed.shape == cropped.shape == (3, 32, 32)
+    assert float(squashed.max() - squashed.min()) > 1.8  # both ends are seen
+    assert float(cropped.max() - cropped.min()) < 0.8
+
+
+def test_all_twenty_give_twenty_rows_and_a_submission_as_the_leaderboard_wants_it(
+    project_on: Callable[..., Project], data: Path
+) -> None:
+    artifact = results(project_on())
+    rows = rows_of(artifact)
+    assert list(rows["dataset"]) == list(DATASETS)
+    assert rows["value"].between(0, 1).all() and rows["unavailable"].isna().all()
+    assert artifact.counts["datasets_evaluated"] == artifact.counts["of"] == 20
+    assert artifact.counts["mean"]["zero-shot"] == pytest.approx(rows["value"].mean())
+    assert artifact.counts["submissions"] == ["zero_shot"]
+    sizes = {name: len(read_dataset(data, name, "test")) for name in DATASETS}
+    assert (
+        check_submission(artifact.path / "predictions/zero_shot/all_predictions.zip", expected_predictions(sizes)) == []
+    )
+    # Official numbers of images are something else, and the table says so.
+    assert "| cifar-10 | accuracy | 20 of 10,000 |" in artifact.file("table.md").read_text()
+    assert json.loads(artifact.file("results.json").read_text())[0]["dataset"] == "caltech-101"
+
+
+def test_predictions_give_back_the_figure_in_the_order_of_classes_on_disk(
+    make_project: Callable[..., Project], tmp_path: Path
+) -> None:
+    root = write_elevater(
+        tmp_path / "shuffled", {"train": 1, "val": 1, "test": 3}, only=["eurosat_clip"], shuffle_names=3
+    )
+    project = make_project(elevater={"root": str(root), "datasets": ["eurosat_clip"]})
+    publish_base(project)
+    artifact = results(project)
+    prediction = json.loads(artifact.file("predictions/zero_shot/eurosat_clip.json").read_text())
+    lines = (folder_of(root, "eurosat_clip") / "test.txt").read_text().split("\n")
+    on_disk = [int(line.rpartition(" ")[2]) for line in lines if line]
+    predicted = np.argmax(prediction["predictions"][0], axis=1)
+    assert np.mean(predicted == on_disk) == rows_of(artifact)["value"].iloc[0]
+    assert (prediction["model_name"], prediction["n_shot"]) == ("CLIP-react-shapes-base", 0)
+
+
+def test_three_that_are_missing_leave_seventeen_of_twenty_and_are_never_zero(
+    make_project: Callable[..., Project], data: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(data, tmp_path / "data")
+    for name in GONE:
+        shutil.rmtree(folder_of(root, name))
+    project = make_project(elevater={"root": str(root)})
+    publish_base(project)
+    artifact = results(project)
+    rows = rows_of(artifact).set_index("dataset")
+    assert rows.loc[list(GONE), "value"].isna().all()
+    assert rows.loc[list(GONE), "unavailable"].str.contains("is missing").all()
+    assert len(rows) == 20 and rows["value"].notna().sum() == 17
+    assert (artifact.counts["datasets_evaluated"], artifact.counts["of"]) == (17, 20)
+    assert artifact.counts["mean"]["zero-shot"] == pytest.approx(rows["value"].dropna().mean())
+    assert set(artifact.counts["not_measured"]) == set(GONE)
+    assert artifact.counts["submissions"] == []
+    assert "(17 of 20)" in artifact.file("table.md").read_text()
+
+
+def test_without_a_root_or_an_encoder_of_its_own_everything_is_unavailable_with_the_reason(
+    tiny_project: Project,
+) -> None:
+    publish_base(tiny_project)
+    artifact = results(tiny_project)
+    assert "elevater.root" in artifact.counts["unavailable"]
+    assert artifact.counts["mean"] == {} and artifact.counts["datasets_evaluated"] == 0
+    assert rows_of(artifact)["unavailable"].str.contains("elevater.root").all()
+    assert "linear head" in NO_ENCODER
+
+
+def test_wrong_data_are_told_before_anything_is_encoded(
+    make_project: Callable[..., Project], data: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(data, tmp_path / "data")
+    (folder_of(root, "mnist") / "test.txt").write_text("val.zip@nosuch.png 3\n")
+    for path in folder_of(root, "dtd").glob("test.zip"):
+        path.write_bytes(path.read_bytes()[:100])
+    project = make_project(elevater={"root": str(root)})
+    publish_base(project)
+    with pytest.raises(InputError) as raised:
+        publish_features(project, "shapes", "base")
+    assert "2 splits" in str(raised.value) and "mnist, split test" in str(raised.value)
+    assert "dtd" in str(raised.value) and project.store.keys("benchmark_features") == []
+
+
+def test_killed_encoding_goes_on_after_the_data_sets_that_were_finished(
+    project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = project_on(datasets=["mnist", "fer-2013"])
+    encode = encoding.encode
+
+    def killed_at_the_second(*arguments: object, title: str, **options: object) -> int:
+        if title.startswith("fer-2013"):
+            raise KeyboardInterrupt
+        return encode(*arguments, title=title, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(encoding, "encode", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        publish_features(project, "shapes", "base")
+    (left,) = project.config.store.glob(".staging/*/mnist/test.npy")
+    inode = left.stat().st_ino
+    monkeypatch.setattr(encoding, "encode", encode)
+    artifact = publish_features(project, "shapes", "base")
+    assert (artifact.path / "mnist" / "test.npy").stat().st_ino == inode
+    assert artifact.counts["datasets"] == 2
+
+
+def test_the_same_checkpoint_encodes_an_image_once_whatever_asks_for_it(project_on: Callable[..., Project]) -> None:
+    first = publish_features(project_on(datasets=["mnist"]), "shapes", "base")
+    again = publish_features(project_on(datasets=["mnist"]), "colours", "base")
+    assert (first.counts["splits_taken_over"], again.counts["splits_taken_over"]) == (0, 1)
+    more = publish_features(project_on(datasets=["mnist", "fer-2013"], shots=[5]), "shapes", "base")
+    assert (more.counts["splits_taken_over"], more.counts["images"]) == (1, 20 + 60 + 14 + 42)
+    read = [Features.read(artifact, "mnist", "test") for artifact in (first, again, more)]
+    assert all(np.array_equal(read[0].features, other.features) for other in read[1:])
+    assert publish_features(project_on(datasets=["mnist"]), "shapes", "base").reused
+
+
+def test_shots_are_measured_by_both_protocols_for_each_seed(project_on: Callable[..., Project]) -> None:
+    project = project_on(datasets=["rendered-sst2", "fer-2013"], shots=[5, 50], seeds=2)
+    artifact = results(project)
+    rows = rows_of(artifact)
+    five = rows[rows["shots"] == 5]
+    assert len(five) == 2 * 2 * 2 and set(five["protocol"]) == {"clean", "elevater"}
+    values = five.pivot_table(index=["dataset", "seed"], columns="protocol", values="value")
+    assert (values["elevater"] >= values["clean"]).all()
+    assert five["learning_rate"].notna().all()
+    # A class has six training images.
+    fifty = rows[rows["shots"] == 50]
+    assert fifty["value"].isna().all() and fifty["unavailable"].str.contains("fewer than the 50 shots").all()
+    assert artifact.counts["datasets_in_mean"] == {
+        "zero-shot": 2, "linear-probe-5.clean": 2, "linear-probe-5.elevater": 2,
+    }  # fmt: skip
+    summary = pd.read_parquet(artifact.file("summary.parquet")).set_index(["dataset", "experiment", "protocol"])
+    place = ("fer-2013", "linear-probe-5", "clean")
+    assert summary.loc[place, "value"] == pytest.approx(values.loc["fer-2013", "clean"].mean())
+    prediction = json.loads(artifact.file("predictions/linear_probe_5/seed1_fer-2013.json").read_text())
+    assert (prediction["rnd_seeds"], prediction["n_shot"]) == ([1], 5)
+    assert np.shape(prediction["predictions"]) == (1, 14, 7)
+
+
+@pytest.mark.slow
+def test_the_image_tower_is_fine_tuned_on_the_images_of_the_features(project_on: Callable[..., Project]) -> None:
+    project = project_on(datasets=["rendered-sst2"], shots=[5], seeds=1, adaptations=["fine-tune"])
+    rows = rows_of(results(project))
+    tuned = rows[rows["adaptation"] == "fine-tune"]
+    assert len(tuned) == 2 and tuned["value"].notna().all()
+
+
+def test_results_are_stale_when_shots_are_asked_for_later(project_on: Callable[..., Project]) -> None:
+    results(project_on(datasets=["mnist"]))
+    with pytest.raises(InputError, match="rematerialize"):
+        fresh(project_on(datasets=["mnist"], shots=[5]), "benchmark_results", "shapes/base")
+
+
+@pytest.mark.parametrize(("cut", "told"), [(0.8, None), (0.02, "no usable image")])
+def test_a_truncated_image_counts_with_what_is_there_and_an_unusable_one_is_named(
+    make_project: Callable[..., Project], tmp_path: Path, cut: float, told: str | None
+) -> None:
+    names = dataset("patch-camelyon").class_names
+    for name in names:
+        folder = tmp_path / "data" / "patch-camelyon" / "test" / name
+        folder.mkdir(parents=True)
+        noise = np.random.default_rng(0).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / "0.jpg")
+    whole = folder / "0.jpg"
+    whole.write_bytes(whole.read_bytes()[: int(cut * whole.stat().st_size)])
+    project = make_project(elevater={"root": str(tmp_path / "data"), "datasets": ["patch-camelyon"]})
+    publish_base(project)
+    if told:
+        with pytest.raises(InputError, match=f"{names[1]}/0.jpg: {told}"):
+            publish_features(project, "shapes", "base")
+    else:
+        assert publish_features(project, "shapes", "base").counts["truncated"] == {"patch-camelyon/test": 1}
+
+
+def summary(**values: float | None) -> pd.DataFrame:
+    rows = [
+        (
+            name,
+            "zero-shot",
+            "zero-shot",
+            "accuracy",
+            value,
+            0.0,
+            1,
+            10,
+            10,
+            "images",
+            "ok" if value is not None else "gone",
+        )
+        for name, value in ((name.replace("_", "-"), value) for name, value in values.items())
+    ]
+    return pd.DataFrame(rows, columns=SUMMARY_COLUMNS)
+
+
+def test_unequal_sets_are_compared_on_those_that_both_have_and_the_table_says_so(tmp_path: Path) -> None:  # FAULTS 32
+    base = summary(mnist=0.2, dtd=0.4, cifar_10=0.9, gtsrb=None)
+    method = summary(mnist=0.3, dtd=0.5, cifar_10=None, gtsrb=0.8)
+    table = compare_summaries(base, {"gated-image": method}).set_index("dataset")
+    mean = table.loc["mean"]
+    assert (mean["base"], mean["value"], mean["delta"]) == pytest.approx((0.3, 0.4, 0.1))
+    assert mean["status"] == "2 of 20 data sets"
+    assert table.loc["cifar-10", "status"] == "not measured of the method: gone"
+    assert table.loc["gtsrb", "status"] == "not measured of the base: gone"
+    assert table.loc[["cifar-10", "gtsrb"], "delta"].isna().all()
+    text = to_markdown(table.reset_index(), {"full": "stale: old"})
+    assert "| mean (2 of 20 data sets) |  | 30.0 | 40.0 | +10.0 |" in text
+    assert "- gtsrb: not measured of the base" in text and "- full: stale: old" in text
+    draw(table.reset_index(), tmp_path / "figure.png", "shapes")
+    with Image.open(tmp_path / "figure.png") as figure:
+        assert figure.width > 300
+
+
+def test_figures_of_other_images_or_of_imagenet_stay_out_of_the_mean() -> None:
+    base, method = summary(mnist=0.2, dtd=0.4, imagenet_1k=0.1), summary(mnist=0.3, dtd=0.5, imagenet_1k=0.9)
+    method.loc[method["dataset"] == "dtd", "images"] = "others"
+    table = compare_summaries(base, {"full": method}).set_index("dataset")
+    assert "other images" in table.loc["dtd", "status"]
+    assert table.loc["imagenet-1k", "delta"] == pytest.approx(0.8)
+    assert table.loc["mean", "delta"] == pytest.approx(0.1) and table.loc["mean", "status"] == "1 of 20 data sets"
+
+
+def test_nothing_in_common_has_no_mean_and_still_a_figure(tmp_path: Path) -> None:
+    table = compare_summaries(summary(mnist=0.2), {"full": summary(dtd=0.5)})
+    mean = table[table["dataset"] == "mean"].iloc[0]
+    assert np.isnan(mean["delta"]) and mean["status"] == "0 of 20 data sets"
+    draw(table, tmp_path / "figure.png", "shapes")
+    assert (tmp_path / "figure.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("elevater", "field"), [({"datasets": ["cifar10"]}, "datasets"), ({"shots": [7]}, "shots"), ({"seeds": 0}, "seeds")]
+)
+def test_a_wrong_setting_names_its_field(
+    make_project: Callable[..., Project], elevater: dict[str, object], field: str
+) -> None:
+    with pytest.raises(InputError, match=rf"elevater\.{field}"):
+        make_project(elevater=elevater)
+
+
+def test_the_root_is_found_from_the_file_that_names_it(tiny_project: Project) -> None:
+    raw = yaml.safe_load(tiny_project.path.read_text())
+    tiny_project.path.write_text(yaml.safe_dump({**raw, "elevater": {"root": "data"}}))
+    assert Project.load(tiny_project.path).config.elevater.root == tiny_project.path.parent / "data"

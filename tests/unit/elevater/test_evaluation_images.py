@@ -1,0 +1,119 @@
+"""A data set's test images as a domain's labelled images, in place from an archive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from support_elevater import folder_of, write_elevater
+
+from react_pipeline.config_files import load_domain
+from react_pipeline.elevater.domains import domain_of, write_domains
+from react_pipeline.elevater.names import normal
+from react_pipeline.elevater.readers import read_dataset
+from react_pipeline.elevater.table import DATASETS, dataset
+from react_pipeline.errors import InputError
+from react_pipeline.images import decode_image
+from react_pipeline.labelled import encode_images, publish_evaluation_set, read_images
+from react_pipeline.lineage import Project
+from react_pipeline.model import load
+
+NAME = "fer-2013"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_elevater(tmp_path / "data", 2, only=[NAME, "voc-2007-classification"], shuffle_names=1)
+
+
+@pytest.fixture
+def project(tiny_project: Project, data: Path) -> Project:
+    write(tiny_project, domain_of(dataset(NAME), data))
+    return tiny_project
+
+
+def write(project: Project, domain: dict[str, object]) -> None:
+    (project.config.domains / f"{domain['slug']}.yaml").write_text(yaml.safe_dump(domain))
+
+
+def test_images_in_a_zip_are_listed_with_the_domains_classes_and_read_in_place(
+    project: Project, data: Path, tiny_checkpoint: Path
+) -> None:
+    artifact = publish_evaluation_set(project, NAME)
+    images = read_images(artifact, project.domain(NAME))
+    there = read_dataset(data, NAME, "test")
+    assert images["class_id"].tolist() == there.labels.tolist()
+    assert images["class"].tolist() == [there.class_names[label] for label in there.labels]
+    assert artifact.counts["classes_without_images"] == []
+    clip = load(tiny_checkpoint)
+    vectors = encode_images(clip, images, max_pixels=10_000, batch_size=4, workers=2)
+    last = clip.preprocess(decode_image(there.read(len(there) - 1), 10_000))
+    np.testing.assert_allclose(vectors[-1], clip.encode_images(last[None])[0], atol=1e-6)
+
+
+def test_identity_is_content_not_place(project: Project, data: Path, tmp_path: Path) -> None:
+    first = publish_evaluation_set(project, NAME)
+    write(project, domain_of(dataset(NAME), data.rename(tmp_path / "moved")))
+    second = publish_evaluation_set(project, NAME)
+    assert second.reused and second.fingerprint == first.fingerprint
+    images = read_images(second, project.domain(NAME))
+    assert images["path"].str.startswith(str(tmp_path / "moved")).all()
+
+
+def test_domain_with_more_classes_keeps_its_own_ids_and_one_with_fewer_is_refused(project: Project, data: Path) -> None:
+    domain = domain_of(dataset(NAME), data)
+    write(project, {**domain, "classes": ["zebra", *domain["classes"]]})
+    images = read_images(publish_evaluation_set(project, NAME))
+    assert images["class_id"].tolist() == (read_dataset(data, NAME, "test").labels + 1).tolist()
+    write(project, {**domain, "classes": domain["classes"][:-2]})
+    with pytest.raises(InputError, match="lacks 2 classes of fer-2013\n  sad\n  surprised"):
+        publish_evaluation_set(project, NAME)
+
+
+def test_data_that_are_not_there_are_unavailable_with_the_reason(project: Project, data: Path) -> None:
+    (folder_of(data, NAME) / "test.zip").unlink()
+    assert "test.zip" in publish_evaluation_set(project, NAME).counts["unavailable"]
+    write(project, domain_of(dataset(NAME), data / "nosuch"))
+    assert "nosuch" in publish_evaluation_set(project, NAME).counts["unavailable"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"dataset": "voc-2007-classification"}, "several classes"),
+        ({"dataset": "cifar10"}, "did you mean cifar-10"),
+        ({"dataset": None}, "`dataset` belongs to the kind `elevater`"),
+        ({"kind": "folder"}, "`dataset` belongs to the kind `elevater`"),
+    ],
+)
+def test_wrong_evaluation_is_told_with_its_reason(
+    project: Project, data: Path, changes: dict[str, object], told: str
+) -> None:
+    domain = domain_of(dataset(NAME), data)
+    write(project, {**domain, "evaluation": {**domain["evaluation"], **changes}})
+    with pytest.raises(InputError, match=told):
+        project.domain(NAME)
+
+
+def test_every_data_set_is_a_valid_domain_and_the_union_has_each_name_once(tmp_path: Path) -> None:
+    paths = write_domains(tmp_path / "data", tmp_path / "domains")
+    domains = {path.stem: load_domain(path) for path in paths}
+    assert len(domains) == 21
+    for name, entry in DATASETS.items():
+        domain = domains[name.replace("_", "-")]
+        assert tuple(domain.class_names) == entry.class_names and tuple(domain.templates) == entry.templates
+        assert (domain.evaluation is None) == entry.multilabel
+    union = [normal(name) for name in domains["elevater"].class_names]
+    every = {normal(name) for entry in DATASETS.values() for name in entry.class_names}
+    assert len(union) == len(set(union)) and set(union) == every
+
+
+def test_writing_domains_again_changes_nothing_and_never_overwrites(tmp_path: Path) -> None:
+    paths = write_domains(tmp_path, tmp_path / "domains")
+    assert write_domains(tmp_path, tmp_path / "domains") == paths
+    paths[0].write_text("classes: [mine]\n")
+    with pytest.raises(InputError, match=paths[0].name):
+        write_domains(tmp_path, tmp_path / "domains")
+    assert paths[0].read_text() == "classes: [mine]\n"

@@ -1,0 +1,144 @@
+"""The methods benchmark: what is made is not made again, and the table says what the rows say."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks import methods as benchmark
+from benchmarks.methods import Row
+from react_pipeline.customize import customize
+from react_pipeline.evaluate import evaluate
+from react_pipeline.labelled import publish_evaluation_set
+from react_pipeline.lineage import Project
+from react_pipeline.retrieve import draw_control, retrieve_pairs
+
+DOMAINS = ("shapes", "colours")
+
+
+@pytest.fixture
+def project(indexed_project: Project) -> Project:
+    for slug in DOMAINS:
+        publish_evaluation_set(indexed_project, slug)
+        retrieve_pairs(indexed_project, slug)
+        draw_control(indexed_project, slug)
+    return indexed_project
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    path = tmp_path / "results.md"
+    path.write_text(f"# Before\n\n{benchmark.BEGIN}\nold\n{benchmark.END}\n\nAfter.\n")
+    return path
+
+
+def test_cheap_methods_of_all_seeds_come_first_and_the_base_once() -> None:
+    order = benchmark.in_order(2, DOMAINS, benchmark.METHODS)
+    cheap = [work for work in order if work[2] in benchmark.CHEAP]
+    assert order[: len(cheap)] == cheap
+    assert [work for work in order if work[2] == "base"] == [(0, "shapes", "base"), (0, "colours", "base")]
+    rest = [work[0] for work in order[len(cheap) :]]
+    assert rest == sorted(rest)
+    assert len(order) == len(set(order)) == 2 * 2 * (len(benchmark.METHODS) - 1) + 2
+
+
+def test_what_a_store_holds_is_not_made_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = benchmark.store_of(project, 1)
+    work = (1, "shapes", "gated-image")
+    assert benchmark.row_of(one, work, train=False) == "not made yet"
+    row = benchmark.row_of(one, work, train=True)
+    assert isinstance(row, Row)
+    assert row.trainable_parameters > 0
+    assert row.seconds > 0
+    monkeypatch.setattr(benchmark, "customize", None)
+    assert benchmark.row_of(benchmark.store_of(project, 1), work, train=True) == row
+    assert benchmark.row_of(benchmark.store_of(project, 2), work, train=False) == "not made yet"
+    assert not project.store.keys("customized_checkpoint")
+
+
+def test_results_of_the_project_itself_serve_for_its_own_seed(project: Project) -> None:
+    customize(project, "shapes", "gated-image")
+    evaluate(project, "shapes", "gated-image")
+    rows = [
+        benchmark.row_of(benchmark.store_of(project, seed), (seed, "shapes", "gated-image"), train=False)
+        for seed in (0, 1)
+    ]
+    assert isinstance(rows[0], Row)
+    assert rows[1] == "not made yet"
+
+
+def test_a_method_that_fails_is_told_with_its_reason(make_project: Callable[..., Project], project: Project) -> None:
+    shaky = make_project(
+        customization={"defaults": {"last_k_layers": 2, "steps": 4, "batch_size": 8, "loss": "sigmoid"}}
+    )
+    row = benchmark.row_of(benchmark.store_of(shaky, 0), (0, "shapes", "gated-image"), train=True)
+    assert isinstance(row, str)
+    assert "sigmoid" in row
+
+
+def some_rows() -> list[Row]:
+    figures = {
+        ("base", 0): (0.1, 0.3),
+        ("gated-image", 0): (0.4, 0.6),
+        ("gated-image", 1): (0.5, 0.7),
+        ("gated-image-control", 0): (0.2, 0.4),
+        ("gated-image-control", 1): (0.3, 0.3),
+    }
+    return [
+        Row(seed, domain, method, top1, trainable_parameters=10, seconds=2.0)
+        for (method, seed), pair in figures.items()
+        for domain, top1 in zip(DOMAINS, pair, strict=True)
+    ]
+
+
+def test_gains_are_taken_seed_by_seed() -> None:
+    lone = Row(2, "shapes", "gated-image", 1.0)
+    summary = benchmark.summarise([*some_rows(), lone], DOMAINS).set_index("method")
+    gated = summary.loc["gated-image"]
+    assert gated["seeds"] == 2
+    assert gated["mean"] == pytest.approx(55)
+    assert gated["shapes"] == pytest.approx(45)
+    assert gated["over_base"] == pytest.approx(35)
+    assert gated["over_control"] == pytest.approx((20 + 30) / 2)
+    assert gated["over_control_spread"] == pytest.approx(50**0.5)
+    assert pd.isna(summary.loc["base", "over_base"])
+    assert pd.isna(summary.loc["gated-image-control", "over_control"])
+
+
+def test_the_table_is_written_between_the_markers_and_nothing_else_changes(page: Path) -> None:
+    benchmark.report(some_rows(), {(2, "shapes", "full"): "the loss is nan"}, DOMAINS, page)
+    text = page.read_text()
+    assert text.startswith("# Before\n")
+    assert text.endswith("\n\nAfter.\n")
+    assert "old" not in text
+    assert "| `gated-image` | 45.0 | 65.0 | 55.0 ± 7.1 | +35.0 ± 7.1 | +25.0 ± 7.1 | 10 | 2 | 2 |" in text
+    assert "- `full`, 1: the loss is nan" in text
+    assert (page.parent / "images" / "methods.png").stat().st_size > 1000
+    benchmark.report(some_rows(), {}, DOMAINS, page)
+    assert page.read_text().count(benchmark.BEGIN) == 1
+
+
+def test_a_page_without_markers_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text("nothing\n")
+    with pytest.raises(ValueError, match="methods:begin"):
+        benchmark.write_section(path, "text")
+
+
+def test_the_command_trains_evaluates_and_reports(
+    project: Project, page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["methods", "--config", str(project.path), "--domains", *DOMAINS, "--page", str(page), "--seeds", "1"]
+    chosen = ["--methods", "base", "linear-head", "linear-head-control"]
+    monkeypatch.setattr(sys, "argv", [*command, *chosen])
+    benchmark.main()
+    first = page.read_text()
+    assert first.count("| `linear-head") == 2
+    monkeypatch.setattr(sys, "argv", [*command, *chosen, "--report"])
+    benchmark.main()
+    assert page.read_text() == first
+    assert "not made yet" not in capsys.readouterr().out

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+from support_elevater import folder_of, write_elevater
+
+from react_pipeline.base import publish_base
+from react_pipeline.cli import main
+from react_pipeline.elevater.features import publish_features
+from react_pipeline.elevater.results import publish_results
+from react_pipeline.lineage import Project
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delenv("REACT_PIPELINE_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main(["elevater", *arguments])
+        told = capsys.readouterr()
+        return int(stop.value.code or 0), told.out, told.err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_elevater(tmp_path_factory.mktemp("data"), only=["mnist", "dtd"])
+
+
+def test_list_shows_the_twenty_and_imagenet(run) -> None:
+    code, out, _ = run("list")
+    assert code == 0 and len(out.strip().splitlines()) == 22
+    assert "voc-2007-classification" in out and "imagenet-1k" in out
+
+
+def test_check_reports_what_is_there_and_fails_only_for_what_is_wrong(run, data: Path, tmp_path: Path) -> None:
+    code, out, _ = run("check", str(data))
+    assert code == 0 and "2 partial, 19 unavailable" in out
+    code, out, _ = run("check", str(data), "--json")
+    assert {report["name"]: report["state"] for report in json.loads(out)}["dtd"] == "partial"
+    broken = write_elevater(tmp_path / "broken", only=["mnist"])
+    (folder_of(broken, "mnist") / "test.txt").write_text("val.zip@nosuch.png 1\n")
+    assert run("check", str(broken))[0] == 1
+    assert run("check", str(tmp_path / "nosuch"))[0] == 2
+
+
+def test_domains_are_written_into_the_project_and_are_valid(tiny_project: Project, run, data: Path) -> None:
+    code, out, _ = run("domains", str(data))
+    assert code == 0 and "elevater.yaml" in out
+    assert tiny_project.domain("elevater").class_names and len(tiny_project.domain("dtd").classes) == 47
+    assert run("domains", str(data), "--into", "elsewhere")[0] == 0
+    assert len(list(Path("elsewhere").glob("*.yaml"))) == 21
+
+
+def test_submission_is_written_and_what_is_missing_is_told(tiny_project: Project, run, data: Path) -> None:
+    raw = yaml.safe_load(tiny_project.path.read_text())
+    tiny_project.path.write_text(yaml.safe_dump({**raw, "elevater": {"root": str(data), "datasets": ["mnist"]}}))
+    project = Project.load(tiny_project.path)
+    publish_base(project)
+    publish_features(project, "shapes", "base")
+    publish_results(project, "shapes", "base")
+    code, out, told = run("submit", "shapes", "base", "--to", "mine.zip")
+    assert code == 1 and "1 of 20 datasets are present" in told and Path("mine.zip").is_file()
+    assert "(1, 10000, 10)" in told  # the stand-in has fewer images than the data set
+    code, _, told = run("validate", "mine.zip", "--root", str(data))
+    assert code == 1 and "predictions" not in told and "1 of 20" in told
+    code, _, told = run("submit", "shapes", "base", "--to", "mine.zip", "--experiment", "finetuning_full")
+    assert code == 2 and "there are zero_shot" in told
+    code, _, told = run("submit", "shapes", "full", "--to", "mine.zip")
+    assert code == 2 and "has not been materialized" in told
+
+
+@pytest.mark.parametrize("kind", ["csv", "json"])
+def test_retrieval_prints_recall_both_ways(tiny_project: Project, run, tmp_path: Path, kind: str) -> None:
+    publish_base(tiny_project)
+    colours = ("red", "green", "blue")
+    for name in colours:
+        Image.new("RGB", (40, 40), name).save(tmp_path / f"{name}.png")
+    captions = {name: [f"a {name} square", f"{name} paint"] for name in colours}
+    file = tmp_path / f"captions.{kind}"
+    if kind == "csv":
+        file.write_text("image,caption\n" + "".join(f"{n}.png,{c}\n" for n in colours for c in captions[n]))
+    else:
+        rows = [
+            {"filename": f"{n}.png", "split": "test", "sentences": [{"raw": c} for c in captions[n]]} for n in colours
+        ]
+        file.write_text(json.dumps({"images": rows}))
+    code, out, told = run("retrieval", str(file), str(tmp_path))
+    assert code == 0, told
+    assert "3 images, 6 captions" in out
+    ways = [line.split()[-2:] for line in out.splitlines() if " to " in line]
+    assert ways == [["100.0", "100.0"]] * 2  # R@5 and R@10: there are only three images
+
+
+def test_wrong_use_of_retrieval_takes_one_line(tiny_project: Project, run, tmp_path: Path) -> None:
+    publish_base(tiny_project)
+    file = tmp_path / "captions.csv"
+    file.write_text("image,caption\nnosuch.png,a square\n")
+    for arguments, words in (
+        ([], "1 of 1 images are missing"),
+        (["shapes"], "give `base`, or a domain and a method"),
+        (["shapes", "linear-head"], "linear head"),
+    ):
+        code, _, told = run("retrieval", str(file), str(tmp_path), *arguments)
+        assert code == 2 and words in told, told
+
+
+@pytest.mark.parametrize("command", [["list"], ["check", "."]], ids=" ".join)
+def test_quick_commands_load_no_torch(tmp_path: Path, command: list[str]) -> None:
+    code = (
+        "import sys; from react_pipeline.cli import main\n"
+        "try: main(['elevater', *sys.argv[1:]])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
