@@ -15,7 +15,9 @@ from assets.partitions import evaluation_partitions, key_of
 from assets.resources import ProjectResource
 from react_pipeline.artifacts import Artifact
 from react_pipeline.elevater.comparison import MEAN, compare_summaries
+from react_pipeline.elevater.features import digests_of_test_images
 from react_pipeline.lineage import fresh_or_none, method_key
+from react_pipeline.training_config import CONTROL_SUFFIX
 
 CHUNK_ROWS = 65_536
 
@@ -67,10 +69,35 @@ def benchmark_mean_is_at_least_base(
     return warning_below(delta, f"zero-shot mean over {mean['status']}, less the base's", tolerance=1e-9)
 
 
+@dg.asset_check(asset=benchmark_results, partitions_def=evaluation_partitions)
+def training_pairs_hold_no_test_image(
+    context: dg.AssetCheckExecutionContext, project: ProjectResource
+) -> dg.AssetCheckResult:
+    """A test image among the training pairs makes its data set's figure worthless; near duplicates are not seen."""
+    pipeline, (slug, method) = project.load(), key_of(context)
+    pairs = fresh_or_none(pipeline, "control_set" if method.endswith(CONTROL_SUFFIX) else "retrieved_set", slug)
+    if method == "base" or pairs is None:
+        return unmeasured("nothing was trained")
+    features = pipeline.store.current("benchmark_features", method_key(slug, method))
+    leaked = count_test_images(pairs, features)
+    return dg.AssetCheckResult(
+        passed=leaked == 0,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"leaked": leaked, "pairs": pairs.counts["pairs"]},
+        description=f"{leaked} of {pairs.counts['pairs']} training pairs are test images of the benchmark",
+    )
+
+
+def count_test_images(pairs: Artifact, features: Artifact) -> int:
+    """Pairs whose image is a test image of the benchmark, byte for byte."""
+    digests = pd.read_parquet(pairs.file("pairs.parquet"), columns=["image_sha256"])["image_sha256"]
+    return int(digests.isin(digests_of_test_images(features)).sum())
+
+
 def bad_features(artifact: Artifact) -> Iterator[tuple[str, int]]:
     """For each array of features how many rows are not finite or zero; few rows are in memory at a time."""
     for name in artifact.manifest["files"]:
-        if name.endswith(".npy") and not name.endswith("_labels.npy"):
+        if name.endswith(".npy") and not name.endswith(("_labels.npy", "_sha256.npy")):
             features = np.load(artifact.file(name), mmap_mode="r", allow_pickle=False)
             parts = (features[start : start + CHUNK_ROWS] for start in range(0, len(features), CHUNK_ROWS))
             norms = [np.linalg.norm(part, axis=1) for part in parts]

@@ -83,9 +83,9 @@ def customized_checkpoint(
     """REACT's second idea: the base model with new gated blocks, trained on the retrieved pairs; its own weights stay.
 
     Each new block starts with a closed gate, so that training begins exactly at the base model (a check asserts it).
-    `gated-image` is the headline; `locked-text` and `full` train the weights themselves; `<method>-control` trains the
-    same way on the control set. While it runs, its losses are in MLflow; with `processes` above 1 it runs under
-    torchrun.
+    `gated-image` is the headline; `locked-text`, `locked-image` and `full` train the weights themselves; `linear-head`
+    trains one vector per class on what the frozen base sees; `<method>-control` trains the same way on the control set.
+    While it runs, its losses are in MLflow; with `processes` above 1 it runs under torchrun.
     """
 
     def step(pipeline: Project, domain: str, method: str) -> Artifact:

@@ -197,18 +197,18 @@ def draw(summary: pd.DataFrame, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def write_section(page: Path, text: str) -> None:
-    """Put `text` between the two markers of a page; all else stays as it is.
+def write_section(page: Path, text: str, begin: str = BEGIN, end: str = END) -> None:
+    """Put `text` between the two markers of a page, by default this benchmark's; all else stays as it is.
 
     Raises:
         ValueError: If the page has not both markers, once each and in this order.
     """
     before = page.read_text(encoding="utf-8")
-    head, found, rest = before.partition(BEGIN)
-    _, found_end, tail = rest.partition(END)
+    head, found, rest = before.partition(begin)
+    _, found_end, tail = rest.partition(end)
     if not (found and found_end):
-        raise ValueError(f"{page}: needs the lines {BEGIN} and {END}; the table is written between them")
-    page.write_text(f"{head}{BEGIN}\n\n{text.strip()}\n\n{END}{tail}", encoding="utf-8")
+        raise ValueError(f"{page}: needs the lines {begin} and {end}; the table is written between them")
+    page.write_text(f"{head}{begin}\n\n{text.strip()}\n\n{end}{tail}", encoding="utf-8")
 
 
 def report(rows: Sequence[Row], skipped: Mapping[Work, str], domains: Sequence[str], page: Path) -> str:

@@ -6,14 +6,16 @@ Belongs here: bytes of images in, features out, for any list of images. Does not
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image, ImageFile
 from torch import Tensor
@@ -32,6 +34,22 @@ def preprocessing(clip: Clip, *, squash: bool = False) -> Preprocess:
     if not squash:
         return clip.preprocess
     return image_transform_v2(PreprocessCfg(**{**clip.preprocess_cfg, "resize_mode": "squash"}), is_train=False)
+
+
+class LoadedImage(NamedTuple):
+    """An image (3, H, W), SHA-256 of its file (32 bytes), and whether the file ends too early."""
+
+    pixels: Tensor
+    sha256: bytes
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What else is known of encoded images: SHA-256 of each file, uint8 (N, 32), and how many were truncated."""
+
+    sha256: NDArray[np.uint8]
+    truncated: int
 
 
 @dataclass(frozen=True)
@@ -56,19 +74,20 @@ class PreprocessedImages:
         Raises:
             InputError: If it is gone or cannot be decoded.
         """
-        return self.load(number)[0]
+        return self.load(number).pixels
 
-    def load(self, number: int) -> tuple[Tensor, bool]:
-        """The image, and whether its file ends too early; as in the benchmark, the part that is there counts."""
+    def load(self, number: int) -> LoadedImage:
+        """The image and what is known of its file; of one that ends too early the part that is there counts."""
         data = self.read(number)
+        digest = hashlib.sha256(data).digest()
         try:
             try:
-                return self.preprocess(decode_image(data, self.max_pixels)), False
+                return LoadedImage(self.preprocess(decode_image(data, self.max_pixels)), digest)
             except BadImage as error:
                 if error.reason != "truncated":
                     raise
             with _truncated_images():
-                return self.preprocess(decode_image(data, self.max_pixels)), True
+                return LoadedImage(self.preprocess(decode_image(data, self.max_pixels)), digest, truncated=True)
         except BadImage as error:
             raise InputError(f"{self.name(number)}: no usable image ({error}); mend its file") from error
 
@@ -82,7 +101,7 @@ def encode(
     batch_size: int,
     workers: int,
     title: str = "images",
-) -> int:
+) -> Encoded:
     """Write the features of images 0 to N - 1 as the image tower gives them, not normalised: float32 (N, D), `.npy`.
 
     In float32 on any device; one batch is in memory at a time. The file is whole or not there.
@@ -96,9 +115,6 @@ def encode(
         workers: Processes that read and preprocess ahead; 0: this one.
         title: Of the progress bar.
 
-    Returns:
-        How many images were truncated.
-
     Raises:
         InputError: If an image cannot be used.
         CorruptArtifact: If a feature is not finite.
@@ -106,15 +122,18 @@ def encode(
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     features = np.lib.format.open_memmap(partial, "w+", np.float32, (count, clip.dimension))
+    digests: list[bytes] = []
     truncated = start = 0
     # A process for less than a batch would only cost its start.
     loader = DataLoader(
         _Numbered(images, count), batch_size, num_workers=min(workers, count // batch_size), collate_fn=_collate
     )
     with tqdm(total=count, desc=title, unit="image", disable=None, leave=False) as bar:
-        for pixels, cut, problem in loader:
+        for pixels, about, problem in loader:
             if problem:
                 raise InputError(problem)
+            digests += [sha256 for sha256, _ in about]
+            truncated += sum(cut for _, cut in about)
             with torch.inference_mode():
                 batch = clip.model.encode_image(pixels.to(clip.device)).float().cpu().numpy()
             if not np.isfinite(batch).all():
@@ -122,12 +141,12 @@ def encode(
                     f"{images.name(start)}: the model gives features that are not finite; rematerialize its checkpoint"
                 )
             features[start : start + len(batch)] = batch
-            start, truncated = start + len(batch), truncated + cut
+            start += len(batch)
             bar.update(len(batch))
     features.flush()
     del features
     partial.replace(path)
-    return truncated
+    return Encoded(np.frombuffer(b"".join(digests), np.uint8).reshape(count, 32), truncated)
 
 
 class _Numbered(Dataset[Any]):
@@ -140,19 +159,19 @@ class _Numbered(Dataset[Any]):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, number: int) -> tuple[Tensor, bool] | str:
+    def __getitem__(self, number: int) -> LoadedImage | str:
         try:
             return self.images.load(number)
         except InputError as error:
             return str(error)
 
 
-def _collate(rows: list[tuple[Tensor, bool] | str]) -> tuple[Tensor | None, int, str]:
+def _collate(rows: list[LoadedImage | str]) -> tuple[Tensor | None, list[tuple[bytes, bool]], str]:
     problems = [row for row in rows if isinstance(row, str)]
     if problems:
-        return None, 0, problems[0]
+        return None, [], problems[0]
     good = [row for row in rows if not isinstance(row, str)]
-    return torch.stack([pixels for pixels, _ in good]), sum(cut for _, cut in good), ""
+    return torch.stack([row.pixels for row in good]), [(row.sha256, row.truncated) for row in good], ""
 
 
 @contextmanager

@@ -1,70 +1,33 @@
 """Features of the benchmark's images by one checkpoint, as an artifact: every image is encoded once.
 
-Belongs here: which splits are read, publishing, going on after a kill, and taking over what was encoded before. Does
-not belong here: encoding (`encoding`), measuring (`results`).
+Belongs here: which splits are read, publishing, reading again. Does not belong here: the files of a split
+(`feature_files`), encoding (`encoding`), measuring (`results`).
 
-Files: `<data set>/<split>.npy` (N, D) float32 as the image tower gives them, `<data set>/<split>_labels.npy`, and
-`<data set>/<split>.json` (`SplitFeatures`).
+Files: `<data set>/<split>.npy` (N, D) float32 as the image tower gives them, `<data set>/<split>_labels.npy`,
+`<data set>/<split>_sha256.npy` (N, 32) uint8 of the images' files, and `<data set>/<split>.json` (`SplitFeatures`).
 """
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from react_pipeline.artifacts import Artifact
-from react_pipeline.durable import fsync, write_atomically
+from react_pipeline.elevater.feature_files import STAGE, FeatureWriter, SplitFeatures
 from react_pipeline.elevater.images import LabelledImages, Unavailable
 from react_pipeline.elevater.readers import read_dataset
-from react_pipeline.elevater.table import dataset
 from react_pipeline.errors import CorruptArtifact, InputError
 from react_pipeline.labels import lines_of
 from react_pipeline.lineage import Project, method_key, resolve
 from react_pipeline.training_config import CONTROL_SUFFIX
 
-logger = logging.getLogger(__name__)
-
-STAGE = "benchmark_features"
 NO_ROOT = "`elevater.root` is not set: give it in pipeline.yaml, and look at the data with `elevater check`"
 NO_ENCODER = "a linear head is used on the base's own features, so the benchmark of its encoder is that of `base`"
-
-
-class SplitFeatures(BaseModel):
-    """What is known of one split's features.
-
-    Attributes:
-        dataset: Name in the benchmark.
-        split: `train` or `test`.
-        n: Images.
-        expected: Official number of images.
-        layout: Kind of copy that was read.
-        order: See `images.LabelledImages`.
-        digest: Of the images and labels.
-        truncated: Images whose file ends too early; the part that is there counts.
-        seconds: To read and encode; those of the run that did.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    dataset: str
-    split: str
-    n: int
-    expected: int | None
-    layout: str
-    order: tuple[int, ...]
-    digest: str
-    truncated: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -139,10 +102,10 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
     def write(directory: Path) -> dict[str, Any]:
         if reason:
             return {"unavailable": reason, "images": 0}
-        encoder = _Encoder(project, _checkpoint(inputs.parents), directory)
+        writer = FeatureWriter(project, _checkpoint(inputs.parents), directory)
         for images, digest in found:
-            encoder.publish(images, digest)
-        return encoder.counts(missing)
+            writer.publish(images, digest)
+        return writer.counts(missing)
 
     return project.store.build(inputs, write, resumable=True)
 
@@ -186,117 +149,7 @@ def _checkpoint(parents: Any) -> Artifact:
     return parents.get("base_checkpoint") or parents["customized_checkpoint"]
 
 
-class _Encoder:
-    """Fills the staging directory; the model is loaded when the first split has to be encoded."""
-
-    def __init__(self, project: Project, checkpoint: Artifact, directory: Path) -> None:
-        self.project = project
-        self.checkpoint = checkpoint
-        self.directory = directory
-        self.clip: Any = None
-        self.splits: list[SplitFeatures] = []
-        self.reused = 0
-        for left in directory.rglob("*.partial"):
-            left.unlink()
-
-    def publish(self, images: LabelledImages, digest: str) -> None:
-        """Put the three files of a split where they belong."""
-        marker = self.directory / images.dataset / f"{images.split}.json"
-        if not marker.exists() and not self._take_over(images, digest):
-            started = time.monotonic()
-            truncated = self._encode(images)
-            about = SplitFeatures(
-                dataset=images.dataset,
-                split=images.split,
-                n=len(images),
-                expected=images.expected,
-                layout=images.layout,
-                order=images.order,
-                digest=digest,
-                truncated=truncated,
-                seconds=round(time.monotonic() - started, 2),
-            )
-            self._mark(marker, about.model_dump_json())
-        self.splits.append(SplitFeatures.model_validate_json(marker.read_text(encoding="utf-8")))
-
-    def counts(self, missing: dict[str, str]) -> dict[str, Any]:
-        tests = [about for about in self.splits if about.split == "test"]
-        return {
-            "images": sum(about.n for about in self.splits),
-            "datasets": len(tests),
-            "of": len(self.project.config.elevater.dataset_names),
-            "splits_taken_over": self.reused,
-            "truncated": {
-                f"{about.dataset}/{about.split}": about.truncated for about in self.splits if about.truncated
-            },
-            "incomplete": {
-                f"{about.dataset}/{about.split}": f"{about.n} of {about.expected} images"
-                for about in self.splits
-                if about.n != about.expected
-            },
-            "missing": missing,
-            "seconds": round(sum(about.seconds for about in self.splits), 2),
-        }
-
-    def _encode(self, images: LabelledImages) -> int:
-        from react_pipeline.elevater.encoding import PreprocessedImages, encode, preprocessing
-        from react_pipeline.model import choose_device, load
-
-        if self.clip is None:
-            self.clip = load(self.checkpoint.path, choose_device(self.project.config.device))
-        config = self.project.config
-        folder = self.directory / images.dataset
-        preprocess = preprocessing(self.clip, squash=dataset(images.dataset).squash)
-        truncated = encode(
-            self.clip,
-            PreprocessedImages(images.read, images.locations.__getitem__, preprocess, config.corpus.max_pixels),
-            len(images),
-            folder / f"{images.split}.npy",
-            batch_size=config.embedding.batch_size,
-            workers=config.embedding.workers,
-            title=f"{images.dataset} {images.split}",
-        )
-        np.save(folder / f"{images.split}_labels.npy", images.labels)
-        return truncated
-
-    def _take_over(self, images: LabelledImages, digest: str) -> bool:
-        """Link the files of another artifact with the same checkpoint and images."""
-        for artifact in self._published():
-            if (artifact.manifest.get("content") or {}).get("images", {}).get(
-                f"{images.dataset}/{images.split}"
-            ) == digest:
-                folder = self.directory / images.dataset
-                folder.mkdir(exist_ok=True)
-                for end in (".npy", "_labels.npy"):
-                    _link(artifact.file(f"{images.dataset}/{images.split}{end}"), folder / f"{images.split}{end}")
-                about = artifact.file(f"{images.dataset}/{images.split}.json").read_text(encoding="utf-8")
-                self._mark(folder / f"{images.split}.json", about)
-                self.reused += 1
-                return True
-        return False
-
-    def _published(self) -> Iterator[Artifact]:
-        store = self.project.store
-        for manifest in sorted((store.root / STAGE).glob("*/*/*/manifest.json")):
-            slug, method, fingerprint = manifest.parts[-4:-1]
-            try:
-                recorded = json.loads(manifest.read_text(encoding="utf-8"))
-                if self.checkpoint.fingerprint in recorded["parents"].values():
-                    yield store.open(STAGE, f"{slug}/{method}", fingerprint)
-            except (ValueError, KeyError, OSError, CorruptArtifact) as error:
-                logger.warning("%s: not used (%s)", manifest.parent, error)
-
-    def _mark(self, marker: Path, text: str) -> None:
-        # The marker vouches for the split's files, so they must be on disk before it, even if the power fails.
-        for end in (".npy", "_labels.npy"):
-            fsync(marker.with_name(marker.stem + end))
-        write_atomically(marker, text)
-
-
-def _link(source: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        # Some file systems know no links.
-        target.write_bytes(source.read_bytes())
+def digests_of_test_images(artifact: Artifact) -> set[str]:
+    """SHA-256 of every test image's file, as hexadecimal digits."""
+    names = [name for name in artifact.manifest["files"] if name.endswith("/test_sha256.npy")]
+    return {row.tobytes().hex() for name in names for row in np.load(artifact.file(name), allow_pickle=False)}

@@ -7,7 +7,7 @@ what is published (`results`). Shapes: N images, C classes, D width.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,8 +105,10 @@ class DatasetMeasurer:
             images: For `fine-tune`: features to the images that they were made of.
         """
         started = time.monotonic()
+        # Outside of the try: data that changed stop everything, they are no figure that is unavailable.
+        tuned_on = [images(part) for part in (train, self.test)] if experiment.adaptation == "fine-tune" else []
         try:
-            found = self._adapt(experiment, train, images)
+            found = self._adapt(experiment, train, tuned_on)
         except (InputError, TrainingError) as error:
             return unavailable(self.entry, experiment, str(error), self.test)
         about = _about(self.entry, experiment, self.test) | {
@@ -121,9 +123,7 @@ class DatasetMeasurer:
         )
         return Outcome(rows, found.final.best_probabilities, found.final.n_trainable)
 
-    def _adapt(
-        self, experiment: Experiment, train: Features, images: Callable[[Features], ImageExamples]
-    ) -> Adaptation:
+    def _adapt(self, experiment: Experiment, train: Features, images: Sequence[ImageExamples]) -> Adaptation:
         n_classes = self.entry.num_classes
         split = split_training(
             train.labels, n_classes=n_classes, shots=experiment.shots, seed=experiment.seed, dataset=self.entry.name
@@ -131,9 +131,9 @@ class DatasetMeasurer:
         starts_at_text = self.config.head_start == "text"
         head = Head.from_text(self.head) if starts_at_text else Head.random(n_classes, self.clip.dimension)
         settings = HeadSettings(metric=self.entry.metric)
-        if experiment.adaptation == "fine-tune":
+        if images:
             merge = self.config.merge_projection
-            return fine_tune(self.clip, images(train), images(self.test), head, split, settings, merge_projection=merge)
+            return fine_tune(self.clip, images[0], images[1], head, split, settings, merge_projection=merge)
         device = self.clip.device
         examples = [
             FeatureExamples(torch.from_numpy(part.features).to(device), torch.from_numpy(part.labels).to(device))

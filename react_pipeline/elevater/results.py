@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from react_pipeline.artifacts import Artifact
 from react_pipeline.durable import write_atomically
 from react_pipeline.elevater.experiments import Experiment, experiments
 from react_pipeline.elevater.features import Features, unavailable_reason
-from react_pipeline.elevater.images import Unavailable
+from react_pipeline.elevater.images import LabelledImages, Unavailable
 from react_pipeline.elevater.manifests import LAYOUT
 from react_pipeline.elevater.readers import read_dataset
 from react_pipeline.elevater.submission import (
@@ -136,6 +136,7 @@ class _Measuring:
         self.checkpoint = checkpoint
         self.directory = directory
         self._clip: Clip | None = None
+        self._found: dict[str, LabelledImages] = {}
 
     @property
     def clip(self) -> Clip:
@@ -149,6 +150,7 @@ class _Measuring:
         from react_pipeline.elevater.measuring import DatasetMeasurer, unavailable
 
         planned = experiments(self.project.config.elevater)
+        self._found.clear()
         if reason := unavailable_reason(self.features, entry.name, "test"):
             outcomes = [unavailable(entry, experiment, reason) for experiment in planned]
             return [row.model_dump() for outcome in outcomes for row in outcome.measurements]
@@ -168,27 +170,25 @@ class _Measuring:
             train = Features.read(self.features, measurer.entry.name, "train")
         except Unavailable as error:
             return unavailable(measurer.entry, experiment, error.reason, measurer.test)
-        return measurer.adapted(experiment, train, self._images())
+        return measurer.adapted(experiment, train, self._images_of)
 
-    def _images(self) -> Callable[[Features], ImageExamples]:
-        """From features to the images they were made of, which are looked for only when a tower is trained."""
+    def _images_of(self, features: Features) -> ImageExamples:
+        """The images that features were made of; looked for only when a tower is trained."""
         import torch
 
         from react_pipeline.elevater.encoding import PreprocessedImages, preprocessing
         from react_pipeline.elevater.finetune import ImageExamples
 
-        config = self.project.config
-
-        def images_of(features: Features) -> ImageExamples:
-            about = features.about
+        config, about = self.project.config, features.about
+        if about.digest not in self._found:
             found = read_dataset(config.elevater.root or Path(), about.dataset, about.split, warn=False)
             if found.digest() != about.digest:
                 raise _changed(self.features, about.dataset, about.split)
-            preprocess = preprocessing(self.clip, squash=dataset(about.dataset).squash)
-            read = PreprocessedImages(found.read, found.locations.__getitem__, preprocess, config.corpus.max_pixels)
-            return ImageExamples(read, torch.from_numpy(features.labels), workers=config.embedding.workers)
-
-        return images_of
+            self._found[about.digest] = found
+        found = self._found[about.digest]
+        preprocess = preprocessing(self.clip, squash=dataset(about.dataset).squash)
+        read = PreprocessedImages(found.read, found.locations.__getitem__, preprocess, config.corpus.max_pixels)
+        return ImageExamples(read, torch.from_numpy(features.labels), workers=config.embedding.workers)
 
     def _predict(self, test: Features, experiment: Experiment, outcome: Outcome) -> None:
         if outcome.probabilities is None:

@@ -35,11 +35,11 @@ def test_every_stage_of_the_lineage_is_an_asset() -> None:
     assert {key.to_user_string() for key in graph.get_all_asset_keys()} == set(STAGES)
 
 
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "comparison"])
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if not stage.endswith("comparison")])
 def test_assets_depend_on_one_another_as_the_lineage_says(stage: str) -> None:
     parents = {key.to_user_string() for key in graph.get(dg.AssetKey(stage)).parent_keys}
     expected = {name for method in METHODS for name in STAGES[stage].parents(f"shapes/{method}")}
-    if stage not in ("customized_checkpoint", "elevater_results"):
+    if stage not in ("customized_checkpoint", "elevater_results", "benchmark_features", "benchmark_results"):
         expected = set(STAGES[stage].parents("shapes"))
     elif stage == "customized_checkpoint":
         expected = {"base_checkpoint", "retrieved_set", "control_set"}
@@ -51,14 +51,14 @@ def test_assets_tell_a_newcomer_what_they_are(stage: str) -> None:
     node = graph.get(dg.AssetKey(stage))
     assert len(node.description or "") > 80
     assert node.owners and node.kinds
-    assert node.group_name in {"corpus", "domain", "customization", "evaluation"}
+    assert node.group_name in {"corpus", "domain", "customization", "evaluation", "benchmark"}
     assert node.code_version == STAGES[stage].code_version
 
 
 def test_work_on_the_device_shares_one_pool() -> None:
     pools = {node.key.to_user_string() for node in graph.asset_nodes if node.pools == {"gpu"}}
     on_device = {"corpus_embeddings", "retrieved_set", "control_set", "customized_checkpoint", "elevater_results"}
-    assert pools == on_device
+    assert pools == on_device | {"benchmark_features", "benchmark_results"}
 
 
 def test_method_is_evaluated_from_its_own_checkpoint_and_the_base_from_none() -> None:
@@ -72,9 +72,11 @@ def test_checks_block_except_those_that_compare() -> None:
     checks = {key.name: graph.get(key).blocking for key in graph.asset_check_keys}
     assert sorted(name for name, blocking in checks.items() if not blocking) == [
         "accuracy_is_at_least_base",
+        "benchmark_mean_is_at_least_base",
         "gain_is_not_shared_by_the_control",
+        "training_pairs_hold_no_test_image",
     ]
-    assert len(checks) == 10
+    assert len(checks) == 14
 
 
 def test_resources_can_be_overridden() -> None:
@@ -93,7 +95,9 @@ def test_checkpoint_is_partitioned_by_domain_and_trained_method() -> None:
     assert customized_checkpoint.partitions_def == training_partitions
 
 
-@pytest.mark.parametrize("path", [ASSETS / f"{name}.py" for name in ("corpus", "domains", "evaluation")], ids=str)
+@pytest.mark.parametrize(
+    "path", [ASSETS / f"{name}.py" for name in ("corpus", "domains", "evaluation", "benchmark")], ids=str
+)
 def test_bodies_of_assets_are_short(path: Path) -> None:
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.FunctionDef):

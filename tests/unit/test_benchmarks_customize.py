@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import customize as benchmark
+from benchmarks import published as steps
+from benchmarks.operations import operations
 from react_pipeline.gated import gated_layers
 from react_pipeline.methods import attach, set_trainable
 from react_pipeline.tower import ImageTower
@@ -34,26 +38,26 @@ def model() -> Any:
     return clip
 
 
-def one_step(model: Any, take: benchmark.Take) -> tuple[float, dict[str, Tensor]]:
+def one_step(model: Any, take: steps.Take) -> tuple[float, dict[str, Tensor]]:
     """Loss and gradients of the first step, of which the weights are taken back."""
-    weights = {name: parameter.detach().clone() for name, parameter in benchmark.trained(model).items()}
+    weights = {name: parameter.detach().clone() for name, parameter in steps.trained(model).items()}
     loss = take(0)
-    gradients = {name: parameter.grad.clone() for name, parameter in benchmark.trained(model).items()}
+    gradients = {name: parameter.grad.clone() for name, parameter in steps.trained(model).items()}
     with torch.no_grad():
-        for name, parameter in benchmark.trained(model).items():
+        for name, parameter in steps.trained(model).items():
             parameter.copy_(weights[name])
     return loss, gradients
 
 
-def ours(model: Any, batches: benchmark.Batches, parts: frozenset[str]) -> benchmark.Take:
-    return benchmark.our_step(model, batches, parts, benchmark.PartialTower(model, parts), "cpu")
+def ours(model: Any, batches: steps.Batches, parts: frozenset[str]) -> steps.Take:
+    return steps.our_step(model, batches, parts, steps.PartialTower(model, parts), "cpu")
 
 
-@pytest.mark.parametrize("count", range(1, benchmark.PARTS.index(benchmark.FUSED) + 2))
+@pytest.mark.parametrize("count", range(1, steps.PARTS.index(steps.FUSED) + 2))
 def test_the_published_step_and_ours_with_any_parts_on_give_the_same_loss_and_gradients(model: Any, count: int) -> None:
-    batches = benchmark.Batches.random(model, 1, BATCH, "cpu")
-    loss, gradients = one_step(model, benchmark.published_step(model, batches))
-    our_loss, our_gradients = one_step(model, ours(model, batches, frozenset(benchmark.PARTS[:count])))
+    batches = steps.Batches.random(model, 1, BATCH, "cpu")
+    loss, gradients = one_step(model, steps.published_step(model, batches))
+    our_loss, our_gradients = one_step(model, ours(model, batches, frozenset(steps.PARTS[:count])))
     assert our_loss == pytest.approx(loss, rel=1e-5)
     assert our_gradients.keys() == gradients.keys()
     for name, gradient in gradients.items():
@@ -64,31 +68,76 @@ def test_the_published_step_and_ours_with_any_parts_on_give_the_same_loss_and_gr
 @pytest.mark.parametrize("name", [benchmark.OURS_FP32, benchmark.OURS_BF16, "ours bf16, tokens kept"])
 def test_the_ablations_last_tower_is_the_one_that_trains(model: Any, name: str) -> None:
     parts = benchmark.VARIANTS[name].parts
-    batches = benchmark.Batches.random(model, 1, BATCH, "cpu")
-    real = benchmark.our_step(model, batches, parts, ImageTower(model), "cpu")
+    batches = steps.Batches.random(model, 1, BATCH, "cpu")
+    real = steps.our_step(model, batches, parts, ImageTower(model), "cpu")
     loss, gradients = one_step(model, real)
     partial_loss, partial_gradients = one_step(model, ours(model, batches, parts))
     assert partial_loss == loss
     assert all(torch.equal(partial_gradients[key], gradient) for key, gradient in gradients.items())
 
 
-@pytest.mark.parametrize("count", [0, *range(2, len(benchmark.PARTS) + 1)])
+@pytest.mark.parametrize("count", [0, *range(2, len(steps.PARTS) + 1)])
 def test_the_formula_counts_the_matrix_products_that_a_step_takes(model: Any, count: int) -> None:
-    parts = frozenset(benchmark.PARTS[:count])
-    batches = benchmark.Batches.random(model, 1, BATCH, "cpu")
-    take = ours(model, batches, parts) if count else benchmark.published_step(model, batches)
+    parts = frozenset(steps.PARTS[:count])
+    batches = steps.Batches.random(model, 1, BATCH, "cpu")
+    take = ours(model, batches, parts) if count else steps.published_step(model, batches)
     take(0)
     # Only the plain way through attention is seen by the counter.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         take(1)
     logits = 2 * BATCH * BATCH * model.visual.output_dim
-    counted = sum(benchmark.operations(model, BATCH, parts))
+    counted = sum(operations(model, BATCH, parts))
     assert counted == pytest.approx(counter.get_total_flops() - 2 * logits, rel=1e-3)
 
 
 def test_reordered_batches_hold_the_same_pairs(model: Any) -> None:
-    batches = benchmark.Batches.random(model, 2, BATCH, "cpu")
+    batches = steps.Batches.random(model, 2, BATCH, "cpu")
     reordered = batches.reordered()
     assert not torch.equal(reordered.images, batches.images)
-    losses = [benchmark.published_loss(model, both.images[1], both.texts[1]).item() for both in (batches, reordered)]
+    losses = [steps.published_loss(model, both.images[1], both.texts[1]).item() for both in (batches, reordered)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    path = tmp_path / "performance.md"
+    path.write_text(f"# Before\n\n{benchmark.BEGIN}\nold\n{benchmark.END}\n\nAfter.\n")
+    return path
+
+
+def test_the_command_measures_and_writes_its_tables_between_the_markers(
+    model: Any, page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # The small model in place of ViT-B/32, and no processes whose memory is measured: each takes seconds to start.
+    monkeypatch.setattr(steps, "random_model", lambda device, blocks_seed=0: model)
+    monkeypatch.setattr(benchmark, "peak_memory_bytes", lambda given, name: 2**30)
+    monkeypatch.setattr(sys, "argv", ["customize", "--batch", "4", "--repeats", "2", "--page", str(page)])
+    benchmark.main()
+    text = page.read_text()
+    assert text.startswith("# Before\n\n")
+    assert text.endswith("\n\nAfter.\n")
+    assert "old" not in text
+    header = next(line for line in text.splitlines() if "seconds (best)" in line)
+    assert [cell.strip() for cell in header.split("|")[2:5]] == ["seconds (best)", "ratio of best", "ratio of median"]
+    for name in (benchmark.PUBLISHED, benchmark.OURS_FP32, benchmark.OURS_BF16):
+        assert text.count(f"| {name} ") >= 4  # of variants, memory, curves, floor
+    assert all(f"| + {part} " in text for part in steps.PARTS)
+    assert "seconds (best)" in capsys.readouterr().out
+
+
+def test_ratios_are_of_the_published_steps_best_and_median_seconds() -> None:
+    rows = benchmark.speed_rows({benchmark.PUBLISHED: [2.0, 3.0, 7.0], "other": [1.0, 2.0, 9.0]}, 8)
+    assert rows["other"] == {
+        "seconds (best)": 1.0,
+        "ratio of best": 2.0,
+        "ratio of median": 1.5,
+        "images/s (best)": 8.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.98765, "0.988"), (1.5, "1.50"), (1234.5, "1,234"), (1.2e-6, "1.2e-06"), (0.0, "0"), (None, "–"), ("a", "a")],
+)
+def test_figures_show_three_digits_and_a_dash_for_what_is_missing(value: Any, text: str) -> None:
+    assert benchmark.figure(value) == text

@@ -21,6 +21,7 @@ SECTIONS = (
     training_config.TrainingConfig,
     config.DomainConfig,
     config.EvaluationSetConfig,
+    config.ElevaterConfig,
     config.PipelineConfig,
 )
 

@@ -30,7 +30,7 @@ STEPS = (
         "export",
     ),
     *("tracked_values", "tracking_runs", "tracking", "tracking_live"),
-    *("domain_files", "doctor", "servers", "terminal", "command_line", "commands_domains", "cli"),
+    *("domain_files", "doctor", "servers", "terminal", "command_line", "commands_domains", "commands_elevater", "cli"),
 )
 """Every module in the order in which data flows; none may import a later one."""
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
-from support_elevater import folder_of, write_elevater
+from support_elevater import folder_of, png, write_elevater, write_zip
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
@@ -30,7 +30,7 @@ from react_pipeline.elevater.results import expected_predictions, publish_result
 from react_pipeline.elevater.submission import check_submission
 from react_pipeline.elevater.summary import SUMMARY_COLUMNS
 from react_pipeline.elevater.table import DATASETS, dataset
-from react_pipeline.errors import InputError
+from react_pipeline.errors import InputError, StaleArtifact
 from react_pipeline.lineage import Project, fresh
 from react_pipeline.model import load
 
@@ -95,6 +95,27 @@ def test_an_oblong_image_is_squashed_for_kitti_and_cropped_for_others(tiny_check
     assert squashed.shape == cropped.shape == (3, 32, 32)
     assert float(squashed.max() - squashed.min()) > 1.8  # both ends are seen
     assert float(cropped.max() - cropped.min()) < 0.8
+
+
+@pytest.mark.parametrize(("name", "squash"), [("kitti-distance", True), ("patch-camelyon", False)])
+def test_features_are_those_of_the_image_as_the_benchmark_prepares_it(
+    make_project: Callable[..., Project], tiny_checkpoint: Path, tmp_path: Path, name: str, squash: bool
+) -> None:
+    pictures = []
+    for label, class_name in enumerate(dataset(name).class_names):
+        folder = tmp_path / "data" / name / "test" / class_name
+        folder.mkdir(parents=True)
+        pictures.append(Image.fromarray(np.random.default_rng(label).integers(0, 255, (32, 90, 3), dtype=np.uint8)))
+        pictures[-1].save(folder / "0.png")
+    project = make_project(elevater={"root": str(tmp_path / "data"), "datasets": [name]})
+    publish_base(project)
+    found = Features.read(publish_features(project, "shapes", "base"), name, "test")
+    clip = load(tiny_checkpoint)
+    for label, picture in enumerate(pictures):
+        prepared = resize(picture, [32, 32], InterpolationMode.BICUBIC) if squash else picture
+        with torch.inference_mode():
+            expected = clip.model.encode_image(clip.preprocess(prepared)[None])[0].numpy()
+        np.testing.assert_allclose(found.features[found.labels == label][0], expected, atol=1e-4)
 
 
 def test_all_twenty_give_twenty_rows_and_a_submission_as_the_leaderboard_wants_it(
@@ -235,12 +256,28 @@ def test_shots_are_measured_by_both_protocols_for_each_seed(project_on: Callable
     assert np.shape(prediction["predictions"]) == (1, 14, 7)
 
 
-@pytest.mark.slow
 def test_the_image_tower_is_fine_tuned_on_the_images_of_the_features(project_on: Callable[..., Project]) -> None:
     project = project_on(datasets=["rendered-sst2"], shots=[5], seeds=1, adaptations=["fine-tune"])
     rows = rows_of(results(project))
     tuned = rows[rows["adaptation"] == "fine-tune"]
     assert len(tuned) == 2 and tuned["value"].notna().all()
+
+
+def test_fine_tuning_refuses_images_that_changed_since_they_were_encoded(
+    make_project: Callable[..., Project], tmp_path: Path
+) -> None:
+    root = write_elevater(tmp_path / "data", {"train": 6, "val": 1, "test": 2}, only=["rendered-sst2"])
+    elevater = {"root": str(root), "datasets": ["rendered-sst2"], "shots": [5], "adaptations": ["fine-tune"]}
+    project = make_project(elevater=elevater)
+    publish_base(project)
+    publish_features(project, "shapes", "base")
+    (folder_of(root, "rendered-sst2") / "test.zip").unlink()
+    write_zip(
+        folder_of(root, "rendered-sst2") / "test.zip",
+        ((f"test images/{label}/{number}.png", png(label, "other")) for label in range(2) for number in range(2)),
+    )
+    with pytest.raises(StaleArtifact, match="images changed.*benchmark_features"):
+        publish_results(project, "shapes", "base")
 
 
 def test_results_are_stale_when_shots_are_asked_for_later(project_on: Callable[..., Project]) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from support_elevater import write_elevater
 from support_launch import dagster_home
 
-from assets.benchmark_checks import bad_features, contradictions
+from assets.benchmark_checks import bad_features, contradictions, count_test_images
 from assets.definitions import build_defs
 from assets.launch import Launch, Summary, materialize, open_instance, plan
 from assets.partitions import partition_of
@@ -69,7 +69,7 @@ def test_checks_pass_and_those_that_block_are_blocking(launched: Launched) -> No
     ]
     blocking = {check.check_name: check.blocking for check in checks}
     assert blocking["features_are_finite_and_have_a_direction"] and blocking["what_is_unavailable_has_no_value"]
-    assert blocking["benchmark_mean_is_at_least_base"] is False
+    assert not blocking["benchmark_mean_is_at_least_base"] and not blocking["training_pairs_hold_no_test_image"]
     assert all(check.passed for check in checks if check.blocking)
 
 
@@ -128,6 +128,22 @@ def test_features_without_a_direction_are_counted(tiny_project: Project) -> None
 
     artifact = tiny_project.store.build(Inputs("benchmark_features", "shapes/base", {}, {}, "1"), write)
     assert dict(bad_features(artifact)) == {"mnist/test.npy": 2}
+
+
+def test_training_pair_that_is_a_test_image_is_counted(tiny_project: Project) -> None:
+    def write_features(directory: Path) -> dict[str, int]:
+        (directory / "mnist").mkdir()
+        np.save(directory / "mnist" / "test_sha256.npy", np.array([[171] * 32, [1] * 32], np.uint8))
+        np.save(directory / "mnist" / "train_sha256.npy", np.array([[205] * 32], np.uint8))
+        return {}
+
+    def write_pairs(directory: Path) -> dict[str, int]:
+        pd.DataFrame({"image_sha256": ["ab" * 32, "cd" * 32, "ef" * 32]}).to_parquet(directory / "pairs.parquet")
+        return {}
+
+    features = tiny_project.store.build(Inputs("benchmark_features", "shapes/full", {}, {}, "1"), write_features)
+    pairs = tiny_project.store.build(Inputs("retrieved_set", "shapes", {}, {}, "1"), write_pairs)
+    assert count_test_images(pairs, features) == 1
 
 
 def test_rows_that_make_missing_data_a_score_are_found() -> None:

@@ -1,0 +1,240 @@
+"""The published design of a step of REACT's `gated-image`, written out plainly, and the parts that lead to our step.
+
+What both steps train stands here too: the model, the pairs, the recipe. Each part of our step can be switched on by
+itself, which only an ablation needs; with all parts on it is the step that trains. How steps are measured is in
+`benchmarks.operations` and `benchmarks.customize`.
+
+Shapes: N batches, B pairs of a batch, T tokens of an image, L token ids of a text, W width, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from react_pipeline.attention import feed_forward, self_attention
+from react_pipeline.distributed import World
+from react_pipeline.gated import GatedBlock
+from react_pipeline.methods import attach, set_trainable
+from react_pipeline.resume import TrainingState
+from react_pipeline.schedule import MAX_LOG_SCALE, learning_rate, parameter_groups
+from react_pipeline.tower import ImageTower
+from react_pipeline.training_config import TrainingConfig
+from react_pipeline.training_step import TrainingStep
+from react_pipeline.training_texts import DrawnTexts
+
+ARCHITECTURE, GATED = "ViT-B-32-quickgelu", 6
+TRAINING = TrainingConfig(warmup_steps=2, steps=1_000)
+
+OUR_LOOP = "our loop around the published parts: guards, gradient norm"
+TEXTS = "text vectors kept"
+NO_CHECKPOINTING = "no forced checkpointing"
+LAYOUT = "attention laid out on (B, T, W)"
+LEAN_GELU = "QuickGELU that keeps its input alone"
+CLASS_TOKEN = "class token alone in the last block"  # noqa: S105 - a token of a transformer
+FUSED = "fused optimizer"
+BF16 = "bf16 (autocast)"
+HELD = "frozen weights held in bf16"
+PREFIX = "frozen first blocks kept as tokens"
+PARTS = (OUR_LOOP, TEXTS, NO_CHECKPOINTING, LAYOUT, LEAN_GELU, CLASS_TOKEN, FUSED, BF16, HELD, PREFIX)
+"""What our step does and the published one does not, in the order in which the ablation switches them on."""
+
+Take = Callable[[int], float]
+"""Takes step number n on batch n and returns its loss."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Random pairs: images (N, B, 3, H, W) and token ids (N, B, L)."""
+
+    images: Tensor
+    texts: Tensor
+
+    @classmethod
+    def random(cls, model: Any, count: int, size: int, device: str, seed: int = 0) -> Batches:
+        """Images are patterns of few colours rather than noise, which a tower would average away."""
+        rng = torch.Generator().manual_seed(seed)
+        pixels, length = model.visual.image_size[0], model.context_length
+        coarse = torch.randn(count * size, 3, 4, 4, generator=rng)
+        images = functional.interpolate(coarse, size=pixels, mode="nearest").view(count, size, 3, pixels, pixels)
+        last = model.vocab_size - 1  # the largest id ends a text; the tower pools there
+        texts = torch.randint(1, last, (count, size, length), generator=rng)
+        texts[..., -1] = last
+        return cls(images.to(device), texts.to(device))
+
+    def reordered(self) -> Batches:
+        """The same pairs in another order within each batch: mathematically the same loss."""
+        order = torch.randperm(self.images.shape[1], generator=torch.Generator().manual_seed(1))
+        return Batches(self.images[:, order], self.texts[:, order])
+
+
+def random_model(device: str, blocks_seed: int = 0) -> Any:
+    """The model of this benchmark, of which the gated blocks and the logit scale train."""
+    torch.manual_seed(0)
+    model = open_clip.create_model(ARCHITECTURE, pretrained=None)
+    torch.manual_seed(1 + blocks_seed)
+    attach(model, "gated-image", GATED)
+    set_trainable(model, "gated-image")
+    return model.to(device)
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that train, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+# The published design: everything at every step, by the modules of open_clip and PyTorch.
+
+
+def published_block(x: Tensor, block: GatedBlock) -> Tensor:
+    """What the published gated block makes of tokens (B, T, W)."""
+    normed = block.ln_1(x)
+    x = x + block.alpha_attn.tanh() * block.attn(normed, normed, normed, need_weights=False)[0]
+    return x + block.alpha_dense.tanh() * block.mlp(block.ln_2(x))
+
+
+def published_features(visual: Any, images: Tensor) -> Tensor:
+    """Image features (B, D), not normalised; gated blocks are checkpointed where their input has a gradient."""
+    x = visual._embeds(images)
+    for host in visual.transformer.resblocks:
+        block = getattr(host, "gated_attn_block", None)
+        if block is not None:
+            forced = x.requires_grad
+            x = checkpoint(published_block, x, block, use_reentrant=False) if forced else published_block(x, block)
+        x = host.forward(x)  # `forward`, since calling the host would run our gated block before it
+    pooled, _ = visual._pool(x)
+    return pooled @ visual.proj
+
+
+def published_loss(model: Any, images: Tensor, texts: Tensor) -> Tensor:
+    """Symmetric InfoNCE of images (B, 3, H, W) and token ids (B, L)."""
+    with torch.no_grad():
+        text_features = functional.normalize(model.encode_text(texts), dim=-1)
+    image_features = functional.normalize(published_features(model.visual, images), dim=-1)
+    logits = model.logit_scale.exp() * image_features @ text_features.T
+    target = torch.arange(len(logits), device=logits.device)
+    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+
+
+def published_step(model: Any, batches: Batches) -> Take:
+    """The published step; nothing is computed before it."""
+    optimizer = adamw(model)
+
+    def take(step: int) -> float:
+        model.train()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, TRAINING)
+        optimizer.zero_grad()
+        number = step % len(batches.images)
+        loss = published_loss(model, batches.images[number], batches.texts[number])
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(0, MAX_LOG_SCALE)
+        return loss.item()
+
+    return take
+
+
+def adamw(model: nn.Module, *, fused: bool | None = None) -> torch.optim.AdamW:
+    """AdamW of the recipe; `fused` None is PyTorch's own choice, which is not the fused one."""
+    groups = parameter_groups(trained(model).items(), TRAINING.weight_decay)
+    return torch.optim.AdamW(groups, lr=TRAINING.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=fused)
+
+
+# Ours: the classes that train or, for the ablation, the same with some parts left as published.
+
+
+class PartialTower(ImageTower):
+    """Our tower with some of its parts on; with all of them it computes what `ImageTower` does."""
+
+    def __init__(self, model: nn.Module, parts: frozenset[str]) -> None:
+        """Switch on what is in `parts`."""
+        super().__init__(model)
+        self._parts = parts
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor) -> Tensor:
+        """As `ImageTower.tokens`."""
+        tokens = self._entering(0, images)
+        for block in self.blocks[: self.start]:
+            tokens = self._host(block, tokens)
+        return tokens
+
+    def _block(self, number: int, tokens: Tensor) -> Tensor:
+        block: Any = self.blocks[number]
+        alone = CLASS_TOKEN in self._parts and number == len(self.blocks) - 1
+        if NO_CHECKPOINTING not in self._parts and tokens.requires_grad:
+            tokens = checkpoint(self._gated, block.gated_attn_block, tokens, use_reentrant=False)
+        else:
+            tokens = self._gated(block.gated_attn_block, tokens)
+        return self._host(block, tokens, alone=alone)
+
+    def _gated(self, block: Any, x: Tensor) -> Tensor:
+        if LAYOUT not in self._parts:
+            return published_block(x, block)
+        x = x + block.alpha_attn.tanh() * self_attention(block.ln_1(x), block.attn)
+        return x + block.alpha_dense.tanh() * self._mlp(block, x)
+
+    def _host(self, block: Any, x: Tensor, *, alone: bool = False) -> Tensor:
+        if LAYOUT not in self._parts:
+            return block.forward(x)
+        attended = self_attention(block.ln_1(x), block.attn, self.casts, class_token_only=alone)
+        x = (x[:, :1] if alone else x) + attended
+        return x + self._mlp(block, x)
+
+    def _mlp(self, block: Any, x: Tensor) -> Tensor:
+        if LEAN_GELU in self._parts:
+            return feed_forward(block.ln_2(x), block.mlp, self.casts)
+        return block.mlp(block.ln_2(x))
+
+
+class Texts:
+    """Unit vectors of the texts of all batches, kept or made at every step; stands for `TrainingTexts`."""
+
+    def __init__(self, model: Any, batches: Batches, *, kept: bool) -> None:
+        """Encode all texts now if they are to be kept."""
+        self._model, self._tokens = model, batches.texts.flatten(0, 1)
+        self._vectors = torch.cat([self._encoded(part) for part in self._tokens.split(256)]) if kept else None
+
+    def vectors(self, texts: Tensor) -> Tensor:
+        """Unit vectors (B, D) of the texts at these positions."""
+        return self._encoded(self._tokens[texts]) if self._vectors is None else self._vectors[texts]
+
+    @torch.no_grad()
+    def _encoded(self, tokens: Tensor) -> Tensor:
+        return self._model.encode_text(tokens, normalize=True)
+
+
+def our_step(model: Any, batches: Batches, parts: frozenset[str], tower: ImageTower, device: str) -> Take:
+    """The step that trains, `TrainingStep`, with these parts on."""
+    training = TRAINING.model_copy(update={"precision": "bf16" if BF16 in parts else "fp32"})
+    if HELD in parts:
+        tower.use_bf16()
+    optimizer = adamw(model, fused=True if FUSED in parts else None)
+    state = TrainingState(trained(model), optimizer, torch.amp.GradScaler(device, enabled=False))
+    model.eval()
+    texts: Any = Texts(model, batches, kept=TEXTS in parts)
+    real = TrainingStep(model, tower, texts, state, training, World(device=device))
+    size = batches.images.shape[1]
+    inputs: Sequence[Tensor] = batches.images
+    if PREFIX in parts:
+        with torch.autocast(device, torch.bfloat16, enabled=BF16 in parts):
+            inputs = [tower.tokens(images).to(torch.bfloat16) for images in batches.images]
+
+    def take(step: int) -> float:
+        # In eval mode nn.MultiheadAttention has a faster path without gradients: the published design trains.
+        model.train(LAYOUT not in parts)
+        number = step % len(inputs)
+        positions = torch.arange(number * size, (number + 1) * size)
+        drawn = DrawnTexts(positions, positions, torch.full_like(positions, -1))
+        return real.take(step, inputs[number], drawn, from_tokens=PREFIX in parts)["loss"]
+
+    return take
