@@ -25,7 +25,7 @@ test: install ## everything but the slow and GPU tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m 'not slow and not gpu'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu'
 
 test-slow: install ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -127,6 +127,9 @@ def launch(
         StoreWriteError: As above, of the disk.
         OSError: As above, of a fault that may be gone a little later.
     """
+    batch_size = project.training(slug, method).batch_size
+    if batch_size % processes:
+        raise InputError(f"customization.batch_size {batch_size} does not divide among {processes} processes")
     arguments = ["--config", str(project.path), "--domain", slug, "--method", method]
     if tracking.tracking_uri:
         arguments += ["--tracking-uri", tracking.tracking_uri]

@@ -56,8 +56,9 @@ def operations(model: Any, batch: int, parts: frozenset[str]) -> tuple[float, fl
     if NO_CHECKPOINTING not in parts:
         image += (gated - 1) * (linear + attention)
     if CLASS_TOKEN in parts:
-        # Of the last block: keys and values of all tokens (4 R W^2), the rest of one (20 B W^2), attention 4 R W.
-        image -= 2 * (linear - 4 * rows * width**2 - 20 * batch * width**2) + 3 * (attention - 4 * rows * width)
+        # Of the last block: all of it for one token (24 B W^2), and for each head a look at all tokens (4 R W).
+        heads = visual.transformer.resblocks[-1].attn.num_heads
+        image -= 2 * (linear - 24 * batch * width**2) + 3 * (attention - 4 * heads * rows * width)
     if TEXTS in parts:
         return image, 0.0
     length, width = model.positional_embedding.shape

@@ -32,15 +32,28 @@ def self_attention(
     weight, bias = _cast(attn.in_proj_weight, casts), _cast(attn.in_proj_bias, casts)
     batch, tokens, width = x.shape
     if class_token_only:
-        query = functional.linear(x[:, :1], weight[:width], bias[:width]).view(batch, 1, attn.num_heads, -1)
-        key, value = (
-            functional.linear(x, weight[width:], bias[width:]).view(batch, tokens, 2, attn.num_heads, -1).unbind(2)
-        )
-    else:
-        query, key, value = functional.linear(x, weight, bias).view(batch, tokens, 3, attn.num_heads, -1).unbind(2)
+        joined = _class_token(x, weight, bias, attn.num_heads)
+        return functional.linear(joined, _cast(attn.out_proj.weight, casts), _cast(attn.out_proj.bias, casts))
+    query, key, value = functional.linear(x, weight, bias).view(batch, tokens, 3, attn.num_heads, -1).unbind(2)
     mixed = functional.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
     joined = mixed.transpose(1, 2).reshape(batch, -1, width)
     return functional.linear(joined, _cast(attn.out_proj.weight, casts), _cast(attn.out_proj.bias, casts))
+
+
+def _class_token(x: Tensor, weight: Tensor, bias: Tensor, heads: int) -> Tensor:
+    """What the first token of (B, T, W) collects of all tokens, (B, 1, W), before the output projection.
+
+    With a single query no key or value need be computed: `q (K x)` is `(q K) x`, and the sum of `p (V x)` is `V` of the
+    sum of `p x`. A key's bias adds the same to every score, which the softmax does not see; a value's bias is added
+    once, since the shares `p` sum to 1.
+    """
+    batch, _, width = x.shape
+    query = functional.linear(x[:, 0], weight[:width], bias[:width]).view(batch, heads, -1)
+    key, value = weight[width:].view(2, heads, -1, width).unbind()
+    looked_for = torch.einsum("bhd,hdw->bhw", query * query.shape[-1] ** -0.5, key)
+    shares = (looked_for @ x.transpose(1, 2)).softmax(dim=-1)
+    found = torch.einsum("bhw,hdw->bhd", shares @ x, value)
+    return found.reshape(batch, 1, width) + bias[2 * width :].to(found.dtype)
 
 
 def feed_forward(x: Tensor, mlp: Any, casts: Mapping[int, Tensor] = NO_CASTS) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 from react_pipeline.artifacts import Artifact, Inputs
 from react_pipeline.distributed import World
 from react_pipeline.errors import RetrievalError
+from react_pipeline.guards import out_of_memory_is_told
 from react_pipeline.lineage import Project, method_key, resolve
 from react_pipeline.linear_head import train_linear_head
 from react_pipeline.model import WEIGHTS_FILE, choose_device, load, save
@@ -89,27 +90,30 @@ def _train(
 ) -> dict[str, Any]:
     slug, method = inputs.key.split("/")
     training = project.training(slug, method)
-    clip = load(inputs.parents["base_checkpoint"].path, world.device)
-    if method.startswith("linear-head"):
-        if staging is None:
-            return {}
-        return train_linear_head(clip, TrainingPairs(pairs), project.domain(slug), training, staging, observer)
-    where = scratch if staging is None else staging / SCRATCH
-    assert where is not None  # noqa: S101 - one of the two is given
-    trainer = Trainer(
-        clip,
-        TrainingPairs(pairs),
-        project.domain(slug),
-        method.removesuffix(CONTROL_SUFFIX),
-        training,
-        world,
-        where,
-        inputs.parents["base_checkpoint"].file(WEIGHTS_FILE),
-    )
-    counts = trainer.run(None if staging is None else staging / METRICS_FILE, observer, inputs)
-    if staging is not None:
-        save(trainer.clip, staging)
-    return counts
+    with out_of_memory_is_told(training.batch_size, training.accumulation):
+        clip = load(inputs.parents["base_checkpoint"].path, world.device)
+        if method.startswith("linear-head"):
+            if staging is None:
+                return {}
+            return train_linear_head(
+                clip, TrainingPairs(pairs), project.domain(slug), training, staging, observer, inputs
+            )
+        where = scratch if staging is None else staging / SCRATCH
+        assert where is not None  # noqa: S101 - one of the two is given
+        trainer = Trainer(
+            clip,
+            TrainingPairs(pairs),
+            project.domain(slug),
+            method.removesuffix(CONTROL_SUFFIX),
+            training,
+            world,
+            where,
+            inputs.parents["base_checkpoint"].file(WEIGHTS_FILE),
+        )
+        counts = trainer.run(None if staging is None else staging / METRICS_FILE, observer, inputs)
+        if staging is not None:
+            save(trainer.clip, staging)
+        return counts
 
 
 def _refuse_starving(project: Project, slug: str, pairs: Artifact) -> None:

@@ -9,11 +9,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from react_pipeline.errors import InputError
+
+PATIENCE = timedelta(days=2)
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,10 @@ class World:
             return cls(device=device)
         local_rank = int(os.environ["LOCAL_RANK"])
         if device == "cuda":
+            if local_rank >= torch.cuda.device_count():
+                raise InputError(
+                    f"customization.processes: more than the {torch.cuda.device_count()} GPUs of this machine; lower it"
+                )
             torch.cuda.set_device(local_rank)
             device = f"cuda:{local_rank}"
         if not dist.is_initialized():
@@ -94,5 +104,11 @@ class World:
         if self.size == 1:
             return value
         carried = [value]
-        dist.broadcast_object_list(carried, src=0)
+        dist.broadcast_object_list(carried, src=0, group=_patient_group())
         return carried[0]
+
+
+@lru_cache(maxsize=1)
+def _patient_group() -> Any:
+    """The same processes, waiting longer: the writer may wait for a lock, or hash and save a large model."""
+    return dist.new_group(backend="gloo", timeout=PATIENCE)

@@ -83,6 +83,7 @@ def export(project: Project, slug: str, method: str, directory: Path | str, *, o
     """
     if method == "base":
         raise InputError("`base` is not customized; export one of the trained methods")
+    project.domain(slug)
     checkpoint = fresh(project, "customized_checkpoint", method_key(slug, method))
     target = Path(directory).expanduser().resolve()
     _refuse_occupied(target, overwrite)

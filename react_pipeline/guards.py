@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
 
 from react_pipeline.errors import TrainingError
+
+OUT_OF_MEMORY = ("allocate memory", "ALLOC_FAILED", "out of memory")
+"""How errors of a CPU's allocator and of CUDA's libraries read that are no `OutOfMemoryError`."""
 
 MAX_SCALE_STEP = 0.5
 """A single step that moves the logit scale's logarithm by more than this has exploded; usual are thousandths."""
@@ -15,6 +21,25 @@ COLLAPSED_SHARE = 0.5
 
 STANDARD_ERRORS = 3.0
 """... if it also lies this many standard errors of the difference below, so that chance on few pairs stops nothing."""
+
+
+@contextmanager
+def out_of_memory_is_told(batch_size: int, accumulation: int) -> Iterator[None]:
+    """Say what to set where memory runs out, on a GPU or not.
+
+    Raises:
+        TrainingError: In place of torch's own error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if not isinstance(error, torch.OutOfMemoryError) and not any(sign in text for sign in OUT_OF_MEMORY):
+            raise
+        raise TrainingError(
+            f"out of memory with batch_size {batch_size}; set customization accumulation to {2 * accumulation} (same "
+            f"result, less memory), or batch_size to {max(2, batch_size // 2)}"
+        ) from error
 
 
 def require_finite(step: int, values: Mapping[str, float]) -> None:
@@ -46,6 +71,23 @@ def require_steady_scale(step: int, before: float, after: float) -> None:
         raise TrainingError(
             f"the logit scale fell to 1 at step {step}, where all pairs look alike; lower learning_rate. Nothing was "
             "published"
+        )
+
+
+def require_learned(losses: Sequence[float]) -> None:
+    """Stop where a training ended worse than it began: the mean loss of its last tenth above that of its first.
+
+    For trainings whose loss cannot become infinite, as that of a head of unit vectors.
+
+    Raises:
+        TrainingError: Naming both losses.
+    """
+    tenth = max(1, len(losses) // 10)
+    first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+    if last > first:
+        raise TrainingError(
+            f"the training ended worse than it began: the loss went from {first:.3g} to {last:.3g}; lower "
+            "learning_rate. Nothing was published"
         )
 
 

@@ -18,7 +18,7 @@ from react_pipeline.config import SLUG, DomainConfig, PipelineConfig, RetrievalC
 from react_pipeline.config_files import load_domain, load_pipeline
 from react_pipeline.errors import InputError, MissingArtifact, StaleArtifact
 from react_pipeline.store import Store
-from react_pipeline.training_config import CONTROL_SUFFIX, METHODS, SPEED_FIELDS, TrainingConfig
+from react_pipeline.training_config import CONTROL_SUFFIX, METHODS, SPEED_FIELDS, TrainingConfig, unused_fields
 
 CONFIG_VARIABLE = "REACT_PIPELINE_CONFIG"
 ALL = "all"
@@ -143,9 +143,9 @@ def _training(project: Project, key: str) -> dict[str, Any]:
     chosen = project.training(slug, method)
     # Contrasted within its own process alone, a pair has other negatives where there are more processes.
     ignored = SPEED_FIELDS if chosen.global_negatives else SPEED_FIELDS - {"processes"}
-    training = chosen.model_dump(mode="json", exclude=set(ignored))
+    training = chosen.model_dump(mode="json", exclude=set(ignored | unused_fields(method)))
     # A linear head is one vector per class, so it depends on the classes whatever it is trained with.
-    by_class = training["class_prompt_fraction"] or _is_linear_head(method)
+    by_class = training.get("class_prompt_fraction") or _is_linear_head(method)
     return {"method": method, **training, **(_classes(project, slug) if by_class else {})}
 
 

@@ -21,11 +21,12 @@ import torch
 import torch.nn.functional as functional
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from react_pipeline.artifacts import Inputs
 from react_pipeline.classifier import HEAD_ABOUT_FILE, HEAD_FILE, LOGIT_SCALE, zero_shot_head
 from react_pipeline.config import DomainConfig
 from react_pipeline.errors import InputError, RetrievalError, TrainingError
+from react_pipeline.guards import require_learned
 from react_pipeline.head_samples import ClassSamples, LabelledTexts, encode_images, label_texts
 from react_pipeline.held_out import split
 from react_pipeline.interpolation import GRID, choose
@@ -34,11 +35,10 @@ from react_pipeline.observer import NoObserver, TrainingObserver
 from react_pipeline.prompts import prompt_templates
 from react_pipeline.schedule import generator, learning_rate
 from react_pipeline.training_config import TrainingConfig
+from react_pipeline.training_log import METRICS_FILE, TrainingLog
 
 if TYPE_CHECKING:
     from react_pipeline.training_data import TrainingPairs
-
-METRICS_FILE = "metrics.jsonl"
 
 
 def train_linear_head(
@@ -48,6 +48,7 @@ def train_linear_head(
     training: TrainingConfig,
     directory: Path,
     observer: TrainingObserver = NoObserver(),  # noqa: B008 - has no state
+    inputs: Inputs | None = None,
 ) -> dict[str, Any]:
     """Train a linear head on the pairs and write it with its metrics; the base stays as it is.
 
@@ -72,6 +73,7 @@ def train_linear_head(
         training: Fields as above.
         directory: Gets the files.
         observer: Is told of every step.
+        inputs: What the observer is told the training is of.
 
     Returns:
         Counts for the manifest. `held_out_before` and `held_out_after` hold the `class_accuracy` of the held-out pairs'
@@ -93,14 +95,21 @@ def train_linear_head(
     batches = _Batches(images, texts, trained_on, zero_shot.shape[1], training)
     head = _Head(zero_shot, batches.images.counts > 0, training)
     step0_max_difference = float((head.vectors() - zero_shot).abs().max())
-    losses = []
-    with (directory / METRICS_FILE).open("w", encoding="utf-8") as log:
-        for step in tqdm(range(training.steps), "training linear-head", disable=None):
-            record = head.step(step, *batches.draw(step))
-            losses.append(record["loss"])
-            log.write(json.dumps(record) + "\n")
-            observer.stepped(record)
+    if inputs is not None:
+        observer.started(inputs, 0)
+    # A head is trained in seconds and starts again after a kill; lines of an earlier try go.
+    (directory / METRICS_FILE).unlink(missing_ok=True)
+    steps = range(training.steps)
+    with TrainingLog(
+        directory / METRICS_FILE, observer, steps, training.batch_size, clip.device, "training linear-head"
+    ) as log:
+        for step in steps:
+            started = time.monotonic()
+            values = head.step(step, *batches.draw(step))
+            log.add(step, values, waited=0.0, seconds=time.monotonic() - started)
+        losses = log.losses()
     trained = head.vectors()
+    require_learned(losses)
     if not torch.isfinite(trained).all():
         raise TrainingError("the trained head is not finite; lower learning_rate. Nothing was published")
 
@@ -211,8 +220,6 @@ class _Head:
         self._weight.grad = gradient
         self._optimizer.step()
         return {
-            "step": step,
-            "time_ms": time.time_ns() // 1_000_000,
             "loss": loss.item(),
             "learning_rate": self._optimizer.param_groups[0]["lr"],
             "batch_accuracy": float((logits.argmax(dim=1) == class_ids).double().mean()),

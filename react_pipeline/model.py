@@ -20,14 +20,13 @@ from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from react_pipeline.config import EncoderConfig
 from react_pipeline.errors import InputError
 from react_pipeline.gated import add_gated_blocks, gated_layers
 from react_pipeline.methods import set_trainable
-from react_pipeline.weights import load_strictly, read_weights
+from react_pipeline.weights import load_strictly, read_weights, save_tensors
 
 __all__ = ["Clip", "add_gated_blocks", "choose_device", "from_open_clip", "load", "save", "set_trainable"]
 
@@ -139,7 +138,7 @@ def save(clip: Clip, directory: Path | str) -> None:
     (directory / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in clip.model.state_dict().items()}
     # Tensors that share memory are refused by safetensors; a copy of each is written and loads the same.
-    save_file({name: tensor.clone() for name, tensor in weights.items()}, directory / WEIGHTS_FILE)
+    save_tensors({name: tensor.clone() for name, tensor in weights.items()}, directory / WEIGHTS_FILE)
 
 
 def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
+
+from react_pipeline.weights import save_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def save_state(directory: Path, step: int, seconds: float, state: TrainingState,
             tensors[f"{moment}/{name}"] = value.detach().cpu().contiguous()
     about = {"step": str(step), "seconds": str(seconds), "scaler": json.dumps(state.scaler.state_dict())}
     temporary = directory / "writing.tmp"
-    save_file(tensors, temporary, metadata=about)
+    save_tensors(tensors, temporary, about)
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
     temporary.replace(directory / f"step-{step:09d}.safetensors")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,11 @@ def learning_rate(step: int, training: TrainingConfig) -> float:
         return training.learning_rate * (step + 1) / training.warmup_steps
     progress = (step - training.warmup_steps) / max(1, training.steps - training.warmup_steps)
     return training.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def max_log_scale(loss: str, base: float) -> float:
+    """Where the logit scale's logarithm is clamped: CLIP's limit, or with `sigmoid` the base's own if it lies above."""
+    return max(MAX_LOG_SCALE, base) if loss == "sigmoid" else MAX_LOG_SCALE
 
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: float) -> list[dict[str, object]]:
@@ -45,8 +51,14 @@ def batch_at(step: int, pairs: int, batch_size: int, seed: int) -> Tensor:
     batch_size = min(batch_size, pairs)
     per_epoch = pairs // batch_size
     epoch, within = divmod(step, per_epoch)
-    order = torch.randperm(pairs, generator=generator(seed, 1, epoch))
+    order = _order_of_epoch(pairs, seed, epoch)
     return order[within * batch_size : (within + 1) * batch_size]
+
+
+@lru_cache(maxsize=2)
+def _order_of_epoch(pairs: int, seed: int, epoch: int) -> Tensor:
+    # Shuffling millions of pairs takes a good part of a second, and every step of the epoch asks for it.
+    return torch.randperm(pairs, generator=generator(seed, 1, epoch))
 
 
 def batch_size_of(training: TrainingConfig, pairs: int, processes: int) -> int:

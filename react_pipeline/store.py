@@ -80,7 +80,7 @@ class Store:
         self._mark()
         fingerprint = inputs.fingerprint
         final = self.directory(inputs.stage, inputs.key) / fingerprint
-        slug = f"{inputs.stage}--{inputs.key.replace('/', '--')}--{fingerprint}"
+        slug = _slug(inputs.stage, inputs.key, fingerprint)
         with self._locked(slug):
             if final.exists():
                 try:
@@ -176,6 +176,11 @@ class Store:
                         shutil.rmtree(path)
         return removed
 
+    def is_building(self, stage: str, key: str, fingerprint: str) -> bool:
+        """Whether a process of this machine builds this very artifact now."""
+        with self._locked(_slug(stage, key, fingerprint), wait=False) as held:
+            return not held
+
     def _mark(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
         marker = self.root / "store.json"
@@ -249,3 +254,7 @@ class Store:
             f"free on that disk, so this artifact needs more than {written + free:,}. Nothing was published; free "
             "space (react-pipeline prune) and run again"
         )
+
+
+def _slug(stage: str, key: str, fingerprint: str) -> str:
+    return f"{stage}--{key.replace('/', '--')}--{fingerprint}"

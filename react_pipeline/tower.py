@@ -45,7 +45,7 @@ class ImageTower:
             self.blocks = vision_blocks(model)
         except InputError:  # a ResNet, say: it is trained as a whole
             self.blocks = []
-        self._native = _is_native(self.visual, self.blocks)
+        self.native = _is_native(self.visual, self.blocks)
         self._timm = isinstance(getattr(self.visual, "trunk", None), TimmVisionTransformer)
         trained = [number for number, block in enumerate(self.blocks) if _trains(block)]
         behind = {name for name, _ in visual.named_parameters() if name.startswith(BEHIND_THE_BLOCKS)}
@@ -54,9 +54,9 @@ class ImageTower:
             parameter.requires_grad and id(parameter) not in inside and name not in behind
             for name, parameter in visual.named_parameters()
         )
-        self.splits = (self._native or self._timm) and bool(trained) and not before
+        self.splits = (self.native or self._timm) and bool(trained) and not before
         # Where the embedding trains too, open_clip's own towers still take our faster way through all their blocks.
-        self._whole = self._native and not self.splits
+        self._whole = self.native and not self.splits
         if activation_checkpointing and not (self.splits or self._whole):
             visual.set_grad_checkpointing()  # the tower's own way; a ResNet has none and ignores it
         self.start = trained[0] if self.splits else 0
@@ -65,7 +65,7 @@ class ImageTower:
 
     def use_bf16(self) -> None:
         """Keep copies of the frozen matrices in bf16, so that autocast need not cast them at every step."""
-        if self._native:
+        if self.native:
             self.casts = {
                 id(parameter): parameter.detach().to(torch.bfloat16)
                 for block in self.blocks
@@ -82,7 +82,7 @@ class ImageTower:
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) to what enters block `start` (B, T, W), without a graph."""
-        first = 0 if self._native else self.start
+        first = 0 if self.native else self.start
         tokens = self._entering(first, images)
         for number in range(first, self.start):
             tokens = self._block(number, tokens)
@@ -106,7 +106,7 @@ class ImageTower:
 
     def _block(self, number: int, tokens: Tensor) -> Tensor:
         block: Any = self.blocks[number]
-        if not self._native:
+        if not self.native:
             return block(tokens)
         gated = getattr(block, "gated_attn_block", None)
         if isinstance(gated, GatedBlock):

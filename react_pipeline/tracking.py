@@ -23,13 +23,16 @@ from react_pipeline.durable import write_atomically
 from react_pipeline.errors import CorruptArtifact, MissingArtifact
 from react_pipeline.lineage import Project
 from react_pipeline.tracked_values import created_ms, files_of, metrics_of, params_of, tags_of
-from react_pipeline.tracking_runs import FINISHED, Runs, locked, log_params, log_rows, missing_rows
+from react_pipeline.tracking_runs import FINISHED, KILLED, Runs, locked, log_params, log_rows, missing_rows
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, LoggedModel
 
 logger = logging.getLogger(__name__)
+
+LIVE_STAGES = ("customized_checkpoint",)
+"""Stages that have a run while they are built."""
 
 PENDING = ".pending_tracking"
 COOLDOWN_SECONDS = 60.0
@@ -93,6 +96,8 @@ class Tracking:
                 for entry in _queued(project):
                     runs[entry.name] = self._log_entry(client, project, json.loads(entry.read_text()))
                     entry.unlink()
+                if artifact is not None and artifact.stage in LIVE_STAGES:
+                    self._close_abandoned(client, project, artifact)
             except Exception as error:  # whatever MLflow, its database or the network raise: the result is safe
                 if entry is not None:
                     entry.touch()  # to the end of the queue, so that one bad entry never holds up the others
@@ -101,6 +106,17 @@ class Tracking:
                 reason = " ".join(str(error).split())[:300]
                 logger.warning("MLflow at %s is unavailable, logging again at the next run: %s", self.uri, reason)
         return runs
+
+    def _close_abandoned(self, client: MlflowClient, project: Project, artifact: Artifact) -> None:
+        """Close what trainings with another configuration left RUNNING when they were killed: none will go on."""
+        wanted = {"asset": artifact.stage, "domain": artifact.key.split("/")[0], "method": artifact.key.split("/")[1]}
+        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
+        for run in client.search_runs([self.runs.experiment_id], f"{query} and attributes.status = 'RUNNING'"):
+            fingerprint = run.data.tags.get("fingerprint", "")
+            if fingerprint != artifact.fingerprint and not project.store.is_building(
+                artifact.stage, artifact.key, fingerprint
+            ):
+                client.set_terminated(run.info.run_id, KILLED)
 
     def url(self, run_id: str) -> str | None:
         """Where a browser shows a run; None when the tracking URI is a database, for which `ui` starts a server."""

@@ -8,7 +8,7 @@ Belongs here: putting the parts together. Does not belong here: the parts (a ste
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,11 @@ from react_pipeline.methods import attach, set_trainable, text_parameters, train
 from react_pipeline.model import Clip
 from react_pipeline.observer import TrainingObserver
 from react_pipeline.resume import TrainingState, load_newest_state, save_state
-from react_pipeline.schedule import batch_at, batch_size_of, generator, parameter_groups
+from react_pipeline.schedule import max_log_scale, parameter_groups
 from react_pipeline.tower import ImageTower
+from react_pipeline.training_batches import TrainingBatches
 from react_pipeline.training_config import TrainingConfig
-from react_pipeline.training_data import Draw, TrainingPairs, Views
+from react_pipeline.training_data import TrainingPairs, Views
 from react_pipeline.training_log import TrainingLog, peak_memory_bytes
 from react_pipeline.training_step import DTYPES, TrainingStep
 from react_pipeline.training_texts import TrainingTexts
@@ -45,6 +46,9 @@ COMPARED_IMAGES = 64
 
 PROBED_PAIRS = 256
 """Held-out pairs that are looked at while a training runs; before and after it all of them are."""
+
+PROBED = "probed"
+"""Folder of the newest state that held-out pairs were looked at with."""
 
 ENCODED_AT_ONCE = 128
 
@@ -84,17 +88,29 @@ class Trainer:
         self.model: Any = clip.model
         require_suitable(training.loss, self.model)
         self.trained_on, self.held_out = split(pairs, training.held_out_fraction, training.seed)
-        self.batch_size = batch_size_of(training, len(self.trained_on), world.size)
+        if training.interpolation == "held-out" and not len(self.held_out):
+            raise InputError(
+                f"customization.interpolation: held-out needs held-out pairs, and of {len(pairs)} pairs none is held "
+                "out; raise held_out_fraction, or give interpolation a number"
+            )
         augment = augmentation(training.augmentation, clip.preprocess, clip.preprocess_cfg)
         self.views = Views(pairs, clip.preprocess, augment, training.seed)
+        self.batches = TrainingBatches(self.trained_on, self.views, training, world)
         self.texts = TrainingTexts(clip, pairs, domain, training, world, trains_text(method))
         if weights is not None and not trains_text(method):
             map_weights(self.model, text_parameters(self.model), weights)
         self.step0_max_difference = self._attach()
-        self.base = {
-            name: parameter.detach().clone() if parameter.requires_grad else parameter
-            for name, parameter in self.model.named_parameters()
-        }
+        # Copies on the CPU, and only if there is a line to go back on.
+        self.base = (
+            {}
+            if training.interpolation == 1
+            else {
+                name: parameter.detach().cpu().clone() if parameter.requires_grad else parameter
+                for name, parameter in self.model.named_parameters()
+            }
+        )
+        # Of the base, not of a state that is resumed from.
+        self.max_log_scale = max_log_scale(training.loss, self.model.logit_scale.item())
         self.tower = self._tower()
         self.tokens = self._kept_tokens()
 
@@ -117,6 +133,9 @@ class Trainer:
         )
         if training.precision == "bf16":
             tower.use_bf16()
+        if not tower.native:
+            # Convolutions want their channels last; a plain ViT has one alone.
+            self.model.visual.to(memory_format=torch.channels_last)
         return tower
 
     def _kept_tokens(self) -> Tensor | None:
@@ -154,32 +173,43 @@ class Trainer:
         state = TrainingState(trained, optimizer, scaler)
         recall_before, probed_before = self.recall(len(self.held_out)), self.recall(PROBED_PAIRS)
         start, seconds_before = load_newest_state(self.scratch, state)
-        world.told(None)  # nobody prunes a state that another still reads
+        if world.told(start) != start:  # also waits: nobody prunes a state that another still reads
+            raise TrainingError("the processes go on from different states; is the store shared? Run again")
         if metrics is not None:
             observer.started(inputs, start)
-        take = TrainingStep(self.model, self.tower, self.texts, state, training, world)
-        batches = self._batches(start)
+        take = TrainingStep(self.model, self.tower, self.texts, state, training, world, self.max_log_scale)
         steps = range(start, training.steps)
-        with TrainingLog(metrics, observer, steps, self.batch_size, world.device, f"training {self.method}") as log:
+        if self.tokens is not None:
+            batches = self.batches.from_tokens(self.tokens, steps)
+        else:
+            batches = self.batches.from_images(steps, None if self.tower is not None else self._locked_features)
+        size, title = self.batches.batch_size, f"training {self.method}"
+        with TrainingLog(metrics, observer, steps, size, world.device, title) as log:
             for step in steps:
                 began = time.monotonic()
                 batch = next(batches)
                 waited = time.monotonic() - began
-                values = self._guarded(take, step, batch)
+                drawn = self.texts.draw(step, self.batches.drawn(step)[0])
+                values = take.take(step, batch, drawn, from_tokens=self.tokens is not None)
                 log.add(step, {**values, **self._gates()}, waited=waited, seconds=time.monotonic() - began)
                 done = step + 1
                 if training.probe_every and done % training.probe_every == 0 and done < training.steps:
                     probed = min(PROBED_PAIRS, len(self.held_out))
                     require_no_collapse(done, probed_before, self.recall(PROBED_PAIRS), probed)
+                    if world.is_writer:
+                        # What a later collapse leaves to go back to, however often states are kept meanwhile.
+                        save_state(self.scratch / PROBED, done, seconds_before + self._elapsed(), state, kept=1)
                 if done % training.checkpoint_every == 0 and world.is_writer:
                     log.flush()
                     save_state(self.scratch, done, seconds_before + self._elapsed(), state, training.kept_states)
             losses = log.losses()
         if not all(torch.isfinite(parameter).all() for parameter in trained.values()):
             raise TrainingError("trained weights are not finite; lower learning_rate. Nothing was published")
-        fraction, scores = self._interpolate()
+        # Judged before it is interpolated: going back to the base would hide a collapse.
         after = self.recall(len(self.held_out))
         require_no_collapse(training.steps, recall_before, after, len(self.held_out))
+        fraction, scores = self._interpolate()
+        after = after if fraction == 1 else self.recall(len(self.held_out))
         return {
             "pairs": len(self.views.pairs),
             "held_out_pairs": len(self.held_out),
@@ -187,7 +217,7 @@ class Trainer:
             "first_step": start,
             # With what was computed once (captions, frozen part), and with the sessions before a kill.
             "seconds": round(seconds_before + self._elapsed(), 3),
-            "images_per_second": round(len(steps) * self.batch_size / max(log.stepping_seconds, 1e-9), 1),
+            "images_per_second": round(len(steps) * self.batches.batch_size / max(log.stepping_seconds, 1e-9), 1),
             "data_wait_fraction": round(log.data_wait_fraction, 4),
             "peak_memory_bytes": peak_memory_bytes(world.device),
             "trainable_parameters": self.trainable_parameters,
@@ -204,22 +234,8 @@ class Trainer:
             "processes": world.size,
         }
 
-    def _guarded(self, take: TrainingStep, step: int, batch: Tensor) -> dict[str, float]:
-        try:
-            drawn = self.texts.draw(step, self._drawn(step)[0])
-            return take.take(step, batch, drawn, from_tokens=self.tokens is not None)
-        except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
-                raise
-            accumulation = 2 * self.training.accumulation
-            raise TrainingError(
-                f"out of memory with batch_size {self.batch_size}; set customization accumulation to {accumulation} "
-                f"(same result, less memory), or batch_size to {max(2, self.batch_size // 2)}"
-            ) from error
-
     def _interpolate(self) -> tuple[float, Mapping[float, float]]:
         """Go to the configured point between base and trained model, or the best one on the held-out pairs."""
-        line = Line(self.model, self.base)
 
         def score(fraction: float) -> float:
             line.move_to(fraction)
@@ -227,15 +243,15 @@ class Trainer:
             return sum(recall.values()) / len(recall)
 
         wanted = self.training.interpolation
+        if wanted == 1:
+            return 1.0, {}
+        line = Line(self.model, self.base)
         scores: dict[float, float] = {}
         if wanted == "held-out":
-            if not len(self.held_out):
-                raise InputError("interpolation: held-out needs held-out pairs; raise held_out_fraction")
             fraction, scores = choose(GRID, score)
         else:
             fraction = float(wanted)
-        if fraction < 1 or scores:
-            line.move_to(fraction)
+        line.move_to(fraction)
         return fraction, scores
 
     @torch.no_grad()
@@ -265,29 +281,6 @@ class Trainer:
 
     def _elapsed(self) -> float:
         return time.monotonic() - self.began
-
-    def _drawn(self, step: int) -> tuple[Tensor, Tensor]:
-        """Positions (B,) of the pairs of a step, of all processes, and the view (B,) drawn for each."""
-        training = self.training
-        positions = self.trained_on[batch_at(step, len(self.trained_on), self.batch_size, training.seed)]
-        if training.augmentation != "none" and not training.views:
-            return positions, torch.full_like(positions, step + 1)
-        views = torch.randint(max(1, training.views), positions.shape, generator=generator(training.seed, 2, step))
-        return positions, views
-
-    def _batches(self, start: int) -> Iterator[Tensor]:
-        """What each step feeds to the image tower: kept tokens (B, T, W), or decoded images (B, 3, H, W)."""
-        steps = range(start, self.training.steps)
-        if self.tokens is not None:
-            for step in steps:
-                positions, views = map(self.world.part, self._drawn(step))
-                yield self.tokens[positions, views]
-            return
-        draws: Iterator[list[Draw]] = (
-            list(zip(*(self.world.part(part).tolist() for part in self._drawn(step)), strict=True)) for step in steps
-        )
-        for images in self.views.batches(draws, self.training.workers, pinned=self.world.device != "cpu"):
-            yield images if self.tower is not None else self._locked_features(images.to(self.world.device))
 
     def _gates(self) -> dict[str, float]:
         if self.method != "gated-image":

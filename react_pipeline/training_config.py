@@ -53,7 +53,8 @@ class TrainingConfig(Section):
         seed: Of the initialisation, of the order of the data and of the augmentation.
         loss: See `losses`: `infonce` (the paper), `infonce-captions`, `infonce-masked`, `unicl`, `sigmoid`.
         augmentation: `timm` (the paper's: random crop, flip, RandAugment, erasing), `mild` (for drawings), or `none`.
-        views: 0: every step augments afresh; n: n fixed augmented views of each image are prepared and drawn from.
+        views: 0: every step augments afresh; n: the image and n - 1 fixed augmentations of it are
+            drawn from.
         class_prompt_fraction: Chance that a caption is replaced by a prompt of the pair's class; 0 is the paper's way.
         held_out_fraction: Share of the pairs that is never trained on; image-text recall is measured on it.
         interpolation: Share of the way from the base to the trained model: 1 is the trained model, 0 the base, values
@@ -102,6 +103,8 @@ class TrainingConfig(Section):
     def _views_differ(self) -> Self:
         if self.views and self.augmentation == "none":
             raise ValueError("`views` needs an `augmentation`: mild or timm")
+        if self.views == 1:
+            raise ValueError("`views: 1` would be the plain image alone; say `augmentation: none`, or more views")
         return self
 
 
@@ -112,6 +115,22 @@ SPEED_FIELDS = frozenset(
     }
 )
 """Fields that change how fast or in how much memory a checkpoint is made, and not which: no part of its fingerprint."""
+
+
+_LINEAR_HEAD_FIELDS = frozenset(
+    {
+        *("learning_rate", "weight_decay", "warmup_steps", "steps", "batch_size", "seed"),
+        *("held_out_fraction", "interpolation"),
+    }
+)
+
+
+def unused_fields(method: str) -> frozenset[str]:
+    """Fields that do nothing in a method, so that a change of them rebuilds nothing of it."""
+    name = method.removesuffix(CONTROL_SUFFIX)
+    if name == "linear-head":
+        return frozenset(TrainingConfig.model_fields) - _LINEAR_HEAD_FIELDS
+    return frozenset() if name == "gated-image" else frozenset({"last_k_layers"})
 
 
 def partial(model: type[Section], name: str) -> type[Section]:
@@ -150,5 +169,5 @@ class CustomizationConfig(Section):
         try:
             return TrainingConfig(**{**method_fields, **_given(overrides)})
         except ValidationError as error:
-            problems = "; ".join(str(problem["msg"]) for problem in error.errors())
+            problems = "; ".join(str(problem["msg"]).removeprefix("Value error, ") for problem in error.errors())
             raise InputError(f"customization of {name}: {problems}") from error

@@ -7,6 +7,7 @@ the shards (`collect`), the order (`schedule`), the loop (`customize`). Shapes: 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
@@ -109,10 +110,23 @@ class Views(Dataset[Tensor]):
             batch_sampler=draws,  # type: ignore[arg-type]
             num_workers=workers,
             pin_memory=pinned,
-            prefetch_factor=4 if workers else None,
+            prefetch_factor=2 if workers else None,
             worker_init_fn=_one_thread if workers else None,
         )
         yield from loader
+
+
+def ahead(make: Callable[[int], Tensor], steps: Iterable[int]) -> Iterator[Tensor]:
+    """What `make` gives for each step, made by a thread while the step before it is computed."""
+    with ThreadPoolExecutor(1) as pool:
+        coming: Future[Tensor] | None = None
+        for step in steps:
+            following = pool.submit(make, step)
+            if coming is not None:
+                yield coming.result()
+            coming = following
+        if coming is not None:
+            yield coming.result()
 
 
 def _one_thread(_worker: int) -> None:

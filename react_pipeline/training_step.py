@@ -40,6 +40,7 @@ class TrainingStep:
         state: TrainingState,
         training: TrainingConfig,
         world: World,
+        max_log_scale: float = MAX_LOG_SCALE,
     ) -> None:
         """Prepare; `tower` is None where the image tower does not train, and batches are then image features."""
         self._model: nn.Module = model
@@ -48,6 +49,7 @@ class TrainingStep:
         self._state = state
         self._training = training
         self._world = world
+        self._max_log_scale = max_log_scale
         self._device_type = world.device.partition(":")[0]
         # Of a loss over the whole batch every process has the whole gradient of the scale already.
         spread = SHARED if training.global_negatives else ()
@@ -85,7 +87,7 @@ class TrainingStep:
         state.scaler.update()
         require_steady_scale(step, before, scale.item())
         with torch.no_grad():
-            scale.clamp_(0, MAX_LOG_SCALE)
+            scale.clamp_(0, self._max_log_scale)
         values = {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "logit_scale": scale.exp().item()}
         # A step that the scaler skips has no finite norm, and JSON has no word for that.
         return {name: value for name, value in values.items() if math.isfinite(value)}

@@ -20,6 +20,9 @@ from react_pipeline.schedule import generator
 from react_pipeline.training_config import TrainingConfig
 from react_pipeline.training_data import TrainingPairs
 
+GATHERED_AT_ONCE = 65_536
+"""Vectors that a process sends at once."""
+
 
 @dataclass(frozen=True)
 class DrawnTexts:
@@ -112,5 +115,9 @@ def _encoded(clip: Clip, texts: list[str], world: World) -> Tensor:
     vectors = torch.zeros(each, clip.dimension)
     if mine:
         vectors[: len(mine)] = clip.encode_texts(mine)
-    # Gathered where the collectives work: NCCL knows no CPU tensors.
-    return world.gather(vectors.to(world.device)).cpu()[: len(texts)]
+    # Gathered where the collectives work (NCCL knows no CPU tensors), and in parts: the table may be larger than a GPU.
+    parts = [
+        world.gather(part.to(world.device)).cpu().view(world.size, len(part), -1)
+        for part in vectors.split(GATHERED_AT_ONCE)
+    ]
+    return torch.cat(parts, dim=1).flatten(0, 1)[: len(texts)]

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from react_pipeline.errors import InputError
+from react_pipeline.errors import InputError, StoreWriteError
 from react_pipeline.gated import vision_blocks
 
 
@@ -58,6 +58,19 @@ def load_strictly(model: nn.Module, weights: dict[str, Tensor], path: Path) -> N
         )
         raise InputError(f"{path}: does not fit the architecture of {len(vision_blocks(model))} vision layers: {told}")
     model.load_state_dict(weights, strict=True)
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:
+    """Write safetensors.
+
+    Raises:
+        StoreWriteError: If the disk refuses it, with the bytes needed.
+    """
+    try:
+        save_file(tensors, path, metadata=about)
+    except SafetensorError as error:
+        needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        raise StoreWriteError(f"{path}: {error}; {needed:,} bytes are needed. Free space and run again") from error
 
 
 def map_weights(model: nn.Module, names: Iterable[str], path: Path) -> None:

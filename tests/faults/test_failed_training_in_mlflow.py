@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -148,3 +149,23 @@ def test_training_that_diverges_is_failed_in_mlflow(diverging: Project, tracking
     history = MlflowClient(tracking.uri).get_metric_history(run.info.run_id, "training/loss")
     assert [point.step for point in history] == list(range(len(history))) != []
     assert diverging.store.keys("customized_checkpoint") == []
+
+
+def test_a_killed_training_of_another_configuration_is_closed_and_one_that_runs_is_not(  # 30
+    tracking: Tracking, tiny_project: Project
+) -> None:
+    killed, running = (replace(INPUTS, config={"method": "full", "steps": steps}) for steps in (9, 10))
+    for inputs in (killed, running):
+        LiveRun(tracking.uri, tracking.experiment).started(inputs, 0)
+
+    def status(inputs: Inputs) -> str:
+        (run,) = runs_of(tracking, fingerprint=inputs.fingerprint)
+        return str(run.info.status)
+
+    def while_building(directory: Path) -> dict[str, Any]:
+        tracking.log_artifact(tiny_project, publish(tiny_project, [record(0, 1)]))
+        assert (status(killed), status(running)) == ("KILLED", "RUNNING")
+        (directory / "file").write_text("")
+        return {}
+
+    tiny_project.store.build(running, while_building)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from react_pipeline.artifacts import Inputs
 from react_pipeline.augmentation import augmentation, turn_and_recolour
 from react_pipeline.base import publish_base
 from react_pipeline.corpus import publish_corpus
 from react_pipeline.customize import customize
 from react_pipeline.embed import embed_corpus
-from react_pipeline.errors import InputError, RetrievalError, StaleArtifact
+from react_pipeline.errors import InputError, RetrievalError, StaleArtifact, TrainingError
 from react_pipeline.index import build_index
 from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import Project
@@ -260,3 +261,70 @@ def test_a_compiled_tower_follows_the_plain_one(make_project: Make, _indexed_sto
     compiled = make_project(customization={"defaults": {**defaults, "compile": True}})
     shutil.rmtree(compiled.store.current("customized_checkpoint", f"shapes/{method}").path)
     assert losses(compiled, method) == pytest.approx(reference, rel=1e-4)
+
+
+class Listening:
+    """An observer that remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def started(self, inputs: Inputs, first_step: int) -> None:
+        self.told.append((inputs.key, first_step))
+
+    def stepped(self, record: Mapping[str, float]) -> None:
+        self.told.append(record["step"])
+
+    def failed(self, error: BaseException) -> None:
+        self.told.append(type(error))
+
+
+@pytest.mark.parametrize("method", ["gated-image", "linear-head"])
+def test_an_observer_is_told_of_the_start_and_of_every_step(project: Project, method: str) -> None:
+    observer = Listening()
+    customize(project, "shapes", method, observer)
+    assert observer.told == [(f"shapes/{method}", 0), 0, 1, 2, 3]
+
+
+def test_a_head_that_ends_worse_than_it_began_is_not_published(make_project: Make, _indexed_store: Path) -> None:
+    defaults = {"learning_rate": 50.0, "steps": 30, "batch_size": 16, "warmup_steps": 1}
+    project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+    observer = Listening()
+    with pytest.raises(TrainingError, match="learning_rate"):
+        customize(project, "shapes", "linear-head", observer)
+    assert observer.told[-1] is TrainingError
+    assert project.store.keys("customized_checkpoint") == []
+
+
+def test_choosing_on_held_out_pairs_is_refused_before_any_step_where_none_is_held_out(
+    make_project: Make, _indexed_store: Path
+) -> None:
+    defaults = {"steps": 4, "batch_size": 8, "interpolation": "held-out", "held_out_fraction": 0.0}
+    project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+    observer = Listening()
+    with pytest.raises(InputError, match="held_out_fraction"):
+        customize(project, "shapes", "gated-image", observer)
+    assert observer.told == [InputError]
+
+
+def test_memory_that_runs_out_is_told_with_what_to_set(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(*_: object, **__: object) -> dict[str, float]:
+        return {"loss": float(torch.empty(1 << 60).sum())}
+
+    monkeypatch.setattr("react_pipeline.training_step.TrainingStep.take", greedy)
+    with pytest.raises(TrainingError, match="accumulation to 2"):
+        customize(project, "shapes", "gated-image")
+
+
+def test_a_field_that_a_method_does_not_use_leaves_its_checkpoint_fresh(
+    make_project: Make, _indexed_store: Path
+) -> None:
+    defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 8, "warmup_steps": 1, "augmentation": "none"}
+    project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+    for method in ("gated-image", "locked-text", "linear-head"):
+        customize(project, "shapes", method)
+    other = make_project(customization={"defaults": {**defaults, "last_k_layers": 1}})
+    reused = {method: customize(other, "shapes", method).reused for method in ("gated-image", "locked-text")}
+    assert reused == {"gated-image": False, "locked-text": True}
+    augmented = make_project(customization={"defaults": {**defaults, "augmentation": "mild"}})
+    assert customize(augmented, "shapes", "linear-head").reused

@@ -17,6 +17,7 @@ STEPS = (
     *("images", "shards", "pairs", "corpus", "attention", "gated", "methods", "weights", "model", "base", "inference"),
     *("embed", "index", "labels", "labelled", "collect", "duplicates", "ranking", "retrieve", "search"),
     *("observer", "distributed", "schedule", "losses", "tower", "augmentation", "training_data", "kept_tokens"),
+    *("training_batches",),
     *("training_texts", "held_out", "interpolation", "guards", "resume", "training_step", "training_log"),
     *(
         "trainer",

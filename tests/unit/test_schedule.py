@@ -2,13 +2,11 @@ from __future__ import annotations
 
 import math
 
-import open_clip
 import pytest
 import torch
-import torch.nn.functional as functional
 from torch import nn
 
-from react_pipeline.schedule import batch_at, contrastive_loss, learning_rate, parameter_groups
+from react_pipeline.schedule import MAX_LOG_SCALE, batch_at, learning_rate, max_log_scale, parameter_groups
 from react_pipeline.training_config import TrainingConfig
 
 
@@ -32,34 +30,6 @@ def test_every_epoch_takes_each_pair_once_in_a_new_order() -> None:
     assert len(batch_at(0, 3, 256, 0)) == 3
 
 
-def vectors(seed: int) -> torch.Tensor:
-    return functional.normalize(torch.randn(6, 8, generator=torch.Generator().manual_seed(seed)), dim=1)
-
-
-def test_infonce_equals_open_clips() -> None:
-    scale = torch.tensor(20.0)
-    ours = contrastive_loss(vectors(0), vectors(1), scale)
-    torch.testing.assert_close(ours, open_clip.ClipLoss()(vectors(0), vectors(1), scale))
-
-
-def test_equal_captions_share_the_target() -> None:
-    images, texts, scale = vectors(0), vectors(1), torch.tensor(5.0)
-    texts[3] = texts[1]
-    unique = torch.arange(6)
-    torch.testing.assert_close(
-        contrastive_loss(images, texts, scale, unique), contrastive_loss(images, texts, scale), atol=1e-6, rtol=1e-6
-    )
-    ids = torch.tensor([0, 1, 2, 1, 4, 5])
-    log_rows = (scale * images @ texts.T).log_softmax(1)
-    log_columns = (scale * images @ texts.T).log_softmax(0)
-    total = 0.0
-    for row in range(6):
-        positives = [column for column in range(6) if ids[column] == ids[row]]
-        total -= sum(log_rows[row, column].item() for column in positives) / len(positives)
-        total -= sum(log_columns[column, row].item() for column in positives) / len(positives)
-    assert contrastive_loss(images, texts, scale, ids).item() == pytest.approx(total / 12, rel=1e-5)
-
-
 def test_vectors_norms_biases_and_the_logit_scale_do_not_decay() -> None:
     model = nn.ModuleDict({"ln_1": nn.LayerNorm(4), "fc": nn.Linear(4, 4), "frozen": nn.Linear(4, 4)})
     model.register_parameter("logit_scale", nn.Parameter(torch.tensor(math.log(10))))
@@ -69,3 +39,9 @@ def test_vectors_norms_biases_and_the_logit_scale_do_not_decay() -> None:
     assert decayed["weight_decay"] == 0.1
     assert plain["weight_decay"] == 0
     assert len(plain["params"]) == 4  # type: ignore[arg-type]
+
+
+def test_only_a_sigmoid_training_may_keep_a_scale_above_clips_limit() -> None:
+    assert max_log_scale("infonce", 4.75) == MAX_LOG_SCALE
+    assert max_log_scale("sigmoid", 4.75) == 4.75
+    assert max_log_scale("sigmoid", 2.3) == MAX_LOG_SCALE
