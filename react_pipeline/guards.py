@@ -75,7 +75,7 @@ def require_steady_scale(step: int, before: float, after: float) -> None:
 
 
 def require_learned(losses: Sequence[float]) -> None:
-    """Stop where a training ended worse than it began: the mean loss of its last tenth above that of its first.
+    """Stop where a training ended far worse than it began: mean loss of its last tenth above twice that of its first.
 
     For trainings whose loss cannot become infinite, as that of a head of unit vectors.
 
@@ -84,9 +84,9 @@ def require_learned(losses: Sequence[float]) -> None:
     """
     tenth = max(1, len(losses) // 10)
     first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
-    if last > first:
+    if last > 2 * first:
         raise TrainingError(
-            f"the training ended worse than it began: the loss went from {first:.3g} to {last:.3g}; lower "
+            f"the training ended far worse than it began: the loss went from {first:.3g} to {last:.3g}; lower "
             "learning_rate. Nothing was published"
         )
 

@@ -85,7 +85,7 @@ def test_held_out_pairs_are_not_trained_on(clip: Clip, coloured: DrawnPairs, tmp
     _, held_out = split(coloured, 0.25, 0)
     spoiled = DrawnPairs(DRAWINGS, classes=coloured.classes)
     for position in held_out:
-        spoiled.classes[int(position)] = "red"
+        spoiled.captions[int(position)] = "something else altogether"
     _, ours, about = train(clip, coloured, tmp_path / "ours")
     _, theirs, _ = train(clip, spoiled, tmp_path / "theirs")
     assert torch.equal(ours["trained"], theirs["trained"])
