@@ -16,7 +16,7 @@ from assets.resources import ProjectResource
 from react_pipeline.artifacts import Artifact
 from react_pipeline.elevater.comparison import MEAN, compare_summaries
 from react_pipeline.elevater.features import digests_of_test_images
-from react_pipeline.lineage import fresh_or_none, method_key
+from react_pipeline.lineage import Project, fresh_or_none, method_key
 from react_pipeline.training_config import CONTROL_SUFFIX
 
 CHUNK_ROWS = 65_536
@@ -74,11 +74,20 @@ def training_pairs_hold_no_test_image(
     context: dg.AssetCheckExecutionContext, project: ProjectResource
 ) -> dg.AssetCheckResult:
     """A test image among the training pairs makes its data set's figure worthless; near duplicates are not seen."""
-    pipeline, (slug, method) = project.load(), key_of(context)
-    pairs = fresh_or_none(pipeline, "control_set" if method.endswith(CONTROL_SUFFIX) else "retrieved_set", slug)
-    if method == "base" or pairs is None:
+    return look_for_test_images(project.load(), *key_of(context))
+
+
+def look_for_test_images(project: Project, slug: str, method: str) -> dg.AssetCheckResult:
+    """The result of `training_pairs_hold_no_test_image`; unmeasured where there is nothing to look for or in."""
+    if method == "base":
         return unmeasured("nothing was trained")
-    features = pipeline.store.current("benchmark_features", method_key(slug, method))
+    stage = "control_set" if method.endswith(CONTROL_SUFFIX) else "retrieved_set"
+    pairs = fresh_or_none(project, stage, slug)
+    if pairs is None:
+        return unmeasured(f"`{stage}` of {slug!r} is missing or stale; rematerialize it")
+    features = project.store.current("benchmark_features", method_key(slug, method))
+    if not digests_of_test_images(features):
+        return unmeasured(f"no test image was encoded: {features.counts.get('unavailable', 'no data set is there')}")
     leaked = count_test_images(pairs, features)
     return dg.AssetCheckResult(
         passed=leaked == 0,

@@ -1,25 +1,22 @@
 """Launching: materialize assets from the command line, in one process, on the real Dagster instance.
 
-Belongs here: which runs a selection becomes, in which order, what happens after one fails, and what a killed launch
-leaves behind. Every run has its events, checks and metadata in the Dagster UI like one that was started there. One
-process for all of them imports torch and loads the definitions once.
+Belongs here: which runs a selection becomes, in which order, what happens after one fails. Does not belong here: what a
+killed launch leaves behind (`launch_locks`). Every run has its events, checks and metadata in the Dagster UI like one
+that was started there. One process for all of them imports torch and loads the definitions once.
 """
 
-import fcntl
 import logging
 import os
 import time
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import dagster as dg
-from dagster import DagsterRunStatus, RunsFilter
 
 from assets.benchmark import GROUP as BENCHMARK
 from assets.definitions import build_defs
+from assets.launch_locks import LAUNCH_TAG, registered
 from assets.partitions import DOMAINS, domain_partitions, evaluation_partitions, partition_of, training_partitions
 from assets.reporting import INTERRUPTED
 from assets.resources import REPOSITORY, ProjectResource
@@ -31,7 +28,6 @@ from react_pipeline.training_config import METHODS
 
 logger = logging.getLogger(__name__)
 
-LAUNCH_TAG = "react/launch"
 COMPARED = {"comparison": "elevater_results", "benchmark_comparison": "benchmark_results"}
 """Assets that need whichever results of a domain there are, and these results."""
 
@@ -108,7 +104,7 @@ def materialize(
     for slug in {launch.key.split("/")[0] for launch in launches} - {""}:
         project.domain(slug)
     started = time.monotonic()
-    with open_instance() as instance, _registered(instance) as launch_id:
+    with open_instance() as instance, registered(instance) as launch_id:
         instance.add_dynamic_partitions(DOMAINS, sorted({entry.key.split("/")[0] for entry in launches} - {""}))
         summary = _Runner(defs, instance, {LAUNCH_TAG: launch_id}, on_event).run(launches)
     Tracking.of(project).log_pending(project, patient=True)
@@ -156,22 +152,6 @@ def plan(
             launches.append(Launch(tuple(name for name in measured if name in of_benchmark), f"{slug}/{method}"))
         launches += [Launch((name,), slug) for name in last]
     return [launch for launch in launches if launch.assets]
-
-
-def reap_abandoned(instance: dg.DagsterInstance) -> list[str]:
-    """Close the runs of launches that were killed, and free their places in pools; returns their run ids.
-
-    Without this they would look started forever, and the next run would wait for the place on the GPU that they hold.
-    """
-    reaped = []
-    unfinished = [DagsterRunStatus.STARTED, DagsterRunStatus.STARTING, DagsterRunStatus.CANCELING]
-    for run in instance.get_runs(RunsFilter(statuses=unfinished)):
-        launch_id = run.tags.get(LAUNCH_TAG)
-        if launch_id and not _is_alive(_lock_path(launch_id)):
-            instance.report_run_failed(run, "The process of this launch was killed; launch again to go on.")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-            reaped.append(run.run_id)
-    return reaped
 
 
 @dataclass
@@ -274,41 +254,3 @@ def _valid_domains(project: Project) -> list[str]:
     for problem in problems:
         logger.warning("left out: %s", problem)
     return sorted(found)
-
-
-def _lock_path(launch_id: str) -> Path:
-    return Path(os.environ["DAGSTER_HOME"]) / "launches" / f"{launch_id}.lock"
-
-
-def _is_alive(path: Path) -> bool:
-    # The kernel frees the lock when its holder dies; process ids are used again, locks are not.
-    try:
-        with path.open("r+") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except FileNotFoundError:
-        pass
-    return False
-
-
-@contextmanager
-def _registered(instance: dg.DagsterInstance) -> Iterator[str]:
-    logging.getLogger("dagster").setLevel(logging.CRITICAL)
-    launch_id = uuid.uuid4().hex[:12]
-    path = _lock_path(launch_id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # One launch at a time enters or cleans up; otherwise one could remove another's file before it is locked.
-    with (path.parent / "entering").open("w") as door:
-        fcntl.flock(door, fcntl.LOCK_EX)
-        handle = path.open("w")
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        reap_abandoned(instance)
-        for left in path.parent.glob("*.lock"):
-            if left != path and not _is_alive(left):
-                left.unlink(missing_ok=True)
-    with handle:
-        try:
-            yield launch_id
-        finally:
-            path.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import dagster as dg
 
 from react_pipeline.artifacts import Artifact
-from react_pipeline.lineage import CONFIG_VARIABLE, Project
+from react_pipeline.project import CONFIG_VARIABLE, Project
 from react_pipeline.tracking import Tracking
 from react_pipeline.tracking_live import LiveRun
 

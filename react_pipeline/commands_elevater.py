@@ -59,6 +59,7 @@ def domains(
     """Write a domain file for each data set, and `elevater.yaml` with the classes of all 20 together."""
     from react_pipeline.elevater.domains import write_domains
 
+    _require_folder(root)
     directory = into or load_project(config).config.domains
     for path in write_domains(root, directory):
         domain = load_domain(path)
@@ -93,13 +94,16 @@ def validate(
     from react_pipeline.elevater.results import expected_predictions
     from react_pipeline.elevater.submission import check_submission
 
+    if root is not None:
+        _require_folder(root)
     sizes = {}
     for name in DATASETS if root is not None else ():
         try:
             sizes[name] = len(read_dataset(root or Path(), name, "test", warn=False))
         except Unavailable:
             continue
-    _tell_problems(file, [str(problem) for problem in check_submission(file, expected_predictions(sizes))])
+    problems = [str(problem) for problem in check_submission(file, expected_predictions(sizes))]
+    _tell_problems(file, problems, "the leaderboard wants" if root is None else f"the data in {root} want")
 
 
 @elevater_app.command()
@@ -111,7 +115,7 @@ def retrieval(
     split: Annotated[str, typer.Option(help="Of the JSON.")] = "test",
     image_column: Annotated[str, typer.Option(help="Of the CSV.")] = "image",
     caption_column: Annotated[str, typer.Option(help="Of the CSV.")] = "caption",
-    delimiter: Annotated[str, typer.Option(help="Of the CSV.")] = ",",
+    delimiter: Annotated[str, typer.Option(help="Of the CSV; \\t is a tab.")] = ",",
     captions_per_image: Annotated[int, typer.Option(min=1, help="The first so many count.")] = 5,
     config: Config = None,
 ) -> None:
@@ -134,8 +138,13 @@ def retrieval(
     print_table(["", "", *(f"R@{k} %" for k in found.image_to_text)], rows, right=5)
 
 
-def _tell_problems(path: Path, problems: list[str]) -> None:
+def _require_folder(root: Path) -> None:
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give the one that holds the data")
+
+
+def _tell_problems(path: Path, problems: list[str], wanted: str = "the leaderboard wants") -> None:
     for problem in problems:
         typer.echo(f"error: {problem}", err=True)
-    typer.echo(f"{path}: {'not accepted' if problems else 'as the leaderboard wants it'}")
+    typer.echo(f"{path}: {'not accepted' if problems else f'as {wanted} it'}")
     raise typer.Exit(1 if problems else 0)

@@ -41,7 +41,10 @@ class EvaluationImages:
 
     @classmethod
     def load(cls, project: Project, slug: str, evaluation_set: Artifact, clip: Clip) -> EvaluationImages:
-        """Read and encode a published evaluation set with the base model, which also embedded the corpus."""
+        """Read and encode a published evaluation set as the corpus was: by the base model, with its own preprocessing.
+
+        Where the evaluation prepares its images otherwise (`kitti-distance`), a copy in the corpus would not be near.
+        """
         images = read_images(evaluation_set, project.domain(slug))
         embedding = project.config.embedding
         vectors = encode_images(

@@ -20,7 +20,7 @@ from react_pipeline.artifacts import Artifact
 from react_pipeline.classifier import LOGIT_SCALE, load_classifier, zero_shot_head
 from react_pipeline.config import DomainConfig
 from react_pipeline.errors import CorruptArtifact
-from react_pipeline.labelled import encode_images, read_images
+from react_pipeline.labelled import encode_images, preprocessing_for, read_images
 from react_pipeline.lineage import Project, method_key, resolve
 
 __all__ = ["ClassResult", "EvalResult", "evaluate", "score", "zero_shot_head"]
@@ -198,6 +198,7 @@ def _logits(
         max_pixels=project.config.corpus.max_pixels,
         batch_size=embedding.batch_size,
         workers=embedding.workers,
+        preprocess=preprocessing_for(classifier.clip, domain),
     )
     logits = LOGIT_SCALE * vectors @ classifier.head.numpy()
     if not np.isfinite(logits).all():

@@ -104,9 +104,13 @@ def _pass_gated_block_first(host: Any, args: tuple[Any, ...]) -> tuple[Any, ...]
 
 
 def gated_layers(model: nn.Module) -> dict[int, GatedBlock]:
-    """The gated blocks by the number of the layer they stand before."""
-    found = {}
-    for number, host in enumerate(vision_blocks(model)):
+    """The gated blocks by the number of the layer they stand before; none in a tower that has no place for them."""
+    found: dict[int, GatedBlock] = {}
+    try:
+        blocks = vision_blocks(model)
+    except InputError:
+        return found
+    for number, host in enumerate(blocks):
         block = getattr(host, "gated_attn_block", None)
         if isinstance(block, GatedBlock):
             found[number] = block

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from PIL import (
     Image,
     ImageDraw,
+    ImageFile,
     ImageFont,
     ImageOps,
     TiffImagePlugin,  # noqa: F401 - Pillow only knows formats by name whose plugin was imported
@@ -95,6 +97,20 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
     except Exception as error:
         reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
         raise BadImage(reason, f"{type(error).__name__}: {error}"[:200]) from error
+
+
+@contextmanager
+def truncated_images() -> Iterator[None]:
+    """Within it, of a file that ends too early the part that is there is decoded.
+
+    Pillow knows this as one setting of the process, so threads that decode must start and end within it.
+    """
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = True
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: Path, tile_pixels: int = 96) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,12 @@ from react_pipeline.demo import installed_versions
 from react_pipeline.elevater.evaluation_images import is_location, list_images, location_of, read_location
 from react_pipeline.elevater.images import Unavailable
 from react_pipeline.errors import InputError
-from react_pipeline.images import BadImage, decode_image
+from react_pipeline.images import BadImage, decode_image, truncated_images
 from react_pipeline.labels import lines_of, read_folder, read_manifest
 from react_pipeline.lineage import Project, resolve
 
 if TYPE_CHECKING:
+    from react_pipeline.elevater.encoding import Preprocess
     from react_pipeline.model import Clip
 
 STAGE = "evaluation_set"
@@ -60,7 +62,7 @@ def publish_evaluation_set(project: Project, slug: str) -> Artifact:
             images = read_manifest(directory / "manifest.csv", domain)
             locations = [str(directory / name) for name in images["path"]]
             images = _with_digests(images, locations)
-            _require_decodable(locations, project.config.corpus.max_pixels)
+            _require_decodable(locations, project.config.corpus.max_pixels, evaluation.kind)
             return images, {"name": evaluation.name, "root": "", **_coverage(images, domain)}
 
         return _publish(project, slug, {"demo": installed_versions()}, build_demo)
@@ -80,7 +82,7 @@ def publish_evaluation_set(project: Project, slug: str) -> Artifact:
     identity = hashlib.sha256(canonical_json(images.to_numpy().tolist()).encode()).hexdigest()
 
     def write(_directory: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-        _require_decodable(_locations(images, evaluation), project.config.corpus.max_pixels)
+        _require_decodable(_locations(images, evaluation), project.config.corpus.max_pixels, evaluation.kind)
         return images, {"name": evaluation.name, "root": str(root), **notes, **_coverage(images, domain)}
 
     return _publish(project, slug, {"images": len(images), "sha256": identity}, write)
@@ -107,17 +109,31 @@ def read_images(artifact: Artifact, domain: DomainConfig | None = None) -> pd.Da
     return images
 
 
+def preprocessing_for(clip: Clip, domain: DomainConfig) -> Preprocess:
+    """The preprocessing that a domain's labelled images are measured with: a data set of ELEVATER brings its own."""
+    from react_pipeline.elevater.encoding import preprocessing
+
+    return preprocessing(clip, squash=domain.evaluation is not None and domain.evaluation.squash)
+
+
 def encode_images(
-    clip: Clip, images: pd.DataFrame, *, max_pixels: int, batch_size: int, workers: int
+    clip: Clip,
+    images: pd.DataFrame,
+    *,
+    max_pixels: int,
+    batch_size: int,
+    workers: int,
+    preprocess: Preprocess | None = None,
 ) -> NDArray[np.float32]:
     """Encode labelled images; the next batch is decoded in threads while one is encoded.
 
     Args:
-        clip: The model; its own preprocessing is used.
-        images: Of `read_images`.
+        clip: The model.
+        images: Of `read_images`. Of ELEVATER's files that end too early the part that is there counts.
         max_pixels: Larger images are refused.
         batch_size: Images per forward pass.
         workers: Decoding threads.
+        preprocess: Of `preprocessing_for`; unset: the model's own, as for the corpus.
 
     Returns:
         Unit vectors, float32 (N, D), in the order of `images`.
@@ -133,12 +149,13 @@ def encode_images(
         data = _read(path)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise InputError(f"{path}: changed since the set was published; rematerialize `{STAGE}`")
-        return clip.preprocess(decode_image(data, max_pixels))
+        return (preprocess or clip.preprocess)(decode_image(data, max_pixels))
 
     rows = list(zip(images["path"], images["sha256"], strict=True))
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
     vectors = [np.zeros((0, clip.dimension), np.float32)]
-    with ThreadPoolExecutor(max(workers, 1)) as pool:
+    of_elevater = bool(rows) and is_location(rows[0][0])
+    with _tolerance(of_elevater), ThreadPoolExecutor(max(workers, 1)) as pool:
         waiting = [pool.submit(prepare, row) for row in batches[0]] if batches else []
         for following in tqdm([*batches[1:], []][: len(batches)], desc="evaluation images", disable=None, leave=False):
             ready = [task.result() for task in waiting]
@@ -196,13 +213,19 @@ def _with_digests(images: pd.DataFrame, locations: Sequence[str]) -> pd.DataFram
     return images.assign(sha256=[hashlib.sha256(_read(location)).hexdigest() for location in locations])
 
 
-def _require_decodable(locations: Sequence[str], max_pixels: int) -> None:
+def _tolerance(of_elevater: bool) -> AbstractContextManager[None]:
+    # As in the benchmark; of one's own images a file that was cut is a fault to mend.
+    return truncated_images() if of_elevater else nullcontext()
+
+
+def _require_decodable(locations: Sequence[str], max_pixels: int, kind: str) -> None:
     problems = []
-    for location in locations:
-        try:
-            decode_image(_read(location), max_pixels)
-        except BadImage as error:
-            problems.append(f"{location}: {error}")
+    with _tolerance(kind == "elevater"):
+        for location in locations:
+            try:
+                decode_image(_read(location), max_pixels)
+            except BadImage as error:
+                problems.append(f"{location}: {error}")
     if problems:
         raise InputError(f"{len(problems)} evaluation images cannot be used; mend or remove them\n{lines_of(problems)}")
 

@@ -1,73 +1,23 @@
 """Lineage: which artifact is made from which, and whether a published one is still made from today's inputs.
 
-Belongs here: the one table of stages and the check of freshness. Does not belong here: how a stage is built. `Project`
-is what every step is given: the configuration, the domains and the store.
+Belongs here: the one table of stages and the check of freshness. Does not belong here: how a stage is built, and
+where configuration and store come from (`project`).
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from react_pipeline.artifacts import Artifact, Inputs
-from react_pipeline.config import SLUG, DomainConfig, PipelineConfig, RetrievalConfig
-from react_pipeline.config_files import load_domain, load_pipeline
 from react_pipeline.errors import InputError, MissingArtifact, StaleArtifact
-from react_pipeline.store import Store
-from react_pipeline.training_config import CONTROL_SUFFIX, METHODS, SPEED_FIELDS, TrainingConfig, unused_fields
+from react_pipeline.project import Project as Project
+from react_pipeline.training_config import CONTROL_SUFFIX, METHODS, SPEED_FIELDS, unused_fields
 
-CONFIG_VARIABLE = "REACT_PIPELINE_CONFIG"
 ALL = "all"
 """Key of the artifacts that belong to no domain."""
-
-
-@dataclass(frozen=True)
-class Project:
-    """The configuration and the store of one pipeline; `path` is its `pipeline.yaml`."""
-
-    path: Path
-    config: PipelineConfig
-
-    @classmethod
-    def load(cls, path: Path | str | None = None) -> Project:
-        """Read `path`, else the file that `REACT_PIPELINE_CONFIG` names, else `pipeline.yaml` here.
-
-        Raises:
-            ConfigError: If the file is missing or wrong.
-        """
-        located = Path(path or os.environ.get(CONFIG_VARIABLE) or "pipeline.yaml").resolve()
-        return cls(located, load_pipeline(located))
-
-    @cached_property
-    def store(self) -> Store:
-        """The store of artifacts."""
-        return Store(self.config.store)
-
-    def domain(self, slug: str) -> DomainConfig:
-        """Read one domain's file, afresh at each call so that an edit is seen.
-
-        Raises:
-            InputError: If there is no such domain.
-            ConfigError: If its file is wrong.
-        """
-        path = self.config.domains / f"{slug}.yaml"
-        if not SLUG.fullmatch(slug) or not path.is_file():
-            known = ", ".join(sorted(file.stem for file in self.config.domains.glob("*.yaml"))) or "none"
-            raise InputError(f"no domain {slug!r} in {self.config.domains} (there: {known}); see `domains add`")
-        return load_domain(path)
-
-    def retrieval(self, slug: str) -> RetrievalConfig:
-        """Retrieval of a domain: the pipeline's fields, then the domain's own."""
-        overrides = self.domain(slug).retrieval.model_dump(exclude_unset=True)
-        return self.config.retrieval.model_copy(update=overrides)
-
-    def training(self, slug: str, method: str) -> TrainingConfig:
-        """Training of a domain with a method; a control trains as its method does."""
-        return self.config.customization.resolve(method, self.domain(slug).customization)
 
 
 Config = Callable[[Project, str], dict[str, Any]]
@@ -151,7 +101,10 @@ def _training(project: Project, key: str) -> dict[str, Any]:
 
 def _evaluation(project: Project, key: str) -> dict[str, Any]:
     slug, method = key.split("/")
-    return {"method": method, **_classes(project, slug)}
+    evaluation = project.domain(slug).evaluation
+    # Named only where it holds, so that all other results stay what they are.
+    squash = {"squash": True} if evaluation is not None and evaluation.squash else {}
+    return {"method": method, **_classes(project, slug), **squash}
 
 
 def _comparison(_project: Project, _key: str) -> dict[str, Any]:
@@ -160,7 +113,12 @@ def _comparison(_project: Project, _key: str) -> dict[str, Any]:
 
 def _benchmark_features(project: Project, _key: str) -> dict[str, Any]:
     elevater = project.config.elevater
-    return {"datasets": list(elevater.dataset_names), "splits": ["test", "train"] if elevater.shots else ["test"]}
+    return {
+        "datasets": list(elevater.dataset_names),
+        "splits": ["test", "train"] if elevater.shots else ["test"],
+        # Named only where it is made, so that features without it stay what they are.
+        **({"unprojected": True} if elevater.probes_unprojected else {}),
+    }
 
 
 def _benchmark_results(project: Project, _key: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from react_pipeline.errors import InputError, ReactError
-from react_pipeline.lineage import CONFIG_VARIABLE, Project
+from react_pipeline.project import CONFIG_VARIABLE, Project
 from react_pipeline.tracking import Tracking
 
 HOST = "127.0.0.1"

@@ -19,7 +19,7 @@ from react_pipeline.elevater.images import LabelledImages, Unavailable
 from react_pipeline.elevater.readers import read_dataset
 from react_pipeline.elevater.table import DATASETS, IMAGENET, Dataset, dataset
 from react_pipeline.errors import InputError
-from react_pipeline.images import BadImage, decode_image
+from react_pipeline.images import BadImage, decode_image, truncated_images
 
 State = Literal["complete", "partial", "unavailable", "wrong"]
 
@@ -108,7 +108,7 @@ def _check(root: Path, entry: Dataset) -> DatasetReport:
         found: LabelledImages | None = None
         try:
             found = read_dataset(root, entry.name, split, warn=False)
-            _decode_some(found)
+            notes |= dict.fromkeys(_decode_some(found))
         except Unavailable as error:
             problems.append(error.reason)
         except InputError as error:
@@ -130,12 +130,23 @@ def _check(root: Path, entry: Dataset) -> DatasetReport:
     return DatasetReport(entry.name, entry.title, state, tuple(splits), tuple(problems), tuple(notes), entry.homepage)
 
 
-def _decode_some(images: LabelledImages) -> None:
+def _decode_some(images: LabelledImages) -> list[str]:
+    """Decode a few; of files that end too early the part that is there counts, so they are only noted."""
+    truncated = []
     for position in np.unique(np.linspace(0, len(images) - 1, _DECODED_PER_SPLIT).astype(int)):
         try:
-            decode_image(images.read(int(position)), _MAX_PIXELS)
+            data = images.read(int(position))
+            try:
+                decode_image(data, _MAX_PIXELS)
+            except BadImage as error:
+                if error.reason != "truncated":
+                    raise
+                with truncated_images():
+                    decode_image(data, _MAX_PIXELS)
+                truncated.append(f"{images.locations[position]}: ends too early; the part that is there counts")
         except BadImage as error:
             raise InputError(f"{images.locations[position]}: no usable image ({error})") from error
+    return truncated
 
 
 def _cell(split: SplitReport) -> str:

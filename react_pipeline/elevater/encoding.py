@@ -7,8 +7,7 @@ Belongs here: bytes of images in, features out, for any list of images. Does not
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,13 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from PIL import Image, ImageFile
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from react_pipeline.errors import CorruptArtifact, InputError
-from react_pipeline.images import BadImage, decode_image
+from react_pipeline.images import BadImage, decode_image, truncated_images
 from react_pipeline.model import Clip
 
 Preprocess = Callable[[Image.Image], Tensor]
@@ -50,6 +49,19 @@ class Encoded:
 
     sha256: NDArray[np.uint8]
     truncated: int
+
+
+@dataclass(frozen=True)
+class Unprojected:
+    """A second array of features, from before the last projection of the tower.
+
+    Attributes:
+        path: Where the array goes, float32 (N, W).
+        projection: (W, D), which `finetune.take_projection` took out of the tower: the tower now gives width W.
+    """
+
+    path: Path
+    projection: Tensor
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,7 @@ class PreprocessedImages:
             except BadImage as error:
                 if error.reason != "truncated":
                     raise
-            with _truncated_images():
+            with truncated_images():
                 return LoadedImage(self.preprocess(decode_image(data, self.max_pixels)), digest, truncated=True)
         except BadImage as error:
             raise InputError(f"{self.name(number)}: no usable image ({error}); mend its file") from error
@@ -101,6 +113,7 @@ def encode(
     batch_size: int,
     workers: int,
     title: str = "images",
+    unprojected: Unprojected | None = None,
 ) -> Encoded:
     """Write the features of images 0 to N - 1 as the image tower gives them, not normalised: float32 (N, D), `.npy`.
 
@@ -114,14 +127,20 @@ def encode(
         batch_size: B.
         workers: Processes that read and preprocess ahead; 0: this one.
         title: Of the progress bar.
+        unprojected: Write these features too, in the same pass; the others are what the tower gives with its
+            projection, to the last digit.
 
     Raises:
         InputError: If an image cannot be used.
         CorruptArtifact: If a feature is not finite.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    features = np.lib.format.open_memmap(partial, "w+", np.float32, (count, clip.dimension))
+    widths = {path: clip.dimension} | ({unprojected.path: len(unprojected.projection)} if unprojected else {})
+    partials = {target: target.with_name(target.name + ".partial") for target in widths}
+    arrays = [
+        np.lib.format.open_memmap(partials[target], "w+", np.float32, (count, width))
+        for target, width in widths.items()
+    ]
     digests: list[bytes] = []
     truncated = start = 0
     # A process for less than a batch would only cost its start.
@@ -135,17 +154,23 @@ def encode(
             digests += [sha256 for sha256, _ in about]
             truncated += sum(cut for _, cut in about)
             with torch.inference_mode():
-                batch = clip.model.encode_image(pixels.to(clip.device)).float().cpu().numpy()
-            if not np.isfinite(batch).all():
-                raise CorruptArtifact(
-                    f"{images.name(start)}: the model gives features that are not finite; rematerialize its checkpoint"
-                )
-            features[start : start + len(batch)] = batch
-            start += len(batch)
-            bar.update(len(batch))
-    features.flush()
-    del features
-    partial.replace(path)
+                given = clip.model.encode_image(pixels.to(clip.device))
+                batches = [given @ unprojected.projection, given] if unprojected else [given]
+            for array, values in zip(arrays, batches, strict=True):
+                batch = values.float().cpu().numpy()
+                if not np.isfinite(batch).all():
+                    raise CorruptArtifact(
+                        f"{images.name(start)}: the model gives features that are not finite; rematerialize its "
+                        "checkpoint"
+                    )
+                array[start : start + len(batch)] = batch
+            start += len(pixels)
+            bar.update(len(pixels))
+    for array in arrays:
+        array.flush()
+    del array, arrays
+    for target, partial in partials.items():
+        partial.replace(target)
     return Encoded(np.frombuffer(b"".join(digests), np.uint8).reshape(count, 32), truncated)
 
 
@@ -172,13 +197,3 @@ def _collate(rows: list[LoadedImage | str]) -> tuple[Tensor | None, list[tuple[b
         return None, [], problems[0]
     good = [row for row in rows if not isinstance(row, str)]
     return torch.stack([row.pixels for row in good]), [(row.sha256, row.truncated) for row in good], ""
-
-
-@contextmanager
-def _truncated_images() -> Iterator[None]:
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = True
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before

@@ -45,6 +45,8 @@ def list_images(root: Path, name: str, domain: DomainConfig) -> pd.DataFrame:
     lacking = [names[0] for names, found in zip(entry.aliases, joined, strict=True) if found is None]
     if lacking:
         raise InputError(f"domain {domain.slug!r} lacks {len(lacking)} classes of {name}\n{lines_of(lacking)}")
+    # Lists that were read before may be those of other files.
+    _test_images.cache_clear()
     images = read_dataset(root, name, SPLIT)
     paths = [f"{name}/{number}/{location}" for number, location in enumerate(images.locations)]
     return pd.DataFrame({"path": paths, "class": [joined[int(label)] for label in images.labels]})
@@ -64,16 +66,18 @@ def read_location(location: str) -> bytes:
     """The bytes of an image.
 
     Raises:
-        InputError: If the data set or the image is gone.
+        InputError: If the data set or the image is gone, or another image has its place now.
     """
     root, _, path = location.partition(_MARK)
-    name, number, _ = path.split("/", 2)
+    name, number, own = path.split("/", 2)
     try:
-        return _test_images(Path(root), name).read(int(number))
-    except IndexError as error:
-        raise InputError(f"{location}: the data set has fewer images now; rematerialize `evaluation_set`") from error
+        images = _test_images(Path(root), name)
     except Unavailable as error:
         raise InputError(f"{location}: {error.reason}") from error
+    position = int(number)
+    if position >= len(images) or images.locations[position] != own:
+        raise InputError(f"{location}: the data set changed; rematerialize `evaluation_set`")
+    return images.read(position)
 
 
 @lru_cache(maxsize=4)

@@ -60,7 +60,8 @@ class Measurement(BaseModel):
         n: Test images.
         expected: Official number of test images; a figure of fewer is not the benchmark's.
         layout: Kind of copy that was read.
-        images: Digest of the test images and their labels; figures compare only where it is equal.
+        images: Digest of the test images and their labels, after training also of the training images, from which the
+            shots are drawn; figures compare only where it is equal.
         seconds: To search and train, or to classify; encoding is counted with the features.
         learning_rate: What the search found.
         weight_decay: What the search found.

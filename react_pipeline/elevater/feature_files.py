@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,16 @@ from react_pipeline.artifacts import Artifact
 from react_pipeline.durable import fsync, write_atomically
 from react_pipeline.elevater.images import LabelledImages
 from react_pipeline.elevater.table import dataset
-from react_pipeline.errors import CorruptArtifact
-from react_pipeline.lineage import Project
+from react_pipeline.errors import CorruptArtifact, InputError
+from react_pipeline.lineage import STAGES, Project
 
 logger = logging.getLogger(__name__)
 
 STAGE = "benchmark_features"
 ARRAYS = (".npy", "_labels.npy", "_sha256.npy")
 """Ends of the names of a split's arrays: features, labels, SHA-256 of each image's file."""
+UNPROJECTED = "_unprojected.npy"
+"""The same of features before the tower's last projection, where a probe with a merged projection is asked for."""
 
 
 class SplitFeatures(BaseModel):
@@ -67,7 +70,6 @@ class FeatureWriter:
         self.project = project
         self.checkpoint = checkpoint
         self.directory = directory
-        self.clip: Any = None
         self.splits: list[SplitFeatures] = []
         self.reused = 0
         for left in directory.rglob("*.partial"):
@@ -113,12 +115,35 @@ class FeatureWriter:
             "seconds": round(sum(about.seconds for about in self.splits), 2),
         }
 
-    def _encode(self, images: LabelledImages) -> int:
-        from react_pipeline.elevater.encoding import PreprocessedImages, encode, preprocessing
+    @cached_property
+    def clip(self) -> Any:
+        """The model."""
         from react_pipeline.model import choose_device, load
 
-        if self.clip is None:
-            self.clip = load(self.checkpoint.path, choose_device(self.project.config.device))
+        return load(self.checkpoint.path, choose_device(self.project.config.device))
+
+    @cached_property
+    def projection(self) -> Any:
+        """The tower's last projection, taken out of it, if features before it are wanted; None without either."""
+        from react_pipeline.elevater.finetune import take_projection
+
+        if not self.project.config.elevater.probes_unprojected:
+            return None
+        try:
+            return take_projection(self.clip.model.visual)
+        except InputError as error:
+            # The probes are unavailable with the same reason; everything else needs no projection.
+            logger.warning("elevater.merge_projection: %s", error)
+            return None
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """Ends of the names of the arrays that a split has here."""
+        return ARRAYS if self.projection is None else (*ARRAYS, UNPROJECTED)
+
+    def _encode(self, images: LabelledImages) -> int:
+        from react_pipeline.elevater.encoding import PreprocessedImages, Unprojected, encode, preprocessing
+
         config = self.project.config
         folder = self.directory / images.dataset
         preprocess = preprocessing(self.clip, squash=dataset(images.dataset).squash)
@@ -130,6 +155,9 @@ class FeatureWriter:
             batch_size=config.embedding.batch_size,
             workers=config.embedding.workers,
             title=f"{images.dataset} {images.split}",
+            unprojected=None
+            if self.projection is None
+            else Unprojected(folder / f"{images.split}{UNPROJECTED}", self.projection),
         )
         np.save(folder / f"{images.split}_labels.npy", images.labels)
         np.save(folder / f"{images.split}_sha256.npy", encoded.sha256)
@@ -138,14 +166,16 @@ class FeatureWriter:
     def _take_over(self, images: LabelledImages, digest: str) -> bool:
         """Link the files of another artifact with the same checkpoint and images."""
         for artifact in self._published():
-            if (artifact.manifest.get("content") or {}).get("images", {}).get(
-                f"{images.dataset}/{images.split}"
-            ) == digest:
+            split = f"{images.dataset}/{images.split}"
+            encoded = (artifact.manifest.get("content") or {}).get("images", {})
+            # Made without `merge_projection`, an artifact lacks an array; the images are then encoded again.
+            whole = all(f"{split}{end}" in artifact.manifest["files"] for end in self.ends)
+            if encoded.get(split) == digest and whole:
                 folder = self.directory / images.dataset
                 folder.mkdir(exist_ok=True)
-                for end in ARRAYS:
-                    _link(artifact.file(f"{images.dataset}/{images.split}{end}"), folder / f"{images.split}{end}")
-                about = artifact.file(f"{images.dataset}/{images.split}.json").read_text(encoding="utf-8")
+                for end in self.ends:
+                    _link(artifact.file(f"{split}{end}"), folder / f"{images.split}{end}")
+                about = artifact.file(f"{split}.json").read_text(encoding="utf-8")
                 self._mark(folder / f"{images.split}.json", about)
                 self.reused += 1
                 return True
@@ -157,14 +187,16 @@ class FeatureWriter:
             slug, method, fingerprint = manifest.parts[-4:-1]
             try:
                 recorded = json.loads(manifest.read_text(encoding="utf-8"))
-                if self.checkpoint.fingerprint in recorded["parents"].values():
+                # An older version of the code may have encoded otherwise.
+                same_code = recorded["code_version"] == STAGES[STAGE].code_version
+                if same_code and self.checkpoint.fingerprint in recorded["parents"].values():
                     yield store.open(STAGE, f"{slug}/{method}", fingerprint)
             except (ValueError, KeyError, OSError, CorruptArtifact) as error:
                 logger.warning("%s: not used (%s)", manifest.parent, error)
 
     def _mark(self, marker: Path, text: str) -> None:
         # The marker vouches for the split's files, so they must be on disk before it, even if the power fails.
-        for end in ARRAYS:
+        for end in self.ends:
             fsync(marker.with_name(marker.stem + end))
         write_atomically(marker, text)
 

@@ -4,11 +4,13 @@ Belongs here: which splits are read, publishing, reading again. Does not belong 
 (`feature_files`), encoding (`encoding`), measuring (`results`).
 
 Files: `<data set>/<split>.npy` (N, D) float32 as the image tower gives them, `<data set>/<split>_labels.npy`,
-`<data set>/<split>_sha256.npy` (N, 32) uint8 of the images' files, and `<data set>/<split>.json` (`SplitFeatures`).
+`<data set>/<split>_sha256.npy` (N, 32) uint8 of the images' files, and `<data set>/<split>.json` (`SplitFeatures`);
+`<data set>/<split>_unprojected.npy` (N, W) where a linear probe with a merged projection is asked for.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -18,13 +20,15 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from react_pipeline.artifacts import Artifact
-from react_pipeline.elevater.feature_files import STAGE, FeatureWriter, SplitFeatures
+from react_pipeline.elevater.feature_files import STAGE, UNPROJECTED, FeatureWriter, SplitFeatures
 from react_pipeline.elevater.images import LabelledImages, Unavailable
 from react_pipeline.elevater.readers import read_dataset
 from react_pipeline.errors import CorruptArtifact, InputError
 from react_pipeline.labels import lines_of
 from react_pipeline.lineage import Project, method_key, resolve
 from react_pipeline.training_config import CONTROL_SUFFIX
+
+logger = logging.getLogger(__name__)
 
 NO_ROOT = "`elevater.root` is not set: give it in pipeline.yaml, and look at the data with `elevater check`"
 NO_ENCODER = "a linear head is used on the base's own features, so the benchmark of its encoder is that of `base`"
@@ -38,11 +42,13 @@ class Features:
         about: Of the split.
         features: (N, D) float32, not normalised.
         labels: int64 (N,), or for a multilabel set uint8 (N, C).
+        unprojected: (N, W) float32, before the tower's last projection; None if the artifact has none.
     """
 
     about: SplitFeatures
     features: NDArray[np.float32]
     labels: NDArray[Any]
+    unprojected: NDArray[np.float32] | None = None
 
     @classmethod
     def read(cls, artifact: Artifact, name: str, split: str) -> Self:
@@ -65,7 +71,10 @@ class Features:
         features, labels = (
             np.load(artifact.file(f"{name}/{split}{end}.npy"), allow_pickle=False) for end in ("", "_labels")
         )
-        return cls(about, features, labels)
+        before = f"{name}/{split}{UNPROJECTED}"
+        # Most readers want the others, so the file stays where it is until rows of it are asked for.
+        unprojected = np.load(artifact.file(before), mmap_mode="c") if before in artifact.manifest["files"] else None
+        return cls(about, features, labels, unprojected)
 
 
 def unavailable_reason(artifact: Artifact, name: str, split: str) -> str:
@@ -121,7 +130,12 @@ def _no_features(project: Project, method: str) -> str:
         return NO_ENCODER
     if root is None:
         return NO_ROOT
-    return "" if root.is_dir() else f"elevater.root: there is no folder {root}"
+    if root.is_dir():
+        return ""
+    reason = f"elevater.root: there is no folder {root}"
+    # Unlike no root at all, this is most likely a slip.
+    logger.warning("%s; everything is unavailable", reason)
+    return reason
 
 
 def _read_splits(project: Project, splits: tuple[str, ...]) -> tuple[list[tuple[LabelledImages, str]], dict[str, str]]:

@@ -87,11 +87,8 @@ class ImageClassifier(nn.Module):
         return self.logit_scale.exp() * self.linear(features)
 
 
-def take_projection(visual: Any) -> Tensor:
-    """Take the last projection (W, D) out of an image tower, which then gives features of width W.
-
-    Together with `Head.merged` this is the benchmark's option to train projection and head as one matrix. The tower is
-    changed in place.
+def projection_of(visual: Any) -> Tensor:
+    """The last projection (W, D) of an image tower.
 
     Raises:
         InputError: If the tower has no such matrix (ResNets, timm's towers).
@@ -99,8 +96,21 @@ def take_projection(visual: Any) -> Tensor:
     projection = getattr(visual, "proj", None)
     if not isinstance(projection, Tensor):
         raise InputError(f"{type(visual).__name__}: has no projection matrix `proj` to merge with the head")
-    visual.proj = None
     return projection.detach()
+
+
+def take_projection(visual: Any) -> Tensor:
+    """Take the last projection (W, D) out of an image tower, which then gives features of width W.
+
+    Together with `Head.merged` this is the benchmark's option to train projection and head as one matrix. The tower is
+    changed in place.
+
+    Raises:
+        InputError: As `projection_of`.
+    """
+    projection = projection_of(visual)
+    visual.proj = None
+    return projection
 
 
 def fine_tune(

@@ -81,7 +81,8 @@ class Head:
     def merged(self, projection: Tensor) -> Self:
         """The head for features before the tower's projection (W, D): the same logits, the projection in the weight.
 
-        The features that it is trained on must then be of width W (`finetune.take_projection`).
+        The features that it is trained on must then be of width W: those of a tower without its projection
+        (`finetune.take_projection`), or for a probe `Features.unprojected`.
         """
         return type(self)(self.weight @ projection.T.to(self.weight), self.bias, self.logit_scale)
 

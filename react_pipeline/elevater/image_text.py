@@ -76,14 +76,16 @@ def read_karpathy(
     """
     try:
         images = json.loads(path.read_text(encoding="utf-8"))["images"]
+        chosen = [(number, image) for number, image in enumerate(images) if image["split"] == split]
         rows = [
-            (str(PurePosixPath(image.get("filepath", ""), image["filename"])), sentence["raw"])
-            for image in images
-            if image["split"] == split
+            (str(PurePosixPath(folder, name)), text)
+            for number, image in chosen
+            for folder, name in [_texts(number, filepath=image.get("filepath", ""), filename=image["filename"])]
             for sentence in image["sentences"]
+            for (text,) in [_texts(number, raw=sentence["raw"])]
         ]
-        splits = sorted({image["split"] for image in images})
-    except (OSError, ValueError) as error:
+        splits = sorted({str(image["split"]) for image in images})
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error})") from error
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: is not Karpathy's JSON; missing or of another kind: {error}") from error
@@ -106,13 +108,16 @@ def read_caption_csv(
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True)
+            # A shell hands `\t` on as two characters.
+            reader = csv.DictReader(file, delimiter=delimiter.replace("\\t", "\t"), skipinitialspace=True)
             columns = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = columns
             for column in (image_column, caption_column):
                 if column not in columns:
                     raise InputError(f"{path}: no column {column!r}; it has {', '.join(columns) or 'none'}")
             rows = [(row[image_column] or "", row[caption_column] or "") for row in reader]
+    except TypeError as error:
+        raise InputError(f"delimiter {delimiter!r}: {error}") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as a table of captions ({error})") from error
     return _collect(path, rows, captions_per_image)
@@ -176,6 +181,13 @@ def _ranks(
         mark = np.take_along_axis(similarity, best, axis=1)
         ranks[block] = ((similarity > mark) | ((similarity == mark) & (places < best))).sum(axis=1)
     return ranks
+
+
+def _texts(number: int, **fields: Any) -> tuple[str, ...]:
+    for name, value in fields.items():
+        if not isinstance(value, str):
+            raise TypeError(f"images[{number}]: {name} is {value!r}, which is no text")
+    return tuple(fields.values())
 
 
 def _collect(path: Path, rows: Iterable[tuple[str, str]], captions_per_image: int | None) -> CaptionedImages:

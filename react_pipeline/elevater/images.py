@@ -101,10 +101,12 @@ class LabelledImages:
         return self.source.read(position)
 
     def digest(self) -> str:
-        """SHA-256 over the names, sizes, checksums and labels of the images, for lineage.
+        """SHA-256 over the names, sizes, checksums and labels of the images and the order of the classes, for lineage.
+
+        The order decides the columns of a submission, so files with another one are not the same.
 
         Members of zip archives are taken by the CRC of the archive's directory, which reading verifies; other files
-        are read. So equal digests mean equal images and labels, wherever the root lies.
+        are read. So equal digests mean equal images, labels and order, wherever the root lies.
 
         Raises:
             InputError: If a file is gone.
@@ -112,6 +114,7 @@ class LabelledImages:
         digest = hashlib.sha256()
         digest.update("\n".join((self.dataset, self.split, *self.class_names)).encode())
         digest.update(np.ascontiguousarray(self.labels).astype("<i8").tobytes())
+        digest.update(f"\n{self.order}".encode())
         for position, location in enumerate(self.locations):
             size, crc = self.source.checksum(position)
             digest.update(f"\n{location}\0{size}\0{crc}".encode("utf-8", "surrogateescape"))

@@ -113,14 +113,14 @@ def read_elevater(root: Path, entry: Dataset, split: str) -> LabelledImages | No
         names = _labelmap(folder, registered, entry)
     else:
         raise InputError(f"{root / REGISTRY}: {entry.name}.format: {registered.format!r} is neither iris nor coco")
-    if files.num_images is not None and len(index.locations) != files.num_images:
-        raise InputError(
-            f"{where}: {len(index.locations):,} images, the registry says {files.num_images:,}; copy the index again"
-        )
     labels_from = folder / registered.labelmap if registered.labelmap and registered.format != "coco" else where
     order, notes = join_names(entry, names, labels_from, root, in_elevaters_order=True)
     labels = _labels(entry, index, len(names), where)
     require_images(folder, index.locations, where)
+    if files.num_images is not None and len(index.locations) != files.num_images:
+        raise InputError(
+            f"{where}: {len(index.locations):,} images, the registry says {files.num_images:,}; copy the index again"
+        )
     if repeats := len(index.locations) - len(set(index.locations)):
         notes = (*notes, f"{where}: {repeats} images are listed again, with the same label; they count each time")
     source = FileSource(folder, tuple(index.locations))
@@ -130,7 +130,7 @@ def read_elevater(root: Path, entry: Dataset, split: str) -> LabelledImages | No
 def _find(root: Path, entry: Dataset) -> tuple[Path, RegistryEntry] | None:
     path = root / REGISTRY
     if path.is_file():
-        entries = [given for given in _registry(path) if given.name == entry.name]
+        entries = _registered(path, entry.name)
         if entries:
             newest = max(entries, key=lambda given: given.version)
             if not is_inside(newest.root_folder):
@@ -147,8 +147,13 @@ def _find(root: Path, entry: Dataset) -> tuple[Path, RegistryEntry] | None:
     return None
 
 
-def _registry(path: Path) -> list[RegistryEntry]:
-    return _validate(TypeAdapter(list[RegistryEntry]), read_json(path), path)
+def _registered(path: Path, name: str) -> list[RegistryEntry]:
+    """The entries of a data set; of others, which may be any, nothing is demanded."""
+    given = read_json(path)
+    if not isinstance(given, list):
+        raise InputError(f"{path}: is no list of data sets; copy it again")
+    mine = [entry for entry in given if isinstance(entry, dict) and entry.get("name") == name]
+    return [_validate(TypeAdapter(RegistryEntry), entry, path, f"{name}.") for entry in mine]
 
 
 def _read_iris(path: Path) -> _Index:
@@ -223,9 +228,9 @@ def _labels(entry: Dataset, index: _Index, classes: int, where: Path) -> NDArray
     return labels
 
 
-def _validate(adapter: TypeAdapter[Any], given: Any, path: Path) -> Any:
+def _validate(adapter: TypeAdapter[Any], given: Any, path: Path, within: str = "") -> Any:
     try:
         return adapter.validate_python(given)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        problems = [f"{within}{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
         raise InputError(f"{path}:\n{lines_of(problems)}") from error

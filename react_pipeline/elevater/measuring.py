@@ -21,7 +21,7 @@ from react_pipeline.classifier import LOGIT_SCALE, zero_shot_head
 from react_pipeline.config import ElevaterConfig
 from react_pipeline.elevater.experiments import Experiment, Measurement
 from react_pipeline.elevater.features import Features
-from react_pipeline.elevater.finetune import ImageExamples, fine_tune
+from react_pipeline.elevater.finetune import ImageExamples, fine_tune, projection_of
 from react_pipeline.elevater.head import Head, HeadSettings
 from react_pipeline.elevater.metrics import measure
 from react_pipeline.elevater.probe import FeatureExamples, linear_probe
@@ -112,6 +112,7 @@ class DatasetMeasurer:
         except (InputError, TrainingError) as error:
             return unavailable(self.entry, experiment, str(error), self.test)
         about = _about(self.entry, experiment, self.test) | {
+            "images": f"{self.test.about.digest}+{train.about.digest}",
             "seconds": _since(started),
             "learning_rate": found.trial.learning_rate,
             "weight_decay": found.trial.weight_decay,
@@ -134,12 +135,25 @@ class DatasetMeasurer:
         if images:
             merge = self.config.merge_projection
             return fine_tune(self.clip, images[0], images[1], head, split, settings, merge_projection=merge)
-        device = self.clip.device
+        device, parts = self.clip.device, (train, self.test)
+        arrays = [part.features for part in parts]
+        if self.config.merge_projection:
+            head = head.merged(projection_of(self.clip.model.visual).cpu())
+            arrays = [_unprojected(part) for part in parts]
         examples = [
-            FeatureExamples(torch.from_numpy(part.features).to(device), torch.from_numpy(part.labels).to(device))
-            for part in (train, self.test)
+            FeatureExamples(torch.from_numpy(features).to(device), torch.from_numpy(part.labels).to(device))
+            for features, part in zip(arrays, parts, strict=True)
         ]
         return linear_probe(examples[0], examples[1], head, split, settings)
+
+
+def _unprojected(part: Features) -> NDArray[np.float32]:
+    if part.unprojected is None:
+        raise InputError(
+            f"{part.about.dataset}, split {part.about.split}: no features before the tower's projection, which "
+            "`elevater.merge_projection` needs; rematerialize `benchmark_features`"
+        )
+    return part.unprojected
 
 
 def _about(entry: Dataset, experiment: Experiment, test: Features | None) -> dict[str, Any]:

@@ -4,8 +4,8 @@ Belongs here: accuracy, mean-per-class, 11-point mAP, ROC AUC. Does not belong h
 and what is scored. Shapes: N images, C classes.
 
 scikit-learn counts recalls, precision-recall curves and ROC curves. The benchmark's own package, vision-evaluation,
-adds to it only the mean over 11 points, and would bring OpenCV and pycocotools; so those lines are here, with results
-equal to its own.
+adds to it only the mean over 11 points, and would bring OpenCV and pycocotools; so those lines are here, by
+vision-evaluation's definition.
 
 Rules for degenerate input:
     Equal scores: the class with the lower number is predicted. Curves treat equal scores as one threshold.

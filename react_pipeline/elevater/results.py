@@ -5,7 +5,7 @@ single figure (`measuring`), means (`summary`), encoding (`features`), the diffe
 
 Files: `results.parquet`, `results.json` (`experiments.Measurement`), `summary.parquet`, `table.md`,
 `datasets/<name>.json` (the rows of one data set), `predictions/<experiment>/*.json`, and `all_predictions.zip` beside
-these where the experiment covers all 20 data sets (and few-shot the seeds 0, 1 and 2).
+these where the experiment covers all 20 data sets of an ELEVATER copy (and few-shot the seeds 0, 1 and 2).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from react_pipeline.elevater.submission import (
     write_prediction,
     write_submission,
 )
-from react_pipeline.elevater.summary import figure_name, mean_over_datasets, summarize, to_markdown
+from react_pipeline.elevater.summary import fewer_images, figure_name, mean_over_datasets, summarize, to_markdown
 from react_pipeline.elevater.table import DATASETS, IMAGENET, Dataset, dataset
 from react_pipeline.errors import InputError, StaleArtifact
 from react_pipeline.lineage import Project, method_key, resolve
@@ -228,6 +228,8 @@ def _finish(directory: Path, rows: pd.DataFrame, planned: Sequence[Experiment], 
         if row.status == "ok":
             values.setdefault(figure, {})[row.dataset] = float(row.value)
     zero_shot = summary[summary["experiment"] == "zero-shot"]
+    # Rows in the order of another layout would line up with other images on the leaderboard.
+    in_order = set(rows["layout"]) <= {"", LAYOUT}
     missing = zero_shot[zero_shot["status"] != "ok"].set_index("dataset")["status"].to_dict()
     return {
         "datasets_evaluated": means.get("zero-shot", (0.0, 0))[1],
@@ -236,7 +238,8 @@ def _finish(directory: Path, rows: pd.DataFrame, planned: Sequence[Experiment], 
         "datasets_in_mean": {name: count for name, (_, count) in means.items()},
         "value": values,
         "not_measured": missing,
-        "submissions": list(_submissions(directory, planned)),
+        "datasets_with_fewer_images": len(fewer_images(summary)),
+        "submissions": list(_submissions(directory, planned)) if in_order else [],
         "seconds": round(float(rows.drop_duplicates(["dataset", "adaptation", "shots", "seed"])["seconds"].sum()), 2),
         **({"unavailable": reason} if reason else {}),
     }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -108,7 +109,7 @@ def read_prediction(path: Path) -> Prediction:
             raise InputError(f"{path}: must be one JSON object with the keys {', '.join(KEYS)}; wrong: {wrong}")
         predictions = np.asarray(entry["predictions"], dtype=np.float64)
         return Prediction(**{**entry, "rnd_seeds": tuple(entry["rnd_seeds"]), "predictions": predictions})
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{path}: is no prediction file ({error}); write it again") from error
 
 
@@ -162,6 +163,7 @@ def write_submission(directory: Path, path: Path | None = None) -> Path:
     # A fixed date: equal predictions, equal zip.
     member = zipfile.ZipInfo(MEMBER, date_time=(1980, 1, 1, 0, 0, 0))
     member.compress_type = zipfile.ZIP_DEFLATED
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     try:
         with zipfile.ZipFile(partial, "w") as archive, archive.open(member, "w", force_zip64=True) as stream:
@@ -189,7 +191,8 @@ def check_submission(path: Path, expected: Mapping[str, ExpectedDataset]) -> lis
                 return [Problem(path, "", f"must hold exactly {MEMBER}; holds {archive.namelist()}")]
             # The hook turns each dataset's numbers into an array before the next is read.
             document = json.loads(archive.read(MEMBER), object_hook=_as_array)
-    except (OSError, zipfile.BadZipFile, ValueError) as error:
+    # RuntimeError: an encrypted member, an unknown compression, JSON that is nested too deeply.
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         return [Problem(path, "", f"cannot be read as a zip of JSON ({error}); write it again")]
     if not isinstance(document, dict) or set(document) != {"data"} or not isinstance(document["data"], list):
         return [Problem(path, "", 'the JSON must be {"data": [one object a dataset]}')]
@@ -203,14 +206,8 @@ def check_submission(path: Path, expected: Mapping[str, ExpectedDataset]) -> lis
     wanted = [name for name, dataset in expected.items() if not dataset.optional]
     missing = [name for name in wanted if name not in names]
     if missing:
-        problems.append(
-            Problem(
-                path,
-                "data",
-                f"{len(wanted) - len(missing)} of {len(wanted)} datasets are present; missing: {', '.join(missing)}. "
-                "The leaderboard shows an average only for all of them",
-            )
-        )
+        present = f"{len(wanted) - len(missing)} of {len(wanted)} datasets are present; missing: {', '.join(missing)}"
+        problems.append(Problem(path, "data", f"{present}. The leaderboard shows an average only for all of them"))
     shots = sorted({str(entry.get("n_shot")) for entry in objects})
     if len(shots) > 1:
         problems.append(Problem(path, "data.*.n_shot", f"differs between datasets: {', '.join(shots)}"))
@@ -280,7 +277,7 @@ def _first(mask: NDArray[np.bool_]) -> list[int]:
 def _as_array(entry: dict[str, Any]) -> dict[str, Any]:
     try:
         return {**entry, "predictions": np.asarray(entry["predictions"], dtype=np.float64)}
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         return entry
 
 

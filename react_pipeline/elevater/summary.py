@@ -58,13 +58,19 @@ def mean_over_datasets(summary: pd.DataFrame) -> dict[str, tuple[float, int]]:
     return {figure_name(*key): (float(group.mean()), len(group)) for key, group in groups}
 
 
+def fewer_images(summary: pd.DataFrame) -> list[str]:
+    """The measured data sets that have fewer test images than officially: their figures are not the benchmark's."""
+    fewer = summary[(summary["n"] > 0) & (summary["n"] < summary["expected"])]
+    return list(dict.fromkeys(fewer["dataset"]))
+
+
 def figure_name(experiment: str, protocol: str) -> str:
     """Of a column of figures: `zero-shot`, `linear-probe-5.clean`."""
     return experiment if protocol == experiment else f"{experiment}.{protocol}"
 
 
 def to_markdown(summary: pd.DataFrame) -> str:
-    """The table for people: percent with one decimal, a mean that says of how many, reasons below."""
+    """The table for people: percent with one decimal, a mean that says of how many; below, what is not as it should."""
     labelled = summary.assign(figure=list(map(figure_name, summary["experiment"], summary["protocol"])))
     figures = list(dict.fromkeys(labelled["figure"]))
     means = mean_over_datasets(summary)
@@ -82,6 +88,12 @@ def to_markdown(summary: pd.DataFrame) -> str:
     reasons = "".join(
         f"- {row.dataset}, {row.figure}: {' '.join(row.status.split())}\n" for row in missing.itertuples()
     )
+    if few := len(fewer_images(summary)):
+        whole = int((summary.groupby("dataset")["n"].max() > 0).sum())
+        table += (
+            f"\nFewer test images than officially: {few} of {whole} data sets that are there. Such a figure is not the "
+            "benchmark's, nor is a mean over it.\n"
+        )
     return table + (f"\nNot measured:\n\n{reasons}" if reasons else "")
 
 

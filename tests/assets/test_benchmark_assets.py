@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import dagster as dg
@@ -14,7 +14,7 @@ from PIL import Image
 from support_elevater import write_elevater
 from support_launch import dagster_home
 
-from assets.benchmark_checks import bad_features, contradictions, count_test_images
+from assets.benchmark_checks import bad_features, contradictions, count_test_images, look_for_test_images
 from assets.definitions import build_defs
 from assets.launch import Launch, Summary, materialize, open_instance, plan
 from assets.partitions import partition_of
@@ -71,6 +71,21 @@ def test_checks_pass_and_those_that_block_are_blocking(launched: Launched) -> No
     assert blocking["features_are_finite_and_have_a_direction"] and blocking["what_is_unavailable_has_no_value"]
     assert not blocking["benchmark_mean_is_at_least_base"] and not blocking["training_pairs_hold_no_test_image"]
     assert all(check.passed for check in checks if check.blocking)
+
+
+def test_test_images_among_the_pairs_are_unmeasured_where_there_is_nothing_to_compare(
+    launched: Launched, tmp_path: Path
+) -> None:
+    project = launched.project
+    assert look_for_test_images(project, "shapes", "gated-image").metadata["pairs"].value > 0
+    for method, reason in (("base", "nothing was trained"), ("linear-head", "no test image was encoded")):
+        found = look_for_test_images(project, "shapes", method)
+        assert found.metadata["measured"].value is False and reason in str(found.description)
+    retrieval = project.config.retrieval.model_copy(update={"k_per_prompt": 7})
+    stale = replace(project, config=project.config.model_copy(update={"retrieval": retrieval}))
+    assert "`retrieved_set` of 'shapes' is missing or stale" in str(
+        look_for_test_images(stale, "shapes", "gated-image").description
+    )
 
 
 def test_dagster_and_mlflow_show_the_published_figures(launched: Launched) -> None:

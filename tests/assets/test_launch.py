@@ -13,7 +13,8 @@ from mlflow import MlflowClient
 from support_launch import dagster_home
 
 from assets.definitions import build_defs
-from assets.launch import LAUNCH_TAG, Launch, Summary, _lock_path, materialize, open_instance, plan, reap_abandoned
+from assets.launch import Launch, Summary, materialize, open_instance, plan
+from assets.launch_locks import LAUNCH_TAG, lock_path, reap_abandoned
 from assets.partitions import partition_of
 from react_pipeline.compare import comparison_table
 from react_pipeline.errors import InputError
@@ -134,7 +135,7 @@ def test_killed_launch_is_closed_and_gives_its_place_back(launched: Launched) ->
         storage = launched.instance.event_log_storage
         storage.initialize_concurrency_limit_to_default("gpu")
         storage.claim_concurrency_slot("gpu", run.run_id, "step")
-        lock = _lock_path(launch_id)
+        lock = lock_path(launch_id)
         if alive:
             import fcntl
 

@@ -138,10 +138,23 @@ def test_a_coco_index_that_was_cut_or_lacks_a_field_is_refused(root: Path, text:
     assert "test_meta.json" in refusal(root, "kitti-distance")
 
 
-@pytest.mark.parametrize("text", ["{", '{"name": "cifar-10"}', '[{"name": "cifar-10"}]', "[1]"])
+@pytest.mark.parametrize("text", ["{", '{"name": "cifar-10"}', '[{"name": "cifar-10"}]', "1"])
 def test_a_registry_that_is_broken_is_refused(root: Path, text: str) -> None:
     (root / "vision_datasets.json").write_text(text)
     assert "vision_datasets.json" in refusal(root)
+
+
+def test_a_broken_entry_of_the_registry_is_named_and_wrong_for_its_own_data_set_alone(root: Path) -> None:
+    edit_registry(root, "cifar-10", test={"index_path": "test.txt", "num_images": "many"})
+    edit_json(root / "vision_datasets.json", lambda entries: entries.extend([1, {"name": 2}, {"name": "mine"}]))
+    assert "cifar-10.test.num_images: Input should be a valid integer" in refusal(root)
+    assert len(read_dataset(root, "kitti-distance", "test")) == 8
+
+
+def test_images_that_are_missing_are_listed_rather_than_counted(root: Path) -> None:
+    lines = index_of(root).read_text().splitlines(keepends=True)
+    index_of(root).write_text("".join([*lines[:-3], "val.zip@nosuch.png 3\n"]))
+    assert "nosuch.png': the archive has no such member" in refusal(root)
 
 
 def test_images_that_the_archive_lacks_are_listed_fifty_at_most(root: Path) -> None:
@@ -212,7 +225,7 @@ def test_reading_and_checking_write_nothing(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("data", "reason"),
-    [(b"", "empty"), (b"<html>404</html>", "not_an_image"), (png(0, "x")[:60], "truncated|corrupt")],
+    [(b"", "empty"), (b"<html>404</html>", "not_an_image"), (png(0, "x")[:30], "not_an_image|corrupt")],
 )
 def test_the_check_meets_files_that_are_no_images(root: Path, data: bytes, reason: str) -> None:
     replace_members(archive_of(root), lambda name, given: data if name.endswith("/0/0.png") else given)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -13,7 +14,10 @@ from support_elevater import folder_of, write_elevater
 from react_pipeline.base import publish_base
 from react_pipeline.cli import main
 from react_pipeline.elevater.features import publish_features
+from react_pipeline.elevater.readers import read_dataset
 from react_pipeline.elevater.results import publish_results
+from react_pipeline.elevater.submission import Prediction, write_prediction, write_submission
+from react_pipeline.elevater.table import DATASETS, dataset
 from react_pipeline.lineage import Project
 
 
@@ -59,6 +63,20 @@ def test_domains_are_written_into_the_project_and_are_valid(tiny_project: Projec
     assert tiny_project.domain("elevater").class_names and len(tiny_project.domain("dtd").classes) == 47
     assert run("domains", str(data), "--into", "elsewhere")[0] == 0
     assert len(list(Path("elsewhere").glob("*.yaml"))) == 21
+    code, _, told = run("domains", "nosuch", "--into", "another")
+    assert code == 2 and "nosuch: no such folder" in told and not Path("another").exists()
+
+
+def test_a_submission_that_fits_ones_own_data_is_not_said_to_be_the_leaderboards(run, tmp_path: Path) -> None:
+    data = write_elevater(tmp_path / "all")
+    for name in DATASETS:
+        shape = (1, len(read_dataset(data, name, "test")), dataset(name).num_classes)
+        given = Prediction("mine", name, 0, 2, 1, 1, 0, (0,), np.full(shape, 1 / shape[2]))
+        write_prediction(given, tmp_path / "predictions")
+    path = write_submission(tmp_path / "predictions")
+    code, out, _ = run("validate", str(path), "--root", str(data))
+    assert code == 0 and f"as the data in {data} want it" in out
+    assert run("validate", str(path))[0] == 1
 
 
 def test_submission_is_written_and_what_is_missing_is_told(tiny_project: Project, run, data: Path) -> None:
@@ -73,6 +91,8 @@ def test_submission_is_written_and_what_is_missing_is_told(tiny_project: Project
     assert "(1, 10000, 10)" in told  # the stand-in has fewer images than the data set
     code, _, told = run("validate", "mine.zip", "--root", str(data))
     assert code == 1 and "predictions" not in told and "1 of 20" in told
+    code, _, told = run("validate", "mine.zip", "--root", "nosuch")
+    assert code == 2 and "nosuch: no such folder" in told
     code, _, told = run("submit", "shapes", "base", "--to", "mine.zip", "--experiment", "finetuning_full")
     assert code == 2 and "there are zero_shot" in told
     code, _, told = run("submit", "shapes", "full", "--to", "mine.zip")

@@ -13,7 +13,8 @@ LIBRARY = Path(__file__).parents[2] / "react_pipeline"
 ASSETS = LIBRARY.parent / "assets"
 
 STEPS = (
-    *("errors", "durable", "training_config", "config", "config_files", "artifacts", "store", "lineage", "prompts"),
+    *("errors", "durable", "training_config", "evaluation_config", "config", "config_files", "artifacts"),
+    *("store", "project", "lineage", "prompts"),
     *("images", "shards", "pairs", "corpus", "attention", "gated", "methods", "weights", "model", "base", "inference"),
     *("embed", "index", "labels", "labelled", "collect", "duplicates", "ranking", "retrieve", "search"),
     *("observer", "distributed", "schedule", "losses", "tower", "augmentation", "training_data", "kept_tokens"),

@@ -7,13 +7,14 @@ from typing import Any
 import open_clip
 import pytest
 import torch
+from open_clip.model import CLIP
 from PIL import Image
 from safetensors.torch import save_file
 
 from react_pipeline.config import EncoderConfig
 from react_pipeline.errors import InputError
 from react_pipeline.gated import gated_layers
-from react_pipeline.model import Clip, add_gated_blocks, choose_device, from_open_clip, load, save
+from react_pipeline.model import Clip, add_gated_blocks, choose_device, from_open_clip, from_parts, load, save
 
 
 @pytest.fixture
@@ -100,3 +101,14 @@ def test_without_a_gpu_auto_takes_the_cpu_and_cuda_is_refused() -> None:  # FAUL
     assert choose_device("auto") == "cpu"
     with pytest.raises(InputError, match="device: cuda"):
         choose_device("cuda")
+
+
+def test_a_tower_without_transformer_blocks_is_saved_and_loaded_too(tmp_path: Path) -> None:
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    model_cfg = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    torch.manual_seed(0)
+    clip = from_parts(CLIP(**model_cfg), model_cfg, {"size": 32}, None)
+    save(clip, tmp_path)
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(load(tmp_path).encode_images(images), clip.encode_images(images))

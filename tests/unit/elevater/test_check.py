@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from support_elevater import folder_of, write_elevater
 
 from react_pipeline.elevater.check import check_root, report_json, report_lines
@@ -75,3 +77,19 @@ def test_a_root_that_is_not_there_and_an_unknown_name_are_refused(tmp_path: Path
         check_root(tmp_path / "nowhere")
     with pytest.raises(InputError, match="did you mean mnist"):
         check_root(tmp_path, ["minst"])
+
+
+@pytest.mark.parametrize(("share", "state"), [(0.8, "partial"), (0.02, "wrong")])
+def test_an_image_that_ends_too_early_is_noted_and_only_an_unusable_one_is_wrong(
+    tmp_path: Path, share: float, state: str
+) -> None:
+    for label, name in enumerate(dataset("patch-camelyon").class_names):
+        folder = tmp_path / "patch-camelyon" / "test" / name
+        folder.mkdir(parents=True)
+        noise = np.random.default_rng(label).integers(0, 255, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / "0.jpg")
+    cut = folder / "0.jpg"
+    cut.write_bytes(cut.read_bytes()[: int(share * cut.stat().st_size)])
+    (report,) = check_root(tmp_path, ["patch-camelyon"])
+    assert report.state == state
+    assert any("0.jpg: ends too early" in note for note in report.notes) == (state == "partial")

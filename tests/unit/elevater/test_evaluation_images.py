@@ -5,17 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 from support_elevater import folder_of, write_elevater
 
+from react_pipeline.base import publish_base
+from react_pipeline.classifier import zero_shot_head
 from react_pipeline.config_files import load_domain
+from react_pipeline.duplicates import EvaluationImages
 from react_pipeline.elevater.domains import domain_of, write_domains
+from react_pipeline.elevater.encoding import preprocessing
+from react_pipeline.elevater.evaluation_images import location_of, read_location
 from react_pipeline.elevater.names import normal
 from react_pipeline.elevater.readers import read_dataset
 from react_pipeline.elevater.table import DATASETS, dataset
 from react_pipeline.errors import InputError
-from react_pipeline.images import decode_image
+from react_pipeline.evaluate import evaluate
+from react_pipeline.images import BadImage, decode_image
 from react_pipeline.labelled import encode_images, publish_evaluation_set, read_images
 from react_pipeline.lineage import Project
 from react_pipeline.model import load
@@ -117,3 +125,70 @@ def test_writing_domains_again_changes_nothing_and_never_overwrites(tmp_path: Pa
     with pytest.raises(InputError, match=paths[0].name):
         write_domains(tmp_path, tmp_path / "domains")
     assert paths[0].read_text() == "classes: [mine]\n"
+
+
+def write_images(root: Path, name: str, suffix: str) -> list[Path]:
+    """One oblong image a class, as an image folder."""
+    paths = []
+    for label, class_name in enumerate(dataset(name).class_names):
+        paths.append(root / name / "test" / class_name / f"0.{suffix}")
+        paths[-1].parent.mkdir(parents=True)
+        noise = np.random.default_rng(label).integers(0, 255, (32, 90, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(paths[-1])
+    return paths
+
+
+def test_images_of_kitti_are_squashed_to_be_measured_and_prepared_as_the_corpus_to_be_kept_out(
+    tiny_project: Project, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    name, clip = "kitti-distance", load(tiny_checkpoint)
+    write_images(tmp_path / "data", name, "png")
+    write(tiny_project, domain_of(dataset(name), tmp_path / "data"))
+    publish_base(tiny_project)
+    published = publish_evaluation_set(tiny_project, name)
+    domain = tiny_project.domain(name)
+    images = read_images(published, domain)
+    squashed, cropped = (
+        encode_images(
+            clip, images, max_pixels=10_000, batch_size=4, workers=1, preprocess=preprocessing(clip, squash=squash)
+        )
+        for squash in (True, False)
+    )
+    head = zero_shot_head(clip, domain.class_names, domain.templates).numpy()
+    logits = 100.0 * squashed @ head
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    predictions = pd.read_parquet(evaluate(tiny_project, name, "base").file("predictions.parquet"))
+    np.testing.assert_allclose(predictions["probability"], 1 / exponentials.sum(axis=1), rtol=1e-3)
+    assert not np.allclose(squashed, cropped, atol=1e-2)
+    kept_out = EvaluationImages.load(tiny_project, name, published, clip).vectors
+    np.testing.assert_allclose(kept_out, cropped, atol=1e-6)
+
+
+def test_an_image_that_ends_too_early_counts_with_what_is_there(
+    tiny_project: Project, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    name = "patch-camelyon"
+    cut = write_images(tmp_path / "data", name, "jpg")[-1]
+    cut.write_bytes(cut.read_bytes()[: int(0.8 * cut.stat().st_size)])
+    write(tiny_project, domain_of(dataset(name), tmp_path / "data"))
+    images = read_images(publish_evaluation_set(tiny_project, name), tiny_project.domain(name))
+    vectors = encode_images(load(tiny_checkpoint), images, max_pixels=10_000, batch_size=1, workers=2)
+    assert len(images) == len(vectors) == 2 and np.isfinite(vectors).all()
+    with pytest.raises(BadImage):
+        decode_image(cut.read_bytes(), 10_000)  # the tolerance ends with the data set
+    cut.write_bytes(cut.read_bytes()[:30])
+    with pytest.raises(InputError, match="1 evaluation images cannot be used"):
+        publish_evaluation_set(tiny_project, name)
+
+
+def test_another_image_in_the_place_of_a_listed_one_is_refused(project: Project, data: Path) -> None:
+    images = read_dataset(data, NAME, "test")
+    first, last = (location_of(data, f"{NAME}/{number}/{images.locations[number]}") for number in (0, len(images) - 1))
+    assert read_location(last) == images.read(len(images) - 1)
+    index = folder_of(data, NAME) / "test.txt"
+    lines = index.read_text().splitlines(keepends=True)
+    index.write_text("".join(lines[1:] + lines[:1]))
+    publish_evaluation_set(project, NAME)  # reads the lists again
+    for location in (first, last):
+        with pytest.raises(InputError, match="the data set changed; rematerialize `evaluation_set`"):
+            read_location(location)

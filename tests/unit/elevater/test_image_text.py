@@ -129,6 +129,15 @@ def test_a_table_may_have_other_columns_and_another_delimiter(tmp_path: Path) ->
         (json.dumps({"images": [entry("../a", ["x"])]}), "leads out of the folder"),
         (json.dumps({"images": [entry("/a", ["x"])]}), "leads out of the folder"),
         (json.dumps({"images": [entry("a", [" "])]}), "left out: {'empty_caption': 1}"),
+        (
+            json.dumps({"images": [entry("a", ["x"]), {**entry("b", []), "sentences": [{"raw": None}]}]}),
+            r"images\[1\]: raw is None",
+        ),
+        (
+            json.dumps({"images": [{**entry("a", ["x"]), "filename": 7}]}),
+            r"images\[0\]: filename is 7, which is no text",
+        ),
+        ("[" * 100_000, "cannot be read as JSON"),
     ],
 )
 def test_a_json_that_cannot_be_used_is_named_with_its_fault(tmp_path: Path, text: str, message: str) -> None:
@@ -146,3 +155,11 @@ def test_a_table_without_the_column_names_those_it_has(tmp_path: Path) -> None:
         read_caption_csv(path)
     with pytest.raises(InputError, match="cannot be read"):
         read_caption_csv(tmp_path / "absent.csv")
+
+
+def test_a_tab_may_be_written_as_a_shell_hands_it_on_and_another_delimiter_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "captions.tsv"
+    path.write_text("image\tcaption\na.jpg\tone, two\n")
+    assert read_caption_csv(path, delimiter="\\t").captions == ("one, two",)
+    with pytest.raises(InputError, match="delimiter 'ab'"):
+        read_caption_csv(path, delimiter="ab")
