@@ -8,7 +8,7 @@ import re
 import pytest
 
 from react_pipeline.errors import TrainingError
-from react_pipeline.guards import require_finite, require_no_collapse, require_steady_scale
+from react_pipeline.guards import require_finite, require_learned, require_no_collapse, require_steady_scale
 
 NAMES = tuple(f"r{rank}_{way}" for rank in (1, 5, 10) for way in ("image_to_text", "text_to_image"))
 
@@ -81,3 +81,9 @@ def test_chance_alone_raises_hardly_an_alarm(chance: float, pairs: int) -> None:
         except TrainingError:
             alarms += 1
     assert alarms <= 4
+
+
+def test_a_training_that_ended_far_worse_than_it_began_is_told_with_both_losses() -> None:
+    require_learned([2.0] * 10 + [3.9] * 10)
+    with pytest.raises(TrainingError, match=r"from 2 to 4\.1"):
+        require_learned([2.0] * 10 + [4.1] * 10)
