@@ -215,7 +215,7 @@ class Trainer:
             "held_out_pairs": len(self.held_out),
             "steps": training.steps,
             "first_step": start,
-            # With what was computed once (captions, frozen part), and with the sessions before a kill.
+            # With what was computed once (captions, frozen part), and with the tries before a kill.
             "seconds": round(seconds_before + self._elapsed(), 3),
             "images_per_second": round(len(steps) * self.batches.batch_size / max(log.stepping_seconds, 1e-9), 1),
             "data_wait_fraction": round(log.data_wait_fraction, 4),

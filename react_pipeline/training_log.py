@@ -31,12 +31,12 @@ class TrainingLog:
     def __init__(
         self, metrics: Path | None, observer: TrainingObserver, steps: range, batch_size: int, device: str, title: str
     ) -> None:
-        """Drop what an earlier session wrote of steps after the state it is resumed from; a torn line goes with it.
+        """Drop what an earlier try wrote of steps after the state it is resumed from; a torn line goes with it.
 
         Args:
             metrics: The file; None in processes that do not write.
             observer: Is told of every step, where there is a file.
-            steps: First and last step of this session.
+            steps: First and last step of this try.
             batch_size: Pairs of a step over all processes.
             device: Whose memory is told.
             title: Of the progress bar.
@@ -93,7 +93,7 @@ class TrainingLog:
         return self.waited_seconds / max(self.stepping_seconds, 1e-9)
 
     def losses(self) -> list[float]:
-        """The loss of every step, of earlier sessions too; empty in processes that do not write."""
+        """The loss of every step, of earlier tries too; empty in processes that do not write."""
         if self._metrics is None:
             return []
         self.flush()
