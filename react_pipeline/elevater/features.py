@@ -73,7 +73,9 @@ class Features:
         )
         before = f"{name}/{split}{UNPROJECTED}"
         # Most readers want the others, so the file stays where it is until rows of it are asked for.
-        unprojected = np.load(artifact.file(before), mmap_mode="c") if before in artifact.manifest["files"] else None
+        unprojected = None
+        if before in artifact.manifest["files"]:
+            unprojected = np.load(artifact.file(before), mmap_mode="c", allow_pickle=False)
         return cls(about, features, labels, unprojected)
 
 
