@@ -1,61 +1,32 @@
 """Configuration: `pipeline.yaml` and one YAML a domain, as frozen pydantic models.
 
-Belongs here: the fields, their defaults and rules. Does not belong here: the fields of a training (`training_config`)
-and of evaluation (`evaluation_config`), reading files (`config_files`), what a step does with a value.
+Belongs here: the two files as a whole, the encoder, and what a domain is. Does not belong here: the other sections
+(each in its `*_config`), reading files (`config_files`), what a step does with a value.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from react_pipeline.automation_config import AutomationConfig as AutomationConfig
+from react_pipeline.corpus_config import CorpusConfig as CorpusConfig
+from react_pipeline.embedding_config import EmbeddingConfig as EmbeddingConfig
 from react_pipeline.evaluation_config import ElevaterConfig as ElevaterConfig
 from react_pipeline.evaluation_config import EvaluationSetConfig as EvaluationSetConfig
-from react_pipeline.training_config import CustomizationConfig, Fraction, Name, Section, TrainingOverrides, partial
+from react_pipeline.index_config import IndexConfig as IndexConfig
+from react_pipeline.promotion_config import PromotionConfig as PromotionConfig
+from react_pipeline.retrieval_config import RetrievalConfig as RetrievalConfig
+from react_pipeline.training_config import CustomizationConfig, Name, Section, TrainingOverrides, partial
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """What a domain's name may look like; it becomes a directory, a partition key and part of a model's name."""
 
 
 RESERVED_SLUGS = frozenset({"all", "corpus", "mean"})
-
-
-class CorpusConfig(Section):
-    """Where the image-text pairs come from.
-
-    Attributes:
-        kind: `demo` (made from installed packages) or `webdataset` (tar shards).
-        shards: Paths or glob patterns of tar files; only for `webdataset`. URLs and commands are refused.
-        max_bad_fraction: A shard with more bad samples than this fails.
-        max_pixels: Larger images are skipped before they are decoded.
-        max_caption_chars: Longer captions are cut and counted.
-    """
-
-    kind: Literal["demo", "webdataset"] = "webdataset"
-    shards: tuple[str, ...] = ()
-    max_bad_fraction: Fraction = 0.1
-    max_pixels: int = Field(default=89_478_485, gt=0)
-    max_caption_chars: int = Field(default=2_000, gt=0)
-
-    @field_validator("shards")
-    @classmethod
-    def _only_local_paths(cls, shards: tuple[str, ...]) -> tuple[str, ...]:
-        for shard in shards:
-            if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", shard):
-                raise ValueError(f"{shard!r}: only local paths are read; commands (pipe:) and URLs are refused")
-        return shards
-
-    @model_validator(mode="after")
-    def _shards_match_kind(self) -> Self:
-        if self.kind == "webdataset" and not self.shards:
-            raise ValueError("kind `webdataset` needs `shards`: a list of tar files or patterns such as data/*.tar")
-        if self.kind == "demo" and self.shards:
-            raise ValueError("kind `demo` builds its own shards: remove `shards`")
-        return self
 
 
 class EncoderConfig(Section):
@@ -81,63 +52,6 @@ class EncoderConfig(Section):
         if self.model != "demo" and not self.pretrained:
             raise ValueError("`pretrained` is missing: a tag of open_clip or the path of a checkpoint")
         return self
-
-
-class EmbeddingConfig(Section):
-    """How the corpus is embedded. Only `precision` changes the vectors; the rest is speed.
-
-    Attributes:
-        batch_size: Pairs per forward pass.
-        shards_per_group: Shards per resumable group (one output file each of images, texts and metadata).
-        workers: Decoding processes; 0 decodes in the main process.
-        precision: Arithmetic of the towers.
-    """
-
-    precision: Literal["fp32", "bf16"] = "fp32"
-    batch_size: int = Field(default=256, gt=0)
-    shards_per_group: int = Field(default=1, gt=0)
-    workers: int = Field(default=2, ge=0)
-
-
-class IndexConfig(Section):
-    """The FAISS index.
-
-    Attributes:
-        key: `auto` (exact up to `exact_below` rows, then HNSW), or an autofaiss key such as `Flat`, `IVF1024,Flat`,
-            `HNSW32`.
-        exact_below: Up to this many rows `auto` searches exactly.
-        recall_queries: How many held-out queries measure recall@10.
-        min_recall: The check fails below this recall@10.
-    """
-
-    key: str = Field(default="auto", pattern=r"^(auto|Flat|IVF\d+,Flat|HNSW\d+)$")
-    exact_below: int = Field(default=200_000, ge=0)
-    recall_queries: int = Field(default=200, gt=0)
-    min_recall: Fraction = 0.9
-
-
-class RetrievalConfig(Section):
-    """How pairs are chosen for a domain.
-
-    Attributes:
-        modes: `t2t` matches a prompt with captions, `t2i` with images; in this order of preference.
-        k_per_prompt: Hits per prompt and mode (REACT counts per prompt, not per class).
-        max_per_class: Cap per class after duplicates are gone; the most similar stay.
-        min_per_class: A class with fewer pairs is starving.
-        max_starving_fraction: Above this fraction of starving classes nothing is trained.
-        min_similarity: Cosine floor per mode.
-        near_duplicate_similarity: Corpus images at least this similar (cosine) to an evaluation image are removed.
-        shard_pairs: Pairs per collected training shard.
-    """
-
-    modes: tuple[Literal["t2t", "t2i"], ...] = Field(default=("t2t", "t2i"), min_length=1)
-    k_per_prompt: int = Field(default=50, gt=0)
-    max_per_class: int = Field(default=200, gt=0)
-    min_per_class: int = Field(default=1, ge=0)
-    max_starving_fraction: Fraction = 0.25
-    min_similarity: Mapping[Literal["t2t", "t2i"], float] = {}
-    near_duplicate_similarity: float = Field(default=0.98, gt=0, le=1.01)
-    shard_pairs: int = Field(default=1_000, gt=0)
 
 
 if TYPE_CHECKING:
@@ -233,3 +147,5 @@ class PipelineConfig(Section):
     retrieval: RetrievalConfig = RetrievalConfig()
     customization: CustomizationConfig = CustomizationConfig()
     elevater: ElevaterConfig = ElevaterConfig()
+    automation: AutomationConfig = AutomationConfig()
+    promotion: PromotionConfig = PromotionConfig()

@@ -1,8 +1,8 @@
 """Embedding the corpus: every pair's image and caption as unit vectors, in clip-retrieval's layout.
 
-Belongs here: groups of shards and how a killed build goes on, the ledger of skipped samples, reading vectors and
-metadata back. Does not belong here: reading and encoding a batch (`inference`), what makes a sample usable (`pairs`,
-`images`), the model (`model`), searching (`index`).
+Belongs here: groups of shards and how a killed build goes on, the ledger of skipped samples. Does not belong
+here: reading and encoding a batch (`inference`), what makes a sample usable (`pairs`, `images`), the model (`model`),
+reading vectors and metadata back (`vectors`).
 
 clip-retrieval's `Runner`, `NumpyWriter` and layout are used, so its tools read what is written here.
 """
@@ -17,12 +17,9 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from react_pipeline.artifacts import Artifact
@@ -32,9 +29,7 @@ from react_pipeline.errors import CorpusError
 from react_pipeline.inference import ClipMapper, LedgerRow, PairDataset, PairReader, StatsLogger
 from react_pipeline.lineage import Project, resolve
 from react_pipeline.shards import Sample, index_shard
-
-Side = Literal["image", "text"]
-_FOLDERS: dict[Side, str] = {"image": "img_emb", "text": "text_emb"}
+from react_pipeline.vectors import FOLDERS
 
 LEDGER_FILE = "ledger.parquet"
 LEDGER_COLUMNS = ["shard", "key", "reason", "detail"]
@@ -59,37 +54,6 @@ def embed_corpus(project: Project) -> Artifact:
     inputs = resolve(project, "corpus_embeddings")
     corpus, base = inputs.parents["corpus"], inputs.parents["base_checkpoint"]
     return project.store.build(inputs, lambda staging: _embed(project, corpus, base, staging), resumable=True)
-
-
-def vector_files(artifact: Artifact, side: Side) -> list[Path]:
-    """The `.npy` files of one side in the order of rows."""
-    return _files_in(artifact, _FOLDERS[side])
-
-
-def read_vectors(artifact: Artifact, side: Side) -> npt.NDArray[np.float32]:
-    """All vectors of one side, (N, D) float32; row n belongs to row n of `read_metadata`."""
-    files = [np.load(path, allow_pickle=False) for path in vector_files(artifact, side)]
-    return np.concatenate(files).astype(np.float32)
-
-
-def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.DataFrame:
-    """The metadata of all pairs; the index is the row number, in the vectors and in the FAISS index.
-
-    Args:
-        artifact: The embeddings.
-        columns: Only these; a field that no sample of a group had is missing (NaN) there.
-    """
-    tables = []
-    for path in _files_in(artifact, "metadata"):
-        present = None if columns is None else [name for name in columns if name in pq.read_schema(path).names]
-        tables.append(pd.read_parquet(path, columns=present))
-    table = pd.concat(tables, ignore_index=True)
-    return table if columns is None else table[columns]
-
-
-def _files_in(artifact: Artifact, folder: str) -> list[Path]:
-    # Of the manifest, not of the folder: a stray file would shift the rows.
-    return [artifact.path / name for name in sorted(artifact.manifest["files"]) if name.startswith(f"{folder}/")]
 
 
 @dataclass
@@ -198,7 +162,7 @@ def _prepared(staging: Path, shards_per_group: int) -> Path:
 def _files_of_group(staging: Path, number: int, groups: int) -> list[Path]:
     # As clip-retrieval's writer names them.
     padded = str(number).zfill(int(math.log10(groups)) + 1)
-    vectors = [staging / folder / f"{folder}_{padded}.npy" for folder in _FOLDERS.values()]
+    vectors = [staging / folder / f"{folder}_{padded}.npy" for folder in FOLDERS.values()]
     return [*vectors, staging / "metadata" / f"metadata_{padded}.parquet"]
 
 

@@ -22,9 +22,9 @@ import pandas as pd
 
 from react_pipeline.artifacts import Artifact
 from react_pipeline.config import IndexConfig
-from react_pipeline.embed import Side, read_metadata, vector_files
 from react_pipeline.errors import CorruptArtifact, InputError
 from react_pipeline.lineage import Project, resolve
+from react_pipeline.vectors import Side, read_metadata, vector_files
 
 SIDES: tuple[Side, ...] = ("image", "text")
 RECALL_DEPTH = 10

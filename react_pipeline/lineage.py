@@ -60,7 +60,7 @@ def _encoder(project: Project, _key: str) -> dict[str, Any]:
 
 
 def _embedding(project: Project, _key: str) -> dict[str, Any]:
-    corpus = project.config.corpus.model_dump(mode="json", exclude={"kind", "shards", "max_bad_fraction"})
+    corpus = project.config.corpus.model_dump(mode="json", include={"max_pixels", "max_caption_chars"})
     return {"precision": project.config.embedding.precision, **corpus}
 
 

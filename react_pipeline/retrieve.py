@@ -26,10 +26,11 @@ from react_pipeline.errors import RetrievalError
 from react_pipeline.lineage import Project, resolve
 from react_pipeline.prompts import class_prompts
 from react_pipeline.ranking import DROP_REASONS, best_hits, class_report, mark_drops
+from react_pipeline.vectors import image_vectors, read_metadata
 
 if TYPE_CHECKING:
-    from react_pipeline.embed import Side
     from react_pipeline.model import Clip
+    from react_pipeline.vectors import Side
 
 SIDES: dict[str, Side] = {"t2t": "text", "t2i": "image"}
 """Which vectors each mode searches."""
@@ -74,7 +75,7 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
         candidates = _described(candidates, parents["corpus_embeddings"])
         evaluation = EvaluationImages.load(project, slug, parents["evaluation_set"], clip)
         candidates["evaluation_similarity"] = evaluation.similarity(
-            _image_vectors(parents["corpus_embeddings"], candidates["row"])
+            image_vectors(parents["corpus_embeddings"], candidates["row"])
         )
         mark_drops(candidates, evaluation, settings)
         classes = class_report(domain, prompts, hits, candidates, settings)
@@ -110,8 +111,6 @@ def draw_control(project: Project, slug: str) -> Artifact:
     Raises:
         RetrievalError: If the corpus holds nothing but evaluation images.
     """
-    from react_pipeline.embed import read_metadata
-
     inputs = resolve(project, "control_set", slug)
     parents, settings = inputs.parents, project.retrieval(slug)
     wanted = parents["retrieved_set"].counts["pairs"]
@@ -157,7 +156,7 @@ def _draw(
     while have < wanted and start < len(order):
         rows = pd.Series(order[start : start + wanted - have], name="row")
         start += len(rows)
-        similarity = evaluation.similarity(_image_vectors(embeddings, rows))
+        similarity = evaluation.similarity(image_vectors(embeddings, rows))
         clean = ~(similarity >= evaluation.near)
         near += int((~clean).sum())
         have += int(clean.sum())
@@ -171,23 +170,7 @@ def _load_base(project: Project, checkpoint: Artifact) -> Clip:
     return load(checkpoint.path, choose_device(project.config.device))
 
 
-def _image_vectors(embeddings: Artifact, rows: pd.Series) -> NDArray[np.float32]:
-    """Image vectors (N, D) of some rows; the files are mapped, so only the pages that hold these rows are read."""
-    from react_pipeline.embed import vector_files
-
-    files = [np.load(path, mmap_mode="r", allow_pickle=False) for path in vector_files(embeddings, "image")]
-    starts = np.cumsum([0, *(len(file) for file in files)])
-    vectors = np.empty((len(rows), files[0].shape[1]), np.float32)
-    wanted = rows.to_numpy()
-    for start, file in zip(starts, files, strict=False):
-        inside = (wanted >= start) & (wanted < start + len(file))
-        vectors[inside] = file[wanted[inside] - start]
-    return vectors
-
-
 def _described(candidates: pd.DataFrame, embeddings: Artifact) -> pd.DataFrame:
-    from react_pipeline.embed import read_metadata
-
     return candidates.join(read_metadata(embeddings, LOCATION), on="row")
 
 

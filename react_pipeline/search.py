@@ -37,9 +37,9 @@ def search_pairs(project: Project, text: str, mode: str = "t2t", k: int = 12) ->
         raise InputError(f"--mode {mode!r}: use {' or '.join(SIDES)}")
     embeddings, index = fresh(project, "corpus_embeddings"), fresh(project, "faiss_index")
     from react_pipeline.collect import LOCATION
-    from react_pipeline.embed import read_metadata
     from react_pipeline.index import open_index
     from react_pipeline.model import choose_device, load
+    from react_pipeline.vectors import read_metadata
 
     clip = load(fresh(project, "base_checkpoint").path, choose_device(project.config.device))
     hits = open_index(index).search(SIDES[mode], clip.encode_texts([text]).numpy(), k)

@@ -16,10 +16,11 @@ from support_drawings import draw, encode, pair, write_shard
 from react_pipeline.artifacts import Artifact
 from react_pipeline.base import publish_base
 from react_pipeline.corpus import publish_corpus
-from react_pipeline.embed import embed_corpus, read_metadata
+from react_pipeline.embed import embed_corpus
 from react_pipeline.errors import CorpusError
 from react_pipeline.images import BadImage, decode_image
 from react_pipeline.lineage import Project
+from react_pipeline.vectors import read_metadata
 
 PNG = encode(draw("circle", "red", 0), "png")
 JPEG = encode(draw("circle", "red", 0), "jpg")

@@ -13,10 +13,11 @@ from support_drawings import draw, encode, pair, write_shard
 
 from react_pipeline.base import publish_base
 from react_pipeline.corpus import publish_corpus
-from react_pipeline.embed import embed_corpus, read_metadata
+from react_pipeline.embed import embed_corpus
 from react_pipeline.errors import ConfigError, CorpusError
 from react_pipeline.lineage import Project
 from react_pipeline.shards import index_shard
+from react_pipeline.vectors import read_metadata
 
 PNG = encode(draw("circle", "red", 0))
 

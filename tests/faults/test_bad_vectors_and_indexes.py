@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from react_pipeline import artifacts
 from react_pipeline.base import publish_base
 from react_pipeline.corpus import publish_corpus
-from react_pipeline.embed import embed_corpus, read_vectors
+from react_pipeline.embed import embed_corpus
 from react_pipeline.errors import CorpusError, CorruptArtifact, InputError, StaleArtifact
 from react_pipeline.index import build_index, open_index
 from react_pipeline.lineage import Project, resolve
+from react_pipeline.vectors import read_vectors
 
 MakeProject = Callable[..., Project]
 

@@ -13,9 +13,10 @@ from support_drawings import pair, write_shard
 from react_pipeline.artifacts import Artifact
 from react_pipeline.base import publish_base
 from react_pipeline.corpus import publish_corpus, shard_paths
-from react_pipeline.embed import embed_corpus, read_metadata, read_vectors
+from react_pipeline.embed import embed_corpus
 from react_pipeline.images import decode_image
 from react_pipeline.lineage import Project
+from react_pipeline.vectors import read_metadata, read_vectors
 
 MakeProject = Callable[..., Project]
 

@@ -13,9 +13,20 @@ LIBRARY = Path(__file__).parents[2] / "react_pipeline"
 ASSETS = LIBRARY.parent / "assets"
 
 STEPS = (
-    *("errors", "durable", "training_config", "evaluation_config", "config", "config_files", "artifacts"),
+    *("errors", "durable", "training_config", "evaluation_config", "corpus_config"),
+    *(
+        "embedding_config",
+        "index_config",
+        "retrieval_config",
+        "automation_config",
+        "promotion_config",
+        "config",
+        "config_files",
+    ),
+    *("artifacts",),
     *("store", "project", "lineage", "prompts"),
-    *("images", "shards", "pairs", "corpus", "attention", "gated", "methods", "weights", "model", "base", "inference"),
+    *("images", "shards", "pairs", "corpus", "attention", "gated", "methods", "weights", "model", "base"),
+    *("vectors", "inference"),
     *("embed", "index", "labels", "labelled", "collect", "duplicates", "ranking", "retrieve", "search"),
     *("observer", "distributed", "schedule", "losses", "tower", "augmentation", "training_data", "kept_tokens"),
     *("training_batches",),

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from react_pipeline.config import IndexConfig
-from react_pipeline.embed import read_vectors
 from react_pipeline.index import build_index, choose_key, open_index
 from react_pipeline.lineage import Project
+from react_pipeline.vectors import read_vectors
 
 MakeProject = Callable[..., Project]
 

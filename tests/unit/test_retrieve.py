@@ -16,12 +16,12 @@ from PIL import Image
 from react_pipeline.collect import read_pairs
 from react_pipeline.config import ClassConfig, DomainConfig, RetrievalConfig
 from react_pipeline.duplicates import EvaluationImages, leaked_images
-from react_pipeline.embed import read_metadata, read_vectors
 from react_pipeline.labelled import publish_evaluation_set, read_images
 from react_pipeline.lineage import Project
 from react_pipeline.prompts import class_prompts
 from react_pipeline.ranking import DROP_REASONS, best_hits, class_report, mark_drops
 from react_pipeline.retrieve import draw_control, retrieve_pairs
+from react_pipeline.vectors import read_metadata, read_vectors
 
 DOMAIN = DomainConfig(slug="pets", classes=("cat", ClassConfig(name="dog", synonyms=("hound",)), "eel"))
 NOTHING = EvaluationImages(frozenset(), np.zeros((0, 2), np.float32), 0.9)
