@@ -1,37 +1,150 @@
 """Automation: what happens with no one at the keyboard.
 
-Belongs here: sensors, schedules and automation conditions. Does not belong here: what a run does.
+Belongs here: sensors, the schedule, jobs for backfills. Does not belong here: what is outdated
+(`react_pipeline.upkeep`), when it is asked for (`conditions`), what a run does.
 """
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import dagster as dg
 
+from assets.conditions import Outdated, UpkeepSensor
+from assets.corpus import base_checkpoint, corpus
+from assets.domains import control_set, customized_checkpoint, domain_file, evaluation_set, retrieved_set
+from assets.evaluation import elevater_results
 from assets.partitions import DOMAINS, domain_partitions
 from assets.resources import ProjectResource
+from react_pipeline.artifacts import canonical_json
+from react_pipeline.config import DomainConfig
 from react_pipeline.config_files import load_domains
 from react_pipeline.errors import ReactError
+from react_pipeline.settings.automation import AutomationConfig
+
+DATA_VERSION_TAG = "dagster/data_version"
 
 
 @dg.sensor(
     name="domain_files",
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Makes every valid file of the domains folder a partition. A broken file is reported here in the tick "
-    "and holds up no other.",
+    description="Makes every valid file of the domains folder a partition and observes its changes. A broken file is "
+    "reported here in the tick and holds up no other. A domain whose file is gone is kept and told of. Starts no run.",
 )
 def domain_files(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.SensorResult:
-    """Register new domain files; the cursor holds the problems that were found last."""
+    """Register new domain files; the cursor holds what was told and seen last."""
+    before = _cursor_of(context.cursor)
     try:
-        found, problems = load_domains(project.load().config.domains)
+        folder = project.load().config.domains
+        found, problems = load_domains(folder)
     except ReactError as error:
-        return dg.SensorResult(skip_reason=str(error), cursor=str(error))
-    new = sorted(set(found) - set(context.instance.get_dynamic_partitions(DOMAINS)))
-    told = "\n".join(map(str, problems))
-    if told and told != context.cursor:
+        return dg.SensorResult(skip_reason=str(error), cursor=json.dumps({**before, "told": str(error)}))
+    registered = set(context.instance.get_dynamic_partitions(DOMAINS))
+    new = sorted(set(found) - registered)
+    gone = sorted(slug for slug in registered if not (folder / f"{slug}.yaml").exists())
+    versions = {slug: _version_of(domain) for slug, domain in found.items()}
+    changed = [slug for slug, version in versions.items() if before["versions"].get(slug) != version]
+    told = "\n".join(
+        [*map(str, problems), *(f"{slug}: its file is gone; what was built of it is kept" for slug in gone)]
+    )
+    if told and told != before["told"]:
         context.log.warning(told)
-    if new:
-        context.log.info(f"new domains: {', '.join(new)}")
+    if changed:
+        context.log.info(f"new or changed: {', '.join(changed)}")
     return dg.SensorResult(
         dynamic_partitions_requests=[domain_partitions.build_add_request(new)] if new else [],
+        asset_events=[_observed(found[slug], versions[slug], str(folder / f"{slug}.yaml")) for slug in changed],
         skip_reason=told or (f"registered {', '.join(new)}" if new else f"{len(found)} domains, none new"),
-        cursor=told,
+        # A file that is broken for a while was seen before: mended as it was, it is no change.
+        cursor=json.dumps({"told": told, "versions": {**before["versions"], **versions}}),
+    )
+
+
+def upkeep(condition: Outdated, settings: AutomationConfig) -> UpkeepSensor:
+    """The sensor that asks for whatever is outdated; it runs from the start only if `automation.enabled` is set."""
+    return UpkeepSensor(
+        condition,
+        name="upkeep",
+        minimum_interval_seconds=settings.interval_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING if settings.enabled else dg.DefaultSensorStatus.STOPPED,
+        description="Asks for every artifact that is missing or out of date and can be built now, once for the same "
+        "inputs; the policy of training is `automation` in pipeline.yaml. A tick's log says what is asked for and why, "
+        "and what is held back.",
+    )
+
+
+def recustomize(settings: AutomationConfig) -> list[dg.ScheduleDefinition]:
+    """The schedule that looks at what lies outside; none if the configuration has none."""
+    if settings.schedule is None:
+        return []
+
+    @dg.schedule(
+        name="recustomize",
+        cron_schedule=settings.schedule,
+        execution_timezone=settings.timezone,
+        target=[corpus, base_checkpoint, evaluation_set],
+        default_status=dg.DefaultScheduleStatus.RUNNING if settings.enabled else dg.DefaultScheduleStatus.STOPPED,
+        description="Takes stock of the corpus, the base checkpoint and the labelled images anew. What follows from a "
+        "change is asked for by the sensor `upkeep`.",
+    )
+    def look_outside(context: dg.ScheduleEvaluationContext, project: ProjectResource) -> Iterator[dg.RunRequest]:
+        tags = {"react/reason": "schedule", "dagster/priority": "90"}
+        when = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"  # a tick that is tried again asks for nothing twice
+        yield dg.RunRequest(when, asset_selection=[corpus.key, base_checkpoint.key], tags=tags)
+        found, _problems = load_domains(project.load().config.domains)
+        for slug in sorted(set(found) & set(context.instance.get_dynamic_partitions(DOMAINS))):
+            if found[slug].evaluation is not None:
+                domain = {**tags, "react/domain": slug}
+                yield dg.RunRequest(
+                    f"{when} {slug}", asset_selection=[evaluation_set.key], partition_key=slug, tags=domain
+                )
+
+    return [look_outside]
+
+
+def jobs() -> list[Any]:
+    """Jobs whose backfill in the UI covers all domains, or all domains and methods."""
+    steps = {
+        "prepare_domains": ("Pairs and labelled images of a domain.", [evaluation_set, retrieved_set, control_set]),
+        "train_methods": ("The checkpoint of a domain and method.", [customized_checkpoint]),
+        "measure_methods": ("Zero-shot accuracy of a domain and method.", [elevater_results]),
+    }
+    return [
+        dg.define_asset_job(name, selection=assets, description=f"{told} Backfill it over all partitions.")
+        for name, (told, assets) in steps.items()
+    ]
+
+
+def settings_of(project: ProjectResource) -> AutomationConfig:
+    """`automation` of pipeline.yaml as the code location is loaded; nothing is automatic if the file is broken."""
+    try:
+        return project.load().config.automation
+    except ReactError:
+        return AutomationConfig(schedule=None)
+
+
+def _cursor_of(text: str | None) -> dict[str, Any]:
+    try:
+        held = json.loads(text or "{}")
+    except ValueError:  # of an older version
+        held = {}
+    return {"told": str(held.get("told", "")), "versions": dict(held.get("versions", {}))}
+
+
+def _version_of(domain: DomainConfig) -> str:
+    return hashlib.sha256(canonical_json(domain.model_dump(mode="json")).encode()).hexdigest()[:16]
+
+
+def _observed(domain: DomainConfig, version: str, path: str) -> dg.AssetObservation:
+    metadata: Mapping[str, Any] = {
+        "file": dg.MetadataValue.path(path),
+        "title": domain.title or domain.slug,
+        "classes": len(domain.classes),
+        "class_names": ", ".join(domain.class_names[:50]),
+        "labelled_images": "none" if domain.evaluation is None else domain.evaluation.name,
+    }
+    return dg.AssetObservation(
+        domain_file.key, partition=domain.slug, metadata=metadata, tags={DATA_VERSION_TAG: version}
     )

@@ -17,7 +17,7 @@ from react_pipeline.artifacts import Artifact
 from react_pipeline.elevater.comparison import MEAN, compare_summaries
 from react_pipeline.elevater.features import digests_of_test_images
 from react_pipeline.lineage import Project, fresh_or_none, method_key
-from react_pipeline.training_config import CONTROL_SUFFIX
+from react_pipeline.settings.training import CONTROL_SUFFIX
 
 CHUNK_ROWS = 65_536
 

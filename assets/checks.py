@@ -16,13 +16,16 @@ from assets.domains import control_set, customized_checkpoint, retrieved_set
 from assets.evaluation import comparison, elevater_results
 from assets.partitions import domain_partitions, evaluation_partitions, key_of, training_partitions
 from assets.resources import ProjectResource
-from react_pipeline.artifacts import Artifact
-from react_pipeline.duplicates import leaked_images
 from react_pipeline.lineage import ALL, Project, fresh_or_none, method_key
-from react_pipeline.training_config import CONTROL_SUFFIX, TRAINED_METHODS
+from react_pipeline.retrieval.decontamination import leaked_images
+from react_pipeline.settings.training import CONTROL_SUFFIX, TRAINED_METHODS
+from react_pipeline.vectors import FOLDERS, vector_files
 
 UNIT_NORM_TOLERANCE = 0.01
 """Vectors are stored in half precision."""
+
+CHUNK_ROWS = 65_536
+"""Rows that are read at once: a file of ready embeddings may be larger than memory."""
 
 STEP0_TOLERANCE = 1e-4
 """Largest difference at step 0 of a feature where the weights themselves train (rounding of another order), or of a
@@ -33,7 +36,7 @@ class vector where a head trains (rounding of its length)."""
 def vectors_are_finite_and_unit_norm(project: ProjectResource) -> dg.AssetCheckResult:
     """A NaN row is never found by FAISS and a zero row is similar to nothing, both without an error."""
     artifact = project.load().store.current("corpus_embeddings", ALL)
-    bad = {side: sum(map(count_bad_vectors, vector_files(artifact, side))) for side in ("img_emb", "text_emb")}
+    bad = {FOLDERS[side]: sum(map(count_bad_vectors, vector_files(artifact, side))) for side in FOLDERS}
     return dg.AssetCheckResult(passed=not any(bad.values()), metadata=bad, description=f"bad vectors: {bad}")
 
 
@@ -53,10 +56,12 @@ def index_holds_every_row(project: ProjectResource) -> dg.AssetCheckResult:
 def recall_is_sufficient(project: ProjectResource) -> dg.AssetCheckResult:
     """Of the 10 nearest that an exact search finds, the index must find `index.min_recall` or more."""
     pipeline = project.load()
-    recall, floor = pipeline.store.current("faiss_index", ALL).counts["recall_at_10"], pipeline.config.index.min_recall
+    counts, floor = pipeline.store.current("faiss_index", ALL).counts, pipeline.config.index.min_recall
+    recall = counts["recall_at_10"]
+    deeper = {f"{side}_at_100": value for side, value in counts.get("recall_at_100", {}).items()}
     return dg.AssetCheckResult(
         passed=min(recall.values()) >= floor,
-        metadata={**recall, "min_recall": floor},
+        metadata={**recall, **deeper, "min_recall": floor, "key": counts["key"], "reason": counts["reason"]},
         description=f"recall@10 {recall}, at least {floor} wanted; another `index.key` finds more",
     )
 
@@ -153,26 +158,34 @@ def gain_is_not_shared_by_the_control(
     return warning_below(leads[method], f"top-1 of {method} less its control's", tolerance=-1e-9)
 
 
-def vector_files(artifact: Artifact, side: str) -> list[Path]:
-    """The `.npy` files of one side, in the order of their rows."""
-    return [artifact.path / name for name in artifact.manifest["files"] if name.startswith(f"{side}/")]
-
-
 def count_bad_vectors(path: Path) -> int:
     """How many rows are not finite or not of length 1."""
-    norms = np.linalg.norm(np.load(path, allow_pickle=False).astype(np.float32), axis=1)
-    # A NaN compares as false, so it counts as bad.
-    return int((~(np.abs(norms - 1) < UNIT_NORM_TOLERANCE)).sum())
+    vectors, bad = np.load(path, mmap_mode="r", allow_pickle=False), 0
+    for start in range(0, len(vectors), CHUNK_ROWS):
+        norms = np.linalg.norm(vectors[start : start + CHUNK_ROWS].astype(np.float32), axis=1)
+        # A NaN compares as false, so it counts as bad.
+        bad += int((~(np.abs(norms - 1) < UNIT_NORM_TOLERANCE)).sum())
+    return bad
 
 
 def leakage(pipeline: Project, stage: str, slug: str) -> dg.AssetCheckResult:
-    """Whether pairs show an evaluation image, byte for byte or as a near duplicate."""
-    pairs, images = pipeline.store.current(stage, slug), pipeline.store.current("evaluation_set", slug)
-    leaked = leaked_images(pairs, images)
+    """Whether pairs show an evaluation image, byte for byte or as a near duplicate.
+
+    Nothing that retrieval recorded is believed: the collected images are hashed and their vectors compared anew.
+    """
+    leaks = leaked_images(pipeline, stage, slug)
+    leaked, pairs = leaks.same + leaks.near, pipeline.store.current(stage, slug).counts["pairs"]
     return dg.AssetCheckResult(
         passed=leaked == 0,
-        metadata={"leaked": leaked, "pairs": pairs.counts["pairs"], "evaluation_images": images.counts["images"]},
-        description=f"{leaked} of {pairs.counts['pairs']} pairs show an evaluation image",
+        metadata={
+            "leaked": leaked,
+            "leaked_by_hash": leaks.same,
+            "leaked_by_similarity": leaks.near,
+            "pairs": pairs,
+            "evaluation_images": leaks.compared,
+        },
+        description=f"{leaked} of {pairs} pairs show an evaluation image "
+        f"({leaks.same} byte for byte, {leaks.near} nearly); {leaks.compared:,} were looked for",
     )
 
 

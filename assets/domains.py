@@ -10,10 +10,26 @@ from assets.resources import ProjectResource, TrackingResource
 from react_pipeline.artifacts import Artifact
 from react_pipeline.lineage import Project
 
-GROUP = "domain"
+GROUP = "retrieval"
+
+domain_file = dg.AssetSpec(
+    "domain_file",
+    group_name=GROUP,
+    partitions_def=domain_partitions,
+    kinds={"yaml"},
+    owners=["team:react"],
+    description="The file of a domain in the folder `domains/`: class names, synonyms, prompts, where labelled images "
+    "lie, and what differs from pipeline.yaml. You write it; the sensor `domain_files` registers it and observes its "
+    "changes, so that whatever was built of another version is shown as unsynced.",
+)
 
 
-@dg.asset(partitions_def=domain_partitions, group_name="evaluation", **about("evaluation_set", "parquet"))
+@dg.asset(
+    partitions_def=domain_partitions,
+    group_name="evaluation",
+    deps=[domain_file],
+    **about("evaluation_set", "parquet"),
+)
 def evaluation_set(
     context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
 ) -> dg.MaterializeResult:
@@ -21,7 +37,7 @@ def evaluation_set(
 
     It stands before retrieval so that none of its images, nor a near duplicate, can slip into the training pairs.
     """
-    from react_pipeline.labelled import publish_evaluation_set
+    from react_pipeline.retrieval.labelled import publish_evaluation_set
 
     return publish(context, project, tracking, publish_evaluation_set)
 
@@ -29,7 +45,7 @@ def evaluation_set(
 @dg.asset(
     partitions_def=domain_partitions,
     group_name=GROUP,
-    deps=[corpus, base_checkpoint, corpus_embeddings, faiss_index, evaluation_set],
+    deps=[domain_file, corpus, base_checkpoint, corpus_embeddings, faiss_index, evaluation_set],
     pool="gpu",
     **about("retrieved_set", "parquet", "webdataset"),
 )

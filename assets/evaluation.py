@@ -39,12 +39,31 @@ def elevater_results(
     partitions_def=domain_partitions,
     group_name=GROUP,
     deps=[dg.AssetDep(elevater_results, partition_mapping=to_domain)],
-    **about("comparison", "parquet"),
+    **about("comparison", "plotly", "parquet"),
 )
 def comparison(
     context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
 ) -> dg.MaterializeResult:
-    """Every method of the domain in one table, each beside the base and its control: was it worth it?"""
+    """Was it worth it? Every method of the domain beside the base and its control, with 95% intervals.
+
+    A gain over the base counts only as far as the control, the same training on random pairs, does not share it. The
+    artifact holds the tables, per class too, and `dashboard.html`: one page with figures, costs, classes that gained or
+    lost, losses, and some of the retrieved pairs. It works offline.
+    """
     from react_pipeline.compare import compare
 
     return publish(context, project, tracking, compare)
+
+
+@dg.asset(group_name=GROUP, deps=[comparison], **about("overview", "plotly", "parquet"))
+def overview(
+    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+) -> dg.MaterializeResult:
+    """All domains on one page: the mean gain of each method over the base and over its control, and how sure it is.
+
+    It takes the current comparison of every domain; a domain without one is named with the reason. A mean says of how
+    many of the domains it is. The page, the tables and the figure are in its folder, and in MLflow.
+    """
+    from react_pipeline.overview import overview as publish_overview
+
+    return publish(context, project, tracking, publish_overview)

@@ -23,13 +23,20 @@ from assets.resources import REPOSITORY, ProjectResource
 from react_pipeline.config_files import load_domains
 from react_pipeline.errors import InputError
 from react_pipeline.lineage import Project, method_key
+from react_pipeline.settings.training import METHODS
 from react_pipeline.tracking import Tracking
-from react_pipeline.training_config import METHODS
+from react_pipeline.tracking.registry import Registry
 
 logger = logging.getLogger(__name__)
 
 COMPARED = {"comparison": "elevater_results", "benchmark_comparison": "benchmark_results"}
 """Assets that need whichever results of a domain there are, and these results."""
+
+AFTER_RESULTS = (*COMPARED, "promotion")
+"""Assets of a domain that come after all of its methods."""
+
+AFTER_DOMAINS = ("overview",)
+"""Assets of no domain that come after all of them."""
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
@@ -108,6 +115,7 @@ def materialize(
         instance.add_dynamic_partitions(DOMAINS, sorted({entry.key.split("/")[0] for entry in launches} - {""}))
         summary = _Runner(defs, instance, {LAUNCH_TAG: launch_id}, on_event).run(launches)
     Tracking.of(project).log_pending(project, patient=True)
+    Registry.of(project).apply_pending(project, patient=True)
     summary.seconds = time.monotonic() - started
     return summary
 
@@ -115,7 +123,7 @@ def materialize(
 def plan(
     defs: dg.Definitions, selection: str, domains: Sequence[str], methods: Sequence[str], *, benchmark: bool = False
 ) -> list[Launch]:
-    """The runs of a selection, in order: what belongs to no domain, then domain after domain.
+    """The runs of a selection, in order: what belongs to no domain, domain after domain, then the overview of all.
 
     The assets of the benchmark are among them only if `benchmark` is given.
 
@@ -131,17 +139,18 @@ def plan(
     for method in methods:
         method_key("any", method)
     graph = defs.resolve_asset_graph()
-    names = [key.path[-1] for key in graph.toposorted_asset_keys if key in selected]
+    runnable = graph.materializable_asset_keys & selected  # a domain's file is an asset that no run makes
+    names = [key.path[-1] for key in graph.toposorted_asset_keys if key in runnable]
     of_benchmark = {name for name in names if graph.get(dg.AssetKey(name)).group_name == BENCHMARK}
     names = [name for name in names if benchmark or name not in of_benchmark]
     by_partitions = {
         definition: tuple(name for name in names if graph.get(dg.AssetKey(name)).partitions_def == definition)
         for definition in (None, domain_partitions, training_partitions, evaluation_partitions)
     }
-    last = [name for name in by_partitions[domain_partitions] if name in COMPARED]
+    last = [name for name in by_partitions[domain_partitions] if name in AFTER_RESULTS]
     first = tuple(name for name in by_partitions[domain_partitions] if name not in last)
     measured = by_partitions[evaluation_partitions]
-    launches = [Launch(by_partitions[None])]
+    launches = [Launch(tuple(name for name in by_partitions[None] if name not in AFTER_DOMAINS))]
     for slug in domains:
         launches.append(Launch(first, slug))
         for method in sorted(methods, key=METHODS.index):
@@ -151,6 +160,7 @@ def plan(
             launches.append(Launch(tuple(name for name in measured if name not in of_benchmark), f"{slug}/{method}"))
             launches.append(Launch(tuple(name for name in measured if name in of_benchmark), f"{slug}/{method}"))
         launches += [Launch((name,), slug) for name in last]
+    launches += [Launch((name,)) for name in by_partitions[None] if name in AFTER_DOMAINS]
     return [launch for launch in launches if launch.assets]
 
 

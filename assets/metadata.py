@@ -16,7 +16,7 @@ import dagster as dg
 import pandas as pd
 
 from react_pipeline.artifacts import Artifact
-from react_pipeline.tracked_values import METRICS_FILE, flatten
+from react_pipeline.tracking.values import METRICS_FILE, flatten
 
 MAX_IMAGE_BYTES = 100_000
 MAX_TABLE_ROWS = 20
@@ -25,8 +25,19 @@ MAX_TEXT_CHARS = 2_000
 ATTENTION_GATE, DENSE_GATE = "gate_attn_", "gate_dense_"
 """How a training's records name the gates of a layer."""
 
-PICTURES = {"contact_sheet.png": "contact_sheet", "loss.png": "loss_curve", "comparison.png": "comparison"}
+PICTURES = {
+    **{"contact_sheet.png": "contact_sheet", "similarity.png": "similarity", "loss.png": "loss_curve"},
+    **{"comparison.png": "comparison", "overview.png": "overview", "promotion.png": "promotion"},
+}
 """Files of an artifact that are embedded, and the names they are shown under."""
+
+THROUGHPUT = {
+    **dict.fromkeys(("retrieved_set", "control_set"), ("pairs", "pairs_per_second")),
+    **{"faiss_index": ("rows", "rows_per_second"), "elevater_results": ("n", "images_per_second")},
+}
+"""Counts of a stage that its seconds are divided into, and what the quotient is called; others count it themselves."""
+
+MAX_BARS = 30
 
 
 def describe(artifact: Artifact) -> dict[str, Any]:
@@ -38,9 +49,14 @@ def describe(artifact: Artifact) -> dict[str, Any]:
         "bytes": sum(recorded["bytes"] for recorded in artifact.manifest["files"].values()),
     }
     shown |= {name: _value(value) for name, value in flatten(artifact.counts)}
+    shown |= _throughput(artifact)
     for file, name in PICTURES.items():
         if file in artifact.manifest["files"]:
             shown[name] = dg.MetadataValue.md(f"![{name}]({data_uri(artifact.file(file))})")
+    if bars := _accuracy_bars(artifact):
+        shown["accuracy"] = dg.MetadataValue.md(f"![accuracy by class]({bars})")
+    if "dashboard.html" in artifact.manifest["files"]:
+        shown["dashboard"] = dg.MetadataValue.path(str(artifact.file("dashboard.html")))
     if table := _table(artifact):
         shown["table"] = dg.MetadataValue.md(table)
     if gates := _gates(artifact):
@@ -48,11 +64,11 @@ def describe(artifact: Artifact) -> dict[str, Any]:
     return shown
 
 
-def data_uri(path: Path) -> str:
+def data_uri(file: Path | io.BytesIO) -> str:
     """A picture as a data URI, made smaller until it is below `MAX_IMAGE_BYTES`."""
     from PIL import Image
 
-    with Image.open(path) as opened:
+    with Image.open(file) as opened:
         picture = opened.convert("RGB")
     for pixels in (900, 700, 500, 350, 200):
         picture.thumbnail((pixels, 2 * pixels))
@@ -71,7 +87,7 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str
 
 def _table(artifact: Artifact) -> str:
     files = artifact.manifest["files"]
-    if artifact.stage in ("comparison", "benchmark_results", "benchmark_comparison"):
+    if "table.md" in files:
         return html.escape(artifact.file("table.md").read_text(encoding="utf-8"), quote=False)
     if artifact.stage == "retrieved_set" and "classes.parquet" in files:
         classes = pd.read_parquet(artifact.file("classes.parquet"))
@@ -81,6 +97,38 @@ def _table(artifact: Artifact) -> str:
     if artifact.stage == "elevater_results" and "per_class.parquet" in files:
         return _head(pd.read_parquet(artifact.file("per_class.parquet")), "accuracy", "least accurate classes")
     return ""
+
+
+def _throughput(artifact: Artifact) -> dict[str, float]:
+    counted, name = THROUGHPUT.get(artifact.stage, ("", ""))
+    count, seconds = artifact.counts.get(counted), artifact.counts.get("seconds")
+    return {name: round(count / seconds, 1)} if count and seconds and name not in artifact.counts else {}
+
+
+def _accuracy_bars(artifact: Artifact) -> str:
+    """The accuracy of each class as a picture, the lowest and the highest where there are many."""
+    if artifact.stage != "elevater_results" or "per_class.parquet" not in artifact.manifest["files"]:
+        return ""
+    classes = pd.read_parquet(artifact.file("per_class.parquet")).dropna(subset=["accuracy"])
+    classes = classes.sort_values("accuracy", ascending=False, kind="stable")
+    if classes.empty:
+        return ""
+    many = len(classes) > MAX_BARS
+    shown = pd.concat([classes.head(MAX_BARS // 2), classes.tail(MAX_BARS // 2)]) if many else classes
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 1.1 + 0.22 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(range(len(shown)), 100 * shown["accuracy"], color="#1f5fa8")
+    # Names come from outside: a dollar sign in one is no formula.
+    axes.set_yticks(range(len(shown)), [str(name)[:40] for name in shown["class"]], parse_math=False, fontsize=8)
+    axes.axvline(100 * classes["accuracy"].mean(), color="#6b7280", linestyle=":")
+    axes.invert_yaxis()
+    title = f"{len(shown)} of {len(classes)} classes: the highest and the lowest" if many else f"{len(classes)} classes"
+    axes.set(xlim=(0, 100), xlabel="right at rank 1, %; dotted: mean of all classes", title=title)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90)
+    return data_uri(buffer)
 
 
 def _held_out(artifact: Artifact) -> str:

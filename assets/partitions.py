@@ -7,7 +7,7 @@ which domains exist (`automation` registers the files of `domains/`).
 import dagster as dg
 
 from react_pipeline.config import SLUG
-from react_pipeline.training_config import METHODS
+from react_pipeline.settings.training import METHODS
 
 DOMAIN, METHOD = "domain", "method"
 DOMAINS = "domains"

@@ -28,8 +28,8 @@ from react_pipeline import errors
 from react_pipeline.artifacts import Artifact, Inputs
 from react_pipeline.errors import InputError, ReactError, StoreWriteError, TrainingError
 from react_pipeline.lineage import Project, fresh, method_key, resolve
-from react_pipeline.observer import TrainingObserver
-from react_pipeline.training_config import CONTROL_SUFFIX
+from react_pipeline.settings.training import CONTROL_SUFFIX
+from react_pipeline.training.observer import TrainingObserver
 
 TORCHRUN_VARIABLE = "REACT_TORCHRUN_ARGS"
 """Arguments for torchrun, such as `--nnodes 2 --node-rank 0 --rdzv-endpoint host:29400`, for several nodes."""

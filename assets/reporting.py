@@ -14,17 +14,17 @@ from assets.metadata import describe
 from assets.partitions import key_of
 from assets.resources import ProjectResource, TrackingResource
 from react_pipeline.artifacts import Artifact
-from react_pipeline.errors import CorruptArtifact, ReactError, StoreWriteError
+from react_pipeline.errors import CorruptArtifact, ReactError, SourceUnavailable, StoreWriteError
 from react_pipeline.lineage import ALL, STAGES, Project, fresh_or_none
 
-TRANSIENT = (OSError, StoreWriteError)
+TRANSIENT = (OSError, SourceUnavailable, StoreWriteError)
 """Faults that may be gone a little later: the network, a full disk. Everything else fails the same way again."""
 
 INTERRUPTED = "interrupted"
 """All that is said of a step that was cancelled, from the UI or by Ctrl-C."""
 
 READS_OUTSIDE = (
-    *("corpus", "base_checkpoint", "evaluation_set", "comparison"),
+    *("corpus", "base_checkpoint", "evaluation_set", "comparison", "promotion", "overview"),
     *("benchmark_features", "benchmark_comparison"),
 )
 """Stages that look at more than the artifacts before them, so that only running them tells whether they are fresh."""

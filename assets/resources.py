@@ -12,7 +12,7 @@ import dagster as dg
 from react_pipeline.artifacts import Artifact
 from react_pipeline.project import CONFIG_VARIABLE, Project
 from react_pipeline.tracking import Tracking
-from react_pipeline.tracking_live import LiveRun
+from react_pipeline.tracking.live import LiveRun
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

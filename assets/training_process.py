@@ -23,8 +23,8 @@ from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
 
 from assets.processes import EXCHANGE_VARIABLE, LIFELINE, Progress, write_failure
 from react_pipeline.lineage import Project
-from react_pipeline.observer import NoObserver, TrainingObserver
-from react_pipeline.tracking_live import LiveRun
+from react_pipeline.tracking.live import LiveRun
+from react_pipeline.training.observer import NoObserver, TrainingObserver
 
 logger = logging.getLogger(__name__)
 

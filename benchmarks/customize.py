@@ -31,9 +31,9 @@ from safetensors.torch import save_file
 
 from benchmarks import published as steps
 from benchmarks.operations import matmul_rate, operations, timed
-from react_pipeline.methods import text_parameters
-from react_pipeline.tower import ImageTower
-from react_pipeline.weights import map_weights
+from react_pipeline.modeling.methods import text_parameters
+from react_pipeline.modeling.tower import ImageTower
+from react_pipeline.modeling.weights import map_weights
 
 MEMORY_STEPS = 3
 ROOT = Path(__file__).parents[1]

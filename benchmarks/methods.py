@@ -28,7 +28,7 @@ from react_pipeline.customize import customize
 from react_pipeline.errors import ReactError
 from react_pipeline.evaluate import EvalResult, evaluate
 from react_pipeline.lineage import Project, fresh_or_none, method_key
-from react_pipeline.training_config import CONTROL_SUFFIX, METHODS
+from react_pipeline.settings.training import CONTROL_SUFFIX, METHODS
 
 CHEAP = ("base", "gated-image", "gated-image-control", "linear-head", "linear-head-control")
 MADE = ("customized_checkpoint", "elevater_results")

@@ -17,14 +17,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from react_pipeline.command_line import Config, console, load_project, repository
-from react_pipeline.commands_domains import domains_app
-from react_pipeline.commands_elevater import elevater_app
+from react_pipeline.commands.command_line import Config, console, load_project, repository
+from react_pipeline.commands.domains import domains_app
+from react_pipeline.commands.elevater import elevater_app
+from react_pipeline.commands.models import models_app
+from react_pipeline.commands.report import report
+from react_pipeline.commands.terminal import plain_rows, print_results, print_table
 from react_pipeline.config_files import load_domains
 from react_pipeline.errors import InputError, ReactError
 from react_pipeline.lineage import Project
-from react_pipeline.terminal import plain_rows, print_results, print_table
-from react_pipeline.training_config import METHODS
+from react_pipeline.settings.training import METHODS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +42,8 @@ app = typer.Typer(
 )
 app.add_typer(domains_app, name="domains")
 app.add_typer(elevater_app, name="elevater")
+app.command()(report)
+app.add_typer(models_app, name="models")
 
 
 class Format(StrEnum):
@@ -104,21 +108,24 @@ def results(
 
 @app.command()
 def search(
-    text: Annotated[str, typer.Argument(help="What to look for.")],
-    mode: Annotated[str, typer.Option(help="t2t: compare with captions; t2i: with images.")] = "t2t",
+    text: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
+    image: Annotated[Path | None, typer.Option(help="An image to look for, instead of a text.")] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="A text: t2t (with captions) or t2i (with images); an image: i2i or i2t.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1_000, help="How many pairs.")] = 12,
     output: Annotated[Path, typer.Option("--output", "-o", help="The contact sheet.")] = Path("search.png"),
     config: Config = None,
 ) -> None:
-    """The pairs of the corpus nearest to a text, as a table and as a contact sheet."""
+    """The pairs of the corpus nearest to a text or an image, as a table and as a contact sheet."""
     from react_pipeline.search import draw_pairs, search_pairs
 
     project = load_project(config)
-    pairs = search_pairs(project, text, mode, k)
+    pairs = search_pairs(project, text, mode, k, image=image)
     draw_pairs(project, pairs, output)
-    rows = [
-        [pair.rank + 1, f"{pair.similarity:.3f}", pair.caption[:100], pair.image_path] for pair in pairs.itertuples()
-    ]
+    key = "image_path" if "image_path" in pairs else "url"
+    shown = pairs[["rank", "similarity", "caption", key]].itertuples(index=False)
+    rows = [[rank + 1, f"{similarity:.3f}", caption[:100], name] for rank, similarity, caption, name in shown]
     print_table(["", "similarity", "caption", "key"], rows, right=2)
     console.print(f"pictures: {output}", markup=False)
 
@@ -145,7 +152,7 @@ def ui(
     config: Config = None,
 ) -> None:
     """Start the Dagster and MLflow user interfaces on this machine only; Ctrl-C stops both."""
-    from react_pipeline.servers import serve, watch
+    from react_pipeline.commands.servers import serve, watch
 
     project = load_project(config)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -163,9 +170,27 @@ def ui(
 
 
 @app.command()
+def serve(
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Where it answers; 0 takes any free port.")] = 1234,
+    config: Config = None,
+) -> None:
+    """Browse the corpus in a browser: clip-retrieval's page over this index, on this machine only; Ctrl-C stops it."""
+    from react_pipeline.serve import serve_corpus
+
+    project = load_project(config)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console.print("loading the index and the model ...")
+    serve_corpus(
+        project,
+        port,
+        lambda url: console.print(f"{url}\nIts boxes on safety, aesthetics and languages do nothing.\nCtrl-C stops."),
+    )
+
+
+@app.command()
 def doctor(config: Config = None) -> None:
     """What this machine and this project have, what is missing, and how to get it."""
-    from react_pipeline.doctor import diagnose
+    from react_pipeline.commands.doctor import diagnose
 
     try:
         located: Path | None = repository()

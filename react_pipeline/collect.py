@@ -1,7 +1,7 @@
-"""Collecting: the image and caption of chosen corpus rows, copied from the corpus' tars into training shards.
+"""Collecting: the image and caption of chosen corpus rows, copied into training shards.
 
-Belongs here: range reads with their check, the form of the training shards, and their reader. Does not belong here:
-which rows are chosen (`retrieve`), or what is done with a pair (`customize`).
+Belongs here: the form of the training shards, their writer and their reader. Does not belong here: which rows are
+chosen (`retrieve`), where images come from (`image_source`), or what is done with a pair (`customize`).
 
 A shard is a webdataset tar of `KEY.jpg|png|webp`, `KEY.txt` and `KEY.json` ({"row", "class"}) in this order; KEY is the
 row number of the corpus, so no name of a source is ever used as a path.
@@ -9,76 +9,68 @@ row number of the corpus, so no name of a source is ever used as a path.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 import pandas as pd
 from tqdm import tqdm
 
 from react_pipeline.artifacts import Artifact
-from react_pipeline.errors import CorpusError, CorruptArtifact
+from react_pipeline.errors import CorruptArtifact
+from react_pipeline.sources.image_source import ImageSource
 
 SHARDS = "shards"
-LOCATION = ["shard", "image_path", "image_offset", "image_bytes", "image_sha256", "caption"]
-"""Columns of the corpus' metadata that tell where a pair lies and what it is."""
 
 
-def collect_pairs(rows: pd.DataFrame, shard_paths: Sequence[Path], directory: Path, shard_pairs: int) -> int:
-    """Copy pairs into `directory`, in the order in which they lie in the corpus.
+class Collected(NamedTuple):
+    """What became of the pairs that were to be collected.
+
+    Attributes:
+        shards: Number of tars written.
+        pairs: Columns row, class, caption, image_sha256, image_bytes; in the order of the shards.
+        failed: Columns row, class, reason: pairs whose image could not be had, in the order of the corpus.
+    """
+
+    shards: int
+    pairs: pd.DataFrame
+    failed: pd.DataFrame
+
+
+def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, shard_pairs: int) -> Collected:
+    """Copy pairs into training shards in `directory`, in the order in which they lie in the corpus.
 
     The caption written is the one that was embedded (cleaned and cut by the corpus' rules), so that the shards agree
-    with `pairs.parquet`; only the image is read from the tar, and its digest is checked. Equal rows give equal bytes.
+    with `pairs.parquet`; only the image is fetched. Equal pairs give equal bytes.
 
     Args:
-        rows: Columns row, class, and those of `LOCATION`.
-        shard_paths: The corpus' tars; `shard` is a position in this list.
+        pairs: Columns row, class, and those that the source needs.
+        source: Where images come from.
         directory: Gets `00000.tar`, ...; made if missing.
-        shard_pairs: Pairs per tar.
-
-    Returns:
-        Number of tars written.
+        shard_pairs: Pairs per tar; the last may hold fewer.
 
     Raises:
         CorpusError: If a tar is gone, or an image's bytes are not those that were embedded.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    pairs = read_images_by_range(rows, shard_paths)
-    progress = iter(tqdm(pairs, total=len(rows), desc="collecting pairs", disable=None, leave=False))
-    shards = -(-len(rows) // shard_pairs)
-    for number in range(shards):
-        with tarfile.open(directory / f"{number:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
-            for pair, image in islice(progress, shard_pairs):
+    images = iter(tqdm(source.fetch(pairs), total=len(pairs), desc="collecting pairs", disable=None, leave=False))
+    collected: list[tuple[int, str, str, str, int]] = []
+    shards = 0
+    while first := next(images, None):
+        with tarfile.open(directory / f"{shards:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            for pair, image in chain([first], islice(images, shard_pairs - 1)):
                 _add_sample(tar, pair, image)
-    return shards
-
-
-def read_images_by_range(rows: pd.DataFrame, shard_paths: Sequence[Path]) -> Iterator[tuple[Any, bytes]]:
-    """Read the image of each row, shard by shard and forward within a shard, each digest checked.
-
-    Yields:
-        The row as a named tuple (its class under `label`) and the bytes of its image.
-
-    Raises:
-        CorpusError: Naming shard and key.
-    """
-    ordered = rows.rename(columns={"class": "label"}).sort_values(["shard", "image_offset", "row"], kind="stable")
-    for shard, inside in ordered.groupby("shard", sort=True):
-        path = shard_paths[int(shard)]
-        try:
-            with path.open("rb") as file:
-                for pair in inside.itertuples(index=False):
-                    yield pair, _read_range(file, pair, path)
-        except OSError as error:
-            raise CorpusError(
-                f"{path}: cannot be read ({error.strerror}); put the shard back, or rematerialize `corpus`"
-            ) from error
+                collected.append((int(pair.row), pair.label, pair.caption, pair.image_sha256, len(image)))
+        shards += 1
+    had = pd.DataFrame(collected, columns=["row", "class", "caption", "image_sha256", "image_bytes"])
+    missing = pairs.loc[~pairs["row"].isin(had["row"]), ["row", "class"]].sort_values("row", kind="stable")
+    reasons = [source.failed.get(int(row), "unknown") for row in missing["row"]]
+    return Collected(shards, had.astype({"row": "int64", "image_bytes": "int64"}), missing.assign(reason=reasons))
 
 
 @dataclass(frozen=True)
@@ -148,23 +140,15 @@ def read_pairs(artifact: Artifact) -> Iterator[tuple[int, bytes, str, str]]:
 
 
 def _add_sample(tar: tarfile.TarFile, pair: Any, image: bytes) -> None:
-    about = json.dumps({"row": int(pair.row), "class": pair.label}, ensure_ascii=False)
+    described: dict[str, Any] = {"row": int(pair.row), "class": pair.label}
+    if len(classes := list(getattr(pair, "classes", ()))):
+        described["classes"] = classes
+    about = json.dumps(described, ensure_ascii=False)
     for suffix, data in ((_suffix(image), image), ("txt", pair.caption.encode()), ("json", about.encode())):
         # TarInfo's own defaults (time 0, owner 0, mode 644) make the bytes reproducible.
         member = tarfile.TarInfo(f"{int(pair.row):09d}.{suffix}")
         member.size = len(data)
         tar.addfile(member, io.BytesIO(data))
-
-
-def _read_range(file: BinaryIO, pair: Any, path: Path) -> bytes:
-    file.seek(int(pair.image_offset))
-    data = file.read(int(pair.image_bytes))
-    if hashlib.sha256(data).hexdigest() != pair.image_sha256:
-        raise CorpusError(
-            f"{path}: the image of {pair.image_path!r} is not the one that was embedded; the shard has changed: "
-            "put it back, or rematerialize `corpus` and what follows it"
-        )
-    return data
 
 
 def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

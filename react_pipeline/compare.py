@@ -1,7 +1,8 @@
-"""Comparison: the results of a domain's methods beside those of the base, as a table and a figure.
+"""Comparison: the results of a domain's methods beside those of the base, as tables, a figure and a page.
 
-Belongs here: which results may stand in one table, differences to the base with their intervals, means over domains.
-Does not belong here: measuring anything (`evaluate`).
+Belongs here: which results may stand in one table, differences to the base and to the control, means over domains.
+Does not belong here: measuring anything (`evaluate`), intervals (`reports.intervals`), how tables and page look
+(`reports.tables`, `dashboard`).
 """
 
 from __future__ import annotations
@@ -18,28 +19,17 @@ from react_pipeline.artifacts import Artifact
 from react_pipeline.errors import InputError, MissingArtifact, StaleArtifact
 from react_pipeline.evaluate import EvalResult
 from react_pipeline.lineage import Project, fresh, method_key, resolve
-from react_pipeline.training_config import CONTROL_SUFFIX, METHODS
+from react_pipeline.reports.bars import draw_methods
+from react_pipeline.reports.intervals import paired_interval as paired_interval
+from react_pipeline.reports.intervals import share_interval
+from react_pipeline.reports.tables import COLUMNS, INTERVALS, METRICS, NUMBERS, per_class_table, typed
+from react_pipeline.reports.tables import MEAN as MEAN
+from react_pipeline.reports.tables import to_markdown as to_markdown
+from react_pipeline.settings.training import CONTROL_SUFFIX, METHODS
 
 STAGE = "comparison"
 RESULTS = "elevater_results"
-MEAN = "mean"
-"""Stands in the column `domain` of the rows that average over domains."""
-
-METRICS = ("top1", "top5", "mean_per_class")
-_COLUMNS = [
-    *("domain", "dataset", "method", *METRICS, "delta_top1", "delta_low", "delta_high"),
-    *("n", "pairs", "trainable_parameters", "seconds", "fingerprint", "status"),
-]
-_NUMBERS = _COLUMNS[3:13]
-_RESAMPLES = 10_000
-_SEED = 0
-_SHOWN = {
-    "domain": "domain",
-    "method": "method",
-    **{"top1": "top-1 %", "top5": "top-5 %", "mean_per_class": "mean per class %", "delta_top1": "delta to base"},
-    **{"interval": "95% interval", "n": "images", "pairs": "pairs", "trainable_parameters": "trainable parameters"},
-    **{"seconds": "seconds", "status": "status"},
-}
+TRAINED = "customized_checkpoint"
 
 
 def compare(project: Project, slug: str) -> Artifact:
@@ -47,25 +37,17 @@ def compare(project: Project, slug: str) -> Artifact:
 
     Only fresh results give numbers; the row of a stale or unavailable one says so in `status`. Methods that were never
     evaluated are listed in the counts (`not_evaluated`). Values are fractions. `delta_low` and `delta_high` bound
-    `delta_top1` by a paired bootstrap over the images (95%, 10,000 resamples, fixed seed): they tell of the sampling of
-    images, not of training seeds.
+    `delta_top1` (to the base), `gain_low` and `gain_high` bound `gain_over_control`, by a paired bootstrap over the
+    images (95%, 10,000 resamples, fixed seed): they tell of the sampling of images, not of training seeds.
 
-    Files: `table.parquet`, `table.csv`, `table.md`, `comparison.json`, `comparison.png`.
+    Files: `table.parquet`, `table.csv`, `table.md`, `comparison.json`, `comparison.png`, `per_class.parquet`,
+    `per_class.csv` and `dashboard.html`, which shows all of it and loads nothing from elsewhere.
 
     Raises:
         MissingArtifact: If no method has a fresh result.
         InputError: If results come from different evaluators or evaluation sets.
     """
-    results: dict[str, Artifact] = {}
-    skipped: dict[str, str] = {}
-    evaluated = set(project.store.keys(RESULTS))
-    for method in METHODS:
-        if (key := method_key(slug, method)) not in evaluated:
-            continue
-        try:
-            results[method] = fresh(project, RESULTS, key)
-        except (MissingArtifact, StaleArtifact) as error:
-            skipped[method] = f"stale: {error}"
+    results, skipped = _results(project, slug)
     if not results:
         told = "; ".join(skipped.values()) or "none was evaluated"
         raise MissingArtifact(f"{slug}: no result to compare ({told}); materialize `{RESULTS}` for {slug!r}")
@@ -73,32 +55,77 @@ def compare(project: Project, slug: str) -> Artifact:
     inputs = resolve(project, STAGE, slug, parents=results, content={"skipped": skipped})
 
     def write(directory: Path) -> dict[str, Any]:
-        table = _table(project, slug, results, skipped)
-        table.to_parquet(directory / "table.parquet", index=False)
-        table.to_csv(directory / "table.csv", index=False)
-        (directory / "table.md").write_text(to_markdown(table), encoding="utf-8")
+        from react_pipeline.reports.dashboard import domain_page
+
+        table, classes = _table(project, slug, results, skipped), _classes(project, slug, results)
+        write_tables(table, directory)
+        classes.to_parquet(directory / "per_class.parquet", index=False)
+        classes.to_csv(directory / "per_class.csv", index=False)
         rows = json.loads(table.to_json(orient="records"))
         (directory / "comparison.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-        _draw(table, directory / "comparison.png")
-        measured = table[table["status"] == "ok"].set_index("method")
-        deltas = measured["delta_top1"].dropna().drop("base", errors="ignore")
-        return {
-            "methods": list(measured.index),
-            "skipped": skipped,
-            "not_evaluated": [method for method in METHODS if method not in {*results, *skipped}],
-            "top1": {method: float(value) for method, value in measured["top1"].items()},
-            "delta_top1": {method: float(value) for method, value in deltas.items()},
-        }
+        draw_methods(table, directory / "comparison.png", slug)
+        trained = {method: _checkpoint(project, slug, method, result) for method, result in results.items()}
+        checkpoints = {method: artifact for method, artifact in trained.items() if artifact is not None}
+        retrieved = _retrieved_set(project, slug, checkpoints)
+        page = domain_page(slug, table, classes, checkpoints, retrieved, {m: r.fingerprint for m, r in results.items()})
+        (directory / "dashboard.html").write_text(page, encoding="utf-8")
+        return _counts(table, results, skipped)
 
     return project.store.build(inputs, write)
 
 
+def current(project: Project, slug: str) -> Artifact:
+    """The published comparison of a domain, if it is the one that `compare` would build today. Loads no torch.
+
+    Raises:
+        MissingArtifact: If none was published.
+        StaleArtifact: If a result in it is stale, was replaced, or is missing from it.
+        CorruptArtifact: If its bytes, or those of a result, differ from the manifest.
+    """
+    artifact = fresh(project, STAGE, slug)
+    results, skipped = _results(project, slug)
+    again = f"rematerialize `{STAGE}` of {slug!r}"
+    for method, fingerprint in artifact.parents.items():
+        if method in skipped:
+            raise StaleArtifact(f"`{STAGE}` of {slug!r} shows {method}, which is {skipped[method]}; then {again}")
+        if results[method].fingerprint != fingerprint:
+            raise StaleArtifact(f"`{STAGE}` of {slug!r} is older than the result of {method}: {again}")
+    if new := [method for method in results if method not in artifact.parents]:
+        raise StaleArtifact(f"`{STAGE}` of {slug!r} lacks the results of {', '.join(new)}: {again}")
+    if artifact.manifest["content"] != {"skipped": skipped}:
+        raise StaleArtifact(f"`{STAGE}` of {slug!r} tells other reasons for what is missing than today's: {again}")
+    return artifact
+
+
 def comparison_table(project: Project, slugs: Sequence[str]) -> pd.DataFrame:
-    """The published comparisons of several domains in one table, with a mean of each method.
+    """The published comparisons of several domains in one table, with a mean of each method: see `average`.
+
+    Raises:
+        InputError: If the domains were measured by different versions of the evaluator.
+    """
+    comparisons, skipped = {}, {}
+    for slug in slugs:
+        try:
+            comparisons[slug] = current(project, slug)
+        except (MissingArtifact, StaleArtifact) as error:
+            skipped[slug] = str(error)
+    return average(project, slugs, comparisons, skipped)
+
+
+def average(
+    project: Project, slugs: Sequence[str], comparisons: Mapping[str, Artifact], skipped: Mapping[str, str]
+) -> pd.DataFrame:
+    """Comparisons of several domains in one table, with a mean of each method.
 
     A mean covers the domains where the base, the method and, if any domain has it, the method's control are all there;
     a control is averaged over the same domains as its method, and `status` says how many of how many. All numeric
     columns are means, without an interval. A domain without a current comparison has one row that says why.
+
+    Args:
+        project: The pipeline.
+        slugs: The domains, in the order of the rows.
+        comparisons: The current ones, by domain.
+        skipped: Why each other domain has none.
 
     Returns:
         The columns of `compare`'s table; rows of domains first, then those of the domain `mean`.
@@ -108,11 +135,10 @@ def comparison_table(project: Project, slugs: Sequence[str]) -> pd.DataFrame:
     """
     tables, versions = [], {}
     for slug in slugs:
-        try:
-            artifact = _current(project, slug)
-        except (MissingArtifact, StaleArtifact) as error:
-            tables.append(pd.DataFrame([{"domain": slug, "method": "", "status": str(error)}], columns=_COLUMNS))
+        if slug in skipped:
+            tables.append(pd.DataFrame([{"domain": slug, "method": "", "status": skipped[slug]}], columns=COLUMNS))
             continue
+        artifact = comparisons[slug]
         tables.append(pd.read_parquet(artifact.file("table.parquet")))
         for method, fingerprint in artifact.parents.items():
             result = EvalResult.read(project.store.open(RESULTS, method_key(slug, method), fingerprint))
@@ -120,9 +146,9 @@ def comparison_table(project: Project, slugs: Sequence[str]) -> pd.DataFrame:
     if len(set(versions.values())) > 1:
         told = ", ".join(f"{slug}: {version}" for slug, version in versions.items())
         raise InputError(f"domains measured by different evaluators ({told}); rematerialize `{RESULTS}`")
-    filled = [table.astype(dict.fromkeys(_NUMBERS, "float64")) for table in tables]
-    table = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=_COLUMNS)
-    return pd.concat([table, _means(table, len(slugs))], ignore_index=True)
+    filled = [table.astype(dict.fromkeys(NUMBERS, "float64")) for table in tables]
+    table = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=COLUMNS)
+    return pd.concat([table, _means(table, len(tables))], ignore_index=True)
 
 
 def require_comparable(results: Sequence[EvalResult]) -> None:
@@ -138,75 +164,111 @@ def require_comparable(results: Sequence[EvalResult]) -> None:
             raise InputError(f"results differ in {field} and cannot be compared ({told}); rematerialize `{RESULTS}`")
 
 
-def paired_interval(method_correct: np.ndarray[Any, Any], base_correct: np.ndarray[Any, Any]) -> tuple[float, float]:
-    """95% bootstrap interval of the difference in accuracy of two methods on the same N images, as fractions.
-
-    Resampling N images is drawing from the multinomial of (gained, lost, equal), so no image is ever copied.
-    """
-    difference = method_correct.astype(int) - base_correct.astype(int)
-    count = len(difference)
-    shares = [float((difference == value).mean()) for value in (1, -1, 0)]
-    gained, lost, _ = np.random.default_rng(_SEED).multinomial(count, shares, _RESAMPLES).T
-    low, high = np.percentile((gained - lost) / count, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def to_markdown(table: pd.DataFrame) -> str:
-    """The table for people: percent with one decimal, differences with their sign, empty where nothing was measured."""
-    lines = [list(_SHOWN.values()), ["---"] * len(_SHOWN)]
-    for row in table.to_dict("records"):
-        row["interval"] = None
-        if not pd.isna(row["delta_low"]) and row["method"] != "base":
-            row["interval"] = f"{100 * row['delta_low']:+.1f} to {100 * row['delta_high']:+.1f}"
-        lines.append([_shown(column, row[column]) for column in _SHOWN])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def _results(project: Project, slug: str) -> tuple[dict[str, Artifact], dict[str, str]]:
+    """The fresh results of a domain by method, and why those of the other evaluated methods are left out."""
+    results: dict[str, Artifact] = {}
+    skipped: dict[str, str] = {}
+    evaluated = set(project.store.keys(RESULTS))
+    for method in METHODS:
+        if (key := method_key(slug, method)) not in evaluated:
+            continue
+        try:
+            results[method] = fresh(project, RESULTS, key)
+        except (MissingArtifact, StaleArtifact) as error:
+            skipped[method] = f"stale: {error}"
+    return results, skipped
 
 
 def _table(project: Project, slug: str, results: Mapping[str, Artifact], skipped: Mapping[str, str]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
-    base = EvalResult.read(results["base"]) if "base" in results else None
+    read = {method: EvalResult.read(artifact) for method, artifact in results.items()}
+    right = {method: correct_of(results[method]) for method, result in read.items() if result.top1 is not None}
     for method in METHODS:
         row: dict[str, Any] = {"domain": slug, "method": method}
         if method in skipped:
             rows.append({**row, "status": skipped[method]})
         if method not in results:
             continue
-        result = EvalResult.read(results[method])
+        result = read[method]
         row |= {"dataset": result.dataset, "fingerprint": result.checkpoint_fingerprint}
-        row |= _cost(project, slug, method, results[method])
+        row |= _cost(_checkpoint(project, slug, method, results[method]))
         if result.top1 is None:
             rows.append({**row, "status": f"unavailable: {result.unavailable}"})
             continue
         row |= {**{metric: getattr(result, metric) for metric in METRICS}, "n": result.n, "status": "ok"}
-        if base is not None and base.top1 is not None:
-            low, high = paired_interval(_correct(results[method]), _correct(results["base"]))
-            row |= {"delta_top1": result.top1 - base.top1, "delta_low": low, "delta_high": high}
+        row["top1_low"], row["top1_high"] = share_interval(result.top1, result.n)
+        for other, names in {
+            "base": ("delta_top1", "delta_low", "delta_high"),
+            method + CONTROL_SUFFIX: ("gain_over_control", "gain_low", "gain_high"),
+        }.items():
+            reference = read[other].top1 if other in right else None
+            if reference is not None:
+                low, high = paired_interval(*_on_the_same_images(slug, right[method], right[other]))
+                row |= dict(zip(names, (result.top1 - reference, low, high), strict=True))
         rows.append(row)
-    table = pd.DataFrame(rows, columns=_COLUMNS)
-    counts = {name: "Int64" for name in ("n", "pairs", "trainable_parameters")}
-    floats = {name: "float64" for name in _NUMBERS if name not in counts}
-    return table.astype({**floats, **counts})
+    return typed(rows)
 
 
-def _cost(project: Project, slug: str, method: str, result: Artifact) -> dict[str, Any]:
-    if method == "base":
+def _classes(project: Project, slug: str, results: Mapping[str, Artifact]) -> pd.DataFrame:
+    pairs = {}
+    for method, result in results.items():
+        checkpoint = _checkpoint(project, slug, method, result)
+        if checkpoint is not None and (retrieved := _retrieved_set(project, slug, {method: checkpoint})) is not None:
+            names = pd.read_parquet(retrieved.file("pairs.parquet"), columns=["class"])["class"]
+            pairs[method] = {str(name): int(count) for name, count in names.value_counts().items()}
+    return per_class_table({method: EvalResult.read(artifact) for method, artifact in results.items()}, pairs)
+
+
+def _checkpoint(project: Project, slug: str, method: str, result: Artifact) -> Artifact | None:
+    fingerprint = result.parents.get(TRAINED)
+    return None if fingerprint is None else project.store.open(TRAINED, method_key(slug, method), fingerprint)
+
+
+def _retrieved_set(project: Project, slug: str, checkpoints: Mapping[str, Artifact]) -> Artifact | None:
+    """What the first of these trainings was given, if it is a retrieved set; controls are given another."""
+    for checkpoint in checkpoints.values():
+        if (fingerprint := checkpoint.parents.get("retrieved_set")) is not None:
+            return project.store.open("retrieved_set", slug, fingerprint)
+    return None
+
+
+def _cost(checkpoint: Artifact | None) -> dict[str, Any]:
+    if checkpoint is None:
         return {"pairs": 0, "trainable_parameters": 0, "seconds": 0.0}
-    fingerprint = result.parents["customized_checkpoint"]
-    counts = project.store.open("customized_checkpoint", method_key(slug, method), fingerprint).counts
-    return {name: counts[name] for name in ("pairs", "trainable_parameters", "seconds")}
+    return {name: checkpoint.counts[name] for name in ("pairs", "trainable_parameters", "seconds")}
 
 
-def _correct(result: Artifact) -> np.ndarray[Any, Any]:
-    predictions = pd.read_parquet(result.file("predictions.parquet")).sort_values("image")
-    return (predictions["predicted"].str[0] == predictions["class_id"]).to_numpy()
+def correct_of(result: Artifact) -> pd.Series:
+    """Whether each image of a published result is named right, by the image's name, sorted."""
+    predictions = pd.read_parquet(result.file("predictions.parquet")).set_index("image").sort_index()
+    return predictions["predicted"].str[0] == predictions["class_id"]
 
 
-def _current(project: Project, slug: str) -> Artifact:
-    artifact = fresh(project, STAGE, slug)
-    for method, fingerprint in artifact.parents.items():
-        if fresh(project, RESULTS, method_key(slug, method)).fingerprint != fingerprint:
-            raise StaleArtifact(f"`{STAGE}` of {slug!r} is older than the result of {method}: rematerialize `{STAGE}`")
-    return artifact
+def _on_the_same_images(slug: str, one: pd.Series, other: pd.Series) -> tuple[np.ndarray[Any, Any], ...]:
+    if not one.index.equals(other.index):
+        raise InputError(f"{slug}: two results are of different images; rematerialize `{RESULTS}` for {slug!r}")
+    return one.to_numpy(), other.to_numpy()
+
+
+def _counts(table: pd.DataFrame, results: Mapping[str, Artifact], skipped: Mapping[str, str]) -> dict[str, Any]:
+    measured = table[table["status"] == "ok"].set_index("method")
+    trained = measured.drop("base", errors="ignore")
+    return {
+        "methods": list(measured.index),
+        "skipped": dict(skipped),
+        "not_evaluated": [method for method in METHODS if method not in {*results, *skipped}],
+        **{
+            name: {method: float(value) for method, value in rows[name].dropna().items()}
+            for name, rows in (("top1", measured), ("delta_top1", trained), ("gain_over_control", trained))
+        },
+    }
+
+
+def write_tables(table: pd.DataFrame, directory: Path) -> None:
+    """Write `table.parquet`, `table.csv` and `table.md`."""
+    table.to_parquet(directory / "table.parquet", index=False)
+    table.to_csv(directory / "table.csv", index=False)
+    (directory / "table.md").write_text(to_markdown(table), encoding="utf-8")
 
 
 def _means(table: pd.DataFrame, domains: int) -> pd.DataFrame:
@@ -219,41 +281,6 @@ def _means(table: pd.DataFrame, domains: int) -> pd.DataFrame:
         covered = set.intersection(*(where[name] for name in needed if name in where))
         mine = measured[(measured["method"] == method) & measured["domain"].isin(covered)]
         if "base" in where and not mine.empty:
-            numbers = mine[_NUMBERS].mean().drop(["delta_low", "delta_high"])
+            numbers = mine[list(NUMBERS)].mean().drop(list(INTERVALS))
             rows.append({"domain": MEAN, "method": method, "status": f"{len(covered)} of {domains} domains", **numbers})
-    return pd.DataFrame(rows, columns=_COLUMNS).astype(dict.fromkeys(_NUMBERS, "float64"))
-
-
-def _shown(column: str, value: Any) -> str:
-    if value is None or pd.isna(value):
-        return ""
-    if column in METRICS:
-        return f"{100 * value:.1f}"
-    if column == "delta_top1":
-        return f"{100 * value:+.1f}"
-    if column in ("n", "pairs", "trainable_parameters", "seconds"):
-        return f"{value:,.0f}"
-    # A bar or a line break in a name would break the table.
-    return " ".join(str(value).replace("|", "/").split())
-
-
-def _draw(table: pd.DataFrame, path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    measured = table[table["status"] == "ok"]
-    figure = Figure(figsize=(7, 0.9 + 0.45 * max(len(measured), 1)), layout="constrained")
-    axes = figure.subplots()
-    if measured.empty:
-        axes.text(0.5, 0.5, "nothing measured", ha="center", va="center", transform=axes.transAxes)
-        axes.set_axis_off()
-    else:
-        shades = [
-            "#888888" if name == "base" else "#9ecae1" if name.endswith(CONTROL_SUFFIX) else "#08519c"
-            for name in measured["method"]
-        ]
-        bars = axes.barh(measured["method"], 100 * measured["top1"], color=shades)
-        axes.bar_label(bars, fmt="%.1f", padding=3)
-        axes.invert_yaxis()
-        axes.margins(x=0.12)
-        axes.set(xlabel="top-1 %, zero-shot", title=str(table["domain"].iloc[0]))
-    figure.savefig(path, dpi=100)
+    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(NUMBERS, "float64"))

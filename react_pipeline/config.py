@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from react_pipeline.automation_config import AutomationConfig as AutomationConfig
-from react_pipeline.corpus_config import CorpusConfig as CorpusConfig
-from react_pipeline.embedding_config import EmbeddingConfig as EmbeddingConfig
-from react_pipeline.evaluation_config import ElevaterConfig as ElevaterConfig
-from react_pipeline.evaluation_config import EvaluationSetConfig as EvaluationSetConfig
-from react_pipeline.index_config import IndexConfig as IndexConfig
-from react_pipeline.promotion_config import PromotionConfig as PromotionConfig
-from react_pipeline.retrieval_config import RetrievalConfig as RetrievalConfig
-from react_pipeline.training_config import CustomizationConfig, Name, Section, TrainingOverrides, partial
+from react_pipeline.settings.automation import AutomationConfig as AutomationConfig
+from react_pipeline.settings.corpus import CorpusConfig as CorpusConfig
+from react_pipeline.settings.distributor import DistributorConfig as DistributorConfig
+from react_pipeline.settings.embedding import EmbeddingConfig as EmbeddingConfig
+from react_pipeline.settings.evaluation import ElevaterConfig as ElevaterConfig
+from react_pipeline.settings.evaluation import EvaluationSetConfig as EvaluationSetConfig
+from react_pipeline.settings.index import IndexConfig as IndexConfig
+from react_pipeline.settings.promotion import PromotionConfig as PromotionConfig
+from react_pipeline.settings.retrieval import RetrievalConfig as RetrievalConfig
+from react_pipeline.settings.training import CustomizationConfig, Name, Section, TrainingOverrides, partial
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """What a domain's name may look like; it becomes a directory, a partition key and part of a model's name."""
@@ -61,10 +62,14 @@ else:
 
 
 class ClassConfig(Section):
-    """A class: the name used by the zero-shot head, and synonyms that retrieval also searches."""
+    """A class: the name used by the zero-shot head, and synonyms and seed images that retrieval also searches.
+
+    Paths of `seeds` are relative to the folder of the domain file; evaluation images are refused.
+    """
 
     name: Name
     synonyms: tuple[Name, ...] = ()
+    seeds: tuple[Path, ...] = ()
 
 
 def _class_from_text(value: Any) -> Any:
@@ -131,6 +136,7 @@ class PipelineConfig(Section):
         project: Names the MLflow experiment.
         store: Directory of the artifacts.
         tracking_uri: MLflow's; unset: `mlflow.db` (SQLite) beside the store.
+        dagster_url: Where a browser finds Dagster, for the links in MLflow; `REACT_DAGSTER_URL` wins over it.
         domains: Directory of the domain files.
         device: `auto` takes a GPU where there is one.
     """
@@ -138,6 +144,7 @@ class PipelineConfig(Section):
     project: str = Field(default="react", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$")
     store: Path = Path(".react/store")
     tracking_uri: str | None = None
+    dagster_url: str | None = Field(default=None, pattern=r"^https?://")
     domains: Path = Path("domains")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     corpus: CorpusConfig
@@ -149,3 +156,4 @@ class PipelineConfig(Section):
     elevater: ElevaterConfig = ElevaterConfig()
     automation: AutomationConfig = AutomationConfig()
     promotion: PromotionConfig = PromotionConfig()
+    distributor: DistributorConfig = DistributorConfig()

@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from react_pipeline.config import DomainConfig, PipelineConfig
+from react_pipeline.config import CorpusConfig, DomainConfig, PipelineConfig
 from react_pipeline.errors import ConfigError, Problem
+from react_pipeline.sources.shard_patterns import is_url
 
 MAX_YAML_BYTES = 2_000_000
 """Larger configuration files are refused unread."""
@@ -52,7 +53,7 @@ def load_pipeline(path: Path) -> PipelineConfig:
     """
     config = _validate(PipelineConfig, read_yaml(path), path)
     base = path.resolve().parent
-    corpus = config.corpus.model_copy(update={"shards": tuple(str(base / shard) for shard in config.corpus.shards)})
+    corpus = _located(config.corpus, base)
     encoder = config.encoder
     if encoder.pretrained and (base / encoder.pretrained).exists():
         encoder = encoder.model_copy(update={"pretrained": str((base / encoder.pretrained).resolve())})
@@ -69,6 +70,16 @@ def load_pipeline(path: Path) -> PipelineConfig:
         "elevater": elevater,
     }
     return config.model_copy(update=update)
+
+
+def _located(corpus: CorpusConfig, base: Path) -> CorpusConfig:
+    folders = {"embeddings": corpus.embeddings, "indices": corpus.indices}
+    update: dict[str, Any] = {
+        "shards": tuple(name if is_url(name) else str(base / name) for name in corpus.shards),
+        "urls": tuple(str(base / name) for name in corpus.urls),
+        **{name: (base / folder).resolve() for name, folder in folders.items() if folder is not None},
+    }
+    return corpus.model_copy(update=update)
 
 
 def load_domain(path: Path) -> DomainConfig:

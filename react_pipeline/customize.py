@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from react_pipeline.artifacts import Artifact, Inputs
-from react_pipeline.distributed import World
 from react_pipeline.errors import RetrievalError
-from react_pipeline.guards import out_of_memory_is_told
 from react_pipeline.lineage import Project, method_key, resolve
-from react_pipeline.linear_head import train_linear_head
 from react_pipeline.model import WEIGHTS_FILE, choose_device, load, save
-from react_pipeline.observer import NoObserver, TrainingObserver
-from react_pipeline.trainer import Trainer
-from react_pipeline.training_config import CONTROL_SUFFIX
-from react_pipeline.training_data import TrainingPairs
-from react_pipeline.training_log import METRICS_FILE
+from react_pipeline.settings.training import CONTROL_SUFFIX
+from react_pipeline.training.data import TrainingPairs
+from react_pipeline.training.distributed import World
+from react_pipeline.training.guards import out_of_memory_is_told
+from react_pipeline.training.linear_head import train_linear_head
+from react_pipeline.training.log import METRICS_FILE
+from react_pipeline.training.observer import NoObserver, TrainingObserver
+from react_pipeline.training.trainer import Trainer
 
 STAGE = "customized_checkpoint"
 SCRATCH = "resume"

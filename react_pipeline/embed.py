@@ -1,8 +1,8 @@
 """Embedding the corpus: every pair's image and caption as unit vectors, in clip-retrieval's layout.
 
-Belongs here: groups of shards and how a killed build goes on, the ledger of skipped samples. Does not belong
-here: reading and encoding a batch (`inference`), what makes a sample usable (`pairs`, `images`), the model (`model`),
-reading vectors and metadata back (`vectors`).
+Belongs here: the order of events, how a killed build goes on, what is counted. Does not belong here: groups of shards
+(`embedding.groups`), taking over what was embedded before (`earlier_embeddings`), encoding (`group_encoder`; on a
+cluster `embedding.spread`), reading vectors and metadata back (`vectors`).
 
 clip-retrieval's `Runner`, `NumpyWriter` and layout are used, so its tools read what is written here.
 """
@@ -10,34 +10,44 @@ clip-retrieval's `Runner`, `NumpyWriter` and layout are used, so its tools read 
 from __future__ import annotations
 
 import json
-import math
 import shutil
-import time
-import warnings
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from react_pipeline.artifacts import Artifact
+from react_pipeline.artifacts import Artifact, Inputs
+from react_pipeline.config import PipelineConfig
 from react_pipeline.corpus import check_shards
-from react_pipeline.durable import fsync, write_atomically
+from react_pipeline.distributor import held, spread
+from react_pipeline.durable import write_atomically
+from react_pipeline.embedding.earlier_embeddings import GROUPS_FILE, LEDGER_FILE, EarlierEmbeddings
+from react_pipeline.embedding.groups import (
+    DUPLICATE,
+    LEDGER_COLUMNS,
+    LEDGER_SCHEMA,
+    Group,
+    cut_into_groups,
+    files_of_group,
+)
+from react_pipeline.embedding.records import Records, mark_done
+from react_pipeline.embedding.seen_keys import Duplicates, SeenKeys
+from react_pipeline.embedding.spread import EncodeTask, KeysTask, read_keys
 from react_pipeline.errors import CorpusError
-from react_pipeline.inference import ClipMapper, LedgerRow, PairDataset, PairReader, StatsLogger
 from react_pipeline.lineage import Project, resolve
-from react_pipeline.shards import Sample, index_shard
-from react_pipeline.vectors import FOLDERS
+from react_pipeline.sources.inventory import SHARDS_FILE
+from react_pipeline.sources.shards import index_shard
 
-LEDGER_FILE = "ledger.parquet"
-LEDGER_COLUMNS = ["shard", "key", "reason", "detail"]
-DUPLICATE = "duplicate_key"
-"""Reason of a sample whose key an earlier shard holds; unlike the other reasons it makes a shard no worse."""
+__all__ = ["DUPLICATE", "LEDGER_COLUMNS", "LEDGER_FILE", "embed_corpus"]
 
 _SCRATCH = "scratch"
 _COUNTS_FILE = "counts.json"
+_PLAN_FILE = "plan"
+_SUMMED = ("rows", "reused_rows", "captions_cut", "metadata_ignored", "seconds")
 
 
 def embed_corpus(project: Project) -> Artifact:
@@ -45,155 +55,162 @@ def embed_corpus(project: Project) -> Artifact:
 
     Files: `img_emb/img_emb_N.npy` and `text_emb/text_emb_N.npy` (float16 unit rows), `metadata/metadata_N.parquet`
     (key as image_path, caption, shard, byte ranges, digest, the sample's own fields), `stats/N.json`, `ledger.parquet`,
-    `counts.json`. N counts groups of shards; a killed build goes on with the first unfinished group.
+    `groups.jsonl`, `counts.json`. N counts groups of shards; a killed build goes on with the first unfinished group,
+    and a group that was embedded before is linked (`earlier_embeddings`). Ready embeddings are adopted instead.
 
     Raises:
         CorpusError: If a shard is missing, changed, damaged or has more than `max_bad_fraction` bad samples, or the
             encoder gives a vector that is not finite or zero.
     """
+    if project.config.corpus.kind == "embeddings":
+        from react_pipeline.sources.ready_embeddings import adopt_embeddings
+
+        return adopt_embeddings(project)
     inputs = resolve(project, "corpus_embeddings")
     corpus, base = inputs.parents["corpus"], inputs.parents["base_checkpoint"]
-    return project.store.build(inputs, lambda staging: _embed(project, corpus, base, staging), resumable=True)
+    return project.store.build(inputs, lambda staging: _embed(project, inputs, corpus, base, staging), resumable=True)
 
 
-@dataclass
-class _Group:
-    """Consecutive shards that are embedded together, and what became of their samples."""
-
-    number: int
-    shards: list[int]
-    samples: list[tuple[int, Sample]] = field(default_factory=list)
-    found: Counter[int] = field(default_factory=Counter)
-    ledger: list[LedgerRow] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, number: int, shards: list[int], paths: list[Path], seen: set[str]) -> _Group:
-        """Read the shards' headers; `seen` are the keys of all shards before, and grows."""
-        group = cls(number, shards)
-        for shard in shards:
-            index = index_shard(paths[shard])
-            group.found[shard] = len(index.samples) + len(index.refused)
-            group.ledger += [(shard, name, reason, "") for name, reason in index.refused]
-            for sample in index.samples:
-                if sample.key in seen:
-                    group.ledger.append((shard, sample.key, DUPLICATE, "an earlier shard holds this key"))
-                else:
-                    group.samples.append((shard, sample))
-            seen.update(sample.key for sample in index.samples)
-        return group
-
-    def check(self, paths: list[Path], max_bad_fraction: float) -> None:
-        """Refuse the group if one of its shards has too many bad samples."""
-        for shard in self.shards:
-            reasons = Counter(row[2] for row in self.ledger if row[0] == shard and row[2] != DUPLICATE)
-            bad, found = reasons.total(), self.found[shard]
-            if bad > max_bad_fraction * found:
-                reason, times = reasons.most_common(1)[0]
-                raise CorpusError(
-                    f"{paths[shard]}: {bad} of {found} samples are bad ({bad / found:.0%}, allowed are "
-                    f"{max_bad_fraction:.0%}), most often {reason} ({times}); mend or remove the shard, or raise "
-                    "`corpus.max_bad_fraction`"
-                )
-
-
-def _embed(project: Project, corpus: Artifact, base: Artifact, staging: Path) -> dict[str, Any]:
+def _embed(project: Project, inputs: Inputs, corpus: Artifact, base: Artifact, staging: Path) -> dict[str, Any]:
     if (staging / _COUNTS_FILE).exists():
         # Killed between the last group and the publishing, which takes long where gigabytes are hashed.
         return _finished(staging)
-    with warnings.catch_warnings():
-        # clip-retrieval imports packages that warn of their own age.
-        warnings.simplefilter("ignore")
-        from clip_retrieval.clip_inference.runner import Runner
-        from clip_retrieval.clip_inference.writer import NumpyWriter
+    locations = check_shards(project.store, corpus)
+    digests = pd.read_parquet(corpus.file(SHARDS_FILE), columns=["sha256"])["sha256"].tolist()
+    earlier = EarlierEmbeddings(project.store, inputs)
+    scratch = _prepared(staging, digests, project.config.embedding.shards_per_group, earlier)
+    plan = json.loads((scratch / _PLAN_FILE).read_text())["groups"]
+    groups = [Group(number, range(start, end), tuple(digests[start:end])) for number, (start, end) in enumerate(plan)]
+    records = Records(staging, scratch, len(groups), locations, project.config.corpus.max_bad_fraction)
+    build, pairs = _Build(project.config, records, groups, earlier, base), corpus.counts.get("pairs")
+    with tqdm(total=pairs, desc="embedding", unit="pair", disable=None) as bar:
+        try:
+            is_local = project.config.distributor.kind == "local"
+            with held(project.config.distributor):
+                dimension, device = build.run(bar, pairs) if is_local else build.run_spread(bar)
+        finally:
+            build.seen.close()
+    return _finish(staging, scratch, len(groups), dimension, device)
 
-    from react_pipeline.model import choose_device, load
 
-    config = project.config.embedding
-    paths = check_shards(project.store, corpus)
-    clip = load(base.path, choose_device(project.config.device))
-    size = config.shards_per_group
-    groups = [list(range(start, min(start + size, len(paths)))) for start in range(0, len(paths), size)]
-    mapper = ClipMapper(clip, config.precision, paths)
-    scratch = _prepared(staging, size)
-    seen: set[str] = set()
-    with tqdm(total=corpus.counts.get("pairs"), desc="embedding", unit="pair", disable=None) as bar:
-        for number, shards in enumerate(groups):
-            started = time.perf_counter()
-            # The headers of finished groups are read again, for the keys they hold.
-            group = _Group.of(number, shards, paths, seen)
-            marker = scratch / f"{number}.json"
+class _Build:
+    """One run of the embedding, which goes on with what a killed one left."""
+
+    def __init__(
+        self, config: PipelineConfig, records: Records, groups: list[Group], earlier: EarlierEmbeddings, base: Artifact
+    ) -> None:
+        self.config, self.records, self.groups = config, records, groups
+        self.earlier, self.base = earlier, base
+        self.seen = SeenKeys(records.scratch / "keys.sqlite")
+
+    def run(self, bar: Any, pairs: int | None) -> tuple[int, str]:
+        """Bring every group into place; gives the dimension of the vectors and the device."""
+        from react_pipeline.embedding.group_encoder import GroupEncoder
+
+        encoder = GroupEncoder(self.config, self.base.path, self.records.locations, self.records.groups)
+        to_encode = self._to_encode(bar, lambda group: group.read_headers(self.records.locations, self.seen))
+        for group, counts in encoder.encode(to_encode, self.records.staging, bar, pairs):
+            self.records.done(group, **counts)
+        return encoder.dimension, encoder.device
+
+    def run_spread(self, bar: Any) -> tuple[int, str]:
+        """The same as tasks of a cluster."""
+        from react_pipeline.model import choose_device, dimension_of
+
+        records, settings = self.records, self.config.distributor
+        unread = [
+            group
+            for group in self.groups
+            if not records.marker(group.number).exists() and not self.earlier.longest_match(group.digests, 0)
+        ]
+        spread(KeysTask(records.locations, records.scratch), unread, settings, "headers of shards")
+        duplicates: dict[int, Duplicates] = {}
+
+        def sort_out(group: Group) -> None:
+            keys = read_keys(records.scratch, group)
+            if keys is None:
+                indices = {shard: index_shard(records.locations[shard]) for shard in group.shards}
+                keys = {shard: [sample.key for sample in index.samples] for shard, index in indices.items()}
+            duplicates[group.number] = self.seen.duplicates(keys)
+            self.seen.add(keys)
+
+        items = [(group, duplicates[group.number]) for group in self._to_encode(bar, sort_out)]
+        devices = spread(EncodeTask(self.config, self.base.path, records), items, settings, "embedding")
+        return dimension_of(self.base.path), devices[0] if devices else choose_device(self.config.device)
+
+    def _to_encode(self, bar: Any, prepare: Callable[[Group], None]) -> Iterator[Group]:
+        """The groups that are neither finished nor can be taken over, prepared; the others on the way.
+
+        Runs in the thread that reads ahead.
+        """
+        records = self.records
+        for group in self.groups:
+            marker = records.marker(group.number)
             if marker.exists():
+                self.seen.add(records.keys_of(group))
                 bar.update(json.loads(marker.read_text())["rows"])
                 continue
-            dataset = PairDataset(group.samples, paths, project.config.corpus, clip.preprocess)
-            reader = PairReader(dataset, config.batch_size, config.workers, pin_memory=clip.device == "cuda")
-            logger = StatsLogger(staging / "stats" / f"{number}.json", bar)
-            runner = Runner(
-                lambda _sampler, reader=reader: reader,
-                lambda: mapper,
-                lambda partition: NumpyWriter(partition, str(staging), True, True, True, len(groups)),
-                lambda _partition, logger=logger: logger,
-                len(groups),
-            )
-            runner(number)
-            group.ledger += reader.ledger
-            group.check(paths, project.config.corpus.max_bad_fraction)
-            ledger = pd.DataFrame(group.ledger, columns=LEDGER_COLUMNS).astype({"shard": "int32"})
-            ledger.to_parquet(scratch / f"{number}.parquet", index=False)
-            counts = {"rows": int(logger.stats["sample_count"]), **reader.counts}
-            written = [path for path in _files_of_group(staging, number, len(groups)) if path.exists()]
-            _mark_done(
-                marker, [*written, scratch / f"{number}.parquet"], {**counts, "seconds": time.perf_counter() - started}
-            )
-    return _finish(staging, scratch, len(groups), clip.dimension, clip.device)
+            for name in files_of_group(group.number, records.groups):
+                # What a kill left may be a link to a published file: removed, never written over.
+                (records.staging / name).unlink(missing_ok=True)
+            taken = self.earlier.take_over(group, records.staging, records.groups, self.seen)
+            if taken is None:
+                prepare(group)
+                yield group
+            else:
+                records.done(group, **taken, reused_rows=taken["rows"])
+                bar.update(taken["rows"])
 
 
-def _prepared(staging: Path, shards_per_group: int) -> Path:
-    """The folder of markers and ledgers. Groups cut in another way are of no use: then everything starts anew."""
+def _prepared(staging: Path, digests: list[str], shards_per_group: int, earlier: EarlierEmbeddings) -> Path:
+    """The folder of markers and ledgers, with the plan. Of no use is one that was cut otherwise: all starts anew.
+
+    A plan that was begun is kept, even if what could be taken over has changed since: its groups are what is finished.
+    """
     scratch = staging / _SCRATCH
-    plan = scratch / "shards_per_group"
-    if staging.exists() and not (plan.exists() and plan.read_text() == str(shards_per_group)):
+    path = scratch / _PLAN_FILE
+    if staging.exists() and not (
+        path.exists() and json.loads(path.read_text())["shards_per_group"] == shards_per_group
+    ):
         shutil.rmtree(staging)
     scratch.mkdir(parents=True, exist_ok=True)
-    plan.write_text(str(shards_per_group))
+    if not path.exists():
+        groups = cut_into_groups(digests, shards_per_group, lambda start: earlier.longest_match(digests, start))
+        write_atomically(path, json.dumps({"shards_per_group": shards_per_group, "groups": groups}))
     return scratch
 
 
-def _files_of_group(staging: Path, number: int, groups: int) -> list[Path]:
-    # As clip-retrieval's writer names them.
-    padded = str(number).zfill(int(math.log10(groups)) + 1)
-    vectors = [staging / folder / f"{folder}_{padded}.npy" for folder in FOLDERS.values()]
-    return [*vectors, staging / "metadata" / f"metadata_{padded}.parquet"]
-
-
-def _mark_done(marker: Path, files: list[Path], counts: dict[str, Any]) -> None:
-    # The marker vouches for the group's files, so they must be on disk before it, even if the power fails.
-    for path in files:
-        fsync(path)
-    write_atomically(marker, json.dumps(counts))
-
-
 def _finish(staging: Path, scratch: Path, groups: int, dimension: int, device: str) -> dict[str, Any]:
-    totals: Counter[str] = Counter()
-    for number in range(groups):
-        totals.update(json.loads((scratch / f"{number}.json").read_text()))
-    ledger = pd.concat([pd.read_parquet(scratch / f"{number}.parquet") for number in range(groups)], ignore_index=True)
-    ledger.to_parquet(staging / LEDGER_FILE, index=False)
-    reasons = {str(reason): int(count) for reason, count in ledger["reason"].value_counts().items()}
+    totals, reasons = Counter[str](), Counter[str]()
+    records = (staging / GROUPS_FILE).open("w", encoding="utf-8")
+    with records, pq.ParquetWriter(staging / LEDGER_FILE, LEDGER_SCHEMA) as ledger:
+        row_groups = 0
+        for number in range(groups):
+            record = json.loads((scratch / f"{number}.json").read_text())
+            reasons.update(record["reasons"])
+            totals.update({name: record.get(name, 0) for name in _SUMMED})
+            rows = pq.read_table(scratch / f"{number}.parquet")
+            if rows.num_rows:
+                # A row group of its own, so that a later build reads no other.
+                ledger.write_table(rows, row_group_size=rows.num_rows)
+            records.write(json.dumps({**record, "ledger": row_groups if rows.num_rows else None}) + "\n")
+            row_groups += bool(rows.num_rows)
     if not totals["rows"]:
-        raise CorpusError(f"corpus.shards: not one pair can be used; samples were skipped for {reasons}")
+        raise CorpusError(f"corpus.shards: not one pair can be used; samples were skipped for {dict(reasons)}")
+    encoded = totals["rows"] - totals["reused_rows"]
     counts = {
         "rows": totals["rows"],
-        "skipped": len(ledger),
-        "reasons": reasons,
+        "reused_rows": totals["reused_rows"],
+        "skipped": reasons.total(),
+        "reasons": dict(reasons.most_common()),
         "dimension": dimension,
         "captions_cut": totals["captions_cut"],
         "metadata_ignored": totals["metadata_ignored"],
         "seconds": round(totals["seconds"], 2),
-        "pairs_per_second": round(totals["rows"] / totals["seconds"], 1),
+        "pairs_per_second": round(encoded / totals["seconds"], 1) if totals["seconds"] else 0.0,
         "device": device,
     }
-    _mark_done(staging / _COUNTS_FILE, [staging / LEDGER_FILE], counts)
+    mark_done(staging / _COUNTS_FILE, [staging / LEDGER_FILE, staging / GROUPS_FILE], counts)
     return _finished(staging)
 
 

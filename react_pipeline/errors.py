@@ -60,6 +60,10 @@ class CorpusError(InputError):
     """The corpus cannot be used: no shard, a broken shard, too many bad samples."""
 
 
+class SourceUnavailable(ReactError):  # noqa: N818
+    """A server or object store does not answer, or not for long enough: a later try may succeed."""
+
+
 class RetrievalError(InputError):
     """The retrieved set is empty or starves some class."""
 

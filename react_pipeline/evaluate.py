@@ -7,7 +7,7 @@ Belongs here: the metrics and `EvalResult`. Does not belong here: class vectors 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from react_pipeline.artifacts import Artifact
-from react_pipeline.classifier import LOGIT_SCALE, load_classifier, zero_shot_head
 from react_pipeline.config import DomainConfig
 from react_pipeline.errors import CorruptArtifact
-from react_pipeline.labelled import encode_images, preprocessing_for, read_images
 from react_pipeline.lineage import Project, method_key, resolve
+from react_pipeline.retrieval.labelled import encode_images, preprocessing_for, read_images
+from react_pipeline.training.classifier import LOGIT_SCALE, load_classifier, zero_shot_head
 
-__all__ = ["ClassResult", "EvalResult", "evaluate", "score", "zero_shot_head"]
+__all__ = ["ClassResult", "EvalResult", "evaluate", "score", "write_evaluation", "zero_shot_head"]
 
 STAGE = "elevater_results"
 EVALUATOR_VERSION = "1"
@@ -113,9 +113,34 @@ def evaluate(project: Project, slug: str, method: str) -> Artifact:
         CorruptArtifact: If the checkpoint gives features that are not finite.
     """
     inputs = resolve(project, STAGE, method_key(slug, method))
-    domain = project.domain(slug)
-    evaluation_set = inputs.parents["evaluation_set"]
     checkpoint = inputs.parents["base_checkpoint" if method == "base" else "customized_checkpoint"]
+    return project.store.build(
+        inputs, lambda directory: write_evaluation(project, slug, method, checkpoint, inputs.parents, directory)
+    )
+
+
+def write_evaluation(
+    project: Project, slug: str, method: str, checkpoint: Artifact, parents: Mapping[str, Artifact], directory: Path
+) -> dict[str, Any]:
+    """Measure a checkpoint of a method on the `evaluation_set` among `parents`, and write the files of `evaluate`.
+
+    Args:
+        project: The pipeline.
+        slug: The domain.
+        method: What made the checkpoint.
+        checkpoint: The one to measure; it need not be the current one.
+        parents: With `evaluation_set`, and with `base_checkpoint` where a head needs its encoder.
+        directory: Where the files go.
+
+    Returns:
+        The counts for the manifest.
+
+    Raises:
+        InputError: If an evaluation image is gone or has changed, or the checkpoint is of other classes.
+        CorruptArtifact: If the checkpoint gives features that are not finite.
+    """
+    domain = project.domain(slug)
+    evaluation_set = parents["evaluation_set"]
     about: dict[str, Any] = {
         "dataset": domain.evaluation.name if domain.evaluation else "none",
         "domain": slug,
@@ -125,35 +150,31 @@ def evaluate(project: Project, slug: str, method: str) -> Artifact:
         "evaluation_set_fingerprint": evaluation_set.fingerprint,
         "n_classes": len(domain.classes),
     }
-
-    def write(directory: Path) -> dict[str, Any]:
-        started = time.monotonic()
-        reason = evaluation_set.counts.get("unavailable")
-        if reason:
-            _write_result(directory, EvalResult(**about, unavailable=reason))
-            return {"unavailable": reason}
-        images = read_images(evaluation_set, domain)
-        logits = _logits(project, domain, checkpoint, inputs.parents.get("base_checkpoint"), images)
-        ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
-        result = EvalResult(**about, **score(ranked, images["class_id"].to_numpy(), domain.class_names))
-        _write_result(directory, result)
-        exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-        predictions = pd.DataFrame(
-            {
-                "image": images["name"],
-                "class_id": images["class_id"],
-                "predicted": ranked.tolist(),
-                # The largest exponential is exp(0) = 1.
-                "probability": 1 / exponentials.sum(axis=1),
-            }
-        )
-        predictions.to_parquet(directory / "predictions.parquet", index=False)
-        return {
-            **result.model_dump(include={"top1", "top5", "mean_per_class", "n", "n_classes"}),
-            "seconds": round(time.monotonic() - started, 2),
+    started = time.monotonic()
+    reason = evaluation_set.counts.get("unavailable")
+    if reason:
+        _write_result(directory, EvalResult(**about, unavailable=reason))
+        return {"unavailable": reason}
+    images = read_images(evaluation_set, domain)
+    logits = _logits(project, domain, checkpoint, parents.get("base_checkpoint"), images)
+    ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
+    result = EvalResult(**about, **score(ranked, images["class_id"].to_numpy(), domain.class_names))
+    _write_result(directory, result)
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    predictions = pd.DataFrame(
+        {
+            "image": images["name"],
+            "class_id": images["class_id"],
+            "predicted": ranked.tolist(),
+            # The largest exponential is exp(0) = 1.
+            "probability": 1 / exponentials.sum(axis=1),
         }
-
-    return project.store.build(inputs, write)
+    )
+    predictions.to_parquet(directory / "predictions.parquet", index=False)
+    return {
+        **result.model_dump(include={"top1", "top5", "mean_per_class", "n", "n_classes"}),
+        "seconds": round(time.monotonic() - started, 2),
+    }
 
 
 def score(ranked: NDArray[np.int64], class_ids: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, Any]:

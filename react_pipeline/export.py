@@ -26,11 +26,11 @@ from pathlib import Path
 from typing import Any
 
 from react_pipeline.artifacts import Artifact
-from react_pipeline.classifier import HEAD_ABOUT_FILE, HEAD_FILE
 from react_pipeline.durable import fsync, fsync_tree, sha256_of
 from react_pipeline.errors import CorruptArtifact, InputError, StoreWriteError
 from react_pipeline.lineage import Project, fresh, method_key
-from react_pipeline.model_card import Loading, model_card
+from react_pipeline.reports.model_card import Loading, model_card
+from react_pipeline.training.classifier import HEAD_ABOUT_FILE, HEAD_FILE
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.artifacts import Artifact, Inputs
+from react_pipeline.artifacts import CURRENT, Artifact, Inputs
 from react_pipeline.errors import InputError, MissingArtifact, StaleArtifact
 from react_pipeline.project import Project as Project
-from react_pipeline.training_config import CONTROL_SUFFIX, METHODS, SPEED_FIELDS, unused_fields
+from react_pipeline.retrieval.seed_files import seed_digests
+from react_pipeline.settings.index import ADDED
+from react_pipeline.settings.training import CONTROL_SUFFIX, METHODS, SPEED_FIELDS, unused_fields
 
 ALL = "all"
 """Key of the artifacts that belong to no domain."""
@@ -48,7 +50,15 @@ def _nothing(_key: str) -> dict[str, str]:
 
 
 def _corpus(project: Project, _key: str) -> dict[str, Any]:
-    return {"kind": project.config.corpus.kind}
+    corpus = project.config.corpus
+    if corpus.kind == "embeddings":
+        return corpus.model_dump(mode="json", include={"kind", "url_column", "caption_column"})
+    if corpus.kind != "urls":
+        return {"kind": corpus.kind}
+    # What decides which images are had. More retries make another corpus: that is how failed URLs are tried again.
+    fields = corpus.model_dump(mode="json", include={"kind", "url_column", "caption_column", "max_pixels"})
+    private = {"allow_private_addresses": True} if corpus.download.allow_private_addresses else {}
+    return {**fields, "retries": corpus.download.retries, "image_size": corpus.download.image_size, **private}
 
 
 def _encoder(project: Project, _key: str) -> dict[str, Any]:
@@ -65,11 +75,17 @@ def _embedding(project: Project, _key: str) -> dict[str, Any]:
 
 
 def _index(project: Project, _key: str) -> dict[str, Any]:
-    return project.config.index.model_dump(mode="json", exclude={"min_recall"})
+    index = project.config.index.model_dump(mode="json", exclude={"min_recall"})
+    defaults = type(project.config.index)().model_dump(mode="json")
+    named = {name: value for name, value in index.items() if name not in ADDED or value != defaults[name]}
+    # Ready indices are identified by their bytes (the content of the inputs), not by where they lie.
+    return {**named, **({"ready": True} if project.config.corpus.indices else {})}
 
 
 def _classes(project: Project, slug: str) -> dict[str, Any]:
-    return project.domain(slug).model_dump(mode="json", include={"classes", "templates"})
+    domain = project.domain(slug).model_dump(mode="json", include={"classes", "templates"})
+    # Seed images are searched with, so they matter to retrieval only.
+    return {**domain, "classes": [{name: entry[name] for name in ("name", "synonyms")} for entry in domain["classes"]]}
 
 
 def _evaluation_set(project: Project, slug: str) -> dict[str, Any]:
@@ -79,13 +95,41 @@ def _evaluation_set(project: Project, slug: str) -> dict[str, Any]:
 
 
 def _retrieved(project: Project, slug: str) -> dict[str, Any]:
-    retrieval = project.retrieval(slug).model_dump(mode="json", exclude={"max_starving_fraction"})
-    return {**_classes(project, slug), **retrieval}
+    settings = project.retrieval(slug)
+    seeds = seed_digests(project.config.domains, project.domain(slug)) if settings.uses_seeds else {}
+    named = {"seeds": seeds} if seeds else {}
+    fetched = _fetched(project)
+    return {**_classes(project, slug), **settings.decisive(), **named, **_kept_out(project, slug), **fetched}
 
 
 def _control(project: Project, slug: str) -> dict[str, Any]:
     fields = {"near_duplicate_similarity", "shard_pairs"}
-    return project.retrieval(slug).model_dump(mode="json", include=fields)
+    fetched = _fetched(project)
+    return {**project.retrieval(slug).model_dump(mode="json", include=fields), **_kept_out(project, slug), **fetched}
+
+
+def _fetched(project: Project) -> dict[str, Any]:
+    """What decides which images are had where chosen pairs are fetched from URLs; nothing for other corpora."""
+    if project.config.corpus.kind != "embeddings":
+        return {}
+    fields = {"retries", "image_size", "allow_private_addresses"}
+    return {"download": project.config.corpus.download.model_dump(mode="json", include=fields)}
+
+
+def _kept_out(project: Project, slug: str) -> dict[str, Any]:
+    """What `decontaminate: all` looks at beside the domain's own evaluation set; nothing with `own`."""
+    if project.retrieval(slug).decontaminate == "own":
+        return {}
+    directories = {key: project.store.directory("evaluation_set", key) for key in other_evaluation_sets(project, slug)}
+    others = {key: (directory / CURRENT).read_text().strip() for key, directory in directories.items()}
+    elevater = project.config.elevater
+    return {"evaluation_sets": others, "elevater": list(elevater.dataset_names) if elevater.root else []}
+
+
+def other_evaluation_sets(project: Project, slug: str) -> list[str]:
+    """The other domains whose evaluation set is published, sorted."""
+    published = project.store.keys("evaluation_set")
+    return [key for key in published if key != slug and (project.config.domains / f"{key}.yaml").is_file()]
 
 
 def _training(project: Project, key: str) -> dict[str, Any]:
@@ -109,6 +153,10 @@ def _evaluation(project: Project, key: str) -> dict[str, Any]:
 
 def _comparison(_project: Project, _key: str) -> dict[str, Any]:
     return {}
+
+
+def _promotion(project: Project, _key: str) -> dict[str, Any]:
+    return project.config.promotion.model_dump(mode="json")
 
 
 def _benchmark_features(project: Project, _key: str) -> dict[str, Any]:
@@ -180,7 +228,11 @@ STAGES: Mapping[str, Stage] = {
     "customized_checkpoint": Stage("1", _training, _training_parents),
     "elevater_results": Stage("1", _evaluation, _evaluation_parents),
     # Its parents are whichever results exist and are fresh: `resolve` is given them by the step.
-    "comparison": Stage("1", _comparison, _nothing),
+    "comparison": Stage("2", _comparison, _nothing),
+    # As of `comparison`: the results that were weighed, and those of who reigns.
+    "promotion": Stage("1", _promotion, _nothing),
+    # As of `comparison`: the comparisons of all domains that have one.
+    "overview": Stage("1", _comparison, _nothing),
     "benchmark_features": Stage("1", _benchmark_features, _checkpoint),
     "benchmark_results": Stage("1", _benchmark_results, lambda key: {"benchmark_features": key, **_checkpoint(key)}),
     # As of `comparison`.

@@ -16,7 +16,7 @@ from typing import Any
 
 import open_clip
 import torch
-from open_clip.hf_model import HFTextEncoder
+import torch.nn.functional as functional
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from PIL import Image
@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from react_pipeline.config import EncoderConfig
 from react_pipeline.errors import InputError
-from react_pipeline.gated import add_gated_blocks, gated_layers
-from react_pipeline.methods import set_trainable
-from react_pipeline.weights import load_strictly, read_weights, save_tensors
+from react_pipeline.modeling.gated import add_gated_blocks, gated_layers
+from react_pipeline.modeling.methods import set_trainable
+from react_pipeline.modeling.text_tower import encode_text, text_lengths
+from react_pipeline.modeling.weights import load_strictly, read_weights, save_tensors
 
 __all__ = ["Clip", "add_gated_blocks", "choose_device", "from_open_clip", "load", "save", "set_trainable"]
 
@@ -71,21 +72,19 @@ class Clip:
     @torch.inference_mode()
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         """Map token ids (N, L) to unit vectors (N, D), float32, on the CPU."""
-        text = getattr(self.model, "text", None)
-        if isinstance(text, HFTextEncoder):
-            # The attention mask hides padding, so the columns that are padding in every row can go.
-            longest = int((tokens != text.config.pad_token_id).sum(dim=1).max())
-            tokens = tokens[:, :longest]
-        return self.model.encode_text(tokens.to(self.device), normalize=True).float().cpu()
+        longest = int(text_lengths(self.model, tokens).max())
+        features = encode_text(self.model, tokens[:, :longest].to(self.device))
+        return functional.normalize(features, dim=-1).float().cpu()
 
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
         """Map texts to unit vectors (N, D), float32, on the CPU."""
-        # Batches of like length waste little on padding.
-        order = sorted(range(len(texts)), key=lambda position: len(texts[position]))
+        parts = [self.tokenizer(list(texts[start : start + 1024])) for start in range(0, len(texts), 1024)]
         vectors = torch.empty(len(texts), self.dimension)
-        for start in range(0, len(order), batch_size):
-            chosen = order[start : start + batch_size]
-            vectors[chosen] = self.encode_tokens(self.tokenizer([texts[position] for position in chosen]))
+        if parts:
+            tokens = torch.cat(parts)
+            # Batches of like length compute little for padding.
+            for chosen in text_lengths(self.model, tokens).argsort(stable=True).split(batch_size):
+                vectors[chosen] = self.encode_tokens(tokens[chosen])
         return vectors
 
 
@@ -115,6 +114,12 @@ def load(directory: Path | str, device: str = "cpu") -> Clip:
     clip = _build(model_cfg, preprocess_cfg, directory)
     load_strictly(clip.model, read_weights(directory / WEIGHTS_FILE), directory / WEIGHTS_FILE)
     return _placed(clip, device)
+
+
+def dimension_of(directory: Path | str) -> int:
+    """D of a checkpoint written by `save`, without loading it."""
+    config = json.loads((Path(directory) / CONFIG_FILE).read_text(encoding="utf-8"))
+    return int(config["model_cfg"]["embed_dim"])
 
 
 def save(clip: Clip, directory: Path | str) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 from react_pipeline.config import SLUG, DomainConfig, PipelineConfig, RetrievalConfig
 from react_pipeline.config_files import load_domain, load_pipeline
 from react_pipeline.errors import InputError
+from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store import Store
-from react_pipeline.training_config import TrainingConfig
 
 CONFIG_VARIABLE = "REACT_PIPELINE_CONFIG"
 

@@ -176,6 +176,12 @@ class Store:
                         shutil.rmtree(path)
         return removed
 
+    @contextmanager
+    def locked(self, name: str) -> Iterator[None]:
+        """Wait for and hold a lock of this store, for what must happen one after another beyond a single build."""
+        with self._locked(name):
+            yield
+
     def is_building(self, stage: str, key: str, fingerprint: str) -> bool:
         """Whether a process of this machine builds this very artifact now."""
         with self._locked(_slug(stage, key, fingerprint), wait=False) as held:

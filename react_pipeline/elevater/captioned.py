@@ -14,9 +14,9 @@ from react_pipeline.elevater.encoding import PreprocessedImages, encode
 from react_pipeline.elevater.features import NO_ENCODER, has_encoder
 from react_pipeline.elevater.image_text import CaptionedImages, RetrievalRecall, recall
 from react_pipeline.errors import InputError
-from react_pipeline.labels import lines_of
 from react_pipeline.lineage import Project, fresh, method_key
 from react_pipeline.model import choose_device, load
+from react_pipeline.retrieval.labels import lines_of
 
 
 def measure_recall(

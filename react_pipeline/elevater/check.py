@@ -19,7 +19,7 @@ from react_pipeline.elevater.images import LabelledImages, Unavailable
 from react_pipeline.elevater.readers import read_dataset
 from react_pipeline.elevater.table import DATASETS, IMAGENET, Dataset, dataset
 from react_pipeline.errors import InputError
-from react_pipeline.images import BadImage, decode_image, truncated_images
+from react_pipeline.sources.images import BadImage, decode_image, truncated_images
 
 State = Literal["complete", "partial", "unavailable", "wrong"]
 

@@ -21,7 +21,7 @@ from react_pipeline.elevater.summary import figure_name
 from react_pipeline.elevater.table import DATASETS
 from react_pipeline.errors import MissingArtifact, StaleArtifact
 from react_pipeline.lineage import Project, fresh, method_key, resolve
-from react_pipeline.training_config import CONTROL_SUFFIX, METHODS
+from react_pipeline.settings.training import CONTROL_SUFFIX, METHODS
 
 STAGE = "benchmark_comparison"
 RESULTS = "benchmark_results"

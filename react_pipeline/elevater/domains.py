@@ -1,6 +1,7 @@
 """The benchmark's data sets as domain files: one each, and one of all their classes together.
 
-Belongs here: what these files say. Does not belong here: domain files in general (`react_pipeline.domain_files`).
+Belongs here: what these files say. Does not belong here: domain files in general
+(`react_pipeline.commands.domain_files`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from react_pipeline.durable import write_atomically
 from react_pipeline.elevater.names import normal
 from react_pipeline.elevater.table import DATASETS, Dataset
 from react_pipeline.errors import InputError
-from react_pipeline.labels import lines_of
+from react_pipeline.retrieval.labels import lines_of
 
 UNION = "elevater"
 """Slug of the domain of all classes."""

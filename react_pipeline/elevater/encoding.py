@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from react_pipeline.errors import CorruptArtifact, InputError
-from react_pipeline.images import BadImage, decode_image, truncated_images
 from react_pipeline.model import Clip
+from react_pipeline.sources.images import BadImage, decode_image, truncated_images
 
 Preprocess = Callable[[Image.Image], Tensor]
 

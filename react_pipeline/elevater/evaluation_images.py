@@ -1,7 +1,7 @@
 """A data set's test images as a domain's labelled images, read in place from archives too.
 
 Belongs here: joining the data set's classes with the domain's, and reading an image again by its location. Does not
-belong here: publishing the set (`react_pipeline.labelled`).
+belong here: publishing the set (`react_pipeline.retrieval.labelled`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from react_pipeline.elevater.names import normal
 from react_pipeline.elevater.readers import read_dataset
 from react_pipeline.elevater.table import dataset
 from react_pipeline.errors import InputError
-from react_pipeline.labels import lines_of
+from react_pipeline.retrieval.labels import lines_of
 
 SPLIT = "test"
 _MARK = "//elevater:"

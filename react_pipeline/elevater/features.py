@@ -24,9 +24,9 @@ from react_pipeline.elevater.feature_files import STAGE, UNPROJECTED, FeatureWri
 from react_pipeline.elevater.images import LabelledImages, Unavailable
 from react_pipeline.elevater.readers import read_dataset
 from react_pipeline.errors import CorruptArtifact, InputError
-from react_pipeline.labels import lines_of
 from react_pipeline.lineage import Project, method_key, resolve
-from react_pipeline.training_config import CONTROL_SUFFIX
+from react_pipeline.retrieval.labels import lines_of
+from react_pipeline.settings.training import CONTROL_SUFFIX
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Reader of image folders: `ROOT/<data set>/<split>/<class>/...`; torchvision's country211 and rendered-sst2 are such.
 
-Does not belong here: domains' own labelled folders (`react_pipeline.labels`).
+Does not belong here: domains' own labelled folders (`react_pipeline.retrieval.labels`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from react_pipeline.elevater.images import FileSource, LabelledImages, labelled_
 from react_pipeline.elevater.names import join_names
 from react_pipeline.elevater.table import Dataset
 from react_pipeline.errors import InputError
-from react_pipeline.labels import IMAGE_SUFFIXES, lines_of
+from react_pipeline.retrieval.labels import IMAGE_SUFFIXES, lines_of
 
 LAYOUT = "image folder"
 _SUFFIXES = IMAGE_SUFFIXES | {".ppm"}

@@ -13,7 +13,7 @@ from typing import Any
 
 from react_pipeline.elevater.images import Unavailable, is_inside, open_zip, split_location
 from react_pipeline.errors import InputError
-from react_pipeline.labels import lines_of
+from react_pipeline.retrieval.labels import lines_of
 
 _MOST_TEXT_BYTES = 512 << 20
 

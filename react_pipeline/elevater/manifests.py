@@ -23,7 +23,7 @@ from react_pipeline.elevater.listing import read_json, read_lines, read_text, re
 from react_pipeline.elevater.names import join_names
 from react_pipeline.elevater.table import Dataset, read_data
 from react_pipeline.errors import InputError
-from react_pipeline.labels import lines_of
+from react_pipeline.retrieval.labels import lines_of
 
 REGISTRY = "vision_datasets.json"
 LAYOUT = "ELEVATER"

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 
-from react_pipeline.classifier import LOGIT_SCALE, zero_shot_head
 from react_pipeline.config import ElevaterConfig
 from react_pipeline.elevater.experiments import Experiment, Measurement
 from react_pipeline.elevater.features import Features
@@ -30,6 +29,7 @@ from react_pipeline.elevater.shots import split_training
 from react_pipeline.elevater.table import Dataset
 from react_pipeline.errors import InputError, TrainingError
 from react_pipeline.model import Clip
+from react_pipeline.training.classifier import LOGIT_SCALE, zero_shot_head
 
 
 @dataclass(frozen=True)

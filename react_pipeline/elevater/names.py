@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from react_pipeline.elevater.table import IMAGENET, Dataset, read_data
 from react_pipeline.errors import InputError
-from react_pipeline.labels import lines_of
+from react_pipeline.retrieval.labels import lines_of
 
 OVERRIDES = "class_names.json"
 """A user's own file at the root: {data set: {name on disk: name in the table}}, or {data set: "elevater-order"}."""

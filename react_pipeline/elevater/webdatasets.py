@@ -23,8 +23,8 @@ from react_pipeline.elevater.listing import read_lines
 from react_pipeline.elevater.names import join_names
 from react_pipeline.elevater.table import Dataset
 from react_pipeline.errors import CorpusError, InputError
-from react_pipeline.labels import lines_of
-from react_pipeline.shards import Member, Sample, ShardIndex, index_shard
+from react_pipeline.retrieval.labels import lines_of
+from react_pipeline.sources.shards import Member, Sample, ShardIndex, index_shard
 
 LAYOUT = "webdataset"
 _MOST_LABEL_BYTES = 1 << 20

@@ -1,20 +1,79 @@
-"""The sensor of domain files; FAULTS 21 to 23 as Dagster meets them."""
+"""Automation: domain files (FAULTS 21 to 23 as Dagster meets them), what is asked for and only once, the schedule.
+
+The last test runs the real daemon and takes minutes.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
 import dagster as dg
+import pytest
+from support_automation import running_daemon, wait_for
+from support_launch import dagster_home
+from support_upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
 from assets.automation import domain_files
+from assets.conditions import tags_of
+from assets.definitions import build_defs
+from assets.partitions import DOMAINS, partition_of
+from assets.reporting import INTERRUPTED
 from assets.resources import ProjectResource
 from react_pipeline.lineage import Project
+from react_pipeline.upkeep import Task, survey
+
+Make = Callable[..., Project]
+Asked = set[tuple[str, str | None]]
 
 
-def tick(project: Project, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
+def register(project: Project, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
+    """One tick of `domain_files`, carried out as the daemon does."""
     context = dg.build_sensor_context(instance=instance, cursor=cursor)
     result = domain_files(context, project=ProjectResource(config_path=str(project.path)))
     for request in result.dynamic_partitions_requests:
-        instance.add_dynamic_partitions("domains", request.partition_keys)
+        instance.add_dynamic_partitions(DOMAINS, request.partition_keys)
     return result
+
+
+def told(result: dg.SensorResult) -> str:
+    return result.skip_reason.skip_message
+
+
+def repository(project: Project) -> dg.RepositoryDefinition:
+    return build_defs(project=ProjectResource(config_path=str(project.path))).get_repository_def()
+
+
+class Upkeep:
+    """Ticks of the sensor `upkeep` on an instance of its own; runs are asked for and never started."""
+
+    def __init__(self, project: Project, instance: dg.DagsterInstance, *slugs: str) -> None:
+        self.instance, self.cursor, self.tags, self.told = instance, None, {}, None
+        self.repository = repository(project)
+        self.sensor = self.repository.get_sensor_def("upkeep")
+        instance.add_dynamic_partitions(DOMAINS, list(slugs))
+
+    def tick(self) -> Asked:
+        context = dg.build_sensor_context(
+            instance=self.instance, cursor=self.cursor, repository_def=self.repository, sensor_name="upkeep"
+        )
+        result = self.sensor.evaluate_tick(context)
+        self.cursor, self.told = result.cursor, result.skip_message
+        self.log = "\n".join(self.sensor.condition.tick.told)
+        asked = {
+            (key.path[-1], request.partition_key): request.tags
+            for request in result.run_requests
+            for key in request.asset_selection
+        }
+        self.tags.update(asked)
+        return set(asked)
+
+
+@pytest.fixture
+def kept_up(make_project: Make) -> Project:
+    return make_project(automation={"methods": list(METHODS)})
 
 
 def test_valid_files_become_partitions_and_broken_ones_hold_up_none(tiny_project: Project) -> None:
@@ -23,25 +82,246 @@ def test_valid_files_become_partitions_and_broken_ones_hold_up_none(tiny_project
     (folder / "Shapes.yaml").write_text("classes: [cat]\n")
     (folder / "tag.yaml").write_text("classes: !!python/object/apply:os.getcwd []\n")
     with dg.DagsterInstance.ephemeral() as instance:
-        result = tick(tiny_project, instance)
-        assert instance.get_dynamic_partitions("domains") == ["colours", "shapes"]
-        told = result.skip_reason.skip_message
+        result = register(tiny_project, instance)
+        assert instance.get_dynamic_partitions(DOMAINS) == ["colours", "shapes"]
         for words in ("broken.yaml: classes", "broken.yaml: colour: unknown field", "Shapes.yaml: slug", "tag.yaml"):
-            assert words in told
-        assert result.cursor == told
+            assert words in told(result)
 
 
-def test_new_file_is_registered_once(tiny_project: Project) -> None:
+def test_new_file_is_registered_once_and_seen_with_its_version(tiny_project: Project) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        tick(tiny_project, instance)
+        first = register(tiny_project, instance)
         (tiny_project.config.domains / "birds.yaml").write_text("classes: [owl, robin]\n")
-        assert tick(tiny_project, instance).dynamic_partitions_requests[0].partition_keys == ["birds"]
-        assert not tick(tiny_project, instance).dynamic_partitions_requests
+        second = register(tiny_project, instance, first.cursor)
+        assert second.dynamic_partitions_requests[0].partition_keys == ["birds"]
+        (event,) = second.asset_events
+        assert (event.asset_key.path[-1], event.partition) == ("domain_file", "birds")
+        assert event.metadata["class_names"].value == "owl, robin"
+        third = register(tiny_project, instance, second.cursor)
+        assert not third.dynamic_partitions_requests and not third.asset_events
+
+
+def test_only_a_change_of_meaning_is_another_version(tiny_project: Project) -> None:
+    path = tiny_project.config.domains / "birds.yaml"
+    versions = []
+    with dg.DagsterInstance.ephemeral() as instance:
+        cursor = None
+        for text in ("classes: [owl]\n", "# a remark\nclasses:\n  - owl\n", "classes: [owl, robin]\n"):
+            path.write_text(text)
+            result = register(tiny_project, instance, cursor)
+            cursor = result.cursor
+            versions += [
+                event.tags["dagster/data_version"] for event in result.asset_events if event.partition == "birds"
+            ]
+    assert len(versions) == len(set(versions)) == 2
+
+
+def test_domain_whose_file_is_gone_is_kept_and_told(tiny_project: Project) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        register(tiny_project, instance)
+        (tiny_project.config.domains / "shapes.yaml").unlink()
+        assert "shapes: its file is gone" in told(register(tiny_project, instance))
+        assert "shapes" in instance.get_dynamic_partitions(DOMAINS)
 
 
 def test_broken_pipeline_file_is_told_and_changes_nothing(tiny_project: Project) -> None:
-    tiny_project.path.write_text("store: 3\n")
     with dg.DagsterInstance.ephemeral() as instance:
-        result = tick(tiny_project, instance)
-        assert "corpus" in result.skip_reason.skip_message
+        before = register(tiny_project, instance)
+        text = tiny_project.path.read_text()
+        tiny_project.path.write_text("store: 3\n")
+        result = register(tiny_project, instance, before.cursor)
+        assert "corpus" in told(result)
         assert not result.dynamic_partitions_requests
+        tiny_project.path.write_text(text)
+        assert not register(tiny_project, instance, result.cursor).asset_events
+
+
+def test_cursor_of_an_older_version_is_no_fault(tiny_project: Project) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert told(register(tiny_project, instance, "told in words")) == "registered colours, shapes"
+
+
+def test_same_work_is_asked_for_once_even_if_nothing_comes_of_it(kept_up: Project) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        upkeep = Upkeep(kept_up, instance, "shapes")
+        first = {("corpus", None), ("base_checkpoint", None), ("evaluation_set", "shapes")}
+        assert upkeep.tick() == first
+        assert upkeep.tick() == set()
+        assert "evaluation_set shapes: was asked for with these inputs" in upkeep.told
+        edit_domain(kept_up, "shapes", classes=["circle", "square"])
+        assert upkeep.tick() == {("evaluation_set", "shapes")}
+
+
+def test_what_was_built_and_outdated_again_is_asked_for_again(kept_up: Project) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        upkeep = Upkeep(kept_up, instance, "shapes")
+        original = (kept_up.config.domains / "shapes.yaml").read_text()
+        for _ in range(2):  # from one version to another and back
+            assert ("evaluation_set", "shapes") in upkeep.tick()
+            build(kept_up, "evaluation_set", "shapes")
+            upkeep.tick()
+            edit_domain(kept_up, "shapes", classes=["circle", "square"])
+            assert ("evaluation_set", "shapes") in upkeep.tick()
+            build(kept_up, "evaluation_set", "shapes")
+            upkeep.tick()
+            (kept_up.config.domains / "shapes.yaml").write_text(original)
+
+
+def test_chain_is_asked_for_link_by_link_up_to_the_comparison(kept_up: Project) -> None:
+    links = []
+    with dg.DagsterInstance.ephemeral() as instance:
+        upkeep = Upkeep(kept_up, instance, "shapes")
+        asked = upkeep.tick()
+        while ("promotion", "shapes") not in asked:
+            assert asked
+            links += sorted(stage for stage, _ in asked)
+            for stage, partition in asked:
+                build(kept_up, stage, (partition or "all").replace("|", "/"))
+            asked = upkeep.tick()
+    assert links == [
+        *("base_checkpoint", "corpus", "evaluation_set", "corpus_embeddings", "elevater_results", "faiss_index"),
+        *("retrieved_set", "customized_checkpoint", "elevater_results", "comparison"),
+    ]
+
+
+def test_failed_training_keeps_no_comparison_of_the_others_waiting(kept_up: Project) -> None:
+    build_all(kept_up, ["shapes"], until="retrieved_set")
+    with dg.DagsterInstance.ephemeral() as instance:
+        upkeep = Upkeep(kept_up, instance, "shapes")
+        assert upkeep.tick() == {("customized_checkpoint", partition_of("shapes", "gated-image"))}
+        assert upkeep.tick() == {("comparison", "shapes")}
+
+
+def test_check_that_blocks_stops_the_chain_of_its_domain(kept_up: Project) -> None:
+    build_all(kept_up, ["shapes", "colours"], until="retrieved_set")
+    with dg.DagsterInstance.ephemeral() as instance:
+        for slug, passed in (("shapes", False), ("colours", True)):
+            report(instance, slug, passed=passed)
+        upkeep = Upkeep(kept_up, instance, "shapes", "colours")
+        asked = upkeep.tick()
+        assert ("customized_checkpoint", partition_of("colours", "gated-image")) in asked
+        assert ("customized_checkpoint", partition_of("shapes", "gated-image")) not in asked
+        assert "shapes/gated-image: not asked for: classes_have_pairs of retrieved_set has failed" in upkeep.log
+
+
+def report(instance: dg.DagsterInstance, slug: str, *, passed: bool) -> None:
+    check = dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey("retrieved_set"),
+        check_name="classes_have_pairs",
+        passed=passed,
+        blocking=True,
+        partition=slug,
+    )
+    instance.report_runless_asset_event(check)
+
+
+@pytest.mark.parametrize(("reason", "again"), [(INTERRUPTED, True), ("something else", False)])
+def test_run_that_ended_with_the_servers_is_asked_for_again(kept_up: Project, reason: str, again: bool) -> None:
+    @dg.op
+    def fails() -> None:
+        raise dg.Failure(reason, allow_retries=False)
+
+    @dg.job
+    def failing() -> None:
+        fails()
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        upkeep = Upkeep(kept_up, instance, "shapes")
+        upkeep.tick()
+        tags = {name: value for name, value in upkeep.tags["corpus", None].items() if name == "react/inputs.corpus"}
+        failing.execute_in_process(instance=instance, raise_on_error=False, tags=tags)
+        assert upkeep.tick() == ({("corpus", None)} if again else set())
+
+
+def test_broken_domain_and_broken_pipeline_are_no_fault_of_the_sensor(kept_up: Project) -> None:
+    (kept_up.config.domains / "broken.yaml").write_text("classes: [cat, cat]\n")
+    with dg.DagsterInstance.ephemeral() as instance:
+        upkeep = Upkeep(kept_up, instance, "broken", "shapes")
+        assert ("evaluation_set", "shapes") in upkeep.tick()
+        text = kept_up.path.read_text()
+        kept_up.path.write_text("store: 3\n")
+        assert upkeep.tick() == set()
+        kept_up.path.write_text(text)
+        assert upkeep.tick() == set(), "what was asked for is remembered"
+
+
+def test_request_says_what_it_is_for_and_what_goes_first(kept_up: Project) -> None:
+    build_all(kept_up, ["shapes"], until="retrieved_set")
+    with dg.DagsterInstance.ephemeral() as instance:
+        upkeep = Upkeep(kept_up, instance, "shapes", "colours")
+        upkeep.tick()
+    tags = upkeep.tags["customized_checkpoint", partition_of("shapes", "gated-image")]
+    assert tags["react/domain"] == "shapes" and tags["react/method"] == "gated-image"
+    assert "has not been materialized" in tags["react/reason"]
+    first = upkeep.tags["evaluation_set", "colours"]
+    assert int(first["dagster/priority"]) > int(tags["dagster/priority"])
+
+
+def test_small_training_goes_before_a_large_one_and_the_benchmark_last() -> None:
+    tasks = [
+        Task("customized_checkpoint", "a/full", "", images=10**3),
+        Task("customized_checkpoint", "a/full", "", images=10**8),
+        Task("benchmark_results", "a/full", ""),
+    ]
+    priorities = [int(tags_of([task])["dagster/priority"]) for task in tasks]
+    assert priorities == sorted(priorities, reverse=True)
+    assert len(set(priorities)) == 3
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_nothing_asks_for_runs_unless_it_is_enabled(make_project: Make, enabled: bool) -> None:
+    loaded = repository(make_project(automation={"enabled": enabled}))
+    running = {sensor.name: sensor.default_status.value == "RUNNING" for sensor in loaded.sensor_defs}
+    running |= {schedule.name: schedule.default_status.value == "RUNNING" for schedule in loaded.schedule_defs}
+    assert running == {"domain_files": True, "upkeep": enabled, "recustomize": enabled}
+
+
+def test_schedule_looks_at_what_lies_outside_and_is_left_out_without_a_cron_line(make_project: Make) -> None:
+    project = make_project(automation={"schedule": "30 2 * * *", "timezone": "Europe/Berlin"})
+    (project.config.domains / "plain.yaml").write_text("classes: [cat]\n")
+    loaded = repository(project)
+    schedule = loaded.get_schedule_def("recustomize")
+    assert (schedule.cron_schedule, schedule.execution_timezone) == ("30 2 * * *", "Europe/Berlin")
+    with dg.instance_for_test() as instance:
+        instance.add_dynamic_partitions(DOMAINS, ["shapes", "plain", "gone"])
+        context = dg.build_schedule_context(
+            instance,
+            datetime(2026, 1, 1, tzinfo=UTC),
+            repository_def=loaded,
+            resources={"project": ProjectResource(config_path=str(project.path))},
+        )
+        requests = schedule.evaluate_tick(context).run_requests
+    assert [({key.path[-1] for key in request.asset_selection}, request.partition_key) for request in requests] == [
+        ({"corpus", "base_checkpoint"}, None),
+        ({"evaluation_set"}, "shapes"),
+    ]
+    assert not repository(change_pipeline(project, automation={"schedule": None})).schedule_defs
+
+
+def test_jobs_of_the_backfill_page_have_one_kind_of_partition_each(tiny_project: Project) -> None:
+    loaded = repository(tiny_project)
+    for name in ("prepare_domains", "train_methods", "measure_methods"):
+        assert loaded.get_job(name).partitions_def is not None
+
+
+@pytest.mark.slow
+def test_daemon_takes_a_dropped_file_to_a_trained_checkpoint(make_project: Make, tmp_path: Path) -> None:
+    project = make_project(automation={"enabled": True, "interval_seconds": 2, "methods": ["base", "linear-head"]})
+    waiting = tmp_path / "shapes.yaml"
+    (project.config.domains / "shapes.yaml").rename(waiting)
+    (project.config.domains / "colours.yaml").unlink()
+    with dagster_home(tmp_path / "home") as home, running_daemon(project, home) as log:
+        waiting.rename(project.config.domains / "shapes.yaml")
+        trained = ("customized_checkpoint", "shapes/linear-head")
+        wait_for(lambda: trained[1] in project.store.keys(trained[0]), 400, "trained checkpoint", log)
+        wait_for(lambda: "shapes" in project.store.keys("comparison"), 200, "comparison", log)
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            runs = instance.get_runs()
+            made = [_inputs_of(run) for run in runs if run.status == dg.DagsterRunStatus.SUCCESS]
+            assert len(made) == len(set(made)), "no work was done twice"
+            assert json.dumps([run.tags for run in runs]).count("linear-head") >= 2
+    assert not [task for task in survey(project, ["shapes"]).tasks if task.stage in ("corpus", "retrieved_set")]
+
+
+def _inputs_of(run: dg.DagsterRun) -> str:
+    return json.dumps(sorted((name, value) for name, value in run.tags.items() if name.startswith("react/inputs.")))

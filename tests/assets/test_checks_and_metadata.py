@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import dagster as dg
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 
 from assets.checks import count_bad_vectors, leakage, warning_below
@@ -15,6 +17,8 @@ from assets.reporting import readable_failures
 from react_pipeline.artifacts import Inputs
 from react_pipeline.errors import CorruptArtifact, RetrievalError, StoreWriteError, TrainingError
 from react_pipeline.lineage import Project
+from react_pipeline.retrieval.labelled import publish_evaluation_set
+from react_pipeline.retrieve import retrieve_pairs
 
 
 def test_rows_that_are_not_finite_or_not_unit_are_counted(tmp_path: Path) -> None:
@@ -25,26 +29,26 @@ def test_rows_that_are_not_finite_or_not_unit_are_counted(tmp_path: Path) -> Non
     assert count_bad_vectors(tmp_path / "img_emb_0.npy") == 2
 
 
-@pytest.mark.parametrize(("digest", "nearest", "leaked"), [("c", 0.5, 0), ("b", 0.5, 1), ("c", 0.99, 1)])
+@pytest.mark.parametrize(("name", "leaked"), [("circle/0.png", 1), ("circle/1.png", 0)])
 def test_evaluation_image_among_the_pairs_fails_the_check(
-    tiny_project: Project, digest: str, nearest: float, leaked: int
+    indexed_project: Project, tmp_path: Path, drawings: Path, name: str, leaked: int
 ) -> None:
-    def write_pairs(directory: Path) -> dict[str, int]:
-        pairs = pd.DataFrame({"image_sha256": ["a", "b"], "evaluation_similarity": [0.1, nearest]})
-        pairs.to_parquet(directory / "pairs.parquet")
-        return {"pairs": 2}
-
-    def write_images(directory: Path) -> dict[str, int]:
-        images = pd.DataFrame({"path": ["x.png"], "sha256": [digest]})
-        images.to_parquet(directory / "images.parquet")
-        return {"images": 1}
-
-    config = {"near_duplicate_similarity": 0.98}
-    tiny_project.store.build(Inputs("retrieved_set", "shapes", config, {}, "1"), write_pairs)
-    tiny_project.store.build(Inputs("evaluation_set", "shapes", {}, {}, "1"), write_images)
-    result = leakage(tiny_project, "retrieved_set", "shapes")
+    path = indexed_project.config.domains / "shapes.yaml"
+    domain = yaml.safe_load(path.read_text())
+    domain["retrieval"] = {"k_per_prompt": 200, "max_per_class": 200}
+    domain["evaluation"]["path"] = str(tmp_path / "measured")
+    path.write_text(yaml.safe_dump(domain))
+    (tmp_path / "measured" / "circle").mkdir(parents=True)
+    shutil.copy(drawings / "evaluation" / "shapes" / "circle" / "2.png", tmp_path / "measured" / "circle")
+    publish_evaluation_set(indexed_project, "shapes")
+    retrieve_pairs(indexed_project, "shapes")
+    # Comes to be measured on after the pairs were chosen; the corpus holds the first of the two.
+    shutil.copy(drawings / "evaluation" / "shapes" / name, tmp_path / "measured" / "circle")
+    publish_evaluation_set(indexed_project, "shapes")
+    result = leakage(indexed_project, "retrieved_set", "shapes")
     assert result.passed is (leaked == 0)
-    assert result.metadata["leaked"].value == leaked
+    assert result.metadata["leaked"].value == result.metadata["leaked_by_hash"].value == leaked
+    assert result.metadata["evaluation_images"].value == 2
 
 
 def test_loss_of_accuracy_only_warns() -> None:
@@ -115,6 +119,38 @@ def test_checkpoint_without_gates_or_held_out_pairs_shows_no_table(tiny_project:
 
     artifact = tiny_project.store.build(Inputs("customized_checkpoint", "shapes/full", {}, {}, "1"), write)
     assert not {"table", "gates"} & set(describe(artifact))
+
+
+def test_a_result_shows_its_classes_as_bars_and_how_fast_it_was_measured(tiny_project: Project) -> None:
+    names = ["$\\frac{$", "<b>x</b>", *(f"class {number}" for number in range(100))]
+
+    def write(directory: Path) -> dict[str, float]:
+        rows = [(name, 2, 1, 0.5) for name in names]
+        table = pd.DataFrame(rows, columns=["class", "images", "correct", "accuracy"])
+        table.to_parquet(directory / "per_class.parquet")
+        return {"n": 204, "seconds": 4.0}
+
+    shown = describe(tiny_project.store.build(Inputs("elevater_results", "shapes/base", {}, {}, "1"), write))
+    assert shown["accuracy"].value.startswith("![accuracy by class](data:image/jpeg;base64,")
+    assert len(shown["accuracy"].value) < MAX_IMAGE_BYTES + 100
+    assert shown["images_per_second"] == 51.0
+    assert "&lt;b&gt;" in shown["table"].value
+
+
+def test_pictures_tables_and_pages_of_an_artifact_are_shown(tiny_project: Project) -> None:
+    def write(directory: Path) -> dict[str, float]:
+        for name in ("similarity.png", "contact_sheet.png"):
+            Image.new("RGB", (4, 4)).save(directory / name)
+        (directory / "table.md").write_text("| <i>a</i> |\n")
+        (directory / "dashboard.html").write_text("page")
+        return {"pairs": 10, "seconds": 2.0}
+
+    artifact = tiny_project.store.build(Inputs("retrieved_set", "shapes", {}, {}, "1"), write)
+    shown = describe(artifact)
+    assert all("base64" in shown[name].value for name in ("similarity", "contact_sheet"))
+    assert shown["table"].value == "| &lt;i&gt;a&lt;/i&gt; |\n"
+    assert shown["dashboard"].value == str(artifact.path / "dashboard.html")
+    assert shown["pairs_per_second"] == 5.0
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, dg.DagsterExecutionInterruptedError])

@@ -51,8 +51,8 @@ def metadata_of(launched: Launched, asset: str, partition: str | None) -> dict[s
 
 def test_whole_lineage_is_built_and_a_second_launch_reuses_all(launched: Launched) -> None:
     assert not launched.first.failures and not launched.first.skipped
-    assert (launched.first.built, launched.first.reused) == (13, 0)
-    assert (launched.second.built, launched.second.reused) == (0, 13)
+    assert (launched.first.built, launched.first.reused) == (15, 0)
+    assert (launched.second.built, launched.second.reused) == (0, 15)
 
 
 def test_every_run_is_in_the_dagster_instance_with_passed_blocking_checks(launched: Launched) -> None:
@@ -100,6 +100,12 @@ def test_metadata_are_typed_and_can_be_looked_at(launched: Launched) -> None:
     assert "loss_curve" in checkpoint and isinstance(checkpoint["final_loss"], float)
     compared = metadata_of(launched, "comparison", "shapes")
     assert "gated-image-control" in str(compared["table"]) and "comparison" in compared
+    assert str(compared["dashboard"]).endswith("dashboard.html")
+    overviewed = metadata_of(launched, "overview", None)
+    assert "mean" in str(overviewed["table"]) and "overview" in overviewed
+    measured = metadata_of(launched, "elevater_results", partition_of("shapes", "base"))
+    assert str(measured["accuracy"]).startswith("![accuracy by class](data:image/jpeg;base64,")
+    assert measured["images_per_second"] > 0
 
 
 def test_data_versions_are_the_fingerprints(launched: Launched) -> None:
@@ -122,7 +128,8 @@ def test_failure_of_one_domain_stops_only_what_depends_on_it(launched: Launched)
         (("elevater_results",), "nothing/gated-image"),
     ]
     done = {(event.launch.assets[0], event.launch.key) for event in seen if event.state == "done"}
-    assert ("comparison", "shapes") in done and ("elevater_results", "nothing/base") in done
+    assert ("comparison", "shapes") in done and ("overview", "") in done
+    assert ("elevater_results", "nothing/base") in done
 
 
 def test_killed_launch_is_closed_and_gives_its_place_back(launched: Launched) -> None:
@@ -159,7 +166,9 @@ def test_selection_becomes_runs_in_the_order_of_the_data() -> None:
         Launch(("comparison",), "a"),
     ]
     everything = plan(build_defs(), "*", ["a", "b"], ["base"])
-    assert [launch.key for launch in everything] == ["", "a", "a/base", "a", "b", "b/base", "b"]
+    assert [launch.key for launch in everything] == ["", "a", "a/base", "a", "a", "b", "b/base", "b", "b", ""]
+    assert [launch.assets for launch in everything][3:5] == [("comparison",), ("promotion",)]
+    assert everything[-1] == Launch(("overview",))
 
 
 @pytest.mark.parametrize("selection", ["nosuch", "(", "group:nothing"])

@@ -31,8 +31,8 @@ from assets.reporting import readable_failures
 from react_pipeline.artifacts import Inputs
 from react_pipeline.errors import ConfigError, InputError, RetrievalError, StoreWriteError, TrainingError
 from react_pipeline.lineage import Project
-from react_pipeline.observer import NoObserver
 from react_pipeline.tracking import Tracking
+from react_pipeline.training.observer import NoObserver
 
 METHOD = "gated-image"
 FIELDS = {
@@ -47,7 +47,7 @@ def prepare(make_project: Callable[..., Project], _indexed_store: Path) -> Calla
 
     def made(**fields: Any) -> Project:
         from react_pipeline.base import publish_base
-        from react_pipeline.labelled import publish_evaluation_set
+        from react_pipeline.retrieval.labelled import publish_evaluation_set
         from react_pipeline.retrieve import retrieve_pairs
 
         project = make_project(customization={"defaults": {**FIELDS, **fields}})

@@ -18,8 +18,8 @@ from react_pipeline.base import publish_base
 from react_pipeline.corpus import publish_corpus
 from react_pipeline.embed import embed_corpus
 from react_pipeline.errors import CorpusError
-from react_pipeline.images import BadImage, decode_image
 from react_pipeline.lineage import Project
+from react_pipeline.sources.images import BadImage, decode_image
 from react_pipeline.vectors import read_metadata
 
 PNG = encode(draw("circle", "red", 0), "png")

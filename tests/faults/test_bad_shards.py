@@ -16,7 +16,7 @@ from react_pipeline.corpus import publish_corpus
 from react_pipeline.embed import embed_corpus
 from react_pipeline.errors import ConfigError, CorpusError
 from react_pipeline.lineage import Project
-from react_pipeline.shards import index_shard
+from react_pipeline.sources.shards import index_shard
 from react_pipeline.vectors import read_metadata
 
 PNG = encode(draw("circle", "red", 0))
@@ -147,11 +147,11 @@ def test_a_key_in_two_shards_is_embedded_once_and_counted(make_project: Callable
     assert artifact.counts["reasons"] == {"duplicate_key": 1}
 
 
-@pytest.mark.parametrize("shard", ["pipe:touch pwned", "s3://bucket/0.tar", "http://host/0.tar", "gs:x", "file:/x.tar"])
-def test_commands_and_urls_are_refused_as_shards(
+@pytest.mark.parametrize("shard", ["pipe:touch pwned", "pipe://touch pwned", "gs:x", "file:/x.tar", "ssh://host/x.tar"])
+def test_commands_and_other_schemes_are_refused_as_shards(
     make_project: Callable[..., Project], tmp_path: Path, shard: str
 ) -> None:
-    with pytest.raises(ConfigError, match="only local paths are read"):
+    with pytest.raises(ConfigError, match="only local paths and s3://"):
         make_project(corpus={"shards": [shard]})
     assert not (tmp_path / "pwned").exists()
 

@@ -7,8 +7,8 @@ import pytest
 from react_pipeline.compare import compare, comparison_table, require_comparable
 from react_pipeline.errors import InputError
 from react_pipeline.evaluate import EvalResult, evaluate
-from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import Project
+from react_pipeline.retrieval.labelled import publish_evaluation_set
 
 
 def result(method: str, **fields: str) -> EvalResult:

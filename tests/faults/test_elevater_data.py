@@ -18,7 +18,7 @@ from react_pipeline.elevater.images import Unavailable
 from react_pipeline.elevater.readers import read_dataset
 from react_pipeline.elevater.table import DATASETS
 from react_pipeline.errors import InputError
-from react_pipeline.images import decode_image
+from react_pipeline.sources.images import decode_image
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import yaml
 from react_pipeline.base import publish_base
 from react_pipeline.errors import StaleArtifact
 from react_pipeline.evaluate import EvalResult, evaluate
-from react_pipeline.labelled import publish_evaluation_set, read_images
 from react_pipeline.lineage import Project, fresh
+from react_pipeline.retrieval.labelled import publish_evaluation_set, read_images
 
 
 def edit(project: Project, **fields: object) -> None:

@@ -5,23 +5,27 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from support_drawings import encode, evaluation_image
 
 from react_pipeline.artifacts import Artifact
-from react_pipeline.duplicates import leaked_images
-from react_pipeline.labelled import publish_evaluation_set, read_images
-from react_pipeline.lineage import Project
+from react_pipeline.errors import StaleArtifact
+from react_pipeline.lineage import Project, fresh
+from react_pipeline.retrieval.decontamination import Leaks, leaked_images
+from react_pipeline.retrieval.duplicates import EvaluationImages
+from react_pipeline.retrieval.labelled import publish_evaluation_set, read_images
 from react_pipeline.retrieve import draw_control, retrieve_pairs
 
 
-def configure(project: Project, near: float = 1.01, evaluation: Path | None = None) -> None:
+def configure(project: Project, near: float = 1.01, evaluation: Path | None = None, decontaminate: str = "own") -> None:
     path = project.config.domains / "shapes.yaml"
     domain = yaml.safe_load(path.read_text())
     # Everything is wanted, so that what is missing was removed.
     domain["retrieval"] = {"k_per_prompt": 200, "max_per_class": 200, "near_duplicate_similarity": near}
+    domain["retrieval"]["decontaminate"] = decontaminate
     if evaluation is not None:
         domain["evaluation"]["path"] = str(evaluation)
     path.write_text(yaml.safe_dump(domain))
@@ -42,7 +46,7 @@ def test_an_evaluation_image_in_the_corpus_is_removed_by_its_bytes_from_both_set
     for artifact in (retrieved, control):
         assert len(hashes(artifact)) == 95
         assert not hashes(artifact) & evaluation
-        assert leaked_images(artifact, evaluation_set) == 0
+        assert leaked_images(indexed_project, artifact.stage, "shapes") == Leaks(0, 0, 16)
 
 
 @pytest.fixture
@@ -55,25 +59,66 @@ def reencoded(tmp_path: Path) -> Path:
 
 def test_the_same_picture_in_other_bytes_is_removed_by_its_embedding(indexed_project: Project, reencoded: Path) -> None:
     configure(indexed_project, near=0.999, evaluation=reencoded)
-    evaluation_set = publish_evaluation_set(indexed_project, "shapes")
+    publish_evaluation_set(indexed_project, "shapes")
     twin = hashlib.sha256(encode(evaluation_image("circle", 0))).hexdigest()
     retrieved = retrieve_pairs(indexed_project, "shapes")
     assert retrieved.counts["dropped"]["evaluation_image_hash"] == 0
     assert retrieved.counts["dropped"]["evaluation_image_near"] == 1
     for artifact in (retrieved, draw_control(indexed_project, "shapes")):
         assert twin not in hashes(artifact)
-        assert leaked_images(artifact, evaluation_set) == 0
+        assert leaked_images(indexed_project, artifact.stage, "shapes") == Leaks(0, 0, 1)
 
 
 def test_the_check_sees_an_image_that_was_let_in(indexed_project: Project, reencoded: Path) -> None:
     configure(indexed_project, evaluation=reencoded)
     publish_evaluation_set(indexed_project, "shapes")
-    retrieved = retrieve_pairs(indexed_project, "shapes")
-    configure(indexed_project)
-    path = indexed_project.config.domains / "shapes.yaml"
-    domain = yaml.safe_load(path.read_text())
-    domain["evaluation"]["path"] = str(reencoded.parent / "same")
-    path.write_text(yaml.safe_dump(domain))
+    retrieve_pairs(indexed_project, "shapes")
     (reencoded.parent / "same" / "circle").mkdir(parents=True)
     (reencoded.parent / "same" / "circle" / "0.png").write_bytes(encode(evaluation_image("circle", 0)))
-    assert leaked_images(retrieved, publish_evaluation_set(indexed_project, "shapes")) == 1
+    configure(indexed_project, evaluation=reencoded.parent / "same")
+    publish_evaluation_set(indexed_project, "shapes")
+    assert leaked_images(indexed_project, "retrieved_set", "shapes") == Leaks(1, 0, 1)
+
+
+def test_the_check_compares_images_anew_and_believes_no_similarity_that_retrieval_wrote(
+    indexed_project: Project, reencoded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(indexed_project, near=0.999, evaluation=reencoded)
+    publish_evaluation_set(indexed_project, "shapes")
+    with monkeypatch.context() as patched:
+        # A retrieval that is blind to near duplicates and says that nothing is near.
+        patched.setattr(EvaluationImages, "similarity", lambda _, vectors: np.zeros(len(vectors), np.float32))
+        artifact = retrieve_pairs(indexed_project, "shapes")
+    assert (pd.read_parquet(artifact.file("pairs.parquet"))["evaluation_similarity"] == 0).all()
+    assert leaked_images(indexed_project, "retrieved_set", "shapes") == Leaks(0, 1, 1)
+
+
+def test_images_of_other_domains_are_kept_out_where_all_are_to_be(indexed_project: Project, tmp_path: Path) -> None:
+    theirs = encode(evaluation_image("circle", 0))
+    (tmp_path / "theirs" / "red").mkdir(parents=True)
+    (tmp_path / "theirs" / "red" / "0.png").write_bytes(theirs)
+    colours = indexed_project.config.domains / "colours.yaml"
+    domain = yaml.safe_load(colours.read_text())
+    domain["evaluation"]["path"] = str(tmp_path / "theirs")
+    colours.write_text(yaml.safe_dump(domain))
+    ours = tmp_path / "ours"
+    (ours / "circle").mkdir(parents=True)
+    (ours / "circle" / "0.png").write_bytes(encode(evaluation_image("circle", 1)))
+    configure(indexed_project, evaluation=ours)
+    for slug in ("shapes", "colours"):
+        publish_evaluation_set(indexed_project, slug)
+    digest = hashlib.sha256(theirs).hexdigest()
+    assert digest in hashes(retrieve_pairs(indexed_project, "shapes"))
+    assert leaked_images(indexed_project, "retrieved_set", "shapes") == Leaks(0, 0, 1)
+    configure(indexed_project, evaluation=ours, decontaminate="all")
+    retrieved = retrieve_pairs(indexed_project, "shapes")
+    assert digest not in hashes(retrieved)
+    assert retrieved.counts["evaluation_sets"] == {"shapes": 1, "colours": 1}
+    assert digest not in hashes(draw_control(indexed_project, "shapes"))
+    assert leaked_images(indexed_project, "retrieved_set", "shapes") == Leaks(0, 0, 2)
+    assert fresh(indexed_project, "retrieved_set", "shapes").fingerprint == retrieved.fingerprint
+    # A set that changes, or comes later, makes the pairs stale.
+    (tmp_path / "theirs" / "red" / "1.png").write_bytes(encode(evaluation_image("circle", 2)))
+    publish_evaluation_set(indexed_project, "colours")
+    with pytest.raises(StaleArtifact, match="evaluation_sets"):
+        fresh(indexed_project, "retrieved_set", "shapes")

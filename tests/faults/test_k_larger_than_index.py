@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import yaml
 
-from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import Project
+from react_pipeline.retrieval.labelled import publish_evaluation_set
 from react_pipeline.retrieve import retrieve_pairs
 
 ROWS = 96

@@ -7,8 +7,8 @@ import yaml
 
 from react_pipeline.customize import customize
 from react_pipeline.errors import RetrievalError
-from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import Project
+from react_pipeline.retrieval.labelled import publish_evaluation_set
 from react_pipeline.retrieve import retrieve_pairs
 
 

@@ -9,14 +9,24 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import write_project
 from mlflow import MlflowClient
+from support_results import publish_results
 from support_tracking import STEPS, artifact_of, make_template, runs_of, tracking_at
 
-from react_pipeline import tracking as tracking_module
+from react_pipeline.compare import compare
 from react_pipeline.lineage import Project
-from react_pipeline.tracking import PENDING, Tracking
+from react_pipeline.overview import overview
+from react_pipeline.tracking import log as tracking_module
+from react_pipeline.tracking.log import PENDING, Tracking
 
 DOWN = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def forgotten_failures() -> None:
+    """Other tests of this process may have met a server that was down; it is left alone for a while then."""
+    tracking_module._unreachable_until.clear()
 
 
 @pytest.fixture(scope="module")
@@ -124,10 +134,50 @@ def test_logging_killed_before_its_end_writes_no_metric_twice(tracking: Tracking
     assert len(client.search_model_versions("name = 'react-shapes'")) == 1
 
 
+def test_mlflow_down_while_results_and_their_comparison_are_made_loses_nothing_and_doubles_nothing(
+    tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # 29
+    project = write_project(tmp_path, tmp_path / "none", tmp_path / "none")
+    results = publish_results(project, "shapes", {"base": [True, False] * 4, "gated-image": [True] * 8})
+    made = [results["base"], results["gated-image"], compare(project, "shapes"), overview(project)]
+    for artifact in made:
+        assert Tracking(DOWN, "tiny").log_artifact(project, artifact, f"dagster-{artifact.stage}") is None
+    assert tracking.count_pending(project) == len(made)
+    # The comparison comes first, as it would after its results had failed once: their runs are made with it.
+    for entry in (project.store.root / PENDING).glob("elevater_results--*.json"):
+        entry.touch()
+    tracking.log_pending(project, patient=True)
+    assert tracking.count_pending(project) == 0
+    for artifact in made:
+        (run,) = runs_of(tracking, fingerprint=artifact.fingerprint)
+        assert run.info.status == "FINISHED"
+        assert run.data.tags["dagster.run_id"] == f"dagster-{artifact.stage}"
+    client = MlflowClient(tracking.uri)
+    (gated,) = runs_of(tracking, fingerprint=results["gated-image"].fingerprint)
+    assert [point.value for point in client.get_metric_history(gated.info.run_id, "delta_top1")] == [0.5]
+    (compared,) = runs_of(tracking, asset="comparison")
+    assert "dashboard.html" in {file.path for file in client.list_artifacts(compared.info.run_id)}
+
+
+def test_database_of_another_version_of_mlflow_is_refused_with_the_way_out_and_loses_nothing(
+    tracking: Tracking, tiny_project: Project, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:  # 33
+    database = sqlite3.connect(tmp_path / "mlflow.db", isolation_level=None)
+    ((version,),) = database.execute("SELECT version_num FROM alembic_version").fetchall()
+    database.execute("UPDATE alembic_version SET version_num = '451aebb31d03'")
+    artifact = artifact_of(tiny_project, "retrieved_set", "shapes")
+    assert tracking.log_artifact(tiny_project, artifact) is None
+    assert "mlflow db upgrade" in caplog.text
+    database.execute("UPDATE alembic_version SET version_num = ?", [version])
+    database.close()
+    assert len(tracking.log_pending(tiny_project, patient=True)) == 1
+    assert len(runs_of(tracking, fingerprint=artifact.fingerprint)) == 1
+
+
 def test_two_processes_that_open_a_fresh_database_at_once_log_one_run(tiny_project: Project, tmp_path: Path) -> None:
     artifact = artifact_of(tiny_project, "corpus", "all")
     code = (
-        "import sys; from react_pipeline.lineage import Project; from react_pipeline.tracking import Tracking\n"
+        "import sys; from react_pipeline.lineage import Project; from react_pipeline.tracking.log import Tracking\n"
         "project = Project.load(sys.argv[1])\n"
         "artifact = project.store.current('corpus', 'all')\n"
         "assert Tracking.of(project).log_artifact(project, artifact)\n"

@@ -16,8 +16,8 @@ import pytest
 from react_pipeline.base import publish_base
 from react_pipeline.customize import customize
 from react_pipeline.errors import TrainingError
-from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import Project
+from react_pipeline.retrieval.labelled import publish_evaluation_set
 from react_pipeline.retrieve import retrieve_pairs
 
 Make = Callable[..., Project]
@@ -45,7 +45,7 @@ def losses(project: Project) -> list[float]:
 KILLED = """
 import os, signal, sys
 from react_pipeline.customize import customize
-from react_pipeline.training_step import TrainingStep
+from react_pipeline.training.step import TrainingStep
 from react_pipeline.lineage import Project
 take = TrainingStep.take
 def dying(self, number, *rest, **options):
@@ -81,7 +81,7 @@ def test_a_broken_state_is_skipped_for_an_older_one(project: Project) -> None:  
 def test_a_loss_that_is_no_number_publishes_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:  # 27
     import torch
 
-    from react_pipeline import training_step as module
+    from react_pipeline.training import step as module
 
     whole = module.contrastive_loss
 

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from conftest import write_project
 
-from react_pipeline import kept_tokens
 from react_pipeline.artifacts import Artifact
 from react_pipeline.base import publish_base
 from react_pipeline.customize import customize
 from react_pipeline.errors import TrainingError
-from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import Project
+from react_pipeline.retrieval.labelled import publish_evaluation_set
 from react_pipeline.retrieve import retrieve_pairs
+from react_pipeline.training import kept_tokens
 
 STEPS = 8
 PLAIN = {"last_k_layers": 2, "steps": STEPS, "batch_size": 8, "warmup_steps": 1, "checkpoint_every": 2, "workers": 0}
@@ -44,7 +44,7 @@ KILLED = """
 import json, os, signal, sys
 from react_pipeline.customize import customize
 from react_pipeline.lineage import Project
-from react_pipeline.training_step import TrainingStep
+from react_pipeline.training.step import TrainingStep
 
 take = TrainingStep.take
 for path, step in json.loads(sys.argv[1]):
@@ -186,7 +186,7 @@ def test_what_changes_only_the_speed_goes_on(
 def test_a_run_that_a_guard_stops_after_a_kill_keeps_the_state_it_came_from(
     _killed: Killed, killed: Callable[[Project], Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from react_pipeline import training_step
+    from react_pipeline.training import step as training_step
 
     project = killed(_killed.views)
     whole = training_step.contrastive_loss

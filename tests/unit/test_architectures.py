@@ -10,8 +10,8 @@ import torch
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor, nn
 
-from react_pipeline.gated import add_gated_blocks, gated_layers, vision_blocks
-from react_pipeline.tower import ImageTower
+from react_pipeline.modeling.gated import add_gated_blocks, gated_layers, vision_blocks
+from react_pipeline.modeling.tower import ImageTower
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
 VIT = {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16}

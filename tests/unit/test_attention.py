@@ -10,7 +10,7 @@ import torch
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
 
-from react_pipeline.attention import feed_forward, host_block, self_attention
+from react_pipeline.modeling.attention import feed_forward, host_block, self_attention
 
 B, T, W, H = 3, 5, 32, 4
 BLOCKS: dict[str, dict[str, Any]] = {
@@ -93,3 +93,16 @@ def test_copies_stand_for_their_weights(block: ResidualAttentionBlock) -> None:
                 parameter.mul_(2)
         torch.testing.assert_close(doubled, block(tokens()), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(doubled, plain)
+
+
+@pytest.mark.parametrize("positions", [[0, 2, 4], [4, 4, 4], [1, 0, 3]])
+def test_one_token_sees_itself_and_what_is_before_it(block: ResidualAttentionBlock, positions: list[int]) -> None:
+    last = torch.tensor(positions)
+    mask = torch.full((T, T), float("-inf")).triu(1)
+    rows = torch.arange(B)
+    require_equal(
+        block,
+        lambda x: host_block(x, block, last=last)[:, 0],
+        lambda x: block(x, attn_mask=mask)[rows, last],
+    )
+    require_equal(block, lambda x: host_block(x, block, causal=True), lambda x: block(x, attn_mask=mask))

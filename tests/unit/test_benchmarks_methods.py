@@ -13,8 +13,8 @@ from benchmarks import methods as benchmark
 from benchmarks.methods import Row
 from react_pipeline.customize import customize
 from react_pipeline.evaluate import evaluate
-from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import Project
+from react_pipeline.retrieval.labelled import publish_evaluation_set
 from react_pipeline.retrieve import draw_control, retrieve_pairs
 
 DOMAINS = ("shapes", "colours")

@@ -15,7 +15,8 @@ import webdataset as wds
 from react_pipeline.artifacts import Artifact, Inputs
 from react_pipeline.collect import collect_pairs, read_pairs
 from react_pipeline.errors import CorpusError, CorruptArtifact
-from react_pipeline.shards import index_shard, read_member
+from react_pipeline.sources.image_source import TarSource
+from react_pipeline.sources.shards import index_shard, read_member
 from react_pipeline.store import Store
 
 
@@ -51,7 +52,7 @@ def rows(shards: list[Path]) -> pd.DataFrame:
 
 def publish(store: Path, rows: pd.DataFrame, shards: list[Path], shard_pairs: int = 5) -> Artifact:
     def write(directory: Path) -> dict[str, int]:
-        collect_pairs(rows, shards, directory / "shards", shard_pairs)
+        collect_pairs(rows, TarSource(shards), directory / "shards", shard_pairs)
         return {"pairs": len(rows)}
 
     return Store(store).build(Inputs("retrieved_set", "pets", {"n": shard_pairs}, {}, "1"), write)

@@ -18,10 +18,10 @@ from react_pipeline.compare import MEAN, compare, comparison_table, paired_inter
 from react_pipeline.customize import customize
 from react_pipeline.errors import MissingArtifact
 from react_pipeline.evaluate import EvalResult, evaluate
-from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import Project
+from react_pipeline.retrieval.labelled import publish_evaluation_set
 from react_pipeline.retrieve import draw_control, retrieve_pairs
-from react_pipeline.training_config import METHODS
+from react_pipeline.settings.training import METHODS
 
 GATED, CONTROL = "gated-image", "gated-image-control"
 

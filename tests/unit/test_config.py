@@ -7,7 +7,7 @@ import yaml
 
 from react_pipeline.config_files import load_domain, load_domains, load_pipeline
 from react_pipeline.errors import ConfigError
-from react_pipeline.training_config import TrainingConfig
+from react_pipeline.settings.training import TrainingConfig
 
 
 def write(path: Path, value: object) -> Path:
@@ -58,11 +58,76 @@ def test_every_problem_is_told_at_once_with_file_and_field(tmp_path: Path) -> No
     assert "found 'tpu'" in told
 
 
-@pytest.mark.parametrize("shard", ["pipe:cat data.tar", "http://host/data.tar", "file:data.tar"])
-def test_commands_and_urls_are_no_shards(tmp_path: Path, shard: str) -> None:  # FAULTS 10
+@pytest.mark.parametrize(
+    ("shard", "told"),
+    [
+        ("pipe:cat data.tar", "commands"),
+        (" pipe:cat data.tar", "commands"),
+        ("file:data.tar", "write the path itself"),
+        ("file:///data.tar", "write the path itself"),
+        ("ftp://host/data.tar", "only local paths and"),
+        ("S3://bucket/data.tar", "only local paths and"),
+        ("http:/host/data.tar", "only local paths and"),
+        ("simplecache::s3://bucket/data.tar", "chained"),
+        ("s3://bucket/data.tar::pipe:cat", "chained"),
+        ("https://me:hush@host/data.tar", "credentials come from the environment"),
+        ("https://host/data.tar?X-Amz-Signature=1234", "signed links"),
+        ("https://host/data/*.tar", "lists no files"),
+        ("https://host/{00000..99999999}.tar", "more than 1,000,000 files"),
+        ("https://host/{a..tar", "braces must close"),
+        ("https://host/{5..3}.tar", "runs backwards"),
+        ("https:///data.tar", "not a whole URL"),
+        ("s3://bucket", "not a whole URL"),
+        ("s3://*/data.tar", "must be written out"),
+        ("https://host/a b.tar", "blanks"),
+        ("data\n.tar", "control characters"),
+    ],
+)
+def test_commands_chains_and_secrets_are_no_shards(tmp_path: Path, shard: str, told: str) -> None:  # FAULTS 10
     raw = {"corpus": {"shards": [shard]}, "encoder": {"model": "demo"}}
-    with pytest.raises(ConfigError, match="only local paths"):
+    with pytest.raises(ConfigError, match="corpus.shards") as error:
         load_pipeline(write(tmp_path / "pipeline.yaml", raw))
+    assert told in str(error.value)
+    assert "hush" not in str(error.value) and "1234" not in str(error.value)
+
+
+def test_urls_of_shards_are_left_alone_and_other_places_of_a_corpus_become_absolute(tmp_path: Path) -> None:
+    shards = ["s3://bucket/data/*.tar", "https://host/{000..099}.tar", "data/{0..3}.tar"]
+    raw = {"corpus": {"shards": shards}, "encoder": {"model": "demo"}}
+    corpus = load_pipeline(write(tmp_path / "pipeline.yaml", raw)).corpus
+    assert corpus.shards == (*shards[:2], str(tmp_path / "data/{0..3}.tar"))
+    raw["corpus"] = {"kind": "urls", "urls": ["tables/*.parquet"]}
+    assert load_pipeline(write(tmp_path / "pipeline.yaml", raw)).corpus.urls == (str(tmp_path / "tables/*.parquet"),)
+    raw["corpus"] = {"kind": "embeddings", "embeddings": "laion", "indices": "laion/faiss"}
+    corpus = load_pipeline(write(tmp_path / "pipeline.yaml", raw)).corpus
+    assert (corpus.embeddings, corpus.indices) == (tmp_path / "laion", tmp_path / "laion/faiss")
+
+
+@pytest.mark.parametrize(
+    ("corpus", "told"),
+    [
+        ({"kind": "webdataset"}, "kind `webdataset` needs `shards`"),
+        ({"kind": "urls"}, "kind `urls` needs `urls`"),
+        ({"kind": "embeddings"}, "kind `embeddings` needs `embeddings`"),
+        ({"kind": "demo", "shards": ["a.tar"]}, "`shards` does nothing for kind `demo`"),
+        ({"kind": "urls", "urls": ["a.parquet"], "shards": ["a.tar"]}, "`shards` does nothing for kind `urls`"),
+        ({"kind": "webdataset", "shards": ["a.tar"], "indices": "x"}, "`indices` does nothing for kind `webdataset`"),
+        ({"kind": "urls", "urls": ["https://host/a.parquet"]}, "local paths only"),
+        ({"kind": "urls", "urls": ["a.parquet"], "caption_column": "url"}, "name the same column"),
+        ({"shards": ["a.tar"], "storage": {"secret": "hush-hush"}}, "looks like a secret"),
+        ({"shards": ["a.tar"], "storage": {"aws_access_key_id": "hush-hush"}}, "looks like a secret"),
+        ({"shards": ["a.tar"], "storage": {"endpoint_url": "http://me:hush-hush@host"}}, "corpus.storage.endpoint_url"),
+        ({"shards": ["a.tar"], "storage": {"colour": "red"}}, "corpus.storage.colour: unknown field"),
+    ],
+)
+def test_each_kind_of_corpus_tells_what_it_needs_and_what_it_does_not_take(
+    tmp_path: Path, corpus: dict[str, object], told: str
+) -> None:
+    raw = {"corpus": corpus, "encoder": {"model": "demo"}}
+    with pytest.raises(ConfigError) as error:
+        load_pipeline(write(tmp_path / "pipeline.yaml", raw))
+    assert told in str(error.value)
+    assert "hush-hush" not in str(error.value)
 
 
 def test_training_joins_method_defaults_pipeline_and_domain(tmp_path: Path) -> None:

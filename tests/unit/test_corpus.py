@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from support_drawings import pair, write_shard
+from support_shard_server import ShardServer, serve_folder
 
 from react_pipeline.base import publish_base
 from react_pipeline.corpus import check_shards, find_shards, publish_corpus, shard_paths
 from react_pipeline.embed import embed_corpus
 from react_pipeline.errors import CorpusError
 from react_pipeline.lineage import Project
+from react_pipeline.sources import remote_store
+from react_pipeline.sources.remote import RemoteShard
 
 MakeProject = Callable[..., Project]
 
@@ -94,3 +97,98 @@ def test_a_shard_that_changed_or_went_since_is_refused_before_embedding(
     shard.unlink()
     with pytest.raises(CorpusError, match=r"00001\.tar: is gone"):
         embed_corpus(project)
+
+
+@pytest.fixture
+def server(drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ShardServer]:
+    monkeypatch.setattr(remote_store, "FIRST_PAUSE_SECONDS", 0.01)
+    shutil.copytree(drawings / "shards", tmp_path / "served")
+    with serve_folder(tmp_path / "served") as state:
+        yield state
+
+
+def test_a_range_of_urls_is_a_corpus_and_is_not_downloaded_to_take_stock(
+    make_project: MakeProject, server: ShardServer, drawings: Path
+) -> None:
+    for name in ("00001.tar", "00002.tar"):
+        samples = {f"{name}{number}": {"jpg": b"x" * 2_000_000, "txt": b"a"} for number in range(2)}
+        write_shard(server.folder / name, samples)
+    artifact = publish_corpus(make_project(corpus={"shards": [f"{server.url}/{{00000..00002}}.tar"]}))
+    assert artifact.counts == {"shards": 3, "bytes": sum(path.stat().st_size for path in server.folder.iterdir())}
+    assert [str(shard) for shard in shard_paths(artifact)] == [f"{server.url}/0000{n}.tar" for n in range(3)]
+    assert server.sent_bytes < artifact.counts["bytes"] / 10
+
+
+def test_local_and_remote_shards_make_one_corpus_in_the_order_given(
+    make_project: MakeProject, server: ShardServer, drawings: Path
+) -> None:
+    local = drawings / "shards" / "00002.tar"
+    project = make_project(
+        corpus={"shards": [f"{server.url}/00001.tar", str(local), f"{server.url}/{{00001,00000}}.tar"]}
+    )
+    artifact = publish_corpus(project)
+    wanted = [RemoteShard(f"{server.url}/00001.tar"), local, RemoteShard(f"{server.url}/00000.tar")]
+    assert check_shards(project.store, artifact) == wanted
+    # Also where the memory of places was lost.
+    shutil.rmtree(project.store.root / ".cache")
+    assert shard_paths(artifact) == wanted
+
+
+def test_a_remote_corpus_at_another_address_is_the_same_corpus(make_project: MakeProject, server: ShardServer) -> None:
+    before = publish_corpus(make_project(corpus={"shards": [f"{server.url}/{{00000..00002}}.tar"]}))
+    with serve_folder(server.folder) as other:
+        project = make_project(corpus={"shards": [f"{other.url}/{{00000..00002}}.tar"]})
+        after = publish_corpus(project)
+        assert after.reused and after.fingerprint == before.fingerprint
+        assert str(check_shards(project.store, after)[0]) == f"{other.url}/00000.tar"
+
+
+def test_a_changed_remote_shard_is_noticed_without_reading_it(make_project: MakeProject, server: ShardServer) -> None:
+    project = make_project(corpus={"shards": [f"{server.url}/{{00000..00002}}.tar"]})
+    before = publish_corpus(project)
+    server.requests.clear()
+    data = bytearray((server.folder / "00001.tar").read_bytes())
+    data[600] ^= 0xFF
+    (server.folder / "00001.tar").write_bytes(data)
+    with pytest.raises(CorpusError, match=r"http://.*00001\.tar: has changed"):
+        check_shards(project.store, before)
+    assert not server.requests
+    assert publish_corpus(project).fingerprint != before.fingerprint
+    (server.folder / "00001.tar").unlink()
+    with pytest.raises(CorpusError, match=r"00001\.tar: is not there"):
+        check_shards(project.store, before)
+
+
+@pytest.mark.parametrize("kept", [0, 700, 0.5, -1024])
+def test_a_cut_remote_shard_is_refused(make_project: MakeProject, server: ShardServer, kept: float) -> None:
+    path = server.folder / "00001.tar"
+    whole = path.read_bytes()
+    end = int(kept * len(whole)) if isinstance(kept, float) else (kept if kept >= 0 else _end_of_samples(whole) + 512)
+    path.write_bytes(whole[:end])
+    with pytest.raises(CorpusError, match=r"http://.*00001\.tar: does not end like a tar"):
+        publish_corpus(make_project(corpus={"shards": [f"{server.url}/{{00000..00002}}.tar"]}))
+
+
+def _end_of_samples(tar: bytes) -> int:
+    return (len(tar.rstrip(b"\0")) + 511) // 512 * 512
+
+
+def test_what_is_missing_on_a_server_is_named(make_project: MakeProject, server: ShardServer) -> None:
+    with pytest.raises(CorpusError, match=r"00003\.tar: is not there"):
+        publish_corpus(make_project(corpus={"shards": [f"{server.url}/{{00000..00003}}.tar"]}))
+    with pytest.raises(CorpusError, match=r"notes\.txt' finds no .tar"):
+        publish_corpus(make_project(corpus={"shards": [f"{server.url}/notes.txt"]}))
+    write_shard(server.folder / "a.tar", {"k": {"bmp": b"x"}})
+    with pytest.raises(CorpusError, match=r"no pair in 1 shards.*\['bmp'\]"):
+        publish_corpus(make_project(corpus={"shards": [f"{server.url}/a.tar"]}))
+
+
+def test_ranges_of_local_paths_stand_for_shards_and_a_gap_is_named(tmp_path: Path) -> None:
+    for name in ("{a}/00.tar", "{a}/01.tar", "{a}/03.tar"):
+        write_shard(tmp_path / name, {"k": pair("circle", "red", 0)})
+    found = find_shards([str(tmp_path / "{a}" / "{00..01}.tar")])
+    assert [path.name for path in found] == ["00.tar", "01.tar"]
+    with pytest.raises(CorpusError, match=r"02\.tar' finds no .tar file"):
+        find_shards([str(tmp_path / "{a}" / "{00..03}.tar")])
+    with pytest.raises(CorpusError, match="neither a range"):
+        find_shards([str(tmp_path / "{a}" / "{x}.tar")])

@@ -12,18 +12,18 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from react_pipeline.artifacts import Inputs
-from react_pipeline.augmentation import augmentation, turn_and_recolour
 from react_pipeline.base import publish_base
 from react_pipeline.corpus import publish_corpus
 from react_pipeline.customize import customize
 from react_pipeline.embed import embed_corpus
 from react_pipeline.errors import InputError, RetrievalError, StaleArtifact, TrainingError
 from react_pipeline.index import build_index
-from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import Project
 from react_pipeline.model import load
+from react_pipeline.retrieval.labelled import publish_evaluation_set
 from react_pipeline.retrieve import draw_control, retrieve_pairs
-from react_pipeline.training_data import TrainingPairs, Views
+from react_pipeline.training.augmentation import augmentation, turn_and_recolour
+from react_pipeline.training.data import TrainingPairs, Views
 
 Make = Callable[..., Project]
 
@@ -139,7 +139,7 @@ def test_interpolated_back_to_nothing_it_is_the_base(make_project: Make, _indexe
 def test_without_kept_tokens_the_losses_are_the_same(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = losses(project, "gated-image")
     shutil.rmtree(project.store.current("customized_checkpoint", "shapes/gated-image").path)
-    monkeypatch.setattr("react_pipeline.kept_tokens.MAX_DISK_FRACTION", 0)
+    monkeypatch.setattr("react_pipeline.training.kept_tokens.MAX_DISK_FRACTION", 0)
     assert losses(project, "gated-image") == pytest.approx(kept, rel=1e-5)
 
 
@@ -312,7 +312,7 @@ def test_memory_that_runs_out_is_told_with_what_to_set(project: Project, monkeyp
     def greedy(*_: object, **__: object) -> dict[str, float]:
         return {"loss": float(torch.empty(1 << 60).sum())}
 
-    monkeypatch.setattr("react_pipeline.training_step.TrainingStep.take", greedy)
+    monkeypatch.setattr("react_pipeline.training.step.TrainingStep.take", greedy)
     with pytest.raises(TrainingError, match="accumulation to 2"):
         customize(project, "shapes", "gated-image")
 

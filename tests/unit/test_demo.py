@@ -16,9 +16,9 @@ from react_pipeline.demo.corpus import build_corpus, build_evaluation
 from react_pipeline.demo.evaluation import GROUPS, labelled_emoji
 from react_pipeline.demo.sources import Drawing, corpus_drawings
 from react_pipeline.durable import sha256_of
-from react_pipeline.gated import add_gated_blocks
 from react_pipeline.model import Clip, from_parts, load, save, set_trainable
-from react_pipeline.tower import ImageTower
+from react_pipeline.modeling.gated import add_gated_blocks
+from react_pipeline.modeling.tower import ImageTower
 
 ROOT = Path(__file__).parents[2]
 

@@ -19,12 +19,12 @@ from safetensors.torch import load_file
 from react_pipeline.artifacts import Artifact
 from react_pipeline.base import publish_base
 from react_pipeline.customize import customize
-from react_pipeline.distributed import World
 from react_pipeline.errors import InputError, RetrievalError
-from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import Project
+from react_pipeline.retrieval.labelled import publish_evaluation_set
 from react_pipeline.retrieve import retrieve_pairs
-from react_pipeline.schedule import batch_at
+from react_pipeline.training.distributed import World
+from react_pipeline.training.schedule import batch_at
 
 TRAINING: dict[str, Any] = {
     "defaults": {
@@ -215,8 +215,8 @@ def test_a_batch_that_does_not_suit_the_processes_is_refused(
     together: Together, batch_size: int, processes: int, error: type[Exception], text: str, tmp_path: Path
 ) -> None:
     from react_pipeline.model import load
-    from react_pipeline.trainer import Trainer
-    from react_pipeline.training_data import TrainingPairs
+    from react_pipeline.training.data import TrainingPairs
+    from react_pipeline.training.trainer import Trainer
 
     project = together.alone
     training = project.training("shapes", "full").model_copy(update={"batch_size": batch_size})

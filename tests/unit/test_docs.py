@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from react_pipeline import config, training_config
+from react_pipeline import config
+from react_pipeline.settings import training as training_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -22,6 +23,8 @@ SECTIONS = (
     config.DomainConfig,
     config.EvaluationSetConfig,
     config.ElevaterConfig,
+    config.AutomationConfig,
+    config.PromotionConfig,
     config.PipelineConfig,
 )
 

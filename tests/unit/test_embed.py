@@ -14,8 +14,9 @@ from react_pipeline.artifacts import Artifact
 from react_pipeline.base import publish_base
 from react_pipeline.corpus import publish_corpus, shard_paths
 from react_pipeline.embed import embed_corpus
-from react_pipeline.images import decode_image
+from react_pipeline.errors import CorpusError
 from react_pipeline.lineage import Project
+from react_pipeline.sources.images import decode_image
 from react_pipeline.vectors import read_metadata, read_vectors
 
 MakeProject = Callable[..., Project]
@@ -53,7 +54,7 @@ def test_layout_is_clip_retrievals(indexed_project: Project) -> None:
     artifact = indexed_project.store.current("corpus_embeddings", "all")
     expected = {f"{folder}/{folder}_{n}.npy" for folder in ("img_emb", "text_emb") for n in range(3)}
     expected |= {f"metadata/metadata_{n}.parquet" for n in range(3)} | {f"stats/{n}.json" for n in range(3)}
-    assert set(artifact.manifest["files"]) == expected | {"ledger.parquet", "counts.json"}
+    assert set(artifact.manifest["files"]) == expected | {"ledger.parquet", "groups.jsonl", "counts.json"}
     vectors = np.load(artifact.file("img_emb/img_emb_1.npy"), allow_pickle=False)
     assert vectors.dtype == np.float16 and vectors.shape == (32, 32)
     assert np.linalg.norm(vectors.astype(np.float32), axis=1) == pytest.approx(1, abs=2e-3)
@@ -114,6 +115,27 @@ def test_uppercase_extensions_and_scattered_members_make_pairs(make_project: Mak
     artifact = embedded(make_project(corpus={"shards": [str(write_shard(tmp_path / "a.tar", members))]}))
     assert list(read_metadata(artifact)["image_path"]) == ["d/one", "d/two"]
     assert artifact.counts["skipped"] == 0
+
+
+def test_a_corpus_of_which_no_pair_can_be_used_is_refused_with_the_reasons(
+    make_project: MakeProject, tmp_path: Path
+) -> None:
+    bad = {f"key{n}": {"jpg": b"<html>", "txt": b"a page"} for n in range(3)}
+    shard = write_shard(tmp_path / "a.tar", bad)
+    project = make_project(corpus={"shards": [str(shard)], "max_bad_fraction": 1.0})
+    with pytest.raises(CorpusError, match=r"not one pair can be used.*'not_an_image': 3"):
+        embedded(project)
+    assert not project.store.directory("corpus_embeddings", "all").exists()
+
+
+def test_groups_without_a_new_key_are_passed_over(make_project: MakeProject, tmp_path: Path) -> None:
+    samples = [{f"key{number}": pair("circle", "red", number)} for number in (0, 0, 1, 0)]
+    for number, sample in enumerate(samples):
+        write_shard(tmp_path / f"{number}.tar", {**sample, "again": pair("cross", "blue", number)})
+    artifact = embedded(make_project(corpus={"shards": [str(tmp_path / "*.tar")]}))
+    table = read_metadata(artifact, ["shard", "image_path"])
+    assert table.to_records(index=False).tolist() == [(0, "key0"), (0, "again"), (2, "key1")]
+    assert artifact.counts["reasons"] == {"duplicate_key": 5}
 
 
 def test_a_second_run_builds_nothing(indexed_project: Project) -> None:

@@ -15,9 +15,9 @@ from react_pipeline.artifacts import Artifact
 from react_pipeline.base import publish_base
 from react_pipeline.errors import CorruptArtifact, InputError, MissingArtifact
 from react_pipeline.evaluate import EVALUATOR_VERSION, EvalResult, evaluate, score, zero_shot_head
-from react_pipeline.labelled import publish_evaluation_set, read_images
 from react_pipeline.lineage import STAGES, Project
 from react_pipeline.model import load
+from react_pipeline.retrieval.labelled import publish_evaluation_set, read_images
 
 NAMES = ["cat", "hot dog", "{odd} name", "zebra"]
 
@@ -30,14 +30,15 @@ def result(tiny_project: Project) -> Artifact:
 
 
 @pytest.mark.parametrize("templates", [["a photo of a {}."], ["a {}", "the {}, drawn", "a photo of a {}."]])
-def test_the_head_is_open_clips_own_to_the_last_digit(tiny_checkpoint: Path, templates: list[str]) -> None:
+def test_the_head_is_open_clips_own_up_to_rounding(tiny_checkpoint: Path, templates: list[str]) -> None:
     clip = load(tiny_checkpoint)
     theirs = open_clip.build_zero_shot_classifier(
         clip.model, clip.tokenizer, NAMES, templates, num_classes_per_batch=None
     )
     ours = zero_shot_head(clip, NAMES, templates)
     assert ours.shape == (clip.dimension, len(NAMES))
-    assert torch.equal(ours, theirs)
+    # Texts of like length go together and padding is cut, so sums are rounded in another order.
+    assert torch.allclose(ours, theirs, rtol=0, atol=2e-6)
 
 
 def test_the_head_with_open_clips_eighty_templates_is_its_own(tiny_checkpoint: Path) -> None:
@@ -63,7 +64,7 @@ def test_a_result_agrees_with_its_tables_and_with_a_computation_by_hand(
     value = EvalResult.read(result)
     images = read_images(tiny_project.store.current("evaluation_set", "shapes"))
     clip = load(tiny_project.store.current("base_checkpoint", "all").path)
-    from react_pipeline.images import decode_image
+    from react_pipeline.sources.images import decode_image
 
     pixels = torch.stack([clip.preprocess(decode_image(Path(path).read_bytes(), 10_000)) for path in images["path"]])
     head = zero_shot_head(clip, SHAPES, ["a drawing of a {}", "a {} shape"])

@@ -19,11 +19,11 @@ import torch.nn.functional as functional
 from open_clip.model import CLIP
 from torch import Tensor, nn
 
-from react_pipeline.gated import add_gated_blocks, gated_layers
-from react_pipeline.losses import contrastive_loss
-from react_pipeline.schedule import MAX_LOG_SCALE, learning_rate, parameter_groups
-from react_pipeline.tower import ImageTower
-from react_pipeline.training_config import TrainingConfig
+from react_pipeline.modeling.gated import add_gated_blocks, gated_layers
+from react_pipeline.modeling.tower import ImageTower
+from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.training.losses import contrastive_loss
+from react_pipeline.training.schedule import MAX_LOG_SCALE, learning_rate, parameter_groups
 
 LAYERS, GATED, WIDTH, HEADS, PATCH, PIXELS, DIMENSION, BATCH = 3, 2, 32, 2, 16, 32, 16, 6
 STEPS = 3

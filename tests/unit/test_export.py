@@ -28,12 +28,12 @@ from react_pipeline.embed import embed_corpus
 from react_pipeline.errors import CorruptArtifact, InputError, MissingArtifact, StaleArtifact, StoreWriteError
 from react_pipeline.evaluate import EvalResult, evaluate
 from react_pipeline.export import export, write_model
-from react_pipeline.gated import add_gated_blocks, gated_layers
 from react_pipeline.index import build_index
-from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import Project, resolve
 from react_pipeline.model import Clip, from_parts, load, save
-from react_pipeline.model_card import Loading, escaped, how_to_load, licences
+from react_pipeline.modeling.gated import add_gated_blocks, gated_layers
+from react_pipeline.reports.model_card import Loading, escaped, how_to_load, licences
+from react_pipeline.retrieval.labelled import publish_evaluation_set
 from react_pipeline.retrieve import draw_control, retrieve_pairs
 
 Make = Callable[..., Project]

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from react_pipeline.errors import TrainingError
-from react_pipeline.guards import require_finite, require_learned, require_no_collapse, require_steady_scale
+from react_pipeline.training.guards import require_finite, require_learned, require_no_collapse, require_steady_scale
 
 NAMES = tuple(f"r{rank}_{way}" for rank in (1, 5, 10) for way in ("image_to_text", "text_to_image"))
 

@@ -10,8 +10,8 @@ import torch.nn.functional as functional
 from support_pairs import DrawnPairs
 from torch import Tensor
 
-from react_pipeline import held_out
-from react_pipeline.held_out import image_text_recall, split
+from react_pipeline.training import held_out
+from react_pipeline.training.held_out import image_text_recall, split
 
 
 def pairs(**counts: int) -> DrawnPairs:

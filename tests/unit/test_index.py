@@ -1,21 +1,49 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
-from react_pipeline.config import IndexConfig
-from react_pipeline.index import build_index, choose_key, open_index
+from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
+from react_pipeline.artifacts import Artifact
+from react_pipeline.errors import CorruptArtifact, InputError
+from react_pipeline.index import build_index, open_index
+from react_pipeline.indexing import build as index_build
+from react_pipeline.indexing.growth import SIDES
+from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.lineage import Project
 from react_pipeline.vectors import read_vectors
 
 MakeProject = Callable[..., Project]
+ROWS, WIDTH, FILE_ROWS = 4_000, 32, 500
+KEYS = ["Flat", "SQ8", "HNSW16", "IVF32,Flat", "IVF32,SQ8", "IVF32,SQfp16", "OPQ8,IVF32_HNSW16,PQ8x4"]
+SMALL = {"target_recall": 0.9, "recall_queries": 50}
 
 
-def with_index(make_project: MakeProject, indexed_project: Project, **index: object) -> Project:
-    """The indexed project with another index configured; its embeddings are there already."""
-    return make_project(index=index)
+@pytest.fixture(scope="module")
+def pairs() -> list[tuple[np.ndarray, np.ndarray]]:
+    return list(Cloud(ROWS, WIDTH).pairs(FILE_ROWS))
+
+
+def publish(project: Project, pairs: list[tuple[np.ndarray, np.ndarray]]) -> Artifact:
+    publish_parents(project, len(pairs))
+    return publish_embeddings(project, iter(pairs), WIDTH)
+
+
+@pytest.fixture
+def make_indexed(
+    make_project: MakeProject, pairs: list[tuple[np.ndarray, np.ndarray]]
+) -> Iterator[Callable[..., tuple[Project, Artifact]]]:
+    """Makes a project of the clustered vectors (the first `files` of them) and its index."""
+
+    def make(files: int | None = None, **index: object) -> tuple[Project, Artifact]:
+        project = make_project(index={**SMALL, **index})
+        publish(project, pairs[:files])
+        return project, build_index(project)
+
+    yield make
 
 
 @pytest.mark.parametrize("side", ["image", "text"])
@@ -36,32 +64,185 @@ def test_counts_tell_key_recall_and_encoder(indexed_project: Project) -> None:
     artifact = indexed_project.store.current("faiss_index", "all")
     counts = artifact.counts
     assert (counts["rows"], counts["dimension"], counts["key"], counts["exact"]) == (96, 32, "Flat", True)
-    assert counts["recall_at_10"] == {"image": 1.0, "text": 1.0} and counts["recall_queries"] == 20
+    assert counts["recall_at_10"] == counts["recall_at_100"] == {"image": 1.0, "text": 1.0}
+    assert counts["recall_queries"] == 20
     assert counts["encoder"] == indexed_project.store.current("base_checkpoint", "all").fingerprint
     assert counts["bytes"] == sum(entry["bytes"] for entry in artifact.manifest["files"].values())
 
 
-@pytest.mark.parametrize(("key", "parameter"), [("IVF2,Flat", "nprobe=2"), ("HNSW16", "efSearch=64")])
-def test_approximate_index_is_tuned_and_its_recall_measured(
-    make_project: MakeProject, indexed_project: Project, key: str, parameter: str
+@pytest.mark.parametrize("key", KEYS)
+def test_every_kind_of_key_is_built_tuned_to_the_target_and_measured(
+    make_indexed: Callable[..., tuple[Project, Artifact]], key: str
 ) -> None:
-    artifact = build_index(with_index(make_project, indexed_project, key=key))
+    project, artifact = make_indexed(key=key)
     counts = artifact.counts
-    assert (counts["key"], counts["exact"], counts["reason"]) == (key, False, "configured")
-    assert counts["parameters"] == {"image": parameter, "text": parameter}
-    assert min(counts["recall_at_10"].values()) > 0.9
+    assert (counts["key"], counts["exact"], counts["reason"]) == (key, key == "Flat", "configured")
+    assert min(counts["tuned_recall"].values()) >= 0.9
+    assert min(counts["recall_at_10"].values()) > 0.8 and min(counts["recall_at_100"].values()) > 0.5
+    named = {"H": "efSearch", "I": "nprobe", "O": "nprobe"}.get(key[0])
+    for side in ("image", "text"):
+        assert (named is None) or counts["parameters"][side].startswith(f"{named}=")
     assert set(artifact.manifest["files"]) == {"image.index", "text.index"}
-    vectors = read_vectors(indexed_project.store.current("corpus_embeddings", "all"), "image")
-    nearest = open_index(artifact).search("image", vectors, 1)
-    assert (nearest["similarity"] > 0.99).all() and len(nearest) == 96
+    stored = StoredVectors(project.store.current("corpus_embeddings", "all"), "image")
+    queries = stored.take(np.arange(0, ROWS, 40))
+    nearest = open_index(artifact).search("image", queries, 1)
+    assert (nearest["row"].to_numpy() == np.arange(0, ROWS, 40)).mean() > 0.9
 
 
-def test_auto_is_exact_up_to_the_limit_and_approximate_above() -> None:
-    assert choose_key(IndexConfig(exact_below=100), 100)[0] == "Flat"
-    assert choose_key(IndexConfig(exact_below=100), 101)[0] == "HNSW32"
+def test_hits_of_coarse_codes_are_ranked_by_the_stored_vectors(
+    make_indexed: Callable[..., tuple[Project, Artifact]],
+) -> None:
+    project, artifact = make_indexed(key="IVF32,PQ8x4")
+    assert min(artifact.counts["rerank"].values()) >= 8
+    embeddings = project.store.current("corpus_embeddings", "all")
+    queries = read_vectors(embeddings, "text")[:20]
+    hits = open_index(artifact).search("image", queries, 10)
+    exact = (queries[hits["query"]] * read_vectors(embeddings, "image")[hits["row"]]).sum(axis=1)
+    assert hits["similarity"].to_numpy() == pytest.approx(exact, abs=1e-5)
+    assert (hits.groupby("query")["similarity"].diff().dropna() <= 0).all()
+
+
+def test_re_ranking_finds_more_than_the_codes_alone(make_indexed: Callable[..., tuple[Project, Artifact]]) -> None:
+    _, alone = make_indexed(key="IVF32,PQ8x4", rerank=1)
+    _, ranked = make_indexed(key="IVF32,PQ8x4", rerank=16)
+    assert alone.counts["rerank"] == {} and ranked.counts["rerank"] == {"image": 16, "text": 16}
+    assert all(ranked.counts["recall_at_10"][side] > alone.counts["recall_at_10"][side] + 0.1 for side in SIDES)
+    assert alone.counts["reason"].count("target_recall 0.9 is not reached") == 2
+
+
+def test_batches_give_what_one_search_gives(make_indexed: Callable[..., tuple[Project, Artifact]]) -> None:
+    _, artifact = make_indexed(key="IVF32,Flat")
+    queries, index = Cloud(ROWS, WIDTH).prompts(5, 9), open_index(artifact)
+    parts = list(index.search_batches("image", queries, 7, batch_queries=10))
+    whole = index.search("image", queries, 7)
+    assert [len(part) for part in parts] == [70, 70, 70, 70, 35]
+    joined = np.concatenate([part.to_numpy() for part in parts])
+    assert joined[:, [0, 1, 3]].tolist() == whole.to_numpy()[:, [0, 1, 3]].tolist()
+    assert index.search("image", queries[:0], 7).empty
 
 
 def test_auto_above_the_limit_builds(make_project: MakeProject, indexed_project: Project) -> None:
-    counts = build_index(with_index(make_project, indexed_project, exact_below=10)).counts
+    counts = build_index(make_project(index={"exact_below": 10})).counts
     assert (counts["key"], counts["exact"]) == ("HNSW32", False)
     assert "more than exact_below" in counts["reason"]
+
+
+def test_fields_at_their_default_leave_the_fingerprint_as_it_was(make_project: MakeProject) -> None:
+    from react_pipeline.lineage import STAGES
+
+    def named(**index: object) -> dict[str, object]:
+        return STAGES["faiss_index"].config(make_project(index=index), "all")
+
+    assert set(named()) == {"key", "exact_below", "recall_queries"}
+    assert named(min_recall=0.5) == named()
+    assert named(rerank=4) == {**named(), "rerank": 4}
+
+
+@pytest.mark.parametrize("key", ["Flat", "HNSW16", "IVF32,Flat", "IVF32,SQ8", "OPQ8,IVF32_HNSW16,PQ8x4"])
+def test_a_grown_corpus_is_added_to_the_earlier_index(
+    make_indexed: Callable[..., tuple[Project, Artifact]], pairs: list[tuple[np.ndarray, np.ndarray]], key: str
+) -> None:
+    project, before = make_indexed(6, key=key, target_recall=0.7)
+    embeddings = publish(project, pairs)
+    after = build_index(project)
+    assert (after.counts["rows"], after.counts["reused_rows"], before.counts["reused_rows"]) == (ROWS, 3_000, 0)
+    assert after.counts["trained_rows"] == (ROWS if key in {"Flat", "HNSW16"} else 3_000)
+    assert "3,000 rows of an earlier index kept" in after.counts["reason"]
+    assert min(after.counts["recall_at_10"].values()) > 0.6
+    new = read_vectors(embeddings, "image")[3_500:3_540]
+    found = open_index(after).search("image", new, 5).groupby("query")["row"].agg(list)
+    assert np.mean([3_500 + query in rows for query, rows in found.items()]) > 0.9
+
+
+def test_growing_an_exact_index_gives_the_bytes_of_building_it_anew(
+    make_indexed: Callable[..., tuple[Project, Artifact]], pairs: list[tuple[np.ndarray, np.ndarray]]
+) -> None:
+    project, before = make_indexed(6, key="Flat")
+    publish(project, pairs)
+    grown = build_index(project)
+    shutil.rmtree(before.path)
+    shutil.rmtree(grown.path)
+    anew = build_index(project)
+    assert (grown.counts["reused_rows"], anew.counts["reused_rows"]) == (3_000, 0)
+    assert (grown.fingerprint, grown.manifest["files"]) == (anew.fingerprint, anew.manifest["files"])
+
+
+@pytest.mark.parametrize(
+    ("files", "change", "why"), [(3, {}, "grown too far"), (6, {"key": "IVF16,Flat"}, "another configuration")]
+)
+def test_an_earlier_index_that_does_not_fit_is_not_used(
+    make_indexed: Callable[..., tuple[Project, Artifact]],
+    make_project: MakeProject,
+    pairs: list[tuple[np.ndarray, np.ndarray]],
+    files: int,
+    change: dict[str, str],
+    why: str,
+) -> None:
+    make_indexed(files, key="IVF32,Flat")
+    project = make_project(index={**SMALL, "key": "IVF32,Flat", **change})
+    publish(project, pairs)
+    counts = build_index(project).counts
+    assert (counts["reused_rows"], counts["trained_rows"]) == (0, ROWS), why
+
+
+def test_an_earlier_index_of_vectors_that_changed_is_not_used(
+    make_indexed: Callable[..., tuple[Project, Artifact]], pairs: list[tuple[np.ndarray, np.ndarray]]
+) -> None:
+    project, _ = make_indexed(6, key="Flat")
+    publish(project, [pairs[1], pairs[0], *pairs[2:]])
+    assert build_index(project).counts["reused_rows"] == 0
+
+
+def test_an_index_whose_recall_fell_while_it_grew_is_trained_anew(
+    make_project: MakeProject, pairs: list[tuple[np.ndarray, np.ndarray]]
+) -> None:
+    # Codes learned from one tight knot of vectors are useless for all others.
+    random = np.random.default_rng(0)
+    first = pairs[0][0][0]
+    knot = first + 1e-3 * random.standard_normal((2_200, WIDTH)).astype(np.float32)
+    knot /= np.linalg.norm(knot, axis=1, keepdims=True)
+    project = make_project(index={**SMALL, "key": "SQ8", "rerank": 1})
+    publish(project, [(knot, knot)])
+    build_index(project)
+    publish(project, [(knot, knot), *pairs[:4]])
+    counts = build_index(project).counts
+    assert (counts["reused_rows"], counts["trained_rows"]) == (0, 4_200)
+    assert "trained anew: grown, its image index finds" in counts["reason"]
+
+
+def test_a_build_killed_between_the_sides_keeps_the_finished_one(
+    make_project: MakeProject, pairs: list[tuple[np.ndarray, np.ndarray]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(index={**SMALL, "key": "IVF32,Flat"})
+    publish(project, pairs)
+    build_side, asked = index_build.build_side, []
+
+    def build_until_killed(config: object, key: str, embeddings: Artifact, side: str, *rest: object) -> object:
+        asked.append(side)
+        if asked == ["image", "text"]:
+            (rest[0].parent / ".text.index.part").write_bytes(b"half")
+            raise KeyboardInterrupt
+        return build_side(config, key, embeddings, side, *rest)
+
+    monkeypatch.setattr(index_build, "build_side", build_until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        build_index(project)
+    artifact = build_index(project)
+    assert asked == ["image", "text", "text"]
+    assert set(artifact.manifest["files"]) == {"image.index", "text.index"}
+    assert min(artifact.counts["recall_at_10"].values()) > 0.8
+
+
+def test_a_file_cut_after_it_was_opened_is_refused_before_it_is_mapped(
+    make_indexed: Callable[..., tuple[Project, Artifact]],
+) -> None:
+    _, artifact = make_indexed(key="IVF32,Flat")
+    path = artifact.file("image.index")
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(CorruptArtifact, match="rematerialize `faiss_index`"):
+        open_index(artifact).search("image", np.eye(1, WIDTH, dtype=np.float32), 1)
+
+
+def test_a_key_that_does_not_fit_the_vectors_is_refused(make_indexed: Callable[..., tuple[Project, Artifact]]) -> None:
+    with pytest.raises(InputError, match="32 numbers into 7 unequal parts"):
+        make_indexed(key="IVF32,PQ7x4")

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from react_pipeline.errors import TrainingError
-from react_pipeline.gated import add_gated_blocks, gated_layers
-from react_pipeline.interpolation import GRID, Line, choose
-from react_pipeline.methods import set_trainable
 from react_pipeline.model import load
+from react_pipeline.modeling.gated import add_gated_blocks, gated_layers
+from react_pipeline.modeling.methods import set_trainable
+from react_pipeline.training.interpolation import GRID, Line, choose
 
 METHODS = ("gated-image", "locked-text", "full")
 

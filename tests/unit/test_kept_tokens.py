@@ -11,14 +11,14 @@ from support_drawings import COLOURS, SHAPES
 from support_pairs import DrawnPairs
 from torch import Tensor
 
-from react_pipeline import kept_tokens
-from react_pipeline.augmentation import augmentation
-from react_pipeline.distributed import World
-from react_pipeline.kept_tokens import ABOUT_FILE, TOKENS_FILE, keep_tokens
-from react_pipeline.methods import attach, set_trainable
 from react_pipeline.model import load
-from react_pipeline.tower import ImageTower
-from react_pipeline.training_data import Views
+from react_pipeline.modeling.methods import attach, set_trainable
+from react_pipeline.modeling.tower import ImageTower
+from react_pipeline.training import kept_tokens
+from react_pipeline.training.augmentation import augmentation
+from react_pipeline.training.data import Views
+from react_pipeline.training.distributed import World
+from react_pipeline.training.kept_tokens import ABOUT_FILE, TOKENS_FILE, keep_tokens
 
 VIEWS = 2
 

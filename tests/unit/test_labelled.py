@@ -13,8 +13,8 @@ import yaml
 from support_drawings import COLOURS, SHAPES, encode, evaluation_image
 
 from react_pipeline.errors import InputError
-from react_pipeline.labelled import encode_images, publish_evaluation_set, read_images
 from react_pipeline.lineage import Project
+from react_pipeline.retrieval.labelled import encode_images, publish_evaluation_set, read_images
 
 
 def with_evaluation(project: Project, slug: str = "shapes", **fields: object) -> Project:
@@ -136,8 +136,8 @@ def test_identity_is_content_not_place(tiny_project: Project, folder: Path, tmp_
 
 
 def test_images_are_encoded_in_order_and_alike_in_any_batch(tiny_project: Project, tiny_checkpoint: Path) -> None:
-    from react_pipeline.images import decode_image
     from react_pipeline.model import load
+    from react_pipeline.sources.images import decode_image
 
     clip = load(tiny_checkpoint)
     images = read_images(publish_evaluation_set(tiny_project, "colours"))

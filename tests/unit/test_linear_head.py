@@ -14,20 +14,20 @@ from support_drawings import COLOURS
 from support_pairs import DrawnPairs
 from torch import Tensor
 
-from react_pipeline.classifier import zero_shot_head
 from react_pipeline.config import DomainConfig
 from react_pipeline.errors import InputError, RetrievalError, TrainingError
-from react_pipeline.head_samples import encode_images
-from react_pipeline.held_out import split
-from react_pipeline.interpolation import GRID
-from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.lineage import Project
-from react_pipeline.linear_head import class_accuracy, join, train_linear_head
 from react_pipeline.model import Clip, load
-from react_pipeline.observer import NoObserver
+from react_pipeline.retrieval.labelled import publish_evaluation_set
 from react_pipeline.retrieve import draw_control, retrieve_pairs
-from react_pipeline.training_config import TrainingConfig
-from react_pipeline.training_data import TrainingPairs
+from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.training.classifier import zero_shot_head
+from react_pipeline.training.data import TrainingPairs
+from react_pipeline.training.head_samples import encode_images
+from react_pipeline.training.held_out import split
+from react_pipeline.training.interpolation import GRID
+from react_pipeline.training.linear_head import class_accuracy, join, train_linear_head
+from react_pipeline.training.observer import NoObserver
 
 TEMPLATES = ("a {} drawing",)
 DOMAIN = DomainConfig(slug="colours", classes=COLOURS, templates=TEMPLATES)

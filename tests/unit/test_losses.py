@@ -11,7 +11,7 @@ import torch.nn.functional as functional
 from open_clip.loss import SigLipLoss
 from torch import Tensor
 
-from react_pipeline.losses import contrastive_loss
+from react_pipeline.training.losses import contrastive_loss
 
 B, D = 7, 5
 SCALE = torch.tensor(3.0, dtype=torch.float64)

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from react_pipeline.config import EncoderConfig
 from react_pipeline.errors import InputError
-from react_pipeline.gated import gated_layers
 from react_pipeline.model import Clip, add_gated_blocks, choose_device, from_open_clip, from_parts, load, save
+from react_pipeline.modeling.gated import gated_layers
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from react_pipeline.schedule import MAX_LOG_SCALE, batch_at, learning_rate, max_log_scale, parameter_groups
-from react_pipeline.training_config import TrainingConfig
+from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.training.schedule import MAX_LOG_SCALE, batch_at, learning_rate, max_log_scale, parameter_groups
 
 
 def test_learning_rate_warms_up_and_falls_to_zero() -> None:

@@ -3,13 +3,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
+from conftest import write_project
 from mlflow import MlflowClient
+from mlflow.entities import Run
+from support_results import publish_results
 from support_tracking import STEPS, artifact_of, make_template, runs_of, tracking_at
 
+from react_pipeline.artifacts import Artifact
+from react_pipeline.compare import compare
 from react_pipeline.lineage import Project
-from react_pipeline.tracked_values import flatten, metrics_of, params_of
+from react_pipeline.overview import overview
 from react_pipeline.tracking import Tracking
+from react_pipeline.tracking.values import files_of, flatten, metrics_of, params_of
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +56,8 @@ def test_config_counts_and_losses_are_params_and_metrics_with_steps(tracking: Tr
     assert run_id
     client = MlflowClient(tracking.uri)
     run = client.get_run(run_id)
-    assert run.data.params == {"seed": "0", "training.steps": str(STEPS), "training.modes": '["t2t", "t2i"]'}
+    config = {"seed": "0", "training.steps": str(STEPS), "training.modes": '["t2t", "t2i"]'}
+    assert run.data.params == {**config, "domain": "shapes", "method": "full"}
     assert {"pairs": 7, "seconds": 1.5, "dropped.cap": 2}.items() <= run.data.metrics.items()
     history = client.get_metric_history(run_id, "training/loss")
     assert [(point.step, point.value) for point in history] == [(step, 1 / (1 + step)) for step in range(STEPS)]
@@ -65,7 +73,7 @@ def test_logging_again_finds_the_run_and_adds_nothing(tracking: Tracking, tiny_p
     assert tracking.count_pending(tiny_project) == 0
 
 
-def test_checkpoints_are_registered_without_pickle_and_the_headline_is_challenger(
+def test_checkpoints_are_registered_without_pickle_and_without_an_alias(
     tracking: Tracking, tiny_project: Project, tmp_path: Path
 ) -> None:
     for method in ("gated-image", "full"):
@@ -76,10 +84,89 @@ def test_checkpoints_are_registered_without_pickle_and_the_headline_is_challenge
     client = MlflowClient(tracking.uri)
     versions = client.search_model_versions("name = 'react-shapes'")
     assert sorted(version.tags["method"] for version in versions) == ["full", "gated-image", "gated-image"]
-    challenger = client.get_model_version_by_alias("react-shapes", "challenger")
-    assert challenger.tags["fingerprint"] == newer.fingerprint
-    assert challenger.tags["path"] == str(newer.path)
+    assert str(newer.path) in {version.tags["path"] for version in versions}
+    assert not client.get_registered_model("react-shapes").aliases
     assert not [path for path in tmp_path.rglob("*") if path.suffix in {".pkl", ".pth", ".pt"}]
+
+
+@pytest.fixture
+def compared(tmp_path: Path) -> Project:
+    """A project with published results of three methods, their comparison, and the overview."""
+    project = write_project(tmp_path, tmp_path / "none", tmp_path / "none")
+    answers = {"base": [True, False] * 6, "gated-image": [True] * 12, "gated-image-control": [True, False] * 6}
+    publish_results(project, "shapes", answers)
+    compare(project, "shapes")
+    overview(project)
+    return project
+
+
+def log(tracking: Tracking, project: Project, stage: str, key: str, dagster_run_id: str = "") -> Run:
+    run_id = tracking.log_artifact(project, project.store.current(stage, key), dagster_run_id)
+    assert run_id
+    return MlflowClient(tracking.uri).get_run(run_id)
+
+
+def test_results_of_all_methods_can_be_compared_by_the_same_metrics(tracking: Tracking, compared: Project) -> None:
+    keys = {"top1", "top5", "mean_per_class", "n", "n_classes", "seconds"}
+    keys |= {"pairs", "trainable_parameters", "training_seconds"}
+    runs = {m: log(tracking, compared, "elevater_results", f"shapes/{m}") for m in ("base", "gated-image")}
+    assert [set(run.data.metrics) for run in runs.values()] == [keys, keys]
+    log(tracking, compared, "comparison", "shapes")
+    table = pd.read_parquet(compared.store.current("comparison", "shapes").file("table.parquet")).set_index("method")
+    keys |= {"delta_top1", "delta_top1_low", "delta_top1_high"}
+    gain = {"gain_over_control", "gain_over_control_low", "gain_over_control_high"}
+    for method, more in {"base": set(), "gated-image": gain, "gated-image-control": set()}.items():
+        (run,) = runs_of(tracking, asset="elevater_results", method=method)
+        assert set(run.data.metrics) == keys | more
+        assert run.data.metrics["delta_top1"] == table.loc[method, "delta_top1"]
+        assert run.data.metrics["training_seconds"] == table.loc[method, "seconds"]
+        assert run.data.metrics["trainable_parameters"] == table.loc[method, "trainable_parameters"]
+        names = {"domain": "shapes", "method": method}
+        assert names.items() <= run.data.params.items() and names.items() <= run.data.tags.items()
+        assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["evaluation_set-shapes"]
+
+
+def test_pages_of_mlflow_begin_with_the_accuracy_and_with_the_table_of_trainings(
+    tracking: Tracking, compared: Project
+) -> None:
+    run = log(tracking, compared, "elevater_results", "shapes/base")
+    assert next(metrics_of(compared.store.current("elevater_results", "shapes/base"))).name == "top1"
+    experiment = MlflowClient(tracking.uri).get_experiment(run.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_comparisons_and_the_overview_are_runs_with_their_page_and_tables(
+    tracking: Tracking, compared: Project
+) -> None:
+    client = MlflowClient(tracking.uri)
+    for stage, key, group in (("comparison", "shapes", "shapes"), ("overview", "all", "all domains")):
+        run = log(tracking, compared, stage, key)
+        files = {file.path for file in client.list_artifacts(run.info.run_id)}
+        assert {"dashboard.html", "table.csv", "table.parquet", "table.md", f"{stage}.png"} <= files
+        (parent,) = runs_of(tracking, **{"react.parent": group})
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.data.metrics["top1.gated-image"] == 1.0
+
+
+def test_a_run_says_what_it_is_and_leads_to_dagster_where_its_address_is_known(
+    tracking: Tracking, compared: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = log(tracking, compared, "elevater_results", "shapes/base", "0123456789ab").data.tags
+    assert told["mlflow.note.content"].startswith("**elevater_results** of `shapes`, method `base`: zero-shot")
+    assert "dagster.run_url" not in told and "0123456789ab" in told["mlflow.note.content"]
+    monkeypatch.setenv("REACT_DAGSTER_URL", "http://127.0.0.1:3000/")
+    linked = log(tracking, compared, "comparison", "shapes", "0123456789ab").data.tags
+    assert linked["dagster.run_url"] == "http://127.0.0.1:3000/runs/0123456789ab"
+    assert linked["dagster.asset_url"] == "http://127.0.0.1:3000/assets/comparison"
+    assert f"({linked['dagster.run_url']})" in linked["mlflow.note.content"]
+
+
+def test_pages_may_be_larger_than_other_files(tracking: Tracking, compared: Project) -> None:
+    artifact = compared.store.current("comparison", "shapes")
+    files = {**artifact.manifest["files"], "large.csv": {"bytes": 6_000_000}, "large.html": {"bytes": 26_000_000}}
+    files["page.html"] = {"bytes": 6_000_000}
+    names = {path.name for path in files_of(Artifact(artifact.path, {**artifact.manifest, "files": files}))}
+    assert {"page.html", "dashboard.html"} <= names and not {"large.csv", "large.html"} & names
 
 
 def test_sets_are_data_sets_whose_digest_is_the_fingerprint(tracking: Tracking, tiny_project: Project) -> None:
@@ -103,8 +190,10 @@ def test_artifacts_of_no_domain_lie_below_the_run_of_the_corpus(tracking: Tracki
     assert "domain" not in run.data.tags
 
 
-def test_addresses_are_given_only_where_a_browser_can_go(tracking: Tracking) -> None:
+def test_addresses_are_given_only_where_a_browser_can_go(tracking: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tracking.url("abc") is None
+    monkeypatch.setenv("REACT_MLFLOW_URL", "http://127.0.0.1:5000")
+    assert tracking.url("abc") == "http://127.0.0.1:5000/#/experiments/0/runs/abc"
     assert Tracking("http://127.0.0.1:1", "tiny").url("abc") == "http://127.0.0.1:1/#/experiments/0/runs/abc"
 
 
@@ -113,11 +202,10 @@ def test_names_hold_only_letters_that_mlflow_allows() -> None:
 
 
 def test_values_that_are_not_finite_are_left_out_and_long_texts_cut(tiny_project: Project) -> None:
-    from react_pipeline.artifacts import Artifact
-
     counts = {"a": float("inf"), "b": True, "c": 2}
     created = "1970-01-01T00:00:01+00:00"
-    manifest = {"counts": counts, "files": {}, "config": {"classes": ["x" * 9_000]}, "created": created}
+    manifest = {"counts": counts, "files": {}, "config": {"classes": ["x" * 9_000]}}
+    manifest |= {"created": created, "key": "all"}
     artifact = Artifact(tiny_project.config.store, manifest)
     assert list(metrics_of(artifact)) == [("c", 2.0, 0, 1_000)]
     assert len(params_of(artifact)["classes"]) == 500

@@ -18,8 +18,8 @@ from support_tracking import make_template, runs_of, tracking_at
 from react_pipeline.artifacts import Artifact, Inputs
 from react_pipeline.errors import TrainingError
 from react_pipeline.lineage import Project
-from react_pipeline.tracking import Tracking
-from react_pipeline.tracking_live import LiveRun
+from react_pipeline.tracking.live import LiveRun
+from react_pipeline.tracking.log import PENDING, Tracking
 
 KEY = "shapes/gated-image"
 INPUTS = Inputs("customized_checkpoint", KEY, {"method": "gated-image", "steps": 6, "modes": ["a", "b"]}, {}, "1")
@@ -141,6 +141,41 @@ def test_server_that_is_down_is_told_once_and_fails_no_training(
     assert [entry.levelname for entry in caplog.records if "unavailable" in entry.message] == ["WARNING"]
     tracking.log_artifact(tiny_project, publish(tiny_project, [record(step) for step in range(3)]))
     assert [step for step, _, _ in loss_curve(tracking)] == [0, 1, 2]
+
+
+def system_steps(tracking: Tracking) -> list[int]:
+    name = "system/cpu_utilization_percentage"
+    history = MlflowClient(tracking.uri).get_metric_history(the_run(tracking).info.run_id, name)
+    return sorted(point.step for point in history)
+
+
+def test_the_machine_is_sampled_under_the_names_of_the_page_of_system_metrics(tracking: Tracking) -> None:
+    with live_run(tracking) as live:
+        live.started(INPUTS, 0)
+        live.stepped(record(0))
+    metrics = the_run(tracking).data.metrics
+    names = {"cpu_utilization_percentage", "system_memory_usage_megabytes", "disk_usage_percentage"}
+    assert {f"system/{name}" for name in names} <= set(metrics)
+    assert metrics["system/system_memory_usage_megabytes"] > 0
+    before = system_steps(tracking)
+    assert before == list(range(len(before))) and len(before) >= 2
+    with live_run(tracking) as again:  # goes on after it was killed
+        again.started(INPUTS, 1)
+        again.stepped(record(1))
+    assert system_steps(tracking)[: len(before)] == before and len(system_steps(tracking)) > len(before)
+
+
+def test_samples_that_no_server_took_wait_for_the_log_of_the_checkpoint(
+    tracking: Tracking, tiny_project: Project
+) -> None:  # FAULTS 29
+    pending = tiny_project.store.root / PENDING
+    with LiveRun("http://127.0.0.1:9", "tiny", flush_seconds=0.05, pending=pending) as live:
+        live.started(INPUTS, 0)
+        live.stepped(record(0))
+    assert list(pending.glob("*.system.jsonl"))
+    tracking.log_artifact(tiny_project, publish(tiny_project, [record(0)]))
+    assert system_steps(tracking)
+    assert not list(pending.iterdir())
 
 
 def test_training_that_never_started_leaves_no_run(tracking: Tracking) -> None:

@@ -17,7 +17,6 @@ from PIL import Image
 from support_elevater import write_elevater
 
 from react_pipeline.base import publish_base
-from react_pipeline.classifier import zero_shot_head
 from react_pipeline.elevater.experiments import Experiment
 from react_pipeline.elevater.features import Features, publish_features
 from react_pipeline.elevater.head import Head, HeadSettings
@@ -29,6 +28,7 @@ from react_pipeline.elevater.shots import split_training
 from react_pipeline.elevater.table import dataset
 from react_pipeline.lineage import Project, resolve
 from react_pipeline.model import from_parts, load, save
+from react_pipeline.training.classifier import zero_shot_head
 
 NAME = "fer-2013"
 D, W = 16, 48

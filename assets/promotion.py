@@ -1,0 +1,85 @@
+"""The asset that crowns: which model of a domain is champion, and the check that says when that is in doubt.
+
+Does not belong here: the rule (`react_pipeline.promotion`), MLflow's registry (`react_pipeline.tracking.registry`).
+"""
+
+import html
+
+import dagster as dg
+
+from assets.evaluation import GROUP, comparison, elevater_results
+from assets.metadata import data_uri
+from assets.partitions import domain_partitions, key_of, to_domain
+from assets.reporting import about, publish, readable_failures
+from assets.resources import ProjectResource, TrackingResource
+from react_pipeline.artifacts import Artifact
+from react_pipeline.errors import CorruptArtifact, MissingArtifact, StaleArtifact
+from react_pipeline.lineage import Project, fresh_or_none, method_key
+from react_pipeline.promotion import current, decide, standing
+from react_pipeline.tracking.registry import Registry, Told
+
+MAX_NAMED = 5
+
+
+@dg.asset(
+    partitions_def=domain_partitions,
+    group_name=GROUP,
+    deps=[comparison, dg.AssetDep(elevater_results, partition_mapping=to_domain)],
+    **about("promotion", "parquet", "mlflow"),
+)
+def promotion(
+    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+) -> dg.MaterializeResult:
+    """Which model of the domain is champion: a new one only if its gain is beyond the noise.
+
+    Every trained method is tested against the reigning champion (the base, at first) on the same images, and against
+    its control. The verdict, with its interval and its reason, is kept here and shown in MLflow's model registry as the
+    aliases `champion` and `challenger` of `react-<domain>`. A person's choice made there is taken over.
+    """
+    with readable_failures():
+        pipeline, (slug,) = project.load(), key_of(context)
+        registry = Registry.of(pipeline, tracking.tracking_uri or None)
+        edit = registry.hand_edit(pipeline, slug)
+        result = publish(context, project, tracking, lambda pipeline, slug: decide(pipeline, slug, edit))
+        artifact = pipeline.store.current("promotion", slug)
+        told = registry.apply(pipeline, artifact)
+        return dg.MaterializeResult(
+            metadata={**(result.metadata or {}), **describe_verdict(artifact, told)}, data_version=result.data_version
+        )
+
+
+@dg.asset_check(asset=promotion, partitions_def=domain_partitions)
+def champion_is_in_no_doubt(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
+    """Warns if the champion cannot be compared, if newer results were not weighed, or if the base is ahead of it."""
+    (slug,) = key_of(context)
+    doubt = doubt_of(project.load(), slug)
+    return dg.AssetCheckResult(
+        passed=not doubt, severity=dg.AssetCheckSeverity.WARN, description=doubt or "measured, compared and not behind"
+    )
+
+
+def describe_verdict(artifact: Artifact, told: Told) -> dict[str, dg.MetadataValue]:
+    """The verdict as Dagster shows it: its table, its intervals, and what became of it in the registry."""
+    table = html.escape(artifact.file("table.md").read_text(encoding="utf-8"), quote=False)
+    registry = f"{told.waits} verdicts wait for MLflow, told at the next run" if told.waits else "told"
+    return {
+        "table": dg.MetadataValue.md(table),
+        "intervals": dg.MetadataValue.md(f"![intervals]({data_uri(artifact.file('promotion.png'))})"),
+        "registry": dg.MetadataValue.text("; ".join([registry, *told.notes[:MAX_NAMED]])),
+    }
+
+
+def doubt_of(pipeline: Project, slug: str) -> str:
+    """Why a domain's champion is in doubt; empty if it is not."""
+    try:
+        current(pipeline, slug)
+    except (MissingArtifact, StaleArtifact, CorruptArtifact) as error:
+        return str(error)
+    verdict, _ = standing(pipeline, slug)
+    if verdict.decision == "incomparable":
+        return verdict.reason
+    base = fresh_or_none(pipeline, "elevater_results", method_key(slug, "base"))
+    reference, top1 = (base.counts.get("top1") if base else None), verdict.champion.top1
+    if reference is not None and top1 is not None and reference > top1:
+        return f"the base has {100 * (reference - top1):.1f} points more than {verdict.champion.method}, the champion"
+    return ""

@@ -1,0 +1,212 @@
+"""Pairs a second of the embedding: ours, `clip-retrieval inference` and the bare forward pass, on the same shards.
+
+Run `.venv/bin/python -m benchmarks.embed` from the repository's root: `--quick` only to see that it works, `--page
+docs/performance.md` to write the tables into that page. All three use the same weights of a ViT-B/32, drawn at random,
+the same pairs, the same batch size and the same threads, and take their turns, so that what else the machine does hits
+all of them alike.
+
+clip-retrieval runs as its sequential distributor runs it, with its own reader, mapper and writer; the model is put into
+eval mode before, which it does not do itself. Seconds are those its `Runner` counts, of reading, encoding and writing
+batches, for it and for ours, which uses the same `Runner`: loading and its warm-up are left out, and so are the
+processes that its logger starts, which would weigh on a run as short as this. The bare pass encodes tensors that lie
+ready in memory.
+
+What is encoded is made by `benchmarks.embed_inputs`, the three ways are in `benchmarks.embed_runs`, the parts of the
+gain in `benchmarks.embed_parts`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
+
+from benchmarks import embed_inputs
+from benchmarks.customize import ROOT, Rows, show, to_markdown
+from benchmarks.embed_parts import Batch, part_takes
+from benchmarks.embed_runs import Ours, Theirs, Vectors, bare
+from benchmarks.methods import write_section
+from benchmarks.operations import timed
+from react_pipeline.model import Clip
+from react_pipeline.vectors import FOLDERS
+
+BEGIN, END = "<!-- embed:begin -->", "<!-- embed:end -->"
+THEIRS, BARE, BARE_BF16 = "clip-retrieval fp32", "bare forward pass fp32", "bare forward pass bf16 (autocast)"
+OURS = {"ours fp32": "fp32", "ours bf16": "bf16"}
+WANTED = {"ours fp32": (1.4, 0.999999), "ours bf16": (2.5, 0.999)}
+"""Goals: speed over clip-retrieval's, and the smallest cosine to its vectors."""
+MEMORY_PAIRS = 1_000
+MEMORY_SHARDS = (1, 3, 9)
+
+
+def in_turns(takes: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each in every round."""
+    seconds: dict[str, list[float]] = {name: [] for name in takes}
+    for number in range(rounds):
+        for name, take in takes.items():
+            seconds[name].append(take())
+            print(f"round {number + 1}, {name}: {seconds[name][-1]:.1f} s", flush=True)
+    return seconds
+
+
+def speed_rows(seconds: Mapping[str, list[float]], pairs: int, vectors: Mapping[str, Vectors]) -> Rows:
+    """Pairs a second and ratios of medians, and the smallest cosine to clip-retrieval's vectors."""
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+    rows: Rows = {}
+    for name, median in medians.items():
+        wanted, wanted_cosine = WANTED.get(name, (None, None))
+        row: dict[str, Any] = {
+            "pairs/s": pairs / median,
+            "over clip-retrieval": medians[THEIRS] / median,
+            "wanted": wanted,
+            "over the bare pass": medians[BARE] / median,
+        }
+        for side in FOLDERS:
+            cosine = (vectors[name][side] * vectors[THEIRS][side]).sum(1).min() if name in vectors else None
+            row[f"smallest cosine, {side}"] = "–" if cosine is None else f"{cosine:.7f}"
+        row["wanted cosine"] = "–" if wanted_cosine is None else str(wanted_cosine)
+        rows[name] = row
+    return rows
+
+
+def part_rows(clip: Clip, batch: Batch, repeats: int) -> Rows:
+    """One part after the other switched on, in turns, on one batch in memory; best of `repeats`."""
+    seconds = timed(part_takes(clip, batch), repeats, clip.device)
+    best = {name: min(taken) for name, taken in seconds.items()}
+    first = next(iter(best.values()))
+    rows: Rows = {
+        name: {"pairs/s": len(batch.images) / took, "over the bare pass": first / took} for name, took in best.items()
+    }
+    for before, now in itertools.pairwise(rows.values()):
+        now["to the row before"] = now["pairs/s"] / before["pairs/s"]
+    return rows
+
+
+def memory_rows() -> Rows:
+    """Peak memory of a fresh process, and of its largest worker, over the length of the corpus; small towers."""
+    rows: Rows = {}
+    for shards in MEMORY_SHARDS:
+        command = [sys.executable, "-m", "benchmarks.embed", "--memory-of", str(shards)]
+        ran = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)  # noqa: S603 - ourselves
+        rows[f"{shards * MEMORY_PAIRS:,} pairs"] = json.loads(ran.stdout.splitlines()[-1])
+    return rows
+
+
+def embed_and_weigh(shards: int) -> dict[str, float]:
+    """What the fresh process does."""
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        embed_inputs.write_shards(root / "shards", shards, MEMORY_PAIRS, pixels=64, images=50)
+        embed_inputs.write_small_checkpoint(root / "base")
+        embedding = {"batch_size": 64, "workers": 2}
+        ours = Ours(embed_inputs.write_project(root, root / "shards", {"pretrained": str(root / "base")}, embedding))
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        ours()
+    peak, worker = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return {"before MiB": before / 1024, "peak MiB": peak / 1024, "largest worker MiB": worker / 1024}
+
+
+def describe(batches: list[Batch], vectors: Vectors, given: argparse.Namespace) -> str:
+    """The setting in words."""
+    lengths = torch.cat([batch.tokens.argmax(dim=1) + 1 for batch in batches])
+    pairs = len(lengths)
+    texts = len(torch.cat([batch.tokens for batch in batches]).unique(dim=0))
+    images = vectors["image"]
+    alike = (np.linalg.norm(images.sum(0)) ** 2 - pairs) / (pairs * (pairs - 1))
+    short = float((lengths < 20).float().mean())
+    return (
+        f"{embed_inputs.ARCHITECTURE} with random weights, {pairs} pairs in {given.shards} shards (JPEG of "
+        f"{embed_inputs.PIXELS} pixels; captions of {int(lengths.min())} to {int(lengths.max())} token ids, median "
+        f"{int(lengths.median())}, {short:.0%} under 20; {pairs - texts} captions repeat another), batch "
+        f"{given.batch}, {given.workers} decoding workers, {given.threads} threads, {given.device}, torch "
+        f"{torch.__version__}; medians of {given.rounds} rounds. Image vectors of different pairs have a mean cosine "
+        f"of {alike:.2f}."
+    )
+
+
+def section(setting: str, speed: Rows, parts: Rows, memory: Rows) -> str:
+    """What the page shows of a run."""
+    tables = {
+        "From shards to files; ratios of medians, `wanted` is the goal": speed,
+        "Encoding alone, a batch in memory: one part after the other, each with all before it": parts,
+        "Memory over the length of the corpus, small towers, a group a shard": memory,
+    }
+    return "\n\n".join([setting, *(f"{title}:\n\n{to_markdown(rows)}" for title, rows in tables.items() if rows)])
+
+
+def arguments() -> argparse.Namespace:
+    """What was asked for on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shards", type=int, default=2)
+    parser.add_argument(
+        "--batch", type=int, default=None, help="pairs of a batch and of a shard (default: 64, quick: 8)"
+    )
+    parser.add_argument("--rounds", type=int, default=None, help="turns that count (default: 3, quick: 1)")
+    parser.add_argument("--workers", type=int, default=2, help="decoding processes, of ours and of clip-retrieval")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", choices=("cpu",), default="cpu", help="nothing was run on a GPU yet")
+    parser.add_argument("--quick", action="store_true", help="batch 8, one round, no parts, no memory")
+    parser.add_argument("--page", type=Path, default=None, help="has the two markers; gets the tables")
+    parser.add_argument("--memory-of", type=int, default=None, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    for name, usual, quick in (("batch", 64, 8), ("rounds", 3, 1)):
+        if getattr(given, name) is None:
+            setattr(given, name, quick if given.quick else usual)
+    return given
+
+
+def main() -> None:
+    """Measure speed, the parts and memory, and print them."""
+    given = arguments()
+    torch.set_num_threads(given.threads)
+    warnings.simplefilter("ignore")
+    if given.memory_of:
+        print(json.dumps(embed_and_weigh(given.memory_of)))
+        return
+    # Before this process grows: Linux counts the memory of the process that starts another one to the other's peak.
+    memory = {} if given.quick else memory_rows()
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        pattern = embed_inputs.write_shards(root / "shards", given.shards, given.batch)
+        checkpoint = root / "weights.pt"
+        embed_inputs.write_checkpoint(checkpoint)
+        # What open_clip, and so clip-retrieval, takes where a checkpoint does not say.
+        encoder = {"model": embed_inputs.ARCHITECTURE, "pretrained": str(checkpoint), "quick_gelu": False}
+        encoder |= {"mean": list(OPENAI_DATASET_MEAN), "std": list(OPENAI_DATASET_STD)}
+        ours = {}
+        for name, precision in OURS.items():
+            embedding = {"batch_size": given.batch, "workers": given.workers, "precision": precision}
+            ours[name] = Ours(embed_inputs.write_project(root, root / "shards", encoder, embedding))
+        clip = ours["ours fp32"].clip()
+        batches = Batch.read(root / "shards", clip)
+        theirs = Theirs(pattern, checkpoint, root / "theirs", given)
+        takes: dict[str, Callable[[], float]] = {THEIRS: theirs, BARE: bare(clip, batches, bf16=False)}
+        takes |= {BARE_BF16: bare(clip, batches, bf16=True), **ours}
+        seconds = in_turns(takes, given.rounds)
+        vectors = {THEIRS: theirs.vectors(), **{name: one.vectors() for name, one in ours.items()}}
+        speed = speed_rows(seconds, given.shards * given.batch, vectors)
+        setting = describe(batches, vectors[THEIRS], given)
+        parts = {} if given.quick else part_rows(clip, batches[0], 2)
+    print(setting)
+    for title, rows in (("From shards to files", speed), ("Encoding alone", parts), ("Memory", memory)):
+        if rows:
+            show(title, rows)
+    if given.page:
+        write_section(given.page, section(setting, speed, parts, memory), BEGIN, END)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""The three ways to embed that `benchmarks.embed` compares: clip-retrieval, ours, and the bare forward pass.
+
+Each is called to embed everything once and gives the seconds it took; nothing is compared or reported here. Shapes: N
+pairs, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from benchmarks import embed_inputs
+from benchmarks.embed_parts import Batch
+from react_pipeline.artifacts import Artifact
+from react_pipeline.base import publish_base
+from react_pipeline.corpus import publish_corpus
+from react_pipeline.embed import embed_corpus
+from react_pipeline.lineage import Project
+from react_pipeline.model import Clip, load
+from react_pipeline.vectors import FOLDERS, read_metadata, read_vectors
+
+Vectors = dict[str, npt.NDArray[np.float64]]
+"""Unit rows (N, D) by side, in the order of keys."""
+
+
+class Theirs:
+    """clip-retrieval over the shards; a call gives the seconds its runner counted."""
+
+    def __init__(self, pattern: str, checkpoint: Path, output: Path, given: argparse.Namespace) -> None:
+        """Load and warm up, as it does."""
+        from all_clip.main import load_clip_without_warmup
+        from clip_retrieval.clip_inference import worker
+
+        self.output = output
+        self.figures: Counter[str] = Counter()
+        worker.LoggerWriter = self._logger
+        model = f"open_clip:{embed_inputs.ARCHITECTURE}/{checkpoint}"
+        # The arguments under which it looks the model up again.
+        load_clip_without_warmup(model, False, given.device, None)[0].eval()
+        self._run = lambda: worker.worker(
+            tasks=[0],
+            input_dataset=pattern,
+            output_folder=str(output),
+            output_partition_count=1,
+            input_format="webdataset",
+            batch_size=given.batch,
+            num_prepro_workers=given.workers,
+            enable_metadata=False,
+            wds_image_key="jpg",
+            clip_model=model,
+            use_jit=False,
+        )
+
+    def __call__(self) -> float:
+        """Embed all shards."""
+        shutil.rmtree(self.output, ignore_errors=True)
+        self.figures.clear()
+        with contextlib.redirect_stdout(io.StringIO()):
+            self._run()
+        return self.figures["total_duration"]
+
+    def _logger(self, *_args: Any, **_options: Any) -> Any:
+        figures = self.figures
+
+        class Logger:
+            def start(self) -> None: ...
+
+            def end(self) -> None: ...
+
+            def __call__(self, stats: dict[str, float]) -> None:
+                figures.update(stats)
+
+        return Logger()
+
+    def vectors(self) -> Vectors:
+        """What the last call wrote."""
+        keys = pd.read_parquet(self.output / "metadata" / "metadata_0.parquet")["image_path"].tolist()
+        files = {side: self.output / folder / f"{folder}_0.npy" for side, folder in FOLDERS.items()}
+        return {side: unit_rows(np.load(path), keys) for side, path in files.items()}
+
+
+class Ours:
+    """Our embedding over the shards; a call gives the seconds of the same runner."""
+
+    def __init__(self, path: Path) -> None:
+        """Publish corpus and base, which every call uses."""
+        self.project = Project.load(path)
+        self.artifact: Artifact | None = None
+        publish_corpus(self.project)
+        publish_base(self.project)
+
+    def __call__(self) -> float:
+        """Embed all shards; nothing of an earlier call is taken over."""
+        if self.artifact is not None:
+            shutil.rmtree(self.artifact.path)
+        self.artifact = artifact = embed_corpus(self.project)
+        stats = [json.loads(artifact.file(name).read_text()) for name in artifact.manifest["files"] if "stats/" in name]
+        return sum(stat["total_duration"] for stat in stats)
+
+    def clip(self) -> Clip:
+        """The model."""
+        return load(self.project.store.current("base_checkpoint", "all").path)
+
+    def vectors(self) -> Vectors:
+        """What the last call published."""
+        assert self.artifact is not None  # noqa: S101 - asked for after a call
+        keys = read_metadata(self.artifact, ["image_path"])["image_path"].tolist()
+        return {side: unit_rows(read_vectors(self.artifact, side), keys) for side in FOLDERS}
+
+
+def unit_rows(vectors: npt.NDArray[Any], keys: list[str]) -> npt.NDArray[np.float64]:
+    """Unit rows in the order of keys."""
+    rows = vectors[np.argsort(keys)].astype(np.float64)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def bare(clip: Clip, batches: list[Batch], *, bf16: bool) -> Callable[[], float]:
+    """The model's own forward pass over batches in memory."""
+
+    def take() -> float:
+        began = time.perf_counter()
+        with torch.inference_mode(), torch.autocast(clip.device, dtype=torch.bfloat16, enabled=bf16):
+            for batch in batches:
+                clip.model.encode_image(batch.images, normalize=True)
+                clip.model.encode_text(batch.tokens, normalize=True)
+        return time.perf_counter() - began
+
+    return take

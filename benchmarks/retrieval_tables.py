@@ -1,0 +1,90 @@
+"""The tables of the page on retrieval's speed, from what `benchmarks.retrieval` measured.
+
+Belongs here: laying figures out. Does not belong here: measuring.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+MIB = 2**20
+
+Row = dict[str, Any]
+"""What was measured of one size and key."""
+
+
+def index_table(rows: Sequence[Row]) -> str:
+    """One line a size and key."""
+    lines = [
+        {
+            "vectors": f"{row['rows']:,}",
+            "key": f"`{row['key']}`",
+            "build s": f"{row['seconds']:,.0f}",
+            "building, MiB": f"{row['build_peak_mib']:,.0f}",
+            "disk, MiB": f"{row['bytes'] / MIB:,.0f}",
+            "searching, MiB": f"{row['resident_mib']:,.0f}",
+            "tuned": f"{row['parameters'].split(',')[0] or '–'}" + (f", x{row['rerank']}" if row["rerank"] > 1 else ""),
+            "recall@10": f"{row['recall_at_10']:.3f}",
+            "recall@100": f"{row['recall_at_100']:.3f}",
+            "queries/s": f"{row['ours']:,.0f}",
+            "over exact": f"{row['ours'] / row['exact']:.3g}",
+            "reference's recall@10": f"{row['reference_recall']:.3f}",
+            "reference's queries/s": f"{row['reference']:,.0f}",
+            "over reference": f"{row['ours'] / row['reference']:.3g}",
+        }
+        for row in rows
+    ]
+    return str(pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True))
+
+
+def growth_table(rows: Sequence[Row]) -> str:
+    """How cost grows from one size to the next, for keys that differ in their cells only; empty with one size."""
+    kinds: dict[str, list[Row]] = {}
+    for row in rows:
+        kinds.setdefault(re.sub(r"IVF\d+", "IVF", row["key"]), []).append(row)
+    lines = [
+        {
+            "key": f"`{after['key']}`",
+            "vectors": f"{before['rows']:,} to {after['rows']:,}",
+            "build s": f"x {after['seconds'] / before['seconds']:.3g}",
+            "disk": f"x {after['bytes'] / before['bytes']:.3g}",
+            "seconds a query": f"x {before['ours'] / after['ours']:.3g}",
+        }
+        for found in kinds.values()
+        for before, after in zip(found[:-1], found[1:], strict=True)
+    ]
+    return str(pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)) if lines else ""
+
+
+def prompts_table(row: Mapping[str, Any]) -> str:
+    """The prompts end to end, beside the reference's search and exact search."""
+    rest = row["seconds"] - row["search_seconds"]
+    lines = [
+        ["ours: search in batches", row["search_seconds"], row["recall"]],
+        ["ours: with captions and URLs joined", row["seconds"], row["recall"]],
+        ["the reference's way: search class by class, without metadata", row["reference_seconds"], None],
+        [f"exact search (from {row['exact_prompts']} prompts), without metadata", row["exact_seconds"], 1.0],
+    ]
+    table = pd.DataFrame(
+        [
+            {
+                "way": name,
+                "seconds": f"{seconds:,.1f}",
+                "over ours": f"{seconds / row['search_seconds']:.3g}",
+                "recall@10": "–" if recall is None else f"{recall:.3f}",
+            }
+            for name, seconds, recall in lines
+        ]
+    )
+    tuned = f" at {row['parameters']}" if row["parameters"] else ""
+    text = (
+        f"{row['prompts']:,} prompts against {row['rows']:,} vectors, `{row['key']}`{tuned}: "
+        f"{row['hits']:,} hits, {row['pairs']:,} pairs of class and row, {row['named']:,} of them with a caption; "
+        f"{row['resident_mib']:,.0f} MiB more resident at the end (mapped pages included); joining took {rest:.1f} s, "
+        f"publishing the index of both sides before it {row['build_seconds']:,.0f} s."
+    )
+    return f"{text}\n\n{table.to_markdown(index=False, disable_numparse=True)}"

@@ -1,0 +1,146 @@
+"""The pictures of the documentation, taken from the running user interfaces in headless Chromium.
+
+Run after `make demo`: `.venv/bin/python -m docs.screenshots`. Needs Chromium (`apt-get install chromium`), which
+Playwright drives. The browser test takes the same steps (`tests/e2e/test_browser.py`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Page, sync_playwright
+
+IMAGES = Path(__file__).parent / "images"
+WAIT_MS = 60_000
+"""How long a page may take on a busy machine."""
+
+
+@contextmanager
+def open_page(width: int = 1600, height: int = 900) -> Iterator[Page]:
+    """A page of a fresh headless Chromium.
+
+    Raises:
+        FileNotFoundError: If there is no Chromium.
+    """
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        raise FileNotFoundError("Chromium is not installed: apt-get install chromium")
+    with sync_playwright() as playwright:
+        # Without a sandbox, as containers often forbid it; only pages of this machine are opened.
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.set_default_timeout(WAIT_MS)
+        try:
+            yield page
+        finally:
+            browser.close()
+
+
+def ask_dagster(dagster: str, query: str) -> Any:
+    """Answer of Dagster's GraphQL."""
+    return _post(f"{dagster}/graphql", {"query": query})["data"]
+
+
+def find_runs(mlflow: str, experiment: str, condition: str) -> tuple[str, dict[str, str]]:
+    """Id of an experiment, and its runs by name that a condition holds for."""
+    name = urllib.parse.quote(experiment)
+    with urllib.request.urlopen(f"{mlflow}/api/2.0/mlflow/experiments/get-by-name?experiment_name={name}") as answer:  # noqa: S310
+        experiment_id = json.load(answer)["experiment"]["experiment_id"]
+    body = {"experiment_ids": [experiment_id], "filter": condition, "max_results": 1_000}
+    runs = _post(f"{mlflow}/api/2.0/mlflow/runs/search", body).get("runs", [])
+    return experiment_id, {run["info"]["run_name"]: run["info"]["run_id"] for run in runs}
+
+
+def show_lineage(page: Page, dagster: str) -> None:
+    """The page of all assets, with every group opened."""
+    page.goto(f"{dagster}/asset-groups")
+    page.get_by_text("Global asset lineage").first.wait_for()
+    page.locator(":text-is('customization'):visible").first.wait_for()
+    page.keyboard.press("Alt+E")
+    page.locator(":text-is('faiss_index'):visible").first.wait_for()
+
+
+def show_picture(page: Page, dagster: str, asset: str, partition: str) -> None:
+    """The first picture among the metadata of an asset's partition."""
+    page.goto(f"{dagster}/assets/{asset}?view=partitions&partition={urllib.parse.quote(partition)}")
+    page.get_by_text("[Show Markdown]").first.click()
+    page.locator("img[src^='data:image']:visible").first.wait_for()
+
+
+def launch_partition(page: Page, dagster: str, asset: str, partition: str) -> None:
+    """Materialize one partition of an asset, by clicks alone."""
+    page.goto(f"{dagster}/assets/{asset}")
+    page.get_by_role("button", name="Materialize").first.click()
+    page.get_by_text("Select a partition or create one").click()
+    page.locator(f":text-is('{partition}'):visible").last.click()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Launch 1 run").click()
+
+
+def show_comparison_of_runs(page: Page, mlflow: str, experiment_id: str, run_ids: Sequence[str]) -> None:
+    """MLflow's own page that compares runs."""
+    chosen = urllib.parse.quote(json.dumps(list(run_ids)))
+    page.goto(f"{mlflow}/#/compare-runs?runs={chosen}&experiments={urllib.parse.quote(json.dumps([experiment_id]))}")
+    page.get_by_text("Run details").first.wait_for()
+
+
+def _post(url: str, body: dict[str, Any]) -> Any:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})  # noqa: S310
+    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310 - an address on loopback
+        return json.load(answer)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def main() -> None:
+    """Start both user interfaces on the demo's results and take every picture."""
+    from react_pipeline.commands.servers import serve
+    from react_pipeline.project import Project
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=None)
+    parser.add_argument("--domain", default="food")
+    given = parser.parse_args()
+    project = Project.load(given.config)
+    domain = given.domain
+    with serve(project, Path(__file__).parents[1], _free_port(), _free_port()) as servers, open_page() as page:
+        urls = {server.name: server.url for server in servers}
+        dagster, mlflow = urls["dagster"], urls.get("mlflow", project.config.tracking_uri or "")
+        ask_dagster(dagster, "mutation { setNuxSeen }")
+
+        def take(name: str) -> None:
+            page.wait_for_timeout(2_500)
+            page.screenshot(path=IMAGES / f"{name}.png")
+            print(IMAGES / f"{name}.png", flush=True)
+
+        show_lineage(page, dagster)
+        take("lineage")
+        show_picture(page, dagster, "retrieved_set", domain)
+        take("dagster-picture")
+        experiment_id, found = find_runs(
+            mlflow, project.config.project, f"tags.asset = 'elevater_results' and tags.domain = '{domain}'"
+        )
+        show_comparison_of_runs(page, mlflow, experiment_id, list(found.values())[:5])
+        take("mlflow-compare")
+        page.goto(f"{mlflow}/#/experiments/{experiment_id}/runs")
+        take("mlflow-runs")
+        dashboard = project.store.current("comparison", domain).path / "dashboard.html"
+        page.goto(dashboard.as_uri())
+        take("dashboard")
+
+
+if __name__ == "__main__":
+    main()

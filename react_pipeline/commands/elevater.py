@@ -1,0 +1,150 @@
+"""The commands `react-pipeline elevater ...`: what of the benchmark is there, its domains, submissions, retrieval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from react_pipeline.commands.command_line import Config, load_project
+from react_pipeline.commands.terminal import print_table
+from react_pipeline.config_files import load_domain
+from react_pipeline.elevater.table import DATASETS, IMAGENET
+from react_pipeline.errors import InputError
+from react_pipeline.lineage import fresh, method_key
+
+elevater_app = typer.Typer(
+    no_args_is_help=True, help="ELEVATER, the benchmark of 20 data sets: data, domains, submissions, retrieval."
+)
+
+Root = Annotated[Path, typer.Argument(help="Folder of the data, in any of the layouts of docs/elevater.md.")]
+Domain = Annotated[str, typer.Argument(help="A domain.")]
+Method = Annotated[str, typer.Argument(help="A method, such as base or gated-image.")]
+
+
+@elevater_app.command("list")
+def list_datasets() -> None:
+    """The 20 data sets and ImageNet-1K: classes, images, metric."""
+    print_table(
+        ["data set", "title", "classes", "templates", "train", "val", "test", "metric"],
+        [
+            [
+                *(entry.name, entry.title, entry.num_classes, entry.num_templates),
+                *(f"{entry.sizes[split]:,}" if split in entry.sizes else "–" for split in ("train", "val", "test")),
+                entry.metric,
+            ]
+            for entry in (*DATASETS.values(), IMAGENET)
+        ],
+        right=7,
+    )
+
+
+@elevater_app.command()
+def check(root: Root, json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
+    """Which data sets are there, whole and right, and where the others can be had. Exit code 1 if one is wrong."""
+    from react_pipeline.elevater.check import check_root, report_json, report_lines
+
+    reports = check_root(root)
+    typer.echo(report_json(reports) if json else "\n".join(report_lines(reports)))
+    raise typer.Exit(1 if any(report.state == "wrong" for report in reports) else 0)
+
+
+@elevater_app.command()
+def domains(
+    root: Root,
+    into: Annotated[Path | None, typer.Option(help="Folder of domain files. Default: the project's.")] = None,
+    config: Config = None,
+) -> None:
+    """Write a domain file for each data set, and `elevater.yaml` with the classes of all 20 together."""
+    from react_pipeline.elevater.domains import write_domains
+
+    _require_folder(root)
+    directory = into or load_project(config).config.domains
+    for path in write_domains(root, directory):
+        domain = load_domain(path)
+        typer.echo(f"{path}: {len(domain.classes)} classes")
+
+
+@elevater_app.command()
+def submit(
+    domain: Domain,
+    method: Method,
+    to: Annotated[Path, typer.Option(help="The zip to write.")],
+    experiment: Annotated[str, typer.Option(help="zero_shot, linear_probe_5, finetuning_full, ...")] = "zero_shot",
+    config: Config = None,
+) -> None:
+    """Write the leaderboard's zip of published results. Exit code 1 if the leaderboard would object to it."""
+    from react_pipeline.elevater.results import STAGE, collect_submission
+
+    artifact = fresh(load_project(config), STAGE, method_key(domain, method))
+    _tell_problems(to, collect_submission(artifact, experiment, to))
+
+
+@elevater_app.command()
+def validate(
+    file: Annotated[Path, typer.Argument(help="A submission zip.")],
+    root: Annotated[
+        Path | None, typer.Option(help="Count the test images of the data there, instead of the official numbers.")
+    ] = None,
+) -> None:
+    """Check a submission zip: keys, shapes, probabilities, seeds, missing data sets. Exit code 1 if it is wrong."""
+    from react_pipeline.elevater.images import Unavailable
+    from react_pipeline.elevater.readers import read_dataset
+    from react_pipeline.elevater.results import expected_predictions
+    from react_pipeline.elevater.submission import check_submission
+
+    if root is not None:
+        _require_folder(root)
+    sizes = {}
+    for name in DATASETS if root is not None else ():
+        try:
+            sizes[name] = len(read_dataset(root or Path(), name, "test", warn=False))
+        except Unavailable:
+            continue
+    problems = [str(problem) for problem in check_submission(file, expected_predictions(sizes))]
+    _tell_problems(file, problems, "the leaderboard wants" if root is None else f"the data in {root} want")
+
+
+@elevater_app.command()
+def retrieval(
+    captions: Annotated[Path, typer.Argument(help="Karpathy's JSON (Flickr30k, COCO), or a CSV of captions.")],
+    images: Annotated[Path, typer.Argument(help="The folder that the images' paths are relative to.")],
+    domain: Annotated[str, typer.Argument(help="A domain, or `base`.")] = "base",
+    method: Annotated[str | None, typer.Argument(help="A method of the domain.")] = None,
+    split: Annotated[str, typer.Option(help="Of the JSON.")] = "test",
+    image_column: Annotated[str, typer.Option(help="Of the CSV.")] = "image",
+    caption_column: Annotated[str, typer.Option(help="Of the CSV.")] = "caption",
+    delimiter: Annotated[str, typer.Option(help="Of the CSV; \\t is a tab.")] = ",",
+    captions_per_image: Annotated[int, typer.Option(min=1, help="The first so many count.")] = 5,
+    config: Config = None,
+) -> None:
+    """Recall at 1, 5 and 10: captions found by images, and images by captions."""
+    from react_pipeline.elevater.image_text import read_caption_csv, read_karpathy
+
+    if (domain == "base") != (method is None):
+        raise InputError("give `base`, or a domain and a method")
+    if captions.suffix.lower() == ".json":
+        captioned = read_karpathy(captions, split, captions_per_image)
+    else:
+        captioned = read_caption_csv(captions, image_column, caption_column, delimiter, captions_per_image)
+    project = load_project(config)
+    from react_pipeline.elevater.captioned import measure_recall
+
+    found = measure_recall(project, captioned, images, domain, method or "base")
+    typer.echo(f"{found.n_images:,} images, {found.n_captions:,} captions; left out: {captioned.dropped or 'none'}")
+    ways = (("image to text", found.image_to_text), ("text to image", found.text_to_image))
+    rows = [["", name, *(f"{100 * value:.1f}" for value in values.values())] for name, values in ways]
+    print_table(["", "", *(f"R@{k} %" for k in found.image_to_text)], rows, right=5)
+
+
+def _require_folder(root: Path) -> None:
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder; give the one that holds the data")
+
+
+def _tell_problems(path: Path, problems: list[str], wanted: str = "the leaderboard wants") -> None:
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+    typer.echo(f"{path}: {'not accepted' if problems else f'as {wanted} it'}")
+    raise typer.Exit(1 if problems else 0)

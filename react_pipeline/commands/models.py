@@ -1,0 +1,175 @@
+"""The commands `react-pipeline models ...`: who is champion and why, and a person's decisions about it.
+
+They work without MLflow: the store says who reigns, and the registry is told when it answers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from react_pipeline.commands.command_line import Config, console, load_project
+from react_pipeline.commands.terminal import print_table
+from react_pipeline.config_files import load_domains
+from react_pipeline.lineage import Project
+
+if TYPE_CHECKING:
+    from react_pipeline.artifacts import Artifact
+    from react_pipeline.promotions.verdicts import PairedTest, Reign, Verdict
+    from react_pipeline.tracking.versions import Version
+
+models_app = typer.Typer(no_args_is_help=True, help="The champions: which model of a domain is offered, and why.")
+
+Domain = Annotated[str, typer.Argument(help="Slug of the domain.")]
+_COLUMNS = ["domain", "method", "version", "top-1 %", "gain", "", "aliases", "decided", "why"]
+
+
+@models_app.command("list")
+def list_models(
+    domain: Annotated[str | None, typer.Argument(help="Slug of a domain. Default: all.")] = None, config: Config = None
+) -> None:
+    """Champion, challenger and the registered versions of each domain: figures, when it was decided and why."""
+    from react_pipeline.promotion import standing
+    from react_pipeline.tracking.registry import Registry
+
+    project = load_project(config)
+    if domain is not None:
+        project.domain(domain)
+    slugs = [domain] if domain else sorted({*load_domains(project.config.domains)[0], *project.store.keys("promotion")})
+    registry = Registry.of(project)
+    rows, silent = [], ""
+    for slug in slugs:
+        versions: list[Version] = []
+        if not silent:
+            try:
+                versions = registry.versions(slug)
+            except Exception as error:  # whatever MLflow, its database or the network raise
+                silent = " ".join(str(error).split())[:200]
+        verdict, artifact = standing(project, slug)
+        rows += _rows(slug, verdict, artifact, versions, known=not silent)
+        if not silent and (edit := registry.hand_edit(project, slug)):
+            where = f"version {edit.version}" if edit.version else "no version"
+            typer.echo(f"note: {slug}: a person set the alias `champion` to {where}; see docs/promotion.md", err=True)
+    print_table(_COLUMNS, rows, right=5)
+    if silent:
+        typer.echo(f"note: MLflow does not answer, so this is what the store says ({silent})", err=True)
+    if waiting := registry.count_pending(project):
+        typer.echo(f"note: {waiting} verdicts wait for MLflow", err=True)
+
+
+@models_app.command("promote")
+def promote_model(
+    domain: Domain,
+    method: Annotated[str, typer.Argument(help="Its present, evaluated model, such as gated-image.")],
+    reason: Annotated[str, typer.Option(help="Why; it is written where the next person looks.")],
+    config: Config = None,
+) -> None:
+    """Make a method's model champion because you say so. It must have been measured on the champion's images."""
+    from react_pipeline.promotion import promote
+
+    project = _project_with(domain, config)
+    _tell(project, promote(project, domain, method, reason))
+
+
+@models_app.command("rollback")
+def roll_back_model(
+    domain: Domain,
+    reason: Annotated[str, typer.Option(help="Why.")] = "",
+    to_base: Annotated[bool, typer.Option("--to-base", help="Not to the champion before, but to the base.")] = False,
+    config: Config = None,
+) -> None:
+    """Give the title back to the champion before. The model that loses it is never crowned by the rule again."""
+    from react_pipeline.promotion import roll_back
+
+    project = _project_with(domain, config)
+    _tell(project, roll_back(project, domain, reason, to_base=to_base))
+
+
+@models_app.command("reevaluate")
+def reevaluate_model(domain: Domain, config: Config = None) -> None:
+    """Measure the champion's own checkpoint on today's images, so that newer models can be compared with it."""
+    from react_pipeline.promotions.reevaluation import reevaluate
+
+    project = _project_with(domain, config)
+    artifact = reevaluate(project, domain)
+    top1 = artifact.counts.get("top1")
+    told = f"unavailable: {artifact.counts.get('unavailable')}" if top1 is None else f"top-1 {100 * top1:.1f}%"
+    console.print(f"{told}; next: react-pipeline materialize --select promotion --domain {domain}", markup=False)
+
+
+def _project_with(domain: str, config: Config) -> Project:
+    project = load_project(config)
+    if domain not in project.store.keys("promotion"):
+        project.domain(domain)  # a domain whose file is gone may still have a champion
+    return project
+
+
+def _tell(project: Project, artifact: Artifact) -> None:
+    from react_pipeline.promotions.verdicts import Verdict
+    from react_pipeline.tracking import Tracking
+    from react_pipeline.tracking.registry import Registry
+
+    verdict, slug = Verdict.read(artifact), artifact.key
+    before, after = verdict.champion_before.method, verdict.champion.method
+    console.print(f"{slug}: {after} reigns (before: {before}). {verdict.reason}", markup=False)
+    Tracking.of(project).log_artifact(project, artifact)
+    told = Registry.of(project).apply(project, artifact, patient=True)
+    for note in told.notes:
+        typer.echo(f"note: {note}", err=True)
+    if told.waits:
+        typer.echo(
+            "note: MLflow does not answer. The store holds the decision; the registry is told by the next run of "
+            "`promotion` or the next of these commands",
+            err=True,
+        )
+
+
+def _rows(
+    slug: str, verdict: Verdict, artifact: Artifact | None, versions: list[Version], *, known: bool
+) -> list[list[str]]:
+    by_checkpoint = {version.checkpoint: version for version in versions}
+    lines = _decisions(verdict, artifact)
+    rows = []
+    for role, contender in (("champion", verdict.champion), ("challenger", verdict.challenger)):
+        if contender is None or (role == "challenger" and contender.is_same(verdict.champion)):
+            continue
+        version = by_checkpoint.pop(contender.checkpoint, None)
+        number = "" if contender.method == "base" else version.number if version else "none" if known else "?"
+        aliases = ", ".join(version.aliases) if version else ""
+        decided, test, reason = lines.get((role, contender.checkpoint), ("", None, verdict.reason))
+        cells = [slug, contender.method, number, _percent(contender.top1), *_gain(test)]
+        rows.append([*cells, aliases or f"({role})", decided[:16], reason])
+    for version in by_checkpoint.values():
+        tags = version.tags
+        top1 = float(tags["top1"]) if "top1" in tags else None
+        cells = [slug, version.method, version.number, _percent(top1), "", ""]
+        told = f"{tags['verdict']}: {tags.get('reason', '')}" if "verdict" in tags else "never judged"
+        rows.append([*cells, ", ".join(version.aliases), tags.get("decided", "")[:16], told])
+    return rows
+
+
+def _decisions(
+    verdict: Verdict, artifact: Artifact | None
+) -> dict[tuple[str, str], tuple[str, PairedTest | None, str]]:
+    """When and why each champion was crowned, and the challenger named: the last decision of each that says so."""
+    found: dict[tuple[str, str], tuple[str, PairedTest | None, str]] = {}
+    moved: list[tuple[Verdict | Reign, str]] = [(reign, reign.decided) for reign in verdict.history]
+    decided = "" if artifact is None else str(artifact.manifest["created"])
+    for entry, when in [*moved, (verdict, decided)]:
+        if entry.decision in ("promoted", "rolled back"):
+            test = entry.test if entry.decision == "promoted" else None
+            found["champion", entry.champion.checkpoint] = (when, test, entry.reason)
+    if verdict.challenger is not None:
+        found["challenger", verdict.challenger.checkpoint] = (decided, verdict.test, verdict.reason)
+    return found
+
+
+def _gain(test: PairedTest | None) -> list[str]:
+    if test is None:
+        return ["", ""]
+    return [f"{100 * test.gain:+.1f}", f"{100 * test.low:+.1f} to {100 * test.high:+.1f}"]
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f}"

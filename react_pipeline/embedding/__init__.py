@@ -1,0 +1,1 @@
+"""Embedding: the parts that `embed` is made of."""

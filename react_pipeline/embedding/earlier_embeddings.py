@@ -1,0 +1,201 @@
+"""Groups of shards that were embedded before: found in the store, checked, and linked instead of encoded again.
+
+A group may be taken over if it has the same shards (by SHA-256) in the same order, was made by the same encoder with
+the same configuration and code, and if the same of its samples are duplicates of earlier shards. Then its rows are what
+encoding would give.
+
+Belongs here: that rule, and taking over. Does not belong here: what a group is (`embedding.groups`), when this is asked
+(`embed`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from react_pipeline.artifacts import Artifact, Inputs, read_manifest
+from react_pipeline.durable import sha256_of
+from react_pipeline.embedding.groups import (
+    DUPLICATE,
+    LEDGER_COLUMNS,
+    Group,
+    files_of_group,
+    metadata_file,
+    recorded_keys,
+)
+from react_pipeline.embedding.seen_keys import SeenKeys
+from react_pipeline.errors import CorruptArtifact
+from react_pipeline.store import CURRENT, Store
+
+LEDGER_FILE = "ledger.parquet"
+GROUPS_FILE = "groups.jsonl"
+"""One line of JSON a group: `Group.record`, and which row group of the ledger is its own."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a group lies: its number there, and its record."""
+
+    source: _Source
+    number: int
+    record: dict[str, Any]
+
+
+class EarlierEmbeddings:
+    """All groups of the store that the encoder and the configuration of a build would give again."""
+
+    def __init__(self, store: Store, inputs: Inputs) -> None:
+        """Look through the published embeddings, the current ones first. What cannot be read is passed over."""
+        self._places: dict[tuple[str, ...], list[_Place]] = {}
+        self._lengths: dict[str, set[int]] = {}
+        for artifact in _alike(store, inputs):
+            source = _Source(artifact)
+            for number, record in enumerate(source.records):
+                digests = tuple(record["shards"])
+                self._places.setdefault(digests, []).append(_Place(source, number, record))
+                self._lengths.setdefault(digests[0], set()).add(len(digests))
+
+    def longest_match(self, digests: Sequence[str], start: int) -> int:
+        """How many shards the longest earlier group has that is found in `digests` at `start`; 0 if there is none."""
+        lengths = sorted(self._lengths.get(digests[start], ()), reverse=True)
+        return next((size for size in lengths if tuple(digests[start : start + size]) in self._places), 0)
+
+    def take_over(self, group: Group, staging: Path, groups: int, seen: SeenKeys) -> dict[str, Any] | None:
+        """Link a group's files into `staging`, if it was embedded before; its keys are added to `seen`.
+
+        `group` gets its ledger and what was found, with today's numbers of the shards.
+
+        Args:
+            group: Which shards.
+            staging: Gets the files, by hard link where the disk can.
+            groups: How many groups the build has, for the names of files.
+            seen: Keys of all shards before.
+
+        Returns:
+            What the group's record counted; None if it has to be encoded.
+        """
+        for place in self._places.get(group.digests, ()):
+            try:
+                if place.source.link(place.number, group, staging, groups, seen):
+                    return {name: place.record[name] for name in ("rows", "captions_cut", "metadata_ignored")}
+            except (CorruptArtifact, OSError, pa.ArrowInvalid) as error:
+                # Encoding it again is always right.
+                logger.warning("embeddings of earlier shards are not taken over: %s", error)
+                group.ledger, group.found = [], Counter()
+        return None
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file another name on the same disk, or copy it where that cannot be."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _alike(store: Store, inputs: Inputs) -> Iterator[Artifact]:
+    """Published embeddings of the same encoder, configuration and code; the current ones first, then the newest."""
+    directory = store.directory(inputs.stage, inputs.key)
+    pointer = directory / CURRENT
+    current = pointer.read_text().strip() if pointer.exists() else ""
+    base = inputs.parents["base_checkpoint"].fingerprint
+    found = []
+    for path in directory.glob("*/"):
+        try:
+            artifact = Artifact(path, read_manifest(path, inputs.stage))
+            same = artifact.manifest["config"] == dict(inputs.config) and artifact.parents["base_checkpoint"] == base
+            if same and artifact.manifest["code_version"] == inputs.code_version:
+                for name in (GROUPS_FILE, LEDGER_FILE):
+                    _verified(artifact, name)
+                found.append(artifact)
+        except (CorruptArtifact, KeyError) as error:
+            logger.info("%s: nothing is taken over from it (%s)", path, error)
+    found.sort(key=lambda artifact: (artifact.fingerprint == current, artifact.manifest["created"]), reverse=True)
+    yield from found
+
+
+def _verified(artifact: Artifact, name: str) -> Path:
+    path = artifact.file(name)
+    recorded = artifact.manifest["files"][name]
+    try:
+        same = path.stat().st_size == recorded["bytes"] and sha256_of(path) == recorded["sha256"]
+    except OSError as error:
+        raise CorruptArtifact(f"{path}: cannot be read ({error.strerror or error})") from error
+    if not same:
+        raise CorruptArtifact(f"{path}: its bytes differ from the manifest")
+    return path
+
+
+class _Source:
+    """One published artifact."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self.artifact = artifact
+
+    @cached_property
+    def records(self) -> list[dict[str, Any]]:
+        with self.artifact.file(GROUPS_FILE).open(encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+
+    @cached_property
+    def _ledger(self) -> pq.ParquetFile:
+        return pq.ParquetFile(self.artifact.file(LEDGER_FILE))
+
+    def link(self, number: int, group: Group, staging: Path, groups: int, seen: SeenKeys) -> bool:
+        """Take a group over, if the same of its samples are duplicates.
+
+        Raises:
+            CorruptArtifact: If one of its files differs from the manifest; nothing was linked then.
+        """
+        record, count = self.records[number], len(self.records)
+        names = zip(files_of_group(number, count), files_of_group(group.number, groups), strict=True)
+        files = {name: new for name, new in names if name in self.artifact.manifest["files"]}
+        for name in files:
+            _verified(self.artifact, name)
+        first, metadata = record["first_shard"], metadata_file(number, count)
+        shift = group.shards.start - first
+        ledger = self._ledger_of(record)
+        recorded = recorded_keys(self.artifact.path / metadata, ledger, range(first, first + len(record["shards"])))
+        keys = {shard + shift: of_shard for shard, of_shard in recorded.items()}
+        rows = [(shard + shift, key, reason, detail) for shard, key, reason, detail in ledger.itertuples(index=False)]
+        if seen.duplicates(keys) != {(shard, key) for shard, key, reason, _ in rows if reason == DUPLICATE}:
+            return False
+        for name, new in files.items():
+            if name == metadata and shift:
+                _renumber(self.artifact.path / name, staging / new, shift)
+            else:
+                link_or_copy(self.artifact.path / name, staging / new)
+        group.ledger = rows
+        group.found.update(dict(zip(group.shards, record["found"], strict=True)))
+        seen.add(keys)
+        return True
+
+    def _ledger_of(self, record: dict[str, Any]) -> pd.DataFrame:
+        if record["ledger"] is None:
+            return pd.DataFrame(columns=LEDGER_COLUMNS)
+        return self._ledger.read_row_group(record["ledger"]).to_pandas()
+
+
+def _renumber(source: Path, target: Path, shift: int) -> None:
+    """Write metadata anew with other numbers of shards, all else as it is."""
+    table = pq.read_table(source)
+    position = table.schema.get_field_index("shard")
+    shards = pc.add(table.column(position), pa.scalar(shift, table.schema.field(position).type))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table.set_column(position, table.schema.field(position), shards), target)

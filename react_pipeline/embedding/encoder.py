@@ -1,0 +1,139 @@
+"""A model as embedding runs it: both towers without needless work, many batches long, no gradients.
+
+Belongs here: cutting batches into parts of a good size, precision, memory layout, texts encoded once. Does not belong
+here: the towers' arithmetic (`tower`, `text_tower`), reading pairs (`inference`). Shapes: B images, N texts, L token
+ids, D embedding dimension, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as functional
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
+
+from react_pipeline.model import Clip
+from react_pipeline.modeling.attention import matrices_in_bf16
+from react_pipeline.modeling.text_tower import encode_text, text_blocks, text_lengths
+from react_pipeline.modeling.tower import ImageTower
+
+CPU_IMAGES, CPU_TOKENS = 32, 512
+"""Images, and token ids with padding, of one pass on a processor: what lies between two layers stays near it."""
+GPU_TOKENS = 1 << 17
+KEPT_TEXTS = 16_384
+"""Texts whose vectors are kept, should they come again: 2 KiB each with D = 512."""
+
+
+class Encoder:
+    """Unit vectors of images and texts, float32 on the CPU, within rounding of the model's own.
+
+    Attributes:
+        to_tensor: RGB image to what `images` takes a batch of; the first part of the model's preprocessing.
+
+    Equal texts are encoded once, as long as no more than `KEPT_TEXTS` others came between them.
+    """
+
+    def __init__(self, clip: Clip, precision: str) -> None:
+        """Use `clip`, which is in eval mode, in `precision`: `fp32`, or `bf16` by autocast where that is exact enough.
+
+        With bf16 a second copy of the matrices is held, half the size of the first.
+        """
+        self.clip = clip
+        self.bf16 = precision == "bf16"
+        self._tower = ImageTower(clip.model)
+        self._casts: dict[int, Tensor] = {}
+        if self.bf16:
+            self._tower.casts = matrices_in_bf16(self._tower.blocks) if self._tower.native else {}
+            self._casts = matrices_in_bf16(text_blocks(clip.model))
+        if not self._tower.blocks:
+            # Convolutions are laid out by channels; a transformer's only one takes its patches as it likes.
+            clip.model.visual.to(memory_format=torch.channels_last)
+        on_cpu = clip.device == "cpu"
+        self._images_at_once = CPU_IMAGES if on_cpu else None
+        self._tokens_at_once = CPU_TOKENS if on_cpu else GPU_TOKENS
+        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
+        self.to_tensor, mean, std = split_preprocess(clip.preprocess)
+        self._mean, self._std = (torch.tensor(values, device=clip.device).view(-1, 1, 1) for values in (mean, std))
+
+    def forget_texts(self) -> None:
+        """Drop kept vectors, so that what comes next does not depend on what was encoded before, in its last bits."""
+        self._kept.clear()
+
+    @torch.inference_mode()
+    def images(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, H, W), as `to_tensor` gives them or float32 and normalised, to unit vectors (B, D)."""
+        parts = []
+        for part in images.split(self._images_at_once or len(images)):
+            on_device = part.to(self.clip.device, non_blocking=True)
+            if on_device.dtype == torch.uint8:
+                on_device = on_device.float().div_(255).sub_(self._mean).div_(self._std)
+            if not self._tower.blocks:
+                on_device = on_device.contiguous(memory_format=torch.channels_last)
+            with self._autocast():
+                features = self._tower(on_device)
+            parts.append(functional.normalize(features.float(), dim=-1))
+        return torch.cat(parts).cpu()
+
+    @torch.inference_mode()
+    def texts(self, tokens: Tensor) -> Tensor:
+        """Map token ids (N, L) to unit vectors (N, D)."""
+        rows = [row.tobytes() for row in tokens.numpy()]
+        first = {row: position for position, row in reversed(list(enumerate(rows)))}
+        new = [position for row, position in first.items() if row not in self._kept]
+        found = {row: self._kept[row] for row in first if row in self._kept}
+        if new:
+            encoded = self._encoded(tokens[new])
+            found |= {rows[position]: vector.clone() for position, vector in zip(new, encoded, strict=True)}
+        for row, vector in found.items():
+            self._kept[row] = vector
+            self._kept.move_to_end(row)
+        while len(self._kept) > KEPT_TEXTS:
+            self._kept.popitem(last=False)
+        return torch.stack([found[row] for row in rows])
+
+    def _encoded(self, tokens: Tensor) -> Tensor:
+        """Unit vectors (N, D), in parts of like length: what a part pads is little."""
+        lengths = text_lengths(self.clip.model, tokens)
+        order = lengths.argsort(stable=True)
+        vectors = torch.empty(len(tokens), self.clip.dimension)
+        for part in parts_of_like_length(lengths[order].tolist(), self._tokens_at_once):
+            chosen = order[part]
+            cut = tokens[chosen, : int(lengths[chosen[-1]])].to(self.clip.device)
+            with self._autocast():
+                features = encode_text(self.clip.model, cut, self._casts)
+            vectors[chosen] = functional.normalize(features.float(), dim=-1).cpu()
+        return vectors
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.clip.device, dtype=torch.bfloat16, enabled=self.bf16)
+
+
+def split_preprocess(
+    preprocess: Callable[[Image.Image], Tensor],
+) -> tuple[Callable[[Image.Image], Tensor], Sequence[float], Sequence[float]]:
+    """What of a preprocessing is done to one image, and the mean and deviation by which the rest normalises.
+
+    The first gives pixels (3, H, W) uint8: a quarter of the bytes to move from a worker and to a GPU, and the same
+    values in the end. If the preprocessing does not end with torchvision's `ToTensor` and `Normalize`, it stays whole.
+    """
+    steps = preprocess.transforms if isinstance(preprocess, Compose) else []
+    if len(steps) > 1 and type(steps[-2]) is ToTensor and type(steps[-1]) is Normalize:
+        return Compose([*steps[:-2], PILToTensor()]), steps[-1].mean, steps[-1].std
+    return preprocess, [0.0], [1.0]
+
+
+def parts_of_like_length(lengths: Sequence[int], tokens_at_once: int) -> list[slice]:
+    """Cut rows of ascending length into parts that hold `tokens_at_once` token ids at most, padding counted.
+
+    A part has one row at least.
+    """
+    parts, start = [], 0
+    for position, length in enumerate(lengths):
+        if position > start and (position + 1 - start) * length > tokens_at_once:
+            parts.append(slice(start, position))
+            start = position
+    return [*parts, slice(start, len(lengths))] if lengths else []

@@ -1,0 +1,78 @@
+"""A model that brings groups of shards into files: reader, encoder and writer around clip-retrieval's `Runner`.
+
+Belongs here: one pass over groups, whoever runs it. Does not belong here: which groups are left to do (`embed`), where
+it runs (`embedding.spread`), what is kept on record of a finished group (`records`).
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from react_pipeline.config import PipelineConfig
+from react_pipeline.embedding.encoder import Encoder
+from react_pipeline.embedding.groups import Group
+from react_pipeline.embedding.inference import ClipMapper, PairDataset, PairStream, StatsLogger
+from react_pipeline.model import choose_device, load
+from react_pipeline.sources.shards import ShardLocation
+
+with warnings.catch_warnings():
+    # clip-retrieval imports packages that warn of their own age.
+    warnings.simplefilter("ignore")
+    from clip_retrieval.clip_inference.runner import Runner
+    from clip_retrieval.clip_inference.writer import NumpyWriter
+
+
+class GroupEncoder:
+    """Encodes groups of one corpus with one checkpoint.
+
+    Attributes:
+        dimension: Width of the vectors.
+        device: Where the model is.
+    """
+
+    def __init__(
+        self, config: PipelineConfig, checkpoint: Path, locations: Sequence[ShardLocation], groups: int
+    ) -> None:
+        """Load the checkpoint; `locations` are all shards, and `groups` is how many groups these make."""
+        self._embedding, self._groups = config.embedding, groups
+        clip = load(checkpoint, choose_device(config.device))
+        self.dimension, self.device = clip.dimension, clip.device
+        self._encoder = Encoder(clip, config.embedding.precision)
+        self._dataset = PairDataset(locations, config.corpus, self._encoder.to_tensor, clip.tokenizer)
+        self._mapper = ClipMapper(self._encoder, locations)
+
+    def encode(
+        self, groups: Iterator[Group], directory: Path, bar: Any, pairs: int | None
+    ) -> Iterator[tuple[Group, dict[str, Any]]]:
+        """Each group once its files are in `directory`, with what was counted; its ledger is complete then.
+
+        Args:
+            groups: With their headers read; asked for in a thread that reads ahead.
+            directory: Gets `img_emb/`, `text_emb/`, `metadata/` and `stats/`.
+            bar: Of tqdm.
+            pairs: How many are to come at the most, if known: a process for less than a batch only costs its start.
+        """
+        size = self._embedding.batch_size
+        workers = self._embedding.workers if pairs is None else min(self._embedding.workers, pairs // size)
+        stream = PairStream(groups, self._dataset, size, workers, pin_memory=self.device == "cuda")
+        for group, reader in stream:
+            started = time.perf_counter()
+            # Equal groups give equal bits, whatever was encoded before them.
+            self._encoder.forget_texts()
+            logger = StatsLogger(directory / "stats" / f"{group.number}.json", bar)
+            runner = Runner(
+                lambda _sampler, reader=reader: reader,
+                lambda: self._mapper,
+                lambda partition: NumpyWriter(partition, str(directory), True, True, True, self._groups),
+                lambda _partition, logger=logger: logger,
+                self._groups,
+            )
+            runner(group.number)
+            group.ledger += reader.ledger
+            rows = int(logger.stats["sample_count"])
+            yield group, {"rows": rows, **reader.counts, "seconds": time.perf_counter() - started}
+            group.samples = []

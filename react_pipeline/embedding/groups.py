@@ -1,0 +1,152 @@
+"""Groups of shards, the units in which a corpus is embedded, published, taken over and resumed.
+
+Belongs here: how shards are cut into groups, what is known of a group, its files, its ledger and its record. Does not
+belong here: encoding (`inference`), where a group may be taken over from (`earlier_embeddings`), the order of events
+(`embed`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from react_pipeline.embedding.seen_keys import KeyRegister
+from react_pipeline.errors import CorpusError
+from react_pipeline.sources.shards import Sample, ShardLocation, index_shard
+from react_pipeline.vectors import FOLDERS
+
+LEDGER_COLUMNS = ["shard", "key", "reason", "detail"]
+LEDGER_SCHEMA = pa.schema([("shard", pa.int32()), *((name, pa.string()) for name in LEDGER_COLUMNS[1:])])
+DUPLICATE = "duplicate_key"
+"""Reason of a sample whose key an earlier shard holds; unlike the other reasons it makes a shard no worse."""
+WITHOUT_KEY = frozenset({"unsafe_name", "not_a_file"})
+"""Reasons of members that belong to no sample: the ledger has their name in place of a key."""
+
+LedgerRow = tuple[int, str, str, str]
+"""Shard, key, reason, detail of a sample that was skipped."""
+
+
+@dataclass
+class Group:
+    """Consecutive shards that are embedded together, and what became of their samples.
+
+    Attributes:
+        number: Of the group.
+        shards: Numbers of its shards.
+        digests: SHA-256 of each (of a remote shard, the digest of its identity).
+        samples: What is to be read and encoded: shard and sample.
+        found: How many samples each shard holds, good or bad.
+        ledger: What was skipped.
+    """
+
+    number: int
+    shards: range
+    digests: tuple[str, ...]
+    samples: list[tuple[int, Sample]] = field(default_factory=list)
+    found: Counter[int] = field(default_factory=Counter)
+    ledger: list[LedgerRow] = field(default_factory=list)
+
+    def read_headers(self, locations: Sequence[ShardLocation], seen: KeyRegister) -> None:
+        """Read which samples the shards hold, sort out duplicates of earlier shards, and add the keys to `seen`."""
+        indices = {shard: index_shard(locations[shard]) for shard in self.shards}
+        keys = {shard: [sample.key for sample in index.samples] for shard, index in indices.items()}
+        duplicates = seen.duplicates(keys)
+        for shard, index in indices.items():
+            self.found[shard] = len(index.samples) + len(index.refused)
+            self.ledger += [(shard, name, reason, "") for name, reason in index.refused]
+            for sample in index.samples:
+                if (shard, sample.key) in duplicates:
+                    self.ledger.append((shard, sample.key, DUPLICATE, "an earlier shard holds this key"))
+                else:
+                    self.samples.append((shard, sample))
+        seen.add(keys)
+
+    def check(self, locations: Sequence[ShardLocation], max_bad_fraction: float) -> None:
+        """Refuse the group if one of its shards has too many bad samples."""
+        for shard in self.shards:
+            reasons = Counter(row[2] for row in self.ledger if row[0] == shard and row[2] != DUPLICATE)
+            bad, found = reasons.total(), self.found[shard]
+            if bad > max_bad_fraction * found:
+                reason, times = reasons.most_common(1)[0]
+                raise CorpusError(
+                    f"{locations[shard]}: {bad} of {found} samples are bad ({bad / found:.0%}, allowed are "
+                    f"{max_bad_fraction:.0%}), most often {reason} ({times}); mend or remove the shard, or raise "
+                    "`corpus.max_bad_fraction`"
+                )
+
+    def write_ledger(self, path: Path) -> None:
+        """Write the ledger as a table of `LEDGER_SCHEMA`."""
+        columns = zip(*self.ledger, strict=True) if self.ledger else ([] for _ in LEDGER_COLUMNS)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, LEDGER_SCHEMA, strict=True)]
+        pq.write_table(pa.Table.from_arrays(arrays, schema=LEDGER_SCHEMA), path)
+
+    def record(self, **counts: Any) -> dict[str, Any]:
+        """What is kept of a finished group, as JSON: enough to take it over later and to add up all groups."""
+        return {
+            "first_shard": self.shards.start,
+            "shards": list(self.digests),
+            "found": [self.found[shard] for shard in self.shards],
+            "reasons": dict(Counter(row[2] for row in self.ledger)),
+            **counts,
+        }
+
+
+def cut_into_groups(
+    digests: Sequence[str], shards_per_group: int, longest_match: Callable[[int], int]
+) -> list[tuple[int, int]]:
+    """First shard, and the one behind the last, of each group.
+
+    Where an earlier corpus had a group of the same shards in the same order, the cut is made as there, so that it can
+    be taken over whatever was put before it; all others have `shards_per_group` shards, or fewer before such a group.
+    Rows have the order of the shards however these are cut.
+
+    Args:
+        digests: Of all shards.
+        shards_per_group: Of new groups.
+        longest_match: How many shards an earlier group has that begins with the shard of this number; 0 if there is
+            none.
+    """
+    groups: list[tuple[int, int]] = []
+    start = 0
+    while start < len(digests):
+        end = start + longest_match(start)
+        if end == start:
+            end = start + 1
+            while end < min(start + shards_per_group, len(digests)) and not longest_match(end):
+                end += 1
+        groups.append((start, end))
+        start = end
+    return groups
+
+
+def files_of_group(number: int, groups: int) -> list[str]:
+    """Names of a group's files of vectors and metadata, as clip-retrieval's writer gives them, and of its figures."""
+    padded = str(number).zfill(int(math.log10(groups)) + 1)
+    vectors = [f"{folder}/{folder}_{padded}.npy" for folder in FOLDERS.values()]
+    return [*vectors, metadata_file(number, groups), f"stats/{number}.json"]
+
+
+def metadata_file(number: int, groups: int) -> str:
+    """Name of a group's metadata; a group without rows has no such file."""
+    return f"metadata/metadata_{str(number).zfill(int(math.log10(groups)) + 1)}.parquet"
+
+
+def recorded_keys(metadata: Path, ledger: pd.DataFrame, shards: range) -> dict[int, list[str]]:
+    """The keys that each shard of a finished group holds, from its files: no header is read again."""
+    keys: dict[int, list[str]] = {shard: [] for shard in shards}
+    if metadata.exists():
+        rows = pq.read_table(metadata, columns=["shard", "image_path"]).to_pydict()
+        for shard, key in zip(rows["shard"], rows["image_path"], strict=True):
+            keys[shard].append(key)
+    for shard, key, reason in zip(ledger["shard"], ledger["key"], ledger["reason"], strict=True):
+        if reason not in WITHOUT_KEY:
+            keys[int(shard)].append(key)
+    return keys

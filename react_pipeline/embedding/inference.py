@@ -1,0 +1,266 @@
+"""The parts that clip-retrieval's `Runner` drives: a reader of pairs, a mapper around our encoder, a logger.
+
+Belongs here: batches in, unit vectors out. Does not belong here: which samples are read (`embedding.groups`), the
+towers (`encoder`), what is published (`embed`).
+
+clip-retrieval's own `WebdatasetReader` is not used: it admits one image extension, drops broken samples without a
+trace, and hands shard names to a library that runs some of them in a shell. Its mapper never puts a model into eval
+mode; its logger spawns a process and imports wandb. Shapes: B pairs of a batch, L token ids, D dimension, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from react_pipeline.config import CorpusConfig
+from react_pipeline.embedding.groups import Group, LedgerRow
+from react_pipeline.errors import CorpusError, ReactError
+from react_pipeline.sources.pairs import BadSample, read_pair
+from react_pipeline.sources.shards import Sample, ShardLocation, open_shard
+
+if TYPE_CHECKING:
+    from react_pipeline.embedding.encoder import Encoder
+
+MAX_FIELD_NAMES = 256
+"""How many different metadata fields one group of shards keeps."""
+
+
+class PairDataset:
+    """Pairs, each read and decoded when asked for: a map-style dataset of torch, whose indices are samples."""
+
+    def __init__(
+        self,
+        locations: Sequence[ShardLocation],
+        corpus: CorpusConfig,
+        to_tensor: Callable[..., Any],
+        tokenizer: Callable[..., Any],
+    ) -> None:
+        """Open no file yet: each worker opens its own. `to_tensor` and `tokenizer` are run in the workers too."""
+        self.locations = locations
+        self.corpus = corpus
+        self.to_tensor = to_tensor
+        self.tokenizer = tokenizer
+        self._open: tuple[int, BinaryIO] | None = None
+
+    def __getitem__(self, place: tuple[int, Sample]) -> dict[str, Any]:
+        """One row of a batch, or {"skipped": ledger row}, or {"failed": error}."""
+        shard, sample = place
+        try:
+            pair = read_pair(self._file(shard), sample, self.corpus)
+        except BadSample as error:
+            return {"skipped": (shard, sample.key, error.reason, error.detail)}
+        except ReactError as error:
+            # Raised in a worker it would reach the user wrapped in the worker's traceback.
+            return {"failed": error}
+        image, caption = sample.image, sample.caption
+        assert image is not None and caption is not None  # noqa: S101 - read_pair refuses such samples
+        ours = {
+            "shard": shard,
+            "image_offset": image.offset,
+            "image_bytes": image.size_bytes,
+            "caption_offset": caption.offset,
+            "caption_bytes": caption.size_bytes,
+            "image_sha256": pair.image_sha256,
+        }
+        return {
+            "image_tensor": self.to_tensor(pair.image),
+            "image_filename": sample.key,
+            "text": pair.caption,
+            "ours": ours,
+            "fields": pair.fields,
+            "captions_cut": pair.caption_cut,
+            "metadata_ignored": pair.metadata_ignored,
+        }
+
+    def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        """Rows to a batch; `image_tensor` and `text_tokens` are None where no row is good."""
+        import torch
+
+        good = [row for row in rows if "skipped" not in row and "failed" not in row]
+        batch: dict[str, Any] = {
+            name: [row[name] for row in good] for name in ("image_filename", "text", "ours", "fields")
+        }
+        batch["image_tensor"] = torch.stack([row["image_tensor"] for row in good]).contiguous() if good else None
+        batch["text_tokens"] = self.tokenizer(batch["text"]) if good else None
+        batch["skipped"] = [row["skipped"] for row in rows if "skipped" in row]
+        batch["failed"] = next((row["failed"] for row in rows if "failed" in row), None)
+        batch["counts"] = {name: sum(row[name] for row in good) for name in ("captions_cut", "metadata_ignored")}
+        return batch
+
+    def _file(self, shard: int) -> BinaryIO:
+        if self._open is None or self._open[0] != shard:
+            if self._open is not None:
+                self._open[1].close()
+                self._open = None
+            self._open = (shard, open_shard(self.locations[shard]))
+        return self._open[1]
+
+
+class PairStream:
+    """Batches of one group after the other. Those of the next are read and decoded while one is still encoded.
+
+    The workers live as long as the stream; how much lies ready does not depend on how many groups there are.
+    """
+
+    def __init__(
+        self, groups: Iterator[Group], dataset: PairDataset, batch_size: int, workers: int, *, pin_memory: bool = False
+    ) -> None:
+        """Decode in `workers` processes, or in this one with 0; `groups` are made ready in a thread, one ahead."""
+        self._groups = groups
+        self._dataset = dataset
+        self._batch_size = batch_size
+        self._workers = workers
+        self._pin_memory = pin_memory
+        self._begun: deque[Group] = deque()
+
+    def __iter__(self) -> Iterator[tuple[Group, PairReader]]:
+        """Each group with its reader, which must be read to its end before the next."""
+        from torch.utils.data import DataLoader
+
+        loader: DataLoader[Any] = DataLoader(
+            self._dataset,  # type: ignore[arg-type] # a dataset by its methods, so that torch stays unloaded above
+            batch_sampler=self._batches(),  # of samples, not of numbers
+            num_workers=self._workers,
+            collate_fn=self._dataset.collate,
+            pin_memory=self._pin_memory,
+            worker_init_fn=_start_worker,
+        )
+        batches = iter(loader)
+        while True:
+            # Asking for the next batch is what brings the next groups in, some of which have none.
+            held = next(batches, None)
+            while self._begun:
+                group = self._begun.popleft()
+                count = -(-len(group.samples) // self._batch_size)
+                yield group, PairReader(held if count else None, batches, count)
+                if count:
+                    break
+            else:
+                if held is None:
+                    return
+
+    def _batches(self) -> Iterator[list[tuple[int, Sample]]]:
+        # The workers are forked before this is first asked, so none inherits a lock that the thread holds.
+        with ThreadPoolExecutor(1) as ahead:
+            pending = ahead.submit(next, self._groups, None)
+            while (group := pending.result()) is not None:
+                pending = ahead.submit(next, self._groups, None)
+                self._begun.append(group)
+                for start in range(0, len(group.samples), self._batch_size):
+                    yield group.samples[start : start + self._batch_size]
+
+
+def _start_worker(_number: int) -> None:
+    # transformers' tokenizers warn where a process forks after their own threads began; here they need none.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+class PairReader:
+    """Iterates over a group's batches, as clip-retrieval's readers do, in the order of the samples.
+
+    Attributes:
+        ledger: What was skipped so far.
+        counts: `captions_cut` and `metadata_ignored` so far.
+    """
+
+    def __init__(self, first: dict[str, Any] | None, others: Iterator[dict[str, Any]], count: int) -> None:
+        """Give `first`, and of `others` as many as make `count`."""
+        self._first = first
+        self._others = others
+        self._count = count
+        self.ledger: list[LedgerRow] = []
+        self.counts: Counter[str] = Counter(captions_cut=0, metadata_ignored=0)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Batches: image_tensor (B, 3, H, W), text_tokens (B, L), image_filename, text, metadata (JSON), ours.
+
+        Raises:
+            CorpusError: If a shard cannot be read.
+            SourceUnavailable: If its server does not answer.
+        """
+        names: dict[str, None] = {}
+        for number in range(self._count):
+            batch = self._first if number == 0 else next(self._others)
+            assert batch is not None  # noqa: S101 - a group with batches has a first one
+            if batch["failed"] is not None:
+                raise batch["failed"]
+            self.ledger += batch["skipped"]
+            self.counts.update(batch["counts"])
+            if batch["image_tensor"] is None:
+                continue
+            for fields in batch["fields"]:
+                names.update(dict.fromkeys(list(fields)[: MAX_FIELD_NAMES - len(names)]))
+            batch["metadata"] = [
+                json.dumps({**{name: value for name, value in fields.items() if name in names}, **ours})
+                for fields, ours in zip(batch["fields"], batch["ours"], strict=True)
+            ]
+            yield batch
+
+
+class ClipMapper:
+    """Turns a batch into unit vectors (B, D) float16 of images and captions."""
+
+    def __init__(self, encoder: Encoder, locations: Sequence[ShardLocation]) -> None:
+        """Use `encoder`; the shards are for messages."""
+        self.encoder = encoder
+        self.locations = locations
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Encode one batch into what clip-retrieval's writers take.
+
+        Raises:
+            CorpusError: If a vector is not finite or zero, naming shard and key.
+        """
+        images, texts = self.encoder.images(batch["image_tensor"]), self.encoder.texts(batch["text_tokens"])
+        return {
+            "image_embs": self._checked(images.numpy(), "image", batch),
+            "text_embs": self._checked(texts.numpy(), "caption", batch),
+            "image_filename": batch["image_filename"],
+            "text": batch["text"],
+            "metadata": batch["metadata"],
+        }
+
+    def _checked(self, vectors: npt.NDArray[np.float32], what: str, batch: dict[str, Any]) -> npt.NDArray[np.float16]:
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        # The rows come normalised: anything far from 1 was zero, infinite or NaN.
+        wrong = np.flatnonzero(~(np.abs(norms[:, 0] - 1) < 0.1))
+        if len(wrong):
+            row = int(wrong[0])
+            raise CorpusError(
+                f"{self.locations[batch['ours'][row]['shard']]}: the encoder gives a vector of length {norms[row, 0]} "
+                f"for the {what} of key {batch['image_filename'][row]!r}; check the checkpoint, or use "
+                "`embedding.precision: fp32`"
+            )
+        return (vectors / norms).astype(np.float16)
+
+
+class StatsLogger:
+    """Sums the runner's figures into `stats/N.json`, as clip-retrieval's logger does, and moves a progress bar on."""
+
+    def __init__(self, path: Path, bar: Any) -> None:
+        """Write to `path` at the end; `bar` is tqdm's."""
+        self.path = path
+        self.bar = bar
+        self.stats: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """Make the folder."""
+        self.path.parent.mkdir(exist_ok=True)
+
+    def __call__(self, stats: dict[str, float]) -> None:
+        """Add the figures of one batch."""
+        self.stats.update(stats)
+        self.bar.update(stats["sample_count"])
+
+    def end(self) -> None:
+        """Write the sums."""
+        self.path.write_text(json.dumps(self.stats))

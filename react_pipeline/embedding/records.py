@@ -1,0 +1,75 @@
+"""What is kept on record of each finished group while a build goes on: its ledger, and a marker that vouches for it.
+
+Belongs here: the files of the scratch folder. Does not belong here: the files that are published (`groups`,
+`group_encoder`), summing them up (`embed`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pandas as pd
+
+from react_pipeline.durable import fsync, write_atomically
+from react_pipeline.embedding.groups import Group, files_of_group, metadata_file, recorded_keys
+from react_pipeline.sources.shards import ShardLocation
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records of one build.
+
+    Attributes:
+        staging: What will be published.
+        scratch: Where the records lie; removed before publishing.
+        groups: How many groups the build has.
+        locations: Of all shards, for messages.
+        max_bad_fraction: Of a shard.
+    """
+
+    staging: Path
+    scratch: Path
+    groups: int
+    locations: Sequence[ShardLocation]
+    max_bad_fraction: float
+
+    def marker(self, number: int) -> Path:
+        """Exists once a group is done."""
+        return self.scratch / f"{number}.json"
+
+    def ledger(self, number: int) -> Path:
+        """The ledger of a group that is done."""
+        return self.scratch / f"{number}.parquet"
+
+    def done(self, group: Group, **counts: Any) -> None:
+        """Judge a group's ledger and write its marker.
+
+        Raises:
+            CorpusError: If one of its shards has too many bad samples.
+        """
+        group.check(self.locations, self.max_bad_fraction)
+        ledger = self.ledger(group.number)
+        # Of two tasks that do the same group, none reads half of what the other writes.
+        written = ledger.with_name(f"{ledger.name}.{uuid4().hex}")
+        group.write_ledger(written)
+        written.replace(ledger)
+        files = [self.staging / name for name in files_of_group(group.number, self.groups)]
+        mark_done(self.marker(group.number), [*filter(Path.exists, files), ledger], group.record(**counts))
+
+    def keys_of(self, group: Group) -> dict[int, list[str]]:
+        """The keys that each shard of a finished group holds."""
+        metadata = self.staging / metadata_file(group.number, self.groups)
+        return recorded_keys(metadata, pd.read_parquet(self.ledger(group.number)), group.shards)
+
+
+def mark_done(marker: Path, files: Iterable[Path], counts: dict[str, Any]) -> None:
+    """Write a marker that vouches for files."""
+    # They must be on disk before it, even if the power fails.
+    for path in files:
+        fsync(path)
+    write_atomically(marker, json.dumps(counts))

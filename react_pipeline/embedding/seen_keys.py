@@ -1,0 +1,77 @@
+"""The keys of all shards read so far, on disk: a key that an earlier shard holds is a duplicate.
+
+Belongs here: the register and the rule of duplicates. Does not belong here: reading keys (`embedding.groups`).
+
+Keys are text of any length and a corpus has hundreds of millions, so they lie in a table of SQLite beside the files
+being built: 20 to 30 bytes each on disk, and a few MiB of memory however many there are. The table can be made again
+at any time from what was published or written, so nothing waits for the disk.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+CACHE_KIB = 64 << 10
+
+Duplicates = set[tuple[int, str]]
+"""Shard and key."""
+
+
+class KeyRegister(Protocol):
+    """What tells duplicates: `SeenKeys`, or what stands for it on another machine."""
+
+    def duplicates(self, keys_by_shard: Mapping[int, Iterable[str]]) -> Duplicates:
+        """Which keys an earlier shard holds."""
+
+    def add(self, keys_by_shard: Mapping[int, Iterable[str]]) -> None:
+        """Take up the keys of some shards."""
+
+
+class SeenKeys:
+    """Keys met so far; used by one thread, the one that first asks."""
+
+    def __init__(self, path: Path) -> None:
+        """Start empty, with a table at `path`."""
+        self._path = path
+        self._open: sqlite3.Connection | None = None
+
+    def duplicates(self, keys_by_shard: Mapping[int, Iterable[str]]) -> Duplicates:
+        """Which keys an earlier shard holds, of shards in their order; the register stays as it is."""
+        here: set[str] = set()
+        found: Duplicates = set()
+        for shard, keys in keys_by_shard.items():
+            of_shard = set(keys)
+            found |= {(shard, key) for key in of_shard if key in here or self._has(key)}
+            here |= of_shard
+        return found
+
+    def add(self, keys_by_shard: Mapping[int, Iterable[str]]) -> None:
+        """Take up the keys of some shards."""
+        table = self._table()
+        with table:
+            for keys in keys_by_shard.values():
+                table.executemany("INSERT OR IGNORE INTO keys VALUES (?)", ((key,) for key in keys))
+
+    def close(self) -> None:
+        """Remove the table."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+        self._path.unlink(missing_ok=True)
+
+    def _has(self, key: str) -> bool:
+        return self._table().execute("SELECT 1 FROM keys WHERE key = ?", (key,)).fetchone() is not None
+
+    def _table(self) -> sqlite3.Connection:
+        if self._open is None:
+            self._path.unlink(missing_ok=True)
+            # Closed by another thread than the one that uses it.
+            self._open = sqlite3.connect(self._path, check_same_thread=False)
+            for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{CACHE_KIB}"):
+                self._open.execute(f"PRAGMA {setting}")
+            # Keys usually ascend from shard to shard, and then each is put behind the last one.
+            self._open.execute("CREATE TABLE keys (key TEXT PRIMARY KEY) WITHOUT ROWID")
+        return self._open

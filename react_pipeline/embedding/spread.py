@@ -1,0 +1,129 @@
+"""Embedding on a cluster: each group of shards is a task, which writes its files where the local path writes them.
+
+Belongs here: what is sent to the executors, and what they do. Does not belong here: the cluster (`distributor`), the
+order of events (`embed`).
+
+Which of two samples keeps a key depends on all shards before them. So the headers are read first, a task a group; then
+this process goes through the keys in their order, as the local path does; then the groups are encoded, each told what
+of it is a duplicate.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from react_pipeline.config import PipelineConfig
+from react_pipeline.distributor import require_shared
+from react_pipeline.embedding.groups import Group, files_of_group
+from react_pipeline.embedding.records import Records
+from react_pipeline.embedding.seen_keys import Duplicates
+from react_pipeline.sources.shards import ShardLocation, index_shard
+
+if TYPE_CHECKING:
+    from react_pipeline.embedding.group_encoder import GroupEncoder
+
+_loaded: dict[Path, GroupEncoder] = {}
+_SCHEMA = pa.schema([("shard", pa.int32()), ("key", pa.string())])
+
+
+@dataclass(frozen=True)
+class KeysTask:
+    """Reads the headers of a group and writes the keys it holds; of one item, a group."""
+
+    locations: Sequence[ShardLocation]
+    scratch: Path
+
+    def __call__(self, group: Group) -> None:
+        """Write the keys, unless they were written before."""
+        require_shared(self.scratch)
+        path = keys_file(self.scratch, group.number)
+        if path.exists():
+            return
+        written = path.with_name(f"{path.name}.{uuid4().hex}")
+        with pq.ParquetWriter(written, _SCHEMA) as writer:
+            for shard in group.shards:
+                keys = [sample.key for sample in index_shard(self.locations[shard]).samples]
+                writer.write_table(pa.table({"shard": pa.array([shard] * len(keys), pa.int32()), "key": keys}, _SCHEMA))
+        written.replace(path)
+
+
+def keys_file(scratch: Path, number: int) -> Path:
+    """Where the keys of a group lie that is not done."""
+    return scratch / f"{number}.keys"
+
+
+def read_keys(scratch: Path, group: Group) -> dict[int, list[str]] | None:
+    """The keys of each shard, as a `KeysTask` wrote them; None if none did."""
+    path = keys_file(scratch, group.number)
+    if not path.exists():
+        return None
+    keys: dict[int, list[str]] = {shard: [] for shard in group.shards}
+    table = pq.read_table(path).to_pydict()
+    for shard, key in zip(table["shard"], table["key"], strict=True):
+        keys[shard].append(key)
+    return keys
+
+
+@dataclass(frozen=True)
+class EncodeTask:
+    """Encodes a group; of one item, the group and what of it is a duplicate of earlier shards.
+
+    It may run twice, even at once: it works in a folder of its own, and moves what is complete.
+    """
+
+    config: PipelineConfig
+    checkpoint: Path
+    records: Records
+
+    def __call__(self, item: tuple[Group, Duplicates]) -> str:
+        """Bring the group's files and record into place; the device it was encoded on."""
+        group, duplicates = item
+        records = self.records
+        require_shared(records.scratch)
+        encoder = _encoder(self)
+        if records.marker(group.number).exists():
+            return encoder.device
+        group.read_headers(records.locations, _KnownDuplicates(duplicates))
+        attempt = records.scratch / f"attempt-{group.number}-{uuid4().hex}"
+        with tqdm(disable=True) as bar:
+            for done, counts in encoder.encode(iter([group]), attempt, bar, len(group.samples)):
+                for name in files_of_group(group.number, records.groups):
+                    if (attempt / name).exists():
+                        (records.staging / name).parent.mkdir(exist_ok=True)
+                        (attempt / name).replace(records.staging / name)
+                records.done(done, **counts)
+        shutil.rmtree(attempt, ignore_errors=True)
+        return encoder.device
+
+
+class _KnownDuplicates:
+    """In place of the register of keys, which is elsewhere."""
+
+    def __init__(self, duplicates: Duplicates) -> None:
+        self._duplicates = duplicates
+
+    def duplicates(self, keys_by_shard: Mapping[int, Iterable[str]]) -> Duplicates:
+        return self._duplicates
+
+    def add(self, keys_by_shard: Mapping[int, Iterable[str]]) -> None:
+        """Nothing: the one register has them."""
+
+
+def _encoder(task: EncodeTask) -> GroupEncoder:
+    # Spark keeps its Python processes, so each loads the model once. The staging folder names the whole build.
+    if task.records.staging not in _loaded:
+        from react_pipeline.embedding.group_encoder import GroupEncoder
+
+        _loaded.clear()
+        records = task.records
+        _loaded[records.staging] = GroupEncoder(task.config, task.checkpoint, records.locations, records.groups)
+    return _loaded[task.records.staging]

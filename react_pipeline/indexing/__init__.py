@@ -1,0 +1,1 @@
+"""Indexing: the parts that `index` is made of."""

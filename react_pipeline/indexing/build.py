@@ -1,0 +1,289 @@
+"""Building the index of each side: training, adding, tuning, measuring; from scratch or grown from an earlier one.
+
+Belongs here: the order of these steps, and how a killed build goes on. Does not belong here: which key is built
+(`indexing.keys`), which earlier index fits (`indexing.growth`), recall (`indexing.recall`), opening and searching a
+published index (`index`).
+
+FAISS is used directly. autofaiss, which clip-retrieval uses, refuses PQ and SQ keys for inner products, tunes for a
+query time whatever the recall, and trains polysemous codes that nothing here searches with.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.config import IndexConfig
+from react_pipeline.durable import fsync, write_atomically
+from react_pipeline.errors import InputError
+from react_pipeline.indexing.files import (
+    inverted_lists,
+    read_index,
+    search_parameters,
+    set_parameters,
+    to_cpu,
+    to_gpu,
+    write_index,
+)
+from react_pipeline.indexing.growth import SIDES, Earlier
+from react_pipeline.indexing.keys import RERANK_LIMIT, Key, choose_key, memory_budget
+from react_pipeline.indexing.recall import Neighbours, Queries, draw_queries, tune
+from react_pipeline.indexing.spread import STAGE, can_be_spread, fill, trained_file
+from react_pipeline.indexing.vectors import StoredVectors
+from react_pipeline.settings.distributor import DistributorConfig
+from react_pipeline.vectors import Side
+
+LOCAL = DistributorConfig()
+TRAINING_SEED = 1
+ROTATION_ROUNDS, ROTATION_ROWS = 12, 20_000
+"""Training of a rotation (OPQ). FAISS' own 50 rounds on 65,536 rows take over ten minutes a core at D = 512."""
+GRAPH_BREADTH = (16, 4_096)
+"""efSearch, where tuning starts and stops."""
+
+
+@dataclass
+class Built:
+    """One side: what the counts record of it."""
+
+    key: str
+    parameters: str = ""
+    rerank: int = 1
+    tuned_recall: float = 1.0
+    """Recall@10 of the queries that were tuned with; the recorded figures are of the others."""
+    recall_at_10: float = 0.0
+    recall_at_100: float = 0.0
+    trained_rows: int = 0
+    reused_rows: int = 0
+    seconds: float = 0.0
+    note: str = ""
+    """What a person should know, such as a target that was not reached."""
+
+
+class _OutgrownError(Exception):
+    """Growing has spoiled the recall of an index: it is to be built from scratch."""
+
+
+def build_indices(
+    config: IndexConfig,
+    embeddings: Artifact,
+    staging: Path,
+    *,
+    earlier: Earlier | None = None,
+    device: str = "auto",
+    distributor: DistributorConfig = LOCAL,
+) -> dict[str, Any]:
+    """Write `image.index` and `text.index` and return the counts.
+
+    A side that a killed build had finished is kept.
+
+    Raises:
+        InputError: If a vector cannot be ranked, or the key fits neither the vectors nor the machine.
+    """
+    rows, dimension = int(embeddings.counts["rows"]), int(embeddings.counts["dimension"])
+    chosen, reason = choose_key(config, rows, dimension)
+    queries = draw_queries(embeddings, 2 * config.recall_queries)
+    if earlier is not None and earlier.fits(chosen, rows, config.retrain_factor):
+        try:
+            sides = _build_sides(config, earlier.key, embeddings, staging, queries, earlier, device, distributor)
+            reason = _joined(reason, f"{earlier.rows:,} rows of an earlier index kept")
+        except _OutgrownError as outgrown:
+            reason = _joined(reason, f"trained anew: {outgrown}")
+            sides = _build_sides(config, chosen, embeddings, staging, queries, None, device, distributor)
+    else:
+        sides = _build_sides(config, chosen, embeddings, staging, queries, None, device, distributor)
+    for path in staging.iterdir():
+        if path.name not in {f"{side}.index" for side in SIDES}:
+            path.unlink()
+    return counts(embeddings, config, sides, reason, queries, staging)
+
+
+def _build_sides(
+    config: IndexConfig,
+    key: str,
+    embeddings: Artifact,
+    staging: Path,
+    queries: Queries,
+    earlier: Earlier | None,
+    device: str,
+    distributor: DistributorConfig,
+) -> dict[Side, Built]:
+    plan, sides = [key, "" if earlier is None else earlier.artifact.fingerprint], {}
+    for side in SIDES:
+        marker = staging / f"{side}.done"
+        if (built := _finished(marker, plan)) is None:
+            path = staging / f"{side}.index"
+            built = build_side(config, key, embeddings, side, path, queries, earlier, device, distributor)
+            # The marker vouches for the file, so it must be on disk first.
+            fsync(staging / f"{side}.index")
+            write_atomically(marker, json.dumps({"plan": plan, **asdict(built)}))
+        sides[side] = built
+    return sides
+
+
+def build_side(
+    config: IndexConfig,
+    key: str,
+    embeddings: Artifact,
+    side: Side,
+    path: Path,
+    queries: Queries,
+    earlier: Earlier | None = None,
+    device: str = "auto",
+    distributor: DistributorConfig = LOCAL,
+) -> Built:
+    """Write the index of one side: in one pass over the vectors each is checked, compared with the queries and added.
+
+    Memory holds the index, the training sample and one chunk of vectors. On a cluster tasks add the rows, if the index
+    is one of cells and is not grown; all else is done here.
+    """
+    import faiss
+
+    started = time.perf_counter()
+    stored, parsed = StoredVectors(embeddings, side), Key.parse(key)
+    neighbours = Neighbours(queries, side, stored.dimension)
+    built, spreads = Built(key, trained_rows=stored.rows), False
+    if earlier is not None:
+        index = read_index(earlier.artifact.file(f"{side}.index"), earlier.artifact.stage, mapped=False)
+        built.reused_rows = earlier.rows
+        built.trained_rows = earlier.trained_rows if parsed.trains else stored.rows
+    else:
+        index = faiss.index_factory(stored.dimension, key, faiss.METRIC_INNER_PRODUCT)
+        spreads = distributor.kind != "local" and can_be_spread(index)
+        if spreads:
+            trained = trained_file(path.parent, side, key)
+            index = _trained_before(index, parsed, config, stored, device, trained)
+            fill(index, stored, embeddings, side, trained, distributor)
+        else:
+            index = _train(index, parsed, config, stored, device)
+    for first, vectors in stored.chunks():
+        if not spreads and first + len(vectors) > built.reused_rows:
+            new = max(built.reused_rows - first, 0)
+            stored.refuse_bad(np.arange(first + new, first + len(vectors)), vectors[new:])
+            index.add(vectors[new:])
+        neighbours.see(first, vectors)
+    index = to_cpu(index)
+    tune_and_measure(index, config, neighbours, stored, built, parsed.rerank)
+    if earlier is not None and parsed.trains and built.tuned_recall < earlier.recall_floor(side, config.target_recall):
+        raise _OutgrownError(f"grown, its {side} index finds {built.tuned_recall:.3f} of the 10 nearest at most")
+    write_index(index, path)
+    built.seconds = round(time.perf_counter() - started, 2)
+    return built
+
+
+def tune_and_measure(
+    index: Any,
+    config: IndexConfig,
+    neighbours: Neighbours,
+    stored: StoredVectors,
+    built: Built,
+    rerank: int,
+) -> None:
+    """Set the parameters that reach the target on the odd queries, and measure recall on the even ones."""
+    # A corpus of a handful of rows has no query to spare.
+    trial = slice(1, None, 2) if len(neighbours.queries) > 1 else slice(None)
+    lists = inverted_lists(index)
+    value = (1, int(lists.nlist)) if lists is not None else (GRAPH_BREADTH if search_parameters(index, 1) else (1, 1))
+
+    def measure(value: int, rerank: int) -> float:
+        if parameters := search_parameters(index, value):
+            set_parameters(index, parameters)
+        return neighbours.recall(index, stored, 10, rerank, trial)
+
+    if search_parameters(index, 1) or rerank > 1:
+        widest = config.rerank or (RERANK_LIMIT if rerank > 1 else 1)
+        found = tune(measure, config.target_recall, value=value, rerank=(config.rerank or rerank, widest))
+        built.parameters, built.rerank = search_parameters(index, found.value), found.rerank
+        built.tuned_recall = found.recall
+        if built.parameters:
+            set_parameters(index, built.parameters)
+        if found.recall < config.target_recall:
+            built.note = _joined(
+                built.note,
+                f"recall@10 is {found.recall:.3f} at most with this key, target_recall {config.target_recall} is not "
+                "reached",
+            )
+    held_out = slice(None, None, 2)
+    built.recall_at_10 = neighbours.recall(index, stored, 10, built.rerank, held_out)
+    built.recall_at_100 = neighbours.recall(index, stored, 100, built.rerank, held_out)
+
+
+def counts(
+    embeddings: Artifact, config: IndexConfig, sides: dict[Side, Built], reason: str, queries: Queries, staging: Path
+) -> dict[str, Any]:
+    """What the manifest records of both sides."""
+    first = sides["image"]
+    notes = [f"{side}: {built.note}" for side, built in sides.items() if built.note]
+    return {
+        "rows": int(embeddings.counts["rows"]),
+        "dimension": int(embeddings.counts["dimension"]),
+        "encoder": embeddings.parents["base_checkpoint"],
+        "key": first.key,
+        "exact": all(built.key == "Flat" for built in sides.values()),
+        "reason": _joined(reason, *notes),
+        "parameters": {side: built.parameters for side, built in sides.items() if built.parameters},
+        "rerank": {side: built.rerank for side, built in sides.items() if built.rerank > 1},
+        "tuned_recall": {side: built.tuned_recall for side, built in sides.items()},
+        "recall_at_10": {side: built.recall_at_10 for side, built in sides.items()},
+        "recall_at_100": {side: built.recall_at_100 for side, built in sides.items()},
+        "recall_queries": len(queries.rows[::2]),
+        "target_recall": config.target_recall,
+        "trained_rows": min(built.trained_rows for built in sides.values()),
+        "reused_rows": min(built.reused_rows for built in sides.values()),
+        "seconds": round(sum(built.seconds for built in sides.values()), 2),
+        "bytes": sum((staging / f"{side}.index").stat().st_size for side in SIDES),
+    }
+
+
+def _train(index: Any, key: Key, config: IndexConfig, stored: StoredVectors, device: str) -> Any:
+    import faiss
+
+    if (lists := inverted_lists(index)) is not None:
+        if key.codes == "SQfp16":
+            # Then a code is the stored half-precision vector itself; of residuals it would be a rounding.
+            lists.by_residual = False
+        if key.parts:
+            # Codes ordered for a search by Hamming distance, which nothing here does, take most of the training.
+            lists.do_polysemous_training = False
+    if key.rotation:
+        rotation = faiss.downcast_VectorTransform(index.chain.at(0))
+        rotation.niter, rotation.max_train_points = ROTATION_ROUNDS, ROTATION_ROWS
+    index = to_gpu(index, device)
+    if not index.is_trained:
+        # A quarter of the budget at the most: the sample lies beside the index.
+        affordable = memory_budget(config) // 4 // (4 * stored.dimension)
+        wanted = config.training_rows or min(key.sample_rows, affordable)
+        if wanted < key.rows_to_train:
+            raise InputError(
+                f"index.training_rows: {wanted:,} rows are too few to train {key.text}, which needs "
+                f"{key.rows_to_train:,}; raise index.training_rows or index.memory_gib, or take fewer cells"
+            )
+        rows, sample = stored.sample(wanted, TRAINING_SEED)
+        stored.refuse_bad(rows, sample)
+        index.train(sample)
+    return index
+
+
+def _trained_before(
+    index: Any, key: Key, config: IndexConfig, stored: StoredVectors, device: str, trained: Path
+) -> Any:
+    """A trained index in main memory, from `trained` where a killed build has left it."""
+    if trained.exists():
+        return read_index(trained, STAGE, mapped=False)
+    return to_cpu(_train(index, key, config, stored, device))
+
+
+def _finished(marker: Path, plan: list[str]) -> Built | None:
+    if not marker.exists():
+        return None
+    recorded = json.loads(marker.read_text())
+    return Built(**recorded) if recorded.pop("plan") == plan else None
+
+
+def _joined(*texts: str) -> str:
+    return "; ".join(text for text in texts if text)

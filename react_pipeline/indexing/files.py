@@ -1,0 +1,173 @@
+"""FAISS indices as files and as objects: reading (mapped), writing, parameters, GPU, and searching with re-ranking.
+
+Belongs here: everything that calls FAISS on an index that is there. Does not belong here: training and filling one
+(`indexing.build`), measuring it (`indexing.recall`). Shapes: Q queries, K hits, D width.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from react_pipeline.errors import CorruptArtifact
+from react_pipeline.indexing.vectors import Rows, StoredVectors, Vectors
+
+logger = logging.getLogger(__name__)
+
+_CANDIDATES_AT_ONCE = 65_536
+"""So many vectors are read at a time for ranking again: 128 MiB of 512 numbers."""
+
+
+def read_index(path: Path, stage: str, *, mapped: bool) -> Any:
+    """Read an index.
+
+    Args:
+        path: The file.
+        stage: The asset to name if it is unreadable.
+        mapped: Leave vectors, cells and graph in the file; the pages that a search touches are read and can be given
+            up again. Nothing can be added to such an index.
+
+    Raises:
+        CorruptArtifact: If FAISS cannot read it.
+    """
+    import faiss
+
+    # The newer flag maps graphs and exact indices too; the older one only cells.
+    flag = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP) if mapped else 0
+    try:
+        return faiss.read_index(str(path), flag)
+    except (RuntimeError, MemoryError) as error:
+        raise CorruptArtifact(
+            f"{path}: FAISS cannot read it ({str(error).splitlines()[0]}); rematerialize `{stage}`"
+        ) from error
+
+
+def write_index(index: Any, path: Path) -> None:
+    """Write an index so that the name appears only when the file is whole.
+
+    Raises:
+        OSError: If the disk refuses; FAISS reports that as a RuntimeError of its own.
+    """
+    import faiss
+
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        faiss.write_index(index, str(temporary))
+    except RuntimeError as error:
+        temporary.unlink(missing_ok=True)
+        full = "No space left" in str(error)
+        code = errno.ENOSPC if full else errno.EIO
+        raise OSError(code, os.strerror(code), str(path)) from error
+    temporary.replace(path)
+
+
+def set_parameters(index: Any, parameters: str) -> None:
+    """Set what trades speed for recall, such as `nprobe=8`."""
+    import faiss
+
+    faiss.ParameterSpace().set_index_parameters(index, parameters)
+
+
+def search_parameters(index: Any, value: int) -> str:
+    """The text for `set_parameters` that makes an index look at `value` cells or graph nodes; empty if it is exact."""
+    import faiss
+
+    if (lists := inverted_lists(index)) is not None:
+        # A graph over the cells must be searched at least as widely as cells are wanted.
+        quantizer = faiss.downcast_index(lists.quantizer)
+        graph = f",quantizer_efSearch={2 * value}" if hasattr(quantizer, "hnsw") else ""
+        return f"nprobe={value}{graph}"
+    return f"efSearch={value}" if hasattr(innermost(index), "hnsw") else ""
+
+
+def innermost(index: Any) -> Any:
+    """The index behind rotations and maps of row numbers."""
+    import faiss
+
+    index = faiss.downcast_index(index)
+    while isinstance(index, faiss.IndexPreTransform | faiss.IndexIDMap | faiss.IndexIDMap2):
+        index = faiss.downcast_index(index.index)
+    return index
+
+
+def inverted_lists(index: Any) -> Any | None:
+    """The index of cells inside, or None if it has none."""
+    import faiss
+
+    inner = innermost(index)
+    return inner if isinstance(inner, faiss.IndexIVF) else None
+
+
+def to_gpu(index: Any, device: str) -> Any:
+    """A copy on the GPU where FAISS has one and can hold this index there; else the index itself.
+
+    Graphs have no GPU form, and the packages of FAISS for processors have no GPU at all. Not run on a GPU yet.
+    """
+    import faiss
+
+    if device == "cpu" or faiss.get_num_gpus() == 0 or hasattr(innermost(index), "hnsw"):
+        return index
+    try:
+        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
+    except RuntimeError as error:
+        logger.warning("the index stays in main memory: %s", str(error).splitlines()[0])
+        return index
+
+
+def to_cpu(index: Any) -> Any:
+    """The index in main memory, as it is written."""
+    import faiss
+
+    return faiss.index_gpu_to_cpu(index) if "Gpu" in type(index).__name__ else index
+
+
+def find_rows(
+    index: Any, queries: Vectors, k: int, rerank: int = 1, stored: StoredVectors | None = None
+) -> tuple[Vectors, Rows]:
+    """Search an index, and rank again by the stored vectors where its own similarities are coarse.
+
+    Args:
+        index: A FAISS index of inner products.
+        queries: Unit rows (Q, D).
+        k: Hits per query; capped by the index.
+        rerank: So many times k hits are fetched and ranked again; 1: not at all.
+        stored: The vectors; needed with `rerank` above 1.
+
+    Returns:
+        Similarities and rows (Q, K), best first; row -1 where no hit was found.
+    """
+    k = min(k, index.ntotal)
+    if rerank == 1 or stored is None:
+        found: tuple[Vectors, Rows] = index.search(queries, k)
+        return found
+    similarities = np.empty((len(queries), k), dtype=np.float32)
+    rows = np.empty((len(queries), k), dtype=np.int64)
+    wide = min(k * rerank, index.ntotal)
+    size = max(_CANDIDATES_AT_ONCE // wide, 1)
+    for start in range(0, len(queries), size):
+        part = slice(start, start + size)
+        _, candidates = index.search(queries[part], wide)
+        exact = similarities_of(queries[part], candidates, stored)
+        order = np.argsort(-exact, axis=1, kind="stable")[:, :k]
+        similarities[part] = np.take_along_axis(exact, order, axis=1)
+        rows[part] = np.take_along_axis(candidates, order, axis=1)
+    return similarities, rows
+
+
+def similarities_of(queries: Vectors, rows: Rows, stored: StoredVectors) -> Vectors:
+    """Exact similarities (Q, K) of each query with its rows (Q, K); minus infinity where the row is -1."""
+    wanted, place = np.unique(rows, return_inverse=True)
+    place = place.reshape(rows.shape)
+    vectors = np.zeros((len(wanted), stored.dimension), dtype=np.float32)
+    vectors[wanted >= 0] = stored.take(wanted[wanted >= 0])
+    similarities: npt.NDArray[np.float32] = np.empty(rows.shape, dtype=np.float32)
+    for query in range(len(queries)):
+        similarities[query] = vectors[place[query]] @ queries[query]
+    similarities[rows < 0] = -np.inf
+    return similarities

@@ -1,0 +1,114 @@
+"""Ready FAISS indices over ready embeddings: taken over as they are, after a test.
+
+Belongs here: `corpus.indices`, a folder with `image.index` and `text.index` in clip-retrieval's layout. Does not belong
+here: ready embeddings themselves, building (`indexing.build`).
+
+The files are linked, not copied: published indices of large corpora are hundreds of GB. The manifest holds their
+digests, so one that is changed or taken away later is refused like any damaged artifact.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.config import IndexConfig
+from react_pipeline.digests import remembered_sha256
+from react_pipeline.errors import CorruptArtifact, InputError
+from react_pipeline.indexing.build import Built, counts, tune_and_measure
+from react_pipeline.indexing.files import innermost, inverted_lists, read_index
+from react_pipeline.indexing.growth import SIDES
+from react_pipeline.indexing.recall import Neighbours, draw_queries
+from react_pipeline.indexing.vectors import StoredVectors
+
+COARSE_RERANK = 8
+"""Where tuning of the re-ranking starts for codes that do not hold whole vectors."""
+
+
+def identify(root: Path, indices: Path) -> dict[str, str]:
+    """SHA-256 of each ready index: the content of the artifact's inputs.
+
+    Args:
+        root: The store, which remembers digests by path, size and time.
+        indices: The folder.
+
+    Raises:
+        InputError: If one is not there.
+    """
+    paths = {f"{side}.index": indices / f"{side}.index" for side in SIDES}
+    missing = [str(path) for path in paths.values() if not path.is_file()]
+    if missing:
+        raise InputError(f"corpus.indices: no file {', '.join(missing)}; remove the field to have indices built")
+    return {name: remembered_sha256(root, path) for name, path in paths.items()}
+
+
+def take_over(config: IndexConfig, indices: Path, embeddings: Artifact, staging: Path) -> dict[str, Any]:
+    """Link both indices into the artifact and return the counts, as `index_build.build_indices` does.
+
+    Raises:
+        InputError: If an index cannot be read, is not of inner products, has other rows or another dimension than the
+            embeddings, or finds less than `min_recall`.
+    """
+    queries = draw_queries(embeddings, 2 * config.recall_queries)
+    sides = {}
+    for side in SIDES:
+        started = time.perf_counter()
+        path, stored = indices / f"{side}.index", StoredVectors(embeddings, side)
+        index = _checked(path, stored)
+        neighbours = Neighbours(queries, side, stored.dimension)
+        for first, vectors in stored.chunks():
+            neighbours.see(first, vectors)
+        built = Built(_described(index), trained_rows=stored.rows)
+        rerank = 1 if _holds_vectors(index) else COARSE_RERANK
+        tune_and_measure(index, config, neighbours, stored, built, rerank)
+        if built.recall_at_10 < config.min_recall:
+            raise InputError(
+                f"{path}: finds {built.recall_at_10:.1%} of the 10 nearest rows that an exact search finds, and "
+                f"index.min_recall is {config.min_recall}. Either its rows are not in the order of the embeddings, or "
+                "it is too coarse; remove corpus.indices to have an index built"
+            )
+        built.seconds = round(time.perf_counter() - started, 2)
+        link = staging / path.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(path.resolve())
+        sides[side] = built
+    return counts(embeddings, config, sides, f"taken over from {indices}", queries, staging)
+
+
+def _checked(path: Path, stored: StoredVectors) -> Any:
+    import faiss
+
+    try:
+        index = read_index(path, "faiss_index", mapped=True)
+    except CorruptArtifact as error:
+        raise InputError(f"{path}: FAISS cannot read it; fetch it again or remove corpus.indices ({error})") from error
+    if (index.ntotal, index.d) != (stored.rows, stored.dimension):
+        raise InputError(
+            f"{path}: {index.ntotal:,} rows of {index.d} dimensions, but the embeddings have {stored.rows:,} of "
+            f"{stored.dimension}; use the indices that belong to corpus.embeddings, or remove corpus.indices"
+        )
+    if index.metric_type != faiss.METRIC_INNER_PRODUCT:
+        raise InputError(
+            f"{path}: it measures another distance than the inner product, so its hits have no cosine; build it with "
+            "metric `ip`, or remove corpus.indices"
+        )
+    return index
+
+
+def _described(index: Any) -> str:
+    import faiss
+
+    if isinstance(innermost(index), faiss.IndexFlat):
+        return "Flat"
+    lists = inverted_lists(index)
+    inner = type(innermost(index)).__name__.removeprefix("Index")
+    return f"ready {inner}" if lists is None else f"ready {inner} of {lists.nlist} cells"
+
+
+def _holds_vectors(index: Any) -> bool:
+    import faiss
+
+    # Behind a rotation the vectors may have lost dimensions.
+    return isinstance(faiss.downcast_index(index), faiss.IndexFlat | faiss.IndexIVFFlat | faiss.IndexHNSWFlat)

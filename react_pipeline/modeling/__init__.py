@@ -1,0 +1,1 @@
+"""Modeling: the parts of a CLIP: attention, gated blocks, towers, weights."""

@@ -1,0 +1,1 @@
+"""Promotions: the parts that `promotion` is made of."""

@@ -1,0 +1,57 @@
+"""Intervals: how far a figure measured on N images could be off because of which images they are.
+
+Belongs here: 95% intervals of an accuracy, and of the difference of two methods on the same images. They tell of the
+sampling of images and of nothing else: another seed of the training may differ by more. Does not belong here: which
+methods are compared (`compare`), and what is said of an interval (`reports.findings`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+RESAMPLES = 10_000
+_SEED = 0
+_Z = 1.959964
+"""97.5% quantile of the normal distribution."""
+
+Correct = np.ndarray[Any, Any]
+
+
+def paired_interval(method_correct: Correct, base_correct: Correct) -> tuple[float, float]:
+    """95% bootstrap interval of the difference in accuracy of two methods on the same N images, as fractions."""
+    low, high = np.percentile(_differences(method_correct, base_correct, _SEED), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def mean_interval(pairs: Sequence[tuple[Correct, Correct]]) -> tuple[float, float]:
+    """95% interval of the mean difference over several sets, each with equal weight.
+
+    Images are resampled within each set and independently between sets (a stratified bootstrap). So it tells how well
+    these sets are known, not what another set would give.
+
+    Args:
+        pairs: For each set, whether the method and whether the base is right on each of its images.
+    """
+    resampled = [_differences(method, base, (_SEED, number)) for number, (method, base) in enumerate(pairs)]
+    low, high = np.percentile(np.mean(resampled, axis=0), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def share_interval(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95% score interval of a share of `count` images (Wilson 1927): it stays within 0 and 1."""
+    middle = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
+    half = _Z / (1 + _Z**2 / count) * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def _differences(method_correct: Correct, base_correct: Correct, seed: int | tuple[int, ...]) -> NDArray[np.float64]:
+    # Resampling N images is drawing from the multinomial of (gained, lost, equal), so no image is ever copied.
+    difference = method_correct.astype(int) - base_correct.astype(int)
+    shares = [float((difference == value).mean()) for value in (1, -1, 0)]
+    gained, lost, _ = np.random.default_rng(seed).multinomial(len(difference), shares, RESAMPLES).T
+    return (gained - lost) / len(difference)

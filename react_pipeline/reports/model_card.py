@@ -1,0 +1,247 @@
+"""The model card: a README in Markdown that says what an exported model is made of, how good it is, how it is loaded.
+
+Belongs here: the text, and the escaping of what comes from outside. Does not belong here: writing files (`export`),
+measuring (`evaluate`). Every figure is read from a fresh, verified artifact; what is not known is said to be so.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.demo import CORPUS_SOURCES, OTHER_SOURCES, Source
+from react_pipeline.evaluate import EvalResult
+from react_pipeline.lineage import Project, fresh, fresh_or_none, method_key
+from react_pipeline.settings.training import CONTROL_SUFFIX
+
+MAX_NAMES = 200
+"""Class names beyond this many are counted, not listed."""
+
+_TRAINS = {
+    "gated-image": "new gated blocks in front of the last vision layers; every weight of the base is as it was, but "
+    "for the logit scale",
+    "locked-text": "the image tower and the logit scale; the text tower is the base's",
+    "locked-image": "the text tower and the logit scale; the image tower is the base's",
+    "full": "every weight",
+    "linear-head": "one vector per class, on what the base makes of images; the model is the base's",
+}
+_JOINERS = "\u200c\u200d"
+"""Invisible, and part of spelling in several scripts."""
+
+_CITATIONS = """\
+- REACT: Liu et al., *Learning Customized Visual Models with Retrieval-Augmented Knowledge*, CVPR 2023,
+  [arXiv 2301.07094](https://arxiv.org/abs/2301.07094)
+- ELEVATER: Li et al., *ELEVATER: A Benchmark and Toolkit for Evaluating Language-Augmented Visual Models*, NeurIPS
+  2022, [arXiv 2204.08790](https://arxiv.org/abs/2204.08790)
+- CLIP: Radford et al., *Learning Transferable Visual Models From Natural Language Supervision*, ICML 2021,
+  [arXiv 2103.00020](https://arxiv.org/abs/2103.00020)
+"""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How an exported folder is read.
+
+    Attributes:
+        gated: It has gated blocks.
+        registered: Name under which plain open_clip 2.32 gets the architecture; None where plain open_clip refuses it.
+        from_inside: Parts are found by relative paths, so open_clip must run inside the folder.
+        head: It holds a linear head beside the base's model.
+    """
+
+    gated: bool
+    registered: str | None
+    from_inside: bool
+    head: bool
+
+
+def model_card(project: Project, checkpoint: Artifact, loading: Loading) -> str:
+    """The README of an exported checkpoint, in Markdown.
+
+    Args:
+        project: The pipeline.
+        checkpoint: A fresh `customized_checkpoint`.
+        loading: How the folder is read.
+
+    Raises:
+        MissingArtifact: If a parent of the checkpoint is gone.
+        StaleArtifact: If a parent has changed since.
+    """
+    slug, method = checkpoint.key.split("/")
+    domain = project.domain(slug)
+    title = escaped(domain.title or slug)
+    parts = [
+        # Constants only: text from outside stays out of the YAML.
+        "---\nlicense: other\npipeline_tag: zero-shot-image-classification\ntags: [clip, react]\n---",
+        f"# CLIP customized for {title} ({method})",
+        *([escaped(domain.description)] if domain.description else []),
+        f"Made by `react_pipeline` from class names alone. Domain `{slug}`, fingerprint `{checkpoint.fingerprint}`.",
+        f"## How to load it\n\n{how_to_load(loading)}",
+        f"## How good it is\n\n{_figures(project, slug, method)}",
+        f"## What it is made of\n\n{_ingredients(project, checkpoint, slug, method)}",
+        f"## Classes\n\n{_names(domain.class_names)}",
+        f"## Limits\n\n{_limits(method)}",
+        f"## Licences\n\n{licences(project)}",
+        f"## Please cite\n\n{_CITATIONS}",
+    ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Text from outside for a line of Markdown: no markup, HTML, link, line break or invisible sign comes through."""
+    visible = (letter if letter in _JOINERS or unicodedata.category(letter)[0] != "C" else " " for letter in text)
+    # A colon is what turns http into a link; a bar ends a cell of a table.
+    return re.sub(r"([\\`*_{}\[\]()<>#|~!&:@$])", r"\\\1", " ".join("".join(visible).split()))
+
+
+def how_to_load(loading: Loading) -> str:
+    """The lines of Python that load the folder, in Markdown."""
+    ours = (
+        "```python\nfrom react_pipeline.model import load\n\n"
+        'clip = load("path/of/this/folder")  # clip.model, clip.preprocess, clip.tokenizer\n```'
+    )
+    parts = []
+    if loading.gated:
+        parts.append(
+            "It has gated blocks, which plain open_clip does not know; open_clip refuses the folder rather than load "
+            f"it without them. With `react_pipeline`:\n\n{ours}"
+        )
+    elif loading.registered is None:
+        parts.append(f"Its architecture is `react_pipeline`'s own, and plain open_clip does not know it:\n\n{ours}")
+    else:
+        parts += [_open_clip(loading.registered, loading.from_inside), f"With `react_pipeline`:\n\n{ours}"]
+    if loading.head:
+        parts.append(
+            "To classify: `head` has one column per class, in the order of `classes` in `head.json`; `images` is a "
+            "batch of what `clip.preprocess` gives.\n\n"
+            "```python\nfrom safetensors.torch import load_file\n\n"
+            'head = load_file("path/of/this/folder/head.safetensors")["head"]\n'
+            "class_ids = (clip.encode_images(images) @ head).argmax(dim=1)\n```"
+        )
+    return "\n\n".join(parts)
+
+
+def _open_clip(name: str, from_inside: bool) -> str:
+    inside = " Run Python inside this folder: the text tower is found by a relative path." if from_inside else ""
+    folder = "." if from_inside else "path/of/this/folder"
+    return (
+        f"With open_clip 3 (`local-dir:`).{inside}\n\n"
+        "```python\nimport open_clip\n\n"
+        f'folder = "{folder}"\n'
+        'model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")\n'
+        'tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")\n'
+        "model.eval()\n```\n\n"
+        f"With open_clip 2.32, which has no `local-dir:`.{inside}\n\n"
+        "```python\nimport json\n\nimport open_clip\n"
+        "from open_clip.transform import PreprocessCfg, image_transform_v2\n\n"
+        f'folder = "{folder}"\n'
+        f'open_clip.add_model_config(f"{{folder}}/{name}.json")\n'
+        f'model = open_clip.create_model("{name}", pretrained=f"{{folder}}/open_clip_model.safetensors").eval()\n'
+        f'tokenizer = open_clip.get_tokenizer("{name}")\n'
+        'with open(f"{folder}/open_clip_config.json") as file:\n'
+        '    preprocess = image_transform_v2(PreprocessCfg(**json.load(file)["preprocess_cfg"]), is_train=False)\n```'
+    )
+
+
+def _figures(project: Project, slug: str, method: str) -> str:
+    trained = method.removesuffix(CONTROL_SUFFIX)
+    lines, about = [], ""
+    for name in ("base", trained, trained + CONTROL_SUFFIX):
+        artifact = fresh_or_none(project, "elevater_results", method_key(slug, name))
+        shown = f"**{name}** (this model)" if name == method else name
+        if artifact is None:
+            lines.append(f"| {shown} | not evaluated | | |")
+            continue
+        result = EvalResult.read(artifact)
+        if result.top1 is None:
+            lines.append(f"| {shown} | unavailable: {escaped(result.unavailable or 'no reason given')} | | |")
+            continue
+        about = f"On {escaped(result.dataset)}: {result.n:,} labelled images, {result.n_classes} classes, without any "
+        about += "training on labelled images. "
+        mean = "" if result.mean_per_class is None else f"{100 * result.mean_per_class:.1f}"
+        lines.append(f"| {shown} | {100 * result.top1:.1f} | {mean} | {result.n:,} |")
+    table = "| method | top-1 % | mean per class % | images |\n|---|---|---|---|\n" + "\n".join(lines)
+    told = "The control is the same training on as many random pairs; a gain that it shares is no gain of retrieval."
+    return f"{about}{told}\n\n{table}"
+
+
+def _ingredients(project: Project, checkpoint: Artifact, slug: str, method: str) -> str:
+    base, corpus = fresh(project, "base_checkpoint"), fresh(project, "corpus")
+    control = method.endswith(CONTROL_SUFFIX)
+    pairs = fresh(project, "control_set" if control else "retrieved_set", slug)
+    classes = len(project.domain(slug).classes)
+    encoder, config, counts = base.manifest["config"], checkpoint.manifest["config"], checkpoint.counts
+    lines = [
+        ("Base", f"{_fields(encoder)} (`{base.fingerprint}`)"),
+        ("Corpus", f"kind {corpus.manifest['config']['kind']}, {_pairs_of(corpus)} (`{corpus.fingerprint}`)"),
+    ]
+    if control:
+        lines.append(("Pairs", f"{pairs.counts['pairs']:,} drawn at random (`{pairs.fingerprint}`)"))
+    else:
+        modes = ", ".join(f"{mode} {count:,}" for mode, count in pairs.counts["pairs_by_mode"].items())
+        found = f"{pairs.counts['pairs']:,} pairs for {pairs.counts['classes']} of {classes} classes, by mode: {modes}"
+        lines.append(("Retrieved", f"{found} (`{pairs.fingerprint}`)"))
+        if pairs.counts["starving"]:
+            lines.append(("Classes with too few pairs", _names(pairs.counts["starving"])))
+    fields = {name: value for name, value in config.items() if name not in ("method", "classes", "templates")}
+    lines += [
+        ("Method", f"{method}: trains {_TRAINS.get(method.removesuffix(CONTROL_SUFFIX), 'see the documentation')}"),
+        ("Training", _fields(fields)),
+        ("Parameters", f"{counts['trainable_parameters']:,} trained of {counts['parameters']:,}"),
+    ]
+    return "\n".join(f"- {name}: {text}" for name, text in lines)
+
+
+def _pairs_of(corpus: Artifact) -> str:
+    pairs = corpus.counts.get("pairs")
+    return f"{corpus.counts['shards']:,} shards" + ("" if pairs is None else f", {pairs:,} pairs")
+
+
+def _fields(values: dict[str, Any]) -> str:
+    return ", ".join(
+        f"{name.replace('_', ' ')} {escaped(str(value))}" for name, value in values.items() if value is not None
+    )
+
+
+def _names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
+    return f"{len(names):,}: {', '.join(escaped(name) for name in names[:MAX_NAMES])}{more}"
+
+
+def _limits(method: str) -> str:
+    parts = [
+        "It is specialised to the classes above. What it can do elsewhere was not measured and may be less than the "
+        "base can.",
+        "Figures, where any stand above, hold for that labelled set and nothing else; small sets have wide intervals.",
+        "Pairs were chosen by similarity alone, nobody looked at each of them: errors and biases of the corpus and of "
+        "the base come through.",
+    ]
+    if method.endswith(CONTROL_SUFFIX):
+        parts.insert(0, "It is a control, trained on random pairs: a yardstick, not a model to use.")
+    return "\n".join(f"- {part}" for part in parts)
+
+
+def licences(project: Project) -> str:
+    """What is known of the licences of corpus and base, in Markdown; the rest is left to fill in, and says so."""
+    parts = []
+    demo_corpus, demo_base = project.config.corpus.kind == "demo", project.config.encoder.model == "demo"
+    if demo_corpus:
+        parts.append(f"The corpus is made of these packages:\n\n{_sources(CORPUS_SOURCES)}")
+    else:
+        parts.append("Corpus: as the corpus says. Fill in.")
+    if demo_base:
+        used = [source for source in OTHER_SOURCES if source.name in ("efficientnet", "minilm", "imagenet-names")]
+        parts.append(f"The base is made of these packages:\n\n{_sources(used)}")
+    else:
+        parts.append("Base checkpoint: as the base checkpoint says. Fill in.")
+    parts.append("What the customized weights may be used for follows from both.")
+    return "\n\n".join(parts)
+
+
+def _sources(sources: Iterable[Source]) -> str:
+    rows = "\n".join(f"| `{source.package}` | {source.used} | {source.licence} |" for source in sources)
+    return f"| package | what of it | licence |\n|---|---|---|\n{rows}"

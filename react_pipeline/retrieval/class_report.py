@@ -1,0 +1,195 @@
+"""The report of a retrieved set: for each class what was found, kept and dropped, as tables, a picture and a page.
+
+Belongs here: counting and showing what retrieval decided. Does not belong here: deciding (`ranking`), the contact sheet
+(`chosen_pairs`), how a tracker or an orchestrator shows the files.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from react_pipeline.config import DomainConfig, RetrievalConfig
+from react_pipeline.retrieval.candidates import Queries
+from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, of_kept_rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MEANINGS: Mapping[str, str] = {
+    "below_similarity": "less similar to the query than `min_similarity` of its mode",
+    "below_filter": "its image is less like the class than `min_similarity.filter`",
+    "evaluation_image_hash": "is an evaluation image, byte for byte",
+    "evaluation_image_near": "looks like an evaluation image (`near_duplicate_similarity`)",
+    "rendered_text": "more of it is printed text than `max_text_fraction`",
+    "not_collected": "its image could not be had, or was not tried any more after `refill_rounds`",
+    "exact_duplicate": "the same bytes (or URL) as a better pair",
+    "near_duplicate": "looks like a better pair (`duplicate_similarity`)",
+    "cap": "its class has `max_per_class` better pairs",
+    "total": "given up for `max_pairs`",
+}
+"""What each of `DROP_REASONS` means to a reader."""
+
+MAX_ROWS = 1_000
+"""Classes listed on the page; the fewest pairs first. All of them stand in `classes.parquet`."""
+_BINS = 50
+_QUANTILES = {"lowest": 0.0, "lower_quarter": 0.25, "median": 0.5, "upper_quarter": 0.75, "highest": 1.0}
+
+
+def class_report(
+    domain: DomainConfig,
+    queries: Queries,
+    hits: pd.DataFrame,
+    candidates: pd.DataFrame,
+    settings: RetrievalConfig,
+) -> pd.DataFrame:
+    """One row a class, in the domain's order: candidates = kept + several_classes + the sum over `DROP_REASONS`.
+
+    `several_classes` counts rows that another class wants more: what became of them stands there. `shortfall` is how
+    many hits fewer than k per query and mode the index gave (it holds fewer rows, or its search found no more).
+
+    Args:
+        domain: Gives the classes.
+        queries: What was searched.
+        hits: Number of hits by class id and mode (`candidates.Found.hits`).
+        candidates: With `dropped` filled.
+        settings: Of the domain.
+    """
+    classes = pd.DataFrame({"class": domain.class_names})
+    counts = pd.crosstab(candidates["class_id"], candidates["dropped"]).rename(columns={"": "kept"})
+    counts = counts.reindex(columns=["kept", SHARED, *DROP_REASONS], fill_value=0)
+    classes["prompts"] = queries.prompts.groupby("class_id").size()
+    classes["seeds"] = queries.seeds.groupby("class_id").size().reindex(classes.index, fill_value=0)
+    classes["candidates"] = candidates.groupby("class_id").size()
+    classes = classes.join(counts).fillna(0)
+    text_modes = sum(mode != "i2i" for mode in settings.modes)
+    asked = classes["prompts"] * text_modes + classes["seeds"] * ("i2i" in settings.modes)
+    classes["shortfall"] = asked * settings.k_per_prompt - hits.sum(axis=1).reindex(classes.index, fill_value=0)
+    numbers = [column for column in classes.columns if column != "class"]
+    return classes.astype(dict.fromkeys(numbers, "int64"))
+
+
+def similarity_report(domain: DomainConfig, candidates: pd.DataFrame) -> pd.DataFrame:
+    """Quantiles of the similarity of kept and of dropped candidates, a row for each class, mode and outcome.
+
+    Returns:
+        Columns class, mode, kept (bool), pairs, lowest, lower_quarter, median, upper_quarter, highest.
+    """
+    kept = of_kept_rows(candidates).rename("kept")
+    groups = candidates.groupby(["class_id", "mode", kept], sort=True)["similarity"]
+    table = pd.DataFrame({"pairs": groups.size(), **{name: groups.quantile(q) for name, q in _QUANTILES.items()}})
+    table = table.reset_index()
+    table.insert(0, "class", np.asarray(domain.class_names, object)[table.pop("class_id")])
+    return table
+
+
+def write_report(
+    directory: Path,
+    title: str,
+    classes: pd.DataFrame,
+    similarity: pd.DataFrame,
+    candidates: pd.DataFrame,
+    settings: RetrievalConfig,
+    counts: Mapping[str, Any],
+) -> None:
+    """Write `classes.parquet`, `similarity.parquet`, `similarity.png` and `report.md`.
+
+    Args:
+        directory: Gets the files.
+        title: Of the page.
+        classes: Of `class_report`.
+        similarity: Of `similarity_report`.
+        candidates: With `dropped` filled.
+        settings: Of the domain.
+        counts: Of the artifact: pairs, classes, starving, evaluation_sets.
+    """
+    classes.to_parquet(directory / "classes.parquet", index=False)
+    similarity.to_parquet(directory / "similarity.parquet", index=False)
+    draw_similarity(candidates, classes, settings).savefig(directory / "similarity.png", metadata={"Software": None})
+    (directory / "report.md").write_text(report_page(title, classes, similarity, settings, counts), encoding="utf-8")
+
+
+def draw_similarity(candidates: pd.DataFrame, classes: pd.DataFrame, settings: RetrievalConfig) -> Figure:
+    """Histograms of similarity, kept beside dropped, one panel a mode; and how many pairs each class has."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.5 * (len(settings.modes) + 1), 3.2), dpi=100, layout="constrained")
+    *panels, last = figure.subplots(1, len(settings.modes) + 1, squeeze=False)[0]
+    kept = of_kept_rows(candidates)
+    for mode, panel in zip(settings.modes, panels, strict=True):
+        of_mode = candidates["mode"] == mode
+        both = [candidates.loc[of_mode & chosen, "similarity"].to_numpy() for chosen in (kept, ~kept)]
+        labels = [f"kept ({len(both[0]):,})", f"dropped ({len(both[1]):,})"]
+        panel.hist(both, bins=_BINS, stacked=True, label=labels, color=["#2a6f97", "#c9c9c9"])
+        if (floor := settings.min_similarity.get(mode)) is not None:
+            panel.axvline(floor, color="#b3261e", linewidth=1)
+        panel.set(title=mode, xlabel="cosine of query and pair", ylabel="candidates")
+        panel.legend(frameon=False)
+    sizes = np.sort(classes["kept"].to_numpy())[::-1]
+    last.fill_between(np.arange(len(sizes) + 1), np.append(sizes, sizes[-1:]), step="post", color="#2a6f97")
+    last.axhline(settings.min_per_class, color="#b3261e", linewidth=1)
+    last.set(title="balance", xlabel="classes, the largest first", ylabel="pairs", xlim=(0, len(sizes)), ylim=(0, None))
+    return figure
+
+
+def report_page(
+    title: str,
+    classes: pd.DataFrame,
+    similarity: pd.DataFrame,
+    settings: RetrievalConfig,
+    counts: Mapping[str, Any],
+) -> str:
+    """The page, in Markdown; names from outside are escaped."""
+    dropped = [(reason, int(classes[reason].sum()), MEANINGS[reason]) for reason in DROP_REASONS]
+    starving = counts["starving"]
+    parts = [
+        f"# Pairs retrieved for {_cell(title)}",
+        f"{counts['pairs']:,} pairs for {counts['classes']:,} of {len(classes):,} classes, from "
+        f"{int(classes['candidates'].sum()):,} candidates (a candidate is a pair and a class that wants it). "
+        f"{counts['several_classes']:,} pairs fit more than one class. Each is kept once, with all its classes, and "
+        "counted for the one it fits best; the others have it under `several_classes`.",
+        f"Starving (fewer than {settings.min_per_class} pairs): "
+        + (", ".join(map(_cell, starving[:50])) + (" ..." if len(starving) > 50 else "") if starving else "none")
+        + ".",
+        "![images by class](contact_sheet.png)",
+        "![similarity and balance](similarity.png)",
+        "## Why candidates were not kept",
+        _table(["reason", "pairs", "meaning"], [row for row in dropped if row[1]] or [("none", 0, "")]),
+        "Kept out of the pairs: "
+        + ", ".join(f"{count:,} images of {_cell(name)}" for name, count in counts["evaluation_sets"].items())
+        + ".",
+        "## Classes, the fewest pairs first",
+        _table(*_class_rows(classes, similarity)),
+    ]
+    if len(classes) > MAX_ROWS:
+        parts.append(f"{len(classes) - MAX_ROWS:,} more classes stand in `classes.parquet`.")
+    return "\n\n".join(parts) + "\n"
+
+
+def _class_rows(classes: pd.DataFrame, similarity: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:
+    reasons = [reason for reason in DROP_REASONS if classes[reason].any()]
+    columns = ["class", "prompts", *(["seeds"] if classes["seeds"].any() else []), "candidates", "kept", SHARED]
+    columns += [*reasons, *(["shortfall"] if classes["shortfall"].any() else [])]
+    shown = classes.sort_values("kept", kind="stable").head(MAX_ROWS)
+    medians = similarity[similarity["kept"]].pivot(index="class", columns="mode", values="median")
+    modes = list(medians.columns)
+    rows = []
+    for values in shown[columns].itertuples(index=False):
+        found = [medians.at[values[0], mode] if values[0] in medians.index else np.nan for mode in modes]
+        rows.append([*values, *("" if np.isnan(value) else f"{value:.3f}" for value in found)])
+    return [*columns, *(f"median {mode}" for mode in modes)], rows
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = ["| " + " | ".join(map(_cell, columns)) + " |", "|" + "---|" * len(columns)]
+    return "\n".join([*lines, *("| " + " | ".join(map(_cell, row)) + " |" for row in rows)])
+
+
+def _cell(value: Any) -> str:
+    text = f"{value:,}" if isinstance(value, (int, np.integer)) else " ".join(str(value).split())
+    return html.escape(text, quote=False).replace("|", "\\|")

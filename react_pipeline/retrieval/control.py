@@ -1,0 +1,193 @@
+"""The control set: as many random pairs of the corpus as were retrieved, in the same form.
+
+Belongs here: the random draw. Does not belong here: choosing by class names (`retrieve`).
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.errors import RetrievalError
+from react_pipeline.lineage import Project, resolve
+from react_pipeline.retrieval.chosen_pairs import FETCHED, clear_leftovers, write_pairs
+from react_pipeline.retrieval.decontamination import kept_out
+from react_pipeline.retrieval.duplicates import EvaluationImages, repeats
+from react_pipeline.sources.image_source import ImageSource, open_source
+from react_pipeline.vectors import read_metadata, row_metadata
+
+if TYPE_CHECKING:
+    from react_pipeline.model import Clip
+
+CONTROL_SEED = 0
+LISTED_ROWS = 5_000_000
+"""Up to here the digests of all rows are read, so that each distinct image is equally likely. In a larger corpus rows
+are drawn first and looked at then, in bounded memory; an image that stands in several rows is then likelier."""
+
+
+def draw_control(project: Project, slug: str) -> Artifact:
+    """Publish as many pairs as the domain's retrieved set has, drawn at random from the corpus.
+
+    Drawn uniformly, without replacement, with a fixed seed, from the distinct images of the whole corpus less the
+    evaluation images. Rows of the retrieved set may be drawn: they are part of the corpus too. Captions are kept, so
+    that the control differs from the retrieved set in nothing but the choice of pairs.
+
+    Raises:
+        RetrievalError: If the corpus holds nothing but evaluation images.
+    """
+    inputs = resolve(project, "control_set", slug)
+    parents, settings = inputs.parents, project.retrieval(slug)
+    wanted = parents["retrieved_set"].counts["pairs"]
+
+    def write(directory: Path) -> dict[str, Any]:
+        started = time.monotonic()
+        clear_leftovers(directory)
+        embeddings, clip = parents["corpus_embeddings"], load_base(project, parents["base_checkpoint"])
+        evaluation = kept_out(project, slug, parents["evaluation_set"], clip, settings.decontaminate)
+        source = open_source(project, parents["corpus"], embeddings, directory / FETCHED)
+        draw = Draw(evaluation.images, embeddings, source)
+        drawn = draw.take(wanted, settings.refill_rounds)
+        if drawn.empty:
+            raise RetrievalError(f"{slug}: every image of the corpus is an evaluation image; nothing can be drawn")
+        pairs = write_pairs(
+            directory, drawn, source, shard_pairs=settings.shard_pairs, max_pixels=project.config.corpus.max_pixels
+        )
+        return {
+            "pairs": len(pairs),
+            "shortfall": wanted - len(pairs),
+            "dropped": draw.dropped,
+            "evaluation_images": len(evaluation.images.vectors),
+            "evaluation_sets": dict(evaluation.sets),
+            "seed": CONTROL_SEED,
+            "seconds": round(time.monotonic() - started, 2),
+        }
+
+    return project.store.build(inputs, write, resumable=True)
+
+
+def load_base(project: Project, checkpoint: Artifact) -> Clip:
+    """The base model on the configured device."""
+    from react_pipeline.model import choose_device, load
+
+    return load(checkpoint.path, choose_device(project.config.device))
+
+
+class Draw:
+    """A draw of random rows whose images are distinct, can be had, and are no evaluation images.
+
+    Attributes:
+        dropped: How many rows were passed over, by reason; of all rows of the corpus where those are listed.
+    """
+
+    def __init__(self, evaluation: EvaluationImages, embeddings: Artifact, source: ImageSource) -> None:
+        """Draw from the rows of `corpus_embeddings`; the order is settled here."""
+        self.dropped = {
+            "evaluation_image_hash": 0,
+            "evaluation_image_near": 0,
+            "exact_duplicate": 0,
+            **({} if source.identity == "image_sha256" else {"not_collected": 0}),
+        }
+        self._evaluation, self._embeddings, self._source = evaluation, embeddings, source
+        self._seen: set[str] = set()
+        rows = int(embeddings.counts["rows"])
+        if source.identity == "image_sha256" and rows <= LISTED_ROWS:
+            self._order: ListedRows | RandomRows = ListedRows(self._distinct())
+        else:
+            self._order = RandomRows(rows)
+
+    def take(self, wanted: int, refill_rounds: int) -> pd.DataFrame:
+        """So many pairs, as `chosen_pairs.write_pairs` takes them, or as many as there are.
+
+        What must be fetched is asked for `refill_rounds` times more at most to make up for what could not be had.
+        """
+        parts: list[pd.DataFrame] = []
+        have, rounds = 0, 0
+        while have < wanted and len(rows := self._order.take(wanted - have)):
+            parts.append(self._usable(rows))
+            have += len(parts[-1])
+            rounds += self._source.identity != "image_sha256"
+            if rounds > refill_rounds:
+                break
+        if not have:
+            return pd.DataFrame()
+        pairs = pd.concat(parts, ignore_index=True)
+        nothing = {"class": "", "prompt": "", "mode": "random", "similarity": np.nan, "score": np.nan}
+        return pairs.assign(**nothing, rank=np.arange(have), classes=[[] for _ in range(have)])
+
+    def _distinct(self) -> NDArray[np.int64]:
+        """The rows of all distinct images but the evaluation's, in random order."""
+        sha256 = read_metadata(self._embeddings, ["image_sha256"])["image_sha256"]
+        same, repeated = self._evaluation.holds(sha256), repeats(sha256)
+        self.dropped["evaluation_image_hash"] = int(same.sum())
+        self.dropped["exact_duplicate"] = int((repeated & ~same).sum())
+        pool = sha256.index[~(same | repeated)].to_numpy()
+        return np.random.default_rng(CONTROL_SEED).permutation(pool)
+
+    def _usable(self, rows: NDArray[np.int64]) -> pd.DataFrame:
+        pairs = row_metadata(self._embeddings, pd.Series(rows), self._source.columns).assign(row=rows)
+        pairs = pairs.reset_index(drop=True)
+        pairs["evaluation_similarity"] = self._evaluation.similarity_of_rows(self._embeddings, rows)
+        pairs = self._without(pairs, "evaluation_image_near", pairs["evaluation_similarity"] >= self._evaluation.near)
+        pairs = self._new(pairs, self._source.identity)
+        if self._source.identity == "image_sha256":
+            return self._without(pairs, "evaluation_image_hash", self._evaluation.holds(pairs["image_sha256"]))
+        had = {int(pair.row): str(pair.image_sha256) for pair, _ in self._source.fetch(pairs)}
+        pairs = self._without(pairs, "not_collected", ~pairs["row"].isin(had))
+        pairs["image_sha256"] = pairs["row"].map(had)
+        pairs = self._without(pairs, "evaluation_image_hash", self._evaluation.holds(pairs["image_sha256"]))
+        return self._new(pairs, "image_sha256")
+
+    def _new(self, pairs: pd.DataFrame, identity: str) -> pd.DataFrame:
+        """Without the images that were drawn before."""
+        kept = self._without(pairs, "exact_duplicate", pairs[identity].isin(self._seen) | repeats(pairs[identity]))
+        self._seen.update(kept[identity])
+        return kept
+
+    def _without(self, pairs: pd.DataFrame, reason: str, wrong: pd.Series) -> pd.DataFrame:
+        self.dropped[reason] += int(wrong.sum())
+        return pairs[~wrong].copy()
+
+
+class ListedRows:
+    """Rows in an order that is known from the start."""
+
+    def __init__(self, order: NDArray[np.int64]) -> None:
+        """Give out `order`, from its beginning."""
+        self._order, self._given = order, 0
+
+    def take(self, count: int) -> NDArray[np.int64]:
+        """The next `count` rows, or those that are left."""
+        start, self._given = self._given, self._given + count
+        return self._order[start : self._given]
+
+
+class RandomRows:
+    """Random rows of a corpus, each once, in memory that follows what was drawn."""
+
+    def __init__(self, rows: int) -> None:
+        """Draw from `range(rows)` with the fixed seed."""
+        self._rows, self._random = rows, np.random.default_rng(CONTROL_SEED)
+        self._drawn: set[int] = set()
+
+    def take(self, count: int) -> NDArray[np.int64]:
+        """The next `count` rows, or those that are left."""
+        count = min(count, self._rows - len(self._drawn))
+        if 2 * (count + len(self._drawn)) > self._rows:
+            # Most tries would hit a row that was drawn; what is left is at most twice what is wanted.
+            left = np.setdiff1d(np.arange(self._rows), np.fromiter(self._drawn, np.int64, len(self._drawn)))
+            new = self._random.permutation(left)[:count].tolist()
+            self._drawn.update(new)
+            return np.array(new, np.int64)
+        new = []
+        while len(new) < count:
+            for row in self._random.integers(self._rows, size=count - len(new)).tolist():
+                if row not in self._drawn:
+                    self._drawn.add(row)
+                    new.append(row)
+        return np.array(new, np.int64)

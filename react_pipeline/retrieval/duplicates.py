@@ -1,0 +1,101 @@
+"""Duplicates: which corpus rows repeat an image, and which show an evaluation image.
+
+Belongs here: exact duplicates by hash, and the images of one evaluation set by hash and by embedding. Does not belong
+here: which sets are kept out (`decontamination`), images that are like each other (`near_duplicates`), which rows a
+domain wants (`retrieve`). Shapes: N rows, M evaluation images, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.lineage import Project
+from react_pipeline.retrieval.labelled import encode_images, read_images
+from react_pipeline.vectors import image_vectors
+
+if TYPE_CHECKING:
+    from react_pipeline.model import Clip
+
+_CHUNK_ROWS = 8_192
+_CHUNK_IMAGES = 8_192
+
+
+@dataclass(frozen=True)
+class EvaluationImages:
+    """What a domain is evaluated on, as far as it must be kept out of training.
+
+    Attributes:
+        sha256: Digests of the files.
+        vectors: Unit vectors by the base model, float32 (M, D).
+        near: Cosine from which a corpus image counts as one of these.
+    """
+
+    sha256: frozenset[str]
+    vectors: NDArray[np.float32]
+    near: float
+
+    @classmethod
+    def load(cls, project: Project, slug: str, evaluation_set: Artifact, clip: Clip) -> EvaluationImages:
+        """Read and encode a published evaluation set as the corpus was: by the base model, with its own preprocessing.
+
+        Where the evaluation prepares its images otherwise (`kitti-distance`), a copy in the corpus would not be near.
+        """
+        return cls.of_table(project, slug, read_images(evaluation_set, project.domain(slug)), clip)
+
+    @classmethod
+    def of_table(cls, project: Project, slug: str, images: pd.DataFrame, clip: Clip) -> EvaluationImages:
+        """As `load`, of images listed by `labelled.read_images`; `slug` tells from which similarity on one is near."""
+        embedding = project.config.embedding
+        vectors = encode_images(
+            clip,
+            images,
+            max_pixels=project.config.corpus.max_pixels,
+            batch_size=embedding.batch_size,
+            workers=embedding.workers,
+        )
+        return cls(frozenset(images["sha256"]), vectors, project.retrieval(slug).near_duplicate_similarity)
+
+    def similarity(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Cosine of each of (N, D) unit vectors with the nearest evaluation image, (N,); NaN if there are none."""
+        if not len(self.vectors):
+            return np.full(len(vectors), np.nan, np.float32)
+        nearest = np.full(len(vectors), -np.inf, np.float32)
+        # Chunks on both sides keep the block of cosines at 256 MiB, whatever N and M are.
+        for start in range(0, len(vectors), _CHUNK_ROWS):
+            part = vectors[start : start + _CHUNK_ROWS]
+            for first in range(0, len(self.vectors), _CHUNK_IMAGES):
+                cosines = part @ self.vectors[first : first + _CHUNK_IMAGES].T
+                best = nearest[start : start + len(part)]
+                np.maximum(best, cosines.max(axis=1), out=best)
+        return nearest
+
+    def similarity_of_rows(self, embeddings: Artifact, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """As `similarity`, (N,), of the images of corpus rows; their vectors are read in parts."""
+        nearest = np.full(len(rows), np.nan, np.float32)
+        if len(self.vectors):
+            # In the order of the rows, so that a part reads neighbouring pages of the vectors.
+            order = np.argsort(rows, kind="stable")
+            for start in range(0, len(order), _CHUNK_ROWS):
+                part = order[start : start + _CHUNK_ROWS]
+                nearest[part] = self.similarity(image_vectors(embeddings, pd.Series(rows[part])))
+        return nearest
+
+    def joined(self, other: EvaluationImages) -> EvaluationImages:
+        """The images of both."""
+        vectors = np.concatenate([self.vectors, other.vectors])
+        return EvaluationImages(self.sha256 | other.sha256, vectors, self.near)
+
+    def holds(self, sha256: pd.Series) -> pd.Series:
+        """Whether each digest is an evaluation image's."""
+        return sha256.isin(self.sha256)
+
+
+def repeats(sha256: pd.Series) -> pd.Series:
+    """Whether each digest occurred in an earlier row: sort the better rows first."""
+    return sha256.duplicated(keep="first")

@@ -1,0 +1,109 @@
+"""Examination: what is only learned of a chosen pair by looking at it, and choosing again until nothing new turns up.
+
+Belongs here: near duplicates, rendered text, and images that must be fetched before their bytes are known. Does not
+belong here: the rules of choosing (`ranking`), getting images (`image_source`).
+
+Only pairs that would be kept are looked at, so the cost follows what is kept and not what was found. Each round chooses
+with all that is known, looks at what is new among the chosen, and ends when there is nothing new. Fetching is bounded:
+after `refill_rounds` further rounds only pairs that were had are chosen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.config import RetrievalConfig
+from react_pipeline.retrieval.duplicates import EvaluationImages
+from react_pipeline.retrieval.near_duplicates import NearDuplicates
+from react_pipeline.retrieval.ranking import mark_drops
+from react_pipeline.retrieval.rendered_text import text_fraction
+from react_pipeline.sources.image_source import ImageSource
+from react_pipeline.sources.images import BadImage, decode_image
+from react_pipeline.vectors import row_metadata
+
+
+class Examination:
+    """What is known of rows so far.
+
+    Attributes:
+        sha256: Digest of each fetched image, by row.
+        text_fraction: How much of it is printed text, by row; filled only where that is looked for.
+        failed: Rows that could not be had, with the reason.
+        near: Near duplicates among the rows looked at.
+        rounds: How often images were fetched.
+    """
+
+    def __init__(
+        self, source: ImageSource, embeddings: Artifact, settings: RetrievalConfig, max_pixels: int = 0
+    ) -> None:
+        """Nothing is known yet; `max_pixels` is the corpus' cap for decoding."""
+        self.sha256: dict[int, str] = {}
+        self.text_fraction: dict[int, float] = {}
+        self.failed: dict[int, str] = {}
+        self.near = NearDuplicates(embeddings, settings.duplicate_similarity)
+        self.rounds = 0
+        self._source, self._embeddings, self._settings = source, embeddings, settings
+        self._max_pixels = max_pixels
+        self._fetches = source.identity != "image_sha256" or settings.max_text_fraction is not None
+        self._seen: set[int] = set()
+
+    def choose(self, candidates: pd.DataFrame, evaluation: EvaluationImages) -> None:
+        """Fill `dropped` of the candidates (`ranking.mark_drops`) with all that looking at the chosen ones tells."""
+
+        def mark(failed: set[int]) -> NDArray[np.int64]:
+            mark_drops(candidates, evaluation, self._settings, failed=failed, neighbours=self.near.neighbours)
+            return candidates.loc[candidates["dropped"] == "", "row"].to_numpy()
+
+        while True:
+            failed = set(self.failed)
+            if self.rounds > self._settings.refill_rounds:
+                # Whatever was not had by now will not be: choose among what was.
+                failed |= set(candidates["row"]) - self.sha256.keys()
+            new = self._unseen(mark(failed))
+            if not len(new):
+                return
+            self.near.examine(new)
+            if self._fetches:
+                self._fetch(new)
+                self._tell(candidates)
+
+    def counts(self) -> dict[str, Any]:
+        """What is worth recording: rounds of fetching, and why images could not be had."""
+        if not self.rounds:
+            return {}
+        return {"fetch_rounds": self.rounds, "not_collected": dict(sorted(Counter(self.failed.values()).items()))}
+
+    def _unseen(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        new = np.array([row for row in rows.tolist() if row not in self._seen], np.int64)
+        self._seen.update(new.tolist())
+        return new
+
+    def _fetch(self, rows: NDArray[np.int64]) -> None:
+        self.rounds += 1
+        located = row_metadata(self._embeddings, pd.Series(rows), self._source.columns).assign(row=rows)
+        for pair, image in self._source.fetch(located):
+            row = int(pair.row)
+            self.sha256[row] = str(pair.image_sha256)
+            if self._settings.max_text_fraction is not None:
+                self._read_text(row, image)
+        missing = [row for row in rows.tolist() if row not in self.sha256 and row not in self.failed]
+        self.failed.update({row: self._source.failed.get(row, "unknown") for row in missing})
+
+    def _read_text(self, row: int, image: bytes) -> None:
+        try:
+            self.text_fraction[row] = text_fraction(decode_image(image, self._max_pixels))
+        except BadImage as error:
+            del self.sha256[row]
+            self.failed[row] = error.reason
+
+    def _tell(self, candidates: pd.DataFrame) -> None:
+        known = candidates["row"].map(self.sha256)
+        candidates["image_sha256"] = known.where(known.notna(), candidates["image_sha256"])
+        if self._settings.max_text_fraction is not None:
+            candidates["text_fraction"] = candidates["row"].map(self.text_fraction).astype("float64")

@@ -1,0 +1,99 @@
+"""Seeds: a class's own example images, which retrieval searches with (I2I) beside its name.
+
+Belongs here: finding and encoding them, and refusing those that must not be used. Does not belong here: searching
+(`candidates`). A seed is a query and is never trained on; yet pairs found by an evaluation image would be chosen by
+looking at what is measured, so such a seed is refused. Shapes: S seeds, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from react_pipeline.config import RetrievalConfig
+from react_pipeline.errors import InputError
+from react_pipeline.lineage import Project
+from react_pipeline.retrieval.duplicates import EvaluationImages
+from react_pipeline.retrieval.labelled import encode_images
+from react_pipeline.retrieval.labels import lines_of
+from react_pipeline.retrieval.seed_files import seed_path
+
+if TYPE_CHECKING:
+    from react_pipeline.model import Clip
+
+
+def read_seeds(project: Project, slug: str) -> pd.DataFrame:
+    """The seed images of a domain, in the order of its classes; paths are relative to the folder of the domain file.
+
+    Returns:
+        Columns class, class_id, name (as the domain file has it), path (absolute), sha256; no row where the settings
+        use no seeds.
+
+    Raises:
+        InputError: Listing every file that is missing; or if seeds are to be used and a class that needs some has none.
+    """
+    settings, domain = project.retrieval(slug), project.domain(slug)
+    rows, problems = [], []
+    if settings.uses_seeds:
+        for class_id, entry in enumerate(domain.classes):
+            for seed in entry.seeds:
+                path = seed_path(project.config.domains, seed)
+                try:
+                    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+                except OSError as error:
+                    problems.append(f"{entry.name}: {path}: {error.strerror}")
+                    continue
+                rows.append((entry.name, class_id, seed.as_posix(), str(path), digest))
+        if problems:
+            raise InputError(f"{slug}.yaml, classes.seeds: {len(problems)} cannot be read\n{lines_of(problems)}")
+        _require_enough(slug, settings, [entry.name for entry in domain.classes if not entry.seeds], len(rows))
+    return pd.DataFrame(rows, columns=["class", "class_id", "name", "path", "sha256"])
+
+
+def encode_seeds(
+    project: Project, slug: str, seeds: pd.DataFrame, evaluation: EvaluationImages, clip: Clip
+) -> NDArray[np.float32]:
+    """Unit vectors (S, D) by the base model, as the corpus' images were encoded.
+
+    Raises:
+        InputError: If a seed is an evaluation image, by its bytes or nearly; or is no image.
+    """
+    refused = [f"{path} (the same file)" for path in seeds.loc[evaluation.holds(seeds["sha256"]), "path"]]
+    vectors = encode_images(
+        clip,
+        seeds,
+        max_pixels=project.config.corpus.max_pixels,
+        batch_size=project.config.embedding.batch_size,
+        workers=project.config.embedding.workers,
+    )
+    if not refused:
+        similarity = evaluation.similarity(vectors)
+        near = similarity >= evaluation.near
+        refused = [
+            f"{path} (cosine {cosine:.3f} with one)"
+            for path, cosine in zip(seeds.loc[near, "path"], similarity[near], strict=True)
+        ]
+    if refused:
+        raise InputError(
+            f"{slug}.yaml, classes.seeds: {len(refused)} of the seeds show evaluation images, which nothing may be "
+            f"chosen by; take other images\n{lines_of(refused)}"
+        )
+    return vectors
+
+
+def _require_enough(slug: str, settings: RetrievalConfig, without: list[str], seeds: int) -> None:
+    by_seeds = settings.fusion == "filter" and settings.filter_by == "seeds"
+    if by_seeds and without:
+        raise InputError(
+            f"{slug}.yaml: `filter_by: seeds` compares every pair with the seeds of its class, and {len(without)} "
+            f"classes have none: {', '.join(without[:20])}; give them `seeds`, or use `filter_by: prompts`"
+        )
+    if not seeds:
+        raise InputError(
+            f"{slug}.yaml: `modes` has i2i, and no class has `seeds`: give some, such as "
+            "{name: cat, seeds: [seeds/cat.jpg]}, or leave i2i out"
+        )

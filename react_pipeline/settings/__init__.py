@@ -1,0 +1,1 @@
+"""Settings: one module for each section of `pipeline.yaml` and of a domain file."""

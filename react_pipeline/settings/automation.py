@@ -1,0 +1,117 @@
+"""Configuration of what happens by itself: `automation:` of `pipeline.yaml`.
+
+Belongs here: its fields, their defaults and rules. Does not belong here: what is out of date (`upkeep`), asking
+Dagster for runs (`assets.automation`). No field is part of a fingerprint: it decides when something is built, not what.
+"""
+
+from __future__ import annotations
+
+import zoneinfo
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from react_pipeline.settings.training import METHODS, Fraction, Section
+
+_NAMES = {
+    "month": ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"),
+    "day of the week": ("sun", "mon", "tue", "wed", "thu", "fri", "sat"),
+}
+_CRON_FIELDS = {
+    "minute": (0, 59),
+    "hour": (0, 23),
+    "day of the month": (1, 31),
+    "month": (1, 12),
+    "day of the week": (0, 7),
+}
+
+
+class AutomationConfig(Section):
+    """What is kept up to date with no one at the keyboard.
+
+    Attributes:
+        enabled: Whether the sensor `upkeep` and the schedule run from the start. False: until somebody starts them in
+            the UI.
+        schedule: Cron line (`minute hour day month weekday`) of looking at what lies outside the store: shards,
+            checkpoint, evaluation sets. None: only when somebody materializes these.
+        timezone: In which the schedule is read.
+        interval_seconds: Shortest time between two looks at what is outdated.
+        methods: Which methods are kept up; each domain's `base` is what they are compared with.
+        training: What happens to a trained checkpoint that is outdated. `never`: it stays, a missing one too is left to
+            people. `changed`: trained again if its own settings, the base or the code changed, or more than
+            `changed_fraction` of its pairs. `always`: trained again.
+        changed_fraction: Jaccard distance of the image digests of the pairs it was trained on and today's.
+        benchmark: Whether the assets `benchmark_*` are kept up too; only where `elevater.root` is set.
+    """
+
+    enabled: bool = False
+    schedule: str | None = "0 3 * * *"
+    timezone: str = "UTC"
+    interval_seconds: int = Field(default=30, ge=1)
+    methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("base", "gated-image", "gated-image-control")
+    training: Literal["never", "changed", "always"] = "changed"
+    changed_fraction: Fraction = 0.1
+    benchmark: bool = False
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule_is_a_cron_line(cls, schedule: str | None) -> str | None:
+        if schedule is not None:
+            require_cron_line(schedule)
+        return schedule
+
+    @field_validator("timezone")
+    @classmethod
+    def _timezone_exists(cls, timezone: str) -> str:
+        try:
+            zoneinfo.ZoneInfo(timezone)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(f"{timezone!r} is no time zone; write one such as UTC or Europe/Berlin") from error
+        return timezone
+
+    @field_validator("methods")
+    @classmethod
+    def _methods_exist(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [method for method in methods if method not in METHODS]:
+            raise ValueError(f"unknown: {', '.join(unknown)}; there are {', '.join(METHODS)}")
+        if len(set(methods)) < len(methods):
+            raise ValueError("a method stands here twice")
+        return methods
+
+
+def require_cron_line(line: str) -> None:
+    """Check the five fields of a cron line: numbers, names, `*`, ranges, lists and steps.
+
+    Raises:
+        ValueError: Naming the first field that is wrong.
+    """
+    fields = line.split()
+    if len(fields) != len(_CRON_FIELDS):
+        raise ValueError(
+            f"{line!r} has {len(fields)} fields; a cron line has five, such as '0 3 * * *': minute, hour, day of the "
+            "month, month, weekday"
+        )
+    for text, (name, (lowest, highest)) in zip(fields, _CRON_FIELDS.items(), strict=True):
+        if not all(_is_cron_part(part, name, lowest, highest) for part in text.lower().split(",")):
+            raise ValueError(f"{line!r}: {text!r} is no {name}: write {lowest} to {highest}, *, a-b, a,b or */n")
+
+
+def _is_cron_part(part: str, name: str, lowest: int, highest: int) -> bool:
+    span, slash, step = part.partition("/")
+    if slash and not (step.isdecimal() and int(step) > 0):
+        return False
+    if span == "*":
+        return True
+    first, dash, last = span.partition("-")
+    ends = [_number(text, name) for text in ((first, last) if dash else (first,))]
+    if any(end is None or not lowest <= end <= highest for end in ends):
+        return False
+    # A step needs something to step through, and a range does not run backwards.
+    return bool(dash or not slash) and ends == sorted(ends, key=lambda end: end or 0)
+
+
+def _number(text: str, name: str) -> int | None:
+    names = _NAMES.get(name, ())
+    if text in names:
+        return names.index(text) + (1 if name == "month" else 0)
+    return int(text) if text.isdecimal() else None

@@ -1,0 +1,159 @@
+"""Configuration of the corpus: `corpus:` of `pipeline.yaml`.
+
+Belongs here: its fields, their defaults and rules. Does not belong here: reading shards (`shards`), taking stock
+(`corpus`).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from react_pipeline.settings.training import Fraction, Section
+from react_pipeline.sources.shard_patterns import REMOTE_SCHEMES as REMOTE_SCHEMES
+from react_pipeline.sources.shard_patterns import check_shard_name
+
+_SECRET = re.compile(r"key|secret|token|password|credential|auth|header|cookie|signature", re.IGNORECASE)
+
+_FIELDS_OF_KINDS: dict[str, tuple[str, ...]] = {
+    "demo": (),
+    "webdataset": ("shards", "storage"),
+    "urls": ("urls", "url_column", "caption_column", "download"),
+    "embeddings": ("embeddings", "indices", "url_column", "caption_column", "download"),
+}
+"""Fields that mean something in some kinds only; the others hold for all."""
+_REQUIRED = {
+    "webdataset": ("shards", "a list of tar files, patterns such as data/*.tar, or URLs"),
+    "urls": ("urls", "a list of parquet files, or patterns such as tables/*.parquet"),
+    "embeddings": ("embeddings", "the folder that holds img_emb/, text_emb/ and metadata/"),
+}
+
+
+class StorageConfig(Section):
+    """How object stores are reached. Never a secret: those come from the environment or a profile.
+
+    Attributes:
+        endpoint_url: Of a store that speaks the protocol of S3 or GCS, such as MinIO; unset: the provider's own.
+        region: Of the bucket; unset: as the environment or the profile says.
+        profile: Name of a profile in the AWS configuration files.
+        anonymous: Send no credentials, for public buckets.
+        requester_pays: Take the costs of transfer, for buckets that ask for it.
+    """
+
+    endpoint_url: str | None = None
+    region: str | None = Field(default=None, pattern=r"^[a-z0-9-]+$")
+    profile: str | None = None
+    anonymous: bool = False
+    requester_pays: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _holds_no_secret(cls, given: Any) -> Any:
+        for name in given if isinstance(given, dict) else ():
+            if isinstance(name, str) and name not in cls.model_fields and _SECRET.search(name):
+                raise ValueError(
+                    f"`{name}` looks like a secret, which a configuration file must not hold: use the environment "
+                    "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS) or `profile`"
+                )
+        return given
+
+    @field_validator("endpoint_url")
+    @classmethod
+    def _endpoint_is_an_address(cls, url: str | None) -> str | None:
+        # What is refused may be a secret, so it is not repeated.
+        if url is not None and not re.fullmatch(r"https?://[^/@\s?#]+(/[^@\s?#]*)?", url):
+            raise ValueError("must be http(s)://host:port, without user name, password or `?`")
+        return url
+
+
+class DownloadConfig(Section):
+    """How images are fetched from URLs, by img2dataset.
+
+    Attributes:
+        processes: Downloading processes.
+        threads: Connections of each.
+        timeout_seconds: Of one image.
+        retries: How often what failed is tried again; what was had is never fetched twice.
+        image_size: Longer side to which larger images are made smaller, in pixels; unset: kept as they are.
+        max_failed_fraction: A corpus of URLs of which more could not be had than this fails. Of URLs gathered from the
+            web, 20% to 40% are dead or refuse.
+        allow_private_addresses: Also fetch from loopback and private networks, and through the proxies that the
+            environment names. Off, since tables of URLs are data from strangers.
+    """
+
+    processes: int = Field(default=1, gt=0)
+    threads: int = Field(default=32, gt=0)
+    timeout_seconds: float = Field(default=10, gt=0)
+    retries: int = Field(default=2, ge=0)
+    image_size: int | None = Field(default=None, gt=0)
+    max_failed_fraction: Fraction = 0.6
+    allow_private_addresses: bool = False
+
+
+class CorpusConfig(Section):
+    """Where the image-text pairs come from.
+
+    Attributes:
+        kind: `demo` (made from installed packages), `webdataset` (tar shards), `urls` (tables of URL and caption, whose
+            images are downloaded into shards first) or `embeddings` (vectors and metadata as clip-retrieval writes
+            them: nothing is embedded again, and only the images of chosen pairs are fetched).
+        shards: Tar files: paths, patterns (`data/*.tar`, `s3://bucket/data/*.tar`) or ranges, also of URLs
+            (`https://host/data/{00000..00099}.tar`); only for `webdataset`.
+        storage: How object stores are reached; only for `webdataset`.
+        urls: Paths or patterns of parquet files; only for `urls`.
+        url_column: Name of the column of URLs, for `urls` and `embeddings`.
+        caption_column: Name of the column of captions, likewise.
+        embeddings: Folder with `img_emb/`, `text_emb/` and `metadata/`; only for `embeddings`.
+        indices: Folder with ready FAISS indices `image.index` and `text.index` over them; only for `embeddings`.
+        download: How images are fetched from URLs, for `urls` and `embeddings`.
+        max_bad_fraction: A shard with more bad samples than this fails.
+        max_pixels: Larger images are skipped before they are decoded.
+        max_caption_chars: Longer captions are cut and counted.
+    """
+
+    kind: Literal["demo", "webdataset", "urls", "embeddings"] = "webdataset"
+    shards: tuple[str, ...] = ()
+    storage: StorageConfig = StorageConfig()
+    urls: tuple[str, ...] = ()
+    url_column: str = "url"
+    caption_column: str = "caption"
+    embeddings: Path | None = None
+    indices: Path | None = None
+    download: DownloadConfig = DownloadConfig()
+    max_bad_fraction: Fraction = 0.1
+    max_pixels: int = Field(default=89_478_485, gt=0)
+    max_caption_chars: int = Field(default=2_000, gt=0)
+
+    @field_validator("shards")
+    @classmethod
+    def _shards_are_paths_or_plain_urls(cls, shards: tuple[str, ...]) -> tuple[str, ...]:
+        for shard in shards:
+            check_shard_name(shard)
+        return shards
+
+    @field_validator("urls")
+    @classmethod
+    def _tables_are_local(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        for name in urls:
+            if re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]*:", name) or not name.strip():
+                raise ValueError(f"{name!r}: tables of URLs are read from local paths only; download the parquet first")
+        return urls
+
+    @model_validator(mode="after")
+    def _fields_match_kind(self) -> Self:
+        known = _FIELDS_OF_KINDS[self.kind]
+        for field in sorted({name for names in _FIELDS_OF_KINDS.values() for name in names} - set(known)):
+            default = type(self).model_fields[field].default
+            if getattr(self, field) != default:
+                kinds = " or ".join(f"`{kind}`" for kind, names in _FIELDS_OF_KINDS.items() if field in names)
+                raise ValueError(f"`{field}` does nothing for kind `{self.kind}`: remove it, or set kind {kinds}")
+        if self.kind in _REQUIRED:
+            field, what = _REQUIRED[self.kind]
+            if not getattr(self, field):
+                raise ValueError(f"kind `{self.kind}` needs `{field}`: {what}")
+        if self.url_column == self.caption_column:
+            raise ValueError("`url_column` and `caption_column` name the same column")
+        return self

@@ -1,0 +1,62 @@
+"""Configuration of the distributor: `distributor:` of `pipeline.yaml`.
+
+Belongs here: its fields, their defaults and rules. Does not belong here: running anything on a cluster (`distributor`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from react_pipeline.settings.training import Section
+
+_SECRET = re.compile(r"secret|token|password|access\.?key|credential", re.IGNORECASE)
+
+
+class DistributorConfig(Section):
+    """Where embedding, index building and downloads run. It changes no result, so it is part of no fingerprint.
+
+    Attributes:
+        kind: `local`: in this process and its children; `spark`: as tasks of a Spark cluster, which sees the store
+            under the same path as this machine.
+        master: Of Spark: `local[4]`, `spark://host:7077`, `yarn`, `k8s://...`; unset: as `spark-submit` or a running
+            session has it, else `local[*]`.
+        app_name: How Spark's own page calls it.
+        conf: Further properties of Spark, by name: `spark.executor.memory: 16g`. Never a secret.
+    """
+
+    kind: Literal["local", "spark"] = "local"
+    master: str | None = Field(
+        default=None, pattern=r"^(local(-cluster)?(\[[0-9*, ]+\])?|yarn|(spark|k8s|mesos)://\S+)$"
+    )
+    app_name: str = Field(default="react-pipeline", min_length=1, max_length=100)
+    conf: Mapping[str, str] = {}
+
+    @field_validator("conf", mode="before")
+    @classmethod
+    def _values_are_texts(cls, conf: object) -> object:
+        if not isinstance(conf, Mapping):
+            return conf
+        # YAML turns `true` and 4 into what Spark writes as text.
+        return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in conf.items()}
+
+    @field_validator("conf")
+    @classmethod
+    def _names_are_sparks(cls, conf: Mapping[str, str]) -> Mapping[str, str]:
+        for name in conf:
+            if not name.startswith("spark."):
+                raise ValueError(f"`{name}`: properties of Spark begin with `spark.`")
+            if name in ("spark.master", "spark.app.name"):
+                raise ValueError(f"`{name}`: use `master` and `app_name`")
+            if _SECRET.search(name):
+                raise ValueError(f"`{name}` looks like a secret, which a configuration file must not hold")
+        return conf
+
+    @model_validator(mode="after")
+    def _fields_match_kind(self) -> Self:
+        if self.kind == "local" and (self.master or self.conf):
+            raise ValueError("`master` and `conf` do nothing for kind `local`: remove them, or set kind `spark`")
+        return self

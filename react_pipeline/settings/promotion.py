@@ -1,0 +1,43 @@
+"""Configuration of promotion: `promotion:` of `pipeline.yaml`.
+
+Belongs here: its fields, their defaults and rules. Does not belong here: the verdict (`promotion`).
+"""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator
+
+from react_pipeline.settings.training import TRAINED_METHODS, Fraction, Section
+
+
+class PromotionConfig(Section):
+    """Which model of a domain is offered as its champion, and when it becomes that.
+
+    Attributes:
+        enabled: Whether a model that passes becomes champion by itself. Otherwise it is only named challenger, and
+            `react-pipeline models promote` crowns it.
+        methods: Who may become champion. Unset: every trained method; controls never.
+        min_gain: Gain in top-1, as a fraction, that the lower bound of the interval must exceed.
+        confidence: Of the two-sided interval; it is split among the candidates that are tested at once. With more than
+            0.99, 10,000 resamples would leave too few in the tail.
+        over_control: Whether a model must also beat its control, where that was evaluated, by the same test.
+    """
+
+    enabled: bool = True
+    methods: tuple[str, ...] | None = Field(default=None, min_length=1)
+    min_gain: Fraction = 0.0
+    confidence: float = Field(default=0.95, ge=0.5, le=0.99)
+    over_control: bool = True
+
+    @field_validator("methods")
+    @classmethod
+    def _methods_can_reign(cls, methods: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for method in methods or ():
+            if method not in TRAINED_METHODS:
+                raise ValueError(f"{method!r} cannot become champion; there are {', '.join(TRAINED_METHODS)}")
+        return methods
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The methods that may become champion, in the order of the house."""
+        return tuple(name for name in TRAINED_METHODS if self.methods is None or name in self.methods)

@@ -1,0 +1,82 @@
+"""Configuration of retrieval: `retrieval:` of `pipeline.yaml` and of a domain.
+
+Belongs here: its fields, their defaults and rules, and which of them a fingerprint names. Does not belong here: what is
+done with them (`fusion`, `ranking`, `retrieve`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+
+from react_pipeline.settings.training import Fraction, Section
+
+Mode = Literal["t2t", "t2i", "i2i"]
+
+_NAMED_WHERE_USED = frozenset(
+    {"fusion", "filter_by", "balance", "max_pairs", "duplicate_similarity", "decontaminate", "max_text_fraction"}
+    | {"refill_rounds"}
+)
+"""Fields that a fingerprint names only where they differ from their default, so that sets made without them stay."""
+
+
+class RetrievalConfig(Section):
+    """How pairs are chosen for a domain.
+
+    Attributes:
+        modes: `t2t` matches a prompt with captions, `t2i` with images, `i2i` a class's seed images with images; in this
+            order of preference.
+        fusion: How the hits of several modes become one order. `preference`: a hit of an earlier mode goes first;
+            `filter`: the modes find, and the likeness of a pair's image to its class decides (`filter_by`); `rrf`:
+            reciprocal rank fusion.
+        filter_by: What `filter` compares an image with: the mean of the class's `prompts` or of its `seeds`.
+        k_per_prompt: Hits per prompt (or seed image) and mode (REACT counts per prompt, not per class).
+        max_per_class: Cap per class after duplicates are gone; the best stay.
+        max_pairs: Pairs in all; the classes with most pairs give theirs up first. Unset: no limit.
+        balance: Where a pair goes that several classes want: to the class that it fits `best`, or (`even`) to the class
+            that has fewest.
+        min_per_class: A class with fewer pairs is starving.
+        max_starving_fraction: Above this fraction of starving classes nothing is trained.
+        min_similarity: Cosine floor per mode; `filter` is that of the likeness which `fusion: filter` compares.
+        duplicate_similarity: Of corpus images at least this similar (cosine) to each other only the best is kept, over
+            all classes; above 1: only images of equal bytes.
+        near_duplicate_similarity: Corpus images at least this similar (cosine) to an evaluation image are removed.
+        decontaminate: Whose labelled images are kept out: the domain's `own`, or those of `all` domains and of the
+            data sets of ELEVATER that are there.
+        max_text_fraction: Images of which more than this fraction is printed text are dropped. Unset: not looked for.
+        refill_rounds: How often a class takes its next best pairs for chosen ones that could not be had.
+        shard_pairs: Pairs per collected training shard.
+    """
+
+    modes: tuple[Mode, ...] = Field(default=("t2t", "t2i"), min_length=1)
+    fusion: Literal["preference", "filter", "rrf"] = "preference"
+    filter_by: Literal["prompts", "seeds"] = "prompts"
+    k_per_prompt: int = Field(default=50, gt=0)
+    max_per_class: int = Field(default=200, gt=0)
+    max_pairs: int | None = Field(default=None, gt=0)
+    balance: Literal["best", "even"] = "best"
+    min_per_class: int = Field(default=1, ge=0)
+    max_starving_fraction: Fraction = 0.25
+    min_similarity: Mapping[Literal["t2t", "t2i", "i2i", "filter"], float] = {}
+    duplicate_similarity: float = Field(default=1.01, gt=0, le=1.01)
+    near_duplicate_similarity: float = Field(default=0.98, gt=0, le=1.01)
+    decontaminate: Literal["own", "all"] = "own"
+    max_text_fraction: Fraction | None = None
+    refill_rounds: int = Field(default=3, ge=0)
+    shard_pairs: int = Field(default=1_000, gt=0)
+
+    @property
+    def uses_seeds(self) -> bool:
+        """Whether seed images are searched or compared with."""
+        return "i2i" in self.modes or (self.fusion == "filter" and self.filter_by == "seeds")
+
+    def decisive(self) -> dict[str, Any]:
+        """The fields that decide which pairs are chosen, as plain JSON values, for a fingerprint."""
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in self.model_dump(mode="json", exclude={"max_starving_fraction"}).items()
+            if name not in _NAMED_WHERE_USED or value != fields[name].default
+        }

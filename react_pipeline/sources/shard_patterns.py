@@ -1,0 +1,144 @@
+"""How shards are named in `pipeline.yaml`: paths, patterns, URLs and ranges such as `{00000..00099}`.
+
+Belongs here: which names are allowed, and what a range stands for; nothing is opened. Does not belong here: finding
+files (`corpus`), reading from a server (`remote`).
+
+Libraries below take much more than this: webdataset runs `pipe:` in a shell, and fsspec chains file systems with `::`.
+So a name is a plain local path, or `scheme://host/path` with one of `REMOTE_SCHEMES` and nothing clever in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+REMOTE_SCHEMES = ("s3", "gs", "http", "https")
+"""What shards may be read from besides local paths."""
+LISTABLE_SCHEMES = ("s3", "gs")
+"""Those that can list their files, so that `*` works."""
+MAX_EXPANDED = 1_000_000
+"""How many names one pattern may stand for; LAION-5B has half as many shards."""
+
+_SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:")
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d{1,12})\.\.(\d{1,12})")
+_ALLOWED = ", ".join(f"{scheme}://" for scheme in REMOTE_SCHEMES)
+
+
+def is_url(name: str) -> bool:
+    """Whether this names something on a server; local paths have no scheme."""
+    return name.startswith(tuple(f"{scheme}://" for scheme in REMOTE_SCHEMES))
+
+
+def has_wildcard(name: str) -> bool:
+    """Whether files must be listed to know what it stands for."""
+    return any(mark in name for mark in "*[")
+
+
+def check_shard_name(name: str) -> None:
+    """Refuse what is neither a local path nor a plain URL of an allowed scheme.
+
+    Raises:
+        ValueError: Saying what is refused and what to write instead.
+    """
+    if not name.strip() or any(ord(mark) < 32 or ord(mark) == 127 for mark in name):
+        raise ValueError(f"{name!r}: is empty or holds control characters")
+    if "::" in name:
+        raise ValueError(f"{name!r}: chained addresses (::) are refused; name the tar files themselves")
+    if is_url(name):
+        _check_url(name)
+        # Braces of a local path may be part of a folder's name, so they are read when files are looked for.
+        expanded_count(name)
+    elif _SCHEME.match(name):
+        raise ValueError(
+            f"{name!r}: only local paths and {_ALLOWED} are read; commands (pipe:) and other schemes are refused, and "
+            "for file: write the path itself"
+        )
+
+
+def _check_url(name: str) -> None:
+    try:
+        parts = urlsplit(name)
+        host, credentials, _ = parts.hostname, parts.username or parts.password, parts.port
+    except ValueError as error:
+        raise ValueError(f"{name!r}: is not a whole URL ({error})") from error
+    if credentials is not None or "@" in parts.netloc:
+        # The name would be repeated in messages and kept in artifacts, so it is not repeated here either.
+        raise ValueError(
+            f"a URL of {parts.scheme}://…@{host} holds a user name or password; credentials come from the environment "
+            "or a profile, never from pipeline.yaml"
+        )
+    if not host or not parts.path.strip("/"):
+        raise ValueError(f"{name!r}: is not a whole URL: scheme://host/path/file.tar")
+    if "?" in name or "#" in name:
+        raise ValueError(
+            f"{name.partition('?')[0].partition('#')[0]!r}: what follows `?` or `#` is refused: signed links are "
+            "secrets that expire; for a wildcard use `*`"
+        )
+    if "\\" in name or any(mark.isspace() for mark in name):
+        raise ValueError(f"{name!r}: holds blanks or backslashes; write blanks as %20 for http, or rename the files")
+    if has_wildcard(parts.netloc) or "{" in parts.netloc:
+        raise ValueError(f"{name!r}: host and bucket must be written out")
+    if parts.scheme not in LISTABLE_SCHEMES and has_wildcard(name):
+        raise ValueError(f"{name!r}: a web server lists no files; write a range such as {{00000..00099}}.tar")
+
+
+def expanded_count(name: str) -> int:
+    """How many names `expand` gives.
+
+    Raises:
+        ValueError: If braces do not match, hold neither `a..b` nor `a,b`, or stand for more than `MAX_EXPANDED`.
+    """
+    total = 1
+    for choices in _choices(name):
+        total *= len(choices)
+        if total > MAX_EXPANDED:
+            raise ValueError(f"{name!r}: stands for more than {MAX_EXPANDED:,} files; write several patterns")
+    return total
+
+
+def expand(name: str) -> list[str]:
+    """The names that a pattern with `{00000..00099}` or `{train,extra}` stands for, in order; zeros in front are kept.
+
+    Raises:
+        ValueError: As `expanded_count`.
+    """
+    expanded_count(name)
+    names = [""]
+    fixed = _BRACES.split(name)[::2]
+    for part, choices in zip(fixed, [*_choices(name), [""]], strict=True):
+        names = [f"{start}{part}{choice}" for start in names for choice in choices]
+    return names
+
+
+def _choices(name: str) -> list[Sequence[str]]:
+    if re.search(r"[{}]", _BRACES.sub("", name)):
+        raise ValueError(f"{name!r}: braces must close and must not stand in each other")
+    return [_choices_of(name, inside) for inside in _BRACES.findall(name)]
+
+
+class _Padded(Sequence[str]):
+    """The numbers of a range as text; a range of billions must cost nothing before it is refused."""
+
+    def __init__(self, first: str, last: str) -> None:
+        self.numbers = range(int(first), int(last) + 1)
+        self.width = len(first) if first.startswith("0") or len(first) == len(last) else 0
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, position: Any) -> Any:
+        return str(self.numbers[position]).zfill(self.width)
+
+
+def _choices_of(name: str, inside: str) -> Sequence[str]:
+    if found := _RANGE.fullmatch(inside):
+        padded = _Padded(found[1], found[2])
+        if not len(padded):
+            raise ValueError(f"{name!r}: the range {{{inside}}} runs backwards")
+        return padded
+    if "," in inside:
+        return inside.split(",")
+    raise ValueError(f"{name!r}: {{{inside}}} is neither a range {{00000..00099}} nor a list {{a,b}}")

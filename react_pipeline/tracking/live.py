@@ -1,0 +1,246 @@
+"""A training seen in MLflow while it runs, and afterwards if it fails.
+
+Belongs here: the observer that streams the records of a training. Does not belong here: the log of the published
+checkpoint (`tracking`), which finds the same run by its fingerprint, adds what is missing, and finishes it.
+
+The training comes first: a thread of its own talks to MLflow, so that no step waits for a server and none fails
+because of one. What could not be streamed is added by the final log: steps from `metrics.jsonl`, samples of the machine
+from a file in the store.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from react_pipeline.artifacts import Inputs
+from react_pipeline.errors import ReactError
+from react_pipeline.lineage import Project
+from react_pipeline.tracking.notes import dagster_url
+from react_pipeline.tracking.runs import (
+    ERROR_TAG,
+    ERROR_TYPE_TAG,
+    FAILED,
+    FINISHED,
+    KILLED,
+    MAX_METRICS,
+    NOTE_TAG,
+    Runs,
+    log_params,
+    log_rows,
+    log_tags,
+    missing_rows,
+)
+from react_pipeline.tracking.system import PENDING, SystemMetrics, spool, spool_file
+from react_pipeline.tracking.values import Row, params_of, rows_of_record, tags_of_inputs
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 5.0
+RETRY_SECONDS = 60.0
+"""Pause after MLflow did not answer."""
+
+CLOSE_SECONDS = 30.0
+"""How long the end of a training waits at most for what is still to be written."""
+
+MAX_WAITING_RECORDS = 10_000
+"""Records kept for a server that is down; older ones are left to the final log."""
+
+
+class LiveRun:
+    """Streams one training into the MLflow run of its artifact; a `TrainingObserver` that never raises.
+
+    As a context it closes the run at the end: an error that leaves it marks the run FAILED with the error's text, an
+    interruption KILLED. After a success the run stays RUNNING for `Tracking.log_artifact`. A killed process leaves it
+    RUNNING too, and the next training of the same fingerprint goes on in it.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        experiment: str,
+        dagster_run_id: str = "",
+        *,
+        flush_seconds: float = FLUSH_SECONDS,
+        dagster: str = "",
+        pending: Path | None = None,
+    ) -> None:
+        """Nothing is contacted before the training starts.
+
+        Args:
+            uri: MLflow's tracking URI.
+            experiment: Name of its experiment.
+            dagster_run_id: Of the run that trains.
+            flush_seconds: Between two batches.
+            dagster: Where a browser finds Dagster, if that is known.
+            pending: Folder for samples of the machine that MLflow does not take; None: they are lost then.
+        """
+        self.run_id: str | None = None
+        self._runs = Runs(uri, experiment)
+        self._dagster_run_id = dagster_run_id
+        self._dagster = dagster
+        self._pending = pending
+        self._flush_seconds = flush_seconds
+        self._system: SystemMetrics | None = None
+        self._inputs: Inputs | None = None
+        self._records: deque[Mapping[str, Any]] = deque(maxlen=MAX_WAITING_RECORDS)
+        self._unwritten: list[Row] = []
+        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
+        self._abandoned = False
+        self._warned = False
+        self._error: BaseException | None = None
+        self._known: dict[str, set[int]] | None = None
+
+    @classmethod
+    def of(cls, project: Project, uri: str | None = None, dagster_run_id: str = "") -> LiveRun:
+        """The live run of a training of this project, at its tracking URI or another `uri`."""
+        return cls(
+            uri or project.config.tracking_uri or "",
+            project.config.project,
+            dagster_run_id,
+            dagster=dagster_url(project),
+            pending=project.store.root / PENDING,
+        )
+
+    @property
+    def url(self) -> str | None:
+        """Where a browser shows the run; None before it is open, or where a database is no address."""
+        return self._runs.url(self.run_id) if self.run_id else None
+
+    def started(self, inputs: Inputs, first_step: int) -> None:
+        """Open the run of these inputs, or go on in the one that an earlier try left, without waiting for it."""
+        if self._thread is None:
+            with suppress(ImportError):  # told by the thread, as any other trouble with MLflow
+                # Not left to the thread: a decoding process that is forked in the middle of an import may hang.
+                import mlflow  # noqa: F401
+
+                self._system = SystemMetrics()
+            self._inputs = inputs
+            self._thread = threading.Thread(target=self._stream, name="mlflow", daemon=True)
+            self._thread.start()
+
+    def stepped(self, record: Mapping[str, float]) -> None:
+        """Keep a record for the next batch."""
+        if self._thread is not None and self._thread.is_alive():
+            self._records.append(dict(record))
+
+    def failed(self, error: BaseException) -> None:
+        """Write what is left and mark the run FAILED (an interruption: KILLED) with the reason."""
+        if not self._ended.is_set():
+            self._error = error
+        self.close()
+
+    def close(self) -> None:
+        """Write what is left and let go of MLflow, after `CLOSE_SECONDS` at the latest."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join(CLOSE_SECONDS)
+            self._abandoned = True
+            self._keep_samples()
+
+    def _keep_samples(self) -> None:
+        system, inputs = self._system, self._inputs
+        if system is not None and system.waiting and inputs is not None and self._pending is not None:
+            with suppress(RuntimeError):  # a thread that was left behind may still take from them
+                spool(spool_file(self._pending, inputs.fingerprint), list(system.waiting))
+                system.waiting.clear()
+
+    def __enter__(self) -> Self:
+        """The observer itself."""
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        """Close the run; an error goes on its way."""
+        if error is None:
+            self.close()
+        else:
+            self.failed(error)
+
+    def _stream(self) -> None:
+        client: MlflowClient | None = None
+        while True:
+            ended = self._ended.is_set()
+            if self._system is not None:
+                self._system.sample(now=ended)
+            pause = self._flush_seconds
+            try:
+                client = client or self._runs.connect()
+                if not self._write(client):
+                    return
+                if ended and self._error is not None and self.run_id is not None:
+                    self._mark_failed(client, self.run_id, self._error)
+            except Exception as error:  # whatever MLflow, its database or the network raise: the training goes on
+                client, pause = None, RETRY_SECONDS
+                self._runs.forget()
+                self._warn(error)
+            if ended or self._abandoned:
+                return
+            self._ended.wait(pause)
+
+    def _write(self, client: MlflowClient) -> bool:
+        """Write the records that wait; False if there is nothing to be written to this run any more."""
+        if self.run_id is None and not self._open(client):
+            return False
+        while self._unwritten or self._records:
+            while self._records and len(self._unwritten) < MAX_METRICS:
+                self._unwritten += rows_of_record(self._records.popleft())
+            if self._abandoned or self.run_id is None:
+                return False
+            rows = self._unwritten
+            if self._known is not None:
+                rows = missing_rows(client, self.run_id, rows, self._known)
+            log_rows(client, self.run_id, rows)
+            self._unwritten = []
+        if self._system is not None and self.run_id is not None and (samples := list(self._system.waiting)):
+            log_rows(client, self.run_id, samples)
+            for _ in samples:
+                self._system.waiting.popleft()
+        return True
+
+    def _open(self, client: MlflowClient) -> bool:
+        inputs = self._inputs
+        if inputs is None or self._abandoned:
+            return False
+        run, found = self._runs.open(client, self._tags(inputs), inputs.key)
+        if run.info.status == FINISHED:
+            logger.info("MLflow has a finished run of %s already: nothing is streamed", inputs.key)
+            return False
+        log_params(client, run.info.run_id, params_of(inputs))
+        self._known = {} if found else None
+        if found and self._system is not None:
+            self._go_on_counting(client, run.info.run_id, self._system)
+        self.run_id = str(run.info.run_id)
+        return True
+
+    def _tags(self, inputs: Inputs) -> dict[str, str]:
+        return tags_of_inputs(inputs, self._dagster_run_id, self._dagster)
+
+    def _go_on_counting(self, client: MlflowClient, run_id: str, system: SystemMetrics) -> None:
+        """An earlier try sampled too: later samples come after its own."""
+        names = {row.name for row in system.waiting}
+        system.shift(max((p.step + 1 for name in names for p in client.get_metric_history(run_id, name)), default=0))
+
+    def _mark_failed(self, client: MlflowClient, run_id: str, error: BaseException) -> None:
+        name = type(error).__name__
+        reason = str(error) if isinstance(error, ReactError) else f"{name}: {error}".removesuffix(": ")
+        log_tags(client, run_id, {ERROR_TAG: reason, ERROR_TYPE_TAG: name, NOTE_TAG: reason})
+        # Ctrl-C, and a cancelled Dagster run, are no exceptions in Python's sense: the training itself was well.
+        client.set_terminated(run_id, FAILED if isinstance(error, Exception) else KILLED)
+
+    def _warn(self, error: Exception) -> None:
+        if not self._warned:
+            self._warned = True
+            reason = " ".join(str(error).split())[:300]
+            logger.warning("MLflow at %s is unavailable, the training goes on unseen: %s", self._runs.uri, reason)

@@ -1,0 +1,78 @@
+"""Notes: the description of a run in two lines, and the addresses that lead from MLflow to Dagster and back.
+
+Belongs here: what each kind of run is, in words; where the user interfaces answer. Does not belong here: metrics and
+params (`tracking.values`), talking to MLflow (`tracking.runs`).
+"""
+
+from __future__ import annotations
+
+import os
+
+from react_pipeline.lineage import ALL, Project
+
+DAGSTER_VARIABLE, MLFLOW_VARIABLE = "REACT_DAGSTER_URL", "REACT_MLFLOW_URL"
+"""Environment variables with the address at which a browser finds the user interface, such as http://127.0.0.1:3000.
+
+They win over `dagster_url` of `pipeline.yaml`, because whoever starts a server knows its port.
+"""
+
+NOTE_TAG = "mlflow.note.content"
+"""The description that MLflow's page of a run shows."""
+
+RUN_URL_TAG, ASSET_URL_TAG = "dagster.run_url", "dagster.asset_url"
+
+_WHAT = {
+    "corpus": "inventory of the image-text pairs that everything is retrieved from",
+    "base_checkpoint": "the CLIP to customize, and what every result is held against",
+    "corpus_embeddings": "vectors of every image and caption of the corpus",
+    "faiss_index": "search index over these vectors, with its measured recall",
+    "evaluation_set": "labelled images, only measured with and never trained on",
+    "retrieved_set": "pairs that the class names found in the corpus",
+    "control_set": "as many random pairs, the control of the experiment",
+    "customized_checkpoint": "one training: losses by step, system metrics while it ran, the model in the registry",
+    "elevater_results": "zero-shot accuracy on the labelled images, the difference to the base, what the training cost",
+    "comparison": "all methods of the domain beside the base and their controls; open dashboard.html under Artifacts",
+    "overview": "all domains side by side with the mean of each method; open dashboard.html under Artifacts",
+    "promotion": "which method reigns over the domain, and why",
+    "benchmark_features": "ELEVATER's images as one checkpoint encodes them",
+    "benchmark_results": "one checkpoint on ELEVATER's data sets",
+    "benchmark_comparison": "base and methods on ELEVATER's data sets",
+}
+
+
+def dagster_url(project: Project) -> str:
+    """Where a browser finds Dagster: the environment's address, else `dagster_url` of the project, else ""."""
+    return _address(DAGSTER_VARIABLE) or (project.config.dagster_url or "").rstrip("/")
+
+
+def mlflow_url() -> str:
+    """Where a browser finds MLflow, if the environment says so; a database has no address of its own."""
+    return _address(MLFLOW_VARIABLE)
+
+
+def links(stage: str, dagster: str, dagster_run_id: str) -> dict[str, str]:
+    """Tags that lead to the asset and to the run in Dagster; none where its address is not known."""
+    if not dagster:
+        return {}
+    run = {RUN_URL_TAG: f"{dagster}/runs/{dagster_run_id}"} if dagster_run_id else {}
+    return {ASSET_URL_TAG: f"{dagster}/assets/{stage}", **run}
+
+
+def note(stage: str, key: str, dagster: str, dagster_run_id: str) -> str:
+    """What a run is, and on the second line the way to Dagster; Markdown."""
+    domain, _, method = key.partition("/")
+    of = "" if key == ALL else f" of `{domain}`" + (f", method `{method}`" if method else "")
+    lines = [f"**{stage}**{of}: {_WHAT.get(stage, 'an artifact of the pipeline')}."]
+    found = links(stage, dagster, dagster_run_id)
+    if found:
+        shown = [f"[asset]({found[ASSET_URL_TAG]})"]
+        shown += [f"[run {dagster_run_id[:8]}]({found[RUN_URL_TAG]})"] if RUN_URL_TAG in found else []
+        lines.append(f"In Dagster: {', '.join(shown)}.")
+    elif dagster_run_id:
+        lines.append(f"Made by the Dagster run `{dagster_run_id}`.")
+    return "\n\n".join(lines)
+
+
+def _address(variable: str) -> str:
+    address = os.environ.get(variable, "").rstrip("/")
+    return address if address.startswith(("http://", "https://")) else ""

@@ -1,0 +1,196 @@
+"""The runs of one MLflow experiment: connecting, finding or opening an artifact's run, and writing rows to it.
+
+Belongs here: what the log of a finished artifact (`tracking`) and of a training under way (`tracking.live`) share, so
+that both mean the same run. Does not belong here: what is written, and what happens when MLflow does not answer: every
+function here raises whatever MLflow, its database or the network raise.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from react_pipeline.lineage import ALL
+from react_pipeline.tracking.notes import NOTE_TAG as NOTE_TAG
+from react_pipeline.tracking.notes import mlflow_url
+from react_pipeline.tracking.values import MAX_TAG_CHARS, TRAINING_PREFIX, Row
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+PARENT_TAG = "react.parent"
+ERROR_TAG, ERROR_TYPE_TAG = "error", "error.type"
+"""Why a run failed."""
+
+GROUPS = {"overview": "all domains"}
+"""The parent run of what belongs to no domain and not to the corpus."""
+
+EXPERIMENT_KIND_TAG, MODEL_DEVELOPMENT = "mlflow.experimentKind", "custom_model_development"
+"""Has MLflow's page open an experiment with the table and charts of trainings, not with traces of language models."""
+
+RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
+
+MAX_TAGS_AND_PARAMS, MAX_METRICS = 100, 1_000
+"""MLflow's limits per call."""
+
+
+class Runs:
+    """The runs of one experiment, at one tracking URI."""
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        """Nothing is contacted before `connect`."""
+        self.uri = uri
+        self.experiment = experiment
+        self._experiment_id: str | None = None
+
+    @property
+    def experiment_id(self) -> str:
+        """Id of the experiment; MLflow's default one before `connect`."""
+        return self._experiment_id or "0"
+
+    def url(self, run_id: str) -> str | None:
+        """Where a browser shows a run; None when the tracking URI is a database and no server over it is known."""
+        address = self.uri.rstrip("/") if self.uri.startswith("http") else mlflow_url()
+        return f"{address}/#/experiments/{self.experiment_id}/runs/{run_id}" if address else None
+
+    def forget(self) -> None:
+        """Look the experiment up again at the next `connect`: the server may have been replaced."""
+        self._experiment_id = None
+
+    def connect(self) -> MlflowClient:
+        """A client; database and experiment are created where they are missing."""
+        # Slow retries would hold up a run whose result is on disk already; a user's own settings win.
+        for variable, value in {
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_LOGGING_LEVEL": "WARNING",
+            "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        }.items():
+            os.environ.setdefault(variable, value)
+        from mlflow import MlflowClient
+
+        if not self.uri.startswith("sqlite:///"):
+            return self._with_experiment(MlflowClient(self.uri, self.uri), None)
+        database = Path(self.uri.removeprefix("sqlite:///"))
+        database.parent.mkdir(parents=True, exist_ok=True)
+        # Two processes that open a fresh database at once race its migration, and one of them dies.
+        with locked(database.with_name(database.name + ".lock")):
+            return self._with_experiment(MlflowClient(self.uri, self.uri), database.parent / "mlartifacts")
+
+    def _with_experiment(self, client: MlflowClient, artifacts: Path | None) -> MlflowClient:
+        if self._experiment_id is None:
+            found = client.get_experiment_by_name(self.experiment)
+            location = None if artifacts is None else artifacts.resolve().as_uri()
+            self._experiment_id = (
+                found.experiment_id
+                if found
+                else client.create_experiment(self.experiment, location, {EXPERIMENT_KIND_TAG: MODEL_DEVELOPMENT})
+            )
+        return client
+
+    def open(
+        self, client: MlflowClient, tags: Mapping[str, str], key: str, started_ms: int | None = None
+    ) -> tuple[Run, bool]:
+        """The run with the `asset` and `fingerprint` of these tags, and whether it was there already.
+
+        It is created under the run of its domain. One that a killed or failed process left goes on: it is RUNNING
+        again and loses the reason of its failure. One that is FINISHED is returned as it is.
+        """
+        run = self.find(client, {name: tags[name] for name in ("asset", "fingerprint")})
+        if run is None:
+            group = GROUPS.get(tags["asset"], "corpus") if key == ALL else key.split("/")[0]
+            parent_id = self._parent(client, group)
+            name = tags["asset"] if key == ALL else f"{tags['asset']} {key}"
+            tags = {**tags, "mlflow.parentRunId": parent_id}
+            return client.create_run(self.experiment_id, started_ms, tags, run_name=name), False
+        run_id = run.info.run_id
+        if run.info.status != FINISHED:
+            if run.info.status != RUNNING:
+                client.update_run(run_id, RUNNING)
+            for name in {ERROR_TAG, ERROR_TYPE_TAG} & set(run.data.tags):
+                client.delete_tag(run_id, name)
+            log_tags(client, run_id, tags)
+        return run, True
+
+    def find(self, client: MlflowClient, tags: Mapping[str, str]) -> Run | None:
+        """The run with these tags, a finished one first; others that are still RUNNING are closed."""
+        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        runs = client.search_runs([self.experiment_id], query, max_results=10)
+        finished = [run for run in runs if run.info.status == FINISHED]
+        chosen = next(iter([*finished, *runs]), None)
+        for run in runs:
+            # A killed process may have left a second one open; nothing would ever close it.
+            if run is not chosen and run.info.status == RUNNING:
+                client.set_terminated(run.info.run_id, KILLED)
+        return chosen
+
+    def _parent(self, client: MlflowClient, group: str) -> str:
+        """The run under which the UI folds all runs of a domain (or of the corpus)."""
+        run = self.find(client, {PARENT_TAG: group})
+        if run is None:
+            described = f"Everything of **{group}**: open a run below, or select several and press Compare."
+            run = client.create_run(self.experiment_id, tags={PARENT_TAG: group, NOTE_TAG: described}, run_name=group)
+            client.set_terminated(run.info.run_id, FINISHED)
+        return str(run.info.run_id)
+
+
+def log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
+    """Write params; writing the same ones again changes nothing."""
+    from mlflow.entities import Param
+
+    entries = [Param(name, value) for name, value in params.items()]
+    for start in range(0, len(entries), MAX_TAGS_AND_PARAMS):
+        client.log_batch(run_id, params=entries[start : start + MAX_TAGS_AND_PARAMS])
+
+
+def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    """Write tags, each cut at MLflow's limit."""
+    from mlflow.entities import RunTag
+
+    entries = [RunTag(name, value[:MAX_TAG_CHARS]) for name, value in tags.items()]
+    for start in range(0, len(entries), MAX_TAGS_AND_PARAMS):
+        client.log_batch(run_id, tags=entries[start : start + MAX_TAGS_AND_PARAMS])
+
+
+def log_rows(client: MlflowClient, run_id: str, rows: Iterable[Row]) -> None:
+    """Write metrics. MLflow drops a row that it has with the same name, value, step and time."""
+    from mlflow.entities import Metric
+
+    entries = [Metric(row.name, row.value, row.time_ms, row.step) for row in rows]
+    for start in range(0, len(entries), MAX_METRICS):
+        client.log_batch(run_id, metrics=entries[start : start + MAX_METRICS])
+
+
+def missing_rows(
+    client: MlflowClient, run_id: str, rows: Iterable[Row], known: dict[str, set[int]] | None = None
+) -> list[Row]:
+    """The rows whose step the run lacks; `known` remembers the steps that the run has, by name, between calls.
+
+    A training that goes on after it was killed repeats the steps after its last state at other times, so that equal
+    steps need not be equal rows.
+    """
+    known = {} if known is None else known
+    missing = []
+    for row in rows:
+        if row.name.startswith(TRAINING_PREFIX):
+            if row.name not in known:
+                known[row.name] = {point.step for point in client.get_metric_history(run_id, row.name)}
+            if row.step in known[row.name]:
+                continue
+        missing.append(row)
+    return missing
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock file; the kernel frees it when its holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

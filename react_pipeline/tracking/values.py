@@ -1,0 +1,165 @@
+"""The values of an artifact as MLflow takes them: flat names of allowed letters, finite numbers, bounded texts.
+
+Belongs here: flattening and MLflow's limits. Does not belong here: talking to MLflow (`tracking.runs`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from react_pipeline.artifacts import MANIFEST, Artifact, Inputs
+from react_pipeline.lineage import ALL
+from react_pipeline.tracking.notes import NOTE_TAG, links, note
+
+MAX_PARAM_CHARS = 500
+MAX_TAG_CHARS = 5_000
+METRICS_FILE = "metrics.jsonl"
+TRAINING_PREFIX, SYSTEM_PREFIX = "training/", "system/"
+"""Of metrics that have steps: the records of a training, and samples of the machine it ran on."""
+
+LOGGED_SUFFIXES = (".png", ".md", ".csv", ".json", ".html")
+MAX_LOGGED_BYTES, MAX_LOGGED_PAGE_BYTES = 5_000_000, 25_000_000
+"""Files of an artifact's top level are copied to MLflow up to this size; the rest stays in the store.
+
+A page carries its script and pictures with it, so it may be larger."""
+
+HEADLINE_METRIC = "top1"
+
+REPORT_STAGES = ("comparison", "overview")
+"""Their tables are copied as parquet too: they are small, and what a notebook reads."""
+
+
+class Row(NamedTuple):
+    """One point of a metric; `time_ms` is since 1970."""
+
+    name: str
+    value: float
+    step: int
+    time_ms: int
+
+
+def params_of(made: Artifact | Inputs) -> dict[str, str]:
+    """The configuration that decides an artifact, flat, and its domain and method; cut at `MAX_PARAM_CHARS`."""
+    config = made.config if isinstance(made, Inputs) else made.manifest["config"]
+    domain, method = _domain_and_method(made.key)
+    names = _filled({"domain": domain, "method": method})
+    return {**{name: _text(value)[:MAX_PARAM_CHARS] for name, value in flatten(config)}, **names}
+
+
+def _texts_of(artifact: Artifact) -> dict[str, str]:
+    """The counts that are not numbers (a device, a reason, the starving classes), as tags `count.<name>`."""
+    texts = {name: _text(value) for name, value in flatten(artifact.counts) if not _is_number(value)}
+    return {f"count.{name}": text[:MAX_TAG_CHARS] for name, text in texts.items()}
+
+
+def metrics_of(artifact: Artifact) -> Iterator[Row]:
+    """Every finite number: the counts at step 0, then the records of `metrics.jsonl`."""
+    created = created_ms(artifact)
+    # MLflow's compare page begins with the metric that was written first.
+    for name, value in sorted(flatten(artifact.counts), key=lambda entry: entry[0] != HEADLINE_METRIC):
+        if _is_number(value):
+            yield Row(name, float(value), 0, created)
+    if METRICS_FILE in artifact.manifest["files"]:
+        for line in artifact.file(METRICS_FILE).read_text(encoding="utf-8").splitlines():
+            yield from rows_of_record(json.loads(line), created)
+
+
+def rows_of_record(record: Mapping[str, Any], time_ms: int = 0) -> Iterator[Row]:
+    """The finite numbers of one step of a training, as `training/<name>`.
+
+    The record's own time counts, so that a step has the same time whoever logs it; `time_ms` holds where it has none.
+    MLflow stores a NaN or an infinity as 1.8e308, so these are left out.
+    """
+    time_ms = int(record.get("time_ms", time_ms))
+    for name, value in flatten({name: value for name, value in record.items() if name not in ("step", "time_ms")}):
+        if _is_number(value):
+            yield Row(TRAINING_PREFIX + name, float(value), int(record["step"]), time_ms)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves of nested mappings, their names joined by dots and spelled in the letters that MLflow allows."""
+    for name, value in values.items():
+        path = prefix + re.sub(r"[^A-Za-z0-9_.-]", "_", str(name))
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{path}.")
+        else:
+            yield path[:250], value
+
+
+def tags_of_inputs(inputs: Inputs, dagster_run_id: str, dagster: str = "") -> dict[str, str]:
+    """Where an artifact that is still being made will stand in the lineage; empty tags are left out."""
+    parents = {name: parent.fingerprint for name, parent in inputs.parents.items()}
+    tags = _lineage_tags(inputs.stage, inputs.key, inputs.fingerprint, parents, inputs.code_version)
+    return _filled({**tags, **_dagster_tags(inputs.stage, inputs.key, dagster_run_id, dagster)})
+
+
+def tags_of(artifact: Artifact, dagster_run_id: str, dagster: str = "") -> dict[str, str]:
+    """Where the artifact stands in the lineage, and its counts that are not numbers; empty tags are left out.
+
+    Args:
+        artifact: The one whose run it is.
+        dagster_run_id: Of the run that made it.
+        dagster: Where a browser finds Dagster, if that is known.
+    """
+    code_version = str(artifact.manifest["code_version"])
+    tags = _lineage_tags(artifact.stage, artifact.key, artifact.fingerprint, artifact.parents, code_version)
+    tags |= _dagster_tags(artifact.stage, artifact.key, dagster_run_id, dagster)
+    return _filled({**tags, "path": str(artifact.path), **_texts_of(artifact)})
+
+
+def _dagster_tags(stage: str, key: str, dagster_run_id: str, dagster: str) -> dict[str, str]:
+    described = note(stage, key, dagster, dagster_run_id)
+    return {"dagster.run_id": dagster_run_id, **links(stage, dagster, dagster_run_id), NOTE_TAG: described}
+
+
+def _domain_and_method(key: str) -> tuple[str, str]:
+    domain, _, method = ("", "", "") if key == ALL else key.partition("/")
+    return domain, method
+
+
+def _lineage_tags(
+    stage: str, key: str, fingerprint: str, parents: Mapping[str, str], code_version: str
+) -> dict[str, str]:
+    domain, method = _domain_and_method(key)
+    return {
+        "asset": stage,
+        "domain": domain,
+        "method": method,
+        "fingerprint": fingerprint,
+        "parents": json.dumps(parents, sort_keys=True),
+        "code_version": code_version,
+    }
+
+
+def files_of(artifact: Artifact) -> Iterator[Path]:
+    """The small files of the top level that a person may want to see, and the manifest."""
+    for name, recorded in artifact.manifest["files"].items():
+        wanted = (*LOGGED_SUFFIXES, ".parquet") if artifact.stage in REPORT_STAGES else LOGGED_SUFFIXES
+        limit = MAX_LOGGED_PAGE_BYTES if name.endswith(".html") else MAX_LOGGED_BYTES
+        if "/" not in name and name.endswith(wanted) and recorded["bytes"] <= limit:
+            yield artifact.path / name
+    if (artifact.path / MANIFEST).stat().st_size <= MAX_LOGGED_BYTES:
+        yield artifact.path / MANIFEST
+
+
+def created_ms(artifact: Artifact) -> int:
+    """When the artifact was published, in milliseconds since 1970."""
+    return round(datetime.fromisoformat(artifact.manifest["created"]).timestamp() * 1000)
+
+
+def _filled(tags: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in tags.items() if value}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

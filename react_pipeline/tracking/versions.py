@@ -1,0 +1,119 @@
+"""The versions of `react-<domain>` in MLflow's registry: finding them, and writing on them why they are what they are.
+
+Belongs here: names, look-ups, tags and descriptions. Does not belong here: which alias goes where, and what happens
+when MLflow does not answer (`tracking.registry`): every function here raises whatever MLflow raises.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from react_pipeline.promotions.verdicts import Contender, Verdict
+from react_pipeline.tracking.values import MAX_TAG_CHARS
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion, RegisteredModel
+
+NONE = "none"
+"""Stands for the version of an alias that is not there."""
+
+_MAX_VERSIONS = 1_000
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a domain's model, as the registry has it."""
+
+    number: str
+    method: str
+    checkpoint: str
+    aliases: tuple[str, ...]
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+def model_name(slug: str) -> str:
+    """The registered model of a domain."""
+    return f"react-{slug}"
+
+
+def named(version: str) -> str:
+    """How a note speaks of a version."""
+    return "no version" if version == NONE else f"version {version}"
+
+
+def find_model(client: MlflowClient, slug: str) -> RegisteredModel | None:
+    """The registered model of a domain, if there is one."""
+    # Searched before it is read: reading what is not there raises, as an unreachable server does.
+    name = model_name(slug)
+    return client.get_registered_model(name) if client.search_registered_models(f"name = '{name}'") else None
+
+
+def alias_of(model: RegisteredModel, alias: str) -> str:
+    """The version that an alias names, or `NONE`."""
+    return str(model.aliases.get(alias, NONE))
+
+
+def find_version(client: MlflowClient, slug: str, checkpoint: str) -> ModelVersion | None:
+    """The version of a checkpoint, if it is registered."""
+    found = client.search_model_versions(f"name = '{model_name(slug)}' and tags.fingerprint = '{checkpoint}'")
+    return found[0] if found else None
+
+
+def list_versions(client: MlflowClient, slug: str) -> list[Version]:
+    """All versions of a domain, oldest first, with their aliases."""
+    model = find_model(client, slug)
+    if model is None:
+        return []
+    aliases: dict[str, list[str]] = {}
+    for alias, number in model.aliases.items():
+        aliases.setdefault(str(number), []).append(alias)
+    found = client.search_model_versions(f"name = '{model.name}'", max_results=_MAX_VERSIONS)
+    return [
+        Version(
+            number=str(entry.version),
+            method=entry.tags.get("method", ""),
+            checkpoint=entry.tags.get("fingerprint", ""),
+            aliases=tuple(sorted(aliases.get(str(entry.version), []))),
+            tags=dict(entry.tags),
+        )
+        for entry in sorted(found, key=lambda entry: int(entry.version))
+    ]
+
+
+def set_alias(client: MlflowClient, model: RegisteredModel, alias: str, number: str) -> None:
+    """Let an alias name a version, or none."""
+    if number == alias_of(model, alias):
+        return
+    if number == NONE:
+        client.delete_registered_model_alias(model.name, alias)
+    else:
+        client.set_registered_model_alias(model.name, alias, number)
+
+
+def describe(
+    client: MlflowClient, version: ModelVersion, contender: Contender, verdict: Verdict, promotion: str, decided: str
+) -> None:
+    """Write the figures of a verdict and its reason on the version it is about, unless a later one stands there."""
+    if version.tags.get("decided", "") > decided:
+        return
+    tags = {
+        **{"verdict": verdict.decision, "decided": decided, "decided_by": verdict.by, "promotion": promotion},
+        **{"reason": verdict.reason, "result": contender.result, "evaluation_set": contender.evaluation_set},
+    }
+    if contender.top1 is not None:
+        tags |= {"top1": f"{contender.top1:.4f}", "images": str(contender.n)}
+    if verdict.test is not None:
+        tags |= {"gain": f"{verdict.test.gain:+.4f}", "interval": f"{verdict.test.low:+.4f} {verdict.test.high:+.4f}"}
+        tags |= {"confidence": f"{verdict.test.confidence:.4f}", "compared_with": verdict.champion_before.method}
+    for tag, value in tags.items():
+        client.set_model_version_tag(version.name, version.version, tag, value[:MAX_TAG_CHARS])
+    text = f"{verdict.decision} on {decided}: {verdict.reason}"
+    client.update_model_version(version.name, version.version, description=text[:MAX_TAG_CHARS])
+
+
+def retire(client: MlflowClient, version: ModelVersion, verdict: Verdict) -> None:
+    """Write on a version that it reigned and why it does no more; its description stays."""
+    client.set_model_version_tag(version.name, version.version, "verdict", "former champion")
+    client.set_model_version_tag(version.name, version.version, "dethroned", verdict.reason[:MAX_TAG_CHARS])

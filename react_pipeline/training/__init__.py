@@ -1,0 +1,1 @@
+"""Training: the parts that `customize` is made of."""

@@ -1,0 +1,119 @@
+"""Augmentation: what a training image may look like besides itself; a function of the image and a seed alone.
+
+Does not belong here: which image is drawn when (`training.data`). Shapes: H x W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageEnhance
+from torch import Tensor
+
+Preprocess = Callable[[Image.Image], Tensor]
+Augment = Callable[[Image.Image, int], Tensor]
+"""An image and a seed to a tensor (3, H, W), normalised."""
+
+
+def augmentation(kind: str, preprocess: Preprocess, preprocess_cfg: dict[str, Any]) -> Augment:
+    """How an image is augmented for training.
+
+    Args:
+        kind: `timm`: the paper's recipe (random crop of 8 to 100% of the area, flip, RandAugment, erasing); `mild`:
+            small turns, shifts and changes of colour, for drawings; `none`: the image as it is.
+        preprocess: The model's own preprocessing, without augmentation.
+        preprocess_cfg: Its size, mean, std and interpolation.
+    """
+    # All of them can be pickled: decoding processes are spawned where the training process itself was.
+    if kind == "none":
+        return partial(_as_it_is, preprocess)
+    if kind == "mild":
+        return partial(_mildly_changed, preprocess)
+    return _Timm(preprocess_cfg)
+
+
+class _Timm:
+    """The augmentation REACT trains with, by timm's own transforms."""
+
+    def __init__(self, preprocess_cfg: dict[str, Any]) -> None:
+        from timm.data.transforms_factory import create_transform
+
+        size = preprocess_cfg["size"]
+        self._transform = create_transform(
+            input_size=(3, size, size) if isinstance(size, int) else (3, *size),
+            is_training=True,
+            scale=(0.08, 1.0),
+            ratio=(3 / 4, 4 / 3),
+            interpolation=preprocess_cfg.get("interpolation", "bicubic"),
+            hflip=0.5,
+            color_jitter=0.4,
+            auto_augment="rand-m9-mstd0.5-inc1",
+            re_prob=0.25,
+            re_mode="pixel",
+            re_count=1,
+            mean=preprocess_cfg["mean"],
+            std=preprocess_cfg["std"],
+        )
+        for transform in self._transform.transforms:
+            for operation in getattr(transform, "ops", ()):
+                if operation.name == "PosterizeIncreasing":
+                    operation.level_fn = _keep_a_bit(operation.level_fn)
+
+    def __call__(self, image: Image.Image, seed: int) -> Tensor:
+        # timm draws from all three; saved and put back, so that nothing else in the process changes with them.
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - timm's generator
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        torch.manual_seed(seed)
+        try:
+            return self._transform(image)
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])  # noqa: NPY002
+            torch.set_rng_state(states[2])
+
+
+def _keep_a_bit(level: Callable[..., tuple[int]]) -> Callable[..., tuple[int]]:
+    # At full strength timm asks Pillow to keep no bit of a colour, which Pillow 13 refuses.
+    return partial(_one_at_least, level)
+
+
+def _one_at_least(level: Callable[..., tuple[int]], strength: float, parameters: Any) -> tuple[int]:
+    return (max(1, level(strength, parameters)[0]),)
+
+
+def _as_it_is(preprocess: Preprocess, image: Image.Image, _seed: int) -> Tensor:
+    return preprocess(image)
+
+
+def _mildly_changed(preprocess: Preprocess, image: Image.Image, seed: int) -> Tensor:
+    return preprocess(turn_and_recolour(image, np.random.default_rng(seed)))
+
+
+def turn_and_recolour(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Flip, rotate, scale, shift and recolour an image a little, on a white ground; the same `rng` gives the same."""
+    if rng.random() < 0.5:
+        image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    angle, scale = math.radians(rng.uniform(-15, 15)), 1 / rng.uniform(0.75, 1.1)
+    shift = rng.uniform(-0.08, 0.08, size=2) * image.size
+    cosine, sine = scale * math.cos(angle), scale * math.sin(angle)
+    centre_x, centre_y = image.width / 2, image.height / 2
+    matrix = (
+        cosine,
+        sine,
+        centre_x - cosine * (centre_x + shift[0]) - sine * (centre_y + shift[1]),
+        -sine,
+        cosine,
+        centre_y + sine * (centre_x + shift[0]) - cosine * (centre_y + shift[1]),
+    )
+    white = (255, 255, 255)
+    image = image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR, fillcolor=white)
+    for enhancer in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        image = enhancer(image).enhance(rng.uniform(0.7, 1.3))
+    return image

@@ -1,0 +1,62 @@
+"""The batches of a training: which pairs and which views each step sees, and what the image tower is fed with.
+
+Does not belong here: decoding (`training.data`), the texts (`training.texts`). Shapes: B pairs of a batch, N pairs,
+V views, T tokens, W width, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.training.data import Draw, Views, ahead
+from react_pipeline.training.distributed import World
+from react_pipeline.training.schedule import batch_at, batch_size_of, generator
+
+
+class TrainingBatches:
+    """Everything is a function of the step, so a training goes on anywhere.
+
+    Attributes:
+        batch_size: Pairs of a step over all processes.
+    """
+
+    def __init__(self, positions: Tensor, views: Views, training: TrainingConfig, world: World) -> None:
+        """Draw from the pairs at `positions` (N,).
+
+        Raises:
+            InputError: If the batch does not divide among the processes.
+            RetrievalError: If there are too few pairs.
+        """
+        self.batch_size = batch_size_of(training, len(positions), world.size)
+        self._positions, self._views, self._training, self._world = positions, views, training, world
+
+    def drawn(self, step: int) -> tuple[Tensor, Tensor]:
+        """Positions (B,) of the pairs of a step, of all processes, and the view (B,) drawn for each."""
+        training = self._training
+        positions = self._positions[batch_at(step, len(self._positions), self.batch_size, training.seed)]
+        if training.augmentation != "none" and not training.views:
+            return positions, torch.full_like(positions, step + 1)
+        views = torch.randint(max(1, training.views), positions.shape, generator=generator(training.seed, 2, step))
+        return positions, views
+
+    def from_tokens(self, tokens: Tensor, steps: range) -> Iterator[Tensor]:
+        """This process's kept tokens (B, T, W), or kept features (B, D), of each step; one step ahead of its use."""
+
+        def batch(step: int) -> Tensor:
+            positions, views = map(self._world.part, self.drawn(step))
+            taken = tokens[positions, views]
+            return taken if self._world.device == "cpu" else taken.pin_memory()
+
+        yield from ahead(batch, steps)
+
+    def from_images(self, steps: range, compute: Callable[[Tensor], Tensor] | None) -> Iterator[Tensor]:
+        """This process's decoded images (B, 3, H, W) of each step, or what `compute` makes of them on the device."""
+        draws: Iterator[list[Draw]] = (
+            list(zip(*(self._world.part(part).tolist() for part in self.drawn(step)), strict=True)) for step in steps
+        )
+        for images in self._views.batches(draws, self._training.workers, pinned=self._world.device != "cpu"):
+            yield images if compute is None else compute(images.to(self._world.device))

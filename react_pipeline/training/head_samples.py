@@ -1,0 +1,117 @@
+"""Samples of a linear head: pairs and class prompts as labelled vectors, drawn so that every class counts the same.
+
+Belongs here: encoding the pairs once, the class of each, drawing from them. Does not belong here: which pairs are held
+out (`held_out`), the training (`linear_head`).
+Shapes: N pairs or samples, B samples of a batch, C classes, D embedding dimension, P prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from react_pipeline.config import DomainConfig
+from react_pipeline.model import Clip
+from react_pipeline.retrieval.prompts import class_prompts
+
+if TYPE_CHECKING:
+    from react_pipeline.training.data import TrainingPairs
+
+ENCODED_AT_ONCE = 128
+"""Images in a pass of the frozen base."""
+
+COMPARED_AT_ONCE = 256
+"""Captions set against all prompts at once; with 100,000 prompts that is 100 MB."""
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """The texts of a training as unit vectors, and the class of each.
+
+    Attributes:
+        captions: One a pair (N, D).
+        class_ids: Class of each pair (N,), -1 where it has none of the domain's.
+        prompts: Every template with every name and synonym (P, D).
+        prompt_ids: Class of each prompt (P,).
+        labels: Where the classes of the pairs come from: `retrieval` or `nearest prompt`.
+    """
+
+    captions: Tensor
+    class_ids: Tensor
+    prompts: Tensor
+    prompt_ids: Tensor
+    labels: str
+
+
+def label_texts(clip: Clip, pairs: TrainingPairs, domain: DomainConfig) -> LabelledTexts:
+    """Encode captions and class prompts, and find the class of each pair.
+
+    Pairs of a retrieved set have the class they were retrieved for. Those of a control have none: each gets the class
+    whose prompt is nearest to its caption.
+    """
+    prompts = class_prompts(domain)
+    prompt_vectors = clip.encode_texts(prompts["prompt"].tolist())
+    prompt_ids = torch.tensor(prompts["class_id"].to_numpy(), dtype=torch.long)
+    # Each different caption is encoded once.
+    unique = sorted(set(pairs.captions))
+    position = {caption: number for number, caption in enumerate(unique)}
+    captions = clip.encode_texts(unique)[[position[caption] for caption in pairs.captions]]
+    if any(pairs.classes):
+        known = {name: number for number, name in enumerate(domain.class_names)}
+        class_ids = torch.tensor([known.get(name, -1) for name in pairs.classes], dtype=torch.long)
+        return LabelledTexts(captions, class_ids, prompt_vectors, prompt_ids, "retrieval")
+    class_ids = nearest_class(captions, prompt_vectors, prompt_ids)
+    return LabelledTexts(captions, class_ids, prompt_vectors, prompt_ids, "nearest prompt")
+
+
+def nearest_class(captions: Tensor, prompts: Tensor, prompt_ids: Tensor) -> Tensor:
+    """Class id (N,) of the prompt (P, D) that is nearest to each caption (N, D); of equally near ones the first."""
+    parts = [(part @ prompts.T).argmax(dim=1) for part in captions.split(COMPARED_AT_ONCE)]
+    return prompt_ids[torch.cat(parts)]
+
+
+def encode_images(clip: Clip, pairs: TrainingPairs, threads: int) -> Tensor:
+    """Unit vectors (N, D) of all images, not augmented; the next batch is decoded in threads while one is encoded."""
+
+    def prepare(position: int) -> Tensor:
+        return clip.preprocess(pairs.decoded(position))
+
+    def decoded(batches: Sequence[range]) -> Iterator[Tensor]:
+        with ThreadPoolExecutor(threads) as pool:
+            ahead = pool.map(prepare, batches[0])
+            for following in [*batches[1:], range(0)]:
+                ready, ahead = torch.stack(list(ahead)), pool.map(prepare, following)
+                yield ready
+
+    starts = range(0, len(pairs), ENCODED_AT_ONCE)
+    batches = [range(start, min(start + ENCODED_AT_ONCE, len(pairs))) for start in starts]
+    progress = tqdm(decoded(batches), "encoding pairs", len(batches), disable=None, leave=False)
+    return torch.cat([clip.encode_images(batch) for batch in progress])
+
+
+class ClassSamples:
+    """Labelled vectors from which every class is drawn equally often, however many each has.
+
+    Attributes:
+        counts: Samples of each class (C,).
+    """
+
+    def __init__(self, vectors: Tensor, class_ids: Tensor, n_classes: int) -> None:
+        """Group vectors (N, D) by their class ids (N,)."""
+        self._vectors = vectors[torch.argsort(class_ids, stable=True)]
+        self.counts = torch.bincount(class_ids, minlength=n_classes)
+        self._starts = self.counts.cumsum(0) - self.counts
+        self._present = self.counts.nonzero().squeeze(1)
+
+    def draw(self, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw a class, then one of its samples, `count` times: vectors (B, D) and class ids (B,)."""
+        class_ids = self._present[torch.randint(len(self._present), (count,), generator=rng)]
+        # In double precision the product stays below the count, so that no draw falls into the next class.
+        within = torch.rand(count, generator=rng, dtype=torch.float64) * self.counts[class_ids]
+        return self._vectors[self._starts[class_ids] + within.long()], class_ids

@@ -1,0 +1,83 @@
+"""Held-out pairs: a small part of the pairs that is never trained on, and what is measured on it.
+
+Measured on pairs of the corpus, image-text recall tells whether a training goes well without a look at any evaluation
+image. Shapes: N pairs, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from react_pipeline.training.schedule import generator
+
+MAX_HELD_OUT = 2_000
+"""Recall of more pairs than this would take long and tell no more."""
+
+RANKS = (1, 5, 10)
+BLOCK = 1_024
+"""Rows of similarities computed at once."""
+
+
+class _Labelled(Protocol):
+    @property
+    def classes(self) -> Sequence[str]: ...
+
+    def __len__(self) -> int: ...
+
+
+def split(pairs: _Labelled, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Positions of the pairs to train on, and of those held out; both in order.
+
+    `fraction` of the pairs, `MAX_HELD_OUT` at the most, drawn at random from the classes that have more than most: a
+    class with few pairs keeps them all, since each of them counts there.
+    """
+    wanted = min(MAX_HELD_OUT, int(fraction * len(pairs)))
+    classes = list(pairs.classes)
+    left = Counter(classes)
+    enough = max(1.0, (1 - fraction) * len(pairs) / max(1, len(left)))
+    held_out: list[int] = []
+    for position in torch.randperm(len(pairs), generator=generator(seed, 4)).tolist():
+        if len(held_out) == wanted:
+            break
+        if left[classes[position]] > enough:
+            left[classes[position]] -= 1
+            held_out.append(position)
+    chosen = set(held_out)
+    kept = [position for position in range(len(pairs)) if position not in chosen]
+    return torch.tensor(kept, dtype=torch.long), torch.tensor(sorted(held_out), dtype=torch.long)
+
+
+def image_text_recall(images: Tensor, texts: Tensor, caption_ids: Tensor) -> dict[str, float]:
+    """Recall at 1, 5 and 10 in both directions, as fractions; memory is bounded by `BLOCK` rows.
+
+    A hit is any pair of the same caption: on a corpus where one caption stands under many images they are all right.
+
+    Args:
+        images: Unit vectors (N, D).
+        texts: Unit vectors (N, D), in the same order.
+        caption_ids: Ids (N,); equal ids are equal texts.
+    """
+    return {
+        f"r{rank}_{name}": value
+        for name, queries, gallery in (("image_to_text", images, texts), ("text_to_image", texts, images))
+        for rank, value in zip(RANKS, _recall(queries, gallery, caption_ids), strict=True)
+    }
+
+
+def _recall(queries: Tensor, gallery: Tensor, caption_ids: Tensor) -> list[float]:
+    hits = torch.zeros(len(RANKS))
+    for start in range(0, len(queries), BLOCK):
+        similarities = queries[start : start + BLOCK] @ gallery.T
+        right = caption_ids[start : start + BLOCK, None] == caption_ids[None, :]
+        best = similarities.masked_fill(~right, -torch.inf).max(dim=1, keepdim=True).values
+        # Only wrong ones that are nearer stand before the nearest right one, and half of those that are as near: a
+        # model that maps everything to one point finds nothing. What is no number counts as nearer.
+        nearer, as_near = ~(similarities <= best) & ~right, (similarities == best) & ~right
+        before = nearer.sum(dim=1) + as_near.sum(dim=1) / 2
+        hits += torch.stack([(before < rank).sum() for rank in RANKS])
+    return (hits / max(1, len(queries))).tolist()

@@ -1,0 +1,104 @@
+"""Interpolation: points on the line between the base and a trained model, and the choice of one of them.
+
+Belongs here: moving a model along the line, and choosing how far to go. Does not belong here: what the points are
+judged by (`held_out`), the line between two classifiers (`linear_head`).
+
+Source: WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903): a point between the weights before and after a training often
+keeps what both know, and costs nothing at inference. New gated blocks have no weights in the base; there the line is
+tanh(gate), which is 0 in the base.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from react_pipeline.errors import TrainingError
+from react_pipeline.modeling.gated import gated_layers, scale_gates
+
+GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Fractions that `interpolation: held-out` tries: from the base to the trained model."""
+
+
+class Line:
+    """The line from the base (0) to a trained model (1), and the model that moves along it."""
+
+    def __init__(self, model: nn.Module, base: Mapping[str, Tensor]) -> None:
+        """Keep the trained weights that differ from the base's; the model stays where it is.
+
+        Args:
+            model: The trained model. Its parameters will be moved, its buffers never.
+            base: Weights before the training, by the names of `named_parameters`; more names do no harm.
+
+        Raises:
+            ValueError: If `base` lacks a parameter that is not of a gated block.
+        """
+        self._model = model
+        self._base = base
+        self._gated = _gated_names(model)
+        self._trained = _trained_weights(model, base, self._gated)
+
+    def move_to(self, fraction: float) -> None:
+        """Move the model to base + fraction * (trained - base): 0 and 1 give either end's features bit for bit.
+
+        The gates of gated blocks are scaled and the blocks' other weights stay; all else that differs from the base, as
+        the logit scale, moves as in any method.
+
+        Raises:
+            ValueError: If the fraction lies outside of [0, 1].
+        """
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"an interpolation goes from 0 to 1, not to {fraction}")
+        parameters = dict(self._model.named_parameters())
+        with torch.no_grad():
+            for name, weight in self._trained.items():
+                # Gates are put back and scaled below; `lerp` gives its ends exactly.
+                start = weight if name in self._gated else self._base[name].to(weight)
+                parameters[name].copy_(torch.lerp(start, weight, fraction))
+        if self._gated and fraction < 1:
+            scale_gates(self._model, fraction)
+
+
+def choose(fractions: Iterable[float], score: Callable[[float], float]) -> tuple[float, dict[float, float]]:
+    """Score every fraction; the best wins, and of equally good ones the larger, which is nearer to the training.
+
+    Args:
+        fractions: What to try, `GRID` usually.
+        score: The larger the better. Measure it on held-out pairs: chosen on the evaluation set, a fraction would be
+            fitted to what it is judged by.
+
+    Returns:
+        The best fraction, and the score of each.
+
+    Raises:
+        TrainingError: If no score is finite.
+    """
+    scores = {fraction: score(fraction) for fraction in fractions}
+    finite = {fraction: value for fraction, value in scores.items() if math.isfinite(value)}
+    if not finite:
+        raise TrainingError(f"no interpolation of the training has a finite score ({scores}); lower learning_rate")
+    best = max(finite, key=lambda fraction: (finite[fraction], fraction))
+    return best, scores
+
+
+def _trained_weights(model: nn.Module, base: Mapping[str, Tensor], blocks: Mapping[str, bool]) -> dict[str, Tensor]:
+    """Copies of what an interpolation moves: the gates, and outside of the blocks what differs from the base."""
+    weights = {}
+    for name, parameter in model.named_parameters():
+        if name not in blocks and name not in base:
+            raise ValueError(f"the base has no parameter {name!r}, so there is no line to it")
+        moves = blocks[name] if name in blocks else not torch.equal(parameter.detach(), base[name].to(parameter))
+        if moves:
+            weights[name] = parameter.detach().clone()
+    return weights
+
+
+def _gated_names(model: nn.Module) -> dict[str, bool]:
+    """The parameters of the gated blocks by name, and whether each is a gate."""
+    blocks = list(gated_layers(model).values())
+    inside = {id(parameter) for block in blocks for parameter in block.parameters()}
+    gates = {id(gate) for block in blocks for gate in (block.alpha_attn, block.alpha_dense)}
+    return {name: id(parameter) in gates for name, parameter in model.named_parameters() if id(parameter) in inside}

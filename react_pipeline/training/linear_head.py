@@ -1,0 +1,274 @@
+"""The method `linear-head`: one vector per class, trained on what the frozen base makes of the retrieved pairs.
+
+Belongs here: the training, and joining its result with the zero-shot head. Does not belong here: the samples
+(`head_samples`), the form of a head on disk and its use (`classifier`), trainings of the model itself (`customize`).
+
+Source: REAL (Parashar et al. 2024, arXiv 2401.12425): a linear classifier on the features of a class-balanced retrieved
+set, trained across modalities (Lin et al. 2023, arXiv 2301.06267: texts are samples of a class as its images are) and
+joined with the zero-shot classifier. Different here: classes are balanced by drawing, not by cutting them to one size.
+Shapes: N images, B samples of a batch, C classes, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as functional
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from react_pipeline.artifacts import Inputs
+from react_pipeline.config import DomainConfig
+from react_pipeline.errors import InputError, RetrievalError, TrainingError
+from react_pipeline.model import Clip
+from react_pipeline.retrieval.prompts import prompt_templates
+from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.training.classifier import HEAD_ABOUT_FILE, HEAD_FILE, LOGIT_SCALE, zero_shot_head
+from react_pipeline.training.guards import require_learned
+from react_pipeline.training.head_samples import ClassSamples, LabelledTexts, encode_images, label_texts
+from react_pipeline.training.held_out import split
+from react_pipeline.training.interpolation import GRID, choose
+from react_pipeline.training.log import METRICS_FILE, TrainingLog
+from react_pipeline.training.observer import NoObserver, TrainingObserver
+from react_pipeline.training.schedule import generator, learning_rate
+
+if TYPE_CHECKING:
+    from react_pipeline.training.data import TrainingPairs
+
+
+def train_linear_head(
+    clip: Clip,
+    pairs: TrainingPairs,
+    domain: DomainConfig,
+    training: TrainingConfig,
+    directory: Path,
+    observer: TrainingObserver = NoObserver(),  # noqa: B008 - has no state
+    inputs: Inputs | None = None,
+) -> dict[str, Any]:
+    """Train a linear head on the pairs and write it with its metrics; the base stays as it is.
+
+    Samples are the vectors of images and captions, with the pair's class as label, and those of all prompts of each
+    class. A batch is half images, half texts, every class equally likely. The head starts as the zero-shot head; logits
+    are 100 x cosine. Classes without a pair keep the zero-shot column; their prompts are samples that the other columns
+    learn to stay away from. Afterwards the trained head is joined with the zero-shot head (`training.interpolation`).
+
+    A control's pairs have no class. Each gets the class whose prompt is nearest to its caption: the text-to-text match
+    that retrieval makes, without its selection. In a retrieved set a pair whose class is not the domain's is left out
+    and counted (`unlabelled_pairs`).
+
+    Of `training` these count: learning_rate, weight_decay, warmup_steps, steps, batch_size, seed, held_out_fraction,
+    interpolation and workers.
+
+    Files: `head.safetensors` and `head.json` (see `classifier`), `metrics.jsonl` (a line a step).
+
+    Args:
+        clip: The base.
+        pairs: Retrieved or random pairs.
+        domain: Gives classes, synonyms and templates.
+        training: Fields as above.
+        directory: Gets the files.
+        observer: Is told of every step.
+        inputs: What the observer is told the training is of.
+
+    Returns:
+        Counts for the manifest. `held_out_before` and `held_out_after` hold the `class_accuracy` of the held-out pairs'
+        images with the zero-shot head and with the joined one; they are empty where no pair is held out.
+
+    Raises:
+        RetrievalError: If no pair to train on has a class of the domain.
+        InputError: If the interpolation is to be chosen and no pair is held out.
+        TrainingError: If loss or head stop being finite.
+    """
+    began = time.monotonic()
+    zero_shot = zero_shot_head(clip, domain.class_names, prompt_templates(domain)).contiguous()
+    texts = label_texts(clip, pairs, domain)
+    trained_on, held_out = (
+        _labelled(positions, texts.class_ids) for positions in split(pairs, training.held_out_fraction, training.seed)
+    )
+    _require_pairs(domain, training, len(pairs), len(trained_on), len(held_out))
+    images = encode_images(clip, pairs, max(training.workers, 1))
+    batches = _Batches(images, texts, trained_on, zero_shot.shape[1], training)
+    head = _Head(zero_shot, batches.images.counts > 0, training)
+    step0_max_difference = float((head.vectors() - zero_shot).abs().max())
+    if inputs is not None:
+        observer.started(inputs, 0)
+    # A head is trained in seconds and starts again after a kill; lines of an earlier try go.
+    (directory / METRICS_FILE).unlink(missing_ok=True)
+    steps = range(training.steps)
+    with TrainingLog(
+        directory / METRICS_FILE, observer, steps, training.batch_size, clip.device, "training linear-head"
+    ) as log:
+        for step in steps:
+            started = time.monotonic()
+            values = head.step(step, *batches.draw(step))
+            log.add(step, values, waited=0.0, seconds=time.monotonic() - started)
+        losses = log.losses()
+    trained = head.vectors()
+    require_learned(losses)
+    if not torch.isfinite(trained).all():
+        raise TrainingError("the trained head is not finite; lower learning_rate. Nothing was published")
+
+    def accuracy(fraction: float) -> float:
+        return class_accuracy(images[held_out], texts.class_ids[held_out], join(zero_shot, trained, fraction))
+
+    fraction, scores = _fraction_of(training, accuracy)
+    save_file({"head": join(zero_shot, trained, fraction), "trained": trained}, directory / HEAD_FILE)
+    about = _about(domain, batches.images.counts, texts, clip.dimension, fraction, scores)
+    (directory / HEAD_ABOUT_FILE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return {
+        "pairs": len(pairs),
+        "held_out_pairs": len(held_out),
+        "unlabelled_pairs": int((texts.class_ids < 0).sum()),
+        "classes_without_pairs": [sample["class"] for sample in about["samples"] if not sample["pairs"]],
+        "steps": training.steps,
+        "seconds": round(time.monotonic() - began, 3),
+        "trainable_parameters": trained.numel(),
+        "parameters": sum(parameter.numel() for parameter in clip.model.parameters()) + trained.numel(),
+        "first_loss": losses[0],
+        "final_loss": losses[-1],
+        "held_out_before": {"class_accuracy": accuracy(0.0)} if len(held_out) else {},
+        "held_out_after": {"class_accuracy": accuracy(fraction)} if len(held_out) else {},
+        "interpolation": fraction,
+        "interpolation_scores": about["scores"],
+        "step0_max_difference": step0_max_difference,
+        "device": clip.device,
+    }
+
+
+def join(zero_shot: Tensor, trained: Tensor, fraction: float) -> Tensor:
+    """Unit columns (D, C) on the way from the zero-shot head (0) to the trained one (1).
+
+    Both ends are exact, and so is a column in which the two heads are the same.
+    """
+    if fraction in (0, 1):
+        return (trained if fraction else zero_shot).clone()
+    joined = functional.normalize(torch.lerp(zero_shot, trained, fraction), dim=0)
+    return torch.where((zero_shot == trained).all(dim=0), zero_shot, joined)
+
+
+def class_accuracy(images: Tensor, class_ids: Tensor, head: Tensor) -> float:
+    """Mean, over the classes that have images, of the fraction of their images that is right.
+
+    Args:
+        images: Unit vectors (N, D), one at least.
+        class_ids: True classes (N,).
+        head: Class vectors (D, C).
+    """
+    right = ((images @ head).argmax(dim=1) == class_ids).double()
+    counts = torch.bincount(class_ids, minlength=head.shape[1])
+    hits = torch.bincount(class_ids, weights=right, minlength=head.shape[1])
+    return float((hits[counts > 0] / counts[counts > 0]).mean())
+
+
+class _Batches:
+    """What each step trains on: half images, half texts, a function of the step alone."""
+
+    def __init__(
+        self, images: Tensor, texts: LabelledTexts, positions: Tensor, n_classes: int, training: TrainingConfig
+    ) -> None:
+        """Take images (N, D) and captions at some positions, and all prompts."""
+        class_ids = texts.class_ids[positions]
+        self.images = ClassSamples(images[positions], class_ids, n_classes)
+        vectors = torch.cat([texts.captions[positions], texts.prompts])
+        self.texts = ClassSamples(vectors, torch.cat([class_ids, texts.prompt_ids]), n_classes)
+        self._of_images = training.batch_size // 2
+        self._of_texts = training.batch_size - self._of_images
+        self._seed = training.seed
+
+    def draw(self, step: int) -> tuple[Tensor, Tensor]:
+        """Vectors (B, D) and class ids (B,)."""
+        rng = generator(self._seed, 5, step)
+        drawn = [self.images.draw(self._of_images, rng), self.texts.draw(self._of_texts, rng)]
+        vectors, class_ids = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+        return vectors, class_ids
+
+
+class _Head:
+    """The head while it is trained, on the CPU: it is small, and the device of the base makes no difference to it."""
+
+    def __init__(self, zero_shot: Tensor, has_pairs: Tensor, training: TrainingConfig) -> None:
+        """Start from the zero-shot head (D, C); columns without pairs, by `has_pairs` (C,), stay as they are."""
+        self._zero_shot = zero_shot
+        self._has_pairs = has_pairs
+        self._training = training
+        self._weight = nn.Parameter(zero_shot.clone())
+        self._optimizer = torch.optim.AdamW(
+            [self._weight], training.learning_rate, (0.9, 0.98), eps=1e-6, weight_decay=training.weight_decay
+        )
+
+    def vectors(self) -> Tensor:
+        """The unit class vectors (D, C) at this point of the training."""
+        return self._columns().detach()
+
+    def step(self, step: int, samples: Tensor, class_ids: Tensor) -> dict[str, float]:
+        """One step on samples (B, D) with class ids (B,); returns the record of the step."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(step, self._training)
+        logits = LOGIT_SCALE * samples @ self._columns()
+        loss = functional.cross_entropy(logits, class_ids)
+        if not torch.isfinite(loss):
+            raise TrainingError(
+                f"the loss of linear-head is {loss.item()} at step {step}; lower learning_rate, or check the base. "
+                "Nothing was published"
+            )
+        (gradient,) = torch.autograd.grad(loss, [self._weight])
+        self._weight.grad = gradient
+        self._optimizer.step()
+        return {
+            "loss": loss.item(),
+            "learning_rate": self._optimizer.param_groups[0]["lr"],
+            "batch_accuracy": float((logits.argmax(dim=1) == class_ids).double().mean()),
+            "gradient_norm": gradient.norm().item(),
+        }
+
+    def _columns(self) -> Tensor:
+        return torch.where(self._has_pairs, functional.normalize(self._weight, dim=0), self._zero_shot)
+
+
+def _labelled(positions: Any, class_ids: Tensor) -> Tensor:
+    positions = torch.as_tensor(positions, dtype=torch.long)
+    return positions[class_ids[positions] >= 0]
+
+
+def _require_pairs(domain: DomainConfig, training: TrainingConfig, pairs: int, trained_on: int, held_out: int) -> None:
+    if not trained_on:
+        raise RetrievalError(
+            f"{domain.slug}: of {pairs} pairs none to train on has a class of the domain; rematerialize `retrieved_set`"
+        )
+    if training.interpolation == "held-out" and not held_out:
+        raise InputError(
+            f"{domain.slug}: `interpolation: held-out` of linear-head needs held-out pairs, and of {pairs} pairs none "
+            "is held out; raise `held_out_fraction`, or give `interpolation` a number"
+        )
+
+
+def _fraction_of(training: TrainingConfig, score: Any) -> tuple[float, dict[float, float]]:
+    if training.interpolation == "held-out":
+        return choose(GRID, score)
+    return training.interpolation, {}
+
+
+def _about(
+    domain: DomainConfig,
+    pairs: Tensor,
+    texts: LabelledTexts,
+    dimension: int,
+    fraction: float,
+    scores: Mapping[float, float],
+) -> dict[str, Any]:
+    prompts = torch.bincount(texts.prompt_ids, minlength=len(domain.class_names))
+    samples = zip(domain.class_names, pairs.tolist(), prompts.tolist(), strict=True)
+    return {
+        "classes": domain.class_names,
+        "templates": prompt_templates(domain),
+        "embed_dim": dimension,
+        "interpolation": fraction,
+        "scores": {str(tried): round(score, 6) for tried, score in scores.items()},
+        "labels": texts.labels,
+        "samples": [{"class": name, "pairs": images, "prompts": prompted} for name, images, prompted in samples],
+    }

@@ -1,0 +1,107 @@
+"""The log of a training: one line of `metrics.jsonl` a step, the progress bar, and the observer.
+
+Does not belong here: what is measured of the model (`trainer`).
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from react_pipeline.training.observer import TrainingObserver
+
+METRICS_FILE = "metrics.jsonl"
+
+
+class TrainingLog:
+    """Writes in the process that has a file to write to; counts in every process.
+
+    Attributes:
+        stepping_seconds: In steps, waiting for data included.
+        waited_seconds: Of these, waiting for data.
+    """
+
+    def __init__(
+        self, metrics: Path | None, observer: TrainingObserver, steps: range, batch_size: int, device: str, title: str
+    ) -> None:
+        """Drop what an earlier try wrote of steps after the state it is resumed from; a torn line goes with it.
+
+        Args:
+            metrics: The file; None in processes that do not write.
+            observer: Is told of every step, where there is a file.
+            steps: First and last step of this try.
+            batch_size: Pairs of a step over all processes.
+            device: Whose memory is told.
+            title: Of the progress bar.
+        """
+        self.stepping_seconds = self.waited_seconds = 0.0
+        self._observer, self._batch_size, self._device = observer, batch_size, device
+        self._metrics = metrics
+        if metrics is not None and metrics.exists():
+            lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)[: steps.start]
+            metrics.write_text("".join(lines), encoding="utf-8")
+        self._file = None if metrics is None else metrics.open("a", encoding="utf-8")
+        self._bar = tqdm(total=steps.stop, initial=steps.start, desc=title, disable=True if metrics is None else None)
+
+    def __enter__(self) -> TrainingLog:
+        """Be closed at the end of the block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file and the bar."""
+        self._bar.close()
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, step: int, values: Mapping[str, float], *, waited: float, seconds: float) -> None:
+        """Record a step: its values, how long it took, and how much of that it waited for data."""
+        self.waited_seconds += waited
+        self.stepping_seconds += seconds
+        speed = self._batch_size / max(seconds, 1e-9)
+        if self._file is None:
+            return
+        record: dict[str, Any] = {
+            "step": step,
+            "time_ms": round(time.time() * 1000),
+            **values,
+            "images_per_second": round(speed, 2),
+            "data_wait_fraction": round(waited / max(seconds, 1e-9), 4),
+            "memory_bytes": peak_memory_bytes(self._device),
+        }
+        self._file.write(json.dumps(record) + "\n")
+        self._observer.stepped(record)
+        self._bar.set_postfix_str(
+            f"loss {values['loss']:.3f}, {speed:.1f} images/s, {self.data_wait_fraction:.0%} waiting for data"
+        )
+        self._bar.update()
+
+    def flush(self) -> None:
+        """Put what was recorded on the disk."""
+        if self._file is not None:
+            self._file.flush()
+
+    @property
+    def data_wait_fraction(self) -> float:
+        """Share of the time that was spent waiting for data."""
+        return self.waited_seconds / max(self.stepping_seconds, 1e-9)
+
+    def losses(self) -> list[float]:
+        """The loss of every step, of earlier tries too; empty in processes that do not write."""
+        if self._metrics is None:
+            return []
+        self.flush()
+        return [json.loads(line)["loss"] for line in self._metrics.read_text(encoding="utf-8").splitlines()]
+
+
+def peak_memory_bytes(device: str) -> int:
+    """The most memory so far: of the GPU's allocator, or of this process."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,92 @@
+"""Contrastive losses of image-text training.
+
+Belongs here: functions of the vectors of a batch. Does not belong here: where vectors come from (`tower`), or how the
+batch is spread over processes (`training.step`). Shapes: B pairs of a batch, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from react_pipeline.errors import InputError
+
+LABELLED_LOSSES = ("infonce-masked", "unicl")
+"""Losses that look at the classes for which the pairs were retrieved."""
+
+
+def contrastive_loss(
+    images: Tensor,
+    texts: Tensor,
+    scale: Tensor,
+    captions: Tensor | None = None,
+    *,
+    kind: str = "infonce",
+    classes: Tensor | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """The loss of a batch of pairs.
+
+    - `infonce`: symmetric cross-entropy, only the diagonal is positive (CLIP; what REACT trains with).
+    - `infonce-captions`: pairs of equal caption are positives of each other, each with an equal share of the target.
+    - `infonce-masked`: pairs of equal caption or class are no negatives of each other: they leave the denominator.
+    - `unicl`: pairs of equal caption or class are positives of each other (UniCL, arXiv 2204.03610).
+    - `sigmoid`: each similarity is a decision of its own (SigLIP, arXiv 2303.15343).
+
+    Args:
+        images: Unit vectors (B, D).
+        texts: Unit vectors (B, D).
+        scale: exp(logit scale), a scalar.
+        captions: Ids (B,); equal ids are equal texts. None: all differ.
+        kind: One of the above.
+        classes: Ids (B,) of the classes, below 0 where a pair has none. None: no pair has one.
+        bias: SigLIP's logit bias, a scalar.
+
+    Raises:
+        ValueError: If `kind` is unknown, or `sigmoid` gets no bias.
+    """
+    logits = scale * images @ texts.T
+    if kind == "sigmoid":
+        if bias is None:
+            raise ValueError("the sigmoid loss needs a model with a logit bias")
+        signs = 2 * torch.eye(len(logits), device=logits.device) - 1
+        return -functional.logsigmoid(signs * (logits + bias)).sum(dim=1).mean()
+    if kind == "infonce":
+        return _both_ways(logits, torch.arange(len(logits), device=logits.device))
+    alike = _alike(len(logits), captions, classes if kind in LABELLED_LOSSES else None, logits.device)
+    if kind == "infonce-masked":
+        alike.fill_diagonal_(False)
+        return _both_ways(logits.masked_fill(alike, -torch.inf), torch.arange(len(logits), device=logits.device))
+    if kind not in ("infonce-captions", "unicl"):
+        raise ValueError(f"unknown loss {kind!r}")
+    shares = alike.to(logits.dtype)
+    # The relation is symmetric, so the same shares serve both directions.
+    return _both_ways(logits, shares / shares.sum(dim=1, keepdim=True))
+
+
+def require_suitable(kind: str, model: nn.Module) -> None:
+    """Refuse a loss that a model has no parameter for.
+
+    Raises:
+        InputError: If it is `sigmoid` and the model has no logit bias.
+    """
+    if kind == "sigmoid" and getattr(model, "logit_bias", None) is None:
+        raise InputError(
+            "customization.loss: sigmoid is for models trained with it (SigLIP): this model has no logit bias; use "
+            "infonce"
+        )
+
+
+def _both_ways(logits: Tensor, target: Tensor) -> Tensor:
+    return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
+
+
+def _alike(size: int, captions: Tensor | None, classes: Tensor | None, device: torch.device) -> Tensor:
+    """Which pairs (B, B) have the same caption or class; every pair is like itself."""
+    alike = torch.eye(size, dtype=torch.bool, device=device)
+    if captions is not None:
+        alike |= captions[:, None] == captions[None, :]
+    if classes is not None:
+        alike |= (classes[:, None] == classes[None, :]) & (classes[:, None] >= 0)
+    return alike

@@ -1,0 +1,93 @@
+"""States from which a killed training goes on: trained parameters, both moments of AdamW, the loss scaler, the step.
+
+Belongs here: writing, choosing and reading a state. The order of the data, the views of it and the schedule are
+functions of the step (`schedule`), and nothing else draws random numbers, so a state needs no more than this.
+Safetensors, no pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from react_pipeline.modeling.weights import save_tensors
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainingState:
+    """What changes while a model trains.
+
+    Attributes:
+        trained: The trained parameters by name.
+        optimizer: Holds their moments.
+        scaler: Of the loss, in fp16; disabled in any other precision.
+    """
+
+    trained: dict[str, nn.Parameter]
+    optimizer: torch.optim.AdamW
+    scaler: torch.amp.GradScaler
+
+
+def save_state(directory: Path, step: int, seconds: float, state: TrainingState, kept: int) -> None:
+    """Write the state after `step` steps and `seconds`; remove all but the newest `kept`."""
+    trained, optimizer = state.trained, state.optimizer
+    directory.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for name, parameter in trained.items():
+        tensors[f"parameter/{name}"] = parameter.detach().cpu().contiguous()
+        for moment, value in optimizer.state[parameter].items():
+            tensors[f"{moment}/{name}"] = value.detach().cpu().contiguous()
+    about = {"step": str(step), "seconds": str(seconds), "scaler": json.dumps(state.scaler.state_dict())}
+    temporary = directory / "writing.tmp"
+    save_tensors(tensors, temporary, about)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    temporary.replace(directory / f"step-{step:09d}.safetensors")
+    for old in sorted(directory.glob("step-*.safetensors"))[:-kept]:
+        old.unlink()
+
+
+def load_newest_state(directory: Path, state: TrainingState) -> tuple[int, float]:
+    """Put the newest readable state into `state`; return its step and seconds, 0 where none is."""
+    for path in sorted(directory.glob("step-*.safetensors"), reverse=True):
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+                about = file.metadata()
+            step, seconds, scaler = int(about["step"]), float(about["seconds"]), json.loads(about["scaler"])
+            _restore(tensors, state.trained, state.optimizer)
+            if scaler:
+                state.scaler.load_state_dict(scaler)
+        except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            logger.warning("%s cannot be resumed from (%s); trying an older state", path.name, error)
+            continue
+        return step, seconds
+    return 0, 0.0
+
+
+def _restore(tensors: dict[str, torch.Tensor], trained: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) -> None:
+    wanted = {f"parameter/{name}" for name in trained}
+    if wanted != {key for key in tensors if key.startswith("parameter/")}:
+        raise KeyError("it holds other parameters")
+    # Looked at before anything is copied: a state that does not fit must leave everything as it was.
+    for name, parameter in trained.items():
+        if tensors[f"parameter/{name}"].shape != parameter.shape:
+            raise ValueError(f"{name} has another shape in it")
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(tensors[f"parameter/{name}"])
+            # Fused AdamW wants the count of its steps beside the moments.
+            optimizer.state[parameter] = {
+                key.split("/", 1)[0]: value.to(parameter.device)
+                for key, value in tensors.items()
+                if key.split("/", 1)[1] == name and not key.startswith("parameter/")
+            }

@@ -1,0 +1,159 @@
+"""One optimizer step: features, loss over the batch of all processes, exact gradients, guards.
+
+The loss is computed from the gathered features of all processes, and its gradient with respect to each feature is then
+sent back through the tower by the process that made it. The sum over processes is the gradient of the whole batch; so
+one process and many take the same steps, up to rounding. Parts of a batch (`accumulation`) work the same way: features
+first, without a graph, then every part once more with its share of the gradient (GradCache, arXiv 2101.06983).
+Shapes: B pairs of this process, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from react_pipeline.modeling.tower import ImageTower
+from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.training.distributed import World
+from react_pipeline.training.guards import require_finite, require_steady_scale
+from react_pipeline.training.losses import contrastive_loss
+from react_pipeline.training.resume import TrainingState
+from react_pipeline.training.schedule import MAX_LOG_SCALE, learning_rate
+from react_pipeline.training.texts import DrawnTexts, TrainingTexts
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+SHARED = ("logit_scale", "logit_bias")
+"""Trained by every method; their gradient comes from the loss itself, the same in every process."""
+
+
+class TrainingStep:
+    """Takes the steps of one training."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tower: ImageTower | None,
+        texts: TrainingTexts,
+        state: TrainingState,
+        training: TrainingConfig,
+        world: World,
+        max_log_scale: float = MAX_LOG_SCALE,
+    ) -> None:
+        """Prepare; `tower` is None where the image tower does not train, and batches are then image features."""
+        self._model: nn.Module = model
+        self._tower = tower
+        self._texts = texts
+        self._state = state
+        self._training = training
+        self._world = world
+        self._max_log_scale = max_log_scale
+        self._device_type = world.device.partition(":")[0]
+        # Of a loss over the whole batch every process has the whole gradient of the scale already.
+        spread = SHARED if training.global_negatives else ()
+        self._summed = [parameter for name, parameter in state.trained.items() if name not in spread]
+
+    def take(self, step: int, batch: Tensor, drawn: DrawnTexts, *, from_tokens: bool) -> dict[str, float]:
+        """Take step number `step`; return loss, learning rate, gradient norm and logit scale.
+
+        Args:
+            step: Counts from 0.
+            batch: This process's images (B, 3, H, W), kept tokens (B, T, W), or features (B, D) of a locked tower.
+            drawn: The texts of the whole batch, of all processes.
+            from_tokens: Whether the batch is kept tokens.
+
+        Raises:
+            TrainingError: If loss or gradient are not finite, before the step is taken; or if the logit scale exploded
+                or fell to 1 by it.
+        """
+        state, training = self._state, self._training
+        rate = learning_rate(step, training)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        state.optimizer.zero_grad(set_to_none=True)
+        loss = self._backward(batch, drawn, from_tokens)
+        require_finite(step, {"loss": loss})
+        self._world.sum_gradients(self._summed)
+        state.scaler.unscale_(state.optimizer)
+        gradients = [parameter.grad for parameter in state.trained.values() if parameter.grad is not None]
+        norm = float(nn.utils.get_total_norm(gradients))
+        if not state.scaler.is_enabled():  # the scaler skips such steps itself, and lowers its scale
+            require_finite(step, {"gradient norm": norm})
+        scale: Tensor = self._model.logit_scale  # type: ignore[assignment]
+        before = scale.item()
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        require_steady_scale(step, before, scale.item())
+        with torch.no_grad():
+            scale.clamp_(0, self._max_log_scale)
+        values = {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "logit_scale": scale.exp().item()}
+        # A step that the scaler skips has no finite norm, and JSON has no word for that.
+        return {name: value for name, value in values.items() if math.isfinite(value)}
+
+    def _backward(self, batch: Tensor, drawn: DrawnTexts, from_tokens: bool) -> float:
+        """Leave the gradients of this process's features in the trained parameters; return the loss of the batch."""
+        world, training = self._world, self._training
+        mine = world.part(drawn.texts)
+
+        def images(part: slice) -> Tensor:
+            return self._image_features(batch[part], from_tokens)
+
+        def texts(part: slice) -> Tensor:
+            return self._text_vectors(mine[part])
+
+        each = -(-len(mine) // training.accumulation)
+        parts = [slice(start, start + each) for start in range(0, len(mine), each)]
+        # One part keeps its graph; several would need the memory of all of them at once.
+        keep = len(parts) == 1
+        with torch.set_grad_enabled(keep):
+            image_parts, text_parts = [images(part) for part in parts], [texts(part) for part in parts]
+        whole = [self._leaf(torch.cat(image_parts)), self._leaf(torch.cat(text_parts))]
+        loss = self._loss(whole[0], whole[1], drawn)
+        share = 1 if training.global_negatives else world.size
+        self._state.scaler.scale(loss / share).backward()
+        gradients = [leaf.grad for leaf in whole if leaf.grad is not None]
+        slices = [world.part(gradient) if training.global_negatives else gradient for gradient in gradients]
+        for number, part in enumerate(parts):
+            for make, made, gradient in zip((images, texts), (image_parts, text_parts), slices, strict=True):
+                features = made[number] if keep else make(part)
+                if features.requires_grad:
+                    features.backward(gradient[part])
+        return float(loss.detach() if training.global_negatives else world.mean(loss))
+
+    def _loss(self, images: Tensor, texts: Tensor, drawn: DrawnTexts) -> Tensor:
+        world = self._world
+        captions, classes = drawn.captions, drawn.classes
+        if not self._training.global_negatives:
+            captions, classes = world.part(captions), world.part(classes)
+        return contrastive_loss(
+            images,
+            texts,
+            self._model.logit_scale.exp(),  # type: ignore[operator]
+            captions.to(images.device),
+            kind=self._training.loss,
+            classes=classes.to(images.device),
+            bias=getattr(self._model, "logit_bias", None),
+        )
+
+    def _leaf(self, features: Tensor) -> Tensor:
+        """The features (of all processes, if negatives are global) as the start of the loss's own graph."""
+        gathered = self._world.gather(features) if self._training.global_negatives else features.detach()
+        return gathered.requires_grad_()
+
+    def _image_features(self, batch: Tensor, from_tokens: bool) -> Tensor:
+        batch = batch.to(self._world.device, non_blocking=True)
+        if self._tower is None:
+            return batch
+        with self._autocast():
+            features = self._tower.features(batch) if from_tokens else self._tower(batch)
+        return functional.normalize(features.float(), dim=-1)
+
+    def _text_vectors(self, texts: Tensor) -> Tensor:
+        with self._autocast():
+            return self._texts.vectors(texts)
+
+    def _autocast(self) -> torch.autocast:
+        dtype = DTYPES[self._training.precision]
+        return torch.autocast(self._device_type, dtype, enabled=dtype != torch.float32)

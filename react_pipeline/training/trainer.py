@@ -1,0 +1,292 @@
+"""The training of one method on one set of pairs: what is computed once, the loop, what it records.
+
+Belongs here: putting the parts together. Does not belong here: the parts (a step: `training.step`; images:
+`training.data`; texts: `training.texts`; the tower: `tower`), publishing (`customize`). Source of the recipe: REACT
+(arXiv 2301.07094). Shapes: B pairs of a batch, N pairs, V views, T tokens, W width, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from react_pipeline.artifacts import Inputs
+from react_pipeline.config import DomainConfig
+from react_pipeline.errors import InputError, TrainingError
+from react_pipeline.model import Clip
+from react_pipeline.modeling.gated import gated_layers
+from react_pipeline.modeling.methods import attach, set_trainable, text_parameters, trains_images, trains_text
+from react_pipeline.modeling.tower import ImageTower
+from react_pipeline.modeling.weights import map_weights
+from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.training.augmentation import augmentation
+from react_pipeline.training.batches import TrainingBatches
+from react_pipeline.training.data import TrainingPairs, Views
+from react_pipeline.training.distributed import World
+from react_pipeline.training.guards import require_no_collapse
+from react_pipeline.training.held_out import image_text_recall, split
+from react_pipeline.training.interpolation import GRID, Line, choose
+from react_pipeline.training.kept_tokens import keep_tokens
+from react_pipeline.training.log import TrainingLog, peak_memory_bytes
+from react_pipeline.training.losses import require_suitable
+from react_pipeline.training.observer import TrainingObserver
+from react_pipeline.training.resume import TrainingState, load_newest_state, save_state
+from react_pipeline.training.schedule import max_log_scale, parameter_groups
+from react_pipeline.training.step import DTYPES, TrainingStep
+from react_pipeline.training.texts import TrainingTexts
+
+COMPARED_IMAGES = 64
+"""Images whose features are compared with the base's before the first step."""
+
+PROBED_PAIRS = 256
+"""Held-out pairs that are looked at while a training runs; before and after it all of them are."""
+
+PROBED = "probed"
+"""Folder of the newest state that held-out pairs were looked at with."""
+
+ENCODED_AT_ONCE = 128
+
+
+class Trainer:
+    """One training, in each of its processes. `run` leaves the trained model in `clip`."""
+
+    def __init__(
+        self,
+        clip: Clip,
+        pairs: TrainingPairs,
+        domain: DomainConfig,
+        method: str,
+        training: TrainingConfig,
+        world: World,
+        scratch: Path,
+        weights: Path | None = None,
+    ) -> None:
+        """Attach what the method trains, and compute once what stays frozen.
+
+        Args:
+            clip: The base, on the world's device.
+            pairs: Retrieved or random pairs.
+            domain: Classes and templates.
+            method: Without `-control`.
+            training: Its fields.
+            world: The processes.
+            scratch: Survives a kill; the same directory in all processes.
+            weights: The base's safetensors. Given, a frozen text tower leaves the memory once its vectors are there.
+
+        Raises:
+            InputError: If the batch does not divide among the processes, or the loss does not suit the model.
+            RetrievalError: If there are fewer than two pairs to train on.
+        """
+        self.began = time.monotonic()
+        self.clip, self.method, self.training, self.world, self.scratch = clip, method, training, world, scratch
+        self.model: Any = clip.model
+        require_suitable(training.loss, self.model)
+        self.trained_on, self.held_out = split(pairs, training.held_out_fraction, training.seed)
+        if training.interpolation == "held-out" and not len(self.held_out):
+            raise InputError(
+                f"customization.interpolation: held-out needs held-out pairs, and of {len(pairs)} pairs none is held "
+                "out; raise held_out_fraction, or give interpolation a number"
+            )
+        augment = augmentation(training.augmentation, clip.preprocess, clip.preprocess_cfg)
+        self.views = Views(pairs, clip.preprocess, augment, training.seed)
+        self.batches = TrainingBatches(self.trained_on, self.views, training, world)
+        self.texts = TrainingTexts(clip, pairs, domain, training, world, trains_text(method))
+        if weights is not None and not trains_text(method):
+            map_weights(self.model, text_parameters(self.model), weights)
+        self.step0_max_difference = self._attach()
+        # Copies on the CPU, and only if there is a line to go back on.
+        self.base = (
+            {}
+            if training.interpolation == 1
+            else {
+                name: parameter.detach().cpu().clone() if parameter.requires_grad else parameter
+                for name, parameter in self.model.named_parameters()
+            }
+        )
+        # Of the base, not of a state that is resumed from.
+        self.max_log_scale = max_log_scale(training.loss, self.model.logit_scale.item())
+        self.tower = self._tower()
+        self.tokens = self._kept_tokens()
+
+    def _attach(self) -> float:
+        """Attach and unfreeze; return the largest change this made to the features of a few images (B, D)."""
+        some = self.trained_on[:COMPARED_IMAGES].tolist()
+        images = torch.stack([self.views[position, 0] for position in some])
+        before = self.clip.encode_images(images)
+        torch.manual_seed(self.training.seed)
+        attach(self.model, self.method, self.training.last_k_layers)
+        self.trainable_parameters = set_trainable(self.model, self.method)
+        return float((self.clip.encode_images(images) - before).abs().max())
+
+    def _tower(self) -> ImageTower | None:
+        if not trains_images(self.method):
+            return None
+        training = self.training
+        tower = ImageTower(
+            self.model, activation_checkpointing=training.activation_checkpointing, compiled=training.compile
+        )
+        if training.precision == "bf16":
+            tower.use_bf16()
+        if not tower.native and self.world.device != "cpu":
+            # A GPU's convolutions want their channels last; on a CPU it was no gain, and a plain ViT has one alone.
+            self.model.visual.to(memory_format=torch.channels_last)
+        return tower
+
+    def _kept_tokens(self) -> Tensor | None:
+        """What need not be computed again: tokens (N, V, T, W), or features (N, V, D) of a locked image tower."""
+        fixed = self.training.augmentation == "none" or self.training.views > 0
+        if not fixed or not self.training.keep_prefix or not self.world.one_machine:
+            return None
+        if self.tower is not None and not self.tower.splits:
+            return None
+        compute = self._locked_features if self.tower is None else self.tower.tokens
+        dtype = torch.bfloat16 if self.tower is not None and self.training.precision == "bf16" else torch.float32
+        count = max(1, self.training.views)
+        return keep_tokens(compute, self.views, count, self.scratch, self.world, dtype, self.training.workers)
+
+    @torch.no_grad()
+    def _locked_features(self, images: Tensor) -> Tensor:
+        return self.model.encode_image(images, normalize=True).float()
+
+    def run(self, metrics: Path | None, observer: TrainingObserver, inputs: Inputs) -> dict[str, Any]:
+        """Train from the newest state to the last step; return the counts of the manifest.
+
+        Args:
+            metrics: Gets a line a step; None in processes that do not write.
+            observer: Is told of every step by the process that writes.
+            inputs: What the observer is told the training is of.
+
+        Raises:
+            TrainingError: If a guard stops it or memory runs out. States of the last good steps stay in the scratch.
+        """
+        training, world = self.training, self.world
+        trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        groups = parameter_groups(trained.items(), training.weight_decay)
+        optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
+        scaler = torch.amp.GradScaler(world.device.partition(":")[0], enabled=training.precision == "fp16")
+        state = TrainingState(trained, optimizer, scaler)
+        recall_before, probed_before = self.recall(len(self.held_out)), self.recall(PROBED_PAIRS)
+        start, seconds_before = load_newest_state(self.scratch, state)
+        if world.told(start) != start:  # also waits: nobody prunes a state that another still reads
+            raise TrainingError("the processes go on from different states; is the store shared? Run again")
+        if metrics is not None:
+            observer.started(inputs, start)
+        take = TrainingStep(self.model, self.tower, self.texts, state, training, world, self.max_log_scale)
+        steps = range(start, training.steps)
+        if self.tokens is not None:
+            batches = self.batches.from_tokens(self.tokens, steps)
+        else:
+            batches = self.batches.from_images(steps, None if self.tower is not None else self._locked_features)
+        size, title = self.batches.batch_size, f"training {self.method}"
+        with TrainingLog(metrics, observer, steps, size, world.device, title) as log:
+            for step in steps:
+                began = time.monotonic()
+                batch = next(batches)
+                waited = time.monotonic() - began
+                drawn = self.texts.draw(step, self.batches.drawn(step)[0])
+                values = take.take(step, batch, drawn, from_tokens=self.tokens is not None)
+                log.add(step, {**values, **self._gates()}, waited=waited, seconds=time.monotonic() - began)
+                done = step + 1
+                if training.probe_every and done % training.probe_every == 0 and done < training.steps:
+                    probed = min(PROBED_PAIRS, len(self.held_out))
+                    require_no_collapse(done, probed_before, self.recall(PROBED_PAIRS), probed)
+                    if world.is_writer:
+                        # What a later collapse leaves to go back to, however often states are kept meanwhile.
+                        save_state(self.scratch / PROBED, done, seconds_before + self._elapsed(), state, kept=1)
+                if done % training.checkpoint_every == 0 and world.is_writer:
+                    log.flush()
+                    save_state(self.scratch, done, seconds_before + self._elapsed(), state, training.kept_states)
+            losses = log.losses()
+        if not all(torch.isfinite(parameter).all() for parameter in trained.values()):
+            raise TrainingError("trained weights are not finite; lower learning_rate. Nothing was published")
+        # Judged before it is interpolated: going back to the base would hide a collapse.
+        after = self.recall(len(self.held_out))
+        require_no_collapse(training.steps, recall_before, after, len(self.held_out))
+        fraction, scores = self._interpolate()
+        after = after if fraction == 1 else self.recall(len(self.held_out))
+        return {
+            "pairs": len(self.views.pairs),
+            "held_out_pairs": len(self.held_out),
+            "steps": training.steps,
+            "first_step": start,
+            # With what was computed once (captions, frozen part), and with the tries before a kill.
+            "seconds": round(seconds_before + self._elapsed(), 3),
+            "images_per_second": round(len(steps) * self.batches.batch_size / max(log.stepping_seconds, 1e-9), 1),
+            "data_wait_fraction": round(log.data_wait_fraction, 4),
+            "peak_memory_bytes": peak_memory_bytes(world.device),
+            "trainable_parameters": self.trainable_parameters,
+            "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "first_loss": losses[0] if losses else None,
+            "final_loss": losses[-1] if losses else None,
+            "step0_max_difference": self.step0_max_difference,
+            "held_out_before": recall_before,
+            "held_out_after": after,
+            "interpolation": fraction,
+            "interpolation_scores": {str(at): round(score, 6) for at, score in scores.items()},
+            "prefix_kept": self.tokens is not None,
+            "device": world.device,
+            "processes": world.size,
+        }
+
+    def _interpolate(self) -> tuple[float, Mapping[float, float]]:
+        """Go to the configured point between base and trained model, or the best one on the held-out pairs."""
+
+        def score(fraction: float) -> float:
+            line.move_to(fraction)
+            recall = self.recall(len(self.held_out))
+            return sum(recall.values()) / len(recall)
+
+        wanted = self.training.interpolation
+        if wanted == 1:
+            return 1.0, {}
+        line = Line(self.model, self.base)
+        scores: dict[float, float] = {}
+        if wanted == "held-out":
+            fraction, scores = choose(GRID, score)
+        else:
+            fraction = float(wanted)
+        line.move_to(fraction)
+        return fraction, scores
+
+    @torch.no_grad()
+    def recall(self, count: int) -> dict[str, float]:
+        """Image-text recall of the first `count` held-out pairs; empty where none is held out."""
+        chosen = self.held_out[:count]
+        if not len(chosen):
+            return {}
+        images = torch.cat([self._image_vectors(part) for part in chosen.split(ENCODED_AT_ONCE)])
+        captions = self.texts.caption_ids(chosen)
+        texts = torch.cat([self.texts.vectors(part).cpu() for part in captions.split(ENCODED_AT_ONCE)])
+        return image_text_recall(images, texts, captions)
+
+    def _image_vectors(self, positions: Tensor) -> Tensor:
+        """Unit vectors (B, D) of images as they are, on the CPU."""
+        if self.tokens is not None and self.tower is None:
+            return self.tokens[positions, 0]
+        dtype = DTYPES[self.training.precision]
+        device = self.world.device
+        with torch.autocast(device.partition(":")[0], dtype, enabled=dtype != torch.float32):
+            if self.tokens is not None and self.tower is not None:
+                features = self.tower.features(self.tokens[positions, 0].to(device))
+            else:
+                images = torch.stack([self.views[position, 0] for position in positions.tolist()])
+                features = (self.tower or self.model.encode_image)(images.to(device))
+        return functional.normalize(features.float(), dim=-1).cpu()
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self.began
+
+    def _gates(self) -> dict[str, float]:
+        if self.method != "gated-image":
+            return {}
+        values = {}
+        for number, block in gated_layers(self.model).items():
+            values[f"gate_attn_{number}"] = block.alpha_attn.tanh().item()
+            values[f"gate_dense_{number}"] = block.alpha_dense.tanh().item()
+        return values

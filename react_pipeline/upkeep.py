@@ -1,0 +1,288 @@
+"""Upkeep: which artifacts are missing or out of date, which of them can be built right now, and which are held back.
+
+Belongs here: one look at the whole pipeline and the policy of training (`automation:` of pipeline.yaml). Does not
+belong here: asking anybody to build something (`assets.automation`), how freshness is told (`lineage` and the `current`
+of the stages that gather results).
+
+A look depends on nothing but the files, so that it comes to the same result however often, and by whomever, it is
+taken. It reads manifests and never hashes an artifact: that is the business of the step that reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import pandas as pd
+
+from react_pipeline import compare, overview, promotion
+from react_pipeline.artifacts import Artifact, canonical_json
+from react_pipeline.errors import CorruptArtifact, InputError, MissingArtifact, StaleArtifact
+from react_pipeline.lineage import ALL, STAGES, Project, fresh, fresh_or_none, method_key
+from react_pipeline.manifests import Manifests
+from react_pipeline.outside import LOOKS_OUTSIDE, changed_shards, glance
+from react_pipeline.settings.training import CONTROL_SUFFIX, METHODS
+from react_pipeline.store import Store
+
+Place = tuple[str, str]
+"""A stage and a key: where an artifact belongs."""
+
+OF_DOMAIN = ("evaluation_set", "retrieved_set", "control_set", "comparison", "promotion", "benchmark_comparison")
+OF_METHOD = ("customized_checkpoint", "elevater_results", "benchmark_features", "benchmark_results")
+BENCHMARK = "benchmark_"
+RESULTS_OF = {"comparison": "elevater_results", "benchmark_comparison": "benchmark_results"}
+
+_OUTDATED = (MissingArtifact, StaleArtifact, CorruptArtifact)
+
+
+class State(StrEnum):
+    """What is to be said of a place."""
+
+    FRESH = "fresh"
+    DUE = "due"
+    """Outdated, and all that it needs is fresh."""
+    WAITING = "waiting"
+    """For something before it that is due."""
+    HELD = "held"
+    """Outdated, itself or something before it, and the policy keeps it so."""
+    FAILED = "failed"
+    """Cannot be had: building it, or something before it, has failed."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One artifact to build, or held back.
+
+    Attributes:
+        stage: Name of the asset.
+        key: `all`, a domain's slug, or `<domain>/<method>`.
+        reason: Why it is out of date; of a held one, why it stays so.
+        inputs: Digest of all that it would be built from: equal digests, equal work.
+        images: How many images a training would see; 0 for other stages.
+    """
+
+    stage: str
+    key: str
+    reason: str
+    inputs: str = ""
+    images: int = 0
+
+    @property
+    def place(self) -> Place:
+        """Where the artifact belongs."""
+        return self.stage, self.key
+
+
+@dataclass
+class Survey:
+    """What one look found.
+
+    Attributes:
+        tasks: What can be built right now, in the order of the data.
+        held: What the policy holds back, with the reason.
+        states: Of every place that is kept up.
+        glances: Of fresh artifacts made from the user's files: `outside.glance` of these files.
+        unreadable: Domains left out, with the reason.
+    """
+
+    tasks: list[Task] = field(default_factory=list)
+    held: list[Task] = field(default_factory=list)
+    states: dict[Place, State] = field(default_factory=dict)
+    glances: dict[Place, str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+
+def survey(project: Project, slugs: Sequence[str], failed: Collection[Place] = frozenset()) -> Survey:
+    """Look at everything that is kept up for these domains.
+
+    Args:
+        project: The pipeline.
+        slugs: Domains to keep up. One whose file is broken or gone is left out and harms no other.
+        failed: Places that were asked for with today's inputs, in vain: they are no task again, and a comparison
+            does not wait for them.
+    """
+    look = _Look(Manifests.of(project), frozenset(failed))
+    for slug in slugs:
+        try:
+            look.project.domain(slug)
+        except InputError as error:
+            look.found.unreadable[slug] = str(error)
+    readable = [slug for slug in slugs if slug not in look.found.unreadable]
+    for stage, key in places(project, readable):
+        look.at(stage, key)
+    return look.found
+
+
+def places(project: Project, slugs: Sequence[str]) -> Iterator[Place]:
+    """What is kept up for these domains, in the order of the data."""
+    wanted = project.config.automation
+    for stage in STAGES:
+        if stage.startswith(BENCHMARK) and not (wanted.benchmark and project.config.elevater.root is not None):
+            continue
+        if stage == "control_set" and not any(method.endswith(CONTROL_SUFFIX) for method in wanted.methods):
+            continue
+        if stage in OF_METHOD:
+            methods = [name for name in wanted.methods if name != "base" or stage != "customized_checkpoint"]
+            yield from ((stage, method_key(slug, method)) for slug in slugs for method in methods)
+        elif stage in OF_DOMAIN:
+            yield from ((stage, slug) for slug in slugs)
+        elif stage != overview.STAGE or slugs:
+            yield stage, ALL
+
+
+def pairs_distance(store: Store, stage: str, slug: str, before: str, today: Artifact) -> float:
+    """Jaccard distance of the images of two sets of pairs: 0 the same, 1 nothing in common.
+
+    `before` is the fingerprint of the older one; one that was pruned counts as nothing in common.
+    """
+    try:
+        old = store.open(stage, slug, before)
+    except (MissingArtifact, CorruptArtifact):
+        return 1.0
+    tables = (pd.read_parquet(found.file("pairs.parquet"), columns=["image_sha256"]) for found in (old, today))
+    left, right = (set(table["image_sha256"]) for table in tables)
+    return 1 - len(left & right) / len(left | right) if left | right else 0.0
+
+
+@dataclass
+class _Look:
+    project: Project
+    failed: frozenset[Place]
+    found: Survey = field(default_factory=Survey)
+    artifacts: dict[Place, Artifact] = field(default_factory=dict)
+
+    def at(self, stage: str, key: str) -> None:
+        try:
+            state = self._gathered(stage, key) if stage in _GATHER else self._made(stage, key)
+        except InputError as error:  # such as fields of training that exclude one another
+            self.found.unreadable[key.split("/")[0]] = str(error)
+            state = State.FAILED
+        self.found.states[stage, key] = state
+
+    def _made(self, stage: str, key: str) -> State:
+        parents = list(STAGES[stage].parents(key).items())
+        if blocked := _joined([self.found.states.get(place, State.FAILED) for place in parents]):
+            return blocked
+        reason = ""
+        try:
+            self.artifacts[stage, key] = artifact = fresh(self.project, stage, key)
+        except _OUTDATED as error:
+            reason = str(error)
+        else:
+            reason = changed_shards(self.project, artifact) if stage == "corpus" else ""
+            if not reason or (stage, key) in self.failed:  # the corpus of before is still a corpus
+                if stage in LOOKS_OUTSIDE:
+                    self.found.glances[stage, key] = glance(self.project, stage, key)
+                return State.FRESH
+        inputs = {
+            "config": STAGES[stage].config(self.project, key),
+            "code": STAGES[stage].code_version,
+            "parents": {name: self.artifacts[name, parent].fingerprint for name, parent in parents},
+            "outside": glance(self.project, stage, key),
+        }
+        if stage == "customized_checkpoint":
+            return self._trained(key, reason, inputs)
+        return self._due(stage, key, reason, inputs)
+
+    def _trained(self, key: str, reason: str, inputs: Mapping[str, Any]) -> State:
+        slug, method = key.split("/")
+        policy = self.project.config.automation
+        training = self.project.training(slug, method)
+        images = training.steps * training.batch_size
+        if policy.training == "never":
+            return self._hold(key, f"`automation.training` is `never` ({reason})", images)
+        try:
+            old = self.project.store.current("customized_checkpoint", key)
+        except (MissingArtifact, CorruptArtifact):
+            return self._due("customized_checkpoint", key, reason, inputs, images)
+        pairs = "control_set" if method.endswith(CONTROL_SUFFIX) else "retrieved_set"
+        others = {name for name, value in inputs["parents"].items() if old.parents.get(name) != value} - {pairs}
+        other_settings = old.manifest["config"] != inputs["config"] or old.manifest["code_version"] != inputs["code"]
+        if policy.training == "always" or others or other_settings:
+            return self._due("customized_checkpoint", key, reason, inputs, images)
+        before, today = old.parents.get(pairs, ""), self.artifacts[pairs, slug]
+        distance = pairs_distance(self.project.store, pairs, slug, before, today)
+        told = f"{distance:.1%} of its pairs changed; `automation.changed_fraction` is {policy.changed_fraction:.1%}"
+        if distance > policy.changed_fraction:
+            return self._due("customized_checkpoint", key, told, inputs, images)
+        return self._hold(key, told, images)
+
+    def _gathered(self, stage: str, key: str) -> State:
+        """Stages whose parents are whichever results there are."""
+        names = self._gathered_from(stage, key)
+        states = [self.found.states.get(name, State.FAILED) for name in names]
+        if State.FRESH not in states:
+            return _joined(states) or State.FAILED
+        if State.DUE in states or State.WAITING in states:
+            return State.WAITING
+        if State.HELD in states and stage != overview.STAGE:
+            return State.HELD
+        try:
+            self.artifacts[stage, key] = _GATHER[stage](self.project, key)
+        except _OUTDATED as error:
+            inputs = {
+                "config": STAGES[stage].config(self.project, key),
+                "code": STAGES[stage].code_version,
+                "gathered": {"/".join(name): self._fingerprint(name) for name in names},
+                "reason": str(error),
+            }
+            return self._due(stage, key, str(error), inputs)
+        return State.FRESH
+
+    def _gathered_from(self, stage: str, key: str) -> list[Place]:
+        if stage == overview.STAGE:
+            return [place for place in self.found.states if place[0] == "comparison"]
+        if stage == "promotion":
+            return [("comparison", key)]
+        kept_up = self.project.config.automation.methods
+        return [(RESULTS_OF[stage], method_key(key, method)) for method in kept_up]
+
+    def _fingerprint(self, place: Place) -> str:
+        try:
+            return self.project.store.current(*place).fingerprint
+        except (MissingArtifact, CorruptArtifact):
+            return ""
+
+    def _due(self, stage: str, key: str, reason: str, inputs: Mapping[str, Any], images: int = 0) -> State:
+        if (stage, key) in self.failed:
+            return State.FAILED
+        digest = hashlib.sha256(canonical_json([stage, key, inputs]).encode()).hexdigest()[:16]
+        self.found.tasks.append(Task(stage, key, reason, digest, images))
+        return State.DUE
+
+    def _hold(self, key: str, reason: str, images: int) -> State:
+        self.found.held.append(Task("customized_checkpoint", key, reason, images=images))
+        return State.HELD
+
+
+def _joined(states: Collection[State]) -> State | None:
+    """What follows for a place from those before it; None if all of them are fresh."""
+    if State.HELD in states:
+        return State.HELD
+    if State.DUE in states or State.WAITING in states:
+        return State.WAITING
+    return State.FAILED if State.FAILED in states else None
+
+
+def _current_benchmark(project: Project, slug: str) -> Artifact:
+    artifact = fresh(project, "benchmark_comparison", slug)
+    results = {method: fresh_or_none(project, "benchmark_results", method_key(slug, method)) for method in METHODS}
+    shown = {
+        method: found.fingerprint
+        for method, found in results.items()
+        if found is not None and (method == "base" or not found.counts.get("unavailable"))
+    }
+    if artifact.parents != shown:
+        raise StaleArtifact(f"`benchmark_comparison` of {slug!r} shows other results than today's: rematerialize it")
+    return artifact
+
+
+_GATHER = {
+    "comparison": compare.current,
+    "promotion": promotion.current,
+    "overview": lambda project, _key: overview.current(project),
+    "benchmark_comparison": _current_benchmark,
+}

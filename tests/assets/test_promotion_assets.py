@@ -1,0 +1,75 @@
+"""The asset `promotion` and its check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from mlflow import MlflowClient
+from support_promotion import outcomes, result
+from support_tracking import make_template
+
+from assets.promotion import champion_is_in_no_doubt, doubt_of, promotion
+from assets.resources import ProjectResource, TrackingResource
+from react_pipeline.lineage import Project
+from react_pipeline.promotion import decide, standing
+
+GATED = "gated-image"
+
+
+def materialize(project: Project, uri: str) -> dg.ExecuteInProcessResult:
+    resources = {
+        "project": ProjectResource(config_path=str(project.path)),
+        "tracking": TrackingResource(tracking_uri=uri),
+    }
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("domains", ["shapes"])
+        return dg.materialize(
+            [promotion, champion_is_in_no_doubt], partition_key="shapes", instance=instance, resources=resources
+        )
+
+
+@pytest.fixture
+def project(tiny_project: Project) -> Project:
+    result(tiny_project, "shapes", "base", outcomes(100))
+    result(tiny_project, "shapes", GATED, outcomes(140))
+    return tiny_project
+
+
+def test_verdict_is_shown_checked_and_told_and_a_choice_in_the_registry_taken_over(
+    project: Project, tmp_path: Path
+) -> None:
+    make_template(tmp_path / "registry.db")
+    uri = f"sqlite:///{tmp_path / 'registry.db'}"
+    done = materialize(project, uri)
+    (event,) = done.get_asset_materialization_events()
+    shown = {name: value.value for name, value in event.materialization.metadata.items()}
+    assert shown["decision"] == "promoted" and shown["champion"] == GATED
+    assert "gated-image" in shown["table"] and shown["intervals"].startswith("![intervals](data:image/jpeg")
+    assert shown["registry"] == "told"
+    (check,) = done.get_asset_check_evaluations()
+    assert check.passed and not check.blocking
+    client = MlflowClient(uri, uri)
+    assert client.get_model_version_by_alias("react-shapes", "champion").tags["method"] == GATED
+
+    client.delete_registered_model_alias("react-shapes", "champion")
+    materialize(project, uri)
+    assert standing(project, "shapes")[0].by == "registry"
+
+
+def test_mlflow_down_costs_no_verdict(project: Project) -> None:
+    done = materialize(project, "http://127.0.0.1:9")
+    (event,) = done.get_asset_materialization_events()
+    assert "1 verdicts wait" in event.materialization.metadata["registry"].value
+    assert standing(project, "shapes")[0].champion.method == GATED
+
+
+def test_champion_is_in_doubt_when_results_are_newer_or_the_base_is_ahead(project: Project) -> None:
+    assert "not been materialized" in doubt_of(project, "shapes")
+    decide(project, "shapes")
+    assert doubt_of(project, "shapes") == ""
+    result(project, "shapes", "base", outcomes(150))
+    assert "rematerialize" in doubt_of(project, "shapes")
+    decide(project, "shapes")
+    assert "the base has 5.0 points more" in doubt_of(project, "shapes")

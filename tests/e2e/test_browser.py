@@ -1,0 +1,133 @@
+"""What people see: both user interfaces and the dashboard, in a real browser, by clicks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import write_project
+from support_services import answer, free_port, program, running
+
+from assets.resources import REPOSITORY
+from react_pipeline.project import Project
+
+pytestmark = pytest.mark.slow
+
+METHODS = ("base", "gated-image", "locked-text")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A small project with results, and where its two user interfaces answer."""
+
+    project: Project
+    dagster: str
+    mlflow: str
+    environment: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Iterator[Served]:
+    program("chromium", "chromium")
+    directory = tmp_path_factory.mktemp("served")
+    project = write_project(directory, tiny_checkpoint, drawings)
+    home = directory / "dagster_home"
+    home.mkdir()
+    shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", home)
+    environment = {**os.environ, "DAGSTER_HOME": str(home)}
+    command = [sys.executable, "-m", "react_pipeline.cli"]
+    methods = [word for method in METHODS for word in ("--method", method)]
+    config = ["--config", str(project.path)]
+    subprocess.run([*command, "materialize", "--domain", "shapes", *methods, *config], check=True, env=environment)
+    dagster, mlflow = free_port(), free_port()
+    ports = ["--dagster-port", str(dagster), "--mlflow-port", str(mlflow)]
+    with running([*command, "ui", *ports, *config], directory / "ui.log", env=environment):
+        served = Served(project, f"http://127.0.0.1:{dagster}", f"http://127.0.0.1:{mlflow}", environment)
+        assert answer(f"{served.dagster}/server_info", 180)[0] == 200
+        assert answer(f"{served.mlflow}/health", 180)[0] == 200
+        from docs.screenshots import ask_dagster
+
+        ask_dagster(served.dagster, "mutation { setNuxSeen }")
+        yield served
+
+
+def test_lineage_page_shows_every_asset(served: Served) -> None:
+    from docs.screenshots import ask_dagster, open_page, show_lineage
+
+    nodes = ask_dagster(served.dagster, "{ assetNodes { assetKey { path } } }")["assetNodes"]
+    names = {node["assetKey"]["path"][-1] for node in nodes}
+    assert {"corpus", "retrieved_set", "customized_checkpoint", "comparison", "promotion", "overview"} <= names
+    with open_page(2000, 1100) as page:
+        show_lineage(page, served.dagster)
+        shown = page.inner_text("body")
+        # Long names are cut in the middle to fit their boxes.
+        assert {name for name in names if len(name) < 16 and name not in shown} == set()
+
+
+def test_contact_sheet_of_a_retrieved_set_is_a_picture(served: Served) -> None:
+    from docs.screenshots import open_page, show_picture
+
+    with open_page() as page:
+        show_picture(page, served.dagster, "retrieved_set", "shapes")
+        widths = page.evaluate("[...document.images].filter(i => i.src.startsWith('data:')).map(i => i.naturalWidth)")
+        assert max(widths) > 100
+
+
+def test_partition_launched_by_clicks_is_materialized(served: Served) -> None:
+    from docs.screenshots import ask_dagster, launch_partition, open_page
+
+    query = "{runsOrError{... on Runs{results{status assetSelection{path} tags{key value}}}}}"
+    with open_page() as page:
+        launch_partition(page, served.dagster, "evaluation_set", "colours")
+        deadline = time.monotonic() + 180
+        states: list[str] = []
+        while time.monotonic() < deadline and states[:1] not in (["SUCCESS"], ["FAILURE"]):
+            page.wait_for_timeout(1_000)
+            runs = ask_dagster(served.dagster, query)["runsOrError"]["results"]
+            states = [
+                run["status"]
+                for run in runs
+                if run["assetSelection"] == [{"path": ["evaluation_set"]}]
+                and {"key": "dagster/partition", "value": "colours"} in run["tags"]
+            ]
+        assert states[:1] == ["SUCCESS"]
+    assert served.project.store.current("evaluation_set", "colours").counts["images"] > 0
+
+
+def test_mlflow_compares_the_methods_of_a_domain(served: Served) -> None:
+    from docs.screenshots import find_runs, open_page, show_comparison_of_runs
+
+    experiment_id, runs = find_runs(served.mlflow, "tiny", "tags.asset = 'elevater_results'")
+    assert sorted(runs) == [f"elevater_results shapes/{method}" for method in METHODS]
+    with open_page() as page:
+        show_comparison_of_runs(page, served.mlflow, experiment_id, list(runs.values()))
+        shown = page.inner_text("body")
+        for words in (*METHODS, "top1", "trainable_parameters", "Parallel Coordinates"):
+            assert words in shown
+
+
+def test_dashboard_is_drawn_without_a_network(served: Served, tmp_path: Path) -> None:
+    from docs.screenshots import open_page
+
+    command = [sys.executable, "-m", "react_pipeline.cli", "report", "--output", str(tmp_path / "report")]
+    subprocess.run([*command, "--config", str(served.project.path)], check=True, env=served.environment)
+    page_file = next((tmp_path / "report").rglob("*.html"))
+    with open_page() as page:
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        wrong: list[str] = []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(page_file.as_uri())
+        page.locator(".js-plotly-plot .main-svg:visible").first.wait_for()
+        shown = page.inner_text("body")
+        assert "gated-image" in shown
+        assert "shapes" in shown
+        assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+        assert wrong == []

@@ -1,0 +1,152 @@
+"""End to end: embeddings that clip-retrieval's own command wrote become a customized checkpoint, untouched.
+
+Only the images of chosen pairs are fetched, from a web server on loopback of which one image in ten is broken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import support_web
+from support_drawings import COLOURS, SHAPES, pair, write_shard
+from support_web import Answer, Web, served
+
+from react_pipeline.base import publish_base
+from react_pipeline.collect import read_pairs
+from react_pipeline.corpus import publish_corpus
+from react_pipeline.customize import customize
+from react_pipeline.embed import embed_corpus
+from react_pipeline.index import build_index
+from react_pipeline.lineage import Project
+from react_pipeline.model import load
+from react_pipeline.retrieval.labelled import publish_evaluation_set
+from react_pipeline.retrieve import draw_control, retrieve_pairs
+from react_pipeline.vectors import read_metadata
+
+PAIRS, SHARDS = 120, 2
+RETRIES = 1
+CLIP_RETRIEVAL = """
+import sys
+import open_clip
+from clip_retrieval.cli import main
+if __name__ == "__main__":
+    open_clip.add_model_config(sys.argv.pop(1))
+    main()
+"""
+
+
+def broken(number: int, image: bytes) -> Answer | None:
+    """What row `number` is served as, if its image is one of the broken tenth; None is a 404."""
+    return (None, support_web.page, support_web.cut(image), support_web.hanging)[number // 10 % 4]
+
+
+@pytest.fixture
+def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    """Pairs served as images, and their shards with URLs, as img2dataset leaves them."""
+    monkeypatch.setenv("no_proxy", "*")
+    with served({}) as server:
+        samples = {
+            f"{n:05d}": pair(SHAPES[n % 4], COLOURS[n // 4 % 4], n, "jpg", url=f"{server.url}/{n}.jpg")
+            for n in range(PAIRS)
+        }
+        for number, (key, sample) in enumerate(samples.items()):
+            answer = broken(number, sample["jpg"]) if number % 10 == 3 else sample["jpg"]
+            if answer is not None:
+                server.answers[f"/{int(key)}.jpg"] = answer
+        for shard in range(SHARDS):
+            inside = dict(list(samples.items())[shard * PAIRS // SHARDS : (shard + 1) * PAIRS // SHARDS])
+            write_shard(tmp_path / "shards" / f"{shard:05d}.tar", inside)
+        yield server
+
+
+@pytest.fixture
+def embeddings(web: Web, tmp_path: Path, tiny_checkpoint: Path) -> Path:
+    """The folder that `clip-retrieval inference` writes."""
+    config = json.loads((tiny_checkpoint / "open_clip_config.json").read_text())["model_cfg"]
+    (tmp_path / "tiny.json").write_text(json.dumps(config))
+    (tmp_path / "command.py").write_text(CLIP_RETRIEVAL)
+    weights = next(tiny_checkpoint.glob("*.safetensors"))
+    options = {
+        "input_dataset": f"{tmp_path}/shards/{{00000..{SHARDS - 1:05d}}}.tar",
+        "output_folder": tmp_path / "ready",
+        "input_format": "webdataset",
+        "clip_model": f"open_clip:tiny/{weights}",
+        "enable_metadata": True,
+        "enable_wandb": False,
+        "use_jit": False,
+        "num_prepro_workers": 1,
+        "batch_size": 16,
+        "write_batch_size": PAIRS // SHARDS,
+        "wds_number_file_per_input_file": PAIRS // SHARDS,
+    }
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "command.py"), str(tmp_path / "tiny.json"), "inference", *arguments],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3_000:] + done.stderr[-3_000:]
+    return tmp_path / "ready"
+
+
+@pytest.mark.slow
+def test_ready_embeddings_become_a_customized_checkpoint_though_some_images_are_gone(
+    web: Web, embeddings: Path, make_project: Callable[..., Project]
+) -> None:
+    before = {path: path.read_bytes() for path in embeddings.rglob("*") if path.is_file()}
+    project = make_project(
+        corpus={
+            "kind": "embeddings",
+            "shards": [],
+            "embeddings": str(embeddings),
+            "download": {"timeout_seconds": 3, "retries": RETRIES, "allow_private_addresses": True},
+        }
+    )
+    corpus = publish_corpus(project)
+    publish_base(project)
+    vectors = embed_corpus(project)
+    build_index(project)
+    assert (corpus.counts["pairs"], corpus.counts["shards"]) == (PAIRS, SHARDS)
+    assert vectors.counts["encoder_similarity"] > 0.999
+    assert not web.asked
+
+    publish_evaluation_set(project, "shapes")
+    retrieved = retrieve_pairs(project, "shapes")
+    urls = read_metadata(vectors, ["url"])["url"]
+    chosen = pd.read_parquet(retrieved.file("pairs.parquet"))
+    numbers = [int(url.rpartition("/")[2].removesuffix(".jpg")) for url in urls[chosen["row"]]]
+    assert retrieved.counts["pairs"] == len(numbers) > 0
+    assert not [number for number in numbers if number % 10 == 3]
+    asked = {int(path[1:].removesuffix(".jpg")): times for path, times in web.asked.items()}
+    assert all(times == 1 or (number % 10 == 3 and times <= 1 + RETRIES) for number, times in asked.items())
+    lost = {number for number in asked if number % 10 == 3}
+    assert lost
+    assert sum(retrieved.counts["not_collected"].values()) == len(lost)
+    assert set(retrieved.counts["not_collected"]) <= {"http_404", "not_an_image", "truncated", "timeout"}
+    pairs = list(read_pairs(retrieved))
+    for row, image, caption, _ in pairs:
+        assert image == web.answers[urls[row].removeprefix(web.url)]
+        assert caption == read_metadata(vectors, ["caption"])["caption"][row]
+    digests = dict(zip(chosen["row"], chosen["image_sha256"], strict=True))
+    assert all(hashlib.sha256(image).hexdigest() == digests[row] for row, image, _, _ in pairs)
+    assert all("fetched" not in name for name in retrieved.manifest["files"])
+
+    # Made once: a second materialization asks for nothing.
+    total = web.asked.total()
+    assert retrieve_pairs(project, "shapes").fingerprint == retrieved.fingerprint
+    assert web.asked.total() == total
+
+    checkpoint = customize(project, "shapes", "locked-text")
+    assert load(checkpoint.path).dimension == 32
+    control = draw_control(project, "shapes")
+    assert control.counts["pairs"] + control.counts["shortfall"] == retrieved.counts["pairs"]
+    assert {path: path.read_bytes() for path in embeddings.rglob("*") if path.is_file()} == before

@@ -1,0 +1,79 @@
+"""FAULTS 29: a verdict while MLflow's server is down, told by the server that comes up later."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from support_promotion import outcomes, result
+from support_tracking import make_template
+
+from react_pipeline.lineage import Project
+from react_pipeline.promotion import decide, roll_back
+from react_pipeline.tracking import log as tracking_module
+from react_pipeline.tracking import registry as registry_module
+from react_pipeline.tracking.registry import Registry
+
+START_SECONDS = 120
+
+
+@contextmanager
+def server(directory: Path, port: int) -> Iterator[None]:
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{directory / 'server.db'}"]
+    command += ["--default-artifact-root", (directory / "files").as_uri()]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        limit = time.monotonic() + START_SECONDS
+        while time.monotonic() < limit:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2):
+                    break
+            except OSError:
+                assert process.poll() is None, "the server did not start"
+                time.sleep(0.2)
+        yield
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+
+
+@pytest.mark.slow
+def test_verdicts_reach_a_server_that_was_down_when_they_were_decided(
+    tiny_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (tracking_module, registry_module):
+        monkeypatch.setattr(module, "_unreachable_until", {})
+        monkeypatch.setattr(module, "COOLDOWN_SECONDS", 0.0)
+    make_template(tmp_path / "template.db")
+    shutil.copy(tmp_path / "template.db", tmp_path / "server.db")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    registry = Registry(uri, "tiny")
+    result(tiny_project, "shapes", "base", outcomes(100))
+    result(tiny_project, "shapes", "gated-image", outcomes(140))
+    assert registry.apply(tiny_project, decide(tiny_project, "shapes")).waits == 1
+    client = MlflowClient(uri, uri)
+    with server(tmp_path, port):
+        assert registry.apply_pending(tiny_project, patient=True).told == 1
+        version = client.get_model_version_by_alias("react-shapes", "champion")
+        assert version.tags["method"] == "gated-image"
+        assert "+20.0 points" in version.description
+    assert registry.apply(tiny_project, roll_back(tiny_project, "shapes", "broken")).waits == 1
+    with server(tmp_path, port):
+        assert registry.apply_pending(tiny_project, patient=True).told == 1
+        model = client.get_registered_model("react-shapes")
+        assert "champion" not in model.aliases
+        (version,) = client.search_model_versions("name = 'react-shapes'")
+        assert version.tags["verdict"] == "former champion"

@@ -1,0 +1,128 @@
+"""Results made to measure: published `elevater_results` with chosen predictions, and all that they are made from.
+
+Everything before a result is a stand-in with the right configuration and parents, so that the lineage calls it fresh;
+the results themselves have the files that the real step writes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from react_pipeline.artifacts import Artifact, Inputs
+from react_pipeline.evaluate import EVALUATOR_VERSION, EvalResult, score
+from react_pipeline.lineage import STAGES, Project, fresh, resolve
+from react_pipeline.promotions.evidence import REEVALUATED
+from react_pipeline.promotions.verdicts import Contender
+
+IMAGES = 200
+
+
+def outcomes(right: int, images: int = IMAGES, *, first: int = 0) -> np.ndarray[Any, Any]:
+    """Which of the images a method gets right: `right` of them, from the image `first` on."""
+    correct = np.zeros(images, dtype=bool)
+    correct[(np.arange(right) + first) % images] = True
+    return correct
+
+
+def stand_in(project: Project, stage: str, key: str, content: Any = None) -> Artifact:
+    """A published artifact of a stage with one small file; what it is made from is made if it is not there."""
+    for name, parent in STAGES[stage].parents(key).items():
+        try:
+            fresh(project, name, parent)
+        except Exception:  # noqa: BLE001 - missing or stale
+            stand_in(project, name, parent)
+    inputs = resolve(project, stage, key, content=content)
+
+    def write(directory: Path) -> dict[str, Any]:
+        (directory / "open_clip_model.safetensors").write_bytes(inputs.fingerprint.encode())
+        if stage == "customized_checkpoint":
+            (directory / "metrics.jsonl").write_text(json.dumps({"step": 0, "loss": 1.0}) + "\n")
+        return {"pairs": 8, "trainable_parameters": 3, "seconds": 1.0, "images": 1}
+
+    return project.store.build(inputs, write)
+
+
+def checkpoint(project: Project, slug: str, method: str, seed: int = 0) -> Artifact:
+    """A trained model; another seed is another model."""
+    return stand_in(project, "customized_checkpoint", f"{slug}/{method}", content={"seed": seed})
+
+
+def evaluation_set(project: Project, slug: str, version: int) -> Artifact:
+    """Other evaluation images of the domain."""
+    return stand_in(project, "evaluation_set", slug, content={"version": version})
+
+
+def result(
+    project: Project,
+    slug: str,
+    method: str,
+    correct: Sequence[bool] | np.ndarray[Any, Any] | None,
+    *,
+    seed: int = 0,
+    evaluator_version: str = EVALUATOR_VERSION,
+) -> Artifact:
+    """The current result of a method: image by image right or wrong; None: unavailable."""
+    key = f"{slug}/{method}"
+    if method != "base":
+        checkpoint(project, slug, method, seed)
+    for name, parent in STAGES["elevater_results"].parents(key).items():
+        if not (project.store.directory(name, parent) / "current").exists():
+            stand_in(project, name, parent)
+    inputs = resolve(
+        project, "elevater_results", key, content={"right": None if correct is None else list(map(int, correct))}
+    )
+    model = inputs.parents["base_checkpoint" if method == "base" else "customized_checkpoint"]
+    return _publish(project, inputs, slug, method, model, correct, evaluator_version)
+
+
+def reevaluated(project: Project, champion: Contender, correct: np.ndarray[Any, Any]) -> Artifact:
+    """A champion's checkpoint measured again, as `reevaluation.reevaluate` leaves it."""
+    slug = "shapes"
+    key = f"{slug}/{champion.method}"
+    model = project.store.open("customized_checkpoint", key, champion.checkpoint)
+    parents = {"customized_checkpoint": model, "evaluation_set": fresh(project, "evaluation_set", slug)}
+    config = STAGES["elevater_results"].config(project, key)
+    inputs = Inputs(REEVALUATED, slug, config, parents, "1")
+    return _publish(project, inputs, slug, champion.method, model, correct, EVALUATOR_VERSION)
+
+
+def _publish(
+    project: Project,
+    inputs: Inputs,
+    slug: str,
+    method: str,
+    model: Artifact,
+    correct: Sequence[bool] | np.ndarray[Any, Any] | None,
+    evaluator_version: str,
+) -> Artifact:
+    names = project.domain(slug).class_names
+    about: dict[str, Any] = {
+        **{"dataset": "drawn", "domain": slug, "method": method, "evaluator_version": evaluator_version},
+        "checkpoint_fingerprint": model.fingerprint,
+        "evaluation_set_fingerprint": inputs.parents["evaluation_set"].fingerprint,
+        "n_classes": len(names),
+    }
+
+    def write(directory: Path) -> dict[str, Any]:
+        if correct is None:
+            measured = EvalResult(**about, unavailable="no images")
+            counts: dict[str, Any] = {"unavailable": "no images"}
+        else:
+            class_ids = np.arange(len(correct)) % len(names)
+            first = np.where(correct, class_ids, (class_ids + 1) % len(names))
+            ranked = np.stack([first, (first + 2) % len(names)], axis=1)
+            measured = EvalResult(**about, **score(ranked, class_ids, names))
+            images = [f"{number:06d}.png" for number in range(len(correct))]
+            table = {"image": images, "class_id": class_ids, "predicted": ranked.tolist(), "probability": 0.5}
+            pd.DataFrame(table).to_parquet(directory / "predictions.parquet", index=False)
+            counts = measured.model_dump(include={"top1", "top5", "mean_per_class", "n", "n_classes"})
+        (directory / "result.json").write_text(measured.model_dump_json())
+        return counts
+
+    return project.store.build(inputs, write)

@@ -1,0 +1,37 @@
+"""Hits of a small domain, written down by hand, for tests of what becomes of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from react_pipeline.config import ClassConfig, DomainConfig
+from react_pipeline.lineage import Project
+from react_pipeline.retrieval.duplicates import EvaluationImages
+from react_pipeline.retrieval.prompts import class_prompts
+
+DOMAIN = DomainConfig(slug="pets", classes=("cat", ClassConfig(name="dog", synonyms=("hound",)), "eel"))
+NOTHING = EvaluationImages(frozenset(), np.zeros((0, 2), np.float32), 0.9)
+
+
+def hits_of(*hits: tuple[str, str, int, float, int]) -> pd.DataFrame:
+    """Hits as (mode, prompt's name, row, similarity, rank)."""
+    prompts = class_prompts(DOMAIN).reset_index(names="query")
+    table = pd.DataFrame(hits, columns=["mode", "name", "row", "similarity", "rank"])
+    table["prompt"] = "a photo of a " + table.pop("name") + "."
+    return table.merge(prompts, on="prompt", how="left", validate="many_to_one")
+
+
+def configure(
+    project: Project, slug: str = "shapes", seeds: dict[str, list[str]] | None = None, **retrieval: Any
+) -> None:
+    """Set `retrieval` of a domain file, and seed images of its classes."""
+    path = project.config.domains / f"{slug}.yaml"
+    domain = yaml.safe_load(path.read_text())
+    if seeds is not None:
+        entries = [entry if isinstance(entry, dict) else {"name": entry} for entry in domain["classes"]]
+        domain["classes"] = [{**entry, "seeds": seeds.get(entry["name"], [])} for entry in entries]
+    path.write_text(yaml.safe_dump({**domain, "retrieval": retrieval or domain.get("retrieval", {})}))

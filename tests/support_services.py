@@ -1,0 +1,115 @@
+"""Real services on loopback for tests: PostgreSQL, an S3 store, and any program that answers at a port."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def program(name: str, package: str, folders: Sequence[str] = ()) -> str:
+    """Where a program lies, or a skip that names the Debian package that brings it."""
+    found = shutil.which(name) or next(
+        iter(sorted(match for folder in folders for match in _inside(folder, name))), None
+    )
+    if found is None:
+        pytest.skip(f"{name} is not installed: apt-get install {package}")
+    return str(found)
+
+
+@contextmanager
+def postgres(directory: Path) -> Iterator[str]:
+    """A PostgreSQL of its own; gives the URL of its server, to which the name of a database is added."""
+    folders = ["/usr/lib/postgresql/*/bin"]
+    initdb, server = (program(name, "postgresql", folders) for name in ("initdb", "postgres"))
+    port, data = free_port(), directory / "postgres"
+    data.mkdir(parents=True)
+    run: list[str] = []
+    if os.geteuid() == 0:
+        # PostgreSQL refuses to run as root, and another user may not enter the folders of tests.
+        shutil.chown(data, "postgres")
+        for folder in [data, *data.parents]:
+            if folder.stat().st_uid == 0 and folder != Path("/"):
+                folder.chmod(folder.stat().st_mode | 0o011)
+        run = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+    subprocess.run(
+        [*run, initdb, "-D", str(data), "-U", "react", "--auth=trust", "--no-sync"],
+        check=True,
+        capture_output=True,
+        cwd="/",
+    )
+    arguments = [server, "-D", str(data), "-p", str(port), "-h", "127.0.0.1", "-k", "", "-F"]
+    with running([*run, *arguments], directory / "postgres.log", cwd="/"):
+        import psycopg2
+
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                connection = psycopg2.connect(f"postgresql://react@127.0.0.1:{port}/postgres")
+                break
+            except psycopg2.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            for name in ("dagster", "mlflow"):
+                cursor.execute(f"CREATE DATABASE {name}")
+        connection.close()
+        yield f"postgresql://react@127.0.0.1:{port}"
+
+
+@contextmanager
+def running(
+    command: Sequence[str], log: Path, *, env: Mapping[str, str] | None = None, cwd: Path | str | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A program with all its children, ended on leaving."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            list(command), stdout=output, stderr=subprocess.STDOUT, env=env, cwd=cwd, start_new_session=True
+        )
+    try:
+        yield process
+    finally:
+        for wanted in (15, 9):
+            if process.poll() is None:
+                os.killpg(process.pid, wanted)
+                try:
+                    process.wait(15)
+                except subprocess.TimeoutExpired:
+                    continue
+
+
+def answer(url: str, seconds: float = 120, headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
+    """Status and body of a page, as soon as its server answers at all."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            request = urllib.request.Request(url, headers=dict(headers or {}))  # noqa: S310 - loopback
+            with urllib.request.urlopen(request, timeout=10) as page:  # noqa: S310
+                return int(page.status), bytes(page.read())
+        except urllib.error.HTTPError as error:
+            return error.code, error.read()
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.3)
+
+
+def _inside(folder: str, name: str) -> list[Path]:
+    return list(Path("/").glob(f"{folder.lstrip('/')}/{name}"))

@@ -1,0 +1,64 @@
+"""Artifacts made in milliseconds, for tests of what is outdated.
+
+They are published by the real store from the real lineage; what is in them is made up, since upkeep reads only
+manifests, the pairs' digests and the inventory of shards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.corpus import publish_corpus
+from react_pipeline.lineage import ALL, Project, fresh, method_key, resolve
+from react_pipeline.upkeep import RESULTS_OF, Place, survey
+
+METHODS = ("base", "gated-image")
+
+
+def build(project: Project, stage: str, key: str = ALL, images: Sequence[str] = ("a", "b")) -> Artifact:
+    """Publish a stage as it would be built today, with made-up files."""
+    if stage == "corpus":
+        return publish_corpus(project)
+    parents, content = None, None
+    if stage in RESULTS_OF:
+        parents = {method: fresh(project, RESULTS_OF[stage], method_key(key, method)) for method in METHODS}
+        content = {"skipped": {}}
+
+    def write(directory: Path) -> dict[str, Any]:
+        pd.DataFrame({"image_sha256": list(images)}).to_parquet(directory / "pairs.parquet")
+        return {"pairs": len(images)}
+
+    return project.store.build(resolve(project, stage, key, parents=parents, content=content), write)
+
+
+def build_all(project: Project, slugs: Sequence[str], until: str = "comparison") -> list[list[Place]]:
+    """Build what is asked for, round after round, up to a stage; returns the places of each round."""
+    rounds: list[list[Place]] = []
+    while tasks := [task for task in survey(project, slugs).tasks if task.stage not in ("promotion", "overview")]:
+        rounds.append([task.place for task in tasks])
+        for stage, key in rounds[-1]:
+            build(project, stage, key)
+        if until in {stage for stage, _ in rounds[-1]}:
+            break
+    return rounds
+
+
+def change_pipeline(project: Project, **sections: Any) -> Project:
+    """Change pipeline.yaml, field by field."""
+    raw = yaml.safe_load(project.path.read_text())
+    for name, fields in sections.items():
+        raw[name] = {**raw.get(name, {}), **fields}
+    project.path.write_text(yaml.safe_dump(raw))
+    return Project.load(project.path)
+
+
+def edit_domain(project: Project, slug: str, **fields: Any) -> None:
+    """Change fields of a domain's file."""
+    path = project.config.domains / f"{slug}.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **fields}))

@@ -1,0 +1,117 @@
+"""A web server on loopback that serves images well and badly, and counts what it is asked for."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Answer = bytes | Callable[[BaseHTTPRequestHandler, int], None]
+"""The body of a 200, or a function of the handler and of how often the path was asked for before."""
+
+
+class Web:
+    """The server: `url` without a slash at its end, `answers` by path, `asked` how often each path was asked for."""
+
+    def __init__(self, answers: Mapping[str, Answer], port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self.answers = dict(answers)
+        self.asked: Counter[str] = Counter()
+
+
+@contextmanager
+def served(answers: Mapping[str, Answer]) -> Iterator[Web]:
+    """Serve until the block ends; paths without an answer are 404."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
+            before = web.asked[self.path]
+            web.asked[self.path] += 1
+            answer = web.answers.get(self.path)
+            if answer is None:
+                self.send_error(404)
+            elif isinstance(answer, bytes):
+                send(self, answer)
+            else:
+                answer(self, before)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 256  # of 5, the default, many connections at once wait a second
+
+    server = Server(("127.0.0.1", 0), Handler)
+    web = Web(answers, server.server_port)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield web
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def send(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **headers: str) -> None:
+    handler.send_response(status)
+    for name, value in {"Content_Length": str(len(body)), **headers}.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def page(handler: BaseHTTPRequestHandler, _before: int) -> None:
+    """A page that says it is an image, as shops send for pictures they no longer have."""
+    send(handler, b"<html><body>This picture is gone</body></html>", Content_Type="image/jpeg")
+
+
+def hanging(handler: BaseHTTPRequestHandler, _before: int) -> None:
+    """Nothing, until the client gives up."""
+    handler.connection.settimeout(30)
+    handler.rfile.read(1)
+
+
+def dripping(handler: BaseHTTPRequestHandler, _before: int) -> None:
+    """A byte now and then, so that no single read ever times out."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", "100000")
+    handler.end_headers()
+    for _ in range(200):
+        try:
+            handler.wfile.write(b"x")
+            handler.wfile.flush()
+        except OSError:
+            return
+        time.sleep(0.1)
+
+
+def cut(body: bytes) -> Answer:
+    """Half of the bytes that were announced."""
+
+    def answer(handler: BaseHTTPRequestHandler, _before: int) -> None:
+        send(handler, body[: len(body) // 2], Content_Length=str(len(body)))
+
+    return answer
+
+
+def failing_first(times: int, body: bytes) -> Answer:
+    """503 at first."""
+
+    def answer(handler: BaseHTTPRequestHandler, before: int) -> None:
+        send(handler, b"" if before < times else body, 503 if before < times else 200)
+
+    return answer
+
+
+def redirected(location: str) -> Answer:
+    """302 to another place."""
+
+    def answer(handler: BaseHTTPRequestHandler, _before: int) -> None:
+        send(handler, b"", 302, Location=location)
+
+    return answer

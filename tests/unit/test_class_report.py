@@ -1,0 +1,85 @@
+"""The report per class: its counts, and a page that is safe to show."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from support_retrieval import DOMAIN, NOTHING, hits_of
+
+from react_pipeline.config import DomainConfig, RetrievalConfig
+from react_pipeline.retrieval.candidates import Queries
+from react_pipeline.retrieval.class_report import MEANINGS, class_report, report_page, similarity_report, write_report
+from react_pipeline.retrieval.fusion import best_hits
+from react_pipeline.retrieval.prompts import class_prompts
+from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, mark_drops
+
+SEEDS = pd.DataFrame({"class_id": [1, 1], "name": ["a.png", "b.png"]})
+COUNTS = {"pairs": 2, "classes": 2, "several_classes": 1, "starving": ["eel"], "evaluation_sets": {"pets": 3}}
+
+
+@pytest.fixture
+def config() -> RetrievalConfig:
+    return RetrievalConfig(k_per_prompt=2, modes=("t2t", "i2i"), max_per_class=1)
+
+
+@pytest.fixture
+def hits() -> pd.DataFrame:
+    found = hits_of(("t2t", "cat", 10, 0.5, 0), ("t2t", "cat", 20, 0.4, 1), ("t2t", "dog", 30, 0.4, 0))
+    return pd.concat([found, found.iloc[[0, 2]].assign(mode="i2i", class_id=1, query=9)], ignore_index=True)
+
+
+@pytest.fixture
+def candidates(hits: pd.DataFrame, config: RetrievalConfig) -> pd.DataFrame:
+    table = best_hits(hits, config)
+    table = table.assign(image_sha256=table["row"].astype(str), evaluation_similarity=np.nan)
+    mark_drops(table, NOTHING, config)
+    return table
+
+
+def report(hits: pd.DataFrame, candidates: pd.DataFrame, config: RetrievalConfig) -> pd.DataFrame:
+    counted = hits.groupby(["class_id", "mode"]).size().unstack(fill_value=0)
+    queries = Queries(class_prompts(DOMAIN), SEEDS, np.zeros((2, 2), np.float32))
+    return class_report(DOMAIN, queries, counted, candidates, config)
+
+
+def test_the_report_has_every_class_and_the_shortfall_of_the_search(hits, candidates, config) -> None:  # type: ignore[no-untyped-def]
+    table = report(hits, candidates, config)
+    assert table["class"].tolist() == ["cat", "dog", "eel"]
+    assert table["prompts"].tolist() == [1, 2, 1] and table["seeds"].tolist() == [0, 2, 0]
+    assert table["kept"].tolist() == [1, 1, 0] and table[SHARED].tolist() == [0, 1, 0]
+    # k times the prompts, and k times the seeds, less what was found.
+    assert table["shortfall"].tolist() == [0, 2 * 2 + 2 * 2 - 3, 2]
+    assert (table["candidates"] == table[["kept", SHARED, *DROP_REASONS]].sum(axis=1)).all()
+    assert table["candidates"].sum() == len(candidates)
+
+
+def test_similarities_are_told_for_each_class_mode_and_outcome(candidates: pd.DataFrame) -> None:
+    table = similarity_report(DOMAIN, candidates).set_index(["class", "mode", "kept"])
+    assert table.loc[("cat", "t2t", True), "median"] == pytest.approx(0.5)
+    assert table.loc[("cat", "t2t", False), "pairs"] == 1
+    assert table["pairs"].sum() == len(candidates)
+
+
+def test_every_reason_has_a_meaning() -> None:
+    assert set(MEANINGS) == set(DROP_REASONS)
+
+
+def test_names_cannot_become_html_or_break_the_table(hits, candidates, config) -> None:  # type: ignore[no-untyped-def]
+    classes = report(hits, candidates, config)
+    names = {"cat": "<script>alert(1)</script>", "dog": "a|b"}
+    classes["class"] = classes["class"].replace(names)
+    named = DomainConfig(slug="pets", classes=(*names.values(), "eel"))
+    page = report_page("<b>pets</b>", classes, similarity_report(named, candidates), config, COUNTS)
+    assert "<script>" not in page and "<b>" not in page and "a\\|b" in page
+
+
+def test_the_report_is_written_as_tables_a_picture_and_a_page(hits, candidates, config, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    classes = report(hits, candidates, config)
+    write_report(tmp_path, "pets", classes, similarity_report(DOMAIN, candidates), candidates, config, COUNTS)
+    assert pd.read_parquet(tmp_path / "classes.parquet")["kept"].tolist() == [1, 1, 0]
+    with Image.open(tmp_path / "similarity.png") as picture:
+        assert picture.width > 1_000
+    page = (tmp_path / "report.md").read_text()
+    assert "Starving (fewer than 1 pairs): eel." in page and "| cap |" in page and "3 images of pets" in page

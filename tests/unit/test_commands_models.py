@@ -1,0 +1,139 @@
+"""`react-pipeline models`: champions shown, promoted and rolled back, with MLflow or without."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import write_project
+from mlflow import MlflowClient
+from support_promotion import evaluation_set, outcomes, result
+from support_tracking import make_template
+
+from react_pipeline.cli import main
+from react_pipeline.lineage import Project
+from react_pipeline.promotion import decide, standing
+from react_pipeline.tracking import log as tracking_module
+from react_pipeline.tracking import registry as registry_module
+from react_pipeline.tracking.registry import Registry
+
+GATED = "gated-image"
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Path:
+    directory = tmp_path_factory.mktemp("measured")
+    project = write_project(directory, tiny_checkpoint, drawings)
+    result(project, "shapes", "base", outcomes(100))
+    result(project, "shapes", GATED, outcomes(140))
+    decide(project, "shapes")
+    result(project, "shapes", "locked-text", outcomes(146, first=20))
+    decide(project, "shapes")
+    make_template(directory / "mlflow.db")
+    return directory
+
+
+@pytest.fixture
+def project(tiny_project: Project, measured: Path, tmp_path: Path) -> Project:
+    shutil.copytree(measured / "store", tiny_project.config.store)
+    shutil.copy(measured / "mlflow.db", tmp_path / "mlflow.db")
+    return tiny_project
+
+
+@pytest.fixture
+def run(project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    for module in (tracking_module, registry_module):
+        monkeypatch.setattr(module, "_unreachable_until", {})
+    monkeypatch.chdir(project.path.parent)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main(["models", *arguments])
+        told = capsys.readouterr()
+        return int(stop.value.code or 0), " ".join(told.out.split()), " ".join(told.err.split())
+
+    return call
+
+
+def stop_mlflow(project: Project) -> None:
+    raw = yaml.safe_load(project.path.read_text())
+    project.path.write_text(yaml.safe_dump({**raw, "tracking_uri": "http://127.0.0.1:9"}))
+
+
+def client_of(project: Project) -> MlflowClient:
+    uri = project.config.tracking_uri or ""
+    return MlflowClient(uri, uri)
+
+
+def test_champion_and_challenger_are_listed_with_figures_date_and_reason(project: Project, run) -> None:
+    Registry.of(project).apply_pending(project)
+    code, out, _ = run("list", "shapes")
+    assert code == 0
+    for word in ("gated-image", "locked-text", "70.0", "+20.0", "(champion)", "(challenger)", "becomes champion"):
+        assert word in out
+    _, _, told = run("list")
+    assert told == ""
+
+
+def test_a_promotion_by_hand_is_told_to_the_registry(project: Project, run) -> None:
+    code, out, told = run("promote", "shapes", "locked-text", "--reason", "smaller")
+    assert code == 0, told
+    assert "locked-text reigns (before: gated-image)" in out
+    version = client_of(project).get_model_version_by_alias("react-shapes", "champion")
+    assert version.tags["method"] == "locked-text"
+    assert version.tags["decided_by"] == "person"
+    assert "smaller" in version.description
+    code, out, _ = run("list", "shapes")
+    assert "champion" in out and "smaller" in out and " 1 " in out
+
+
+def test_a_roll_back_is_one_command(project: Project, run) -> None:
+    run("promote", "shapes", "locked-text", "--reason", "smaller")
+    code, out, _ = run("rollback", "shapes")
+    assert code == 0 and "gated-image reigns (before: locked-text)" in out
+    version = client_of(project).get_model_version_by_alias("react-shapes", "champion")
+    assert version.tags["method"] == GATED
+
+
+def test_without_mlflow_a_roll_back_holds_and_is_told_later(project: Project, run) -> None:
+    kept = project.path.read_text()
+    stop_mlflow(project)
+    code, out, told = run("rollback", "shapes", "--reason", "broken")
+    assert code == 0
+    assert "base reigns" in out and "MLflow does not answer" in told
+    assert standing(project, "shapes")[0].champion.method == "base"
+    _, out, told = run("list", "shapes")
+    assert "broken" in out
+    assert "MLflow does not answer" in told and "1 verdicts wait" in told
+    project.path.write_text(kept)
+    assert Registry.of(project).apply_pending(project, patient=True).told == 1
+    model = client_of(project).search_registered_models("name = 'react-shapes'")
+    assert not model or "champion" not in client_of(project).get_registered_model("react-shapes").aliases
+
+
+def test_what_cannot_be_promoted_takes_one_line_and_exit_code_2(project: Project, run) -> None:
+    for arguments, words in (
+        (("promote", "shapes", "full", "--reason", "x"), "has not been materialized"),
+        (("promote", "shapes", "base", "--reason", "x"), "cannot become champion"),
+        (("promote", "nosuch", GATED, "--reason", "x"), "no domain 'nosuch'"),
+        (("rollback", "colours"), "the base reigns"),
+        (("reevaluate", "colours"), "the base reigns"),
+        (("list", "nosuch"), "no domain 'nosuch'"),
+    ):
+        code, _, told = run(*arguments)
+        assert code == 2 and words in told, told
+
+
+def test_an_incomparable_champion_is_listed_with_the_way_out(project: Project, run) -> None:
+    evaluation_set(project, "shapes", version=2)
+    result(project, "shapes", "base", outcomes(100))
+    result(project, "shapes", GATED, outcomes(190), seed=1)
+    decide(project, "shapes")
+    code, _, told = run("promote", "shapes", GATED, "--reason", "newer")
+    assert code == 2 and "models reevaluate shapes" in told
+    code, out, _ = run("rollback", "shapes", "--to-base")
+    assert code == 0 and "base reigns" in out
+    code, out, _ = run("promote", "shapes", GATED, "--reason", "newer")
+    assert code == 0 and "gated-image reigns (before: base)" in out

@@ -1,0 +1,75 @@
+"""The control set: random pairs, distinct, the same at each draw."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from react_pipeline.collect import read_pairs
+from react_pipeline.lineage import Project
+from react_pipeline.retrieval.control import RandomRows, draw_control
+from react_pipeline.retrieval.labelled import publish_evaluation_set, read_images
+from react_pipeline.retrieve import retrieve_pairs
+
+
+@pytest.fixture
+def project(indexed_project: Project) -> Project:
+    publish_evaluation_set(indexed_project, "shapes")
+    return indexed_project
+
+
+def test_a_control_is_as_many_other_pairs_drawn_alike_each_time(project: Project, tmp_path: Path) -> None:
+    retrieved = retrieve_pairs(project, "shapes")
+    control = draw_control(project, "shapes")
+    pairs = pd.read_parquet(control.file("pairs.parquet"))
+    assert control.counts["pairs"] == len(pairs) == retrieved.counts["pairs"]
+    assert set(pairs["mode"]) == {"random"}
+    assert set(pairs["class"]) == {""}
+    assert not pairs["row"].duplicated().any()
+    assert not pairs["image_sha256"].duplicated().any()
+    assert set(pairs["row"]) != set(pd.read_parquet(retrieved.file("pairs.parquet"))["row"])
+    assert len(list(read_pairs(control))) == len(pairs)
+    control.path.rename(tmp_path / "first")
+    again = draw_control(project, "shapes")
+    assert not again.reused
+    assert again.manifest["files"] == control.manifest["files"]
+
+
+def test_a_control_never_wants_more_than_the_corpus_has(project: Project) -> None:
+    path = project.config.domains / "shapes.yaml"
+    domain = yaml.safe_load(path.read_text())
+    domain["retrieval"] = {"k_per_prompt": 500, "max_per_class": 500}
+    path.write_text(yaml.safe_dump(domain))
+    retrieved = retrieve_pairs(project, "shapes")
+    control = draw_control(project, "shapes")
+    assert control.counts["pairs"] == retrieved.counts["pairs"] == 95
+    assert control.counts["shortfall"] == 0
+
+
+def test_in_a_corpus_too_large_to_list_rows_are_drawn_first_and_looked_at_then(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("react_pipeline.retrieval.control.LISTED_ROWS", 10)
+    path = project.config.domains / "shapes.yaml"
+    domain = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**domain, "retrieval": {"k_per_prompt": 500, "max_per_class": 500}}))
+    retrieve_pairs(project, "shapes")
+    control = draw_control(project, "shapes")
+    pairs = pd.read_parquet(control.file("pairs.parquet"))
+    assert len(pairs) == 95 and not pairs["image_sha256"].duplicated().any()
+    evaluation = read_images(project.store.current("evaluation_set", "shapes"))
+    assert not pairs["image_sha256"].isin(evaluation["sha256"]).any()
+
+
+@pytest.mark.parametrize("takes", [[10, 10, 10], [3, 20, 40], [100]])
+def test_random_rows_are_drawn_once_each_until_there_are_none(takes: list[int]) -> None:
+    rows, again = RandomRows(50), RandomRows(50)
+    drawn = [rows.take(count) for count in takes]
+    every = np.concatenate(drawn)
+    assert len(set(every.tolist())) == len(every) == min(sum(takes), 50)
+    assert every.min() >= 0 and every.max() < 50
+    np.testing.assert_array_equal(every, np.concatenate([again.take(count) for count in takes]))

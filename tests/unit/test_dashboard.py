@@ -1,0 +1,141 @@
+"""Dashboards: self-contained, nothing from outside as markup, the numbers of the tables."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from conftest import write_project
+from support_results import publish_results
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.compare import compare
+from react_pipeline.lineage import Project
+from react_pipeline.overview import overview
+from react_pipeline.reports.dashboard_examples import MAX_POINTS, read_curves, shown_classes
+from react_pipeline.reports.dashboard_figures import plain
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
+ANSWERS = {
+    "base": [False, True] * 10,
+    "gated-image": [True, True] * 10,
+    "gated-image-control": [False, True] * 10,
+}
+
+
+class Page(HTMLParser):
+    """What a browser would take for tags, and the numbers in cells."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.cells: list[tuple[str, float]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        found = dict(attrs)
+        if tag == "td" and found.get("data-column"):
+            self.cells.append((str(found["data-column"]), float(str(found["data-value"]))))
+
+    def handle_data(self, data: str) -> None:
+        if self.lasttag not in ("script", "style"):
+            self.text += data
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    project = write_project(tmp_path, tmp_path / "none", tmp_path / "none")
+    path = project.config.domains / "shapes.yaml"
+    raw = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump({**raw, "classes": ["circle", HOSTILE, "$x^2$ <b>bold</b>"]}))
+    return project
+
+
+@pytest.fixture
+def compared(project: Project) -> Artifact:
+    publish_results(project, "shapes", ANSWERS, captions=[f"{HOSTILE} caption", "<b>plain</b>"])
+    return compare(project, "shapes")
+
+
+def page_of(artifact: Artifact) -> Page:
+    return Page(artifact.file("dashboard.html").read_text())
+
+
+def test_nothing_from_a_class_name_or_caption_is_markup(compared: Artifact) -> None:  # FAULTS 34
+    raw = compared.file("dashboard.html").read_text()
+    page = Page(raw)
+    assert "alert(1)</script>" not in raw and "<script>alert" not in raw
+    assert not [found for _, found in page.tags if any(name.startswith("on") for name in found)]
+    assert not [tag for tag, _ in page.tags if tag in ("b", "iframe", "object", "embed")][len(tiles(raw)) :]
+    assert f"{HOSTILE} caption" in page.text
+    assert {str(found["src"]).split(",")[0] for tag, found in page.tags if tag == "img"} == {"data:image/jpeg;base64"}
+
+
+def tiles(raw: str) -> list[str]:
+    return re.findall("class='tile'><b>", raw)
+
+
+@pytest.mark.parametrize("made", ["comparison", "overview"])
+def test_a_page_needs_nothing_but_itself(compared: Artifact, project: Project, made: str) -> None:
+    artifact = compared if made == "comparison" else overview(project)
+    page = page_of(artifact)
+    loaded = [
+        str(found[name]) for _, found in page.tags for name in ("src", "href", "srcset", "data") if found.get(name)
+    ]
+    assert not [address for address in loaded if not address.startswith("data:")]
+    assert not [tag for tag, found in page.tags if tag == "link" or (tag == "script" and "src" in found)]
+    (policy,) = [found["content"] for tag, found in page.tags if tag == "meta" and "http-equiv" in found]
+    assert str(policy).startswith("default-src 'none'")
+    assert "Plotly.newPlot" in artifact.file("dashboard.html").read_text()
+
+
+def test_numbers_of_the_page_are_those_of_the_table(compared: Artifact) -> None:
+    table = pd.read_parquet(compared.file("table.parquet"))
+    shown = page_of(compared).cells
+    for column in ("top1", "top5", "mean_per_class", "gain_over_control", "n", "pairs", "seconds"):
+        assert [value for name, value in shown if name == column] == table[column].dropna().astype(float).tolist()
+    deltas = table[table["method"] != "base"]["delta_top1"].tolist()
+    assert [value for name, value in shown if name == "delta_top1"] == deltas
+
+
+def test_the_headline_says_what_is_known_and_how_sure(compared: Artifact) -> None:
+    text = page_of(compared).text
+    row = pd.read_parquet(compared.file("table.parquet")).set_index("method").loc["gated-image"]
+    gain = f"+{100 * row['delta_top1']:.1f} points (95% interval +{100 * row['delta_low']:.1f}"
+    assert f"gated-image names 100.0% of 20 images right, the base 50.0%: {gain}" in text
+    assert "more than the choice of images explains" in text
+    assert "it is the retrieved pairs that help" in text
+
+
+def test_a_page_of_results_that_are_unavailable_says_so(project: Project) -> None:
+    publish_results(project, "shapes", {"base": [True, False]})
+    text = page_of(compare(project, "shapes")).text
+    assert "no customized model is measured" in text
+
+
+def test_names_reach_a_figure_without_tags_and_short() -> None:
+    assert plain("<b>x</b>") == "&lt;b&gt;x&lt;/b&gt;"
+    assert len(plain("x" * 500)) == 40
+
+
+def test_shown_classes_are_the_most_and_least_gained_and_some_between() -> None:
+    classes = pd.DataFrame({"class": [f"c{number:02d}" for number in range(30)], "delta": range(30)})
+    shown = shown_classes(classes, 9)
+    assert shown[:3] == ["c29", "c28", "c27"] and shown[-3:] == ["c02", "c01", "c00"]
+    assert len(set(shown)) == 9
+    assert shown_classes(classes.head(4), 9) == ["c03", "c02", "c01", "c00"]
+
+
+def test_curves_are_thinned_by_averaging(project: Project, tmp_path: Path) -> None:
+    lines = "".join(f'{{"step": {step}, "loss": {step}}}\n' for step in range(1_000))
+    (tmp_path / "metrics.jsonl").write_text(lines)
+    (curve,) = read_curves({"full": Artifact(tmp_path, {"files": {"metrics.jsonl": {}}})})
+    assert len(curve.steps) <= MAX_POINTS
+    assert curve.steps == curve.losses
+    assert curve.losses[0] == 2.0

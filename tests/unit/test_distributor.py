@@ -1,0 +1,280 @@
+"""Spreading work over Spark: the same results as here, and errors that say the same."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from support_drawings import draw, encode, pair, write_shard
+from support_web import served
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.base import publish_base
+from react_pipeline.corpus import publish_corpus
+from react_pipeline.distributor import spark_session, spread
+from react_pipeline.embed import embed_corpus
+from react_pipeline.errors import ConfigError, CorpusError, InputError, ReactError
+from react_pipeline.indexing.build import build_indices
+from react_pipeline.lineage import Project, fresh
+from react_pipeline.settings.corpus import DownloadConfig
+from react_pipeline.settings.distributor import DistributorConfig
+from react_pipeline.settings.index import IndexConfig
+from react_pipeline.sources.downloads import download_images
+from react_pipeline.vectors import read_metadata
+
+MakeProject = Callable[..., Project]
+
+SPARK = {
+    "kind": "spark",
+    "master": "local[2]",
+    "conf": {"spark.ui.enabled": False, "spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"},
+}
+SETTINGS = DistributorConfig.model_validate(SPARK)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _session() -> object:
+    pytest.importorskip("pyspark", reason="PySpark is not installed: pip install '.[spark]'")
+    if shutil.which("java") is None:
+        pytest.skip("Java is not installed: apt-get install openjdk-17-jre-headless")
+    with spark_session(SETTINGS) as session:
+        # One for all tests: they use the session that runs.
+        yield session
+
+
+def test_results_come_in_the_order_of_the_items() -> None:
+    def square(number: int) -> int:
+        return number * number
+
+    assert spread(square, range(20), SETTINGS, "squares") == [number * number for number in range(20)]
+    assert spread(square, [], SETTINGS, "nothing") == []
+    assert spread(square, [3], DistributorConfig(), "here") == [9]
+
+
+def test_an_error_of_a_task_is_the_error_it_would_be_here() -> None:
+    def fail(number: int) -> None:
+        raise CorpusError(f"data/{number}.tar: broken\nin two lines")
+
+    with pytest.raises(CorpusError, match=r"^data/7.tar: broken\nin two lines$"):
+        spread(fail, [7], SETTINGS, "failing")
+
+    def divide(number: int) -> float:
+        return 1 / number
+
+    with pytest.raises(ReactError, match="dividing: a Spark task failed: .*ZeroDivisionError"):
+        spread(divide, [0], SETTINGS, "dividing")
+
+
+def test_a_store_that_executors_cannot_see_is_told(tmp_path: Path) -> None:
+    from react_pipeline.distributor import require_shared
+
+    with pytest.raises(InputError, match="executors must see the store"):
+        spread(require_shared, [tmp_path / "elsewhere"], SETTINGS, "looking")
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"kind": "local", "master": "local[2]"}, "do nothing for kind `local`"),
+        ({"kind": "spark", "master": "http://x"}, "distributor.master"),
+        ({"kind": "spark", "conf": {"executor.memory": "1g"}}, "begin with `spark.`"),
+        ({"kind": "spark", "conf": {"spark.hadoop.fs.s3a.secret.key": "x"}}, "looks like a secret"),
+        ({"kind": "spark", "conf": {"spark.master": "yarn"}}, "use `master`"),
+    ],
+)
+def test_wrong_sections_are_refused(make_project: MakeProject, section: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        make_project(distributor=section)
+
+
+def corpus(directory: Path) -> str:
+    """6 shards with a bad image, and keys of earlier shards in the same and in another group."""
+    for shard in range(6):
+        samples = {f"{shard}{number}": pair("circle", "red", shard * 5 + number) for number in range(5)}
+        samples[f"{max(shard - 3, 0)}1"] = pair("square", "blue", shard)
+        if shard == 2:
+            samples["bad"] = {"png": b"no image", "txt": b"a drawing"}
+        write_shard(directory / f"{shard}.tar", samples)
+    return str(directory / "*.tar")
+
+
+def prepared(make_project: MakeProject, **sections: object) -> Project:
+    project = make_project(**sections)
+    publish_corpus(project)
+    publish_base(project)
+    return project
+
+
+def same(one: Artifact, other: Artifact) -> None:
+    files, expected = (artifact.manifest["files"] for artifact in (one, other))
+    pd.testing.assert_frame_equal(read_metadata(one), read_metadata(other))
+    # What was counted in seconds differs.
+    timed = {name for name in files if name.startswith("stats/")} | {"groups.jsonl", "counts.json"}
+    assert {name: files[name] for name in files if name not in timed} == {
+        name: expected[name] for name in expected if name not in timed
+    }
+    assert {**one.counts, "seconds": 0, "pairs_per_second": 0} == {**other.counts, "seconds": 0, "pairs_per_second": 0}
+
+
+@pytest.mark.slow
+def test_embedding_on_spark_is_the_local_one_byte_for_byte(make_project: MakeProject, tmp_path: Path) -> None:
+    sections = {
+        "corpus": {"shards": [corpus(tmp_path / "shards")], "max_bad_fraction": 0.5},
+        "embedding": {"batch_size": 2, "shards_per_group": 2},
+    }
+    here = embed_corpus(prepared(make_project, store="here", **sections))
+    there = embed_corpus(prepared(make_project, store="there", distributor=SPARK, **sections))
+    assert here.counts["reasons"] == {"duplicate_key": 5, "not_an_image": 1}
+    assert there.fingerprint == here.fingerprint and not there.reused
+    same(there, here)
+    # Another distributor is no other corpus.
+    assert fresh(make_project(store="there", **sections), "corpus_embeddings").fingerprint == here.fingerprint
+
+
+@pytest.mark.slow
+def test_a_grown_corpus_is_embedded_on_spark_where_it_is_new(make_project: MakeProject, tmp_path: Path) -> None:
+    corpus(tmp_path / "shards")
+    limits = {"max_bad_fraction": 0.5}
+    some = {"corpus": {"shards": [f"{tmp_path}/shards/[0-3].tar"], **limits}, "distributor": SPARK}
+    embed_corpus(prepared(make_project, store="grown", **some))
+    whole = {"corpus": {"shards": [f"{tmp_path}/shards/*.tar"], **limits}}
+    grown = embed_corpus(prepared(make_project, store="grown", distributor=SPARK, **whole))
+    anew = embed_corpus(prepared(make_project, store="anew", **whole))
+    assert grown.counts["reused_rows"] > 0 and anew.counts["reused_rows"] == 0
+    pd.testing.assert_frame_equal(read_metadata(grown), read_metadata(anew))
+    for name in anew.manifest["files"]:
+        if name.endswith(".npy"):
+            assert grown.manifest["files"][name] == anew.manifest["files"][name]
+
+
+@pytest.mark.slow
+def test_a_failed_embedding_on_spark_goes_on_where_it_was(make_project: MakeProject, tmp_path: Path) -> None:
+    shards = corpus(tmp_path / "shards")
+    project = prepared(make_project, corpus={"shards": [shards], "max_bad_fraction": 0.1}, distributor=SPARK)
+    with pytest.raises(CorpusError, match=r"2\.tar: 1 of 7 samples are bad"):
+        embed_corpus(project)
+    staging = project.config.store / ".staging"
+    done = {path: path.stat().st_mtime_ns for path in staging.glob("*/scratch/[0-9].json")}
+    assert 0 < len(done) < 6
+    vectors = {path.stem: next(staging.glob(f"*/img_emb/img_emb_{path.stem}.npy")).stat().st_mtime_ns for path in done}
+    artifact = embed_corpus(make_project(corpus={"shards": [shards], "max_bad_fraction": 0.5}, distributor=SPARK))
+    for number, modified in vectors.items():
+        assert artifact.file(f"img_emb/img_emb_{number}.npy").stat().st_mtime_ns == modified
+    anew = embed_corpus(prepared(make_project, store="anew", corpus={"shards": [shards], "max_bad_fraction": 0.5}))
+    same(artifact, anew)
+
+
+def clustered(rows: int, seed: int = 0) -> np.ndarray:
+    chance = np.random.default_rng(seed)
+    vectors = chance.normal(size=(40, 32))[chance.integers(0, 40, rows)] + chance.normal(scale=0.3, size=(rows, 32))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+
+@pytest.mark.parametrize("key", ["IVF16,Flat", "IVF16,SQfp16", "OPQ8_32,IVF16_HNSW8,PQ8x4", "HNSW8", "Flat"])
+def test_an_index_filled_on_spark_is_the_local_one_byte_for_byte(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from react_pipeline.indexing import spread as index_spread
+
+    embeddings = artifact_of(tmp_path / "embeddings", [clustered(900), clustered(700, 1), clustered(900, 2)])
+    monkeypatch.setattr(index_spread, "PART_ROWS", 800)
+    config = IndexConfig(key=key, recall_queries=20)
+    counts = {}
+    for place, settings in (("here", DistributorConfig()), ("there", SETTINGS)):
+        (tmp_path / place).mkdir()
+        counts[place] = build_indices(config, embeddings, tmp_path / place, device="cpu", distributor=settings)
+    for side in ("image", "text"):
+        here, there = (tmp_path / place / f"{side}.index" for place in ("here", "there"))
+        assert here.read_bytes() == there.read_bytes()
+    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == ["image.index", "text.index"]
+    assert {**counts["here"], "seconds": 0} == {**counts["there"], "seconds": 0}
+
+
+def test_parts_of_a_killed_build_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from react_pipeline.indexing import build
+    from react_pipeline.indexing import spread as index_spread
+
+    embeddings = artifact_of(tmp_path / "embeddings", [clustered(1_000), clustered(1_000, 1)])
+    monkeypatch.setattr(index_spread, "PART_ROWS", 900)
+    config = IndexConfig(key="IVF16,SQ8", recall_queries=20)
+    for place in ("undisturbed", "killed"):
+        (tmp_path / place).mkdir()
+    build_indices(config, embeddings, tmp_path / "undisturbed", device="cpu", distributor=SETTINGS)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(build, "tune_and_measure", killed)
+        build_indices(config, embeddings, tmp_path / "killed", device="cpu", distributor=SETTINGS)
+    parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").glob("*.part")}
+    assert len(parts) == 2
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    for path in parts:
+        (kept / path.name).hardlink_to(path)
+    build_indices(config, embeddings, tmp_path / "killed", device="cpu", distributor=SETTINGS)
+    for side in ("image", "text"):
+        assert (tmp_path / "killed" / f"{side}.index").read_bytes() == (
+            tmp_path / "undisturbed" / f"{side}.index"
+        ).read_bytes()
+
+
+def test_a_vector_that_cannot_be_ranked_is_named_by_its_task(tmp_path: Path) -> None:
+    bad = clustered(1_000)
+    bad[77] = np.nan
+    embeddings = artifact_of(tmp_path / "embeddings", [clustered(1_000, 1), bad])
+    config = IndexConfig(key="IVF4,SQ8", recall_queries=2, training_rows=200)
+    (tmp_path / "index").mkdir()
+    with pytest.raises(InputError, match=r"img_emb_1\.npy: row 77"):
+        build_indices(config, embeddings, tmp_path / "index", device="cpu", distributor=SETTINGS)
+
+
+def artifact_of(directory: Path, parts: list[np.ndarray]) -> Artifact:
+    files, rows = {}, 0
+    for number, part in enumerate(parts):
+        for folder in ("img_emb", "text_emb"):
+            path = directory / folder / f"{folder}_{number}.npy"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.save(path, part)
+            files[f"{folder}/{path.name}"] = {}
+        table = pd.DataFrame({"image_path": [f"{number}{row}" for row in range(len(part))], "caption": "a"})
+        (directory / "metadata").mkdir(exist_ok=True)
+        table.to_parquet(directory / "metadata" / f"metadata_{number}.parquet")
+        files[f"metadata/metadata_{number}.parquet"] = {}
+        rows += len(part)
+    manifest = {
+        "stage": "corpus_embeddings",
+        "key": "all",
+        "fingerprint": "0" * 16,
+        "files": files,
+        "counts": {"rows": rows, "dimension": parts[0].shape[1]},
+        "parents": {"base_checkpoint": "1" * 16},
+    }
+    return Artifact(directory, manifest)
+
+
+@pytest.mark.slow
+def test_downloads_on_spark_are_the_local_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    images = {f"/{number}.png": encode(draw("circle", "red", number)) for number in range(9)}
+    settings = DownloadConfig(timeout_seconds=2, retries=1, allow_private_addresses=True, threads=4)
+    with served({**images, "/page.png": b"<html>"}) as web:
+        paths = [*images, "/page.png", "/gone.png"]
+        table = pd.DataFrame({"row": range(len(paths)), "url": [web.url + path for path in paths]})
+        here = download_images(table, tmp_path / "here", settings, 10_000)
+        web.asked.clear()
+        there = download_images(table, tmp_path / "there", settings, 10_000, SETTINGS)
+        assert dict(web.asked) == {**dict.fromkeys(images, 1), "/page.png": 2, "/gone.png": 1}
+        pd.testing.assert_frame_equal(there.images, here.images)
+        pd.testing.assert_frame_equal(there.failed, here.failed)
+        assert [there.read(row) for row in there.images["row"]] == list(images.values())
+        # Files that a task left which died are not written over; what they lack is fetched in the next round.
+        (tmp_path / "died").mkdir()
+        (tmp_path / "died" / "000000.images").write_bytes(b"half")
+        again = download_images(table, tmp_path / "died", settings, 10_000, SETTINGS)
+        assert [again.read(row) for row in again.images["row"]] == list(images.values())

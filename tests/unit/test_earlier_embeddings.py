@@ -1,0 +1,185 @@
+"""A corpus that has grown or changed is embedded where it is new, and ends as if it had been embedded from scratch."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support_drawings import COLOURS, SHAPES, pair, write_shard
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.base import publish_base
+from react_pipeline.corpus import publish_corpus
+from react_pipeline.embed import LEDGER_FILE, embed_corpus
+from react_pipeline.errors import CorpusError
+from react_pipeline.lineage import Project
+from react_pipeline.vectors import read_metadata, read_vectors, vector_files
+
+MakeProject = Callable[..., Project]
+SIDES = ("image", "text")
+PAIRS = 4
+KEYS: dict[str, Sequence[int]] = {
+    "a": range(0, 4),
+    "b": range(4, 8),
+    # These share keys with a and b: which of them keeps its pairs depends on the order.
+    "c": range(2, 6),
+    "d": range(6, 10),
+    "e": range(20, 24),
+    "f": range(30, 34),
+}
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> dict[str, Path]:
+    """Shards by name: those of `KEYS`, a copy of one, and one with a bad image and a link."""
+    made = {}
+    for number, (name, keys) in enumerate(KEYS.items()):
+        samples = {f"key{key:03d}": pair(SHAPES[key % 4], COLOURS[number % 4], number * 100 + key) for key in keys}
+        made[name] = write_shard(tmp_path / "shards" / f"{name}.tar", samples)
+    made["copy of e"] = tmp_path / "shards" / "copy.tar"
+    made["copy of e"].write_bytes(made["e"].read_bytes())
+    bad = {f"bad{n}": pair("cross", "red", n, number=n) for n in range(PAIRS)}
+    bad["bad1"]["png"] = b"<html>"
+    members = [(f"{key}.{ext}", data) for key, sample in bad.items() for ext, data in sample.items()]
+    made["bad"] = write_shard(tmp_path / "shards" / "bad.tar", [*members, ("../outside.png", b"x")])
+    return made
+
+
+def embedded(make: MakeProject, paths: Sequence[Path], store: str = "store", **sections: object) -> Artifact:
+    corpus = {"shards": [str(path) for path in paths], "max_bad_fraction": 0.5, **sections.pop("corpus", {})}  # type: ignore[dict-item]
+    project = make(store=store, corpus=corpus, **sections)
+    publish_corpus(project)
+    publish_base(project)
+    return embed_corpus(project)
+
+
+def require_same(one: Artifact, other: Artifact, *, bits: bool = True) -> None:
+    """The same rows, row for row, and the same ledger."""
+    assert one.fingerprint == other.fingerprint
+    # Where a field is missing, a group in which another sample has it says None, and one in which none has it NaN.
+    tables = [table.where(table.notna(), None) for table in map(read_metadata, (one, other))]
+    pd.testing.assert_frame_equal(*tables)
+    for side in SIDES:
+        if bits:
+            assert np.array_equal(read_vectors(one, side), read_vectors(other, side))
+        assert read_vectors(one, side) == pytest.approx(read_vectors(other, side), abs=2e-3)
+    ledgers = [pd.read_parquet(artifact.file(LEDGER_FILE)) for artifact in (one, other)]
+    ordered = [ledger.sort_values(["shard", "key"], ignore_index=True) for ledger in ledgers]
+    pd.testing.assert_frame_equal(*ordered)
+    for count in ("rows", "skipped", "reasons", "captions_cut", "metadata_ignored"):
+        assert one.counts[count] == other.counts[count]
+
+
+names = st.lists(st.sampled_from([*KEYS, "copy of e", "bad"]), min_size=1, max_size=6, unique=True)
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(before=names, after=names, sizes=st.tuples(st.sampled_from([1, 1, 2]), st.sampled_from([1, 1, 2])))
+def test_incremental_equals_from_scratch(
+    make_project: MakeProject, shards: dict[str, Path], before: list[str], after: list[str], sizes: tuple[int, int]
+) -> None:
+    for store in ("store", "scratch"):
+        # The base stays, so that it is published once.
+        shutil.rmtree(make_project(store=store).config.store / "corpus_embeddings", ignore_errors=True)
+    old, new = ({"shards_per_group": size} for size in sizes)
+    embedded(make_project, [shards[name] for name in before], embedding=old)
+    grown = embedded(make_project, [shards[name] for name in after], embedding=new)
+    scratch = embedded(make_project, [shards[name] for name in after], "scratch", embedding=new)
+    assert scratch.counts["reused_rows"] == 0
+    require_same(grown, scratch, bits=sizes == (1, 1))
+
+
+def test_a_grown_corpus_embeds_what_is_new_and_links_the_rest(
+    make_project: MakeProject, shards: dict[str, Path]
+) -> None:
+    old = embedded(make_project, [shards["a"], shards["e"]])
+    grown = embedded(make_project, [shards["a"], shards["e"], shards["f"]])
+    assert (grown.counts["rows"], grown.counts["reused_rows"]) == (12, 8)
+    for side in SIDES:
+        linked = [path.stat().st_ino for path in vector_files(grown, side)[:2]]
+        assert linked == [path.stat().st_ino for path in vector_files(old, side)]
+    assert old.fingerprint != grown.fingerprint
+    # What is shared is as it was.
+    store = make_project().store
+    assert store.open("corpus_embeddings", "all", old.fingerprint).counts == old.counts
+
+
+def test_inserted_moved_and_removed_shards_keep_their_vectors_under_new_numbers(
+    make_project: MakeProject, shards: dict[str, Path]
+) -> None:
+    embedded(make_project, [shards["a"], shards["e"], shards["b"], shards["bad"]])
+    changed = [shards["f"], shards["bad"], shards["a"], shards["b"]]
+    artifact = embedded(make_project, changed)
+    assert (artifact.counts["rows"], artifact.counts["reused_rows"]) == (15, 11)
+    assert set(read_metadata(artifact, ["shard"])["shard"]) == {0, 1, 2, 3}
+    require_same(artifact, embedded(make_project, changed, "scratch"))
+
+
+def test_a_group_is_encoded_again_where_other_samples_are_duplicates(
+    make_project: MakeProject, shards: dict[str, Path]
+) -> None:
+    embedded(make_project, [shards["a"], shards["c"]])
+    swapped = embedded(make_project, [shards["c"], shards["a"]])
+    assert swapped.counts["reused_rows"] == 0
+    require_same(swapped, embedded(make_project, [shards["c"], shards["a"]], "scratch"))
+    # Another shard in front that shares no key changes nothing.
+    later = embedded(make_project, [shards["e"], shards["c"], shards["a"]])
+    assert (later.counts["rows"], later.counts["reused_rows"]) == (10, 6)
+
+
+def test_groups_of_several_shards_are_found_wherever_they_begin(
+    make_project: MakeProject, shards: dict[str, Path]
+) -> None:
+    embedded(make_project, [shards["a"], shards["b"], shards["e"]], embedding={"shards_per_group": 2})
+    paths = [shards["f"], shards["a"], shards["b"], shards["bad"], shards["e"]]
+    artifact = embedded(make_project, paths, embedding={"shards_per_group": 2})
+    assert artifact.counts["reused_rows"] == 12
+    require_same(artifact, embedded(make_project, paths, "scratch", embedding={"shards_per_group": 2}), bits=False)
+
+
+@pytest.mark.parametrize("file", ["text_emb/text_emb_1.npy", "metadata/metadata_1.parquet"])
+def test_nothing_corrupt_is_taken_over(make_project: MakeProject, shards: dict[str, Path], file: str) -> None:
+    old = embedded(make_project, [shards["a"], shards["e"]])
+    path = old.file(file)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    paths = [shards["a"], shards["e"], shards["f"]]
+    artifact = embedded(make_project, paths)
+    assert artifact.counts["reused_rows"] == PAIRS
+    require_same(artifact, embedded(make_project, paths, "scratch"))
+
+
+@pytest.mark.parametrize("file", ["groups.jsonl", "ledger.parquet", "manifest.json"])
+def test_embeddings_that_cannot_be_trusted_give_nothing(
+    make_project: MakeProject, shards: dict[str, Path], file: str
+) -> None:
+    old = embedded(make_project, [shards["a"], shards["e"]])
+    (old.path / file).write_bytes(b"{}")
+    assert embedded(make_project, [shards["a"], shards["f"]]).counts["reused_rows"] == 0
+
+
+def test_other_configuration_takes_nothing_over_and_older_embeddings_of_the_same_are_found(
+    make_project: MakeProject, shards: dict[str, Path]
+) -> None:
+    embedded(make_project, [shards["a"]])
+    cut = embedded(make_project, [shards["a"], shards["e"]], corpus={"max_caption_chars": 8})
+    assert (cut.counts["reused_rows"], cut.counts["captions_cut"]) == (0, 8)
+    again = embedded(make_project, [shards["a"], shards["f"]])
+    assert again.counts["reused_rows"] == PAIRS
+    still_cut = embedded(make_project, [shards["f"], shards["e"]], corpus={"max_caption_chars": 8})
+    assert (still_cut.counts["reused_rows"], still_cut.counts["captions_cut"]) == (PAIRS, 8)
+
+
+def test_a_stricter_limit_on_bad_samples_holds_for_what_is_taken_over(
+    make_project: MakeProject, shards: dict[str, Path]
+) -> None:
+    embedded(make_project, [shards["bad"]])
+    with pytest.raises(CorpusError, match=r"bad\.tar: 2 of 5 samples are bad"):
+        embedded(make_project, [shards["bad"], shards["a"]], corpus={"max_bad_fraction": 0.1})

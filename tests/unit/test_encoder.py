@@ -1,0 +1,115 @@
+"""The encoder of the embedding against the model's own vectors."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from support_drawings import draw
+from torch import Tensor
+from torchvision.transforms import Compose, ToTensor
+
+from react_pipeline.embedding import encoder as encoder_module
+from react_pipeline.embedding.encoder import Encoder, parts_of_like_length, split_preprocess
+from react_pipeline.model import Clip, load
+
+CAPTIONS = [
+    "a red circle",
+    "a",
+    "a drawing of a very large blue square beside a small green one",
+    "a red circle",
+    "x y",
+]
+
+
+@pytest.fixture(scope="module")
+def clip(tiny_checkpoint: Path) -> Clip:
+    return load(tiny_checkpoint)
+
+
+def cosines(ours: Tensor, exact: Tensor) -> Tensor:
+    return (ours.double() * exact.double()).sum(1) / (ours.double().norm(dim=1) * exact.double().norm(dim=1))
+
+
+@pytest.mark.parametrize(("precision", "wanted"), [("fp32", 0.999999), ("bf16", 0.999)])
+def test_vectors_are_the_models_own_in_the_order_given(clip: Clip, precision: str, wanted: float) -> None:
+    encoder = Encoder(clip, precision)
+    drawn = [draw("circle", "red", seed) for seed in range(40)]
+    images = encoder.images(torch.stack([encoder.to_tensor(image) for image in drawn]))
+    exact = clip.encode_images(torch.stack([clip.preprocess(image) for image in drawn]))
+    assert images.dtype == torch.float32 and cosines(images, exact).min() > wanted
+    texts = encoder.texts(clip.tokenizer(CAPTIONS))
+    assert cosines(texts, clip.model.encode_text(clip.tokenizer(CAPTIONS))).min() > wanted
+    assert torch.equal(texts[0], texts[3])
+
+
+def test_pixels_are_those_of_the_models_preprocessing_bit_by_bit(clip: Clip) -> None:
+    encoder = Encoder(clip, "fp32")
+    image = draw("cross", "blue", 1)
+    pixels = encoder.to_tensor(image)
+    assert pixels.dtype == torch.uint8
+    assert torch.equal(encoder.images(pixels[None]), encoder.images(clip.preprocess(image)[None]))
+
+
+def test_a_preprocessing_of_another_form_stays_whole() -> None:
+    whole = Compose([ToTensor()])
+    image = Image.new("RGB", (4, 4), "red")
+    for preprocess in (whole, lambda image: whole(image) + 1):
+        first, mean, std = split_preprocess(preprocess)
+        assert torch.equal(first(image), preprocess(image)) and (mean, std) == ([0.0], [1.0])
+
+
+def test_equal_texts_are_encoded_once_until_forgotten(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[int] = []
+    original = encoder_module.encode_text
+
+    def counted(model: object, tokens: Tensor, casts: dict[int, Tensor]) -> Tensor:
+        encoded.append(len(tokens))
+        return original(model, tokens, casts)
+
+    monkeypatch.setattr(encoder_module, "encode_text", counted)
+    monkeypatch.setattr(encoder_module, "KEPT_TEXTS", 2)
+    encoder = Encoder(clip, "fp32")
+    tokens = clip.tokenizer(CAPTIONS)
+    first = encoder.texts(tokens)
+    assert sum(encoded) == 4
+    # Kept are the two last ones; the others are encoded again.
+    again = encoder.texts(tokens)
+    assert sum(encoded) == 4 + 2
+    assert again == pytest.approx(first, abs=1e-6)
+    encoder.forget_texts()
+    encoder.texts(tokens[:1])
+    assert sum(encoded) == 4 + 2 + 1
+
+
+@given(st.lists(st.integers(1, 77), max_size=60), st.integers(1, 200))
+def test_parts_hold_every_row_once_and_no_more_than_allowed(lengths: list[int], tokens_at_once: int) -> None:
+    lengths.sort()
+    parts = parts_of_like_length(lengths, tokens_at_once)
+    assert [row for part in parts for row in range(part.start, part.stop)] == list(range(len(lengths)))
+    for part in parts:
+        size = part.stop - part.start
+        assert size == 1 or size * lengths[part.stop - 1] <= tokens_at_once
+    for one, other in pairwise(parts):
+        # No part could have taken the next row too.
+        assert (one.stop - one.start + 1) * lengths[other.start] > tokens_at_once
+
+
+def test_convolutions_are_laid_out_by_channels_and_give_the_same(clip: Clip) -> None:
+    from open_clip.model import CLIP
+
+    torch.manual_seed(0)
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    model = CLIP(32, vision, text).eval()
+    images = torch.randn(3, 3, 32, 32)
+    with torch.inference_mode():
+        exact = model.encode_image(images)
+    encoder = Encoder(Clip(model, clip.tokenizer, clip.preprocess, clip.model_cfg, clip.preprocess_cfg), "fp32")
+    assert model.visual.conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert cosines(encoder.images(images), exact).min() > 0.999999

@@ -1,0 +1,120 @@
+"""Examination: pairs are chosen again until all of them could be had, for a bounded number of rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import ImageDraw, ImageFont
+from support_drawings import draw, encode
+from support_retrieval import NOTHING, hits_of
+
+from react_pipeline.config import RetrievalConfig
+from react_pipeline.lineage import Project
+from react_pipeline.retrieval.duplicates import EvaluationImages
+from react_pipeline.retrieval.examination import Examination
+from react_pipeline.retrieval.fusion import best_hits
+
+
+class Web:
+    """Images that must be fetched; a row without an entry cannot be had. Keeps which rows each call asked for."""
+
+    columns = ["caption"]
+    identity = "url"
+
+    def __init__(self, images: dict[int, bytes], digests: dict[int, str] | None = None) -> None:
+        self.images, self.digests = images, digests or {}
+        self.failed: dict[int, str] = {}
+        self.asked: list[list[int]] = []
+
+    def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
+        self.asked.append(rows["row"].tolist())
+        for row in rows["row"]:
+            if row not in self.images:
+                self.failed[row] = "http_404"
+        known = rows[rows["row"].isin(list(self.images))]
+        known = known.assign(image_sha256=[self.digests.get(row, f"digest {row}") for row in known["row"]])
+        for pair in known.itertuples(index=False):
+            yield pair, self.images[pair.row]
+
+    def discard(self) -> None:
+        raise AssertionError("only the writer of the set ends the fetching")
+
+
+def candidates(count: int) -> pd.DataFrame:
+    hits = hits_of(*[("t2t", "cat", row, 1 - row / 100, row) for row in range(count)])
+    table = best_hits(hits, RetrievalConfig())
+    return table.assign(url=[f"http://{row}" for row in table["row"]], image_sha256="", evaluation_similarity=np.nan)
+
+
+def choose(
+    project: Project, web: Web, table: pd.DataFrame, evaluation: EvaluationImages = NOTHING, **settings: Any
+) -> tuple[Examination, dict[int, str]]:
+    config = RetrievalConfig(**settings)
+    examination = Examination(web, project.store.current("corpus_embeddings", "all"), config, 10_000_000)
+    examination.choose(table, evaluation)
+    return examination, table.set_index("row")["dropped"].to_dict()
+
+
+IMAGE = encode(draw("circle", "red", 0))
+
+
+def test_the_next_best_stand_in_for_what_could_not_be_had(indexed_project: Project) -> None:
+    web = Web({row: IMAGE for row in range(8) if row not in (0, 3)})
+    examination, dropped = choose(indexed_project, web, candidates(8), max_per_class=3)
+    assert [row for row, reason in dropped.items() if not reason] == [1, 2, 4]
+    assert dropped[0] == dropped[3] == "not_collected"
+    # No row is asked for twice, and none beyond those that are needed.
+    assert web.asked == [[0, 1, 2], [3], [4]]
+    assert examination.counts() == {"fetch_rounds": 3, "not_collected": {"http_404": 2}}
+
+
+def test_rounds_are_bounded_and_what_was_had_by_then_is_what_is_kept(indexed_project: Project) -> None:
+    web = Web({row: IMAGE for row in (1, 7)})
+    _, dropped = choose(indexed_project, web, candidates(8), max_per_class=2, refill_rounds=2)
+    assert len(web.asked) == 3
+    assert [row for row, reason in dropped.items() if not reason] == [1]
+    assert set(dropped.values()) == {"", "not_collected"}
+
+
+def test_equal_bytes_and_evaluation_images_are_found_once_images_are_there(indexed_project: Project) -> None:
+    web = Web(dict.fromkeys(range(6), IMAGE), {0: "twin", 1: "twin", 2: "measured"})
+    evaluation = EvaluationImages(frozenset({"measured"}), np.zeros((0, 32), np.float32), 1.01)
+    table = candidates(6)
+    _, dropped = choose(indexed_project, web, table, evaluation, max_per_class=3)
+    assert dropped == {0: "", 1: "exact_duplicate", 2: "evaluation_image_hash", 3: "", 4: "", 5: "cap"}
+    assert table.set_index("row").loc[3, "image_sha256"] == "digest 3"
+
+
+def test_printed_words_are_looked_for_only_where_that_is_asked(indexed_project: Project) -> None:
+    image = draw("circle", "red", 0).resize((384, 384))
+    ImageDraw.Draw(image).text((10, 330), "the very best price of all", "black", ImageFont.load_default(size=28))
+    web = Web({0: encode(image), 1: IMAGE, 2: b"no image"})
+    examination, dropped = choose(indexed_project, web, candidates(3), max_text_fraction=0.02)
+    assert dropped == {0: "rendered_text", 1: "", 2: "not_collected"}
+    assert examination.failed == {2: "not_an_image"}
+    _, dropped = choose(indexed_project, web, candidates(3))
+    assert set(dropped.values()) == {""}
+
+
+@pytest.mark.parametrize("similarity", [0.3, 0.5])
+def test_no_two_chosen_pairs_are_near_duplicates_and_each_dropped_one_has_a_better_neighbour(
+    indexed_project: Project, similarity: float
+) -> None:
+    from react_pipeline.vectors import read_vectors
+
+    web = Web(dict.fromkeys(range(60), IMAGE))
+    web.identity = "image_sha256"
+    table = candidates(60).drop(columns="url").assign(image_sha256=[str(row) for row in range(60)])
+    _, dropped = choose(indexed_project, web, table, max_per_class=10, duplicate_similarity=similarity)
+    assert not web.asked
+    images = read_vectors(indexed_project.store.current("corpus_embeddings", "all"), "image")
+    kept = [row for row, reason in dropped.items() if not reason]
+    cosines = images @ images.T
+    np.fill_diagonal(cosines, -1)
+    assert (cosines[np.ix_(kept, kept)] < similarity).all()
+    near = [row for row, reason in dropped.items() if reason == "near_duplicate"]
+    assert near and all(cosines[row, [other for other in kept if other < row]].max() >= similarity for row in near)

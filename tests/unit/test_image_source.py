@@ -1,0 +1,128 @@
+"""Images of chosen rows: by byte range from tars, by URL from a real server on loopback; and collected from either."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import support_web
+from support_drawings import COLOURS, SHAPES, draw, encode, pair, write_shard
+from support_web import served
+
+from react_pipeline.artifacts import Artifact, Inputs
+from react_pipeline.collect import collect_pairs, read_pairs
+from react_pipeline.config import CorpusConfig
+from react_pipeline.sources import image_source
+from react_pipeline.sources.image_source import TarSource, UrlSource
+from react_pipeline.sources.shards import index_shard, read_member
+from react_pipeline.store import Store
+
+IMAGES = [encode(draw(SHAPES[n % 4], COLOURS[n // 4 % 4], n), ("png", "jpg", "webp")[n % 3]) for n in range(12)]
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Path:
+    samples = {f"{n:03d}": pair(SHAPES[n % 4], COLOURS[n % 3], n) for n in range(40)}
+    samples["007"]["png"] += bytes(100_000)
+    return write_shard(tmp_path / "0.tar", samples)
+
+
+def rows_of(shard: Path) -> pd.DataFrame:
+    found = []
+    with shard.open("rb") as file:
+        for row, sample in enumerate(index_shard(shard).samples):
+            assert sample.image is not None
+            digest = hashlib.sha256(read_member(file, sample.image)).hexdigest()
+            found.append((row, "", 0, sample.key, sample.image.offset, sample.image.size_bytes, digest, "x"))
+    columns = ["row", "class", "shard", "image_path", "image_offset", "image_bytes", "image_sha256", "caption"]
+    return pd.DataFrame(found, columns=columns)
+
+
+def test_ranges_that_lie_close_are_read_at_once_and_what_lies_between_others_is_left(shard: Path) -> None:
+    rows = rows_of(shard)
+    whole = TarSource([shard])
+    assert [pair.row for pair, _ in whole.fetch(rows.sample(frac=1, random_state=0))] == list(range(40))
+    assert whole.bytes_read < shard.stat().st_size
+
+    ends = TarSource([shard])
+    chosen = rows.iloc[[1, 2, 38, 38]]
+    got = [(pair.row, hashlib.sha256(data).hexdigest()) for pair, data in ends.fetch(chosen)]
+    assert got == list(zip(chosen["row"], chosen["image_sha256"], strict=True))
+    # The 100 kB image between them is a gap that is not worth reading.
+    assert ends.bytes_read < 10_000
+
+
+def test_a_joined_read_is_never_longer_than_its_bound(shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_source, "JOINED_BYTES", 2_000)
+    blocks = list(image_source._neighbours(list(rows_of(shard).itertuples(index=False))))
+    assert sum(len(block) for block in blocks) == 40
+    assert all(len(block) == 1 or image_source._end(block[-1]) - block[0].image_offset <= 2_000 for block in blocks)
+
+
+def corpus(**given: Any) -> CorpusConfig:
+    download = {"timeout_seconds": 2, "retries": 0, "allow_private_addresses": True}
+    return CorpusConfig.model_validate({"kind": "embeddings", "embeddings": "x", "download": download, **given})
+
+
+def publish(store: Path, rows: pd.DataFrame, source: UrlSource, shard_pairs: int) -> tuple[Artifact, Any]:
+    def write(directory: Path) -> dict[str, int]:
+        collected.append(collect_pairs(rows, source, directory / "shards", shard_pairs))
+        return {"pairs": len(collected[0].pairs)}
+
+    collected: list[Any] = []
+    return Store(store).build(Inputs("retrieved_set", "pets", {}, {}, "1"), write), collected[0]
+
+
+def test_pairs_are_collected_from_urls_with_every_failure_and_are_fetched_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    answers = {f"/{n}": image for n, image in enumerate(IMAGES)} | {"/3": support_web.page}
+    with served(answers) as web:
+        rows = pd.DataFrame(
+            {
+                "row": range(14),
+                "url": [*(f"{web.url}/{n}" for n in range(12)), f"{web.url}/gone", "pipe:id"],
+                "caption": [" one ", None, *(f"caption {n}" for n in range(2, 13)), "y" * 3_000],
+                "class": ["a", "b"] * 7,
+                "image_sha256": "",
+            }
+        )
+        source = UrlSource(corpus(), tmp_path / "fetched")
+        fetched = {pair.row: pair.image_sha256 for pair, _ in source.fetch(rows.sample(frac=1, random_state=1))}
+        artifact, collected = publish(tmp_path / "store", rows, source, 4)
+        assert dict(web.asked) == dict.fromkeys(["/0", *(f"/{n}" for n in range(2, 12)), "/gone"], 1)
+        again = collect_pairs(rows.sample(frac=1, random_state=2), source, tmp_path / "again", 4)
+        assert sum(web.asked.values()) == 12
+
+    kept = [0, 2, *range(4, 12)]
+    reasons = {1: "empty_caption", 3: "not_an_image", 12: "http_404", 13: "refused_url"}
+    assert source.failed == reasons
+    assert dict(source.ledger[["row", "attempts"]].to_numpy().tolist()) == {1: 0, 3: 1, 12: 1, 13: 0}
+    assert list(source.ledger["url"])[-1] == "pipe:id"
+    assert dict(collected.failed[["row", "reason"]].to_numpy().tolist()) == reasons
+    assert collected.shards == again.shards == 3
+    assert list(collected.pairs["row"]) == kept == list(fetched)
+    assert [image for _, image, _, _ in read_pairs(artifact)] == [IMAGES[row] for row in kept]
+    assert [caption for _, _, caption, _ in read_pairs(artifact)][:2] == ["one", "caption 2"]
+    digests = [hashlib.sha256(IMAGES[row]).hexdigest() for row in kept]
+    assert list(collected.pairs["image_sha256"]) == list(fetched.values()) == digests
+    for path in sorted((tmp_path / "again").iterdir()):
+        assert path.read_bytes() == (artifact.path / "shards" / path.name).read_bytes()
+
+    source.discard()
+    assert not (tmp_path / "fetched").exists()
+
+
+def test_rows_of_one_url_share_the_image_and_long_captions_are_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    with served({"/0": IMAGES[0]}) as web:
+        rows = pd.DataFrame({"row": [5, 2], "url": [f"{web.url}/0"] * 2, "caption": ["x" * 50, "short"], "class": ""})
+        got = list(UrlSource(corpus(max_caption_chars=10), tmp_path).fetch(rows))
+        assert web.asked["/0"] == 1
+    assert [(pair.row, pair.caption, data) for pair, data in got] == [(2, "short", IMAGES[0]), (5, "x" * 10, IMAGES[0])]

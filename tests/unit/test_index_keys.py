@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from react_pipeline.config import IndexConfig
+from react_pipeline.errors import InputError
+from react_pipeline.indexing.keys import GRAPH_ROWS, Key, cells_for, choose_key, machine_memory_bytes
+
+GIB = 2**30
+
+
+def test_auto_goes_from_exact_to_a_graph_to_cells_to_codes_as_rows_grow() -> None:
+    def key(rows: int, gib: float = 16) -> str:
+        return choose_key(IndexConfig(), rows, 512, int(gib * GIB))[0]
+
+    assert key(200_000) == "Flat"
+    assert key(200_001) == key(GRAPH_ROWS) == "HNSW32"
+    assert key(GRAPH_ROWS + 1) == "IVF2048,SQfp16"
+    assert key(10_000_000) == "IVF8192,SQfp16"
+    assert key(100_000_000) == "OPQ64_512,IVF16384_HNSW32,PQ64x8"
+    assert key(400_000_000) == "OPQ32_512,IVF32768_HNSW32,PQ32x8"
+    assert key(300_000, gib=0.5) == "IVF1024,SQfp16"
+
+
+@pytest.mark.parametrize(
+    ("rows", "gib", "words"),
+    [
+        (10, 1, "at most exact_below"),
+        (300_000, 4, "a graph of .* fits 4.00 GiB"),
+        (2_000_000, 4, "too many for a graph"),
+        (9_000_000, 4, "whole vectors .* do not fit"),
+        (4_000_000_000, 4, "are more than 4.00 GiB"),
+        (201_000, 0.001, "are more than"),
+    ],
+)
+def test_the_reason_tells_why_it_is_that_key(rows: int, gib: float, words: str) -> None:
+    assert re.search(words, choose_key(IndexConfig(), rows, 512, int(gib * GIB))[1])
+
+
+def test_memory_of_the_configuration_decides() -> None:
+    assert choose_key(IndexConfig(memory_gib=64), 20_000_000, 512)[0] == "IVF8192,SQfp16"
+    assert choose_key(IndexConfig(memory_gib=4), 20_000_000, 512)[0].startswith("OPQ")
+    assert 0 < machine_memory_bytes() < 2**50
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["Flat", "SQ8", "SQfp16", "HNSW16", "HNSW16_SQfp16", "IVF64,Flat", "IVF64,SQ8", "IVF64,SQ4", "IVF64,SQ6"]
+    + ["IVF64_HNSW16,Flat", "IVF64,PQ8x4", "OPQ8_32,IVF64_HNSW16,PQ8x4", "OPQ8,IVF64,PQ16x4"],
+)
+def test_predicted_size_is_the_size_of_the_file(text: str, tmp_path: Path) -> None:
+    rows, width = 3_000, 64
+    vectors = np.random.default_rng(0).standard_normal((rows, width)).astype(np.float32)
+    index = faiss.index_factory(width, text, faiss.METRIC_INNER_PRODUCT)
+    if (lists := faiss.try_extract_index_ivf(index)) is not None and hasattr(faiss.downcast_index(lists), "pq"):
+        faiss.downcast_index(lists).do_polysemous_training = False
+    index.train(vectors)
+    index.add(vectors)
+    faiss.write_index(index, str(tmp_path / "index"))
+    tables = 2**4 * width * 4 if "PQ" in text else 2 * width * 4
+    predicted = Key.parse(text).bytes(rows, width)
+    assert predicted == pytest.approx((tmp_path / "index").stat().st_size - tables, rel=0.02, abs=3_000)
+
+
+@pytest.mark.parametrize(
+    "text", ["LSH", "IVF,Flat", "IVF10", "PQ8", "Flat,IVF8", "IVF8,Flat;x", "HNSW", "IVF8,SQ5", ""]
+)
+def test_a_key_of_another_kind_is_refused_when_the_configuration_is_read(text: str) -> None:
+    with pytest.raises(ValidationError):
+        IndexConfig(key=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("IVF64,PQ7", "512 numbers into 7 unequal parts"),
+        ("OPQ64_1024,IVF64,PQ64", "rotates to 1024 numbers, the vectors have 512"),
+        ("OPQ48,IVF64,PQ64", "rotates for 48 parts"),
+        ("IVF64,PQ64x16", "codes of 16 bits"),
+    ],
+)
+def test_a_quantizer_that_does_not_fit_the_width_is_refused(text: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        choose_key(IndexConfig(key=text), 1_000_000, 512)
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "reason"),
+    [
+        ("IVF1024,Flat", 39_935, "IVF1024,Flat needs 39,936 rows to train its cells, there are 39,935"),
+        ("IVF8,PQ8", 9_983, "IVF8,PQ8 needs 9,984 rows to train its codes, there are 9,983"),
+    ],
+)
+def test_a_corpus_too_small_for_its_key_is_searched_exactly(text: str, rows: int, reason: str) -> None:
+    assert choose_key(IndexConfig(key=text), rows, 512)[0] == "Flat"
+    assert reason in choose_key(IndexConfig(key=text), rows, 512)[1]
+    assert choose_key(IndexConfig(key=text), rows + 1, 512) == (text, "configured")
+
+
+def test_a_configured_key_that_memory_cannot_hold_is_refused_with_both_sizes() -> None:
+    with pytest.raises(InputError, match=r"needs 1,\d{3}\.\d\d GiB, more than the 8.00 GiB"):
+        choose_key(IndexConfig(key="HNSW32", memory_gib=8), 600_000_000, 512)
+
+
+def test_cells_grow_with_the_root_of_the_rows() -> None:
+    assert [cells_for(rows) for rows in (1, 100_000, 1_000_000, 100_000_000, 10**12)] == [64, 512, 2048, 16384, 65536]

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
+from react_pipeline import artifacts
+from react_pipeline.errors import CorruptArtifact, InputError, StaleArtifact
+from react_pipeline.index import build_index, open_index
+from react_pipeline.lineage import Project, fresh
+from react_pipeline.vectors import read_vectors
+
+ROWS, WIDTH = 4_000, 32
+SIDES = ("image", "text")
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[tuple[np.ndarray, np.ndarray]]:
+    return list(Cloud(ROWS, WIDTH).pairs(1_000))
+
+
+@pytest.fixture
+def project(
+    make_project: Callable[..., Project], pairs: list[tuple[np.ndarray, np.ndarray]], tmp_path: Path
+) -> Project:
+    """Vectors published, and a configuration that names indices which are not there yet."""
+    folder = tmp_path / "ready"
+    folder.mkdir()
+    corpus = {"kind": "embeddings", "shards": [], "embeddings": str(folder), "indices": str(folder)}
+    project = make_project(corpus=corpus, index={"recall_queries": 50})
+    publish_parents(project, "ready")
+    publish_embeddings(project, iter(pairs), WIDTH)
+    return project
+
+
+def write(
+    project: Project,
+    key: str = "IVF32,Flat",
+    metric: int = faiss.METRIC_INNER_PRODUCT,
+    order: Callable[[np.ndarray], np.ndarray] = lambda vectors: vectors,
+) -> None:
+    embeddings = project.store.current("corpus_embeddings", "all")
+    for side in SIDES:
+        vectors = order(read_vectors(embeddings, side))
+        index = faiss.index_factory(vectors.shape[1], key, metric)
+        index.train(vectors)
+        index.add(vectors)
+        faiss.write_index(index, str(project.config.corpus.indices / f"{side}.index"))
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "exact"),
+    [
+        ("Flat", "Flat", True),
+        ("IVF32,Flat", "ready IVFFlat of 32 cells", False),
+        ("HNSW16", "ready HNSWFlat", False),
+        ("OPQ8,IVF32_HNSW16,PQ8x4np", "ready IVFPQ of 32 cells", False),
+    ],
+)
+def test_ready_indices_are_taken_over_and_tuned(project: Project, key: str, name: str, exact: bool) -> None:
+    write(project, key)
+    artifact = build_index(project)
+    counts = artifact.counts
+    assert (counts["key"], counts["exact"], counts["rows"]) == (name, exact, ROWS)
+    assert counts["reason"].startswith("taken over from ") and min(counts["recall_at_10"].values()) >= 0.9
+    assert all((artifact.path / f"{side}.index").is_symlink() for side in SIDES)
+    assert bool(counts["rerank"]) == key.startswith("OPQ")
+    vectors = read_vectors(project.store.current("corpus_embeddings", "all"), "image")[::100]
+    found = open_index(artifact).search("image", vectors, 1)
+    assert (found["row"].to_numpy() == np.arange(0, ROWS, 100)).mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"order": lambda vectors: vectors[:-1]}, "3,999 rows of 32 dimensions, but the embeddings have 4,000 of 32"),
+        ({"order": lambda vectors: np.ascontiguousarray(vectors[:, :16])}, "4,000 rows of 16 dimensions"),
+        ({"metric": faiss.METRIC_L2}, "another distance than the inner product"),
+        ({"order": lambda vectors: vectors[::-1].copy()}, "its rows are not in the order"),
+        ({"key": "PQ1x2np"}, "or it is too coarse"),
+    ],
+    ids=["rows", "width", "metric", "order", "coarse"],
+)
+def test_indices_that_do_not_belong_to_the_embeddings_are_refused(
+    project: Project, how: dict[str, object], words: str
+) -> None:
+    write(project, **how)
+    with pytest.raises(InputError, match=words):
+        build_index(project)
+    assert not (project.config.store / "faiss_index").exists()
+
+
+def test_a_missing_or_damaged_ready_index_is_named(project: Project) -> None:
+    with pytest.raises(InputError, match=r"no file .*image\.index.*text\.index"):
+        build_index(project)
+    write(project)
+    path = project.config.corpus.indices / "text.index"
+    path.write_bytes(path.read_bytes()[:1_000])
+    with pytest.raises(InputError, match=r"text\.index: FAISS cannot read it"):
+        build_index(project)
+
+
+def test_a_ready_index_that_changes_or_goes_later_is_refused(project: Project) -> None:
+    write(project)
+    build_index(project)
+    path = project.config.corpus.indices / "image.index"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    artifacts._verified.clear()
+    with pytest.raises(CorruptArtifact, match="rematerialize `faiss_index`"):
+        project.store.current("faiss_index", "all")
+    path.unlink()
+    with pytest.raises(CorruptArtifact, match="missing"):
+        project.store.current("faiss_index", "all")
+
+
+def test_taking_the_ready_indices_out_of_the_configuration_makes_the_artifact_stale(
+    project: Project, make_project: Callable[..., Project]
+) -> None:
+    write(project)
+    build_index(project)
+    corpus = {"kind": "embeddings", "shards": [], "embeddings": str(project.config.corpus.embeddings)}
+    with pytest.raises(StaleArtifact, match="another ready"):
+        fresh(make_project(corpus=corpus, index={"recall_queries": 50}), "faiss_index")

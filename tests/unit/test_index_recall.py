@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
+from react_pipeline.artifacts import Artifact
+from react_pipeline.errors import InputError
+from react_pipeline.indexing.recall import Neighbours, Queries, draw_queries, tune
+from react_pipeline.indexing.vectors import StoredVectors
+from react_pipeline.lineage import Project
+from react_pipeline.vectors import read_vectors
+
+ROWS, WIDTH = 1_000, 16
+
+
+@pytest.fixture
+def embeddings(make_project: Callable[..., Project]) -> Artifact:
+    project = make_project()
+    publish_parents(project, "recall")
+    return publish_embeddings(project, Cloud(ROWS, WIDTH).pairs(300), WIDTH)
+
+
+def exact_index(vectors: np.ndarray) -> object:
+    import faiss
+
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(vectors)
+    return index
+
+
+class Missing:
+    """An exact index that leaves out the first `missing` hits and finds the next best instead."""
+
+    def __init__(self, index: object, missing: int) -> None:
+        self.index, self.missing, self.ntotal = index, missing, index.ntotal
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        similarities, rows = self.index.search(queries, k + self.missing)
+        return similarities[:, self.missing :], rows[:, self.missing :]
+
+
+@pytest.mark.parametrize("depth", [10, 100])
+@pytest.mark.parametrize("side", ["image", "text"])
+def test_recall_is_the_share_of_the_exact_hits_that_were_found(embeddings: Artifact, side: str, depth: int) -> None:
+    stored, queries = StoredVectors(embeddings, side), draw_queries(embeddings, 30)
+    neighbours = Neighbours(queries, side, WIDTH)
+    for first, vectors in stored.chunks(size=64):
+        neighbours.see(first, vectors)
+    index = exact_index(read_vectors(embeddings, side))
+    assert neighbours.recall(index, stored, depth, 1) == 1.0
+    # On the text side the first hit is the query's own row, which does not count.
+    lost = 3 if side == "image" else 2
+    assert neighbours.recall(Missing(index, 3), stored, depth, 1) == pytest.approx(1 - lost / depth, abs=0.01)
+
+
+def test_the_own_caption_of_a_query_counts_neither_as_found_nor_as_wanted() -> None:
+    vectors = np.eye(4, 8, dtype=np.float32)
+    neighbours = Neighbours(Queries(vectors[:2], np.arange(2)), "text", 8)
+    neighbours.see(0, vectors)
+    found = np.where(neighbours._rows == neighbours.own[:, None], -np.inf, neighbours._similarities)
+    assert found.max() == 0.0
+
+
+def test_hits_as_similar_as_the_exact_ones_are_equally_right(embeddings: Artifact) -> None:
+    stored = StoredVectors(embeddings, "image")
+    same = np.repeat(stored.take(np.array([0])), 50, axis=0)
+    queries = Queries(same[:1], np.array([0]))
+    neighbours = Neighbours(queries, "image", WIDTH)
+    neighbours.see(0, same)
+
+    class Last:
+        ntotal = 50
+
+        def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+            return np.ones((1, k), np.float32), np.arange(50 - k, 50)[None]
+
+    class Same:
+        dimension = WIDTH
+
+        def take(self, rows: np.ndarray) -> np.ndarray:
+            return same[rows]
+
+    assert neighbours.recall(Last(), Same(), 10, 1) == 1.0
+
+
+def test_queries_are_the_captions_of_their_rows_and_the_same_each_time(embeddings: Artifact) -> None:
+    queries = draw_queries(embeddings, 100)
+    assert (queries.vectors == read_vectors(embeddings, "text")[queries.rows]).all()
+    assert len(queries) == len(set(queries.rows)) == 100
+    assert (draw_queries(embeddings, 100).rows == queries.rows).all()
+    assert len(draw_queries(embeddings, 10 * ROWS)) == ROWS
+
+
+def test_chunks_and_chosen_rows_are_those_of_the_files(embeddings: Artifact) -> None:
+    stored, vectors = StoredVectors(embeddings, "text"), read_vectors(embeddings, "text")
+    for first_row in (0, 299, 300, 301, 999, 1_000):
+        parts = list(stored.chunks(first_row, size=70))
+        assert (
+            np.concatenate([np.empty((0, WIDTH)), *(part for _, part in parts)]).tolist()
+            == vectors[first_row:].tolist()
+        )
+        assert all((vectors[first : first + len(part)] == part).all() for first, part in parts)
+    rows = np.array([999, 0, 300, 299, 0, 500])
+    assert (stored.take(rows) == vectors[rows]).all()
+    bad = stored.take(rows)
+    bad[3] = 0
+    with pytest.raises(InputError, match=r"text_emb_0000.npy: row 299 \(key '000000299'\) has length 0.0"):
+        stored.refuse_bad(rows, bad)
+
+
+def test_tuning_stops_at_the_least_effort_that_reaches_the_target() -> None:
+    tried: list[tuple[int, int]] = []
+
+    def measure(value: int, rerank: int) -> float:
+        tried.append((value, rerank))
+        return min(value / 100, 1.0)
+
+    assert tune(measure, 0.6, value=(1, 1_000), rerank=(1, 1)).value == 64
+    assert tune(measure, 0.9, value=(1, 1_000), rerank=(1, 1)).value == 96
+    assert max(value for value, _ in tried) == 128
+
+
+def test_tuning_raises_what_helps_and_ends_at_the_most_there_is() -> None:
+    found = tune(lambda value, rerank: min(value / 8, 1) * min(rerank / 16, 1), 0.95, value=(1, 64), rerank=(4, 64))
+    assert (found.recall, found.value, found.rerank) == (1.0, 8, 16)
+    short = tune(lambda value, rerank: 0.5, 0.95, value=(1, 6), rerank=(2, 5))
+    assert (short.recall, short.value, short.rerank) == (0.5, 6, 5)

@@ -1,0 +1,91 @@
+"""Reading pairs group by group, ahead of what is encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from support_drawings import pair, write_shard
+from torch import Tensor
+
+from react_pipeline.config import CorpusConfig
+from react_pipeline.embedding.groups import Group
+from react_pipeline.embedding.inference import PairDataset, PairStream
+from react_pipeline.embedding.seen_keys import SeenKeys
+from react_pipeline.errors import CorpusError
+from react_pipeline.sources.shards import Member
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    return torch.tensor(image.resize((1, 1)).getpixel((0, 0)), dtype=torch.uint8).view(3, 1, 1)
+
+
+def tokenizer(texts: list[str]) -> Tensor:
+    return torch.tensor([[len(text)] for text in texts])
+
+
+@pytest.fixture
+def groups(tmp_path: Path) -> tuple[list[Path], list[Group]]:
+    """Groups of one shard each with 0, 3, 0, 0, 5, 1 and 0 samples of their own; the others are duplicates."""
+    paths, found, count = [], [], 0
+    seen = SeenKeys(tmp_path / "keys.sqlite")
+    for number, size in enumerate((0, 3, 0, 0, 5, 1, 0)):
+        samples = {f"key{count + n}": pair("circle", "red", count + n) for n in range(size)}
+        paths.append(write_shard(tmp_path / f"{number}.tar", {**samples, "again": pair("cross", "blue", 0)}))
+        group = Group(number, range(number, number + 1), ("",))
+        if number == 0:
+            seen.add({-1: ["again"]})
+        group.read_headers(paths, seen)
+        found.append(group)
+        count += size
+    seen.close()
+    return paths, found
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("batch_size", [1, 2, 100])
+def test_each_group_gets_its_own_batches_in_order(
+    groups: tuple[list[Path], list[Group]], workers: int, batch_size: int
+) -> None:
+    paths, expected = groups
+    dataset = PairDataset(paths, CorpusConfig(kind="demo"), to_tensor, tokenizer)
+    read = []
+    for group, reader in PairStream(iter(expected), dataset, batch_size, workers):
+        batches = list(reader)
+        assert all(1 <= len(batch["image_tensor"]) == len(batch["text_tokens"]) <= batch_size for batch in batches)
+        read.append((group.number, [key for batch in batches for key in batch["image_filename"]]))
+    assert read == [(group.number, [sample.key for _, sample in group.samples]) for group in expected]
+    assert [len(keys) for _, keys in read] == [0, 3, 0, 0, 5, 1, 0]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_shard_that_ends_early_is_one_clear_error_from_a_worker_too(
+    groups: tuple[list[Path], list[Group]], workers: int
+) -> None:
+    paths, (_, group, *_) = groups
+    for sample in (sample for _, sample in group.samples[:1]):
+        sample.members["png"] = Member(10**6, 100)
+    dataset = PairDataset(paths, CorpusConfig(kind="demo"), to_tensor, tokenizer)
+    with pytest.raises(CorpusError) as caught:
+        for _, reader in PairStream(iter([group]), dataset, 2, workers):
+            list(reader)
+    assert str(caught.value) == f"{paths[1]}: ends within a member; materialize `corpus` again"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_in_a_later_groups_headers_reaches_the_caller(
+    groups: tuple[list[Path], list[Group]], workers: int
+) -> None:
+    paths, expected = groups
+
+    def broken() -> Iterator[Group]:
+        yield from expected[:2]
+        raise CorpusError("the third shard is no tar")
+
+    dataset = PairDataset(paths, CorpusConfig(kind="demo"), to_tensor, tokenizer)
+    with pytest.raises(CorpusError, match="the third shard is no tar"):
+        for _, reader in PairStream(broken(), dataset, 2, workers):
+            list(reader)

@@ -1,0 +1,99 @@
+"""Judgement: the paired test is right about noise."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.errors import InputError
+from react_pipeline.evaluate import EvalResult
+from react_pipeline.promotions.judgement import Measured, judge, paired_test
+from react_pipeline.settings.promotion import PromotionConfig
+from react_pipeline.settings.training import TRAINED_METHODS
+
+SETTINGS = PromotionConfig()
+
+
+def measured(method: str, correct: np.ndarray, *, images: int = 0, **config: object) -> Measured:
+    about = {"dataset": "d", "domain": "d", "evaluator_version": "1", "evaluation_set_fingerprint": "e", "n_classes": 2}
+    top1, count = float(correct.mean()), len(correct)
+    result = EvalResult(**about, method=method, checkpoint_fingerprint=method, top1=top1, n=count)
+    manifest = {"stage": "elevater_results", "fingerprint": method, "config": {"method": method, **config}}
+    index = pd.RangeIndex(images, images + count)
+    return Measured(Artifact(Path(method), manifest), result, pd.Series(correct, index=index))
+
+
+def random_methods(seed: int, accuracies: list[float], images: int = 300) -> list[np.ndarray]:
+    """Methods that agree on most images, as trainings of one base do."""
+    chance = np.random.default_rng(seed)
+    shared = chance.random(images)
+    return [np.where(chance.random(images) < 0.15, chance.random(images), shared) < share for share in accuracies]
+
+
+def test_the_interval_is_that_of_resampling_images_and_the_test_that_of_a_coin() -> None:
+    first, second = random_methods(1, [0.6, 0.5])
+    test = paired_test(measured("full", first), measured("base", second), 0.9)
+    difference = first.astype(int) - second.astype(int)
+    by_hand = [np.random.default_rng(seed).choice(difference, 300).mean() for seed in range(4_000)]
+    np.testing.assert_allclose((test.low, test.high), np.percentile(by_hand, [5, 95]), atol=0.008)
+    won, lost = int((difference > 0).sum()), int((difference < 0).sum())
+    exact = sum(math.comb(won + lost, heads) for heads in range(won, won + lost + 1)) / 2 ** (won + lost)
+    assert test.p_value == pytest.approx(exact, rel=1e-9)
+
+
+def test_equal_results_have_no_gain_and_no_interval() -> None:
+    (same,) = random_methods(2, [0.5])
+    test = paired_test(measured("full", same), measured("base", same), 0.95)
+    assert (test.gain, test.low, test.high, test.p_value) == (0, 0, 0, 1)
+    assert not test.exceeds(0.0)
+
+
+def test_methods_of_equal_accuracy_are_hardly_ever_promoted_however_many_are_tried() -> None:
+    promoted = 0
+    for seed in range(150):
+        base, *others = random_methods(seed, [0.5] * 6)
+        candidates = {m: measured(m, correct) for m, correct in zip(TRAINED_METHODS, others, strict=True)}
+        found = judge(candidates, measured("base", base), "base", {}, SETTINGS)
+        promoted += found.decision == "promoted"
+    # 2.5% are expected at most, that is 3.75; 7 is almost two standard deviations above.
+    assert promoted <= 7
+
+
+def test_a_real_gain_is_found_among_several_candidates() -> None:
+    base, better, *others = random_methods(5, [0.5, 0.65, 0.5, 0.5])
+    names = ("full", "gated-image", "locked-text")
+    candidates = {m: measured(m, correct) for m, correct in zip(names, [better, *others], strict=True)}
+    found = judge(candidates, measured("base", base), "base", {}, SETTINGS)
+    assert found.decision == "promoted" and found.challenger is candidates["full"]
+
+
+@pytest.mark.parametrize(("won", "enough"), [(4, False), (5, False), (6, True)])
+def test_where_few_images_differ_the_exact_test_decides(won: int, enough: bool) -> None:
+    # Of 4 images won and none lost, 98% of the resamples hold one or more; a coin does it one time in 16.
+    base = np.zeros(100, dtype=bool)
+    better = base.copy()
+    better[:won] = True
+    test = paired_test(measured("full", better), measured("base", base), 0.95)
+    assert test.low > 0 or won < 4
+    assert test.exceeds(0.0) is enough
+
+
+def test_other_images_classes_or_templates_are_not_compared() -> None:
+    correct = np.ones(10, dtype=bool)
+    base = measured("base", correct, templates="simple")
+    with pytest.raises(InputError, match="the same images"):
+        paired_test(measured("full", correct, images=1, templates="simple"), base, 0.95)
+    with pytest.raises(InputError, match="classes or templates"):
+        paired_test(measured("full", correct, templates="imagenet"), base, 0.95)
+
+
+def test_many_images_are_tested_without_overflow() -> None:
+    base, better = random_methods(7, [0.5, 0.52], images=50_000)
+    test = paired_test(measured("full", better), measured("base", base), 0.95)
+    assert 0 < test.p_value < 1e-3
+    assert test.exceeds(0.0)

@@ -1,0 +1,139 @@
+"""The overview of all domains: means, what they cover, and whether it is still current."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import write_project
+from support_results import publish_results
+
+from react_pipeline import compare as comparing
+from react_pipeline import overview as overviewing
+from react_pipeline.compare import compare, comparison_table
+from react_pipeline.errors import MissingArtifact, StaleArtifact
+from react_pipeline.lineage import Project
+from react_pipeline.overview import overview
+from react_pipeline.reports.intervals import mean_interval, paired_interval, share_interval
+from react_pipeline.reports.tables import COLUMNS, INTERVALS, MEAN
+
+GATED, CONTROL = "gated-image", "gated-image-control"
+
+
+def answers(*shares: float, count: int = 40) -> dict[str, list[bool]]:
+    return {
+        method: [position < share * count for position in range(count)]
+        for method, share in zip(("base", GATED, CONTROL), shares, strict=False)
+    }
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return write_project(tmp_path, tmp_path / "none", tmp_path / "none")
+
+
+def compared(project: Project, slug: str, *shares: float) -> None:
+    publish_results(project, slug, answers(*shares))
+    compare(project, slug)
+
+
+def test_means_are_those_of_the_results_and_say_how_many_of_how_many(project: Project) -> None:
+    compared(project, "shapes", 0.25, 0.5, 0.25)
+    compared(project, "colours", 0.5, 0.6)
+    artifact = overview(project)
+    table = pd.read_parquet(artifact.file("table.parquet"))
+    expected = comparison_table(project, ["colours", "shapes"])
+    kept = [name for name in COLUMNS if name not in INTERVALS]
+    pd.testing.assert_frame_equal(table[kept].fillna("-"), expected[kept].fillna("-"), check_dtype=False)
+    means = table[table["domain"] == MEAN].set_index("method")
+    assert means["status"].to_dict() == {"base": "2 of 2 domains", GATED: "1 of 2 domains", CONTROL: "1 of 2 domains"}
+    assert artifact.counts["covers"] == means["status"].to_dict()
+    assert "1 of 2 domains" in artifact.file("dashboard.html").read_text()
+    assert artifact.counts["top1"][GATED] == means.loc[GATED, "top1"] == 0.5
+
+
+def test_intervals_of_means_resample_the_images_of_each_domain(project: Project) -> None:
+    compared(project, "shapes", 0.25, 0.5, 0.25)
+    compared(project, "colours", 0.5, 0.75, 0.5)
+    means = pd.read_parquet(overview(project).file("table.parquet")).query("domain == @MEAN").set_index("method")
+    for low, value, high in (("delta_low", "delta_top1", "delta_high"), ("gain_low", "gain_over_control", "gain_high")):
+        assert means.loc[GATED, low] < means.loc[GATED, value] < means.loc[GATED, high]
+    assert np.isnan(means.loc["base", "delta_low"]) and np.isnan(means.loc[CONTROL, "gain_low"])
+
+
+def test_the_interval_of_a_mean_is_that_of_resampling_each_set_by_itself() -> None:
+    random = np.random.default_rng(0)
+    pairs = [(random.random(n) < 0.6, random.random(n) < 0.4) for n in (60, 200)]
+    differences = [one.astype(int) - other.astype(int) for one, other in pairs]
+    by_hand = [np.mean([random.choice(d, len(d)).mean() for d in differences]) for _ in range(4_000)]
+    np.testing.assert_allclose(mean_interval(pairs), np.percentile(by_hand, [2.5, 97.5]), atol=0.012)
+    low, high = mean_interval(pairs[:1])
+    np.testing.assert_allclose((low, high), paired_interval(*pairs[0]), atol=0.02)
+
+
+def test_the_interval_of_a_share_stays_within_it() -> None:
+    assert share_interval(0.0, 10)[0] == 0.0
+    assert share_interval(1.0, 10)[1] == pytest.approx(1.0) and share_interval(1.0, 10)[1] <= 1.0
+    np.testing.assert_allclose(share_interval(0.5, 100), (0.4038, 0.5962), atol=1e-4)
+
+
+def test_a_domain_without_comparison_is_named_and_later_makes_the_overview_stale(project: Project) -> None:
+    compared(project, "shapes", 0.25, 0.5)
+    first = overview(project)
+    assert list(first.counts["skipped"]) == ["colours"] and first.counts["domains_known"] == 2
+    assert overviewing.current(project) == first and overview(project).reused
+    compared(project, "colours", 0.5)
+    with pytest.raises(StaleArtifact, match="comparison of 'colours'"):
+        overviewing.current(project)
+    assert overview(project).fingerprint != first.fingerprint
+
+
+def test_nothing_compared_says_what_to_materialize(project: Project) -> None:
+    with pytest.raises(MissingArtifact, match="materialize `comparison`"):
+        overview(project)
+    with pytest.raises(MissingArtifact):
+        overviewing.current(project)
+
+
+def test_a_comparison_that_lacks_a_fresh_result_is_stale(project: Project) -> None:
+    compared(project, "shapes", 0.25)
+    assert comparing.current(project, "shapes").counts["methods"] == ["base"]
+    publish_results(project, "shapes", answers(0.25, 0.5))
+    with pytest.raises(StaleArtifact, match="lacks the results of gated-image"):
+        comparing.current(project, "shapes")
+    assert compare(project, "shapes") == comparing.current(project, "shapes")
+
+
+def test_a_domain_file_that_was_removed_leaves_the_overview(project: Project) -> None:
+    compared(project, "shapes", 0.25, 0.5)
+    compared(project, "colours", 0.5, 0.5)
+    overview(project)
+    (project.config.domains / "colours.yaml").unlink()
+    with pytest.raises(StaleArtifact):
+        overviewing.current(project)
+    assert overview(project).counts["domains_known"] == 1
+
+
+def test_the_table_per_class_has_each_method_and_class_with_its_difference(project: Project) -> None:
+    publish_results(project, "shapes", answers(0.25, 0.5, 0.25))
+    artifact = compare(project, "shapes")
+    classes = pd.read_parquet(artifact.file("per_class.parquet"))
+    names = project.domain("shapes").class_names
+    assert len(classes) == 3 * len(names) and list(classes["class"][: len(names)]) == names
+    gated = classes[classes["method"] == GATED].set_index("class")
+    base = classes[classes["method"] == "base"].set_index("class")
+    np.testing.assert_allclose(gated["delta"], gated["accuracy"] - base["accuracy"])
+    assert gated["pairs"].tolist() == [1] * len(names)
+    assert base["pairs"].isna().all() and classes[classes["method"] == CONTROL]["pairs"].isna().all()
+    assert pd.read_csv(artifact.file("per_class.csv"))["accuracy"].tolist() == classes["accuracy"].tolist()
+
+
+def test_a_gain_over_the_control_has_its_own_interval(project: Project) -> None:
+    publish_results(project, "shapes", answers(0.25, 0.5, 0.3))
+    table = pd.read_parquet(compare(project, "shapes").file("table.parquet")).set_index("method")
+    row = table.loc[GATED]
+    assert row["gain_over_control"] == pytest.approx(0.2)
+    assert row["gain_low"] < 0.2 < row["gain_high"]
+    assert table.loc[["base", CONTROL], ["gain_over_control", "gain_low"]].isna().all(axis=None)

@@ -1,0 +1,392 @@
+"""Promotion: who becomes champion, who stays, and what a person may decide."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import write_project
+from PIL import Image
+from support_promotion import checkpoint, evaluation_set, outcomes, reevaluated, result
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.errors import CorruptArtifact, InputError, MissingArtifact, StaleArtifact
+from react_pipeline.lineage import Project
+from react_pipeline.promotion import current, decide, promote, roll_back, standing
+from react_pipeline.promotions.verdicts import RegistryEdit, Verdict
+
+GATED, CONTROL, LOCKED = "gated-image", "gated-image-control", "locked-text"
+
+
+@pytest.fixture(scope="module")
+def measured_store(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Path:
+    """A store in which the base of `shapes` gets 100 of 200 images right, to be copied for each test."""
+    project = write_project(tmp_path_factory.mktemp("measured"), tiny_checkpoint, drawings)
+    result(project, "shapes", "base", outcomes(100))
+    return project.config.store
+
+
+@pytest.fixture
+def make(make_project: Callable[..., Project], measured_store: Path) -> Callable[..., Project]:
+    def build(**promotion: object) -> Project:
+        project = make_project(promotion=promotion)
+        if not project.config.store.exists():
+            shutil.copytree(measured_store, project.config.store)
+        return project
+
+    return build
+
+
+@pytest.fixture
+def project(make: Callable[..., Project]) -> Project:
+    return make()
+
+
+def verdict_of(artifact: Artifact) -> Verdict:
+    return Verdict.read(artifact)
+
+
+def crowned(project: Project, method: str = GATED, right: int = 140) -> Verdict:
+    result(project, "shapes", method, outcomes(right))
+    verdict = verdict_of(decide(project, "shapes"))
+    assert (verdict.decision, verdict.champion.method) == ("promoted", method)
+    return verdict
+
+
+def test_a_clear_gain_over_the_base_makes_a_champion_with_figures_and_a_reason(project: Project) -> None:
+    mine = result(project, "shapes", GATED, outcomes(140))
+    artifact = decide(project, "shapes")
+    verdict = verdict_of(artifact)
+    assert (verdict.decision, verdict.by) == ("promoted", "rule")
+    assert (verdict.champion_before.method, verdict.champion.method) == ("base", GATED)
+    assert verdict.champion.result == mine.fingerprint
+    assert verdict.champion.checkpoint == mine.parents["customized_checkpoint"]
+    assert verdict.test is not None
+    assert verdict.test.gain == pytest.approx(0.2)
+    assert 0 < verdict.test.low < 0.2 < verdict.test.high
+    assert verdict.test.n == 200
+    for figure in ("70.0%", "50.0%", "+20.0 points", "200 images", "interval", "becomes champion"):
+        assert figure in verdict.reason
+    assert artifact.parents["base"] and artifact.parents[GATED] == mine.fingerprint
+
+
+def test_deciding_again_decides_nothing_new(project: Project) -> None:
+    crowned(project)
+    first = current(project, "shapes")
+    assert decide(project, "shapes").fingerprint == first.fingerprint
+    assert decide(project, "shapes").reused
+
+
+def test_a_gain_within_the_noise_leaves_a_challenger(project: Project) -> None:
+    # 14 images won and 10 lost of 200.
+    result(project, "shapes", GATED, outcomes(104, first=10))
+    verdict = verdict_of(decide(project, "shapes"))
+    assert (verdict.decision, verdict.champion.method) == ("challenger", "base")
+    assert verdict.challenger is not None and verdict.challenger.method == GATED
+    assert verdict.test is not None
+    assert verdict.test.low < 0 < verdict.test.gain
+    assert "base stays" in verdict.reason and "not beyond the noise" in verdict.reason
+
+
+def test_a_model_that_is_no_better_changes_nothing(project: Project) -> None:
+    result(project, "shapes", GATED, outcomes(90))
+    verdict = verdict_of(decide(project, "shapes"))
+    assert (verdict.decision, verdict.champion.method) == ("kept", "base")
+
+
+def test_the_gain_must_exceed_the_configured_least(make: Callable[..., Project]) -> None:
+    project = make(min_gain=0.15)
+    result(project, "shapes", GATED, outcomes(140))
+    verdict = verdict_of(decide(project, "shapes"))
+    assert verdict.decision == "challenger"
+    assert "15.0 points" in verdict.reason
+    stricter = current(project, "shapes")
+    assert verdict_of(decide(make(min_gain=0.05), "shapes")).decision == "promoted"
+    with pytest.raises(StaleArtifact, match="min_gain"):
+        current(make(min_gain=0.06), "shapes")
+    assert stricter.counts["decision"] == "challenger"
+
+
+def test_a_gain_that_the_control_shares_does_not_count_unless_configured(make: Callable[..., Project]) -> None:
+    project = make()
+    result(project, "shapes", GATED, outcomes(140))
+    result(project, "shapes", CONTROL, outcomes(138))
+    verdict = verdict_of(decide(project, "shapes"))
+    assert verdict.decision == "challenger"
+    assert "control" in verdict.reason
+    assert verdict.control_test is not None and verdict.control_test.gain == pytest.approx(0.01)
+    assert verdict_of(decide(make(over_control=False), "shapes")).decision == "promoted"
+
+
+def test_a_gain_over_base_and_control_counts(project: Project) -> None:
+    result(project, "shapes", CONTROL, outcomes(105))
+    verdict = crowned(project)
+    assert "over its control" in verdict.reason
+
+
+def test_a_control_that_is_out_of_date_holds_the_promotion_up(project: Project) -> None:
+    result(project, "shapes", CONTROL, outcomes(105))
+    result(project, "shapes", GATED, outcomes(140))
+    checkpoint(project, "shapes", CONTROL, seed=1)
+    verdict = verdict_of(decide(project, "shapes"))
+    assert verdict.decision == "challenger"
+    assert "its control cannot be compared" in verdict.reason and "rematerialize" in verdict.reason
+
+
+def test_candidates_share_the_confidence_and_the_best_that_passes_wins(project: Project) -> None:
+    result(project, "shapes", GATED, outcomes(140))
+    result(project, "shapes", LOCKED, outcomes(145))
+    result(project, "shapes", "locked-text-control", outcomes(144))
+    result(project, "shapes", "full", outcomes(101))
+    artifact = decide(project, "shapes")
+    verdict = verdict_of(artifact)
+    assert verdict.champion.method == GATED  # locked-text has more, but its control has as much
+    assert verdict.candidates == 3 and "3 candidates" in verdict.reason
+    assert verdict.test is not None and verdict.test.confidence == pytest.approx(1 - 0.05 / 3)
+    table = pd.read_parquet(artifact.file("candidates.parquet")).set_index("method")
+    assert table["status"].to_dict() == {
+        **{LOCKED: "challenger", GATED: "promoted", "full": "challenger"},
+        **{"locked-image": "left out", "linear-head": "left out"},
+    }
+    assert pd.read_csv(artifact.file("candidates.csv"))["method"].tolist() == list(table.index)
+    assert verdict.reason in artifact.file("table.md").read_text()
+    assert json.loads(artifact.file("verdict.json").read_text())["decision"] == "promoted"
+    with Image.open(artifact.file("promotion.png")) as figure:
+        assert figure.format == "PNG"
+
+
+def test_only_configured_methods_may_reign(make: Callable[..., Project]) -> None:
+    project = make(methods=[LOCKED])
+    result(project, "shapes", GATED, outcomes(180))
+    assert verdict_of(decide(project, "shapes")).decision == "nothing"
+
+
+def test_where_promotion_is_off_a_person_decides(make: Callable[..., Project]) -> None:
+    project = make(enabled=False)
+    result(project, "shapes", GATED, outcomes(140))
+    verdict = verdict_of(decide(project, "shapes"))
+    assert (verdict.decision, verdict.champion.method) == ("challenger", "base")
+    assert verdict_of(promote(project, "shapes", GATED, "looked at it")).champion.method == GATED
+
+
+def test_without_any_trained_result_there_is_nothing_to_decide(project: Project) -> None:
+    verdict = verdict_of(decide(project, "shapes"))
+    assert (verdict.decision, verdict.challenger) == ("nothing", None)
+    assert current(project, "shapes")
+
+
+def test_stale_unavailable_and_spoilt_results_are_no_candidates(project: Project) -> None:  # FAULTS 27, 31
+    result(project, "shapes", GATED, outcomes(180))
+    checkpoint(project, "shapes", GATED, seed=1)  # trained again and not evaluated
+    result(project, "shapes", LOCKED, None)
+    spoilt = result(project, "shapes", "full", outcomes(180))
+    spoilt.file("predictions.parquet").write_bytes(b"changed")
+    artifact = decide(project, "shapes")
+    verdict = verdict_of(artifact)
+    assert (verdict.decision, verdict.champion.method) == ("nothing", "base")
+    why = pd.read_parquet(artifact.file("candidates.parquet")).set_index("method")["why"]
+    assert "rematerialize" in why[GATED]
+    assert why[LOCKED] == "unavailable: no images"
+    assert "differ from the manifest" in why["full"]
+    assert why["linear-head"] == "never evaluated"
+
+
+def test_a_better_model_dethrones_a_champion_whose_method_was_trained_again(project: Project) -> None:
+    old = crowned(project).champion
+    result(project, "shapes", GATED, outcomes(142), seed=1)
+    kept = verdict_of(decide(project, "shapes"))
+    assert kept.decision == "challenger"
+    assert (kept.champion.checkpoint, kept.champion.result) == (old.checkpoint, old.result)
+    result(project, "shapes", GATED, outcomes(175), seed=2)
+    verdict = verdict_of(decide(project, "shapes"))
+    assert verdict.decision == "promoted"
+    assert verdict.champion_before.checkpoint == old.checkpoint != verdict.champion.checkpoint
+    assert verdict.test is not None and verdict.test.gain == pytest.approx(0.175)
+    assert [reign.champion.checkpoint for reign in verdict.history] == [old.checkpoint]
+
+
+def test_other_evaluation_images_make_the_old_champion_incomparable_and_say_what_to_do(project: Project) -> None:  # 32
+    old = crowned(project).champion
+    evaluation_set(project, "shapes", version=2)
+    result(project, "shapes", "base", outcomes(100))
+    result(project, "shapes", GATED, outcomes(190), seed=1)
+    artifact = decide(project, "shapes")
+    verdict = verdict_of(artifact)
+    assert (verdict.decision, verdict.champion.checkpoint) == ("incomparable", old.checkpoint)
+    assert "evaluation_set_fingerprint" in verdict.reason
+    assert "models reevaluate shapes" in verdict.reason
+    assert artifact.parents["champion"] == old.result
+
+
+def test_another_version_of_the_evaluator_is_incomparable(project: Project) -> None:  # 32
+    crowned(project)
+    result(project, "shapes", GATED, outcomes(190), seed=1, evaluator_version="next")
+    verdict = verdict_of(decide(project, "shapes"))
+    assert verdict.decision == "incomparable" and "evaluator_version" in verdict.reason
+
+
+def test_the_champion_measured_again_on_the_new_images_is_comparable(project: Project) -> None:
+    old = crowned(project).champion
+    evaluation_set(project, "shapes", version=2)
+    result(project, "shapes", "base", outcomes(100))
+    result(project, "shapes", GATED, outcomes(190), seed=1)
+    decide(project, "shapes")
+    again = reevaluated(project, old, outcomes(120))
+    with pytest.raises(StaleArtifact, match="champion"):
+        current(project, "shapes")
+    artifact = decide(project, "shapes")
+    verdict = verdict_of(artifact)
+    assert verdict.decision == "promoted"
+    assert verdict.champion_before.checkpoint == old.checkpoint != verdict.champion.checkpoint
+    assert verdict.test is not None
+    assert verdict.test.gain == pytest.approx(0.35)
+    assert artifact.parents["previous"] in {old.result, again.fingerprint}
+
+
+def test_a_verdict_is_stale_once_a_result_comes_that_it_had_not_seen(project: Project) -> None:
+    with pytest.raises(MissingArtifact, match="promotion"):
+        current(project, "shapes")
+    crowned(project)
+    assert current(project, "shapes").counts["champion"] == GATED
+    result(project, "shapes", LOCKED, outcomes(120))
+    with pytest.raises(StaleArtifact, match=LOCKED):
+        current(project, "shapes")
+    decide(project, "shapes")
+    assert current(project, "shapes").counts["decision"] == "kept"
+
+
+def test_pruning_keeps_champion_challenger_and_who_reigned_before(project: Project) -> None:
+    first = crowned(project).champion
+    result(project, "shapes", GATED, outcomes(175), seed=1)
+    second = verdict_of(decide(project, "shapes")).champion
+    result(project, "shapes", GATED, outcomes(176), seed=2)
+    verdict = verdict_of(decide(project, "shapes"))
+    assert verdict.decision == "challenger" and verdict.challenger is not None
+    unused = checkpoint(project, "shapes", LOCKED)
+    checkpoint(project, "shapes", LOCKED, seed=1)
+    project.store.prune()
+    for model in (first, second, verdict.challenger):
+        project.store.open("customized_checkpoint", f"shapes/{GATED}", model.checkpoint)
+        project.store.open("elevater_results", f"shapes/{GATED}", model.result)
+    assert not unused.path.exists()
+    assert verdict_of(roll_back(project, "shapes")).champion.checkpoint == first.checkpoint
+    project.store.prune()
+    project.store.open("customized_checkpoint", f"shapes/{GATED}", first.checkpoint)
+
+
+def test_rolling_back_goes_to_who_reigned_before_and_the_rule_does_not_undo_it(project: Project) -> None:
+    first = crowned(project).champion
+    crowned(project, LOCKED, 180)
+    back = verdict_of(roll_back(project, "shapes", "slow on the phone"))
+    assert (back.decision, back.by, back.champion.checkpoint) == ("rolled back", "person", first.checkpoint)
+    assert "slow on the phone" in back.reason
+    assert decide(project, "shapes").counts["decision"] == "rolled back"
+    result(project, "shapes", "full", outcomes(120))  # news, so the rule looks again
+    verdict = verdict_of(decide(project, "shapes"))
+    assert verdict.champion.checkpoint == first.checkpoint
+    assert [entry.decision for entry in verdict.history] == ["promoted", "promoted", "rolled back"]
+    assert verdict_of(roll_back(project, "shapes")).champion.method == "base"
+    with pytest.raises(InputError, match="the base reigns"):
+        roll_back(project, "shapes")
+
+
+def test_rolling_back_to_the_base_skips_who_reigned_before(project: Project) -> None:
+    crowned(project)
+    crowned(project, LOCKED, 180)
+    verdict = verdict_of(roll_back(project, "shapes", to_base=True))
+    assert (verdict.champion.method, verdict.reigns) == ("base", ())
+
+
+def test_promoting_rolling_back_and_promoting_again_are_three_decisions(project: Project) -> None:
+    result(project, "shapes", GATED, outcomes(101))
+    made = [
+        promote(project, "shapes", GATED, "try"),
+        roll_back(project, "shapes"),
+        promote(project, "shapes", GATED, "try"),
+    ]
+    assert len({artifact.fingerprint for artifact in made}) == 3
+    verdict, artifact = standing(project, "shapes")
+    assert artifact is not None and artifact.fingerprint == made[-1].fingerprint
+    assert (verdict.champion.method, verdict.rejected) == (GATED, ())
+    assert len(verdict.history) == 2
+
+
+def test_a_person_promotes_against_the_rule_and_it_is_recorded_as_such(project: Project) -> None:
+    result(project, "shapes", GATED, outcomes(95))
+    assert verdict_of(decide(project, "shapes")).champion.method == "base"
+    verdict = verdict_of(promote(project, "shapes", GATED, "better on the photographs we care for"))
+    assert (verdict.decision, verdict.by, verdict.champion.method) == ("promoted", "person", GATED)
+    assert "a person" in verdict.reason and "photographs" in verdict.reason and "-2.5 points" in verdict.reason
+    assert decide(project, "shapes").counts["champion"] == GATED
+
+
+def test_a_person_cannot_promote_what_is_unmeasured_stale_a_control_or_incomparable(project: Project) -> None:
+    with pytest.raises(InputError, match="gated-image-control"):
+        promote(project, "shapes", CONTROL, "x")
+    with pytest.raises(InputError, match="a reason is missing"):
+        promote(project, "shapes", GATED, " ")
+    with pytest.raises(MissingArtifact):
+        promote(project, "shapes", GATED, "x")
+    result(project, "shapes", LOCKED, None)
+    with pytest.raises(InputError, match="unavailable"):
+        promote(project, "shapes", LOCKED, "x")
+    crowned(project)
+    checkpoint(project, "shapes", GATED, seed=1)
+    with pytest.raises(StaleArtifact):
+        promote(project, "shapes", GATED, "x")
+    evaluation_set(project, "shapes", version=2)
+    result(project, "shapes", LOCKED, outcomes(190), seed=1)
+    with pytest.raises(InputError, match="models reevaluate shapes"):
+        promote(project, "shapes", LOCKED, "x")
+
+
+def test_two_decisions_at_once_are_one(project: Project) -> None:
+    result(project, "shapes", GATED, outcomes(140))
+    with ThreadPoolExecutor(4) as pool:
+        made = list(pool.map(lambda _: decide(project, "shapes"), range(4)))
+    assert len({artifact.fingerprint for artifact in made}) == 1
+    assert verdict_of(made[0]).decision == "promoted"
+
+
+def test_a_choice_made_in_the_registry_is_taken_over_and_stands_until_news(project: Project) -> None:
+    result(project, "shapes", GATED, outcomes(101))
+    result(project, "shapes", LOCKED, outcomes(140))
+    assert verdict_of(decide(project, "shapes")).champion.method == LOCKED
+    chosen = project.store.current("customized_checkpoint", f"shapes/{GATED}").fingerprint
+    edit = RegistryEdit("1", GATED, chosen)
+    verdict = verdict_of(decide(project, "shapes", edit))
+    assert (verdict.by, verdict.champion.checkpoint) == ("registry", chosen)
+    assert "version 1" in verdict.reason
+    assert decide(project, "shapes", edit).fingerprint == decide(project, "shapes").fingerprint
+
+
+def test_an_alias_removed_in_the_registry_is_a_roll_back_to_the_base(project: Project) -> None:
+    crowned(project)
+    verdict = verdict_of(decide(project, "shapes", RegistryEdit(None)))
+    assert (verdict.decision, verdict.by, verdict.champion.method) == ("rolled back", "registry", "base")
+    assert decide(project, "shapes", RegistryEdit(None)).counts["decision"] == "rolled back"
+    result(project, "shapes", LOCKED, outcomes(90))
+    assert verdict_of(decide(project, "shapes")).champion.method == "base"
+
+
+def test_a_stranger_made_champion_in_the_registry_stops_everything_and_is_said(project: Project) -> None:
+    result(project, "shapes", GATED, outcomes(140))
+    artifact = decide(project, "shapes", RegistryEdit("7"))
+    verdict = verdict_of(artifact)
+    assert (verdict.decision, verdict.champion.method) == ("incomparable", "base")
+    assert "version 7" in verdict.reason and "models promote shapes" in verdict.reason
+    assert decide(project, "shapes", RegistryEdit("7")).fingerprint == artifact.fingerprint
+    assert verdict_of(decide(project, "shapes")).decision == "promoted"
+
+
+def test_a_spoilt_verdict_is_never_taken_for_an_empty_throne(project: Project) -> None:  # 33
+    crowned(project)
+    artifact = current(project, "shapes")
+    artifact.file("verdict.json").write_text("{}")
+    with pytest.raises(CorruptArtifact, match="who reigns over 'shapes'"):
+        decide(project, "shapes")

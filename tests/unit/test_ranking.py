@@ -1,0 +1,182 @@
+"""Ranking: which candidates are kept, and why the others are not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support_retrieval import DOMAIN, NOTHING, hits_of
+
+from react_pipeline.config import RetrievalConfig
+from react_pipeline.retrieval.duplicates import EvaluationImages
+from react_pipeline.retrieval.fusion import best_hits
+from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, classes_of, mark_drops
+
+
+def candidates_of(
+    hits: pd.DataFrame, config: RetrievalConfig, evaluation: EvaluationImages = NOTHING, **known: Any
+) -> pd.DataFrame:
+    candidates = best_hits(hits, config)
+    candidates["image_sha256"] = [f"image {row // 10}" for row in candidates["row"]]
+    candidates["evaluation_similarity"] = np.where(candidates["row"] == 77, 0.95, 0.1)
+    mark_drops(candidates, evaluation, config, **known)
+    return candidates
+
+
+def test_a_row_wanted_by_several_classes_goes_where_it_is_most_similar() -> None:
+    hits = hits_of(("t2t", "cat", 10, 0.5, 0), ("t2t", "dog", 10, 0.6, 0), ("t2t", "eel", 10, 0.6, 0))
+    candidates = candidates_of(hits, RetrievalConfig()).set_index("class")
+    assert candidates["dropped"].to_dict() == {"dog": "", "cat": "several_classes", "eel": "several_classes"}
+
+
+def test_modes_are_never_compared_by_similarity() -> None:
+    hits = hits_of(("t2t", "cat", 10, 0.2, 5), ("t2i", "dog", 10, 0.9, 0))
+    assert candidates_of(hits, RetrievalConfig()).set_index("class")["dropped"].to_dict() == {
+        "cat": "",
+        "dog": "several_classes",
+    }
+
+
+def test_equal_images_are_kept_once_within_and_across_classes() -> None:
+    hits = hits_of(("t2t", "cat", 11, 0.5, 1), ("t2t", "cat", 12, 0.6, 0), ("t2t", "dog", 13, 0.7, 0))
+    candidates = candidates_of(hits, RetrievalConfig()).set_index("row")
+    assert candidates["dropped"].to_dict() == {13: "", 12: "exact_duplicate", 11: "exact_duplicate"}
+
+
+def test_evaluation_images_are_dropped_by_hash_and_by_similarity() -> None:
+    evaluation = EvaluationImages(frozenset({"image 3"}), np.eye(2, dtype=np.float32), 0.9)
+    hits = hits_of(("t2t", "cat", 30, 0.5, 1), ("t2t", "cat", 77, 0.6, 0), ("t2t", "cat", 50, 0.1, 2))
+    assert candidates_of(hits, RetrievalConfig(), evaluation).set_index("row")["dropped"].to_dict() == {
+        30: "evaluation_image_hash",
+        77: "evaluation_image_near",
+        50: "",
+    }
+
+
+def test_the_cap_keeps_the_most_similar_of_each_class() -> None:
+    hits = hits_of(*[("t2t", name, 10 * row, row / 10, 9 - row) for row in range(1, 6) for name in ("cat",)])
+    candidates = candidates_of(hits, RetrievalConfig(max_per_class=2)).set_index("row")
+    assert candidates.index[candidates["dropped"] == ""].tolist() == [50, 40]
+    assert (candidates["dropped"] == "cap").sum() == 3
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["t2t", "t2i"]),
+            st.sampled_from(["cat", "dog", "hound", "eel"]),
+            st.integers(0, 60),
+            st.sampled_from([0.1, 0.2, 0.3]),
+            st.integers(0, 3),
+        ),
+        min_size=1,
+        max_size=60,
+    ),
+    st.randoms(use_true_random=False),
+    st.sampled_from(["best", "even"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_candidate_is_kept_or_dropped_once_whatever_the_order_of_the_hits(hits, random, balance) -> None:  # type: ignore[no-untyped-def]
+    config = RetrievalConfig(max_per_class=3, k_per_prompt=5, min_similarity={"t2i": 0.15}, balance=balance)
+    evaluation = EvaluationImages(frozenset({"image 2"}), np.eye(2, dtype=np.float32), 0.9)
+    table = hits_of(*hits)
+    candidates = candidates_of(table, config, evaluation)
+    assert candidates["dropped"].isin(("", SHARED, *DROP_REASONS)).all()
+    kept = candidates[candidates["dropped"] == ""]
+    assert not kept["row"].duplicated().any()
+    assert not kept["image_sha256"].duplicated().any()
+    assert kept.groupby("class_id").size().le(3).all()
+    random.shuffle(hits)
+    shuffled = candidates_of(hits_of(*hits), config, evaluation)
+    columns = ["row", "class", "similarity", "dropped"]
+    pd.testing.assert_frame_equal(candidates[columns], shuffled[columns])
+
+
+def dropped(candidates: pd.DataFrame, name: str | None = None) -> dict[int, str]:
+    chosen = candidates if name is None else candidates[candidates["class"] == name]
+    return chosen.set_index("row")["dropped"].to_dict()
+
+
+def test_a_pair_that_fits_several_classes_names_them_all_its_own_first_then_by_fit() -> None:
+    hits = hits_of(
+        *[
+            ("t2t", "eel", 10, 0.7, 0),
+            ("t2t", "cat", 10, 0.5, 0),
+            ("t2t", "dog", 10, 0.6, 0),
+            ("t2t", "cat", 20, 0.9, 0),
+        ],
+        ("t2t", "dog", 20, 0.3, 5),
+    )
+    candidates = candidates_of(hits, RetrievalConfig(min_similarity={"t2t": 0.4}))
+    assert classes_of(candidates, DOMAIN.class_names).to_dict() == {10: ["eel", "dog", "cat"], 20: ["cat"]}
+
+
+def test_a_row_that_is_dropped_counts_once_and_has_no_classes() -> None:
+    evaluation = EvaluationImages(frozenset({"image 1"}), np.eye(2, dtype=np.float32), 0.9)
+    hits = hits_of(("t2t", "cat", 10, 0.5, 0), ("t2t", "dog", 10, 0.6, 0))
+    candidates = candidates_of(hits, RetrievalConfig(), evaluation)
+    assert dropped(candidates, "dog") == {10: "evaluation_image_hash"} and dropped(candidates, "cat") == {10: SHARED}
+    assert classes_of(candidates, DOMAIN.class_names).empty
+
+
+def test_near_duplicates_are_kept_once_across_classes_and_the_best_stays() -> None:
+    hits = hits_of(("t2t", "cat", 10, 0.9, 0), ("t2t", "dog", 20, 0.8, 0), ("t2t", "dog", 30, 0.7, 1))
+    candidates = candidates_of(hits, RetrievalConfig(), neighbours={10: [20], 20: [10, 30], 30: [20]})
+    # 30 is like 20 only, and 20 is gone.
+    assert dropped(candidates) == {10: "", 20: "near_duplicate", 30: ""}
+
+
+def test_what_a_near_duplicate_or_a_failed_fetch_leaves_is_filled_from_the_next_best() -> None:
+    hits = hits_of(*[("t2t", "cat", 10 * number, 1 - number / 10, number) for number in range(1, 6)])
+    candidates = candidates_of(hits, RetrievalConfig(max_per_class=2), failed={10}, neighbours={20: [30], 30: [20]})
+    assert dropped(candidates) == {10: "not_collected", 20: "", 30: "near_duplicate", 40: "", 50: "cap"}
+
+
+def test_the_cap_of_the_best_class_loses_a_pair_but_an_even_balance_gives_it_to_the_class_with_fewest() -> None:
+    hits = hits_of(
+        *[
+            ("t2t", "cat", 10, 0.9, 0),
+            ("t2t", "cat", 20, 0.8, 1),
+            ("t2t", "dog", 20, 0.7, 0),
+            ("t2t", "eel", 10, 0.5, 0),
+        ]
+    )
+    best = candidates_of(hits, RetrievalConfig(max_per_class=1))
+    assert dropped(best, "cat") == {10: "", 20: "cap"} and dropped(best, "dog") == {20: SHARED}
+    even = candidates_of(hits, RetrievalConfig(max_per_class=1, balance="even"))
+    assert dropped(even, "cat") == {10: "", 20: SHARED}
+    assert dropped(even, "dog") == {20: ""} and dropped(even, "eel") == {10: SHARED}
+
+
+def test_a_total_takes_from_the_largest_classes_first() -> None:
+    hits = hits_of(
+        *[("t2t", "cat", 10 * number, 1 - number / 100, number) for number in range(1, 7)],
+        *[("t2t", "dog", 1000 + 10 * number, 0.5, number) for number in range(2)],
+        ("t2t", "eel", 2000, 0.1, 0),
+    )
+    candidates = candidates_of(hits, RetrievalConfig(max_pairs=5))
+    kept = candidates[candidates["dropped"] == ""]
+    assert kept["class"].value_counts().to_dict() == {"cat": 2, "dog": 2, "eel": 1}
+    assert kept.loc[kept["class"] == "cat", "row"].tolist() == [10, 20]
+    assert (candidates["dropped"] == "total").sum() == 4
+
+
+def test_rendered_text_is_dropped_only_where_it_is_looked_for() -> None:
+    hits = hits_of(("t2t", "cat", 10, 0.9, 0), ("t2t", "cat", 20, 0.8, 1))
+    candidates = candidates_of(hits, RetrievalConfig())
+    candidates["text_fraction"] = candidates["row"].map({10: 0.4, 20: np.nan})
+    mark_drops(candidates, NOTHING, RetrievalConfig(max_text_fraction=0.1))
+    assert dropped(candidates) == {10: "rendered_text", 20: ""}
+    mark_drops(candidates, NOTHING, RetrievalConfig())
+    assert dropped(candidates) == {10: "", 20: ""}
+
+
+def test_images_whose_bytes_are_not_known_yet_are_told_apart_by_url() -> None:
+    hits = hits_of(("t2t", "cat", 10, 0.9, 0), ("t2t", "cat", 20, 0.8, 1), ("t2t", "cat", 30, 0.7, 2))
+    candidates = best_hits(hits, RetrievalConfig())
+    candidates = candidates.assign(image_sha256="", url=["http://a", "http://a", "http://b"], evaluation_similarity=0.0)
+    mark_drops(candidates, NOTHING, RetrievalConfig())
+    assert dropped(candidates) == {10: "", 20: "exact_duplicate", 30: ""}

@@ -1,0 +1,182 @@
+"""Ready embeddings as a corpus: taken stock of, adopted in place, read like our own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from numpy.typing import NDArray
+from support_ready import CAPTIONS, encoded, write_ready
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.base import publish_base
+from react_pipeline.corpus import publish_corpus
+from react_pipeline.embed import embed_corpus
+from react_pipeline.errors import CorpusError, StaleArtifact
+from react_pipeline.lineage import Project, fresh
+from react_pipeline.vectors import image_vectors, read_metadata, read_vectors, row_metadata, vector_files
+
+Make = Callable[..., Project]
+
+
+@pytest.fixture(scope="session")
+def text(tiny_checkpoint: Path) -> NDArray[np.float16]:
+    return encoded(tiny_checkpoint, CAPTIONS)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, text: NDArray[np.float16]) -> Path:
+    write_ready(tmp_path / "ready", text)
+    return tmp_path / "ready"
+
+
+@pytest.fixture
+def make(make_project: Make) -> Make:
+    return lambda folder, **corpus: make_project(
+        corpus={"kind": "embeddings", "shards": [], "embeddings": str(folder), **corpus}
+    )
+
+
+def adopted(project: Project) -> Artifact:
+    publish_corpus(project)
+    publish_base(project)
+    return embed_corpus(project)
+
+
+def test_nothing_is_copied_and_rows_are_read_where_they_lie(make: Make, folder: Path, text: NDArray[Any]) -> None:
+    project = make(folder)
+    artifact = adopted(project)
+    assert set(artifact.manifest["files"]) == {"ready.json"}
+    assert {path.parent.parent for path in vector_files(artifact, "image")} == {folder}
+    assert (artifact.counts["rows"], artifact.counts["dimension"]) == (16, 32)
+    assert artifact.counts["encoder_similarity"] > 0.999
+    assert np.array_equal(read_vectors(artifact, "text"), text.astype(np.float32))
+    rows = pd.Series([15, 0, 7])
+    assert np.array_equal(image_vectors(artifact, rows), read_vectors(artifact, "image")[rows])
+
+    table = read_metadata(artifact, ["caption", "url", "image_sha256"])
+    assert list(table["caption"]) == CAPTIONS
+    assert set(table["image_sha256"]) == {""}
+    chosen = row_metadata(artifact, rows, ["url", "image_sha256"])
+    assert list(chosen.index) == [15, 0, 7]
+    assert list(chosen["url"]) == [f"http://127.0.0.1:9/{row}.png" for row in rows]
+
+    counts = fresh(project, "corpus").counts
+    assert (counts["shards"], counts["pairs"], counts["empty_captions"]) == (3, 16, 0)
+    assert adopted(project).fingerprint == artifact.fingerprint
+
+
+def test_a_folder_that_moves_stays_the_same_corpus(make: Make, folder: Path) -> None:
+    first = adopted(make(folder))
+    folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(CorpusError, match=r"img_emb_00\.npy: is gone"):
+        vector_files(first, "image")
+    second = adopted(make(folder.with_name("elsewhere")))
+    assert second.fingerprint == first.fingerprint
+    assert vector_files(first, "image")[0].parent.parent.name == "elsewhere"
+
+
+def test_a_file_that_changes_after_adoption_is_refused_and_one_only_touched_is_not(make: Make, folder: Path) -> None:
+    artifact = adopted(make(folder))
+    path = folder / "img_emb/img_emb_01.npy"
+    os.utime(path, (1, 1))
+    assert len(read_vectors(artifact, "image")) == 16
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CorpusError, match=r"img_emb_01\.npy: has changed since `corpus` was materialized"):
+        image_vectors(artifact, pd.Series([0]))
+
+
+def test_other_column_names_are_a_matter_of_configuration(make: Make, tmp_path: Path, text: NDArray[Any]) -> None:
+    captions = [None, " ", *CAPTIONS[2:]]
+    write_ready(tmp_path / "laion", text, captions, names=("URL", "TEXT"))
+    with pytest.raises(CorpusError, match=r"no column 'url' \(there: key, TEXT, URL\); name it in corpus\.url_column"):
+        publish_corpus(make(tmp_path / "laion"))
+    project = make(tmp_path / "laion", url_column="URL", caption_column="TEXT")
+    artifact = adopted(project)
+    assert fresh(project, "corpus").counts["empty_captions"] == 2
+    assert list(read_metadata(artifact, ["caption"])["caption"])[:3] == ["", " ", CAPTIONS[2]]
+    assert set(read_metadata(artifact).columns) == {"key", "caption", "url", "image_sha256"}
+    with pytest.raises(StaleArtifact, match="caption_column"):
+        fresh(make(tmp_path / "laion", url_column="URL"), "corpus_embeddings")
+
+
+@pytest.mark.parametrize("vectors", ["random", "shuffled", "narrow"])
+def test_vectors_of_another_encoder_are_refused(make: Make, tmp_path: Path, text: NDArray[Any], vectors: str) -> None:
+    other = {
+        "random": np.random.default_rng(1).standard_normal(text.shape),
+        "shuffled": text[::-1],
+        "narrow": text[:, :16],
+    }[vectors].astype(np.float32)
+    other = other / np.linalg.norm(other, axis=1, keepdims=True)
+    write_ready(tmp_path / "other", other)
+    expected = "vectors of 16 numbers, the configured encoder makes 32" if vectors == "narrow" else "another CLIP made"
+    with pytest.raises(CorpusError, match=expected):
+        adopted(make(tmp_path / "other"))
+
+
+def replaced(path: Path, vectors: NDArray[Any]) -> None:
+    np.save(path, vectors)
+
+
+def poisoned(path: Path, value: float) -> None:
+    vectors = np.load(path)
+    vectors[3] = value
+    np.save(path, vectors)
+
+
+BREAKAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "no image vectors": (lambda f: [p.unlink() for p in (f / "img_emb").iterdir()], r"img_emb: no file img_emb_N\.npy"),
+    "no caption vectors": (lambda f: (f / "text_emb").rename(f / "x"), "with which captions cannot be searched"),
+    "no metadata": (lambda f: (f / "metadata").rename(f / "x"), "metadata: no such folder"),
+    "a file is missing": (lambda f: (f / "text_emb/text_emb_01.npy").unlink(), "text_emb: no file of number 01"),
+    "one number twice": (
+        lambda f: (f / "img_emb/img_emb_1.npy").write_bytes((f / "img_emb/img_emb_01.npy").read_bytes()),
+        "a number is written in two ways",
+    ),
+    "a cut file": (
+        lambda f: os.truncate(f / "img_emb/img_emb_02.npy", 200),
+        r"img_emb_02\.npy: no whole \.npy file",
+    ),
+    "an empty file": (lambda f: os.truncate(f / "img_emb/img_emb_02.npy", 0), r"img_emb_02\.npy: no whole \.npy file"),
+    "a pickle": (
+        lambda f: np.save(f / "img_emb/img_emb_00.npy", np.array([{}], object), allow_pickle=True),
+        r"img_emb_00\.npy: no whole \.npy file",
+    ),
+    "numbers of another kind": (
+        lambda f: replaced(f / "img_emb/img_emb_00.npy", np.ones((6, 32), np.float64)),
+        "float64 .* rows of float16 or float32",
+    ),
+    "too few rows": (
+        lambda f: replaced(f / "text_emb/text_emb_00.npy", np.load(f / "text_emb/text_emb_00.npy")[:-1]),
+        r"text_emb_00\.npy: 5 rows, img_emb/img_emb_00\.npy has 6",
+    ),
+    "other widths in one part": (
+        lambda f: replaced(f / "text_emb/text_emb_00.npy", np.load(f / "text_emb/text_emb_00.npy")[:, :8]),
+        "vectors of 8 numbers",
+    ),
+    "a NaN": (lambda f: poisoned(f / "img_emb/img_emb_01.npy", np.nan), r"img_emb_01\.npy: row 3 has length nan"),
+    "a zero row": (lambda f: poisoned(f / "text_emb/text_emb_01.npy", 0), r"text_emb_01\.npy: row 3 has length 0"),
+    "no unit vectors": (lambda f: poisoned(f / "text_emb/text_emb_01.npy", 1), "must have length 1: divide each"),
+    "cut metadata": (lambda f: os.truncate(f / "metadata/metadata_01.parquet", 300), "no whole parquet file"),
+    "captions that are numbers": (
+        lambda f: pd.DataFrame({"url": ["x"] * 6, "caption": range(6)}).to_parquet(f / "metadata/metadata_00.parquet"),
+        "column 'caption' holds int64, text is needed",
+    ),
+}
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES)
+def test_broken_files_are_refused_with_the_name_of_the_file(make: Make, folder: Path, breakage: str) -> None:
+    damage, expected = BREAKAGES[breakage]
+    damage(folder)
+    project = make(folder)
+    with pytest.raises(CorpusError, match=expected):
+        publish_corpus(project)
+    assert not project.store.keys("corpus")

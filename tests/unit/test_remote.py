@@ -1,0 +1,189 @@
+"""Shards on a web server and on an object store: read by range, identified, tried again, refused by name."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support_drawings import pair, write_shard
+from support_shard_server import ShardServer, serve_folder
+
+from react_pipeline.corpus import locate_shards
+from react_pipeline.errors import CorpusError, SourceUnavailable
+from react_pipeline.settings.corpus import CorpusConfig, StorageConfig
+from react_pipeline.sources import remote_store
+from react_pipeline.sources.remote import RemoteShard, identify, list_tars
+from react_pipeline.sources.shards import index_shard, open_shard, read_member
+
+LARGE = bytes(range(256)) * 8_000
+"""An "image" of 2 MB: indexing reads headers, never pixels."""
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_store, "FIRST_PAUSE_SECONDS", 0.01)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    samples = {f"{number:03d}": pair("circle", "red", number, number=number) for number in range(5)}
+    write_shard(tmp_path / "served" / "small.tar", samples)
+    big = {f"{number:03d}": {"jpg": LARGE, "txt": b"a caption"} for number in range(4)}
+    write_shard(tmp_path / "served" / "large.tar", big)
+    return tmp_path / "served"
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[ShardServer]:
+    with serve_folder(folder) as state:
+        yield state
+
+
+@pytest.mark.parametrize(("ranges", "tagged"), [(True, True), (True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("name", ["small.tar", "large.tar"])
+def test_a_remote_shard_reads_like_the_local_one(folder: Path, name: str, ranges: bool, tagged: bool) -> None:
+    with serve_folder(folder, ranges=ranges, tagged=tagged) as server:
+        shard = RemoteShard(f"{server.url}/{name}")
+        here, there = index_shard(folder / name), index_shard(shard)
+        assert there == here
+        with open_shard(shard) as file, (folder / name).open("rb") as local:
+            for sample in reversed(here.samples):
+                for member in sample.members.values():
+                    assert read_member(file, member) == read_member(local, member)
+        assert identify(shard) == identify(shard)
+
+
+def test_headers_are_read_without_the_images_between_them(server: ShardServer, folder: Path) -> None:
+    index_shard(RemoteShard(f"{server.url}/large.tar"))
+    assert server.sent_bytes < (folder / "large.tar").stat().st_size / 10
+
+
+def test_small_images_are_read_in_few_requests(server: ShardServer, folder: Path) -> None:
+    many = {f"{number:04d}": {"jpg": LARGE[:20_000], "txt": b"a caption"} for number in range(200)}
+    write_shard(folder / "many.tar", many)
+    assert index_shard(RemoteShard(f"{server.url}/many.tar")).pairs == 200
+    assert server.requests["/many.tar"] < 20
+
+
+def test_a_server_without_ranges_is_named_and_read_whole(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with serve_folder(folder, ranges=False) as server:
+        assert index_shard(RemoteShard(f"{server.url}/large.tar")).pairs == 4
+        assert "127.0.0.1" in caplog.text and "serves no ranges" in caplog.text
+
+
+@pytest.mark.parametrize(("ranges", "tagged"), [(True, True), (True, False), (False, False)])
+def test_another_shard_of_the_same_size_has_another_identity(folder: Path, ranges: bool, tagged: bool) -> None:
+    with serve_folder(folder, ranges=ranges, tagged=tagged) as server:
+        shard = RemoteShard(f"{server.url}/small.tar")
+        before = identify(shard)
+        data = bytearray((folder / "small.tar").read_bytes())
+        data[600] ^= 0xFF
+        (folder / "small.tar").write_bytes(data)
+        after = identify(shard)
+    assert before.size_bytes == after.size_bytes
+    assert before.digest != after.digest
+
+
+def test_two_shards_that_a_web_server_describes_alike_are_told_apart(folder: Path) -> None:
+    shutil.copy(folder / "small.tar", folder / "other.tar")
+    with serve_folder(folder) as server:
+        one, other = (identify(RemoteShard(f"{server.url}/{name}.tar")) for name in ("small", "other"))
+    assert one.tag == other.tag
+    assert one.digest != other.digest
+
+
+def test_failures_that_may_pass_are_tried_again(server: ShardServer) -> None:
+    server.answers["/small.tar"] = [503, 429, 500]
+    assert index_shard(RemoteShard(f"{server.url}/small.tar")).pairs == 5
+
+
+def test_a_server_that_keeps_failing_is_named_with_its_status(server: ShardServer) -> None:
+    server.answers["/small.tar"] = [503] * 50
+    with pytest.raises(SourceUnavailable, match=r"small\.tar: answers 503, after 4 attempts"):
+        index_shard(RemoteShard(f"{server.url}/small.tar"))
+
+
+@pytest.mark.parametrize(("status", "words"), [(404, "is not there"), (403, "access is refused"), (401, "credentials")])
+def test_what_no_retry_can_mend_is_refused_at_once(server: ShardServer, status: int, words: str) -> None:
+    server.answers["/small.tar"] = [status] * 50
+    with pytest.raises(CorpusError, match=rf"small\.tar: .*{words}"):
+        index_shard(RemoteShard(f"{server.url}/small.tar"))
+    assert server.requests["/small.tar"] == 1
+
+
+def test_a_shard_that_is_not_there_and_a_server_that_is_gone_are_told_apart(server: ShardServer) -> None:
+    with pytest.raises(CorpusError, match=r"none\.tar: is not there"):
+        identify(RemoteShard(f"{server.url}/none.tar"))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(SourceUnavailable, match=r"a\.tar: cannot be read.* after 4 attempts"):
+        identify(RemoteShard(f"http://127.0.0.1:{port}/a.tar"))
+
+
+def test_a_location_goes_to_another_process_and_keeps_its_store() -> None:
+    shard = RemoteShard("s3://bucket/a.tar", StorageConfig(endpoint_url="http://127.0.0.1:9000", anonymous=True))
+    assert pickle.loads(pickle.dumps(shard)) == shard  # noqa: S301
+    assert (str(shard), shard.name) == ("s3://bucket/a.tar", "a.tar")
+
+
+def test_a_missing_package_is_named() -> None:
+    pytest.importorskip("fsspec")
+    try:
+        import gcsfs  # noqa: F401
+    except ImportError:
+        with pytest.raises(CorpusError, match="pip install gcsfs"):
+            identify(RemoteShard("gs://bucket/a.tar"))
+    else:
+        pytest.skip("gcsfs is installed")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageConfig]:
+    server_of_moto = pytest.importorskip("moto.server")
+    pytest.importorskip("s3fs")
+    server = server_of_moto.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    patch = pytest.MonkeyPatch()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": str(tmp_path_factory.mktemp("aws") / "config"),
+    }.items():
+        patch.setenv(name, value)
+    host, port = server.get_host_and_port()
+    yield StorageConfig(endpoint_url=f"http://{host}:{port}")
+    patch.undo()
+    server.stop()
+
+
+def test_shards_of_a_bucket_are_listed_read_and_identified(store: StorageConfig, folder: Path) -> None:
+    import s3fs
+
+    bucket = s3fs.S3FileSystem(endpoint_url=store.endpoint_url)
+    bucket.mkdir("pairs")
+    for name in ("b/small.tar", "b/large.tar", "b/notes.txt", "c/small.tar"):
+        bucket.put(str(folder / "small.tar" if "large" not in name else folder / "large.tar"), f"pairs/{name}")
+    found = list_tars(RemoteShard("s3://pairs/b/*", store))
+    assert [shard.url for shard in found] == ["s3://pairs/b/large.tar", "s3://pairs/b/small.tar"]
+    assert len(list_tars(RemoteShard("s3://pairs/**/*.tar", store))) == 3
+    assert index_shard(found[0]) == index_shard(folder / "large.tar")
+    before = identify(found[1])
+    assert hashlib.md5((folder / "small.tar").read_bytes()).hexdigest() in before.tag  # noqa: S324
+    bucket.put(str(folder / "large.tar"), "pairs/b/small.tar")
+    assert identify(found[1]).digest != before.digest
+    with pytest.raises(CorpusError, match=r"gone\.tar: is not there"):
+        identify(RemoteShard("s3://pairs/gone.tar", store))
+    named = ("s3://pairs/{c,b}/small.tar", "s3://pairs/b/*")
+    located = locate_shards(CorpusConfig(shards=named, storage=store))
+    assert [str(shard) for shard in located] == [
+        *("s3://pairs/c/small.tar", "s3://pairs/b/small.tar", "s3://pairs/b/large.tar")
+    ]
+    with pytest.raises(CorpusError, match=r"s3://nobucket/\*\.tar' finds no \.tar file"):
+        locate_shards(CorpusConfig(shards=("s3://nobucket/*.tar",), storage=store))

@@ -1,0 +1,69 @@
+"""What comes after the corpus reads remote shards and downloaded images as it reads local ones."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from support_drawings import COLOURS, SHAPES, draw, encode
+from support_shard_server import serve_folder
+from support_web import served
+
+from react_pipeline.base import publish_base
+from react_pipeline.corpus import publish_corpus
+from react_pipeline.embed import embed_corpus
+from react_pipeline.lineage import Project
+from react_pipeline.sources.image_source import LOCATION, open_source
+from react_pipeline.vectors import read_metadata, read_vectors
+
+MakeProject = Callable[..., Project]
+
+
+@pytest.mark.parametrize(("ranges", "workers"), [(True, 0), (True, 1), (False, 0)])
+def test_remote_shards_give_the_embeddings_and_images_of_local_ones(
+    make_project: MakeProject, indexed_project: Project, drawings: Path, tmp_path: Path, ranges: bool, workers: int
+) -> None:
+    shutil.copytree(drawings / "shards", tmp_path / "served")
+    with serve_folder(tmp_path / "served", ranges=ranges) as server:
+        project = make_project(
+            store="remote",
+            corpus={"shards": [f"{server.url}/{{00000..00002}}.tar"]},
+            embedding={"workers": workers, "batch_size": 32},
+        )
+        corpus = publish_corpus(project)
+        publish_base(project)
+        remote, local = embed_corpus(project), indexed_project.store.current("corpus_embeddings", "all")
+        pd.testing.assert_frame_equal(read_metadata(remote), read_metadata(local))
+        for side in ("image", "text"):
+            np.testing.assert_allclose(read_vectors(remote, side), read_vectors(local, side), atol=1e-3)
+        rows = read_metadata(remote, LOCATION).iloc[[1, 40, 95]].rename_axis("row").reset_index()
+        got = list(open_source(project, corpus, remote, tmp_path / "scratch").fetch(rows))
+        assert [pair.row for pair, _image in got] == [1, 40, 95]
+
+
+def test_downloaded_pairs_are_embedded_with_their_url(make_project: MakeProject, tmp_path: Path) -> None:
+    images = {
+        f"/{number}": encode(draw(SHAPES[number % 4], COLOURS[number // 4 % 4], number), "png") for number in range(8)
+    }
+    with served(images) as web:
+        table = pd.DataFrame(
+            {"url": [web.url + path for path in images], "caption": [f"words {path}" for path in images]}
+        )
+        table.to_parquet(tmp_path / "pairs.parquet")
+        project = make_project(
+            corpus={
+                "kind": "urls",
+                "shards": [],
+                "urls": ["pairs.parquet"],
+                "download": {"allow_private_addresses": True},
+            }
+        )
+        publish_corpus(project)
+    publish_base(project)
+    metadata = read_metadata(embed_corpus(project), ["url", "caption"])
+    assert sorted(metadata["url"]) == sorted(table["url"])
+    assert sorted(metadata["caption"]) == sorted(table["caption"])

@@ -1,0 +1,106 @@
+"""Seeds: a class's own images as queries, and those that are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from support_drawings import draw, encode, evaluation_image
+from support_retrieval import configure
+
+from react_pipeline.errors import InputError, StaleArtifact
+from react_pipeline.lineage import Project, fresh, resolve
+from react_pipeline.retrieval.labelled import publish_evaluation_set
+from react_pipeline.retrieve import retrieve_pairs
+from react_pipeline.vectors import read_vectors
+
+
+@pytest.fixture
+def project(indexed_project: Project) -> Project:
+    publish_evaluation_set(indexed_project, "shapes")
+    return indexed_project
+
+
+def write_seed(project: Project, name: str, data: bytes) -> Path:
+    path = project.config.domains / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def test_seed_images_find_the_images_most_like_them(project: Project) -> None:
+    write_seed(project, "seeds/circle.png", encode(draw("circle", "red", 5000)))
+    configure(project, seeds={"circle": ["seeds/circle.png"]}, modes=["i2i"], k_per_prompt=7)
+    artifact = retrieve_pairs(project, "shapes")
+    pairs = pd.read_parquet(artifact.file("pairs.parquet"))
+    assert set(pairs["class"]) == {"circle"} and set(pairs["mode"]) == {"i2i"}
+    assert set(pairs["prompt"]) == {"seed: seeds/circle.png"}
+    from react_pipeline.model import load
+
+    clip = load(project.store.current("base_checkpoint", "all").path)
+    vector = clip.encode_images(clip.preprocess(draw("circle", "red", 5000)).unsqueeze(0)).numpy()[0]
+    cosines = read_vectors(project.store.current("corpus_embeddings", "all"), "image") @ vector
+    np.testing.assert_allclose(np.sort(pairs["similarity"])[::-1], np.sort(cosines)[::-1][: len(pairs)], atol=2e-3)
+    classes = pd.read_parquet(artifact.file("classes.parquet"))
+    assert classes["seeds"].tolist() == [1, 0, 0, 0] and not classes["shortfall"].any()
+
+
+def test_seeds_join_the_text_modes_and_a_filter_by_seeds_orders_by_them(project: Project) -> None:
+    names = ("circle", "square", "triangle", "cross")
+    for name in names:
+        write_seed(project, f"{name}.png", encode(draw(name, "blue", 6000)))
+    seeds = {name: [f"{name}.png"] for name in names}
+    configure(project, seeds=seeds, modes=["t2t", "i2i"], fusion="rrf", k_per_prompt=5)
+    assert set(pd.read_parquet(retrieve_pairs(project, "shapes").file("pairs.parquet"))["mode"]) == {"t2t", "i2i"}
+    configure(project, modes=["t2t"], fusion="filter", filter_by="seeds", k_per_prompt=20, max_per_class=4)
+    pairs = pd.read_parquet(retrieve_pairs(project, "shapes").file("pairs.parquet"))
+    assert set(pairs["mode"]) == {"t2t"} and pairs["score"].between(-1, 1.01).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (encode(evaluation_image("circle", 0)), "the same file"),
+        (encode(evaluation_image("circle", 0), "bmp"), "cosine 1.000"),
+    ],
+    ids=["bytes", "picture"],
+)
+def test_a_seed_that_shows_an_evaluation_image_is_refused(project: Project, data: bytes, words: str) -> None:
+    write_seed(project, "seed.png", data)
+    configure(project, seeds={"circle": ["seed.png"]}, modes=["i2i"], near_duplicate_similarity=0.9999)
+    with pytest.raises(InputError, match=r"seed\.png") as raised:
+        retrieve_pairs(project, "shapes")
+    assert words in str(raised.value) and "evaluation images" in str(raised.value)
+
+
+def test_missing_seeds_are_told_all_at_once(project: Project) -> None:
+    configure(project, seeds={"circle": ["a.png", "b.png"]}, modes=["i2i"])
+    with pytest.raises(InputError, match=r"(?s)2 cannot be read.*a\.png.*b\.png"):
+        retrieve_pairs(project, "shapes")
+
+
+@pytest.mark.parametrize(
+    ("retrieval", "words"),
+    [({"modes": ["i2i"]}, "no class has `seeds`"), ({"fusion": "filter", "filter_by": "seeds"}, "have none: circle")],
+)
+def test_modes_that_need_seeds_say_so(project: Project, retrieval: dict[str, object], words: str) -> None:
+    configure(project, seeds={}, **retrieval)
+    with pytest.raises(InputError, match=words):
+        retrieve_pairs(project, "shapes")
+
+
+def test_seeds_count_for_the_fingerprint_of_retrieval_where_they_are_used_and_for_nothing_else(
+    project: Project,
+) -> None:
+    plain = {stage: resolve(project, stage, "shapes").fingerprint for stage in ("retrieved_set", "evaluation_set")}
+    path = write_seed(project, "seed.png", encode(draw("circle", "red", 5000)))
+    configure(project, seeds={"circle": ["seed.png"]})
+    assert {stage: resolve(project, stage, "shapes").fingerprint for stage in plain} == plain
+    configure(project, modes=["t2t", "i2i"])
+    used = retrieve_pairs(project, "shapes")
+    assert used.fingerprint not in plain.values()
+    path.write_bytes(encode(draw("circle", "green", 5000)))
+    with pytest.raises(StaleArtifact, match="seeds"):
+        fresh(project, "retrieved_set", "shapes")

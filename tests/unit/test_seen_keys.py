@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from react_pipeline.embedding.seen_keys import SeenKeys
+
+Shards = list[list[str]]
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=3), unique=True), max_size=6))
+def test_a_key_is_a_duplicate_in_every_shard_but_its_first(tmp_path: Path, shards: Shards) -> None:
+    seen = SeenKeys(tmp_path / "keys.sqlite")
+    first: dict[str, int] = {}
+    for shard, keys in enumerate(shards):
+        expected = {(shard, key) for key in keys if first.setdefault(key, shard) != shard}
+        assert seen.duplicates({shard: keys}) == expected
+        seen.add({shard: keys})
+    seen.close()
+
+
+def test_several_shards_at_once_are_looked_at_in_their_order_and_change_nothing(tmp_path: Path) -> None:
+    seen = SeenKeys(tmp_path / "keys.sqlite")
+    seen.add({0: ["a"]})
+    group = {1: ["a", "b"], 2: ["b", "c"]}
+    for _ in range(2):
+        assert seen.duplicates(group) == {(1, "a"), (2, "b")}
+    seen.close()
+
+
+@pytest.mark.parametrize("left", [b"", b"no table at all"])
+def test_a_new_register_is_empty_whatever_a_killed_run_left(tmp_path: Path, left: bytes) -> None:
+    path = tmp_path / "keys.sqlite"
+    path.write_bytes(left)
+    seen = SeenKeys(path)
+    assert not seen.duplicates({0: ["a"]})
+    seen.add({0: ["a"]})
+    seen.close()
+    assert not path.exists()

@@ -1,0 +1,206 @@
+"""Browsing the corpus through clip-retrieval's back end and front end, asked as a browser asks."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from support_drawings import draw, encode, pair, write_shard
+
+from react_pipeline.base import publish_base
+from react_pipeline.corpus import publish_corpus
+from react_pipeline.embed import embed_corpus
+from react_pipeline.errors import InputError, MissingArtifact
+from react_pipeline.index import build_index
+from react_pipeline.lineage import Project
+from react_pipeline.search import search_pairs
+from react_pipeline.serve import HOST, create_app, serve_corpus
+
+HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script> a red circle'
+PAGE = {"modality": "image", "num_images": 5, "num_result_ids": 20, "indice_name": "corpus", "deduplicate": False}
+
+
+@pytest.fixture
+def client(indexed_project: Project) -> Any:
+    return create_app(indexed_project).test_client()
+
+
+def ask(client: Any, **fields: Any) -> Any:
+    return client.post("/knn-service", data=json.dumps({**PAGE, **fields}))
+
+
+def test_a_text_finds_what_the_command_line_finds_with_pictures(client: Any, indexed_project: Project) -> None:
+    found = ask(client, text="a red circle", modality="text").get_json()
+    expected = search_pairs(indexed_project, "a red circle", "t2t", 20)
+    assert [result["id"] for result in found] == expected["row"].tolist()
+    assert [result["similarity"] for result in found] == pytest.approx(expected["similarity"].tolist())
+    assert [result["caption"] for result in found[:5]] == expected["caption"].tolist()[:5]
+    for result in found[:5]:
+        assert Image.open(io.BytesIO(base64.b64decode(result["image"]))).size == (40, 40)
+    # The rest is described when the page is scrolled to it.
+    assert set(found[5]) == {"id", "similarity"}
+    rest = client.post("/metadata", data=json.dumps({"ids": [found[5]["id"]], "indice_name": "corpus"})).get_json()
+    assert rest[0]["id"] == found[5]["id"] and rest[0]["metadata"]["caption"] == expected["caption"].tolist()[5]
+
+
+def test_an_image_of_the_corpus_finds_itself(client: Any) -> None:
+    image = base64.b64encode(encode(draw("circle", "red", 0), "jpg")).decode()
+    found = ask(client, image=image).get_json()
+    assert found[0]["id"] == 0 and found[0]["similarity"] == pytest.approx(1, abs=2e-3)
+
+
+def test_equal_pictures_are_shown_once_where_that_is_asked_for(client: Any) -> None:
+    alone = ask(client, text="a red circle", deduplicate=True).get_json()
+    assert 0 < len(alone) < len(ask(client, text="a red circle").get_json())
+
+
+def test_the_page_and_its_script_come_from_here_alone(client: Any) -> None:
+    page = client.get("/")
+    assert page.status_code == 200 and b"<clip-front>" in page.data
+    policy = page.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy and "http" not in policy
+    script = page.data.decode().split('defer="defer" src="')[1].split('"')[0]
+    assert client.get(f"/{script}").status_code == 200
+    assert json.loads(client.get("/config.json").data) == {
+        "defaultBackend": "",
+        "defaultIndex": "corpus",
+        "urlColumn": "url",
+    }
+    assert client.get("/indices-list").get_json() == ["corpus"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/..%2f..%2f..%2f..%2f..%2fetc%2fpasswd"),
+        *("//etc/passwd", "/assets/../../../clip_retrieval/clip_back.py", "/..\\..\\clip_retrieval\\cli.py", "/%00"),
+    ],
+)
+def test_no_route_leads_out_of_the_front_end(client: Any, path: str) -> None:
+    answer = client.get(path, follow_redirects=True)
+    # The test client takes `//etc` for another host.
+    assert answer.status_code == (403 if path.startswith("//") else 404)
+    assert b"root:" not in answer.data and b"import" not in answer.data
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"image_url": "http://127.0.0.1:9/secret"}, "addresses are not opened"),
+        ({"image_url": "file:///etc/passwd"}, "addresses are not opened"),
+        ({"image": "no base64!"}, "not base64"),
+        ({"image": base64.b64encode(b"<svg/>").decode()}, "cannot be decoded"),
+        ({"text": "a", "modality": "sound"}, "modality"),
+        ({"text": "a", "indice_name": "../other"}, "there is corpus"),
+        ({"embedding_input": [1.0, 2.0]}, "32 finite numbers"),
+        ({}, "must fill one of"),
+    ],
+)
+def test_what_cannot_be_searched_for_is_told(client: Any, fields: dict[str, Any], words: str) -> None:
+    answer = ask(client, **fields)
+    assert answer.status_code == 400 and words in answer.get_json()["message"]
+
+
+def test_rows_that_are_not_there_are_refused(client: Any) -> None:
+    for ids in ([-1], [96], ["../x"]):
+        assert client.post("/metadata", data=json.dumps({"ids": ids, "indice_name": "corpus"})).status_code == 400
+
+
+def test_no_address_is_opened_for_a_user(client: Any) -> None:
+    asked = []
+    with socket.create_server((HOST, 0)) as server:
+        server.settimeout(0.5)
+
+        def listen() -> None:
+            with contextlib.suppress(TimeoutError):
+                asked.append(server.accept()[1])
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        ask(client, image_url=f"http://{HOST}:{server.getsockname()[1]}/x.png")
+        thread.join()
+    assert asked == []
+
+
+def test_other_sites_and_other_names_are_refused(client: Any) -> None:
+    assert client.get("/", headers={"Host": "localhost:1234"}).status_code == 200
+    assert client.get("/", headers={"Host": "rebound.example:1234"}).status_code == 403
+    body = json.dumps({**PAGE, "text": "a"})
+    assert client.post("/knn-service", data=body, headers={"Origin": "https://evil.example"}).status_code == 403
+    answer = client.post("/knn-service", data=body, headers={"Origin": "http://localhost"})
+    assert answer.status_code == 200 and "Access-Control-Allow-Origin" not in answer.headers
+
+
+@pytest.fixture
+def hostile_project(make_project: Callable[..., Project], tmp_path: Path) -> Project:
+    samples = {f"{number:03d}": pair("circle", "red", number) for number in range(6)}
+    samples["002"]["txt"] = HOSTILE.encode()
+    # A key that clip-retrieval's own back end would open as a file.
+    samples[str(Path(__file__).with_suffix("")).lstrip("/")] = pair("square", "red", 9)
+    write_shard(tmp_path / "shards" / "0.tar", samples)
+    project = make_project(corpus={"shards": [str(tmp_path / "shards" / "*.tar")]})
+    for publish in (publish_corpus, publish_base, embed_corpus, build_index):
+        publish(project)
+    return project
+
+
+def test_a_hostile_caption_stays_a_text(hostile_project: Project) -> None:
+    answer = ask(create_app(hostile_project).test_client(), text="a red circle")
+    assert answer.mimetype == "application/json" and answer.headers["X-Content-Type-Options"] == "nosniff"
+    found = ask(create_app(hostile_project).test_client(), text=HOSTILE, modality="text").get_json()
+    assert found[0]["caption"] == HOSTILE
+    assert all("image_path" not in result for result in found)
+
+
+def test_a_shard_that_is_gone_costs_its_pictures_only(hostile_project: Project, tmp_path: Path) -> None:
+    app = create_app(hostile_project)
+    (tmp_path / "shards" / "0.tar").unlink()
+    found = ask(app.test_client(), text="a red circle").get_json()
+    assert len(found[0]["caption"]) > 0 and "image" not in found[0]
+
+
+def test_without_an_index_the_missing_asset_is_named(tiny_project: Project) -> None:
+    with pytest.raises(MissingArtifact, match="faiss_index|corpus"):
+        create_app(tiny_project)
+
+
+def test_a_taken_port_is_told(indexed_project: Project) -> None:
+    with socket.create_server((HOST, 0)) as taken, pytest.raises(InputError, match="choose another with --port"):
+        serve_corpus(indexed_project, taken.getsockname()[1], print)
+
+
+@pytest.fixture
+def served(indexed_project: Project) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "react_pipeline.cli", "serve", "--port", "0", "--config"]
+    process = subprocess.Popen([*command, str(indexed_project.path)], stdout=subprocess.PIPE, text=True)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_the_command_serves_on_loopback_until_it_is_interrupted(served: subprocess.Popen[str]) -> None:
+    assert served.stdout is not None
+    address = ""
+    for line in served.stdout:
+        if found := re.search(r"http://127\.0\.0\.1:\d+/", line):
+            address = found[0]
+            break
+    with urllib.request.urlopen(address, timeout=20) as page:  # noqa: S310 - loopback
+        assert b"clip-front" in page.read()
+    os.kill(served.pid, signal.SIGINT)
+    assert served.wait(20) == 0

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+
+from react_pipeline.sources.shard_patterns import check_shard_name, expand, expanded_count
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("a.tar", ["a.tar"]),
+        ("{08..11}.tar", ["08.tar", "09.tar", "10.tar", "11.tar"]),
+        ("{8..11}.tar", ["8.tar", "9.tar", "10.tar", "11.tar"]),
+        ("{train,extra}/{0..1}.tar", ["train/0.tar", "train/1.tar", "extra/0.tar", "extra/1.tar"]),
+        ("x{5..5}", ["x5"]),
+        ("{a,}b", ["ab", "b"]),
+    ],
+)
+def test_ranges_and_lists_stand_for_names_in_their_order(pattern: str, names: list[str]) -> None:
+    assert expand(pattern) == names
+    assert expanded_count(pattern) == len(names)
+
+
+@pytest.mark.parametrize("pattern", ["{a", "a}", "{{0..1},b}", "{}", "{a..c}", "{1..2..3}", "{0..9}" * 7])
+def test_what_is_no_range_or_stands_for_too_much_is_refused(pattern: str) -> None:
+    with pytest.raises(ValueError, match="braces|neither|more than"):
+        expand(pattern)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["data/a.tar", "/abs/a{0..3}.tar", "with blank/a.tar", "gs://b/c/{train,extra}/*.tar", "https://h:81/%20a.tar"],
+)
+def test_plain_paths_and_urls_are_shards(name: str) -> None:
+    check_shard_name(name)

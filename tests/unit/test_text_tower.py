@@ -1,0 +1,130 @@
+"""Text towers run without what no text needs, against the model's own forward pass."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from open_clip.hf_model import HFTextEncoder
+from open_clip.model import CLIP, CustomTextCLIP
+from torch import Tensor
+
+from react_pipeline.modeling.attention import matrices_in_bf16
+from react_pipeline.modeling.text_tower import encode_text, text_blocks, text_lengths
+
+LENGTH, VOCABULARY = 12, 64
+END = VOCABULARY - 1
+"""The largest id ends a text."""
+VIT = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
+TEXT = {"context_length": LENGTH, "vocab_size": VOCABULARY, "width": 32, "heads": 2, "layers": 3}
+CAUSAL: dict[str, dict[str, Any]] = {
+    "CLIP": {},
+    "QuickGELU": {"quick_gelu": True},
+    "LayerScale": {"text": {"ls_init_value": 0.3}},
+    "tower apart": {"custom": True},
+    "tower apart, biased projection": {"custom": True, "text": {"proj_bias": True}},
+    "tower apart, no projection": {"custom": True, "text": {"proj_type": "none"}},
+}
+WHOLE: dict[str, dict[str, Any]] = {
+    # As SigLIP's: every token sees every other, padding too.
+    "SigLIP": {"custom": True, "text": {"no_causal_mask": True, "pool_type": "last", "proj_bias": True}},
+    "no mask": {"custom": True, "text": {"no_causal_mask": True}},
+    "causal, last position": {"custom": True, "text": {"pool_type": "last"}},
+    "class embedding": {"custom": True, "text": {"embed_cls": True}},
+}
+
+
+def build(options: dict[str, Any]) -> Any:
+    options = copy.deepcopy(options)
+    torch.manual_seed(0)
+    text = {**TEXT, **options.pop("text", {})}
+    model = (CustomTextCLIP if options.pop("custom", False) else CLIP)(32, dict(VIT), text, **options).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # No bias 0, no norm 1: none may be left out unseen.
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def texts_of(*lengths: int) -> Tensor:
+    """Token ids (N, L) of texts of so many, the end included, then zeros."""
+    rng = torch.Generator().manual_seed(1)
+    tokens = torch.zeros(len(lengths), LENGTH, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        tokens[row, : length - 1] = torch.randint(1, END, (length - 1,), generator=rng)
+        tokens[row, length - 1] = END
+    return tokens
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_a_causal_tower_needs_nothing_behind_the_end_of_text(name: str) -> None:
+    model = build(CAUSAL[name])
+    tokens = texts_of(2, 7, 3, 5)
+    assert text_lengths(model, tokens).tolist() == [2, 7, 3, 5]
+    with torch.inference_mode():
+        torch.testing.assert_close(encode_text(model, tokens[:, :7]), model.encode_text(tokens), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(encode_text(model, tokens), model.encode_text(tokens), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_a_full_text_is_seen_to_its_end(name: str) -> None:
+    model = build(CAUSAL[name])
+    tokens = texts_of(LENGTH, 4)
+    assert text_lengths(model, tokens)[0] == LENGTH
+    with torch.inference_mode():
+        torch.testing.assert_close(encode_text(model, tokens), model.encode_text(tokens), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_where_padding_counts_every_column_stays_and_the_result_is_the_models_own(name: str) -> None:
+    model = build(WHOLE[name])
+    tokens = texts_of(2, 7, 3, 5)
+    assert text_lengths(model, tokens).tolist() == [LENGTH] * 4 and not text_blocks(model)
+    with torch.inference_mode():
+        assert torch.equal(encode_text(model, tokens), model.encode_text(tokens))
+        if name != "causal, last position":
+            # Why they stay: padding is part of the vector.
+            other = tokens.clone()
+            other[0, -1] = 5
+            assert not torch.allclose(model.encode_text(other)[0], model.encode_text(tokens)[0], atol=1e-6)
+
+
+def test_a_tower_of_transformers_needs_what_is_no_padding() -> None:
+    from transformers import BertConfig
+
+    config = BertConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, pad_token_id=0
+    )
+    model = build({"custom": True})
+    model.text = HFTextEncoder("bert", 32, config=config, pooler_type="mean_pooler", pretrained=False).eval()
+    tokens = texts_of(2, 7, 3, 5)
+    assert text_lengths(model, tokens).tolist() == [2, 7, 3, 5]
+    with torch.inference_mode():
+        torch.testing.assert_close(encode_text(model, tokens[:, :7]), model.encode_text(tokens), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_matrices_held_in_bf16_give_what_autocast_gives(name: str) -> None:
+    model = build(CAUSAL[name])
+    tokens = texts_of(2, 7, 3, 5)
+    casts = matrices_in_bf16(text_blocks(model))
+    assert casts and all(weight.dtype == torch.bfloat16 for weight in casts.values())
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(encode_text(model, tokens, casts), encode_text(model, tokens))
+        exact = model.encode_text(tokens).float()
+    similar = torch.nn.functional.cosine_similarity(encode_text(model, tokens), exact)
+    assert similar.min() > 0.999
+
+
+def test_gradients_reach_a_text_tower_that_trains() -> None:
+    model = build({})
+    tokens = texts_of(2, 7)
+    encode_text(model, tokens).sum().backward()
+    ours = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+    model.zero_grad()
+    model.encode_text(tokens).sum().backward()
+    for name, gradient in ours.items():
+        torch.testing.assert_close(gradient, model.get_parameter(name).grad, atol=1e-4, rtol=1e-4)
+    assert "transformer.resblocks.0.attn.in_proj_weight" in ours

@@ -1,0 +1,241 @@
+"""The registry shows what the store decided: aliases, reasons, and nothing of a person's silently undone."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import write_project
+from mlflow import MlflowClient
+from support_promotion import outcomes, result
+from support_tracking import make_template
+
+from react_pipeline.lineage import Project
+from react_pipeline.promotion import decide, promote, roll_back, standing
+from react_pipeline.tracking import Tracking
+from react_pipeline.tracking import log as tracking_module
+from react_pipeline.tracking import registry as registry_module
+from react_pipeline.tracking.registry import Registry
+
+GATED, LOCKED = "gated-image", "locked-text"
+NAME = "react-shapes"
+DOWN = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Path:
+    """A folder with a store, in which `gated-image` is ahead of the base, and MLflow's empty database."""
+    directory = tmp_path_factory.mktemp("measured")
+    project = write_project(directory, tiny_checkpoint, drawings)
+    result(project, "shapes", "base", outcomes(100))
+    result(project, "shapes", GATED, outcomes(140))
+    make_template(directory / "mlflow.db")
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def _no_cooldown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (tracking_module, registry_module):
+        monkeypatch.setattr(module, "_unreachable_until", {})
+        monkeypatch.setattr(module, "COOLDOWN_SECONDS", 0.0)
+
+
+@pytest.fixture
+def project(tiny_project: Project, measured: Path, tmp_path: Path) -> Project:
+    shutil.copytree(measured / "store", tiny_project.config.store)
+    shutil.copy(measured / "mlflow.db", tmp_path / "mlflow.db")
+    return tiny_project
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+@pytest.fixture
+def registry(project: Project, uri: str) -> Registry:
+    return Registry(uri, "tiny")
+
+
+@pytest.fixture
+def client(uri: str) -> MlflowClient:
+    return MlflowClient(uri, uri)
+
+
+def aliases(client: MlflowClient) -> dict[str, str]:
+    """Method of the version that each alias names."""
+    model = client.get_registered_model(NAME)
+    return {alias: client.get_model_version(NAME, number).tags["method"] for alias, number in model.aliases.items()}
+
+
+def ahead(project: Project) -> None:
+    """`locked-text` is measured: far ahead of everybody."""
+    result(project, "shapes", LOCKED, outcomes(185))
+
+
+def test_a_champion_has_its_alias_and_says_why(project: Project, registry: Registry, client: MlflowClient) -> None:
+    artifact = decide(project, "shapes")
+    told = registry.apply(project, artifact)
+    assert (told.told, told.waits, told.notes) == (1, 0, ())
+    assert aliases(client) == {"champion": GATED}
+    (version,) = registry.versions("shapes")
+    described = client.get_model_version(NAME, version.number)
+    assert "+20.0 points" in described.description and "interval" in described.description
+    assert version.tags["verdict"] == "promoted"
+    assert version.tags["gain"] == "+0.2000"
+    low, high = map(float, version.tags["interval"].split())
+    assert 0 < low < 0.2 < high
+    assert version.tags["result"] == artifact.parents[GATED]
+    assert version.tags["evaluation_set"] and version.tags["fingerprint"] == version.checkpoint
+
+
+def test_a_challenger_has_its_alias_and_who_was_dethroned_is_told(
+    project: Project, registry: Registry, client: MlflowClient
+) -> None:
+    registry.apply(project, decide(project, "shapes"))
+    result(project, "shapes", LOCKED, outcomes(143))
+    registry.apply(project, decide(project, "shapes"))
+    assert aliases(client) == {"champion": GATED, "challenger": LOCKED}
+    ahead(project)
+    registry.apply(project, decide(project, "shapes"))
+    assert aliases(client) == {"champion": LOCKED}
+    tags = {version.method: version.tags for version in registry.versions("shapes")}
+    assert tags[GATED]["verdict"] == "former champion"
+    assert "locked-text" in tags[GATED]["dethroned"]
+    registry.apply(project, roll_back(project, "shapes", "too slow"))
+    assert aliases(client)["champion"] == GATED
+    registry.apply(project, roll_back(project, "shapes"))
+    assert "champion" not in aliases(client)
+
+
+def test_telling_twice_changes_nothing(project: Project, registry: Registry, client: MlflowClient) -> None:
+    artifact = decide(project, "shapes")
+    registry.apply(project, artifact)
+    before = [dict(version) for version in client.search_model_versions(f"name = '{NAME}'")]
+    registry.apply(project, artifact)
+    after = [dict(version) for version in client.search_model_versions(f"name = '{NAME}'")]
+    unstamped = [{name: value for name, value in row.items() if "timestamp" not in name} for row in before]
+    assert [{name: value for name, value in row.items() if "timestamp" not in name} for row in after] == unstamped
+    assert len(after) == 1
+
+
+def test_verdicts_that_mlflow_missed_are_told_in_order_once_it_is_up(  # FAULTS 29
+    project: Project, registry: Registry, client: MlflowClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    down = Registry(DOWN, "tiny")
+    assert down.apply(project, decide(project, "shapes")).waits == 1
+    ahead(project)
+    assert down.apply(project, decide(project, "shapes")).waits == 2
+    assert "unavailable" in caplog.text
+    assert standing(project, "shapes")[0].champion.method == LOCKED
+    told = registry.apply_pending(project, patient=True)
+    assert (told.told, told.waits) == (2, 0)
+    assert aliases(client) == {"champion": LOCKED}
+    described = {version.tags["method"]: version for version in client.search_model_versions(f"name = '{NAME}'")}
+    assert described[GATED].tags["verdict"] == "former champion"
+    assert "becomes champion" in described[GATED].description
+    assert "becomes champion" in described[LOCKED].description
+    assert registry.apply_pending(project).told == 0
+
+
+def test_verdict_that_is_told_late_does_not_put_an_old_champion_back(
+    project: Project, registry: Registry, client: MlflowClient
+) -> None:
+    early = decide(project, "shapes")
+    ahead(project)
+    registry.apply(project, decide(project, "shapes"))
+    registry.apply(project, early)
+    assert aliases(client)["champion"] == LOCKED
+
+
+def test_a_version_whose_log_still_waits_is_registered_first(
+    project: Project, registry: Registry, client: MlflowClient
+) -> None:
+    checkpoint = project.store.current("customized_checkpoint", f"shapes/{GATED}")
+    assert Tracking(DOWN, "tiny").log_artifact(project, checkpoint, "dagster-1") is None
+    registry.apply(project, decide(project, "shapes"), patient=True)
+    assert aliases(client) == {"champion": GATED}
+    assert len(registry.versions("shapes")) == 1
+    assert Tracking(registry.uri, "tiny").count_pending(project) == 0
+
+
+def test_an_alias_moved_by_hand_is_respected_and_then_taken_over(
+    project: Project, registry: Registry, client: MlflowClient
+) -> None:
+    registry.apply(project, decide(project, "shapes"))
+    result(project, "shapes", LOCKED, outcomes(143))
+    registry.apply(project, decide(project, "shapes"))
+    assert registry.hand_edit(project, "shapes") is None
+    chosen = next(version for version in registry.versions("shapes") if version.method == LOCKED)
+    client.set_registered_model_alias(NAME, "champion", chosen.number)
+    # A verdict that knew nothing of it leaves the alias alone and says so.
+    result(project, "shapes", "full", outcomes(190))
+    told = registry.apply(project, decide(project, "shapes"))
+    assert "a person had moved" in told.notes[0] and f"version {chosen.number}" in told.notes[0]
+    assert aliases(client)["champion"] == LOCKED
+    # The next decision takes the person's choice over.
+    edit = registry.hand_edit(project, "shapes")
+    assert edit is not None and edit.checkpoint == chosen.checkpoint
+    told = registry.apply(project, decide(project, "shapes", edit))
+    assert told.notes == ()
+    verdict, _ = standing(project, "shapes")
+    assert (verdict.by, verdict.champion.method) == ("registry", LOCKED)
+    assert aliases(client)["champion"] == LOCKED
+    assert registry.hand_edit(project, "shapes") is None
+
+
+def test_an_alias_deleted_by_hand_is_taken_over_as_a_roll_back(
+    project: Project, registry: Registry, client: MlflowClient
+) -> None:
+    registry.apply(project, decide(project, "shapes"))
+    client.delete_registered_model_alias(NAME, "champion")
+    edit = registry.hand_edit(project, "shapes")
+    assert edit is not None and edit.version is None
+    registry.apply(project, decide(project, "shapes", edit))
+    assert standing(project, "shapes")[0].champion.method == "base"
+    assert aliases(client) == {}
+    assert registry.hand_edit(project, "shapes") is None
+
+
+def test_a_command_overrules_what_was_done_by_hand_and_says_so(
+    project: Project, registry: Registry, client: MlflowClient
+) -> None:
+    registry.apply(project, decide(project, "shapes"))
+    client.delete_registered_model_alias(NAME, "champion")
+    told = registry.apply(project, promote(project, "shapes", GATED, "it is the one"))
+    assert aliases(client) == {"champion": GATED}
+    assert "no version" in told.notes[0]
+
+
+def test_a_version_deleted_by_hand_is_said_and_never_made_again(
+    project: Project, registry: Registry, client: MlflowClient
+) -> None:
+    artifact = decide(project, "shapes")
+    registry.apply(project, artifact)
+    client.delete_registered_model_alias(NAME, "champion")
+    client.delete_model_version(NAME, registry.versions("shapes")[0].number)
+    told = registry.apply(project, artifact)
+    assert "a person deleted it" in told.notes[0]
+    assert (told.waits, registry.versions("shapes")) == (0, [])
+
+
+def test_a_domain_where_the_base_reigns_and_nothing_was_trained_has_no_model(
+    project: Project, registry: Registry, client: MlflowClient
+) -> None:
+    result(project, "colours", "base", outcomes(100))
+    told = registry.apply(project, decide(project, "colours"))
+    assert (told.told, told.notes) == (1, ())
+    assert client.search_registered_models("name = 'react-colours'") == []
+    assert registry.versions("colours") == [] and registry.hand_edit(project, "colours") is None
+
+
+def test_one_domain_that_cannot_be_told_holds_up_no_other(
+    project: Project, registry: Registry, client: MlflowClient
+) -> None:
+    pending = project.store.root / registry_module.PENDING
+    pending.mkdir()
+    (pending / "00000001--colours--0123456789abcdef.json").write_text("not JSON")
+    told = registry.apply(project, decide(project, "shapes"))
+    assert (told.told, told.waits) == (1, 1)
+    assert aliases(client) == {"champion": GATED}

@@ -1,0 +1,236 @@
+"""What is asked for, in which order, and what the policy of training holds back."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support_upkeep import METHODS, build, build_all, change_pipeline, edit_domain
+
+from react_pipeline.config_files import load_pipeline
+from react_pipeline.errors import ConfigError
+from react_pipeline.lineage import ALL, Project
+from react_pipeline.settings.automation import require_cron_line
+from react_pipeline.upkeep import Place, State, pairs_distance, places, survey
+
+Make = Callable[..., Project]
+
+
+def asked(project: Project, slugs: Sequence[str] = ("shapes",), failed: Sequence[Place] = ()) -> list[Place]:
+    return [task.place for task in survey(project, slugs, frozenset(failed)).tasks]
+
+
+@pytest.fixture
+def project(make_project: Make) -> Project:
+    return make_project(automation={"methods": list(METHODS)})
+
+
+@pytest.fixture
+def trained(project: Project) -> Project:
+    """Everything up to the comparison of `shapes` is fresh; it was trained on the images a and b."""
+    build_all(project, ["shapes"])
+    return project
+
+
+def test_only_what_can_be_built_now_is_asked_for_in_the_order_of_the_data(project: Project) -> None:
+    rounds = build_all(project, ["shapes", "colours"])
+    both = ("shapes", "colours")
+    assert rounds[0] == [
+        ("corpus", ALL),
+        ("base_checkpoint", ALL),
+        *[("evaluation_set", slug) for slug in both],
+    ]
+    assert rounds[1] == [("corpus_embeddings", ALL), *[("elevater_results", f"{slug}/base") for slug in both]]
+    assert rounds[2:] == [
+        [("faiss_index", ALL)],
+        [("retrieved_set", slug) for slug in both],
+        [("customized_checkpoint", f"{slug}/gated-image") for slug in both],
+        [("elevater_results", f"{slug}/gated-image") for slug in both],
+        [("comparison", slug) for slug in both],
+    ]
+    assert asked(project, both) == [("promotion", "shapes"), ("promotion", "colours"), ("overview", ALL)]
+
+
+def test_comparison_waits_for_every_method_but_not_for_one_that_failed(project: Project) -> None:
+    build_all(project, ["shapes"], until="retrieved_set")
+    training = ("customized_checkpoint", "shapes/gated-image")
+    assert asked(project) == [training]
+    assert survey(project, ["shapes"]).states["comparison", "shapes"] is State.WAITING
+    assert asked(project, failed=[training]) == [("comparison", "shapes")]
+
+
+def test_equal_inputs_are_equal_work_and_a_change_is_another(project: Project) -> None:
+    first = {task.place: task.inputs for task in survey(project, ["shapes"]).tasks}
+    assert {task.place: task.inputs for task in survey(project, ["shapes"]).tasks} == first
+    edit_domain(project, "shapes", classes=["circle", "square"])
+    second = {task.place: task.inputs for task in survey(project, ["shapes"]).tasks}
+    assert [place for place in first if first[place] != second[place]] == [("evaluation_set", "shapes")]
+
+
+def test_fields_of_automation_make_nothing_outdated(trained: Project) -> None:
+    before = asked(trained)
+    assert asked(change_pipeline(trained, automation={"training": "always", "schedule": "5 4 * * 1"})) == before
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ({"training": "always"}, State.DUE),
+        ({"training": "never"}, State.HELD),
+        ({"training": "changed", "changed_fraction": 0.3}, State.DUE),
+        ({"training": "changed", "changed_fraction": 0.4}, State.HELD),
+    ],
+)
+def test_policy_decides_whether_other_pairs_are_trained_on(
+    trained: Project, policy: dict[str, Any], expected: State
+) -> None:
+    edit_domain(trained, "shapes", retrieval={"max_per_class": 5})
+    build(trained, "retrieved_set", "shapes", images=("a", "b", "c"))  # 1 of 3 is new
+    found = survey(change_pipeline(trained, automation=policy), ["shapes"])
+    training = ("customized_checkpoint", "shapes/gated-image")
+    assert found.states[training] is expected
+    assert [task.place for task in found.held] == ([training] if expected is State.HELD else [])
+    assert [task.place for task in found.tasks] == ([training] if expected is State.DUE else [])
+
+
+def test_nothing_after_a_held_checkpoint_is_asked_for_and_the_reason_is_told(trained: Project) -> None:
+    edit_domain(trained, "shapes", retrieval={"max_per_class": 5})
+    build(trained, "retrieved_set", "shapes", images=tuple("abcdefghij") + ("k",))
+    build(change_pipeline(trained, automation={"training": "always"}), "customized_checkpoint", "shapes/gated-image")
+    edit_domain(trained, "shapes", retrieval={"max_per_class": 6})
+    build(trained, "retrieved_set", "shapes", images=tuple("abcdefghij"))
+    found = survey(change_pipeline(trained, automation={"training": "changed"}), ["shapes"])
+    assert found.tasks == []
+    assert found.held[0].reason == "9.1% of its pairs changed; `automation.changed_fraction` is 10.0%"
+    assert found.states["comparison", "shapes"] is State.HELD
+
+
+@pytest.mark.parametrize("policy", ["never", "changed"])
+def test_missing_checkpoint_is_trained_unless_the_policy_is_never(project: Project, policy: str) -> None:
+    build_all(project, ["shapes"], until="retrieved_set")
+    found = survey(change_pipeline(project, automation={"training": policy}), ["shapes"])
+    assert found.states["customized_checkpoint", "shapes/gated-image"] is (
+        State.HELD if policy == "never" else State.DUE
+    )
+
+
+def test_own_settings_of_a_training_count_as_changed(trained: Project) -> None:
+    changed = change_pipeline(trained, customization={"defaults": {"steps": 9, "batch_size": 8, "warmup_steps": 1}})
+    (task,) = survey(changed, ["shapes"]).tasks
+    assert task.place == ("customized_checkpoint", "shapes/gated-image")
+    assert "steps" in task.reason
+    assert task.images == 72
+
+
+def test_broken_file_harms_no_other_domain(project: Project) -> None:
+    (project.config.domains / "broken.yaml").write_text("classes: [cat, cat]\n")
+    found = survey(project, ["broken", "gone", "shapes"])
+    assert set(found.unreadable) == {"broken", "gone"}
+    assert "occurs twice" in found.unreadable["broken"]
+    assert ("evaluation_set", "shapes") in [task.place for task in found.tasks]
+    assert not [place for place in found.states if place[1].startswith(("broken", "gone"))]
+
+
+def test_domain_whose_file_is_removed_is_kept_and_not_asked_for(trained: Project) -> None:
+    (trained.config.domains / "shapes.yaml").unlink()
+    assert asked(trained, ["shapes"]) == []
+    assert trained.store.keys("customized_checkpoint") == ["shapes/gated-image"]
+
+
+def test_grown_corpus_is_taken_stock_of_before_anything_is_retrieved_from_it(
+    make_project: Make, drawings: Path, tmp_path: Path
+) -> None:
+    shards = Path(shutil.copytree(drawings / "shards", tmp_path / "own"))
+    project = make_project(corpus={"shards": [str(shards / "*.tar")]}, automation={"methods": list(METHODS)})
+    build_all(project, ["shapes"], until="faiss_index")
+    shutil.copy(next(shards.glob("*.tar")), shards / "new.tar")
+    (task,) = survey(project, ["shapes"]).tasks
+    assert task.place == ("corpus", ALL)
+    assert task.reason == "1 shards are new or of another size, 0 are gone"
+    # A shard that cannot be read must not keep new domains from the corpus of before.
+    assert asked(project, failed=[("corpus", ALL)]) == [("retrieved_set", "shapes")]
+    build(project, "corpus")
+    assert asked(project) == [("corpus_embeddings", ALL)]
+
+
+def test_labelled_images_that_change_are_seen_without_reading_them(
+    make_project: Make, drawings: Path, tmp_path: Path
+) -> None:
+    images = Path(shutil.copytree(drawings / "evaluation" / "shapes", tmp_path / "labelled"))
+    project = make_project(automation={"methods": ["base"]})
+    edit_domain(project, "shapes", evaluation={"name": "own", "kind": "folder", "path": str(images)})
+    build(project, "evaluation_set", "shapes")
+    before = survey(project, ["shapes"]).glances
+    assert survey(project, ["shapes"]).glances == before
+    next(images.rglob("*.png")).unlink()
+    after = survey(project, ["shapes"])
+    assert after.states["evaluation_set", "shapes"] is State.FRESH
+    assert after.glances["evaluation_set", "shapes"] != before["evaluation_set", "shapes"]
+
+
+def test_control_and_benchmark_are_kept_up_only_if_they_are_wanted(make_project: Make, tmp_path: Path) -> None:
+    stages = {stage for stage, _ in places(make_project(automation={"methods": ["base"]}), ["shapes"])}
+    assert not stages & {"control_set", "customized_checkpoint", "benchmark_results"}
+    wanted = {"methods": ["base", "gated-image-control"], "benchmark": True}
+    without_data = {stage for stage, _ in places(make_project(automation=wanted), ["shapes"])}
+    assert "control_set" in without_data
+    assert "benchmark_results" not in without_data
+    with_data = make_project(automation=wanted, elevater={"root": str(tmp_path)})
+    assert ("benchmark_comparison", "shapes") in set(places(with_data, ["shapes"]))
+
+
+def test_distance_of_two_sets_is_the_share_of_images_that_only_one_has(trained: Project) -> None:
+    before = trained.store.current("retrieved_set", "shapes").fingerprint
+    edit_domain(trained, "shapes", retrieval={"max_per_class": 5})
+    today = build(trained, "retrieved_set", "shapes", images=("b", "c"))
+    assert pairs_distance(trained.store, "retrieved_set", "shapes", before, today) == pytest.approx(2 / 3)
+    assert pairs_distance(trained.store, "retrieved_set", "shapes", today.fingerprint, today) == 0
+    assert pairs_distance(trained.store, "retrieved_set", "shapes", "0" * 16, today) == 1
+
+
+@pytest.mark.parametrize("line", ["0 3 * * *", "*/15 0-6 1,15 jan-mar mon-fri", "0 0 29 2 7", "5-50/10 * * * *"])
+def test_cron_lines_are_accepted(line: str) -> None:
+    require_cron_line(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("0 3 * *", "has 4 fields"),
+        ("@daily", "has 1 fields"),
+        ("60 3 * * *", "'60' is no minute"),
+        ("0 3 * * funday", "is no day of the week"),
+        ("0 3 0 * *", "is no day of the month"),
+        ("*/0 3 * * *", "is no minute"),
+        ("0 9-3 * * *", "is no hour"),
+        ("5/10 3 * * *", "is no minute"),
+    ],
+)
+def test_wrong_cron_line_is_told_with_its_field(line: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        require_cron_line(line)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"schedule": "every night"}, "automation.schedule: 'every night' has 2 fields"),
+        ({"timezone": "Mars/Olympus"}, "automation.timezone: 'Mars/Olympus' is no time zone"),
+        ({"methods": ["base", "magic"]}, "automation.methods: unknown: magic"),
+        ({"methods": ["base", "base"]}, "stands here twice"),
+        ({"changed_fraction": 2}, "automation.changed_fraction"),
+    ],
+)
+def test_wrong_automation_is_one_error_with_file_and_field(
+    make_project: Make, fields: dict[str, Any], told: str
+) -> None:
+    path = make_project().path
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "automation": fields}))
+    with pytest.raises(ConfigError) as error:
+        load_pipeline(path)
+    assert told in str(error.value)
+    assert len(error.value.problems) == 1

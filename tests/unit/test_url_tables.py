@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from react_pipeline.errors import CorpusError
+from react_pipeline.sources.url_tables import find_tables, read_rows
+
+URLS = ["http://a/1", " http://a/2 ", None, "", "http://a/1", "http://a/3", "http://a/4"]
+CAPTIONS = ["one", " two ", "x", "x", "other words", None, " "]
+
+
+def read(*paths: Path, url: str = "url", caption: str = "caption") -> tuple[list[tuple[str, str]], Counter[str]]:
+    skipped: Counter[str] = Counter()
+    return [(row.url, row.caption) for row in read_rows(paths, url, caption, skipped)], skipped
+
+
+def table(path: Path, **columns: object) -> Path:
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+def test_unusable_rows_are_counted_by_reason_and_of_equal_urls_the_first_is_kept(tmp_path: Path) -> None:
+    first = table(tmp_path / "a.parquet", url=URLS, caption=CAPTIONS, width=list(range(7)))
+    second = table(tmp_path / "b.parquet", url=["http://a/2", "http://a/5"], caption=["again", "five"])
+    rows, skipped = read(first, second)
+    assert rows == [("http://a/1", "one"), ("http://a/2", "two"), ("http://a/5", "five")]
+    assert skipped == {"no_url": 2, "duplicate_url": 2, "no_caption": 2}
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.dictionary(pa.int32(), pa.string())])
+def test_text_is_read_however_it_is_stored(tmp_path: Path, kind: pa.DataType) -> None:
+    urls = pa.array(["http://a/1", None]).cast(kind)
+    rows, skipped = read(table(tmp_path / "a.parquet", url=urls, caption=["one", "two"]))
+    assert rows == [("http://a/1", "one")]
+    assert skipped == {"no_url": 1}
+
+
+def test_keys_differ_by_url_and_by_caption(tmp_path: Path) -> None:
+    keys = set()
+    for url, caption in (("http://a/1", "x"), ("http://a/1", "y"), ("http://a/2", "x")):
+        (row,) = read_rows([table(tmp_path / "a.parquet", url=[url], caption=[caption])], "url", "caption", Counter())
+        assert len(row.key) == 32
+        keys.add(row.key)
+    assert len(keys) == 3
+
+
+def test_text_that_is_no_utf_8_is_skipped(tmp_path: Path) -> None:
+    broken = pa.Array.from_buffers(pa.string(), 2, pa.array([b"\xff\xfe", b"fine"], pa.binary()).buffers())
+    rows, skipped = read(table(tmp_path / "a.parquet", url=["http://a/1", "http://a/2"], caption=broken))
+    assert rows == [("http://a/2", "fine")]
+    assert skipped == {"not_utf8": 1}
+
+
+def test_other_names_of_columns_are_taken_and_missing_ones_named_with_what_there_is(tmp_path: Path) -> None:
+    path = table(tmp_path / "a.parquet", URL=["http://a/1"], TEXT=["one"])
+    assert read(path, url="URL", caption="TEXT")[0] == [("http://a/1", "one")]
+    with pytest.raises(CorpusError, match=r"a\.parquet: no column 'url'; there are 'URL', 'TEXT'.*corpus.url_column"):
+        read(path)
+    with pytest.raises(CorpusError, match="corpus.caption_column"):
+        read(path, url="URL")
+
+
+def test_a_column_of_another_type_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"a\.parquet: column 'url' holds int64, not text"):
+        read(table(tmp_path / "a.parquet", url=[1, 2], caption=["one", "two"]))
+
+
+def test_a_cut_or_damaged_table_is_refused(tmp_path: Path) -> None:
+    rows = 5_000
+    whole = table(
+        tmp_path / "whole.parquet",
+        url=[f"http://a/{number}" for number in range(rows)],
+        caption=[f"words {number}" for number in range(rows)],
+    ).read_bytes()
+    for name, data in {
+        "cut.parquet": whole[: len(whole) // 2],
+        "empty.parquet": b"",
+        "page.parquet": b"<html>404</html>",
+        "damaged.parquet": whole[:4] + b"\xff" * (len(whole) // 2) + whole[4 + len(whole) // 2 :],
+    }.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(CorpusError, match=f"{name}: no whole parquet file"):
+            read(tmp_path / name)
+
+
+def test_tables_are_found_by_pattern_once_and_in_order(tmp_path: Path) -> None:
+    for name in ("b.parquet", "a.parquet", "notes.txt"):
+        pd.DataFrame({"url": ["x"]}).to_parquet(tmp_path / name) if "parquet" in name else (tmp_path / name).touch()
+    found = find_tables([str(tmp_path / "b.parquet"), str(tmp_path / "*")])
+    assert [path.name for path in found] == ["b.parquet", "a.parquet"]
+    with pytest.raises(CorpusError, match=r"corpus\.urls: .*none\*\.parquet' finds no .parquet"):
+        find_tables([str(tmp_path / "none*.parquet")])
