@@ -45,9 +45,13 @@ def running_project(
     shards = directory / "shards"
     shutil.copytree(drawings / "shards", shards)
     automation = {"enabled": True, "interval_seconds": 5, "methods": METHODS, "changed_fraction": 0.05}
-    project = write_project(
-        directory, tiny_checkpoint, drawings, automation=automation, corpus={"shards": [f"{shards}/*.tar"]}
-    )
+    sections = {
+        "automation": automation,
+        "corpus": {"shards": [f"{shards}/*.tar"]},
+        # Random towers find nothing for some classes, which would rightly stop the chain.
+        "retrieval": {"max_starving_fraction": 1.0},
+    }
+    project = write_project(directory, tiny_checkpoint, drawings, **sections)
     # Waits outside for its turn.
     (project.config.domains / "shapes.yaml").rename(directory / "shapes.yaml")
     (project.config.domains / "colours.yaml").unlink()

@@ -6,21 +6,24 @@ import base64
 import contextlib
 import io
 import json
-import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+from conftest import write_project
 from PIL import Image
 from support_drawings import draw, encode, pair, write_shard
+from support_ready import CAPTIONS, encoded, write_ready
 
 from react_pipeline.base import publish_base
 from react_pipeline.corpus import publish_corpus
@@ -35,18 +38,27 @@ HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script> a red circle'
 PAGE = {"modality": "image", "num_images": 5, "num_result_ids": 20, "indice_name": "corpus", "deduplicate": False}
 
 
-@pytest.fixture
-def client(indexed_project: Project) -> Any:
-    return create_app(indexed_project).test_client()
+@pytest.fixture(scope="module")
+def project(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path, _indexed_store: Path
+) -> Project:
+    project = write_project(tmp_path_factory.mktemp("served"), tiny_checkpoint, drawings)
+    shutil.copytree(_indexed_store, project.config.store)
+    return project
+
+
+@pytest.fixture(scope="module")
+def client(project: Project) -> Any:
+    return create_app(project).test_client()
 
 
 def ask(client: Any, **fields: Any) -> Any:
     return client.post("/knn-service", data=json.dumps({**PAGE, **fields}))
 
 
-def test_a_text_finds_what_the_command_line_finds_with_pictures(client: Any, indexed_project: Project) -> None:
+def test_a_text_finds_what_the_command_line_finds_with_pictures(client: Any, project: Project) -> None:
     found = ask(client, text="a red circle", modality="text").get_json()
-    expected = search_pairs(indexed_project, "a red circle", "t2t", 20)
+    expected = search_pairs(project, "a red circle", "t2t", 20)
     assert [result["id"] for result in found] == expected["row"].tolist()
     assert [result["similarity"] for result in found] == pytest.approx(expected["similarity"].tolist())
     assert [result["caption"] for result in found[:5]] == expected["caption"].tolist()[:5]
@@ -179,28 +191,47 @@ def test_without_an_index_the_missing_asset_is_named(tiny_project: Project) -> N
         create_app(tiny_project)
 
 
-def test_a_taken_port_is_told(indexed_project: Project) -> None:
+def test_a_taken_port_is_told(project: Project) -> None:
     with socket.create_server((HOST, 0)) as taken, pytest.raises(InputError, match="choose another with --port"):
-        serve_corpus(indexed_project, taken.getsockname()[1], print)
+        serve_corpus(project, taken.getsockname()[1], print)
 
 
 @pytest.fixture
-def served(indexed_project: Project) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "react_pipeline.cli", "serve", "--port", "0", "--config"]
-    process = subprocess.Popen([*command, str(indexed_project.path)], stdout=subprocess.PIPE, text=True)
-    yield process
-    process.kill()
-    process.wait()
+def at_urls(make_project: Callable[..., Project], tmp_path: Path, tiny_checkpoint: Path) -> Project:
+    write_ready(tmp_path / "ready", encoded(tiny_checkpoint, CAPTIONS))
+    metadata = tmp_path / "ready" / "metadata" / "metadata_00.parquet"
+    table = pd.read_parquet(metadata)
+    table.loc[0, "url"] = "javascript:alert(1)"
+    table.to_parquet(metadata, index=False)
+    project = make_project(corpus={"kind": "embeddings", "embeddings": str(tmp_path / "ready"), "shards": []})
+    for publish in (publish_corpus, publish_base, embed_corpus, build_index):
+        publish(project)
+    return project
 
 
-def test_the_command_serves_on_loopback_until_it_is_interrupted(served: subprocess.Popen[str]) -> None:
-    assert served.stdout is not None
-    address = ""
-    for line in served.stdout:
-        if found := re.search(r"http://127\.0\.0\.1:\d+/", line):
-            address = found[0]
-            break
-    with urllib.request.urlopen(address, timeout=20) as page:  # noqa: S310 - loopback
-        assert b"clip-front" in page.read()
-    os.kill(served.pid, signal.SIGINT)
-    assert served.wait(20) == 0
+def test_pictures_at_urls_are_left_to_the_browser_and_their_vectors_searched_with(at_urls: Project) -> None:
+    client = create_app(at_urls).test_client()
+    found = {result["id"]: result for result in ask(client, text=CAPTIONS[5], num_images=16).get_json()}
+    assert len(found) == 16 and found[5]["caption"] == CAPTIONS[5]
+    assert found[5]["url"] == "http://127.0.0.1:9/5.png" and "image" not in found[5]
+    # Nothing listens there: the vector is the stored one.
+    alike = ask(client, image_url=found[5]["url"]).get_json()
+    assert alike[0]["id"] == 5 and alike[0]["similarity"] == pytest.approx(1, abs=2e-3)
+    # What is no address of the web is not handed on.
+    assert [row for row, result in found.items() if "url" not in result] == [0]
+    assert "img-src 'self' data: http: https:" in client.get("/").headers["Content-Security-Policy"]
+
+
+@pytest.mark.slow
+def test_the_command_serves_on_loopback_until_it_is_interrupted(project: Project) -> None:
+    command = [sys.executable, "-m", "react_pipeline.cli", "serve", "--port", "0", "--config", str(project.path)]
+    served = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert served.stdout is not None
+        found = next(filter(None, (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in served.stdout)))
+        with urllib.request.urlopen(found[0], timeout=20) as page:  # noqa: S310 - loopback
+            assert b"clip-front" in page.read()
+        served.send_signal(signal.SIGINT)
+        assert served.wait(20) == 0
+    finally:
+        served.kill()
