@@ -21,6 +21,9 @@ from react_pipeline.outside import LOOKS_OUTSIDE, glance
 from react_pipeline.upkeep import Place, State, Survey, Task, survey
 
 INPUTS_TAG = "react/inputs."
+WILL_RETRY_TAG = "dagster/will_retry"
+"""Dagster's own, on a failed run that its daemon is about to start again."""
+
 MAX_TAG_CHARS = 250
 MAX_SKIP_CHARS = 2_000
 
@@ -86,7 +89,10 @@ class Outdated(dg.AutomationCondition):
         for task in list(self._due(tick, stage, memory)):
             if task.key not in free:
                 continue
-            if memory["asked"].get(task.key) == task.inputs and not _was_interrupted(context, task):
+            run = _last_run(context, task) if memory["asked"].get(task.key) == task.inputs else None
+            if run is not None and _is_started_again(run):
+                continue  # its process was killed, and Dagster starts it again
+            if memory["asked"].get(task.key) == task.inputs and not _was_interrupted(context, run):
                 tick.failed.add(task.place)
                 tick.told.append(f"{stage} {task.key}: was asked for with these inputs, and is not there; see its run")
                 continue
@@ -195,13 +201,22 @@ def _subset(context: dg.AutomationContext, tasks: Sequence[Task]) -> Any:
     return context.candidate_subset.compute_intersection_with_partition_keys(keys)
 
 
-def _was_interrupted(context: dg.AutomationContext, task: Task) -> bool:
-    """Whether the run that was asked for ended with the servers, and not by itself or by a person."""
-    instance = context.asset_graph_view.instance
-    runs = instance.get_runs(dg.RunsFilter(tags={INPUTS_TAG + task.stage: task.inputs}), limit=1)
-    if not runs or runs[0].status != dg.DagsterRunStatus.FAILURE:
+def _last_run(context: dg.AutomationContext, task: Task) -> dg.DagsterRun | None:
+    """The last run that was asked for with these inputs, tries of Dagster's own included."""
+    wanted = dg.RunsFilter(tags={INPUTS_TAG + task.stage: task.inputs})
+    return next(iter(context.asset_graph_view.instance.get_runs(wanted, limit=1)), None)
+
+
+def _is_started_again(run: dg.DagsterRun) -> bool:
+    return run.status == dg.DagsterRunStatus.FAILURE and run.tags.get(WILL_RETRY_TAG) == "true"
+
+
+def _was_interrupted(context: dg.AutomationContext, run: dg.DagsterRun | None) -> bool:
+    """Whether a run ended with the servers, and not by itself or by a person."""
+    if run is None or run.status != dg.DagsterRunStatus.FAILURE:
         return False
-    for entry in instance.all_logs(runs[0].run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+    instance = context.asset_graph_view.instance
+    for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
         told = entry.get_dagster_event().step_failure_data.user_failure_data
         if told is not None and told.description == INTERRUPTED:
             return True

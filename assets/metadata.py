@@ -39,6 +39,9 @@ THROUGHPUT = {
 
 MAX_BARS = 30
 
+_LITERAL = {ord(letter): f"&#{ord(letter)};" for letter in "\\`*[]"}
+"""What makes links, pictures and code of a text, as Markdown writes it where it is meant as it stands."""
+
 
 def describe(artifact: Artifact) -> dict[str, Any]:
     """Everything worth looking at: fingerprint, path, counts, tables and pictures."""
@@ -79,6 +82,11 @@ def data_uri(file: Path | io.BytesIO) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
+def literal(text: str) -> str:
+    """Text that Markdown shows as it is: no HTML, and no link or picture that a browser would load."""
+    return html.escape(text, quote=False).translate(_LITERAL)
+
+
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table; fractions keep four digits, and no cell can break out of the table or become HTML."""
     lines = ["| " + " | ".join(map(_cell, columns)) + " |", "|" + "---|" * len(columns)]
@@ -88,7 +96,7 @@ def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str
 def _table(artifact: Artifact) -> str:
     files = artifact.manifest["files"]
     if "table.md" in files:
-        return html.escape(artifact.file("table.md").read_text(encoding="utf-8"), quote=False)
+        return literal(artifact.file("table.md").read_text(encoding="utf-8"))
     if artifact.stage == "retrieved_set" and "classes.parquet" in files:
         classes = pd.read_parquet(artifact.file("classes.parquet"))
         return _head(classes.drop(columns=["prompts"], errors="ignore"), "kept", "classes with the fewest pairs")
@@ -165,4 +173,4 @@ def _value(value: Any) -> Any:
 
 def _cell(value: Any) -> str:
     text = f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())[:200]
-    return html.escape(text, quote=False).replace("|", "\\|")
+    return literal(text).replace("|", "&#124;")

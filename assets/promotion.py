@@ -3,12 +3,10 @@
 Does not belong here: the rule (`react_pipeline.promotion`), MLflow's registry (`react_pipeline.tracking.registry`).
 """
 
-import html
-
 import dagster as dg
 
 from assets.evaluation import GROUP, comparison, elevater_results
-from assets.metadata import data_uri
+from assets.metadata import data_uri, literal
 from assets.partitions import domain_partitions, key_of, to_domain
 from assets.reporting import about, publish, readable_failures
 from assets.resources import ProjectResource, TrackingResource
@@ -60,7 +58,7 @@ def champion_is_in_no_doubt(context: dg.AssetCheckExecutionContext, project: Pro
 
 def describe_verdict(artifact: Artifact, told: Told) -> dict[str, dg.MetadataValue]:
     """The verdict as Dagster shows it: its table, its intervals, and what became of it in the registry."""
-    table = html.escape(artifact.file("table.md").read_text(encoding="utf-8"), quote=False)
+    table = literal(artifact.file("table.md").read_text(encoding="utf-8"))
     registry = f"{told.waits} verdicts wait for MLflow, told at the next run" if told.waits else "told"
     return {
         "table": dg.MetadataValue.md(table),

@@ -66,6 +66,8 @@ def show_lineage(page: Page, dagster: str) -> None:
     page.get_by_text("Global asset lineage").first.wait_for()
     page.locator(":text-is('customization'):visible").first.wait_for()
     page.keyboard.press("Alt+E")
+    page.wait_for_url("**expanded=*customization*")
+    page.reload()  # fits the opened groups into the window
     page.locator(":text-is('faiss_index'):visible").first.wait_for()
 
 
@@ -126,8 +128,10 @@ def main() -> None:
             page.screenshot(path=IMAGES / f"{name}.png")
             print(IMAGES / f"{name}.png", flush=True)
 
+        page.set_viewport_size({"width": 1900, "height": 1500})
         show_lineage(page, dagster)
         take("lineage")
+        page.set_viewport_size({"width": 1600, "height": 900})
         show_picture(page, dagster, "retrieved_set", domain)
         take("dagster-picture")
         experiment_id, found = find_runs(

@@ -24,6 +24,7 @@ from tqdm import tqdm
 from react_pipeline.artifacts import Artifact
 from react_pipeline.errors import CorruptArtifact
 from react_pipeline.sources.image_source import ImageSource
+from react_pipeline.sources.images import extension_of
 
 SHARDS = "shards"
 
@@ -144,7 +145,7 @@ def _add_sample(tar: tarfile.TarFile, pair: Any, image: bytes) -> None:
     if len(classes := list(getattr(pair, "classes", ()))):
         described["classes"] = classes
     about = json.dumps(described, ensure_ascii=False)
-    for suffix, data in ((_suffix(image), image), ("txt", pair.caption.encode()), ("json", about.encode())):
+    for suffix, data in ((extension_of(image), image), ("txt", pair.caption.encode()), ("json", about.encode())):
         # TarInfo's own defaults (time 0, owner 0, mode 644) make the bytes reproducible.
         member = tarfile.TarInfo(f"{int(pair.row):09d}.{suffix}")
         member.size = len(data)
@@ -157,10 +158,3 @@ def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     if file is None or len(data) != member.size:
         raise tarfile.ReadError(f"member {member.name} is cut")
     return data
-
-
-def _suffix(image: bytes) -> str:
-    # By content: the member's name in the corpus is not trusted. Decoders look at the content too.
-    if image.startswith(b"\x89PNG"):
-        return "png"
-    return "webp" if image[:4] == b"RIFF" and image[8:12] == b"WEBP" else "jpg"

@@ -31,6 +31,9 @@ STAGE = "comparison"
 RESULTS = "elevater_results"
 TRAINED = "customized_checkpoint"
 
+MUST_AGREE = ("evaluator_version", "evaluation_set_fingerprint", "protocol", "dataset", "n_classes")
+"""Fields that two results share if they may stand beside one another."""
+
 
 def compare(project: Project, slug: str) -> Artifact:
     """Publish the table of a domain: one row for each method that has ever been evaluated.
@@ -88,8 +91,8 @@ def current(project: Project, slug: str) -> Artifact:
     for method, fingerprint in artifact.parents.items():
         if method in skipped:
             raise StaleArtifact(f"`{STAGE}` of {slug!r} shows {method}, which is {skipped[method]}; then {again}")
-        if results[method].fingerprint != fingerprint:
-            raise StaleArtifact(f"`{STAGE}` of {slug!r} is older than the result of {method}: {again}")
+        if method not in results or results[method].fingerprint != fingerprint:
+            raise StaleArtifact(f"`{STAGE}` of {slug!r} does not show today's result of {method}: {again}")
     if new := [method for method in results if method not in artifact.parents]:
         raise StaleArtifact(f"`{STAGE}` of {slug!r} lacks the results of {', '.join(new)}: {again}")
     if artifact.manifest["content"] != {"skipped": skipped}:
@@ -157,7 +160,7 @@ def require_comparable(results: Sequence[EvalResult]) -> None:
     Raises:
         InputError: Naming each method with what differs.
     """
-    for field in ("evaluator_version", "evaluation_set_fingerprint", "protocol", "dataset", "n_classes"):
+    for field in MUST_AGREE:
         values = {result.method: getattr(result, field) for result in results}
         if len(set(values.values())) > 1:
             told = ", ".join(f"{method}: {value}" for method, value in values.items())

@@ -16,7 +16,7 @@ import pandas as pd
 
 from react_pipeline.artifacts import Artifact
 from react_pipeline.errors import CorruptArtifact, InputError
-from react_pipeline.indexing.files import find_rows, read_index, set_parameters, to_gpu
+from react_pipeline.indexing.files import find_rows, fits_gpu, read_index, set_parameters, to_gpu
 from react_pipeline.indexing.growth import find_earlier
 from react_pipeline.indexing.vectors import StoredVectors, Vectors
 from react_pipeline.lineage import Project, resolve
@@ -90,6 +90,7 @@ class Index:
         self._embeddings = embeddings
         self._device = device
         self._sides: dict[Side, Any] = {}
+        self._on_gpu: dict[Side, Any] = {}
         self._stored: dict[Side, StoredVectors] = {}
 
     def search(self, side: Side, queries: Vectors, k: int) -> pd.DataFrame:
@@ -128,8 +129,8 @@ class Index:
         queries = self._checked(queries, k)
         k = min(k, self.rows)
         size = batch_queries or max(HITS_AT_ONCE // k, 1)
-        index, rerank = self._side(side), int(self.artifact.counts.get("rerank", {}).get(side, 1))
-        stored = self._stored_vectors(side) if rerank > 1 else None
+        rerank = int(self.artifact.counts.get("rerank", {}).get(side, 1))
+        index, stored = self._side(side, k * rerank), self._stored_vectors(side) if rerank > 1 else None
         for start in range(0, max(len(queries), 1), size):
             similarities, rows = find_rows(index, queries[start : start + size], k, rerank, stored)
             query, rank = np.nonzero(rows >= 0)
@@ -149,7 +150,15 @@ class Index:
             raise InputError(f"k is {k}; at least 1 hit per query must be asked for")
         return queries
 
-    def _side(self, side: Side) -> Any:
+    def _side(self, side: Side, hits: int = 1) -> Any:
+        index = self._mapped(side)
+        if self._device == "cpu" or not fits_gpu(index, hits):
+            return index
+        if side not in self._on_gpu:
+            self._on_gpu[side] = to_gpu(index, self._device)
+        return self._on_gpu[side]
+
+    def _mapped(self, side: Side) -> Any:
         if side not in self._sides:
             path = self.artifact.file(f"{side}.index")
             # A file that was cut after it was verified would end a mapped read with a signal, not with an error.
@@ -163,7 +172,7 @@ class Index:
                 )
             if parameters := self.artifact.counts["parameters"].get(side):
                 set_parameters(index, parameters)
-            self._sides[side] = to_gpu(index, self._device)
+            self._sides[side] = index
         return self._sides[side]
 
     def _stored_vectors(self, side: Side) -> StoredVectors:

@@ -1,4 +1,4 @@
-"""Manifests: a project looked at without reading what its artifacts hold.
+"""Manifests: a project looked at without reading what its artifacts hold, beyond the sizes of their files.
 
 Belongs here: the view for whoever only asks what is fresh. Does not belong here: anything that goes on to read an
 artifact's files as input of a step; that must verify them.
@@ -11,7 +11,7 @@ from typing import Any
 
 from react_pipeline.artifacts import Artifact, read_manifest
 from react_pipeline.config import DomainConfig
-from react_pipeline.errors import MissingArtifact
+from react_pipeline.errors import CorruptArtifact, MissingArtifact
 from react_pipeline.project import Project
 from react_pipeline.store import Store
 
@@ -48,9 +48,25 @@ class _ManifestStore(Store):
         if path not in self._opened:
             if not path.exists():
                 raise MissingArtifact(f"{path}: not there; materialize `{stage}` for {key!r}")
-            self._opened[path] = Artifact(path, read_manifest(path, stage))
+            artifact = Artifact(path, read_manifest(path, stage))
+            _require_sizes(artifact)
+            self._opened[path] = artifact
         return self._opened[path]
 
     @cached_property
     def _opened(self) -> dict[Any, Artifact]:
         return {}
+
+
+def _require_sizes(artifact: Artifact) -> None:
+    """What can be told without reading: a file that was lost or cut short makes the artifact one to build again."""
+    for name, recorded in artifact.manifest["files"].items():
+        path = artifact.path / name
+        try:
+            found = path.stat().st_size
+        except OSError as error:
+            raise CorruptArtifact(f"{path}: missing; rematerialize `{artifact.stage}`") from error
+        if found != recorded["bytes"]:
+            raise CorruptArtifact(
+                f"{path}: {found:,} bytes, recorded {recorded['bytes']:,}; rematerialize `{artifact.stage}`"
+            )

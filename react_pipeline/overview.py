@@ -16,7 +16,7 @@ from react_pipeline.artifacts import Artifact
 from react_pipeline.compare import RESULTS, average, correct_of, write_tables
 from react_pipeline.compare import current as current_comparison
 from react_pipeline.config_files import load_domains
-from react_pipeline.errors import MissingArtifact, StaleArtifact
+from react_pipeline.errors import CorruptArtifact, MissingArtifact, StaleArtifact
 from react_pipeline.lineage import Project, fresh, method_key, resolve
 from react_pipeline.reports.bars import draw_methods
 from react_pipeline.reports.intervals import mean_interval
@@ -83,7 +83,7 @@ def current(project: Project) -> Artifact:
     Raises:
         MissingArtifact: If none was published.
         StaleArtifact: If a comparison is new, was replaced, or is no longer current.
-        CorruptArtifact: If bytes differ from a manifest.
+        CorruptArtifact: If its bytes differ from its manifest.
     """
     artifact = fresh(project, STAGE)
     comparisons, skipped = current_comparisons(project)
@@ -103,7 +103,7 @@ def current_comparisons(project: Project) -> tuple[dict[str, Artifact], dict[str
     for slug in sorted(load_domains(project.config.domains)[0]):
         try:
             comparisons[slug] = current_comparison(project, slug)
-        except (MissingArtifact, StaleArtifact) as error:
+        except (MissingArtifact, StaleArtifact, CorruptArtifact) as error:
             skipped[slug] = str(error)
     return comparisons, skipped
 

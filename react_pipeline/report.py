@@ -14,7 +14,7 @@ from pathlib import Path
 
 from react_pipeline.artifacts import Artifact
 from react_pipeline.compare import current as current_comparison
-from react_pipeline.errors import InputError, MissingArtifact, StaleArtifact
+from react_pipeline.errors import CorruptArtifact, InputError, MissingArtifact, StaleArtifact
 from react_pipeline.lineage import Project
 from react_pipeline.overview import STAGE as OVERVIEW
 from react_pipeline.overview import current as current_overview
@@ -66,7 +66,7 @@ def write_report(
         project.domain(slug)
         try:
             comparisons[slug] = current_comparison(project, slug)
-        except (MissingArtifact, StaleArtifact) as error:
+        except (MissingArtifact, StaleArtifact, CorruptArtifact) as error:
             report.missing[slug] = str(error)
     if not comparisons:
         told = "; ".join(report.missing.values()) or f"no domain file in {project.config.domains}"
@@ -93,7 +93,7 @@ def _write_overview(
     try:
         _copy(current_overview(project), target, formats, report)
         return
-    except (MissingArtifact, StaleArtifact) as error:
+    except (MissingArtifact, StaleArtifact, CorruptArtifact) as error:
         report.notes.append(f"{error}. The overview here was put together from today's comparisons")
     _clear(target)
     target.mkdir(exist_ok=True)

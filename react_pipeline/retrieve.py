@@ -65,7 +65,10 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
         clear_leftovers(directory)
         clip = load_base(project, parents["base_checkpoint"])
         index = open_index(
-            parents["faiss_index"], parents["base_checkpoint"].fingerprint, embeddings=parents["corpus_embeddings"]
+            parents["faiss_index"],
+            parents["base_checkpoint"].fingerprint,
+            embeddings=embeddings,
+            device=project.config.device,
         )
         evaluation = kept_out(project, slug, parents["evaluation_set"], clip, settings.decontaminate)
         queries = Queries(prompts, seeds, encode_seeds(project, slug, seeds, evaluation.images, clip))

@@ -20,7 +20,7 @@ import pandas as pd
 
 from react_pipeline import compare, overview, promotion
 from react_pipeline.artifacts import Artifact, canonical_json
-from react_pipeline.errors import CorruptArtifact, InputError, MissingArtifact, StaleArtifact
+from react_pipeline.errors import CorruptArtifact, InputError, MissingArtifact, ReactError, StaleArtifact
 from react_pipeline.lineage import ALL, STAGES, Project, fresh, fresh_or_none, method_key
 from react_pipeline.manifests import Manifests
 from react_pipeline.outside import LOOKS_OUTSIDE, changed_shards, glance
@@ -157,8 +157,9 @@ class _Look:
     def at(self, stage: str, key: str) -> None:
         try:
             state = self._gathered(stage, key) if stage in _GATHER else self._made(stage, key)
-        except InputError as error:  # such as fields of training that exclude one another
-            self.found.unreadable[key.split("/")[0]] = str(error)
+        except (ReactError, OSError, ValueError) as error:
+            # Such as fields of training that exclude one another, or a damaged table: no other domain waits for it.
+            self.found.unreadable[key.split("/")[0]] = f"{stage}: {' '.join(str(error).split())}"
             state = State.FAILED
         self.found.states[stage, key] = state
 
@@ -218,7 +219,9 @@ class _Look:
             return _joined(states) or State.FAILED
         if State.DUE in states or State.WAITING in states:
             return State.WAITING
-        if State.HELD in states and stage != overview.STAGE:
+        # What was never built is no loss to a comparison; an older one would drop out of it.
+        held = [name for name, state in zip(names, states, strict=True) if state is State.HELD]
+        if stage != overview.STAGE and any(self._fingerprint(name) for name in held):
             return State.HELD
         try:
             self.artifacts[stage, key] = _GATHER[stage](self.project, key)

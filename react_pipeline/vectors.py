@@ -4,8 +4,8 @@ Belongs here: which files hold which rows, and reading them. Does not belong her
 ones (`ready_embeddings`), searching them (`index`). Shapes: N rows of the corpus, D width.
 
 An artifact holds its vectors, or names where ready ones lie (`READY_FILE`); readers see no difference. Of ready ones
-the columns of URL and caption are called `url` and `caption` whatever their names in the files, a missing caption reads
-as "", and `image_sha256` is "", since no image has been seen yet.
+the columns of URL and caption are called `url` and `caption` whatever their names in the files, a missing one
+reads as "", and `image_sha256` is "", since no image has been seen yet.
 """
 
 from __future__ import annotations
@@ -141,8 +141,8 @@ class _Layout:
         # A file may use our name for something else, which then gives way.
         taken = [name for name in self.columns if name in table and name not in self.columns.values()]
         table = table.drop(columns=taken).rename(columns={theirs: ours for ours, theirs in self.columns.items()})
-        if "caption" in table:
-            table["caption"] = table["caption"].fillna("")
+        for name in {"url", "caption"} & set(table):
+            table[name] = table[name].fillna("")
         return table.assign(image_sha256="") if columns is None or "image_sha256" in columns else table
 
 

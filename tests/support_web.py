@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 import time
 from collections import Counter
@@ -10,8 +11,19 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+
+from react_pipeline.sources import downloads
+
 Answer = bytes | Callable[[BaseHTTPRequestHandler, int], None]
 """The body of a 200, or a function of the handler and of how often the path was asked for before."""
+
+
+def keep_img2dataset_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork downloading processes from one that has loaded img2dataset, which takes each of them seconds otherwise."""
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(downloads, "_START_METHOD", "forkserver")
+    multiprocessing.set_forkserver_preload(["react_pipeline.sources.download_process"])
 
 
 class Web:

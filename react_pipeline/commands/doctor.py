@@ -1,10 +1,11 @@
 """Diagnosis: what a machine and a project have, what is missing, and how to get it.
 
-Belongs here: looking, quickly and without importing torch. Does not belong here: repairing anything.
+Belongs here: looking, quickly and without importing torch; asking the servers whether they answer. Does not belong here: repairing anything.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -20,11 +21,17 @@ from react_pipeline.config_files import load_domains
 from react_pipeline.errors import InputError, ReactError
 from react_pipeline.lineage import Project
 from react_pipeline.tracking import Tracking
+from react_pipeline.tracking.notes import dagster_url, mlflow_url
 from react_pipeline.tracking.registry import Registry
 
 PACKAGES = ("torch", "open_clip_torch", "clip-retrieval", "faiss-cpu", "dagster", "dagster-webserver", "mlflow")
 MIN_FREE_BYTES = 5_000_000_000
 SERVER_TIMEOUT_SECONDS = 5
+
+DAGSTER_URL, MLFLOW_URL = "http://127.0.0.1:3000", "http://127.0.0.1:5000"
+"""Where `react-pipeline ui` puts them unless it is told otherwise."""
+
+_DAEMONS = "{instance{daemonHealth{allDaemonStatuses{daemonType required healthy}}}}"
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ def diagnose(config_path: Path | None, repository: Path | None) -> list[Finding]
         return [*findings, Finding("pipeline.yaml", "missing", str(error), "mend the file, or give another: --config")]
     findings.append(Finding("pipeline.yaml", "ok", str(project.path)))
     looked = [*_inputs(project), *_store(project), _tracking(project), _automation(project), _dagster(repository)]
-    return [*findings, *looked]
+    return [*findings, *looked, _dagster_server(project), *_mlflow_server(project)]
 
 
 def _packages() -> Iterator[Finding]:
@@ -180,6 +187,46 @@ def _automation(project: Project) -> Finding:
         return Finding("automation", "ok", "off; `automation.enabled` or the Automation page of Dagster starts it")
     methods = ", ".join(automation.methods)
     return Finding("automation", "ok", f"keeps up {methods}; training: {automation.training}; needs Dagster's daemon")
+
+
+def _dagster_server(project: Project) -> Finding:
+    """Whether Dagster answers, and whether its daemon ticks: without it nothing queued ever starts."""
+    wanted = dagster_url(project)
+    address, body = wanted or DAGSTER_URL, json.dumps({"query": _DAEMONS}).encode()
+    request = urllib.request.Request(f"{address}/graphql", body, {"Content-Type": "application/json"})  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=SERVER_TIMEOUT_SECONDS) as answer:  # noqa: S310 - http only
+            daemons = json.load(answer)["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]
+    except OSError as error:
+        return _silent("dagster server", address, error, wanted=bool(wanted))
+    except (ValueError, KeyError, TypeError):
+        return Finding("dagster server", "note", f"{address}: something else answers", "take another port for one")
+    ill = sorted(
+        str(daemon["daemonType"]).lower() for daemon in daemons if daemon["required"] and not daemon["healthy"]
+    )
+    if ill:
+        remedy = "start the daemon, as `react-pipeline ui` does; right after a start wait a minute"
+        return Finding("dagster server", "note", f"{address} answers; not ticking: {', '.join(ill)}", remedy)
+    return Finding("dagster server", "ok", f"{address} answers, and its daemon ticks")
+
+
+def _mlflow_server(project: Project) -> Iterator[Finding]:
+    """Whether a page shows a local database; a server that is the tracking URI itself is told of by `tracking`."""
+    if Tracking.of(project).uri.startswith("http"):
+        return
+    wanted = mlflow_url()
+    address = wanted or MLFLOW_URL
+    try:
+        with urllib.request.urlopen(f"{address}/health", timeout=SERVER_TIMEOUT_SECONDS):  # noqa: S310 - http only
+            yield Finding("mlflow server", "ok", f"{address} answers")
+    except OSError as error:
+        yield _silent("mlflow server", address, error, wanted=bool(wanted))
+
+
+def _silent(what: str, address: str, error: OSError, *, wanted: bool) -> Finding:
+    if not wanted:
+        return Finding(what, "ok", f"none at {address}; `react-pipeline ui` starts it")
+    return Finding(what, "note", f"{address}: {error}", "react-pipeline ui, or correct its address")
 
 
 def _dagster(repository: Path | None) -> Finding:

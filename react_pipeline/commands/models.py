@@ -13,6 +13,7 @@ from react_pipeline.commands.command_line import Config, console, load_project
 from react_pipeline.commands.terminal import print_table
 from react_pipeline.config_files import load_domains
 from react_pipeline.lineage import Project
+from react_pipeline.settings.training import CONTROL_SUFFIX
 
 if TYPE_CHECKING:
     from react_pipeline.artifacts import Artifact
@@ -112,7 +113,7 @@ def _tell(project: Project, artifact: Artifact) -> None:
 
     verdict, slug = Verdict.read(artifact), artifact.key
     before, after = verdict.champion_before.method, verdict.champion.method
-    console.print(f"{slug}: {after} reigns (before: {before}). {verdict.reason}", markup=False)
+    console.print(f"{slug}: {after} reigns (before: {before}): {verdict.reason}", markup=False, soft_wrap=True)
     Tracking.of(project).log_artifact(project, artifact)
     told = Registry.of(project).apply(project, artifact, patient=True)
     for note in told.notes:
@@ -144,7 +145,8 @@ def _rows(
         tags = version.tags
         top1 = float(tags["top1"]) if "top1" in tags else None
         cells = [slug, version.method, version.number, _percent(top1), "", ""]
-        told = f"{tags['verdict']}: {tags.get('reason', '')}" if "verdict" in tags else "never judged"
+        unjudged = "a control, never a candidate" if version.method.endswith(CONTROL_SUFFIX) else "never judged"
+        told = f"{tags['verdict']}: {tags.get('reason', '')}" if "verdict" in tags else unjudged
         rows.append([*cells, ", ".join(version.aliases), tags.get("decided", "")[:16], told])
     return rows
 

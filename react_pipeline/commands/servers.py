@@ -70,6 +70,7 @@ def serve(project: Project, repository: Path, dagster_port: int, mlflow_port: in
     logs.mkdir(parents=True, exist_ok=True)
     servers: list[Server] = []
     try:
+        end_with_the_terminal()
         for name, port, arguments in commands:
             servers.append(_start(name, port, arguments, logs / f"{name}.log", repository, environment))
         for server in servers:
@@ -77,6 +78,12 @@ def serve(project: Project, repository: Path, dagster_port: int, mlflow_port: in
         yield servers
     finally:
         stop(servers)
+
+
+def end_with_the_terminal() -> None:
+    """A closed terminal stops the servers as Ctrl-C does: being leaders of their own sessions they would live on."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # under nohup it stays ignored
+        signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
 def watch(servers: Sequence[Server]) -> None:

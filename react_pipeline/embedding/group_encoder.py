@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from react_pipeline.config import PipelineConfig
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.groups import Group
 from react_pipeline.embedding.inference import ClipMapper, PairDataset, PairStream, StatsLogger
+from react_pipeline.errors import CorpusError
 from react_pipeline.model import choose_device, load
 from react_pipeline.sources.shards import ShardLocation
 
@@ -55,24 +57,46 @@ class GroupEncoder:
             directory: Gets `img_emb/`, `text_emb/`, `metadata/` and `stats/`.
             bar: Of tqdm.
             pairs: How many are to come at the most, if known: a process for less than a batch only costs its start.
+
+        Raises:
+            CorpusError: If a decoding process dies, a shard cannot be read, or a vector is not finite or zero.
+            SourceUnavailable: If a server does not answer.
         """
         size = self._embedding.batch_size
         workers = self._embedding.workers if pairs is None else min(self._embedding.workers, pairs // size)
         stream = PairStream(groups, self._dataset, size, workers, pin_memory=self.device == "cuda")
-        for group, reader in stream:
+        with _dead_workers_told():
+            # Waiting for a group's first batch, and for the workers to start, is part of what it takes.
             started = time.perf_counter()
-            # Equal groups give equal bits, whatever was encoded before them.
-            self._encoder.forget_texts()
-            logger = StatsLogger(directory / "stats" / f"{group.number}.json", bar)
-            runner = Runner(
-                lambda _sampler, reader=reader: reader,
-                lambda: self._mapper,
-                lambda partition: NumpyWriter(partition, str(directory), True, True, True, self._groups),
-                lambda _partition, logger=logger: logger,
-                self._groups,
-            )
-            runner(group.number)
-            group.ledger += reader.ledger
-            rows = int(logger.stats["sample_count"])
-            yield group, {"rows": rows, **reader.counts, "seconds": time.perf_counter() - started}
-            group.samples = []
+            for group, reader in stream:
+                # Equal groups give equal bits, whatever was encoded before them.
+                self._encoder.forget_texts()
+                logger = StatsLogger(directory / "stats" / f"{group.number}.json", bar)
+                runner = Runner(
+                    lambda _sampler, reader=reader: reader,
+                    lambda: self._mapper,
+                    lambda partition: NumpyWriter(partition, str(directory), True, True, True, self._groups),
+                    lambda _partition, logger=logger: logger,
+                    self._groups,
+                )
+                runner(group.number)
+                group.ledger += reader.ledger
+                rows = int(logger.stats["sample_count"])
+                yield group, {"rows": rows, **reader.counts, "seconds": time.perf_counter() - started}
+                group.samples = []
+                started = time.perf_counter()
+
+
+@contextmanager
+def _dead_workers_told() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        # torch raises it wherever this process happens to be.
+        if "DataLoader worker" not in str(error):
+            raise
+        raise CorpusError(
+            "embedding: a decoding process died, most likely for lack of memory; finished groups of shards are kept: "
+            "run again, with fewer `embedding.workers`, a smaller `embedding.batch_size` or `corpus.max_pixels`, or "
+            "(in a container) more shared memory"
+        ) from error

@@ -20,6 +20,9 @@ from react_pipeline.indexing.vectors import Rows, StoredVectors, Vectors
 
 logger = logging.getLogger(__name__)
 
+GPU_LIMIT = 2_048
+"""The most hits, and the most cells, that FAISS searches on a GPU."""
+
 _CANDIDATES_AT_ONCE = 65_536
 """So many vectors are read at a time for ranking again: 128 MiB of 512 numbers."""
 
@@ -118,6 +121,12 @@ def to_gpu(index: Any, device: str) -> Any:
     except RuntimeError as error:
         logger.warning("the index stays in main memory: %s", str(error).splitlines()[0])
         return index
+
+
+def fits_gpu(index: Any, hits: int) -> bool:
+    """Whether FAISS could search so many hits of this index on a GPU: no graph, and no more than `GPU_LIMIT`."""
+    lists = inverted_lists(index)
+    return not hasattr(innermost(index), "hnsw") and max(hits, 0 if lists is None else int(lists.nprobe)) <= GPU_LIMIT
 
 
 def to_cpu(index: Any) -> Any:

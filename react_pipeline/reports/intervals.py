@@ -22,9 +22,10 @@ _Z = 1.959964
 Correct = np.ndarray[Any, Any]
 
 
-def paired_interval(method_correct: Correct, base_correct: Correct) -> tuple[float, float]:
-    """95% bootstrap interval of the difference in accuracy of two methods on the same N images, as fractions."""
-    low, high = np.percentile(_differences(method_correct, base_correct, _SEED), [2.5, 97.5])
+def paired_interval(method_correct: Correct, base_correct: Correct, confidence: float = 0.95) -> tuple[float, float]:
+    """Two-sided bootstrap interval of the difference in accuracy of two methods on the same N images, as fractions."""
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(_differences(method_correct, base_correct, _SEED), [tail, 100 - tail])
     return float(low), float(high)
 
 

@@ -98,6 +98,8 @@ def find_candidates(
                 means = mean_vectors(prompts["class_id"], vectors)
             candidates = apply_filter(candidates, likeness(embeddings, candidates, means), settings)
         parts.append(candidates)
+    # A batch without any hit has no types that the others could be joined with.
+    parts = [part for part in parts if len(part)] or parts[:1]
     candidates = parts[0] if len(parts) == 1 else in_order(pd.concat(parts, ignore_index=True), settings)
     return Found(
         candidates, pd.concat(counts).unstack(fill_value=0).reindex(columns=list(settings.modes), fill_value=0)

@@ -38,6 +38,9 @@ MEANINGS: Mapping[str, str] = {
 MAX_ROWS = 1_000
 """Classes listed on the page; the fewest pairs first. All of them stand in `classes.parquet`."""
 _BINS = 50
+CLASS_BINS = 10
+"""Of the histogram of one class, which stands in a cell of a table."""
+_BARS = "▁▂▃▄▅▆▇█"
 _QUANTILES = {"lowest": 0.0, "lower_quarter": 0.25, "median": 0.5, "upper_quarter": 0.75, "highest": 1.0}
 
 
@@ -75,14 +78,22 @@ def class_report(
 
 
 def similarity_report(domain: DomainConfig, candidates: pd.DataFrame) -> pd.DataFrame:
-    """Quantiles of the similarity of kept and of dropped candidates, a row for each class, mode and outcome.
+    """The similarities of kept and of dropped candidates, a row for each class, mode and outcome.
 
     Returns:
-        Columns class, mode, kept (bool), pairs, lowest, lower_quarter, median, upper_quarter, highest.
+        Columns class, mode, kept (bool), pairs, lowest, lower_quarter, median, upper_quarter, highest, histogram:
+        numbers of candidates in `CLASS_BINS` equal bins from the lowest to the highest cosine of the mode, over all
+        classes, so that classes can be compared.
     """
     kept = of_kept_rows(candidates).rename("kept")
-    groups = candidates.groupby(["class_id", "mode", kept], sort=True)["similarity"]
+    keys = ["class_id", "mode", kept]
+    groups = candidates.groupby(keys, sort=True)["similarity"]
     table = pd.DataFrame({"pairs": groups.size(), **{name: groups.quantile(q) for name, q in _QUANTILES.items()}})
+    of_mode = candidates.groupby("mode")["similarity"]
+    low, high = of_mode.transform("min"), of_mode.transform("max")
+    bins = ((candidates["similarity"] - low) / (high - low) * CLASS_BINS).fillna(0).astype("int64")
+    numbers = bins.clip(0, CLASS_BINS - 1).groupby([candidates["class_id"], candidates["mode"], kept], sort=True)
+    table["histogram"] = numbers.apply(lambda of_group: np.bincount(of_group, minlength=CLASS_BINS).tolist())
     table = table.reset_index()
     table.insert(0, "class", np.asarray(domain.class_names, object)[table.pop("class_id")])
     return table
@@ -164,6 +175,7 @@ def report_page(
         + ", ".join(f"{count:,} images of {_cell(name)}" for name, count in counts["evaluation_sets"].items())
         + ".",
         "## Classes, the fewest pairs first",
+        "Histograms show the cosines of kept pairs, from the lowest to the highest of all candidates of the mode.",
         _table(*_class_rows(classes, similarity)),
     ]
     if len(classes) > MAX_ROWS:
@@ -176,13 +188,19 @@ def _class_rows(classes: pd.DataFrame, similarity: pd.DataFrame) -> tuple[list[s
     columns = ["class", "prompts", *(["seeds"] if classes["seeds"].any() else []), "candidates", "kept", SHARED]
     columns += [*reasons, *(["shortfall"] if classes["shortfall"].any() else [])]
     shown = classes.sort_values("kept", kind="stable").head(MAX_ROWS)
-    medians = similarity[similarity["kept"]].pivot(index="class", columns="mode", values="median")
-    modes = list(medians.columns)
+    kept = similarity[similarity["kept"]]
+    told = {(row.class_, row.mode): row for row in kept.rename(columns={"class": "class_"}).itertuples(index=False)}
+    modes = sorted(set(kept["mode"]))
     rows = []
     for values in shown[columns].itertuples(index=False):
-        found = [medians.at[values[0], mode] if values[0] in medians.index else np.nan for mode in modes]
-        rows.append([*values, *("" if np.isnan(value) else f"{value:.3f}" for value in found)])
-    return [*columns, *(f"median {mode}" for mode in modes)], rows
+        found = [told.get((values[0], mode)) for mode in modes]
+        rows.append([*values, *("" if row is None else f"{row.median:.3f} {_bars(row.histogram)}" for row in found)])
+    return [*columns, *(f"{mode}: median, histogram" for mode in modes)], rows
+
+
+def _bars(histogram: Sequence[int]) -> str:
+    highest = max(histogram)
+    return "".join(_BARS[-(-number * len(_BARS) // highest) - 1] if number else "·" for number in histogram)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -25,6 +25,7 @@ from react_pipeline.retrieval.ranking import mark_drops
 from react_pipeline.retrieval.rendered_text import text_fraction
 from react_pipeline.sources.image_source import ImageSource
 from react_pipeline.sources.images import BadImage, decode_image
+from react_pipeline.sources.web_access import REFUSED_URL, plain_url
 from react_pipeline.vectors import row_metadata
 
 
@@ -60,6 +61,10 @@ class Examination:
             mark_drops(candidates, evaluation, self._settings, failed=failed, neighbours=self.near.neighbours)
             return candidates.loc[candidates["dropped"] == "", "row"].to_numpy()
 
+        if self._source.identity == "url":
+            # No round of fetching is spent on what cannot be fetched.
+            refused = [plain_url(url) is None for url in candidates["url"]]
+            self.failed.update(dict.fromkeys(candidates.loc[refused, "row"].tolist(), REFUSED_URL))
         while True:
             failed = set(self.failed)
             if self.rounds > self._settings.refill_rounds:

@@ -45,6 +45,7 @@ _TASKS_AT_LEAST = 64
 """Of a cluster, as long as each has two URLs: how many executors there are is not known here."""
 _PAUSE_SECONDS = 1.0
 _ORPHAN_CHECK_SECONDS = 0.5
+_START_METHOD = "spawn"
 _TASKS = "tasks"
 
 
@@ -128,8 +129,9 @@ def download_images(
     return _result(table, urls, directory, journal)
 
 
-def end_with_parent(parent: int, run: Connection) -> None:
-    """End this process soon after `parent` is gone or closes its end of `run`: a stopped run fetches no more."""
+def end_with_parent(run: Connection) -> None:
+    """End this process soon after the run's is gone or closes its end of `run`: a stopped run fetches no more."""
+    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent and not run.poll(_ORPHAN_CHECK_SECONDS):
@@ -147,7 +149,7 @@ class _Processes:
 
     def __init__(self, count: int) -> None:
         self.count = count
-        self._context = multiprocessing.get_context("spawn")
+        self._context = multiprocessing.get_context(_START_METHOD)
         # No event or lock: a process that is killed while it holds one would block all others.
         self._theirs, self._ours = self._context.Pipe(duplex=False)
         self._pool: ProcessPoolExecutor | None = None
@@ -166,8 +168,7 @@ class _Processes:
 
     def submit(self, *task: Any) -> Future[None]:
         if self._pool is None:
-            watched = (os.getpid(), self._theirs)
-            self._pool = ProcessPoolExecutor(self.count, self._context, end_with_parent, watched)
+            self._pool = ProcessPoolExecutor(self.count, self._context, end_with_parent, (self._theirs,))
         return self._pool.submit(_download, *task)
 
 

@@ -191,6 +191,8 @@ class UrlSource:
             on="row",
             how="inner",
         )
+        # If nothing was had, pandas gives the index the column's name, and then knows not which to sort by.
+        described = described.reset_index(drop=True)
         for pair in described.sort_values("row", kind="stable").itertuples(index=False):
             yield pair, got.read(int(pair.row))
 

@@ -99,6 +99,17 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
         raise BadImage(reason, f"{type(error).__name__}: {error}"[:200]) from error
 
 
+def extension_of(data: bytes) -> str:
+    """The extension that an image file gets in a shard: `png`, `webp` or `jpg`.
+
+    By content: names from outside are not trusted. Decoders look at the content too, so a rarer format may go by the
+    commonest name.
+    """
+    if data.startswith(b"\x89PNG"):
+        return "png"
+    return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else "jpg"
+
+
 @contextmanager
 def truncated_images() -> Iterator[None]:
     """Within it, of a file that ends too early the part that is there is decoded.

@@ -25,8 +25,15 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 CAPTION_EXTENSION = "txt"
 METADATA_EXTENSION = "json"
 
+MAX_NAME_BYTES = 1 << 20
+"""Of a long name or an extended header, which tarfile reads whole."""
+
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 _REGULAR_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+_EXTENDING_TYPES = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
 
 
 @dataclass(frozen=True)
@@ -153,9 +160,17 @@ def read_member(file: IO[bytes], member: Member, limit_bytes: int | None = None)
     return data
 
 
+class _Header(tarfile.TarInfo):
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        # The entry point that tarfile leaves to subclasses.
+        if self.type in _EXTENDING_TYPES and self.size > MAX_NAME_BYTES:
+            raise tarfile.ReadError(f"an extended header of {self.size:,} bytes, allowed are {MAX_NAME_BYTES:,}")
+        return super()._proc_member(tar)  # type: ignore[misc]
+
+
 def _members(path: ShardLocation) -> Iterator[tarfile.TarInfo]:
     try:
-        with open_shard(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        with open_shard(path) as file, tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
             while (member := tar.next()) is not None:
                 # tarfile keeps every header it has read; a shard can hold millions.
                 tar.members = []  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from react_pipeline.artifacts import Artifact
 from react_pipeline.durable import fsync
+from react_pipeline.sources.images import extension_of
 from react_pipeline.sources.shards import CAPTION_EXTENSION, METADATA_EXTENSION, index_shard, open_shard, read_member
 from react_pipeline.sources.url_tables import UrlRow
 
@@ -82,7 +83,7 @@ def pack(samples: Iterator[tuple[UrlRow, bytes]], directory: Path, first: int) -
 
 def _add_pair(tar: tarfile.TarFile, row: UrlRow, image: bytes) -> None:
     about = json.dumps({"url": row.url}, ensure_ascii=False).encode()
-    _add(tar, f"{row.key}.{_extension(image)}", image)
+    _add(tar, f"{row.key}.{extension_of(image)}", image)
     _add(tar, f"{row.key}.{CAPTION_EXTENSION}", row.caption.encode())
     _add(tar, f"{row.key}.{METADATA_EXTENSION}", about)
 
@@ -96,13 +97,6 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     member = tarfile.TarInfo(name)
     member.size = len(data)
     tar.addfile(member, io.BytesIO(data))
-
-
-def _extension(image: bytes) -> str:
-    # By content; decoders look at the content too, so a rarer format may go by the commonest name.
-    if image.startswith(b"\x89PNG"):
-        return "png"
-    return "webp" if image[:4] == b"RIFF" and image[8:12] == b"WEBP" else "jpg"
 
 
 def _shard(directory: Path, number: int) -> Path:

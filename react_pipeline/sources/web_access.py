@@ -33,6 +33,8 @@ REFUSED_URL = "refused_url"
 
 _READ_AT_ONCE_BYTES = 1 << 20
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_NEVER_PUBLIC = tuple(map(ipaddress.ip_network, ("::/96", "fec0::/10", "64:ff9b:1::/48")))
+"""What Python's table leaves out: IPv4 in its old wrapping, site-local addresses, translation within a network."""
 
 
 class RefusedAccess(OSError):  # noqa: N818 - names what was met; its text begins with the reason for the ledger
@@ -40,16 +42,22 @@ class RefusedAccess(OSError):  # noqa: N818 - names what was met; its text begin
 
 
 def plain_url(url: Any) -> str | None:
-    """The URL in ASCII, or None if it is none that may be fetched: http or https, a host, no credentials."""
+    """The URL in ASCII, or None if it is none that may be fetched: http or https, a host, no credentials.
+
+    A host in other letters is written as the network knows it (IDNA), all else percent-encoded.
+    """
     if not isinstance(url, str) or len(url) > MAX_URL_CHARS:
         return None
     text = url.strip()
     try:
         parts = urlsplit(text)
-        port = parts.port
+        port, host = parts.port, parts.hostname
+        if host and not host.isascii() and "@" not in parts.netloc:
+            known = host.encode("idna").decode()
+            text = parts._replace(netloc=known if port is None else f"{known}:{port}").geturl()
     except ValueError:
         return None
-    if parts.scheme.lower() not in ("http", "https") or not parts.hostname or "@" in parts.netloc or port == 0:
+    if parts.scheme.lower() not in ("http", "https") or not host or "@" in parts.netloc or port == 0:
         return None
     if any(ord(char) < 33 or ord(char) == 127 for char in text.replace(" ", "")):
         return None
@@ -64,6 +72,8 @@ def is_public(address: str) -> bool:
         if found in _NAT64:
             wrapped.append(ipaddress.IPv4Address(int(found) & 0xFFFF_FFFF))
         if not all(inner.is_global for inner in wrapped if inner is not None):
+            return False
+        if any(found in network for network in _NEVER_PUBLIC):
             return False
         if found.ipv4_mapped is not None:
             return True

@@ -17,7 +17,7 @@ from support_launch import dagster_home
 from support_upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
 from assets.automation import domain_files
-from assets.conditions import tags_of
+from assets.conditions import INPUTS_TAG, WILL_RETRY_TAG, tags_of
 from assets.definitions import build_defs
 from assets.partitions import DOMAINS, partition_of
 from assets.reporting import INTERRUPTED
@@ -215,6 +215,11 @@ def report(instance: dg.DagsterInstance, slug: str, *, passed: bool) -> None:
     instance.report_runless_asset_event(check)
 
 
+@dg.job
+def failing() -> None:
+    pass
+
+
 @pytest.mark.parametrize(("reason", "again"), [(INTERRUPTED, True), ("something else", False)])
 def test_run_that_ended_with_the_servers_is_asked_for_again(kept_up: Project, reason: str, again: bool) -> None:
     @dg.op
@@ -222,15 +227,27 @@ def test_run_that_ended_with_the_servers_is_asked_for_again(kept_up: Project, re
         raise dg.Failure(reason, allow_retries=False)
 
     @dg.job
-    def failing() -> None:
+    def ending() -> None:
         fails()
 
     with dg.DagsterInstance.ephemeral() as instance:
         upkeep = Upkeep(kept_up, instance, "shapes")
         upkeep.tick()
         tags = {name: value for name, value in upkeep.tags["corpus", None].items() if name == "react/inputs.corpus"}
-        failing.execute_in_process(instance=instance, raise_on_error=False, tags=tags)
+        ending.execute_in_process(instance=instance, raise_on_error=False, tags=tags)
         assert upkeep.tick() == ({("corpus", None)} if again else set())
+
+
+def test_run_that_dagster_starts_again_is_waited_for(kept_up: Project) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        upkeep = Upkeep(kept_up, instance, "shapes")
+        upkeep.tick()
+        tags = {name: value for name, value in upkeep.tags["corpus", None].items() if name.startswith(INPUTS_TAG)}
+        failed = dg.DagsterRunStatus.FAILURE
+        run = instance.create_run_for_job(failing, status=failed, tags={**tags, WILL_RETRY_TAG: "true"})
+        assert upkeep.tick() == set() and "corpus all: was asked for" not in upkeep.log
+        instance.add_run_tags(run.run_id, {WILL_RETRY_TAG: "false"})  # as after the last try
+        assert upkeep.tick() == set() and "corpus all: was asked for" in upkeep.log
 
 
 def test_broken_domain_and_broken_pipeline_are_no_fault_of_the_sensor(kept_up: Project) -> None:

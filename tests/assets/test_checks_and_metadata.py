@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from pathlib import Path
@@ -84,7 +85,15 @@ def test_pictures_are_made_small_enough(tmp_path: Path) -> None:
 def test_names_from_outside_cannot_break_out_of_a_table() -> None:  # FAULTS 34
     table = markdown_table(["class"], [["<img src=x onerror=alert(1)> | a\nb"]])
     assert "<img" not in table
-    assert table.splitlines()[-1] == "| &lt;img src=x onerror=alert(1)&gt; \\| a b |"
+    assert table.splitlines()[-1] == "| &lt;img src=x onerror=alert(1)&gt; &#124; a b |"
+
+
+def test_names_from_outside_load_nothing_and_link_to_nothing() -> None:  # FAULTS 34
+    hostile = ["![x](http://192.0.2.1/x.png)", "[x](javascript:alert(1))", "`code` *bold* \\| end"]
+    shown = markdown_table(["class"], [[name] for name in hostile])
+    assert not set("[]`*\\") & set(shown), "nothing that Markdown reads as more than text"
+    assert html.unescape(shown).splitlines()[2:] == [f"| {name} |" for name in hostile]
+    assert [line.count("|") for line in shown.splitlines()] == [2] * 5
 
 
 def test_counts_are_typed_and_unavailable_results_say_why(tiny_project: Project) -> None:

@@ -65,6 +65,18 @@ def test_chained_extended_headers_do_not_overrun_the_reader(tmp_path: Path) -> N
         index_shard(tmp_path / "chained.tar")
 
 
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_an_extended_header_of_gigabytes_is_refused_unread(tmp_path: Path, kind: bytes) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 1 << 40
+    path = tmp_path / "0.tar"
+    with path.open("wb") as file:
+        file.write(header.tobuf(tarfile.GNU_FORMAT))
+        file.truncate((1 << 40) + 4096)
+    with pytest.raises(CorpusError, match="0.tar: .*an extended header of 1,099,511,627,776 bytes"):
+        index_shard(path)
+
+
 def test_a_cut_shard_stops_the_corpus(make_project: Callable[..., Project], drawings: Path, tmp_path: Path) -> None:
     whole = (drawings / "shards" / "00001.tar").read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2])

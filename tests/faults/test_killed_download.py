@@ -16,7 +16,7 @@ import pandas as pd
 import psutil
 import pytest
 from support_drawings import draw, encode
-from support_web import send, served
+from support_web import keep_img2dataset_loaded, send, served
 
 from react_pipeline.errors import CorpusError
 from react_pipeline.settings.corpus import DownloadConfig
@@ -45,7 +45,7 @@ def slow(handler: Any, _before: int) -> None:
 def test_what_was_had_before_a_kill_is_not_fetched_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str
 ) -> None:
-    monkeypatch.setenv("no_proxy", "*")
+    keep_img2dataset_loaded(monkeypatch)
     with served({f"/{n}": slow for n in range(URLS)}) as web:
         table = pd.DataFrame({"row": range(URLS), "url": [f"{web.url}/{n}" for n in range(URLS)]})
         run = subprocess.Popen([sys.executable, "-c", CODE, web.url, str(tmp_path)], stderr=subprocess.PIPE, text=True)

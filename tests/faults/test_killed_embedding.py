@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -19,7 +20,8 @@ from react_pipeline.artifacts import Artifact
 from react_pipeline.base import publish_base
 from react_pipeline.corpus import publish_corpus
 from react_pipeline.embed import embed_corpus
-from react_pipeline.errors import MissingArtifact
+from react_pipeline.embedding import inference
+from react_pipeline.errors import CorpusError, MissingArtifact
 from react_pipeline.lineage import Project
 from react_pipeline.vectors import read_metadata, read_vectors
 
@@ -116,6 +118,27 @@ def same(one: Artifact, other: Artifact) -> bool:
     return all(
         read_vectors(one, side) == pytest.approx(read_vectors(other, side), abs=2e-3) for side in ("image", "text")
     )
+
+
+def test_a_decoding_process_that_is_killed_is_one_clear_error_and_the_next_run_goes_on(
+    make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(embedding={"workers": 1, "batch_size": 8})
+    publish_corpus(project)
+    publish_base(project)
+    read_pair, this = inference.read_pair, os.getpid()
+
+    def killed(*given: Any) -> Any:
+        # As the kernel does where memory ends.
+        if os.getpid() != this:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_pair(*given)
+
+    monkeypatch.setattr(inference, "read_pair", killed)
+    with pytest.raises(CorpusError, match=r"a decoding process died.*embedding\.workers"):
+        embed_corpus(project)
+    monkeypatch.undo()
+    assert embed_corpus(project).counts["rows"] == 96
 
 
 def test_killed_while_publishing_embeds_nothing_again(indexed_project: Project) -> None:

@@ -58,6 +58,10 @@ def test_the_report_has_every_class_and_the_shortfall_of_the_search(hits, candid
 def test_similarities_are_told_for_each_class_mode_and_outcome(candidates: pd.DataFrame) -> None:
     table = similarity_report(DOMAIN, candidates).set_index(["class", "mode", "kept"])
     assert table.loc[("cat", "t2t", True), "median"] == pytest.approx(0.5)
+    # Of all hits by text the highest is in the last bin, the lowest in the first.
+    assert table.loc[("cat", "t2t", True), "histogram"] == [*[0] * 9, 1]
+    assert table.loc[("cat", "t2t", False), "histogram"] == [1, *[0] * 9]
+    assert (table["histogram"].map(sum) == table["pairs"]).all()
     assert table.loc[("cat", "t2t", False), "pairs"] == 1
     assert table["pairs"].sum() == len(candidates)
 
@@ -83,3 +87,4 @@ def test_the_report_is_written_as_tables_a_picture_and_a_page(hits, candidates, 
         assert picture.width > 1_000
     page = (tmp_path / "report.md").read_text()
     assert "Starving (fewer than 1 pairs): eel." in page and "| cap |" in page and "3 images of pets" in page
+    assert "| 0.500 ·········█ |" in page

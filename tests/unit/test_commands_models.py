@@ -77,6 +77,15 @@ def test_champion_and_challenger_are_listed_with_figures_date_and_reason(project
     assert told == ""
 
 
+def test_a_control_is_told_from_a_model_that_was_never_judged(project: Project, run) -> None:
+    Registry.of(project).apply_pending(project)
+    for method in (f"{GATED}-control", "full"):
+        tags = {"method": method, "fingerprint": f"of {method}"}
+        client_of(project).create_model_version("react-shapes", source=str(project.path.parent), tags=tags)
+    _, out, _ = run("list", "shapes")
+    assert "a control, never a candidate" in out and "never judged" in out
+
+
 def test_a_promotion_by_hand_is_told_to_the_registry(project: Project, run) -> None:
     code, out, told = run("promote", "shapes", "locked-text", "--reason", "smaller")
     assert code == 0, told

@@ -1,14 +1,20 @@
-"""The pages say what the code does: every field is listed, every link leads somewhere."""
+"""The pages say what the code does: every field is listed, every link leads somewhere, every command is one."""
 
 from __future__ import annotations
 
 import re
+import runpy
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
 from pydantic import BaseModel
 
 from react_pipeline import config
+from react_pipeline.cli import app
+from react_pipeline.config_files import load_domain, load_pipeline
+from react_pipeline.retrieval.labels import read_folder
 from react_pipeline.settings import training as training_config
 
 ROOT = Path(__file__).parents[2]
@@ -41,3 +47,38 @@ def test_every_local_link_leads_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
     missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_line_is_one_that_the_command_line_takes(page: Path) -> None:
+    blocks = re.findall(r"^```(?:console|bash)\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines = re.findall(r"^(?:\$ )?(?:\S*bin/)?react-pipeline (.*)$", "\n".join(blocks), flags=re.MULTILINE)
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        command = typer.main.get_command(app)
+        context = command.make_context("react-pipeline", words[:1], resilient_parsing=True)
+        while hasattr(command, "resolve_command"):
+            name, command, words = command.resolve_command(context, words)
+            if not hasattr(command, "resolve_command"):
+                command.make_context(name, words, parent=context)  # raises at an unknown option or a missing argument
+
+
+def test_the_files_of_the_tutorial_fit_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "tutorial.md").read_text()
+    (tmp_path / "domains").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name, content in re.findall(r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
+        Path(name).write_text(content)  # a later one replaces an earlier one, as for the reader
+        for module, imported in re.findall(r"^from (react_pipeline\S*) import (.*)$", content, flags=re.MULTILINE):
+            source = (ROOT / f"{module.replace('.', '/')}.py").read_text()  # not imported: some load torch
+            for wanted in imported.split(", "):
+                assert re.search(rf"^(?:def|class) {wanted}\b", source, flags=re.MULTILINE), wanted
+    for addition in re.findall(r"<<'EOF'\n(.*?)^EOF$", text, flags=re.MULTILINE | re.DOTALL):
+        Path("pipeline.yaml").write_text(Path("pipeline.yaml").read_text() + addition)
+    assert load_pipeline(tmp_path / "pipeline.yaml").automation.enabled
+    script = runpy.run_path("make_data.py")
+    for slug, subgroups in script["SETS"].items():
+        script["draw_labelled"](slug, subgroups)
+        domain = load_domain(tmp_path / "domains" / f"{slug}.yaml")
+        images, _ = read_folder(domain.evaluation.path, domain)
+        assert sorted(images["class"]) == sorted(domain.class_names)

@@ -48,7 +48,7 @@ BROKEN: dict[str, tuple[Any, str, int]] = {
 
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
-    monkeypatch.setenv("no_proxy", "*")
+    support_web.keep_img2dataset_loaded(monkeypatch)
     monkeypatch.setattr(downloads, "_PAUSE_SECONDS", 0.01)
     answers = IMAGES | {path: answer for path, (answer, _, _) in BROKEN.items() if answer is not None}
     with served({**answers, "/later.png": support_web.failing_first(1, IMAGES["/1.png"])}) as server:

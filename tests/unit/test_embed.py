@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ from react_pipeline.artifacts import Artifact
 from react_pipeline.base import publish_base
 from react_pipeline.corpus import publish_corpus, shard_paths
 from react_pipeline.embed import embed_corpus
+from react_pipeline.embedding import inference
 from react_pipeline.errors import CorpusError
 from react_pipeline.lineage import Project
 from react_pipeline.sources.images import decode_image
@@ -66,6 +69,20 @@ def test_counts_say_what_was_done(indexed_project: Project) -> None:
     counts = indexed_project.store.current("corpus_embeddings", "all").counts
     assert counts["dimension"] == 32 and counts["skipped"] == 0 and counts["reasons"] == {}
     assert counts["pairs_per_second"] > 0 and counts["device"] == "cpu"
+
+
+def test_the_seconds_recorded_count_the_wait_for_every_batch(
+    make_project: MakeProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_pair = inference.read_pair
+
+    def slow(*given: Any) -> Any:
+        time.sleep(0.01)
+        return read_pair(*given)
+
+    monkeypatch.setattr(inference, "read_pair", slow)
+    # Each shard is one batch, which is asked for before its group begins.
+    assert embedded(make_project()).counts["seconds"] >= 0.96
 
 
 def test_metadata_is_indexed_by_row_and_keeps_the_samples_fields(indexed_project: Project) -> None:

@@ -72,6 +72,15 @@ def test_the_next_best_stand_in_for_what_could_not_be_had(indexed_project: Proje
     assert examination.counts() == {"fetch_rounds": 3, "not_collected": {"http_404": 2}}
 
 
+def test_rows_without_a_url_that_can_be_fetched_are_passed_over_and_cost_no_round(indexed_project: Project) -> None:
+    web, table = Web(dict.fromkeys(range(6), IMAGE)), candidates(6)
+    table["url"] = ["", "", "file:///etc/passwd", *table["url"][3:]]
+    examination, dropped = choose(indexed_project, web, table, max_per_class=2)
+    assert dropped == {**dict.fromkeys(range(3), "not_collected"), 3: "", 4: "", 5: "cap"}
+    assert web.asked == [[3, 4]]
+    assert examination.counts() == {"fetch_rounds": 1, "not_collected": {"refused_url": 3}}
+
+
 def test_rounds_are_bounded_and_what_was_had_by_then_is_what_is_kept(indexed_project: Project) -> None:
     web = Web({row: IMAGE for row in (1, 7)})
     _, dropped = choose(indexed_project, web, candidates(8), max_per_class=2, refill_rounds=2)

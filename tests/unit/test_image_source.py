@@ -79,7 +79,7 @@ def publish(store: Path, rows: pd.DataFrame, source: UrlSource, shard_pairs: int
 def test_pairs_are_collected_from_urls_with_every_failure_and_are_fetched_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("no_proxy", "*")
+    support_web.keep_img2dataset_loaded(monkeypatch)
     answers = {f"/{n}": image for n, image in enumerate(IMAGES)} | {"/3": support_web.page}
     with served(answers) as web:
         rows = pd.DataFrame(
@@ -117,10 +117,21 @@ def test_pairs_are_collected_from_urls_with_every_failure_and_are_fetched_once(
     assert not (tmp_path / "fetched").exists()
 
 
+def test_where_nothing_can_be_had_nothing_comes_and_the_reasons_are_on_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    support_web.keep_img2dataset_loaded(monkeypatch)
+    with served({}) as web:
+        rows = pd.DataFrame({"row": [5, 2], "url": [f"{web.url}/0", "pipe:id"], "caption": ["x", "y"]})
+        source = UrlSource(corpus(), tmp_path)
+        assert list(source.fetch(rows)) == []
+    assert source.failed == {5: "http_404", 2: "refused_url"}
+
+
 def test_rows_of_one_url_share_the_image_and_long_captions_are_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("no_proxy", "*")
+    support_web.keep_img2dataset_loaded(monkeypatch)
     with served({"/0": IMAGES[0]}) as web:
         rows = pd.DataFrame({"row": [5, 2], "url": [f"{web.url}/0"] * 2, "caption": ["x" * 50, "short"], "class": ""})
         got = list(UrlSource(corpus(max_caption_chars=10), tmp_path).fetch(rows))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from support_results import publish_results
 
 from react_pipeline import compare as comparing
 from react_pipeline import overview as overviewing
+from react_pipeline.artifacts import Artifact
 from react_pipeline.compare import compare, comparison_table
 from react_pipeline.errors import MissingArtifact, StaleArtifact
 from react_pipeline.lineage import Project
@@ -34,9 +36,9 @@ def project(tmp_path: Path) -> Project:
     return write_project(tmp_path, tmp_path / "none", tmp_path / "none")
 
 
-def compared(project: Project, slug: str, *shares: float) -> None:
+def compared(project: Project, slug: str, *shares: float) -> Artifact:
     publish_results(project, slug, answers(*shares))
-    compare(project, slug)
+    return compare(project, slug)
 
 
 def test_means_are_those_of_the_results_and_say_how_many_of_how_many(project: Project) -> None:
@@ -104,6 +106,21 @@ def test_a_comparison_that_lacks_a_fresh_result_is_stale(project: Project) -> No
     with pytest.raises(StaleArtifact, match="lacks the results of gated-image"):
         comparing.current(project, "shapes")
     assert compare(project, "shapes") == comparing.current(project, "shapes")
+
+
+def test_a_result_that_was_removed_makes_its_comparison_stale(project: Project) -> None:
+    compared(project, "shapes", 0.25, 0.5)
+    shutil.rmtree(project.store.directory("elevater_results", "shapes/gated-image"))
+    with pytest.raises(StaleArtifact, match="today's result of gated-image"):
+        comparing.current(project, "shapes")
+
+
+def test_a_spoilt_comparison_is_named_and_the_other_domains_are_shown(project: Project) -> None:
+    compared(project, "colours", 0.25, 0.5)
+    spoilt = compared(project, "shapes", 0.25, 0.5).file("table.csv")
+    spoilt.write_text("spoilt")
+    shown = overview(project).counts
+    assert shown["domains"] == 1 and "differ from the manifest" in shown["skipped"]["shapes"]
 
 
 def test_a_domain_file_that_was_removed_leaves_the_overview(project: Project) -> None:

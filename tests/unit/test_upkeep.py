@@ -118,6 +118,48 @@ def test_missing_checkpoint_is_trained_unless_the_policy_is_never(project: Proje
     )
 
 
+def test_a_method_that_nobody_trained_keeps_no_comparison_of_the_others_waiting(trained: Project) -> None:
+    methods = [*METHODS, "gated-image-control"]
+    found = survey(change_pipeline(trained, automation={"training": "never", "methods": methods}), ["shapes"])
+    assert [task.key for task in found.held] == []  # its control set comes first
+    build(trained, "control_set", "shapes")
+    found = survey(Project.load(trained.path), ["shapes"])
+    assert [task.key for task in found.held] == ["shapes/gated-image-control"]
+    assert found.states["comparison", "shapes"] is State.FRESH
+
+
+@pytest.mark.parametrize("damage", ["cut", "gone", "changed"])
+def test_damaged_file_of_one_domain_is_built_again_and_harms_no_other(project: Project, damage: str) -> None:
+    build_all(project, ["shapes", "colours"], until="retrieved_set")
+    damaged = project.store.current("retrieved_set", "shapes").file("pairs.parquet")
+    whole = damaged.read_bytes()
+    damaged.unlink()
+    if damage != "gone":
+        damaged.write_bytes(whole[:9] if damage == "cut" else bytes(len(whole)))
+    edit_domain(project, "colours", templates=["another {}"])
+    found = survey(project, ["shapes", "colours"])
+    # What keeps its length is seen by the step that reads it: a look hashes nothing.
+    seen = [("retrieved_set", "shapes")] if damage != "changed" else []
+    assert [task.place for task in found.tasks if task.stage == "retrieved_set"] == [
+        *seen,
+        ("retrieved_set", "colours"),
+    ]
+    if seen:
+        build(project, "retrieved_set", "shapes")
+        assert survey(project, ["shapes"]).states["retrieved_set", "shapes"] is State.FRESH
+
+
+def test_table_that_cannot_be_read_is_told_and_harms_no_other_domain(trained: Project) -> None:
+    edit_domain(trained, "shapes", retrieval={"max_per_class": 5})
+    build(trained, "retrieved_set", "shapes", images=("a", "b", "c"))
+    table = trained.store.current("retrieved_set", "shapes").file("pairs.parquet")
+    table.write_bytes(bytes(table.stat().st_size))
+    found = survey(trained, ["shapes", "colours"])
+    assert "customized_checkpoint: " in found.unreadable["shapes"]
+    assert found.states["customized_checkpoint", "shapes/gated-image"] is State.FAILED
+    assert ("evaluation_set", "colours") in [task.place for task in found.tasks]
+
+
 def test_own_settings_of_a_training_count_as_changed(trained: Project) -> None:
     changed = change_pipeline(trained, customization={"defaults": {"steps": 9, "batch_size": 8, "warmup_steps": 1}})
     (task,) = survey(changed, ["shapes"]).tasks

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from support_drawings import COLOURS, SHAPES, draw, encode
-from support_web import Web, page, served
+from support_web import Web, keep_img2dataset_loaded, page, served
 
 from react_pipeline.corpus import check_shards, publish_corpus
 from react_pipeline.errors import CorpusError
@@ -32,7 +32,8 @@ def drawing(number: int) -> tuple[bytes, str]:
 
 
 @pytest.fixture
-def web() -> Iterator[Web]:
+def web(monkeypatch: pytest.MonkeyPatch) -> Iterator[Web]:
+    keep_img2dataset_loaded(monkeypatch)
     answers: dict[str, Any] = {f"/{number}": drawing(number)[0] for number in range(40)}
     with served({**answers, "/page": page, "/broken": b"no image at all"}) as server:
         yield server

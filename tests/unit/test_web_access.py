@@ -115,6 +115,9 @@ def test_an_answer_that_comes_byte_by_byte_meets_the_time_out(web: Web) -> None:
         ("::ffff:93.184.216.34", True),
         ("2002:7f00:0001::", False),
         ("64:ff9b::7f00:1", False),
+        ("64:ff9b:1::7f00:1", False),
+        ("::127.0.0.1", False),
+        ("fec0::1", False),
     ],
 )
 def test_only_addresses_of_the_public_internet_are_public(address: str, public: bool) -> None:
@@ -127,6 +130,9 @@ def test_only_addresses_of_the_public_internet_are_public(address: str, public: 
         ("http://a.org/x.jpg", "http://a.org/x.jpg"),
         (" HTTPS://a.org/x y.jpg?q=%20&r='1' ", "HTTPS://a.org/x%20y.jpg?q=%20&r='1'"),
         ("http://a.org/café.jpg", "http://a.org/caf%C3%A9.jpg"),
+        ("http://bücher.example:81/é", "http://xn--bcher-kva.example:81/%C3%A9"),
+        ("http://ü@bücher.example/", None),
+        ("http://" + "ü" * 70 + ".example/", None),
         ("file:///etc/passwd", None),
         ("pipe:rm -rf x", None),
         ("data:image/png;base64,AAAA", None),

@@ -1,0 +1,203 @@
+"""The sums for corpora that no machine here can hold: disk, memory and hours, from a formula and a few rates.
+
+`.venv/bin/python -m benchmarks.cluster_sums --page docs/clusters.md` writes the tables into that page from the rates
+below. `--measure` measures those of FAISS on one core, in two minutes; put what it prints into `RATES`.
+
+Belongs here: rates, formulas, tables. Does not belong here: the size of an index (`indexing.keys`). N pairs, D width of
+the vectors, n cells.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from react_pipeline.indexing.keys import SAMPLE_POINTS_PER_CELL, Key, cells_for
+
+BEGIN, END = "<!-- sums:begin -->", "<!-- sums:end -->"
+CORPORA = {"LAION-400M": 400_000_000, "LAION-2B": 2_320_000_000}
+DIMENSION = 512
+QUERIES = 400
+KMEANS_ROUNDS = 10
+TB, GIB = 1e12, 2**30
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How fast something is: `value` a second, of what, and where that is from."""
+
+    value: float
+    unit: str
+    source: str
+
+
+RATES = {
+    "embed, one core, fp32": Rate(6.4, "pairs", "measured here, ViT-B/32 with random weights (performance.md)"),
+    "embed, one core, bf16": Rate(19, "pairs", "measured here, likewise; a processor with bf16 instructions"),
+    "embed, one GPU": Rate(1_500, "pairs", "README of clip-retrieval: ViT-B/32 on an RTX 3080; not run here"),
+    "download, one machine": Rate(100e6 / 72_000, "URLs", "README of img2dataset: 100 million URLs in 20 hours"),
+    "train cells, one core": Rate(68e9, "floating-point operations", "measured here, FAISS' k-means"),
+    "add to IVF,SQfp16, one core": Rate(2_532, "rows", "measured here with 32,768 cells; as 1/n with more"),
+    "add to OPQ64,IVF_HNSW32,PQ64x8, one core": Rate(6_646, "rows", "measured here with 32,768 and 65,536 cells"),
+    "exact neighbours, one core": Rate(267_000, "rows", f"measured here, {QUERIES} queries"),
+}
+
+
+def keys_for(rows: int) -> list[str]:
+    """Keys worth a thought at this size."""
+    cells = cells_for(rows)
+    codes = [f"OPQ{parts}_512,IVF{cells}_HNSW32,PQ{parts}x8" for parts in (64, 16)]
+    return ["Flat", "HNSW32", f"IVF{cells},SQfp16", f"IVF{cells},SQ8", *codes]
+
+
+def training_core_hours(rows: int) -> float:
+    """Of one side: every row of the sample is compared with every cell, in every round."""
+    cells = cells_for(rows)
+    operations = 2 * SAMPLE_POINTS_PER_CELL * cells * cells * DIMENSION * KMEANS_ROUNDS
+    return operations / RATES["train cells, one core"].value / 3_600
+
+
+def adding_core_hours(rows: int, key: str) -> float | None:
+    """Of one side; None where nothing was measured that it could be reckoned from."""
+    parsed = Key.parse(key)
+    if key == "Flat":
+        return 0.0
+    if not parsed.cells:
+        return None
+    if parsed.cell_links:
+        return rows / RATES["add to OPQ64,IVF_HNSW32,PQ64x8, one core"].value / 3_600
+    return rows / RATES["add to IVF,SQfp16, one core"].value / 3_600 * parsed.cells / 32_768
+
+
+def rates_table() -> str:
+    """What the sums are made of."""
+    lines = ["| rate | a second | from |", "|---|---|---|"]
+    for name, rate in RATES.items():
+        value = f"{rate.value / 1e9:,.0f} G" if rate.value > 1e9 else f"{rate.value:,.4g}" if rate.value < 10 else ""
+        lines.append(f"| {name} | {value or format(round(rate.value), ',')} {rate.unit} | {rate.source} |")
+    return "\n".join(lines)
+
+
+def corpus_table() -> str:
+    """Disk and hours of what every corpus needs, whatever its index."""
+    lines = ["| what | " + " | ".join(CORPORA) + " |", "|---" * (1 + len(CORPORA)) + "|"]
+
+    def row(name: str, values: list[str]) -> None:
+        lines.append(f"| {name} | " + " | ".join(values) + " |")
+
+    sizes = list(CORPORA.values())
+    row("pairs, N", [f"{size / 1e9:.2f} billion" for size in sizes])
+    row("images at 256 px, 25 kB each (assumed)", [f"{size * 25e3 / TB:,.0f} TB" for size in sizes])
+    row(f"vectors, both sides, D = {DIMENSION}: 4 D N", [f"{4 * DIMENSION * size / TB:.2f} TB" for size in sizes])
+    row("the same with D = 768", [f"{4 * 768 * size / TB:.2f} TB" for size in sizes])
+    row("metadata, 200 B a pair (assumed; 115 B on the demo)", [f"{200 * size / TB:.2f} TB" for size in sizes])
+    row("register of keys while it is embedded, 30 B a pair", [f"{30 * size / 1e9:,.0f} GB" for size in sizes])
+
+    def hours(rate: str) -> list[float]:
+        return [size / RATES[rate].value / 3_600 for size in sizes]
+
+    row("download, machine hours", [f"{value:,.0f}" for value in hours("download, one machine")])
+    row("embedding, GPU hours", [f"{value:,.0f}" for value in hours("embed, one GPU")])
+    row("GPUs to be done in 24 h", [f"{np.ceil(value / 24):,.0f}" for value in hours("embed, one GPU")])
+    cores = hours("embed, one core, bf16")
+    row("embedding without GPUs (bf16), core hours", [f"{value:,.0f}" for value in cores])
+    row("machines of 64 cores to be done in 24 h", [f"{np.ceil(value / 24 / 64):,.0f}" for value in cores])
+    return "\n".join(lines)
+
+
+def index_table(name: str) -> str:
+    """Disk, memory and hours of each key, for one corpus."""
+    rows = CORPORA[name]
+    neighbours = 2 * rows / RATES["exact neighbours, one core"].value / 3_600
+    lines = [
+        f"{name}, {rows / 1e9:.2f} billion rows, {cells_for(rows):,} cells:",
+        "",
+        "| key | disk, both sides | memory of the driver, one side | training, core hours | adding, core hours | "
+        "hours on 64 cores |",
+        "|---|---|---|---|---|---|",
+    ]
+    for key in keys_for(rows):
+        parsed = Key.parse(key)
+        size = parsed.bytes(rows, DIMENSION)
+        sample = 4 * DIMENSION * SAMPLE_POINTS_PER_CELL * parsed.cells
+        training = 2 * training_core_hours(rows) if parsed.cells else 0.0
+        adding = adding_core_hours(rows, key)
+        if adding is None:
+            about = ["–", "not measured", "–"]
+        else:
+            about = [f"{value:,.1f}" for value in (training, 2 * adding, (training + 2 * adding + neighbours) / 64)]
+        cells = [f"`{key}`", f"{2 * size / GIB:,.0f} GiB", f"{(size + sample) / GIB:,.0f} GiB", *about]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def page() -> str:
+    """All tables."""
+    return "\n\n".join([rates_table(), corpus_table(), *(index_table(name) for name in CORPORA)])
+
+
+def measure() -> None:
+    """Print FAISS' rates on one thread: cells are random vectors, since which they are changes no time."""
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    for key in ("IVF32768,SQfp16", "OPQ64_512,IVF32768_HNSW32,PQ64x8", "OPQ64_512,IVF65536_HNSW32,PQ64x8"):
+        parsed = Key.parse(key)
+        index = faiss.index_factory(DIMENSION, key, faiss.METRIC_INNER_PRODUCT)
+        lists = faiss.downcast_index(faiss.extract_index_ivf(index))
+        faiss.downcast_index(lists.quantizer).add(_vectors(parsed.cells, 1))
+        if parsed.parts:
+            rotation = faiss.RandomRotationMatrix(DIMENSION, DIMENSION)
+            rotation.init(5)
+            trained = faiss.downcast_VectorTransform(index.chain.at(0))
+            faiss.copy_array_to_vector(faiss.vector_to_array(rotation.A), trained.A)
+            trained.is_trained, trained.have_bias = True, False
+            lists.pq.cp.niter = 4
+            lists.pq.train(_vectors(10_000, 7))
+        lists.is_trained = index.is_trained = True
+        vectors = _vectors(16_384, 3)
+        print(f"add to {key}: {_rate(lambda index=index, vectors=vectors: index.add(vectors), 16_384):,.0f} rows/s")
+    queries, vectors = _vectors(QUERIES, 4), _vectors(32_768, 5)
+    nearest = _rate(lambda: faiss.knn(queries, vectors, 101, metric=faiss.METRIC_INNER_PRODUCT), len(vectors))
+    print(f"exact neighbours of {QUERIES} queries: {nearest:,.0f} rows/s")
+    clustering, rounds, sample = faiss.Clustering(DIMENSION, 1_024), 4, _vectors(65_536, 8)
+    clustering.niter, clustering.max_points_per_centroid = rounds, SAMPLE_POINTS_PER_CELL
+    operations = 2 * len(sample) * 1_024 * DIMENSION * rounds
+    print(f"k-means: {_rate(lambda: clustering.train(sample, faiss.IndexFlatIP(DIMENSION)), operations) / 1e9:.0f} G/s")
+
+
+def _vectors(count: int, seed: int) -> np.ndarray:
+    chance = np.random.default_rng(seed)
+    centres = np.random.default_rng(99).normal(size=(2_000, DIMENSION))
+    vectors = centres[chance.integers(0, 2_000, count)] + 0.9 * chance.normal(size=(count, DIMENSION))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def _rate(work: object, amount: float) -> float:
+    started = time.perf_counter()
+    work()  # type: ignore[operator]
+    return amount / (time.perf_counter() - started)
+
+
+def main() -> None:
+    """Write or measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--page", type=Path, help="put the tables between the markers of this page")
+    parser.add_argument("--measure", action="store_true", help="measure the rates of FAISS on one core")
+    given = parser.parse_args()
+    if given.measure:
+        measure()
+    elif given.page:
+        text = given.page.read_text()
+        start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+        given.page.write_text(f"{text[:start]}\n\n{page()}\n\n{text[end:]}")
+    else:
+        print(page())
+
+
+if __name__ == "__main__":
+    main()

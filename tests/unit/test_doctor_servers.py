@@ -1,0 +1,95 @@
+"""What `doctor` says of the servers, and how a closed terminal ends them."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from react_pipeline.commands.doctor import Finding, diagnose
+from react_pipeline.lineage import Project
+from react_pipeline.tracking.notes import DAGSTER_VARIABLE, MLFLOW_VARIABLE
+
+
+@contextmanager
+def answering(body: bytes) -> Iterator[str]:
+    """A server on a free port that answers everything with the same body; gives its address."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def health(*, healthy: bool) -> bytes:
+    daemons = [{"daemonType": "SENSOR", "required": True, "healthy": healthy}]
+    daemons.append({"daemonType": "BACKFILL", "required": False, "healthy": False})
+    return json.dumps({"data": {"instance": {"daemonHealth": {"allDaemonStatuses": daemons}}}}).encode()
+
+
+@pytest.fixture
+def finding(tiny_project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Finding]:
+    def find(what: str, variable: str, address: str) -> Finding:
+        monkeypatch.setenv(variable, address)
+        return next(entry for entry in diagnose(tiny_project.path, None) if entry.what == what)
+
+    return find
+
+
+@pytest.mark.parametrize(
+    ("body", "state", "words"),
+    [
+        (health(healthy=True), "ok", "its daemon ticks"),
+        (health(healthy=False), "note", "not ticking: sensor"),
+        (b"<html>", "note", "something else answers"),
+        (b'{"data": null}', "note", "something else answers"),
+    ],
+)
+def test_dagster_and_its_daemon_are_asked(finding: Callable[..., Finding], body: bytes, state: str, words: str) -> None:
+    with answering(body) as address:
+        found = finding("dagster server", DAGSTER_VARIABLE, address)
+    assert found.state == state and words in found.detail
+
+
+def test_a_server_that_is_named_and_silent_is_a_note(finding: Callable[..., Finding]) -> None:
+    with answering(b"ok") as address:
+        assert finding("mlflow server", MLFLOW_VARIABLE, address).state == "ok"
+    silent = finding("mlflow server", MLFLOW_VARIABLE, address)
+    assert silent.state == "note" and address in silent.detail and "react-pipeline ui" in silent.remedy
+
+
+@pytest.mark.parametrize(("before", "ends"), [("SIG_DFL", True), ("SIG_IGN", False)], ids=["terminal", "nohup"])
+def test_a_closed_terminal_interrupts_unless_it_was_to_be_outlived(before: str, ends: bool) -> None:
+    code = (
+        "import os, signal\n"
+        "from react_pipeline.commands.servers import end_with_the_terminal\n"
+        f"signal.signal(signal.SIGHUP, signal.{before})\n"
+        "end_with_the_terminal()\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGHUP); print('goes on')\n"
+        "except KeyboardInterrupt:\n    print('interrupted')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ("interrupted" if ends else "goes on")
