@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from react_pipeline.artifacts import Artifact
@@ -20,8 +19,8 @@ from react_pipeline.errors import InputError, MissingArtifact, StaleArtifact
 from react_pipeline.evaluate import EvalResult
 from react_pipeline.lineage import Project, fresh, method_key, resolve
 from react_pipeline.reports.bars import draw_methods
+from react_pipeline.reports.intervals import Correct, share_interval
 from react_pipeline.reports.intervals import paired_interval as paired_interval
-from react_pipeline.reports.intervals import share_interval
 from react_pipeline.reports.tables import COLUMNS, INTERVALS, METRICS, NUMBERS, per_class_table, typed
 from react_pipeline.reports.tables import MEAN as MEAN
 from react_pipeline.reports.tables import to_markdown as to_markdown
@@ -247,7 +246,7 @@ def correct_of(result: Artifact) -> pd.Series:
     return predictions["predicted"].str[0] == predictions["class_id"]
 
 
-def _on_the_same_images(slug: str, one: pd.Series, other: pd.Series) -> tuple[np.ndarray[Any, Any], ...]:
+def _on_the_same_images(slug: str, one: pd.Series, other: pd.Series) -> tuple[Correct, Correct]:
     if not one.index.equals(other.index):
         raise InputError(f"{slug}: two results are of different images; rematerialize `{RESULTS}` for {slug!r}")
     return one.to_numpy(), other.to_numpy()

@@ -75,7 +75,7 @@ def _embedding(project: Project, _key: str) -> dict[str, Any]:
 
 
 def _index(project: Project, _key: str) -> dict[str, Any]:
-    index = project.config.index.model_dump(mode="json", exclude={"min_recall"})
+    index = project.config.index.model_dump(mode="json", exclude={"min_recall", "min_recall_100"})
     defaults = type(project.config.index)().model_dump(mode="json")
     named = {name: value for name, value in index.items() if name not in ADDED or value != defaults[name]}
     # Ready indices are identified by their bytes (the content of the inputs), not by where they lie.

@@ -1,6 +1,7 @@
 """Diagnosis: what a machine and a project have, what is missing, and how to get it.
 
-Belongs here: looking, quickly and without importing torch; asking the servers whether they answer. Does not belong here: repairing anything.
+Belongs here: looking, quickly and without importing torch; asking the servers whether they answer. Does not belong
+here: repairing anything.
 """
 
 from __future__ import annotations

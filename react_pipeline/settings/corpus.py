@@ -139,7 +139,11 @@ class CorpusConfig(Section):
     def _tables_are_local(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
         for name in urls:
             if re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]*:", name) or not name.strip():
-                raise ValueError(f"{name!r}: tables of URLs are read from local paths only; download the parquet first")
+                # Of an address only the scheme is repeated: the rest may hold a secret.
+                shown = f"{name.partition('://')[0]}://…" if "://" in name else name
+                raise ValueError(
+                    f"{shown!r}: tables of URLs are read from local paths only; download the parquet first"
+                )
         return urls
 
     @model_validator(mode="after")

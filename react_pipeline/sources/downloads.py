@@ -46,6 +46,7 @@ _TASKS_AT_LEAST = 64
 _PAUSE_SECONDS = 1.0
 _ORPHAN_CHECK_SECONDS = 0.5
 _START_METHOD = "spawn"
+"""A fork server would start them sooner, and keep what it loaded in memory for as long as this process lives."""
 _TASKS = "tasks"
 
 

@@ -43,17 +43,19 @@ def check_shard_name(name: str) -> None:
     Raises:
         ValueError: Saying what is refused and what to write instead.
     """
+    # Whatever is wrong, what may be a secret is not repeated.
+    shown = re.sub(r"//[^/]*@", "//…@", name.partition("?")[0] if "://" in name else name)
     if not name.strip() or any(ord(mark) < 32 or ord(mark) == 127 for mark in name):
-        raise ValueError(f"{name!r}: is empty or holds control characters")
+        raise ValueError(f"{shown!r}: is empty or holds control characters")
     if "::" in name:
-        raise ValueError(f"{name!r}: chained addresses (::) are refused; name the tar files themselves")
+        raise ValueError(f"{shown!r}: chained addresses (::) are refused; name the tar files themselves")
     if is_url(name):
         _check_url(name)
         # Braces of a local path may be part of a folder's name, so they are read when files are looked for.
         expanded_count(name)
     elif _SCHEME.match(name):
         raise ValueError(
-            f"{name!r}: only local paths and {_ALLOWED} are read; commands (pipe:) and other schemes are refused, and "
+            f"{shown!r}: only local paths and {_ALLOWED} are read; commands (pipe:) and other schemes are refused, and "
             "for file: write the path itself"
         )
 

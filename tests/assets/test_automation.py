@@ -6,12 +6,14 @@ The last test runs the real daemon and takes minutes.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
 import pytest
+from mlflow import MlflowClient
 from support_automation import running_daemon, wait_for
 from support_launch import dagster_home
 from support_upkeep import METHODS, build, build_all, change_pipeline, edit_domain
@@ -23,6 +25,8 @@ from assets.partitions import DOMAINS, partition_of
 from assets.reporting import INTERRUPTED
 from assets.resources import ProjectResource
 from react_pipeline.lineage import Project
+from react_pipeline.retrieval.labelled import publish_evaluation_set
+from react_pipeline.retrieve import retrieve_pairs
 from react_pipeline.upkeep import Task, survey
 
 Make = Callable[..., Project]
@@ -338,6 +342,41 @@ def test_daemon_takes_a_dropped_file_to_a_trained_checkpoint(make_project: Make,
             assert len(made) == len(set(made)), "no work was done twice"
             assert json.dumps([run.tags for run in runs]).count("linear-head") >= 2
     assert not [task for task in survey(project, ["shapes"]).tasks if task.stage in ("corpus", "retrieved_set")]
+
+
+@pytest.mark.slow
+def test_two_daemons_over_one_store_make_everything_once(  # FAULTS 3, 29
+    make_project: Make, _indexed_store: Path, tmp_path: Path
+) -> None:
+    project = make_project(automation={"enabled": True, "interval_seconds": 2, "methods": ["base", "gated-image"]})
+    shutil.copytree(_indexed_store, project.config.store)
+    (project.config.domains / "colours.yaml").unlink()
+    publish_evaluation_set(project, "shapes")
+    retrieve_pairs(project, "shapes")
+    made = ("comparison", "shapes")
+    with (
+        dagster_home(tmp_path / "one") as one,
+        dagster_home(tmp_path / "two") as two,
+        running_daemon(project, one) as log,
+        running_daemon(project, two) as other,
+    ):
+        # Two processes must not open a fresh Dagster home at once, so nobody looks into it before it has worked.
+        wait_for(lambda: made[1] in project.store.keys(made[0]), 500, "comparison", log)
+        for home, written in ((one, log), (two, other)):
+            wait_for(lambda home=home: made in _succeeded(home), 200, "comparison of each", written)
+    client = MlflowClient(project.config.tracking_uri)
+    found = client.search_runs([entry.experiment_id for entry in client.search_experiments()])
+    names = [run.info.run_name for run in found]
+    assert len(names) == len(set(names)) and "customized_checkpoint shapes/gated-image" in names
+    for stage, key in (("retrieved_set", "shapes"), ("customized_checkpoint", "shapes/gated-image"), made):
+        assert len(list(project.store.directory(stage, key).glob("*/manifest.json"))) == 1
+    assert len(client.search_model_versions("name = 'react-shapes'")) == 1
+
+
+def _succeeded(home: Path) -> Asked:
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        runs = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.SUCCESS]))
+        return {(key.path[-1], run.tags.get("dagster/partition")) for run in runs for key in run.asset_selection or ()}
 
 
 def _inputs_of(run: dg.DagsterRun) -> str:

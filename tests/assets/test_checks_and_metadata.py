@@ -12,9 +12,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from assets.checks import count_bad_vectors, leakage, warning_below
+from assets.checks import count_bad_vectors, leakage, recall_is_sufficient, warning_below
 from assets.metadata import MAX_IMAGE_BYTES, data_uri, describe, markdown_table
 from assets.reporting import readable_failures
+from assets.resources import ProjectResource
 from react_pipeline.artifacts import Inputs
 from react_pipeline.errors import CorruptArtifact, RetrievalError, StoreWriteError, TrainingError
 from react_pipeline.lineage import Project
@@ -28,6 +29,21 @@ def test_rows_that_are_not_finite_or_not_unit_are_counted(tmp_path: Path) -> Non
     vectors[2, 3] = np.nan
     np.save(tmp_path / "img_emb_0.npy", vectors)
     assert count_bad_vectors(tmp_path / "img_emb_0.npy") == 2
+
+
+@pytest.mark.parametrize(
+    ("at_10", "at_100", "enough"), [(0.95, 0.6, True), (0.85, 0.9, False), (0.95, 0.4, False), (0.95, None, True)]
+)
+def test_recall_of_either_depth_that_is_too_low_fails_the_check(
+    tiny_project: Project, at_10: float, at_100: float | None, enough: bool
+) -> None:
+    counts = {"recall_at_10": {"image": at_10, "text": 1.0}, "key": "HNSW32", "reason": "configured"}
+    if at_100 is not None:
+        counts["recall_at_100"] = {"image": 1.0, "text": at_100}
+    tiny_project.store.build(Inputs("faiss_index", "all", {}, {}, "1"), lambda _: counts)
+    result = recall_is_sufficient(project=ProjectResource(config_path=str(tiny_project.path)))
+    assert result.passed is enough
+    assert result.metadata["image_at_10"].value == at_10
 
 
 @pytest.mark.parametrize(("name", "leaked"), [("circle/0.png", 1), ("circle/1.png", 0)])

@@ -56,7 +56,7 @@ def test_assets_tell_a_newcomer_what_they_are(stage: str) -> None:
     node = graph.get(dg.AssetKey(stage))
     assert len(node.description or "") > 80
     assert node.owners and node.kinds
-    assert node.group_name in {"corpus", "domain", "customization", "evaluation", "benchmark"}
+    assert node.group_name in {"corpus", "retrieval", "customization", "evaluation", "benchmark"}
     assert node.code_version == STAGES[stage].code_version
 
 

@@ -78,10 +78,11 @@ def test_champion_and_challenger_are_listed_with_figures_date_and_reason(project
 
 
 def test_a_control_is_told_from_a_model_that_was_never_judged(project: Project, run) -> None:
-    Registry.of(project).apply_pending(project)
+    client = client_of(project)
+    client.create_registered_model("react-shapes")
     for method in (f"{GATED}-control", "full"):
         tags = {"method": method, "fingerprint": f"of {method}"}
-        client_of(project).create_model_version("react-shapes", source=str(project.path.parent), tags=tags)
+        client.create_model_version("react-shapes", source=str(project.path.parent), tags=tags)
     _, out, _ = run("list", "shapes")
     assert "a control, never a candidate" in out and "never judged" in out
 

@@ -16,7 +16,9 @@ from support_web import served
 from react_pipeline.base import publish_base
 from react_pipeline.corpus import publish_corpus
 from react_pipeline.embed import embed_corpus
+from react_pipeline.errors import SourceUnavailable
 from react_pipeline.lineage import Project
+from react_pipeline.sources import remote_store
 from react_pipeline.sources.image_source import LOCATION, open_source
 from react_pipeline.vectors import read_metadata, read_vectors
 
@@ -43,6 +45,23 @@ def test_remote_shards_give_the_embeddings_and_images_of_local_ones(
         rows = read_metadata(remote, LOCATION).iloc[[1, 40, 95]].rename_axis("row").reset_index()
         got = list(open_source(project, corpus, remote, tmp_path / "scratch").fetch(rows))
         assert [pair.row for pair, _image in got] == [1, 40, 95]
+
+
+def test_a_server_that_dies_in_the_middle_is_named_and_finished_shards_are_not_read_again(
+    make_project: MakeProject, drawings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_store, "FIRST_PAUSE_SECONDS", 0.01)
+    with serve_folder(drawings / "shards") as server:
+        project = make_project(corpus={"shards": [f"{server.url}/{{00000..00002}}.tar"]})
+        publish_corpus(project)
+        publish_base(project)
+        server.answers["/00002.tar"] = [503] * 100
+        with pytest.raises(SourceUnavailable, match=r"00002\.tar: answers 503, after 4 attempts"):
+            embed_corpus(project)
+        server.answers.clear()
+        server.requests.clear()
+        assert embed_corpus(project).counts["rows"] == 96
+        assert set(server.requests) == {"/00002.tar"}
 
 
 def test_downloaded_pairs_are_embedded_with_their_url(make_project: MakeProject, tmp_path: Path) -> None:

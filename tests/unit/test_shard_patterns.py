@@ -33,3 +33,20 @@ def test_what_is_no_range_or_stands_for_too_much_is_refused(pattern: str) -> Non
 )
 def test_plain_paths_and_urls_are_shards(name: str) -> None:
     check_shard_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "s3://user:hush@h/a.tar",
+        "https://user:hush@h/a::b.tar",
+        "ftp://user:hush@h/a.tar",
+        "ftp://h/a.tar?signature=hush",
+        "https://h/a.tar?signature=hush",
+        "https://user:hush@h/a\n.tar",
+    ],
+)
+def test_a_secret_in_a_refused_name_is_not_repeated(name: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        check_shard_name(name)
+    assert "hush" not in str(refused.value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import urllib.error
 from collections.abc import Iterator
 from typing import Any
@@ -89,10 +88,9 @@ def test_an_answer_that_ends_too_early_is_an_error(web: Web) -> None:
 
 
 def test_an_answer_that_comes_byte_by_byte_meets_the_time_out(web: Web) -> None:
-    began = time.monotonic()
+    # No single read takes so long; and at its end the answer would be cut, which is another error.
     with pytest.raises(TimeoutError):
         fetch(f"{web.url}/drip", timeout=0.5)
-    assert time.monotonic() - began < 10  # it would take 20
 
 
 @pytest.mark.parametrize(
