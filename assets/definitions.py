@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets import automation, benchmark, benchmark_checks, checks, corpus, domains, evaluation, promotion
+from assets import automation, benchmark, benchmark_checks, checks, corpus, domains, evaluation, freshness, promotion
 from assets.conditions import condition_of
 from assets.resources import ProjectResource, TrackingResource
 
@@ -20,10 +20,10 @@ def build_defs(**resource_overrides: Any) -> dg.Definitions:
     modules = [corpus, domains, evaluation, promotion, benchmark]
     return dg.Definitions(
         assets=[*dg.load_assets_from_modules(modules, automation_condition=condition), domains.domain_file],
-        asset_checks=dg.load_asset_checks_from_modules([checks, promotion, benchmark_checks]),
+        asset_checks=dg.load_asset_checks_from_modules([checks, freshness, promotion, benchmark_checks]),
         jobs=automation.jobs(),
         schedules=automation.recustomize(settings),
-        sensors=[automation.domain_files, automation.upkeep(outdated, settings)],
+        sensors=[automation.domain_files, freshness.freshness, automation.upkeep(outdated, settings)],
         # A process for each step and check would load torch and these definitions again and again.
         executor=dg.in_process_executor,
         resources=resources,

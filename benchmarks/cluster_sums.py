@@ -36,8 +36,10 @@ class Rate:
 
 
 RATES = {
-    "embed, one core, fp32": Rate(6.4, "pairs", "measured here, ViT-B/32 with random weights (performance.md)"),
-    "embed, one core, bf16": Rate(19, "pairs", "measured here, likewise; a processor with bf16 instructions"),
+    "embed, one core, fp32": Rate(
+        9.8, "pairs", "measured here on two cores, ViT-B/32 with random weights (performance.md)"
+    ),
+    "embed, one core, bf16": Rate(28, "pairs", "measured here, likewise; a processor with bf16 instructions"),
     "embed, one GPU": Rate(1_500, "pairs", "README of clip-retrieval: ViT-B/32 on an RTX 3080; not run here"),
     "download, one machine": Rate(100e6 / 72_000, "URLs", "README of img2dataset: 100 million URLs in 20 hours"),
     "train cells, one core": Rate(68e9, "floating-point operations", "measured here, FAISS' k-means"),

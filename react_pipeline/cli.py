@@ -22,6 +22,7 @@ from react_pipeline.commands.domains import domains_app
 from react_pipeline.commands.elevater import elevater_app
 from react_pipeline.commands.models import models_app
 from react_pipeline.commands.report import report
+from react_pipeline.commands.status import status
 from react_pipeline.commands.terminal import plain_rows, print_results, print_table
 from react_pipeline.config_files import load_domains
 from react_pipeline.errors import InputError, ReactError
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 app.add_typer(domains_app, name="domains")
 app.add_typer(elevater_app, name="elevater")
+app.command()(status)
 app.command()(report)
 app.add_typer(models_app, name="models")
 
@@ -78,7 +80,7 @@ def demo(
 @app.command()
 def materialize(
     select: Annotated[
-        str, typer.Option(help="Assets, in Dagster's syntax: '*', 'comparison', '+elevater_results'.")
+        str, typer.Option(help="Assets, in Dagster's syntax: '*', 'comparison', '*comparison' (with all before it).")
     ] = "*",
     domain: Annotated[list[str] | None, typer.Option(help="A domain; repeat for more. Default: all.")] = None,
     method: Annotated[list[str] | None, typer.Option(help="A method; repeat for more. Default: all.")] = None,
@@ -133,15 +135,22 @@ def search(
 @app.command()
 def export(
     domain: Annotated[str, typer.Argument(help="Slug of the domain.")],
-    method: Annotated[str, typer.Argument(help="A trained method, such as gated-image.")],
+    method: Annotated[str, typer.Argument(help="A trained method, such as gated-image; or: champion.")],
     to: Annotated[Path, typer.Option("--to", help="The folder to make.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     config: Config = None,
 ) -> None:
-    """Write a customized model with its model card as a folder of its own, for open_clip or for this package."""
-    from react_pipeline.export import export as write_folder
+    """Write a customized model with its model card as a folder of its own, for open_clip or for this package.
 
-    folder = write_folder(load_project(config), domain, method, to, overwrite=overwrite)
+    A method stands for its present model; `champion` for the one that reigns, which may be an older one.
+    """
+    from react_pipeline.export import export as write_folder
+    from react_pipeline.export import other_champion
+
+    project = load_project(config)
+    folder = write_folder(project, domain, method, to, overwrite=overwrite)
+    if told := other_champion(project, domain, folder):
+        typer.echo(f"note: {told}", err=True)
     console.print(f"{folder}: README.md says how to load it", markup=False)
 
 

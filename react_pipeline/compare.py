@@ -69,7 +69,9 @@ def compare(project: Project, slug: str) -> Artifact:
         trained = {method: _checkpoint(project, slug, method, result) for method, result in results.items()}
         checkpoints = {method: artifact for method, artifact in trained.items() if artifact is not None}
         retrieved = _retrieved_set(project, slug, checkpoints)
-        page = domain_page(slug, table, classes, checkpoints, retrieved, {m: r.fingerprint for m, r in results.items()})
+        shown = {method: result.fingerprint for method, result in results.items()}
+        title = project.domain(slug).title  # for display alone: another title makes no other comparison
+        page = domain_page(slug, table, classes, checkpoints, retrieved, shown, title)
         (directory / "dashboard.html").write_text(page, encoding="utf-8")
         return _counts(table, results, skipped)
 
@@ -110,8 +112,17 @@ def comparison_table(project: Project, slugs: Sequence[str]) -> pd.DataFrame:
         try:
             comparisons[slug] = current(project, slug)
         except (MissingArtifact, StaleArtifact) as error:
-            skipped[slug] = str(error)
+            # One command builds all that the error would have a reader follow step by step.
+            told = str(error).partition(": rematerialize")[0].partition(": materialize")[0]
+            skipped[slug] = f"{told}; mend it: {materialize_command(project, slug)}"
     return average(project, slugs, comparisons, skipped)
+
+
+def materialize_command(project: Project, slug: str) -> str:
+    """The command that brings a domain up to date: the methods ever evaluated for it, or else those kept up."""
+    known = set(project.store.keys(RESULTS))
+    methods = [method for method in METHODS if method_key(slug, method) in known] or project.config.automation.methods
+    return " ".join(["react-pipeline materialize --domain", slug, *(f"--method {method}" for method in methods)])
 
 
 def average(

@@ -27,8 +27,10 @@ from typing import Any
 
 from react_pipeline.artifacts import Artifact
 from react_pipeline.durable import fsync, fsync_tree, sha256_of
-from react_pipeline.errors import CorruptArtifact, InputError, StoreWriteError
-from react_pipeline.lineage import Project, fresh, method_key
+from react_pipeline.errors import CorruptArtifact, InputError, ReactError, StoreWriteError
+from react_pipeline.lineage import ALL, Project, fresh, method_key
+from react_pipeline.promotions.evidence import crowning, standing
+from react_pipeline.promotions.verdicts import BASE, Contender, Reign
 from react_pipeline.reports.model_card import Loading, model_card
 from react_pipeline.training.classifier import HEAD_ABOUT_FILE, HEAD_FILE
 
@@ -36,6 +38,9 @@ CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 TEXT = "text/"
 """Where `model.save` puts config and tokenizer of a text tower of transformers."""
+
+CHAMPION = "champion"
+"""Stands for the method of the model that reigns."""
 
 RECORD_FILE = "export.json"
 FORMAT = 1
@@ -68,7 +73,8 @@ def export(project: Project, slug: str, method: str, directory: Path | str, *, o
     Args:
         project: The pipeline.
         slug: The domain.
-        method: Any but `base`, which is no customization.
+        method: Any but `base`, which is no customization: its present checkpoint. `champion`: the checkpoint that
+            reigns, also when it is an older one of its method or made from other inputs than today's.
         directory: The folder to make; empty or absent.
         overwrite: Replace an earlier export. Folders that no export wrote are never replaced.
 
@@ -76,24 +82,30 @@ def export(project: Project, slug: str, method: str, directory: Path | str, *, o
         The folder, as an absolute path.
 
     Raises:
-        MissingArtifact: If the method was not customized for this domain yet.
+        MissingArtifact: If the method was not customized for this domain yet, or the champion's files are gone.
         StaleArtifact: If it was made from other inputs than today's.
-        InputError: If the folder is in use, or holds something that may not be replaced.
+        InputError: If the folder is in use, or holds something that may not be replaced; if the base is champion.
         StoreWriteError: If the disk refuses a write; the folder is then as it was.
     """
     if method == "base":
         raise InputError("`base` is not customized; export one of the trained methods")
-    project.domain(slug)
-    checkpoint = fresh(project, "customized_checkpoint", method_key(slug, method))
+    crowned = None
+    if method == CHAMPION:
+        crowned = _crowned(project, slug)
+        key = method_key(slug, crowned.champion.method)
+        checkpoint = project.store.open("customized_checkpoint", key, crowned.champion.checkpoint)
+    else:
+        project.domain(slug)
+        checkpoint = fresh(project, "customized_checkpoint", method_key(slug, method))
     target = Path(directory).expanduser().resolve()
     _refuse_occupied(target, overwrite)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _staging(target) as staging:
             loading = write_model(project, checkpoint, staging)
-            card = model_card(project, checkpoint, loading)
+            card = model_card(project, checkpoint, loading, crowned)
             (staging / "README.md").write_text(card, encoding="utf-8")
-            _write_record(staging, checkpoint)
+            _write_record(staging, checkpoint, crowned)
             fsync_tree(staging)
             _publish(staging, target, overwrite)
     except OSError as error:
@@ -102,6 +114,33 @@ def export(project: Project, slug: str, method: str, directory: Path | str, *, o
             "choose another folder, and export again"
         ) from error
     return target
+
+
+def other_champion(project: Project, slug: str, folder: Path) -> str:
+    """What to tell whoever exported a model that is not the domain's champion; empty if it is, or none was chosen."""
+    record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    try:
+        verdict, decided = standing(project, slug)
+    except ReactError as error:
+        return str(error)
+    if decided is None or verdict.champion.checkpoint == record["fingerprint"]:
+        return ""
+    exported = Contender(method=record["method"], checkpoint=record["fingerprint"]).identity
+    if verdict.champion.method == BASE:
+        return f"{exported} is not the champion of {slug!r}: the base reigns (react-pipeline models list {slug})"
+    return (
+        f"{exported} is not the champion of {slug!r}, which is {verdict.champion.identity}: "
+        f"react-pipeline export {slug} {CHAMPION} --to FOLDER"
+    )
+
+
+def _crowned(project: Project, slug: str) -> Reign:
+    if slug not in project.store.keys("promotion"):
+        project.domain(slug)  # a domain whose file is gone may still have a champion
+    crowned = crowning(project, slug)
+    if crowned is None:
+        raise InputError(f"{slug}: the base reigns, so there is no champion to export; name a trained method")
+    return crowned
 
 
 def write_model(project: Project, checkpoint: Artifact, staging: Path) -> Loading:
@@ -114,7 +153,8 @@ def write_model(project: Project, checkpoint: Artifact, staging: Path) -> Loadin
         CorruptArtifact: If a copy differs from the manifest.
     """
     head = HEAD_FILE in checkpoint.manifest["files"]
-    source = fresh(project, "base_checkpoint") if head else checkpoint
+    # A champion may be of another base than today's.
+    source = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"]) if head else checkpoint
     model = _Model(source, json.loads(source.file(CONFIG_FILE).read_text(encoding="utf-8")))
     _copy(source, WEIGHTS_FILE, staging / WEIGHTS_FILE)
     text_cfg = model.config["model_cfg"]["text_cfg"]
@@ -155,7 +195,7 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_record(staging: Path, checkpoint: Artifact) -> None:
+def _write_record(staging: Path, checkpoint: Artifact, crowned: Reign | None) -> None:
     slug, method = checkpoint.key.split("/")
     files = sorted(path for path in staging.rglob("*") if path.is_file())
     record = {
@@ -164,6 +204,7 @@ def _write_record(staging: Path, checkpoint: Artifact) -> None:
         "method": method,
         "fingerprint": checkpoint.fingerprint,
         "parents": checkpoint.parents,
+        **({"promotion": crowned.promotion} if crowned else {}),
         "files": {path.relative_to(staging).as_posix(): sha256_of(path) for path in files},
     }
     _write_json(staging / RECORD_FILE, record)

@@ -95,7 +95,8 @@ def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
             except InputError as error:
                 raise InputError(f"{slug}: {error}; {way_out(scene)}") from error
         told = "" if test is None else f" ({test})"
-        chosen = entry.contender
+        chosen, before = entry.contender, scene.verdict.champion
+        instead = f" instead of {before.named_beside(chosen)}" if chosen.named_beside(before) != method else ""
         return publish(
             scene,
             changed(
@@ -103,7 +104,7 @@ def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
                 chosen,
                 decision="promoted",
                 by="person",
-                reason=f"a person made {method} champion{told}: {reason.strip()}",
+                reason=f"a person made {chosen.named_beside(before)} champion{instead}{told}: {reason.strip()}",
                 challenger=chosen,
                 test=test,
                 rejected=tuple(name for name in scene.verdict.rejected if name != chosen.checkpoint),
@@ -132,12 +133,13 @@ def roll_back(project: Project, slug: str, reason: str = "", *, to_base: bool = 
                     f"{slug}: {target.method} reigned before, and {error}; --to-base goes further"
                 ) from error
         told = f": {reason.strip()}" if reason.strip() else ""
+        names = verdict.champion.named_beside(target), target.named_beside(verdict.champion)
         after = changed(
             scene,
             target,
             decision="rolled back",
             by="person",
-            reason=f"a person rolled back from {verdict.champion.method} to {target.method}{told}",
+            reason=f"a person rolled back from {names[0]} to {names[1]}{told}",
             reigns=() if to_base else verdict.reigns[:-1],
             rejected=tuple(sorted({*verdict.rejected, verdict.champion.checkpoint})),
         )
@@ -168,7 +170,9 @@ def _apply_rule(scene: Evidence, edit: RegistryEdit | None, seen: Mapping[str, s
             controls[method] = scene.results[name]
         elif scene.left_out.get(name, NEVER) != NEVER:
             controls[method] = scene.left_out[name]
-    reigning = BASE if before.champion.method == BASE else f"the champion {before.champion.method}"
+    namesake = rivals.get(before.champion.method)
+    champion_name = before.champion.named_beside(namesake.contender) if namesake else before.champion.method
+    reigning = BASE if before.champion.method == BASE else f"the champion {champion_name}"
     found = judge(rivals, scene.champion, reigning, controls, settings)
     decision, reason = found.decision, found.reason
     if edit is not None:
@@ -222,7 +226,8 @@ def _adopt(scene: Evidence, edit: RegistryEdit) -> Artifact | None:
                 entry = candidate
             except InputError:
                 continue
-    told = f"a person made {edit.method} champion in the registry (version {edit.version})"
+    name = entry.contender.named_beside(before.champion)
+    told = f"a person made {name} champion in the registry (version {edit.version})"
     rejected = tuple(name for name in before.rejected if name != edit.checkpoint)
     fields = {"decision": "promoted", "challenger": entry.contender, "test": test, "rejected": rejected}
     return publish(scene, changed(scene, entry.contender, by="registry", reason=told, **fields))

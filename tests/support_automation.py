@@ -1,8 +1,9 @@
-"""The real daemon with the real code location, on a Dagster home and a pipeline of a test's own."""
+"""The real daemon with the real code location, on a Dagster home and a pipeline of a test's own, and its runs."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import dagster as dg
 
 from assets.resources import REPOSITORY
 from react_pipeline.lineage import Project
@@ -52,7 +55,38 @@ def running_daemon(project: Project, home: Path) -> Iterator[Path]:
                     time.sleep(0.1)
 
 
-def wait_for(happened: Callable[[], bool], seconds: float, what: str, log: Path) -> None:
+def hurry(home: Path) -> None:
+    """Let the monitoring of runs look every 3 seconds, and free the place of an ended one after 5."""
+    path = home / "dagster.yaml"
+    text = path.read_text()
+    for field, usual, seconds in (("poll_interval_seconds", 30, 3), ("free_slots_after_run_end_seconds", 60, 5)):
+        assert f"{field}: {usual}" in text  # noqa: S101
+        text = text.replace(f"{field}: {usual}", f"{field}: {seconds}")
+    path.write_text(text)
+
+
+def training_under_way(instance: dg.DagsterInstance, method: str) -> dg.DagsterRun | None:
+    """The run that trains a method, once it has told of a step; None before."""
+    wanted = dg.RunsFilter(tags={"react/method": method}, statuses=[dg.DagsterRunStatus.STARTED])
+    for run in instance.get_runs(wanted):
+        trains = any(key.path[-1] == "customized_checkpoint" for key in run.asset_selection or ())
+        if trains and any(": loss " in line for line in lines_of(instance, run)):
+            return run
+    return None
+
+
+def lines_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:
+    """The log of a run."""
+    return [entry.message for entry in instance.all_logs(run.run_id)]
+
+
+def process_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> int:
+    """The process that a run is carried out in."""
+    found = [re.search(r"Started process for run \(pid: (\d+)\)", line) for line in lines_of(instance, run)]
+    return next(int(match[1]) for match in found if match)
+
+
+def wait_for(happened: Callable[[], object], seconds: float, what: str, log: Path) -> None:
     """Return as soon as something happened.
 
     Raises:

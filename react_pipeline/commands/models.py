@@ -112,7 +112,8 @@ def _tell(project: Project, artifact: Artifact) -> None:
     from react_pipeline.tracking.registry import Registry
 
     verdict, slug = Verdict.read(artifact), artifact.key
-    before, after = verdict.champion_before.method, verdict.champion.method
+    before = verdict.champion_before.named_beside(verdict.champion)
+    after = verdict.champion.named_beside(verdict.champion_before)
     console.print(f"{slug}: {after} reigns (before: {before}): {verdict.reason}", markup=False, soft_wrap=True)
     Tracking.of(project).log_artifact(project, artifact)
     told = Registry.of(project).apply(project, artifact, patient=True)

@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +99,12 @@ def watch(servers: Sequence[Server]) -> None:
 
 
 def stop(servers: Sequence[Server]) -> None:
-    """End the servers with all the processes they started."""
+    """End the servers with all the processes they started, those of a server that was killed itself included."""
+    for server in servers:
+        if server.process.poll() is not None:
+            # Nobody told its children to end. A group outlives its leader, and its number is not given away meanwhile.
+            with suppress(ProcessLookupError):
+                os.killpg(server.process.pid, signal.SIGTERM)
     for wanted in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + STOP_SECONDS
         for server in servers:

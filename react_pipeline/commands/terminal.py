@@ -31,7 +31,7 @@ def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def print_results(table: pd.DataFrame) -> None:
     """Print the table of `compare.comparison_table`, fractions as percent and differences as points."""
-    columns = ["domain", "method", "top-1 %", "top-5 %", "delta to base", "pairs", "trainable", "seconds", ""]
+    columns = ["domain", "method", "top-1 %", "top-5 %", "delta to base", "pairs", "trainable", "seconds", "status"]
     rows = [
         [
             *(row.domain, row.method, _percent(row.top1), _percent(row.top5), _percent(row.delta_top1, "+")),

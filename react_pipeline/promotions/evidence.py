@@ -14,7 +14,7 @@ from react_pipeline.compare import RESULTS
 from react_pipeline.errors import CorruptArtifact, InputError, MissingArtifact
 from react_pipeline.lineage import Project, fresh, method_key
 from react_pipeline.promotions.judgement import Measured
-from react_pipeline.promotions.verdicts import BASE, Contender, Verdict
+from react_pipeline.promotions.verdicts import BASE, Contender, Reign, Verdict
 from react_pipeline.settings.training import CONTROL_SUFFIX
 
 STAGE = "promotion"
@@ -92,6 +92,22 @@ def standing(project: Project, slug: str) -> tuple[Verdict, Artifact | None]:
             "from the base and crown a model with `react-pipeline models promote`"
         ) from error
     return Verdict.read(artifact), artifact
+
+
+def crowning(project: Project, slug: str) -> Reign | None:
+    """The decision that gave the reigning model its title; None while the base reigns.
+
+    Raises:
+        CorruptArtifact: If the last verdict cannot be read.
+    """
+    verdict, artifact = standing(project, slug)
+    if artifact is None or verdict.champion.method == BASE:
+        return None
+    fields = verdict.model_dump(include={"decision", "by", "champion", "challenger", "test", "reason"})
+    last = Reign(promotion=artifact.fingerprint, decided=str(artifact.manifest["created"]), **fields)
+    # Decisions that move nobody name the champion too.
+    moved = [entry for entry in (*verdict.history, last) if entry.decision in ("promoted", "rolled back")]
+    return moved[-1] if moved and moved[-1].champion.is_same(verdict.champion) else last
 
 
 def gather(project: Project, slug: str) -> Evidence:

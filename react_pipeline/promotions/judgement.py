@@ -42,8 +42,11 @@ class Measured:
 
     @property
     def measure(self) -> str:
-        """What two results must share to be compared: images, evaluator, classes and templates."""
+        """What two results must share to be compared: images, evaluator, names of the classes and templates."""
         config = {name: value for name, value in self.artifact.manifest["config"].items() if name != "method"}
+        if "classes" in config:
+            # Images are classified by the names; synonyms are searched with and measure nothing.
+            config["classes"] = [entry["name"] for entry in config["classes"]]
         about = self.result.model_dump(include={"evaluator_version", "evaluation_set_fingerprint", "protocol"})
         return canonical_json({**about, "config": config})
 
@@ -111,11 +114,11 @@ def judge(
         decision, why = "challenger", "`promotion.enabled` is false, so a person decides"
     for one, row in zip(found, rows, strict=True):
         row["status"] = decision if one is chosen else {"promoted": "passed"}.get(one.decision, one.decision)
-    name = chosen.entry.result.method
+    name = chosen.entry.contender.named_beside(champion.contender)
     if chosen.test is None:
         told = f"{name} cannot be compared with {champion_name}"
     else:
-        told = _figures(chosen.entry, champion_name, chosen.test, len(found))
+        told = _figures(chosen.entry, name, champion_name, chosen.test, len(found))
     if chosen.control_test is not None:
         told += f"; over its control {chosen.control_test}"
     elif decision == "promoted" and settings.over_control:
@@ -164,7 +167,7 @@ def paired_test(method: Measured, other: Measured, confidence: float) -> PairedT
     Raises:
         InputError: If the two were not measured on the same images in the same way.
     """
-    names = f"{_identity(method)} and {_identity(other)}"
+    names = f"{method.contender.identity} and {other.contender.identity}"
     for field in MUST_AGREE:
         values = [getattr(entry.result, field) for entry in (method, other)]
         if values[0] != values[1]:
@@ -226,17 +229,12 @@ def _row(entry: Measured, test: PairedTest | None, control_test: PairedTest | No
     return row | {"checkpoint": entry.result.checkpoint_fingerprint}
 
 
-def _figures(entry: Measured, champion_name: str, test: PairedTest, count: int) -> str:
+def _figures(entry: Measured, name: str, champion_name: str, test: PairedTest, count: int) -> str:
     tested = "" if count == 1 else f", {count} candidates tested at once"
     return (
-        f"{entry.result.method} is right on {100 * _top1(entry):.1f}% of {test.n} images, {champion_name} on "
+        f"{name} is right on {100 * _top1(entry):.1f}% of {test.n} images, {champion_name} on "
         f"{100 * (_top1(entry) - test.gain):.1f}%: {test}{tested}"
     )
-
-
-def _identity(entry: Measured) -> str:
-    # Both may be of one method, trained at different times.
-    return f"{entry.result.method} ({entry.result.checkpoint_fingerprint})"
 
 
 def _top1(entry: Measured) -> float:

@@ -44,6 +44,15 @@ class Contender(_Stored):
         """Whether both are one model; the base is whatever is the base today."""
         return self.method == other.method and (self.method == BASE or self.checkpoint == other.checkpoint)
 
+    @property
+    def identity(self) -> str:
+        """The method with the beginning of the checkpoint's fingerprint."""
+        return f"{self.method} ({self.checkpoint[:8]})" if self.checkpoint else self.method
+
+    def named_beside(self, other: Contender) -> str:
+        """The method; the identity where `other` is another model of the same method."""
+        return self.identity if self.method == other.method and not self.is_same(other) else self.method
+
 
 class PairedTest(_Stored):
     """How much more often one method is right than another on the same N images.

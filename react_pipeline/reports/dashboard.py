@@ -53,6 +53,7 @@ def domain_page(
     checkpoints: Mapping[str, Artifact],
     retrieved: Artifact | None,
     results: Mapping[str, str],
+    title: str = "",
 ) -> str:
     """The page of one domain.
 
@@ -63,10 +64,12 @@ def domain_page(
         checkpoints: The trained model behind each method's result.
         retrieved: The pairs that the methods were trained on; None where nothing was trained on retrieved pairs.
         results: Fingerprint of each method's result.
+        title: Of the domain, as it was when the page was built; empty: the slug stands for it.
     """
     finding = find_in_domain(table)
     methods = trained_methods(table, finding.method)
-    blocks = [_head(slug, "Comparison of methods on one domain", finding), _tiles(table, finding.method)]
+    head = _head(title or slug, f"Comparison of methods on one domain: {slug}", finding)
+    blocks = [head, _tiles(table, finding.method)]
     if table["top1"].notna().any():
         text = (
             "Zero-shot: an image gets the class whose prompts lie nearest. Bars are 95% intervals; the dotted line is "
@@ -92,7 +95,7 @@ def domain_page(
         text += f". {len(names)} of {classes['class'].nunique()} classes: most gained first, most lost last."
         blocks.append(_section("What was retrieved", text, _example_grid(read_examples(retrieved, names))))
     blocks.append(_provenance(results, checkpoints, table))
-    return _page(f"{slug}: comparison", blocks)
+    return _page(f"{title or slug}: comparison", blocks)
 
 
 def overview_page(table: pd.DataFrame, comparisons: Mapping[str, str]) -> str:

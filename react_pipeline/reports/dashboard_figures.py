@@ -85,7 +85,8 @@ def costs_figure(table: pd.DataFrame) -> Figure:
         note = {"annotation_text": "base", "annotation_position": "bottom right"}
         figure.add_hline(100 * float(base.iloc[0]), line_dash="dot", line_color=BASE, row=1, col=1, **note)
         figure.add_hline(100 * float(base.iloc[0]), line_dash="dot", line_color=BASE, row=1, col=2)
-    figure.update_xaxes(type="log", dtick=1)
+    for column, name in enumerate(("trainable_parameters", "seconds"), start=1):
+        figure.update_xaxes(type="log", **_log_ticks(rows[name].tolist()), row=1, col=column)
     figure.update_yaxes(title="top-1 %", rangemode="tozero", col=1)
     return _styled(figure, 430, legend=True)
 
@@ -211,6 +212,20 @@ def _reach(value: float, low: float, high: float, method: str) -> dict[str, Any]
         return {}
     line = {"color": colour_of(method), "thickness": 1.2, "width": 3}
     return {"type": "data", "symmetric": False, "array": [high - value], "arrayminus": [value - low], **line}
+
+
+def _log_ticks(values: Sequence[float]) -> dict[str, Any]:
+    """Powers of ten; within one decade there may be none of them, so round values between the ends are named."""
+    from matplotlib.ticker import MaxNLocator
+
+    positive = [float(value) for value in values if value > 0]
+    if not positive or max(positive) > 10 * min(positive):
+        return {"dtick": 1}
+    low, high = min(positive), max(positive)
+    # Values this close are one place on the axis, and a locator would divide what rounding left of them.
+    found = [low] if high < 1.001 * low else MaxNLocator(nbins=5).tick_values(low, high)
+    ticks = [float(value) for value in found if value > 0]
+    return {"tickvals": ticks, "ticktext": [f"{tick:,.0f}" if tick >= 1_000 else f"{tick:.4g}" for tick in ticks]}
 
 
 def _symbol(method: str, *, mean: bool = False) -> str:

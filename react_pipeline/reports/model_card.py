@@ -1,7 +1,8 @@
 """The model card: a README in Markdown that says what an exported model is made of, how good it is, how it is loaded.
 
 Belongs here: the text, and the escaping of what comes from outside. Does not belong here: writing files (`export`),
-measuring (`evaluate`). Every figure is read from a fresh, verified artifact; what is not known is said to be so.
+measuring (`evaluate`). Every figure is read from a verified artifact, of the exported checkpoint's own making
+where it is not today's; what is not known is said to be so.
 """
 
 from __future__ import annotations
@@ -14,8 +15,12 @@ from typing import Any
 
 from react_pipeline.artifacts import Artifact
 from react_pipeline.demo import CORPUS_SOURCES, OTHER_SOURCES, Source
+from react_pipeline.errors import InputError
 from react_pipeline.evaluate import EvalResult
-from react_pipeline.lineage import Project, fresh, fresh_or_none, method_key
+from react_pipeline.lineage import ALL, Project, fresh_or_none, method_key
+from react_pipeline.promotions.evidence import results_of
+from react_pipeline.promotions.judgement import Measured
+from react_pipeline.promotions.verdicts import Reign
 from react_pipeline.settings.training import CONTROL_SUFFIX
 
 MAX_NAMES = 200
@@ -59,31 +64,37 @@ class Loading:
     head: bool
 
 
-def model_card(project: Project, checkpoint: Artifact, loading: Loading) -> str:
+def model_card(project: Project, checkpoint: Artifact, loading: Loading, crowned: Reign | None = None) -> str:
     """The README of an exported checkpoint, in Markdown.
 
     Args:
         project: The pipeline.
-        checkpoint: A fresh `customized_checkpoint`.
+        checkpoint: A `customized_checkpoint`, fresh or the champion's.
         loading: How the folder is read.
+        crowned: The decision that made it champion, if it is exported as such.
 
     Raises:
-        MissingArtifact: If a parent of the checkpoint is gone.
-        StaleArtifact: If a parent has changed since.
+        MissingArtifact: If something that the checkpoint was made from is gone.
     """
     slug, method = checkpoint.key.split("/")
-    domain = project.domain(slug)
-    title = escaped(domain.title or slug)
+    try:
+        domain = project.domain(slug)
+        title, description = escaped(domain.title or slug), escaped(domain.description)
+    except InputError:  # its file is gone, and its champion is not
+        title, description = escaped(slug), ""
+    pairs = _pairs(project, checkpoint)
+    names = _class_names(project, pairs)
     parts = [
         # Constants only: text from outside stays out of the YAML.
         "---\nlicense: other\npipeline_tag: zero-shot-image-classification\ntags: [clip, react]\n---",
         f"# CLIP customized for {title} ({method})",
-        *([escaped(domain.description)] if domain.description else []),
+        *([description] if description else []),
         f"Made by `react_pipeline` from class names alone. Domain `{slug}`, fingerprint `{checkpoint.fingerprint}`.",
+        *([_crown(crowned)] if crowned else []),
         f"## How to load it\n\n{how_to_load(loading)}",
-        f"## How good it is\n\n{_figures(project, slug, method)}",
-        f"## What it is made of\n\n{_ingredients(project, checkpoint, slug, method)}",
-        f"## Classes\n\n{_names(domain.class_names)}",
+        f"## How good it is\n\n{_figures(project, checkpoint, crowned)}",
+        f"## What it is made of\n\n{_ingredients(project, checkpoint, pairs, len(names))}",
+        f"## Classes\n\n{_names(names)}",
         f"## Limits\n\n{_limits(method)}",
         f"## Licences\n\n{licences(project)}",
         f"## Please cite\n\n{_CITATIONS}",
@@ -147,14 +158,54 @@ def _open_clip(name: str, from_inside: bool) -> str:
     )
 
 
-def _figures(project: Project, slug: str, method: str) -> str:
+def _crown(crowned: Reign) -> str:
+    return (
+        f"It is the champion of the domain by `promotion` `{crowned.promotion}` of {escaped(crowned.decided)}: "
+        f"{escaped(crowned.reason)}"
+    )
+
+
+def _pairs(project: Project, checkpoint: Artifact) -> Artifact:
+    """The pairs that it was trained on."""
+    stage = "control_set" if checkpoint.key.endswith(CONTROL_SUFFIX) else "retrieved_set"
+    return project.store.open(stage, checkpoint.key.split("/")[0], checkpoint.parents[stage])
+
+
+def _class_names(project: Project, pairs: Artifact) -> list[str]:
+    if pairs.stage == "control_set":
+        pairs = project.store.open("retrieved_set", pairs.key, pairs.parents["retrieved_set"])
+    return [str(entry["name"]) for entry in pairs.manifest["config"]["classes"]]
+
+
+def _shown_results(project: Project, checkpoint: Artifact, crowned: Reign | None) -> dict[str, Artifact | None]:
+    """Of the base, the model and its control: the fresh results; of an older champion its own, and a base like it."""
+    slug, method = checkpoint.key.split("/")
     trained = method.removesuffix(CONTROL_SUFFIX)
+    names = ("base", trained, trained + CONTROL_SUFFIX)
+    found: dict[str, Artifact | None] = {}
+    for name in names:
+        try:
+            found[name] = fresh_or_none(project, "elevater_results", method_key(slug, name))
+        except InputError:
+            found[name] = None
+    mine = found[method]
+    if crowned is None or (mine is not None and mine.parents.get(checkpoint.stage) == checkpoint.fingerprint):
+        return found
+    known = results_of(project, slug, method, checkpoint.fingerprint)
+    own = max(known, key=lambda entry: str(entry.artifact.manifest["created"]), default=None)
+    base = None if found["base"] is None else Measured.of(found["base"])
+    alike = own is not None and base is not None and base.measure == own.measure
+    # Today's control was trained as today's model was, not as this one.
+    return {**dict.fromkeys(names), "base": found["base"] if alike else None, method: own.artifact if own else None}
+
+
+def _figures(project: Project, checkpoint: Artifact, crowned: Reign | None) -> str:
+    method = checkpoint.key.split("/")[1]
     lines, about = [], ""
-    for name in ("base", trained, trained + CONTROL_SUFFIX):
-        artifact = fresh_or_none(project, "elevater_results", method_key(slug, name))
+    for name, artifact in _shown_results(project, checkpoint, crowned).items():
         shown = f"**{name}** (this model)" if name == method else name
         if artifact is None:
-            lines.append(f"| {shown} | not evaluated | | |")
+            lines.append(f"| {shown} | not evaluated{', or not in the same way' if crowned else ''} | | |")
             continue
         result = EvalResult.read(artifact)
         if result.top1 is None:
@@ -169,11 +220,11 @@ def _figures(project: Project, slug: str, method: str) -> str:
     return f"{about}{told}\n\n{table}"
 
 
-def _ingredients(project: Project, checkpoint: Artifact, slug: str, method: str) -> str:
-    base, corpus = fresh(project, "base_checkpoint"), fresh(project, "corpus")
-    control = method.endswith(CONTROL_SUFFIX)
-    pairs = fresh(project, "control_set" if control else "retrieved_set", slug)
-    classes = len(project.domain(slug).classes)
+def _ingredients(project: Project, checkpoint: Artifact, pairs: Artifact, classes: int) -> str:
+    base = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"])
+    corpus = project.store.open("corpus", ALL, pairs.parents["corpus"])
+    method = checkpoint.key.split("/")[1]
+    control = pairs.stage == "control_set"
     encoder, config, counts = base.manifest["config"], checkpoint.manifest["config"], checkpoint.counts
     lines = [
         ("Base", f"{_fields(encoder)} (`{base.fingerprint}`)"),

@@ -156,7 +156,9 @@ def report_page(
     counts: Mapping[str, Any],
 ) -> str:
     """The page, in Markdown; names from outside are escaped."""
-    dropped = [(reason, int(classes[reason].sum()), MEANINGS[reason]) for reason in DROP_REASONS]
+    dropped = [
+        (reason, int(classes[reason].sum()), MEANINGS[reason]) for reason in DROP_REASONS if classes[reason].any()
+    ]
     starving = counts["starving"]
     parts = [
         f"# Pairs retrieved for {_cell(title)}",
@@ -169,8 +171,7 @@ def report_page(
         + ".",
         "![images by class](contact_sheet.png)",
         "![similarity and balance](similarity.png)",
-        "## Why candidates were not kept",
-        _table(["reason", "pairs", "meaning"], [row for row in dropped if row[1]] or [("none", 0, "")]),
+        *(["## Why candidates were not kept", _table(["reason", "pairs", "meaning"], dropped)] if dropped else []),
         "Kept out of the pairs: "
         + ", ".join(f"{count:,} images of {_cell(name)}" for name, count in counts["evaluation_sets"].items())
         + ".",

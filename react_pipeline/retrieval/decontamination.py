@@ -23,9 +23,10 @@ from react_pipeline.artifacts import Artifact
 from react_pipeline.collect import read_pairs
 from react_pipeline.elevater.images import Unavailable
 from react_pipeline.elevater.readers import read_dataset
-from react_pipeline.lineage import ALL, Project, other_evaluation_sets
+from react_pipeline.lineage import ALL, Project
 from react_pipeline.retrieval.duplicates import EvaluationImages
 from react_pipeline.retrieval.labelled import read_images
+from react_pipeline.stages import other_evaluation_sets
 
 if TYPE_CHECKING:
     from react_pipeline.model import Clip

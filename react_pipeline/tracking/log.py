@@ -93,22 +93,43 @@ class Tracking:
             if artifact is not None:
                 # Another process may have logged it while this one waited; its run is wanted all the same.
                 _queue(project, artifact, dagster_run_id)
-            entry = None
             try:
                 client = self.runs.connect()
-                for entry in _queued(project):
-                    runs[entry.name] = self._log_entry(client, project, json.loads(entry.read_text()))
-                    entry.unlink()
+                self._log_entries(client, project, runs)
                 if artifact is not None and artifact.stage in LIVE_STAGES:
                     self._close_abandoned(client, project, artifact)
             except Exception as error:  # whatever MLflow, its database or the network raise: the result is safe
-                if entry is not None:
-                    entry.touch()  # to the end of the queue, so that one bad entry never holds up the others
                 _unreachable_until[self.uri] = time.monotonic() + COOLDOWN_SECONDS
                 self.runs.forget()
-                reason = " ".join(str(error).split())[:300]
-                logger.warning("MLflow at %s is unavailable, logging again at the next run: %s", self.uri, reason)
+                logger.warning("MLflow at %s is unavailable, logging again at the next run: %s", self.uri, _told(error))
         return runs
+
+    def _log_entries(self, client: MlflowClient, project: Project, runs: dict[str, str]) -> None:
+        """Log what waits into `runs`, longest waiting first.
+
+        One failure among successes is the entry's own. Two in a row, or nothing else, and the server is to blame.
+
+        Raises:
+            Exception: Whatever MLflow raised then.
+        """
+        failed: dict[str, Exception] = {}
+        in_a_row = 0
+        for entry in _queued(project):
+            try:
+                runs[entry.name] = self._log_entry(client, project, json.loads(entry.read_text()))
+            except Exception as error:
+                entry.touch()  # to the end of the queue, so that bad entries hold up the others no longer than once
+                in_a_row += 1
+                if in_a_row > 1:
+                    raise
+                failed[entry.stem] = error
+            else:
+                entry.unlink()
+                in_a_row = 0
+        for name, reason in failed.items():
+            if not any(runs.values()):
+                raise reason
+            logger.warning("%s could not be logged to MLflow, trying again at the next run: %s", name, _told(reason))
 
     def _close_abandoned(self, client: MlflowClient, project: Project, artifact: Artifact) -> None:
         """Close what trainings with another configuration left RUNNING when they were killed: none will go on."""
@@ -204,6 +225,10 @@ class Tracking:
             get_external_mlflow_model_spec(model).save(str(Path(directory) / "MLmodel"))
             client.log_model_artifacts(model.model_id, directory)
         return client.finalize_logged_model(model.model_id, "READY")
+
+
+def _told(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _queue(project: Project, artifact: Artifact, dagster_run_id: str) -> Path:

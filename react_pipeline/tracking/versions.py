@@ -103,7 +103,7 @@ def describe(
         **{"reason": verdict.reason, "result": contender.result, "evaluation_set": contender.evaluation_set},
     }
     if contender.top1 is not None:
-        tags |= {"top1": f"{contender.top1:.4f}", "images": str(contender.n)}
+        tags |= {"top1": f"{contender.top1:.6f}", "images": str(contender.n)}
     if verdict.test is not None:
         tags |= {"gain": f"{verdict.test.gain:+.4f}", "interval": f"{verdict.test.low:+.4f} {verdict.test.high:+.4f}"}
         tags |= {"confidence": f"{verdict.test.confidence:.4f}", "compared_with": verdict.champion_before.method}

@@ -1,6 +1,6 @@
 """Automation: domain files (FAULTS 21 to 23 as Dagster meets them), what is asked for and only once, the schedule.
 
-The last test runs the real daemon and takes minutes.
+The last tests run the real daemon and take minutes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from conftest import PIPELINE
 from mlflow import MlflowClient
-from support_automation import running_daemon, wait_for
+from support_automation import hurry, running_daemon, training_under_way, wait_for
 from support_launch import dagster_home
 from support_upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
@@ -294,7 +295,7 @@ def test_nothing_asks_for_runs_unless_it_is_enabled(make_project: Make, enabled:
     loaded = repository(make_project(automation={"enabled": enabled}))
     running = {sensor.name: sensor.default_status.value == "RUNNING" for sensor in loaded.sensor_defs}
     running |= {schedule.name: schedule.default_status.value == "RUNNING" for schedule in loaded.schedule_defs}
-    assert running == {"domain_files": True, "upkeep": enabled, "recustomize": enabled}
+    assert running == {"domain_files": True, "freshness": True, "upkeep": enabled, "recustomize": enabled}
 
 
 def test_schedule_looks_at_what_lies_outside_and_is_left_out_without_a_cron_line(make_project: Make) -> None:
@@ -371,6 +372,38 @@ def test_two_daemons_over_one_store_make_everything_once(  # FAULTS 3, 29
     for stage, key in (("retrieved_set", "shapes"), ("customized_checkpoint", "shapes/gated-image"), made):
         assert len(list(project.store.directory(stage, key).glob("*/manifest.json"))) == 1
     assert len(client.search_model_versions("name = 'react-shapes'")) == 1
+
+
+@pytest.mark.slow
+def test_cancelled_training_frees_the_device_for_the_next(
+    make_project: Make, _indexed_store: Path, tmp_path: Path
+) -> None:
+    steps = {**PIPELINE["customization"]["defaults"], "steps": 3_000, "checkpoint_every": 500}
+    automation = {"enabled": True, "interval_seconds": 2, "methods": ["gated-image"]}
+    project = make_project(automation=automation, customization={"defaults": steps})
+    shutil.copytree(_indexed_store, project.config.store)
+    (project.config.domains / "colours.yaml").unlink()
+    publish_evaluation_set(project, "shapes")
+    retrieve_pairs(project, "shapes")
+    with dagster_home(tmp_path / "home") as home, dg.DagsterInstance.from_config(str(home)) as instance:
+
+        def places_taken() -> int:
+            return instance.event_log_storage.get_concurrency_info("gpu").active_slot_count
+
+        hurry(home)
+        assert places_taken() == 0  # the home is whole before a second process opens it
+        with running_daemon(project, home) as log:
+            wait_for(lambda: training_under_way(instance, "gated-image"), 150, "training", log)
+            cancelled = training_under_way(instance, "gated-image")
+            assert cancelled is not None and places_taken() == 1
+            assert instance.run_launcher.terminate(cancelled.run_id)
+            ended = dg.DagsterRunStatus.CANCELED
+            wait_for(lambda: instance.get_run_by_id(cancelled.run_id).status == ended, 60, "cancelled run", log)
+            wait_for(lambda: places_taken() == 0, 30, "free place", log)
+            change_pipeline(project, automation={"methods": ["gated-image", "locked-text"]})
+            wait_for(lambda: training_under_way(instance, "locked-text"), 100, "another training", log)
+            assert training_under_way(instance, "gated-image") is None, "a person's cancelling is respected"
+    assert project.store.keys("customized_checkpoint") == []
 
 
 def _succeeded(home: Path) -> Asked:

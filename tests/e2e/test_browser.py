@@ -18,7 +18,7 @@ from support_services import answer, free_port, program, running
 from assets.resources import REPOSITORY
 from react_pipeline.project import Project
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.operations]
 
 METHODS = ("base", "gated-image", "locked-text")
 

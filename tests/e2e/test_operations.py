@@ -21,7 +21,7 @@ from assets.resources import REPOSITORY
 from react_pipeline.errors import ReactError
 from react_pipeline.project import Project
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.operations]
 
 METHODS = ["base", "gated-image", "gated-image-control"]
 PATIENCE_SECONDS = 900

@@ -84,17 +84,30 @@ def test_locked_database_delays_the_run_and_doubles_nothing(  # 29
     assert [run.info.run_id for run in runs_of(tracking, fingerprint=artifact.fingerprint)] == list(runs.values())
 
 
-def test_entry_that_cannot_be_logged_holds_up_no_other(  # 29
-    tracking: Tracking, tiny_project: Project, monkeypatch: pytest.MonkeyPatch
+def test_entry_that_cannot_be_logged_holds_up_no_other_and_silences_nothing(  # 29
+    tracking: Tracking, tiny_project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tracking_module, "COOLDOWN_SECONDS", 0.0)
-    artifact = artifact_of(tiny_project, "retrieved_set", "shapes")
     pending = tiny_project.store.root / PENDING
-    pending.mkdir()
+    pending.mkdir(parents=True)
     (pending / "broken.json").write_text("not JSON")
-    assert tracking.log_artifact(tiny_project, artifact) is None
-    assert tracking.log_artifact(tiny_project, artifact)
+    for stage, key in (("corpus", "all"), ("retrieved_set", "shapes"), ("control_set", "shapes")):
+        caplog.clear()
+        assert tracking.log_artifact(tiny_project, artifact_of(tiny_project, stage, key))
+        assert "broken could not be logged" in caplog.text and "unavailable" not in caplog.text
     assert [path.name for path in pending.iterdir()] == ["broken.json"]
+
+
+def test_two_failures_in_a_row_leave_the_server_alone_and_the_others_come_first_afterwards(  # 29
+    tracking: Tracking, tiny_project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    pending = tiny_project.store.root / PENDING
+    pending.mkdir(parents=True)
+    for number in range(2):
+        (pending / f"broken-{number}.json").write_text("not JSON")
+    assert tracking.log_artifact(tiny_project, artifact_of(tiny_project, "corpus", "all")) is None
+    assert "unavailable" in caplog.text
+    assert len(tracking.log_pending(tiny_project, patient=True)) == 1
+    assert sorted(path.name for path in pending.iterdir()) == ["broken-0.json", "broken-1.json"]
 
 
 def test_entry_of_a_pruned_artifact_is_dropped(tracking: Tracking, tiny_project: Project) -> None:

@@ -70,6 +70,15 @@ def test_every_reason_has_a_meaning() -> None:
     assert set(MEANINGS) == set(DROP_REASONS)
 
 
+def test_a_table_of_reasons_is_left_out_where_nothing_was_dropped(hits, candidates, config) -> None:  # type: ignore[no-untyped-def]
+    counts = {"pairs": 1, "classes": 1, "several_classes": 0, "starving": [], "evaluation_sets": {}}
+    classes, similarity = report(hits, candidates, config), similarity_report(DOMAIN, candidates)
+    assert "Why candidates were not kept" in report_page("t", classes, similarity, config, counts)
+    nothing_dropped = classes.assign(**dict.fromkeys(DROP_REASONS, 0))
+    page = report_page("t", nothing_dropped, similarity, config, counts)
+    assert "Why candidates" not in page and "| none |" not in page
+
+
 def test_names_cannot_become_html_or_break_the_table(hits, candidates, config) -> None:  # type: ignore[no-untyped-def]
     classes = report(hits, candidates, config)
     names = {"cat": "<script>alert(1)</script>", "dog": "a|b"}

@@ -180,7 +180,7 @@ def test_a_head_becomes_stale_with_the_templates(project: Project) -> None:
     publish_head(project)
     evaluate(project, "shapes", "linear-head")
     edit_domain(project, templates=["one {}"])
-    with pytest.raises(StaleArtifact, match="'shapes/linear-head' was built with another templates: rematerialize"):
+    with pytest.raises(StaleArtifact, match="'shapes/linear-head' was built with another `templates`: rematerialize"):
         fresh(project, "customized_checkpoint", "shapes/linear-head")
     with pytest.raises(StaleArtifact):
         evaluate(project, "shapes", "linear-head")

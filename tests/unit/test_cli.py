@@ -82,6 +82,11 @@ def test_no_command_shows_the_help(run) -> None:
     assert all(name in out for name in ("demo", "materialize", "domains", "results", "search", "ui", "doctor", "prune"))
 
 
+def test_help_says_which_selection_takes_all_that_comes_before(run) -> None:
+    code, out, _ = run("materialize", "--help")
+    assert code == 0 and "*comparison" in out and "+elevater_results" not in out
+
+
 def test_domain_of_a_stranger_is_added_evaluated_and_shown(indexed_project: Project, run, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -105,6 +110,7 @@ def test_domain_of_a_stranger_is_added_evaluated_and_shown(indexed_project: Proj
     assert shown == [str(rows[0]["top1"])]
     code, out, _ = run("results")
     assert code == 0 and f"{100 * rows[0]['top1']:.1f}" in out
+    assert out.splitlines()[0].split()[-1] == "status"
 
 
 def test_domain_that_differs_from_the_one_there_is_not_overwritten(tiny_project: Project, run, tmp_path: Path) -> None:

@@ -99,6 +99,22 @@ def test_a_promotion_by_hand_is_told_to_the_registry(project: Project, run) -> N
     assert "champion" in out and "smaller" in out and " 1 " in out
 
 
+def test_a_version_shows_the_figure_that_its_reason_tells(project: Project, run) -> None:
+    result(project, "colours", "base", outcomes(10, 91))
+    result(project, "colours", GATED, outcomes(43, 91))  # 47.2527%
+    artifact = decide(project, "colours")
+    Registry.of(project).apply(project, artifact, patient=True)
+    version = client_of(project).get_model_version_by_alias("react-colours", "champion")
+    assert f"{100 * float(version.tags['top1']):.1f}" == "47.3" and "47.3%" in version.tags["reason"]
+
+
+def test_two_models_of_one_method_are_told_apart(project: Project, run) -> None:
+    old = standing(project, "shapes")[0].champion
+    new = result(project, "shapes", GATED, outcomes(141), seed=1).parents["customized_checkpoint"]
+    _, out, _ = run("promote", "shapes", GATED, "--reason", "newer")
+    assert f"{GATED} ({new[:8]}) reigns (before: {old.identity})" in out
+
+
 def test_a_roll_back_is_one_command(project: Project, run) -> None:
     run("promote", "shapes", "locked-text", "--reason", "smaller")
     code, out, _ = run("rollback", "shapes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from react_pipeline.compare import compare
 from react_pipeline.lineage import Project
 from react_pipeline.overview import overview
 from react_pipeline.reports.dashboard_examples import MAX_POINTS, read_curves, shown_classes
-from react_pipeline.reports.dashboard_figures import plain
+from react_pipeline.reports.dashboard_figures import costs_figure, plain
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
 ANSWERS = {
@@ -117,6 +118,34 @@ def test_a_page_of_results_that_are_unavailable_says_so(project: Project) -> Non
     publish_results(project, "shapes", {"base": [True, False]})
     text = page_of(compare(project, "shapes")).text
     assert "no customized model is measured" in text
+
+
+def test_the_heading_is_the_title_escaped_and_another_title_makes_no_other_comparison(
+    compared: Artifact, project: Project
+) -> None:
+    assert "<h1>shapes</h1>" in compared.file("dashboard.html").read_text()
+    path = project.config.domains / "shapes.yaml"
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "title": f"Drawn {HOSTILE}"}))
+    again = compare(Project.load(project.path), "shapes")
+    assert again.fingerprint == compared.fingerprint and again.reused
+    shutil.rmtree(compared.path)
+    raw = compare(Project.load(project.path), "shapes").file("dashboard.html").read_text()
+    assert "<h1>Drawn &lt;/script&gt;" in raw and "one domain: shapes" in raw and "alert(1)</script>" not in raw
+
+
+@pytest.mark.parametrize(
+    "seconds", [[31.0, 33.0], [25.0, 240.0], [0.7, 0.9], [33.0, 33.0]], ids=lambda value: f"{value[0]} to {value[1]}"
+)
+def test_costs_within_one_decade_have_labels(seconds: list[float]) -> None:
+    rows = pd.DataFrame(
+        {"method": ["full", "gated-image"], "top1": 0.5, "top1_low": 0.4, "top1_high": 0.6, "seconds": seconds}
+    ).assign(trainable_parameters=[10.0, 1e6])
+    parameters, axis = costs_figure(rows).layout.xaxis, costs_figure(rows).layout.xaxis2
+    assert parameters.tickvals is None and parameters.dtick == 1
+    inside = [
+        text for tick, text in zip(axis.tickvals, axis.ticktext, strict=True) if min(seconds) <= tick <= max(seconds)
+    ]
+    assert inside and len(set(axis.ticktext)) == len(axis.ticktext)
 
 
 def test_names_reach_a_figure_without_tags_and_short() -> None:

@@ -27,11 +27,12 @@ from react_pipeline.durable import sha256_of
 from react_pipeline.embed import embed_corpus
 from react_pipeline.errors import CorruptArtifact, InputError, MissingArtifact, StaleArtifact, StoreWriteError
 from react_pipeline.evaluate import EvalResult, evaluate
-from react_pipeline.export import export, write_model
+from react_pipeline.export import export, other_champion, write_model
 from react_pipeline.index import build_index
 from react_pipeline.lineage import Project, resolve
 from react_pipeline.model import Clip, from_parts, load, save
 from react_pipeline.modeling.gated import add_gated_blocks, gated_layers
+from react_pipeline.promotion import promote
 from react_pipeline.reports.model_card import Loading, escaped, how_to_load, licences
 from react_pipeline.retrieval.labelled import publish_evaluation_set
 from react_pipeline.retrieve import draw_control, retrieve_pairs
@@ -394,6 +395,49 @@ def test_the_card_tells_figures_ingredients_and_what_is_not_known(project: Proje
         project.store.current("base_checkpoint", "all").fingerprint,
     ):  # fmt: skip
         assert words in card, words
+
+
+def retrained(make_project: Make) -> tuple[Project, Artifact, Artifact]:
+    """The first model of gated-image reigns; the domain's classes and the model are others by now."""
+    import yaml
+
+    project = make_project()
+    first = customized(project, "gated-image")
+    for method in ("base", "gated-image"):
+        evaluate(project, "shapes", method)
+    promote(project, "shapes", "gated-image", "<b>better</b>")
+    path = project.config.domains / "shapes.yaml"
+    raw = yaml.safe_load(path.read_text())
+    project = make_project(customization={"defaults": {"steps": 5}})
+    path.write_text(yaml.safe_dump({**raw, "classes": [*raw["classes"], "star"]}))
+    prepare(project)
+    return project, first, customized(project, "gated-image")
+
+
+def test_the_champion_is_exported_though_its_method_has_a_newer_model(
+    make_project: Make, project: Project, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="the base reigns"):
+        export(project, "shapes", "champion", tmp_path / "none")
+    project, first, second = retrained(make_project)
+    assert first.fingerprint != second.fingerprint
+    folder = export(project, "shapes", "champion", tmp_path / "champion")
+    assert same(features(load(folder)), features(load(first.path)))
+    record, card = json.loads((folder / "export.json").read_text()), (folder / "README.md").read_text()
+    promotion = project.store.current("promotion", "shapes").fingerprint
+    assert (record["method"], record["fingerprint"], record["promotion"]) == (
+        "gated-image",
+        first.fingerprint,
+        promotion,
+    )
+    assert promotion in card and r"\<b\>better" in card and "<b>" not in card
+    # Its own classes and figures, and none that were measured in another way.
+    assert "4: circle, square, triangle, cross" in card and "steps 4" in card
+    (own,) = [line for line in card.splitlines() if line.startswith("| **gated-image** (this model)")]
+    assert own.endswith("| 16 |") and "| base | not evaluated, or not in the same way |" in card
+    assert other_champion(project, "shapes", folder) == ""
+    note = other_champion(project, "shapes", export(project, "shapes", "gated-image", tmp_path / "newer"))
+    assert second.fingerprint[:8] in note and first.fingerprint[:8] in note and "export shapes champion" in note
 
 
 def test_the_demos_licences_stand_package_by_package_and_others_are_left_to_fill_in(make_project: Make) -> None:

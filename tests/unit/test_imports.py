@@ -23,7 +23,7 @@ STEPS = (
     *("settings.promotion", "settings.distributor"),
     *("config", "config_files", "distributor", "artifacts", "store", "project"),
     *("retrieval.seed_files",),
-    *("lineage",),
+    *("stages", "lineage"),
     *("retrieval.prompts",),
     *("modeling.attention", "modeling.gated", "modeling.methods", "modeling.weights", "modeling.text_tower"),
     *("model", "base"),
@@ -67,7 +67,7 @@ STEPS = (
     *("tracking.live", "tracking.versions", "tracking.registry"),
     *("manifests", "outside", "upkeep"),
     *("commands.domain_files", "commands.doctor", "commands.servers", "commands.terminal", "commands.command_line"),
-    *("commands.domains", "commands.elevater", "commands.report", "commands.models"),
+    *("commands.domains", "commands.elevater", "commands.report", "commands.models", "commands.status"),
     *("cli",),
 )
 """Every module in the order in which data flows; none may import a later one."""

@@ -125,5 +125,5 @@ def test_taking_the_ready_indices_out_of_the_configuration_makes_the_artifact_st
     write(project)
     build_index(project)
     corpus = {"kind": "embeddings", "shards": [], "embeddings": str(project.config.corpus.embeddings)}
-    with pytest.raises(StaleArtifact, match="another ready"):
+    with pytest.raises(StaleArtifact, match="another `ready`"):
         fresh(make_project(corpus=corpus, index={"recall_queries": 50}), "faiss_index")

@@ -92,6 +92,17 @@ def test_other_images_classes_or_templates_are_not_compared() -> None:
         paired_test(measured("full", correct, templates="imagenet"), base, 0.95)
 
 
+def test_synonyms_measure_nothing_and_names_do() -> None:
+    correct = np.ones(10, dtype=bool)
+    classes = [{"name": "jeans", "synonyms": []}, {"name": "necktie", "synonyms": []}]
+    base = measured("base", correct, classes=classes)
+    more = [{"name": "jeans", "synonyms": ["pants"]}, classes[1]]
+    assert paired_test(measured("full", correct, classes=more), base, 0.95).n == 10
+    other = [{"name": "pants", "synonyms": []}, classes[1]]
+    with pytest.raises(InputError, match="classes or templates"):
+        paired_test(measured("full", correct, classes=other), base, 0.95)
+
+
 def test_many_images_are_tested_without_overflow() -> None:
     base, better = random_methods(7, [0.5, 0.52], images=50_000)
     test = paired_test(measured("full", better), measured("base", base), 0.95)

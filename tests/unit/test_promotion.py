@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from conftest import write_project
 from PIL import Image
 from support_promotion import checkpoint, evaluation_set, outcomes, reevaluated, result
@@ -208,6 +209,30 @@ def test_a_better_model_dethrones_a_champion_whose_method_was_trained_again(proj
     assert verdict.champion_before.checkpoint == old.checkpoint != verdict.champion.checkpoint
     assert verdict.test is not None and verdict.test.gain == pytest.approx(0.175)
     assert [reign.champion.checkpoint for reign in verdict.history] == [old.checkpoint]
+
+
+def test_a_synonym_leaves_the_old_champion_comparable(project: Project) -> None:
+    crowned(project)
+    path = project.config.domains / "shapes.yaml"
+    raw = yaml.safe_load(path.read_text())
+    names = [entry if isinstance(entry, str) else entry["name"] for entry in raw["classes"]]
+    path.write_text(yaml.safe_dump({**raw, "classes": [{"name": names[0], "synonyms": ["ring"]}, *names[1:]]}))
+    result(project, "shapes", "base", outcomes(100))
+    result(project, "shapes", GATED, outcomes(142), seed=1)
+    verdict = verdict_of(decide(project, "shapes"))
+    assert verdict.decision == "challenger" and verdict.test is not None
+
+
+def test_two_models_of_one_method_are_told_apart_in_every_sentence(project: Project) -> None:
+    old = crowned(project).champion
+    result(project, "shapes", GATED, outcomes(142), seed=1)
+    verdict = verdict_of(decide(project, "shapes"))
+    assert verdict.challenger is not None
+    new, before = f"{GATED} ({verdict.challenger.checkpoint[:8]})", f"{GATED} ({old.checkpoint[:8]})"
+    assert new != before
+    assert f"{new} is right on" in verdict.reason and f"the champion {before} stays" in verdict.reason
+    assert f"{new} champion instead of {before}" in verdict_of(promote(project, "shapes", GATED, "newer")).reason
+    assert f"rolled back from {new} to {before}" in verdict_of(roll_back(project, "shapes")).reason
 
 
 def test_other_evaluation_images_make_the_old_champion_incomparable_and_say_what_to_do(project: Project) -> None:  # 32

@@ -33,8 +33,9 @@ from react_pipeline.elevater.summary import SUMMARY_COLUMNS
 from react_pipeline.elevater.summary import to_markdown as table_of
 from react_pipeline.elevater.table import DATASETS, dataset
 from react_pipeline.errors import InputError, StaleArtifact
-from react_pipeline.lineage import STAGES, Project, Stage, fresh
+from react_pipeline.lineage import STAGES, Project, fresh
 from react_pipeline.model import load
+from react_pipeline.stages import Stage
 from react_pipeline.training.classifier import zero_shot_head
 
 FEW = ("fer-2013", "kitti-distance", "mnist", "oxford-iiit-pets")

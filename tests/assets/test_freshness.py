@@ -1,0 +1,133 @@
+"""Freshness as the UI shows it: the checks of what is out of date, told again by the sensor when the answer changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import dagster as dg
+import pytest
+from support_upkeep import build, build_all, change_pipeline, edit_domain
+
+from assets.freshness import CHECKS, checkpoints_are_up_to_date, freshness
+from assets.partitions import DOMAINS
+from assets.resources import ProjectResource
+from react_pipeline.lineage import Project
+
+PAIRS, CHECKPOINTS = CHECKS
+
+
+class Home:
+    """An instance with the domain `shapes`, and ticks of the sensor on it."""
+
+    def __init__(self, project: Project, instance: dg.DagsterInstance) -> None:
+        self.resource = ProjectResource(config_path=str(project.path))
+        self.instance, self.cursor = instance, None
+        instance.add_dynamic_partitions(DOMAINS, ["shapes"])
+
+    def tick(self) -> dict[str, dg.AssetCheckEvaluation]:
+        """One tick, carried out as the daemon does; what it told, by asset."""
+        context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
+        result = freshness(context, project=self.resource)
+        self.cursor = result.cursor
+        for event in result.asset_events:
+            self.instance.report_runless_asset_event(event)
+        return {event.asset_key.path[-1]: event for event in result.asset_events}
+
+    def shown(self, stage: str) -> dg.AssetCheckEvaluation | None:
+        """The evaluation that the UI shows; None if the last one was only planned."""
+        key = dg.AssetCheckKey(dg.AssetKey(stage), CHECKS[stage])
+        last = self.instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key].evaluation
+        return last if isinstance(last, dg.AssetCheckEvaluation) else None
+
+
+@pytest.fixture
+def trained(make_project: Callable[..., Project]) -> Project:
+    project = make_project(automation={"methods": ["base", "gated-image"], "changed_fraction": 0.5})
+    build_all(project, ["shapes"])
+    return project
+
+
+@pytest.fixture
+def home(trained: Project) -> Iterator[Home]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Home(trained, instance)
+
+
+def test_what_is_fresh_passes_and_is_told_once(home: Home) -> None:
+    assert {stage: event.passed for stage, event in home.tick().items()} == {PAIRS: True, CHECKPOINTS: True}
+    assert home.tick() == {}
+    assert home.shown(PAIRS).description == "0 of 1 out of date"
+
+
+def test_changed_domain_warns_with_its_reason_until_it_is_built_anew(trained: Project, home: Home) -> None:
+    home.tick()
+    edit_domain(trained, "shapes", templates=["a sketch of a {}"])
+    told = home.tick()
+    assert told[PAIRS].severity == dg.AssetCheckSeverity.WARN and not told[PAIRS].blocking
+    assert "shapes: " in told[PAIRS].description and "was built with another" in told[PAIRS].description
+    assert not home.shown(PAIRS).passed and not home.shown(CHECKPOINTS).passed
+    for stage in ("evaluation_set", "retrieved_set"):
+        build(trained, stage, "shapes", images=["x", "y"])
+    told = home.tick()
+    assert told[PAIRS].passed and home.shown(PAIRS).passed
+    assert "shapes/gated-image: " in told[CHECKPOINTS].description
+    assert "was built from `retrieved_set`" in told[CHECKPOINTS].description
+    build(trained, "customized_checkpoint", "shapes/gated-image")
+    assert set(home.tick()) == {CHECKPOINTS} and home.shown(CHECKPOINTS).passed
+
+
+def test_checkpoint_that_the_policy_holds_back_says_so(trained: Project, home: Home) -> None:
+    edit_domain(trained, "shapes", templates=["a sketch of a {}"])
+    for stage in ("evaluation_set", "retrieved_set"):
+        build(trained, stage, "shapes")  # the same images as before
+    told = home.tick()[CHECKPOINTS]
+    assert not told.passed and told.metadata["held_back"].value == 1
+    assert "held back by the policy: 0.0% of its pairs changed" in told.description
+    change_pipeline(trained, automation={"training": "always"})
+    assert "held back" not in home.tick()[CHECKPOINTS].description
+
+
+def test_check_of_a_run_is_corrected_and_one_that_never_came_is_made_up_for(trained: Project, home: Home) -> None:
+    home.tick()
+
+    @dg.asset(name=CHECKPOINTS)
+    def failing() -> None:
+        raise dg.Failure("out of memory", allow_retries=False)
+
+    check = dg.materialize(
+        [failing, checkpoints_are_up_to_date],
+        instance=home.instance,
+        resources={"project": home.resource},
+        raise_on_error=False,
+    )
+    assert not check.success and home.shown(CHECKPOINTS) is None
+    assert set(home.tick()) == {CHECKPOINTS} and home.shown(CHECKPOINTS).passed
+
+
+def test_check_that_runs_with_a_materialization_says_the_same(trained: Project, home: Home) -> None:
+    @dg.asset(name=CHECKPOINTS)
+    def made() -> None:
+        pass
+
+    edit_domain(trained, "shapes", templates=["a sketch of a {}"])
+    told = home.tick()[CHECKPOINTS]
+    done = dg.materialize(
+        [made, checkpoints_are_up_to_date], instance=home.instance, resources={"project": home.resource}
+    )
+    (evaluation,) = done.get_asset_check_evaluations()
+    assert (evaluation.passed, evaluation.description) == (told.passed, told.description) and not told.passed
+    assert home.tick() == {}
+
+
+def test_nothing_built_is_nothing_told(tiny_project: Project) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert Home(tiny_project, instance).tick() == {}
+
+
+def test_broken_pipeline_file_is_told_and_changes_nothing(trained: Project, home: Home) -> None:
+    home.tick()
+    before, text = home.cursor, trained.path.read_text()
+    trained.path.write_text("store: 3\n")
+    assert home.tick() == {} and home.cursor == before
+    trained.path.write_text(text)
+    assert home.tick() == {}

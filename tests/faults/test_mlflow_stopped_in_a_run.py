@@ -1,0 +1,93 @@
+"""FAULTS 28 to 30 at once, under the real daemon: MLflow is stopped while a training runs, which is then killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from subprocess import Popen
+
+import dagster as dg
+import pytest
+from conftest import PIPELINE
+from mlflow import MlflowClient
+from support_automation import hurry, process_of, running_daemon, training_under_way, wait_for
+from support_launch import dagster_home
+from support_services import answer, free_port, running
+from support_tracking import make_template, runs_of
+
+from react_pipeline.lineage import Project
+from react_pipeline.retrieval.labelled import publish_evaluation_set
+from react_pipeline.retrieve import retrieve_pairs
+from react_pipeline.tracking.log import PENDING, Tracking
+
+STEPS, STATE_STEPS = 5_000, 50
+
+
+@pytest.mark.slow
+def test_mlflow_stopped_in_a_training_that_is_killed_then_shows_every_step_once(  # 28, 29, 30
+    make_project: Callable[..., Project], _indexed_store: Path, tmp_path: Path
+) -> None:
+    port, database = free_port(), make_template(tmp_path / "server.db")
+    address = f"http://127.0.0.1:{port}"
+    defaults = {**PIPELINE["customization"]["defaults"], "steps": STEPS, "checkpoint_every": STATE_STEPS}
+    project = make_project(
+        tracking_uri=address,
+        automation={"enabled": True, "interval_seconds": 2, "methods": ["gated-image"]},
+        customization={"defaults": defaults},
+    )
+    shutil.copytree(_indexed_store, project.config.store)
+    (project.config.domains / "colours.yaml").unlink()
+    publish_evaluation_set(project, "shapes")
+    retrieve_pairs(project, "shapes")
+    tracking, key = Tracking.of(project), "shapes/gated-image"
+
+    def mlflow() -> AbstractContextManager[Popen[bytes]]:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+        where = ["--backend-store-uri", f"sqlite:///{database}", "--artifacts-destination", str(tmp_path / "files")]
+        return running([*command, *where, "--workers", "1"], tmp_path / "mlflow.log")
+
+    def losses() -> list[int]:
+        found = runs_of(tracking, asset="customized_checkpoint")
+        history = MlflowClient(address).get_metric_history
+        return [point.step for run in found for point in history(run.info.run_id, "training/loss")]
+
+    def states() -> set[str]:
+        return {path.name for path in (project.config.store / ".staging").rglob("step-*.safetensors")}
+
+    with dagster_home(tmp_path / "home") as home:
+        hurry(home)
+        with running_daemon(project, home) as log:
+            with mlflow() as server:
+                answer(address)
+                wait_for(losses, 150, "a training that is seen in MLflow", log)
+                (left,) = runs_of(tracking, asset="customized_checkpoint")
+                os.killpg(server.pid, signal.SIGKILL)  # told to end it takes longer than the training
+                server.wait()
+            seen = states()
+            wait_for(lambda: states() - seen, 60, "a training that goes on without MLflow", log)
+            with dg.DagsterInstance.from_config(str(home)) as instance:
+                killed = training_under_way(instance, "gated-image")
+                assert killed is not None, "still training"
+                os.kill(process_of(instance, killed), signal.SIGKILL)
+                with mlflow():
+                    answer(address)
+                    wait_for(lambda: key in project.store.keys("customized_checkpoint"), 180, "a second try", log)
+                    wait_for(lambda: _state(tracking) == ["FINISHED"], 60, "a finished run in MLflow", log)
+                    shown = losses()
+                    (run,) = runs_of(tracking, asset="customized_checkpoint")
+                    again = instance.get_runs(dg.RunsFilter(tags={"dagster/parent_run_id": killed.run_id}))
+    assert [entry.tags["dagster/retry_number"] for entry in again] == ["1"]
+    assert run.info.run_id == left.info.run_id, "the second try goes on in the run of the first"
+    lines = project.store.current("customized_checkpoint", key).file("metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(STEPS)) == sorted(shown)
+    assert not list((project.config.store / PENDING).glob("customized_checkpoint--*"))
+
+
+def _state(tracking: Tracking) -> list[str]:
+    return [run.info.status for run in runs_of(tracking, asset="customized_checkpoint")]

@@ -1,0 +1,72 @@
+"""`react-pipeline status`: what is behind, why, and the command that mends it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+from support_upkeep import METHODS, build, build_all, change_pipeline, edit_domain
+from typer.testing import CliRunner
+
+from react_pipeline.cli import app
+from react_pipeline.lineage import Project
+
+MEND = "react-pipeline materialize --domain shapes --method base --method gated-image"
+
+
+@pytest.fixture
+def project(make_project: Callable[..., Project]) -> Project:
+    project = make_project(automation={"methods": list(METHODS)})
+    (project.config.domains / "colours.yaml").unlink()
+    build_all(project, ["shapes"])
+    return project
+
+
+def status(project: Project) -> list[str]:
+    done = CliRunner().invoke(app, ["status", "--config", str(project.path)])
+    assert done.exit_code == 0, done.output
+    return [" ".join(line.split()) for line in done.output.splitlines()]
+
+
+def test_what_is_out_of_date_and_what_waits_for_it_are_told_with_the_command(project: Project) -> None:
+    edit_domain(project, "shapes", templates=["another {}"])
+    lines = status(project)
+    (due,) = [line for line in lines if line.startswith("shapes out of date retrieved_set")]
+    assert "another `templates`" in due and "rematerialize" not in due
+    (waiting,) = [line for line in lines if line.startswith("shapes waiting")]
+    assert "customized_checkpoint of gated-image" in waiting and "comparison" in waiting
+    assert [line for line in lines if line.startswith("next:")] == [f"next: {MEND}"]
+
+
+def test_what_the_policy_holds_back_is_told_with_its_reason(project: Project) -> None:
+    edit_domain(project, "shapes", retrieval={"max_per_class": 5})
+    build(project, "retrieved_set", "shapes", images=("a", "b", "c"))
+    lines = status(change_pipeline(project, automation={"training": "never"}))
+    (held,) = [line for line in lines if "customized_checkpoint of gated-image" in line and "`never`" in line]
+    assert held.startswith("shapes held back")
+    assert [line for line in lines if line.startswith("shapes held back elevater_results of gated-image")]
+    assert f"next: {MEND} (trains gated-image too, which the policy holds back)" in lines
+
+
+def test_a_file_that_is_not_valid_is_told_and_hides_no_other(project: Project) -> None:
+    (project.config.domains / "broken.yaml").write_text("classes: []\n")
+    lines = status(project)
+    (broken,) = [line for line in lines if line.startswith("broken not readable")]
+    assert "classes" in broken
+    assert "next: react-pipeline domains validate" in lines
+    assert [line for line in lines if line.startswith("shapes out of date promotion")]
+
+
+def test_it_loads_no_torch(project: Project) -> None:
+    code = (
+        "import sys; from react_pipeline.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "status", "--config", str(project.path)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
