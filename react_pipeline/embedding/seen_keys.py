@@ -10,6 +10,7 @@ table can be made again at any time from what was published or written, so nothi
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -31,12 +32,18 @@ class KeyRegister(Protocol):
 
 
 class SeenKeys:
-    """Keys met so far; used by one thread, the one that first asks."""
+    """Keys met so far; used by one thread, and closed by any.
+
+    Where a build fails, it is closed while the thread that reads ahead may still ask. SQLite would crash the process
+    then, so closing waits for the question under way, and later ones are refused.
+    """
 
     def __init__(self, path: Path) -> None:
         """Start empty, with a table at `path`."""
         self._path = path
         self._open: sqlite3.Connection | None = None
+        self._lock = threading.RLock()
+        self._closed = False
 
     def duplicates(self, keys_by_shard: Mapping[int, Iterable[str]]) -> Duplicates:
         """Which keys an earlier shard holds, of shards in their order; the register stays as it is."""
@@ -50,22 +57,26 @@ class SeenKeys:
 
     def add(self, keys_by_shard: Mapping[int, Iterable[str]]) -> None:
         """Take up the keys of some shards."""
-        table = self._table()
-        with table:
+        with self._lock, self._table() as table:
             for keys in keys_by_shard.values():
                 table.executemany("INSERT OR IGNORE INTO keys VALUES (?)", ((key,) for key in keys))
 
     def close(self) -> None:
         """Remove the table."""
-        if self._open is not None:
-            self._open.close()
-            self._open = None
-        self._path.unlink(missing_ok=True)
+        with self._lock:
+            self._closed = True
+            if self._open is not None:
+                self._open.close()
+                self._open = None
+            self._path.unlink(missing_ok=True)
 
     def _has(self, key: str) -> bool:
-        return self._table().execute("SELECT 1 FROM keys WHERE key = ?", (key,)).fetchone() is not None
+        with self._lock:
+            return self._table().execute("SELECT 1 FROM keys WHERE key = ?", (key,)).fetchone() is not None
 
     def _table(self) -> sqlite3.Connection:
+        if self._closed:
+            raise ValueError("the register of keys is closed")
         if self._open is None:
             self._path.unlink(missing_ok=True)
             # Closed by another thread than the one that uses it.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,25 @@ def test_a_new_register_is_empty_whatever_a_killed_run_left(tmp_path: Path, left
     seen.add({0: ["a"]})
     seen.close()
     assert not path.exists()
+
+
+def test_closing_while_another_thread_asks_refuses_it_and_harms_nothing(tmp_path: Path) -> None:
+    seen = SeenKeys(tmp_path / "keys.sqlite")
+    seen.add({0: [f"{number:06d}" for number in range(2_000)]})
+    started, ended = threading.Event(), []
+
+    def ask() -> None:
+        try:
+            while True:
+                assert seen.duplicates({1: ["000007", "new"]}) == {(1, "000007")}
+                started.set()
+        except ValueError as error:
+            ended.append(str(error))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    assert started.wait(30)
+    seen.close()
+    asking.join(30)
+    assert ended == ["the register of keys is closed"]
+    assert not (tmp_path / "keys.sqlite").exists()
