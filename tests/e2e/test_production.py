@@ -208,6 +208,8 @@ def test_webserver_shows_the_assets_of_several_code_locations(tiny_project: Proj
     environment = {**os.environ, "DAGSTER_HOME": str(home), "REACT_PIPELINE_CONFIG": str(tiny_project.path)}
     server = [sys.executable, "-m", "dagster", "code-server", "start", "--host=127.0.0.1"]
     web = [str(Path(sys.executable).parent / "dagster-webserver"), "--host=127.0.0.1", f"--port={front}"]
+    # Programs that open a fresh SQLite together race its migration; PostgreSQL is not asked to do that.
+    subprocess.run([sys.executable, "-m", "dagster", "instance", "info"], env=environment, check=True)
     module, file = "--module-name=assets.definitions", f"--python-file={tmp_path / 'other.py'}"
     with (
         running([*server, f"--port={first}", module], tmp_path / "1.log", env=environment, cwd=REPOSITORY),
