@@ -22,8 +22,9 @@ from react_pipeline.lineage import Project, resolve
 from react_pipeline.sources.inventory import SHARDS_FILE, remember_locations, take_stock
 from react_pipeline.sources.inventory import check_shards as check_shards
 from react_pipeline.sources.inventory import shard_paths as shard_paths
+from react_pipeline.sources.local_files import expand_names, find_files
 from react_pipeline.sources.remote import RemoteShard, each, list_tars
-from react_pipeline.sources.shard_patterns import expand, has_wildcard, is_url
+from react_pipeline.sources.shard_patterns import has_wildcard, is_url
 from react_pipeline.sources.shards import (
     CAPTION_EXTENSION,
     IMAGE_EXTENSIONS,
@@ -33,6 +34,7 @@ from react_pipeline.sources.shards import (
     open_shard,
 )
 
+_FIELD = "corpus.shards"
 _END_BYTES = 1024
 """A tar ends with two empty blocks."""
 _PROBED_SHARDS = 8
@@ -94,42 +96,17 @@ def locate_shards(corpus: CorpusConfig) -> list[ShardLocation]:
 
 
 def find_shards(patterns: Iterable[str]) -> list[Path]:
-    """The local tar files of absolute paths and patterns: in the order of the patterns, sorted in each, each file once.
+    """The local tar files of absolute paths and patterns, as `find_files`.
 
     Raises:
         CorpusError: Naming the pattern that finds no tar file.
     """
-    found: dict[Path, Path] = {}
-    for pattern in patterns:
-        path = Path(pattern)
-        root = path
-        # Only what does not exist as it stands is a pattern: a folder may be called `[2024]` or `{a}`.
-        while not root.exists():
-            root = root.parent
-        for inside in ["."] if root == path else _expanded(str(path.relative_to(root))):
-            # A literal name is looked at by itself: to list a folder of a million files for each of them is slow.
-            matches = root.glob(inside) if has_wildcard(inside) or "?" in inside else [root / inside]
-            tars = sorted(match for match in matches if match.suffix == ".tar" and match.is_file())
-            if not tars:
-                raise CorpusError(
-                    f"corpus.shards: {str(root / inside)!r} finds no .tar file; give tar files or patterns such as "
-                    "data/*.tar"
-                )
-            for tar in tars:
-                found.setdefault(tar.resolve(), tar)
-    return list(found.values())
-
-
-def _expanded(pattern: str) -> list[str]:
-    try:
-        return expand(pattern)
-    except ValueError as error:
-        raise CorpusError(f"corpus.shards: {error}") from error
+    return find_files(patterns, ".tar", _FIELD)
 
 
 def _find_remote(pattern: str, corpus: CorpusConfig) -> list[RemoteShard]:
     found: list[RemoteShard] = []
-    for url in _expanded(pattern):
+    for url in expand_names(pattern, _FIELD):
         shard = RemoteShard(url, corpus.storage)
         shards = list_tars(shard) if has_wildcard(url) else [shard]
         if not shards or not all(shard.name.endswith(".tar") for shard in shards):

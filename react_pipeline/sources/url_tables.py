@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from react_pipeline.errors import CorpusError
+from react_pipeline.sources.local_files import find_files
 
 _BATCH_ROWS = 65_536
 
@@ -29,26 +30,12 @@ class UrlRow(NamedTuple):
 
 
 def find_tables(patterns: Iterable[str]) -> list[Path]:
-    """The parquet files of absolute paths and patterns: in the order of the patterns, sorted in each, each file once.
+    """The parquet files of absolute paths and patterns, as `find_files`.
 
     Raises:
         CorpusError: Naming the pattern that finds no parquet file.
     """
-    found: dict[Path, Path] = {}
-    for pattern in patterns:
-        root = path = Path(pattern)
-        # Only what does not exist as it stands is a pattern: a folder may be called `[2024]`.
-        while not root.exists():
-            root = root.parent
-        matches = [root] if root == path else root.glob(str(path.relative_to(root)))
-        tables = sorted(match for match in matches if match.suffix == ".parquet" and match.is_file())
-        if not tables:
-            raise CorpusError(
-                f"corpus.urls: {pattern!r} finds no .parquet file; give parquet files or patterns such as *.parquet"
-            )
-        for table in tables:
-            found.setdefault(table.resolve(), table)
-    return list(found.values())
+    return find_files(patterns, ".parquet", "corpus.urls")
 
 
 def read_rows(paths: Iterable[Path], url_column: str, caption_column: str, skipped: Counter[str]) -> Iterator[UrlRow]:

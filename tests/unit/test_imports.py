@@ -18,7 +18,10 @@ ASIDE = ("demo", "elevater")
 STEPS = (
     *("errors", "durable", "digests"),
     *("settings.training", "settings.evaluation"),
-    *("sources.shard_patterns",),
+    *(
+        "sources.shard_patterns",
+        "sources.local_files",
+    ),
     *("settings.corpus", "settings.embedding", "settings.index", "settings.retrieval", "settings.automation"),
     *("settings.promotion", "settings.distributor"),
     *("config", "config_files", "distributor", "artifacts", "store", "project"),
