@@ -217,7 +217,7 @@ def our_step(model: Any, batches: Batches, parts: frozenset[str], tower: ImageTo
     """The step that trains, `TrainingStep`, with these parts on."""
     training = TRAINING.model_copy(update={"precision": "bf16" if BF16 in parts else "fp32"})
     if HELD in parts:
-        tower.use_bf16()
+        tower.use_bf16(device)
     optimizer = adamw(model, fused=True if FUSED in parts else None)
     state = TrainingState(trained(model), optimizer, torch.amp.GradScaler(device, enabled=False))
     model.eval()

@@ -7,6 +7,7 @@ the frozen part gives (`kept_tokens`). Shapes: B images, T tokens, W width, D em
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,8 +64,16 @@ class ImageTower:
         ours = self.splits or self._whole
         self._through_blocks = torch.compile(self._features) if compiled and ours else self._features
 
-    def use_bf16(self) -> None:
-        """Keep copies of the frozen matrices in bf16, so that autocast need not cast them at every step."""
+    def use_bf16(self, device: str) -> None:
+        """Prepare for autocast to bf16 on a device, `cpu` or `cuda...`.
+
+        Copies of the frozen matrices are kept in bf16, so that autocast need not cast them at every step. On a CPU,
+        depthwise convolutions that train stay in float32: the backward pass of one in bf16 takes several times as long.
+        """
+        if device == "cpu":
+            for module in self.visual.modules():
+                if isinstance(module, nn.Conv2d) and 1 < module.groups and module.weight.requires_grad:
+                    module.forward = partial(_in_fp32, module)  # type: ignore[method-assign]
         if self.native:
             self.casts = {
                 id(parameter): parameter.detach().to(torch.bfloat16)
@@ -135,6 +144,11 @@ class _ReachedError(Exception):
     def __init__(self, tokens: Tensor) -> None:
         super().__init__()
         self.tokens = tokens
+
+
+def _in_fp32(convolution: nn.Conv2d, images: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return nn.Conv2d.forward(convolution, images.float())
 
 
 def _trains(module: nn.Module) -> bool:

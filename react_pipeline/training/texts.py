@@ -14,6 +14,7 @@ from torch import Tensor
 
 from react_pipeline.config import DomainConfig
 from react_pipeline.model import Clip
+from react_pipeline.modeling.text_tower import encode_text, text_lengths
 from react_pipeline.retrieval.prompts import fill, prompt_templates
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.training.data import TrainingPairs
@@ -100,8 +101,13 @@ class TrainingTexts:
         if self._vectors is not None:
             return self._vectors[texts].to(self._device, non_blocking=True)
         assert self._tokens is not None  # noqa: S101 - one of the two is there
-        encoded = self._clip.model.encode_text(self._tokens[texts].to(self._device))
-        return functional.normalize(encoded.float(), dim=-1)
+        # Of equal texts one is encoded, and of each no more than its vector depends on: in both directions the rest
+        # would be computed for nothing.
+        different, place = torch.unique(texts, return_inverse=True)
+        tokens = self._tokens[different]
+        longest = int(text_lengths(self._clip.model, tokens).max())
+        encoded = encode_text(self._clip.model, tokens[:, :longest].to(self._device))
+        return functional.normalize(encoded.float(), dim=-1)[place.to(self._device)]
 
     def _tokenised(self, texts: list[str]) -> Tensor:
         parts = [self._clip.tokenizer(texts[start : start + 1024]) for start in range(0, len(texts), 1024)]

@@ -132,9 +132,8 @@ class Trainer:
             self.model, activation_checkpointing=training.activation_checkpointing, compiled=training.compile
         )
         if training.precision == "bf16":
-            tower.use_bf16()
-        if not tower.native and self.world.device != "cpu":
-            # A GPU's convolutions want their channels last; on a CPU it was no gain, and a plain ViT has one alone.
+            tower.use_bf16(self.world.device)
+        if not tower.native:  # convolutions want their channels last; a plain ViT has one alone
             self.model.visual.to(memory_format=torch.channels_last)
         return tower
 

@@ -221,7 +221,7 @@ def test_copies_in_bf16_give_what_autocast_gives(name: str) -> None:
     model = gated(build(name), 2)
     batch = images(model)
     plain, cast = ImageTower(model), ImageTower(model)
-    cast.use_bf16()
+    cast.use_bf16("cpu")
     native = name.startswith("ViT")
     assert bool(cast.casts) == native
     frozen = {id(parameter) for parameter in model.parameters() if not parameter.requires_grad}
@@ -235,3 +235,34 @@ def test_copies_in_bf16_give_what_autocast_gives(name: str) -> None:
     wanted, got = gradients(model, theirs.float()), gradients(model, ours.float())
     for part, gradient in wanted.items():
         torch.testing.assert_close(got[part], gradient, atol=1e-5, rtol=1e-5)
+
+
+class Depthwise(nn.Module):
+    """A tower that is no transformer: one plain and one depthwise convolution, which `__call__` runs as a whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.visual = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)
+        )
+
+
+def test_a_depthwise_convolution_that_trains_stays_in_fp32_on_a_cpu() -> None:
+    model = Depthwise()
+    batch = torch.randn(5, 3, 8, 8)
+    given: dict[int, torch.dtype] = {}
+    for number in (0, 2):
+        model.visual[number].register_forward_hook(lambda _, __, out, number=number: given.update({number: out.dtype}))
+    exact = {part: gradient.clone() for part, gradient in gradients(model, ImageTower(model)(batch)).items()}
+    tower = ImageTower(model)
+    tower.use_bf16("cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        features = tower(batch)
+    assert given == {0: torch.bfloat16, 2: torch.float32}
+    for part, gradient in gradients(model, features.float()).items():
+        assert torch.nn.functional.cosine_similarity(gradient.flatten(), exact[part].flatten(), dim=0) > 0.999, part
+    for frozen, device in ((True, "cpu"), (False, "cuda")):
+        other = Depthwise().requires_grad_(not frozen)
+        ImageTower(other).use_bf16(device)
+        assert "forward" not in vars(other.visual[2])

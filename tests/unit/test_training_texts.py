@@ -1,0 +1,56 @@
+"""The texts of a batch: vectors and gradients are the model's own, and nothing is computed that no text needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from support_pairs import DrawnPairs
+from torch import Tensor
+
+from react_pipeline.config import DomainConfig
+from react_pipeline.model import load
+from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.training import texts as texts_module
+from react_pipeline.training.distributed import World
+from react_pipeline.training.texts import TrainingTexts
+
+DOMAIN = DomainConfig(slug="shapes", classes=("circle", "square"), templates=("a {}",))
+PAIRS = DrawnPairs([("circle", "red"), ("square", "red"), ("circle", "red"), ("square", "blue")])
+
+
+def gradients(model: Any, vectors: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    # Weighted, so that no two texts pull alike.
+    (vectors * torch.arange(1.0, vectors.numel() + 1).view_as(vectors)).sum().backward()
+    return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
+
+
+def test_a_text_tower_that_trains_gets_the_gradients_of_its_own_forward_pass(tiny_checkpoint: Path) -> None:
+    clip = load(tiny_checkpoint)
+    clip.model.requires_grad_(True)
+    table = TrainingTexts(clip, PAIRS, DOMAIN, TrainingConfig(), World(), trains=True)
+    positions = table.caption_ids(torch.tensor([0, 1, 2, 3, 1]))
+    tokens = clip.tokenizer([PAIRS.captions[number] for number in (0, 1, 2, 3, 1)])
+    vectors, own = table.vectors(positions), clip.model.encode_text(tokens, normalize=True)
+    torch.testing.assert_close(vectors, own, atol=1e-5, rtol=1e-5)
+    wanted, found = gradients(clip.model, own), gradients(clip.model, vectors)
+    assert wanted.keys() == found.keys() and "token_embedding.weight" in found
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, wanted[name], atol=1e-4, rtol=1e-4)
+
+
+def test_equal_texts_are_encoded_once_and_no_column_behind_the_longest(tiny_checkpoint: Path, monkeypatch: Any) -> None:
+    clip = load(tiny_checkpoint)
+    table = TrainingTexts(clip, PAIRS, DOMAIN, TrainingConfig(), World(), trains=True)
+    seen: list[Tensor] = []
+    own = texts_module.encode_text
+    monkeypatch.setattr(texts_module, "encode_text", lambda model, tokens: (seen.append(tokens), own(model, tokens))[1])
+    with torch.no_grad():
+        vectors = table.vectors(table.caption_ids(torch.tensor([2, 0, 1, 0])))
+    assert vectors.shape == (4, clip.dimension)
+    assert torch.equal(vectors[0], vectors[1]) and torch.equal(vectors[1], vectors[3])
+    whole = clip.tokenizer(list(PAIRS.captions[:2]))
+    assert seen[0].shape == (2, int((whole.argmax(dim=1) + 1).max()))
+    assert seen[0].shape[1] < whole.shape[1]
