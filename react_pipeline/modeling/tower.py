@@ -7,6 +7,7 @@ the frozen part gives (`kept_tokens`). Shapes: B images, T tokens, W width, D em
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -73,7 +74,7 @@ class ImageTower:
         if device == "cpu":
             for module in self.visual.modules():
                 if isinstance(module, nn.Conv2d) and 1 < module.groups and module.weight.requires_grad:
-                    module.forward = partial(_in_fp32, module)  # type: ignore[method-assign]
+                    module.forward = partial(_in_fp32, module.forward)  # type: ignore[method-assign]
         if self.native:
             self.casts = {
                 id(parameter): parameter.detach().to(torch.bfloat16)
@@ -146,9 +147,9 @@ class _ReachedError(Exception):
         self.tokens = tokens
 
 
-def _in_fp32(convolution: nn.Conv2d, images: Tensor) -> Tensor:
+def _in_fp32(forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     with torch.autocast("cpu", enabled=False):
-        return nn.Conv2d.forward(convolution, images.float())
+        return forward(images.float())
 
 
 def _trains(module: nn.Module) -> bool:

@@ -237,6 +237,13 @@ def test_copies_in_bf16_give_what_autocast_gives(name: str) -> None:
         torch.testing.assert_close(got[part], gradient, atol=1e-5, rtol=1e-5)
 
 
+class SamePadded(nn.Conv2d):
+    """Does more than a convolution, as timm's with the padding of TensorFlow do."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(nn.functional.pad(images, (0, 1, 0, 1)))
+
+
 class Depthwise(nn.Module):
     """A tower that is no transformer: one plain and one depthwise convolution, which `__call__` runs as a whole."""
 
@@ -244,7 +251,7 @@ class Depthwise(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.visual = nn.Sequential(
-            nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4)
+            nn.Conv2d(3, 8, 3), nn.ReLU(), SamePadded(8, 8, 3, groups=8), nn.ReLU(), nn.Flatten(), nn.Linear(200, 4)
         )
 
 
@@ -261,7 +268,7 @@ def test_a_depthwise_convolution_that_trains_stays_in_fp32_on_a_cpu() -> None:
         features = tower(batch)
     assert given == {0: torch.bfloat16, 2: torch.float32}
     for part, gradient in gradients(model, features.float()).items():
-        assert torch.nn.functional.cosine_similarity(gradient.flatten(), exact[part].flatten(), dim=0) > 0.999, part
+        assert torch.nn.functional.cosine_similarity(gradient.flatten(), exact[part].flatten(), dim=0) > 0.98, part
     for frozen, device in ((True, "cpu"), (False, "cuda")):
         other = Depthwise().requires_grad_(not frozen)
         ImageTower(other).use_bf16(device)
