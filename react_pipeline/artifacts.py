@@ -6,6 +6,7 @@ artifacts are published (`store`), what any artifact contains, which depends on 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -14,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.durable import sha256_of
+from react_pipeline.digests import CACHE
+from react_pipeline.durable import sha256_of, write_atomically
 from react_pipeline.errors import CorruptArtifact
 
 logger = logging.getLogger(__name__)
@@ -25,7 +27,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 CURRENT = "current"
 
-_verified: dict[Path, tuple[int, ...]] = {}
+_verified: dict[Path, str] = {}
 
 
 def canonical_json(value: Any) -> str:
@@ -137,13 +139,13 @@ def read_manifest(path: Path, stage: str) -> dict[str, Any]:
     return manifest
 
 
-def _stamp(artifact: Artifact) -> tuple[int, ...]:
-    stats = ((artifact.path / name).stat() for name in artifact.manifest["files"])
-    return tuple(value for stat in stats for value in (stat.st_ino, stat.st_size, stat.st_mtime_ns))
-
-
-def verify(artifact: Artifact) -> None:
+def verify(artifact: Artifact, *, anew: bool = False) -> None:
     """Compare every file with the manifest: its size and its SHA-256.
+
+    An artifact may be terabytes and is opened by every process of a run, so what was compared once on this machine is
+    remembered beside the store, with inode, size and times of each file as the kernel keeps them. While these are the
+    same, no file was written to since, and hashing it again is spared. A disk that changes bytes by itself leaves no
+    such trace: `anew` reads everything (`react-pipeline verify`).
 
     Raises:
         CorruptArtifact: Naming the file that is missing or differs.
@@ -152,8 +154,7 @@ def verify(artifact: Artifact) -> None:
         stamp = _stamp(artifact)
     except OSError as error:
         raise CorruptArtifact(f"{error.filename}: missing; rematerialize `{artifact.stage}`") from error
-    # Hashing gigabytes once a process is enough while inode, size and time stay the same.
-    if _verified.get(artifact.path) == stamp:
+    if not anew and stamp in (_verified.get(artifact.path), _remembered(artifact)):
         return
     for name, recorded in artifact.manifest["files"].items():
         path = artifact.path / name
@@ -162,9 +163,41 @@ def verify(artifact: Artifact) -> None:
                 f"{path}: its bytes differ from the manifest ({path.stat().st_size:,} bytes, recorded "
                 f"{recorded['bytes']:,}); rematerialize `{artifact.stage}` for {artifact.key!r}"
             )
-    _verified[artifact.path] = stamp
+    _remember(artifact, stamp)
 
 
 def remember_verified(artifact: Artifact) -> None:
-    """Spare this process the hashing of an artifact that it has just written."""
-    _verified[artifact.path] = _stamp(artifact)
+    """Spare the hashing of an artifact whose manifest was just made of these very files."""
+    _remember(artifact, _stamp(artifact))
+
+
+def memory_of_verified(root: Path) -> Path:
+    """Folder below a store's root with what was verified, one file an artifact, named by its fingerprint at the end."""
+    return root / CACHE / "verified"
+
+
+def _stamp(artifact: Artifact) -> str:
+    """Digest of what the kernel says of the files; the time of change (ctime), unlike others, cannot be set back."""
+    stats = ((artifact.path / name).stat() for name in artifact.manifest["files"])
+    seen = [[stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for stat in stats]
+    identity = [str(artifact.path), artifact.manifest["digest"], seen]
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
+
+
+def _memory(artifact: Artifact) -> Path:
+    root = artifact.path.parents[artifact.key.count("/") + 2]
+    name = f"{artifact.stage}--{artifact.key.replace('/', '--')}--{artifact.fingerprint}"
+    return memory_of_verified(root) / name
+
+
+def _remembered(artifact: Artifact) -> str | None:
+    try:
+        return _memory(artifact).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+
+
+def _remember(artifact: Artifact, stamp: str) -> None:
+    _verified[artifact.path] = stamp
+    with contextlib.suppress(OSError):  # a store that may only be read: then once a process
+        write_atomically(_memory(artifact), stamp)

@@ -29,6 +29,7 @@ from react_pipeline.artifacts import (
     Artifact,
     Inputs,
     manifest_digest,
+    memory_of_verified,
     read_manifest,
     remember_verified,
     verify,
@@ -112,7 +113,7 @@ class Store:
             return artifact
 
     def open(self, stage: str, key: str, fingerprint: str) -> Artifact:
-        """A published artifact, every file checked against its manifest (bytes and SHA-256).
+        """A published artifact, every file checked against its manifest (bytes and SHA-256; `artifacts.verify`).
 
         Raises:
             MissingArtifact: If it was never published.
@@ -141,6 +142,17 @@ class Store:
         """Keys of a stage that have a current artifact, sorted."""
         base = self.root / stage
         return sorted(pointer.parent.relative_to(base).as_posix() for pointer in base.rglob(CURRENT))
+
+    def verify(self) -> Iterator[tuple[Path, CorruptArtifact | None]]:
+        """Read every published artifact in full, whatever is remembered; yields each with what is wrong with it."""
+        for path in sorted(found.parent for found in self.root.glob("[!.]*/**/" + MANIFEST)):
+            stage = path.relative_to(self.root).parts[0]
+            try:
+                verify(Artifact(path, read_manifest(path, stage)), anew=True)
+            except CorruptArtifact as error:
+                yield path, error
+            else:
+                yield path, None
 
     def prune(self, *, dry_run: bool = False) -> list[Path]:
         """Remove artifacts that are neither current nor parents of current ones, and leftovers of killed builds.
@@ -174,6 +186,11 @@ class Store:
                     removed.append(path)
                     if not dry_run:
                         shutil.rmtree(path)
+        if not dry_run:
+            gone = {directory.name for directory in doomed}
+            for memory in memory_of_verified(self.root).glob("*"):
+                if memory.name.rpartition("--")[2] in gone:
+                    memory.unlink()
         return removed
 
     @contextmanager

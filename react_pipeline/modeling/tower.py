@@ -73,7 +73,7 @@ class ImageTower:
         """
         if device == "cpu":
             for module in self.visual.modules():
-                if isinstance(module, nn.Conv2d) and 1 < module.groups and module.weight.requires_grad:
+                if isinstance(module, nn.Conv2d) and module.groups > 1 and module.weight.requires_grad:
                     module.forward = partial(_in_fp32, module.forward)  # type: ignore[method-assign]
         if self.native:
             self.casts = {

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
+from react_pipeline import artifacts
 from react_pipeline.artifacts import Artifact, Inputs
+from react_pipeline.durable import sha256_of
 from react_pipeline.errors import CorruptArtifact, InputError, MissingArtifact
 from react_pipeline.store import Store
 
@@ -101,3 +105,85 @@ def test_a_store_of_another_format_is_refused(tmp_path: Path) -> None:  # FAULTS
     (tmp_path / "store.json").write_text('{"format": 0}')
     with pytest.raises(InputError, match="format 0"):
         Store(tmp_path)
+
+
+def in_a_new_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Forget what this process verified; the list gets the name of every file that is hashed from here on."""
+    hashed: list[str] = []
+
+    def hash_and_tell(path: Path) -> str:
+        hashed.append(path.name)
+        return sha256_of(path)
+
+    artifacts._verified.clear()
+    monkeypatch.setattr(artifacts, "sha256_of", hash_and_tell)
+    return hashed
+
+
+def test_what_was_verified_is_not_hashed_again_by_another_process(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.build(inputs(key="a/b"), write_one)
+    hashed = in_a_new_process(monkeypatch)
+    assert store.current("thing", "a/b").counts == {"rows": 1}
+    assert hashed == []
+
+
+def test_a_file_written_to_since_is_hashed_and_refused_even_with_its_old_time_and_size(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = store.build(inputs(), write_one).file("sub/data.txt")
+    before = path.stat()
+    path.write_text("other dat")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    in_a_new_process(monkeypatch)
+    with pytest.raises(CorruptArtifact, match="rematerialize `thing`"):
+        store.current("thing", "all")
+
+
+def test_a_copy_of_a_store_is_verified_anew(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.build(inputs(), write_one)
+    shutil.copytree(store.root, tmp_path / "copy", copy_function=shutil.copy2)
+    hashed = in_a_new_process(monkeypatch)
+    copied = Store(tmp_path / "copy")
+    copied.current("thing", "all")
+    assert hashed == ["data.txt"]
+    in_a_new_process(monkeypatch)
+    copied.current("thing", "all")
+    assert hashed == ["data.txt"]
+
+
+def test_a_store_that_may_only_be_read_is_hashed_once_a_process(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.build(inputs(), write_one)
+    shutil.rmtree(artifacts.memory_of_verified(store.root))
+    hashed = in_a_new_process(monkeypatch)
+
+    def refuse(path: Path, text: str) -> None:
+        raise PermissionError(30, "Read-only file system", str(path))
+
+    monkeypatch.setattr(artifacts, "write_atomically", refuse)
+    for _ in range(2):
+        store.current("thing", "all")
+    assert hashed == ["data.txt"]
+
+
+def test_verifying_the_store_reads_everything_and_names_what_a_disk_changed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, bad = (store.build(inputs(stage=stage), write_one) for stage in ("good", "bad"))
+    # As if the bytes had changed with no write: what is remembered stays valid.
+    monkeypatch.setattr(artifacts, "sha256_of", lambda path: "0" * 64 if "bad" in path.parts else sha256_of(path))
+    assert store.current("bad", "all") == bad
+    found = dict(store.verify())
+    assert found.keys() == {good.path, bad.path}
+    assert found[good.path] is None
+    assert "rematerialize `bad`" in str(found[bad.path])
+
+
+def test_pruning_forgets_what_was_verified(store: Store) -> None:
+    old, new = store.build(inputs(1), write_one), store.build(inputs(2), write_one)
+    assert store.prune() == [old.path]
+    assert [path.name for path in artifacts.memory_of_verified(store.root).iterdir()] == [
+        f"thing--all--{new.fingerprint}"
+    ]

