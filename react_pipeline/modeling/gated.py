@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -117,13 +118,13 @@ def gated_layers(model: nn.Module) -> dict[int, GatedBlock]:
     return found
 
 
-def scale_gates(model: nn.Module, scale: float) -> None:
-    """Multiply tanh(gate) of every gated block by `scale`, in place: 0 is the base model, 1 changes nothing.
+def scale_gates(blocks: Iterable[GatedBlock], scale: float) -> None:
+    """Multiply tanh(gate) of gated blocks by `scale`, in place: 0 is the model without them, 1 changes nothing.
 
     For gated models this is WiSE-FT (arXiv 2109.01903): a line between the base and the customized model.
     """
     limit = 1 - 1e-6
-    for block in gated_layers(model).values():
+    for block in blocks:
         for gate in (block.alpha_attn, block.alpha_dense):
             value = max(-limit, min(limit, scale * math.tanh(gate.item())))
             gate.data.fill_(math.atanh(value))

@@ -50,8 +50,11 @@ _TOP_LEVEL_TEXT = ("positional_embedding", "text_projection")
 
 
 def attach(model: nn.Module, method: str, last_k_layers: int) -> None:
-    """Add the new modules of a method, in place: gated blocks in front of the last layers, as many as there are."""
-    if method == "gated-image":
+    """Add the new modules of a method, in place: gated blocks in front of the last layers, as many as there are.
+
+    A base that has gated blocks, as a released REACT checkpoint, gets no more of them: its own go on training.
+    """
+    if method == "gated-image" and not gated_layers(model):
         add_gated_blocks(model, min(last_k_layers, len(vision_blocks(model))))
 
 
@@ -78,14 +81,18 @@ def set_trainable(model: nn.Module, method: str) -> int:
 def text_parameters(model: nn.Module) -> list[str]:
     """Names of the parameters of the text tower."""
     inside = {id(parameter) for part in _locked_image(model) for parameter in part.parameters()}
-    return [name for name, parameter in model.named_parameters() if id(parameter) in inside or name in _TOP_LEVEL_TEXT]
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if id(parameter) in inside or name.startswith(_TOP_LEVEL_TEXT)
+    ]
 
 
-def trains_text(method: str) -> bool:
-    """Whether the text tower changes, so that its vectors must be computed at every step."""
-    return method in ("full", "locked-image")
+def trains_text(model: nn.Module) -> bool:
+    """Whether anything of the text tower trains, so that its vectors must be computed at every step."""
+    return any(model.get_parameter(name).requires_grad for name in text_parameters(model))
 
 
-def trains_images(method: str) -> bool:
-    """Whether the image tower changes."""
-    return method != "locked-image"
+def trains_images(model: Any) -> bool:
+    """Whether anything of the image tower trains."""
+    return any(parameter.requires_grad for parameter in model.visual.parameters())

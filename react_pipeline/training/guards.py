@@ -19,6 +19,9 @@ MAX_SCALE_STEP = 0.5
 COLLAPSED_SHARE = 0.5
 """Held-out recall below this share of the base's is a collapse ..."""
 
+MAX_SKIPPED_STEPS = 30
+"""In a row. The scaler of fp16 starts at 65,536 and halves at each skip: by then it is below any useful scale."""
+
 STANDARD_ERRORS = 3.0
 """... if it also lies this many standard errors of the difference below, so that chance on few pairs stops nothing."""
 
@@ -91,6 +94,31 @@ def require_learned(losses: Sequence[float]) -> None:
         )
 
 
+def require_steps_taken(step: int, skipped: int) -> None:
+    """Stop where the loss scaler of fp16 has skipped so many steps one after another that it finds no scale.
+
+    Raises:
+        TrainingError: If more than `MAX_SKIPPED_STEPS` steps in a row were skipped.
+    """
+    if skipped > MAX_SKIPPED_STEPS:
+        raise TrainingError(
+            f"the gradient was not finite in {skipped} steps in a row, up to step {step}, at any loss scale of fp16; "
+            "use precision bf16 or fp32, or lower learning_rate. Nothing was published"
+        )
+
+
+def can_see_collapse(base: Mapping[str, float], pairs: int) -> bool:
+    """Whether `require_no_collapse` would stop a model that finds nothing; on few pairs chance might explain that."""
+    return any(_has_collapsed(before, 0.0, pairs) for before in base.values())
+
+
+def _has_collapsed(before: float, now: float, pairs: int) -> bool:
+    # Two hits more in four more pairs (Agresti and Coull): recalls of exactly 0 and 1 are no certainties then.
+    shares = [(pairs * recall + 2) / (pairs + 4) for recall in (before, now)]
+    deviation = math.sqrt(sum(share * (1 - share) for share in shares) / (pairs + 4))
+    return now < COLLAPSED_SHARE * before and shares[0] - shares[1] > STANDARD_ERRORS * deviation
+
+
 def require_no_collapse(step: int, base: Mapping[str, float], now: Mapping[str, float], pairs: int) -> None:
     """Stop where recall of the held-out pairs has collapsed: below half of the base's, and not by chance.
 
@@ -104,10 +132,7 @@ def require_no_collapse(step: int, base: Mapping[str, float], now: Mapping[str, 
         TrainingError: Naming the recall before and now.
     """
     for name, before in base.items():
-        # Two hits more in four more pairs (Agresti and Coull): recalls of exactly 0 and 1 are no certainties then.
-        shares = [(pairs * recall + 2) / (pairs + 4) for recall in (before, now[name])]
-        deviation = math.sqrt(sum(share * (1 - share) for share in shares) / (pairs + 4))
-        if now[name] < COLLAPSED_SHARE * before and shares[0] - shares[1] > STANDARD_ERRORS * deviation:
+        if _has_collapsed(before, now[name], pairs):
             raise TrainingError(
                 f"the model collapsed by step {step}: {name} of {pairs} held-out pairs fell from {before:.1%} (base) "
                 f"to {now[name]:.1%}; lower learning_rate. Nothing was published"

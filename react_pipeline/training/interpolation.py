@@ -5,7 +5,7 @@ judged by (`held_out`), the line between two classifiers (`linear_head`).
 
 Source: WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903): a point between the weights before and after a training often
 keeps what both know, and costs nothing at inference. New gated blocks have no weights in the base; there the line is
-tanh(gate), which is 0 in the base.
+tanh(gate), which is 0 in the base. Gated blocks that the base has itself are weights like any other.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from react_pipeline.errors import TrainingError
-from react_pipeline.modeling.gated import gated_layers, scale_gates
+from react_pipeline.modeling.gated import GatedBlock, gated_layers, scale_gates
 
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Fractions that `interpolation: held-out` tries: from the base to the trained model."""
@@ -34,18 +34,19 @@ class Line:
             base: Weights before the training, by the names of `named_parameters`; more names do no harm.
 
         Raises:
-            ValueError: If `base` lacks a parameter that is not of a gated block.
+            ValueError: If `base` lacks a parameter that is not of a new gated block.
         """
         self._model = model
         self._base = base
-        self._gated = _gated_names(model)
+        self._new = _new_blocks(model, base)
+        self._gated = _gated_names(model, self._new)
         self._trained = _trained_weights(model, base, self._gated)
 
     def move_to(self, fraction: float) -> None:
         """Move the model to base + fraction * (trained - base): 0 and 1 give either end's features bit for bit.
 
-        The gates of gated blocks are scaled and the blocks' other weights stay; all else that differs from the base, as
-        the logit scale, moves as in any method.
+        The gates of new gated blocks are scaled and the blocks' other weights stay; all else that differs from the
+        base, as the logit scale, moves as in any method.
 
         Raises:
             ValueError: If the fraction lies outside of [0, 1].
@@ -59,7 +60,7 @@ class Line:
                 start = weight if name in self._gated else self._base[name].to(weight)
                 parameters[name].copy_(torch.lerp(start, weight, fraction))
         if self._gated and fraction < 1:
-            scale_gates(self._model, fraction)
+            scale_gates(self._new, fraction)
 
 
 def choose(fractions: Iterable[float], score: Callable[[float], float]) -> tuple[float, dict[float, float]]:
@@ -96,9 +97,16 @@ def _trained_weights(model: nn.Module, base: Mapping[str, Tensor], blocks: Mappi
     return weights
 
 
-def _gated_names(model: nn.Module) -> dict[str, bool]:
-    """The parameters of the gated blocks by name, and whether each is a gate."""
-    blocks = list(gated_layers(model).values())
+def _new_blocks(model: nn.Module, base: Mapping[str, Tensor]) -> list[GatedBlock]:
+    """The gated blocks of which the base has nothing."""
+    known = {id(parameter) for name, parameter in model.named_parameters() if name in base}
+    blocks = gated_layers(model).values()
+    return [block for block in blocks if not any(id(parameter) in known for parameter in block.parameters())]
+
+
+def _gated_names(model: nn.Module, blocks: Iterable[GatedBlock]) -> dict[str, bool]:
+    """The parameters of gated blocks by name, and whether each is a gate."""
+    blocks = list(blocks)
     inside = {id(parameter) for block in blocks for parameter in block.parameters()}
     gates = {id(gate) for block in blocks for gate in (block.alpha_attn, block.alpha_dense)}
     return {name: id(parameter) in gates for name, parameter in model.named_parameters() if id(parameter) in inside}

@@ -80,6 +80,8 @@ def keep_tokens(
         if world.is_writer:
             fsync(path)  # the marker must never outlive the tokens
             write_atomically(marker, about)
+        # What the others do next, a gather of GPUs, does not wait as long as a disk may take.
+        world.told(None)
     return kept
 
 

@@ -74,6 +74,25 @@ def load_newest_state(directory: Path, state: TrainingState) -> tuple[int, float
     return 0, 0.0
 
 
+def link_state(directory: Path, step: int, other: Path) -> None:
+    """Make the state of a step the only one of another directory, without writing it twice."""
+    other.mkdir(parents=True, exist_ok=True)
+    name = f"step-{step:09d}.safetensors"
+    temporary = other / "writing.tmp"
+    temporary.unlink(missing_ok=True)
+    os.link(directory / name, temporary)
+    temporary.replace(other / name)
+    for old in sorted(other.glob("step-*.safetensors"))[:-1]:
+        old.unlink()
+
+
+def _laid_out_as(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """A moment in the memory layout of its parameter, which fused AdamW takes for granted (channels-last, say)."""
+    if value.shape != parameter.shape:  # the count of steps
+        return value.to(parameter.device)
+    return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
 def _restore(tensors: dict[str, torch.Tensor], trained: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) -> None:
     wanted = {f"parameter/{name}" for name in trained}
     if wanted != {key for key in tensors if key.startswith("parameter/")}:
@@ -87,7 +106,7 @@ def _restore(tensors: dict[str, torch.Tensor], trained: dict[str, nn.Parameter],
             parameter.copy_(tensors[f"parameter/{name}"])
             # Fused AdamW wants the count of its steps beside the moments.
             optimizer.state[parameter] = {
-                key.split("/", 1)[0]: value.to(parameter.device)
+                key.split("/", 1)[0]: _laid_out_as(parameter, value)
                 for key, value in tensors.items()
                 if key.split("/", 1)[1] == name and not key.startswith("parameter/")
             }

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from react_pipeline.modeling.tower import ImageTower
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.training.distributed import World
-from react_pipeline.training.guards import require_finite, require_steady_scale
+from react_pipeline.training.guards import require_finite, require_steady_scale, require_steps_taken
 from react_pipeline.training.losses import contrastive_loss
 from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.schedule import MAX_LOG_SCALE, learning_rate
@@ -30,7 +30,11 @@ SHARED = ("logit_scale", "logit_bias")
 
 
 class TrainingStep:
-    """Takes the steps of one training."""
+    """Takes the steps of one training.
+
+    Attributes:
+        skipped_steps: How many the loss scaler of fp16 has skipped, since their gradient was not finite.
+    """
 
     def __init__(
         self,
@@ -50,6 +54,8 @@ class TrainingStep:
         self._training = training
         self._world = world
         self._max_log_scale = max_log_scale
+        self.skipped_steps = 0
+        self._skipped_in_a_row = 0
         self._device_type = world.device.partition(":")[0]
         # Of a loss over the whole batch every process has the whole gradient of the scale already.
         spread = SHARED if training.global_negatives else ()
@@ -83,6 +89,10 @@ class TrainingStep:
             require_finite(step, {"gradient norm": norm})
         scale: Tensor = self._model.logit_scale  # type: ignore[assignment]
         before = scale.item()
+        skips = state.scaler.is_enabled() and not math.isfinite(norm)
+        self.skipped_steps += skips
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skips else 0
+        require_steps_taken(step, self._skipped_in_a_row)
         state.scaler.step(state.optimizer)
         state.scaler.update()
         require_steady_scale(step, before, scale.item())

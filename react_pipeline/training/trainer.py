@@ -7,13 +7,13 @@ Belongs here: putting the parts together. Does not belong here: the parts (a ste
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor
 
 from react_pipeline.artifacts import Inputs
@@ -29,17 +29,20 @@ from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.batches import TrainingBatches
 from react_pipeline.training.data import TrainingPairs, Views
 from react_pipeline.training.distributed import World
-from react_pipeline.training.guards import require_no_collapse
-from react_pipeline.training.held_out import image_text_recall, split
+from react_pipeline.training.guards import can_see_collapse, require_no_collapse
+from react_pipeline.training.held_out import split
+from react_pipeline.training.held_out_recall import HeldOutRecall
 from react_pipeline.training.interpolation import GRID, Line, choose
 from react_pipeline.training.kept_tokens import keep_tokens
 from react_pipeline.training.log import TrainingLog, peak_memory_bytes
 from react_pipeline.training.losses import require_suitable
 from react_pipeline.training.observer import TrainingObserver
-from react_pipeline.training.resume import TrainingState, load_newest_state, save_state
+from react_pipeline.training.resume import TrainingState, link_state, load_newest_state, save_state
 from react_pipeline.training.schedule import max_log_scale, parameter_groups
-from react_pipeline.training.step import DTYPES, TrainingStep
+from react_pipeline.training.step import TrainingStep
 from react_pipeline.training.texts import TrainingTexts
+
+logger = logging.getLogger(__name__)
 
 COMPARED_IMAGES = 64
 """Images whose features are compared with the base's before the first step."""
@@ -49,8 +52,6 @@ PROBED_PAIRS = 256
 
 PROBED = "probed"
 """Folder of the newest state that held-out pairs were looked at with."""
-
-ENCODED_AT_ONCE = 128
 
 
 class Trainer:
@@ -96,10 +97,12 @@ class Trainer:
         augment = augmentation(training.augmentation, clip.preprocess, clip.preprocess_cfg)
         self.views = Views(pairs, clip.preprocess, augment, training.seed)
         self.batches = TrainingBatches(self.trained_on, self.views, training, world)
-        self.texts = TrainingTexts(clip, pairs, domain, training, world, trains_text(method))
-        if weights is not None and not trains_text(method):
-            map_weights(self.model, text_parameters(self.model), weights)
+        of_base = {name for name, _ in self.model.named_parameters()}
         self.step0_max_difference = self._attach()
+        text_trains = trains_text(self.model)
+        self.texts = TrainingTexts(clip, pairs, domain, training, world, text_trains)
+        if weights is not None and not text_trains:
+            map_weights(self.model, text_parameters(self.model), weights)
         # Copies on the CPU, and only if there is a line to go back on.
         self.base = (
             {}
@@ -107,6 +110,7 @@ class Trainer:
             else {
                 name: parameter.detach().cpu().clone() if parameter.requires_grad else parameter
                 for name, parameter in self.model.named_parameters()
+                if name in of_base
             }
         )
         # Of the base, not of a state that is resumed from.
@@ -118,14 +122,18 @@ class Trainer:
         """Attach and unfreeze; return the largest change this made to the features of a few images (B, D)."""
         some = self.trained_on[:COMPARED_IMAGES].tolist()
         images = torch.stack([self.views[position, 0] for position in some])
+        # All frozen on both sides: PyTorch takes another kernel where a weight wants a gradient, and rounds otherwise.
+        self.model.requires_grad_(False)
         before = self.clip.encode_images(images)
         torch.manual_seed(self.training.seed)
         attach(self.model, self.method, self.training.last_k_layers)
+        self.model.requires_grad_(False)
+        difference = float((self.clip.encode_images(images) - before).abs().max())
         self.trainable_parameters = set_trainable(self.model, self.method)
-        return float((self.clip.encode_images(images) - before).abs().max())
+        return difference
 
     def _tower(self) -> ImageTower | None:
-        if not trains_images(self.method):
+        if not trains_images(self.model):
             return None
         training = self.training
         tower = ImageTower(
@@ -171,6 +179,13 @@ class Trainer:
         scaler = torch.amp.GradScaler(world.device.partition(":")[0], enabled=training.precision == "fp16")
         state = TrainingState(trained, optimizer, scaler)
         recall_before, probed_before = self.recall(len(self.held_out)), self.recall(PROBED_PAIRS)
+        guarded = can_see_collapse(recall_before, len(self.held_out))
+        if not guarded and world.is_writer:
+            logger.warning(
+                "%d held-out pairs are too few to tell a collapse from chance, so nothing stops one; raise "
+                "customization.held_out_fraction, or retrieve more pairs",
+                len(self.held_out),
+            )
         start, seconds_before = load_newest_state(self.scratch, state)
         if world.told(start) != start:  # also waits: nobody prunes a state that another still reads
             raise TrainingError("the processes go on from different states; is the store shared? Run again")
@@ -195,13 +210,14 @@ class Trainer:
                 if training.probe_every and done % training.probe_every == 0 and done < training.steps:
                     probed = min(PROBED_PAIRS, len(self.held_out))
                     require_no_collapse(done, probed_before, self.recall(PROBED_PAIRS), probed)
-                    if world.is_writer:
-                        # What a later collapse leaves to go back to, however often states are kept meanwhile.
-                        save_state(self.scratch / PROBED, done, seconds_before + self._elapsed(), state, kept=1)
-                if done % training.checkpoint_every == 0 and world.is_writer:
-                    log.flush()
-                    save_state(self.scratch, done, seconds_before + self._elapsed(), state, training.kept_states)
+                if world.is_writer:
+                    self._keep(done, seconds_before + self._elapsed(), state, log)
             losses = log.losses()
+        if take.skipped_steps == training.steps:
+            raise TrainingError(
+                "the loss scaler of fp16 skipped every step, so nothing was trained; take more steps, or precision "
+                "bf16 or fp32. Nothing was published"
+            )
         if not all(torch.isfinite(parameter).all() for parameter in trained.values()):
             raise TrainingError("trained weights are not finite; lower learning_rate. Nothing was published")
         # Judged before it is interpolated: going back to the base would hide a collapse.
@@ -231,7 +247,23 @@ class Trainer:
             "prefix_kept": self.tokens is not None,
             "device": world.device,
             "processes": world.size,
+            "skipped_steps": take.skipped_steps,
+            "collapse_guard": guarded,
         }
+
+    def _keep(self, done: int, seconds: float, state: TrainingState, log: TrainingLog) -> None:
+        """Write the state where it is due: among the newest, and as what a later collapse leaves to go back to."""
+        training = self.training
+        due = done % training.checkpoint_every == 0
+        if due:
+            log.flush()
+            save_state(self.scratch, done, seconds, state, training.kept_states)
+        if not (training.probe_every and len(self.held_out)) or done % training.probe_every or done == training.steps:
+            return
+        if due:
+            link_state(self.scratch, done, self.scratch / PROBED)
+        else:
+            save_state(self.scratch / PROBED, done, seconds, state, kept=1)
 
     def _interpolate(self) -> tuple[float, Mapping[float, float]]:
         """Go to the configured point between base and trained model, or the best one on the held-out pairs."""
@@ -253,30 +285,10 @@ class Trainer:
         line.move_to(fraction)
         return fraction, scores
 
-    @torch.no_grad()
     def recall(self, count: int) -> dict[str, float]:
         """Image-text recall of the first `count` held-out pairs; empty where none is held out."""
-        chosen = self.held_out[:count]
-        if not len(chosen):
-            return {}
-        images = torch.cat([self._image_vectors(part) for part in chosen.split(ENCODED_AT_ONCE)])
-        captions = self.texts.caption_ids(chosen)
-        texts = torch.cat([self.texts.vectors(part).cpu() for part in captions.split(ENCODED_AT_ONCE)])
-        return image_text_recall(images, texts, captions)
-
-    def _image_vectors(self, positions: Tensor) -> Tensor:
-        """Unit vectors (B, D) of images as they are, on the CPU."""
-        if self.tokens is not None and self.tower is None:
-            return self.tokens[positions, 0]
-        dtype = DTYPES[self.training.precision]
-        device = self.world.device
-        with torch.autocast(device.partition(":")[0], dtype, enabled=dtype != torch.float32):
-            if self.tokens is not None and self.tower is not None:
-                features = self.tower.features(self.tokens[positions, 0].to(device))
-            else:
-                images = torch.stack([self.views[position, 0] for position in positions.tolist()])
-                features = (self.tower or self.model.encode_image)(images.to(device))
-        return functional.normalize(features.float(), dim=-1).cpu()
+        probe = HeldOutRecall(self.model, self.tower, self.tokens, self.texts, self.views, self.training, self.world)
+        return probe.of(self.held_out[:count])
 
     def _elapsed(self) -> float:
         return time.monotonic() - self.began

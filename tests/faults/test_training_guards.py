@@ -154,3 +154,40 @@ def test_only_the_configured_number_of_states_is_kept(
     assert [path.name for path in states(tmp_path)] == [f"step-{step:09d}.safetensors" for step in (4, 6, 8)]
     records = [json.loads(line) for line in (tmp_path / "kept" / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == list(range(9))
+
+
+def test_a_state_is_written_once_where_it_is_kept_for_two_reasons_and_only_then(
+    tiny_project: Project, tiny_checkpoint: Path, drawn: DrawnPairs, tmp_path: Path
+) -> None:
+    plain = {"steps": 6, "learning_rate": 1e-3, "checkpoint_every": 2, "probe_every": 2, "method": "gated-image"}
+    trained_with(load(tiny_checkpoint), drawn, tiny_project, tmp_path / "probed", held_out_fraction=0.2, **plain)
+    kept, probed = (tmp_path / "probed" / name for name in (".", "probed"))
+    assert (probed / "step-000000004.safetensors").samefile(kept / "step-000000004.safetensors")
+    trained_with(load(tiny_checkpoint), drawn, tiny_project, tmp_path / "blind", held_out_fraction=0, **plain)
+    assert states(tmp_path / "blind") and not (tmp_path / "blind" / "probed").exists()
+
+
+def test_too_few_held_out_pairs_for_a_guard_are_told(
+    tiny_project: Project, tiny_checkpoint: Path, drawn: DrawnPairs, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = {"steps": 2, "learning_rate": 1e-3, "method": "gated-image"}
+    _, counts = trained_with(load(tiny_checkpoint), drawn, tiny_project, tmp_path / "few", **plain,
+                             held_out_fraction=0.01)  # fmt: skip
+    assert counts["collapse_guard"] is False
+    assert "1 held-out pairs are too few" in caplog.text and "held_out_fraction" in caplog.text
+
+
+def test_an_fp16_training_that_skips_every_step_publishes_nothing(
+    tiny_project: Project, tiny_checkpoint: Path, drawn: DrawnPairs, tmp_path: Path
+) -> None:
+    def broken(method: str, steps: int) -> None:
+        clip = load(tiny_checkpoint)
+        # As an overflow in half precision: the loss is finite, one gradient is not.
+        clip.model.visual.class_embedding.register_hook(lambda gradient: gradient * float("nan"))
+        trained_with(clip, drawn, tiny_project, tmp_path / f"{steps}", steps=steps, precision="fp16", method=method,
+                     learning_rate=1e-4)  # fmt: skip
+
+    with pytest.raises(TrainingError, match="skipped every step.*Nothing was published"):
+        broken("locked-text", 3)
+    with pytest.raises(TrainingError, match="31 steps in a row, up to step 30.*Nothing was published"):
+        broken("locked-text", 40)

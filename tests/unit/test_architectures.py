@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as functional
 from open_clip.model import CLIP, CustomTextCLIP
+from PIL import Image
+from support_drawings import COLOURS, SHAPES
+from support_pairs import DrawnPairs
 from torch import Tensor, nn
 
+from react_pipeline.config import DomainConfig
+from react_pipeline.model import Clip
 from react_pipeline.modeling.gated import add_gated_blocks, gated_layers, vision_blocks
 from react_pipeline.modeling.tower import ImageTower
+from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.training.distributed import World
+from react_pipeline.training.trainer import Trainer
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
 VIT = {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16}
@@ -165,3 +176,22 @@ def test_gated_blocks_that_do_not_train_still_count_in_the_tower_of_the_training
     tower = ImageTower(model)
     assert tower.start == last
     torch.testing.assert_close(tower(batch), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_training_starts_at_the_base_to_the_last_bit(model: nn.Module, tmp_path: Path) -> None:
+    side = model.visual.image_size[0]
+
+    def to_tensor(image: Image.Image) -> Tensor:
+        return functional.interpolate(torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None] / 255, side)[0]
+
+    def tokenizer(texts: list[str]) -> Tensor:
+        return torch.tensor([[1 + len(text) % 60] * 7 + [63] for text in texts])
+
+    width = model.encode_image(images(model)).shape[1]
+    clip = Clip(model, tokenizer, to_tensor, {"embed_dim": width}, {"size": (side, side)})
+    pairs = DrawnPairs([(shape, colour) for shape in SHAPES for colour in COLOURS])
+    domain = DomainConfig(slug="shapes", classes=SHAPES, templates=("a {}",))
+    training = TrainingConfig(augmentation="none", batch_size=8, workers=0, last_k_layers=2)
+    trainer = Trainer(clip, pairs, domain, "gated-image", training, World(), tmp_path)
+    assert trainer.step0_max_difference == 0
+    assert trainer.trainable_parameters > 0

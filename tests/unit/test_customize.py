@@ -226,10 +226,11 @@ def test_workers_and_recomputing_change_no_loss(make_project: Make, _indexed_sto
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_follows_the_full_one(make_project: Make, _indexed_store: Path, precision: str) -> None:
-    defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 8, "warmup_steps": 1, "augmentation": "none"}
-    reference = losses(prepared(make_project(), _indexed_store), "gated-image")
+    defaults = {"last_k_layers": 2, "steps": 12, "batch_size": 8, "warmup_steps": 1, "augmentation": "none"}
+    whole = make_project(customization={"defaults": defaults})
+    reference = losses(prepared(whole, _indexed_store), "gated-image")
     half = make_project(customization={"defaults": {**defaults, "precision": precision}})
-    # In fp16 the scaler skips first steps until it has found its scale, so its curve runs a step behind.
+    # In fp16 the scaler skips first steps until it has found its scale, so its curve runs some steps behind.
     tolerance = {"bf16": 0.02, "fp16": 0.1}[precision]
     assert losses(half, "gated-image") == pytest.approx(reference, rel=tolerance)
 

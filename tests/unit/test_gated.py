@@ -9,8 +9,8 @@ from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor, nn
 
 from react_pipeline.errors import InputError
-from react_pipeline.model import set_trainable
 from react_pipeline.modeling.gated import GatedBlock, add_gated_blocks, gated_layers, scale_gates, vision_blocks
+from react_pipeline.modeling.methods import attach, set_trainable, trains_images, trains_text
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
 NATIVE: dict[str, Any] = {
@@ -147,13 +147,13 @@ def test_gates_scale_from_the_base_to_the_trained_model(model: nn.Module) -> Non
         open_gates(model)
         trained = model.encode_image(batch)
         half = copy.deepcopy(model)
-        scale_gates(half, 0.5)
+        scale_gates(gated_layers(half).values(), 0.5)
         ((_, block), _) = gated_layers(half).items()
         ((_, whole), _) = gated_layers(model).items()
         assert block.alpha_attn.tanh().item() == pytest.approx(whole.alpha_attn.tanh().item() / 2)
-        scale_gates(model, 1.0)
+        scale_gates(gated_layers(model).values(), 1.0)
         torch.testing.assert_close(model.encode_image(batch), trained)
-        scale_gates(model, 0.0)
+        scale_gates(gated_layers(model).values(), 0.0)
         assert torch.equal(model.encode_image(batch), base)
 
 
@@ -173,6 +173,27 @@ def test_what_trains_in_each_method(model: nn.Module) -> None:
     assert trained() == {name for name in everything if not name.startswith("visual.")}
     set_trainable(model, "full")
     assert trained() == everything
+
+
+def test_a_model_with_gated_blocks_goes_on_training_its_own(model: nn.Module) -> None:
+    add_gated_blocks(model, 1)
+    open_gates(model)
+    (block,) = gated_layers(model).values()
+    attach(model, "gated-image", 2)
+    assert list(gated_layers(model).values()) == [block]
+    assert set_trainable(model, "gated-image") == 1 + sum(parameter.numel() for parameter in block.parameters())
+
+
+@pytest.mark.parametrize(
+    ("method", "text", "images"),
+    [("gated-image", False, True), ("locked-text", False, True), ("locked-image", True, False), ("full", True, True)],
+)
+def test_which_towers_train_is_told_by_what_is_not_frozen(
+    model: nn.Module, method: str, text: bool, images: bool
+) -> None:
+    attach(model, method, 1)
+    set_trainable(model, method)
+    assert (trains_text(model), trains_images(model)) == (text, images)
 
 
 def test_wrong_use_is_told(model: nn.Module) -> None:

@@ -8,7 +8,15 @@ import re
 import pytest
 
 from react_pipeline.errors import TrainingError
-from react_pipeline.training.guards import require_finite, require_learned, require_no_collapse, require_steady_scale
+from react_pipeline.training.guards import (
+    MAX_SKIPPED_STEPS,
+    can_see_collapse,
+    require_finite,
+    require_learned,
+    require_no_collapse,
+    require_steady_scale,
+    require_steps_taken,
+)
 
 NAMES = tuple(f"r{rank}_{way}" for rank in (1, 5, 10) for way in ("image_to_text", "text_to_image"))
 
@@ -87,3 +95,19 @@ def test_a_training_that_ended_far_worse_than_it_began_is_told_with_both_losses(
     require_learned([2.0] * 10 + [3.9] * 10)
     with pytest.raises(TrainingError, match=r"from 2 to 4\.1"):
         require_learned([2.0] * 10 + [4.1] * 10)
+
+
+@pytest.mark.parametrize("pairs", [0, 1, 5, 6, 40])
+def test_whether_a_collapse_can_be_seen_is_whether_finding_nothing_would_stop_it(pairs: int) -> None:
+    stops = False
+    try:
+        require_no_collapse(10, recalls(1.0), recalls(0.0), pairs)
+    except TrainingError:
+        stops = True
+    assert can_see_collapse(recalls(1.0), pairs) == stops == (pairs >= 6)
+
+
+def test_a_scaler_that_skips_some_steps_passes_and_one_that_never_stops_is_stopped() -> None:
+    require_steps_taken(40, MAX_SKIPPED_STEPS)
+    with pytest.raises(TrainingError, match="31 steps in a row, up to step 40.*bf16 or fp32.*Nothing was published"):
+        require_steps_taken(40, MAX_SKIPPED_STEPS + 1)

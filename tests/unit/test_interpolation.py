@@ -103,17 +103,23 @@ def test_every_move_starts_from_the_trained_weights(base: Any, trained: Any) -> 
     assert all(map(torch.equal, trained.parameters(), again.parameters()))
 
 
-def test_a_base_that_lists_the_new_blocks_too_gives_the_same_points(base: Any, tiny_checkpoint: Path) -> None:
+@pytest.mark.parametrize("method", ["gated-image", "locked-text", "locked-image", "full"])
+def test_gated_blocks_of_the_base_itself_are_weights_like_any_other(tiny_checkpoint: Path, method: str) -> None:
     model = load(tiny_checkpoint).model
-    add_gated_blocks(model, 1)
-    before = weights_of(model)
-    set_trainable(model, "gated-image")
+    add_gated_blocks(model, 2)
+    for block in gated_layers(model).values():
+        torch.nn.init.constant_(block.alpha_attn, 0.7)
+    before, start = weights_of(model), features(model)
+    set_trainable(model, method)
     train(model, 0)
-    other = copy.deepcopy(model)
-    Line(model, before).move_to(0.5)
-    Line(other, weights_of(base)).move_to(0.5)
-    assert all(map(torch.equal, model.parameters(), other.parameters()))
-    assert all(block.alpha_attn.item() != 0 for block in gated_layers(model).values())
+    end = weights_of(model)
+    line = Line(model, before)
+    line.move_to(0)
+    assert torch.equal(features(model), start)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+    line.move_to(0.25)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter, 0.75 * before[name] + 0.25 * end[name])
 
 
 def test_wrong_use_is_told(base: Any, tiny_checkpoint: Path) -> None:

@@ -1,0 +1,57 @@
+"""States of a training: a step after reading one is the step that would have come, whatever the memory layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from react_pipeline.training.resume import TrainingState, link_state, load_newest_state, save_state
+
+
+def state_of(model: nn.Module) -> TrainingState:
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, fused=True)
+    return TrainingState(dict(model.named_parameters()), optimizer, torch.amp.GradScaler("cpu", enabled=False))
+
+
+def fresh(layout: torch.memory_format) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Conv2d(3, 4, 3).to(memory_format=layout)
+
+
+def step(model: nn.Module, state: TrainingState, number: int) -> None:
+    state.optimizer.zero_grad()
+    images = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(number))
+    (model(images) ** 2).sum().backward()
+    state.optimizer.step()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_state_goes_on_as_if_it_had_never_been_written(tmp_path: Path, layout: torch.memory_format) -> None:
+    model = fresh(layout)
+    state = state_of(model)
+    for number in range(3):
+        step(model, state, number)
+    save_state(tmp_path, 3, 1.5, state, kept=1)
+    step(model, state, 3)
+
+    again = fresh(layout)
+    resumed = state_of(again)
+    assert load_newest_state(tmp_path, resumed) == (3, 1.5)
+    step(again, resumed, 3)
+    assert again.weight.stride() == model.weight.stride()
+    for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_linked_state_is_the_same_file_and_the_only_one_of_its_directory(tmp_path: Path) -> None:
+    model = fresh(torch.contiguous_format)
+    state = state_of(model)
+    for number in (1, 2):
+        step(model, state, number)
+        save_state(tmp_path, number, 0.0, state, kept=2)
+        link_state(tmp_path, number, tmp_path / "probed")
+    (linked,) = (tmp_path / "probed").iterdir()
+    assert linked.samefile(tmp_path / linked.name) and linked.name == "step-000000002.safetensors"
