@@ -1,8 +1,8 @@
 """The index over corpora of several sizes: what it costs, what it finds, how fast, against exact and published ways.
 
 Run `.venv/bin/python -m benchmarks.retrieval` from the repository's root; `--page docs/performance.md` writes the
-tables into that page. `--sizes 100000 1000000 5000000` adds five million vectors (by the sums, 16 GiB of memory and 40
-GB of disk are enough), `--quick` shows on 20,000 that it works.
+tables into that page, between the markers that `--section` names. `--sizes 5000000 --section retrieval-5m` measures
+five million vectors (20 GiB of memory, 40 GB of disk), `--quick` shows on 20,000 that it works.
 
 Vectors are clustered (`benchmarks.clustered` says how), 512 numbers wide; images are searched with texts, which form
 another cloud. Each size and key is built in a process of its own and searched in another, so that their memory is
@@ -46,7 +46,6 @@ from react_pipeline.vectors import row_metadata
 WIDTH, HITS = 512, 10
 TIMED_CLASSES, TEMPLATES, PROMPT_CLASSES = 50, 80, 1_000
 EXACT_PROMPTS = 400
-BEGIN, END = "<!-- retrieval:begin -->", "<!-- retrieval:end -->"
 ROOT = Path(__file__).parents[1]
 
 
@@ -57,12 +56,12 @@ def default_keys(rows: int) -> list[str]:
     return ["Flat", *graph, f"IVF{cells},SQfp16", f"OPQ64_{WIDTH},IVF{cells}_HNSW32,PQ64x8"]
 
 
-def project_in(folder: Path) -> Project:
-    """A project whose store lies in the folder."""
+def project_in(folder: Path, key: str = "auto") -> Project:
+    """A project whose store lies in the folder, with a key of the index."""
     path = folder / "pipeline.yaml"
-    if not path.exists():
-        corpus, encoder = {"kind": "webdataset", "shards": ["none.tar"]}, {"pretrained": "none"}
-        path.write_text(yaml.safe_dump({"store": "store", "corpus": corpus, "encoder": encoder}))
+    corpus, encoder = {"kind": "webdataset", "shards": ["none.tar"]}, {"pretrained": "none"}
+    fields = {"store": "store", "corpus": corpus, "encoder": encoder, "index": {"key": key}}
+    path.write_text(yaml.safe_dump(fields))
     return Project.load(path)
 
 
@@ -137,12 +136,12 @@ def rate(call: Callable[[Any], Any], parts: Sequence[Any], repeats: int = 3) -> 
     return sum(map(len, parts)) / best
 
 
-def ask(folder: Path, rows: int, classes: int) -> Row:
-    """All prompts of many classes through the published index of key `auto`, with captions and URLs of what they find.
+def ask(folder: Path, rows: int, classes: int, key: str = "auto") -> Row:
+    """All prompts of many classes through the published index, with captions and URLs of what they find.
 
     Batch by batch: the best hit of each row for a class is kept, then the metadata of the rows left is read.
     """
-    project = project_in(folder)
+    project = project_in(folder, key)
     started = time.perf_counter()
     artifact = build_index(project)
     built_seconds = time.perf_counter() - started
@@ -214,7 +213,7 @@ def run(given: argparse.Namespace) -> str:
                 print(json.dumps(rows_of_table[-1]), flush=True)
                 steps.update()
             if rows == given.prompts_at:
-                asked = in_process("ask", folder, rows, str(given.classes))
+                asked = in_process("ask", folder, rows, f"{given.classes} {given.prompts_key}")
             steps.close()
     setting = f"{faiss.omp_get_max_threads()} threads, FAISS {faiss.__version__}, {HITS} hits a query"
     text = [f"{setting}.", index_table(rows_of_table)]
@@ -230,8 +229,10 @@ def main() -> None:
     parser.add_argument("--keys", nargs="+", help="instead of those for each size; exact search is always there")
     parser.add_argument("--prompts-at", type=int, default=1_000_000, help="the size at which all prompts are asked")
     parser.add_argument("--classes", type=int, default=PROMPT_CLASSES, help=f"of {TEMPLATES} prompts each")
+    parser.add_argument("--prompts-key", default="auto", help="`index.key` of the index that is asked")
     parser.add_argument("--folder", type=Path, help="where to put vectors and indices; a temporary folder by default")
     parser.add_argument("--page", type=Path, help="has the two markers; gets the tables")
+    parser.add_argument("--section", default="retrieval", help="name in the markers of the page")
     parser.add_argument("--quick", action="store_true", help="20,000 vectors and 50 classes, to see that it works")
     parser.add_argument("--stage", choices=["make", "build", "search", "ask"], help=argparse.SUPPRESS)
     parser.add_argument("--extra", default="", help=argparse.SUPPRESS)
@@ -241,7 +242,7 @@ def main() -> None:
             "make": lambda: make(given.folder, given.sizes[0]),
             "build": lambda: build(given.folder, given.sizes[0], given.extra),
             "search": lambda: search(given.folder, given.sizes[0], given.extra),
-            "ask": lambda: ask(given.folder, given.sizes[0], int(given.extra)),
+            "ask": lambda: ask(given.folder, given.sizes[0], int(given.extra.split()[0]), given.extra.split()[1]),
         }
         print(json.dumps(stages[given.stage]()))
         return
@@ -250,7 +251,7 @@ def main() -> None:
     text = run(given)
     print(text)
     if given.page:
-        write_section(given.page, text, BEGIN, END)
+        write_section(given.page, text, f"<!-- {given.section}:begin -->", f"<!-- {given.section}:end -->")
 
 
 if __name__ == "__main__":
