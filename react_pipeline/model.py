@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from react_pipeline.config import EncoderConfig
 from react_pipeline.errors import InputError
+from react_pipeline.modeling.architecture import CONFIG_FILE, GATED_PREFIX, read_config, require_as_configured
 from react_pipeline.modeling.gated import add_gated_blocks, gated_layers
 from react_pipeline.modeling.methods import set_trainable
 from react_pipeline.modeling.text_tower import encode_text, text_lengths
@@ -33,7 +34,6 @@ __all__ = ["Clip", "add_gated_blocks", "choose_device", "from_open_clip", "load"
 
 logger = logging.getLogger(__name__)
 
-CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 TEXT_DIRECTORY = "text"
 """Holds config and tokenizer of a text tower that comes from transformers."""
@@ -106,11 +106,7 @@ def load(directory: Path | str, device: str = "cpu") -> Clip:
         InputError: If the directory holds no such checkpoint, or weights and architecture differ.
     """
     directory = Path(directory)
-    try:
-        config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
-        model_cfg, preprocess_cfg = config["model_cfg"], config["preprocess_cfg"]
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"{directory / CONFIG_FILE}: not an open_clip checkpoint folder ({error})") from error
+    model_cfg, preprocess_cfg = read_config(directory)
     clip = _build(model_cfg, preprocess_cfg, directory)
     load_strictly(clip.model, read_weights(directory / WEIGHTS_FILE), directory / WEIGHTS_FILE)
     return _placed(clip, device)
@@ -118,8 +114,8 @@ def load(directory: Path | str, device: str = "cpu") -> Clip:
 
 def dimension_of(directory: Path | str) -> int:
     """D of a checkpoint written by `save`, without loading it."""
-    config = json.loads((Path(directory) / CONFIG_FILE).read_text(encoding="utf-8"))
-    return int(config["model_cfg"]["embed_dim"])
+    model_cfg, _ = read_config(Path(directory))
+    return int(model_cfg["embed_dim"])
 
 
 def save(clip: Clip, directory: Path | str) -> None:
@@ -150,15 +146,18 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
     """Load what `encoder` names: a folder written by `save`, a checkpoint file, or a pretrained tag of open_clip.
 
     A state dict may be bare or under `state_dict`, with or without `module.` prefixes; gated blocks in it are found by
-    their names, so REACT's released checkpoints load strictly.
+    their names, so REACT's released checkpoints load strictly. A folder tells architecture, activation and
+    normalisation itself; what is configured beside it must agree.
 
     Raises:
-        InputError: If the architecture or tag is unknown, the file unreadable, or the weights do not fit.
+        InputError: If the architecture or tag is unknown, the file unreadable, or the weights do not fit; if a folder
+            is not what the configuration says.
     """
     path = Path(str(encoder.pretrained))
     if path.is_dir():
+        require_as_configured(encoder, path)
         return load(path, device)
-    name = encoder.model.removeprefix("react_")
+    name = encoder.model.removeprefix(GATED_PREFIX)
     model_cfg = open_clip.get_model_config(name)
     if model_cfg is None:
         raise InputError(f"encoder.model: open_clip knows no {name!r}; `open_clip.list_models()` lists them")
@@ -174,13 +173,8 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
     given = {"mean": encoder.mean, "std": encoder.std}
     preprocess_cfg = merge_preprocess_dict(asdict(PreprocessCfg()), tag_cfg)
     preprocess_cfg = merge_preprocess_dict(preprocess_cfg, {key: value for key, value in given.items() if value})
-    if path.is_file() and encoder.quick_gelu is None and encoder.mean is None:
-        logger.warning(
-            "%s tells neither its activation nor its normalisation; assumed are quick_gelu: %s and OpenAI's mean and "
-            "std. Say encoder.quick_gelu, mean and std if that is wrong",
-            path,
-            bool(model_cfg.get("quick_gelu")),
-        )
+    if path.is_file():
+        _warn_of_what_is_assumed(encoder, path, {**preprocess_cfg, **model_cfg})
     if not path.is_file():
         try:
             path = Path(open_clip.download_pretrained(tag_cfg))
@@ -191,13 +185,26 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
             ) from error
     weights = read_weights(path)
     layers = {key.split(".gated_attn_block.")[0] for key in weights if ".gated_attn_block." in key}
-    if encoder.model.startswith("react_") and not layers:
+    if encoder.model.startswith(GATED_PREFIX) and not layers:
         raise InputError(f"{path}: holds no gated blocks, and encoder.model is {encoder.model!r}; use {name!r}")
     if layers:
         model_cfg["vision_cfg"]["react_cfg"] = {"enabled": True, "last_k_layers": len(layers)}
     clip = _build(model_cfg, preprocess_cfg)
     load_strictly(clip.model, weights, path)
     return _placed(clip, device)
+
+
+def _warn_of_what_is_assumed(encoder: EncoderConfig, path: Path, used: dict[str, Any]) -> None:
+    for field in ("quick_gelu", "mean", "std"):
+        # A name such as ViT-B-32-quickgelu tells the activation too.
+        if getattr(encoder, field) is None and not (field == "quick_gelu" and used.get(field)):
+            logger.warning(
+                "%s: a checkpoint file does not tell its %s; %s is assumed. Say encoder.%s if that is wrong",
+                path,
+                field,
+                used.get(field, False),
+                field,
+            )
 
 
 def from_parts(

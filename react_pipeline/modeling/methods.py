@@ -1,6 +1,6 @@
 """Methods: which part of a model each one trains.
 
-A new method is a row of `training_config.METHOD_DEFAULTS` and a function here. `linear-head` trains no part of the
+A new method is a row of `settings.training.METHOD_DEFAULTS` and a function here. `linear-head` trains no part of the
 model (`linear_head`). Does not belong here: how a method is trained (`customize`).
 """
 

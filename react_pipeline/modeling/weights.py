@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -56,8 +57,15 @@ def load_strictly(model: nn.Module, weights: dict[str, Tensor], path: Path) -> N
             for what, keys in faults.items()
             if keys
         )
-        raise InputError(f"{path}: does not fit the architecture of {len(vision_blocks(model))} vision layers: {told}")
+        raise InputError(f"{path}: does not fit the architecture of {_image_tower(model)}: {told}")
     model.load_state_dict(weights, strict=True)
+
+
+def _image_tower(model: Any) -> str:
+    try:
+        return f"{len(vision_blocks(model))} vision layers"
+    except InputError:  # a ResNet, say: it has no such layers to count
+        return f"a {type(getattr(model.visual, 'trunk', model.visual)).__name__}"
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:

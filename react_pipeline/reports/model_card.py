@@ -221,13 +221,15 @@ def _figures(project: Project, checkpoint: Artifact, crowned: Reign | None) -> s
 
 
 def _ingredients(project: Project, checkpoint: Artifact, pairs: Artifact, classes: int) -> str:
+    from react_pipeline.modeling.architecture import encoder_fields  # loads torch
+
     base = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"])
     corpus = project.store.open("corpus", ALL, pairs.parents["corpus"])
     method = checkpoint.key.split("/")[1]
     control = pairs.stage == "control_set"
-    encoder, config, counts = base.manifest["config"], checkpoint.manifest["config"], checkpoint.counts
+    config, counts = checkpoint.manifest["config"], checkpoint.counts
     lines = [
-        ("Base", f"{_fields(encoder)} (`{base.fingerprint}`)"),
+        ("Base", f"{_fields(encoder_fields(base.manifest['config'], base.path))} (`{base.fingerprint}`)"),
         ("Corpus", f"kind {corpus.manifest['config']['kind']}, {_pairs_of(corpus)} (`{corpus.fingerprint}`)"),
     ]
     if control:

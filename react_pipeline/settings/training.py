@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from react_pipeline.errors import InputError
 
@@ -22,7 +22,7 @@ METHOD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 """What can be trained, with the fields in which each differs from `TrainingConfig`; `gated-image` is REACT's headline.
 
-What a method trains stands in `methods`; a new one is a row here and a function there.
+What a method trains stands in `modeling.methods`; a new one is a row here and a function there.
 """
 
 TRAINED_METHODS = tuple(METHOD_DEFAULTS)
@@ -35,9 +35,9 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Section(BaseModel):
-    """Base of every part of the configuration: frozen, unknown fields refused."""
+    """Base of every part of the configuration: frozen, unknown fields refused, and numbers that are none (nan, inf)."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class TrainingConfig(Section):
@@ -65,8 +65,9 @@ class TrainingConfig(Section):
         accumulation: Parts a process splits its batch into to save memory; the negatives stay those of the full batch.
         keep_prefix: Whether what the frozen first blocks make of an image is computed once and kept on disk, where
             that is possible.
-        activation_checkpointing: Recompute activations in the backward pass to save memory.
-        compile: Run the image tower through `torch.compile` (needs a C++ compiler or a GPU).
+        activation_checkpointing: Recompute the image tower's activations in the backward pass to save memory; it does
+            nothing to the text tower.
+        compile: Run the image tower, and it alone, through `torch.compile` (needs a C++ compiler or a GPU).
         workers: Decoding processes of each training process; 0 decodes in the training process.
         processes: Training processes of this machine, one a GPU (or CPU processes).
         checkpoint_every: Steps between resumable states.
@@ -153,19 +154,23 @@ def _given(overrides: Section | None) -> dict[str, Any]:
     return {} if overrides is None else overrides.model_dump(exclude_unset=True)
 
 
+def _known_method(name: str) -> str:
+    # Read when it is asked, so that a row of the table is all that a new method needs.
+    if name not in METHOD_DEFAULTS:
+        raise ValueError(f"{name!r} is no method that is trained; there are {', '.join(METHOD_DEFAULTS)}")
+    return name
+
+
 class CustomizationConfig(Section):
-    """Training fields for every method (`defaults`) and for single ones (`methods`)."""
+    """Training fields for every method (`defaults`) and for single ones (`methods`), those of `METHOD_DEFAULTS`."""
 
     defaults: TrainingOverrides = TrainingOverrides()
-    methods: Mapping[
-        Literal["gated-image", "locked-text", "locked-image", "full", "linear-head"], TrainingOverrides
-    ] = {}
+    methods: Mapping[Annotated[str, AfterValidator(_known_method)], TrainingOverrides] = {}
 
     def resolve(self, method: str, overrides: Section | None = None) -> TrainingConfig:
         """Join the training of one method; a control trains as its method does. Later sources win, a domain's last."""
         name = method.removesuffix(CONTROL_SUFFIX)
-        by_name = {str(known): fields for known, fields in self.methods.items()}
-        method_fields = {**METHOD_DEFAULTS.get(name, {}), **_given(self.defaults), **_given(by_name.get(name))}
+        method_fields = {**METHOD_DEFAULTS.get(name, {}), **_given(self.defaults), **_given(self.methods.get(name))}
         try:
             return TrainingConfig(**{**method_fields, **_given(overrides)})
         except ValidationError as error:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from open_clip.model import CLIP
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from react_pipeline.config import EncoderConfig
 from react_pipeline.errors import InputError
@@ -91,6 +91,35 @@ def test_unknown_names_are_told_with_what_there_is(encoder: dict[str, str], word
         from_open_clip(EncoderConfig(**encoder))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("name", "given", "assumed"),
+    [
+        ("tiny", {}, ["quick_gelu", "mean", "std"]),
+        ("tiny", {"quick_gelu": False}, ["mean", "std"]),
+        ("tiny", {"mean": (0.5, 0.5, 0.5)}, ["quick_gelu", "std"]),
+        ("tiny", {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, ["quick_gelu"]),
+        ("tiny-quickgelu", {"std": (0.5, 0.5, 0.5)}, ["mean"]),
+        ("tiny", {"quick_gelu": True, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, []),
+    ],
+)
+def test_what_a_checkpoint_file_leaves_open_and_nobody_says_is_warned_of_one_by_one(
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    name: str,
+    given: dict[str, Any],
+    assumed: list[str],
+) -> None:
+    model_cfg = json.loads((tiny_checkpoint / "open_clip_config.json").read_text())["model_cfg"]
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", model_cfg)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-quickgelu", {**model_cfg, "quick_gelu": True})
+    path = tiny_checkpoint / "open_clip_model.safetensors"
+    from_open_clip(EncoderConfig(model=name, pretrained=str(path), **given))
+    told = [record.getMessage() for record in caplog.records if record.name == "react_pipeline.model"]
+    assert [message.split("Say encoder.")[1].split()[0] for message in told] == assumed
+    assert all(message.startswith(str(path)) for message in told)
+
+
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"open_clip_config\.json"):
         load(tmp_path)
@@ -103,12 +132,35 @@ def test_without_a_gpu_auto_takes_the_cpu_and_cuda_is_refused() -> None:  # FAUL
         choose_device("cuda")
 
 
-def test_a_tower_without_transformer_blocks_is_saved_and_loaded_too(tmp_path: Path) -> None:
-    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
+RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
+CONVNEXT = {"image_size": 32, "timm_model_name": "convnext_atto", "timm_pool": "avg", "timm_proj": "linear"}
+
+
+def without_blocks(vision: dict[str, Any]) -> Clip:
     text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
     model_cfg = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
     torch.manual_seed(0)
-    clip = from_parts(CLIP(**model_cfg), model_cfg, {"size": 32}, None)
+    return from_parts(CLIP(**model_cfg), model_cfg, {"size": 32}, None)
+
+
+@pytest.mark.parametrize(
+    ("vision", "key", "tower"),
+    [(RESNET, "visual.conv1.weight", "ModifiedResNet"), (CONVNEXT, "visual.trunk.stem.0.weight", "ConvNeXt")],
+    ids=["ResNet", "ConvNeXt"],
+)
+def test_a_tower_without_transformer_blocks_has_its_missing_keys_named(  # FAULTS 25
+    tmp_path: Path, vision: dict[str, Any], key: str, tower: str
+) -> None:
+    save(without_blocks(vision), tmp_path)
+    path = tmp_path / "open_clip_model.safetensors"
+    save_file({name: value for name, value in load_file(path).items() if name != key}, path)
+    with pytest.raises(InputError) as error:
+        load(tmp_path)
+    assert all(words in str(error.value) for words in (str(path), tower, f"1 missing ({key})"))
+
+
+def test_a_tower_without_transformer_blocks_is_saved_and_loaded_too(tmp_path: Path) -> None:
+    clip = without_blocks(RESNET)
     save(clip, tmp_path)
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(load(tmp_path).encode_images(images), clip.encode_images(images))

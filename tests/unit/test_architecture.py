@@ -1,0 +1,133 @@
+"""A checkpoint folder tells what it is; a configuration that says otherwise is refused, and no card repeats it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+
+from react_pipeline.base import publish_base
+from react_pipeline.config import EncoderConfig
+from react_pipeline.errors import InputError
+from react_pipeline.lineage import Project
+from react_pipeline.model import add_gated_blocks, from_open_clip, load, save
+from react_pipeline.modeling.architecture import differences, encoder_fields, read_config
+from react_pipeline.modeling.gated import gated_layers
+
+HALF = (0.5, 0.5, 0.5)
+
+
+@pytest.fixture
+def named(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of a model that open_clip knows as `tiny`, and with QuickGELU as `tiny-quickgelu`."""
+    model_cfg, _ = read_config(tiny_checkpoint)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny", model_cfg)
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-quickgelu", {**model_cfg, "quick_gelu": True})
+    return tiny_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"model": "ViT-L-14"}, ["encoder.model is 'ViT-L-14'", "embed_dim 32 instead of 768"]),
+        ({"model": "ViT-B-32"}, ["encoder.model is 'ViT-B-32'", "vision_cfg.layers 2 instead of 12"]),
+        ({"model": "mine"}, ["encoder.model is 'mine'", "unknown to open_clip", "patches of 16"]),
+        ({"model": "react_tiny"}, ["encoder.model is 'react_tiny'", "no gated blocks"]),
+        ({"model": "tiny-quickgelu"}, ["encoder.model is 'tiny-quickgelu'", "QuickGELU"]),
+        ({"quick_gelu": True}, ["encoder.quick_gelu is True", "the folder's is False"]),
+        ({"mean": (0.1, 0.2, 0.3)}, ["encoder.mean is [0.1, 0.2, 0.3]", "the folder's is [0.5, 0.5, 0.5]"]),
+        ({"std": (0.1, 0.2, 0.3)}, ["encoder.std is [0.1, 0.2, 0.3]", "the folder's is [0.5, 0.5, 0.5]"]),
+        ({"model": "ViT-L-14", "quick_gelu": True, "std": (1, 1, 1)}, ["encoder.model", "quick_gelu", "encoder.std"]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_folder_that_is_not_what_is_configured_is_refused_with_field_and_both_values(
+    named: Path, given: dict[str, Any], told: list[str]
+) -> None:
+    with pytest.raises(InputError) as error:
+        from_open_clip(EncoderConfig(pretrained=str(named), **given))
+    assert all(words in str(error.value) for words in (str(named), *told))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"quick_gelu": None, "mean": None},
+        {"model": "tiny", "quick_gelu": False, "mean": HALF, "std": HALF},
+        {"model": "tiny-quickgelu", "quick_gelu": False},
+    ],
+)
+def test_a_folder_loads_with_nothing_said_of_it_or_with_what_it_says_itself(named: Path, given: dict[str, Any]) -> None:
+    clip = from_open_clip(EncoderConfig(pretrained=str(named), **given))
+    assert (clip.dimension, tuple(clip.preprocess_cfg["mean"])) == (32, HALF)
+
+
+@pytest.mark.parametrize("name", ["tiny", "react_tiny"])
+def test_a_folder_with_gated_blocks_has_the_name_of_its_base_and_reacts_own(
+    named: Path, tmp_path: Path, name: str
+) -> None:
+    clip = load(named)
+    add_gated_blocks(clip.model, 1)
+    save(clip, tmp_path)
+    assert list(gated_layers(from_open_clip(EncoderConfig(model=name, pretrained=str(tmp_path))).model)) == [1]
+
+
+def test_a_folder_of_an_activation_that_the_name_leaves_open_loads_by_that_name(named: Path, tmp_path: Path) -> None:
+    clip = load(named)
+    clip.model_cfg["quick_gelu"] = True
+    save(clip, tmp_path)
+    assert from_open_clip(EncoderConfig(model="tiny", pretrained=str(tmp_path))).model_cfg["quick_gelu"]
+
+
+def test_a_base_that_is_not_what_the_pipeline_says_is_never_published(make_project: Callable[..., Project]) -> None:
+    project = make_project(encoder={"model": "ViT-B-16", "mean": [0.1, 0.2, 0.3]})
+    with pytest.raises(InputError, match=r"encoder\.model.*encoder\.mean"):
+        publish_base(project)
+    assert project.store.keys("base_checkpoint") == []
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"model_cfg": {"embed_dim": 8}, "preprocess_cfg": {}}', "{", "1"])
+def test_a_folder_with_another_files_content_is_no_checkpoint(tmp_path: Path, content: str) -> None:
+    (tmp_path / "open_clip_config.json").write_text(content)
+    with pytest.raises(InputError, match=r"open_clip_config\.json: not an open_clip checkpoint folder"):
+        from_open_clip(EncoderConfig(pretrained=str(tmp_path)))
+
+
+def test_values_that_mean_the_same_are_no_difference() -> None:
+    vision = {"layers": 1, "image_size": 32, "norm_kwargs": None, "patch_size": 16}
+    one = {"embed_dim": 8, "vision_cfg": vision, "text_cfg": {"layers": 1}}
+    same = {"image_size": [32, 32], "norm_kwargs": {}, "width": 768, "react_cfg": {"enabled": True}}
+    assert differences(one, {**one, "quick_gelu": True, "vision_cfg": {**vision, **same}}) == []
+    other = {**one, "vision_cfg": {**vision, "image_size": [32, 64]}, "text_cfg": {"layers": 1, "hf_model_name": "x"}}
+    assert [line.split()[0] for line in differences(one, other)] == ["vision_cfg.image_size", "text_cfg"]
+
+
+def test_every_architecture_of_open_clip_agrees_with_itself_only() -> None:
+    known = open_clip.get_model_config("ViT-B-32")
+    alike = [name for name in open_clip.list_models() if not differences(open_clip.get_model_config(name), known)]
+    assert alike == ["ViT-B-32", "ViT-B-32-quickgelu"]
+
+
+def test_a_card_takes_the_architecture_from_the_folder_and_a_name_only_where_it_fits(named: Path) -> None:
+    said = {"model": "ViT-B-32", "pretrained": "local", "quick_gelu": None, "mean": None, "std": None}
+    fields = encoder_fields(said, named)
+    assert "layers 2, width 32, patches of 16, images of 32 px" in fields["model"] and "ViT" not in fields["model"]
+    assert fields["mean"] == fields["std"] == list(HALF) and fields["quick_gelu"] is False
+    assert encoder_fields({**said, "model": "tiny"}, named)["model"] == "tiny"
+    assert encoder_fields({**said, "model": "demo"}, named)["model"] == "demo"
+
+
+def test_towers_of_timm_and_of_transformers_are_told_by_what_they_are(tmp_path: Path) -> None:
+    vision, text = {"timm_model_name": "convnext_atto", "image_size": 64}, {"hf_model_name": "text"}
+    resnet = {"layers": [1, 2, 3, 4], "width": 8, "patch_size": None}
+    for vision_cfg, words in ((vision, "convnext_atto of timm"), (resnet, "layers [1, 2, 3, 4], width 8, images")):
+        model_cfg = {"embed_dim": 8, "vision_cfg": vision_cfg, "text_cfg": text}
+        config = {"model_cfg": model_cfg, "preprocess_cfg": {}}
+        (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
+        told = encoder_fields({"model": "ViT-B-32", "pretrained": "local"}, tmp_path)["model"]
+        assert words in told and "text tower (of transformers)" in told
