@@ -48,4 +48,5 @@ ui: install ## Dagster and MLflow on loopback
 	$(BIN)/react-pipeline ui
 
 clean: ## remove the environment and everything that was built
-	rm -rf $(VENV) .react build *.egg-info dagster_home/[!d]*
+	rm -rf $(VENV) .react build *.egg-info
+	find dagster_home -mindepth 1 -maxdepth 1 ! -name dagster.yaml ! -name production -exec rm -rf {} +

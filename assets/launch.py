@@ -21,6 +21,7 @@ from assets.partitions import DOMAINS, domain_partitions, evaluation_partitions,
 from assets.reporting import INTERRUPTED
 from assets.resources import REPOSITORY, ProjectResource
 from react_pipeline.config_files import load_domains
+from react_pipeline.dagster_home import HOME_VARIABLE, prepare_home
 from react_pipeline.errors import InputError
 from react_pipeline.lineage import Project, method_key
 from react_pipeline.settings.training import METHODS
@@ -78,9 +79,12 @@ class Summary:
 
 
 def open_instance() -> dg.DagsterInstance:
-    """The Dagster instance: `DAGSTER_HOME`, or this repository's `dagster_home`."""
-    home = Path(os.environ.setdefault("DAGSTER_HOME", str(REPOSITORY / "dagster_home")))
-    home.mkdir(parents=True, exist_ok=True)
+    """The Dagster instance: `DAGSTER_HOME`, or this repository's `dagster_home`.
+
+    Raises:
+        InputError: If that folder cannot be written.
+    """
+    os.environ[HOME_VARIABLE] = str(prepare_home(REPOSITORY))
     return dg.DagsterInstance.get()
 
 

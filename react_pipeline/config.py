@@ -26,8 +26,11 @@ from react_pipeline.settings.training import CustomizationConfig, Name, Section,
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """What a domain's name may look like; it becomes a directory, a partition key and part of a model's name."""
 
+SLUG_RULE = "use a-z, 0-9 and '-', 63 characters at most, starting with a letter or digit"
+"""`SLUG` in words."""
 
-RESERVED_SLUGS = frozenset({"all", "corpus", "mean"})
+RESERVED_SLUGS = frozenset({"all", "corpus", "mean", "overview"})
+"""What belongs to no domain in the store, in MLflow, in tables, and in the folder of a report."""
 
 
 class EncoderConfig(Section):
@@ -96,7 +99,7 @@ class DomainConfig(Section):
     @classmethod
     def _slug_is_safe(cls, slug: str) -> str:
         if not SLUG.fullmatch(slug):
-            raise ValueError(f"{slug!r}: use a-z, 0-9 and '-', 63 characters at most, starting with a letter or digit")
+            raise ValueError(f"{slug!r}: {SLUG_RULE}")
         if slug in RESERVED_SLUGS:
             raise ValueError(f"{slug!r} means something else in results and runs; take another name")
         return slug
@@ -137,6 +140,8 @@ class PipelineConfig(Section):
         store: Directory of the artifacts.
         tracking_uri: MLflow's; unset: `mlflow.db` (SQLite) beside the store.
         dagster_url: Where a browser finds Dagster, for the links in MLflow; `REACT_DAGSTER_URL` wins over it.
+        mlflow_url: Where a browser finds MLflow, for the links in Dagster; `REACT_MLFLOW_URL` wins over it. Unset: the
+            tracking URI, if that is a server.
         domains: Directory of the domain files.
         device: `auto` takes a GPU where there is one.
     """
@@ -145,6 +150,7 @@ class PipelineConfig(Section):
     store: Path = Path(".react/store")
     tracking_uri: str | None = None
     dagster_url: str | None = Field(default=None, pattern=r"^https?://")
+    mlflow_url: str | None = Field(default=None, pattern=r"^https?://")
     domains: Path = Path("domains")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     corpus: CorpusConfig

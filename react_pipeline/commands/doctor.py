@@ -14,22 +14,25 @@ import shutil
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http import HTTPStatus
 from importlib import metadata
 from pathlib import Path
+from urllib.error import HTTPError
 
 from react_pipeline.config import CorpusConfig
 from react_pipeline.config_files import load_domains
+from react_pipeline.dagster_home import HOME_VARIABLE, SETTINGS_FILE, locate_home, ui_addresses
 from react_pipeline.errors import InputError, ReactError
 from react_pipeline.lineage import Project
 from react_pipeline.tracking import Tracking
-from react_pipeline.tracking.notes import dagster_url, mlflow_url
+from react_pipeline.tracking.notes import DAGSTER_VARIABLE, MLFLOW_VARIABLE, dagster_url, mlflow_url
 from react_pipeline.tracking.registry import Registry
 
 PACKAGES = ("torch", "open_clip_torch", "clip-retrieval", "faiss-cpu", "dagster", "dagster-webserver", "mlflow")
 MIN_FREE_BYTES = 5_000_000_000
 SERVER_TIMEOUT_SECONDS = 5
 
-DAGSTER_URL, MLFLOW_URL = "http://127.0.0.1:3000", "http://127.0.0.1:5000"
+UI_URLS = {"dagster": "http://127.0.0.1:3000", "mlflow": "http://127.0.0.1:5000"}
 """Where `react-pipeline ui` puts them unless it is told otherwise."""
 
 _DAEMONS = "{instance{daemonHealth{allDaemonStatuses{daemonType required healthy}}}}"
@@ -59,7 +62,9 @@ def diagnose(config_path: Path | None, repository: Path | None) -> list[Finding]
         return [*findings, Finding("pipeline.yaml", "missing", str(error), "mend the file, or give another: --config")]
     findings.append(Finding("pipeline.yaml", "ok", str(project.path)))
     looked = [*_inputs(project), *_store(project), _tracking(project), _automation(project), _dagster(repository)]
-    return [*findings, *looked, _dagster_server(project), *_mlflow_server(project)]
+    home = locate_home(repository)
+    urls = UI_URLS | (ui_addresses(home) if home else {})
+    return [*findings, *looked, _dagster_server(project, urls["dagster"]), *_mlflow_server(project, urls["mlflow"])]
 
 
 def _packages() -> Iterator[Finding]:
@@ -190,16 +195,16 @@ def _automation(project: Project) -> Finding:
     return Finding("automation", "ok", f"keeps up {methods}; training: {automation.training}; needs Dagster's daemon")
 
 
-def _dagster_server(project: Project) -> Finding:
+def _dagster_server(project: Project, ui_url: str) -> Finding:
     """Whether Dagster answers, and whether its daemon ticks: without it nothing queued ever starts."""
     wanted = dagster_url(project)
-    address, body = wanted or DAGSTER_URL, json.dumps({"query": _DAEMONS}).encode()
+    address, body = wanted or ui_url, json.dumps({"query": _DAEMONS}).encode()
     request = urllib.request.Request(f"{address}/graphql", body, {"Content-Type": "application/json"})  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=SERVER_TIMEOUT_SECONDS) as answer:  # noqa: S310 - http only
             daemons = json.load(answer)["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]
     except OSError as error:
-        return _silent("dagster server", address, error, wanted=bool(wanted))
+        return _silent("dagster server", address, error, DAGSTER_VARIABLE, wanted=bool(wanted))
     except (ValueError, KeyError, TypeError):
         return Finding("dagster server", "note", f"{address}: something else answers", "take another port for one")
     ill = sorted(
@@ -211,20 +216,24 @@ def _dagster_server(project: Project) -> Finding:
     return Finding("dagster server", "ok", f"{address} answers, and its daemon ticks")
 
 
-def _mlflow_server(project: Project) -> Iterator[Finding]:
+def _mlflow_server(project: Project, ui_url: str) -> Iterator[Finding]:
     """Whether a page shows a local database; a server that is the tracking URI itself is told of by `tracking`."""
-    if Tracking.of(project).uri.startswith("http"):
+    uri = Tracking.of(project).uri
+    if uri.startswith("http"):
         return
-    wanted = mlflow_url()
-    address = wanted or MLFLOW_URL
+    wanted = mlflow_url(project.config.mlflow_url, uri)
+    address = wanted or ui_url
     try:
         with urllib.request.urlopen(f"{address}/health", timeout=SERVER_TIMEOUT_SECONDS):  # noqa: S310 - http only
             yield Finding("mlflow server", "ok", f"{address} answers")
     except OSError as error:
-        yield _silent("mlflow server", address, error, wanted=bool(wanted))
+        yield _silent("mlflow server", address, error, MLFLOW_VARIABLE, wanted=bool(wanted))
 
 
-def _silent(what: str, address: str, error: OSError, *, wanted: bool) -> Finding:
+def _silent(what: str, address: str, error: OSError, variable: str, *, wanted: bool) -> Finding:
+    if isinstance(error, HTTPError) and error.code == HTTPStatus.UNAUTHORIZED:
+        remedy = f"on the machine itself, past the proxy: {variable}=http://127.0.0.1:PORT react-pipeline doctor"
+        return Finding(what, "ok", f"{address} answers, and asks for a password", remedy)
     if not wanted:
         return Finding(what, "ok", f"none at {address}; `react-pipeline ui` starts it")
     return Finding(what, "note", f"{address}: {error}", "react-pipeline ui, or correct its address")
@@ -234,5 +243,10 @@ def _dagster(repository: Path | None) -> Finding:
     if repository is None or not (repository / "workspace.yaml").is_file():
         remedy = "work in a clone of the repository, installed with `pip install -e .`"
         return Finding("assets", "missing", "the Dagster code location is not here", remedy)
-    home = os.environ.get("DAGSTER_HOME", str(repository / "dagster_home"))
-    return Finding("assets", "ok", f"{repository}, DAGSTER_HOME {home}")
+    home = locate_home(repository)
+    detail = f"{repository}, {HOME_VARIABLE} {home}"
+    if home is None or (home / SETTINGS_FILE).is_file():
+        return Finding("assets", "ok", detail)
+    lacks = f"{detail} has no {SETTINGS_FILE}, so no limit of the pool, monitoring, retries or retention"
+    remedy = f"`react-pipeline ui` and `materialize` copy {repository / 'dagster_home' / SETTINGS_FILE} there"
+    return Finding("assets", "note", lacks, remedy)

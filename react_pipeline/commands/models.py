@@ -34,9 +34,7 @@ def list_models(
     from react_pipeline.promotion import standing
     from react_pipeline.tracking.registry import Registry
 
-    project = load_project(config)
-    if domain is not None:
-        project.domain(domain)
+    project = load_project(config) if domain is None else _project_with(domain, config)
     slugs = [domain] if domain else sorted({*load_domains(project.config.domains)[0], *project.store.keys("promotion")})
     registry = Registry.of(project)
     rows, silent = [], ""
@@ -147,8 +145,7 @@ def _rows(
         top1 = float(tags["top1"]) if "top1" in tags else None
         cells = [slug, version.method, version.number, _percent(top1), "", ""]
         unjudged = "a control, never a candidate" if version.method.endswith(CONTROL_SUFFIX) else "never judged"
-        told = f"{tags['verdict']}: {tags.get('reason', '')}" if "verdict" in tags else unjudged
-        rows.append([*cells, ", ".join(version.aliases), tags.get("decided", "")[:16], told])
+        rows.append([*cells, ", ".join(version.aliases), tags.get("decided", "")[:16], version.why or unjudged])
     return rows
 
 

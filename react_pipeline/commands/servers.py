@@ -1,12 +1,14 @@
 """Servers: the Dagster and MLflow user interfaces as child processes, bound to loopback.
 
-Belongs here: starting them, waiting until they answer, and stopping them together. Does not belong here: what
-they show.
+Belongs here: starting them, waiting until they answer, starting MLflow's again, and stopping them together. Does not
+belong here: what they show; that they run once over a Dagster home (`dagster_home`).
 """
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,11 +16,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from react_pipeline.dagster_home import HOME_VARIABLE, locked_for_ui, prepare_home, tell_addresses
 from react_pipeline.errors import InputError, ReactError
 from react_pipeline.project import CONFIG_VARIABLE, Project
 from react_pipeline.tracking import Tracking
@@ -29,16 +33,38 @@ HOST = "127.0.0.1"
 
 START_SECONDS = 180.0
 STOP_SECONDS = 10.0
+WATCH_SECONDS = 1.0
+
+RESTARTS = 3
+"""How often a user interface that no run needs is started again."""
+
+LAST_LINES = 20
+"""Lines of a log in which the reason of an end is looked for; what stands before is another story."""
+
+_TELLS_OF_AN_ERROR = re.compile(r"\b(ERROR|CRITICAL|FATAL|\w*Error|\w*Exception)\b")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
 class Server:
-    """A running user interface: `url` is where a browser finds it, `log` what it writes."""
+    """A running user interface.
+
+    Attributes:
+        name: What it is.
+        url: Where it answers.
+        process: Leader of a process group of its own.
+        log: What it writes.
+        page: What a browser should open first; empty: `url`.
+        start: Starts it anew.
+    """
 
     name: str
     url: str
     process: subprocess.Popen[bytes]
     log: Path
+    page: str = ""
+    start: Callable[[], subprocess.Popen[bytes]] | None = None
 
 
 @contextmanager
@@ -46,38 +72,49 @@ def serve(project: Project, repository: Path, dagster_port: int, mlflow_port: in
     """Start both user interfaces and stop them on leaving; MLflow's only if the tracking URI is a local database.
 
     Raises:
-        InputError: If a port is taken.
+        InputError: If they run already over this Dagster home, or a port is taken.
         ReactError: If one ends, or does not answer within `START_SECONDS`.
     """
-    uri = Tracking.of(project).uri
-    home = Path(os.environ.get("DAGSTER_HOME", repository / "dagster_home"))
-    home.mkdir(parents=True, exist_ok=True)
+    tracking = Tracking.of(project)
+    home = prepare_home(repository)
     dagster = ["-m", "dagster", "dev", "-w", "workspace.yaml", "-h", HOST, "-p", str(dagster_port)]
-    commands: list[tuple[str, int, Sequence[str]]] = [("dagster", dagster_port, dagster)]
-    if not uri.startswith("http"):
-        Tracking.of(project).prepare()
-        mlflow = ["-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
-        commands.append(("mlflow", mlflow_port, [*mlflow, "--backend-store-uri", uri]))
-    for name, port, _ in commands:
-        _require_free(name, port)
-    environment = {**os.environ, "DAGSTER_HOME": str(home), CONFIG_VARIABLE: str(project.path)}
-    environment.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # So that runs of MLflow and of Dagster link to one another.
-    environment[DAGSTER_VARIABLE] = f"http://{HOST}:{dagster_port}"
-    if not uri.startswith("http"):
-        environment[MLFLOW_VARIABLE] = f"http://{HOST}:{mlflow_port}"
-    logs = project.config.store.parent / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    servers: list[Server] = []
-    try:
-        end_with_the_terminal()
-        for name, port, arguments in commands:
-            servers.append(_start(name, port, arguments, logs / f"{name}.log", repository, environment))
-        for server in servers:
-            _wait(server)
-        yield servers
-    finally:
-        stop(servers)
+    commands: dict[str, tuple[int, Sequence[str]]] = {"dagster": (dagster_port, dagster)}
+    pages = {}
+    with locked_for_ui(home) as lock:
+        if not tracking.uri.startswith("http"):
+            tracking.prepare()
+            mlflow = ["-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
+            commands["mlflow"] = mlflow_port, [*mlflow, "--backend-store-uri", tracking.uri]
+            pages["mlflow"] = tracking.runs.table_url(f"http://{HOST}:{mlflow_port}")
+        for name, (port, _) in commands.items():
+            _require_free(name, port)
+        addresses = {name: f"http://{HOST}:{port}" for name, (port, _) in commands.items()}
+        tell_addresses(lock, addresses)
+        environment = {**os.environ, HOME_VARIABLE: str(home), CONFIG_VARIABLE: str(project.path)}
+        environment.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        # So that runs of MLflow and of Dagster link to one another.
+        for name, variable in (("dagster", DAGSTER_VARIABLE), ("mlflow", MLFLOW_VARIABLE)):
+            if name in addresses:
+                environment[variable] = addresses[name]
+        logs = project.config.store.parent / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        servers: list[Server] = []
+        try:
+            end_with_the_terminal()
+            for name, (_, arguments) in commands.items():
+                log = logs / f"{name}.log"
+                log.write_bytes(b"")
+                # Dagster's daemon is what must not run twice: it holds the lock with us, and on if we are killed.
+                held = (lock.fileno(),) if name == "dagster" else ()
+                start = partial(_spawn, arguments, log, repository, environment, held)
+                servers.append(Server(name, addresses[name], start(), log, pages.get(name, ""), start))
+                if name == "dagster":
+                    tell_addresses(lock, addresses, servers[-1].process.pid)
+            for server in servers:
+                _wait(server)
+            yield servers
+        finally:
+            stop(servers)
 
 
 def end_with_the_terminal() -> None:
@@ -86,48 +123,78 @@ def end_with_the_terminal() -> None:
         signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
-def watch(servers: Sequence[Server]) -> None:
-    """Return only when one of the servers has ended.
+def watch(servers: list[Server]) -> None:
+    """Return only when Dagster has ended. Another one is started again, at most `RESTARTS` times: no run needs it.
+
+    Args:
+        servers: What `serve` gives; one that is given up is taken out.
 
     Raises:
-        ReactError: Naming it, with the end of its log.
+        ReactError: Saying how Dagster ended.
     """
+    left = dict.fromkeys((server.name for server in servers), RESTARTS)
     while True:
-        for server in servers:
-            _require_running(server)
-        time.sleep(1)
+        for server in [*servers]:
+            if server.name == "dagster":
+                _require_running(server)
+            elif server.process.poll() is not None:
+                told = _how_it_ended(server)
+                _kill_group(server, signal.SIGKILL)  # or its own children keep the port
+                if left[server.name] and server.start is not None:
+                    left[server.name] -= 1
+                    logger.warning("%s; starting it again, Dagster and its runs go on", told)
+                    server.process = server.start()
+                else:
+                    servers.remove(server)
+                    logger.warning(
+                        "%s; that was the last of %d tries. Dagster and its runs go on, and what they log is kept; for "
+                        "this page start `react-pipeline ui` again",
+                        *(told, 1 + RESTARTS),
+                    )
+        time.sleep(WATCH_SECONDS)
 
 
 def stop(servers: Sequence[Server]) -> None:
     """End the servers with all the processes they started, those of a server that was killed itself included."""
-    for server in servers:
-        if server.process.poll() is not None:
-            # Nobody told its children to end. A group outlives its leader, and its number is not given away meanwhile.
-            with suppress(ProcessLookupError):
-                os.killpg(server.process.pid, signal.SIGTERM)
     for wanted in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + STOP_SECONDS
         for server in servers:
             if server.process.poll() is None:
-                os.killpg(server.process.pid, wanted)
+                _kill_group(server, wanted)
         while time.monotonic() < deadline and any(server.process.poll() is None for server in servers):
             time.sleep(0.1)
+    for server in servers:
+        # A leader that was killed told its children nothing, and one may not have listened to the first signal. A group
+        # outlives its leader, and its number is not given away meanwhile.
+        _kill_group(server, signal.SIGTERM)
 
 
-def _start(
-    name: str, port: int, arguments: Sequence[str], log: Path, directory: Path, environment: dict[str, str]
-) -> Server:
-    with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
-            [sys.executable, *arguments],
-            cwd=directory,
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,  # so that all its children can be stopped with it
-        )
-    return Server(name, f"http://{HOST}:{port}", process, log)
+def _kill_group(server: Server, wanted: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(server.process.pid, wanted)
+
+
+def _spawn(
+    arguments: Sequence[str], log: Path, directory: Path, environment: Mapping[str, str], held: Sequence[int]
+) -> subprocess.Popen[bytes]:
+    # In the background of a script we ignore SIGINT, and so would it. Dagster takes SIGTERM for SIGINT, so only SIGKILL
+    # would end it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        # Appended, so that after a restart the log still says what was wrong.
+        with log.open("ab") as output:
+            return subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
+                [sys.executable, *arguments],
+                cwd=directory,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # so that all its children can be stopped with it
+                pass_fds=held,
+            )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _wait(server: Server) -> None:
@@ -148,8 +215,16 @@ def _wait(server: Server) -> None:
 
 def _require_running(server: Server) -> None:
     if server.process.poll() is not None:
-        lines = server.log.read_text(errors="replace").strip().splitlines()
-        raise ReactError(f"{server.name} has ended ({lines[-1] if lines else 'no output'}); see {server.log}")
+        raise ReactError(_how_it_ended(server))
+
+
+def _how_it_ended(server: Server) -> str:
+    """Exit code or signal, and the last line of the log's end that tells of an error."""
+    code = server.process.wait()
+    how = f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code} ({signal.strsignal(-code)})"
+    lines = server.log.read_text(errors="replace").strip().splitlines()[-LAST_LINES:]
+    wrong = next((line.strip() for line in reversed(lines) if _TELLS_OF_AN_ERROR.search(line)), "")
+    return f"{server.name} {how}{f': {wrong}' if wrong else ''}; see {server.log}"
 
 
 def _require_free(name: str, port: int) -> None:
@@ -158,4 +233,6 @@ def _require_free(name: str, port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise InputError(f"port {port} is taken: choose another with --{name}-port") from error
+            raise InputError(
+                f"port {port} is taken by another program: choose another one with --{name}-port"
+            ) from error

@@ -52,16 +52,16 @@ _unreachable_until: dict[str, float] = {}
 class Tracking:
     """The MLflow runs of one project, at one tracking URI."""
 
-    def __init__(self, uri: str, experiment: str) -> None:
-        """Nothing is contacted before the first artifact is logged."""
+    def __init__(self, uri: str, experiment: str, address: str | None = None) -> None:
+        """Nothing is contacted before the first artifact is logged; `address` is as in `Runs`."""
         self.uri = uri
         self.experiment = experiment
-        self.runs = Runs(uri, experiment)
+        self.runs = Runs(uri, experiment, address)
 
     @classmethod
     def of(cls, project: Project, uri: str | None = None) -> Tracking:
         """Tracking as the project's configuration says, or at another `uri`."""
-        return cls(uri or project.config.tracking_uri or "", project.config.project)
+        return cls(uri or project.config.tracking_uri or "", project.config.project, project.config.mlflow_url)
 
     def log_artifact(self, project: Project, artifact: Artifact, dagster_run_id: str = "") -> str | None:
         """Log one artifact, and whatever an earlier call could not log; returns the id of the artifact's run.
@@ -143,7 +143,7 @@ class Tracking:
                 client.set_terminated(run.info.run_id, KILLED)
 
     def url(self, run_id: str) -> str | None:
-        """Where a browser shows a run; None when the tracking URI is a database, for which `ui` starts a server."""
+        """Where a browser shows a run; None for a database over which no server is known: `ui` starts one."""
         return self.runs.url(run_id)
 
     def count_pending(self, project: Project) -> int:

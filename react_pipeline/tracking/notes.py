@@ -13,7 +13,7 @@ from react_pipeline.lineage import ALL, Project
 DAGSTER_VARIABLE, MLFLOW_VARIABLE = "REACT_DAGSTER_URL", "REACT_MLFLOW_URL"
 """Environment variables with the address at which a browser finds the user interface, such as http://127.0.0.1:3000.
 
-They win over `dagster_url` of `pipeline.yaml`, because whoever starts a server knows its port.
+They win over `dagster_url` and `mlflow_url` of `pipeline.yaml`, because whoever starts a server knows its port.
 """
 
 NOTE_TAG = "mlflow.note.content"
@@ -45,9 +45,14 @@ def dagster_url(project: Project) -> str:
     return _address(DAGSTER_VARIABLE) or (project.config.dagster_url or "").rstrip("/")
 
 
-def mlflow_url() -> str:
-    """Where a browser finds MLflow, if the environment says so; a database has no address of its own."""
-    return _address(MLFLOW_VARIABLE)
+def mlflow_url(configured: str | None, tracking_uri: str) -> str:
+    """Where a browser finds MLflow: the environment's address, else the `configured` one, else the server's own.
+
+    What runs ask need not be what a browser can reach: it may be a name inside a network, or behind a proxy. A database
+    has no address of its own: "".
+    """
+    named = _address(MLFLOW_VARIABLE) or (configured or "").rstrip("/")
+    return named or (tracking_uri.rstrip("/") if tracking_uri.startswith("http") else "")
 
 
 def links(stage: str, dagster: str, dagster_run_id: str) -> dict[str, str]:

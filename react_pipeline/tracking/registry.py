@@ -185,11 +185,12 @@ class Registry:
             challenger = None
         else:
             challenger = self._version(client, project, verdict.domain, rival, notes)
-        if not verdict.champion_before.is_same(verdict.champion):
+        moved = not verdict.champion_before.is_same(verdict.champion)
+        if moved and verdict.champion_before.method != BASE:
             dethroned = find_version(client, verdict.domain, verdict.champion_before.checkpoint)
-            if dethroned is not None and verdict.champion_before.method != BASE:
-                retire(client, dethroned, verdict)
-        if verdict.decision == "promoted" and champion is not None:
+            if dethroned is not None:
+                retire(client, dethroned, verdict, promotion, decided)
+        if champion is not None and (moved or verdict.decision == "promoted"):
             describe(client, champion, verdict.champion, verdict, promotion, decided)
         elif challenger is not None and rival is not None:
             describe(client, challenger, rival, verdict, promotion, decided)

@@ -31,7 +31,7 @@ GROUPS = {"overview": "all domains"}
 """The parent run of what belongs to no domain and not to the corpus."""
 
 EXPERIMENT_KIND_TAG, MODEL_DEVELOPMENT = "mlflow.experimentKind", "custom_model_development"
-"""Has MLflow's page open an experiment with the table and charts of trainings, not with traces of language models."""
+"""What MLflow calls an experiment of trainings. Its page does not look at it since 3.17: see `Runs.table_url`."""
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
@@ -42,10 +42,11 @@ MAX_TAGS_AND_PARAMS, MAX_METRICS = 100, 1_000
 class Runs:
     """The runs of one experiment, at one tracking URI."""
 
-    def __init__(self, uri: str, experiment: str) -> None:
-        """Nothing is contacted before `connect`."""
+    def __init__(self, uri: str, experiment: str, address: str | None = None) -> None:
+        """Nothing is contacted before `connect`; `address` is where a browser finds MLflow, if it is configured."""
         self.uri = uri
         self.experiment = experiment
+        self._address = address
         self._experiment_id: str | None = None
 
     @property
@@ -55,8 +56,16 @@ class Runs:
 
     def url(self, run_id: str) -> str | None:
         """Where a browser shows a run; None when the tracking URI is a database and no server over it is known."""
-        address = self.uri.rstrip("/") if self.uri.startswith("http") else mlflow_url()
+        address = mlflow_url(self._address, self.uri)
         return f"{address}/#/experiments/{self.experiment_id}/runs/{run_id}" if address else None
+
+    def table_url(self, address: str) -> str:
+        """Where the server at `address` shows the table of the runs, after `connect`.
+
+        The mode stands in it, because MLflow opens an experiment as one of language models, with an empty page of
+        traces, in every browser in which nobody chose otherwise; no tag of the experiment changes that.
+        """
+        return f"{address}/#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
 
     def forget(self) -> None:
         """Look the experiment up again at the next `connect`: the server may have been replaced."""

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 NONE = "none"
 """Stands for the version of an alias that is not there."""
 
+FORMER = "former champion"
+"""The tag `verdict` of a version that lost the title; the tag `reason` still tells why it had it."""
+
+DETHRONED_TAG = "dethroned"
+"""Why a former champion lost the title."""
+
 _MAX_VERSIONS = 1_000
 
 
@@ -31,6 +37,13 @@ class Version:
     checkpoint: str
     aliases: tuple[str, ...]
     tags: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def why(self) -> str:
+        """The verdict on it and the reason, of a former champion that it lost the title; "" if it was never judged."""
+        verdict = self.tags.get("verdict", "")
+        reason = self.tags.get("reason", "")
+        return verdict and f"{verdict}: {self.tags.get(DETHRONED_TAG, reason) if verdict == FORMER else reason}"
 
 
 def model_name(slug: str) -> str:
@@ -98,8 +111,10 @@ def describe(
     """Write the figures of a verdict and its reason on the version it is about, unless a later one stands there."""
     if version.tags.get("decided", "") > decided:
         return
+    # To the version that gets the title back, a roll-back is the opposite of what it is to the one that loses it.
+    told = "champion again" if verdict.decision == "rolled back" else verdict.decision
     tags = {
-        **{"verdict": verdict.decision, "decided": decided, "decided_by": verdict.by, "promotion": promotion},
+        **{"verdict": told, "decided": decided, "decided_by": verdict.by, "promotion": promotion},
         **{"reason": verdict.reason, "result": contender.result, "evaluation_set": contender.evaluation_set},
     }
     if contender.top1 is not None:
@@ -109,11 +124,23 @@ def describe(
         tags |= {"confidence": f"{verdict.test.confidence:.4f}", "compared_with": verdict.champion_before.method}
     for tag, value in tags.items():
         client.set_model_version_tag(version.name, version.version, tag, value[:MAX_TAG_CHARS])
-    text = f"{verdict.decision} on {decided}: {verdict.reason}"
+    if DETHRONED_TAG in version.tags:
+        client.delete_model_version_tag(version.name, version.version, DETHRONED_TAG)
+    text = f"{told} on {decided}: {verdict.reason}"
     client.update_model_version(version.name, version.version, description=text[:MAX_TAG_CHARS])
 
 
-def retire(client: MlflowClient, version: ModelVersion, verdict: Verdict) -> None:
-    """Write on a version that it reigned and why it does no more; its description stays."""
-    client.set_model_version_tag(version.name, version.version, "verdict", "former champion")
-    client.set_model_version_tag(version.name, version.version, "dethroned", verdict.reason[:MAX_TAG_CHARS])
+def retire(client: MlflowClient, version: ModelVersion, verdict: Verdict, promotion: str, decided: str) -> None:
+    """Write on a version that it reigned, and below why it was crowned why it does no more.
+
+    Nothing is written where a later verdict stands already: it may have been crowned again.
+    """
+    if version.tags.get("decided", "") > decided:
+        return
+    tags = {"verdict": FORMER, "decided": decided, "decided_by": verdict.by, "promotion": promotion}
+    for tag, value in {**tags, DETHRONED_TAG: verdict.reason}.items():
+        client.set_model_version_tag(version.name, version.version, tag, value[:MAX_TAG_CHARS])
+    told, end = version.description or "", f"no longer champion since {decided}: {verdict.reason}"
+    if not told.endswith(end):
+        text = f"{told}\n\n{end}" if told else end
+        client.update_model_version(version.name, version.version, description=text[-MAX_TAG_CHARS:])

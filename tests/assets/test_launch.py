@@ -42,6 +42,18 @@ def launched(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, dr
             yield Launched(project, first, second, instance)
 
 
+def test_a_fresh_relative_home_is_used_with_the_settings_of_this_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", "fresh/home")
+    with open_instance() as instance:
+        assert instance.root_directory == str(tmp_path / "fresh" / "home")
+        assert instance.run_monitoring_enabled
+        assert instance.run_retries_enabled
+        assert instance.get_concurrency_config().pool_config.default_pool_limit == 1
+
+
 def metadata_of(launched: Launched, asset: str, partition: str | None) -> dict[str, object]:
     records = launched.instance.fetch_materializations(
         dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[partition] if partition else None), limit=1

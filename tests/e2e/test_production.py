@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import urllib.request
 from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
 from support_services import answer, free_port, postgres, program, running
+from support_tracking import make_template
 
 from react_pipeline.lineage import Project
+from react_pipeline.tracking import Tracking
 
 REPOSITORY = Path(__file__).parents[2]
 PRODUCTION = REPOSITORY / "dagster_home" / "production"
@@ -32,6 +39,45 @@ def write_instance(home: Path, *more: str) -> None:
     home.mkdir(parents=True)
     files = [REPOSITORY / "dagster_home" / "dagster.yaml", *(PRODUCTION / name for name in ("storage.yaml", *more))]
     (home / "dagster.yaml").write_text("\n".join(path.read_text() for path in files))
+
+
+PASSWORD = {"Authorization": "Basic " + b64encode(b"ann:secret").decode()}
+
+
+@contextmanager
+def proxy(file: str, changed: dict[str, str], directory: Path) -> Iterator[None]:
+    """A real nginx with one of the files, in which some words are others; it lets `PASSWORD` in."""
+    nginx = program("nginx", "nginx-light", ["/usr/sbin"])
+    hashed = subprocess.run(["openssl", "passwd", "-apr1", "secret"], capture_output=True, text=True, check=True).stdout
+    arguments = ["-p", str(directory), "-c", "nginx.conf", "-e", "stderr", "-g", f"daemon off; pid {directory}/pid;"]
+    # Its workers read the passwords as another user, to whom every start of pytest closes the folders of tests.
+    with tempfile.TemporaryDirectory() as open_to_all:
+        Path(open_to_all).chmod(0o755)
+        passwords = Path(open_to_all, "passwords")
+        passwords.write_text(f"ann:{hashed}")
+        text = (PRODUCTION / file).read_text()
+        for old, new in {**changed, "/etc/nginx/passwords": str(passwords)}.items():
+            assert old in text
+            text = text.replace(old, new)
+        (directory / "nginx.conf").write_text(text)
+        with running([nginx, *arguments], directory / "nginx.log"):
+            yield
+
+
+def written_commands(heading: str) -> list[list[str]]:
+    """The words of each command that docs/production.md gives below a heading, in their order."""
+    page = (REPOSITORY / "docs" / "production.md").read_text()
+    section = re.search(rf"^## {heading}$(.*?)^## ", page, re.MULTILINE | re.DOTALL)[1]
+    blocks = re.findall(r"^ *```console\n(.*?)^ *```$", section, re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line.strip().removeprefix("$ ")) for line in lines]
+
+
+def ask(url: str, body: dict | None, headers: dict[str, str]) -> dict:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json", **headers})  # noqa: S310 - loopback
+    with urllib.request.urlopen(request, timeout=60) as page:  # noqa: S310
+        return json.loads(page.read())
 
 
 @pytest.mark.parametrize("launcher", ["docker-launcher.yaml", "kubernetes-launcher.yaml"])
@@ -85,8 +131,29 @@ def test_files_that_compose_mounts_or_builds_from_are_there() -> None:
     assert copied and all((REPOSITORY / part).exists() for part in copied)
 
 
-def test_proxy_lets_nobody_in_without_a_password(tmp_path: Path) -> None:
-    nginx = program("nginx", "nginx-light", ["/usr/sbin"])
+def test_networks_and_volumes_of_the_launcher_are_those_that_compose_makes() -> None:
+    compose = read("compose.yaml")
+    config = read("docker-launcher.yaml")["run_launcher"]["config"]
+    assert config["network"] == f"{compose['name']}_default"
+    (volume,) = config["container_kwargs"]["volumes"]
+    assert volume.split(":")[0] in {f"{compose['name']}_{name}" for name in compose["volumes"]}
+    # What a run is given by name must be in the environment of who starts it.
+    environment = compose["services"]["react-code"]["environment"]
+    dockerfile = (PRODUCTION / "Dockerfile").read_text()
+    assert all(name in environment or f"{name}=" in dockerfile for name in config["env_vars"])
+    assert {"REACT_DAGSTER_URL", "REACT_MLFLOW_URL"} <= set(config["env_vars"])
+
+
+@pytest.mark.parametrize(
+    ("file", "ports", "backends"),
+    [
+        ("nginx.conf", (3000, 5000), ("webserver:3000", "mlflow:5000")),
+        ("nginx-one-server.conf", (8300, 8500), ("127.0.0.1:3000", "127.0.0.1:5000")),
+    ],
+)
+def test_proxy_lets_nobody_in_without_a_password(
+    file: str, ports: tuple[int, int], backends: tuple[str, str], tmp_path: Path
+) -> None:
     seen: list[dict[str, str]] = []
 
     class Backend(BaseHTTPRequestHandler):
@@ -102,31 +169,19 @@ def test_proxy_lets_nobody_in_without_a_password(tmp_path: Path) -> None:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Backend)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     front, second = free_port(), free_port()
-    text = (PRODUCTION / "nginx.conf").read_text()
-    for old, new in {
-        "webserver:3000": f"127.0.0.1:{server.server_port}",
-        "mlflow:5000": f"127.0.0.1:{server.server_port}",
-        "listen 3000;": f"listen 127.0.0.1:{front};",
-        "listen 5000;": f"listen 127.0.0.1:{second};",
-        "/etc/nginx/passwords": str(tmp_path / "passwords"),
-    }.items():
-        assert old in text
-        text = text.replace(old, new)
-    (tmp_path / "nginx.conf").write_text(text)
-    hashed = subprocess.run(["openssl", "passwd", "-apr1", "secret"], capture_output=True, text=True, check=True).stdout
-    (tmp_path / "passwords").write_text(f"ann:{hashed}")
-    for path in [tmp_path, *tmp_path.parents[:3]]:
-        path.chmod(path.stat().st_mode | 0o055)
-    arguments = ["-p", str(tmp_path), "-c", "nginx.conf", "-e", "stderr", "-g", f"daemon off; pid {tmp_path}/pid;"]
+    changed = {name: f"127.0.0.1:{server.server_port}" for name in backends}
+    changed |= {
+        f"listen {ports[0]};": f"listen 127.0.0.1:{front};",
+        f"listen {ports[1]};": f"listen 127.0.0.1:{second};",
+    }
     try:
-        with running([nginx, *arguments], tmp_path / "nginx.log"):
+        with proxy(file, changed, tmp_path):
             for port in (front, second):
                 assert answer(f"http://127.0.0.1:{port}/", 30)[0] == 401
                 wrong = {"Authorization": "Basic " + b64encode(b"ann:wrong").decode()}
                 assert answer(f"http://127.0.0.1:{port}/", 30, wrong)[0] == 401
                 assert not seen
-                right = {"Authorization": "Basic " + b64encode(b"ann:secret").decode()}
-                assert answer(f"http://127.0.0.1:{port}/", 30, right) == (200, b"inside")
+                assert answer(f"http://127.0.0.1:{port}/", 30, PASSWORD) == (200, b"inside")
                 # The password stays at the proxy; the name by which the page was asked for does not change.
                 headers = seen.pop()
                 assert "Authorization" not in headers
@@ -227,3 +282,72 @@ def test_webserver_shows_the_assets_of_several_code_locations(tiny_project: Proj
                 break
             time.sleep(1)
         assert {("react", "retrieved_set"), ("react", "comparison"), ("other", "invoices")} <= names
+
+
+@pytest.mark.slow
+def test_what_the_page_says_for_one_server_works_together(tiny_project: Project, tmp_path: Path) -> None:
+    commands = written_commands("One server, without containers")
+    bin_folder = Path(sys.executable).parent
+    programs = [words for words in commands if (bin_folder / words[0]).exists() and words[0] != "pip"]
+    names = [" ".join(words[:2]) for words in programs]
+    assert [name.split(" --")[0] for name in names] == [
+        "mlflow server",
+        "dagster code-server",
+        "dagster-webserver",
+        "dagster-daemon run",
+    ]
+    assert any(words[0] == "cp" and words[1].endswith("nginx-one-server.conf") for words in commands)
+    ports = {str(port): str(free_port()) for port in (3000, 4000, 5000, 8300, 8500)}
+
+    def on_free_ports(text: str) -> str:
+        return re.sub(r"\b(3000|4000|5000|8300|8500)\b", lambda found: ports[found[0]], text)
+
+    page_workspace = "dagster_home/production/workspace-one-server.yaml"
+    workspace = tmp_path / "workspace.yaml"
+    workspace.write_text(on_free_ports((REPOSITORY / page_workspace).read_text()))
+    home = tmp_path / "home"
+    home.mkdir()
+    shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", home)
+    # No PostgreSQL and no S3 here: another test has these.
+    template = make_template(tmp_path / "mlflow.db")
+    instead = {page_workspace: str(workspace), "s3://mlflow": str(tmp_path / "files")}
+    environment = {**os.environ, "DAGSTER_HOME": str(home), "REACT_PIPELINE_CONFIG": str(tiny_project.path)}
+    environment |= {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    subprocess.run([sys.executable, "-m", "dagster", "instance", "info"], env=environment, check=True)
+    inside, outside = "http://127.0.0.1:{}", {"Host": "your.host:{}", "Origin": "http://your.host:{}", **PASSWORD}
+
+    def page(port: str, path: str, body: dict | None = None) -> dict:
+        headers = {name: value.format(ports[port]) for name, value in outside.items()}
+        return ask(f"{inside.format(ports[port])}{path}", body, headers)
+
+    with ExitStack() as started:
+        for words in programs:
+            words = [instead.get(word, on_free_ports(word)) for word in words]
+            words = [f"sqlite:///{template}" if word.startswith("postgresql") else word for word in words]
+            log = tmp_path / f"{len(words)}-{words[0]}.log"
+            command = [str(bin_folder / words[0]), *words[1:]]
+            started.enter_context(running(command, log, env=environment, cwd=REPOSITORY))
+        changed = {f"127.0.0.1:{old}": f"127.0.0.1:{ports[old]}" for old in ("3000", "5000")}
+        changed |= {f"listen {old};": f"listen 127.0.0.1:{ports[old]};" for old in ("8300", "8500")}
+        started.enter_context(proxy("nginx-one-server.conf", changed, tmp_path))
+        for port in ("3000", "5000"):
+            answer(inside.format(ports[port]), 240)
+        # Runs write past the proxy, browsers read and search through it.
+        tracking = Tracking(inside.format(ports["5000"]), "tiny")
+        tracking.prepare()
+        search = {"experiment_ids": [tracking.runs.experiment_id], "max_results": 10}
+        assert page("8500", "/ajax-api/2.0/mlflow/runs/search", search) == {}
+        query = "{assetNodes{assetKey{path}} instance{daemonHealth{allDaemonStatuses{required healthy}}}}"
+        found: dict = {}
+        for _ in range(120):
+            found = page("8300", "/graphql", {"query": query})["data"]
+            daemons = found["instance"]["daemonHealth"]["allDaemonStatuses"]
+            if found["assetNodes"] and all(daemon["healthy"] for daemon in daemons if daemon["required"]):
+                break
+            time.sleep(1)
+        assert "retrieved_set" in {node["assetKey"]["path"][-1] for node in found["assetNodes"]}
+        assert all(daemon["healthy"] for daemon in daemons if daemon["required"])
+        (entry,) = page("8300", "/graphql", {"query": "{workspaceOrError{... on Workspace{locationEntries{name}}}}"})[
+            "data"
+        ]["workspaceOrError"]["locationEntries"]
+        assert entry["name"] == "react"

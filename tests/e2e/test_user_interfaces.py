@@ -1,4 +1,4 @@
-"""`react-pipeline ui`: both user interfaces answer, on loopback only, and stop together."""
+"""`react-pipeline ui`: both user interfaces answer, on loopback only, once over a home, and stop together."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 
+import psutil
 import pytest
 
 from react_pipeline.lineage import Project
@@ -45,10 +46,11 @@ def eventually(attempt: Callable[[], bytes], seconds: float) -> bytes:
 def test_dagster_and_mlflow_answer_and_stop_together(tiny_project: Project) -> None:
     dagster_port, mlflow_port = free_port(), free_port()
     environment = {**os.environ, "DAGSTER_HOME": str(tiny_project.path.parent / "dagster_home")}
-    arguments = ["ui", "--dagster-port", str(dagster_port), "--mlflow-port", str(mlflow_port)]
-    running = subprocess.Popen(
-        [sys.executable, "-m", "react_pipeline.cli", *arguments, "--config", str(tiny_project.path)], env=environment
-    )
+    command = [sys.executable, "-m", "react_pipeline.cli", "ui", "--config", str(tiny_project.path)]
+    ports = ["--dagster-port", str(dagster_port), "--mlflow-port", str(mlflow_port)]
+    log = tiny_project.path.parent / "ui.log"
+    with log.open("wb") as output:
+        running = subprocess.Popen([*command, *ports], env=environment, stdout=output, stderr=subprocess.STDOUT)
     try:
         query = {"query": "{ assetNodes { assetKey { path } } }"}
         answer = eventually(lambda: fetch(f"http://127.0.0.1:{dagster_port}/graphql", query), 120)
@@ -60,6 +62,25 @@ def test_dagster_and_mlflow_answer_and_stop_together(tiny_project: Project) -> N
             address = socket.gethostbyname(socket.gethostname())
             if not address.startswith("127."):
                 assert outside.connect_ex((address, mlflow_port)) != 0
+        # A second one would bring a second daemon, and every run would be asked for twice.
+        others = ["--dagster-port", str(free_port()), "--mlflow-port", str(free_port())]
+        second = subprocess.run([*command, *others], env=environment, capture_output=True, text=True, timeout=120)
+        assert second.returncode == 2
+        assert f"dagster http://127.0.0.1:{dagster_port}" in second.stderr.replace("\n", " ")
+        # The page of MLflow comes back without Dagster.
+        deadline = time.monotonic() + 60
+        while "Ctrl-C stops." not in log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert f"http://127.0.0.1:{mlflow_port}/#/experiments/1/runs?workflowType=machine_learning" in log.read_text()
+        children = psutil.Process(running.pid).children()
+        (mlflow,) = [child for child in children if "mlflow" in child.cmdline()]
+        mlflow.kill()
+        deadline = time.monotonic() + 60
+        while "starting it again" not in log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert "mlflow was ended by signal 9" in log.read_text()
+        assert b"MLflow" in eventually(lambda: fetch(f"http://127.0.0.1:{mlflow_port}/"), 120)
+        assert running.poll() is None
     finally:
         running.send_signal(signal.SIGINT)
         code = running.wait(60)

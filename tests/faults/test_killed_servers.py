@@ -1,13 +1,33 @@
-"""A user interface that is killed must not leave its own children behind when the others are stopped."""
+"""A user interface that is killed takes down nothing that works without it, and leaves no children behind."""
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
 import subprocess
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
-from react_pipeline.commands.servers import Server, stop
+from react_pipeline.commands import servers as servers_module
+from react_pipeline.commands.servers import Server, stop, watch
+from react_pipeline.errors import ReactError
+
+
+def shell(script: str) -> Callable[[], subprocess.Popen[bytes]]:
+    return lambda: subprocess.Popen(["sh", "-c", script], start_new_session=True)
+
+
+def server(name: str, script: str, directory: Path, log: str = "") -> Server:
+    path = directory / f"{name}.log"
+    path.write_text(log)
+    start = shell(script)
+    return Server(name, "http://127.0.0.1:0", start(), path, start=start)
 
 
 @pytest.mark.parametrize("killed", [True, False], ids=["killed before", "running"])
@@ -21,3 +41,81 @@ def test_children_of_a_server_end_with_it_even_if_it_was_killed_before(tmp_path:
     stop([Server("dagster", "http://127.0.0.1:0", process, tmp_path / "dagster.log")])
     process.communicate(timeout=20)  # the pipe ends with the last process that holds it
     assert process.returncode
+
+
+def test_a_server_can_be_told_to_end_even_if_ui_was_started_where_that_is_ignored(tmp_path: Path) -> None:
+    code = "import signal, sys; sys.exit(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        started = servers_module._spawn(["-c", code], tmp_path / "log", tmp_path, dict(os.environ), ())
+        assert started.wait(30) == 0
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers_module, "WATCH_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("_hurried")
+def test_an_mlflow_page_that_ends_is_started_again_three_times_and_dagster_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    count = tmp_path / "count"
+    dagster = server(
+        "dagster", f"while [ $(cat {count} | wc -l) -lt 4 ]; do sleep 0.05; done; sleep 0.5; exit 3", tmp_path
+    )
+    count.write_text("")
+    mlflow = server("mlflow", f"echo started >> {count}; kill -9 $$", tmp_path)
+    running = [dagster, mlflow]
+    try:
+        with caplog.at_level(logging.WARNING), pytest.raises(ReactError, match="dagster ended with exit code 3; see"):
+            watch(running)
+    finally:
+        stop([dagster, mlflow])
+    assert count.read_text().splitlines() == ["started"] * 4
+    assert running == [dagster]
+    assert caplog.text.count("mlflow was ended by signal 9 (Killed)") == 4
+    assert caplog.text.count("starting it again") == 3
+    assert "last of 4 tries" in caplog.text
+
+
+@pytest.mark.usefixtures("_hurried")
+def test_children_of_a_killed_mlflow_do_not_keep_its_port(tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    mlflow = server(
+        "mlflow", f"trap '' TERM INT; sleep 60 & echo $! > {child}.new; mv {child}.new {child}; wait", tmp_path
+    )
+    while not child.exists():
+        time.sleep(0.01)
+    mlflow.process.kill()
+    mlflow.process.wait()
+    mlflow.start = shell("exit 0")
+    dagster = server("dagster", "sleep 1; exit 0", tmp_path)
+    try:
+        with pytest.raises(ReactError, match="dagster ended with exit code 0"):
+            watch([dagster, mlflow])
+        with suppress(psutil.NoSuchProcess):
+            assert psutil.Process(int(child.read_text())).status() == psutil.STATUS_ZOMBIE
+    finally:
+        stop([dagster, mlflow])
+
+
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [
+        ("INFO: GET / 200 OK\n", "dagster ended with exit code 1; see"),
+        ("Traceback\nOSError: [Errno 98] in use\nINFO: stopped\n", "exit code 1: OSError: [Errno 98] in use; see"),
+        ("2026 - dagster - ERROR - no space\n", "exit code 1: 2026 - dagster - ERROR - no space; see"),
+        ("ValueError: long ago\n" + "INFO: fine\n" * 30, "dagster ended with exit code 1; see"),
+        ("INFO: GET /errors 200 OK\n", "dagster ended with exit code 1; see"),
+    ],
+)
+def test_a_line_of_the_log_is_quoted_only_if_it_tells_why(tmp_path: Path, log: str, told: str) -> None:
+    dagster = server("dagster", "exit 1", tmp_path, log)
+    dagster.process.wait()
+    with pytest.raises(ReactError) as ended:
+        watch([dagster])
+    assert told in str(ended.value)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 import yaml
-from conftest import write_project
 from mlflow import MlflowClient
-from support_promotion import evaluation_set, outcomes, result
-from support_tracking import make_template
+from support_promotion import copy_measured, evaluation_set, measured_folder, outcomes, result
 
 from react_pipeline.cli import main
 from react_pipeline.lineage import Project
@@ -24,22 +21,16 @@ GATED = "gated-image"
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Path:
-    directory = tmp_path_factory.mktemp("measured")
-    project = write_project(directory, tiny_checkpoint, drawings)
-    result(project, "shapes", "base", outcomes(100))
-    result(project, "shapes", GATED, outcomes(140))
+    project = measured_folder(tmp_path_factory.mktemp("measured"), tiny_checkpoint, drawings)
     decide(project, "shapes")
     result(project, "shapes", "locked-text", outcomes(146, first=20))
     decide(project, "shapes")
-    make_template(directory / "mlflow.db")
-    return directory
+    return project.path.parent
 
 
 @pytest.fixture
-def project(tiny_project: Project, measured: Path, tmp_path: Path) -> Project:
-    shutil.copytree(measured / "store", tiny_project.config.store)
-    shutil.copy(measured / "mlflow.db", tmp_path / "mlflow.db")
-    return tiny_project
+def project(tiny_project: Project, measured: Path) -> Project:
+    return copy_measured(measured, tiny_project)
 
 
 @pytest.fixture
@@ -121,6 +112,14 @@ def test_a_roll_back_is_one_command(project: Project, run) -> None:
     assert code == 0 and "gated-image reigns (before: locked-text)" in out
     version = client_of(project).get_model_version_by_alias("react-shapes", "champion")
     assert version.tags["method"] == GATED
+
+
+def test_who_was_rolled_back_is_listed_with_why_it_lost_the_title(project: Project, run) -> None:
+    run("promote", "shapes", "locked-text", "--reason", "it is smaller")
+    run("rollback", "shapes", "--reason", "no better in the shop")
+    _, out, _ = run("list", "shapes")
+    former = out[out.index("former champion: ") :]
+    assert "no better in the shop" in former and "it is smaller" not in former
 
 
 def test_without_mlflow_a_roll_back_holds_and_is_told_later(project: Project, run) -> None:

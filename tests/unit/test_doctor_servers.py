@@ -9,22 +9,26 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from react_pipeline.commands.doctor import Finding, diagnose
+from react_pipeline.dagster_home import locked_for_ui, tell_addresses
 from react_pipeline.lineage import Project
 from react_pipeline.tracking.notes import DAGSTER_VARIABLE, MLFLOW_VARIABLE
 
+REPOSITORY = Path(__file__).parents[2]
+
 
 @contextmanager
-def answering(body: bytes) -> Iterator[str]:
+def answering(body: bytes, status: int = 200) -> Iterator[str]:
     """A server on a free port that answers everything with the same body; gives its address."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            self.send_response(200)
+            self.send_response(status)
             self.end_headers()
             self.wfile.write(body)
 
@@ -79,6 +83,41 @@ def test_a_server_that_is_named_and_silent_is_a_note(finding: Callable[..., Find
         assert finding("mlflow server", MLFLOW_VARIABLE, address).state == "ok"
     silent = finding("mlflow server", MLFLOW_VARIABLE, address)
     assert silent.state == "note" and address in silent.detail and "react-pipeline ui" in silent.remedy
+
+
+def test_what_ui_runs_over_this_home_is_asked_wherever_it_answers(
+    tiny_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with (
+        answering(health(healthy=True)) as dagster,
+        answering(b"ok") as mlflow,
+        locked_for_ui(tmp_path) as lock,
+    ):
+        tell_addresses(lock, {"dagster": dagster, "mlflow": mlflow})
+        told = {entry.what: entry.detail for entry in diagnose(tiny_project.path, None)}
+    assert told["dagster server"] == f"{dagster} answers, and its daemon ticks"
+    assert told["mlflow server"] == f"{mlflow} answers"
+
+
+def test_a_proxy_that_asks_for_a_password_is_no_fault(finding: Callable[..., Finding]) -> None:
+    with answering(b"", status=401) as address:
+        found = finding("dagster server", DAGSTER_VARIABLE, address)
+    assert found.state == "ok" and "asks for a password" in found.detail
+    assert "REACT_DAGSTER_URL=http://127.0.0.1:PORT react-pipeline doctor" in found.remedy
+
+
+def test_a_home_without_settings_is_a_note_and_left_alone(
+    tiny_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "fresh"
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    told = [entry for entry in diagnose(tiny_project.path, REPOSITORY) if entry.what == "assets"]
+    assert told[0].state == "note" and f"{home} has no dagster.yaml" in told[0].detail
+    assert not home.exists()
+    monkeypatch.delenv("DAGSTER_HOME")
+    told = [entry for entry in diagnose(tiny_project.path, REPOSITORY) if entry.what == "assets"]
+    assert told[0].state == "ok"
 
 
 @pytest.mark.parametrize(("before", "ends"), [("SIG_DFL", True), ("SIG_IGN", False)], ids=["terminal", "nohup"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -194,7 +195,17 @@ def test_addresses_are_given_only_where_a_browser_can_go(tracking: Tracking, mon
     assert tracking.url("abc") is None
     monkeypatch.setenv("REACT_MLFLOW_URL", "http://127.0.0.1:5000")
     assert tracking.url("abc") == "http://127.0.0.1:5000/#/experiments/0/runs/abc"
+    monkeypatch.delenv("REACT_MLFLOW_URL")
     assert Tracking("http://127.0.0.1:1", "tiny").url("abc") == "http://127.0.0.1:1/#/experiments/0/runs/abc"
+
+
+def test_links_lead_where_a_browser_finds_mlflow_and_not_where_runs_write(
+    make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(tracking_uri="http://mlflow:5000", mlflow_url="https://your.host:8500/")
+    assert Tracking.of(project).url("abc") == "https://your.host:8500/#/experiments/0/runs/abc"
+    monkeypatch.setenv("REACT_MLFLOW_URL", "http://other.host")
+    assert Tracking.of(project).url("abc") == "http://other.host/#/experiments/0/runs/abc"
 
 
 def test_names_hold_only_letters_that_mlflow_allows() -> None:

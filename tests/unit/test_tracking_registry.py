@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
-from conftest import write_project
 from mlflow import MlflowClient
-from support_promotion import outcomes, result
-from support_tracking import make_template
+from support_promotion import copy_measured, measured_folder, outcomes, result
 
 from react_pipeline.lineage import Project
 from react_pipeline.promotion import decide, promote, roll_back, standing
@@ -25,13 +22,7 @@ DOWN = "http://127.0.0.1:9"
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Path:
-    """A folder with a store, in which `gated-image` is ahead of the base, and MLflow's empty database."""
-    directory = tmp_path_factory.mktemp("measured")
-    project = write_project(directory, tiny_checkpoint, drawings)
-    result(project, "shapes", "base", outcomes(100))
-    result(project, "shapes", GATED, outcomes(140))
-    make_template(directory / "mlflow.db")
-    return directory
+    return measured_folder(tmp_path_factory.mktemp("measured"), tiny_checkpoint, drawings).path.parent
 
 
 @pytest.fixture(autouse=True)
@@ -42,10 +33,8 @@ def _no_cooldown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def project(tiny_project: Project, measured: Path, tmp_path: Path) -> Project:
-    shutil.copytree(measured / "store", tiny_project.config.store)
-    shutil.copy(measured / "mlflow.db", tmp_path / "mlflow.db")
-    return tiny_project
+def project(tiny_project: Project, measured: Path) -> Project:
+    return copy_measured(measured, tiny_project)
 
 
 @pytest.fixture
@@ -147,6 +136,44 @@ def test_verdict_that_is_told_late_does_not_put_an_old_champion_back(
     registry.apply(project, decide(project, "shapes"))
     registry.apply(project, early)
     assert aliases(client)["champion"] == LOCKED
+
+
+def test_after_a_roll_back_both_versions_say_who_reigns_and_why(
+    project: Project, registry: Registry, client: MlflowClient
+) -> None:
+    first, second = {}, {}
+    for method, reason in ((GATED, "it is first"), (LOCKED, "it is second")):
+        if method == LOCKED:
+            result(project, "shapes", LOCKED, outcomes(143))
+        registry.apply(project, promote(project, "shapes", method, reason))
+    back = roll_back(project, "shapes", "no better")
+    for _ in range(2):  # a roll-back that is told twice is written once
+        registry.apply(project, back)
+        found = {entry.tags["method"]: entry for entry in client.search_model_versions(f"name = '{NAME}'")}
+        first, second = found[GATED], found[LOCKED]
+        assert first.tags["verdict"] == "champion again" and "dethroned" not in first.tags
+        assert first.description.startswith("champion again on ") and first.description.endswith(": no better")
+        assert second.tags["verdict"] == "former champion" and second.tags["dethroned"].endswith(": no better")
+        assert second.tags["decided"] == first.tags["decided"]
+        crowned, lost = second.description.split("\n\n")
+        assert crowned.startswith("promoted on ") and crowned.endswith(": it is second")
+        assert lost.startswith("no longer champion since ") and lost.endswith(": no better")
+
+
+def test_an_old_verdict_that_is_told_again_takes_no_title_from_who_has_it_by_now(
+    project: Project, registry: Registry, client: MlflowClient
+) -> None:
+    registry.apply(project, promote(project, "shapes", GATED, "it is first"))
+    result(project, "shapes", LOCKED, outcomes(143))
+    older = promote(project, "shapes", LOCKED, "it is second")
+    registry.apply(project, older)
+    first = next(entry for entry in registry.versions("shapes") if entry.method == GATED)
+    later = "9999-01-01T00:00:00+00:00"
+    for tag, value in (("verdict", "champion again"), ("decided", later)):
+        client.set_model_version_tag(NAME, first.number, tag, value)
+    registry.apply(project, older)
+    again = next(entry for entry in registry.versions("shapes") if entry.method == GATED)
+    assert (again.tags["verdict"], again.tags["decided"]) == ("champion again", later)
 
 
 def test_a_version_whose_log_still_waits_is_registered_first(

@@ -1,0 +1,79 @@
+"""The Dagster home is whole before anything runs over it, and the user interfaces run over it once."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from react_pipeline.dagster_home import locate_home, locked_for_ui, prepare_home, tell_addresses, ui_addresses
+from react_pipeline.errors import InputError
+
+REPOSITORY = Path(__file__).parents[2]
+ADDRESSES = {"dagster": "http://127.0.0.1:3100", "mlflow": "http://127.0.0.1:5100"}
+
+
+def test_a_relative_home_is_made_absolute_and_gets_the_settings_of_the_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", "new/home")
+    assert prepare_home(REPOSITORY) == tmp_path / "new" / "home"
+    settings = tmp_path / "new" / "home" / "dagster.yaml"
+    assert settings.read_text() == (REPOSITORY / "dagster_home" / "dagster.yaml").read_text()
+    settings.write_text("telemetry: {enabled: false}")
+    prepare_home(REPOSITORY)
+    assert settings.read_text() == "telemetry: {enabled: false}"  # a home's own settings stay
+
+
+def test_without_a_name_the_home_is_the_repository_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in (None, ""):
+        monkeypatch.delenv("DAGSTER_HOME", raising=False)
+        if value is not None:
+            monkeypatch.setenv("DAGSTER_HOME", value)
+        assert locate_home(REPOSITORY) == REPOSITORY / "dagster_home"
+        assert locate_home(None) is None
+
+
+def test_a_home_that_cannot_be_made_takes_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(InputError, match="DAGSTER_HOME .*Not a directory; let it name a folder of yours"):
+        prepare_home(REPOSITORY)
+
+
+def test_a_second_ui_over_a_home_is_told_where_the_first_answers_and_how_to_end_it(tmp_path: Path) -> None:
+    with locked_for_ui(tmp_path) as lock:
+        with pytest.raises(InputError, match="just starting"), locked_for_ui(tmp_path):
+            pass
+        tell_addresses(lock, ADDRESSES)
+        tell_addresses(lock, ADDRESSES, 4321)
+        assert ui_addresses(tmp_path) == ADDRESSES
+        with pytest.raises(InputError) as refused, locked_for_ui(tmp_path):
+            pass
+        for word in (str(tmp_path), *ADDRESSES.values(), "kill 4321"):
+            assert word in str(refused.value)
+        assert ui_addresses(tmp_path) == ADDRESSES  # the second one wrote nothing
+    assert ui_addresses(tmp_path) == {}
+    with locked_for_ui(tmp_path):
+        pass
+
+
+def test_a_home_stays_locked_until_the_dagster_of_a_killed_ui_has_ended(tmp_path: Path) -> None:
+    with locked_for_ui(tmp_path) as lock:
+        orphan = subprocess.Popen(["sleep", "60"], pass_fds=(lock.fileno(),))
+    try:
+        with pytest.raises(InputError, match="runs already"), locked_for_ui(tmp_path):
+            pass
+    finally:
+        orphan.kill()
+        orphan.wait()
+    with locked_for_ui(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("content", ["", "not JSON", "[]", '{"addresses": 3}'])
+def test_a_lock_file_that_says_nothing_is_no_address(tmp_path: Path, content: str) -> None:
+    (tmp_path / "ui.lock").write_text(content)
+    assert ui_addresses(tmp_path) == {}
