@@ -6,13 +6,16 @@ ones (`ready_embeddings`), searching them (`index`). Shapes: N rows of the corpu
 An artifact holds its vectors, or names where ready ones lie (`READY_FILE`); readers see no difference. Of ready ones
 the columns of URL and caption are called `url` and `caption` whatever their names in the files, a missing one
 reads as "", and `image_sha256` is "", since no image has been seen yet.
+
+How many rows each file holds was recorded when it was published, so only files that hold a row asked for are opened.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,30 +26,48 @@ import pyarrow.parquet as pq
 
 from react_pipeline.artifacts import Artifact
 from react_pipeline.digests import CACHE, remembered_sha256
-from react_pipeline.errors import CorpusError
+from react_pipeline.embedding.parts import Parts, Rows, Vectors, holding, map_vectors, starts_of, vectors_of
+from react_pipeline.errors import CorpusError, CorruptArtifact
 
 Side = Literal["image", "text"]
 FOLDERS: dict[Side, str] = {"image": "img_emb", "text": "text_emb"}
 METADATA = "metadata"
 READY_FILE = "ready.json"
-"""Of an adopted artifact: `folder`, `columns` (our name: name in the files), `files` ([name, SHA-256] in order)."""
+"""Of an adopted artifact: `folder`, `columns` (our name: name in the files), `files` ([name, SHA-256] in order), `rows`
+(of each number)."""
+GROUPS_FILE = "groups.jsonl"
+"""Of our own: one line of JSON a group, `Group.record` and which row group of the ledger is its own; a group without
+rows has no files."""
 
 _unchanged: dict[Path, tuple[int, int]] = {}
+
+
+def vector_parts(artifact: Artifact, side: Side) -> Parts:
+    """The `.npy` files of one side.
+
+    Raises:
+        CorruptArtifact: If the files hold more or fewer rows than the manifest says.
+    """
+    return _layout(artifact).parts(artifact, FOLDERS[side])
 
 
 def vector_files(artifact: Artifact, side: Side) -> list[Path]:
     """The `.npy` files of one side in the order of rows.
 
     Raises:
-        CorpusError: If a file of ready embeddings is gone or has changed since it was adopted.
+        CorpusError: If one of ready embeddings is gone or has changed since it was adopted.
     """
-    return _layout(artifact).files[FOLDERS[side]]
+    parts = vector_parts(artifact, side)
+    return [parts.path(number) for number in range(len(parts.names))]
 
 
-def read_vectors(artifact: Artifact, side: Side) -> npt.NDArray[np.float32]:
+def read_vectors(artifact: Artifact, side: Side) -> Vectors:
     """All vectors of one side, (N, D) float32; row n belongs to row n of `read_metadata`."""
-    files = [np.load(path, mmap_mode="r", allow_pickle=False) for path in vector_files(artifact, side)]
-    return np.concatenate(files, dtype=np.float32)
+    parts = vector_parts(artifact, side)
+    vectors = np.empty((parts.starts[-1], artifact.counts["dimension"]), np.float32)
+    for number, start in enumerate(parts.starts[:-1]):
+        vectors[start : parts.starts[number + 1]] = parts.mapped(number)
+    return vectors
 
 
 def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.DataFrame:
@@ -59,10 +80,10 @@ def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.Da
         columns: Only these; a field that no sample had, of a group or of all, is missing (NaN) there.
     """
     layout = _layout(artifact)
-    tables = []
-    for path in layout.files[METADATA]:
-        file = pq.ParquetFile(path)
-        tables.append(layout.named(file.read(columns=layout.present(file, columns)).to_pandas(), columns))
+    parts, tables = layout.parts(artifact, METADATA), []
+    for number in range(len(parts.names)):
+        with parts.parquet(number) as file:
+            tables.append(layout.named(file.read(columns=layout.present(file, columns)).to_pandas(), columns))
     table = pd.concat(tables, ignore_index=True)
     return table if columns is None else table.reindex(columns=columns)
 
@@ -72,47 +93,33 @@ def row_metadata(
 ) -> pd.DataFrame:
     """The metadata of some rows, in their order; the index is the row number.
 
-    Only the row groups that hold one of them are read, one at a time, so memory follows what is asked for.
+    Only the row groups that hold one of them are read, one at a time, so time and memory follow what is asked for.
 
     Raises:
         IndexError: If the corpus has no such row.
     """
     wanted = np.asarray(rows, dtype=np.int64)
-    layout = _layout(artifact)
-    distinct = np.unique(wanted)
-    parts, start = [], 0
-    for path in layout.files[METADATA]:
-        file = pq.ParquetFile(path)
-        present = layout.present(file, columns)
-        for group in range(file.num_row_groups):
-            end = start + file.metadata.row_group(group).num_rows
-            inside = distinct[np.searchsorted(distinct, start) : np.searchsorted(distinct, end)]
-            if len(inside):
-                chosen = file.read_row_group(group, columns=present).take(inside - start).to_pandas()
-                parts.append(layout.named(chosen, columns).set_axis(inside))
-            start = end
-    if len(distinct) and not 0 <= distinct[0] <= distinct[-1] < start:
-        raise IndexError(f"{artifact.path}: rows {distinct[0]} to {distinct[-1]} of a corpus of {start:,}")
-    if not parts:
+    distinct, layout = np.unique(wanted), _layout(artifact)
+    parts, tables = layout.parts(artifact, METADATA), []
+    for number, places, inside in parts.holding(distinct):
+        with parts.parquet(number) as file:
+            present = layout.present(file, columns)
+            lengths = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            for group, here, chosen in holding(starts_of(lengths), inside):
+                table = file.read_row_group(group, columns=present).take(chosen).to_pandas()
+                tables.append(layout.named(table, columns).set_axis(distinct[places[here]]))
+    if not tables:
         return pd.DataFrame(columns=columns)
-    return pd.concat(parts).reindex(columns=columns).loc[wanted]
+    return pd.concat(tables).reindex(columns=columns).loc[wanted]
 
 
-def image_vectors(artifact: Artifact, rows: pd.Series) -> npt.NDArray[np.float32]:
-    """Image vectors (N, D) of some rows; the files are mapped, so only the pages that hold these rows are read."""
-    return vectors_of(vector_files(artifact, "image"), rows.to_numpy())
+def image_vectors(artifact: Artifact, rows: pd.Series) -> Vectors:
+    """Image vectors (N, D) of some rows; the files are mapped, so only the pages that hold these rows are read.
 
-
-def vectors_of(paths: Sequence[Path], rows: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    """Vectors (N, D) of some rows of files that follow one another."""
-    files = [np.load(path, mmap_mode="r", allow_pickle=False) for path in paths]
-    starts = np.cumsum([0, *(len(file) for file in files)])
-    vectors = np.empty((len(rows), files[0].shape[1]), np.float32)
-    for start, file in zip(starts, files, strict=False):
-        inside = (rows >= start) & (rows < start + len(file))
-        if inside.any():
-            vectors[inside] = file[rows[inside] - start]
-    return vectors
+    Raises:
+        IndexError: If the corpus has no such row.
+    """
+    return vectors_of(vector_parts(artifact, "image"), rows.to_numpy(), artifact.counts["dimension"])
 
 
 def remember_folder(artifact: Artifact, folder: Path) -> None:
@@ -124,9 +131,27 @@ def remember_folder(artifact: Artifact, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class _Layout:
-    files: dict[str, list[Path]]
+    """What an artifact says of its files; where ready ones lie may change at any time."""
+
+    names: dict[str, list[str]]
+    """Of files, by folder, in the order of rows."""
+    starts: Rows
+    """As of `Parts`, of each folder."""
+    folder: str = ""
+    """Of ready files, where they lay when they were adopted."""
     columns: dict[str, str] = field(default_factory=dict)
     """Our name -> name in the files, where they differ in meaning; empty for our own files."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of ready files, which anyone may change."""
+
+    def parts(self, artifact: Artifact, folder: str) -> Parts:
+        if not self.digests:
+            return Parts(artifact.path, self.names[folder], self.starts)
+        root = artifact.path.parents[2]
+        moved = _moved_to(root, artifact.parents["corpus"])
+        base = Path(json.loads(moved.read_text()) if moved.exists() else self.folder)
+        check = partial(_check_unchanged, root, base, self.digests)
+        return Parts(base, self.names[folder], self.starts, check)
 
     def present(self, file: pq.ParquetFile, columns: list[str] | None) -> list[str] | None:
         if columns is None:
@@ -146,35 +171,62 @@ class _Layout:
         return table.assign(image_sha256="") if columns is None or "image_sha256" in columns else table
 
 
+@dataclass(frozen=True)
+class _Known:
+    """An artifact by what it holds: one that was built again at the same place is another one."""
+
+    path: Path
+    digest: str
+    artifact: Artifact = field(compare=False)
+
+
 def _layout(artifact: Artifact) -> _Layout:
+    return _layout_of(_Known(artifact.path, artifact.manifest["digest"], artifact))
+
+
+@lru_cache(maxsize=4)
+def _layout_of(known: _Known) -> _Layout:
+    artifact = known.artifact
+    # Of the manifest, not of the folder: a stray file would shift the rows.
     names = sorted(artifact.manifest["files"])
-    folders = [*FOLDERS.values(), METADATA]
-    if READY_FILE not in names:
-        # Of the manifest, not of the folder: a stray file would shift the rows.
-        paths = {
-            folder: [artifact.path / name for name in names if name.startswith(f"{folder}/")] for folder in folders
-        }
-        return _Layout(paths)
-    ready = json.loads(artifact.file(READY_FILE).read_text())
-    root = artifact.path.parents[2]
-    moved = _moved_to(root, artifact.parents["corpus"])
-    base = Path(json.loads(moved.read_text()) if moved.exists() else ready["folder"])
-    located = {
-        folder: [base / name for name, _ in ready["files"] if name.startswith(f"{folder}/")] for folder in folders
+    ready: dict[str, Any] = {"folder": "", "columns": {}, "files": []}
+    rows: list[int] | None = None
+    if READY_FILE in names:
+        ready = json.loads(artifact.file(READY_FILE).read_text())
+        names, rows = [name for name, _ in ready["files"]], ready.get("rows")
+    elif GROUPS_FILE in names:
+        with artifact.file(GROUPS_FILE).open(encoding="utf-8") as lines:
+            rows = [count for line in lines if (count := json.loads(line)["rows"])]
+    by_folder = {
+        folder: [name for name in names if name.startswith(f"{folder}/")] for folder in (*FOLDERS.values(), METADATA)
     }
-    for name, sha256 in ready["files"]:
-        _check_unchanged(root, base / name, sha256)
-    return _Layout(located, ready["columns"])
+    layout = _Layout(by_folder, starts_of([]), ready["folder"], ready["columns"], dict(ready["files"]))
+    if rows is None:
+        # An earlier version did not record them.
+        images = layout.parts(artifact, FOLDERS["image"])
+        rows = [len(map_vectors(images.path(number))) for number in range(len(images.names))]
+    if sum(rows) != (expected := int(artifact.counts["rows"])):
+        raise CorruptArtifact(
+            f"{artifact.path}: {sum(rows):,} rows, its manifest says {expected:,}; rematerialize `corpus_embeddings`"
+        )
+    for folder, files in by_folder.items():
+        if len(files) != len(rows):
+            raise CorruptArtifact(
+                f"{artifact.path}: {len(files):,} files of {folder}, recorded {len(rows):,}; rematerialize "
+                "`corpus_embeddings`"
+            )
+    return replace(layout, starts=starts_of(rows))
 
 
-def _check_unchanged(root: Path, path: Path, sha256: str) -> None:
+def _check_unchanged(root: Path, folder: Path, digests: Mapping[str, str], name: str) -> None:
+    path = folder / name
     try:
         stat = path.stat()
     except OSError as error:
         raise CorpusError(f"{path}: is gone; put it back, or materialize `corpus` again") from error
     stamp = (stat.st_size, stat.st_mtime_ns)
     if _unchanged.get(path) != stamp:
-        if remembered_sha256(root, path) != sha256:
+        if remembered_sha256(root, path) != digests[name]:
             raise CorpusError(
                 f"{path}: has changed since `corpus` was materialized; put it back, or materialize `corpus` again"
             )

@@ -39,10 +39,9 @@ from react_pipeline.embedding.groups import (
 from react_pipeline.embedding.seen_keys import SeenKeys
 from react_pipeline.errors import CorruptArtifact
 from react_pipeline.store import CURRENT, Store
+from react_pipeline.vectors import GROUPS_FILE as GROUPS_FILE
 
 LEDGER_FILE = "ledger.parquet"
-GROUPS_FILE = "groups.jsonl"
-"""One line of JSON a group: `Group.record`, and which row group of the ledger is its own."""
 
 logger = logging.getLogger(__name__)
 

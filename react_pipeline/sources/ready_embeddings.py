@@ -19,10 +19,11 @@ from tqdm import tqdm
 
 from react_pipeline.artifacts import Artifact
 from react_pipeline.digests import remembered_sha256
+from react_pipeline.embedding.parts import Parts, starts_of, vectors_of
 from react_pipeline.errors import CorpusError
 from react_pipeline.lineage import Project, resolve
 from react_pipeline.sources.ready_layout import Part, check_values, find_parts
-from react_pipeline.vectors import READY_FILE, remember_folder, vectors_of
+from react_pipeline.vectors import READY_FILE, remember_folder
 
 PARTS_FILE = "parts.parquet"
 FILES_FILE = "files.parquet"
@@ -102,6 +103,7 @@ def adopt_embeddings(project: Project) -> Artifact:
             "folder": str(folder),
             "columns": {"url": config.url_column, "caption": config.caption_column},
             "files": files[["name", "sha256"]].to_numpy().tolist(),
+            "rows": [part.rows for part in parts],
         }
         (staging / READY_FILE).write_text(json.dumps(ready, indent=1))
         return {
@@ -128,7 +130,8 @@ def _encoder_similarity(project: Project, base: Artifact, folder: Path, parts: l
     rows, captions = _sampled_captions(folder, parts, project.config.corpus.caption_column)
     if not len(rows):
         raise CorpusError(f"{folder}: every sampled caption is empty; name the right column in corpus.caption_column")
-    ready = vectors_of([folder / part.text for part in parts], rows)
+    starts = starts_of([part.rows for part in parts])
+    ready = vectors_of(Parts(folder, [part.text for part in parts], starts), rows, clip.dimension)
     encoded = clip.encode_texts(captions).numpy()
     lengths = np.linalg.norm(ready, axis=1)
     similarity = float(((encoded * ready).sum(axis=1) / lengths).mean())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -81,7 +82,7 @@ def test_a_folder_that_moves_stays_the_same_corpus(make: Make, folder: Path) -> 
     assert vector_files(first, "image")[0].parent.parent.name == "elsewhere"
 
 
-def test_a_file_that_changes_after_adoption_is_refused_and_one_only_touched_is_not(make: Make, folder: Path) -> None:
+def test_a_file_that_changed_is_refused_when_it_is_read_and_one_only_touched_is_not(make: Make, folder: Path) -> None:
     artifact = adopted(make(folder))
     path = folder / "img_emb/img_emb_01.npy"
     os.utime(path, (1, 1))
@@ -90,7 +91,21 @@ def test_a_file_that_changes_after_adoption_is_refused_and_one_only_touched_is_n
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(CorpusError, match=r"img_emb_01\.npy: has changed since `corpus` was materialized"):
-        image_vectors(artifact, pd.Series([0]))
+        image_vectors(artifact, pd.Series([7]))
+    with pytest.raises(CorpusError, match=r"img_emb_01\.npy: has changed since `corpus` was materialized"):
+        vector_files(artifact, "image")
+    assert image_vectors(artifact, pd.Series([0])).shape == (1, 32)
+
+
+def test_embeddings_adopted_by_an_earlier_version_recorded_no_rows(make: Make, folder: Path) -> None:
+    artifact = adopted(make(folder))
+    ready = json.loads(artifact.file("ready.json").read_text())
+    assert ready.pop("rows") == [6, 5, 5]
+    artifact.file("ready.json").write_text(json.dumps(ready))
+    earlier = Artifact(artifact.path, {**artifact.manifest, "digest": "another"})
+    for rows in (pd.Series([15, 0, 7]), pd.Series([6])):
+        assert np.array_equal(image_vectors(earlier, rows), image_vectors(artifact, rows))
+        pd.testing.assert_frame_equal(row_metadata(earlier, rows, ["url"]), row_metadata(artifact, rows, ["url"]))
 
 
 def test_other_column_names_are_a_matter_of_configuration(make: Make, tmp_path: Path, text: NDArray[Any]) -> None:

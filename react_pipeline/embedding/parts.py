@@ -1,0 +1,121 @@
+"""Parts of the embeddings: files that follow one another, of which the corpus has tens of thousands.
+
+Belongs here: which of them hold which rows, and opening those. Does not belong here: where the files lie and how many
+rows each holds, which an artifact tells (`vectors`).
+
+A file is opened only if one of its rows is asked for, and is closed before the next one: no process may hold so many
+open, and opening all takes seconds. Shapes: N rows, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+
+from react_pipeline.errors import CorruptArtifact
+
+Rows = npt.NDArray[np.int64]
+Vectors = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Files of one kind that follow one another.
+
+    Attributes:
+        folder: Where they lie.
+        names: Below the folder, in the order of rows.
+        starts: First row of each, and one behind the last row of all.
+        check: Told the name of each file before it is read; raises if it must not be.
+    """
+
+    folder: Path
+    names: Sequence[str]
+    starts: Rows
+    check: Callable[[str], None] | None = None
+
+    def path(self, number: int) -> Path:
+        """A file, by its number.
+
+        Raises:
+            CorpusError: If it is one of ready embeddings, and is gone or has changed since it was adopted.
+        """
+        if self.check is not None:
+            self.check(self.names[number])
+        return self.folder / self.names[number]
+
+    def holding(self, rows: Rows) -> Iterator[tuple[int, Rows, Rows]]:
+        """The files that hold one of `rows`, in their order: number, positions in `rows`, rows counted in the file.
+
+        Raises:
+            IndexError: If there is no such row.
+        """
+        if len(rows) and (rows.min() < 0 or rows.max() >= self.starts[-1]):
+            raise IndexError(f"{self.folder}: rows {rows.min()} to {rows.max()} of a corpus of {self.starts[-1]:,}")
+        return holding(self.starts, rows)
+
+    def mapped(self, number: int) -> npt.NDArray[Any]:
+        """A file of vectors (rows, D); only the pages that are used will be read.
+
+        Raises:
+            CorpusError: As of `path`.
+            CorruptArtifact: If it is no array, or not of as many rows as are recorded.
+        """
+        path = self.path(number)
+        vectors = map_vectors(path)
+        self._require_rows(path, number, len(vectors))
+        return vectors
+
+    def parquet(self, number: int) -> pq.ParquetFile:
+        """A file of metadata, to be closed by the caller; errors as of `mapped`."""
+        path = self.path(number)
+        file = pq.ParquetFile(path)
+        self._require_rows(path, number, file.metadata.num_rows)
+        return file
+
+    def _require_rows(self, path: Path, number: int, found: int) -> None:
+        if found != (recorded := int(self.starts[number + 1] - self.starts[number])):
+            raise CorruptArtifact(f"{path}: {found:,} rows, recorded {recorded:,}; rematerialize `corpus_embeddings`")
+
+
+def vectors_of(parts: Parts, rows: Rows, dimension: int) -> Vectors:
+    """Vectors (N, D) of some rows, in their order; errors as of `Parts.holding` and `Parts.mapped`."""
+    vectors = np.empty((len(rows), dimension), np.float32)
+    for number, places, inside in parts.holding(rows):
+        vectors[places] = parts.mapped(number)[inside]
+    return vectors
+
+
+def starts_of(lengths: Sequence[int]) -> Rows:
+    """The first row of each of some things that follow one another, and one behind the last row of all."""
+    return np.cumsum([0, *lengths], dtype=np.int64)
+
+
+def holding(starts: Rows, rows: Rows) -> Iterator[tuple[int, Rows, Rows]]:
+    """As of `Parts.holding`, of anything that begins at these rows and has all of `rows`."""
+    if not len(rows):
+        return
+    order = np.argsort(rows, kind="stable")
+    numbers = np.searchsorted(starts, rows[order], side="right") - 1
+    found, begins = np.unique(numbers, return_index=True)
+    for number, places in zip(found.tolist(), np.split(order, begins[1:]), strict=True):
+        yield number, places, rows[places] - starts[number]
+
+
+def map_vectors(path: Path) -> npt.NDArray[Any]:
+    """A file of vectors, of which only the pages that are used will be read.
+
+    Raises:
+        CorruptArtifact: If it is no array.
+    """
+    try:
+        vectors: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise CorruptArtifact(f"{path}: no array ({error}); rematerialize `corpus_embeddings`") from error
+    return vectors

@@ -1,0 +1,192 @@
+"""A corpus of many small parts: read row by row with few files open, whatever was recorded of them and in any order."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from numpy.typing import NDArray
+
+from react_pipeline.artifacts import Artifact, manifest_digest
+from react_pipeline.embedding.parts import holding, starts_of
+from react_pipeline.errors import CorruptArtifact
+from react_pipeline.indexing.vectors import StoredVectors
+from react_pipeline.vectors import image_vectors, read_metadata, read_vectors, row_metadata, vector_files
+
+PARTS, WIDTH = 1_200, 4
+COLUMNS = ["caption", "image_path"]
+LENGTHS = np.random.default_rng(0).integers(0, 5, PARTS).tolist()
+
+
+def expected(rows: NDArray[Any]) -> NDArray[np.float32]:
+    """Vectors that tell the row; half precision keeps them."""
+    vectors = np.zeros((len(rows), WIDTH), np.float32)
+    vectors[:, 0], vectors[:, 1] = np.divmod(rows, 1_000)
+    return vectors
+
+
+def write_corpus(store: Path, lengths: Sequence[int], *, recorded: bool = True) -> Artifact:
+    """Embeddings as `embed` lays them out, one part a group; row n has the vectors `expected` and caption "n"."""
+    path, row = store / "corpus_embeddings/all/0123456789abcdef", 0
+    for folder in ("img_emb", "text_emb", "metadata"):
+        (path / folder).mkdir(parents=True)
+    for number, length in enumerate(lengths):
+        if not length:
+            continue
+        rows = np.arange(row, row + length)
+        np.save(path / f"img_emb/img_emb_{number:04}.npy", expected(rows).astype(np.float16))
+        np.save(path / f"text_emb/text_emb_{number:04}.npy", -expected(rows).astype(np.float16))
+        table = pd.DataFrame({"image_path": [f"key{n}" for n in rows], "caption": rows.astype(str)})
+        table.to_parquet(path / f"metadata/metadata_{number:04}.parquet", row_group_size=2)
+        row += length
+    if recorded:
+        (path / "groups.jsonl").write_text("".join(json.dumps({"rows": length}) + "\n" for length in lengths))
+    files = {file.relative_to(path).as_posix(): {} for file in path.rglob("*") if file.is_file()}
+    manifest: dict[str, Any] = {
+        "stage": "corpus_embeddings",
+        "key": "all",
+        "fingerprint": path.name,
+        "files": files,
+        "counts": {"rows": row, "dimension": WIDTH},
+    }
+    return Artifact(path, {**manifest, "digest": manifest_digest(manifest)})
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+    return write_corpus(tmp_path_factory.mktemp("store"), LENGTHS)
+
+
+@pytest.fixture
+def few_files() -> Iterator[None]:
+    """This process may open hardly more files than it has open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 24, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files of vectors and metadata that are opened."""
+    names: list[str] = []
+    load, parquet = np.load, pq.ParquetFile
+
+    def counted_load(path: Path, **how: Any) -> Any:
+        names.append(path.name)
+        return load(path, **how)
+
+    def counted_parquet(path: Path) -> Any:
+        names.append(path.name)
+        return parquet(path)
+
+    monkeypatch.setattr(np, "load", counted_load)
+    monkeypatch.setattr(pq, "ParquetFile", counted_parquet)
+    return names
+
+
+@pytest.mark.usefixtures("few_files")
+def test_more_parts_than_a_process_may_open_are_read(corpus: Artifact) -> None:
+    total = sum(LENGTHS)
+    rows = np.random.default_rng(1).integers(total, size=500)
+    assert np.array_equal(image_vectors(corpus, pd.Series(rows)), expected(rows))
+    assert row_metadata(corpus, rows, ["caption"])["caption"].tolist() == rows.astype(str).tolist()
+    assert np.array_equal(read_vectors(corpus, "text"), -expected(np.arange(total)))
+    assert read_metadata(corpus, ["caption"])["caption"].tolist() == np.arange(total).astype(str).tolist()
+    chunks = list(StoredVectors(corpus, "image").chunks())
+    assert np.array_equal(np.concatenate([vectors for _, vectors in chunks]), expected(np.arange(total)))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_any_rows_in_any_order_and_repeated_equal_those_of_the_whole(tmp_path: Path, seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    lengths = [*chance.integers(0, 6, size=chance.integers(1, 30)).tolist(), 1]
+    artifact = write_corpus(tmp_path, lengths, recorded=bool(seed % 2))
+    rows = chance.integers(sum(lengths), size=chance.integers(1, 60))
+    assert np.array_equal(image_vectors(artifact, pd.Series(rows)), read_vectors(artifact, "image")[rows])
+    assert np.array_equal(StoredVectors(artifact, "text").take(rows), read_vectors(artifact, "text")[rows])
+    whole = read_metadata(artifact, COLUMNS).loc[rows]
+    pd.testing.assert_frame_equal(row_metadata(artifact, rows, COLUMNS), whole)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_are_found_where_a_plain_search_finds_them(seed: int) -> None:
+    chance = np.random.default_rng(seed)
+    lengths = [*chance.integers(0, 4, size=10), 1]
+    starts, rows = starts_of(lengths), chance.integers(sum(lengths), size=chance.integers(0, 15))
+    whose = np.repeat(np.arange(len(lengths)), lengths)
+    found = {}
+    for number, places, inside in holding(starts, rows):
+        assert number not in found and (np.diff(inside) >= 0).all()
+        found[number] = dict(zip(places.tolist(), inside.tolist(), strict=True))
+    plain: dict[int, dict[int, int]] = {}
+    for place, row in enumerate(rows.tolist()):
+        plain.setdefault(int(whose[row]), {})[place] = row - int(starts[whose[row]])
+    assert found == plain and list(found) == sorted(found)
+
+
+def test_only_files_that_hold_a_row_are_opened(corpus: Artifact, opened: list[str]) -> None:
+    first, last = 0, sum(LENGTHS) - 1
+    numbers = [f"{number:04}" for number in (np.flatnonzero(LENGTHS)[[0, -1]]).tolist()]
+    row_metadata(corpus, [last, first, last], ["caption"])
+    assert opened == [f"metadata_{number}.parquet" for number in numbers]
+    opened.clear()
+    image_vectors(corpus, pd.Series([last, first, last]))
+    assert opened == [f"img_emb_{number}.npy" for number in numbers]
+    opened.clear()
+    assert next(StoredVectors(corpus, "text").chunks(last))[0] == last
+    assert opened == [f"text_emb_{numbers[1]}.npy"]
+
+
+def test_files_whose_rows_were_not_recorded_are_measured_once(tmp_path: Path, opened: list[str]) -> None:
+    artifact = write_corpus(tmp_path, [3, 2, 4], recorded=False)
+    for _ in range(2):
+        assert np.array_equal(image_vectors(artifact, pd.Series([8])), expected(np.array([8])))
+    assert sorted(opened) == ["img_emb_0000.npy", "img_emb_0001.npy", *["img_emb_0002.npy"] * 3]
+
+
+def test_embeddings_that_were_built_again_at_the_same_place_are_others(tmp_path: Path) -> None:
+    first = write_corpus(tmp_path, [3, 3])
+    assert len(vector_files(first, "image")) == 2
+    first.path.rename(tmp_path / "quarantine")
+    second = write_corpus(tmp_path, [1, 4, 1])
+    assert second.path == first.path and len(vector_files(second, "image")) == 3
+    assert np.array_equal(read_vectors(second, "image"), expected(np.arange(6)))
+    assert row_metadata(second, [1, 5], ["caption"])["caption"].tolist() == ["1", "5"]
+
+
+@pytest.mark.parametrize("row", [-1, 6])
+def test_vectors_of_rows_that_do_not_exist_are_an_error(tmp_path: Path, row: int) -> None:
+    artifact = write_corpus(tmp_path, [3, 3])
+    for read in (image_vectors, lambda artifact, rows: StoredVectors(artifact, "image").take(rows.to_numpy())):
+        with pytest.raises(IndexError, match="a corpus of 6"):
+            read(artifact, pd.Series([0, row]))
+
+
+def test_a_file_of_other_rows_than_were_recorded_is_told_by_name(tmp_path: Path) -> None:
+    artifact = write_corpus(tmp_path, [3, 3])
+    np.save(artifact.file("img_emb/img_emb_0001.npy"), np.zeros((2, WIDTH), np.float16))
+    with pytest.raises(CorruptArtifact, match=r"img_emb_0001\.npy: 2 rows, recorded 3; rematerialize"):
+        image_vectors(artifact, pd.Series([4]))
+    artifact.file("img_emb/img_emb_0001.npy").write_bytes(b"")
+    with pytest.raises(CorruptArtifact, match=r"img_emb_0001\.npy: no array .*; rematerialize"):
+        StoredVectors(artifact, "image").take(np.array([4]))
+
+
+def test_fewer_files_than_were_recorded_are_refused(tmp_path: Path) -> None:
+    artifact = write_corpus(tmp_path, [3, 3])
+    files = {name: {} for name in artifact.manifest["files"] if name != "text_emb/text_emb_0000.npy"}
+    with pytest.raises(CorruptArtifact, match="1 files of text_emb, recorded 2; rematerialize"):
+        read_vectors(Artifact(artifact.path, {**artifact.manifest, "files": files, "digest": "other"}), "image")
+    counts = {"rows": 7, "dimension": WIDTH}
+    with pytest.raises(CorruptArtifact, match="6 rows, its manifest says 7"):
+        StoredVectors(Artifact(artifact.path, {**artifact.manifest, "counts": counts, "digest": "third"}), "image")
