@@ -12,6 +12,7 @@ import pandas as pd
 from assets.benchmark import benchmark_features, benchmark_results
 from assets.checks import unmeasured, warning_below
 from assets.partitions import evaluation_partitions, key_of
+from assets.reporting import check
 from assets.resources import ProjectResource
 from react_pipeline.artifacts import Artifact
 from react_pipeline.elevater.comparison import MEAN, compare_summaries
@@ -22,7 +23,7 @@ from react_pipeline.settings.training import CONTROL_SUFFIX
 CHUNK_ROWS = 65_536
 
 
-@dg.asset_check(asset=benchmark_features, blocking=True, partitions_def=evaluation_partitions)
+@check(benchmark_features, blocking=True, partitions_def=evaluation_partitions)
 def features_are_finite_and_have_a_direction(
     context: dg.AssetCheckExecutionContext, project: ProjectResource
 ) -> dg.AssetCheckResult:
@@ -34,7 +35,7 @@ def features_are_finite_and_have_a_direction(
     )
 
 
-@dg.asset_check(asset=benchmark_results, blocking=True, partitions_def=evaluation_partitions)
+@check(benchmark_results, blocking=True, partitions_def=evaluation_partitions)
 def what_is_unavailable_has_no_value(
     context: dg.AssetCheckExecutionContext, project: ProjectResource
 ) -> dg.AssetCheckResult:
@@ -50,7 +51,7 @@ def what_is_unavailable_has_no_value(
     )
 
 
-@dg.asset_check(asset=benchmark_results, partitions_def=evaluation_partitions)
+@check(benchmark_results, partitions_def=evaluation_partitions)
 def benchmark_mean_is_at_least_base(
     context: dg.AssetCheckExecutionContext, project: ProjectResource
 ) -> dg.AssetCheckResult:
@@ -69,7 +70,7 @@ def benchmark_mean_is_at_least_base(
     return warning_below(delta, f"zero-shot mean over {mean['status']}, less the base's", tolerance=1e-9)
 
 
-@dg.asset_check(asset=benchmark_results, partitions_def=evaluation_partitions)
+@check(benchmark_results, partitions_def=evaluation_partitions)
 def training_pairs_hold_no_test_image(
     context: dg.AssetCheckExecutionContext, project: ProjectResource
 ) -> dg.AssetCheckResult:

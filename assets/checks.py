@@ -15,6 +15,7 @@ from assets.corpus import corpus_embeddings, faiss_index
 from assets.domains import control_set, customized_checkpoint, retrieved_set
 from assets.evaluation import comparison, elevater_results
 from assets.partitions import domain_partitions, evaluation_partitions, key_of, training_partitions
+from assets.reporting import check
 from assets.resources import ProjectResource
 from react_pipeline.lineage import ALL, Project, fresh_or_none, method_key
 from react_pipeline.retrieval.decontamination import leaked_images
@@ -32,7 +33,7 @@ STEP0_TOLERANCE = 1e-4
 class vector where a head trains (rounding of its length)."""
 
 
-@dg.asset_check(asset=corpus_embeddings, blocking=True)
+@check(corpus_embeddings, blocking=True)
 def vectors_are_finite_and_unit_norm(project: ProjectResource) -> dg.AssetCheckResult:
     """A NaN row is never found by FAISS and a zero row is similar to nothing, both without an error."""
     artifact = project.load().store.current("corpus_embeddings", ALL)
@@ -40,7 +41,7 @@ def vectors_are_finite_and_unit_norm(project: ProjectResource) -> dg.AssetCheckR
     return dg.AssetCheckResult(passed=not any(bad.values()), metadata=bad, description=f"bad vectors: {bad}")
 
 
-@dg.asset_check(asset=faiss_index, blocking=True)
+@check(faiss_index, blocking=True)
 def index_holds_every_row(project: ProjectResource) -> dg.AssetCheckResult:
     """The row numbers of the index are those of the metadata, so neither may have more."""
     store = project.load().store
@@ -52,7 +53,7 @@ def index_holds_every_row(project: ProjectResource) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset=faiss_index, blocking=True)
+@check(faiss_index, blocking=True)
 def recall_is_sufficient(project: ProjectResource) -> dg.AssetCheckResult:
     """Of the 10, and of the 100, nearest that an exact search finds, the index must find enough."""
     pipeline = project.load()
@@ -72,7 +73,7 @@ def recall_is_sufficient(project: ProjectResource) -> dg.AssetCheckResult:
     )
 
 
-@dg.asset_check(asset=retrieved_set, blocking=True, partitions_def=domain_partitions)
+@check(retrieved_set, blocking=True, partitions_def=domain_partitions)
 def classes_have_pairs(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
     """A class with hardly any pair is not learned; too many of these and nothing is trained."""
     pipeline, (slug,) = project.load(), key_of(context)
@@ -86,7 +87,7 @@ def classes_have_pairs(context: dg.AssetCheckExecutionContext, project: ProjectR
     )
 
 
-@dg.asset_check(asset=retrieved_set, blocking=True, partitions_def=domain_partitions)
+@check(retrieved_set, blocking=True, partitions_def=domain_partitions)
 def retrieved_set_holds_no_evaluation_image(
     context: dg.AssetCheckExecutionContext, project: ProjectResource
 ) -> dg.AssetCheckResult:
@@ -94,7 +95,7 @@ def retrieved_set_holds_no_evaluation_image(
     return leakage(project.load(), "retrieved_set", *key_of(context))
 
 
-@dg.asset_check(asset=control_set, blocking=True, partitions_def=domain_partitions)
+@check(control_set, blocking=True, partitions_def=domain_partitions)
 def control_set_holds_no_evaluation_image(
     context: dg.AssetCheckExecutionContext, project: ProjectResource
 ) -> dg.AssetCheckResult:
@@ -102,7 +103,7 @@ def control_set_holds_no_evaluation_image(
     return leakage(project.load(), "control_set", *key_of(context))
 
 
-@dg.asset_check(asset=customized_checkpoint, blocking=True, partitions_def=training_partitions)
+@check(customized_checkpoint, blocking=True, partitions_def=training_partitions)
 def loss_is_finite(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
     """A loss that was ever NaN or infinite leaves weights that mean nothing."""
     artifact = project.load().store.current("customized_checkpoint", method_key(*key_of(context)))
@@ -115,7 +116,7 @@ def loss_is_finite(context: dg.AssetCheckExecutionContext, project: ProjectResou
     )
 
 
-@dg.asset_check(asset=customized_checkpoint, blocking=True, partitions_def=training_partitions)
+@check(customized_checkpoint, blocking=True, partitions_def=training_partitions)
 def training_starts_at_the_base(
     context: dg.AssetCheckExecutionContext, project: ProjectResource
 ) -> dg.AssetCheckResult:
@@ -135,7 +136,7 @@ def training_starts_at_the_base(
     )
 
 
-@dg.asset_check(asset=elevater_results, partitions_def=evaluation_partitions)
+@check(elevater_results, partitions_def=evaluation_partitions)
 def accuracy_is_at_least_base(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
     """Customization should not make the model worse on its own domain."""
     pipeline, (slug, method) = project.load(), key_of(context)
@@ -147,7 +148,7 @@ def accuracy_is_at_least_base(context: dg.AssetCheckExecutionContext, project: P
     return warning_below(top1 - reference, "top-1 less the base's", tolerance=1e-9)
 
 
-@dg.asset_check(asset=comparison, partitions_def=domain_partitions)
+@check(comparison, partitions_def=domain_partitions)
 def gain_is_not_shared_by_the_control(
     context: dg.AssetCheckExecutionContext, project: ProjectResource
 ) -> dg.AssetCheckResult:

@@ -6,23 +6,21 @@ outdated and what the policy says (`react_pipeline.upkeep`).
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import dagster as dg
 from dagster_shared.record import replace
 
-from assets.partitions import DOMAINS, partition_of
-from assets.reporting import INTERRUPTED
+from assets.attempts import INPUTS_TAG, Asked, Fate, Outlook, code_digest, outlook_of, partition_key
+from assets.gates import Gate, Unanswered, gate_of, requests_of
+from assets.partitions import DOMAINS
 from assets.resources import ProjectResource
 from react_pipeline.errors import ReactError
-from react_pipeline.lineage import ALL, STAGES, Project
+from react_pipeline.lineage import ALL, Project
 from react_pipeline.outside import LOOKS_OUTSIDE, glance
 from react_pipeline.upkeep import Place, State, Survey, Task, survey
-
-INPUTS_TAG = "react/inputs."
-WILL_RETRY_TAG = "dagster/will_retry"
-"""Dagster's own, on a failed run that its daemon is about to start again."""
 
 MAX_TAG_CHARS = 250
 MAX_SKIP_CHARS = 2_000
@@ -46,6 +44,7 @@ class Tick:
     slugs: Sequence[str] = ()
     failed: set[Place] = field(default_factory=set)
     asked: dict[tuple[str, str | None], Task] = field(default_factory=dict)
+    checks: dict[tuple[dg.AssetCheckKey, str | None], Unanswered] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
     _survey: Survey | None = None
     _with: frozenset[Place] = frozenset()
@@ -59,13 +58,27 @@ class Tick:
             self._survey = survey(self.project, self.slugs, self._with)
         return self._survey
 
+    @cached_property
+    def code(self) -> str:
+        """Digest of the sources, read only in ticks that need it."""
+        return code_digest()
+
+    @property
+    def summary(self) -> str:
+        """What a tick says that asks for nothing: why, and what is behind and needs nobody to ask for it."""
+        if self.project is None:
+            return "\n".join(self.told)
+        behind = sum(state in (State.DUE, State.WAITING) for state in self.survey.states.values())
+        queued = [f"{behind} not up to date yet: runs are queued or in progress"] if behind else []
+        return "\n".join([*self.told, *queued]) or "everything is up to date"
+
 
 class Outdated(dg.AutomationCondition):
     """True where an artifact is missing or out of date, all it is made from is fresh, and nobody asked for it yet.
 
-    Its cursor remembers with which inputs each partition was asked for, until it is fresh, so that work which failed is
-    not tried again before something changes; and how the user's files looked. It must come last in a conjunction:
-    what it finds true it counts as asked for.
+    Its cursor remembers with which inputs and code each partition was asked for, and how often, until it is fresh, so
+    that work which failed is not tried again before something changes or the fault may have passed (`attempts`); and
+    how the user's files looked. It must come last in a conjunction: what it finds true it counts as asked for.
     """
 
     def __init__(self, project: ProjectResource) -> None:
@@ -83,36 +96,59 @@ class Outdated(dg.AutomationCondition):
         tick, stage = self._tick_of(context), context.key.path[-1]
         if tick.project is None:
             return dg.AutomationResult(context, context.get_empty_subset(), cursor=context.cursor)
-        memory: dict[str, dict[str, str]] = {"asked": {}, "seen": {}, **json.loads(context.cursor or "{}")}
-        free = _keys_of(context)
+        memory: dict[str, dict[str, Any]] = {"asked": {}, "seen": {}, **json.loads(context.cursor or "{}")}
+        free, now = _keys_of(context), context.evaluation_time.timestamp()
         requested = []
         for task in list(self._due(tick, stage, memory)):
             if task.key not in free:
                 continue
-            run = _last_run(context, task) if memory["asked"].get(task.key) == task.inputs else None
-            if run is not None and _is_started_again(run):
-                continue  # its process was killed, and Dagster starts it again
-            if memory["asked"].get(task.key) == task.inputs and not _was_interrupted(context, run):
-                tick.failed.add(task.place)
-                tick.told.append(f"{stage} {task.key}: was asked for with these inputs, and is not there; see its run")
+            outlook = self._outlook(context, task, memory["asked"].get(task.key), now)
+            if outlook.fate is Fate.UNDER_WAY:
                 continue
-            failed, running = _checks_of_parents(context, task)
-            if failed:
+            if outlook.fate is not Fate.AGAIN:
                 tick.failed.add(task.place)
-                tick.told.append(f"{stage} {task.key}: not asked for: {', '.join(failed)} has failed")
-            elif not running:
+                tick.told.append(
+                    f"{stage} {task.key}: was asked for with these inputs, and is not there: {outlook.why}"
+                )
+                continue
+            gate = gate_of(context.asset_graph_view.instance, context.asset_graph, tick.project, task, now)
+            if gate.failed:
+                tick.failed.add(task.place)
+                tick.told.append(f"{stage} {task.key}: not asked for: {', '.join(gate.failed)} has failed")
+            elif gate.running:
+                continue
+            elif gate.unanswered:
+                self._ask_checks(tick, task, gate)
+            else:
                 requested.append(task)
-                memory["asked"][task.key] = task.inputs
+                memory["asked"][task.key] = asdict(Asked(task.inputs, tick.code, outlook.tries, now))
                 if stage in LOOKS_OUTSIDE:
                     memory["seen"][task.key] = glance(tick.project, stage, task.key)
-                tick.told.append(f"{stage} {task.key}: asked for: {task.reason}")
+                again = f" again, since {outlook.why}" if outlook.why else ""
+                tick.told.append(f"{stage} {task.key}: asked for{again}: {task.reason}")
         for task in tick.survey.held:
             if task.stage == stage:
                 tick.told.append(f"{stage} {task.key}: held back: {task.reason}")
         tick.asked.update({(stage, partition_key(task.key)): task for task in requested})
         return dg.AutomationResult(context, _subset(context, requested), cursor=json.dumps(memory))
 
-    def _due(self, tick: Tick, stage: str, memory: dict[str, dict[str, str]]) -> list[Task]:
+    def _outlook(self, context: dg.AutomationContext, task: Task, remembered: Any, now: float) -> Outlook:
+        """What is to be done about a task that is due, as far as earlier runs of it say."""
+        asked = Asked.read(remembered) if remembered is not None else None
+        if asked is None or asked.inputs != task.inputs:
+            return Outlook(Fate.AGAIN)
+        return outlook_of(context.asset_graph_view.instance, task.stage, asked, self.tick.code, now)
+
+    def _ask_checks(self, tick: Tick, task: Task, gate: Gate) -> None:
+        """Have the checks that never answered evaluated, those whose time has come."""
+        for check in gate.unanswered:
+            tick.told.append(f"{task.stage} {task.key}: not asked for yet: {check.told}")
+            if check.outlook.fate is Fate.AGAIN:
+                tick.checks[check.key, check.partition] = check
+            else:
+                tick.failed.add(task.place)
+
+    def _due(self, tick: Tick, stage: str, memory: dict[str, dict[str, Any]]) -> list[Task]:
         found = tick.survey
         tasks = [task for task in found.tasks if task.stage == stage]
         for key in list(memory["asked"]):
@@ -147,11 +183,13 @@ class UpkeepSensor(dg.AutomationConditionSensorDefinition):
 
     def evaluate_tick(self, context: dg.SensorEvaluationContext) -> Any:
         """As the base class, with tags for each run, and with all that is to be told in the log of the tick."""
-        data, told = super().evaluate_tick(context), self.condition.tick.told
+        data, told, repository = super().evaluate_tick(context), self.condition.tick.told, context.repository_def
+        assert repository is not None  # noqa: S101 - the base class needs it too
         for line in told:
             context.log.info(line)
         requests = [self._tagged(request) for request in data.run_requests or ()]
-        skipped = None if requests else "\n".join(told)[:MAX_SKIP_CHARS] or "everything is up to date"
+        requests += requests_of(self.condition.tick.checks.values(), repository)
+        skipped = None if requests else self.condition.tick.summary[:MAX_SKIP_CHARS]
         return replace(data, run_requests=requests, skip_message=skipped)
 
     def _tagged(self, request: dg.RunRequest) -> dg.RunRequest:
@@ -181,11 +219,6 @@ def tags_of(tasks: Sequence[Task]) -> dict[str, str]:
     return {**tags, **{name: value for name, value in named.items() if value}}
 
 
-def partition_key(key: str) -> str | None:
-    """The partition key of what the library calls `key`."""
-    return partition_of(*key.split("/")) if "/" in key else None if key == ALL else key
-
-
 def _keys_of(context: dg.AutomationContext) -> set[str]:
     """The library's names of the candidates: partitions that exist and are not in progress."""
     if context.partitions_def is None:
@@ -199,45 +232,3 @@ def _subset(context: dg.AutomationContext, tasks: Sequence[Task]) -> Any:
         return context.candidate_subset if tasks else context.get_empty_subset()
     keys = {str(partition_key(task.key)) for task in tasks}
     return context.candidate_subset.compute_intersection_with_partition_keys(keys)
-
-
-def _last_run(context: dg.AutomationContext, task: Task) -> dg.DagsterRun | None:
-    """The last run that was asked for with these inputs, tries of Dagster's own included."""
-    wanted = dg.RunsFilter(tags={INPUTS_TAG + task.stage: task.inputs})
-    return next(iter(context.asset_graph_view.instance.get_runs(wanted, limit=1)), None)
-
-
-def _is_started_again(run: dg.DagsterRun) -> bool:
-    return run.status == dg.DagsterRunStatus.FAILURE and run.tags.get(WILL_RETRY_TAG) == "true"
-
-
-def _was_interrupted(context: dg.AutomationContext, run: dg.DagsterRun | None) -> bool:
-    """Whether a run ended with the servers, and not by itself or by a person."""
-    if run is None or run.status != dg.DagsterRunStatus.FAILURE:
-        return False
-    instance = context.asset_graph_view.instance
-    for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
-        told = entry.get_dagster_event().step_failure_data.user_failure_data
-        if told is not None and told.description == INTERRUPTED:
-            return True
-    return False
-
-
-def _checks_of_parents(context: dg.AutomationContext, task: Task) -> tuple[list[str], bool]:
-    """The blocking checks that failed of what this would be made from, and whether others still run.
-
-    The artifact of a run is there before its checks are done.
-    """
-    instance, failed, running = context.asset_graph_view.instance, [], False
-    for stage, key in STAGES[task.stage].parents(task.key).items():
-        graph = context.asset_graph
-        checks = [name for name in graph.get(dg.AssetKey(stage)).check_keys if graph.get(name).blocking]
-        partition = partition_key(key)
-        wanted = None if partition is None else [str(partition)]
-        for found in instance.event_log_storage.get_asset_check_partition_info(checks, partition_keys=wanted):
-            told = found.latest_execution_status.value
-            run = instance.get_run_by_id(found.latest_planned_run_id) if told == "PLANNED" else None
-            running |= run is not None and not run.is_finished
-            if (told == "FAILED" and found.is_current) or (told == "PLANNED" and (run is None or run.is_finished)):
-                failed.append(f"{found.check_key.name} of {stage}")
-    return failed, running

@@ -102,6 +102,10 @@ def customized_checkpoint(
     `gated-image` is the headline; `locked-text`, `locked-image` and `full` train the weights themselves; `linear-head`
     trains one vector per class on what the frozen base sees; `<method>-control` trains the same way on the control set.
     While it runs, its losses are in MLflow; with `processes` above 1 it runs under torchrun.
+
+    There is a partition for every domain and every method, and few of them are kept up: those whose method stands in
+    `automation.methods` of pipeline.yaml. The others wait until somebody materializes them. Dagster counts them as
+    missing and leaves the asset grey in the lineage; nothing is wrong.
     """
 
     def step(pipeline: Project, domain: str, method: str) -> Artifact:

@@ -29,6 +29,10 @@ def elevater_results(
 
     An image gets the class whose prompts lie nearest to it; no label is used for anything but counting. `base` is
     measured the same way with no training. Without labelled images the result is `unavailable`, with the reason.
+
+    There is a partition for every domain and every method, and few of them are kept up: those whose method stands in
+    `automation.methods` of pipeline.yaml. The others wait until somebody materializes them. Dagster counts them as
+    missing and leaves the asset grey in the lineage; nothing is wrong.
     """
     from react_pipeline.evaluate import evaluate
 

@@ -18,6 +18,7 @@ import dagster as dg
 
 from assets.domains import customized_checkpoint, retrieved_set
 from assets.partitions import DOMAINS
+from assets.reporting import check
 from assets.resources import ProjectResource
 from react_pipeline.errors import ReactError
 from react_pipeline.lineage import Project, fresh
@@ -30,13 +31,13 @@ CHECKS = {"retrieved_set": "pairs_are_up_to_date", "customized_checkpoint": "che
 MAX_TOLD = 20
 
 
-@dg.asset_check(asset=retrieved_set)
+@check(retrieved_set)
 def pairs_are_up_to_date(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
     """Warns of domains whose pairs would come out otherwise today: another class, prompt, setting, corpus or base."""
     return dg.AssetCheckResult(**look_at(project.load(), context.instance)["retrieved_set"])
 
 
-@dg.asset_check(asset=customized_checkpoint)
+@check(customized_checkpoint)
 def checkpoints_are_up_to_date(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
     """Warns of trainings that would see other pairs or settings today, and says what `automation.training` holds back.
 

@@ -8,7 +8,7 @@ import dagster as dg
 from assets.evaluation import GROUP, comparison, elevater_results
 from assets.metadata import data_uri, literal
 from assets.partitions import domain_partitions, key_of, to_domain
-from assets.reporting import about, publish, readable_failures
+from assets.reporting import about, check, publish, readable_failures
 from assets.resources import ProjectResource, TrackingResource
 from react_pipeline.artifacts import Artifact
 from react_pipeline.errors import CorruptArtifact, MissingArtifact, StaleArtifact
@@ -46,7 +46,7 @@ def promotion(
         )
 
 
-@dg.asset_check(asset=promotion, partitions_def=domain_partitions)
+@check(promotion, partitions_def=domain_partitions)
 def champion_is_in_no_doubt(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
     """Warns if the champion cannot be compared, if newer results were not weighed, or if the base is ahead of it."""
     (slug,) = key_of(context)

@@ -1,4 +1,4 @@
-"""Reporting: how the body of an asset runs its library function and what it tells Dagster.
+"""Reporting: how the body of an asset or a check runs, and what an asset tells Dagster.
 
 Belongs here: which failures are tried again, and reuse of what is fresh. Does not belong here: what the metadata look
 like (`metadata`).
@@ -20,6 +20,9 @@ from react_pipeline.lineage import ALL, STAGES, Project, fresh_or_none
 TRANSIENT = (OSError, SourceUnavailable, StoreWriteError)
 """Faults that may be gone a little later: the network, a full disk. Everything else fails the same way again."""
 
+RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
+"""How a step is tried again; delay in seconds."""
+
 INTERRUPTED = "interrupted"
 """All that is said of a step that was cancelled, from the UI or by Ctrl-C."""
 
@@ -36,8 +39,17 @@ def about(stage: str, *kinds: str) -> dict[str, Any]:
         "kinds": set(kinds),
         "owners": ["team:react"],
         "code_version": STAGES[stage].code_version,
-        "retry_policy": dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL),
+        "retry_policy": RETRIES,
     }
+
+
+def check(asset: dg.AssetsDefinition, **options: Any) -> Callable[[Callable[..., Any]], dg.AssetChecksDefinition]:
+    """A decorator as `dagster.asset_check`, of a check that fails and is tried again as the body of an asset is."""
+
+    def declared(body: Callable[..., Any]) -> dg.AssetChecksDefinition:
+        return dg.asset_check(asset=asset, retry_policy=RETRIES, **options)(readable_failures()(body))
+
+    return declared
 
 
 def publish(

@@ -73,8 +73,9 @@ def export(project: Project, slug: str, method: str, directory: Path | str, *, o
     Args:
         project: The pipeline.
         slug: The domain.
-        method: Any but `base`, which is no customization: its present checkpoint. `champion`: the checkpoint that
-            reigns, also when it is an older one of its method or made from other inputs than today's.
+        method: Any but `base`, which is no customization: its present checkpoint; where the domain's file is gone, the
+            last one. `champion`: the checkpoint that reigns, also when it is an older one of its method or made from
+            other inputs than today's.
         directory: The folder to make; empty or absent.
         overwrite: Replace an earlier export. Folders that no export wrote are never replaced.
 
@@ -95,8 +96,7 @@ def export(project: Project, slug: str, method: str, directory: Path | str, *, o
         key = method_key(slug, crowned.champion.method)
         checkpoint = project.store.open("customized_checkpoint", key, crowned.champion.checkpoint)
     else:
-        project.domain(slug)
-        checkpoint = fresh(project, "customized_checkpoint", method_key(slug, method))
+        checkpoint = _present(project, slug, method)
     target = Path(directory).expanduser().resolve()
     _refuse_occupied(target, overwrite)
     try:
@@ -132,6 +132,14 @@ def other_champion(project: Project, slug: str, folder: Path) -> str:
         f"{exported} is not the champion of {slug!r}, which is {verdict.champion.identity}: "
         f"react-pipeline export {slug} {CHAMPION} --to FOLDER"
     )
+
+
+def _present(project: Project, slug: str, method: str) -> Artifact:
+    key = method_key(slug, method)
+    if not project.has_domain(slug) and key in project.store.keys("customized_checkpoint"):
+        return project.store.current("customized_checkpoint", key)  # nothing of today's that it could be behind
+    project.domain(slug)
+    return fresh(project, "customized_checkpoint", key)
 
 
 def _crowned(project: Project, slug: str) -> Reign:

@@ -1,4 +1,4 @@
-"""The real daemon with the real code location, on a Dagster home and a pipeline of a test's own, and its runs."""
+"""Ticks of `upkeep` in this process, and the real daemon with the real code location on a home of a test's own."""
 
 from __future__ import annotations
 
@@ -14,11 +14,45 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.resources import REPOSITORY
+from assets.definitions import build_defs
+from assets.partitions import DOMAINS
+from assets.resources import REPOSITORY, ProjectResource
 from react_pipeline.lineage import Project
 from react_pipeline.project import CONFIG_VARIABLE
 
 STOP_SECONDS = 30
+
+Asked = set[tuple[str, str | None]]
+
+
+def repository(project: Project) -> dg.RepositoryDefinition:
+    return build_defs(project=ProjectResource(config_path=str(project.path))).get_repository_def()
+
+
+class Upkeep:
+    """Ticks of the sensor `upkeep` on an instance of its own; runs are asked for and never started."""
+
+    def __init__(self, project: Project, instance: dg.DagsterInstance, *slugs: str) -> None:
+        self.instance, self.cursor, self.tags, self.told = instance, None, {}, None
+        self.repository = repository(project)
+        self.sensor = self.repository.get_sensor_def("upkeep")
+        instance.add_dynamic_partitions(DOMAINS, list(slugs))
+
+    def tick(self) -> Asked:
+        context = dg.build_sensor_context(
+            instance=self.instance, cursor=self.cursor, repository_def=self.repository, sensor_name="upkeep"
+        )
+        result = self.sensor.evaluate_tick(context)
+        self.cursor, self.told = result.cursor, result.skip_message
+        self.log = "\n".join(self.sensor.condition.tick.told)
+        self.requests = result.run_requests
+        asked = {
+            (key.path[-1], request.partition_key): request.tags
+            for request in result.run_requests
+            for key in request.asset_selection
+        }
+        self.tags.update(asked)
+        return set(asked)
 
 
 @contextmanager

@@ -9,8 +9,8 @@ import typer
 
 from react_pipeline.commands.command_line import Config, console, load_project, repository
 from react_pipeline.commands.domain_files import add_domain_file
-from react_pipeline.commands.terminal import print_table
-from react_pipeline.config_files import load_domain, load_domains
+from react_pipeline.commands.terminal import print_table, printable
+from react_pipeline.config_files import load_domain, load_domains, misnamed
 from react_pipeline.errors import ConfigError
 
 domains_app = typer.Typer(no_args_is_help=True, help="The domain files: one YAML of class names each.")
@@ -27,7 +27,7 @@ def list_domains(config: Config = None) -> None:
     ]
     print_table(["domain", "title", "classes", "evaluation"], rows)
     for problem in problems:
-        typer.echo(f"not valid: {problem}", err=True)
+        typer.echo(f"not valid: {printable(str(problem))}", err=True)
 
 
 @domains_app.command("validate")
@@ -36,8 +36,9 @@ def validate_domains(
     config: Config = None,
 ) -> None:
     """Check domain files and list every problem, with file and field."""
-    problems = []
-    checked = files or sorted(load_project(config).config.domains.glob("*.yaml"))
+    folder = None if files else load_project(config).config.domains
+    checked = files or sorted(folder.glob("*.yaml") if folder else ())
+    problems = misnamed(folder) if folder else []
     for path in checked:
         try:
             load_domain(path)

@@ -1,16 +1,21 @@
 """The command `react-pipeline status`: what is out of date, held back, waiting or not to be had, and what mends it.
 
-Belongs here: telling a person what `upkeep.survey` found. Does not belong here: what counts as out of date (`lineage`),
-what automation would do about it (`upkeep`).
+Belongs here: telling a person what `upkeep.survey` found, and what became of the runs. Does not belong here: what
+counts as out of date (`lineage`), what automation would do about it (`upkeep`), reading runs (`assets.attempts`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from react_pipeline.commands.command_line import Config, console, load_project
+import typer
+
+from react_pipeline.commands.command_line import Config, console, load_project, repository
 from react_pipeline.commands.terminal import print_table
+from react_pipeline.config_files import misnamed
+from react_pipeline.errors import InputError
 from react_pipeline.lineage import ALL, Project
 
 if TYPE_CHECKING:
@@ -26,35 +31,85 @@ _BECAUSE = {
 }
 
 
+@dataclass
+class Runs:
+    """What Dagster's last runs say of what is out of date.
+
+    Attributes:
+        failed: Places whose last run had today's inputs and failed or was cancelled, and why.
+        earlier: Places whose last run did so with inputs that are not known, as one that a person started.
+        unseen: Why no run could be looked at; empty if they were.
+    """
+
+    failed: dict[Place, str] = field(default_factory=dict)
+    earlier: dict[Place, str] = field(default_factory=dict)
+    unseen: str = ""
+
+
 def status(config: Config = None) -> None:
     """What is out of date, held back by the policy of training, waiting or failed; and the command that mends it."""
-    from react_pipeline.upkeep import State, survey
+    from react_pipeline.upkeep import State
 
     project = load_project(config)
     slugs = sorted(path.stem for path in project.config.domains.glob("*.yaml"))
-    found = survey(project, slugs)
-    rows = [row for slug in (ALL, *slugs) for row in _rows(found, slug)]
+    found, runs = _look(project, slugs)
+    rows = [row for slug in (ALL, *slugs) for row in _rows(found, runs, slug)]
+    rows += [[problem.file.name, "not readable", "", problem.message] for problem in misnamed(project.config.domains)]
     if rows:
         print_table(["domain", "state", "what", "why"], rows)
+    if found.tasks and runs.unseen:
+        typer.echo(f"note: what failed is not told: {runs.unseen}", err=True)
     fresh = sum(state is State.FRESH for state in found.states.values())
     console.print(f"{fresh} of {len(found.states)} artifacts are up to date", markup=False)
     for command in _commands(project, found, slugs):
         console.print(f"next: {command}", markup=False, soft_wrap=True)
 
 
-def _rows(found: Survey, slug: str) -> list[list[str]]:
+def _look(project: Project, slugs: Sequence[str]) -> tuple[Survey, Runs]:
+    """What is out of date, with the runs of it where Dagster has any."""
+    from react_pipeline.upkeep import survey
+
+    runs, found = Runs(), survey(project, slugs)
+    if not found.tasks:
+        return found, runs
+    try:
+        repository()
+    except InputError as error:
+        runs.unseen = str(error)
+        return found, runs
+    from assets.attempts import failures, instance_with_runs
+
+    try:
+        with instance_with_runs() as instance:
+            if instance is None:
+                runs.unseen = "there are no runs here; set DAGSTER_HOME to the home of your Dagster, if it is another"
+            while instance is not None:
+                told = failures(instance, found.tasks)
+                runs.earlier |= {task.place: why for task, (why, same) in told.items() if not same}
+                new = {task.place: why for task, (why, same) in told.items() if same}
+                if not new:
+                    break
+                runs.failed |= new
+                found = survey(project, slugs, runs.failed)  # what does not wait for these may be due now
+    except Exception as error:  # whatever Dagster, its settings, its database or the network raise
+        runs.unseen = f"Dagster's runs cannot be read: {' '.join(str(error).split())[:200]}"
+    return found, runs
+
+
+def _rows(found: Survey, runs: Runs, slug: str) -> list[list[str]]:
     from react_pipeline.upkeep import State
 
     domain = SHARED if slug == ALL else slug
     mine = {place: state for place, state in found.states.items() if _domain(place) == slug}
     rows = [
-        [domain, "out of date", _name(task.place), task.reason.partition(": rematerialize")[0]]
+        [domain, "out of date", _name(task.place), _reason(task.reason, runs.earlier.get(task.place))]
         for task in found.tasks
         if task.place in mine
     ]
+    rows += [[domain, "failed", _name(place), why] for place, why in runs.failed.items() if place in mine]
     held = [task for task in found.held if task.place in mine]
     rows += [[domain, "held back", _name(task.place), task.reason] for task in held]
-    named = {task.place for task in held}
+    named = {task.place for task in held} | set(runs.failed)
     for state, told in ((State.HELD, "held back"), (State.WAITING, "waiting"), (State.FAILED, "failed")):
         others = [place for place, its in mine.items() if its is state and place not in named]
         if others:
@@ -86,6 +141,11 @@ def _commands(project: Project, found: Survey, slugs: Sequence[str]) -> list[str
     if any(slug not in known for slug in found.unreadable):
         commands.append("react-pipeline domains validate")
     return commands
+
+
+def _reason(reason: str, earlier: str | None) -> str:
+    told = reason.partition(": rematerialize")[0].partition(": materialize")[0]
+    return f"{told}; its last {earlier}" if earlier else told
 
 
 def _domain(place: Place) -> str:

@@ -25,6 +25,7 @@ from react_pipeline.reports.dashboard_figures import (
     curves_figure,
     domains_figure,
     methods_figure,
+    moved_methods,
     trained_methods,
 )
 from react_pipeline.reports.dashboard_style import POLICY, STYLE
@@ -43,6 +44,8 @@ _HEADINGS = {
     **{"mean_per_class": "Per class %", "delta_top1": "Over base", "gain_over_control": "Over control"},
     **{"n": "Images", "pairs": "Pairs", "trainable_parameters": "Trained parameters", "seconds": "Seconds"},
 }
+_ALWAYS_IN_TOP5 = 5  # classes: with so few the right one is always among the first five
+
 _INTERVAL_OF = {"top1": "top1", "delta_top1": "delta", "gain_over_control": "gain"}
 
 
@@ -76,15 +79,13 @@ def domain_page(
             "the base. A control is trained on random pairs: a gain that it shares is no gain of retrieval."
         )
         blocks.append(_section("Methods", text, _drawn("methods", methods_figure(table))))
-    blocks.append(_section("The same in numbers", "", _table(table, tuple(_HEADINGS)[1:])))
+    few = classes["class"].nunique() <= _ALWAYS_IN_TOP5
+    blocks.append(_section("The same in numbers", "", _table(table, ("domain", "top5") if few else ("domain",))))
     if methods:
         text = "Up is better, left is cheaper. The base is the dotted line: it costs nothing."
         blocks.append(_section("Accuracy against what it costs", text, _drawn("costs", costs_figure(table))))
     if methods and classes["delta"].notna().any():
-        text = "The largest changes against the base. A class with few images moves far by one image: see the table."
-        blocks.append(
-            _section("Classes", text, _drawn("classes", classes_figure(classes, methods)), _class_table(classes))
-        )
+        blocks.append(_classes(classes, methods))
     if curves := read_curves(checkpoints):
         text = "Of the trainings behind these results. Losses of different kinds do not lie on one scale."
         blocks.append(_section("Training", text, _drawn("curves", curves_figure(curves))))
@@ -113,12 +114,12 @@ def overview_page(table: pd.DataFrame, comparisons: Mapping[str, str]) -> str:
         blocks.append(_section(finding.method, text, _drawn("domains", domains_figure(table, finding.method))))
     if not means.empty:
         text = "A mean covers the domains where base, method and its control are all measured; it says how many."
-        columns = [name for name in _HEADINGS if name not in ("domain", "n")]
-        blocks.append(_section("Means", text, _table(means, columns, status="Covers")))
+        blocks.append(_section("Means", text, _table(means, ("domain", "n"), status="Covers")))
     if trained_methods(means, ""):
         text = "Means over domains. Up is better, left is cheaper; the dotted line is the base."
         blocks.append(_section("Accuracy against what it costs", text, _drawn("costs", costs_figure(means))))
-    blocks.append(_section("Domains", "", _table(domains, tuple(_HEADINGS))))
+    # With top-5 the table would be wider than the page; it stands on the page of each domain.
+    blocks.append(_section("Domains", "", _table(domains, ("top5",))))
     for method in trained_methods(means, finding.method)[1:]:
         if not method.endswith(CONTROL_SUFFIX):
             blocks.append(_section(method, "", _drawn(f"domains-{method}", domains_figure(table, method))))
@@ -127,6 +128,16 @@ def overview_page(table: pd.DataFrame, comparisons: Mapping[str, str]) -> str:
     )
     blocks.append(f"<section class='quiet'><h2>Made from</h2><table>{rows}</table></section>")
     return _page("All domains: overview", blocks)
+
+
+def _classes(classes: pd.DataFrame, methods: Sequence[str]) -> str:
+    """The classes that gained and lost most, and all of them folded away."""
+    if not (moved := moved_methods(classes, methods)):
+        return _section("Classes", "No class moved: each has the accuracy that the base has.", _class_table(classes))
+    text = "The largest changes against the base. A class with few images moves far by one image: see the table."
+    if still := [method for method in methods if method not in moved]:
+        text += f" No class moved with {', '.join(still)}."
+    return _section("Classes", text, _drawn("classes", classes_figure(classes, moved)), _class_table(classes))
 
 
 def _head(title: str, kind: str, finding: Finding) -> str:
@@ -162,8 +173,9 @@ def _tiles(table: pd.DataFrame, method: str) -> str:
     return f"<div class='tiles'>{''.join(tiles)}</div>"
 
 
-def _table(table: pd.DataFrame, columns: Sequence[str], status: str = "") -> str:
-    used = [name for name in columns if name in ("domain", "method") or table[name].notna().any()]
+def _table(table: pd.DataFrame, left_out: Sequence[str], status: str = "") -> str:
+    used = [name for name in _HEADINGS if name in ("domain", "method") or table[name].notna().any()]
+    used = [name for name in used if name not in left_out]
     told = bool(status) or not (table["status"] == "ok").all()
     head = "".join(f"<th{_numeric(name)}>{_HEADINGS[name]}</th>" for name in used) + f"<th>{_text(status)}</th>" * told
     body = []
@@ -223,7 +235,7 @@ def _example_grid(examples: Sequence[Example]) -> str:
     cards = []
     for label, pairs in groupby(examples, key=lambda one: one.label):
         pictures = "".join(
-            f"<figure><img src='{one.picture}' alt='' loading='lazy'>"
+            f"<figure><img src='{one.picture}' alt=''>"
             f"<figcaption title='{_text(one.caption)}'>{_text(one.caption)}</figcaption></figure>"
             for one in pairs
         )

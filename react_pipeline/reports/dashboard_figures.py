@@ -136,6 +136,12 @@ def classes_figure(classes: pd.DataFrame, methods: Sequence[str]) -> Figure:
     return _styled(figure, 140 + 21 * max(count, 3))
 
 
+def moved_methods(classes: pd.DataFrame, methods: Sequence[str]) -> list[str]:
+    """Those of the methods with which any class is better or worse than with the base, in their order."""
+    moved = set(classes.loc[classes["delta"].fillna(0) != 0, "method"])
+    return [method for method in methods if method in moved]
+
+
 def curves_figure(curves: Sequence[Curve]) -> Figure:
     """The loss of each training by step."""
     from plotly.graph_objects import Figure  # type: ignore[import-untyped, unused-ignore]

@@ -36,12 +36,13 @@ section.quiet { background: none; border: 0; color: var(--quiet); font-size: 13p
 .plot { min-width: 0; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: 6px 9px; border-bottom: 1px solid var(--rule); vertical-align: top; }
-th { font-weight: 600; font-size: 13px; color: var(--quiet); white-space: nowrap; }
+th, td { text-align: left; padding: 6px 7px; border-bottom: 1px solid var(--rule); vertical-align: top; }
+th { font-weight: 600; font-size: 13px; color: var(--quiet); vertical-align: bottom; }
 td small { display: block; color: var(--quiet); font-size: 12px; white-space: nowrap; }
 td small.inline { display: inline; }
-tbody td:first-child, tr td:nth-child(2) { white-space: nowrap; }
-.number { text-align: right; white-space: nowrap; }
+tr td:nth-child(2) { white-space: nowrap; }
+td.number { white-space: nowrap; }
+.number { text-align: right; }
 tr.control td { color: #5b6472; }
 .status { color: var(--quiet); font-size: 13px; max-width: 44ch; overflow-wrap: anywhere; }
 tbody tr:last-child td { border-bottom: 0; }

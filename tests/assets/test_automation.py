@@ -15,13 +15,13 @@ import dagster as dg
 import pytest
 from conftest import PIPELINE
 from mlflow import MlflowClient
-from support_automation import hurry, running_daemon, training_under_way, wait_for
+from support_automation import Asked, Upkeep, hurry, repository, running_daemon, training_under_way, wait_for
 from support_launch import dagster_home
 from support_upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
+from assets.attempts import INPUTS_TAG, WILL_RETRY_TAG
 from assets.automation import domain_files
-from assets.conditions import INPUTS_TAG, WILL_RETRY_TAG, tags_of
-from assets.definitions import build_defs
+from assets.conditions import tags_of
 from assets.partitions import DOMAINS, partition_of
 from assets.reporting import INTERRUPTED
 from assets.resources import ProjectResource
@@ -31,7 +31,6 @@ from react_pipeline.retrieve import retrieve_pairs
 from react_pipeline.upkeep import Task, survey
 
 Make = Callable[..., Project]
-Asked = set[tuple[str, str | None]]
 
 
 def register(project: Project, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
@@ -45,35 +44,6 @@ def register(project: Project, instance: dg.DagsterInstance, cursor: str | None 
 
 def told(result: dg.SensorResult) -> str:
     return result.skip_reason.skip_message
-
-
-def repository(project: Project) -> dg.RepositoryDefinition:
-    return build_defs(project=ProjectResource(config_path=str(project.path))).get_repository_def()
-
-
-class Upkeep:
-    """Ticks of the sensor `upkeep` on an instance of its own; runs are asked for and never started."""
-
-    def __init__(self, project: Project, instance: dg.DagsterInstance, *slugs: str) -> None:
-        self.instance, self.cursor, self.tags, self.told = instance, None, {}, None
-        self.repository = repository(project)
-        self.sensor = self.repository.get_sensor_def("upkeep")
-        instance.add_dynamic_partitions(DOMAINS, list(slugs))
-
-    def tick(self) -> Asked:
-        context = dg.build_sensor_context(
-            instance=self.instance, cursor=self.cursor, repository_def=self.repository, sensor_name="upkeep"
-        )
-        result = self.sensor.evaluate_tick(context)
-        self.cursor, self.told = result.cursor, result.skip_message
-        self.log = "\n".join(self.sensor.condition.tick.told)
-        asked = {
-            (key.path[-1], request.partition_key): request.tags
-            for request in result.run_requests
-            for key in request.asset_selection
-        }
-        self.tags.update(asked)
-        return set(asked)
 
 
 @pytest.fixture
@@ -252,7 +222,7 @@ def test_run_that_dagster_starts_again_is_waited_for(kept_up: Project) -> None:
         run = instance.create_run_for_job(failing, status=failed, tags={**tags, WILL_RETRY_TAG: "true"})
         assert upkeep.tick() == set() and "corpus all: was asked for" not in upkeep.log
         instance.add_run_tags(run.run_id, {WILL_RETRY_TAG: "false"})  # as after the last try
-        assert upkeep.tick() == set() and "corpus all: was asked for" in upkeep.log
+        assert upkeep.tick() == set() and "corpus all: was asked for" in upkeep.log and "try 2 of 6" in upkeep.log
 
 
 def test_broken_domain_and_broken_pipeline_are_no_fault_of_the_sensor(kept_up: Project) -> None:

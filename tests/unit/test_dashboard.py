@@ -52,7 +52,7 @@ class Page(HTMLParser):
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     project = write_project(tmp_path, tmp_path / "none", tmp_path / "none")
-    path = project.config.domains / "shapes.yaml"
+    path = project.config.domains / "shapes.yaml"  # with three classes
     raw = yaml.safe_load(path.read_text())
     path.write_text(yaml.safe_dump({**raw, "classes": ["circle", HOSTILE, "$x^2$ <b>bold</b>"]}))
     return project
@@ -99,10 +99,43 @@ def test_a_page_needs_nothing_but_itself(compared: Artifact, project: Project, m
 def test_numbers_of_the_page_are_those_of_the_table(compared: Artifact) -> None:
     table = pd.read_parquet(compared.file("table.parquet"))
     shown = page_of(compared).cells
-    for column in ("top1", "top5", "mean_per_class", "gain_over_control", "n", "pairs", "seconds"):
+    for column in ("top1", "mean_per_class", "gain_over_control", "n", "pairs", "seconds"):
         assert [value for name, value in shown if name == column] == table[column].dropna().astype(float).tolist()
     deltas = table[table["method"] != "base"]["delta_top1"].tolist()
     assert [value for name, value in shown if name == "delta_top1"] == deltas
+
+
+@pytest.mark.parametrize("classes", [5, 6])
+def test_top_5_of_so_few_classes_that_it_is_always_right_is_left_out(project: Project, classes: int) -> None:
+    path = project.config.domains / "shapes.yaml"
+    names = [f"shape {number}" for number in range(classes)]
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "classes": names}))
+    publish_results(project, "shapes", ANSWERS)
+    page = page_of(compare(project, "shapes"))
+    assert ("top5" in dict(page.cells)) == ("Top-5 %" in page.text) == (classes > 5)
+
+
+def test_the_table_of_domains_has_no_column_that_pushes_it_over_the_page(compared: Artifact, project: Project) -> None:
+    raw = overview(project).file("dashboard.html").read_text()
+    assert "Top-5 %" not in Page(raw[raw.index("<h2>Domains</h2>") :]).text
+
+
+def test_methods_that_move_no_class_are_told_and_not_drawn(project: Project) -> None:
+    publish_results(project, "shapes", {**ANSWERS, "gated-image": ANSWERS["base"]})
+    page = page_of(compare(project, "shapes"))
+    assert "No class moved: each has the accuracy that the base has." in page.text
+    assert "classes" not in [found.get("id") for _, found in page.tags]
+    assert "All 3 classes" in page.text
+
+
+def test_a_method_that_moves_no_class_is_no_choice_of_the_figure(compared: Artifact) -> None:
+    page = page_of(compared)
+    assert "No class moved with gated-image-control." in page.text
+    assert "classes" in [found.get("id") for _, found in page.tags]
+
+
+def test_pictures_are_there_before_anybody_scrolls_to_them(compared: Artifact) -> None:
+    assert "loading=" not in re.sub("<script.*?</script>", "", compared.file("dashboard.html").read_text(), flags=re.S)
 
 
 def test_the_headline_says_what_is_known_and_how_sure(compared: Artifact) -> None:

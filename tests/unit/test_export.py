@@ -440,6 +440,15 @@ def test_the_champion_is_exported_though_its_method_has_a_newer_model(
     assert second.fingerprint[:8] in note and first.fingerprint[:8] in note and "export shapes champion" in note
 
 
+def test_the_last_model_of_a_domain_whose_file_is_gone_is_exported(project: Project, tmp_path: Path) -> None:
+    checkpoint = customized(project, "gated-image")
+    (project.config.domains / "shapes.yaml").unlink()
+    folder = export(project, "shapes", "gated-image", tmp_path / "gone")
+    assert same(features(load(folder)), features(load(checkpoint.path)))
+    with pytest.raises(InputError, match="no domain 'shapes'"):
+        export(project, "shapes", "full", tmp_path / "none")
+
+
 def test_the_demos_licences_stand_package_by_package_and_others_are_left_to_fill_in(make_project: Make) -> None:
     demo = licences(make_project(corpus={"kind": "demo", "shards": []}, encoder={"model": "demo", "pretrained": None}))
     for source in CORPUS_SOURCES:

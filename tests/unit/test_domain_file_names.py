@@ -1,0 +1,87 @@
+"""Names of domain files: which are refused or not read, and what is said of a domain whose file is gone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from conftest import write_project
+from support_promotion import outcomes, result
+
+from assets.automation import domain_files
+from assets.resources import ProjectResource
+from react_pipeline.cli import main
+from react_pipeline.commands.doctor import diagnose
+from react_pipeline.config import RESERVED_SLUGS, DomainConfig
+from react_pipeline.config_files import load_domains
+from react_pipeline.errors import InputError
+from react_pipeline.lineage import Project
+from react_pipeline.promotion import decide
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_checkpoint: Path, drawings: Path) -> Project:
+    return write_project(tmp_path, tiny_checkpoint, drawings)
+
+
+@pytest.fixture
+def run(project: Project, capsys: pytest.CaptureFixture[str]):
+    def call(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as stop:
+            main([*arguments, "--config", str(project.path)])
+        told = capsys.readouterr()
+        return int(stop.value.code or 0), " ".join(told.out.split()), " ".join(told.err.split())
+
+    return call
+
+
+@pytest.mark.parametrize("slug", sorted(RESERVED_SLUGS))
+def test_a_name_that_means_something_else_is_refused(slug: str) -> None:
+    with pytest.raises(ValueError, match="means something else in results and runs; take another name"):
+        DomainConfig(slug=slug, classes=("cat",))
+
+
+def test_the_overview_of_a_report_is_no_domain() -> None:
+    assert "overview" in RESERVED_SLUGS
+
+
+@pytest.mark.parametrize("ending", ["yml", "YAML"])
+def test_a_file_with_another_ending_is_told_by_everything_that_reads_domains(
+    project: Project, run, ending: str
+) -> None:
+    path = project.config.domains / f"birds.{ending}"
+    path.write_text("classes: [owl]\n")
+    told = f"{path}: is not read: rename it to birds.yaml"
+    found, problems = load_domains(project.config.domains)
+    assert set(found) == {"colours", "shapes"} and list(map(str, problems)) == [told]
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_sensor_context(instance=instance)
+        tick = domain_files(context, project=ProjectResource(config_path=str(project.path)))
+        assert told in tick.skip_reason.skip_message
+    assert told in [finding.detail for finding in diagnose(project.path, None)]
+    code, _, error = run("domains", "validate")
+    assert code == 2 and told in error
+    code, out, _ = run("status")
+    assert code == 0 and f"birds.{ending} not readable is not read: rename it to birds.yaml" in out
+
+
+def test_a_file_whose_name_is_no_slug_is_told_the_rule(project: Project, run) -> None:
+    (project.config.domains / "Bad Name.yaml").write_text("classes: [owl]\n")
+    with pytest.raises(InputError, match=r"'Bad Name' is no name of a domain: use a-z, 0-9 and '-', 63 .* rename the"):
+        project.domain("Bad Name")
+    with pytest.raises(InputError, match=r"no domain '\.\./x' in .* \(there: colours, shapes\)"):
+        project.domain("../x")
+    _, out, _ = run("status")
+    assert "Bad Name not readable" in out and "rename the file" in out
+
+
+def test_the_champion_of_a_domain_whose_file_is_gone_is_listed_by_its_name(project: Project, run) -> None:
+    result(project, "shapes", "base", outcomes(100))
+    result(project, "shapes", "gated-image", outcomes(140))
+    decide(project, "shapes")
+    (project.config.domains / "shapes.yaml").unlink()
+    code, out, _ = run("models", "list", "shapes")
+    assert code == 0 and "gated-image" in out and "becomes champion" in out
+    code, _, error = run("models", "list", "nosuch")
+    assert code == 2 and "no domain 'nosuch'" in error

@@ -1,0 +1,97 @@
+"""`react-pipeline status` where Dagster has runs: what failed, why, and what it cannot know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from support_launch import dagster_home
+from support_upkeep import METHODS, build_all
+from typer.testing import CliRunner
+
+from assets.attempts import INPUTS_TAG
+from assets.partitions import DOMAINS, training_partitions
+from react_pipeline.cli import app
+from react_pipeline.lineage import Project
+from react_pipeline.upkeep import survey
+
+PLACE = ("customized_checkpoint", "shapes/gated-image")
+
+
+@pytest.fixture
+def project(make_project: Callable[..., Project]) -> Project:
+    project = make_project(automation={"methods": list(METHODS)})
+    (project.config.domains / "colours.yaml").unlink()
+    build_all(project, ["shapes"], until="retrieved_set")
+    return project
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    with dagster_home(tmp_path / "home") as home:
+        yield home
+
+
+def fail(home: Path, **tags: str) -> None:
+    """A run of the checkpoint that is due, with a reason that no other has."""
+
+    @dg.asset(name=PLACE[0], partitions_def=training_partitions)
+    def training() -> None:
+        raise dg.Failure("the loss is not finite", allow_retries=False)
+
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        instance.add_dynamic_partitions(DOMAINS, ["shapes"])
+        dg.materialize(
+            [training], instance=instance, partition_key="shapes|gated-image", tags=tags, raise_on_error=False
+        )
+
+
+def status(project: Project) -> list[str]:
+    done = CliRunner().invoke(app, ["status", "--config", str(project.path)])
+    assert done.exit_code == 0, done.output
+    return [" ".join(line.split()) for line in done.output.splitlines()]
+
+
+def due(project: Project) -> str:
+    (task,) = [task for task in survey(project, ["shapes"]).tasks if task.place == PLACE]
+    return task.inputs
+
+
+def test_what_failed_with_todays_inputs_is_told_as_failed_and_what_needs_it_not_goes_on(
+    project: Project, home: Path
+) -> None:
+    fail(home, **{INPUTS_TAG + PLACE[0]: due(project)})
+    lines = status(project)
+    (failed,) = [line for line in lines if line.startswith("shapes failed customized_checkpoint of gated-image")]
+    assert "failed: the loss is not finite" in failed
+    assert [line for line in lines if line.startswith("shapes failed elevater_results of gated-image")]
+    assert [line for line in lines if line.startswith("shapes out of date comparison")]
+    assert not [line for line in lines if line.startswith("note:")]
+
+
+def test_what_failed_by_hand_is_told_beside_the_reason(project: Project, home: Path) -> None:
+    fail(home)
+    told = " ".join(status(project))
+    assert "has not been materialized for 'shapes/gated-image'; its last run " in told
+    assert "failed: the loss is not finite" in told
+
+
+def test_what_failed_with_other_inputs_is_out_of_date_and_no_more(project: Project, home: Path) -> None:
+    fail(home, **{INPUTS_TAG + PLACE[0]: "another"})
+    (line,) = [line for line in status(project) if line.startswith("shapes out of date customized_checkpoint")]
+    assert "the loss is not finite" not in line
+
+
+def test_runs_that_cannot_be_read_are_said_so_and_hide_nothing_else(project: Project, home: Path) -> None:
+    (home / "dagster.yaml").write_text("storage:\n  nonsense: 1\n")
+    lines = status(project)
+    assert [line for line in lines if line.startswith("shapes out of date customized_checkpoint")]
+    assert "note: what failed is not told: Dagster's runs cannot be read: " in " ".join(lines)
+
+
+def test_where_there_are_no_runs_it_says_so_and_makes_nothing(project: Project, home: Path) -> None:
+    before = sorted(home.rglob("*"))
+    assert "note: what failed is not told: there are no runs here" in " ".join(status(project))
+    assert sorted(home.rglob("*")) == before
