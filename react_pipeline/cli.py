@@ -7,7 +7,6 @@ build something drive the Dagster assets, as the UI does. Only the command line 
 from __future__ import annotations
 
 import json
-import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from react_pipeline.commands.elevater import elevater_app
 from react_pipeline.commands.models import models_app
 from react_pipeline.commands.report import report
 from react_pipeline.commands.status import status
-from react_pipeline.commands.terminal import plain_rows, print_results, print_table
+from react_pipeline.commands.terminal import log_to_terminal, plain_rows, print_results, print_table, printable
 from react_pipeline.config_files import load_domains
 from react_pipeline.errors import InputError, ReactError
 from react_pipeline.lineage import Project
@@ -124,11 +123,14 @@ def search(
 
     project = load_project(config)
     pairs = search_pairs(project, text, mode, k, image=image)
-    draw_pairs(project, pairs, output)
     key = "image_path" if "image_path" in pairs else "url"
     shown = pairs[["rank", "similarity", "caption", key]].itertuples(index=False)
-    rows = [[rank + 1, f"{similarity:.3f}", caption[:100], name] for rank, similarity, caption, name in shown]
+    rows = [
+        [rank + 1, f"{similarity:.3f}", " ".join(str(caption).split())[:100], " ".join(str(name).split())]
+        for rank, similarity, caption, name in shown
+    ]
     print_table(["", "similarity", "caption", "key"], rows, right=2)
+    draw_pairs(project, pairs, output)
     console.print(f"pictures: {output}", markup=False)
 
 
@@ -162,15 +164,17 @@ def ui(
 ) -> None:
     """Start the Dagster and MLflow user interfaces on this machine only; Ctrl-C stops both."""
     from react_pipeline.commands.servers import serve, watch
+    from react_pipeline.tracking.notes import mlflow_url
 
     project = load_project(config)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console.print("starting; this takes up to a minute ...")
     with serve(project, repository(), dagster_port, mlflow_port) as servers:
         for server in servers:
-            console.print(f"{server.name:8} {server.url}")
+            console.print(f"{server.name:8} {server.page or server.url}", soft_wrap=True)
         if not any(server.name == "mlflow" for server in servers):
-            console.print(f"{'mlflow':8} {project.config.tracking_uri}")
+            mlflow = mlflow_url(project.config.mlflow_url, project.config.tracking_uri or "")
+            console.print(f"{'mlflow':8} {mlflow}", soft_wrap=True)
         console.print("Ctrl-C stops.")
         try:
             watch(servers)
@@ -221,9 +225,24 @@ def prune(
     console.print(f"{len(removed)} directories {'would be removed' if dry_run else 'removed'}")
 
 
+@app.command()
+def verify(config: Config = None) -> None:
+    """Read every artifact in full and compare it with its manifest: finds what a disk has changed by itself."""
+    checked = wrong = 0
+    for path, error in load_project(config).store.verify():
+        checked += 1
+        if error is not None:
+            wrong += 1
+            typer.echo(printable(f"error: {error}"), err=True)
+        else:
+            console.print(f"  {path}: as published", markup=False)
+    console.print(f"{checked} artifacts read, {wrong} of them damaged")
+    raise typer.Exit(1 if wrong else 0)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exit code 0, 1 if something failed, 2 for wrong use or wrong input; errors take a line each."""
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    log_to_terminal()
     try:
         code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except ReactError as error:
@@ -240,7 +259,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _fail(message: str, code: int) -> None:
     for line in message.splitlines():
-        typer.echo(f"error: {line}", err=True)
+        typer.echo(f"error: {printable(line)}", err=True)
     sys.exit(code)
 
 
@@ -259,7 +278,7 @@ def _materialize(project: Project, select: str, domains: Sequence[str], methods:
     console.print(f"{summary.built} built, {summary.reused} as before, {summary.seconds:.0f} s")
     for event in [*summary.failures, *summary.skipped]:
         what = f"{', '.join(event.launch.assets)} {event.launch.key}".strip()
-        typer.echo(f"error: {what} {event.state}: {' '.join(event.message.split())}", err=True)
+        typer.echo(f"error: {what} {event.state}: {printable(' '.join(event.message.split()))}", err=True)
     return 1 if summary.failures or summary.skipped else 0
 
 

@@ -1,7 +1,7 @@
 """Configuration files: the one reader of YAML, and its errors with file and field.
 
 Does not belong here: which fields there are and what they may hold (`config`). Relative paths are resolved against the
-directory of the file that names them.
+directory of the file that names them; `~` is the home directory, as in a shell.
 """
 
 from __future__ import annotations
@@ -55,15 +55,15 @@ def load_pipeline(path: Path) -> PipelineConfig:
     base = path.resolve().parent
     corpus = _located(config.corpus, base)
     encoder = config.encoder
-    if encoder.pretrained and (base / encoder.pretrained).exists():
-        encoder = encoder.model_copy(update={"pretrained": str((base / encoder.pretrained).resolve())})
+    if encoder.pretrained and (checkpoint := _absolute(base, encoder.pretrained)).exists():
+        encoder = encoder.model_copy(update={"pretrained": str(checkpoint.resolve())})
     elevater = config.elevater
     if elevater.root is not None:
-        elevater = elevater.model_copy(update={"root": (base / elevater.root).resolve()})
-    store = (base / config.store).resolve()
+        elevater = elevater.model_copy(update={"root": _absolute(base, elevater.root).resolve()})
+    store = _absolute(base, config.store).resolve()
     update = {
         "store": store,
-        "domains": (base / config.domains).resolve(),
+        "domains": _absolute(base, config.domains).resolve(),
         "tracking_uri": config.tracking_uri or f"sqlite:///{store.parent / 'mlflow.db'}",
         "corpus": corpus,
         "encoder": encoder,
@@ -75,11 +75,19 @@ def load_pipeline(path: Path) -> PipelineConfig:
 def _located(corpus: CorpusConfig, base: Path) -> CorpusConfig:
     folders = {"embeddings": corpus.embeddings, "indices": corpus.indices}
     update: dict[str, Any] = {
-        "shards": tuple(name if is_url(name) else str(base / name) for name in corpus.shards),
-        "urls": tuple(str(base / name) for name in corpus.urls),
-        **{name: (base / folder).resolve() for name, folder in folders.items() if folder is not None},
+        "shards": tuple(name if is_url(name) else str(_absolute(base, name)) for name in corpus.shards),
+        "urls": tuple(str(_absolute(base, name)) for name in corpus.urls),
+        **{name: _absolute(base, folder).resolve() for name, folder in folders.items() if folder is not None},
     }
     return corpus.model_copy(update=update)
+
+
+def _absolute(base: Path, name: Path | str) -> Path:
+    try:
+        return base / Path(name).expanduser()
+    except RuntimeError:
+        # No user is called so, but a file may be.
+        return base / name
 
 
 def load_domain(path: Path) -> DomainConfig:
@@ -93,21 +101,35 @@ def load_domain(path: Path) -> DomainConfig:
     config = _validate(DomainConfig, raw, path)
     if config.slug != path.stem:
         raise ConfigError([Problem(path, "slug", f"is {config.slug!r}, so the file must be named {config.slug}.yaml")])
+    base = path.resolve().parent
     if config.evaluation is not None and config.evaluation.path is not None:
-        located = config.evaluation.model_copy(update={"path": (path.resolve().parent / config.evaluation.path)})
+        located = config.evaluation.model_copy(update={"path": _absolute(base, config.evaluation.path)})
         config = config.model_copy(update={"evaluation": located})
-    return config
+    classes = tuple(entry.model_copy(update={"seeds": _seeds(base, entry.seeds)}) for entry in config.classes)
+    return config.model_copy(update={"classes": classes})
+
+
+def _seeds(base: Path, seeds: tuple[Path, ...]) -> tuple[Path, ...]:
+    # Relative ones stay as they are written: they are named so in messages.
+    return tuple(_absolute(base, seed) if str(seed).startswith("~") else seed for seed in seeds)
 
 
 def load_domains(directory: Path) -> tuple[dict[str, DomainConfig], list[Problem]]:
     """Read every `*.yaml` of a directory: the valid domains by slug, and the problems of the others."""
-    domains, problems = {}, []
+    domains, problems = {}, misnamed(directory)
     for path in sorted(directory.glob("*.yaml")):
         try:
             domains[path.stem] = load_domain(path)
         except ConfigError as error:
             problems += error.problems
     return domains, problems
+
+
+def misnamed(directory: Path) -> list[Problem]:
+    """The files of a directory that look like domains and are not read, since their names end otherwise."""
+    found = sorted(directory.iterdir()) if directory.is_dir() else []
+    others = [path for path in found if path.suffix.lower() in (".yml", ".yaml") and path.suffix != ".yaml"]
+    return [Problem(path, "", f"is not read: rename it to {path.stem}.yaml") for path in others]
 
 
 def _validate(model: type[Model], raw: dict[str, Any], path: Path) -> Model:

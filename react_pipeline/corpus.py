@@ -44,8 +44,9 @@ def publish_corpus(project: Project) -> Artifact:
     """Publish the artifact `corpus`: `shards.parquet` with shard, path, bytes and sha256 (see `inventory.take_stock`).
 
     The user's shards stay where they are. Their identity is name, size and digest in order, so a corpus that is moved
-    to another folder stays the same corpus. The demo's shards, and those of downloaded images, are part of the
-    artifact. For ready embeddings it holds their inventory instead.
+    to another folder stays the same corpus. With `keys: by_folder` which of them lie together belongs to it too
+    (column `folder`). The demo's shards, and those of downloaded images, are part of the artifact. For ready embeddings
+    it holds their inventory instead.
 
     Raises:
         CorpusError: If a pattern finds no tar, a shard is damaged, or no shard holds a pair.
@@ -65,7 +66,10 @@ def publish_corpus(project: Project) -> Artifact:
         return publish_inventory(project)
     locations = locate_shards(project.config.corpus)
     table = take_stock(project.store, locations)
-    content = [[_name(row.path), row.bytes, row.sha256] for row in table.itertuples()]
+    content: list[list[Any]] = [[_name(row.path), row.bytes, row.sha256] for row in table.itertuples()]
+    if project.config.corpus.keys == "by_folder":
+        table["folder"] = _folders(locations)
+        content = [[*entry, folder] for entry, folder in zip(content, table["folder"].tolist(), strict=True)]
 
     def write(staging: Path) -> dict[str, Any]:
         counts = _checked(locations)
@@ -166,3 +170,13 @@ def _check_whole(shard: RemoteShard) -> None:
 
 def _name(path: str) -> str:
     return path.rpartition("/")[2]
+
+
+def _folders(locations: list[ShardLocation]) -> list[int]:
+    """The folder of each shard by its number in the order of the corpus, so that all of them may move."""
+    folders = [
+        str(place).rpartition("/")[0] if isinstance(place, RemoteShard) else str(place.parent.resolve())
+        for place in locations
+    ]
+    numbers = {folder: number for number, folder in enumerate(dict.fromkeys(folders))}
+    return [numbers[folder] for folder in folders]

@@ -59,8 +59,8 @@ def embed_corpus(project: Project) -> Artifact:
     and a group that was embedded before is linked (`earlier_embeddings`). Ready embeddings are adopted instead.
 
     Raises:
-        CorpusError: If a shard is missing, changed, damaged or has more than `max_bad_fraction` bad samples, or the
-            encoder gives a vector that is not finite or zero.
+        CorpusError: If a shard is missing, changed, damaged or has more than `max_bad_fraction` bad samples or keys of
+            earlier shards, or the encoder gives a vector that is not finite or zero.
     """
     if project.config.corpus.kind == "embeddings":
         from react_pipeline.sources.ready_embeddings import adopt_embeddings
@@ -76,13 +76,15 @@ def _embed(project: Project, inputs: Inputs, corpus: Artifact, base: Artifact, s
         # Killed between the last group and the publishing, which takes long where gigabytes are hashed.
         return _finished(staging)
     locations = check_shards(project.store, corpus)
-    digests = pd.read_parquet(corpus.file(SHARDS_FILE), columns=["sha256"])["sha256"].tolist()
+    shards = pd.read_parquet(corpus.file(SHARDS_FILE))
+    digests = shards["sha256"].tolist()
     earlier = EarlierEmbeddings(project.store, inputs)
     scratch = _prepared(staging, digests, project.config.embedding.shards_per_group, earlier)
     plan = json.loads((scratch / _PLAN_FILE).read_text())["groups"]
     groups = [Group(number, range(start, end), tuple(digests[start:end])) for number, (start, end) in enumerate(plan)]
     records = Records(staging, scratch, len(groups), locations, project.config.corpus.max_bad_fraction)
-    build, pairs = _Build(project.config, records, groups, earlier, base), corpus.counts.get("pairs")
+    folders = shards["folder"].tolist() if "folder" in shards else None
+    build, pairs = _Build(project.config, records, groups, earlier, base, folders), corpus.counts.get("pairs")
     with tqdm(total=pairs, desc="embedding", unit="pair", disable=None) as bar:
         try:
             is_local = project.config.distributor.kind == "local"
@@ -97,11 +99,17 @@ class _Build:
     """One run of the embedding, which goes on with what a killed one left."""
 
     def __init__(
-        self, config: PipelineConfig, records: Records, groups: list[Group], earlier: EarlierEmbeddings, base: Artifact
+        self,
+        config: PipelineConfig,
+        records: Records,
+        groups: list[Group],
+        earlier: EarlierEmbeddings,
+        base: Artifact,
+        folders: list[int] | None,
     ) -> None:
         self.config, self.records, self.groups = config, records, groups
         self.earlier, self.base = earlier, base
-        self.seen = SeenKeys(records.scratch / "keys.sqlite")
+        self.seen = SeenKeys(records.scratch / "keys.sqlite", folders)
 
     def run(self, bar: Any, pairs: int | None) -> tuple[int, str]:
         """Bring every group into place; gives the dimension of the vectors and the device."""

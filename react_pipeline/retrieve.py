@@ -21,7 +21,14 @@ from react_pipeline.config import DomainConfig
 from react_pipeline.errors import RetrievalError
 from react_pipeline.lineage import Project, resolve
 from react_pipeline.retrieval.candidates import Queries, find_candidates
-from react_pipeline.retrieval.chosen_pairs import FETCHED, clear_leftovers, write_pairs
+from react_pipeline.retrieval.chosen_pairs import (
+    FETCHED,
+    clear_leftovers,
+    finish,
+    finished_counts,
+    sheets_of,
+    write_pairs,
+)
 from react_pipeline.retrieval.class_report import class_report, similarity_report, write_report
 from react_pipeline.retrieval.control import draw_control as draw_control
 from react_pipeline.retrieval.control import load_base
@@ -43,11 +50,12 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
     Starving classes are recorded in the counts (`starving`, `starving_fraction`), not refused here: the blocking check
     and `customize` refuse to train on too many of them.
 
-    Files: `pairs.parquet`, `shards/`, `contact_sheet.png`, and the report: `classes.parquet` (per class: prompts,
-    seeds, candidates, kept, pairs kept for another class, one column a reason of dropping, shortfall of the search),
-    `similarity.parquet`, `similarity.png`, `report.md`. In `pairs.parquet`, `class` is the class that a pair counts
-    for, `classes` all that want it; `score` is what the fusion went by; `evaluation_similarity` is the cosine of an
-    image with the nearest evaluation image, NaN without any.
+    Files: `pairs.parquet`, `shards/`, `finished.json`, `contact_sheet.png` (`contact_sheet_2.png` and so on for further
+    classes), and the report: `classes.parquet` (per class: prompts, seeds, candidates, kept, pairs kept for another
+    class, one column a reason of dropping, shortfall of the search), `similarity.parquet`, `similarity.png`,
+    `report.md`. In `pairs.parquet`, `class` is the class that a pair counts for, `classes` all that want it; `score` is
+    what the fusion went by; `evaluation_similarity` is the cosine of an image with the nearest evaluation image, NaN
+    without any.
 
     Raises:
         RetrievalError: If no pair is left at all, naming the classes and why their candidates were dropped.
@@ -61,6 +69,8 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
     seeds, prompts = read_seeds(project, slug), class_prompts(domain)
 
     def write(directory: Path) -> dict[str, Any]:
+        if (finished := finished_counts(directory)) is not None:
+            return finished
         started = time.monotonic()
         clear_leftovers(directory)
         clip = load_base(project, parents["base_checkpoint"])
@@ -104,8 +114,9 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
             **examination.counts(),
         }
         similarity = similarity_report(domain, candidates)
-        write_report(directory, domain.title or slug, classes, similarity, candidates, settings, counts)
-        return {**counts, "seconds": round(time.monotonic() - started, 2)}
+        sheets = sheets_of(pairs)
+        write_report(directory, domain.title or slug, classes, similarity, candidates, settings, counts, sheets)
+        return {**finish(directory, source, counts), "seconds": round(time.monotonic() - started, 2)}
 
     return project.store.build(inputs, write, resumable=True)
 

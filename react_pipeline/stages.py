@@ -54,7 +54,8 @@ def _corpus(project: Project, _key: str) -> dict[str, Any]:
     if corpus.kind == "embeddings":
         return corpus.model_dump(mode="json", include={"kind", "url_column", "caption_column"})
     if corpus.kind != "urls":
-        return {"kind": corpus.kind}
+        # Named only where it is not the default, so that all other corpora stay what they are.
+        return {"kind": corpus.kind, **({} if corpus.keys == "global" else {"keys": corpus.keys})}
     # What decides which images are had. More retries make another corpus: that is how failed URLs are tried again.
     fields = corpus.model_dump(mode="json", include={"kind", "url_column", "caption_column", "max_pixels"})
     private = {"allow_private_addresses": True} if corpus.download.allow_private_addresses else {}
@@ -204,7 +205,7 @@ STAGES: Mapping[str, Stage] = {
     "faiss_index": Stage("1", _index, lambda _: {"corpus_embeddings": ALL}),
     "evaluation_set": Stage("1", _evaluation_set, _nothing),
     "retrieved_set": Stage(
-        "1",
+        "2",
         _retrieved,
         lambda slug: {
             "corpus": ALL,
@@ -225,7 +226,7 @@ STAGES: Mapping[str, Stage] = {
             "evaluation_set": slug,
         },
     ),
-    "customized_checkpoint": Stage("1", _training, _training_parents),
+    "customized_checkpoint": Stage("2", _training, _training_parents),
     "elevater_results": Stage("1", _evaluation, _evaluation_parents),
     # Its parents are whichever results exist and are fresh: `resolve` is given them by the step.
     "comparison": Stage("2", _comparison, _nothing),

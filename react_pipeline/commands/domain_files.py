@@ -33,8 +33,9 @@ def add_domain_file(project: Project, file: Path) -> tuple[Path, DomainConfig]:
     text = file.read_text(encoding="utf-8")
     raw = read_yaml(file)
     path = (raw.get("evaluation") or {}).get("path")
-    if path and not Path(path).is_absolute() and file.resolve().parent != directory:
-        raw["evaluation"]["path"] = str((file.resolve().parent / path).resolve())
+    located = domain.evaluation.path if domain.evaluation else None
+    if path and located and not Path(path).is_absolute() and file.resolve().parent != directory:
+        raw["evaluation"]["path"] = str(located.resolve())
         text = yaml.safe_dump(raw, sort_keys=False, allow_unicode=True)
     target = directory / f"{domain.slug}.yaml"
     if not target.exists():

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from react_pipeline.commands.command_line import Config, load_project
-from react_pipeline.commands.terminal import print_table
+from react_pipeline.commands.terminal import print_table, printable
 from react_pipeline.config_files import load_domain
 from react_pipeline.elevater.table import DATASETS, IMAGENET
 from react_pipeline.errors import InputError
@@ -46,7 +46,7 @@ def check(root: Root, json: Annotated[bool, typer.Option("--json", help="For pro
     from react_pipeline.elevater.check import check_root, report_json, report_lines
 
     reports = check_root(root)
-    typer.echo(report_json(reports) if json else "\n".join(report_lines(reports)))
+    typer.echo(report_json(reports) if json else "\n".join(map(printable, report_lines(reports))))
     raise typer.Exit(1 if any(report.state == "wrong" for report in reports) else 0)
 
 
@@ -145,6 +145,6 @@ def _require_folder(root: Path) -> None:
 
 def _tell_problems(path: Path, problems: list[str], wanted: str = "the leaderboard wants") -> None:
     for problem in problems:
-        typer.echo(f"error: {problem}", err=True)
+        typer.echo(f"error: {printable(problem)}", err=True)
     typer.echo(f"{path}: {'not accepted' if problems else f'as {wanted} it'}")
     raise typer.Exit(1 if problems else 0)

@@ -1,11 +1,12 @@
-"""The terminal: how tables are printed.
+"""The terminal: how tables and messages are printed.
 
-Belongs here: columns, units and alignment of what a person reads. Does not belong here: which command prints what
-(`cli`), or formats for programs.
+Belongs here: columns, units and alignment of what a person reads, and what of a stranger's text may reach a terminal.
+Does not belong here: which command prints what (`cli`), or formats for programs.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,28 @@ COUNTS = ("n", "pairs", "trainable_parameters")
 
 WIDE_COLUMNS = 200
 """Width where no terminal sets one, so that a log keeps whole lines."""
+
+
+def printable(text: str) -> str:
+    """A text in which every character that is not printable is U+FFFD: control characters, escapes, bidi overrides.
+
+    Captions, keys and URLs are data from strangers, who could else move the cursor or rewrite what was printed before.
+    Line breaks are not printable either: split what has lines.
+    """
+    return "".join(mark if mark.isprintable() else "\N{REPLACEMENT CHARACTER}" for mark in text)
+
+
+def log_to_terminal() -> None:
+    """Show warnings, and that a build waits for another one: it would look as if it hung."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Printable("%(levelname)s: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    logging.getLogger("react_pipeline.store").setLevel(logging.INFO)
+
+
+class _Printable(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return _printable_lines(super().format(record))
 
 
 def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -43,6 +66,10 @@ def print_results(table: pd.DataFrame) -> None:
     print_table(columns, rows, right=8)
 
 
+def _printable_lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def _plain(name: str, value: Any) -> Any:
     if value != value:
         return None
@@ -63,6 +90,6 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: in
     for column in table.columns[2:right]:
         column.justify = "right"
     for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
+        table.add_row(*(escape(_printable_lines(str(cell))) for cell in row))
     wide = Console(width=None if Console().is_terminal else max(WIDE_COLUMNS, shutil.get_terminal_size().columns))
     wide.print(table)

@@ -26,7 +26,7 @@ from react_pipeline.vectors import FOLDERS
 LEDGER_COLUMNS = ["shard", "key", "reason", "detail"]
 LEDGER_SCHEMA = pa.schema([("shard", pa.int32()), *((name, pa.string()) for name in LEDGER_COLUMNS[1:])])
 DUPLICATE = "duplicate_key"
-"""Reason of a sample whose key an earlier shard holds; unlike the other reasons it makes a shard no worse."""
+"""Reason of a sample whose key an earlier shard holds. It is not bad; too many of them are judged by themselves."""
 WITHOUT_KEY = frozenset({"unsafe_name", "not_a_file"})
 """Reasons of members that belong to no sample: the ledger has their name in place of a key."""
 
@@ -70,10 +70,18 @@ class Group:
         seen.add(keys)
 
     def check(self, locations: Sequence[ShardLocation], max_bad_fraction: float) -> None:
-        """Refuse the group if one of its shards has too many bad samples."""
+        """Refuse the group if one of its shards has too many bad samples, or too many keys of earlier shards.
+
+        Raises:
+            CorpusError: Naming the shard, how many there are and what they are.
+        """
         for shard in self.shards:
-            reasons = Counter(row[2] for row in self.ledger if row[0] == shard and row[2] != DUPLICATE)
-            bad, found = reasons.total(), self.found[shard]
+            reasons = Counter(row[2] for row in self.ledger if row[0] == shard)
+            found, repeated = self.found[shard], reasons.pop(DUPLICATE, 0)
+            keys = found - sum(reasons[reason] for reason in WITHOUT_KEY)
+            if repeated > max_bad_fraction * keys:
+                raise CorpusError(self._repeated(locations, shard, repeated, keys, max_bad_fraction))
+            bad = reasons.total()
             if bad > max_bad_fraction * found:
                 reason, times = reasons.most_common(1)[0]
                 raise CorpusError(
@@ -81,6 +89,21 @@ class Group:
                     f"{max_bad_fraction:.0%}), most often {reason} ({times}); mend or remove the shard, or raise "
                     "`corpus.max_bad_fraction`"
                 )
+
+    def _repeated(
+        self, locations: Sequence[ShardLocation], shard: int, repeated: int, keys: int, allowed: float
+    ) -> str:
+        told = {row[1] for row in self.ledger if row[0] == shard and row[2] == DUPLICATE}
+        holder = next((place for place in locations[:shard] if place.name == locations[shard].name), None)
+        # Data sets that number their samples alike number their shards alike: one look into one of that name will do.
+        shared = told & {sample.key for sample in index_shard(holder).samples} if holder is not None else set[str]()
+        example = f"{min(shared)!r} is in {holder} too" if shared else f"such as {min(told)!r}"
+        return (
+            f"{locations[shard]}: {repeated:,} of {keys:,} keys are held by earlier shards ({repeated / keys:.0%}, "
+            f"allowed are {allowed:.0%}), {example}, and a key stands for one sample. If it is another data set, put "
+            "it into a folder of its own and set `corpus.keys: by_folder`, or rename its keys; if it is a copy, remove "
+            "it; or raise `corpus.max_bad_fraction`, and its samples of these keys are left out"
+        )
 
     def write_ledger(self, path: Path) -> None:
         """Write the ledger as a table of `LEDGER_SCHEMA`."""

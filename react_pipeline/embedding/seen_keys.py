@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -38,9 +38,9 @@ class SeenKeys:
     then, so closing waits for the question under way, and later ones are refused.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Start empty, with a table at `path`."""
-        self._path = path
+    def __init__(self, path: Path, folders: Sequence[int] | None = None) -> None:
+        """Start empty, with a table at `path`; `folders`, one a shard, have their keys to themselves."""
+        self._path, self._folders = path, folders
         self._open: sqlite3.Connection | None = None
         self._lock = threading.RLock()
         self._closed = False
@@ -50,16 +50,17 @@ class SeenKeys:
         here: set[str] = set()
         found: Duplicates = set()
         for shard, keys in keys_by_shard.items():
-            of_shard = set(keys)
-            found |= {(shard, key) for key in of_shard if key in here or self._has(key)}
-            here |= of_shard
+            names = {key: self._name(shard, key) for key in keys}
+            found |= {(shard, key) for key, name in names.items() if name in here or self._has(name)}
+            here.update(names.values())
         return found
 
     def add(self, keys_by_shard: Mapping[int, Iterable[str]]) -> None:
         """Take up the keys of some shards."""
         with self._lock, self._table() as table:
-            for keys in keys_by_shard.values():
-                table.executemany("INSERT OR IGNORE INTO keys VALUES (?)", ((key,) for key in keys))
+            for shard, keys in keys_by_shard.items():
+                names = ((self._name(shard, key),) for key in keys)
+                table.executemany("INSERT OR IGNORE INTO keys VALUES (?)", names)
 
     def close(self) -> None:
         """Remove the table."""
@@ -69,6 +70,9 @@ class SeenKeys:
                 self._open.close()
                 self._open = None
             self._path.unlink(missing_ok=True)
+
+    def _name(self, shard: int, key: str) -> str:
+        return key if self._folders is None else f"{self._folders[shard]}/{key}"
 
     def _has(self, key: str) -> bool:
         with self._lock:

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from react_pipeline.config import IndexConfig
 from react_pipeline.errors import InputError
+from react_pipeline.settings.index import key_problem
 
 TRAINING_POINTS_PER_CELL = 39
 """FAISS warns of poor cells below this (its `ClusteringParameters.min_points_per_centroid`)."""
@@ -69,11 +70,11 @@ class Key:
         """Take a key apart.
 
         Raises:
-            InputError: If it is none that this module knows.
+            InputError: If this pipeline builds no such index (`settings.index.key_problem`).
         """
         found = _KEY.fullmatch(text)
-        if not text or found is None:
-            raise InputError(f"index.key: {text!r} is no key this pipeline builds")
+        if (problem := key_problem(text)) or found is None:
+            raise InputError(f"index.key: {problem}")
         numbers = {name: int(found[name] or 0) for name in ("cells", "cell_links", "links", "opq", "rotated", "parts")}
         codes = found["codes"] or "Flat"
         return cls(
@@ -126,8 +127,6 @@ class Key:
             raise InputError(f"index.key: {self.text} cuts vectors of {width} numbers into {self.parts} unequal parts")
         if self.rotation and width % self.rotation:
             raise InputError(f"index.key: {self.text} rotates for {self.rotation} parts, which do not divide {width}")
-        if self.parts and self.bits > 12:
-            raise InputError(f"index.key: {self.text}: codes of {self.bits} bits need too long a training; use 4 to 12")
 
     def bytes(self, rows: int, dimension: int) -> int:
         """Size of the index of one side, on disk and in memory."""

@@ -1,26 +1,39 @@
-"""The files of a set of chosen pairs: their table, their training shards and a contact sheet.
+"""The files of a set of chosen pairs: their table, their training shards and contact sheets.
 
-Belongs here: what a retrieved set and its control have alike. Does not belong here: which pairs are chosen (`retrieve`,
-`control`), the form of a shard (`collect`).
+Belongs here: what a retrieved set and its control have alike, and how a killed build of either goes on. Does not belong
+here: which pairs are chosen (`retrieve`, `control`), the form of a shard (`collect`).
 """
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from PIL import ImageOps
 
+from react_pipeline.artifacts import MANIFEST
 from react_pipeline.collect import SHARDS, collect_pairs
+from react_pipeline.durable import fsync_tree, write_atomically
 from react_pipeline.sources.image_source import ImageSource
 from react_pipeline.sources.images import contact_sheet, decode_image
 
 FETCHED = "fetched"
 """Scratch of a build, in which images that came over the net wait; never published."""
 
+FINISHED = "finished.json"
+"""Vouches for all other files of a build, with its counts; published with them, since they are hashed after it."""
+
+SHEET_CLASSES, MAX_SHEETS = 12, 34
+"""Classes of a contact sheet, and sheets of a set. That is enough for ELEVATER's largest data set, of 397 classes; a
+sheet is up to 2 MB and some 100 images that are read and decoded once more."""
+
 _COLUMNS = ["row", "class", "classes", "prompt", "mode", "similarity", "score", "rank"]
 _MORE = ["caption", "url", "image_sha256", "evaluation_similarity"]
-_SHEET_CLASSES, _SHEET_IMAGES = 12, 8
+_SHEET_IMAGES, _TILE_PIXELS = 8, 96
 
 
 def clear_leftovers(directory: Path) -> None:
@@ -35,7 +48,7 @@ def clear_leftovers(directory: Path) -> None:
 def write_pairs(
     directory: Path, pairs: pd.DataFrame, source: ImageSource, *, shard_pairs: int, max_pixels: int
 ) -> pd.DataFrame:
-    """Write `pairs.parquet`, `shards/` and `contact_sheet.png`, and remove the scratch directory.
+    """Write `pairs.parquet`, `shards/` and the contact sheets.
 
     Args:
         directory: Gets the files.
@@ -51,15 +64,69 @@ def write_pairs(
     if len(collected.failed):
         pairs = pairs[~pairs["row"].isin(collected.failed["row"])]
     pairs[[*_COLUMNS, *(name for name in _MORE if name in pairs)]].to_parquet(directory / "pairs.parquet", index=False)
-    titles = pairs["class"].drop_duplicates().head(_SHEET_CLASSES)
-    shown = pairs[pairs["class"].isin(titles)].groupby("class", sort=False).head(_SHEET_IMAGES)
-    images = {pair.row: decode_image(data, max_pixels) for pair, data in source.fetch(shown)}
-    sheet = [
-        (str(title) or "random pairs", [images[row] for row in rows["row"] if row in images])
-        for title, rows in shown.groupby("class", sort=False)
-    ]
-    contact_sheet(sheet, directory / "contact_sheet.png")
+    _draw_sheets(directory, pairs, source, max_pixels)
     if len(source.ledger):
         source.ledger.to_parquet(directory / "not_collected.parquet", index=False)
-    source.discard()
     return pairs
+
+
+def sheets_of(pairs: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """The contact sheets of some pairs, each with its classes in the order of the pairs; `MAX_SHEETS` at the most."""
+    titles = pairs["class"].drop_duplicates().tolist()
+    pages = [titles[start : start + SHEET_CLASSES] for start in range(0, len(titles), SHEET_CLASSES)]
+    names = ["contact_sheet.png", *(f"contact_sheet_{number}.png" for number in range(2, MAX_SHEETS + 1))]
+    # Where nothing could be collected there is a sheet of nothing.
+    return list(zip(names, pages or [[]], strict=False))
+
+
+def finish(directory: Path, source: ImageSource, counts: Mapping[str, Any]) -> dict[str, Any]:
+    """Make what was written durable and vouch for it; only then what was fetched is let go.
+
+    From here on a killed build goes on with `finished_counts`: hashing and publishing gigabytes takes minutes, and
+    fetching them again hours.
+    """
+    for path in directory.iterdir():
+        if path.name != FETCHED:
+            fsync_tree(path)
+    write_atomically(directory / FINISHED, json.dumps({"counts": counts, "bytes": _sizes(directory)}))
+    source.discard()
+    return dict(counts)
+
+
+def finished_counts(directory: Path) -> dict[str, Any] | None:
+    """The counts of a build that was killed after `finish`, which is complete; None if there is anything left to do."""
+    if not (directory / FINISHED).exists():
+        return None
+    finished = json.loads((directory / FINISHED).read_text(encoding="utf-8"))
+    if finished["bytes"] != _sizes(directory):
+        # Somebody began to remove it.
+        return None
+    if (directory / FETCHED).exists():
+        shutil.rmtree(directory / FETCHED)
+    return dict(finished["counts"])
+
+
+def _sizes(directory: Path) -> dict[str, int]:
+    """Bytes of each file that will be published, but for the marker."""
+    files = {path.relative_to(directory).as_posix(): path for path in sorted(directory.rglob("*")) if path.is_file()}
+    other = (FINISHED, MANIFEST)
+    return {
+        name: path.stat().st_size
+        for name, path in files.items()
+        if name not in other and not name.startswith(f"{FETCHED}/")
+    }
+
+
+def _draw_sheets(directory: Path, pairs: pd.DataFrame, source: ImageSource, max_pixels: int) -> None:
+    sheets = sheets_of(pairs)
+    titles = [title for _, classes in sheets for title in classes]
+    shown = pairs[pairs["class"].isin(titles)].groupby("class", sort=False).head(_SHEET_IMAGES)
+    # Read once for all sheets, and made small at once: an image may have millions of pixels.
+    tile = (_TILE_PIXELS, _TILE_PIXELS)
+    images = {pair.row: ImageOps.contain(decode_image(data, max_pixels), tile) for pair, data in source.fetch(shown)}
+    rows = {title: of_class["row"].tolist() for title, of_class in shown.groupby("class", sort=False)}
+    for name, classes in sheets:
+        sheet = [
+            (str(title) or "random pairs", [images[row] for row in rows[title] if row in images]) for title in classes
+        ]
+        contact_sheet(sheet, directory / name, _TILE_PIXELS)

@@ -35,6 +35,9 @@ MEANINGS: Mapping[str, str] = {
 }
 """What each of `DROP_REASONS` means to a reader."""
 
+Sheets = Sequence[tuple[str, Sequence[str]]]
+"""Names of the contact sheets, each with its classes."""
+
 MAX_ROWS = 1_000
 """Classes listed on the page; the fewest pairs first. All of them stand in `classes.parquet`."""
 _BINS = 50
@@ -107,6 +110,7 @@ def write_report(
     candidates: pd.DataFrame,
     settings: RetrievalConfig,
     counts: Mapping[str, Any],
+    sheets: Sheets = (),
 ) -> None:
     """Write `classes.parquet`, `similarity.parquet`, `similarity.png` and `report.md`.
 
@@ -118,11 +122,13 @@ def write_report(
         candidates: With `dropped` filled.
         settings: Of the domain.
         counts: Of the artifact: pairs, classes, starving, evaluation_sets.
+        sheets: Of `chosen_pairs.sheets_of`.
     """
     classes.to_parquet(directory / "classes.parquet", index=False)
     similarity.to_parquet(directory / "similarity.parquet", index=False)
     draw_similarity(candidates, classes, settings).savefig(directory / "similarity.png", metadata={"Software": None})
-    (directory / "report.md").write_text(report_page(title, classes, similarity, settings, counts), encoding="utf-8")
+    page = report_page(title, classes, similarity, settings, counts, sheets)
+    (directory / "report.md").write_text(page, encoding="utf-8")
 
 
 def draw_similarity(candidates: pd.DataFrame, classes: pd.DataFrame, settings: RetrievalConfig) -> Figure:
@@ -154,6 +160,7 @@ def report_page(
     similarity: pd.DataFrame,
     settings: RetrievalConfig,
     counts: Mapping[str, Any],
+    sheets: Sheets = (),
 ) -> str:
     """The page, in Markdown; names from outside are escaped."""
     dropped = [
@@ -170,6 +177,7 @@ def report_page(
         + (", ".join(map(_cell, starving[:50])) + (" ..." if len(starving) > 50 else "") if starving else "none")
         + ".",
         "![images by class](contact_sheet.png)",
+        *_further_sheets(sheets, counts["classes"]),
         "![similarity and balance](similarity.png)",
         *(["## Why candidates were not kept", _table(["reason", "pairs", "meaning"], dropped)] if dropped else []),
         "Kept out of the pairs: "
@@ -182,6 +190,15 @@ def report_page(
     if len(classes) > MAX_ROWS:
         parts.append(f"{len(classes) - MAX_ROWS:,} more classes stand in `classes.parquet`.")
     return "\n\n".join(parts) + "\n"
+
+
+def _further_sheets(sheets: Sheets, classes: int) -> list[str]:
+    """What stands on the sheets after the first, and how many classes have pairs and stand on none."""
+    lines = [f"- [{name}]({name}): {_cell(shown[0])} to {_cell(shown[-1])}" for name, shown in sheets[1:]]
+    left = classes - sum(len(shown) for _, shown in sheets)
+    if sheets and left > 0:
+        lines.append(f"- on no sheet: {left:,} classes")
+    return ["\n".join(["Further classes:", "", *lines])] if lines else []
 
 
 def _class_rows(classes: pd.DataFrame, similarity: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from react_pipeline.artifacts import Artifact
 from react_pipeline.errors import RetrievalError
 from react_pipeline.lineage import Project, resolve
-from react_pipeline.retrieval.chosen_pairs import FETCHED, clear_leftovers, write_pairs
+from react_pipeline.retrieval.chosen_pairs import FETCHED, clear_leftovers, finish, finished_counts, write_pairs
 from react_pipeline.retrieval.decontamination import kept_out
 from react_pipeline.retrieval.duplicates import EvaluationImages, repeats
 from react_pipeline.sources.image_source import ImageSource, open_source
@@ -46,6 +46,8 @@ def draw_control(project: Project, slug: str) -> Artifact:
     wanted = parents["retrieved_set"].counts["pairs"]
 
     def write(directory: Path) -> dict[str, Any]:
+        if (finished := finished_counts(directory)) is not None:
+            return finished
         started = time.monotonic()
         clear_leftovers(directory)
         embeddings, clip = parents["corpus_embeddings"], load_base(project, parents["base_checkpoint"])
@@ -58,15 +60,15 @@ def draw_control(project: Project, slug: str) -> Artifact:
         pairs = write_pairs(
             directory, drawn, source, shard_pairs=settings.shard_pairs, max_pixels=project.config.corpus.max_pixels
         )
-        return {
+        counts = {
             "pairs": len(pairs),
             "shortfall": wanted - len(pairs),
             "dropped": draw.dropped,
             "evaluation_images": len(evaluation.images.vectors),
             "evaluation_sets": dict(evaluation.sets),
             "seed": CONTROL_SEED,
-            "seconds": round(time.monotonic() - started, 2),
         }
+        return {**finish(directory, source, counts), "seconds": round(time.monotonic() - started, 2)}
 
     return project.store.build(inputs, write, resumable=True)
 

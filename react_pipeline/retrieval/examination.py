@@ -3,9 +3,11 @@
 Belongs here: near duplicates, rendered text, and images that must be fetched before their bytes are known. Does not
 belong here: the rules of choosing (`ranking`), getting images (`image_source`).
 
-Only pairs that would be kept are looked at, so the cost follows what is kept and not what was found. Each round chooses
-with all that is known, looks at what is new among the chosen, and ends when there is nothing new. Fetching is bounded:
-after `refill_rounds` further rounds only pairs that were had are chosen.
+Only pairs that would be kept are looked at, so the cost follows what is kept and not what was found. Near duplicates
+are told while pairs are chosen. Where images must be fetched, each round chooses with all that is known, fetches what
+is new among the chosen, and ends when there is nothing new. A class that still lacks pairs asks for twice as many, in
+the next round for four times as many, so that rounds are few; after `refill_rounds` further rounds only pairs that were
+had are chosen.
 """
 
 from __future__ import annotations
@@ -26,7 +28,10 @@ from react_pipeline.retrieval.rendered_text import text_fraction
 from react_pipeline.sources.image_source import ImageSource
 from react_pipeline.sources.images import BadImage, decode_image
 from react_pipeline.sources.web_access import REFUSED_URL, plain_url
-from react_pipeline.vectors import row_metadata
+from react_pipeline.vectors import image_vectors, row_metadata
+
+LARGEST_MULTIPLE = 8
+"""So many times what a class lacks is fetched in one round, at most."""
 
 
 class Examination:
@@ -36,7 +41,7 @@ class Examination:
         sha256: Digest of each fetched image, by row.
         text_fraction: How much of it is printed text, by row; filled only where that is looked for.
         failed: Rows that could not be had, with the reason.
-        near: Near duplicates among the rows looked at.
+        near: Near duplicates among the rows that would be taken; None where they are not looked for.
         rounds: How often images were fetched.
     """
 
@@ -47,7 +52,9 @@ class Examination:
         self.sha256: dict[int, str] = {}
         self.text_fraction: dict[int, float] = {}
         self.failed: dict[int, str] = {}
-        self.near = NearDuplicates(embeddings, settings.duplicate_similarity)
+        self.near: NearDuplicates | None = None
+        if settings.duplicate_similarity <= 1:
+            self.near = NearDuplicates(self._vectors, settings.duplicate_similarity)
         self.rounds = 0
         self._source, self._embeddings, self._settings = source, embeddings, settings
         self._max_pixels = max_pixels
@@ -56,11 +63,6 @@ class Examination:
 
     def choose(self, candidates: pd.DataFrame, evaluation: EvaluationImages) -> None:
         """Fill `dropped` of the candidates (`ranking.mark_drops`) with all that looking at the chosen ones tells."""
-
-        def mark(failed: set[int]) -> NDArray[np.int64]:
-            mark_drops(candidates, evaluation, self._settings, failed=failed, neighbours=self.near.neighbours)
-            return candidates.loc[candidates["dropped"] == "", "row"].to_numpy()
-
         if self._source.identity == "url":
             # No round of fetching is spent on what cannot be fetched.
             refused = [plain_url(url) is None for url in candidates["url"]]
@@ -70,13 +72,13 @@ class Examination:
             if self.rounds > self._settings.refill_rounds:
                 # Whatever was not had by now will not be: choose among what was.
                 failed |= set(candidates["row"]) - self.sha256.keys()
-            new = self._unseen(mark(failed))
-            if not len(new):
+            mark_drops(candidates, evaluation, self._settings, failed=failed, near=self.near)
+            new = self._to_fetch(candidates) if self._fetches else []
+            if not new:
                 return
-            self.near.examine(new)
-            if self._fetches:
-                self._fetch(new)
-                self._tell(candidates)
+            self._seen.update(new)
+            self._fetch(np.array(new, np.int64))
+            self._tell(candidates)
 
     def counts(self) -> dict[str, Any]:
         """What is worth recording: rounds of fetching, and why images could not be had."""
@@ -84,10 +86,17 @@ class Examination:
             return {}
         return {"fetch_rounds": self.rounds, "not_collected": dict(sorted(Counter(self.failed.values()).items()))}
 
-    def _unseen(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        new = np.array([row for row in rows.tolist() if row not in self._seen], np.int64)
-        self._seen.update(new.tolist())
-        return new
+    def _vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        return image_vectors(self._embeddings, pd.Series(rows))
+
+    def _to_fetch(self, candidates: pd.DataFrame) -> list[int]:
+        """Rows that were chosen and not asked for yet, and from the second round on more of the classes they are of."""
+        unseen = candidates[~candidates["row"].isin(self._seen)]
+        chosen = unseen[unseen["dropped"] == ""]
+        spare = unseen[unseen["dropped"] == "cap"].drop_duplicates(self._source.identity)
+        more = (min(2**self.rounds, LARGEST_MULTIPLE) - 1) * spare["class_id"].map(chosen["class_id"].value_counts())
+        next_best = spare[spare.groupby("class_id").cumcount() < more.fillna(0)]
+        return [*chosen["row"].tolist(), *next_best["row"].tolist()]
 
     def _fetch(self, rows: NDArray[np.int64]) -> None:
         self.rounds += 1

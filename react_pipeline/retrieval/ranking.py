@@ -1,7 +1,8 @@
 """Ranking: of a list of candidates, each one is kept or dropped for one reason.
 
-Belongs here: pure functions on tables of candidates: the drops, near duplicates, the cap, the balance. Does not belong
-here: the order of the candidates (`fusion`), what is learned of their images (`examination`), the report.
+Belongs here: functions on tables of candidates: the drops, the cap, the balance, in which order rows are taken. Does
+not belong here: the order of the candidates (`fusion`), which images are alike (`near_duplicates`), what is learned of
+images that are fetched (`examination`), the report.
 
 A candidate is a class and a row of the corpus; a row that several classes want is kept once, for one of them, and the
 pair is told of all of them (`classes_of`).
@@ -10,13 +11,16 @@ pair is told of all of them (`classes_of`).
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Hashable, Sequence, Set
+from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import pandas as pd
 
 from react_pipeline.config import RetrievalConfig
-from react_pipeline.retrieval.duplicates import EvaluationImages, repeats
+from react_pipeline.retrieval.duplicates import EvaluationImages
+from react_pipeline.retrieval.near_duplicates import BLOCK_ROWS, NearDuplicates
 
 DROP_REASONS = (
     "below_similarity",
@@ -30,12 +34,18 @@ DROP_REASONS = (
     "cap",
     "total",
 )
-"""Why a row is not kept, in the order in which it is tried; each row is counted once, for the class it fits best."""
+"""Why a row is not kept, in the order in which it is tried; each row is counted once, for the class it fits best.
+
+Near duplicates are the exception to the order: what is left when a class has enough is `cap` and not looked at.
+"""
+
+_OF_CHOICE = ("exact_duplicate", "near_duplicate", "cap")
 
 SHARED = "several_classes"
 """Stands for a candidate whose row is decided on, kept or dropped, for another class; if kept, the pair names both."""
 
-Neighbours = Mapping[int, Sequence[int]]
+FIRST_LOOK_ROWS = 128
+"""Rows of a class that are compared together at first; more where few of them could be taken."""
 
 
 def mark_drops(
@@ -44,13 +54,14 @@ def mark_drops(
     settings: RetrievalConfig,
     *,
     failed: Set[int] = frozenset(),
-    neighbours: Neighbours | None = None,
+    near: NearDuplicates | None = None,
 ) -> None:
     """Fill `dropped` of the candidates: "" where kept, `SHARED`, or one of `DROP_REASONS`.
 
     A row wanted by several classes counts for the class that holds its best hit, or with `balance: even` for the one
-    that has fewest pairs; of equal images and of near duplicates, whichever class or row they belong to, the best
-    stays. The cap keeps the best of each class.
+    that has fewest pairs. Rows are taken one after the other, the best first (`even`: the class with fewest pairs
+    takes its best), until each class has enough; one is dropped as a duplicate only if an image of its URL, of its
+    bytes, or one that looks like it was taken before, for whichever class.
 
     Args:
         candidates: The best first: columns class_id, row, image_sha256 ("" where it is not known yet),
@@ -59,7 +70,7 @@ def mark_drops(
         evaluation: What must be kept out.
         settings: Of the domain.
         failed: Rows whose image cannot be had.
-        neighbours: For a row those whose image is a near duplicate of its own.
+        near: Is asked which images look alike, and told which rows are taken. None: near duplicates are not looked for.
     """
     found = candidates["dropped"].isin(("below_similarity", "below_filter"))
     candidates["dropped"] = candidates["dropped"].where(found, "")
@@ -67,18 +78,19 @@ def mark_drops(
     best = alive[~alive["row"].duplicated()].set_index("row")
     reasons = _reasons_of_rows(best, evaluation, settings, failed)
     usable = alive[~alive["row"].map(reasons != "").astype(bool)]
+    first = usable[~usable["row"].duplicated()]
+    twins = _twins(first)
     if settings.balance == "even":
-        chosen, lost = _fewest_first(usable, settings.max_per_class, neighbours or {})
-    elif neighbours:
-        chosen, lost = _best_first(usable, settings.max_per_class, neighbours)
+        chosen, lost = _fewest_first(usable, _Choice(settings.max_per_class, twins, near))
+    elif twins or near is not None:
+        chosen, lost = _best_first(first, _Choice(settings.max_per_class, twins, near))
     else:
-        first = usable[~usable["row"].duplicated()]
         fits = first.groupby("class_id").cumcount() < settings.max_per_class
-        chosen, lost = first.index[fits], {"cap": first.loc[~fits, "row"].to_numpy()}
+        chosen, lost = first.index[fits], {"cap": first.loc[~fits, "row"].tolist()}
     if settings.max_pairs is not None and len(chosen) > settings.max_pairs:
         # The worst pairs of the largest classes go, so that what is left is as even as it can be.
         ranks = candidates.loc[chosen].groupby("class_id").cumcount().sort_values(kind="stable")
-        lost["total"] = candidates.loc[ranks.index[settings.max_pairs :], "row"].to_numpy()
+        lost["total"] = candidates.loc[ranks.index[settings.max_pairs :], "row"].tolist()
         chosen = ranks.index[: settings.max_pairs]
     for reason, rows in lost.items():
         reasons.loc[rows] = reason
@@ -117,53 +129,121 @@ def _reasons_of_rows(
         drop("rendered_text", best["text_fraction"] > settings.max_text_fraction)
     if failed:
         drop("not_collected", pd.Series(best.index.isin(list(failed)), best.index))
-    for identity in [name for name in ("url", "image_sha256") if name in best]:
-        known = best.loc[(reasons == "") & (best[identity] != ""), identity]
-        again = repeats(known)
-        drop("exact_duplicate", again.reindex(best.index, fill_value=False))
     return reasons
 
 
-def _best_first(usable: pd.DataFrame, cap: int, neighbours: Neighbours) -> tuple[pd.Index, dict[str, list[int]]]:
-    """Take rows in their order; a class that is full takes no more, and no near duplicate of a taken row is taken."""
-    first = usable[~usable["row"].duplicated()]
-    taken: set[int] = set()
-    kept: dict[int, int] = {}
-    chosen, lost = [], {"near_duplicate": list[int](), "cap": list[int]()}
-    for position, row, class_id in zip(first.index, first["row"].tolist(), first["class_id"].tolist(), strict=True):
-        if not taken.isdisjoint(neighbours.get(row, ())):
-            lost["near_duplicate"].append(row)
-        elif kept.get(class_id, 0) >= cap:
-            lost["cap"].append(row)
+def _twins(first: pd.DataFrame) -> dict[int, list[Hashable]]:
+    """What each row that shares its URL or its bytes with another one shares; rows that share nothing are left out."""
+    twins: dict[int, list[Hashable]] = {}
+    for identity in [name for name in ("url", "image_sha256") if name in first]:
+        values = first[identity]
+        shared = first[(values != "") & values.duplicated(keep=False)]
+        for row, value in zip(shared["row"].tolist(), shared[identity].tolist(), strict=True):
+            twins.setdefault(row, []).append((identity, value))
+    return twins
+
+
+@dataclass
+class _Queue:
+    """The rows that a class wants, the best first, where each stands in the table, and how far the class has come."""
+
+    positions: list[int]
+    rows: list[int]
+    next: int = 0
+    kept: int = 0
+    _looked: int = 0
+    _kept_before: int = 0
+    _multiple: int = 1
+
+    def ahead(self, missing: int, is_open: Callable[[int], bool]) -> list[int]:
+        """The next rows, as many as are missing; twice as many, and twice again, while few of the last were taken."""
+        if 2 * (self.kept - self._kept_before) < self._looked:
+            self._multiple *= 2
+        self._looked = min(self._multiple * min(missing, FIRST_LOOK_ROWS), BLOCK_ROWS)
+        self._kept_before = self.kept
+        return list(islice(filter(is_open, islice(self.rows, self.next, None)), self._looked))
+
+
+@dataclass
+class _Choice:
+    """What is taken so far, and why other rows are not."""
+
+    cap: int
+    twins: dict[int, list[Hashable]]
+    near: NearDuplicates | None
+    chosen: list[int] = field(default_factory=list)
+    lost: dict[str, list[int]] = field(default_factory=lambda: {name: [] for name in _OF_CHOICE})
+    _used: set[Hashable] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        if self.near is not None:
+            self.near.begin()
+
+    def ask(self, queue: _Queue) -> bool:
+        """Whether a class gets the next row of its queue, which is taken or lost by that."""
+        row, position = queue.rows[queue.next], queue.positions[queue.next]
+        if reason := self._refusal(row, queue):
+            self.lost[reason].append(row)
         else:
-            taken.add(row)
-            kept[class_id] = kept.get(class_id, 0) + 1
-            chosen.append(position)
-    return pd.Index(chosen, dtype="int64"), lost
+            self._used.update(self.twins.get(row, ()))
+            if self.near is not None:
+                self.near.take(row)
+            self.chosen.append(position)
+            queue.kept += 1
+        queue.next += 1
+        return not reason
+
+    def repeats(self, row: int) -> bool:
+        """Whether the bytes or the URL of a row were taken with another one."""
+        return not self._used.isdisjoint(self.twins.get(row, ()))
+
+    def _refusal(self, row: int, queue: _Queue) -> str:
+        if self.repeats(row):
+            return "exact_duplicate"
+        if queue.kept >= self.cap:
+            return "cap"
+        if self.near is None:
+            return ""
+        if not self.near.knows(row):
+            self.near.look(queue.ahead(self.cap - queue.kept, self._is_open))
+        return "near_duplicate" if self.near.is_near(row) else ""
+
+    def _is_open(self, row: int) -> bool:
+        return not (self.repeats(row) or (self.near is not None and self.near.knows(row)))
 
 
-def _fewest_first(usable: pd.DataFrame, cap: int, neighbours: Neighbours) -> tuple[pd.Index, dict[str, list[int]]]:
+def _queues(wanted: pd.DataFrame) -> dict[int, _Queue]:
+    groups = wanted.groupby("class_id", sort=True)
+    return {int(name): _Queue(of_class.index.tolist(), of_class["row"].tolist()) for name, of_class in groups}
+
+
+def _best_first(first: pd.DataFrame, choice: _Choice) -> tuple[pd.Index, dict[str, list[int]]]:
+    """Ask for the rows in their order, each for the class it fits best."""
+    queues = _queues(first)
+    for class_id in first["class_id"].tolist():
+        choice.ask(queues[class_id])
+    return pd.Index(choice.chosen, dtype="int64"), choice.lost
+
+
+def _fewest_first(usable: pd.DataFrame, choice: _Choice) -> tuple[pd.Index, dict[str, list[int]]]:
     """The class with fewest pairs takes its best row that is free, again and again; equal ones in their order."""
-    waiting = {
-        class_id: iter(zip(of_class.index, of_class["row"].tolist(), strict=True))
-        for class_id, of_class in usable.groupby("class_id", sort=True)
-    }
-    queue = [(0, class_id) for class_id in waiting]
-    taken: set[int] = set()
-    near: dict[int, None] = {}
-    chosen = []
-    while queue:
-        kept, class_id = heapq.heappop(queue)
-        for position, row in waiting[class_id]:
-            if row in taken or row in near:
+    queues = _queues(usable)
+    waiting = [(0, class_id) for class_id in queues]
+    decided: set[int] = set()
+    while waiting:
+        _, class_id = heapq.heappop(waiting)
+        queue = queues[class_id]
+        while queue.next < len(queue.rows):
+            row = queue.rows[queue.next]
+            if row in decided:
+                queue.next += 1
                 continue
-            if not taken.isdisjoint(neighbours.get(row, ())):
-                near[row] = None
-                continue
-            taken.add(row)
-            chosen.append(position)
-            if kept + 1 < cap:
-                heapq.heappush(queue, (kept + 1, class_id))
-            break
-    left = [row for row in usable["row"].drop_duplicates().tolist() if row not in taken and row not in near]
-    return pd.Index(sorted(chosen), dtype="int64"), {"near_duplicate": list(near), "cap": left}
+            decided.add(row)
+            if choice.ask(queue):
+                if queue.kept < choice.cap:
+                    heapq.heappush(waiting, (queue.kept, class_id))
+                break
+    for row in usable["row"].drop_duplicates().tolist():
+        if row not in decided:
+            choice.lost["exact_duplicate" if choice.repeats(row) else "cap"].append(row)
+    return pd.Index(sorted(choice.chosen), dtype="int64"), choice.lost

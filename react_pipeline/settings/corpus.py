@@ -20,7 +20,7 @@ _SECRET = re.compile(r"key|secret|token|password|credential|auth|header|cookie|s
 
 _FIELDS_OF_KINDS: dict[str, tuple[str, ...]] = {
     "demo": (),
-    "webdataset": ("shards", "storage"),
+    "webdataset": ("shards", "storage", "keys"),
     "urls": ("urls", "url_column", "caption_column", "download"),
     "embeddings": ("embeddings", "indices", "url_column", "caption_column", "download"),
 }
@@ -103,13 +103,15 @@ class CorpusConfig(Section):
         shards: Tar files: paths, patterns (`data/*.tar`, `s3://bucket/data/*.tar`) or ranges, also of URLs
             (`https://host/data/{00000..00099}.tar`); only for `webdataset`.
         storage: How object stores are reached; only for `webdataset`.
+        keys: Among which shards a key identifies a sample: `global`, all of them; `by_folder`, those of one folder, for
+            data sets side by side that number their samples alike; only for `webdataset`.
         urls: Paths or patterns of parquet files; only for `urls`.
         url_column: Name of the column of URLs, for `urls` and `embeddings`.
         caption_column: Name of the column of captions, likewise.
         embeddings: Folder with `img_emb/`, `text_emb/` and `metadata/`; only for `embeddings`.
         indices: Folder with ready FAISS indices `image.index` and `text.index` over them; only for `embeddings`.
         download: How images are fetched from URLs, for `urls` and `embeddings`.
-        max_bad_fraction: A shard with more bad samples than this fails.
+        max_bad_fraction: A shard with more bad samples than this fails, and one with more keys of earlier shards.
         max_pixels: Larger images are skipped before they are decoded.
         max_caption_chars: Longer captions are cut and counted.
     """
@@ -117,6 +119,7 @@ class CorpusConfig(Section):
     kind: Literal["demo", "webdataset", "urls", "embeddings"] = "webdataset"
     shards: tuple[str, ...] = ()
     storage: StorageConfig = StorageConfig()
+    keys: Literal["global", "by_folder"] = "global"
     urls: tuple[str, ...] = ()
     url_column: str = "url"
     caption_column: str = "caption"
@@ -126,6 +129,11 @@ class CorpusConfig(Section):
     max_bad_fraction: Fraction = 0.1
     max_pixels: int = Field(default=89_478_485, gt=0)
     max_caption_chars: int = Field(default=2_000, gt=0)
+
+    @field_validator("shards", "urls", mode="before")
+    @classmethod
+    def _one_text_is_a_list_of_one(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, str) else given
 
     @field_validator("shards")
     @classmethod

@@ -7,9 +7,9 @@ done with them (`fusion`, `ranking`, `retrieve`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from react_pipeline.settings.training import Fraction, Section
 
@@ -22,8 +22,22 @@ _NAMED_WHERE_USED = frozenset(
 """Fields that a fingerprint names only where they differ from their default, so that sets made without them stay."""
 
 
+def _each_once(modes: tuple[Mode, ...]) -> tuple[Mode, ...]:
+    if again := sorted({mode for mode in modes if modes.count(mode) > 1}):
+        raise ValueError(f"{', '.join(again)} stands here more than once; name each mode once, the preferred one first")
+    return modes
+
+
+class Idle(NamedTuple):
+    """A setting that does nothing: its `field`, the field `because` of which, and a sentence that says the way out."""
+
+    field: str
+    because: str
+    told: str
+
+
 class RetrievalConfig(Section):
-    """How pairs are chosen for a domain.
+    """How pairs are chosen for a domain. A setting that could do nothing beside the others is refused.
 
     Attributes:
         modes: `t2t` matches a prompt with captions, `t2i` with images, `i2i` a class's seed images with images; in this
@@ -50,7 +64,7 @@ class RetrievalConfig(Section):
         shard_pairs: Pairs per collected training shard.
     """
 
-    modes: tuple[Mode, ...] = Field(default=("t2t", "t2i"), min_length=1)
+    modes: Annotated[tuple[Mode, ...], AfterValidator(_each_once)] = Field(default=("t2t", "t2i"), min_length=1)
     fusion: Literal["preference", "filter", "rrf"] = "preference"
     filter_by: Literal["prompts", "seeds"] = "prompts"
     k_per_prompt: int = Field(default=50, gt=0)
@@ -66,6 +80,31 @@ class RetrievalConfig(Section):
     max_text_fraction: Fraction | None = None
     refill_rounds: int = Field(default=3, ge=0)
     shard_pairs: int = Field(default=1_000, gt=0)
+
+    @model_validator(mode="after")
+    def _every_setting_does_something(self) -> Self:
+        if idle := self.idle():
+            raise ValueError("; ".join(found.told for found in idle))
+        return self
+
+    def idle(self) -> list[Idle]:
+        """Settings that do nothing beside the others, of a copy too whose fields came from several files."""
+        found: list[Idle] = []
+        used = {*self.modes, *(["filter"] if self.fusion == "filter" else [])}
+        floors = {name: floor for name, floor in self.min_similarity.items() if name in used}
+        rest = f"{{{', '.join(f'{name}: {floor:g}' for name, floor in floors.items())}}}"
+        for name in [name for name in self.min_similarity if name not in floors]:
+            field, because, mended = (
+                ("fusion", self.fusion, "set `fusion: filter`")
+                if name == "filter"
+                else ("modes", f"[{', '.join(self.modes)}]", f"add {name} to `modes`")
+            )
+            told = f"`min_similarity.{name}` does nothing with `{field}: {because}`; {mended}, or write"
+            found.append(Idle("min_similarity", field, f"{told} `min_similarity: {rest}`"))
+        if self.filter_by == "seeds" and self.fusion != "filter":
+            told = f"`filter_by: seeds` does nothing with `fusion: {self.fusion}`; set `fusion: filter`, or write"
+            found.append(Idle("filter_by", "fusion", f"{told} `filter_by: prompts`"))
+        return found
 
     @property
     def uses_seeds(self) -> bool:

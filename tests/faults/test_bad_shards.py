@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 from support_drawings import draw, encode, pair, write_shard
 
+from react_pipeline.artifacts import Artifact
 from react_pipeline.base import publish_base
 from react_pipeline.corpus import publish_corpus
 from react_pipeline.embed import embed_corpus
@@ -149,14 +151,77 @@ def test_a_key_twice_in_a_shard_names_shard_and_key(make_project: Callable[..., 
 def test_a_key_in_two_shards_is_embedded_once_and_counted(make_project: Callable[..., Project], tmp_path: Path) -> None:
     write_shard(tmp_path / "0.tar", {"same": pair("circle", "red", 0), "first": pair("cross", "red", 1)})
     write_shard(tmp_path / "1.tar", {"second": pair("square", "red", 2), "same": pair("cross", "blue", 3)})
-    project = make_project(corpus={"shards": [str(tmp_path / "?.tar")], "max_bad_fraction": 0.0})
-    publish_corpus(project)
-    publish_base(project)
-    artifact = embed_corpus(project)
+    artifact = embedded(make_project, shards=[str(tmp_path / "?.tar")], max_bad_fraction=0.5)
     table = read_metadata(artifact)
     assert list(table["image_path"]) == ["same", "first", "second"]
     assert table["caption"][0] == "a drawing of a red circle"
     assert artifact.counts["reasons"] == {"duplicate_key": 1}
+
+
+def embedded(make_project: Callable[..., Project], **corpus: object) -> Artifact:
+    project = make_project(corpus=corpus)
+    publish_corpus(project)
+    publish_base(project)
+    return embed_corpus(project)
+
+
+@pytest.fixture
+def side_by_side(tmp_path: Path) -> Path:
+    """Two data sets as img2dataset leaves them: each numbers its shards and its samples from 0."""
+    for number, name in enumerate(("one", "two")):
+        for shard in range(2):
+            keys = [f"{shard:05d}{n:04d}" for n in range(4)]
+            samples = {key: pair("circle", "red", n + 10 * shard + 100 * number) for n, key in enumerate(keys)}
+            write_shard(tmp_path / "sets" / name / f"{shard:05d}.tar", samples)
+    return tmp_path / "sets"
+
+
+def test_a_data_set_that_numbers_its_samples_as_one_before_it_does_not_vanish(
+    make_project: Callable[..., Project], side_by_side: Path
+) -> None:
+    shards = [str(side_by_side / "*" / "*.tar")]
+    with pytest.raises(CorpusError) as refused:
+        embedded(make_project, shards=shards)
+    told = str(refused.value)
+    assert told.startswith(f"{side_by_side}/two/00000.tar: 4 of 4 keys are held by earlier shards")
+    assert f"'000000000' is in {side_by_side}/one/00000.tar too" in told and "`corpus.keys: by_folder`" in told
+
+    both = embedded(make_project, shards=shards, keys="by_folder")
+    assert (both.counts["rows"], both.counts["skipped"]) == (16, 0)
+    assert read_metadata(both)["image_path"].nunique() == 8
+    assert read_metadata(both)["image_sha256"].nunique() == 16
+
+
+def test_within_a_folder_a_key_still_stands_for_one_sample(
+    make_project: Callable[..., Project], side_by_side: Path
+) -> None:
+    shutil.copy(side_by_side / "two" / "00001.tar", side_by_side / "two" / "00002.tar")
+    shards = [str(side_by_side / "*" / "*.tar")]
+    with pytest.raises(CorpusError, match=r"two/00002\.tar: 4 of 4 keys .* such as '000010000'"):
+        embedded(make_project, shards=shards, keys="by_folder")
+    artifact = embedded(make_project, shards=shards, keys="by_folder", max_bad_fraction=1.0)
+    assert (artifact.counts["rows"], artifact.counts["reasons"]) == (16, {"duplicate_key": 4})
+
+
+def test_which_shards_lie_together_belongs_to_a_corpus_by_folder_and_where_does_not(
+    make_project: Callable[..., Project], side_by_side: Path, tmp_path: Path
+) -> None:
+    def corpus(*patterns: str, **fields: str) -> str:
+        return publish_corpus(
+            make_project(corpus={"shards": [str(tmp_path / pattern) for pattern in patterns], **fields})
+        ).fingerprint
+
+    everywhere = corpus("sets/*/*.tar")
+    apart = corpus("sets/*/*.tar", keys="by_folder")
+    assert apart != everywhere
+    side_by_side.rename(tmp_path / "moved")
+    assert corpus("moved/*/*.tar") == everywhere
+    assert corpus("moved/*/*.tar", keys="by_folder") == apart
+    for name in ("one/00000.tar", "one/00001.tar", "two/00000.tar", "two/00001.tar"):
+        (tmp_path / "each" / name.replace("/", "-")).mkdir(parents=True)
+        (tmp_path / "moved" / name).rename(tmp_path / "each" / name.replace("/", "-") / name[4:])
+    assert corpus("each/*/*.tar") == everywhere
+    assert corpus("each/*/*.tar", keys="by_folder") != apart
 
 
 @pytest.mark.parametrize("shard", ["pipe:touch pwned", "pipe://touch pwned", "gs:x", "file:/x.tar", "ssh://host/x.tar"])

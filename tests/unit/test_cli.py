@@ -192,6 +192,19 @@ def test_domain_file_of_another_suffix_is_added_under_its_slug(tiny_project: Pro
     assert tiny_project.domain("birds").class_names == ["robin"]
 
 
+def test_domain_file_whose_images_are_at_home_is_added_with_their_place(
+    tiny_project: Project, run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "elsewhere").mkdir()
+    evaluation = {"name": "mine", "kind": "folder", "path": "~/images"}
+    domain = {"classes": ["robin"], "evaluation": evaluation}
+    (tmp_path / "elsewhere" / "birds.yaml").write_text(yaml.safe_dump(domain))
+    assert run("domains", "add", str(tmp_path / "elsewhere" / "birds.yaml"))[0] == 0
+    added = tiny_project.domain("birds").evaluation
+    assert added is not None and added.path == tmp_path / "home" / "images"
+
+
 def test_broken_domain_file_is_left_out_and_the_others_run(indexed_project: Project, run, caplog) -> None:  # FAULTS 21
     (indexed_project.config.domains / "broken.yaml").write_text("classes: []\n")
     code, out, _ = run("materialize", "--select", "evaluation_set")
@@ -201,6 +214,31 @@ def test_broken_domain_file_is_left_out_and_the_others_run(indexed_project: Proj
 
 
 def test_picture_that_cannot_be_written_takes_one_line(indexed_project: Project, run, tmp_path: Path) -> None:
-    code, _, told = run("search", "a circle", "-o", str(tmp_path / "no" / "such" / "folder.png"))
+    code, out, told = run("search", "a circle", "-k", "3", "-o", str(tmp_path / "no" / "such" / "folder.png"))
     assert code == 2
     assert "--output" in told and len(told.strip().splitlines()) == 1
+    assert out.count("a drawing of a") == 3
+
+
+def test_search_answers_though_a_shard_is_gone(indexed_project: Project, run, monkeypatch) -> None:
+    from react_pipeline.errors import CorpusError
+
+    def gone(*_: object) -> None:
+        raise CorpusError("0.tar: cannot be read\x1b[2J")
+
+    monkeypatch.setattr("react_pipeline.search.draw_pairs", gone)
+    code, out, told = run("search", "a circle", "-k", "3")
+    assert (code, told) == (2, "error: 0.tar: cannot be read\N{REPLACEMENT CHARACTER}[2J\n")
+    assert out.count("a drawing of a") == 3 and "pictures" not in out
+
+
+def test_captions_and_keys_of_strangers_tell_the_terminal_nothing(indexed_project: Project, run, monkeypatch) -> None:
+    import pandas as pd
+
+    hostile = "a\x1b[2J\n[bold]cat\u202e \x9b"
+    pairs = pd.DataFrame({"rank": [0], "similarity": [0.5], "row": [1], "caption": [hostile], "url": [hostile]})
+    monkeypatch.setattr("react_pipeline.search.search_pairs", lambda *_, **__: pairs)
+    monkeypatch.setattr("react_pipeline.search.draw_pairs", lambda *_: None)
+    code, out, _ = run("search", "a circle")
+    assert code == 0 and out.count("a\ufffd[2J [bold]cat\ufffd \ufffd") == 2
+    assert all(line.isprintable() for line in out.split("\n"))

@@ -36,6 +36,45 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path) -> None:
     assert evaluation.path == tmp_path / "images"
 
 
+def test_one_text_is_a_list_of_one_place(tmp_path: Path) -> None:
+    raw = {"corpus": {"shards": "data/*.tar"}, "encoder": {"model": "demo"}}
+    assert load_pipeline(write(tmp_path / "pipeline.yaml", raw)).corpus.shards == (str(tmp_path / "data/*.tar"),)
+    raw["corpus"] = {"kind": "urls", "urls": "tables/*.parquet"}
+    assert load_pipeline(write(tmp_path / "pipeline.yaml", raw)).corpus.urls == (str(tmp_path / "tables/*.parquet"),)
+
+
+def test_tilde_is_the_home_directory_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home, here):
+        folder.mkdir()
+    (home / "weights.pt").touch()
+    monkeypatch.setenv("HOME", str(home))
+    raw = {
+        "corpus": {"shards": ["~/data/*.tar", "~nobody-is-called-so/a.tar", "s3://bucket/~a.tar"]},
+        "encoder": {"model": "ViT-B-32", "pretrained": "~/weights.pt"},
+        "store": "~/store",
+        "domains": "~/domains",
+        "elevater": {"root": "~/elevater"},
+    }
+    config = load_pipeline(write(here / "pipeline.yaml", raw))
+    assert (config.store, config.domains, config.elevater.root) == tuple(
+        home / name for name in ("store", "domains", "elevater")
+    )
+    assert config.encoder.pretrained == str(home / "weights.pt")
+    shards = (str(home / "data/*.tar"), str(here / "~nobody-is-called-so/a.tar"), "s3://bucket/~a.tar")
+    assert config.corpus.shards == shards
+    raw["corpus"] = {"kind": "embeddings", "embeddings": "~/laion", "indices": "~/faiss"}
+    corpus = load_pipeline(write(here / "pipeline.yaml", raw)).corpus
+    assert (corpus.embeddings, corpus.indices) == (home / "laion", home / "faiss")
+    domain = {
+        "classes": [{"name": "cat", "seeds": ["~/cat.jpg", "seeds/cat.jpg"]}],
+        "evaluation": {"name": "mine", "kind": "folder", "path": "~/images"},
+    }
+    loaded = load_domain(write(here / "pets.yaml", domain))
+    assert loaded.evaluation is not None and loaded.evaluation.path == home / "images"
+    assert loaded.classes[0].seeds == (home / "cat.jpg", Path("seeds/cat.jpg"))
+
+
 def test_every_problem_is_told_at_once_with_file_and_field(tmp_path: Path) -> None:
     raw = {
         "corpus": {"kind": "webdataset", "shards": [], "colour": 1},
@@ -111,6 +150,7 @@ def test_urls_of_shards_are_left_alone_and_other_places_of_a_corpus_become_absol
         ({"kind": "embeddings"}, "kind `embeddings` needs `embeddings`"),
         ({"kind": "demo", "shards": ["a.tar"]}, "`shards` does nothing for kind `demo`"),
         ({"kind": "urls", "urls": ["a.parquet"], "shards": ["a.tar"]}, "`shards` does nothing for kind `urls`"),
+        ({"kind": "urls", "urls": ["a.parquet"], "keys": "by_folder"}, "`keys` does nothing for kind `urls`"),
         ({"kind": "webdataset", "shards": ["a.tar"], "indices": "x"}, "`indices` does nothing for kind `webdataset`"),
         ({"kind": "urls", "urls": ["https://host/a.parquet"]}, "local paths only"),
         ({"kind": "urls", "urls": ["s3://me:hush-hush@host/a.parquet"]}, "'s3://…': tables of URLs"),

@@ -92,12 +92,12 @@ def test_wrong_sections_are_refused(make_project: MakeProject, section: dict[str
 
 
 def corpus(directory: Path) -> str:
-    """6 shards with a bad image, and keys of earlier shards in the same and in another group."""
+    """6 shards with two bad images in one, and keys of earlier shards in the same and in another group."""
     for shard in range(6):
         samples = {f"{shard}{number}": pair("circle", "red", shard * 5 + number) for number in range(5)}
         samples[f"{max(shard - 3, 0)}1"] = pair("square", "blue", shard)
         if shard == 2:
-            samples["bad"] = {"png": b"no image", "txt": b"a drawing"}
+            samples |= {f"bad{number}": {"png": b"no image", "txt": b"a drawing"} for number in range(2)}
         write_shard(directory / f"{shard}.tar", samples)
     return str(directory / "*.tar")
 
@@ -128,7 +128,7 @@ def test_embedding_on_spark_is_the_local_one_byte_for_byte(make_project: MakePro
     }
     here = embed_corpus(prepared(make_project, store="here", **sections))
     there = embed_corpus(prepared(make_project, store="there", distributor=SPARK, **sections))
-    assert here.counts["reasons"] == {"duplicate_key": 5, "not_an_image": 1}
+    assert here.counts["reasons"] == {"duplicate_key": 5, "not_an_image": 2}
     assert there.fingerprint == here.fingerprint and not there.reused
     same(there, here)
     # Another distributor is no other corpus.
@@ -154,8 +154,8 @@ def test_a_grown_corpus_is_embedded_on_spark_where_it_is_new(make_project: MakeP
 @pytest.mark.slow
 def test_a_failed_embedding_on_spark_goes_on_where_it_was(make_project: MakeProject, tmp_path: Path) -> None:
     shards = corpus(tmp_path / "shards")
-    project = prepared(make_project, corpus={"shards": [shards], "max_bad_fraction": 0.1}, distributor=SPARK)
-    with pytest.raises(CorpusError, match=r"2\.tar: 1 of 7 samples are bad"):
+    project = prepared(make_project, corpus={"shards": [shards], "max_bad_fraction": 0.2}, distributor=SPARK)
+    with pytest.raises(CorpusError, match=r"2\.tar: 2 of 8 samples are bad"):
         embed_corpus(project)
     staging = project.config.store / ".staging"
     done = {path: path.stat().st_mtime_ns for path in staging.glob("*/scratch/[0-9].json")}

@@ -52,7 +52,7 @@ def shards(tmp_path: Path) -> dict[str, Path]:
 
 
 def embedded(make: MakeProject, paths: Sequence[Path], store: str = "store", **sections: object) -> Artifact:
-    corpus = {"shards": [str(path) for path in paths], "max_bad_fraction": 0.5, **sections.pop("corpus", {})}  # type: ignore[dict-item]
+    corpus = {"shards": [str(path) for path in paths], "max_bad_fraction": 1.0, **sections.pop("corpus", {})}  # type: ignore[dict-item]
     project = make(store=store, corpus=corpus, **sections)
     publish_corpus(project)
     publish_base(project)
@@ -183,3 +183,25 @@ def test_a_stricter_limit_on_bad_samples_holds_for_what_is_taken_over(
     embedded(make_project, [shards["bad"]])
     with pytest.raises(CorpusError, match=r"bad\.tar: 2 of 5 samples are bad"):
         embedded(make_project, [shards["bad"], shards["a"]], corpus={"max_bad_fraction": 0.1})
+
+
+def test_a_limit_on_keys_of_earlier_shards_holds_for_what_is_taken_over(
+    make_project: MakeProject, shards: dict[str, Path]
+) -> None:
+    both = [shards["e"], shards["copy of e"]]
+    embedded(make_project, both)
+    with pytest.raises(CorpusError, match=r"copy\.tar: 4 of 4 keys are held by earlier shards .*, such as 'key020'"):
+        embedded(make_project, [*both, shards["a"]], corpus={"max_bad_fraction": 0.1})
+
+
+def test_embeddings_are_taken_over_where_a_key_counts_by_folder(
+    make_project: MakeProject, shards: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "more").mkdir()
+    apart = shards["copy of e"].rename(tmp_path / "more" / "copy.tar")
+    embedded(make_project, [shards["a"], shards["e"]])
+    by_folder = {"keys": "by_folder", "max_bad_fraction": 0.0}
+    artifact = embedded(make_project, [shards["a"], shards["e"], apart], corpus=by_folder)
+    # The copy is equal to a shard that was embedded, and no duplicate in its own folder.
+    assert (artifact.counts["rows"], artifact.counts["reused_rows"]) == (3 * PAIRS, 3 * PAIRS)
+    require_same(artifact, embedded(make_project, [shards["a"], shards["e"], apart], "scratch", corpus=by_folder))

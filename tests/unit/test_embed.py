@@ -149,7 +149,7 @@ def test_groups_without_a_new_key_are_passed_over(make_project: MakeProject, tmp
     samples = [{f"key{number}": pair("circle", "red", number)} for number in (0, 0, 1, 0)]
     for number, sample in enumerate(samples):
         write_shard(tmp_path / f"{number}.tar", {**sample, "again": pair("cross", "blue", number)})
-    artifact = embedded(make_project(corpus={"shards": [str(tmp_path / "*.tar")]}))
+    artifact = embedded(make_project(corpus={"shards": [str(tmp_path / "*.tar")], "max_bad_fraction": 1.0}))
     table = read_metadata(artifact, ["shard", "image_path"])
     assert table.to_records(index=False).tolist() == [(0, "key0"), (0, "again"), (2, "key1")]
     assert artifact.counts["reasons"] == {"duplicate_key": 5}

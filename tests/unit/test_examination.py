@@ -67,9 +67,34 @@ def test_the_next_best_stand_in_for_what_could_not_be_had(indexed_project: Proje
     examination, dropped = choose(indexed_project, web, candidates(8), max_per_class=3)
     assert [row for row, reason in dropped.items() if not reason] == [1, 2, 4]
     assert dropped[0] == dropped[3] == "not_collected"
-    # No row is asked for twice, and none beyond those that are needed.
+    # No row is asked for twice, and a second time for twice as many as are missing.
+    assert web.asked == [[0, 1, 2], [3, 4]]
+    assert examination.counts() == {"fetch_rounds": 2, "not_collected": {"http_404": 2}}
+
+
+def test_each_round_asks_for_twice_the_multiple_of_what_a_class_lacks_and_for_no_other_class(
+    indexed_project: Project,
+) -> None:
+    hits = [("t2t", "cat", row, 1 - row / 100, row) for row in range(80)]
+    hits += [("t2t", "dog", row, 1 - row / 100, row) for row in range(80, 96)]
+    table = best_hits(hits_of(*hits), RetrievalConfig())
+    table = table.assign(url=[f"http://{row}" for row in table["row"]], image_sha256="", evaluation_similarity=np.nan)
+    web = Web(dict.fromkeys(range(80, 96), IMAGE))
+    choose(indexed_project, web, table, max_per_class=3, refill_rounds=4)
+    assert sorted(web.asked[0]) == [0, 1, 2, 80, 81, 82]
+    assert [len(rows) for rows in web.asked[1:]] == [6, 12, 24, 24]
+    assert [row for rows in web.asked[1:] for row in rows] == list(range(3, 69))
+
+
+def test_the_same_url_is_not_asked_for_twice_to_fill_a_class(indexed_project: Project) -> None:
+    table = candidates(8)
+    table.loc[table["row"] > 2, "url"] = "http://the-same"
+    web = Web(dict.fromkeys((1, 2, *range(4, 8)), IMAGE))
+    _, dropped = choose(indexed_project, web, table, max_per_class=3)
     assert web.asked == [[0, 1, 2], [3], [4]]
-    assert examination.counts() == {"fetch_rounds": 3, "not_collected": {"http_404": 2}}
+    assert dropped == {0: "not_collected", 3: "not_collected", **dict.fromkeys((1, 2, 4), ""), 5: "exact_duplicate"} | (
+        dict.fromkeys((6, 7), "exact_duplicate")
+    )
 
 
 def test_rows_without_a_url_that_can_be_fetched_are_passed_over_and_cost_no_round(indexed_project: Project) -> None:
@@ -83,8 +108,8 @@ def test_rows_without_a_url_that_can_be_fetched_are_passed_over_and_cost_no_roun
 
 def test_rounds_are_bounded_and_what_was_had_by_then_is_what_is_kept(indexed_project: Project) -> None:
     web = Web({row: IMAGE for row in (1, 7)})
-    _, dropped = choose(indexed_project, web, candidates(8), max_per_class=2, refill_rounds=2)
-    assert len(web.asked) == 3
+    _, dropped = choose(indexed_project, web, candidates(8), max_per_class=2, refill_rounds=1)
+    assert web.asked == [[0, 1], [2, 3]]
     assert [row for row, reason in dropped.items() if not reason] == [1]
     assert set(dropped.values()) == {"", "not_collected"}
 

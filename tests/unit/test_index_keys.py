@@ -69,11 +69,37 @@ def test_predicted_size_is_the_size_of_the_file(text: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["LSH", "IVF,Flat", "IVF10", "PQ8", "Flat,IVF8", "IVF8,Flat;x", "HNSW", "IVF8,SQ5", ""]
+    "text",
+    ["LSH", "IVF,Flat", "IVF10", "PQ8", "Flat,IVF8", "IVF8,Flat;x", "HNSW", "IVF8,SQ5", "", "Flat\n", "IVF٣,Flat"]
+    # FAISS divides by these numbers, or reads beyond an array of so many.
+    + ["IVF0,Flat", "HNSW0", "IVF1,PQ0", "IVF1,PQ8x0", "OPQ0,IVF1,SQ8", "OPQ8_0,IVF1,SQ8", "IVF1_HNSW0,Flat"],
 )
 def test_a_key_of_another_kind_is_refused_when_the_configuration_is_read(text: str) -> None:
-    with pytest.raises(ValidationError):
+    with pytest.raises(ValidationError, match="is no key that this pipeline builds; write `auto`, or one such as"):
         IndexConfig(key=text)
+    with pytest.raises(InputError, match=r"index\.key: .* is no key"):
+        Key.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("HNSW1", "at least 2 links a row"),
+        ("IVF64_HNSW1,Flat", "at least 2 links a row"),
+        ("IVF64,PQ64x16", "codes of 16 bits are not built; use 4 to 12"),
+        ("OPQ8,IVF64,PQ8x3", "codes of 3 bits are not built; use 4 to 12"),
+    ],
+)
+def test_too_few_links_and_codes_of_too_few_or_too_many_bits_are_refused(text: str, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        IndexConfig(key=text)
+    with pytest.raises(InputError, match=rf"index\.key: .*{words}"):
+        Key.parse(text)
+
+
+@pytest.mark.parametrize("text", ["HNSW2", "IVF8_HNSW2,Flat", "IVF1,PQ4x4", "IVF1,PQ4x12", "IVF10,SQ8"])
+def test_the_least_and_the_most_that_a_key_may_say(text: str) -> None:
+    assert Key.parse(IndexConfig(key=text).key).text == text
 
 
 @pytest.mark.parametrize(
@@ -82,7 +108,6 @@ def test_a_key_of_another_kind_is_refused_when_the_configuration_is_read(text: s
         ("IVF64,PQ7", "512 numbers into 7 unequal parts"),
         ("OPQ64_1024,IVF64,PQ64", "rotates to 1024 numbers, the vectors have 512"),
         ("OPQ48,IVF64,PQ64", "rotates for 48 parts"),
-        ("IVF64,PQ64x16", "codes of 16 bits"),
     ],
 )
 def test_a_quantizer_that_does_not_fit_the_width_is_refused(text: str, words: str) -> None:

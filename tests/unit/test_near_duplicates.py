@@ -1,35 +1,153 @@
-"""Near duplicates: every pair of like images is found, in any blocks and in any order of asking."""
+"""Near duplicates: a row is refused only for one that was taken before it, and little is compared to know that."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from support_retrieval import NOTHING
 
-from react_pipeline.lineage import Project
+from react_pipeline.config import RetrievalConfig
+from react_pipeline.retrieval import near_duplicates
 from react_pipeline.retrieval.near_duplicates import NearDuplicates
-from react_pipeline.vectors import read_vectors
+from react_pipeline.retrieval.ranking import mark_drops
+
+WIDTH = 16
+Vectors = NDArray[np.float32]
 
 
-@pytest.mark.parametrize("block", [7, 4_096])
-def test_neighbours_are_all_pairs_above_the_similarity(
-    indexed_project: Project, monkeypatch: pytest.MonkeyPatch, block: int
+def clusters(rng: np.random.Generator, rows: int, centres: int) -> Vectors:
+    """Unit vectors of 16 times +-0.25, each a centre with a few signs changed: every cosine is exact in float32."""
+    signs = rng.choice([-1, 1], (centres, WIDTH))[rng.integers(centres, size=rows)]
+    return (0.25 * np.where(rng.random((rows, WIDTH)) < 0.06, -signs, signs)).astype(np.float32)
+
+
+def candidates_of(class_ids: list[int], rows: list[int]) -> pd.DataFrame:
+    """Candidates, the best first."""
+    table = pd.DataFrame({"class_id": class_ids, "row": rows, "dropped": ""}).drop_duplicates(ignore_index=True)
+    return table.assign(image_sha256="", evaluation_similarity=np.nan)
+
+
+def plain(
+    table: pd.DataFrame, vectors: Vectors, config: RetrievalConfig, failed: frozenset[int] = frozenset()
+) -> list[int]:
+    """Which rows are taken, by comparing each with each in the order in which they are asked about."""
+    alike = vectors @ vectors.T >= config.duplicate_similarity
+    table = table[~table["row"].isin(failed)]
+    kept: dict[int, list[int]] = {class_id: [] for class_id in sorted(set(table["class_id"]))}
+    taken: list[int] = []
+
+    def take(class_id: int, row: int) -> bool:
+        free = row not in taken and len(kept[class_id]) < config.max_per_class and not alike[row, taken].any()
+        if free:
+            taken.append(row)
+            kept[class_id].append(row)
+        return free
+
+    if config.balance == "best":
+        for class_id, row in table.drop_duplicates("row")[["class_id", "row"]].itertuples(index=False):
+            take(class_id, row)
+        return sorted(taken)
+    waiting = dict(kept)
+    while waiting:
+        class_id = min(waiting, key=lambda name: (len(kept[name]), name))
+        if not any(take(class_id, row) for row in table.loc[table["class_id"] == class_id, "row"].tolist()):
+            del waiting[class_id]
+    return sorted(taken)
+
+
+def taken_of(table: pd.DataFrame) -> list[int]:
+    return sorted(table.loc[table["dropped"] == "", "row"].tolist())
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from(["best", "even"]),
+    st.sampled_from([0.5, 0.75, 1.0]),
+    st.sampled_from([(1, 1, 2), (3, 5, 7), (1_024, 8_192, 512)]),
+)
+@settings(max_examples=80, deadline=None)
+def test_what_is_taken_is_what_a_plain_comparison_of_all_pairs_takes_also_when_rows_fail_and_come_back(
+    seed: int, balance: Any, similarity: float, sizes: tuple[int, int, int]
 ) -> None:
-    monkeypatch.setattr("react_pipeline.retrieval.near_duplicates.BLOCK_ROWS", block)
-    embeddings = indexed_project.store.current("corpus_embeddings", "all")
-    vectors = read_vectors(embeddings, "image")
-    cosines = vectors @ vectors.T
-    np.fill_diagonal(cosines, -1)
-    limit = float(np.quantile(cosines, 0.98))
-    found = NearDuplicates(embeddings, limit)
-    rows = np.random.default_rng(0).permutation(len(vectors))
-    for part in np.array_split(rows, 3):
-        found.examine(part)
-    alike = {row: set(np.flatnonzero(cosines[row] >= limit)) for row in range(len(vectors))}
-    assert {row: set(others) for row, others in found.neighbours.items()} == {r: o for r, o in alike.items() if o}
-    assert all(len(others) == len(set(others)) for others in found.neighbours.values())
+    rng = np.random.default_rng(seed)
+    vectors = clusters(rng, 90, int(rng.integers(1, 30)))
+    table = candidates_of(rng.integers(0, 4, 150).tolist(), rng.integers(0, 90, 150).tolist())
+    cap = int(rng.integers(1, 30))
+    config = RetrievalConfig(max_per_class=cap, balance=balance, duplicate_similarity=similarity)
+    near = NearDuplicates(vectors.__getitem__, similarity)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("react_pipeline.retrieval.ranking.BLOCK_ROWS", sizes[0])
+        patch.setattr(near_duplicates, "CHUNK_ROWS", sizes[1])
+        patch.setattr(near_duplicates, "LAG_ROWS", sizes[2])
+        for count in (0, 5, 20, 3, 0):
+            failed = frozenset(rng.choice(90, count, replace=False).tolist())
+            mark_drops(table, NOTHING, config, failed=failed, near=near)
+            assert taken_of(table) == plain(table, vectors, config, failed)
 
 
-def test_above_1_nothing_is_compared(indexed_project: Project) -> None:
-    found = NearDuplicates(indexed_project.store.current("corpus_embeddings", "all"), 1.01)
-    found.examine(np.arange(96))
-    assert not found.neighbours
+@pytest.mark.parametrize("balance", ["best", "even"])
+def test_a_class_of_look_alikes_is_read_a_few_times_and_compared_with_the_few_that_are_taken(balance: Any) -> None:
+    rows = 4_000
+    vectors = np.zeros((rows, WIDTH), np.float32)
+    vectors[:, 0] = 1
+    vectors[::1_000] = np.eye(WIDTH, dtype=np.float32)[1:5]
+    near = NearDuplicates(vectors.__getitem__, 0.95)
+    table = candidates_of([0] * rows, list(range(rows)))
+    mark_drops(table, NOTHING, RetrievalConfig(max_per_class=50, balance=balance), near=near)
+    assert taken_of(table) == [0, 1, 1_000, 2_000, 3_000]
+    assert (table["dropped"] == "near_duplicate").sum() == rows - 5
+    assert near.looks <= 10
+    assert near.cosines <= 5 * rows
+
+
+def test_what_is_left_when_a_class_has_enough_is_not_looked_at() -> None:
+    asked: list[int] = []
+
+    def read(rows: NDArray[np.int64]) -> Vectors:
+        asked.extend(rows.tolist())
+        return np.eye(2_000, dtype=np.float32)[rows]
+
+    table = candidates_of([0] * 2_000, list(range(2_000)))
+    mark_drops(table, NOTHING, RetrievalConfig(max_per_class=100), near=NearDuplicates(read, 0.9))
+    assert sorted(asked) == list(range(100))
+    assert (table["dropped"] == "cap").sum() == 1_900
+
+
+def test_choosing_again_reads_and_compares_nothing_before_the_first_change_and_little_after_it() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((500, 64)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[250:] = vectors[:250]
+    asked: list[int] = []
+
+    def read(rows: NDArray[np.int64]) -> Vectors:
+        asked.extend(rows.tolist())
+        return vectors[rows]
+
+    near, table = NearDuplicates(read, 0.9), candidates_of([0] * 500, list(range(500)))
+    config = RetrievalConfig(max_per_class=500)
+    mark_drops(table, NOTHING, config, near=near)
+    assert taken_of(table) == list(range(250)) and sorted(asked) == list(range(500))
+    cosines = near.cosines
+    mark_drops(table, NOTHING, config, near=near)
+    assert len(asked) == 500 and near.cosines == cosines
+    # Its twin stands in for a row that could not be had; nothing else was like it.
+    mark_drops(table, NOTHING, config, failed={7}, near=near)
+    assert taken_of(table) == [*(row for row in range(250) if row != 7), 257]
+    assert asked[500:] == [257] and near.cosines == cosines + 250
+    mark_drops(table, NOTHING, config, near=near)
+    assert taken_of(table) == list(range(250)) and len(asked) == 501
+
+
+def test_the_first_of_two_look_alikes_stays_and_what_is_like_a_refused_row_alone_stays_too() -> None:
+    angles = np.deg2rad([0, 20, 40, 60])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    table = candidates_of([0, 1, 0, 1], [2, 1, 0, 3])
+    mark_drops(table, NOTHING, RetrievalConfig(), near=NearDuplicates(vectors.__getitem__, 0.9))
+    assert table.set_index("row")["dropped"].to_dict() == {2: "", 1: "near_duplicate", 0: "", 3: "near_duplicate"}

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support_retrieval import DOMAIN, NOTHING, hits_of
@@ -13,6 +14,7 @@ from support_retrieval import DOMAIN, NOTHING, hits_of
 from react_pipeline.config import RetrievalConfig
 from react_pipeline.retrieval.duplicates import EvaluationImages
 from react_pipeline.retrieval.fusion import best_hits
+from react_pipeline.retrieval.near_duplicates import NearDuplicates
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, classes_of, mark_drops
 
 
@@ -122,16 +124,27 @@ def test_a_row_that_is_dropped_counts_once_and_has_no_classes() -> None:
     assert classes_of(candidates, DOMAIN.class_names).empty
 
 
+def near(degrees: dict[int, float]) -> NearDuplicates:
+    """Rows as directions in a plane, alike up to 25 degrees."""
+
+    def read(rows: np.ndarray) -> np.ndarray:
+        angles = np.deg2rad([degrees[row] for row in rows.tolist()])
+        return np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+
+    return NearDuplicates(read, 0.9)
+
+
 def test_near_duplicates_are_kept_once_across_classes_and_the_best_stays() -> None:
     hits = hits_of(("t2t", "cat", 10, 0.9, 0), ("t2t", "dog", 20, 0.8, 0), ("t2t", "dog", 30, 0.7, 1))
-    candidates = candidates_of(hits, RetrievalConfig(), neighbours={10: [20], 20: [10, 30], 30: [20]})
+    candidates = candidates_of(hits, RetrievalConfig(), near=near({10: 0, 20: 20, 30: 40}))
     # 30 is like 20 only, and 20 is gone.
     assert dropped(candidates) == {10: "", 20: "near_duplicate", 30: ""}
 
 
 def test_what_a_near_duplicate_or_a_failed_fetch_leaves_is_filled_from_the_next_best() -> None:
     hits = hits_of(*[("t2t", "cat", 10 * number, 1 - number / 10, number) for number in range(1, 6)])
-    candidates = candidates_of(hits, RetrievalConfig(max_per_class=2), failed={10}, neighbours={20: [30], 30: [20]})
+    angles = near({10: 20, 20: 20, 30: 30, 40: 90, 50: 90})
+    candidates = candidates_of(hits, RetrievalConfig(max_per_class=2), failed={10}, near=angles)
     assert dropped(candidates) == {10: "not_collected", 20: "", 30: "near_duplicate", 40: "", 50: "cap"}
 
 
@@ -162,6 +175,31 @@ def test_a_total_takes_from_the_largest_classes_first() -> None:
     assert kept["class"].value_counts().to_dict() == {"cat": 2, "dog": 2, "eel": 1}
     assert kept.loc[kept["class"] == "cat", "row"].tolist() == [10, 20]
     assert (candidates["dropped"] == "total").sum() == 4
+
+
+@pytest.mark.parametrize("balance", ["best", "even"])
+@pytest.mark.parametrize("identity", ["image_sha256", "url"])
+def test_an_image_that_a_full_class_leaves_is_there_for_another_one(balance: Any, identity: str) -> None:
+    hits = hits_of(("t2t", "cat", 10, 0.9, 0), ("t2t", "cat", 11, 0.8, 1), ("t2t", "dog", 12, 0.7, 0))
+    config = RetrievalConfig(max_per_class=1, balance=balance)
+    candidates = best_hits(hits, config).assign(image_sha256="", evaluation_similarity=np.nan)
+    candidates[identity] = ["x", "y", "y"]
+    mark_drops(candidates, NOTHING, config)
+    kept = candidates[candidates["dropped"] == ""]
+    assert kept[["class", "row"]].values.tolist() == [["cat", 10], ["dog", 12]]
+    assert dropped(candidates)[11] == ("cap" if balance == "best" else "exact_duplicate")
+
+
+@pytest.mark.parametrize("balance", ["best", "even"])
+def test_an_image_that_is_taken_is_dropped_wherever_it_comes_again_by_its_bytes_or_its_url(balance: Any) -> None:
+    hits = hits_of(*[("t2t", "cat", row, 1 - row / 10, row) for row in range(4)], ("t2t", "dog", 4, 0.1, 0))
+    config = RetrievalConfig(balance=balance)
+    candidates = best_hits(hits, config).assign(evaluation_similarity=np.nan)
+    candidates["image_sha256"] = ["a", "b", "", "a", ""]
+    candidates["url"] = ["http://0", "http://1", "http://1", "http://3", "http://3"]
+    mark_drops(candidates, NOTHING, config)
+    # 3 has the bytes of 0 and is not taken; so its URL is free, and without bytes nothing else is known of 4.
+    assert dropped(candidates) == {0: "", 1: "", 2: "exact_duplicate", 3: "exact_duplicate", 4: ""}
 
 
 def test_rendered_text_is_dropped_only_where_it_is_looked_for() -> None:

@@ -33,6 +33,15 @@ def test_several_shards_at_once_are_looked_at_in_their_order_and_change_nothing(
     seen.close()
 
 
+def test_keys_of_a_folder_are_its_own(tmp_path: Path) -> None:
+    seen = SeenKeys(tmp_path / "keys.sqlite", [0, 10, 0, 10, 1])
+    shards = {0: ["a", "0/a"], 1: ["a"], 2: ["a", "b"], 3: ["b"]}
+    assert seen.duplicates(shards) == {(2, "a")}
+    seen.add(shards)
+    assert seen.duplicates({4: ["a", "b", "0/a"]}) == set()
+    assert seen.duplicates({3: ["a", "0/a", "b"]}) == {(3, "a"), (3, "b")}
+
+
 @pytest.mark.parametrize("left", [b"", b"no table at all"])
 def test_a_new_register_is_empty_whatever_a_killed_run_left(tmp_path: Path, left: bytes) -> None:
     path = tmp_path / "keys.sqlite"

@@ -1,0 +1,122 @@
+"""Settings of retrieval: each does something beside the others, also where a domain's own join the pipeline's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from react_pipeline.config import IndexConfig, RetrievalConfig
+from react_pipeline.config_files import load_domain, load_pipeline
+from react_pipeline.errors import ConfigError
+from react_pipeline.project import Project
+from react_pipeline.settings.training import TrainingConfig
+
+IDLE = [
+    (
+        {"min_similarity": {"t2t": 0.5, "filter": 0.3}},
+        "`min_similarity.filter` does nothing with `fusion: preference`; set `fusion: filter`, or write "
+        "`min_similarity: {t2t: 0.5}`",
+    ),
+    (
+        {"min_similarity": {"i2i": 0.3}},
+        "`min_similarity.i2i` does nothing with `modes: [t2t, t2i]`; add i2i to `modes`, or write `min_similarity: {}`",
+    ),
+    (
+        {"fusion": "rrf", "filter_by": "seeds"},
+        "`filter_by: seeds` does nothing with `fusion: rrf`; set `fusion: filter`, or write `filter_by: prompts`",
+    ),
+    ({"modes": ["t2t", "t2i", "t2t"]}, "t2t stands here more than once; name each mode once, the preferred one first"),
+]
+
+
+def project(folder: Path, retrieval: dict[str, Any], of_domain: dict[str, Any] | None = None) -> Project:
+    raw = {"corpus": {"kind": "demo"}, "encoder": {"model": "demo"}, "retrieval": retrieval}
+    (folder / "pipeline.yaml").write_text(yaml.safe_dump(raw))
+    (folder / "domains").mkdir()
+    (folder / "domains/pets.yaml").write_text(yaml.safe_dump({"classes": ["cat"], "retrieval": of_domain or {}}))
+    return Project.load(folder / "pipeline.yaml")
+
+
+@pytest.mark.parametrize(("retrieval", "told"), IDLE)
+def test_a_setting_that_does_nothing_is_refused_with_file_field_and_way_out(
+    tmp_path: Path, retrieval: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        project(tmp_path, retrieval)
+    assert str(error.value).startswith(f"{tmp_path / 'pipeline.yaml'}: retrieval")
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize(("retrieval", "told"), IDLE)
+def test_so_is_one_in_a_domain_file(tmp_path: Path, retrieval: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        project(tmp_path, {}, retrieval).retrieval("pets")
+    assert str(error.value).startswith(f"{tmp_path / 'domains/pets.yaml'}: retrieval")
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("of_pipeline", "of_domain", "told"),
+    [
+        (
+            {"min_similarity": {"t2t": 0.6, "t2i": 0.25}},
+            {"modes": ["t2t"]},
+            "`min_similarity.t2i` does nothing with `modes: [t2t]`; add t2i to `modes`, or write "
+            "`min_similarity: {t2t: 0.6}` (`min_similarity` stands in pipeline.yaml, `modes` stands in pets.yaml; "
+            "what pets.yaml says wins over pipeline.yaml)",
+        ),
+        (
+            {"fusion": "filter", "filter_by": "seeds"},
+            {"fusion": "rrf"},
+            "(`filter_by` stands in pipeline.yaml, `fusion` stands in pets.yaml;",
+        ),
+        ({}, {"min_similarity": {"filter": 0.2}}, "(`min_similarity` stands in pets.yaml, `fusion` is the default;"),
+    ],
+)
+def test_two_files_that_contradict_each_other_are_both_named_and_the_rest_of_the_pipeline_is_not_held_up(
+    tmp_path: Path, of_pipeline: dict[str, Any], of_domain: dict[str, Any], told: str
+) -> None:
+    joined = project(tmp_path, of_pipeline, of_domain)
+    assert joined.domain("pets").class_names == ["cat"]
+    with pytest.raises(ConfigError, match=re.escape(told)):
+        joined.retrieval("pets")
+
+
+@pytest.mark.parametrize(
+    ("of_pipeline", "of_domain"),
+    [
+        ({"min_similarity": {"t2t": 0.6, "t2i": 0.25}}, {"modes": ["t2t"], "min_similarity": {"t2t": 0.6}}),
+        ({"fusion": "filter", "min_similarity": {"filter": 0.2}}, {"filter_by": "seeds"}),
+        ({"modes": ["i2i", "t2t"], "min_similarity": {"i2i": 0.4}}, {"k_per_prompt": 7}),
+    ],
+)
+def test_settings_that_go_together_are_joined(
+    tmp_path: Path, of_pipeline: dict[str, Any], of_domain: dict[str, Any]
+) -> None:
+    joined = project(tmp_path, of_pipeline, of_domain).retrieval("pets")
+    assert joined == RetrievalConfig(**{**of_pipeline, **of_domain})
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_numbers_that_are_none_are_refused_everywhere(tmp_path: Path, number: float) -> None:
+    for model, fields in (
+        (RetrievalConfig, {"min_similarity": {"t2t": number}}),
+        (RetrievalConfig, {"max_text_fraction": number}),
+        (IndexConfig, {"retrain_factor": number}),
+        (TrainingConfig, {"learning_rate": number}),
+    ):
+        with pytest.raises(ValidationError, match="finite number"):
+            model(**fields)
+    path = tmp_path / "pets.yaml"
+    path.write_text("classes: [cat]\nretrieval: {min_similarity: {t2t: .nan}}\n")
+    with pytest.raises(ConfigError, match=rf"{path}: retrieval.min_similarity.t2t: .*finite number \(found nan\)"):
+        load_domain(path)
+    raw = {"corpus": {"kind": "demo"}, "encoder": {"model": "ViT-B-32", "pretrained": "openai", "mean": [number] * 3}}
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(ConfigError, match=r"encoder\.mean\.2: .*finite number"):
+        load_pipeline(path)
