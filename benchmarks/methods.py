@@ -6,12 +6,16 @@ made again, so this can be stopped at any time and started again; a training tha
 all seeds come first. Table and plot are written at the end, after Ctrl-C too, and tell of what is there by then;
 `--report` trains nothing and writes them.
 
+Every result is also a line of `docs/results.csv`, with a digest of the recipe it was trained with. A result that is
+there with today's recipe is not made again either, on whatever machine it was made; `--anew` leaves the file aside.
+
 The control's random pairs are drawn once, so the spread is that of training, not of the draw.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import statistics
 from collections import Counter
@@ -24,6 +28,7 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.demo_seeds import DOMAINS, seeded
+from react_pipeline.artifacts import canonical_json
 from react_pipeline.customize import customize
 from react_pipeline.errors import ReactError
 from react_pipeline.evaluate import EvalResult, evaluate
@@ -105,6 +110,29 @@ def row_of(project: Project, work: Work, *, train: bool) -> Row | str:
         return published(project, work) or str(result.unavailable)
     except ReactError as error:  # a guard that stops one training says something of that method, not of the others
         return str(error)
+
+
+def recipe_of(project: Project, domain: str, method: str) -> str:
+    """Digest of what is configured: the training (its seed is another column), the retrieval, classes and templates."""
+    training = {} if method == "base" else project.training(domain, method).model_dump(mode="json", exclude={"seed"})
+    retrieval = project.retrieval(domain).model_dump(mode="json")
+    classes = project.domain(domain).model_dump(mode="json", include={"classes", "templates"})
+    return hashlib.sha256(canonical_json([training, retrieval, classes]).encode()).hexdigest()[:12]
+
+
+def read_results(path: Path, recipes: Mapping[tuple[str, str], str]) -> dict[Work, Row]:
+    """Earlier results that were made with today's recipes, by domain and method."""
+    if not path.exists():
+        return {}
+    lines = pd.read_csv(path, dtype={"recipe": str}, float_precision="round_trip").to_dict("records")
+    kept = [line for line in lines if recipes.get((line["domain"], line["method"])) == line.pop("recipe")]
+    return {(line["seed"], line["domain"], line["method"]): Row(**line) for line in kept}
+
+
+def write_results(path: Path, rows: Sequence[Row], recipes: Mapping[tuple[str, str], str]) -> None:
+    """Write every result with the recipe it was made with."""
+    lines = [{**asdict(row), "recipe": recipes[row.domain, row.method]} for row in rows]
+    pd.DataFrame(lines).sort_values(["method", "domain", "seed"]).to_csv(path, index=False)
 
 
 def summarise(rows: Sequence[Row], domains: Sequence[str]) -> pd.DataFrame:
@@ -240,15 +268,20 @@ def main() -> None:
     parser.add_argument("--config", type=Path, default=None)
     parser.add_argument("--page", type=Path, default=DOCS / "results.md", help="has the two markers; gets the table")
     parser.add_argument("--report", action="store_true", help="train nothing: write what is there")
+    parser.add_argument("--results", type=Path, default=DOCS / "results.csv", help="the results line by line")
+    parser.add_argument("--anew", action="store_true", help="take nothing from the results of earlier runs")
     given = parser.parse_args()
     project = Project.load(given.config)
+    recipes = {(domain, method): recipe_of(project, domain, method) for domain in given.domains for method in METHODS}
+    known = {} if given.anew else read_results(given.results, recipes)
     projects = {seed: store_of(project, seed) for seed in range(given.seeds)}
     order = in_order(given.seeds, given.domains, given.methods)
     rows: list[Row] = []
     skipped: dict[Work, str] = {}
     try:
         for work in order:
-            row = row_of(projects[work[0]], work, train=not given.report)
+            row = row_of(projects[work[0]], work, train=not given.report and work not in known)
+            row = known.get(work, row) if isinstance(row, str) else row
             print(*work, row if isinstance(row, str) else asdict(row), flush=True)
             if isinstance(row, str):
                 skipped[work] = row
@@ -256,6 +289,9 @@ def main() -> None:
                 rows.append(row)
     finally:
         print(report(rows, skipped, given.domains, given.page))
+        others = [row for work, row in known.items() if work not in order]
+        if rows or others:
+            write_results(given.results, [*rows, *others], recipes)
 
 
 if __name__ == "__main__":

@@ -133,6 +133,7 @@ def test_the_command_trains_evaluates_and_reports(
     project: Project, page: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["methods", "--config", str(project.path), "--domains", *DOMAINS, "--page", str(page), "--seeds", "1"]
+    command += ["--results", str(page.parent / "results.csv")]
     chosen = ["--methods", "base", "linear-head", "linear-head-control"]
     monkeypatch.setattr(sys, "argv", [*command, *chosen])
     benchmark.main()
@@ -142,3 +143,26 @@ def test_the_command_trains_evaluates_and_reports(
     benchmark.main()
     assert page.read_text() == first
     assert "not made yet" not in capsys.readouterr().out
+
+
+def test_a_result_that_is_written_down_is_not_made_again_while_its_recipe_is_the_same(
+    project: Project, page: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = page.parent / "results.csv"
+    recipes = {
+        (domain, method): benchmark.recipe_of(project, domain, method)
+        for domain in DOMAINS
+        for method in benchmark.METHODS
+    }
+    rows = [Row(seed, domain, "full", 1 / 3, 7, 0.1) for seed in (0, 1) for domain in DOMAINS]
+    benchmark.write_results(results, rows, recipes)
+    assert list(benchmark.read_results(results, recipes).values()) == sorted(rows, key=lambda row: row.domain)
+    monkeypatch.setattr(benchmark, "customize", None)
+    command = ["methods", "--config", str(project.path), "--domains", *DOMAINS, "--page", str(page), "--seeds", "1"]
+    monkeypatch.setattr(sys, "argv", [*command, "--methods", "full", "--results", str(results)])
+    benchmark.main()
+    assert "| `full` | 33.3 | 33.3 | 33.3 |" in page.read_text()
+    # What was not asked for this time is kept.
+    assert len(benchmark.read_results(results, recipes)) == 4
+    other = {**recipes, ("shapes", "full"): "another"}
+    assert {row.domain for row in benchmark.read_results(results, other).values()} == {"colours"}
