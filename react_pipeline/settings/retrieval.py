@@ -45,7 +45,7 @@ class RetrievalConfig(Section):
         fusion: How the hits of several modes become one order. `preference`: a hit of an earlier mode goes first;
             `filter`: the modes find, and the likeness of a pair's image to its class decides (`filter_by`); `rrf`:
             reciprocal rank fusion.
-        filter_by: What `filter` compares an image with: the mean of the class's `prompts` or of its `seeds`.
+        filter_by: What `fusion: filter` compares an image with: the mean of the class's `prompts` or of its `seeds`.
         k_per_prompt: Hits per prompt (or seed image) and mode (REACT counts per prompt, not per class).
         max_per_class: Cap per class after duplicates are gone; the best stay.
         max_pairs: Pairs in all; the classes with most pairs give theirs up first. Unset: no limit.
@@ -54,13 +54,14 @@ class RetrievalConfig(Section):
         min_per_class: A class with fewer pairs is starving.
         max_starving_fraction: Above this fraction of starving classes nothing is trained.
         min_similarity: Cosine floor per mode; `filter` is that of the likeness which `fusion: filter` compares.
-        duplicate_similarity: Of corpus images at least this similar (cosine) to each other only the best is kept, over
-            all classes; above 1: only images of equal bytes.
+        duplicate_similarity: A corpus image at least this similar (cosine) to one that was taken before it, for any
+            class, is dropped; above 1: only images of equal bytes.
         near_duplicate_similarity: Corpus images at least this similar (cosine) to an evaluation image are removed.
         decontaminate: Whose labelled images are kept out: the domain's `own`, or those of `all` domains and of the
             data sets of ELEVATER that are there.
         max_text_fraction: Images of which more than this fraction is printed text are dropped. Unset: not looked for.
-        refill_rounds: How often a class takes its next best pairs for chosen ones that could not be had.
+        refill_rounds: How often a class takes its next best pairs for chosen ones that could not be had; it asks for 2,
+            4, then 8 times what it lacks.
         shard_pairs: Pairs per collected training shard.
     """
 
