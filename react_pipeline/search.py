@@ -92,7 +92,7 @@ def draw_pairs(project: Project, pairs: pd.DataFrame, path: Path) -> None:
         images = {pair.row: decode_image(data, project.config.corpus.max_pixels) for pair, data in source.fetch(pairs)}
     rows = [
         (
-            f"{pair.rank + 1}. {pair.similarity:.3f} {pair.caption[:120]}",
+            f"{pair.rank + 1}. {pair.similarity:.3f} {str(pair.caption or '')[:120]}",
             [images[pair.row]] if pair.row in images else [],
         )
         for pair in pairs.itertuples()
