@@ -69,7 +69,8 @@ class ImageTower:
         """Prepare for autocast to bf16 on a device, `cpu` or `cuda...`.
 
         Copies of the frozen matrices are kept in bf16, so that autocast need not cast them at every step. On a CPU,
-        depthwise convolutions that train stay in float32: the backward pass of one in bf16 takes several times as long.
+        depthwise convolutions that train stay in float32: their backward pass in bf16 is slow (measured by
+        `benchmarks.trained_towers`).
         """
         if device == "cpu":
             for module in self.visual.modules():
