@@ -37,6 +37,7 @@ def list_datasets() -> None:
             for entry in (*DATASETS.values(), IMAGENET)
         ],
         right=7,
+        below=["title"],
     )
 
 

@@ -50,7 +50,7 @@ def list_models(
         if not silent and (edit := registry.hand_edit(project, slug)):
             where = f"version {edit.version}" if edit.version else "no version"
             typer.echo(f"note: {slug}: a person set the alias `champion` to {where}; see docs/promotion.md", err=True)
-    print_table(_COLUMNS, rows, right=5)
+    print_table(_COLUMNS, rows, right=5, below=["decided", "why"])
     if silent:
         typer.echo(f"note: MLflow does not answer, so this is what the store says ({silent})", err=True)
     if waiting := registry.count_pending(project):

@@ -56,7 +56,7 @@ def status(config: Config = None) -> None:
     rows = [row for slug in (ALL, *slugs) for row in _rows(found, runs, slug)]
     rows += [[problem.file.name, "not readable", "", problem.message] for problem in misnamed(project.config.domains)]
     if rows:
-        print_table(["domain", "state", "what", "why"], rows)
+        print_table(["domain", "state", "what", "why"], rows, below=["why"])
     if found.tasks and runs.unseen:
         typer.echo(f"note: what failed is not told: {runs.unseen}", err=True)
     fresh = sum(state is State.FRESH for state in found.states.values())

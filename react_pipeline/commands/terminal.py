@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +65,7 @@ def print_results(table: pd.DataFrame) -> None:
         ]
         for row in table.itertuples()
     ]
-    print_table(columns, rows, right=8)
+    print_table(columns, rows, right=8, below=["status"])
 
 
 def _printable_lines(text: str) -> str:
@@ -84,12 +86,61 @@ def _count(value: float) -> str:
     return "" if value != value else f"{value:,.0f}"
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]], right: int = 0) -> None:
-    """A table as wide as it needs to be where no terminal limits it; columns from the third to `right` hold numbers."""
-    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
-    for column in table.columns[2:right]:
-        column.justify = "right"
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], right: int = 0, below: Sequence[str] = ()
+) -> None:
+    """Print a table as wide as it needs to be; where no terminal limits it, `WIDE_COLUMNS` does.
+
+    A terminal that is too narrow gets smaller gaps, headings of two lines, and the columns named in `below` under their
+    row. What is still too wide is folded: nothing is cut, so names that differ at their end are told apart.
+
+    Args:
+        columns: Headings; `below` and `right` speak of them.
+        rows: One cell for each heading.
+        right: Columns from the third to this one hold numbers.
+        below: Columns of long texts, which a narrow terminal gets under their row.
+    """
+    width = None if Console().is_terminal else max(WIDE_COLUMNS, shutil.get_terminal_size().columns)
+    console = Console(width=width, highlight=False)
+    cells = [[_printable_lines(str(cell)) for cell in row] for row in rows]
+    numbers = range(2, right)
+    table = _table(columns, cells, numbers, gap=2)
+    if console.measure(table, options=console.options.update(max_width=10_000)).maximum <= console.width:
+        console.print(table)
+        return
+    beside = [place for place, name in enumerate(columns) if name not in below]
+    heads = [columns[place].replace(" to ", "\nto ") for place in beside]
+    lines = [[row[place] for place in beside] for row in cells]
+    widths = _widths([heads, *lines], console.width)
+    numbers_beside = [place for place, column in enumerate(beside) if column in numbers]
+    console.print(_table(heads, [], numbers_beside, gap=1, widths=widths))
+    for line, row in zip(lines, cells, strict=True):
+        console.print(_table(heads, [line], numbers_beside, gap=1, widths=widths, headed=False))
+        for name in below:
+            if text := row[columns.index(name)]:
+                console.print(Padding(Text(f"{name}: {text}", overflow="fold"), (0, 0, 0, 4), expand=False))
+
+
+def _table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    numbers: Sequence[int],
+    gap: int,
+    widths: Sequence[int] | None = None,
+    headed: bool = True,
+) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold", show_header=headed)
+    for place, name in enumerate(columns):
+        justify: Literal["left", "right"] = "right" if place in numbers else "left"
+        table.add_column(Text(name), justify=justify, overflow="fold", width=None if widths is None else widths[place])
     for row in rows:
-        table.add_row(*(escape(_printable_lines(str(cell))) for cell in row))
-    wide = Console(width=None if Console().is_terminal else max(WIDE_COLUMNS, shutil.get_terminal_size().columns))
-    wide.print(table)
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
+    """Width of each column with gaps of one; the widest are narrowed until all have room, as far as that goes."""
+    widths = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in zip(*rows, strict=True)]
+    while sum(widths) + len(widths) - 1 > room and max(widths) > 1:
+        widths[widths.index(max(widths))] -= 1
+    return widths

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,6 +35,55 @@ def test_a_table_shows_a_strangers_text_and_does_nothing_it_says(capsys: pytest.
     out = capsys.readouterr().out
     assert all(line.isprintable() for line in out.split("\n"))
     assert "[red]gpj" in out and "cat" in out
+
+
+WIDE = [
+    ["animals", "gated-image", "14.4", "right on 14.4% of 118 images"],
+    ["animals", "gated-image-control", "2.5", "never a candidate [red]"],
+    ["animals", "base", "4.2", ""],
+]
+
+
+def printed(rows: list[list[str]], capsys: pytest.CaptureFixture[str], **options: Any) -> list[str]:
+    print_table(["domain", "method", "delta to base", "why"], rows, right=3, **options)
+    out = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out)
+    return [line.rstrip() for line in out.splitlines()]
+
+
+def test_a_narrow_terminal_gets_long_texts_below_their_row(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # Rich then writes as to a terminal
+    monkeypatch.setenv("COLUMNS", "40")
+    assert printed(WIDE, capsys, below=["why"]) == [
+        "                              delta",
+        "domain  method              to base",
+        "animals gated-image            14.4",
+        "    why: right on 14.4% of 118 images",
+        "animals gated-image-control     2.5",
+        "    why: never a candidate [red]",
+        "animals base                    4.2",
+    ]
+
+
+def test_a_terminal_that_is_narrower_still_cuts_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "24")
+    lines = printed([[*row[:3], ""] for row in WIDE], capsys, below=["why"])
+    assert max(map(len, lines)) <= 24
+    assert "".join(line[8:16].strip() for line in lines[2:]) == "gated-imagegated-image-controlbase"
+
+
+def test_a_table_that_fits_has_its_columns_side_by_side(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = printed(WIDE, capsys, below=["why"])
+    assert lines[0] == "domain   method               delta to base  why"
+    assert lines[1] == "animals  gated-image                   14.4  right on 14.4% of 118 images"
 
 
 def test_a_build_that_waits_for_another_says_so(tmp_path: Path) -> None:
