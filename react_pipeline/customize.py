@@ -90,7 +90,8 @@ def _train(
 ) -> dict[str, Any]:
     slug, method = inputs.key.split("/")
     training = project.training(slug, method)
-    with out_of_memory_is_told(training.batch_size, training.accumulation):
+    when = f"on {world.device}, outside the steps of the training"
+    with out_of_memory_is_told(when, "end what else uses its memory, or use a device with more"):
         clip = load(inputs.parents["base_checkpoint"].path, world.device)
         if method.startswith("linear-head"):
             if staging is None:

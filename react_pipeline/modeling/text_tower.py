@@ -12,6 +12,7 @@ tokenising and batches (`model`, `encoder`). Shapes: N texts, L token ids of a t
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIP
 from open_clip.transformer import ResidualAttentionBlock, TextTransformer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from react_pipeline.modeling.attention import NO_CASTS, host_block
 
@@ -34,7 +36,20 @@ def text_lengths(model: Any, tokens: Tensor) -> Tensor:
     return torch.full((len(tokens),), tokens.shape[1])
 
 
-def encode_text(model: Any, tokens: Tensor, casts: Mapping[int, Tensor] = NO_CASTS) -> Tensor:
+def recompute_activations(model: Any) -> None:
+    """Let towers that `encode_text` leaves to themselves recompute their activations in the backward pass.
+
+    open_clip's own do, whatever their mask. Towers of transformers only would in training mode, which turns dropout on,
+    so theirs stay as they are.
+    """
+    text = getattr(model, "text", None)
+    if isinstance(text, TextTransformer):
+        text.set_grad_checkpointing()
+
+
+def encode_text(
+    model: Any, tokens: Tensor, casts: Mapping[int, Tensor] = NO_CASTS, *, activation_checkpointing: bool = False
+) -> Tensor:
     """Map token ids (N, L) on the model's device to text features (N, D), not normalised.
 
     The same as the model's own `encode_text` but for rounding; the model is in eval mode.
@@ -43,6 +58,8 @@ def encode_text(model: Any, tokens: Tensor, casts: Mapping[int, Tensor] = NO_CAS
         model: open_clip's CLIP or CustomTextCLIP.
         tokens: Rows of one tokenizer; columns that no row needs (`text_lengths`) may be cut already.
         casts: Copies of weights in a lower precision, by the id of the parameter, for use under autocast.
+        activation_checkpointing: Keep what enters each block alone, and compute the rest again in the backward pass;
+            for towers left to themselves `recompute_activations` says so instead.
     """
     tower = _causal_tower(model)
     if tower is None:
@@ -51,9 +68,11 @@ def encode_text(model: Any, tokens: Tensor, casts: Mapping[int, Tensor] = NO_CAS
     dtype = tower.positional_embedding.dtype
     x = tower.token_embedding(tokens).to(dtype) + tower.positional_embedding[: tokens.shape[1]]
     *blocks, final = tower.transformer.resblocks
+    again = activation_checkpointing and torch.is_grad_enabled()
     for block in blocks:
-        x = host_block(x, block, casts, causal=True)
-    x = host_block(x, final, casts, last=ends)
+        run = partial(host_block, block=block, casts=casts, causal=True)
+        x = checkpoint(run, x, use_reentrant=False) if again else run(x)
+    x = host_block(x, final, casts, last=ends)  # of one token a text: little to keep
     # Each token is normalised by itself, so the norm may come after the choice of the token.
     x = tower.ln_final(x)[:, 0]
     projection = tower.text_projection

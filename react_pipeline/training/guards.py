@@ -27,8 +27,12 @@ STANDARD_ERRORS = 3.0
 
 
 @contextmanager
-def out_of_memory_is_told(batch_size: int, accumulation: int) -> Iterator[None]:
-    """Say what to set where memory runs out, on a GPU or not.
+def out_of_memory_is_told(where: str, advice: str) -> Iterator[None]:
+    """Say what to do where memory runs out, on a GPU or not.
+
+    Args:
+        where: What needed the memory, to be read after "out of memory".
+        advice: What to set or do.
 
     Raises:
         TrainingError: In place of torch's own error.
@@ -39,10 +43,7 @@ def out_of_memory_is_told(batch_size: int, accumulation: int) -> Iterator[None]:
         text = str(error)
         if not isinstance(error, torch.OutOfMemoryError) and not any(sign in text for sign in OUT_OF_MEMORY):
             raise
-        raise TrainingError(
-            f"out of memory with batch_size {batch_size}; set customization accumulation to {2 * accumulation} (same "
-            f"result, less memory), or batch_size to {max(2, batch_size // 2)}"
-        ) from error
+        raise TrainingError(f"out of memory {where}; {advice}") from error
 
 
 def require_finite(step: int, values: Mapping[str, float]) -> None:

@@ -29,7 +29,7 @@ from react_pipeline.model import Clip
 from react_pipeline.retrieval.prompts import prompt_templates
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.training.classifier import HEAD_ABOUT_FILE, HEAD_FILE, LOGIT_SCALE, zero_shot_head
-from react_pipeline.training.guards import require_learned
+from react_pipeline.training.guards import out_of_memory_is_told, require_learned
 from react_pipeline.training.head_samples import ClassSamples, LabelledTexts, encode_images, label_texts
 from react_pipeline.training.held_out import split
 from react_pipeline.training.interpolation import GRID, choose
@@ -105,7 +105,8 @@ def train_linear_head(
     ) as log:
         for step in steps:
             started = time.monotonic()
-            values = head.step(step, *batches.draw(step))
+            with out_of_memory_is_told(f"with batch_size {training.batch_size}", "lower customization batch_size"):
+                values = head.step(step, *batches.draw(step))
             log.add(step, values, waited=0.0, seconds=time.monotonic() - started)
         losses = log.losses()
     trained = head.vectors()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from react_pipeline.config import DomainConfig
 from react_pipeline.model import Clip
-from react_pipeline.modeling.text_tower import encode_text, text_lengths
+from react_pipeline.modeling.text_tower import encode_text, recompute_activations, text_lengths
 from react_pipeline.retrieval.prompts import fill, prompt_templates
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.training.data import TrainingPairs
@@ -58,7 +58,7 @@ class TrainingTexts:
             clip: The model, with its base weights still.
             pairs: Give captions and classes.
             domain: Gives classes and templates of the prompts.
-            training: Its `class_prompt_fraction` and `seed` count.
+            training: Its `class_prompt_fraction`, `seed` and `activation_checkpointing` count.
             world: The processes that share the encoding.
             trains: Whether the text tower trains.
         """
@@ -77,6 +77,8 @@ class TrainingTexts:
         self._captions = torch.tensor([position[caption] for caption in captions], dtype=torch.long)
         self._prompts = torch.tensor([position[prompt] for prompt in prompts], dtype=torch.long).view(len(names), -1)
         self._tokens = self._tokenised(different) if trains else None
+        if trains and training.activation_checkpointing:
+            recompute_activations(clip.model)
         self._vectors = None if trains else _encoded(clip, different, world)
 
     def draw(self, step: int, positions: Tensor) -> DrawnTexts:
@@ -106,7 +108,8 @@ class TrainingTexts:
         different, place = torch.unique(texts, return_inverse=True)
         tokens = self._tokens[different]
         longest = int(text_lengths(self._clip.model, tokens).max())
-        encoded = encode_text(self._clip.model, tokens[:, :longest].to(self._device))
+        again = self._training.activation_checkpointing
+        encoded = encode_text(self._clip.model, tokens[:, :longest].to(self._device), activation_checkpointing=again)
         return functional.normalize(encoded.float(), dim=-1)[place.to(self._device)]
 
     def _tokenised(self, texts: list[str]) -> Tensor:

@@ -29,7 +29,7 @@ from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.batches import TrainingBatches
 from react_pipeline.training.data import TrainingPairs, Views
 from react_pipeline.training.distributed import World
-from react_pipeline.training.guards import can_see_collapse, require_no_collapse
+from react_pipeline.training.guards import can_see_collapse, out_of_memory_is_told, require_no_collapse
 from react_pipeline.training.held_out import split
 from react_pipeline.training.held_out_recall import HeldOutRecall
 from react_pipeline.training.interpolation import GRID, Line, choose
@@ -204,7 +204,8 @@ class Trainer:
                 batch = next(batches)
                 waited = time.monotonic() - began
                 drawn = self.texts.draw(step, self.batches.drawn(step)[0])
-                values = take.take(step, batch, drawn, from_tokens=self.tokens is not None)
+                with out_of_memory_is_told(f"with batch_size {size}", self._less_memory()):
+                    values = take.take(step, batch, drawn, from_tokens=self.tokens is not None)
                 log.add(step, {**values, **self._gates()}, waited=waited, seconds=time.monotonic() - began)
                 done = step + 1
                 if training.probe_every and done % training.probe_every == 0 and done < training.steps:
@@ -250,6 +251,14 @@ class Trainer:
             "skipped_steps": take.skipped_steps,
             "collapse_guard": guarded,
         }
+
+    def _less_memory(self) -> str:
+        training = self.training
+        checkpointing = "" if training.activation_checkpointing else ", or activation_checkpointing to true"
+        return (
+            f"set customization accumulation to {2 * training.accumulation}{checkpointing} (same result, less memory), "
+            f"or batch_size to {max(2, training.batch_size // 2)}"
+        )
 
     def _keep(self, done: int, seconds: float, state: TrainingState, log: TrainingLog) -> None:
         """Write the state where it is due: among the newest, and as what a later collapse leaves to go back to."""

@@ -214,14 +214,16 @@ def test_parts_of_a_batch_take_the_steps_of_the_whole_batch(
     assert losses(parts, method) == pytest.approx(reference, rel=1e-4)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_workers_and_recomputing_change_no_loss(make_project: Make, _indexed_store: Path, workers: int) -> None:
+@pytest.mark.parametrize(("method", "workers"), [("gated-image", 0), ("gated-image", 2), ("full", 0)])
+def test_workers_and_recomputing_change_no_loss(
+    make_project: Make, _indexed_store: Path, method: str, workers: int
+) -> None:
     defaults = {"last_k_layers": 2, "steps": 3, "batch_size": 8, "augmentation": "timm", "workers": 1}
     project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
-    reference = losses(project, "gated-image")
-    shutil.rmtree(project.store.current("customized_checkpoint", "shapes/gated-image").path)
+    reference = losses(project, method)
+    shutil.rmtree(project.store.current("customized_checkpoint", f"shapes/{method}").path)
     changed = {**defaults, "workers": workers, "activation_checkpointing": True}
-    assert losses(make_project(customization={"defaults": changed}), "gated-image") == reference
+    assert losses(make_project(customization={"defaults": changed}), method) == reference
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -309,13 +311,25 @@ def test_choosing_on_held_out_pairs_is_refused_before_any_step_where_none_is_hel
     assert observer.told == [InputError]
 
 
-def test_memory_that_runs_out_is_told_with_what_to_set(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("method", "place", "advice"),
+    [
+        ("gated-image", "step.TrainingStep.take", "with batch_size 16; set customization accumulation to 2, or activ"),
+        ("gated-image", "trainer.keep_tokens", "on cpu, outside the steps of the training; end what else"),
+        ("linear-head", "linear_head._Head.step", "with batch_size 16; lower customization batch_size"),
+    ],
+)
+def test_memory_that_runs_out_is_told_with_what_to_do(
+    make_project: Make, _indexed_store: Path, monkeypatch: pytest.MonkeyPatch, method: str, place: str, advice: str
+) -> None:
     def greedy(*_: object, **__: object) -> dict[str, float]:
         return {"loss": float(torch.empty(1 << 60).sum())}
 
-    monkeypatch.setattr("react_pipeline.training.step.TrainingStep.take", greedy)
-    with pytest.raises(TrainingError, match="accumulation to 2"):
-        customize(project, "shapes", "gated-image")
+    monkeypatch.setattr(f"react_pipeline.training.{place}", greedy)
+    defaults = {"steps": 2, "batch_size": 16, "last_k_layers": 2, "augmentation": "none"}
+    project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+    with pytest.raises(TrainingError, match=f"out of memory {advice}"):
+        customize(project, "shapes", method)
 
 
 def test_a_field_that_a_method_does_not_use_leaves_its_checkpoint_fresh(

@@ -12,7 +12,7 @@ from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor
 
 from react_pipeline.modeling.attention import matrices_in_bf16
-from react_pipeline.modeling.text_tower import encode_text, text_blocks, text_lengths
+from react_pipeline.modeling.text_tower import encode_text, recompute_activations, text_blocks, text_lengths
 
 LENGTH, VOCABULARY = 12, 64
 END = VOCABULARY - 1
@@ -116,6 +116,34 @@ def test_matrices_held_in_bf16_give_what_autocast_gives(name: str) -> None:
         exact = model.encode_text(tokens).float()
     similar = torch.nn.functional.cosine_similarity(encode_text(model, tokens), exact)
     assert similar.min() > 0.999
+
+
+@pytest.mark.parametrize("name", [*CAUSAL, *WHOLE])
+def test_recomputed_activations_give_the_same_gradients_and_keep_less(name: str) -> None:
+    model = build({**CAUSAL, **WHOLE}[name])
+    tokens = texts_of(*[LENGTH] * 16)
+
+    def run(**options: bool) -> tuple[dict[str, Tensor], int]:
+        kept: dict[int, int] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            kept[tensor.data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        model.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            features = encode_text(model, tokens, **options)
+        features.square().sum().backward()
+        named = model.named_parameters()
+        return {name: value.grad.clone() for name, value in named if value.grad is not None}, sum(kept.values())
+
+    plain, whole = run()
+    recompute_activations(model)
+    again, less = run(activation_checkpointing=True)
+    assert plain.keys() == again.keys()
+    for part, gradient in plain.items():
+        torch.testing.assert_close(again[part], gradient, atol=1e-6, rtol=1e-6)
+    assert less < 0.6 * whole
 
 
 def test_gradients_reach_a_text_tower_that_trains() -> None:

@@ -46,7 +46,9 @@ def test_equal_texts_are_encoded_once_and_no_column_behind_the_longest(tiny_chec
     table = TrainingTexts(clip, PAIRS, DOMAIN, TrainingConfig(), World(), trains=True)
     seen: list[Tensor] = []
     own = texts_module.encode_text
-    monkeypatch.setattr(texts_module, "encode_text", lambda model, tokens: (seen.append(tokens), own(model, tokens))[1])
+    monkeypatch.setattr(
+        texts_module, "encode_text", lambda model, tokens, **_: (seen.append(tokens), own(model, tokens))[1]
+    )
     with torch.no_grad():
         vectors = table.vectors(table.caption_ids(torch.tensor([2, 0, 1, 0])))
     assert vectors.shape == (4, clip.dimension)
