@@ -55,6 +55,12 @@ class EncoderConfig(Section):
     def _weights_are_named(self) -> Self:
         if self.model != "demo" and not self.pretrained:
             raise ValueError("`pretrained` is missing: a tag of open_clip or the path of a checkpoint")
+        given = [name for name in ("pretrained", "quick_gelu", "mean", "std") if getattr(self, name) is not None]
+        if self.model == "demo" and given:
+            raise ValueError(
+                f"beside `model: demo`, made from installed packages, {', '.join(f'`{name}`' for name in given)} would "
+                "do nothing; remove it, or name the architecture of your weights as `model`"
+            )
         return self
 
 

@@ -1,10 +1,12 @@
 """Domain files: taking one into a project.
 
-Belongs here: copying a checked file into the folder of domains. Does not belong here: what a file may say (`config`).
+Belongs here: copying a checked file into the folder of domains, what it contradicts in `pipeline.yaml`. Does not belong
+here: what a file may say (`config`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -12,8 +14,27 @@ import yaml
 from react_pipeline.config import DomainConfig
 from react_pipeline.config_files import load_domain, read_yaml
 from react_pipeline.durable import write_atomically
-from react_pipeline.errors import InputError
+from react_pipeline.errors import ConfigError, InputError, Problem
 from react_pipeline.lineage import Project
+
+
+def problems_beside(project: Project, slug: str) -> list[Problem]:
+    """What a valid domain file contradicts in `pipeline.yaml`: its retrieval, and the training of methods in use."""
+    problems: list[Problem] = []
+    methods = sorted({*project.config.automation.methods, *project.config.customization.methods} - {"base"})
+
+    def resolve(read: Callable[..., object], *names: str) -> None:
+        try:
+            read(*names)
+        except ConfigError as error:
+            problems.extend(error.problems)
+        except InputError as error:
+            problems.append(Problem(project.config.domains / f"{slug}.yaml", "customization", str(error)))
+
+    resolve(project.retrieval, slug)
+    for method in methods:
+        resolve(project.training, slug, method)
+    return problems
 
 
 def add_domain_file(project: Project, file: Path) -> tuple[Path, DomainConfig]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from react_pipeline.commands.command_line import Config, console, load_project, repository
-from react_pipeline.commands.domain_files import add_domain_file
+from react_pipeline.commands.domain_files import add_domain_file, problems_beside
 from react_pipeline.commands.terminal import print_table, printable
 from react_pipeline.config_files import load_domain, load_domains, misnamed
 from react_pipeline.errors import ConfigError
@@ -35,13 +35,14 @@ def validate_domains(
     files: Annotated[list[Path] | None, typer.Argument(help="Domain files. Default: all of the project.")] = None,
     config: Config = None,
 ) -> None:
-    """Check domain files and list every problem, with file and field."""
-    folder = None if files else load_project(config).config.domains
-    checked = files or sorted(folder.glob("*.yaml") if folder else ())
-    problems = misnamed(folder) if folder else []
+    """Check domain files and list every problem, with file and field; the project's also beside `pipeline.yaml`."""
+    project = None if files else load_project(config)
+    checked = files or (sorted(project.config.domains.glob("*.yaml")) if project else [])
+    problems = misnamed(project.config.domains) if project else []
     for path in checked:
         try:
             load_domain(path)
+            problems += problems_beside(project, path.stem) if project else []
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -54,6 +55,8 @@ def add_domain(file: Annotated[Path, typer.Argument(help="A YAML named <slug>.ya
     """Check a domain file, copy it into the project's folder of domains, and make it a partition in Dagster."""
     project = load_project(config)
     target, domain = add_domain_file(project, file)
+    for problem in problems_beside(project, domain.slug):
+        typer.echo(f"note: {printable(str(problem))}", err=True)
     missing = domain.evaluation.path if domain.evaluation else None
     if missing is not None and not missing.exists():
         typer.echo(f"note: {missing} is not there; results will be `unavailable`", err=True)

@@ -28,7 +28,7 @@ MEANINGS: Mapping[str, str] = {
     "evaluation_image_near": "looks like an evaluation image (`near_duplicate_similarity`)",
     "rendered_text": "more of it is printed text than `max_text_fraction`",
     "not_collected": "its image could not be had, or was not tried any more after `refill_rounds`",
-    "exact_duplicate": "the same bytes (or URL) as a better pair",
+    "exact_duplicate": "the same bytes (or URL) as a pair taken before",
     "near_duplicate": "looks like a better pair (`duplicate_similarity`)",
     "cap": "its class has `max_per_class` better pairs",
     "total": "given up for `max_pairs`",

@@ -131,6 +131,26 @@ def test_domains_are_listed_and_validated(tiny_project: Project, run) -> None:
     assert code == 0 and "shapes" in out and "not valid" in told
 
 
+def test_domains_are_validated_beside_the_pipeline(tiny_project: Project, run) -> None:
+    raw = yaml.safe_load((tiny_project.config.domains / "shapes.yaml").read_text())
+    path = tiny_project.config.domains / "shapes.yaml"
+    path.write_text(yaml.safe_dump({**raw, "retrieval": {"filter_by": "seeds"}}))
+    code, _, told = run("domains", "validate")
+    assert code == 2 and "shapes.yaml: retrieval: `filter_by: seeds` does nothing" in told
+    # Alone it says nothing wrong, and what it may be joined with is not known.
+    code, out, _ = run("domains", "validate", str(path))
+    assert code == 0 and "1 valid" in out
+    path.unlink()
+    (new := tiny_project.path.parent / "shapes.yaml").write_text(yaml.safe_dump({**raw, "customization": {"views": 4}}))
+    pipeline = yaml.safe_load(tiny_project.path.read_text())
+    pipeline["customization"]["methods"] = {"full": {"augmentation": "none"}}
+    tiny_project.path.write_text(yaml.safe_dump(pipeline))
+    code, _, told = run("domains", "add", str(new))
+    assert code == 0 and "note: " in told and "customization of full: `views` needs an `augmentation`" in told
+    code, _, told = run("domains", "validate")
+    assert code == 2 and "customization of full" in told
+
+
 def test_search_prints_the_nearest_and_draws_them(indexed_project: Project, run, tmp_path: Path) -> None:
     from PIL import Image
 

@@ -171,6 +171,17 @@ def test_each_kind_of_corpus_tells_what_it_needs_and_what_it_does_not_take(
     assert "hush-hush" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "given", [{"pretrained": "openai"}, {"quick_gelu": True}, {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}]
+)
+def test_the_demo_model_takes_no_weights_of_others(tmp_path: Path, given: dict[str, object]) -> None:
+    raw = {"corpus": {"kind": "demo"}, "encoder": {"model": "demo", **given}}
+    with pytest.raises(ConfigError, match=", ".join(f"`{name}`" for name in given) + " would do nothing"):
+        load_pipeline(write(tmp_path / "pipeline.yaml", raw))
+    raw["encoder"] = {"model": "demo", "pretrained": None}
+    assert load_pipeline(write(tmp_path / "pipeline.yaml", raw)).encoder.model == "demo"
+
+
 def test_training_joins_method_defaults_pipeline_and_domain(tmp_path: Path) -> None:
     raw = {
         "corpus": {"kind": "demo"},
