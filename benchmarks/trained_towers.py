@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from benchmarks.methods import write_section
 from react_pipeline.modeling.tower import ImageTower
+from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.training.texts import TrainingTexts
 
 BEGIN, END = "<!-- trained-towers:begin -->", "<!-- trained-towers:end -->"
@@ -56,7 +57,7 @@ def text_ways(tokens: Tensor) -> dict[str, Callable[[], Tensor]]:
     different, place = torch.unique(tokens, dim=0, return_inverse=True)
     table: Any = TrainingTexts.__new__(TrainingTexts)
     table._clip, table._device = SimpleNamespace(model=model), "cpu"
-    table._vectors, table._tokens = None, different
+    table._vectors, table._tokens, table._training = None, different, TrainingConfig()
     return {
         "text tower of ViT-B/32: the model's own pass": lambda: model.encode_text(tokens, normalize=True),
         "text tower of ViT-B/32: equal texts once, no column behind the longest": lambda: table.vectors(place),
