@@ -11,7 +11,9 @@ import argparse
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -19,6 +21,7 @@ from matplotlib.figure import Figure
 from react_pipeline.customize import customize
 from react_pipeline.evaluate import EvalResult, evaluate
 from react_pipeline.lineage import Project
+from react_pipeline.settings.training import TrainingOverrides
 
 DOMAINS = ("animals", "food", "travel")
 METHODS = ("base", "gated-image", "gated-image-control")
@@ -30,18 +33,36 @@ SHARED = (
 
 def seeded(project: Project, seed: int) -> Project:
     """The same project with another training seed, in a store that shares what does not depend on it."""
-    store = project.config.store.parent / "seeds" / str(seed)
+    return beside(project, f"seeds/{seed}", seed)
+
+
+def beside(project: Project, name: str, seed: int, methods: Mapping[str, Mapping[str, Any]] = {}) -> Project:
+    """The same project with another training, in a store `name` beside its own that shares what does not depend on it.
+
+    Args:
+        project: Its own store is left alone.
+        name: Path of the store, relative to the folder of the project's.
+        seed: Of the training.
+        methods: Fields of the training by method; they win over what is configured.
+    """
+    store = project.config.store.parent / name
     for stage in SHARED:
         # Linked anew each time, so that a rebuilt corpus is never mixed with the pairs of an older one.
         shutil.rmtree(store / stage, ignore_errors=True)
         shutil.copytree(project.config.store / stage, store / stage, copy_function=os.link)
     (store / "store.json").write_bytes((project.config.store / "store.json").read_bytes())
     customization = project.config.customization
-    defaults = customization.defaults.model_copy(update={"seed": seed})
-    # model_copy leaves the field out of "fields set" unless it was given before.
-    defaults.model_fields_set.add("seed")
-    changed = customization.model_copy(update={"defaults": defaults})
+    own = {method: customization.methods.get(method, TrainingOverrides()) for method in methods}
+    update = {
+        "defaults": _joined(customization.defaults, {"seed": seed}),
+        "methods": {**customization.methods, **{name: _joined(own[name], fields) for name, fields in methods.items()}},
+    }
+    changed = customization.model_copy(update=update)
     return Project(project.path, project.config.model_copy(update={"store": store, "customization": changed}))
+
+
+def _joined(given: TrainingOverrides, fields: Mapping[str, Any]) -> TrainingOverrides:
+    return TrainingOverrides(**{**given.model_dump(exclude_unset=True), **fields})
 
 
 def main() -> None:

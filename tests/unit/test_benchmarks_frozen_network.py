@@ -1,0 +1,82 @@
+"""The benchmark of the demo's image tower: its parts are trained as methods, each with the demo's own pairs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from torch import nn
+
+from benchmarks import frozen_network as benchmark
+from benchmarks.methods import Row
+from react_pipeline import stages
+from react_pipeline.lineage import Project
+from react_pipeline.modeling import methods
+from react_pipeline.retrieval.labelled import publish_evaluation_set
+from react_pipeline.retrieve import draw_control, retrieve_pairs
+from react_pipeline.settings import training
+
+DOMAINS = ("shapes", "colours")
+
+
+@pytest.fixture
+def project(indexed_project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    # The stand-in is open_clip's own ViT, whose blocks have another name.
+    monkeypatch.setattr(benchmark, "PARTS", {"blocks-alone": lambda model: [model.visual.transformer]})
+    monkeypatch.setattr(benchmark, "DOMAINS", DOMAINS)
+    for module, name in ((training, "METHOD_DEFAULTS"), (methods, "TRAINED_PARTS"), (stages, "METHODS")):
+        monkeypatch.setattr(module, name, getattr(module, name))  # put back what `add_parts` changes
+    for slug in DOMAINS:
+        publish_evaluation_set(indexed_project, slug)
+        retrieve_pairs(indexed_project, slug)
+        draw_control(indexed_project, slug)
+    return indexed_project
+
+
+def test_the_parts_are_the_network_and_the_blocks_behind_it() -> None:
+    network, blocks = nn.Conv2d(3, 4, 1), nn.Linear(4, 4)
+    model = SimpleNamespace(visual=SimpleNamespace(trunk=SimpleNamespace(patch_embed=network, blocks=blocks)))
+    assert benchmark.PARTS["network-alone"](model) == [network]
+    assert benchmark.PARTS["blocks-alone"](model) == [blocks]
+
+
+def test_each_variant_trains_its_part_with_its_own_fields_in_its_own_store(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(
+        benchmark,
+        "VARIANTS",
+        {
+            "blocks": benchmark.Variant("the blocks", "blocks-alone", {"learning_rate": 2e-4}),
+            "gated": benchmark.Variant("gated blocks", "gated-image", {"steps": 2}),
+        },
+    )
+    page = tmp_path / "page.md"
+    page.write_text(f"{benchmark.BEGIN}\n{benchmark.END}\n")
+    monkeypatch.setattr(sys, "argv", ["frozen_network", "--config", str(project.path), "--page", str(page)])
+    benchmark.main()
+    first, second = capsys.readouterr().out, page.read_text()
+    lines = [line for line in second.splitlines() if line.startswith("| the blocks") or line.startswith("| gated")]
+    assert len(lines) == 2 and ", 0.0002 |" in lines[0] and "| 2, " in lines[1]
+    count = sum(parameter.numel() for parameter in trained_blocks(project)) + 1
+    assert f"| {count:,} |" in lines[0]
+    assert project.store.keys("customized_checkpoint") == []
+    monkeypatch.setattr("benchmarks.methods.customize", None)  # what is there is not made again
+    benchmark.main()
+    assert capsys.readouterr().out == first
+
+
+def trained_blocks(project: Project) -> list[nn.Parameter]:
+    from react_pipeline.model import load
+
+    model = load(project.store.current("base_checkpoint", "all").path).model
+    return list(model.visual.transformer.parameters())
+
+
+def test_a_figure_is_the_mean_over_seeds_and_domains() -> None:
+    domains = benchmark.DOMAINS
+    rows = [Row(seed, domain, "gated-image", 0.1 + 0.2 * seed, 7) for seed in (0, 1) for domain in domains]
+    (line,) = benchmark.to_markdown({"gated": rows}, {"gated": (200, 3e-3)}).splitlines()[2:]
+    assert line.endswith("| 7 | 200, 0.003 | 20.0 | 20.0 | 20.0 | 20.0 ± 14.1 | 2 |")
