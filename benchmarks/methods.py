@@ -231,12 +231,21 @@ def write_section(page: Path, text: str, begin: str = BEGIN, end: str = END) -> 
     Raises:
         ValueError: If the page has not both markers, once each and in this order.
     """
-    before = page.read_text(encoding="utf-8")
-    head, found, rest = before.partition(begin)
+    head, tail = require_markers(page, begin, end)
+    page.write_text(f"{head}{begin}\n\n{text.strip()}\n\n{end}{tail}", encoding="utf-8")
+
+
+def require_markers(page: Path, begin: str, end: str) -> tuple[str, str]:
+    """What stands before and after two markers of a page.
+
+    Raises:
+        ValueError: If the page has not both, in this order.
+    """
+    head, found, rest = page.read_text(encoding="utf-8").partition(begin)
     _, found_end, tail = rest.partition(end)
     if not (found and found_end):
         raise ValueError(f"{page}: needs the lines {begin} and {end}; the table is written between them")
-    page.write_text(f"{head}{begin}\n\n{text.strip()}\n\n{end}{tail}", encoding="utf-8")
+    return head, tail
 
 
 def report(rows: Sequence[Row], skipped: Mapping[Work, str], domains: Sequence[str], page: Path) -> str:
@@ -272,7 +281,11 @@ def main() -> None:
     parser.add_argument("--anew", action="store_true", help="take nothing from the results of earlier runs")
     given = parser.parse_args()
     project = Project.load(given.config)
-    recipes = {(domain, method): recipe_of(project, domain, method) for domain in given.domains for method in METHODS}
+    recipes = {
+        (domain, method): recipe_of(project, domain, method)
+        for domain in (*DOMAINS, *given.domains)
+        for method in METHODS
+    }
     known = {} if given.anew else read_results(given.results, recipes)
     projects = {seed: store_of(project, seed) for seed in range(given.seeds)}
     order = in_order(given.seeds, given.domains, given.methods)
