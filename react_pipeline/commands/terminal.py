@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 COUNTS = ("n", "pairs", "trainable_parameters")
 
-WIDE_COLUMNS = 200
-"""Width where no terminal sets one, so that a log keeps whole lines."""
-
 
 def printable(text: str) -> str:
     """A text in which every character that is not printable is U+FFFD: control characters, escapes, bidi overrides.
@@ -89,7 +86,7 @@ def _count(value: float) -> str:
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[Any]], right: int = 0, below: Sequence[str] = ()
 ) -> None:
-    """Print a table as wide as it needs to be; where no terminal limits it, `WIDE_COLUMNS` does.
+    """Print a table as wide as it needs to be, so that a log keeps whole lines.
 
     A terminal that is too narrow gets smaller gaps, headings of two lines, and the columns named in `below` under their
     row. What is still too wide is folded: nothing is cut, so names that differ at their end are told apart.
@@ -100,12 +97,14 @@ def print_table(
         right: Columns from the third to this one hold numbers.
         below: Columns of long texts, which a narrow terminal gets under their row.
     """
-    width = None if Console().is_terminal else max(WIDE_COLUMNS, shutil.get_terminal_size().columns)
-    console = Console(width=width, highlight=False)
+    console = Console(highlight=False)
     cells = [[_printable_lines(str(cell)) for cell in row] for row in rows]
     numbers = range(2, right)
     table = _table(columns, cells, numbers, gap=2)
-    if console.measure(table, options=console.options.update(max_width=10_000)).maximum <= console.width:
+    wide = console.measure(table, options=console.options.update(max_width=1_000_000)).maximum
+    if not console.is_terminal:
+        console = Console(width=max(wide, shutil.get_terminal_size().columns), highlight=False)
+    if wide <= console.width:
         console.print(table)
         return
     beside = [place for place, name in enumerate(columns) if name not in below]

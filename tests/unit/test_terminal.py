@@ -86,6 +86,18 @@ def test_a_table_that_fits_has_its_columns_side_by_side(
     assert lines[1] == "animals  gated-image                   14.4  right on 14.4% of 118 images"
 
 
+def test_where_no_terminal_reads_every_row_is_one_whole_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    why = "a reason that goes on " * 30
+    lines = printed([["animals", "gated-image", "14.4", why]], capsys, below=["why"])
+    assert lines == [
+        "domain   method       delta to base  why",
+        f"animals  gated-image           14.4  {why.strip()}",
+    ]
+
+
 def test_a_build_that_waits_for_another_says_so(tmp_path: Path) -> None:
     command = (
         "import sys; from pathlib import Path; from react_pipeline.store import Store\n"
