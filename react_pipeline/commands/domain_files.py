@@ -6,7 +6,6 @@ here: what a file may say (`config`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -16,24 +15,28 @@ from react_pipeline.config_files import load_domain, read_yaml
 from react_pipeline.durable import write_atomically
 from react_pipeline.errors import ConfigError, InputError, Problem
 from react_pipeline.lineage import Project
+from react_pipeline.settings.training import CONTROL_SUFFIX
 
 
 def problems_beside(project: Project, slug: str) -> list[Problem]:
-    """What a valid domain file contradicts in `pipeline.yaml`: its retrieval, and the training of methods in use."""
+    """What a valid domain file contradicts in `pipeline.yaml`: its retrieval, and the training of methods in use.
+
+    A training that is wrong in `pipeline.yaml` alone is told as a problem of that file.
+    """
     problems: list[Problem] = []
-    methods = sorted({*project.config.automation.methods, *project.config.customization.methods} - {"base"})
-
-    def resolve(read: Callable[..., object], *names: str) -> None:
+    try:
+        project.retrieval(slug)
+    except ConfigError as error:
+        problems += error.problems
+    used = {*project.config.automation.methods, *project.config.customization.methods} - {"base"}
+    for method in sorted({method.removesuffix(CONTROL_SUFFIX) for method in used}):
+        path = project.path
         try:
-            read(*names)
-        except ConfigError as error:
-            problems.extend(error.problems)
+            project.config.customization.resolve(method)
+            path = project.config.domains / f"{slug}.yaml"
+            project.training(slug, method)
         except InputError as error:
-            problems.append(Problem(project.config.domains / f"{slug}.yaml", "customization", str(error)))
-
-    resolve(project.retrieval, slug)
-    for method in methods:
-        resolve(project.training, slug, method)
+            problems.append(Problem(path, "", str(error)))
     return problems
 
 

@@ -46,7 +46,7 @@ def validate_domains(
         except ConfigError as error:
             problems += error.problems
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(list(dict.fromkeys(problems)))
     console.print(f"{len(checked)} valid")
 
 

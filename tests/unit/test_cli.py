@@ -143,12 +143,19 @@ def test_domains_are_validated_beside_the_pipeline(tiny_project: Project, run) -
     path.unlink()
     (new := tiny_project.path.parent / "shapes.yaml").write_text(yaml.safe_dump({**raw, "customization": {"views": 4}}))
     pipeline = yaml.safe_load(tiny_project.path.read_text())
+    pipeline["automation"] = {"methods": ["base", "full", "full-control"]}
     pipeline["customization"]["methods"] = {"full": {"augmentation": "none"}}
     tiny_project.path.write_text(yaml.safe_dump(pipeline))
     code, _, told = run("domains", "add", str(new))
-    assert code == 0 and "note: " in told and "customization of full: `views` needs an `augmentation`" in told
+    (line,) = [line for line in told.splitlines() if line.startswith("note: ")]
+    assert code == 0 and "shapes.yaml: customization of full: `views` needs an `augmentation`" in line
+    pipeline["customization"]["methods"] = {"full": {"augmentation": "none", "views": 4}}
+    tiny_project.path.write_text(yaml.safe_dump(pipeline))
     code, _, told = run("domains", "validate")
-    assert code == 2 and "customization of full" in told
+    assert code == 2
+    (line,) = told.strip().splitlines()
+    # Wrong without any domain, so it is told once, of the file it stands in.
+    assert str(tiny_project.path) in line and "customization of full: `views` needs" in line
 
 
 def test_search_prints_the_nearest_and_draws_them(indexed_project: Project, run, tmp_path: Path) -> None:
