@@ -281,11 +281,9 @@ def main() -> None:
     parser.add_argument("--anew", action="store_true", help="take nothing from the results of earlier runs")
     given = parser.parse_args()
     project = Project.load(given.config)
-    recipes = {
-        (domain, method): recipe_of(project, domain, method)
-        for domain in (*DOMAINS, *given.domains)
-        for method in METHODS
-    }
+    # Of the demo's domains too where they are not asked for, so that their lines of the file are kept.
+    everywhere = {*given.domains, *(domain for domain in DOMAINS if project.has_domain(domain))}
+    recipes = {(domain, method): recipe_of(project, domain, method) for domain in everywhere for method in METHODS}
     known = {} if given.anew else read_results(given.results, recipes)
     projects = {seed: store_of(project, seed) for seed in range(given.seeds)}
     order = in_order(given.seeds, given.domains, given.methods)

@@ -164,5 +164,9 @@ def test_a_result_that_is_written_down_is_not_made_again_while_its_recipe_is_the
     assert "| `full` | 33.3 | 33.3 | 33.3 |" in page.read_text()
     # What was not asked for this time is kept.
     assert len(benchmark.read_results(results, recipes)) == 4
+    monkeypatch.setattr(benchmark, "DOMAINS", DOMAINS)
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--report", "--domains", "shapes"])
+    benchmark.main()
+    assert len(benchmark.read_results(results, recipes)) == 4
     other = {**recipes, ("shapes", "full"): "another"}
     assert {row.domain for row in benchmark.read_results(results, other).values()} == {"colours"}
