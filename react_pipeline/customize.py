@@ -7,7 +7,6 @@ Belongs here: the entry point, in one process or in each of several. Does not be
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +60,9 @@ def customize(
             observer.failed(error)
             raise
         _plot_losses(staging / METRICS_FILE, staging / "loss.png")
-        shutil.rmtree(staging / SCRATCH, ignore_errors=True)
         return counts
 
-    artifact = project.store.build(inputs, write, resumable=True)
+    artifact = project.store.build(inputs, write, resumable=True, scratch=SCRATCH)
     # Where the artifact was there already, the other processes still wait for the scratch directory.
     world.told("" if artifact.reused else None)
     return artifact

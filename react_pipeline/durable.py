@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 
@@ -24,6 +25,15 @@ def write_atomically(path: Path, text: str) -> None:
     fsync(temporary)
     temporary.replace(path)
     fsync(path.parent)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file another name on the same disk, or copy it where that cannot be."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # some file systems know no links
+        shutil.copyfile(source, target)
 
 
 def fsync(path: Path) -> None:

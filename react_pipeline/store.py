@@ -44,6 +44,9 @@ CURRENT = "current"
 DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
 """Errors of the disk itself; others (a missing file, a refused connection) keep their own text."""
 
+ASIDE = ".aside"
+"""Ends the name of a scratch folder that is kept beside staging while its artifact is being published."""
+
 
 class Store:
     """The directory in which artifacts are published."""
@@ -68,12 +71,16 @@ class Store:
         """Where the artifacts of one stage and key lie."""
         return self.root / stage / key
 
-    def build(self, inputs: Inputs, write: Callable[[Path], Mapping[str, Any]], *, resumable: bool = False) -> Artifact:
+    def build(
+        self, inputs: Inputs, write: Callable[[Path], Mapping[str, Any]], *, resumable: bool = False, scratch: str = ""
+    ) -> Artifact:
         """Publish the artifact of these inputs, or return the one that is already there.
 
         `write` fills the staging directory it is given and returns the counts for the manifest. With `resumable`, what
-        a killed build left in staging is handed to it again; `write` then removes its own scratch files. Two builds of
-        the same inputs wait for each other; the second verifies and returns the first one's artifact.
+        a killed build left in staging is handed to it again; `write` then removes its own scratch files, all but the
+        folder `scratch`: that one is no part of the artifact, and is kept until the artifact is published, so that a
+        kill while it is hashed and synced costs no more than one at any other time. Two builds of the same inputs wait
+        for each other; the second verifies and returns the first one's artifact.
 
         Raises:
             StoreWriteError: If the disk refuses a write. Nothing is published then.
@@ -96,8 +103,14 @@ class Store:
             if staging.exists() and not resumable:
                 shutil.rmtree(staging)
             staging.mkdir(parents=True, exist_ok=True)
+            aside = staging.with_name(slug + ASIDE)
+            if scratch and aside.exists() and not (staging / scratch).exists():
+                aside.rename(staging / scratch)
             try:
                 counts = dict(write(staging))
+                if scratch and (staging / scratch).exists():
+                    shutil.rmtree(aside, ignore_errors=True)
+                    (staging / scratch).rename(aside)
                 manifest = self._manifest(inputs, staging, counts)
                 (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
                 fsync_tree(staging)
@@ -107,6 +120,7 @@ class Store:
                 if error.errno in DISK_FAULTS:
                     raise self._write_error(error, staging) from error
                 raise
+            shutil.rmtree(aside, ignore_errors=True)
             artifact = Artifact(final, manifest, reused=False)
             remember_verified(artifact)
             self._set_current(artifact)
@@ -181,7 +195,7 @@ class Store:
             if not dry_run:
                 shutil.rmtree(path)
         for path in sorted(staged):
-            with self._locked(path.name, wait=False) as held:
+            with self._locked(path.name.removesuffix(ASIDE), wait=False) as held:
                 if held:
                     removed.append(path)
                     if not dry_run:

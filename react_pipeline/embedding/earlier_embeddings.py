@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from react_pipeline.artifacts import Artifact, Inputs, read_manifest
-from react_pipeline.durable import sha256_of
+from react_pipeline.durable import link_or_copy, sha256_of
 from react_pipeline.embedding.groups import (
     DUPLICATE,
     LEDGER_COLUMNS,
@@ -97,15 +95,6 @@ class EarlierEmbeddings:
                 logger.warning("embeddings of earlier shards are not taken over: %s", error)
                 group.ledger, group.found = [], Counter()
         return None
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file another name on the same disk, or copy it where that cannot be."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _alike(store: Store, inputs: Inputs) -> Iterator[Artifact]:

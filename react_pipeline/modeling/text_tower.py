@@ -45,6 +45,8 @@ def recompute_activations(model: Any) -> None:
     text = getattr(model, "text", None)
     if isinstance(text, TextTransformer):
         text.set_grad_checkpointing()
+    elif type(model) is CLIP:
+        model.transformer.grad_checkpointing = True
 
 
 def encode_text(

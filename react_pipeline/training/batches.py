@@ -6,7 +6,7 @@ V views, T tokens, W width, D embedding dimension.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -53,10 +53,9 @@ class TrainingBatches:
 
         yield from ahead(batch, steps)
 
-    def from_images(self, steps: range, compute: Callable[[Tensor], Tensor] | None) -> Iterator[Tensor]:
-        """This process's decoded images (B, 3, H, W) of each step, or what `compute` makes of them on the device."""
+    def from_images(self, steps: range) -> Iterator[Tensor]:
+        """This process's decoded images (B, 3, H, W) of each step."""
         draws: Iterator[list[Draw]] = (
             list(zip(*(self._world.part(part).tolist() for part in self.drawn(step)), strict=True)) for step in steps
         )
-        for images in self._views.batches(draws, self._training.workers, pinned=self._world.device != "cpu"):
-            yield images if compute is None else compute(images.to(self._world.device))
+        yield from self._views.batches(draws, self._training.workers, pinned=self._world.device != "cpu")

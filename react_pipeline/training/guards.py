@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from react_pipeline.errors import TrainingError
+from react_pipeline.training.held_out import recall_of_one_point
 
 OUT_OF_MEMORY = ("allocate memory", "ALLOC_FAILED", "out of memory")
 """How errors of a CPU's allocator and of CUDA's libraries read that are no `OutOfMemoryError`."""
@@ -109,8 +110,9 @@ def require_steps_taken(step: int, skipped: int) -> None:
 
 
 def can_see_collapse(base: Mapping[str, float], pairs: int) -> bool:
-    """Whether `require_no_collapse` would stop a model that finds nothing; on few pairs chance might explain that."""
-    return any(_has_collapsed(before, 0.0, pairs) for before in base.values())
+    """Whether `require_no_collapse` would stop a model that maps all to one point; few pairs cannot tell that."""
+    collapsed = recall_of_one_point(pairs)
+    return any(_has_collapsed(before, collapsed[name], pairs) for name, before in base.items())
 
 
 def _has_collapsed(before: float, now: float, pairs: int) -> bool:

@@ -5,7 +5,10 @@ Does not belong here: what is measured of the model (`trainer`).
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
+import os
 import resource
 import time
 from collections.abc import Mapping
@@ -15,7 +18,10 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from react_pipeline.durable import write_atomically
 from react_pipeline.training.observer import TrainingObserver
+
+logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -45,8 +51,14 @@ class TrainingLog:
         self._observer, self._batch_size, self._device = observer, batch_size, device
         self._metrics = metrics
         if metrics is not None and metrics.exists():
-            lines = metrics.read_text(encoding="utf-8").splitlines(keepends=True)[: steps.start]
-            metrics.write_text("".join(lines), encoding="utf-8")
+            lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+            whole = list(itertools.takewhile(_is_whole, lines))[: steps.start]
+            if len(whole) < steps.start:
+                logger.warning(
+                    "%s: the lines of steps %d to %d are lost; the curve has a gap",
+                    *(metrics.name, len(whole), steps.start - 1),
+                )
+            write_atomically(metrics, "".join(whole))
         self._file = None if metrics is None else metrics.open("a", encoding="utf-8")
         self._bar = tqdm(total=steps.stop, initial=steps.start, desc=title, disable=True if metrics is None else None)
 
@@ -86,6 +98,7 @@ class TrainingLog:
         """Put what was recorded on the disk."""
         if self._file is not None:
             self._file.flush()
+            os.fsync(self._file.fileno())
 
     @property
     def data_wait_fraction(self) -> float:
@@ -98,6 +111,14 @@ class TrainingLog:
             return []
         self.flush()
         return [json.loads(line)["loss"] for line in self._metrics.read_text(encoding="utf-8").splitlines()]
+
+
+def _is_whole(line: str) -> bool:
+    """Whether a line was written to its end; a power failure may leave a part of one, or zeros."""
+    try:
+        return line.endswith("\n") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def peak_memory_bytes(device: str) -> int:

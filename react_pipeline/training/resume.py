@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from react_pipeline.durable import fsync, link_or_copy
 from react_pipeline.modeling.weights import save_tensors
 
 logger = logging.getLogger(__name__)
@@ -30,11 +30,17 @@ class TrainingState:
         trained: The trained parameters by name.
         optimizer: Holds their moments.
         scaler: Of the loss, in fp16; disabled in any other precision.
+        skipped_steps: How many steps the scaler has skipped, since their gradient was not finite.
+        skipped_in_a_row: How many of these were the last steps.
+        draws: Tells on what a step's draw depends beside its number; a state that was drawn otherwise is not used.
     """
 
     trained: dict[str, nn.Parameter]
     optimizer: torch.optim.AdamW
     scaler: torch.amp.GradScaler
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
+    draws: str = ""
 
 
 def save_state(directory: Path, step: int, seconds: float, state: TrainingState, kept: int) -> None:
@@ -46,11 +52,16 @@ def save_state(directory: Path, step: int, seconds: float, state: TrainingState,
         tensors[f"parameter/{name}"] = parameter.detach().cpu().contiguous()
         for moment, value in optimizer.state[parameter].items():
             tensors[f"{moment}/{name}"] = value.detach().cpu().contiguous()
-    about = {"step": str(step), "seconds": str(seconds), "scaler": json.dumps(state.scaler.state_dict())}
+    about = {
+        "step": str(step),
+        "seconds": str(seconds),
+        "scaler": json.dumps(state.scaler.state_dict()),
+        "skipped": json.dumps([state.skipped_steps, state.skipped_in_a_row]),
+        "draws": state.draws,
+    }
     temporary = directory / "writing.tmp"
     save_tensors(tensors, temporary, about)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
+    fsync(temporary)
     temporary.replace(directory / f"step-{step:09d}.safetensors")
     for old in sorted(directory.glob("step-*.safetensors"))[:-kept]:
         old.unlink()
@@ -64,7 +75,11 @@ def load_newest_state(directory: Path, state: TrainingState) -> tuple[int, float
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
                 about = file.metadata()
             step, seconds, scaler = int(about["step"]), float(about["seconds"]), json.loads(about["scaler"])
+            skipped = json.loads(about["skipped"])
+            if about["draws"] != state.draws:
+                raise ValueError(f"its batches were {about['draws']}, and are {state.draws} now")
             _restore(tensors, state.trained, state.optimizer)
+            state.skipped_steps, state.skipped_in_a_row = skipped
             if scaler:
                 state.scaler.load_state_dict(scaler)
         except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -80,7 +95,8 @@ def link_state(directory: Path, step: int, other: Path) -> None:
     name = f"step-{step:09d}.safetensors"
     temporary = other / "writing.tmp"
     temporary.unlink(missing_ok=True)
-    os.link(directory / name, temporary)
+    link_or_copy(directory / name, temporary)
+    fsync(temporary)
     temporary.replace(other / name)
     for old in sorted(other.glob("step-*.safetensors"))[:-1]:
         old.unlink()

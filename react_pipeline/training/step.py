@@ -30,11 +30,7 @@ SHARED = ("logit_scale", "logit_bias")
 
 
 class TrainingStep:
-    """Takes the steps of one training.
-
-    Attributes:
-        skipped_steps: How many the loss scaler of fp16 has skipped, since their gradient was not finite.
-    """
+    """Takes the steps of one training."""
 
     def __init__(
         self,
@@ -46,7 +42,7 @@ class TrainingStep:
         world: World,
         max_log_scale: float = MAX_LOG_SCALE,
     ) -> None:
-        """Prepare; `tower` is None where the image tower does not train, and batches are then image features."""
+        """Prepare; `tower` is None where the image tower does not train."""
         self._model: nn.Module = model
         self._tower = tower
         self._texts = texts
@@ -54,8 +50,6 @@ class TrainingStep:
         self._training = training
         self._world = world
         self._max_log_scale = max_log_scale
-        self.skipped_steps = 0
-        self._skipped_in_a_row = 0
         self._device_type = world.device.partition(":")[0]
         # Of a loss over the whole batch every process has the whole gradient of the scale already.
         spread = SHARED if training.global_negatives else ()
@@ -66,9 +60,9 @@ class TrainingStep:
 
         Args:
             step: Counts from 0.
-            batch: This process's images (B, 3, H, W), kept tokens (B, T, W), or features (B, D) of a locked tower.
+            batch: This process's images (B, 3, H, W), kept tokens (B, T, W), or kept features (B, D) of a locked tower.
             drawn: The texts of the whole batch, of all processes.
-            from_tokens: Whether the batch is kept tokens.
+            from_tokens: Whether the batch is kept tokens or features.
 
         Raises:
             TrainingError: If loss or gradient are not finite, before the step is taken; or if the logit scale exploded
@@ -90,9 +84,9 @@ class TrainingStep:
         scale: Tensor = self._model.logit_scale  # type: ignore[assignment]
         before = scale.item()
         skips = state.scaler.is_enabled() and not math.isfinite(norm)
-        self.skipped_steps += skips
-        self._skipped_in_a_row = self._skipped_in_a_row + 1 if skips else 0
-        require_steps_taken(step, self._skipped_in_a_row)
+        state.skipped_steps += skips
+        state.skipped_in_a_row = state.skipped_in_a_row + 1 if skips else 0
+        require_steps_taken(step, state.skipped_in_a_row)
         state.scaler.step(state.optimizer)
         state.scaler.update()
         require_steady_scale(step, before, scale.item())
@@ -115,6 +109,8 @@ class TrainingStep:
 
         each = -(-len(mine) // training.accumulation)
         parts = [slice(start, start + each) for start in range(0, len(mine), each)]
+        if self._tower is None and not from_tokens:  # no gradient comes here, so no part is computed twice
+            batch = torch.cat([self._locked_features(batch[part]) for part in parts])
         # One part keeps its graph; several would need the memory of all of them at once.
         keep = len(parts) == 1
         with torch.set_grad_enabled(keep):
@@ -158,6 +154,13 @@ class TrainingStep:
             return batch
         with self._autocast():
             features = self._tower.features(batch) if from_tokens else self._tower(batch)
+        return functional.normalize(features.float(), dim=-1)
+
+    @torch.no_grad()
+    def _locked_features(self, images: Tensor) -> Tensor:
+        images = images.to(self._world.device, non_blocking=True)
+        with self._autocast():
+            features: Tensor = self._model.encode_image(images)  # type: ignore[operator]
         return functional.normalize(features.float(), dim=-1)
 
     def _text_vectors(self, texts: Tensor) -> Tensor:

@@ -177,7 +177,9 @@ class Trainer:
         groups = parameter_groups(trained.items(), training.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
         scaler = torch.amp.GradScaler(world.device.partition(":")[0], enabled=training.precision == "fp16")
-        state = TrainingState(trained, optimizer, scaler)
+        # With negatives of its own part only, what a process sees depends on how many there are.
+        draws = f"of {self.batches.batch_size} pairs" + ("" if training.global_negatives else f" in {world.size} parts")
+        state = TrainingState(trained, optimizer, scaler, draws=draws)
         recall_before, probed_before = self.recall(len(self.held_out)), self.recall(PROBED_PAIRS)
         guarded = can_see_collapse(recall_before, len(self.held_out))
         if not guarded and world.is_writer:
@@ -196,7 +198,7 @@ class Trainer:
         if self.tokens is not None:
             batches = self.batches.from_tokens(self.tokens, steps)
         else:
-            batches = self.batches.from_images(steps, None if self.tower is not None else self._locked_features)
+            batches = self.batches.from_images(steps)
         size, title = self.batches.batch_size, f"training {self.method}"
         with TrainingLog(metrics, observer, steps, size, world.device, title) as log:
             for step in steps:
@@ -214,7 +216,7 @@ class Trainer:
                 if world.is_writer:
                     self._keep(done, seconds_before + self._elapsed(), state, log)
             losses = log.losses()
-        if take.skipped_steps == training.steps:
+        if state.skipped_steps == training.steps:
             raise TrainingError(
                 "the loss scaler of fp16 skipped every step, so nothing was trained; take more steps, or precision "
                 "bf16 or fp32. Nothing was published"
@@ -248,17 +250,21 @@ class Trainer:
             "prefix_kept": self.tokens is not None,
             "device": world.device,
             "processes": world.size,
-            "skipped_steps": take.skipped_steps,
+            "skipped_steps": state.skipped_steps,
             "collapse_guard": guarded,
         }
 
     def _less_memory(self) -> str:
-        training = self.training
-        checkpointing = "" if training.activation_checkpointing else ", or activation_checkpointing to true"
-        return (
-            f"set customization accumulation to {2 * training.accumulation}{checkpointing} (same result, less memory), "
-            f"or batch_size to {max(2, training.batch_size // 2)}"
-        )
+        training, processes = self.training, self.world.size
+        size = self.batches.batch_size
+        same = []
+        if training.accumulation < size // processes:
+            same.append(f"accumulation to {min(2 * training.accumulation, size // processes)}")
+        if not training.activation_checkpointing and (trains_text(self.model) or (self.tower and self.tower.blocks)):
+            same.append("activation_checkpointing to true")
+        half = max(2, size // 2 // processes * processes)
+        ways = f"{' or '.join(same)} (same result, less memory), or " if same else ""
+        return f"set customization {ways}batch_size to {half}"
 
     def _keep(self, done: int, seconds: float, state: TrainingState, log: TrainingLog) -> None:
         """Write the state where it is due: among the newest, and as what a later collapse leaves to go back to."""

@@ -64,6 +64,35 @@ store.Store(Path({str(tmp_path)!r})).build(inputs, write)
     assert store.prune() == []
 
 
+def test_scratch_outlives_a_publication_that_failed_and_is_no_part_of_the_artifact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # 1
+    store = Store(tmp_path)
+    found: list[str] = []
+
+    def write(staging: Path) -> dict[str, int]:
+        state = staging / "scratch" / "state"
+        found.append(state.read_text() if state.exists() else "")
+        state.parent.mkdir(exist_ok=True)
+        state.write_text(f"{len(found)} tries")
+        return write_two(staging)
+
+    for function in ("sha256_of", "fsync_tree"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(f"react_pipeline.store.{function}", interrupted)
+            store.build(INPUTS, write, resumable=True, scratch="scratch")
+    with store.locked(f"thing--all--{INPUTS.fingerprint}"):
+        assert store.prune() == []  # as long as it is being built
+    artifact = store.build(INPUTS, write, resumable=True, scratch="scratch")
+    assert found == ["", "1 tries", "2 tries"]
+    assert not (artifact.path / "scratch").exists() and "scratch/state" not in artifact.manifest["files"]
+    assert not list((tmp_path / ".staging").iterdir())
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_leftovers_of_a_killed_build_are_reaped(tmp_path: Path) -> None:  # 1
     store = Store(tmp_path)
     store.build(INPUTS, write_two)

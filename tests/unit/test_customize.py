@@ -317,6 +317,7 @@ def test_choosing_on_held_out_pairs_is_refused_before_any_step_where_none_is_hel
         ("gated-image", "step.TrainingStep.take", "with batch_size 16; set customization accumulation to 2, or activ"),
         ("gated-image", "trainer.keep_tokens", "on cpu, outside the steps of the training; end what else"),
         ("linear-head", "linear_head._Head.step", "with batch_size 16; lower customization batch_size"),
+        ("locked-image", "step.TrainingStep._locked_features", "with batch_size 16; set customization accumulation"),
     ],
 )
 def test_memory_that_runs_out_is_told_with_what_to_do(
@@ -326,10 +327,59 @@ def test_memory_that_runs_out_is_told_with_what_to_do(
         return {"loss": float(torch.empty(1 << 60).sum())}
 
     monkeypatch.setattr(f"react_pipeline.training.{place}", greedy)
-    defaults = {"steps": 2, "batch_size": 16, "last_k_layers": 2, "augmentation": "none"}
+    augmentation = "mild" if method == "locked-image" else "none"
+    defaults = {"steps": 2, "batch_size": 16, "last_k_layers": 2, "augmentation": augmentation}
     project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
     with pytest.raises(TrainingError, match=f"out of memory {advice}"):
         customize(project, "shapes", method)
+
+
+def test_advice_on_memory_is_of_the_batch_that_did_not_fit(
+    make_project: Make, _indexed_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def greedy(*_: object, **__: object) -> dict[str, float]:
+        return {"loss": float(torch.empty(1 << 60).sum())}
+
+    monkeypatch.setattr("react_pipeline.training.step.TrainingStep.take", greedy)
+    # More than there are pairs; and already in as many parts as a batch has.
+    defaults = {"steps": 2, "batch_size": 256, "accumulation": 256, "activation_checkpointing": True}
+    project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+    with pytest.raises(TrainingError) as error:
+        customize(project, "shapes", "gated-image")
+    words = str(error.value).split()
+    size = int(words[words.index("batch_size") + 1].rstrip(";"))
+    assert size < 256
+    assert str(error.value) == f"out of memory with batch_size {size}; set customization batch_size to {size // 2}"
+
+
+def test_a_training_whose_publication_fails_does_not_start_again(
+    make_project: Make, _indexed_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defaults = {"steps": 4, "batch_size": 8, "last_k_layers": 2, "augmentation": "none", "checkpoint_every": 2}
+    project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("react_pipeline.store.fsync_tree", killed)
+        customize(project, "shapes", "gated-image")
+    artifact = customize(project, "shapes", "gated-image")
+    assert artifact.counts["first_step"] == 4
+    assert len(artifact.file("metrics.jsonl").read_text().splitlines()) == 4
+    assert not list((project.config.store / ".staging").glob("*"))
+
+
+def test_a_training_that_skipped_every_step_is_not_published_by_running_it_again(
+    make_project: Make, _indexed_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defaults = {"steps": 4, "batch_size": 8, "last_k_layers": 2, "precision": "fp16", "checkpoint_every": 2}
+    project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+    monkeypatch.setattr("torch.nn.utils.get_total_norm", lambda *_: torch.tensor(torch.inf))
+    for _ in range(2):
+        with pytest.raises(TrainingError, match="skipped every step"):
+            customize(project, "shapes", "gated-image")
+    assert project.store.keys("customized_checkpoint") == []
 
 
 def test_a_field_that_a_method_does_not_use_leaves_its_checkpoint_fresh(

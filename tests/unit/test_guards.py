@@ -6,6 +6,7 @@ import random
 import re
 
 import pytest
+import torch
 
 from react_pipeline.errors import TrainingError
 from react_pipeline.training.guards import (
@@ -17,6 +18,7 @@ from react_pipeline.training.guards import (
     require_steady_scale,
     require_steps_taken,
 )
+from react_pipeline.training.held_out import image_text_recall
 
 NAMES = tuple(f"r{rank}_{way}" for rank in (1, 5, 10) for way in ("image_to_text", "text_to_image"))
 
@@ -97,14 +99,19 @@ def test_a_training_that_ended_far_worse_than_it_began_is_told_with_both_losses(
         require_learned([2.0] * 10 + [4.1] * 10)
 
 
-@pytest.mark.parametrize("pairs", [0, 1, 5, 6, 40])
-def test_whether_a_collapse_can_be_seen_is_whether_finding_nothing_would_stop_it(pairs: int) -> None:
+@pytest.mark.parametrize("knows", [True, False])
+@pytest.mark.parametrize("pairs", [1, 5, 6, 10, 20, 40])
+def test_whether_a_collapse_can_be_seen_is_whether_a_collapsed_model_is_stopped(pairs: int, knows: bool) -> None:
+    weak = {1: 0.1, 5: 0.35, 10: 0.6}
+    before = {name: 1.0 if knows else weak[int(name[1 : name.index("_")])] for name in NAMES}
+    one_point = torch.ones(pairs, 4) / 2
+    collapsed = image_text_recall(one_point, one_point, torch.arange(pairs))
     stops = False
     try:
-        require_no_collapse(10, recalls(1.0), recalls(0.0), pairs)
+        require_no_collapse(10, before, collapsed, pairs)
     except TrainingError:
         stops = True
-    assert can_see_collapse(recalls(1.0), pairs) == stops == (pairs >= 6)
+    assert can_see_collapse(before, pairs) == stops == (pairs >= (6 if knows else 40))
 
 
 def test_a_scaler_that_skips_some_steps_passes_and_one_that_never_stops_is_stopped() -> None:

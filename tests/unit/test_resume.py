@@ -46,6 +46,38 @@ def test_a_state_goes_on_as_if_it_had_never_been_written(tmp_path: Path, layout:
         assert torch.equal(ours, theirs)
 
 
+def test_what_was_skipped_is_remembered_and_a_state_of_other_batches_is_not_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = fresh(torch.contiguous_format)
+    state = state_of(model)
+    state.draws, state.skipped_steps, state.skipped_in_a_row = "of 25 pairs", 4, 2
+    step(model, state, 0)
+    save_state(tmp_path, 7, 0.0, state, kept=1)
+    same = state_of(fresh(torch.contiguous_format))
+    same.draws = state.draws
+    assert load_newest_state(tmp_path, same)[0] == 7
+    assert (same.skipped_steps, same.skipped_in_a_row) == (4, 2)
+    other = state_of(fresh(torch.contiguous_format))
+    other.draws = "of 24 pairs"
+    assert load_newest_state(tmp_path, other) == (0, 0.0)
+    assert not other.optimizer.state and other.skipped_steps == 0
+    assert "its batches were of 25 pairs, and are of 24 pairs now" in caplog.text
+
+
+def test_where_files_cannot_be_linked_the_state_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr("os.link", refused)
+    model = fresh(torch.contiguous_format)
+    state = state_of(model)
+    step(model, state, 0)
+    save_state(tmp_path, 1, 0.0, state, kept=1)
+    link_state(tmp_path, 1, tmp_path / "probed")
+    assert load_newest_state(tmp_path / "probed", state_of(fresh(torch.contiguous_format)))[0] == 1
+
+
 def test_a_linked_state_is_the_same_file_and_the_only_one_of_its_directory(tmp_path: Path) -> None:
     model = fresh(torch.contiguous_format)
     state = state_of(model)

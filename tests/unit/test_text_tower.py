@@ -32,6 +32,7 @@ WHOLE: dict[str, dict[str, Any]] = {
     "SigLIP": {"custom": True, "text": {"no_causal_mask": True, "pool_type": "last", "proj_bias": True}},
     "no mask": {"custom": True, "text": {"no_causal_mask": True}},
     "causal, last position": {"custom": True, "text": {"pool_type": "last"}},
+    "CLIPA": {"text": {"no_causal_mask": True, "pool_type": "last"}},
     "class embedding": {"custom": True, "text": {"embed_cls": True}},
 }
 

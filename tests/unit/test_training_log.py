@@ -1,0 +1,48 @@
+"""The log of a training that goes on: whole lines of the steps before it stay, whatever a failure left behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from react_pipeline.training.log import TrainingLog
+from react_pipeline.training.observer import NoObserver
+
+LINES = [json.dumps({"step": step, "loss": float(step)}) + "\n" for step in range(5)]
+
+
+def resumed(path: Path, start: int) -> list[float]:
+    with TrainingLog(path, NoObserver(), range(start, start + 1), 8, "cpu", "training") as log:
+        log.add(start, {"loss": 99.0}, waited=0.0, seconds=1.0)
+        return log.losses()
+
+
+def test_lines_of_steps_that_are_taken_again_go(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(LINES))
+    assert resumed(path, 3) == [0.0, 1.0, 2.0, 99.0]
+
+
+@pytest.mark.parametrize("torn", [LINES[2][:9], "\0" * 40, LINES[2].rstrip()])
+def test_a_torn_line_goes_with_what_follows_and_the_gap_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, torn: str
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(LINES[:2]) + torn)
+    assert resumed(path, 4) == [0.0, 1.0, 99.0]
+    assert "the lines of steps 2 to 3 are lost" in caplog.text
+
+
+def test_cutting_the_log_never_leaves_it_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(LINES))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("react_pipeline.durable.fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        resumed(path, 3)
+    assert path.read_text() == "".join(LINES)
