@@ -263,7 +263,7 @@ class Trainer:
         if not training.activation_checkpointing and (trains_text(self.model) or (self.tower and self.tower.blocks)):
             same.append("activation_checkpointing to true")
         half = max(2, size // 2 // processes * processes)
-        ways = f"{' or '.join(same)} (same result, less memory), or " if same else ""
+        ways = f"{', or '.join(same)} (same result, less memory), or " if same else ""
         return f"set customization {ways}batch_size to {half}"
 
     def _keep(self, done: int, seconds: float, state: TrainingState, log: TrainingLog) -> None:
