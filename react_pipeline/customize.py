@@ -7,6 +7,7 @@ Belongs here: the entry point, in one process or in each of several. Does not be
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from react_pipeline.training.observer import NoObserver, TrainingObserver
 from react_pipeline.training.trainer import Trainer
 
 STAGE = "customized_checkpoint"
-SCRATCH = "resume"
 
 
 def customize(
@@ -41,7 +41,7 @@ def customize(
     Raises:
         RetrievalError: If too many classes have too few pairs.
         TrainingError: If a guard stops the training, or memory runs out. Nothing is published; the newest good state
-            stays in the artifact's staging directory, and the observer is told.
+            stays in the scratch folder of the build (`Store.scratch`), and the observer is told.
     """
     world = World.join(choose_device(project.config.device))
     inputs = resolve(project, STAGE, method_key(slug, method))
@@ -52,17 +52,16 @@ def customize(
 
     def write(staging: Path) -> dict[str, Any]:
         try:
-            scratch = staging / SCRATCH
-            scratch.mkdir(parents=True, exist_ok=True)
+            scratch = project.store.scratch(inputs)
             world.told(str(scratch))
-            counts = _train(project, inputs, pairs, world, staging, observer)
+            counts = _train(project, inputs, pairs, world, scratch, observer, staging)
         except BaseException as error:
             observer.failed(error)
             raise
         _plot_losses(staging / METRICS_FILE, staging / "loss.png")
         return counts
 
-    artifact = project.store.build(inputs, write, resumable=True, scratch=SCRATCH)
+    artifact = project.store.build(inputs, write)
     # Where the artifact was there already, the other processes still wait for the scratch directory.
     world.told("" if artifact.reused else None)
     return artifact
@@ -72,7 +71,7 @@ def _follow(project: Project, inputs: Inputs, pairs: Artifact, world: World) -> 
     """Train along with process 0, which writes."""
     scratch = world.told(None)
     if scratch:
-        _train(project, inputs, pairs, world, None, NoObserver(), Path(scratch))
+        _train(project, inputs, pairs, world, Path(scratch), NoObserver())
         world.told(None)
     return project.store.open(inputs.stage, inputs.key, inputs.fingerprint)
 
@@ -82,9 +81,9 @@ def _train(
     inputs: Inputs,
     pairs: Artifact,
     world: World,
-    staging: Path | None,
+    scratch: Path,
     observer: TrainingObserver,
-    scratch: Path | None = None,
+    staging: Path | None = None,
 ) -> dict[str, Any]:
     slug, method = inputs.key.split("/")
     training = project.training(slug, method)
@@ -97,8 +96,6 @@ def _train(
             return train_linear_head(
                 clip, TrainingPairs(pairs), project.domain(slug), training, staging, observer, inputs
             )
-        where = scratch if staging is None else staging / SCRATCH
-        assert where is not None  # noqa: S101 - one of the two is given
         trainer = Trainer(
             clip,
             TrainingPairs(pairs),
@@ -106,11 +103,12 @@ def _train(
             method.removesuffix(CONTROL_SUFFIX),
             training,
             world,
-            where,
+            scratch,
             inputs.parents["base_checkpoint"].file(WEIGHTS_FILE),
         )
-        counts = trainer.run(None if staging is None else staging / METRICS_FILE, observer, inputs)
+        counts = trainer.run(observer, inputs)
         if staging is not None:
+            shutil.copyfile(scratch / METRICS_FILE, staging / METRICS_FILE)
             save(trainer.clip, staging)
         return counts
 

@@ -44,8 +44,8 @@ CURRENT = "current"
 DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
 """Errors of the disk itself; others (a missing file, a refused connection) keep their own text."""
 
-ASIDE = ".aside"
-"""Ends the name of a scratch folder that is kept beside staging while its artifact is being published."""
+SCRATCH = ".scratch"
+"""Ends the name of a folder beside staging that is no part of the artifact (`Store.scratch`)."""
 
 
 class Store:
@@ -71,16 +71,22 @@ class Store:
         """Where the artifacts of one stage and key lie."""
         return self.root / stage / key
 
-    def build(
-        self, inputs: Inputs, write: Callable[[Path], Mapping[str, Any]], *, resumable: bool = False, scratch: str = ""
-    ) -> Artifact:
+    def scratch(self, inputs: Inputs) -> Path:
+        """Where a build of these inputs keeps what it goes on from after a kill; for its `write` alone.
+
+        It is no part of the artifact, and stays until that is published: a kill while files are hashed and synced costs
+        no more than one at any other time.
+        """
+        path = self.root / ".staging" / (_slug(inputs.stage, inputs.key, inputs.fingerprint) + SCRATCH)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def build(self, inputs: Inputs, write: Callable[[Path], Mapping[str, Any]], *, resumable: bool = False) -> Artifact:
         """Publish the artifact of these inputs, or return the one that is already there.
 
         `write` fills the staging directory it is given and returns the counts for the manifest. With `resumable`, what
-        a killed build left in staging is handed to it again; `write` then removes its own scratch files, all but the
-        folder `scratch`: that one is no part of the artifact, and is kept until the artifact is published, so that a
-        kill while it is hashed and synced costs no more than one at any other time. Two builds of the same inputs wait
-        for each other; the second verifies and returns the first one's artifact.
+        a killed build left in staging is handed to it again; `write` then removes its own scratch files. Two builds of
+        the same inputs wait for each other; the second verifies and returns the first one's artifact.
 
         Raises:
             StoreWriteError: If the disk refuses a write. Nothing is published then.
@@ -89,6 +95,8 @@ class Store:
         fingerprint = inputs.fingerprint
         final = self.directory(inputs.stage, inputs.key) / fingerprint
         slug = _slug(inputs.stage, inputs.key, fingerprint)
+        staging = self.root / ".staging" / slug
+        scratch = staging.with_name(slug + SCRATCH)
         with self._locked(slug):
             if final.exists():
                 try:
@@ -97,20 +105,14 @@ class Store:
                     logger.warning("%s; building it again", error)
                     self._quarantine(final)
                 else:
+                    shutil.rmtree(scratch, ignore_errors=True)
                     self._set_current(artifact)
                     return artifact
-            staging = self.root / ".staging" / slug
             if staging.exists() and not resumable:
                 shutil.rmtree(staging)
             staging.mkdir(parents=True, exist_ok=True)
-            aside = staging.with_name(slug + ASIDE)
-            if scratch and aside.exists() and not (staging / scratch).exists():
-                aside.rename(staging / scratch)
             try:
                 counts = dict(write(staging))
-                if scratch and (staging / scratch).exists():
-                    shutil.rmtree(aside, ignore_errors=True)
-                    (staging / scratch).rename(aside)
                 manifest = self._manifest(inputs, staging, counts)
                 (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
                 fsync_tree(staging)
@@ -120,7 +122,7 @@ class Store:
                 if error.errno in DISK_FAULTS:
                     raise self._write_error(error, staging) from error
                 raise
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
             artifact = Artifact(final, manifest, reused=False)
             remember_verified(artifact)
             self._set_current(artifact)
@@ -188,18 +190,21 @@ class Store:
                     pending.append(parent)
         doomed = [directory for directory in manifests if directory.name not in keep]
         doomed += list((self.root / ".quarantine").glob("*"))
-        staged = list((self.root / ".staging").glob("*"))
+        staging = self.root / ".staging"
+        staged = {path.name.removesuffix(SCRATCH) for path in staging.glob("*")}
         removed = []
         for path in sorted(doomed):
             removed.append(path)
             if not dry_run:
                 shutil.rmtree(path)
-        for path in sorted(staged):
-            with self._locked(path.name.removesuffix(ASIDE), wait=False) as held:
-                if held:
-                    removed.append(path)
-                    if not dry_run:
-                        shutil.rmtree(path)
+        for slug in sorted(staged):
+            with self._locked(slug, wait=False) as held:
+                # Looked for again: a build may have ended before the lock was had.
+                for path in (staging / slug, staging / (slug + SCRATCH)):
+                    if held and path.exists():
+                        removed.append(path)
+                        if not dry_run:
+                            shutil.rmtree(path)
         if not dry_run:
             gone = {directory.name for directory in doomed}
             for memory in memory_of_verified(self.root).glob("*"):

@@ -30,12 +30,14 @@ def problems_beside(project: Project, slug: str) -> list[Problem]:
         problems += error.problems
     used = {*project.config.automation.methods, *project.config.customization.methods} - {"base"}
     for method in sorted({method.removesuffix(CONTROL_SUFFIX) for method in used}):
-        path = project.path
         try:
-            project.config.customization.resolve(method)
-            path = project.config.domains / f"{slug}.yaml"
             project.training(slug, method)
         except InputError as error:
+            path = project.config.domains / f"{slug}.yaml"
+            try:
+                project.config.customization.resolve(method)
+            except InputError as without_domain:
+                path = project.path if str(without_domain) == str(error) else path
             problems.append(Problem(path, "", str(error)))
     return problems
 

@@ -7,7 +7,6 @@ Does not belong here: which command prints what (`cli`), or formats for programs
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -89,7 +88,7 @@ def print_table(
     """Print a table as wide as it needs to be, so that a log keeps whole lines.
 
     A terminal that is too narrow gets smaller gaps, headings of two lines, and the columns named in `below` under their
-    row. What is still too wide is folded: nothing is cut, so names that differ at their end are told apart.
+    row. What is still too wide is folded, numbers last, and not cut: names that differ at their end are told apart.
 
     Args:
         columns: Headings; `below` and `right` speak of them.
@@ -103,15 +102,19 @@ def print_table(
     table = _table(columns, cells, numbers, gap=2)
     wide = console.measure(table, options=console.options.update(max_width=1_000_000)).maximum
     if not console.is_terminal:
-        console = Console(width=max(wide, shutil.get_terminal_size().columns), highlight=False)
+        whole = Console(width=wide, highlight=False)
+        with whole.capture() as captured:
+            whole.print(table)
+        print(*(line.rstrip() for line in captured.get().splitlines()), sep="\n")
+        return
     if wide <= console.width:
         console.print(table)
         return
     beside = [place for place, name in enumerate(columns) if name not in below]
     heads = [columns[place].replace(" to ", "\nto ") for place in beside]
     lines = [[row[place] for place in beside] for row in cells]
-    widths = _widths([heads, *lines], console.width)
     numbers_beside = [place for place, column in enumerate(beside) if column in numbers]
+    widths = _widths([heads, *lines], numbers_beside, console.width)
     console.print(_table(heads, [], numbers_beside, gap=1, widths=widths))
     for line, row in zip(lines, cells, strict=True):
         console.print(_table(heads, [line], numbers_beside, gap=1, widths=widths, headed=False))
@@ -137,9 +140,14 @@ def _table(
     return table
 
 
-def _widths(rows: Sequence[Sequence[str]], room: int) -> list[int]:
-    """Width of each column with gaps of one; the widest are narrowed until all have room, as far as that goes."""
+def _widths(rows: Sequence[Sequence[str]], numbers: Sequence[int], room: int) -> list[int]:
+    """Width of each column with gaps of one; the widest are narrowed until all have room, as far as that goes.
+
+    Numbers keep theirs as long as texts have more than a letter to spare: one that is folded reads as two.
+    """
     widths = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in zip(*rows, strict=True)]
+    texts = [place for place in range(len(widths)) if place not in numbers]
     while sum(widths) + len(widths) - 1 > room and max(widths) > 1:
-        widths[widths.index(max(widths))] -= 1
+        places = texts if any(widths[place] > 2 for place in texts) else range(len(widths))
+        widths[max(places, key=lambda place: widths[place])] -= 1
     return widths

@@ -118,6 +118,15 @@ def gated_layers(model: nn.Module) -> dict[int, GatedBlock]:
     return found
 
 
+def gate_values(model: nn.Module) -> dict[str, float]:
+    """tanh(gate) of the gated blocks, as `gate_attn_<layer>` and `gate_dense_<layer>`."""
+    return {
+        f"gate_{name}_{number}": gate.tanh().item()
+        for number, block in gated_layers(model).items()
+        for name, gate in (("attn", block.alpha_attn), ("dense", block.alpha_dense))
+    }
+
+
 def scale_gates(blocks: Iterable[GatedBlock], scale: float) -> None:
     """Multiply tanh(gate) of gated blocks by `scale`, in place: 0 is the model without them, 1 changes nothing.
 

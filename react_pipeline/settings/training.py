@@ -65,8 +65,8 @@ class TrainingConfig(Section):
         accumulation: Parts a process splits its batch into to save memory; the negatives stay those of the full batch.
         keep_prefix: Whether what the frozen first blocks make of an image is computed once and kept on disk, where
             that is possible.
-        activation_checkpointing: Recompute the activations of transformer blocks that train in the backward pass, to
-            save memory; convolutional networks, and text towers of the transformers library, keep theirs.
+        activation_checkpointing: Recompute the activations of the towers that train in the backward pass, to save
+            memory; open_clip's own ResNets, and text towers of the transformers library, keep theirs.
         compile: Run the image tower, and it alone, through `torch.compile` (needs a C++ compiler or a GPU).
         workers: Decoding processes of each training process; 0 decodes in the training process.
         processes: Training processes of this machine, one a GPU (or CPU processes).

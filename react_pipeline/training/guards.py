@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 
 from react_pipeline.errors import TrainingError
-from react_pipeline.training.held_out import recall_of_one_point
+from react_pipeline.settings.training import TrainingConfig
 
 OUT_OF_MEMORY = ("allocate memory", "ALLOC_FAILED", "out of memory")
 """How errors of a CPU's allocator and of CUDA's libraries read that are no `OutOfMemoryError`."""
@@ -45,6 +45,26 @@ def out_of_memory_is_told(where: str, advice: str) -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and not any(sign in text for sign in OUT_OF_MEMORY):
             raise
         raise TrainingError(f"out of memory {where}; {advice}") from error
+
+
+def less_memory(training: TrainingConfig, batch_size: int, processes: int, *, recomputes: bool) -> str:
+    """What to set where a step does not fit the memory; only what changes something.
+
+    Args:
+        training: What is set now.
+        batch_size: Pairs of a step over all processes.
+        processes: How many there are.
+        recomputes: Whether anything of what trains can recompute its activations.
+    """
+    same, each = [], batch_size // processes
+    if training.accumulation < each:
+        same.append(f"accumulation to {min(2 * training.accumulation, each)}")
+    if recomputes and not training.activation_checkpointing:
+        same.append("activation_checkpointing to true")
+    ways = [", or ".join(same) + " (same result, less memory)"] if same else []
+    if each >= 4:  # a process wants two pairs at least
+        ways.append(f"batch_size to {each // 2 * processes}")
+    return f"set customization {', or '.join(ways)}" if ways else "use a device with more memory"
 
 
 def require_finite(step: int, values: Mapping[str, float]) -> None:
@@ -109,9 +129,8 @@ def require_steps_taken(step: int, skipped: int) -> None:
         )
 
 
-def can_see_collapse(base: Mapping[str, float], pairs: int) -> bool:
-    """Whether `require_no_collapse` would stop a model that maps all to one point; few pairs cannot tell that."""
-    collapsed = recall_of_one_point(pairs)
+def can_see_collapse(base: Mapping[str, float], collapsed: Mapping[str, float], pairs: int) -> bool:
+    """Whether `require_no_collapse` would stop a model of recall `collapsed`; on few pairs chance might explain it."""
     return any(_has_collapsed(before, collapsed[name], pairs) for name, before in base.items())
 
 

@@ -19,7 +19,6 @@ MAX_HELD_OUT = 2_000
 """Recall of more pairs than this would take long and tell no more."""
 
 RANKS = (1, 5, 10)
-DIRECTIONS = ("image_to_text", "text_to_image")
 BLOCK = 1_024
 """Rows of similarities computed at once."""
 
@@ -65,15 +64,9 @@ def image_text_recall(images: Tensor, texts: Tensor, caption_ids: Tensor) -> dic
     """
     return {
         f"r{rank}_{name}": value
-        for name, queries, gallery in zip(DIRECTIONS, (images, texts), (texts, images), strict=True)
+        for name, queries, gallery in (("image_to_text", images, texts), ("text_to_image", texts, images))
         for rank, value in zip(RANKS, _recall(queries, gallery, caption_ids), strict=True)
     }
-
-
-def recall_of_one_point(pairs: int) -> dict[str, float]:
-    """Recall, as `image_text_recall` gives it, of a model that maps all of so many different pairs to one point."""
-    found = [float((pairs - 1) / 2 < rank) for rank in RANKS]
-    return {f"r{rank}_{name}": value for name in DIRECTIONS for rank, value in zip(RANKS, found, strict=True)}
 
 
 def _recall(queries: Tensor, gallery: Tensor, caption_ids: Tensor) -> list[float]:

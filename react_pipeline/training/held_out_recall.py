@@ -18,7 +18,7 @@ from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.training.data import Views
 from react_pipeline.training.distributed import World
 from react_pipeline.training.held_out import image_text_recall
-from react_pipeline.training.step import DTYPES
+from react_pipeline.training.step import DTYPES, locked_image_features
 from react_pipeline.training.texts import TrainingTexts
 
 ENCODED_AT_ONCE = 128
@@ -58,13 +58,18 @@ class HeldOutRecall:
 
     def _image_vectors(self, positions: Tensor) -> Tensor:
         """Unit vectors (B, D) of images as they are, on the CPU."""
-        if self.tokens is not None and self.tower is None:
-            return self.tokens[positions, 0]
-        dtype, device = DTYPES[self.training.precision], self.world.device
+        device = self.world.device
+        if self.tower is None:
+            if self.tokens is not None:
+                return self.tokens[positions, 0]
+            return locked_image_features(self.model, self._images(positions), device).cpu()
+        dtype = DTYPES[self.training.precision]
         with torch.autocast(device.partition(":")[0], dtype, enabled=dtype != torch.float32):
-            if self.tokens is not None and self.tower is not None:
+            if self.tokens is not None:
                 features = self.tower.features(self.tokens[positions, 0].to(device))
             else:
-                images = torch.stack([self.views[position, 0] for position in positions.tolist()])
-                features = (self.tower or self.model.encode_image)(images.to(device))
+                features = self.tower(self._images(positions).to(device))
         return functional.normalize(features.float(), dim=-1).cpu()
+
+    def _images(self, positions: Tensor) -> Tensor:
+        return torch.stack([self.views[position, 0] for position in positions.tolist()])

@@ -63,6 +63,33 @@ class Line:
             scale_gates(self._new, fraction)
 
 
+def interpolate(
+    model: nn.Module, base: Mapping[str, Tensor], wanted: float | str, score: Callable[[], float]
+) -> tuple[float, dict[float, float]]:
+    """Move a trained model to a point of its line, and leave it there.
+
+    Args:
+        model: As for `Line`.
+        base: As for `Line`; not looked at if 1 is wanted.
+        wanted: A fraction, or `held-out` for the best one of `GRID`.
+        score: Of the model where it stands, as for `choose`.
+
+    Returns:
+        The fraction, and the score of each that was tried.
+    """
+    if wanted == 1:
+        return 1.0, {}
+    line = Line(model, base)
+
+    def score_at(fraction: float) -> float:
+        line.move_to(fraction)
+        return score()
+
+    fraction, scores = choose(GRID, score_at) if wanted == "held-out" else (float(wanted), {})
+    line.move_to(fraction)
+    return fraction, scores
+
+
 def choose(fractions: Iterable[float], score: Callable[[float], float]) -> tuple[float, dict[float, float]]:
     """Score every fraction; the best wins, and of equally good ones the larger, which is nearer to the training.
 

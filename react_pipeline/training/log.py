@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import os
 import resource
 import time
@@ -20,8 +19,6 @@ from tqdm import tqdm
 
 from react_pipeline.durable import write_atomically
 from react_pipeline.training.observer import TrainingObserver
-
-logger = logging.getLogger(__name__)
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -50,15 +47,8 @@ class TrainingLog:
         self.stepping_seconds = self.waited_seconds = 0.0
         self._observer, self._batch_size, self._device = observer, batch_size, device
         self._metrics = metrics
-        if metrics is not None and metrics.exists():
-            lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-            whole = list(itertools.takewhile(_is_whole, lines))[: steps.start]
-            if len(whole) < steps.start:
-                logger.warning(
-                    "%s: the lines of steps %d to %d are lost; the curve has a gap",
-                    *(metrics.name, len(whole), steps.start - 1),
-                )
-            write_atomically(metrics, "".join(whole))
+        if metrics is not None:
+            write_atomically(metrics, "".join(whole_lines(metrics)[: steps.start]))
         self._file = None if metrics is None else metrics.open("a", encoding="utf-8")
         self._bar = tqdm(total=steps.stop, initial=steps.start, desc=title, disable=True if metrics is None else None)
 
@@ -111,6 +101,14 @@ class TrainingLog:
             return []
         self.flush()
         return [json.loads(line)["loss"] for line in self._metrics.read_text(encoding="utf-8").splitlines()]
+
+
+def whole_lines(metrics: Path) -> list[str]:
+    """The lines of a log up to the first that is torn: so many steps are on record. None where there is no file."""
+    if not metrics.exists():
+        return []
+    lines = metrics.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    return list(itertools.takewhile(_is_whole, lines))
 
 
 def _is_whole(line: str) -> bool:

@@ -1,8 +1,8 @@
 """States from which a killed training goes on: trained parameters, both moments of AdamW, the loss scaler, the step.
 
 Belongs here: writing, choosing and reading a state. The order of the data, the views of it and the schedule are
-functions of the step (`schedule`), and nothing else draws random numbers, so a state needs no more than this.
-Safetensors, no pickle.
+functions of the step (`schedule`), and nothing else draws random numbers, so a state needs no more than this, a count
+of skipped steps, and a word on what the draws depend on. Safetensors, no pickle.
 """
 
 from __future__ import annotations
@@ -62,24 +62,30 @@ def save_state(directory: Path, step: int, seconds: float, state: TrainingState,
     temporary = directory / "writing.tmp"
     save_tensors(tensors, temporary, about)
     fsync(temporary)
-    temporary.replace(directory / f"step-{step:09d}.safetensors")
+    temporary.replace(directory / _name(step))
     for old in sorted(directory.glob("step-*.safetensors"))[:-kept]:
         old.unlink()
 
 
-def load_newest_state(directory: Path, state: TrainingState) -> tuple[int, float]:
-    """Put the newest readable state into `state`; return its step and seconds, 0 where none is."""
+def load_newest_state(directory: Path, state: TrainingState, logged: int) -> tuple[int, float]:
+    """Put the newest state that fits into `state`; return its step and seconds, 0 where none is.
+
+    One that cannot be read, whose batches were drawn otherwise, or of a step after the first `logged` ones is warned of
+    and left: losses that are not on record are computed again.
+    """
     for path in sorted(directory.glob("step-*.safetensors"), reverse=True):
         try:
             with safe_open(path, framework="pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
                 about = file.metadata()
-            step, seconds, scaler = int(about["step"]), float(about["seconds"]), json.loads(about["scaler"])
-            skipped = json.loads(about["skipped"])
-            if about["draws"] != state.draws:
-                raise ValueError(f"its batches were {about['draws']}, and are {state.draws} now")
+                step, seconds, scaler = int(about["step"]), float(about["seconds"]), json.loads(about["scaler"])
+                skipped, in_a_row = map(int, json.loads(about["skipped"]))
+                if about["draws"] != state.draws:
+                    raise ValueError(f"its batches were {about['draws']}, and are {state.draws} now")
+                if step > logged:
+                    raise ValueError(f"the log holds {logged} steps alone")
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
             _restore(tensors, state.trained, state.optimizer)
-            state.skipped_steps, state.skipped_in_a_row = skipped
+            state.skipped_steps, state.skipped_in_a_row = skipped, in_a_row
             if scaler:
                 state.scaler.load_state_dict(scaler)
         except (SafetensorError, OSError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -89,10 +95,17 @@ def load_newest_state(directory: Path, state: TrainingState) -> tuple[int, float
     return 0, 0.0
 
 
+def remove_states_after(step: int, directory: Path) -> None:
+    """Remove states that were not gone on from: kept ones are told by their step, so these would be taken for newer."""
+    for path in directory.glob("step-*.safetensors"):
+        if path.name > _name(step):
+            path.unlink()
+
+
 def link_state(directory: Path, step: int, other: Path) -> None:
     """Make the state of a step the only one of another directory, without writing it twice."""
     other.mkdir(parents=True, exist_ok=True)
-    name = f"step-{step:09d}.safetensors"
+    name = _name(step)
     temporary = other / "writing.tmp"
     temporary.unlink(missing_ok=True)
     link_or_copy(directory / name, temporary)
@@ -100,6 +113,10 @@ def link_state(directory: Path, step: int, other: Path) -> None:
     temporary.replace(other / name)
     for old in sorted(other.glob("step-*.safetensors"))[:-1]:
         old.unlink()
+
+
+def _name(step: int) -> str:
+    return f"step-{step:09d}.safetensors"
 
 
 def _laid_out_as(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:

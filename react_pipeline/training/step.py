@@ -10,6 +10,7 @@ Shapes: B pairs of this process, D embedding dimension.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -27,6 +28,17 @@ from react_pipeline.training.texts import DrawnTexts, TrainingTexts
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SHARED = ("logit_scale", "logit_bias")
 """Trained by every method; their gradient comes from the loss itself, the same in every process."""
+
+
+@torch.no_grad()
+def locked_image_features(model: Any, images: Tensor, device: str) -> Tensor:
+    """Unit vectors (B, D) of images (B, 3, H, W) by an image tower that does not train.
+
+    In the precision of its weights, whatever the steps take: they are the same whether they are kept or not.
+    """
+    with torch.autocast(device.partition(":")[0], enabled=False):
+        features: Tensor = model.encode_image(images.to(device, non_blocking=True), normalize=True)
+    return features.float()
 
 
 class TrainingStep:
@@ -110,7 +122,7 @@ class TrainingStep:
         each = -(-len(mine) // training.accumulation)
         parts = [slice(start, start + each) for start in range(0, len(mine), each)]
         if self._tower is None and not from_tokens:  # no gradient comes here, so no part is computed twice
-            batch = torch.cat([self._locked_features(batch[part]) for part in parts])
+            batch = torch.cat([locked_image_features(self._model, batch[part], world.device) for part in parts])
         # One part keeps its graph; several would need the memory of all of them at once.
         keep = len(parts) == 1
         with torch.set_grad_enabled(keep):
@@ -154,13 +166,6 @@ class TrainingStep:
             return batch
         with self._autocast():
             features = self._tower.features(batch) if from_tokens else self._tower(batch)
-        return functional.normalize(features.float(), dim=-1)
-
-    @torch.no_grad()
-    def _locked_features(self, images: Tensor) -> Tensor:
-        images = images.to(self._world.device, non_blocking=True)
-        with self._autocast():
-            features: Tensor = self._model.encode_image(images)  # type: ignore[operator]
         return functional.normalize(features.float(), dim=-1)
 
     def _text_vectors(self, texts: Tensor) -> Tensor:

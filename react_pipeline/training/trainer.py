@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from react_pipeline.artifacts import Inputs
 from react_pipeline.config import DomainConfig
 from react_pipeline.errors import InputError, TrainingError
 from react_pipeline.model import Clip
-from react_pipeline.modeling.gated import gated_layers
+from react_pipeline.modeling.gated import gate_values
 from react_pipeline.modeling.methods import attach, set_trainable, text_parameters, trains_images, trains_text
 from react_pipeline.modeling.tower import ImageTower
 from react_pipeline.modeling.weights import map_weights
@@ -29,17 +29,23 @@ from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.batches import TrainingBatches
 from react_pipeline.training.data import TrainingPairs, Views
 from react_pipeline.training.distributed import World
-from react_pipeline.training.guards import can_see_collapse, out_of_memory_is_told, require_no_collapse
-from react_pipeline.training.held_out import split
+from react_pipeline.training.guards import can_see_collapse, less_memory, out_of_memory_is_told, require_no_collapse
+from react_pipeline.training.held_out import image_text_recall, split
 from react_pipeline.training.held_out_recall import HeldOutRecall
-from react_pipeline.training.interpolation import GRID, Line, choose
+from react_pipeline.training.interpolation import interpolate
 from react_pipeline.training.kept_tokens import keep_tokens
-from react_pipeline.training.log import TrainingLog, peak_memory_bytes
+from react_pipeline.training.log import METRICS_FILE, TrainingLog, peak_memory_bytes, whole_lines
 from react_pipeline.training.losses import require_suitable
 from react_pipeline.training.observer import TrainingObserver
-from react_pipeline.training.resume import TrainingState, link_state, load_newest_state, save_state
+from react_pipeline.training.resume import (
+    TrainingState,
+    link_state,
+    load_newest_state,
+    remove_states_after,
+    save_state,
+)
 from react_pipeline.training.schedule import max_log_scale, parameter_groups
-from react_pipeline.training.step import TrainingStep
+from react_pipeline.training.step import TrainingStep, locked_image_features
 from react_pipeline.training.texts import TrainingTexts
 
 logger = logging.getLogger(__name__)
@@ -152,20 +158,18 @@ class Trainer:
             return None
         if self.tower is not None and not self.tower.splits:
             return None
-        compute = self._locked_features if self.tower is None else self.tower.tokens
+        locked = partial(locked_image_features, self.model, device=self.world.device)
+        compute = locked if self.tower is None else self.tower.tokens
         dtype = torch.bfloat16 if self.tower is not None and self.training.precision == "bf16" else torch.float32
         count = max(1, self.training.views)
         return keep_tokens(compute, self.views, count, self.scratch, self.world, dtype, self.training.workers)
 
-    @torch.no_grad()
-    def _locked_features(self, images: Tensor) -> Tensor:
-        return self.model.encode_image(images, normalize=True).float()
-
-    def run(self, metrics: Path | None, observer: TrainingObserver, inputs: Inputs) -> dict[str, Any]:
+    def run(self, observer: TrainingObserver, inputs: Inputs) -> dict[str, Any]:
         """Train from the newest state to the last step; return the counts of the manifest.
 
+        The process that writes leaves a line a step in `METRICS_FILE` of the scratch.
+
         Args:
-            metrics: Gets a line a step; None in processes that do not write.
             observer: Is told of every step by the process that writes.
             inputs: What the observer is told the training is of.
 
@@ -181,17 +185,22 @@ class Trainer:
         draws = f"of {self.batches.batch_size} pairs" + ("" if training.global_negatives else f" in {world.size} parts")
         state = TrainingState(trained, optimizer, scaler, draws=draws)
         recall_before, probed_before = self.recall(len(self.held_out)), self.recall(PROBED_PAIRS)
-        guarded = can_see_collapse(recall_before, len(self.held_out))
+        captions, point = self.texts.caption_ids(self.held_out), torch.ones(len(self.held_out), 1)
+        one_point = image_text_recall(point, point, captions)  # what a model finds that maps all to one point
+        guarded = can_see_collapse(recall_before, one_point, len(self.held_out))
         if not guarded and world.is_writer:
             logger.warning(
                 "%d held-out pairs are too few to tell a collapse from chance, so nothing stops one; raise "
                 "customization.held_out_fraction, or retrieve more pairs",
                 len(self.held_out),
             )
-        start, seconds_before = load_newest_state(self.scratch, state)
+        metrics = self.scratch / METRICS_FILE
+        start, seconds_before = load_newest_state(self.scratch, state, len(whole_lines(metrics)))
         if world.told(start) != start:  # also waits: nobody prunes a state that another still reads
             raise TrainingError("the processes go on from different states; is the store shared? Run again")
-        if metrics is not None:
+        if world.is_writer:
+            for directory in (self.scratch, self.scratch / PROBED):
+                remove_states_after(start, directory)
             observer.started(inputs, start)
         take = TrainingStep(self.model, self.tower, self.texts, state, training, world, self.max_log_scale)
         steps = range(start, training.steps)
@@ -200,15 +209,18 @@ class Trainer:
         else:
             batches = self.batches.from_images(steps)
         size, title = self.batches.batch_size, f"training {self.method}"
-        with TrainingLog(metrics, observer, steps, size, world.device, title) as log:
+        advice = less_memory(training, size, world.size, recomputes=trains_text(self.model) or self.tower is not None)
+        log_file = metrics if world.is_writer else None
+        gates = partial(gate_values, self.model) if self.method == "gated-image" else dict
+        with TrainingLog(log_file, observer, steps, size, world.device, title) as log:
             for step in steps:
                 began = time.monotonic()
                 batch = next(batches)
                 waited = time.monotonic() - began
                 drawn = self.texts.draw(step, self.batches.drawn(step)[0])
-                with out_of_memory_is_told(f"with batch_size {size}", self._less_memory()):
+                with out_of_memory_is_told(f"with batch_size {size}", advice):
                     values = take.take(step, batch, drawn, from_tokens=self.tokens is not None)
-                log.add(step, {**values, **self._gates()}, waited=waited, seconds=time.monotonic() - began)
+                log.add(step, {**values, **gates()}, waited=waited, seconds=time.monotonic() - began)
                 done = step + 1
                 if training.probe_every and done % training.probe_every == 0 and done < training.steps:
                     probed = min(PROBED_PAIRS, len(self.held_out))
@@ -226,7 +238,7 @@ class Trainer:
         # Judged before it is interpolated: going back to the base would hide a collapse.
         after = self.recall(len(self.held_out))
         require_no_collapse(training.steps, recall_before, after, len(self.held_out))
-        fraction, scores = self._interpolate()
+        fraction, scores = interpolate(self.model, self.base, training.interpolation, self._score)
         after = after if fraction == 1 else self.recall(len(self.held_out))
         return {
             "pairs": len(self.views.pairs),
@@ -254,18 +266,6 @@ class Trainer:
             "collapse_guard": guarded,
         }
 
-    def _less_memory(self) -> str:
-        training, processes = self.training, self.world.size
-        size = self.batches.batch_size
-        same = []
-        if training.accumulation < size // processes:
-            same.append(f"accumulation to {min(2 * training.accumulation, size // processes)}")
-        if not training.activation_checkpointing and (trains_text(self.model) or (self.tower and self.tower.blocks)):
-            same.append("activation_checkpointing to true")
-        half = max(2, size // 2 // processes * processes)
-        ways = f"{', or '.join(same)} (same result, less memory), or " if same else ""
-        return f"set customization {ways}batch_size to {half}"
-
     def _keep(self, done: int, seconds: float, state: TrainingState, log: TrainingLog) -> None:
         """Write the state where it is due: among the newest, and as what a later collapse leaves to go back to."""
         training = self.training
@@ -280,39 +280,14 @@ class Trainer:
         else:
             save_state(self.scratch / PROBED, done, seconds, state, kept=1)
 
-    def _interpolate(self) -> tuple[float, Mapping[float, float]]:
-        """Go to the configured point between base and trained model, or the best one on the held-out pairs."""
-
-        def score(fraction: float) -> float:
-            line.move_to(fraction)
-            recall = self.recall(len(self.held_out))
-            return sum(recall.values()) / len(recall)
-
-        wanted = self.training.interpolation
-        if wanted == 1:
-            return 1.0, {}
-        line = Line(self.model, self.base)
-        scores: dict[float, float] = {}
-        if wanted == "held-out":
-            fraction, scores = choose(GRID, score)
-        else:
-            fraction = float(wanted)
-        line.move_to(fraction)
-        return fraction, scores
-
     def recall(self, count: int) -> dict[str, float]:
         """Image-text recall of the first `count` held-out pairs; empty where none is held out."""
         probe = HeldOutRecall(self.model, self.tower, self.tokens, self.texts, self.views, self.training, self.world)
         return probe.of(self.held_out[:count])
 
+    def _score(self) -> float:
+        recall = self.recall(len(self.held_out))
+        return sum(recall.values()) / len(recall)
+
     def _elapsed(self) -> float:
         return time.monotonic() - self.began
-
-    def _gates(self) -> dict[str, float]:
-        if self.method != "gated-image":
-            return {}
-        values = {}
-        for number, block in gated_layers(self.model).items():
-            values[f"gate_attn_{number}"] = block.alpha_attn.tanh().item()
-            values[f"gate_dense_{number}"] = block.alpha_dense.tanh().item()
-        return values

@@ -71,22 +71,32 @@ def test_scratch_outlives_a_publication_that_failed_and_is_no_part_of_the_artifa
     found: list[str] = []
 
     def write(staging: Path) -> dict[str, int]:
-        state = staging / "scratch" / "state"
+        state = store.scratch(INPUTS) / "state"
         found.append(state.read_text() if state.exists() else "")
-        state.parent.mkdir(exist_ok=True)
         state.write_text(f"{len(found)} tries")
         return write_two(staging)
 
     for function in ("sha256_of", "fsync_tree"):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(f"react_pipeline.store.{function}", interrupted)
-            store.build(INPUTS, write, resumable=True, scratch="scratch")
+            store.build(INPUTS, write)
     with store.locked(f"thing--all--{INPUTS.fingerprint}"):
         assert store.prune() == []  # as long as it is being built
-    artifact = store.build(INPUTS, write, resumable=True, scratch="scratch")
+    artifact = store.build(INPUTS, write)
     assert found == ["", "1 tries", "2 tries"]
-    assert not (artifact.path / "scratch").exists() and "scratch/state" not in artifact.manifest["files"]
+    assert sorted(path.name for path in artifact.path.iterdir()) == ["a.bin", "b.bin", "manifest.json"]
     assert not list((tmp_path / ".staging").iterdir())
+
+
+def test_scratch_that_a_kill_left_behind_goes_with_the_next_build_or_with_pruning(tmp_path: Path) -> None:  # 1
+    store = Store(tmp_path)
+    store.build(INPUTS, write_two)
+    store.scratch(INPUTS)  # killed after publishing
+    assert store.build(INPUTS, write_two).reused
+    assert not list((tmp_path / ".staging").iterdir())
+    left = store.scratch(INPUTS)
+    assert store.prune(dry_run=True) == [left] == store.prune()
+    assert not left.exists()
 
 
 def interrupted(*_: object) -> None:

@@ -104,7 +104,7 @@ def trained_with(
     domain = project.domain("shapes")
     trainer = Trainer(clip, pairs, domain, method, training, World(), scratch)  # type: ignore[arg-type]
     inputs = Inputs("customized_checkpoint", f"shapes/{method}", {}, {}, "1")
-    return trainer, trainer.run(scratch / "metrics.jsonl", NoObserver(), inputs)
+    return trainer, trainer.run(NoObserver(), inputs)
 
 
 @pytest.fixture

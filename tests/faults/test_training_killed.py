@@ -113,8 +113,8 @@ def records(artifact: Artifact) -> list[dict[str, Any]]:
     return [json.loads(line) for line in artifact.file("metrics.jsonl").read_text().splitlines()]
 
 
-def staging(project: Project) -> Path:
-    (found,) = (project.config.store / ".staging").glob("customized_checkpoint*")
+def scratch(project: Project) -> Path:
+    (found,) = (project.config.store / ".staging").glob("customized_checkpoint*.scratch")
     return found
 
 
@@ -145,7 +145,7 @@ def test_kept_tokens_outlive_the_kill(
     _killed: Killed, killed: Callable[[Project], Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = killed(_killed.views)
-    assert (staging(project) / "resume" / kept_tokens.TOKENS_FILE).stat().st_size > 0
+    assert (scratch(project) / kept_tokens.TOKENS_FILE).stat().st_size > 0
 
     def unwanted(*_: Any) -> None:
         raise AssertionError("the frozen part was computed a second time")
@@ -166,10 +166,10 @@ def test_what_changes_the_checkpoint_never_goes_on_from_another_ones_state(
     change: dict[str, Any],
 ) -> None:
     project = killed(_killed.views)
-    left = staging(project)
+    left = scratch(project)
     changed = with_fields(project, tiny_checkpoint, drawings, {**VIEWS, **change})
     assert customize(changed, "shapes", METHOD).counts["first_step"] == 0
-    assert sorted(path.name for path in (left / "resume").glob("step-*")) == [
+    assert sorted(path.name for path in left.glob("step-*")) == [
         "step-000000002.safetensors",
         "step-000000004.safetensors",
     ]

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from react_pipeline.retrieval.labelled import publish_evaluation_set
 from react_pipeline.retrieve import draw_control, retrieve_pairs
 from react_pipeline.training.augmentation import augmentation, turn_and_recolour
 from react_pipeline.training.data import TrainingPairs, Views
+from react_pipeline.training.step import TrainingStep
 
 Make = Callable[..., Project]
 
@@ -317,7 +319,7 @@ def test_choosing_on_held_out_pairs_is_refused_before_any_step_where_none_is_hel
         ("gated-image", "step.TrainingStep.take", "with batch_size 16; set customization accumulation to 2, or activ"),
         ("gated-image", "trainer.keep_tokens", "on cpu, outside the steps of the training; end what else"),
         ("linear-head", "linear_head._Head.step", "with batch_size 16; lower customization batch_size"),
-        ("locked-image", "step.TrainingStep._locked_features", "with batch_size 16; set customization accumulation"),
+        ("locked-image", "step.locked_image_features", "with batch_size 16; set customization accumulation"),
     ],
 )
 def test_memory_that_runs_out_is_told_with_what_to_do(
@@ -368,6 +370,51 @@ def test_a_training_whose_publication_fails_does_not_start_again(
     assert artifact.counts["first_step"] == 4
     assert len(artifact.file("metrics.jsonl").read_text().splitlines()) == 4
     assert not list((project.config.store / ".staging").glob("*"))
+
+
+def test_a_training_whose_batches_are_others_starts_anew_and_its_states_are_kept(
+    make_project: Make, _indexed_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defaults = {"steps": 8, "batch_size": 8, "last_k_layers": 2, "augmentation": "none", "held_out_fraction": 0.3}
+    fields = {**defaults, "checkpoint_every": 2, "probe_every": 2}
+    project = prepared(make_project(customization={"defaults": fields}), _indexed_store)
+
+    def dying(at: int) -> Callable[..., dict[str, float]]:
+        def take(self: TrainingStep, step: int, *rest: Any, **options: Any) -> dict[str, float]:
+            if step == at:
+                raise KeyboardInterrupt
+            return whole(self, step, *rest, **options)
+
+        return take
+
+    whole = TrainingStep.take
+    monkeypatch.setattr(TrainingStep, "take", dying(7))
+    with pytest.raises(KeyboardInterrupt):
+        customize(project, "shapes", "gated-image")
+    # As with another number of processes among few pairs.
+    monkeypatch.setattr("react_pipeline.training.batches.batch_size_of", lambda *_: 6)
+    monkeypatch.setattr(TrainingStep, "take", dying(5))
+    with pytest.raises(KeyboardInterrupt):
+        customize(project, "shapes", "gated-image")
+    (scratch,) = (project.config.store / ".staging").glob("*.scratch")
+    assert sorted(path.name for path in scratch.glob("step-*")) == [f"step-{step:09d}.safetensors" for step in (2, 4)]
+    monkeypatch.setattr(TrainingStep, "take", whole)
+    artifact = customize(project, "shapes", "gated-image")
+    assert artifact.counts["first_step"] == 4
+    records = [json.loads(line) for line in artifact.file("metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == list(range(8))
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+def test_a_locked_image_tower_gives_the_same_features_kept_or_not(
+    make_project: Make, _indexed_store: Path, precision: str
+) -> None:
+    defaults = {"steps": 3, "batch_size": 8, "augmentation": "none", "precision": precision, "held_out_fraction": 0.2}
+    project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+    kept = losses(project, "locked-image")
+    shutil.rmtree(project.store.current("customized_checkpoint", "shapes/locked-image").path)
+    defaults = {**defaults, "keep_prefix": False}
+    assert losses(make_project(customization={"defaults": defaults}), "locked-image") == pytest.approx(kept, rel=1e-6)
 
 
 def test_a_training_that_skipped_every_step_is_not_published_by_running_it_again(

@@ -6,19 +6,19 @@ import random
 import re
 
 import pytest
-import torch
 
 from react_pipeline.errors import TrainingError
+from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.training.guards import (
     MAX_SKIPPED_STEPS,
     can_see_collapse,
+    less_memory,
     require_finite,
     require_learned,
     require_no_collapse,
     require_steady_scale,
     require_steps_taken,
 )
-from react_pipeline.training.held_out import image_text_recall
 
 NAMES = tuple(f"r{rank}_{way}" for rank in (1, 5, 10) for way in ("image_to_text", "text_to_image"))
 
@@ -99,22 +99,32 @@ def test_a_training_that_ended_far_worse_than_it_began_is_told_with_both_losses(
         require_learned([2.0] * 10 + [4.1] * 10)
 
 
-@pytest.mark.parametrize("knows", [True, False])
-@pytest.mark.parametrize("pairs", [1, 5, 6, 10, 20, 40])
-def test_whether_a_collapse_can_be_seen_is_whether_a_collapsed_model_is_stopped(pairs: int, knows: bool) -> None:
-    weak = {1: 0.1, 5: 0.35, 10: 0.6}
-    before = {name: 1.0 if knows else weak[int(name[1 : name.index("_")])] for name in NAMES}
-    one_point = torch.ones(pairs, 4) / 2
-    collapsed = image_text_recall(one_point, one_point, torch.arange(pairs))
-    stops = False
-    try:
-        require_no_collapse(10, before, collapsed, pairs)
-    except TrainingError:
-        stops = True
-    assert can_see_collapse(before, pairs) == stops == (pairs >= (6 if knows else 40))
+def test_few_pairs_cannot_tell_a_collapse_and_fewer_can_if_the_base_finds_all() -> None:
+    strong, weak = recalls(1.0), {name: {"r1": 0.1, "r5": 0.35}.get(name[:2], 0.6) for name in NAMES}
+    nothing = recalls(0.0)
+    assert [can_see_collapse(strong, nothing, pairs) for pairs in (5, 6, 40)] == [False, True, True]
+    assert [can_see_collapse(weak, nothing, pairs) for pairs in (5, 6, 40)] == [False, False, True]
+    # What a collapsed model finds by the captions it cannot miss is no collapse.
+    assert not can_see_collapse(strong, recalls(1.0), 40)
 
 
 def test_a_scaler_that_skips_some_steps_passes_and_one_that_never_stops_is_stopped() -> None:
     require_steps_taken(40, MAX_SKIPPED_STEPS)
     with pytest.raises(TrainingError, match="31 steps in a row, up to step 40.*bf16 or fp32.*Nothing was published"):
         require_steps_taken(40, MAX_SKIPPED_STEPS + 1)
+
+
+@pytest.mark.parametrize(
+    ("size", "processes", "accumulation", "advice"),
+    [
+        (16, 1, 1, "set customization accumulation to 2 (same result, less memory), or batch_size to 8"),
+        (25, 1, 25, "set customization batch_size to 12"),
+        (24, 4, 4, "set customization accumulation to 6 (same result, less memory), or batch_size to 12"),
+        (8, 4, 2, "use a device with more memory"),  # a process wants two pairs
+    ],
+)
+def test_advice_on_memory_changes_something_and_is_accepted(
+    size: int, processes: int, accumulation: int, advice: str
+) -> None:
+    training = TrainingConfig(accumulation=accumulation)
+    assert less_memory(training, size, processes, recomputes=False) == advice

@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from react_pipeline.training.resume import TrainingState, link_state, load_newest_state, save_state
+from react_pipeline.training.resume import (
+    TrainingState,
+    link_state,
+    load_newest_state,
+    remove_states_after,
+    save_state,
+)
 
 
 def state_of(model: nn.Module) -> TrainingState:
@@ -39,7 +45,7 @@ def test_a_state_goes_on_as_if_it_had_never_been_written(tmp_path: Path, layout:
 
     again = fresh(layout)
     resumed = state_of(again)
-    assert load_newest_state(tmp_path, resumed) == (3, 1.5)
+    assert load_newest_state(tmp_path, resumed, 3) == (3, 1.5)
     step(again, resumed, 3)
     assert again.weight.stride() == model.weight.stride()
     for ours, theirs in zip(again.parameters(), model.parameters(), strict=True):
@@ -56,11 +62,11 @@ def test_what_was_skipped_is_remembered_and_a_state_of_other_batches_is_not_used
     save_state(tmp_path, 7, 0.0, state, kept=1)
     same = state_of(fresh(torch.contiguous_format))
     same.draws = state.draws
-    assert load_newest_state(tmp_path, same)[0] == 7
+    assert load_newest_state(tmp_path, same, 9)[0] == 7
     assert (same.skipped_steps, same.skipped_in_a_row) == (4, 2)
     other = state_of(fresh(torch.contiguous_format))
     other.draws = "of 24 pairs"
-    assert load_newest_state(tmp_path, other) == (0, 0.0)
+    assert load_newest_state(tmp_path, other, 9) == (0, 0.0)
     assert not other.optimizer.state and other.skipped_steps == 0
     assert "its batches were of 25 pairs, and are of 24 pairs now" in caplog.text
 
@@ -75,7 +81,22 @@ def test_where_files_cannot_be_linked_the_state_is_copied(tmp_path: Path, monkey
     step(model, state, 0)
     save_state(tmp_path, 1, 0.0, state, kept=1)
     link_state(tmp_path, 1, tmp_path / "probed")
-    assert load_newest_state(tmp_path / "probed", state_of(fresh(torch.contiguous_format)))[0] == 1
+    assert load_newest_state(tmp_path / "probed", state_of(fresh(torch.contiguous_format)), 1)[0] == 1
+
+
+def test_a_state_beyond_the_log_is_not_gone_on_from_and_makes_way(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = fresh(torch.contiguous_format)
+    state = state_of(model)
+    step(model, state, 0)
+    for done in (2, 4, 6):
+        save_state(tmp_path, done, float(done), state, kept=3)
+    assert load_newest_state(tmp_path, state_of(fresh(torch.contiguous_format)), 5) == (4, 4.0)
+    assert "step-000000006.safetensors cannot be resumed from (the log holds 5 steps alone)" in caplog.text
+    remove_states_after(4, tmp_path)
+    save_state(tmp_path, 5, 5.0, state, kept=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000005.safetensors"]
 
 
 def test_a_linked_state_is_the_same_file_and_the_only_one_of_its_directory(tmp_path: Path) -> None:

@@ -76,6 +76,14 @@ def test_a_terminal_that_is_narrower_still_cuts_nothing(
     assert "".join(line[8:16].strip() for line in lines[2:]) == "gated-imagegated-image-controlbase"
 
 
+def test_numbers_are_folded_last(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "24")
+    print_table(["domain", "method", "trains"], [["animals", "gated-image-control", "3,548,933"]], right=3)
+    lines = re.sub("\x1b\\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert sum("3,548,933" in line for line in lines) == 1 and max(map(len, lines)) <= 24
+
+
 def test_a_table_that_fits_has_its_columns_side_by_side(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -91,10 +99,11 @@ def test_where_no_terminal_reads_every_row_is_one_whole_line(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     why = "a reason that goes on " * 30
-    lines = printed([["animals", "gated-image", "14.4", why]], capsys, below=["why"])
-    assert lines == [
-        "domain   method       delta to base  why",
-        f"animals  gated-image           14.4  {why.strip()}",
+    print_table(["domain", "method", "why"], [["animals", "gated-image", why], ["food", "base", ""]], below=["why"])
+    assert capsys.readouterr().out.splitlines() == [
+        "domain   method       why",
+        f"animals  gated-image  {why.strip()}",
+        "food     base",  # and no blanks as far as the longest reason
     ]
 
 

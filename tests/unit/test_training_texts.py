@@ -41,6 +41,24 @@ def test_a_text_tower_that_trains_gets_the_gradients_of_its_own_forward_pass(tin
         torch.testing.assert_close(gradient, wanted[name], atol=1e-4, rtol=1e-4)
 
 
+def test_a_text_tower_recomputes_its_activations_if_the_training_says_so(
+    tiny_checkpoint: Path, monkeypatch: Any
+) -> None:
+    own, asked = texts_module.encode_text, []
+
+    def encode(model: Any, tokens: Tensor, **options: Any) -> Tensor:
+        asked.append((options, model.transformer.grad_checkpointing))
+        return own(model, tokens, **options)
+
+    monkeypatch.setattr(texts_module, "encode_text", encode)
+    for again in (False, True):
+        clip = load(tiny_checkpoint)
+        training = TrainingConfig(activation_checkpointing=again)
+        table = TrainingTexts(clip, PAIRS, DOMAIN, training, World(), trains=True)
+        table.vectors(table.caption_ids(torch.tensor([0, 1])))
+    assert asked == [({"activation_checkpointing": again}, again) for again in (False, True)]
+
+
 def test_equal_texts_are_encoded_once_and_no_column_behind_the_longest(tiny_checkpoint: Path, monkeypatch: Any) -> None:
     clip = load(tiny_checkpoint)
     table = TrainingTexts(clip, PAIRS, DOMAIN, TrainingConfig(), World(), trains=True)
