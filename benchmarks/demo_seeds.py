@@ -19,6 +19,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from react_pipeline.customize import customize
+from react_pipeline.errors import MissingArtifact
 from react_pipeline.evaluate import EvalResult, evaluate
 from react_pipeline.lineage import Project
 from react_pipeline.settings.training import TrainingOverrides
@@ -44,9 +45,14 @@ def beside(project: Project, name: str, seed: int, methods: Mapping[str, Mapping
         name: Path of the store, relative to the folder of the project's.
         seed: Of the training.
         methods: Fields of the training by method; they win over what is configured.
+
+    Raises:
+        MissingArtifact: If the demo was not run.
     """
     store = project.config.store.parent / name
     for stage in SHARED:
+        if not (project.config.store / stage).is_dir():
+            raise MissingArtifact(f"{project.config.store}: has no `{stage}`; run `make demo` first")
         # Linked anew each time, so that a rebuilt corpus is never mixed with the pairs of an older one.
         shutil.rmtree(store / stage, ignore_errors=True)
         shutil.copytree(project.config.store / stage, store / stage, copy_function=os.link)

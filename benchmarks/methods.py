@@ -4,10 +4,10 @@ Run after `make demo`: `.venv/bin/python -m benchmarks.methods`. Each seed has a
 the demo's pairs linked in, and results of the demo itself for the seed it was trained with. What a store holds is never
 made again, so this can be stopped at any time and started again; a training that was cut off goes on. Cheap methods of
 all seeds come first. Table and plot are written at the end, after Ctrl-C too, and tell of what is there by then;
-`--report` trains nothing and writes them.
+`--report` trains nothing and writes them; it needs no demo where every result is on file.
 
 Every result is also a line of `docs/results.csv`, with a digest of the recipe it was trained with. A result that is
-there with today's recipe is not made again either, on whatever machine it was made; `--anew` leaves the file aside.
+there with today's recipe is taken from there, on whatever machine it was made; `--anew` leaves the file aside.
 
 The control's random pairs are drawn once, so the spread is that of training, not of the draw.
 """
@@ -15,6 +15,7 @@ The control's random pairs are drawn once, so the spread is that of training, no
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import os
 import statistics
@@ -24,8 +25,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from benchmarks.demo_seeds import DOMAINS, seeded
 from react_pipeline.artifacts import canonical_json
@@ -216,8 +217,12 @@ def draw(summary: pd.DataFrame, path: Path) -> None:
         for value in summary.loc[summary["method"] == "base", "mean"]:
             axes.axhline(value, color="#888888", linestyle="--", linewidth=1, label="base")
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
+    # Seconds span less than two decades, which would leave one tick or two.
+    panels[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     panels[0].set_ylabel("zero-shot top-1 %, mean of the domains")
     panels[0].errorbar([], [], fmt="o", color="#444444", mfc="white", label="its control (random pairs)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=8)
@@ -256,8 +261,7 @@ def report(rows: Sequence[Row], skipped: Mapping[Work, str], domains: Sequence[s
     image = page.parent / "images" / "methods.png"
     draw(summary, image)
     table = to_markdown(summary, domains)
-    setting = f"{torch.get_num_threads()} threads, torch {torch.__version__}"
-    lines = [table, "", f"Zero-shot top-1 in percent, mean ± standard deviation over seeds; {setting}.", ""]
+    lines = [table, "", "Zero-shot top-1 in percent, mean ± standard deviation over seeds.", ""]
     reasons = Counter((method, why) for (_, _, method), why in skipped.items())
     if reasons:
         lines += [f"Not in the table: {len(skipped)} results.", ""]
@@ -285,14 +289,13 @@ def main() -> None:
     everywhere = {*given.domains, *(domain for domain in DOMAINS if project.has_domain(domain))}
     recipes = {(domain, method): recipe_of(project, domain, method) for domain in everywhere for method in METHODS}
     known = {} if given.anew else read_results(given.results, recipes)
-    projects = {seed: store_of(project, seed) for seed in range(given.seeds)}
+    seeded_project = functools.cache(lambda seed: store_of(project, seed))
     order = in_order(given.seeds, given.domains, given.methods)
     rows: list[Row] = []
     skipped: dict[Work, str] = {}
     try:
         for work in order:
-            row = row_of(projects[work[0]], work, train=not given.report and work not in known)
-            row = known.get(work, row) if isinstance(row, str) else row
+            row = known.get(work) or row_of(seeded_project(work[0]), work, train=not given.report)
             print(*work, row if isinstance(row, str) else asdict(row), flush=True)
             if isinstance(row, str):
                 skipped[work] = row

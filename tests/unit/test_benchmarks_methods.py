@@ -12,6 +12,7 @@ import pytest
 from benchmarks import methods as benchmark
 from benchmarks.methods import Row
 from react_pipeline.customize import customize
+from react_pipeline.errors import MissingArtifact
 from react_pipeline.evaluate import evaluate
 from react_pipeline.lineage import Project
 from react_pipeline.retrieval.labelled import publish_evaluation_set
@@ -170,3 +171,8 @@ def test_a_result_that_is_written_down_is_not_made_again_while_its_recipe_is_the
     assert len(benchmark.read_results(results, recipes)) == 4
     other = {**recipes, ("shapes", "full"): "another"}
     assert {row.domain for row in benchmark.read_results(results, other).values()} == {"colours"}
+
+
+def test_without_a_demo_what_is_missing_says_what_to_run(tiny_project: Project) -> None:
+    with pytest.raises(MissingArtifact, match="has no `corpus`; run `make demo` first"):
+        benchmark.store_of(tiny_project, 1)
