@@ -9,6 +9,7 @@ check itself raised an error, says nothing: it is evaluated again, at once, then
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -67,19 +68,21 @@ def gate_of(instance: dg.DagsterInstance, graph: Any, project: Project, task: Ta
         checks = [name for name in graph.get(dg.AssetKey(stage)).check_keys if graph.get(name).blocking]
         partition = partition_key(key)
         wanted = None if partition is None else [str(partition)]
-        for found in instance.event_log_storage.get_asset_check_partition_info(checks, partition_keys=wanted):
-            told = found.latest_execution_status.value
-            if told == "FAILED" and found.is_current:
-                gate.failed.append(named(found.check_key))
-            if told != "PLANNED":
-                continue
-            run = instance.get_run_by_id(found.latest_planned_run_id)
-            if run is not None and is_under_way(run):
-                gate.running = True
-            else:
+        read = partial(instance.event_log_storage.get_asset_check_partition_info, partition_keys=wanted)
+        for found in read(checks):
+            if _is_planned(found):
+                run = instance.get_run_by_id(found.latest_planned_run_id)
+                if run is not None and is_under_way(run):
+                    gate.running = True
+                    continue
+                # It may have answered, and its run ended, since that was read.
+                (found,) = read([found.check_key])
+            if _is_planned(found):
                 fingerprint = project.store.current(stage, key).fingerprint
                 outlook = _outlook(instance, found, run, fingerprint, now)
                 gate.unanswered.append(Unanswered(found.check_key, found.partition_key, fingerprint, outlook))
+            elif found.latest_execution_status.value == "FAILED" and found.is_current:
+                gate.failed.append(named(found.check_key))
     return gate
 
 
@@ -105,6 +108,10 @@ def requests_of(checks: Iterable[Unanswered], repository: dg.RepositoryDefinitio
 def named(key: dg.AssetCheckKey) -> str:
     """As a person knows the check."""
     return f"{key.name} of {key.asset_key.path[-1]}"
+
+
+def _is_planned(found: AssetCheckPartitionInfo) -> bool:
+    return found.latest_execution_status.value == "PLANNED"
 
 
 def _outlook(

@@ -215,6 +215,25 @@ def test_check_is_waited_for_while_its_run_goes_on(
     assert upkeep.told.endswith("not up to date yet: runs are queued or in progress")
 
 
+def test_check_that_answers_while_it_is_looked_at_is_not_evaluated_again(
+    kept_up: Project, upkeep: Upkeep, hasty: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_all(kept_up, ["shapes"], until="retrieved_set")
+    lapse(upkeep.instance)
+    whole = upkeep.instance.get_run_by_id
+
+    def answered(run_id: str) -> dg.DagsterRun | None:
+        answer = dg.AssetCheckEvaluation(
+            CLASSES.asset_key, CLASSES.name, passed=True, blocking=True, partition="shapes"
+        )
+        upkeep.instance.report_runless_asset_event(answer)
+        return whole(run_id)  # ended by now
+
+    monkeypatch.setattr(upkeep.instance, "get_run_by_id", answered)
+    assert GATED in upkeep.tick() and all(request.asset_selection for request in upkeep.requests)
+    assert "was not evaluated" not in upkeep.log
+
+
 def test_faults_of_a_check_that_may_pass_are_tried_again_and_others_are_readable(hasty: None) -> None:
     calls = []
 
