@@ -89,10 +89,10 @@ def _embed(project: Project, inputs: Inputs, corpus: Artifact, base: Artifact, s
         try:
             is_local = project.config.distributor.kind == "local"
             with held(project.config.distributor):
-                dimension, device = build.run(bar, pairs) if is_local else build.run_spread(bar)
+                dimension, arithmetic = build.run(bar, pairs) if is_local else build.run_spread(bar)
         finally:
             build.seen.close()
-    return _finish(staging, scratch, len(groups), dimension, device)
+    return _finish(staging, scratch, len(groups), dimension, arithmetic)
 
 
 class _Build:
@@ -111,19 +111,19 @@ class _Build:
         self.earlier, self.base = earlier, base
         self.seen = SeenKeys(records.scratch / "keys.sqlite", folders)
 
-    def run(self, bar: Any, pairs: int | None) -> tuple[int, str]:
-        """Bring every group into place; gives the dimension of the vectors and the device."""
+    def run(self, bar: Any, pairs: int | None) -> tuple[int, dict[str, str]]:
+        """Bring every group into place; return the dimension of the vectors, and `GroupEncoder.arithmetic`."""
         from react_pipeline.embedding.group_encoder import GroupEncoder
 
         encoder = GroupEncoder(self.config, self.base.path, self.records.locations, self.records.groups)
         to_encode = self._to_encode(bar, lambda group: group.read_headers(self.records.locations, self.seen))
         for group, counts in encoder.encode(to_encode, self.records.staging, bar, pairs):
             self.records.done(group, **counts)
-        return encoder.dimension, encoder.device
+        return encoder.dimension, encoder.arithmetic
 
-    def run_spread(self, bar: Any) -> tuple[int, str]:
+    def run_spread(self, bar: Any) -> tuple[int, dict[str, str]]:
         """The same as tasks of a cluster."""
-        from react_pipeline.model import choose_device, dimension_of
+        from react_pipeline.model import dimension_of
 
         records, settings = self.records, self.config.distributor
         unread = [
@@ -143,8 +143,10 @@ class _Build:
             self.seen.add(keys)
 
         items = [(group, duplicates[group.number]) for group in self._to_encode(bar, sort_out)]
-        devices = spread(EncodeTask(self.config, self.base.path, records), items, settings, "embedding")
-        return dimension_of(self.base.path), devices[0] if devices else choose_device(self.config.device)
+        tasks = spread(EncodeTask(self.config, self.base.path, records), items, settings, "embedding")
+        # Executors may differ; the manifest names every device and precision that was used.
+        used = {name: ", ".join(sorted({task[name] for task in tasks})) for name in ("device", "precision")}
+        return dimension_of(self.base.path), used
 
     def _to_encode(self, bar: Any, prepare: Callable[[Group], None]) -> Iterator[Group]:
         """The groups that are neither finished nor can be taken over, prepared; the others on the way.
@@ -188,7 +190,7 @@ def _prepared(staging: Path, digests: list[str], shards_per_group: int, earlier:
     return scratch
 
 
-def _finish(staging: Path, scratch: Path, groups: int, dimension: int, device: str) -> dict[str, Any]:
+def _finish(staging: Path, scratch: Path, groups: int, dimension: int, arithmetic: dict[str, str]) -> dict[str, Any]:
     totals, reasons = Counter[str](), Counter[str]()
     records = (staging / GROUPS_FILE).open("w", encoding="utf-8")
     with records, pq.ParquetWriter(staging / LEDGER_FILE, LEDGER_SCHEMA) as ledger:
@@ -216,7 +218,7 @@ def _finish(staging: Path, scratch: Path, groups: int, dimension: int, device: s
         "metadata_ignored": totals["metadata_ignored"],
         "seconds": round(totals["seconds"], 2),
         "pairs_per_second": round(encoded / totals["seconds"], 1) if totals["seconds"] else 0.0,
-        "device": device,
+        **arithmetic,
     }
     mark_done(staging / _COUNTS_FILE, [staging / LEDGER_FILE, staging / GROUPS_FILE], counts)
     return _finished(staging)

@@ -21,12 +21,12 @@ from react_pipeline.config import DomainConfig
 from react_pipeline.errors import CorruptArtifact
 from react_pipeline.lineage import Project, method_key, resolve
 from react_pipeline.retrieval.labelled import encode_images, preprocessing_for, read_images
-from react_pipeline.training.classifier import LOGIT_SCALE, load_classifier, zero_shot_head
+from react_pipeline.training.classifier import LOGIT_SCALE, Classifier, load_classifier, zero_shot_head
 
 __all__ = ["ClassResult", "EvalResult", "evaluate", "score", "write_evaluation", "zero_shot_head"]
 
 STAGE = "elevater_results"
-EVALUATOR_VERSION = "1"
+EVALUATOR_VERSION = "2"
 """Changed by hand when the same checkpoint and images would get other numbers. Unequal versions are not compared."""
 
 TOP = 5
@@ -156,7 +156,17 @@ def write_evaluation(
         _write_result(directory, EvalResult(**about, unavailable=reason))
         return {"unavailable": reason}
     images = read_images(evaluation_set, domain)
-    logits = _logits(project, domain, checkpoint, parents.get("base_checkpoint"), images)
+    from react_pipeline.model import choose_device
+    from react_pipeline.modeling.precision import choose_precision
+
+    device = choose_device(project.config.device)
+    precision = choose_precision(project.config.embedding.precision, device, "embedding.precision")
+    classifier = load_classifier(project, checkpoint, parents.get("base_checkpoint"), domain, device)
+    logits = _logits(project, domain, classifier, images, precision)
+    if not np.isfinite(logits).all():
+        raise CorruptArtifact(
+            f"{checkpoint.path}: its features are not finite; rematerialize `{checkpoint.stage}` for {checkpoint.key!r}"
+        )
     ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
     result = EvalResult(**about, **score(ranked, images["class_id"].to_numpy(), domain.class_names))
     _write_result(directory, result)
@@ -174,6 +184,8 @@ def write_evaluation(
     return {
         **result.model_dump(include={"top1", "top5", "mean_per_class", "n", "n_classes"}),
         "seconds": round(time.monotonic() - started, 2),
+        "device": device,
+        "precision": precision,
     }
 
 
@@ -206,12 +218,8 @@ def score(ranked: NDArray[np.int64], class_ids: NDArray[np.int64], class_names: 
 
 
 def _logits(
-    project: Project, domain: DomainConfig, checkpoint: Artifact, base: Artifact | None, images: pd.DataFrame
+    project: Project, domain: DomainConfig, classifier: Classifier, images: pd.DataFrame, precision: str
 ) -> NDArray[np.float32]:
-    from react_pipeline.model import choose_device
-
-    device = choose_device(project.config.device)
-    classifier = load_classifier(project, checkpoint, base, domain, device)
     embedding = project.config.embedding
     vectors = encode_images(
         classifier.clip,
@@ -219,14 +227,10 @@ def _logits(
         max_pixels=project.config.corpus.max_pixels,
         batch_size=embedding.batch_size,
         workers=embedding.workers,
+        precision=precision,
         preprocess=preprocessing_for(classifier.clip, domain),
     )
-    logits = LOGIT_SCALE * vectors @ classifier.head.numpy()
-    if not np.isfinite(logits).all():
-        raise CorruptArtifact(
-            f"{checkpoint.path}: its features are not finite; rematerialize `{checkpoint.stage}` for {checkpoint.key!r}"
-        )
-    return logits
+    return LOGIT_SCALE * vectors @ classifier.head.numpy()
 
 
 def _write_result(directory: Path, result: EvalResult) -> None:

@@ -149,7 +149,7 @@ def _evaluation(project: Project, key: str) -> dict[str, Any]:
     evaluation = project.domain(slug).evaluation
     # Named only where it holds, so that all other results stay what they are.
     squash = {"squash": True} if evaluation is not None and evaluation.squash else {}
-    return {"method": method, **_classes(project, slug), **squash}
+    return {"method": method, "precision": project.config.embedding.precision, **_classes(project, slug), **squash}
 
 
 def _comparison(_project: Project, _key: str) -> dict[str, Any]:
@@ -227,7 +227,7 @@ STAGES: Mapping[str, Stage] = {
         },
     ),
     "customized_checkpoint": Stage("2", _training, _training_parents),
-    "elevater_results": Stage("1", _evaluation, _evaluation_parents),
+    "elevater_results": Stage("2", _evaluation, _evaluation_parents),
     # Its parents are whichever results exist and are fresh: `resolve` is given them by the step.
     "comparison": Stage("2", _comparison, _nothing),
     # As of `comparison`: the results that were weighed, and those of who reigns.

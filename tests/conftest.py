@@ -38,7 +38,8 @@ PIPELINE: dict[str, Any] = {
     "device": "cpu",
     "corpus": {"kind": "webdataset"},
     "encoder": {},
-    "embedding": {"batch_size": 32, "workers": 0},
+    # fp32, so that no result depends on what the processor runs fastest.
+    "embedding": {"batch_size": 32, "workers": 0, "precision": "fp32"},
     "index": {"recall_queries": 20},
     # To random towers many drawings look alike, so near duplicates are told by their bytes only.
     "retrieval": {"k_per_prompt": 10, "max_per_class": 12, "near_duplicate_similarity": 1.01, "shard_pairs": 20},
@@ -50,6 +51,7 @@ PIPELINE: dict[str, Any] = {
             "warmup_steps": 1,
             "checkpoint_every": 2,
             "augmentation": "none",
+            "precision": "fp32",
         }
     },
 }
@@ -143,6 +145,8 @@ def write_project(directory: Path, checkpoint: Path, drawings: Path, **sections:
     for name, default in (PIPELINE | {key: value for key, value in sections.items() if key not in PIPELINE}).items():
         value = sections.get(name, {} if isinstance(default, dict) else default)
         pipeline[name] = {**default, **given.get(name, {}), **value} if isinstance(default, dict) else value
+    # A test that gives its own training fields trains in fp32 too, unless it says otherwise.
+    pipeline["customization"]["defaults"] = {"precision": "fp32", **pipeline["customization"]["defaults"]}
     (directory / "domains").mkdir(exist_ok=True)
     for slug, domain in DOMAINS.items():
         evaluation = {"name": f"drawn {slug}", "kind": "folder", "path": str(drawings / "evaluation" / slug)}

@@ -1,6 +1,6 @@
 """Diagnosis: what a machine and a project have, what is missing, and how to get it.
 
-Belongs here: looking, quickly and without importing torch; asking the servers whether they answer. Does not belong
+Belongs here: looking, quickly; asking the servers whether they answer. Does not belong
 here: repairing anything.
 """
 
@@ -55,7 +55,7 @@ def diagnose(config_path: Path | None, repository: Path | None) -> list[Finding]
         config_path: The `pipeline.yaml`; None: as `Project.load`.
         repository: Where `workspace.yaml` lies; None if the assets are not installed.
     """
-    findings = [Finding("python", "ok", platform.python_version()), *_packages(), _device()]
+    findings = [Finding("python", "ok", platform.python_version()), *_packages(), _device(), _precision()]
     try:
         project = Project.load(config_path)
     except ReactError as error:
@@ -86,6 +86,18 @@ def _device() -> Finding:
         remedy = "install a CUDA build of torch: https://pytorch.org/get-started/locally"
         return Finding("device", "note", "there is an NVIDIA driver, but torch is a CPU build", remedy)
     return Finding("device", "ok", "NVIDIA driver and a CUDA build of torch")
+
+
+def _precision() -> Finding:
+    """What `precision: auto` comes to, with the measurement behind it."""
+    try:
+        from react_pipeline.model import choose_device
+        from react_pipeline.modeling.precision import choose_precision, speedup
+    except ImportError as error:
+        return Finding("precision", "missing", f"torch cannot be imported: {error}")
+    device = choose_device("auto")
+    ratio = f"a bf16 matrix product takes {1 / speedup('bf16', device):.2g} times as long as fp32"
+    return Finding("precision", "ok", f"auto is {choose_precision('auto', device)} here: {ratio}")
 
 
 def _inputs(project: Project) -> Iterator[Finding]:

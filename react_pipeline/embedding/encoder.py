@@ -17,7 +17,8 @@ from torch import Tensor
 from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
 
 from react_pipeline.model import Clip
-from react_pipeline.modeling.attention import matrices_in_bf16
+from react_pipeline.modeling.attention import cast_matrices
+from react_pipeline.modeling.precision import DTYPES, choose_precision
 from react_pipeline.modeling.text_tower import encode_text, text_blocks, text_lengths
 from react_pipeline.modeling.tower import ImageTower
 
@@ -33,22 +34,24 @@ class Encoder:
 
     Attributes:
         to_tensor: RGB image to what `images` takes a batch of; the first part of the model's preprocessing.
+        precision: What the towers compute in: `fp32`, `bf16` or `fp16`.
 
     Equal texts are encoded once, as long as no more than `KEPT_TEXTS` others came between them.
     """
 
     def __init__(self, clip: Clip, precision: str) -> None:
-        """Use `clip`, which is in eval mode, in `precision`: `fp32`, or `bf16` by autocast where that is exact enough.
+        """Use `clip`, which is in eval mode, in a `precision`: half precision by autocast where that is exact enough.
 
-        With bf16 a second copy of the matrices is held, half the size of the first.
+        With half precision a second copy of the matrices is held, half the size of the first.
         """
         self.clip = clip
-        self.bf16 = precision == "bf16"
+        self.precision = choose_precision(precision, clip.device, "embedding.precision")
+        self._dtype = DTYPES[self.precision]
         self._tower = ImageTower(clip.model)
         self._casts: dict[int, Tensor] = {}
-        if self.bf16:
-            self._tower.casts = matrices_in_bf16(self._tower.blocks) if self._tower.native else {}
-            self._casts = matrices_in_bf16(text_blocks(clip.model))
+        if self._dtype != torch.float32:
+            self._tower.casts = cast_matrices(self._tower.blocks, self._dtype) if self._tower.native else {}
+            self._casts = cast_matrices(text_blocks(clip.model), self._dtype)
         if not self._tower.blocks:
             # Convolutions are laid out by channels; a transformer's only one takes its patches as it likes.
             clip.model.visual.to(memory_format=torch.channels_last)
@@ -109,7 +112,7 @@ class Encoder:
         return vectors
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.clip.device, dtype=torch.bfloat16, enabled=self.bf16)
+        return torch.autocast(self.clip.device, self._dtype, enabled=self._dtype != torch.float32)
 
 
 def split_preprocess(

@@ -33,7 +33,7 @@ class GroupEncoder:
 
     Attributes:
         dimension: Width of the vectors.
-        device: Where the model is.
+        arithmetic: `device` the model is on and `precision` it computes in, for the manifest.
     """
 
     def __init__(
@@ -42,8 +42,9 @@ class GroupEncoder:
         """Load the checkpoint; `locations` are all shards, and `groups` is how many groups these make."""
         self._embedding, self._groups = config.embedding, groups
         clip = load(checkpoint, choose_device(config.device))
-        self.dimension, self.device = clip.dimension, clip.device
         self._encoder = Encoder(clip, config.embedding.precision)
+        self.dimension = clip.dimension
+        self.arithmetic = {"device": clip.device, "precision": self._encoder.precision}
         self._dataset = PairDataset(locations, config.corpus, self._encoder.to_tensor, clip.tokenizer)
         self._mapper = ClipMapper(self._encoder, locations)
 
@@ -64,7 +65,7 @@ class GroupEncoder:
         """
         size = self._embedding.batch_size
         workers = self._embedding.workers if pairs is None else min(self._embedding.workers, pairs // size)
-        stream = PairStream(groups, self._dataset, size, workers, pin_memory=self.device == "cuda")
+        stream = PairStream(groups, self._dataset, size, workers, pin_memory=self.arithmetic["device"] == "cuda")
         with _dead_workers_told():
             # Waiting for a group's first batch, and for the workers to start, is part of what it takes.
             started = time.perf_counter()

@@ -84,14 +84,14 @@ class EncodeTask:
     checkpoint: Path
     records: Records
 
-    def __call__(self, item: tuple[Group, Duplicates]) -> str:
-        """Bring the group's files and record into place; the device it was encoded on."""
+    def __call__(self, item: tuple[Group, Duplicates]) -> dict[str, str]:
+        """Bring the group's files and record into place; return `GroupEncoder.arithmetic`."""
         group, duplicates = item
         records = self.records
         require_shared(records.scratch)
         encoder = _encoder(self)
         if records.marker(group.number).exists():
-            return encoder.device
+            return encoder.arithmetic
         group.read_headers(records.locations, _KnownDuplicates(duplicates))
         attempt = records.scratch / f"attempt-{group.number}-{uuid4().hex}"
         with tqdm(disable=True) as bar:
@@ -102,7 +102,7 @@ class EncodeTask:
                         (attempt / name).replace(records.staging / name)
                 records.done(done, **counts)
         shutil.rmtree(attempt, ignore_errors=True)
-        return encoder.device
+        return encoder.arithmetic
 
 
 class _KnownDuplicates:

@@ -109,13 +109,13 @@ def host_block(
     return x + block.ls_2(feed_forward(block.ln_2(x), block.mlp, casts))
 
 
-def matrices_in_bf16(blocks: Iterable[nn.Module]) -> dict[int, Tensor]:
-    """Copies of the blocks' weights that meet a matrix product, by the id of the parameter, for `casts`.
+def cast_matrices(blocks: Iterable[nn.Module], dtype: torch.dtype) -> dict[int, Tensor]:
+    """Copies in `dtype` of the blocks' weights that meet a matrix product, by the id of the parameter, for `casts`.
 
     Autocast would make the same copies anew at every call. Gated blocks are left to it.
     """
     return {
-        id(parameter): parameter.detach().to(torch.bfloat16)
+        id(parameter): parameter.detach().to(dtype)
         for block in blocks
         for name, parameter in block.named_parameters()
         if name.startswith(("attn.", "mlp."))

@@ -58,6 +58,7 @@ class EvaluationImages:
             max_pixels=project.config.corpus.max_pixels,
             batch_size=embedding.batch_size,
             workers=embedding.workers,
+            precision=embedding.precision,
         )
         return cls(frozenset(images["sha256"]), vectors, project.retrieval(slug).near_duplicate_similarity)
 

@@ -123,6 +123,7 @@ def encode_images(
     max_pixels: int,
     batch_size: int,
     workers: int,
+    precision: str,
     preprocess: Preprocess | None = None,
 ) -> NDArray[np.float32]:
     """Encode labelled images; the next batch is decoded in threads while one is encoded.
@@ -133,6 +134,7 @@ def encode_images(
         max_pixels: Larger images are refused.
         batch_size: Images per forward pass.
         workers: Decoding threads.
+        precision: As `embedding.precision`.
         preprocess: Of `preprocessing_for`; unset: the model's own, as for the corpus.
 
     Returns:
@@ -144,12 +146,16 @@ def encode_images(
     import torch
     from tqdm import tqdm
 
+    from react_pipeline.embedding.encoder import Encoder
+
+    encoder = Encoder(clip, precision)
+
     def prepare(row: tuple[str, str]) -> torch.Tensor:
         path, sha256 = row
         data = _read(path)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise InputError(f"{path}: changed since the set was published; rematerialize `{STAGE}`")
-        return (preprocess or clip.preprocess)(decode_image(data, max_pixels))
+        return (preprocess or encoder.to_tensor)(decode_image(data, max_pixels))
 
     rows = list(zip(images["path"], images["sha256"], strict=True))
     batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
@@ -160,7 +166,7 @@ def encode_images(
         for following in tqdm([*batches[1:], []][: len(batches)], desc="evaluation images", disable=None, leave=False):
             ready = [task.result() for task in waiting]
             waiting = [pool.submit(prepare, row) for row in following]
-            vectors.append(clip.encode_images(torch.stack(ready)).numpy())
+            vectors.append(encoder.images(torch.stack(ready)).numpy())
     return np.concatenate(vectors)
 
 

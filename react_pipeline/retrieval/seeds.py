@@ -69,6 +69,7 @@ def encode_seeds(
         max_pixels=project.config.corpus.max_pixels,
         batch_size=project.config.embedding.batch_size,
         workers=project.config.embedding.workers,
+        precision=project.config.embedding.precision,
     )
     if not refused:
         similarity = evaluation.similarity(vectors)

@@ -31,6 +31,7 @@ METHODS = ("base", *(method for name in TRAINED_METHODS for method in (name, nam
 """Every method that is evaluated: no training, each training, and each one's control on random pairs."""
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -60,7 +61,7 @@ class TrainingConfig(Section):
         interpolation: Share of the way from the base to the trained model: 1 is the trained model, 0 the base, values
             between lie on the line of WiSE-FT (gated models: tanh(gate) is scaled); `held-out`: the best of a grid on
             the held-out pairs.
-        precision: Arithmetic of the forward and backward passes.
+        precision: Arithmetic of the forward and backward passes; `auto`: what the device runs fastest.
         global_negatives: Whether a pair is contrasted with those of all processes, or of its own process only.
         accumulation: Parts a process splits its batch into to save memory; the negatives stay those of the full batch.
         keep_prefix: Whether what the frozen first blocks make of an image is computed once and kept on disk, where
@@ -88,7 +89,7 @@ class TrainingConfig(Section):
     class_prompt_fraction: Fraction = 0.0
     held_out_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.02
     interpolation: Fraction | Literal["held-out"] = 1.0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    precision: Precision = "auto"
     global_negatives: bool = True
     accumulation: int = Field(default=1, gt=0)
     keep_prefix: bool = True

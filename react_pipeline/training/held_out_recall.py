@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from react_pipeline.modeling.precision import DTYPES
 from react_pipeline.modeling.tower import ImageTower
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.training.data import Views
 from react_pipeline.training.distributed import World
 from react_pipeline.training.held_out import image_text_recall
-from react_pipeline.training.step import DTYPES, locked_image_features
+from react_pipeline.training.step import locked_image_features
 from react_pipeline.training.texts import TrainingTexts
 
 ENCODED_AT_ONCE = 128

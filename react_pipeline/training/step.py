@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from react_pipeline.modeling.precision import DTYPES
 from react_pipeline.modeling.tower import ImageTower
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.training.distributed import World
@@ -25,7 +26,6 @@ from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.schedule import MAX_LOG_SCALE, learning_rate
 from react_pipeline.training.texts import DrawnTexts, TrainingTexts
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 SHARED = ("logit_scale", "logit_bias")
 """Trained by every method; their gradient comes from the loss itself, the same in every process."""
 

@@ -22,6 +22,7 @@ from react_pipeline.errors import InputError, TrainingError
 from react_pipeline.model import Clip
 from react_pipeline.modeling.gated import gate_values
 from react_pipeline.modeling.methods import attach, set_trainable, text_parameters, trains_images, trains_text
+from react_pipeline.modeling.precision import choose_precision
 from react_pipeline.modeling.tower import ImageTower
 from react_pipeline.modeling.weights import map_weights
 from react_pipeline.settings.training import TrainingConfig
@@ -91,7 +92,7 @@ class Trainer:
             RetrievalError: If there are fewer than two pairs to train on.
         """
         self.began = time.monotonic()
-        self.clip, self.method, self.training, self.world, self.scratch = clip, method, training, world, scratch
+        self.clip, self.method, self.world, self.scratch = clip, method, world, scratch
         self.model: Any = clip.model
         require_suitable(training.loss, self.model)
         self.trained_on, self.held_out = split(pairs, training.held_out_fraction, training.seed)
@@ -103,6 +104,9 @@ class Trainer:
         augment = augmentation(training.augmentation, clip.preprocess, clip.preprocess_cfg)
         self.views = Views(pairs, clip.preprocess, augment, training.seed)
         self.batches = TrainingBatches(self.trained_on, self.views, training, world)
+        # All processes take what the writer takes: they need not run on equal machines.
+        precision = world.told(choose_precision(training.precision, world.device, "customization.precision"))
+        self.training = training = training.model_copy(update={"precision": precision})
         of_base = {name for name, _ in self.model.named_parameters()}
         self.step0_max_difference = self._attach()
         text_trains = trains_text(self.model)
@@ -261,6 +265,7 @@ class Trainer:
             "interpolation_scores": {str(at): round(score, 6) for at, score in scores.items()},
             "prefix_kept": self.tokens is not None,
             "device": world.device,
+            "precision": training.precision,
             "processes": world.size,
             "skipped_steps": state.skipped_steps,
             "collapse_guard": guarded,

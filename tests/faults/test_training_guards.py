@@ -100,6 +100,7 @@ def trained_with(
 ) -> tuple[Trainer, dict[str, Any]]:
     scratch.mkdir()
     plain = {"batch_size": 32, "warmup_steps": 0, "augmentation": "none", "workers": 0, "checkpoint_every": 1}
+    plain["precision"] = "fp32"
     training = TrainingConfig(**{**plain, **fields})
     domain = project.domain("shapes")
     trainer = Trainer(clip, pairs, domain, method, training, World(), scratch)  # type: ignore[arg-type]

@@ -100,7 +100,7 @@ def test_evaluation_measures_the_linear_head(project: Project) -> None:
         project, project.store.current("customized_checkpoint", "shapes/linear-head"), None, project.domain("shapes"),
         "cpu",
     )  # fmt: skip
-    vectors = encode_images(classifier.clip, images, max_pixels=10_000, batch_size=32, workers=0)
+    vectors = encode_images(classifier.clip, images, max_pixels=10_000, batch_size=32, workers=0, precision="fp32")
     predicted = (vectors @ classifier.head.numpy()).argmax(axis=1)
     rows = pd.read_parquet(result.file("predictions.parquet"))
     assert rows["predicted"].str[0].tolist() == predicted.tolist()

@@ -30,6 +30,7 @@ STEPS = (
     *("retrieval.prompts",),
     *("modeling.attention", "modeling.gated", "modeling.methods", "modeling.weights", "modeling.text_tower"),
     *("modeling.architecture",),
+    *("modeling.precision",),
     *("model", "base"),
     *("modeling.tower",),
     *("embedding.encoder",),

@@ -11,7 +11,7 @@ from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor
 
-from react_pipeline.modeling.attention import matrices_in_bf16
+from react_pipeline.modeling.attention import cast_matrices
 from react_pipeline.modeling.text_tower import encode_text, recompute_activations, text_blocks, text_lengths
 
 LENGTH, VOCABULARY = 12, 64
@@ -110,7 +110,7 @@ def test_a_tower_of_transformers_needs_what_is_no_padding() -> None:
 def test_matrices_held_in_bf16_give_what_autocast_gives(name: str) -> None:
     model = build(CAUSAL[name])
     tokens = texts_of(2, 7, 3, 5)
-    casts = matrices_in_bf16(text_blocks(model))
+    casts = cast_matrices(text_blocks(model), torch.bfloat16)
     assert casts and all(weight.dtype == torch.bfloat16 for weight in casts.values())
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(encode_text(model, tokens, casts), encode_text(model, tokens))

@@ -1,0 +1,103 @@
+"""`auto` is what the device runs fastest, is recorded for what it came to, and is no part of any identity."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from react_pipeline.base import publish_base
+from react_pipeline.commands.doctor import diagnose
+from react_pipeline.corpus import publish_corpus
+from react_pipeline.embed import embed_corpus
+from react_pipeline.lineage import Project, resolve
+from react_pipeline.modeling import precision
+from react_pipeline.modeling.precision import choose_precision, speedup
+from react_pipeline.vectors import read_vectors
+
+Make = Callable[..., Project]
+
+
+@pytest.fixture(autouse=True)
+def _fresh_warnings() -> None:
+    precision._warn_once.cache_clear()
+
+
+@pytest.mark.parametrize(("measured", "chosen"), [(8.0, "bf16"), (1.3, "bf16"), (1.0, "fp32"), (0.01, "fp32")])
+def test_auto_on_a_processor_is_what_the_probe_finds_faster(
+    monkeypatch: pytest.MonkeyPatch, measured: float, chosen: str
+) -> None:
+    monkeypatch.setattr(precision, "speedup", lambda name, device: measured)
+    assert choose_precision("auto", "cpu") == chosen
+
+
+@pytest.mark.parametrize(
+    ("capability", "chosen"), [((9, 0), "bf16"), ((8, 0), "bf16"), ((7, 5), "fp16"), ((7, 0), "fp16"), ((6, 1), "fp32")]
+)
+def test_auto_on_a_gpu_follows_its_compute_capability(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], chosen: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert choose_precision("auto", "cuda") == chosen
+
+
+def test_the_probe_measures_a_ratio() -> None:
+    assert speedup("bf16", "cpu") > 0
+    assert speedup("fp32", "cpu") > 0
+
+
+def test_a_slow_explicit_precision_is_obeyed_with_one_warning_that_gives_the_ratio(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(precision, "speedup", lambda name, device: 0.01)
+    with caplog.at_level(logging.WARNING):
+        assert [choose_precision("bf16", "cpu", "embedding.precision") for _ in range(3)] == ["bf16"] * 3
+    assert len(caplog.messages) == 1
+    assert "embedding.precision" in caplog.messages[0] and "100.0" in caplog.messages[0]
+
+
+def test_an_explicit_precision_that_is_fast_or_full_warns_of_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(precision, "speedup", lambda name, device: 3.0 if name == "bf16" else 0.5)
+    with caplog.at_level(logging.WARNING):
+        assert (choose_precision("bf16", "cpu"), choose_precision("fp32", "cpu")) == ("bf16", "fp32")
+    assert not caplog.messages
+
+
+def test_what_auto_came_to_is_in_the_manifest_and_not_in_the_fingerprint(
+    make_project: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(embedding={"precision": "auto"})
+    publish_corpus(project)
+    publish_base(project)
+    made = {}
+    for measured, name in ((8.0, "bf16"), (0.01, "fp32")):
+        monkeypatch.setattr(precision, "speedup", lambda _name, _device, measured=measured: measured)
+        fingerprint = resolve(project, "corpus_embeddings").fingerprint
+        artifact = embed_corpus(project)
+        assert artifact.fingerprint == fingerprint
+        made[name] = artifact
+    # Made in bf16, and fresh on the processor that would take fp32.
+    assert made["fp32"].reused and made["fp32"].counts["precision"] == "bf16"
+
+
+@pytest.mark.parametrize("half", ["bf16", "fp16"])
+def test_vectors_of_half_precision_agree_with_full_ones(make_project: Make, half: str) -> None:
+    vectors = {}
+    for name in ("fp32", half):
+        project = make_project(embedding={"precision": name})
+        publish_corpus(project)
+        publish_base(project)
+        artifact = embed_corpus(project)
+        assert artifact.counts["precision"] == name
+        vectors[name] = torch.from_numpy(read_vectors(artifact, "image")).float()
+    cosines = torch.nn.functional.cosine_similarity(vectors["fp32"], vectors[half])
+    assert float(cosines.min()) > 0.999
+
+
+def test_doctor_reports_what_auto_is_here(tiny_project: Project) -> None:
+    found = next(finding for finding in diagnose(tiny_project.path, None) if finding.what == "precision")
+    assert f"auto is {choose_precision('auto', 'cpu')}" in found.detail
