@@ -24,9 +24,8 @@ from pathlib import Path
 import dagster as dg
 
 from assets.resources import REPOSITORY, TrackingResource
-from react_pipeline import errors
 from react_pipeline.artifacts import Artifact, Inputs
-from react_pipeline.errors import InputError, ReactError, StoreWriteError, TrainingError
+from react_pipeline.errors import InputError, ReactError, StoreWriteError, TrainingError, error_type
 from react_pipeline.lineage import Project, fresh, method_key, resolve
 from react_pipeline.settings.training import CONTROL_SUFFIX
 from react_pipeline.training.observer import TrainingObserver
@@ -201,10 +200,7 @@ def failure(exchange: Path) -> Exception | None:
 
 
 def _type_of(name: str) -> type[Exception] | None:
-    if name == "OSError":
-        return builtins.OSError
-    kind = getattr(errors, name, None)
-    return kind if isinstance(kind, type) and issubclass(kind, ReactError) else None
+    return builtins.OSError if name == "OSError" else error_type(name)
 
 
 def _show_failed(project: Project, tracking: TrackingResource, run_id: str, key: str, error: Exception) -> None:

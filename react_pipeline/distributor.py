@@ -21,8 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from react_pipeline import errors
-from react_pipeline.errors import InputError, ReactError
+from react_pipeline.errors import ConfigError, InputError, ReactError, error_type
 from react_pipeline.settings.distributor import DistributorConfig
 
 Item = TypeVar("Item")
@@ -148,9 +147,9 @@ class _Marked:
 def _brought_back(text: str, what: str) -> ReactError:
     if found := _OURS.search(text):
         name, message = json.loads(found[1])
-        kind = getattr(errors, name, ReactError)
+        kind = error_type(name) or ReactError
         # A ConfigError is made of problems, not of a text.
-        return (InputError if kind is errors.ConfigError else kind)(message)
+        return (InputError if kind is ConfigError else kind)(message)
     lines = [line.strip() for line in text.splitlines()]
     told = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
     return ReactError(f"{what}: a Spark task failed: {(told or lines or ['no reason given'])[-1][:500]}")

@@ -63,7 +63,7 @@ def embed_corpus(project: Project) -> Artifact:
             earlier shards, or the encoder gives a vector that is not finite or zero.
     """
     if project.config.corpus.kind == "embeddings":
-        from react_pipeline.sources.ready_embeddings import adopt_embeddings
+        from react_pipeline.embedding.adopt import adopt_embeddings
 
         return adopt_embeddings(project)
     inputs = resolve(project, "corpus_embeddings")

@@ -70,3 +70,9 @@ class RetrievalError(InputError):
 
 class TrainingError(ReactError):
     """Training diverged or cannot run; no checkpoint was published."""
+
+
+def error_type(name: str) -> type[ReactError] | None:
+    """The class of this module that a name stands for, for errors that come from another process as text."""
+    kind = globals().get(name)
+    return kind if isinstance(kind, type) and issubclass(kind, ReactError) else None

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from react_pipeline.artifacts import (
+    CURRENT,
     FORMAT,
     MANIFEST,
     Artifact,
@@ -38,8 +39,6 @@ from react_pipeline.durable import fsync, fsync_tree, sha256_of, write_atomicall
 from react_pipeline.errors import CorruptArtifact, InputError, MissingArtifact, ReactError, StoreWriteError
 
 logger = logging.getLogger(__name__)
-
-CURRENT = "current"
 
 DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
 """Errors of the disk itself; others (a missing file, a refused connection) keep their own text."""

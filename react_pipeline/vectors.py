@@ -25,9 +25,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from react_pipeline.artifacts import Artifact
-from react_pipeline.digests import CACHE, remembered_sha256
+from react_pipeline.digests import remembered_sha256
 from react_pipeline.embedding.parts import Parts, Rows, Vectors, holding, map_vectors, starts_of, vectors_of
 from react_pipeline.errors import CorpusError, CorruptArtifact
+from react_pipeline.sources.ready_embeddings import folder_of
 
 Side = Literal["image", "text"]
 FOLDERS: dict[Side, str] = {"image": "img_emb", "text": "text_emb"}
@@ -122,13 +123,6 @@ def image_vectors(artifact: Artifact, rows: pd.Series) -> Vectors:
     return vectors_of(vector_parts(artifact, "image"), rows.to_numpy(), artifact.counts["dimension"])
 
 
-def remember_folder(artifact: Artifact, folder: Path) -> None:
-    """Keep where ready embeddings lie now, outside their artifact `corpus`, which never changes."""
-    from react_pipeline.durable import write_atomically
-
-    write_atomically(_moved_to(artifact.path.parents[2], artifact.fingerprint), json.dumps(str(folder)))
-
-
 @dataclass(frozen=True)
 class _Layout:
     """What an artifact says of its files; where ready ones lie may change at any time."""
@@ -148,8 +142,7 @@ class _Layout:
         if not self.digests:
             return Parts(artifact.path, self.names[folder], self.starts)
         root = artifact.path.parents[2]
-        moved = _moved_to(root, artifact.parents["corpus"])
-        base = Path(json.loads(moved.read_text()) if moved.exists() else self.folder)
+        base = folder_of(root, artifact.parents["corpus"], self.folder)
         check = partial(_check_unchanged, root, base, self.digests)
         return Parts(base, self.names[folder], self.starts, check)
 
@@ -231,7 +224,3 @@ def _check_unchanged(root: Path, folder: Path, digests: Mapping[str, str], name:
                 f"{path}: has changed since `corpus` was materialized; put it back, or materialize `corpus` again"
             )
         _unchanged[path] = stamp
-
-
-def _moved_to(root: Path, corpus: str) -> Path:
-    return root / CACHE / "ready_embeddings" / f"{corpus}.json"

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from react_pipeline.artifacts import Artifact, Inputs, read_manifest
+from react_pipeline.artifacts import CURRENT, Artifact, Inputs, read_manifest
 from react_pipeline.durable import link_or_copy, sha256_of
 from react_pipeline.embedding.groups import (
     DUPLICATE,
@@ -36,7 +36,7 @@ from react_pipeline.embedding.groups import (
 )
 from react_pipeline.embedding.seen_keys import SeenKeys
 from react_pipeline.errors import CorruptArtifact
-from react_pipeline.store import CURRENT, Store
+from react_pipeline.store import Store
 from react_pipeline.vectors import GROUPS_FILE as GROUPS_FILE
 
 LEDGER_FILE = "ledger.parquet"
