@@ -20,8 +20,7 @@ import react_pipeline
 from assets.partitions import partition_of
 from assets.reporting import INTERRUPTED
 from assets.resources import REPOSITORY
-from react_pipeline.dagster_home import SETTINGS_FILE, locate_home
-from react_pipeline.lineage import ALL
+from react_pipeline.project import ALL, SETTINGS_FILE, locate_home
 from react_pipeline.upkeep import Task
 
 INPUTS_TAG = "react/inputs."

@@ -17,11 +17,8 @@ from assets.domains import control_set, customized_checkpoint, domain_file, eval
 from assets.evaluation import elevater_results
 from assets.partitions import DOMAINS, domain_partitions
 from assets.resources import ProjectResource
-from react_pipeline.artifacts import canonical_json
-from react_pipeline.config import DomainConfig
-from react_pipeline.config_files import load_domains
-from react_pipeline.errors import ReactError
-from react_pipeline.settings.automation import AutomationConfig
+from react_pipeline.settings import AutomationConfig, DomainConfig, load_domains
+from react_pipeline.store import ReactError, canonical_json
 
 DATA_VERSION_TAG = "dagster/data_version"
 

@@ -30,7 +30,7 @@ def benchmark_features(
     Every protocol then works on these arrays. Images that the same checkpoint has encoded before (the base, for another
     domain) are taken over. Data that are not there are listed with the reason.
     """
-    from react_pipeline.elevater.features import publish_features
+    from react_pipeline.benchmark import publish_features
 
     return publish(context, project, tracking, publish_features)
 
@@ -54,7 +54,7 @@ def benchmark_results(
     Each data set has the class names, prompts and metric of the benchmark. A figure that could not be measured has a
     reason and no value, and a mean says of how many of the 20 data sets it is.
     """
-    from react_pipeline.elevater.results import publish_results
+    from react_pipeline.benchmark import publish_results
 
     return publish(context, project, tracking, publish_results)
 
@@ -69,6 +69,6 @@ def benchmark_comparison(
     context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
 ) -> dg.MaterializeResult:
     """The base beside each method of the domain, data set by data set, on those that both were measured on."""
-    from react_pipeline.elevater.comparison import compare_benchmarks
+    from react_pipeline.benchmark import compare_benchmarks
 
     return publish(context, project, tracking, compare_benchmarks)

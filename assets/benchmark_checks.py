@@ -14,11 +14,10 @@ from assets.checks import unmeasured, warning_below
 from assets.partitions import evaluation_partitions, key_of
 from assets.reporting import check
 from assets.resources import ProjectResource
-from react_pipeline.artifacts import Artifact
-from react_pipeline.elevater.comparison import MEAN, compare_summaries
-from react_pipeline.elevater.features import digests_of_test_images
-from react_pipeline.lineage import Project, fresh_or_none, method_key
-from react_pipeline.settings.training import CONTROL_SUFFIX
+from react_pipeline.benchmark import MEAN, compare_summaries, digests_of_test_images
+from react_pipeline.project import Project, fresh_or_none, method_key
+from react_pipeline.settings import CONTROL_SUFFIX
+from react_pipeline.store import Artifact
 
 CHUNK_ROWS = 65_536
 

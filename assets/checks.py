@@ -17,10 +17,10 @@ from assets.evaluation import comparison, elevater_results
 from assets.partitions import domain_partitions, evaluation_partitions, key_of, training_partitions
 from assets.reporting import check
 from assets.resources import ProjectResource
-from react_pipeline.lineage import ALL, Project, fresh_or_none, method_key
-from react_pipeline.retrieval.decontamination import leaked_images
-from react_pipeline.settings.training import CONTROL_SUFFIX, TRAINED_METHODS
-from react_pipeline.vectors import FOLDERS, vector_files
+from react_pipeline.embedding import FOLDERS, vector_files
+from react_pipeline.project import ALL, Project, fresh_or_none, method_key
+from react_pipeline.retrieval import leaked_images
+from react_pipeline.settings import CONTROL_SUFFIX, TRAINED_METHODS
 
 UNIT_NORM_TOLERANCE = 0.01
 """Vectors are stored in half precision."""

@@ -17,9 +17,8 @@ from assets.attempts import INPUTS_TAG, Asked, Fate, Outlook, code_digest, outlo
 from assets.gates import Gate, Unanswered, gate_of, requests_of
 from assets.partitions import DOMAINS
 from assets.resources import ProjectResource
-from react_pipeline.errors import ReactError
-from react_pipeline.lineage import ALL, Project
-from react_pipeline.outside import LOOKS_OUTSIDE, glance
+from react_pipeline.project import ALL, LOOKS_OUTSIDE, Project, glance
+from react_pipeline.store import ReactError
 from react_pipeline.upkeep import Place, State, Survey, Task, survey
 
 MAX_TAG_CHARS = 250

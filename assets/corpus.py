@@ -32,7 +32,7 @@ def base_checkpoint(
     Kept as safetensors with its own open_clip configuration (activation and normalisation included), so that it loads
     the same way everywhere.
     """
-    from react_pipeline.base import publish_base
+    from react_pipeline.clip import publish_base
 
     return publish(context, project, tracking, publish_base)
 
@@ -46,7 +46,7 @@ def corpus_embeddings(
     Both come from the same CLIP, so texts and images lie in one space where a dot product is a similarity. Each row
     knows the shard and the byte range of its image; every sample that was skipped stands in a ledger with the reason.
     """
-    from react_pipeline.embed import embed_corpus
+    from react_pipeline.embedding import embed_corpus
 
     return publish(context, project, tracking, embed_corpus)
 
@@ -59,6 +59,6 @@ def faiss_index(
 
     Small corpora are searched exactly, large ones approximately; recall@10 against exact search is measured either way.
     """
-    from react_pipeline.index import build_index
+    from react_pipeline.indexing import build_index
 
     return publish(context, project, tracking, build_index)

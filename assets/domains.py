@@ -7,8 +7,8 @@ from assets.partitions import domain_partitions, to_domain, training_partitions
 from assets.processes import train
 from assets.reporting import about, publish
 from assets.resources import ProjectResource, TrackingResource
-from react_pipeline.artifacts import Artifact
-from react_pipeline.lineage import Project
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact
 
 GROUP = "retrieval"
 
@@ -37,7 +37,7 @@ def evaluation_set(
 
     It stands before retrieval so that none of its images, nor a near duplicate, can slip into the training pairs.
     """
-    from react_pipeline.retrieval.labelled import publish_evaluation_set
+    from react_pipeline.labelled import publish_evaluation_set
 
     return publish(context, project, tracking, publish_evaluation_set)
 
@@ -58,7 +58,7 @@ def retrieved_set(
     images are dropped, classes are capped, and the pairs are collected into training shards. Look at the contact sheet:
     if these images are wrong, nothing after them can be right.
     """
-    from react_pipeline.retrieve import retrieve_pairs
+    from react_pipeline.retrieval import retrieve_pairs
 
     return publish(context, project, tracking, retrieve_pairs)
 
@@ -77,7 +77,7 @@ def control_set(
 
     The control of the experiment: a gain that training on these gives too is no gain of retrieval.
     """
-    from react_pipeline.retrieve import draw_control
+    from react_pipeline.retrieval import draw_control
 
     return publish(context, project, tracking, draw_control)
 

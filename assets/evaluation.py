@@ -34,7 +34,7 @@ def elevater_results(
     `automation.methods` of pipeline.yaml. The others wait until somebody materializes them. Dagster counts them as
     missing and leaves the asset grey in the lineage; nothing is wrong.
     """
-    from react_pipeline.evaluate import evaluate
+    from react_pipeline.evaluation import evaluate
 
     return publish(context, project, tracking, evaluate)
 
@@ -54,7 +54,7 @@ def comparison(
     artifact holds the tables, per class too, and `dashboard.html`: one page with figures, costs, classes that gained or
     lost, losses, and some of the retrieved pairs. It works offline.
     """
-    from react_pipeline.compare import compare
+    from react_pipeline.evaluation import compare
 
     return publish(context, project, tracking, compare)
 
@@ -68,6 +68,6 @@ def overview(
     It takes the current comparison of every domain; a domain without one is named with the reason. A mean says of how
     many of the domains it is. The page, the tables and the figure are in its folder, and in MLflow.
     """
-    from react_pipeline.overview import overview as publish_overview
+    from react_pipeline.evaluation import overview as publish_overview
 
     return publish(context, project, tracking, publish_overview)

@@ -1,7 +1,7 @@
 """Freshness: what is out of date, and why, shown as a check of the asset in the UI.
 
 Belongs here: the checks, and the sensor that evaluates them again while nothing is materialized. Does not belong here:
-what is outdated (`react_pipeline.lineage`), the policy of training (`react_pipeline.upkeep`), asking for a run
+what is outdated (`react_pipeline.project.lineage`), the policy of training (`react_pipeline.upkeep`), asking for a run
 (`conditions`).
 
 A check runs with a materialization, when hardly anything can be out of date. So the sensor reports an evaluation
@@ -20,9 +20,8 @@ from assets.domains import customized_checkpoint, retrieved_set
 from assets.partitions import DOMAINS
 from assets.reporting import check
 from assets.resources import ProjectResource
-from react_pipeline.errors import ReactError
-from react_pipeline.lineage import Project, fresh
-from react_pipeline.manifests import Manifests
+from react_pipeline.project import Manifests, Project, fresh
+from react_pipeline.store import ReactError
 from react_pipeline.upkeep import Place, survey
 
 CHECKS = {"retrieved_set": "pairs_are_up_to_date", "customized_checkpoint": "checkpoints_are_up_to_date"}

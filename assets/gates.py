@@ -16,7 +16,7 @@ import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckPartitionInfo
 
 from assets.attempts import WAIT_HOURS, Fate, Outlook, failure_of, is_under_way, partition_key, short, wait
-from react_pipeline.lineage import STAGES, Project
+from react_pipeline.project import STAGES, Project
 from react_pipeline.upkeep import Task
 
 CHECK_TAG = "react/check."

@@ -20,13 +20,10 @@ from assets.launch_locks import LAUNCH_TAG, registered
 from assets.partitions import DOMAINS, domain_partitions, evaluation_partitions, partition_of, training_partitions
 from assets.reporting import INTERRUPTED
 from assets.resources import REPOSITORY, ProjectResource
-from react_pipeline.config_files import load_domains
-from react_pipeline.dagster_home import HOME_VARIABLE, prepare_home
-from react_pipeline.errors import InputError
-from react_pipeline.lineage import Project, method_key
-from react_pipeline.settings.training import METHODS
-from react_pipeline.tracking import Tracking
-from react_pipeline.tracking.registry import Registry
+from react_pipeline.project import HOME_VARIABLE, Project, method_key, prepare_home
+from react_pipeline.settings import METHODS, load_domains
+from react_pipeline.store import InputError
+from react_pipeline.tracking import Registry, Tracking
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.tracking.values import METRICS_FILE, flatten
+from react_pipeline.store import Artifact
+from react_pipeline.tracking import METRICS_FILE, flatten
 
 MAX_IMAGE_BYTES = 100_000
 MAX_TABLE_ROWS = 20

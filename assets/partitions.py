@@ -6,8 +6,7 @@ which domains exist (`automation` registers the files of `domains/`).
 
 import dagster as dg
 
-from react_pipeline.config import SLUG
-from react_pipeline.settings.training import METHODS
+from react_pipeline.settings import METHODS, SLUG
 
 DOMAIN, METHOD = "domain", "method"
 DOMAINS = "domains"

@@ -1,7 +1,7 @@
 """Training processes: whether a training runs in the asset's own process or in several, and how these are started.
 
 Belongs here: torchrun, what it is told, and what is made of its failure. Does not belong here: what one of these
-processes does (`training_process`), the training itself (`react_pipeline.customize`).
+processes does (`training_process`), the training itself (`react_pipeline.training.customization`).
 
 The processes are started through Dagster Pipes, so that their log lines are in the run's log and a cancelled run takes
 them with it. A folder of files lies between them and this process: each failure as text, and a lock that this process
@@ -24,11 +24,10 @@ from pathlib import Path
 import dagster as dg
 
 from assets.resources import REPOSITORY, TrackingResource
-from react_pipeline.artifacts import Artifact, Inputs
-from react_pipeline.errors import InputError, ReactError, StoreWriteError, TrainingError, error_type
-from react_pipeline.lineage import Project, fresh, method_key, resolve
-from react_pipeline.settings.training import CONTROL_SUFFIX
-from react_pipeline.training.observer import TrainingObserver
+from react_pipeline.project import Project, fresh, method_key, resolve
+from react_pipeline.settings import CONTROL_SUFFIX
+from react_pipeline.store import Artifact, InputError, Inputs, ReactError, StoreWriteError, TrainingError, error_type
+from react_pipeline.training import TrainingObserver
 
 TORCHRUN_VARIABLE = "REACT_TORCHRUN_ARGS"
 """Arguments for torchrun, such as `--nnodes 2 --node-rank 0 --rdzv-endpoint host:29400`, for several nodes."""
@@ -91,7 +90,7 @@ def train(
     processes = processes_of(project, slug, method)
     if processes > 1 or arguments_for_several_nodes(method):
         return launch(context, project, tracking, slug, method, processes)
-    from react_pipeline.customize import customize
+    from react_pipeline.training import customize
 
     with tracking.live(project, context.run.run_id) as live:
         return customize(project, slug, method, Progress(live, context.log.info))

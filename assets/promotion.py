@@ -1,6 +1,6 @@
 """The asset that crowns: which model of a domain is champion, and the check that says when that is in doubt.
 
-Does not belong here: the rule (`react_pipeline.promotion`), MLflow's registry (`react_pipeline.tracking.registry`).
+Does not belong here: the rule (`react_pipeline.promotion.decision`), MLflow's registry (`react_pipeline.tracking.registry`).
 """
 
 import dagster as dg
@@ -10,11 +10,10 @@ from assets.metadata import data_uri, literal
 from assets.partitions import domain_partitions, key_of, to_domain
 from assets.reporting import about, check, publish, readable_failures
 from assets.resources import ProjectResource, TrackingResource
-from react_pipeline.artifacts import Artifact
-from react_pipeline.errors import CorruptArtifact, MissingArtifact, StaleArtifact
-from react_pipeline.lineage import Project, fresh_or_none, method_key
+from react_pipeline.project import Project, fresh_or_none, method_key
 from react_pipeline.promotion import current, decide, standing
-from react_pipeline.tracking.registry import Registry, Told
+from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, StaleArtifact
+from react_pipeline.tracking import Registry, Told
 
 MAX_NAMED = 5
 

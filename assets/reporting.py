@@ -13,9 +13,8 @@ import dagster as dg
 from assets.metadata import describe
 from assets.partitions import key_of
 from assets.resources import ProjectResource, TrackingResource
-from react_pipeline.artifacts import Artifact
-from react_pipeline.errors import CorruptArtifact, ReactError, SourceUnavailable, StoreWriteError
-from react_pipeline.lineage import ALL, STAGES, Project, fresh_or_none
+from react_pipeline.project import ALL, STAGES, Project, fresh_or_none
+from react_pipeline.store import Artifact, CorruptArtifact, ReactError, SourceUnavailable, StoreWriteError
 
 TRANSIENT = (OSError, SourceUnavailable, StoreWriteError)
 """Faults that may be gone a little later: the network, a full disk. Everything else fails the same way again."""

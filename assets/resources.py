@@ -1,7 +1,7 @@
 """Resources: the project and its tracking, as every asset is given them.
 
 Belongs here: where the configuration is found when Dagster runs a step. Does not belong here: reading or checking it
-(`react_pipeline.config`).
+(`react_pipeline.settings.config`).
 """
 
 import os
@@ -9,10 +9,9 @@ from pathlib import Path
 
 import dagster as dg
 
-from react_pipeline.artifacts import Artifact
 from react_pipeline.project import CONFIG_VARIABLE, Project
-from react_pipeline.tracking import Tracking
-from react_pipeline.tracking.live import LiveRun
+from react_pipeline.store import Artifact
+from react_pipeline.tracking import LiveRun, Tracking
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

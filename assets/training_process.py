@@ -22,9 +22,9 @@ from types import FrameType
 from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
 
 from assets.processes import EXCHANGE_VARIABLE, LIFELINE, Progress, write_failure
-from react_pipeline.lineage import Project
-from react_pipeline.tracking.live import LiveRun
-from react_pipeline.training.observer import NoObserver, TrainingObserver
+from react_pipeline.project import Project
+from react_pipeline.tracking import LiveRun
+from react_pipeline.training import NoObserver, TrainingObserver
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def main() -> int:
     try:
         project = Project.load(given.config)
         with _observer(project, given.tracking_uri, rank) as observer:
-            from react_pipeline.customize import customize
+            from react_pipeline.training import customize
 
             customize(project, given.domain, given.method, observer)
     except Exception as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from react_pipeline.indexing.keys import SAMPLE_POINTS_PER_CELL, Key, cells_for
+from react_pipeline.indexing import SAMPLE_POINTS_PER_CELL, Key, cells_for
 
 BEGIN, END = "<!-- sums:begin -->", "<!-- sums:end -->"
 CORPORA = {"LAION-400M": 400_000_000, "LAION-2B": 2_320_000_000}

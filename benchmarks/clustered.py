@@ -29,8 +29,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from react_pipeline.artifacts import Artifact, Inputs
-from react_pipeline.lineage import ALL, STAGES, Project
+from react_pipeline.project import ALL, STAGES, Project
+from react_pipeline.store import Artifact, Inputs
 
 LATENT = 64
 SPREAD, PAIR_NOISE, FULL_NOISE, GAP = 0.8, 0.4, 0.02, 1.0

@@ -29,8 +29,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from benchmarks.methods import write_section
-from react_pipeline.collect import collect_pairs
-from react_pipeline.sources.image_source import TarSource
+from react_pipeline.corpus import TarSource, collect_pairs
 
 TARS, PAIRS = 100, 1_000
 FRACTIONS = (0.001, 0.01, 0.1)

@@ -31,9 +31,7 @@ from safetensors.torch import save_file
 
 from benchmarks import published as steps
 from benchmarks.operations import matmul_rate, operations, timed
-from react_pipeline.modeling.methods import text_parameters
-from react_pipeline.modeling.tower import ImageTower
-from react_pipeline.modeling.weights import map_weights
+from react_pipeline.clip import ImageTower, map_weights, text_parameters
 
 MEMORY_STEPS = 3
 ROOT = Path(__file__).parents[1]

@@ -18,11 +18,11 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from react_pipeline.customize import customize
-from react_pipeline.errors import MissingArtifact
-from react_pipeline.evaluate import EvalResult, evaluate
-from react_pipeline.lineage import Project
-from react_pipeline.settings.training import TrainingOverrides
+from react_pipeline.evaluation import EvalResult, evaluate
+from react_pipeline.project import Project
+from react_pipeline.settings import TrainingOverrides
+from react_pipeline.store import MissingArtifact
+from react_pipeline.training import customize
 
 DOMAINS = ("animals", "food", "travel")
 METHODS = ("base", "gated-image", "gated-image-control")

@@ -40,8 +40,8 @@ from benchmarks.embed_parts import Batch, part_takes
 from benchmarks.embed_runs import Ours, Theirs, Vectors, bare
 from benchmarks.methods import write_section
 from benchmarks.operations import timed
-from react_pipeline.model import Clip
-from react_pipeline.vectors import FOLDERS
+from react_pipeline.clip import Clip
+from react_pipeline.embedding import FOLDERS
 
 BEGIN, END = "<!-- embed:begin -->", "<!-- embed:end -->"
 THEIRS, BARE, BARE_BF16 = "clip-retrieval fp32", "bare forward pass fp32", "bare forward pass bf16 (autocast)"

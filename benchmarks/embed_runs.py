@@ -23,13 +23,11 @@ import torch
 
 from benchmarks import embed_inputs
 from benchmarks.embed_parts import Batch
-from react_pipeline.artifacts import Artifact
-from react_pipeline.base import publish_base
+from react_pipeline.clip import Clip, load, publish_base
 from react_pipeline.corpus import publish_corpus
-from react_pipeline.embed import embed_corpus
-from react_pipeline.lineage import Project
-from react_pipeline.model import Clip, load
-from react_pipeline.vectors import FOLDERS, read_metadata, read_vectors
+from react_pipeline.embedding import FOLDERS, embed_corpus, read_metadata, read_vectors
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact
 
 Vectors = dict[str, npt.NDArray[np.float64]]
 """Unit rows (N, D) by side, in the order of keys."""

@@ -21,10 +21,20 @@ from open_clip import create_model
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from react_pipeline.elevater.head import NOT_FINITE, Head, HeadSettings, Recorder
-from react_pipeline.elevater.probe import FeatureExamples, train_heads
-from react_pipeline.elevater.search import SEARCH_EPOCHS, Curve, SearchResult, Trial, search
-from react_pipeline.elevater.shots import split_training
+from react_pipeline.benchmark import (
+    NOT_FINITE,
+    SEARCH_EPOCHS,
+    Curve,
+    FeatureExamples,
+    Head,
+    HeadSettings,
+    Recorder,
+    SearchResult,
+    Trial,
+    search,
+    split_training,
+    train_heads,
+)
 
 SETTINGS = HeadSettings()
 

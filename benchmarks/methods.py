@@ -29,12 +29,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from benchmarks.demo_seeds import DOMAINS, seeded
-from react_pipeline.artifacts import canonical_json
-from react_pipeline.customize import customize
-from react_pipeline.errors import ReactError
-from react_pipeline.evaluate import EvalResult, evaluate
-from react_pipeline.lineage import Project, fresh_or_none, method_key
-from react_pipeline.settings.training import CONTROL_SUFFIX, METHODS
+from react_pipeline.evaluation import EvalResult, evaluate
+from react_pipeline.project import Project, fresh_or_none, method_key
+from react_pipeline.settings import CONTROL_SUFFIX, METHODS
+from react_pipeline.store import ReactError, canonical_json
+from react_pipeline.training import customize
 
 CHEAP = ("base", "gated-image", "gated-image-control", "linear-head", "linear-head-control")
 MADE = ("customized_checkpoint", "elevater_results")

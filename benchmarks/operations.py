@@ -17,7 +17,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from benchmarks.published import CLASS_TOKEN, NO_CHECKPOINTING, PREFIX, TEXTS, Take
-from react_pipeline.modeling.gated import gated_layers
+from react_pipeline.clip import gated_layers
 
 
 def timed(takes: Mapping[str, Take], repeats: int, device: str) -> dict[str, list[float]]:

@@ -31,20 +31,26 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from benchmarks.methods import write_section
-from react_pipeline.config import ElevaterConfig
-from react_pipeline.elevater.encoding import PreprocessedImages, encode
-from react_pipeline.elevater.experiments import Experiment, Measurement, experiments
-from react_pipeline.elevater.feature_files import SplitFeatures
-from react_pipeline.elevater.features import Features
-from react_pipeline.elevater.finetune import ImageExamples
-from react_pipeline.elevater.head import Head, HeadSettings
-from react_pipeline.elevater.measuring import DatasetMeasurer, Outcome
-from react_pipeline.elevater.probe import FeatureExamples, linear_probe
-from react_pipeline.elevater.shots import split_training
-from react_pipeline.elevater.summary import summarize
-from react_pipeline.elevater.table import Dataset, dataset
-from react_pipeline.lineage import Project, fresh
-from react_pipeline.model import Clip, choose_device, load
+from react_pipeline.benchmark import (
+    DatasetMeasurer,
+    Experiment,
+    FeatureExamples,
+    Features,
+    Head,
+    HeadSettings,
+    ImageExamples,
+    Measurement,
+    Outcome,
+    SplitFeatures,
+    experiments,
+    linear_probe,
+    split_training,
+    summarize,
+)
+from react_pipeline.clip import Clip, choose_device, load
+from react_pipeline.labelled import PreprocessedImages, encode
+from react_pipeline.project import Project, fresh
+from react_pipeline.settings import Dataset, ElevaterConfig, dataset
 
 SHOTS = (5, 20, 50, -1)
 BEGIN, END = "<!-- digits:begin -->", "<!-- digits:end -->"

@@ -19,16 +19,17 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from react_pipeline.modeling.attention import feed_forward, self_attention
-from react_pipeline.modeling.gated import GatedBlock
-from react_pipeline.modeling.methods import attach, set_trainable
-from react_pipeline.modeling.tower import ImageTower
-from react_pipeline.settings.training import TrainingConfig
-from react_pipeline.training.distributed import World
-from react_pipeline.training.resume import TrainingState
-from react_pipeline.training.schedule import MAX_LOG_SCALE, learning_rate, parameter_groups
-from react_pipeline.training.step import TrainingStep
-from react_pipeline.training.texts import DrawnTexts
+from react_pipeline.clip import GatedBlock, ImageTower, attach, feed_forward, self_attention, set_trainable
+from react_pipeline.settings import TrainingConfig
+from react_pipeline.training import (
+    MAX_LOG_SCALE,
+    DrawnTexts,
+    TrainingState,
+    TrainingStep,
+    World,
+    learning_rate,
+    parameter_groups,
+)
 
 ARCHITECTURE, GATED = "ViT-B-32-quickgelu", 6
 TRAINING = TrainingConfig(warmup_steps=2, steps=1_000)

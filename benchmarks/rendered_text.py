@@ -22,7 +22,7 @@ import numpy as np
 import sklearn
 from PIL import Image, ImageDraw, ImageFont
 
-from react_pipeline.retrieval.rendered_text import text_fraction
+from react_pipeline.retrieval import text_fraction
 
 SIDE = 384
 THRESHOLDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.12)

@@ -34,14 +34,23 @@ from tqdm import tqdm
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from benchmarks.methods import write_section
 from benchmarks.retrieval_tables import MIB, Row, growth_table, index_table, prompts_table
-from react_pipeline.index import build_index, open_index
-from react_pipeline.indexing.build import build_side
-from react_pipeline.indexing.files import find_rows, read_index, search_parameters, set_parameters
-from react_pipeline.indexing.keys import GRAPH_KEY, GRAPH_ROWS, cells_for
-from react_pipeline.indexing.recall import Neighbours, draw_queries
-from react_pipeline.indexing.vectors import StoredVectors
-from react_pipeline.lineage import ALL, Project
-from react_pipeline.vectors import row_metadata
+from react_pipeline.embedding import row_metadata
+from react_pipeline.indexing import (
+    GRAPH_KEY,
+    GRAPH_ROWS,
+    Neighbours,
+    StoredVectors,
+    build_index,
+    build_side,
+    cells_for,
+    draw_queries,
+    find_rows,
+    open_index,
+    read_index,
+    search_parameters,
+    set_parameters,
+)
+from react_pipeline.project import ALL, Project
 
 WIDTH, HITS = 512, 10
 TIMED_CLASSES, TEMPLATES, PROMPT_CLASSES = 50, 80, 1_000

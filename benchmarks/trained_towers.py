@@ -29,9 +29,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.methods import write_section
-from react_pipeline.modeling.tower import ImageTower
-from react_pipeline.settings.training import TrainingConfig
-from react_pipeline.training.texts import TrainingTexts
+from react_pipeline.clip import ImageTower
+from react_pipeline.settings import TrainingConfig
+from react_pipeline.training import TrainingTexts
 
 BEGIN, END = "<!-- trained-towers:begin -->", "<!-- trained-towers:end -->"
 CAPTION_TOKENS = (4, 34)

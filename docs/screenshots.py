@@ -109,7 +109,7 @@ def _free_port() -> int:
 
 def main() -> None:
     """Start both user interfaces on the demo's results and take every picture."""
-    from react_pipeline.commands.servers import serve
+    from react_pipeline.commands import serve
     from react_pipeline.project import Project
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -18,14 +18,32 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline import compare, overview, promotion
-from react_pipeline.artifacts import Artifact, canonical_json
-from react_pipeline.errors import CorruptArtifact, InputError, MissingArtifact, ReactError, StaleArtifact
-from react_pipeline.lineage import ALL, STAGES, Project, fresh, fresh_or_none, method_key
-from react_pipeline.manifests import Manifests
-from react_pipeline.outside import LOOKS_OUTSIDE, changed_shards, glance
-from react_pipeline.settings.training import CONTROL_SUFFIX, METHODS
-from react_pipeline.store import Store
+from react_pipeline.evaluation import all_domains as overview
+from react_pipeline.evaluation import comparison as compare
+from react_pipeline.project import (
+    ALL,
+    LOOKS_OUTSIDE,
+    STAGES,
+    Manifests,
+    Project,
+    changed_shards,
+    fresh,
+    fresh_or_none,
+    glance,
+    method_key,
+)
+from react_pipeline.promotion import decision as promotion
+from react_pipeline.settings import CONTROL_SUFFIX, METHODS
+from react_pipeline.store import (
+    Artifact,
+    CorruptArtifact,
+    InputError,
+    MissingArtifact,
+    ReactError,
+    StaleArtifact,
+    Store,
+    canonical_json,
+)
 
 Place = tuple[str, str]
 """A stage and a key: where an artifact belongs."""

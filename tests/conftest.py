@@ -3,7 +3,7 @@
 =================== ======== ===========================================================================================
 fixture             scope    what it is
 =================== ======== ===========================================================================================
-tiny_checkpoint     session  folder written by `react_pipeline.model.save`: a CLIP of 2 vision layers, 32 px, D = 32
+tiny_checkpoint     session  folder written by `react_pipeline.clip.model.save`: a CLIP of 2 vision layers, 32 px, D = 32
 drawings            session  folder: `shards/0000[0-2].tar` (96 pairs) and `evaluation/{shapes,colours}/<class>/<n>.png`
 make_project        test     makes a project in a fresh folder: `make_project(corpus={...}, index={...}, ...)` joins the
                              given fields over `PIPELINE`, section by section
@@ -26,7 +26,7 @@ import pytest
 import yaml
 from support_drawings import COLOURS, SHAPES, write_corpus, write_evaluation_folder
 
-from react_pipeline.lineage import Project
+from react_pipeline.project.project import Project
 
 # Layers of 32 numbers gain nothing from threads, and threads that wait for each other on a busy machine take seconds.
 # Set before torch is loaded; processes that tests start inherit it.
@@ -69,7 +69,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
     from open_clip.model import CLIP
 
-    from react_pipeline.model import from_parts, save
+    from react_pipeline.clip.model import from_parts, save
 
     model_cfg = {
         "embed_dim": 32,
@@ -118,10 +118,10 @@ def tiny_project(make_project: Callable[..., Project]) -> Project:
 
 @pytest.fixture(scope="session")
 def _indexed_store(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Path:
-    from react_pipeline.base import publish_base
-    from react_pipeline.corpus import publish_corpus
-    from react_pipeline.embed import embed_corpus
-    from react_pipeline.index import build_index
+    from react_pipeline.clip.base import publish_base
+    from react_pipeline.corpus.corpus import publish_corpus
+    from react_pipeline.embedding.embed import embed_corpus
+    from react_pipeline.indexing.index import build_index
 
     project = write_project(tmp_path_factory.mktemp("indexed"), tiny_checkpoint, drawings)
     for publish in (publish_corpus, publish_base, embed_corpus, build_index):

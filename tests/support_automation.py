@@ -17,8 +17,7 @@ import dagster as dg
 from assets.definitions import build_defs
 from assets.partitions import DOMAINS
 from assets.resources import REPOSITORY, ProjectResource
-from react_pipeline.lineage import Project
-from react_pipeline.project import CONFIG_VARIABLE
+from react_pipeline.project.project import CONFIG_VARIABLE, Project
 
 STOP_SECONDS = 30
 

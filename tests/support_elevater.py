@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from react_pipeline.elevater.table import DATASETS, Dataset, read_data
+from react_pipeline.settings.datasets import DATASETS, Dataset, read_data
 
 PIXELS = 8
 

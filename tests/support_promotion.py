@@ -17,11 +17,13 @@ import pandas as pd
 from conftest import write_project
 from support_tracking import make_template
 
-from react_pipeline.artifacts import Artifact, Inputs
-from react_pipeline.evaluate import EVALUATOR_VERSION, EvalResult, score
-from react_pipeline.lineage import STAGES, Project, fresh, resolve
-from react_pipeline.promotions.evidence import REEVALUATED
-from react_pipeline.promotions.verdicts import Contender
+from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult, score
+from react_pipeline.project.lineage import fresh, resolve
+from react_pipeline.project.project import Project
+from react_pipeline.project.stages import STAGES
+from react_pipeline.promotion.evidence import REEVALUATED
+from react_pipeline.promotion.verdicts import Contender
+from react_pipeline.store.artifacts import Artifact, Inputs
 
 IMAGES = 200
 

@@ -15,7 +15,7 @@ CAPTIONS = [f"a drawing of a {colour} {shape}" for colour in COLOURS for shape i
 
 
 def encoded(checkpoint: Path, captions: Sequence[str]) -> NDArray[np.float16]:
-    from react_pipeline.model import load
+    from react_pipeline.clip.model import load
 
     return load(checkpoint).encode_texts(captions).numpy().astype(np.float16)
 

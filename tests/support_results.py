@@ -16,9 +16,11 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.evaluate import EVALUATOR_VERSION, EvalResult
-from react_pipeline.lineage import STAGES, Project, method_key, resolve
+from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult
+from react_pipeline.project.lineage import resolve
+from react_pipeline.project.project import Project
+from react_pipeline.project.stages import STAGES, method_key
+from react_pipeline.store.artifacts import Artifact
 
 COSTS = {"pairs": 6, "trainable_parameters": 1_000, "seconds": 2.5, "steps": 4}
 

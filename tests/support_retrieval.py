@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from react_pipeline.config import ClassConfig, DomainConfig
-from react_pipeline.lineage import Project
+from react_pipeline.clip.prompts import class_prompts
+from react_pipeline.project.project import Project
 from react_pipeline.retrieval.duplicates import EvaluationImages
-from react_pipeline.retrieval.prompts import class_prompts
+from react_pipeline.settings.config import ClassConfig, DomainConfig
 
 DOMAIN = DomainConfig(slug="pets", classes=("cat", ClassConfig(name="dog", synonyms=("hound",)), "eel"))
 NOTHING = EvaluationImages(frozenset(), np.zeros((0, 2), np.float32), 0.9)

@@ -9,9 +9,9 @@ from typing import Any
 
 from mlflow import MlflowClient
 
-from react_pipeline.artifacts import Artifact, Inputs
-from react_pipeline.lineage import Project
-from react_pipeline.tracking import Tracking
+from react_pipeline.project.project import Project
+from react_pipeline.store.artifacts import Artifact, Inputs
+from react_pipeline.tracking.log import Tracking
 
 STEPS = 5
 

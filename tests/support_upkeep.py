@@ -13,9 +13,11 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.corpus import publish_corpus
-from react_pipeline.lineage import ALL, Project, fresh, method_key, resolve
+from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.project.lineage import fresh, resolve
+from react_pipeline.project.project import Project
+from react_pipeline.project.stages import ALL, method_key
+from react_pipeline.store.artifacts import Artifact
 from react_pipeline.upkeep import RESULTS_OF, Place, survey
 
 METHODS = ("base", "gated-image")

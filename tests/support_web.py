@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from react_pipeline.sources import downloads
+from react_pipeline.corpus import downloads
 
 Answer = bytes | Callable[[BaseHTTPRequestHandler, int], None]
 """The body of a 200, or a function of the handler and of how often the path was asked for before."""
@@ -23,7 +23,7 @@ def keep_img2dataset_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fork downloading processes from one that has loaded img2dataset, which takes each of them seconds otherwise."""
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(downloads, "_START_METHOD", "forkserver")
-    multiprocessing.set_forkserver_preload(["react_pipeline.sources.download_process"])
+    multiprocessing.set_forkserver_preload(["react_pipeline.corpus.download_process"])
 
 
 class Web:

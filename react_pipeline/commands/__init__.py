@@ -1,1 +1,8 @@
-"""Commands: the parts of the command line."""
+"""The command line.
+
+Does not belong here: any work; commands that build something drive the Dagster assets.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from react_pipeline.errors import ConfigError, InputError
-from react_pipeline.lineage import Project
+from react_pipeline.project import Project
+from react_pipeline.store import ConfigError, InputError
 
 console = Console()
 

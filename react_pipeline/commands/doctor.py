@@ -19,14 +19,10 @@ from importlib import metadata
 from pathlib import Path
 from urllib.error import HTTPError
 
-from react_pipeline.config import CorpusConfig
-from react_pipeline.config_files import load_domains
-from react_pipeline.dagster_home import HOME_VARIABLE, SETTINGS_FILE, locate_home, ui_addresses
-from react_pipeline.errors import InputError, ReactError
-from react_pipeline.lineage import Project
-from react_pipeline.tracking import Tracking
-from react_pipeline.tracking.notes import DAGSTER_VARIABLE, MLFLOW_VARIABLE, dagster_url, mlflow_url
-from react_pipeline.tracking.registry import Registry
+from react_pipeline.project import HOME_VARIABLE, SETTINGS_FILE, Project, locate_home, ui_addresses
+from react_pipeline.settings import CorpusConfig, load_domains
+from react_pipeline.store import InputError, ReactError
+from react_pipeline.tracking import DAGSTER_VARIABLE, MLFLOW_VARIABLE, Registry, Tracking, dagster_url, mlflow_url
 
 PACKAGES = ("torch", "open_clip_torch", "clip-retrieval", "faiss-cpu", "dagster", "dagster-webserver", "mlflow")
 MIN_FREE_BYTES = 5_000_000_000
@@ -91,8 +87,7 @@ def _device() -> Finding:
 def _precision() -> Finding:
     """What `precision: auto` comes to, with the measurement behind it."""
     try:
-        from react_pipeline.model import choose_device
-        from react_pipeline.modeling.precision import choose_precision, speedup
+        from react_pipeline.clip import choose_device, choose_precision, speedup
     except ImportError as error:
         return Finding("precision", "missing", f"torch cannot be imported: {error}")
     device = choose_device("auto")
@@ -137,7 +132,7 @@ def _corpus(corpus: CorpusConfig) -> Iterator[Finding]:
         remote = f", {len(shards) - len(local)} of them remote" if len(local) < len(shards) else ""
         yield Finding("corpus", "ok", f"{len(shards)} shards{remote}, {sum(map(_size, local)):,} bytes on disk")
     elif corpus.kind == "urls":
-        from react_pipeline.sources.url_tables import find_tables
+        from react_pipeline.corpus import find_tables
 
         yield Finding("corpus", "ok", f"{len(find_tables(corpus.urls))} tables of URLs")
     elif corpus.kind == "embeddings" and corpus.embeddings is not None:

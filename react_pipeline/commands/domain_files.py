@@ -10,12 +10,9 @@ from pathlib import Path
 
 import yaml
 
-from react_pipeline.config import DomainConfig
-from react_pipeline.config_files import load_domain, read_yaml
-from react_pipeline.durable import write_atomically
-from react_pipeline.errors import ConfigError, InputError, Problem
-from react_pipeline.lineage import Project
-from react_pipeline.settings.training import CONTROL_SUFFIX
+from react_pipeline.project import Project
+from react_pipeline.settings import CONTROL_SUFFIX, DomainConfig, load_domain, read_yaml
+from react_pipeline.store import ConfigError, InputError, Problem, write_atomically
 
 
 def problems_beside(project: Project, slug: str) -> list[Problem]:

@@ -10,8 +10,8 @@ import typer
 from react_pipeline.commands.command_line import Config, console, load_project, repository
 from react_pipeline.commands.domain_files import add_domain_file, problems_beside
 from react_pipeline.commands.terminal import print_table, printable
-from react_pipeline.config_files import load_domain, load_domains, misnamed
-from react_pipeline.errors import ConfigError
+from react_pipeline.settings import load_domain, load_domains, misnamed
+from react_pipeline.store import ConfigError
 
 domains_app = typer.Typer(no_args_is_help=True, help="The domain files: one YAML of class names each.")
 

@@ -9,10 +9,9 @@ import typer
 
 from react_pipeline.commands.command_line import Config, load_project
 from react_pipeline.commands.terminal import print_table, printable
-from react_pipeline.config_files import load_domain
-from react_pipeline.elevater.table import DATASETS, IMAGENET
-from react_pipeline.errors import InputError
-from react_pipeline.lineage import fresh, method_key
+from react_pipeline.project import fresh, method_key
+from react_pipeline.settings import DATASETS, IMAGENET, load_domain
+from react_pipeline.store import InputError
 
 elevater_app = typer.Typer(
     no_args_is_help=True, help="ELEVATER, the benchmark of 20 data sets: data, domains, submissions, retrieval."
@@ -44,7 +43,7 @@ def list_datasets() -> None:
 @elevater_app.command()
 def check(root: Root, json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
     """Which data sets are there, whole and right, and where the others can be had. Exit code 1 if one is wrong."""
-    from react_pipeline.elevater.check import check_root, report_json, report_lines
+    from react_pipeline.benchmark import check_root, report_json, report_lines
 
     reports = check_root(root)
     typer.echo(report_json(reports) if json else "\n".join(map(printable, report_lines(reports))))
@@ -58,7 +57,7 @@ def domains(
     config: Config = None,
 ) -> None:
     """Write a domain file for each data set, and `elevater.yaml` with the classes of all 20 together."""
-    from react_pipeline.elevater.domains import write_domains
+    from react_pipeline.benchmark import write_domains
 
     _require_folder(root)
     directory = into or load_project(config).config.domains
@@ -76,7 +75,7 @@ def submit(
     config: Config = None,
 ) -> None:
     """Write the leaderboard's zip of published results. Exit code 1 if the leaderboard would object to it."""
-    from react_pipeline.elevater.results import STAGE, collect_submission
+    from react_pipeline.benchmark import STAGE, collect_submission
 
     artifact = fresh(load_project(config), STAGE, method_key(domain, method))
     _tell_problems(to, collect_submission(artifact, experiment, to))
@@ -90,10 +89,8 @@ def validate(
     ] = None,
 ) -> None:
     """Check a submission zip: keys, shapes, probabilities, seeds, missing data sets. Exit code 1 if it is wrong."""
-    from react_pipeline.elevater.images import Unavailable
-    from react_pipeline.elevater.readers import read_dataset
-    from react_pipeline.elevater.results import expected_predictions
-    from react_pipeline.elevater.submission import check_submission
+    from react_pipeline.benchmark import check_submission, expected_predictions
+    from react_pipeline.labelled import Unavailable, read_dataset
 
     if root is not None:
         _require_folder(root)
@@ -121,7 +118,7 @@ def retrieval(
     config: Config = None,
 ) -> None:
     """Recall at 1, 5 and 10: captions found by images, and images by captions."""
-    from react_pipeline.elevater.image_text import read_caption_csv, read_karpathy
+    from react_pipeline.benchmark import read_caption_csv, read_karpathy
 
     if (domain == "base") != (method is None):
         raise InputError("give `base`, or a domain and a method")
@@ -130,7 +127,7 @@ def retrieval(
     else:
         captioned = read_caption_csv(captions, image_column, caption_column, delimiter, captions_per_image)
     project = load_project(config)
-    from react_pipeline.elevater.captioned import measure_recall
+    from react_pipeline.benchmark import measure_recall
 
     found = measure_recall(project, captioned, images, domain, method or "base")
     typer.echo(f"{found.n_images:,} images, {found.n_captions:,} captions; left out: {captioned.dropped or 'none'}")

@@ -11,14 +11,13 @@ import typer
 
 from react_pipeline.commands.command_line import Config, console, load_project
 from react_pipeline.commands.terminal import print_table
-from react_pipeline.config_files import load_domains
-from react_pipeline.lineage import Project
-from react_pipeline.settings.training import CONTROL_SUFFIX
+from react_pipeline.project import Project
+from react_pipeline.settings import CONTROL_SUFFIX, load_domains
 
 if TYPE_CHECKING:
-    from react_pipeline.artifacts import Artifact
-    from react_pipeline.promotions.verdicts import PairedTest, Reign, Verdict
-    from react_pipeline.tracking.versions import Version
+    from react_pipeline.promotion import PairedTest, Reign, Verdict
+    from react_pipeline.store import Artifact
+    from react_pipeline.tracking import Version
 
 models_app = typer.Typer(no_args_is_help=True, help="The champions: which model of a domain is offered, and why.")
 
@@ -32,7 +31,7 @@ def list_models(
 ) -> None:
     """Champion, challenger and the registered versions of each domain: figures, when it was decided and why."""
     from react_pipeline.promotion import standing
-    from react_pipeline.tracking.registry import Registry
+    from react_pipeline.tracking import Registry
 
     project = load_project(config) if domain is None else _project_with(domain, config)
     slugs = [domain] if domain else sorted({*load_domains(project.config.domains)[0], *project.store.keys("promotion")})
@@ -88,7 +87,7 @@ def roll_back_model(
 @models_app.command("reevaluate")
 def reevaluate_model(domain: Domain, config: Config = None) -> None:
     """Measure the champion's own checkpoint on today's images, so that newer models can be compared with it."""
-    from react_pipeline.promotions.reevaluation import reevaluate
+    from react_pipeline.promotion import reevaluate
 
     project = _project_with(domain, config)
     artifact = reevaluate(project, domain)
@@ -105,9 +104,8 @@ def _project_with(domain: str, config: Config) -> Project:
 
 
 def _tell(project: Project, artifact: Artifact) -> None:
-    from react_pipeline.promotions.verdicts import Verdict
-    from react_pipeline.tracking import Tracking
-    from react_pipeline.tracking.registry import Registry
+    from react_pipeline.promotion import Verdict
+    from react_pipeline.tracking import Registry, Tracking
 
     verdict, slug = Verdict.read(artifact), artifact.key
     before = verdict.champion_before.named_beside(verdict.champion)

@@ -34,7 +34,7 @@ def report(
     config: Config = None,
 ) -> None:
     """Write the published comparisons as pages and tables. Nothing is measured; what is stale is left out, and told."""
-    from react_pipeline.report import FORMATS, write_report
+    from react_pipeline.evaluation import FORMATS, write_report
 
     formats = [entry.value for entry in format] if format else list(FORMATS)
     written = write_report(load_project(config), output, domain or (), formats)

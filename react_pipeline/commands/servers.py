@@ -22,11 +22,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from react_pipeline.dagster_home import HOME_VARIABLE, locked_for_ui, prepare_home, tell_addresses
-from react_pipeline.errors import InputError, ReactError
-from react_pipeline.project import CONFIG_VARIABLE, Project
-from react_pipeline.tracking import Tracking
-from react_pipeline.tracking.notes import DAGSTER_VARIABLE, MLFLOW_VARIABLE
+from react_pipeline.project import CONFIG_VARIABLE, HOME_VARIABLE, Project, locked_for_ui, prepare_home, tell_addresses
+from react_pipeline.store import InputError, ReactError
+from react_pipeline.tracking import DAGSTER_VARIABLE, MLFLOW_VARIABLE, Tracking
 
 HOST = "127.0.0.1"
 """Neither server asks for a password, so neither is opened to the network."""

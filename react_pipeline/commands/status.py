@@ -14,9 +14,9 @@ import typer
 
 from react_pipeline.commands.command_line import Config, console, load_project, repository
 from react_pipeline.commands.terminal import print_table
-from react_pipeline.config_files import misnamed
-from react_pipeline.errors import InputError
-from react_pipeline.lineage import ALL, Project
+from react_pipeline.project import ALL, Project
+from react_pipeline.settings import misnamed
+from react_pipeline.store import InputError
 
 if TYPE_CHECKING:
     from react_pipeline.upkeep import Place, Survey
@@ -121,7 +121,7 @@ def _rows(found: Survey, runs: Runs, slug: str) -> list[list[str]]:
 
 
 def _commands(project: Project, found: Survey, slugs: Sequence[str]) -> list[str]:
-    from react_pipeline.overview import STAGE as OVERVIEW
+    from react_pipeline.evaluation import STAGE as OVERVIEW
     from react_pipeline.upkeep import State
 
     methods = _options("--method", project.config.automation.methods)

@@ -36,7 +36,7 @@ def log_to_terminal() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_Printable("%(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    logging.getLogger("react_pipeline.store").setLevel(logging.INFO)
+    logging.getLogger("react_pipeline.store.store").setLevel(logging.INFO)
 
 
 class _Printable(logging.Formatter):

@@ -1,6 +1,6 @@
 """The demo's base model: a small CLIP made of two public networks, joined without any training.
 
-Belongs here: its weights. Does not belong here: the architecture (`network`), publishing (`react_pipeline.base`).
+Belongs here: its weights. Does not belong here: the architecture (`network`), publishing (`react_pipeline.clip.base`).
 
 Method: DeViSE (Frome et al., NeurIPS 2013) in closed form. The image tower is EfficientNet-Lite0, trained on ImageNet;
 the text tower is the sentence encoder all-MiniLM-L6-v2. A ridge regression maps the classifier's 1,000 weight vectors

@@ -19,9 +19,9 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from react_pipeline.demo import CORPUS_SOURCES
 from react_pipeline.demo.drawing import BlankError, render, render_file
 from react_pipeline.demo.evaluation import labelled_emoji
+from react_pipeline.demo.packages import CORPUS_SOURCES
 from react_pipeline.demo.sources import Drawing, corpus_drawings
 
 IMAGE_SIZE = 128

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from react_pipeline.demo.sources import SKIN_TONES, VARIATION_SELECTOR, emoji_names, package
-from react_pipeline.errors import InputError
+from react_pipeline.store import InputError
 
 
 @dataclass(frozen=True)

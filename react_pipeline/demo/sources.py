@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from react_pipeline.errors import InputError
+from react_pipeline.store import InputError
 
 SKIN_TONES = re.compile("[\U0001f3fb-\U0001f3ff]")
 REGIONAL_LETTERS = range(0x1F1E6, 0x1F200)
@@ -31,7 +31,7 @@ class Drawing:
 
     Attributes:
         key: Unique, safe in file names; the key of its sample in the tars.
-        source: Name of its source in `react_pipeline.demo.CORPUS_SOURCES`.
+        source: Name of its source in `react_pipeline.demo.packages.CORPUS_SOURCES`.
         caption: The alt text.
         path: A font, an SVG or a PNG.
         glyph: Code point in the font; None for SVG and PNG.

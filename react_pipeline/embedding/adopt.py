@@ -14,14 +14,11 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.digests import remembered_sha256
+from react_pipeline.corpus import FILES_FILE, PARTS_FILE, Part
 from react_pipeline.embedding.parts import Parts, starts_of, vectors_of
-from react_pipeline.errors import CorpusError
-from react_pipeline.lineage import Project, resolve
-from react_pipeline.sources.ready_embeddings import FILES_FILE, PARTS_FILE
-from react_pipeline.sources.ready_layout import Part
-from react_pipeline.vectors import READY_FILE
+from react_pipeline.embedding.vectors import READY_FILE
+from react_pipeline.project import Project, resolve
+from react_pipeline.store import Artifact, CorpusError, remembered_sha256
 
 SAMPLED_CAPTIONS = 64
 MIN_ENCODER_SIMILARITY = 0.98
@@ -72,7 +69,7 @@ def adopt_embeddings(project: Project) -> Artifact:
 
 
 def _encoder_similarity(project: Project, base: Artifact, folder: Path, parts: list[Part]) -> float:
-    from react_pipeline.model import choose_device, load
+    from react_pipeline.clip import choose_device, load
 
     clip = load(base.path, choose_device(project.config.device))
     if clip.dimension != parts[0].dimension:

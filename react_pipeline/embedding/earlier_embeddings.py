@@ -24,8 +24,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from react_pipeline.artifacts import CURRENT, Artifact, Inputs, read_manifest
-from react_pipeline.durable import link_or_copy, sha256_of
 from react_pipeline.embedding.groups import (
     DUPLICATE,
     LEDGER_COLUMNS,
@@ -35,9 +33,17 @@ from react_pipeline.embedding.groups import (
     recorded_keys,
 )
 from react_pipeline.embedding.seen_keys import SeenKeys
-from react_pipeline.errors import CorruptArtifact
-from react_pipeline.store import Store
-from react_pipeline.vectors import GROUPS_FILE as GROUPS_FILE
+from react_pipeline.embedding.vectors import GROUPS_FILE as GROUPS_FILE
+from react_pipeline.store import (
+    CURRENT,
+    Artifact,
+    CorruptArtifact,
+    Inputs,
+    Store,
+    link_or_copy,
+    read_manifest,
+    sha256_of,
+)
 
 LEDGER_FILE = "ledger.parquet"
 

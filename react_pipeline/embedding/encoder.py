@@ -16,11 +16,16 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
 
-from react_pipeline.model import Clip
-from react_pipeline.modeling.attention import cast_matrices
-from react_pipeline.modeling.precision import DTYPES, choose_precision
-from react_pipeline.modeling.text_tower import encode_text, text_blocks, text_lengths
-from react_pipeline.modeling.tower import ImageTower
+from react_pipeline.clip import (
+    DTYPES,
+    Clip,
+    ImageTower,
+    cast_matrices,
+    choose_precision,
+    encode_text,
+    text_blocks,
+    text_lengths,
+)
 
 CPU_IMAGES, CPU_TOKENS = 32, 512
 """Images, and token ids with padding, of one pass on a processor: what lies between two layers stays near it."""

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.config import PipelineConfig
+from react_pipeline.clip import choose_device, load
+from react_pipeline.corpus import ShardLocation
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.groups import Group
 from react_pipeline.embedding.inference import ClipMapper, PairDataset, PairStream, StatsLogger
-from react_pipeline.errors import CorpusError
-from react_pipeline.model import choose_device, load
-from react_pipeline.sources.shards import ShardLocation
+from react_pipeline.settings import PipelineConfig
+from react_pipeline.store import CorpusError
 
 with warnings.catch_warnings():
     # clip-retrieval imports packages that warn of their own age.

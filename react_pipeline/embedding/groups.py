@@ -18,10 +18,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from react_pipeline.corpus import Sample, ShardLocation, index_shard
 from react_pipeline.embedding.seen_keys import KeyRegister
-from react_pipeline.errors import CorpusError
-from react_pipeline.sources.shards import Sample, ShardLocation, index_shard
-from react_pipeline.vectors import FOLDERS
+from react_pipeline.embedding.vectors import FOLDERS
+from react_pipeline.store import CorpusError
 
 LEDGER_COLUMNS = ["shard", "key", "reason", "detail"]
 LEDGER_SCHEMA = pa.schema([("shard", pa.int32()), *((name, pa.string()) for name in LEDGER_COLUMNS[1:])])

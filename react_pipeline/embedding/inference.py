@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from react_pipeline.config import CorpusConfig
+from react_pipeline.corpus import BadSample, Sample, ShardLocation, open_shard, read_pair
 from react_pipeline.embedding.groups import Group, LedgerRow
-from react_pipeline.errors import CorpusError, ReactError
-from react_pipeline.sources.pairs import BadSample, read_pair
-from react_pipeline.sources.shards import Sample, ShardLocation, open_shard
+from react_pipeline.settings import CorpusConfig
+from react_pipeline.store import CorpusError, ReactError
 
 if TYPE_CHECKING:
     from react_pipeline.embedding.encoder import Encoder

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
-from react_pipeline.errors import CorruptArtifact
+from react_pipeline.store import CorruptArtifact
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]

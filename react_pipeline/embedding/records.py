@@ -15,9 +15,9 @@ from uuid import uuid4
 
 import pandas as pd
 
-from react_pipeline.durable import fsync, write_atomically
+from react_pipeline.corpus import ShardLocation
 from react_pipeline.embedding.groups import Group, files_of_group, metadata_file, recorded_keys
-from react_pipeline.sources.shards import ShardLocation
+from react_pipeline.store import fsync, write_atomically
 
 
 @dataclass(frozen=True)

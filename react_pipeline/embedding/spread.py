@@ -21,12 +21,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from react_pipeline.config import PipelineConfig
-from react_pipeline.distributor import require_shared
+from react_pipeline.corpus import ShardLocation, index_shard
 from react_pipeline.embedding.groups import Group, files_of_group
 from react_pipeline.embedding.records import Records
 from react_pipeline.embedding.seen_keys import Duplicates
-from react_pipeline.sources.shards import ShardLocation, index_shard
+from react_pipeline.project import require_shared
+from react_pipeline.settings import PipelineConfig
 
 if TYPE_CHECKING:
     from react_pipeline.embedding.group_encoder import GroupEncoder

@@ -18,10 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.config import IndexConfig
-from react_pipeline.durable import fsync, write_atomically
-from react_pipeline.errors import InputError
+from react_pipeline.embedding import Side
 from react_pipeline.indexing.files import (
     inverted_lists,
     read_index,
@@ -36,8 +33,8 @@ from react_pipeline.indexing.keys import RERANK_LIMIT, Key, choose_key, memory_b
 from react_pipeline.indexing.recall import Neighbours, Queries, draw_queries, tune
 from react_pipeline.indexing.spread import STAGE, can_be_spread, fill, trained_file
 from react_pipeline.indexing.vectors import StoredVectors
-from react_pipeline.settings.distributor import DistributorConfig
-from react_pipeline.vectors import Side
+from react_pipeline.settings import DistributorConfig, IndexConfig
+from react_pipeline.store import Artifact, InputError, fsync, write_atomically
 
 LOCAL = DistributorConfig()
 TRAINING_SEED = 1

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from react_pipeline.errors import CorruptArtifact
-from react_pipeline.indexing.vectors import Rows, StoredVectors, Vectors
+from react_pipeline.embedding import Rows, Vectors
+from react_pipeline.indexing.vectors import StoredVectors
+from react_pipeline.store import CorruptArtifact
 
 logger = logging.getLogger(__name__)
 

@@ -15,11 +15,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from react_pipeline.artifacts import MANIFEST, Artifact, Inputs, read_manifest
-from react_pipeline.errors import CorruptArtifact, MissingArtifact
+from react_pipeline.embedding import FOLDERS, READY_FILE, Side
 from react_pipeline.indexing.keys import Key
-from react_pipeline.store import Store
-from react_pipeline.vectors import FOLDERS, READY_FILE, Side
+from react_pipeline.store import MANIFEST, Artifact, CorruptArtifact, Inputs, MissingArtifact, Store, read_manifest
 
 logger = logging.getLogger(__name__)
 

@@ -26,9 +26,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from react_pipeline.config import IndexConfig
-from react_pipeline.errors import InputError
-from react_pipeline.settings.index import key_problem
+from react_pipeline.settings import IndexConfig, key_problem
+from react_pipeline.store import InputError
 
 TRAINING_POINTS_PER_CELL = 39
 """FAISS warns of poor cells below this (its `ClusteringParameters.min_points_per_centroid`)."""

@@ -13,15 +13,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.config import IndexConfig
-from react_pipeline.digests import remembered_sha256
-from react_pipeline.errors import CorruptArtifact, InputError
 from react_pipeline.indexing.build import Built, counts, tune_and_measure
 from react_pipeline.indexing.files import innermost, inverted_lists, read_index
 from react_pipeline.indexing.growth import SIDES
 from react_pipeline.indexing.recall import Neighbours, draw_queries
 from react_pipeline.indexing.vectors import StoredVectors
+from react_pipeline.settings import IndexConfig
+from react_pipeline.store import Artifact, CorruptArtifact, InputError, remembered_sha256
 
 COARSE_RERANK = 8
 """Where tuning of the re-ranking starts for codes that do not hold whole vectors."""

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from react_pipeline.artifacts import Artifact
+from react_pipeline.embedding import Rows, Side, Vectors
 from react_pipeline.indexing.files import find_rows, similarities_of
-from react_pipeline.indexing.vectors import Rows, StoredVectors, Vectors
-from react_pipeline.vectors import Side
+from react_pipeline.indexing.vectors import StoredVectors
+from react_pipeline.store import Artifact
 
 DEPTHS = (10, 100)
 _EQUAL = 1e-5

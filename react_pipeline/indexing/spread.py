@@ -18,12 +18,12 @@ from uuid import uuid4
 
 import numpy as np
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.distributor import require_shared, spread
+from react_pipeline.embedding import Side
 from react_pipeline.indexing.files import inverted_lists, read_index, write_index
 from react_pipeline.indexing.vectors import StoredVectors
-from react_pipeline.settings.distributor import DistributorConfig
-from react_pipeline.vectors import Side
+from react_pipeline.project import require_shared, spread
+from react_pipeline.settings import DistributorConfig
+from react_pipeline.store import Artifact
 
 PART_ROWS = 2_000_000
 """Rows of a task: 2 GB of vectors of 512 numbers to read, some minutes of work."""

@@ -11,12 +11,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.embedding.parts import Rows as Rows
-from react_pipeline.embedding.parts import Vectors as Vectors
-from react_pipeline.embedding.parts import vectors_of
-from react_pipeline.errors import InputError
-from react_pipeline.vectors import Side, row_metadata, vector_parts
+from react_pipeline.embedding import Rows as Rows
+from react_pipeline.embedding import Side, row_metadata, vector_parts, vectors_of
+from react_pipeline.embedding import Vectors as Vectors
+from react_pipeline.store import Artifact, InputError
 
 CHUNK_ROWS = 32_768
 _UNIT_TOLERANCE = 0.01

@@ -18,15 +18,15 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.config import RetrievalConfig
+from react_pipeline.embedding import image_vectors
 from react_pipeline.retrieval.fusion import apply_filter, best_hits, in_order
-from react_pipeline.vectors import image_vectors
+from react_pipeline.settings import RetrievalConfig
+from react_pipeline.store import Artifact
 
 if TYPE_CHECKING:
-    from react_pipeline.index import Index
-    from react_pipeline.model import Clip
-    from react_pipeline.vectors import Side
+    from react_pipeline.clip import Clip
+    from react_pipeline.embedding import Side
+    from react_pipeline.indexing import Index
 
 SIDES: dict[str, Side] = {"t2t": "text", "t2i": "image", "i2i": "image"}
 """Which vectors each mode searches."""

@@ -15,11 +15,8 @@ from typing import Any
 import pandas as pd
 from PIL import ImageOps
 
-from react_pipeline.artifacts import MANIFEST
-from react_pipeline.collect import SHARDS, collect_pairs
-from react_pipeline.durable import fsync_tree, write_atomically
-from react_pipeline.sources.image_source import ImageSource
-from react_pipeline.sources.images import contact_sheet, decode_image
+from react_pipeline.corpus import SHARDS, ImageSource, collect_pairs, contact_sheet, decode_image
+from react_pipeline.store import MANIFEST, fsync_tree, write_atomically
 
 FETCHED = "fetched"
 """Scratch of a build, in which images that came over the net wait; never published."""

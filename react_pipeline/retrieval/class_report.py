@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from react_pipeline.config import DomainConfig, RetrievalConfig
 from react_pipeline.retrieval.candidates import Queries
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, of_kept_rows
+from react_pipeline.settings import DomainConfig, RetrievalConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

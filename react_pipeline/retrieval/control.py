@@ -13,17 +13,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.errors import RetrievalError
-from react_pipeline.lineage import Project, resolve
+from react_pipeline.corpus import ImageSource, open_source
+from react_pipeline.embedding import read_metadata, row_metadata
+from react_pipeline.project import Project, resolve
 from react_pipeline.retrieval.chosen_pairs import FETCHED, clear_leftovers, finish, finished_counts, write_pairs
 from react_pipeline.retrieval.decontamination import kept_out
 from react_pipeline.retrieval.duplicates import EvaluationImages, repeats
-from react_pipeline.sources.image_source import ImageSource, open_source
-from react_pipeline.vectors import read_metadata, row_metadata
+from react_pipeline.store import Artifact, RetrievalError
 
 if TYPE_CHECKING:
-    from react_pipeline.model import Clip
+    from react_pipeline.clip import Clip
 
 CONTROL_SEED = 0
 LISTED_ROWS = 5_000_000
@@ -75,7 +74,7 @@ def draw_control(project: Project, slug: str) -> Artifact:
 
 def load_base(project: Project, checkpoint: Artifact) -> Clip:
     """The base model on the configured device."""
-    from react_pipeline.model import choose_device, load
+    from react_pipeline.clip import choose_device, load
 
     return load(checkpoint.path, choose_device(project.config.device))
 

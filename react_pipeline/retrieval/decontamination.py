@@ -19,17 +19,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.collect import read_pairs
-from react_pipeline.elevater.images import Unavailable
-from react_pipeline.elevater.readers import read_dataset
-from react_pipeline.lineage import ALL, Project
+from react_pipeline.corpus import read_pairs
+from react_pipeline.labelled import Unavailable, read_dataset, read_images
+from react_pipeline.project import ALL, Project, other_evaluation_sets
 from react_pipeline.retrieval.duplicates import EvaluationImages
-from react_pipeline.retrieval.labelled import read_images
-from react_pipeline.stages import other_evaluation_sets
+from react_pipeline.store import Artifact
 
 if TYPE_CHECKING:
-    from react_pipeline.model import Clip
+    from react_pipeline.clip import Clip
 
 
 @dataclass(frozen=True)
@@ -120,7 +117,7 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
     if near > 1:
         digests = _digests(project, slug, own, scope)
         return Leaks(int(pairs[["sha256", "on_the_web"]].isin(digests).any(axis=1).sum()), 0, len(digests))
-    from react_pipeline.model import choose_device, load
+    from react_pipeline.clip import choose_device, load
 
     embeddings = project.store.open("corpus_embeddings", ALL, artifact.parents["corpus_embeddings"])
     base = project.store.open("base_checkpoint", ALL, artifact.parents["base_checkpoint"])

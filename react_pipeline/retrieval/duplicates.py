@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.lineage import Project
-from react_pipeline.retrieval.labelled import encode_images, read_images
-from react_pipeline.vectors import image_vectors
+from react_pipeline.embedding import image_vectors
+from react_pipeline.labelled import encode_images, read_images
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact
 
 if TYPE_CHECKING:
-    from react_pipeline.model import Clip
+    from react_pipeline.clip import Clip
 
 _CHUNK_ROWS = 8_192
 _CHUNK_IMAGES = 8_192

@@ -19,16 +19,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.config import RetrievalConfig
+from react_pipeline.corpus import REFUSED_URL, BadImage, ImageSource, decode_image, plain_url
+from react_pipeline.embedding import image_vectors, row_metadata
 from react_pipeline.retrieval.duplicates import EvaluationImages
 from react_pipeline.retrieval.near_duplicates import NearDuplicates
 from react_pipeline.retrieval.ranking import mark_drops
 from react_pipeline.retrieval.rendered_text import text_fraction
-from react_pipeline.sources.image_source import ImageSource
-from react_pipeline.sources.images import BadImage, decode_image
-from react_pipeline.sources.web_access import REFUSED_URL, plain_url
-from react_pipeline.vectors import image_vectors, row_metadata
+from react_pipeline.settings import RetrievalConfig
+from react_pipeline.store import Artifact
 
 LARGEST_MULTIPLE = 8
 """So many times what a class lacks is fetched in one round, at most."""

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.config import RetrievalConfig
+from react_pipeline.settings import RetrievalConfig
 
 RRF_CONSTANT = 60
 

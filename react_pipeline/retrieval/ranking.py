@@ -18,9 +18,9 @@ from itertools import islice
 import numpy as np
 import pandas as pd
 
-from react_pipeline.config import RetrievalConfig
 from react_pipeline.retrieval.duplicates import EvaluationImages
 from react_pipeline.retrieval.near_duplicates import BLOCK_ROWS, NearDuplicates
+from react_pipeline.settings import RetrievalConfig
 
 DROP_REASONS = (
     "below_similarity",

@@ -14,16 +14,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.config import RetrievalConfig
-from react_pipeline.errors import InputError
-from react_pipeline.lineage import Project
+from react_pipeline.labelled import encode_images, lines_of
+from react_pipeline.project import Project, seed_path
 from react_pipeline.retrieval.duplicates import EvaluationImages
-from react_pipeline.retrieval.labelled import encode_images
-from react_pipeline.retrieval.labels import lines_of
-from react_pipeline.retrieval.seed_files import seed_path
+from react_pipeline.settings import RetrievalConfig
+from react_pipeline.store import InputError
 
 if TYPE_CHECKING:
-    from react_pipeline.model import Clip
+    from react_pipeline.clip import Clip
 
 
 def read_seeds(project: Project, slug: str) -> pd.DataFrame:

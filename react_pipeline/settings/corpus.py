@@ -12,9 +12,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from react_pipeline.settings.shard_patterns import REMOTE_SCHEMES as REMOTE_SCHEMES
+from react_pipeline.settings.shard_patterns import check_shard_name
 from react_pipeline.settings.training import Fraction, Section
-from react_pipeline.sources.shard_patterns import REMOTE_SCHEMES as REMOTE_SCHEMES
-from react_pipeline.sources.shard_patterns import check_shard_name
 
 _SECRET = re.compile(r"key|secret|token|password|credential|auth|header|cookie|signature", re.IGNORECASE)
 

@@ -11,9 +11,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from react_pipeline.elevater.table import DATASETS, Dataset, dataset
-from react_pipeline.errors import InputError
+from react_pipeline.settings.datasets import DATASETS, Dataset, dataset
 from react_pipeline.settings.training import Name, Section
+from react_pipeline.store import InputError
 
 
 class EvaluationSetConfig(Section):

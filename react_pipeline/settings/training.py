@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
-from react_pipeline.errors import InputError
+from react_pipeline.store import InputError
 
 METHOD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "gated-image": {"learning_rate": 5e-4},

@@ -1,3 +1,8 @@
-"""Tracking: what is written to MLflow, and how. Only this package imports it."""
+"""MLflow, which no other package knows.
 
-from react_pipeline.tracking.log import Tracking as Tracking
+Does not belong here: what a run is of.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -19,10 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from react_pipeline.artifacts import Inputs
-from react_pipeline.errors import ReactError
-from react_pipeline.lineage import Project
-from react_pipeline.tracking.notes import dagster_url
+from react_pipeline.project import Project
+from react_pipeline.store import Inputs, ReactError
+from react_pipeline.tracking.notes import NOTE_TAG, dagster_url
 from react_pipeline.tracking.runs import (
     ERROR_TAG,
     ERROR_TYPE_TAG,
@@ -30,7 +29,6 @@ from react_pipeline.tracking.runs import (
     FINISHED,
     KILLED,
     MAX_METRICS,
-    NOTE_TAG,
     Runs,
     log_params,
     log_rows,

@@ -19,11 +19,9 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.compare import RESULTS
-from react_pipeline.durable import write_atomically
-from react_pipeline.errors import CorruptArtifact, MissingArtifact
-from react_pipeline.lineage import Project
+from react_pipeline.evaluation import RESULTS
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, write_atomically
 from react_pipeline.tracking.notes import dagster_url
 from react_pipeline.tracking.results import cost_rows, difference_rows
 from react_pipeline.tracking.runs import FINISHED, KILLED, Runs, locked, log_params, log_rows, missing_rows

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from react_pipeline.lineage import ALL, Project
+from react_pipeline.project import ALL, Project
 
 DAGSTER_VARIABLE, MLFLOW_VARIABLE = "REACT_DAGSTER_URL", "REACT_MLFLOW_URL"
 """Environment variables with the address at which a browser finds the user interface, such as http://127.0.0.1:3000.

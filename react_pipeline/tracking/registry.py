@@ -19,12 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.durable import write_atomically
-from react_pipeline.errors import ReactError
-from react_pipeline.lineage import Project, method_key
-from react_pipeline.promotions.evidence import standing
-from react_pipeline.promotions.verdicts import BASE, Contender, RegistryEdit, Verdict
+from react_pipeline.project import Project, method_key
+from react_pipeline.promotion import BASE, Contender, RegistryEdit, Verdict, standing
+from react_pipeline.store import Artifact, ReactError, write_atomically
 from react_pipeline.tracking.log import COOLDOWN_SECONDS, Tracking
 from react_pipeline.tracking.runs import Runs, locked
 from react_pipeline.tracking.versions import (

@@ -15,10 +15,9 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from react_pipeline.artifacts import Artifact, read_manifest
-from react_pipeline.compare import RESULTS, TRAINED
-from react_pipeline.errors import CorruptArtifact
-from react_pipeline.lineage import Project
+from react_pipeline.evaluation import RESULTS, TRAINED
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact, CorruptArtifact, read_manifest
 from react_pipeline.tracking.values import Row, created_ms
 
 COSTS = {"pairs": "pairs", "trainable_parameters": "trainable_parameters", "seconds": "training_seconds"}

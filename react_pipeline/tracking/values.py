@@ -13,8 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from react_pipeline.artifacts import MANIFEST, Artifact, Inputs
-from react_pipeline.lineage import ALL
+from react_pipeline.project import ALL
+from react_pipeline.store import MANIFEST, Artifact, Inputs
 from react_pipeline.tracking.notes import NOTE_TAG, links, note
 
 MAX_PARAM_CHARS = 500

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from react_pipeline.promotions.verdicts import Contender, Verdict
+from react_pipeline.promotion import Contender, Verdict
 from react_pipeline.tracking.values import MAX_TAG_CHARS
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.settings import TrainingConfig
 from react_pipeline.training.data import Draw, Views, ahead
 from react_pipeline.training.distributed import World
 from react_pipeline.training.schedule import batch_at, batch_size_of, generator

@@ -16,9 +16,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.collect import locate_pairs
-from react_pipeline.sources.images import decode_image
+from react_pipeline.corpus import decode_image, locate_pairs
+from react_pipeline.store import Artifact
 from react_pipeline.training.augmentation import Augment
 
 MAX_PIXELS = 1 << 30

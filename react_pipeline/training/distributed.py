@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from react_pipeline.errors import InputError
+from react_pipeline.store import InputError
 
 PATIENCE = timedelta(days=2)
 

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import torch
 
-from react_pipeline.errors import TrainingError
-from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.settings import TrainingConfig
+from react_pipeline.store import TrainingError
 
 OUT_OF_MEMORY = ("allocate memory", "ALLOC_FAILED", "out of memory")
 """How errors of a CPU's allocator and of CUDA's libraries read that are no `OutOfMemoryError`."""

@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from react_pipeline.config import DomainConfig
-from react_pipeline.model import Clip
-from react_pipeline.retrieval.prompts import class_prompts
+from react_pipeline.clip import Clip, class_prompts
+from react_pipeline.settings import DomainConfig
 
 if TYPE_CHECKING:
     from react_pipeline.training.data import TrainingPairs

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from react_pipeline.modeling.precision import DTYPES
-from react_pipeline.modeling.tower import ImageTower
-from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.clip import DTYPES, ImageTower
+from react_pipeline.settings import TrainingConfig
 from react_pipeline.training.data import Views
 from react_pipeline.training.distributed import World
 from react_pipeline.training.held_out import image_text_recall

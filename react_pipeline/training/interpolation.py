@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from react_pipeline.errors import TrainingError
-from react_pipeline.modeling.gated import GatedBlock, gated_layers, scale_gates
+from react_pipeline.clip import GatedBlock, gated_layers, scale_gates
+from react_pipeline.store import TrainingError
 
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Fractions that `interpolation: held-out` tries: from the base to the trained model."""

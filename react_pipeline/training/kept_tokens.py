@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from react_pipeline.durable import fsync, write_atomically
+from react_pipeline.store import fsync, write_atomically
 from react_pipeline.training.data import Draw, Views
 from react_pipeline.training.distributed import World
 

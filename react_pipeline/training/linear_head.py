@@ -22,13 +22,9 @@ import torch.nn.functional as functional
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from react_pipeline.artifacts import Inputs
-from react_pipeline.config import DomainConfig
-from react_pipeline.errors import InputError, RetrievalError, TrainingError
-from react_pipeline.model import Clip
-from react_pipeline.retrieval.prompts import prompt_templates
-from react_pipeline.settings.training import TrainingConfig
-from react_pipeline.training.classifier import HEAD_ABOUT_FILE, HEAD_FILE, LOGIT_SCALE, zero_shot_head
+from react_pipeline.clip import HEAD_ABOUT_FILE, HEAD_FILE, LOGIT_SCALE, Clip, prompt_templates, zero_shot_head
+from react_pipeline.settings import DomainConfig, TrainingConfig
+from react_pipeline.store import InputError, Inputs, RetrievalError, TrainingError
 from react_pipeline.training.guards import out_of_memory_is_told, require_learned
 from react_pipeline.training.head_samples import ClassSamples, LabelledTexts, encode_images, label_texts
 from react_pipeline.training.held_out import split

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from react_pipeline.durable import write_atomically
+from react_pipeline.store import write_atomically
 from react_pipeline.training.observer import TrainingObserver
 
 METRICS_FILE = "metrics.jsonl"

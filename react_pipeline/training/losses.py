@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from react_pipeline.errors import InputError
+from react_pipeline.store import InputError
 
 LABELLED_LOSSES = ("infonce-masked", "unicl")
 """Losses that look at the classes for which the pairs were retrieved."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from react_pipeline.artifacts import Inputs
+from react_pipeline.store import Inputs
 
 
 class TrainingObserver(Protocol):

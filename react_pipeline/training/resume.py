@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from react_pipeline.durable import fsync, link_or_copy
-from react_pipeline.modeling.weights import save_tensors
+from react_pipeline.clip import save_tensors
+from react_pipeline.store import fsync, link_or_copy
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from react_pipeline.errors import InputError, RetrievalError
-from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.settings import TrainingConfig
+from react_pipeline.store import InputError, RetrievalError
 
 MAX_LOG_SCALE = math.log(100)
 """The logit scale is clamped to [0, ln 100] after every step, as in CLIP."""

@@ -16,9 +16,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from react_pipeline.modeling.precision import DTYPES
-from react_pipeline.modeling.tower import ImageTower
-from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.clip import DTYPES, ImageTower
+from react_pipeline.settings import TrainingConfig
 from react_pipeline.training.distributed import World
 from react_pipeline.training.guards import require_finite, require_steady_scale, require_steps_taken
 from react_pipeline.training.losses import contrastive_loss

@@ -12,11 +12,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from react_pipeline.config import DomainConfig
-from react_pipeline.model import Clip
-from react_pipeline.modeling.text_tower import encode_text, recompute_activations, text_lengths
-from react_pipeline.retrieval.prompts import fill, prompt_templates
-from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.clip import Clip, encode_text, fill, prompt_templates, recompute_activations, text_lengths
+from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.training.data import TrainingPairs
 from react_pipeline.training.distributed import World
 from react_pipeline.training.schedule import generator

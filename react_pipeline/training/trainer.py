@@ -16,16 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from react_pipeline.artifacts import Inputs
-from react_pipeline.config import DomainConfig
-from react_pipeline.errors import InputError, TrainingError
-from react_pipeline.model import Clip
-from react_pipeline.modeling.gated import gate_values
-from react_pipeline.modeling.methods import attach, set_trainable, text_parameters, trains_images, trains_text
-from react_pipeline.modeling.precision import choose_precision
-from react_pipeline.modeling.tower import ImageTower
-from react_pipeline.modeling.weights import map_weights
-from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.clip import (
+    Clip,
+    ImageTower,
+    attach,
+    choose_precision,
+    gate_values,
+    map_weights,
+    set_trainable,
+    text_parameters,
+    trains_images,
+    trains_text,
+)
+from react_pipeline.settings import DomainConfig, TrainingConfig
+from react_pipeline.store import InputError, Inputs, TrainingError
 from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.batches import TrainingBatches
 from react_pipeline.training.data import TrainingPairs, Views
@@ -38,13 +42,7 @@ from react_pipeline.training.kept_tokens import keep_tokens
 from react_pipeline.training.log import METRICS_FILE, TrainingLog, peak_memory_bytes, whole_lines
 from react_pipeline.training.losses import require_suitable
 from react_pipeline.training.observer import TrainingObserver
-from react_pipeline.training.resume import (
-    TrainingState,
-    link_state,
-    load_newest_state,
-    remove_states_after,
-    save_state,
-)
+from react_pipeline.training.resume import TrainingState, link_state, load_newest_state, remove_states_after, save_state
 from react_pipeline.training.schedule import max_log_scale, parameter_groups
 from react_pipeline.training.step import TrainingStep, locked_image_features
 from react_pipeline.training.texts import TrainingTexts

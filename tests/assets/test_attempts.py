@@ -18,10 +18,10 @@ from assets.attempts import INPUTS_TAG, WAIT_HOURS, Fate, code_digest, wait
 from assets.gates import CHECK_TAG
 from assets.partitions import DOMAINS, domain_partitions, partition_of
 from assets.reporting import check, readable_failures
-from react_pipeline.errors import InputError, StoreWriteError
-from react_pipeline.lineage import Project
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import retrieve_pairs
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.store.errors import InputError, StoreWriteError
 
 Make = Callable[..., Project]
 NO_WAIT = (0,) * len(WAIT_HOURS)

@@ -25,9 +25,9 @@ from assets.conditions import tags_of
 from assets.partitions import DOMAINS, partition_of
 from assets.reporting import INTERRUPTED
 from assets.resources import ProjectResource
-from react_pipeline.lineage import Project
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import retrieve_pairs
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.upkeep import Task, survey
 
 Make = Callable[..., Project]

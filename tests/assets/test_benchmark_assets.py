@@ -18,8 +18,8 @@ from assets.benchmark_checks import bad_features, contradictions, count_test_ima
 from assets.definitions import build_defs
 from assets.launch import Launch, Summary, materialize, open_instance, plan
 from assets.partitions import partition_of
-from react_pipeline.artifacts import Inputs
-from react_pipeline.lineage import Project
+from react_pipeline.project.project import Project
+from react_pipeline.store.artifacts import Inputs
 
 DATASETS = ["fer-2013", "mnist", "dtd"]
 METHODS = ("base", "gated-image", "linear-head")

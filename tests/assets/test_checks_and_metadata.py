@@ -16,11 +16,11 @@ from assets.checks import count_bad_vectors, leakage, recall_is_sufficient, warn
 from assets.metadata import MAX_IMAGE_BYTES, data_uri, describe, markdown_table
 from assets.reporting import readable_failures
 from assets.resources import ProjectResource
-from react_pipeline.artifacts import Inputs
-from react_pipeline.errors import CorruptArtifact, RetrievalError, StoreWriteError, TrainingError
-from react_pipeline.lineage import Project
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import retrieve_pairs
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.store.artifacts import Inputs
+from react_pipeline.store.errors import CorruptArtifact, RetrievalError, StoreWriteError, TrainingError
 
 
 def test_rows_that_are_not_finite_or_not_unit_are_counted(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from assets.domains import customized_checkpoint
 from assets.evaluation import elevater_results
 from assets.partitions import TRAINED_METHODS, evaluation_partitions, partition_of, require_slug, training_partitions
 from assets.resources import ProjectResource
-from react_pipeline.lineage import STAGES
+from react_pipeline.project.stages import STAGES
 from react_pipeline.settings.training import METHODS
 
 MAX_BODY_LINES = 25

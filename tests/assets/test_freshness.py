@@ -11,7 +11,7 @@ from support_upkeep import build, build_all, change_pipeline, edit_domain
 from assets.freshness import CHECKS, checkpoints_are_up_to_date, freshness
 from assets.partitions import DOMAINS
 from assets.resources import ProjectResource
-from react_pipeline.lineage import Project
+from react_pipeline.project.project import Project
 
 PAIRS, CHECKPOINTS = CHECKS
 

@@ -16,9 +16,9 @@ from assets.definitions import build_defs
 from assets.launch import Launch, Summary, materialize, open_instance, plan
 from assets.launch_locks import LAUNCH_TAG, lock_path, reap_abandoned
 from assets.partitions import partition_of
-from react_pipeline.compare import comparison_table
-from react_pipeline.errors import InputError
-from react_pipeline.lineage import Project
+from react_pipeline.evaluation.comparison import comparison_table
+from react_pipeline.project.project import Project
+from react_pipeline.store.errors import InputError
 
 METHODS = ("base", "gated-image", "gated-image-control")
 

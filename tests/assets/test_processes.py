@@ -28,10 +28,10 @@ from assets.processes import (
     write_failure,
 )
 from assets.reporting import readable_failures
-from react_pipeline.artifacts import Inputs
-from react_pipeline.errors import ConfigError, InputError, RetrievalError, StoreWriteError, TrainingError
-from react_pipeline.lineage import Project
-from react_pipeline.tracking import Tracking
+from react_pipeline.project.project import Project
+from react_pipeline.store.artifacts import Inputs
+from react_pipeline.store.errors import ConfigError, InputError, RetrievalError, StoreWriteError, TrainingError
+from react_pipeline.tracking.log import Tracking
 from react_pipeline.training.observer import NoObserver
 
 METHOD = "gated-image"
@@ -46,9 +46,9 @@ def prepare(make_project: Callable[..., Project], _indexed_store: Path) -> Calla
     """A project whose next step is the training of `shapes`, with these training fields."""
 
     def made(**fields: Any) -> Project:
-        from react_pipeline.base import publish_base
-        from react_pipeline.retrieval.labelled import publish_evaluation_set
-        from react_pipeline.retrieve import retrieve_pairs
+        from react_pipeline.clip.base import publish_base
+        from react_pipeline.labelled.labelled import publish_evaluation_set
+        from react_pipeline.retrieval.retrieve import retrieve_pairs
 
         project = make_project(customization={"defaults": {**FIELDS, **fields}})
         shutil.copytree(_indexed_store, project.config.store)

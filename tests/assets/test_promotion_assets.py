@@ -12,8 +12,9 @@ from support_tracking import make_template
 
 from assets.promotion import champion_is_in_no_doubt, doubt_of, promotion
 from assets.resources import ProjectResource, TrackingResource
-from react_pipeline.lineage import Project
-from react_pipeline.promotion import decide, standing
+from react_pipeline.project.project import Project
+from react_pipeline.promotion.decision import decide
+from react_pipeline.promotion.evidence import standing
 
 GATED = "gated-image"
 

@@ -16,7 +16,7 @@ from conftest import write_project
 from support_services import answer, free_port, program, running
 
 from assets.resources import REPOSITORY
-from react_pipeline.project import Project
+from react_pipeline.project.project import Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.operations]
 
@@ -42,7 +42,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, draw
     home.mkdir()
     shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", home)
     environment = {**os.environ, "DAGSTER_HOME": str(home)}
-    command = [sys.executable, "-m", "react_pipeline.cli"]
+    command = [sys.executable, "-m", "react_pipeline"]
     methods = [word for method in METHODS for word in ("--method", method)]
     config = ["--config", str(project.path)]
     subprocess.run([*command, "materialize", "--domain", "shapes", *methods, *config], check=True, env=environment)
@@ -116,7 +116,7 @@ def test_mlflow_compares_the_methods_of_a_domain(served: Served) -> None:
 def test_dashboard_is_drawn_without_a_network(served: Served, tmp_path: Path) -> None:
     from docs.screenshots import open_page
 
-    command = [sys.executable, "-m", "react_pipeline.cli", "report", "--output", str(tmp_path / "report")]
+    command = [sys.executable, "-m", "react_pipeline", "report", "--output", str(tmp_path / "report")]
     subprocess.run([*command, "--config", str(served.project.path)], check=True, env=served.environment)
     page_file = tmp_path / "report" / "shapes" / "dashboard.html"
     with open_page() as page:

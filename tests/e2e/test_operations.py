@@ -18,8 +18,8 @@ from support_drawings import COLOURS, SHAPES, pair, write_shard
 from support_services import answer, free_port, running
 
 from assets.resources import REPOSITORY
-from react_pipeline.errors import ReactError
-from react_pipeline.project import Project
+from react_pipeline.project.project import Project
+from react_pipeline.store.errors import ReactError
 
 pytestmark = [pytest.mark.slow, pytest.mark.operations]
 
@@ -60,7 +60,7 @@ def running_project(
     shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", home)
     dagster, mlflow = free_port(), free_port()
     ports = ["--dagster-port", str(dagster), "--mlflow-port", str(mlflow)]
-    command = [sys.executable, "-m", "react_pipeline.cli", "ui", *ports, "--config", str(project.path)]
+    command = [sys.executable, "-m", "react_pipeline", "ui", *ports, "--config", str(project.path)]
     with running(command, directory / "ui.log", env={**os.environ, "DAGSTER_HOME": str(home)}):
         served = Running(project, f"http://127.0.0.1:{dagster}", f"http://127.0.0.1:{mlflow}")
         assert answer(f"{served.dagster}/server_info", 180)[0] == 200

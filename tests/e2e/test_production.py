@@ -24,8 +24,8 @@ import yaml
 from support_services import answer, free_port, postgres, program, running
 from support_tracking import make_template
 
-from react_pipeline.lineage import Project
-from react_pipeline.tracking import Tracking
+from react_pipeline.project.project import Project
+from react_pipeline.tracking.log import Tracking
 
 REPOSITORY = Path(__file__).parents[2]
 PRODUCTION = REPOSITORY / "dagster_home" / "production"
@@ -230,7 +230,7 @@ def test_runs_are_stored_in_postgres_and_files_in_s3(tiny_project: Project, tmp_
                     "DAGSTER_COMPUTE_LOGS": str(tmp_path / "logs"),
                 }
                 arguments = ["--select", "key:corpus or key:base_checkpoint", "--config", str(tiny_project.path)]
-                command = [sys.executable, "-m", "react_pipeline.cli", "materialize", *arguments]
+                command = [sys.executable, "-m", "react_pipeline", "materialize", *arguments]
                 subprocess.run(command, check=True, env=environment, timeout=200)
             with psycopg2.connect(f"{url}/dagster") as connection, connection.cursor() as cursor:
                 cursor.execute("SELECT count(*) FROM runs WHERE status = 'SUCCESS'")

@@ -19,17 +19,18 @@ import support_web
 from support_drawings import COLOURS, SHAPES, pair, write_shard
 from support_web import Answer, Web, served
 
-from react_pipeline.base import publish_base
-from react_pipeline.collect import read_pairs
-from react_pipeline.corpus import publish_corpus
-from react_pipeline.customize import customize
-from react_pipeline.embed import embed_corpus
-from react_pipeline.index import build_index
-from react_pipeline.lineage import Project
-from react_pipeline.model import load
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import draw_control, retrieve_pairs
-from react_pipeline.vectors import read_metadata
+from react_pipeline.clip.base import publish_base
+from react_pipeline.clip.model import load
+from react_pipeline.corpus.collect import read_pairs
+from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.embedding.vectors import read_metadata
+from react_pipeline.indexing.index import build_index
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.control import draw_control
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.training.customization import customize
 
 PAIRS, SHARDS = 120, 2
 RETRIES = 1

@@ -14,11 +14,11 @@ import pytest
 from support_drawings import COLOURS, SHAPES, draw, pair, write_shard
 from support_services import program
 
-from react_pipeline.base import publish_base
-from react_pipeline.corpus import publish_corpus
-from react_pipeline.embed import embed_corpus
-from react_pipeline.index import build_index
-from react_pipeline.lineage import Project
+from react_pipeline.clip.base import publish_base
+from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.indexing.index import build_index
+from react_pipeline.project.project import Project
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,7 @@ def browsed(project: Project) -> Iterator[Browsed]:
     program("chromium", "chromium")
     from docs.screenshots import open_page
 
-    command = [sys.executable, "-m", "react_pipeline.cli", "serve", "--port", "0", "--config", str(project.path)]
+    command = [sys.executable, "-m", "react_pipeline", "serve", "--port", "0", "--config", str(project.path)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

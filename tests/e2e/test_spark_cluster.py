@@ -15,20 +15,20 @@ import pandas as pd
 import pytest
 from support_drawings import pair, write_shard
 
-from react_pipeline.base import publish_base
-from react_pipeline.corpus import publish_corpus
-from react_pipeline.embed import embed_corpus
-from react_pipeline.errors import MissingArtifact
-from react_pipeline.lineage import Project
-from react_pipeline.vectors import read_metadata
+from react_pipeline.clip.base import publish_base
+from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.embedding.vectors import read_metadata
+from react_pipeline.project.project import Project
+from react_pipeline.store.errors import MissingArtifact
 
 pytestmark = pytest.mark.slow
 
 SHARDS, PAIRS = 14, 12
 COMMAND = """
 import sys
-from react_pipeline.embed import embed_corpus
-from react_pipeline.lineage import Project
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.project.project import Project
 embed_corpus(Project.load(sys.argv[1]))
 """
 CLUSTER = {

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from react_pipeline.lineage import Project
+from react_pipeline.project.project import Project
 
 
 def free_port() -> int:
@@ -46,7 +46,7 @@ def eventually(attempt: Callable[[], bytes], seconds: float) -> bytes:
 def test_dagster_and_mlflow_answer_and_stop_together(tiny_project: Project) -> None:
     dagster_port, mlflow_port = free_port(), free_port()
     environment = {**os.environ, "DAGSTER_HOME": str(tiny_project.path.parent / "dagster_home")}
-    command = [sys.executable, "-m", "react_pipeline.cli", "ui", "--config", str(tiny_project.path)]
+    command = [sys.executable, "-m", "react_pipeline", "ui", "--config", str(tiny_project.path)]
     ports = ["--dagster-port", str(dagster_port), "--mlflow-port", str(mlflow_port)]
     log = tiny_project.path.parent / "ui.log"
     with log.open("wb") as output:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from support_drawings import EVALUATION_IMAGES_PER_CLASS, SHAPES
 
-from react_pipeline.lineage import Project
+from react_pipeline.project.project import Project
 
 Make = Callable[..., Project]
 METHODS = ("base", "gated-image", "gated-image-control")
@@ -29,7 +29,7 @@ def command(project: Project, *arguments: str, **options: Any) -> subprocess.Com
 
 
 def arguments_of(project: Project, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "react_pipeline.cli", *arguments, "--config", str(project.path)]
+    return [sys.executable, "-m", "react_pipeline", *arguments, "--config", str(project.path)]
 
 
 def environment(project: Project) -> dict[str, str]:

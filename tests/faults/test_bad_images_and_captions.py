@@ -13,14 +13,14 @@ import pytest
 from PIL import Image
 from support_drawings import draw, encode, pair, write_shard
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.base import publish_base
-from react_pipeline.corpus import publish_corpus
-from react_pipeline.embed import embed_corpus
-from react_pipeline.errors import CorpusError
-from react_pipeline.lineage import Project
-from react_pipeline.sources.images import BadImage, decode_image
-from react_pipeline.vectors import read_metadata
+from react_pipeline.clip.base import publish_base
+from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.corpus.images import BadImage, decode_image
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.embedding.vectors import read_metadata
+from react_pipeline.project.project import Project
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import CorpusError
 
 PNG = encode(draw("circle", "red", 0), "png")
 JPEG = encode(draw("circle", "red", 0), "jpg")

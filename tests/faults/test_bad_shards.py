@@ -12,14 +12,14 @@ import pandas as pd
 import pytest
 from support_drawings import draw, encode, pair, write_shard
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.base import publish_base
-from react_pipeline.corpus import publish_corpus
-from react_pipeline.embed import embed_corpus
-from react_pipeline.errors import ConfigError, CorpusError
-from react_pipeline.lineage import Project
-from react_pipeline.sources.shards import index_shard
-from react_pipeline.vectors import read_metadata
+from react_pipeline.clip.base import publish_base
+from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.corpus.shards import index_shard
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.embedding.vectors import read_metadata
+from react_pipeline.project.project import Project
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import ConfigError, CorpusError
 
 PNG = encode(draw("circle", "red", 0))
 

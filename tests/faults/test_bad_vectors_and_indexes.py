@@ -12,14 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from react_pipeline import artifacts
-from react_pipeline.base import publish_base
-from react_pipeline.corpus import publish_corpus
-from react_pipeline.embed import embed_corpus
-from react_pipeline.errors import CorpusError, CorruptArtifact, InputError, StaleArtifact
-from react_pipeline.index import build_index, open_index
-from react_pipeline.lineage import Project, resolve
-from react_pipeline.vectors import read_vectors
+from react_pipeline.clip.base import publish_base
+from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.embedding.vectors import read_vectors
+from react_pipeline.indexing.index import build_index, open_index
+from react_pipeline.project.lineage import resolve
+from react_pipeline.project.project import Project
+from react_pipeline.store import artifacts
+from react_pipeline.store.errors import CorpusError, CorruptArtifact, InputError, StaleArtifact
 
 MakeProject = Callable[..., Project]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from react_pipeline.compare import compare, comparison_table, require_comparable
-from react_pipeline.errors import InputError
-from react_pipeline.evaluate import EvalResult, evaluate
-from react_pipeline.lineage import Project
-from react_pipeline.retrieval.labelled import publish_evaluation_set
+from react_pipeline.evaluation.comparison import compare, comparison_table, require_comparable
+from react_pipeline.evaluation.domain_results import EvalResult, evaluate
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.store.errors import InputError
 
 
 def result(method: str, **fields: str) -> EvalResult:
@@ -28,7 +28,7 @@ def test_domains_measured_by_different_evaluators_are_not_averaged(
     indexed_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for slug, version in (("shapes", "1"), ("colours", "2")):
-        monkeypatch.setattr("react_pipeline.evaluate.EVALUATOR_VERSION", version)
+        monkeypatch.setattr("react_pipeline.evaluation.domain_results.EVALUATOR_VERSION", version)
         publish_evaluation_set(indexed_project, slug)
         evaluate(indexed_project, slug, "base")
         compare(indexed_project, slug)

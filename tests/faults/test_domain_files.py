@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from react_pipeline.config_files import MAX_YAML_BYTES, load_domain
-from react_pipeline.errors import ConfigError
+from react_pipeline.settings.files import MAX_YAML_BYTES, load_domain
+from react_pipeline.store.errors import ConfigError
 
 GOOD = {"classes": ["cat", "dog"]}
 

@@ -13,12 +13,12 @@ import pytest
 from PIL import Image
 from support_elevater import edit_json, edit_registry, folder_of, png, write_elevater
 
-from react_pipeline.elevater.check import check_root
-from react_pipeline.elevater.images import Unavailable
-from react_pipeline.elevater.readers import read_dataset
-from react_pipeline.elevater.table import DATASETS
-from react_pipeline.errors import InputError
-from react_pipeline.sources.images import decode_image
+from react_pipeline.benchmark.check import check_root
+from react_pipeline.corpus.images import decode_image
+from react_pipeline.labelled.images import Unavailable
+from react_pipeline.labelled.readers import read_dataset
+from react_pipeline.settings.datasets import DATASETS
+from react_pipeline.store.errors import InputError
 
 
 @pytest.fixture

@@ -11,13 +11,15 @@ import pytest
 import yaml
 from support_drawings import encode, evaluation_image
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.errors import StaleArtifact
-from react_pipeline.lineage import Project, fresh
+from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
+from react_pipeline.project.lineage import fresh
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.control import draw_control
 from react_pipeline.retrieval.decontamination import Leaks, leaked_images
 from react_pipeline.retrieval.duplicates import EvaluationImages
-from react_pipeline.retrieval.labelled import publish_evaluation_set, read_images
-from react_pipeline.retrieve import draw_control, retrieve_pairs
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import StaleArtifact
 
 
 def configure(project: Project, near: float = 1.01, evaluation: Path | None = None, decontaminate: str = "own") -> None:

@@ -16,11 +16,11 @@ import pytest
 from mlflow import MlflowClient
 from support_tracking import make_template, runs_of, tracking_at
 
-from react_pipeline.artifacts import Artifact, Inputs
-from react_pipeline.errors import TrainingError
-from react_pipeline.lineage import Project
-from react_pipeline.tracking import Tracking
+from react_pipeline.project.project import Project
+from react_pipeline.store.artifacts import Artifact, Inputs
+from react_pipeline.store.errors import TrainingError
 from react_pipeline.tracking.live import LiveRun
+from react_pipeline.tracking.log import Tracking
 
 INPUTS = Inputs("customized_checkpoint", "shapes/full", {"method": "full", "steps": 8}, {}, "1")
 
@@ -96,7 +96,7 @@ def test_retry_of_a_failed_training_runs_again_and_finishes_without_a_row_twice(
 KILLED = """
 import os, signal, sys, time
 from mlflow import MlflowClient
-from react_pipeline.artifacts import Inputs
+from react_pipeline.store.artifacts import Inputs
 from react_pipeline.tracking.live import LiveRun
 live = LiveRun(sys.argv[1], "tiny", flush_seconds=0.05)
 live.started(Inputs("customized_checkpoint", "shapes/full", {"method": "full", "steps": 8}, {}, "1"), 0)
@@ -124,9 +124,9 @@ def test_killed_training_is_left_running_and_its_retry_goes_on_in_it(tracking: T
 
 @pytest.fixture
 def diverging(make_project: Callable[..., Project], _indexed_store: Path) -> Project:
-    from react_pipeline.base import publish_base
-    from react_pipeline.retrieval.labelled import publish_evaluation_set
-    from react_pipeline.retrieve import retrieve_pairs
+    from react_pipeline.clip.base import publish_base
+    from react_pipeline.labelled.labelled import publish_evaluation_set
+    from react_pipeline.retrieval.retrieve import retrieve_pairs
 
     fields = {"steps": 8, "batch_size": 8, "warmup_steps": 4, "learning_rate": 1.0, "workers": 0}
     project = make_project(customization={"defaults": fields})
@@ -138,7 +138,7 @@ def diverging(make_project: Callable[..., Project], _indexed_store: Path) -> Pro
 
 
 def test_training_that_diverges_is_failed_in_mlflow(diverging: Project, tracking: Tracking) -> None:  # 27
-    from react_pipeline.customize import customize
+    from react_pipeline.training.customization import customize
 
     with (
         pytest.raises(TrainingError) as raised,

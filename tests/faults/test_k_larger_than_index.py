@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import yaml
 
-from react_pipeline.lineage import Project
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import retrieve_pairs
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.retrieve import retrieve_pairs
 
 ROWS = 96
 K = 150

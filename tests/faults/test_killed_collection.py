@@ -16,23 +16,24 @@ from support_drawings import COLOURS, SHAPES, draw, encode
 from support_ready import CAPTIONS, encoded, write_ready
 from support_web import keep_img2dataset_loaded, served
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.base import publish_base
-from react_pipeline.collect import read_pairs
-from react_pipeline.corpus import publish_corpus
-from react_pipeline.embed import embed_corpus
-from react_pipeline.index import build_index
-from react_pipeline.lineage import Project
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import draw_control, retrieve_pairs
+from react_pipeline.clip.base import publish_base
+from react_pipeline.corpus.collect import read_pairs
+from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.indexing.index import build_index
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.control import draw_control
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.store.artifacts import Artifact
 
 BUILDS: dict[str, Callable[[Project, str], Artifact]] = {"retrieved_set": retrieve_pairs, "control_set": draw_control}
 COMMAND = """
 import json, os, signal, sys
-from react_pipeline import retrieve, store
-from react_pipeline.lineage import Project
+from react_pipeline.retrieval import retrieve; from react_pipeline.store import store
+from react_pipeline.project.project import Project
 from react_pipeline.retrieval import control
-from react_pipeline.sources.image_source import UrlSource
+from react_pipeline.corpus.image_source import UrlSource
 
 def killed(*given, **named):
     os.kill(os.getpid(), signal.SIGKILL)

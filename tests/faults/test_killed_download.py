@@ -18,9 +18,9 @@ import pytest
 from support_drawings import draw, encode
 from support_web import keep_img2dataset_loaded, send, served
 
-from react_pipeline.errors import CorpusError
+from react_pipeline.corpus.downloads import download_images
 from react_pipeline.settings.corpus import DownloadConfig
-from react_pipeline.sources.downloads import download_images
+from react_pipeline.store.errors import CorpusError
 
 URLS = 60
 SETTINGS = DownloadConfig(threads=4, processes=1, retries=0, allow_private_addresses=True, timeout_seconds=20)
@@ -29,7 +29,7 @@ import sys
 from pathlib import Path
 import pandas as pd
 from react_pipeline.settings.corpus import DownloadConfig
-from react_pipeline.sources.downloads import download_images
+from react_pipeline.corpus.downloads import download_images
 settings = DownloadConfig.model_validate_json({SETTINGS.model_dump_json()!r})
 urls = [sys.argv[1] + f"/{{n}}" for n in range({URLS})]
 download_images(pd.DataFrame({{"row": range({URLS}), "url": urls}}), Path(sys.argv[2]), settings, 10_000)

@@ -16,20 +16,20 @@ import pandas as pd
 import pytest
 from support_drawings import pair, write_shard
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.base import publish_base
-from react_pipeline.corpus import publish_corpus
-from react_pipeline.embed import embed_corpus
+from react_pipeline.clip.base import publish_base
+from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding import inference
-from react_pipeline.errors import CorpusError, MissingArtifact
-from react_pipeline.lineage import Project
-from react_pipeline.vectors import read_metadata, read_vectors
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.embedding.vectors import read_metadata, read_vectors
+from react_pipeline.project.project import Project
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import CorpusError, MissingArtifact
 
 SHARDS, PAIRS = 20, 4
 COMMAND = """
 import sys
-from react_pipeline.embed import embed_corpus
-from react_pipeline.lineage import Project
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.project.project import Project
 embed_corpus(Project.load(sys.argv[1]))
 """
 

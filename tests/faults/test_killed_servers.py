@@ -16,7 +16,7 @@ import pytest
 
 from react_pipeline.commands import servers as servers_module
 from react_pipeline.commands.servers import Server, stop, watch
-from react_pipeline.errors import ReactError
+from react_pipeline.store.errors import ReactError
 
 
 def shell(script: str) -> Callable[[], subprocess.Popen[bytes]]:

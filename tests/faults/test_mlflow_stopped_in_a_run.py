@@ -21,10 +21,11 @@ from support_launch import dagster_home
 from support_services import answer, free_port, running
 from support_tracking import make_template, runs_of
 
-from react_pipeline.lineage import Project
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import retrieve_pairs
-from react_pipeline.tracking.log import PENDING, Tracking
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.tracking.log import Tracking
+from react_pipeline.tracking.system import PENDING
 
 STEPS, STATE_STEPS = 5_000, 50
 

@@ -17,8 +17,8 @@ from mlflow import MlflowClient
 from support_promotion import outcomes, result
 from support_tracking import make_template
 
-from react_pipeline.lineage import Project
-from react_pipeline.promotion import decide, roll_back
+from react_pipeline.project.project import Project
+from react_pipeline.promotion.decision import decide, roll_back
 from react_pipeline.tracking import log as tracking_module
 from react_pipeline.tracking import registry as registry_module
 from react_pipeline.tracking.registry import Registry

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from react_pipeline.customize import customize
-from react_pipeline.errors import RetrievalError
-from react_pipeline.lineage import Project
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import retrieve_pairs
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.store.errors import RetrievalError
+from react_pipeline.training.customization import customize
 
 
 def configure(project: Project, **retrieval: object) -> None:

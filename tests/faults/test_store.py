@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.artifacts import Inputs
-from react_pipeline.errors import CorruptArtifact, StoreWriteError
-from react_pipeline.store import Store
+from react_pipeline.store.artifacts import Inputs
+from react_pipeline.store.errors import CorruptArtifact, StoreWriteError
+from react_pipeline.store.store import Store
 
 INPUTS = Inputs("thing", "all", {"value": 1}, {}, "1")
 
@@ -38,7 +38,7 @@ def test_killed_at_any_step_nothing_unfinished_is_read_and_the_rerun_succeeds(tm
     script = f"""
 import os, signal
 from pathlib import Path
-from react_pipeline import artifacts, store
+from react_pipeline.store import artifacts, store
 kill_in_write = False
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
 def patch(owner, name): setattr(owner, name, die)
@@ -78,7 +78,7 @@ def test_scratch_outlives_a_publication_that_failed_and_is_no_part_of_the_artifa
 
     for function in ("sha256_of", "fsync_tree"):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(f"react_pipeline.store.{function}", interrupted)
+            patch.setattr(f"react_pipeline.store.store.{function}", interrupted)
             store.build(INPUTS, write)
     with store.locked(f"thing--all--{INPUTS.fingerprint}"):
         assert store.prune() == []  # as long as it is being built

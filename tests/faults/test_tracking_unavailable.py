@@ -14,11 +14,12 @@ from mlflow import MlflowClient
 from support_results import publish_results
 from support_tracking import STEPS, artifact_of, make_template, runs_of, tracking_at
 
-from react_pipeline.compare import compare
-from react_pipeline.lineage import Project
-from react_pipeline.overview import overview
+from react_pipeline.evaluation.all_domains import overview
+from react_pipeline.evaluation.comparison import compare
+from react_pipeline.project.project import Project
 from react_pipeline.tracking import log as tracking_module
-from react_pipeline.tracking.log import PENDING, Tracking
+from react_pipeline.tracking.log import Tracking
+from react_pipeline.tracking.system import PENDING
 
 DOWN = "http://127.0.0.1:9"
 
@@ -190,7 +191,7 @@ def test_database_of_another_version_of_mlflow_is_refused_with_the_way_out_and_l
 def test_two_processes_that_open_a_fresh_database_at_once_log_one_run(tiny_project: Project, tmp_path: Path) -> None:
     artifact = artifact_of(tiny_project, "corpus", "all")
     code = (
-        "import sys; from react_pipeline.lineage import Project; from react_pipeline.tracking.log import Tracking\n"
+        "import sys; from react_pipeline.project.project import Project; from react_pipeline.tracking.log import Tracking\n"
         "project = Project.load(sys.argv[1])\n"
         "artifact = project.store.current('corpus', 'all')\n"
         "assert Tracking.of(project).log_artifact(project, artifact)\n"

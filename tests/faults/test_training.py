@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from react_pipeline.base import publish_base
-from react_pipeline.customize import customize
-from react_pipeline.errors import TrainingError
-from react_pipeline.lineage import Project
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import retrieve_pairs
+from react_pipeline.clip.base import publish_base
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.store.errors import TrainingError
+from react_pipeline.training.customization import customize
 
 Make = Callable[..., Project]
 
@@ -44,9 +44,9 @@ def losses(project: Project) -> list[float]:
 
 KILLED = """
 import os, signal, sys
-from react_pipeline.customize import customize
+from react_pipeline.training.customization import customize
 from react_pipeline.training.step import TrainingStep
-from react_pipeline.lineage import Project
+from react_pipeline.project.project import Project
 take = TrainingStep.take
 def dying(self, number, *rest, **options):
     if number == int(sys.argv[2]):

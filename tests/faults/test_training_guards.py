@@ -14,16 +14,16 @@ from safetensors import safe_open
 from support_drawings import COLOURS, SHAPES
 from support_pairs import DrawnPairs
 
-from react_pipeline.artifacts import Inputs
-from react_pipeline.base import publish_base
-from react_pipeline.customize import customize
-from react_pipeline.errors import TrainingError
-from react_pipeline.lineage import Project
-from react_pipeline.model import Clip, load
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import retrieve_pairs
+from react_pipeline.clip.base import publish_base
+from react_pipeline.clip.model import Clip, load
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.store.artifacts import Inputs
+from react_pipeline.store.errors import TrainingError
 from react_pipeline.training import trainer as trainer_module
+from react_pipeline.training.customization import customize
 from react_pipeline.training.distributed import World
 from react_pipeline.training.observer import NoObserver
 from react_pipeline.training.trainer import Trainer

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from conftest import write_project
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.base import publish_base
-from react_pipeline.customize import customize
-from react_pipeline.errors import TrainingError
-from react_pipeline.lineage import Project
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import retrieve_pairs
+from react_pipeline.clip.base import publish_base
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import TrainingError
 from react_pipeline.training import kept_tokens
+from react_pipeline.training.customization import customize
 
 STEPS = 14
 """So many that fp16 has found its loss scale and some steps are taken: on this model the first eight are skipped."""
@@ -43,8 +43,8 @@ METHOD = "gated-image"
 # One process starts a child for every kill: loading torch once is enough.
 KILLED = """
 import json, os, signal, sys
-from react_pipeline.customize import customize
-from react_pipeline.lineage import Project
+from react_pipeline.training.customization import customize
+from react_pipeline.project.project import Project
 from react_pipeline.training.step import TrainingStep
 
 take = TrainingStep.take

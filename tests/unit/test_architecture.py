@@ -10,13 +10,13 @@ from typing import Any
 import open_clip
 import pytest
 
-from react_pipeline.base import publish_base
-from react_pipeline.config import EncoderConfig
-from react_pipeline.errors import InputError
-from react_pipeline.lineage import Project
-from react_pipeline.model import add_gated_blocks, from_open_clip, load, save
-from react_pipeline.modeling.architecture import differences, encoder_fields, read_config
-from react_pipeline.modeling.gated import gated_layers
+from react_pipeline.clip.architecture import differences, encoder_fields, read_config
+from react_pipeline.clip.base import publish_base
+from react_pipeline.clip.gated import add_gated_blocks, gated_layers
+from react_pipeline.clip.model import from_open_clip, load, save
+from react_pipeline.project.project import Project
+from react_pipeline.settings.config import EncoderConfig
+from react_pipeline.store.errors import InputError
 
 HALF = (0.5, 0.5, 0.5)
 

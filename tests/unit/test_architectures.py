@@ -16,10 +16,10 @@ from support_drawings import COLOURS, SHAPES
 from support_pairs import DrawnPairs
 from torch import Tensor, nn
 
-from react_pipeline.config import DomainConfig
-from react_pipeline.model import Clip
-from react_pipeline.modeling.gated import add_gated_blocks, gated_layers, vision_blocks
-from react_pipeline.modeling.tower import ImageTower
+from react_pipeline.clip.gated import add_gated_blocks, gated_layers, vision_blocks
+from react_pipeline.clip.model import Clip
+from react_pipeline.clip.tower import ImageTower
+from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.training.distributed import World
 from react_pipeline.training.trainer import Trainer

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline import artifacts
-from react_pipeline.artifacts import Artifact, Inputs
-from react_pipeline.durable import sha256_of
-from react_pipeline.errors import CorruptArtifact, InputError, MissingArtifact
-from react_pipeline.store import Store
+from react_pipeline.store import artifacts
+from react_pipeline.store.artifacts import Artifact, Inputs
+from react_pipeline.store.durable import sha256_of
+from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact
+from react_pipeline.store.store import Store
 
 
 def inputs(value: int = 1, stage: str = "thing", key: str = "all", **parents: Artifact) -> Inputs:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from react_pipeline.model import load
+from react_pipeline.clip.model import load
 from react_pipeline.training.augmentation import augmentation
 
 

@@ -16,9 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import customize as benchmark
 from benchmarks import published as steps
 from benchmarks.operations import operations
-from react_pipeline.modeling.gated import gated_layers
-from react_pipeline.modeling.methods import attach, set_trainable
-from react_pipeline.modeling.tower import ImageTower
+from react_pipeline.clip.gated import gated_layers
+from react_pipeline.clip.methods import attach, set_trainable
+from react_pipeline.clip.tower import ImageTower
 
 BATCH, LAYERS, GATED = 4, 4, 3
 

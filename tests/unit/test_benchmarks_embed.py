@@ -15,7 +15,7 @@ from benchmarks import embed as benchmark
 from benchmarks import embed_inputs, embed_parts
 from benchmarks.embed_parts import PARTS, Batch
 from benchmarks.methods import write_section
-from react_pipeline.model import Clip, load
+from react_pipeline.clip.model import Clip, load
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,12 @@ from torch import nn
 
 from benchmarks import frozen_network as benchmark
 from benchmarks.methods import Row
-from react_pipeline import stages
-from react_pipeline.lineage import Project
-from react_pipeline.modeling import methods
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import draw_control, retrieve_pairs
+from react_pipeline.clip import methods
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project import stages
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.control import draw_control
+from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.settings import training
 
 DOMAINS = ("shapes", "colours")
@@ -69,7 +70,7 @@ def test_each_variant_trains_its_part_with_its_own_fields_in_its_own_store(
 
 
 def trained_blocks(project: Project) -> list[nn.Parameter]:
-    from react_pipeline.model import load
+    from react_pipeline.clip.model import load
 
     model = load(project.store.current("base_checkpoint", "all").path).model
     return list(model.visual.transformer.parameters())

@@ -11,12 +11,13 @@ import pytest
 
 from benchmarks import methods as benchmark
 from benchmarks.methods import Row
-from react_pipeline.customize import customize
-from react_pipeline.errors import MissingArtifact
-from react_pipeline.evaluate import evaluate
-from react_pipeline.lineage import Project
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import draw_control, retrieve_pairs
+from react_pipeline.evaluation.domain_results import evaluate
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.control import draw_control
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.store.errors import MissingArtifact
+from react_pipeline.training.customization import customize
 
 DOMAINS = ("shapes", "colours")
 

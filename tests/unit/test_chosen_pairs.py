@@ -12,14 +12,13 @@ from PIL import Image
 from support_drawings import COLOURS, SHAPES
 from support_retrieval import configure
 
-from react_pipeline import retrieve
-from react_pipeline.collect import read_pairs
-from react_pipeline.lineage import Project
-from react_pipeline.retrieval import chosen_pairs
+from react_pipeline.corpus.collect import read_pairs
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval import chosen_pairs, retrieve
 from react_pipeline.retrieval.chosen_pairs import MAX_SHEETS, SHEET_CLASSES, sheets_of
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import retrieve_pairs
-from react_pipeline.store import Store
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.store.store import Store
 
 
 def interrupted(*_: Any) -> None:

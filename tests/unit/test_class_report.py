@@ -8,12 +8,13 @@ import pytest
 from PIL import Image
 from support_retrieval import DOMAIN, NOTHING, hits_of
 
-from react_pipeline.config import DomainConfig, RetrievalConfig
+from react_pipeline.clip.prompts import class_prompts
 from react_pipeline.retrieval.candidates import Queries
 from react_pipeline.retrieval.class_report import MEANINGS, class_report, report_page, similarity_report, write_report
 from react_pipeline.retrieval.fusion import best_hits
-from react_pipeline.retrieval.prompts import class_prompts
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, mark_drops
+from react_pipeline.settings.config import DomainConfig
+from react_pipeline.settings.retrieval import RetrievalConfig
 
 SEEDS = pd.DataFrame({"class_id": [1, 1], "name": ["a.png", "b.png"]})
 COUNTS = {"pairs": 2, "classes": 2, "several_classes": 1, "starving": ["eel"], "evaluation_sets": {"pets": 3}}

@@ -14,14 +14,16 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from react_pipeline.artifacts import Artifact, Inputs
-from react_pipeline.errors import CorruptArtifact, InputError, StaleArtifact
-from react_pipeline.evaluate import EvalResult, evaluate
-from react_pipeline.lineage import STAGES, Project, fresh, resolve
-from react_pipeline.model import load, save
-from react_pipeline.retrieval.labelled import encode_images, publish_evaluation_set, read_images
-from react_pipeline.retrieve import retrieve_pairs
-from react_pipeline.training.classifier import load_classifier, zero_shot_head
+from react_pipeline.clip.classifier import load_classifier, zero_shot_head
+from react_pipeline.clip.model import load, save
+from react_pipeline.evaluation.domain_results import EvalResult, evaluate
+from react_pipeline.labelled.labelled import encode_images, publish_evaluation_set, read_images
+from react_pipeline.project.lineage import fresh, resolve
+from react_pipeline.project.project import Project
+from react_pipeline.project.stages import STAGES
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.store.artifacts import Artifact, Inputs
+from react_pipeline.store.errors import CorruptArtifact, InputError, StaleArtifact
 
 SHAPES = ["circle", "square", "triangle", "cross"]
 TEMPLATES = ["a drawing of a {}", "a {} shape"]

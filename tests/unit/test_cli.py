@@ -11,8 +11,8 @@ import pytest
 import yaml
 from support_launch import dagster_home
 
-from react_pipeline.cli import main
-from react_pipeline.lineage import Project
+from react_pipeline.commands.cli import main
+from react_pipeline.project.project import Project
 
 Run = tuple[int, str, str]
 
@@ -203,7 +203,7 @@ def test_doctor_tells_what_is_there_and_what_is_missing(tiny_project: Project, r
 @pytest.mark.parametrize("command", [["results"], ["domains", "list"]], ids=" ".join)
 def test_quick_commands_load_no_torch(tiny_project: Project, command: list[str]) -> None:
     code = (
-        "import sys; from react_pipeline.cli import main\n"
+        "import sys; from react_pipeline.commands.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
@@ -251,12 +251,12 @@ def test_picture_that_cannot_be_written_takes_one_line(indexed_project: Project,
 
 
 def test_search_answers_though_a_shard_is_gone(indexed_project: Project, run, monkeypatch) -> None:
-    from react_pipeline.errors import CorpusError
+    from react_pipeline.store.errors import CorpusError
 
     def gone(*_: object) -> None:
         raise CorpusError("0.tar: cannot be read\x1b[2J")
 
-    monkeypatch.setattr("react_pipeline.search.draw_pairs", gone)
+    monkeypatch.setattr("react_pipeline.retrieval.search.draw_pairs", gone)
     code, out, told = run("search", "a circle", "-k", "3")
     assert (code, told) == (2, "error: 0.tar: cannot be read\N{REPLACEMENT CHARACTER}[2J\n")
     assert out.count("a drawing of a") == 3 and "pictures" not in out
@@ -267,8 +267,8 @@ def test_captions_and_keys_of_strangers_tell_the_terminal_nothing(indexed_projec
 
     hostile = "a\x1b[2J\n[bold]cat\u202e \x9b"
     pairs = pd.DataFrame({"rank": [0], "similarity": [0.5], "row": [1], "caption": [hostile], "url": [hostile]})
-    monkeypatch.setattr("react_pipeline.search.search_pairs", lambda *_, **__: pairs)
-    monkeypatch.setattr("react_pipeline.search.draw_pairs", lambda *_: None)
+    monkeypatch.setattr("react_pipeline.retrieval.search.search_pairs", lambda *_, **__: pairs)
+    monkeypatch.setattr("react_pipeline.retrieval.search.draw_pairs", lambda *_: None)
     code, out, _ = run("search", "a circle")
     assert code == 0 and out.count("a\ufffd[2J [bold]cat\ufffd \ufffd") == 2
     assert all(line.isprintable() for line in out.split("\n"))

@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 import webdataset as wds
 
-from react_pipeline.artifacts import Artifact, Inputs
-from react_pipeline.collect import collect_pairs, read_pairs
-from react_pipeline.errors import CorpusError, CorruptArtifact
-from react_pipeline.sources.image_source import TarSource
-from react_pipeline.sources.shards import index_shard, read_member
-from react_pipeline.store import Store
+from react_pipeline.corpus.collect import collect_pairs, read_pairs
+from react_pipeline.corpus.image_source import TarSource
+from react_pipeline.corpus.shards import index_shard, read_member
+from react_pipeline.store.artifacts import Artifact, Inputs
+from react_pipeline.store.errors import CorpusError, CorruptArtifact
+from react_pipeline.store.store import Store
 
 
 @pytest.fixture

@@ -11,14 +11,14 @@ import yaml
 from PIL import Image
 from support_elevater import folder_of, write_elevater
 
-from react_pipeline.base import publish_base
-from react_pipeline.cli import main
-from react_pipeline.elevater.features import publish_features
-from react_pipeline.elevater.readers import read_dataset
-from react_pipeline.elevater.results import publish_results
-from react_pipeline.elevater.submission import Prediction, write_prediction, write_submission
-from react_pipeline.elevater.table import DATASETS, dataset
-from react_pipeline.lineage import Project
+from react_pipeline.benchmark.features import publish_features
+from react_pipeline.benchmark.results import publish_results
+from react_pipeline.benchmark.submission import Prediction, write_prediction, write_submission
+from react_pipeline.clip.base import publish_base
+from react_pipeline.commands.cli import main
+from react_pipeline.labelled.readers import read_dataset
+from react_pipeline.project.project import Project
+from react_pipeline.settings.datasets import DATASETS, dataset
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ def test_wrong_use_of_retrieval_takes_one_line(tiny_project: Project, run, tmp_p
 @pytest.mark.parametrize("command", [["list"], ["check", "."]], ids=" ".join)
 def test_quick_commands_load_no_torch(tmp_path: Path, command: list[str]) -> None:
     code = (
-        "import sys; from react_pipeline.cli import main\n"
+        "import sys; from react_pipeline.commands.cli import main\n"
         "try: main(['elevater', *sys.argv[1:]])\n"
         "except SystemExit: pass\n"
         "sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"

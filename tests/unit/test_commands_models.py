@@ -9,9 +9,10 @@ import yaml
 from mlflow import MlflowClient
 from support_promotion import copy_measured, evaluation_set, measured_folder, outcomes, result
 
-from react_pipeline.cli import main
-from react_pipeline.lineage import Project
-from react_pipeline.promotion import decide, standing
+from react_pipeline.commands.cli import main
+from react_pipeline.project.project import Project
+from react_pipeline.promotion.decision import decide
+from react_pipeline.promotion.evidence import standing
 from react_pipeline.tracking import log as tracking_module
 from react_pipeline.tracking import registry as registry_module
 from react_pipeline.tracking.registry import Registry

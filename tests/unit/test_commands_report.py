@@ -11,12 +11,12 @@ from conftest import write_project
 from support_results import publish_results
 from typer.testing import CliRunner
 
-from react_pipeline.cli import app
-from react_pipeline.compare import compare
-from react_pipeline.errors import InputError, MissingArtifact
-from react_pipeline.lineage import Project
-from react_pipeline.overview import overview
-from react_pipeline.report import write_report
+from react_pipeline.commands.cli import app
+from react_pipeline.evaluation.all_domains import overview
+from react_pipeline.evaluation.comparison import compare
+from react_pipeline.evaluation.report import write_report
+from react_pipeline.project.project import Project
+from react_pipeline.store.errors import InputError, MissingArtifact
 
 ANSWERS = {"base": [False, True] * 10, "gated-image": [True, True] * 10}
 

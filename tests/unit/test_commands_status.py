@@ -10,8 +10,8 @@ import pytest
 from support_upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 from typer.testing import CliRunner
 
-from react_pipeline.cli import app
-from react_pipeline.lineage import Project
+from react_pipeline.commands.cli import app
+from react_pipeline.project.project import Project
 
 MEND = "react-pipeline materialize --domain shapes --method base --method gated-image"
 
@@ -61,7 +61,7 @@ def test_a_file_that_is_not_valid_is_told_and_hides_no_other(project: Project) -
 
 def test_it_loads_no_torch(project: Project) -> None:
     code = (
-        "import sys; from react_pipeline.cli import main\n"
+        "import sys; from react_pipeline.commands.cli import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"

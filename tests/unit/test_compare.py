@@ -14,14 +14,17 @@ import yaml
 from conftest import write_project
 from PIL import Image
 
-from react_pipeline.compare import MEAN, compare, comparison_table, paired_interval, to_markdown
-from react_pipeline.customize import customize
-from react_pipeline.errors import MissingArtifact
-from react_pipeline.evaluate import EvalResult, evaluate
-from react_pipeline.lineage import Project
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import draw_control, retrieve_pairs
+from react_pipeline.evaluation.comparison import compare, comparison_table
+from react_pipeline.evaluation.domain_results import EvalResult, evaluate
+from react_pipeline.evaluation.intervals import paired_interval
+from react_pipeline.evaluation.tables import MEAN, to_markdown
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.control import draw_control
+from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.settings.training import METHODS
+from react_pipeline.store.errors import MissingArtifact
+from react_pipeline.training.customization import customize
 
 GATED, CONTROL = "gated-image", "gated-image-control"
 
@@ -190,7 +193,7 @@ def test_names_cannot_break_the_markdown_table() -> None:
 
 
 def test_a_result_whose_files_were_changed_is_refused(project: Project, tmp_path: Path) -> None:
-    from react_pipeline.errors import CorruptArtifact
+    from react_pipeline.store.errors import CorruptArtifact
 
     result = project.store.current("elevater_results", "shapes/base")
     shutil.copy(result.file("result.json"), tmp_path / "kept.json")

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from react_pipeline.config_files import load_domain, load_domains, load_pipeline
-from react_pipeline.errors import ConfigError
+from react_pipeline.settings.files import load_domain, load_domains, load_pipeline
 from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.store.errors import ConfigError
 
 
 def write(path: Path, value: object) -> Path:

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 import yaml
 
-from react_pipeline.collect import read_pairs
-from react_pipeline.lineage import Project
+from react_pipeline.corpus.collect import read_pairs
+from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
+from react_pipeline.project.project import Project
 from react_pipeline.retrieval.control import RandomRows, draw_control
-from react_pipeline.retrieval.labelled import publish_evaluation_set, read_images
-from react_pipeline.retrieve import retrieve_pairs
+from react_pipeline.retrieval.retrieve import retrieve_pairs
 
 
 @pytest.fixture

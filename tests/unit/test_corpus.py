@@ -10,13 +10,14 @@ import pytest
 from support_drawings import pair, write_shard
 from support_shard_server import ShardServer, serve_folder
 
-from react_pipeline.base import publish_base
-from react_pipeline.corpus import check_shards, find_shards, publish_corpus, shard_paths
-from react_pipeline.embed import embed_corpus
-from react_pipeline.errors import CorpusError
-from react_pipeline.lineage import Project
-from react_pipeline.sources import remote_store
-from react_pipeline.sources.remote import RemoteShard
+from react_pipeline.clip.base import publish_base
+from react_pipeline.corpus import remote_store
+from react_pipeline.corpus.corpus import find_shards, publish_corpus
+from react_pipeline.corpus.inventory import check_shards, shard_paths
+from react_pipeline.corpus.remote_store import RemoteShard
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.project.project import Project
+from react_pipeline.store.errors import CorpusError
 
 MakeProject = Callable[..., Project]
 

@@ -12,18 +12,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from react_pipeline.artifacts import Inputs
-from react_pipeline.base import publish_base
-from react_pipeline.corpus import publish_corpus
-from react_pipeline.customize import customize
-from react_pipeline.embed import embed_corpus
-from react_pipeline.errors import InputError, RetrievalError, StaleArtifact, TrainingError
-from react_pipeline.index import build_index
-from react_pipeline.lineage import Project
-from react_pipeline.model import load
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import draw_control, retrieve_pairs
+from react_pipeline.clip.base import publish_base
+from react_pipeline.clip.model import load
+from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.indexing.index import build_index
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.control import draw_control
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.store.artifacts import Inputs
+from react_pipeline.store.errors import InputError, RetrievalError, StaleArtifact, TrainingError
 from react_pipeline.training.augmentation import augmentation, turn_and_recolour
+from react_pipeline.training.customization import customize
 from react_pipeline.training.data import TrainingPairs, Views
 from react_pipeline.training.step import TrainingStep
 
@@ -364,7 +365,7 @@ def test_a_training_whose_publication_fails_does_not_start_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("react_pipeline.store.fsync_tree", killed)
+        patch.setattr("react_pipeline.store.store.fsync_tree", killed)
         customize(project, "shapes", "gated-image")
     artifact = customize(project, "shapes", "gated-image")
     assert artifact.counts["first_step"] == 4

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.dagster_home import locate_home, locked_for_ui, prepare_home, tell_addresses, ui_addresses
-from react_pipeline.errors import InputError
+from react_pipeline.project.dagster_home import locate_home, locked_for_ui, prepare_home, tell_addresses, ui_addresses
+from react_pipeline.store.errors import InputError
 
 REPOSITORY = Path(__file__).parents[2]
 ADDRESSES = {"dagster": "http://127.0.0.1:3100", "mlflow": "http://127.0.0.1:5100"}

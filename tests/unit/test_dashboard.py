@@ -13,12 +13,12 @@ import yaml
 from conftest import write_project
 from support_results import publish_results
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.compare import compare
-from react_pipeline.lineage import Project
-from react_pipeline.overview import overview
-from react_pipeline.reports.dashboard_examples import MAX_POINTS, read_curves, shown_classes
-from react_pipeline.reports.dashboard_figures import costs_figure, plain
+from react_pipeline.evaluation.all_domains import overview
+from react_pipeline.evaluation.comparison import compare
+from react_pipeline.evaluation.dashboard_examples import MAX_POINTS, read_curves, shown_classes
+from react_pipeline.evaluation.dashboard_figures import costs_figure, plain
+from react_pipeline.project.project import Project
+from react_pipeline.store.artifacts import Artifact
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>"
 ANSWERS = {

@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from react_pipeline.config_files import load_domain
-from react_pipeline.demo import CORPUS_SOURCES, RECIPE_VERSION, installed_versions
+from react_pipeline.clip.gated import add_gated_blocks
+from react_pipeline.clip.methods import set_trainable
+from react_pipeline.clip.model import Clip, from_parts, load, save
+from react_pipeline.clip.tower import ImageTower
 from react_pipeline.demo.corpus import build_corpus, build_evaluation
 from react_pipeline.demo.evaluation import GROUPS, labelled_emoji
+from react_pipeline.demo.packages import CORPUS_SOURCES, RECIPE_VERSION, installed_versions
 from react_pipeline.demo.sources import Drawing, corpus_drawings
-from react_pipeline.durable import sha256_of
-from react_pipeline.model import Clip, from_parts, load, save, set_trainable
-from react_pipeline.modeling.gated import add_gated_blocks
-from react_pipeline.modeling.tower import ImageTower
+from react_pipeline.settings.files import load_domain
+from react_pipeline.store.durable import sha256_of
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,13 +16,13 @@ import torch
 from conftest import write_project
 from safetensors.torch import load_file
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.base import publish_base
-from react_pipeline.customize import customize
-from react_pipeline.errors import InputError, RetrievalError
-from react_pipeline.lineage import Project
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import retrieve_pairs
+from react_pipeline.clip.base import publish_base
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import InputError, RetrievalError
+from react_pipeline.training.customization import customize
 from react_pipeline.training.distributed import World
 from react_pipeline.training.schedule import batch_at
 
@@ -55,8 +55,8 @@ PROCESS = """
 import json, os, sys
 from pathlib import Path
 import torch.distributed as dist
-from react_pipeline.customize import customize
-from react_pipeline.lineage import Project
+from react_pipeline.training.customization import customize
+from react_pipeline.project.project import Project
 
 class Told:
     def __init__(self): self.events = []
@@ -214,7 +214,7 @@ def test_one_process_alone_needs_no_group() -> None:
 def test_a_batch_that_does_not_suit_the_processes_is_refused(
     together: Together, batch_size: int, processes: int, error: type[Exception], text: str, tmp_path: Path
 ) -> None:
-    from react_pipeline.model import load
+    from react_pipeline.clip.model import load
     from react_pipeline.training.data import TrainingPairs
     from react_pipeline.training.trainer import Trainer
 

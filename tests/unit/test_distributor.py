@@ -12,19 +12,20 @@ import pytest
 from support_drawings import draw, encode, pair, write_shard
 from support_web import served
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.base import publish_base
-from react_pipeline.corpus import publish_corpus
-from react_pipeline.distributor import spark_session, spread
-from react_pipeline.embed import embed_corpus
-from react_pipeline.errors import ConfigError, CorpusError, InputError, ReactError
+from react_pipeline.clip.base import publish_base
+from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.corpus.downloads import download_images
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.indexing.build import build_indices
-from react_pipeline.lineage import Project, fresh
+from react_pipeline.project.lineage import fresh
+from react_pipeline.project.project import Project
+from react_pipeline.project.spark import spark_session, spread
 from react_pipeline.settings.corpus import DownloadConfig
 from react_pipeline.settings.distributor import DistributorConfig
 from react_pipeline.settings.index import IndexConfig
-from react_pipeline.sources.downloads import download_images
-from react_pipeline.vectors import read_metadata
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import ConfigError, CorpusError, InputError, ReactError
 
 MakeProject = Callable[..., Project]
 
@@ -70,7 +71,7 @@ def test_an_error_of_a_task_is_the_error_it_would_be_here() -> None:
 
 
 def test_a_store_that_executors_cannot_see_is_told(tmp_path: Path) -> None:
-    from react_pipeline.distributor import require_shared
+    from react_pipeline.project.spark import require_shared
 
     with pytest.raises(InputError, match="executors must see the store"):
         spread(require_shared, [tmp_path / "elsewhere"], SETTINGS, "looking")

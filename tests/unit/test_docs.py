@@ -11,11 +11,11 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from react_pipeline import config
-from react_pipeline.cli import app
-from react_pipeline.config_files import load_domain, load_pipeline
-from react_pipeline.retrieval.labels import read_folder
+from react_pipeline.commands.cli import app
+from react_pipeline.labelled.labels import read_folder
+from react_pipeline.settings import config
 from react_pipeline.settings import training as training_config
+from react_pipeline.settings.files import load_domain, load_pipeline
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

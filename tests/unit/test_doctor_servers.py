@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from react_pipeline.commands.doctor import Finding, diagnose
-from react_pipeline.dagster_home import locked_for_ui, tell_addresses
-from react_pipeline.lineage import Project
+from react_pipeline.project.dagster_home import locked_for_ui, tell_addresses
+from react_pipeline.project.project import Project
 from react_pipeline.tracking.notes import DAGSTER_VARIABLE, MLFLOW_VARIABLE
 
 REPOSITORY = Path(__file__).parents[2]

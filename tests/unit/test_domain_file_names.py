@@ -11,13 +11,13 @@ from support_promotion import outcomes, result
 
 from assets.automation import domain_files
 from assets.resources import ProjectResource
-from react_pipeline.cli import main
+from react_pipeline.commands.cli import main
 from react_pipeline.commands.doctor import diagnose
-from react_pipeline.config import RESERVED_SLUGS, DomainConfig
-from react_pipeline.config_files import load_domains
-from react_pipeline.errors import InputError
-from react_pipeline.lineage import Project
-from react_pipeline.promotion import decide
+from react_pipeline.project.project import Project
+from react_pipeline.promotion.decision import decide
+from react_pipeline.settings.config import RESERVED_SLUGS, DomainConfig
+from react_pipeline.settings.files import load_domains
+from react_pipeline.store.errors import InputError
 
 
 @pytest.fixture

@@ -17,11 +17,11 @@ from PIL import Image
 from support_drawings import COLOURS, SHAPES, draw, encode
 from support_web import Web, served
 
-from react_pipeline.errors import CorpusError
+from react_pipeline.corpus import downloads
+from react_pipeline.corpus.download_journal import reason_of
+from react_pipeline.corpus.downloads import Downloaded, download_images
 from react_pipeline.settings.corpus import DownloadConfig
-from react_pipeline.sources import downloads
-from react_pipeline.sources.download_journal import reason_of
-from react_pipeline.sources.downloads import Downloaded, download_images
+from react_pipeline.store.errors import CorpusError
 
 MAX_PIXELS = 10_000
 IMAGES = {

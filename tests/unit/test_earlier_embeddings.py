@@ -13,13 +13,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support_drawings import COLOURS, SHAPES, pair, write_shard
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.base import publish_base
-from react_pipeline.corpus import publish_corpus
-from react_pipeline.embed import LEDGER_FILE, embed_corpus
-from react_pipeline.errors import CorpusError
-from react_pipeline.lineage import Project
-from react_pipeline.vectors import read_metadata, read_vectors, vector_files
+from react_pipeline.clip.base import publish_base
+from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.embedding.earlier_embeddings import LEDGER_FILE
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.embedding.vectors import read_metadata, read_vectors, vector_files
+from react_pipeline.project.project import Project
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import CorpusError
 
 MakeProject = Callable[..., Project]
 SIDES = ("image", "text")

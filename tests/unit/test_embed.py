@@ -12,15 +12,16 @@ import pandas as pd
 import pytest
 from support_drawings import pair, write_shard
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.base import publish_base
-from react_pipeline.corpus import publish_corpus, shard_paths
-from react_pipeline.embed import embed_corpus
+from react_pipeline.clip.base import publish_base
+from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.corpus.images import decode_image
+from react_pipeline.corpus.inventory import shard_paths
 from react_pipeline.embedding import inference
-from react_pipeline.errors import CorpusError
-from react_pipeline.lineage import Project
-from react_pipeline.sources.images import decode_image
-from react_pipeline.vectors import read_metadata, read_vectors
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.embedding.vectors import read_metadata, read_vectors
+from react_pipeline.project.project import Project
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import CorpusError
 
 MakeProject = Callable[..., Project]
 
@@ -34,7 +35,7 @@ def embedded(project: Project) -> Artifact:
 def test_every_row_is_its_pair_encoded_by_the_model(indexed_project: Project) -> None:
     import torch
 
-    from react_pipeline.model import load
+    from react_pipeline.clip.model import load
 
     store = indexed_project.store
     artifact = store.current("corpus_embeddings", "all")

@@ -14,9 +14,9 @@ from support_drawings import draw
 from torch import Tensor
 from torchvision.transforms import Compose, ToTensor
 
+from react_pipeline.clip.model import Clip, load
 from react_pipeline.embedding import encoder as encoder_module
 from react_pipeline.embedding.encoder import Encoder, parts_of_like_length, split_preprocess
-from react_pipeline.model import Clip, load
 
 CAPTIONS = [
     "a red circle",

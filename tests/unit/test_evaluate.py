@@ -11,13 +11,15 @@ import pytest
 import torch
 from support_drawings import SHAPES
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.base import publish_base
-from react_pipeline.errors import CorruptArtifact, InputError, MissingArtifact
-from react_pipeline.evaluate import EVALUATOR_VERSION, EvalResult, evaluate, score, zero_shot_head
-from react_pipeline.lineage import STAGES, Project
-from react_pipeline.model import load
-from react_pipeline.retrieval.labelled import publish_evaluation_set, read_images
+from react_pipeline.clip.base import publish_base
+from react_pipeline.clip.classifier import zero_shot_head
+from react_pipeline.clip.model import load
+from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult, evaluate, score
+from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
+from react_pipeline.project.project import Project
+from react_pipeline.project.stages import STAGES
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact
 
 NAMES = ["cat", "hot dog", "{odd} name", "zebra"]
 
@@ -64,7 +66,7 @@ def test_a_result_agrees_with_its_tables_and_with_a_computation_by_hand(
     value = EvalResult.read(result)
     images = read_images(tiny_project.store.current("evaluation_set", "shapes"))
     clip = load(tiny_project.store.current("base_checkpoint", "all").path)
-    from react_pipeline.sources.images import decode_image
+    from react_pipeline.corpus.images import decode_image
 
     pixels = torch.stack([clip.preprocess(decode_image(Path(path).read_bytes(), 10_000)) for path in images["path"]])
     head = zero_shot_head(clip, SHAPES, ["a drawing of a {}", "a {} shape"])
@@ -113,7 +115,7 @@ def test_unknown_methods_and_missing_checkpoints_are_told(tiny_project: Project)
 def test_features_that_are_not_finite_give_no_number(
     tiny_project: Project, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
-    from react_pipeline.model import save
+    from react_pipeline.clip.model import save
 
     clip = load(tiny_checkpoint)
     with torch.no_grad():

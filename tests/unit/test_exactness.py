@@ -19,8 +19,8 @@ import torch.nn.functional as functional
 from open_clip.model import CLIP
 from torch import Tensor, nn
 
-from react_pipeline.modeling.gated import add_gated_blocks, gated_layers
-from react_pipeline.modeling.tower import ImageTower
+from react_pipeline.clip.gated import add_gated_blocks, gated_layers
+from react_pipeline.clip.tower import ImageTower
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.training.losses import contrastive_loss
 from react_pipeline.training.schedule import MAX_LOG_SCALE, learning_rate, parameter_groups

@@ -12,11 +12,11 @@ from PIL import ImageDraw, ImageFont
 from support_drawings import draw, encode
 from support_retrieval import NOTHING, hits_of
 
-from react_pipeline.config import RetrievalConfig
-from react_pipeline.lineage import Project
+from react_pipeline.project.project import Project
 from react_pipeline.retrieval.duplicates import EvaluationImages
 from react_pipeline.retrieval.examination import Examination
 from react_pipeline.retrieval.fusion import best_hits
+from react_pipeline.settings.retrieval import RetrievalConfig
 
 
 class Web:
@@ -138,7 +138,7 @@ def test_printed_words_are_looked_for_only_where_that_is_asked(indexed_project: 
 def test_no_two_chosen_pairs_are_near_duplicates_and_each_dropped_one_has_a_better_neighbour(
     indexed_project: Project, similarity: float
 ) -> None:
-    from react_pipeline.vectors import read_vectors
+    from react_pipeline.embedding.vectors import read_vectors
 
     web = Web(dict.fromkeys(range(60), IMAGE))
     web.identity = "image_sha256"

@@ -19,23 +19,25 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from react_pipeline.artifacts import Artifact, Inputs
-from react_pipeline.base import publish_base
-from react_pipeline.corpus import publish_corpus
-from react_pipeline.demo import CORPUS_SOURCES
-from react_pipeline.durable import sha256_of
-from react_pipeline.embed import embed_corpus
-from react_pipeline.errors import CorruptArtifact, InputError, MissingArtifact, StaleArtifact, StoreWriteError
-from react_pipeline.evaluate import EvalResult, evaluate
-from react_pipeline.export import export, other_champion, write_model
-from react_pipeline.index import build_index
-from react_pipeline.lineage import Project, resolve
-from react_pipeline.model import Clip, from_parts, load, save
-from react_pipeline.modeling.gated import add_gated_blocks, gated_layers
-from react_pipeline.promotion import promote
-from react_pipeline.reports.model_card import Loading, escaped, how_to_load, licences
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import draw_control, retrieve_pairs
+from react_pipeline.clip.base import publish_base
+from react_pipeline.clip.gated import add_gated_blocks, gated_layers
+from react_pipeline.clip.model import Clip, from_parts, load, save
+from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.demo.packages import CORPUS_SOURCES
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.evaluation.domain_results import EvalResult, evaluate
+from react_pipeline.indexing.index import build_index
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.lineage import resolve
+from react_pipeline.project.project import Project
+from react_pipeline.promotion.decision import promote
+from react_pipeline.retrieval.control import draw_control
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.store.artifacts import Artifact, Inputs
+from react_pipeline.store.durable import sha256_of
+from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact, StaleArtifact, StoreWriteError
+from react_pipeline.use.exported_folder import export, other_champion, write_model
+from react_pipeline.use.model_card import Loading, escaped, how_to_load, licences
 
 Make = Callable[..., Project]
 COUNTS = {"trainable_parameters": 1_234, "parameters": 56_789, "pairs": 7, "seconds": 1.0}
@@ -141,7 +143,7 @@ def test_plain_open_clip_loads_a_model_without_gates_by_the_readmes_lines(
 def test_a_gated_model_loads_with_this_package_and_plain_open_clip_refuses_it(project: Project, tmp_path: Path) -> None:
     checkpoint = customized(project, "gated-image")
     folder = export(project, "shapes", "gated-image", tmp_path / "exported")
-    clip = run_readme(folder, "react_pipeline.model")["clip"]
+    clip = run_readme(folder, "react_pipeline.clip.model")["clip"]
     assert list(gated_layers(clip.model)) == [0, 1]
     assert same(features(clip), features(load(checkpoint.path)))
     assert not same(features(clip), features(load(project.store.current("base_checkpoint", "all").path)))
@@ -308,8 +310,8 @@ def test_a_folder_in_use_is_left_alone_and_only_an_export_is_overwritten(project
 
 KILLED = """
 import os, signal, sys
-from react_pipeline import export as module
-from react_pipeline.lineage import Project
+from react_pipeline.use import exported_folder as export as module
+from react_pipeline.project.project import Project
 def dying(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 setattr(module, sys.argv[3], dying)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from support_retrieval import hits_of
 
-from react_pipeline.config import RetrievalConfig
 from react_pipeline.retrieval.fusion import apply_filter, best_hits, in_order
+from react_pipeline.settings.retrieval import RetrievalConfig
 
 
 def test_the_best_hit_of_a_class_and_row_keeps_its_prompt_mode_and_rank() -> None:

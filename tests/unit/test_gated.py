@@ -8,9 +8,9 @@ import torch
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor, nn
 
-from react_pipeline.errors import InputError
-from react_pipeline.modeling.gated import GatedBlock, add_gated_blocks, gated_layers, scale_gates, vision_blocks
-from react_pipeline.modeling.methods import attach, set_trainable, trains_images, trains_text
+from react_pipeline.clip.gated import GatedBlock, add_gated_blocks, gated_layers, scale_gates, vision_blocks
+from react_pipeline.clip.methods import attach, set_trainable, trains_images, trains_text
+from react_pipeline.store.errors import InputError
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
 NATIVE: dict[str, Any] = {

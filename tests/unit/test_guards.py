@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from react_pipeline.errors import TrainingError
 from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.store.errors import TrainingError
 from react_pipeline.training.guards import (
     MAX_SKIPPED_STEPS,
     can_see_collapse,

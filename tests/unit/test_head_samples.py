@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from support_pairs import DrawnPairs
 
-from react_pipeline.config import DomainConfig
-from react_pipeline.model import load
+from react_pipeline.clip.model import load
+from react_pipeline.settings.config import DomainConfig
 from react_pipeline.training.head_samples import ENCODED_AT_ONCE, ClassSamples, encode_images, label_texts
 
 DOMAIN = DomainConfig(

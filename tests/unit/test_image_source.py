@@ -12,13 +12,13 @@ import support_web
 from support_drawings import COLOURS, SHAPES, draw, encode, pair, write_shard
 from support_web import served
 
-from react_pipeline.artifacts import Artifact, Inputs
-from react_pipeline.collect import collect_pairs, read_pairs
-from react_pipeline.config import CorpusConfig
-from react_pipeline.sources import image_source
-from react_pipeline.sources.image_source import TarSource, UrlSource
-from react_pipeline.sources.shards import index_shard, read_member
-from react_pipeline.store import Store
+from react_pipeline.corpus import image_source
+from react_pipeline.corpus.collect import collect_pairs, read_pairs
+from react_pipeline.corpus.image_source import TarSource, UrlSource
+from react_pipeline.corpus.shards import index_shard, read_member
+from react_pipeline.settings.corpus import CorpusConfig
+from react_pipeline.store.artifacts import Artifact, Inputs
+from react_pipeline.store.store import Store
 
 IMAGES = [encode(draw(SHAPES[n % 4], COLOURS[n // 4 % 4], n), ("png", "jpg", "webp")[n % 3]) for n in range(12)]
 

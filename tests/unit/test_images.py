@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from support_drawings import draw, encode
 
-from react_pipeline.sources.images import BadImage, contact_sheet, decode_image
+from react_pipeline.corpus.images import BadImage, contact_sheet, decode_image
 
 MAX_PIXELS = 1_000_000
 

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
-from react_pipeline.artifacts import Artifact
-from react_pipeline.errors import CorruptArtifact, InputError
-from react_pipeline.index import build_index, open_index
+from react_pipeline.embedding.vectors import read_vectors
 from react_pipeline.indexing import build as index_build
 from react_pipeline.indexing.files import fits_gpu
 from react_pipeline.indexing.growth import SIDES
+from react_pipeline.indexing.index import build_index, open_index
 from react_pipeline.indexing.vectors import StoredVectors
-from react_pipeline.lineage import Project
-from react_pipeline.vectors import read_vectors
+from react_pipeline.project.project import Project
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import CorruptArtifact, InputError
 
 MakeProject = Callable[..., Project]
 ROWS, WIDTH, FILE_ROWS = 4_000, 32, 500
@@ -150,7 +150,7 @@ def test_auto_above_the_limit_builds(make_project: MakeProject, indexed_project:
 
 
 def test_fields_at_their_default_leave_the_fingerprint_as_it_was(make_project: MakeProject) -> None:
-    from react_pipeline.lineage import STAGES
+    from react_pipeline.project.stages import STAGES
 
     def named(**index: object) -> dict[str, object]:
         return STAGES["faiss_index"].config(make_project(index=index), "all")

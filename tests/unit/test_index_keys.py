@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from react_pipeline.config import IndexConfig
-from react_pipeline.errors import InputError
 from react_pipeline.indexing.keys import GRAPH_ROWS, Key, cells_for, choose_key, machine_memory_bytes
+from react_pipeline.settings.index import IndexConfig
+from react_pipeline.store.errors import InputError
 
 GIB = 2**30
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
-from react_pipeline import artifacts
-from react_pipeline.errors import CorruptArtifact, InputError, StaleArtifact
-from react_pipeline.index import build_index, open_index
-from react_pipeline.lineage import Project, fresh
-from react_pipeline.vectors import read_vectors
+from react_pipeline.embedding.vectors import read_vectors
+from react_pipeline.indexing.index import build_index, open_index
+from react_pipeline.project.lineage import fresh
+from react_pipeline.project.project import Project
+from react_pipeline.store import artifacts
+from react_pipeline.store.errors import CorruptArtifact, InputError, StaleArtifact
 
 ROWS, WIDTH = 4_000, 32
 SIDES = ("image", "text")

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
-from react_pipeline.artifacts import Artifact
-from react_pipeline.errors import InputError
+from react_pipeline.embedding.vectors import read_vectors
 from react_pipeline.indexing.recall import Neighbours, Queries, draw_queries, tune
 from react_pipeline.indexing.vectors import StoredVectors
-from react_pipeline.lineage import Project
-from react_pipeline.vectors import read_vectors
+from react_pipeline.project.project import Project
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import InputError
 
 ROWS, WIDTH = 1_000, 16
 

@@ -11,12 +11,12 @@ from PIL import Image
 from support_drawings import pair, write_shard
 from torch import Tensor
 
-from react_pipeline.config import CorpusConfig
+from react_pipeline.corpus.shards import Member
 from react_pipeline.embedding.groups import Group
 from react_pipeline.embedding.inference import PairDataset, PairStream
 from react_pipeline.embedding.seen_keys import SeenKeys
-from react_pipeline.errors import CorpusError
-from react_pipeline.sources.shards import Member
+from react_pipeline.settings.corpus import CorpusConfig
+from react_pipeline.store.errors import CorpusError
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from react_pipeline.errors import TrainingError
-from react_pipeline.model import load
-from react_pipeline.modeling.gated import add_gated_blocks, gated_layers
-from react_pipeline.modeling.methods import set_trainable
+from react_pipeline.clip.gated import add_gated_blocks, gated_layers
+from react_pipeline.clip.methods import set_trainable
+from react_pipeline.clip.model import load
+from react_pipeline.store.errors import TrainingError
 from react_pipeline.training.interpolation import GRID, Line, choose
 
 METHODS = ("gated-image", "locked-text", "full")

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.errors import InputError
-from react_pipeline.evaluate import EvalResult
-from react_pipeline.promotions.judgement import Measured, judge, paired_test
+from react_pipeline.evaluation.domain_results import EvalResult
+from react_pipeline.promotion.judgement import Measured, judge, paired_test
 from react_pipeline.settings.promotion import PromotionConfig
 from react_pipeline.settings.training import TRAINED_METHODS
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import InputError
 
 SETTINGS = PromotionConfig()
 

@@ -11,9 +11,9 @@ from support_drawings import COLOURS, SHAPES
 from support_pairs import DrawnPairs
 from torch import Tensor
 
-from react_pipeline.model import load
-from react_pipeline.modeling.methods import attach, set_trainable
-from react_pipeline.modeling.tower import ImageTower
+from react_pipeline.clip.methods import attach, set_trainable
+from react_pipeline.clip.model import load
+from react_pipeline.clip.tower import ImageTower
 from react_pipeline.training import kept_tokens
 from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.data import Views

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from support_drawings import COLOURS, SHAPES, encode, evaluation_image
 
-from react_pipeline.errors import InputError
-from react_pipeline.lineage import Project
-from react_pipeline.retrieval.labelled import encode_images, publish_evaluation_set, read_images
+from react_pipeline.labelled.labelled import encode_images, publish_evaluation_set, read_images
+from react_pipeline.project.project import Project
+from react_pipeline.store.errors import InputError
 
 
 def with_evaluation(project: Project, slug: str = "shapes", **fields: object) -> Project:
@@ -136,8 +136,8 @@ def test_identity_is_content_not_place(tiny_project: Project, folder: Path, tmp_
 
 
 def test_images_are_encoded_in_order_and_alike_in_any_batch(tiny_project: Project, tiny_checkpoint: Path) -> None:
-    from react_pipeline.model import load
-    from react_pipeline.sources.images import decode_image
+    from react_pipeline.clip.model import load
+    from react_pipeline.corpus.images import decode_image
 
     clip = load(tiny_checkpoint)
     images = read_images(publish_evaluation_set(tiny_project, "colours"))
@@ -156,7 +156,7 @@ def test_images_are_encoded_in_order_and_alike_in_any_batch(tiny_project: Projec
 def test_an_image_changed_after_publishing_is_refused(
     tiny_project: Project, folder: Path, tiny_checkpoint: Path
 ) -> None:
-    from react_pipeline.model import load
+    from react_pipeline.clip.model import load
 
     project = with_evaluation(tiny_project, kind="folder", path=str(folder))
     images = read_images(publish_evaluation_set(project, "shapes"))

@@ -14,14 +14,15 @@ from support_drawings import COLOURS
 from support_pairs import DrawnPairs
 from torch import Tensor
 
-from react_pipeline.config import DomainConfig
-from react_pipeline.errors import InputError, RetrievalError, TrainingError
-from react_pipeline.lineage import Project
-from react_pipeline.model import Clip, load
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import draw_control, retrieve_pairs
+from react_pipeline.clip.classifier import zero_shot_head
+from react_pipeline.clip.model import Clip, load
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.control import draw_control
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.training import TrainingConfig
-from react_pipeline.training.classifier import zero_shot_head
+from react_pipeline.store.errors import InputError, RetrievalError, TrainingError
 from react_pipeline.training.data import TrainingPairs
 from react_pipeline.training.head_samples import encode_images
 from react_pipeline.training.held_out import split

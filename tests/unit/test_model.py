@@ -11,10 +11,10 @@ from open_clip.model import CLIP
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from react_pipeline.config import EncoderConfig
-from react_pipeline.errors import InputError
-from react_pipeline.model import Clip, add_gated_blocks, choose_device, from_open_clip, from_parts, load, save
-from react_pipeline.modeling.gated import gated_layers
+from react_pipeline.clip.gated import add_gated_blocks, gated_layers
+from react_pipeline.clip.model import Clip, choose_device, from_open_clip, from_parts, load, save
+from react_pipeline.settings.config import EncoderConfig
+from react_pipeline.store.errors import InputError
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_what_a_checkpoint_file_leaves_open_and_nobody_says_is_warned_of_one_by_
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-quickgelu", {**model_cfg, "quick_gelu": True})
     path = tiny_checkpoint / "open_clip_model.safetensors"
     from_open_clip(EncoderConfig(model=name, pretrained=str(path), **given))
-    told = [record.getMessage() for record in caplog.records if record.name == "react_pipeline.model"]
+    told = [record.getMessage() for record in caplog.records if record.name == "react_pipeline.clip.model"]
     assert [message.split("Say encoder.")[1].split()[0] for message in told] == assumed
     assert all(message.startswith(str(path)) for message in told)
 

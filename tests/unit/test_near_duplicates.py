@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from support_retrieval import NOTHING
 
-from react_pipeline.config import RetrievalConfig
 from react_pipeline.retrieval import near_duplicates
 from react_pipeline.retrieval.near_duplicates import NearDuplicates
 from react_pipeline.retrieval.ranking import mark_drops
+from react_pipeline.settings.retrieval import RetrievalConfig
 
 WIDTH = 16
 Vectors = NDArray[np.float32]

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from react_pipeline.config_files import load_pipeline
-from react_pipeline.errors import ConfigError
-from react_pipeline.lineage import Project
-from react_pipeline.model import load, set_trainable
-from react_pipeline.modeling import methods
+from react_pipeline.clip import methods
+from react_pipeline.clip.methods import set_trainable
+from react_pipeline.clip.model import load
+from react_pipeline.project.project import Project
 from react_pipeline.settings import training
+from react_pipeline.settings.files import load_pipeline
+from react_pipeline.store.errors import ConfigError
 
 
 @pytest.fixture

@@ -11,15 +11,15 @@ import pytest
 from conftest import write_project
 from support_results import publish_results
 
-from react_pipeline import compare as comparing
-from react_pipeline import overview as overviewing
-from react_pipeline.artifacts import Artifact
-from react_pipeline.compare import compare, comparison_table
-from react_pipeline.errors import MissingArtifact, StaleArtifact
-from react_pipeline.lineage import Project
-from react_pipeline.overview import overview
-from react_pipeline.reports.intervals import mean_interval, paired_interval, share_interval
-from react_pipeline.reports.tables import COLUMNS, INTERVALS, MEAN
+from react_pipeline.evaluation import all_domains as overviewing
+from react_pipeline.evaluation import comparison as comparing
+from react_pipeline.evaluation.all_domains import overview
+from react_pipeline.evaluation.comparison import compare, comparison_table
+from react_pipeline.evaluation.intervals import mean_interval, paired_interval, share_interval
+from react_pipeline.evaluation.tables import COLUMNS, INTERVALS, MEAN
+from react_pipeline.project.project import Project
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import MissingArtifact, StaleArtifact
 
 GATED, CONTROL = "gated-image", "gated-image-control"
 

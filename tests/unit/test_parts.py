@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from react_pipeline.artifacts import Artifact, manifest_digest
 from react_pipeline.embedding.parts import holding, starts_of
-from react_pipeline.errors import CorruptArtifact
+from react_pipeline.embedding.vectors import image_vectors, read_metadata, read_vectors, row_metadata, vector_files
 from react_pipeline.indexing.vectors import StoredVectors
-from react_pipeline.vectors import image_vectors, read_metadata, read_vectors, row_metadata, vector_files
+from react_pipeline.store.artifacts import Artifact, manifest_digest
+from react_pipeline.store.errors import CorruptArtifact
 
 PARTS, WIDTH = 1_200, 4
 COLUMNS = ["caption", "image_path"]

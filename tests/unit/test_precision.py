@@ -8,14 +8,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from react_pipeline.base import publish_base
+from react_pipeline.clip import precision
+from react_pipeline.clip.base import publish_base
+from react_pipeline.clip.precision import choose_precision, speedup
 from react_pipeline.commands.doctor import diagnose
-from react_pipeline.corpus import publish_corpus
-from react_pipeline.embed import embed_corpus
-from react_pipeline.lineage import Project, resolve
-from react_pipeline.modeling import precision
-from react_pipeline.modeling.precision import choose_precision, speedup
-from react_pipeline.vectors import read_vectors
+from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.embedding.vectors import read_vectors
+from react_pipeline.project.lineage import resolve
+from react_pipeline.project.project import Project
 
 Make = Callable[..., Project]
 

@@ -15,11 +15,12 @@ from conftest import write_project
 from PIL import Image
 from support_promotion import checkpoint, evaluation_set, outcomes, reevaluated, result
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.errors import CorruptArtifact, InputError, MissingArtifact, StaleArtifact
-from react_pipeline.lineage import Project
-from react_pipeline.promotion import current, decide, promote, roll_back, standing
-from react_pipeline.promotions.verdicts import RegistryEdit, Verdict
+from react_pipeline.project.project import Project
+from react_pipeline.promotion.decision import current, decide, promote, roll_back
+from react_pipeline.promotion.evidence import standing
+from react_pipeline.promotion.verdicts import RegistryEdit, Verdict
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact, StaleArtifact
 
 GATED, CONTROL, LOCKED = "gated-image", "gated-image-control", "locked-text"
 

@@ -7,8 +7,8 @@ import sys
 
 import open_clip
 
-from react_pipeline.config import ClassConfig, DomainConfig
-from react_pipeline.retrieval.prompts import class_prompts, fill, prompt_templates
+from react_pipeline.clip.prompts import class_prompts, fill, prompt_templates
+from react_pipeline.settings.config import ClassConfig, DomainConfig
 
 
 def domain(**fields):
@@ -44,7 +44,5 @@ def test_braces_in_names_and_templates_stay_text():
 
 
 def test_prompts_of_simple_templates_load_no_torch():
-    code = (
-        "import sys, react_pipeline.retrieval.prompts; sys.exit('torch' in sys.modules or 'open_clip' in sys.modules)"
-    )
+    code = "import sys, react_pipeline.clip.prompts; sys.exit('torch' in sys.modules or 'open_clip' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support_retrieval import DOMAIN, NOTHING, hits_of
 
-from react_pipeline.config import RetrievalConfig
 from react_pipeline.retrieval.duplicates import EvaluationImages
 from react_pipeline.retrieval.fusion import best_hits
 from react_pipeline.retrieval.near_duplicates import NearDuplicates
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, classes_of, mark_drops
+from react_pipeline.settings.retrieval import RetrievalConfig
 
 
 def candidates_of(

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import yaml
 
-from react_pipeline.customize import customize
-from react_pipeline.evaluate import EvalResult, evaluate
-from react_pipeline.lineage import Project
-from react_pipeline.promotion import decide, promote, standing
-from react_pipeline.promotions.reevaluation import reevaluate
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import retrieve_pairs
+from react_pipeline.evaluation.domain_results import EvalResult, evaluate
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.promotion.decision import decide, promote
+from react_pipeline.promotion.evidence import standing
+from react_pipeline.promotion.reevaluation import reevaluate
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.training.customization import customize
 
 GATED = "gated-image"
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from react_pipeline.config import EncoderConfig
-from react_pipeline.errors import InputError
-from react_pipeline.model import Clip, from_open_clip
-from react_pipeline.modeling.gated import gated_layers
+from react_pipeline.clip.gated import gated_layers
+from react_pipeline.clip.model import Clip, from_open_clip
+from react_pipeline.settings.config import EncoderConfig
+from react_pipeline.store.errors import InputError
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)

@@ -13,12 +13,13 @@ import pytest
 from support_drawings import pair, write_shard
 from support_shard_server import ShardServer, serve_folder
 
-from react_pipeline.corpus import locate_shards
-from react_pipeline.errors import CorpusError, SourceUnavailable
+from react_pipeline.corpus import remote_store
+from react_pipeline.corpus.corpus import locate_shards
+from react_pipeline.corpus.remote import identify, list_tars
+from react_pipeline.corpus.remote_store import RemoteShard
+from react_pipeline.corpus.shards import index_shard, open_shard, read_member
 from react_pipeline.settings.corpus import CorpusConfig, StorageConfig
-from react_pipeline.sources import remote_store
-from react_pipeline.sources.remote import RemoteShard, identify, list_tars
-from react_pipeline.sources.shards import index_shard, open_shard, read_member
+from react_pipeline.store.errors import CorpusError, SourceUnavailable
 
 LARGE = bytes(range(256)) * 8_000
 """An "image" of 2 MB: indexing reads headers, never pixels."""

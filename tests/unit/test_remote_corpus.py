@@ -13,14 +13,14 @@ from support_drawings import COLOURS, SHAPES, draw, encode
 from support_shard_server import serve_folder
 from support_web import served
 
-from react_pipeline.base import publish_base
-from react_pipeline.corpus import publish_corpus
-from react_pipeline.embed import embed_corpus
-from react_pipeline.errors import SourceUnavailable
-from react_pipeline.lineage import Project
-from react_pipeline.sources import remote_store
-from react_pipeline.sources.image_source import LOCATION, open_source
-from react_pipeline.vectors import read_metadata, read_vectors
+from react_pipeline.clip.base import publish_base
+from react_pipeline.corpus import remote_store
+from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.corpus.image_source import LOCATION, open_source
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.embedding.vectors import read_metadata, read_vectors
+from react_pipeline.project.project import Project
+from react_pipeline.store.errors import SourceUnavailable
 
 MakeProject = Callable[..., Project]
 

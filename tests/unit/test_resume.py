@@ -8,13 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from react_pipeline.training.resume import (
-    TrainingState,
-    link_state,
-    load_newest_state,
-    remove_states_after,
-    save_state,
-)
+from react_pipeline.training.resume import TrainingState, link_state, load_newest_state, remove_states_after, save_state
 
 
 def state_of(model: nn.Module) -> TrainingState:

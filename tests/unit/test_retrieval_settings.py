@@ -10,11 +10,12 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from react_pipeline.config import IndexConfig, RetrievalConfig
-from react_pipeline.config_files import load_domain, load_pipeline
-from react_pipeline.errors import ConfigError
-from react_pipeline.project import Project
+from react_pipeline.project.project import Project
+from react_pipeline.settings.files import load_domain, load_pipeline
+from react_pipeline.settings.index import IndexConfig
+from react_pipeline.settings.retrieval import RetrievalConfig
 from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.store.errors import ConfigError
 
 IDLE = [
     (

@@ -12,13 +12,13 @@ import yaml
 from PIL import Image
 from support_retrieval import configure
 
-from react_pipeline.collect import read_pairs
-from react_pipeline.lineage import Project
+from react_pipeline.corpus.collect import read_pairs
+from react_pipeline.embedding.vectors import read_metadata, read_vectors
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
 from react_pipeline.retrieval.decontamination import Leaks, leaked_images
-from react_pipeline.retrieval.labelled import publish_evaluation_set
 from react_pipeline.retrieval.ranking import DROP_REASONS
-from react_pipeline.retrieve import retrieve_pairs
-from react_pipeline.vectors import read_metadata, read_vectors
+from react_pipeline.retrieval.retrieve import retrieve_pairs
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_retrieved_set_holds_the_pairs_it_lists(project: Project) -> None:
 
 
 def test_every_kept_similarity_is_that_of_its_prompt_and_row(project: Project) -> None:
-    from react_pipeline.model import load
+    from react_pipeline.clip.model import load
 
     artifact = retrieve_pairs(project, "shapes")
     pairs = pd.read_parquet(artifact.file("pairs.parquet"))
@@ -103,7 +103,7 @@ def test_batches_of_prompts_change_nothing(
 
 
 def test_new_fields_at_their_defaults_leave_the_fingerprint_and_others_change_it(project: Project) -> None:
-    from react_pipeline.lineage import resolve
+    from react_pipeline.project.lineage import resolve
 
     neutral = {"fusion": "preference", "balance": "best", "duplicate_similarity": 1.01, "decontaminate": "own"}
     before = resolve(project, "retrieved_set", "shapes").fingerprint
@@ -121,8 +121,8 @@ def test_the_filter_keeps_what_the_text_finds_in_the_order_of_the_images(project
     configure(project, modes=["t2t"], k_per_prompt=40, max_per_class=500)
     found = pd.read_parquet(retrieve_pairs(project, "shapes").file("pairs.parquet"))
     assert set(pairs["row"]) < set(found["row"]) and set(pairs["mode"]) == {"t2t"}
-    from react_pipeline.model import load
-    from react_pipeline.retrieval.prompts import class_prompts
+    from react_pipeline.clip.model import load
+    from react_pipeline.clip.prompts import class_prompts
 
     prompts = class_prompts(project.domain("shapes"))
     vectors = load(project.store.current("base_checkpoint", "all").path).encode_texts(prompts["prompt"].tolist())

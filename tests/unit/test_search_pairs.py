@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from support_drawings import draw, encode
 
-from react_pipeline.errors import InputError
-from react_pipeline.lineage import Project
-from react_pipeline.search import draw_pairs, search_pairs
-from react_pipeline.vectors import read_metadata
+from react_pipeline.embedding.vectors import read_metadata
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.search import draw_pairs, search_pairs
+from react_pipeline.store.errors import InputError
 
 
 def test_an_image_of_the_corpus_finds_itself(indexed_project: Project, tmp_path: Path) -> None:

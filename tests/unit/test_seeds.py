@@ -10,11 +10,12 @@ import pytest
 from support_drawings import draw, encode, evaluation_image
 from support_retrieval import configure
 
-from react_pipeline.errors import InputError, StaleArtifact
-from react_pipeline.lineage import Project, fresh, resolve
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import retrieve_pairs
-from react_pipeline.vectors import read_vectors
+from react_pipeline.embedding.vectors import read_vectors
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.lineage import fresh, resolve
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.store.errors import InputError, StaleArtifact
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_seed_images_find_the_images_most_like_them(project: Project) -> None:
     pairs = pd.read_parquet(artifact.file("pairs.parquet"))
     assert set(pairs["class"]) == {"circle"} and set(pairs["mode"]) == {"i2i"}
     assert set(pairs["prompt"]) == {"seed: seeds/circle.png"}
-    from react_pipeline.model import load
+    from react_pipeline.clip.model import load
 
     clip = load(project.store.current("base_checkpoint", "all").path)
     vector = clip.encode_images(clip.preprocess(draw("circle", "red", 5000)).unsqueeze(0)).numpy()[0]

@@ -25,14 +25,14 @@ from PIL import Image
 from support_drawings import draw, encode, pair, write_shard
 from support_ready import CAPTIONS, encoded, write_ready
 
-from react_pipeline.base import publish_base
-from react_pipeline.corpus import publish_corpus
-from react_pipeline.embed import embed_corpus
-from react_pipeline.errors import InputError, MissingArtifact
-from react_pipeline.index import build_index
-from react_pipeline.lineage import Project
-from react_pipeline.search import search_pairs
-from react_pipeline.serve import HOST, create_app, serve_corpus
+from react_pipeline.browse.serve import HOST, create_app, serve_corpus
+from react_pipeline.clip.base import publish_base
+from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.indexing.index import build_index
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.search import search_pairs
+from react_pipeline.store.errors import InputError, MissingArtifact
 
 HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script> a red circle'
 PAGE = {"modality": "image", "num_images": 5, "num_result_ids": 20, "indice_name": "corpus", "deduplicate": False}
@@ -224,7 +224,7 @@ def test_pictures_at_urls_are_left_to_the_browser_and_their_vectors_searched_wit
 
 @pytest.mark.slow
 def test_the_command_serves_on_loopback_until_it_is_interrupted(project: Project) -> None:
-    command = [sys.executable, "-m", "react_pipeline.cli", "serve", "--port", "0", "--config", str(project.path)]
+    command = [sys.executable, "-m", "react_pipeline", "serve", "--port", "0", "--config", str(project.path)]
     served = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert served.stdout is not None

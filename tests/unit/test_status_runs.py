@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from assets.attempts import INPUTS_TAG
 from assets.partitions import DOMAINS, training_partitions
-from react_pipeline.cli import app
-from react_pipeline.lineage import Project
+from react_pipeline.commands.cli import app
+from react_pipeline.project.project import Project
 from react_pipeline.upkeep import survey
 
 PLACE = ("customized_checkpoint", "shapes/gated-image")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from react_pipeline.commands.terminal import print_table, printable
-from react_pipeline.store import Store
+from react_pipeline.store.store import Store
 
 HOSTILE = "a\x1b[2J cat\x1b]0;owned\x07\r\b\x9b1A \N{RIGHT-TO-LEFT OVERRIDE}[red]gpj"
 
@@ -109,7 +109,7 @@ def test_where_no_terminal_reads_every_row_is_one_whole_line(
 
 def test_a_build_that_waits_for_another_says_so(tmp_path: Path) -> None:
     command = (
-        "import sys; from pathlib import Path; from react_pipeline.store import Store\n"
+        "import sys; from pathlib import Path; from react_pipeline.store.store import Store\n"
         "from react_pipeline.commands.terminal import log_to_terminal\n"
         "log_to_terminal()\n"
         "with Store(Path(sys.argv[1])).locked('one \\x1b[2J'): print('its turn')\n"

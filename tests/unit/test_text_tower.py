@@ -11,8 +11,8 @@ from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor
 
-from react_pipeline.modeling.attention import cast_matrices
-from react_pipeline.modeling.text_tower import encode_text, recompute_activations, text_blocks, text_lengths
+from react_pipeline.clip.attention import cast_matrices
+from react_pipeline.clip.text_tower import encode_text, recompute_activations, text_blocks, text_lengths
 
 LENGTH, VOCABULARY = 12, 64
 END = VOCABULARY - 1

@@ -12,11 +12,11 @@ import torch
 from open_clip.model import CLIP, CustomTextCLIP
 from torch import Tensor, nn
 
-from react_pipeline.errors import InputError
-from react_pipeline.modeling import tower as tower_module
-from react_pipeline.modeling.gated import gated_layers, vision_blocks
-from react_pipeline.modeling.methods import attach, set_trainable
-from react_pipeline.modeling.tower import ImageTower
+from react_pipeline.clip import tower as tower_module
+from react_pipeline.clip.gated import gated_layers, vision_blocks
+from react_pipeline.clip.methods import attach, set_trainable
+from react_pipeline.clip.tower import ImageTower
+from react_pipeline.store.errors import InputError
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
 VIT = {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 16}

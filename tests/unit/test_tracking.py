@@ -12,11 +12,11 @@ from mlflow.entities import Run
 from support_results import publish_results
 from support_tracking import STEPS, artifact_of, make_template, runs_of, tracking_at
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.compare import compare
-from react_pipeline.lineage import Project
-from react_pipeline.overview import overview
-from react_pipeline.tracking import Tracking
+from react_pipeline.evaluation.all_domains import overview
+from react_pipeline.evaluation.comparison import compare
+from react_pipeline.project.project import Project
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.values import files_of, flatten, metrics_of, params_of
 
 

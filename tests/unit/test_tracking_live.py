@@ -15,11 +15,12 @@ import pytest
 from mlflow import MlflowClient
 from support_tracking import make_template, runs_of, tracking_at
 
-from react_pipeline.artifacts import Artifact, Inputs
-from react_pipeline.errors import TrainingError
-from react_pipeline.lineage import Project
+from react_pipeline.project.project import Project
+from react_pipeline.store.artifacts import Artifact, Inputs
+from react_pipeline.store.errors import TrainingError
 from react_pipeline.tracking.live import LiveRun
-from react_pipeline.tracking.log import PENDING, Tracking
+from react_pipeline.tracking.log import Tracking
+from react_pipeline.tracking.system import PENDING
 
 KEY = "shapes/gated-image"
 INPUTS = Inputs("customized_checkpoint", KEY, {"method": "gated-image", "steps": 6, "modes": ["a", "b"]}, {}, "1")

@@ -8,11 +8,12 @@ import pytest
 from mlflow import MlflowClient
 from support_promotion import copy_measured, measured_folder, outcomes, result
 
-from react_pipeline.lineage import Project
-from react_pipeline.promotion import decide, promote, roll_back, standing
-from react_pipeline.tracking import Tracking
+from react_pipeline.project.project import Project
+from react_pipeline.promotion.decision import decide, promote, roll_back
+from react_pipeline.promotion.evidence import standing
 from react_pipeline.tracking import log as tracking_module
 from react_pipeline.tracking import registry as registry_module
+from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.registry import Registry
 
 GATED, LOCKED = "gated-image", "locked-text"

@@ -55,7 +55,7 @@ def test_cutting_the_log_never_leaves_it_empty(tmp_path: Path, monkeypatch: pyte
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("react_pipeline.durable.fsync", killed)
+    monkeypatch.setattr("react_pipeline.store.durable.fsync", killed)
     with pytest.raises(KeyboardInterrupt):
         resumed(path, 3)
     assert path.read_text() == "".join(LINES)

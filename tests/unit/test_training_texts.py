@@ -9,8 +9,8 @@ import torch
 from support_pairs import DrawnPairs
 from torch import Tensor
 
-from react_pipeline.config import DomainConfig
-from react_pipeline.model import load
+from react_pipeline.clip.model import load
+from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.training import texts as texts_module
 from react_pipeline.training.distributed import World

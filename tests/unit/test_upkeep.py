@@ -11,10 +11,11 @@ import pytest
 import yaml
 from support_upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
-from react_pipeline.config_files import load_pipeline
-from react_pipeline.errors import ConfigError
-from react_pipeline.lineage import ALL, Project
+from react_pipeline.project.project import Project
+from react_pipeline.project.stages import ALL
 from react_pipeline.settings.automation import require_cron_line
+from react_pipeline.settings.files import load_pipeline
+from react_pipeline.store.errors import ConfigError
 from react_pipeline.upkeep import Place, State, pairs_distance, places, survey
 
 Make = Callable[..., Project]

@@ -16,11 +16,13 @@ import pytest
 from support_drawings import COLOURS, SHAPES, draw, encode
 from support_web import Web, keep_img2dataset_loaded, page, served
 
-from react_pipeline.corpus import check_shards, publish_corpus
-from react_pipeline.errors import CorpusError
-from react_pipeline.lineage import Project, fresh
-from react_pipeline.sources import url_shards
-from react_pipeline.sources.shards import index_shard, open_shard, read_member
+from react_pipeline.corpus import url_shards
+from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.corpus.inventory import check_shards
+from react_pipeline.corpus.shards import index_shard, open_shard, read_member
+from react_pipeline.project.lineage import fresh
+from react_pipeline.project.project import Project
+from react_pipeline.store.errors import CorpusError
 
 MakeProject = Callable[..., Project]
 GOOD = 12
@@ -177,10 +179,10 @@ def test_a_killed_download_is_picked_up_where_it_was(make_project: MakeProject, 
         web.answers[f"/{number}"] = slow
     project = corpus_of(make_project, write_table(tmp_path, rows_of(web, range(GOOD))), threads=4)
     code = (
-        "from pathlib import Path; import sys; from react_pipeline import corpus;"
-        "from react_pipeline.sources import url_corpus;"
+        "from pathlib import Path; import sys; from react_pipeline.corpus import corpus;"
+        "from react_pipeline.corpus import url_corpus;"
         "url_corpus.PART_ROWS = 4;"
-        "from react_pipeline.lineage import Project; corpus.publish_corpus(Project.load(Path(sys.argv[1])))"
+        "from react_pipeline.project.project import Project; corpus.publish_corpus(Project.load(Path(sys.argv[1])))"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(project.path)], start_new_session=True)
     deadline = time.monotonic() + 60

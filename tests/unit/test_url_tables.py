@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from react_pipeline.errors import CorpusError
-from react_pipeline.sources.url_tables import find_tables, read_rows
+from react_pipeline.corpus.url_tables import find_tables, read_rows
+from react_pipeline.store.errors import CorpusError
 
 URLS = ["http://a/1", " http://a/2 ", None, "", "http://a/1", "http://a/3", "http://a/4"]
 CAPTIONS = ["one", " two ", "x", "x", "other words", None, " "]

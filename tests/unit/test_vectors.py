@@ -7,8 +7,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from react_pipeline.lineage import Project
-from react_pipeline.vectors import image_vectors, read_metadata, read_vectors, row_metadata
+from react_pipeline.embedding.vectors import image_vectors, read_metadata, read_vectors, row_metadata
+from react_pipeline.project.project import Project
 
 
 def test_chosen_rows_equal_those_of_the_whole_in_any_order_and_repeated(indexed_project: Project) -> None:

@@ -10,8 +10,8 @@ import pytest
 import support_web
 from support_web import Web, served
 
-from react_pipeline.sources import web_access
-from react_pipeline.sources.web_access import guarded_opener, is_public, plain_url
+from react_pipeline.corpus import web_access
+from react_pipeline.corpus.web_access import guarded_opener, is_public, plain_url
 
 
 def huge(handler: Any, _before: int) -> None:

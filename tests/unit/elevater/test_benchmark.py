@@ -21,22 +21,23 @@ from support_elevater import edit_json, folder_of, png, write_elevater, write_zi
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
-from react_pipeline.artifacts import Artifact
-from react_pipeline.base import publish_base
-from react_pipeline.elevater import encoding
-from react_pipeline.elevater.comparison import compare_summaries, draw, to_markdown
-from react_pipeline.elevater.features import Features, publish_features
-from react_pipeline.elevater.readers import read_dataset
-from react_pipeline.elevater.results import expected_predictions, publish_results
-from react_pipeline.elevater.submission import check_submission
-from react_pipeline.elevater.summary import SUMMARY_COLUMNS
-from react_pipeline.elevater.summary import to_markdown as table_of
-from react_pipeline.elevater.table import DATASETS, dataset
-from react_pipeline.errors import InputError, StaleArtifact
-from react_pipeline.lineage import STAGES, Project, fresh
-from react_pipeline.model import load
-from react_pipeline.stages import Stage
-from react_pipeline.training.classifier import zero_shot_head
+from react_pipeline.benchmark.comparison import compare_summaries, draw, to_markdown
+from react_pipeline.benchmark.features import Features, publish_features
+from react_pipeline.benchmark.results import expected_predictions, publish_results
+from react_pipeline.benchmark.submission import check_submission
+from react_pipeline.benchmark.summary import SUMMARY_COLUMNS
+from react_pipeline.benchmark.summary import to_markdown as table_of
+from react_pipeline.clip.base import publish_base
+from react_pipeline.clip.classifier import zero_shot_head
+from react_pipeline.clip.model import load
+from react_pipeline.labelled import encoding
+from react_pipeline.labelled.readers import read_dataset
+from react_pipeline.project.lineage import fresh
+from react_pipeline.project.project import Project
+from react_pipeline.project.stages import STAGES, Stage
+from react_pipeline.settings.datasets import DATASETS, dataset
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import InputError, StaleArtifact
 
 FEW = ("fer-2013", "kitti-distance", "mnist", "oxford-iiit-pets")
 GONE = ("dtd", "mnist", "stanford-cars")

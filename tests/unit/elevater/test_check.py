@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from support_elevater import folder_of, write_elevater
 
-from react_pipeline.elevater.check import check_root, report_json, report_lines
-from react_pipeline.elevater.table import DATASETS, dataset
-from react_pipeline.errors import InputError
+from react_pipeline.benchmark.check import check_root, report_json, report_lines
+from react_pipeline.settings.datasets import DATASETS, dataset
+from react_pipeline.store.errors import InputError
 
 
 def test_a_copy_with_all_official_numbers_is_complete(tmp_path: Path) -> None:

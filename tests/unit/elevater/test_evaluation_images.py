@@ -11,22 +11,22 @@ import yaml
 from PIL import Image
 from support_elevater import folder_of, write_elevater
 
-from react_pipeline.base import publish_base
-from react_pipeline.config_files import load_domain
-from react_pipeline.elevater.domains import domain_of, write_domains
-from react_pipeline.elevater.encoding import preprocessing
-from react_pipeline.elevater.evaluation_images import location_of, read_location
-from react_pipeline.elevater.names import normal
-from react_pipeline.elevater.readers import read_dataset
-from react_pipeline.elevater.table import DATASETS, dataset
-from react_pipeline.errors import InputError
-from react_pipeline.evaluate import evaluate
-from react_pipeline.lineage import Project
-from react_pipeline.model import load
+from react_pipeline.benchmark.domains import domain_of, write_domains
+from react_pipeline.clip.base import publish_base
+from react_pipeline.clip.classifier import zero_shot_head
+from react_pipeline.clip.model import load
+from react_pipeline.corpus.images import BadImage, decode_image
+from react_pipeline.evaluation.domain_results import evaluate
+from react_pipeline.labelled.encoding import preprocessing
+from react_pipeline.labelled.evaluation_images import location_of, read_location
+from react_pipeline.labelled.labelled import encode_images, publish_evaluation_set, read_images
+from react_pipeline.labelled.names import normal
+from react_pipeline.labelled.readers import read_dataset
+from react_pipeline.project.project import Project
 from react_pipeline.retrieval.duplicates import EvaluationImages
-from react_pipeline.retrieval.labelled import encode_images, publish_evaluation_set, read_images
-from react_pipeline.sources.images import BadImage, decode_image
-from react_pipeline.training.classifier import zero_shot_head
+from react_pipeline.settings.datasets import DATASETS, dataset
+from react_pipeline.settings.files import load_domain
+from react_pipeline.store.errors import InputError
 
 NAME = "fer-2013"
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from react_pipeline.elevater.finetune import ImageExamples, fine_tune, take_projection, train_tower
-from react_pipeline.elevater.head import NOT_FINITE, Head, HeadSettings
-from react_pipeline.elevater.probe import FeatureExamples, train_heads
-from react_pipeline.elevater.search import Trial, search
-from react_pipeline.elevater.shots import split_training
-from react_pipeline.errors import InputError
-from react_pipeline.model import Clip, load
+from react_pipeline.benchmark.finetune import ImageExamples, fine_tune, take_projection, train_tower
+from react_pipeline.benchmark.head import NOT_FINITE, Head, HeadSettings
+from react_pipeline.benchmark.probe import FeatureExamples, train_heads
+from react_pipeline.benchmark.search import Trial, search
+from react_pipeline.benchmark.shots import split_training
+from react_pipeline.clip.model import Clip, load
+from react_pipeline.store.errors import InputError
 
 N_CLASSES = 3
 

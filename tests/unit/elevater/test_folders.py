@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from support_elevater import png
 
-from react_pipeline.elevater.images import Unavailable
-from react_pipeline.elevater.readers import read_dataset
-from react_pipeline.elevater.table import IMAGENET, dataset, read_data
-from react_pipeline.errors import InputError
+from react_pipeline.labelled.images import Unavailable
+from react_pipeline.labelled.readers import read_dataset
+from react_pipeline.settings.datasets import IMAGENET, dataset, read_data
+from react_pipeline.store.errors import InputError
 
 
 def write_folders(folder: Path, names: dict[str, int]) -> Path:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from react_pipeline.elevater.image_text import read_caption_csv, read_karpathy, recall
-from react_pipeline.errors import InputError
+from react_pipeline.benchmark.image_text import read_caption_csv, read_karpathy, recall
+from react_pipeline.store.errors import InputError
 
 
 def entry(name: str, captions: list[str], split: str = "test", **more: Any) -> dict[str, Any]:

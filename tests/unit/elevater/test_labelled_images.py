@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from support_elevater import edit_registry, folder_of, png, write_elevater
 
-from react_pipeline.elevater.images import LabelledImages
-from react_pipeline.elevater.readers import read_dataset
+from react_pipeline.labelled.images import LabelledImages
+from react_pipeline.labelled.readers import read_dataset
 
 
 @pytest.fixture

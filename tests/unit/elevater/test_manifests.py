@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from support_elevater import edit_registry, folder_of, png, write_elevater
 
-from react_pipeline.elevater.images import Unavailable
-from react_pipeline.elevater.readers import read_dataset
-from react_pipeline.elevater.table import DATASETS, dataset
-from react_pipeline.errors import InputError
+from react_pipeline.labelled.images import Unavailable
+from react_pipeline.labelled.readers import read_dataset
+from react_pipeline.settings.datasets import DATASETS, dataset
+from react_pipeline.store.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -16,19 +16,20 @@ from open_clip.model import CLIP
 from PIL import Image
 from support_elevater import write_elevater
 
-from react_pipeline.base import publish_base
-from react_pipeline.elevater.experiments import Experiment
-from react_pipeline.elevater.features import Features, publish_features
-from react_pipeline.elevater.head import Head, HeadSettings
-from react_pipeline.elevater.measuring import DatasetMeasurer
-from react_pipeline.elevater.probe import FeatureExamples, linear_probe
-from react_pipeline.elevater.readers import read_dataset
-from react_pipeline.elevater.results import publish_results
-from react_pipeline.elevater.shots import split_training
-from react_pipeline.elevater.table import dataset
-from react_pipeline.lineage import Project, resolve
-from react_pipeline.model import from_parts, load, save
-from react_pipeline.training.classifier import zero_shot_head
+from react_pipeline.benchmark.experiments import Experiment
+from react_pipeline.benchmark.features import Features, publish_features
+from react_pipeline.benchmark.head import Head, HeadSettings
+from react_pipeline.benchmark.measuring import DatasetMeasurer
+from react_pipeline.benchmark.probe import FeatureExamples, linear_probe
+from react_pipeline.benchmark.results import publish_results
+from react_pipeline.benchmark.shots import split_training
+from react_pipeline.clip.base import publish_base
+from react_pipeline.clip.classifier import zero_shot_head
+from react_pipeline.clip.model import from_parts, load, save
+from react_pipeline.labelled.readers import read_dataset
+from react_pipeline.project.lineage import resolve
+from react_pipeline.project.project import Project
+from react_pipeline.settings.datasets import dataset
 
 NAME = "fer-2013"
 D, W = 16, 48

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, precision_recall_curve, roc_auc_score
 
-from react_pipeline.elevater.metrics import measure
-from react_pipeline.errors import InputError
+from react_pipeline.benchmark.metrics import measure
+from react_pipeline.store.errors import InputError
 
 
 def scored(seed: int, n: int = 200, n_classes: int = 7, steps: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.elevater.names import join_names
-from react_pipeline.elevater.table import DATASETS, IMAGENET, dataset
-from react_pipeline.errors import InputError
+from react_pipeline.labelled.names import join_names
+from react_pipeline.settings.datasets import DATASETS, IMAGENET, dataset
+from react_pipeline.store.errors import InputError
 
 
 @pytest.mark.parametrize("name", DATASETS)

@@ -14,11 +14,11 @@ import pytest
 import torchvision.datasets
 from support_elevater import png
 
-from react_pipeline.elevater.images import LabelledImages, Unavailable
-from react_pipeline.elevater.readers import read_dataset
-from react_pipeline.elevater.table import dataset
-from react_pipeline.errors import InputError
-from react_pipeline.sources.images import decode_image
+from react_pipeline.corpus.images import decode_image
+from react_pipeline.labelled.images import LabelledImages, Unavailable
+from react_pipeline.labelled.readers import read_dataset
+from react_pipeline.settings.datasets import dataset
+from react_pipeline.store.errors import InputError
 
 h5py = pytest.importorskip("h5py")
 scipy_io = pytest.importorskip("scipy.io")

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from react_pipeline.elevater.search import FIRST_POINTS, LEARNING_RATES, WEIGHT_DECAYS, Curve, Trial, adapt, search
-from react_pipeline.elevater.shots import Split
-from react_pipeline.errors import TrainingError
+from react_pipeline.benchmark.search import FIRST_POINTS, LEARNING_RATES, WEIGHT_DECAYS, Curve, Trial, adapt, search
+from react_pipeline.benchmark.shots import Split
+from react_pipeline.store.errors import TrainingError
 
 Score = Callable[[float, int], float | None]
 """Learning rate and grid point to a score; None is a failure."""

@@ -5,8 +5,8 @@ import random
 import numpy as np
 import pytest
 
-from react_pipeline.elevater.shots import hold_out, sample_shots, split_training
-from react_pipeline.errors import InputError
+from react_pipeline.benchmark.shots import hold_out, sample_shots, split_training
+from react_pipeline.store.errors import InputError
 
 
 def multilabel(seed: int = 0, n: int = 300, n_classes: int = 6) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from react_pipeline.elevater.submission import (
+from react_pipeline.benchmark.submission import (
     ExpectedDataset,
     Prediction,
     check_submission,
@@ -22,7 +22,7 @@ from react_pipeline.elevater.submission import (
     write_prediction,
     write_submission,
 )
-from react_pipeline.errors import InputError
+from react_pipeline.store.errors import InputError
 
 EXPECTED = {
     "dtd": ExpectedDataset(n_test=4, n_classes=3),

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.elevater import table
-from react_pipeline.elevater.names import normal
-from react_pipeline.elevater.table import DATASETS, IMAGENET, dataset, read_data
-from react_pipeline.errors import InputError
+from react_pipeline.labelled.names import normal
+from react_pipeline.settings import datasets as table
+from react_pipeline.settings.datasets import DATASETS, IMAGENET, dataset, read_data
+from react_pipeline.store.errors import InputError
 
 EVERY = (*DATASETS.values(), IMAGENET)
 
@@ -119,7 +119,7 @@ def test_without_clip_benchmark_the_error_says_what_to_install(tmp_path: Path) -
     code = (
         "import importlib.util as u, sys; find = u.find_spec\n"
         "u.find_spec = lambda name, *rest: None if name == 'clip_benchmark' else find(name, *rest)\n"
-        "from react_pipeline.elevater.table import dataset\n"
+        "from react_pipeline.settings.datasets import dataset\n"
         "assert len(dataset('stanford-cars').class_names) == 196\n"
         "dataset('country211').class_names"
     )
@@ -130,9 +130,9 @@ def test_without_clip_benchmark_the_error_says_what_to_install(tmp_path: Path) -
 
 def test_reading_names_and_templates_loads_no_torch() -> None:
     code = (
-        "import sys\nfrom react_pipeline.elevater.table import DATASETS, IMAGENET\n"
+        "import sys\nfrom react_pipeline.settings.datasets import DATASETS, IMAGENET\n"
         "for entry in (*DATASETS.values(), IMAGENET): entry.class_names, entry.templates\n"
-        "import react_pipeline.elevater.check\n"
+        "import react_pipeline.benchmark.check\n"
         "sys.exit(bool({'torch', 'clip_benchmark', 'open_clip'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

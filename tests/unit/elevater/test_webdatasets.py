@@ -11,10 +11,10 @@ import pytest
 from support_drawings import write_shard
 from support_elevater import png
 
-from react_pipeline.elevater.images import Unavailable
-from react_pipeline.elevater.readers import read_dataset
-from react_pipeline.elevater.table import dataset
-from react_pipeline.errors import InputError
+from react_pipeline.labelled.images import Unavailable
+from react_pipeline.labelled.readers import read_dataset
+from react_pipeline.settings.datasets import dataset
+from react_pipeline.store.errors import InputError
 
 NAMES = dataset("cifar-10").class_names[::-1]
 

@@ -1,0 +1,5 @@
+"""`python -m react_pipeline` is the command line."""
+
+from react_pipeline.commands.cli import main
+
+main()

@@ -1,0 +1,154 @@
+"""A report of which data sets are there, whole, and right.
+
+Belongs here: what `react-pipeline elevater check` says. Does not belong here: printing it. No model is loaded; torch
+only if torchvision's own layout of some data set is found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from react_pipeline.corpus import BadImage, decode_image, truncated_images
+from react_pipeline.labelled import LabelledImages, Unavailable, read_dataset
+from react_pipeline.settings import DATASETS, IMAGENET, Dataset, dataset
+from react_pipeline.store import InputError
+
+State = Literal["complete", "partial", "unavailable", "wrong"]
+
+_MAX_PIXELS = 89_478_485
+_DECODED_PER_SPLIT = 8
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """A split: images found (None: not there) and the official number."""
+
+    split: str
+    found: int | None
+    expected: int
+    layout: str | None = None
+
+
+@dataclass(frozen=True)
+class DatasetReport:
+    """What was found of one data set.
+
+    Attributes:
+        name: Key of the table.
+        title: For people.
+        state: `complete` (every split with its official number of images), `partial` (fewer), `unavailable` (nothing),
+            `wrong` (something there cannot be used).
+        splits: Of the benchmark, in the order train, val, test.
+        problems: What is missing or wrong.
+        notes: What else a user should know.
+        homepage: Where the data can be had.
+    """
+
+    name: str
+    title: str
+    state: State
+    splits: tuple[SplitReport, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+    homepage: str
+
+
+def check_root(root: Path, names: Iterable[str] | None = None) -> list[DatasetReport]:
+    """Look for every data set below `root`. Lists are read whole; of the images, a few of each split are decoded.
+
+    Args:
+        root: See `readers.read_dataset`.
+        names: Data sets to look for; unset, all 20 and ImageNet-1K.
+
+    Raises:
+        InputError: If there is no such folder, or a name is unknown.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: no such folder")
+    entries = [*DATASETS.values(), IMAGENET] if names is None else [dataset(name) for name in names]
+    return [_check(root, entry) for entry in entries]
+
+
+def report_lines(reports: Sequence[DatasetReport]) -> list[str]:
+    """The reports as a table in Markdown, then problems and notes, one block a data set."""
+    lines = ["| data set | state | train | val | test |", "|---|---|---|---|---|"]
+    for report in reports:
+        cells = {split.split: _cell(split) for split in report.splits}
+        lines.append(f"| {report.name} | {report.state} | " + " | ".join(
+            cells.get(name, "–") for name in ("train", "val", "test")
+        ) + " |")  # fmt: skip
+    states = Counter(report.state for report in reports)
+    lines += ["", ", ".join(f"{count} {state}" for state, count in sorted(states.items())) + f" of {len(reports)}"]
+    for report in reports:
+        said = [*report.problems, *(f"note: {note}" for note in report.notes)]
+        if said:
+            if report.problems and not any(report.homepage in text for text in said):
+                said.append(f"it can be had from {report.homepage}")
+            lines += ["", f"{report.name} ({report.state})"]
+            lines += [f"  {line}" for text in said for line in text.split("\n")]
+    return lines
+
+
+def report_json(reports: Sequence[DatasetReport]) -> str:
+    """The reports as a JSON list."""
+    return json.dumps([asdict(report) for report in reports], indent=2)
+
+
+def _check(root: Path, entry: Dataset) -> DatasetReport:
+    splits, problems, notes, wrong = [], [], dict[str, None](), False
+    for split, expected in entry.sizes.items():
+        found: LabelledImages | None = None
+        try:
+            found = read_dataset(root, entry.name, split, warn=False)
+            notes |= dict.fromkeys(_decode_some(found))
+        except Unavailable as error:
+            problems.append(error.reason)
+        except InputError as error:
+            wrong = True
+            problems.append(str(error))
+        if found is not None:
+            notes |= dict.fromkeys(found.notes)
+            if len(found) != expected:
+                problems.append(f"split {split}: {len(found):,} images, officially {expected:,}")
+        size = None if found is None else len(found)
+        splits.append(SplitReport(split, size, expected, None if found is None else found.layout))
+    state: State = "complete"
+    if wrong:
+        state = "wrong"
+    elif all(split.found is None for split in splits):
+        state = "unavailable"
+    elif problems:
+        state = "partial"
+    return DatasetReport(entry.name, entry.title, state, tuple(splits), tuple(problems), tuple(notes), entry.homepage)
+
+
+def _decode_some(images: LabelledImages) -> list[str]:
+    """Decode a few; of files that end too early the part that is there counts, so they are only noted."""
+    truncated = []
+    for position in np.unique(np.linspace(0, len(images) - 1, _DECODED_PER_SPLIT).astype(int)):
+        try:
+            data = images.read(int(position))
+            try:
+                decode_image(data, _MAX_PIXELS)
+            except BadImage as error:
+                if error.reason != "truncated":
+                    raise
+                with truncated_images():
+                    decode_image(data, _MAX_PIXELS)
+                truncated.append(f"{images.locations[position]}: ends too early; the part that is there counts")
+        except BadImage as error:
+            raise InputError(f"{images.locations[position]}: no usable image ({error})") from error
+    return truncated
+
+
+def _cell(split: SplitReport) -> str:
+    if split.found is None:
+        return "missing"
+    return f"{split.found:,}" if split.found == split.expected else f"{split.found:,} of {split.expected:,}"

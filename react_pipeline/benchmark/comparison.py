@@ -1,0 +1,179 @@
+"""Comparison on the benchmark: the base beside each method of a domain, data set by data set.
+
+Belongs here: which figures may be compared, differences and their mean, the table and the figure. Does not belong here:
+measuring (`results`), comparing methods on a domain's own labelled images (`react_pipeline.evaluation.comparison`).
+
+A data set counts only if both sides measured it, on the same images. Means are over these data sets, for the base too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from react_pipeline.benchmark.summary import figure_name
+from react_pipeline.project import Project, fresh, method_key, resolve
+from react_pipeline.settings import CONTROL_SUFFIX, DATASETS, METHODS
+from react_pipeline.store import Artifact, MissingArtifact, StaleArtifact
+
+STAGE = "benchmark_comparison"
+RESULTS = "benchmark_results"
+MEAN = "mean"
+COLUMNS = ["method", "figure", "dataset", "metric", "base", "value", "delta", "n", "status"]
+"""`figure` is an experiment with its protocol (`zero-shot`, `linear-probe-5.clean`); values are fractions."""
+
+
+def compare_benchmarks(project: Project, slug: str) -> Artifact:
+    """Publish the base beside every method of a domain that has a fresh result.
+
+    Files: `table.parquet`, `table.csv`, `table.md`, `comparison.json`, `comparison.png` (for each method the
+    differences of its data sets, sorted).
+
+    Raises:
+        MissingArtifact: If the base has no fresh result, or no method has.
+    """
+    results: dict[str, Artifact] = {}
+    skipped: dict[str, str] = {}
+    measured = set(project.store.keys(RESULTS))
+    for method in METHODS:
+        if (key := method_key(slug, method)) not in measured:
+            continue
+        try:
+            found = fresh(project, RESULTS, key)
+        except (MissingArtifact, StaleArtifact) as error:
+            skipped[method] = f"stale: {error}"
+            continue
+        reason = found.counts.get("unavailable")
+        if reason and method != "base":
+            skipped[method] = f"unavailable: {reason}"
+        else:
+            results[method] = found
+    if "base" not in results:
+        told = f" ({skipped['base']})" if "base" in skipped else ""
+        raise MissingArtifact(f"{slug}: the base has no result to compare with{told}; materialize `{RESULTS}` for it")
+    inputs = resolve(project, STAGE, slug, parents=results, content={"skipped": skipped})
+
+    def write(directory: Path) -> dict[str, Any]:
+        summaries = {name: pd.read_parquet(found.file("summary.parquet")) for name, found in results.items()}
+        table = compare_summaries(summaries.pop("base"), summaries)
+        table.to_parquet(directory / "table.parquet", index=False)
+        table.to_csv(directory / "table.csv", index=False)
+        (directory / "table.md").write_text(to_markdown(table, skipped), encoding="utf-8")
+        rows = json.loads(table.to_json(orient="records"))
+        (directory / "comparison.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+        draw(table, directory / "comparison.png", slug)
+        return {"methods": list(summaries), "skipped": skipped, "of": len(DATASETS), **_counts(table)}
+
+    return project.store.build(inputs, write)
+
+
+def compare_summaries(base: pd.DataFrame, methods: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Each method's figures beside the base's.
+
+    Args:
+        base: Of `summary.summarize`.
+        methods: The same of each method.
+
+    Returns:
+        `COLUMNS`: for each method and figure a row for every data set that either side has, with `status` `ok` or why
+        it is left out, then a row `mean` over those that are `ok`, whose status says how many of the 20 they are.
+    """
+    rows: list[dict[str, Any]] = []
+    theirs = _by_place(base)
+    for method, summary in methods.items():
+        ours = _by_place(summary)
+        for figure in dict.fromkeys(figure for figure, _ in (*ours, *theirs)):
+            names = dict.fromkeys(name for place, name in (*theirs, *ours) if place == figure)
+            mine = [_row(method, figure, name, theirs.get((figure, name)), ours.get((figure, name))) for name in names]
+            rows += [*mine, _mean(method, figure, mine)]
+    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(("base", "value", "delta"), "float64"))
+
+
+def to_markdown(table: pd.DataFrame, skipped: Mapping[str, str]) -> str:
+    """The table for people: percent with one decimal, differences with their sign, what was left out below."""
+    parts = []
+    for (method, figure), group in table.groupby(["method", "figure"], sort=False):
+        lines = ["| data set | metric | base % | method % | delta |", "| --- | --- | ---: | ---: | ---: |"]
+        for row in group[(group["status"] == "ok") | (group["dataset"] == MEAN)].itertuples():
+            name = f"mean ({row.status})" if row.dataset == MEAN else row.dataset
+            numbers = ("–", "–", "–") if np.isnan(row.delta) else _percents(row)
+            lines.append(f"| {name} | {row.metric} | {' | '.join(numbers)} |")
+        left_out = group[(group["status"] != "ok") & (group["dataset"] != MEAN)]
+        told = [f"- {row.dataset}: {' '.join(row.status.split())}" for row in left_out.itertuples()]
+        parts += [f"{method}, {figure}", "\n".join(lines), *(["Left out:\n\n" + "\n".join(told)] if told else [])]
+    parts += [f"- {method}: {' '.join(reason.split())}" for method, reason in skipped.items()]
+    return "\n\n".join(parts or ["Only the base was measured."]) + "\n"
+
+
+def draw(table: pd.DataFrame, path: Path, title: str) -> None:
+    """Write a PNG: for each method and figure a panel of bars, the differences to the base sorted by size."""
+    from matplotlib.figure import Figure
+
+    measured = table[(table["status"] == "ok") & ~table["figure"].str.endswith(".elevater")]
+    panels = [(key, group.sort_values("delta")) for key, group in measured.groupby(["method", "figure"], sort=False)]
+    columns = min(max(len(panels), 1), 3)
+    rows = -(-max(len(panels), 1) // columns)
+    figure = Figure(figsize=(5.5 * columns, 5 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    if not panels:
+        grid[0].text(0.5, 0.5, "nothing to compare", ha="center", va="center", transform=grid[0].transAxes)
+    for axes, ((method, name), group) in zip(grid, panels, strict=False):
+        points = 100 * group["delta"]
+        shade = "#9ecae1" if method.endswith(CONTROL_SUFFIX) else "#08519c"
+        bars = axes.barh(group["dataset"], points, color=[shade if delta >= 0 else "#cb6d51" for delta in points])
+        axes.bar_label(bars, fmt="%+.1f", padding=3, fontsize=7)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.tick_params(axis="y", labelsize=7)
+        axes.margins(x=0.2)
+        counted = int(group["dataset"].isin(list(DATASETS)).sum())
+        axes.set_title(f"{method}, {name}: {counted} of {len(DATASETS)} data sets", fontsize=9)
+        axes.set_xlabel("points above the base")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=100)
+
+
+def _by_place(summary: pd.DataFrame) -> dict[tuple[str, str], Any]:
+    return {(figure_name(row.experiment, row.protocol), row.dataset): row for row in summary.itertuples()}
+
+
+def _row(method: str, figure: str, name: str, base: Any, mine: Any) -> dict[str, Any]:
+    about = {"method": method, "figure": figure, "dataset": name, "metric": (base if mine is None else mine).metric}
+    for side, row in (("the base", base), ("the method", mine)):
+        if row is None:
+            return {**about, "status": f"{side} was not asked for it"}
+        if row.status != "ok":
+            return {**about, "status": f"not measured of {side}: {row.status}"}
+    if base.images != mine.images:
+        return {**about, "status": f"measured on other images than the base; rematerialize `{RESULTS}` of both"}
+    values = {"base": base.value, "value": mine.value, "delta": mine.value - base.value}
+    return {**about, **values, "n": mine.n, "status": "ok"}
+
+
+def _mean(method: str, figure: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    counted = [row for row in rows if row["status"] == "ok" and row["dataset"] in DATASETS]
+    means = {name: float(np.mean([row[name] for row in counted])) for name in ("base", "value", "delta") if counted}
+    status = f"{len(counted)} of {len(DATASETS)} data sets"
+    return {"method": method, "figure": figure, "dataset": MEAN, "metric": "", **means, "status": status}
+
+
+def _counts(table: pd.DataFrame) -> dict[str, Any]:
+    means = table[table["dataset"] == MEAN]
+    counts: dict[str, dict[str, Any]] = {"datasets_compared": {}, "mean_base": {}, "mean": {}, "mean_delta": {}}
+    for row in means.itertuples():
+        name = f"{row.method}.{row.figure}"
+        counts["datasets_compared"][name] = int(row.status.split()[0])
+        if not np.isnan(row.delta):
+            counts["mean_base"][name], counts["mean"][name] = float(row.base), float(row.value)
+            counts["mean_delta"][name] = float(row.delta)
+    return counts
+
+
+def _percents(row: Any) -> tuple[str, str, str]:
+    return f"{100 * row.base:.1f}", f"{100 * row.value:.1f}", f"{100 * row.delta:+.1f}"

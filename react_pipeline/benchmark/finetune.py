@@ -1,0 +1,242 @@
+"""Fine-tuning: the image tower and a linear head train together, as ELEVATER does.
+
+Belongs here: a classifier made of a copy of the tower and a head, and its training on images. Does not belong here:
+which trials to run (`search`), reading images, heads on fixed features (`probe`).
+
+The tower changes with each step, so nothing can be computed once: a trial encodes every image in every epoch, and
+trials run one after another, each on a fresh copy. The given model is never changed; its text tower and its logit scale
+have no part in the training. Shapes: N images of H x W pixels, B of them in a batch, D width of the features, C
+classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
+from torch.utils.data import DataLoader, Dataset
+
+from react_pipeline.benchmark.head import NOT_FINITE, Head, HeadSettings, Recorder, batches, losses
+from react_pipeline.benchmark.search import Adaptation, Curve, Selection, Trial, adapt
+from react_pipeline.benchmark.shots import Indices, Split
+from react_pipeline.clip import Clip
+from react_pipeline.store import InputError
+
+
+@dataclass(frozen=True)
+class ImageExamples:
+    """Images with labels.
+
+    Attributes:
+        read: The number of an image to its preprocessed tensor (3, H, W), float32; the same each time.
+        labels: Class ids (N,), int64, or indicators (N, C) for multilabel data.
+        numbers: What `read` is called with, for each label; 0 to N - 1 if None.
+        workers: Processes that read images ahead; 0 reads in this process.
+    """
+
+    read: Callable[[int], Tensor]
+    labels: Tensor
+    numbers: Indices | None = None
+    workers: int = 0
+
+    def subset(self, indices: Indices) -> Self:
+        """The examples at `indices`, in that order."""
+        numbers = indices if self.numbers is None else self.numbers[indices]
+        return type(self)(self.read, self.labels[torch.from_numpy(indices)], numbers, self.workers)
+
+    def loader(self, order: list[list[int]]) -> DataLoader[Tensor]:
+        """The images of each batch of `order`, (B, 3, H, W)."""
+        return DataLoader(_Images(self), batch_sampler=order, num_workers=self.workers)
+
+
+class _Images(Dataset[Tensor]):
+    """What PyTorch's loader reads."""
+
+    def __init__(self, examples: ImageExamples) -> None:
+        self.examples = examples
+
+    def __getitem__(self, position: int) -> Tensor:
+        numbers = self.examples.numbers
+        return self.examples.read(position if numbers is None else int(numbers[position]))
+
+
+class ImageClassifier(nn.Module):
+    """An image tower with a linear head: batch normalisation without scale and shift, linear layer, factor."""
+
+    def __init__(self, visual: nn.Module, head: Head, settings: HeadSettings) -> None:
+        """Take over `visual`; all of it trains."""
+        super().__init__()
+        n_classes, width = head.weight.shape
+        self.visual = visual.requires_grad_(True)
+        self.norm = nn.BatchNorm1d(width, affine=False) if settings.channel_norm else nn.Identity()
+        self.normalize = settings.normalize_features
+        self.linear = nn.Linear(width, n_classes)
+        self.linear.load_state_dict({"weight": head.weight, "bias": head.bias})
+        self.logit_scale = nn.Parameter(torch.tensor(head.logit_scale), requires_grad=settings.train_logit_scale)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of images (B, 3, H, W)."""
+        features = self.norm(self.visual(images))
+        if self.normalize:
+            features = F.normalize(features)
+        return self.logit_scale.exp() * self.linear(features)
+
+
+def projection_of(visual: Any) -> Tensor:
+    """The last projection (W, D) of an image tower.
+
+    Raises:
+        InputError: If the tower has no such matrix (ResNets, timm's towers).
+    """
+    projection = getattr(visual, "proj", None)
+    if not isinstance(projection, Tensor):
+        raise InputError(f"{type(visual).__name__}: has no projection matrix `proj` to merge with the head")
+    return projection.detach()
+
+
+def take_projection(visual: Any) -> Tensor:
+    """Take the last projection (W, D) out of an image tower, which then gives features of width W.
+
+    Together with `Head.merged` this is the benchmark's option to train projection and head as one matrix. The tower is
+    changed in place.
+
+    Raises:
+        InputError: As `projection_of`.
+    """
+    projection = projection_of(visual)
+    visual.proj = None
+    return projection
+
+
+def fine_tune(
+    clip: Clip,
+    train: ImageExamples,
+    test: ImageExamples,
+    head: Head,
+    split: Split,
+    settings: HeadSettings,
+    *,
+    merge_projection: bool = False,
+    trial: Trial | None = None,
+    selection: Selection = "best",
+) -> Adaptation:
+    """Search and fine-tune; see `search.adapt` for the other arguments and errors.
+
+    Args:
+        clip: The model; it stays as it is.
+        train: All training examples.
+        test: All test examples.
+        head: The start of the head, for features of width D.
+        split: Which training examples are for what.
+        settings: Of head and training.
+        merge_projection: Train the tower's last projection and the head as one matrix.
+        trial: Learning rate and weight decay, if they are known.
+        selection: Which epoch counts in the search.
+    """
+
+    def train_trials(
+        train: ImageExamples,
+        evaluation: ImageExamples,
+        trials: Sequence[Trial],
+        *,
+        epochs: int,
+        keep_probabilities: bool,
+    ) -> list[Curve]:
+        return [
+            train_tower(
+                clip,
+                train,
+                evaluation,
+                head,
+                trial,
+                settings,
+                epochs=epochs,
+                merge_projection=merge_projection,
+                keep_probabilities=keep_probabilities,
+            )
+            for trial in trials
+        ]
+
+    return adapt(train_trials, train, test, split, trial=trial, selection=selection)
+
+
+def train_tower(
+    clip: Clip,
+    train: ImageExamples,
+    evaluation: ImageExamples,
+    head: Head,
+    trial: Trial,
+    settings: HeadSettings,
+    *,
+    epochs: int,
+    merge_projection: bool = False,
+    keep_probabilities: bool = False,
+) -> Curve:
+    """Train a fresh copy of the tower with a head, and measure it after each epoch.
+
+    SGD with momentum at a constant learning rate, weight decay on everything that trains; the order of the batches is
+    that of `probe.train_heads`. The tower is in training mode, as in the benchmark: a ResNet's batch statistics move.
+
+    Raises:
+        InputError: If the head does not fit the tower's features.
+    """
+    if len(train.labels) < 2:
+        raise InputError("train: one example is too few; batch statistics need two")
+    if head.weight.shape[1] != clip.dimension:
+        raise InputError(f"head: takes features of width {head.weight.shape[1]}; the tower gives {clip.dimension}")
+    visual = deepcopy(clip.model.visual)
+    if merge_projection:
+        head = head.merged(take_projection(visual).cpu())
+    model = ImageClassifier(visual, head, settings).to(clip.device)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(
+        trained, lr=trial.learning_rate, momentum=settings.momentum, weight_decay=trial.weight_decay
+    )
+    recorder = Recorder(trial, keep_probabilities)
+    generator = torch.Generator().manual_seed(settings.seed)
+    with torch.random.fork_rng():
+        # Dropout of the tower, if it has any.
+        torch.manual_seed(settings.seed)
+        for _ in range(epochs):
+            if not _epoch(model, optimizer, train, settings, generator):
+                recorder.failure = NOT_FINITE
+                break
+            if not recorder.record(_logits(model, evaluation, settings), evaluation.labels, settings):
+                break
+    return recorder.curve(sum(parameter.numel() for parameter in trained))
+
+
+def _epoch(
+    model: ImageClassifier,
+    optimizer: torch.optim.Optimizer,
+    train: ImageExamples,
+    settings: HeadSettings,
+    generator: torch.Generator,
+) -> bool:
+    """Train for one epoch; False if the loss overflowed."""
+    model.train()
+    device = model.logit_scale.device
+    order = [batch.tolist() for batch in batches(len(train.labels), settings.batch_size, generator)]
+    for numbers, images in zip(order, train.loader(order), strict=True):
+        logits = model(images.to(device))
+        loss = losses(logits[:, None], train.labels[numbers].to(device)).sum()
+        if not torch.isfinite(loss):
+            return False
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return True
+
+
+@torch.inference_mode()
+def _logits(model: ImageClassifier, examples: ImageExamples, settings: HeadSettings) -> Tensor:
+    model.eval()
+    device = model.logit_scale.device
+    starts = range(0, len(examples.labels), settings.batch_size)
+    order = [list(range(start, min(start + settings.batch_size, len(examples.labels)))) for start in starts]
+    return torch.cat([model(images.to(device)) for images in examples.loader(order)])

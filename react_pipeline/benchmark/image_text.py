@@ -1,0 +1,214 @@
+"""Image-text retrieval on Flickr30k and COCO: reading captioned images, and recall both ways.
+
+Belongs here: Karpathy's split as JSON, captions as CSV, recall from vectors. Does not belong here: encoding, and
+retrieval of training pairs (`retrieve`). Shapes: N images, M captions (several an image), D embedding dimension.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from react_pipeline.store import InputError
+
+CAPTIONS_PER_IMAGE = 5
+"""Some COCO images have six or seven; the usual figures are of the first five."""
+
+BLOCK_BYTES = 64 * 2**20
+"""Similarities that are in memory at a time."""
+
+
+@dataclass(frozen=True)
+class CaptionedImages:
+    """A set to retrieve in, in the order of its file.
+
+    Attributes:
+        images: N paths, relative to the folder of the images.
+        captions: M texts.
+        image_of_caption: For each caption the number of its image (M,).
+        dropped: What was left out, by reason.
+    """
+
+    images: tuple[str, ...]
+    captions: tuple[str, ...]
+    image_of_caption: NDArray[np.int64]
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True)
+class RetrievalRecall:
+    """Recall at several k, as fractions.
+
+    Attributes:
+        image_to_text: For each k, the fraction of the images with one of their captions among the first k.
+        text_to_image: For each k, the fraction of the captions with their image among the first k.
+        n_images: N.
+        n_captions: M.
+    """
+
+    image_to_text: dict[int, float]
+    text_to_image: dict[int, float]
+    n_images: int
+    n_captions: int
+
+
+def read_karpathy(
+    path: Path, split: str = "test", captions_per_image: int | None = CAPTIONS_PER_IMAGE
+) -> CaptionedImages:
+    """Read Karpathy's JSON (`dataset_flickr30k.json`, `dataset_coco.json`).
+
+    Args:
+        path: The JSON: `images`, each with `filename`, perhaps `filepath` (its folder), `split` and `sentences` with
+            `raw`.
+        split: Which images.
+        captions_per_image: Keep the first so many; None keeps all.
+
+    Raises:
+        InputError: If the file cannot be read, lacks a field, or has no image of this split.
+    """
+    try:
+        images = json.loads(path.read_text(encoding="utf-8"))["images"]
+        chosen = [(number, image) for number, image in enumerate(images) if image["split"] == split]
+        rows = [
+            (str(PurePosixPath(folder, name)), text)
+            for number, image in chosen
+            for folder, name in [_texts(number, filepath=image.get("filepath", ""), filename=image["filename"])]
+            for sentence in image["sentences"]
+            for (text,) in [_texts(number, raw=sentence["raw"])]
+        ]
+        splits = sorted({str(image["split"]) for image in images})
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: is not Karpathy's JSON; missing or of another kind: {error}") from error
+    if not rows:
+        raise InputError(f"{path}: no captioned image of the split {split!r}; it has {', '.join(splits) or 'none'}")
+    return _collect(path, rows, captions_per_image)
+
+
+def read_caption_csv(
+    path: Path,
+    image_column: str = "image",
+    caption_column: str = "caption",
+    delimiter: str = ",",
+    captions_per_image: int | None = CAPTIONS_PER_IMAGE,
+) -> CaptionedImages:
+    """Read a table with a header and one caption a row; rows of the same image may lie apart.
+
+    Raises:
+        InputError: If the file cannot be read, lacks a column, or holds no caption.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            # A shell hands `\t` on as two characters.
+            reader = csv.DictReader(file, delimiter=delimiter.replace("\\t", "\t"), skipinitialspace=True)
+            columns = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = columns
+            for column in (image_column, caption_column):
+                if column not in columns:
+                    raise InputError(f"{path}: no column {column!r}; it has {', '.join(columns) or 'none'}")
+            rows = [(row[image_column] or "", row[caption_column] or "") for row in reader]
+    except TypeError as error:
+        raise InputError(f"delimiter {delimiter!r}: {error}") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as a table of captions ({error})") from error
+    return _collect(path, rows, captions_per_image)
+
+
+def recall(
+    image_vectors: NDArray[np.floating[Any]],
+    text_vectors: NDArray[np.floating[Any]],
+    image_of_caption: NDArray[np.int64],
+    ks: Sequence[int] = (1, 5, 10),
+    block_bytes: int = BLOCK_BYTES,
+) -> RetrievalRecall:
+    """Recall at k of images by captions and of captions by images.
+
+    Of equal similarities the item with the lower number ranks first, whether right or wrong: order decides, never luck.
+
+    Args:
+        image_vectors: Unit vectors (N, D).
+        text_vectors: Unit vectors (M, D).
+        image_of_caption: For each caption the number of its image (M,).
+        ks: Ranks to count.
+        block_bytes: Bounds the memory for similarities.
+
+    Raises:
+        InputError: If shapes do not fit, a value is not finite, or an image has no caption.
+    """
+    n_images, n_captions = len(image_vectors), len(text_vectors)
+    if image_vectors.ndim != 2 or image_vectors.shape[1:] != text_vectors.shape[1:] or not n_images * n_captions:
+        raise InputError(f"vectors: images {image_vectors.shape} and captions {text_vectors.shape} do not fit together")
+    if image_of_caption.shape != (n_captions,) or not np.array_equal(np.unique(image_of_caption), np.arange(n_images)):
+        raise InputError(f"image_of_caption: must name each of the {n_images} images, once for each of its captions")
+    if not (np.isfinite(image_vectors).all() and np.isfinite(text_vectors).all()):
+        raise InputError("vectors: some values are not finite; encode again in float32")
+    by_image = _ranks(image_vectors, text_vectors, np.arange(n_images), image_of_caption, block_bytes)
+    by_text = _ranks(text_vectors, image_vectors, image_of_caption, np.arange(n_images), block_bytes)
+    return RetrievalRecall(
+        image_to_text={k: float(np.mean(by_image < k)) for k in ks},
+        text_to_image={k: float(np.mean(by_text < k)) for k in ks},
+        n_images=n_images,
+        n_captions=n_captions,
+    )
+
+
+def _ranks(
+    queries: NDArray[np.floating[Any]],
+    items: NDArray[np.floating[Any]],
+    query_image: NDArray[np.int64],
+    item_image: NDArray[np.int64],
+    block_bytes: int,
+) -> NDArray[np.int64]:
+    """For each query, how many items rank before its best right one."""
+    size = max(1, block_bytes // (len(items) * items.itemsize))
+    ranks = np.empty(len(queries), dtype=np.int64)
+    places = np.arange(len(items))
+    for start in range(0, len(queries), size):
+        block = slice(start, start + size)
+        similarity = queries[block] @ items.T
+        right = query_image[block, None] == item_image
+        # argmax takes the first of equals, which is the one that ranks first.
+        best = np.argmax(np.where(right, similarity, -np.inf), axis=1)[:, None]
+        mark = np.take_along_axis(similarity, best, axis=1)
+        ranks[block] = ((similarity > mark) | ((similarity == mark) & (places < best))).sum(axis=1)
+    return ranks
+
+
+def _texts(number: int, **fields: Any) -> tuple[str, ...]:
+    for name, value in fields.items():
+        if not isinstance(value, str):
+            raise TypeError(f"images[{number}]: {name} is {value!r}, which is no text")
+    return tuple(fields.values())
+
+
+def _collect(path: Path, rows: Iterable[tuple[str, str]], captions_per_image: int | None) -> CaptionedImages:
+    numbers: dict[str, int] = {}
+    captions: list[str] = []
+    image_of_caption: list[int] = []
+    kept: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
+    for image, caption in rows:
+        if not image.strip():
+            dropped["no_image"] += 1
+        elif not caption.strip():
+            dropped["empty_caption"] += 1
+        elif captions_per_image is not None and kept[image] >= captions_per_image:
+            dropped["more_captions_than_counted"] += 1
+        elif PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts:
+            raise InputError(f"{path}: the image {image!r} leads out of the folder of the images; use relative paths")
+        else:
+            kept[image] += 1
+            captions.append(caption.strip())
+            image_of_caption.append(numbers.setdefault(image, len(numbers)))
+    if not captions:
+        raise InputError(f"{path}: holds no caption with an image; left out: {dict(dropped) or 'nothing'}")
+    return CaptionedImages(tuple(numbers), tuple(captions), np.asarray(image_of_caption, dtype=np.int64), dict(dropped))

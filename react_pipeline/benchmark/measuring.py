@@ -1,0 +1,171 @@
+"""Measuring one data set of the benchmark: zero-shot, and after training on its shots.
+
+Belongs here: how features and the table give a figure. Does not belong here: training (`probe`, `finetune`), metrics,
+what is published (`results`). Shapes: N images, C classes, D width.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
+
+from react_pipeline.benchmark.experiments import Experiment, Measurement
+from react_pipeline.benchmark.features import Features
+from react_pipeline.benchmark.finetune import ImageExamples, fine_tune, projection_of
+from react_pipeline.benchmark.head import Head, HeadSettings
+from react_pipeline.benchmark.metrics import measure
+from react_pipeline.benchmark.probe import FeatureExamples, linear_probe
+from react_pipeline.benchmark.search import Adaptation
+from react_pipeline.benchmark.shots import split_training
+from react_pipeline.clip import LOGIT_SCALE, Clip, zero_shot_head
+from react_pipeline.settings import Dataset, ElevaterConfig
+from react_pipeline.store import InputError, TrainingError
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an experiment gave.
+
+    Attributes:
+        measurements: One a protocol.
+        probabilities: (N, C) of the test images, in the table's order of classes, for a prediction file; None if the
+            experiment failed. After training those of the best epoch, as in the benchmark.
+        n_trainable: Parameters that trained.
+    """
+
+    measurements: tuple[Measurement, ...]
+    probabilities: NDArray[np.floating[Any]] | None = None
+    n_trainable: int = 0
+
+
+def unavailable(entry: Dataset, experiment: Experiment, reason: str, test: Features | None = None) -> Outcome:
+    """An experiment that could not be made."""
+    about = _about(entry, experiment, test)
+    return Outcome(
+        tuple(Measurement(**about, protocol=protocol, unavailable=reason) for protocol in experiment.protocols)
+    )
+
+
+def zero_shot_probabilities(features: NDArray[np.float32], head: Tensor) -> NDArray[np.float32]:
+    """Softmax of 100 times the cosine, (N, C); the benchmark takes softmax for multilabel sets too.
+
+    Args:
+        features: (N, D), of any length.
+        head: Class vectors (D, C), unit vectors.
+    """
+    logits = LOGIT_SCALE * F.normalize(torch.from_numpy(features), dim=-1) @ head
+    return logits.softmax(dim=-1).numpy()
+
+
+class DatasetMeasurer:
+    """Measures a checkpoint on one data set; the class vectors are made once for all experiments."""
+
+    def __init__(self, clip: Clip, entry: Dataset, test: Features, config: ElevaterConfig) -> None:
+        """Encode the class names."""
+        self.clip = clip
+        self.entry = entry
+        self.test = test
+        self.config = config
+        self.head = zero_shot_head(clip, entry.class_names, entry.templates)
+
+    def zero_shot(self) -> Outcome:
+        """Classify by the class names alone."""
+        started = time.monotonic()
+        experiment = Experiment()
+        probabilities = zero_shot_probabilities(self.test.features, self.head)
+        try:
+            value = measure(self.entry.metric, self.test.labels, probabilities)
+        except InputError as error:
+            return unavailable(self.entry, experiment, str(error), self.test)
+        about = _about(self.entry, experiment, self.test)
+        row = Measurement(**about, protocol="zero-shot", value=value, seconds=_since(started))
+        return Outcome((row,), probabilities)
+
+    def adapted(
+        self,
+        experiment: Experiment,
+        train: Features,
+        images: Callable[[Features], ImageExamples],
+    ) -> Outcome:
+        """Search and train on the shots, and measure by both protocols.
+
+        Args:
+            experiment: Not zero-shot.
+            train: The training split.
+            images: For `fine-tune`: features to the images that they were made of.
+        """
+        started = time.monotonic()
+        # Outside of the try: data that changed stop everything, they are no figure that is unavailable.
+        tuned_on = [images(part) for part in (train, self.test)] if experiment.adaptation == "fine-tune" else []
+        try:
+            found = self._adapt(experiment, train, tuned_on)
+        except (InputError, TrainingError) as error:
+            return unavailable(self.entry, experiment, str(error), self.test)
+        about = _about(self.entry, experiment, self.test) | {
+            "images": f"{self.test.about.digest}+{train.about.digest}",
+            "seconds": _since(started),
+            "learning_rate": found.trial.learning_rate,
+            "weight_decay": found.trial.weight_decay,
+            "failed_trials": sum(found.search.failures.values()) if found.search else 0,
+        }
+        rows = tuple(
+            Measurement(**about, protocol=protocol, value=found.clean if protocol == "clean" else found.elevater)
+            for protocol in experiment.protocols
+        )
+        return Outcome(rows, found.final.best_probabilities, found.final.n_trainable)
+
+    def _adapt(self, experiment: Experiment, train: Features, images: Sequence[ImageExamples]) -> Adaptation:
+        n_classes = self.entry.num_classes
+        split = split_training(
+            train.labels, n_classes=n_classes, shots=experiment.shots, seed=experiment.seed, dataset=self.entry.name
+        )
+        starts_at_text = self.config.head_start == "text"
+        head = Head.from_text(self.head) if starts_at_text else Head.random(n_classes, self.clip.dimension)
+        settings = HeadSettings(metric=self.entry.metric)
+        if images:
+            merge = self.config.merge_projection
+            return fine_tune(self.clip, images[0], images[1], head, split, settings, merge_projection=merge)
+        device, parts = self.clip.device, (train, self.test)
+        arrays = [part.features for part in parts]
+        if self.config.merge_projection:
+            head = head.merged(projection_of(self.clip.model.visual).cpu())
+            arrays = [_unprojected(part) for part in parts]
+        examples = [
+            FeatureExamples(torch.from_numpy(features).to(device), torch.from_numpy(part.labels).to(device))
+            for features, part in zip(arrays, parts, strict=True)
+        ]
+        return linear_probe(examples[0], examples[1], head, split, settings)
+
+
+def _unprojected(part: Features) -> NDArray[np.float32]:
+    if part.unprojected is None:
+        raise InputError(
+            f"{part.about.dataset}, split {part.about.split}: no features before the tower's projection, which "
+            "`elevater.merge_projection` needs; rematerialize `benchmark_features`"
+        )
+    return part.unprojected
+
+
+def _about(entry: Dataset, experiment: Experiment, test: Features | None) -> dict[str, Any]:
+    known = {} if test is None else {"n": test.about.n, "layout": test.about.layout, "images": test.about.digest}
+    return {
+        "dataset": entry.name,
+        "adaptation": experiment.adaptation,
+        "shots": experiment.shots,
+        "seed": experiment.seed,
+        "metric": entry.metric,
+        "expected": entry.sizes["test"],
+        **known,
+    }
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 2)

@@ -1,0 +1,190 @@
+"""Linear probe: a linear head on the features of a frozen image tower, trained as ELEVATER does.
+
+Belongs here: training heads on features that were computed once. Does not belong here: where heads start and their loss
+(`head`), which trials to run (`search`), encoding images, training the tower (`finetune`).
+
+The tower is frozen and images are not augmented, so features never change: they are computed once, for all trials. All
+trials of a round see the same batches in the same order, so they are one problem with T heads side by side: one matrix
+product a batch. Each trial's numbers are those it would have alone, up to rounding.
+
+Shapes: N examples, B of them in a batch, D width of the features, C classes, T trials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
+
+from react_pipeline.benchmark.head import Head, HeadSettings, Recorder, batches, losses
+from react_pipeline.benchmark.search import Adaptation, Curve, Selection, Trial, adapt
+from react_pipeline.benchmark.shots import Indices, Split
+from react_pipeline.store import InputError
+
+
+@dataclass(frozen=True)
+class FeatureExamples:
+    """Features with labels.
+
+    Attributes:
+        features: (N, D), float, not normalised: as the image tower gives them.
+        labels: Class ids (N,), int64, or indicators (N, C) for multilabel data.
+    """
+
+    features: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained on.
+
+        Raises:
+            InputError: If the lengths differ or a feature is not finite.
+        """
+        if self.features.ndim != 2 or len(self.features) != len(self.labels):
+            raise InputError(f"features {tuple(self.features.shape)} and labels {tuple(self.labels.shape)} do not fit")
+        if not torch.isfinite(self.features).all():
+            raise InputError("features: some are not finite; encode the images again in float32")
+
+    def subset(self, indices: Indices) -> Self:
+        """The examples at `indices`, in that order."""
+        chosen = torch.from_numpy(indices)
+        return type(self)(self.features[chosen], self.labels[chosen])
+
+
+def linear_probe(
+    train: FeatureExamples,
+    test: FeatureExamples,
+    head: Head,
+    split: Split,
+    settings: HeadSettings,
+    *,
+    trial: Trial | None = None,
+    selection: Selection = "best",
+) -> Adaptation:
+    """Search and train a linear probe; see `search.adapt` for arguments and errors."""
+
+    def train_trials(
+        train: FeatureExamples,
+        evaluation: FeatureExamples,
+        trials: Sequence[Trial],
+        *,
+        epochs: int,
+        keep_probabilities: bool,
+    ) -> list[Curve]:
+        return train_heads(
+            train, evaluation, head, trials, settings, epochs=epochs, keep_probabilities=keep_probabilities
+        )
+
+    return adapt(train_trials, train, test, split, trial=trial, selection=selection)
+
+
+def train_heads(
+    train: FeatureExamples,
+    evaluation: FeatureExamples,
+    head: Head,
+    trials: Sequence[Trial],
+    settings: HeadSettings,
+    *,
+    epochs: int,
+    keep_probabilities: bool = False,
+    trials_at_once: int = 64,
+) -> list[Curve]:
+    """Train one head for each trial, all from the same start and on the same batches.
+
+    SGD with momentum at a constant learning rate; weight decay on everything that trains. Cross entropy, or binary
+    cross entropy for multilabel labels. A batch of a single example is skipped: it has no batch statistics. A trial
+    whose values overflow stops, is marked as failed and costs nothing more.
+
+    Args:
+        train: Examples to train on.
+        evaluation: Examples to measure on after each epoch.
+        head: The start.
+        trials: T learning rates and weight decays.
+        settings: The rest.
+        epochs: Passes over `train`.
+        keep_probabilities: Whether the curves hold the probabilities of the best and of the last epoch.
+        trials_at_once: Bounds the memory: weights, gradients and moments of so many heads, and logits of a batch.
+
+    Raises:
+        InputError: If the head does not fit the features, there is nothing to train on, or the metric cannot be
+            measured on `evaluation`.
+    """
+    if train.features.shape[1] != head.weight.shape[1]:
+        raise InputError(f"head: takes features of width {head.weight.shape[1]}, not {train.features.shape[1]}")
+    if len(train.features) < 2:
+        raise InputError("train: one example is too few; batch statistics need two")
+    curves: list[Curve] = []
+    for start in range(0, len(trials), trials_at_once):
+        group = _HeadGroup(head, trials[start : start + trials_at_once], settings, train.features.device)
+        recorders = [Recorder(trial, keep_probabilities) for trial in group.trials]
+        generator = torch.Generator().manual_seed(settings.seed)
+        for _ in range(epochs):
+            for batch in batches(len(train.features), settings.batch_size, generator):
+                group.step(train.features[batch], train.labels[batch])
+            group.evaluate(evaluation, recorders)
+            if not group.alive:
+                break
+        curves += [recorder.curve(group.n_trainable) for recorder in recorders]
+    return curves
+
+
+class _HeadGroup:
+    """T heads that train side by side; those that fail are taken out."""
+
+    def __init__(self, head: Head, trials: Sequence[Trial], settings: HeadSettings, device: torch.device) -> None:
+        start = head.weight.to(device)
+        n_classes, width = start.shape
+        count = len(trials)
+        self.trials = list(trials)
+        self.settings = settings
+        self.alive = list(range(count))
+        self.norm = nn.BatchNorm1d(width, affine=False).to(start) if settings.channel_norm else None
+        self.rates = start.new_tensor([trial.learning_rate for trial in trials])
+        self.decays = start.new_tensor([trial.weight_decay for trial in trials])
+        self.parameters = [
+            start.expand(count, n_classes, width).clone(),
+            head.bias.to(start).expand(count, n_classes).clone(),
+            start.new_full((count,), head.logit_scale),
+        ]
+        self.trained = 3 if settings.train_logit_scale else 2
+        self.moments = [torch.zeros_like(values) for values in self.parameters[: self.trained]]
+        self.n_trainable = n_classes * (width + 1) + (self.trained == 3)
+
+    def features(self, features: Tensor, *, training: bool) -> Tensor:
+        if self.norm is not None:
+            # Without scale and shift the statistics are the same for all trials.
+            features = self.norm.train(training)(features.to(self.rates))
+        return F.normalize(features) if self.settings.normalize_features else features
+
+    def step(self, features: Tensor, labels: Tensor) -> None:
+        leaves = [values.requires_grad_(position < self.trained) for position, values in enumerate(self.parameters)]
+        weight, bias, scale = leaves
+        count, n_classes, width = weight.shape
+        inputs = self.features(features, training=True).to(weight)
+        flat = F.linear(inputs, weight.view(count * n_classes, width), bias.view(-1))
+        logits = flat.view(len(inputs), count, n_classes) * scale.exp()[:, None]
+        gradients = torch.autograd.grad(losses(logits, labels).sum(), leaves[: self.trained])
+        with torch.no_grad():
+            for values, gradient, moment in zip(self.parameters, gradients, self.moments, strict=False):
+                shape = (count,) + (1,) * (values.ndim - 1)
+                moment.mul_(self.settings.momentum).add_(gradient).addcmul_(values, self.decays.view(shape))
+                values.addcmul_(moment, self.rates.view(shape), value=-1)
+
+    @torch.no_grad()
+    def evaluate(self, evaluation: FeatureExamples, recorders: Sequence[Recorder]) -> None:
+        inputs = self.features(evaluation.features, training=False).to(self.rates)
+        going = []
+        # One trial at a time: the logits of all of them could be large.
+        for place, (number, weight, bias, scale) in enumerate(zip(self.alive, *self.parameters, strict=True)):
+            logits = scale.exp() * F.linear(inputs, weight, bias)
+            if recorders[number].record(logits, evaluation.labels, self.settings):
+                going.append(place)
+        if len(going) < len(self.alive):
+            self.alive = [self.alive[place] for place in going]
+            self.rates, self.decays = self.rates[going], self.decays[going]
+            self.parameters = [values.detach()[going] for values in self.parameters]
+            self.moments = [values[going] for values in self.moments]

@@ -1,0 +1,263 @@
+"""Results of a checkpoint on the benchmark, as an artifact: one row a figure, means, prediction files.
+
+Belongs here: publishing, going on after a kill, prediction files. Does not belong here: a
+single figure (`measuring`), means (`summary`), encoding (`features`), the difference to the base (`comparison`).
+
+Files: `results.parquet`, `results.json` (`experiments.Measurement`), `summary.parquet`, `table.md`,
+`datasets/<name>.json` (the rows of one data set), `predictions/<experiment>/*.json`, and `all_predictions.zip` beside
+these where the experiment covers all 20 data sets of an ELEVATER copy (and few-shot the seeds 0, 1 and 2).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from react_pipeline.benchmark.experiments import Experiment, experiments
+from react_pipeline.benchmark.features import Features, unavailable_reason
+from react_pipeline.benchmark.submission import (
+    FEW_SHOT_SEEDS,
+    ExpectedDataset,
+    Prediction,
+    check_submission,
+    mean_head_params,
+    write_prediction,
+    write_submission,
+)
+from react_pipeline.benchmark.summary import fewer_images, figure_name, mean_over_datasets, summarize, to_markdown
+from react_pipeline.labelled import LAYOUT, LabelledImages, Unavailable, read_dataset
+from react_pipeline.project import Project, method_key, resolve
+from react_pipeline.settings import DATASETS, IMAGENET, Dataset, dataset
+from react_pipeline.store import Artifact, InputError, StaleArtifact, write_atomically
+
+if TYPE_CHECKING:
+    from react_pipeline.benchmark.finetune import ImageExamples
+    from react_pipeline.benchmark.measuring import DatasetMeasurer, Outcome
+    from react_pipeline.clip import Clip
+
+STAGE = "benchmark_results"
+FEATURES = "benchmark_features"
+
+
+def publish_results(project: Project, slug: str, method: str) -> Artifact:
+    """Publish zero-shot and, if shots are configured, the adaptations of a method on every configured data set.
+
+    Data that are not there, and experiments that cannot be made (a class has fewer images than shots), are rows with a
+    reason and no value. Killed in between, finished data sets are not measured again.
+
+    Raises:
+        StaleArtifact: If fine-tuning finds other images than the features were made of.
+    """
+    inputs = resolve(project, STAGE, method_key(slug, method))
+    features = inputs.parents[FEATURES]
+    names = project.config.elevater.dataset_names
+
+    def write(directory: Path) -> dict[str, Any]:
+        checkpoint = inputs.parents.get("base_checkpoint") or inputs.parents["customized_checkpoint"]
+        measuring = _Measuring(project, f"react-{slug}-{method}", features, checkpoint, directory)
+        for name in names:
+            marker = directory / "datasets" / f"{name}.json"
+            if not marker.exists():
+                write_atomically(marker, json.dumps(measuring.measure(dataset(name)), indent=1) + "\n")
+        rows = [row for name in names for row in json.loads((directory / "datasets" / f"{name}.json").read_text())]
+        planned = experiments(project.config.elevater)
+        return _finish(directory, pd.DataFrame(rows), planned, str(features.counts.get("unavailable", "")))
+
+    return project.store.build(inputs, write, resumable=True)
+
+
+def expected_predictions(sizes: Mapping[str, int] | None = None) -> dict[str, ExpectedDataset]:
+    """What a submission must hold: the 20 data sets, and ImageNet if one likes.
+
+    Args:
+        sizes: Test images of data sets of which a copy is there; the others have their official number.
+    """
+    known = sizes or {}
+    return {
+        entry.name: ExpectedDataset(
+            known.get(entry.name, entry.sizes["test"]),
+            entry.num_classes,
+            multilabel=entry.multilabel,
+            optional=entry is IMAGENET,
+        )
+        for entry in (*DATASETS.values(), IMAGENET)
+    }
+
+
+def collect_submission(artifact: Artifact, experiment: str, path: Path) -> list[str]:
+    """Write the leaderboard's zip of one experiment, and say what the leaderboard would object to.
+
+    Args:
+        artifact: Published results.
+        experiment: Its folder: `zero_shot`, `linear_probe_5`, `finetuning_full`.
+        path: Where the zip goes.
+
+    Returns:
+        Problems, one a line; a benchmark whose data are not whole has some.
+
+    Raises:
+        InputError: If the results have no predictions of it.
+    """
+    folder = artifact.path / "predictions" / experiment
+    if not folder.is_dir():
+        known = sorted(found.name for found in (artifact.path / "predictions").glob("*"))
+        raise InputError(f"{artifact.path}: no predictions of {experiment!r}; there are {', '.join(known) or 'none'}")
+    write_submission(folder, path)
+    rows = pd.read_parquet(artifact.file("results.parquet")).drop_duplicates("dataset")
+    others = rows[~rows["layout"].isin(["", LAYOUT])]
+    return [
+        *(str(problem) for problem in check_submission(path, expected_predictions())),
+        *(
+            f"{row.dataset}: read from the layout {row.layout!r}, whose order of images is not the benchmark's"
+            for row in others.itertuples()
+        ),
+    ]
+
+
+class _Measuring:
+    """Measures data sets one after another; the model is loaded for the first that is there."""
+
+    def __init__(
+        self, project: Project, model_name: str, features: Artifact, checkpoint: Artifact, directory: Path
+    ) -> None:
+        self.project = project
+        self.model_name = model_name
+        self.features = features
+        self.checkpoint = checkpoint
+        self.directory = directory
+        self._clip: Clip | None = None
+        self._found: dict[str, LabelledImages] = {}
+
+    @property
+    def clip(self) -> Clip:
+        from react_pipeline.clip import choose_device, load
+
+        if self._clip is None:
+            self._clip = load(self.checkpoint.path, choose_device(self.project.config.device))
+        return self._clip
+
+    def measure(self, entry: Dataset) -> list[dict[str, Any]]:
+        from react_pipeline.benchmark.measuring import DatasetMeasurer, unavailable
+
+        planned = experiments(self.project.config.elevater)
+        self._found.clear()
+        if reason := unavailable_reason(self.features, entry.name, "test"):
+            outcomes = [unavailable(entry, experiment, reason) for experiment in planned]
+            return [row.model_dump() for outcome in outcomes for row in outcome.measurements]
+        test = Features.read(self.features, entry.name, "test")
+        measurer = DatasetMeasurer(self.clip, entry, test, self.project.config.elevater)
+        rows = []
+        for experiment in planned:
+            outcome = measurer.zero_shot() if experiment == Experiment() else self._adapted(measurer, experiment)
+            rows += [row.model_dump() for row in outcome.measurements]
+            self._predict(test, experiment, outcome)
+        return rows
+
+    def _adapted(self, measurer: DatasetMeasurer, experiment: Experiment) -> Outcome:
+        from react_pipeline.benchmark.measuring import unavailable
+
+        try:
+            train = Features.read(self.features, measurer.entry.name, "train")
+        except Unavailable as error:
+            return unavailable(measurer.entry, experiment, error.reason, measurer.test)
+        return measurer.adapted(experiment, train, self._images_of)
+
+    def _images_of(self, features: Features) -> ImageExamples:
+        """The images that features were made of; looked for only when a tower is trained."""
+        import torch
+
+        from react_pipeline.benchmark.finetune import ImageExamples
+        from react_pipeline.labelled import PreprocessedImages, preprocessing
+
+        config, about = self.project.config, features.about
+        if about.digest not in self._found:
+            found = read_dataset(config.elevater.root or Path(), about.dataset, about.split, warn=False)
+            if found.digest() != about.digest:
+                raise _changed(self.features, about.dataset, about.split)
+            self._found[about.digest] = found
+        found = self._found[about.digest]
+        preprocess = preprocessing(self.clip, squash=dataset(about.dataset).squash)
+        read = PreprocessedImages(found.read, found.locations.__getitem__, preprocess, config.corpus.max_pixels)
+        return ImageExamples(read, torch.from_numpy(features.labels), workers=config.embedding.workers)
+
+    def _predict(self, test: Features, experiment: Experiment, outcome: Outcome) -> None:
+        if outcome.probabilities is None:
+            return
+        # The files on disk may have the classes in another order than the table.
+        probabilities = outcome.probabilities[:, list(test.about.order)]
+        visual, backbone = (
+            sum(parameter.numel() for parameter in module.parameters())
+            for module in (self.clip.model.visual, self.clip.model)
+        )
+        head = mean_head_params(self.clip.dimension, (entry.num_classes for entry in DATASETS.values()))
+        prediction = Prediction(
+            model_name=f"CLIP-{self.model_name}" if experiment.shots == 0 else self.model_name,
+            dataset_name=test.about.dataset,
+            num_trainable_params=outcome.n_trainable,
+            num_params=backbone + head,
+            num_visual_params=visual,
+            num_backbone_params=backbone,
+            n_shot=experiment.shots,
+            rnd_seeds=(experiment.seed,),
+            predictions=probabilities[None],
+        )
+        write_prediction(prediction, self.directory / "predictions" / experiment.folder)
+
+
+def _finish(directory: Path, rows: pd.DataFrame, planned: Sequence[Experiment], reason: str) -> dict[str, Any]:
+    rows = rows.astype({"value": "float64", "learning_rate": "float64", "weight_decay": "float64"})
+    rows.to_parquet(directory / "results.parquet", index=False)
+    (directory / "results.json").write_text(rows.to_json(orient="records", indent=1) + "\n", encoding="utf-8")
+    summary = summarize(rows)
+    summary.to_parquet(directory / "summary.parquet", index=False)
+    (directory / "table.md").write_text(to_markdown(summary), encoding="utf-8")
+    means = mean_over_datasets(summary)
+    figures = [figure_name(*key) for key in zip(summary["experiment"], summary["protocol"], strict=True)]
+    values: dict[str, dict[str, float]] = {}
+    for figure, row in zip(figures, summary.itertuples(), strict=True):
+        if row.status == "ok":
+            values.setdefault(figure, {})[row.dataset] = float(row.value)
+    zero_shot = summary[summary["experiment"] == "zero-shot"]
+    # Rows in the order of another layout would line up with other images on the leaderboard.
+    in_order = set(rows["layout"]) <= {"", LAYOUT}
+    missing = zero_shot[zero_shot["status"] != "ok"].set_index("dataset")["status"].to_dict()
+    return {
+        "datasets_evaluated": means.get("zero-shot", (0.0, 0))[1],
+        "of": len(DATASETS),
+        "mean": {name: mean for name, (mean, _) in means.items()},
+        "datasets_in_mean": {name: count for name, (_, count) in means.items()},
+        "value": values,
+        "not_measured": missing,
+        "datasets_with_fewer_images": len(fewer_images(summary)),
+        "submissions": list(_submissions(directory, planned)) if in_order else [],
+        "seconds": round(float(rows.drop_duplicates(["dataset", "adaptation", "shots", "seed"])["seconds"].sum()), 2),
+        **({"unavailable": reason} if reason else {}),
+    }
+
+
+def _submissions(directory: Path, planned: Sequence[Experiment]) -> Iterator[str]:
+    """Write the zip of each experiment that the leaderboard would show an average of, and name its folder."""
+    seeds: dict[str, list[int]] = {}
+    for experiment in planned:
+        seeds.setdefault(experiment.folder, []).append(experiment.seed)
+    few_shot = {experiment.folder for experiment in planned if experiment.shots > 0}
+    for name, mine in seeds.items():
+        folder = directory / "predictions" / name
+        predicted = Counter(re.sub(r"^seed\d+_", "", path.stem) for path in folder.glob("*.json"))
+        right_seeds = tuple(mine) == FEW_SHOT_SEEDS if name in few_shot else mine == [0]
+        if right_seeds and all(predicted[dataset_name] == len(mine) for dataset_name in DATASETS):
+            write_submission(folder)
+            yield name
+
+
+def _changed(features: Artifact, name: str, split: str) -> StaleArtifact:
+    return StaleArtifact(
+        f"{name}, split {split}: its images changed since they were encoded; rematerialize `{features.stage}` for "
+        f"{features.key!r}"
+    )

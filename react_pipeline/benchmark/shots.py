@@ -1,0 +1,174 @@
+"""Which training images ELEVATER uses: few-shot samples and the part that is held out to tune on.
+
+Belongs here: choosing indices from labels. Does not belong here: images, features, training. Labels are class ids (N,)
+or, for multilabel data, indicators (N, C) of 0 and 1. Nothing here depends on anything but labels and seed.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from react_pipeline.store import InputError
+
+FULL = -1
+"""`shots` where every training image is used."""
+
+HELD_OUT = 0.2
+"""Fraction of each class that is held out."""
+
+LARGE_DATASET, LARGE_DATASET_SHOTS = "patch-camelyon", 10_000
+"""The one dataset whose search, at full shot, runs on a sample of this many images a class."""
+
+Rule = Literal["greedy", "balanced"]
+Labels = NDArray[np.integer[Any]]
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices into the training images. The dataset's own `val` split is never used, as in the benchmark.
+
+    Attributes:
+        search: Images that the trials of the search train on.
+        held_out: Images that they are scored on.
+        final: Images that the final model trains on.
+    """
+
+    search: Indices
+    held_out: Indices
+    final: Indices
+
+
+def split_training(
+    labels: Labels,
+    *,
+    n_classes: int,
+    shots: int = FULL,
+    seed: int = 0,
+    dataset: str = "",
+    rule: Rule = "greedy",
+) -> Split:
+    """Choose the images of the search and of the final training.
+
+    The final model trains on everything that was drawn, the held-out part too. Two exceptions: one shot draws two
+    images a class and keeps one of them for tuning only; `patch-camelyon` at full shot searches on 10,000 a class.
+
+    Args:
+        labels: Of all training images.
+        n_classes: C.
+        shots: Images a class; the benchmark has 5, 20, 50 and `FULL`.
+        seed: Of the sample; the benchmark averages 0, 1 and 2.
+        dataset: Name in the benchmark.
+        rule: See `sample_shots`.
+
+    Raises:
+        InputError: If a class has too few images, or so few were drawn that none is left to train on.
+    """
+    if shots != FULL and shots < 1:
+        raise InputError(f"shots: {shots}; give a number of images a class, or {FULL} for all of them")
+    everything = np.arange(len(labels))
+    drawn = everything
+    if shots != FULL:
+        drawn = sample_shots(labels, max(shots, 2), seed, n_classes=n_classes, rule=rule)
+    elif dataset == LARGE_DATASET:
+        smallest = int(_indicators(labels, n_classes).sum(axis=0).min())
+        drawn = sample_shots(labels, min(LARGE_DATASET_SHOTS, smallest), seed, n_classes=n_classes, rule=rule)
+    search, held_out = hold_out(labels[drawn])
+    if not len(search) or not len(held_out):
+        raise InputError(f"labels: of {len(drawn)} images {len(held_out)} are held out; that leaves none to train on")
+    final = drawn[search] if shots == 1 else everything if shots == FULL else drawn
+    return Split(search=drawn[search], held_out=drawn[held_out], final=final)
+
+
+def sample_shots(labels: Labels, shots: int, seed: int, *, n_classes: int, rule: Rule = "greedy") -> Indices:
+    """Draw at least `shots` images of every class; the indices in the order in which they were drawn.
+
+    Images are visited in the order of `random.Random(seed).shuffle`. `greedy` keeps one if any of its classes still
+    needs examples, and stops when none does. Multilabel classes may get more than `shots`. `balanced` is the other
+    sampler of vision-datasets 0.2: it also keeps up to `shots` images without any class, passes over images that would
+    make a common class too common, and takes what there is where a class has too few. For class ids with enough images
+    of each class both draw the same.
+
+    Raises:
+        InputError: With `greedy`, if a class has fewer images than `shots`.
+    """
+    if shots < 1:
+        raise InputError(f"shots: {shots}; give at least one image a class")
+    has_class = _indicators(labels, n_classes)
+    totals = has_class.sum(axis=0)
+    if rule == "greedy" and totals.min() < shots:
+        short = int(totals.argmin())
+        raise InputError(
+            f"labels: class {short} has {totals[short]} training images, fewer than the {shots} shots wanted "
+            f"({np.count_nonzero(totals < shots)} of {n_classes} classes are short); ask for fewer shots"
+        )
+    order = list(range(len(labels)))
+    random.Random(seed).shuffle(order)  # noqa: S311 - the benchmark's samples are defined by this generator
+    drawn = np.zeros(n_classes, dtype=np.int64)
+    chosen: list[int] = []
+    without_class = 0
+    for image in order:
+        classes = np.flatnonzero(has_class[image])
+        if not len(classes):
+            if rule == "balanced" and without_class < shots:
+                without_class += 1
+                chosen.append(image)
+            continue
+        counts = drawn[classes]
+        if counts.min() >= shots:
+            continue
+        if rule == "balanced" and counts.min() > shots / 2 and counts.max() > 1.5 * shots:
+            continue
+        drawn[classes] += 1
+        chosen.append(image)
+        if drawn.min() >= shots:
+            break
+    return np.asarray(chosen, dtype=np.int64)
+
+
+def hold_out(labels: Labels) -> tuple[Indices, Indices]:
+    """Part images into (trained on, held out); both together are all of them.
+
+    Held out are the first 20%, rounded up, of each class in the given order; nothing is drawn. Of multilabel images:
+    while a class still lacks some of its 20%, the lowest such class takes its first free image.
+    """
+    if labels.ndim == 1:
+        held: list[int] = []
+        for class_id in np.unique(labels):
+            mine = np.flatnonzero(labels == class_id)
+            held += mine[: math.ceil(len(mine) * HELD_OUT)].tolist()
+        held_out = np.sort(np.asarray(held, dtype=np.int64))
+    else:
+        held_out = _greedy_cover(labels)
+    return np.setdiff1d(np.arange(len(labels)), held_out), held_out
+
+
+def _greedy_cover(labels: Labels) -> Indices:
+    free = labels.astype(np.int64)
+    wanted = np.ceil(free.sum(axis=0) * HELD_OUT)
+    held: list[int] = []
+    while (wanted > 0).any():
+        class_id = int(np.argmax(wanted > 0))
+        image = int(np.argmax(free[:, class_id] > 0))
+        held.append(image)
+        wanted -= free[image]
+        free[image] = 0
+    return np.asarray(held, dtype=np.int64)
+
+
+def _indicators(labels: Labels, n_classes: int) -> NDArray[np.bool_]:
+    if not len(labels):
+        raise InputError("labels: there are no training images")
+    if labels.ndim == 2:
+        if labels.shape[1] != n_classes:
+            raise InputError(f"labels: {labels.shape[1]} columns for {n_classes} classes")
+        return labels > 0
+    if labels.min() < 0 or labels.max() >= n_classes:
+        raise InputError(f"labels: class ids run from {labels.min()} to {labels.max()}; there are {n_classes} classes")
+    return np.asarray(labels[:, None] == np.arange(n_classes))

@@ -1,0 +1,295 @@
+"""Prediction files of the ELEVATER leaderboard: one JSON for each dataset and seed, joined into one zip, and checked.
+
+Belongs here: names, keys, rounding, the merge of seeds, the validator. Does not belong here: making predictions, and
+the table of datasets (the caller gives what to expect). Shapes: S seeds, N test images in the manifest's order, C
+classes.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from react_pipeline.store import InputError, Problem
+
+DECIMALS = 6
+MEMBER = "all_predictions.json"
+FEW_SHOT_SEEDS = (0, 1, 2)
+ROW_SUM_TOLERANCE = 1e-3
+"""Relative; the probabilities of a multiclass image sum to 1."""
+
+COUNTS = ("num_trainable_params", "num_params", "num_visual_params", "num_backbone_params")
+KEYS = ("model_name", "dataset_name", *COUNTS, "n_shot", "rnd_seeds", "predictions")
+MERGED_KEYS = ("num_trainable_params", "rnd_seeds", "predictions")
+"""May differ between the files of a dataset; every other key must be equal."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a prediction file holds, under the same names.
+
+    Attributes:
+        model_name: Free text. The benchmark's zero-shot command puts `CLIP-` in front.
+        dataset_name: Name in the benchmark.
+        num_trainable_params: Parameters that trained; 0 for zero-shot.
+        num_params: Backbone plus head. The leaderboard wants the mean head of the 20 datasets (`mean_head_params`).
+        num_visual_params: Image tower.
+        num_backbone_params: The whole pretrained model.
+        n_shot: Images a class; 0 for zero-shot, -1 for all.
+        rnd_seeds: S seeds of the samples; [0] where nothing is sampled.
+        predictions: Probabilities (S, N, C).
+    """
+
+    model_name: str
+    dataset_name: str
+    num_trainable_params: float
+    num_params: int
+    num_visual_params: int
+    num_backbone_params: int
+    n_shot: int
+    rnd_seeds: tuple[int, ...]
+    predictions: NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class ExpectedDataset:
+    """What the predictions for a dataset must look like."""
+
+    n_test: int
+    n_classes: int
+    multilabel: bool = False
+    optional: bool = False
+    """May be missing: ImageNet, which is not one of the 20."""
+
+
+def mean_head_params(width: int, n_classes: Iterable[int]) -> int:
+    """Parameters of the mean linear head, without its bias: the width of the features times the mean of the classes."""
+    counts = list(n_classes)
+    return round(width * sum(counts) / len(counts))
+
+
+def experiment_name(method: Literal["linear_probe", "finetuning"], shots: int) -> str:
+    """Name of the folder of a method's prediction files, such as `linear_probe_5` or `finetuning_full`."""
+    return f"{method}_{'full' if shots < 0 else shots}"
+
+
+def prediction_file_name(prediction: Prediction) -> str:
+    """`<dataset>.json` for zero-shot, else `seed<s>_<dataset>.json`."""
+    prefix = "" if prediction.n_shot == 0 else f"seed{prediction.rnd_seeds[0]}_"
+    return f"{prefix}{prediction.dataset_name}.json"
+
+
+def write_prediction(prediction: Prediction, directory: Path) -> Path:
+    """Write the file of a dataset and seed; floats are rounded to 6 decimals."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / prediction_file_name(prediction)
+    path.write_text(_dumps(prediction), encoding="utf-8")
+    return path
+
+
+def read_prediction(path: Path) -> Prediction:
+    """Read a prediction file.
+
+    Raises:
+        InputError: If it is no JSON object with exactly the keys of `Prediction`, or its predictions are ragged.
+    """
+    try:
+        entry = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(entry, dict) or set(entry) != set(KEYS):
+            wrong = sorted(set(entry) ^ set(KEYS)) if isinstance(entry, dict) else "not an object"
+            raise InputError(f"{path}: must be one JSON object with the keys {', '.join(KEYS)}; wrong: {wrong}")
+        predictions = np.asarray(entry["predictions"], dtype=np.float64)
+        return Prediction(**{**entry, "rnd_seeds": tuple(entry["rnd_seeds"]), "predictions": predictions})
+    except (OSError, ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{path}: is no prediction file ({error}); write it again") from error
+
+
+def merge_seeds(parts: Mapping[Path, Prediction]) -> Prediction:
+    """Join the files of one dataset, in the order of their seeds.
+
+    Trainable parameters are averaged, seeds and predictions follow each other, and everything else must be equal.
+
+    Raises:
+        InputError: If another key differs, a seed occurs twice, or the predictions differ in shape.
+    """
+    ordered = sorted(parts.items(), key=lambda part: part[1].rnd_seeds)
+    first_path, first = ordered[0]
+    for path, part in ordered[1:]:
+        for key in (key for key in KEYS if key not in MERGED_KEYS):
+            if getattr(part, key) != getattr(first, key):
+                raise InputError(
+                    f"{path}: {key} is {getattr(part, key)!r} and in {first_path} {getattr(first, key)!r}; files of "
+                    "one dataset may differ in seeds and predictions only. Predict both with the same model"
+                )
+        if part.predictions.shape[1:] != first.predictions.shape[1:]:
+            raise InputError(
+                f"{path}: predictions are {part.predictions.shape} and in {first_path} {first.predictions.shape}"
+            )
+    seeds = tuple(seed for _, part in ordered for seed in part.rnd_seeds)
+    twice = [seed for seed, times in Counter(seeds).items() if times > 1]
+    if twice:
+        raise InputError(f"{first.dataset_name}: rnd_seeds {twice} occur in several of {', '.join(map(str, parts))}")
+    return replace(
+        first,
+        num_trainable_params=float(np.mean([part.num_trainable_params for part in parts.values()])),
+        rnd_seeds=seeds,
+        predictions=np.concatenate([part.predictions for _, part in ordered]),
+    )
+
+
+def write_submission(directory: Path, path: Path | None = None) -> Path:
+    """Join all `*.json` of a folder into the leaderboard's zip, `all_predictions.zip` beside them.
+
+    One dataset is in memory at a time. The zip's bytes depend on the files only.
+
+    Raises:
+        InputError: If there is no file, one cannot be read, or those of a dataset do not fit together.
+    """
+    path = path or directory / "all_predictions.zip"
+    by_dataset: dict[str, list[Path]] = {}
+    for file in sorted(directory.glob("*.json")):
+        by_dataset.setdefault(read_prediction(file).dataset_name, []).append(file)
+    if not by_dataset:
+        raise InputError(f"{directory}: holds no prediction files (*.json); predict first")
+    # A fixed date: equal predictions, equal zip.
+    member = zipfile.ZipInfo(MEMBER, date_time=(1980, 1, 1, 0, 0, 0))
+    member.compress_type = zipfile.ZIP_DEFLATED
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with zipfile.ZipFile(partial, "w") as archive, archive.open(member, "w", force_zip64=True) as stream:
+            for number, files in enumerate(by_dataset.values()):
+                merged = merge_seeds({file: read_prediction(file) for file in files})
+                stream.write(((", " if number else '{"data": [') + _dumps(merged)).encode())
+            stream.write(b"]}")
+        # A submission that could not be finished is never taken for one.
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def check_submission(path: Path, expected: Mapping[str, ExpectedDataset]) -> list[Problem]:
+    """Everything that is wrong with a submission zip, with file and field; empty if nothing is.
+
+    Args:
+        path: The zip.
+        expected: By dataset name, all that the leaderboard knows.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.namelist() != [MEMBER]:
+                return [Problem(path, "", f"must hold exactly {MEMBER}; holds {archive.namelist()}")]
+            # The hook turns each dataset's numbers into an array before the next is read.
+            document = json.loads(archive.read(MEMBER), object_hook=_as_array)
+    # RuntimeError: an encrypted member, an unknown compression, JSON that is nested too deeply.
+    except (OSError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
+        return [Problem(path, "", f"cannot be read as a zip of JSON ({error}); write it again")]
+    if not isinstance(document, dict) or set(document) != {"data"} or not isinstance(document["data"], list):
+        return [Problem(path, "", 'the JSON must be {"data": [one object a dataset]}')]
+    entries = document["data"]
+    problems = [problem for number, entry in enumerate(entries) for problem in _entry(path, number, entry, expected)]
+    objects = [entry for entry in entries if isinstance(entry, dict)]
+    names = Counter(str(entry.get("dataset_name")) for entry in objects)
+    for name, times in names.items():
+        if times > 1:
+            problems.append(Problem(path, f"data.{name}", f"occurs {times} times; once is right"))
+    wanted = [name for name, dataset in expected.items() if not dataset.optional]
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        present = f"{len(wanted) - len(missing)} of {len(wanted)} datasets are present; missing: {', '.join(missing)}"
+        problems.append(Problem(path, "data", f"{present}. The leaderboard shows an average only for all of them"))
+    shots = sorted({str(entry.get("n_shot")) for entry in objects})
+    if len(shots) > 1:
+        problems.append(Problem(path, "data.*.n_shot", f"differs between datasets: {', '.join(shots)}"))
+    return problems
+
+
+def _entry(path: Path, number: int, entry: Any, expected: Mapping[str, ExpectedDataset]) -> Iterator[Problem]:
+    if not isinstance(entry, dict):
+        yield Problem(path, f"data[{number}]", "is not an object")
+        return
+    name = str(entry.get("dataset_name", f"[{number}]"))
+
+    def problem(key: str, message: str) -> Problem:
+        return Problem(path, f"data.{name}.{key}", message)
+
+    for key in KEYS:
+        if key not in entry:
+            yield problem(key, "is missing")
+    for key in entry:
+        if key not in KEYS:
+            yield problem(key, "is no key of a prediction file")
+    if not isinstance(entry.get("model_name", ""), str):
+        yield problem("model_name", "is not a text")
+    for key in COUNTS:
+        count = entry.get(key, 0)
+        if not isinstance(count, int | float) or isinstance(count, bool) or not count >= 0:
+            yield problem(key, f"{count!r} is not a number of parameters")
+    n_shot = entry.get("n_shot", 0)
+    if not isinstance(n_shot, int) or isinstance(n_shot, bool) or n_shot < -1:
+        yield problem("n_shot", f"{n_shot!r} is not a number of images a class (0 zero-shot, -1 all)")
+        n_shot = 0
+    seeds = entry.get("rnd_seeds", [])
+    n_seeds = len(FEW_SHOT_SEEDS) if n_shot > 0 else 1
+    if not isinstance(seeds, list) or not all(isinstance(seed, int) for seed in seeds):
+        yield problem("rnd_seeds", f"{seeds!r} is not a list of integers")
+    elif "rnd_seeds" in entry and len(seeds) != n_seeds:
+        yield problem("rnd_seeds", f"{seeds} are {len(seeds)} seeds; n_shot {n_shot} needs {n_seeds}")
+    elif len(set(seeds)) < len(seeds):
+        yield problem("rnd_seeds", f"{seeds} names a seed twice")
+    if name not in expected:
+        yield problem("dataset_name", "is no dataset of the leaderboard")
+    elif "predictions" in entry:
+        for message in _wrong_predictions(entry["predictions"], n_seeds, expected[name]):
+            yield problem("predictions", message)
+
+
+def _wrong_predictions(predictions: Any, n_seeds: int, dataset: ExpectedDataset) -> Iterator[str]:
+    wanted = (n_seeds, dataset.n_test, dataset.n_classes)
+    if not isinstance(predictions, np.ndarray):
+        yield f"are not an array of numbers of shape {wanted}"
+        return
+    if predictions.shape != wanted:
+        yield f"have the shape {predictions.shape}; {wanted} (seeds, test images, classes) is right"
+    outside = ~((predictions >= 0) & (predictions <= 1))
+    if outside.any():
+        yield f"{np.count_nonzero(outside)} values are outside 0 to 1, the first at {_first(outside)}"
+    elif not dataset.multilabel and predictions.ndim == 3:
+        wrong = np.abs(predictions.sum(axis=2) - 1) > ROW_SUM_TOLERANCE
+        if wrong.any():
+            yield f"{np.count_nonzero(wrong)} rows do not sum to 1, the first at {_first(wrong)}"
+
+
+def _first(mask: NDArray[np.bool_]) -> list[int]:
+    return [int(place) for place in np.argwhere(mask)[0]]
+
+
+def _as_array(entry: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {**entry, "predictions": np.asarray(entry["predictions"], dtype=np.float64)}
+    except (KeyError, ValueError, TypeError, OverflowError):
+        return entry
+
+
+def _dumps(prediction: Prediction) -> str:
+    values, seeds = prediction.predictions, prediction.rnd_seeds
+    if values.ndim != 3 or len(values) != len(seeds) or not np.isfinite(values).all():
+        raise InputError(
+            f"{prediction.dataset_name}: predictions {values.shape} must be finite and (seeds, images, classes), with "
+            f"{len(seeds)} seeds"
+        )
+    entry = {key: getattr(prediction, key) for key in KEYS}
+    entry["num_trainable_params"] = round(prediction.num_trainable_params, DECIMALS)
+    # Python's rounding is exact; numpy's multiplies first and can miss a tie.
+    entry["predictions"] = [[[round(value, DECIMALS) for value in row] for row in seed] for seed in values.tolist()]
+    return json.dumps(entry)

@@ -1,0 +1,1 @@
+from .serve import serve_corpus as serve_corpus

@@ -1,0 +1,275 @@
+"""The parts that clip-retrieval's back end drives to browse a corpus: our index, our model, our pictures.
+
+Belongs here: `KnnService` and `MetadataService` of clip-retrieval around our parts, and what their users may ask. Does
+not belong here: the pages, addresses and ports (`serve`).
+
+Of clip-retrieval's back end are taken: the form of requests and answers, the order of a search, the removal of near
+duplicates. Not taken is what opens things on a user's word: URLs of images to search with, and files at the path that
+the metadata calls `image_path`. Shapes: K hits, D width.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import logging
+import warnings
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from flask import request
+from flask_restful import abort  # type: ignore[import-untyped]
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from react_pipeline.corpus import BadImage, ImageSource, decode_image, open_source, plain_url
+from react_pipeline.embedding import Side, row_metadata
+from react_pipeline.indexing import Index, StoredVectors, open_index
+from react_pipeline.project import Project, fresh
+from react_pipeline.store import Artifact, ReactError
+
+with warnings.catch_warnings():
+    # clip-retrieval imports packages that warn of their own age.
+    warnings.simplefilter("ignore")
+    from clip_retrieval.clip_back import FULL_KNN_REQUEST_TIME, ClipResource, KnnService, MetadataService
+
+logger = logging.getLogger(__name__)
+
+PICTURES = 100
+"""How many results of one answer come with their picture; a page asks for 40 at a time."""
+PICTURE_PIXELS = 384
+"""Longer side of a picture as it is shown."""
+RESULTS = 3_000
+"""Hits of one search at the most: as many as the front end asks for."""
+KEPT_URLS = 100_000
+
+
+class Question(BaseModel):
+    """What the front end asks; fields that only other back ends understand are passed over."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    text: str | None = Field(default=None, max_length=10_000)
+    image: str | None = None
+    image_url: str | None = None
+    embedding_input: list[float] | None = Field(default=None, max_length=65_536)
+    modality: Literal["image", "text"] = "image"
+    num_images: int = Field(default=40, ge=0)
+    num_result_ids: int | None = Field(default=None, gt=0)
+    indice_name: str | None = None
+    deduplicate: bool = False
+
+
+class MetadataQuestion(BaseModel):
+    """Which rows the front end wants described."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    ids: list[int] = Field(max_length=RESULTS)
+    indice_name: str
+
+
+class SearchedSide:
+    """One side of the index in the form in which clip-retrieval asks FAISS: tuned, and ranked again where it must."""
+
+    def __init__(self, index: Index, embeddings: Artifact, side: Side) -> None:
+        """Search among `image` or `text` vectors."""
+        self._index, self._side = index, side
+        self.stored = StoredVectors(embeddings, side)
+
+    def search_and_reconstruct(self, query: NDArray[np.float32], k: int) -> tuple[NDArray[Any], ...]:
+        """Similarities (1, K), rows (1, K) and vectors (1, K, D) of the hits of one query (1, D), best first."""
+        hits = self._index.search(self._side, query, k)
+        rows = hits["row"].to_numpy(np.int64)
+        return hits["similarity"].to_numpy()[None], rows[None], self.stored.take(rows)[None]
+
+
+class Descriptions:
+    """What is told of rows: caption, key, and the picture itself or its URL."""
+
+    def __init__(self, embeddings: Artifact, source: ImageSource, max_pixels: int) -> None:
+        """`source` is asked for pictures of tars; those at URLs are left to the browser."""
+        self.rows = int(embeddings.counts["rows"])
+        self.max_pixels = max_pixels
+        self._embeddings, self._source = embeddings, source
+        self._row_of: OrderedDict[str, int] = OrderedDict()
+
+    def get(self, ids: Sequence[int], _columns: list[str] | None = None) -> list[dict[str, Any]]:
+        """One description a row, in their order; the first `PICTURES` of tars have `image`, a JPEG in base64."""
+        if not len(ids):
+            return []
+        table = row_metadata(self._embeddings, ids, self._source.columns).rename_axis("row").reset_index()
+        table["caption"] = table["caption"].fillna("").astype(str)
+        if "url" in table:
+            return [self._of_url(int(row), url, caption) for row, url, caption in _columns_of(table)]
+        pictures = self._pictures(table.drop_duplicates("row").head(PICTURES))
+        described = []
+        for pair in table.itertuples(index=False):
+            # Not under the name `image_path`: clip-retrieval would open the file of that name.
+            about = {"caption": pair.caption, "key": str(pair.image_path), "shard": int(pair.shard)}
+            picture = pictures.get(int(pair.row))
+            described.append(about if picture is None else {**about, "image": picture})
+        return described
+
+    def row_of(self, url: str) -> int | None:
+        """The row of a URL that was told before."""
+        return self._row_of.get(url)
+
+    def _of_url(self, row: int, url: Any, caption: str) -> dict[str, Any]:
+        if plain_url(url) is None:
+            return {"caption": caption}
+        self._row_of[url] = row
+        while len(self._row_of) > KEPT_URLS:
+            self._row_of.popitem(last=False)
+        return {"caption": caption, "url": url}
+
+    def _pictures(self, pairs: pd.DataFrame) -> dict[int, str]:
+        pictures: dict[int, str] = {}
+        try:
+            for pair, data in self._source.fetch(pairs):
+                image = decode_image(data, self.max_pixels)
+                image.thumbnail((PICTURE_PIXELS, PICTURE_PIXELS))
+                buffer = io.BytesIO()
+                image.save(buffer, format="JPEG", quality=90)
+                pictures[int(pair.row)] = base64.b64encode(buffer.getvalue()).decode()
+        except (BadImage, ReactError, OSError) as error:
+            # One shard that is gone must not hide what the search found.
+            logger.warning("some pictures cannot be shown: %s", error)
+        return pictures
+
+
+class SearchService(KnnService):
+    """clip-retrieval's search with our encoder; what it is asked is checked, and it opens no address and no file."""
+
+    def post(self) -> Any:
+        """Answer one search: a list of results, each with id, similarity and, of the first ones, its description."""
+        asked = _checked(Question)
+        _known(asked.indice_name, self.clip_resources)
+        wanted = min(asked.num_result_ids or asked.num_images or 1, RESULTS)
+        try:
+            with FULL_KNN_REQUEST_TIME.time():
+                return self.query(
+                    text_input=asked.text or None,
+                    image_input=asked.image,
+                    image_url_input=asked.image_url,
+                    embedding_input=asked.embedding_input,
+                    modality=asked.modality,
+                    num_images=min(asked.num_images, RESULTS),
+                    num_result_ids=wanted,
+                    indice_name=asked.indice_name,
+                    deduplicate=asked.deduplicate,
+                )
+        except ValueError as error:
+            abort(400, message=str(error))
+        except ReactError as error:
+            logger.warning("%s", error)
+            abort(500, message=str(error))
+
+    def compute_query(
+        self,
+        clip_resource: Any,
+        text_input: str | None,
+        image_input: str | None,
+        image_url_input: str | None,
+        embedding_input: list[float] | None,
+        **_unused: Any,
+    ) -> NDArray[np.float32]:
+        """The query as a unit vector (1, D).
+
+        Raises:
+            ValueError: If it is no image, a URL that no result had, or a vector of another width.
+        """
+        clip = clip_resource.model
+        if text_input:
+            return np.asarray(clip.encode_texts([text_input]).numpy())
+        if image_input is not None:
+            image = _decoded(image_input, clip_resource.metadata_provider.max_pixels)
+            return np.asarray(clip.encode_images(clip.preprocess(image).unsqueeze(0)).numpy())
+        if image_url_input is not None:
+            row = clip_resource.metadata_provider.row_of(image_url_input)
+            if row is None:
+                raise ValueError("addresses are not opened here: search with an image file, or with a result")
+            return clip_resource.image_index.stored.take(np.array([row]))
+        vector = np.asarray(embedding_input, dtype=np.float32)
+        length = float(np.linalg.norm(vector))
+        if len(vector) != clip.dimension or not 0 < length < np.inf:
+            raise ValueError(f"embedding_input must be {clip.dimension} finite numbers that are not all 0")
+        return (vector / length)[None]
+
+
+class DescriptionService(MetadataService):
+    """clip-retrieval's metadata of rows, of those that exist."""
+
+    def post(self) -> Any:
+        """Describe rows: a list of id and metadata."""
+        asked = _checked(MetadataQuestion)
+        rows = _known(asked.indice_name, self.clip_resources).metadata_provider.rows
+        if any(not 0 <= row < rows for row in asked.ids):
+            abort(400, message=f"ids: rows are numbered from 0 to {rows - 1}")
+        return super().post()
+
+
+def open_corpus(project: Project) -> Any:
+    """clip-retrieval's resource of this project's index, encoder and pictures.
+
+    Raises:
+        MissingArtifact: If the corpus is not indexed yet.
+        StaleArtifact: If the index is not of today's corpus or encoder; names the asset to rematerialize.
+    """
+    from react_pipeline.clip import choose_device, load
+
+    index, embeddings = fresh(project, "faiss_index"), fresh(project, "corpus_embeddings")
+    base, corpus = fresh(project, "base_checkpoint"), fresh(project, "corpus")
+    device = choose_device(project.config.device)
+    clip = load(base.path, device)
+    opened = open_index(index, base.fingerprint, embeddings=embeddings)
+    # Nothing is fetched into the scratch folder: `Descriptions` asks for pictures of tars only.
+    source = open_source(project, corpus, embeddings, Path())
+    return ClipResource(
+        device=device,
+        model=clip,
+        preprocess=clip.preprocess,
+        tokenizer=clip.tokenizer,
+        model_txt_mclip=None,
+        safety_model=None,
+        violence_detector=None,
+        metadata_provider=Descriptions(embeddings, source, project.config.corpus.max_pixels),
+        image_index=SearchedSide(opened, embeddings, "image"),
+        text_index=SearchedSide(opened, embeddings, "text"),
+        ivf_old_to_new_mapping=None,
+        columns_to_return=None,
+        metadata_is_ordered_by_ivf=False,
+        aesthetic_embeddings=None,
+    )
+
+
+def _checked(model: type[BaseModel]) -> Any:
+    try:
+        return model.model_validate(request.get_json(force=True))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        abort(400, message=f"{'.'.join(map(str, first['loc'])) or 'request'}: {first['msg']}")
+
+
+def _known(name: str | None, resources: dict[str, Any]) -> Any:
+    if name is not None and name not in resources:
+        abort(400, message=f"indice_name: there is {', '.join(resources)}")
+    return resources[name or next(iter(resources))]
+
+
+def _decoded(text: str, max_pixels: int) -> Any:
+    try:
+        return decode_image(base64.b64decode(text, validate=True), max_pixels)
+    except binascii.Error as error:
+        raise ValueError("image: not base64") from error
+    except BadImage as error:
+        raise ValueError(f"image: cannot be decoded ({error})") from error
+
+
+def _columns_of(table: pd.DataFrame) -> list[tuple[Any, Any, Any]]:
+    return list(zip(table["row"], table["url"], table["caption"], strict=True))

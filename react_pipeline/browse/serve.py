@@ -1,0 +1,121 @@
+"""Browsing the corpus: clip-retrieval's back end and front end on loopback, over our index and our model.
+
+Belongs here: the pages, who may ask, and the port. Does not belong here: what a search does (`corpus_service`), the
+Dagster and MLflow user interfaces (`servers`).
+
+clip-retrieval's own server listens to every network and lets every web page ask it; here its parts are put together
+anew. The front end's page may load nothing from elsewhere but, for corpora of URLs, their pictures.
+"""
+
+from __future__ import annotations
+
+import socket
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from react_pipeline.project import Project
+from react_pipeline.store import InputError, ReactError
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+HOST = "127.0.0.1"
+"""There is no password, so it is not opened to the network."""
+HOST_NAMES = frozenset({"127.0.0.1", "localhost"})
+"""By which a browser may call it: another name that leads here is a trick of some page (DNS rebinding)."""
+MAX_REQUEST_BYTES = 64 << 20
+INDEX_NAME = "corpus"
+
+
+def serve_corpus(project: Project, port: int, tell: Callable[[str], None]) -> None:
+    """Serve until Ctrl-C.
+
+    Args:
+        project: The pipeline; its index must be fresh.
+        port: Where to listen, on loopback; 0 takes any that is free.
+        tell: Called with the address as soon as it answers.
+
+    Raises:
+        InputError: If the port is taken, or the corpus is not indexed as it is today.
+    """
+    from werkzeug.serving import WSGIRequestHandler, make_server
+
+    class QuietHandler(WSGIRequestHandler):
+        """Writes no line a request."""
+
+        def log_request(self, *_: Any) -> None:
+            """Nothing."""
+
+    try:
+        # Bound before the model is loaded, which takes seconds.
+        listening = socket.create_server((HOST, port))
+    except OSError as error:
+        raise InputError(f"port {port} cannot be used ({error.strerror}): choose another with --port") from error
+    with listening:
+        number = int(listening.getsockname()[1])
+        app = create_app(project)
+        server = make_server(HOST, number, app, threaded=True, request_handler=QuietHandler, fd=listening.detach())
+        tell(f"http://{HOST}:{number}/")
+        server.serve_forever()
+
+
+def create_app(project: Project) -> Flask:
+    """The WSGI application: `/` the page, `/knn-service` a search, `/metadata` descriptions, `/indices-list`.
+
+    Raises:
+        InputError: If the corpus is not indexed as it is today.
+        ReactError: If the installed clip-retrieval has no front end.
+    """
+    from flask import Flask
+    from flask_restful import Api  # type: ignore[import-untyped]
+
+    from react_pipeline.browse.corpus_service import DescriptionService, SearchService, open_corpus
+
+    resources = {INDEX_NAME: open_corpus(project)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import clip_retrieval
+        from clip_retrieval.clip_back import IndicesList
+        from clip_retrieval.clip_front import add_static_endpoints
+
+        if not (Path(clip_retrieval.__file__).parents[1] / "front" / "build" / "index.html").is_file():
+            raise ReactError("clip-retrieval was installed without its front end; install it anew from its wheel")
+        app = Flask(__name__, static_folder=None)
+        app.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST_BYTES
+        # "" lets the page ask where it came from, by whatever name or tunnel that was.
+        add_static_endpoints(app, "", INDEX_NAME, "url")
+    api = Api(app)
+    api.add_resource(IndicesList, "/indices-list", resource_class_kwargs={"indices": list(resources)})
+    api.add_resource(SearchService, "/knn-service", resource_class_kwargs={"clip_resources": resources})
+    api.add_resource(DescriptionService, "/metadata", resource_class_kwargs={"clip_resources": resources})
+    _guard(app, "http: https:" if project.config.corpus.kind == "embeddings" else "")
+    return app
+
+
+def _guard(app: Flask, pictures_from: str) -> None:
+    """Let only pages of this server ask, and let its pages load nothing from elsewhere."""
+    from flask import Response, abort, request
+
+    policy = (
+        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
+        f"img-src 'self' data: {pictures_from}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+
+    @app.before_request
+    def refuse_strangers() -> None:
+        origin = request.headers.get("Origin")
+        if urlsplit(f"//{request.host}").hostname not in HOST_NAMES:
+            abort(403, "ask for 127.0.0.1 or localhost")
+        if origin is not None and urlsplit(origin).netloc != request.host:
+            abort(403, "another site may not ask here")
+
+    @app.after_request
+    def add_headers(response: Response) -> Response:
+        response.headers["Content-Security-Policy"] = policy
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        response.headers["Referrer-Policy"] = "no-referrer"
+        response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+        return response

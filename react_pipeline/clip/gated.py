@@ -1,0 +1,139 @@
+"""Gated blocks: the new modules that REACT trains, and where they are attached to an image tower.
+
+Does not belong here: loading and saving (`model`), running a tower for training (`tower`), the loop (`customize`).
+
+Source of the method: REACT (arXiv 2301.07094), gated-image customization. Shapes: B images, T tokens, W width.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from react_pipeline.clip.attention import feed_forward, self_attention
+from react_pipeline.store import InputError
+
+MLP_RATIO = 4
+"""Of the gated block, whatever the host's own ratio is."""
+
+
+class GatedBlock(nn.Module):
+    """A transformer block whose two branches are added through gates that start at zero.
+
+    `y = x + tanh(alpha_attn) * MHA(LN1(x))`, then `y + tanh(alpha_dense) * MLP(LN2(y))`: at the start it passes its
+    input on, bit for bit. Names of parameters are those of the released REACT checkpoints.
+    """
+
+    def __init__(self, norm: nn.LayerNorm, activation: nn.Module, heads: int, *, batch_first: bool) -> None:
+        """Build a block for a tower whose `norm` and `activation` it takes over (their kind, not their weights)."""
+        super().__init__()
+        width = norm.normalized_shape[0]
+        hidden = MLP_RATIO * width
+        self.alpha_attn = nn.Parameter(torch.zeros(()))
+        self.ln_1 = type(norm)(width, eps=norm.eps)
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=batch_first)
+        self.alpha_dense = nn.Parameter(torch.zeros(()))
+        self.ln_2 = type(norm)(width, eps=norm.eps)
+        layers = [
+            ("c_fc", nn.Linear(width, hidden)),
+            ("gelu", copy.deepcopy(activation)),
+            ("c_proj", nn.Linear(hidden, width)),
+        ]
+        self.mlp = nn.Sequential(OrderedDict(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map tokens (B, T, W), or (T, B, W) where the tower is not batch-first, to the same shape."""
+        normed = self.ln_1(x)
+        if self.attn.batch_first:
+            attended = self_attention(normed, self.attn)
+        else:
+            attended = self.attn(normed, normed, normed, need_weights=False)[0]
+        x = x + self.alpha_attn.tanh() * attended
+        return x + self.alpha_dense.tanh() * feed_forward(self.ln_2(x), self.mlp)
+
+
+def vision_blocks(model: nn.Module) -> list[nn.Module]:
+    """The transformer blocks of the image tower, first to last: open_clip's own ViT or a timm ViT.
+
+    Raises:
+        InputError: If the tower has none (a ResNet, say).
+    """
+    visual: Any = model.visual
+    if hasattr(visual, "transformer") and hasattr(visual.transformer, "resblocks"):
+        return list(visual.transformer.resblocks)
+    blocks = list(getattr(getattr(visual, "trunk", None), "blocks", ()))
+    if blocks and all(hasattr(block, "norm1") and hasattr(block.attn, "num_heads") for block in blocks):
+        return blocks
+    raise InputError(f"{type(visual).__name__}: gated blocks need a vision transformer, and this tower is none")
+
+
+def add_gated_blocks(model: nn.Module, last_k_layers: int) -> None:
+    """Put a gated block in front of each of the last `last_k_layers` blocks of the image tower, in place.
+
+    The block becomes the host's submodule `gated_attn_block`; features do not change until it is trained.
+
+    Raises:
+        InputError: If the tower has fewer blocks, or has gated blocks already.
+    """
+    blocks = vision_blocks(model)
+    if not 0 < last_k_layers <= len(blocks):
+        raise InputError(f"last_k_layers is {last_k_layers}, and the image tower has {len(blocks)} blocks")
+    if gated_layers(model):
+        raise InputError("this model has gated blocks already")
+    for host in blocks[-last_k_layers:]:
+        host.gated_attn_block = _block_for(host)
+        host.register_forward_pre_hook(_pass_gated_block_first)
+
+
+def _block_for(host: Any) -> GatedBlock:
+    if hasattr(host, "ln_1"):
+        block = GatedBlock(host.ln_1, host.mlp.gelu, host.attn.num_heads, batch_first=host.attn.batch_first)
+    else:
+        block = GatedBlock(host.norm1, host.mlp.act, host.attn.num_heads, batch_first=True)
+    reference = next(host.parameters())
+    return block.to(reference.device)
+
+
+def _pass_gated_block_first(host: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (host.gated_attn_block(args[0]), *args[1:])
+
+
+def gated_layers(model: nn.Module) -> dict[int, GatedBlock]:
+    """The gated blocks by the number of the layer they stand before; none in a tower that has no place for them."""
+    found: dict[int, GatedBlock] = {}
+    try:
+        blocks = vision_blocks(model)
+    except InputError:
+        return found
+    for number, host in enumerate(blocks):
+        block = getattr(host, "gated_attn_block", None)
+        if isinstance(block, GatedBlock):
+            found[number] = block
+    return found
+
+
+def gate_values(model: nn.Module) -> dict[str, float]:
+    """tanh(gate) of the gated blocks, as `gate_attn_<layer>` and `gate_dense_<layer>`."""
+    return {
+        f"gate_{name}_{number}": gate.tanh().item()
+        for number, block in gated_layers(model).items()
+        for name, gate in (("attn", block.alpha_attn), ("dense", block.alpha_dense))
+    }
+
+
+def scale_gates(blocks: Iterable[GatedBlock], scale: float) -> None:
+    """Multiply tanh(gate) of gated blocks by `scale`, in place: 0 is the model without them, 1 changes nothing.
+
+    For gated models this is WiSE-FT (arXiv 2109.01903): a line between the base and the customized model.
+    """
+    limit = 1 - 1e-6
+    for block in blocks:
+        for gate in (block.alpha_attn, block.alpha_dense):
+            value = max(-limit, min(limit, scale * math.tanh(gate.item())))
+            gate.data.fill_(math.atanh(value))

@@ -1,0 +1,265 @@
+"""Any open_clip model with its tokenizer and preprocessing: loading, saving, encoding.
+
+Belongs here: the form of a checkpoint on disk (open_clip's config, safetensors, never pickle). Does not belong here:
+the training loop, evaluation. Shapes: B images, N texts, D embedding dimension, H x W pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import torch.nn.functional as functional
+from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+from PIL import Image
+from torch import Tensor, nn
+
+from react_pipeline.clip.architecture import CONFIG_FILE, GATED_PREFIX, read_config, require_as_configured
+from react_pipeline.clip.gated import add_gated_blocks, gated_layers
+from react_pipeline.clip.methods import set_trainable
+from react_pipeline.clip.text_tower import encode_text, text_lengths
+from react_pipeline.clip.weights import load_strictly, read_weights, save_tensors
+from react_pipeline.settings import EncoderConfig
+from react_pipeline.store import InputError
+
+__all__ = ["Clip", "add_gated_blocks", "choose_device", "from_open_clip", "load", "save", "set_trainable"]
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_FILE = "open_clip_model.safetensors"
+TEXT_DIRECTORY = "text"
+"""Holds config and tokenizer of a text tower that comes from transformers."""
+
+
+@dataclass
+class Clip:
+    """A model with what it needs to be used.
+
+    Attributes:
+        model: open_clip's CLIP or CustomTextCLIP, in eval mode.
+        tokenizer: Texts to token ids (N, context length), int64.
+        preprocess: RGB image to a tensor (3, H, W), float32, normalised, without augmentation.
+        model_cfg: open_clip's architecture; `vision_cfg.react_cfg` tells of gated blocks.
+        preprocess_cfg: Size, mean, std, interpolation and resize mode.
+        device: Where the model is.
+    """
+
+    model: Any
+    tokenizer: Callable[[list[str]], Tensor]
+    preprocess: Callable[[Image.Image], Tensor]
+    model_cfg: dict[str, Any]
+    preprocess_cfg: dict[str, Any]
+    device: str = "cpu"
+
+    @property
+    def dimension(self) -> int:
+        """D, the width of the joint space."""
+        return int(self.model_cfg["embed_dim"])
+
+    @torch.inference_mode()
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) to unit vectors (B, D), float32, on the CPU."""
+        return self.model.encode_image(images.to(self.device), normalize=True).float().cpu()
+
+    @torch.inference_mode()
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """Map token ids (N, L) to unit vectors (N, D), float32, on the CPU."""
+        longest = int(text_lengths(self.model, tokens).max())
+        features = encode_text(self.model, tokens[:, :longest].to(self.device))
+        return functional.normalize(features, dim=-1).float().cpu()
+
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+        """Map texts to unit vectors (N, D), float32, on the CPU."""
+        parts = [self.tokenizer(list(texts[start : start + 1024])) for start in range(0, len(texts), 1024)]
+        vectors = torch.empty(len(texts), self.dimension)
+        if parts:
+            tokens = torch.cat(parts)
+            # Batches of like length compute little for padding.
+            for chosen in text_lengths(self.model, tokens).argsort(stable=True).split(batch_size):
+                vectors[chosen] = self.encode_tokens(tokens[chosen])
+        return vectors
+
+
+def choose_device(wanted: str) -> str:
+    """Turn `auto`, `cpu` or `cuda` into the device to use; `auto` takes a GPU where there is one.
+
+    Raises:
+        InputError: If `cuda` is wanted and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise InputError("device: cuda is configured and no CUDA device is available; use `device: auto` or `cpu`")
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def load(directory: Path | str, device: str = "cpu") -> Clip:
+    """Load a checkpoint written by `save`: strictly, with its activation, normalisation and gated blocks.
+
+    Raises:
+        InputError: If the directory holds no such checkpoint, or weights and architecture differ.
+    """
+    directory = Path(directory)
+    model_cfg, preprocess_cfg = read_config(directory)
+    clip = _build(model_cfg, preprocess_cfg, directory)
+    load_strictly(clip.model, read_weights(directory / WEIGHTS_FILE), directory / WEIGHTS_FILE)
+    return _placed(clip, device)
+
+
+def dimension_of(directory: Path | str) -> int:
+    """D of a checkpoint written by `save`, without loading it."""
+    model_cfg, _ = read_config(Path(directory))
+    return int(model_cfg["embed_dim"])
+
+
+def save(clip: Clip, directory: Path | str) -> None:
+    """Write a checkpoint: `open_clip_config.json`, `open_clip_model.safetensors` and, where needed, `text/`."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    model_cfg = deepcopy(clip.model_cfg)
+    gated = gated_layers(clip.model)
+    model_cfg["vision_cfg"].pop("react_cfg", None)
+    if gated:
+        # Plain open_clip refuses this field, so it can never load the model silently without its gated blocks.
+        model_cfg["vision_cfg"]["react_cfg"] = {"enabled": True, "last_k_layers": len(gated)}
+    text_cfg = model_cfg["text_cfg"]
+    if text_cfg.get("hf_model_name"):
+        clip.model.text.config.save_pretrained(directory / TEXT_DIRECTORY)
+        text_cfg["hf_model_name"] = TEXT_DIRECTORY
+    if text_cfg.get("hf_tokenizer_name"):
+        clip.tokenizer.tokenizer.save_pretrained(directory / TEXT_DIRECTORY)  # type: ignore[attr-defined]
+        text_cfg["hf_tokenizer_name"] = TEXT_DIRECTORY
+    config = {"model_cfg": model_cfg, "preprocess_cfg": clip.preprocess_cfg}
+    (directory / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in clip.model.state_dict().items()}
+    # Tensors that share memory are refused by safetensors; a copy of each is written and loads the same.
+    save_tensors({name: tensor.clone() for name, tensor in weights.items()}, directory / WEIGHTS_FILE)
+
+
+def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
+    """Load what `encoder` names: a folder written by `save`, a checkpoint file, or a pretrained tag of open_clip.
+
+    A state dict may be bare or under `state_dict`, with or without `module.` prefixes; gated blocks in it are found by
+    their names, so REACT's released checkpoints load strictly. A folder tells architecture, activation and
+    normalisation itself; what is configured beside it must agree.
+
+    Raises:
+        InputError: If the architecture or tag is unknown, the file unreadable, or the weights do not fit; if a folder
+            is not what the configuration says.
+    """
+    path = Path(str(encoder.pretrained))
+    if path.is_dir():
+        require_as_configured(encoder, path)
+        return load(path, device)
+    name = encoder.model.removeprefix(GATED_PREFIX)
+    model_cfg = open_clip.get_model_config(name)
+    if model_cfg is None:
+        raise InputError(f"encoder.model: open_clip knows no {name!r}; `open_clip.list_models()` lists them")
+    tag_cfg = open_clip.get_pretrained_cfg(name, encoder.pretrained) or {}
+    if not path.is_file() and not tag_cfg:
+        raise InputError(
+            f"encoder.pretrained: {encoder.pretrained!r} is neither a file, a folder, nor a tag of {name}; the tags "
+            f"are {', '.join(open_clip.list_pretrained_tags_by_model(name)) or 'none'}"
+        )
+    quick_gelu = tag_cfg.get("quick_gelu") if encoder.quick_gelu is None else encoder.quick_gelu
+    if quick_gelu is not None:
+        model_cfg["quick_gelu"] = quick_gelu
+    given = {"mean": encoder.mean, "std": encoder.std}
+    preprocess_cfg = merge_preprocess_dict(asdict(PreprocessCfg()), tag_cfg)
+    preprocess_cfg = merge_preprocess_dict(preprocess_cfg, {key: value for key, value in given.items() if value})
+    if path.is_file():
+        _warn_of_what_is_assumed(encoder, path, {**preprocess_cfg, **model_cfg})
+    if not path.is_file():
+        try:
+            path = Path(open_clip.download_pretrained(tag_cfg))
+        except Exception as error:
+            raise InputError(
+                f"encoder.pretrained: the weights of {name}/{encoder.pretrained} cannot be fetched ({error}); "
+                "give the path of a local checkpoint instead"
+            ) from error
+    weights = read_weights(path)
+    layers = {key.split(".gated_attn_block.")[0] for key in weights if ".gated_attn_block." in key}
+    if encoder.model.startswith(GATED_PREFIX) and not layers:
+        raise InputError(f"{path}: holds no gated blocks, and encoder.model is {encoder.model!r}; use {name!r}")
+    if layers:
+        model_cfg["vision_cfg"]["react_cfg"] = {"enabled": True, "last_k_layers": len(layers)}
+    clip = _build(model_cfg, preprocess_cfg)
+    load_strictly(clip.model, weights, path)
+    return _placed(clip, device)
+
+
+def _warn_of_what_is_assumed(encoder: EncoderConfig, path: Path, used: dict[str, Any]) -> None:
+    for field in ("quick_gelu", "mean", "std"):
+        # A name such as ViT-B-32-quickgelu tells the activation too.
+        if getattr(encoder, field) is None and not (field == "quick_gelu" and used.get(field)):
+            logger.warning(
+                "%s: a checkpoint file does not tell its %s; %s is assumed. Say encoder.%s if that is wrong",
+                path,
+                field,
+                used.get(field, False),
+                field,
+            )
+
+
+def from_parts(
+    model: nn.Module, model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any], tokenizer: Path | None
+) -> Clip:
+    """Wrap a model built elsewhere (the demo's base); `tokenizer` is a local folder of transformers files."""
+    clip = _build(model_cfg, preprocess_cfg, None if tokenizer is None else tokenizer.parent, model)
+    return _placed(clip, "cpu")
+
+
+def _build(
+    model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any], directory: Path | None = None, model: Any = None
+) -> Clip:
+    cfg = deepcopy(model_cfg)
+    if "multimodal_cfg" in cfg:
+        raise InputError("CoCa models are not supported: they have no plain image and text towers")
+    react_cfg = cfg["vision_cfg"].pop("react_cfg", None) or {}
+    text_cfg = cfg["text_cfg"]
+    tokenizer_name = text_cfg.get("hf_tokenizer_name")
+    if directory is not None and text_cfg.get("hf_model_name"):
+        text_cfg["hf_model_name"] = str(directory / text_cfg["hf_model_name"])
+    if directory is not None and tokenizer_name:
+        tokenizer_name = str(directory / tokenizer_name)
+    if text_cfg.get("hf_model_name"):
+        text_cfg["hf_model_pretrained"] = False
+    if str(cfg["vision_cfg"].get("timm_model_name", "")).startswith("react_demo"):
+        import react_pipeline.demo.network  # noqa: F401 - registers the architecture with timm
+    if "timm_model_name" in cfg["vision_cfg"]:
+        cfg["vision_cfg"]["timm_model_pretrained"] = False
+    separate_text = cfg.pop("custom_text", False) or bool(text_cfg.get("hf_model_name"))
+    if model is None:
+        try:
+            model = (CustomTextCLIP if separate_text else CLIP)(**cfg)
+        except (TypeError, RuntimeError, OSError, AssertionError) as error:
+            raise InputError(
+                f"this architecture cannot be built by open_clip {open_clip.__version__}: {error}"
+            ) from error
+        if react_cfg.get("enabled"):
+            add_gated_blocks(model, react_cfg["last_k_layers"])
+    context_length = text_cfg.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
+    options = text_cfg.get("tokenizer_kwargs") or {}
+    if tokenizer_name:
+        try:
+            tokenizer = open_clip.tokenizer.HFTokenizer(tokenizer_name, context_length=context_length, **options)
+        except (OSError, ValueError) as error:
+            raise InputError(f"the tokenizer {tokenizer_name!r} cannot be loaded: {error}") from error
+    else:
+        tokenizer = open_clip.SimpleTokenizer(context_length=context_length, **options)
+    size = getattr(model.visual, "image_size", None)
+    preprocess_cfg = merge_preprocess_dict(preprocess_cfg, {"size": size} if size is not None else {})
+    preprocess = image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False)
+    return Clip(model, tokenizer, preprocess, deepcopy(model_cfg), preprocess_cfg)
+
+
+def _placed(clip: Clip, device: str) -> Clip:
+    clip.model.to(device).eval()
+    clip.device = device
+    return clip

@@ -1,0 +1,53 @@
+"""Prompts: every template joined with every class name, in one place, so that retrieval and evaluation agree.
+
+Belongs here: resolving a domain's templates and joining them with names. Does not belong here: encoding a prompt, or
+what is searched with it.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from react_pipeline.settings import DomainConfig
+
+SIMPLE_TEMPLATES = ("a photo of a {}.",)
+
+
+def prompt_templates(domain: DomainConfig) -> list[str]:
+    """The domain's templates, each a text with `{}` once, where the class name goes.
+
+    `imagenet` gives open_clip's `OPENAI_IMAGENET_TEMPLATES` (80), `simple` gives "a photo of a {}.".
+    """
+    if domain.templates == "simple":
+        return list(SIMPLE_TEMPLATES)
+    if domain.templates == "imagenet":
+        # Imported here because open_clip loads torch.
+        from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+        return [template("{}") for template in OPENAI_IMAGENET_TEMPLATES]
+    return list(domain.templates)
+
+
+def fill(template: str, name: str) -> str:
+    """The template with the name put in; other braces, in either text, stay as they are."""
+    return template.replace("{}", name)
+
+
+def class_prompts(domain: DomainConfig) -> pd.DataFrame:
+    """Every template with every name and every synonym: the queries of retrieval.
+
+    Each prompt is a query of its own; templates are not averaged (REACT's public code does the same). A synonym is a
+    name like any other, one prompt each. The zero-shot head does not use this table: it takes first names only.
+
+    Returns:
+        Columns class (the class's first name), class_id (its position in the domain), prompt; one row a prompt, in the
+        order of classes, names, templates.
+    """
+    templates = prompt_templates(domain)
+    rows = [
+        (entry.name, class_id, fill(template, name))
+        for class_id, entry in enumerate(domain.classes)
+        for name in (entry.name, *entry.synonyms)
+        for template in templates
+    ]
+    return pd.DataFrame(rows, columns=["class", "class_id", "prompt"])

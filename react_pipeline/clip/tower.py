@@ -1,0 +1,166 @@
+"""Image towers as training runs them: the frozen first blocks without a graph, the rest without needless work.
+
+Belongs here: the split of a tower before its first trained block, and faster ways through it that change no result
+beyond rounding. Does not belong here: the blocks' arithmetic (`attention`), what is trained (`methods`), keeping what
+the frozen part gives (`kept_tokens`). Shapes: B images, T tokens, W width, D embedding dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from open_clip.transformer import ResidualAttentionBlock
+from open_clip.transformer import VisionTransformer as NativeVisionTransformer
+from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from react_pipeline.clip.attention import host_block
+from react_pipeline.clip.gated import GatedBlock, vision_blocks
+from react_pipeline.store import InputError
+
+BEHIND_THE_BLOCKS = (
+    *("ln_post", "proj", "attn_pool"),
+    *("trunk.norm.", "trunk.fc_norm", "trunk.head", "trunk.attn_pool", "head."),
+)
+"""Names of parameters that act after the last block, in open_clip's ViTs and in timm's."""
+
+
+class ImageTower:
+    """The image tower of a model whose parameters are frozen or not already; in eval mode.
+
+    Attributes:
+        start: Number of the first block that trains, or that comes after something that trains.
+        splits: Whether there is a frozen part before the trained one; only then `tokens` may be called.
+    """
+
+    def __init__(self, model: nn.Module, *, activation_checkpointing: bool = False, compiled: bool = False) -> None:
+        """Look at what trains; frozen weights are copied to bf16 only if `use_bf16` is called."""
+        visual: Any = model.visual
+        self.visual = visual
+        self.activation_checkpointing = activation_checkpointing
+        self.casts: dict[int, Tensor] = {}
+        try:
+            self.blocks = vision_blocks(model)
+        except InputError:  # a ResNet, say: it is trained as a whole
+            self.blocks = []
+        self.native = _is_native(self.visual, self.blocks)
+        self._timm = isinstance(getattr(self.visual, "trunk", None), TimmVisionTransformer)
+        trained = [number for number, block in enumerate(self.blocks) if _trains(block)]
+        behind = {name for name, _ in visual.named_parameters() if name.startswith(BEHIND_THE_BLOCKS)}
+        inside = {id(parameter) for block in self.blocks for parameter in block.parameters()}
+        before = any(
+            parameter.requires_grad and id(parameter) not in inside and name not in behind
+            for name, parameter in visual.named_parameters()
+        )
+        self.splits = (self.native or self._timm) and bool(trained) and not before
+        # Where the embedding trains too, open_clip's own towers still take our faster way through all their blocks.
+        self._whole = self.native and not self.splits
+        if activation_checkpointing and not (self.splits or self._whole):
+            visual.set_grad_checkpointing()  # the tower's own way; a ResNet has none and ignores it
+        self.start = trained[0] if self.splits else 0
+        ours = self.splits or self._whole
+        self._through_blocks = torch.compile(self._features) if compiled and ours else self._features
+
+    def use_bf16(self, device: str) -> None:
+        """Prepare for autocast to bf16 on a device, `cpu` or `cuda...`.
+
+        Copies of the frozen matrices are kept in bf16, so that autocast need not cast them at every step. On a CPU,
+        depthwise convolutions that train stay in float32: their backward pass in bf16 is slow (measured by
+        `benchmarks.trained_towers`).
+        """
+        if device == "cpu":
+            for module in self.visual.modules():
+                if isinstance(module, nn.Conv2d) and module.groups > 1 and module.weight.requires_grad:
+                    module.forward = partial(_in_fp32, module.forward)  # type: ignore[method-assign]
+        if self.native:
+            self.casts = {
+                id(parameter): parameter.detach().to(torch.bfloat16)
+                for block in self.blocks
+                for name, parameter in block.named_parameters()
+                if not parameter.requires_grad and "gated_attn_block" not in name and name.startswith(("attn", "mlp"))
+            }
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) to image features (B, D), not normalised."""
+        if self.splits:
+            return self.features(self.tokens(images))
+        return self.features(self._entering(0, images)) if self._whole else self.visual(images)
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) to what enters block `start` (B, T, W), without a graph."""
+        first = 0 if self.native else self.start
+        tokens = self._entering(first, images)
+        for number in range(first, self.start):
+            tokens = self._block(number, tokens)
+        return tokens
+
+    def features(self, tokens: Tensor) -> Tensor:
+        """Map tokens (B, T, W) to image features (B, D), not normalised."""
+        return self._through_blocks(tokens)
+
+    def _features(self, tokens: Tensor) -> Tensor:
+        for number in range(self.start, len(self.blocks)):
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(self._block, number, tokens, use_reentrant=False)
+            else:
+                tokens = self._block(number, tokens)
+        if self._timm:
+            trunk = self.visual.trunk
+            return self.visual.head(trunk.forward_head(trunk.norm(tokens)))
+        pooled, _ = self.visual._pool(tokens)
+        return pooled if self.visual.proj is None else pooled @ self.visual.proj
+
+    def _block(self, number: int, tokens: Tensor) -> Tensor:
+        block: Any = self.blocks[number]
+        if not self.native:
+            return block(tokens)
+        gated = getattr(block, "gated_attn_block", None)
+        if isinstance(gated, GatedBlock):
+            tokens = gated(tokens)
+        # What the pooling takes of the last block is its class token; the others need not be computed.
+        alone = number == len(self.blocks) - 1 and self.visual.pool_type == "tok" and self.visual.attn_pool is None
+        return host_block(tokens, block, self.casts, class_token_only=alone)
+
+    def _entering(self, number: int, images: Tensor) -> Tensor:
+        """What enters block `number`; the tower itself is run up to there, with every peculiarity of its embedding."""
+
+        def stop(_module: nn.Module, args: tuple[Any, ...]) -> None:
+            raise _ReachedError(args[0])
+
+        handle = self.blocks[number].register_forward_pre_hook(stop, prepend=True)
+        try:
+            self.visual(images)
+        except _ReachedError as reached:
+            return reached.tokens
+        finally:
+            handle.remove()
+        raise AssertionError("the image tower never reached its own block")
+
+
+class _ReachedError(Exception):
+    def __init__(self, tokens: Tensor) -> None:
+        super().__init__()
+        self.tokens = tokens
+
+
+def _in_fp32(forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    with torch.autocast("cpu", enabled=False):
+        return forward(images.float())
+
+
+def _trains(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _is_native(visual: Any, blocks: list[nn.Module]) -> bool:
+    """Whether the tower is open_clip's own ViT of plain blocks, which `attention` can run."""
+    return (
+        type(visual) is NativeVisionTransformer
+        and getattr(visual.transformer, "batch_first", False)
+        and all(type(block) is ResidualAttentionBlock for block in blocks)
+    )

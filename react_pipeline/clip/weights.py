@@ -1,0 +1,99 @@
+"""State dicts on disk: read without running any code in them, and loaded strictly.
+
+Does not belong here: the architecture, or what else a checkpoint needs (`model`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from react_pipeline.clip.gated import vision_blocks
+from react_pipeline.store import InputError, StoreWriteError
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict: safetensors, or a plain torch file, bare or under `state_dict`, `module.` prefixes removed.
+
+    Raises:
+        InputError: If it is neither, or holds anything but tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # weights_only refuses anything but tensors: a checkpoint can run no code.
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(
+            f"{path}: cannot be read as safetensors or as a plain state dict ({reason}); "
+            "TorchScript archives and pickled models are refused, save the state dict instead"
+        ) from error
+    weights = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise InputError(f"{path}: holds no state dict of tensors")
+    return {key.removeprefix("module."): value for key, value in weights.items()}
+
+
+def load_strictly(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Put weights into a model, in place.
+
+    Raises:
+        InputError: Naming `path` and the keys that are missing, unexpected or of another shape.
+    """
+    own = model.state_dict()
+    missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    shapes = [key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape]
+    faults = {"missing": missing, "unexpected": unexpected, "of another shape": sorted(shapes)}
+    if any(faults.values()):
+        told = "; ".join(
+            f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+            for what, keys in faults.items()
+            if keys
+        )
+        raise InputError(f"{path}: does not fit the architecture of {_image_tower(model)}: {told}")
+    model.load_state_dict(weights, strict=True)
+
+
+def _image_tower(model: Any) -> str:
+    try:
+        return f"{len(vision_blocks(model))} vision layers"
+    except InputError:  # a ResNet, say: it has no such layers to count
+        return f"a {type(getattr(model.visual, 'trunk', model.visual)).__name__}"
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:
+    """Write safetensors.
+
+    Raises:
+        StoreWriteError: If the disk refuses it, with the bytes needed.
+    """
+    try:
+        save_file(tensors, path, metadata=about)
+    except SafetensorError as error:
+        needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        raise StoreWriteError(f"{path}: {error}; {needed:,} bytes are needed. Free space and run again") from error
+
+
+def map_weights(model: nn.Module, names: Iterable[str], path: Path) -> None:
+    """Let parameters of a model be read from a safetensors file when they are used, and free their memory until then.
+
+    For what stays frozen and is not needed for a while: after a training it is there to be saved, unchanged. It lies on
+    the CPU then.
+
+    Args:
+        model: Its parameters keep their names and shapes.
+        names: Of parameters, as `named_parameters` and the file name them.
+        path: A file written by `model.save`, with these very values.
+    """
+    parameters = dict(model.named_parameters())
+    with safe_open(path, framework="pt") as file:
+        for name in names:
+            # Tensors of a safetensors file are mapped: no page of them is in memory before it is read.
+            parameters[name].data = file.get_tensor(name)

@@ -1,0 +1,1 @@
+from .servers import serve as serve

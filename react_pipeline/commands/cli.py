@@ -1,0 +1,291 @@
+"""The command line: `react-pipeline`.
+
+Belongs here: commands, their options, what they print, and exit codes. Does not belong here: any work; commands that
+build something drive the Dagster assets, as the UI does. Only the command line imports `assets`.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from react_pipeline.commands.command_line import Config, console, load_project, repository
+from react_pipeline.commands.domains import domains_app
+from react_pipeline.commands.elevater import elevater_app
+from react_pipeline.commands.models import models_app
+from react_pipeline.commands.report import report
+from react_pipeline.commands.status import status
+from react_pipeline.commands.terminal import log_to_terminal, plain_rows, print_results, print_table, printable
+from react_pipeline.project import Project
+from react_pipeline.settings import METHODS, load_domains
+from react_pipeline.store import InputError, ReactError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+DEMO_DOMAINS = ("animals", "food", "travel")
+DEMO_METHODS = ("base", "gated-image", "gated-image-control", "linear-head", "linear-head-control")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help="Customize CLIP to your own visual domain from class names alone (REACT): Dagster assets, tracked in MLflow.",
+)
+app.add_typer(domains_app, name="domains")
+app.add_typer(elevater_app, name="elevater")
+app.command()(status)
+app.command()(report)
+app.add_typer(models_app, name="models")
+
+
+class Format(StrEnum):
+    """How `results` writes its table."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+
+
+@app.command()
+def demo(
+    all_methods: Annotated[bool, typer.Option("--all-methods", help="Every method, not only the headline.")] = False,
+    config: Config = None,
+) -> None:
+    """Run everything on a small real corpus made of installed packages: three domains, base, customized and control.
+
+    A second time nothing is computed again. Killed in between, it goes on where it was.
+    """
+    project = load_project(config or repository() / "pipeline.yaml")
+    if project.config.corpus.kind != "demo":
+        raise InputError(f"{project.path}: corpus.kind is {project.config.corpus.kind!r}, the demo needs `demo`")
+    failed = _materialize(project, "*", DEMO_DOMAINS, METHODS if all_methods else DEMO_METHODS)
+    print_results(_results(project, DEMO_DOMAINS))
+    console.print(
+        "\n[bold]react-pipeline ui[/bold] shows every step with its lineage (Dagster) and every run (MLflow);\n"
+        "[bold]react-pipeline search 'a red bird'[/bold] looks into the corpus; README.md tells how to bring your own."
+    )
+    raise typer.Exit(failed)
+
+
+@app.command()
+def materialize(
+    select: Annotated[
+        str, typer.Option(help="Assets, in Dagster's syntax: '*', 'comparison', '*comparison' (with all before it).")
+    ] = "*",
+    domain: Annotated[list[str] | None, typer.Option(help="A domain; repeat for more. Default: all.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="A method; repeat for more. Default: all.")] = None,
+    config: Config = None,
+) -> None:
+    """Build assets: the same ones, with the same checks and runs, as from the Dagster UI."""
+    project = load_project(config)
+    repository()
+    raise typer.Exit(_materialize(project, select, domain or (), method or METHODS))
+
+
+@app.command()
+def results(
+    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,  # noqa: A002 - the option's name
+    config: Config = None,
+) -> None:
+    """The published comparisons of all domains, and the mean of each method."""
+    project = load_project(config)
+    table = _results(project, sorted(load_domains(project.config.domains)[0]))
+    if format is Format.table:
+        print_results(table)
+    elif format is Format.csv:
+        typer.echo(table.to_csv(index=False), nl=False)
+    else:
+        typer.echo(json.dumps(plain_rows(table), indent=1, ensure_ascii=False))
+
+
+@app.command()
+def search(
+    text: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
+    image: Annotated[Path | None, typer.Option(help="An image to look for, instead of a text.")] = None,
+    mode: Annotated[
+        str | None, typer.Option(help="A text: t2t (with captions) or t2i (with images); an image: i2i or i2t.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, max=1_000, help="How many pairs.")] = 12,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The contact sheet.")] = Path("search.png"),
+    config: Config = None,
+) -> None:
+    """The pairs of the corpus nearest to a text or an image, as a table and as a contact sheet."""
+    from react_pipeline.retrieval import draw_pairs, search_pairs
+
+    project = load_project(config)
+    pairs = search_pairs(project, text, mode, k, image=image)
+    key = "image_path" if "image_path" in pairs else "url"
+    shown = pairs[["rank", "similarity", "caption", key]].itertuples(index=False)
+    rows = [
+        [rank + 1, f"{similarity:.3f}", " ".join(str(caption).split())[:100], " ".join(str(name).split())]
+        for rank, similarity, caption, name in shown
+    ]
+    print_table(["", "similarity", "caption", "key"], rows, right=2)
+    draw_pairs(project, pairs, output)
+    console.print(f"pictures: {output}", markup=False)
+
+
+@app.command()
+def export(
+    domain: Annotated[str, typer.Argument(help="Slug of the domain.")],
+    method: Annotated[str, typer.Argument(help="A trained method, such as gated-image; or: champion.")],
+    to: Annotated[Path, typer.Option("--to", help="The folder to make.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    config: Config = None,
+) -> None:
+    """Write a customized model with its model card as a folder of its own, for open_clip or for this package.
+
+    A method stands for its present model; `champion` for the one that reigns, which may be an older one.
+    """
+    from react_pipeline.use import export as write_folder
+    from react_pipeline.use import other_champion
+
+    project = load_project(config)
+    folder = write_folder(project, domain, method, to, overwrite=overwrite)
+    if told := other_champion(project, domain, folder):
+        typer.echo(f"note: {told}", err=True)
+    console.print(f"{folder}: README.md says how to load it", markup=False)
+
+
+@app.command()
+def ui(
+    dagster_port: Annotated[int, typer.Option(min=1, max=65_535, help="Where Dagster answers.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65_535, help="Where MLflow answers.")] = 5000,
+    config: Config = None,
+) -> None:
+    """Start the Dagster and MLflow user interfaces on this machine only; Ctrl-C stops both."""
+    from react_pipeline.commands.servers import serve, watch
+    from react_pipeline.tracking import mlflow_url
+
+    project = load_project(config)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console.print("starting; this takes up to a minute ...")
+    with serve(project, repository(), dagster_port, mlflow_port) as servers:
+        for server in servers:
+            console.print(f"{server.name:8} {server.page or server.url}", soft_wrap=True)
+        if not any(server.name == "mlflow" for server in servers):
+            mlflow = mlflow_url(project.config.mlflow_url, project.config.tracking_uri or "")
+            console.print(f"{'mlflow':8} {mlflow}", soft_wrap=True)
+        console.print("Ctrl-C stops.")
+        try:
+            watch(servers)
+        except KeyboardInterrupt:
+            console.print("stopping ...")
+
+
+@app.command()
+def serve(
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Where it answers; 0 takes any free port.")] = 1234,
+    config: Config = None,
+) -> None:
+    """Browse the corpus in a browser: clip-retrieval's page over this index, on this machine only; Ctrl-C stops it."""
+    from react_pipeline.browse import serve_corpus
+
+    project = load_project(config)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    console.print("loading the index and the model ...")
+    serve_corpus(
+        project,
+        port,
+        lambda url: console.print(f"{url}\nIts boxes on safety, aesthetics and languages do nothing.\nCtrl-C stops."),
+    )
+
+
+@app.command()
+def doctor(config: Config = None) -> None:
+    """What this machine and this project have, what is missing, and how to get it."""
+    from react_pipeline.commands.doctor import diagnose
+
+    try:
+        located: Path | None = repository()
+    except InputError:
+        located = None
+    findings = diagnose(config, located)
+    print_table(["", "", "", "what to do"], [[f.what, f.state, f.detail, f.remedy] for f in findings])
+    raise typer.Exit(1 if any(finding.state == "missing" for finding in findings) else 0)
+
+
+@app.command()
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False, config: Config = None
+) -> None:
+    """Remove artifacts that nothing current was made from, and leftovers of killed builds."""
+    removed = load_project(config).store.prune(dry_run=dry_run)
+    for path in removed:
+        typer.echo(path)
+    console.print(f"{len(removed)} directories {'would be removed' if dry_run else 'removed'}")
+
+
+@app.command()
+def verify(config: Config = None) -> None:
+    """Read every artifact in full and compare it with its manifest: finds what a disk has changed by itself."""
+    checked = wrong = 0
+    for path, error in load_project(config).store.verify():
+        checked += 1
+        if error is not None:
+            wrong += 1
+            typer.echo(printable(f"error: {error}"), err=True)
+        else:
+            console.print(f"  {path}: as published", markup=False)
+    console.print(f"{checked} artifacts read, {wrong} of them damaged")
+    raise typer.Exit(1 if wrong else 0)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: exit code 0, 1 if something failed, 2 for wrong use or wrong input; errors take a line each."""
+    log_to_terminal()
+    try:
+        code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
+    except ReactError as error:
+        _fail(str(error), 2 if isinstance(error, InputError) else 1)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on from here", 130)
+    except Exception as error:
+        # Typer's and click's own errors: wrong options, missing arguments.
+        if not hasattr(error, "format_message"):
+            raise
+        _fail(error.format_message(), getattr(error, "exit_code", 2))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    for line in message.splitlines():
+        typer.echo(f"error: {printable(line)}", err=True)
+    sys.exit(code)
+
+
+def _materialize(project: Project, select: str, domains: Sequence[str], methods: Sequence[str]) -> int:
+    from assets.launch import Event
+    from assets.launch import materialize as launch
+
+    def tell(event: Event) -> None:
+        what = f"{', '.join(event.launch.assets)} {event.launch.key}".strip()
+        if event.state == "done":
+            console.print(f"  {what}: {'as before' if event.reused else 'built'}, {event.seconds:.1f} s", markup=False)
+        elif event.state != "started":
+            console.print(f"  {what}: {event.state}", markup=False)
+
+    summary = launch(select, domains, methods, project.path, tell)
+    console.print(f"{summary.built} built, {summary.reused} as before, {summary.seconds:.0f} s")
+    for event in [*summary.failures, *summary.skipped]:
+        what = f"{', '.join(event.launch.assets)} {event.launch.key}".strip()
+        typer.echo(f"error: {what} {event.state}: {printable(' '.join(event.message.split()))}", err=True)
+    return 1 if summary.failures or summary.skipped else 0
+
+
+def _results(project: Project, domains: Sequence[str]) -> pd.DataFrame:
+    from react_pipeline.evaluation import comparison_table
+
+    return comparison_table(project, list(domains))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,8 @@
+"""Where pairs come from: tars, URLs, tables, ready embeddings; reading, fetching and collecting images.
+
+Does not belong here: vectors.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,181 @@
+"""The corpus: where the image-text pairs come from.
+
+Belongs here: finding shards and publishing what there is, so that a changed shard gives another corpus. Does not belong
+here: digests and places of shards (`inventory`), reading a tar (`shards`), downloading (`url_corpus`), ready embeddings
+(`ready_embeddings`), decoding and embedding (`embed`), making the demo's shards (`demo.corpus`).
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from react_pipeline.corpus.inventory import SHARDS_FILE, remember_locations, take_stock
+from react_pipeline.corpus.inventory import check_shards as check_shards
+from react_pipeline.corpus.inventory import shard_paths as shard_paths
+from react_pipeline.corpus.local_files import expand_names, find_files
+from react_pipeline.corpus.remote import each, list_tars
+from react_pipeline.corpus.remote_store import RemoteShard
+from react_pipeline.corpus.shards import (
+    CAPTION_EXTENSION,
+    IMAGE_EXTENSIONS,
+    ShardIndex,
+    ShardLocation,
+    index_shard,
+    open_shard,
+)
+from react_pipeline.demo import installed_versions
+from react_pipeline.project import Project, resolve
+from react_pipeline.settings import CorpusConfig, has_wildcard, is_url
+from react_pipeline.store import Artifact, CorpusError
+
+_FIELD = "corpus.shards"
+_END_BYTES = 1024
+"""A tar ends with two empty blocks."""
+_PROBED_SHARDS = 8
+
+
+def publish_corpus(project: Project) -> Artifact:
+    """Publish the artifact `corpus`: `shards.parquet` with shard, path, bytes and sha256 (see `inventory.take_stock`).
+
+    The user's shards stay where they are. Their identity is name, size and digest in order, so a corpus that is moved
+    to another folder stays the same corpus. With `keys: by_folder` which of them lie together belongs to it too
+    (column `folder`). The demo's shards, and those of downloaded images, are part of the artifact. For ready embeddings
+    it holds their inventory instead.
+
+    Raises:
+        CorpusError: If a pattern finds no tar, a shard is damaged, or no shard holds a pair.
+        SourceUnavailable: If a server does not answer.
+    """
+    kind = project.config.corpus.kind
+    if kind == "demo":
+        inputs = resolve(project, "corpus", content={"demo": installed_versions()})
+        return project.store.build(inputs, lambda staging: _write_demo(project, staging))
+    if kind == "urls":
+        from react_pipeline.corpus.url_corpus import publish_url_corpus
+
+        return publish_url_corpus(project)
+    if kind == "embeddings":
+        from react_pipeline.corpus.ready_embeddings import publish_inventory
+
+        return publish_inventory(project)
+    locations = locate_shards(project.config.corpus)
+    table = take_stock(project.store, locations)
+    content: list[list[Any]] = [[_name(row.path), row.bytes, row.sha256] for row in table.itertuples()]
+    if project.config.corpus.keys == "by_folder":
+        table["folder"] = _folders(locations)
+        content = [[*entry, folder] for entry, folder in zip(content, table["folder"].tolist(), strict=True)]
+
+    def write(staging: Path) -> dict[str, Any]:
+        counts = _checked(locations)
+        table.to_parquet(staging / SHARDS_FILE, index=False)
+        return {"shards": len(table), "bytes": int(table["bytes"].sum()), **counts}
+
+    artifact = project.store.build(resolve(project, "corpus", content=content), write)
+    remember_locations(artifact, locations)
+    return artifact
+
+
+def locate_shards(corpus: CorpusConfig) -> list[ShardLocation]:
+    """Every shard that `corpus.shards` stands for: in the order of the patterns, sorted in each, each file once.
+
+    Only buckets are asked; that a shard named in full is there is found when its identity is.
+
+    Raises:
+        CorpusError: Naming the pattern that finds no tar.
+        SourceUnavailable: If an object store does not answer.
+    """
+    found: dict[ShardLocation, ShardLocation] = {}
+    for pattern in corpus.shards:
+        if is_url(pattern):
+            found |= {shard: shard for shard in _find_remote(pattern, corpus)}
+        else:
+            found |= {path.resolve(): path for path in find_shards([pattern]) if path.resolve() not in found}
+    return list(found.values())
+
+
+def find_shards(patterns: Iterable[str]) -> list[Path]:
+    """The local tar files of absolute paths and patterns, as `find_files`.
+
+    Raises:
+        CorpusError: Naming the pattern that finds no tar file.
+    """
+    return find_files(patterns, ".tar", _FIELD)
+
+
+def _find_remote(pattern: str, corpus: CorpusConfig) -> list[RemoteShard]:
+    found: list[RemoteShard] = []
+    for url in expand_names(pattern, _FIELD):
+        shard = RemoteShard(url, corpus.storage)
+        shards = list_tars(shard) if has_wildcard(url) else [shard]
+        if not shards or not all(shard.name.endswith(".tar") for shard in shards):
+            raise CorpusError(f"corpus.shards: {url!r} finds no .tar file; give tar files or patterns such as *.tar")
+        found += shards
+    return found
+
+
+def _write_demo(project: Project, staging: Path) -> dict[str, Any]:
+    from react_pipeline.demo import build_corpus
+
+    counts = build_corpus(staging, project.config.embedding.workers)
+    table = take_stock(None, sorted(staging.rglob("*.tar")))
+    table["path"] = [Path(path).relative_to(staging).as_posix() for path in table["path"]]
+    table.to_parquet(staging / SHARDS_FILE, index=False)
+    return {**counts, "shards": len(table), "bytes": int(table["bytes"].sum())}
+
+
+def _checked(locations: list[ShardLocation]) -> dict[str, int]:
+    """Refuse damaged shards and a corpus without pairs; how many pairs there are, if all are local.
+
+    To count the pairs of remote shards, each would have to be read at thousands of places, and embedding reads them
+    anyway. Of those only the end of each is read, which is missing where a shard is cut off, and the headers of the
+    first ones, until a pair is found.
+    """
+    remote = [location for location in locations if isinstance(location, RemoteShard)]
+    ends = each(_check_whole, remote)
+    pairs, extensions, probed = 0, set[str](), 0
+    for location in tqdm(locations, desc="indexing shards", unit="shard", disable=None):
+        if isinstance(location, RemoteShard):
+            next(ends)
+            probed += 1
+            if pairs or probed > _PROBED_SHARDS:
+                continue
+        index: ShardIndex = index_shard(location)
+        pairs += index.pairs
+        extensions |= index.extensions
+    if not pairs:
+        looked = len(locations) - max(0, probed - _PROBED_SHARDS)
+        raise CorpusError(
+            f"corpus.shards: no pair in {looked} shards: a sample needs an image ({', '.join(IMAGE_EXTENSIONS)}) "
+            f"and a caption ({CAPTION_EXTENSION}) under one key; extensions found: {sorted(extensions) or 'none'}"
+        )
+    return {} if remote else {"pairs": pairs}
+
+
+def _check_whole(shard: RemoteShard) -> None:
+    with open_shard(shard) as file:
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - _END_BYTES))
+        if size % 512 or size < _END_BYTES or file.read().strip(b"\0"):
+            raise CorpusError(
+                f"{shard}: does not end like a tar ({size:,} bytes), so it is cut off or no tar; upload it again, or "
+                "take it out of `corpus.shards`"
+            )
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
+def _folders(locations: list[ShardLocation]) -> list[int]:
+    """The folder of each shard by its number in the order of the corpus, so that all of them may move."""
+    folders = [
+        str(place).rpartition("/")[0] if isinstance(place, RemoteShard) else str(place.parent.resolve())
+        for place in locations
+    ]
+    numbers = {folder: number for number, folder in enumerate(dict.fromkeys(folders))}
+    return [numbers[folder] for folder in folders]

@@ -1,0 +1,112 @@
+"""The journal of a download: what is on record of each URL, and what that means for another attempt.
+
+Belongs here: reading the journal back, and sorting errors into reasons. Does not belong here: writing it
+(`download_process`), what is tried (`downloads`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from react_pipeline.corpus.web_access import PRIVATE_ADDRESS, REFUSED_URL, TOO_MANY_BYTES
+
+PERMANENT = frozenset(
+    {
+        *("http_401", "http_403", "http_404", "http_410", "http_451", "disallowed_by_header"),
+        *(REFUSED_URL, PRIVATE_ADDRESS, TOO_MANY_BYTES, "too_many_pixels", "too_elongated", "unsupported_mode"),
+    }
+)
+"""Reasons that another attempt would meet again; what failed for any other is retried."""
+
+_DECODER_REASONS = (
+    *("empty", "not_an_image", "truncated", "corrupt", "too_many_pixels", "too_elongated", "unsupported_mode"),
+    *(REFUSED_URL, PRIVATE_ADDRESS, TOO_MANY_BYTES),
+)
+_OWN_REASON = re.compile(rf"\b({'|'.join(_DECODER_REASONS)}): ")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where an image lies in the journal."""
+
+    path: Path
+    offset: int
+    size_bytes: int
+    sha256: str
+    source_sha256: str
+
+
+@dataclass
+class Journal:
+    """What is on record in a directory, by URL.
+
+    Attributes:
+        kept: Images that are there.
+        errors: What each attempt that failed met, in order.
+        next_number: Of the next pair of files.
+    """
+
+    kept: dict[str, Kept] = field(default_factory=dict)
+    errors: dict[str, list[str]] = field(default_factory=dict)
+    next_number: int = 0
+
+    @classmethod
+    def read(cls, directory: Path) -> Journal:
+        """Read all files of a directory; a line that was cut by a kill counts as not written."""
+        journal = cls()
+        for path in sorted(directory.glob("*.jsonl")):
+            journal.next_number = int(path.stem) + 1
+            images = path.with_suffix(".images")
+            size_bytes = images.stat().st_size if images.exists() else 0
+            for record in _records(path):
+                if "error" in record:
+                    journal.errors.setdefault(record["url"], []).append(str(record["error"]))
+                # After a power failure the record can be there without the image.
+                elif record["offset"] + record["bytes"] <= size_bytes:
+                    journal.kept[record["url"]] = Kept(
+                        images, record["offset"], record["bytes"], record["sha256"], record["source_sha256"]
+                    )
+        return journal
+
+    def is_worth_trying(self, url: str, retries: int) -> bool:
+        """Whether the image is missing, attempts are left, and its last error may pass."""
+        if url in self.kept:
+            return False
+        errors = self.errors.get(url, [])
+        return len(errors) <= retries and not (errors and reason_of(errors[-1])[0] in PERMANENT)
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_bytes().split(b"\n"):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            # The last line of a process that was killed while it wrote.
+            continue
+        if isinstance(record, dict) and "url" in record:
+            yield record
+
+
+def reason_of(error: str) -> tuple[str, str]:
+    """A short reason for the ledger, made of an error's text, and the text itself."""
+    if found := _OWN_REASON.search(error):
+        return found[1], error[found.end() : found.end() + 200].rstrip(">")
+    # urllib's words for a redirect to another scheme.
+    if "Redirection to url" in error:
+        return REFUSED_URL, error[:200]
+    if found := re.search(r"HTTP Error (\d{3})", error):
+        return f"http_{found[1]}", error[:200]
+    for mark, reason in (
+        ("timed out", "timeout"),
+        ("IncompleteRead", "truncated"),
+        ("X-Robots-Tag", "disallowed_by_header"),
+        ("CERTIFICATE", "bad_certificate"),
+    ):
+        if mark in error:
+            return reason, error[:200]
+    return "unreachable", error[:200]

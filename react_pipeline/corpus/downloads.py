@@ -1,0 +1,290 @@
+"""Downloads: images by URL, through img2dataset, so that what was had once is never fetched again.
+
+Belongs here: which URLs are tried, how often, and the ledger. Does not belong here: what runs in the downloading
+processes (`download_process`), what is on record (`download_journal`), what may be connected to (`web_access`), what an
+image is for (`url_corpus`, `collect`).
+
+The directory of a download is a journal: every answer is on record as soon as it came. What is on record decides what
+is tried next, so a call that was killed and a call that is repeated take the same way.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from tqdm import tqdm
+
+from react_pipeline.corpus.download_journal import Journal, Kept, reason_of
+from react_pipeline.corpus.web_access import REFUSED_URL, plain_url
+from react_pipeline.project import held, require_shared, spread
+from react_pipeline.settings import DistributorConfig, DownloadConfig
+from react_pipeline.store import CorpusError
+
+IMAGE_COLUMNS = ["row", "url", "image_bytes", "image_sha256", "source_sha256"]
+LEDGER_COLUMNS = ["row", "url", "reason", "detail", "attempts"]
+
+LOCAL = DistributorConfig()
+_URLS_PER_TASK = 1_000
+_TASKS_AT_LEAST = 64
+"""Of a cluster, as long as each has two URLs: how many executors there are is not known here."""
+_PAUSE_SECONDS = 1.0
+_ORPHAN_CHECK_SECONDS = 0.5
+_START_METHOD = "spawn"
+"""A fork server would start them sooner, and keep what it loaded in memory for as long as this process lives."""
+_TASKS = "tasks"
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """What became of the URLs of a table.
+
+    Attributes:
+        directory: Where the images lie, in a form of its own; remove it when the images were taken over.
+        images: Columns row, url, image_bytes, image_sha256 (of the bytes kept), source_sha256 (of the bytes that came;
+            another one only where `image_size` made the image smaller). In the order of the table.
+        failed: The ledger: columns row, url, reason, detail, attempts. In the order of the table.
+    """
+
+    directory: Path
+    images: pd.DataFrame
+    failed: pd.DataFrame
+    _kept: dict[int, Kept] = field(repr=False)
+
+    def read(self, row: int) -> bytes:
+        """The image file of a row of `images`, its digest checked.
+
+        Raises:
+            CorpusError: If what lies in the directory is not what was fetched.
+        """
+        kept = self._kept[row]
+        try:
+            with kept.path.open("rb") as file:
+                file.seek(kept.offset)
+                data = file.read(kept.size_bytes)
+        except OSError as error:
+            raise CorpusError(f"{kept.path}: cannot be read ({error.strerror or error})") from error
+        if hashlib.sha256(data).hexdigest() != kept.sha256:
+            raise CorpusError(
+                f"{kept.path}: holds other bytes than were fetched; remove {self.directory} and run again"
+            )
+        return data
+
+
+def download_images(
+    table: pd.DataFrame,
+    directory: Path,
+    settings: DownloadConfig,
+    max_pixels: int,
+    distributor: DistributorConfig = LOCAL,
+) -> Downloaded:
+    """Fetch the images of a table's URLs into `directory`; what is there already is not fetched again.
+
+    An image counts as had only if it can be decoded by the corpus' rules (`images.decode_image`). A killed call goes on
+    where it was when it is called again with the same directory; the table may have grown or shrunk. Rows of equal URL
+    share one fetch. What failed is tried again, at most `retries` times, after everything else had its turn; reasons in
+    `download_journal.PERMANENT` are not. URLs of other schemes than http and https are refused (`refused_url`).
+
+    Args:
+        table: Columns row (unique integers) and url.
+        directory: Made if missing.
+        settings: How to fetch.
+        max_pixels: Larger images fail as `too_many_pixels`, undecoded.
+        distributor: On a cluster each file of URLs is a task, and `settings.processes` means nothing.
+
+    Raises:
+        CorpusError: If a downloading process dies.
+        OSError: If the disk refuses a write.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    urls = [plain_url(url) for url in table["url"]]
+    wanted = list(dict.fromkeys(url for url in urls if url is not None))
+    journal = Journal.read(directory)
+    with held(distributor), _Processes(settings.processes) as processes:
+        for number in range(settings.retries + 1):
+            missing = [url for url in wanted if journal.is_worth_trying(url, settings.retries)]
+            if not missing:
+                break
+            if number:
+                time.sleep(number * _PAUSE_SECONDS)
+            _fetch(missing, directory, journal.next_number, settings, max_pixels, processes, distributor)
+            journal = Journal.read(directory)
+    return _result(table, urls, directory, journal)
+
+
+def end_with_parent(run: Connection) -> None:
+    """End this process soon after the run's is gone or closes its end of `run`: a stopped run fetches no more."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent and not run.poll(_ORPHAN_CHECK_SECONDS):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+class _Processes:
+    """Downloading processes, started when they are first needed; they end with this one, however it ends.
+
+    They stand in place of img2dataset's own distributor, which prints, and waits for ever if one of them is killed.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._context = multiprocessing.get_context(_START_METHOD)
+        # No event or lock: a process that is killed while it holds one would block all others.
+        self._theirs, self._ours = self._context.Pipe(duplex=False)
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> _Processes:
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        if self._pool is not None:
+            if error is not None:
+                # Else an interrupted run would wait until the files at work are done.
+                self._ours.close()
+            self._pool.shutdown(cancel_futures=True)
+        for end in (self._ours, self._theirs):
+            end.close()
+
+    def submit(self, *task: Any) -> Future[None]:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(self.count, self._context, end_with_parent, (self._theirs,))
+        return self._pool.submit(_download, *task)
+
+
+@dataclass(frozen=True)
+class DownloadTask:
+    """Fetches a file of URLs on a cluster; of one item, number and path; gives what went wrong, or "".
+
+    What it did not come to is missing in the journal, and so is tried in the next round: a task that failed or ran
+    twice needs no other care.
+    """
+
+    directory: Path
+    per_task: int
+    settings: DownloadConfig
+    max_pixels: int
+
+    def __call__(self, item: tuple[int, str]) -> str:
+        """Fetch into files of the number, which a task that ran before may have made."""
+        require_shared(self.directory)
+        try:
+            _download(*item, self.per_task, self.directory, self.settings, self.max_pixels)
+        except OSError as error:
+            return f"{type(error).__name__}: {error}"
+        return ""
+
+
+def _download(
+    number: int, path: str, per_task: int, directory: Path, settings: DownloadConfig, max_pixels: int
+) -> None:
+    # Imported in the downloading process: loading img2dataset takes seconds.
+    from react_pipeline.corpus.download_process import ImageDownloader
+
+    ImageDownloader(directory, per_task, settings, max_pixels)((number, path))
+
+
+def _fetch(
+    urls: Sequence[str],
+    directory: Path,
+    first: int,
+    settings: DownloadConfig,
+    max_pixels: int,
+    processes: _Processes,
+    distributor: DistributorConfig,
+) -> None:
+    """One attempt at each URL."""
+    tasks = directory / _TASKS
+    shutil.rmtree(tasks, ignore_errors=True)
+    tasks.mkdir()
+    # img2dataset makes keys of as many digits as this number has, so one URL alone would have none.
+    spread_out = _TASKS_AT_LEAST if distributor.kind != "local" else settings.processes
+    per_task = max(2, min(_URLS_PER_TASK, -(-len(urls) // spread_out)))
+    files = _write_tasks(urls, tasks, first, per_task)
+    if distributor.kind == "local":
+        _run(files, len(urls), processes, per_task, directory, settings, max_pixels)
+    else:
+        task = DownloadTask(directory, per_task, settings, max_pixels)
+        failures = [error for error in spread(task, files, distributor, "downloading images") if error]
+        for error in failures:
+            logger.warning("a file of URLs was not fetched to its end: %s", error)
+        if len(failures) == len(files):
+            raise OSError(f"{directory}: no task could write what it fetched: {failures[0]}")
+    shutil.rmtree(tasks)
+
+
+def _write_tasks(urls: Sequence[str], tasks: Path, first: int, per_task: int) -> list[tuple[int, str]]:
+    files = []
+    for number, start in enumerate(range(0, len(urls), per_task), start=first):
+        part = pa.table({"url": pa.array(urls[start : start + per_task], pa.string())})
+        path = tasks / f"{number}.arrow"
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, part.schema) as writer:
+            writer.write_table(part)
+        files.append((number, str(path)))
+    return files
+
+
+def _run(
+    files: Sequence[tuple[int, str]],
+    urls: int,
+    processes: _Processes,
+    per_task: int,
+    directory: Path,
+    settings: DownloadConfig,
+    max_pixels: int,
+) -> None:
+    try:
+        sizes: dict[Future[None], int] = {}
+        for place, (number, path) in enumerate(files):
+            size = min(per_task, urls - place * per_task)
+            sizes[processes.submit(number, path, per_task, directory, settings, max_pixels)] = size
+        with tqdm(total=urls, desc="downloading images", unit="image", disable=None, leave=False) as bar:
+            for done in as_completed(sizes):
+                done.result()
+                bar.update(sizes[done])
+    except BrokenProcessPool as error:
+        raise CorpusError(
+            "corpus.download: a downloading process died, most likely for lack of memory; what was fetched is kept: "
+            "run again, with fewer `processes` or `threads`"
+        ) from error
+
+
+def _result(table: pd.DataFrame, urls: list[str | None], directory: Path, journal: Journal) -> Downloaded:
+    kept: dict[int, Kept] = {}
+    images, failed = [], []
+    for row, url, plain in zip(table["row"], table["url"], urls, strict=True):
+        if plain is None:
+            failed.append((int(row), str(url)[:200], REFUSED_URL, "not a plain http or https URL", 0))
+        elif found := journal.kept.get(plain):
+            kept[int(row)] = found
+            images.append((int(row), url, found.size_bytes, found.sha256, found.source_sha256))
+        else:
+            errors = journal.errors.get(plain, [])
+            reason, detail = reason_of(errors[-1]) if errors else ("unknown", "")
+            failed.append((int(row), url, reason, detail, len(errors)))
+    return Downloaded(
+        directory,
+        pd.DataFrame(images, columns=IMAGE_COLUMNS).astype({"row": "int64", "image_bytes": "int64"}),
+        pd.DataFrame(failed, columns=LEDGER_COLUMNS).astype({"row": "int64", "attempts": "int64"}),
+        kept,
+    )

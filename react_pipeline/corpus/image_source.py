@@ -1,0 +1,229 @@
+"""Where the images of chosen corpus rows come from: byte ranges of the corpus' tars, or their URLs.
+
+Belongs here: the one interface to both, range reads, and the checks of what came. Does not belong here: which rows are
+chosen (`retrieve`), the form of the training shards (`collect`), talking to web servers (`downloads`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import pandas as pd
+
+from react_pipeline.corpus.downloads import LEDGER_COLUMNS, LOCAL, download_images
+from react_pipeline.corpus.inventory import shard_paths
+from react_pipeline.corpus.shards import ShardLocation, open_shard
+from react_pipeline.project import Project
+from react_pipeline.settings import CorpusConfig, DistributorConfig
+from react_pipeline.store import Artifact, CorpusError
+
+LOCATION = ["shard", "image_path", "image_offset", "image_bytes", "image_sha256", "caption"]
+"""Columns of the corpus' metadata that tell where a pair lies and what it is."""
+
+URL_COLUMNS = ["url", "caption"]
+"""The same where images are fetched from URLs."""
+
+JOINED_GAP_BYTES = 64 << 10
+"""Ranges with no more than this between them are read at once: a short gap costs less than another request."""
+JOINED_BYTES = 16 << 20
+"""A joined read is no longer than this, or than its one image."""
+
+
+class ImageSource(Protocol):
+    """The images of one corpus. `fetch` may be called again; what was fetched once is not fetched over the net again.
+
+    Attributes:
+        columns: Columns of the corpus' metadata that `fetch` needs beside `row`.
+        identity: The column by which equal images are told before they are fetched.
+        failed: Corpus row -> reason why its image could not be had; filled while `fetch` is exhausted.
+        ledger: The same as a table with columns row, url, reason, detail, attempts, sorted by row.
+    """
+
+    @property
+    def columns(self) -> list[str]: ...  # noqa: D102 - above
+
+    @property
+    def identity(self) -> str: ...  # noqa: D102
+
+    @property
+    def failed(self) -> dict[int, str]: ...  # noqa: D102
+
+    @property
+    def ledger(self) -> pd.DataFrame: ...  # noqa: D102
+
+    def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
+        """Get the images of some rows.
+
+        Args:
+            rows: Columns `row` and `columns`; others are handed through (`class` under the name `label`).
+
+        Yields:
+            The row as a named tuple, with `caption` and `image_sha256` of the image as it is in the corpus or on the
+            web, and the image's bytes; in the order of the corpus. Rows that cannot be had are left out.
+
+        Raises:
+            CorpusError: If the corpus is not what it was.
+        """
+        ...
+
+    def discard(self) -> None:
+        """Remove what `fetch` keeps in the scratch directory; call it last, before the artifact is published."""
+        ...
+
+
+def open_source(project: Project, corpus: Artifact, embeddings: Artifact, directory: Path) -> ImageSource:
+    """The source of a corpus' images.
+
+    Args:
+        project: Gives the rules for downloads.
+        corpus: The artifact `corpus`.
+        embeddings: The artifact `corpus_embeddings`.
+        directory: Scratch inside the build's staging directory, for images fetched from URLs; a build that was killed
+            goes on with what is there. `discard` removes it.
+    """
+    if corpus.manifest["config"]["kind"] == "embeddings":
+        return UrlSource(project.config.corpus, directory, project.config.distributor)
+    return TarSource(shard_paths(corpus))
+
+
+@dataclass
+class TarSource:
+    """Images by where their bytes lie in the corpus' tars, each digest checked.
+
+    Attributes:
+        shards: The corpus' tars; the column `shard` is a position in this list.
+        bytes_read: How much was read of them so far.
+    """
+
+    shards: Sequence[ShardLocation]
+    columns: list[str] = field(default_factory=lambda: list(LOCATION))
+    identity: str = "image_sha256"
+    failed: dict[int, str] = field(default_factory=dict)
+    bytes_read: int = 0
+
+    def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
+        """Read each image, shard by shard and forward within a shard; neighbouring ranges are read at once.
+
+        Raises:
+            CorpusError: Naming shard and key, if a tar is gone or an image is not the one that was embedded.
+        """
+        ordered = rows.rename(columns={"class": "label"}).sort_values(["shard", "image_offset", "row"], kind="stable")
+        for shard, inside in ordered.groupby("shard", sort=True):
+            path = self.shards[int(shard)]
+            try:
+                with open_shard(path, buffering=0) as file:
+                    for block in _neighbours(list(inside.itertuples(index=False))):
+                        yield from self._read(file, block, path)
+            except OSError as error:
+                raise CorpusError(
+                    f"{path}: cannot be read ({error.strerror or error}); put the shard back, or rematerialize `corpus`"
+                ) from error
+
+    @property
+    def ledger(self) -> pd.DataFrame:
+        """Always empty: an image that cannot be read is an error."""
+        return pd.DataFrame(columns=LEDGER_COLUMNS)
+
+    def discard(self) -> None:
+        """Nothing is kept."""
+
+    def _read(self, file: BinaryIO, block: list[Any], path: ShardLocation) -> Iterator[tuple[Any, bytes]]:
+        start = int(block[0].image_offset)
+        data = _read_range(file, start, max(_end(pair) for pair in block) - start)
+        self.bytes_read += len(data)
+        for pair in block:
+            image = data[int(pair.image_offset) - start : _end(pair) - start]
+            if hashlib.sha256(image).hexdigest() != pair.image_sha256:
+                raise CorpusError(
+                    f"{path}: the image of {pair.image_path!r} is not the one that was embedded; the shard has "
+                    "changed: put it back, or rematerialize `corpus` and what follows it"
+                )
+            yield pair, image
+
+
+@dataclass
+class UrlSource:
+    """Images by their URLs, fetched once into a scratch directory and checked by the corpus' rules for images.
+
+    Attributes:
+        corpus: Rules for downloads, images and captions.
+        directory: The scratch directory.
+        distributor: Where downloads run.
+    """
+
+    corpus: CorpusConfig
+    directory: Path
+    distributor: DistributorConfig = LOCAL
+    columns: list[str] = field(default_factory=lambda: list(URL_COLUMNS))
+    identity: str = "url"
+    _failed: dict[int, tuple[str, str, str, int]] = field(default_factory=dict, repr=False)
+
+    @property
+    def failed(self) -> dict[int, str]:
+        """Row -> reason, of all calls so far."""
+        return {row: reason for row, (_, reason, _, _) in self._failed.items()}
+
+    @property
+    def ledger(self) -> pd.DataFrame:
+        """URL, reason, detail and attempts of each row that failed."""
+        rows = [(row, *about) for row, about in sorted(self._failed.items())]
+        return pd.DataFrame(rows, columns=LEDGER_COLUMNS).astype({"row": "int64", "attempts": "int64"})
+
+    def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
+        """Fetch what is not there yet, then read each image; a row without a caption fails as `empty_caption`."""
+        captions = rows["caption"].fillna("").astype(str).str.strip().str[: self.corpus.max_caption_chars].str.strip()
+        empty = rows[captions == ""]
+        self._failed.update({int(row.row): (str(row.url), "empty_caption", "", 0) for row in empty.itertuples()})
+        wanted = rows.rename(columns={"class": "label"}).assign(caption=captions)[captions != ""]
+        settings, max_pixels = self.corpus.download, self.corpus.max_pixels
+        got = download_images(wanted[["row", "url"]], self.directory, settings, max_pixels, self.distributor)
+        self._failed.update({int(row): tuple(about) for row, *about in got.failed.to_numpy().tolist()})
+        images = got.images.set_index("row")
+        described = wanted.drop(columns=["image_sha256", "image_bytes"], errors="ignore").join(
+            images[["source_sha256", "image_bytes"]].rename(columns={"source_sha256": "image_sha256"}),
+            on="row",
+            how="inner",
+        )
+        # If nothing was had, pandas gives the index the column's name, and then knows not which to sort by.
+        described = described.reset_index(drop=True)
+        for pair in described.sort_values("row", kind="stable").itertuples(index=False):
+            yield pair, got.read(int(pair.row))
+
+    def discard(self) -> None:
+        """Remove the scratch directory; a later `fetch` would fetch anew."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def _neighbours(pairs: list[Any]) -> Iterator[list[Any]]:
+    """Cut the pairs of one shard, in the order of their offsets, into runs that are read at once."""
+    block: list[Any] = []
+    end = 0
+    for pair in pairs:
+        near = block and int(pair.image_offset) - end <= JOINED_GAP_BYTES
+        if not near or max(end, _end(pair)) - int(block[0].image_offset) > JOINED_BYTES:
+            if block:
+                yield block
+            block, end = [], 0
+        block.append(pair)
+        end = max(end, _end(pair))
+    if block:
+        yield block
+
+
+def _end(pair: Any) -> int:
+    return int(pair.image_offset) + int(pair.image_bytes)
+
+
+def _read_range(file: BinaryIO, start: int, size_bytes: int) -> bytes:
+    # An unbuffered file may give less than was asked for.
+    file.seek(start)
+    parts = []
+    while size_bytes > 0 and (part := file.read(size_bytes)):
+        parts.append(part)
+        size_bytes -= len(part)
+    return b"".join(parts)

@@ -1,0 +1,123 @@
+"""The inventory of a corpus' shards: where each is, and what tells that it is still the same.
+
+Belongs here: the file `shards.parquet` of the artifact `corpus`, and finding changed shards. Does not belong here:
+which shards make a corpus (`corpus`), reading them (`shards`), remembering digests (`digests`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from react_pipeline.corpus.remote import each, identify
+from react_pipeline.corpus.remote_store import RemoteShard
+from react_pipeline.corpus.shards import ShardLocation
+from react_pipeline.settings import StorageConfig, is_url
+from react_pipeline.store import CACHE, Artifact, CorpusError, Store, remembered_sha256, sha256_of, write_atomically
+
+SHARDS_FILE = "shards.parquet"
+
+
+def take_stock(store: Store | None, locations: Sequence[ShardLocation]) -> pd.DataFrame:
+    """One row a shard: shard (its number), path (or URL), bytes, sha256; for remote ones tag and storage too.
+
+    `sha256` is the digest of a local shard's bytes. A remote shard is not read: there it is the digest of what its
+    server tells (size and `tag`, see `remote.Identity`). In both cases equal digests mean equal shards, which is what
+    later steps may rely on.
+
+    Args:
+        store: Remembers digests of local shards by path, size and time of change; None: nothing is remembered.
+        locations: The shards in the order of the corpus.
+
+    Raises:
+        CorpusError: Naming the shard that cannot be read.
+        SourceUnavailable: Naming the shard whose server does not answer.
+    """
+    rows: list[dict[str, Any]] = []
+    remote = [location for location in locations if isinstance(location, RemoteShard)]
+    identities = each(identify, remote)
+    for number, location in enumerate(tqdm(locations, desc="checking shards", unit="shard", disable=None)):
+        row: dict[str, Any] = {"shard": number, "path": str(location)}
+        if isinstance(location, RemoteShard):
+            identity = next(identities)
+            row |= {"bytes": identity.size_bytes, "sha256": identity.digest, "tag": identity.tag}
+            row["storage"] = location.storage.model_dump_json(exclude_defaults=True)
+        else:
+            row["bytes"] = location.stat().st_size
+            row["sha256"] = sha256_of(location) if store is None else remembered_sha256(store.root, location)
+        rows.append(row)
+    columns = ["shard", "path", "bytes", "sha256", *(("tag", "storage") if remote else ())]
+    return pd.DataFrame(rows, columns=columns).astype({"shard": "int32", "bytes": "int64"})
+
+
+def shard_paths(artifact: Artifact) -> list[ShardLocation]:
+    """Where each shard is: an absolute path, or a `RemoteShard`; the position in the list is the shard's number."""
+    table = pd.read_parquet(artifact.file(SHARDS_FILE))
+    located = _located(artifact)
+    # A corpus may have moved since; the artifact holds the paths at which it was first published.
+    entries = json.loads(located.read_text()) if located.exists() else _entries(table)
+    return [_location(artifact, entry) for entry in entries]
+
+
+def remember_locations(artifact: Artifact, locations: Sequence[ShardLocation]) -> None:
+    """Keep where the shards of a corpus are now."""
+    entries: list[Any] = [
+        {"url": place.url, "storage": place.storage.model_dump_json(exclude_defaults=True)}
+        if isinstance(place, RemoteShard)
+        else str(place)
+        for place in locations
+    ]
+    write_atomically(_located(artifact), json.dumps(entries))
+
+
+def check_shards(store: Store, artifact: Artifact) -> list[ShardLocation]:
+    """As `shard_paths`, after checking that every shard is still the one that was published.
+
+    A local shard of unchanged size and modification time is not read again; of a remote one, size and tag are asked.
+
+    Raises:
+        CorpusError: Naming the shard that is missing or has changed.
+        SourceUnavailable: Naming the shard whose server does not answer.
+    """
+    locations = shard_paths(artifact)
+    recorded = pd.read_parquet(artifact.file(SHARDS_FILE))
+    identities = each(identify, [location for location in locations if isinstance(location, RemoteShard)])
+    for location, sha256 in zip(locations, recorded["sha256"], strict=True):
+        if isinstance(location, RemoteShard):
+            present, same = True, next(identities).digest == sha256
+        elif location.is_relative_to(artifact.path):
+            # Verified as a file of the artifact.
+            continue
+        else:
+            present = location.is_file()
+            same = present and remembered_sha256(store.root, location) == sha256
+        if not same:
+            state = "has changed since `corpus` was materialized" if present else "is gone"
+            raise CorpusError(f"{location}: {state}; put it back, or materialize `corpus` again")
+    return locations
+
+
+def _entries(table: pd.DataFrame) -> list[Any]:
+    if "storage" not in table:
+        return list(table["path"])
+    return [
+        {"url": row.path, "storage": row.storage} if is_url(row.path) else row.path
+        for row in table.itertuples(index=False)
+    ]
+
+
+def _location(artifact: Artifact, entry: Any) -> ShardLocation:
+    if isinstance(entry, str):
+        return artifact.path / entry
+    return RemoteShard(entry["url"], StorageConfig.model_validate_json(entry["storage"]))
+
+
+def _located(artifact: Artifact) -> Path:
+    """Where the shards' present places are kept, outside the artifact, which never changes."""
+    store = artifact.path.parents[2]
+    return store / CACHE / "shard_paths" / f"{artifact.fingerprint}.json"

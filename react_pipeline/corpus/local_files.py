@@ -1,0 +1,57 @@
+"""Local files by path and pattern, as `corpus.shards` and `corpus.urls` name them.
+
+Belongs here: finding files on disk. Does not belong here: which names are allowed and what a range stands for
+(`shard_patterns`), files on a server (`remote`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from react_pipeline.settings import expand, has_wildcard
+from react_pipeline.store import CorpusError
+
+
+def find_files(patterns: Iterable[str], suffix: str, field: str) -> list[Path]:
+    """The files of absolute paths and patterns: in the order of the patterns, sorted in each, each file once.
+
+    Args:
+        patterns: Paths, or patterns with `*`, `?`, `[]`, `{a,b}` and `{00..99}`.
+        suffix: Which files are meant, such as `.tar`; others are passed over.
+        field: Of `pipeline.yaml`, for the message.
+
+    Raises:
+        CorpusError: Naming the field and the pattern that finds no such file.
+    """
+    found: dict[Path, Path] = {}
+    for pattern in patterns:
+        path = Path(pattern)
+        root = path
+        # Only what does not exist as it stands is a pattern: a folder may be called `[2024]` or `{a}`.
+        while not root.exists():
+            root = root.parent
+        for inside in ["."] if root == path else expand_names(str(path.relative_to(root)), field):
+            # A literal name is looked at by itself: to list a folder of a million files for each of them is slow.
+            matches = root.glob(inside) if has_wildcard(inside) or "?" in inside else [root / inside]
+            files = sorted(match for match in matches if match.suffix == suffix and match.is_file())
+            if not files:
+                raise CorpusError(
+                    f"{field}: {str(root / inside)!r} finds no {suffix} file; give {suffix} files or patterns such as "
+                    f"data/*{suffix}"
+                )
+            for file in files:
+                found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def expand_names(pattern: str, field: str) -> list[str]:
+    """What the ranges of a pattern stand for.
+
+    Raises:
+        CorpusError: If a range is wrong, naming the field.
+    """
+    try:
+        return expand(pattern)
+    except ValueError as error:
+        raise CorpusError(f"{field}: {error}") from error

@@ -1,0 +1,129 @@
+"""Pairs: one sample's bytes made into an image, a caption and metadata, or the reason why it cannot be used.
+
+Belongs here: the rules for captions and metadata. Does not belong here: where the bytes lie (`shards`), the rules for
+images (`images`), what is done with a pair (`embed`).
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import IO
+
+from PIL import Image
+
+from react_pipeline.corpus.images import BadImage, decode_image
+from react_pipeline.corpus.shards import Member, Sample, read_member
+from react_pipeline.settings import CorpusConfig
+
+MAX_IMAGE_BYTES = 256 << 20
+"""A larger image file is skipped unread."""
+MAX_METADATA_BYTES = 1 << 20
+MAX_METADATA_FIELDS = 64
+MAX_FIELD_NAME_CHARS = 100
+
+RESERVED_FIELDS = frozenset(
+    {
+        *("image_path", "caption", "metadata", "shard", "image_sha256"),
+        *("image_offset", "image_bytes", "caption_offset", "caption_bytes"),
+    }
+)
+"""Columns of the embeddings' metadata; a sample's own field of such a name is left out."""
+
+
+class BadSample(Exception):  # noqa: N818 - names what was met; caught and counted, it never reaches a user
+    """A sample that is skipped.
+
+    Attributes:
+        reason: `no_image`, `no_caption`, `empty_caption`, `caption_not_utf8`, `too_many_bytes`, or one of `BadImage`.
+        detail: What exactly, for the ledger.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        """Keep `reason` and `detail`."""
+        super().__init__(reason)
+        self.reason = reason
+        self.detail = detail
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A usable sample.
+
+    Attributes:
+        image: RGB.
+        image_sha256: Of the image file's bytes.
+        caption: Without blanks around it, never empty.
+        caption_cut: Whether it was longer than `max_caption_chars`.
+        fields: The sample's own metadata; every value as text, because types differ from sample to sample.
+        metadata_ignored: Whether there was metadata that is no JSON object or too large; the pair is used without it.
+    """
+
+    image: Image.Image
+    image_sha256: str
+    caption: str
+    caption_cut: bool
+    fields: dict[str, str]
+    metadata_ignored: bool
+
+
+def read_pair(file: IO[bytes], sample: Sample, corpus: CorpusConfig) -> Pair:
+    """Read and decode a sample from its tar, open for reading.
+
+    Raises:
+        BadSample: With the reason.
+        CorpusError: If the tar ends within a member.
+    """
+    if sample.image is None:
+        raise BadSample("no_image", f"extensions {', '.join(sorted(sample.members))}")
+    if sample.caption is None:
+        raise BadSample("no_caption", f"extensions {', '.join(sorted(sample.members))}")
+    caption, caption_cut = _read_caption(file, sample.caption, corpus.max_caption_chars)
+    if sample.image.size_bytes > MAX_IMAGE_BYTES:
+        raise BadSample("too_many_bytes", f"{sample.image.size_bytes:,}, allowed are {MAX_IMAGE_BYTES:,}")
+    data = read_member(file, sample.image)
+    try:
+        image = decode_image(data, corpus.max_pixels)
+    except BadImage as error:
+        raise BadSample(error.reason, error.detail) from error
+    fields = {} if sample.metadata is None else _read_fields(file, sample.metadata)
+    return Pair(image, hashlib.sha256(data).hexdigest(), caption, caption_cut, fields or {}, fields is None)
+
+
+def _read_caption(file: IO[bytes], member: Member, max_chars: int) -> tuple[str, bool]:
+    # A character has 4 bytes at most: a caption of gigabytes is cut without being read.
+    data = read_member(file, member, limit_bytes=4 * (max_chars + 1))
+    whole = len(data) == member.size_bytes
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(data, final=whole).strip()
+    except UnicodeDecodeError as error:
+        raise BadSample("caption_not_utf8", str(error)) from error
+    if not text:
+        raise BadSample("empty_caption")
+    return text[:max_chars].strip(), len(text) > max_chars or not whole
+
+
+def _read_fields(file: IO[bytes], member: Member) -> dict[str, str] | None:
+    if member.size_bytes > MAX_METADATA_BYTES:
+        return None
+    try:
+        loaded = json.loads(read_member(file, member))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(loaded, dict):
+        return None
+    fields = {}
+    for name, value in loaded.items():
+        if value is None or name in RESERVED_FIELDS or len(name) > MAX_FIELD_NAME_CHARS:
+            continue
+        fields[_storable(name)] = _storable(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        if len(fields) == MAX_METADATA_FIELDS:
+            break
+    return fields
+
+
+def _storable(text: str) -> str:
+    # JSON can spell half of a surrogate pair, which no UTF-8 file holds.
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,254 @@
+"""Shards on object stores and web servers: opened like files, identified without being read.
+
+Belongs here: range reads with their read-ahead, identities, listing a bucket. Does not belong here: addresses and
+single requests (`remote_store`), which names are allowed (`shard_patterns`), what a tar holds (`shards`).
+
+Everything else opens shards through `shards.open_shard`, which takes local paths too.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
+
+from react_pipeline.corpus.remote_store import RemoteShard as RemoteShard
+from react_pipeline.corpus.remote_store import attempt, file_system
+from react_pipeline.store import CorpusError, ReactError
+
+PARALLEL_REQUESTS = 16
+READ_THROUGH_BYTES = 256 << 10
+"""A shorter gap between two reads is fetched too: a request of its own costs as much as its transfer."""
+SMALLEST_FETCH_BYTES = 32 << 10
+LARGEST_FETCH_BYTES = 8 << 20
+
+_BUFFER_BYTES = 8 << 10
+_COPY_BYTES = 1 << 20
+_SAMPLED_BYTES = 1 << 20
+_TAGS = ("md5Hash", "Content-MD5", "ETag", "etag", "Last-Modified")
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What tells that a remote shard is still the same, and that two shards are not.
+
+    Attributes:
+        size_bytes: Of the tar.
+        tag: A checksum or ETag of the store; else the time of its last change; where a server tells none of these, a
+            digest of the first and the last MiB (of everything, if it does not serve ranges).
+        path: Of the URL on a web server, whose ETag is often just size and time of change; empty for object stores.
+    """
+
+    size_bytes: int
+    tag: str
+    path: str = ""
+
+    @property
+    def digest(self) -> str:
+        """64 hexadecimal digits, that stand where a local shard has the SHA-256 of its bytes."""
+        return hashlib.sha256(f"{self.size_bytes}:{self.tag}:{self.path}".encode()).hexdigest()
+
+
+def open_remote(shard: RemoteShard) -> BinaryIO:
+    """Open a remote shard for reading, with seeks.
+
+    Bytes are fetched by range. The read-ahead grows while reading is dense and shrinks at every jump of more than
+    `READ_THROUGH_BYTES`, so that headers between large images cost little and small images come in large pieces. A
+    server that serves no ranges (or no length) makes it a whole copy in a temporary file, which is said once a server.
+
+    Raises:
+        CorpusError: If it is not there, access is refused, or a package for its scheme is missing.
+        SourceUnavailable: If the server cannot be reached or fails, after `ATTEMPTS`.
+    """
+    return io.BufferedReader(_RangedFile(shard), _BUFFER_BYTES)
+
+
+def identify(shard: RemoteShard) -> Identity:
+    """Size and tag, by one request where the server tells them.
+
+    Raises:
+        CorpusError: As `open_remote`.
+        SourceUnavailable: Likewise.
+    """
+    info = _info(shard)
+    path = urlsplit(shard.url).path if shard.url.startswith("http") else ""
+    tag = next((f"{name}:{info[name]}" for name in _TAGS if info.get(name)), "")
+    if tag and info.get("size") is not None:
+        return Identity(int(info["size"]), tag, path)
+    raw = _RangedFile(shard)
+    with io.BufferedReader(raw, _BUFFER_BYTES) as file:
+        head = file.read(_SAMPLED_BYTES)
+        size = file.seek(0, io.SEEK_END)
+        file.seek(max(0, size - _SAMPLED_BYTES))
+        tail = file.read()
+        if raw.by_range:
+            return Identity(size, f"sampled:{hashlib.sha256(head + tail).hexdigest()}", path)
+        file.seek(0)
+        return Identity(size, f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}", path)
+
+
+def each(function: Callable[[RemoteShard], T], shards: list[RemoteShard]) -> Iterator[T]:
+    """Call a function that waits for a server on many shards at once; results in their order."""
+    with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
+        pending = [pool.submit(function, shard) for shard in shards]
+        try:
+            for future in pending:
+                yield future.result()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def list_tars(pattern: RemoteShard) -> list[RemoteShard]:
+    """The tar files of a bucket that match a pattern with `*`, `**` or `[ab]`, sorted.
+
+    Raises:
+        CorpusError: As `open_remote`.
+        SourceUnavailable: Likewise.
+    """
+    scheme = pattern.url.partition("://")[0]
+    names = attempt(pattern, lambda: file_system(pattern).glob(pattern.url))
+    return [RemoteShard(f"{scheme}://{name}", pattern.storage) for name in sorted(names) if name.endswith(".tar")]
+
+
+class _RangedFile(io.RawIOBase):
+    """Reads by range, with a read-ahead that follows the way in which it is read."""
+
+    def __init__(self, shard: RemoteShard) -> None:
+        self.shard = shard
+        self.name = shard.url
+        self.by_range = True
+        self._position = 0
+        self._start, self._block, self._fetch_bytes = 0, b"", SMALLEST_FETCH_BYTES // 2
+        self._copy: BinaryIO | None = None
+        info = _info(shard)
+        self._size = info.get("size")
+        self._handle: Any = None
+        if self._size is None or info.get("partial", True) is False:
+            self._copy_whole()
+        else:
+            fs = file_system(shard)
+            # fsspec's http would ask for the size once more.
+            known = {"size": self._size} if shard.url.startswith("http") else {}
+            self._handle = attempt(shard, lambda: fs.open(shard.url, "rb", block_size=1, cache_type="none", **known))
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: int(self._size or 0)}[whence]
+        if base + offset < 0:
+            raise ValueError(f"{self.shard}: a seek to byte {base + offset}")
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = max(0, min(len(buffer), int(self._size or 0) - self._position))
+        if not wanted:
+            return 0
+        data = self._read(wanted)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        for file in (self._copy, self._handle):
+            if file is not None:
+                file.close()
+        super().close()
+
+    def _read(self, wanted: int) -> bytes:
+        if self._copy is None:
+            inside = self._position - self._start
+            if inside < 0 or inside + wanted > len(self._block):
+                self._fetch(wanted)
+                inside = self._position - self._start
+        if self._copy is not None:
+            self._copy.seek(self._position)
+            return self._copy.read(wanted)
+        return self._block[inside : inside + wanted]
+
+    def _fetch(self, wanted: int) -> None:
+        gap = self._position - (self._start + len(self._block))
+        dense = -LARGEST_FETCH_BYTES < gap <= READ_THROUGH_BYTES
+        self._fetch_bytes = min(2 * self._fetch_bytes, LARGEST_FETCH_BYTES) if dense else SMALLEST_FETCH_BYTES
+        # What the buffer above asks for next is fetched along.
+        end = min(self._position + max(wanted + _BUFFER_BYTES, self._fetch_bytes), int(self._size or 0))
+        try:
+            self._block = attempt(self.shard, lambda: self._range(self._position, end))
+            self._start = self._position
+        except _NoRanges:
+            self._copy_whole()
+
+    def _range(self, start: int, end: int) -> bytes:
+        try:
+            self._handle.seek(start)
+            data: bytes = self._handle.read(end - start)
+        except ValueError as error:
+            # fsspec's words for a server that answers a range with the whole.
+            if "range requests" in str(error):
+                raise _NoRanges from error
+            raise
+        if len(data) != end - start:
+            raise ConnectionError(f"{len(data):,} of {end - start:,} bytes came")
+        return data
+
+    def _copy_whole(self) -> None:
+        host = self.shard.url.split("/")[2]
+        if host not in _told:
+            _told.add(host)
+            logger.warning("%s serves no ranges: each of its shards is copied whole when it is opened", host)
+        self.by_range = False
+        self._copy = attempt(self.shard, lambda: _download(self.shard, self._size))
+        self._size = self._copy.seek(0, io.SEEK_END)
+
+
+_told: set[str] = set()
+
+
+class _NoRanges(ReactError):  # noqa: N818 - a state of the server; caught here, it never reaches a user
+    pass
+
+
+def _download(shard: RemoteShard, size: int | None) -> BinaryIO:
+    copy: Any = tempfile.TemporaryFile(prefix="react-shard-")  # noqa: SIM115 - the caller closes it
+    try:
+        with file_system(shard).open(shard.url, "rb", block_size=0) as source:
+            while data := source.read(_COPY_BYTES):
+                copy.write(data)
+        if size is not None and copy.tell() != size:
+            raise ConnectionError(f"{copy.tell():,} of {size:,} bytes came")
+        copy.flush()
+    except BaseException as error:
+        copy.close()
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CorpusError(
+                f"{shard}: its server serves no ranges, and there is no room for a copy in {tempfile.gettempdir()}; "
+                "free space, or let TMPDIR name a larger disk"
+            ) from error
+        raise
+    return copy
+
+
+def _info(shard: RemoteShard) -> dict[str, Any]:
+    info: dict[str, Any] = attempt(shard, lambda: file_system(shard).info(shard.url))
+    if info.get("type") == "directory":
+        raise CorpusError(
+            f"{shard}: is a folder, not a tar file; write a pattern such as {shard.url.rstrip('/')}/*.tar"
+        )
+    return info

@@ -1,0 +1,203 @@
+"""Tar shards as webdataset lays them out: which samples a shard holds and at which bytes.
+
+Belongs here: opening a shard, reading the headers of a tar and a sample's bytes. Does not belong here: which shards
+make a corpus (`corpus`), requests to servers (`remote`), decoding (`images`, `embed`). Names of members are labels,
+never paths: nothing is ever extracted.
+"""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from react_pipeline.corpus.remote import open_remote
+from react_pipeline.corpus.remote_store import RemoteShard
+from react_pipeline.store import CorpusError
+
+ShardLocation = Path | RemoteShard
+"""Where a shard is. Its text (`str`) is the path or URL, for messages; open it with `open_shard`, never by itself."""
+
+IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+"""In order of preference, should a sample have several images."""
+CAPTION_EXTENSION = "txt"
+METADATA_EXTENSION = "json"
+
+MAX_NAME_BYTES = 1 << 20
+"""Of a long name or an extended header, which tarfile reads whole."""
+
+_NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
+_REGULAR_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+_EXTENDING_TYPES = (
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where the bytes of one member lie in its tar."""
+
+    offset: int
+    size_bytes: int
+
+
+@dataclass
+class Sample:
+    """What a shard holds under one key (the member's name up to the first dot of its last part)."""
+
+    key: str
+    members: dict[str, Member] = field(default_factory=dict)
+
+    @property
+    def image(self) -> Member | None:
+        """The image, by the order of `IMAGE_EXTENSIONS`."""
+        return next((self.members[name] for name in IMAGE_EXTENSIONS if name in self.members), None)
+
+    @property
+    def caption(self) -> Member | None:
+        """The caption."""
+        return self.members.get(CAPTION_EXTENSION)
+
+    @property
+    def metadata(self) -> Member | None:
+        """The JSON object that may go with a pair."""
+        return self.members.get(METADATA_EXTENSION)
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """The samples of a shard in their order, and the members refused as (name, reason)."""
+
+    samples: list[Sample]
+    refused: list[tuple[str, str]]
+
+    @property
+    def pairs(self) -> int:
+        """How many samples have an image and a caption."""
+        return sum(sample.image is not None and sample.caption is not None for sample in self.samples)
+
+    @property
+    def extensions(self) -> set[str]:
+        """Every extension found."""
+        return {extension for sample in self.samples for extension in sample.members}
+
+
+def open_shard(location: ShardLocation, *, buffering: int = -1) -> BinaryIO:
+    """Open a shard for reading bytes, with seeks; the one opener of all steps. `name` is its path or URL.
+
+    Open it in the process that reads it: a location may be handed to a worker, an open shard may not. Remote shards are
+    read by range, see `remote.open_remote`; read what lies close together in one piece, in the order of offsets.
+
+    Args:
+        location: Of the list that `corpus.check_shards` or `corpus.shard_paths` gives.
+        buffering: As of `open`, for local paths.
+
+    Raises:
+        CorpusError: If it is not there or cannot be read.
+        SourceUnavailable: If its server does not answer; reading may raise both too.
+    """
+    if isinstance(location, RemoteShard):
+        return open_remote(location)
+    try:
+        return location.open("rb", buffering=buffering)
+    except OSError as error:
+        raise CorpusError(f"{location}: cannot be read ({error.strerror or error})") from error
+
+
+def index_shard(location: ShardLocation) -> ShardIndex:
+    """Read the headers of an uncompressed tar; the data is skipped.
+
+    Of a remote shard, gaps of more than `remote.READ_THROUGH_BYTES` are not transferred.
+
+    The rule of keys is webdataset's, but the members of a sample need not be neighbours. Directories and names without
+    a key and an extension (`README`, `._a.jpg`) are passed over. Members with `..` or an absolute name are refused
+    with reason `unsafe_name`, links and devices with `not_a_file`.
+
+    Raises:
+        CorpusError: If the shard is cut off, no tar, compressed, or holds a member twice. webdataset yields fewer
+            samples without a word where a tar is cut, so the end-of-archive mark is demanded.
+    """
+    samples: dict[str, Sample] = {}
+    refused: list[tuple[str, str]] = []
+    for member in _members(location):
+        if member.isdir():
+            continue
+        # Names that are no UTF-8 come with surrogates, which no parquet file takes.
+        name = member.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").removeprefix("./")
+        if name.startswith("/") or ".." in name.split("/"):
+            refused.append((name, "unsafe_name"))
+        elif member.type not in _REGULAR_TYPES or member.issparse():
+            refused.append((name, "not_a_file"))
+        elif match := _NAME.fullmatch(name):
+            key, extension = match[1], match[2].lower()
+            sample = samples.setdefault(key, Sample(key))
+            if extension in sample.members:
+                raise CorpusError(
+                    f"{location}: key {key!r} has two members .{extension}; keys must differ within a shard: write the "
+                    "shard again or take it out of `corpus.shards`"
+                )
+            sample.members[extension] = Member(member.offset_data, member.size)
+    return ShardIndex(list(samples.values()), refused)
+
+
+def read_member(file: IO[bytes], member: Member, limit_bytes: int | None = None) -> bytes:
+    """The bytes of a member, the first `limit_bytes` at most; `file` is its tar, open for reading.
+
+    Raises:
+        CorpusError: If the tar ends before the member does, or cannot be read.
+    """
+    wanted = member.size_bytes if limit_bytes is None else min(member.size_bytes, limit_bytes)
+    try:
+        file.seek(member.offset)
+        data = file.read(wanted)
+    except OSError as error:
+        raise CorpusError(f"{file.name}: cannot be read ({error.strerror or error})") from error
+    if len(data) != wanted:
+        raise CorpusError(f"{file.name}: ends within a member; materialize `corpus` again")
+    return data
+
+
+class _Header(tarfile.TarInfo):
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        # The entry point that tarfile leaves to subclasses.
+        if self.type in _EXTENDING_TYPES and self.size > MAX_NAME_BYTES:
+            raise tarfile.ReadError(f"an extended header of {self.size:,} bytes, allowed are {MAX_NAME_BYTES:,}")
+        return super()._proc_member(tar)  # type: ignore[misc]
+
+
+def _members(path: ShardLocation) -> Iterator[tarfile.TarInfo]:
+    try:
+        with open_shard(path) as file, tarfile.open(fileobj=file, mode="r:", tarinfo=_Header) as tar:
+            while (member := tar.next()) is not None:
+                # tarfile keeps every header it has read; a shard can hold millions.
+                tar.members = []  # type: ignore[attr-defined]
+                if member.size < 0 or tar.offset <= member.offset:
+                    raise CorpusError(f"{path}: a header of negative size at byte {member.offset:,}")
+                yield member
+            _check_end(path, file, tar.offset)
+    # Hostile headers make tarfile raise more than its own errors (chained extended headers, numbers out of range).
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
+        raise CorpusError(
+            f"{path}: not a whole, uncompressed tar ({error}); copy the shard again, or take it out of `corpus.shards`"
+        ) from error
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _check_end(path: ShardLocation, file: IO[bytes], end: int) -> None:
+    # tarfile takes a cut header, a damaged one and a missing end alike for the end of the archive.
+    file.seek(end)
+    mark = file.read(tarfile.BLOCKSIZE)
+    if len(mark) < tarfile.BLOCKSIZE or mark.strip(b"\0"):
+        what = "a damaged header" if len(mark) == tarfile.BLOCKSIZE else "no end-of-archive mark"
+        raise CorpusError(
+            f"{path}: {what} at byte {end:,}, so the shard is cut off or damaged; copy it again, or take it out of "
+            "`corpus.shards`"
+        )
+    while block := file.read(1 << 20):
+        if block.strip(b"\0"):
+            raise CorpusError(f"{path}: holds data behind its end-of-archive mark; joined tars must be kept apart")

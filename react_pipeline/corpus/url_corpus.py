@@ -1,0 +1,255 @@
+"""A corpus from tables of URLs: images are downloaded and packed into tar shards, inside the artifact `corpus`.
+
+Belongs here: parts and how a killed build goes on, what is taken over from the corpus before, the ledger of what could
+not be had. Does not belong here: reading the tables (`url_tables`), fetching (`downloads`), embedding (`embed`).
+
+Files: `shards/NNNNN.tar` (KEY.jpg|png|webp, KEY.txt, KEY.json with the URL), `shards.parquet`, `failed.parquet`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from react_pipeline.corpus.downloads import download_images
+from react_pipeline.corpus.inventory import SHARDS_FILE, take_stock
+from react_pipeline.corpus.url_shards import SHARDS, pack, take_over
+from react_pipeline.corpus.url_tables import UrlRow, find_tables, read_rows
+from react_pipeline.project import Project, held, resolve
+from react_pipeline.settings import CorpusConfig, DistributorConfig
+from react_pipeline.store import (
+    Artifact,
+    CorpusError,
+    CorruptArtifact,
+    MissingArtifact,
+    fsync,
+    remembered_sha256,
+    write_atomically,
+)
+
+FAILED_FILE = "failed.parquet"
+FAILED_COLUMNS = ["key", "url", "reason", "detail", "attempts"]
+PART_ROWS = 40_000
+"""Rows that are downloaded, packed and marked as done together. So much is kept twice on disk for a while."""
+
+_SCRATCH = "scratch"
+_SCHEMA = pa.schema([(name, pa.string()) for name in UrlRow._fields])
+
+logger = logging.getLogger(__name__)
+
+
+def publish_url_corpus(project: Project) -> Artifact:
+    """Publish the artifact `corpus` of kind `urls`.
+
+    The same tables give the same fingerprint, though the web may give other images on another day; so an artifact is
+    made once, and raising `corpus.download.retries` is the way to try again what failed. What the current corpus holds
+    of the same URLs and captions is taken over without a request; its failures too, unless `retries` was raised.
+
+    Raises:
+        CorpusError: If a table is unusable, or more than `corpus.download.max_failed_fraction` of the images could not
+            be had. What was downloaded is kept for the next run.
+    """
+    tables = find_tables(project.config.corpus.urls)
+    content = [remembered_sha256(project.store.root, path) for path in tables]
+    inputs = resolve(project, "corpus", content=content)
+    return project.store.build(inputs, lambda staging: _build(project, tables, staging), resumable=True)
+
+
+def _build(project: Project, tables: list[Path], staging: Path) -> dict[str, Any]:
+    scratch = staging / _SCRATCH
+    plan_file = scratch / "plan.json"
+    if not plan_file.exists():
+        shutil.rmtree(staging)
+        scratch.mkdir(parents=True)
+        (staging / SHARDS).mkdir()
+        write_atomically(plan_file, json.dumps(_plan(project, tables, staging)))
+    plan = json.loads(plan_file.read_text())
+    remaining = pq.ParquetFile(scratch / "remaining.parquet")
+    config = project.config
+    done = (plan["rows"], plan["failed"], plan["taken_over"], plan["shards"])
+    progress = _Progress(config.corpus, config.distributor, *done)
+    with held(config.distributor):
+        for part in range(remaining.num_row_groups):
+            _Part(part, staging).run(remaining, progress)
+    progress.check(0, {})
+    if not progress.pairs:
+        raise CorpusError(
+            f"corpus.urls: not one image could be had of {plan['rows']:,} URLs, most often for {progress.often()}; "
+            "look at the network and the table"
+        )
+    ledger = pd.concat([pd.read_parquet(path) for path in sorted(scratch.glob("failed*.parquet"))], ignore_index=True)
+    ledger.to_parquet(staging / FAILED_FILE, index=False)
+    shards = sorted((staging / SHARDS).glob("*.tar"), key=lambda path: int(path.stem))
+    table = take_stock(None, shards)
+    table["path"] = [Path(path).relative_to(staging).as_posix() for path in table["path"]]
+    table.to_parquet(staging / SHARDS_FILE, index=False)
+    shutil.rmtree(scratch)
+    return {
+        "shards": len(table),
+        "bytes": int(table["bytes"].sum()),
+        "pairs": progress.pairs,
+        "taken_over": plan["taken_over"],
+        "failed": len(ledger),
+        "reasons": {str(reason): int(count) for reason, count in ledger["reason"].value_counts().items()},
+        "skipped": plan["skipped"],
+    }
+
+
+def _plan(project: Project, tables: list[Path], staging: Path) -> dict[str, Any]:
+    """Read the tables, take over what is there, and write down what remains to be downloaded."""
+    corpus, scratch, skipped = project.config.corpus, staging / _SCRATCH, Counter[str]()
+    _write_rows(scratch / "rows.parquet", read_rows(tables, corpus.url_column, corpus.caption_column, skipped))
+    rows = pq.ParquetFile(scratch / "rows.parquet")
+    total = rows.metadata.num_rows
+    if not total:
+        raise CorpusError(
+            f"corpus.urls: no usable row in {len(tables)} tables"
+            + (f"; rows were skipped for {dict(skipped)}" if skipped else ", which are empty")
+        )
+    shards, had = 0, set[str]()
+    failed = pd.DataFrame(columns=FAILED_COLUMNS)
+    if earlier := _earlier(project):
+        wanted = {key.as_py() for batch in rows.iter_batches(columns=["key"]) for key in batch.column(0)}
+        shards, had = take_over(earlier, wanted, staging / SHARDS)
+        if _tried_as_hard(earlier, corpus):
+            failed = pd.read_parquet(earlier.file(FAILED_FILE))
+            failed = failed[failed["key"].isin(wanted)]
+    _write_ledger(scratch / "failed.parquet", failed)
+    done = had | set(failed["key"])
+    _write_rows(scratch / "remaining.parquet", (row for row in _read_back(rows) if row.key not in done))
+    (scratch / "rows.parquet").unlink()
+    return {
+        "rows": total,
+        "shards": shards,
+        "taken_over": len(had),
+        "failed": Counter(failed["reason"]),
+        "skipped": dict(skipped),
+    }
+
+
+@dataclass
+class _Progress:
+    """What became of the rows so far, of all `rows` of the corpus."""
+
+    corpus: CorpusConfig
+    distributor: DistributorConfig
+    rows: int
+    reasons: dict[str, int]
+    pairs: int
+    shards: int
+
+    def check(self, pairs: int, reasons: dict[str, int]) -> None:
+        """Refuse to go on if too many could not be had, this part's `pairs` and failures included."""
+        failed = sum(self.reasons.values()) + sum(reasons.values())
+        tried = failed + self.pairs + pairs
+        allowed = self.corpus.download.max_failed_fraction
+        if tried and failed > allowed * tried:
+            raise CorpusError(
+                f"corpus.urls: {failed:,} of {tried:,} images could not be had ({failed / tried:.0%}, allowed are "
+                f"{allowed:.0%}), most often for {self.often(reasons)}; look at "
+                "the network and the table and run again (what was had is kept), or raise "
+                "`corpus.download.max_failed_fraction`"
+            )
+
+    def often(self, reasons: Mapping[str, int] | None = None) -> str:
+        """The commonest reasons of failures, `reasons` of a part included."""
+        counted = Counter(self.reasons) + Counter(reasons)
+        return ", ".join(f"{reason} ({count:,})" for reason, count in counted.most_common(3)) or "no reason"
+
+    def add(self, pairs: int, reasons: dict[str, int], shards: int) -> None:
+        """Count a finished part."""
+        self.reasons = dict(Counter(self.reasons) + Counter(reasons))
+        self.pairs += pairs
+        self.shards += shards
+
+
+@dataclass
+class _Part:
+    """Rows that are downloaded together; its marker says that shards and ledger are on disk."""
+
+    number: int
+    staging: Path
+
+    def run(self, remaining: pq.ParquetFile, progress: _Progress) -> None:
+        """Download and pack, unless a killed build has done so."""
+        scratch = self.staging / _SCRATCH
+        marker, directory = scratch / f"part_{self.number}.json", scratch / f"download_{self.number}"
+        if not marker.exists():
+            write_atomically(marker, json.dumps(self._done(remaining, progress, directory)))
+        progress.add(**json.loads(marker.read_text()))
+        shutil.rmtree(directory, ignore_errors=True)
+
+    def _done(self, remaining: pq.ParquetFile, progress: _Progress, directory: Path) -> dict[str, Any]:
+        rows = remaining.read_row_group(self.number).to_pandas()
+        rows["row"] = range(len(rows))
+        corpus, refusals = progress.corpus, self.staging / _SCRATCH / f"refusals_{self.number}"
+        refused = int(refusals.read_text()) if refusals.exists() else 0
+        # Failures of a network that was down are on record; a run after a refusal may try as often again.
+        settings = corpus.download.model_copy(update={"retries": (refused + 1) * (corpus.download.retries + 1) - 1})
+        got = download_images(rows[["row", "url"]], directory, settings, corpus.max_pixels, progress.distributor)
+        reasons = {str(reason): int(count) for reason, count in got.failed["reason"].value_counts().items()}
+        try:
+            progress.check(len(got.images), reasons)
+        except CorpusError:
+            write_atomically(refusals, str(refused + 1))
+            raise
+        wanted = rows.iloc[got.images["row"]].itertuples(index=False)
+        samples = ((UrlRow(row.key, row.url, row.caption), got.read(int(row.row))) for row in wanted)
+        shards = pack(samples, self.staging / SHARDS, progress.shards)
+        failed = got.failed.assign(key=rows["key"].iloc[got.failed["row"]].to_numpy())
+        _write_ledger(self.staging / _SCRATCH / f"failed_{self.number:06d}.parquet", failed)
+        return {"pairs": len(got.images), "reasons": reasons, "shards": shards}
+
+
+def _earlier(project: Project) -> Artifact | None:
+    """The current corpus, if its images were made by the same rules."""
+    try:
+        artifact = project.store.current("corpus", "all")
+    except MissingArtifact:
+        return None
+    except CorruptArtifact as error:
+        logger.warning("%s; nothing is taken over from it", error)
+        return None
+    recorded, size = artifact.manifest["config"], project.config.corpus.download.image_size
+    return artifact if recorded["kind"] == "urls" and recorded["image_size"] == size else None
+
+
+def _tried_as_hard(earlier: Artifact, corpus: CorpusConfig) -> bool:
+    recorded, download = earlier.manifest["config"], corpus.download
+    return bool(
+        recorded["retries"] >= download.retries
+        and recorded["max_pixels"] >= corpus.max_pixels
+        and recorded.get("allow_private_addresses", False) >= download.allow_private_addresses
+    )
+
+
+def _write_rows(path: Path, rows: Iterable[UrlRow]) -> None:
+    """A parquet file whose row groups are parts."""
+    iterator = iter(rows)
+    with pq.ParquetWriter(path, _SCHEMA) as writer:
+        while block := list(islice(iterator, PART_ROWS)):
+            columns = [pa.array(column, pa.string()) for column in zip(*block, strict=True)]
+            writer.write_table(pa.table(columns, _SCHEMA), row_group_size=PART_ROWS)
+    fsync(path)
+
+
+def _read_back(rows: pq.ParquetFile) -> Iterator[UrlRow]:
+    for batch in rows.iter_batches():
+        yield from map(UrlRow._make, zip(*(column.to_pylist() for column in batch.columns), strict=True))
+
+
+def _write_ledger(path: Path, failed: pd.DataFrame) -> None:
+    text = {name: "string" for name in FAILED_COLUMNS if name != "attempts"}
+    failed[FAILED_COLUMNS].astype({**text, "attempts": "int32"}).to_parquet(path, index=False)
+    fsync(path)

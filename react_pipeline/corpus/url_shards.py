@@ -1,0 +1,102 @@
+"""Tar shards of downloaded pairs: written from images in memory, or taken over from an earlier corpus.
+
+Belongs here: the form of these shards (KEY.jpg|png|webp, KEY.txt, KEY.json with the URL). Does not belong here: which
+pairs are downloaded (`url_corpus`), reading shards (`shards`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from react_pipeline.corpus.images import extension_of
+from react_pipeline.corpus.shards import CAPTION_EXTENSION, METADATA_EXTENSION, index_shard, open_shard, read_member
+from react_pipeline.corpus.url_tables import UrlRow
+from react_pipeline.store import Artifact, fsync
+
+SHARDS = "shards"
+"""Folder of the artifact."""
+PAIRS_PER_SHARD = 10_000
+
+
+def take_over(earlier: Artifact, wanted: set[str], directory: Path) -> tuple[int, set[str]]:
+    """Bring over the pairs of an earlier corpus that are still wanted; whole shards become links to the same bytes.
+
+    Args:
+        earlier: An artifact `corpus` of kind `urls`.
+        wanted: Keys.
+        directory: Where the shards go, numbered from 0.
+
+    Returns:
+        The number of shards, and the keys that they hold.
+    """
+    had: set[str] = set()
+    shards = 0
+    for name in sorted(name for name in earlier.manifest["files"] if name.startswith(f"{SHARDS}/")):
+        path = earlier.file(name)
+        index = index_shard(path)
+        kept = [sample for sample in index.samples if sample.key in wanted]
+        if not kept:
+            continue
+        target = _shard(directory, shards)
+        if len(kept) == len(index.samples):
+            _link(path, target)
+        else:
+            with open_shard(path) as file, _new_tar(target) as tar:
+                for sample in kept:
+                    for extension, member in sample.members.items():
+                        _add(tar, f"{sample.key}.{extension}", read_member(file, member))
+        fsync(target)
+        had.update(sample.key for sample in kept)
+        shards += 1
+    return shards, had
+
+
+def _link(path: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(path)
+    except OSError:
+        # Not every file system has links.
+        shutil.copyfile(path, target)
+
+
+def pack(samples: Iterator[tuple[UrlRow, bytes]], directory: Path, first: int) -> int:
+    """Write downloaded pairs into shards from number `first` on, each put on disk; gives how many."""
+    shards = 0
+    while block := next(samples, None):
+        target = _shard(directory, first + shards)
+        with _new_tar(target) as tar:
+            _add_pair(tar, *block)
+            for row, image in islice(samples, PAIRS_PER_SHARD - 1):
+                _add_pair(tar, row, image)
+        fsync(target)
+        shards += 1
+    fsync(directory)
+    return shards
+
+
+def _add_pair(tar: tarfile.TarFile, row: UrlRow, image: bytes) -> None:
+    about = json.dumps({"url": row.url}, ensure_ascii=False).encode()
+    _add(tar, f"{row.key}.{extension_of(image)}", image)
+    _add(tar, f"{row.key}.{CAPTION_EXTENSION}", row.caption.encode())
+    _add(tar, f"{row.key}.{METADATA_EXTENSION}", about)
+
+
+def _new_tar(path: Path) -> tarfile.TarFile:
+    return tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    # TarInfo's own defaults (time 0, owner 0, mode 644) make the bytes reproducible.
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def _shard(directory: Path, number: int) -> Path:
+    return directory / f"{number:05d}.tar"

@@ -1,0 +1,225 @@
+"""Embedding the corpus: every pair's image and caption as unit vectors, in clip-retrieval's layout.
+
+Belongs here: the order of events, how a killed build goes on, what is counted. Does not belong here: groups of shards
+(`embedding.groups`), taking over what was embedded before (`earlier_embeddings`), encoding (`group_encoder`; on a
+cluster `embedding.spread`), reading vectors and metadata back (`vectors`).
+
+clip-retrieval's `Runner`, `NumpyWriter` and layout are used, so its tools read what is written here.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from react_pipeline.corpus import SHARDS_FILE, check_shards, index_shard
+from react_pipeline.embedding.earlier_embeddings import LEDGER_FILE, EarlierEmbeddings
+from react_pipeline.embedding.groups import (
+    DUPLICATE,
+    LEDGER_COLUMNS,
+    LEDGER_SCHEMA,
+    Group,
+    cut_into_groups,
+    files_of_group,
+)
+from react_pipeline.embedding.records import Records, mark_done
+from react_pipeline.embedding.seen_keys import Duplicates, SeenKeys
+from react_pipeline.embedding.spread import EncodeTask, KeysTask, read_keys
+from react_pipeline.embedding.vectors import GROUPS_FILE
+from react_pipeline.project import Project, held, resolve, spread
+from react_pipeline.settings import PipelineConfig
+from react_pipeline.store import Artifact, CorpusError, Inputs, write_atomically
+
+__all__ = ["DUPLICATE", "LEDGER_COLUMNS", "LEDGER_FILE", "embed_corpus"]
+
+_SCRATCH = "scratch"
+_COUNTS_FILE = "counts.json"
+_PLAN_FILE = "plan"
+_SUMMED = ("rows", "reused_rows", "captions_cut", "metadata_ignored", "seconds")
+
+
+def embed_corpus(project: Project) -> Artifact:
+    """Publish the artifact `corpus_embeddings`.
+
+    Files: `img_emb/img_emb_N.npy` and `text_emb/text_emb_N.npy` (float16 unit rows), `metadata/metadata_N.parquet`
+    (key as image_path, caption, shard, byte ranges, digest, the sample's own fields), `stats/N.json`, `ledger.parquet`,
+    `groups.jsonl`, `counts.json`. N counts groups of shards; a killed build goes on with the first unfinished group,
+    and a group that was embedded before is linked (`earlier_embeddings`). Ready embeddings are adopted instead.
+
+    Raises:
+        CorpusError: If a shard is missing, changed, damaged or has more than `max_bad_fraction` bad samples or keys of
+            earlier shards, or the encoder gives a vector that is not finite or zero.
+    """
+    if project.config.corpus.kind == "embeddings":
+        from react_pipeline.embedding.adopt import adopt_embeddings
+
+        return adopt_embeddings(project)
+    inputs = resolve(project, "corpus_embeddings")
+    corpus, base = inputs.parents["corpus"], inputs.parents["base_checkpoint"]
+    return project.store.build(inputs, lambda staging: _embed(project, inputs, corpus, base, staging), resumable=True)
+
+
+def _embed(project: Project, inputs: Inputs, corpus: Artifact, base: Artifact, staging: Path) -> dict[str, Any]:
+    if (staging / _COUNTS_FILE).exists():
+        # Killed between the last group and the publishing, which takes long where gigabytes are hashed.
+        return _finished(staging)
+    locations = check_shards(project.store, corpus)
+    shards = pd.read_parquet(corpus.file(SHARDS_FILE))
+    digests = shards["sha256"].tolist()
+    earlier = EarlierEmbeddings(project.store, inputs)
+    scratch = _prepared(staging, digests, project.config.embedding.shards_per_group, earlier)
+    plan = json.loads((scratch / _PLAN_FILE).read_text())["groups"]
+    groups = [Group(number, range(start, end), tuple(digests[start:end])) for number, (start, end) in enumerate(plan)]
+    records = Records(staging, scratch, len(groups), locations, project.config.corpus.max_bad_fraction)
+    folders = shards["folder"].tolist() if "folder" in shards else None
+    build, pairs = _Build(project.config, records, groups, earlier, base, folders), corpus.counts.get("pairs")
+    with tqdm(total=pairs, desc="embedding", unit="pair", disable=None) as bar:
+        try:
+            is_local = project.config.distributor.kind == "local"
+            with held(project.config.distributor):
+                dimension, arithmetic = build.run(bar, pairs) if is_local else build.run_spread(bar)
+        finally:
+            build.seen.close()
+    return _finish(staging, scratch, len(groups), dimension, arithmetic)
+
+
+class _Build:
+    """One run of the embedding, which goes on with what a killed one left."""
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        records: Records,
+        groups: list[Group],
+        earlier: EarlierEmbeddings,
+        base: Artifact,
+        folders: list[int] | None,
+    ) -> None:
+        self.config, self.records, self.groups = config, records, groups
+        self.earlier, self.base = earlier, base
+        self.seen = SeenKeys(records.scratch / "keys.sqlite", folders)
+
+    def run(self, bar: Any, pairs: int | None) -> tuple[int, dict[str, str]]:
+        """Bring every group into place; return the dimension of the vectors, and `GroupEncoder.arithmetic`."""
+        from react_pipeline.embedding.group_encoder import GroupEncoder
+
+        encoder = GroupEncoder(self.config, self.base.path, self.records.locations, self.records.groups)
+        to_encode = self._to_encode(bar, lambda group: group.read_headers(self.records.locations, self.seen))
+        for group, counts in encoder.encode(to_encode, self.records.staging, bar, pairs):
+            self.records.done(group, **counts)
+        return encoder.dimension, encoder.arithmetic
+
+    def run_spread(self, bar: Any) -> tuple[int, dict[str, str]]:
+        """The same as tasks of a cluster."""
+        from react_pipeline.clip import dimension_of
+
+        records, settings = self.records, self.config.distributor
+        unread = [
+            group
+            for group in self.groups
+            if not records.marker(group.number).exists() and not self.earlier.longest_match(group.digests, 0)
+        ]
+        spread(KeysTask(records.locations, records.scratch), unread, settings, "headers of shards")
+        duplicates: dict[int, Duplicates] = {}
+
+        def sort_out(group: Group) -> None:
+            keys = read_keys(records.scratch, group)
+            if keys is None:
+                indices = {shard: index_shard(records.locations[shard]) for shard in group.shards}
+                keys = {shard: [sample.key for sample in index.samples] for shard, index in indices.items()}
+            duplicates[group.number] = self.seen.duplicates(keys)
+            self.seen.add(keys)
+
+        items = [(group, duplicates[group.number]) for group in self._to_encode(bar, sort_out)]
+        tasks = spread(EncodeTask(self.config, self.base.path, records), items, settings, "embedding")
+        # Executors may differ; the manifest names every device and precision that was used.
+        used = {name: ", ".join(sorted({task[name] for task in tasks})) for name in ("device", "precision")}
+        return dimension_of(self.base.path), used
+
+    def _to_encode(self, bar: Any, prepare: Callable[[Group], None]) -> Iterator[Group]:
+        """The groups that are neither finished nor can be taken over, prepared; the others on the way.
+
+        Runs in the thread that reads ahead.
+        """
+        records = self.records
+        for group in self.groups:
+            marker = records.marker(group.number)
+            if marker.exists():
+                self.seen.add(records.keys_of(group))
+                bar.update(json.loads(marker.read_text())["rows"])
+                continue
+            for name in files_of_group(group.number, records.groups):
+                # What a kill left may be a link to a published file: removed, never written over.
+                (records.staging / name).unlink(missing_ok=True)
+            taken = self.earlier.take_over(group, records.staging, records.groups, self.seen)
+            if taken is None:
+                prepare(group)
+                yield group
+            else:
+                records.done(group, **taken, reused_rows=taken["rows"])
+                bar.update(taken["rows"])
+
+
+def _prepared(staging: Path, digests: list[str], shards_per_group: int, earlier: EarlierEmbeddings) -> Path:
+    """The folder of markers and ledgers, with the plan. Of no use is one that was cut otherwise: all starts anew.
+
+    A plan that was begun is kept, even if what could be taken over has changed since: its groups are what is finished.
+    """
+    scratch = staging / _SCRATCH
+    path = scratch / _PLAN_FILE
+    if staging.exists() and not (
+        path.exists() and json.loads(path.read_text())["shards_per_group"] == shards_per_group
+    ):
+        shutil.rmtree(staging)
+    scratch.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        groups = cut_into_groups(digests, shards_per_group, lambda start: earlier.longest_match(digests, start))
+        write_atomically(path, json.dumps({"shards_per_group": shards_per_group, "groups": groups}))
+    return scratch
+
+
+def _finish(staging: Path, scratch: Path, groups: int, dimension: int, arithmetic: dict[str, str]) -> dict[str, Any]:
+    totals, reasons = Counter[str](), Counter[str]()
+    records = (staging / GROUPS_FILE).open("w", encoding="utf-8")
+    with records, pq.ParquetWriter(staging / LEDGER_FILE, LEDGER_SCHEMA) as ledger:
+        row_groups = 0
+        for number in range(groups):
+            record = json.loads((scratch / f"{number}.json").read_text())
+            reasons.update(record["reasons"])
+            totals.update({name: record.get(name, 0) for name in _SUMMED})
+            rows = pq.read_table(scratch / f"{number}.parquet")
+            if rows.num_rows:
+                # A row group of its own, so that a later build reads no other.
+                ledger.write_table(rows, row_group_size=rows.num_rows)
+            records.write(json.dumps({**record, "ledger": row_groups if rows.num_rows else None}) + "\n")
+            row_groups += bool(rows.num_rows)
+    if not totals["rows"]:
+        raise CorpusError(f"corpus.shards: not one pair can be used; samples were skipped for {dict(reasons)}")
+    encoded = totals["rows"] - totals["reused_rows"]
+    counts = {
+        "rows": totals["rows"],
+        "reused_rows": totals["reused_rows"],
+        "skipped": reasons.total(),
+        "reasons": dict(reasons.most_common()),
+        "dimension": dimension,
+        "captions_cut": totals["captions_cut"],
+        "metadata_ignored": totals["metadata_ignored"],
+        "seconds": round(totals["seconds"], 2),
+        "pairs_per_second": round(encoded / totals["seconds"], 1) if totals["seconds"] else 0.0,
+        **arithmetic,
+    }
+    mark_done(staging / _COUNTS_FILE, [staging / LEDGER_FILE, staging / GROUPS_FILE], counts)
+    return _finished(staging)
+
+
+def _finished(staging: Path) -> dict[str, Any]:
+    shutil.rmtree(staging / _SCRATCH, ignore_errors=True)
+    return dict(json.loads((staging / _COUNTS_FILE).read_text()))

@@ -1,0 +1,224 @@
+"""Vectors and metadata of the corpus, read back row by row, wherever `corpus_embeddings` says they lie.
+
+Belongs here: which files hold which rows, and reading them. Does not belong here: making them (`embed`), adopting ready
+ones (`ready_embeddings`), searching them (`index`). Shapes: N rows of the corpus, D width.
+
+An artifact holds its vectors, or names where ready ones lie (`READY_FILE`); readers see no difference. Of ready ones
+the columns of URL and caption are called `url` and `caption` whatever their names in the files, a missing one
+reads as "", and `image_sha256` is "", since no image has been seen yet.
+
+How many rows each file holds was recorded when it was published, so only files that hold a row asked for are opened.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow.parquet as pq
+
+from react_pipeline.corpus import folder_of
+from react_pipeline.embedding.parts import Parts, Rows, Vectors, holding, map_vectors, starts_of, vectors_of
+from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, remembered_sha256
+
+Side = Literal["image", "text"]
+FOLDERS: dict[Side, str] = {"image": "img_emb", "text": "text_emb"}
+METADATA = "metadata"
+READY_FILE = "ready.json"
+"""Of an adopted artifact: `folder`, `columns` (our name: name in the files), `files` ([name, SHA-256] in order), `rows`
+(of each number)."""
+GROUPS_FILE = "groups.jsonl"
+"""Of our own: one line of JSON a group, `Group.record` and which row group of the ledger is its own; a group without
+rows has no files."""
+
+_unchanged: dict[Path, tuple[int, int]] = {}
+
+
+def vector_parts(artifact: Artifact, side: Side) -> Parts:
+    """The `.npy` files of one side.
+
+    Raises:
+        CorruptArtifact: If the files hold more or fewer rows than the manifest says.
+    """
+    return _layout(artifact).parts(artifact, FOLDERS[side])
+
+
+def vector_files(artifact: Artifact, side: Side) -> list[Path]:
+    """The `.npy` files of one side in the order of rows.
+
+    Raises:
+        CorpusError: If one of ready embeddings is gone or has changed since it was adopted.
+    """
+    parts = vector_parts(artifact, side)
+    return [parts.path(number) for number in range(len(parts.names))]
+
+
+def read_vectors(artifact: Artifact, side: Side) -> Vectors:
+    """All vectors of one side, (N, D) float32; row n belongs to row n of `read_metadata`."""
+    parts = vector_parts(artifact, side)
+    vectors = np.empty((parts.starts[-1], artifact.counts["dimension"]), np.float32)
+    for number, start in enumerate(parts.starts[:-1]):
+        vectors[start : parts.starts[number + 1]] = parts.mapped(number)
+    return vectors
+
+
+def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.DataFrame:
+    """The metadata of all pairs; the index is the row number, in the vectors and in the FAISS index.
+
+    All rows come into memory: 400 million captions are 40 GB. For chosen rows there is `row_metadata`.
+
+    Args:
+        artifact: The embeddings.
+        columns: Only these; a field that no sample had, of a group or of all, is missing (NaN) there.
+    """
+    layout = _layout(artifact)
+    parts, tables = layout.parts(artifact, METADATA), []
+    for number in range(len(parts.names)):
+        with parts.parquet(number) as file:
+            tables.append(layout.named(file.read(columns=layout.present(file, columns)).to_pandas(), columns))
+    table = pd.concat(tables, ignore_index=True)
+    return table if columns is None else table.reindex(columns=columns)
+
+
+def row_metadata(
+    artifact: Artifact, rows: Sequence[int] | npt.NDArray[Any] | pd.Series, columns: list[str]
+) -> pd.DataFrame:
+    """The metadata of some rows, in their order; the index is the row number.
+
+    Only the row groups that hold one of them are read, one at a time, so time and memory follow what is asked for.
+
+    Raises:
+        IndexError: If the corpus has no such row.
+    """
+    wanted = np.asarray(rows, dtype=np.int64)
+    distinct, layout = np.unique(wanted), _layout(artifact)
+    parts, tables = layout.parts(artifact, METADATA), []
+    for number, places, inside in parts.holding(distinct):
+        with parts.parquet(number) as file:
+            present = layout.present(file, columns)
+            lengths = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            for group, here, chosen in holding(starts_of(lengths), inside):
+                table = file.read_row_group(group, columns=present).take(chosen).to_pandas()
+                tables.append(layout.named(table, columns).set_axis(distinct[places[here]]))
+    if not tables:
+        return pd.DataFrame(columns=columns)
+    return pd.concat(tables).reindex(columns=columns).loc[wanted]
+
+
+def image_vectors(artifact: Artifact, rows: pd.Series) -> Vectors:
+    """Image vectors (N, D) of some rows; the files are mapped, so only the pages that hold these rows are read.
+
+    Raises:
+        IndexError: If the corpus has no such row.
+    """
+    return vectors_of(vector_parts(artifact, "image"), rows.to_numpy(), artifact.counts["dimension"])
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What an artifact says of its files; where ready ones lie may change at any time."""
+
+    names: dict[str, list[str]]
+    """Of files, by folder, in the order of rows."""
+    starts: Rows
+    """As of `Parts`, of each folder."""
+    folder: str = ""
+    """Of ready files, where they lay when they were adopted."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Our name -> name in the files, where they differ in meaning; empty for our own files."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of ready files, which anyone may change."""
+
+    def parts(self, artifact: Artifact, folder: str) -> Parts:
+        if not self.digests:
+            return Parts(artifact.path, self.names[folder], self.starts)
+        root = artifact.path.parents[2]
+        base = folder_of(root, artifact.parents["corpus"], self.folder)
+        check = partial(_check_unchanged, root, base, self.digests)
+        return Parts(base, self.names[folder], self.starts, check)
+
+    def present(self, file: pq.ParquetFile, columns: list[str] | None) -> list[str] | None:
+        if columns is None:
+            return None
+        return [
+            name for name in (self.columns.get(column, column) for column in columns) if name in file.schema_arrow.names
+        ]
+
+    def named(self, table: pd.DataFrame, columns: list[str] | None) -> pd.DataFrame:
+        if not self.columns:
+            return table
+        # A file may use our name for something else, which then gives way.
+        taken = [name for name in self.columns if name in table and name not in self.columns.values()]
+        table = table.drop(columns=taken).rename(columns={theirs: ours for ours, theirs in self.columns.items()})
+        for name in {"url", "caption"} & set(table):
+            table[name] = table[name].fillna("")
+        return table.assign(image_sha256="") if columns is None or "image_sha256" in columns else table
+
+
+@dataclass(frozen=True)
+class _Known:
+    """An artifact by what it holds: one that was built again at the same place is another one."""
+
+    path: Path
+    digest: str
+    artifact: Artifact = field(compare=False)
+
+
+def _layout(artifact: Artifact) -> _Layout:
+    return _layout_of(_Known(artifact.path, artifact.manifest["digest"], artifact))
+
+
+@lru_cache(maxsize=4)
+def _layout_of(known: _Known) -> _Layout:
+    artifact = known.artifact
+    # Of the manifest, not of the folder: a stray file would shift the rows.
+    names = sorted(artifact.manifest["files"])
+    ready: dict[str, Any] = {"folder": "", "columns": {}, "files": []}
+    rows: list[int] | None = None
+    if READY_FILE in names:
+        ready = json.loads(artifact.file(READY_FILE).read_text())
+        names, rows = [name for name, _ in ready["files"]], ready.get("rows")
+    elif GROUPS_FILE in names:
+        with artifact.file(GROUPS_FILE).open(encoding="utf-8") as lines:
+            rows = [count for line in lines if (count := json.loads(line)["rows"])]
+    by_folder = {
+        folder: [name for name in names if name.startswith(f"{folder}/")] for folder in (*FOLDERS.values(), METADATA)
+    }
+    layout = _Layout(by_folder, starts_of([]), ready["folder"], ready["columns"], dict(ready["files"]))
+    if rows is None:
+        # An earlier version did not record them.
+        images = layout.parts(artifact, FOLDERS["image"])
+        rows = [len(map_vectors(images.path(number))) for number in range(len(images.names))]
+    if sum(rows) != (expected := int(artifact.counts["rows"])):
+        raise CorruptArtifact(
+            f"{artifact.path}: {sum(rows):,} rows, its manifest says {expected:,}; rematerialize `corpus_embeddings`"
+        )
+    for folder, files in by_folder.items():
+        if len(files) != len(rows):
+            raise CorruptArtifact(
+                f"{artifact.path}: {len(files):,} files of {folder}, recorded {len(rows):,}; rematerialize "
+                "`corpus_embeddings`"
+            )
+    return replace(layout, starts=starts_of(rows))
+
+
+def _check_unchanged(root: Path, folder: Path, digests: Mapping[str, str], name: str) -> None:
+    path = folder / name
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise CorpusError(f"{path}: is gone; put it back, or materialize `corpus` again") from error
+    stamp = (stat.st_size, stat.st_mtime_ns)
+    if _unchanged.get(path) != stamp:
+        if remembered_sha256(root, path) != digests[name]:
+            raise CorpusError(
+                f"{path}: has changed since `corpus` was materialized; put it back, or materialize `corpus` again"
+            )
+        _unchanged[path] = stamp

@@ -1,0 +1,14 @@
+from .all_domains import STAGE as STAGE
+from .all_domains import overview as overview
+from .comparison import MUST_AGREE as MUST_AGREE
+from .comparison import RESULTS as RESULTS
+from .comparison import TRAINED as TRAINED
+from .comparison import compare as compare
+from .comparison import comparison_table as comparison_table
+from .comparison import correct_of as correct_of
+from .domain_results import EvalResult as EvalResult
+from .domain_results import evaluate as evaluate
+from .domain_results import write_evaluation as write_evaluation
+from .intervals import paired_interval as paired_interval
+from .report import FORMATS as FORMATS
+from .report import write_report as write_report

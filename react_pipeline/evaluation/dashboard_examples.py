@@ -1,0 +1,129 @@
+"""Examples and curves of a comparison's page: small pictures of retrieved pairs, losses thinned to what a plot shows.
+
+Belongs here: which classes and pairs are shown, thumbnails, reading a training's records. Does not belong here: the
+page (`dashboard`). Captions and class names come from outside: they are kept as they are here and escaped there.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from react_pipeline.store import Artifact, CorruptArtifact
+
+logger = logging.getLogger(__name__)
+
+MAX_CLASSES = 24
+PAIRS_PER_CLASS = 4
+THUMBNAIL_PIXELS = 88
+MAX_PIXELS = 1_000_000_000
+"""No limit of its own: the pairs were decoded under the corpus' limit when they were embedded."""
+
+MAX_POINTS = 240
+"""Points of a curve; more cannot be told apart on a page."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One retrieved pair: its picture as a data URI, the caption as it was collected, cosine to the prompt."""
+
+    label: str
+    caption: str
+    similarity: float
+    picture: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The loss of one training by step, thinned by averaging neighbours."""
+
+    method: str
+    steps: Sequence[float]
+    losses: Sequence[float]
+
+
+def shown_classes(classes: pd.DataFrame, limit: int = MAX_CLASSES) -> list[str]:
+    """Classes worth a look: those that gained most, those that lost most, and others between, in this order.
+
+    Args:
+        classes: Columns class and delta, one row a class.
+        limit: How many at most.
+    """
+    ordered = classes.sort_values(["delta", "class"], ascending=[False, True], kind="stable", na_position="last")
+    names = list(ordered["class"])
+    if len(names) <= limit:
+        return names
+    third = limit // 3
+    between = names[third : len(names) - third]
+    wanted = limit - 2 * third
+    return names[:third] + between[:: max(len(between) // wanted, 1)][:wanted] + names[len(names) - third :]
+
+
+def read_examples(retrieved: Artifact, classes: Sequence[str]) -> list[Example]:
+    """The most similar pairs of each class, in the order of `classes`. Pictures that cannot be read are left out.
+
+    Raises:
+        CorruptArtifact: If the set's shards are not those of its manifest.
+    """
+    from react_pipeline.corpus import BadImage, locate_pairs
+
+    pairs = pd.read_parquet(retrieved.file("pairs.parquet"), columns=["row", "class", "similarity"])
+    pairs = pairs[pairs["class"].isin(list(classes))].sort_values("similarity", ascending=False, kind="stable")
+    chosen = pairs.groupby("class", sort=False).head(PAIRS_PER_CLASS)
+    wanted = {int(row): float(similarity) for row, similarity in zip(chosen["row"], chosen["similarity"], strict=True)}
+    found: dict[str, list[Example]] = {name: [] for name in classes}
+    unreadable = 0
+    for pair in locate_pairs(retrieved):
+        if pair.row not in wanted or pair.label not in found:
+            continue
+        try:
+            picture = thumbnail(pair.read())
+        except (OSError, BadImage):
+            unreadable += 1
+            continue
+        found[pair.label].append(Example(pair.label, pair.caption, wanted[pair.row], picture))
+    if unreadable:
+        logger.warning("%d pictures of %s cannot be shown", unreadable, retrieved.path)
+    return [one for name in classes for one in sorted(found[name], key=lambda one: -one.similarity)]
+
+
+def thumbnail(image: bytes) -> str:
+    """A small JPEG of an image file, as a data URI.
+
+    Raises:
+        react_pipeline.corpus.images.BadImage: If the bytes are no image that can be shown.
+    """
+    from PIL import ImageOps
+
+    from react_pipeline.corpus import decode_image
+
+    small = ImageOps.contain(decode_image(image, MAX_PIXELS), (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=78)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def read_curves(checkpoints: Mapping[str, Artifact]) -> list[Curve]:
+    """The loss of each training, by method; a training without records has none."""
+    curves = []
+    for method, checkpoint in checkpoints.items():
+        if "metrics.jsonl" not in checkpoint.manifest["files"]:
+            continue
+        text = checkpoint.file("metrics.jsonl").read_text(encoding="utf-8")
+        try:
+            records: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
+        except ValueError as error:
+            raise CorruptArtifact(f"{checkpoint.file('metrics.jsonl')}: {error}; rematerialize it") from error
+        points = pd.DataFrame([(r["step"], r["loss"]) for r in records if "loss" in r], columns=["step", "loss"])
+        if points.empty:
+            continue
+        thin = points.groupby(points.index // -(-len(points) // MAX_POINTS)).mean()
+        curves.append(Curve(method, thin["step"].tolist(), thin["loss"].tolist()))
+    return curves

@@ -1,0 +1,278 @@
+"""Figures of the pages: what plotly draws of a comparison and of the overview.
+
+Belongs here: traces, axes, colours. Does not belong here: numbers (`compare`), the page around them (`dashboard`).
+Plotly reads tags in every text it draws, so each name from outside goes through `plain`.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from react_pipeline.evaluation.dashboard_examples import Curve
+from react_pipeline.evaluation.tables import MEAN
+from react_pipeline.settings import CONTROL_SUFFIX, METHODS
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure  # type: ignore[import-untyped, unused-ignore]
+
+BASE, CONTROL = "#6b7280", "#8fa9c9"
+INK, RULE, GOOD, BAD = "#1d2430", "#e4e7ec", "#1f7a5c", "#b4472e"
+TRAINED = {
+    **{"gated-image": "#1f5fa8", "locked-text": "#c07a1c", "locked-image": "#7a4fa3"},
+    **{"full": "#a83a5b", "linear-head": "#2f8f83"},
+}
+MAX_NAME_CHARS = 40
+CLASSES_PER_SIDE = 12
+"""Classes with the largest gains, and with the largest losses, in the figure of classes."""
+
+
+def plain(name: str) -> str:
+    """A name from outside as text that no renderer takes for a tag; cut where it would push the plot aside."""
+    text = " ".join(str(name).split())
+    return html.escape(text if len(text) <= MAX_NAME_CHARS else f"{text[: MAX_NAME_CHARS - 1]}…")
+
+
+def colour_of(method: str) -> str:
+    """Grey for the base, pale for controls, one colour for each trained method."""
+    if method == "base":
+        return BASE
+    return CONTROL if method.endswith(CONTROL_SUFFIX) else TRAINED.get(method, "#1f5fa8")
+
+
+def methods_figure(table: pd.DataFrame) -> Figure:
+    """Top-1 and the difference to the base, each with its 95% interval, one line a method."""
+    rows = table[table["top1"].notna()].iloc[::-1]
+    figure = _side_by_side("Top-1 accuracy, %", "Difference to the base, points", shared_yaxes=True)
+    for position in range(len(rows)):
+        row = rows.iloc[[position]]
+        method = str(row["method"].iloc[0])
+        figure.add_trace(_points(row, [method], "top1", "top1_low", "top1_high", method), row=1, col=1)
+        if method != "base" and row["delta_top1"].notna().all():
+            figure.add_trace(_points(row, [method], "delta_top1", "delta_low", "delta_high", method), row=1, col=2)
+    base = table.loc[table["method"] == "base", "top1"].dropna()
+    if len(base):
+        figure.add_vline(100 * float(base.iloc[0]), line_dash="dot", line_color=BASE, row=1, col=1)
+    figure.add_vline(0, line_color=BASE, line_dash="dot", row=1, col=2)
+    figure.update_yaxes(categoryorder="array", categoryarray=list(rows["method"]))
+    return _styled(figure, 110 + 34 * len(rows))
+
+
+def costs_figure(table: pd.DataFrame) -> Figure:
+    """Top-1 against what was trained and how long it took; the base as a line, for it costs nothing."""
+    rows = table[table["top1"].notna() & (table["method"] != "base") & (table["trainable_parameters"].fillna(0) > 0)]
+    figure = _side_by_side("Trained parameters (log)", "Seconds of training (log)", shared_yaxes=True)
+    for row in rows.itertuples():
+        for column, value in enumerate((row.trainable_parameters, row.seconds), start=1):
+            figure.add_scatter(
+                x=[float(value)],
+                y=[100 * row.top1],
+                mode="markers",
+                name=row.method,
+                legendgroup=row.method,
+                showlegend=column == 1,
+                marker={"size": 11, "color": colour_of(row.method), "symbol": _symbol(row.method)},
+                error_y=_reach(100 * row.top1, 100 * row.top1_low, 100 * row.top1_high, row.method),
+                hovertemplate=f"{row.method}<br>top-1 %{{y:.1f}}%<br>%{{x:,.0f}}<extra></extra>",
+                row=1,
+                col=column,
+            )
+    base = table.loc[table["method"] == "base", "top1"].dropna()
+    if len(base):
+        note = {"annotation_text": "base", "annotation_position": "bottom right"}
+        figure.add_hline(100 * float(base.iloc[0]), line_dash="dot", line_color=BASE, row=1, col=1, **note)
+        figure.add_hline(100 * float(base.iloc[0]), line_dash="dot", line_color=BASE, row=1, col=2)
+    for column, name in enumerate(("trainable_parameters", "seconds"), start=1):
+        figure.update_xaxes(type="log", **_log_ticks(rows[name].tolist()), row=1, col=column)
+    figure.update_yaxes(title="top-1 %", rangemode="tozero", col=1)
+    return _styled(figure, 430, legend=True)
+
+
+def classes_figure(classes: pd.DataFrame, methods: Sequence[str]) -> Figure:
+    """The classes that gained and lost most against the base; a menu chooses the method.
+
+    Args:
+        classes: The table per class.
+        methods: Trained methods, the one that is shown first at the front.
+    """
+    from plotly.graph_objects import Figure  # type: ignore[import-untyped, unused-ignore]
+
+    figure = Figure()
+    buttons = []
+    for number, method in enumerate(methods):
+        rows = classes[(classes["method"] == method) & classes["delta"].notna()]
+        rows = rows.sort_values(["delta", "class"], ascending=[True, False], kind="stable")
+        gained, lost = rows[rows["delta"] > 0].tail(CLASSES_PER_SIDE), rows[rows["delta"] < 0].head(CLASSES_PER_SIDE)
+        shown = pd.concat([lost, gained])
+        # Positions instead of names, so that two names that look alike stay two bars.
+        figure.add_bar(
+            y=list(range(len(shown))),
+            x=(100 * shown["delta"]).tolist(),
+            orientation="h",
+            visible=number == 0,
+            showlegend=False,
+            marker={"color": [GOOD if delta > 0 else BAD for delta in shown["delta"]]},
+            customdata=[
+                [plain(name), int(images), 100 * accuracy]
+                for name, images, accuracy in zip(shown["class"], shown["images"], shown["accuracy"], strict=True)
+            ],
+            hovertemplate="%{customdata[0]}: %{x:+.1f} points to %{customdata[2]:.1f}%, "
+            "%{customdata[1]} images<extra></extra>",
+        )
+        axis = {"tickvals": list(range(len(shown))), "ticktext": [plain(name) for name in shown["class"]]}
+        if number == 0:
+            figure.update_yaxes(**axis)
+        visible = [other == number for other in range(len(methods))]
+        layout = {f"yaxis.{name}": value for name, value in axis.items()}
+        buttons.append({"label": method, "method": "update", "args": [{"visible": visible}, layout]})
+    if len(methods) > 1:
+        place = {"x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
+        figure.update_layout(updatemenus=[{"buttons": buttons, "showactive": True, **place}])
+    figure.update_xaxes(title="points more or less than the base", zeroline=True, zerolinecolor=BASE)
+    count = max((len(trace.x) for trace in figure.data), default=0)
+    return _styled(figure, 140 + 21 * max(count, 3))
+
+
+def moved_methods(classes: pd.DataFrame, methods: Sequence[str]) -> list[str]:
+    """Those of the methods with which any class is better or worse than with the base, in their order."""
+    moved = set(classes.loc[classes["delta"].fillna(0) != 0, "method"])
+    return [method for method in methods if method in moved]
+
+
+def curves_figure(curves: Sequence[Curve]) -> Figure:
+    """The loss of each training by step."""
+    from plotly.graph_objects import Figure  # type: ignore[import-untyped, unused-ignore]
+
+    figure = Figure()
+    for curve in curves:
+        figure.add_scatter(
+            x=list(curve.steps),
+            y=list(curve.losses),
+            mode="lines",
+            name=curve.method,
+            line={"color": _line_colour(curve.method), "width": 1.6, "dash": _dash(curve.method)},
+            hovertemplate="step %{x:.0f}: %{y:.3f}<extra>" + curve.method + "</extra>",
+        )
+    figure.update_xaxes(title="step")
+    figure.update_yaxes(title="training loss", rangemode="tozero")
+    return _styled(figure, 400, legend=True)
+
+
+def domains_figure(table: pd.DataFrame, method: str) -> Figure:
+    """The difference of one method and of its control to the base in each domain, and their means, with intervals."""
+    rows = table[table["delta_top1"].notna() & table["method"].isin([method, method + CONTROL_SUFFIX])]
+    order = [*rows.loc[rows["domain"] != MEAN, "domain"].unique(), MEAN][::-1]
+    from plotly.graph_objects import Figure  # type: ignore[import-untyped, unused-ignore]
+
+    figure = Figure()
+    for name in (method, method + CONTROL_SUFFIX):
+        mine = rows[rows["method"] == name]
+        if not mine.empty:
+            labels = [MEAN if domain == MEAN else plain(domain) for domain in mine["domain"]]
+            points = _points(mine, labels, "delta_top1", "delta_low", "delta_high", name)
+            figure.add_trace(points.update(name=name, showlegend=True))
+    figure.add_vline(0, line_color=BASE, line_dash="dot")
+    figure.update_xaxes(title="top-1, points more or less than the base")
+    figure.update_yaxes(categoryorder="array", categoryarray=[plain(domain) for domain in order])
+    figure.update_layout(scattermode="group", scattergap=0.6)
+    return _styled(figure, 190 + 44 * len(order), legend=True)
+
+
+def _points(rows: pd.DataFrame, labels: Sequence[str], value: str, low: str, high: str, method: str) -> Any:
+    from plotly.graph_objects import Scatter  # type: ignore[import-untyped, unused-ignore]
+
+    signed = "+.1f" if value != "top1" else ".1f"
+    values = 100 * rows[value]
+    return Scatter(
+        x=values.tolist(),
+        y=list(labels),
+        orientation="h",
+        mode="markers",
+        showlegend=False,
+        marker={
+            "size": [12 if domain == MEAN else 10 for domain in rows["domain"]],
+            "color": colour_of(method),
+            "symbol": [_symbol(method, mean=domain == MEAN) for domain in rows["domain"]],
+            "line": {"width": 2, "color": colour_of(method)},
+        },
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": (100 * rows[high] - values).fillna(0).tolist(),
+            "arrayminus": (values - 100 * rows[low]).fillna(0).tolist(),
+            "color": colour_of(method),
+            "thickness": 1.4,
+            "width": 4,
+        },
+        customdata=rows[[low, high]].mul(100).to_numpy().tolist(),
+        hovertemplate=f"%{{y}}: %{{x:{signed}}}<br>95% interval %{{customdata[0]:{signed}}} to "
+        f"%{{customdata[1]:{signed}}}<extra></extra>",
+    )
+
+
+def _reach(value: float, low: float, high: float, method: str) -> dict[str, Any]:
+    if pd.isna(low) or pd.isna(high):
+        return {}
+    line = {"color": colour_of(method), "thickness": 1.2, "width": 3}
+    return {"type": "data", "symmetric": False, "array": [high - value], "arrayminus": [value - low], **line}
+
+
+def _log_ticks(values: Sequence[float]) -> dict[str, Any]:
+    """Powers of ten; within one decade there may be none of them, so round values between the ends are named."""
+    from matplotlib.ticker import MaxNLocator
+
+    positive = [float(value) for value in values if value > 0]
+    if not positive or max(positive) > 10 * min(positive):
+        return {"dtick": 1}
+    low, high = min(positive), max(positive)
+    # Values this close are one place on the axis, and a locator would divide what rounding left of them.
+    found = [low] if high < 1.001 * low else MaxNLocator(nbins=5).tick_values(low, high)
+    ticks = [float(value) for value in found if value > 0]
+    return {"tickvals": ticks, "ticktext": [f"{tick:,.0f}" if tick >= 1_000 else f"{tick:.4g}" for tick in ticks]}
+
+
+def _symbol(method: str, *, mean: bool = False) -> str:
+    shape = "diamond" if mean else "square" if method == "base" else "circle"
+    return f"{shape}-open" if method.endswith(CONTROL_SUFFIX) else shape
+
+
+def _line_colour(method: str) -> str:
+    return colour_of(method.removesuffix(CONTROL_SUFFIX))
+
+
+def _dash(method: str) -> str:
+    return "dot" if method.endswith(CONTROL_SUFFIX) else "solid"
+
+
+def _side_by_side(*titles: str, **options: Any) -> Figure:
+    from plotly.subplots import make_subplots  # type: ignore[import-untyped, unused-ignore]
+
+    return make_subplots(rows=1, cols=len(titles), subplot_titles=titles, horizontal_spacing=0.06, **options)
+
+
+def _styled(figure: Figure, height: int, *, legend: bool = False) -> Figure:
+    figure.update_layout(
+        height=height,
+        showlegend=legend,
+        template="none",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif", "size": 13, "color": INK},
+        margin={"l": 20, "r": 20, "t": 34, "b": 118 if legend else 48},
+        hoverlabel={"bgcolor": "white", "bordercolor": RULE, "font": {"color": INK}},
+        legend={"orientation": "h", "y": -64 / (height - 160), "yanchor": "top", "x": 0},
+    )
+    figure.update_annotations(font={"size": 13, "color": INK})
+    figure.update_xaxes(gridcolor=RULE, zeroline=False, automargin=True, ticks="")
+    figure.update_yaxes(gridcolor=RULE, zeroline=False, automargin=True, ticks="")
+    return figure
+
+
+def trained_methods(table: pd.DataFrame, first: str) -> list[str]:
+    """The measured methods but the base, `first` at the front and controls behind their methods."""
+    measured = set(table.loc[table["top1"].notna(), "method"])
+    ordered = [method for method in METHODS if method in measured and method != "base"]
+    return sorted(ordered, key=lambda method: method != first)

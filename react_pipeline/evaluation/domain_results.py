@@ -1,0 +1,239 @@
+"""Evaluation: how well a checkpoint classifies a domain's labelled images from class names alone.
+
+Belongs here: the metrics and `EvalResult`. Does not belong here: class vectors (`classifier`), reading labelled sets
+(`labelled`), setting results beside one another (`compare`). Shapes: N images, C classes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from react_pipeline.clip import LOGIT_SCALE, Classifier, load_classifier, zero_shot_head
+from react_pipeline.labelled import encode_images, preprocessing_for, read_images
+from react_pipeline.project import Project, method_key, resolve
+from react_pipeline.settings import DomainConfig
+from react_pipeline.store import Artifact, CorruptArtifact
+
+__all__ = ["ClassResult", "EvalResult", "evaluate", "score", "write_evaluation", "zero_shot_head"]
+
+STAGE = "elevater_results"
+EVALUATOR_VERSION = "2"
+"""Changed by hand when the same checkpoint and images would get other numbers. Unequal versions are not compared."""
+
+TOP = 5
+
+
+class ClassResult(BaseModel):
+    """One class: its images, how many of them were right at rank 1 and within the top 5."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    images: int
+    correct: int
+    correct_top5: int
+
+    @property
+    def accuracy(self) -> float | None:
+        """Fraction of the images that are right at rank 1; None for a class without images."""
+        return self.correct / self.images if self.images else None
+
+
+class EvalResult(BaseModel):
+    """One method on one labelled set. Values are fractions; a set that is unavailable has a reason and no values.
+
+    Attributes:
+        dataset: Name of the evaluation set.
+        domain: Slug.
+        method: One of `config.METHODS`.
+        protocol: How it was measured.
+        evaluator_version: `EVALUATOR_VERSION` at that time.
+        checkpoint_fingerprint: Artifact that was evaluated.
+        evaluation_set_fingerprint: Artifact it was evaluated on.
+        n_classes: C, among which each image is classified.
+        n: Images.
+        top1: Fraction of the images whose class is ranked first.
+        top5: Fraction whose class is among the first min(5, C).
+        mean_per_class: Mean of the classes' own fractions, over the classes that have images.
+        per_class: In the order of the domain's classes.
+        unavailable: Why there are no values.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    domain: str
+    method: str
+    protocol: Literal["zero-shot"] = "zero-shot"
+    evaluator_version: str
+    checkpoint_fingerprint: str
+    evaluation_set_fingerprint: str
+    n_classes: int
+    n: int = 0
+    top1: float | None = None
+    top5: float | None = None
+    mean_per_class: float | None = None
+    per_class: tuple[ClassResult, ...] = ()
+    unavailable: str | None = None
+
+    @classmethod
+    def read(cls, artifact: Artifact) -> Self:
+        """Read the result of a published `elevater_results`.
+
+        Raises:
+            CorruptArtifact: If `result.json` is of another form.
+        """
+        try:
+            return cls.model_validate_json(artifact.file("result.json").read_text(encoding="utf-8"))
+        except ValidationError as error:
+            raise CorruptArtifact(
+                f"{artifact.path / 'result.json'}: not a result of this version; rematerialize `{STAGE}`"
+            ) from error
+
+
+def evaluate(project: Project, slug: str, method: str) -> Artifact:
+    """Publish the zero-shot result of a method on the domain's evaluation set.
+
+    Zero-shot, because no labelled image is learned from: `linear-head` too is trained on retrieved pairs alone.
+
+    Files: `result.json` (`EvalResult`), `per_class.parquet` and, where the set is available, `predictions.parquet`
+    (image, class_id, predicted: class ids of the first min(5, C), probability of the first).
+
+    Raises:
+        InputError: If an evaluation image is gone or has changed.
+        CorruptArtifact: If the checkpoint gives features that are not finite.
+    """
+    inputs = resolve(project, STAGE, method_key(slug, method))
+    checkpoint = inputs.parents["base_checkpoint" if method == "base" else "customized_checkpoint"]
+    return project.store.build(
+        inputs, lambda directory: write_evaluation(project, slug, method, checkpoint, inputs.parents, directory)
+    )
+
+
+def write_evaluation(
+    project: Project, slug: str, method: str, checkpoint: Artifact, parents: Mapping[str, Artifact], directory: Path
+) -> dict[str, Any]:
+    """Measure a checkpoint of a method on the `evaluation_set` among `parents`, and write the files of `evaluate`.
+
+    Args:
+        project: The pipeline.
+        slug: The domain.
+        method: What made the checkpoint.
+        checkpoint: The one to measure; it need not be the current one.
+        parents: With `evaluation_set`, and with `base_checkpoint` where a head needs its encoder.
+        directory: Where the files go.
+
+    Returns:
+        The counts for the manifest.
+
+    Raises:
+        InputError: If an evaluation image is gone or has changed, or the checkpoint is of other classes.
+        CorruptArtifact: If the checkpoint gives features that are not finite.
+    """
+    domain = project.domain(slug)
+    evaluation_set = parents["evaluation_set"]
+    about: dict[str, Any] = {
+        "dataset": domain.evaluation.name if domain.evaluation else "none",
+        "domain": slug,
+        "method": method,
+        "evaluator_version": EVALUATOR_VERSION,
+        "checkpoint_fingerprint": checkpoint.fingerprint,
+        "evaluation_set_fingerprint": evaluation_set.fingerprint,
+        "n_classes": len(domain.classes),
+    }
+    started = time.monotonic()
+    reason = evaluation_set.counts.get("unavailable")
+    if reason:
+        _write_result(directory, EvalResult(**about, unavailable=reason))
+        return {"unavailable": reason}
+    images = read_images(evaluation_set, domain)
+    from react_pipeline.clip import choose_device, choose_precision
+
+    device = choose_device(project.config.device)
+    precision = choose_precision(project.config.embedding.precision, device, "embedding.precision")
+    classifier = load_classifier(project, checkpoint, parents.get("base_checkpoint"), domain, device)
+    logits = _logits(project, domain, classifier, images, precision)
+    if not np.isfinite(logits).all():
+        raise CorruptArtifact(
+            f"{checkpoint.path}: its features are not finite; rematerialize `{checkpoint.stage}` for {checkpoint.key!r}"
+        )
+    ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
+    result = EvalResult(**about, **score(ranked, images["class_id"].to_numpy(), domain.class_names))
+    _write_result(directory, result)
+    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    predictions = pd.DataFrame(
+        {
+            "image": images["name"],
+            "class_id": images["class_id"],
+            "predicted": ranked.tolist(),
+            # The largest exponential is exp(0) = 1.
+            "probability": 1 / exponentials.sum(axis=1),
+        }
+    )
+    predictions.to_parquet(directory / "predictions.parquet", index=False)
+    return {
+        **result.model_dump(include={"top1", "top5", "mean_per_class", "n", "n_classes"}),
+        "seconds": round(time.monotonic() - started, 2),
+        "device": device,
+        "precision": precision,
+    }
+
+
+def score(ranked: NDArray[np.int64], class_ids: NDArray[np.int64], class_names: Sequence[str]) -> dict[str, Any]:
+    """The metrics of `EvalResult` for N images.
+
+    Args:
+        ranked: Class ids (N, K), best first; K is min(5, C).
+        class_ids: True class ids (N,).
+        class_names: C names.
+    """
+    hits = ranked == class_ids[:, None]
+    first, within = hits[:, 0], hits.any(axis=1)
+    per_class = [
+        ClassResult(
+            name=name,
+            images=int((mine := class_ids == position).sum()),
+            correct=int(first[mine].sum()),
+            correct_top5=int(within[mine].sum()),
+        )
+        for position, name in enumerate(class_names)
+    ]
+    return {
+        "n": len(class_ids),
+        "top1": float(first.mean()),
+        "top5": float(within.mean()),
+        "mean_per_class": float(np.mean([accuracy for entry in per_class if (accuracy := entry.accuracy) is not None])),
+        "per_class": tuple(per_class),
+    }
+
+
+def _logits(
+    project: Project, domain: DomainConfig, classifier: Classifier, images: pd.DataFrame, precision: str
+) -> NDArray[np.float32]:
+    embedding = project.config.embedding
+    vectors = encode_images(
+        classifier.clip,
+        images,
+        max_pixels=project.config.corpus.max_pixels,
+        batch_size=embedding.batch_size,
+        workers=embedding.workers,
+        precision=precision,
+        preprocess=preprocessing_for(classifier.clip, domain),
+    )
+    return LOGIT_SCALE * vectors @ classifier.head.numpy()
+
+
+def _write_result(directory: Path, result: EvalResult) -> None:
+    (directory / "result.json").write_text(result.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    rows = [(entry.name, entry.images, entry.correct, entry.accuracy, entry.correct_top5) for entry in result.per_class]
+    table = pd.DataFrame(rows, columns=["class", "images", "correct", "accuracy", "correct_top5"])
+    table["accuracy"] = table["accuracy"].astype("float64")
+    table.to_parquet(directory / "per_class.parquet", index=False)

@@ -1,0 +1,129 @@
+"""Findings: what a comparison's numbers say in words, and how sure that is.
+
+Belongs here: the sentences at the head of a report. They follow from the table by fixed rules, so the same numbers
+always say the same. Does not belong here: the numbers (`compare`), how the sentences look (`dashboard`).
+
+The method spoken of is fixed beforehand (`gated-image` where it was measured): the best of many methods is partly the
+luckiest one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from react_pipeline.evaluation.tables import MEAN, interval_text, percent, points
+from react_pipeline.settings import CONTROL_SUFFIX, METHODS
+
+HEADLINE_METHOD = "gated-image"
+"""The paper's own, and the one that is spoken of where it was measured."""
+
+FEW_IMAGES = 1_000
+"""Below it the interval of a difference is rarely narrower than two points."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A headline and the sentences below it; `method` is the one they speak of ("" if none was measured)."""
+
+    method: str
+    headline: str
+    details: tuple[str, ...]
+
+
+def headline_method(table: pd.DataFrame) -> str:
+    """The trained method that a report speaks of: `gated-image`, else the first that was measured, else ""."""
+    measured = set(table.loc[table["top1"].notna(), "method"])
+    trained = [name for name in METHODS if name != "base" and not name.endswith(CONTROL_SUFFIX) and name in measured]
+    return HEADLINE_METHOD if HEADLINE_METHOD in trained else next(iter(trained), "")
+
+
+def find_in_domain(table: pd.DataFrame) -> Finding:
+    """What the comparison of one domain says."""
+    rows = {row.method: row for row in table[table["top1"].notna()].itertuples()}
+    method = headline_method(table)
+    if not rows:
+        return Finding("", "Nothing could be measured.", ("The table says why for each method.",))
+    if not method:
+        base = next(iter(rows.values()))
+        told = f"{base.method} names {percent(base.top1)}% of {base.n:,} images right; no customized model is measured."
+        return Finding("", told, ("Materialize `customized_checkpoint` and `elevater_results` of a method.",))
+    row = rows[method]
+    right = f"{method} names {percent(row.top1)}% of {row.n:,} images right"
+    if pd.isna(row.delta_top1):
+        return Finding(method, f"{right}; the base was not measured, so no gain is known.", _cautions(row.n))
+    base = percent(rows["base"].top1)
+    headline = f"{right}, the base {base}%: {points(row.delta_top1)} points ({_sure(row.delta_low, row.delta_high)})."
+    details = (_verdict(row.delta_low, row.delta_high), _of_control(row), *_of_another(table, method))
+    return Finding(method, headline, (*details, *_cautions(row.n)))
+
+
+def find_over_domains(table: pd.DataFrame) -> Finding:
+    """What the comparisons of all domains say together; `table` holds the rows of domains and those of means."""
+    means = table[table["domain"] == MEAN]
+    domains = table[table["domain"] != MEAN]
+    method = headline_method(means)
+    measured, known = domains.loc[domains["top1"].notna(), "domain"].nunique(), domains["domain"].nunique()
+    if not method:
+        told = f"No customized model can be held against the base; {measured} of {known} domains are measured."
+        return Finding("", told, ("The table says why for each domain.",))
+    mean = next(means[means["method"] == method].itertuples())
+    sure = _sure(mean.delta_low, mean.delta_high)
+    change = (
+        "no gain is known" if pd.isna(mean.delta_top1) else f"{points(mean.delta_top1)} points on the base ({sure})"
+    )
+    headline = f"{method} names {percent(mean.top1)}% right on average over {mean.status}: {change}."
+    each = [row for row in domains[domains["method"] == method].itertuples() if not pd.isna(row.delta_low)]
+    better = sum(row.delta_low > 0 for row in each)
+    worse = sum(row.delta_high < 0 for row in each)
+    details = (
+        f"By domain: clearly better than the base in {better}, clearly worse in {worse}, not told apart from it in "
+        f"{len(each) - better - worse}.",
+        "The interval of the mean is of these domains' images; it does not tell what another domain would gain.",
+    )
+    return Finding(method, headline, (*details, _of_control(mean), *_of_another(means, method), *_cautions(None)))
+
+
+def _of_control(row: object) -> str:
+    gain, low, high = (getattr(row, name) for name in ("gain_over_control", "gain_low", "gain_high"))
+    if pd.isna(gain):
+        return "No control (the same training on random pairs) is measured, so what retrieval adds is not known."
+    told = f"Over its control, the same training on random pairs, it is {points(gain)} points ({_sure(low, high)})"
+    if low > 0:
+        return f"{told}: it is the retrieved pairs that help, not the training alone."
+    if high < 0:
+        return f"{told}: random pairs serve better here than the retrieved ones."
+    return f"{told}: it is not shown that the retrieved pairs are what helps."
+
+
+def _of_another(table: pd.DataFrame, method: str) -> tuple[str, ...]:
+    """The trained method with the highest top-1, where it is another one: it is seen afterwards, so told with care."""
+    trained = table[table["top1"].notna() & ~table["method"].str.endswith(CONTROL_SUFFIX) & (table["method"] != "base")]
+    best = next(trained.sort_values("top1", ascending=False, kind="stable").itertuples())
+    if best.method == method:
+        return ()
+    covers = "" if best.status == "ok" else f" over {best.status}"
+    told = f"The highest top-1 is that of {best.method}: {percent(best.top1)}%{covers}"
+    if not pd.isna(best.delta_top1):
+        told += f", {points(best.delta_top1)} points on the base ({_sure(best.delta_low, best.delta_high)})"
+    return (f"{told}. It was picked after the fact, so part of its lead may be luck.",)
+
+
+def _verdict(low: float, high: float) -> str:
+    if low > 0:
+        return "The gain over the base is more than the choice of images explains."
+    if high < 0:
+        return "The loss against the base is more than the choice of images explains."
+    return "These images cannot tell the difference to the base from none."
+
+
+def _sure(low: float, high: float) -> str:
+    text = interval_text(low, high)
+    return f"95% interval {text}" if text else "no interval"
+
+
+def _cautions(images: int | None) -> tuple[str, ...]:
+    told = "Intervals tell of the choice of images, not of the training's seed: one training of each method is shown."
+    few = images is not None and images < FEW_IMAGES
+    return (f"{told} With {images:,} images they are wide." if few else told,)

@@ -1,0 +1,142 @@
+"""Reports: the published comparisons as a folder that can be sent to someone.
+
+Belongs here: which files go where, and saying what is missing. Does not belong here: making a comparison (`compare`)
+or an overview (`overview`); nothing is measured here, and a stale comparison gives no number.
+"""
+
+from __future__ import annotations
+
+import html
+import shutil
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from react_pipeline.evaluation.all_domains import STAGE as OVERVIEW
+from react_pipeline.evaluation.all_domains import current as current_overview
+from react_pipeline.evaluation.all_domains import current_comparisons, write_overview
+from react_pipeline.evaluation.comparison import current as current_comparison
+from react_pipeline.evaluation.dashboard_style import POLICY, STYLE
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact, CorruptArtifact, InputError, MissingArtifact, StaleArtifact
+
+FORMATS = ("html", "csv", "parquet", "md", "json", "png")
+
+_NAMES = ("dashboard", "table", "per_class", "comparison", "overview")
+"""What the files of a report are called; only these are ever replaced or removed."""
+
+
+@dataclass
+class Report:
+    """What was written where: `index` is the page to open, `missing` says why a domain is not in it.
+
+    `notes` tell what a reader should know besides.
+    """
+
+    directory: Path
+    index: Path | None = None
+    files: list[Path] = field(default_factory=list)
+    missing: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def write_report(
+    project: Project, directory: Path, domains: Sequence[str] = (), formats: Collection[str] = FORMATS
+) -> Report:
+    """Write the current comparisons, one folder a domain, and over all domains the overview, into a folder.
+
+    What an earlier report left there of a domain that is not current any more is removed.
+
+    Args:
+        project: The pipeline.
+        directory: Made if it is not there.
+        domains: Slugs; none: all valid domain files, and the overview.
+        formats: Of `FORMATS`.
+
+    Raises:
+        MissingArtifact: If no domain has a current comparison.
+        InputError: If a domain is unknown, or the folder cannot be written.
+    """
+    report = Report(directory)
+    comparisons: dict[str, Artifact] = {}
+    if not domains:
+        comparisons, report.missing = current_comparisons(project)
+    for slug in domains:
+        project.domain(slug)
+        try:
+            comparisons[slug] = current_comparison(project, slug)
+        except (MissingArtifact, StaleArtifact, CorruptArtifact) as error:
+            report.missing[slug] = str(error)
+    if not comparisons:
+        told = "; ".join(report.missing.values()) or f"no domain file in {project.config.domains}"
+        raise MissingArtifact(f"nothing to report ({told}); materialize `comparison`")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for slug, artifact in comparisons.items():
+            _copy(artifact, directory / slug, formats, report)
+        for slug in report.missing:
+            _clear(directory / slug)
+        if not domains:
+            _write_overview(project, comparisons, formats, report)
+        if "html" in formats:
+            _write_index(list(comparisons), not domains, report)
+    except OSError as error:
+        raise InputError(f"{error.filename or directory}: {error.strerror}; give another --output") from error
+    return report
+
+
+def _write_overview(
+    project: Project, comparisons: dict[str, Artifact], formats: Collection[str], report: Report
+) -> None:
+    target = report.directory / OVERVIEW
+    try:
+        _copy(current_overview(project), target, formats, report)
+        return
+    except (MissingArtifact, StaleArtifact, CorruptArtifact) as error:
+        report.notes.append(f"{error}. The overview here was put together from today's comparisons")
+    _clear(target)
+    target.mkdir(exist_ok=True)
+    write_overview(project, comparisons, report.missing, target)
+    for path in sorted(target.iterdir()):
+        if path.stem in _NAMES and path.suffix.removeprefix(".") not in formats:
+            path.unlink()
+        else:
+            report.files.append(path)
+
+
+def _copy(artifact: Artifact, target: Path, formats: Collection[str], report: Report) -> None:
+    _clear(target)
+    target.mkdir(exist_ok=True)
+    for name in artifact.manifest["files"]:
+        if Path(name).stem in _NAMES and name.rpartition(".")[2] in formats:
+            report.files.append(Path(shutil.copyfile(artifact.file(name), target / name)))
+
+
+def _clear(target: Path) -> None:
+    for path in target.glob("*") if target.is_dir() else ():
+        if path.stem in _NAMES and path.suffix.removeprefix(".") in FORMATS:
+            path.unlink()
+
+
+def _write_index(slugs: Sequence[str], overview: bool, report: Report) -> None:
+    """A page with a link to each dashboard, and the reason of what is missing."""
+    links = [("All domains", OVERVIEW)] if overview else []
+    links += [(slug, slug) for slug in slugs]
+    listed = "".join(
+        f"<li><a href='{html.escape(to)}/dashboard.html'>{html.escape(name)}</a></li>" for name, to in links
+    )
+    rows = "".join(
+        f"<tr><td>{html.escape(slug)}</td><td class='status'>{html.escape(reason)}</td></tr>"
+        for slug, reason in report.missing.items()
+    )
+    missing = f"<section><h2>Not in this report</h2><table>{rows}</table></section>" if rows else ""
+    notes = "".join(f"<p class='kind'>{html.escape(note)}</p>" for note in report.notes)
+    report.index = report.directory / "index.html"
+    report.index.write_text(
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Report</title>"
+        f"<meta http-equiv='Content-Security-Policy' content=\"{POLICY}\"><style>{STYLE}</style></head><body><main>"
+        f"<header><h1>Comparisons</h1></header><section><h2>Dashboards</h2><ul>{listed}</ul></section>{missing}{notes}"
+        "</main></body></html>\n",
+        encoding="utf-8",
+    )
+    report.files.append(report.index)

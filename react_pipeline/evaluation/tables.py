@@ -1,0 +1,105 @@
+"""Tables of a comparison: their columns, and how they read in Markdown.
+
+Belongs here: names and kinds of columns, numbers as people read them, the table per class. Does not belong here: where
+the numbers come from (`compare`, `overview`), HTML (`dashboard`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from react_pipeline.evaluation.domain_results import EvalResult
+
+MEAN = "mean"
+"""Stands in the column `domain` of the rows that average over domains."""
+
+METRICS = ("top1", "top5", "mean_per_class")
+INTERVALS = ("top1_low", "top1_high", "delta_low", "delta_high", "gain_low", "gain_high")
+COUNTS = ("n", "pairs", "trainable_parameters")
+NUMBERS = (
+    *METRICS,
+    *("delta_top1", "delta_low", "delta_high"),
+    *("top1_low", "top1_high", "gain_over_control", "gain_low", "gain_high"),
+    *(*COUNTS, "seconds"),
+)
+COLUMNS = ["domain", "dataset", "method", *NUMBERS, "fingerprint", "status"]
+"""Of a comparison: fractions, counts, seconds of the training; `delta_` is to the base, `gain_` to the control."""
+
+CLASS_COLUMNS = ["domain", "method", "class", "images", "correct", "correct_top5", "accuracy", "delta", "pairs"]
+"""Of the table per class: `delta` is the accuracy less the base's, `pairs` what was retrieved for the class."""
+
+_SHOWN = {
+    "domain": "domain",
+    "method": "method",
+    **{"top1": "top-1 %", "top5": "top-5 %", "mean_per_class": "mean per class %", "delta_top1": "delta to base"},
+    **{"interval": "95% interval", "n": "images", "pairs": "pairs", "trainable_parameters": "trainable parameters"},
+    **{"seconds": "seconds", "status": "status"},
+}
+
+
+def typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a table with `COLUMNS`: counts are integers, other numbers floats, empty where nothing was measured."""
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    return table.astype({name: "Int64" if name in COUNTS else "float64" for name in NUMBERS})
+
+
+def per_class_table(results: Mapping[str, EvalResult], pairs: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
+    """One row for each method and class, in the order of the domain's classes, with `CLASS_COLUMNS`.
+
+    Args:
+        results: Of one domain, by method; those that are unavailable have no rows.
+        pairs: By method, how many pairs were retrieved for each class; none for the base and for controls.
+    """
+    base = results.get("base")
+    known = {entry.name: entry.accuracy for entry in base.per_class} if base is not None else {}
+    rows = []
+    for method, result in results.items():
+        for entry in result.per_class:
+            accuracy, reference = entry.accuracy, known.get(entry.name)
+            delta = None if accuracy is None or reference is None else accuracy - reference
+            retrieved = pairs[method].get(entry.name, 0) if method in pairs else None
+            counted = (entry.images, entry.correct, entry.correct_top5)
+            rows.append((result.domain, method, entry.name, *counted, accuracy, delta, retrieved))
+    table = pd.DataFrame(rows, columns=CLASS_COLUMNS)
+    integers = dict.fromkeys(("images", "correct", "correct_top5", "pairs"), "Int64")
+    return table.astype({**integers, "accuracy": "float64", "delta": "float64"})
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+    """The table for people: percent with one decimal, differences with their sign, empty where nothing was measured."""
+    lines = [list(_SHOWN.values()), ["---"] * len(_SHOWN)]
+    for row in table.to_dict("records"):
+        row["interval"] = None if row["method"] == "base" else interval_text(row["delta_low"], row["delta_high"])
+        lines.append([_shown(column, row[column]) for column in _SHOWN])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def interval_text(low: Any, high: Any) -> str:
+    """An interval in points, such as `+0.8 to +11.9`; empty where there is none."""
+    return "" if pd.isna(low) or pd.isna(high) else f"{points(low)} to {points(high)}"
+
+
+def points(difference: float) -> str:
+    """A difference of fractions in percentage points, with its sign."""
+    return f"{100 * difference:+.1f}".replace("-", "−")
+
+
+def percent(share: float) -> str:
+    """A fraction in percent, without the sign for it."""
+    return f"{100 * share:.1f}"
+
+
+def _shown(column: str, value: Any) -> str:
+    if value is None or pd.isna(value):
+        return ""
+    if column in METRICS:
+        return percent(value)
+    if column == "delta_top1":
+        return points(value)
+    if column in (*COUNTS, "seconds"):
+        return f"{value:,.0f}"
+    # A bar or a line break in a name would break the table.
+    return " ".join(str(value).replace("|", "/").split())

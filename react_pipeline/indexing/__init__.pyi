@@ -1,0 +1,16 @@
+from .build import build_side as build_side
+from .files import find_rows as find_rows
+from .files import read_index as read_index
+from .files import search_parameters as search_parameters
+from .files import set_parameters as set_parameters
+from .index import Index as Index
+from .index import build_index as build_index
+from .index import open_index as open_index
+from .keys import GRAPH_KEY as GRAPH_KEY
+from .keys import GRAPH_ROWS as GRAPH_ROWS
+from .keys import SAMPLE_POINTS_PER_CELL as SAMPLE_POINTS_PER_CELL
+from .keys import Key as Key
+from .keys import cells_for as cells_for
+from .recall import Neighbours as Neighbours
+from .recall import draw_queries as draw_queries
+from .vectors import StoredVectors as StoredVectors

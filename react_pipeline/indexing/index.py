@@ -1,0 +1,185 @@
+"""The FAISS index over the corpus, one over image vectors and one over caption vectors: publishing and searching it.
+
+Belongs here: the artifact `faiss_index`, opening it, searching. Does not belong here: how an index is built
+(`indexing.build`) or taken over (`indexing.ready`), what is searched for and what becomes of the hits (`retrieve`).
+Vectors are unit rows; similarity is their inner product, the cosine. Shapes: Q queries, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from react_pipeline.embedding import Side, Vectors
+from react_pipeline.indexing.files import find_rows, fits_gpu, read_index, set_parameters, to_gpu
+from react_pipeline.indexing.growth import find_earlier
+from react_pipeline.indexing.vectors import StoredVectors
+from react_pipeline.project import Project, resolve
+from react_pipeline.store import Artifact, CorruptArtifact, InputError, Store
+
+HITS_AT_ONCE = 1_000_000
+"""A search is cut into batches of about so many hits: 30 MB of table."""
+
+
+def build_index(project: Project) -> Artifact:
+    """Publish the artifact `faiss_index`: `image.index` and `text.index`, rows numbered as in the embeddings.
+
+    Small corpora are searched exactly. For others the configured key is built, or one that suits rows and memory, and
+    tuned to `target_recall`; `reason` in the counts says why it is that key, and what fell short. An index of an
+    earlier, smaller state of the same corpus is grown instead of built anew. With `corpus.indices` ready ones are
+    taken over.
+
+    Raises:
+        InputError: If a vector is not finite or not of unit length: FAISS would never find it, without a word; if a
+            key does not fit; if a ready index does not belong to the embeddings.
+    """
+    from react_pipeline.indexing.build import build_indices
+    from react_pipeline.indexing.ready import identify, take_over
+
+    config, ready = project.config.index, project.config.corpus.indices
+    inputs = resolve(project, "faiss_index", content=None if ready is None else identify(project.store.root, ready))
+    embeddings = inputs.parents["corpus_embeddings"]
+
+    def write(staging: Path) -> dict[str, Any]:
+        if ready is not None:
+            return take_over(config, ready, embeddings, staging)
+        earlier = find_earlier(project.store, inputs, embeddings)
+        device, distributor = project.config.device, project.config.distributor
+        return build_indices(config, embeddings, staging, earlier=earlier, device=device, distributor=distributor)
+
+    return project.store.build(inputs, write, resumable=True)
+
+
+def open_index(
+    artifact: Artifact, encoder: str | None = None, *, embeddings: Artifact | None = None, device: str = "cpu"
+) -> Index:
+    """Open a published index.
+
+    Args:
+        artifact: The `faiss_index`.
+        encoder: Fingerprint of the checkpoint that makes the queries, if it is to be checked.
+        embeddings: Those it was built of, for ranking again; None: found in the same store when they are needed.
+        device: `auto` or `cuda` searches on a GPU where FAISS has one and the index has such a form.
+
+    Raises:
+        InputError: If the index was built with another encoder.
+    """
+    built_with = artifact.counts["encoder"]
+    if encoder is not None and encoder != built_with:
+        raise InputError(
+            f"`faiss_index` {artifact.fingerprint} holds vectors of the encoder {built_with}, and the queries come "
+            f"from {encoder}: their similarities mean nothing; rematerialize `corpus_embeddings` and `faiss_index`"
+        )
+    return Index(artifact, embeddings, device)
+
+
+class Index:
+    """An opened index; each side is mapped from disk when it is first searched."""
+
+    def __init__(self, artifact: Artifact, embeddings: Artifact | None = None, device: str = "cpu") -> None:
+        """Take a verified artifact; the rest as of `open_index`."""
+        self.artifact = artifact
+        self.rows = int(artifact.counts["rows"])
+        self.dimension = int(artifact.counts["dimension"])
+        self._embeddings = embeddings
+        self._device = device
+        self._sides: dict[Side, Any] = {}
+        self._on_gpu: dict[Side, Any] = {}
+        self._stored: dict[Side, StoredVectors] = {}
+
+    def search(self, side: Side, queries: Vectors, k: int) -> pd.DataFrame:
+        """Find the k most similar rows for each query.
+
+        Args:
+            side: Search among `image` or `text` vectors.
+            queries: Unit rows (Q, D).
+            k: Hits wanted per query; fewer come back where the index holds or finds fewer.
+
+        Returns:
+            Columns query, row (int64), similarity (float32), rank (int64, from 0); by query, best first. FAISS pads
+            missing hits with row -1; these are dropped.
+
+        Raises:
+            InputError: If the queries are of another dimension than the index, or not finite, or k is below 1.
+            CorruptArtifact: If the index cannot be read.
+        """
+        parts = list(self.search_batches(side, queries, k))
+        return parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
+
+    def search_batches(
+        self, side: Side, queries: Vectors, k: int, batch_queries: int | None = None
+    ) -> Iterator[pd.DataFrame]:
+        """As `search`, a part of the queries at a time: for many prompts on little memory.
+
+        Args:
+            side: As of `search`.
+            queries: As of `search`.
+            k: As of `search`.
+            batch_queries: Queries a batch; unset: so many that a batch has about a million hits.
+
+        Yields:
+            Tables as of `search`; `query` counts through all batches.
+        """
+        queries = self._checked(queries, k)
+        k = min(k, self.rows)
+        size = batch_queries or max(HITS_AT_ONCE // k, 1)
+        rerank = int(self.artifact.counts.get("rerank", {}).get(side, 1))
+        index, stored = self._side(side, k * rerank), self._stored_vectors(side) if rerank > 1 else None
+        for start in range(0, max(len(queries), 1), size):
+            similarities, rows = find_rows(index, queries[start : start + size], k, rerank, stored)
+            query, rank = np.nonzero(rows >= 0)
+            found = {"query": query + start, "row": rows[query, rank], "similarity": similarities[query, rank]}
+            yield pd.DataFrame({**found, "rank": rank})
+
+    def _checked(self, queries: Vectors, k: int) -> Vectors:
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        if queries.ndim != 2 or queries.shape[1] != self.dimension:
+            raise InputError(
+                f"queries of shape {queries.shape} do not fit `faiss_index` {self.artifact.fingerprint}, whose vectors "
+                f"have {self.dimension} dimensions: queries and corpus must come from one encoder"
+            )
+        if not np.isfinite(queries).all():
+            raise InputError("a query holds NaN or infinity; check the checkpoint that encoded it")
+        if k < 1:
+            raise InputError(f"k is {k}; at least 1 hit per query must be asked for")
+        return queries
+
+    def _side(self, side: Side, hits: int = 1) -> Any:
+        index = self._mapped(side)
+        if self._device == "cpu" or not fits_gpu(index, hits):
+            return index
+        if side not in self._on_gpu:
+            self._on_gpu[side] = to_gpu(index, self._device)
+        return self._on_gpu[side]
+
+    def _mapped(self, side: Side) -> Any:
+        if side not in self._sides:
+            path = self.artifact.file(f"{side}.index")
+            # A file that was cut after it was verified would end a mapped read with a signal, not with an error.
+            if path.stat().st_size != self.artifact.manifest["files"][path.name]["bytes"]:
+                raise CorruptArtifact(f"{path}: its length differs from the manifest; rematerialize `faiss_index`")
+            index = read_index(path, self.artifact.stage, mapped=True)
+            if (index.ntotal, index.d) != (self.rows, self.dimension):
+                raise CorruptArtifact(
+                    f"{path}: {index.ntotal:,} rows of {index.d} dimensions, its manifest says {self.rows:,} of "
+                    f"{self.dimension}; rematerialize `faiss_index`"
+                )
+            if parameters := self.artifact.counts["parameters"].get(side):
+                set_parameters(index, parameters)
+            self._sides[side] = index
+        return self._sides[side]
+
+    def _stored_vectors(self, side: Side) -> StoredVectors:
+        if side not in self._stored:
+            if self._embeddings is None:
+                # <store>/<stage>/<key>/<fingerprint>
+                store = Store(self.artifact.path.parents[2])
+                self._embeddings = store.open(
+                    "corpus_embeddings", self.artifact.key, self.artifact.parents["corpus_embeddings"]
+                )
+            self._stored[side] = StoredVectors(self._embeddings, side)
+        return self._stored[side]

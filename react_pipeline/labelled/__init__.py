@@ -1,0 +1,8 @@
+"""Labelled images of every form: folders, manifests, zips and the layouts of ELEVATER.
+
+Does not belong here: measuring anything on them.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,14 @@
+from .encoding import PreprocessedImages as PreprocessedImages
+from .encoding import Unprojected as Unprojected
+from .encoding import encode as encode
+from .encoding import preprocessing as preprocessing
+from .images import LabelledImages as LabelledImages
+from .images import Unavailable as Unavailable
+from .index_files import LAYOUT as LAYOUT
+from .labelled import encode_images as encode_images
+from .labelled import preprocessing_for as preprocessing_for
+from .labelled import publish_evaluation_set as publish_evaluation_set
+from .labelled import read_images as read_images
+from .labels import lines_of as lines_of
+from .names import normal as normal
+from .readers import read_dataset as read_dataset

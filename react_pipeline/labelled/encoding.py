@@ -1,0 +1,199 @@
+"""Encoding images of the benchmark: preprocessing, reading ahead, features as an array on disk.
+
+Belongs here: bytes of images in, features out, for any list of images. Does not belong here: which images (`readers`,
+`image_text`), what is published (`features`). Shapes: N images of H x W pixels, B of them in a batch, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from react_pipeline.clip import Clip
+from react_pipeline.corpus import BadImage, decode_image, truncated_images
+from react_pipeline.store import CorruptArtifact, InputError
+
+Preprocess = Callable[[Image.Image], Tensor]
+
+
+def preprocessing(clip: Clip, *, squash: bool = False) -> Preprocess:
+    """The model's own preprocessing (shortest side, centre crop), or one that squashes images to a square."""
+    if not squash:
+        return clip.preprocess
+    return image_transform_v2(PreprocessCfg(**{**clip.preprocess_cfg, "resize_mode": "squash"}), is_train=False)
+
+
+class LoadedImage(NamedTuple):
+    """An image (3, H, W), SHA-256 of its file (32 bytes), and whether the file ends too early."""
+
+    pixels: Tensor
+    sha256: bytes
+    truncated: bool = False
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What else is known of encoded images: SHA-256 of each file, uint8 (N, 32), and how many were truncated."""
+
+    sha256: NDArray[np.uint8]
+    truncated: int
+
+
+@dataclass(frozen=True)
+class Unprojected:
+    """A second array of features, from before the last projection of the tower.
+
+    Attributes:
+        path: Where the array goes, float32 (N, W).
+        projection: (W, D), which `finetune.take_projection` took out of the tower: the tower now gives width W.
+    """
+
+    path: Path
+    projection: Tensor
+
+
+@dataclass(frozen=True)
+class PreprocessedImages:
+    """Images by their numbers, as a model takes them. Can be sent to other processes.
+
+    Attributes:
+        read: The number of an image to the bytes of its file.
+        name: The number of an image to what errors call it.
+        preprocess: Of the model.
+        max_pixels: Larger images are refused.
+    """
+
+    read: Callable[[int], bytes]
+    name: Callable[[int], str]
+    preprocess: Preprocess
+    max_pixels: int
+
+    def __call__(self, number: int) -> Tensor:
+        """The image (3, H, W).
+
+        Raises:
+            InputError: If it is gone or cannot be decoded.
+        """
+        return self.load(number).pixels
+
+    def load(self, number: int) -> LoadedImage:
+        """The image and what is known of its file; of one that ends too early the part that is there counts."""
+        data = self.read(number)
+        digest = hashlib.sha256(data).digest()
+        try:
+            try:
+                return LoadedImage(self.preprocess(decode_image(data, self.max_pixels)), digest)
+            except BadImage as error:
+                if error.reason != "truncated":
+                    raise
+            with truncated_images():
+                return LoadedImage(self.preprocess(decode_image(data, self.max_pixels)), digest, truncated=True)
+        except BadImage as error:
+            raise InputError(f"{self.name(number)}: no usable image ({error}); mend its file") from error
+
+
+def encode(
+    clip: Clip,
+    images: PreprocessedImages,
+    count: int,
+    path: Path,
+    *,
+    batch_size: int,
+    workers: int,
+    title: str = "images",
+    unprojected: Unprojected | None = None,
+) -> Encoded:
+    """Write the features of images 0 to N - 1 as the image tower gives them, not normalised: float32 (N, D), `.npy`.
+
+    In float32 on any device; one batch is in memory at a time. The file is whole or not there.
+
+    Args:
+        clip: The model.
+        images: What is encoded.
+        count: N.
+        path: Where the array goes.
+        batch_size: B.
+        workers: Processes that read and preprocess ahead; 0: this one.
+        title: Of the progress bar.
+        unprojected: Write these features too, in the same pass; the others are what the tower gives with its
+            projection, to the last digit.
+
+    Raises:
+        InputError: If an image cannot be used.
+        CorruptArtifact: If a feature is not finite.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    widths = {path: clip.dimension} | ({unprojected.path: len(unprojected.projection)} if unprojected else {})
+    partials = {target: target.with_name(target.name + ".partial") for target in widths}
+    arrays = [
+        np.lib.format.open_memmap(partials[target], "w+", np.float32, (count, width))
+        for target, width in widths.items()
+    ]
+    digests: list[bytes] = []
+    truncated = start = 0
+    # A process for less than a batch would only cost its start.
+    loader = DataLoader(
+        _Numbered(images, count), batch_size, num_workers=min(workers, count // batch_size), collate_fn=_collate
+    )
+    with tqdm(total=count, desc=title, unit="image", disable=None, leave=False) as bar:
+        for pixels, about, problem in loader:
+            if problem:
+                raise InputError(problem)
+            digests += [sha256 for sha256, _ in about]
+            truncated += sum(cut for _, cut in about)
+            with torch.inference_mode():
+                given = clip.model.encode_image(pixels.to(clip.device))
+                batches = [given @ unprojected.projection, given] if unprojected else [given]
+            for array, values in zip(arrays, batches, strict=True):
+                batch = values.float().cpu().numpy()
+                if not np.isfinite(batch).all():
+                    raise CorruptArtifact(
+                        f"{images.name(start)}: the model gives features that are not finite; rematerialize its "
+                        "checkpoint"
+                    )
+                array[start : start + len(batch)] = batch
+            start += len(pixels)
+            bar.update(len(pixels))
+    for array in arrays:
+        array.flush()
+    del array, arrays
+    for target, partial in partials.items():
+        partial.replace(target)
+    return Encoded(np.frombuffer(b"".join(digests), np.uint8).reshape(count, 32), truncated)
+
+
+class _Numbered(Dataset[Any]):
+    """What PyTorch's loader reads; an unusable image comes as the text of its error, which a process cannot lose."""
+
+    def __init__(self, images: PreprocessedImages, count: int) -> None:
+        self.images = images
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> LoadedImage | str:
+        try:
+            return self.images.load(number)
+        except InputError as error:
+            return str(error)
+
+
+def _collate(rows: list[LoadedImage | str]) -> tuple[Tensor | None, list[tuple[bytes, bool]], str]:
+    problems = [row for row in rows if isinstance(row, str)]
+    if problems:
+        return None, [], problems[0]
+    good = [row for row in rows if not isinstance(row, str)]
+    return torch.stack([row.pixels for row in good]), [(row.sha256, row.truncated) for row in good], ""

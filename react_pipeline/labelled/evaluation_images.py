@@ -1,0 +1,85 @@
+"""A data set's test images as a domain's labelled images, read in place from archives too.
+
+Belongs here: joining the data set's classes with the domain's, and reading an image again by its location. Does not
+belong here: publishing the set (`react_pipeline.labelled.labelled`).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+
+import pandas as pd
+
+from react_pipeline.labelled.images import LabelledImages, Unavailable
+from react_pipeline.labelled.labels import lines_of
+from react_pipeline.labelled.names import normal
+from react_pipeline.labelled.readers import read_dataset
+from react_pipeline.settings import DomainConfig, dataset
+from react_pipeline.store import InputError
+
+SPLIT = "test"
+_MARK = "//elevater:"
+"""Between the root and the rest of a location; no path has it, for paths are normalised."""
+
+
+def list_images(root: Path, name: str, domain: DomainConfig) -> pd.DataFrame:
+    """List the test images of a data set, with the domain's spelling of each class.
+
+    Args:
+        root: See `readers.read_dataset`.
+        name: A data set whose images have one class each.
+        domain: Must have every class of the data set, under the name or a synonym; it may have more.
+
+    Returns:
+        Columns path (relative to the root: `<data set>/<number>/<its own location>`), class; in the order on disk.
+
+    Raises:
+        Unavailable: If the data set is not there.
+        InputError: If it is wrong, or the domain lacks classes.
+    """
+    entry = dataset(name)
+    known = {normal(text): given.name for given in domain.classes for text in (*given.synonyms, given.name)}
+    joined = [next((known[normal(text)] for text in names if normal(text) in known), None) for names in entry.aliases]
+    lacking = [names[0] for names, found in zip(entry.aliases, joined, strict=True) if found is None]
+    if lacking:
+        raise InputError(f"domain {domain.slug!r} lacks {len(lacking)} classes of {name}\n{lines_of(lacking)}")
+    # Lists that were read before may be those of other files.
+    _test_images.cache_clear()
+    images = read_dataset(root, name, SPLIT)
+    paths = [f"{name}/{number}/{location}" for number, location in enumerate(images.locations)]
+    return pd.DataFrame({"path": paths, "class": [joined[int(label)] for label in images.labels]})
+
+
+def location_of(root: Path, path: str) -> str:
+    """The absolute location of an image, for `read_location`."""
+    return f"{root}{_MARK}{path}"
+
+
+def is_location(text: str) -> bool:
+    """Whether a text comes from `location_of` rather than being a path."""
+    return _MARK in text
+
+
+def read_location(location: str) -> bytes:
+    """The bytes of an image.
+
+    Raises:
+        InputError: If the data set or the image is gone, or another image has its place now.
+    """
+    root, _, path = location.partition(_MARK)
+    name, number, own = path.split("/", 2)
+    try:
+        images = _test_images(Path(root), name)
+    except Unavailable as error:
+        raise InputError(f"{location}: {error.reason}") from error
+    position = int(number)
+    if position >= len(images) or images.locations[position] != own:
+        raise InputError(f"{location}: the data set changed; rematerialize `evaluation_set`")
+    return images.read(position)
+
+
+@lru_cache(maxsize=4)
+def _test_images(root: Path, name: str) -> LabelledImages:
+    # Reading the lists again for each image would take far longer than the image.
+    return read_dataset(root, name, SPLIT, warn=False)

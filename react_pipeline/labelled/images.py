@@ -1,0 +1,263 @@
+"""Labelled images of the benchmark: where each one's bytes lie, its labels, and a digest of it all.
+
+Belongs here: the one type that every reader gives back, and reading bytes from files and zip archives in place. Does
+not belong here: finding out which images a data set has (the readers), decoding (`react_pipeline.corpus.images`).
+
+Names of zip members are keys of the archive's own directory; nothing is extracted, no name becomes a path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from react_pipeline.settings import Dataset
+from react_pipeline.store import InputError
+
+MAX_IMAGE_BYTES = 256 << 20
+"""A larger file is no image of these data sets; a member of a hostile archive may claim any size."""
+
+_MOST_OPEN = 64
+
+
+class Unavailable(InputError):  # noqa: N818 - reads as the state it reports
+    """Data that is not there, as opposed to data that is wrong.
+
+    Attributes:
+        reason: What is missing and where it can be had.
+    """
+
+    def __init__(self, reason: str) -> None:
+        """Keep the `reason`."""
+        super().__init__(reason)
+        self.reason = reason
+
+
+class ByteSource(Protocol):
+    """Where the bytes of a split's images come from. Can be pickled; safe in threads and after a fork."""
+
+    def read(self, position: int) -> bytes:
+        """The bytes of an image file."""
+
+    def checksum(self, position: int) -> tuple[int, int]:
+        """Size in bytes and CRC-32 of the content, read in the cheapest way that sees the content."""
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """The images of one split, with labels joined to the table's classes by name.
+
+    Attributes:
+        dataset: Name of the data set.
+        split: `train`, `val` or `test`.
+        locations: For each image a path relative to the root or `archive.zip@member`; in the order of the files on
+            disk, which is the order of a submission file.
+        labels: int64 (N,) class ids; for a multilabel set uint8 (N, C), 1 where the image has the class.
+        class_names: First names in the order of class ids, as in the table.
+        order: For each class of the files on disk, in their order, its id here. Predictions are put back into the
+            order of the files with `scores[:, order]`.
+        layout: Which kind of copy was read.
+        expected: Official number of images of the split; None where there is none.
+        source: Gives the bytes.
+        notes: What a user should know of how labels were joined.
+    """
+
+    dataset: str
+    split: str
+    locations: tuple[str, ...]
+    labels: NDArray[np.int64] | NDArray[np.uint8]
+    class_names: tuple[str, ...]
+    order: tuple[int, ...]
+    layout: str
+    expected: int | None
+    source: ByteSource
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.locations)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the split has its official number of images."""
+        return len(self) == self.expected
+
+    def read(self, position: int) -> bytes:
+        """The bytes of the image file at `position`.
+
+        Raises:
+            InputError: If it is gone or damaged.
+        """
+        return self.source.read(position)
+
+    def digest(self) -> str:
+        """SHA-256 over the names, sizes, checksums and labels of the images and the order of the classes, for lineage.
+
+        The order decides the columns of a submission, so files with another one are not the same.
+
+        Members of zip archives are taken by the CRC of the archive's directory, which reading verifies; other files
+        are read. So equal digests mean equal images, labels and order, wherever the root lies.
+
+        Raises:
+            InputError: If a file is gone.
+        """
+        digest = hashlib.sha256()
+        digest.update("\n".join((self.dataset, self.split, *self.class_names)).encode())
+        digest.update(np.ascontiguousarray(self.labels).astype("<i8").tobytes())
+        digest.update(f"\n{self.order}".encode())
+        for position, location in enumerate(self.locations):
+            size, crc = self.source.checksum(position)
+            digest.update(f"\n{location}\0{size}\0{crc}".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+
+def labelled_images(
+    entry: Dataset,
+    split: str,
+    locations: list[str],
+    labels: NDArray[Any],
+    order: NDArray[np.int64],
+    layout: str,
+    source: ByteSource,
+    notes: tuple[str, ...] = (),
+) -> LabelledImages:
+    """Bring labels of the order on disk into the table's order.
+
+    Args:
+        entry: The data set.
+        split: `train`, `val` or `test`.
+        locations: N of them.
+        labels: (N,) positions in the order on disk, or (N, C) zeros and ones.
+        order: (C,) the table's id of each class on disk.
+        layout: Which kind of copy was read.
+        source: Gives the bytes.
+        notes: Of the join.
+    """
+    if entry.multilabel:
+        joined: NDArray[Any] = np.zeros((len(locations), entry.num_classes), np.uint8)
+        joined[:, order] = labels
+    else:
+        joined = order[np.asarray(labels, np.int64)].astype(np.int64)
+    expected = entry.sizes.get(split)
+    ids = tuple(int(number) for number in order)
+    return LabelledImages(
+        entry.name, split, tuple(locations), joined, entry.class_names, ids, layout, expected, source, notes
+    )
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Files below `root`, and members of zip archives below it, by their locations."""
+
+    root: Path
+    locations: tuple[str, ...]
+
+    def read(self, position: int) -> bytes:
+        """The bytes of the file or member.
+
+        Raises:
+            InputError: If it is gone, damaged, encrypted or larger than `MAX_IMAGE_BYTES`.
+        """
+        archive, member = split_location(self.locations[position])
+        if archive is None:
+            return _read_file(self.root / member)
+        where = f"{self.root / archive}@{member}"
+        opened = open_zip(self.root / archive)
+        try:
+            info = opened.getinfo(member)
+            if info.file_size > MAX_IMAGE_BYTES:
+                raise InputError(f"{where}: {info.file_size:,} bytes are too many for an image")
+            return opened.read(info)
+        except KeyError as error:
+            raise InputError(f"{where}: no such member") from error
+        # Damaged or hostile members: bad CRC, cut data, unknown compression, encryption.
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+            raise InputError(f"{where}: cannot be read ({error}); copy the archive again") from error
+
+    def checksum(self, position: int) -> tuple[int, int]:
+        """Size and CRC-32: of the archive's directory, or of the file's content."""
+        archive, member = split_location(self.locations[position])
+        if archive is None:
+            data = _read_file(self.root / member)
+            return len(data), zlib.crc32(data)
+        try:
+            info = open_zip(self.root / archive).getinfo(member)
+        except KeyError as error:
+            raise InputError(f"{self.root / archive}@{member}: no such member") from error
+        return info.file_size, info.CRC
+
+
+def split_location(location: str) -> tuple[str | None, str]:
+    """Archive and member of `archive.zip@member`; None and the path of anything else."""
+    head, mark, member = location.partition(".zip@")
+    return (f"{head}.zip", member) if mark else (None, location)
+
+
+def is_inside(name: str) -> bool:
+    """Whether a relative path stays below its root, by its text."""
+    path = PurePosixPath(name)
+    return bool(name) and not path.is_absolute() and ".." not in path.parts and "\\" not in name and "\0" not in name
+
+
+def open_zip(path: Path) -> zipfile.ZipFile:
+    """The archive, opened once in each process.
+
+    Raises:
+        InputError: If it is cut short or no zip archive.
+    """
+    try:
+        return open_once(path, zipfile.ZipFile)
+    # A hostile directory of members makes zipfile raise nearly anything.
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError) as error:
+        raise InputError(f"{path}: no whole zip archive ({error}); copy it again") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+_handles: dict[Path, tuple[tuple[int, int], Any]] = {}
+_lock = threading.Lock()
+
+
+def open_once(path: Path, opener: Callable[[Path], Any]) -> Any:
+    """A file kept open in this process, opened again after it was changed."""
+    state = path.stat()
+    version = (state.st_mtime_ns, state.st_size)
+    with _lock:
+        held = _handles.get(path)
+        if held is None or held[0] != version:
+            while len(_handles) >= _MOST_OPEN:
+                # Not closed here: another thread may still read it; it closes with its last reader.
+                _handles.pop(next(iter(_handles)))
+            held = _handles[path] = (version, opener(path))
+        return held[1]
+
+
+def _forget_handles() -> None:
+    # A child shares the parent's file offsets, and the lock may have been held by a thread it does not have.
+    global _lock
+    _handles.clear()
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_forget_handles)
+
+
+def _read_file(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_IMAGE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    if len(data) > MAX_IMAGE_BYTES:
+        raise InputError(f"{path}: more than {MAX_IMAGE_BYTES:,} bytes are too many for an image")
+    return data

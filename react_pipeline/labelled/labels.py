@@ -1,0 +1,131 @@
+"""Labels: the listing of a labelled set, read from a folder or a manifest and joined with a domain's classes by name.
+
+Belongs here: finding every fault of a listing and telling them in one error. Does not belong here: reading an image,
+or publishing a set (`labelled`).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from react_pipeline.settings import DomainConfig
+from react_pipeline.store import InputError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+_MOST_LISTED = 50
+
+
+def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """List a folder with one subfolder a class, matched with the domain's classes by name.
+
+    Case, spaces, underscores and hyphens do not matter in the match. Images may lie deeper in a class's folder; files
+    of other kinds are counted and left out.
+
+    Returns:
+        Columns path (relative, with /), class; and counts of what was left out.
+
+    Raises:
+        InputError: Listing every subfolder that is no class, and images that lie in no subfolder.
+    """
+    known = _by_name(domain)
+    rows, problems, ignored = [], [], 0
+    for entry in sorted(root.iterdir()):
+        if entry.name.startswith("."):
+            continue
+        if not entry.is_dir():
+            if entry.suffix.lower() in IMAGE_SUFFIXES:
+                problems.append(f"{entry.name}: an image outside of any class's folder")
+            else:
+                ignored += 1
+            continue
+        class_name = known.get(_normal(entry.name))
+        if class_name is None:
+            problems.append(f"{entry.name}: no class of {domain.slug!r} has this name")
+            continue
+        for path in sorted(path for path in entry.rglob("*") if path.is_file()):
+            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
+                rows.append((path.relative_to(root).as_posix(), class_name))
+            else:
+                ignored += 1
+    if problems:
+        names = ", ".join(domain.class_names)
+        raise InputError(f"{root}: rename or remove\n{lines_of(problems)}\nclasses of {domain.slug!r}: {names}")
+    if not rows:
+        raise InputError(f"{root}: no image in any subfolder; it needs one subfolder a class")
+    return pd.DataFrame(rows, columns=["path", "class"]), {"ignored_files": ignored}
+
+
+def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
+    """Read a manifest: CSV or parquet with the columns path (relative to the manifest) and class.
+
+    Returns:
+        Columns path, class, in the order of the manifest, with the domain's spelling of each class.
+
+    Raises:
+        InputError: Listing every bad row by its number; the first row under the header is row 1.
+    """
+    table = _read_table(path)
+    missing = [column for column in ("path", "class") if column not in table.columns]
+    if missing:
+        raise InputError(
+            f"{path}: column {' and '.join(missing)} missing (found: {', '.join(map(str, table.columns))}); "
+            "a manifest needs path and class"
+        )
+    known = _by_name(domain)
+    rows, problems, first = [], [], dict[str, int]()
+    for number, (name, label) in enumerate(zip(table["path"], table["class"], strict=True), start=1):
+        class_name = known.get(_normal(str(label)))
+        if class_name is None:
+            problems.append(f"row {number}: class {label!r} is no class of {domain.slug!r}")
+        if not isinstance(name, str) or not (path.parent / name).is_file():
+            problems.append(f"row {number}: no file {name!r}")
+        elif (key := os.path.normpath(name)) in first:
+            problems.append(f"row {number}: repeats the path of row {first[key]}, {name!r}")
+        else:
+            first[key] = number
+        rows.append((name, class_name))
+    if problems:
+        raise InputError(f"{path}:\n{lines_of(problems)}")
+    if not rows:
+        raise InputError(f"{path}: no rows")
+    return pd.DataFrame(rows, columns=["path", "class"])
+
+
+def lines_of(problems: Sequence[str]) -> str:
+    """One line each, `_MOST_LISTED` at most."""
+    shown = [f"  {problem}" for problem in problems[:_MOST_LISTED]]
+    if len(problems) > _MOST_LISTED:
+        shown.append(f"  and {len(problems) - _MOST_LISTED} more")
+    return "\n".join(shown)
+
+
+def _by_name(domain: DomainConfig) -> dict[str, str]:
+    known: dict[str, str] = {}
+    for name in domain.class_names:
+        if (other := known.setdefault(_normal(name), name)) != name:
+            raise InputError(
+                f"classes {other!r} and {name!r} of {domain.slug!r} cannot be told apart in a labelled set"
+            )
+    return known
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[\s_-]+", " ", name.casefold()).strip()
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        if path.suffix.lower() == ".parquet":
+            return pd.read_parquet(path)
+        if path.suffix.lower() == ".csv":
+            # Text stays text: a class may be called "None" or "007".
+            return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a table: {' '.join(str(error).split())}") from error
+    raise InputError(f"{path}: a manifest is a .csv or a .parquet file")

@@ -1,0 +1,89 @@
+"""What all readers do with files: reading small text ones, and demanding that the listed images exist.
+
+Does not belong here: what a layout looks like (`manifests`, `folders`, `webdatasets`, `originals`).
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from react_pipeline.labelled.images import Unavailable, is_inside, open_zip, split_location
+from react_pipeline.labelled.labels import lines_of
+from react_pipeline.store import InputError
+
+_MOST_TEXT_BYTES = 512 << 20
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        Unavailable: If there is none.
+        InputError: If it is not UTF-8 or larger than any index of these data sets.
+    """
+    try:
+        if path.stat().st_size > _MOST_TEXT_BYTES:
+            raise InputError(f"{path}: more than {_MOST_TEXT_BYTES:,} bytes are too many for a list of images")
+        return path.read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Unavailable(f"{path} is missing") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 (byte {error.start:,}); convert it") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file.
+
+    Raises:
+        Unavailable: If there is none.
+        InputError: If it cannot be parsed.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: no whole JSON ({error}); copy it again") from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, stripped, without blank ones."""
+    return [line.strip() for line in read_text(path).split("\n") if line.strip()]
+
+
+def require_images(root: Path, locations: Sequence[str], where: Path) -> None:
+    """Demand that every location is a file below `root` or a member of an archive there.
+
+    Args:
+        root: What locations are relative to.
+        locations: Paths, or `archive.zip@member`.
+        where: The list they come from.
+
+    Raises:
+        Unavailable: Naming the archives that are missing.
+        InputError: Listing locations that lie outside of the root, or that nothing is at.
+    """
+    members: dict[str, zipfile.ZipFile | None] = {}
+    problems = []
+    for location in locations:
+        archive, member = split_location(location)
+        if not is_inside(member) or not is_inside(archive or member):
+            problems.append(f"{location!r}: lies outside of {root}")
+        elif archive is None:
+            if not (root / member).is_file():
+                problems.append(f"{location!r}: no such file")
+        else:
+            if archive not in members:
+                members[archive] = open_zip(root / archive) if (root / archive).is_file() else None
+            opened = members[archive]
+            if opened is not None and member not in opened.NameToInfo:
+                problems.append(f"{location!r}: the archive has no such member")
+    missing = sorted(archive for archive, opened in members.items() if opened is None)
+    if missing:
+        raise Unavailable(f"{where} names {', '.join(missing)}, missing in {root}")
+    if problems:
+        raise InputError(f"{where}: {len(problems)} images cannot be found\n{lines_of(problems)}")

@@ -1,0 +1,142 @@
+"""Joining the class names that files on disk carry with the table's, by name.
+
+Belongs here: which names are taken for the same, and what is said when they do not match. Does not belong here: where
+the names on disk come from (the readers).
+
+A position never decides which class a label means, with one exception: an ELEVATER copy can be taken in ELEVATER's
+order, if its labels have no names at all and that order is known beyond doubt, or if the user vouches for it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from react_pipeline.labelled.labels import lines_of
+from react_pipeline.settings import IMAGENET, Dataset, read_data
+from react_pipeline.store import InputError
+
+OVERRIDES = "class_names.json"
+"""A user's own file at the root: {data set: {name on disk: name in the table}}, or {data set: "elevater-order"}."""
+ELEVATERS_ORDER = "elevater-order"
+"""What a user writes to vouch for the order of an ELEVATER copy whose names are others."""
+
+
+def join_names(
+    entry: Dataset, found: Sequence[str], where: Path, root: Path, *, in_elevaters_order: bool = False
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """The table's class id of each name on disk. Case, spaces, underscores and hyphens do not matter.
+
+    A class is known by its first name, its aliases, the names of the original data set (`data/other_names.json`; for
+    ImageNet the WordNet ids), and those of the user's own `class_names.json` at the root. ImageNet has two names twice;
+    these are taken in their order.
+
+    Args:
+        entry: The data set.
+        found: Names on disk, in the order of label ids there.
+        where: The file or folder they come from.
+        root: Where `class_names.json` is looked for.
+        in_elevaters_order: The files are ELEVATER's own, so numerals can stand for its order.
+
+    Returns:
+        Ids (C,), a permutation; and what a user should know of the join.
+
+    Raises:
+        InputError: If the number of classes differs or a name does not match, listing the names.
+    """
+    own = _overrides(root).get(entry.name, {})
+    if isinstance(own, str) and not in_elevaters_order:
+        raise InputError(f"{root / OVERRIDES}: {entry.name}: {where} is no ELEVATER copy; give its names instead")
+    by_position = np.arange(entry.num_classes, dtype=np.int64)
+    if isinstance(own, str) and len(found) == entry.num_classes:
+        return by_position, (f"{where}: taken in the order of ELEVATER's own list, as {root / OVERRIDES} says",)
+    known = _ids_by_name(entry, {} if isinstance(own, str) else own, root)
+    ids, problems = [], []
+    for name in found:
+        candidates = known.get(normal(name))
+        if candidates is None:
+            problems.append(f"{name!r}: no class of {entry.name} has this name")
+        elif not candidates:
+            problems.append(f"{name!r}: stands for a class that another name stood for already")
+        else:
+            ids.append(candidates.pop(0))
+    if len(found) != entry.num_classes:
+        problems.insert(0, f"{len(found)} classes, {entry.name} has {entry.num_classes}")
+    elif problems and list(found) == [str(number) for number in range(entry.num_classes)]:
+        if in_elevaters_order and entry.order_is_elevaters:
+            note = f"{where}: labels have no names; they were taken in the order of ELEVATER's own list"
+            return by_position, (note,)
+        problems = ["labels have no names, and their order is not known for sure: name the classes"]
+    if problems:
+        unused = sorted(set(range(entry.num_classes)) - set(ids))
+        names = ", ".join(repr(entry.class_names[number]) for number in unused[:250])
+        raise InputError(
+            f"{where}: classes cannot be joined by name\n{lines_of(problems)}\nclasses left over: {names or 'none'}\n"
+            f"rename them, or say what they mean in {root / OVERRIDES}: "
+            f'{{"{entry.name}": {{"name on disk": "name in the table"}}}}'
+            + (f', or {{"{entry.name}": "{ELEVATERS_ORDER}"}} if you are sure of it' if in_elevaters_order else "")
+        )
+    return np.array(ids, np.int64), ()
+
+
+def normal(name: str) -> str:
+    """The form in which names are compared."""
+    return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", name).casefold())
+
+
+def _ids_by_name(entry: Dataset, own: dict[str, str], root: Path) -> dict[str, list[int]]:
+    # Names of one class share one list, so that a class that two names stand for is seen.
+    known: dict[str, list[int]] = {}
+    for class_id, names in enumerate(entry.aliases):
+        known.setdefault(normal(names[0]), []).append(class_id)
+    for names in entry.aliases:
+        for alias in names[1:]:
+            known.setdefault(normal(alias), known[normal(names[0])])
+    for other, name in read_data("other_names.json").get(entry.name, {}).items():
+        known.setdefault(normal(other), known[normal(name)])
+    if entry.name == IMAGENET.name:
+        known.update({wordnet_id: [class_id] for class_id, wordnet_id in enumerate(_wordnet_ids())})
+    for other, name in own.items():
+        if normal(name) not in known:
+            raise InputError(f"{root / OVERRIDES}: {entry.name}.{other}: {entry.name} has no class {name!r}")
+        known[normal(other)] = known[normal(name)]
+    return known
+
+
+def _overrides(root: Path) -> dict[str, dict[str, str] | str]:
+    path = root / OVERRIDES
+    if not path.is_file():
+        return {}
+    try:
+        given: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(given, dict) or not all(_is_override(value) for value in given.values()):
+        raise InputError(
+            f'{path}: must be {{"data set": {{"name on disk": "name in the table"}}}}, or "{ELEVATERS_ORDER}" '
+            "in place of the names"
+        )
+    return given
+
+
+def _is_override(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(name, str) for name in value.values())
+    return value == ELEVATERS_ORDER
+
+
+def _wordnet_ids() -> list[str]:
+    spec = importlib.util.find_spec("timm")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        path = Path(folder) / "data" / "_info" / "imagenet_synsets.txt"
+        if path.is_file():
+            return path.read_text(encoding="utf-8").split()
+    return []

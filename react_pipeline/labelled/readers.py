@@ -1,0 +1,58 @@
+"""The one entry for reading a data set, in whichever of the known layouts it lies.
+
+Does not belong here: what a layout looks like (`manifests`, `folders`, `webdatasets`, `originals`).
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from react_pipeline.labelled.folders import read_folder
+from react_pipeline.labelled.images import LabelledImages, Unavailable
+from react_pipeline.labelled.index_files import read_elevater
+from react_pipeline.labelled.originals import read_original
+from react_pipeline.labelled.webdatasets import read_webdataset
+from react_pipeline.settings import SPLITS, dataset
+from react_pipeline.store import InputError
+
+logger = logging.getLogger(__name__)
+
+_READERS = (read_elevater, read_folder, read_webdataset, read_original)
+"""In order of preference: an ELEVATER copy alone has ELEVATER's order of images."""
+
+
+def read_dataset(root: Path, name: str, split: str, *, warn: bool = True) -> LabelledImages:
+    """Read one split of one data set: which images it has, where their bytes lie, and their labels.
+
+    No image is decoded. Layouts are tried in turn; the first that holds the split is taken.
+
+    Args:
+        root: Folder of a local ELEVATER copy, of image folders, of clip-benchmark's tar shards, or of torchvision's
+            data; a mixture is fine.
+        name: A key of the table.
+        split: `train`, `val` or `test`.
+        warn: Log what a user should know of how labels were joined; it stands in `notes` too.
+
+    Raises:
+        Unavailable: If the split is not there, with what is missing and where it can be had.
+        InputError: If it is there and wrong, naming the file and every fault.
+    """
+    entry = dataset(name)
+    if split not in SPLITS:
+        raise InputError(f"{split!r} is no split: {', '.join(SPLITS)}")
+    if split not in entry.sizes:
+        raise Unavailable(f"{name} has no split {split!r}")
+    missing = []
+    for read in _READERS:
+        try:
+            found = read(root, entry, split)
+        except Unavailable as error:
+            missing.append(error.reason)
+            continue
+        if found is not None:
+            for note in found.notes if warn else ():
+                logger.warning("%s: %s", name, note)
+            return found
+    what = "; ".join(missing) or f"no copy of it in {root}"
+    raise Unavailable(f"{name}, split {split}: {what}. It can be had from {entry.homepage}")

@@ -1,1 +1,0 @@
-"""Modeling: the parts of a CLIP: attention, gated blocks, towers, weights."""

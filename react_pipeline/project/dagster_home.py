@@ -1,0 +1,94 @@
+"""The Dagster home: the folder of Dagster's instance, and whether `react-pipeline ui` runs over it.
+
+Belongs here: where the folder is, that it has a `dagster.yaml`, the lock of the user interfaces. Does not belong here:
+what is in the instance (Dagster), or starting anything (`commands.servers`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from react_pipeline.store import InputError, write_atomically
+
+HOME_VARIABLE = "DAGSTER_HOME"
+SETTINGS_FILE = "dagster.yaml"
+"""Without it Dagster takes its defaults: no monitoring, retries or retention, and no limit of the pool."""
+
+LOCK_FILE = "ui.lock"
+"""Locked while the user interfaces run; says in JSON where they answer."""
+
+
+def locate_home(repository: Path | None) -> Path | None:
+    """Where the Dagster home is, absolute: `DAGSTER_HOME`, else the repository's own; None without either."""
+    if named := os.environ.get(HOME_VARIABLE):
+        # Dagster refuses a relative one; it is meant from the folder in which the command runs.
+        return Path(named).expanduser().absolute()
+    return None if repository is None else repository / "dagster_home"
+
+
+def prepare_home(repository: Path) -> Path:
+    """The Dagster home, made if it is missing, with the repository's `dagster.yaml` unless it has one of its own.
+
+    Raises:
+        InputError: If it cannot be written.
+    """
+    home = locate_home(repository) or repository / "dagster_home"
+    settings = home / SETTINGS_FILE
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not settings.exists():
+            write_atomically(settings, (repository / "dagster_home" / SETTINGS_FILE).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{HOME_VARIABLE} {home}: {error.strerror}; let it name a folder of yours") from error
+    return home
+
+
+@contextmanager
+def locked_for_ui(home: Path) -> Iterator[TextIO]:
+    """Let no second `react-pipeline ui` run over a home: two daemons ask for every run twice. Gives the lock file.
+
+    A process that inherits its descriptor holds the lock too. The kernel frees it when all its holders are dead.
+
+    Raises:
+        InputError: If they run already: where, and how to end them.
+    """
+    with (home / LOCK_FILE).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            there = ", ".join(f"{name} {url}" for name, url in ui_addresses(home).items()) or "it is just starting"
+            process = _read(home).get("process")
+            end = "Ctrl-C where it runs" + (f", or: kill {process}" if process else "")
+            raise InputError(
+                f"`react-pipeline ui` runs already over {home}: {there}; use that one, or end it first ({end})"
+            ) from error
+        try:
+            yield lock
+        finally:
+            lock.truncate(0)
+
+
+def tell_addresses(lock: TextIO, addresses: Mapping[str, str], process: int | None = None) -> None:
+    """Write into the held lock where each user interface answers, by name, and which process ends them with itself."""
+    lock.truncate(0)
+    lock.write(json.dumps({"addresses": dict(addresses), "process": process}))
+    lock.flush()
+
+
+def ui_addresses(home: Path) -> dict[str, str]:
+    """Where `react-pipeline ui` answers over a home, by name; after it was killed, where it did; else nothing."""
+    found = _read(home).get("addresses")
+    return {str(name): str(url) for name, url in found.items()} if isinstance(found, dict) else {}
+
+
+def _read(home: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        found = json.loads((home / LOCK_FILE).read_text())
+        return found if isinstance(found, dict) else {}
+    return {}

@@ -1,0 +1,101 @@
+"""A pipeline's configuration, domains and store: what every step is given.
+
+Belongs here: finding and reading them, and a domain's own settings over the pipeline's. Does not belong here: the
+form of the files (`config`), what is made from what (`lineage`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from react_pipeline.settings import (
+    SLUG,
+    SLUG_RULE,
+    DomainConfig,
+    Idle,
+    PipelineConfig,
+    RetrievalConfig,
+    TrainingConfig,
+    load_domain,
+    load_pipeline,
+)
+from react_pipeline.store import ConfigError, InputError, Problem, Store
+
+CONFIG_VARIABLE = "REACT_PIPELINE_CONFIG"
+
+
+@dataclass(frozen=True)
+class Project:
+    """The configuration and the store of one pipeline; `path` is its `pipeline.yaml`."""
+
+    path: Path
+    config: PipelineConfig
+
+    @classmethod
+    def load(cls, path: Path | str | None = None) -> Project:
+        """Read `path`, else the file that `REACT_PIPELINE_CONFIG` names, else `pipeline.yaml` here.
+
+        Raises:
+            ConfigError: If the file is missing or wrong.
+        """
+        located = Path(path or os.environ.get(CONFIG_VARIABLE) or "pipeline.yaml").resolve()
+        return cls(located, load_pipeline(located))
+
+    @cached_property
+    def store(self) -> Store:
+        """The store of artifacts."""
+        return Store(self.config.store)
+
+    def domain(self, slug: str) -> DomainConfig:
+        """Read one domain's file, afresh at each call so that an edit is seen.
+
+        Raises:
+            InputError: If there is no such domain, or its name may not be one.
+            ConfigError: If its file is wrong.
+        """
+        if not self.has_domain(slug):
+            files = sorted(file.stem for file in self.config.domains.glob("*.yaml"))
+            if slug in files and not SLUG.fullmatch(slug):
+                path = self.config.domains / f"{slug}.yaml"
+                raise InputError(f"{path}: {slug!r} is no name of a domain: {SLUG_RULE}; rename the file")
+            known = ", ".join(name for name in files if SLUG.fullmatch(name)) or "none"
+            raise InputError(f"no domain {slug!r} in {self.config.domains} (there: {known}); see `domains add`")
+        return load_domain(self.config.domains / f"{slug}.yaml")
+
+    def has_domain(self, slug: str) -> bool:
+        """Whether there is a file of a domain of this name, valid or not."""
+        return bool(SLUG.fullmatch(slug)) and (self.config.domains / f"{slug}.yaml").is_file()
+
+    def retrieval(self, slug: str) -> RetrievalConfig:
+        """Retrieval of a domain: the pipeline's fields, then the domain's own.
+
+        Raises:
+            InputError: If there is no such domain.
+            ConfigError: If its file is wrong, or a setting does nothing beside those of the other file.
+        """
+        overrides = self.domain(slug).retrieval.model_dump(exclude_unset=True)
+        joined = self.config.retrieval.model_copy(update=overrides)
+        if idle := joined.idle():
+            path = self.config.domains / f"{slug}.yaml"
+            raise ConfigError([Problem(path, "retrieval", self._told(found, overrides, path)) for found in idle])
+        return joined
+
+    def _told(self, idle: Idle, overrides: Collection[str], path: Path) -> str:
+        """What does nothing, and in which file each of the two settings stands."""
+
+        def place(field: str) -> str:
+            if field in overrides:
+                return f"`{field}` stands in {path.name}"
+            given = field in self.config.retrieval.model_fields_set
+            return f"`{field}` stands in {self.path.name}" if given else f"`{field}` is the default"
+
+        places = f"{place(idle.field)}, {place(idle.because)}; what {path.name} says wins over {self.path.name}"
+        return f"{idle.told} ({places})"
+
+    def training(self, slug: str, method: str) -> TrainingConfig:
+        """Training of a domain with a method; a control trains as its method does."""
+        return self.config.customization.resolve(method, self.domain(slug).customization)

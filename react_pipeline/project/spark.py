@@ -1,0 +1,155 @@
+"""Spreading work: one function over many items, in this process or as tasks of a Spark cluster.
+
+Belongs here: the session, sending tasks, and bringing an error of a task back as ours. Does not belong here: what a
+task does (`embedding.spread`, `indexing.spread`, `sources.downloads`).
+
+PySpark is the engine that clip-retrieval, autofaiss and img2dataset spread their own work with. Their wrappers around
+it are not used: they print, start sessions with fixed settings, and go on after a failed task.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import socket
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from react_pipeline.settings import DistributorConfig
+from react_pipeline.store import ConfigError, InputError, ReactError, error_type
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+logger = logging.getLogger(__name__)
+
+_MARK = "react-pipeline error: "
+"""Begins the text of an error of ours inside Spark's; behind it stand type and text as JSON."""
+_OURS = re.compile(re.escape(_MARK) + r"(\[.*?\])$", re.MULTILINE)
+
+
+def spread(
+    function: Callable[[Item], Result], items: Sequence[Item], settings: DistributorConfig, what: str
+) -> list[Result]:
+    """The results of a function, in the order of the items.
+
+    Locally the items come one after the other. On Spark each is a task: function, items and results are pickled, the
+    executors import this package, and a task that fails is tried again as `spark.task.maxFailures` says; so a task must
+    be able to run twice.
+
+    Args:
+        function: Of one item.
+        items: Any that can be pickled.
+        settings: Where to run.
+        what: For Spark's own page: what the tasks do.
+
+    Raises:
+        InputError: If PySpark or Java is missing, or no session can be started.
+        ReactError: What a task raised, if it is one of ours; else with the last line of its traceback.
+    """
+    if settings.kind == "local":
+        return [function(item) for item in items]
+    if not items:
+        return []
+    with spark_session(settings) as spark:
+        context = spark.sparkContext
+        context.setJobDescription(what)
+        try:
+            return context.parallelize(items, len(items)).map(_Marked(function)).collect()
+        except KeyboardInterrupt:
+            context.cancelAllJobs()
+            raise
+        except Exception as error:
+            raise _brought_back(str(error), what) from None
+        finally:
+            context.setJobDescription(None)
+
+
+@contextmanager
+def held(settings: DistributorConfig) -> Iterator[None]:
+    """Keep one session for all that is spread within; locally nothing is done."""
+    if settings.kind == "local":
+        yield
+    else:
+        with spark_session(settings):
+            yield
+
+
+@contextmanager
+def spark_session(settings: DistributorConfig) -> Iterator[Any]:
+    """The running session, which stays as it is, or one of these settings, which is stopped on leaving.
+
+    Raises:
+        InputError: If PySpark or Java is missing, or the session cannot be started.
+    """
+    try:
+        from pyspark.sql import SparkSession
+    except ImportError as error:
+        raise InputError("distributor.kind: spark needs PySpark: pip install 'react-pipeline[spark]'") from error
+    if shutil.which("java") is None and not os.environ.get("JAVA_HOME"):
+        raise InputError("distributor.kind: spark needs Java 17: install a JRE, or set JAVA_HOME")
+    running = SparkSession.getActiveSession()
+    if running is not None:
+        yield running
+        return
+    # Else executors take whichever `python3` comes first.
+    os.environ.setdefault("PYSPARK_PYTHON", settings.conf.get("spark.pyspark.python", sys.executable))
+    builder: Any = SparkSession.builder
+    builder = builder.appName(settings.app_name).config("spark.ui.showConsoleProgress", "false")
+    if settings.master is not None:
+        builder = builder.master(settings.master)
+    for name, value in settings.conf.items():
+        builder = builder.config(name, value)
+    try:
+        session = builder.getOrCreate()
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"distributor: no Spark session at {settings.master or 'local[*]'}: {lines[0]}") from error
+    session.sparkContext.setLogLevel("ERROR")
+    try:
+        yield session
+    finally:
+        session.stop()
+
+
+def require_shared(folder: Path) -> None:
+    """Refuse to work where the store cannot be seen; called by tasks.
+
+    Raises:
+        InputError: Naming folder and machine.
+    """
+    if not folder.is_dir():
+        raise InputError(
+            f"distributor: {folder} is not there on {socket.gethostname()}: executors must see the store under the "
+            "same path as the driver; put `store` on a file system that all machines share"
+        )
+
+
+class _Marked:
+    """A function whose errors of ours can be told in the text that Spark makes of them."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.function = function
+
+    def __call__(self, item: Any) -> Any:
+        try:
+            return self.function(item)
+        except ReactError as error:
+            raise RuntimeError(_MARK + json.dumps([type(error).__name__, str(error)])) from None
+
+
+def _brought_back(text: str, what: str) -> ReactError:
+    if found := _OURS.search(text):
+        name, message = json.loads(found[1])
+        kind = error_type(name) or ReactError
+        # A ConfigError is made of problems, not of a text.
+        return (InputError if kind is ConfigError else kind)(message)
+    lines = [line.strip() for line in text.splitlines()]
+    told = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
+    return ReactError(f"{what}: a Spark task failed: {(told or lines or ['no reason given'])[-1][:500]}")

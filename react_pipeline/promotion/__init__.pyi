@@ -1,0 +1,15 @@
+from .decision import current as current
+from .decision import decide as decide
+from .decision import promote as promote
+from .decision import roll_back as roll_back
+from .evidence import crowning as crowning
+from .evidence import results_of as results_of
+from .evidence import standing as standing
+from .judgement import Measured as Measured
+from .reevaluation import reevaluate as reevaluate
+from .verdicts import BASE as BASE
+from .verdicts import Contender as Contender
+from .verdicts import PairedTest as PairedTest
+from .verdicts import RegistryEdit as RegistryEdit
+from .verdicts import Reign as Reign
+from .verdicts import Verdict as Verdict

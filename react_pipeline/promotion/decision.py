@@ -1,0 +1,232 @@
+"""Promotion: who reigns over a domain, kept in the store, and when that changes.
+
+Belongs here: the rule applied, a person's decisions. Does not belong here: what may be seen (`promotions.evidence`),
+the test (`judgement`), how verdicts are kept (`verdict_chain`), MLflow (`tracking.registry`).
+
+The current artifact of the stage `promotion` says who reigns, whether MLflow is up or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from react_pipeline.evaluation import RESULTS
+from react_pipeline.project import Project, fresh, method_key
+from react_pipeline.promotion.evidence import NEVER, STAGE, Evidence, gather, results_of, standing
+from react_pipeline.promotion.judgement import Measured, judge, paired_test
+from react_pipeline.promotion.verdict_chain import CHECKPOINT, changed, publish, way_out
+from react_pipeline.promotion.verdicts import BASE, Contender, RegistryEdit
+from react_pipeline.settings import CONTROL_SUFFIX, TRAINED_METHODS
+from react_pipeline.store import Artifact, InputError, ReactError, StaleArtifact
+
+__all__ = ["STAGE", "current", "decide", "promote", "roll_back", "standing"]
+
+
+def decide(project: Project, slug: str, edit: RegistryEdit | None = None) -> Artifact:
+    """Publish the verdict on a domain's candidates; the one that is there already if nothing new was measured.
+
+    A candidate is a trained method whose `elevater_results` are fresh, verified and not unavailable. The rule is
+    `judgement.judge`'s. A decision of a person stands until a result arrives that it had not seen.
+
+    Files: `verdict.json`, `candidates.parquet`, `candidates.csv`, `table.md`, `promotion.png`.
+
+    Args:
+        project: The pipeline.
+        slug: The domain.
+        edit: What a person did to the alias `champion` in the registry since it was last written. It is adopted if it
+            names a model whose verified result is here; else nothing moves.
+
+    Raises:
+        CorruptArtifact: If the last verdict cannot be read.
+    """
+    with project.store.locked(f"{STAGE}--{slug}"):
+        scene = gather(project, slug)
+        if edit is not None and edit.agrees_with(scene.verdict.champion):
+            edit = None
+        if edit is not None and (adopted := _adopt(scene, edit)):
+            return adopted
+        seen = {**scene.seen, **({"registry": edit.version or ""} if edit else {})}
+        if scene.last is not None and _is_fresh(scene, scene.last, seen):
+            return scene.last
+        return _apply_rule(scene, edit, seen)
+
+
+def current(project: Project, slug: str) -> Artifact:
+    """The published verdict, if the same would be decided today.
+
+    Raises:
+        MissingArtifact: If there is none.
+        StaleArtifact: If results came or went, or the configuration changed.
+    """
+    artifact = fresh(project, STAGE, slug)
+    seen, recorded = gather(project, slug).seen, dict(artifact.manifest["content"]["results"])
+    recorded.pop("registry", None)
+    if changed := sorted(name for name in {*seen, *recorded} if seen.get(name) != recorded.get(name)):
+        raise StaleArtifact(
+            f"`{STAGE}` of {slug!r} was decided on other results of {', '.join(changed)}: rematerialize `{STAGE}`"
+        )
+    return artifact
+
+
+def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
+    """Make a method's model champion because a person says so; the figures are recorded, and decide nothing.
+
+    Raises:
+        InputError: If the method cannot reign, its result is missing, stale or unavailable, or it was not measured on
+            the images of the champion.
+    """
+    if method not in TRAINED_METHODS:
+        raise InputError(f"{method!r} cannot become champion; there are {', '.join(TRAINED_METHODS)}")
+    if not reason.strip():
+        raise InputError("a reason is missing: it is what the next person reads")
+    with project.store.locked(f"{STAGE}--{slug}"):
+        scene = gather(project, slug)
+        entry = Measured.of(fresh(project, RESULTS, method_key(slug, method)))
+        if entry is None:
+            raise InputError(f"{slug}/{method}: its result is unavailable, and nothing unmeasured becomes champion")
+        test = None
+        if not entry.contender.is_same(scene.verdict.champion):
+            if scene.champion is None:
+                raise InputError(f"{slug}: no result of the champion to compare with; {way_out(scene)}")
+            try:
+                test = paired_test(entry, scene.champion, project.config.promotion.confidence)
+            except InputError as error:
+                raise InputError(f"{slug}: {error}; {way_out(scene)}") from error
+        told = "" if test is None else f" ({test})"
+        chosen, before = entry.contender, scene.verdict.champion
+        instead = f" instead of {before.named_beside(chosen)}" if chosen.named_beside(before) != method else ""
+        return publish(
+            scene,
+            changed(
+                scene,
+                chosen,
+                decision="promoted",
+                by="person",
+                reason=f"a person made {chosen.named_beside(before)} champion{instead}{told}: {reason.strip()}",
+                challenger=chosen,
+                test=test,
+                rejected=tuple(name for name in scene.verdict.rejected if name != chosen.checkpoint),
+            ),
+            note=reason,
+        )
+
+
+def roll_back(project: Project, slug: str, reason: str = "", *, to_base: bool = False) -> Artifact:
+    """Give the title back to who reigned before, or to the base; the rule never crowns the dethroned model again.
+
+    Raises:
+        InputError: If the base reigns, or the files of the model before are gone.
+    """
+    with project.store.locked(f"{STAGE}--{slug}"):
+        scene = gather(project, slug)
+        verdict = scene.verdict
+        if verdict.champion.method == BASE:
+            raise InputError(f"{slug}: the base reigns, there is no champion to roll back")
+        target = verdict.reigns[-1] if verdict.reigns and not to_base else Contender(method=BASE)
+        if target.method != BASE:
+            try:
+                project.store.open(CHECKPOINT, method_key(slug, target.method), target.checkpoint)
+            except ReactError as error:
+                raise InputError(
+                    f"{slug}: {target.method} reigned before, and {error}; --to-base goes further"
+                ) from error
+        told = f": {reason.strip()}" if reason.strip() else ""
+        names = verdict.champion.named_beside(target), target.named_beside(verdict.champion)
+        after = changed(
+            scene,
+            target,
+            decision="rolled back",
+            by="person",
+            reason=f"a person rolled back from {names[0]} to {names[1]}{told}",
+            reigns=() if to_base else verdict.reigns[:-1],
+            rejected=tuple(sorted({*verdict.rejected, verdict.champion.checkpoint})),
+        )
+        return publish(scene, after, note=reason)
+
+
+def _is_fresh(scene: Evidence, last: Artifact, seen: Mapping[str, str]) -> bool:
+    try:
+        fresh(scene.project, STAGE, scene.slug)
+    except StaleArtifact:
+        return False
+    return bool(last.manifest["content"]["results"] == seen)
+
+
+def _apply_rule(scene: Evidence, edit: RegistryEdit | None, seen: Mapping[str, str]) -> Artifact:
+    settings, before = scene.project.config.promotion, scene.verdict
+    turned_down = {checkpoint: "a person took it back" for checkpoint in before.rejected}
+    rivals = {
+        method: entry
+        for method in settings.candidates
+        if (entry := scene.results.get(method)) is not None
+        and entry.contender.checkpoint not in {before.champion.checkpoint, *turned_down}
+    }
+    controls: dict[str, Measured | str] = {}
+    for method in rivals:
+        name = method + CONTROL_SUFFIX
+        if name in scene.results:
+            controls[method] = scene.results[name]
+        elif scene.left_out.get(name, NEVER) != NEVER:
+            controls[method] = scene.left_out[name]
+    namesake = rivals.get(before.champion.method)
+    champion_name = before.champion.named_beside(namesake.contender) if namesake else before.champion.method
+    reigning = BASE if before.champion.method == BASE else f"the champion {champion_name}"
+    found = judge(rivals, scene.champion, reigning, controls, settings)
+    decision, reason = found.decision, found.reason
+    if edit is not None:
+        decision = "incomparable"
+        reason = (
+            f"version {edit.version} of react-{scene.slug} was made champion by hand and has no verified result here; "
+            f"nothing moves until a person decides: react-pipeline models promote {scene.slug} METHOD"
+        )
+    elif decision == "incomparable":
+        reason = f"{reason}; {way_out(scene)}"
+    challenger = found.challenger.contender if found.challenger else None
+    figures: dict[str, Any] = {
+        **{"decision": decision, "reason": reason, "challenger": challenger, "test": found.test},
+        **{"control_test": found.control_test, "candidates": found.candidates, "rejected": before.rejected},
+    }
+    if decision == "promoted" and challenger is not None:
+        after = changed(scene, challenger, **figures)
+    else:
+        champion = scene.champion.contender if scene.champion else before.champion
+        after = changed(scene, champion, reigns=before.reigns, **figures)
+    rows = [*found.rows]
+    for method in settings.candidates:
+        if method in scene.left_out:
+            rows.append({"method": method, "status": "left out", "why": scene.left_out[method]})
+        elif method not in rivals:
+            fields = scene.results[method].result.model_dump(include={"method", "top1", "n"})
+            taken_back = turned_down.get(scene.results[method].contender.checkpoint)
+            status, why = ("left out", taken_back) if taken_back else ("champion", "")
+            rows.append({**fields, "status": status, "why": why})
+    return publish(scene, after, rows, extra={"registry": seen["registry"]} if edit else {})
+
+
+def _adopt(scene: Evidence, edit: RegistryEdit) -> Artifact | None:
+    """What a person did in the registry, taken over as their decision; None if it cannot be, or changes nothing."""
+    before = scene.verdict
+    if edit.version is None:
+        told = f"a person removed the alias of {before.champion.method} in the registry, so the base reigns"
+        rejected = tuple(sorted({*before.rejected, before.champion.checkpoint}))
+        fields: dict[str, Any] = {"decision": "rolled back", "reigns": (), "rejected": rejected}
+        return publish(scene, changed(scene, Contender(method=BASE), by="registry", reason=told, **fields))
+    if edit.method not in TRAINED_METHODS:
+        return None
+    known = results_of(scene.project, scene.slug, edit.method, edit.checkpoint)
+    if not known:
+        return None
+    entry, test = max(known, key=lambda entry: str(entry.artifact.manifest["created"])), None
+    if scene.champion is not None:
+        for candidate in known:
+            try:
+                test = paired_test(candidate, scene.champion, scene.project.config.promotion.confidence)
+                entry = candidate
+            except InputError:
+                continue
+    name = entry.contender.named_beside(before.champion)
+    told = f"a person made {name} champion in the registry (version {edit.version})"
+    rejected = tuple(name for name in before.rejected if name != edit.checkpoint)
+    fields = {"decision": "promoted", "challenger": entry.contender, "test": test, "rejected": rejected}
+    return publish(scene, changed(scene, entry.contender, by="registry", reason=told, **fields))

@@ -1,0 +1,155 @@
+"""Evidence: what a decision on a domain's champion may see.
+
+Belongs here: who reigns by the last verdict, which results are fresh, verified and have values, and which one the
+champion stands for. Does not belong here: judging them (`judgement`), deciding (`promotion`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from react_pipeline.evaluation import RESULTS
+from react_pipeline.project import Project, fresh, method_key
+from react_pipeline.promotion.judgement import Measured
+from react_pipeline.promotion.verdicts import BASE, Contender, Reign, Verdict
+from react_pipeline.settings import CONTROL_SUFFIX
+from react_pipeline.store import Artifact, CorruptArtifact, InputError, MissingArtifact
+
+STAGE = "promotion"
+REEVALUATED = "reevaluated_results"
+"""Stage of a champion's results on newer images, when its method has another checkpoint by now. Key: the domain."""
+
+NEVER = "never evaluated"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a decision sees.
+
+    Attributes:
+        project: The pipeline.
+        slug: The domain.
+        last: The last verdict's artifact; None before the first.
+        verdict: What it says.
+        results: By method, every result of a candidate, a control or the base that is fresh and has values.
+        left_out: By method, why there is none.
+    """
+
+    project: Project
+    slug: str
+    last: Artifact | None
+    verdict: Verdict
+    results: dict[str, Measured]
+    left_out: dict[str, str]
+
+    @cached_property
+    def champion(self) -> Measured | None:
+        """The result that the reigning model stands for."""
+        return self.result_of(self.verdict.champion)
+
+    @property
+    def seen(self) -> dict[str, str]:
+        """Fingerprints of everything that is weighed."""
+        return self.seen_with(self.champion)
+
+    def seen_with(self, champion: Measured | None) -> dict[str, str]:
+        """As `seen`, for another champion."""
+        seen = {method: entry.artifact.fingerprint for method, entry in self.results.items()}
+        if champion is not None and champion.artifact.fingerprint not in seen.values():
+            seen["champion"] = champion.artifact.fingerprint
+        return seen
+
+    def result_of(self, contender: Contender) -> Measured | None:
+        """The result of a model: the fresh one if it is of this checkpoint, else the newest that is comparable."""
+        found = self.results.get(contender.method)
+        if contender.method == BASE or (found is not None and found.contender.is_same(contender)):
+            return found
+        known = results_of(self.project, self.slug, contender.method, contender.checkpoint)
+        measures = {entry.measure for entry in self.results.values()}
+        return max(
+            known, key=lambda entry: (entry.measure in measures, entry.artifact.manifest["created"]), default=None
+        )
+
+
+def standing(project: Project, slug: str) -> tuple[Verdict, Artifact | None]:
+    """Who reigns, whether that verdict is fresh or not, and its artifact: none where none was ever decided.
+
+    Raises:
+        CorruptArtifact: If it cannot be read.
+    """
+    try:
+        artifact = project.store.current(STAGE, slug)
+    except MissingArtifact:
+        base = Contender(method=BASE)
+        never = Verdict(domain=slug, decision="nothing", reason=NEVER, champion_before=base, champion=base)
+        return never, None
+    except CorruptArtifact as error:
+        pointer = project.store.directory(STAGE, slug)
+        raise CorruptArtifact(
+            f"{error}. It says who reigns over {slug!r}: restore it from a copy, or remove {pointer} to begin again "
+            "from the base and crown a model with `react-pipeline models promote`"
+        ) from error
+    return Verdict.read(artifact), artifact
+
+
+def crowning(project: Project, slug: str) -> Reign | None:
+    """The decision that gave the reigning model its title; None while the base reigns.
+
+    Raises:
+        CorruptArtifact: If the last verdict cannot be read.
+    """
+    verdict, artifact = standing(project, slug)
+    if artifact is None or verdict.champion.method == BASE:
+        return None
+    fields = verdict.model_dump(include={"decision", "by", "champion", "challenger", "test", "reason"})
+    last = Reign(promotion=artifact.fingerprint, decided=str(artifact.manifest["created"]), **fields)
+    # Decisions that move nobody name the champion too.
+    moved = [entry for entry in (*verdict.history, last) if entry.decision in ("promoted", "rolled back")]
+    return moved[-1] if moved and moved[-1].champion.is_same(verdict.champion) else last
+
+
+def gather(project: Project, slug: str) -> Evidence:
+    """Everything that a decision on a domain may see today.
+
+    Raises:
+        CorruptArtifact: If the last verdict cannot be read.
+    """
+    verdict, last = standing(project, slug)
+    results: dict[str, Measured] = {}
+    left_out: dict[str, str] = {}
+    settings = project.config.promotion
+    controls = [method + CONTROL_SUFFIX for method in settings.candidates] if settings.over_control else []
+    for method in (BASE, *settings.candidates, *controls):
+        entry = _fresh_result(project, slug, method)
+        if isinstance(entry, Measured):
+            results[method] = entry
+        else:
+            left_out[method] = entry
+    return Evidence(project, slug, last, verdict, results, left_out)
+
+
+def _fresh_result(project: Project, slug: str, method: str) -> Measured | str:
+    key = method_key(slug, method)
+    if not (project.store.directory(RESULTS, key) / "current").exists():
+        return NEVER
+    try:
+        artifact = fresh(project, RESULTS, key)
+        return Measured.of(artifact) or f"unavailable: {artifact.counts.get('unavailable')}"
+    except (InputError, CorruptArtifact) as error:
+        return str(error)
+
+
+def results_of(project: Project, slug: str, method: str, checkpoint: str) -> list[Measured]:
+    """Every published, verified result of a checkpoint that has values."""
+    store, found = project.store, []
+    for stage, key in ((RESULTS, method_key(slug, method)), (REEVALUATED, slug)):
+        for path in sorted(store.directory(stage, key).glob("*/manifest.json")):
+            try:
+                artifact = store.open(stage, key, path.parent.name)
+                entry = Measured.of(artifact) if checkpoint in artifact.parents.values() else None
+            except CorruptArtifact:
+                continue
+            if entry is not None:
+                found.append(entry)
+    return found

@@ -1,0 +1,120 @@
+"""The chain of verdicts of a domain: how the next one follows from the last, and how it is kept in the store.
+
+Belongs here: history, who reigned before, the parents that hold on to models. Does not belong here: deciding
+(`promotion`).
+
+Each verdict names the one before it in its content, so that equal decisions at different times are different artifacts.
+Its parents are the results that were weighed, the champion's, and those of who reigned before: so the store never
+prunes these models, even when their methods have newer ones. Verdicts before the last are pruned; what they changed
+stands in the last one's history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from react_pipeline.evaluation import RESULTS
+from react_pipeline.project import method_key, resolve
+from react_pipeline.promotion.evidence import REEVALUATED, STAGE, Evidence
+from react_pipeline.promotion.report import write_report
+from react_pipeline.promotion.verdicts import BASE, Contender, Reign, Verdict
+from react_pipeline.settings import TRAINED_METHODS
+from react_pipeline.store import Artifact, ReactError
+
+CHECKPOINT = "customized_checkpoint"
+
+
+def changed(scene: Evidence, champion: Contender, **fields: Any) -> Verdict:
+    """The verdict after the last one, with `champion` reigning; `reigns` grows by who reigned unless it is given."""
+    before = scene.verdict
+    if champion.method == BASE and BASE in scene.results:
+        champion = scene.results[BASE].contender
+    reigns = before.reigns if champion.is_same(before.champion) else (*before.reigns, before.champion)
+    rivals = {entry.contender.checkpoint for name, entry in scene.results.items() if name in TRAINED_METHODS}
+    sets = {entry.result.evaluation_set_fingerprint for entry in scene.results.values()}
+    evaluation_set = next(iter(sets), before.evaluation_set)
+    tested = {*before.tested, *rivals} if evaluation_set == before.evaluation_set else rivals
+    about = {"domain": scene.slug, "champion_before": before.champion, "champion": champion, "reigns": reigns}
+    about |= {"min_gain": scene.project.config.promotion.min_gain, "history": _history(scene)}
+    return Verdict(**{**about, "evaluation_set": evaluation_set, "tested": tuple(sorted(tested)), **fields})
+
+
+def _history(scene: Evidence) -> tuple[Reign, ...]:
+    last, verdict = scene.last, scene.verdict
+    if last is None or (verdict.by == "rule" and verdict.decision != "promoted"):
+        return verdict.history
+    fields = verdict.model_dump(include={"decision", "by", "champion", "challenger", "test", "reason"})
+    return (*verdict.history, Reign(promotion=last.fingerprint, decided=str(last.manifest["created"]), **fields))
+
+
+def publish(
+    scene: Evidence,
+    verdict: Verdict,
+    rows: Sequence[Mapping[str, Any]] = (),
+    *,
+    note: str = "",
+    extra: Mapping[str, str] | None = None,
+) -> Artifact:
+    """Publish a verdict. Call it with the domain's lock held, so that no other verdict follows the same one.
+
+    Args:
+        scene: What was seen.
+        verdict: The next one.
+        rows: The table of candidates.
+        note: A person's own words.
+        extra: What was seen beside the results.
+    """
+    champion = scene.result_of(verdict.champion)
+    parents = {method: entry.artifact for method, entry in scene.results.items()}
+    if champion is not None:
+        parents["champion"] = champion.artifact
+    for name, kept in (("champion", verdict.champion), ("previous", next(reversed(verdict.reigns), None))):
+        if name not in parents and kept is not None and kept.method != BASE:
+            parents |= _files_of(scene, name, kept)
+    content = {
+        "before": scene.last.fingerprint if scene.last else "",
+        "results": {**scene.seen_with(champion), **(extra or {})},
+        **{"decision": verdict.decision, "by": verdict.by, "champion": verdict.champion.checkpoint, "note": note},
+    }
+    inputs = resolve(scene.project, STAGE, scene.slug, parents=parents, content=content)
+    counts = {
+        **{"decision": verdict.decision, "by": verdict.by, "reason": verdict.reason},
+        **{"champion": verdict.champion.method, "champion_before": verdict.champion_before.method},
+        "challenger": verdict.challenger.method if verdict.challenger else "",
+        "candidates": verdict.candidates,
+        "tested_on_these_images": len(verdict.tested),
+        **({"top1": verdict.champion.top1} if verdict.champion.top1 is not None else {}),
+        **(verdict.test.model_dump() if verdict.test else {}),
+    }
+
+    def write(directory: Path) -> dict[str, Any]:
+        write_report(directory, verdict, rows)
+        return counts
+
+    return scene.project.store.build(inputs, write)
+
+
+def _files_of(scene: Evidence, name: str, kept: Contender) -> dict[str, Artifact]:
+    """What must outlive pruning of a model: its result, which holds on to the checkpoint, or else the checkpoint."""
+    store, key = scene.project.store, method_key(scene.slug, kept.method)
+    for stage, of, fingerprint in (
+        (kept.stage, scene.slug if kept.stage == REEVALUATED else key, kept.result),
+        (CHECKPOINT, key, kept.checkpoint),
+    ):
+        try:
+            return {name: store.open(stage, of, fingerprint)}
+        except ReactError:
+            continue
+    return {}
+
+
+def way_out(scene: Evidence) -> str:
+    """What to do when the champion cannot be compared."""
+    if scene.verdict.champion.method == BASE:
+        return f"materialize `{RESULTS}` for {scene.slug!r} and base"
+    return (
+        f"measure the champion on today's images with `react-pipeline models reevaluate {scene.slug}`, or take it back "
+        f"with `react-pipeline models rollback {scene.slug} --to-base`"
+    )

@@ -1,0 +1,170 @@
+"""Verdicts: the form of a decision on who reigns over a domain, as it is kept on disk.
+
+Belongs here: contenders, tests, verdicts and their history. Does not belong here: judging (`judgement`), where a
+verdict is kept (`promotion`), what MLflow's registry is told (`tracking.registry`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from react_pipeline.store import Artifact, CorruptArtifact
+
+VERDICT_FILE = "verdict.json"
+BASE = "base"
+
+Decision = Literal["promoted", "kept", "challenger", "incomparable", "nothing", "rolled back"]
+By = Literal["rule", "person", "registry"]
+
+
+class _Stored(BaseModel):
+    # Fields that a later version adds are passed over, so that who reigns can always be read.
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Contender(_Stored):
+    """A model with the result it stands for; the base has no checkpoint of its own.
+
+    `checkpoint`, `result` and `evaluation_set` are fingerprints; `stage` is that of the result.
+    """
+
+    method: str
+    checkpoint: str = ""
+    result: str = ""
+    stage: str = "elevater_results"
+    evaluation_set: str = ""
+    top1: float | None = None
+    n: int = 0
+
+    def is_same(self, other: Contender) -> bool:
+        """Whether both are one model; the base is whatever is the base today."""
+        return self.method == other.method and (self.method == BASE or self.checkpoint == other.checkpoint)
+
+    @property
+    def identity(self) -> str:
+        """The method with the beginning of the checkpoint's fingerprint."""
+        return f"{self.method} ({self.checkpoint[:8]})" if self.checkpoint else self.method
+
+    def named_beside(self, other: Contender) -> str:
+        """The method; the identity where `other` is another model of the same method."""
+        return self.identity if self.method == other.method and not self.is_same(other) else self.method
+
+
+class PairedTest(_Stored):
+    """How much more often one method is right than another on the same N images.
+
+    Attributes:
+        gain: Difference in top-1, a fraction.
+        low: Lower bound of its bootstrap interval at `confidence`.
+        high: Upper bound.
+        p_value: Chance of as many images won among those where just one is right, if a coin decided each (exact, one
+            side).
+        confidence: Of the interval, after it was split among the candidates.
+        n: Images.
+    """
+
+    gain: float
+    low: float
+    high: float
+    p_value: float
+    confidence: float
+    n: int
+
+    def __str__(self) -> str:
+        """The gain in points with its interval."""
+        bounds = f"{100 * self.low:+.1f} to {100 * self.high:+.1f}"
+        return f"{100 * self.gain:+.1f} points, {100 * self.confidence:.4g}% interval {bounds}"
+
+    def exceeds(self, min_gain: float) -> bool:
+        """Whether the interval lies above `min_gain`, and the exact test agrees that there is a gain at all."""
+        return self.low > min_gain and self.p_value <= (1 - self.confidence) / 2
+
+
+class Reign(_Stored):
+    """One line of the history of a domain."""
+
+    promotion: str
+    decided: str
+    decision: Decision
+    by: By
+    champion: Contender
+    challenger: Contender | None = None
+    test: PairedTest | None = None
+    reason: str
+
+
+class Verdict(_Stored):
+    """Who reigns over a domain, since when and why.
+
+    Attributes:
+        decision: `promoted`: the challenger became champion; `challenger`: it is ahead and not beyond the noise, or not
+            allowed; `kept`: nobody is ahead of the champion; `incomparable`; `nothing`: there was no candidate;
+            `rolled back`: a person took the champion back.
+        by: The rule of the configuration, a person's command, or a person's edit of the registry.
+        reason: One sentence with the figures.
+        challenger: The best candidate that is not the champion (after `promoted`: who became it).
+        champion_before: Who reigned until then.
+        champion: Who reigns now.
+        test: Challenger against `champion_before`.
+        control_test: Challenger against its control.
+        candidates: How many candidates were tested at once (K).
+        evaluation_set: Fingerprint of the images that the candidates were measured on.
+        tested: Checkpoints that were ever tested on this evaluation set.
+        reigns: Who reigned before `champion`, latest last: where a roll-back goes.
+        rejected: Checkpoints that a person took back; the rule never crowns them again.
+        history: The decisions before this one that changed something, oldest first.
+    """
+
+    domain: str
+    decision: Decision
+    by: By = "rule"
+    reason: str
+    challenger: Contender | None = None
+    champion_before: Contender
+    champion: Contender
+    test: PairedTest | None = None
+    control_test: PairedTest | None = None
+    min_gain: float = 0.0
+    candidates: int = 0
+    evaluation_set: str = ""
+    tested: tuple[str, ...] = ()
+    reigns: tuple[Contender, ...] = ()
+    rejected: tuple[str, ...] = ()
+    history: tuple[Reign, ...] = ()
+
+    @classmethod
+    def read(cls, artifact: Artifact) -> Self:
+        """Read the verdict of a published `promotion`.
+
+        Raises:
+            CorruptArtifact: If it is of another form.
+        """
+        try:
+            return cls.model_validate_json(artifact.file(VERDICT_FILE).read_text(encoding="utf-8"))
+        except ValidationError as error:
+            raise CorruptArtifact(
+                f"{artifact.path / VERDICT_FILE}: not a verdict of this version; it says who reigns over "
+                f"{artifact.key!r}: read it with the version that wrote it, or remove {artifact.path.parent} to begin "
+                "again from the base"
+            ) from error
+
+
+@dataclass(frozen=True)
+class RegistryEdit:
+    """A person moved the alias `champion` in the registry: to `version`, or took it away (None).
+
+    `method` and `checkpoint` are what that version says of itself; empty if it is none of the pipeline's.
+    """
+
+    version: str | None
+    method: str = ""
+    checkpoint: str = ""
+
+    def agrees_with(self, champion: Contender) -> bool:
+        """Whether the alias is where it belongs: at the champion's version; for the base, nowhere."""
+        if champion.method == BASE:
+            return self.version is None
+        return self.checkpoint == champion.checkpoint

@@ -1,1 +1,0 @@
-"""Promotions: the parts that `promotion` is made of."""

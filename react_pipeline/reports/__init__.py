@@ -1,1 +1,0 @@
-"""Reports: tables, figures and pages of results that are there already."""

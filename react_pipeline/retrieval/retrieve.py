@@ -1,0 +1,155 @@
+"""Retrieval: which pairs of the corpus a domain is customized on.
+
+Belongs here: the one way from class names to a published `retrieved_set`, step by step. Does not belong here: each step
+(`seeds`, `candidates`, `fusion`, `ranking`, `examination`, `class_report`, `chosen_pairs`), random pairs (`control`).
+
+Follows REACT (Liu et al. 2023, arXiv 2301.07094): every template x every name is a query of its own, k counts per
+prompt, T2T searches captions and T2I images. Added to it: I2I from seed images, fusion of the modes, no duplicates and
+no near duplicates, no evaluation images, a cap, balance, a similarity floor, all classes of a pair, and a report.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from react_pipeline.clip import class_prompts
+from react_pipeline.corpus import open_source
+from react_pipeline.embedding import row_metadata
+from react_pipeline.project import Project, resolve
+from react_pipeline.retrieval.candidates import Queries, find_candidates
+from react_pipeline.retrieval.chosen_pairs import (
+    FETCHED,
+    clear_leftovers,
+    finish,
+    finished_counts,
+    sheets_of,
+    write_pairs,
+)
+from react_pipeline.retrieval.class_report import class_report, similarity_report, write_report
+from react_pipeline.retrieval.control import draw_control as draw_control
+from react_pipeline.retrieval.control import load_base
+from react_pipeline.retrieval.decontamination import KeptOut, kept_out
+from react_pipeline.retrieval.examination import Examination
+from react_pipeline.retrieval.ranking import DROP_REASONS, classes_of
+from react_pipeline.retrieval.seeds import encode_seeds, read_seeds
+from react_pipeline.settings import DomainConfig
+from react_pipeline.store import Artifact, RetrievalError
+
+if TYPE_CHECKING:
+    from react_pipeline.corpus import ImageSource
+
+
+def retrieve_pairs(project: Project, slug: str) -> Artifact:
+    """Publish the pairs of the corpus that a domain's class names find, collected into training shards.
+
+    Starving classes are recorded in the counts (`starving`, `starving_fraction`), not refused here: the blocking check
+    and `customize` refuse to train on too many of them.
+
+    Files: `pairs.parquet`, `shards/`, `finished.json`, `contact_sheet.png` (`contact_sheet_2.png` and so on for further
+    classes), and the report: `classes.parquet` (per class: prompts, seeds, candidates, kept, pairs kept for another
+    class, one column a reason of dropping, shortfall of the search), `similarity.parquet`, `similarity.png`,
+    `report.md`. In `pairs.parquet`, `class` is the class that a pair counts for, `classes` all that want it; `score` is
+    what the fusion went by; `evaluation_similarity` is the cosine of an image with the nearest evaluation image, NaN
+    without any.
+
+    Raises:
+        RetrievalError: If no pair is left at all, naming the classes and why their candidates were dropped.
+        InputError: If seed images are missing, or show evaluation images.
+    """
+    from react_pipeline.indexing import open_index
+
+    inputs = resolve(project, "retrieved_set", slug)
+    parents, domain, settings = inputs.parents, project.domain(slug), project.retrieval(slug)
+    embeddings = parents["corpus_embeddings"]
+    seeds, prompts = read_seeds(project, slug), class_prompts(domain)
+
+    def write(directory: Path) -> dict[str, Any]:
+        if (finished := finished_counts(directory)) is not None:
+            return finished
+        started = time.monotonic()
+        clear_leftovers(directory)
+        clip = load_base(project, parents["base_checkpoint"])
+        index = open_index(
+            parents["faiss_index"],
+            parents["base_checkpoint"].fingerprint,
+            embeddings=embeddings,
+            device=project.config.device,
+        )
+        evaluation = kept_out(project, slug, parents["evaluation_set"], clip, settings.decontaminate)
+        queries = Queries(prompts, seeds, encode_seeds(project, slug, seeds, evaluation.images, clip))
+        found = find_candidates(clip, index, embeddings, queries, settings)
+        source = open_source(project, parents["corpus"], embeddings, directory / FETCHED)
+        candidates = _described(found.candidates, embeddings, source, evaluation)
+        examination = Examination(source, embeddings, settings, project.config.corpus.max_pixels)
+        examination.choose(candidates, evaluation.images)
+        classes = class_report(domain, queries, found.hits, candidates, settings)
+        if not classes["kept"].any():
+            raise RetrievalError(_nothing_found(slug, classes))
+        pairs = write_pairs(
+            directory,
+            _chosen(candidates, queries, domain, embeddings, source),
+            source,
+            shard_pairs=settings.shard_pairs,
+            max_pixels=project.config.corpus.max_pixels,
+        )
+        starving = classes.loc[classes["kept"] < settings.min_per_class, "class"].tolist()
+        counts: dict[str, Any] = {
+            "pairs": len(pairs),
+            "classes": int((classes["kept"] > 0).sum()),
+            "starving": starving,
+            "starving_fraction": len(starving) / len(classes),
+            "candidates": len(candidates),
+            "several_classes": int((pairs["classes"].str.len() > 1).sum()),
+            "dropped": {reason: int(classes[reason].sum()) for reason in DROP_REASONS},
+            "shared": int(classes["several_classes"].sum()),
+            "shortfall": int(classes["shortfall"].sum()),
+            "pairs_by_mode": {mode: int((pairs["mode"] == mode).sum()) for mode in settings.modes},
+            "evaluation_images": len(evaluation.images.vectors),
+            "evaluation_sets": dict(evaluation.sets),
+            **examination.counts(),
+        }
+        similarity = similarity_report(domain, candidates)
+        sheets = sheets_of(pairs)
+        write_report(directory, domain.title or slug, classes, similarity, candidates, settings, counts, sheets)
+        return {**finish(directory, source, counts), "seconds": round(time.monotonic() - started, 2)}
+
+    return project.store.build(inputs, write, resumable=True)
+
+
+def _described(
+    candidates: pd.DataFrame, embeddings: Artifact, source: ImageSource, evaluation: KeptOut
+) -> pd.DataFrame:
+    """The candidates with what tells equal images and evaluation images."""
+    rows = candidates["row"].drop_duplicates()
+    known = row_metadata(embeddings, rows, [source.identity])
+    known["evaluation_similarity"] = evaluation.images.similarity_of_rows(embeddings, rows.to_numpy())
+    described = candidates.join(known, on="row")
+    return described if "image_sha256" in described else described.assign(image_sha256="")
+
+
+def _chosen(
+    candidates: pd.DataFrame, queries: Queries, domain: DomainConfig, embeddings: Artifact, source: ImageSource
+) -> pd.DataFrame:
+    """The kept candidates by class, with everything that is published or needed to collect them."""
+    pairs = candidates[candidates["dropped"] == ""].sort_values("class_id", kind="stable")
+    names = pd.Series(domain.class_names)
+    pairs = pairs.assign(
+        **{"class": names[pairs["class_id"]].to_numpy(), "prompt": queries.texts[pairs["query"]].to_numpy()}
+    )
+    pairs["classes"] = classes_of(candidates, domain.class_names)[pairs["row"]].to_numpy()
+    more = [column for column in source.columns if column not in pairs]
+    return pairs.join(row_metadata(embeddings, pairs["row"], more), on="row")
+
+
+def _nothing_found(slug: str, classes: pd.DataFrame) -> str:
+    told = ", ".join(classes["class"].head(20)) + (f" and {len(classes) - 20} more" if len(classes) > 20 else "")
+    reasons = ", ".join(f"{reason} {int(classes[reason].sum())}" for reason in DROP_REASONS if classes[reason].sum())
+    return (
+        f"{slug}: no pair is left for any class ({told}); {int(classes['candidates'].sum())} candidates were found, "
+        f"dropped: {reasons or 'none'}. Lower `min_similarity`, raise `k_per_prompt`, add synonyms, or use a corpus "
+        "that shows these classes"
+    )

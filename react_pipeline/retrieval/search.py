@@ -1,0 +1,122 @@
+"""Searching: a text or an image against the index, to look at what a corpus holds before a domain is written.
+
+Belongs here: one query and its pictures. Does not belong here: retrieval for a domain (`retrieve`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from react_pipeline.project import Project, fresh
+from react_pipeline.retrieval.candidates import SIDES
+from react_pipeline.store import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from react_pipeline.clip import Clip
+    from react_pipeline.embedding import Side
+
+TEXT_MODES: dict[str, Side] = {mode: side for mode, side in SIDES.items() if mode != "i2i"}
+IMAGE_MODES: dict[str, Side] = {"i2i": "image", "i2t": "text"}
+MAX_IMAGE_BYTES = 256 << 20
+
+
+def search_pairs(
+    project: Project, text: str | None = None, mode: str | None = None, k: int = 12, *, image: Path | None = None
+) -> pd.DataFrame:
+    """The k pairs of the corpus most similar to a text or to an image.
+
+    Args:
+        project: The pipeline; its index must be fresh.
+        text: Any text; it is encoded as it is, without a template.
+        mode: For a text `t2t` (compare it with captions, the default) or `t2i` (with images); for an image `i2i` (with
+            images, the default) or `i2t` (with captions).
+        k: How many pairs.
+        image: An image file, instead of a text.
+
+    Returns:
+        Columns rank, similarity (cosine), row, caption and the others that locate the image, best first.
+
+    Raises:
+        InputError: If there is neither a text nor an image, or both; the file is no image; the mode does not fit; or
+            the corpus is not indexed yet.
+    """
+    modes = TEXT_MODES if image is None else IMAGE_MODES
+    if image is not None and text:
+        raise InputError("give a text or --image, not both")
+    if image is None and not (text or "").strip():
+        raise InputError("the text is empty: say what to search for, or give --image")
+    chosen = mode or next(iter(modes))
+    if chosen not in modes:
+        what = "a text" if image is None else "an image"
+        raise InputError(f"--mode {chosen!r}: with {what} use {' or '.join(modes)}")
+    picture = None if image is None else _read_image(image)
+    embeddings, index = fresh(project, "corpus_embeddings"), fresh(project, "faiss_index")
+    from react_pipeline.clip import choose_device, load
+    from react_pipeline.corpus import open_source
+    from react_pipeline.embedding import row_metadata
+    from react_pipeline.indexing import open_index
+
+    clip = load(fresh(project, "base_checkpoint").path, choose_device(project.config.device))
+    if image is None or picture is None:
+        vectors = clip.encode_texts([str(text)]).numpy()
+    else:
+        vectors = _encode(clip, picture, image, project.config.corpus.max_pixels)
+    hits = open_index(index).search(modes[chosen], vectors, k)
+    # Only asked for its columns: nothing is fetched here.
+    source = open_source(project, fresh(project, "corpus"), embeddings, Path())
+    return hits.join(row_metadata(embeddings, hits["row"], source.columns), on="row")
+
+
+def draw_pairs(project: Project, pairs: pd.DataFrame, path: Path) -> None:
+    """Write a PNG of the pairs of `search_pairs`: every image under its rank, similarity and caption.
+
+    Images of a corpus by URL are fetched for it; the caption of one that cannot be had stands without it.
+
+    Raises:
+        CorpusError: If a shard is gone or has changed since it was embedded.
+        InputError: If the PNG cannot be written there.
+    """
+    import tempfile
+
+    from react_pipeline.corpus import contact_sheet, decode_image, open_source
+
+    corpus, embeddings = fresh(project, "corpus"), fresh(project, "corpus_embeddings")
+    with tempfile.TemporaryDirectory() as scratch:
+        source = open_source(project, corpus, embeddings, Path(scratch) / "fetched")
+        images = {pair.row: decode_image(data, project.config.corpus.max_pixels) for pair, data in source.fetch(pairs)}
+    rows = [
+        (
+            f"{pair.rank + 1}. {pair.similarity:.3f} {str(pair.caption or '')[:120]}",
+            [images[pair.row]] if pair.row in images else [],
+        )
+        for pair in pairs.itertuples()
+    ]
+    try:
+        contact_sheet(rows, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another --output") from error
+
+
+def _read_image(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_IMAGE_BYTES:
+            raise InputError(f"{path}: larger than {MAX_IMAGE_BYTES >> 20} MiB; give a smaller image")
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); --image wants the path of an image file"
+        ) from error
+
+
+def _encode(clip: Clip, data: bytes, path: Path, max_pixels: int) -> NDArray[np.float32]:
+    from react_pipeline.corpus import BadImage, decode_image
+
+    try:
+        return clip.encode_images(clip.preprocess(decode_image(data, max_pixels)).unsqueeze(0)).numpy()
+    except BadImage as error:
+        raise InputError(f"{path}: {error}; --image wants an image that can be decoded") from error

@@ -1,0 +1,171 @@
+"""Configuration: `pipeline.yaml` and one YAML a domain, as frozen pydantic models.
+
+Belongs here: the two files as a whole, the encoder, and what a domain is. Does not belong here: the other sections
+(each in its `*_config`), reading files (`config_files`), what a step does with a value.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from react_pipeline.settings.automation import AutomationConfig as AutomationConfig
+from react_pipeline.settings.corpus import CorpusConfig as CorpusConfig
+from react_pipeline.settings.distributor import DistributorConfig as DistributorConfig
+from react_pipeline.settings.embedding import EmbeddingConfig as EmbeddingConfig
+from react_pipeline.settings.evaluation import ElevaterConfig as ElevaterConfig
+from react_pipeline.settings.evaluation import EvaluationSetConfig as EvaluationSetConfig
+from react_pipeline.settings.index import IndexConfig as IndexConfig
+from react_pipeline.settings.promotion import PromotionConfig as PromotionConfig
+from react_pipeline.settings.retrieval import RetrievalConfig as RetrievalConfig
+from react_pipeline.settings.training import CustomizationConfig, Name, Section, TrainingOverrides, partial
+
+SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+"""What a domain's name may look like; it becomes a directory, a partition key and part of a model's name."""
+
+SLUG_RULE = "use a-z, 0-9 and '-', 63 characters at most, starting with a letter or digit"
+"""`SLUG` in words."""
+
+RESERVED_SLUGS = frozenset({"all", "corpus", "mean", "overview"})
+"""What belongs to no domain in the store, in MLflow, in tables, and in the folder of a report."""
+
+
+class EncoderConfig(Section):
+    """The CLIP that embeds the corpus and is customized.
+
+    Attributes:
+        model: An open_clip architecture (`ViT-B-32`), or `demo`.
+        pretrained: A tag of open_clip (`openai`), or the path of a checkpoint (.safetensors, .pt, .bin) or of a folder
+            written by `react_pipeline.clip.model.save`.
+        quick_gelu: Activation of the checkpoint; weights cannot reveal it. Unset: open_clip's own for that tag.
+        mean: Normalisation of the checkpoint, 3 values. Unset: open_clip's own for that tag.
+        std: Likewise.
+    """
+
+    model: Name = "ViT-B-32"
+    pretrained: str | None = None
+    quick_gelu: bool | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+
+    @model_validator(mode="after")
+    def _weights_are_named(self) -> Self:
+        if self.model != "demo" and not self.pretrained:
+            raise ValueError("`pretrained` is missing: a tag of open_clip or the path of a checkpoint")
+        given = [name for name in ("pretrained", "quick_gelu", "mean", "std") if getattr(self, name) is not None]
+        if self.model == "demo" and given:
+            raise ValueError(
+                f"beside `model: demo`, made from installed packages, {', '.join(f'`{name}`' for name in given)} would "
+                "do nothing; remove it, or name the architecture of your weights as `model`"
+            )
+        return self
+
+
+if TYPE_CHECKING:
+    RetrievalOverrides = RetrievalConfig
+else:
+    RetrievalOverrides = partial(RetrievalConfig, "RetrievalOverrides")
+
+
+class ClassConfig(Section):
+    """A class: the name used by the zero-shot head, and synonyms and seed images that retrieval also searches.
+
+    Paths of `seeds` are relative to the folder of the domain file; evaluation images are refused.
+    """
+
+    name: Name
+    synonyms: tuple[Name, ...] = ()
+    seeds: tuple[Path, ...] = ()
+
+
+def _class_from_text(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class DomainConfig(Section):
+    """One domain: its class names and what differs from the pipeline's defaults.
+
+    `templates` is a list of prompts with `{}` for the class name, or the name of a set: `imagenet` (open_clip's 80) or
+    `simple` ("a photo of a {}.").
+    """
+
+    slug: str
+    title: str = ""
+    description: str = ""
+    classes: tuple[Annotated[ClassConfig, BeforeValidator(_class_from_text)], ...] = Field(min_length=1)
+    templates: tuple[Name, ...] | Literal["imagenet", "simple"] = "simple"
+    retrieval: RetrievalOverrides = RetrievalOverrides()
+    customization: TrainingOverrides = TrainingOverrides()
+    evaluation: EvaluationSetConfig | None = None
+
+    @field_validator("slug")
+    @classmethod
+    def _slug_is_safe(cls, slug: str) -> str:
+        if not SLUG.fullmatch(slug):
+            raise ValueError(f"{slug!r}: {SLUG_RULE}")
+        if slug in RESERVED_SLUGS:
+            raise ValueError(f"{slug!r} means something else in results and runs; take another name")
+        return slug
+
+    @field_validator("classes")
+    @classmethod
+    def _names_differ(cls, classes: tuple[ClassConfig, ...]) -> tuple[ClassConfig, ...]:
+        seen: dict[str, str] = {}
+        for entry in classes:
+            for name in (entry.name, *entry.synonyms):
+                if (known := " ".join(name.lower().split())) in seen:
+                    raise ValueError(f"{name!r} occurs twice (in {seen[known]!r} and {entry.name!r})")
+                seen[known] = entry.name
+        return classes
+
+    @field_validator("templates")
+    @classmethod
+    def _templates_hold_a_name(cls, templates: tuple[str, ...] | str) -> tuple[str, ...] | str:
+        if not isinstance(templates, str):
+            if not templates:
+                raise ValueError("the list is empty: write at least one prompt with {}")
+            for template in templates:
+                if template.count("{}") != 1:
+                    raise ValueError(f"{template!r}: needs {{}} exactly once, where the class name goes")
+        return templates
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names in the order of the file; the index is the class id."""
+        return [entry.name for entry in self.classes]
+
+
+class PipelineConfig(Section):
+    """`pipeline.yaml`: what holds for every domain.
+
+    Attributes:
+        project: Names the MLflow experiment.
+        store: Directory of the artifacts.
+        tracking_uri: MLflow's; unset: `mlflow.db` (SQLite) beside the store.
+        dagster_url: Where a browser finds Dagster, for the links in MLflow; `REACT_DAGSTER_URL` wins over it.
+        mlflow_url: Where a browser finds MLflow, for the links in Dagster; `REACT_MLFLOW_URL` wins over it. Unset: the
+            tracking URI, if that is a server.
+        domains: Directory of the domain files.
+        device: `auto` takes a GPU where there is one.
+    """
+
+    project: str = Field(default="react", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$")
+    store: Path = Path(".react/store")
+    tracking_uri: str | None = None
+    dagster_url: str | None = Field(default=None, pattern=r"^https?://")
+    mlflow_url: str | None = Field(default=None, pattern=r"^https?://")
+    domains: Path = Path("domains")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    corpus: CorpusConfig
+    encoder: EncoderConfig
+    embedding: EmbeddingConfig = EmbeddingConfig()
+    index: IndexConfig = IndexConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    customization: CustomizationConfig = CustomizationConfig()
+    elevater: ElevaterConfig = ElevaterConfig()
+    automation: AutomationConfig = AutomationConfig()
+    promotion: PromotionConfig = PromotionConfig()
+    distributor: DistributorConfig = DistributorConfig()

@@ -1,0 +1,153 @@
+"""Configuration files: the one reader of YAML, and its errors with file and field.
+
+Does not belong here: which fields there are and what they may hold (`config`). Relative paths are resolved against the
+directory of the file that names them; `~` is the home directory, as in a shell.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from react_pipeline.settings.config import DomainConfig, PipelineConfig
+from react_pipeline.settings.corpus import CorpusConfig
+from react_pipeline.settings.shard_patterns import is_url
+from react_pipeline.store import ConfigError, Problem
+
+MAX_YAML_BYTES = 2_000_000
+"""Larger configuration files are refused unread."""
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML mapping; no tags, no aliases, no more than `MAX_YAML_BYTES`.
+
+    Raises:
+        ConfigError: If the file is missing, too large, not UTF-8, not YAML, or not a mapping.
+    """
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise ConfigError([Problem(path, "", f"larger than {MAX_YAML_BYTES:,} bytes; a configuration is small")])
+        text = path.read_text(encoding="utf-8")
+        # A few aliases can expand to gigabytes, and no configuration needs one.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise ConfigError([Problem(path, "", "YAML aliases (*name) are refused; write the value out")])
+        loaded = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem(path, "", f"cannot be read: {error}")]) from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError([Problem(path, "", f"is not valid YAML: {' '.join(str(error).split())}")]) from error
+    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
+        raise ConfigError([Problem(path, "", "must be a mapping of field names to values")])
+    return loaded
+
+
+def load_pipeline(path: Path) -> PipelineConfig:
+    """Read `pipeline.yaml`; its relative paths become absolute.
+
+    Raises:
+        ConfigError: Listing every problem with file and field.
+    """
+    config = _validate(PipelineConfig, read_yaml(path), path)
+    base = path.resolve().parent
+    corpus = _located(config.corpus, base)
+    encoder = config.encoder
+    if encoder.pretrained and (checkpoint := _absolute(base, encoder.pretrained)).exists():
+        encoder = encoder.model_copy(update={"pretrained": str(checkpoint.resolve())})
+    elevater = config.elevater
+    if elevater.root is not None:
+        elevater = elevater.model_copy(update={"root": _absolute(base, elevater.root).resolve()})
+    store = _absolute(base, config.store).resolve()
+    update = {
+        "store": store,
+        "domains": _absolute(base, config.domains).resolve(),
+        "tracking_uri": config.tracking_uri or f"sqlite:///{store.parent / 'mlflow.db'}",
+        "corpus": corpus,
+        "encoder": encoder,
+        "elevater": elevater,
+    }
+    return config.model_copy(update=update)
+
+
+def _located(corpus: CorpusConfig, base: Path) -> CorpusConfig:
+    folders = {"embeddings": corpus.embeddings, "indices": corpus.indices}
+    update: dict[str, Any] = {
+        "shards": tuple(name if is_url(name) else str(_absolute(base, name)) for name in corpus.shards),
+        "urls": tuple(str(_absolute(base, name)) for name in corpus.urls),
+        **{name: _absolute(base, folder).resolve() for name, folder in folders.items() if folder is not None},
+    }
+    return corpus.model_copy(update=update)
+
+
+def _absolute(base: Path, name: Path | str) -> Path:
+    try:
+        return base / Path(name).expanduser()
+    except RuntimeError:
+        # No user is called so, but a file may be.
+        return base / name
+
+
+def load_domain(path: Path) -> DomainConfig:
+    """Read one domain file; the file is named `<slug>.yaml`, and `slug` may be left out in it.
+
+    Raises:
+        ConfigError: Listing every problem with file and field.
+    """
+    raw = read_yaml(path)
+    raw.setdefault("slug", path.stem)
+    config = _validate(DomainConfig, raw, path)
+    if config.slug != path.stem:
+        raise ConfigError([Problem(path, "slug", f"is {config.slug!r}, so the file must be named {config.slug}.yaml")])
+    base = path.resolve().parent
+    if config.evaluation is not None and config.evaluation.path is not None:
+        located = config.evaluation.model_copy(update={"path": _absolute(base, config.evaluation.path)})
+        config = config.model_copy(update={"evaluation": located})
+    classes = tuple(entry.model_copy(update={"seeds": _seeds(base, entry.seeds)}) for entry in config.classes)
+    return config.model_copy(update={"classes": classes})
+
+
+def _seeds(base: Path, seeds: tuple[Path, ...]) -> tuple[Path, ...]:
+    # Relative ones stay as they are written: they are named so in messages.
+    return tuple(_absolute(base, seed) if str(seed).startswith("~") else seed for seed in seeds)
+
+
+def load_domains(directory: Path) -> tuple[dict[str, DomainConfig], list[Problem]]:
+    """Read every `*.yaml` of a directory: the valid domains by slug, and the problems of the others."""
+    domains, problems = {}, misnamed(directory)
+    for path in sorted(directory.glob("*.yaml")):
+        try:
+            domains[path.stem] = load_domain(path)
+        except ConfigError as error:
+            problems += error.problems
+    return domains, problems
+
+
+def misnamed(directory: Path) -> list[Problem]:
+    """The files of a directory that look like domains and are not read, since their names end otherwise."""
+    found = sorted(directory.iterdir()) if directory.is_dir() else []
+    others = [path for path in found if path.suffix.lower() in (".yml", ".yaml") and path.suffix != ".yaml"]
+    return [Problem(path, "", f"is not read: rename it to {path.stem}.yaml") for path in others]
+
+
+def _validate(model: type[Model], raw: dict[str, Any], path: Path) -> Model:
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        problems = [Problem(path, _field_of(entry["loc"]), _message_of(entry)) for entry in error.errors()]
+        raise ConfigError(problems) from error
+
+
+def _field_of(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location)
+
+
+def _message_of(entry: Any) -> str:
+    if entry["type"] == "extra_forbidden":
+        return "unknown field; remove it or mend its spelling"
+    message = str(entry["msg"]).removeprefix("Value error, ")
+    shown = entry["input"] if isinstance(entry["input"], (str, int, float, bool, type(None))) else None
+    return message if shown is None or entry["type"] == "value_error" else f"{message} (found {shown!r})"

@@ -1,0 +1,203 @@
+"""Artifacts: a directory that is absent, or complete and verified.
+
+Belongs here: what an artifact and a step's inputs are, the manifest, and its verification. Does not belong here: how
+artifacts are published (`store`), what any artifact contains, which depends on which (`lineage`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from react_pipeline.store.digests import CACHE
+from react_pipeline.store.durable import sha256_of, write_atomically
+from react_pipeline.store.errors import CorruptArtifact
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+"""Version of the layout and of the manifest. A store of another format is refused."""
+
+MANIFEST = "manifest.json"
+CURRENT = "current"
+
+_verified: dict[Path, str] = {}
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces, so that equal values have equal text. NaN is refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published artifact: `path` is its directory, `manifest` what was recorded when it was published.
+
+    `reused` is true when a build found it already published instead of making it.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+    reused: bool = field(default=True, compare=False)
+
+    @property
+    def stage(self) -> str:
+        """Name of the asset, such as `faiss_index`."""
+        return str(self.manifest["stage"])
+
+    @property
+    def key(self) -> str:
+        """`all`, a domain's slug, or `<domain>/<method>`."""
+        return str(self.manifest["key"])
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that stand for every input of this artifact."""
+        return str(self.manifest["fingerprint"])
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """What the step counted or measured while it built the artifact."""
+        return dict(self.manifest["counts"])
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """Fingerprint of each parent, by name."""
+        return dict(self.manifest["parents"])
+
+    def file(self, name: str) -> Path:
+        """Path of a file listed in the manifest.
+
+        Raises:
+            CorruptArtifact: If the manifest lists no such file.
+        """
+        if name not in self.manifest["files"]:
+            raise CorruptArtifact(f"{self.path}: no file {name!r} in its manifest; rematerialize `{self.stage}`")
+        return self.path / name
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Everything that decides what a step builds.
+
+    Attributes:
+        stage: Name of the asset.
+        key: `all`, a domain's slug, or `<domain>/<method>`.
+        config: The part of the configuration that changes the result, as plain JSON values.
+        content: Identity of outside data (digests of the user's shards, say), as plain JSON values.
+        parents: Artifacts the step reads, by name.
+        code_version: Changed by hand when the step's code changes its result.
+    """
+
+    stage: str
+    key: str
+    config: Mapping[str, Any]
+    parents: Mapping[str, Artifact]
+    code_version: str
+    content: Any = None
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits over all inputs; equal inputs give equal fingerprints."""
+        identity = {
+            "stage": self.stage,
+            "key": self.key,
+            "config": self.config,
+            "content": self.content,
+            "parents": {name: parent.fingerprint for name, parent in self.parents.items()},
+            "code_version": self.code_version,
+        }
+        return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 over everything in a manifest but its own digest."""
+    rest = {name: value for name, value in manifest.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def read_manifest(path: Path, stage: str) -> dict[str, Any]:
+    """The manifest in an artifact's directory.
+
+    Raises:
+        CorruptArtifact: If it cannot be read or belongs to another artifact.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+    except (OSError, ValueError) as error:
+        raise CorruptArtifact(f"{path / MANIFEST}: unreadable ({error}); rematerialize `{stage}`") from error
+    known = isinstance(manifest, dict) and manifest.get("format") == FORMAT and manifest.get("fingerprint") == path.name
+    # Its counts are reported as results, so the manifest vouches for itself too.
+    if not known or manifest.get("digest") != manifest_digest(manifest):
+        raise CorruptArtifact(f"{path / MANIFEST}: not the manifest of this artifact; rematerialize `{stage}`")
+    return manifest
+
+
+def verify(artifact: Artifact, *, anew: bool = False) -> None:
+    """Compare every file with the manifest: its size and its SHA-256.
+
+    An artifact may be terabytes and is opened by every process of a run, so what was compared once on this machine is
+    remembered beside the store, with inode, size and times of each file as the kernel keeps them. While these are the
+    same, no file was written to since, and hashing it again is spared. A disk that changes bytes by itself leaves no
+    such trace: `anew` reads everything (`react-pipeline verify`).
+
+    Raises:
+        CorruptArtifact: Naming the file that is missing or differs.
+    """
+    try:
+        stamp = _stamp(artifact)
+    except OSError as error:
+        raise CorruptArtifact(f"{error.filename}: missing; rematerialize `{artifact.stage}`") from error
+    if not anew and stamp in (_verified.get(artifact.path), _remembered(artifact)):
+        return
+    for name, recorded in artifact.manifest["files"].items():
+        path = artifact.path / name
+        if path.stat().st_size != recorded["bytes"] or sha256_of(path) != recorded["sha256"]:
+            raise CorruptArtifact(
+                f"{path}: its bytes differ from the manifest ({path.stat().st_size:,} bytes, recorded "
+                f"{recorded['bytes']:,}); rematerialize `{artifact.stage}` for {artifact.key!r}"
+            )
+    _remember(artifact, stamp)
+
+
+def remember_verified(artifact: Artifact) -> None:
+    """Spare the hashing of an artifact whose manifest was just made of these very files."""
+    _remember(artifact, _stamp(artifact))
+
+
+def memory_of_verified(root: Path) -> Path:
+    """Folder below a store's root with what was verified, one file an artifact, named by its fingerprint at the end."""
+    return root / CACHE / "verified"
+
+
+def _stamp(artifact: Artifact) -> str:
+    """Digest of what the kernel says of the files; the time of change (ctime), unlike others, cannot be set back."""
+    stats = ((artifact.path / name).stat() for name in artifact.manifest["files"])
+    seen = [[stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for stat in stats]
+    identity = [str(artifact.path), artifact.manifest["digest"], seen]
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
+
+
+def _memory(artifact: Artifact) -> Path:
+    root = artifact.path.parents[artifact.key.count("/") + 2]
+    name = f"{artifact.stage}--{artifact.key.replace('/', '--')}--{artifact.fingerprint}"
+    return memory_of_verified(root) / name
+
+
+def _remembered(artifact: Artifact) -> str | None:
+    try:
+        return _memory(artifact).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+
+
+def _remember(artifact: Artifact, stamp: str) -> None:
+    _verified[artifact.path] = stamp
+    with contextlib.suppress(OSError):  # a store that may only be read: then once a process
+        write_atomically(_memory(artifact), stamp)

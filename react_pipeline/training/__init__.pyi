@@ -1,0 +1,11 @@
+from .customization import customize as customize
+from .distributed import World as World
+from .observer import NoObserver as NoObserver
+from .observer import TrainingObserver as TrainingObserver
+from .resume import TrainingState as TrainingState
+from .schedule import MAX_LOG_SCALE as MAX_LOG_SCALE
+from .schedule import learning_rate as learning_rate
+from .schedule import parameter_groups as parameter_groups
+from .step import TrainingStep as TrainingStep
+from .texts import DrawnTexts as DrawnTexts
+from .texts import TrainingTexts as TrainingTexts

@@ -1,0 +1,134 @@
+"""Customization: train a method's part of CLIP on the pairs of a domain and publish the checkpoint.
+
+Belongs here: the entry point, in one process or in each of several. Does not belong here: the training itself
+(`trainer`, `linear_head`), which pairs (`retrieve`), the blocks (`gated`).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from react_pipeline.clip import WEIGHTS_FILE, choose_device, load, save
+from react_pipeline.project import Project, method_key, resolve
+from react_pipeline.settings import CONTROL_SUFFIX
+from react_pipeline.store import Artifact, Inputs, RetrievalError
+from react_pipeline.training.data import TrainingPairs
+from react_pipeline.training.distributed import World
+from react_pipeline.training.guards import out_of_memory_is_told
+from react_pipeline.training.linear_head import train_linear_head
+from react_pipeline.training.log import METRICS_FILE
+from react_pipeline.training.observer import NoObserver, TrainingObserver
+from react_pipeline.training.trainer import Trainer
+
+STAGE = "customized_checkpoint"
+
+
+def customize(
+    project: Project,
+    slug: str,
+    method: str,
+    observer: TrainingObserver = NoObserver(),  # noqa: B008 - has no state
+) -> Artifact:
+    """Train `method` on the retrieved pairs of a domain (a control: on its random pairs); publish the checkpoint.
+
+    A killed run goes on from its newest state and repeats an uninterrupted run's losses. Under torchrun every process
+    calls this alike; process 0 alone writes, and all return the published artifact.
+
+    Raises:
+        RetrievalError: If too many classes have too few pairs.
+        TrainingError: If a guard stops the training, or memory runs out. Nothing is published; the newest good state
+            stays in the scratch folder of the build (`Store.scratch`), and the observer is told.
+    """
+    world = World.join(choose_device(project.config.device))
+    inputs = resolve(project, STAGE, method_key(slug, method))
+    pairs = inputs.parents["control_set" if method.endswith(CONTROL_SUFFIX) else "retrieved_set"]
+    _refuse_starving(project, slug, pairs)
+    if not world.is_writer:
+        return _follow(project, inputs, pairs, world)
+
+    def write(staging: Path) -> dict[str, Any]:
+        try:
+            scratch = project.store.scratch(inputs)
+            world.told(str(scratch))
+            counts = _train(project, inputs, pairs, world, scratch, observer, staging)
+        except BaseException as error:
+            observer.failed(error)
+            raise
+        _plot_losses(staging / METRICS_FILE, staging / "loss.png")
+        return counts
+
+    artifact = project.store.build(inputs, write)
+    # Where the artifact was there already, the other processes still wait for the scratch directory.
+    world.told("" if artifact.reused else None)
+    return artifact
+
+
+def _follow(project: Project, inputs: Inputs, pairs: Artifact, world: World) -> Artifact:
+    """Train along with process 0, which writes."""
+    scratch = world.told(None)
+    if scratch:
+        _train(project, inputs, pairs, world, Path(scratch), NoObserver())
+        world.told(None)
+    return project.store.open(inputs.stage, inputs.key, inputs.fingerprint)
+
+
+def _train(
+    project: Project,
+    inputs: Inputs,
+    pairs: Artifact,
+    world: World,
+    scratch: Path,
+    observer: TrainingObserver,
+    staging: Path | None = None,
+) -> dict[str, Any]:
+    slug, method = inputs.key.split("/")
+    training = project.training(slug, method)
+    when = f"on {world.device}, outside the steps of the training"
+    with out_of_memory_is_told(when, "end what else uses its memory, or use a device with more"):
+        clip = load(inputs.parents["base_checkpoint"].path, world.device)
+        if method.startswith("linear-head"):
+            if staging is None:
+                return {}
+            return train_linear_head(
+                clip, TrainingPairs(pairs), project.domain(slug), training, staging, observer, inputs
+            )
+        trainer = Trainer(
+            clip,
+            TrainingPairs(pairs),
+            project.domain(slug),
+            method.removesuffix(CONTROL_SUFFIX),
+            training,
+            world,
+            scratch,
+            inputs.parents["base_checkpoint"].file(WEIGHTS_FILE),
+        )
+        counts = trainer.run(observer, inputs)
+        if staging is not None:
+            shutil.copyfile(scratch / METRICS_FILE, staging / METRICS_FILE)
+            save(trainer.clip, staging)
+        return counts
+
+
+def _refuse_starving(project: Project, slug: str, pairs: Artifact) -> None:
+    starving = pairs.counts.get("starving", [])
+    limit = project.retrieval(slug).max_starving_fraction
+    if len(starving) > limit * len(project.domain(slug).classes):
+        raise RetrievalError(
+            f"{slug}: {len(starving)} classes have too few pairs ({', '.join(starving[:8])}, ...); add synonyms, widen "
+            "retrieval, or raise retrieval.max_starving_fraction"
+        )
+
+
+def _plot_losses(metrics: Path, target: Path) -> None:
+    from matplotlib.figure import Figure
+
+    records = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([record["step"] for record in records], [record["loss"] for record in records])
+    axes.set(xlabel="step", ylabel="loss")
+    axes.grid(alpha=0.3)
+    figure.savefig(target, dpi=100)

@@ -1,0 +1,280 @@
+"""Export: a customized checkpoint as a folder that is used without this project's store.
+
+Belongs here: which files the folder holds, and writing it whole or not at all. Does not belong here: the text of its
+README (`model_card`), how a model is saved and loaded (`model`).
+
+The folder::
+
+    open_clip_config.json         architecture and preprocessing, as open_clip's `local-dir:` reads them
+    open_clip_model.safetensors   the weights, byte for byte those of the checkpoint
+    react-<fingerprint>.json      the architecture alone, for open_clip 2.32; only where plain open_clip can load it
+    text/, tokenizer files        config and tokenizer of a text tower that comes from transformers
+    head.safetensors, head.json   of a `linear-head`: one vector per class; the model is then the base's
+    README.md, export.json        the model card; what was exported, with the SHA-256 of every file
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from react_pipeline.clip import HEAD_ABOUT_FILE, HEAD_FILE
+from react_pipeline.project import ALL, Project, fresh, method_key
+from react_pipeline.promotion import BASE, Contender, Reign, crowning, standing
+from react_pipeline.store import (
+    Artifact,
+    CorruptArtifact,
+    InputError,
+    ReactError,
+    StoreWriteError,
+    fsync,
+    fsync_tree,
+    sha256_of,
+)
+from react_pipeline.use.model_card import Loading, model_card
+
+CONFIG_FILE = "open_clip_config.json"
+WEIGHTS_FILE = "open_clip_model.safetensors"
+TEXT = "text/"
+"""Where `model.save` puts config and tokenizer of a text tower of transformers."""
+
+CHAMPION = "champion"
+"""Stands for the method of the model that reigns."""
+
+RECORD_FILE = "export.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class _Model:
+    """The artifact whose model is exported, and its `open_clip_config.json`."""
+
+    artifact: Artifact
+    config: dict[str, Any]
+
+    @property
+    def gated(self) -> bool:
+        return bool(self.config["model_cfg"]["vision_cfg"].get("react_cfg"))
+
+    @property
+    def ours_alone(self) -> bool:
+        """Whether plain open_clip refuses it: it has gated blocks, or the demo's own architecture."""
+        timm_name = str(self.config["model_cfg"]["vision_cfg"].get("timm_model_name", ""))
+        return self.gated or timm_name.startswith("react_demo")
+
+
+def export(project: Project, slug: str, method: str, directory: Path | str, *, overwrite: bool = False) -> Path:
+    """Write the customized checkpoint of a domain and method as a folder of its own, with a model card.
+
+    The folder appears when it is complete: it is written beside its place under a hidden name, and renamed last. With
+    `overwrite` an earlier export at this place is kept until the new one is complete.
+
+    Args:
+        project: The pipeline.
+        slug: The domain.
+        method: Any but `base`, which is no customization: its present checkpoint; where the domain's file is gone, the
+            last one. `champion`: the checkpoint that reigns, also when it is an older one of its method or made from
+            other inputs than today's.
+        directory: The folder to make; empty or absent.
+        overwrite: Replace an earlier export. Folders that no export wrote are never replaced.
+
+    Returns:
+        The folder, as an absolute path.
+
+    Raises:
+        MissingArtifact: If the method was not customized for this domain yet, or the champion's files are gone.
+        StaleArtifact: If it was made from other inputs than today's.
+        InputError: If the folder is in use, or holds something that may not be replaced; if the base is champion.
+        StoreWriteError: If the disk refuses a write; the folder is then as it was.
+    """
+    if method == "base":
+        raise InputError("`base` is not customized; export one of the trained methods")
+    crowned = None
+    if method == CHAMPION:
+        crowned = _crowned(project, slug)
+        key = method_key(slug, crowned.champion.method)
+        checkpoint = project.store.open("customized_checkpoint", key, crowned.champion.checkpoint)
+    else:
+        checkpoint = _present(project, slug, method)
+    target = Path(directory).expanduser().resolve()
+    _refuse_occupied(target, overwrite)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _staging(target) as staging:
+            loading = write_model(project, checkpoint, staging)
+            card = model_card(project, checkpoint, loading, crowned)
+            (staging / "README.md").write_text(card, encoding="utf-8")
+            _write_record(staging, checkpoint, crowned)
+            fsync_tree(staging)
+            _publish(staging, target, overwrite)
+    except OSError as error:
+        raise StoreWriteError(
+            f"{error.filename or target}: {error.strerror or error}; nothing was exported to {target}. Free space or "
+            "choose another folder, and export again"
+        ) from error
+    return target
+
+
+def other_champion(project: Project, slug: str, folder: Path) -> str:
+    """What to tell whoever exported a model that is not the domain's champion; empty if it is, or none was chosen."""
+    record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    try:
+        verdict, decided = standing(project, slug)
+    except ReactError as error:
+        return str(error)
+    if decided is None or verdict.champion.checkpoint == record["fingerprint"]:
+        return ""
+    exported = Contender(method=record["method"], checkpoint=record["fingerprint"]).identity
+    if verdict.champion.method == BASE:
+        return f"{exported} is not the champion of {slug!r}: the base reigns (react-pipeline models list {slug})"
+    return (
+        f"{exported} is not the champion of {slug!r}, which is {verdict.champion.identity}: "
+        f"react-pipeline export {slug} {CHAMPION} --to FOLDER"
+    )
+
+
+def _present(project: Project, slug: str, method: str) -> Artifact:
+    key = method_key(slug, method)
+    if not project.has_domain(slug) and key in project.store.keys("customized_checkpoint"):
+        return project.store.current("customized_checkpoint", key)  # nothing of today's that it could be behind
+    project.domain(slug)
+    return fresh(project, "customized_checkpoint", key)
+
+
+def _crowned(project: Project, slug: str) -> Reign:
+    if slug not in project.store.keys("promotion"):
+        project.domain(slug)  # a domain whose file is gone may still have a champion
+    crowned = crowning(project, slug)
+    if crowned is None:
+        raise InputError(f"{slug}: the base reigns, so there is no champion to export; name a trained method")
+    return crowned
+
+
+def write_model(project: Project, checkpoint: Artifact, staging: Path) -> Loading:
+    """Write every file that is read to use the model into an empty folder.
+
+    Returns:
+        How they are read.
+
+    Raises:
+        CorruptArtifact: If a copy differs from the manifest.
+    """
+    head = HEAD_FILE in checkpoint.manifest["files"]
+    # A champion may be of another base than today's.
+    source = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"]) if head else checkpoint
+    model = _Model(source, json.loads(source.file(CONFIG_FILE).read_text(encoding="utf-8")))
+    _copy(source, WEIGHTS_FILE, staging / WEIGHTS_FILE)
+    text_cfg = model.config["model_cfg"]["text_cfg"]
+    for name in source.manifest["files"]:
+        if name.startswith(TEXT):
+            # open_clip's `local-dir:` looks for the tokenizer in the folder itself, for the tower's config in `text/`.
+            place = name if name == TEXT + "config.json" else name.removeprefix(TEXT)
+            _copy(source, name, staging / place)
+    if text_cfg.get("hf_tokenizer_name"):
+        text_cfg["hf_tokenizer_name"] = "."
+    vision_cfg = model.config["model_cfg"]["vision_cfg"]
+    if "timm_model_name" in vision_cfg:
+        # Else open_clip 2.32 would fetch weights that are overwritten at once.
+        vision_cfg["timm_model_pretrained"] = False
+    _write_json(staging / CONFIG_FILE, model.config)
+    for name in (HEAD_FILE, HEAD_ABOUT_FILE) if head else ():
+        _copy(checkpoint, name, staging / name)
+    registered = None
+    if not model.ours_alone:
+        # open_clip 2.32 tells the tokenizer by the name of the architecture, so the domain's name is kept out of it.
+        registered = f"react-{checkpoint.fingerprint}"
+        _write_json(staging / f"{registered}.json", model.config["model_cfg"])
+    from_inside = bool(text_cfg.get("hf_model_name") or text_cfg.get("hf_tokenizer_name"))
+    return Loading(gated=model.gated, registered=registered, from_inside=from_inside, head=head)
+
+
+def _copy(artifact: Artifact, name: str, place: Path) -> None:
+    place.parent.mkdir(exist_ok=True)
+    shutil.copyfile(artifact.file(name), place)
+    if sha256_of(place) != artifact.manifest["files"][name]["sha256"]:
+        raise CorruptArtifact(
+            f"{place}: its bytes differ from those of {artifact.path / name}; export again, or rematerialize "
+            f"`{artifact.stage}` for {artifact.key!r}"
+        )
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_record(staging: Path, checkpoint: Artifact, crowned: Reign | None) -> None:
+    slug, method = checkpoint.key.split("/")
+    files = sorted(path for path in staging.rglob("*") if path.is_file())
+    record = {
+        "format": FORMAT,
+        "domain": slug,
+        "method": method,
+        "fingerprint": checkpoint.fingerprint,
+        "parents": checkpoint.parents,
+        **({"promotion": crowned.promotion} if crowned else {}),
+        "files": {path.relative_to(staging).as_posix(): sha256_of(path) for path in files},
+    }
+    _write_json(staging / RECORD_FILE, record)
+
+
+def _refuse_occupied(target: Path, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise InputError(f"{target}: is there already and is no folder; choose another place")
+    if not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise InputError(f"{target}: is there already and not empty; choose another folder, or overwrite it")
+    if not (target / RECORD_FILE).is_file():
+        raise InputError(f"{target}: holds no {RECORD_FILE}, so no export wrote it, and it is not overwritten")
+
+
+@contextmanager
+def _staging(target: Path) -> Iterator[Path]:
+    """An empty hidden folder beside the target, held by a lock; what a killed export left in it is removed."""
+    staging = target.with_name(f".{target.name}.partial")
+    staging.mkdir(exist_ok=True)
+    descriptor = os.open(staging, os.O_RDONLY)
+    try:
+        # The kernel frees the lock when its holder dies.
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not staging.exists() or os.fstat(descriptor).st_ino != staging.stat().st_ino:
+            raise BlockingIOError
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise InputError(f"{target}: another export writes to it; wait for it, or choose another folder") from error
+    try:
+        for left in staging.iterdir():
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        yield staging
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _publish(staging: Path, target: Path, overwrite: bool) -> None:
+    """Rename the finished folder into its place; an earlier export steps aside first and goes last."""
+    # Looked at again: writing a large model takes minutes.
+    _refuse_occupied(target, overwrite)
+    replaced = target.with_name(f".{target.name}.replaced")
+    if target.exists() and any(target.iterdir()):
+        shutil.rmtree(replaced, ignore_errors=True)
+        target.rename(replaced)
+    try:
+        staging.rename(target)
+    except OSError:
+        if replaced.exists() and not target.exists():
+            replaced.rename(target)
+        raise
+    fsync(target.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
