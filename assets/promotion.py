@@ -1,6 +1,6 @@
 """The asset that crowns: which model of a domain is champion, and the check that says when that is in doubt.
 
-Does not belong here: the rule (`react_pipeline.promotion.decision`), MLflow's registry (`react_pipeline.tracking.registry`).
+Does not belong here: the rule (`react_pipeline.promotion`), MLflow's registry (`react_pipeline.tracking`).
 """
 
 import dagster as dg

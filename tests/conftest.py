@@ -3,7 +3,7 @@
 =================== ======== ===========================================================================================
 fixture             scope    what it is
 =================== ======== ===========================================================================================
-tiny_checkpoint     session  folder written by `react_pipeline.clip.model.save`: a CLIP of 2 vision layers, 32 px, D = 32
+tiny_checkpoint     session  folder written by `react_pipeline.clip.save`: a CLIP of 2 vision layers, 32 px, D = 32
 drawings            session  folder: `shards/0000[0-2].tar` (96 pairs) and `evaluation/{shapes,colours}/<class>/<n>.png`
 make_project        test     makes a project in a fresh folder: `make_project(corpus={...}, index={...}, ...)` joins the
                              given fields over `PIPELINE`, section by section

@@ -191,7 +191,7 @@ def test_database_of_another_version_of_mlflow_is_refused_with_the_way_out_and_l
 def test_two_processes_that_open_a_fresh_database_at_once_log_one_run(tiny_project: Project, tmp_path: Path) -> None:
     artifact = artifact_of(tiny_project, "corpus", "all")
     code = (
-        "import sys; from react_pipeline.project.project import Project; from react_pipeline.tracking.log import Tracking\n"
+        "import sys; from react_pipeline.project import Project; from react_pipeline.tracking import Tracking\n"
         "project = Project.load(sys.argv[1])\n"
         "artifact = project.store.current('corpus', 'all')\n"
         "assert Tracking.of(project).log_artifact(project, artifact)\n"

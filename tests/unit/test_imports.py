@@ -1,4 +1,4 @@
-"""The guard of the house: what may import what. Imports are read from the source, those inside functions too."""
+"""The guard of the house: which room may import which. Imports are read from the source, those inside functions too."""
 
 from __future__ import annotations
 
@@ -8,136 +8,72 @@ import sys
 from pathlib import Path
 
 import pytest
+from support_rooms import ASSETS, LIBRARY, arrows, floors, imports_of, modules_of_library, room_of
 
-LIBRARY = Path(__file__).parents[2] / "react_pipeline"
-ASSETS = LIBRARY.parent / "assets"
-
-ASIDE = ("demo", "elevater")
-"""Packages of their own, whose modules are not steps of the pipeline."""
-
-STEPS = (
-    *("errors", "durable", "digests"),
-    *("settings.training", "settings.evaluation"),
-    *(
-        "sources.shard_patterns",
-        "sources.local_files",
-    ),
-    *("settings.corpus", "settings.embedding", "settings.index", "settings.retrieval", "settings.automation"),
-    *("settings.promotion", "settings.distributor"),
-    *("config", "config_files", "distributor", "artifacts", "store", "project"),
-    *("retrieval.seed_files",),
-    *("stages", "lineage"),
-    *("retrieval.prompts",),
-    *("modeling.attention", "modeling.gated", "modeling.methods", "modeling.weights", "modeling.text_tower"),
-    *("modeling.architecture",),
-    *("modeling.precision",),
-    *("model", "base"),
-    *("modeling.tower",),
-    *("embedding.encoder",),
-    *("sources.images", "sources.remote_store", "sources.remote", "sources.shards", "sources.pairs"),
-    *("sources.inventory", "sources.web_access", "sources.download_process", "sources.download_journal"),
-    *("sources.downloads", "sources.ready_layout"),
-    *("sources.ready_embeddings", "embedding.parts", "vectors"),
-    *("sources.url_tables", "sources.url_shards", "sources.url_corpus"),
-    *("corpus",),
-    *(
-        "embedding.adopt",
-        "embedding.seen_keys",
-        "embedding.groups",
-        "embedding.inference",
-        "embedding.earlier_embeddings",
-    ),
-    *("embedding.records", "embedding.group_encoder", "embedding.spread"),
-    *("embed",),
-    *("indexing.keys", "indexing.vectors", "indexing.files", "indexing.recall", "indexing.growth"),
-    *("indexing.spread", "indexing.build"),
-    *("indexing.ready",),
-    *("index",),
-    *("retrieval.labels", "retrieval.labelled"),
-    *("sources.image_source",),
-    *("collect",),
-    *("retrieval.duplicates", "retrieval.decontamination", "retrieval.seeds", "retrieval.fusion"),
-    *("retrieval.candidates", "retrieval.near_duplicates", "retrieval.rendered_text", "retrieval.ranking"),
-    *("retrieval.examination", "retrieval.chosen_pairs", "retrieval.class_report", "retrieval.control"),
-    *("retrieve", "search", "corpus_service", "serve"),
-    *("training.observer", "training.distributed", "training.schedule", "training.losses", "training.augmentation"),
-    *("training.data", "training.kept_tokens", "training.batches", "training.texts", "training.held_out"),
-    *("training.interpolation", "training.guards", "training.resume", "training.step", "training.log"),
-    *("training.held_out_recall",),
-    *("training.trainer", "training.classifier", "training.head_samples", "training.linear_head"),
-    *("customize", "evaluate"),
-    *("reports.intervals", "reports.tables", "reports.bars", "reports.findings", "reports.dashboard_examples"),
-    *("reports.dashboard_figures", "reports.dashboard_style", "reports.dashboard"),
-    *("compare", "overview", "report"),
-    *("promotions.verdicts", "promotions.judgement", "promotions.evidence", "promotions.report"),
-    *("promotions.verdict_chain",),
-    *("promotion",),
-    *("promotions.reevaluation",),
-    *("reports.model_card",),
-    *("export",),
-    *("tracking.notes", "tracking.values", "tracking.results", "tracking.system", "tracking.runs", "tracking.log"),
-    *("tracking.live", "tracking.versions", "tracking.registry"),
-    *("manifests", "outside", "upkeep"),
-    *("dagster_home",),
-    *("commands.domain_files", "commands.doctor", "commands.servers", "commands.terminal", "commands.command_line"),
-    *("commands.domains", "commands.elevater", "commands.report", "commands.models", "commands.status"),
-    *("cli",),
+ROOMS = (
+    *("store", "demo", "settings", "project", "clip", "corpus", "embedding", "labelled", "indexing", "retrieval"),
+    *("training", "evaluation", "benchmark", "promotion", "tracking", "use", "browse", "upkeep", "commands"),
 )
-"""Every module in the order in which data flows; none may import a later one."""
+"""Every room in the order in which data flows; none may import a later one."""
+
+MODULES = sorted(modules_of_library())
+ASSET_MODULES = sorted(ASSETS.glob("*.py"))
 
 
-def imported(path: Path) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module)
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+def name_of(path: Path) -> str:
+    return str(path.relative_to(LIBRARY.parent))
 
 
 def roots(path: Path) -> set[str]:
-    return {name.split(".")[0] for name in imported(path)}
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.split(".")[0])
+    return names
 
 
-def test_every_module_has_its_place() -> None:
-    found = {path.relative_to(LIBRARY).with_suffix("") for path in LIBRARY.rglob("*.py") if path.name != "__init__.py"}
-    steps = {".".join(path.parts) for path in found if path.parts[0] not in ASIDE}
-    assert set(STEPS) == steps
-    assert len(set(STEPS)) == len(STEPS)
+def test_every_room_has_its_place() -> None:
+    assert {room_of(path) for path in MODULES} == set(ROOMS)
 
 
-@pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda path: str(path.relative_to(LIBRARY)))
-def test_library_never_imports_dagster(path: Path) -> None:
+def test_rooms_have_floors() -> None:
+    assert max(floors(arrows()).values()) <= 14
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_import_runs_back_up(path: Path) -> None:
+    later = set(ROOMS[ROOMS.index(room_of(path)) + 1 :])
+    assert not [str(found) for found in imports_of(path) if found.room in later and not found.for_types]
+
+
+@pytest.mark.parametrize("path", [*MODULES, *ASSET_MODULES], ids=name_of)
+def test_nobody_reaches_past_a_door(path: Path) -> None:
+    crossing = [found for found in imports_of(path) if found.room != room_of(path)]
+    assert not [str(found) for found in crossing if found.module != f"react_pipeline.{found.room}"]
+
+
+@pytest.mark.parametrize("path", [*MODULES, *ASSET_MODULES], ids=name_of)
+def test_a_name_comes_from_the_module_that_defines_it(path: Path) -> None:
+    assert not [str(found) for found in imports_of(path) if not found.is_defined_there]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_library_never_imports_dagster_and_only_tracking_imports_mlflow(path: Path) -> None:
     assert not {name for name in roots(path) if name.startswith("dagster")}
+    assert room_of(path) == "tracking" or "mlflow" not in roots(path) or path.name == "doctor.py"
+    assert room_of(path) == "commands" or "assets" not in roots(path)
 
 
-@pytest.mark.parametrize("path", sorted(LIBRARY.rglob("*.py")), ids=lambda path: str(path.relative_to(LIBRARY)))
-def test_only_tracking_imports_mlflow_and_only_the_command_line_imports_assets(path: Path) -> None:
-    if path.parent.name != "tracking":
-        assert "mlflow" not in roots(path) or path.name == "doctor.py"
-    if path.name != "cli.py" and path.parent.name != "commands":
-        assert "assets" not in roots(path)
-
-
-@pytest.mark.parametrize("step", STEPS)
-def test_no_step_imports_a_later_one(step: str) -> None:
-    later = {f"react_pipeline.{name}" for name in STEPS[STEPS.index(step) + 1 :]}
-    assert not imported(LIBRARY / f"{step.replace('.', '/')}.py") & later
-
-
-@pytest.mark.parametrize("path", sorted(ASSETS.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", ASSET_MODULES, ids=name_of)
 def test_assets_keep_their_annotations_as_objects(path: Path) -> None:
     # Dagster's config reads annotations at run time and refuses strings.
-    assert "__future__.annotations" not in imported(path)
+    assert "from __future__ import annotations" not in path.read_text()
 
 
-@pytest.mark.parametrize(
-    ("module", "unwanted"),
-    [("react_pipeline", "torch"), ("react_pipeline.commands.cli", "torch"), ("assets.definitions", "torch")],
-)
-def test_importing_the_front_doors_loads_no_torch(module: str, unwanted: str) -> None:
-    code = f"import sys, {module}; sys.exit({unwanted!r} in sys.modules)"
+@pytest.mark.parametrize("module", ["react_pipeline", "react_pipeline.commands.cli", "assets.definitions"])
+def test_importing_the_front_doors_loads_no_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=LIBRARY.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

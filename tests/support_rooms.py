@@ -1,0 +1,119 @@
+"""The rooms of the house, measured from the source: `python tests/support_rooms.py` prints them with their floors.
+
+A room is a package of `react_pipeline` or a module beside them; `assets` is one too. A room is on the floor above all
+that it imports. Imports for type checkers alone do not count.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+LIBRARY = Path(__file__).parents[1] / "react_pipeline"
+ASSETS = LIBRARY.parent / "assets"
+PACKAGE = "react_pipeline"
+
+
+@dataclass(frozen=True)
+class Import:
+    """One name that a file takes from the library.
+
+    Attributes:
+        path: The file.
+        module: Where it takes the name from.
+        name: The name.
+        room: The room of the module.
+        for_types: Whether only type checkers see it.
+        is_defined_there: Whether the module, or the one that a door names, defines it.
+    """
+
+    path: Path
+    module: str
+    name: str
+    room: str
+    for_types: bool
+    is_defined_there: bool
+
+    def __str__(self) -> str:
+        """As a message names it."""
+        return f"{self.path.parent.name}/{self.path.name} takes {self.name} from {self.module}"
+
+
+def modules_of_library() -> list[Path]:
+    """All modules but the doors."""
+    return [path for path in LIBRARY.rglob("*.py") if path.name not in ("__init__.py", "__main__.py")]
+
+
+def room_of(path: Path) -> str:
+    """The room of a file; `assets` for the code location."""
+    return "assets" if path.is_relative_to(ASSETS) else path.relative_to(LIBRARY).parts[0].removesuffix(".py")
+
+
+@functools.cache
+def door_of(room: str) -> dict[str, str]:
+    """What a room lets others use: name -> the module that the door takes it from."""
+    stub, names = LIBRARY / room / "__init__.pyi", {}
+    for node in ast.parse(stub.read_text()).body if stub.is_file() else ():
+        if isinstance(node, ast.ImportFrom) and node.level == 1:
+            names |= {alias.name: f"{PACKAGE}.{room}.{node.module or alias.name}" for alias in node.names}
+    return names
+
+
+@functools.cache
+def definitions_of(module: str) -> frozenset[str]:
+    """Names that a module defines at its top level; a package defines the modules in it."""
+    place = LIBRARY.parent / module.replace(".", "/")
+    if place.is_dir():
+        return frozenset(path.stem for path in place.iterdir())
+    found: set[str] = set()
+    for node in ast.parse(place.with_suffix(".py").read_text()).body:
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            stored = (name for name in ast.walk(node) if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store))
+            named = (inner for inner in ast.walk(node) if isinstance(inner, ast.ClassDef | ast.FunctionDef))
+            found |= {name.id for name in stored} | {inner.name for inner in named}
+    return frozenset(found)
+
+
+def imports_of(path: Path) -> Iterator[Import]:
+    """What a file takes from the library, name by name."""
+    tree = ast.parse(path.read_text())
+    guarded = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)]
+    for_types = {id(child) for node in guarded for child in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE}."):
+            module = str(node.module)
+            room = module.split(".")[1]
+            for alias in node.names:
+                origin = door_of(room).get(alias.name, module) if module == f"{PACKAGE}.{room}" else module
+                defined = alias.name in definitions_of(origin) or origin == f"{module}.{alias.name}"
+                yield Import(path, module, alias.name, room, id(node) in for_types, defined)
+
+
+def arrows() -> dict[str, set[str]]:
+    """The rooms that each room imports."""
+    found: dict[str, set[str]] = {}
+    for path in [*modules_of_library(), *ASSETS.glob("*.py")]:
+        used = {one.room for one in imports_of(path) if not one.for_types}
+        used |= {"assets"} if "from assets" in path.read_text() else set()
+        found.setdefault(room_of(path), set()).update(used - {room_of(path)})
+    return found
+
+
+def floors(used: dict[str, set[str]]) -> dict[str, int]:
+    """The floor of each room, from 1; graphlib's CycleError names a circle."""
+    floor: dict[str, int] = {}
+    for room in TopologicalSorter(used).static_order():
+        floor[room] = 1 + max((floor[other] for other in used.get(room, ())), default=0)
+    return floor
+
+
+if __name__ == "__main__":
+    measured = arrows()
+    by_room = floors(measured)
+    print(f"{len(measured)} rooms, {max(by_room.values())} floors, {sum(map(len, measured.values()))} arrows")
+    for number in sorted(set(by_room.values())):
+        print(f"{number:3}  {', '.join(sorted(room for room in by_room if by_room[room] == number))}")
