@@ -20,7 +20,7 @@ import react_pipeline
 from assets.partitions import partition_of
 from assets.reporting import INTERRUPTED
 from assets.resources import REPOSITORY
-from react_pipeline.project import ALL, SETTINGS_FILE, locate_home
+from react_pipeline.project import SETTINGS_FILE, locate_home
 from react_pipeline.upkeep import Task
 
 INPUTS_TAG = "react/inputs."
@@ -167,7 +167,7 @@ def failures(instance: dg.DagsterInstance, tasks: Iterable[Task]) -> Mapping[Tas
     """Of what is due: why its last run failed, and whether that run is known to have had today's inputs."""
     told = {}
     for task in tasks:
-        partition = partition_key(task.key)
+        partition = partition_of(task.key)
         planned = instance.event_log_storage.get_latest_planned_materialization_info(
             dg.AssetKey(task.stage), None if partition is None else str(partition)
         )
@@ -194,11 +194,6 @@ def instance_with_runs() -> Iterator[dg.DagsterInstance | None]:
         return
     with dg.DagsterInstance.from_config(str(home)) as instance:
         yield instance
-
-
-def partition_key(key: str) -> str | None:
-    """The partition key of what the library calls `key`."""
-    return partition_of(*key.split("/")) if "/" in key else None if key == ALL else key
 
 
 def short(run: dg.DagsterRun) -> str:

@@ -12,9 +12,7 @@ from typing import Any
 import dagster as dg
 
 from assets.conditions import Outdated, UpkeepSensor
-from assets.corpus import base_checkpoint, corpus
-from assets.domains import control_set, customized_checkpoint, domain_file, evaluation_set, retrieved_set
-from assets.evaluation import elevater_results
+from assets.declared import DOMAIN_FILE
 from assets.partitions import DOMAINS, domain_partitions
 from assets.resources import ProjectResource
 from react_pipeline.settings import AutomationConfig, DomainConfig, load_domains
@@ -81,7 +79,7 @@ def recustomize(settings: AutomationConfig) -> list[dg.ScheduleDefinition]:
         name="recustomize",
         cron_schedule=settings.schedule,
         execution_timezone=settings.timezone,
-        target=[corpus, base_checkpoint, evaluation_set],
+        target=dg.AssetSelection.assets("corpus", "base_checkpoint", "evaluation_set"),
         default_status=dg.DefaultScheduleStatus.RUNNING if settings.enabled else dg.DefaultScheduleStatus.STOPPED,
         description="Takes stock of the corpus, the base checkpoint and the labelled images anew. What follows from a "
         "change is asked for by the sensor `upkeep`.",
@@ -89,13 +87,13 @@ def recustomize(settings: AutomationConfig) -> list[dg.ScheduleDefinition]:
     def look_outside(context: dg.ScheduleEvaluationContext, project: ProjectResource) -> Iterator[dg.RunRequest]:
         tags = {"react/reason": "schedule", "dagster/priority": "90"}
         when = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"  # a tick that is tried again asks for nothing twice
-        yield dg.RunRequest(when, asset_selection=[corpus.key, base_checkpoint.key], tags=tags)
+        yield dg.RunRequest(when, asset_selection=[dg.AssetKey("corpus"), dg.AssetKey("base_checkpoint")], tags=tags)
         found, _problems = load_domains(project.load().config.domains)
         for slug in sorted(set(found) & set(context.instance.get_dynamic_partitions(DOMAINS))):
             if found[slug].evaluation is not None:
                 domain = {**tags, "react/domain": slug}
                 yield dg.RunRequest(
-                    f"{when} {slug}", asset_selection=[evaluation_set.key], partition_key=slug, tags=domain
+                    f"{when} {slug}", asset_selection=[dg.AssetKey("evaluation_set")], partition_key=slug, tags=domain
                 )
 
     return [look_outside]
@@ -104,13 +102,18 @@ def recustomize(settings: AutomationConfig) -> list[dg.ScheduleDefinition]:
 def jobs() -> list[Any]:
     """Jobs whose backfill in the UI covers all domains, or all domains and methods."""
     steps = {
-        "prepare_domains": ("Pairs and labelled images of a domain.", [evaluation_set, retrieved_set, control_set]),
-        "train_methods": ("The checkpoint of a domain and method.", [customized_checkpoint]),
-        "measure_methods": ("Zero-shot accuracy of a domain and method.", [elevater_results]),
+        "prepare_domains": (
+            "Pairs and labelled images of a domain.",
+            ["evaluation_set", "retrieved_set", "control_set"],
+        ),
+        "train_methods": ("The checkpoint of a domain and method.", ["customized_checkpoint"]),
+        "measure_methods": ("Zero-shot accuracy of a domain and method.", ["domain_results"]),
     }
     return [
-        dg.define_asset_job(name, selection=assets, description=f"{told} Backfill it over all partitions.")
-        for name, (told, assets) in steps.items()
+        dg.define_asset_job(
+            name, selection=dg.AssetSelection.assets(*names), description=f"{told} Backfill it over all partitions."
+        )
+        for name, (told, names) in steps.items()
     ]
 
 
@@ -143,5 +146,5 @@ def _observed(domain: DomainConfig, version: str, path: str) -> dg.AssetObservat
         "labelled_images": "none" if domain.evaluation is None else domain.evaluation.name,
     }
     return dg.AssetObservation(
-        domain_file.key, partition=domain.slug, metadata=metadata, tags={DATA_VERSION_TAG: version}
+        dg.AssetKey(DOMAIN_FILE), partition=domain.slug, metadata=metadata, tags={DATA_VERSION_TAG: version}
     )

@@ -6,22 +6,12 @@ They are apart from `evaluation`, which measures a domain's own labelled images.
 
 import dagster as dg
 
-from assets.corpus import base_checkpoint
-from assets.domains import customized_checkpoint
-from assets.partitions import domain_partitions, evaluation_partitions, to_domain, to_trained
-from assets.reporting import about, publish
+from assets.declared import stage_asset
+from assets.reporting import publish
 from assets.resources import ProjectResource, TrackingResource
 
-GROUP = "benchmark"
 
-
-@dg.asset(
-    partitions_def=evaluation_partitions,
-    group_name=GROUP,
-    deps=[base_checkpoint, dg.AssetDep(customized_checkpoint, partition_mapping=to_trained)],
-    pool="gpu",
-    **about("benchmark_features", "torch", "numpy"),
-)
+@stage_asset
 def benchmark_features(
     context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
 ) -> dg.MaterializeResult:
@@ -30,22 +20,10 @@ def benchmark_features(
     Every protocol then works on these arrays. Images that the same checkpoint has encoded before (the base, for another
     domain) are taken over. Data that are not there are listed with the reason.
     """
-    from react_pipeline.benchmark import publish_features
-
-    return publish(context, project, tracking, publish_features)
+    return publish(context, project, tracking)
 
 
-@dg.asset(
-    partitions_def=evaluation_partitions,
-    group_name=GROUP,
-    deps=[
-        benchmark_features,
-        base_checkpoint,
-        dg.AssetDep(customized_checkpoint, partition_mapping=to_trained),
-    ],
-    pool="gpu",
-    **about("benchmark_results", "torch", "parquet"),
-)
+@stage_asset
 def benchmark_results(
     context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
 ) -> dg.MaterializeResult:
@@ -54,21 +32,12 @@ def benchmark_results(
     Each data set has the class names, prompts and metric of the benchmark. A figure that could not be measured has a
     reason and no value, and a mean says of how many of the 20 data sets it is.
     """
-    from react_pipeline.benchmark import publish_results
-
-    return publish(context, project, tracking, publish_results)
+    return publish(context, project, tracking)
 
 
-@dg.asset(
-    partitions_def=domain_partitions,
-    group_name=GROUP,
-    deps=[dg.AssetDep(benchmark_results, partition_mapping=to_domain)],
-    **about("benchmark_comparison", "parquet"),
-)
+@stage_asset
 def benchmark_comparison(
     context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
 ) -> dg.MaterializeResult:
     """The base beside each method of the domain, data set by data set, on those that both were measured on."""
-    from react_pipeline.benchmark import compare_benchmarks
-
-    return publish(context, project, tracking, compare_benchmarks)
+    return publish(context, project, tracking)

@@ -9,37 +9,38 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
-from assets.benchmark import benchmark_features, benchmark_results
 from assets.checks import unmeasured, warning_below
-from assets.partitions import evaluation_partitions, key_of
-from assets.reporting import check
+from assets.declared import check
+from assets.partitions import key_of
 from assets.resources import ProjectResource
 from react_pipeline.benchmark import MEAN, compare_summaries, digests_of_test_images
-from react_pipeline.project import Project, fresh_or_none, method_key
+from react_pipeline.lineage import fresh_or_none
+from react_pipeline.pipeline import method_key
+from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.store import Artifact
 
 CHUNK_ROWS = 65_536
 
 
-@check(benchmark_features, blocking=True, partitions_def=evaluation_partitions)
+@check("benchmark_features", blocking=True)
 def features_are_finite_and_have_a_direction(
     context: dg.AssetCheckExecutionContext, project: ProjectResource
 ) -> dg.AssetCheckResult:
     """Features are kept as the tower gives them, so their length is not 1; but it is made 1, which 0 cannot be."""
-    artifact = project.load().store.current("benchmark_features", method_key(*key_of(context)))
+    artifact = project.load().store.current("benchmark_features", key_of(context))
     bad = {name: count for name, count in bad_features(artifact) if count}
     return dg.AssetCheckResult(
         passed=not bad, metadata={"bad": sum(bad.values())}, description=f"bad features: {bad or 'none'}"
     )
 
 
-@check(benchmark_results, blocking=True, partitions_def=evaluation_partitions)
+@check("benchmark_results", blocking=True)
 def what_is_unavailable_has_no_value(
     context: dg.AssetCheckExecutionContext, project: ProjectResource
 ) -> dg.AssetCheckResult:
     """Data that are not there must never count as a score of zero, nor a figure exist without images."""
-    artifact = project.load().store.current("benchmark_results", method_key(*key_of(context)))
+    artifact = project.load().store.current("benchmark_results", key_of(context))
     wrong = contradictions(pd.read_parquet(artifact.file("results.parquet")))
     counts = artifact.counts
     return dg.AssetCheckResult(
@@ -50,14 +51,15 @@ def what_is_unavailable_has_no_value(
     )
 
 
-@check(benchmark_results, partitions_def=evaluation_partitions)
+@check("benchmark_results")
 def benchmark_mean_is_at_least_base(
     context: dg.AssetCheckExecutionContext, project: ProjectResource
 ) -> dg.AssetCheckResult:
     """Zero-shot, on the data sets that both were measured on: customization should not cost on average."""
-    pipeline, (slug, method) = project.load(), key_of(context)
+    pipeline, key = project.load(), key_of(context)
+    slug, method = key.split("/")
     base = fresh_or_none(pipeline, "benchmark_results", method_key(slug, "base"))
-    mine = pipeline.store.current("benchmark_results", method_key(slug, method))
+    mine = pipeline.store.current("benchmark_results", key)
     if base is None:
         return unmeasured("the base has no fresh result")
     summaries = [pd.read_parquet(artifact.file("summary.parquet")) for artifact in (base, mine)]
@@ -69,12 +71,12 @@ def benchmark_mean_is_at_least_base(
     return warning_below(delta, f"zero-shot mean over {mean['status']}, less the base's", tolerance=1e-9)
 
 
-@check(benchmark_results, partitions_def=evaluation_partitions)
+@check("benchmark_results")
 def training_pairs_hold_no_test_image(
     context: dg.AssetCheckExecutionContext, project: ProjectResource
 ) -> dg.AssetCheckResult:
     """A test image among the training pairs makes its data set's figure worthless; near duplicates are not seen."""
-    return look_for_test_images(project.load(), *key_of(context))
+    return look_for_test_images(project.load(), *key_of(context).split("/"))
 
 
 def look_for_test_images(project: Project, slug: str, method: str) -> dg.AssetCheckResult:

@@ -11,14 +11,13 @@ from pathlib import Path
 import dagster as dg
 import numpy as np
 
-from assets.corpus import corpus_embeddings, faiss_index
-from assets.domains import control_set, customized_checkpoint, retrieved_set
-from assets.evaluation import comparison, elevater_results
-from assets.partitions import domain_partitions, evaluation_partitions, key_of, training_partitions
-from assets.reporting import check
+from assets.declared import check
+from assets.partitions import key_of
 from assets.resources import ProjectResource
 from react_pipeline.embedding import FOLDERS, vector_files
-from react_pipeline.project import ALL, Project, fresh_or_none, method_key
+from react_pipeline.lineage import fresh_or_none
+from react_pipeline.pipeline import ALL, method_key
+from react_pipeline.project import Project
 from react_pipeline.retrieval import leaked_images
 from react_pipeline.settings import CONTROL_SUFFIX, TRAINED_METHODS
 
@@ -33,7 +32,7 @@ STEP0_TOLERANCE = 1e-4
 class vector where a head trains (rounding of its length)."""
 
 
-@check(corpus_embeddings, blocking=True)
+@check("corpus_embeddings", blocking=True)
 def vectors_are_finite_and_unit_norm(project: ProjectResource) -> dg.AssetCheckResult:
     """A NaN row is never found by FAISS and a zero row is similar to nothing, both without an error."""
     artifact = project.load().store.current("corpus_embeddings", ALL)
@@ -41,7 +40,7 @@ def vectors_are_finite_and_unit_norm(project: ProjectResource) -> dg.AssetCheckR
     return dg.AssetCheckResult(passed=not any(bad.values()), metadata=bad, description=f"bad vectors: {bad}")
 
 
-@check(faiss_index, blocking=True)
+@check("faiss_index", blocking=True)
 def index_holds_every_row(project: ProjectResource) -> dg.AssetCheckResult:
     """The row numbers of the index are those of the metadata, so neither may have more."""
     store = project.load().store
@@ -53,7 +52,7 @@ def index_holds_every_row(project: ProjectResource) -> dg.AssetCheckResult:
     )
 
 
-@check(faiss_index, blocking=True)
+@check("faiss_index", blocking=True)
 def recall_is_sufficient(project: ProjectResource) -> dg.AssetCheckResult:
     """Of the 10, and of the 100, nearest that an exact search finds, the index must find enough."""
     pipeline = project.load()
@@ -73,10 +72,10 @@ def recall_is_sufficient(project: ProjectResource) -> dg.AssetCheckResult:
     )
 
 
-@check(retrieved_set, blocking=True, partitions_def=domain_partitions)
+@check("retrieved_set", blocking=True)
 def classes_have_pairs(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
     """A class with hardly any pair is not learned; too many of these and nothing is trained."""
-    pipeline, (slug,) = project.load(), key_of(context)
+    pipeline, slug = project.load(), key_of(context)
     counts, settings = pipeline.store.current("retrieved_set", slug).counts, pipeline.retrieval(slug)
     starving, fraction = counts["starving"], counts["starving_fraction"]
     return dg.AssetCheckResult(
@@ -87,26 +86,26 @@ def classes_have_pairs(context: dg.AssetCheckExecutionContext, project: ProjectR
     )
 
 
-@check(retrieved_set, blocking=True, partitions_def=domain_partitions)
+@check("retrieved_set", blocking=True)
 def retrieved_set_holds_no_evaluation_image(
     context: dg.AssetCheckExecutionContext, project: ProjectResource
 ) -> dg.AssetCheckResult:
     """Training on the images one measures with would make every number worthless."""
-    return leakage(project.load(), "retrieved_set", *key_of(context))
+    return leakage(project.load(), "retrieved_set", key_of(context))
 
 
-@check(control_set, blocking=True, partitions_def=domain_partitions)
+@check("control_set", blocking=True)
 def control_set_holds_no_evaluation_image(
     context: dg.AssetCheckExecutionContext, project: ProjectResource
 ) -> dg.AssetCheckResult:
     """The control is held to the same rule as the retrieved set."""
-    return leakage(project.load(), "control_set", *key_of(context))
+    return leakage(project.load(), "control_set", key_of(context))
 
 
-@check(customized_checkpoint, blocking=True, partitions_def=training_partitions)
+@check("customized_checkpoint", blocking=True)
 def loss_is_finite(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
     """A loss that was ever NaN or infinite leaves weights that mean nothing."""
-    artifact = project.load().store.current("customized_checkpoint", method_key(*key_of(context)))
+    artifact = project.load().store.current("customized_checkpoint", key_of(context))
     losses = [json.loads(line)["loss"] for line in artifact.file("metrics.jsonl").read_text().splitlines()]
     finite = sum(map(math.isfinite, losses))
     return dg.AssetCheckResult(
@@ -116,7 +115,7 @@ def loss_is_finite(context: dg.AssetCheckExecutionContext, project: ProjectResou
     )
 
 
-@check(customized_checkpoint, blocking=True, partitions_def=training_partitions)
+@check("customized_checkpoint", blocking=True)
 def training_starts_at_the_base(
     context: dg.AssetCheckExecutionContext, project: ProjectResource
 ) -> dg.AssetCheckResult:
@@ -124,8 +123,8 @@ def training_starts_at_the_base(
 
     A linear head must start as the zero-shot head of the base.
     """
-    slug, method = key_of(context)
-    artifact = project.load().store.current("customized_checkpoint", method_key(slug, method))
+    key = key_of(context)
+    artifact, method = project.load().store.current("customized_checkpoint", key), key.partition("/")[2]
     difference = artifact.counts["step0_max_difference"]
     allowed = 0.0 if method.startswith("gated") else STEP0_TOLERANCE
     what = "class vectors" if method.startswith("linear-head") else "features"
@@ -136,24 +135,24 @@ def training_starts_at_the_base(
     )
 
 
-@check(elevater_results, partitions_def=evaluation_partitions)
+@check("domain_results")
 def accuracy_is_at_least_base(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
     """Customization should not make the model worse on its own domain."""
-    pipeline, (slug, method) = project.load(), key_of(context)
-    base = fresh_or_none(pipeline, "elevater_results", method_key(slug, "base"))
-    top1 = pipeline.store.current("elevater_results", method_key(slug, method)).counts.get("top1")
+    pipeline, key = project.load(), key_of(context)
+    base = fresh_or_none(pipeline, "domain_results", method_key(key.split("/")[0], "base"))
+    top1 = pipeline.store.current("domain_results", key).counts.get("top1")
     reference = None if base is None else base.counts.get("top1")
     if top1 is None or reference is None:
         return unmeasured("there is no accuracy of both this method and the base")
     return warning_below(top1 - reference, "top-1 less the base's", tolerance=1e-9)
 
 
-@check(comparison, partitions_def=domain_partitions)
+@check("comparison")
 def gain_is_not_shared_by_the_control(
     context: dg.AssetCheckExecutionContext, project: ProjectResource
 ) -> dg.AssetCheckResult:
     """A gain that random pairs give too is no gain of retrieval; this is the smallest lead of any method."""
-    top1 = project.load().store.current("comparison", *key_of(context)).counts["top1"]
+    top1 = project.load().store.current("comparison", key_of(context)).counts["top1"]
     leads = {
         name: top1[name] - top1[name + CONTROL_SUFFIX]
         for name in TRAINED_METHODS

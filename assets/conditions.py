@@ -13,25 +13,17 @@ from typing import Any
 import dagster as dg
 from dagster_shared.record import replace
 
-from assets.attempts import INPUTS_TAG, Asked, Fate, Outlook, code_digest, outlook_of, partition_key
+from assets.attempts import INPUTS_TAG, Asked, Fate, Outlook, code_digest, outlook_of
 from assets.gates import Gate, Unanswered, gate_of, requests_of
-from assets.partitions import DOMAINS
+from assets.partitions import DOMAINS, partition_of
 from assets.resources import ProjectResource
-from react_pipeline.project import ALL, LOOKS_OUTSIDE, Project, glance
+from react_pipeline.pipeline import ALL, STAGES
+from react_pipeline.project import Project, glance
 from react_pipeline.store import ReactError
 from react_pipeline.upkeep import Place, State, Survey, Task, survey
 
 MAX_TAG_CHARS = 250
 MAX_SKIP_CHARS = 2_000
-
-PRIORITIES = {
-    **{"corpus": 90, "base_checkpoint": 90, "corpus_embeddings": 85, "faiss_index": 85},
-    **{"evaluation_set": 80, "retrieved_set": 75, "control_set": 70},
-    **{"comparison": 65, "promotion": 65, "overview": 65, "elevater_results": 60},
-    **{"customized_checkpoint": 50},
-    **{"benchmark_comparison": 20, "benchmark_results": 15, "benchmark_features": 10},
-}
-"""Priority of a run: what many things wait for comes first; a training loses one for each digit of its images."""
 
 
 @dataclass
@@ -121,14 +113,14 @@ class Outdated(dg.AutomationCondition):
             else:
                 requested.append(task)
                 memory["asked"][task.key] = asdict(Asked(task.inputs, tick.code, outlook.tries, now))
-                if stage in LOOKS_OUTSIDE:
-                    memory["seen"][task.key] = glance(tick.project, stage, task.key)
+                if (outside := STAGES[stage].outside) is not None:
+                    memory["seen"][task.key] = glance(tick.project, outside(tick.project, task.key))
                 again = f" again, since {outlook.why}" if outlook.why else ""
                 tick.told.append(f"{stage} {task.key}: asked for{again}: {task.reason}")
         for task in tick.survey.held:
             if task.stage == stage:
                 tick.told.append(f"{stage} {task.key}: held back: {task.reason}")
-        tick.asked.update({(stage, partition_key(task.key)): task for task in requested})
+        tick.asked.update({(stage, partition_of(task.key)): task for task in requested})
         return dg.AutomationResult(context, _subset(context, requested), cursor=json.dumps(memory))
 
     def _outlook(self, context: dg.AutomationContext, task: Task, remembered: Any, now: float) -> Outlook:
@@ -208,7 +200,7 @@ def tags_of(tasks: Sequence[Task]) -> dict[str, str]:
     if not tasks:
         return {}
     domain, _, method = tasks[0].key.partition("/")
-    priority = max(PRIORITIES.get(task.stage, 0) - (len(str(task.images)) if task.images else 0) for task in tasks)
+    priority = max(STAGES[task.stage].priority - (len(str(task.images)) if task.images else 0) for task in tasks)
     tags = {
         "react/reason": "; ".join(f"{task.stage}: {task.reason}" for task in tasks)[:MAX_TAG_CHARS],
         **{INPUTS_TAG + task.stage: task.inputs for task in tasks},
@@ -229,5 +221,5 @@ def _keys_of(context: dg.AutomationContext) -> set[str]:
 def _subset(context: dg.AutomationContext, tasks: Sequence[Task]) -> Any:
     if context.partitions_def is None:
         return context.candidate_subset if tasks else context.get_empty_subset()
-    keys = {str(partition_key(task.key)) for task in tasks}
+    keys = {str(partition_of(task.key)) for task in tasks}
     return context.candidate_subset.compute_intersection_with_partition_keys(keys)

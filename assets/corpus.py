@@ -2,13 +2,12 @@
 
 import dagster as dg
 
-from assets.reporting import about, publish
+from assets.declared import stage_asset
+from assets.reporting import publish
 from assets.resources import ProjectResource, TrackingResource
 
-GROUP = "corpus"
 
-
-@dg.asset(group_name=GROUP, **about("corpus", "webdataset"))
+@stage_asset
 def corpus(
     context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
 ) -> dg.MaterializeResult:
@@ -18,12 +17,10 @@ def corpus(
     images with captions, here as webdataset shards (tar files). This asset is the inventory of the shards: each one's
     size and SHA-256, so that a changed shard is noticed by all that follows.
     """
-    from react_pipeline.corpus import publish_corpus
-
-    return publish(context, project, tracking, publish_corpus)
+    return publish(context, project, tracking)
 
 
-@dg.asset(group_name=GROUP, **about("base_checkpoint", "pytorch"))
+@stage_asset
 def base_checkpoint(
     context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
 ) -> dg.MaterializeResult:
@@ -32,12 +29,10 @@ def base_checkpoint(
     Kept as safetensors with its own open_clip configuration (activation and normalisation included), so that it loads
     the same way everywhere.
     """
-    from react_pipeline.clip import publish_base
-
-    return publish(context, project, tracking, publish_base)
+    return publish(context, project, tracking)
 
 
-@dg.asset(group_name=GROUP, deps=[corpus, base_checkpoint], pool="gpu", **about("corpus_embeddings", "torch", "numpy"))
+@stage_asset
 def corpus_embeddings(
     context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
 ) -> dg.MaterializeResult:
@@ -46,12 +41,10 @@ def corpus_embeddings(
     Both come from the same CLIP, so texts and images lie in one space where a dot product is a similarity. Each row
     knows the shard and the byte range of its image; every sample that was skipped stands in a ledger with the reason.
     """
-    from react_pipeline.embedding import embed_corpus
-
-    return publish(context, project, tracking, embed_corpus)
+    return publish(context, project, tracking)
 
 
-@dg.asset(group_name=GROUP, deps=[corpus_embeddings], **about("faiss_index", "faiss"))
+@stage_asset
 def faiss_index(
     context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
 ) -> dg.MaterializeResult:
@@ -59,6 +52,4 @@ def faiss_index(
 
     Small corpora are searched exactly, large ones approximately; recall@10 against exact search is measured either way.
     """
-    from react_pipeline.indexing import build_index
-
-    return publish(context, project, tracking, build_index)
+    return publish(context, project, tracking)

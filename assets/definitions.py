@@ -3,24 +3,37 @@
 Belongs here: the list of what there is. Does not belong here: any asset, check, sensor or resource itself.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
 
-from assets import automation, benchmark, benchmark_checks, checks, corpus, domains, evaluation, freshness, promotion
+# Importing these declares their assets and checks.
+from assets import automation, benchmark, benchmark_checks, checks, corpus, domains, evaluation, freshness, promotion  # noqa: F401
 from assets.conditions import condition_of
+from assets.declared import assets_of, checks_of
 from assets.resources import ProjectResource, TrackingResource
+from react_pipeline.settings import METHODS
+from react_pipeline.store import ReactError
 
 
-def build_defs(**resource_overrides: Any) -> dg.Definitions:
-    """All definitions; `resource_overrides` replaces `project` or `tracking`, in tests or from the command line."""
+def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Definitions:
+    """All definitions.
+
+    Args:
+        methods: Partitions beside those that `methods` of pipeline.yaml names, for one launch.
+        resource_overrides: Replace `project` or `tracking`, in tests or from the command line.
+    """
     resources = {"project": ProjectResource(), "tracking": TrackingResource(), **resource_overrides}
     settings = automation.settings_of(resources["project"])
     outdated, condition = condition_of(resources["project"])
-    modules = [corpus, domains, evaluation, promotion, benchmark]
+    wanted = [method for method in METHODS if method in {*methods_of(resources["project"]), *methods}]
     return dg.Definitions(
-        assets=[*dg.load_assets_from_modules(modules, automation_condition=condition), domains.domain_file],
-        asset_checks=dg.load_asset_checks_from_modules([checks, freshness, promotion, benchmark_checks]),
+        assets=[
+            domains.domain_file,
+            *(asset.with_attributes(automation_condition=condition) for asset in assets_of(wanted)),
+        ],
+        asset_checks=checks_of(wanted),
         jobs=automation.jobs(),
         schedules=automation.recustomize(settings),
         sensors=[automation.domain_files, freshness.freshness, automation.upkeep(outdated, settings)],
@@ -28,6 +41,14 @@ def build_defs(**resource_overrides: Any) -> dg.Definitions:
         executor=dg.in_process_executor,
         resources=resources,
     )
+
+
+def methods_of(project: ProjectResource) -> tuple[str, ...]:
+    """`methods` of pipeline.yaml; all there are if the file is broken, so that no partition disappears."""
+    try:
+        return project.load().config.methods
+    except ReactError:
+        return METHODS
 
 
 defs = build_defs()

@@ -2,19 +2,17 @@
 
 import dagster as dg
 
-from assets.corpus import base_checkpoint, corpus, corpus_embeddings, faiss_index
-from assets.partitions import domain_partitions, to_domain, training_partitions
+from assets.declared import DOMAIN_FILE, stage_asset
+from assets.partitions import domain_partitions
 from assets.processes import train
-from assets.reporting import about, publish
+from assets.reporting import publish
 from assets.resources import ProjectResource, TrackingResource
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact
 
-GROUP = "retrieval"
-
 domain_file = dg.AssetSpec(
-    "domain_file",
-    group_name=GROUP,
+    DOMAIN_FILE,
+    group_name="retrieval",
     partitions_def=domain_partitions,
     kinds={"yaml"},
     owners=["team:react"],
@@ -24,12 +22,7 @@ domain_file = dg.AssetSpec(
 )
 
 
-@dg.asset(
-    partitions_def=domain_partitions,
-    group_name="evaluation",
-    deps=[domain_file],
-    **about("evaluation_set", "parquet"),
-)
+@stage_asset
 def evaluation_set(
     context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
 ) -> dg.MaterializeResult:
@@ -37,18 +30,10 @@ def evaluation_set(
 
     It stands before retrieval so that none of its images, nor a near duplicate, can slip into the training pairs.
     """
-    from react_pipeline.labelled import publish_evaluation_set
-
-    return publish(context, project, tracking, publish_evaluation_set)
+    return publish(context, project, tracking)
 
 
-@dg.asset(
-    partitions_def=domain_partitions,
-    group_name=GROUP,
-    deps=[domain_file, corpus, base_checkpoint, corpus_embeddings, faiss_index, evaluation_set],
-    pool="gpu",
-    **about("retrieved_set", "parquet", "webdataset"),
-)
+@stage_asset
 def retrieved_set(
     context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
 ) -> dg.MaterializeResult:
@@ -58,18 +43,10 @@ def retrieved_set(
     images are dropped, classes are capped, and the pairs are collected into training shards. Look at the contact sheet:
     if these images are wrong, nothing after them can be right.
     """
-    from react_pipeline.retrieval import retrieve_pairs
-
-    return publish(context, project, tracking, retrieve_pairs)
+    return publish(context, project, tracking)
 
 
-@dg.asset(
-    partitions_def=domain_partitions,
-    group_name=GROUP,
-    deps=[corpus, base_checkpoint, corpus_embeddings, retrieved_set, evaluation_set],
-    pool="gpu",
-    **about("control_set", "parquet", "webdataset"),
-)
+@stage_asset
 def control_set(
     context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
 ) -> dg.MaterializeResult:
@@ -77,22 +54,10 @@ def control_set(
 
     The control of the experiment: a gain that training on these gives too is no gain of retrieval.
     """
-    from react_pipeline.retrieval import draw_control
-
-    return publish(context, project, tracking, draw_control)
+    return publish(context, project, tracking)
 
 
-@dg.asset(
-    partitions_def=training_partitions,
-    group_name="customization",
-    deps=[
-        base_checkpoint,
-        dg.AssetDep(retrieved_set, partition_mapping=to_domain),
-        dg.AssetDep(control_set, partition_mapping=to_domain),
-    ],
-    pool="gpu",
-    **about("customized_checkpoint", "torch", "pytorch"),
-)
+@stage_asset
 def customized_checkpoint(
     context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
 ) -> dg.MaterializeResult:
@@ -103,9 +68,7 @@ def customized_checkpoint(
     trains one vector per class on what the frozen base sees; `<method>-control` trains the same way on the control set.
     While it runs, its losses are in MLflow; with `processes` above 1 it runs under torchrun.
 
-    There is a partition for every domain and every method, and few of them are kept up: those whose method stands in
-    `automation.methods` of pipeline.yaml. The others wait until somebody materializes them. Dagster counts them as
-    missing and leaves the asset grey in the lineage; nothing is wrong.
+    There is a partition for every domain and each of the `methods` of pipeline.yaml.
     """
 
     def step(pipeline: Project, domain: str, method: str) -> Artifact:

@@ -2,27 +2,13 @@
 
 import dagster as dg
 
-from assets.corpus import base_checkpoint
-from assets.domains import customized_checkpoint, evaluation_set
-from assets.partitions import domain_partitions, evaluation_partitions, to_domain, to_trained
-from assets.reporting import about, publish
+from assets.declared import stage_asset
+from assets.reporting import publish
 from assets.resources import ProjectResource, TrackingResource
 
-GROUP = "evaluation"
 
-
-@dg.asset(
-    partitions_def=evaluation_partitions,
-    group_name=GROUP,
-    deps=[
-        base_checkpoint,
-        dg.AssetDep(evaluation_set, partition_mapping=to_domain),
-        dg.AssetDep(customized_checkpoint, partition_mapping=to_trained),
-    ],
-    pool="gpu",
-    **about("elevater_results", "torch", "parquet"),
-)
-def elevater_results(
+@stage_asset
+def domain_results(
     context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
 ) -> dg.MaterializeResult:
     """Zero-shot accuracy of one method on the domain's labelled images, after ELEVATER's protocol.
@@ -30,21 +16,12 @@ def elevater_results(
     An image gets the class whose prompts lie nearest to it; no label is used for anything but counting. `base` is
     measured the same way with no training. Without labelled images the result is `unavailable`, with the reason.
 
-    There is a partition for every domain and every method, and few of them are kept up: those whose method stands in
-    `automation.methods` of pipeline.yaml. The others wait until somebody materializes them. Dagster counts them as
-    missing and leaves the asset grey in the lineage; nothing is wrong.
+    There is a partition for every domain and each of the `methods` of pipeline.yaml.
     """
-    from react_pipeline.evaluation import evaluate
-
-    return publish(context, project, tracking, evaluate)
+    return publish(context, project, tracking)
 
 
-@dg.asset(
-    partitions_def=domain_partitions,
-    group_name=GROUP,
-    deps=[dg.AssetDep(elevater_results, partition_mapping=to_domain)],
-    **about("comparison", "plotly", "parquet"),
-)
+@stage_asset
 def comparison(
     context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
 ) -> dg.MaterializeResult:
@@ -54,12 +31,10 @@ def comparison(
     artifact holds the tables, per class too, and `dashboard.html`: one page with figures, costs, classes that gained or
     lost, losses, and some of the retrieved pairs. It works offline.
     """
-    from react_pipeline.evaluation import compare
-
-    return publish(context, project, tracking, compare)
+    return publish(context, project, tracking)
 
 
-@dg.asset(group_name=GROUP, deps=[comparison], **about("overview", "plotly", "parquet"))
+@stage_asset
 def overview(
     context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
 ) -> dg.MaterializeResult:
@@ -68,6 +43,4 @@ def overview(
     It takes the current comparison of every domain; a domain without one is named with the reason. A mean says of how
     many of the domains it is. The page, the tables and the figure are in its folder, and in MLflow.
     """
-    from react_pipeline.evaluation import overview as publish_overview
-
-    return publish(context, project, tracking, publish_overview)
+    return publish(context, project, tracking)

@@ -1,7 +1,7 @@
 """Freshness: what is out of date, and why, shown as a check of the asset in the UI.
 
 Belongs here: the checks, and the sensor that evaluates them again while nothing is materialized. Does not belong here:
-what is outdated (`react_pipeline.project.lineage`), the policy of training (`react_pipeline.upkeep`), asking for a run
+what is outdated (`react_pipeline.lineage`), the policy of training (`react_pipeline.upkeep`), asking for a run
 (`conditions`).
 
 A check runs with a materialization, when hardly anything can be out of date. So the sensor reports an evaluation
@@ -16,11 +16,11 @@ from typing import Any
 
 import dagster as dg
 
-from assets.domains import customized_checkpoint, retrieved_set
+from assets.declared import check
 from assets.partitions import DOMAINS
-from assets.reporting import check
 from assets.resources import ProjectResource
-from react_pipeline.project import Manifests, Project, fresh
+from react_pipeline.lineage import fresh
+from react_pipeline.project import Manifests, Project
 from react_pipeline.store import ReactError
 from react_pipeline.upkeep import Place, survey
 
@@ -30,13 +30,13 @@ CHECKS = {"retrieved_set": "pairs_are_up_to_date", "customized_checkpoint": "che
 MAX_TOLD = 20
 
 
-@check(retrieved_set)
+@check("retrieved_set", partitioned=False)
 def pairs_are_up_to_date(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
     """Warns of domains whose pairs would come out otherwise today: another class, prompt, setting, corpus or base."""
     return dg.AssetCheckResult(**look_at(project.load(), context.instance)["retrieved_set"])
 
 
-@check(customized_checkpoint)
+@check("customized_checkpoint", partitioned=False)
 def checkpoints_are_up_to_date(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
     """Warns of trainings that would see other pairs or settings today, and says what `automation.training` holds back.
 

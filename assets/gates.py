@@ -15,8 +15,10 @@ from typing import Any
 import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckPartitionInfo
 
-from assets.attempts import WAIT_HOURS, Fate, Outlook, failure_of, is_under_way, partition_key, short, wait
-from react_pipeline.project import STAGES, Project
+from assets.attempts import WAIT_HOURS, Fate, Outlook, failure_of, is_under_way, short, wait
+from assets.partitions import partition_of
+from react_pipeline.pipeline import STAGES
+from react_pipeline.project import Project
 from react_pipeline.upkeep import Task
 
 CHECK_TAG = "react/check."
@@ -64,9 +66,9 @@ def gate_of(instance: dg.DagsterInstance, graph: Any, project: Project, task: Ta
     The artifact of a run is there before its checks are done.
     """
     gate = Gate()
-    for stage, key in STAGES[task.stage].parents(task.key).items():
+    for stage, key in STAGES[task.stage].parents_of(task.key).items():
         checks = [name for name in graph.get(dg.AssetKey(stage)).check_keys if graph.get(name).blocking]
-        partition = partition_key(key)
+        partition = partition_of(key)
         wanted = None if partition is None else [str(partition)]
         read = partial(instance.event_log_storage.get_asset_check_partition_info, partition_keys=wanted)
         for found in read(checks):

@@ -20,14 +20,15 @@ from assets.launch_locks import LAUNCH_TAG, registered
 from assets.partitions import DOMAINS, domain_partitions, evaluation_partitions, partition_of, training_partitions
 from assets.reporting import INTERRUPTED
 from assets.resources import REPOSITORY, ProjectResource
-from react_pipeline.project import HOME_VARIABLE, Project, method_key, prepare_home
+from react_pipeline.pipeline import method_key
+from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
 from react_pipeline.settings import METHODS, load_domains
 from react_pipeline.store import InputError
 from react_pipeline.tracking import Registry, Tracking
 
 logger = logging.getLogger(__name__)
 
-COMPARED = {"comparison": "elevater_results", "benchmark_comparison": "benchmark_results"}
+COMPARED = {"comparison": "domain_results", "benchmark_comparison": "benchmark_results"}
 """Assets that need whichever results of a domain there are, and these results."""
 
 AFTER_RESULTS = (*COMPARED, "promotion")
@@ -95,7 +96,7 @@ def materialize(
     """Run a selection of assets; a failure stops what depends on it and nothing else.
 
     Args:
-        selection: Dagster's syntax, such as `+elevater_results` or `comparison`. `*` leaves the benchmark out unless
+        selection: Dagster's syntax, such as `+domain_results` or `comparison`. `*` leaves the benchmark out unless
             `elevater.root` is set.
         domains: Slugs; none: every valid domain file.
         methods: Of `METHODS`.

@@ -33,7 +33,7 @@ PICTURES = {
 
 THROUGHPUT = {
     **dict.fromkeys(("retrieved_set", "control_set"), ("pairs", "pairs_per_second")),
-    **{"faiss_index": ("rows", "rows_per_second"), "elevater_results": ("n", "images_per_second")},
+    **{"faiss_index": ("rows", "rows_per_second"), "domain_results": ("n", "images_per_second")},
 }
 """Counts of a stage that its seconds are divided into, and what the quotient is called; others count it themselves."""
 
@@ -102,7 +102,7 @@ def _table(artifact: Artifact) -> str:
         return _head(classes.drop(columns=["prompts"], errors="ignore"), "kept", "classes with the fewest pairs")
     if artifact.stage == "customized_checkpoint":
         return _held_out(artifact)
-    if artifact.stage == "elevater_results" and "per_class.parquet" in files:
+    if artifact.stage == "domain_results" and "per_class.parquet" in files:
         return _head(pd.read_parquet(artifact.file("per_class.parquet")), "accuracy", "least accurate classes")
     return ""
 
@@ -115,7 +115,7 @@ def _throughput(artifact: Artifact) -> dict[str, float]:
 
 def _accuracy_bars(artifact: Artifact) -> str:
     """The accuracy of each class as a picture, the lowest and the highest where there are many."""
-    if artifact.stage != "elevater_results" or "per_class.parquet" not in artifact.manifest["files"]:
+    if artifact.stage != "domain_results" or "per_class.parquet" not in artifact.manifest["files"]:
         return ""
     classes = pd.read_parquet(artifact.file("per_class.parquet")).dropna(subset=["accuracy"])
     classes = classes.sort_values("accuracy", ascending=False, kind="stable")

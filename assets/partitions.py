@@ -1,63 +1,72 @@
 """Partitions: one a domain, and one a domain and method, with the mappings between them.
 
 Belongs here: the partition definitions, what a partition key means, and which keys are refused. Does not belong here:
-which domains exist (`automation` registers the files of `domains/`).
+which domains exist (`automation` registers the files of `domains/`), which methods (`methods` of pipeline.yaml).
 """
+
+from collections.abc import Iterable
 
 import dagster as dg
 
-from react_pipeline.settings import METHODS, SLUG
+from react_pipeline.pipeline import ALL, Stage
+from react_pipeline.settings import SLUG
 
 DOMAIN, METHOD = "domain", "method"
 DOMAINS = "domains"
 """Name of the dynamic partitions in the Dagster instance."""
 
-TRAINED_METHODS = METHODS[1:]
-"""Methods that have a checkpoint of their own: all but `base`."""
-
 domain_partitions = dg.DynamicPartitionsDefinition(name=DOMAINS)
-
-training_partitions = dg.MultiPartitionsDefinition(
-    {DOMAIN: domain_partitions, METHOD: dg.StaticPartitionsDefinition(list(TRAINED_METHODS))}
-)
-
-evaluation_partitions = dg.MultiPartitionsDefinition(
-    {DOMAIN: domain_partitions, METHOD: dg.StaticPartitionsDefinition(list(METHODS))}
-)
 
 to_domain = dg.MultiToSingleDimensionPartitionMapping(DOMAIN)
 """Between a domain and all its methods, in either direction."""
 
-to_trained = dg.MultiPartitionMapping(
-    {
-        DOMAIN: dg.DimensionPartitionMapping(DOMAIN, dg.IdentityPartitionMapping()),
-        # `base` is evaluated with no checkpoint of its own, so nothing is upstream of it here.
-        METHOD: dg.DimensionPartitionMapping(
-            METHOD, dg.StaticPartitionMapping({name: name for name in TRAINED_METHODS})
-        ),
-    }
-)
-"""From an evaluation to the checkpoint of the same domain and method."""
+
+def partitions_of(stage: Stage, methods: Iterable[str]) -> dg.PartitionsDefinition | None:
+    """The partitions of a stage where these methods are wanted; None where there is one artifact for all domains."""
+    if stage.scope in ("all", "domain"):
+        return None if stage.scope == "all" else domain_partitions
+    wanted = [method for method in methods if stage.scope == "method" or method != "base"]
+    return dg.MultiPartitionsDefinition({DOMAIN: domain_partitions, METHOD: dg.StaticPartitionsDefinition(wanted)})
 
 
-def partition_of(domain: str, method: str) -> dg.MultiPartitionKey:
-    """The key of one domain and method."""
-    return dg.MultiPartitionKey({DOMAIN: domain, METHOD: method})
+def mapping_of(parent: Stage, child: Stage, methods: Iterable[str]) -> dg.PartitionMapping | None:
+    """How the partitions of a parent belong to those of a child; None: as Dagster does by itself."""
+    scopes = parent.scope, child.scope
+    if "all" in scopes or scopes[0] == scopes[1]:
+        return None
+    if "domain" in scopes:
+        return to_domain
+    # `base` is measured with no checkpoint of its own, so nothing is upstream of it here.
+    same = dg.StaticPartitionMapping({name: name for name in methods if name != "base"})
+    return dg.MultiPartitionMapping(
+        {
+            DOMAIN: dg.DimensionPartitionMapping(DOMAIN, dg.IdentityPartitionMapping()),
+            METHOD: dg.DimensionPartitionMapping(METHOD, same),
+        }
+    )
 
 
-def key_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> tuple[str, ...]:
-    """What the library calls this partition: `()`, `(domain,)` or `(domain, method)`.
+def partition_of(key: str) -> str | None:
+    """The partition key of what the library calls `key`; None for `all`."""
+    if key == ALL:
+        return None
+    domain, slash, method = key.partition("/")
+    return dg.MultiPartitionKey({DOMAIN: domain, METHOD: method}) if slash else domain
+
+
+def key_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> str:
+    """What the library calls this partition: `all`, a domain, or `<domain>/<method>`.
 
     Raises:
         dagster.Failure: If the domain is no valid slug. Dagster itself takes `..`, `a/b` or `x,y` for partition keys.
     """
     if not context.has_partition_key:
-        return ()
+        return ALL
     partition = context.partition_key
     if isinstance(partition, dg.MultiPartitionKey):
         domain, method = (partition.keys_by_dimension[name] for name in (DOMAIN, METHOD))
-        return require_slug(domain), method
-    return (require_slug(partition),)
+        return f"{require_slug(domain)}/{method}"
+    return require_slug(partition)
 
 
 def require_slug(domain: str) -> str:

@@ -24,7 +24,9 @@ from pathlib import Path
 import dagster as dg
 
 from assets.resources import REPOSITORY, TrackingResource
-from react_pipeline.project import Project, fresh, method_key, resolve
+from react_pipeline.lineage import fresh, resolve
+from react_pipeline.pipeline import method_key
+from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.store import Artifact, InputError, Inputs, ReactError, StoreWriteError, TrainingError, error_type
 from react_pipeline.training import TrainingObserver

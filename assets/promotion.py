@@ -5,25 +5,22 @@ Does not belong here: the rule (`react_pipeline.promotion`), MLflow's registry (
 
 import dagster as dg
 
-from assets.evaluation import GROUP, comparison, elevater_results
+from assets.declared import check, stage_asset
 from assets.metadata import data_uri, literal
-from assets.partitions import domain_partitions, key_of, to_domain
-from assets.reporting import about, check, publish, readable_failures
+from assets.partitions import key_of
+from assets.reporting import publish, readable_failures
 from assets.resources import ProjectResource, TrackingResource
-from react_pipeline.project import Project, fresh_or_none, method_key
-from react_pipeline.promotion import current, decide, standing
+from react_pipeline.lineage import fresh_or_none
+from react_pipeline.pipeline import method_key
+from react_pipeline.project import Project
+from react_pipeline.promotion import decide, promotion_is_current, standing
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, StaleArtifact
 from react_pipeline.tracking import Registry, Told
 
 MAX_NAMED = 5
 
 
-@dg.asset(
-    partitions_def=domain_partitions,
-    group_name=GROUP,
-    deps=[comparison, dg.AssetDep(elevater_results, partition_mapping=to_domain)],
-    **about("promotion", "parquet", "mlflow"),
-)
+@stage_asset
 def promotion(
     context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
 ) -> dg.MaterializeResult:
@@ -34,7 +31,7 @@ def promotion(
     aliases `champion` and `challenger` of `react-<domain>`. A person's choice made there is taken over.
     """
     with readable_failures():
-        pipeline, (slug,) = project.load(), key_of(context)
+        pipeline, slug = project.load(), key_of(context)
         registry = Registry.of(pipeline, tracking.tracking_uri or None)
         edit = registry.hand_edit(pipeline, slug)
         result = publish(context, project, tracking, lambda pipeline, slug: decide(pipeline, slug, edit))
@@ -45,11 +42,10 @@ def promotion(
         )
 
 
-@check(promotion, partitions_def=domain_partitions)
+@check("promotion")
 def champion_is_in_no_doubt(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
     """Warns if the champion cannot be compared, if newer results were not weighed, or if the base is ahead of it."""
-    (slug,) = key_of(context)
-    doubt = doubt_of(project.load(), slug)
+    doubt = doubt_of(project.load(), key_of(context))
     return dg.AssetCheckResult(
         passed=not doubt, severity=dg.AssetCheckSeverity.WARN, description=doubt or "measured, compared and not behind"
     )
@@ -69,13 +65,13 @@ def describe_verdict(artifact: Artifact, told: Told) -> dict[str, dg.MetadataVal
 def doubt_of(pipeline: Project, slug: str) -> str:
     """Why a domain's champion is in doubt; empty if it is not."""
     try:
-        current(pipeline, slug)
+        promotion_is_current(pipeline, slug)
     except (MissingArtifact, StaleArtifact, CorruptArtifact) as error:
         return str(error)
     verdict, _ = standing(pipeline, slug)
     if verdict.decision == "incomparable":
         return verdict.reason
-    base = fresh_or_none(pipeline, "elevater_results", method_key(slug, "base"))
+    base = fresh_or_none(pipeline, "domain_results", method_key(slug, "base"))
     reference, top1 = (base.counts.get("top1") if base else None), verdict.champion.top1
     if reference is not None and top1 is not None and reference > top1:
         return f"the base has {100 * (reference - top1):.1f} points more than {verdict.champion.method}, the champion"

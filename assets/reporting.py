@@ -6,14 +6,15 @@ like (`metadata`).
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import dagster as dg
 
 from assets.metadata import describe
 from assets.partitions import key_of
 from assets.resources import ProjectResource, TrackingResource
-from react_pipeline.project import ALL, STAGES, Project, fresh_or_none
+from react_pipeline.lineage import call, fresh_or_none
+from react_pipeline.pipeline import STAGES, Stage
+from react_pipeline.project import Project
 from react_pipeline.store import Artifact, CorruptArtifact, ReactError, SourceUnavailable, StoreWriteError
 
 TRANSIENT = (OSError, SourceUnavailable, StoreWriteError)
@@ -25,47 +26,30 @@ RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 INTERRUPTED = "interrupted"
 """All that is said of a step that was cancelled, from the UI or by Ctrl-C."""
 
-READS_OUTSIDE = (
-    *("corpus", "base_checkpoint", "evaluation_set", "comparison", "promotion", "overview"),
-    *("benchmark_features", "benchmark_comparison"),
-)
-"""Stages that look at more than the artifacts before them, so that only running them tells whether they are fresh."""
-
-
-def about(stage: str, *kinds: str) -> dict[str, Any]:
-    """What every asset declares alike."""
-    return {
-        "kinds": set(kinds),
-        "owners": ["team:react"],
-        "code_version": STAGES[stage].code_version,
-        "retry_policy": RETRIES,
-    }
-
-
-def check(asset: dg.AssetsDefinition, **options: Any) -> Callable[[Callable[..., Any]], dg.AssetChecksDefinition]:
-    """A decorator as `dagster.asset_check`, of a check that fails and is tried again as the body of an asset is."""
-
-    def declared(body: Callable[..., Any]) -> dg.AssetChecksDefinition:
-        return dg.asset_check(asset=asset, retry_policy=RETRIES, **options)(readable_failures()(body))
-
-    return declared
-
 
 def publish(
     context: dg.AssetExecutionContext,
     project: ProjectResource,
     tracking: TrackingResource,
-    step: Callable[..., Artifact],
+    step: Callable[..., Artifact] | None = None,
 ) -> dg.MaterializeResult:
     """Run one step of the library for this partition, log its artifact to MLflow, and describe it.
+
+    Args:
+        context: Of the asset, whose name is that of the stage.
+        project: The pipeline.
+        tracking: MLflow.
+        step: In place of the one that the row of the stage names; called with the project and the parts of the key.
 
     Raises:
         dagster.Failure: With the text of the error, if trying again is useless.
     """
-    stage, key = context.asset_key.path[-1], key_of(context)
+    stage, key = STAGES[context.asset_key.path[-1]], key_of(context)
     with readable_failures():
         pipeline = project.load()
-        artifact = _fresh(pipeline, stage, key) or step(pipeline, *key)
+        artifact = _fresh(pipeline, stage, key)
+        if artifact is None:
+            artifact = call(stage.step, pipeline, key) if step is None else step(pipeline, *key.split("/"))
         context.log.info(f"{'reused' if artifact.reused else 'built'} {artifact.path}")
         tracked = tracking.log(pipeline, artifact, context.run.run_id)
         return dg.MaterializeResult(
@@ -91,11 +75,12 @@ def readable_failures() -> Iterator[None]:
         raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from error
 
 
-def _fresh(pipeline: Project, stage: str, key: tuple[str, ...]) -> Artifact | None:
-    # Spares a run that has nothing to do the seconds in which a step imports torch.
-    if stage in READS_OUTSIDE:
+def _fresh(pipeline: Project, stage: Stage, key: str) -> Artifact | None:
+    # Spares a run that has nothing to do the seconds in which a step imports torch. Where a stage looks at more than
+    # the artifacts before it, only running it shows whether it is fresh.
+    if stage.outside is not None or stage.gathers:
         return None
     try:
-        return fresh_or_none(pipeline, stage, "/".join(key) or ALL)
+        return fresh_or_none(pipeline, stage.name, key)
     except CorruptArtifact:
         return None

@@ -29,7 +29,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from react_pipeline.project import ALL, STAGES, Project
+from react_pipeline.pipeline import ALL, STAGES
+from react_pipeline.project import Project
 from react_pipeline.store import Artifact, Inputs
 
 LATENT = 64

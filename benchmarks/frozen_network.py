@@ -20,8 +20,9 @@ from torch import nn
 
 from benchmarks.demo_seeds import DOMAINS, beside
 from benchmarks.methods import Row, require_markers, row_of, write_section
+from react_pipeline import pipeline as stages
 from react_pipeline.clip import methods
-from react_pipeline.project import Project, stages
+from react_pipeline.project import Project
 from react_pipeline.settings import training
 
 BEGIN, END = "<!-- frozen-network:begin -->", "<!-- frozen-network:end -->"

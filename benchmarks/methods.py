@@ -30,13 +30,15 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from benchmarks.demo_seeds import DOMAINS, seeded
 from react_pipeline.evaluation import EvalResult, evaluate
-from react_pipeline.project import Project, fresh_or_none, method_key
+from react_pipeline.lineage import fresh_or_none
+from react_pipeline.pipeline import method_key
+from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
 from react_pipeline.store import ReactError, canonical_json
 from react_pipeline.training import customize
 
 CHEAP = ("base", "gated-image", "gated-image-control", "linear-head", "linear-head-control")
-MADE = ("customized_checkpoint", "elevater_results")
+MADE = ("customized_checkpoint", "domain_results")
 BEGIN, END = "<!-- methods:begin -->", "<!-- methods:end -->"
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -86,7 +88,7 @@ def published(project: Project, work: Work) -> Row | None:
     """The row of what the store of a seed holds; None where it is not there, out of date, or without a figure."""
     seed, domain, method = work
     key = method_key(domain, method)
-    result = fresh_or_none(project, "elevater_results", key)
+    result = fresh_or_none(project, "domain_results", key)
     checkpoint = None if method == "base" else fresh_or_none(project, "customized_checkpoint", key)
     top1 = None if result is None else EvalResult.read(result).top1
     if top1 is None or (method != "base" and checkpoint is None):

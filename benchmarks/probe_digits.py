@@ -49,7 +49,8 @@ from react_pipeline.benchmark import (
 )
 from react_pipeline.clip import Clip, choose_device, load
 from react_pipeline.labelled import PreprocessedImages, encode
-from react_pipeline.project import Project, fresh
+from react_pipeline.lineage import fresh
+from react_pipeline.project import Project
 from react_pipeline.settings import Dataset, ElevaterConfig, dataset
 
 SHOTS = (5, 20, 50, -1)

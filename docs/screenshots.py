@@ -135,7 +135,7 @@ def main() -> None:
         show_picture(page, dagster, "retrieved_set", domain)
         take("dagster-picture")
         experiment_id, found = find_runs(
-            mlflow, project.config.project, f"tags.asset = 'elevater_results' and tags.domain = '{domain}'"
+            mlflow, project.config.project, f"tags.asset = 'domain_results' and tags.domain = '{domain}'"
         )
         show_comparison_of_runs(page, mlflow, experiment_id, list(found.values())[:5])
         take("mlflow-compare")

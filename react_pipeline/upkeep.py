@@ -18,22 +18,10 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.evaluation import all_domains as overview
-from react_pipeline.evaluation import comparison as compare
-from react_pipeline.project import (
-    ALL,
-    LOOKS_OUTSIDE,
-    STAGES,
-    Manifests,
-    Project,
-    changed_shards,
-    fresh,
-    fresh_or_none,
-    glance,
-    method_key,
-)
-from react_pipeline.promotion import decision as promotion
-from react_pipeline.settings import CONTROL_SUFFIX, METHODS
+from react_pipeline.lineage import call, fresh
+from react_pipeline.pipeline import ALL, STAGES, Stage
+from react_pipeline.project import Manifests, Project, changed_shards, glance
+from react_pipeline.settings import CONTROL_SUFFIX, pairs_of
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
@@ -47,11 +35,6 @@ from react_pipeline.store import (
 
 Place = tuple[str, str]
 """A stage and a key: where an artifact belongs."""
-
-OF_DOMAIN = ("evaluation_set", "retrieved_set", "control_set", "comparison", "promotion", "benchmark_comparison")
-OF_METHOD = ("customized_checkpoint", "elevater_results", "benchmark_features", "benchmark_results")
-BENCHMARK = "benchmark_"
-RESULTS_OF = {"comparison": "elevater_results", "benchmark_comparison": "benchmark_results"}
 
 _OUTDATED = (MissingArtifact, StaleArtifact, CorruptArtifact)
 
@@ -136,19 +119,13 @@ def survey(project: Project, slugs: Sequence[str], failed: Collection[Place] = f
 
 def places(project: Project, slugs: Sequence[str]) -> Iterator[Place]:
     """What is kept up for these domains, in the order of the data."""
-    wanted = project.config.automation
-    for stage in STAGES:
-        if stage.startswith(BENCHMARK) and not (wanted.benchmark and project.config.elevater.root is not None):
-            continue
-        if stage == "control_set" and not any(method.endswith(CONTROL_SUFFIX) for method in wanted.methods):
-            continue
-        if stage in OF_METHOD:
-            methods = [name for name in wanted.methods if name != "base" or stage != "customized_checkpoint"]
-            yield from ((stage, method_key(slug, method)) for slug in slugs for method in methods)
-        elif stage in OF_DOMAIN:
-            yield from ((stage, slug) for slug in slugs)
-        elif stage != overview.STAGE or slugs:
-            yield stage, ALL
+    config = project.config
+    benchmark = config.automation.benchmark and config.elevater.root is not None
+    controls = any(method.endswith(CONTROL_SUFFIX) for method in config.methods)
+    for row in STAGES.values():
+        wanted = controls if row.name == "control_set" else slugs if row.gathers and row.scope == "all" else True
+        if wanted and (benchmark or row.group != "benchmark"):
+            yield from ((row.name, key) for key in row.keys(slugs, config.methods))
 
 
 def pairs_distance(store: Store, stage: str, slug: str, before: str, today: Artifact) -> float:
@@ -174,18 +151,18 @@ class _Look:
 
     def at(self, stage: str, key: str) -> None:
         try:
-            state = self._gathered(stage, key) if stage in _GATHER else self._made(stage, key)
+            state = self._gathered(STAGES[stage], key) if STAGES[stage].gathers else self._made(STAGES[stage], key)
         except (ReactError, OSError, ValueError) as error:
             # Such as fields of training that exclude one another, or a damaged table: no other domain waits for it.
             self.found.unreadable[key.split("/")[0]] = f"{stage}: {' '.join(str(error).split())}"
             state = State.FAILED
         self.found.states[stage, key] = state
 
-    def _made(self, stage: str, key: str) -> State:
-        parents = list(STAGES[stage].parents(key).items())
+    def _made(self, row: Stage, key: str) -> State:
+        stage, parents = row.name, list(row.parents_of(key).items())
         if blocked := _joined([self.found.states.get(place, State.FAILED) for place in parents]):
             return blocked
-        reason = ""
+        reason, looked = "", "" if row.outside is None else glance(self.project, row.outside(self.project, key))
         try:
             self.artifacts[stage, key] = artifact = fresh(self.project, stage, key)
         except _OUTDATED as error:
@@ -193,14 +170,14 @@ class _Look:
         else:
             reason = changed_shards(self.project, artifact) if stage == "corpus" else ""
             if not reason or (stage, key) in self.failed:  # the corpus of before is still a corpus
-                if stage in LOOKS_OUTSIDE:
-                    self.found.glances[stage, key] = glance(self.project, stage, key)
+                if row.outside is not None:
+                    self.found.glances[stage, key] = looked
                 return State.FRESH
         inputs = {
-            "config": STAGES[stage].config(self.project, key),
-            "code": STAGES[stage].code_version,
+            "config": row.identity(self.project, key),
+            "code": row.version,
             "parents": {name: self.artifacts[name, parent].fingerprint for name, parent in parents},
-            "outside": glance(self.project, stage, key),
+            "outside": looked,
         }
         if stage == "customized_checkpoint":
             return self._trained(key, reason, inputs)
@@ -217,7 +194,7 @@ class _Look:
             old = self.project.store.current("customized_checkpoint", key)
         except (MissingArtifact, CorruptArtifact):
             return self._due("customized_checkpoint", key, reason, inputs, images)
-        pairs = "control_set" if method.endswith(CONTROL_SUFFIX) else "retrieved_set"
+        pairs = pairs_of(method)
         others = {name for name, value in inputs["parents"].items() if old.parents.get(name) != value} - {pairs}
         other_settings = old.manifest["config"] != inputs["config"] or old.manifest["code_version"] != inputs["code"]
         if policy.training == "always" or others or other_settings:
@@ -229,9 +206,9 @@ class _Look:
             return self._due("customized_checkpoint", key, told, inputs, images)
         return self._hold(key, told, images)
 
-    def _gathered(self, stage: str, key: str) -> State:
+    def _gathered(self, row: Stage, key: str) -> State:
         """Stages whose parents are whichever results there are."""
-        names = self._gathered_from(stage, key)
+        stage, names = row.name, self._gathered_from(row, key)
         states = [self.found.states.get(name, State.FAILED) for name in names]
         if State.FRESH not in states:
             return _joined(states) or State.FAILED
@@ -239,27 +216,27 @@ class _Look:
             return State.WAITING
         # What was never built is no loss to a comparison; an older one would drop out of it.
         held = [name for name, state in zip(names, states, strict=True) if state is State.HELD]
-        if stage != overview.STAGE and any(self._fingerprint(name) for name in held):
+        if row.scope != "all" and any(self._fingerprint(name) for name in held):
             return State.HELD
         try:
-            self.artifacts[stage, key] = _GATHER[stage](self.project, key)
+            self.artifacts[stage, key] = call(row.is_current, self.project, key)
         except _OUTDATED as error:
             inputs = {
-                "config": STAGES[stage].config(self.project, key),
-                "code": STAGES[stage].code_version,
+                "config": row.identity(self.project, key),
+                "code": row.version,
                 "gathered": {"/".join(name): self._fingerprint(name) for name in names},
                 "reason": str(error),
             }
             return self._due(stage, key, str(error), inputs)
         return State.FRESH
 
-    def _gathered_from(self, stage: str, key: str) -> list[Place]:
-        if stage == overview.STAGE:
-            return [place for place in self.found.states if place[0] == "comparison"]
-        if stage == "promotion":
-            return [("comparison", key)]
-        kept_up = self.project.config.automation.methods
-        return [(RESULTS_OF[stage], method_key(key, method)) for method in kept_up]
+    def _gathered_from(self, row: Stage, key: str) -> list[Place]:
+        """The results of this domain, or of all of them."""
+        return [
+            (stage, of)
+            for stage, of in self.found.states
+            if stage in row.gathers and (key == ALL or of.split("/")[0] == key)
+        ]
 
     def _fingerprint(self, place: Place) -> str:
         try:
@@ -286,24 +263,3 @@ def _joined(states: Collection[State]) -> State | None:
     if State.DUE in states or State.WAITING in states:
         return State.WAITING
     return State.FAILED if State.FAILED in states else None
-
-
-def _current_benchmark(project: Project, slug: str) -> Artifact:
-    artifact = fresh(project, "benchmark_comparison", slug)
-    results = {method: fresh_or_none(project, "benchmark_results", method_key(slug, method)) for method in METHODS}
-    shown = {
-        method: found.fingerprint
-        for method, found in results.items()
-        if found is not None and (method == "base" or not found.counts.get("unavailable"))
-    }
-    if artifact.parents != shown:
-        raise StaleArtifact(f"`benchmark_comparison` of {slug!r} shows other results than today's: rematerialize it")
-    return artifact
-
-
-_GATHER = {
-    "comparison": compare.current,
-    "promotion": promotion.current,
-    "overview": lambda project, _key: overview.current(project),
-    "benchmark_comparison": _current_benchmark,
-}

@@ -1,4 +1,4 @@
-"""Results made to measure: published `elevater_results` with chosen predictions, and all that they are made from.
+"""Results made to measure: published `domain_results` with chosen predictions, and all that they are made from.
 
 Everything before a result is a stand-in with the right configuration and parents, so that the lineage calls it fresh;
 the results themselves have the files that the real step writes.
@@ -18,9 +18,9 @@ from conftest import write_project
 from support_tracking import make_template
 
 from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult, score
-from react_pipeline.project.lineage import fresh, resolve
+from react_pipeline.lineage import fresh, resolve
+from react_pipeline.pipeline import STAGES
 from react_pipeline.project.project import Project
-from react_pipeline.project.stages import STAGES
 from react_pipeline.promotion.evidence import REEVALUATED
 from react_pipeline.promotion.verdicts import Contender
 from react_pipeline.store.artifacts import Artifact, Inputs
@@ -92,11 +92,11 @@ def result(
     key = f"{slug}/{method}"
     if method != "base":
         checkpoint(project, slug, method, seed)
-    for name, parent in STAGES["elevater_results"].parents(key).items():
+    for name, parent in STAGES["domain_results"].parents(key).items():
         if not (project.store.directory(name, parent) / "current").exists():
             stand_in(project, name, parent)
     inputs = resolve(
-        project, "elevater_results", key, content={"right": None if correct is None else list(map(int, correct))}
+        project, "domain_results", key, content={"right": None if correct is None else list(map(int, correct))}
     )
     model = inputs.parents["base_checkpoint" if method == "base" else "customized_checkpoint"]
     return _publish(project, inputs, slug, method, model, correct, evaluator_version)
@@ -108,7 +108,7 @@ def reevaluated(project: Project, champion: Contender, correct: np.ndarray[Any, 
     key = f"{slug}/{champion.method}"
     model = project.store.open("customized_checkpoint", key, champion.checkpoint)
     parents = {"customized_checkpoint": model, "evaluation_set": fresh(project, "evaluation_set", slug)}
-    config = STAGES["elevater_results"].config(project, key)
+    config = STAGES["domain_results"].config(project, key)
     inputs = Inputs(REEVALUATED, slug, config, parents, "1")
     return _publish(project, inputs, slug, champion.method, model, correct, EVALUATOR_VERSION)
 

@@ -17,9 +17,9 @@ import pandas as pd
 from PIL import Image
 
 from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult
-from react_pipeline.project.lineage import resolve
+from react_pipeline.lineage import resolve
+from react_pipeline.pipeline import STAGES, method_key
 from react_pipeline.project.project import Project
-from react_pipeline.project.stages import STAGES, method_key
 from react_pipeline.store.artifacts import Artifact
 
 COSTS = {"pairs": 6, "trainable_parameters": 1_000, "seconds": 2.5, "steps": 4}
@@ -28,7 +28,7 @@ COSTS = {"pairs": 6, "trainable_parameters": 1_000, "seconds": 2.5, "steps": 4}
 def publish_results(
     project: Project, slug: str, answers: Mapping[str, Sequence[bool]], *, captions: Sequence[str] = ("a pair",)
 ) -> dict[str, Artifact]:
-    """Publish `elevater_results` of these methods and all before them.
+    """Publish `domain_results` of these methods and all before them.
 
     Args:
         project: A pipeline; its corpus and encoder need not exist.
@@ -50,7 +50,7 @@ def _publish_result(project: Project, slug: str, method: str, right: list[bool],
         for stage in ("retrieved_set", "control_set"):
             _publish_pairs(project, stage, slug, names, captions)
         _publish_training(project, key)
-    inputs = resolve(project, "elevater_results", key)
+    inputs = resolve(project, "domain_results", key)
     trained = inputs.parents.get("customized_checkpoint", inputs.parents.get("base_checkpoint"))
     assert trained is not None
     ids = [position % len(names) for position in range(len(right))]

@@ -14,9 +14,9 @@ import pandas as pd
 import yaml
 
 from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.project.lineage import fresh, resolve
+from react_pipeline.lineage import fresh, resolve
+from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project.project import Project
-from react_pipeline.project.stages import ALL, method_key
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.upkeep import RESULTS_OF, Place, survey
 

@@ -3,6 +3,7 @@ from .check import check_root as check_root
 from .check import report_json as report_json
 from .check import report_lines as report_lines
 from .comparison import MEAN as MEAN
+from .comparison import benchmark_comparison_is_current as benchmark_comparison_is_current
 from .comparison import compare_benchmarks as compare_benchmarks
 from .comparison import compare_summaries as compare_summaries
 from .domains import write_domains as write_domains

@@ -14,7 +14,9 @@ from react_pipeline.benchmark.features import NO_ENCODER, has_encoder
 from react_pipeline.benchmark.image_text import CaptionedImages, RetrievalRecall, recall
 from react_pipeline.clip import choose_device, load
 from react_pipeline.labelled import PreprocessedImages, encode, lines_of
-from react_pipeline.project import Project, fresh, method_key
+from react_pipeline.lineage import fresh
+from react_pipeline.pipeline import method_key
+from react_pipeline.project import Project
 from react_pipeline.store import InputError
 
 

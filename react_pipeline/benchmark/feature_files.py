@@ -19,7 +19,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from react_pipeline.labelled import LabelledImages
-from react_pipeline.project import STAGES, Project
+from react_pipeline.pipeline import STAGES
+from react_pipeline.project import Project
 from react_pipeline.settings import dataset
 from react_pipeline.store import Artifact, CorruptArtifact, InputError, fsync, write_atomically
 
@@ -186,7 +187,7 @@ class FeatureWriter:
             try:
                 recorded = json.loads(manifest.read_text(encoding="utf-8"))
                 # An older version of the code may have encoded otherwise.
-                same_code = recorded["code_version"] == STAGES[STAGE].code_version
+                same_code = recorded["code_version"] == STAGES[STAGE].version
                 if same_code and self.checkpoint.fingerprint in recorded["parents"].values():
                     yield store.open(STAGE, f"{slug}/{method}", fingerprint)
             except (ValueError, KeyError, OSError, CorruptArtifact) as error:

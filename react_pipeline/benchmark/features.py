@@ -21,7 +21,9 @@ from pydantic import ValidationError
 
 from react_pipeline.benchmark.feature_files import STAGE, UNPROJECTED, FeatureWriter, SplitFeatures
 from react_pipeline.labelled import LabelledImages, Unavailable, lines_of, read_dataset
-from react_pipeline.project import Project, method_key, resolve
+from react_pipeline.lineage import resolve
+from react_pipeline.pipeline import method_key
+from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.store import Artifact, CorruptArtifact, InputError
 

@@ -32,7 +32,9 @@ from react_pipeline.benchmark.submission import (
 )
 from react_pipeline.benchmark.summary import fewer_images, figure_name, mean_over_datasets, summarize, to_markdown
 from react_pipeline.labelled import LAYOUT, LabelledImages, Unavailable, read_dataset
-from react_pipeline.project import Project, method_key, resolve
+from react_pipeline.lineage import resolve
+from react_pipeline.pipeline import method_key
+from react_pipeline.project import Project
 from react_pipeline.settings import DATASETS, IMAGENET, Dataset, dataset
 from react_pipeline.store import Artifact, InputError, StaleArtifact, write_atomically
 

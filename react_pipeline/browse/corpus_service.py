@@ -30,7 +30,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from react_pipeline.corpus import BadImage, ImageSource, decode_image, open_source, plain_url
 from react_pipeline.embedding import Side, row_metadata
 from react_pipeline.indexing import Index, StoredVectors, open_index
-from react_pipeline.project import Project, fresh
+from react_pipeline.lineage import fresh
+from react_pipeline.project import Project
 from react_pipeline.store import Artifact, ReactError
 
 with warnings.catch_warnings():

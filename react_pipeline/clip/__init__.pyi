@@ -1,3 +1,4 @@
+from . import methods as methods
 from .architecture import encoder_fields as encoder_fields
 from .attention import cast_matrices as cast_matrices
 from .attention import feed_forward as feed_forward

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from react_pipeline.demo import installed_versions
-from react_pipeline.project import Project, resolve
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project
 from react_pipeline.settings import EncoderConfig
 from react_pipeline.store import Artifact, sha256_of
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from react_pipeline.clip.prompts import fill, prompt_templates
-from react_pipeline.project import Project, fresh
+from react_pipeline.lineage import fresh
+from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig
 from react_pipeline.store import Artifact, CorruptArtifact, InputError
 

@@ -198,7 +198,7 @@ def _automation(project: Project) -> Finding:
     automation = project.config.automation
     if not automation.enabled:
         return Finding("automation", "ok", "off; `automation.enabled` or the Automation page of Dagster starts it")
-    methods = ", ".join(automation.methods)
+    methods = ", ".join(project.config.methods)
     return Finding("automation", "ok", f"keeps up {methods}; training: {automation.training}; needs Dagster's daemon")
 
 

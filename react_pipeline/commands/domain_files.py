@@ -25,7 +25,7 @@ def problems_beside(project: Project, slug: str) -> list[Problem]:
         project.retrieval(slug)
     except ConfigError as error:
         problems += error.problems
-    used = {*project.config.automation.methods, *project.config.customization.methods} - {"base"}
+    used = {*project.config.methods, *project.config.customization.methods} - {"base"}
     for method in sorted({method.removesuffix(CONTROL_SUFFIX) for method in used}):
         try:
             project.training(slug, method)

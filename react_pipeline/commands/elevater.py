@@ -9,7 +9,8 @@ import typer
 
 from react_pipeline.commands.command_line import Config, load_project
 from react_pipeline.commands.terminal import print_table, printable
-from react_pipeline.project import fresh, method_key
+from react_pipeline.lineage import fresh
+from react_pipeline.pipeline import method_key
 from react_pipeline.settings import DATASETS, IMAGENET, load_domain
 from react_pipeline.store import InputError
 

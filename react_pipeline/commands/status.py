@@ -14,7 +14,8 @@ import typer
 
 from react_pipeline.commands.command_line import Config, console, load_project, repository
 from react_pipeline.commands.terminal import print_table
-from react_pipeline.project import ALL, Project
+from react_pipeline.pipeline import ALL
+from react_pipeline.project import Project
 from react_pipeline.settings import misnamed
 from react_pipeline.store import InputError
 
@@ -124,7 +125,7 @@ def _commands(project: Project, found: Survey, slugs: Sequence[str]) -> list[str
     from react_pipeline.evaluation import STAGE as OVERVIEW
     from react_pipeline.upkeep import State
 
-    methods = _options("--method", project.config.automation.methods)
+    methods = _options("--method", project.config.methods)
     behind = {place for place, state in found.states.items() if state is not State.FRESH}
     domains = [slug for slug in slugs if any(_domain(place) == slug for place in behind)]
     commands = []

@@ -29,7 +29,8 @@ from react_pipeline.corpus.shards import (
     open_shard,
 )
 from react_pipeline.demo import installed_versions
-from react_pipeline.project import Project, resolve
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project
 from react_pipeline.settings import CorpusConfig, has_wildcard, is_url
 from react_pipeline.store import Artifact, CorpusError
 

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from react_pipeline.corpus.ready_layout import check_values, find_parts
-from react_pipeline.project import Project, resolve
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project
 from react_pipeline.store import CACHE, Artifact, CorpusError, remembered_sha256, write_atomically
 
 PARTS_FILE = "parts.parquet"

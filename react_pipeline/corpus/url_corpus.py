@@ -26,7 +26,8 @@ from react_pipeline.corpus.downloads import download_images
 from react_pipeline.corpus.inventory import SHARDS_FILE, take_stock
 from react_pipeline.corpus.url_shards import SHARDS, pack, take_over
 from react_pipeline.corpus.url_tables import UrlRow, find_tables, read_rows
-from react_pipeline.project import Project, held, resolve
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project, held
 from react_pipeline.settings import CorpusConfig, DistributorConfig
 from react_pipeline.store import (
     Artifact,

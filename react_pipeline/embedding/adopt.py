@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from react_pipeline.corpus import FILES_FILE, PARTS_FILE, Part
 from react_pipeline.embedding.parts import Parts, starts_of, vectors_of
 from react_pipeline.embedding.vectors import READY_FILE
-from react_pipeline.project import Project, resolve
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project
 from react_pipeline.store import Artifact, CorpusError, remembered_sha256
 
 SAMPLED_CAPTIONS = 64

@@ -34,7 +34,8 @@ from react_pipeline.embedding.records import Records, mark_done
 from react_pipeline.embedding.seen_keys import Duplicates, SeenKeys
 from react_pipeline.embedding.spread import EncodeTask, KeysTask, read_keys
 from react_pipeline.embedding.vectors import GROUPS_FILE
-from react_pipeline.project import Project, held, resolve, spread
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project, held, spread
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.store import Artifact, CorpusError, Inputs, write_atomically
 

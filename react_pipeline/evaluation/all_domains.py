@@ -13,11 +13,12 @@ from typing import Any
 import pandas as pd
 
 from react_pipeline.evaluation.bars import draw_methods
-from react_pipeline.evaluation.comparison import RESULTS, average, correct_of, write_tables
-from react_pipeline.evaluation.comparison import current as current_comparison
+from react_pipeline.evaluation.comparison import RESULTS, average, comparison_is_current, correct_of, write_tables
 from react_pipeline.evaluation.intervals import mean_interval
 from react_pipeline.evaluation.tables import MEAN
-from react_pipeline.project import Project, fresh, method_key, resolve
+from react_pipeline.lineage import fresh, resolve
+from react_pipeline.pipeline import method_key
+from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, load_domains
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, StaleArtifact
 
@@ -75,7 +76,7 @@ def write_overview(
     }
 
 
-def current(project: Project) -> Artifact:
+def overview_is_current(project: Project) -> Artifact:
     """The published overview, if it is the one that `overview` would build today. Loads no torch.
 
     Raises:
@@ -100,7 +101,7 @@ def current_comparisons(project: Project) -> tuple[dict[str, Artifact], dict[str
     skipped: dict[str, str] = {}
     for slug in sorted(load_domains(project.config.domains)[0]):
         try:
-            comparisons[slug] = current_comparison(project, slug)
+            comparisons[slug] = comparison_is_current(project, slug)
         except (MissingArtifact, StaleArtifact, CorruptArtifact) as error:
             skipped[slug] = str(error)
     return comparisons, skipped

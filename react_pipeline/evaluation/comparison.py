@@ -21,12 +21,14 @@ from react_pipeline.evaluation.intervals import paired_interval as paired_interv
 from react_pipeline.evaluation.tables import COLUMNS, INTERVALS, METRICS, NUMBERS, per_class_table, typed
 from react_pipeline.evaluation.tables import MEAN as MEAN
 from react_pipeline.evaluation.tables import to_markdown as to_markdown
-from react_pipeline.project import Project, fresh, method_key, resolve
+from react_pipeline.lineage import fresh, resolve
+from react_pipeline.pipeline import method_key
+from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
 from react_pipeline.store import Artifact, InputError, MissingArtifact, StaleArtifact
 
 STAGE = "comparison"
-RESULTS = "elevater_results"
+RESULTS = "domain_results"
 TRAINED = "customized_checkpoint"
 
 MUST_AGREE = ("evaluator_version", "evaluation_set_fingerprint", "protocol", "dataset", "n_classes")
@@ -77,7 +79,7 @@ def compare(project: Project, slug: str) -> Artifact:
     return project.store.build(inputs, write)
 
 
-def current(project: Project, slug: str) -> Artifact:
+def comparison_is_current(project: Project, slug: str) -> Artifact:
     """The published comparison of a domain, if it is the one that `compare` would build today. Loads no torch.
 
     Raises:
@@ -109,7 +111,7 @@ def comparison_table(project: Project, slugs: Sequence[str]) -> pd.DataFrame:
     comparisons, skipped = {}, {}
     for slug in slugs:
         try:
-            comparisons[slug] = current(project, slug)
+            comparisons[slug] = comparison_is_current(project, slug)
         except (MissingArtifact, StaleArtifact) as error:
             # One command builds all that the error would have a reader follow step by step.
             told = str(error).partition(": rematerialize")[0].partition(": materialize")[0]
@@ -120,7 +122,7 @@ def comparison_table(project: Project, slugs: Sequence[str]) -> pd.DataFrame:
 def materialize_command(project: Project, slug: str) -> str:
     """The command that brings a domain up to date: the methods ever evaluated for it, or else those kept up."""
     known = set(project.store.keys(RESULTS))
-    methods = [method for method in METHODS if method_key(slug, method) in known] or project.config.automation.methods
+    methods = [method for method in METHODS if method_key(slug, method) in known] or project.config.methods
     return " ".join(["react-pipeline materialize --domain", slug, *(f"--method {method}" for method in methods)])
 
 

@@ -18,13 +18,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from react_pipeline.clip import LOGIT_SCALE, Classifier, load_classifier, zero_shot_head
 from react_pipeline.labelled import encode_images, preprocessing_for, read_images
-from react_pipeline.project import Project, method_key, resolve
+from react_pipeline.lineage import resolve
+from react_pipeline.pipeline import method_key
+from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig
 from react_pipeline.store import Artifact, CorruptArtifact
 
 __all__ = ["ClassResult", "EvalResult", "evaluate", "score", "write_evaluation", "zero_shot_head"]
 
-STAGE = "elevater_results"
+STAGE = "domain_results"
 EVALUATOR_VERSION = "2"
 """Changed by hand when the same checkpoint and images would get other numbers. Unequal versions are not compared."""
 
@@ -86,7 +88,7 @@ class EvalResult(BaseModel):
 
     @classmethod
     def read(cls, artifact: Artifact) -> Self:
-        """Read the result of a published `elevater_results`.
+        """Read the result of a published `domain_results`.
 
         Raises:
             CorruptArtifact: If `result.json` is of another form.

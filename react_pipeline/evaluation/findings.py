@@ -48,7 +48,7 @@ def find_in_domain(table: pd.DataFrame) -> Finding:
     if not method:
         base = next(iter(rows.values()))
         told = f"{base.method} names {percent(base.top1)}% of {base.n:,} images right; no customized model is measured."
-        return Finding("", told, ("Materialize `customized_checkpoint` and `elevater_results` of a method.",))
+        return Finding("", told, ("Materialize `customized_checkpoint` and `domain_results` of a method.",))
     row = rows[method]
     right = f"{method} names {percent(row.top1)}% of {row.n:,} images right"
     if pd.isna(row.delta_top1):

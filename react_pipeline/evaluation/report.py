@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from react_pipeline.evaluation.all_domains import STAGE as OVERVIEW
-from react_pipeline.evaluation.all_domains import current as current_overview
-from react_pipeline.evaluation.all_domains import current_comparisons, write_overview
-from react_pipeline.evaluation.comparison import current as current_comparison
+from react_pipeline.evaluation.all_domains import current_comparisons, overview_is_current, write_overview
+from react_pipeline.evaluation.comparison import comparison_is_current
 from react_pipeline.evaluation.dashboard_style import POLICY, STYLE
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, CorruptArtifact, InputError, MissingArtifact, StaleArtifact
@@ -64,7 +63,7 @@ def write_report(
     for slug in domains:
         project.domain(slug)
         try:
-            comparisons[slug] = current_comparison(project, slug)
+            comparisons[slug] = comparison_is_current(project, slug)
         except (MissingArtifact, StaleArtifact, CorruptArtifact) as error:
             report.missing[slug] = str(error)
     if not comparisons:
@@ -90,7 +89,7 @@ def _write_overview(
 ) -> None:
     target = report.directory / OVERVIEW
     try:
-        _copy(current_overview(project), target, formats, report)
+        _copy(overview_is_current(project), target, formats, report)
         return
     except (MissingArtifact, StaleArtifact, CorruptArtifact) as error:
         report.notes.append(f"{error}. The overview here was put together from today's comparisons")

@@ -18,7 +18,8 @@ from react_pipeline.embedding import Side, Vectors
 from react_pipeline.indexing.files import find_rows, fits_gpu, read_index, set_parameters, to_gpu
 from react_pipeline.indexing.growth import find_earlier
 from react_pipeline.indexing.vectors import StoredVectors
-from react_pipeline.project import Project, resolve
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project
 from react_pipeline.store import Artifact, CorruptArtifact, InputError, Store
 
 HITS_AT_ONCE = 1_000_000

@@ -23,7 +23,8 @@ from react_pipeline.demo import installed_versions
 from react_pipeline.labelled.evaluation_images import is_location, list_images, location_of, read_location
 from react_pipeline.labelled.images import Unavailable
 from react_pipeline.labelled.labels import lines_of, read_folder, read_manifest
-from react_pipeline.project import Project, resolve
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig, EvaluationSetConfig
 from react_pipeline.store import Artifact, InputError, canonical_json
 

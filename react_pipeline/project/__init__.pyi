@@ -1,3 +1,5 @@
+from . import identity as identity
+from . import outside as outside
 from .dagster_home import HOME_VARIABLE as HOME_VARIABLE
 from .dagster_home import SETTINGS_FILE as SETTINGS_FILE
 from .dagster_home import locate_home as locate_home
@@ -5,11 +7,8 @@ from .dagster_home import locked_for_ui as locked_for_ui
 from .dagster_home import prepare_home as prepare_home
 from .dagster_home import tell_addresses as tell_addresses
 from .dagster_home import ui_addresses as ui_addresses
-from .lineage import fresh as fresh
-from .lineage import fresh_or_none as fresh_or_none
-from .lineage import resolve as resolve
+from .identity import other_evaluation_sets as other_evaluation_sets
 from .manifests import Manifests as Manifests
-from .outside import LOOKS_OUTSIDE as LOOKS_OUTSIDE
 from .outside import changed_shards as changed_shards
 from .outside import glance as glance
 from .project import CONFIG_VARIABLE as CONFIG_VARIABLE
@@ -18,7 +17,3 @@ from .seed_files import seed_path as seed_path
 from .spark import held as held
 from .spark import require_shared as require_shared
 from .spark import spread as spread
-from .stages import ALL as ALL
-from .stages import STAGES as STAGES
-from .stages import method_key as method_key
-from .stages import other_evaluation_sets as other_evaluation_sets

@@ -1,6 +1,6 @@
 """What lies outside the store, looked at cheaply: names, sizes and times of files, never their bytes.
 
-Belongs here: telling that shards, a checkpoint's files or labelled images may have changed. Does not belong here:
+Belongs here: finding that shards, a checkpoint's files or labelled images may have changed. Does not belong here:
 whether they really did (the stages `corpus`, `base_checkpoint` and `evaluation_set` read them when they are built).
 
 Remote shards are not looked at: asking a server for thousands of objects every minute is no courtesy. The schedule
@@ -19,22 +19,18 @@ from pathlib import Path
 import pandas as pd
 
 from react_pipeline.project.project import Project
-from react_pipeline.project.stages import ALL
 from react_pipeline.store import Artifact, canonical_json
 
 MAX_LISTED = 100_000
 """Files that one look lists; a change beyond them is seen by the schedule."""
 
-LOOKS_OUTSIDE = ("corpus", "base_checkpoint", "evaluation_set")
-"""Stages whose inputs are files of the user."""
-
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
-def glance(project: Project, stage: str, key: str = ALL) -> str:
-    """A digest of the names, sizes and times of the local files that a stage reads; "" if it reads none."""
+def glance(project: Project, names: Iterable[str]) -> str:
+    """A digest of the names, sizes and times of the local files that paths and patterns name; "" if there is none."""
     rows: list[tuple[str, int, int]] = []
-    for path in _local(project, _named(project, stage, key)):
+    for path in _local(project, names):
         if len(rows) == MAX_LISTED:
             break
         try:
@@ -62,17 +58,28 @@ def changed_shards(project: Project, corpus: Artifact) -> str:
     return f"{new} shards are new or of another size, {gone} are gone" if new or gone else ""
 
 
-def _named(project: Project, stage: str, key: str) -> Iterator[str]:
-    if stage == "corpus":
-        corpus = project.config.corpus
-        yield from (*corpus.shards, *corpus.urls)
-        yield from (str(folder) for folder in (corpus.embeddings, corpus.indices) if folder is not None)
-    elif stage == "base_checkpoint":
-        yield from (project.config.encoder.pretrained,) if project.config.encoder.pretrained else ()
-    elif stage == "evaluation_set":
-        evaluation = project.domain(key).evaluation
-        if evaluation is not None and evaluation.path is not None:
-            yield str(evaluation.path)
+def of_corpus(project: Project, _key: str) -> Iterator[str]:
+    """Shards, tables of URLs, and folders of ready embeddings and indices."""
+    corpus = project.config.corpus
+    yield from (*corpus.shards, *corpus.urls)
+    yield from (str(folder) for folder in (corpus.embeddings, corpus.indices) if folder is not None)
+
+
+def of_checkpoint(project: Project, _key: str) -> Iterator[str]:
+    """The checkpoint's file or folder; a tag of open_clip names no file."""
+    yield from (project.config.encoder.pretrained,) if project.config.encoder.pretrained else ()
+
+
+def of_labelled_images(project: Project, slug: str) -> Iterator[str]:
+    """The folder or manifest of a domain's labelled images."""
+    evaluation = project.domain(slug).evaluation
+    if evaluation is not None and evaluation.path is not None:
+        yield str(evaluation.path)
+
+
+def unlisted(_project: Project, _key: str) -> tuple[str, ...]:
+    """Of stages whose files are too many to be listed at every look: their step compares them."""
+    return ()
 
 
 def _local(project: Project, names: Iterable[str]) -> Iterator[Path]:

@@ -12,21 +12,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from react_pipeline.evaluation import RESULTS
-from react_pipeline.project import Project, fresh, method_key
-from react_pipeline.promotion.evidence import NEVER, STAGE, Evidence, gather, results_of, standing
+from react_pipeline.lineage import fresh
+from react_pipeline.pipeline import method_key
+from react_pipeline.project import Project
+from react_pipeline.promotion.evidence import NEVER, STAGE, Evidence, gather, results_of
 from react_pipeline.promotion.judgement import Measured, judge, paired_test
 from react_pipeline.promotion.verdict_chain import CHECKPOINT, changed, publish, way_out
 from react_pipeline.promotion.verdicts import BASE, Contender, RegistryEdit
 from react_pipeline.settings import CONTROL_SUFFIX, TRAINED_METHODS
 from react_pipeline.store import Artifact, InputError, ReactError, StaleArtifact
 
-__all__ = ["STAGE", "current", "decide", "promote", "roll_back", "standing"]
-
 
 def decide(project: Project, slug: str, edit: RegistryEdit | None = None) -> Artifact:
     """Publish the verdict on a domain's candidates; the one that is there already if nothing new was measured.
 
-    A candidate is a trained method whose `elevater_results` are fresh, verified and not unavailable. The rule is
+    A candidate is a trained method whose `domain_results` are fresh, verified and not unavailable. The rule is
     `judgement.judge`'s. A decision of a person stands until a result arrives that it had not seen.
 
     Files: `verdict.json`, `candidates.parquet`, `candidates.csv`, `table.md`, `promotion.png`.
@@ -52,7 +52,7 @@ def decide(project: Project, slug: str, edit: RegistryEdit | None = None) -> Art
         return _apply_rule(scene, edit, seen)
 
 
-def current(project: Project, slug: str) -> Artifact:
+def promotion_is_current(project: Project, slug: str) -> Artifact:
     """The published verdict, if the same would be decided today.
 
     Raises:

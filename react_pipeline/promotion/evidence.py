@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from react_pipeline.evaluation import RESULTS
-from react_pipeline.project import Project, fresh, method_key
+from react_pipeline.lineage import fresh
+from react_pipeline.pipeline import method_key
+from react_pipeline.project import Project
 from react_pipeline.promotion.judgement import Measured
 from react_pipeline.promotion.verdicts import BASE, Contender, Reign, Verdict
 from react_pipeline.settings import CONTROL_SUFFIX

@@ -6,7 +6,9 @@ Does not belong here: measuring (`evaluate`), what follows from the result (`pro
 from __future__ import annotations
 
 from react_pipeline.evaluation import RESULTS, write_evaluation
-from react_pipeline.project import ALL, STAGES, Project, fresh, method_key
+from react_pipeline.lineage import fresh
+from react_pipeline.pipeline import ALL, STAGES, method_key
+from react_pipeline.project import Project
 from react_pipeline.promotion.evidence import REEVALUATED, standing
 from react_pipeline.promotion.verdicts import BASE
 from react_pipeline.store import Artifact, InputError, Inputs
@@ -28,11 +30,11 @@ def reevaluate(project: Project, slug: str) -> Artifact:
     key = method_key(slug, method)
     checkpoint = project.store.open(CHECKPOINT, key, verdict.champion.checkpoint)
     parents = {CHECKPOINT: checkpoint, "evaluation_set": fresh(project, "evaluation_set", slug)}
-    if "base_checkpoint" in STAGES[RESULTS].parents(key):
+    if "base_checkpoint" in STAGES[RESULTS].parents_of(key):
         base = checkpoint.parents["base_checkpoint"]
         parents["base_checkpoint"] = project.store.open("base_checkpoint", ALL, base)
     row = STAGES[RESULTS]
-    inputs = Inputs(REEVALUATED, slug, row.config(project, key), parents, row.code_version)
+    inputs = Inputs(REEVALUATED, slug, row.identity(project, key), parents, row.version)
     return project.store.build(
         inputs, lambda directory: write_evaluation(project, slug, method, checkpoint, parents, directory)
     )

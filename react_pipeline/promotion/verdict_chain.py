@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from react_pipeline.evaluation import RESULTS
-from react_pipeline.project import method_key, resolve
+from react_pipeline.lineage import resolve
+from react_pipeline.pipeline import method_key
 from react_pipeline.promotion.evidence import REEVALUATED, STAGE, Evidence
 from react_pipeline.promotion.report import write_report
 from react_pipeline.promotion.verdicts import BASE, Contender, Reign, Verdict

@@ -34,7 +34,7 @@ class Contender(_Stored):
     method: str
     checkpoint: str = ""
     result: str = ""
-    stage: str = "elevater_results"
+    stage: str = "domain_results"
     evaluation_set: str = ""
     top1: float | None = None
     n: int = 0

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from react_pipeline.corpus import ImageSource, open_source
 from react_pipeline.embedding import read_metadata, row_metadata
-from react_pipeline.project import Project, resolve
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project
 from react_pipeline.retrieval.chosen_pairs import FETCHED, clear_leftovers, finish, finished_counts, write_pairs
 from react_pipeline.retrieval.decontamination import kept_out
 from react_pipeline.retrieval.duplicates import EvaluationImages, repeats

@@ -21,7 +21,8 @@ import pandas as pd
 
 from react_pipeline.corpus import read_pairs
 from react_pipeline.labelled import Unavailable, read_dataset, read_images
-from react_pipeline.project import ALL, Project, other_evaluation_sets
+from react_pipeline.pipeline import ALL
+from react_pipeline.project import Project, other_evaluation_sets
 from react_pipeline.retrieval.duplicates import EvaluationImages
 from react_pipeline.store import Artifact
 

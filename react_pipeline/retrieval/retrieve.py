@@ -19,7 +19,8 @@ import pandas as pd
 from react_pipeline.clip import class_prompts
 from react_pipeline.corpus import open_source
 from react_pipeline.embedding import row_metadata
-from react_pipeline.project import Project, resolve
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project
 from react_pipeline.retrieval.candidates import Queries, find_candidates
 from react_pipeline.retrieval.chosen_pairs import (
     FETCHED,

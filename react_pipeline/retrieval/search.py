@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from react_pipeline.project import Project, fresh
+from react_pipeline.lineage import fresh
+from react_pipeline.project import Project
 from react_pipeline.retrieval.candidates import SIDES
 from react_pipeline.store import InputError
 

@@ -1,3 +1,4 @@
+from . import training as training
 from .automation import AutomationConfig as AutomationConfig
 from .config import SLUG as SLUG
 from .config import SLUG_RULE as SLUG_RULE
@@ -21,7 +22,6 @@ from .files import load_domains as load_domains
 from .files import load_pipeline as load_pipeline
 from .files import misnamed as misnamed
 from .files import read_yaml as read_yaml
-from .index import ADDED as ADDED
 from .index import IndexConfig as IndexConfig
 from .index import key_problem as key_problem
 from .promotion import PromotionConfig as PromotionConfig
@@ -36,4 +36,6 @@ from .training import SPEED_FIELDS as SPEED_FIELDS
 from .training import TRAINED_METHODS as TRAINED_METHODS
 from .training import TrainingConfig as TrainingConfig
 from .training import TrainingOverrides as TrainingOverrides
+from .training import is_linear_head as is_linear_head
+from .training import pairs_of as pairs_of
 from .training import unused_fields as unused_fields

@@ -7,11 +7,11 @@ Dagster for runs (`assets.automation`). No field is part of a fingerprint: it de
 from __future__ import annotations
 
 import zoneinfo
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
-from react_pipeline.settings.training import METHODS, Fraction, Section
+from react_pipeline.settings.training import Fraction, Section
 
 _NAMES = {
     "month": ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"),
@@ -36,7 +36,6 @@ class AutomationConfig(Section):
             checkpoint, evaluation sets. None: only when somebody materializes these.
         timezone: In which the schedule is read.
         interval_seconds: Shortest time between two looks at what is outdated.
-        methods: Which methods are kept up; each domain's `base` is what they are compared with.
         training: What happens to a trained checkpoint that is outdated. `never`: it stays, a missing one too is left to
             people. `changed`: trained again if its own settings, the base or the code changed, or more than
             `changed_fraction` of its pairs. `always`: trained again.
@@ -48,7 +47,6 @@ class AutomationConfig(Section):
     schedule: str | None = "0 3 * * *"
     timezone: str = "UTC"
     interval_seconds: int = Field(default=30, ge=1)
-    methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("base", "gated-image", "gated-image-control")
     training: Literal["never", "changed", "always"] = "changed"
     changed_fraction: Fraction = 0.1
     benchmark: bool = False
@@ -68,15 +66,6 @@ class AutomationConfig(Section):
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
             raise ValueError(f"{timezone!r} is no time zone; write one such as UTC or Europe/Berlin") from error
         return timezone
-
-    @field_validator("methods")
-    @classmethod
-    def _methods_exist(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
-        if unknown := [method for method in methods if method not in METHODS]:
-            raise ValueError(f"unknown: {', '.join(unknown)}; there are {', '.join(METHODS)}")
-        if len(set(methods)) < len(methods):
-            raise ValueError("a method stands here twice")
-        return methods
 
 
 def require_cron_line(line: str) -> None:

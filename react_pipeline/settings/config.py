@@ -21,7 +21,7 @@ from react_pipeline.settings.evaluation import EvaluationSetConfig as Evaluation
 from react_pipeline.settings.index import IndexConfig as IndexConfig
 from react_pipeline.settings.promotion import PromotionConfig as PromotionConfig
 from react_pipeline.settings.retrieval import RetrievalConfig as RetrievalConfig
-from react_pipeline.settings.training import CustomizationConfig, Name, Section, TrainingOverrides, partial
+from react_pipeline.settings.training import METHODS, CustomizationConfig, Name, Section, TrainingOverrides, partial
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """What a domain's name may look like; it becomes a directory, a partition key and part of a model's name."""
@@ -150,6 +150,8 @@ class PipelineConfig(Section):
             tracking URI, if that is a server.
         domains: Directory of the domain files.
         device: `auto` takes a GPU where there is one.
+        methods: What is trained and measured for every domain; `base` is what the others are compared with. They are
+            the partitions of Dagster's assets.
     """
 
     project: str = Field(default="react", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$")
@@ -159,6 +161,7 @@ class PipelineConfig(Section):
     mlflow_url: str | None = Field(default=None, pattern=r"^https?://")
     domains: Path = Path("domains")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("base", "gated-image", "gated-image-control")
     corpus: CorpusConfig
     encoder: EncoderConfig
     embedding: EmbeddingConfig = EmbeddingConfig()
@@ -169,3 +172,12 @@ class PipelineConfig(Section):
     automation: AutomationConfig = AutomationConfig()
     promotion: PromotionConfig = PromotionConfig()
     distributor: DistributorConfig = DistributorConfig()
+
+    @field_validator("methods")
+    @classmethod
+    def _methods_exist(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [method for method in methods if method not in METHODS]:
+            raise ValueError(f"unknown: {', '.join(unknown)}; there are {', '.join(METHODS)}")
+        if len(set(methods)) < len(methods):
+            raise ValueError("a method is listed twice")
+        return methods

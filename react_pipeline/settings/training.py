@@ -127,12 +127,21 @@ _LINEAR_HEAD_FIELDS = frozenset(
 )
 
 
+def is_linear_head(method: str) -> bool:
+    """Whether a method, or the method of a control, trains class vectors on the base's features and no model."""
+    return method.removesuffix(CONTROL_SUFFIX) == "linear-head"
+
+
+def pairs_of(method: str) -> str:
+    """The stage whose pairs a method is trained on: a control's are random."""
+    return "control_set" if method.endswith(CONTROL_SUFFIX) else "retrieved_set"
+
+
 def unused_fields(method: str) -> frozenset[str]:
     """Fields that do nothing in a method, so that a change of them rebuilds nothing of it."""
-    name = method.removesuffix(CONTROL_SUFFIX)
-    if name == "linear-head":
+    if is_linear_head(method):
         return frozenset(TrainingConfig.model_fields) - _LINEAR_HEAD_FIELDS
-    return frozenset() if name == "gated-image" else frozenset({"last_k_layers"})
+    return frozenset() if method.removesuffix(CONTROL_SUFFIX) == "gated-image" else frozenset({"last_k_layers"})
 
 
 def partial(model: type[Section], name: str) -> type[Section]:

@@ -21,7 +21,7 @@ from react_pipeline.store.errors import CorruptArtifact
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout and of the manifest. A store of another format is refused."""
 
 MANIFEST = "manifest.json"

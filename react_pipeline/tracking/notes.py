@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 
-from react_pipeline.project import ALL, Project
+from react_pipeline.pipeline import ALL, STAGES
+from react_pipeline.project import Project
 
 DAGSTER_VARIABLE, MLFLOW_VARIABLE = "REACT_DAGSTER_URL", "REACT_MLFLOW_URL"
 """Environment variables with the address at which a browser finds the user interface, such as http://127.0.0.1:3000.
@@ -20,24 +21,6 @@ NOTE_TAG = "mlflow.note.content"
 """The description that MLflow's page of a run shows."""
 
 RUN_URL_TAG, ASSET_URL_TAG = "dagster.run_url", "dagster.asset_url"
-
-_WHAT = {
-    "corpus": "inventory of the image-text pairs that everything is retrieved from",
-    "base_checkpoint": "the CLIP to customize, and what every result is held against",
-    "corpus_embeddings": "vectors of every image and caption of the corpus",
-    "faiss_index": "search index over these vectors, with its measured recall",
-    "evaluation_set": "labelled images, only measured with and never trained on",
-    "retrieved_set": "pairs that the class names found in the corpus",
-    "control_set": "as many random pairs, the control of the experiment",
-    "customized_checkpoint": "one training: losses by step, system metrics while it ran, the model in the registry",
-    "elevater_results": "zero-shot accuracy on the labelled images, the difference to the base, what the training cost",
-    "comparison": "all methods of the domain beside the base and their controls; open dashboard.html under Artifacts",
-    "overview": "all domains side by side with the mean of each method; open dashboard.html under Artifacts",
-    "promotion": "which method reigns over the domain, and why",
-    "benchmark_features": "ELEVATER's images as one checkpoint encodes them",
-    "benchmark_results": "one checkpoint on ELEVATER's data sets",
-    "benchmark_comparison": "base and methods on ELEVATER's data sets",
-}
 
 
 def dagster_url(project: Project) -> str:
@@ -67,7 +50,7 @@ def note(stage: str, key: str, dagster: str, dagster_run_id: str) -> str:
     """What a run is, and on the second line the way to Dagster; Markdown."""
     domain, _, method = key.partition("/")
     of = "" if key == ALL else f" of `{domain}`" + (f", method `{method}`" if method else "")
-    lines = [f"**{stage}**{of}: {_WHAT.get(stage, 'an artifact of the pipeline')}."]
+    lines = [f"**{stage}**{of}: {STAGES[stage].about if stage in STAGES else 'an artifact of the pipeline'}."]
     found = links(stage, dagster, dagster_run_id)
     if found:
         shown = [f"[asset]({found[ASSET_URL_TAG]})"]

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from react_pipeline.project import Project, method_key
+from react_pipeline.pipeline import method_key
+from react_pipeline.project import Project
 from react_pipeline.promotion import BASE, Contender, RegistryEdit, Verdict, standing
 from react_pipeline.store import Artifact, ReactError, write_atomically
 from react_pipeline.tracking.log import COOLDOWN_SECONDS, Tracking

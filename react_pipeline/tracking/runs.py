@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from react_pipeline.project import ALL
+from react_pipeline.pipeline import ALL
 from react_pipeline.tracking.notes import NOTE_TAG as NOTE_TAG
 from react_pipeline.tracking.notes import mlflow_url
 from react_pipeline.tracking.values import MAX_TAG_CHARS, TRAINING_PREFIX, Row

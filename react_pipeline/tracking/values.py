@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from react_pipeline.project import ALL
+from react_pipeline.pipeline import ALL
 from react_pipeline.store import MANIFEST, Artifact, Inputs
 from react_pipeline.tracking.notes import NOTE_TAG, links, note
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from react_pipeline.clip import WEIGHTS_FILE, choose_device, load, save
-from react_pipeline.project import Project, method_key, resolve
+from react_pipeline.lineage import resolve
+from react_pipeline.pipeline import method_key
+from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.store import Artifact, Inputs, RetrievalError
 from react_pipeline.training.data import TrainingPairs

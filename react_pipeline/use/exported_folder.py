@@ -26,7 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from react_pipeline.clip import HEAD_ABOUT_FILE, HEAD_FILE
-from react_pipeline.project import ALL, Project, fresh, method_key
+from react_pipeline.lineage import fresh
+from react_pipeline.pipeline import ALL, method_key
+from react_pipeline.project import Project
 from react_pipeline.promotion import BASE, Contender, Reign, crowning, standing
 from react_pipeline.store import (
     Artifact,

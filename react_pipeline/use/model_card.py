@@ -15,7 +15,9 @@ from typing import Any
 
 from react_pipeline.demo import CORPUS_SOURCES, OTHER_SOURCES, Source
 from react_pipeline.evaluation import EvalResult
-from react_pipeline.project import ALL, Project, fresh_or_none, method_key
+from react_pipeline.lineage import fresh_or_none
+from react_pipeline.pipeline import ALL, method_key
+from react_pipeline.project import Project
 from react_pipeline.promotion import Measured, Reign, results_of
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.store import Artifact, InputError
@@ -182,7 +184,7 @@ def _shown_results(project: Project, checkpoint: Artifact, crowned: Reign | None
     found: dict[str, Artifact | None] = {}
     for name in names:
         try:
-            found[name] = fresh_or_none(project, "elevater_results", method_key(slug, name))
+            found[name] = fresh_or_none(project, "domain_results", method_key(slug, name))
         except InputError:
             found[name] = None
     mine = found[method]

@@ -154,8 +154,8 @@ def test_chain_is_asked_for_link_by_link_up_to_the_comparison(kept_up: Project) 
                 build(kept_up, stage, (partition or "all").replace("|", "/"))
             asked = upkeep.tick()
     assert links == [
-        *("base_checkpoint", "corpus", "evaluation_set", "corpus_embeddings", "elevater_results", "faiss_index"),
-        *("retrieved_set", "customized_checkpoint", "elevater_results", "comparison"),
+        *("base_checkpoint", "corpus", "evaluation_set", "corpus_embeddings", "domain_results", "faiss_index"),
+        *("retrieved_set", "customized_checkpoint", "domain_results", "comparison"),
     ]
 
 

@@ -121,10 +121,10 @@ def test_benchmark_is_left_out_where_it_is_not_wanted() -> None:
 def test_benchmark_runs_apart_after_the_methods_own_evaluation() -> None:
     launches = plan(build_defs(), "*", ["a"], ["base", "gated-image"], benchmark=True)
     assert launches[2:] == [
-        Launch(("elevater_results",), "a/base"),
+        Launch(("domain_results",), "a/base"),
         Launch(("benchmark_features", "benchmark_results"), "a/base"),
         Launch(("customized_checkpoint",), "a/gated-image"),
-        Launch(("elevater_results",), "a/gated-image"),
+        Launch(("domain_results",), "a/gated-image"),
         Launch(("benchmark_features", "benchmark_results"), "a/gated-image"),
         Launch(("comparison",), "a"),
         Launch(("benchmark_comparison",), "a"),

@@ -114,7 +114,7 @@ def test_names_from_outside_load_nothing_and_link_to_nothing() -> None:  # FAULT
 
 def test_counts_are_typed_and_unavailable_results_say_why(tiny_project: Project) -> None:
     counts = {"n": 3, "share": 0.5, "ok": True, "dropped": {"cap": 2}, "starving": ["a", "b"], "unavailable": "no set"}
-    artifact = tiny_project.store.build(Inputs("elevater_results", "shapes/base", {}, {}, "1"), lambda _: counts)
+    artifact = tiny_project.store.build(Inputs("domain_results", "shapes/base", {}, {}, "1"), lambda _: counts)
     shown = describe(artifact)
     assert (shown["n"], shown["share"], shown["dropped.cap"]) == (3, 0.5, 2)
     assert shown["ok"].value is True
@@ -155,7 +155,7 @@ def test_a_result_shows_its_classes_as_bars_and_how_fast_it_was_measured(tiny_pr
         table.to_parquet(directory / "per_class.parquet")
         return {"n": 204, "seconds": 4.0}
 
-    shown = describe(tiny_project.store.build(Inputs("elevater_results", "shapes/base", {}, {}, "1"), write))
+    shown = describe(tiny_project.store.build(Inputs("domain_results", "shapes/base", {}, {}, "1"), write))
     assert shown["accuracy"].value.startswith("![accuracy by class](data:image/jpeg;base64,")
     assert len(shown["accuracy"].value) < MAX_IMAGE_BYTES + 100
     assert shown["images_per_second"] == 51.0

@@ -8,10 +8,10 @@ import pytest
 
 from assets.definitions import build_defs, defs
 from assets.domains import customized_checkpoint
-from assets.evaluation import elevater_results
+from assets.evaluation import domain_results
 from assets.partitions import TRAINED_METHODS, evaluation_partitions, partition_of, require_slug, training_partitions
 from assets.resources import ProjectResource
-from react_pipeline.project.stages import STAGES
+from react_pipeline.pipeline import STAGES
 from react_pipeline.settings.training import METHODS
 
 MAX_BODY_LINES = 25
@@ -42,7 +42,7 @@ def test_every_stage_of_the_lineage_is_an_asset() -> None:
 def test_assets_depend_on_one_another_as_the_lineage_says(stage: str) -> None:
     parents = {key.to_user_string() for key in graph.get(dg.AssetKey(stage)).parent_keys}
     expected = {name for method in METHODS for name in STAGES[stage].parents(f"shapes/{method}")}
-    if stage not in ("customized_checkpoint", "elevater_results", "benchmark_features", "benchmark_results"):
+    if stage not in ("customized_checkpoint", "domain_results", "benchmark_features", "benchmark_results"):
         expected = set(STAGES[stage].parents("shapes"))
     elif stage == "customized_checkpoint":
         expected = {"base_checkpoint", "retrieved_set", "control_set"}
@@ -62,15 +62,15 @@ def test_assets_tell_a_newcomer_what_they_are(stage: str) -> None:
 
 def test_work_on_the_device_shares_one_pool() -> None:
     pools = {node.key.to_user_string() for node in graph.asset_nodes if node.pools == {"gpu"}}
-    on_device = {"corpus_embeddings", "retrieved_set", "control_set", "customized_checkpoint", "elevater_results"}
+    on_device = {"corpus_embeddings", "retrieved_set", "control_set", "customized_checkpoint", "domain_results"}
     assert pools == on_device | {"benchmark_features", "benchmark_results"}
 
 
 def test_method_is_evaluated_from_its_own_checkpoint_and_the_base_from_none() -> None:
-    assert upstream(elevater_results, "customized_checkpoint", partition_of("shapes", "base")) == set()
+    assert upstream(domain_results, "customized_checkpoint", partition_of("shapes", "base")) == set()
     for method in TRAINED_METHODS:
         key = partition_of("shapes", method)
-        assert upstream(elevater_results, "customized_checkpoint", key) == {key}
+        assert upstream(domain_results, "customized_checkpoint", key) == {key}
 
 
 def test_checks_block_except_those_that_compare() -> None:

@@ -95,7 +95,7 @@ def test_table_mlflow_and_dagster_give_the_same_numbers(launched: Launched) -> N
     table = comparison_table(launched.project, ["shapes"])
     client = MlflowClient(launched.project.config.tracking_uri)
     for row in table[table["domain"] == "shapes"].itertuples():
-        shown = metadata_of(launched, "elevater_results", partition_of("shapes", row.method))
+        shown = metadata_of(launched, "domain_results", partition_of("shapes", row.method))
         run = client.get_run(str(shown["mlflow_run_id"]))
         for metric in ("top1", "top5", "mean_per_class"):
             assert getattr(row, metric) == shown[metric] == run.data.metrics[metric]
@@ -115,7 +115,7 @@ def test_metadata_are_typed_and_can_be_looked_at(launched: Launched) -> None:
     assert str(compared["dashboard"]).endswith("dashboard.html")
     overviewed = metadata_of(launched, "overview", None)
     assert "mean" in str(overviewed["table"]) and "overview" in overviewed
-    measured = metadata_of(launched, "elevater_results", partition_of("shapes", "base"))
+    measured = metadata_of(launched, "domain_results", partition_of("shapes", "base"))
     assert str(measured["accuracy"]).startswith("![accuracy by class](data:image/jpeg;base64,")
     assert measured["images_per_second"] > 0
 
@@ -137,11 +137,11 @@ def test_failure_of_one_domain_stops_only_what_depends_on_it(launched: Launched)
     assert "no pair is left for any class" in summary.failures[0].message
     assert [(event.launch.assets, event.launch.key) for event in summary.skipped] == [
         (("customized_checkpoint",), "nothing/gated-image"),
-        (("elevater_results",), "nothing/gated-image"),
+        (("domain_results",), "nothing/gated-image"),
     ]
     done = {(event.launch.assets[0], event.launch.key) for event in seen if event.state == "done"}
     assert ("comparison", "shapes") in done and ("overview", "") in done
-    assert ("elevater_results", "nothing/base") in done
+    assert ("domain_results", "nothing/base") in done
 
 
 def test_killed_launch_is_closed_and_gives_its_place_back(launched: Launched) -> None:
@@ -173,8 +173,8 @@ def test_killed_launch_is_closed_and_gives_its_place_back(launched: Launched) ->
 def test_selection_becomes_runs_in_the_order_of_the_data() -> None:
     launches = plan(build_defs(), "+comparison", ["a"], ["gated-image", "base"])
     assert launches == [
-        Launch(("elevater_results",), "a/base"),
-        Launch(("elevater_results",), "a/gated-image"),
+        Launch(("domain_results",), "a/base"),
+        Launch(("domain_results",), "a/gated-image"),
         Launch(("comparison",), "a"),
     ]
     everything = plan(build_defs(), "*", ["a", "b"], ["base"])

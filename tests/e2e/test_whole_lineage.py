@@ -73,7 +73,7 @@ def in_mlflow(project: Project) -> dict[str, float]:
     client = MlflowClient(project.config.tracking_uri)
     experiment = client.get_experiment_by_name(project.config.project)
     assert experiment is not None
-    runs = client.search_runs([experiment.experiment_id], "tags.asset = 'elevater_results'")
+    runs = client.search_runs([experiment.experiment_id], "tags.asset = 'domain_results'")
     assert len(runs) == len(METHODS)
     assert {run.info.status for run in runs} == {"FINISHED"}
     # Every artifact has one run, nested below its domain's.
@@ -89,7 +89,7 @@ def in_dagster(project: Project) -> dict[str, float]:
 import json, dagster as dg
 with dg.DagsterInstance.get() as instance:
     records = instance.get_event_records(dg.EventRecordsFilter(
-        dg.DagsterEventType.ASSET_MATERIALIZATION, asset_key=dg.AssetKey("elevater_results")))
+        dg.DagsterEventType.ASSET_MATERIALIZATION, asset_key=dg.AssetKey("domain_results")))
     found = {}
     for record in records:
         made = record.asset_materialization

@@ -17,7 +17,7 @@ from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_vectors
 from react_pipeline.indexing.index import build_index, open_index
-from react_pipeline.project.lineage import resolve
+from react_pipeline.lineage import resolve
 from react_pipeline.project.project import Project
 from react_pipeline.store import artifacts
 from react_pipeline.store.errors import CorpusError, CorruptArtifact, InputError, StaleArtifact

@@ -10,7 +10,7 @@ import yaml
 from react_pipeline.clip.base import publish_base
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
-from react_pipeline.project.lineage import fresh
+from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import StaleArtifact
 

@@ -12,7 +12,7 @@ import yaml
 from support_drawings import encode, evaluation_image
 
 from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
-from react_pipeline.project.lineage import fresh
+from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.control import draw_control
 from react_pipeline.retrieval.decontamination import Leaks, leaked_images

@@ -158,7 +158,7 @@ def test_mlflow_down_while_results_and_their_comparison_are_made_loses_nothing_a
         assert Tracking(DOWN, "tiny").log_artifact(project, artifact, f"dagster-{artifact.stage}") is None
     assert tracking.count_pending(project) == len(made)
     # The comparison comes first, as it would after its results had failed once: their runs are made with it.
-    for entry in (project.store.root / PENDING).glob("elevater_results--*.json"):
+    for entry in (project.store.root / PENDING).glob("domain_results--*.json"):
         entry.touch()
     tracking.log_pending(project, patient=True)
     assert tracking.count_pending(project) == 0

@@ -11,9 +11,9 @@ from torch import nn
 
 from benchmarks import frozen_network as benchmark
 from benchmarks.methods import Row
+from react_pipeline import pipeline as stages
 from react_pipeline.clip import methods
 from react_pipeline.labelled.labelled import publish_evaluation_set
-from react_pipeline.project import stages
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.control import draw_control
 from react_pipeline.retrieval.retrieve import retrieve_pairs

@@ -84,7 +84,7 @@ def test_no_command_shows_the_help(run) -> None:
 
 def test_help_says_which_selection_takes_all_that_comes_before(run) -> None:
     code, out, _ = run("materialize", "--help")
-    assert code == 0 and "*comparison" in out and "+elevater_results" not in out
+    assert code == 0 and "*comparison" in out and "+domain_results" not in out
 
 
 def test_domain_of_a_stranger_is_added_evaluated_and_shown(indexed_project: Project, run, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_what_the_policy_holds_back_is_told_with_its_reason(project: Project) ->
     lines = status(change_pipeline(project, automation={"training": "never"}))
     (held,) = [line for line in lines if "customized_checkpoint of gated-image" in line and "`never`" in line]
     assert held.startswith("shapes held back")
-    assert [line for line in lines if line.startswith("shapes held back elevater_results of gated-image")]
+    assert [line for line in lines if line.startswith("shapes held back domain_results of gated-image")]
     assert f"next: {MEND} (trains gated-image too, which the policy holds back)" in lines
 
 

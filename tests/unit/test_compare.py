@@ -70,7 +70,7 @@ def test_a_comparison_shows_each_method_with_its_cost_and_its_difference_to_the_
     assert list(table.index) == ["base", GATED, CONTROL]
     assert set(table["status"]) == {"ok"}
     for method, row in table.iterrows():
-        result = EvalResult.read(project.store.current("elevater_results", f"shapes/{method}"))
+        result = EvalResult.read(project.store.current("domain_results", f"shapes/{method}"))
         assert (row["top1"], row["top5"], row["n"]) == (result.top1, result.top5, result.n)
         assert row["fingerprint"] == result.checkpoint_fingerprint
         assert row["delta_top1"] == row["top1"] - table.loc["base", "top1"]
@@ -127,7 +127,7 @@ def test_an_unavailable_evaluation_set_is_said_and_never_zero(project: Project) 
 
 
 def test_a_domain_without_any_result_says_what_to_materialize(indexed_project: Project) -> None:
-    with pytest.raises(MissingArtifact, match="materialize `elevater_results` for 'shapes'"):
+    with pytest.raises(MissingArtifact, match="materialize `domain_results` for 'shapes'"):
         compare(indexed_project, "shapes")
 
 
@@ -195,9 +195,9 @@ def test_names_cannot_break_the_markdown_table() -> None:
 def test_a_result_whose_files_were_changed_is_refused(project: Project, tmp_path: Path) -> None:
     from react_pipeline.store.errors import CorruptArtifact
 
-    result = project.store.current("elevater_results", "shapes/base")
+    result = project.store.current("domain_results", "shapes/base")
     shutil.copy(result.file("result.json"), tmp_path / "kept.json")
     text = result.file("result.json").read_text()
     result.file("result.json").write_text(text.replace('"n": 16', '"n": 99'))
-    with pytest.raises(CorruptArtifact, match="elevater_results"):
+    with pytest.raises(CorruptArtifact, match="domain_results"):
         compare(project, "shapes")

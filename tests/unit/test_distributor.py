@@ -18,7 +18,7 @@ from react_pipeline.corpus.downloads import download_images
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.indexing.build import build_indices
-from react_pipeline.project.lineage import fresh
+from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.project.spark import spark_session, spread
 from react_pipeline.settings.corpus import DownloadConfig

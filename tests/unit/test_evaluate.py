@@ -16,8 +16,8 @@ from react_pipeline.clip.classifier import zero_shot_head
 from react_pipeline.clip.model import load
 from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult, evaluate, score
 from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
+from react_pipeline.pipeline import STAGES
 from react_pipeline.project.project import Project
-from react_pipeline.project.stages import STAGES
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact
 
@@ -128,8 +128,8 @@ def test_features_that_are_not_finite_give_no_number(
     publish_evaluation_set(project, "shapes")
     with pytest.raises(CorruptArtifact, match="not finite"):
         evaluate(project, "shapes", "base")
-    assert project.store.keys("elevater_results") == []
+    assert project.store.keys("domain_results") == []
 
 
 def test_the_evaluators_version_is_that_of_its_stage_so_that_old_results_become_stale() -> None:
-    assert STAGES["elevater_results"].code_version == EVALUATOR_VERSION
+    assert STAGES["domain_results"].code_version == EVALUATOR_VERSION

@@ -28,7 +28,7 @@ from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.indexing.index import build_index
 from react_pipeline.labelled.labelled import publish_evaluation_set
-from react_pipeline.project.lineage import resolve
+from react_pipeline.lineage import resolve
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import promote
 from react_pipeline.retrieval.control import draw_control

@@ -150,7 +150,7 @@ def test_auto_above_the_limit_builds(make_project: MakeProject, indexed_project:
 
 
 def test_fields_at_their_default_leave_the_fingerprint_as_it_was(make_project: MakeProject) -> None:
-    from react_pipeline.project.stages import STAGES
+    from react_pipeline.pipeline import STAGES
 
     def named(**index: object) -> dict[str, object]:
         return STAGES["faiss_index"].config(make_project(index=index), "all")

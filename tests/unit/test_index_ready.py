@@ -10,7 +10,7 @@ import pytest
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from react_pipeline.embedding.vectors import read_vectors
 from react_pipeline.indexing.index import build_index, open_index
-from react_pipeline.project.lineage import fresh
+from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.store import artifacts
 from react_pipeline.store.errors import CorruptArtifact, InputError, StaleArtifact

@@ -23,7 +23,7 @@ def measured(method: str, correct: np.ndarray, *, images: int = 0, **config: obj
     about = {"dataset": "d", "domain": "d", "evaluator_version": "1", "evaluation_set_fingerprint": "e", "n_classes": 2}
     top1, count = float(correct.mean()), len(correct)
     result = EvalResult(**about, method=method, checkpoint_fingerprint=method, top1=top1, n=count)
-    manifest = {"stage": "elevater_results", "fingerprint": method, "config": {"method": method, **config}}
+    manifest = {"stage": "domain_results", "fingerprint": method, "config": {"method": method, **config}}
     index = pd.RangeIndex(images, images + count)
     return Measured(Artifact(Path(method), manifest), result, pd.Series(correct, index=index))
 

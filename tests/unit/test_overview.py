@@ -110,7 +110,7 @@ def test_a_comparison_that_lacks_a_fresh_result_is_stale(project: Project) -> No
 
 def test_a_result_that_was_removed_makes_its_comparison_stale(project: Project) -> None:
     compared(project, "shapes", 0.25, 0.5)
-    shutil.rmtree(project.store.directory("elevater_results", "shapes/gated-image"))
+    shutil.rmtree(project.store.directory("domain_results", "shapes/gated-image"))
     with pytest.raises(StaleArtifact, match="today's result of gated-image"):
         comparing.current(project, "shapes")
 

@@ -15,7 +15,7 @@ from react_pipeline.commands.doctor import diagnose
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_vectors
-from react_pipeline.project.lineage import resolve
+from react_pipeline.lineage import resolve
 from react_pipeline.project.project import Project
 
 Make = Callable[..., Project]

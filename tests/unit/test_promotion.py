@@ -16,7 +16,7 @@ from PIL import Image
 from support_promotion import checkpoint, evaluation_set, outcomes, reevaluated, result
 
 from react_pipeline.project.project import Project
-from react_pipeline.promotion.decision import current, decide, promote, roll_back
+from react_pipeline.promotion.decision import decide, promote, promotion_is_current, roll_back
 from react_pipeline.promotion.evidence import standing
 from react_pipeline.promotion.verdicts import RegistryEdit, Verdict
 from react_pipeline.store.artifacts import Artifact
@@ -79,7 +79,7 @@ def test_a_clear_gain_over_the_base_makes_a_champion_with_figures_and_a_reason(p
 
 def test_deciding_again_decides_nothing_new(project: Project) -> None:
     crowned(project)
-    first = current(project, "shapes")
+    first = promotion_is_current(project, "shapes")
     assert decide(project, "shapes").fingerprint == first.fingerprint
     assert decide(project, "shapes").reused
 
@@ -107,10 +107,10 @@ def test_the_gain_must_exceed_the_configured_least(make: Callable[..., Project])
     verdict = verdict_of(decide(project, "shapes"))
     assert verdict.decision == "challenger"
     assert "15.0 points" in verdict.reason
-    stricter = current(project, "shapes")
+    stricter = promotion_is_current(project, "shapes")
     assert verdict_of(decide(make(min_gain=0.05), "shapes")).decision == "promoted"
     with pytest.raises(StaleArtifact, match="min_gain"):
-        current(make(min_gain=0.06), "shapes")
+        promotion_is_current(make(min_gain=0.06), "shapes")
     assert stricter.counts["decision"] == "challenger"
 
 
@@ -179,7 +179,7 @@ def test_where_promotion_is_off_a_person_decides(make: Callable[..., Project]) -
 def test_without_any_trained_result_there_is_nothing_to_decide(project: Project) -> None:
     verdict = verdict_of(decide(project, "shapes"))
     assert (verdict.decision, verdict.challenger) == ("nothing", None)
-    assert current(project, "shapes")
+    assert promotion_is_current(project, "shapes")
 
 
 def test_stale_unavailable_and_spoilt_results_are_no_candidates(project: Project) -> None:  # FAULTS 27, 31
@@ -264,7 +264,7 @@ def test_the_champion_measured_again_on_the_new_images_is_comparable(project: Pr
     decide(project, "shapes")
     again = reevaluated(project, old, outcomes(120))
     with pytest.raises(StaleArtifact, match="champion"):
-        current(project, "shapes")
+        promotion_is_current(project, "shapes")
     artifact = decide(project, "shapes")
     verdict = verdict_of(artifact)
     assert verdict.decision == "promoted"
@@ -276,14 +276,14 @@ def test_the_champion_measured_again_on_the_new_images_is_comparable(project: Pr
 
 def test_a_verdict_is_stale_once_a_result_comes_that_it_had_not_seen(project: Project) -> None:
     with pytest.raises(MissingArtifact, match="promotion"):
-        current(project, "shapes")
+        promotion_is_current(project, "shapes")
     crowned(project)
-    assert current(project, "shapes").counts["champion"] == GATED
+    assert promotion_is_current(project, "shapes").counts["champion"] == GATED
     result(project, "shapes", LOCKED, outcomes(120))
     with pytest.raises(StaleArtifact, match=LOCKED):
-        current(project, "shapes")
+        promotion_is_current(project, "shapes")
     decide(project, "shapes")
-    assert current(project, "shapes").counts["decision"] == "kept"
+    assert promotion_is_current(project, "shapes").counts["decision"] == "kept"
 
 
 def test_pruning_keeps_champion_challenger_and_who_reigned_before(project: Project) -> None:
@@ -298,7 +298,7 @@ def test_pruning_keeps_champion_challenger_and_who_reigned_before(project: Proje
     project.store.prune()
     for model in (first, second, verdict.challenger):
         project.store.open("customized_checkpoint", f"shapes/{GATED}", model.checkpoint)
-        project.store.open("elevater_results", f"shapes/{GATED}", model.result)
+        project.store.open("domain_results", f"shapes/{GATED}", model.result)
     assert not unused.path.exists()
     assert verdict_of(roll_back(project, "shapes")).champion.checkpoint == first.checkpoint
     project.store.prune()
@@ -412,7 +412,7 @@ def test_a_stranger_made_champion_in_the_registry_stops_everything_and_is_said(p
 
 def test_a_spoilt_verdict_is_never_taken_for_an_empty_throne(project: Project) -> None:  # 33
     crowned(project)
-    artifact = current(project, "shapes")
+    artifact = promotion_is_current(project, "shapes")
     artifact.file("verdict.json").write_text("{}")
     with pytest.raises(CorruptArtifact, match="who reigns over 'shapes'"):
         decide(project, "shapes")

@@ -18,7 +18,7 @@ from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import image_vectors, read_metadata, read_vectors, row_metadata, vector_files
-from react_pipeline.project.lineage import fresh
+from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorpusError, StaleArtifact

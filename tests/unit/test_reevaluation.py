@@ -35,7 +35,7 @@ def test_champion_is_measured_again_with_its_own_checkpoint_and_then_compared(
     decide(project, "shapes")
     promote(project, "shapes", GATED, "to have a champion")
     old = standing(project, "shapes")[0].champion
-    first = EvalResult.read(project.store.open("elevater_results", f"shapes/{GATED}", old.result))
+    first = EvalResult.read(project.store.open("domain_results", f"shapes/{GATED}", old.result))
 
     file = project.config.domains / "shapes.yaml"
     domain = yaml.safe_load(file.read_text())

@@ -103,7 +103,7 @@ def test_batches_of_prompts_change_nothing(
 
 
 def test_new_fields_at_their_defaults_leave_the_fingerprint_and_others_change_it(project: Project) -> None:
-    from react_pipeline.project.lineage import resolve
+    from react_pipeline.lineage import resolve
 
     neutral = {"fusion": "preference", "balance": "best", "duplicate_similarity": 1.01, "decontaminate": "own"}
     before = resolve(project, "retrieved_set", "shapes").fingerprint

@@ -12,7 +12,7 @@ from support_retrieval import configure
 
 from react_pipeline.embedding.vectors import read_vectors
 from react_pipeline.labelled.labelled import publish_evaluation_set
-from react_pipeline.project.lineage import fresh, resolve
+from react_pipeline.lineage import fresh, resolve
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store.errors import InputError, StaleArtifact

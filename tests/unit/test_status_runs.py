@@ -66,7 +66,7 @@ def test_what_failed_with_todays_inputs_is_told_as_failed_and_what_needs_it_not_
     lines = status(project)
     (failed,) = [line for line in lines if line.startswith("shapes failed customized_checkpoint of gated-image")]
     assert "failed: the loss is not finite" in failed
-    assert [line for line in lines if line.startswith("shapes failed elevater_results of gated-image")]
+    assert [line for line in lines if line.startswith("shapes failed domain_results of gated-image")]
     assert [line for line in lines if line.startswith("shapes out of date comparison")]
     assert not [line for line in lines if line.startswith("note:")]
 

@@ -110,14 +110,14 @@ def log(tracking: Tracking, project: Project, stage: str, key: str, dagster_run_
 def test_results_of_all_methods_can_be_compared_by_the_same_metrics(tracking: Tracking, compared: Project) -> None:
     keys = {"top1", "top5", "mean_per_class", "n", "n_classes", "seconds"}
     keys |= {"pairs", "trainable_parameters", "training_seconds"}
-    runs = {m: log(tracking, compared, "elevater_results", f"shapes/{m}") for m in ("base", "gated-image")}
+    runs = {m: log(tracking, compared, "domain_results", f"shapes/{m}") for m in ("base", "gated-image")}
     assert [set(run.data.metrics) for run in runs.values()] == [keys, keys]
     log(tracking, compared, "comparison", "shapes")
     table = pd.read_parquet(compared.store.current("comparison", "shapes").file("table.parquet")).set_index("method")
     keys |= {"delta_top1", "delta_top1_low", "delta_top1_high"}
     gain = {"gain_over_control", "gain_over_control_low", "gain_over_control_high"}
     for method, more in {"base": set(), "gated-image": gain, "gated-image-control": set()}.items():
-        (run,) = runs_of(tracking, asset="elevater_results", method=method)
+        (run,) = runs_of(tracking, asset="domain_results", method=method)
         assert set(run.data.metrics) == keys | more
         assert run.data.metrics["delta_top1"] == table.loc[method, "delta_top1"]
         assert run.data.metrics["training_seconds"] == table.loc[method, "seconds"]
@@ -130,8 +130,8 @@ def test_results_of_all_methods_can_be_compared_by_the_same_metrics(tracking: Tr
 def test_pages_of_mlflow_begin_with_the_accuracy_and_with_the_table_of_trainings(
     tracking: Tracking, compared: Project
 ) -> None:
-    run = log(tracking, compared, "elevater_results", "shapes/base")
-    assert next(metrics_of(compared.store.current("elevater_results", "shapes/base"))).name == "top1"
+    run = log(tracking, compared, "domain_results", "shapes/base")
+    assert next(metrics_of(compared.store.current("domain_results", "shapes/base"))).name == "top1"
     experiment = MlflowClient(tracking.uri).get_experiment(run.info.experiment_id)
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
 
@@ -152,8 +152,8 @@ def test_comparisons_and_the_overview_are_runs_with_their_page_and_tables(
 def test_a_run_says_what_it_is_and_leads_to_dagster_where_its_address_is_known(
     tracking: Tracking, compared: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = log(tracking, compared, "elevater_results", "shapes/base", "0123456789ab").data.tags
-    assert told["mlflow.note.content"].startswith("**elevater_results** of `shapes`, method `base`: zero-shot")
+    told = log(tracking, compared, "domain_results", "shapes/base", "0123456789ab").data.tags
+    assert told["mlflow.note.content"].startswith("**domain_results** of `shapes`, method `base`: zero-shot")
     assert "dagster.run_url" not in told and "0123456789ab" in told["mlflow.note.content"]
     monkeypatch.setenv("REACT_DAGSTER_URL", "http://127.0.0.1:3000/")
     linked = log(tracking, compared, "comparison", "shapes", "0123456789ab").data.tags

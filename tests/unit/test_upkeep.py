@@ -11,8 +11,8 @@ import pytest
 import yaml
 from support_upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
+from react_pipeline.pipeline import ALL
 from react_pipeline.project.project import Project
-from react_pipeline.project.stages import ALL
 from react_pipeline.settings.automation import require_cron_line
 from react_pipeline.settings.files import load_pipeline
 from react_pipeline.store.errors import ConfigError
@@ -45,12 +45,12 @@ def test_only_what_can_be_built_now_is_asked_for_in_the_order_of_the_data(projec
         ("base_checkpoint", ALL),
         *[("evaluation_set", slug) for slug in both],
     ]
-    assert rounds[1] == [("corpus_embeddings", ALL), *[("elevater_results", f"{slug}/base") for slug in both]]
+    assert rounds[1] == [("corpus_embeddings", ALL), *[("domain_results", f"{slug}/base") for slug in both]]
     assert rounds[2:] == [
         [("faiss_index", ALL)],
         [("retrieved_set", slug) for slug in both],
         [("customized_checkpoint", f"{slug}/gated-image") for slug in both],
-        [("elevater_results", f"{slug}/gated-image") for slug in both],
+        [("domain_results", f"{slug}/gated-image") for slug in both],
         [("comparison", slug) for slug in both],
     ]
     assert asked(project, both) == [("promotion", "shapes"), ("promotion", "colours"), ("overview", ALL)]
@@ -263,7 +263,7 @@ def test_wrong_cron_line_is_told_with_its_field(line: str, told: str) -> None:
     [
         ({"schedule": "every night"}, "automation.schedule: 'every night' has 2 fields"),
         ({"timezone": "Mars/Olympus"}, "automation.timezone: 'Mars/Olympus' is no time zone"),
-        ({"methods": ["base", "magic"]}, "automation.methods: unknown: magic"),
+        ({"methods": ["base", "magic"]}, "methods: unknown: magic"),
         ({"methods": ["base", "base"]}, "stands here twice"),
         ({"changed_fraction": 2}, "automation.changed_fraction"),
     ],

@@ -20,7 +20,7 @@ from react_pipeline.corpus import url_shards
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.corpus.inventory import check_shards
 from react_pipeline.corpus.shards import index_shard, open_shard, read_member
-from react_pipeline.project.lineage import fresh
+from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import CorpusError
 

@@ -32,9 +32,9 @@ from react_pipeline.clip.classifier import zero_shot_head
 from react_pipeline.clip.model import load
 from react_pipeline.labelled import encoding
 from react_pipeline.labelled.readers import read_dataset
-from react_pipeline.project.lineage import fresh
+from react_pipeline.lineage import fresh
+from react_pipeline.pipeline import STAGES, Stage
 from react_pipeline.project.project import Project
-from react_pipeline.project.stages import STAGES, Stage
 from react_pipeline.settings.datasets import DATASETS, dataset
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import InputError, StaleArtifact

@@ -27,7 +27,7 @@ from react_pipeline.clip.base import publish_base
 from react_pipeline.clip.classifier import zero_shot_head
 from react_pipeline.clip.model import from_parts, load, save
 from react_pipeline.labelled.readers import read_dataset
-from react_pipeline.project.lineage import resolve
+from react_pipeline.lineage import resolve
 from react_pipeline.project.project import Project
 from react_pipeline.settings.datasets import dataset
 

@@ -1,18 +1,17 @@
 """Lineage: whether a published artifact is still made from today's inputs, and the verified parents of a step.
 
-Belongs here: the check of freshness. Does not belong here: the table of what is made from what (`stages`), how a stage
-is built, where configuration and store come from (`project`).
+Belongs here: the check of freshness. Does not belong here: the table of what is made from what (`pipeline`), how a
+stage is built, where configuration and store come from (`project`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
-from react_pipeline.project.project import Project as Project
-from react_pipeline.project.stages import ALL as ALL
-from react_pipeline.project.stages import STAGES as STAGES
-from react_pipeline.project.stages import method_key as method_key
+from react_pipeline.pipeline import ALL, STAGES
+from react_pipeline.project import Project
 from react_pipeline.store import Artifact, Inputs, MissingArtifact, StaleArtifact
 
 
@@ -40,8 +39,8 @@ def resolve(
     """
     row = STAGES[stage]
     if parents is None:
-        parents = {name: fresh(project, name, parent_key) for name, parent_key in row.parents(key).items()}
-    return Inputs(stage, key, row.config(project, key), parents, row.code_version, content)
+        parents = {name: fresh(project, name, parent_key) for name, parent_key in row.parents_of(key).items()}
+    return Inputs(stage, key, row.identity(project, key), parents, row.version, content)
 
 
 def fresh(project: Project, stage: str, key: str = ALL) -> Artifact:
@@ -57,15 +56,15 @@ def fresh(project: Project, stage: str, key: str = ALL) -> Artifact:
     row = STAGES[stage]
     artifact = project.store.current(stage, key)
     where = f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}"
-    if artifact.manifest["code_version"] != row.code_version:
+    if artifact.manifest["code_version"] != row.version:
         raise StaleArtifact(f"{where} was built by an older version of the code: rematerialize {where}")
-    today = row.config(project, key)
+    today = row.identity(project, key)
     if artifact.manifest["config"] != today:
         recorded = artifact.manifest["config"]
         fields = sorted(name for name in {*today, *recorded} if today.get(name) != recorded.get(name))
         told = f"{'another' if len(fields) == 1 else 'other'} {', '.join(f'`{name}`' for name in fields)}"
         raise StaleArtifact(f"{where} was built with {told}: rematerialize {where}")
-    for name, parent_key in row.parents(key).items():
+    for name, parent_key in row.parents_of(key).items():
         parent = fresh(project, name, parent_key)
         if artifact.parents.get(name) != parent.fingerprint:
             raise StaleArtifact(
@@ -81,3 +80,10 @@ def fresh_or_none(project: Project, stage: str, key: str) -> Artifact | None:
         return fresh(project, stage, key)
     except (MissingArtifact, StaleArtifact):
         return None
+
+
+def call(reference: str, project: Project, key: str) -> Artifact:
+    """Call the "room:function" of a row of `pipeline.STAGES` for one key."""
+    room, _, name = reference.partition(":")
+    function = getattr(import_module(f"react_pipeline.{room}"), name)
+    return function(project, *(() if key == ALL else key.split("/")))

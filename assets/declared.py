@@ -1,0 +1,121 @@
+"""Declaring: how a function with a docstring becomes an asset or a check, with all else taken from `pipeline.STAGES`.
+
+Belongs here: the decorators, and what follows from the table: dependencies, partitions, kinds, pools, code versions.
+Does not belong here: any asset or check itself.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from inspect import getdoc
+from typing import Any
+
+import dagster as dg
+
+from assets.partitions import mapping_of, partitions_of
+from assets.reporting import RETRIES, publish, readable_failures
+from assets.resources import ProjectResource, TrackingResource
+from react_pipeline.pipeline import STAGES, Stage
+
+DOMAIN_FILE = "domain_file"
+"""The asset of a domain's file, which a person writes and no run makes."""
+
+_bodies: dict[str, Callable[..., dg.MaterializeResult]] = {}
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check as it was declared; `options` are those of `dagster.asset_check`."""
+
+    stage: str
+    body: Callable[..., dg.AssetCheckResult]
+    partitioned: bool
+    options: dict[str, Any]
+
+
+_checks: list[Check] = []
+
+
+def stage_asset(body: Callable[..., dg.MaterializeResult]) -> Callable[..., dg.MaterializeResult]:
+    """Make a function the body of the asset of the stage that it is called like."""
+    _bodies[STAGES[body.__name__].name] = body
+    return body
+
+
+def check(stage: str, *, partitioned: bool = True, **options: Any) -> Callable[[Any], Any]:
+    """Declare a check of a stage's asset; it fails, and is tried again, as the body of an asset is.
+
+    Args:
+        stage: Name of the stage.
+        partitioned: Whether each partition of the asset is checked by itself.
+        options: Of `dagster.asset_check`, such as `blocking`.
+    """
+
+    def declared(body: Callable[..., dg.AssetCheckResult]) -> Callable[..., dg.AssetCheckResult]:
+        _checks.append(Check(stage, body, partitioned, options))
+        return body
+
+    return declared
+
+
+def assets_of(methods: Sequence[str]) -> list[dg.AssetsDefinition]:
+    """The asset of every stage, where these methods are wanted. A stage without a function of its own gets one."""
+    return [
+        dg.asset(
+            name=stage.name,
+            description=getdoc(body) or stage.about,
+            deps=[dg.AssetDep(name, partition_mapping=_mapping(name, stage, methods)) for name in deps_of(stage)],
+            partitions_def=partitions_of(stage, methods),
+            group_name=stage.group,
+            kinds=set(stage.kinds),
+            owners=["team:react"],
+            code_version=stage.version,
+            pool=stage.pool,
+            retry_policy=RETRIES,
+        )(body)
+        for stage in STAGES.values()
+        for body in [_bodies.get(stage.name, _publish)]
+    ]
+
+
+def checks_of(methods: Sequence[str]) -> list[dg.AssetChecksDefinition]:
+    """Every check that was declared."""
+    return [
+        dg.asset_check(
+            asset=dg.AssetKey(declared.stage),
+            retry_policy=RETRIES,
+            partitions_def=partitions_of(STAGES[declared.stage], methods) if declared.partitioned else None,
+            **declared.options,
+        )(readable_failures()(declared.body))
+        for declared in _checks
+    ]
+
+
+def deps_of(stage: Stage) -> list[str]:
+    """The parents that are no parent of another one, so that the lineage page is a line and not a web.
+
+    The library's own lineage stays complete.
+    """
+    named = _named(stage)
+    return [name for name in named if not any(name in _before(other) for other in named)]
+
+
+def _named(stage: Stage) -> list[str]:
+    of_domain = [name for name in stage.parents if STAGES[name].scope != "all"]
+    # Whatever belongs to a domain follows from its file, if only through something that follows from it.
+    by_file = [DOMAIN_FILE] if stage.scope == "domain" and not of_domain and not stage.gathers else []
+    return [*by_file, *stage.parents, *stage.gathers]
+
+
+def _before(name: str) -> set[str]:
+    parents = _named(STAGES[name]) if name in STAGES else []
+    return {*parents, *(earlier for parent in parents for earlier in _before(parent))}
+
+
+def _mapping(parent: str, child: Stage, methods: Iterable[str]) -> dg.PartitionMapping | None:
+    return mapping_of(STAGES[parent], child, methods) if parent in STAGES else None
+
+
+def _publish(
+    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+) -> dg.MaterializeResult:
+    return publish(context, project, tracking)

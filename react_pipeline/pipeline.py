@@ -1,0 +1,147 @@
+"""The whole way in one table: a row is all there is to say of a stage, in the order in which data flows.
+
+Assets, launching, upkeep, status, tracking and the table of docs/architecture.md iterate `STAGES`. A new step is a row
+here, a function that publishes its artifact, and its page. Does not belong here: whether an artifact is still what the
+table says (`lineage`), how a stage is built (the room that `step` names).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from react_pipeline.project import Project, identity, outside
+from react_pipeline.settings import METHODS, is_linear_head, pairs_of
+from react_pipeline.store import InputError
+
+ALL = "all"
+"""Key of the artifacts that belong to no domain."""
+
+BASE = ("base_checkpoint",)
+TRAINED = ("customized_checkpoint",)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One row.
+
+    Attributes:
+        name: Of the stage, its asset, and its folder in the store.
+        about: One sentence, for Dagster, MLflow and the docs.
+        scope: What there is one of: the pipeline (`all`), a domain, a domain and method, or one that is trained, which
+            leaves out `base`.
+        step: "room:function", called with the project and the parts of the key, so that nothing heavy is imported here.
+        parents: Stages that it is made from.
+        parents_of_method: Those of `parents` that one method needs, where methods differ.
+        gathers: Stages of which it shows all results there are, so that no table can name its parents.
+        is_current: "room:function" that raises where a gathered artifact is not what would be made today.
+        identity: The part of the configuration that decides it.
+        outside: The local files outside the store that it reads; None if it reads none.
+        version: Raised by hand when the same inputs make another artifact.
+        group: Of Dagster's lineage page.
+        kinds: Of Dagster's labels.
+        pool: "gpu" where it needs the device.
+        priority: What many others wait for comes first.
+    """
+
+    name: str
+    about: str
+    scope: Literal["all", "domain", "method", "trained"]
+    step: str
+    parents: tuple[str, ...] = ()
+    parents_of_method: Callable[[str], Iterable[str]] | None = None
+    gathers: tuple[str, ...] = ()
+    is_current: str = ""
+    identity: Callable[[Project, str], dict[str, Any]] = identity.nothing
+    outside: Callable[[Project, str], Iterable[str]] | None = None
+    version: str = "1"
+    group: str = "corpus"
+    kinds: tuple[str, ...] = ()
+    pool: str | None = None
+    priority: int = 0
+
+    def parents_of(self, key: str) -> dict[str, str]:
+        """Parent stage -> key, of the artifact of one key."""
+        slug, _, method = key.partition("/")
+        names = self.parents if self.parents_of_method is None else self.parents_of_method(method)
+        keys = {"all": ALL, "domain": slug}
+        return {name: keys.get(STAGES[name].scope, key) for name in names}
+
+    def keys(self, slugs: Iterable[str], methods: Iterable[str]) -> list[str]:
+        """The keys of this stage for these domains and methods."""
+        if self.scope in ("all", "domain"):
+            return [ALL] if self.scope == "all" else list(slugs)
+        methods = [method for method in methods if self.scope == "method" or method != "base"]
+        return [method_key(slug, method) for slug in slugs for method in methods]
+
+
+def method_key(domain: str, method: str) -> str:
+    """Key of an artifact that belongs to a domain and a method.
+
+    Raises:
+        InputError: If the method is unknown.
+    """
+    if method not in METHODS:
+        raise InputError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
+    return f"{domain}/{method}"
+
+
+def _measured(method: str) -> tuple[str, ...]:
+    # A linear head is used on the base's features; the checkpoint of any other method holds a whole model.
+    return (*(BASE if method == "base" or is_linear_head(method) else ()), *(() if method == "base" else TRAINED))
+
+
+# fmt: off
+_ROWS = (
+    Stage("corpus", "the image-text pairs that everything is retrieved from", "all", "corpus:publish_corpus",
+          identity=identity.corpus, outside=outside.of_corpus, kinds=("webdataset",), priority=90),
+    Stage("base_checkpoint", "the CLIP to customize, and what every result is held against", "all", "clip:publish_base",
+          identity=identity.base_checkpoint, outside=outside.of_checkpoint, kinds=("pytorch",), priority=90),
+    Stage("corpus_embeddings", "a vector of every image and caption of the corpus", "all", "embedding:embed_corpus",
+          parents=("corpus", "base_checkpoint"), identity=identity.corpus_embeddings,
+          kinds=("torch", "numpy"), pool="gpu", priority=85),
+    Stage("faiss_index", "the search index over these vectors, with its measured recall", "all", "indexing:build_index",
+          parents=("corpus_embeddings",), identity=identity.faiss_index, kinds=("faiss",), priority=85),
+    Stage("evaluation_set", "labelled images, only measured with and never trained on", "domain",
+          "labelled:publish_evaluation_set", identity=identity.evaluation_set, outside=outside.of_labelled_images,
+          group="evaluation", kinds=("parquet",), priority=80),
+    Stage("retrieved_set", "the pairs that the class names found in the corpus", "domain", "retrieval:retrieve_pairs",
+          parents=("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index", "evaluation_set"),
+          identity=identity.retrieved_set, group="retrieval", kinds=("parquet", "webdataset"), pool="gpu", priority=75),
+    Stage("control_set", "as many random pairs, the control of the experiment", "domain", "retrieval:draw_control",
+          parents=("corpus", "base_checkpoint", "corpus_embeddings", "retrieved_set", "evaluation_set"),
+          identity=identity.control_set, group="retrieval", kinds=("parquet", "webdataset"), pool="gpu", priority=70),
+    Stage("customized_checkpoint", "one training: its losses, and the model", "trained", "training:customize",
+          parents=("base_checkpoint", "retrieved_set", "control_set"),
+          parents_of_method=lambda method: (*BASE, pairs_of(method)), identity=identity.customized_checkpoint,
+          group="retrieval", kinds=("torch", "pytorch"), pool="gpu", priority=50),
+    Stage("domain_results", "zero-shot accuracy on the labelled images, beside what the training cost", "method",
+          "evaluation:evaluate", parents=(*BASE, *TRAINED, "evaluation_set"),
+          parents_of_method=lambda method: (*_measured(method), "evaluation_set"), identity=identity.domain_results,
+          group="evaluation", kinds=("torch", "parquet"), pool="gpu", priority=60),
+    Stage("comparison", "all methods of the domain beside the base and their controls; see dashboard.html", "domain",
+          "evaluation:compare", gathers=("domain_results",), is_current="evaluation:comparison_is_current",
+          group="evaluation", kinds=("plotly", "parquet"), priority=65),
+    Stage("promotion", "which model is champion of the domain, and why", "domain", "promotion:decide",
+          gathers=("comparison",), is_current="promotion:promotion_is_current", identity=identity.promotion,
+          group="evaluation", kinds=("parquet", "mlflow"), priority=65),
+    Stage("overview", "all domains side by side, with the mean of each method; see dashboard.html", "all",
+          "evaluation:overview", gathers=("comparison",), is_current="evaluation:overview_is_current",
+          group="evaluation", kinds=("plotly", "parquet"), priority=65),
+    Stage("benchmark_features", "the images of ELEVATER's data sets as one checkpoint encodes them", "method",
+          "benchmark:publish_features", parents=(*BASE, *TRAINED),
+          parents_of_method=lambda method: BASE if method == "base" else TRAINED, identity=identity.benchmark_features,
+          outside=outside.unlisted, group="benchmark", kinds=("torch", "numpy"), pool="gpu", priority=10),
+    Stage("benchmark_results", "one checkpoint on ELEVATER's data sets", "method", "benchmark:publish_results",
+          parents=("benchmark_features", *BASE, *TRAINED),
+          parents_of_method=lambda method: ("benchmark_features", *(BASE if method == "base" else TRAINED)),
+          identity=identity.benchmark_results, group="benchmark", kinds=("torch", "parquet"), pool="gpu", priority=15),
+    Stage("benchmark_comparison", "base and methods on ELEVATER's data sets", "domain", "benchmark:compare_benchmarks",
+          gathers=("benchmark_results",), is_current="benchmark:benchmark_comparison_is_current",
+          group="benchmark", kinds=("parquet",), priority=20),
+)
+# fmt: on
+
+STAGES: Mapping[str, Stage] = {row.name: row for row in _ROWS}
+"""Every stage, in the order in which data flows."""

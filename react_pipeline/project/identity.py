@@ -1,0 +1,151 @@
+"""Identity: the part of the configuration that decides an artifact, stage by stage.
+
+Belongs here: which fields change what a stage makes. Does not belong here: which stages there are (`pipeline`), content
+outside the store, which a step digests itself. A field that only changes speed or memory is in none of these.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from react_pipeline.project.project import Project
+from react_pipeline.project.seed_files import seed_digests
+from react_pipeline.settings import SPEED_FIELDS, is_linear_head, unused_fields
+from react_pipeline.store import CURRENT
+
+
+def corpus(project: Project, _key: str) -> dict[str, Any]:
+    """Which images are available from the corpus."""
+    corpus = project.config.corpus
+    if corpus.kind == "embeddings":
+        return corpus.model_dump(mode="json", include={"kind", "url_column", "caption_column"})
+    if corpus.kind != "urls":
+        return {"kind": corpus.kind, "keys": corpus.keys}
+    # More retries make another corpus: that is how failed URLs are tried again.
+    fields = corpus.model_dump(mode="json", include={"kind", "url_column", "caption_column", "max_pixels"})
+    return {**fields, **_download(project)}
+
+
+def base_checkpoint(project: Project, _key: str) -> dict[str, Any]:
+    """The encoder."""
+    encoder = project.config.encoder.model_dump(mode="json")
+    # A checkpoint on disk is identified by its bytes (the content of the inputs), not by where it is.
+    if encoder["pretrained"] and Path(encoder["pretrained"]).is_absolute():
+        encoder["pretrained"] = "local"
+    return encoder
+
+
+def corpus_embeddings(project: Project, _key: str) -> dict[str, Any]:
+    """What decides the vectors; the rest of `embedding` is speed."""
+    corpus = project.config.corpus.model_dump(mode="json", include={"max_pixels", "max_caption_chars"})
+    return {"precision": project.config.embedding.precision, **corpus}
+
+
+def faiss_index(project: Project, _key: str) -> dict[str, Any]:
+    """The kind of index."""
+    index = project.config.index.model_dump(mode="json", exclude={"min_recall", "min_recall_100"})
+    # Ready indices are identified by their bytes (the content of the inputs), not by where they are.
+    return {**index, "ready": bool(project.config.corpus.indices)}
+
+
+def _classes(project: Project, slug: str) -> dict[str, Any]:
+    domain = project.domain(slug).model_dump(mode="json", include={"classes", "templates"})
+    # Seed images are searched with, so they matter to retrieval only.
+    return {**domain, "classes": [{name: entry[name] for name in ("name", "synonyms")} for entry in domain["classes"]]}
+
+
+def evaluation_set(project: Project, slug: str) -> dict[str, Any]:
+    """The labelled set and the classes that its labels are joined with."""
+    evaluation = project.domain(slug).evaluation
+    described = None if evaluation is None else evaluation.model_dump(mode="json", exclude={"path"}, exclude_none=True)
+    return {"evaluation": described, "classes": project.domain(slug).class_names}
+
+
+def retrieved_set(project: Project, slug: str) -> dict[str, Any]:
+    """Names, prompts, seeds, settings of retrieval, and what is kept out."""
+    settings = project.retrieval(slug)
+    seeds = seed_digests(project.config.domains, project.domain(slug)) if settings.uses_seeds else {}
+    kept_out, fetched = _kept_out(project, slug), _fetched(project)
+    return {**_classes(project, slug), **settings.decisive(), "seeds": seeds, **kept_out, **fetched}
+
+
+def control_set(project: Project, slug: str) -> dict[str, Any]:
+    """What decides a random draw of the same size."""
+    fields = {"near_duplicate_similarity", "shard_pairs"}
+    fetched = _fetched(project)
+    return {**project.retrieval(slug).model_dump(mode="json", include=fields), **_kept_out(project, slug), **fetched}
+
+
+def _fetched(project: Project) -> dict[str, Any]:
+    """What decides which images are available where chosen pairs are fetched from URLs; nothing for other corpora."""
+    return {"download": _download(project)} if project.config.corpus.kind == "embeddings" else {}
+
+
+def _download(project: Project) -> dict[str, Any]:
+    fields = {"retries", "image_size", "allow_private_addresses"}
+    return project.config.corpus.download.model_dump(mode="json", include=fields)
+
+
+def _kept_out(project: Project, slug: str) -> dict[str, Any]:
+    """What `decontaminate: all` looks at beside the domain's own evaluation set; nothing with `own`."""
+    if project.retrieval(slug).decontaminate == "own":
+        return {}
+    directories = {key: project.store.directory("evaluation_set", key) for key in other_evaluation_sets(project, slug)}
+    others = {key: (directory / CURRENT).read_text().strip() for key, directory in directories.items()}
+    elevater = project.config.elevater
+    return {"evaluation_sets": others, "elevater": list(elevater.dataset_names) if elevater.root else []}
+
+
+def other_evaluation_sets(project: Project, slug: str) -> list[str]:
+    """The other domains whose evaluation set is published, sorted."""
+    published = project.store.keys("evaluation_set")
+    return [key for key in published if key != slug and (project.config.domains / f"{key}.yaml").is_file()]
+
+
+def customized_checkpoint(project: Project, key: str) -> dict[str, Any]:
+    """The fields of training that change its result, not those of speed."""
+    slug, method = key.split("/")
+    chosen = project.training(slug, method)
+    # Contrasted within its own process alone, a pair has other negatives where there are more processes.
+    ignored = SPEED_FIELDS if chosen.global_negatives else SPEED_FIELDS - {"processes"}
+    training = chosen.model_dump(mode="json", exclude=set(ignored | unused_fields(method)))
+    # A linear head is one vector per class, so it depends on the classes whatever it is trained with.
+    by_class = training.get("class_prompt_fraction") or is_linear_head(method)
+    return {"method": method, **training, **(_classes(project, slug) if by_class else {})}
+
+
+def domain_results(project: Project, key: str) -> dict[str, Any]:
+    """What a measurement depends on beside its checkpoint."""
+    slug, method = key.split("/")
+    evaluation = project.domain(slug).evaluation
+    squash = evaluation is not None and evaluation.squash
+    measured = {"method": method, "precision": project.config.embedding.precision, "squash": squash}
+    return {**measured, **_classes(project, slug)}
+
+
+def nothing(_project: Project, _key: str) -> dict[str, Any]:
+    """Of stages that follow from their parents alone."""
+    return {}
+
+
+def promotion(project: Project, _key: str) -> dict[str, Any]:
+    """The rule."""
+    return project.config.promotion.model_dump(mode="json")
+
+
+def benchmark_features(project: Project, _key: str) -> dict[str, Any]:
+    """Data sets and splits."""
+    elevater = project.config.elevater
+    return {
+        "datasets": list(elevater.dataset_names),
+        "splits": ["test", "train"] if elevater.shots else ["test"],
+        "unprojected": elevater.probes_unprojected,
+    }
+
+
+def benchmark_results(project: Project, _key: str) -> dict[str, Any]:
+    """Data sets and protocols."""
+    elevater = project.config.elevater
+    trained = elevater.model_dump(mode="json", exclude={"root", "datasets"}) if elevater.shots else {}
+    return {"datasets": list(elevater.dataset_names), **trained}
