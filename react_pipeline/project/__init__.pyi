@@ -22,3 +22,5 @@ from .stages import ALL as ALL
 from .stages import STAGES as STAGES
 from .stages import method_key as method_key
 from .stages import other_evaluation_sets as other_evaluation_sets
+from .template import WORKSPACE as WORKSPACE
+from .template import write_demo_project as write_demo_project
