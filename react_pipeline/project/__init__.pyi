@@ -17,3 +17,5 @@ from .seed_files import seed_path as seed_path
 from .spark import held as held
 from .spark import require_shared as require_shared
 from .spark import spread as spread
+from .template import WORKSPACE as WORKSPACE
+from .template import write_demo_project as write_demo_project

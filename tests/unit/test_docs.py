@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 import typer
+import yaml
 from pydantic import BaseModel
 
+from react_pipeline import __version__
 from react_pipeline.commands.cli import app
 from react_pipeline.labelled.labels import read_folder
 from react_pipeline.settings import config
@@ -18,7 +21,7 @@ from react_pipeline.settings import training as training_config
 from react_pipeline.settings.files import load_domain, load_pipeline
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 SECTIONS = (
     config.CorpusConfig,
     config.EncoderConfig,
@@ -61,6 +64,12 @@ def test_every_command_line_is_one_that_the_command_line_takes(page: Path) -> No
             name, command, words = command.resolve_command(context, words)
             if not hasattr(command, "resolve_command"):
                 command.make_context(name, words, parent=context)  # raises at an unknown option or a missing argument
+
+
+def test_the_citation_names_this_version_and_its_licence() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    assert citation["license"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"]
 
 
 def test_the_files_of_the_tutorial_fit_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
