@@ -3,16 +3,17 @@
 Belongs here: the list of what there is. Does not belong here: any asset, check, sensor or resource itself.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
 
 from assets import automation, benchmark, benchmark_checks, checks, corpus, domains, evaluation, freshness, promotion
 from assets.conditions import condition_of
-from assets.resources import ProjectResource, TrackingResource
+from assets.resources import ProjectResource, TrackingResource, fixed
 
 
-def build_defs(**resource_overrides: Any) -> dg.Definitions:
+def build_defs(loggers: Mapping[str, dg.LoggerDefinition] | None = None, **resource_overrides: Any) -> dg.Definitions:
     """All definitions; `resource_overrides` replaces `project` or `tracking`, in tests or from the command line."""
     resources = {"project": ProjectResource(), "tracking": TrackingResource(), **resource_overrides}
     settings = automation.settings_of(resources["project"])
@@ -26,7 +27,8 @@ def build_defs(**resource_overrides: Any) -> dg.Definitions:
         sensors=[automation.domain_files, freshness.freshness, automation.upkeep(outdated, settings)],
         # A process for each step and check would load torch and these definitions again and again.
         executor=dg.in_process_executor,
-        resources=resources,
+        resources={name: fixed(resource) for name, resource in resources.items()},
+        loggers=loggers,
     )
 
 

@@ -10,7 +10,8 @@ from .lineage import fresh_or_none as fresh_or_none
 from .lineage import resolve as resolve
 from .manifests import Manifests as Manifests
 from .outside import LOOKS_OUTSIDE as LOOKS_OUTSIDE
-from .outside import changed_shards as changed_shards
+from .outside import changed_sources as changed_sources
+from .outside import full_glance as full_glance
 from .outside import glance as glance
 from .project import CONFIG_VARIABLE as CONFIG_VARIABLE
 from .project import Project as Project
@@ -22,5 +23,4 @@ from .stages import ALL as ALL
 from .stages import STAGES as STAGES
 from .stages import method_key as method_key
 from .stages import other_evaluation_sets as other_evaluation_sets
-from .template import WORKSPACE as WORKSPACE
 from .template import write_demo_project as write_demo_project

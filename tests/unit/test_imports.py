@@ -16,7 +16,7 @@ ASIDE = ("demo", "elevater")
 """Packages of their own, whose modules are not steps of the pipeline."""
 
 STEPS = (
-    *("errors", "durable", "digests"),
+    *("errors", "durable", "digests", "cross_site"),
     *("settings.training", "settings.evaluation"),
     *(
         "sources.shard_patterns",
@@ -33,7 +33,7 @@ STEPS = (
     *("modeling.precision",),
     *("model", "base"),
     *("modeling.tower",),
-    *("embedding.encoder",),
+    *("embedding.onnx_tower", "embedding.encoder"),
     *("sources.images", "sources.remote_store", "sources.remote", "sources.shards", "sources.pairs"),
     *("sources.inventory", "sources.web_access", "sources.download_process", "sources.download_journal"),
     *("sources.downloads", "sources.ready_layout"),
@@ -77,7 +77,7 @@ STEPS = (
     *("export",),
     *("tracking.notes", "tracking.values", "tracking.results", "tracking.system", "tracking.runs", "tracking.log"),
     *("tracking.live", "tracking.versions", "tracking.registry"),
-    *("manifests", "outside", "upkeep"),
+    *("manifests", "outside", "upkeep", "workload"),
     *("dagster_home",),
     *("commands.domain_files", "commands.doctor", "commands.servers", "commands.terminal", "commands.command_line"),
     *("commands.domains", "commands.elevater", "commands.report", "commands.models", "commands.status"),
