@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 
 from react_pipeline.evaluation import RESULTS
 from react_pipeline.project import Project
-from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, write_atomically
+from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, locked, write_atomically
 from react_pipeline.tracking.notes import dagster_url
 from react_pipeline.tracking.results import cost_rows, difference_rows
-from react_pipeline.tracking.runs import FINISHED, KILLED, Runs, locked, log_params, log_rows, missing_rows
+from react_pipeline.tracking.runs import FINISHED, KILLED, Runs, log_params, log_rows, missing_rows
 from react_pipeline.tracking.system import PENDING as PENDING
 from react_pipeline.tracking.system import read_spooled, spool_file
 from react_pipeline.tracking.values import created_ms, files_of, metrics_of, params_of, tags_of

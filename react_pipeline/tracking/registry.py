@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE, Contender, RegistryEdit, Verdict, standing
-from react_pipeline.store import Artifact, ReactError, write_atomically
+from react_pipeline.store import Artifact, ReactError, locked, write_atomically
 from react_pipeline.tracking.log import COOLDOWN_SECONDS, Tracking
-from react_pipeline.tracking.runs import Runs, locked
+from react_pipeline.tracking.runs import Runs
 from react_pipeline.tracking.versions import (
     NONE,
     Version,
