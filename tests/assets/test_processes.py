@@ -159,7 +159,7 @@ def test_two_processes_train_and_their_failure_is_told_in_the_words_of_the_libra
             told = messages(instance, summary.run_ids[0])
             records = instance.fetch_materializations(
                 dg.AssetRecordsFilter(
-                    dg.AssetKey("customized_checkpoint"), asset_partitions=[partition_of("shapes", METHOD)]
+                    dg.AssetKey("customized_checkpoint"), asset_partitions=[partition_of(f"shapes/{METHOD}")]
                 ),
                 limit=5,
             ).records
