@@ -59,8 +59,8 @@ def escaped(text: str) -> str:
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table in Markdown: text that is not `Markup` is escaped, None and NaN are empty cells."""
-    lines = [map(escaped, columns), ["---"] * len(columns), *(map(_cell, row) for row in rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    head, *lines = (f"| {' | '.join(map(_cell, row))} |\n" for row in (columns, *rows))
+    return "".join([head, "|" + "---|" * len(columns) + "\n", *lines])
 
 
 def _cell(value: Any) -> str:
