@@ -82,7 +82,7 @@ def rates_table() -> str:
     rows = []
     for name, rate in RATES.items():
         value = f"{rate.value / 1e9:,.0f} G" if rate.value > 1e9 else f"{rate.value:,.4g}" if rate.value < 10 else ""
-        rows.append([name, f"{value or format(round(rate.value), ',')} {rate.unit}", Markup(rate.source)])
+        rows.append([Markup(name), f"{value or format(round(rate.value), ',')} {rate.unit}", Markup(rate.source)])
     return markdown_table(["rate", "a second", "from"], rows).rstrip()
 
 
@@ -138,7 +138,7 @@ def index_table(name: str) -> str:
         cells = [Markup(f"`{key}`"), f"{2 * size / GIB:,.0f} GiB", f"{(size + sample) / GIB:,.0f} GiB", *about]
         lines.append(cells)
     head = f"{name}, {rows / 1e9:.2f} billion rows, {cells_for(rows):,} cells:"
-    return f"{head}\n\n{markdown_table([*columns, 'adding, core hours', 'hours on 64 cores'], lines)}".rstrip()
+    return f"{head}\n\n{markdown_table([*columns, 'hours on 64 cores'], lines)}".rstrip()
 
 
 def page() -> str:
