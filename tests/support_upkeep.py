@@ -15,10 +15,10 @@ import yaml
 
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.lineage import fresh, resolve
-from react_pipeline.pipeline import ALL, method_key
+from react_pipeline.pipeline import ALL, STAGES, method_key
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
-from react_pipeline.upkeep import RESULTS_OF, Place, survey
+from react_pipeline.upkeep import Place, survey
 
 METHODS = ("base", "gated-image")
 
@@ -28,8 +28,9 @@ def build(project: Project, stage: str, key: str = ALL, images: Sequence[str] = 
     if stage == "corpus":
         return publish_corpus(project)
     parents, content = None, None
-    if stage in RESULTS_OF:
-        parents = {method: fresh(project, RESULTS_OF[stage], method_key(key, method)) for method in METHODS}
+    if stage in ("comparison", "benchmark_comparison"):
+        (results,) = STAGES[stage].gathers
+        parents = {method: fresh(project, results, method_key(key, method)) for method in METHODS}
         content = {"skipped": {}}
 
     def write(directory: Path) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def change_pipeline(project: Project, **sections: Any) -> Project:
     """Change pipeline.yaml, field by field."""
     raw = yaml.safe_load(project.path.read_text())
     for name, fields in sections.items():
-        raw[name] = {**raw.get(name, {}), **fields}
+        raw[name] = {**raw.get(name, {}), **fields} if isinstance(fields, dict) else fields
     project.path.write_text(yaml.safe_dump(raw))
     return Project.load(project.path)
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 DEMO_DOMAINS = ("animals", "food", "travel")
-DEMO_METHODS = ("base", "gated-image", "gated-image-control", "linear-head", "linear-head-control")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -70,7 +69,7 @@ def demo(
     project = load_project(config)
     if project.config.corpus.kind != "demo":
         raise InputError(f"{project.path}: corpus.kind is {project.config.corpus.kind!r}, the demo needs `demo`")
-    failed = _materialize(project, "*", DEMO_DOMAINS, METHODS if all_methods else DEMO_METHODS)
+    failed = _materialize(project, "*", DEMO_DOMAINS, METHODS if all_methods else project.config.methods)
     print_results(_results(project, DEMO_DOMAINS))
     console.print(
         "\n[bold]react-pipeline ui[/bold] shows every step with its lineage (Dagster) and every run (MLflow);\n"
@@ -85,12 +84,14 @@ def materialize(
         str, typer.Option(help="Assets, in Dagster's syntax: '*', 'comparison', '*comparison' (with all before it).")
     ] = "*",
     domain: Annotated[list[str] | None, typer.Option(help="A domain; repeat for more. Default: all.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help="A method; repeat for more. Default: all.")] = None,
+    method: Annotated[
+        list[str] | None, typer.Option(help="A method; repeat for more. Default: `methods` of pipeline.yaml.")
+    ] = None,
     config: Config = None,
 ) -> None:
     """Build assets: the same ones, with the same checks and runs, as from the Dagster UI."""
     project = load_project(config)
-    raise typer.Exit(_materialize(project, select, domain or (), method or METHODS))
+    raise typer.Exit(_materialize(project, select, domain or (), method or project.config.methods))
 
 
 @app.command()

@@ -31,7 +31,7 @@ CLASSES = dg.AssetCheckKey(dg.AssetKey("retrieved_set"), "classes_have_pairs")
 
 @pytest.fixture
 def kept_up(make_project: Make) -> Project:
-    return make_project(automation={"methods": list(METHODS)})
+    return make_project(methods=list(METHODS))
 
 
 @pytest.fixture
@@ -264,7 +264,7 @@ def test_faults_of_a_check_that_may_pass_are_tried_again_and_others_are_readable
 def test_daemon_evaluates_a_check_that_never_answered_and_trains(
     make_project: Make, _indexed_store: Path, tmp_path: Path, hasty: None
 ) -> None:
-    project = make_project(automation={"enabled": True, "interval_seconds": 2, "methods": ["linear-head"]})
+    project = make_project(methods=["linear-head"], automation={"enabled": True, "interval_seconds": 2})
     shutil.copytree(_indexed_store, project.config.store)
     (project.config.domains / "colours.yaml").unlink()
     publish_evaluation_set(project, "shapes")

@@ -48,7 +48,7 @@ def told(result: dg.SensorResult) -> str:
 
 @pytest.fixture
 def kept_up(make_project: Make) -> Project:
-    return make_project(automation={"methods": list(METHODS)})
+    return make_project(methods=list(METHODS))
 
 
 def test_valid_files_become_partitions_and_broken_ones_hold_up_none(tiny_project: Project) -> None:
@@ -298,7 +298,7 @@ def test_jobs_of_the_backfill_page_have_one_kind_of_partition_each(tiny_project:
 
 @pytest.mark.slow
 def test_daemon_takes_a_dropped_file_to_a_trained_checkpoint(make_project: Make, tmp_path: Path) -> None:
-    project = make_project(automation={"enabled": True, "interval_seconds": 2, "methods": ["base", "linear-head"]})
+    project = make_project(methods=["base", "linear-head"], automation={"enabled": True, "interval_seconds": 2})
     waiting = tmp_path / "shapes.yaml"
     (project.config.domains / "shapes.yaml").rename(waiting)
     (project.config.domains / "colours.yaml").unlink()
@@ -319,7 +319,7 @@ def test_daemon_takes_a_dropped_file_to_a_trained_checkpoint(make_project: Make,
 def test_two_daemons_over_one_store_make_everything_once(  # FAULTS 3, 29
     make_project: Make, _indexed_store: Path, tmp_path: Path
 ) -> None:
-    project = make_project(automation={"enabled": True, "interval_seconds": 2, "methods": ["base", "gated-image"]})
+    project = make_project(methods=["base", "gated-image"], automation={"enabled": True, "interval_seconds": 2})
     shutil.copytree(_indexed_store, project.config.store)
     (project.config.domains / "colours.yaml").unlink()
     publish_evaluation_set(project, "shapes")
@@ -370,7 +370,7 @@ def test_cancelled_training_frees_the_device_for_the_next(
             ended = dg.DagsterRunStatus.CANCELED
             wait_for(lambda: instance.get_run_by_id(cancelled.run_id).status == ended, 60, "cancelled run", log)
             wait_for(lambda: places_taken() == 0, 30, "free place", log)
-            change_pipeline(project, automation={"methods": ["gated-image", "locked-text"]})
+            change_pipeline(project, methods=["gated-image", "locked-text"])
             wait_for(lambda: training_under_way(instance, "locked-text"), 100, "another training", log)
             assert training_under_way(instance, "gated-image") is None, "a person's cancelling is respected"
     assert project.store.keys("customized_checkpoint") == []

@@ -6,30 +6,30 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.definitions import build_defs, defs
-from assets.domains import customized_checkpoint
-from assets.evaluation import domain_results
-from assets.partitions import TRAINED_METHODS, evaluation_partitions, partition_of, require_slug, training_partitions
+from assets.declared import deps_of
+from assets.definitions import build_defs
+from assets.partitions import mapping_of, partition_of, partitions_of, require_slug
 from assets.resources import ProjectResource
-from react_pipeline.pipeline import STAGES
+from react_pipeline.pipeline import STAGES, Stage
 from react_pipeline.settings.training import METHODS
 
 MAX_BODY_LINES = 25
-FOUND_AT_RUN_TIME = {"comparison", "benchmark_comparison", "promotion", "overview"}
-"""Stages whose parents are whichever artifacts there are."""
+TRAINED = METHODS[1:]
 
 ASSETS = Path(__file__).parents[2] / "assets"
-graph = defs.resolve_asset_graph()
+graph = build_defs(METHODS).resolve_asset_graph()
 
 
-def upstream(asset: dg.AssetsDefinition, parent: str, partition: dg.MultiPartitionKey) -> set[str]:
-    parent_def = training_partitions if parent == "customized_checkpoint" else None
-    mapping = asset.get_partition_mapping(dg.AssetKey(parent))
+def upstream(partition: str) -> set[str]:
+    parent, child = STAGES["customized_checkpoint"], STAGES["domain_results"]
+    mapping = mapping_of(parent, child, METHODS)
+    parent_def, child_def = partitions_of(parent, METHODS), partitions_of(child, METHODS)
+    assert mapping is not None and child_def is not None
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("domains", ["shapes", "colours"])
-        subset = evaluation_partitions.empty_subset().with_partition_keys([partition])
+        subset = child_def.empty_subset().with_partition_keys([partition])
         found = mapping.get_upstream_mapped_partitions_result_for_partitions(
-            subset, evaluation_partitions, parent_def, dynamic_partitions_store=instance
+            subset, child_def, parent_def, dynamic_partitions_store=instance
         )
         return set(found.partitions_subset.get_partition_keys())
 
@@ -38,17 +38,22 @@ def test_every_stage_of_the_lineage_is_an_asset() -> None:
     assert {key.to_user_string() for key in graph.materializable_asset_keys} == set(STAGES)
 
 
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage not in FOUND_AT_RUN_TIME])
-def test_assets_depend_on_one_another_as_the_lineage_says(stage: str) -> None:
-    parents = {key.to_user_string() for key in graph.get(dg.AssetKey(stage)).parent_keys}
-    expected = {name for method in METHODS for name in STAGES[stage].parents(f"shapes/{method}")}
-    if stage not in ("customized_checkpoint", "domain_results", "benchmark_features", "benchmark_results"):
-        expected = set(STAGES[stage].parents("shapes"))
-    elif stage == "customized_checkpoint":
-        expected = {"base_checkpoint", "retrieved_set", "control_set"}
-    if stage in ("evaluation_set", "retrieved_set"):
-        expected |= {"domain_file"}
-    assert parents == expected
+def before(names: set[str]) -> set[str]:
+    parents = {parent.to_user_string() for name in names for parent in graph.get(dg.AssetKey(name)).parent_keys}
+    return names | before(parents) if parents else names
+
+
+@pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
+def test_lineage_shows_every_parent_once_and_none_that_another_implies(stage: Stage) -> None:
+    shown = {key.to_user_string() for key in graph.get(dg.AssetKey(stage.name)).parent_keys}
+    assert shown == set(deps_of(stage))
+    assert {*stage.parents, *stage.gathers} <= before(shown)
+    assert not [name for name in shown if name in before(shown - {name})]
+
+
+@pytest.mark.parametrize("stage", [stage.name for stage in STAGES.values() if stage.scope == "domain"])
+def test_whatever_belongs_to_a_domain_follows_from_its_file(stage: str) -> None:
+    assert "domain_file" in before({stage})
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -57,7 +62,7 @@ def test_assets_tell_a_newcomer_what_they_are(stage: str) -> None:
     assert len(node.description or "") > 80
     assert node.owners and node.kinds
     assert node.group_name in {"corpus", "retrieval", "customization", "evaluation", "benchmark"}
-    assert node.code_version == STAGES[stage].code_version
+    assert node.code_version == STAGES[stage].version
 
 
 def test_work_on_the_device_shares_one_pool() -> None:
@@ -67,10 +72,21 @@ def test_work_on_the_device_shares_one_pool() -> None:
 
 
 def test_method_is_evaluated_from_its_own_checkpoint_and_the_base_from_none() -> None:
-    assert upstream(domain_results, "customized_checkpoint", partition_of("shapes", "base")) == set()
-    for method in TRAINED_METHODS:
-        key = partition_of("shapes", method)
-        assert upstream(domain_results, "customized_checkpoint", key) == {key}
+    assert upstream(str(partition_of("shapes/base"))) == set()
+    for method in TRAINED:
+        key = str(partition_of(f"shapes/{method}"))
+        assert upstream(key) == {key}
+
+
+def test_partitions_are_the_methods_that_the_pipeline_asks_for(make_project) -> None:
+    project = make_project(methods=["base", "locked-text"])
+    keys = {}
+    for extra in ((), ("full",)):
+        asked = build_defs(extra, project=ProjectResource(config_path=str(project.path))).resolve_asset_graph()
+        found = asked.get(dg.AssetKey("domain_results")).partitions_def
+        assert isinstance(found, dg.MultiPartitionsDefinition)
+        keys[extra] = found.get_partitions_def_for_dimension("method").get_partition_keys()
+    assert list(keys.values()) == [["base", "locked-text"], ["base", "locked-text", "full"]]
 
 
 def test_checks_block_except_those_that_compare() -> None:
@@ -97,10 +113,6 @@ def test_partition_that_is_no_slug_is_refused_before_anything_is_read(name: str)
     with pytest.raises(dg.Failure, match="is not a domain") as failure:
         require_slug(name)
     assert failure.value.allow_retries is False
-
-
-def test_checkpoint_is_partitioned_by_domain_and_trained_method() -> None:
-    assert customized_checkpoint.partitions_def == training_partitions
 
 
 @pytest.mark.parametrize(

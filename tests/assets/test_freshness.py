@@ -42,7 +42,7 @@ class Home:
 
 @pytest.fixture
 def trained(make_project: Callable[..., Project]) -> Project:
-    project = make_project(automation={"methods": ["base", "gated-image"], "changed_fraction": 0.5})
+    project = make_project(methods=["base", "gated-image"], automation={"changed_fraction": 0.5})
     build_all(project, ["shapes"])
     return project
 

@@ -39,7 +39,8 @@ def test_mlflow_stopped_in_a_training_that_is_killed_then_shows_every_step_once(
     defaults = {**PIPELINE["customization"]["defaults"], "steps": STEPS, "checkpoint_every": STATE_STEPS}
     project = make_project(
         tracking_uri=address,
-        automation={"enabled": True, "interval_seconds": 2, "methods": ["gated-image"]},
+        methods=["gated-image"],
+        automation={"enabled": True, "interval_seconds": 2},
         customization={"defaults": defaults},
     )
     shutil.copytree(_indexed_store, project.config.store)

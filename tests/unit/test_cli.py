@@ -168,7 +168,7 @@ def test_domains_are_validated_beside_the_pipeline(tiny_project: Project, run) -
     path.unlink()
     (new := tiny_project.path.parent / "shapes.yaml").write_text(yaml.safe_dump({**raw, "customization": {"views": 4}}))
     pipeline = yaml.safe_load(tiny_project.path.read_text())
-    pipeline["automation"] = {"methods": ["base", "full", "full-control"]}
+    pipeline["methods"] = ["base", "full", "full-control"]
     pipeline["customization"]["methods"] = {"full": {"augmentation": "none"}}
     tiny_project.path.write_text(yaml.safe_dump(pipeline))
     code, _, told = run("domains", "add", str(new))

@@ -18,7 +18,7 @@ MEND = "react-pipeline materialize --domain shapes --method base --method gated-
 
 @pytest.fixture
 def project(make_project: Callable[..., Project]) -> Project:
-    project = make_project(automation={"methods": list(METHODS)})
+    project = make_project(methods=list(METHODS))
     (project.config.domains / "colours.yaml").unlink()
     build_all(project, ["shapes"])
     return project

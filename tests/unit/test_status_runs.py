@@ -22,7 +22,7 @@ PLACE = ("customized_checkpoint", "shapes/gated-image")
 
 @pytest.fixture
 def project(make_project: Callable[..., Project]) -> Project:
-    project = make_project(automation={"methods": list(METHODS)})
+    project = make_project(methods=list(METHODS))
     (project.config.domains / "colours.yaml").unlink()
     build_all(project, ["shapes"], until="retrieved_set")
     return project

@@ -27,7 +27,7 @@ def asked(project: Project, slugs: Sequence[str] = ("shapes",), failed: Sequence
 
 @pytest.fixture
 def project(make_project: Make) -> Project:
-    return make_project(automation={"methods": list(METHODS)})
+    return make_project(methods=list(METHODS))
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_missing_checkpoint_is_trained_unless_the_policy_is_never(project: Proje
 
 def test_a_method_that_nobody_trained_keeps_no_comparison_of_the_others_waiting(trained: Project) -> None:
     methods = [*METHODS, "gated-image-control"]
-    found = survey(change_pipeline(trained, automation={"training": "never", "methods": methods}), ["shapes"])
+    found = survey(change_pipeline(trained, automation={"training": "never"}, methods=methods), ["shapes"])
     assert [task.key for task in found.held] == []  # its control set comes first
     build(trained, "control_set", "shapes")
     found = survey(Project.load(trained.path), ["shapes"])
@@ -188,7 +188,7 @@ def test_grown_corpus_is_taken_stock_of_before_anything_is_retrieved_from_it(
     make_project: Make, drawings: Path, tmp_path: Path
 ) -> None:
     shards = Path(shutil.copytree(drawings / "shards", tmp_path / "own"))
-    project = make_project(corpus={"shards": [str(shards / "*.tar")]}, automation={"methods": list(METHODS)})
+    project = make_project(corpus={"shards": [str(shards / "*.tar")]}, methods=list(METHODS))
     build_all(project, ["shapes"], until="faiss_index")
     shutil.copy(next(shards.glob("*.tar")), shards / "new.tar")
     (task,) = survey(project, ["shapes"]).tasks
@@ -204,7 +204,7 @@ def test_labelled_images_that_change_are_seen_without_reading_them(
     make_project: Make, drawings: Path, tmp_path: Path
 ) -> None:
     images = Path(shutil.copytree(drawings / "evaluation" / "shapes", tmp_path / "labelled"))
-    project = make_project(automation={"methods": ["base"]})
+    project = make_project(methods=["base"])
     edit_domain(project, "shapes", evaluation={"name": "own", "kind": "folder", "path": str(images)})
     build(project, "evaluation_set", "shapes")
     before = survey(project, ["shapes"]).glances
@@ -216,13 +216,13 @@ def test_labelled_images_that_change_are_seen_without_reading_them(
 
 
 def test_control_and_benchmark_are_kept_up_only_if_they_are_wanted(make_project: Make, tmp_path: Path) -> None:
-    stages = {stage for stage, _ in places(make_project(automation={"methods": ["base"]}), ["shapes"])}
+    stages = {stage for stage, _ in places(make_project(methods=["base"]), ["shapes"])}
     assert not stages & {"control_set", "customized_checkpoint", "benchmark_results"}
-    wanted = {"methods": ["base", "gated-image-control"], "benchmark": True}
-    without_data = {stage for stage, _ in places(make_project(automation=wanted), ["shapes"])}
+    wanted: dict[str, Any] = {"methods": ["base", "gated-image-control"], "automation": {"benchmark": True}}
+    without_data = {stage for stage, _ in places(make_project(**wanted), ["shapes"])}
     assert "control_set" in without_data
     assert "benchmark_results" not in without_data
-    with_data = make_project(automation=wanted, elevater={"root": str(tmp_path)})
+    with_data = make_project(**wanted, elevater={"root": str(tmp_path)})
     assert ("benchmark_comparison", "shapes") in set(places(with_data, ["shapes"]))
 
 
@@ -261,18 +261,18 @@ def test_wrong_cron_line_is_told_with_its_field(line: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({"schedule": "every night"}, "automation.schedule: 'every night' has 2 fields"),
-        ({"timezone": "Mars/Olympus"}, "automation.timezone: 'Mars/Olympus' is no time zone"),
+        ({"automation": {"schedule": "every night"}}, "automation.schedule: 'every night' has 2 fields"),
+        ({"automation": {"timezone": "Mars/Olympus"}}, "automation.timezone: 'Mars/Olympus' is no time zone"),
         ({"methods": ["base", "magic"]}, "methods: unknown: magic"),
-        ({"methods": ["base", "base"]}, "stands here twice"),
-        ({"changed_fraction": 2}, "automation.changed_fraction"),
+        ({"methods": ["base", "base"]}, "methods: a method is listed twice"),
+        ({"automation": {"changed_fraction": 2}}, "automation.changed_fraction"),
     ],
 )
 def test_wrong_automation_is_one_error_with_file_and_field(
     make_project: Make, fields: dict[str, Any], told: str
 ) -> None:
     path = make_project().path
-    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "automation": fields}))
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **fields}))
     with pytest.raises(ConfigError) as error:
         load_pipeline(path)
     assert told in str(error.value)
