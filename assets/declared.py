@@ -78,7 +78,7 @@ def assets_of(methods: Sequence[str]) -> list[dg.AssetsDefinition]:
 
 
 def checks_of(methods: Sequence[str]) -> list[dg.AssetChecksDefinition]:
-    """Every check that was declared."""
+    """Every check that was declared, in the order of declaration."""
     return [
         dg.asset_check(
             asset=dg.AssetKey(declared.stage),

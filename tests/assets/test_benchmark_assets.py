@@ -94,7 +94,7 @@ def test_test_images_among_the_pairs_are_unmeasured_where_there_is_nothing_to_co
 
 def test_dagster_and_mlflow_show_the_published_figures(launched: Launched) -> None:
     artifact = launched.project.store.current("benchmark_results", "shapes/gated-image")
-    shown = metadata_of(launched, "benchmark_results", partition_of("shapes", "gated-image"))
+    shown = metadata_of(launched, "benchmark_results", partition_of("shapes/gated-image"))
     run = MlflowClient(launched.project.config.tracking_uri).get_run(str(shown["mlflow_run_id"]))
     for name in ("mean.zero-shot", "value.zero-shot.mnist", "datasets_evaluated"):
         assert shown[name] == run.data.metrics[name]

@@ -22,6 +22,7 @@ from assets.partitions import partition_of
 from assets.recorded import DATA_VERSION_TAG, Recorded
 from assets.reporting import SEEN_TAG, seen
 from react_pipeline.evaluation.comparison import comparison_table
+from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError
 from react_pipeline.tracking.log import Tracking
@@ -134,7 +135,7 @@ def test_table_mlflow_and_dagster_give_the_same_numbers(launched: Launched) -> N
     table = comparison_table(launched.project, ["shapes"])
     client = MlflowClient(launched.project.config.tracking_uri)
     for row in table[table["domain"] == "shapes"].itertuples():
-        shown = metadata_of(launched, "domain_results", partition_of("shapes", row.method))
+        shown = metadata_of(launched, "domain_results", partition_of(f"shapes/{row.method}"))
         run = client.get_run(str(shown["mlflow_run_id"]))
         for metric in ("top1", "top5", "mean_per_class"):
             assert getattr(row, metric) == shown[metric] == run.data.metrics[metric]
@@ -147,14 +148,14 @@ def test_metadata_are_typed_and_can_be_looked_at(launched: Launched) -> None:
     assert retrieved["reused"] is False
     assert str(retrieved["contact_sheet"]).startswith("![contact_sheet](data:image/jpeg;base64,")
     assert "| circle |" in str(retrieved["table"])
-    checkpoint = metadata_of(launched, "customized_checkpoint", partition_of("shapes", "gated-image"))
+    checkpoint = metadata_of(launched, "customized_checkpoint", partition_of("shapes/gated-image"))
     assert "loss_curve" in checkpoint and isinstance(checkpoint["final_loss"], float)
     compared = metadata_of(launched, "comparison", "shapes")
     assert "gated-image-control" in str(compared["table"]) and "comparison" in compared
     assert str(compared["dashboard"]).endswith("dashboard.html")
     overviewed = metadata_of(launched, "overview", None)
     assert "mean" in str(overviewed["table"]) and "overview" in overviewed
-    measured = metadata_of(launched, "domain_results", partition_of("shapes", "base"))
+    measured = metadata_of(launched, "domain_results", partition_of("shapes/base"))
     assert str(measured["accuracy"]).startswith("![accuracy by class](data:image/jpeg;base64,")
     assert measured["images_per_second"] > 0
 
@@ -262,7 +263,7 @@ def test_index_is_checked_again_by_another_threshold(indexed_project: Project, t
 
 def test_run_that_ended_before_its_checks_is_started_again(indexed_project: Project, tmp_path: Path) -> None:
     artifact = indexed_project.store.current("faiss_index", "all")
-    tags = {DATA_VERSION_TAG: artifact.fingerprint, SEEN_TAG: seen(indexed_project, "faiss_index", "all")}
+    tags = {DATA_VERSION_TAG: artifact.fingerprint, SEEN_TAG: seen(indexed_project, STAGES["faiss_index"], ALL)}
     Tracking.of(indexed_project).log_artifact(indexed_project, artifact)
     with dagster_home(tmp_path / "home"):
         with open_instance(indexed_project) as instance:

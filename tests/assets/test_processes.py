@@ -28,6 +28,7 @@ from assets.processes import (
     write_failure,
 )
 from assets.reporting import readable_failures
+from react_pipeline.commands.process_groups import listen_to_signals
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import ConfigError, InputError, RetrievalError, StoreWriteError, TrainingError
@@ -159,7 +160,7 @@ def test_two_processes_train_and_their_failure_is_told_in_the_words_of_the_libra
             told = messages(instance, summary.run_ids[0])
             records = instance.fetch_materializations(
                 dg.AssetRecordsFilter(
-                    dg.AssetKey("customized_checkpoint"), asset_partitions=[partition_of("shapes", METHOD)]
+                    dg.AssetKey("customized_checkpoint"), asset_partitions=[partition_of(f"shapes/{METHOD}")]
                 ),
                 limit=5,
             ).records
@@ -215,6 +216,7 @@ def test_no_training_process_outlives_the_run_that_started_it(
             [sys.executable, "-c", LAUNCHING, str(project.path)],
             env={**os.environ, TORCHRUN_VARIABLE: "--standalone"},
             cwd=Path(__file__).parents[2],
+            preexec_fn=listen_to_signals,
         )
         try:
             wait_until(lambda: runs_of_training(project) or launching.poll() is not None, 90, "nothing in MLflow")

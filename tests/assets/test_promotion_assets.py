@@ -7,7 +7,8 @@ import pytest
 from mlflow import MlflowClient
 from support_promotion import outcomes, result
 
-from assets.promotion import champion_is_in_no_doubt, doubt_of, promotion
+from assets.definitions import build_defs
+from assets.promotion import doubt_of
 from assets.resources import ProjectResource, TrackingResource
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide
@@ -24,9 +25,9 @@ def materialize(project: Project, uri: str) -> dg.ExecuteInProcessResult:
     }
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("domains", ["shapes"])
-        return dg.materialize(
-            [promotion, champion_is_in_no_doubt], partition_key="shapes", instance=instance, resources=resources
-        )
+        job = build_defs(**resources).resolve_implicit_global_asset_job_def()
+        asset = [dg.AssetKey("promotion")]
+        return job.execute_in_process(instance=instance, asset_selection=asset, partition_key="shapes")
 
 
 @pytest.fixture

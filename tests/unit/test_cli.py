@@ -283,7 +283,7 @@ def test_search_answers_though_a_shard_is_gone(indexed_project: Project, run, mo
     def gone(*_: object) -> None:
         raise CorpusError("0.tar: cannot be read\x1b[2J")
 
-    monkeypatch.setattr("react_pipeline.retrieval.search.draw_pairs", gone)
+    monkeypatch.setattr("react_pipeline.retrieval.draw_pairs", gone)
     code, out, told = run("search", "a circle", "-k", "3")
     assert (code, told) == (2, "error: 0.tar: cannot be read\N{REPLACEMENT CHARACTER}[2J\n")
     assert out.count("a drawing of a") == 3 and "pictures" not in out
@@ -294,8 +294,8 @@ def test_captions_and_keys_of_strangers_tell_the_terminal_nothing(indexed_projec
 
     hostile = "a\x1b[2J\n[bold]cat\u202e \x9b"
     pairs = pd.DataFrame({"rank": [0], "similarity": [0.5], "row": [1], "caption": [hostile], "url": [hostile]})
-    monkeypatch.setattr("react_pipeline.retrieval.search.search_pairs", lambda *_, **__: pairs)
-    monkeypatch.setattr("react_pipeline.retrieval.search.draw_pairs", lambda *_: None)
+    monkeypatch.setattr("react_pipeline.retrieval.search_pairs", lambda *_, **__: pairs)
+    monkeypatch.setattr("react_pipeline.retrieval.draw_pairs", lambda *_: None)
     code, out, _ = run("search", "a circle")
     assert code == 0 and out.count("a\ufffd[2J [bold]cat\ufffd \ufffd") == 2
     assert all(line.isprintable() for line in out.split("\n"))

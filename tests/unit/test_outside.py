@@ -9,7 +9,7 @@ import yaml
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.lineage import resolve
-from react_pipeline.pipeline import ALL
+from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import outside
 from react_pipeline.project.outside import changed_sources, full_glance, glance
 from react_pipeline.project.project import Project
@@ -20,18 +20,22 @@ Make = Callable[..., Project]
 
 
 def test_a_look_that_cannot_say_is_none(make_project: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def looked(project: Project, stage: str, key: str = ALL) -> str | None:
+        of_stage = STAGES[stage].outside
+        assert of_stage is not None
+        return full_glance(project, of_stage(project, key))
+
     project = make_project()
-    assert full_glance(project, "corpus") == glance(project, "corpus") != ""
-    assert full_glance(project, "retrieved_set", "shapes") == ""
-    assert full_glance(project, "benchmark_features", "shapes/base") is None
-    assert full_glance(make_project(corpus={"shards": ["https://example.org/{0..3}.tar"]}), "corpus") is None
+    assert looked(project, "corpus") == glance(project, outside.of_corpus(project, ALL)) != ""
+    assert looked(project, "benchmark_features", "shapes/base") is None
+    assert looked(make_project(corpus={"shards": ["https://example.org/{0..3}.tar"]}), "corpus") is None
     (tmp_path / "images.csv").write_text("path,class\n")
     domain = yaml.safe_load((project.config.domains / "shapes.yaml").read_text())
     domain["evaluation"] |= {"kind": "manifest", "path": str(tmp_path / "images.csv")}
     (project.config.domains / "shapes.yaml").write_text(yaml.safe_dump(domain))
-    assert full_glance(project, "evaluation_set", "shapes") is None
+    assert looked(project, "evaluation_set", "shapes") is None
     monkeypatch.setattr(outside, "MAX_LISTED", 2)
-    assert full_glance(project, "corpus") is None
+    assert looked(project, "corpus") is None
 
 
 def test_another_version_of_a_package_makes_the_demo_another(
