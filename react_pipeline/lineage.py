@@ -11,8 +11,10 @@ from importlib import import_module
 from typing import Any
 
 from react_pipeline.pipeline import ALL, STAGES
-from react_pipeline.project import Project
-from react_pipeline.store import Artifact, Inputs, MissingArtifact, StaleArtifact
+from react_pipeline.project import Manifests, Project
+from react_pipeline.store import Artifact, Inputs, MissingArtifact, ReactError, StaleArtifact
+
+Judged = dict[tuple[str, str], Artifact | ReactError]
 
 
 def resolve(
@@ -39,7 +41,8 @@ def resolve(
     """
     row = STAGES[stage]
     if parents is None:
-        parents = {name: fresh(project, name, parent_key) for name, parent_key in row.parents_of(key).items()}
+        found: Judged = {}
+        parents = {name: _fresh(project, name, parent_key, found) for name, parent_key in row.parents_of(key).items()}
     return Inputs(stage, key, row.identity(project, key), parents, row.version, content)
 
 
@@ -53,6 +56,23 @@ def fresh(project: Project, stage: str, key: str = ALL) -> Artifact:
         StaleArtifact: Naming the asset to rematerialize and what changed.
         CorruptArtifact: If its bytes differ from its manifest.
     """
+    return _fresh(project, stage, key, project.judged if isinstance(project, Manifests) else {})
+
+
+def _fresh(project: Project, stage: str, key: str, found: Judged) -> Artifact:
+    """As `fresh`; `found` holds what this look has judged already, since most stages share their ancestors."""
+    if (stage, key) not in found:
+        try:
+            found[stage, key] = _judge(project, stage, key, found)
+        except ReactError as error:
+            found[stage, key] = error
+    judged = found[stage, key]
+    if isinstance(judged, ReactError):
+        raise judged.with_traceback(None)
+    return judged
+
+
+def _judge(project: Project, stage: str, key: str, found: Judged) -> Artifact:
     row = STAGES[stage]
     artifact = project.store.current(stage, key)
     where = f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}"
@@ -65,7 +85,7 @@ def fresh(project: Project, stage: str, key: str = ALL) -> Artifact:
         told = f"{'another' if len(fields) == 1 else 'other'} {', '.join(f'`{name}`' for name in fields)}"
         raise StaleArtifact(f"{where} was built with {told}: rematerialize {where}")
     for name, parent_key in row.parents_of(key).items():
-        parent = fresh(project, name, parent_key)
+        parent = _fresh(project, name, parent_key, found)
         if artifact.parents.get(name) != parent.fingerprint:
             raise StaleArtifact(
                 f"{where} was built from `{name}` {artifact.parents.get(name)}, which is now {parent.fingerprint}: "
