@@ -8,12 +8,12 @@ import dagster as dg
 
 from assets.declared import stage_asset
 from assets.reporting import publish
-from assets.resources import ProjectResource, TrackingResource
+from assets.resources import ProjectParam, TrackingParam
 
 
 @stage_asset
 def benchmark_features(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """The images of ELEVATER's data sets as one checkpoint encodes them: the long part, done once.
 
@@ -25,7 +25,7 @@ def benchmark_features(
 
 @stage_asset
 def benchmark_results(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """One checkpoint on ELEVATER: zero-shot and, if shots are configured, after training on them; with predictions.
 
@@ -37,7 +37,7 @@ def benchmark_results(
 
 @stage_asset
 def benchmark_comparison(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """The base beside each method of the domain, data set by data set, on those that both were measured on."""
     return publish(context, project, tracking)

@@ -13,7 +13,7 @@ import numpy as np
 
 from assets.declared import check
 from assets.partitions import key_of
-from assets.resources import ProjectResource
+from assets.resources import ProjectParam
 from react_pipeline.embedding import FOLDERS, vector_files
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pipeline import ALL, method_key
@@ -33,7 +33,7 @@ class vector where a head trains (rounding of its length)."""
 
 
 @check("corpus_embeddings", blocking=True)
-def vectors_are_finite_and_unit_norm(project: ProjectResource) -> dg.AssetCheckResult:
+def vectors_are_finite_and_unit_norm(project: ProjectParam) -> dg.AssetCheckResult:
     """A NaN row is never found by FAISS and a zero row is similar to nothing, both without an error."""
     artifact = project.load().store.current("corpus_embeddings", ALL)
     bad = {FOLDERS[side]: sum(map(count_bad_vectors, vector_files(artifact, side))) for side in FOLDERS}
@@ -41,7 +41,7 @@ def vectors_are_finite_and_unit_norm(project: ProjectResource) -> dg.AssetCheckR
 
 
 @check("faiss_index", blocking=True)
-def index_holds_every_row(project: ProjectResource) -> dg.AssetCheckResult:
+def index_holds_every_row(project: ProjectParam) -> dg.AssetCheckResult:
     """The row numbers of the index are those of the metadata, so neither may have more."""
     store = project.load().store
     indexed, rows = (store.current(stage, ALL).counts["rows"] for stage in ("faiss_index", "corpus_embeddings"))
@@ -53,7 +53,7 @@ def index_holds_every_row(project: ProjectResource) -> dg.AssetCheckResult:
 
 
 @check("faiss_index", blocking=True)
-def recall_is_sufficient(project: ProjectResource) -> dg.AssetCheckResult:
+def recall_is_sufficient(project: ProjectParam) -> dg.AssetCheckResult:
     """Of the 10, and of the 100, nearest that an exact search finds, the index must find enough."""
     pipeline = project.load()
     counts, config = pipeline.store.current("faiss_index", ALL).counts, pipeline.config.index
@@ -73,7 +73,7 @@ def recall_is_sufficient(project: ProjectResource) -> dg.AssetCheckResult:
 
 
 @check("retrieved_set", blocking=True)
-def classes_have_pairs(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
+def classes_have_pairs(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
     """A class with hardly any pair is not learned; too many of these and nothing is trained."""
     pipeline, slug = project.load(), key_of(context)
     counts, settings = pipeline.store.current("retrieved_set", slug).counts, pipeline.retrieval(slug)
@@ -88,7 +88,7 @@ def classes_have_pairs(context: dg.AssetCheckExecutionContext, project: ProjectR
 
 @check("retrieved_set", blocking=True)
 def retrieved_set_holds_no_evaluation_image(
-    context: dg.AssetCheckExecutionContext, project: ProjectResource
+    context: dg.AssetCheckExecutionContext, project: ProjectParam
 ) -> dg.AssetCheckResult:
     """Training on the images one measures with would make every number worthless."""
     return leakage(project.load(), "retrieved_set", key_of(context))
@@ -96,14 +96,14 @@ def retrieved_set_holds_no_evaluation_image(
 
 @check("control_set", blocking=True)
 def control_set_holds_no_evaluation_image(
-    context: dg.AssetCheckExecutionContext, project: ProjectResource
+    context: dg.AssetCheckExecutionContext, project: ProjectParam
 ) -> dg.AssetCheckResult:
     """The control is held to the same rule as the retrieved set."""
     return leakage(project.load(), "control_set", key_of(context))
 
 
 @check("customized_checkpoint", blocking=True)
-def loss_is_finite(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
+def loss_is_finite(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
     """A loss that was ever NaN or infinite leaves weights that mean nothing."""
     artifact = project.load().store.current("customized_checkpoint", key_of(context))
     losses = [json.loads(line)["loss"] for line in artifact.file("metrics.jsonl").read_text().splitlines()]
@@ -116,9 +116,7 @@ def loss_is_finite(context: dg.AssetCheckExecutionContext, project: ProjectResou
 
 
 @check("customized_checkpoint", blocking=True)
-def training_starts_at_the_base(
-    context: dg.AssetCheckExecutionContext, project: ProjectResource
-) -> dg.AssetCheckResult:
+def training_starts_at_the_base(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
     """Closed gates must leave the base exactly as it is; otherwise a gain is not the training's.
 
     A linear head must start as the zero-shot head of the base.
@@ -136,7 +134,7 @@ def training_starts_at_the_base(
 
 
 @check("domain_results")
-def accuracy_is_at_least_base(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
+def accuracy_is_at_least_base(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
     """Customization should not make the model worse on its own domain."""
     pipeline, key = project.load(), key_of(context)
     base = fresh_or_none(pipeline, "domain_results", method_key(key.split("/")[0], "base"))
@@ -149,7 +147,7 @@ def accuracy_is_at_least_base(context: dg.AssetCheckExecutionContext, project: P
 
 @check("comparison")
 def gain_is_not_shared_by_the_control(
-    context: dg.AssetCheckExecutionContext, project: ProjectResource
+    context: dg.AssetCheckExecutionContext, project: ProjectParam
 ) -> dg.AssetCheckResult:
     """A gain that random pairs give too is no gain of retrieval; this is the smallest lead of any method."""
     top1 = project.load().store.current("comparison", key_of(context)).counts["top1"]

@@ -4,13 +4,11 @@ import dagster as dg
 
 from assets.declared import stage_asset
 from assets.reporting import publish
-from assets.resources import ProjectResource, TrackingResource
+from assets.resources import ProjectParam, TrackingParam
 
 
 @stage_asset
-def corpus(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
-) -> dg.MaterializeResult:
+def corpus(context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam) -> dg.MaterializeResult:
     """The image-text pairs that everything is retrieved from.
 
     REACT needs no labels of its own: whatever it teaches the model about your classes it finds in a large collection of
@@ -22,7 +20,7 @@ def corpus(
 
 @stage_asset
 def base_checkpoint(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """The CLIP to customize: the encoder of the corpus, the start of every training, and what results are held against.
 
@@ -34,7 +32,7 @@ def base_checkpoint(
 
 @stage_asset
 def corpus_embeddings(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """A unit vector for every image and every caption of the corpus, in clip-retrieval's layout.
 
@@ -46,7 +44,7 @@ def corpus_embeddings(
 
 @stage_asset
 def faiss_index(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """The search index over the image vectors and over the caption vectors.
 

@@ -13,7 +13,7 @@ import dagster as dg
 
 from assets.partitions import mapping_of, partitions_of
 from assets.reporting import RETRIES, publish, readable_failures
-from assets.resources import ProjectResource, TrackingResource
+from assets.resources import ProjectParam, TrackingParam
 from react_pipeline.pipeline import STAGES, Stage
 
 DOMAIN_FILE = "domain_file"
@@ -78,7 +78,7 @@ def assets_of(methods: Sequence[str]) -> list[dg.AssetsDefinition]:
 
 
 def checks_of(methods: Sequence[str]) -> list[dg.AssetChecksDefinition]:
-    """Every check that was declared."""
+    """Every check that was declared, in the order of declaration."""
     return [
         dg.asset_check(
             asset=dg.AssetKey(declared.stage),
@@ -124,7 +124,5 @@ def _mapping(parent: str, child: Stage, methods: Iterable[str]) -> dg.PartitionM
     return mapping_of(STAGES[parent], child, methods) if parent in STAGES else None
 
 
-def _publish(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
-) -> dg.MaterializeResult:
+def _publish(context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam) -> dg.MaterializeResult:
     return publish(context, project, tracking)

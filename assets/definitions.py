@@ -3,7 +3,7 @@
 Belongs here: the list of what there is. Does not belong here: any asset, check, sensor or resource itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -11,17 +11,22 @@ import dagster as dg
 # Importing these declares their assets and checks.
 from assets import automation, benchmark, benchmark_checks, checks, corpus, domains, evaluation, freshness, promotion  # noqa: F401
 from assets.declared import assets_of, checks_of
-from assets.resources import ProjectResource, TrackingResource
+from assets.resources import ProjectResource, TrackingResource, fixed
 from assets.upkeep_sensor import upkeep
 from react_pipeline.settings import METHODS
 from react_pipeline.store import ReactError
 
 
-def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Definitions:
+def build_defs(
+    methods: Sequence[str] = (),
+    loggers: Mapping[str, dg.LoggerDefinition] | None = None,
+    **resource_overrides: Any,
+) -> dg.Definitions:
     """All definitions.
 
     Args:
         methods: Partitions beside those that `methods` of pipeline.yaml names, for one launch.
+        loggers: Of Dagster, beside its own.
         resource_overrides: Replace `project` or `tracking`, in tests or from the command line.
     """
     resources = {"project": ProjectResource(), "tracking": TrackingResource(), **resource_overrides}
@@ -35,7 +40,8 @@ def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Def
         sensors=[automation.domain_files, freshness.freshness, upkeep(settings)],
         # A process for each step and check would load torch and these definitions again and again.
         executor=dg.in_process_executor,
-        resources=resources,
+        resources={name: fixed(resource) for name, resource in resources.items()},
+        loggers=loggers,
     )
 
 

@@ -6,7 +6,7 @@ from assets.declared import DOMAIN_FILE, stage_asset
 from assets.partitions import domain_partitions
 from assets.processes import train
 from assets.reporting import publish
-from assets.resources import ProjectResource, TrackingResource
+from assets.resources import ProjectParam, TrackingParam
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact
 
@@ -24,7 +24,7 @@ domain_file = dg.AssetSpec(
 
 @stage_asset
 def evaluation_set(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """The domain's labelled images, if it has any: never trained on, only measured with.
 
@@ -35,7 +35,7 @@ def evaluation_set(
 
 @stage_asset
 def retrieved_set(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """REACT's first idea: the pairs of the corpus that matter for this domain, found from its class names alone.
 
@@ -48,7 +48,7 @@ def retrieved_set(
 
 @stage_asset
 def control_set(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """As many pairs as were retrieved, drawn at random from the same corpus.
 
@@ -59,7 +59,7 @@ def control_set(
 
 @stage_asset
 def customized_checkpoint(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """REACT's second idea: the base model with new gated blocks, trained on the retrieved pairs; its own weights stay.
 

@@ -4,12 +4,12 @@ import dagster as dg
 
 from assets.declared import stage_asset
 from assets.reporting import publish
-from assets.resources import ProjectResource, TrackingResource
+from assets.resources import ProjectParam, TrackingParam
 
 
 @stage_asset
 def domain_results(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """Zero-shot accuracy of one method on the domain's labelled images, after ELEVATER's protocol.
 
@@ -23,7 +23,7 @@ def domain_results(
 
 @stage_asset
 def comparison(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """Was it worth it? Every method of the domain beside the base and its control, with 95% intervals.
 
@@ -35,9 +35,7 @@ def comparison(
 
 
 @stage_asset
-def overview(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
-) -> dg.MaterializeResult:
+def overview(context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam) -> dg.MaterializeResult:
     """All domains on one page: the mean gain of each method over the base and over its control, and how sure it is.
 
     It takes the current comparison of every domain; a domain without one is named with the reason. A mean says of how

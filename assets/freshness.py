@@ -13,7 +13,7 @@ import dagster as dg
 
 from assets.declared import check
 from assets.partitions import DOMAINS
-from assets.resources import ProjectResource
+from assets.resources import ProjectParam
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Manifests, Project
 from react_pipeline.store import ReactError
@@ -26,13 +26,13 @@ MAX_LISTED = 20
 
 
 @check("retrieved_set", partitioned=False)
-def pairs_are_up_to_date(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
+def pairs_are_up_to_date(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
     """Warns of domains whose pairs would come out otherwise today: another class, prompt, setting, corpus or base."""
     return dg.AssetCheckResult(**look_at(project.load(), context.instance)["retrieved_set"])
 
 
 @check("customized_checkpoint", partitioned=False)
-def checkpoints_are_up_to_date(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
+def checkpoints_are_up_to_date(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
     """Warns of trainings that would see other pairs or settings today, and says what `automation.training` holds back.
 
     Trained again are those that are not held back, if automation is switched on.
@@ -47,7 +47,7 @@ def checkpoints_are_up_to_date(context: dg.AssetCheckExecutionContext, project: 
     description="Evaluates the checks `pairs_are_up_to_date` and `checkpoints_are_up_to_date` again when their answer "
     "has changed, so that the UI shows what is out of date and why. Starts no run.",
 )
-def freshness(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.SensorResult:
+def freshness(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
     """Report what the UI does not show yet."""
     try:
         answers = look_at(project.load(), context.instance)

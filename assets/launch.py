@@ -1,8 +1,9 @@
 """Launching: materialize assets from the command line, in one process, on the real Dagster instance.
 
-Belongs here: which runs a selection becomes, in which order, what happens after one fails. Does not belong here: what a
-killed launch leaves behind (`launch_locks`). Every run has its events, checks and metadata in the Dagster UI like one
-that was started there. One process for all of them imports torch and loads the definitions once.
+Belongs here: which runs a selection becomes, in which order, what happens after one fails. Does not belong here: what
+is up to date (`react_pipeline.upkeep`, `recorded`), what a killed launch leaves behind (`launches`). Every run has its
+events, checks and metadata in the Dagster UI like one that was started there. One process for all of them imports
+torch and loads the definitions once.
 """
 
 import logging
@@ -14,48 +15,43 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.benchmark import GROUP as BENCHMARK
 from assets.definitions import build_defs
-from assets.launch_locks import LAUNCH_TAG, registered
-from assets.partitions import DOMAINS, domain_partitions, evaluation_partitions, partition_of, training_partitions
+from assets.event_databases import held_open
+from assets.launches import registered, tags_of
+from assets.partitions import DOMAINS, partition_of
+from assets.recorded import Recorded
 from assets.reporting import INTERRUPTED
 from assets.resources import ProjectResource
-from react_pipeline.pipeline import method_key
+from assets.step_lines import CONSOLE, StepLines
+from react_pipeline.pipeline import ALL, STAGES, method_key
 from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
 from react_pipeline.settings import METHODS, load_domains
-from react_pipeline.store import InputError
+from react_pipeline.store import InputError, ReactError
 from react_pipeline.tracking import Registry, Tracking
+from react_pipeline.upkeep import up_to_date
 
 logger = logging.getLogger(__name__)
-
-COMPARED = {"comparison": "domain_results", "benchmark_comparison": "benchmark_results"}
-"""Assets that need whichever results of a domain there are, and these results."""
-
-AFTER_RESULTS = (*COMPARED, "promotion")
-"""Assets of a domain that come after all of its methods."""
-
-AFTER_DOMAINS = ("overview",)
-"""Assets of no domain that come after all of them."""
-
-QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One Dagster run: assets that share a partition. `key` is what the library calls it ("" for no partition)."""
+    """One Dagster run: assets that share a partition, which the library calls `key`."""
 
     assets: tuple[str, ...]
-    key: str = ""
+    key: str = ALL
 
-    @property
-    def partition(self) -> str | None:
-        """The partition key, as Dagster wants it."""
-        return partition_of(*self.key.split("/")) if "/" in self.key else self.key or None
+    def __str__(self) -> str:
+        """As a line of output names it."""
+        return ", ".join(self.assets) + ("" if self.key == ALL else f" {self.key}")
 
 
 @dataclass(frozen=True)
 class Event:
-    """What is told while a launch goes on: `state` is `started`, `done`, `failed` or `skipped`."""
+    """What is reported while a launch goes on.
+
+    `state` is `step` (`message` is a line about one asset: it begins, ends or is tried again), or what became of a run:
+    `done`, `failed` or `skipped`.
+    """
 
     launch: Launch
     state: str
@@ -66,7 +62,10 @@ class Event:
 
 @dataclass
 class Summary:
-    """What came of all runs; `run_ids` are Dagster's."""
+    """What came of all assets: `reused` are those that were as they should be, with a run or without.
+
+    `run_ids` are Dagster's.
+    """
 
     seconds: float = 0.0
     built: int = 0
@@ -89,33 +88,39 @@ def open_instance(project: Project) -> dg.DagsterInstance:
 def materialize(
     selection: str = "*",
     domains: Sequence[str] = (),
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = (),
     config_path: Path | str | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Summary:
-    """Run a selection of assets; a failure stops what depends on it and nothing else.
+    """Run what is not up to date of a selection of assets; a failure stops what depends on it and nothing else.
+
+    An asset is up to date if its artifact is what would be built today and Dagster and MLflow show it as it is.
 
     Args:
         selection: Dagster's syntax, such as `+domain_results` or `comparison`. `*` leaves the benchmark out unless
             `elevater.root` is set.
         domains: Slugs; none: every valid domain file.
-        methods: Of `METHODS`.
+        methods: Of `METHODS`; none: those of `pipeline.yaml`.
         config_path: The `pipeline.yaml`; unset: as `Project.load`.
-        on_event: Called before and after each run.
+        on_event: Called when a step begins and ends, and after each run.
 
     Raises:
         InputError: If the selection, a domain or a method is wrong. Nothing has run then.
     """
     project = Project.load(config_path)
-    defs = build_defs(project=ProjectResource(config_path=str(project.path)))
+    lines = StepLines()
+    methods = methods or project.config.methods
+    defs = build_defs(methods, {CONSOLE: lines.definition}, project=ProjectResource(config_path=str(project.path)))
     benchmark = project.config.elevater.root is not None or selection.strip() != "*"
     launches = plan(defs, selection, domains or _valid_domains(project), methods, benchmark=benchmark)
-    for slug in {launch.key.split("/")[0] for launch in launches} - {""}:
+    for slug in {launch.key.split("/")[0] for launch in launches} - {ALL}:
         project.domain(slug)
     started = time.monotonic()
-    with open_instance(project) as instance, registered(instance) as launch_id:
-        instance.add_dynamic_partitions(DOMAINS, sorted({entry.key.split("/")[0] for entry in launches} - {""}))
-        summary = _Runner(defs, instance, {LAUNCH_TAG: launch_id}, on_event).run(launches)
+    logging.getLogger("dagster").setLevel(logging.CRITICAL)
+    with open_instance(project) as instance, held_open(instance), registered(instance) as name:
+        instance.add_dynamic_partitions(DOMAINS, sorted({entry.key.split("/")[0] for entry in launches} - {ALL}))
+        recorded = Recorded(instance, defs.resolve_asset_graph(), project)
+        summary = _Runner(defs, recorded, name, on_event, lines).run(launches)
     Tracking.of(project).log_pending(project, patient=True)
     Registry.of(project).apply_pending(project, patient=True)
     summary.seconds = time.monotonic() - started
@@ -140,38 +145,32 @@ def plan(
         raise InputError(f"--select {selection!r}: no such asset")
     for method in methods:
         method_key("any", method)
-    graph = defs.resolve_asset_graph()
-    runnable = graph.materializable_asset_keys & selected  # a domain's file is an asset that no run makes
-    names = [key.path[-1] for key in graph.toposorted_asset_keys if key in runnable]
-    of_benchmark = {name for name in names if graph.get(dg.AssetKey(name)).group_name == BENCHMARK}
-    names = [name for name in names if benchmark or name not in of_benchmark]
-    by_partitions = {
-        definition: tuple(name for name in names if graph.get(dg.AssetKey(name)).partitions_def == definition)
-        for definition in (None, domain_partitions, training_partitions, evaluation_partitions)
-    }
-    last = [name for name in by_partitions[domain_partitions] if name in AFTER_RESULTS]
-    first = tuple(name for name in by_partitions[domain_partitions] if name not in last)
-    measured = by_partitions[evaluation_partitions]
-    launches = [Launch(tuple(name for name in by_partitions[None] if name not in AFTER_DOMAINS))]
+    wanted = {key.path[-1] for key in selected}
+    rows = [row for row in STAGES.values() if row.name in wanted and (benchmark or row.group != "benchmark")]
+
+    def together(key: str, *scopes: str, gathers: bool = False) -> list[Launch]:
+        """What shares a partition and comes together; apart from it the benchmark, so that it fails nothing else."""
+        of_scope = [row for row in rows if row.scope in scopes and bool(row.gathers) == gathers]
+        kinds = [[row.name for row in of_scope if (row.group == "benchmark") == apart] for apart in (False, True)]
+        return [Launch(tuple(names), key) for names in kinds if names]
+
+    launches = together(ALL, "all")
     for slug in domains:
-        launches.append(Launch(first, slug))
+        launches += together(slug, "domain")
         for method in sorted(methods, key=METHODS.index):
-            if method != "base":
-                launches.append(Launch(by_partitions[training_partitions], f"{slug}/{method}"))
-            # A run of its own, so that what goes wrong with the benchmark fails nothing else.
-            launches.append(Launch(tuple(name for name in measured if name not in of_benchmark), f"{slug}/{method}"))
-            launches.append(Launch(tuple(name for name in measured if name in of_benchmark), f"{slug}/{method}"))
-        launches += [Launch((name,), slug) for name in last]
-    launches += [Launch((name,)) for name in by_partitions[None] if name in AFTER_DOMAINS]
-    return [launch for launch in launches if launch.assets]
+            key = method_key(slug, method)
+            launches += [*(together(key, "trained") if method != "base" else ()), *together(key, "method")]
+        launches += together(slug, "domain", gathers=True)
+    return launches + together(ALL, "all", gathers=True)
 
 
 @dataclass
 class _Runner:
     defs: dg.Definitions
-    instance: dg.DagsterInstance
-    tags: dict[str, str]
+    recorded: Recorded
+    name: str
     on_event: Callable[[Event], None]
+    lines: StepLines
     tried: set[tuple[str, str]] = field(default_factory=set)
     failed: set[tuple[str, str]] = field(default_factory=set)
     summary: Summary = field(default_factory=Summary)
@@ -182,21 +181,35 @@ class _Runner:
             blocked = self._blocked_by(launch)
             if blocked:
                 self._fail(launch, Event(launch, "skipped", message=f"{blocked} failed"), launch.assets)
-            else:
-                self._run_one(launch)
+                continue
+            due = self._due(launch)
+            self.summary.reused += len(launch.assets) - len(due)
+            if due:
+                self._run_one(Launch(due, launch.key))
         return self.summary
 
+    def _due(self, launch: Launch) -> tuple[str, ...]:
+        """The first asset that is not up to date and those after it: they may be made from it."""
+        for place, name in enumerate(launch.assets):
+            try:
+                if self.recorded.shows(up_to_date(self.recorded.project, name, launch.key)):
+                    continue
+            except (ReactError, OSError, ValueError):
+                pass  # if it is more than out of date, the step itself says so
+            return launch.assets[place:]
+        return ()
+
     def _run_one(self, launch: Launch) -> None:
-        self.on_event(Event(launch, "started"))
+        self.lines.on_line = lambda line: self.on_event(Event(launch, "step", message=line))
         started = time.monotonic()
         job = self.defs.resolve_implicit_global_asset_job_def()
         result = job.execute_in_process(
-            instance=self.instance,
+            instance=self.recorded.instance,
             asset_selection=[dg.AssetKey(name) for name in launch.assets],
-            partition_key=launch.partition,
+            partition_key=partition_of(launch.key),
             raise_on_error=False,
-            run_config=QUIET,
-            tags=self.tags,
+            run_config={"loggers": {CONSOLE: {}}},
+            tags=tags_of(self.name),
         )
         seconds = time.monotonic() - started
         self.summary.run_ids.append(result.run_id)
@@ -221,23 +234,20 @@ class _Runner:
         self.on_event(event)
 
     def _blocked_by(self, launch: Launch) -> str:
-        graph = self.defs.resolve_asset_graph()
-        slug = launch.key.split("/")[0]
-        for stage in (COMPARED[name] for name in launch.assets if name in COMPARED):
-            results = {(name, key) for name, key in self.tried if name == stage and key.startswith(f"{slug}/")}
-            if results and results <= self.failed:
-                return f"every {stage} of {slug}"
-        keys = {"", slug, launch.key}
-        for name in launch.assets:
-            parents = {key.path[-1] for key in graph.get(dg.AssetKey(name)).parent_keys} - set(launch.assets)
-            if launch.key.endswith("/base"):
-                parents.discard("customized_checkpoint")
-            if launch.key.count("/") and "control_set" in parents:
-                parents.discard("retrieved_set" if launch.key.endswith("-control") else "control_set")
-            for parent, key in sorted(self.failed):
-                if parent in parents and key in keys:
-                    return f"{parent} {key}".strip()
+        """What failed of all that the assets need; of results that are gathered, one is enough."""
+        for row in (STAGES[name] for name in launch.assets):
+            for stage, key in row.parents_of(launch.key).items():
+                if stage not in launch.assets and (stage, key) in self.failed:
+                    return str(Launch((stage,), key))
+            for stage in row.gathers:
+                of_all = [key for name, key in self.tried if name == stage and _is_below(key, launch.key)]
+                if of_all and all((stage, key) in self.failed for key in of_all) and stage not in launch.assets:
+                    return f"every {stage}" + ("" if launch.key == ALL else f" of {launch.key}")
         return ""
+
+
+def _is_below(key: str, domain: str) -> bool:
+    return domain == ALL or key.split("/")[0] == domain
 
 
 def _passed(result: dg.ExecuteInProcessResult) -> set[str]:

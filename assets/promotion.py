@@ -9,7 +9,7 @@ from assets.declared import check, stage_asset
 from assets.metadata import data_uri, literal
 from assets.partitions import key_of
 from assets.reporting import publish, readable_failures
-from assets.resources import ProjectResource, TrackingResource
+from assets.resources import ProjectParam, TrackingParam
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
@@ -22,7 +22,7 @@ MAX_NAMED = 5
 
 @stage_asset
 def promotion(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """Which model of the domain is champion: a new one only if its gain is beyond the noise.
 
@@ -38,12 +38,14 @@ def promotion(
         artifact = pipeline.store.current("promotion", slug)
         told = registry.apply(pipeline, artifact)
         return dg.MaterializeResult(
-            metadata={**(result.metadata or {}), **describe_verdict(artifact, told)}, data_version=result.data_version
+            metadata={**(result.metadata or {}), **describe_verdict(artifact, told)},
+            data_version=result.data_version,
+            tags=result.tags,
         )
 
 
 @check("promotion")
-def champion_is_in_no_doubt(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
+def champion_is_in_no_doubt(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
     """Warns if the champion cannot be compared, if newer results were not weighed, or if the base is ahead of it."""
     doubt = doubt_of(project.load(), key_of(context))
     return dg.AssetCheckResult(

@@ -4,18 +4,29 @@ Belongs here: which failures are tried again, and reuse of what is fresh. Does n
 like (`metadata`).
 """
 
+import hashlib
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import dagster as dg
 
 from assets.metadata import describe
 from assets.partitions import key_of
-from assets.resources import ProjectResource, TrackingResource
+from assets.resources import ProjectParam, TrackingParam
 from react_pipeline.lineage import call, fresh_or_none
 from react_pipeline.pipeline import STAGES, Stage
-from react_pipeline.project import Project
-from react_pipeline.store import Artifact, CorruptArtifact, ReactError, SourceUnavailable, StoreWriteError
+from react_pipeline.project import Project, full_glance
+from react_pipeline.store import (
+    Artifact,
+    CorruptArtifact,
+    ReactError,
+    SourceUnavailable,
+    StoreWriteError,
+    canonical_json,
+)
+from react_pipeline.workload import announce
 
 TRANSIENT = (OSError, SourceUnavailable, StoreWriteError)
 """Faults that may be gone a little later: the network, a full disk. Everything else fails the same way again."""
@@ -23,14 +34,17 @@ TRANSIENT = (OSError, SourceUnavailable, StoreWriteError)
 RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 """How a step is tried again; delay in seconds."""
 
+SEEN_TAG = "react/seen"
+"""On a materialization: `seen` at the time when its step began."""
+
 INTERRUPTED = "interrupted"
 """All that is said of a step that was cancelled, from the UI or by Ctrl-C."""
 
 
 def publish(
     context: dg.AssetExecutionContext,
-    project: ProjectResource,
-    tracking: TrackingResource,
+    project: ProjectParam,
+    tracking: TrackingParam,
     step: Callable[..., Artifact] | None = None,
 ) -> dg.MaterializeResult:
     """Run one step of the library for this partition, log its artifact to MLflow, and describe it.
@@ -46,15 +60,39 @@ def publish(
     """
     stage, key = STAGES[context.asset_key.path[-1]], key_of(context)
     with readable_failures():
-        pipeline = project.load()
+        started, pipeline = time.monotonic(), project.load()
+        before, name = seen(pipeline, stage, key), stage.name if stage.scope == "all" else f"{stage.name} {key}"
         artifact = _fresh(pipeline, stage, key)
         if artifact is None:
+            amount = announce(pipeline, stage.name, key)
+            context.log.info(f"{name} ..." + (f" {amount}" if amount else ""))
             artifact = call(stage.step, pipeline, key) if step is None else step(pipeline, *key.split("/"))
-        context.log.info(f"{'reused' if artifact.reused else 'built'} {artifact.path}")
+        made = "as before" if artifact.reused else "built"
+        context.log.info(f"{name}: {made}, {time.monotonic() - started:.1f} s")
         tracked = tracking.log(pipeline, artifact, context.run.run_id)
         return dg.MaterializeResult(
-            metadata={**describe(artifact), **tracked}, data_version=dg.DataVersion(artifact.fingerprint)
+            metadata={**describe(artifact), **tracked},
+            data_version=dg.DataVersion(artifact.fingerprint),
+            tags={SEEN_TAG: before} if before else None,
         )
+
+
+def seen(project: Project, stage: Stage, key: str) -> str:
+    """A digest of all that is no input of the artifact and yet calls for a run when it changes.
+
+    The user's files by name, size and time, what the stage's checks judge by, and where MLflow is. Empty where only
+    running the step can say whether the files have changed.
+    """
+    files = "" if stage.outside is None else full_glance(project, stage.outside(project, key))
+    if files is None:
+        return ""
+    judged: dict[str, Any] = {}
+    if stage.name == "faiss_index":
+        judged = project.config.index.model_dump(mode="json")
+    elif stage.name == "retrieved_set":
+        judged = project.retrieval(key).model_dump(mode="json")
+    where = [project.config.tracking_uri, project.config.project]
+    return hashlib.sha256(canonical_json([files, judged, where]).encode()).hexdigest()[:16]
 
 
 @contextmanager

@@ -28,7 +28,7 @@ from assets.attempts import (
 )
 from assets.declared import blocking_checks
 from assets.partitions import DOMAINS, partition_of, partitions_of
-from assets.resources import ProjectResource
+from assets.resources import ProjectParam
 from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import AutomationConfig
@@ -53,7 +53,7 @@ def upkeep(settings: AutomationConfig) -> dg.SensorDefinition:
         "inputs; the policy of training is `automation` in pipeline.yaml. A tick's log says what is asked for and why, "
         "and what is held back.",
     )
-    def look(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.SensorResult:
+    def look(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
         try:
             tick = Tick(context.instance, project.load(), json.loads(context.cursor or "{}"))
             tick.look()

@@ -54,7 +54,7 @@ class Stage:
     gathers: tuple[str, ...] = ()
     is_current: str = ""
     identity: Callable[[Project, str], dict[str, Any]] = identity.nothing
-    outside: Callable[[Project, str], Iterable[str]] | None = None
+    outside: Callable[[Project, str], outside.Files] | None = None
     version: str = "1"
     group: str = "corpus"
     kinds: tuple[str, ...] = ()

@@ -20,7 +20,7 @@ import pandas as pd
 
 from react_pipeline.lineage import call, fresh
 from react_pipeline.pipeline import ALL, STAGES, Stage
-from react_pipeline.project import Manifests, Project, changed_shards, glance
+from react_pipeline.project import Manifests, Project, changed_sources, glance
 from react_pipeline.settings import CONTROL_SUFFIX, pairs_of
 from react_pipeline.store import (
     Artifact,
@@ -117,6 +117,22 @@ def survey(project: Project, slugs: Sequence[str], failed: Collection[Place] = f
     return look.found
 
 
+def up_to_date(project: Project, stage: str, key: str) -> Artifact:
+    """The artifact of one place, if it is what would be built today as far as the store and a look outside can say.
+
+    Raises:
+        MissingArtifact: If it, or one before it, was never built.
+        StaleArtifact: If it, or one before it, was built from other inputs.
+        CorruptArtifact: If its bytes differ from its manifest.
+    """
+    if STAGES[stage].gathers:
+        return call(STAGES[stage].is_current, project, key)
+    artifact = fresh(project, stage, key)
+    if reason := changed_sources(project, artifact):
+        raise StaleArtifact(f"`{stage}` of {key!r}: {reason}: rematerialize it")
+    return artifact
+
+
 def places(project: Project, slugs: Sequence[str]) -> Iterator[Place]:
     """What is kept up for these domains, in the order of the data."""
     config = project.config
@@ -174,7 +190,7 @@ class _Look:
         except _OUTDATED as error:
             reason = str(error)
         else:
-            reason = changed_shards(self.project, artifact) if stage == "corpus" else ""
+            reason = changed_sources(self.project, artifact)
             if not reason or (stage, key) in self.failed:  # the corpus of before is still a corpus
                 return State.FRESH
         inputs = {

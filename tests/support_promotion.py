@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from conftest import write_project
-from support_tracking import make_template
 
 from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult, score
 from react_pipeline.lineage import fresh, resolve
@@ -29,18 +28,16 @@ IMAGES = 200
 
 
 def measured_folder(directory: Path, tiny_checkpoint: Path, drawings: Path) -> Project:
-    """A project in whose store `gated-image` is ahead of the base, with MLflow's empty database beside it."""
+    """A project in whose store `gated-image` is ahead of the base."""
     project = write_project(directory, tiny_checkpoint, drawings)
     result(project, "shapes", "base", outcomes(100))
     result(project, "shapes", "gated-image", outcomes(140))
-    make_template(directory / "mlflow.db")
     return project
 
 
 def copy_measured(measured: Path, project: Project) -> Project:
-    """The project with a copy of the store and the database of such a folder."""
+    """The project with a copy of the store of such a folder."""
     shutil.copytree(measured / "store", project.config.store)
-    shutil.copy(measured / "mlflow.db", project.path.parent / "mlflow.db")
     return project
 
 
@@ -53,7 +50,7 @@ def outcomes(right: int, images: int = IMAGES, *, first: int = 0) -> np.ndarray[
 
 def stand_in(project: Project, stage: str, key: str, content: Any = None) -> Artifact:
     """A published artifact of a stage with one small file; what it is made from is made if it is not there."""
-    for name, parent in STAGES[stage].parents(key).items():
+    for name, parent in STAGES[stage].parents_of(key).items():
         try:
             fresh(project, name, parent)
         except Exception:  # noqa: BLE001 - missing or stale
@@ -92,7 +89,7 @@ def result(
     key = f"{slug}/{method}"
     if method != "base":
         checkpoint(project, slug, method, seed)
-    for name, parent in STAGES["domain_results"].parents(key).items():
+    for name, parent in STAGES["domain_results"].parents_of(key).items():
         if not (project.store.directory(name, parent) / "current").exists():
             stand_in(project, name, parent)
     inputs = resolve(

@@ -1,1 +1,4 @@
+from .cross_site import SAFE_METHODS as SAFE_METHODS
+from .cross_site import origin_of as origin_of
+from .cross_site import refusal as refusal
 from .serve import serve_corpus as serve_corpus

@@ -20,7 +20,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from react_pipeline.corpus import SHARDS_FILE, check_shards, index_shard
+from react_pipeline.corpus import SHARDS_FILE, check_shards, count_pairs, index_shard
 from react_pipeline.embedding.earlier_embeddings import LEDGER_FILE, EarlierEmbeddings
 from react_pipeline.embedding.groups import (
     DUPLICATE,
@@ -81,7 +81,7 @@ def _embed(project: Project, inputs: Inputs, corpus: Artifact, base: Artifact, s
     groups = [Group(number, range(start, end), tuple(digests[start:end])) for number, (start, end) in enumerate(plan)]
     records = Records(staging, scratch, len(groups), locations, project.config.corpus.max_bad_fraction)
     folders = shards["folder"].tolist() if "folder" in shards else None
-    build, pairs = _Build(project.config, records, groups, earlier, base, folders), corpus.counts.get("pairs")
+    build, pairs = _Build(project.config, records, groups, earlier, base, folders), count_pairs(corpus)
     with tqdm(total=pairs, desc="embedding", unit="pair", disable=None) as bar:
         try:
             is_local = project.config.distributor.kind == "local"

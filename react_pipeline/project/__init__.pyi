@@ -9,7 +9,8 @@ from .dagster_home import tell_addresses as tell_addresses
 from .dagster_home import ui_addresses as ui_addresses
 from .identity import other_evaluation_sets as other_evaluation_sets
 from .manifests import Manifests as Manifests
-from .outside import changed_shards as changed_shards
+from .outside import changed_sources as changed_sources
+from .outside import full_glance as full_glance
 from .outside import glance as glance
 from .project import CONFIG_VARIABLE as CONFIG_VARIABLE
 from .project import Project as Project
@@ -17,5 +18,4 @@ from .seed_files import seed_path as seed_path
 from .spark import held as held
 from .spark import require_shared as require_shared
 from .spark import spread as spread
-from .template import WORKSPACE as WORKSPACE
 from .template import write_demo_project as write_demo_project

@@ -1,6 +1,6 @@
 """What lies outside the store, looked at cheaply: names, sizes and times of files, never their bytes.
 
-Belongs here: finding that shards, a checkpoint's files or labelled images may have changed. Does not belong here:
+Belongs here: whether shards, a checkpoint's files or labelled images may have changed. Does not belong here:
 whether they really did (the stages `corpus`, `base_checkpoint` and `evaluation_set` read them when they are built).
 
 Remote shards are not looked at: asking a server for thousands of objects every minute is no courtesy. The schedule
@@ -14,12 +14,14 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from react_pipeline.demo import installed_versions
 from react_pipeline.project.project import Project
-from react_pipeline.store import Artifact, canonical_json
+from react_pipeline.store import Artifact, InputError, canonical_json
 
 MAX_LISTED = 100_000
 """Files that one look lists; a change beyond them is seen by the schedule."""
@@ -27,27 +29,88 @@ MAX_LISTED = 100_000
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
-def glance(project: Project, names: Iterable[str]) -> str:
-    """A digest of the names, sizes and times of the local files that paths and patterns name; "" if there is none."""
-    rows: list[tuple[str, int, int]] = []
-    for path in _local(project, names):
-        if len(rows) == MAX_LISTED:
-            break
-        try:
-            stat = path.stat()
-        except OSError:  # removed while we looked
-            continue
-        rows.append((str(path), stat.st_size, stat.st_mtime_ns))
-    return hashlib.sha256(canonical_json(rows).encode()).hexdigest()[:16] if rows else ""
+@dataclass(frozen=True)
+class Files:
+    """Local files that a stage reads.
 
-
-def changed_shards(project: Project, corpus: Artifact) -> str:
-    """How the local tar shards differ in name or size from those of a published corpus; "" if they do not.
-
-    Shards of equal name and size may still differ; their time tells (`glance`).
+    Attributes:
+        names: Paths, folders and patterns.
+        complete: Whether equal files mean equal inputs, so that a look at them is enough; else only its step can say.
     """
-    if project.config.corpus.kind != "webdataset":
+
+    names: tuple[str, ...] = ()
+    complete: bool = True
+
+
+def of_corpus(project: Project, _key: str) -> Files:
+    """Shards, tables of URLs, and folders of ready embeddings and indices."""
+    corpus = project.config.corpus
+    folders = (str(folder) for folder in (corpus.embeddings, corpus.indices) if folder is not None)
+    names = (*corpus.shards, *corpus.urls, *folders)
+    return Files(names, complete=not any(map(_REMOTE.match, names)))
+
+
+def of_checkpoint(project: Project, _key: str) -> Files:
+    """The checkpoint's file or folder; a tag of open_clip names no file."""
+    return Files((project.config.encoder.pretrained,) if project.config.encoder.pretrained else ())
+
+
+def of_labelled_images(project: Project, slug: str) -> Files:
+    """The folder or manifest of a domain's labelled images; the images that a manifest lists are not looked at."""
+    evaluation = project.domain(slug).evaluation
+    if evaluation is None or evaluation.path is None:
+        return Files()
+    return Files((str(evaluation.path),), complete=evaluation.kind != "manifest")
+
+
+def unlisted(_project: Project, _key: str) -> Files:
+    """Of stages whose files are too many to be listed at every look: their step compares them."""
+    return Files(complete=False)
+
+
+def glance(project: Project, files: Files) -> str:
+    """A digest of the names, sizes and times of local files; "" if there is none."""
+    return _digest(_listed(project, files))
+
+
+def full_glance(project: Project, files: Files) -> str | None:
+    """As `glance`; None where equal glances do not mean equal inputs, or there are more files than are listed."""
+    rows = _listed(project, files)
+    return _digest(rows) if files.complete and len(rows) < MAX_LISTED else None
+
+
+def changed_sources(project: Project, artifact: Artifact) -> str:
+    """How what an artifact was made from differs from what it records; "" if it does not, or if a look cannot say.
+
+    Looks at the packages that the demo is made from, and at names and sizes of local tar shards. Shards of equal name
+    and size may still differ in their time (`glance`).
+    """
+    if _is_demo(project, artifact.stage, artifact.key):
+        return _changed_packages(artifact)
+    is_webdataset = artifact.stage == "corpus" and project.config.corpus.kind == "webdataset"
+    return _changed_shards(project, artifact) if is_webdataset else ""
+
+
+def _is_demo(project: Project, stage: str, key: str) -> bool:
+    if stage == "evaluation_set":
+        evaluation = project.domain(key).evaluation
+        return evaluation is not None and evaluation.kind == "demo"
+    made = {"corpus": project.config.corpus.kind, "base_checkpoint": project.config.encoder.model}
+    return made.get(stage) == "demo"
+
+
+def _changed_packages(artifact: Artifact) -> str:
+    recorded = artifact.manifest["content"]
+    recorded = recorded.get("demo", recorded)
+    try:
+        today = installed_versions()
+    except InputError:  # what was made of them stays
         return ""
+    names = sorted(name for name in {*today, *recorded} if today.get(name) != recorded.get(name))
+    return f"it was made from another version of {', '.join(names)}" if names else ""
+
+
+def _changed_shards(project: Project, corpus: Artifact) -> str:
     table = pd.read_parquet(corpus.file("shards.parquet"), columns=["path", "bytes"])
     recorded = Counter(
         (Path(row.path).name, int(row.bytes)) for row in table.itertuples() if not _REMOTE.match(str(row.path))
@@ -58,28 +121,21 @@ def changed_shards(project: Project, corpus: Artifact) -> str:
     return f"{new} shards are new or of another size, {gone} are gone" if new or gone else ""
 
 
-def of_corpus(project: Project, _key: str) -> Iterator[str]:
-    """Shards, tables of URLs, and folders of ready embeddings and indices."""
-    corpus = project.config.corpus
-    yield from (*corpus.shards, *corpus.urls)
-    yield from (str(folder) for folder in (corpus.embeddings, corpus.indices) if folder is not None)
+def _listed(project: Project, files: Files) -> list[tuple[str, int, int]]:
+    rows: list[tuple[str, int, int]] = []
+    for path in _local(project, files.names):
+        if len(rows) == MAX_LISTED:
+            break
+        try:
+            stat = path.stat()
+        except OSError:  # removed while we looked
+            continue
+        rows.append((str(path), stat.st_size, stat.st_mtime_ns))
+    return rows
 
 
-def of_checkpoint(project: Project, _key: str) -> Iterator[str]:
-    """The checkpoint's file or folder; a tag of open_clip names no file."""
-    yield from (project.config.encoder.pretrained,) if project.config.encoder.pretrained else ()
-
-
-def of_labelled_images(project: Project, slug: str) -> Iterator[str]:
-    """The folder or manifest of a domain's labelled images."""
-    evaluation = project.domain(slug).evaluation
-    if evaluation is not None and evaluation.path is not None:
-        yield str(evaluation.path)
-
-
-def unlisted(_project: Project, _key: str) -> tuple[str, ...]:
-    """Of stages whose files are too many to be listed at every look: their step compares them."""
-    return ()
+def _digest(rows: list[tuple[str, int, int]]) -> str:
+    return hashlib.sha256(canonical_json(rows).encode()).hexdigest()[:16] if rows else ""
 
 
 def _local(project: Project, names: Iterable[str]) -> Iterator[Path]:

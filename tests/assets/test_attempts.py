@@ -25,7 +25,7 @@ from react_pipeline.store.errors import InputError, StoreWriteError
 
 Make = Callable[..., Project]
 NO_WAIT = (0,) * len(WAIT_HOURS)
-GATED = ("customized_checkpoint", partition_of("shapes", "gated-image"))
+GATED = ("customized_checkpoint", partition_of("shapes/gated-image"))
 CLASSES = dg.AssetCheckKey(dg.AssetKey("retrieved_set"), "classes_have_pairs")
 
 

@@ -163,7 +163,7 @@ def test_failed_training_keeps_no_comparison_of_the_others_waiting(kept_up: Proj
     build_all(kept_up, ["shapes"], until="retrieved_set")
     with dg.DagsterInstance.ephemeral() as instance:
         upkeep = Upkeep(kept_up, instance, "shapes")
-        assert upkeep.tick() == {("customized_checkpoint", partition_of("shapes", "gated-image"))}
+        assert upkeep.tick() == {("customized_checkpoint", partition_of("shapes/gated-image"))}
         assert upkeep.tick() == {("comparison", "shapes")}
 
 
@@ -174,8 +174,8 @@ def test_check_that_blocks_stops_the_chain_of_its_domain(kept_up: Project) -> No
             report(instance, slug, passed=passed)
         upkeep = Upkeep(kept_up, instance, "shapes", "colours")
         asked = upkeep.tick()
-        assert ("customized_checkpoint", partition_of("colours", "gated-image")) in asked
-        assert ("customized_checkpoint", partition_of("shapes", "gated-image")) not in asked
+        assert ("customized_checkpoint", partition_of("colours/gated-image")) in asked
+        assert ("customized_checkpoint", partition_of("shapes/gated-image")) not in asked
         assert "shapes/gated-image: not asked for: classes_have_pairs of retrieved_set has failed" in upkeep.log
 
 
@@ -242,7 +242,7 @@ def test_request_says_what_it_is_for_and_what_goes_first(kept_up: Project) -> No
     with dg.DagsterInstance.ephemeral() as instance:
         upkeep = Upkeep(kept_up, instance, "shapes", "colours")
         upkeep.tick()
-    tags = upkeep.tags["customized_checkpoint", partition_of("shapes", "gated-image")]
+    tags = upkeep.tags["customized_checkpoint", partition_of("shapes/gated-image")]
     assert tags["react/domain"] == "shapes" and tags["react/method"] == "gated-image"
     assert "has not been materialized" in tags["react/reason"]
     first = upkeep.tags["evaluation_set", "colours"]

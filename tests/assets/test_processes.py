@@ -42,19 +42,12 @@ FIELDS = {
 
 
 @pytest.fixture
-def prepare(make_project: Callable[..., Project], _indexed_store: Path) -> Callable[..., Project]:
+def prepare(make_project: Callable[..., Project], _retrieved_store: Path) -> Callable[..., Project]:
     """A project whose next step is the training of `shapes`, with these training fields."""
 
     def made(**fields: Any) -> Project:
-        from react_pipeline.clip.base import publish_base
-        from react_pipeline.labelled.labelled import publish_evaluation_set
-        from react_pipeline.retrieval.retrieve import retrieve_pairs
-
         project = make_project(customization={"defaults": {**FIELDS, **fields}})
-        shutil.copytree(_indexed_store, project.config.store)
-        publish_base(project)
-        publish_evaluation_set(project, "shapes")
-        retrieve_pairs(project, "shapes")
+        shutil.copytree(_retrieved_store, project.config.store)
         return project
 
     return made
@@ -166,7 +159,7 @@ def test_two_processes_train_and_their_failure_is_told_in_the_words_of_the_libra
             told = messages(instance, summary.run_ids[0])
             records = instance.fetch_materializations(
                 dg.AssetRecordsFilter(
-                    dg.AssetKey("customized_checkpoint"), asset_partitions=[partition_of("shapes", METHOD)]
+                    dg.AssetKey("customized_checkpoint"), asset_partitions=[partition_of(f"shapes/{METHOD}")]
                 ),
                 limit=5,
             ).records

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import dagster as dg
 import pytest
 from mlflow import MlflowClient
 from support_promotion import outcomes, result
-from support_tracking import make_template
 
-from assets.promotion import champion_is_in_no_doubt, doubt_of, promotion
+from assets.definitions import build_defs
+from assets.promotion import doubt_of
 from assets.resources import ProjectResource, TrackingResource
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide
 from react_pipeline.promotion.evidence import standing
+from react_pipeline.tracking.log import Tracking
 
 GATED = "gated-image"
 
@@ -26,9 +25,9 @@ def materialize(project: Project, uri: str) -> dg.ExecuteInProcessResult:
     }
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("domains", ["shapes"])
-        return dg.materialize(
-            [promotion, champion_is_in_no_doubt], partition_key="shapes", instance=instance, resources=resources
-        )
+        job = build_defs(**resources).resolve_implicit_global_asset_job_def()
+        asset = [dg.AssetKey("promotion")]
+        return job.execute_in_process(instance=instance, asset_selection=asset, partition_key="shapes")
 
 
 @pytest.fixture
@@ -39,10 +38,9 @@ def project(tiny_project: Project) -> Project:
 
 
 def test_verdict_is_shown_checked_and_told_and_a_choice_in_the_registry_taken_over(
-    project: Project, tmp_path: Path
+    project: Project, tracking: Tracking
 ) -> None:
-    make_template(tmp_path / "registry.db")
-    uri = f"sqlite:///{tmp_path / 'registry.db'}"
+    uri = tracking.uri
     done = materialize(project, uri)
     (event,) = done.get_asset_materialization_events()
     shown = {name: value.value for name, value in event.materialization.metadata.items()}

@@ -12,10 +12,7 @@ import pytest
 from benchmarks import methods as benchmark
 from benchmarks.methods import Row
 from react_pipeline.evaluation.domain_results import evaluate
-from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval.control import draw_control
-from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store.errors import MissingArtifact
 from react_pipeline.training.customization import customize
 
@@ -23,12 +20,8 @@ DOMAINS = ("shapes", "colours")
 
 
 @pytest.fixture
-def project(indexed_project: Project) -> Project:
-    for slug in DOMAINS:
-        publish_evaluation_set(indexed_project, slug)
-        retrieve_pairs(indexed_project, slug)
-        draw_control(indexed_project, slug)
-    return indexed_project
+def project(retrieved_project: Project) -> Project:
+    return retrieved_project
 
 
 @pytest.fixture

@@ -17,11 +17,10 @@ from safetensors.torch import save_file
 from react_pipeline.clip.classifier import load_classifier, zero_shot_head
 from react_pipeline.clip.model import load, save
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
-from react_pipeline.labelled.labelled import encode_images, publish_evaluation_set, read_images
+from react_pipeline.labelled.labelled import encode_images, read_images
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.pipeline import STAGES
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.errors import CorruptArtifact, InputError, StaleArtifact
 
@@ -30,10 +29,8 @@ TEMPLATES = ["a drawing of a {}", "a {} shape"]
 
 
 @pytest.fixture
-def project(indexed_project: Project) -> Project:
-    publish_evaluation_set(indexed_project, "shapes")
-    retrieve_pairs(indexed_project, "shapes")
-    return indexed_project
+def project(retrieved_project: Project) -> Project:
+    return retrieved_project
 
 
 def base_of(project: Project) -> Artifact:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +20,10 @@ Run = tuple[int, str, str]
 
 
 @pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def run(tmp_path: Path, mlflow_database: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("REACT_PIPELINE_CONFIG", raising=False)
     monkeypatch.chdir(tmp_path)
+    shutil.copy(mlflow_database, tmp_path)
 
     def call(*arguments: str) -> Run:
         with pytest.raises(SystemExit) as stop:
@@ -281,7 +283,7 @@ def test_search_answers_though_a_shard_is_gone(indexed_project: Project, run, mo
     def gone(*_: object) -> None:
         raise CorpusError("0.tar: cannot be read\x1b[2J")
 
-    monkeypatch.setattr("react_pipeline.retrieval.search.draw_pairs", gone)
+    monkeypatch.setattr("react_pipeline.retrieval.draw_pairs", gone)
     code, out, told = run("search", "a circle", "-k", "3")
     assert (code, told) == (2, "error: 0.tar: cannot be read\N{REPLACEMENT CHARACTER}[2J\n")
     assert out.count("a drawing of a") == 3 and "pictures" not in out
@@ -292,8 +294,8 @@ def test_captions_and_keys_of_strangers_tell_the_terminal_nothing(indexed_projec
 
     hostile = "a\x1b[2J\n[bold]cat\u202e \x9b"
     pairs = pd.DataFrame({"rank": [0], "similarity": [0.5], "row": [1], "caption": [hostile], "url": [hostile]})
-    monkeypatch.setattr("react_pipeline.retrieval.search.search_pairs", lambda *_, **__: pairs)
-    monkeypatch.setattr("react_pipeline.retrieval.search.draw_pairs", lambda *_: None)
+    monkeypatch.setattr("react_pipeline.retrieval.search_pairs", lambda *_, **__: pairs)
+    monkeypatch.setattr("react_pipeline.retrieval.draw_pairs", lambda *_: None)
     code, out, _ = run("search", "a circle")
     assert code == 0 and out.count("a\ufffd[2J [bold]cat\ufffd \ufffd") == 2
     assert all(line.isprintable() for line in out.split("\n"))

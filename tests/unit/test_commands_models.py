@@ -15,6 +15,7 @@ from react_pipeline.promotion.decision import decide
 from react_pipeline.promotion.evidence import standing
 from react_pipeline.tracking import log as tracking_module
 from react_pipeline.tracking import registry as registry_module
+from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.registry import Registry
 
 GATED = "gated-image"
@@ -30,7 +31,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, dr
 
 
 @pytest.fixture
-def project(tiny_project: Project, measured: Path) -> Project:
+def project(tiny_project: Project, measured: Path, tracking: Tracking) -> Project:
     return copy_measured(measured, tiny_project)
 
 

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -21,6 +22,7 @@ from support_elevater import edit_json, folder_of, png, write_elevater, write_zi
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
+from react_pipeline.benchmark import search as searching
 from react_pipeline.benchmark.comparison import compare_summaries, draw, to_markdown
 from react_pipeline.benchmark.features import Features, publish_features
 from react_pipeline.benchmark.results import expected_predictions, publish_results
@@ -306,7 +308,10 @@ def test_shots_are_measured_by_both_protocols_for_each_seed(project_on: Callable
     assert np.shape(prediction["predictions"]) == (1, 14, 7)
 
 
-def test_the_image_tower_is_fine_tuned_on_the_images_of_the_features(project_on: Callable[..., Project]) -> None:
+def test_the_image_tower_is_fine_tuned_on_the_images_of_the_features(
+    project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "search", partial(searching.search, learning_rates=(1e-3,)))
     project = project_on(datasets=["rendered-sst2"], shots=[5], seeds=1, adaptations=["fine-tune"])
     rows = rows_of(results(project))
     tuned = rows[rows["adaptation"] == "fine-tune"]
