@@ -18,7 +18,6 @@ from assets.attempts import (
     CODE_TAG,
     INPUTS_TAG,
     TRY_TAG,
-    Outlook,
     code_digest,
     failure_of,
     is_under_way,

@@ -74,10 +74,10 @@ class Upkeep:
                 if error is not None:
                     raise error
 
-        tags = {} if by_hand else {name: value for name, value in self.tags[stage, partition].items() if "react/" in name}
-        dg.materialize(
-            [made], instance=self.instance, partition_key=partition, tags=tags, raise_on_error=False
+        tags = (
+            {} if by_hand else {name: value for name, value in self.tags[stage, partition].items() if "react/" in name}
         )
+        dg.materialize([made], instance=self.instance, partition_key=partition, tags=tags, raise_on_error=False)
 
     def plan(self, status: dg.DagsterRunStatus, **tags: str) -> None:
         """A run in this state for everything that was asked for."""

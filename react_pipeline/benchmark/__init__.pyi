@@ -15,9 +15,9 @@ from .features import Features as Features
 from .features import digests_of_test_images as digests_of_test_images
 from .features import publish_features as publish_features
 from .finetune import ImageExamples as ImageExamples
+from .head import NOT_FINITE as NOT_FINITE
 from .head import Head as Head
 from .head import HeadSettings as HeadSettings
-from .head import NOT_FINITE as NOT_FINITE
 from .head import Recorder as Recorder
 from .image_text import read_caption_csv as read_caption_csv
 from .image_text import read_karpathy as read_karpathy
@@ -30,8 +30,8 @@ from .results import STAGE as STAGE
 from .results import collect_submission as collect_submission
 from .results import expected_predictions as expected_predictions
 from .results import publish_results as publish_results
-from .search import Curve as Curve
 from .search import SEARCH_EPOCHS as SEARCH_EPOCHS
+from .search import Curve as Curve
 from .search import SearchResult as SearchResult
 from .search import Trial as Trial
 from .search import search as search
