@@ -6,7 +6,8 @@ digest of its inputs, the digest of the sources and the number of the try.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ import react_pipeline
 from assets.launches import is_alive
 from assets.partitions import partition_of
 from assets.reporting import INTERRUPTED
+from react_pipeline.project import SETTINGS_FILE, Project, locate_home
 from react_pipeline.upkeep import Task
 
 INPUTS_TAG, CHECK_TAG, CODE_TAG, TRY_TAG = "react/inputs.", "react/check.", "react/code", "react/try"
@@ -72,10 +74,10 @@ def outlook_by_tag(
     if not found:
         return Outlook("ask")
     run, ended = found[0].dagster_run, found[0].end_time or found[0].update_timestamp.timestamp()
-    if newest is not None and newest.run_id != run.run_id and newest.status == _STATUS.SUCCESS:
-        return Outlook("ask")  # another version was built since, so this run says nothing of today
     if is_under_way(run):
         return Outlook("under way")
+    if newest is not None and newest.run_id != run.run_id and newest.status == _STATUS.SUCCESS:
+        return Outlook("ask")  # another version was built since, so this run says nothing of today
     if run.status == _STATUS.CANCELED:
         return Outlook("leave", f"its run {short(run)} was cancelled; materialize it when you want it after all")
     if run.tags.get(CODE_TAG, code) != code:
@@ -134,6 +136,20 @@ def failures(instance: dg.DagsterInstance, tasks: Iterable[Task]) -> Mapping[Tas
             reason = failure_of(instance, run, task.stage).reason
             found[task] = (f"run {short(run)} failed: {reason}", tag in run.tags)
     return found
+
+
+@contextmanager
+def instance_with_runs(project: Project) -> Iterator[dg.DagsterInstance | None]:
+    """The Dagster instance as `launch.open_instance` finds it, if there is one yet; nothing is made."""
+    home = locate_home(project.path.parent)
+    settings = home / SETTINGS_FILE
+    # Without a storage of its own, Dagster keeps its databases in the home.
+    elsewhere = settings.is_file() and "\nstorage:" in f"\n{settings.read_text(encoding='utf-8')}"
+    if not (elsewhere or (home / "history").is_dir()):
+        yield None
+        return
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        yield instance
 
 
 def newest_run(instance: dg.DagsterInstance, task: Task) -> dg.DagsterRun | None:

@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 
 from assets.declared import check
+from assets.launches import reap_abandoned
 from assets.partitions import DOMAINS
 from assets.resources import ProjectParam
 from react_pipeline.lineage import fresh
@@ -45,10 +46,12 @@ def checkpoints_are_up_to_date(context: dg.AssetCheckExecutionContext, project: 
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Evaluates the checks `pairs_are_up_to_date` and `checkpoints_are_up_to_date` again when their answer "
-    "has changed, so that the UI shows what is out of date and why. Starts no run.",
+    "has changed, so that the UI shows what is out of date and why. Closes runs of the command line whose process was "
+    "killed. Starts no run.",
 )
 def freshness(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
     """Report what the UI does not show yet."""
+    reap_abandoned(context.instance)
     try:
         answers = look_at(project.load(), context.instance)
     except ReactError as error:

@@ -54,7 +54,7 @@ def upkeep(settings: AutomationConfig) -> dg.SensorDefinition:
     )
     def look(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
         try:
-            tick = Tick(context.instance, project.load(), json.loads(context.cursor or "{}"))
+            tick = Tick(context.instance, Manifests.of(project.load()), json.loads(context.cursor or "{}"))
             tick.look()
         except ReactError as error:
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
@@ -85,10 +85,10 @@ class Tick:
     def look(self) -> None:
         """Judge what is due, and look again without what failed, since others may not have to wait for it."""
         slugs, judged = sorted(self.instance.get_dynamic_partitions(DOMAINS)), set[Place]()
-        project, before = Manifests.of(self.project), None
+        before = None
         while before != self.failed:
             before = set(self.failed)
-            self.found = survey(project, slugs, before)
+            self.found = survey(self.project, slugs, before)
             for task in (*self.found.tasks, *self._touched()):
                 if task.place not in judged:
                     judged.add(task.place)
@@ -136,19 +136,19 @@ class Tick:
         clear = True
         for stage, key in STAGES[task.stage].parents_of(task.key).items():
             for check in self._executions(stage, key, blocking_checks(stage)):
-                run, check_name = self.instance.get_run_by_id(check.latest_planned_run_id), check.check_key.name
-                if _is_planned(check) and run is not None and is_under_way(run):
+                run = self.instance.get_run_by_id(check.latest_planned_run_id) if _is_planned(check) else None
+                if run is not None and is_under_way(run):
                     clear = False
                     continue
                 # It may have been evaluated, and its run ended, since that was read.
-                (check,) = self._executions(stage, key, [check.check_key]) if _is_planned(check) else [check]
-                if _is_planned(check):
+                (last,) = self._executions(stage, key, [check.check_key]) if _is_planned(check) else [check]
+                if _is_planned(last):
                     clear = False
-                    self._evaluate(task, name, stage, key, check_name, run)
-                elif check.latest_execution_status.value == "FAILED" and check.is_current:
+                    self._evaluate(task, name, stage, key, last.check_key.name, run)
+                elif last.latest_execution_status.value == "FAILED" and last.is_current:
                     clear = False
                     self.failed.add(task.place)
-                    self.lines.append(f"{name}: not asked for: {check_name} of {stage} has failed")
+                    self.lines.append(f"{name}: not asked for: {last.check_key.name} of {stage} has failed")
         return clear
 
     def _executions(self, stage: str, key: str, checks: list[dg.AssetCheckKey]) -> Any:

@@ -6,8 +6,7 @@ counts as out of date (`lineage`), what automation would do about it (`upkeep`),
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,12 +15,10 @@ import typer
 from react_pipeline.commands.command_line import Config, console, load_project
 from react_pipeline.commands.terminal import print_table
 from react_pipeline.pipeline import ALL
-from react_pipeline.project import SETTINGS_FILE, Project, locate_home
+from react_pipeline.project import Project
 from react_pipeline.settings import misnamed
 
 if TYPE_CHECKING:
-    from dagster import DagsterInstance
-
     from react_pipeline.upkeep import Place, Survey
 
 SHARED = "(shared)"
@@ -75,10 +72,10 @@ def _look(project: Project, slugs: Sequence[str]) -> tuple[Survey, Runs]:
     runs, found = Runs(), survey(project, slugs)
     if not found.tasks:
         return found, runs
-    from assets.attempts import failures
+    from assets.attempts import failures, instance_with_runs
 
     try:
-        with _instance_with_runs(project) as instance:
+        with instance_with_runs(project) as instance:
             if instance is None:
                 runs.unseen = "there are no runs here; set DAGSTER_HOME to the home of your Dagster, if it is another"
             while instance is not None:
@@ -92,22 +89,6 @@ def _look(project: Project, slugs: Sequence[str]) -> tuple[Survey, Runs]:
     except Exception as error:  # whatever Dagster, its settings, its database or the network raise
         runs.unseen = f"Dagster's runs cannot be read: {' '.join(str(error).split())[:200]}"
     return found, runs
-
-
-@contextmanager
-def _instance_with_runs(project: Project) -> Iterator[DagsterInstance | None]:
-    """The Dagster instance as `materialize` finds it, if there is one yet; nothing is made."""
-    from dagster import DagsterInstance
-
-    home = locate_home(project.path.parent)
-    settings = home / SETTINGS_FILE
-    # Without a storage of its own, Dagster keeps its databases in the home.
-    elsewhere = settings.is_file() and "\nstorage:" in f"\n{settings.read_text(encoding='utf-8')}"
-    if not (elsewhere or (home / "history").is_dir()):
-        yield None
-        return
-    with DagsterInstance.from_config(str(home)) as instance:
-        yield instance
 
 
 def _rows(found: Survey, runs: Runs, slug: str) -> list[list[str]]:

@@ -47,6 +47,16 @@ class Manifests(Project):
 class _ManifestStore(Store):
     """Opens without hashing, and each manifest once: embeddings of a web corpus are terabytes."""
 
+    @cached_property
+    def _keys(self) -> dict[str, list[str]]:
+        return {}
+
+    def keys(self, stage: str) -> list[str]:
+        """As of `Store`, but of one moment."""
+        if stage not in self._keys:
+            self._keys[stage] = super().keys(stage)
+        return self._keys[stage]
+
     def open(self, stage: str, key: str, fingerprint: str) -> Artifact:
         path = self.directory(stage, key) / fingerprint
         if path not in self._opened:

@@ -10,6 +10,7 @@ from support_upkeep import build, build_all, change_pipeline, edit_domain
 
 from assets.declared import checks_of
 from assets.freshness import CHECKS, freshness
+from assets.launches import LAUNCH_TAG
 from assets.partitions import DOMAINS
 from assets.resources import ProjectResource
 from react_pipeline.project.project import Project
@@ -133,3 +134,16 @@ def test_broken_pipeline_file_is_told_and_changes_nothing(trained: Project, home
     assert home.tick() == {}
     trained.path.write_text(text)
     assert home.tick() == {}
+
+
+def test_run_of_a_launch_that_was_killed_is_closed(home: Home) -> None:
+    @dg.job
+    def empty() -> None:
+        pass
+
+    started = dg.DagsterRunStatus.STARTED
+    dead = home.instance.create_run_for_job(empty, status=started, tags={LAUNCH_TAG: "elsewhere 1 1"})
+    other = home.instance.create_run_for_job(empty, status=started)
+    home.tick()
+    assert home.instance.get_run_by_id(dead.run_id).status == dg.DagsterRunStatus.FAILURE
+    assert home.instance.get_run_by_id(other.run_id).status == started
