@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging.handlers
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -19,11 +18,10 @@ from assets.definitions import build_defs
 from assets.partitions import DOMAINS, partitions_of
 from assets.reporting import readable_failures
 from assets.resources import REPOSITORY, ProjectResource
+from react_pipeline.commands.process_groups import end, listen_to_signals
 from react_pipeline.pipeline import STAGES
 from react_pipeline.project.project import CONFIG_VARIABLE, Project
 from react_pipeline.settings.training import METHODS
-
-STOP_SECONDS = 30
 
 Asked = set[tuple[str, str | None]]
 
@@ -113,16 +111,13 @@ def running_daemon(project: Project, home: Path) -> Iterator[Path]:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=listen_to_signals,
         )
     try:
         yield log
     finally:
-        for wanted in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-            if daemon.poll() is None:
-                os.killpg(daemon.pid, wanted)
-                deadline = time.monotonic() + STOP_SECONDS
-                while daemon.poll() is None and time.monotonic() < deadline:
-                    time.sleep(0.1)
+        end([daemon.pid])
+        daemon.wait()
 
 
 def hurry(home: Path) -> None:

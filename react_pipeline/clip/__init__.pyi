@@ -38,5 +38,6 @@ from .text_tower import recompute_activations as recompute_activations
 from .text_tower import text_blocks as text_blocks
 from .text_tower import text_lengths as text_lengths
 from .tower import ImageTower as ImageTower
+from .trust import require_allowed as require_allowed
 from .weights import map_weights as map_weights
 from .weights import save_tensors as save_tensors

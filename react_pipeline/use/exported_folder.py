@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.clip import HEAD_ABOUT_FILE, HEAD_FILE
+from react_pipeline.clip import HEAD_ABOUT_FILE, HEAD_FILE, require_allowed
 from react_pipeline.lineage import fresh
 from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
@@ -167,11 +167,14 @@ def write_model(project: Project, checkpoint: Artifact, staging: Path) -> Loadin
 
     Raises:
         CorruptArtifact: If a copy differs from the manifest.
+        InputError: If the checkpoint's configuration asks for code to be run.
     """
     head = HEAD_FILE in checkpoint.manifest["files"]
     # A champion may be of another base than today's.
     source = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"]) if head else checkpoint
     model = _Model(source, json.loads(source.file(CONFIG_FILE).read_text(encoding="utf-8")))
+    # Whoever gets the folder reads it with plain open_clip, which hands these fields on.
+    require_allowed(model.config["model_cfg"], source.path / CONFIG_FILE)
     _copy(source, WEIGHTS_FILE, staging / WEIGHTS_FILE)
     text_cfg = model.config["model_cfg"]["text_cfg"]
     for name in source.manifest["files"]:

@@ -7,8 +7,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from support_processes import killed
+from support_processes import killed, started
+from support_text_tower import write_text_tower_checkpoint
 from torch import Tensor, nn
 
 from react_pipeline.clip.base import publish_base
@@ -155,40 +154,11 @@ def test_a_gated_model_loads_with_this_package_and_plain_open_clip_refuses_it(pr
             open_clip.create_model(f"local-dir:{folder}")
 
 
-@pytest.fixture
-def text_tower_of_transformers(tmp_path: Path) -> Path:
-    """A checkpoint with a tiny BERT and a tokenizer of its own."""
-    from transformers import BertConfig, BertTokenizerFast
-
-    source = tmp_path / "tiny-bert"
-    source.mkdir()
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "circle", "square", "drawing", "of"]
-    (source / "vocab.txt").write_text("\n".join(words) + "\n")
-    BertTokenizerFast(str(source / "vocab.txt")).save_pretrained(source)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    BertConfig(vocab_size=len(words), max_position_embeddings=16, **sizes).save_pretrained(source)
-    text_cfg = {
-        "hf_model_name": source.name,
-        "hf_tokenizer_name": source.name,
-        "hf_pooler_type": "mean_pooler",
-        "hf_proj_type": "linear",
-        "context_length": 12,
-    }
-    vision_cfg = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16}
-    torch.manual_seed(0)
-    model = open_clip.model.CustomTextCLIP(
-        24, vision_cfg, {**text_cfg, "hf_model_name": str(source), "hf_model_pretrained": False}
-    )
-    model_cfg = {"embed_dim": 24, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
-    directory = tmp_path / "checkpoint"
-    save(from_parts(model, model_cfg, {"mean": (0.5,) * 3, "std": (0.25,) * 3}, source), directory)
-    return directory
-
-
 @pytest.mark.parametrize("way", WAYS)
 def test_a_text_tower_of_transformers_travels_with_its_tokenizer(
-    make_project: Make, text_tower_of_transformers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+    make_project: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
+    text_tower_of_transformers = write_text_tower_checkpoint(tmp_path)
     project = make_project(encoder={"pretrained": str(text_tower_of_transformers)})
     for publish in (publish_corpus, publish_base, embed_corpus, build_index):
         publish(project)
@@ -205,6 +175,15 @@ def test_a_text_tower_of_transformers_travels_with_its_tokenizer(
     monkeypatch.chdir(moved)
     names = run_readme(moved, way)
     assert same(features((names["model"], names["preprocess"], names["tokenizer"])), expected)
+
+
+def open_plainly(config: Path, weights: Path) -> None:
+    """Load with open_clip alone, and write its error beside the configuration."""
+    open_clip.add_model_config(config)
+    try:
+        open_clip.create_model(config.stem, pretrained=str(weights))
+    except RuntimeError as error:
+        config.with_name("error.txt").write_text(str(error))
 
 
 def test_the_demos_own_architecture_is_told_and_refused_by_plain_open_clip(
@@ -234,13 +213,9 @@ def test_the_demos_own_architecture_is_told_and_refused_by_plain_open_clip(
     config = json.loads((folder / "open_clip_config.json").read_text())["model_cfg"]
     (tmp_path / "forced.json").write_text(json.dumps(config))
     # In a process of its own: here the architecture is registered already.
-    code = (
-        f"import open_clip; open_clip.add_model_config({str(tmp_path / 'forced.json')!r}); "
-        f"open_clip.create_model('forced', pretrained={str(folder / 'open_clip_model.safetensors')!r})"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 1
-    assert "Unknown model (react_demo_hybrid)" in done.stderr
+    process = started(open_plainly, tmp_path / "forced.json", folder / "open_clip_model.safetensors")
+    process.join()
+    assert "Unknown model (react_demo_hybrid)" in (tmp_path / "error.txt").read_text()
 
 
 def test_a_linear_head_brings_the_bases_model_and_classifies_by_the_readmes_lines(

@@ -1,0 +1,69 @@
+"""A new stage is a row of the table and a function: everything else follows."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import dagster as dg
+import pytest
+from support_launch import dagster_home
+
+from assets.definitions import build_defs
+from assets.launch import materialize, open_instance
+from react_pipeline.commands.cli import main
+from react_pipeline.lineage import resolve
+from react_pipeline.pipeline import STAGES, Stage
+from react_pipeline.project.project import Project
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.tracking.log import Tracking
+from react_pipeline.upkeep import survey
+
+ROW = Stage("toy", "how many pairs there are, in a file", "domain", "toys:publish_toy", parents=("corpus",), priority=1)
+
+
+def publish_toy(project: Project, slug: str) -> Artifact:
+    """The step: one function that publishes one artifact."""
+    inputs = resolve(project, "toy", slug)
+
+    def write(directory: Path) -> dict[str, int]:
+        pairs = int(inputs.parents["corpus"].counts["pairs"])
+        (directory / "pairs.txt").write_text(str(pairs))
+        return {"pairs": pairs}
+
+    return project.store.build(inputs, write)
+
+
+@pytest.fixture
+def project(indexed_project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    room = ModuleType("react_pipeline.toys")
+    monkeypatch.setattr(room, "publish_toy", publish_toy, raising=False)
+    monkeypatch.setitem(sys.modules, room.__name__, room)
+    monkeypatch.setitem(STAGES, "toy", ROW)  # type: ignore[arg-type]
+    return indexed_project
+
+
+def test_a_row_and_a_function_are_a_stage_everywhere(
+    project: Project, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asset = build_defs().resolve_asset_graph().get(dg.AssetKey("toy"))
+    assert {key.path[-1] for key in asset.parent_keys} == {"domain_file", "corpus"}
+    assert asset.description == ROW.about and asset.partitions_def is not None
+
+    assert ("toy", "shapes") in {task.place for task in survey(project, ["shapes"]).tasks}
+    with dagster_home(tmp_path / "home"):
+        with pytest.raises(SystemExit):
+            main(["status", "--config", str(project.path)])
+        assert "toy" in capsys.readouterr().out
+
+        summary = materialize("toy", ["shapes"], config_path=project.path)
+        assert (summary.built, summary.failures) == (1, [])
+        with open_instance(project) as instance:
+            (record,) = instance.fetch_materializations(dg.AssetKey("toy"), limit=1).records
+            assert record.partition_key == "shapes"
+    assert ("toy", "shapes") not in {task.place for task in survey(project, ["shapes"]).tasks}
+
+    tracking = Tracking.of(project)
+    made = project.store.current("toy", "shapes")
+    assert made.fingerprint in (tracking.logged() or set())
