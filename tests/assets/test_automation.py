@@ -377,8 +377,8 @@ def test_cancelled_training_frees_the_device_for_the_next(
     make_project: Make, _indexed_store: Path, tmp_path: Path
 ) -> None:
     steps = {**PIPELINE["customization"]["defaults"], "steps": 3_000, "checkpoint_every": 500}
-    automation = {"enabled": True, "interval_seconds": 2, "methods": ["gated-image"]}
-    project = make_project(automation=automation, customization={"defaults": steps})
+    automation = {"enabled": True, "interval_seconds": 2}
+    project = make_project(methods=["gated-image"], automation=automation, customization={"defaults": steps})
     shutil.copytree(_indexed_store, project.config.store)
     (project.config.domains / "colours.yaml").unlink()
     publish_evaluation_set(project, "shapes")
