@@ -115,12 +115,17 @@ def failure_of(instance: dg.DagsterInstance, run: dg.DagsterRun, step: str) -> F
     failed = [event for event in events if event.step_key == step] or events
     if not failed:
         return Failure("it ended before its work did", may_pass=True)
-    data = failed[-1].step_failure_data
+    reason, error = reason_of(failed[-1]), failed[-1].step_failure_data.error
+    may_pass = error is not None and error.cls_name == OUT_OF_RETRIES
+    return Failure(reason[:MAX_REASON_CHARS].rstrip("."), reason == INTERRUPTED, may_pass)
+
+
+def reason_of(event: dg.DagsterEvent) -> str:
+    """The text of a step's failure, without its traceback."""
+    data = event.step_failure_data
     described = data.user_failure_data.description if data.user_failure_data else None
     error = data.error.cause or data.error if data.error else None
-    reason = " ".join((described or (error.message if error else "") or "see its log").split())
-    may_pass = data.error is not None and data.error.cls_name == OUT_OF_RETRIES
-    return Failure(reason[:MAX_REASON_CHARS].rstrip("."), described == INTERRUPTED, may_pass)
+    return " ".join((described or (error.message if error else "") or "see its log").split())
 
 
 def failures(instance: dg.DagsterInstance, tasks: Iterable[Task]) -> Mapping[Task, tuple[str, bool]]:

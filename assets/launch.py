@@ -15,6 +15,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from assets.attempts import reason_of
 from assets.definitions import build_defs
 from assets.event_databases import held_open
 from assets.launches import registered, tags_of
@@ -119,7 +120,7 @@ def materialize(
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     with open_instance(project) as instance, held_open(instance), registered(instance) as name:
         instance.add_dynamic_partitions(DOMAINS, sorted({entry.key.split("/")[0] for entry in launches} - {ALL}))
-        recorded = Recorded(instance, defs.resolve_asset_graph(), project)
+        recorded = Recorded(instance, project)
         summary = _Runner(defs, recorded, name, on_event, lines).run(launches)
     Tracking.of(project).log_pending(project, patient=True)
     Registry.of(project).apply_pending(project, patient=True)
@@ -261,14 +262,8 @@ def _reason(result: dg.ExecuteInProcessResult) -> str:
     checks = [check for check in result.get_asset_check_evaluations() if check.blocking and not check.passed]
     if checks:
         return "; ".join(f"check {check.check_name}: {check.description}" for check in checks)
-    for event in result.all_events:
-        if event.is_step_failure:
-            data = event.step_failure_data
-            if data.user_failure_data and data.user_failure_data.description:
-                return str(data.user_failure_data.description)
-            error = data.error.cause or data.error if data.error else None
-            return " ".join(error.message.split()) if error else "failed"
-    return "failed; see the run in the UI"
+    failed = (reason_of(event) for event in result.all_events if event.is_step_failure)
+    return next(failed, "failed; see the run in the UI")
 
 
 def _valid_domains(project: Project) -> list[str]:

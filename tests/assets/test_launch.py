@@ -203,7 +203,7 @@ def test_killed_launch_is_closed_and_gives_its_place_back(is_alive: bool, machin
             tags = {LAUNCH_TAG: "elsewhere 1 1", HEARTBEAT_TAG: f"{time.time() - silence:.0f}"}
         run = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
         assert is_under_way(run) == is_alive
-        storage.initialize_concurrency_limit_to_default("gpu")
+        storage.set_concurrency_slots("gpu", 1)
         storage.claim_concurrency_slot("gpu", run.run_id, "step")
         assert reap_abandoned(instance) == ([] if is_alive else [run.run_id])
         assert bool(storage.get_concurrency_info("gpu").claimed_slots) == is_alive
@@ -280,7 +280,7 @@ def test_run_that_ended_before_its_checks_is_started_again(indexed_project: Proj
     with dagster_home(tmp_path / "home"):
         with open_instance(indexed_project) as instance:
             instance.report_runless_asset_event(dg.AssetMaterialization("faiss_index", tags=tags))
-            assert not Recorded(instance, build_defs().resolve_asset_graph(), indexed_project).shows(artifact)
+            assert not Recorded(instance, indexed_project).shows(artifact)
         assert again(indexed_project, "faiss_index") == 1
         assert again(indexed_project, "faiss_index") == 0
 
