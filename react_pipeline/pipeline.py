@@ -1,4 +1,4 @@
-"""The whole way in one table: a row is all there is to say of a stage, in the order in which data flows.
+"""The table of stages in the order of the data: a row holds everything there is to know about a stage.
 
 Assets, launching, upkeep, status, tracking and the table of docs/architecture.md iterate `STAGES`. A new step is a row
 here, a function that publishes its artifact, and its page. Does not belong here: whether an artifact is still what the

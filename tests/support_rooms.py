@@ -114,6 +114,8 @@ def floors(used: dict[str, set[str]]) -> dict[str, int]:
 if __name__ == "__main__":
     measured = arrows()
     by_room = floors(measured)
-    print(f"{len(measured)} rooms, {max(by_room.values())} floors, {sum(map(len, measured.values()))} arrows")
+    lines = sum(len(path.read_text().splitlines()) for root in (LIBRARY, ASSETS) for path in root.rglob("*.py"))
+    arrow_count = sum(map(len, measured.values()))
+    print(f"{len(measured)} rooms, {max(by_room.values())} floors, {arrow_count} arrows, {lines:,} lines")
     for number in sorted(set(by_room.values())):
         print(f"{number:3}  {', '.join(sorted(room for room in by_room if by_room[room] == number))}")

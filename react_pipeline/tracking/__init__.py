@@ -1,4 +1,4 @@
-"""MLflow, which no other package knows.
+"""MLflow: the only room that imports it.
 
 Does not belong here: what a run is of.
 """

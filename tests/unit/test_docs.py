@@ -13,6 +13,7 @@ import typer
 import yaml
 from pydantic import BaseModel
 
+from docs import stages
 from react_pipeline import __version__
 from react_pipeline.commands.cli import app
 from react_pipeline.labelled.labels import read_folder
@@ -36,6 +37,12 @@ SECTIONS = (
     config.PromotionConfig,
     config.PipelineConfig,
 )
+IDIOM = re.compile(
+    r"\b(?:told|tells|mends?|reigns?|be had|had of|goes on|at hand|without a word|says nothing"
+    r"|(?:lies?|stands?) (?:in|at|on|beside|under|below|there))\b",
+    re.IGNORECASE,
+)
+"""Phrases that a native reader stumbles over: write reports, fixes, is champion, available, resumes, is in."""
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
@@ -50,6 +57,35 @@ def test_every_local_link_leads_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+)", page.read_text())
     missing = [target for target in targets if "://" not in target and not (page.parent / target).exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != "CHANGELOG.md"], ids=lambda page: page.name)
+def test_pages_are_in_plain_english(page: Path) -> None:
+    prose = re.sub(
+        r"^(?:```.*?^```$|<!-- (\S+):begin.*?<!-- \1:end -->|> .*?$)", "", page.read_text(), flags=re.M | re.S
+    )
+    assert not IDIOM.findall(prose)
+
+
+def test_readme_is_short_and_has_one_picture_above_the_fold() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) < 110
+    assert text.count("![") == 1 and text.index("![") < text.index("\n## ")
+
+
+def test_architecture_has_the_tables_of_the_code() -> None:
+    text = stages.PAGE.read_text()
+    assert text == stages.page_with_tables(text), "run `python -m docs.stages`"
+
+
+def test_every_place_to_add_something_exists() -> None:
+    section = stages.PAGE.read_text().split("## Where do I add ...")[1].split("\n## ")[0]
+    places = re.findall(r"`(\w+)`(?: and `(\w+)`)? (?:of|in) `([\w/]+\.py)`", section)
+    assert len(places) >= 14
+    for *names, file in places:
+        path = next(root / file for root in (ROOT, ROOT / "react_pipeline") if (root / file).is_file())
+        for name in filter(None, names):
+            assert re.search(rf"^(?:def |class |){name}\b", path.read_text(), flags=re.MULTILINE), (name, file)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
