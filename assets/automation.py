@@ -1,7 +1,7 @@
 """Automation: what happens with no one at the keyboard.
 
-Belongs here: sensors, the schedule, jobs for backfills. Does not belong here: what is outdated
-(`react_pipeline.upkeep`), when it is asked for (`conditions`), what a run does.
+Belongs here: the sensor that registers domains, the schedule, jobs for backfills. Does not belong here: asking for what
+is out of date (`upkeep_sensor`), showing it (`freshness`), what a run does.
 """
 
 import hashlib
@@ -11,7 +11,6 @@ from typing import Any
 
 import dagster as dg
 
-from assets.conditions import Outdated, UpkeepSensor
 from assets.declared import DOMAIN_FILE
 from assets.partitions import DOMAINS, domain_partitions
 from assets.resources import ProjectParam, ProjectResource
@@ -54,19 +53,6 @@ def domain_files(context: dg.SensorEvaluationContext, project: ProjectParam) -> 
         skip_reason=told or (f"registered {', '.join(new)}" if new else f"{len(found)} domains, none new"),
         # A file that is broken for a while was seen before: mended as it was, it is no change.
         cursor=json.dumps({"told": told, "versions": {**before["versions"], **versions}}),
-    )
-
-
-def upkeep(condition: Outdated, settings: AutomationConfig) -> UpkeepSensor:
-    """The sensor that asks for whatever is outdated; it runs from the start only if `automation.enabled` is set."""
-    return UpkeepSensor(
-        condition,
-        name="upkeep",
-        minimum_interval_seconds=settings.interval_seconds,
-        default_status=dg.DefaultSensorStatus.RUNNING if settings.enabled else dg.DefaultSensorStatus.STOPPED,
-        description="Asks for every artifact that is missing or out of date and can be built now, once for the same "
-        "inputs; the policy of training is `automation` in pipeline.yaml. A tick's log says what is asked for and why, "
-        "and what is held back.",
     )
 
 

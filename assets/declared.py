@@ -90,6 +90,15 @@ def checks_of(methods: Sequence[str]) -> list[dg.AssetChecksDefinition]:
     ]
 
 
+def blocking_checks(stage: str) -> list[dg.AssetCheckKey]:
+    """The checks of a stage's asset that must pass before anything is built on it."""
+    return [
+        dg.AssetCheckKey(dg.AssetKey(stage), declared.body.__name__)
+        for declared in _checks
+        if declared.stage == stage and declared.options.get("blocking")
+    ]
+
+
 def deps_of(stage: Stage) -> list[str]:
     """The parents that are no parent of another one, so that the lineage page is a line and not a web.
 

@@ -10,9 +10,9 @@ import dagster as dg
 
 # Importing these declares their assets and checks.
 from assets import automation, benchmark, benchmark_checks, checks, corpus, domains, evaluation, freshness, promotion  # noqa: F401
-from assets.conditions import condition_of
 from assets.declared import assets_of, checks_of
 from assets.resources import ProjectResource, TrackingResource, fixed
+from assets.upkeep_sensor import upkeep
 from react_pipeline.settings import METHODS
 from react_pipeline.store import ReactError
 
@@ -31,17 +31,13 @@ def build_defs(
     """
     resources = {"project": ProjectResource(), "tracking": TrackingResource(), **resource_overrides}
     settings = automation.settings_of(resources["project"])
-    outdated, condition = condition_of(resources["project"])
     wanted = [method for method in METHODS if method in {*methods_of(resources["project"]), *methods}]
     return dg.Definitions(
-        assets=[
-            domains.domain_file,
-            *(asset.with_attributes(automation_condition=condition) for asset in assets_of(wanted)),
-        ],
+        assets=[domains.domain_file, *assets_of(wanted)],
         asset_checks=checks_of(wanted),
         jobs=automation.jobs(),
         schedules=automation.recustomize(settings),
-        sensors=[automation.domain_files, freshness.freshness, automation.upkeep(outdated, settings)],
+        sensors=[automation.domain_files, freshness.freshness, upkeep(settings)],
         # A process for each step and check would load torch and these definitions again and again.
         executor=dg.in_process_executor,
         resources={name: fixed(resource) for name, resource in resources.items()},

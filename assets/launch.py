@@ -1,8 +1,8 @@
 """Launching: materialize assets from the command line, in one process, on the real Dagster instance.
 
 Belongs here: which runs a selection becomes, in which order, what happens after one fails. Does not belong here: what
-is up to date (`react_pipeline.upkeep`, `recorded`), what a killed launch leaves behind (`launch_locks`). Every run has
-its events, checks and metadata in the Dagster UI like one that was started there. One process for all of them imports
+is up to date (`react_pipeline.upkeep`, `recorded`), what a killed launch leaves behind (`launches`). Every run has its
+events, checks and metadata in the Dagster UI like one that was started there. One process for all of them imports
 torch and loads the definitions once.
 """
 
@@ -15,9 +15,10 @@ from pathlib import Path
 
 import dagster as dg
 
+from assets.attempts import reason_of
 from assets.definitions import build_defs
 from assets.event_databases import held_open
-from assets.launch_locks import LAUNCH_TAG, registered
+from assets.launches import registered, tags_of
 from assets.partitions import DOMAINS, partition_of
 from assets.recorded import Recorded
 from assets.reporting import INTERRUPTED
@@ -116,10 +117,11 @@ def materialize(
     for slug in {launch.key.split("/")[0] for launch in launches} - {ALL}:
         project.domain(slug)
     started = time.monotonic()
-    with open_instance(project) as instance, held_open(instance), registered(instance) as launch_id:
+    logging.getLogger("dagster").setLevel(logging.CRITICAL)
+    with open_instance(project) as instance, held_open(instance), registered(instance) as name:
         instance.add_dynamic_partitions(DOMAINS, sorted({entry.key.split("/")[0] for entry in launches} - {ALL}))
-        recorded = Recorded(instance, defs.resolve_asset_graph(), project)
-        summary = _Runner(defs, recorded, {LAUNCH_TAG: launch_id}, on_event, lines).run(launches)
+        recorded = Recorded(instance, project)
+        summary = _Runner(defs, recorded, name, on_event, lines).run(launches)
     Tracking.of(project).log_pending(project, patient=True)
     Registry.of(project).apply_pending(project, patient=True)
     summary.seconds = time.monotonic() - started
@@ -167,7 +169,7 @@ def plan(
 class _Runner:
     defs: dg.Definitions
     recorded: Recorded
-    tags: dict[str, str]
+    name: str
     on_event: Callable[[Event], None]
     lines: StepLines
     tried: set[tuple[str, str]] = field(default_factory=set)
@@ -208,7 +210,7 @@ class _Runner:
             partition_key=partition_of(launch.key),
             raise_on_error=False,
             run_config={"loggers": {CONSOLE: {}}},
-            tags=self.tags,
+            tags=tags_of(self.name),
         )
         seconds = time.monotonic() - started
         self.summary.run_ids.append(result.run_id)
@@ -260,14 +262,8 @@ def _reason(result: dg.ExecuteInProcessResult) -> str:
     checks = [check for check in result.get_asset_check_evaluations() if check.blocking and not check.passed]
     if checks:
         return "; ".join(f"check {check.check_name}: {check.description}" for check in checks)
-    for event in result.all_events:
-        if event.is_step_failure:
-            data = event.step_failure_data
-            if data.user_failure_data and data.user_failure_data.description:
-                return str(data.user_failure_data.description)
-            error = data.error.cause or data.error if data.error else None
-            return " ".join(error.message.split()) if error else "failed"
-    return "failed; see the run in the UI"
+    failed = (reason_of(event) for event in result.all_events if event.is_step_failure)
+    return next(failed, "failed; see the run in the UI")
 
 
 def _valid_domains(project: Project) -> list[str]:

@@ -6,10 +6,10 @@ belong here: whether the artifact is what would be built today (`react_pipeline.
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import dagster as dg
 
+from assets.declared import blocking_checks
 from assets.partitions import partition_of
 from assets.reporting import SEEN_TAG, seen
 from react_pipeline.pipeline import STAGES
@@ -23,10 +23,9 @@ DATA_VERSION_TAG = "dagster/data_version"
 
 @dataclass
 class Recorded:
-    """What Dagster and MLflow show of a project's artifacts; `graph` is Dagster's."""
+    """What Dagster and MLflow show of a project's artifacts."""
 
     instance: dg.DagsterInstance
-    graph: Any
     project: Project
 
     def shows(self, artifact: Artifact) -> bool:
@@ -51,7 +50,7 @@ class Recorded:
 
     def _is_checked(self, artifact: Artifact) -> bool:
         partition = partition_of(artifact.key)
-        keys = [key for key in self.graph.get(dg.AssetKey(artifact.stage)).check_keys if self.graph.get(key).blocking]
+        keys = blocking_checks(artifact.stage)
         found = self.instance.event_log_storage.get_asset_check_partition_info(
             keys, partition_keys=None if partition is None else [str(partition)]
         )

@@ -11,8 +11,10 @@ from importlib import import_module
 from typing import Any
 
 from react_pipeline.pipeline import ALL, STAGES
-from react_pipeline.project import Project
-from react_pipeline.store import Artifact, Inputs, MissingArtifact, StaleArtifact
+from react_pipeline.project import Manifests, Project
+from react_pipeline.store import Artifact, Inputs, MissingArtifact, ReactError, StaleArtifact
+
+Judged = dict[tuple[str, str], Artifact | ReactError]
 
 
 def resolve(
@@ -39,7 +41,7 @@ def resolve(
     """
     row = STAGES[stage]
     if parents is None:
-        found: dict[tuple[str, str], Artifact] = {}
+        found: Judged = {}
         parents = {name: _fresh(project, name, parent_key, found) for name, parent_key in row.parents_of(key).items()}
     return Inputs(stage, key, row.identity(project, key), parents, row.version, content)
 
@@ -54,13 +56,23 @@ def fresh(project: Project, stage: str, key: str = ALL) -> Artifact:
         StaleArtifact: Naming the asset to rematerialize and what changed.
         CorruptArtifact: If its bytes differ from its manifest.
     """
-    return _fresh(project, stage, key, {})
+    return _fresh(project, stage, key, project.judged if isinstance(project, Manifests) else {})
 
 
-def _fresh(project: Project, stage: str, key: str, found: dict[tuple[str, str], Artifact]) -> Artifact:
-    """As `fresh`; `found` holds what this look has verified already: most stages share their ancestors."""
-    if (stage, key) in found:
-        return found[stage, key]
+def _fresh(project: Project, stage: str, key: str, found: Judged) -> Artifact:
+    """As `fresh`; `found` holds what this look has judged already, since most stages share their ancestors."""
+    if (stage, key) not in found:
+        try:
+            found[stage, key] = _judge(project, stage, key, found)
+        except ReactError as error:
+            found[stage, key] = error
+    judged = found[stage, key]
+    if isinstance(judged, ReactError):
+        raise judged.with_traceback(None)
+    return judged
+
+
+def _judge(project: Project, stage: str, key: str, found: Judged) -> Artifact:
     row = STAGES[stage]
     artifact = project.store.current(stage, key)
     where = f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}"
@@ -79,7 +91,6 @@ def _fresh(project: Project, stage: str, key: str, found: dict[tuple[str, str], 
                 f"{where} was built from `{name}` {artifact.parents.get(name)}, which is now {parent.fingerprint}: "
                 f"rematerialize {where}"
             )
-    found[stage, key] = artifact
     return artifact
 
 

@@ -85,7 +85,7 @@ class Survey:
         tasks: What can be built right now, in the order of the data.
         held: What the policy holds back, with the reason.
         states: Of every place that is kept up.
-        glances: Of fresh artifacts made from the user's files: `outside.glance` of these files.
+        glances: Of what is made from the user's files: `outside.glance` of these files.
         unreadable: Domains left out, with the reason.
     """
 
@@ -164,6 +164,8 @@ class _Look:
     failed: frozenset[Place]
     found: Survey = field(default_factory=Survey)
     artifacts: dict[Place, Artifact] = field(default_factory=dict)
+    results: dict[Place, list[Place]] = field(default_factory=dict)
+    """Places by stage and domain, and by stage and `all`."""
 
     def at(self, stage: str, key: str) -> None:
         try:
@@ -173,12 +175,16 @@ class _Look:
             self.found.unreadable[key.split("/")[0]] = f"{stage}: {' '.join(str(error).split())}"
             state = State.FAILED
         self.found.states[stage, key] = state
+        for of in {key.split("/")[0], ALL}:
+            self.results.setdefault((stage, of), []).append((stage, key))
 
     def _made(self, row: Stage, key: str) -> State:
         stage, parents = row.name, list(row.parents_of(key).items())
         if blocked := _joined([self.found.states.get(place, State.FAILED) for place in parents]):
             return blocked
         reason, looked = "", "" if row.outside is None else glance(self.project, row.outside(self.project, key))
+        if row.outside is not None:
+            self.found.glances[stage, key] = looked
         try:
             self.artifacts[stage, key] = artifact = fresh(self.project, stage, key)
         except _OUTDATED as error:
@@ -186,8 +192,6 @@ class _Look:
         else:
             reason = changed_sources(self.project, artifact)
             if not reason or (stage, key) in self.failed:  # the corpus of before is still a corpus
-                if row.outside is not None:
-                    self.found.glances[stage, key] = looked
                 return State.FRESH
         inputs = {
             "config": row.identity(self.project, key),
@@ -248,11 +252,7 @@ class _Look:
 
     def _gathered_from(self, row: Stage, key: str) -> list[Place]:
         """The results of this domain, or of all of them."""
-        return [
-            (stage, of)
-            for stage, of in self.found.states
-            if stage in row.gathers and (key == ALL or of.split("/")[0] == key)
-        ]
+        return [place for stage in row.gathers for place in self.results.get((stage, key), [])]
 
     def _fingerprint(self, place: Place) -> str:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging.handlers
 import os
 import re
 import subprocess
@@ -14,10 +15,13 @@ from pathlib import Path
 import dagster as dg
 
 from assets.definitions import build_defs
-from assets.partitions import DOMAINS
+from assets.partitions import DOMAINS, partitions_of
+from assets.reporting import readable_failures
 from assets.resources import REPOSITORY, ProjectResource
 from react_pipeline.commands.process_groups import end, listen_to_signals
+from react_pipeline.pipeline import STAGES
 from react_pipeline.project.project import CONFIG_VARIABLE, Project
+from react_pipeline.settings.training import METHODS
 
 Asked = set[tuple[str, str | None]]
 
@@ -31,17 +35,23 @@ class Upkeep:
 
     def __init__(self, project: Project, instance: dg.DagsterInstance, *slugs: str) -> None:
         self.instance, self.cursor, self.tags, self.told = instance, None, {}, None
-        self.repository = repository(project)
+        self.project, self.repository = project, repository(project)
         self.sensor = self.repository.get_sensor_def("upkeep")
         instance.add_dynamic_partitions(DOMAINS, list(slugs))
 
     def tick(self) -> Asked:
         context = dg.build_sensor_context(
-            instance=self.instance, cursor=self.cursor, repository_def=self.repository, sensor_name="upkeep"
+            instance=self.instance,
+            cursor=self.cursor,
+            repository_def=self.repository,
+            sensor_name="upkeep",
+            resources={"project": ProjectResource(config_path=str(self.project.path))},
         )
+        lines = logging.handlers.BufferingHandler(10_000)
+        context.log.addHandler(lines)
         result = self.sensor.evaluate_tick(context)
         self.cursor, self.told = result.cursor, result.skip_message
-        self.log = "\n".join(self.sensor.condition.tick.told)
+        self.log = "\n".join(record.getMessage() for record in lines.buffer)
         self.requests = result.run_requests
         asked = {
             (key.path[-1], request.partition_key): request.tags
@@ -50,6 +60,33 @@ class Upkeep:
         }
         self.tags.update(asked)
         return set(asked)
+
+    def run(self, stage: str, partition: str | None = None, error: Exception | None = None, *, by_hand: bool = False):
+        """The run that was asked for last, of an asset that builds nothing: it succeeds, or raises an error."""
+
+        @dg.asset(
+            name=stage, partitions_def=partitions_of(STAGES[stage], METHODS), retry_policy=dg.RetryPolicy(max_retries=1)
+        )
+        def made() -> None:
+            with readable_failures():
+                if error is not None:
+                    raise error
+
+        tags = (
+            {} if by_hand else {name: value for name, value in self.tags[stage, partition].items() if "react/" in name}
+        )
+        dg.materialize([made], instance=self.instance, partition_key=partition, tags=tags, raise_on_error=False)
+
+    def plan(self, status: dg.DagsterRunStatus, **tags: str) -> None:
+        """A run in this state for everything that was asked for."""
+
+        @dg.job
+        def empty() -> None:
+            pass
+
+        for asked in self.tags.values():
+            mine = {name: value for name, value in asked.items() if "react/" in name}
+            self.instance.create_run_for_job(empty, status=status, tags={**mine, **tags})
 
 
 @contextmanager

@@ -42,9 +42,8 @@ def compare_benchmarks(project: Project, slug: str) -> Artifact:
     """
     results: dict[str, Artifact] = {}
     skipped: dict[str, str] = {}
-    measured = set(project.store.keys(RESULTS))
     for method in METHODS:
-        if (key := method_key(slug, method)) not in measured:
+        if not project.store.has(RESULTS, key := method_key(slug, method)):
             continue
         try:
             found = fresh(project, RESULTS, key)

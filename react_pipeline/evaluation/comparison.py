@@ -182,9 +182,8 @@ def _results(project: Project, slug: str) -> tuple[dict[str, Artifact], dict[str
     """The fresh results of a domain by method, and why those of the other evaluated methods are left out."""
     results: dict[str, Artifact] = {}
     skipped: dict[str, str] = {}
-    evaluated = set(project.store.keys(RESULTS))
     for method in METHODS:
-        if (key := method_key(slug, method)) not in evaluated:
+        if not project.store.has(RESULTS, key := method_key(slug, method)):
             continue
         try:
             results[method] = fresh(project, RESULTS, key)

@@ -1,4 +1,4 @@
-"""Manifests: a project looked at without reading what its artifacts hold, beyond the sizes of their files.
+"""Manifests: one look at a project, without reading what its artifacts hold, beyond the sizes of their files.
 
 Belongs here: the view for whoever only asks what is fresh. Does not belong here: anything that goes on to read an
 artifact's files as input of a step; that must verify them.
@@ -7,20 +7,26 @@ artifact's files as input of a step; that must verify them.
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from react_pipeline.project.project import Project
 from react_pipeline.settings import DomainConfig
-from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, Store, read_manifest
+from react_pipeline.store import MANIFEST, Artifact, CorruptArtifact, MissingArtifact, ReactError, Store, read_manifest
 
 
 class Manifests(Project):
-    """A project whose artifacts are known by their manifests alone, and whose domains are read once."""
+    """A project of one moment: its artifacts are known by their manifests alone, and each is judged once."""
 
     @classmethod
     def of(cls, project: Project) -> Manifests:
-        """The same project, looked at from now on."""
-        return cls(project.path, project.config)
+        """The same project, looked at from now on; a look that has begun goes on."""
+        return project if isinstance(project, Manifests) else cls(project.path, project.config)
+
+    @cached_property
+    def judged(self) -> dict[tuple[str, str], Artifact | ReactError]:
+        """What `lineage.fresh` found of a stage and key in this look."""
+        return {}
 
     @cached_property
     def store(self) -> Store:
@@ -41,12 +47,22 @@ class Manifests(Project):
 class _ManifestStore(Store):
     """Opens without hashing, and each manifest once: embeddings of a web corpus are terabytes."""
 
+    @cached_property
+    def _keys(self) -> dict[str, list[str]]:
+        return {}
+
+    def keys(self, stage: str) -> list[str]:
+        """As of `Store`, but of one moment."""
+        if stage not in self._keys:
+            self._keys[stage] = super().keys(stage)
+        return self._keys[stage]
+
     def open(self, stage: str, key: str, fingerprint: str) -> Artifact:
         path = self.directory(stage, key) / fingerprint
         if path not in self._opened:
             if not path.exists():
                 raise MissingArtifact(f"{path}: not there; materialize `{stage}` for {key!r}")
-            artifact = Artifact(path, read_manifest(path, stage))
+            artifact = Artifact(path, _manifest(path, stage))
             _require_sizes(artifact)
             self._opened[path] = artifact
         return self._opened[path]
@@ -54,6 +70,21 @@ class _ManifestStore(Store):
     @cached_property
     def _opened(self) -> dict[Any, Artifact]:
         return {}
+
+
+def _manifest(path: Path, stage: str) -> dict[str, Any]:
+    """As `read_manifest`, but parsed once in this process for as long as the file is the same."""
+    try:
+        stat = (path / MANIFEST).stat()
+    except OSError:
+        return read_manifest(path, stage)
+    stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+    if path not in _parsed or _parsed[path][0] != stamp:
+        _parsed[path] = stamp, read_manifest(path, stage)
+    return _parsed[path][1]
+
+
+_parsed: dict[Path, tuple[tuple[int, int, int], dict[str, Any]]] = {}
 
 
 def _require_sizes(artifact: Artifact) -> None:

@@ -3,11 +3,13 @@ from .decision import promote as promote
 from .decision import promotion_is_current as promotion_is_current
 from .decision import roll_back as roll_back
 from .evidence import crowning as crowning
+from .evidence import gather as gather
 from .evidence import results_of as results_of
 from .evidence import standing as standing
 from .judgement import Measured as Measured
 from .reevaluation import reevaluate as reevaluate
 from .verdicts import BASE as BASE
+from .verdicts import VERDICT_FILE as VERDICT_FILE
 from .verdicts import Contender as Contender
 from .verdicts import PairedTest as PairedTest
 from .verdicts import RegistryEdit as RegistryEdit

@@ -133,7 +133,7 @@ def gather(project: Project, slug: str) -> Evidence:
 
 def _fresh_result(project: Project, slug: str, method: str) -> Measured | str:
     key = method_key(slug, method)
-    if not (project.store.directory(RESULTS, key) / "current").exists():
+    if not project.store.has(RESULTS, key):
         return NEVER
     try:
         artifact = fresh(project, RESULTS, key)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import pandas as pd
@@ -21,11 +22,15 @@ from react_pipeline.store import Artifact, InputError, canonical_json
 
 @dataclass(frozen=True)
 class Measured:
-    """A result as the test reads it: `correct` holds, by image name, whether the first rank was right (N,)."""
+    """A result as the test reads it."""
 
     artifact: Artifact
     result: EvalResult
-    correct: pd.Series[Any]
+
+    @cached_property
+    def correct(self) -> pd.Series[Any]:
+        """By image name, whether the first rank was right (N,). Only judging reads it, not asking what is fresh."""
+        return correct_of(self.artifact)
 
     @classmethod
     def of(cls, artifact: Artifact) -> Self | None:
@@ -33,7 +38,7 @@ class Measured:
         result = EvalResult.read(artifact)
         if result.top1 is None:
             return None
-        return cls(artifact, result, correct_of(artifact))
+        return cls(artifact, result)
 
     @property
     def measure(self) -> str:

@@ -6,6 +6,8 @@ directory of the file that names them; `~` is the home directory, as in a shell.
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +18,9 @@ from react_pipeline.settings.config import DomainConfig, PipelineConfig
 from react_pipeline.settings.corpus import CorpusConfig
 from react_pipeline.settings.shard_patterns import is_url
 from react_pipeline.store import ConfigError, Problem
+
+CLOCK_STEP_NS = 2_000_000_000
+"""The coarsest time of a file that is in use, of FAT."""
 
 MAX_YAML_BYTES = 2_000_000
 """Larger configuration files are refused unread."""
@@ -97,9 +102,28 @@ def _absolute(base: Path, name: Path | str) -> Path:
 def load_domain(path: Path) -> DomainConfig:
     """Read one domain file; the file is named `<slug>.yaml`, and `slug` may be left out in it.
 
+    A file is parsed once in this process for as long as it is the same, as whoever looks every minute needs.
+
     Raises:
         ConfigError: Listing every problem with file and field.
     """
+    with suppress(OSError):
+        stat = path.stat()
+        stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        if path not in _parsed or _parsed[path][0] != stamp:
+            domain = _load_domain(path)
+            # A file that was written just now may be written again within one step of its clock.
+            if time.time_ns() - stat.st_mtime_ns < CLOCK_STEP_NS:
+                return domain
+            _parsed[path] = stamp, domain
+        return _parsed[path][1]
+    return _load_domain(path)
+
+
+_parsed: dict[Path, tuple[tuple[int, int, int], DomainConfig]] = {}
+
+
+def _load_domain(path: Path) -> DomainConfig:
     raw = read_yaml(path)
     raw.setdefault("slug", path.stem)
     config = _validate(DomainConfig, raw, path)

@@ -152,6 +152,10 @@ class Store:
             raise MissingArtifact(f"`{stage}` has not been materialized for {key!r}: materialize it first")
         return self.open(stage, key, pointer.read_text().strip())
 
+    def has(self, stage: str, key: str) -> bool:
+        """Whether a stage has a current artifact of this key, which may be damaged."""
+        return (self.directory(stage, key) / CURRENT).exists()
+
     def keys(self, stage: str) -> list[str]:
         """Keys of a stage that have a current artifact, sorted."""
         base = self.root / stage

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +12,10 @@ from support_automation import Upkeep, running_daemon, wait_for
 from support_launch import dagster_home
 from support_upkeep import METHODS, build, build_all, edit_domain
 
-from assets import attempts, conditions, reporting
-from assets.attempts import INPUTS_TAG, WAIT_HOURS, Fate, code_digest, wait
-from assets.gates import CHECK_TAG
+from assets import attempts, declared, upkeep_sensor
+from assets.attempts import CHECK_TAG, WAIT_HOURS, code_digest
 from assets.partitions import DOMAINS, domain_partitions, partition_of
-from assets.reporting import check, readable_failures
+from assets.reporting import readable_failures
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
@@ -42,43 +40,21 @@ def upkeep(kept_up: Project) -> Iterator[Upkeep]:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps are tried again without a pause."""
-    monkeypatch.setattr(reporting, "RETRIES", dg.RetryPolicy(max_retries=1))
+    """Checks are tried again without a pause."""
+    monkeypatch.setattr(declared, "RETRIES", dg.RetryPolicy(max_retries=1))
 
 
-def fail(upkeep: Upkeep, error: Exception) -> None:
-    """A run of `corpus`, as it was asked for, that ends with this error."""
-
-    @dg.op(retry_policy=reporting.RETRIES)
-    def corpus() -> None:
-        with readable_failures():
-            raise error
-
-    @dg.job
-    def failing() -> None:
-        corpus()
-
-    tags = {name: value for name, value in upkeep.tags["corpus", None].items() if name.startswith(INPUTS_TAG)}
-    failing.execute_in_process(instance=upkeep.instance, raise_on_error=False, tags=tags)
-
-
-def plan(upkeep: Upkeep, status: dg.DagsterRunStatus) -> None:
-    """A run in this state for everything that was asked for."""
-
-    @dg.job
-    def empty() -> None:
-        pass
-
-    for tags in upkeep.tags.values():
-        mine = {name: value for name, value in tags.items() if name.startswith(INPUTS_TAG)}
-        upkeep.instance.create_run_for_job(empty, status=status, tags=mine)
+def begin(upkeep: Upkeep, error: Exception) -> None:
+    """Ask for what is due: the run of `corpus` ends with this error, the others go on."""
+    upkeep.tick()
+    upkeep.plan(dg.DagsterRunStatus.STARTED)
+    upkeep.run("corpus", None, error)
 
 
 def test_fault_that_may_pass_is_tried_again_when_its_time_has_come(
-    upkeep: Upkeep, hasty: None, monkeypatch: pytest.MonkeyPatch
+    upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upkeep.tick()
-    fail(upkeep, StoreWriteError("disk full"))
+    begin(upkeep, StoreWriteError("disk full"))
     assert upkeep.tick() == set()
     assert "failed: " in upkeep.log and "disk full; asked for again after 20" in upkeep.log
     assert "UTC, try 2 of 6" in upkeep.log
@@ -86,34 +62,30 @@ def test_fault_that_may_pass_is_tried_again_when_its_time_has_come(
     assert ("corpus", None) in upkeep.tick()
 
 
-def test_tries_are_bounded_and_the_last_line_says_what_to_do(
-    upkeep: Upkeep, hasty: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tries_are_bounded_and_the_last_line_says_what_to_do(upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attempts, "WAIT_HOURS", NO_WAIT)
     asked = 0
     while ("corpus", None) in upkeep.tick():
-        fail(upkeep, OSError("no route to host"))
+        upkeep.run("corpus", None, OSError("no route to host"))
         asked += 1
         assert asked < 20
     assert asked == len(WAIT_HOURS) + 1
-    assert "tried 6 times. Mend the cause, then materialize it by hand" in upkeep.log
+    assert "tried 6 times. Fix the cause, then materialize it by hand" in upkeep.log
 
 
-def test_fault_that_stays_is_not_tried_again_and_is_told_with_its_reason(upkeep: Upkeep, hasty: None) -> None:
-    upkeep.tick()
-    fail(upkeep, InputError("no shard in data/*.tar"))
+def test_fault_that_stays_is_not_tried_again_and_is_reported_with_its_reason(upkeep: Upkeep) -> None:
+    begin(upkeep, InputError("no shard in data/*.tar"))
     assert upkeep.tick() == set()
-    assert "failed: no shard in data/*.tar. It fails so again until something changes" in upkeep.log
+    assert "failed: no shard in data/*.tar. It will keep failing until something changes" in upkeep.log
 
 
-def test_other_code_is_tried_once_on_what_failed(upkeep: Upkeep, hasty: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    upkeep.tick()
-    fail(upkeep, InputError("a bug"))
+def test_other_code_is_tried_once_on_what_failed(upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin(upkeep, InputError("a bug"))
     assert upkeep.tick() == set()
-    monkeypatch.setattr(conditions, "code_digest", lambda: "mended")
-    assert upkeep.tick() == {("corpus", None), ("base_checkpoint", None)}, "they had a run in common"
+    monkeypatch.setattr(upkeep_sensor, "code_digest", lambda: "fixed")
+    assert upkeep.tick() == {("corpus", None)}
     assert "corpus all: asked for again, since run " in upkeep.log and " had other code" in upkeep.log
-    fail(upkeep, InputError("another bug"))
+    upkeep.run("corpus", None, InputError("another bug"))
     assert upkeep.tick() == set()
 
 
@@ -125,40 +97,35 @@ def test_code_is_that_of_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert code_digest() != before
 
 
-def test_what_a_person_made_by_hand_is_taken_and_goes_on(kept_up: Project, upkeep: Upkeep, hasty: None) -> None:
-    upkeep.tick()
-    fail(upkeep, InputError("a bug"))
+def test_what_a_person_made_by_hand_is_taken_and_goes_on(kept_up: Project, upkeep: Upkeep) -> None:
+    begin(upkeep, InputError("a bug"))
     build(kept_up, "corpus")
     build(kept_up, "base_checkpoint")
     assert ("corpus_embeddings", None) in upkeep.tick()
     assert "corpus all" not in upkeep.log
 
 
-def test_run_that_a_person_deleted_or_cancelled_is_told_as_such(
+def test_run_that_a_person_cancelled_is_respected_and_one_that_was_deleted_never_was(
     upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upkeep.tick()
-    assert upkeep.tick() == set() and "corpus all: was asked for with these inputs" in upkeep.log
-    assert "its run is gone; asked for again after" in upkeep.log
-    plan(upkeep, dg.DagsterRunStatus.CANCELED)
     monkeypatch.setattr(attempts, "WAIT_HOURS", NO_WAIT)
-    assert upkeep.tick() == set() and "was cancelled. Materialize it when you want it after all" in upkeep.log
+    upkeep.tick()
+    upkeep.plan(dg.DagsterRunStatus.CANCELED)
+    assert upkeep.tick() == set() and "was cancelled; materialize it when you want it after all" in upkeep.log
     for run in upkeep.instance.get_runs():
         upkeep.instance.delete_run(run.run_id)
     assert len(upkeep.tick()) == 3
 
 
-def test_cursor_of_an_older_version_is_read(upkeep: Upkeep) -> None:
-    upkeep.tick()
-    evaluations = json.loads(json.dumps(upkeep.cursor))
-    assert evaluations  # of Dagster, with the conditions' own inside
-    assert attempts.Asked.read("digest") == attempts.Asked("digest")
-    assert wait(1, 0.0, 1e9, "its run is gone").fate is Fate.AGAIN
+def test_try_by_hand_that_fails_too_changes_nothing(upkeep: Upkeep) -> None:
+    begin(upkeep, InputError("a bug"))
+    upkeep.run("corpus", None, InputError("a bug"), by_hand=True)
+    assert upkeep.tick() == set() and "failed: a bug" in upkeep.log
 
 
 def test_work_in_progress_is_not_called_up_to_date(kept_up: Project, upkeep: Upkeep) -> None:
     upkeep.tick()
-    plan(upkeep, dg.DagsterRunStatus.STARTED)
+    upkeep.plan(dg.DagsterRunStatus.STARTED)
     assert upkeep.tick() == set()
     assert upkeep.told.endswith(" not up to date yet: runs are queued or in progress") and int(upkeep.told.split()[0])
     build_all(kept_up, ["shapes"])
@@ -173,7 +140,8 @@ def lapse(instance: dg.DagsterInstance, slug: str = "shapes") -> None:
     def made() -> None:
         pass
 
-    @check(made, blocking=True, partitions_def=domain_partitions)
+    @dg.asset_check(asset=made, blocking=True, partitions_def=domain_partitions)
+    @readable_failures()
     def classes_have_pairs() -> dg.AssetCheckResult:
         raise OSError("stale file handle")
 
@@ -210,7 +178,7 @@ def test_check_is_waited_for_while_its_run_goes_on(
 ) -> None:
     build_all(kept_up, ["shapes"], until="retrieved_set")
     lapse(upkeep.instance)
-    monkeypatch.setattr("assets.gates.is_under_way", lambda run: True)
+    monkeypatch.setattr(upkeep_sensor, "is_under_way", lambda run: True)
     assert upkeep.tick() == set() and not upkeep.requests
     assert upkeep.told.endswith("not up to date yet: runs are queued or in progress")
 
@@ -234,14 +202,17 @@ def test_check_that_answers_while_it_is_looked_at_is_not_evaluated_again(
     assert "was not evaluated" not in upkeep.log
 
 
-def test_faults_of_a_check_that_may_pass_are_tried_again_and_others_are_readable(hasty: None) -> None:
+def test_faults_of_a_check_that_may_pass_are_tried_again_and_others_are_readable(
+    hasty: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     calls = []
+    monkeypatch.setattr(declared, "_checks", [])
 
     @dg.asset
-    def made() -> None:
+    def corpus() -> None:
         pass
 
-    @check(made)
+    @declared.check("corpus")
     def flaky() -> dg.AssetCheckResult:
         """Says why."""
         calls.append(1)
@@ -249,15 +220,17 @@ def test_faults_of_a_check_that_may_pass_are_tried_again_and_others_are_readable
             raise OSError("stale file handle")
         return dg.AssetCheckResult(passed=True)
 
-    @check(made)
+    @declared.check("corpus", blocking=True)
     def broken() -> dg.AssetCheckResult:
         raise KeyError("rows")
 
-    done = dg.materialize([made, flaky, broken], raise_on_error=False)
+    checks = declared.checks_of([])
+    done = dg.materialize([corpus, *checks], raise_on_error=False)
     assert len(calls) == 2 and [found.check_name for found in done.get_asset_check_evaluations()] == ["flaky"]
     (event,) = [event for event in done.all_events if event.is_step_failure]
     assert event.step_failure_data.user_failure_data.description == "KeyError: 'rows'"
-    assert next(iter(flaky.check_specs)).description == "Says why."
+    assert next(iter(checks[0].check_specs)).description == "Says why."
+    assert [key.name for key in declared.blocking_checks("corpus")] == ["broken"]
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ The last tests run the real daemon and take minutes.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -19,15 +20,16 @@ from support_automation import Asked, Upkeep, hurry, repository, running_daemon,
 from support_launch import dagster_home
 from support_upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
-from assets.attempts import INPUTS_TAG, WILL_RETRY_TAG
+from assets.attempts import WILL_RETRY_TAG
 from assets.automation import domain_files
-from assets.conditions import tags_of
 from assets.partitions import DOMAINS, partition_of
 from assets.reporting import INTERRUPTED
 from assets.resources import ProjectResource
+from assets.upkeep_sensor import request_of
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.store.errors import InputError
 from react_pipeline.upkeep import Task, survey
 
 Make = Callable[..., Project]
@@ -121,6 +123,8 @@ def test_same_work_is_asked_for_once_even_if_nothing_comes_of_it(kept_up: Projec
         upkeep = Upkeep(kept_up, instance, "shapes")
         first = {("corpus", None), ("base_checkpoint", None), ("evaluation_set", "shapes")}
         assert upkeep.tick() == first
+        for stage, partition in first:
+            upkeep.run(stage, partition)
         assert upkeep.tick() == set()
         assert "evaluation_set shapes: was asked for with these inputs" in upkeep.told
         edit_domain(kept_up, "shapes", classes=["circle", "square"])
@@ -128,18 +132,53 @@ def test_same_work_is_asked_for_once_even_if_nothing_comes_of_it(kept_up: Projec
 
 
 def test_what_was_built_and_outdated_again_is_asked_for_again(kept_up: Project) -> None:
+    evaluation = ("evaluation_set", "shapes")
     with dg.DagsterInstance.ephemeral() as instance:
         upkeep = Upkeep(kept_up, instance, "shapes")
         original = (kept_up.config.domains / "shapes.yaml").read_text()
         for _ in range(2):  # from one version to another and back
-            assert ("evaluation_set", "shapes") in upkeep.tick()
-            build(kept_up, "evaluation_set", "shapes")
-            upkeep.tick()
+            assert evaluation in upkeep.tick()
+            upkeep.run(*evaluation)
+            build(kept_up, *evaluation)
             edit_domain(kept_up, "shapes", classes=["circle", "square"])
-            assert ("evaluation_set", "shapes") in upkeep.tick()
-            build(kept_up, "evaluation_set", "shapes")
-            upkeep.tick()
+            assert evaluation in upkeep.tick()
+            upkeep.run(*evaluation)
+            build(kept_up, *evaluation)
             (kept_up.config.domains / "shapes.yaml").write_text(original)
+
+
+def test_work_that_a_person_started_is_left_alone(kept_up: Project) -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        upkeep = Upkeep(kept_up, instance, "shapes")
+        job = upkeep.repository.get_implicit_global_asset_job_def().get_subset(
+            asset_selection={dg.AssetKey("base_checkpoint")}
+        )
+        started = instance.create_run_for_job(job, status=dg.DagsterRunStatus.STARTED)
+        assert ("base_checkpoint", None) not in upkeep.tick()
+        instance.report_run_failed(started)
+        assert ("base_checkpoint", None) in upkeep.tick()
+
+
+def test_tick_where_nothing_is_due_reads_no_run(kept_up: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    build_all(kept_up, [], until="faiss_index")
+    with dg.DagsterInstance.ephemeral() as instance:
+        upkeep = Upkeep(kept_up, instance)
+        for name in ("get_run_records", "get_run_by_id", "all_logs"):
+            monkeypatch.setattr(instance, name, None)
+        assert upkeep.tick() == set() and upkeep.told == "everything is up to date"
+
+
+def test_files_that_look_different_are_asked_for_once(make_project: Make, drawings: Path, tmp_path: Path) -> None:
+    shards = Path(shutil.copytree(drawings / "shards", tmp_path / "own"))
+    project = make_project(corpus={"shards": [str(shards / "*.tar")]}, methods=list(METHODS))
+    build_all(project, [], until="faiss_index")
+    with dg.DagsterInstance.ephemeral() as instance:
+        upkeep = Upkeep(project, instance)
+        assert upkeep.tick() == set()
+        os.utime(next(shards.glob("*.tar")), (1, 1))
+        assert upkeep.tick() == {("corpus", None)} and "its files look different" in upkeep.log
+        upkeep.plan(dg.DagsterRunStatus.STARTED)
+        assert upkeep.tick() == set()
 
 
 def test_chain_is_asked_for_link_by_link_up_to_the_comparison(kept_up: Project) -> None:
@@ -163,7 +202,9 @@ def test_failed_training_keeps_no_comparison_of_the_others_waiting(kept_up: Proj
     build_all(kept_up, ["shapes"], until="retrieved_set")
     with dg.DagsterInstance.ephemeral() as instance:
         upkeep = Upkeep(kept_up, instance, "shapes")
-        assert upkeep.tick() == {("customized_checkpoint", partition_of("shapes/gated-image"))}
+        training = ("customized_checkpoint", partition_of("shapes/gated-image"))
+        assert upkeep.tick() == {training}
+        upkeep.run(*training, InputError("no such layer"))
         assert upkeep.tick() == {("comparison", "shapes")}
 
 
@@ -190,26 +231,13 @@ def report(instance: dg.DagsterInstance, slug: str, *, passed: bool) -> None:
     instance.report_runless_asset_event(check)
 
 
-@dg.job
-def failing() -> None:
-    pass
-
-
 @pytest.mark.parametrize(("reason", "again"), [(INTERRUPTED, True), ("something else", False)])
 def test_run_that_ended_with_the_servers_is_asked_for_again(kept_up: Project, reason: str, again: bool) -> None:
-    @dg.op
-    def fails() -> None:
-        raise dg.Failure(reason, allow_retries=False)
-
-    @dg.job
-    def ending() -> None:
-        fails()
-
     with dg.DagsterInstance.ephemeral() as instance:
         upkeep = Upkeep(kept_up, instance, "shapes")
         upkeep.tick()
-        tags = {name: value for name, value in upkeep.tags["corpus", None].items() if name == "react/inputs.corpus"}
-        ending.execute_in_process(instance=instance, raise_on_error=False, tags=tags)
+        upkeep.plan(dg.DagsterRunStatus.STARTED)
+        upkeep.run("corpus", None, dg.Failure(reason, allow_retries=False))
         assert upkeep.tick() == ({("corpus", None)} if again else set())
 
 
@@ -217,11 +245,10 @@ def test_run_that_dagster_starts_again_is_waited_for(kept_up: Project) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         upkeep = Upkeep(kept_up, instance, "shapes")
         upkeep.tick()
-        tags = {name: value for name, value in upkeep.tags["corpus", None].items() if name.startswith(INPUTS_TAG)}
-        failed = dg.DagsterRunStatus.FAILURE
-        run = instance.create_run_for_job(failing, status=failed, tags={**tags, WILL_RETRY_TAG: "true"})
+        upkeep.plan(dg.DagsterRunStatus.FAILURE, **{WILL_RETRY_TAG: "true"})
         assert upkeep.tick() == set() and "corpus all: was asked for" not in upkeep.log
-        instance.add_run_tags(run.run_id, {WILL_RETRY_TAG: "false"})  # as after the last try
+        for run in instance.get_runs():
+            instance.add_run_tags(run.run_id, {WILL_RETRY_TAG: "false"})  # as after the last try
         assert upkeep.tick() == set() and "corpus all: was asked for" in upkeep.log and "try 2 of 6" in upkeep.log
 
 
@@ -230,11 +257,12 @@ def test_broken_domain_and_broken_pipeline_are_no_fault_of_the_sensor(kept_up: P
     with dg.DagsterInstance.ephemeral() as instance:
         upkeep = Upkeep(kept_up, instance, "broken", "shapes")
         assert ("evaluation_set", "shapes") in upkeep.tick()
+        upkeep.plan(dg.DagsterRunStatus.STARTED)
         text = kept_up.path.read_text()
         kept_up.path.write_text("store: 3\n")
         assert upkeep.tick() == set()
         kept_up.path.write_text(text)
-        assert upkeep.tick() == set(), "what was asked for is remembered"
+        assert upkeep.tick() == set(), "what was asked for is under way"
 
 
 def test_request_says_what_it_is_for_and_what_goes_first(kept_up: Project) -> None:
@@ -255,7 +283,7 @@ def test_small_training_goes_before_a_large_one_and_the_benchmark_last() -> None
         Task("customized_checkpoint", "a/full", "", images=10**8),
         Task("benchmark_results", "a/full", ""),
     ]
-    priorities = [int(tags_of([task])["dagster/priority"]) for task in tasks]
+    priorities = [int(request_of(task, "", 1).tags["dagster/priority"]) for task in tasks]
     assert priorities == sorted(priorities, reverse=True)
     assert len(set(priorities)) == 3
 
@@ -349,8 +377,8 @@ def test_cancelled_training_frees_the_device_for_the_next(
     make_project: Make, _indexed_store: Path, tmp_path: Path
 ) -> None:
     steps = {**PIPELINE["customization"]["defaults"], "steps": 3_000, "checkpoint_every": 500}
-    automation = {"enabled": True, "interval_seconds": 2, "methods": ["gated-image"]}
-    project = make_project(automation=automation, customization={"defaults": steps})
+    automation = {"enabled": True, "interval_seconds": 2}
+    project = make_project(methods=["gated-image"], automation=automation, customization={"defaults": steps})
     shutil.copytree(_indexed_store, project.config.store)
     (project.config.domains / "colours.yaml").unlink()
     publish_evaluation_set(project, "shapes")

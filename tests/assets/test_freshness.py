@@ -8,7 +8,9 @@ import dagster as dg
 import pytest
 from support_upkeep import build, build_all, change_pipeline, edit_domain
 
-from assets.freshness import CHECKS, checkpoints_are_up_to_date, freshness
+from assets.declared import checks_of
+from assets.freshness import CHECKS, freshness
+from assets.launches import LAUNCH_TAG
 from assets.partitions import DOMAINS
 from assets.resources import ProjectResource
 from react_pipeline.project.project import Project
@@ -21,14 +23,13 @@ class Home:
 
     def __init__(self, project: Project, instance: dg.DagsterInstance) -> None:
         self.resource = ProjectResource(config_path=str(project.path))
-        self.instance, self.cursor = instance, None
+        self.instance = instance
         instance.add_dynamic_partitions(DOMAINS, ["shapes"])
 
     def tick(self) -> dict[str, dg.AssetCheckEvaluation]:
         """One tick, carried out as the daemon does; what it told, by asset."""
-        context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
+        context = dg.build_sensor_context(instance=self.instance)
         result = freshness(context, project=self.resource)
-        self.cursor = result.cursor
         for event in result.asset_events:
             self.instance.report_runless_asset_event(event)
         return {event.asset_key.path[-1]: event for event in result.asset_events}
@@ -38,6 +39,10 @@ class Home:
         key = dg.AssetCheckKey(dg.AssetKey(stage), CHECKS[stage])
         last = self.instance.event_log_storage.get_latest_asset_check_execution_by_key([key])[key].evaluation
         return last if isinstance(last, dg.AssetCheckEvaluation) else None
+
+
+def check_of_checkpoints() -> dg.AssetChecksDefinition:
+    return next(found for found in checks_of([]) if CHECKS[CHECKPOINTS] in {key.name for key in found.check_keys})
 
 
 @pytest.fixture
@@ -95,7 +100,7 @@ def test_check_of_a_run_is_corrected_and_one_that_never_came_is_made_up_for(trai
         raise dg.Failure("out of memory", allow_retries=False)
 
     check = dg.materialize(
-        [failing, checkpoints_are_up_to_date],
+        [failing, check_of_checkpoints()],
         instance=home.instance,
         resources={"project": home.resource},
         raise_on_error=False,
@@ -111,9 +116,7 @@ def test_check_that_runs_with_a_materialization_says_the_same(trained: Project, 
 
     edit_domain(trained, "shapes", templates=["a sketch of a {}"])
     told = home.tick()[CHECKPOINTS]
-    done = dg.materialize(
-        [made, checkpoints_are_up_to_date], instance=home.instance, resources={"project": home.resource}
-    )
+    done = dg.materialize([made, check_of_checkpoints()], instance=home.instance, resources={"project": home.resource})
     (evaluation,) = done.get_asset_check_evaluations()
     assert (evaluation.passed, evaluation.description) == (told.passed, told.description) and not told.passed
     assert home.tick() == {}
@@ -126,8 +129,21 @@ def test_nothing_built_is_nothing_told(tiny_project: Project) -> None:
 
 def test_broken_pipeline_file_is_told_and_changes_nothing(trained: Project, home: Home) -> None:
     home.tick()
-    before, text = home.cursor, trained.path.read_text()
+    text = trained.path.read_text()
     trained.path.write_text("store: 3\n")
-    assert home.tick() == {} and home.cursor == before
+    assert home.tick() == {}
     trained.path.write_text(text)
     assert home.tick() == {}
+
+
+def test_run_of_a_launch_that_was_killed_is_closed(home: Home) -> None:
+    @dg.job
+    def empty() -> None:
+        pass
+
+    started = dg.DagsterRunStatus.STARTED
+    dead = home.instance.create_run_for_job(empty, status=started, tags={LAUNCH_TAG: "elsewhere 1 1"})
+    other = home.instance.create_run_for_job(empty, status=started)
+    home.tick()
+    assert home.instance.get_run_by_id(dead.run_id).status == dg.DagsterRunStatus.FAILURE
+    assert home.instance.get_run_by_id(other.run_id).status == started

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,11 @@ from conftest import write_project
 from mlflow import MlflowClient
 from support_launch import dagster_home
 
+from assets import launches
+from assets.attempts import is_under_way
 from assets.definitions import build_defs
 from assets.launch import Event, Launch, Summary, materialize, open_instance, plan
-from assets.launch_locks import LAUNCH_TAG, lock_path, reap_abandoned
+from assets.launches import EXPIRY_SECONDS, HEARTBEAT_TAG, LAUNCH_TAG, reap_abandoned, registered, tags_of
 from assets.partitions import partition_of
 from assets.recorded import DATA_VERSION_TAG, Recorded
 from assets.reporting import SEEN_TAG, seen
@@ -184,30 +187,39 @@ def test_failure_of_one_domain_stops_only_what_depends_on_it(launched: Launched)
     assert not [key for _, key in done if key.startswith("shapes")] and summary.reused >= 9
 
 
-def test_killed_launch_is_closed_and_gives_its_place_back(launched: Launched) -> None:
+@pytest.mark.parametrize("is_alive", [True, False])
+@pytest.mark.parametrize("machine", ["this", "another"])
+def test_killed_launch_is_closed_and_gives_its_place_back(is_alive: bool, machine: str) -> None:
     job = build_defs().resolve_implicit_global_asset_job_def()
-    for alive in (True, False):
-        launch_id = f"launch-{alive}"
-        run = launched.instance.create_run_for_job(
-            job, tags={LAUNCH_TAG: launch_id}, status=dg.DagsterRunStatus.STARTED
-        )
-        storage = launched.instance.event_log_storage
-        storage.initialize_concurrency_limit_to_default("gpu")
-        storage.claim_concurrency_slot("gpu", run.run_id, "step")
-        lock = lock_path(launch_id)
-        if alive:
-            import fcntl
-
-            with lock.open("w") as handle:
-                fcntl.flock(handle, fcntl.LOCK_EX)
-                assert reap_abandoned(launched.instance) == []
-            storage.free_concurrency_slots_for_run(run.run_id)
-            launched.instance.report_run_failed(run)
+    with dg.DagsterInstance.local_temp() as instance:
+        storage = instance.event_log_storage
+        with registered(instance) as name:
+            mine = tags_of(name)
+            host, process, began = name.split(" ")
+        if machine == "this":  # a process id that is used again, by this process
+            tags = mine if is_alive else {**mine, LAUNCH_TAG: f"{host} {process} {int(began) - 1}"}
         else:
-            assert reap_abandoned(launched.instance) == [run.run_id]
-            assert not storage.get_concurrency_info("gpu").claimed_slots
-            closed = launched.instance.get_run_by_id(run.run_id)
-            assert closed and closed.status == dg.DagsterRunStatus.FAILURE
+            silence = EXPIRY_SECONDS * (0.5 if is_alive else 2)
+            tags = {LAUNCH_TAG: "elsewhere 1 1", HEARTBEAT_TAG: f"{time.time() - silence:.0f}"}
+        run = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+        assert is_under_way(run) == is_alive
+        storage.set_concurrency_slots("gpu", 1)
+        storage.claim_concurrency_slot("gpu", run.run_id, "step")
+        assert reap_abandoned(instance) == ([] if is_alive else [run.run_id])
+        assert bool(storage.get_concurrency_info("gpu").claimed_slots) == is_alive
+        closed = instance.get_run_by_id(run.run_id)
+        assert closed and closed.is_failure_or_canceled != is_alive
+
+
+def test_living_launch_shows_its_heartbeat_in_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launches, "HEARTBEAT_SECONDS", 0.01)
+    with dg.DagsterInstance.local_temp() as instance, registered(instance) as name:
+        job = build_defs().resolve_implicit_global_asset_job_def()
+        tags = {**tags_of(name), HEARTBEAT_TAG: "0"}
+        run = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
+        deadline = time.monotonic() + 60
+        while instance.get_run_by_id(run.run_id).tags[HEARTBEAT_TAG] == "0":
+            assert time.monotonic() < deadline
 
 
 def test_selection_becomes_runs_in_the_order_of_the_data() -> None:
@@ -268,7 +280,7 @@ def test_run_that_ended_before_its_checks_is_started_again(indexed_project: Proj
     with dagster_home(tmp_path / "home"):
         with open_instance(indexed_project) as instance:
             instance.report_runless_asset_event(dg.AssetMaterialization("faiss_index", tags=tags))
-            assert not Recorded(instance, build_defs().resolve_asset_graph(), indexed_project).shows(artifact)
+            assert not Recorded(instance, indexed_project).shows(artifact)
         assert again(indexed_project, "faiss_index") == 1
         assert again(indexed_project, "faiss_index") == 0
 

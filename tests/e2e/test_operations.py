@@ -44,9 +44,9 @@ def running_project(
     directory = tmp_path_factory.mktemp("operations")
     shards = directory / "shards"
     shutil.copytree(drawings / "shards", shards)
-    automation = {"enabled": True, "interval_seconds": 5, "methods": METHODS, "changed_fraction": 0.05}
     sections = {
-        "automation": automation,
+        "methods": METHODS,
+        "automation": {"enabled": True, "interval_seconds": 5, "changed_fraction": 0.05},
         "corpus": {"shards": [f"{shards}/*.tar"]},
         # Random towers find nothing for some classes, which would rightly stop the chain.
         "retrieval": {"max_starving_fraction": 1.0},

@@ -25,7 +25,9 @@ def measured(method: str, correct: np.ndarray, *, images: int = 0, **config: obj
     result = EvalResult(**about, method=method, checkpoint_fingerprint=method, top1=top1, n=count)
     manifest = {"stage": "domain_results", "fingerprint": method, "config": {"method": method, **config}}
     index = pd.RangeIndex(images, images + count)
-    return Measured(Artifact(Path(method), manifest), result, pd.Series(correct, index=index))
+    entry = Measured(Artifact(Path(method), manifest), result)
+    vars(entry)["correct"] = pd.Series(correct, index=index)
+    return entry
 
 
 def random_methods(seed: int, accuracies: list[float], images: int = 300) -> list[np.ndarray]:

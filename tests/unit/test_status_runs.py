@@ -12,8 +12,9 @@ from support_upkeep import METHODS, build_all
 from typer.testing import CliRunner
 
 from assets.attempts import INPUTS_TAG
-from assets.partitions import DOMAINS, training_partitions
+from assets.partitions import DOMAINS, partitions_of
 from react_pipeline.commands.cli import app
+from react_pipeline.pipeline import STAGES
 from react_pipeline.project.project import Project
 from react_pipeline.upkeep import survey
 
@@ -37,7 +38,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
 def fail(home: Path, **tags: str) -> None:
     """A run of the checkpoint that is due, with a reason that no other has."""
 
-    @dg.asset(name=PLACE[0], partitions_def=training_partitions)
+    @dg.asset(name=PLACE[0], partitions_def=partitions_of(STAGES[PLACE[0]], METHODS))
     def training() -> None:
         raise dg.Failure("the loss is not finite", allow_retries=False)
 

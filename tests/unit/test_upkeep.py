@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,10 +13,13 @@ import yaml
 from support_upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
 from react_pipeline.pipeline import ALL
+from react_pipeline.project import manifests
 from react_pipeline.project.project import Project
+from react_pipeline.settings import files
 from react_pipeline.settings.automation import require_cron_line
 from react_pipeline.settings.files import load_pipeline
 from react_pipeline.store.errors import ConfigError
+from react_pipeline.store.store import Store
 from react_pipeline.upkeep import Place, State, pairs_distance, places, survey
 
 Make = Callable[..., Project]
@@ -159,6 +163,31 @@ def test_table_that_cannot_be_read_is_told_and_harms_no_other_domain(trained: Pr
     assert "customized_checkpoint: " in found.unreadable["shapes"]
     assert found.states["customized_checkpoint", "shapes/gated-image"] is State.FAILED
     assert ("evaluation_set", "colours") in [task.place for task in found.tasks]
+
+
+def test_files_are_parsed_once_until_they_change(trained: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = trained.config.domains / "shapes.yaml"
+    os.utime(path, (1, 1))  # what was written just now may be written again at the same time of its clock
+    before = survey(trained, ["shapes"])
+    with monkeypatch.context() as unread:
+        unread.setattr(files, "read_yaml", None)
+        unread.setattr(manifests, "read_manifest", None)
+        assert survey(trained, ["shapes"]).states == before.states
+    edit_domain(trained, "shapes", templates=["a sketch of a {}"])
+    assert ("retrieved_set", "shapes") in asked(trained)
+
+
+def test_cost_of_a_look_grows_with_the_domains_and_not_faster(
+    make_project: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, listed = make_project(methods=list(METHODS)), []
+    listing = Store.keys
+    monkeypatch.setattr(Store, "keys", lambda store, stage: listed.append(stage) or listing(store, stage))
+    build_all(project, ["shapes", "colours"])
+    for slugs in (["shapes"], ["shapes", "colours"]):
+        listed.clear()
+        survey(project, slugs)
+        assert len(listed) == len(set(listed)), "no folder of a stage is listed for each domain"
 
 
 def test_own_settings_of_a_training_count_as_changed(trained: Project) -> None:

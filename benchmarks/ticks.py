@@ -1,0 +1,145 @@
+"""One tick of the sensor `upkeep`: its time for 10, 100, 1,000 domains when nothing is due, and after one change.
+
+Artifacts are published by the real store from the real lineage; what is in them is made up. Every domain has a folder
+of labelled images. The first tick of a process reads everything, later ones what has changed.
+
+    python -m benchmarks.ticks --domains 10 100 1000
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import dagster as dg
+import pandas as pd
+import yaml
+
+from assets.definitions import build_defs
+from assets.partitions import DOMAINS
+from assets.resources import ProjectResource
+from react_pipeline.evaluation import EvalResult
+from react_pipeline.lineage import fresh, resolve
+from react_pipeline.pipeline import STAGES, method_key
+from react_pipeline.project import Manifests, Project
+from react_pipeline.promotion import VERDICT_FILE, Contender, Verdict, gather
+from react_pipeline.upkeep import survey
+
+METHODS = ["base", "gated-image", "gated-image-control", "locked-text", "linear-head"]
+CLASSES, IMAGES = 20, 40
+
+
+def main() -> None:
+    """Print a table with a row for each number of domains."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--domains", type=int, nargs="+", default=[10, 100, 1_000])
+    given = parser.parse_args()
+    logging.disable(logging.INFO)
+    print("| domains | artifacts | first tick | next tick | one domain edited |\n|---|---|---|---|---|")
+    for count in given.domains:
+        with tempfile.TemporaryDirectory() as directory:
+            print(_row(Path(directory), count), flush=True)
+
+
+def _row(directory: Path, count: int) -> str:
+    project = _project(directory, count)
+    slugs = [f"domain-{number}" for number in range(count)]
+    builder = multiprocessing.Process(target=_build_all, args=(project, slugs))  # so that nothing is parsed here yet
+    builder.start()
+    builder.join()
+    with dg.DagsterInstance.local_temp() as instance:
+        instance.add_dynamic_partitions(DOMAINS, slugs)
+        resource = ProjectResource(config_path=str(project.path))
+        repository = build_defs(project=resource).get_repository_def()
+        sensor, cursor, seconds, asked = repository.get_sensor_def("upkeep"), None, [], []
+        for tick in range(3):
+            if tick == 2:
+                path = project.config.domains / "domain-0.yaml"
+                path.write_text(path.read_text() + "templates: [a sketch of a {}]\n")
+            context = dg.build_sensor_context(
+                instance=instance, cursor=cursor, repository_def=repository, resources={"project": resource}
+            )
+            began = time.perf_counter()
+            data = sensor.evaluate_tick(context)
+            seconds.append(time.perf_counter() - began)
+            cursor = data.cursor
+            asked.append(len(data.run_requests or ()))
+    assert asked[:2] == [0, 0] and asked[2] > 0, (asked, data.skip_message)  # noqa: S101
+    times = " | ".join(f"{value:.2f} s" for value in seconds)
+    return f"| {count:,} | {len(list(project.store.root.rglob('current'))):,} | {times} |"
+
+
+def _project(directory: Path, count: int) -> Project:
+    (directory / "domains").mkdir()
+    (directory / "shards").mkdir()
+    classes = [f"class number {number}" for number in range(CLASSES)]
+    for number in range(count):
+        images = directory / "images" / str(number)
+        images.mkdir(parents=True)
+        for image in range(IMAGES):
+            (images / f"{image}.png").write_bytes(b"x")
+        domain = {"classes": classes, "evaluation": {"name": "own", "kind": "folder", "path": str(images)}}
+        (directory / "domains" / f"domain-{number}.yaml").write_text(yaml.safe_dump(domain))
+    pipeline = {
+        "project": "ticks",
+        "methods": METHODS,
+        "encoder": {"model": "ViT-B-32", "pretrained": "openai"},
+        "corpus": {"kind": "webdataset", "shards": [str(directory / "shards" / "*.tar")]},
+    }
+    (directory / "pipeline.yaml").write_text(yaml.safe_dump(pipeline))
+    return Project.load(directory / "pipeline.yaml")
+
+
+def _build_all(project: Project, slugs: list[str]) -> None:
+    with patch("react_pipeline.store.store.fsync_tree"), patch("react_pipeline.store.store.fsync"):
+        for row in STAGES.values():
+            if row.group != "benchmark":
+                look = Manifests.of(project)  # whose parents are judged once
+                for key in row.keys(slugs, METHODS):
+                    _build(look, row.name, key)
+    found = survey(project, slugs)
+    assert not found.tasks, found.tasks[:3]  # noqa: S101
+
+
+def _build(project: Project, stage: str, key: str) -> None:
+    slug, _, method = key.partition("/")
+    parents: dict[str, Any] | None = None
+    content: Any = None
+    files: dict[str, str] = {"report.json": json.dumps({"stage": stage})}
+    if stage == "comparison":
+        parents = {method: fresh(project, "domain_results", method_key(slug, method)) for method in METHODS}
+        content = {"skipped": {}}
+    elif stage == "overview":
+        parents = {slug: fresh(project, "comparison", slug) for slug in project.store.keys("comparison")}
+        content = {"skipped": {}}
+    elif stage == "promotion":
+        content = {"results": gather(project, slug).seen}
+        base = Contender(method="base")
+        verdict = Verdict(domain=slug, decision="nothing", reason="made up", champion_before=base, champion=base)
+        files[VERDICT_FILE] = verdict.model_dump_json()
+    elif stage == "domain_results":
+        about = {"dataset": "own", "domain": slug, "method": method, "evaluator_version": "1", "n_classes": CLASSES}
+        made_from = {"checkpoint_fingerprint": "0", "evaluation_set_fingerprint": "0"}
+        classes = [{"name": f"class {n}", "images": 2, "correct": 1, "correct_top5": 2} for n in range(CLASSES)]
+        result = EvalResult(**about, **made_from, n=IMAGES, top1=0.5, top5=1.0, mean_per_class=0.5, per_class=classes)
+        files["result.json"] = result.model_dump_json()
+
+    def write(folder: Path) -> dict[str, Any]:
+        for name, text in files.items():
+            (folder / name).write_text(text)
+        if stage == "corpus":
+            pd.DataFrame({"path": [], "bytes": []}).to_parquet(folder / "shards.parquet")
+        return {"pairs": 1, "top1": 0.5}
+
+    project.store.build(resolve(project, stage, key, parents=parents, content=content), write)
+
+
+if __name__ == "__main__":
+    main()
