@@ -167,7 +167,7 @@ class _DeadlineReader(io.RawIOBase):
 
 
 class _Guarded:
-    response_class = _Response
+    response_class: Any = _Response
 
     def __init__(self, *args: Any, only_public: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
