@@ -1,20 +1,19 @@
 """Metadata: an artifact as Dagster shows it: numbers that make plots over time, tables, and small pictures.
 
 Belongs here: turning manifests and files into metadata values. File names, captions and class names come from outside,
-so whatever goes into Markdown is escaped.
+so whatever goes into Markdown is escaped; `table.md` is so by its writer.
 """
 
 import base64
-import html
 import io
 import json
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pandas as pd
 
+from react_pipeline.pages import markdown_table
 from react_pipeline.store import Artifact
 from react_pipeline.tracking import METRICS_FILE, flatten
 
@@ -38,9 +37,6 @@ THROUGHPUT = {
 """Counts of a stage that its seconds are divided into, and what the quotient is called; others count it themselves."""
 
 MAX_BARS = 30
-
-_LITERAL = {ord(letter): f"&#{ord(letter)};" for letter in "\\`*[]"}
-"""What makes links, pictures and code of a text, as Markdown writes it where it is meant as it stands."""
 
 
 def describe(artifact: Artifact) -> dict[str, Any]:
@@ -82,21 +78,10 @@ def data_uri(file: Path | io.BytesIO) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def literal(text: str) -> str:
-    """Text that Markdown shows as it is: no HTML, and no link or picture that a browser would load."""
-    return html.escape(text, quote=False).translate(_LITERAL)
-
-
-def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table; fractions keep four digits, and no cell can break out of the table or become HTML."""
-    lines = ["| " + " | ".join(map(_cell, columns)) + " |", "|" + "---|" * len(columns)]
-    return "\n".join([*lines, *("| " + " | ".join(map(_cell, row)) + " |" for row in rows)])
-
-
 def _table(artifact: Artifact) -> str:
     files = artifact.manifest["files"]
     if "table.md" in files:
-        return literal(artifact.file("table.md").read_text(encoding="utf-8"))
+        return artifact.file("table.md").read_text(encoding="utf-8")
     if artifact.stage == "retrieved_set" and "classes.parquet" in files:
         classes = pd.read_parquet(artifact.file("classes.parquet"))
         return _head(classes.drop(columns=["prompts"], errors="ignore"), "kept", "classes with the fewest pairs")
@@ -169,8 +154,3 @@ def _value(value: Any) -> Any:
         return value
     text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
     return dg.MetadataValue.text(text[:MAX_TEXT_CHARS] or "none")
-
-
-def _cell(value: Any) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())[:200]
-    return literal(text).replace("|", "&#124;")

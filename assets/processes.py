@@ -9,7 +9,6 @@ holds. The kernel frees the lock however this process ends, and then none of the
 """
 
 import builtins
-import fcntl
 import json
 import os
 import shlex
@@ -28,7 +27,16 @@ from react_pipeline.lineage import fresh, resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
-from react_pipeline.store import Artifact, InputError, Inputs, ReactError, StoreWriteError, TrainingError, error_type
+from react_pipeline.store import (
+    Artifact,
+    InputError,
+    Inputs,
+    ReactError,
+    StoreWriteError,
+    TrainingError,
+    error_type,
+    locked,
+)
 from react_pipeline.training import TrainingObserver
 
 TORCHRUN_VARIABLE = "REACT_TORCHRUN_ARGS"
@@ -170,8 +178,7 @@ def environment(processes: int, exchange: Path) -> dict[str, str]:
 def _exchange() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="react-training-") as name:
         directory = Path(name)
-        with (directory / LIFELINE).open("w") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
+        with locked(directory / LIFELINE):
             yield directory
 
 

@@ -6,7 +6,7 @@ Does not belong here: the rule (`react_pipeline.promotion`), MLflow's registry (
 import dagster as dg
 
 from assets.declared import check, stage_asset
-from assets.metadata import data_uri, literal
+from assets.metadata import data_uri
 from assets.partitions import key_of
 from assets.reporting import publish, readable_failures
 from assets.resources import ProjectParam, TrackingParam
@@ -55,7 +55,7 @@ def champion_is_in_no_doubt(context: dg.AssetCheckExecutionContext, project: Pro
 
 def describe_verdict(artifact: Artifact, told: Told) -> dict[str, dg.MetadataValue]:
     """The verdict as Dagster shows it: its table, its intervals, and what became of it in the registry."""
-    table = literal(artifact.file("table.md").read_text(encoding="utf-8"))
+    table = artifact.file("table.md").read_text(encoding="utf-8")
     registry = f"{told.waits} verdicts wait for MLflow, told at the next run" if told.waits else "told"
     return {
         "table": dg.MetadataValue.md(table),

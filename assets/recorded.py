@@ -61,7 +61,7 @@ class Recorded:
 
     @cached_property
     def _logged(self) -> set[str] | None:
-        return Tracking.of(self.project).logged()
+        return Tracking.of(self.project).logged(self.project)
 
     @cached_property
     def _registry(self) -> Registry:

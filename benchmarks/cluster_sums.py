@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 
 from react_pipeline.indexing import SAMPLE_POINTS_PER_CELL, Key, cells_for
+from react_pipeline.pages import markdown_table
 
 BEGIN, END = "<!-- sums:begin -->", "<!-- sums:end -->"
 CORPORA = {"LAION-400M": 400_000_000, "LAION-2B": 2_320_000_000}
@@ -77,19 +79,19 @@ def adding_core_hours(rows: int, key: str) -> float | None:
 
 def rates_table() -> str:
     """What the sums are made of."""
-    lines = ["| rate | a second | from |", "|---|---|---|"]
+    rows = []
     for name, rate in RATES.items():
         value = f"{rate.value / 1e9:,.0f} G" if rate.value > 1e9 else f"{rate.value:,.4g}" if rate.value < 10 else ""
-        lines.append(f"| {name} | {value or format(round(rate.value), ',')} {rate.unit} | {rate.source} |")
-    return "\n".join(lines)
+        rows.append([Markup(name), f"{value or format(round(rate.value), ',')} {rate.unit}", Markup(rate.source)])
+    return markdown_table(["rate", "a second", "from"], rows).rstrip()
 
 
 def corpus_table() -> str:
     """Disk and hours of what every corpus needs, whatever its index."""
-    lines = ["| what | " + " | ".join(CORPORA) + " |", "|---" * (1 + len(CORPORA)) + "|"]
+    rows: list[list[str]] = []
 
     def row(name: str, values: list[str]) -> None:
-        lines.append(f"| {name} | " + " | ".join(values) + " |")
+        rows.append([Markup(name), *values])
 
     sizes = list(CORPORA.values())
     row("pairs, N", [f"{size / 1e9:.2f} billion" for size in sizes])
@@ -108,20 +110,21 @@ def corpus_table() -> str:
     cores = hours("embed, one core, bf16")
     row("embedding without GPUs (bf16), core hours", [f"{value:,.0f}" for value in cores])
     row("machines of 64 cores to be done in 24 h", [f"{np.ceil(value / 24 / 64):,.0f}" for value in cores])
-    return "\n".join(lines)
+    return markdown_table(["what", *CORPORA], rows).rstrip()
 
 
 def index_table(name: str) -> str:
     """Disk, memory and hours of each key, for one corpus."""
     rows = CORPORA[name]
     neighbours = 2 * rows / RATES["exact neighbours, one core"].value / 3_600
-    lines = [
-        f"{name}, {rows / 1e9:.2f} billion rows, {cells_for(rows):,} cells:",
-        "",
-        "| key | disk, both sides | memory of the driver, one side | training, core hours | adding, core hours | "
-        "hours on 64 cores |",
-        "|---|---|---|---|---|---|",
+    columns = [
+        "key",
+        "disk, both sides",
+        "memory of the driver, one side",
+        "training, core hours",
+        "adding, core hours",
     ]
+    lines = []
     for key in keys_for(rows):
         parsed = Key.parse(key)
         size = parsed.bytes(rows, DIMENSION)
@@ -132,9 +135,10 @@ def index_table(name: str) -> str:
             about = ["–", "not measured", "–"]
         else:
             about = [f"{value:,.1f}" for value in (training, 2 * adding, (training + 2 * adding + neighbours) / 64)]
-        cells = [f"`{key}`", f"{2 * size / GIB:,.0f} GiB", f"{(size + sample) / GIB:,.0f} GiB", *about]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        cells = [Markup(f"`{key}`"), f"{2 * size / GIB:,.0f} GiB", f"{(size + sample) / GIB:,.0f} GiB", *about]
+        lines.append(cells)
+    head = f"{name}, {rows / 1e9:.2f} billion rows, {cells_for(rows):,} cells:"
+    return f"{head}\n\n{markdown_table([*columns, 'hours on 64 cores'], lines)}".rstrip()
 
 
 def page() -> str:

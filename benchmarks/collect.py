@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from benchmarks.methods import write_section
 from react_pipeline.corpus import TarSource, collect_pairs
+from react_pipeline.pages import markdown_table
 
 TARS, PAIRS = 100, 1_000
 FRACTIONS = (0.001, 0.01, 0.1)
@@ -124,21 +125,17 @@ def measure(scratch: Path, tars: int, repeats: int) -> tuple[pd.DataFrame, int]:
 
 def to_markdown(table: pd.DataFrame, size_bytes: int, tars: int) -> str:
     """The table, and what it was measured on."""
-    lines = [
-        "| taken | pairs | by range | read | reading through | read | ratio of time | of bytes |",
-        "|---|---|---|---|---|---|---|---|",
+    rows = [
+        [
+            *(f"{row.fraction:.1%}", row.pairs, f"{row.seconds:.2f} s", f"{row.bytes / MIB:,.0f} MiB"),
+            *(f"{row.seconds_through:.2f} s", f"{row.bytes_through / MIB:,.0f} MiB"),
+            *(f"{row.seconds_through / row.seconds:.1f}", f"{row.bytes_through / row.bytes:.1f}"),
+        ]
+        for row in table.itertuples()
     ]
-    for row in table.itertuples():
-        lines.append(
-            f"| {row.fraction:.1%} | {row.pairs:,} | {row.seconds:.2f} s | {row.bytes / MIB:,.0f} MiB | "
-            f"{row.seconds_through:.2f} s | {row.bytes_through / MIB:,.0f} MiB | "
-            f"{row.seconds_through / row.seconds:.1f} | {row.bytes_through / row.bytes:.1f} |"
-        )
-    lines += [
-        "",
-        f"{tars} tars of {PAIRS:,} pairs, {size_bytes / MIB:,.0f} MiB, dropped from the page cache each time.",
-    ]
-    return "\n".join(lines)
+    columns = ["taken", "pairs", "by range", "read", "reading through", "read", "ratio of time", "of bytes"]
+    of = f"{tars} tars of {PAIRS:,} pairs, {size_bytes / MIB:,.0f} MiB, dropped from the page cache each time."
+    return f"{markdown_table(columns, rows)}\n{of}"
 
 
 def _digest(data: bytes) -> str:

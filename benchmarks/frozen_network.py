@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from torch import nn
 
 from benchmarks.demo_seeds import DOMAINS, beside
 from benchmarks.methods import Row, require_markers, row_of, write_section
 from react_pipeline import pipeline as stages
 from react_pipeline.clip import methods
+from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
 from react_pipeline.settings import training
 
@@ -68,20 +70,20 @@ def add_parts() -> None:
 
 def to_markdown(found: Mapping[str, Sequence[Row]], steps: Mapping[str, tuple[int, float]]) -> str:
     """One line a variant; a figure is the mean over seeds, ± their standard deviation of the mean over domains."""
-    lines = [
-        "| trains | trained parameters | steps, learning rate | " + " | ".join(DOMAINS) + " | mean | seeds |",
-        "|---" * (5 + len(DOMAINS)) + "|",
-    ]
+    lines = []
     for name, rows in found.items():
         seeds = sorted({row.seed for row in rows})
         of_domain = [100 * statistics.mean(row.top1 for row in rows if row.domain == domain) for domain in DOMAINS]
         means = [100 * statistics.mean(row.top1 for row in rows if row.seed == seed) for seed in seeds]
         mean = f"{statistics.mean(means):.1f}" + (f" ± {statistics.stdev(means):.1f}" if means[1:] else "")
-        cells = [VARIANTS[name].trains, f"{rows[0].trainable_parameters:,.0f}", "{:,}, {:g}".format(*steps[name])]
-        lines.append(
-            "| " + " | ".join([*cells, *(f"{value:.1f}" for value in of_domain), mean, str(len(seeds))]) + " |"
-        )
-    return "\n".join(lines)
+        cells = [
+            Markup(VARIANTS[name].trains),
+            f"{rows[0].trainable_parameters:,.0f}",
+            "{:,}, {:g}".format(*steps[name]),
+        ]
+        lines.append([*cells, *(f"{value:.1f}" for value in of_domain), mean, len(seeds)])
+    columns = ["trains", "trained parameters", "steps, learning rate", *DOMAINS, "mean", "seeds"]
+    return markdown_table(columns, lines).rstrip()
 
 
 def main() -> None:

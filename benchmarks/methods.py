@@ -25,12 +25,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from benchmarks.demo_seeds import DOMAINS, seeded
 from react_pipeline.evaluation import EvalResult, evaluate
 from react_pipeline.lineage import fresh_or_none
+from react_pipeline.pages import markdown_table
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
@@ -181,15 +183,15 @@ def summarise(rows: Sequence[Row], domains: Sequence[str]) -> pd.DataFrame:
 def to_markdown(summary: pd.DataFrame, domains: Sequence[str]) -> str:
     """The summary as a Markdown table; a spread stands behind its mean where there are two seeds or more."""
     names = ["method", *domains, "mean", "over base", "over control", "trained parameters", "seconds", "seeds"]
-    lines = ["| " + " | ".join(names) + " |", "|---" * len(names) + "|"]
+    rows = []
     for line in summary.to_dict("records"):
-        cells = [f"`{line['method']}`", *(f"{line[domain]:.1f}" for domain in domains)]
+        cells = [Markup(f"`{line['method']}`"), *(f"{line[domain]:.1f}" for domain in domains)]
         cells += [_with_spread(line["mean"], line["spread"], "")]
         cells += [_with_spread(line[name], line[f"{name}_spread"], "+") for name in ("over_base", "over_control")]
         trains = line["method"] != "base"
         cells += [f"{line['trainable_parameters']:,.0f}", f"{line['seconds']:.0f}"] if trains else ["0", "–"]
-        lines.append("| " + " | ".join([*cells, str(line["seeds"]) if trains else "–"]) + " |")
-    return "\n".join(lines)
+        rows.append([*cells, str(line["seeds"]) if trains else "–"])
+    return markdown_table(names, rows).rstrip()
 
 
 def _with_spread(value: float | None, spread: float | None, sign: str) -> str:

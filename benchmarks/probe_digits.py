@@ -21,10 +21,12 @@ from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -50,6 +52,7 @@ from react_pipeline.benchmark import (
 from react_pipeline.clip import Clip, choose_device, load
 from react_pipeline.labelled import PreprocessedImages, encode
 from react_pipeline.lineage import fresh
+from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
 from react_pipeline.settings import Dataset, ElevaterConfig, dataset
 
@@ -158,21 +161,17 @@ def to_markdown(rows: pd.DataFrame) -> str:
     summary = summarize(rows)
     zero_shot = summary[summary["experiment"] == "zero-shot"]
     best = zero_shot["value"].max()
-    lines = [
-        "| experiment | seeds | last epoch (`clean`) | best epoch (`elevater`) | `clean` over zero-shot | bare pixels, "
-        "`clean` |",
-        "|---|---|---|---|---|---|",
-    ]
+    columns = ["experiment", "seeds", "last epoch (`clean`)", "best epoch (`elevater`)", "`clean` over zero-shot"]
+    lines: list[list[Any]] = []
     for row in zero_shot.sort_values("dataset").itertuples():
         names = 'names "zero" to "nine"' if row.dataset == IN_WORDS else 'names "0" to "9"'
-        lines.append(f"| zero-shot, {names} | – | {100 * row.value:.1f} | – | – | – |")
+        lines.append([f"zero-shot, {names}", "–", f"{100 * row.value:.1f}", "–", "–", "–"])
     for name, group in summary[summary["experiment"] != "zero-shot"].groupby("experiment", sort=False):
         figures = {(row["dataset"], row["protocol"]): row for _, row in group.iterrows()}
         clean, *others = (figures[key] for key in (("mnist", "clean"), ("mnist", "elevater"), (PIXELS, "clean")))
         gain = f"{100 * (clean['value'] - best):+.1f}"
-        cells = [name, clean["seeds"], _figure(clean), _figure(others[0]), gain, _figure(others[1])]
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines)
+        lines.append([name, clean["seeds"], _figure(clean), _figure(others[0]), gain, _figure(others[1])])
+    return markdown_table([*map(Markup, columns), Markup("bare pixels, `clean`")], lines).rstrip()
 
 
 def _figure(row: pd.Series) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 
 from react_pipeline.corpus import BadImage, decode_image, truncated_images
 from react_pipeline.labelled import LabelledImages, Unavailable, read_dataset
+from react_pipeline.pages import markdown_table
 from react_pipeline.settings import DATASETS, IMAGENET, Dataset, dataset
 from react_pipeline.store import InputError
 
@@ -78,12 +79,12 @@ def check_root(root: Path, names: Iterable[str] | None = None) -> list[DatasetRe
 
 def report_lines(reports: Sequence[DatasetReport]) -> list[str]:
     """The reports as a table in Markdown, then problems and notes, one block a data set."""
-    lines = ["| data set | state | train | val | test |", "|---|---|---|---|---|"]
+    names = ("train", "val", "test")
+    rows = []
     for report in reports:
         cells = {split.split: _cell(split) for split in report.splits}
-        lines.append(f"| {report.name} | {report.state} | " + " | ".join(
-            cells.get(name, "–") for name in ("train", "val", "test")
-        ) + " |")  # fmt: skip
+        rows.append([report.name, report.state, *(cells.get(name, "–") for name in names)])
+    lines = markdown_table(["data set", "state", *names], rows).splitlines()
     states = Counter(report.state for report in reports)
     lines += ["", ", ".join(f"{count} {state}" for state, count in sorted(states.items())) + f" of {len(reports)}"]
     for report in reports:

@@ -18,6 +18,7 @@ import pandas as pd
 
 from react_pipeline.benchmark.summary import figure_name
 from react_pipeline.lineage import fresh, fresh_or_none, resolve
+from react_pipeline.pages import escaped, markdown_table
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, DATASETS, METHODS
@@ -119,16 +120,16 @@ def to_markdown(table: pd.DataFrame, skipped: Mapping[str, str]) -> str:
     """The table for people: percent with one decimal, differences with their sign, what was left out below."""
     parts = []
     for (method, figure), group in table.groupby(["method", "figure"], sort=False):
-        lines = ["| data set | metric | base % | method % | delta |", "| --- | --- | ---: | ---: | ---: |"]
+        rows = []
         for row in group[(group["status"] == "ok") | (group["dataset"] == MEAN)].itertuples():
             name = f"mean ({row.status})" if row.dataset == MEAN else row.dataset
-            numbers = ("–", "–", "–") if np.isnan(row.delta) else _percents(row)
-            lines.append(f"| {name} | {row.metric} | {' | '.join(numbers)} |")
+            rows.append([name, row.metric, *(("–", "–", "–") if np.isnan(row.delta) else _percents(row))])
         left_out = group[(group["status"] != "ok") & (group["dataset"] != MEAN)]
-        told = [f"- {row.dataset}: {' '.join(row.status.split())}" for row in left_out.itertuples()]
-        parts += [f"{method}, {figure}", "\n".join(lines), *(["Left out:\n\n" + "\n".join(told)] if told else [])]
-    parts += [f"- {method}: {' '.join(reason.split())}" for method, reason in skipped.items()]
-    return "\n\n".join(parts or ["Only the base was measured."]) + "\n"
+        reasons = [f"- {row.dataset}: {escaped(row.status)}" for row in left_out.itertuples()]
+        parts += [f"{method}, {figure}", markdown_table(["data set", "metric", "base %", "method %", "delta"], rows)]
+        parts += ["Left out:\n\n" + "\n".join(reasons)] if reasons else []
+    parts += [f"- {method}: {escaped(reason)}" for method, reason in skipped.items()]
+    return "\n\n".join(part.strip() for part in parts or ["Only the base was measured."]) + "\n"
 
 
 def draw(table: pd.DataFrame, path: Path, title: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from react_pipeline.benchmark.experiments import Experiment
+from react_pipeline.pages import escaped, markdown_table
 from react_pipeline.settings import DATASETS
 
 SUMMARY_COLUMNS = [
@@ -74,20 +75,18 @@ def to_markdown(summary: pd.DataFrame) -> str:
     labelled = summary.assign(figure=list(map(figure_name, summary["experiment"], summary["protocol"])))
     figures = list(dict.fromkeys(labelled["figure"]))
     means = mean_over_datasets(summary)
-    lines = [["data set", "metric", "images", *(f"{name} %" for name in figures)], ["---"] * (3 + len(figures))]
+    rows = []
     for name, group in labelled.groupby("dataset", sort=False):
         cells = {row.figure: _cell(row.value, row.spread, row.seeds) for row in group.itertuples()}
-        lines.append([str(name), group["metric"].iloc[0], _images(group), *(cells[key] for key in figures)])
+        rows.append([name, group["metric"].iloc[0], _images(group), *(cells[key] for key in figures)])
     shown = [
         f"{100 * means[name][0]:.1f} ({means[name][1]} of {len(DATASETS)})" if name in means else "–"
         for name in figures
     ]
-    lines.append(["mean", "", "", *shown])
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    columns = ["data set", "metric", "images", *(f"{name} %" for name in figures)]
+    table = markdown_table(columns, [*rows, ["mean", "", "", *shown]])
     missing = labelled[labelled["status"] != "ok"].drop_duplicates(["dataset", "status"])
-    reasons = "".join(
-        f"- {row.dataset}, {row.figure}: {' '.join(row.status.split())}\n" for row in missing.itertuples()
-    )
+    reasons = "".join(f"- {row.dataset}, {row.figure}: {escaped(row.status)}\n" for row in missing.itertuples())
     if few := len(fewer_images(summary)):
         whole = int((summary.groupby("dataset")["n"].max() > 0).sum())
         table += (

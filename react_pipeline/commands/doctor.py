@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import re
 import shutil
 import urllib.request
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from http import HTTPStatus
 from importlib import metadata
 from pathlib import Path
 from urllib.error import HTTPError
+
+from packaging.requirements import Requirement
 
 from react_pipeline.project import CONFIG_VARIABLE, HOME_VARIABLE, SETTINGS_FILE, Project, locate_home, ui_addresses
 from react_pipeline.settings import CorpusConfig, load_domains
@@ -145,19 +146,11 @@ def _corpus(corpus: CorpusConfig) -> Iterator[Finding]:
 
 def _absent_demo_packages() -> list[str]:
     try:
-        wanted = [
-            entry for entry in metadata.requires("react-pipeline") or () if "extra == 'demo'" in entry.replace('"', "'")
-        ]
+        wanted = [Requirement(entry) for entry in metadata.requires("react-pipeline") or ()]
     except metadata.PackageNotFoundError:
         return []
-    absent = []
-    for requirement in wanted:
-        found = re.match(r"[A-Za-z0-9._-]+", requirement)
-        try:
-            metadata.version(found.group() if found else requirement)
-        except metadata.PackageNotFoundError:
-            absent.append(found.group() if found else requirement)
-    return absent
+    demo = [found.name for found in wanted if found.marker and '"demo"' in str(found.marker)]
+    return [name for name in demo if not any(metadata.distributions(name=name))]
 
 
 def _size(path: Path) -> int:

@@ -93,8 +93,7 @@ def guarded_opener(*, allow_private_addresses: bool) -> urllib.request.OpenerDir
         urllib.request.HTTPDefaultErrorHandler(),
         _Redirects(),
         urllib.request.HTTPErrorProcessor(),
-        _Http(only_public=not allow_private_addresses),
-        _Https(only_public=not allow_private_addresses),
+        _Web(only_public=not allow_private_addresses),
     ]
     for handler in handlers:
         opener.add_handler(handler)
@@ -110,19 +109,13 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-class _Http(urllib.request.HTTPHandler):
+class _Web(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
     def __init__(self, *, only_public: bool) -> None:
         super().__init__()
         self._only_public = only_public
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(partial(_Connection, only_public=self._only_public), req)
-
-
-class _Https(urllib.request.HTTPSHandler):
-    def __init__(self, *, only_public: bool) -> None:
-        super().__init__()
-        self._only_public = only_public
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(partial(_TlsConnection, only_public=self._only_public), req)
@@ -173,8 +166,8 @@ class _DeadlineReader(io.RawIOBase):
         super().close()
 
 
-class _Connection(http.client.HTTPConnection):
-    response_class = _Response
+class _Guarded:
+    response_class: Any = _Response
 
     def __init__(self, *args: Any, only_public: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -182,13 +175,12 @@ class _Connection(http.client.HTTPConnection):
             self._create_connection = _connect_to_public
 
 
-class _TlsConnection(http.client.HTTPSConnection):
-    response_class = _Response
+class _Connection(_Guarded, http.client.HTTPConnection):
+    pass
 
-    def __init__(self, *args: Any, only_public: bool, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        if only_public:
-            self._create_connection = _connect_to_public
+
+class _TlsConnection(_Guarded, http.client.HTTPSConnection):
+    pass
 
 
 def _connect_to_public(address: tuple[str, int], timeout: Any = None, source_address: Any = None) -> socket.socket:

@@ -25,7 +25,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from react_pipeline.corpus import folder_of
-from react_pipeline.embedding.parts import Parts, Rows, Vectors, holding, map_vectors, starts_of, vectors_of
+from react_pipeline.embedding.parts import Parts, Rows, Vectors, holding, starts_of, vectors_of
 from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, remembered_sha256
 
 Side = Literal["image", "text"]
@@ -181,21 +181,17 @@ def _layout_of(known: _Known) -> _Layout:
     # Of the manifest, not of the folder: a stray file would shift the rows.
     names = sorted(artifact.manifest["files"])
     ready: dict[str, Any] = {"folder": "", "columns": {}, "files": []}
-    rows: list[int] | None = None
+    rows: list[int] = []
     if READY_FILE in names:
         ready = json.loads(artifact.file(READY_FILE).read_text())
-        names, rows = [name for name, _ in ready["files"]], ready.get("rows")
-    elif GROUPS_FILE in names:
+        names, rows = [name for name, _ in ready["files"]], ready["rows"]
+    else:
         with artifact.file(GROUPS_FILE).open(encoding="utf-8") as lines:
             rows = [count for line in lines if (count := json.loads(line)["rows"])]
     by_folder = {
         folder: [name for name in names if name.startswith(f"{folder}/")] for folder in (*FOLDERS.values(), METADATA)
     }
     layout = _Layout(by_folder, starts_of([]), ready["folder"], ready["columns"], dict(ready["files"]))
-    if rows is None:
-        # An earlier version did not record them.
-        images = layout.parts(artifact, FOLDERS["image"])
-        rows = [len(map_vectors(images.path(number))) for number in range(len(images.names))]
     if sum(rows) != (expected := int(artifact.counts["rows"])):
         raise CorruptArtifact(
             f"{artifact.path}: {sum(rows):,} rows, its manifest says {expected:,}; rematerialize `corpus_embeddings`"

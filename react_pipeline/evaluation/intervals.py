@@ -7,7 +7,6 @@ methods are compared (`compare`), and what is said of an interval (`reports.find
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,8 +15,6 @@ from numpy.typing import NDArray
 
 RESAMPLES = 10_000
 _SEED = 0
-_Z = 1.959964
-"""97.5% quantile of the normal distribution."""
 
 Correct = np.ndarray[Any, Any]
 
@@ -45,9 +42,10 @@ def mean_interval(pairs: Sequence[tuple[Correct, Correct]]) -> tuple[float, floa
 
 def share_interval(share: float, count: int) -> tuple[float, float]:
     """Wilson's 95% score interval of a share of `count` images (Wilson 1927): it stays within 0 and 1."""
-    middle = (share + _Z**2 / (2 * count)) / (1 + _Z**2 / count)
-    half = _Z / (1 + _Z**2 / count) * math.sqrt(share * (1 - share) / count + _Z**2 / (4 * count**2))
-    return max(middle - half, 0.0), min(middle + half, 1.0)
+    from scipy.stats import binomtest  # type: ignore[import-untyped, unused-ignore]  # takes half a second
+
+    interval = binomtest(round(share * count), count).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def _differences(method_correct: Correct, base_correct: Correct, seed: int | tuple[int, ...]) -> NDArray[np.float64]:

@@ -6,7 +6,6 @@ or an overview (`overview`); nothing is measured here, and a stale comparison gi
 
 from __future__ import annotations
 
-import html
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from pathlib import Path
 from react_pipeline.evaluation.all_domains import STAGE as OVERVIEW
 from react_pipeline.evaluation.all_domains import current_comparisons, overview_is_current, write_overview
 from react_pipeline.evaluation.comparison import comparison_is_current
-from react_pipeline.evaluation.dashboard_style import POLICY, STYLE
+from react_pipeline.pages import render
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, CorruptArtifact, InputError, MissingArtifact, StaleArtifact
 
@@ -119,23 +118,10 @@ def _clear(target: Path) -> None:
 
 def _write_index(slugs: Sequence[str], overview: bool, report: Report) -> None:
     """A page with a link to each dashboard, and the reason of what is missing."""
-    links = [("All domains", OVERVIEW)] if overview else []
-    links += [(slug, slug) for slug in slugs]
-    listed = "".join(
-        f"<li><a href='{html.escape(to)}/dashboard.html'>{html.escape(name)}</a></li>" for name, to in links
-    )
-    rows = "".join(
-        f"<tr><td>{html.escape(slug)}</td><td class='status'>{html.escape(reason)}</td></tr>"
-        for slug, reason in report.missing.items()
-    )
-    missing = f"<section><h2>Not in this report</h2><table>{rows}</table></section>" if rows else ""
-    notes = "".join(f"<p class='kind'>{html.escape(note)}</p>" for note in report.notes)
+    links = [*([("All domains", OVERVIEW)] if overview else []), *((slug, slug) for slug in slugs)]
     report.index = report.directory / "index.html"
-    report.index.write_text(
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Report</title>"
-        f"<meta http-equiv='Content-Security-Policy' content=\"{POLICY}\"><style>{STYLE}</style></head><body><main>"
-        f"<header><h1>Comparisons</h1></header><section><h2>Dashboards</h2><ul>{listed}</ul></section>{missing}{notes}"
-        "</main></body></html>\n",
-        encoding="utf-8",
+    page = render(
+        "evaluation", "index.html", page_title="Report", links=links, missing=report.missing, notes=report.notes
     )
+    report.index.write_text(page, encoding="utf-8")
     report.files.append(report.index)

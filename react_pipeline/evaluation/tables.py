@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from react_pipeline.evaluation.domain_results import EvalResult
+from react_pipeline.pages import markdown_table
 
 MEAN = "mean"
 """Stands in the column `domain` of the rows that average over domains."""
@@ -70,11 +71,11 @@ def per_class_table(results: Mapping[str, EvalResult], pairs: Mapping[str, Mappi
 
 def to_markdown(table: pd.DataFrame) -> str:
     """The table for people: percent with one decimal, differences with their sign, empty where nothing was measured."""
-    lines = [list(_SHOWN.values()), ["---"] * len(_SHOWN)]
+    rows = []
     for row in table.to_dict("records"):
         row["interval"] = None if row["method"] == "base" else interval_text(row["delta_low"], row["delta_high"])
-        lines.append([_shown(column, row[column]) for column in _SHOWN])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        rows.append([_shown(column, row[column]) for column in _SHOWN])
+    return markdown_table(list(_SHOWN.values()), rows)
 
 
 def interval_text(low: Any, high: Any) -> str:
@@ -101,5 +102,4 @@ def _shown(column: str, value: Any) -> str:
         return points(value)
     if column in (*COUNTS, "seconds"):
         return f"{value:,.0f}"
-    # A bar or a line break in a name would break the table.
-    return " ".join(str(value).replace("|", "/").split())
+    return str(value)

@@ -87,11 +87,6 @@ class LabelledImages:
         """Number of images."""
         return len(self.locations)
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether the split has its official number of images."""
-        return len(self) == self.expected
-
     def read(self, position: int) -> bytes:
         """The bytes of the image file at `position`.
 

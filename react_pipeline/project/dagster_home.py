@@ -6,7 +6,6 @@ what is in the instance (Dagster), or starting anything (`commands.servers`).
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from react_pipeline.project.template import DAGSTER_SETTINGS
-from react_pipeline.store import InputError, write_atomically
+from react_pipeline.store import InputError, lock, write_atomically
 
 HOME_VARIABLE = "DAGSTER_HOME"
 SETTINGS_FILE = "dagster.yaml"
@@ -59,27 +58,25 @@ def locked_for_ui(home: Path) -> Iterator[TextIO]:
     Raises:
         InputError: If they run already: where, and how to end them.
     """
-    with (home / LOCK_FILE).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    with (home / LOCK_FILE).open("a") as file:
+        if not lock(file, wait=False):
             there = ", ".join(f"{name} {url}" for name, url in ui_addresses(home).items()) or "it is just starting"
             processes = " ".join(map(str, _read(home).get("processes") or ()))
             end = "Ctrl-C where it runs" + (f", or: kill {processes}" if processes else "")
             raise InputError(
                 f"`react-pipeline ui` runs already over {home}: {there}; use that one, or end it first ({end})"
-            ) from error
+            )
         try:
-            yield lock
+            yield file
         finally:
-            lock.truncate(0)
+            file.truncate(0)
 
 
-def tell_addresses(lock: TextIO, addresses: Mapping[str, str], processes: Sequence[int] = ()) -> None:
+def tell_addresses(file: TextIO, addresses: Mapping[str, str], processes: Sequence[int] = ()) -> None:
     """Write into the held lock where each user interface answers, by name, and which processes hold the lock."""
-    lock.truncate(0)
-    lock.write(json.dumps({"addresses": dict(addresses), "processes": list(processes)}))
-    lock.flush()
+    file.truncate(0)
+    file.write(json.dumps({"addresses": dict(addresses), "processes": list(processes)}))
+    file.flush()
 
 
 def ui_addresses(home: Path) -> dict[str, str]:

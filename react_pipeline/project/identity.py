@@ -66,8 +66,9 @@ def retrieved_set(project: Project, slug: str) -> dict[str, Any]:
     """Names, prompts, seeds, settings of retrieval, and what is kept out."""
     settings = project.retrieval(slug)
     seeds = seed_digests(project.config.domains, project.domain(slug)) if settings.uses_seeds else {}
-    kept_out, fetched = _kept_out(project, slug), _fetched(project)
-    return {**_classes(project, slug), **settings.decisive(), "seeds": seeds, **kept_out, **fetched}
+    # The check of starving classes looks at what was made.
+    fields = settings.model_dump(mode="json", exclude={"max_starving_fraction"})
+    return {**_classes(project, slug), **fields, "seeds": seeds, **_kept_out(project, slug), **_fetched(project)}
 
 
 def control_set(project: Project, slug: str) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def spark_session(settings: DistributorConfig) -> Iterator[Any]:
     # Else executors take whichever `python3` comes first.
     os.environ.setdefault("PYSPARK_PYTHON", settings.conf.get("spark.pyspark.python", sys.executable))
     builder: Any = SparkSession.builder
-    builder = builder.appName(settings.app_name).config("spark.ui.showConsoleProgress", "false")
+    builder = builder.appName("react-pipeline").config("spark.ui.showConsoleProgress", "false")
     if settings.master is not None:
         builder = builder.master(settings.master)
     for name, value in settings.conf.items():

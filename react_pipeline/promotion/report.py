@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from react_pipeline.pages import escaped, markdown_table
 from react_pipeline.promotion.verdicts import VERDICT_FILE, Verdict
 
 COLUMNS = [
@@ -44,31 +45,25 @@ def write_report(directory: Path, verdict: Verdict, rows: Sequence[Mapping[str, 
 
 def to_markdown(verdict: Verdict, table: pd.DataFrame) -> str:
     """The sentence of the verdict, then a row for each candidate: percent, points, empty where nothing was measured."""
-    lines = [["method", "", "top-1 %", "images", "gain", "interval", "over its control", "p (exact)", "why"]]
-    lines.append(["---"] * len(lines[0]))
+    rows = []
     for row in table.to_dict("records"):
         interval = "" if pd.isna(row["low"]) else f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
         control = ""
         if not pd.isna(row["control_gain"]):
             bounds = f"{100 * row['control_low']:+.1f} to {100 * row['control_high']:+.1f}"
             control = f"{100 * row['control_gain']:+.1f} ({bounds})"
-        cells = [row["method"], row["status"], _percent(row["top1"]), "" if pd.isna(row["n"]) else f"{row['n']:,}"]
-        cells += [_percent(row["gain"], "+"), interval, control]
-        cells += ["" if pd.isna(row["p_value"]) else f"{row['p_value']:.3g}", row["why"]]
-        lines.append(cells)
-    told = f"{_one_line(verdict.reason)}\n\nChampion: {verdict.champion.method}"
+        p_value = "" if pd.isna(row["p_value"]) else f"{row['p_value']:.3g}"
+        cells = [row["method"], row["status"], _percent(row["top1"]), None if pd.isna(row["n"]) else row["n"]]
+        rows.append([*cells, _percent(row["gain"], "+"), interval, control, p_value, row["why"]])
+    champion = f"Champion: {verdict.champion.method}"
     if verdict.champion.top1 is not None:
-        told += f", top-1 {_percent(verdict.champion.top1)}%"
-    return told + ".\n\n" + "".join(f"| {' | '.join(map(_one_line, line))} |\n" for line in lines)
+        champion += f", top-1 {_percent(verdict.champion.top1)}%"
+    columns = ["method", "", "top-1 %", "images", "gain", "interval", "over its control", "p (exact)", "why"]
+    return f"{escaped(verdict.reason)}\n\n{champion}.\n\n{markdown_table(columns, rows)}"
 
 
 def _percent(value: float | None, sign: str = "") -> str:
     return "" if value is None or pd.isna(value) else f"{100 * value:{sign}.1f}"
-
-
-def _one_line(value: Any) -> str:
-    # A bar or a line break would break the table.
-    return " ".join(str(value).replace("|", "/").split())
 
 
 def _draw(verdict: Verdict, table: pd.DataFrame, path: Path) -> None:

@@ -6,14 +6,15 @@ Belongs here: counting and showing what retrieval decided. Does not belong here:
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
+from react_pipeline.pages import markdown_table, render
 from react_pipeline.retrieval.candidates import Queries
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, of_kept_rows
 from react_pipeline.settings import DomainConfig, RetrievalConfig
@@ -27,7 +28,7 @@ MEANINGS: Mapping[str, str] = {
     "evaluation_image_hash": "is an evaluation image, byte for byte",
     "evaluation_image_near": "looks like an evaluation image (`near_duplicate_similarity`)",
     "rendered_text": "more of it is printed text than `max_text_fraction`",
-    "not_collected": "its image could not be had, or was not tried any more after `refill_rounds`",
+    "not_collected": "its image was not available, or was not tried any more after `refill_rounds`",
     "exact_duplicate": "the same bytes (or URL) as a pair taken before",
     "near_duplicate": "looks like a better pair (`duplicate_similarity`)",
     "cap": "its class has `max_per_class` better pairs",
@@ -163,42 +164,23 @@ def report_page(
     sheets: Sheets = (),
 ) -> str:
     """The page, in Markdown; names from outside are escaped."""
-    dropped = [
-        (reason, int(classes[reason].sum()), MEANINGS[reason]) for reason in DROP_REASONS if classes[reason].any()
-    ]
-    starving = counts["starving"]
-    parts = [
-        f"# Pairs retrieved for {_cell(title)}",
-        f"{counts['pairs']:,} pairs for {counts['classes']:,} of {len(classes):,} classes, from "
-        f"{int(classes['candidates'].sum()):,} candidates (a candidate is a pair and a class that wants it). "
-        f"{counts['several_classes']:,} pairs fit more than one class. Each is kept once, with all its classes, and "
-        "counted for the one it fits best; the others have it under `several_classes`.",
-        f"Starving (fewer than {settings.min_per_class} pairs): "
-        + (", ".join(map(_cell, starving[:50])) + (" ..." if len(starving) > 50 else "") if starving else "none")
-        + ".",
-        "![images by class](contact_sheet.png)",
-        *_further_sheets(sheets, counts["classes"]),
-        "![similarity and balance](similarity.png)",
-        *(["## Why candidates were not kept", _table(["reason", "pairs", "meaning"], dropped)] if dropped else []),
-        "Kept out of the pairs: "
-        + ", ".join(f"{count:,} images of {_cell(name)}" for name, count in counts["evaluation_sets"].items())
-        + ".",
-        "## Classes, the fewest pairs first",
-        "Histograms show the cosines of kept pairs, from the lowest to the highest of all candidates of the mode.",
-        _table(*_class_rows(classes, similarity)),
-    ]
-    if len(classes) > MAX_ROWS:
-        parts.append(f"{len(classes) - MAX_ROWS:,} more classes stand in `classes.parquet`.")
-    return "\n\n".join(parts) + "\n"
-
-
-def _further_sheets(sheets: Sheets, classes: int) -> list[str]:
-    """What stands on the sheets after the first, and how many classes have pairs and stand on none."""
-    lines = [f"- [{name}]({name}): {_cell(shown[0])} to {_cell(shown[-1])}" for name, shown in sheets[1:]]
-    left = classes - sum(len(shown) for _, shown in sheets)
-    if sheets and left > 0:
-        lines.append(f"- on no sheet: {left:,} classes")
-    return ["\n".join(["Further classes:", "", *lines])] if lines else []
+    reasons = [reason for reason in DROP_REASONS if classes[reason].any()]
+    dropped = [(reason, int(classes[reason].sum()), MEANINGS[reason]) for reason in reasons]
+    on_sheets = sum(len(shown) for _, shown in sheets)
+    return render(
+        "retrieval",
+        "report.md",
+        title=title,
+        counts=counts,
+        classes=len(classes),
+        candidates=int(classes["candidates"].sum()),
+        minimum=settings.min_per_class,
+        sheets=[(name, shown[0], shown[-1]) for name, shown in sheets[1:]],
+        left=max(counts["classes"] - on_sheets, 0) if sheets else 0,
+        dropped=Markup(markdown_table(["reason", "pairs", "meaning"], dropped)) if dropped else "",  # noqa: S704
+        table=Markup(markdown_table(*_class_rows(classes, similarity))),  # noqa: S704
+        more=len(classes) - MAX_ROWS,
+    )
 
 
 def _class_rows(classes: pd.DataFrame, similarity: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:
@@ -219,13 +201,3 @@ def _class_rows(classes: pd.DataFrame, similarity: pd.DataFrame) -> tuple[list[s
 def _bars(histogram: Sequence[int]) -> str:
     highest = max(histogram)
     return "".join(_BARS[-(-number * len(_BARS) // highest) - 1] if number else "·" for number in histogram)
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    lines = ["| " + " | ".join(map(_cell, columns)) + " |", "|" + "---|" * len(columns)]
-    return "\n".join([*lines, *("| " + " | ".join(map(_cell, row)) + " |" for row in rows)])
-
-
-def _cell(value: Any) -> str:
-    text = f"{value:,}" if isinstance(value, (int, np.integer)) else " ".join(str(value).split())
-    return html.escape(text, quote=False).replace("|", "\\|")

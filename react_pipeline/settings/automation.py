@@ -9,20 +9,14 @@ from __future__ import annotations
 import zoneinfo
 from typing import Literal
 
+from croniter import croniter  # type: ignore[import-untyped, unused-ignore]
 from pydantic import Field, field_validator
 
 from react_pipeline.settings.training import Fraction, Section
 
-_NAMES = {
-    "month": ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"),
-    "day of the week": ("sun", "mon", "tue", "wed", "thu", "fri", "sat"),
-}
 _CRON_FIELDS = {
-    "minute": (0, 59),
-    "hour": (0, 23),
-    "day of the month": (1, 31),
-    "month": (1, 12),
-    "day of the week": (0, 7),
+    **{"minute": "0 to 59", "hour": "0 to 23", "day of the month": "1 to 31"},
+    **{"month": "1 to 12", "day of the week": "0 to 7"},
 }
 
 
@@ -80,27 +74,6 @@ def require_cron_line(line: str) -> None:
             f"{line!r} has {len(fields)} fields; a cron line has five, such as '0 3 * * *': minute, hour, day of the "
             "month, month, weekday"
         )
-    for text, (name, (lowest, highest)) in zip(fields, _CRON_FIELDS.items(), strict=True):
-        if not all(_is_cron_part(part, name, lowest, highest) for part in text.lower().split(",")):
-            raise ValueError(f"{line!r}: {text!r} is no {name}: write {lowest} to {highest}, *, a-b, a,b or */n")
-
-
-def _is_cron_part(part: str, name: str, lowest: int, highest: int) -> bool:
-    span, slash, step = part.partition("/")
-    if slash and not (step.isdecimal() and int(step) > 0):
-        return False
-    if span == "*":
-        return True
-    first, dash, last = span.partition("-")
-    ends = [_number(text, name) for text in ((first, last) if dash else (first,))]
-    if any(end is None or not lowest <= end <= highest for end in ends):
-        return False
-    # A step needs something to step through, and a range does not run backwards.
-    return bool(dash or not slash) and ends == sorted(ends, key=lambda end: end or 0)
-
-
-def _number(text: str, name: str) -> int | None:
-    names = _NAMES.get(name, ())
-    if text in names:
-        return names.index(text) + (1 if name == "month" else 0)
-    return int(text) if text.isdecimal() else None
+    for place, (name, values) in enumerate(_CRON_FIELDS.items()):
+        if not croniter.is_valid(" ".join([*["*"] * place, fields[place], *["*"] * (4 - place)])):
+            raise ValueError(f"{line!r}: {fields[place]!r} is no {name}: write {values}, *, a-b, a,b or */n")

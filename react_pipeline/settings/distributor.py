@@ -24,7 +24,6 @@ class DistributorConfig(Section):
             under the same path as this machine.
         master: Of Spark: `local[4]`, `spark://host:7077`, `yarn`, `k8s://...`; unset: as `spark-submit` or a running
             session has it, else `local[*]`.
-        app_name: How Spark's own page calls it.
         conf: Further properties of Spark, by name: `spark.executor.memory: 16g`. Never a secret.
     """
 
@@ -32,7 +31,6 @@ class DistributorConfig(Section):
     master: str | None = Field(
         default=None, pattern=r"^(local(-cluster)?(\[[0-9*, ]+\])?|yarn|(spark|k8s|mesos)://\S+)$"
     )
-    app_name: str = Field(default="react-pipeline", min_length=1, max_length=100)
     conf: Mapping[str, str] = {}
 
     @field_validator("conf", mode="before")
@@ -49,8 +47,8 @@ class DistributorConfig(Section):
         for name in conf:
             if not name.startswith("spark."):
                 raise ValueError(f"`{name}`: properties of Spark begin with `spark.`")
-            if name in ("spark.master", "spark.app.name"):
-                raise ValueError(f"`{name}`: use `master` and `app_name`")
+            if name == "spark.master":
+                raise ValueError(f"`{name}`: use `master`")
             if _SECRET.search(name):
                 raise ValueError(f"`{name}` looks like a secret, which a configuration file must not hold")
         return conf

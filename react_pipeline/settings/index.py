@@ -73,7 +73,3 @@ class IndexConfig(Section):
         if key != "auto" and (problem := key_problem(key)):
             raise ValueError(problem)
         return key
-
-
-ADDED = frozenset({"memory_gib", "training_rows", "target_recall", "rerank", "retrain_factor"})
-"""Fields that a fingerprint names only where they differ from the default: indices built before them stay valid."""

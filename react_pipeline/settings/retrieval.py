@@ -1,25 +1,19 @@
 """Configuration of retrieval: `retrieval:` of `pipeline.yaml` and of a domain.
 
-Belongs here: its fields, their defaults and rules, and which of them a fingerprint names. Does not belong here: what is
+Belongs here: its fields, their defaults and rules. Does not belong here: what is
 done with them (`fusion`, `ranking`, `retrieve`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from react_pipeline.settings.training import Fraction, Section
 
 Mode = Literal["t2t", "t2i", "i2i"]
-
-_NAMED_WHERE_USED = frozenset(
-    {"fusion", "filter_by", "balance", "max_pairs", "duplicate_similarity", "decontaminate", "max_text_fraction"}
-    | {"refill_rounds"}
-)
-"""Fields that a fingerprint names only where they differ from their default, so that sets made without them stay."""
 
 
 def _each_once(modes: tuple[Mode, ...]) -> tuple[Mode, ...]:
@@ -111,12 +105,3 @@ class RetrievalConfig(Section):
     def uses_seeds(self) -> bool:
         """Whether seed images are searched or compared with."""
         return "i2i" in self.modes or (self.fusion == "filter" and self.filter_by == "seeds")
-
-    def decisive(self) -> dict[str, Any]:
-        """The fields that decide which pairs are chosen, as plain JSON values, for a fingerprint."""
-        fields = type(self).model_fields
-        return {
-            name: value
-            for name, value in self.model_dump(mode="json", exclude={"max_starving_fraction"}).items()
-            if name not in _NAMED_WHERE_USED or value != fields[name].default
-        }

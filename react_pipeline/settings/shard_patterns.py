@@ -10,9 +10,9 @@ So a name is a plain local path, or `scheme://host/path` with one of `REMOTE_SCH
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Any
 from urllib.parse import urlsplit
+
+from braceexpand import braceexpand  # type: ignore[import-untyped, unused-ignore]
 
 REMOTE_SCHEMES = ("s3", "gs", "http", "https")
 """What shards may be read from besides local paths."""
@@ -22,8 +22,7 @@ MAX_EXPANDED = 1_000_000
 """How many names one pattern may stand for; LAION-5B has half as many shards."""
 
 _SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:")
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d{1,12})\.\.(\d{1,12})")
+_BRACES = re.compile(r"\{(?:(\d{1,12})\.\.(\d{1,12})|[^{},]*,[^{}]*)\}")
 _ALLOWED = ", ".join(f"{scheme}://" for scheme in REMOTE_SCHEMES)
 
 
@@ -88,14 +87,18 @@ def _check_url(name: str) -> None:
 
 
 def expanded_count(name: str) -> int:
-    """How many names `expand` gives.
+    """How many names `expand` gives, without making them.
 
     Raises:
         ValueError: If braces do not match, hold neither `a..b` nor `a,b`, or stand for more than `MAX_EXPANDED`.
     """
+    if re.search(r"[{}]", _BRACES.sub("", name)):
+        raise ValueError(f"{name!r}: braces must close, and hold a range {{00000..00099}} or a list {{a,b}}, no braces")
     total = 1
-    for choices in _choices(name):
-        total *= len(choices)
+    for group in _BRACES.finditer(name):
+        total *= int(group[2]) - int(group[1]) + 1 if group[1] else group[0].count(",") + 1
+        if total < 1:
+            raise ValueError(f"{name!r}: the range {group[0]} runs backwards")
         if total > MAX_EXPANDED:
             raise ValueError(f"{name!r}: stands for more than {MAX_EXPANDED:,} files; write several patterns")
     return total
@@ -108,39 +111,4 @@ def expand(name: str) -> list[str]:
         ValueError: As `expanded_count`.
     """
     expanded_count(name)
-    names = [""]
-    fixed = _BRACES.split(name)[::2]
-    for part, choices in zip(fixed, [*_choices(name), [""]], strict=True):
-        names = [f"{start}{part}{choice}" for start in names for choice in choices]
-    return names
-
-
-def _choices(name: str) -> list[Sequence[str]]:
-    if re.search(r"[{}]", _BRACES.sub("", name)):
-        raise ValueError(f"{name!r}: braces must close and must not stand in each other")
-    return [_choices_of(name, inside) for inside in _BRACES.findall(name)]
-
-
-class _Padded(Sequence[str]):
-    """The numbers of a range as text; a range of billions must cost nothing before it is refused."""
-
-    def __init__(self, first: str, last: str) -> None:
-        self.numbers = range(int(first), int(last) + 1)
-        self.width = len(first) if first.startswith("0") or len(first) == len(last) else 0
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, position: Any) -> Any:
-        return str(self.numbers[position]).zfill(self.width)
-
-
-def _choices_of(name: str, inside: str) -> Sequence[str]:
-    if found := _RANGE.fullmatch(inside):
-        padded = _Padded(found[1], found[2])
-        if not len(padded):
-            raise ValueError(f"{name!r}: the range {{{inside}}} runs backwards")
-        return padded
-    if "," in inside:
-        return inside.split(",")
-    raise ValueError(f"{name!r}: {{{inside}}} is neither a range {{00000..00099}} nor a list {{a,b}}")
+    return list(braceexpand(name, escape=False))

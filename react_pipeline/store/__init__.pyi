@@ -9,6 +9,8 @@ from .digests import remembered_sha256 as remembered_sha256
 from .durable import fsync as fsync
 from .durable import fsync_tree as fsync_tree
 from .durable import link_or_copy as link_or_copy
+from .durable import lock as lock
+from .durable import locked as locked
 from .durable import sha256_of as sha256_of
 from .durable import write_atomically as write_atomically
 from .errors import ConfigError as ConfigError

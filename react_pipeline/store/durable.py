@@ -1,14 +1,18 @@
-"""Files that are whole or absent, even after a kill or a power failure, and their digests.
+"""Files that are whole or absent, even after a kill or a power failure, their digests, and locks between processes.
 
 Does not belong here: what the files hold, or which of them make an artifact (`artifacts`).
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 
 def sha256_of(path: Path) -> str:
@@ -49,3 +53,24 @@ def fsync_tree(root: Path) -> None:
     """`fsync` of everything below a directory, and of itself."""
     for path in [*root.rglob("*"), root]:
         fsync(path)
+
+
+def lock(file: TextIO | int, *, wait: bool = True) -> bool:
+    """Lock an open file until it is closed, or say that another process holds it.
+
+    The kernel frees it when its holder dies, so that a SIGKILL leaves no lock behind.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Wait for a lock file, which is made where it is missing, and hold it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        lock(file)
+        yield

@@ -13,7 +13,6 @@ Layout::
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import shutil
@@ -35,7 +34,7 @@ from react_pipeline.store.artifacts import (
     remember_verified,
     verify,
 )
-from react_pipeline.store.durable import fsync, fsync_tree, sha256_of, write_atomically
+from react_pipeline.store.durable import fsync, fsync_tree, lock, sha256_of, write_atomically
 from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact, ReactError, StoreWriteError
 
 logger = logging.getLogger(__name__)
@@ -234,19 +233,14 @@ class Store:
 
     @contextmanager
     def _locked(self, slug: str, *, wait: bool = True) -> Iterator[bool]:
-        # flock is freed by the kernel when its holder dies, so a SIGKILL leaves no lock behind.
         locks = self.root / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
-        with (locks / f"{slug}.lock").open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if not wait:
-                    yield False
-                    return
+        with (locks / f"{slug}.lock").open("w") as file:
+            held = lock(file, wait=False)
+            if wait and not held:
                 logger.info("waiting: another run builds %s", slug)
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            yield True
+                held = lock(file)
+            yield held
 
     def _manifest(self, inputs: Inputs, staging: Path, counts: dict[str, Any]) -> dict[str, Any]:
         files = sorted(path for path in staging.rglob("*") if path.is_file() and path.name != MANIFEST)

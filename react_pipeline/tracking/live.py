@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 from react_pipeline.project import Project
 from react_pipeline.store import Inputs, ReactError
 from react_pipeline.tracking.notes import NOTE_TAG, dagster_url
+from react_pipeline.tracking.queue import PENDING, reason_of
 from react_pipeline.tracking.runs import (
     ERROR_TAG,
     ERROR_TYPE_TAG,
@@ -35,7 +36,7 @@ from react_pipeline.tracking.runs import (
     log_tags,
     missing_rows,
 )
-from react_pipeline.tracking.system import PENDING, SystemMetrics, spool, spool_file
+from react_pipeline.tracking.system import SystemMetrics, spool, spool_file
 from react_pipeline.tracking.values import Row, params_of, rows_of_record, tags_of_inputs
 
 if TYPE_CHECKING:
@@ -240,5 +241,6 @@ class LiveRun:
     def _warn(self, error: Exception) -> None:
         if not self._warned:
             self._warned = True
-            reason = " ".join(str(error).split())[:300]
-            logger.warning("MLflow at %s is unavailable, the training goes on unseen: %s", self._runs.uri, reason)
+            logger.warning(
+                "MLflow at %s is unavailable, the training goes on unseen: %s", self._runs.uri, reason_of(error)
+            )

@@ -14,18 +14,17 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-import time
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from react_pipeline.evaluation import RESULTS
 from react_pipeline.project import Project
-from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, write_atomically
+from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, locked
 from react_pipeline.tracking.notes import dagster_url
+from react_pipeline.tracking.queue import PENDING, Queue, reason_of
 from react_pipeline.tracking.results import cost_rows, difference_rows
-from react_pipeline.tracking.runs import FINISHED, KILLED, Runs, locked, log_params, log_rows, missing_rows
-from react_pipeline.tracking.system import PENDING as PENDING
+from react_pipeline.tracking.runs import FINISHED, KILLED, Runs, log_params, log_rows, missing_rows
 from react_pipeline.tracking.system import read_spooled, spool_file
 from react_pipeline.tracking.values import created_ms, files_of, metrics_of, params_of, tags_of
 
@@ -38,13 +37,8 @@ logger = logging.getLogger(__name__)
 LIVE_STAGES = ("customized_checkpoint",)
 """Stages that have a run while they are built."""
 
-COOLDOWN_SECONDS = 60.0
-"""After a failure a tracking server is left alone for this long, so that a slow one does not slow every asset."""
-
 DATASET_STAGES = {"retrieved_set": "training", "control_set": "training", "evaluation_set": "evaluation"}
 """Stages that are data sets to MLflow, and the context in which a run reads them."""
-
-_unreachable_until: dict[str, float] = {}
 
 
 class Tracking:
@@ -67,7 +61,7 @@ class Tracking:
         Safe to repeat: an artifact that is logged already costs one look-up. Returns None, with a warning, when
         MLflow does not answer; the artifact stays queued then.
         """
-        entry = _queue(project, artifact, dagster_run_id)
+        entry = self._put(project, artifact, dagster_run_id)
         return self._log_queue(project, artifact, dagster_run_id).get(entry.name)
 
     def log_pending(self, project: Project, *, patient: bool = False) -> dict[str, str]:
@@ -75,35 +69,37 @@ class Tracking:
 
         Args:
             project: The pipeline whose queue it is.
-            patient: Try even if the server failed within the last `COOLDOWN_SECONDS`.
+            patient: Try even if the server failed a moment ago.
         """
-        if patient:
-            _unreachable_until.pop(self.uri, None)
-        return self._log_queue(project)
+        return self._log_queue(project, patient=patient)
 
     def _log_queue(
-        self, project: Project, artifact: Artifact | None = None, dagster_run_id: str = ""
+        self, project: Project, artifact: Artifact | None = None, dagster_run_id: str = "", *, patient: bool = False
     ) -> dict[str, str]:
-        if not self.count_pending(project) or time.monotonic() < _unreachable_until.get(self.uri, 0.0):
+        queue = self._queue(project)
+        if not queue.entries() or queue.rests(patient=patient):
             return {}
         runs: dict[str, str] = {}
         with locked(project.store.root / ".locks" / "tracking.lock"):
             if artifact is not None:
                 # Another process may have logged it while this one waited; its run is wanted all the same.
-                _queue(project, artifact, dagster_run_id)
+                self._put(project, artifact, dagster_run_id)
             try:
                 client = self.runs.connect()
                 self._log_entries(client, project, runs)
                 if artifact is not None and artifact.stage in LIVE_STAGES:
                     self._close_abandoned(client, project, artifact)
             except Exception as error:  # whatever MLflow, its database or the network raise: the result is safe
-                self._give_up(error)
+                self.runs.forget()
+                queue.rest(error)
         return runs
 
-    def _give_up(self, error: Exception) -> None:
-        _unreachable_until[self.uri] = time.monotonic() + COOLDOWN_SECONDS
-        self.runs.forget()
-        logger.warning("MLflow at %s is unavailable, logging again at the next run: %s", self.uri, _told(error))
+    def _queue(self, project: Project) -> Queue:
+        return Queue(self.uri, project.store.root / PENDING)
+
+    def _put(self, project: Project, artifact: Artifact, dagster_run_id: str) -> Path:
+        identity = {"stage": artifact.stage, "key": artifact.key, "fingerprint": artifact.fingerprint}
+        return self._queue(project).put(_name(**identity), {**identity, "dagster_run_id": dagster_run_id})
 
     def _log_entries(self, client: MlflowClient, project: Project, runs: dict[str, str]) -> None:
         """Log what waits into `runs`, longest waiting first.
@@ -115,7 +111,7 @@ class Tracking:
         """
         failed: dict[str, Exception] = {}
         in_a_row = 0
-        for entry in _queued(project):
+        for entry in sorted(self._queue(project).entries(), key=lambda path: path.stat().st_mtime):
             try:
                 runs[entry.name] = self._log_entry(client, project, json.loads(entry.read_text()))
             except Exception as error:
@@ -130,7 +126,9 @@ class Tracking:
         for name, reason in failed.items():
             if not any(runs.values()):
                 raise reason
-            logger.warning("%s could not be logged to MLflow, trying again at the next run: %s", name, _told(reason))
+            logger.warning(
+                "%s could not be logged to MLflow, trying again at the next run: %s", name, reason_of(reason)
+            )
 
     def _close_abandoned(self, client: MlflowClient, project: Project, artifact: Artifact) -> None:
         """Close what trainings with another configuration left RUNNING when they were killed: none will go on."""
@@ -143,14 +141,15 @@ class Tracking:
             ):
                 client.set_terminated(run.info.run_id, KILLED)
 
-    def logged(self) -> set[str] | None:
+    def logged(self, project: Project) -> set[str] | None:
         """Fingerprints of the artifacts that are logged; None, with a warning, when MLflow does not answer."""
-        if time.monotonic() < _unreachable_until.get(self.uri, 0.0):
+        if (queue := self._queue(project)).rests():
             return None
         try:
             return self.runs.finished(self.runs.connect())
         except Exception as error:  # whatever MLflow, its database or the network raise
-            self._give_up(error)
+            self.runs.forget()
+            queue.rest(error)
             return None
 
     def url(self, run_id: str) -> str | None:
@@ -159,7 +158,7 @@ class Tracking:
 
     def count_pending(self, project: Project) -> int:
         """How many artifacts wait to be logged."""
-        return len(list((project.store.root / PENDING).glob("*.json")))
+        return len(self._queue(project).entries())
 
     def prepare(self) -> None:
         """Create the database and the experiment, so that programs which open them later find them whole.
@@ -203,7 +202,7 @@ class Tracking:
             if (fingerprint := comparison.parents.get(method)) is None:
                 continue
             result = {"stage": RESULTS, "key": f"{comparison.key}/{method}", "fingerprint": fingerprint}
-            waiting = _entry(project, **result)
+            waiting = project.store.root / PENDING / f"{_name(**result)}.json"
             told = json.loads(waiting.read_text()) if waiting.exists() else {**result, "dagster_run_id": ""}
             # Its run may still wait in the queue behind this one; logging it twice costs one look-up.
             if run_id := self._log_entry(client, project, told):
@@ -238,25 +237,8 @@ class Tracking:
         return client.finalize_logged_model(model.model_id, "READY")
 
 
-def _told(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
-
-
-def _queue(project: Project, artifact: Artifact, dagster_run_id: str) -> Path:
-    identity = {"stage": artifact.stage, "key": artifact.key, "fingerprint": artifact.fingerprint}
-    entry = _entry(project, **identity)
-    if not entry.exists():
-        write_atomically(entry, json.dumps({**identity, "dagster_run_id": dagster_run_id}))
-    return entry
-
-
-def _entry(project: Project, stage: str, key: str, fingerprint: str) -> Path:
-    return project.store.root / PENDING / f"{stage}--{key.replace('/', '--')}--{fingerprint}.json"
-
-
-def _queued(project: Project) -> list[Path]:
-    """What waits to be logged, longest waiting first; call it with the lock held, so that none vanishes meanwhile."""
-    return sorted((project.store.root / PENDING).glob("*.json"), key=lambda path: path.stat().st_mtime)
+def _name(stage: str, key: str, fingerprint: str) -> str:
+    return f"{stage}--{key.replace('/', '--')}--{fingerprint}"
 
 
 def _datasets(artifact: Artifact) -> list[DatasetInput]:

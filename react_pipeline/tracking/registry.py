@@ -3,10 +3,11 @@
 Belongs here: aliases, tags and descriptions of versions, the queue of verdicts that could not be told yet, and what a
 person changed by hand. Does not belong here: deciding (`promotion`), registering versions (`tracking`).
 
-The store says who reigns; the registry is its mirror. A verdict is queued in `<store>/.pending_registry` and leaves the
-queue when the registry shows it, so a server that is down delays it and nothing is told twice. A tag of the registered
-model remembers where this module last put the alias `champion`. If it is elsewhere, a person moved it: the alias is
-left alone, and the next decision takes the person's choice over (`hand_edit`). Only a person's command overrules it.
+The store says who reigns; the registry is its mirror. A verdict is queued in `<store>/.pending_tracking/verdicts` and
+leaves the queue when the registry shows it, so a server that is down delays it and nothing is written twice. A tag of
+the registered model remembers where this module last put the alias `champion`. If it is elsewhere, a person moved it:
+the alias is left alone, and the next decision takes the person's choice over (`hand_edit`). Only a person's command
+overrules it.
 The alias `challenger` belongs to the pipeline and is always set.
 """
 
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE, Contender, RegistryEdit, Verdict, standing
-from react_pipeline.store import Artifact, ReactError, write_atomically
-from react_pipeline.tracking.log import COOLDOWN_SECONDS, Tracking
-from react_pipeline.tracking.runs import Runs, locked
+from react_pipeline.store import Artifact, ReactError, locked
+from react_pipeline.tracking.log import Tracking
+from react_pipeline.tracking.queue import PENDING, Queue
+from react_pipeline.tracking.runs import Runs
 from react_pipeline.tracking.versions import (
     NONE,
     Version,
@@ -45,15 +46,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PENDING = ".pending_registry"
 CHAMPION, CHALLENGER = "champion", "challenger"
 TOLD_TAG = "react.champion"
 """Tag of the registered model: the version that this module last made champion, or `NONE`."""
 
 VERDICT_TAG = "react.promotion"
 """Tag of the registered model: fingerprint of the verdict that its aliases show."""
-
-_unreachable_until: dict[str, float] = {}
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ class Registry:
     def apply(self, project: Project, artifact: Artifact, *, patient: bool = False) -> Told:
         """Tell the registry a verdict, after those that wait; never raises, safe to repeat."""
         with locked(_lock_of(project)):
-            _queue(project, artifact)
+            _put(self._queue(project), artifact)
         return self.apply_pending(project, patient=patient)
 
     def apply_pending(self, project: Project, *, patient: bool = False) -> Told:
@@ -92,12 +90,11 @@ class Registry:
             project: The pipeline whose queue it is.
             patient: Try even if the server failed within the last minute.
         """
-        if not _queued(project):
+        queue = self._queue(project)
+        if not queue.entries():
             return Told()
-        if patient:
-            _unreachable_until.pop(self.uri, None)
-        if time.monotonic() < _unreachable_until.get(self.uri, 0.0):
-            return Told(waits=len(_queued(project)))
+        if queue.rests(patient=patient):
+            return Told(waits=len(queue.entries()))
         if patient:
             Tracking(self.uri, self._experiment).log_pending(project, patient=True)
         told = 0
@@ -106,7 +103,7 @@ class Registry:
         with locked(_lock_of(project)):
             try:
                 client = self._runs.connect()
-                for entry in _queued(project):
+                for entry in queue.entries():
                     slug = _slug_of(entry)
                     # A later verdict of a domain never overtakes one that could not be told.
                     if slug in failed:
@@ -117,24 +114,23 @@ class Registry:
                         if failed:
                             raise
                         failed.add(slug)
-                        self._give_up(error)
+                        self._give_up(queue, error)
                         continue
                     entry.unlink()
                     told += 1
             except Exception as error:
-                self._give_up(error)
+                self._give_up(queue, error)
         for note in notes:
             logger.warning("%s", note)
-        return Told(told, len(_queued(project)), tuple(notes))
+        return Told(told, len(queue.entries()), tuple(notes))
 
     def hand_edit(self, project: Project, slug: str) -> RegistryEdit | None:
         """What a person did to the alias `champion` since it was last written; None: nothing, or nobody answers.
 
         While verdicts of the domain wait to be told, nothing can be said.
         """
-        if any(_slug_of(entry) == slug for entry in _queued(project)):
-            return None
-        if time.monotonic() < _unreachable_until.get(self.uri, 0.0):
+        queue = self._queue(project)
+        if any(_slug_of(entry) == slug for entry in queue.entries()) or queue.rests():
             return None
         try:
             client = self._runs.connect()
@@ -149,7 +145,7 @@ class Registry:
             tags = client.get_model_version(model.name, there).tags
             return RegistryEdit(there, tags.get("method", ""), tags.get("fingerprint", ""))
         except Exception as error:
-            self._give_up(error)
+            self._give_up(queue, error)
             return None
 
     def versions(self, slug: str) -> list[Version]:
@@ -162,13 +158,14 @@ class Registry:
 
     def count_pending(self, project: Project) -> int:
         """How many verdicts wait to be told."""
-        return len(_queued(project))
+        return len(self._queue(project).entries())
 
-    def _give_up(self, error: Exception) -> None:
-        _unreachable_until[self.uri] = time.monotonic() + COOLDOWN_SECONDS
+    def _queue(self, project: Project) -> Queue:
+        return Queue(self.uri, project.store.root / PENDING / "verdicts")
+
+    def _give_up(self, queue: Queue, error: Exception) -> None:
         self._runs.forget()
-        reason = " ".join(str(error).split())[:300]
-        logger.warning("the registry at %s is unavailable, telling it at the next chance: %s", self.uri, reason)
+        queue.rest(error)
 
     def _tell(self, client: MlflowClient, project: Project, entry: dict[str, Any]) -> list[str]:
         """Write one verdict; returns what a person should read.
@@ -242,20 +239,15 @@ class Registry:
         return None
 
 
-def _queue(project: Project, artifact: Artifact) -> None:
-    """Put a verdict at the end of the queue, once. The entry holds all that is told: the store may be pruned."""
-    waiting = _queued(project)
+def _put(queue: Queue, artifact: Artifact) -> None:
+    """Put a verdict at the end of the queue, once. The entry holds all that it says: the store may be pruned."""
+    waiting = queue.entries()
     if any(entry.name.endswith(f"--{artifact.fingerprint}.json") for entry in waiting):
         return
     number = 1 + max((int(entry.name.split("--")[0]) for entry in waiting), default=0)
-    verdict = Verdict.read(artifact)
+    verdict = Verdict.read(artifact).model_dump(mode="json", exclude={"history"})
     about = {"fingerprint": artifact.fingerprint, "decided": str(artifact.manifest["created"])}
-    text = json.dumps({**about, "verdict": verdict.model_dump(mode="json", exclude={"history"})}, ensure_ascii=False)
-    write_atomically(project.store.root / PENDING / f"{number:08d}--{artifact.key}--{artifact.fingerprint}.json", text)
-
-
-def _queued(project: Project) -> list[Path]:
-    return sorted((project.store.root / PENDING).glob("[0-9]*.json"))
+    queue.put(f"{number:08d}--{artifact.key}--{artifact.fingerprint}", {**about, "verdict": verdict})
 
 
 def _slug_of(entry: Path) -> str:

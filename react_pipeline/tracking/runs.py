@@ -7,14 +7,13 @@ function here raises whatever MLflow, its database or the network raise.
 
 from __future__ import annotations
 
-import fcntl
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from react_pipeline.pipeline import ALL
+from react_pipeline.store import locked
 from react_pipeline.tracking.notes import NOTE_TAG as NOTE_TAG
 from react_pipeline.tracking.notes import mlflow_url
 from react_pipeline.tracking.values import MAX_TAG_CHARS, TRAINING_PREFIX, Row
@@ -206,12 +205,3 @@ def missing_rows(
                 continue
         missing.append(row)
     return missing
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file; the kernel frees it when its holder dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

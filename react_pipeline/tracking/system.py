@@ -17,9 +17,6 @@ from typing import Any
 
 from react_pipeline.tracking.values import SYSTEM_PREFIX, Row
 
-PENDING = ".pending_tracking"
-"""Folder of the store with what MLflow has not taken yet."""
-
 SAMPLE_SECONDS = 10.0
 """Between two samples; MLflow's own default."""
 

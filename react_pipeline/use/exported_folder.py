@@ -15,7 +15,6 @@ The folder::
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -38,6 +37,7 @@ from react_pipeline.store import (
     StoreWriteError,
     fsync,
     fsync_tree,
+    lock,
     sha256_of,
 )
 from react_pipeline.use.model_card import Loading, model_card
@@ -249,13 +249,12 @@ def _staging(target: Path) -> Iterator[Path]:
     staging.mkdir(exist_ok=True)
     descriptor = os.open(staging, os.O_RDONLY)
     try:
-        # The kernel frees the lock when its holder dies.
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not staging.exists() or os.fstat(descriptor).st_ino != staging.stat().st_ino:
-            raise BlockingIOError
-    except BlockingIOError as error:
+        held = lock(descriptor, wait=False)
+        if not held or not staging.exists() or os.fstat(descriptor).st_ino != staging.stat().st_ino:
+            raise InputError(f"{target}: another export writes to it; wait for it, or choose another folder")
+    except InputError:
         os.close(descriptor)
-        raise InputError(f"{target}: another export writes to it; wait for it, or choose another folder") from error
+        raise
     try:
         for left in staging.iterdir():
             shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()

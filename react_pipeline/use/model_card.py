@@ -7,15 +7,16 @@ where it is not today's; what is not known is said to be so.
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from markupsafe import Markup
 
 from react_pipeline.demo import CORPUS_SOURCES, OTHER_SOURCES, Source
 from react_pipeline.evaluation import EvalResult
 from react_pipeline.lineage import fresh_or_none
+from react_pipeline.pages import escaped, markdown_table, render
 from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
 from react_pipeline.promotion import Measured, Reign, results_of
@@ -33,17 +34,6 @@ _TRAINS = {
     "full": "every weight",
     "linear-head": "one vector per class, on what the base makes of images; the model is the base's",
 }
-_JOINERS = "\u200c\u200d"
-"""Invisible, and part of spelling in several scripts."""
-
-_CITATIONS = """\
-- REACT: Liu et al., *Learning Customized Visual Models with Retrieval-Augmented Knowledge*, CVPR 2023,
-  [arXiv 2301.07094](https://arxiv.org/abs/2301.07094)
-- ELEVATER: Li et al., *ELEVATER: A Benchmark and Toolkit for Evaluating Language-Augmented Visual Models*, NeurIPS
-  2022, [arXiv 2204.08790](https://arxiv.org/abs/2204.08790)
-- CLIP: Radford et al., *Learning Transferable Visual Models From Natural Language Supervision*, ICML 2021,
-  [arXiv 2103.00020](https://arxiv.org/abs/2103.00020)
-"""
 
 
 @dataclass(frozen=True)
@@ -78,89 +68,28 @@ def model_card(project: Project, checkpoint: Artifact, loading: Loading, crowned
     slug, method = checkpoint.key.split("/")
     try:
         domain = project.domain(slug)
-        title, description = escaped(domain.title or slug), escaped(domain.description)
+        title, description = domain.title or slug, domain.description
     except InputError:  # its file is gone, and its champion is not
-        title, description = escaped(slug), ""
+        title, description = slug, ""
     pairs = _pairs(project, checkpoint)
     names = _class_names(project, pairs)
-    parts = [
-        # Constants only: text from outside stays out of the YAML.
-        "---\nlicense: other\npipeline_tag: zero-shot-image-classification\ntags: [clip, react]\n---",
-        f"# CLIP customized for {title} ({method})",
-        *([description] if description else []),
-        f"Made by `react_pipeline` from class names alone. Domain `{slug}`, fingerprint `{checkpoint.fingerprint}`.",
-        *([_crown(crowned)] if crowned else []),
-        f"## How to load it\n\n{how_to_load(loading)}",
-        f"## How good it is\n\n{_figures(project, checkpoint, crowned)}",
-        f"## What it is made of\n\n{_ingredients(project, checkpoint, pairs, len(names))}",
-        f"## Classes\n\n{_names(names)}",
-        f"## Limits\n\n{_limits(method)}",
-        f"## Licences\n\n{licences(project)}",
-        f"## Please cite\n\n{_CITATIONS}",
-    ]
-    return "\n\n".join(part.strip() for part in parts) + "\n"
-
-
-def escaped(text: str) -> str:
-    """Text from outside for a line of Markdown: no markup, HTML, link, line break or invisible sign comes through."""
-    visible = (letter if letter in _JOINERS or unicodedata.category(letter)[0] != "C" else " " for letter in text)
-    # A colon is what turns http into a link; a bar ends a cell of a table.
-    return re.sub(r"([\\`*_{}\[\]()<>#|~!&:@$])", r"\\\1", " ".join("".join(visible).split()))
-
-
-def how_to_load(loading: Loading) -> str:
-    """The lines of Python that load the folder, in Markdown."""
-    ours = (
-        "```python\nfrom react_pipeline.clip.model import load\n\n"
-        'clip = load("path/of/this/folder")  # clip.model, clip.preprocess, clip.tokenizer\n```'
-    )
-    parts = []
-    if loading.gated:
-        parts.append(
-            "It has gated blocks, which plain open_clip does not know; open_clip refuses the folder rather than load "
-            f"it without them. With `react_pipeline`:\n\n{ours}"
-        )
-    elif loading.registered is None:
-        parts.append(f"Its architecture is `react_pipeline`'s own, and plain open_clip does not know it:\n\n{ours}")
-    else:
-        parts += [_open_clip(loading.registered, loading.from_inside), f"With `react_pipeline`:\n\n{ours}"]
-    if loading.head:
-        parts.append(
-            "To classify: `head` has one column per class, in the order of `classes` in `head.json`; `images` is a "
-            "batch of what `clip.preprocess` gives.\n\n"
-            "```python\nfrom safetensors.torch import load_file\n\n"
-            'head = load_file("path/of/this/folder/head.safetensors")["head"]\n'
-            "class_ids = (clip.encode_images(images) @ head).argmax(dim=1)\n```"
-        )
-    return "\n\n".join(parts)
-
-
-def _open_clip(name: str, from_inside: bool) -> str:
-    inside = " Run Python inside this folder: the text tower is found by a relative path." if from_inside else ""
-    folder = "." if from_inside else "path/of/this/folder"
-    return (
-        f"With open_clip 3 (`local-dir:`).{inside}\n\n"
-        "```python\nimport open_clip\n\n"
-        f'folder = "{folder}"\n'
-        'model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")\n'
-        'tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")\n'
-        "model.eval()\n```\n\n"
-        f"With open_clip 2.32, which has no `local-dir:`.{inside}\n\n"
-        "```python\nimport json\n\nimport open_clip\n"
-        "from open_clip.transform import PreprocessCfg, image_transform_v2\n\n"
-        f'folder = "{folder}"\n'
-        f'open_clip.add_model_config(f"{{folder}}/{name}.json")\n'
-        f'model = open_clip.create_model("{name}", pretrained=f"{{folder}}/open_clip_model.safetensors").eval()\n'
-        f'tokenizer = open_clip.get_tokenizer("{name}")\n'
-        'with open(f"{folder}/open_clip_config.json") as file:\n'
-        '    preprocess = image_transform_v2(PreprocessCfg(**json.load(file)["preprocess_cfg"]), is_train=False)\n```'
-    )
-
-
-def _crown(crowned: Reign) -> str:
-    return (
-        f"It is the champion of the domain by `promotion` `{crowned.promotion}` of {escaped(crowned.decided)}: "
-        f"{escaped(crowned.reason)}"
+    measured, figures = _figures(project, checkpoint, crowned)
+    return render(
+        "use",
+        "model_card.md",
+        title=title,
+        description=description,
+        slug=slug,
+        method=method,
+        fingerprint=checkpoint.fingerprint,
+        crowned=crowned,
+        loading=loading,
+        measured=measured,
+        figures=figures,
+        ingredients=_ingredients(project, checkpoint, pairs, len(names)),
+        classes=_names(names),
+        control=method.endswith(CONTROL_SUFFIX),
+        **licence_tables(project),
     )
 
 
@@ -198,28 +127,26 @@ def _shown_results(project: Project, checkpoint: Artifact, crowned: Reign | None
     return {**dict.fromkeys(names), "base": found["base"] if alike else None, method: own.artifact if own else None}
 
 
-def _figures(project: Project, checkpoint: Artifact, crowned: Reign | None) -> str:
+def _figures(project: Project, checkpoint: Artifact, crowned: Reign | None) -> tuple[EvalResult | None, Markup]:
+    """A result that says on what was measured, and the table."""
     method = checkpoint.key.split("/")[1]
-    lines, about = [], ""
+    measured: EvalResult | None = None
+    rows: list[list[Any]] = []
     for name, artifact in _shown_results(project, checkpoint, crowned).items():
-        shown = f"**{name}** (this model)" if name == method else name
-        if artifact is None:
-            lines.append(f"| {shown} | not evaluated{', or not in the same way' if crowned else ''} | | |")
-            continue
-        result = EvalResult.read(artifact)
-        if result.top1 is None:
-            lines.append(f"| {shown} | unavailable: {escaped(result.unavailable or 'no reason given')} | | |")
-            continue
-        about = f"On {escaped(result.dataset)}: {result.n:,} labelled images, {result.n_classes} classes, without any "
-        about += "training on labelled images. "
-        mean = "" if result.mean_per_class is None else f"{100 * result.mean_per_class:.1f}"
-        lines.append(f"| {shown} | {100 * result.top1:.1f} | {mean} | {result.n:,} |")
-    table = "| method | top-1 % | mean per class % | images |\n|---|---|---|---|\n" + "\n".join(lines)
-    told = "The control is the same training on as many random pairs; a gain that it shares is no gain of retrieval."
-    return f"{about}{told}\n\n{table}"
+        shown = Markup("**{}** (this model)").format(Markup(escaped(name))) if name == method else name  # noqa: S704
+        result = None if artifact is None else EvalResult.read(artifact)
+        if result is None:
+            rows.append([shown, f"not evaluated{', or not in the same way' if crowned else ''}", "", ""])
+        elif result.top1 is None:
+            rows.append([shown, f"unavailable: {result.unavailable or 'no reason given'}", "", ""])
+        else:
+            measured = result
+            mean = "" if result.mean_per_class is None else f"{100 * result.mean_per_class:.1f}"
+            rows.append([shown, f"{100 * result.top1:.1f}", mean, result.n])
+    return measured, Markup(markdown_table(["method", "top-1 %", "mean per class %", "images"], rows))  # noqa: S704
 
 
-def _ingredients(project: Project, checkpoint: Artifact, pairs: Artifact, classes: int) -> str:
+def _ingredients(project: Project, checkpoint: Artifact, pairs: Artifact, classes: int) -> list[tuple[str, Markup]]:
     from react_pipeline.clip import encoder_fields  # loads torch
 
     base = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"])
@@ -245,7 +172,7 @@ def _ingredients(project: Project, checkpoint: Artifact, pairs: Artifact, classe
         ("Training", _fields(fields)),
         ("Parameters", f"{counts['trainable_parameters']:,} trained of {counts['parameters']:,}"),
     ]
-    return "\n".join(f"- {name}: {text}" for name, text in lines)
+    return [(name, Markup(text)) for name, text in lines]  # noqa: S704  # its parts are escaped
 
 
 def _pairs_of(corpus: Artifact) -> str:
@@ -259,41 +186,21 @@ def _fields(values: dict[str, Any]) -> str:
     )
 
 
-def _names(names: Sequence[str]) -> str:
+def _names(names: Sequence[str]) -> Markup:
     more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
-    return f"{len(names):,}: {', '.join(escaped(name) for name in names[:MAX_NAMES])}{more}"
+    listed = ", ".join(map(escaped, names[:MAX_NAMES]))
+    return Markup(f"{len(names):,}: {listed}{more}")  # noqa: S704
 
 
-def _limits(method: str) -> str:
-    parts = [
-        "It is specialised to the classes above. What it can do elsewhere was not measured and may be less than the "
-        "base can.",
-        "Figures, where any stand above, hold for that labelled set and nothing else; small sets have wide intervals.",
-        "Pairs were chosen by similarity alone, nobody looked at each of them: errors and biases of the corpus and of "
-        "the base come through.",
-    ]
-    if method.endswith(CONTROL_SUFFIX):
-        parts.insert(0, "It is a control, trained on random pairs: a yardstick, not a model to use.")
-    return "\n".join(f"- {part}" for part in parts)
+def licence_tables(project: Project) -> dict[str, Markup]:
+    """Tables of the packages that corpus and base are made of; empty where they are not the demo's."""
+    base = [source for source in OTHER_SOURCES if source.name in ("efficientnet", "minilm", "imagenet-names")]
+    return {
+        "corpus_sources": _packages(CORPUS_SOURCES if project.config.corpus.kind == "demo" else ()),
+        "base_sources": _packages(base if project.config.encoder.model == "demo" else ()),
+    }
 
 
-def licences(project: Project) -> str:
-    """What is known of the licences of corpus and base, in Markdown; the rest is left to fill in, and says so."""
-    parts = []
-    demo_corpus, demo_base = project.config.corpus.kind == "demo", project.config.encoder.model == "demo"
-    if demo_corpus:
-        parts.append(f"The corpus is made of these packages:\n\n{_sources(CORPUS_SOURCES)}")
-    else:
-        parts.append("Corpus: as the corpus says. Fill in.")
-    if demo_base:
-        used = [source for source in OTHER_SOURCES if source.name in ("efficientnet", "minilm", "imagenet-names")]
-        parts.append(f"The base is made of these packages:\n\n{_sources(used)}")
-    else:
-        parts.append("Base checkpoint: as the base checkpoint says. Fill in.")
-    parts.append("What the customized weights may be used for follows from both.")
-    return "\n\n".join(parts)
-
-
-def _sources(sources: Iterable[Source]) -> str:
-    rows = "\n".join(f"| `{source.package}` | {source.used} | {source.licence} |" for source in sources)
-    return f"| package | what of it | licence |\n|---|---|---|\n{rows}"
+def _packages(sources: Sequence[Source]) -> Markup:
+    rows = [(Markup(f"`{source.package}`"), source.used, source.licence) for source in sources]  # noqa: S704
+    return Markup(markdown_table(["package", "what of it", "licence"], rows) if rows else "")  # noqa: S704

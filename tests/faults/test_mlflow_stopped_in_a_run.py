@@ -25,7 +25,7 @@ from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.system import PENDING
+from react_pipeline.tracking.queue import PENDING
 
 STEPS, STATE_STEPS = 5_000, 50
 

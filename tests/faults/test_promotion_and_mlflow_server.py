@@ -18,8 +18,7 @@ from support_promotion import outcomes, result
 
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide, roll_back
-from react_pipeline.tracking import log as tracking_module
-from react_pipeline.tracking import registry as registry_module
+from react_pipeline.tracking import queue
 from react_pipeline.tracking.registry import Registry
 
 START_SECONDS = 120
@@ -50,9 +49,8 @@ def server(directory: Path, port: int) -> Iterator[None]:
 def test_verdicts_reach_a_server_that_was_down_when_they_were_decided(
     tiny_project: Project, mlflow_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (tracking_module, registry_module):
-        monkeypatch.setattr(module, "_unreachable_until", {})
-        monkeypatch.setattr(module, "COOLDOWN_SECONDS", 0.0)
+    monkeypatch.setattr(queue, "_unreachable_until", {})
+    monkeypatch.setattr(queue, "COOLDOWN_SECONDS", 0.0)
     shutil.copy(mlflow_database, tmp_path / "server.db")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -20,9 +20,9 @@ from support_tracking import STEPS, artifact_of, runs_of
 from react_pipeline.evaluation.all_domains import overview
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.project.project import Project
-from react_pipeline.tracking import log as tracking_module
+from react_pipeline.tracking import queue
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.system import PENDING
+from react_pipeline.tracking.queue import PENDING
 
 DOWN = "http://127.0.0.1:9"
 
@@ -30,7 +30,7 @@ DOWN = "http://127.0.0.1:9"
 @pytest.fixture(autouse=True)
 def forgotten_failures() -> None:
     """Other tests of this process may have met a server that was down; it is left alone for a while then."""
-    tracking_module._unreachable_until.clear()
+    queue._unreachable_until.clear()
 
 
 def test_server_that_is_down_costs_no_result_and_is_made_up_for_later(  # 29

@@ -4,12 +4,11 @@ import csv
 import io
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from support_commands import assert_loads_no_torch
 from support_launch import dagster_home
 
 from react_pipeline.commands.cli import main
@@ -229,16 +228,7 @@ def test_doctor_tells_what_is_there_and_what_is_missing(tiny_project: Project, r
 
 @pytest.mark.parametrize("command", [["results"], ["domains", "list"]], ids=" ".join)
 def test_quick_commands_load_no_torch(tiny_project: Project, command: list[str]) -> None:
-    code = (
-        "import sys; from react_pipeline.commands.cli import main\n"
-        "try: main(sys.argv[1:])\n"
-        "except SystemExit: pass\n"
-        "sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, *command, "--config", str(tiny_project.path)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    assert_loads_no_torch(*command, "--config", str(tiny_project.path))
 
 
 def test_domain_file_of_another_suffix_is_added_under_its_slug(tiny_project: Project, run, tmp_path: Path) -> None:

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from support_commands import assert_loads_no_torch
 from support_elevater import folder_of, write_elevater
 
 from react_pipeline.benchmark.features import publish_features
@@ -136,11 +135,4 @@ def test_wrong_use_of_retrieval_takes_one_line(tiny_project: Project, run, tmp_p
 
 @pytest.mark.parametrize("command", [["list"], ["check", "."]], ids=" ".join)
 def test_quick_commands_load_no_torch(tmp_path: Path, command: list[str]) -> None:
-    code = (
-        "import sys; from react_pipeline.commands.cli import main\n"
-        "try: main(['elevater', *sys.argv[1:]])\n"
-        "except SystemExit: pass\n"
-        "sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code, *command], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert_loads_no_torch("elevater", *command, cwd=tmp_path)

@@ -13,8 +13,7 @@ from react_pipeline.commands.cli import main
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide
 from react_pipeline.promotion.evidence import standing
-from react_pipeline.tracking import log as tracking_module
-from react_pipeline.tracking import registry as registry_module
+from react_pipeline.tracking import queue
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.registry import Registry
 
@@ -37,8 +36,7 @@ def project(tiny_project: Project, measured: Path, tracking: Tracking) -> Projec
 
 @pytest.fixture
 def run(project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    for module in (tracking_module, registry_module):
-        monkeypatch.setattr(module, "_unreachable_until", {})
+    monkeypatch.setattr(queue, "_unreachable_until", {})
     monkeypatch.chdir(project.path.parent)
 
     def call(*arguments: str) -> tuple[int, str, str]:

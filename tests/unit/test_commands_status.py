@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
+from support_commands import assert_loads_no_torch
 from support_upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 from typer.testing import CliRunner
 
@@ -60,13 +59,4 @@ def test_a_file_that_is_not_valid_is_told_and_hides_no_other(project: Project) -
 
 
 def test_it_loads_no_torch(project: Project) -> None:
-    code = (
-        "import sys; from react_pipeline.commands.cli import main\n"
-        "try: main(sys.argv[1:])\n"
-        "except SystemExit: pass\n"
-        "sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, "status", "--config", str(project.path)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    assert_loads_no_torch("status", "--config", str(project.path))

@@ -11,32 +11,9 @@ import pytest
 from support_rooms import ASSETS, LIBRARY, arrows, floors, imports_of, modules_of_library, room_of
 
 ROOMS = (
-    *(
-        "store",
-        "demo",
-        "settings",
-        "project",
-        "pipeline",
-        "lineage",
-        "clip",
-        "corpus",
-        "embedding",
-        "labelled",
-        "indexing",
-        "retrieval",
-    ),
-    *(
-        "training",
-        "evaluation",
-        "benchmark",
-        "promotion",
-        "tracking",
-        "use",
-        "browse",
-        "upkeep",
-        "workload",
-        "commands",
-    ),
+    *("store", "pages", "demo", "settings", "project", "pipeline", "lineage", "clip", "corpus", "embedding"),
+    *("labelled", "indexing", "retrieval", "training", "evaluation", "benchmark", "promotion", "tracking"),
+    *("use", "browse", "upkeep", "workload", "commands"),
 )
 """Every room in the order in which data flows; none may import a later one."""
 

@@ -85,10 +85,10 @@ def test_a_domain_without_comparison_is_named_and_later_makes_the_overview_stale
     compared(project, "shapes", 0.25, 0.5)
     first = overview(project)
     assert list(first.counts["skipped"]) == ["colours"] and first.counts["domains_known"] == 2
-    assert overviewing.current(project) == first and overview(project).reused
+    assert overviewing.overview_is_current(project) == first and overview(project).reused
     compared(project, "colours", 0.5)
     with pytest.raises(StaleArtifact, match="comparison of 'colours'"):
-        overviewing.current(project)
+        overviewing.overview_is_current(project)
     assert overview(project).fingerprint != first.fingerprint
 
 
@@ -96,7 +96,7 @@ def test_nothing_compared_says_what_to_materialize(project: Project) -> None:
     with pytest.raises(MissingArtifact, match="materialize `comparison`"):
         overview(project)
     with pytest.raises(MissingArtifact):
-        overviewing.current(project)
+        overviewing.overview_is_current(project)
 
 
 def test_a_comparison_that_lacks_a_fresh_result_is_stale(project: Project) -> None:
@@ -129,7 +129,7 @@ def test_a_domain_file_that_was_removed_leaves_the_overview(project: Project) ->
     overview(project)
     (project.config.domains / "colours.yaml").unlink()
     with pytest.raises(StaleArtifact):
-        overviewing.current(project)
+        overviewing.overview_is_current(project)
     assert overview(project).counts["domains_known"] == 1
 
 

@@ -33,7 +33,7 @@ def expected(rows: NDArray[Any]) -> NDArray[np.float32]:
     return vectors
 
 
-def write_corpus(store: Path, lengths: Sequence[int], *, recorded: bool = True) -> Artifact:
+def write_corpus(store: Path, lengths: Sequence[int]) -> Artifact:
     """Embeddings as `embed` lays them out, one part a group; row n has the vectors `expected` and caption "n"."""
     path, row = store / "corpus_embeddings/all/0123456789abcdef", 0
     for folder in ("img_emb", "text_emb", "metadata"):
@@ -47,8 +47,7 @@ def write_corpus(store: Path, lengths: Sequence[int], *, recorded: bool = True) 
         table = pd.DataFrame({"image_path": [f"key{n}" for n in rows], "caption": rows.astype(str)})
         table.to_parquet(path / f"metadata/metadata_{number:04}.parquet", row_group_size=2)
         row += length
-    if recorded:
-        (path / "groups.jsonl").write_text("".join(json.dumps({"rows": length}) + "\n" for length in lengths))
+    (path / "groups.jsonl").write_text("".join(json.dumps({"rows": length}) + "\n" for length in lengths))
     files = {file.relative_to(path).as_posix(): {} for file in path.rglob("*") if file.is_file()}
     manifest: dict[str, Any] = {
         "stage": "corpus_embeddings",
@@ -110,7 +109,7 @@ def test_more_parts_than_a_process_may_open_are_read(corpus: Artifact) -> None:
 def test_any_rows_in_any_order_and_repeated_equal_those_of_the_whole(tmp_path: Path, seed: int) -> None:
     chance = np.random.default_rng(seed)
     lengths = [*chance.integers(0, 6, size=chance.integers(1, 30)).tolist(), 1]
-    artifact = write_corpus(tmp_path, lengths, recorded=bool(seed % 2))
+    artifact = write_corpus(tmp_path, lengths)
     rows = chance.integers(sum(lengths), size=chance.integers(1, 60))
     assert np.array_equal(image_vectors(artifact, pd.Series(rows)), read_vectors(artifact, "image")[rows])
     assert np.array_equal(StoredVectors(artifact, "text").take(rows), read_vectors(artifact, "text")[rows])
@@ -145,13 +144,6 @@ def test_only_files_that_hold_a_row_are_opened(corpus: Artifact, opened: list[st
     opened.clear()
     assert next(StoredVectors(corpus, "text").chunks(last))[0] == last
     assert opened == [f"text_emb_{numbers[1]}.npy"]
-
-
-def test_files_whose_rows_were_not_recorded_are_measured_once(tmp_path: Path, opened: list[str]) -> None:
-    artifact = write_corpus(tmp_path, [3, 2, 4], recorded=False)
-    for _ in range(2):
-        assert np.array_equal(image_vectors(artifact, pd.Series([8])), expected(np.array([8])))
-    assert sorted(opened) == ["img_emb_0000.npy", "img_emb_0001.npy", *["img_emb_0002.npy"] * 3]
 
 
 def test_embeddings_that_were_built_again_at_the_same_place_are_others(tmp_path: Path) -> None:

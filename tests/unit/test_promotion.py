@@ -15,6 +15,7 @@ from conftest import write_project
 from PIL import Image
 from support_promotion import checkpoint, evaluation_set, outcomes, reevaluated, result
 
+from react_pipeline.pages import escaped
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide, promote, promotion_is_current, roll_back
 from react_pipeline.promotion.evidence import standing
@@ -156,7 +157,7 @@ def test_candidates_share_the_confidence_and_the_best_that_passes_wins(project: 
         **{"locked-image": "left out", "linear-head": "left out"},
     }
     assert pd.read_csv(artifact.file("candidates.csv"))["method"].tolist() == list(table.index)
-    assert verdict.reason in artifact.file("table.md").read_text()
+    assert escaped(verdict.reason) in artifact.file("table.md").read_text()
     assert json.loads(artifact.file("verdict.json").read_text())["decision"] == "promoted"
     with Image.open(artifact.file("promotion.png")) as figure:
         assert figure.format == "PNG"

@@ -21,9 +21,11 @@ def test_ranges_and_lists_stand_for_names_in_their_order(pattern: str, names: li
     assert expanded_count(pattern) == len(names)
 
 
-@pytest.mark.parametrize("pattern", ["{a", "a}", "{{0..1},b}", "{}", "{a..c}", "{1..2..3}", "{0..9}" * 7])
+@pytest.mark.parametrize(
+    "pattern", ["{a", "{{0..1},b}", "{}", "{a..c}", "{1..2..3}", "{0..9}" * 7, "{3..1}", "{0..99999999999}"]
+)
 def test_what_is_no_range_or_stands_for_too_much_is_refused(pattern: str) -> None:
-    with pytest.raises(ValueError, match="braces|neither|more than"):
+    with pytest.raises(ValueError, match="braces|backwards|more than"):
         expand(pattern)
 
 

@@ -20,7 +20,7 @@ from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.errors import TrainingError
 from react_pipeline.tracking.live import LiveRun
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.system import PENDING
+from react_pipeline.tracking.queue import PENDING
 
 KEY = "shapes/gated-image"
 INPUTS = Inputs("customized_checkpoint", KEY, {"method": "gated-image", "steps": 6, "modes": ["a", "b"]}, {}, "1")

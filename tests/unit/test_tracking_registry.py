@@ -11,8 +11,7 @@ from support_promotion import copy_measured, measured_folder, outcomes, result
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide, promote, roll_back
 from react_pipeline.promotion.evidence import standing
-from react_pipeline.tracking import log as tracking_module
-from react_pipeline.tracking import registry as registry_module
+from react_pipeline.tracking import queue
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.registry import Registry
 
@@ -28,9 +27,8 @@ def measured(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, dr
 
 @pytest.fixture(autouse=True)
 def _no_cooldown(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (tracking_module, registry_module):
-        monkeypatch.setattr(module, "_unreachable_until", {})
-        monkeypatch.setattr(module, "COOLDOWN_SECONDS", 0.0)
+    monkeypatch.setattr(queue, "_unreachable_until", {})
+    monkeypatch.setattr(queue, "COOLDOWN_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -256,8 +254,8 @@ def test_a_domain_where_the_base_reigns_and_nothing_was_trained_has_no_model(
 def test_one_domain_that_cannot_be_told_holds_up_no_other(
     project: Project, registry: Registry, client: MlflowClient
 ) -> None:
-    pending = project.store.root / registry_module.PENDING
-    pending.mkdir()
+    pending = project.store.root / queue.PENDING / "verdicts"
+    pending.mkdir(parents=True)
     (pending / "00000001--colours--0123456789abcdef.json").write_text("not JSON")
     told = registry.apply(project, decide(project, "shapes"))
     assert (told.told, told.waits) == (1, 1)
