@@ -105,7 +105,7 @@ def reevaluated(project: Project, champion: Contender, correct: np.ndarray[Any, 
     key = f"{slug}/{champion.method}"
     model = project.store.open("customized_checkpoint", key, champion.checkpoint)
     parents = {"customized_checkpoint": model, "evaluation_set": fresh(project, "evaluation_set", slug)}
-    config = STAGES["domain_results"].config(project, key)
+    config = STAGES["domain_results"].identity(project, key)
     inputs = Inputs(REEVALUATED, slug, config, parents, "1")
     return _publish(project, inputs, slug, champion.method, model, correct, EVALUATOR_VERSION)
 

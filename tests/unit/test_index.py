@@ -149,13 +149,12 @@ def test_auto_above_the_limit_builds(make_project: MakeProject, indexed_project:
     assert "more than exact_below" in counts["reason"]
 
 
-def test_fields_at_their_default_leave_the_fingerprint_as_it_was(make_project: MakeProject) -> None:
+def test_what_only_the_check_reads_is_no_part_of_the_fingerprint(make_project: MakeProject) -> None:
     from react_pipeline.pipeline import STAGES
 
     def named(**index: object) -> dict[str, object]:
-        return STAGES["faiss_index"].config(make_project(index=index), "all")
+        return STAGES["faiss_index"].identity(make_project(index=index), "all")
 
-    assert set(named()) == {"key", "exact_below", "recall_queries"}
     assert named(min_recall=0.5) == named()
     assert named(rerank=4) == {**named(), "rerank": 4}
 
