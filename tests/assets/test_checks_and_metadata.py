@@ -119,7 +119,7 @@ def test_checkpoint_shows_recall_before_and_after_and_how_far_its_gates_opened(t
     shown = describe(artifact)
     assert (shown["held_out_before.r1_image_to_text"], shown["held_out_after.r1_image_to_text"]) == (0.25, 0.5)
     assert shown["images_per_second"] == 12.5
-    assert shown["table"].value.splitlines()[-1] == "| r1_image_to_text | 0.25 | 0.5 | 0.25 |"
+    assert shown["table"].value.splitlines()[-1] == r"| r1\_image\_to\_text | 0.25 | 0.5 | 0.25 |"
     assert shown["gates"].value.splitlines()[-1] == "| 1 | 0.2 | 0.4 |"
 
 
