@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -254,6 +255,9 @@ def artifact_of(directory: Path, parts: list[np.ndarray]) -> Artifact:
         table.to_parquet(directory / "metadata" / f"metadata_{number}.parquet")
         files[f"metadata/metadata_{number}.parquet"] = {}
         rows += len(part)
+    groups = "".join(json.dumps({"rows": len(part)}) + "\n" for part in parts)
+    (directory / "groups.jsonl").write_text(groups)
+    files["groups.jsonl"] = {}
     manifest = {
         "stage": "corpus_embeddings",
         "key": "all",

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import cast
 
@@ -23,7 +24,6 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
 from react_pipeline import labelled
-from react_pipeline.benchmark import sweep as sweeping
 from react_pipeline.benchmark.comparison import compare_summaries, draw, to_markdown
 from react_pipeline.benchmark.features import Features, publish_features
 from react_pipeline.benchmark.results import expected_predictions, publish_results
@@ -312,7 +312,8 @@ def test_shots_are_measured_by_both_protocols_for_each_seed(project_on: Callable
 def test_the_image_tower_is_fine_tuned_on_the_images_of_the_features(
     project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sweeping, "sweep", partial(sweeping.sweep, learning_rates=(1e-3,)))
+    module = import_module("react_pipeline.benchmark.sweep")
+    monkeypatch.setattr(module, "sweep", partial(module.sweep, learning_rates=(1e-3,)))
     project = project_on(datasets=["rendered-sst2"], shots=[5], seeds=1, adaptations=["fine-tune"])
     rows = rows_of(results(project))
     tuned = rows[rows["adaptation"] == "fine-tune"]
