@@ -123,5 +123,5 @@ def publish_embeddings(project: Project, chunks: Iterator[tuple[Vectors, Vectors
 
 def _publish(project: Project, stage: str, parents: Any, content: Any, write: Any) -> Artifact:
     row = STAGES[stage]
-    inputs = Inputs(stage, ALL, row.config(project, ALL), parents, row.code_version, content)
+    inputs = Inputs(stage, ALL, row.identity(project, ALL), parents, row.version, content)
     return project.store.build(inputs, write)

@@ -23,16 +23,16 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from react_pipeline.benchmark import (
     NOT_FINITE,
-    SEARCH_EPOCHS,
+    SWEEP_EPOCHS,
     Curve,
     FeatureExamples,
     Head,
     HeadSettings,
     Recorder,
-    SearchResult,
+    SweepResult,
     Trial,
-    search,
     split_training,
+    sweep,
     train_heads,
 )
 
@@ -61,7 +61,7 @@ def train_alone(train: FeatureExamples, held_out: FeatureExamples, head: Head, t
         generator=torch.Generator().manual_seed(SETTINGS.seed),
     )
     recorder = Recorder(trial, keep_probabilities=False)
-    for _ in range(SEARCH_EPOCHS):
+    for _ in range(SWEEP_EPOCHS):
         norm.train()
         for features, labels in loader:
             optimizer.zero_grad()
@@ -88,16 +88,16 @@ def forward_seconds(images: int, batch_size: int = 16) -> float:
 
 def timed_search(
     train: FeatureExamples, held_out: FeatureExamples, head: Head, *, at_once: bool
-) -> tuple[SearchResult, float]:
+) -> tuple[SweepResult, float]:
     """A whole search and its seconds."""
 
     def run_round(trials: Sequence[Trial]) -> list[Curve]:
         if at_once:
-            return train_heads(train, held_out, head, trials, SETTINGS, epochs=SEARCH_EPOCHS)
+            return train_heads(train, held_out, head, trials, SETTINGS, epochs=SWEEP_EPOCHS)
         return [train_alone(train, held_out, head, trial) for trial in trials]
 
     started = time.perf_counter()
-    found = search(run_round)
+    found = sweep(run_round)
     return found, time.perf_counter() - started
 
 
@@ -130,7 +130,7 @@ def main() -> None:
     seconds = forward_seconds(32 if quick else 128)
     once = seconds * n
     print(f"forward pass: {1000 * seconds:.1f} ms an image (measured), so {once:.0f} s for the {n} images (composed)")
-    for passes, how in ((1, "each trial"), (SEARCH_EPOCHS, "each epoch of each trial")):
+    for passes, how in ((1, "each trial"), (SWEEP_EPOCHS, "each epoch of each trial")):
         naive = alone_seconds + trials * passes * once
         ratio = naive / (ours_seconds + once)
         print(

@@ -30,11 +30,11 @@ from .results import STAGE as STAGE
 from .results import collect_submission as collect_submission
 from .results import expected_predictions as expected_predictions
 from .results import publish_results as publish_results
-from .search import SEARCH_EPOCHS as SEARCH_EPOCHS
-from .search import Curve as Curve
-from .search import SearchResult as SearchResult
-from .search import Trial as Trial
-from .search import search as search
 from .shots import split_training as split_training
 from .submission import check_submission as check_submission
 from .summary import summarize as summarize
+from .sweep import SWEEP_EPOCHS as SWEEP_EPOCHS
+from .sweep import Curve as Curve
+from .sweep import SweepResult as SweepResult
+from .sweep import Trial as Trial
+from .sweep import sweep as sweep

@@ -22,8 +22,8 @@ from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 from torch.utils.data import DataLoader, Dataset
 
 from react_pipeline.benchmark.head import NOT_FINITE, Head, HeadSettings, Recorder, batches, losses
-from react_pipeline.benchmark.search import Adaptation, Curve, Selection, Trial, adapt
 from react_pipeline.benchmark.shots import Indices, Split
+from react_pipeline.benchmark.sweep import Adaptation, Curve, Selection, Trial, adapt
 from react_pipeline.clip import Clip
 from react_pipeline.store import InputError
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 from torch.utils.data import DataLoader
 
 from react_pipeline.benchmark.metrics import measure
-from react_pipeline.benchmark.search import Curve, Trial
+from react_pipeline.benchmark.sweep import Curve, Trial
 
 NOT_FINITE = "values are not finite"
 """The failure of a trial whose weights or logits overflow: learning rate times weight decay is too large."""

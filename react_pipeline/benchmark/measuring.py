@@ -23,8 +23,8 @@ from react_pipeline.benchmark.finetune import ImageExamples, fine_tune, projecti
 from react_pipeline.benchmark.head import Head, HeadSettings
 from react_pipeline.benchmark.metrics import measure
 from react_pipeline.benchmark.probe import FeatureExamples, linear_probe
-from react_pipeline.benchmark.search import Adaptation
 from react_pipeline.benchmark.shots import split_training
+from react_pipeline.benchmark.sweep import Adaptation
 from react_pipeline.clip import LOGIT_SCALE, Clip, zero_shot_head
 from react_pipeline.settings import Dataset, ElevaterConfig
 from react_pipeline.store import InputError, TrainingError

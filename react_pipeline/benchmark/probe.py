@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 
 from react_pipeline.benchmark.head import Head, HeadSettings, Recorder, batches, losses
-from react_pipeline.benchmark.search import Adaptation, Curve, Selection, Trial, adapt
 from react_pipeline.benchmark.shots import Indices, Split
+from react_pipeline.benchmark.sweep import Adaptation, Curve, Selection, Trial, adapt
 from react_pipeline.store import InputError
 
 

@@ -168,7 +168,7 @@ def test_a_head_that_cannot_be_read_is_corrupt(project: Project, name: str, cont
 
 @pytest.mark.parametrize("method", ["linear-head", "linear-head-control"])
 def test_classes_and_templates_are_part_of_a_linear_heads_identity(project: Project, method: str) -> None:
-    config = STAGES["customized_checkpoint"].config
+    config = STAGES["customized_checkpoint"].identity
     heads, models = config(project, f"shapes/{method}"), config(project, "shapes/locked-text")
     edit_domain(project, templates=["one {}"])
     assert config(project, f"shapes/{method}") != heads

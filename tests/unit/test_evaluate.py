@@ -132,4 +132,4 @@ def test_features_that_are_not_finite_give_no_number(
 
 
 def test_the_evaluators_version_is_that_of_its_stage_so_that_old_results_become_stale() -> None:
-    assert STAGES["domain_results"].code_version == EVALUATOR_VERSION
+    assert STAGES["domain_results"].version == EVALUATOR_VERSION

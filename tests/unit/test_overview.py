@@ -101,18 +101,18 @@ def test_nothing_compared_says_what_to_materialize(project: Project) -> None:
 
 def test_a_comparison_that_lacks_a_fresh_result_is_stale(project: Project) -> None:
     compared(project, "shapes", 0.25)
-    assert comparing.current(project, "shapes").counts["methods"] == ["base"]
+    assert comparing.comparison_is_current(project, "shapes").counts["methods"] == ["base"]
     publish_results(project, "shapes", answers(0.25, 0.5))
     with pytest.raises(StaleArtifact, match="lacks the results of gated-image"):
-        comparing.current(project, "shapes")
-    assert compare(project, "shapes") == comparing.current(project, "shapes")
+        comparing.comparison_is_current(project, "shapes")
+    assert compare(project, "shapes") == comparing.comparison_is_current(project, "shapes")
 
 
 def test_a_result_that_was_removed_makes_its_comparison_stale(project: Project) -> None:
     compared(project, "shapes", 0.25, 0.5)
     shutil.rmtree(project.store.directory("domain_results", "shapes/gated-image"))
     with pytest.raises(StaleArtifact, match="today's result of gated-image"):
-        comparing.current(project, "shapes")
+        comparing.comparison_is_current(project, "shapes")
 
 
 def test_a_spoilt_comparison_is_named_and_the_other_domains_are_shown(project: Project) -> None:

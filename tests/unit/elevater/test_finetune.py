@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from react_pipeline.benchmark.finetune import ImageExamples, fine_tune, take_projection, train_tower
 from react_pipeline.benchmark.head import NOT_FINITE, Head, HeadSettings
 from react_pipeline.benchmark.probe import FeatureExamples, train_heads
-from react_pipeline.benchmark.search import Trial, search
 from react_pipeline.benchmark.shots import split_training
+from react_pipeline.benchmark.sweep import Trial, sweep
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.store.errors import InputError
 
@@ -158,7 +158,7 @@ def test_a_search_over_the_tower_uses_only_the_training_images(clip: Clip, pixel
 
     everything = ImageExamples(reader, labels)
     train, held_out = everything.subset(np.arange(6, 12)), everything.subset(np.arange(3, 6))
-    result = search(
+    result = sweep(
         lambda trials: [
             train_tower(clip, train, held_out, Head.random(N_CLASSES, 32), trial, HeadSettings(), epochs=1)
             for trial in trials

@@ -124,8 +124,8 @@ def test_what_cannot_be_measured_is_refused_with_its_reason(
 
 
 def test_what_needs_no_network_loads_no_torch() -> None:
-    names = ("metrics", "shots", "search", "submission", "image_text")
-    imports = "; ".join(f"import react_pipeline.elevater.{name}" for name in names)
+    names = ("metrics", "shots", "sweep", "submission", "image_text")
+    imports = "; ".join(f"import react_pipeline.benchmark.{name}" for name in names)
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; {imports}; sys.exit('torch' in sys.modules)"],
         capture_output=True,

@@ -11,8 +11,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from react_pipeline.benchmark.head import NOT_FINITE, Head, HeadSettings
 from react_pipeline.benchmark.probe import FeatureExamples, linear_probe, train_heads
-from react_pipeline.benchmark.search import LEARNING_RATES, Trial
 from react_pipeline.benchmark.shots import split_training
+from react_pipeline.benchmark.sweep import LEARNING_RATES, Trial
 from react_pipeline.store.errors import InputError
 
 TRIALS = [Trial(rate, decay) for rate in (1e-4, 1e-2, 1e-1) for decay in (1e-6, 1e-2, 1.0)]

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from react_pipeline.benchmark.search import FIRST_POINTS, LEARNING_RATES, WEIGHT_DECAYS, Curve, Trial, adapt, search
 from react_pipeline.benchmark.shots import Split
+from react_pipeline.benchmark.sweep import FIRST_POINTS, LEARNING_RATES, WEIGHT_DECAYS, Curve, Trial, adapt, sweep
 from react_pipeline.store.errors import TrainingError
 
 Score = Callable[[float, int], float | None]
@@ -69,13 +69,13 @@ def test_the_grid_is_the_published_one() -> None:
 @pytest.mark.parametrize("steps", [1_000_000, 8])
 def test_rounds_over_all_learning_rates_find_what_one_search_after_another_finds(seed: int, steps: int) -> None:
     score = bumpy(seed, steps)
-    found = search(rounds_of(score, []))
+    found = sweep(rounds_of(score, []))
     assert (found.best.learning_rate, grid_point(found.best), found.score) == one_after_another(score)
 
 
 def test_five_rounds_try_both_neighbours_of_each_best_and_no_point_twice() -> None:
     seen: list[list[tuple[float, int]]] = []
-    found = search(rounds_of(lambda rate, point: 1 - abs(point - 37) / 100 + rate / 10, seen))
+    found = sweep(rounds_of(lambda rate, point: 1 - abs(point - 37) / 100 + rate / 10, seen))
     assert [len(trials) for trials in seen] == [42, 12, 12, 12, 12]
     assert [sorted({point for _, point in trials}) for trials in seen] == [
         list(FIRST_POINTS),
@@ -90,17 +90,17 @@ def test_five_rounds_try_both_neighbours_of_each_best_and_no_point_twice() -> No
 
 def test_the_edge_of_the_grid_has_one_neighbour() -> None:
     seen: list[list[tuple[float, int]]] = []
-    search(rounds_of(lambda rate, point: 1 - point / 100, seen))
+    sweep(rounds_of(lambda rate, point: 1 - point / 100, seen))
     assert [sorted({point for _, point in trials}) for trials in seen[1:]] == [[8], [4], [2], [1]]
 
 
 def test_equal_scores_go_to_the_lower_learning_rate_and_the_earlier_trial() -> None:
-    found = search(rounds_of(lambda rate, point: 0.5, []))
+    found = sweep(rounds_of(lambda rate, point: 0.5, []))
     assert (found.best.learning_rate, grid_point(found.best)) == (LEARNING_RATES[0], 0)
 
 
 def test_failures_are_counted_and_never_win() -> None:
-    found = search(rounds_of(lambda rate, point: None if point >= 48 else 0.0, []))
+    found = sweep(rounds_of(lambda rate, point: None if point >= 48 else 0.0, []))
     assert found.score == 0
     assert grid_point(found.best) == 0
     assert found.failures == {"not finite": 6 * 4}
@@ -113,7 +113,7 @@ def test_a_trial_that_fails_late_scores_nothing() -> None:
 
 def test_a_search_in_which_everything_fails_is_an_error() -> None:
     with pytest.raises(TrainingError, match="all 42 trials failed .*not finite.: 42"):
-        search(rounds_of(lambda rate, point: None, []))
+        sweep(rounds_of(lambda rate, point: None, []))
 
 
 def test_the_best_or_the_last_epoch_can_count() -> None:
@@ -122,8 +122,8 @@ def test_the_best_or_the_last_epoch_can_count() -> None:
         low = [0.3 if grid_point(trial) == 80 else 0.2 for trial in trials]
         return [Curve(trial, scores) for trial, *scores in zip(trials, high, low, strict=True)]
 
-    assert grid_point(search(run_round, selection="best").best) == 16
-    assert grid_point(search(run_round, selection="last").best) == 80
+    assert grid_point(sweep(run_round, selection="best").best) == 16
+    assert grid_point(sweep(run_round, selection="last").best) == 80
 
 
 class Numbers:

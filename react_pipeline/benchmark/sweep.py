@@ -26,7 +26,7 @@ LEARNING_RATES = tuple(np.logspace(-6, -1, 6).tolist())
 WEIGHT_DECAYS = tuple(np.logspace(-6, 6, 97).tolist())
 FIRST_POINTS = tuple(range(0, 97, 16))
 STEPS = (8, 4, 2, 1)
-SEARCH_EPOCHS, FINAL_EPOCHS = 10, 50
+SWEEP_EPOCHS, FINAL_EPOCHS = 10, 50
 
 Selection = Literal["best", "last"]
 """Which epoch's score on the held-out images counts in the search: the best, as published, or the last."""
@@ -97,7 +97,7 @@ class RunRound(Protocol):
 
 
 @dataclass(frozen=True)
-class SearchResult:
+class SweepResult:
     """What a search found.
 
     Attributes:
@@ -127,7 +127,7 @@ class Adaptation:
     """
 
     trial: Trial
-    search: SearchResult | None
+    search: SweepResult | None
     final: Curve
 
     @property
@@ -141,7 +141,7 @@ class Adaptation:
         return self.final.score("last")
 
 
-def search(
+def sweep(
     run_round: RunRound,
     *,
     selection: Selection = "best",
@@ -149,7 +149,7 @@ def search(
     weight_decays: Sequence[float] = WEIGHT_DECAYS,
     first_points: Sequence[int] = FIRST_POINTS,
     steps: Sequence[int] = STEPS,
-) -> SearchResult:
+) -> SweepResult:
     """Find the learning rate and weight decay with the best score.
 
     Of equal scores the trial that was visited first wins: within a round the lower weight decay, between rounds the
@@ -189,7 +189,7 @@ def search(
         raise TrainingError(f"search: all {len(curves)} trials failed ({failures}); look at the features' scale")
     # The first of equal scores, hence the lowest learning rate.
     score, point, learning_rate = max(found, key=lambda entry: entry[0])
-    return SearchResult(Trial(learning_rate, weight_decays[point]), score, tuple(curves), failures)
+    return SweepResult(Trial(learning_rate, weight_decays[point]), score, tuple(curves), failures)
 
 
 def adapt(
@@ -200,7 +200,7 @@ def adapt(
     *,
     trial: Trial | None = None,
     selection: Selection = "best",
-    search_epochs: int = SEARCH_EPOCHS,
+    search_epochs: int = SWEEP_EPOCHS,
     final_epochs: int = FINAL_EPOCHS,
 ) -> Adaptation:
     """Search on the training images, then train the final model and evaluate it on the test images after each epoch.
@@ -218,14 +218,14 @@ def adapt(
     Raises:
         TrainingError: If every trial or the final training fails.
     """
-    found: SearchResult | None = None
+    found: SweepResult | None = None
     if trial is None:
         searched, held_out = train.subset(split.search), train.subset(split.held_out)
 
         def run_round(trials: Sequence[Trial]) -> list[Curve]:
             return train_trials(searched, held_out, trials, epochs=search_epochs, keep_probabilities=False)
 
-        found = search(run_round, selection=selection)
+        found = sweep(run_round, selection=selection)
         trial = found.best
     final = train_trials(train.subset(split.final), test, [trial], epochs=final_epochs, keep_probabilities=True)[0]
     if final.failure:
