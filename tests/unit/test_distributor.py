@@ -24,7 +24,7 @@ from react_pipeline.project.spark import spark_session, spread
 from react_pipeline.settings.corpus import DownloadConfig
 from react_pipeline.settings.distributor import DistributorConfig
 from react_pipeline.settings.index import IndexConfig
-from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.artifacts import Artifact, manifest_digest
 from react_pipeline.store.errors import ConfigError, CorpusError, InputError, ReactError
 
 MakeProject = Callable[..., Project]
@@ -262,7 +262,7 @@ def artifact_of(directory: Path, parts: list[np.ndarray]) -> Artifact:
         "counts": {"rows": rows, "dimension": parts[0].shape[1]},
         "parents": {"base_checkpoint": "1" * 16},
     }
-    return Artifact(directory, manifest)
+    return Artifact(directory, {**manifest, "digest": manifest_digest(manifest)})
 
 
 @pytest.mark.slow

@@ -149,7 +149,7 @@ def test_auto_above_the_limit_builds(make_project: MakeProject, indexed_project:
     assert "more than exact_below" in counts["reason"]
 
 
-def test_what_a_check_judges_by_is_no_part_of_the_fingerprint(make_project: MakeProject) -> None:
+def test_what_only_the_check_reads_is_no_part_of_the_fingerprint(make_project: MakeProject) -> None:
     from react_pipeline.pipeline import STAGES
 
     def named(**index: object) -> dict[str, object]:
