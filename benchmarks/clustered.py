@@ -21,6 +21,7 @@ sixteenth does for 0.95, so what cells gain on real image vectors may be less th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from react_pipeline.embedding import GROUPS_FILE
 from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, Inputs
@@ -104,7 +106,7 @@ def publish_embeddings(project: Project, chunks: Iterator[tuple[Vectors, Vectors
     def write(directory: Path) -> dict[str, Any]:
         for folder in ("img_emb", "text_emb", "metadata"):
             (directory / folder).mkdir()
-        rows = 0
+        rows, groups = 0, []
         for number, (images, texts) in enumerate(chunks):
             np.save(directory / "img_emb" / f"img_emb_{number:04}.npy", images.astype(np.float16))
             np.save(directory / "text_emb" / f"text_emb_{number:04}.npy", texts.astype(np.float16))
@@ -116,6 +118,8 @@ def publish_embeddings(project: Project, chunks: Iterator[tuple[Vectors, Vectors
             }
             pd.DataFrame(table).to_parquet(directory / "metadata" / f"metadata_{number:04}.parquet", index=False)
             rows += len(images)
+            groups.append(json.dumps({"rows": len(images)}) + "\n")
+        (directory / GROUPS_FILE).write_text("".join(groups))
         return {"rows": rows, "dimension": dimension}
 
     return _publish(project, "corpus_embeddings", parents, None, write)

@@ -9,6 +9,7 @@ from .parts import Rows as Rows
 from .parts import Vectors as Vectors
 from .parts import vectors_of as vectors_of
 from .vectors import FOLDERS as FOLDERS
+from .vectors import GROUPS_FILE as GROUPS_FILE
 from .vectors import READY_FILE as READY_FILE
 from .vectors import Side as Side
 from .vectors import image_vectors as image_vectors
