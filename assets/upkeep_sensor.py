@@ -61,7 +61,9 @@ def upkeep(settings: AutomationConfig) -> dg.SensorDefinition:
         for line in tick.lines:
             context.log.info(line)
         # One job for all assets, as of the button Materialize: others hold assets of one kind of partition only.
-        job = context.repository_def.get_implicit_global_asset_job_def().name
+        repository = context.repository_def
+        assert repository is not None  # noqa: S101 - Dagster gives one to every sensor it evaluates
+        job = repository.get_implicit_global_asset_job_def().name
         requests = [request.with_replaced_attrs(job_name=job) for request in tick.requests]
         skipped = None if requests else tick.summary[:MAX_SKIP_CHARS]
         return dg.SensorResult(run_requests=requests, skip_reason=skipped, cursor=json.dumps(tick.seen))
