@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -96,17 +95,6 @@ def test_a_file_that_changed_is_refused_when_it_is_read_and_one_only_touched_is_
     with pytest.raises(CorpusError, match=r"img_emb_01\.npy: has changed since `corpus` was materialized"):
         vector_files(artifact, "image")
     assert image_vectors(artifact, pd.Series([0])).shape == (1, 32)
-
-
-def test_embeddings_adopted_by_an_earlier_version_recorded_no_rows(make: Make, folder: Path) -> None:
-    artifact = adopted(make(folder))
-    ready = json.loads(artifact.file("ready.json").read_text())
-    assert ready.pop("rows") == [6, 5, 5]
-    artifact.file("ready.json").write_text(json.dumps(ready))
-    earlier = Artifact(artifact.path, {**artifact.manifest, "digest": "another"})
-    for rows in (pd.Series([15, 0, 7]), pd.Series([6])):
-        assert np.array_equal(image_vectors(earlier, rows), image_vectors(artifact, rows))
-        pd.testing.assert_frame_equal(row_metadata(earlier, rows, ["url"]), row_metadata(artifact, rows, ["url"]))
 
 
 def test_other_column_names_are_a_matter_of_configuration(make: Make, tmp_path: Path, text: NDArray[Any]) -> None:

@@ -109,7 +109,6 @@ def test_new_fields_at_their_defaults_leave_the_fingerprint_and_others_change_it
     before = resolve(project, "retrieved_set", "shapes").fingerprint
     configure(project, **neutral, max_pairs=None, max_text_fraction=None, refill_rounds=3)
     assert resolve(project, "retrieved_set", "shapes").fingerprint == before
-    assert "fusion" not in resolve(project, "retrieved_set", "shapes").config
     for changed in ({"fusion": "rrf"}, {"balance": "even"}, {"duplicate_similarity": 0.9}, {"decontaminate": "all"}):
         configure(project, **neutral | changed)
         assert resolve(project, "retrieved_set", "shapes").fingerprint != before
