@@ -19,9 +19,8 @@ import assets
 import react_pipeline
 from assets.partitions import partition_of
 from assets.reporting import INTERRUPTED
-from assets.resources import REPOSITORY
 from react_pipeline.dagster_home import SETTINGS_FILE, locate_home
-from react_pipeline.lineage import ALL
+from react_pipeline.lineage import ALL, Project
 from react_pipeline.upkeep import Task
 
 INPUTS_TAG = "react/inputs."
@@ -184,9 +183,9 @@ def failures(instance: dg.DagsterInstance, tasks: Iterable[Task]) -> Mapping[Tas
 
 
 @contextmanager
-def instance_with_runs() -> Iterator[dg.DagsterInstance | None]:
+def instance_with_runs(project: Project) -> Iterator[dg.DagsterInstance | None]:
     """The Dagster instance as `launch.open_instance` finds it, if there is one yet; nothing is made."""
-    home = locate_home(REPOSITORY) or REPOSITORY
+    home = locate_home(project.path.parent)
     settings = home / SETTINGS_FILE
     # Without a storage of its own, Dagster keeps its databases in the home.
     elsewhere = settings.is_file() and "\nstorage:" in f"\n{settings.read_text(encoding='utf-8')}"

@@ -19,7 +19,7 @@ from assets.definitions import build_defs
 from assets.launch_locks import LAUNCH_TAG, registered
 from assets.partitions import DOMAINS, domain_partitions, evaluation_partitions, partition_of, training_partitions
 from assets.reporting import INTERRUPTED
-from assets.resources import REPOSITORY, ProjectResource
+from assets.resources import ProjectResource
 from react_pipeline.config_files import load_domains
 from react_pipeline.dagster_home import HOME_VARIABLE, prepare_home
 from react_pipeline.errors import InputError
@@ -78,13 +78,13 @@ class Summary:
     run_ids: list[str] = field(default_factory=list)
 
 
-def open_instance() -> dg.DagsterInstance:
-    """The Dagster instance: `DAGSTER_HOME`, or this repository's `dagster_home`.
+def open_instance(project: Project) -> dg.DagsterInstance:
+    """The Dagster instance: `DAGSTER_HOME`, or the `dagster_home` beside the project's `pipeline.yaml`.
 
     Raises:
         InputError: If that folder cannot be written.
     """
-    os.environ[HOME_VARIABLE] = str(prepare_home(REPOSITORY))
+    os.environ[HOME_VARIABLE] = str(prepare_home(project.path.parent))
     return dg.DagsterInstance.get()
 
 
@@ -115,7 +115,7 @@ def materialize(
     for slug in {launch.key.split("/")[0] for launch in launches} - {""}:
         project.domain(slug)
     started = time.monotonic()
-    with open_instance() as instance, registered(instance) as launch_id:
+    with open_instance(project) as instance, registered(instance) as launch_id:
         instance.add_dynamic_partitions(DOMAINS, sorted({entry.key.split("/")[0] for entry in launches} - {""}))
         summary = _Runner(defs, instance, {LAUNCH_TAG: launch_id}, on_event).run(launches)
     Tracking.of(project).log_pending(project, patient=True)

@@ -4,13 +4,12 @@ Belongs here: where the configuration is found when Dagster runs a step. Does no
 (`react_pipeline.config`).
 """
 
-import os
 from pathlib import Path
 
 import dagster as dg
 
 from react_pipeline.artifacts import Artifact
-from react_pipeline.project import CONFIG_VARIABLE, Project
+from react_pipeline.project import Project
 from react_pipeline.tracking import Tracking
 from react_pipeline.tracking.live import LiveRun
 
@@ -21,7 +20,7 @@ class ProjectResource(dg.ConfigurableResource):
     """The pipeline that the assets belong to.
 
     Attributes:
-        config_path: A `pipeline.yaml`; empty: what `REACT_PIPELINE_CONFIG` names, else the one of this repository.
+        config_path: A `pipeline.yaml`; empty: what `REACT_PIPELINE_CONFIG` names, else `pipeline.yaml` here.
     """
 
     config_path: str = ""
@@ -32,7 +31,7 @@ class ProjectResource(dg.ConfigurableResource):
         Raises:
             ConfigError: If the file is missing or wrong.
         """
-        return Project.load(self.config_path or os.environ.get(CONFIG_VARIABLE) or REPOSITORY / "pipeline.yaml")
+        return Project.load(self.config_path)
 
 
 class TrackingResource(dg.ConfigurableResource):

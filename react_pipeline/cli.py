@@ -7,6 +7,7 @@ build something drive the Dagster assets, as the UI does. Only the command line 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from react_pipeline.commands.command_line import Config, console, load_project, repository
+from react_pipeline.commands.command_line import Config, console, load_project
 from react_pipeline.commands.domains import domains_app
 from react_pipeline.commands.elevater import elevater_app
 from react_pipeline.commands.models import models_app
@@ -26,6 +27,8 @@ from react_pipeline.commands.terminal import log_to_terminal, plain_rows, print_
 from react_pipeline.config_files import load_domains
 from react_pipeline.errors import InputError, ReactError
 from react_pipeline.lineage import Project
+from react_pipeline.project import CONFIG_VARIABLE
+from react_pipeline.project_template import write_demo_project
 from react_pipeline.settings.training import METHODS
 
 if TYPE_CHECKING:
@@ -62,9 +65,12 @@ def demo(
 ) -> None:
     """Run everything on a small real corpus made of installed packages: three domains, base, customized and control.
 
-    A second time nothing is computed again. Killed in between, it goes on where it was.
+    A folder that has no pipeline.yaml gets the demo's. A second time nothing is computed again. Killed in between, it
+    goes on where it was.
     """
-    project = load_project(config or repository() / "pipeline.yaml")
+    if config is None and not os.environ.get(CONFIG_VARIABLE) and write_demo_project(Path.cwd()):
+        console.print(f"wrote pipeline.yaml and domains/ to {Path.cwd()}", markup=False, soft_wrap=True)
+    project = load_project(config)
     if project.config.corpus.kind != "demo":
         raise InputError(f"{project.path}: corpus.kind is {project.config.corpus.kind!r}, the demo needs `demo`")
     failed = _materialize(project, "*", DEMO_DOMAINS, METHODS if all_methods else DEMO_METHODS)
@@ -87,7 +93,6 @@ def materialize(
 ) -> None:
     """Build assets: the same ones, with the same checks and runs, as from the Dagster UI."""
     project = load_project(config)
-    repository()
     raise typer.Exit(_materialize(project, select, domain or (), method or METHODS))
 
 
@@ -169,7 +174,7 @@ def ui(
     project = load_project(config)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console.print("starting; this takes up to a minute ...")
-    with serve(project, repository(), dagster_port, mlflow_port) as servers:
+    with serve(project, dagster_port, mlflow_port) as servers:
         for server in servers:
             console.print(f"{server.name:8} {server.page or server.url}", soft_wrap=True)
         if not any(server.name == "mlflow" for server in servers):
@@ -205,11 +210,7 @@ def doctor(config: Config = None) -> None:
     """What this machine and this project have, what is missing, and how to get it."""
     from react_pipeline.commands.doctor import diagnose
 
-    try:
-        located: Path | None = repository()
-    except InputError:
-        located = None
-    findings = diagnose(config, located)
+    findings = diagnose(config)
     print_table(["", "", "", "what to do"], [[f.what, f.state, f.detail, f.remedy] for f in findings])
     raise typer.Exit(1 if any(finding.state == "missing" for finding in findings) else 0)
 

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from react_pipeline.durable import write_atomically
 from react_pipeline.errors import InputError
+from react_pipeline.project_template import DAGSTER_SETTINGS
 
 HOME_VARIABLE = "DAGSTER_HOME"
 SETTINGS_FILE = "dagster.yaml"
@@ -25,26 +26,26 @@ LOCK_FILE = "ui.lock"
 """Locked while the user interfaces run; says in JSON where they answer."""
 
 
-def locate_home(repository: Path | None) -> Path | None:
-    """Where the Dagster home is, absolute: `DAGSTER_HOME`, else the repository's own; None without either."""
+def locate_home(project_folder: Path) -> Path:
+    """Where the Dagster home is, absolute: `DAGSTER_HOME`, else `dagster_home` beside the project's `pipeline.yaml`."""
     if named := os.environ.get(HOME_VARIABLE):
         # Dagster refuses a relative one; it is meant from the folder in which the command runs.
         return Path(named).expanduser().absolute()
-    return None if repository is None else repository / "dagster_home"
+    return project_folder / "dagster_home"
 
 
-def prepare_home(repository: Path) -> Path:
-    """The Dagster home, made if it is missing, with the repository's `dagster.yaml` unless it has one of its own.
+def prepare_home(project_folder: Path) -> Path:
+    """The Dagster home, made if it is missing, with the package's `dagster.yaml` unless it has one of its own.
 
     Raises:
         InputError: If it cannot be written.
     """
-    home = locate_home(repository) or repository / "dagster_home"
+    home = locate_home(project_folder)
     settings = home / SETTINGS_FILE
     try:
         home.mkdir(parents=True, exist_ok=True)
         if not settings.exists():
-            write_atomically(settings, (repository / "dagster_home" / SETTINGS_FILE).read_text(encoding="utf-8"))
+            write_atomically(settings, DAGSTER_SETTINGS.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{HOME_VARIABLE} {home}: {error.strerror}; let it name a folder of yours") from error
     return home

@@ -1,4 +1,4 @@
-"""What the commands share: the `--config` option, the console, finding the project and its repository."""
+"""What the commands share: the `--config` option, the console, finding the project."""
 
 from __future__ import annotations
 
@@ -30,19 +30,5 @@ def load_project(config: Path | None) -> Project:
     except ConfigError as error:
         path = error.problems[0].file
         if not path.exists():
-            raise InputError(f"{path}: no such file; run where your pipeline.yaml lies, or give --config") from error
+            raise InputError(f"{path}: no such file; run where your pipeline.yaml is, or give --config") from error
         raise
-
-
-def repository() -> Path:
-    """The folder of `workspace.yaml` and `dagster_home`."""
-    try:
-        import assets
-    except ImportError as error:
-        raise InputError(
-            "the package `assets` is missing: work in a clone, installed with `pip install -e .`"
-        ) from error
-    directory = Path(next(iter(assets.__path__))).resolve().parent
-    if not (directory / "workspace.yaml").is_file():
-        raise InputError(f"{directory}: no workspace.yaml; work in a clone, installed with `pip install -e .`")
-    return directory

@@ -24,6 +24,7 @@ from react_pipeline.config_files import load_domains
 from react_pipeline.dagster_home import HOME_VARIABLE, SETTINGS_FILE, locate_home, ui_addresses
 from react_pipeline.errors import InputError, ReactError
 from react_pipeline.lineage import Project
+from react_pipeline.project import CONFIG_VARIABLE
 from react_pipeline.tracking import Tracking
 from react_pipeline.tracking.notes import DAGSTER_VARIABLE, MLFLOW_VARIABLE, dagster_url, mlflow_url
 from react_pipeline.tracking.registry import Registry
@@ -48,22 +49,23 @@ class Finding:
     remedy: str = ""
 
 
-def diagnose(config_path: Path | None, repository: Path | None) -> list[Finding]:
+def diagnose(config_path: Path | None) -> list[Finding]:
     """Look at everything; never raises for what it finds.
 
     Args:
         config_path: The `pipeline.yaml`; None: as `Project.load`.
-        repository: Where `workspace.yaml` lies; None if the assets are not installed.
     """
     findings = [Finding("python", "ok", platform.python_version()), *_packages(), _device(), _precision()]
     try:
         project = Project.load(config_path)
     except ReactError as error:
-        return [*findings, Finding("pipeline.yaml", "missing", str(error), "mend the file, or give another: --config")]
+        if config_path is None and not os.environ.get(CONFIG_VARIABLE) and not Path("pipeline.yaml").exists():
+            remedy = "`react-pipeline demo` writes one; or run in the folder of yours, or give --config"
+            return [*findings, Finding("pipeline.yaml", "note", f"none in {Path.cwd()}", remedy)]
+        return [*findings, Finding("pipeline.yaml", "missing", str(error), "fix the file, or give another: --config")]
     findings.append(Finding("pipeline.yaml", "ok", str(project.path)))
-    looked = [*_inputs(project), *_store(project), _tracking(project), _automation(project), _dagster(repository)]
-    home = locate_home(repository)
-    urls = UI_URLS | (ui_addresses(home) if home else {})
+    looked = [*_inputs(project), *_store(project), _tracking(project), _automation(project), _dagster_home(project)]
+    urls = UI_URLS | ui_addresses(locate_home(project.path.parent))
     return [*findings, *looked, _dagster_server(project, urls["dagster"]), *_mlflow_server(project, urls["mlflow"])]
 
 
@@ -72,7 +74,7 @@ def _packages() -> Iterator[Finding]:
         try:
             yield Finding(name, "ok", metadata.version(name))
         except metadata.PackageNotFoundError:
-            yield Finding(name, "missing", "not installed", f"pip install -c constraints.txt {name}")
+            yield Finding(name, "missing", "not installed", "pip install react-pipeline")
 
 
 def _device() -> Finding:
@@ -105,7 +107,7 @@ def _inputs(project: Project) -> Iterator[Finding]:
     if "demo" in (corpus.kind, encoder.model):
         absent = _absent_demo_packages()
         state, detail = ("missing", f"not installed: {', '.join(absent)}") if absent else ("ok", "all packages there")
-        yield Finding("demo", state, detail, "pip install -c constraints.txt '.[demo]'" if absent else "")
+        yield Finding("demo", state, detail, "pip install 'react-pipeline[demo]'" if absent else "")
     try:
         yield from _corpus(corpus)
     except ReactError as error:
@@ -251,14 +253,9 @@ def _silent(what: str, address: str, error: OSError, variable: str, *, wanted: b
     return Finding(what, "note", f"{address}: {error}", "react-pipeline ui, or correct its address")
 
 
-def _dagster(repository: Path | None) -> Finding:
-    if repository is None or not (repository / "workspace.yaml").is_file():
-        remedy = "work in a clone of the repository, installed with `pip install -e .`"
-        return Finding("assets", "missing", "the Dagster code location is not here", remedy)
-    home = locate_home(repository)
-    detail = f"{repository}, {HOME_VARIABLE} {home}"
-    if home is None or (home / SETTINGS_FILE).is_file():
-        return Finding("assets", "ok", detail)
-    lacks = f"{detail} has no {SETTINGS_FILE}, so no limit of the pool, monitoring, retries or retention"
-    remedy = f"`react-pipeline ui` and `materialize` copy {repository / 'dagster_home' / SETTINGS_FILE} there"
-    return Finding("assets", "note", lacks, remedy)
+def _dagster_home(project: Project) -> Finding:
+    home = locate_home(project.path.parent)
+    if (home / SETTINGS_FILE).is_file() or not (home.exists() or os.environ.get(HOME_VARIABLE)):
+        return Finding("dagster home", "ok", str(home))
+    lacks = f"{home} has no {SETTINGS_FILE}, so no limit of the pool, monitoring, retries or retention"
+    return Finding("dagster home", "note", lacks, "`react-pipeline ui` and `materialize` write it")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from react_pipeline.commands.command_line import Config, console, load_project, repository
+from react_pipeline.commands.command_line import Config, console, load_project
 from react_pipeline.commands.domain_files import add_domain_file, problems_beside
 from react_pipeline.commands.terminal import print_table, printable
 from react_pipeline.config_files import load_domain, load_domains, misnamed
@@ -60,10 +60,9 @@ def add_domain(file: Annotated[Path, typer.Argument(help="A YAML named <slug>.ya
     missing = domain.evaluation.path if domain.evaluation else None
     if missing is not None and not missing.exists():
         typer.echo(f"note: {missing} is not there; results will be `unavailable`", err=True)
-    repository()
     from assets.launch import open_instance
     from assets.partitions import DOMAINS
 
-    with open_instance() as instance:
+    with open_instance(project) as instance:
         instance.add_dynamic_partitions(DOMAINS, [domain.slug])
     console.print(f"{target}: {len(domain.classes)} classes; next: react-pipeline materialize --domain {domain.slug}")

@@ -25,6 +25,7 @@ from pathlib import Path
 from react_pipeline.dagster_home import HOME_VARIABLE, locked_for_ui, prepare_home, tell_addresses
 from react_pipeline.errors import InputError, ReactError
 from react_pipeline.project import CONFIG_VARIABLE, Project
+from react_pipeline.project_template import WORKSPACE
 from react_pipeline.tracking import Tracking
 from react_pipeline.tracking.notes import DAGSTER_VARIABLE, MLFLOW_VARIABLE
 
@@ -68,7 +69,7 @@ class Server:
 
 
 @contextmanager
-def serve(project: Project, repository: Path, dagster_port: int, mlflow_port: int) -> Iterator[list[Server]]:
+def serve(project: Project, dagster_port: int, mlflow_port: int) -> Iterator[list[Server]]:
     """Start both user interfaces and stop them on leaving; MLflow's only if the tracking URI is a local database.
 
     Raises:
@@ -76,8 +77,9 @@ def serve(project: Project, repository: Path, dagster_port: int, mlflow_port: in
         ReactError: If one ends, or does not answer within `START_SECONDS`.
     """
     tracking = Tracking.of(project)
-    home = prepare_home(repository)
-    dagster = ["-m", "dagster", "dev", "-w", "workspace.yaml", "-h", HOST, "-p", str(dagster_port)]
+    folder = project.path.parent
+    home = prepare_home(folder)
+    dagster = ["-m", "dagster", "dev", "-w", str(WORKSPACE), "-h", HOST, "-p", str(dagster_port)]
     commands: dict[str, tuple[int, Sequence[str]]] = {"dagster": (dagster_port, dagster)}
     pages = {}
     with locked_for_ui(home) as lock:
@@ -106,7 +108,7 @@ def serve(project: Project, repository: Path, dagster_port: int, mlflow_port: in
                 log.write_bytes(b"")
                 # Dagster's daemon is what must not run twice: it holds the lock with us, and on if we are killed.
                 held = (lock.fileno(),) if name == "dagster" else ()
-                start = partial(_spawn, arguments, log, repository, environment, held)
+                start = partial(_spawn, arguments, log, folder, environment, held)
                 servers.append(Server(name, addresses[name], start(), log, pages.get(name, ""), start))
                 if name == "dagster":
                     tell_addresses(lock, addresses, servers[-1].process.pid)

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from react_pipeline.commands.command_line import Config, console, load_project, repository
+from react_pipeline.commands.command_line import Config, console, load_project
 from react_pipeline.commands.terminal import print_table
 from react_pipeline.config_files import misnamed
-from react_pipeline.errors import InputError
 from react_pipeline.lineage import ALL, Project
 
 if TYPE_CHECKING:
@@ -72,15 +71,10 @@ def _look(project: Project, slugs: Sequence[str]) -> tuple[Survey, Runs]:
     runs, found = Runs(), survey(project, slugs)
     if not found.tasks:
         return found, runs
-    try:
-        repository()
-    except InputError as error:
-        runs.unseen = str(error)
-        return found, runs
     from assets.attempts import failures, instance_with_runs
 
     try:
-        with instance_with_runs() as instance:
+        with instance_with_runs(project) as instance:
             if instance is None:
                 runs.unseen = "there are no runs here; set DAGSTER_HOME to the home of your Dagster, if it is another"
             while instance is not None:

@@ -72,5 +72,5 @@ def installed_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             missing.append(package)
     if missing:
-        raise InputError(f"the demo needs {', '.join(missing)}: pip install -c constraints.txt '.[demo]'")
+        raise InputError(f"the demo needs {', '.join(missing)}: pip install 'react-pipeline[demo]'")
     return versions

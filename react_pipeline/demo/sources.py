@@ -86,7 +86,7 @@ def package(module: str, distribution: str) -> Path:
     """
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"the demo needs the package {distribution}: pip install -c constraints.txt '.[demo]'")
+        raise InputError(f"the demo needs the package {distribution}: pip install 'react-pipeline[demo]'")
     return Path(spec.submodule_search_locations[0])
 
 

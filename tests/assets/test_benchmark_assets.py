@@ -43,7 +43,7 @@ def launched(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, dr
     with dagster_home(directory / "home"):
         first = materialize("*", ["shapes"], METHODS, project.path)
         second = materialize("group:benchmark", ["shapes"], METHODS, project.path)
-        with open_instance() as instance:
+        with open_instance(project) as instance:
             yield Launched(project, first, second, instance)
 
 

@@ -38,16 +38,16 @@ def launched(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, dr
     with dagster_home(directory / "home"):
         first = materialize("*", ["shapes"], METHODS, project.path)
         second = materialize("*", ["shapes"], METHODS, project.path)
-        with open_instance() as instance:
+        with open_instance(project) as instance:
             yield Launched(project, first, second, instance)
 
 
-def test_a_fresh_relative_home_is_used_with_the_settings_of_this_repository(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_fresh_relative_home_is_used_with_the_settings_of_the_package(
+    tiny_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DAGSTER_HOME", "fresh/home")
-    with open_instance() as instance:
+    with open_instance(tiny_project) as instance:
         assert instance.root_directory == str(tmp_path / "fresh" / "home")
         assert instance.run_monitoring_enabled
         assert instance.run_retries_enabled
@@ -204,7 +204,7 @@ def test_tracking_that_is_down_fails_no_run(indexed_project: Project, tmp_path: 
     with dagster_home(tmp_path / "home"):
         summary = materialize("evaluation_set", ["shapes"], ["base"], indexed_project.path)
         assert not summary.failures
-        with open_instance() as instance:
+        with open_instance(indexed_project) as instance:
             event = instance.get_latest_materialization_event(dg.AssetKey("evaluation_set"))
     assert event and event.asset_materialization
     assert "will be logged at the next run" in str(event.asset_materialization.metadata["mlflow"].value)

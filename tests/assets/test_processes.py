@@ -140,7 +140,7 @@ def test_training_in_the_assets_own_process_is_streamed_and_finished(
     project = prepare()
     with dagster_home(tmp_path / "home"):
         summary = materialize("customized_checkpoint", ["shapes"], [METHOD], project.path)
-        with open_instance() as instance:
+        with open_instance(project) as instance:
             told = messages(instance, summary.run_ids[0])
     assert not summary.failures
     assert any("training shapes/gated-image: from the start" in line for line in told)
@@ -162,7 +162,7 @@ def test_two_processes_train_and_their_failure_is_told_in_the_words_of_the_libra
         summary = materialize("customized_checkpoint", ["shapes"], [METHOD], project.path)
         assert not summary.failures
         assert (summary.built, summary.reused) == (1, 0)
-        with open_instance() as instance:
+        with open_instance(project) as instance:
             told = messages(instance, summary.run_ids[0])
             records = instance.fetch_materializations(
                 dg.AssetRecordsFilter(

@@ -14,33 +14,32 @@ REPOSITORY = Path(__file__).parents[2]
 ADDRESSES = {"dagster": "http://127.0.0.1:3100", "mlflow": "http://127.0.0.1:5100"}
 
 
-def test_a_relative_home_is_made_absolute_and_gets_the_settings_of_the_repository(
+def test_a_relative_home_is_made_absolute_and_gets_the_settings_of_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DAGSTER_HOME", "new/home")
-    assert prepare_home(REPOSITORY) == tmp_path / "new" / "home"
+    assert prepare_home(Path("elsewhere")) == tmp_path / "new" / "home"
     settings = tmp_path / "new" / "home" / "dagster.yaml"
     assert settings.read_text() == (REPOSITORY / "dagster_home" / "dagster.yaml").read_text()
     settings.write_text("telemetry: {enabled: false}")
-    prepare_home(REPOSITORY)
+    prepare_home(Path("elsewhere"))
     assert settings.read_text() == "telemetry: {enabled: false}"  # a home's own settings stay
 
 
-def test_without_a_name_the_home_is_the_repository_s(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_name_the_home_is_beside_pipeline_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
     for value in (None, ""):
         monkeypatch.delenv("DAGSTER_HOME", raising=False)
         if value is not None:
             monkeypatch.setenv("DAGSTER_HOME", value)
-        assert locate_home(REPOSITORY) == REPOSITORY / "dagster_home"
-        assert locate_home(None) is None
+        assert locate_home(Path("/project")) == Path("/project/dagster_home")
 
 
 def test_a_home_that_cannot_be_made_takes_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "file" / "home"))
     with pytest.raises(InputError, match="DAGSTER_HOME .*Not a directory; let it name a folder of yours"):
-        prepare_home(REPOSITORY)
+        prepare_home(Path("elsewhere"))
 
 
 def test_a_second_ui_over_a_home_is_told_where_the_first_answers_and_how_to_end_it(tmp_path: Path) -> None:

@@ -18,8 +18,6 @@ from react_pipeline.dagster_home import locked_for_ui, tell_addresses
 from react_pipeline.lineage import Project
 from react_pipeline.tracking.notes import DAGSTER_VARIABLE, MLFLOW_VARIABLE
 
-REPOSITORY = Path(__file__).parents[2]
-
 
 @contextmanager
 def answering(body: bytes, status: int = 200) -> Iterator[str]:
@@ -58,7 +56,7 @@ def health(*, healthy: bool) -> bytes:
 def finding(tiny_project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Finding]:
     def find(what: str, variable: str, address: str) -> Finding:
         monkeypatch.setenv(variable, address)
-        return next(entry for entry in diagnose(tiny_project.path, None) if entry.what == what)
+        return next(entry for entry in diagnose(tiny_project.path) if entry.what == what)
 
     return find
 
@@ -95,7 +93,7 @@ def test_what_ui_runs_over_this_home_is_asked_wherever_it_answers(
         locked_for_ui(tmp_path) as lock,
     ):
         tell_addresses(lock, {"dagster": dagster, "mlflow": mlflow})
-        told = {entry.what: entry.detail for entry in diagnose(tiny_project.path, None)}
+        told = {entry.what: entry.detail for entry in diagnose(tiny_project.path)}
     assert told["dagster server"] == f"{dagster} answers, and its daemon ticks"
     assert told["mlflow server"] == f"{mlflow} answers"
 
@@ -112,11 +110,11 @@ def test_a_home_without_settings_is_a_note_and_left_alone(
 ) -> None:
     home = tmp_path / "fresh"
     monkeypatch.setenv("DAGSTER_HOME", str(home))
-    told = [entry for entry in diagnose(tiny_project.path, REPOSITORY) if entry.what == "assets"]
+    told = [entry for entry in diagnose(tiny_project.path) if entry.what == "dagster home"]
     assert told[0].state == "note" and f"{home} has no dagster.yaml" in told[0].detail
     assert not home.exists()
     monkeypatch.delenv("DAGSTER_HOME")
-    told = [entry for entry in diagnose(tiny_project.path, REPOSITORY) if entry.what == "assets"]
+    told = [entry for entry in diagnose(tiny_project.path) if entry.what == "dagster home"]
     assert told[0].state == "ok"
 
 

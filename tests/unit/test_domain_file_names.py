@@ -59,7 +59,7 @@ def test_a_file_with_another_ending_is_told_by_everything_that_reads_domains(
         context = dg.build_sensor_context(instance=instance)
         tick = domain_files(context, project=ProjectResource(config_path=str(project.path)))
         assert told in tick.skip_reason.skip_message
-    assert told in [finding.detail for finding in diagnose(project.path, None)]
+    assert told in [finding.detail for finding in diagnose(project.path)]
     code, _, error = run("domains", "validate")
     assert code == 2 and told in error
     code, out, _ = run("status")
