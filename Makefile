@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow test-operations test-gpu lint check-definitions ui clean
+.PHONY: help install demo test test-slow test-operations test-gpu docs lint check-definitions ui clean
 
 help:
 	@sed -n 's/^# //p; s/^\([a-z-]*\):.*## /  make \1  /p' Makefile
@@ -15,7 +15,7 @@ install: $(STAMP) ## make the environment in .venv
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v not in ((3, 11), (3, 12)) and "Python 3.11 or 3.12 is needed, found %d.%d; set PYTHON=/path/to/python3.11" % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,docs]'
 	@touch $@
 
 demo: install ## retrieve, customize and evaluate three domains, then print the table
@@ -35,6 +35,9 @@ test-operations: install ## servers, daemon and browser: a part of test-slow tha
 
 test-gpu: install ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+docs: install ## the documentation site, in build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 lint: install ## mend style in place
 	$(BIN)/ruff check --fix .

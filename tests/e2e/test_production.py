@@ -126,9 +126,13 @@ def test_files_that_compose_mounts_or_builds_from_are_there() -> None:
         assert set(service.get("depends_on", [])) <= set(compose["services"])
         # Nothing but the proxy, which asks for a password, is reachable from outside.
         assert ("ports" in service) == (name == "proxy")
-    dockerfile = (PRODUCTION / "Dockerfile").read_text()
-    copied = [part for line in re.findall(r"^COPY (.+)$", dockerfile, re.MULTILINE) for part in line.split()[:-1]]
-    assert copied and all((REPOSITORY / part).exists() for part in copied)
+    build = compose["x-dagster"]["build"]
+    dockerfile = ((PRODUCTION / build["context"]).resolve() / "Dockerfile").read_text()
+    assert f"AS {build['target']}\n" in dockerfile
+    copied = re.findall(r"^!(.+)$", (REPOSITORY / ".dockerignore").read_text(), re.MULTILINE)
+    assert all(list(REPOSITORY.glob(part)) for part in copied)
+    read_in_the_image = re.findall(r"/opt/react/(\S+)", dockerfile)
+    assert read_in_the_image and all(any(Path(part).match(kept) for kept in copied) for part in read_in_the_image)
 
 
 def test_networks_and_volumes_of_the_launcher_are_those_that_compose_makes() -> None:
@@ -139,7 +143,7 @@ def test_networks_and_volumes_of_the_launcher_are_those_that_compose_makes() -> 
     assert volume.split(":")[0] in {f"{compose['name']}_{name}" for name in compose["volumes"]}
     # What a run is given by name must be in the environment of who starts it.
     environment = compose["services"]["react-code"]["environment"]
-    dockerfile = (PRODUCTION / "Dockerfile").read_text()
+    dockerfile = (REPOSITORY / "Dockerfile").read_text()
     assert all(name in environment or f"{name}=" in dockerfile for name in config["env_vars"])
     assert {"REACT_DAGSTER_URL", "REACT_MLFLOW_URL"} <= set(config["env_vars"])
 

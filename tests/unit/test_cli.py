@@ -12,6 +12,7 @@ import yaml
 from support_launch import dagster_home
 
 from react_pipeline.cli import main
+from react_pipeline.config_files import load_pipeline
 from react_pipeline.lineage import Project
 
 Run = tuple[int, str, str]
@@ -64,6 +65,30 @@ def test_folder_with_no_pipeline_file_is_told_so(run) -> None:
     code, _, told = run("results")
     assert code == 2
     assert "give --config" in told
+
+
+def test_the_demo_makes_an_empty_folder_its_project_and_keeps_what_is_there(run, tmp_path: Path) -> None:
+    kept = tmp_path / "domains" / "animals.yaml"
+    kept.parent.mkdir()
+    kept.write_text("classes: []\n")  # wrong, so that nothing is built
+    code, out, told = run("demo")
+    assert code == 2 and "animals.yaml" in told
+    assert str(tmp_path) in out.replace("\n", "")
+    assert kept.read_text() == "classes: []\n"
+    assert {path.name for path in kept.parent.iterdir()} == {"animals.yaml", "food.yaml", "travel.yaml"}
+    assert load_pipeline(tmp_path / "pipeline.yaml").corpus.kind == "demo"
+
+
+def test_a_demo_in_a_folder_that_cannot_be_written_takes_one_line(run, tmp_path: Path) -> None:
+    (tmp_path / "domains").write_text("")
+    code, _, told = run("demo")
+    assert code == 2 and "a folder of your own" in told
+    assert not (tmp_path / "pipeline.yaml").exists()
+
+
+def test_doctor_in_an_empty_folder_finds_nothing_missing(run) -> None:
+    code, out, _ = run("doctor")
+    assert code == 0 and "react-pipeline demo" in out
 
 
 def test_every_problem_of_a_configuration_has_its_line(tiny_project: Project, run) -> None:

@@ -1,0 +1,27 @@
+# The demo as a container; what it builds stays in the volume:
+#   docker build -t react-pipeline-demo . && docker run --rm -v react:/data react-pipeline-demo
+# All parts of Dagster for a server (dagster_home/production/compose.yaml): add --target production.
+# For a GPU give the torch wheels for it: --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126
+FROM python:3.11-slim AS package
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN pip install --no-cache-dir --index-url "${TORCH_INDEX}" "torch>=2.6,<3" "torchvision>=0.21,<1"
+WORKDIR /opt/react
+COPY . .
+RUN pip install --no-cache-dir -c constraints.txt .
+# The store, the configuration and the domains are mounted; nothing of them is in the image.
+RUN useradd --create-home react && mkdir -p /data /opt/dagster && chown react /data /opt/dagster
+WORKDIR /data
+
+# Code server, webserver and daemon.
+FROM package AS production
+RUN pip install --no-cache-dir -c /opt/react/constraints.txt 'react-pipeline[production,s3]' \
+    && cat /opt/react/dagster_home/dagster.yaml /opt/react/dagster_home/production/storage.yaml > /opt/dagster/dagster.yaml \
+    && cp /opt/react/dagster_home/production/workspace.yaml /opt/dagster/workspace.yaml
+ENV DAGSTER_HOME=/opt/dagster DAGSTER_COMPUTE_LOGS=/data/logs REACT_PIPELINE_CONFIG=/data/pipeline.yaml
+USER react
+
+FROM package AS demo
+RUN pip install --no-cache-dir -c /opt/react/constraints.txt 'react-pipeline[demo]'
+USER react
+ENTRYPOINT ["react-pipeline"]
+CMD ["demo"]

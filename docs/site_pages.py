@@ -1,0 +1,34 @@
+"""MkDocs hook: the files of the repository's root that are pages of the site too.
+
+On the site the root and `docs/` are one folder, so links between the two lose one level; in the repository they are
+what they are.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT_FILES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "LICENSE", "CITATION.cff")
+
+_INTO_DOCS = re.compile(r"\]\(docs/")
+_OUT_OF_DOCS = re.compile(rf"\]\(\.\./((?:\.\./)*(?:{'|'.join(map(re.escape, ROOT_FILES))}))\b")
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the files of the root."""
+    root = Path(config.docs_dir).parent
+    for name in ROOT_FILES:
+        files.append(File.generated(config, name, abs_src_path=str(root / name)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Let links lead from the root into `docs/` and back."""
+    if page.file.src_uri in ROOT_FILES:
+        return _INTO_DOCS.sub("](", markdown)
+    return _OUT_OF_DOCS.sub(r"](\1", markdown)

@@ -1,0 +1,90 @@
+"""What is built from the sources: a wheel that works where there is no clone, and a complete source distribution."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source distribution, and the wheel that was built from it."""
+    folder = tmp_path_factory.mktemp("built")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(REPOSITORY)]
+    subprocess.run(command, check=True, capture_output=True, cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def installed(built: Path) -> Path:
+    """A fresh environment with the wheel; its dependencies are those of the environment that runs the tests."""
+    folder = built / "environment"
+    venv.create(folder)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    # Links among these folders, such as an editable installation's, are not followed from here.
+    (packages / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    (wheel,) = built.glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python")]
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", str(wheel)], check=True, capture_output=True)
+    return folder
+
+
+def test_distributions_hold_licence_documentation_and_the_demo_s_project(built: Path) -> None:
+    (source,), (wheel,) = built.glob("*.tar.gz"), built.glob("*.whl")
+    with tarfile.open(source) as archive:
+        assert not any(member.issym() for member in archive.getmembers())
+        found = {member.name.partition("/")[2] for member in archive.getmembers()}
+    assert {"LICENSE", "NOTICE", "CHANGELOG.md", "CITATION.cff", "constraints.txt", "mkdocs.yml"} <= found
+    assert {"docs/demo.md", "docs/images/demo.png", "dagster_home/production/compose.yaml"} <= found
+    assert {"pipeline.yaml", "domains/animals.yaml", "tests/conftest.py"} <= found
+    with zipfile.ZipFile(wheel) as archive:
+        for name in ("pipeline.yaml", "domains/food.yaml", "workspace.yaml"):
+            assert archive.read(f"react_pipeline/project_template/{name}") == (REPOSITORY / name).read_bytes()
+        settings = archive.read("react_pipeline/project_template/dagster.yaml")
+        assert settings == (REPOSITORY / "dagster_home" / "dagster.yaml").read_bytes()
+        names = {name.partition("/")[2] for name in archive.namelist()}
+    assert {"licenses/LICENSE", "licenses/NOTICE", "py.typed", "elevater/data/layouts.json"} <= names
+
+
+def test_the_wheel_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("DAGSTER_HOME", "PYTHONPATH", "REACT_PIPELINE_CONFIG")
+    }
+
+    def run(*arguments: str) -> str:
+        command = [str(installed / "bin" / arguments[0]), *arguments[1:]]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def installed_files() -> set[Path]:
+        return {path for path in installed.rglob("*") if "__pycache__" not in path.parts}
+
+    before = installed_files()
+    import_both = "import assets, react_pipeline; print(assets.__file__, react_pipeline.__file__)"
+    assert run("python", "-c", import_both).count(str(installed)) == 2
+    assert "materialize" in run("react-pipeline", "--help")
+    assert "react-pipeline demo" in run("react-pipeline", "doctor")
+    # As `demo` begins; all of it takes minutes.
+    write = "from pathlib import Path; from react_pipeline.project_template import write_demo_project as write"
+    run("python", "-c", f"{write}; write(Path.cwd())")
+    assert "animals, food, travel" in run("react-pipeline", "doctor")
+    out = run("react-pipeline", "materialize", "--select", "evaluation_set", "--domain", "animals")
+    assert "1 built" in out
+    assert "1 as before" in run("react-pipeline", "materialize", "--select", "evaluation_set", "--domain", "animals")
+    assert {path.name for path in tmp_path.iterdir()} == {".react", "dagster_home", "domains", "pipeline.yaml"}
+    assert (tmp_path / "dagster_home" / "dagster.yaml").is_file()
+    assert installed_files() == before
