@@ -5,20 +5,22 @@ from __future__ import annotations
 import re
 import runpy
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 import typer
+import yaml
 from pydantic import BaseModel
 
-from react_pipeline import config
+from react_pipeline import __version__, config
 from react_pipeline.cli import app
 from react_pipeline.config_files import load_domain, load_pipeline
 from react_pipeline.retrieval.labels import read_folder
 from react_pipeline.settings import training as training_config
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 SECTIONS = (
     config.CorpusConfig,
     config.EncoderConfig,
@@ -61,6 +63,12 @@ def test_every_command_line_is_one_that_the_command_line_takes(page: Path) -> No
             name, command, words = command.resolve_command(context, words)
             if not hasattr(command, "resolve_command"):
                 command.make_context(name, words, parent=context)  # raises at an unknown option or a missing argument
+
+
+def test_the_citation_names_this_version_and_its_licence() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == __version__
+    assert citation["license"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"]
 
 
 def test_the_files_of_the_tutorial_fit_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
