@@ -99,5 +99,5 @@ def test_vectors_of_half_precision_agree_with_full_ones(make_project: Make, half
 
 
 def test_doctor_reports_what_auto_is_here(tiny_project: Project) -> None:
-    found = next(finding for finding in diagnose(tiny_project.path, None) if finding.what == "precision")
+    found = next(finding for finding in diagnose(tiny_project.path) if finding.what == "precision")
     assert f"auto is {choose_precision('auto', 'cpu')}" in found.detail
