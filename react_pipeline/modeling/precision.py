@@ -24,8 +24,9 @@ MIN_SPEEDUP = 1.2
 """Over fp32, from which `auto` takes bf16 on a CPU. With instructions for it 2 to 10 were measured, without 0.01."""
 
 PROBE_ROWS, PROBE_WIDTH = 64, 512
-PROBE_REPEATS = 10
-PROBE_SECONDS = 0.05
+PROBE_ROUNDS = 20
+"""Products of each kind, in turns, of which the fastest counts: on a busy processor most of them wait for others."""
+PROBE_SECONDS = 0.5
 """A slow product is not repeated beyond this time. One product takes 0.03 s at 1 GFLOP/s."""
 
 BF16_CAPABILITY, FP16_CAPABILITY = (8, 0), (7, 0)
@@ -60,19 +61,20 @@ def choose_precision(wanted: str, device: str, field: str = "precision") -> str:
 @functools.cache
 def speedup(precision: str, device: str) -> float:
     """How many times faster than in fp32 a matrix product is in a precision, measured once per process."""
-    return _seconds(torch.float32, device) / _seconds(DTYPES[precision], device)
-
-
-def _seconds(dtype: torch.dtype, device: str) -> float:
-    left = torch.ones(PROBE_ROWS, PROBE_WIDTH, dtype=dtype, device=device)
-    right = torch.ones(PROBE_WIDTH, PROBE_WIDTH, dtype=dtype, device=device)
+    operands = {
+        name: (
+            torch.ones(PROBE_ROWS, PROBE_WIDTH, dtype=DTYPES[name], device=device),
+            torch.ones(PROBE_WIDTH, PROBE_WIDTH, dtype=DTYPES[name], device=device),
+        )
+        for name in ("fp32", precision)
+    }
+    best = {name: _timed(*pair) for name, pair in operands.items()}  # the first product also chooses its kernel
     began = time.perf_counter()
-    best = _timed(left, right)  # the first product also chooses its kernel
-    for repeat in range(PROBE_REPEATS):
+    for repeat in range(PROBE_ROUNDS):
         if repeat and time.perf_counter() - began > PROBE_SECONDS:
             break
-        best = min(best, _timed(left, right))
-    return best
+        best = {name: min(best[name], _timed(*pair)) for name, pair in operands.items()}
+    return best["fp32"] / best[precision]
 
 
 def _timed(left: Tensor, right: Tensor) -> float:
