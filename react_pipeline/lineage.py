@@ -41,7 +41,8 @@ def resolve(
     """
     row = STAGES[stage]
     if parents is None:
-        parents = {name: fresh(project, name, parent_key) for name, parent_key in row.parents(key).items()}
+        found: dict[tuple[str, str], Artifact] = {}
+        parents = {name: _fresh(project, name, parent_key, found) for name, parent_key in row.parents(key).items()}
     return Inputs(stage, key, row.config(project, key), parents, row.code_version, content)
 
 
@@ -55,6 +56,13 @@ def fresh(project: Project, stage: str, key: str = ALL) -> Artifact:
         StaleArtifact: Naming the asset to rematerialize and what changed.
         CorruptArtifact: If its bytes differ from its manifest.
     """
+    return _fresh(project, stage, key, {})
+
+
+def _fresh(project: Project, stage: str, key: str, found: dict[tuple[str, str], Artifact]) -> Artifact:
+    """As `fresh`; `found` holds what this look has verified already: most stages share their ancestors."""
+    if (stage, key) in found:
+        return found[stage, key]
     row = STAGES[stage]
     artifact = project.store.current(stage, key)
     where = f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}"
@@ -67,12 +75,13 @@ def fresh(project: Project, stage: str, key: str = ALL) -> Artifact:
         told = f"{'another' if len(fields) == 1 else 'other'} {', '.join(f'`{name}`' for name in fields)}"
         raise StaleArtifact(f"{where} was built with {told}: rematerialize {where}")
     for name, parent_key in row.parents(key).items():
-        parent = fresh(project, name, parent_key)
+        parent = _fresh(project, name, parent_key, found)
         if artifact.parents.get(name) != parent.fingerprint:
             raise StaleArtifact(
                 f"{where} was built from `{name}` {artifact.parents.get(name)}, which is now {parent.fingerprint}: "
                 f"rematerialize {where}"
             )
+    found[stage, key] = artifact
     return artifact
 
 
