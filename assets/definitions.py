@@ -3,6 +3,7 @@
 Belongs here: the list of what there is. Does not belong here: any asset, check, sensor or resource itself.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -12,7 +13,7 @@ from assets.conditions import condition_of
 from assets.resources import ProjectResource, TrackingResource
 
 
-def build_defs(**resource_overrides: Any) -> dg.Definitions:
+def build_defs(loggers: Mapping[str, dg.LoggerDefinition] | None = None, **resource_overrides: Any) -> dg.Definitions:
     """All definitions; `resource_overrides` replaces `project` or `tracking`, in tests or from the command line."""
     resources = {"project": ProjectResource(), "tracking": TrackingResource(), **resource_overrides}
     settings = automation.settings_of(resources["project"])
@@ -27,6 +28,7 @@ def build_defs(**resource_overrides: Any) -> dg.Definitions:
         # A process for each step and check would load torch and these definitions again and again.
         executor=dg.in_process_executor,
         resources=resources,
+        loggers=loggers,
     )
 
 

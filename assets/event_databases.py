@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
@@ -18,14 +19,15 @@ MAX_HELD = 8
 
 
 @contextmanager
-def held_open(home: Path) -> Iterator[None]:
-    """Hold the databases below a Dagster home open while the context lasts, and sync them at its end.
+def held_open(instance: dg.DagsterInstance) -> Iterator[None]:
+    """Hold the databases below the home of an instance open while the context lasts, and sync them at its end.
 
     Dagster opens a connection for each event, and closing the last one of a database moves its write-ahead log into it
     and waits for the disk, twice. One more connection that stays open spares that; `synchronous=NORMAL` spares waiting
     at each commit. A killed process loses nothing by it, and a power cut the last events at most, never the database.
     """
     held: OrderedDict[str, sqlite3.Connection] = OrderedDict()
+    home = Path(instance.root_directory).resolve()  # as SQLite names its files
 
     def hold(connection: Any, _record: Any) -> None:
         if not isinstance(connection, sqlite3.Connection):

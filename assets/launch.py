@@ -1,8 +1,9 @@
 """Launching: materialize assets from the command line, in one process, on the real Dagster instance.
 
-Belongs here: which runs a selection becomes, in which order, what happens after one fails. Does not belong here: what a
-killed launch leaves behind (`launch_locks`). Every run has its events, checks and metadata in the Dagster UI like one
-that was started there. One process for all of them imports torch and loads the definitions once.
+Belongs here: which runs a selection becomes, in which order, what happens after one fails. Does not belong here: what
+is up to date (`react_pipeline.upkeep`, `recorded`), what a killed launch leaves behind (`launch_locks`). Every run has
+its events, checks and metadata in the Dagster UI like one that was started there. One process for all of them imports
+torch and loads the definitions once.
 """
 
 import logging
@@ -16,30 +17,32 @@ import dagster as dg
 
 from assets.benchmark import GROUP as BENCHMARK
 from assets.definitions import build_defs
+from assets.event_databases import held_open
 from assets.launch_locks import LAUNCH_TAG, registered
 from assets.partitions import DOMAINS, domain_partitions, evaluation_partitions, partition_of, training_partitions
+from assets.recorded import Recorded
 from assets.reporting import INTERRUPTED
 from assets.resources import ProjectResource
+from assets.step_lines import CONSOLE, StepLines
 from react_pipeline.config_files import load_domains
 from react_pipeline.dagster_home import HOME_VARIABLE, prepare_home
-from react_pipeline.errors import InputError
-from react_pipeline.lineage import Project, method_key
+from react_pipeline.errors import InputError, ReactError
+from react_pipeline.lineage import ALL, Project, method_key
 from react_pipeline.settings.training import METHODS
 from react_pipeline.tracking import Tracking
 from react_pipeline.tracking.registry import Registry
+from react_pipeline.upkeep import up_to_date
 
 logger = logging.getLogger(__name__)
 
 COMPARED = {"comparison": "elevater_results", "benchmark_comparison": "benchmark_results"}
 """Assets that need whichever results of a domain there are, and these results."""
 
-AFTER_RESULTS = (*COMPARED, "promotion")
-"""Assets of a domain that come after all of its methods."""
+AFTER_RESULTS = (("comparison", "promotion"), ("benchmark_comparison",))
+"""Assets of a domain that come after all of its methods, by run: what goes wrong with the benchmark fails no other."""
 
 AFTER_DOMAINS = ("overview",)
 """Assets of no domain that come after all of them."""
-
-QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,11 @@ class Launch:
 
 @dataclass(frozen=True)
 class Event:
-    """What is told while a launch goes on: `state` is `started`, `done`, `failed` or `skipped`."""
+    """What is reported while a launch goes on.
+
+    `state` is `step` (`message` is a line about one asset: it begins, ends or is tried again), or what became of a run:
+    `done`, `failed` or `skipped`.
+    """
 
     launch: Launch
     state: str
@@ -68,7 +75,10 @@ class Event:
 
 @dataclass
 class Summary:
-    """What came of all runs; `run_ids` are Dagster's."""
+    """What came of all assets: `reused` are those that were as they should be, with a run or without.
+
+    `run_ids` are Dagster's.
+    """
 
     seconds: float = 0.0
     built: int = 0
@@ -95,7 +105,9 @@ def materialize(
     config_path: Path | str | None = None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Summary:
-    """Run a selection of assets; a failure stops what depends on it and nothing else.
+    """Run what is not up to date of a selection of assets; a failure stops what depends on it and nothing else.
+
+    An asset is up to date if its artifact is what would be built today and Dagster and MLflow show it as it is.
 
     Args:
         selection: Dagster's syntax, such as `+elevater_results` or `comparison`. `*` leaves the benchmark out unless
@@ -103,21 +115,23 @@ def materialize(
         domains: Slugs; none: every valid domain file.
         methods: Of `METHODS`.
         config_path: The `pipeline.yaml`; unset: as `Project.load`.
-        on_event: Called before and after each run.
+        on_event: Called when a step begins and ends, and after each run.
 
     Raises:
         InputError: If the selection, a domain or a method is wrong. Nothing has run then.
     """
     project = Project.load(config_path)
-    defs = build_defs(project=ProjectResource(config_path=str(project.path)))
+    lines = StepLines()
+    defs = build_defs({CONSOLE: lines.definition}, project=ProjectResource(config_path=str(project.path)))
     benchmark = project.config.elevater.root is not None or selection.strip() != "*"
     launches = plan(defs, selection, domains or _valid_domains(project), methods, benchmark=benchmark)
     for slug in {launch.key.split("/")[0] for launch in launches} - {""}:
         project.domain(slug)
     started = time.monotonic()
-    with open_instance(project) as instance, registered(instance) as launch_id:
+    with open_instance(project) as instance, held_open(instance), registered(instance) as launch_id:
         instance.add_dynamic_partitions(DOMAINS, sorted({entry.key.split("/")[0] for entry in launches} - {""}))
-        summary = _Runner(defs, instance, {LAUNCH_TAG: launch_id}, on_event).run(launches)
+        recorded = Recorded(instance, defs.resolve_asset_graph(), project)
+        summary = _Runner(defs, recorded, {LAUNCH_TAG: launch_id}, on_event, lines).run(launches)
     Tracking.of(project).log_pending(project, patient=True)
     Registry.of(project).apply_pending(project, patient=True)
     summary.seconds = time.monotonic() - started
@@ -151,8 +165,9 @@ def plan(
         definition: tuple(name for name in names if graph.get(dg.AssetKey(name)).partitions_def == definition)
         for definition in (None, domain_partitions, training_partitions, evaluation_partitions)
     }
-    last = [name for name in by_partitions[domain_partitions] if name in AFTER_RESULTS]
-    first = tuple(name for name in by_partitions[domain_partitions] if name not in last)
+    of_domain = by_partitions[domain_partitions]
+    last = [tuple(name for name in of_domain if name in together) for together in AFTER_RESULTS]
+    first = tuple(name for name in of_domain if not any(name in together for together in AFTER_RESULTS))
     measured = by_partitions[evaluation_partitions]
     launches = [Launch(tuple(name for name in by_partitions[None] if name not in AFTER_DOMAINS))]
     for slug in domains:
@@ -163,7 +178,7 @@ def plan(
             # A run of its own, so that what goes wrong with the benchmark fails nothing else.
             launches.append(Launch(tuple(name for name in measured if name not in of_benchmark), f"{slug}/{method}"))
             launches.append(Launch(tuple(name for name in measured if name in of_benchmark), f"{slug}/{method}"))
-        launches += [Launch((name,), slug) for name in last]
+        launches += [Launch(together, slug) for together in last]
     launches += [Launch((name,)) for name in by_partitions[None] if name in AFTER_DOMAINS]
     return [launch for launch in launches if launch.assets]
 
@@ -171,9 +186,10 @@ def plan(
 @dataclass
 class _Runner:
     defs: dg.Definitions
-    instance: dg.DagsterInstance
+    recorded: Recorded
     tags: dict[str, str]
     on_event: Callable[[Event], None]
+    lines: StepLines
     tried: set[tuple[str, str]] = field(default_factory=set)
     failed: set[tuple[str, str]] = field(default_factory=set)
     summary: Summary = field(default_factory=Summary)
@@ -184,20 +200,34 @@ class _Runner:
             blocked = self._blocked_by(launch)
             if blocked:
                 self._fail(launch, Event(launch, "skipped", message=f"{blocked} failed"), launch.assets)
-            else:
-                self._run_one(launch)
+                continue
+            due = self._due(launch)
+            self.summary.reused += len(launch.assets) - len(due)
+            if due:
+                self._run_one(Launch(due, launch.key))
         return self.summary
 
+    def _due(self, launch: Launch) -> tuple[str, ...]:
+        """The first asset that is not up to date and those after it: they may be made from it."""
+        for place, name in enumerate(launch.assets):
+            try:
+                if self.recorded.shows(up_to_date(self.recorded.project, name, launch.key or ALL)):
+                    continue
+            except (ReactError, OSError, ValueError):
+                pass  # if it is more than out of date, the step itself says so
+            return launch.assets[place:]
+        return ()
+
     def _run_one(self, launch: Launch) -> None:
-        self.on_event(Event(launch, "started"))
+        self.lines.on_line = lambda line: self.on_event(Event(launch, "step", message=line))
         started = time.monotonic()
         job = self.defs.resolve_implicit_global_asset_job_def()
         result = job.execute_in_process(
-            instance=self.instance,
+            instance=self.recorded.instance,
             asset_selection=[dg.AssetKey(name) for name in launch.assets],
             partition_key=launch.partition,
             raise_on_error=False,
-            run_config=QUIET,
+            run_config={"loggers": {CONSOLE: {}}},
             tags=self.tags,
         )
         seconds = time.monotonic() - started

@@ -42,7 +42,9 @@ def promotion(
         artifact = pipeline.store.current("promotion", slug)
         told = registry.apply(pipeline, artifact)
         return dg.MaterializeResult(
-            metadata={**(result.metadata or {}), **describe_verdict(artifact, told)}, data_version=result.data_version
+            metadata={**(result.metadata or {}), **describe_verdict(artifact, told)},
+            data_version=result.data_version,
+            tags=result.tags,
         )
 
 

@@ -4,6 +4,8 @@ Belongs here: which failures are tried again, and reuse of what is fresh. Does n
 like (`metadata`).
 """
 
+import hashlib
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,15 +15,20 @@ import dagster as dg
 from assets.metadata import describe
 from assets.partitions import key_of
 from assets.resources import ProjectResource, TrackingResource
-from react_pipeline.artifacts import Artifact
+from react_pipeline.artifacts import Artifact, canonical_json
 from react_pipeline.errors import CorruptArtifact, ReactError, SourceUnavailable, StoreWriteError
 from react_pipeline.lineage import ALL, STAGES, Project, fresh_or_none
+from react_pipeline.outside import full_glance
+from react_pipeline.workload import announce
 
 TRANSIENT = (OSError, SourceUnavailable, StoreWriteError)
 """Faults that may be gone a little later: the network, a full disk. Everything else fails the same way again."""
 
 RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 """How a step is tried again; delay in seconds."""
+
+SEEN_TAG = "react/seen"
+"""On a materialization: `seen` at the time when its step began."""
 
 INTERRUPTED = "interrupted"
 """All that is said of a step that was cancelled, from the UI or by Ctrl-C."""
@@ -65,13 +72,39 @@ def publish(
     """
     stage, key = context.asset_key.path[-1], key_of(context)
     with readable_failures():
-        pipeline = project.load()
-        artifact = _fresh(pipeline, stage, key) or step(pipeline, *key)
-        context.log.info(f"{'reused' if artifact.reused else 'built'} {artifact.path}")
+        started, pipeline = time.monotonic(), project.load()
+        before = seen(pipeline, stage, "/".join(key) or ALL)
+        artifact, name = _fresh(pipeline, stage, key), " ".join((stage, "/".join(key))).strip()
+        if artifact is None:
+            amount = announce(pipeline, stage, "/".join(key) or ALL)
+            context.log.info(f"{name} ..." + (f" {amount}" if amount else ""))
+            artifact = step(pipeline, *key)
+        made = "as before" if artifact.reused else "built"
+        context.log.info(f"{name}: {made}, {time.monotonic() - started:.1f} s")
         tracked = tracking.log(pipeline, artifact, context.run.run_id)
         return dg.MaterializeResult(
-            metadata={**describe(artifact), **tracked}, data_version=dg.DataVersion(artifact.fingerprint)
+            metadata={**describe(artifact), **tracked},
+            data_version=dg.DataVersion(artifact.fingerprint),
+            tags={SEEN_TAG: before} if before else None,
         )
+
+
+def seen(project: Project, stage: str, key: str) -> str:
+    """A digest of all that is no input of the artifact and yet calls for a run when it changes.
+
+    The user's files by name, size and time, what the stage's checks judge by, and where MLflow is. Empty where only
+    running the step can say whether the files have changed.
+    """
+    files = full_glance(project, stage, key)
+    if files is None:
+        return ""
+    judged: dict[str, Any] = {}
+    if stage == "faiss_index":
+        judged = project.config.index.model_dump(mode="json")
+    elif stage == "retrieved_set":
+        judged = project.retrieval(key).model_dump(mode="json")
+    where = [project.config.tracking_uri, project.config.project]
+    return hashlib.sha256(canonical_json([files, judged, where]).encode()).hexdigest()[:16]
 
 
 @contextmanager

@@ -23,7 +23,15 @@ from react_pipeline.commands.elevater import elevater_app
 from react_pipeline.commands.models import models_app
 from react_pipeline.commands.report import report
 from react_pipeline.commands.status import status
-from react_pipeline.commands.terminal import log_to_terminal, plain_rows, print_results, print_table, printable
+from react_pipeline.commands.terminal import (
+    bars_in_terminal,
+    log_to_terminal,
+    plain_rows,
+    print_line,
+    print_results,
+    print_table,
+    printable,
+)
 from react_pipeline.config_files import load_domains
 from react_pipeline.errors import InputError, ReactError
 from react_pipeline.lineage import Project
@@ -268,18 +276,17 @@ def _materialize(project: Project, select: str, domains: Sequence[str], methods:
     from assets.launch import Event
     from assets.launch import materialize as launch
 
-    def tell(event: Event) -> None:
-        what = f"{', '.join(event.launch.assets)} {event.launch.key}".strip()
-        if event.state == "done":
-            console.print(f"  {what}: {'as before' if event.reused else 'built'}, {event.seconds:.1f} s", markup=False)
-        elif event.state != "started":
-            console.print(f"  {what}: {event.state}", markup=False)
+    def show(event: Event) -> None:
+        if event.state != "done":
+            run = f"{', '.join(event.launch.assets)} {event.launch.key}".rstrip() + f": {event.state}"
+            print_line(f"  {event.message if event.state == 'step' else run}")
 
-    summary = launch(select, domains, methods, project.path, tell)
+    with bars_in_terminal():
+        summary = launch(select, domains, methods, project.path, show)
     console.print(f"{summary.built} built, {summary.reused} as before, {summary.seconds:.0f} s")
     for event in [*summary.failures, *summary.skipped]:
         what = f"{', '.join(event.launch.assets)} {event.launch.key}".strip()
-        typer.echo(f"error: {what} {event.state}: {printable(' '.join(event.message.split()))}", err=True)
+        print_line(f"error: {what} {event.state}: {' '.join(event.message.split())}", sys.stderr)
     return 1 if summary.failures or summary.skipped else 0
 
 

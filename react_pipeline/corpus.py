@@ -129,6 +129,15 @@ def _write_demo(project: Project, staging: Path) -> dict[str, Any]:
     return {**counts, "shards": len(table), "bytes": int(table["bytes"].sum())}
 
 
+def count_pairs(corpus: Artifact) -> int | None:
+    """How many pairs a published corpus has; None where they were not counted, as those of remote shards.
+
+    The demo's are counted by their source.
+    """
+    counted = [count for name, count in corpus.counts.items() if name == "pairs" or name.startswith("pairs/")]
+    return sum(counted) if counted else None
+
+
 def _checked(locations: list[ShardLocation]) -> dict[str, int]:
     """Refuse damaged shards and a corpus without pairs; how many pairs there are, if all are local.
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from react_pipeline.artifacts import Artifact, Inputs
 from react_pipeline.config import PipelineConfig
-from react_pipeline.corpus import check_shards
+from react_pipeline.corpus import check_shards, count_pairs
 from react_pipeline.distributor import held, spread
 from react_pipeline.durable import write_atomically
 from react_pipeline.embedding.earlier_embeddings import GROUPS_FILE, LEDGER_FILE, EarlierEmbeddings
@@ -84,7 +84,7 @@ def _embed(project: Project, inputs: Inputs, corpus: Artifact, base: Artifact, s
     groups = [Group(number, range(start, end), tuple(digests[start:end])) for number, (start, end) in enumerate(plan)]
     records = Records(staging, scratch, len(groups), locations, project.config.corpus.max_bad_fraction)
     folders = shards["folder"].tolist() if "folder" in shards else None
-    build, pairs = _Build(project.config, records, groups, earlier, base, folders), corpus.counts.get("pairs")
+    build, pairs = _Build(project.config, records, groups, earlier, base, folders), count_pairs(corpus)
     with tqdm(total=pairs, desc="embedding", unit="pair", disable=None) as bar:
         try:
             is_local = project.config.distributor.kind == "local"

@@ -1,6 +1,6 @@
 """What lies outside the store, looked at cheaply: names, sizes and times of files, never their bytes.
 
-Belongs here: telling that shards, a checkpoint's files or labelled images may have changed. Does not belong here:
+Belongs here: whether shards, a checkpoint's files or labelled images may have changed. Does not belong here:
 whether they really did (the stages `corpus`, `base_checkpoint` and `evaluation_set` read them when they are built).
 
 Remote shards are not looked at: asking a server for thousands of objects every minute is no courtesy. The schedule
@@ -19,6 +19,8 @@ from pathlib import Path
 import pandas as pd
 
 from react_pipeline.artifacts import Artifact, canonical_json
+from react_pipeline.demo import installed_versions
+from react_pipeline.errors import InputError
 from react_pipeline.lineage import ALL, Project
 
 MAX_LISTED = 100_000
@@ -32,6 +34,65 @@ _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 def glance(project: Project, stage: str, key: str = ALL) -> str:
     """A digest of the names, sizes and times of the local files that a stage reads; "" if it reads none."""
+    return _digest(_listed(project, stage, key))
+
+
+def full_glance(project: Project, stage: str, key: str = ALL) -> str | None:
+    """As `glance`; None where equal glances do not mean equal inputs, so that only running the step can say.
+
+    These are remote shards, images that a manifest lists, data sets of the benchmark, and more files than are listed.
+    """
+    if stage == "benchmark_features" or (stage == "corpus" and any(map(_REMOTE.match, _named(project, stage, key)))):
+        return None
+    evaluation = project.domain(key).evaluation if stage == "evaluation_set" else None
+    if evaluation is not None and evaluation.kind == "manifest":
+        return None
+    rows = _listed(project, stage, key)
+    return None if len(rows) == MAX_LISTED else _digest(rows)
+
+
+def changed_sources(project: Project, artifact: Artifact) -> str:
+    """How what an artifact was made from differs from what it records; "" if it does not, or if a look cannot say.
+
+    Looks at the packages that the demo is made from, and at names and sizes of local tar shards. Shards of equal name
+    and size may still differ in their time (`glance`).
+    """
+    if artifact.stage in LOOKS_OUTSIDE and _is_demo(project, artifact.stage, artifact.key):
+        return _changed_packages(artifact)
+    is_webdataset = artifact.stage == "corpus" and project.config.corpus.kind == "webdataset"
+    return _changed_shards(project, artifact) if is_webdataset else ""
+
+
+def _is_demo(project: Project, stage: str, key: str) -> bool:
+    if stage == "evaluation_set":
+        evaluation = project.domain(key).evaluation
+        return evaluation is not None and evaluation.kind == "demo"
+    return (project.config.corpus.kind if stage == "corpus" else project.config.encoder.model) == "demo"
+
+
+def _changed_packages(artifact: Artifact) -> str:
+    recorded = artifact.manifest["content"]
+    recorded = recorded.get("demo", recorded)
+    try:
+        today = installed_versions()
+    except InputError:  # what was made of them stays
+        return ""
+    names = sorted(name for name in {*today, *recorded} if today.get(name) != recorded.get(name))
+    return f"it was made from another version of {', '.join(names)}" if names else ""
+
+
+def _changed_shards(project: Project, corpus: Artifact) -> str:
+    table = pd.read_parquet(corpus.file("shards.parquet"), columns=["path", "bytes"])
+    recorded = Counter(
+        (Path(row.path).name, int(row.bytes)) for row in table.itertuples() if not _REMOTE.match(str(row.path))
+    )
+    tars = {path.resolve(): path for path in _local(project, project.config.corpus.shards) if path.suffix == ".tar"}
+    today = Counter((path.name, path.stat().st_size) for path in tars.values())
+    new, gone = (today - recorded).total(), (recorded - today).total()
+    return f"{new} shards are new or of another size, {gone} are gone" if new or gone else ""
+
+
+def _listed(project: Project, stage: str, key: str) -> list[tuple[str, int, int]]:
     rows: list[tuple[str, int, int]] = []
     for path in _local(project, _named(project, stage, key)):
         if len(rows) == MAX_LISTED:
@@ -41,24 +102,11 @@ def glance(project: Project, stage: str, key: str = ALL) -> str:
         except OSError:  # removed while we looked
             continue
         rows.append((str(path), stat.st_size, stat.st_mtime_ns))
+    return rows
+
+
+def _digest(rows: list[tuple[str, int, int]]) -> str:
     return hashlib.sha256(canonical_json(rows).encode()).hexdigest()[:16] if rows else ""
-
-
-def changed_shards(project: Project, corpus: Artifact) -> str:
-    """How the local tar shards differ in name or size from those of a published corpus; "" if they do not.
-
-    Shards of equal name and size may still differ; their time tells (`glance`).
-    """
-    if project.config.corpus.kind != "webdataset":
-        return ""
-    table = pd.read_parquet(corpus.file("shards.parquet"), columns=["path", "bytes"])
-    recorded = Counter(
-        (Path(row.path).name, int(row.bytes)) for row in table.itertuples() if not _REMOTE.match(str(row.path))
-    )
-    tars = {path.resolve(): path for path in _local(project, project.config.corpus.shards) if path.suffix == ".tar"}
-    today = Counter((path.name, path.stat().st_size) for path in tars.values())
-    new, gone = (today - recorded).total(), (recorded - today).total()
-    return f"{new} shards are new or of another size, {gone} are gone" if new or gone else ""
 
 
 def _named(project: Project, stage: str, key: str) -> Iterator[str]:

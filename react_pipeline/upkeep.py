@@ -20,11 +20,12 @@ import pandas as pd
 
 from react_pipeline import compare, overview, promotion
 from react_pipeline.artifacts import Artifact, canonical_json
+from react_pipeline.elevater import comparison as benchmarks
 from react_pipeline.errors import CorruptArtifact, InputError, MissingArtifact, ReactError, StaleArtifact
-from react_pipeline.lineage import ALL, STAGES, Project, fresh, fresh_or_none, method_key
+from react_pipeline.lineage import ALL, STAGES, Project, fresh, method_key
 from react_pipeline.manifests import Manifests
-from react_pipeline.outside import LOOKS_OUTSIDE, changed_shards, glance
-from react_pipeline.settings.training import CONTROL_SUFFIX, METHODS
+from react_pipeline.outside import LOOKS_OUTSIDE, changed_sources, glance
+from react_pipeline.settings.training import CONTROL_SUFFIX
 from react_pipeline.store import Store
 
 Place = tuple[str, str]
@@ -133,6 +134,22 @@ def places(project: Project, slugs: Sequence[str]) -> Iterator[Place]:
             yield stage, ALL
 
 
+def up_to_date(project: Project, stage: str, key: str) -> Artifact:
+    """The artifact of one place, if it is what would be built today as far as the store and a look outside can say.
+
+    Raises:
+        MissingArtifact: If it, or one before it, was never built.
+        StaleArtifact: If it, or one before it, was built from other inputs.
+        CorruptArtifact: If its bytes differ from its manifest.
+    """
+    if stage in _GATHER:
+        return _GATHER[stage](project, key)
+    artifact = fresh(project, stage, key)
+    if reason := changed_sources(project, artifact):
+        raise StaleArtifact(f"`{stage}` of {key!r}: {reason}: rematerialize it")
+    return artifact
+
+
 def pairs_distance(store: Store, stage: str, slug: str, before: str, today: Artifact) -> float:
     """Jaccard distance of the images of two sets of pairs: 0 the same, 1 nothing in common.
 
@@ -173,7 +190,7 @@ class _Look:
         except _OUTDATED as error:
             reason = str(error)
         else:
-            reason = changed_shards(self.project, artifact) if stage == "corpus" else ""
+            reason = changed_sources(self.project, artifact)
             if not reason or (stage, key) in self.failed:  # the corpus of before is still a corpus
                 if stage in LOOKS_OUTSIDE:
                     self.found.glances[stage, key] = glance(self.project, stage, key)
@@ -270,22 +287,9 @@ def _joined(states: Collection[State]) -> State | None:
     return State.FAILED if State.FAILED in states else None
 
 
-def _current_benchmark(project: Project, slug: str) -> Artifact:
-    artifact = fresh(project, "benchmark_comparison", slug)
-    results = {method: fresh_or_none(project, "benchmark_results", method_key(slug, method)) for method in METHODS}
-    shown = {
-        method: found.fingerprint
-        for method, found in results.items()
-        if found is not None and (method == "base" or not found.counts.get("unavailable"))
-    }
-    if artifact.parents != shown:
-        raise StaleArtifact(f"`benchmark_comparison` of {slug!r} shows other results than today's: rematerialize it")
-    return artifact
-
-
 _GATHER = {
     "comparison": compare.current,
     "promotion": promotion.current,
     "overview": lambda project, _key: overview.current(project),
-    "benchmark_comparison": _current_benchmark,
+    "benchmark_comparison": benchmarks.current,
 }

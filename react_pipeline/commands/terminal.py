@@ -6,9 +6,13 @@ Does not belong here: which command prints what (`cli`), or formats for programs
 
 from __future__ import annotations
 
+import io
 import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -31,12 +35,63 @@ def printable(text: str) -> str:
     return "".join(mark if mark.isprintable() else "\N{REPLACEMENT CHARACTER}" for mark in text)
 
 
+def print_line(text: str, stream: TextIO | None = None) -> None:
+    """Print one line now, above a progress bar if there is one, so that a pipe or a file shows it as it happens.
+
+    Args:
+        text: The line.
+        stream: Standard output if it is not given.
+    """
+    file, text = stream or sys.stdout, _printable_lines(text)
+    tqdm = sys.modules.get("tqdm")  # loaded where there may be a bar
+    if tqdm is None:
+        print(text, file=file)
+    else:
+        tqdm.tqdm.write(text, file=file)
+    file.flush()
+
+
+@contextmanager
+def bars_in_terminal() -> Iterator[None]:
+    """Let lines and progress bars reach a terminal while Dagster captures what steps write.
+
+    Dagster puts a file in the place of descriptors 1 and 2 and copies what is written to it to the terminal by two
+    processes. A bar sees no terminal then, and lines come late. Where there is no terminal nothing changes.
+    """
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):
+        yield
+        return
+    before = sys.stdout, sys.stderr
+    with _Terminal(1) as sys.stdout, _Terminal(2) as sys.stderr:
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = before
+
+
+class _Terminal(io.TextIOWrapper):
+    """A terminal that stays one while the descriptor of this number is redirected."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(os.fdopen(os.dup(number), "wb"), errors="replace", line_buffering=True)
+        self._number = number
+
+    def fileno(self) -> int:
+        """The descriptor that is to be redirected, not the one that is written to."""
+        return self._number
+
+
 def log_to_terminal() -> None:
     """Show warnings, and that a build waits for another one: it would look as if it hung."""
-    handler = logging.StreamHandler()
+    handler = _Lines()
     handler.setFormatter(_Printable("%(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("react_pipeline.store").setLevel(logging.INFO)
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print_line(self.format(record), sys.stderr)
 
 
 class _Printable(logging.Formatter):

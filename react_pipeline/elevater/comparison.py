@@ -20,7 +20,7 @@ from react_pipeline.artifacts import Artifact
 from react_pipeline.elevater.summary import figure_name
 from react_pipeline.elevater.table import DATASETS
 from react_pipeline.errors import MissingArtifact, StaleArtifact
-from react_pipeline.lineage import Project, fresh, method_key, resolve
+from react_pipeline.lineage import Project, fresh, fresh_or_none, method_key, resolve
 from react_pipeline.settings.training import CONTROL_SUFFIX, METHODS
 
 STAGE = "benchmark_comparison"
@@ -72,6 +72,26 @@ def compare_benchmarks(project: Project, slug: str) -> Artifact:
         return {"methods": list(summaries), "skipped": skipped, "of": len(DATASETS), **_counts(table)}
 
     return project.store.build(inputs, write)
+
+
+def current(project: Project, slug: str) -> Artifact:
+    """The published comparison of a domain, if it is the one that `compare_benchmarks` would build today.
+
+    Raises:
+        MissingArtifact: If none was published.
+        StaleArtifact: If it shows other results than today's.
+        CorruptArtifact: If its bytes, or those of a result, differ from the manifest.
+    """
+    artifact = fresh(project, STAGE, slug)
+    results = {method: fresh_or_none(project, RESULTS, method_key(slug, method)) for method in METHODS}
+    shown = {
+        method: found.fingerprint
+        for method, found in results.items()
+        if found is not None and (method == "base" or not found.counts.get("unavailable"))
+    }
+    if artifact.parents != shown:
+        raise StaleArtifact(f"`{STAGE}` of {slug!r} shows other results than today's: rematerialize it")
+    return artifact
 
 
 def compare_summaries(base: pd.DataFrame, methods: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

@@ -99,10 +99,13 @@ class Tracking:
                 if artifact is not None and artifact.stage in LIVE_STAGES:
                     self._close_abandoned(client, project, artifact)
             except Exception as error:  # whatever MLflow, its database or the network raise: the result is safe
-                _unreachable_until[self.uri] = time.monotonic() + COOLDOWN_SECONDS
-                self.runs.forget()
-                logger.warning("MLflow at %s is unavailable, logging again at the next run: %s", self.uri, _told(error))
+                self._give_up(error)
         return runs
+
+    def _give_up(self, error: Exception) -> None:
+        _unreachable_until[self.uri] = time.monotonic() + COOLDOWN_SECONDS
+        self.runs.forget()
+        logger.warning("MLflow at %s is unavailable, logging again at the next run: %s", self.uri, _told(error))
 
     def _log_entries(self, client: MlflowClient, project: Project, runs: dict[str, str]) -> None:
         """Log what waits into `runs`, longest waiting first.
@@ -141,6 +144,16 @@ class Tracking:
                 artifact.stage, artifact.key, fingerprint
             ):
                 client.set_terminated(run.info.run_id, KILLED)
+
+    def logged(self) -> set[str] | None:
+        """Fingerprints of the artifacts that are logged; None, with a warning, when MLflow does not answer."""
+        if time.monotonic() < _unreachable_until.get(self.uri, 0.0):
+            return None
+        try:
+            return self.runs.finished(self.runs.connect())
+        except Exception as error:  # whatever MLflow, its database or the network raise
+            self._give_up(error)
+            return None
 
     def url(self, run_id: str) -> str | None:
         """Where a browser shows a run; None for a database over which no server is known: `ui` starts one."""

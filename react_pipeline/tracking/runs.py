@@ -139,6 +139,18 @@ class Runs:
                 client.set_terminated(run.info.run_id, KILLED)
         return chosen
 
+    def finished(self, client: MlflowClient) -> set[str]:
+        """Fingerprints of all artifacts that have a finished run."""
+        fingerprints: set[str] = set()
+        token = None
+        while True:
+            page = client.search_runs(
+                [self.experiment_id], f"attributes.status = '{FINISHED}'", max_results=1_000, page_token=token
+            )
+            fingerprints |= {run.data.tags["fingerprint"] for run in page if "fingerprint" in run.data.tags}
+            if not (token := page.token):
+                return fingerprints
+
     def _parent(self, client: MlflowClient, group: str) -> str:
         """The run under which the UI folds all runs of a domain (or of the corpus)."""
         run = self.find(client, {PARENT_TAG: group})

@@ -115,7 +115,7 @@ def test_comparison_counts_what_both_have_and_names_the_linear_head_as_left_out(
 def test_benchmark_is_left_out_where_it_is_not_wanted() -> None:
     launches = plan(build_defs(), "*", ["a"], ["base"])
     assert not [name for launch in launches for name in launch.assets if name.startswith("benchmark")]
-    assert [launch.key for launch in launches] == ["", "a", "a/base", "a", "a", ""]
+    assert [launch.key for launch in launches] == ["", "a", "a/base", "a", ""]
 
 
 def test_benchmark_runs_apart_after_the_methods_own_evaluation() -> None:
@@ -126,9 +126,8 @@ def test_benchmark_runs_apart_after_the_methods_own_evaluation() -> None:
         Launch(("customized_checkpoint",), "a/gated-image"),
         Launch(("elevater_results",), "a/gated-image"),
         Launch(("benchmark_features", "benchmark_results"), "a/gated-image"),
-        Launch(("comparison",), "a"),
+        Launch(("comparison", "promotion"), "a"),
         Launch(("benchmark_comparison",), "a"),
-        Launch(("promotion",), "a"),
         Launch(("overview",)),
     ]
 

@@ -2,13 +2,20 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import dagster as dg
 import sqlalchemy
 from sqlalchemy.pool import NullPool
 
 from assets.event_databases import MAX_HELD, held_open
 
 FULL, NORMAL = 2, 1
+
+
+def instance_at(home: Path) -> dg.DagsterInstance:
+    return cast(dg.DagsterInstance, SimpleNamespace(root_directory=str(home)))
 
 
 def database(path: Path) -> Path:
@@ -38,7 +45,7 @@ def rows(path: Path) -> int:
 def test_only_databases_of_the_home_are_written_without_waiting_and_only_for_a_while(tmp_path: Path) -> None:
     home, other = database(tmp_path / "home" / "runs.db"), database(tmp_path / "mlflow" / "mlflow.db")
     log = home.with_name("runs.db-wal")
-    with held_open(tmp_path / "home"):
+    with held_open(instance_at(tmp_path / "home")):
         assert (write(home), write(home), write(other)) == (NORMAL, NORMAL, FULL)
         assert log.exists() and not other.with_name("mlflow.db-wal").exists()
         assert rows(home) == 2  # for other processes too
@@ -48,7 +55,7 @@ def test_only_databases_of_the_home_are_written_without_waiting_and_only_for_a_w
 
 def test_only_the_last_databases_stay_open(tmp_path: Path) -> None:
     paths = [database(tmp_path / "home" / f"{number}.db") for number in range(MAX_HELD + 2)]
-    with held_open(tmp_path / "home"):
+    with held_open(instance_at(tmp_path / "home")):
         for path in paths:
             write(path)
         left = [path for path in paths if path.with_name(path.name + "-wal").exists()]

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
@@ -13,12 +16,15 @@ from mlflow import MlflowClient
 from support_launch import dagster_home
 
 from assets.definitions import build_defs
-from assets.launch import Launch, Summary, materialize, open_instance, plan
+from assets.launch import Event, Launch, Summary, materialize, open_instance, plan
 from assets.launch_locks import LAUNCH_TAG, lock_path, reap_abandoned
 from assets.partitions import partition_of
+from assets.recorded import DATA_VERSION_TAG, Recorded
+from assets.reporting import SEEN_TAG, seen
 from react_pipeline.compare import comparison_table
 from react_pipeline.errors import InputError
 from react_pipeline.lineage import Project
+from react_pipeline.tracking import Tracking
 
 METHODS = ("base", "gated-image", "gated-image-control")
 
@@ -28,6 +34,7 @@ class Launched:
     project: Project
     first: Summary
     second: Summary
+    lines: list[str]
     instance: dg.DagsterInstance
 
 
@@ -35,11 +42,13 @@ class Launched:
 def launched(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Iterator[Launched]:
     directory = tmp_path_factory.mktemp("launched")
     project = write_project(directory, tiny_checkpoint, drawings)
+    events: list[Event] = []
     with dagster_home(directory / "home"):
-        first = materialize("*", ["shapes"], METHODS, project.path)
+        first = materialize("*", ["shapes"], METHODS, project.path, events.append)
         second = materialize("*", ["shapes"], METHODS, project.path)
+        lines = [event.message for event in events if event.state == "step"]
         with open_instance(project) as instance:
-            yield Launched(project, first, second, instance)
+            yield Launched(project, first, second, lines, instance)
 
 
 def test_a_fresh_relative_home_is_used_with_the_settings_of_the_package(
@@ -61,10 +70,37 @@ def metadata_of(launched: Launched, asset: str, partition: str | None) -> dict[s
     return {name: value.value for name, value in records[0].asset_materialization.metadata.items()}
 
 
-def test_whole_lineage_is_built_and_a_second_launch_reuses_all(launched: Launched) -> None:
+def test_whole_lineage_is_built_and_a_second_launch_starts_no_run(launched: Launched) -> None:
     assert not launched.first.failures and not launched.first.skipped
     assert (launched.first.built, launched.first.reused) == (15, 0)
     assert (launched.second.built, launched.second.reused) == (0, 15)
+    assert launched.second.run_ids == []
+
+
+def test_a_fresh_dagster_home_gets_every_event_and_check_of_what_is_built(launched: Launched, tmp_path: Path) -> None:
+    with dagster_home(tmp_path / "home"):
+        again = materialize("*", ["shapes"], METHODS, launched.project.path)
+        assert (again.built, again.reused) == (0, 15)
+        with open_instance(launched.project) as instance:
+            events = [
+                event
+                for run_id in again.run_ids
+                for event in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+            ]
+        assert len(events) == 15
+        assert materialize("*", ["shapes"], METHODS, launched.project.path).run_ids == []
+
+
+def test_every_step_has_a_line_when_it_begins_and_one_when_it_ends(launched: Launched) -> None:
+    ends = [line.partition(":")[0] for line in launched.lines if ": built, " in line]
+    edges = [
+        line.partition(" ...")[0].partition(":")[0] for line in launched.lines if "..." in line or ": built, " in line
+    ]
+    assert len(set(ends)) == 15 and edges == [name for name in ends for _ in range(2)]
+    assert "corpus_embeddings ... 96 pairs" in launched.lines
+    trained = [line for line in launched.lines if line.startswith("customized_checkpoint") and "..." in line]
+    assert "32 images" in trained[0] and "about" not in trained[0]
+    assert "32 images" in trained[1] and "about" in trained[1]
 
 
 def test_every_run_is_in_the_dagster_instance_with_passed_blocking_checks(launched: Launched) -> None:
@@ -105,7 +141,7 @@ def test_table_mlflow_and_dagster_give_the_same_numbers(launched: Launched) -> N
 def test_metadata_are_typed_and_can_be_looked_at(launched: Launched) -> None:
     retrieved = metadata_of(launched, "retrieved_set", "shapes")
     assert isinstance(retrieved["pairs"], int) and retrieved["pairs"] > 0
-    assert retrieved["reused"] is True
+    assert retrieved["reused"] is False
     assert str(retrieved["contact_sheet"]).startswith("![contact_sheet](data:image/jpeg;base64,")
     assert "| circle |" in str(retrieved["table"])
     checkpoint = metadata_of(launched, "customized_checkpoint", partition_of("shapes", "gated-image"))
@@ -140,8 +176,8 @@ def test_failure_of_one_domain_stops_only_what_depends_on_it(launched: Launched)
         (("elevater_results",), "nothing/gated-image"),
     ]
     done = {(event.launch.assets[0], event.launch.key) for event in seen if event.state == "done"}
-    assert ("comparison", "shapes") in done and ("overview", "") in done
-    assert ("elevater_results", "nothing/base") in done
+    assert {("elevater_results", "nothing/base"), ("comparison", "nothing"), ("overview", "")} <= done
+    assert not [key for _, key in done if key.startswith("shapes")] and summary.reused >= 9
 
 
 def test_killed_launch_is_closed_and_gives_its_place_back(launched: Launched) -> None:
@@ -178,8 +214,8 @@ def test_selection_becomes_runs_in_the_order_of_the_data() -> None:
         Launch(("comparison",), "a"),
     ]
     everything = plan(build_defs(), "*", ["a", "b"], ["base"])
-    assert [launch.key for launch in everything] == ["", "a", "a/base", "a", "a", "b", "b/base", "b", "b", ""]
-    assert [launch.assets for launch in everything][3:5] == [("comparison",), ("promotion",)]
+    assert [launch.key for launch in everything] == ["", "a", "a/base", "a", "b", "b/base", "b", ""]
+    assert everything[3].assets == ("comparison", "promotion")
     assert everything[-1] == Launch(("overview",))
 
 
@@ -188,6 +224,69 @@ def test_wrong_selection_is_told_in_one_line(selection: str) -> None:
     with pytest.raises(InputError, match="--select") as error:
         plan(build_defs(), selection, ["a"], ["base"])
     assert "\n" not in str(error.value)
+
+
+def again(project: Project, selection: str, **sections: Any) -> int:
+    """How many runs a selection starts after a change of pipeline.yaml."""
+    raw = yaml.safe_load(project.path.read_text())
+    project.path.write_text(yaml.safe_dump({**raw, **{name: {**raw[name], **sections[name]} for name in sections}}))
+    summary = materialize(selection, ["shapes"], ["base"], project.path)
+    assert not summary.built and summary.reused == 1
+    return len(summary.run_ids)
+
+
+def test_files_that_look_different_are_read_again(indexed_project: Project, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    domain = indexed_project.config.domains / "shapes.yaml"
+    raw = yaml.safe_load(domain.read_text())
+    shutil.copytree(raw["evaluation"]["path"], images)
+    domain.write_text(yaml.safe_dump({**raw, "evaluation": {**raw["evaluation"], "path": str(images)}}))
+    with dagster_home(tmp_path / "home"):
+        materialize("evaluation_set", ["shapes"], ["base"], indexed_project.path)
+        assert again(indexed_project, "evaluation_set") == 0
+        os.utime(next(images.rglob("*.png")), (1, 1))
+        assert again(indexed_project, "evaluation_set") == 1
+        assert again(indexed_project, "evaluation_set") == 0
+
+
+def test_index_is_checked_again_by_another_threshold(indexed_project: Project, tmp_path: Path) -> None:
+    with dagster_home(tmp_path / "home"):
+        assert again(indexed_project, "faiss_index") == 1
+        assert again(indexed_project, "faiss_index") == 0
+        assert again(indexed_project, "faiss_index", index={"min_recall": 0.5}) == 1
+        assert again(indexed_project, "faiss_index", retrieval={"max_starving_fraction": 0.5}) == 0
+
+
+def test_run_that_ended_before_its_checks_is_started_again(indexed_project: Project, tmp_path: Path) -> None:
+    artifact = indexed_project.store.current("faiss_index", "all")
+    tags = {DATA_VERSION_TAG: artifact.fingerprint, SEEN_TAG: seen(indexed_project, "faiss_index", "all")}
+    Tracking.of(indexed_project).log_artifact(indexed_project, artifact)
+    with dagster_home(tmp_path / "home"):
+        with open_instance(indexed_project) as instance:
+            instance.report_runless_asset_event(dg.AssetMaterialization("faiss_index", tags=tags))
+            assert not Recorded(instance, build_defs().resolve_asset_graph(), indexed_project).shows(artifact)
+        assert again(indexed_project, "faiss_index") == 1
+        assert again(indexed_project, "faiss_index") == 0
+
+
+def test_artifact_that_mlflow_has_lost_is_logged_again(indexed_project: Project, tmp_path: Path) -> None:
+    with dagster_home(tmp_path / "home"):
+        assert again(indexed_project, "corpus") == 1
+        client = MlflowClient(indexed_project.config.tracking_uri)
+        (experiment,) = client.search_experiments(filter_string=f"name = '{indexed_project.config.project}'")
+        (run,) = client.search_runs([experiment.experiment_id], "tags.asset = 'corpus'")
+        assert again(indexed_project, "corpus") == 0
+        client.delete_run(run.info.run_id)
+        assert again(indexed_project, "corpus") == 1
+
+
+def test_a_champion_chosen_by_hand_is_taken_over(launched: Launched) -> None:
+    client = MlflowClient(launched.project.config.tracking_uri)
+    (chosen,) = client.search_model_versions("name = 'react-shapes' and tags.method = 'gated-image'")
+    client.set_registered_model_alias("react-shapes", "champion", chosen.version)
+    summary = materialize("promotion", ["shapes"], METHODS, launched.project.path)
+    assert len(summary.run_ids) == 1 and not summary.failures
+    assert materialize("promotion", ["shapes"], METHODS, launched.project.path).run_ids == []
 
 
 def test_wrong_domain_or_method_runs_nothing(tiny_project: Project, tmp_path: Path) -> None:

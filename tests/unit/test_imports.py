@@ -77,7 +77,7 @@ STEPS = (
     *("export",),
     *("tracking.notes", "tracking.values", "tracking.results", "tracking.system", "tracking.runs", "tracking.log"),
     *("tracking.live", "tracking.versions", "tracking.registry"),
-    *("manifests", "outside", "upkeep"),
+    *("manifests", "outside", "upkeep", "workload"),
     *("dagster_home",),
     *("commands.domain_files", "commands.doctor", "commands.servers", "commands.terminal", "commands.command_line"),
     *("commands.domains", "commands.elevater", "commands.report", "commands.models", "commands.status"),

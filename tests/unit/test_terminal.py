@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from react_pipeline.commands.terminal import print_table, printable
+from react_pipeline.commands.terminal import bars_in_terminal, print_line, print_table, printable
 from react_pipeline.store import Store
 
 HOSTILE = "a\x1b[2J cat\x1b]0;owned\x07\r\b\x9b1A \N{RIGHT-TO-LEFT OVERRIDE}[red]gpj"
@@ -121,3 +123,42 @@ def test_a_build_that_waits_for_another_says_so(tmp_path: Path) -> None:
         assert waiting.stderr is not None
         assert waiting.stderr.readline() == "INFO: waiting: another run builds one \ufffd[2J\n"
     assert waiting.communicate(timeout=60) == ("its turn\n", "")
+
+
+CAPTURED = """
+import os, sys
+import tqdm
+from react_pipeline.commands.terminal import bars_in_terminal, print_line
+with bars_in_terminal():
+    captured = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(captured, stream.fileno())
+    for number in tqdm.tqdm(range(2), "embedding", disable=None):
+        print_line(f"line {number}")
+    os.write(2, b"of a library in C")
+"""
+
+
+def test_bars_and_lines_reach_a_terminal_while_its_descriptors_are_redirected(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-c", CAPTURED, str(tmp_path / "captured")]
+    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the other end is closed
+            while chunk := os.read(ours, 65_536):
+                shown += chunk
+    os.close(ours)
+    assert process.returncode == 0
+    lines = [line.rpartition("\r")[2] for line in shown.decode().replace("\r\n", "\n").split("\n")]
+    assert [line for line in lines if line.startswith("line")] == ["line 0", "line 1"]
+    assert "embedding: 100%" in shown.decode()
+    assert (tmp_path / "captured").read_text() == "of a library in C"
+
+
+def test_where_there_is_no_terminal_nothing_is_redirected(capsys: pytest.CaptureFixture[str]) -> None:
+    before = sys.stdout, sys.stderr
+    with bars_in_terminal():
+        assert (sys.stdout, sys.stderr) == before
+        print_line("a \x1b[2J line")
+    assert capsys.readouterr().out == "a \N{REPLACEMENT CHARACTER}[2J line\n"

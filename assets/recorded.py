@@ -1,0 +1,69 @@
+"""Recorded: whether Dagster and MLflow show an artifact as it is, so that no run is needed to show it.
+
+Belongs here: reading the last materialization, the blocking checks, and what must be equal for them to hold. Does not
+belong here: whether the artifact is what would be built today (`react_pipeline.upkeep`).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import dagster as dg
+
+from assets.attempts import partition_key
+from assets.reporting import SEEN_TAG, seen
+from react_pipeline.artifacts import Artifact
+from react_pipeline.lineage import Project
+from react_pipeline.tracking import Tracking
+from react_pipeline.tracking.registry import Registry
+
+DATA_VERSION_TAG = "dagster/data_version"
+"""On a materialization: the fingerprint, under the name that Dagster gives it."""
+
+
+@dataclass
+class Recorded:
+    """What Dagster and MLflow show of a project's artifacts; `graph` is Dagster's."""
+
+    instance: dg.DagsterInstance
+    graph: Any
+    project: Project
+
+    def shows(self, artifact: Artifact) -> bool:
+        """Whether its materialization, its passed blocking checks and its MLflow run are there."""
+        if self._logged is not None and artifact.fingerprint not in self._logged:
+            return False
+        if artifact.stage == "promotion" and self._registry.hand_edit(self.project, artifact.key) is not None:
+            return False
+        return self._is_materialized(artifact) and self._is_checked(artifact)
+
+    def _is_materialized(self, artifact: Artifact) -> bool:
+        partition = partition_key(artifact.key)
+        wanted = dg.AssetRecordsFilter(
+            dg.AssetKey(artifact.stage), asset_partitions=None if partition is None else [str(partition)]
+        )
+        today = seen(self.project, artifact.stage, artifact.key)
+        return bool(today) and any(
+            (tags.get(DATA_VERSION_TAG), tags.get(SEEN_TAG)) == (artifact.fingerprint, today)
+            for record in self.instance.fetch_materializations(wanted, limit=1).records
+            if record.asset_materialization and (tags := record.asset_materialization.tags)
+        )
+
+    def _is_checked(self, artifact: Artifact) -> bool:
+        partition = partition_key(artifact.key)
+        keys = [key for key in self.graph.get(dg.AssetKey(artifact.stage)).check_keys if self.graph.get(key).blocking]
+        found = self.instance.event_log_storage.get_asset_check_partition_info(
+            keys, partition_keys=None if partition is None else [str(partition)]
+        )
+        passed = {
+            info.check_key for info in found if info.latest_execution_status.value == "SUCCEEDED" and info.is_current
+        }
+        return passed == set(keys)
+
+    @cached_property
+    def _logged(self) -> set[str] | None:
+        return Tracking.of(self.project).logged()
+
+    @cached_property
+    def _registry(self) -> Registry:
+        return Registry.of(self.project)

@@ -1,0 +1,89 @@
+"""Workload: how much a step has to do, and how long that takes by what it took before.
+
+Belongs here: the line that announces a step. Does not belong here: progress while it runs (a bar of the step itself).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from react_pipeline.artifacts import Artifact
+from react_pipeline.errors import ReactError
+from react_pipeline.lineage import ALL, Project
+from react_pipeline.manifests import Manifests
+from react_pipeline.settings.training import CONTROL_SUFFIX
+
+Amount = Callable[[Project, str], int]
+
+
+def _count_of(stage: str, name: str) -> Amount:
+    """A count of an artifact before the step, of the same domain or of all."""
+
+    def amount(project: Project, key: str) -> int:
+        of_domain = stage in ("retrieved_set", "evaluation_set")
+        return int(project.store.current(stage, key.split("/")[0] if of_domain else ALL).counts[name])
+
+    return amount
+
+
+def _pairs(project: Project, _key: str) -> int:
+    from react_pipeline.corpus import count_pairs
+
+    return count_pairs(project.store.current("corpus", ALL)) or 0
+
+
+def _images_of_training(project: Project, key: str) -> int:
+    training = project.training(*key.split("/"))
+    return training.steps * training.batch_size
+
+
+def _images_trained(artifact: Artifact) -> Any:
+    return artifact.counts.get("steps", 0) * artifact.manifest["config"].get("batch_size", 0)
+
+
+AMOUNTS: dict[str, tuple[str, Amount, Callable[[Artifact], Any]]] = {
+    "corpus_embeddings": ("pairs", _pairs, lambda artifact: artifact.counts.get("rows")),
+    "faiss_index": ("rows", _count_of("corpus_embeddings", "rows"), lambda artifact: artifact.counts.get("rows")),
+    "retrieved_set": (
+        "classes",
+        lambda project, key: len(project.domain(key).class_names),
+        lambda artifact: artifact.counts.get("classes"),
+    ),
+    "control_set": ("pairs", _count_of("retrieved_set", "pairs"), lambda artifact: artifact.counts.get("pairs")),
+    "customized_checkpoint": ("images in all steps", _images_of_training, _images_trained),
+    "elevater_results": ("images", _count_of("evaluation_set", "images"), lambda artifact: artifact.counts.get("n")),
+}
+"""Of each stage whose work can be counted before it begins: the unit, today's amount, and that of an artifact."""
+
+
+def announce(project: Project, stage: str, key: str) -> str:
+    """What a step is about to do: how much, and about how many seconds, as far as either is known.
+
+    Seconds are those of the newest artifact of the same stage and method, in proportion to the amount. Never raises for
+    what the step itself will complain about.
+    """
+    if stage not in AMOUNTS:
+        return ""
+    unit, amount_of, done_of = AMOUNTS[stage]
+    look = Manifests.of(project)
+    try:
+        amount = amount_of(look, key)
+        before = _newest(look, stage, key)
+    except (ReactError, OSError, KeyError):
+        return ""
+    if not amount:
+        return ""
+    announced = f"{amount:,} {unit}"
+    done, seconds = (done_of(before), before.counts.get("seconds")) if before is not None else (None, None)
+    return f"{announced}, about {max(1, round(amount * seconds / done)):,} s" if done and seconds else announced
+
+
+def _newest(project: Project, stage: str, key: str) -> Artifact | None:
+    method = key.partition("/")[2].removesuffix(CONTROL_SUFFIX)
+    alike = [
+        project.store.current(stage, other)
+        for other in project.store.keys(stage)
+        if other.partition("/")[2].removesuffix(CONTROL_SUFFIX) == method
+    ]
+    return max(alike, key=lambda artifact: str(artifact.manifest["created"]), default=None)

