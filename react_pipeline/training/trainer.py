@@ -51,7 +51,7 @@ from react_pipeline.training.texts import TrainingTexts
 
 logger = logging.getLogger(__name__)
 
-COMPARED_IMAGES = 64
+COMPARED_IMAGES = 16
 """Images whose features are compared with the base's before the first step."""
 
 PROBED_PAIRS = 256
