@@ -36,7 +36,7 @@ def convert(
         probes: Batches of different shapes. The first is traced, and both ways are compared on all.
         free: Dimensions in which batches may differ.
     """
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped]
 
     try:
         file = io.BytesIO()
@@ -46,7 +46,7 @@ def convert(
             torch.onnx.export(
                 _Traced(tower, model).eval(),  # the exporter restores the mode of the whole
                 (probes[0].clone(memory_format=torch.contiguous_format),),
-                file,
+                file,  # type: ignore[arg-type] # the stub names paths alone
                 dynamo=False,
                 input_names=["batch"],
                 output_names=["features"],
