@@ -87,7 +87,7 @@ def _render(drawing: Drawing) -> bytes | str:
 
 def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "png")
+    image.save(buffer, "png", compress_level=1)  # half the time of the default, a fifth larger
     return buffer.getvalue()
 
 

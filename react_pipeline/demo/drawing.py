@@ -30,6 +30,9 @@ MAX_GREY_DIFFERENCE = 8
 MAX_BLANK_DEVIATION = 2.0
 """A rendering whose values (0-255) deviate less shows nothing."""
 
+HALF = 127
+"""Lighter greys (0-255) are paper, the others ink."""
+
 SMALL_AREA = 0.025
 """Areas enclosed by lines below this fraction of the image may differ from the main tint."""
 
@@ -48,10 +51,14 @@ def render(drawing: Drawing, size: int) -> Image.Image:
     pixels = np.asarray(image)
     if pixels.std() < MAX_BLANK_DEVIATION:
         raise BlankError(drawing.key)
-    if int(np.ptp(pixels.astype(np.int16), axis=-1).max()) > MAX_GREY_DIFFERENCE:
-        return image
+    if image.mode == "RGB":
+        red, green, blue = pixels[..., 0], pixels[..., 1], pixels[..., 2]
+        highest, lowest = np.maximum(np.maximum(red, green), blue), np.minimum(np.minimum(red, green), blue)
+        if int((highest - lowest).max()) > MAX_GREY_DIFFERENCE:
+            return image
+        pixels = red
     seed = int.from_bytes(hashlib.sha256(drawing.key.encode()).digest()[:4], "big")
-    return Image.fromarray(_coloured(pixels[..., 0], np.random.default_rng(seed)))
+    return Image.fromarray(_coloured(pixels, np.random.default_rng(seed)))
 
 
 def render_file(path: Path, size: int) -> Image.Image:
@@ -59,7 +66,8 @@ def render_file(path: Path, size: int) -> Image.Image:
     if path.suffix == ".svg":
         import resvg_py
 
-        data = bytes(resvg_py.svg_to_bytes(svg_path=str(path), width=size, height=size))
+        # No drawing has text, and pixels must not depend on the fonts of a machine.
+        data = resvg_py.svg_to_bytes(svg_path=str(path), width=size, height=size, skip_system_fonts=True)
         image = Image.open(io.BytesIO(data)).convert("RGBA")
     else:
         image = Image.open(path).convert("RGBA")
@@ -79,6 +87,7 @@ def _font(path: Path, weight: int | None, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _black_glyph(drawing: Drawing, size: int) -> Image.Image:
+    """A glyph in black on white, of one channel."""
     text = chr(drawing.glyph or 0)
     probe_size = 100
     left, top, right, bottom = _font(drawing.path, drawing.weight, probe_size).getbbox(text)
@@ -87,7 +96,7 @@ def _black_glyph(drawing: Drawing, size: int) -> Image.Image:
     scale = (1 - 2 * MARGIN) * size / max(right - left, bottom - top)
     font = _font(drawing.path, drawing.weight, max(4, int(probe_size * scale)))
     left, top, right, bottom = font.getbbox(text)
-    canvas = Image.new("RGB", (size, size), "white")
+    canvas = Image.new("L", (size, size), "white")
     corner = ((size - right + left) / 2 - left, (size - bottom + top) / 2 - top)
     ImageDraw.Draw(canvas).text(corner, text, font=font, fill="black")
     return canvas
@@ -95,8 +104,7 @@ def _black_glyph(drawing: Drawing, size: int) -> Image.Image:
 
 def _coloured(grey: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Colour a black drawing (H, W) on white: an ink, and tints for the areas that it encloses; (H, W, 3)."""
-    light = grey.astype(np.float32) / 255
-    areas, count = ndimage.label(light > 0.5)
+    areas, count = ndimage.label(grey > HALF)
     border = np.unique(np.concatenate([areas[0], areas[-1], areas[:, 0], areas[:, -1]]))
     hue = rng.random()
     ink = _rgb(hue, rng.uniform(0.3, 1.0), rng.uniform(0.1, 0.75))
@@ -109,9 +117,11 @@ def _coloured(grey: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDAr
     tints[border] = 255.0
     # The soft edge of a line belongs to the area beside it; otherwise a white fringe would remain.
     reach = np.where(areas == 0, ndimage.grey_dilation(areas, size=(3, 3)), areas)
-    paper = tints[reach]
-    mixed = light[..., None] * paper + (1 - light[..., None]) * ink
-    return mixed.clip(0, 255).astype(np.uint8)
+    # Of an area and a grey there are few pairs, so colours are mixed once for each and looked up by the pixels.
+    light = np.arange(256, dtype=np.float32)[:, None] / 255
+    mixed = light * tints[:, None] + (1 - light) * ink
+    colours = mixed.clip(0, 255).astype(np.uint8).reshape(-1, 3)
+    return colours.take(reach * 256 + grey, axis=0)
 
 
 def _rgb(hue: float, saturation: float, value: float) -> npt.NDArray[np.float32]:

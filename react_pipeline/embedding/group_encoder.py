@@ -42,7 +42,7 @@ class GroupEncoder:
         """Load the checkpoint; `locations` are all shards, and `groups` is how many groups these make."""
         self._embedding, self._groups = config.embedding, groups
         clip = load(checkpoint, choose_device(config.device))
-        self._encoder = Encoder(clip, config.embedding.precision)
+        self._encoder = Encoder(clip, config.embedding.precision, long_run=True)
         self.dimension = clip.dimension
         self.arithmetic = {"device": clip.device, "precision": self._encoder.precision}
         self._dataset = PairDataset(locations, config.corpus, self._encoder.to_tensor, clip.tokenizer)

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from react_pipeline.config import DomainConfig
+from react_pipeline.embedding.encoder import LONG_RUN, Encoder
 from react_pipeline.model import Clip
 from react_pipeline.retrieval.prompts import class_prompts
 
@@ -78,9 +79,10 @@ def nearest_class(captions: Tensor, prompts: Tensor, prompt_ids: Tensor) -> Tens
 
 def encode_images(clip: Clip, pairs: TrainingPairs, threads: int) -> Tensor:
     """Unit vectors (N, D) of all images, not augmented; the next batch is decoded in threads while one is encoded."""
+    encoder = Encoder(clip, "fp32", long_run=len(pairs) >= LONG_RUN)
 
     def prepare(position: int) -> Tensor:
-        return clip.preprocess(pairs.decoded(position))
+        return encoder.to_tensor(pairs.decoded(position))
 
     def decoded(batches: Sequence[range]) -> Iterator[Tensor]:
         with ThreadPoolExecutor(threads) as pool:
@@ -92,7 +94,7 @@ def encode_images(clip: Clip, pairs: TrainingPairs, threads: int) -> Tensor:
     starts = range(0, len(pairs), ENCODED_AT_ONCE)
     batches = [range(start, min(start + ENCODED_AT_ONCE, len(pairs))) for start in starts]
     progress = tqdm(decoded(batches), "encoding pairs", len(batches), disable=None, leave=False)
-    return torch.cat([clip.encode_images(batch) for batch in progress])
+    return torch.cat([encoder.images(batch) for batch in progress])
 
 
 class ClassSamples:

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from react_pipeline.durable import fsync, write_atomically
+from react_pipeline.embedding.encoder import CPU_IMAGES, LONG_RUN
+from react_pipeline.embedding.onnx_tower import convert
 from react_pipeline.training.data import Draw, Views
 from react_pipeline.training.distributed import World
 
@@ -35,6 +37,7 @@ def keep_tokens(
     world: World,
     dtype: torch.dtype,
     workers: int,
+    convertible: nn.Module | None = None,
 ) -> Tensor | None:
     """Tokens (N, V, T, W), or features (N, V, D), of `count` views of every pair; None where they do not fit the disk.
 
@@ -48,6 +51,7 @@ def keep_tokens(
         world: The processes.
         dtype: `torch.bfloat16` halves the file.
         workers: Decoding processes.
+        convertible: The tower that `compute` runs, if many images may take the way of `onnx_tower`.
     """
     pairs = len(views.pairs)
     with torch.autocast(tower_device(world), torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -75,6 +79,9 @@ def keep_tokens(
     world.told(None)
     kept = torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype).view(shape)
     if not found:
+        if convertible is not None and pairs * count >= LONG_RUN:
+            images = torch.stack([views[position, 0] for position in range(min(pairs, CPU_IMAGES))])
+            compute = convert(compute, convertible, [images, images[:1]], free=(0,)) or compute
         _fill(kept, compute, views, world, workers)
         world.told(None)
         if world.is_writer:

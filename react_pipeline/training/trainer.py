@@ -51,7 +51,7 @@ from react_pipeline.training.texts import TrainingTexts
 
 logger = logging.getLogger(__name__)
 
-COMPARED_IMAGES = 64
+COMPARED_IMAGES = 16
 """Images whose features are compared with the base's before the first step."""
 
 PROBED_PAIRS = 256
@@ -157,16 +157,18 @@ class Trainer:
 
     def _kept_tokens(self) -> Tensor | None:
         """What need not be computed again: tokens (N, V, T, W), or features (N, V, D) of a locked image tower."""
-        fixed = self.training.augmentation == "none" or self.training.views > 0
-        if not fixed or not self.training.keep_prefix or not self.world.one_machine:
-            return None
-        if self.tower is not None and not self.tower.splits:
+        training = self.training
+        fixed = training.augmentation == "none" or training.views > 0
+        whole = self.tower is not None and not self.tower.splits
+        if whole or not fixed or not training.keep_prefix or not self.world.one_machine:
             return None
         locked = partial(locked_image_features, self.model, device=self.world.device)
         compute = locked if self.tower is None else self.tower.tokens
-        dtype = torch.bfloat16 if self.tower is not None and self.training.precision == "bf16" else torch.float32
-        count = max(1, self.training.views)
-        return keep_tokens(compute, self.views, count, self.scratch, self.world, dtype, self.training.workers)
+        dtype = torch.bfloat16 if self.tower is not None and training.precision == "bf16" else torch.float32
+        count = max(1, training.views)
+        plain = training.precision == "fp32" and self.world.device == "cpu"
+        convertible = self.model.visual if plain and self.tower is not None and not self.tower.native else None
+        return keep_tokens(compute, self.views, count, self.scratch, self.world, dtype, training.workers, convertible)
 
     def run(self, observer: TrainingObserver, inputs: Inputs) -> dict[str, Any]:
         """Train from the newest state to the last step; return the counts of the manifest.

@@ -33,7 +33,7 @@ STEPS = (
     *("modeling.precision",),
     *("model", "base"),
     *("modeling.tower",),
-    *("embedding.encoder",),
+    *("embedding.onnx_tower", "embedding.encoder"),
     *("sources.images", "sources.remote_store", "sources.remote", "sources.shards", "sources.pairs"),
     *("sources.inventory", "sources.web_access", "sources.download_process", "sources.download_journal"),
     *("sources.downloads", "sources.ready_layout"),

@@ -1,0 +1,124 @@
+"""Towers converted for onnxruntime: the same features, or none at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from open_clip.hf_model import HFTextEncoder
+from open_clip.model import CLIP, CustomTextCLIP
+from torch import Tensor, nn
+from transformers import BertConfig
+
+from react_pipeline.embedding import encoder as encoder_module
+from react_pipeline.embedding.encoder import Encoder
+from react_pipeline.embedding.onnx_tower import convert
+from react_pipeline.model import Clip, load
+
+
+@pytest.fixture
+def clip(tiny_checkpoint: Path) -> Clip:
+    """A small ResNet beside a small text tower."""
+    torch.manual_seed(0)
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    given = load(tiny_checkpoint)
+    model = CLIP(32, vision, text).eval()  # type: ignore[arg-type]
+    return Clip(model, given.tokenizer, given.preprocess, given.model_cfg, given.preprocess_cfg)
+
+
+def test_a_converted_tower_gives_the_same_for_other_batches_and_leaves_the_model_alone(clip: Clip) -> None:
+    images = torch.randn(5, 3, 32, 32)
+    visual = clip.model.visual
+    run = convert(visual, visual, [images[:2], images[:1]], free=(0,))
+    assert run is not None
+    with torch.inference_mode():
+        torch.testing.assert_close(run(images), visual(images), atol=1e-5, rtol=1e-4)
+    assert not any(module.training for module in visual.modules())
+
+
+class OtherForSingles(nn.Module):
+    """What it does with one row is not in the trace of two."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return batch.flip(1) if len(batch) == 1 else batch
+
+
+class NotToBeTraced(nn.Module):
+    """No operator of ONNX does this."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return torch.special.entr(torch.fft.rfft(batch).real)
+
+
+@pytest.mark.parametrize("tower", [OtherForSingles(), NotToBeTraced()])
+def test_a_tower_that_would_give_other_features_is_not_converted(tower: nn.Module) -> None:
+    rows = torch.rand(2, 8)
+    assert convert(tower.eval(), tower, [rows, rows[:1]], free=(0,)) is None
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    converted: list[nn.Module] = []
+
+    def recorded(tower: Any, model: nn.Module, *args: Any, **options: Any) -> Any:
+        converted.append(model)
+        return convert(tower, model, *args, **options)
+
+    monkeypatch.setattr(encoder_module, "convert", recorded)
+    return converted
+
+
+def test_long_runs_in_fp32_convert_convolutions_once_and_give_the_same(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converted = counted(monkeypatch)
+    images = torch.randn(40, 3, 32, 32)
+    expected = Encoder(clip, "fp32").images(images)
+    encoder = Encoder(clip, "fp32", long_run=True)
+    encoder.images(images[:3])
+    torch.testing.assert_close(encoder.images(images), expected, atol=1e-5, rtol=1e-4)
+    assert converted == [clip.model.visual]
+
+
+@pytest.mark.parametrize(("precision", "long_run"), [("fp32", False), ("bf16", True)])
+def test_short_runs_and_half_precision_convert_nothing(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch, precision: str, long_run: bool
+) -> None:
+    converted = counted(monkeypatch)
+    Encoder(clip, precision, long_run=long_run).images(torch.randn(2, 3, 32, 32))
+    assert not converted
+
+
+def test_open_clips_own_transformers_are_not_converted(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    converted = counted(monkeypatch)
+    clip = load(tiny_checkpoint)
+    encoder = Encoder(clip, "fp32", long_run=True)
+    encoder.images(torch.zeros(1, 3, *clip.preprocess_cfg["size"]))
+    encoder.texts(clip.tokenizer(["a red circle"]))
+    assert not converted
+
+
+def test_texts_of_a_transformers_tower_are_the_same_whatever_their_length(
+    monkeypatch: pytest.MonkeyPatch, tiny_checkpoint: Path
+) -> None:
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=64, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, pad_token_id=0
+    )
+    given = load(tiny_checkpoint)
+    vision = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
+    text = {"context_length": 12, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
+    model = CustomTextCLIP(32, vision, text).eval()  # type: ignore[arg-type]
+    model.text = HFTextEncoder("bert", 32, config=config, pooler_type="mean_pooler", pretrained=False).eval()
+    clip = Clip(model, given.tokenizer, given.preprocess, given.model_cfg, given.preprocess_cfg)
+    converted = counted(monkeypatch)
+    tokens = torch.zeros(40, 12, dtype=torch.long)
+    for row in range(len(tokens)):
+        length = 2 + row % 11
+        tokens[row, :length] = torch.randint(1, 64, (length,))
+    expected = Encoder(clip, "fp32").texts(tokens)
+    encoder = Encoder(clip, "fp32", long_run=True)
+    torch.testing.assert_close(encoder.texts(tokens), expected, atol=1e-5, rtol=1e-4)
+    assert converted == [model] and encoder._text_features != encoder._torch_texts
