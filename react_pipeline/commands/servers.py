@@ -123,7 +123,7 @@ def serve(project: Project, dagster_port: int, mlflow_port: int) -> Iterator[lis
             log = logs / f"{program}.log"
             spawn = partial(_spawn, arguments, log, folder, environment, held)
             servers.append(Server(name, addresses.get(name, ""), spawn(), log, page, spawn))
-            tell_addresses(lock, addresses, [server.process.pid for server in servers])
+            tell_addresses(lock, addresses, [server.process.pid for server in servers if server.name != "mlflow"])
             return servers[-1]
 
         try:
