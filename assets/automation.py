@@ -16,7 +16,7 @@ from assets.corpus import base_checkpoint, corpus
 from assets.domains import control_set, customized_checkpoint, domain_file, evaluation_set, retrieved_set
 from assets.evaluation import elevater_results
 from assets.partitions import DOMAINS, domain_partitions
-from assets.resources import ProjectResource
+from assets.resources import ProjectParam, ProjectResource
 from react_pipeline.artifacts import canonical_json
 from react_pipeline.config import DomainConfig
 from react_pipeline.config_files import load_domains
@@ -33,7 +33,7 @@ DATA_VERSION_TAG = "dagster/data_version"
     description="Makes every valid file of the domains folder a partition and observes its changes. A broken file is "
     "reported here in the tick and holds up no other. A domain whose file is gone is kept and told of. Starts no run.",
 )
-def domain_files(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.SensorResult:
+def domain_files(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
     """Register new domain files; the cursor holds what was told and seen last."""
     before = _cursor_of(context.cursor)
     try:
@@ -89,7 +89,7 @@ def recustomize(settings: AutomationConfig) -> list[dg.ScheduleDefinition]:
         description="Takes stock of the corpus, the base checkpoint and the labelled images anew. What follows from a "
         "change is asked for by the sensor `upkeep`.",
     )
-    def look_outside(context: dg.ScheduleEvaluationContext, project: ProjectResource) -> Iterator[dg.RunRequest]:
+    def look_outside(context: dg.ScheduleEvaluationContext, project: ProjectParam) -> Iterator[dg.RunRequest]:
         tags = {"react/reason": "schedule", "dagster/priority": "90"}
         when = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"  # a tick that is tried again asks for nothing twice
         yield dg.RunRequest(when, asset_selection=[corpus.key, base_checkpoint.key], tags=tags)

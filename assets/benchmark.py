@@ -10,7 +10,7 @@ from assets.corpus import base_checkpoint
 from assets.domains import customized_checkpoint
 from assets.partitions import domain_partitions, evaluation_partitions, to_domain, to_trained
 from assets.reporting import about, publish
-from assets.resources import ProjectResource, TrackingResource
+from assets.resources import ProjectParam, TrackingParam
 
 GROUP = "benchmark"
 
@@ -23,7 +23,7 @@ GROUP = "benchmark"
     **about("benchmark_features", "torch", "numpy"),
 )
 def benchmark_features(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """The images of ELEVATER's data sets as one checkpoint encodes them: the long part, done once.
 
@@ -47,7 +47,7 @@ def benchmark_features(
     **about("benchmark_results", "torch", "parquet"),
 )
 def benchmark_results(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """One checkpoint on ELEVATER: zero-shot and, if shots are configured, after training on them; with predictions.
 
@@ -66,7 +66,7 @@ def benchmark_results(
     **about("benchmark_comparison", "parquet"),
 )
 def benchmark_comparison(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """The base beside each method of the domain, data set by data set, on those that both were measured on."""
     from react_pipeline.elevater.comparison import compare_benchmarks

@@ -13,7 +13,7 @@ from assets.benchmark import benchmark_features, benchmark_results
 from assets.checks import unmeasured, warning_below
 from assets.partitions import evaluation_partitions, key_of
 from assets.reporting import check
-from assets.resources import ProjectResource
+from assets.resources import ProjectParam
 from react_pipeline.artifacts import Artifact
 from react_pipeline.elevater.comparison import MEAN, compare_summaries
 from react_pipeline.elevater.features import digests_of_test_images
@@ -25,7 +25,7 @@ CHUNK_ROWS = 65_536
 
 @check(benchmark_features, blocking=True, partitions_def=evaluation_partitions)
 def features_are_finite_and_have_a_direction(
-    context: dg.AssetCheckExecutionContext, project: ProjectResource
+    context: dg.AssetCheckExecutionContext, project: ProjectParam
 ) -> dg.AssetCheckResult:
     """Features are kept as the tower gives them, so their length is not 1; but it is made 1, which 0 cannot be."""
     artifact = project.load().store.current("benchmark_features", method_key(*key_of(context)))
@@ -37,7 +37,7 @@ def features_are_finite_and_have_a_direction(
 
 @check(benchmark_results, blocking=True, partitions_def=evaluation_partitions)
 def what_is_unavailable_has_no_value(
-    context: dg.AssetCheckExecutionContext, project: ProjectResource
+    context: dg.AssetCheckExecutionContext, project: ProjectParam
 ) -> dg.AssetCheckResult:
     """Data that are not there must never count as a score of zero, nor a figure exist without images."""
     artifact = project.load().store.current("benchmark_results", method_key(*key_of(context)))
@@ -53,7 +53,7 @@ def what_is_unavailable_has_no_value(
 
 @check(benchmark_results, partitions_def=evaluation_partitions)
 def benchmark_mean_is_at_least_base(
-    context: dg.AssetCheckExecutionContext, project: ProjectResource
+    context: dg.AssetCheckExecutionContext, project: ProjectParam
 ) -> dg.AssetCheckResult:
     """Zero-shot, on the data sets that both were measured on: customization should not cost on average."""
     pipeline, (slug, method) = project.load(), key_of(context)
@@ -72,7 +72,7 @@ def benchmark_mean_is_at_least_base(
 
 @check(benchmark_results, partitions_def=evaluation_partitions)
 def training_pairs_hold_no_test_image(
-    context: dg.AssetCheckExecutionContext, project: ProjectResource
+    context: dg.AssetCheckExecutionContext, project: ProjectParam
 ) -> dg.AssetCheckResult:
     """A test image among the training pairs makes its data set's figure worthless; near duplicates are not seen."""
     return look_for_test_images(project.load(), *key_of(context))

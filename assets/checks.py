@@ -16,7 +16,7 @@ from assets.domains import control_set, customized_checkpoint, retrieved_set
 from assets.evaluation import comparison, elevater_results
 from assets.partitions import domain_partitions, evaluation_partitions, key_of, training_partitions
 from assets.reporting import check
-from assets.resources import ProjectResource
+from assets.resources import ProjectParam
 from react_pipeline.lineage import ALL, Project, fresh_or_none, method_key
 from react_pipeline.retrieval.decontamination import leaked_images
 from react_pipeline.settings.training import CONTROL_SUFFIX, TRAINED_METHODS
@@ -34,7 +34,7 @@ class vector where a head trains (rounding of its length)."""
 
 
 @check(corpus_embeddings, blocking=True)
-def vectors_are_finite_and_unit_norm(project: ProjectResource) -> dg.AssetCheckResult:
+def vectors_are_finite_and_unit_norm(project: ProjectParam) -> dg.AssetCheckResult:
     """A NaN row is never found by FAISS and a zero row is similar to nothing, both without an error."""
     artifact = project.load().store.current("corpus_embeddings", ALL)
     bad = {FOLDERS[side]: sum(map(count_bad_vectors, vector_files(artifact, side))) for side in FOLDERS}
@@ -42,7 +42,7 @@ def vectors_are_finite_and_unit_norm(project: ProjectResource) -> dg.AssetCheckR
 
 
 @check(faiss_index, blocking=True)
-def index_holds_every_row(project: ProjectResource) -> dg.AssetCheckResult:
+def index_holds_every_row(project: ProjectParam) -> dg.AssetCheckResult:
     """The row numbers of the index are those of the metadata, so neither may have more."""
     store = project.load().store
     indexed, rows = (store.current(stage, ALL).counts["rows"] for stage in ("faiss_index", "corpus_embeddings"))
@@ -54,7 +54,7 @@ def index_holds_every_row(project: ProjectResource) -> dg.AssetCheckResult:
 
 
 @check(faiss_index, blocking=True)
-def recall_is_sufficient(project: ProjectResource) -> dg.AssetCheckResult:
+def recall_is_sufficient(project: ProjectParam) -> dg.AssetCheckResult:
     """Of the 10, and of the 100, nearest that an exact search finds, the index must find enough."""
     pipeline = project.load()
     counts, config = pipeline.store.current("faiss_index", ALL).counts, pipeline.config.index
@@ -74,7 +74,7 @@ def recall_is_sufficient(project: ProjectResource) -> dg.AssetCheckResult:
 
 
 @check(retrieved_set, blocking=True, partitions_def=domain_partitions)
-def classes_have_pairs(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
+def classes_have_pairs(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
     """A class with hardly any pair is not learned; too many of these and nothing is trained."""
     pipeline, (slug,) = project.load(), key_of(context)
     counts, settings = pipeline.store.current("retrieved_set", slug).counts, pipeline.retrieval(slug)
@@ -89,7 +89,7 @@ def classes_have_pairs(context: dg.AssetCheckExecutionContext, project: ProjectR
 
 @check(retrieved_set, blocking=True, partitions_def=domain_partitions)
 def retrieved_set_holds_no_evaluation_image(
-    context: dg.AssetCheckExecutionContext, project: ProjectResource
+    context: dg.AssetCheckExecutionContext, project: ProjectParam
 ) -> dg.AssetCheckResult:
     """Training on the images one measures with would make every number worthless."""
     return leakage(project.load(), "retrieved_set", *key_of(context))
@@ -97,14 +97,14 @@ def retrieved_set_holds_no_evaluation_image(
 
 @check(control_set, blocking=True, partitions_def=domain_partitions)
 def control_set_holds_no_evaluation_image(
-    context: dg.AssetCheckExecutionContext, project: ProjectResource
+    context: dg.AssetCheckExecutionContext, project: ProjectParam
 ) -> dg.AssetCheckResult:
     """The control is held to the same rule as the retrieved set."""
     return leakage(project.load(), "control_set", *key_of(context))
 
 
 @check(customized_checkpoint, blocking=True, partitions_def=training_partitions)
-def loss_is_finite(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
+def loss_is_finite(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
     """A loss that was ever NaN or infinite leaves weights that mean nothing."""
     artifact = project.load().store.current("customized_checkpoint", method_key(*key_of(context)))
     losses = [json.loads(line)["loss"] for line in artifact.file("metrics.jsonl").read_text().splitlines()]
@@ -117,9 +117,7 @@ def loss_is_finite(context: dg.AssetCheckExecutionContext, project: ProjectResou
 
 
 @check(customized_checkpoint, blocking=True, partitions_def=training_partitions)
-def training_starts_at_the_base(
-    context: dg.AssetCheckExecutionContext, project: ProjectResource
-) -> dg.AssetCheckResult:
+def training_starts_at_the_base(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
     """Closed gates must leave the base exactly as it is; otherwise a gain is not the training's.
 
     A linear head must start as the zero-shot head of the base.
@@ -137,7 +135,7 @@ def training_starts_at_the_base(
 
 
 @check(elevater_results, partitions_def=evaluation_partitions)
-def accuracy_is_at_least_base(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
+def accuracy_is_at_least_base(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
     """Customization should not make the model worse on its own domain."""
     pipeline, (slug, method) = project.load(), key_of(context)
     base = fresh_or_none(pipeline, "elevater_results", method_key(slug, "base"))
@@ -150,7 +148,7 @@ def accuracy_is_at_least_base(context: dg.AssetCheckExecutionContext, project: P
 
 @check(comparison, partitions_def=domain_partitions)
 def gain_is_not_shared_by_the_control(
-    context: dg.AssetCheckExecutionContext, project: ProjectResource
+    context: dg.AssetCheckExecutionContext, project: ProjectParam
 ) -> dg.AssetCheckResult:
     """A gain that random pairs give too is no gain of retrieval; this is the smallest lead of any method."""
     top1 = project.load().store.current("comparison", *key_of(context)).counts["top1"]

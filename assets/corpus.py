@@ -3,15 +3,13 @@
 import dagster as dg
 
 from assets.reporting import about, publish
-from assets.resources import ProjectResource, TrackingResource
+from assets.resources import ProjectParam, TrackingParam
 
 GROUP = "corpus"
 
 
 @dg.asset(group_name=GROUP, **about("corpus", "webdataset"))
-def corpus(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
-) -> dg.MaterializeResult:
+def corpus(context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam) -> dg.MaterializeResult:
     """The image-text pairs that everything is retrieved from.
 
     REACT needs no labels of its own: whatever it teaches the model about your classes it finds in a large collection of
@@ -25,7 +23,7 @@ def corpus(
 
 @dg.asset(group_name=GROUP, **about("base_checkpoint", "pytorch"))
 def base_checkpoint(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """The CLIP to customize: the encoder of the corpus, the start of every training, and what results are held against.
 
@@ -39,7 +37,7 @@ def base_checkpoint(
 
 @dg.asset(group_name=GROUP, deps=[corpus, base_checkpoint], pool="gpu", **about("corpus_embeddings", "torch", "numpy"))
 def corpus_embeddings(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """A unit vector for every image and every caption of the corpus, in clip-retrieval's layout.
 
@@ -53,7 +51,7 @@ def corpus_embeddings(
 
 @dg.asset(group_name=GROUP, deps=[corpus_embeddings], **about("faiss_index", "faiss"))
 def faiss_index(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """The search index over the image vectors and over the caption vectors.
 

@@ -10,7 +10,7 @@ import dagster as dg
 
 from assets import automation, benchmark, benchmark_checks, checks, corpus, domains, evaluation, freshness, promotion
 from assets.conditions import condition_of
-from assets.resources import ProjectResource, TrackingResource
+from assets.resources import ProjectResource, TrackingResource, fixed
 
 
 def build_defs(loggers: Mapping[str, dg.LoggerDefinition] | None = None, **resource_overrides: Any) -> dg.Definitions:
@@ -27,7 +27,7 @@ def build_defs(loggers: Mapping[str, dg.LoggerDefinition] | None = None, **resou
         sensors=[automation.domain_files, freshness.freshness, automation.upkeep(outdated, settings)],
         # A process for each step and check would load torch and these definitions again and again.
         executor=dg.in_process_executor,
-        resources=resources,
+        resources={name: fixed(resource) for name, resource in resources.items()},
         loggers=loggers,
     )
 

@@ -6,7 +6,7 @@ from assets.corpus import base_checkpoint, corpus, corpus_embeddings, faiss_inde
 from assets.partitions import domain_partitions, to_domain, training_partitions
 from assets.processes import train
 from assets.reporting import about, publish
-from assets.resources import ProjectResource, TrackingResource
+from assets.resources import ProjectParam, TrackingParam
 from react_pipeline.artifacts import Artifact
 from react_pipeline.lineage import Project
 
@@ -31,7 +31,7 @@ domain_file = dg.AssetSpec(
     **about("evaluation_set", "parquet"),
 )
 def evaluation_set(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """The domain's labelled images, if it has any: never trained on, only measured with.
 
@@ -50,7 +50,7 @@ def evaluation_set(
     **about("retrieved_set", "parquet", "webdataset"),
 )
 def retrieved_set(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """REACT's first idea: the pairs of the corpus that matter for this domain, found from its class names alone.
 
@@ -71,7 +71,7 @@ def retrieved_set(
     **about("control_set", "parquet", "webdataset"),
 )
 def control_set(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """As many pairs as were retrieved, drawn at random from the same corpus.
 
@@ -94,7 +94,7 @@ def control_set(
     **about("customized_checkpoint", "torch", "pytorch"),
 )
 def customized_checkpoint(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """REACT's second idea: the base model with new gated blocks, trained on the retrieved pairs; its own weights stay.
 

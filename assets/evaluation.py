@@ -6,7 +6,7 @@ from assets.corpus import base_checkpoint
 from assets.domains import customized_checkpoint, evaluation_set
 from assets.partitions import domain_partitions, evaluation_partitions, to_domain, to_trained
 from assets.reporting import about, publish
-from assets.resources import ProjectResource, TrackingResource
+from assets.resources import ProjectParam, TrackingParam
 
 GROUP = "evaluation"
 
@@ -23,7 +23,7 @@ GROUP = "evaluation"
     **about("elevater_results", "torch", "parquet"),
 )
 def elevater_results(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """Zero-shot accuracy of one method on the domain's labelled images, after ELEVATER's protocol.
 
@@ -46,7 +46,7 @@ def elevater_results(
     **about("comparison", "plotly", "parquet"),
 )
 def comparison(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """Was it worth it? Every method of the domain beside the base and its control, with 95% intervals.
 
@@ -60,9 +60,7 @@ def comparison(
 
 
 @dg.asset(group_name=GROUP, deps=[comparison], **about("overview", "plotly", "parquet"))
-def overview(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
-) -> dg.MaterializeResult:
+def overview(context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam) -> dg.MaterializeResult:
     """All domains on one page: the mean gain of each method over the base and over its control, and how sure it is.
 
     It takes the current comparison of every domain; a domain without one is named with the reason. A mean says of how

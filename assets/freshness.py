@@ -19,7 +19,7 @@ import dagster as dg
 from assets.domains import customized_checkpoint, retrieved_set
 from assets.partitions import DOMAINS
 from assets.reporting import check
-from assets.resources import ProjectResource
+from assets.resources import ProjectParam
 from react_pipeline.errors import ReactError
 from react_pipeline.lineage import Project, fresh
 from react_pipeline.manifests import Manifests
@@ -32,13 +32,13 @@ MAX_TOLD = 20
 
 
 @check(retrieved_set)
-def pairs_are_up_to_date(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
+def pairs_are_up_to_date(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
     """Warns of domains whose pairs would come out otherwise today: another class, prompt, setting, corpus or base."""
     return dg.AssetCheckResult(**look_at(project.load(), context.instance)["retrieved_set"])
 
 
 @check(customized_checkpoint)
-def checkpoints_are_up_to_date(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
+def checkpoints_are_up_to_date(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
     """Warns of trainings that would see other pairs or settings today, and says what `automation.training` holds back.
 
     Trained again are those that are not held back, if automation is switched on.
@@ -53,7 +53,7 @@ def checkpoints_are_up_to_date(context: dg.AssetCheckExecutionContext, project: 
     description="Evaluates the checks `pairs_are_up_to_date` and `checkpoints_are_up_to_date` again when their answer "
     "has changed, so that the UI shows what is out of date and why. Starts no run.",
 )
-def freshness(context: dg.SensorEvaluationContext, project: ProjectResource) -> dg.SensorResult:
+def freshness(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
     """Report what the UI does not show yet; the cursor holds what was true in the last tick."""
     try:
         answers = look_at(project.load(), context.instance)

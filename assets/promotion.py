@@ -9,7 +9,7 @@ from assets.evaluation import GROUP, comparison, elevater_results
 from assets.metadata import data_uri, literal
 from assets.partitions import domain_partitions, key_of, to_domain
 from assets.reporting import about, check, publish, readable_failures
-from assets.resources import ProjectResource, TrackingResource
+from assets.resources import ProjectParam, TrackingParam
 from react_pipeline.artifacts import Artifact
 from react_pipeline.errors import CorruptArtifact, MissingArtifact, StaleArtifact
 from react_pipeline.lineage import Project, fresh_or_none, method_key
@@ -26,7 +26,7 @@ MAX_NAMED = 5
     **about("promotion", "parquet", "mlflow"),
 )
 def promotion(
-    context: dg.AssetExecutionContext, project: ProjectResource, tracking: TrackingResource
+    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
     """Which model of the domain is champion: a new one only if its gain is beyond the noise.
 
@@ -49,7 +49,7 @@ def promotion(
 
 
 @check(promotion, partitions_def=domain_partitions)
-def champion_is_in_no_doubt(context: dg.AssetCheckExecutionContext, project: ProjectResource) -> dg.AssetCheckResult:
+def champion_is_in_no_doubt(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
     """Warns if the champion cannot be compared, if newer results were not weighed, or if the base is ahead of it."""
     (slug,) = key_of(context)
     doubt = doubt_of(project.load(), slug)

@@ -2,9 +2,14 @@
 
 Belongs here: where the configuration is found when Dagster runs a step. Does not belong here: reading or checking it
 (`react_pipeline.config`).
+
+They are plain objects, which `fixed` keeps out of the configuration of a run: who launches a run chooses what it makes,
+and only who starts the servers chooses the files it reads and where it logs.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -16,7 +21,13 @@ from react_pipeline.tracking.live import LiveRun
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
-class ProjectResource(dg.ConfigurableResource):
+def fixed(resource: Any) -> dg.ResourceDefinition:
+    """The resource as it is: a run that brings a configuration of its own for it is refused."""
+    return dg.ResourceDefinition(lambda _: resource, config_schema={})
+
+
+@dataclass(frozen=True)
+class ProjectResource:
     """The pipeline that the assets belong to.
 
     Attributes:
@@ -34,7 +45,8 @@ class ProjectResource(dg.ConfigurableResource):
         return Project.load(self.config_path)
 
 
-class TrackingResource(dg.ConfigurableResource):
+@dataclass(frozen=True)
+class TrackingResource:
     """MLflow.
 
     Attributes:
@@ -56,3 +68,8 @@ class TrackingResource(dg.ConfigurableResource):
         url = tracking.url(tracked)
         shown = dg.MetadataValue.url(url) if url else dg.MetadataValue.text("open it with `react-pipeline ui`")
         return {"mlflow": shown, "mlflow_run_id": dg.MetadataValue.text(tracked)}
+
+
+ProjectParam = dg.ResourceParam[ProjectResource]
+TrackingParam = dg.ResourceParam[TrackingResource]
+"""By these annotations Dagster hands a resource to an asset, check, sensor or schedule."""

@@ -183,7 +183,7 @@ def ui(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     console.print("starting; this takes up to a minute ...")
     with serve(project, dagster_port, mlflow_port) as servers:
-        for server in servers:
+        for server in filter(lambda server: server.url, servers):
             console.print(f"{server.name:8} {server.page or server.url}", soft_wrap=True)
         if not any(server.name == "mlflow" for server in servers):
             mlflow = mlflow_url(project.config.mlflow_url, project.config.tracking_uri or "")

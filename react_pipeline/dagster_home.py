@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -65,8 +65,8 @@ def locked_for_ui(home: Path) -> Iterator[TextIO]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             there = ", ".join(f"{name} {url}" for name, url in ui_addresses(home).items()) or "it is just starting"
-            process = _read(home).get("process")
-            end = "Ctrl-C where it runs" + (f", or: kill {process}" if process else "")
+            processes = " ".join(map(str, _read(home).get("processes") or ()))
+            end = "Ctrl-C where it runs" + (f", or: kill {processes}" if processes else "")
             raise InputError(
                 f"`react-pipeline ui` runs already over {home}: {there}; use that one, or end it first ({end})"
             ) from error
@@ -76,10 +76,10 @@ def locked_for_ui(home: Path) -> Iterator[TextIO]:
             lock.truncate(0)
 
 
-def tell_addresses(lock: TextIO, addresses: Mapping[str, str], process: int | None = None) -> None:
-    """Write into the held lock where each user interface answers, by name, and which process ends them with itself."""
+def tell_addresses(lock: TextIO, addresses: Mapping[str, str], processes: Sequence[int] = ()) -> None:
+    """Write into the held lock where each user interface answers, by name, and which processes hold the lock."""
     lock.truncate(0)
-    lock.write(json.dumps({"addresses": dict(addresses), "process": process}))
+    lock.write(json.dumps({"addresses": dict(addresses), "processes": list(processes)}))
     lock.flush()
 
 

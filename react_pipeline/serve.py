@@ -14,8 +14,8 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
+from react_pipeline.cross_site import refusal
 from react_pipeline.errors import InputError, ReactError
 from react_pipeline.lineage import Project
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 """There is no password, so it is not opened to the network."""
-HOST_NAMES = frozenset({"127.0.0.1", "localhost"})
-"""By which a browser may call it: another name that leads here is a trick of some page (DNS rebinding)."""
 MAX_REQUEST_BYTES = 64 << 20
 INDEX_NAME = "corpus"
 
@@ -106,11 +104,8 @@ def _guard(app: Flask, pictures_from: str) -> None:
 
     @app.before_request
     def refuse_strangers() -> None:
-        origin = request.headers.get("Origin")
-        if urlsplit(f"//{request.host}").hostname not in HOST_NAMES:
-            abort(403, "ask for 127.0.0.1 or localhost")
-        if origin is not None and urlsplit(origin).netloc != request.host:
-            abort(403, "another site may not ask here")
+        if reason := refusal(request.method, request.headers.get):
+            abort(403, reason)
 
     @app.after_request
     def add_headers(response: Response) -> Response:

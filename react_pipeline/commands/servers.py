@@ -1,11 +1,14 @@
 """Servers: the Dagster and MLflow user interfaces as child processes, bound to loopback.
 
 Belongs here: starting them, waiting until they answer, starting MLflow's again, and stopping them together. Does not
-belong here: what they show; that they run once over a Dagster home (`dagster_home`).
+belong here: what they show or refuse (`assets.webserver`); that they run once over a Dagster home (`dagster_home`).
+
+Dagster is three processes, as in production: one that has loaded the assets, the webserver, and the daemon.
 """
 
 from __future__ import annotations
 
+import http
 import logging
 import os
 import re
@@ -13,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -22,15 +26,28 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import yaml
+
+from react_pipeline.cross_site import origin_of
 from react_pipeline.dagster_home import HOME_VARIABLE, locked_for_ui, prepare_home, tell_addresses
 from react_pipeline.errors import InputError, ReactError
 from react_pipeline.project import CONFIG_VARIABLE, Project
-from react_pipeline.project_template import WORKSPACE
 from react_pipeline.tracking import Tracking
 from react_pipeline.tracking.notes import DAGSTER_VARIABLE, MLFLOW_VARIABLE
 
 HOST = "127.0.0.1"
 """Neither server asks for a password, so neither is opened to the network."""
+
+STRANGER = "stranger.invalid"
+"""A server that answers by this name is not guarded, and would answer the page of any site."""
+
+CODE_SERVER = (
+    *("-m", "dagster", "code-server", "start", "--module-name", "assets.definitions"),
+    *("--use-python-environment-entry-point", "--inject-env-vars-from-instance"),
+)
+_ENTRY_POINT = "entry_points(group='console_scripts', name='dagster-daemon')['dagster-daemon']"
+DAEMON = ("-c", f"from importlib.metadata import entry_points; {_ENTRY_POINT}.load()()", "run")
+"""The program `dagster-daemon`, wherever the scripts of this Python are; Dagster has no public module for it."""
 
 START_SECONDS = 180.0
 STOP_SECONDS = 10.0
@@ -53,9 +70,9 @@ class Server:
 
     Attributes:
         name: What it is.
-        url: Where it answers.
+        url: Where it answers; empty: it is no page.
         process: Leader of a process group of its own.
-        log: What it writes.
+        log: What it writes; Dagster's three share one.
         page: What a browser should open first; empty: `url`.
         start: Starts it anew.
     """
@@ -79,44 +96,63 @@ def serve(project: Project, dagster_port: int, mlflow_port: int) -> Iterator[lis
     tracking = Tracking.of(project)
     folder = project.path.parent
     home = prepare_home(folder)
-    dagster = ["-m", "dagster", "dev", "-w", str(WORKSPACE), "-h", HOST, "-p", str(dagster_port)]
-    commands: dict[str, tuple[int, Sequence[str]]] = {"dagster": (dagster_port, dagster)}
-    pages = {}
-    with locked_for_ui(home) as lock:
-        if not tracking.uri.startswith("http"):
-            tracking.prepare()
-            mlflow = ["-m", "mlflow", "server", "--host", HOST, "--port", str(mlflow_port), "--workers", "1"]
-            commands["mlflow"] = mlflow_port, [*mlflow, "--backend-store-uri", tracking.uri]
-            pages["mlflow"] = tracking.runs.table_url(f"http://{HOST}:{mlflow_port}")
-        for name, (port, _) in commands.items():
+    ports = {"dagster": dagster_port}
+    if not tracking.uri.startswith("http"):
+        ports["mlflow"] = mlflow_port
+    addresses = {name: f"http://{HOST}:{port}" for name, port in ports.items()}
+    logs = project.config.store.parent / "logs"
+    with locked_for_ui(home) as lock, tempfile.TemporaryDirectory(prefix="react-ui-") as directory:
+        for name, port in ports.items():
             _require_free(name, port)
-        addresses = {name: f"http://{HOST}:{port}" for name, (port, _) in commands.items()}
         tell_addresses(lock, addresses)
         environment = {**os.environ, HOME_VARIABLE: str(home), CONFIG_VARIABLE: str(project.path)}
         environment.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        # So that runs of MLflow and of Dagster link to one another.
+        # So that runs of MLflow and of Dagster link to one another; behind a proxy the operator has set its addresses.
         for name, variable in (("dagster", DAGSTER_VARIABLE), ("mlflow", MLFLOW_VARIABLE)):
             if name in addresses:
-                environment[variable] = addresses[name]
-        logs = project.config.store.parent / "logs"
+                environment[variable] = environment.get(variable) or addresses[name]
         logs.mkdir(parents=True, exist_ok=True)
+        for name in ports:
+            (logs / f"{name}.log").write_bytes(b"")
         servers: list[Server] = []
+
+        def start(name: str, arguments: Sequence[str], page: str = "") -> Server:
+            # Dagster's daemon is what must not run twice: it holds the lock with us, and on if we are killed.
+            program = name.split()[0]
+            held = (lock.fileno(),) if program == "dagster" else ()
+            log = logs / f"{program}.log"
+            spawn = partial(_spawn, arguments, log, folder, environment, held)
+            servers.append(Server(name, addresses.get(name, ""), spawn(), log, page, spawn))
+            tell_addresses(lock, addresses, [server.process.pid for server in servers if server.name != "mlflow"])
+            return servers[-1]
+
         try:
             end_with_the_terminal()
-            for name, (_, arguments) in commands.items():
-                log = logs / f"{name}.log"
-                log.write_bytes(b"")
-                # Dagster's daemon is what must not run twice: it holds the lock with us, and on if we are killed.
-                held = (lock.fileno(),) if name == "dagster" else ()
-                start = partial(_spawn, arguments, log, folder, environment, held)
-                servers.append(Server(name, addresses[name], start(), log, pages.get(name, ""), start))
-                if name == "dagster":
-                    tell_addresses(lock, addresses, servers[-1].process.pid)
+            if "mlflow" in ports:
+                tracking.prepare()
+                page = tracking.runs.table_url(addresses["mlflow"])
+                start("mlflow", _mlflow(mlflow_port, tracking.uri, environment[MLFLOW_VARIABLE]), page)
+            code, workspace = Path(directory, "code"), Path(directory, "workspace.yaml")
+            location = {"socket": str(code), "location_name": "react"}
+            workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
+            _wait(start("dagster code server", [*CODE_SERVER, "--socket", str(code)]), partial(_require_open, code))
+            webserver = ["-m", "assets.webserver", "--host", HOST, "--port", str(dagster_port)]
+            start("dagster", [*webserver, "--workspace", str(workspace)])
+            start("dagster daemon", [*DAEMON, "--workspace", str(workspace)])
             for server in servers:
-                _wait(server)
+                if server.url:
+                    _wait(server, partial(_require_guarded, server))
             yield servers
         finally:
             stop(servers)
+
+
+def _mlflow(port: int, database: str, public_url: str) -> list[str]:
+    """Arguments of MLflow's server; it refuses other names than these, and writing by pages of other sites."""
+    public = origin_of(public_url)
+    hosts = f"{HOST}:*,localhost:*,{public.partition('://')[2]}"
+    server = ["-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    return [*server, "--backend-store-uri", database, "--allowed-hosts", hosts, "--cors-allowed-origins", public]
 
 
 def end_with_the_terminal() -> None:
@@ -137,7 +173,7 @@ def watch(servers: list[Server]) -> None:
     left = dict.fromkeys((server.name for server in servers), RESTARTS)
     while True:
         for server in [*servers]:
-            if server.name == "dagster":
+            if server.name.startswith("dagster"):
                 _require_running(server)
             elif server.process.poll() is not None:
                 told = _how_it_ended(server)
@@ -199,20 +235,31 @@ def _spawn(
         signal.signal(signal.SIGINT, before)
 
 
-def _wait(server: Server) -> None:
+def _wait(server: Server, attempt: Callable[[], None]) -> None:
+    """Try until no OSError says that the server does not answer yet."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         _require_running(server)
-        try:
-            with urllib.request.urlopen(server.url, timeout=5):  # noqa: S310 - an http address of ours
-                return
-        except urllib.error.HTTPError:
-            return
-        except OSError:
-            time.sleep(0.3)
-    raise ReactError(
-        f"{server.name} does not answer at {server.url} after {START_SECONDS:.0f} seconds; see {server.log}"
-    )
+        with suppress(OSError):
+            return attempt()
+        time.sleep(0.3)
+    raise ReactError(f"{server.name} does not answer after {START_SECONDS:.0f} seconds; see {server.log}")
+
+
+def _require_open(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.connect(str(path))
+
+
+def _require_guarded(server: Server) -> None:
+    request = urllib.request.Request(server.url, headers={"Host": STRANGER})  # noqa: S310 - an http address of ours
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+            status = answer.status
+    except urllib.error.HTTPError as error:
+        status = error.code
+    if status != http.HTTPStatus.FORBIDDEN:
+        raise ReactError(f"{server.name} is not guarded: it answers {status} to the foreign host {STRANGER}")
 
 
 def _require_running(server: Server) -> None:

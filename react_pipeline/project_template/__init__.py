@@ -15,9 +15,6 @@ FOLDER = Path(__file__).parent
 DAGSTER_SETTINGS = FOLDER / "dagster.yaml"
 """What a new Dagster home gets."""
 
-WORKSPACE = FOLDER / "workspace.yaml"
-"""Where Dagster's own programs find the assets."""
-
 
 def write_demo_project(folder: Path) -> list[Path]:
     """Make a folder the demo's project: `pipeline.yaml` and `domains/`. Files that are there are kept.

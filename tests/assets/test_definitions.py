@@ -89,7 +89,18 @@ def test_checks_block_except_those_that_compare() -> None:
 
 def test_resources_can_be_overridden() -> None:
     other = build_defs(project=ProjectResource(config_path="elsewhere.yaml"))
-    assert other.resources["project"].config_path == "elsewhere.yaml"
+    with dg.build_resources({"project": other.resources["project"]}) as resources:
+        assert resources.project.config_path == "elsewhere.yaml"
+
+
+@pytest.mark.parametrize(  # FAULTS 42
+    "config", [{"project": {"config_path": "/evil.yaml"}}, {"tracking": {"tracking_uri": "http://evil.example"}}]
+)
+def test_a_run_cannot_choose_its_project_or_where_it_logs(config: dict[str, dict[str, str]]) -> None:
+    job = defs.resolve_implicit_global_asset_job_def()
+    dg.validate_run_config(job, {})
+    with pytest.raises(dg.DagsterInvalidConfigError):
+        dg.validate_run_config(job, {"resources": {name: {"config": fields} for name, fields in config.items()}})
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "x,y", "Animals", "two words", "größe", "", "a" * 64])  # FAULTS 23

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Iterator
@@ -78,6 +79,39 @@ def ask(url: str, body: dict | None, headers: dict[str, str]) -> dict:
     request = urllib.request.Request(url, data, {"Content-Type": "application/json", **headers})  # noqa: S310 - loopback
     with urllib.request.urlopen(request, timeout=60) as page:  # noqa: S310
         return json.loads(page.read())
+
+
+def send(url: str, method: str, headers: dict[str, str]) -> int:
+    """Status of the answer to a request with the password of the user whose browser sends it."""
+    request = urllib.request.Request(url, b"{}" if method == "POST" else None, headers, method=method)  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=30) as page:  # noqa: S310 - loopback
+            return page.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+JSON, TEXT = {"Content-Type": "application/json"}, {"Content-Type": "text/plain;charset=UTF-8"}
+LINK = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+FOREIGN_REQUESTS = [
+    ("GET", "/", {"Host": "rebound.example"}, 421),
+    ("POST", "/graphql", {**JSON, "Origin": "http://{host}"}, 200),
+    ("POST", "/graphql", {"Content-Type": "application/json; charset=utf-8", "Origin": "https://{host}"}, 200),
+    ("POST", "/graphql", {**JSON, "Origin": "http://evil.example"}, 403),
+    ("POST", "/graphql", {**JSON, "Origin": "http://{host}.evil.example"}, 403),
+    ("POST", "/graphql", {**JSON, "Origin": "null"}, 403),
+    ("POST", "/graphql", TEXT, 415),
+    ("POST", "/graphql", {"Content-Type": "text/plain; application/json"}, 415),
+    ("GET", "/graphql?query=mutation", {}, 405),
+    ("GET", "/x/../%67raphql?query=mutation", {}, 405),
+    ("GET", "/asset-groups?expanded=x", {"Sec-Fetch-Site": "same-origin"}, 200),
+    ("GET", "/asset-groups?expanded=x", LINK, 200),
+    ("GET", "/", {**LINK, "Sec-Fetch-Dest": "iframe"}, 403),
+    ("GET", "/", {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"}, 403),
+    ("POST", "/graphql", {**JSON, **LINK}, 403),
+    ("GET", "/graphql", {"Origin": "http://evil.example", "Upgrade": "websocket", "Connection": "Upgrade"}, 403),
+]
+"""Method, path, headers, and the status by Dagster's proxy; 405 and 415 are its alone."""
 
 
 @pytest.mark.parametrize("launcher", ["docker-launcher.yaml", "kubernetes-launcher.yaml"])
@@ -155,17 +189,20 @@ def test_networks_and_volumes_of_the_launcher_are_those_that_compose_makes() -> 
         ("nginx-one-server.conf", (8300, 8500), ("127.0.0.1:3000", "127.0.0.1:5000")),
     ],
 )
-def test_proxy_lets_nobody_in_without_a_password(
+def test_proxy_lets_in_neither_who_has_no_password_nor_a_page_of_another_site(
     file: str, ports: tuple[int, int], backends: tuple[str, str], tmp_path: Path
 ) -> None:
     seen: list[dict[str, str]] = []
 
     class Backend(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
             seen.append(dict(self.headers))
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"inside")
+
+        do_POST = do_GET  # noqa: N815 - the name that http.server wants
 
         def log_message(self, *_: object) -> None:
             pass
@@ -175,21 +212,32 @@ def test_proxy_lets_nobody_in_without_a_password(
     front, second = free_port(), free_port()
     changed = {name: f"127.0.0.1:{server.server_port}" for name in backends}
     changed |= {
-        f"listen {ports[0]};": f"listen 127.0.0.1:{front};",
-        f"listen {ports[1]};": f"listen 127.0.0.1:{second};",
+        f"listen {ports[0]}": f"listen 127.0.0.1:{front}",
+        f"listen {ports[1]}": f"listen 127.0.0.1:{second}",
     }
     try:
         with proxy(file, changed, tmp_path):
             for port in (front, second):
-                assert answer(f"http://127.0.0.1:{port}/", 30)[0] == 401
+                host = f"your.host:{port}"
+                assert answer(f"http://127.0.0.1:{port}/", 30, {"Host": host})[0] == 401
                 wrong = {"Authorization": "Basic " + b64encode(b"ann:wrong").decode()}
-                assert answer(f"http://127.0.0.1:{port}/", 30, wrong)[0] == 401
+                assert answer(f"http://127.0.0.1:{port}/", 30, {"Host": host, **wrong})[0] == 401
                 assert not seen
-                assert answer(f"http://127.0.0.1:{port}/", 30, PASSWORD) == (200, b"inside")
+                assert answer(f"http://127.0.0.1:{port}/", 30, {"Host": host, **PASSWORD}) == (200, b"inside")
                 # The password stays at the proxy; the name by which the page was asked for does not change.
                 headers = seen.pop()
                 assert "Authorization" not in headers
-                assert headers["Host"] == f"127.0.0.1:{port}"
+                assert headers["Host"] == host
+                for method, path, more, status in FOREIGN_REQUESTS:
+                    given = {
+                        "Host": host,
+                        **PASSWORD,
+                        **{name: value.format(host=host) for name, value in more.items()},
+                    }
+                    expected = 200 if port == second and status in (405, 415) else status
+                    answered = send(f"http://127.0.0.1:{port}{path}", method, given)
+                    assert (answered, bool(seen)) == (expected, expected == 200), (port, method, path, more)
+                    seen.clear()
     finally:
         server.shutdown()
 
@@ -297,7 +345,7 @@ def test_what_the_page_says_for_one_server_works_together(tiny_project: Project,
     assert [name.split(" --")[0] for name in names] == [
         "mlflow server",
         "dagster code-server",
-        "dagster-webserver",
+        "python -m",
         "dagster-daemon run",
     ]
     assert any(words[0] == "cp" and words[1].endswith("nginx-one-server.conf") for words in commands)
@@ -317,6 +365,7 @@ def test_what_the_page_says_for_one_server_works_together(tiny_project: Project,
     instead = {page_workspace: str(workspace), "s3://mlflow": str(tmp_path / "files")}
     environment = {**os.environ, "DAGSTER_HOME": str(home), "REACT_PIPELINE_CONFIG": str(tiny_project.path)}
     environment |= {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment["REACT_DAGSTER_URL"] = f"http://your.host:{ports['8300']}"
     subprocess.run([sys.executable, "-m", "dagster", "instance", "info"], env=environment, check=True)
     inside, outside = "http://127.0.0.1:{}", {"Host": "your.host:{}", "Origin": "http://your.host:{}", **PASSWORD}
 
@@ -332,7 +381,7 @@ def test_what_the_page_says_for_one_server_works_together(tiny_project: Project,
             command = [str(bin_folder / words[0]), *words[1:]]
             started.enter_context(running(command, log, env=environment, cwd=REPOSITORY))
         changed = {f"127.0.0.1:{old}": f"127.0.0.1:{ports[old]}" for old in ("3000", "5000")}
-        changed |= {f"listen {old};": f"listen 127.0.0.1:{ports[old]};" for old in ("8300", "8500")}
+        changed |= {f"listen {old}": f"listen 127.0.0.1:{ports[old]}" for old in ("8300", "8500")}
         started.enter_context(proxy("nginx-one-server.conf", changed, tmp_path))
         for port in ("3000", "5000"):
             answer(inside.format(ports[port]), 240)

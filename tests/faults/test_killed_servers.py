@@ -1,4 +1,7 @@
-"""A user interface that is killed takes down nothing that works without it, and leaves no children behind."""
+"""A user interface that is killed takes down nothing that works without it, and leaves no children behind.
+
+One that is not guarded is not left running.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,11 @@ import logging
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -101,6 +106,29 @@ def test_children_of_a_killed_mlflow_do_not_keep_its_port(tmp_path: Path) -> Non
             assert psutil.Process(int(child.read_text())).status() == psutil.STATUS_ZOMBIE
     finally:
         stop([dagster, mlflow])
+
+
+@pytest.mark.parametrize(("status", "guarded"), [(403, True), (200, False), (404, False), (500, False)])
+def test_a_server_that_answers_a_foreign_host_is_not_left_running(tmp_path: Path, status: int, guarded: bool) -> None:
+    hosts = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            hosts.append(self.headers["Host"])
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listening:
+        threading.Thread(target=listening.serve_forever, daemon=True).start()
+        dagster = server("dagster", "exit 0", tmp_path)
+        dagster.url = f"http://127.0.0.1:{listening.server_port}"
+        with nullcontext() if guarded else pytest.raises(ReactError, match="not guarded"):
+            servers_module._require_guarded(dagster)
+        listening.shutdown()
+    assert hosts == [servers_module.STRANGER]
 
 
 @pytest.mark.parametrize(

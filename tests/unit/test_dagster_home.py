@@ -47,11 +47,11 @@ def test_a_second_ui_over_a_home_is_told_where_the_first_answers_and_how_to_end_
         with pytest.raises(InputError, match="just starting"), locked_for_ui(tmp_path):
             pass
         tell_addresses(lock, ADDRESSES)
-        tell_addresses(lock, ADDRESSES, 4321)
+        tell_addresses(lock, ADDRESSES, [4321, 4322])
         assert ui_addresses(tmp_path) == ADDRESSES
         with pytest.raises(InputError) as refused, locked_for_ui(tmp_path):
             pass
-        for word in (str(tmp_path), *ADDRESSES.values(), "kill 4321"):
+        for word in (str(tmp_path), *ADDRESSES.values(), "kill 4321 4322"):
             assert word in str(refused.value)
         assert ui_addresses(tmp_path) == ADDRESSES  # the second one wrote nothing
     assert ui_addresses(tmp_path) == {}

@@ -16,7 +16,7 @@ ASIDE = ("demo", "elevater")
 """Packages of their own, whose modules are not steps of the pipeline."""
 
 STEPS = (
-    *("errors", "durable", "digests"),
+    *("errors", "durable", "digests", "cross_site"),
     *("settings.training", "settings.evaluation"),
     *(
         "sources.shard_patterns",

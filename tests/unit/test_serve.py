@@ -152,6 +152,7 @@ def test_no_address_is_opened_for_a_user(client: Any) -> None:
 def test_other_sites_and_other_names_are_refused(client: Any) -> None:
     assert client.get("/", headers={"Host": "localhost:1234"}).status_code == 200
     assert client.get("/", headers={"Host": "rebound.example:1234"}).status_code == 403
+    assert client.get("/", headers={"Sec-Fetch-Site": "cross-site"}).status_code == 403
     body = json.dumps({**PAGE, "text": "a"})
     assert client.post("/knn-service", data=body, headers={"Origin": "https://evil.example"}).status_code == 403
     answer = client.post("/knn-service", data=body, headers={"Origin": "http://localhost"})

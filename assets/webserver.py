@@ -1,0 +1,74 @@
+"""The Dagster webserver behind a guard: `python -m assets.webserver`, with the options of `dagster-webserver`.
+
+Belongs here: what is refused of Dagster's requests. Does not belong here: what any server refuses
+(`react_pipeline.cross_site`).
+
+Dagster's own server runs a GraphQL mutation that comes by GET, and compares neither Host nor Origin, so that each page
+its user visits could launch runs. Behind a proxy, `REACT_DAGSTER_URL` names the address that browsers use.
+"""
+
+import os
+from collections.abc import Collection
+
+from dagster_webserver.cli import main
+from dagster_webserver.webserver import DagsterWebserver
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware import Middleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from react_pipeline.cross_site import SAFE_METHODS, origin_of, refusal
+from react_pipeline.tracking.notes import DAGSTER_VARIABLE
+
+
+class Guard:
+    """Answers 403, 405 or 415 instead of passing on what a page of another site may have sent."""
+
+    def __init__(self, app: ASGIApp, allowed: Collection[str]) -> None:
+        """`allowed`: origins besides those of loopback."""
+        self._app = app
+        self._allowed = allowed
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one request or websocket."""
+
+        async def send_unframed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                # No other site shows these pages inside its own, or loads anything from here.
+                headers.append("Content-Security-Policy", "frame-ancestors 'self'")
+                headers["Cross-Origin-Resource-Policy"] = "same-origin"
+            await send(message)
+
+        if scope["type"] in ("http", "websocket"):
+            status, reason = self._refusal(scope)
+            if reason:
+                await PlainTextResponse(reason, status)(scope, receive, send)
+                return
+        await self._app(scope, receive, send_unframed)
+
+    def _refusal(self, scope: Scope) -> tuple[int, str]:
+        headers = Headers(scope=scope)
+        method = scope.get("method", "GET")  # a websocket has none
+        if reason := refusal(method, headers.get, self._allowed):
+            return 403, reason
+        if (
+            method not in SAFE_METHODS
+            and headers.get("Content-Type", "").partition(";")[0].strip() != "application/json"
+        ):
+            # A form of another site can send the other types without asking.
+            return 415, "the body must be application/json"
+        if method in SAFE_METHODS and scope["path"].endswith("/graphql") and scope["query_string"]:
+            return 405, "send GraphQL by POST"
+        return 0, ""
+
+
+def guard(allowed: Collection[str]) -> None:
+    """Put the guard in front of every Dagster webserver of this process."""
+    inner = DagsterWebserver.build_middleware
+    DagsterWebserver.build_middleware = lambda self: [Middleware(Guard, allowed=allowed), *inner(self)]
+
+
+if __name__ == "__main__":
+    guard({origin_of(os.environ.get(DAGSTER_VARIABLE, ""))} - {""})
+    main()

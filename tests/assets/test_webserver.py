@@ -1,0 +1,85 @@
+"""The guard in front of Dagster's webserver, as an ASGI application, and that the webserver is built with it."""
+
+import asyncio
+import importlib
+from typing import Any
+
+import pytest
+from dagster_webserver.webserver import DagsterWebserver
+
+from assets.webserver import Guard, guard
+
+LOOPBACK = {"host": "127.0.0.1:3000"}
+JSON = {**LOOPBACK, "content-type": "application/json"}
+
+
+def ask(method: str, path: str, headers: dict[str, str], kind: str = "http") -> tuple[int, dict[str, str]]:
+    """Status and headers of the answer; 200 is that of the application behind the guard."""
+    sent: list[dict[str, Any]] = []
+
+    async def inner(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    path, _, query = path.partition("?")
+    scope = {"type": kind, "path": path, "query_string": query.encode()}
+    scope["headers"] = [(name.encode(), value.encode()) for name, value in headers.items()]
+    if kind == "http":
+        scope["method"] = method
+    asyncio.run(Guard(inner, {"https://your.host"})(scope, None, send))
+    return sent[0]["status"], {name.decode(): value.decode() for name, value in sent[0]["headers"]}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers"),
+    [
+        ("POST", "/graphql", JSON),
+        ("POST", "/graphql", {**JSON, "content-type": "application/json; charset=utf-8"}),
+        ("POST", "/graphql", {**JSON, "host": "your.host", "origin": "https://your.host"}),
+        ("GET", "/graphql", LOOPBACK),  # GraphiQL, which is a page
+        ("GET", "/asset-groups?expanded=x", LOOPBACK),
+    ],
+)
+def test_what_the_user_interface_asks_passes_and_cannot_be_framed(
+    method: str, path: str, headers: dict[str, str]
+) -> None:
+    status, answered = ask(method, path, headers)
+    assert status == 200
+    assert answered == {
+        "content-security-policy": "frame-ancestors 'self'",
+        "cross-origin-resource-policy": "same-origin",
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/graphql?query=mutation", LOOPBACK, 405),
+        ("HEAD", "/prefix/graphql?%71uery=mutation", LOOPBACK, 405),
+        ("POST", "/graphql?query=mutation", LOOPBACK, 415),
+        ("POST", "/graphql", {**JSON, "content-type": "text/plain; application/json"}, 415),
+        ("POST", "/graphql", {**JSON, "content-type": "application/x-www-form-urlencoded"}, 415),
+        ("POST", "/report_asset_materialization/corpus", LOOPBACK, 415),
+        ("POST", "/graphql", {**JSON, "host": "rebound.example"}, 403),
+        ("POST", "/graphql", {**JSON, "origin": "http://127.0.0.1:3001"}, 403),
+        ("GET", "/", {**LOOPBACK, "sec-fetch-site": "same-site"}, 403),
+    ],
+)
+def test_what_a_foreign_page_can_send_is_refused(method: str, path: str, headers: dict[str, str], status: int) -> None:
+    assert ask(method, path, headers)[0] == status
+
+
+def test_a_websocket_of_a_foreign_page_is_refused() -> None:
+    assert ask("GET", "/graphql", {**LOOPBACK, "origin": "http://127.0.0.1:3000"}, "websocket")[0] == 200
+    assert ask("GET", "/graphql", {**LOOPBACK, "origin": "http://localhost:3000"}, "websocket")[0] == 403
+
+
+def test_dagster_builds_its_webserver_with_the_guard_in_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DagsterWebserver, "build_middleware", DagsterWebserver.build_middleware)
+    guard({"https://your.host"})
+    first = DagsterWebserver.build_middleware(object())[0]
+    assert first.cls is Guard and first.kwargs == {"allowed": {"https://your.host"}}
+    # The class that the webserver's program makes its application of.
+    assert importlib.import_module("dagster_webserver.app").DagsterWebserver is DagsterWebserver
