@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +33,12 @@ class Launched:
 
 
 @pytest.fixture(scope="module")
-def launched(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Iterator[Launched]:
+def launched(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path, mlflow_database: Path
+) -> Iterator[Launched]:
     directory = tmp_path_factory.mktemp("launched")
     project = write_project(directory, tiny_checkpoint, drawings)
+    shutil.copy(mlflow_database, directory)
     with dagster_home(directory / "home"):
         first = materialize("*", ["shapes"], METHODS, project.path)
         second = materialize("*", ["shapes"], METHODS, project.path)
