@@ -30,7 +30,7 @@ test: install ## everything but the slow and GPU tests
 test-slow: install ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
-test-operations: install ## servers, daemon and browser: a part of test-slow that CI runs too
+test-operations: install ## servers, daemon, browser, whole lineages: a part of test-slow that CI runs too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m operations
 
 test-gpu: install ## the tests that need a CUDA device

@@ -9,6 +9,9 @@ make_project        test     makes a project in a fresh folder: `make_project(co
                              given fields over `PIPELINE`, section by section
 tiny_project        test     `make_project()`: nothing built yet; domains `shapes` and `colours`
 indexed_project     test     the same with everything up to `faiss_index` published, in a store of its own
+retrieved_project   test     the same with evaluation, retrieved and control sets of both domains published too
+mlflow_database     session  `mlflow.db`: MLflow's tables and nothing in them; migrating a fresh one takes seconds
+tracking            test     `Tracking` in a copy of it, where `tiny_project` logs too
 =================== ======== ===========================================================================================
 
 Session fixtures are shared: copy before you change them. `support_drawings` makes images, pairs and shards.
@@ -18,19 +21,30 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from sqlalchemy import Engine, event
 from support_drawings import COLOURS, SHAPES, write_corpus, write_evaluation_folder
 
 from react_pipeline.lineage import Project
+from react_pipeline.tracking import Tracking
 
 # Layers of 32 numbers gain nothing from threads, and threads that wait for each other on a busy machine take seconds.
 # Set before torch is loaded; processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@event.listens_for(Engine, "connect")
+def _leave_writing_to_the_system(connection: Any, _record: Any) -> None:
+    """No fsync in the databases of Dagster and MLflow: tests kill processes, not the machine."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
+
 
 PIPELINE: dict[str, Any] = {
     "project": "tiny",
@@ -135,6 +149,42 @@ def indexed_project(tiny_project: Project, _indexed_store: Path) -> Project:
     return tiny_project
 
 
+@pytest.fixture(scope="session")
+def _retrieved_store(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path, _indexed_store: Path
+) -> Path:
+    from react_pipeline.retrieval.labelled import publish_evaluation_set
+    from react_pipeline.retrieve import draw_control, retrieve_pairs
+
+    project = write_project(tmp_path_factory.mktemp("retrieved"), tiny_checkpoint, drawings)
+    shutil.copytree(_indexed_store, project.config.store)
+    for slug in DOMAINS:
+        for publish in (publish_evaluation_set, retrieve_pairs, draw_control):
+            publish(project, slug)
+    return project.config.store
+
+
+@pytest.fixture
+def retrieved_project(tiny_project: Project, _retrieved_store: Path) -> Project:
+    shutil.copytree(_retrieved_store, tiny_project.config.store)
+    return tiny_project
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def tracking(mlflow_database: Path, tmp_path: Path) -> Tracking:
+    shutil.copy(mlflow_database, tmp_path)
+    return Tracking(f"sqlite:///{tmp_path / 'mlflow.db'}", "tiny")
+
+
 def write_project(directory: Path, checkpoint: Path, drawings: Path, **sections: Any) -> Project:
     """Write `pipeline.yaml` and `domains/` into `directory`; `sections` are joined over `PIPELINE`, field by field."""
     given = {
@@ -146,7 +196,7 @@ def write_project(directory: Path, checkpoint: Path, drawings: Path, **sections:
         value = sections.get(name, {} if isinstance(default, dict) else default)
         pipeline[name] = {**default, **given.get(name, {}), **value} if isinstance(default, dict) else value
     # A test that gives its own training fields trains in fp32 too, unless it says otherwise.
-    pipeline["customization"]["defaults"] = {"precision": "fp32", **pipeline["customization"]["defaults"]}
+    pipeline["customization"]["defaults"] = {"precision": "fp32", "workers": 0, **pipeline["customization"]["defaults"]}
     (directory / "domains").mkdir(exist_ok=True)
     for slug, domain in DOMAINS.items():
         evaluation = {"name": f"drawn {slug}", "kind": "folder", "path": str(drawings / "evaluation" / slug)}

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from conftest import write_project
-from support_tracking import make_template
 
 from react_pipeline.artifacts import Artifact, Inputs
 from react_pipeline.evaluate import EVALUATOR_VERSION, EvalResult, score
@@ -27,18 +26,16 @@ IMAGES = 200
 
 
 def measured_folder(directory: Path, tiny_checkpoint: Path, drawings: Path) -> Project:
-    """A project in whose store `gated-image` is ahead of the base, with MLflow's empty database beside it."""
+    """A project in whose store `gated-image` is ahead of the base."""
     project = write_project(directory, tiny_checkpoint, drawings)
     result(project, "shapes", "base", outcomes(100))
     result(project, "shapes", "gated-image", outcomes(140))
-    make_template(directory / "mlflow.db")
     return project
 
 
 def copy_measured(measured: Path, project: Project) -> Project:
-    """The project with a copy of the store and the database of such a folder."""
+    """The project with a copy of the store of such a folder."""
     shutil.copytree(measured / "store", project.config.store)
-    shutil.copy(measured / "mlflow.db", project.path.parent / "mlflow.db")
     return project
 
 

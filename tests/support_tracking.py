@@ -1,9 +1,8 @@
-"""Artifacts to log, and a ready SQLite database of MLflow: migrating a fresh one takes seconds."""
+"""Artifacts to log, and what MLflow shows of them."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,6 @@ from react_pipeline.lineage import Project
 from react_pipeline.tracking import Tracking
 
 STEPS = 5
-
-
-def make_template(path: Path) -> Path:
-    """A database with MLflow's tables and nothing in it."""
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
-def tracking_at(template: Path, directory: Path) -> Tracking:
-    """Tracking in a database of its own."""
-    shutil.copy(template, directory / "mlflow.db")
-    return Tracking(f"sqlite:///{directory / 'mlflow.db'}", "tiny")
 
 
 def artifact_of(project: Project, stage: str, key: str, *, parents: Any = None, seed: int = 0) -> Artifact:

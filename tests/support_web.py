@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 import time
 from collections import Counter
@@ -12,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from support_processes import preload
 
 from react_pipeline.sources import downloads
 
@@ -23,7 +23,7 @@ def keep_img2dataset_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fork downloading processes from one that has loaded img2dataset, which takes each of them seconds otherwise."""
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setattr(downloads, "_START_METHOD", "forkserver")
-    multiprocessing.set_forkserver_preload(["react_pipeline.sources.download_process"])
+    preload()
 
 
 class Web:

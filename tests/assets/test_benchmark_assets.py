@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,12 +35,15 @@ class Launched:
 
 
 @pytest.fixture(scope="module")
-def launched(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Iterator[Launched]:
+def launched(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path, mlflow_database: Path
+) -> Iterator[Launched]:
     """The whole lineage of one domain, with two of three data sets there."""
     directory = tmp_path_factory.mktemp("launched")
     write_elevater(directory / "data", only=DATASETS[:2])
     elevater = {"root": "data", "datasets": DATASETS}
     project = write_project(directory, tiny_checkpoint, drawings, elevater=elevater)
+    shutil.copy(mlflow_database, directory)
     with dagster_home(directory / "home"):
         first = materialize("*", ["shapes"], METHODS, project.path)
         second = materialize("group:benchmark", ["shapes"], METHODS, project.path)

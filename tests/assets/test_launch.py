@@ -39,10 +39,13 @@ class Launched:
 
 
 @pytest.fixture(scope="module")
-def launched(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Iterator[Launched]:
+def launched(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path, mlflow_database: Path
+) -> Iterator[Launched]:
     directory = tmp_path_factory.mktemp("launched")
     project = write_project(directory, tiny_checkpoint, drawings)
     events: list[Event] = []
+    shutil.copy(mlflow_database, directory)
     with dagster_home(directory / "home"):
         first = materialize("*", ["shapes"], METHODS, project.path, events.append)
         second = materialize("*", ["shapes"], METHODS, project.path)

@@ -42,19 +42,12 @@ FIELDS = {
 
 
 @pytest.fixture
-def prepare(make_project: Callable[..., Project], _indexed_store: Path) -> Callable[..., Project]:
+def prepare(make_project: Callable[..., Project], _retrieved_store: Path) -> Callable[..., Project]:
     """A project whose next step is the training of `shapes`, with these training fields."""
 
     def made(**fields: Any) -> Project:
-        from react_pipeline.base import publish_base
-        from react_pipeline.retrieval.labelled import publish_evaluation_set
-        from react_pipeline.retrieve import retrieve_pairs
-
         project = make_project(customization={"defaults": {**FIELDS, **fields}})
-        shutil.copytree(_indexed_store, project.config.store)
-        publish_base(project)
-        publish_evaluation_set(project, "shapes")
-        retrieve_pairs(project, "shapes")
+        shutil.copytree(_retrieved_store, project.config.store)
         return project
 
     return made

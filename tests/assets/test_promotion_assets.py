@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import dagster as dg
 import pytest
 from mlflow import MlflowClient
 from support_promotion import outcomes, result
-from support_tracking import make_template
 
 from assets.promotion import champion_is_in_no_doubt, doubt_of, promotion
 from assets.resources import ProjectResource, TrackingResource
 from react_pipeline.lineage import Project
 from react_pipeline.promotion import decide, standing
+from react_pipeline.tracking import Tracking
 
 GATED = "gated-image"
 
@@ -38,10 +36,9 @@ def project(tiny_project: Project) -> Project:
 
 
 def test_verdict_is_shown_checked_and_told_and_a_choice_in_the_registry_taken_over(
-    project: Project, tmp_path: Path
+    project: Project, tracking: Tracking
 ) -> None:
-    make_template(tmp_path / "registry.db")
-    uri = f"sqlite:///{tmp_path / 'registry.db'}"
+    uri = tracking.uri
     done = materialize(project, uri)
     (event,) = done.get_asset_materialization_events()
     shown = {name: value.value for name, value in event.materialization.metadata.items()}

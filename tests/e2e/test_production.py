@@ -23,7 +23,6 @@ from pathlib import Path
 import pytest
 import yaml
 from support_services import answer, free_port, postgres, program, running
-from support_tracking import make_template
 
 from react_pipeline.lineage import Project
 from react_pipeline.tracking import Tracking
@@ -337,7 +336,9 @@ def test_webserver_shows_the_assets_of_several_code_locations(tiny_project: Proj
 
 
 @pytest.mark.slow
-def test_what_the_page_says_for_one_server_works_together(tiny_project: Project, tmp_path: Path) -> None:
+def test_what_the_page_says_for_one_server_works_together(
+    tiny_project: Project, mlflow_database: Path, tmp_path: Path
+) -> None:
     commands = written_commands("One server, without containers")
     bin_folder = Path(sys.executable).parent
     programs = [words for words in commands if (bin_folder / words[0]).exists() and words[0] != "pip"]
@@ -361,7 +362,7 @@ def test_what_the_page_says_for_one_server_works_together(tiny_project: Project,
     home.mkdir()
     shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", home)
     # No PostgreSQL and no S3 here: another test has these.
-    template = make_template(tmp_path / "mlflow.db")
+    template = shutil.copy(mlflow_database, tmp_path)
     instead = {page_workspace: str(workspace), "s3://mlflow": str(tmp_path / "files")}
     environment = {**os.environ, "DAGSTER_HOME": str(home), "REACT_PIPELINE_CONFIG": str(tiny_project.path)}
     environment |= {"OMP_NUM_THREADS": "1", "MLFLOW_DISABLE_TELEMETRY": "true"}

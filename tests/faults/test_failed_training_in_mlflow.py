@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from support_tracking import make_template, runs_of, tracking_at
+from support_tracking import runs_of
 
 from react_pipeline.artifacts import Artifact, Inputs
 from react_pipeline.errors import TrainingError
@@ -23,11 +23,6 @@ from react_pipeline.tracking import Tracking
 from react_pipeline.tracking.live import LiveRun
 
 INPUTS = Inputs("customized_checkpoint", "shapes/full", {"method": "full", "steps": 8}, {}, "1")
-
-
-@pytest.fixture
-def tracking(tmp_path: Path) -> Tracking:
-    return tracking_at(make_template(tmp_path / "template.db"), tmp_path)
 
 
 def record(step: int, try_number: int) -> dict[str, float]:
@@ -123,17 +118,10 @@ def test_killed_training_is_left_running_and_its_retry_goes_on_in_it(tracking: T
 
 
 @pytest.fixture
-def diverging(make_project: Callable[..., Project], _indexed_store: Path) -> Project:
-    from react_pipeline.base import publish_base
-    from react_pipeline.retrieval.labelled import publish_evaluation_set
-    from react_pipeline.retrieve import retrieve_pairs
-
+def diverging(make_project: Callable[..., Project], _retrieved_store: Path) -> Project:
     fields = {"steps": 8, "batch_size": 8, "warmup_steps": 4, "learning_rate": 1.0, "workers": 0}
     project = make_project(customization={"defaults": fields})
-    shutil.copytree(_indexed_store, project.config.store)
-    publish_base(project)
-    publish_evaluation_set(project, "shapes")
-    retrieve_pairs(project, "shapes")
+    shutil.copytree(_retrieved_store, project.config.store)
     return project
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from support_drawings import COLOURS, SHAPES, draw, encode
+from support_processes import killed
 from support_ready import CAPTIONS, encoded, write_ready
 from support_web import keep_img2dataset_loaded, served
 
+from react_pipeline import retrieve
 from react_pipeline.artifacts import Artifact
 from react_pipeline.base import publish_base
 from react_pipeline.collect import read_pairs
@@ -23,45 +24,30 @@ from react_pipeline.corpus import publish_corpus
 from react_pipeline.embed import embed_corpus
 from react_pipeline.index import build_index
 from react_pipeline.lineage import Project
+from react_pipeline.retrieval import control
 from react_pipeline.retrieval.labelled import publish_evaluation_set
 from react_pipeline.retrieve import draw_control, retrieve_pairs
+from react_pipeline.sources import downloads
+from react_pipeline.sources.image_source import UrlSource
+from react_pipeline.store import Store
 
 BUILDS: dict[str, Callable[[Project, str], Artifact]] = {"retrieved_set": retrieve_pairs, "control_set": draw_control}
-COMMAND = """
-import json, os, signal, sys
-from react_pipeline import retrieve, store
-from react_pipeline.lineage import Project
-from react_pipeline.retrieval import control
-from react_pipeline.sources.image_source import UrlSource
+MODULES: dict[str, Any] = {"retrieved_set": retrieve, "control_set": control}
+KILLS = (("finish", True, False), ("discard", True, True), ("_publish", False, True))
+"""Where a build is killed, and whether it leaves the fetched images and the marker of what is complete.
 
-def killed(*given, **named):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-path, stage = sys.argv[1:]
-project = Project.load(path)
-build = {"retrieved_set": retrieve.retrieve_pairs, "control_set": retrieve.draw_control}[stage]
-staging = project.store.root / ".staging"
-modules = {"retrieved_set": retrieve, "control_set": control}
-# One start of Python for all: each build is a process of its own all the same.
-for place, name in ((modules[stage], "finish"), (UrlSource, "discard"), (store.Store, "_publish")):
-    child = os.fork()
-    if not child:
-        setattr(place, name, killed)
-        build(project, "shapes")
-        os._exit(1)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    (left,) = staging.iterdir()
-    published = any(project.store.directory(stage, "shapes").glob("*/manifest.json"))
-    told = [name, code, (left / "fetched").exists(), (left / "finished.json").exists(), published]
-    print(json.dumps(told), flush=True)
+Nothing is let go before what was made of it is complete.
 """
-LEFT = [
-    # Nothing is let go before what was made of it is complete.
-    ["finish", -signal.SIGKILL, True, False, False],
-    ["discard", -signal.SIGKILL, True, True, False],
-    ["_publish", -signal.SIGKILL, False, True, False],
-]
-"""Where each build was killed, how it ended, what it left: fetched images, the marker, anything published."""
+
+
+def build_until_killed(path: Path, stage: str, name: str) -> None:
+    def dying(*_: Any, **__: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    downloads._START_METHOD = "forkserver"
+    place = {"finish": MODULES[stage], "discard": UrlSource, "_publish": Store}[name]
+    setattr(place, name, dying)
+    BUILDS[stage](Project.load(path), "shapes")
 
 
 @pytest.mark.parametrize("stage", BUILDS)
@@ -94,9 +80,11 @@ def test_images_that_were_fetched_outlive_every_kill(
         shutil.copytree(project.config.store, tmp_path / "undisturbed")
         web.asked.clear()
 
-        command = [sys.executable, "-c", COMMAND, str(project.path), stage]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-        assert [json.loads(line) for line in done.stdout.splitlines()] == LEFT
+        for name, fetched, finished in KILLS:
+            killed(build_until_killed, project.path, stage, name)
+            (left,) = (project.store.root / ".staging").iterdir()
+            assert ((left / "fetched").exists(), (left / "finished.json").exists()) == (fetched, finished)
+            assert not any(project.store.directory(stage, "shapes").glob("*/manifest.json"))
 
         artifact = BUILDS[stage](project, "shapes")
         assert len(web.asked) > 1 and set(web.asked.values()) == {1}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from support_drawings import pair, write_shard
+from support_processes import started
 
 from react_pipeline.artifacts import Artifact
 from react_pipeline.base import publish_base
@@ -26,12 +25,6 @@ from react_pipeline.lineage import Project
 from react_pipeline.vectors import read_metadata, read_vectors
 
 SHARDS, PAIRS = 20, 4
-COMMAND = """
-import sys
-from react_pipeline.embed import embed_corpus
-from react_pipeline.lineage import Project
-embed_corpus(Project.load(sys.argv[1]))
-"""
 
 
 def write_shards(directory: Path) -> str:
@@ -41,14 +34,19 @@ def write_shards(directory: Path) -> str:
     return str(directory / "*.tar")
 
 
+def embed_at(path: Path) -> None:
+    embed_corpus(Project.load(path))
+
+
 def killed_after_some_groups(project: Project) -> Path:
     """Embed in another process and kill it with SIGKILL once 3 groups are done; returns the folder it left."""
-    process = subprocess.Popen([sys.executable, "-c", COMMAND, str(project.path)])
+    process = started(embed_at, project.path)
     staging = project.config.store / ".staging"
-    while process.poll() is None and len(list(staging.glob("*/scratch/*.json"))) < 3:
+    while process.is_alive() and len(list(staging.glob("*/scratch/*.json"))) < 3:
         time.sleep(0.002)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     (left,) = staging.iterdir()
     return left
 

@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from support_automation import hurry, process_of, running_daemon, training_under_way, wait_for
 from support_launch import dagster_home
 from support_services import answer, free_port, running
-from support_tracking import make_template, runs_of
+from support_tracking import runs_of
 
 from react_pipeline.lineage import Project
 from react_pipeline.retrieval.labelled import publish_evaluation_set
@@ -31,9 +31,9 @@ STEPS, STATE_STEPS = 5_000, 50
 
 @pytest.mark.slow
 def test_mlflow_stopped_in_a_training_that_is_killed_then_shows_every_step_once(  # 28, 29, 30
-    make_project: Callable[..., Project], _indexed_store: Path, tmp_path: Path
+    make_project: Callable[..., Project], _indexed_store: Path, mlflow_database: Path, tmp_path: Path
 ) -> None:
-    port, database = free_port(), make_template(tmp_path / "server.db")
+    port, database = free_port(), shutil.copy(mlflow_database, tmp_path / "server.db")
     address = f"http://127.0.0.1:{port}"
     defaults = {**PIPELINE["customization"]["defaults"], "steps": STEPS, "checkpoint_every": STATE_STEPS}
     project = make_project(

@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from support_promotion import outcomes, result
-from support_tracking import make_template
 
 from react_pipeline.lineage import Project
 from react_pipeline.promotion import decide, roll_back
@@ -49,13 +48,12 @@ def server(directory: Path, port: int) -> Iterator[None]:
 
 @pytest.mark.slow
 def test_verdicts_reach_a_server_that_was_down_when_they_were_decided(
-    tiny_project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_project: Project, mlflow_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (tracking_module, registry_module):
         monkeypatch.setattr(module, "_unreachable_until", {})
         monkeypatch.setattr(module, "COOLDOWN_SECONDS", 0.0)
-    make_template(tmp_path / "template.db")
-    shutil.copy(tmp_path / "template.db", tmp_path / "server.db")
+    shutil.copy(mlflow_database, tmp_path / "server.db")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

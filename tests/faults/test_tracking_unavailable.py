@@ -6,13 +6,16 @@ import json
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import write_project
 from mlflow import MlflowClient
+from sqlalchemy import Engine, event
 from support_results import publish_results
-from support_tracking import STEPS, artifact_of, make_template, runs_of, tracking_at
+from support_tracking import STEPS, artifact_of, runs_of
 
 from react_pipeline.compare import compare
 from react_pipeline.lineage import Project
@@ -27,16 +30,6 @@ DOWN = "http://127.0.0.1:9"
 def forgotten_failures() -> None:
     """Other tests of this process may have met a server that was down; it is left alone for a while then."""
     tracking_module._unreachable_until.clear()
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_template(tmp_path_factory.mktemp("mlflow") / "template.db")
-
-
-@pytest.fixture
-def tracking(template: Path, tmp_path: Path) -> Tracking:
-    return tracking_at(template, tmp_path)
 
 
 def test_server_that_is_down_costs_no_result_and_is_made_up_for_later(  # 29
@@ -68,8 +61,20 @@ def test_server_that_failed_is_not_asked_again_at_once(  # 29
     assert "unavailable" in caplog.text
 
 
+@pytest.fixture
+def impatient() -> Iterator[None]:
+    """MLflow lets SQLite wait 20 seconds for a lock; here a tenth of one."""
+
+    def hurry(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> tuple[str, Any]:
+        return statement.replace("busy_timeout = 20000", "busy_timeout = 100"), parameters
+
+    event.listen(Engine, "before_cursor_execute", hurry, retval=True)
+    yield
+    event.remove(Engine, "before_cursor_execute", hurry)
+
+
 def test_locked_database_delays_the_run_and_doubles_nothing(  # 29
-    tracking: Tracking, tiny_project: Project, tmp_path: Path
+    tracking: Tracking, tiny_project: Project, tmp_path: Path, impatient: None
 ) -> None:
     known = artifact_of(tiny_project, "corpus", "all")
     tracking.log_artifact(tiny_project, known)

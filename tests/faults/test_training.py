@@ -4,34 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support_processes import killed, train_until_killed
 
-from react_pipeline.base import publish_base
 from react_pipeline.customize import customize
 from react_pipeline.errors import TrainingError
 from react_pipeline.lineage import Project
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import retrieve_pairs
 
 Make = Callable[..., Project]
 
 
 @pytest.fixture
-def project(make_project: Make, _indexed_store: Path) -> Project:
+def project(make_project: Make, _retrieved_store: Path) -> Project:
     made = make_project(
         customization={"defaults": {"last_k_layers": 2, "steps": 8, "batch_size": 8, "checkpoint_every": 2}}
     )
-    shutil.copytree(_indexed_store, made.config.store)
-    publish_base(made)
-    publish_evaluation_set(made, "shapes")
-    retrieve_pairs(made, "shapes")
+    shutil.copytree(_retrieved_store, made.config.store)
     return made
 
 
@@ -42,27 +34,11 @@ def losses(project: Project) -> list[float]:
     return [record["loss"] for record in records]
 
 
-KILLED = """
-import os, signal, sys
-from react_pipeline.customize import customize
-from react_pipeline.training.step import TrainingStep
-from react_pipeline.lineage import Project
-take = TrainingStep.take
-def dying(self, number, *rest, **options):
-    if number == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return take(self, number, *rest, **options)
-TrainingStep.take = dying
-customize(Project.load(sys.argv[1]), "shapes", "gated-image")
-"""
-
-
 def test_killed_twice_it_repeats_the_losses_of_an_uninterrupted_run(project: Project) -> None:  # 28
     expected = losses(project)
     shutil.rmtree(project.config.store / "customized_checkpoint")
     for step in (3, 7):
-        done = subprocess.run([sys.executable, "-c", KILLED, str(project.path), str(step)])
-        assert done.returncode == -signal.SIGKILL
+        killed(train_until_killed, project.path, step)
         assert not (project.config.store / "customized_checkpoint").exists()
     assert losses(project) == expected
     assert project.store.current("customized_checkpoint", "shapes/gated-image").counts["first_step"] == 6
@@ -71,7 +47,7 @@ def test_killed_twice_it_repeats_the_losses_of_an_uninterrupted_run(project: Pro
 def test_a_broken_state_is_skipped_for_an_older_one(project: Project) -> None:  # 28
     expected = losses(project)
     shutil.rmtree(project.config.store / "customized_checkpoint")
-    subprocess.run([sys.executable, "-c", KILLED, str(project.path), "7"])
+    killed(train_until_killed, project.path, 7)
     newest = max(project.config.store.rglob("step-*.safetensors"))
     newest.write_bytes(newest.read_bytes()[:-10])
     assert losses(project) == expected

@@ -15,13 +15,10 @@ from support_drawings import COLOURS, SHAPES
 from support_pairs import DrawnPairs
 
 from react_pipeline.artifacts import Inputs
-from react_pipeline.base import publish_base
 from react_pipeline.customize import customize
 from react_pipeline.errors import TrainingError
 from react_pipeline.lineage import Project
 from react_pipeline.model import Clip, load
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import retrieve_pairs
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.training import trainer as trainer_module
 from react_pipeline.training.distributed import World
@@ -52,9 +49,6 @@ def prepared(make_project: Make, store: Path, **fields: Any) -> Project:
     defaults = {"last_k_layers": 2, "batch_size": 8, "augmentation": "none", "workers": 0, **fields}
     project = make_project(customization={"defaults": defaults})
     shutil.copytree(store, project.config.store, dirs_exist_ok=True)
-    publish_base(project)
-    publish_evaluation_set(project, "shapes")
-    retrieve_pairs(project, "shapes")
     return project
 
 
@@ -64,11 +58,11 @@ def states(root: Path) -> list[Path]:
 
 @pytest.mark.parametrize("method", ["gated-image", "locked-image"])
 def test_an_absurd_learning_rate_stops_before_anything_is_published(
-    make_project: Make, _indexed_store: Path, method: str
+    make_project: Make, _retrieved_store: Path, method: str
 ) -> None:
     # It rises by 0.2 a step: the first steps are wild, and one of the next throws the logit scale away.
     fields = {"learning_rate": 4.0, "warmup_steps": 20, "steps": 40, "checkpoint_every": 1, "kept_states": 2}
-    project = prepared(make_project, _indexed_store, **fields, probe_every=0)
+    project = prepared(make_project, _retrieved_store, **fields, probe_every=0)
     told = Told()
     with pytest.raises(TrainingError, match=r"at step \d+.*lower learning_rate.*Nothing was published") as stopped:
         customize(project, "shapes", method, told)
@@ -84,11 +78,13 @@ def test_an_absurd_learning_rate_stops_before_anything_is_published(
         assert all(torch.isfinite(file.get_tensor(key)).all() for key in file.keys())  # noqa: SIM118 - not a dict
 
 
-def test_after_a_better_learning_rate_is_set_it_trains_from_the_start(make_project: Make, _indexed_store: Path) -> None:
+def test_after_a_better_learning_rate_is_set_it_trains_from_the_start(
+    make_project: Make, _retrieved_store: Path
+) -> None:
     absurd = {"learning_rate": 10.0, "warmup_steps": 10, "steps": 12, "checkpoint_every": 1}
     with pytest.raises(TrainingError):
-        customize(prepared(make_project, _indexed_store, **absurd), "shapes", "gated-image")
-    mended = prepared(make_project, _indexed_store, **{**absurd, "learning_rate": 1e-3})
+        customize(prepared(make_project, _retrieved_store, **absurd), "shapes", "gated-image")
+    mended = prepared(make_project, _retrieved_store, **{**absurd, "learning_rate": 1e-3})
     artifact = customize(mended, "shapes", "gated-image")
     assert artifact.counts["first_step"] == 0
     assert len(artifact.file("metrics.jsonl").read_text().splitlines()) == 12

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +11,12 @@ from typing import Any
 
 import pytest
 from conftest import write_project
+from support_processes import killed, train_until_killed
 
 from react_pipeline.artifacts import Artifact
-from react_pipeline.base import publish_base
 from react_pipeline.customize import customize
 from react_pipeline.errors import TrainingError
 from react_pipeline.lineage import Project
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import retrieve_pairs
 from react_pipeline.training import kept_tokens
 
 STEPS = 14
@@ -40,30 +36,6 @@ HARD: dict[str, Any] = {
 VIEWS = {**PLAIN, "augmentation": "mild", "views": 3}
 METHOD = "gated-image"
 
-# One process starts a child for every kill: loading torch once is enough.
-KILLED = """
-import json, os, signal, sys
-from react_pipeline.customize import customize
-from react_pipeline.lineage import Project
-from react_pipeline.training.step import TrainingStep
-
-take = TrainingStep.take
-for path, step in json.loads(sys.argv[1]):
-    child = os.fork()
-    if not child:
-        def dying(self, number, *rest, **options):
-            if number == step:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return take(self, number, *rest, **options)
-        TrainingStep.take = dying
-        try:
-            customize(Project.load(path), "shapes", "gated-image")
-        finally:
-            os._exit(7)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, status
-"""
-
 
 @dataclass(frozen=True)
 class Killed:
@@ -76,7 +48,7 @@ class Killed:
 
 @pytest.fixture(scope="module")
 def _killed(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path, _indexed_store: Path
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path, _retrieved_store: Path
 ) -> Killed:
     root = tmp_path_factory.mktemp("killed")
 
@@ -86,27 +58,22 @@ def _killed(
         shutil.copytree(store, project.config.store)
         return project
 
-    uninterrupted = made("uninterrupted", HARD, _indexed_store)
-    publish_base(uninterrupted)
-    publish_evaluation_set(uninterrupted, "shapes")
-    retrieve_pairs(uninterrupted, "shapes")
-    store = uninterrupted.config.store
-    killed = Killed(made("hard", HARD, store), made("views", VIEWS, store), uninterrupted)
-    kills = [(str(killed.hard.path), 3), (str(killed.hard.path), 7), (str(killed.views.path), 5)]
-    done = subprocess.run([sys.executable, "-c", KILLED, json.dumps(kills)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-4_000:]
-    return killed
+    left = Killed(*(made(name, fields, _retrieved_store) for name, fields in
+                    (("hard", HARD), ("views", VIEWS), ("uninterrupted", HARD))))  # fmt: skip
+    for project, step in ((left.hard, 3), (left.hard, 7), (left.views, 5)):
+        killed(train_until_killed, project.path, step)
+    return left
 
 
 @pytest.fixture
-def killed(_killed: Killed, tmp_path: Path) -> Callable[[Project], Project]:
+def copied(_killed: Killed, tmp_path: Path) -> Callable[[Project], Project]:
     """Makes a copy of a killed project, as each test goes on in another way."""
 
-    def copied(project: Project) -> Project:
+    def copy(project: Project) -> Project:
         shutil.copytree(project.path.parent, tmp_path / "copy")
         return Project.load(tmp_path / "copy" / "pipeline.yaml")
 
-    return copied
+    return copy
 
 
 def records(artifact: Artifact) -> list[dict[str, Any]]:
@@ -123,9 +90,9 @@ def with_fields(project: Project, tiny_checkpoint: Path, drawings: Path, fields:
 
 
 def test_killed_twice_in_mid_epoch_every_record_is_that_of_an_uninterrupted_run(
-    _killed: Killed, killed: Callable[[Project], Project]
+    _killed: Killed, copied: Callable[[Project], Project]
 ) -> None:
-    project = killed(_killed.hard)
+    project = copied(_killed.hard)
     assert not (project.config.store / "customized_checkpoint").exists()
     resumed, whole = customize(project, "shapes", METHOD), customize(_killed.uninterrupted, "shapes", METHOD)
     assert (resumed.counts["first_step"], whole.counts["first_step"]) == (6, 0)
@@ -142,9 +109,9 @@ def test_killed_twice_in_mid_epoch_every_record_is_that_of_an_uninterrupted_run(
 
 
 def test_kept_tokens_outlive_the_kill(
-    _killed: Killed, killed: Callable[[Project], Project], monkeypatch: pytest.MonkeyPatch
+    _killed: Killed, copied: Callable[[Project], Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    project = killed(_killed.views)
+    project = copied(_killed.views)
     assert (scratch(project) / kept_tokens.TOKENS_FILE).stat().st_size > 0
 
     def unwanted(*_: Any) -> None:
@@ -160,12 +127,12 @@ def test_kept_tokens_outlive_the_kill(
 @pytest.mark.parametrize("change", [{"learning_rate": 1e-3}, {"seed": 1}, {"views": 2}, {"last_k_layers": 1}], ids=str)
 def test_what_changes_the_checkpoint_never_goes_on_from_another_ones_state(
     _killed: Killed,
-    killed: Callable[[Project], Project],
+    copied: Callable[[Project], Project],
     tiny_checkpoint: Path,
     drawings: Path,
     change: dict[str, Any],
 ) -> None:
-    project = killed(_killed.views)
+    project = copied(_killed.views)
     left = scratch(project)
     changed = with_fields(project, tiny_checkpoint, drawings, {**VIEWS, **change})
     assert customize(changed, "shapes", METHOD).counts["first_step"] == 0
@@ -176,9 +143,9 @@ def test_what_changes_the_checkpoint_never_goes_on_from_another_ones_state(
 
 
 def test_what_changes_only_the_speed_goes_on(
-    _killed: Killed, killed: Callable[[Project], Project], tiny_checkpoint: Path, drawings: Path
+    _killed: Killed, copied: Callable[[Project], Project], tiny_checkpoint: Path, drawings: Path
 ) -> None:
-    project = killed(_killed.views)
+    project = copied(_killed.views)
     faster = {**VIEWS, "workers": 1, "accumulation": 3, "checkpoint_every": 3, "kept_states": 1, "keep_prefix": False}
     artifact = customize(with_fields(project, tiny_checkpoint, drawings, faster), "shapes", METHOD)
     assert artifact.counts["first_step"] == 4
@@ -186,11 +153,11 @@ def test_what_changes_only_the_speed_goes_on(
 
 
 def test_a_run_that_a_guard_stops_after_a_kill_keeps_the_state_it_came_from(
-    _killed: Killed, killed: Callable[[Project], Project], monkeypatch: pytest.MonkeyPatch
+    _killed: Killed, copied: Callable[[Project], Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from react_pipeline.training import step as training_step
 
-    project = killed(_killed.views)
+    project = copied(_killed.views)
     whole = training_step.contrastive_loss
     monkeypatch.setattr(
         training_step, "contrastive_loss", lambda *args, **options: whole(*args, **options) * float("nan")

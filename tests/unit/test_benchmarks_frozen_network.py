@@ -14,25 +14,19 @@ from benchmarks.methods import Row
 from react_pipeline import stages
 from react_pipeline.lineage import Project
 from react_pipeline.modeling import methods
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import draw_control, retrieve_pairs
 from react_pipeline.settings import training
 
 DOMAINS = ("shapes", "colours")
 
 
 @pytest.fixture
-def project(indexed_project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+def project(retrieved_project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     # The stand-in is open_clip's own ViT, whose blocks have another name.
     monkeypatch.setattr(benchmark, "PARTS", {"blocks-alone": lambda model: [model.visual.transformer]})
     monkeypatch.setattr(benchmark, "DOMAINS", DOMAINS)
     for module, name in ((training, "METHOD_DEFAULTS"), (methods, "TRAINED_PARTS"), (stages, "METHODS")):
         monkeypatch.setattr(module, name, getattr(module, name))  # put back what `add_parts` changes
-    for slug in DOMAINS:
-        publish_evaluation_set(indexed_project, slug)
-        retrieve_pairs(indexed_project, slug)
-        draw_control(indexed_project, slug)
-    return indexed_project
+    return retrieved_project
 
 
 def test_the_parts_are_the_network_and_the_blocks_behind_it() -> None:

@@ -15,19 +15,13 @@ from react_pipeline.customize import customize
 from react_pipeline.errors import MissingArtifact
 from react_pipeline.evaluate import evaluate
 from react_pipeline.lineage import Project
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import draw_control, retrieve_pairs
 
 DOMAINS = ("shapes", "colours")
 
 
 @pytest.fixture
-def project(indexed_project: Project) -> Project:
-    for slug in DOMAINS:
-        publish_evaluation_set(indexed_project, slug)
-        retrieve_pairs(indexed_project, slug)
-        draw_control(indexed_project, slug)
-    return indexed_project
+def project(retrieved_project: Project) -> Project:
+    return retrieved_project
 
 
 @pytest.fixture

@@ -19,8 +19,7 @@ from react_pipeline.errors import CorruptArtifact, InputError, StaleArtifact
 from react_pipeline.evaluate import EvalResult, evaluate
 from react_pipeline.lineage import STAGES, Project, fresh, resolve
 from react_pipeline.model import load, save
-from react_pipeline.retrieval.labelled import encode_images, publish_evaluation_set, read_images
-from react_pipeline.retrieve import retrieve_pairs
+from react_pipeline.retrieval.labelled import encode_images, read_images
 from react_pipeline.training.classifier import load_classifier, zero_shot_head
 
 SHAPES = ["circle", "square", "triangle", "cross"]
@@ -28,10 +27,8 @@ TEMPLATES = ["a drawing of a {}", "a {} shape"]
 
 
 @pytest.fixture
-def project(indexed_project: Project) -> Project:
-    publish_evaluation_set(indexed_project, "shapes")
-    retrieve_pairs(indexed_project, "shapes")
-    return indexed_project
+def project(retrieved_project: Project) -> Project:
+    return retrieved_project
 
 
 def base_of(project: Project) -> Artifact:

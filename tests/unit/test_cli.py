@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,9 +20,10 @@ Run = tuple[int, str, str]
 
 
 @pytest.fixture
-def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+def run(tmp_path: Path, mlflow_database: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("REACT_PIPELINE_CONFIG", raising=False)
     monkeypatch.chdir(tmp_path)
+    shutil.copy(mlflow_database, tmp_path)
 
     def call(*arguments: str) -> Run:
         with pytest.raises(SystemExit) as stop:

@@ -12,6 +12,7 @@ from support_promotion import copy_measured, evaluation_set, measured_folder, ou
 from react_pipeline.cli import main
 from react_pipeline.lineage import Project
 from react_pipeline.promotion import decide, standing
+from react_pipeline.tracking import Tracking
 from react_pipeline.tracking import log as tracking_module
 from react_pipeline.tracking import registry as registry_module
 from react_pipeline.tracking.registry import Registry
@@ -29,7 +30,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, dr
 
 
 @pytest.fixture
-def project(tiny_project: Project, measured: Path) -> Project:
+def project(tiny_project: Project, measured: Path, tracking: Tracking) -> Project:
     return copy_measured(measured, tiny_project)
 
 

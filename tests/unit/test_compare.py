@@ -39,11 +39,11 @@ def evaluate_methods(project: Project, slug: str, *methods: str) -> None:
 
 @pytest.fixture(scope="module")
 def compared_store(
-    tmp_path_factory: pytest.TempPathFactory, _indexed_store: Path, tiny_checkpoint: Path, drawings: Path
+    tmp_path_factory: pytest.TempPathFactory, _retrieved_store: Path, tiny_checkpoint: Path, drawings: Path
 ) -> Path:
     """A store in which base, gated-image and its control of `shapes` are evaluated, to be copied for each test."""
     project = write_project(tmp_path_factory.mktemp("compared"), tiny_checkpoint, drawings)
-    shutil.copytree(_indexed_store, project.config.store)
+    shutil.copytree(_retrieved_store, project.config.store)
     evaluate_methods(project, "shapes", "base", GATED, CONTROL)
     return project.config.store
 

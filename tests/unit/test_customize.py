@@ -13,16 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from react_pipeline.artifacts import Inputs
-from react_pipeline.base import publish_base
-from react_pipeline.corpus import publish_corpus
 from react_pipeline.customize import customize
-from react_pipeline.embed import embed_corpus
 from react_pipeline.errors import InputError, RetrievalError, StaleArtifact, TrainingError
-from react_pipeline.index import build_index
 from react_pipeline.lineage import Project
 from react_pipeline.model import load
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import draw_control, retrieve_pairs
+from react_pipeline.retrieve import retrieve_pairs
 from react_pipeline.training.augmentation import augmentation, turn_and_recolour
 from react_pipeline.training.data import TrainingPairs, Views
 from react_pipeline.training.step import TrainingStep
@@ -32,18 +27,13 @@ Make = Callable[..., Project]
 
 def prepared(project: Project, store: Path) -> Project:
     """The project with everything up to the pairs of `shapes` published."""
-    shutil.copytree(store, project.config.store, dirs_exist_ok=True)
-    for publish in (publish_corpus, publish_base, embed_corpus, build_index):
-        publish(project)
-    publish_evaluation_set(project, "shapes")
-    retrieve_pairs(project, "shapes")
-    draw_control(project, "shapes")
+    shutil.copytree(store, project.config.store)
     return project
 
 
 @pytest.fixture
-def project(make_project: Make, _indexed_store: Path) -> Project:
-    return prepared(make_project(), _indexed_store)
+def project(retrieved_project: Project) -> Project:
+    return retrieved_project
 
 
 def losses(project: Project, method: str) -> list[float]:
@@ -89,7 +79,7 @@ def test_the_same_inputs_give_the_same_weights(project: Project) -> None:
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
-def test_losses_fall_when_there_is_something_to_learn(make_project: Make, _indexed_store: Path) -> None:
+def test_losses_fall_when_there_is_something_to_learn(make_project: Make, _retrieved_store: Path) -> None:
     defaults = {
         "augmentation": "none",
         "steps": 60,
@@ -98,7 +88,7 @@ def test_losses_fall_when_there_is_something_to_learn(make_project: Make, _index
         "batch_size": 16,
         "warmup_steps": 3,
     }
-    project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+    project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
     curve = losses(project, "gated-image")
     assert sum(curve[-10:]) < 0.95 * sum(curve[:10])
 
@@ -118,9 +108,9 @@ def test_losses_fall_when_there_is_something_to_learn(make_project: Make, _index
     ids=str,
 )
 def test_training_choices_change_the_training(
-    make_project: Make, _indexed_store: Path, fields: dict[str, object]
+    make_project: Make, _retrieved_store: Path, fields: dict[str, object]
 ) -> None:
-    plain = prepared(make_project(), _indexed_store)
+    plain = prepared(make_project(), _retrieved_store)
     reference = losses(plain, "gated-image")
     defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 8, "warmup_steps": 1, "augmentation": "none"}
     changed = make_project(customization={"defaults": {**defaults, **fields}})
@@ -129,9 +119,9 @@ def test_training_choices_change_the_training(
     assert other != reference
 
 
-def test_interpolated_back_to_nothing_it_is_the_base(make_project: Make, _indexed_store: Path) -> None:
+def test_interpolated_back_to_nothing_it_is_the_base(make_project: Make, _retrieved_store: Path) -> None:
     defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 8, "interpolation": 0.0}
-    project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+    project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
     clip = load(customize(project, "shapes", "gated-image").path)
     base = load(project.store.current("base_checkpoint", "all").path)
     image = base.preprocess(Image.new("RGB", (40, 40), "red"))[None]
@@ -145,15 +135,16 @@ def test_without_kept_tokens_the_losses_are_the_same(project: Project, monkeypat
     assert losses(project, "gated-image") == pytest.approx(kept, rel=1e-5)
 
 
-def test_starving_classes_stop_the_training(make_project: Make, _indexed_store: Path) -> None:  # FAULTS 19
+def test_starving_classes_stop_the_training(make_project: Make, _retrieved_store: Path) -> None:  # FAULTS 19
     retrieval = {"min_per_class": 10_000, "near_duplicate_similarity": 1.01, "k_per_prompt": 10}
-    project = prepared(make_project(retrieval=retrieval), _indexed_store)
+    project = prepared(make_project(retrieval=retrieval), _retrieved_store)
+    retrieve_pairs(project, "shapes")
     with pytest.raises(RetrievalError, match="circle"):
         customize(project, "shapes", "gated-image")
 
 
-def test_stale_pairs_are_refused_by_name(make_project: Make, _indexed_store: Path) -> None:  # FAULTS 6
-    prepared(make_project(), _indexed_store)
+def test_stale_pairs_are_refused_by_name(make_project: Make, _retrieved_store: Path) -> None:  # FAULTS 6
+    prepared(make_project(), _retrieved_store)
     changed = make_project(retrieval={"k_per_prompt": 3, "near_duplicate_similarity": 1.01})
     with pytest.raises(StaleArtifact, match="retrieved_set.*k_per_prompt"):
         customize(changed, "shapes", "gated-image")
@@ -206,10 +197,10 @@ def test_a_turned_image_keeps_its_size() -> None:
 
 @pytest.mark.parametrize("method", ["gated-image", "full", "locked-image"])
 def test_parts_of_a_batch_take_the_steps_of_the_whole_batch(
-    make_project: Make, _indexed_store: Path, method: str
+    make_project: Make, _retrieved_store: Path, method: str
 ) -> None:
     defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 8, "warmup_steps": 1, "learning_rate": 1e-3}
-    whole = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+    whole = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
     reference = losses(whole, method)
     shutil.rmtree(whole.store.current("customized_checkpoint", f"shapes/{method}").path)
     parts = make_project(customization={"defaults": {**defaults, "accumulation": 3}})
@@ -218,10 +209,10 @@ def test_parts_of_a_batch_take_the_steps_of_the_whole_batch(
 
 @pytest.mark.parametrize(("method", "workers"), [("gated-image", 0), ("gated-image", 2), ("full", 0)])
 def test_workers_and_recomputing_change_no_loss(
-    make_project: Make, _indexed_store: Path, method: str, workers: int
+    make_project: Make, _retrieved_store: Path, method: str, workers: int
 ) -> None:
     defaults = {"last_k_layers": 2, "steps": 3, "batch_size": 8, "augmentation": "timm", "workers": 1}
-    project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+    project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
     reference = losses(project, method)
     shutil.rmtree(project.store.current("customized_checkpoint", f"shapes/{method}").path)
     changed = {**defaults, "workers": workers, "activation_checkpointing": True}
@@ -229,20 +220,20 @@ def test_workers_and_recomputing_change_no_loss(
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_follows_the_full_one(make_project: Make, _indexed_store: Path, precision: str) -> None:
+def test_half_precision_follows_the_full_one(make_project: Make, _retrieved_store: Path, precision: str) -> None:
     defaults = {"last_k_layers": 2, "steps": 12, "batch_size": 8, "warmup_steps": 1, "augmentation": "none"}
     whole = make_project(customization={"defaults": defaults})
-    reference = losses(prepared(whole, _indexed_store), "gated-image")
+    reference = losses(prepared(whole, _retrieved_store), "gated-image")
     half = make_project(customization={"defaults": {**defaults, "precision": precision}})
     # In fp16 the scaler skips first steps until it has found its scale, so its curve runs some steps behind.
     tolerance = {"bf16": 0.02, "fp16": 0.1}[precision]
     assert losses(half, "gated-image") == pytest.approx(reference, rel=tolerance)
 
 
-def test_held_out_recall_is_measured_before_and_after(make_project: Make, _indexed_store: Path) -> None:
+def test_held_out_recall_is_measured_before_and_after(make_project: Make, _retrieved_store: Path) -> None:
     defaults = {"steps": 30, "learning_rate": 3e-3, "last_k_layers": 2, "batch_size": 16, "warmup_steps": 3}
     fields = {**defaults, "held_out_fraction": 0.3, "augmentation": "none", "interpolation": "held-out"}
-    project = prepared(make_project(customization={"defaults": fields}), _indexed_store)
+    project = prepared(make_project(customization={"defaults": fields}), _retrieved_store)
     counts = customize(project, "shapes", "gated-image").counts
     assert counts["held_out_pairs"] > 0
     assert set(counts["held_out_before"]) == set(counts["held_out_after"])
@@ -251,8 +242,8 @@ def test_held_out_recall_is_measured_before_and_after(make_project: Make, _index
     assert counts["interpolation_scores"][str(counts["interpolation"])] == best
 
 
-def test_the_sigmoid_loss_is_for_models_with_a_bias(make_project: Make, _indexed_store: Path) -> None:
-    project = prepared(make_project(customization={"defaults": {"loss": "sigmoid", "steps": 2}}), _indexed_store)
+def test_the_sigmoid_loss_is_for_models_with_a_bias(make_project: Make, _retrieved_store: Path) -> None:
+    project = prepared(make_project(customization={"defaults": {"loss": "sigmoid", "steps": 2}}), _retrieved_store)
     with pytest.raises(InputError, match="logit bias"):
         customize(project, "shapes", "gated-image")
 
@@ -260,9 +251,9 @@ def test_the_sigmoid_loss_is_for_models_with_a_bias(make_project: Make, _indexed
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
 @pytest.mark.parametrize("method", ["gated-image", "locked-text"])
-def test_a_compiled_tower_follows_the_plain_one(make_project: Make, _indexed_store: Path, method: str) -> None:
+def test_a_compiled_tower_follows_the_plain_one(make_project: Make, _retrieved_store: Path, method: str) -> None:
     defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 8, "warmup_steps": 1, "augmentation": "none"}
-    reference = losses(prepared(make_project(customization={"defaults": defaults}), _indexed_store), method)
+    reference = losses(prepared(make_project(customization={"defaults": defaults}), _retrieved_store), method)
     compiled = make_project(customization={"defaults": {**defaults, "compile": True}})
     shutil.rmtree(compiled.store.current("customized_checkpoint", f"shapes/{method}").path)
     assert losses(compiled, method) == pytest.approx(reference, rel=1e-4)
@@ -291,10 +282,10 @@ def test_an_observer_is_told_of_the_start_and_of_every_step(project: Project, me
     assert observer.told == [(f"shapes/{method}", 0), 0, 1, 2, 3]
 
 
-def test_a_head_that_ends_worse_than_it_began_is_not_published(make_project: Make, _indexed_store: Path) -> None:
+def test_a_head_that_ends_worse_than_it_began_is_not_published(make_project: Make, _retrieved_store: Path) -> None:
     # The rate still rises at the last step, so that nothing can be mended by a falling one.
     defaults = {"learning_rate": 50.0, "steps": 3, "batch_size": 16, "warmup_steps": 3}
-    project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+    project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
     observer = Listening()
     with pytest.raises(TrainingError, match="learning_rate"):
         customize(project, "shapes", "linear-head", observer)
@@ -303,10 +294,10 @@ def test_a_head_that_ends_worse_than_it_began_is_not_published(make_project: Mak
 
 
 def test_choosing_on_held_out_pairs_is_refused_before_any_step_where_none_is_held_out(
-    make_project: Make, _indexed_store: Path
+    make_project: Make, _retrieved_store: Path
 ) -> None:
     defaults = {"steps": 4, "batch_size": 8, "interpolation": "held-out", "held_out_fraction": 0.0}
-    project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+    project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
     observer = Listening()
     with pytest.raises(InputError, match="held_out_fraction"):
         customize(project, "shapes", "gated-image", observer)
@@ -323,7 +314,7 @@ def test_choosing_on_held_out_pairs_is_refused_before_any_step_where_none_is_hel
     ],
 )
 def test_memory_that_runs_out_is_told_with_what_to_do(
-    make_project: Make, _indexed_store: Path, monkeypatch: pytest.MonkeyPatch, method: str, place: str, advice: str
+    make_project: Make, _retrieved_store: Path, monkeypatch: pytest.MonkeyPatch, method: str, place: str, advice: str
 ) -> None:
     def greedy(*_: object, **__: object) -> dict[str, float]:
         return {"loss": float(torch.empty(1 << 60).sum())}
@@ -331,13 +322,13 @@ def test_memory_that_runs_out_is_told_with_what_to_do(
     monkeypatch.setattr(f"react_pipeline.training.{place}", greedy)
     augmentation = "mild" if method == "locked-image" else "none"
     defaults = {"steps": 2, "batch_size": 16, "last_k_layers": 2, "augmentation": augmentation}
-    project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+    project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
     with pytest.raises(TrainingError, match=f"out of memory {advice}"):
         customize(project, "shapes", method)
 
 
 def test_advice_on_memory_is_of_the_batch_that_did_not_fit(
-    make_project: Make, _indexed_store: Path, monkeypatch: pytest.MonkeyPatch
+    make_project: Make, _retrieved_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def greedy(*_: object, **__: object) -> dict[str, float]:
         return {"loss": float(torch.empty(1 << 60).sum())}
@@ -345,7 +336,7 @@ def test_advice_on_memory_is_of_the_batch_that_did_not_fit(
     monkeypatch.setattr("react_pipeline.training.step.TrainingStep.take", greedy)
     # More than there are pairs; and already in as many parts as a batch has.
     defaults = {"steps": 2, "batch_size": 256, "accumulation": 256, "activation_checkpointing": True}
-    project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+    project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
     with pytest.raises(TrainingError) as error:
         customize(project, "shapes", "gated-image")
     words = str(error.value).split()
@@ -355,10 +346,10 @@ def test_advice_on_memory_is_of_the_batch_that_did_not_fit(
 
 
 def test_a_training_whose_publication_fails_does_not_start_again(
-    make_project: Make, _indexed_store: Path, monkeypatch: pytest.MonkeyPatch
+    make_project: Make, _retrieved_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     defaults = {"steps": 4, "batch_size": 8, "last_k_layers": 2, "augmentation": "none", "checkpoint_every": 2}
-    project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+    project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -373,11 +364,11 @@ def test_a_training_whose_publication_fails_does_not_start_again(
 
 
 def test_a_training_whose_batches_are_others_starts_anew_and_its_states_are_kept(
-    make_project: Make, _indexed_store: Path, monkeypatch: pytest.MonkeyPatch
+    make_project: Make, _retrieved_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     defaults = {"steps": 8, "batch_size": 8, "last_k_layers": 2, "augmentation": "none", "held_out_fraction": 0.3}
     fields = {**defaults, "checkpoint_every": 2, "probe_every": 2}
-    project = prepared(make_project(customization={"defaults": fields}), _indexed_store)
+    project = prepared(make_project(customization={"defaults": fields}), _retrieved_store)
 
     def dying(at: int) -> Callable[..., dict[str, float]]:
         def take(self: TrainingStep, step: int, *rest: Any, **options: Any) -> dict[str, float]:
@@ -407,10 +398,10 @@ def test_a_training_whose_batches_are_others_starts_anew_and_its_states_are_kept
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_a_locked_image_tower_gives_the_same_features_kept_or_not(
-    make_project: Make, _indexed_store: Path, precision: str
+    make_project: Make, _retrieved_store: Path, precision: str
 ) -> None:
     defaults = {"steps": 3, "batch_size": 8, "augmentation": "none", "precision": precision, "held_out_fraction": 0.2}
-    project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+    project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
     kept = losses(project, "locked-image")
     shutil.rmtree(project.store.current("customized_checkpoint", "shapes/locked-image").path)
     defaults = {**defaults, "keep_prefix": False}
@@ -418,10 +409,10 @@ def test_a_locked_image_tower_gives_the_same_features_kept_or_not(
 
 
 def test_a_training_that_skipped_every_step_is_not_published_by_running_it_again(
-    make_project: Make, _indexed_store: Path, monkeypatch: pytest.MonkeyPatch
+    make_project: Make, _retrieved_store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     defaults = {"steps": 4, "batch_size": 8, "last_k_layers": 2, "precision": "fp16", "checkpoint_every": 2}
-    project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+    project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
     monkeypatch.setattr("torch.nn.utils.get_total_norm", lambda *_: torch.tensor(torch.inf))
     for _ in range(2):
         with pytest.raises(TrainingError, match="skipped every step"):
@@ -430,10 +421,10 @@ def test_a_training_that_skipped_every_step_is_not_published_by_running_it_again
 
 
 def test_a_field_that_a_method_does_not_use_leaves_its_checkpoint_fresh(
-    make_project: Make, _indexed_store: Path
+    make_project: Make, _retrieved_store: Path
 ) -> None:
     defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 8, "warmup_steps": 1, "augmentation": "none"}
-    project = prepared(make_project(customization={"defaults": defaults}), _indexed_store)
+    project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
     for method in ("gated-image", "locked-text", "linear-head"):
         customize(project, "shapes", method)
     other = make_project(customization={"defaults": {**defaults, "last_k_layers": 1}})

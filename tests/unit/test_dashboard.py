@@ -49,9 +49,8 @@ class Page(HTMLParser):
             self.text += data
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    project = write_project(tmp_path, tmp_path / "none", tmp_path / "none")
+def project_in(directory: Path) -> Project:
+    project = write_project(directory, Path("/none"), Path("/none"))
     path = project.config.domains / "shapes.yaml"  # with three classes
     raw = yaml.safe_load(path.read_text())
     path.write_text(yaml.safe_dump({**raw, "classes": ["circle", HOSTILE, "$x^2$ <b>bold</b>"]}))
@@ -59,9 +58,22 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.fixture
-def compared(project: Project) -> Artifact:
+def project(tmp_path: Path) -> Project:
+    return project_in(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def compared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    project = project_in(tmp_path_factory.mktemp("compared"))
     publish_results(project, "shapes", ANSWERS, captions=[f"{HOSTILE} caption", "<b>plain</b>"])
-    return compare(project, "shapes")
+    compare(project, "shapes")
+    return project.config.store
+
+
+@pytest.fixture
+def compared(project: Project, compared_store: Path) -> Artifact:
+    shutil.copytree(compared_store, project.config.store)
+    return project.store.current("comparison", "shapes")
 
 
 def page_of(artifact: Artifact) -> Page:

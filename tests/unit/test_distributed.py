@@ -17,12 +17,9 @@ from conftest import write_project
 from safetensors.torch import load_file
 
 from react_pipeline.artifacts import Artifact
-from react_pipeline.base import publish_base
 from react_pipeline.customize import customize
 from react_pipeline.errors import InputError, RetrievalError
 from react_pipeline.lineage import Project
-from react_pipeline.retrieval.labelled import publish_evaluation_set
-from react_pipeline.retrieve import retrieve_pairs
 from react_pipeline.training.distributed import World
 from react_pipeline.training.schedule import batch_at
 
@@ -86,15 +83,12 @@ class Together:
 
 @pytest.fixture(scope="module")
 def together(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path, _indexed_store: Path
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path, _retrieved_store: Path
 ) -> Together:
     """One launch for all tests of this file: it takes seconds to start."""
     directory = tmp_path_factory.mktemp("together")
     alone = write_project(directory, tiny_checkpoint, drawings, customization=TRAINING)
-    shutil.copytree(_indexed_store, alone.config.store)
-    publish_base(alone)
-    publish_evaluation_set(alone, "shapes")
-    retrieve_pairs(alone, "shapes")
+    shutil.copytree(_retrieved_store, alone.config.store)
     shutil.copytree(directory, directory / "two")
     two = directory / "two" / "pipeline.yaml"
     (directory / "local").mkdir()

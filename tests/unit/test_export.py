@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -17,8 +18,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from support_processes import killed
 from torch import Tensor, nn
 
+from react_pipeline import export as exporting
 from react_pipeline.artifacts import Artifact, Inputs
 from react_pipeline.base import publish_base
 from react_pipeline.corpus import publish_corpus
@@ -41,18 +44,6 @@ Make = Callable[..., Project]
 COUNTS = {"trainable_parameters": 1_234, "parameters": 56_789, "pairs": 7, "seconds": 1.0}
 
 
-@pytest.fixture(scope="module")
-def _prepared_store(tmp_path_factory: pytest.TempPathFactory, _indexed_store: Path, request: Any) -> Path:
-    from conftest import write_project
-
-    directory = tmp_path_factory.mktemp("prepared")
-    checkpoint, drawings = (request.getfixturevalue(name) for name in ("tiny_checkpoint", "drawings"))
-    project = write_project(directory, checkpoint, drawings)
-    shutil.copytree(_indexed_store, project.config.store)
-    prepare(project)
-    return project.config.store
-
-
 def prepare(project: Project) -> None:
     publish_evaluation_set(project, "shapes")
     retrieve_pairs(project, "shapes")
@@ -60,9 +51,8 @@ def prepare(project: Project) -> None:
 
 
 @pytest.fixture
-def project(tiny_project: Project, _prepared_store: Path) -> Project:
-    shutil.copytree(_prepared_store, tiny_project.config.store)
-    return tiny_project
+def project(retrieved_project: Project) -> Project:
+    return retrieved_project
 
 
 def customized(project: Project, method: str) -> Artifact:
@@ -306,15 +296,12 @@ def test_a_folder_in_use_is_left_alone_and_only_an_export_is_overwritten(project
     assert not list(tmp_path.glob(".*"))
 
 
-KILLED = """
-import os, signal, sys
-from react_pipeline import export as module
-from react_pipeline.lineage import Project
-def dying(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-setattr(module, sys.argv[3], dying)
-module.export(Project.load(sys.argv[1]), "shapes", "locked-text", sys.argv[2], overwrite=True)
-"""
+def export_until_killed(path: Path, target: Path, where: str) -> None:
+    def dying(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(exporting, where, dying)
+    export(Project.load(path), "shapes", "locked-text", target, overwrite=True)
 
 
 @pytest.mark.parametrize("where", ["model_card", "_publish"])
@@ -325,8 +312,7 @@ def test_killed_in_the_middle_it_leaves_no_folder_or_the_earlier_one(  # FAULTS 
     customized(project, "locked-text")
     earlier = export(project, "shapes", "gated-image", tmp_path / "earlier")
     for target in (tmp_path / "fresh", earlier):
-        done = subprocess.run([sys.executable, "-c", KILLED, str(project.path), str(target), where])
-        assert done.returncode == -signal.SIGKILL
+        killed(export_until_killed, project.path, target, where)
     assert not (tmp_path / "fresh").exists()
     assert json.loads((earlier / "export.json").read_text())["method"] == "gated-image"
     assert len(list(tmp_path.glob(".*.partial"))) == 2
@@ -337,7 +323,6 @@ def test_killed_in_the_middle_it_leaves_no_folder_or_the_earlier_one(  # FAULTS 
 
 def test_two_exports_to_one_place_do_not_mix(project: Project, tmp_path: Path) -> None:
     import fcntl
-    import os
 
     customized(project, "gated-image")
     (tmp_path / ".exported.partial").mkdir()

@@ -10,7 +10,7 @@ from conftest import write_project
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from support_results import publish_results
-from support_tracking import STEPS, artifact_of, make_template, runs_of, tracking_at
+from support_tracking import STEPS, artifact_of, runs_of
 
 from react_pipeline.artifacts import Artifact
 from react_pipeline.compare import compare
@@ -18,16 +18,6 @@ from react_pipeline.lineage import Project
 from react_pipeline.overview import overview
 from react_pipeline.tracking import Tracking
 from react_pipeline.tracking.values import files_of, flatten, metrics_of, params_of
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_template(tmp_path_factory.mktemp("mlflow") / "template.db")
-
-
-@pytest.fixture
-def tracking(template: Path, tmp_path: Path) -> Tracking:
-    return tracking_at(template, tmp_path)
 
 
 def test_artifact_becomes_a_finished_run_below_the_run_of_its_domain(tracking: Tracking, tiny_project: Project) -> None:

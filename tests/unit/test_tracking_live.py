@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
-from support_tracking import make_template, runs_of, tracking_at
+from support_tracking import runs_of
 
 from react_pipeline.artifacts import Artifact, Inputs
 from react_pipeline.errors import TrainingError
@@ -23,16 +23,6 @@ from react_pipeline.tracking.log import PENDING, Tracking
 
 KEY = "shapes/gated-image"
 INPUTS = Inputs("customized_checkpoint", KEY, {"method": "gated-image", "steps": 6, "modes": ["a", "b"]}, {}, "1")
-
-
-@pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_template(tmp_path_factory.mktemp("mlflow") / "template.db")
-
-
-@pytest.fixture
-def tracking(template: Path, tmp_path: Path) -> Tracking:
-    return tracking_at(template, tmp_path)
 
 
 def live_run(tracking: Tracking) -> LiveRun:
@@ -185,12 +175,11 @@ def test_training_that_never_started_leaves_no_run(tracking: Tracking) -> None:
 
 
 @pytest.fixture
-def server(template: Path, tmp_path: Path) -> Iterator[str]:
-    database = tracking_at(template, tmp_path).uri
+def server(tracking: Tracking, tmp_path: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", database, "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", tracking.uri, "--workers", "1"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--default-artifact-root", str(tmp_path / "mlartifacts")]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     process = subprocess.Popen(

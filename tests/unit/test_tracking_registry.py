@@ -33,23 +33,18 @@ def _no_cooldown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def project(tiny_project: Project, measured: Path) -> Project:
+def project(tiny_project: Project, measured: Path, tracking: Tracking) -> Project:
     return copy_measured(measured, tiny_project)
 
 
 @pytest.fixture
-def uri(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+def registry(project: Project, tracking: Tracking) -> Registry:
+    return Registry(tracking.uri, "tiny")
 
 
 @pytest.fixture
-def registry(project: Project, uri: str) -> Registry:
-    return Registry(uri, "tiny")
-
-
-@pytest.fixture
-def client(uri: str) -> MlflowClient:
-    return MlflowClient(uri, uri)
+def client(tracking: Tracking) -> MlflowClient:
+    return MlflowClient(tracking.uri, tracking.uri)
 
 
 def aliases(client: MlflowClient) -> dict[str, str]:

@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -24,6 +25,7 @@ from torchvision.transforms.functional import resize
 from react_pipeline.artifacts import Artifact
 from react_pipeline.base import publish_base
 from react_pipeline.elevater import encoding
+from react_pipeline.elevater import search as searching
 from react_pipeline.elevater.comparison import compare_summaries, draw, to_markdown
 from react_pipeline.elevater.features import Features, publish_features
 from react_pipeline.elevater.readers import read_dataset
@@ -305,7 +307,10 @@ def test_shots_are_measured_by_both_protocols_for_each_seed(project_on: Callable
     assert np.shape(prediction["predictions"]) == (1, 14, 7)
 
 
-def test_the_image_tower_is_fine_tuned_on_the_images_of_the_features(project_on: Callable[..., Project]) -> None:
+def test_the_image_tower_is_fine_tuned_on_the_images_of_the_features(
+    project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(searching, "search", partial(searching.search, learning_rates=(1e-3,)))
     project = project_on(datasets=["rendered-sst2"], shots=[5], seeds=1, adaptations=["fine-tune"])
     rows = rows_of(results(project))
     tuned = rows[rows["adaptation"] == "fine-tune"]
