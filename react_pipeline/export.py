@@ -29,6 +29,7 @@ from react_pipeline.artifacts import Artifact
 from react_pipeline.durable import fsync, fsync_tree, sha256_of
 from react_pipeline.errors import CorruptArtifact, InputError, ReactError, StoreWriteError
 from react_pipeline.lineage import ALL, Project, fresh, method_key
+from react_pipeline.modeling.trust import require_allowed
 from react_pipeline.promotions.evidence import crowning, standing
 from react_pipeline.promotions.verdicts import BASE, Contender, Reign
 from react_pipeline.reports.model_card import Loading, model_card
@@ -159,11 +160,14 @@ def write_model(project: Project, checkpoint: Artifact, staging: Path) -> Loadin
 
     Raises:
         CorruptArtifact: If a copy differs from the manifest.
+        InputError: If the checkpoint's configuration asks for code to be run.
     """
     head = HEAD_FILE in checkpoint.manifest["files"]
     # A champion may be of another base than today's.
     source = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"]) if head else checkpoint
     model = _Model(source, json.loads(source.file(CONFIG_FILE).read_text(encoding="utf-8")))
+    # Whoever gets the folder reads it with plain open_clip, which hands these fields on.
+    require_allowed(model.config["model_cfg"], source.path / CONFIG_FILE)
     _copy(source, WEIGHTS_FILE, staging / WEIGHTS_FILE)
     text_cfg = model.config["model_cfg"]["text_cfg"]
     for name in source.manifest["files"]:

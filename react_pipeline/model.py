@@ -28,6 +28,7 @@ from react_pipeline.modeling.architecture import CONFIG_FILE, GATED_PREFIX, read
 from react_pipeline.modeling.gated import add_gated_blocks, gated_layers
 from react_pipeline.modeling.methods import set_trainable
 from react_pipeline.modeling.text_tower import encode_text, text_lengths
+from react_pipeline.modeling.trust import folder_inside, require_known_text_tower
 from react_pipeline.modeling.weights import load_strictly, read_weights, save_tensors
 
 __all__ = ["Clip", "add_gated_blocks", "choose_device", "from_open_clip", "load", "save", "set_trainable"]
@@ -103,12 +104,18 @@ def load(directory: Path | str, device: str = "cpu") -> Clip:
     """Load a checkpoint written by `save`: strictly, with its activation, normalisation and gated blocks.
 
     Raises:
-        InputError: If the directory holds no such checkpoint, or weights and architecture differ.
+        InputError: If the directory holds no such checkpoint, if weights and architecture differ, or if it asks for
+            code to be run (`modeling.trust`).
     """
     directory = Path(directory)
     model_cfg, preprocess_cfg = read_config(directory)
+    weights = directory / WEIGHTS_FILE
+    if not weights.is_file():
+        raise InputError(
+            f"{directory}: holds no {WEIGHTS_FILE}; other weights in a folder, pickled ones above all, are not read"
+        )
     clip = _build(model_cfg, preprocess_cfg, directory)
-    load_strictly(clip.model, read_weights(directory / WEIGHTS_FILE), directory / WEIGHTS_FILE)
+    load_strictly(clip.model, read_weights(weights), weights)
     return _placed(clip, device)
 
 
@@ -183,7 +190,10 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
                 f"encoder.pretrained: the weights of {name}/{encoder.pretrained} cannot be fetched ({error}); "
                 "give the path of a local checkpoint instead"
             ) from error
-    weights = read_weights(path)
+    try:
+        weights = read_weights(path)
+    except InputError as error:
+        raise InputError(f"encoder.pretrained: {error}") from error
     layers = {key.split(".gated_attn_block.")[0] for key in weights if ".gated_attn_block." in key}
     if encoder.model.startswith(GATED_PREFIX) and not layers:
         raise InputError(f"{path}: holds no gated blocks, and encoder.model is {encoder.model!r}; use {name!r}")
@@ -223,40 +233,44 @@ def _build(
         raise InputError("CoCa models are not supported: they have no plain image and text towers")
     react_cfg = cfg["vision_cfg"].pop("react_cfg", None) or {}
     text_cfg = cfg["text_cfg"]
-    tokenizer_name = text_cfg.get("hf_tokenizer_name")
-    if directory is not None and text_cfg.get("hf_model_name"):
-        text_cfg["hf_model_name"] = str(directory / text_cfg["hf_model_name"])
-    if directory is not None and tokenizer_name:
-        tokenizer_name = str(directory / tokenizer_name)
-    if text_cfg.get("hf_model_name"):
-        text_cfg["hf_model_pretrained"] = False
+    if directory is not None:
+        for field in ("hf_model_name", "hf_tokenizer_name"):
+            if text_cfg.get(field):
+                text_cfg[field] = str(folder_inside(directory, text_cfg[field], f"text_cfg.{field}"))
     if str(cfg["vision_cfg"].get("timm_model_name", "")).startswith("react_demo"):
         import react_pipeline.demo.network  # noqa: F401 - registers the architecture with timm
+    # Weights come from the checkpoint alone, never from a place that its architecture names.
     if "timm_model_name" in cfg["vision_cfg"]:
         cfg["vision_cfg"]["timm_model_pretrained"] = False
     separate_text = cfg.pop("custom_text", False) or bool(text_cfg.get("hf_model_name"))
     if model is None:
+        if text_cfg.get("hf_model_name"):
+            text_cfg["hf_model_pretrained"] = False
+            require_known_text_tower(text_cfg["hf_model_name"])
         try:
             model = (CustomTextCLIP if separate_text else CLIP)(**cfg)
-        except (TypeError, RuntimeError, OSError, AssertionError) as error:
+        except Exception as error:
             raise InputError(
                 f"this architecture cannot be built by open_clip {open_clip.__version__}: {error}"
             ) from error
         if react_cfg.get("enabled"):
             add_gated_blocks(model, react_cfg["last_k_layers"])
+    size = getattr(model.visual, "image_size", None)
+    try:
+        tokenizer = _tokenizer(text_cfg)
+        preprocess_cfg = merge_preprocess_dict(preprocess_cfg, {"size": size} if size is not None else {})
+        preprocess = image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False)
+    except Exception as error:
+        raise InputError(f"{directory or 'open_clip'}: tokenizer or preprocessing cannot be loaded: {error}") from error
+    return Clip(model, tokenizer, preprocess, deepcopy(model_cfg), preprocess_cfg)
+
+
+def _tokenizer(text_cfg: dict[str, Any]) -> Callable[[list[str]], Tensor]:
     context_length = text_cfg.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
     options = text_cfg.get("tokenizer_kwargs") or {}
-    if tokenizer_name:
-        try:
-            tokenizer = open_clip.tokenizer.HFTokenizer(tokenizer_name, context_length=context_length, **options)
-        except (OSError, ValueError) as error:
-            raise InputError(f"the tokenizer {tokenizer_name!r} cannot be loaded: {error}") from error
-    else:
-        tokenizer = open_clip.SimpleTokenizer(context_length=context_length, **options)
-    size = getattr(model.visual, "image_size", None)
-    preprocess_cfg = merge_preprocess_dict(preprocess_cfg, {"size": size} if size is not None else {})
-    preprocess = image_transform_v2(PreprocessCfg(**preprocess_cfg), is_train=False)
-    return Clip(model, tokenizer, preprocess, deepcopy(model_cfg), preprocess_cfg)
+    if name := text_cfg.get("hf_tokenizer_name"):
+        return open_clip.tokenizer.HFTokenizer(name, context_length=context_length, **options, trust_remote_code=False)
+    return open_clip.SimpleTokenizer(context_length=context_length, **options)
 
 
 def _placed(clip: Clip, device: str) -> Clip:

@@ -18,6 +18,7 @@ from open_clip.transform import PreprocessCfg
 
 from react_pipeline.config import EncoderConfig
 from react_pipeline.errors import InputError
+from react_pipeline.modeling.trust import require_allowed
 
 CONFIG_FILE = "open_clip_config.json"
 
@@ -39,7 +40,7 @@ def read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read `model_cfg` and `preprocess_cfg` of a checkpoint folder, as they are written.
 
     Raises:
-        InputError: If the directory holds no such file, or another one.
+        InputError: If the directory holds no such file, or another one, or one with a field that could run code.
     """
     try:
         config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
@@ -47,9 +48,10 @@ def read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         for part in ("vision_cfg", "text_cfg"):
             model_cfg[part] = dict(model_cfg[part])
         model_cfg["embed_dim"] = int(model_cfg["embed_dim"])
-        return model_cfg, preprocess_cfg
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{directory / CONFIG_FILE}: not an open_clip checkpoint folder ({error})") from error
+    require_allowed(model_cfg, directory / CONFIG_FILE)
+    return model_cfg, preprocess_cfg
 
 
 def require_as_configured(encoder: EncoderConfig, directory: Path) -> None:

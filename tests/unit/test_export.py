@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 from support_processes import killed
+from support_text_tower import write_text_tower_checkpoint
 from torch import Tensor, nn
 
 from react_pipeline import export as exporting
@@ -153,40 +154,11 @@ def test_a_gated_model_loads_with_this_package_and_plain_open_clip_refuses_it(pr
             open_clip.create_model(f"local-dir:{folder}")
 
 
-@pytest.fixture
-def text_tower_of_transformers(tmp_path: Path) -> Path:
-    """A checkpoint with a tiny BERT and a tokenizer of its own."""
-    from transformers import BertConfig, BertTokenizerFast
-
-    source = tmp_path / "tiny-bert"
-    source.mkdir()
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "circle", "square", "drawing", "of"]
-    (source / "vocab.txt").write_text("\n".join(words) + "\n")
-    BertTokenizerFast(str(source / "vocab.txt")).save_pretrained(source)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    BertConfig(vocab_size=len(words), max_position_embeddings=16, **sizes).save_pretrained(source)
-    text_cfg = {
-        "hf_model_name": source.name,
-        "hf_tokenizer_name": source.name,
-        "hf_pooler_type": "mean_pooler",
-        "hf_proj_type": "linear",
-        "context_length": 12,
-    }
-    vision_cfg = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16}
-    torch.manual_seed(0)
-    model = open_clip.model.CustomTextCLIP(
-        24, vision_cfg, {**text_cfg, "hf_model_name": str(source), "hf_model_pretrained": False}
-    )
-    model_cfg = {"embed_dim": 24, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
-    directory = tmp_path / "checkpoint"
-    save(from_parts(model, model_cfg, {"mean": (0.5,) * 3, "std": (0.25,) * 3}, source), directory)
-    return directory
-
-
 @pytest.mark.parametrize("way", WAYS)
 def test_a_text_tower_of_transformers_travels_with_its_tokenizer(
-    make_project: Make, text_tower_of_transformers: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+    make_project: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
+    text_tower_of_transformers = write_text_tower_checkpoint(tmp_path)
     project = make_project(encoder={"pretrained": str(text_tower_of_transformers)})
     for publish in (publish_corpus, publish_base, embed_corpus, build_index):
         publish(project)

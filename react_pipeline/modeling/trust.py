@@ -1,0 +1,105 @@
+"""What a checkpoint may ask of the libraries that build it: files of its own folder, and never code.
+
+open_clip hands fields of a checkpoint's configuration on to transformers and timm, and some of these load and run
+Python files, or fetch other models. They are refused here, before any of these libraries sees them.
+
+Does not belong here: reading the configuration (`architecture`), weights (`weights`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from react_pipeline.errors import InputError
+
+TOKENIZER_OPTIONS: dict[str, type] = {"clean": str, "language": str, "strip_sep_token": bool}
+"""What `tokenizer_kwargs` may hold, as open_clip's own configurations use it; the rest would reach transformers."""
+
+_REGISTERED_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+"""A name that timm looks up in its registry; with `:` or `/` it is a place (`hf-hub:`, `local-dir:`)."""
+
+
+def require_allowed(model_cfg: Mapping[str, Any], file: Path) -> None:
+    """Refuse a `model_cfg` with tokenizer options beyond `TOKENIZER_OPTIONS`, or a timm model that is not timm's own.
+
+    Raises:
+        InputError: Naming `file`, the field, and what is allowed.
+    """
+    options = model_cfg["text_cfg"].get("tokenizer_kwargs") or {}
+    where = f"{file}: model_cfg.text_cfg.tokenizer_kwargs"
+    if not isinstance(options, dict):
+        raise InputError(f"{where}: is no mapping")
+    for name, value in options.items():
+        if name not in TOKENIZER_OPTIONS:
+            raise InputError(
+                f"{where}.{name}: not allowed, for it could run code; allowed: {', '.join(TOKENIZER_OPTIONS)}"
+            )
+        if value is not None and not isinstance(value, TOKENIZER_OPTIONS[name]):
+            raise InputError(f"{where}.{name}: must be of type {TOKENIZER_OPTIONS[name].__name__}")
+    name = model_cfg["vision_cfg"].get("timm_model_name")
+    if name is not None and not (isinstance(name, str) and _REGISTERED_NAME.fullmatch(name)):
+        raise InputError(
+            f"{file}: model_cfg.vision_cfg.timm_model_name: {name!r} is no name of timm's registry; models of other "
+            "folders and of the Hub are refused"
+        )
+
+
+def folder_inside(directory: Path, name: Any, field: str) -> Path:
+    """The folder `name` of a checkpoint folder, as an absolute path, so that no library takes it for a Hub name.
+
+    Args:
+        directory: The checkpoint folder.
+        name: What its configuration says.
+        field: Where it says so, for the error.
+
+    Raises:
+        InputError: If it is not a folder inside `directory`, or a JSON file in it names code to run (`auto_map`).
+    """
+    root = directory.resolve()
+    folder = (root / str(name)).resolve()
+    if not folder.is_dir() or not folder.is_relative_to(root):
+        raise InputError(f"{directory}: {field}: {name!r} is no folder inside this checkpoint folder")
+    for path in sorted(folder.rglob("*.json")):
+        try:
+            json.loads(path.read_text(encoding="utf-8"), object_hook=_refuse_code)
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{path}: {error}") from error
+    return folder
+
+
+def _refuse_code(fields: dict[str, Any]) -> dict[str, Any]:
+    # In a vocabulary it may be a token, whose value is a number.
+    if isinstance(fields.get("auto_map"), (dict, list)):
+        raise ValueError("auto_map: names code of the checkpoint, which is never run; remove it if it is not needed")
+    return fields
+
+
+def require_known_text_tower(name: str) -> None:
+    """Refuse a text tower of transformers that open_clip does not know, or that needs code from elsewhere.
+
+    Args:
+        name: An absolute path of a folder, or a Hub name that open_clip's own list holds.
+
+    Raises:
+        InputError: Naming the tower and the field of its configuration.
+    """
+    from open_clip.hf_configs import arch_dict
+    from transformers import AutoConfig
+
+    try:
+        # open_clip, which reads it once more, leaves this to a question on the terminal.
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:
+        raise InputError(f"the text tower {name!r} cannot be loaded: {error}") from error
+    if config.model_type not in arch_dict:
+        raise InputError(
+            f"{name}: model_type: {config.model_type!r} is none that open_clip knows ({', '.join(arch_dict)})"
+        )
+    if getattr(config, "auto_map", None):
+        raise InputError(f"{name}: auto_map: names code of the checkpoint, which is never run")
+    if "/" in str(config._attn_implementation):
+        raise InputError(f"{name}: _attn_implementation: {config._attn_implementation!r} is code of the Hub, never run")

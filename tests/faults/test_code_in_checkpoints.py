@@ -1,0 +1,258 @@
+"""A checkpoint that somebody else wrote gets none of its code run: not by its tokenizer, its towers, its weights."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from support_text_tower import write_text_tower_checkpoint
+from transformers.utils import hub
+
+from react_pipeline.artifacts import Inputs
+from react_pipeline.base import publish_base
+from react_pipeline.config import EncoderConfig
+from react_pipeline.errors import InputError
+from react_pipeline.export import write_model
+from react_pipeline.lineage import Project
+from react_pipeline.model import from_open_clip, load
+
+CONFIG = "open_clip_config.json"
+EVIL = """
+from pathlib import Path
+from transformers import BertConfig, BertModel, BertTokenizerFast
+Path({marker!r}).touch()
+class EvilConfig(BertConfig):
+    model_type = "evil"
+class EvilModel(BertModel):
+    config_class = EvilConfig
+class EvilTokenizer(BertTokenizerFast):
+    pass
+"""
+
+
+class Pickled:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.marker,))
+
+
+@pytest.fixture
+def marker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What exists once evil code ran; whoever is asked on the terminal whether it may run says yes."""
+    monkeypatch.setattr(builtins, "input", lambda _question="": "y")
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    return tmp_path / "code-was-run"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, marker: Path) -> Path:
+    """A checkpoint folder with a Python file beside its text tower that nothing names yet."""
+    checkpoint = write_text_tower_checkpoint(tmp_path)
+    (checkpoint / "text" / "evil.py").write_text(EVIL.format(marker=str(marker)))
+    return checkpoint
+
+
+def change(file: Path, part: str = "", **fields: Any) -> None:
+    content = json.loads(file.read_text())
+    within = content["model_cfg"][part] if part else content
+    within.update(fields)
+    for field in [field for field, value in within.items() if value is None]:
+        del within[field]
+    file.write_text(json.dumps(content))
+
+
+def tokenizer_with_code(text: Path) -> None:
+    places = {"AutoTokenizer": [None, "evil.EvilTokenizer"]}
+    change(text / "tokenizer_config.json", tokenizer_class="EvilTokenizer", auto_map=places)
+
+
+def trusted_tokenizer(folder: Path) -> None:
+    tokenizer_with_code(folder / "text")
+    change(folder / CONFIG, "text_cfg", tokenizer_kwargs={"trust_remote_code": True}, hf_model_name=None)
+
+
+def tokenizer_of_another_kind(folder: Path) -> None:
+    change(folder / CONFIG, "text_cfg", tokenizer_kwargs={"tokenizer_type": "bert"})
+
+
+def asking_tokenizer(folder: Path) -> None:
+    tokenizer_with_code(folder / "text")
+    change(folder / CONFIG, "text_cfg", hf_model_name=None)
+
+
+def asking_text_tower(folder: Path) -> None:
+    places = {"AutoConfig": "evil.EvilConfig", "AutoModel": "evil.EvilModel"}
+    change(folder / "text" / "config.json", model_type="evil", auto_map=places)
+
+
+def asking_text_tower_in_another_file(folder: Path) -> None:
+    asking_text_tower(folder)
+    text = folder / "text"
+    (text / "config.json").rename(text / "config.4.0.0.json")
+    (text / "config.json").write_text(json.dumps({"configuration_files": ["config.4.0.0.json"], "model_type": "bert"}))
+
+
+def text_tower_of_unknown_kind(folder: Path) -> None:
+    change(folder / "text" / "config.json", model_type="distilbert")
+
+
+def text_tower_with_a_kernel(folder: Path) -> None:
+    change(folder / "text" / "config.json", _attn_implementation="evil/kernel")
+
+
+def preprocessor(folder: Path) -> None:
+    places = {"AutoImageProcessor": "evil.EvilProcessor", "AutoProcessor": "evil.EvilProcessor"}
+    (folder / "text" / "preprocessor_config.json").write_text(json.dumps({"auto_map": places}))
+
+
+def elsewhere(folder: Path) -> None:
+    (folder / "text").rename(folder.parent / "text")
+    change(folder / CONFIG, "text_cfg", hf_model_name="../text", hf_tokenizer_name="../text")
+
+
+def behind_a_link(folder: Path) -> None:
+    (folder / "text").rename(folder.parent / "text")
+    (folder / "text").symlink_to(folder.parent / "text")
+
+
+def image_tower_of_a_folder(folder: Path) -> None:
+    timm = folder / "timm"
+    timm.mkdir()
+    (timm / "config.json").write_text(json.dumps({"architecture": "test_vit", "pretrained_cfg": {}}))
+    change(folder / CONFIG, "vision_cfg", timm_model_name=f"local-dir:{timm}", timm_model_pretrained=True)
+
+
+def image_tower_of_the_hub(folder: Path) -> None:
+    change(folder / CONFIG, "vision_cfg", timm_model_name="hf-hub:evil/tower", timm_model_pretrained=True)
+
+
+EVILS: dict[Callable[[Path], None], tuple[str, str]] = {
+    trusted_tokenizer: (CONFIG, "tokenizer_kwargs.trust_remote_code"),
+    tokenizer_of_another_kind: (CONFIG, "tokenizer_kwargs.tokenizer_type"),
+    asking_tokenizer: ("tokenizer_config.json", "auto_map"),
+    asking_text_tower: ("config.json", "auto_map"),
+    asking_text_tower_in_another_file: ("config.4.0.0.json", "auto_map"),
+    text_tower_of_unknown_kind: ("text", "model_type"),
+    text_tower_with_a_kernel: ("text", "_attn_implementation"),
+    preprocessor: ("preprocessor_config.json", "auto_map"),
+    elsewhere: ("checkpoint", "text_cfg.hf_model_name"),
+    behind_a_link: ("checkpoint", "text_cfg.hf_model_name"),
+    image_tower_of_a_folder: (CONFIG, "vision_cfg.timm_model_name"),
+    image_tower_of_the_hub: (CONFIG, "vision_cfg.timm_model_name"),
+}
+
+
+@pytest.mark.parametrize("evil", EVILS, ids=lambda evil: evil.__name__)
+def test_a_folder_that_names_code_or_other_places_is_refused_by_file_and_field(  # FAULTS 41
+    folder: Path, marker: Path, evil: Callable[[Path], None]
+) -> None:
+    evil(folder)
+    file, field = EVILS[evil]
+    encoder = EncoderConfig(pretrained=str(folder))
+    for opened in (lambda: load(folder), lambda: from_open_clip(encoder)):
+        with pytest.raises(InputError) as refused:
+            opened()
+        assert file in str(refused.value)
+        assert field in str(refused.value)
+        assert not marker.exists()
+
+
+def test_an_evil_folder_in_pipeline_yaml_publishes_no_base(
+    make_project: Callable[..., Project], folder: Path, marker: Path
+) -> None:
+    trusted_tokenizer(folder)
+    project = make_project(encoder={"pretrained": str(folder)})
+    with pytest.raises(InputError, match="trust_remote_code"):
+        publish_base(project)
+    assert project.store.keys("base_checkpoint") == []
+    assert not marker.exists()
+
+
+def test_an_evil_checkpoint_in_the_store_is_neither_opened_nor_exported(
+    tiny_project: Project, folder: Path, marker: Path, tmp_path: Path
+) -> None:
+    trusted_tokenizer(folder)
+
+    def write(staging: Path) -> dict[str, Any]:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                (staging / path.relative_to(folder)).parent.mkdir(exist_ok=True)
+                (staging / path.relative_to(folder)).write_bytes(path.read_bytes())
+        return {}
+
+    checkpoint = tiny_project.store.build(Inputs("customized_checkpoint", "shapes/locked-text", {}, {}, "1"), write)
+    exported = tmp_path / "exported"
+    exported.mkdir()
+    with pytest.raises(InputError, match="trust_remote_code"):
+        load(checkpoint.path)
+    with pytest.raises(InputError, match="trust_remote_code"):
+        write_model(tiny_project, checkpoint, exported)
+    assert list(exported.iterdir()) == []
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "text tower"])
+def test_a_hub_name_gets_no_code_run_either(
+    folder: Path, marker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """An architecture of open_clip's list names a repository of the Hub, as `roberta-ViT-B-32` does."""
+    (tokenizer_with_code if part == "tokenizer" else lambda text: asking_text_tower(text.parent))(folder / "text")
+    repository = tmp_path / "hub" / "models--evil--tower"
+    (repository / "snapshots").mkdir(parents=True)
+    (folder / "text").rename(repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr(hub, "TRANSFORMERS_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("transformers.utils.hub._is_offline_mode", True)
+    model_cfg = json.loads((folder / CONFIG).read_text())["model_cfg"]
+    model_cfg["text_cfg"] |= {"hf_tokenizer_name": "evil/tower", "hf_model_name": "evil/tower"}
+    if part == "tokenizer":
+        del model_cfg["text_cfg"]["hf_model_name"]
+        model_cfg["text_cfg"] |= {"width": 32, "heads": 2, "layers": 1}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "evil", model_cfg)
+    monkeypatch.setattr("react_pipeline.model.load_strictly", lambda *_: None)
+    weights = folder / "open_clip_model.safetensors"
+    with pytest.raises(InputError, match="custom code"):
+        from_open_clip(EncoderConfig(model="evil", pretrained=str(weights)))
+    assert not marker.exists()
+
+
+def test_weights_beside_a_text_tower_are_not_read(folder: Path, marker: Path) -> None:
+    before = load(folder).encode_texts(["a red circle"])
+    torch.save(Pickled(marker), folder / "text" / "pytorch_model.bin")
+    change(folder / CONFIG, "text_cfg", hf_model_pretrained=True)
+    assert torch.equal(load(folder).encode_texts(["a red circle"]), before)
+    assert not marker.exists()
+
+
+def test_pickled_weights_of_a_folder_are_refused_by_name(folder: Path, marker: Path) -> None:
+    torch.save(load_file(folder / "open_clip_model.safetensors"), folder / "open_clip_pytorch_model.bin")
+    (folder / "open_clip_model.safetensors").unlink()
+    with pytest.raises(InputError, match="open_clip_model.safetensors"):
+        load(folder)
+    pickled = folder / "weights.pt"
+    torch.save({"state_dict": Pickled(marker)}, pickled)
+    with pytest.raises(InputError, match=r"encoder\.pretrained.*weights\.pt"):
+        from_open_clip(EncoderConfig(model="ViT-B-32", pretrained=str(pickled)))
+    assert not marker.exists()
+
+
+def test_options_that_open_clip_uses_itself_are_kept(folder: Path, marker: Path) -> None:
+    change(folder / CONFIG, "text_cfg", tokenizer_kwargs={"strip_sep_token": True, "clean": "lower"})
+    clip = load(folder)
+    assert 3 not in clip.tokenizer(["A RED circle"])  # [SEP]
+    assert torch.equal(clip.tokenizer(["A RED circle"]), clip.tokenizer(["a red circle"]))
+    assert clip.preprocess(Image.new("RGB", (40, 50))).shape == (3, 32, 32)
+    assert not marker.exists()
