@@ -110,10 +110,13 @@ def test_losses_fall_when_there_is_something_to_learn(make_project: Make, _retri
 def test_training_choices_change_the_training(
     make_project: Make, _retrieved_store: Path, fields: dict[str, object]
 ) -> None:
-    plain = prepared(make_project(), _retrieved_store)
+    # A batch has more pairs than the corpus has captions (17), so some are equal, whichever pairs are retrieved.
+    retrieval = {"k_per_prompt": 96, "max_per_class": 24}
+    defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 24, "warmup_steps": 1, "augmentation": "none"}
+    plain = prepared(make_project(retrieval=retrieval, customization={"defaults": defaults}), _retrieved_store)
+    assert retrieve_pairs(plain, "shapes").counts["pairs"] >= 24
     reference = losses(plain, "gated-image")
-    defaults = {"last_k_layers": 2, "steps": 4, "batch_size": 8, "warmup_steps": 1, "augmentation": "none"}
-    changed = make_project(customization={"defaults": {**defaults, **fields}})
+    changed = make_project(retrieval=retrieval, customization={"defaults": {**defaults, **fields}})
     other = losses(changed, "gated-image")
     assert len(other) == len(reference)
     assert other != reference
