@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -17,10 +16,9 @@ import dagster as dg
 from assets.definitions import build_defs
 from assets.partitions import DOMAINS
 from assets.resources import REPOSITORY, ProjectResource
+from react_pipeline.commands.process_groups import end, listen_to_signals
 from react_pipeline.lineage import Project
 from react_pipeline.project import CONFIG_VARIABLE
-
-STOP_SECONDS = 30
 
 Asked = set[tuple[str, str | None]]
 
@@ -77,16 +75,13 @@ def running_daemon(project: Project, home: Path) -> Iterator[Path]:
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=listen_to_signals,
         )
     try:
         yield log
     finally:
-        for wanted in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-            if daemon.poll() is None:
-                os.killpg(daemon.pid, wanted)
-                deadline = time.monotonic() + STOP_SECONDS
-                while daemon.poll() is None and time.monotonic() < deadline:
-                    time.sleep(0.1)
+        end([daemon.pid])
+        daemon.wait()
 
 
 def hurry(home: Path) -> None:

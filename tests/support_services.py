@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -14,6 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from react_pipeline.commands.process_groups import end
 
 
 def free_port() -> int:
@@ -86,13 +89,8 @@ def running(
     try:
         yield process
     finally:
-        for wanted in (15, 9):
-            if process.poll() is None:
-                os.killpg(process.pid, wanted)
-                try:
-                    process.wait(15)
-                except subprocess.TimeoutExpired:
-                    continue
+        end([process.pid], [signal.SIGTERM, signal.SIGKILL])
+        process.wait()
 
 
 def answer(url: str, seconds: float = 120, headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:

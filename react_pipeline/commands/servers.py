@@ -28,6 +28,7 @@ from pathlib import Path
 
 import yaml
 
+from react_pipeline.commands import process_groups
 from react_pipeline.cross_site import origin_of
 from react_pipeline.dagster_home import HOME_VARIABLE, locked_for_ui, prepare_home, tell_addresses
 from react_pipeline.errors import InputError, ReactError
@@ -50,7 +51,6 @@ DAEMON = ("-c", f"from importlib.metadata import entry_points; {_ENTRY_POINT}.lo
 """The program `dagster-daemon`, wherever the scripts of this Python are; Dagster has no public module for it."""
 
 START_SECONDS = 180.0
-STOP_SECONDS = 10.0
 WATCH_SECONDS = 1.0
 
 RESTARTS = 3
@@ -101,7 +101,11 @@ def serve(project: Project, dagster_port: int, mlflow_port: int) -> Iterator[lis
         ports["mlflow"] = mlflow_port
     addresses = {name: f"http://{HOST}:{port}" for name, port in ports.items()}
     logs = project.config.store.parent / "logs"
-    with locked_for_ui(home) as lock, tempfile.TemporaryDirectory(prefix="react-ui-") as directory:
+    with (
+        locked_for_ui(home) as lock,
+        tempfile.TemporaryDirectory(prefix="react-ui-") as directory,
+        process_groups.guarded() as guard,
+    ):
         for name, port in ports.items():
             _require_free(name, port)
         tell_addresses(lock, addresses)
@@ -117,11 +121,11 @@ def serve(project: Project, dagster_port: int, mlflow_port: int) -> Iterator[lis
         servers: list[Server] = []
 
         def start(name: str, arguments: Sequence[str], page: str = "") -> Server:
-            # Dagster's daemon is what must not run twice: it holds the lock with us, and on if we are killed.
+            # Dagster's daemon is what must not run twice: it holds the lock with us until it has ended.
             program = name.split()[0]
             held = (lock.fileno(),) if program == "dagster" else ()
             log = logs / f"{program}.log"
-            spawn = partial(_spawn, arguments, log, folder, environment, held)
+            spawn = partial(guard.start, name, partial(_spawn, arguments, log, folder, environment, held))
             servers.append(Server(name, addresses.get(name, ""), spawn(), log, page, spawn))
             tell_addresses(lock, addresses, [server.process.pid for server in servers if server.name != "mlflow"])
             return servers[-1]
@@ -177,7 +181,7 @@ def watch(servers: list[Server]) -> None:
                 _require_running(server)
             elif server.process.poll() is not None:
                 told = _how_it_ended(server)
-                _kill_group(server, signal.SIGKILL)  # or its own children keep the port
+                process_groups.end([server.process.pid], [signal.SIGKILL])  # or its own children keep the port
                 if left[server.name] and server.start is not None:
                     left[server.name] -= 1
                     logger.warning("%s; starting it again, Dagster and its runs go on", told)
@@ -194,45 +198,17 @@ def watch(servers: list[Server]) -> None:
 
 def stop(servers: Sequence[Server]) -> None:
     """End the servers with all the processes they started, those of a server that was killed itself included."""
-    for wanted in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        deadline = time.monotonic() + STOP_SECONDS
-        for server in servers:
-            if server.process.poll() is None:
-                _kill_group(server, wanted)
-        while time.monotonic() < deadline and any(server.process.poll() is None for server in servers):
-            time.sleep(0.1)
+    process_groups.end(server.process.pid for server in servers)
     for server in servers:
-        # A leader that was killed told its children nothing, and one may not have listened to the first signal. A group
-        # outlives its leader, and its number is not given away meanwhile.
-        _kill_group(server, signal.SIGTERM)
-
-
-def _kill_group(server: Server, wanted: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(server.process.pid, wanted)
+        server.process.poll()  # reaped, so that its exit code is known
 
 
 def _spawn(
     arguments: Sequence[str], log: Path, directory: Path, environment: Mapping[str, str], held: Sequence[int]
 ) -> subprocess.Popen[bytes]:
-    # In the background of a script we ignore SIGINT, and so would it. Dagster takes SIGTERM for SIGINT, so only SIGKILL
-    # would end it.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        # Appended, so that after a restart the log still says what was wrong.
-        with log.open("ab") as output:
-            return subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
-                [sys.executable, *arguments],
-                cwd=directory,
-                env=environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # so that all its children can be stopped with it
-                pass_fds=held,
-            )
-    finally:
-        signal.signal(signal.SIGINT, before)
+    # Appended, so that after a restart the log still says what was wrong.
+    with log.open("ab") as output:
+        return process_groups.start([sys.executable, *arguments], output, directory, environment, held)
 
 
 def _wait(server: Server, attempt: Callable[[], None]) -> None:

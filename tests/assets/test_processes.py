@@ -29,6 +29,7 @@ from assets.processes import (
 )
 from assets.reporting import readable_failures
 from react_pipeline.artifacts import Inputs
+from react_pipeline.commands.process_groups import listen_to_signals
 from react_pipeline.errors import ConfigError, InputError, RetrievalError, StoreWriteError, TrainingError
 from react_pipeline.lineage import Project
 from react_pipeline.tracking import Tracking
@@ -215,6 +216,7 @@ def test_no_training_process_outlives_the_run_that_started_it(
             [sys.executable, "-c", LAUNCHING, str(project.path)],
             env={**os.environ, TORCHRUN_VARIABLE: "--standalone"},
             cwd=Path(__file__).parents[2],
+            preexec_fn=listen_to_signals,
         )
         try:
             wait_until(lambda: runs_of_training(project) or launching.poll() is not None, 90, "nothing in MLflow")

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
+from react_pipeline.commands.process_groups import listen_to_signals
 from react_pipeline.lineage import Project
 
 
@@ -50,7 +51,9 @@ def test_dagster_and_mlflow_answer_and_stop_together(tiny_project: Project) -> N
     ports = ["--dagster-port", str(dagster_port), "--mlflow-port", str(mlflow_port)]
     log = tiny_project.path.parent / "ui.log"
     with log.open("wb") as output:
-        running = subprocess.Popen([*command, *ports], env=environment, stdout=output, stderr=subprocess.STDOUT)
+        running = subprocess.Popen(
+            [*command, *ports], env=environment, stdout=output, stderr=subprocess.STDOUT, preexec_fn=listen_to_signals
+        )
     try:
         query = {"query": "{ assetNodes { assetKey { path } } }"}
         answer = eventually(lambda: fetch(f"http://127.0.0.1:{dagster_port}/graphql", query), 120)

@@ -18,6 +18,7 @@ import pytest
 from support_drawings import draw, encode
 from support_web import keep_img2dataset_loaded, send, served
 
+from react_pipeline.commands.process_groups import listen_to_signals
 from react_pipeline.errors import CorpusError
 from react_pipeline.settings.corpus import DownloadConfig
 from react_pipeline.sources.downloads import download_images
@@ -41,22 +42,25 @@ def slow(handler: Any, _before: int) -> None:
     send(handler, encode(draw("circle", "red", int(handler.path[1:]))))
 
 
-@pytest.mark.parametrize("victim", ["run", "run, gently", "process"])
+SIGNALS = {"run": signal.SIGKILL, "run, gently": signal.SIGINT, "run, politely": signal.SIGTERM}
+
+
+@pytest.mark.parametrize("victim", [*SIGNALS, "process"])
 def test_what_was_had_before_a_kill_is_not_fetched_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str
 ) -> None:
     keep_img2dataset_loaded(monkeypatch)
     with served({f"/{n}": slow for n in range(URLS)}) as web:
         table = pd.DataFrame({"row": range(URLS), "url": [f"{web.url}/{n}" for n in range(URLS)]})
-        run = subprocess.Popen([sys.executable, "-c", CODE, web.url, str(tmp_path)], stderr=subprocess.PIPE, text=True)
+        command = [sys.executable, "-c", CODE, web.url, str(tmp_path)]
+        run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=listen_to_signals)
         deadline = time.monotonic() + 120
         while web.asked.total() < 15 and time.monotonic() < deadline:
             time.sleep(0.02)
         started = psutil.Process(run.pid).children(recursive=True)
         workers = [process for process in started if "spawn_main" in " ".join(process.cmdline())]
         assert len(workers) == 1
-        sent = signal.SIGINT if victim == "run, gently" else signal.SIGKILL
-        os.kill(workers[0].pid if victim == "process" else run.pid, sent)
+        os.kill(workers[0].pid if victim == "process" else run.pid, SIGNALS.get(victim, signal.SIGKILL))
         _, errors = run.communicate(timeout=120)
         if victim == "process":
             assert f"{CorpusError.__name__}: corpus.download: a downloading process died" in errors

@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,9 +20,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+from react_pipeline.commands import process_groups
 from react_pipeline.commands import servers as servers_module
 from react_pipeline.commands.servers import Server, stop, watch
 from react_pipeline.errors import ReactError
+
+STUBBORN = "trap '' INT TERM; sleep 600 & echo started; wait"
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process_groups, "STOP_SECONDS", 0.5)
 
 
 def shell(script: str) -> Callable[[], subprocess.Popen[bytes]]:
@@ -57,6 +66,36 @@ def test_a_server_can_be_told_to_end_even_if_ui_was_started_where_that_is_ignore
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("killed", [True, False], ids=["killed before", "running"])
+def test_a_server_that_ignores_every_signal_but_one_is_ended_with_its_children(  # FAULTS 36
+    tmp_path: Path, killed: bool
+) -> None:
+    process = subprocess.Popen(["sh", "-c", STUBBORN], stdout=subprocess.PIPE, start_new_session=True)
+    assert process.stdout is not None and process.stdout.readline() == b"started\n"
+    if killed:
+        process.kill()
+        process.wait()
+    stop([Server("dagster", "http://127.0.0.1:0", process, tmp_path / "dagster.log")])
+    process.communicate(timeout=20)
+    assert not process_groups.living([process.pid])
+
+
+def test_servers_end_even_if_ui_is_killed_by_sigkill(tmp_path: Path) -> None:
+    code = """
+import subprocess, time
+from react_pipeline.commands.process_groups import guarded
+with guarded() as guard:
+    guard.start("mlflow", lambda: subprocess.Popen(["sh", "-c", "sleep 600; true"], start_new_session=True))
+    print("started", flush=True)
+    time.sleep(600)
+"""
+    ui = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=tmp_path)
+    assert ui.stdout is not None and ui.stdout.readline() == b"started\n"
+    ui.kill()
+    ui.communicate(timeout=60)  # the pipe ends with the last process that holds it
+    assert ui.returncode == -signal.SIGKILL
 
 
 @pytest.fixture

@@ -80,7 +80,8 @@ STEPS = (
     *("tracking.live", "tracking.versions", "tracking.registry"),
     *("manifests", "outside", "upkeep", "workload"),
     *("dagster_home",),
-    *("commands.domain_files", "commands.doctor", "commands.servers", "commands.terminal", "commands.command_line"),
+    *("commands.domain_files", "commands.doctor", "commands.process_groups", "commands.servers"),
+    *("commands.terminal", "commands.command_line"),
     *("commands.domains", "commands.elevater", "commands.report", "commands.models", "commands.status"),
     *("cli",),
 )

@@ -26,6 +26,7 @@ from support_drawings import draw, encode, pair, write_shard
 from support_ready import CAPTIONS, encoded, write_ready
 
 from react_pipeline.base import publish_base
+from react_pipeline.commands.process_groups import listen_to_signals
 from react_pipeline.corpus import publish_corpus
 from react_pipeline.embed import embed_corpus
 from react_pipeline.errors import InputError, MissingArtifact
@@ -226,7 +227,7 @@ def test_pictures_at_urls_are_left_to_the_browser_and_their_vectors_searched_wit
 @pytest.mark.slow
 def test_the_command_serves_on_loopback_until_it_is_interrupted(project: Project) -> None:
     command = [sys.executable, "-m", "react_pipeline.cli", "serve", "--port", "0", "--config", str(project.path)]
-    served = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    served = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=listen_to_signals)
     try:
         assert served.stdout is not None
         found = next(filter(None, (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in served.stdout)))

@@ -1,0 +1,125 @@
+"""Programs in process groups of their own: started so that they can be interrupted, and ended with all their children.
+
+Belongs here: starting a group, ending it in bounded time, and ending it when this process was killed. Does not belong
+here: which programs (`servers`).
+
+Run as a program, it is the guard of `guarded`: it needs nothing else of this package.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+STOP_SECONDS = 10.0
+"""How long a group has to end after each signal."""
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+
+
+def start(
+    command: Sequence[str], output: IO[bytes], directory: Path, environment: Mapping[str, str], held: Sequence[int] = ()
+) -> subprocess.Popen[bytes]:
+    """Start a program as the leader of a session and process group of its own; stdin is empty.
+
+    Args:
+        command: The program and its arguments.
+        output: Where stdout and stderr go.
+        directory: Where it runs.
+        environment: All of its environment variables.
+        held: File descriptors that it inherits.
+    """
+    return subprocess.Popen(  # noqa: S603 - a command of ours, no shell
+        command,
+        cwd=directory,
+        env=environment,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        pass_fds=held,
+        preexec_fn=listen_to_signals,
+    )
+
+
+def listen_to_signals() -> None:
+    """Undo in a child, before its program begins, that this process ignores SIGINT, as a script's background does."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def end(groups: Iterable[int], signals: Sequence[signal.Signals] = SIGNALS) -> None:
+    """End process groups: each signal goes to all that still have a living process, which then has `STOP_SECONDS`.
+
+    Args:
+        groups: Ids of the groups, which are those of their leaders; a leader may be dead already.
+        signals: In this order; after the last one no living process is left if it is SIGKILL.
+    """
+    left = living(groups)
+    for number in signals:
+        for group in left:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(group, number)
+        deadline = time.monotonic() + STOP_SECONDS
+        while (left := living(left)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def living(groups: Iterable[int]) -> set[int]:
+    """The groups that have a process which is not dead; one that only waits to be reaped is."""
+    wanted, found = set(groups), set()
+    for process in psutil.process_iter() if wanted else ():
+        with suppress(ProcessLookupError, psutil.Error):
+            group = os.getpgid(process.pid)
+            if group in wanted and process.status() != psutil.STATUS_ZOMBIE:
+                found.add(group)
+    return found
+
+
+class Guard:
+    """A process that ends groups when this one is gone, however it went."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        """`pipe` is the standard input of the guard."""
+        self._pipe = pipe
+        self._groups: dict[str, int] = {}
+
+    def start(self, name: str, spawn: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
+        """Start a group and watch it, in place of the one of this name before."""
+        process = spawn()
+        self._groups[name] = process.pid
+        with suppress(BrokenPipeError):  # somebody ended the guard; all else goes on
+            self._pipe.write(" ".join(map(str, self._groups.values())).encode() + b"\n")
+            self._pipe.flush()
+        return process
+
+
+@contextmanager
+def guarded() -> Iterator[Guard]:
+    """Keep a `Guard` beside this process; groups that still live on leaving are ended too."""
+    with subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
+        [sys.executable, __file__], stdin=subprocess.PIPE, start_new_session=True
+    ) as process:
+        if process.stdin is None:
+            raise RuntimeError("a process that was started with a pipe has none")
+        yield Guard(process.stdin)
+
+
+def _guard() -> None:
+    groups: list[int] = []
+    for line in sys.stdin:  # until the other end is closed, by hand or by the kernel
+        groups = [int(word) for word in line.split()]
+    end(groups)
+
+
+if __name__ == "__main__":
+    _guard()
