@@ -22,6 +22,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -204,3 +205,14 @@ def write_project(directory: Path, checkpoint: Path, drawings: Path, **sections:
     path = directory / "pipeline.yaml"
     path.write_text(yaml.safe_dump(pipeline))
     return Project.load(path)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what was skipped and why, a line a reason, with how many tests it cost."""
+    reasons = Counter(
+        report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", ())
+    )
+    if reasons:
+        terminalreporter.section("skipped, and why")
+        for reason, tests in reasons.most_common():
+            terminalreporter.line(f"{tests:4}  {reason}")
