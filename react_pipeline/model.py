@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -270,7 +271,14 @@ def _tokenizer(text_cfg: dict[str, Any]) -> Callable[[list[str]], Tensor]:
     options = text_cfg.get("tokenizer_kwargs") or {}
     if name := text_cfg.get("hf_tokenizer_name"):
         return open_clip.tokenizer.HFTokenizer(name, context_length=context_length, **options, trust_remote_code=False)
+    if not options:
+        return _plain_tokenizer(context_length)
     return open_clip.SimpleTokenizer(context_length=context_length, **options)
+
+
+@cache
+def _plain_tokenizer(context_length: int) -> Callable[[list[str]], Tensor]:
+    return open_clip.SimpleTokenizer(context_length=context_length)
 
 
 def _placed(clip: Clip, device: str) -> Clip:

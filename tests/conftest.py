@@ -41,7 +41,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @event.listens_for(Engine, "connect")
-def _leave_writing_to_the_system(connection: Any, _record: Any) -> None:
+def leave_writing_to_the_system(connection: Any, _record: Any) -> None:
     """No fsync in the databases of Dagster and MLflow: tests kill processes, not the machine."""
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous = OFF")

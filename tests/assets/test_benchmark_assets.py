@@ -58,12 +58,16 @@ def metadata_of(launched: Launched, asset: str, partition: str) -> dict[str, obj
     return {name: value.value for name, value in records[0].asset_materialization.metadata.items()}
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_benchmark_is_built_for_every_method_and_a_second_launch_reuses_all(launched: Launched) -> None:
     assert not launched.first.failures and not launched.first.skipped
     # Features and results of three methods, and their comparison.
     assert (launched.second.built, launched.second.reused) == (0, 7)
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_checks_pass_and_those_that_block_are_blocking(launched: Launched) -> None:
     checks = [
         entry.dagster_event.asset_check_evaluation_data
@@ -77,6 +81,8 @@ def test_checks_pass_and_those_that_block_are_blocking(launched: Launched) -> No
     assert all(check.passed for check in checks if check.blocking)
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_test_images_among_the_pairs_are_unmeasured_where_there_is_nothing_to_compare(
     launched: Launched, tmp_path: Path
 ) -> None:
@@ -92,6 +98,8 @@ def test_test_images_among_the_pairs_are_unmeasured_where_there_is_nothing_to_co
     )
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_dagster_and_mlflow_show_the_published_figures(launched: Launched) -> None:
     artifact = launched.project.store.current("benchmark_results", "shapes/gated-image")
     shown = metadata_of(launched, "benchmark_results", partition_of("shapes", "gated-image"))
@@ -102,6 +110,8 @@ def test_dagster_and_mlflow_show_the_published_figures(launched: Launched) -> No
     assert "dtd" in str(shown["table"]) and "2 of 20" in str(shown["table"])
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_comparison_counts_what_both_have_and_names_the_linear_head_as_left_out(launched: Launched) -> None:
     artifact = launched.project.store.current("benchmark_comparison", "shapes")
     assert artifact.counts["methods"] == ["gated-image"]

@@ -1,17 +1,28 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import dagster as dg
+import pytest
 import sqlalchemy
+from conftest import leave_writing_to_the_system
+from sqlalchemy import Engine, event
 from sqlalchemy.pool import NullPool
 
 from assets.event_databases import MAX_HELD, held_open
 
 FULL, NORMAL = 2, 1
+
+
+@pytest.fixture(autouse=True)
+def _as_outside_of_tests() -> Iterator[None]:
+    event.remove(Engine, "connect", leave_writing_to_the_system)
+    yield
+    event.listen(Engine, "connect", leave_writing_to_the_system)
 
 
 def instance_at(home: Path) -> dg.DagsterInstance:

@@ -127,6 +127,8 @@ def test_dagster_takes_the_configuration_of_each_launcher(launcher: str, tmp_pat
     assert processed.success, processed.errors
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_every_option_that_compose_gives_is_known_to_its_program() -> None:
     helps: dict[str, str] = {}
     checked = 0

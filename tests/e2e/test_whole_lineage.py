@@ -22,10 +22,6 @@ Make = Callable[..., Project]
 METHODS = ("base", "gated-image", "gated-image-control")
 
 
-def slow(test: Callable[..., None]) -> Callable[..., None]:
-    return pytest.mark.slow(pytest.mark.operations(test))
-
-
 def command(project: Project, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         arguments_of(project, *arguments), env=environment(project), capture_output=True, text=True, **options
@@ -51,7 +47,8 @@ def results(project: Project) -> dict[str, dict[str, Any]]:
     return {row["method"]: row for row in json.loads(done.stdout) if row["domain"] == "shapes"}
 
 
-@slow
+@pytest.mark.slow
+@pytest.mark.operations
 def test_class_names_become_results_that_agree_everywhere(make_project: Make) -> None:
     project = make_project()
     done = materialize(project)
@@ -111,7 +108,8 @@ with dg.DagsterInstance.get() as instance:
     return found
 
 
-@slow
+@pytest.mark.slow
+@pytest.mark.operations
 def test_killed_and_started_again_it_ends_with_the_same_numbers(make_project: Make, tmp_path: Path) -> None:
     training = {"last_k_layers": 2, "steps": 30, "batch_size": 8, "checkpoint_every": 5}
     project = make_project(customization={"defaults": training})
@@ -149,7 +147,8 @@ def test_killed_and_started_again_it_ends_with_the_same_numbers(make_project: Ma
             assert row[field] == interrupted[method][field]
 
 
-@slow
+@pytest.mark.slow
+@pytest.mark.operations
 def test_a_strangers_domain_goes_through_without_touching_code(make_project: Make, tmp_path: Path) -> None:
     project = make_project()
     images = project.config.domains.parent / "images"

@@ -45,6 +45,8 @@ def slow(handler: Any, _before: int) -> None:
 SIGNALS = {"run": signal.SIGKILL, "run, gently": signal.SIGINT, "run, politely": signal.SIGTERM}
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 @pytest.mark.parametrize("victim", [*SIGNALS, "process"])
 def test_what_was_had_before_a_kill_is_not_fetched_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, victim: str

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from react_pipeline.artifacts import Inputs
+from react_pipeline.durable import write_atomically
 from react_pipeline.errors import CorruptArtifact, StoreWriteError
 from react_pipeline.store import Store
 
@@ -101,6 +102,17 @@ def test_scratch_that_a_kill_left_behind_goes_with_the_next_build_or_with_prunin
 
 def interrupted(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_a_small_file_whose_writing_is_interrupted_keeps_its_old_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # 1
+    path = tmp_path / "current"
+    write_atomically(path, "old")
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
 
 
 def test_leftovers_of_a_killed_build_are_reaped(tmp_path: Path) -> None:  # 1

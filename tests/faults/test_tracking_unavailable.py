@@ -192,6 +192,8 @@ def test_database_of_another_version_of_mlflow_is_refused_with_the_way_out_and_l
     assert len(runs_of(tracking, fingerprint=artifact.fingerprint)) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_two_processes_that_open_a_fresh_database_at_once_log_one_run(tiny_project: Project, tmp_path: Path) -> None:
     artifact = artifact_of(tiny_project, "corpus", "all")
     code = (

@@ -164,6 +164,8 @@ def test_a_table_without_a_usable_row_is_refused(make_project: MakeProject, tmp_
         publish_corpus(corpus_of(make_project, table))
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_a_killed_download_is_picked_up_where_it_was(make_project: MakeProject, web: Web, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
 
