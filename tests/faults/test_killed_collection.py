@@ -50,6 +50,8 @@ def build_until_killed(path: Path, stage: str, name: str) -> None:
     BUILDS[stage](Project.load(path), "shapes")
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 @pytest.mark.parametrize("stage", BUILDS)
 def test_images_that_were_fetched_outlive_every_kill(
     stage: str,

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from support_drawings import pair, write_shard
 
+from react_pipeline.base import publish_base
 from react_pipeline.collect import read_pairs
+from react_pipeline.corpus import publish_corpus
+from react_pipeline.embed import embed_corpus
+from react_pipeline.index import build_index
 from react_pipeline.lineage import Project
 from react_pipeline.retrieval.control import RandomRows, draw_control
 from react_pipeline.retrieval.labelled import publish_evaluation_set, read_images
@@ -63,6 +69,23 @@ def test_in_a_corpus_too_large_to_list_rows_are_drawn_first_and_looked_at_then(
     assert len(pairs) == 95 and not pairs["image_sha256"].duplicated().any()
     evaluation = read_images(project.store.current("evaluation_set", "shapes"))
     assert not pairs["image_sha256"].isin(evaluation["sha256"]).any()
+
+
+@pytest.mark.parametrize("listed_rows", [1_000, 10])
+def test_an_image_that_the_corpus_holds_three_times_is_drawn_once(
+    make_project: Callable[..., Project], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed_rows: int
+) -> None:
+    monkeypatch.setattr("react_pipeline.retrieval.control.LISTED_ROWS", listed_rows)
+    copies = {f"{copy}{seed}": pair("circle", "red", seed) for copy in range(3) for seed in range(8)}
+    write_shard(tmp_path / "shards" / "0.tar", copies)
+    project = make_project(corpus={"shards": [str(tmp_path / "shards" / "0.tar")]})
+    for publish in (publish_corpus, publish_base, embed_corpus, build_index):
+        publish(project)
+    publish_evaluation_set(project, "shapes")
+    retrieved = retrieve_pairs(project, "shapes")
+    pairs = pd.read_parquet(draw_control(project, "shapes").file("pairs.parquet"))
+    assert len(pairs) == retrieved.counts["pairs"] == 8
+    assert not pairs["image_sha256"].duplicated().any()
 
 
 @pytest.mark.parametrize("takes", [[10, 10, 10], [3, 20, 40], [100]])

@@ -184,6 +184,8 @@ def open_plainly(config: Path, weights: Path) -> None:
         config.with_name("error.txt").write_text(str(error))
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_the_demos_own_architecture_is_told_and_refused_by_plain_open_clip(
     tiny_project: Project, tmp_path: Path
 ) -> None:
