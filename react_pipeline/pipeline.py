@@ -115,7 +115,7 @@ _ROWS = (
     Stage("customized_checkpoint", "one training: its losses, and the model", "trained", "training:customize",
           parents=("base_checkpoint", "retrieved_set", "control_set"),
           parents_of_method=lambda method: (*BASE, pairs_of(method)), identity=identity.customized_checkpoint,
-          group="retrieval", kinds=("torch", "pytorch"), pool="gpu", priority=50),
+          group="customization", kinds=("torch", "pytorch"), pool="gpu", priority=50),
     Stage("domain_results", "zero-shot accuracy on the labelled images, beside what the training cost", "method",
           "evaluation:evaluate", parents=(*BASE, *TRAINED, "evaluation_set"),
           parents_of_method=lambda method: (*_measured(method), "evaluation_set"), identity=identity.domain_results,
