@@ -118,7 +118,7 @@ def main() -> None:
     given = parser.parse_args()
     project = Project.load(given.config)
     domain = given.domain
-    with serve(project, Path(__file__).parents[1], _free_port(), _free_port()) as servers, open_page() as page:
+    with serve(project, _free_port(), _free_port()) as servers, open_page() as page:
         urls = {server.name: server.url for server in servers}
         dagster, mlflow = urls["dagster"], urls.get("mlflow", project.config.tracking_uri or "")
         ask_dagster(dagster, "mutation { setNuxSeen }")
