@@ -58,7 +58,7 @@ def test_distributions_hold_licence_documentation_and_the_demo_s_project(built: 
         settings = archive.read("react_pipeline/project/files/dagster.yaml")
         assert settings == (REPOSITORY / "dagster_home" / "dagster.yaml").read_bytes()
         names = {name.partition("/")[2] for name in archive.namelist()}
-    assert {"licenses/LICENSE", "licenses/NOTICE", "py.typed", "elevater/data/layouts.json"} <= names
+    assert {"licenses/LICENSE", "licenses/NOTICE", "py.typed", "settings/data/layouts.json"} <= names
 
 
 def test_the_wheel_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
