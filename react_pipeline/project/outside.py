@@ -1,4 +1,4 @@
-"""What lies outside the store, looked at cheaply: names, sizes and times of files, never their bytes.
+"""What is outside the store, looked at cheaply: names, sizes and times of files, never their bytes.
 
 Belongs here: whether shards, a checkpoint's files or labelled images may have changed. Does not belong here:
 whether they really did (the stages `corpus`, `base_checkpoint` and `evaluation_set` read them when they are built).
