@@ -1,4 +1,4 @@
-"""FAULTS 11, 12, 14 (13 is in tests/unit/test_images.py): bad samples are skipped and counted."""
+"""FAULTS 11, 12, 14 (13 is in tests/corpus/test_images.py): bad samples are skipped and counted."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_an_unknown_method_is_told_once_with_those_there_are_and_hides_no_other_
 
 
 def test_the_page_names_tables_and_files_that_exist() -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[1]
     recipe = (root / "docs" / "methods.md").read_text().split("## A new method")[1]
     for table, module in (("METHOD_DEFAULTS", training), ("TRAINED_PARTS", methods), ("attach", methods)):
         assert f"`{table}`" in recipe and hasattr(module, table)

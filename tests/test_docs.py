@@ -21,7 +21,7 @@ from react_pipeline.settings import config
 from react_pipeline.settings import training as training_config
 from react_pipeline.settings.files import load_domain, load_pipeline
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 SECTIONS = (
     config.CorpusConfig,
