@@ -24,9 +24,6 @@ logger = logging.getLogger(__name__)
 GPU_LIMIT = 2_048
 """The most hits, and the most cells, that FAISS searches on a GPU."""
 
-_CANDIDATES_AT_ONCE = 65_536
-"""So many vectors are read at a time for ranking again: 128 MiB of 512 numbers."""
-
 
 def read_index(path: Path, stage: str, *, mapped: bool) -> Any:
     """Read an index.
@@ -156,18 +153,11 @@ def find_rows(
     if rerank == 1 or stored is None:
         found: tuple[Vectors, Rows] = index.search(queries, k)
         return found
-    similarities = np.empty((len(queries), k), dtype=np.float32)
-    rows = np.empty((len(queries), k), dtype=np.int64)
-    wide = min(k * rerank, index.ntotal)
-    size = max(_CANDIDATES_AT_ONCE // wide, 1)
-    for start in range(0, len(queries), size):
-        part = slice(start, start + size)
-        _, candidates = index.search(queries[part], wide)
-        exact = similarities_of(queries[part], candidates, stored)
-        order = np.argsort(-exact, axis=1, kind="stable")[:, :k]
-        similarities[part] = np.take_along_axis(exact, order, axis=1)
-        rows[part] = np.take_along_axis(candidates, order, axis=1)
-    return similarities, rows
+    from react_pipeline.indexing.best import rank_exactly
+
+    _, candidates = index.search(queries, min(k * rerank, index.ntotal))
+    query, place = np.nonzero(candidates >= 0)
+    return rank_exactly(queries, query, candidates[query, place], stored.take, k)
 
 
 def similarities_of(queries: Vectors, rows: Rows, stored: StoredVectors) -> Vectors:
