@@ -1,3 +1,4 @@
+from . import batch as batch
 from .batch import nearest as nearest
 from .build import build_side as build_side
 from .files import find_rows as find_rows

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from react_pipeline.embedding import Rows, Vectors
 from react_pipeline.indexing.best import Best, rank_exactly
-from react_pipeline.indexing.files import inverted_lists
+from react_pipeline.indexing.files import inverted_lists, rotated
 from react_pipeline.indexing.vectors import UNIT_TOLERANCE, StoredVectors
 
 FEW_QUERIES = 64
@@ -118,11 +118,7 @@ def list_order_hits(
     import torch
     from faiss.contrib.inspect_tools import get_invlist
 
-    lists, asked = inverted_lists(index), queries
-    outer = faiss.downcast_index(index)
-    if isinstance(outer, faiss.IndexPreTransform):
-        for number in range(outer.chain.size()):
-            asked = faiss.downcast_VectorTransform(outer.chain.at(number)).apply(asked)
+    lists, asked, outer = inverted_lists(index), rotated(index, queries), faiss.downcast_index(index)
     assert lists is not None  # noqa: S101 - `has_list_order`
     whole = _holds_stored(lists, outer)
     precision = product_precision(len(queries), device) if whole else "fp32"

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from react_pipeline.embedding import Side, Vectors
-from react_pipeline.indexing.files import find_rows, fits_gpu, read_index, set_parameters, to_gpu
+from react_pipeline.indexing.files import find_rows, read_index, set_parameters
 from react_pipeline.indexing.growth import find_earlier
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.lineage import resolve
@@ -64,7 +64,7 @@ def open_index(
         artifact: The `faiss_index`.
         encoder: Fingerprint of the checkpoint that makes the queries, if it is to be checked.
         embeddings: Those it was built of, for ranking again; None: found in the same store when they are needed.
-        device: `auto` or `cuda` searches on a GPU where FAISS has one and the index has such a form.
+        device: Where all prompts are compared (`search_all`): `auto`, `cpu` or `cuda`.
 
     Raises:
         InputError: If the index was built with another encoder.
@@ -89,7 +89,6 @@ class Index:
         self._embeddings = embeddings
         self.device = device
         self._sides: dict[Side, Any] = {}
-        self._on_gpu: dict[Side, Any] = {}
         self._stored: dict[Side, StoredVectors] = {}
 
     def search(self, side: Side, queries: Vectors, k: int) -> pd.DataFrame:
@@ -129,7 +128,7 @@ class Index:
         k = min(k, self.rows)
         rerank = self.rerank(side)
         size = batch_queries or max(HITS_AT_ONCE // (k * rerank), 1)
-        index, stored = self._side(side, k * rerank), self.stored_vectors(side) if rerank > 1 else None
+        index, stored = self.opened(side), self.stored_vectors(side) if rerank > 1 else None
         for start in range(0, max(len(queries), 1), size):
             similarities, rows = find_rows(index, queries[start : start + size], k, rerank, stored)
             query, rank = np.nonzero(rows >= 0)
@@ -153,14 +152,6 @@ class Index:
         if k < 1:
             raise InputError(f"k is {k}; at least 1 hit per query must be asked for")
         return queries
-
-    def _side(self, side: Side, hits: int = 1) -> Any:
-        index = self.opened(side)
-        if self.device == "cpu" or not fits_gpu(index, hits):
-            return index
-        if side not in self._on_gpu:
-            self._on_gpu[side] = to_gpu(index, self.device)
-        return self._on_gpu[side]
 
     def opened(self, side: Side) -> Any:
         """The index of a side, mapped from disk, its parameters set.

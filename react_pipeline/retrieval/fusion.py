@@ -42,7 +42,7 @@ def best_hits(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFrame:
     """
     below = _is_below_floor(hits, settings)
     order = np.lexsort(_keys(hits, below, settings))
-    best = hits.assign(dropped=np.where(below, BELOW_SIMILARITY, ""), score=np.nan).iloc[order]
+    best = hits.assign(dropped=np.array(["", BELOW_SIMILARITY], object)[below.astype("int8")], score=np.nan).iloc[order]
     best = best[~best[["class_id", "row"]].duplicated()].reset_index(drop=True)
     if settings.fusion == "rrf":
         best["score"] = _reciprocal_ranks(hits[~below], best)

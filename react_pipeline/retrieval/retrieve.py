@@ -135,7 +135,7 @@ def _described(
 ) -> pd.DataFrame:
     """The candidates with what tells equal images and evaluation images."""
     rows = candidates["row"].drop_duplicates()
-    known = row_metadata(embeddings, rows, [source.identity])
+    known = row_metadata(embeddings, rows, [source.identity], arrow=True)
     known["evaluation_similarity"] = evaluation.images.similarity_of_rows(embeddings, rows.to_numpy(), distributor)
     described = candidates.join(known, on="row")
     return described if "image_sha256" in described else described.assign(image_sha256="")
