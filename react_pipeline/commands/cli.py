@@ -223,10 +223,12 @@ def doctor(config: Config = None) -> None:
 
 @app.command()
 def prune(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False, config: Config = None
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    keep_hours: Annotated[float, typer.Option(help="Keep what was current or made within this time.", min=0)] = 1.0,
+    config: Config = None,
 ) -> None:
-    """Remove artifacts that nothing current was made from, and leftovers of killed builds."""
-    removed = load_project(config).store.prune(dry_run=dry_run)
+    """Remove artifacts that nothing current or running was made from, and leftovers of killed builds."""
+    removed = load_project(config).store.prune(dry_run=dry_run, keep_seconds=keep_hours * 3600)
     for path in removed:
         typer.echo(path)
     console.print(f"{len(removed)} directories {'would be removed' if dry_run else 'removed'}")

@@ -152,17 +152,20 @@ def verify(artifact: Artifact, *, anew: bool = False) -> None:
     """
     try:
         stamp = _stamp(artifact)
-    except OSError as error:
-        raise CorruptArtifact(f"{error.filename}: missing; rematerialize `{artifact.stage}`") from error
-    if not anew and stamp in (_verified.get(artifact.path), _remembered(artifact)):
-        return
-    for name, recorded in artifact.manifest["files"].items():
-        path = artifact.path / name
-        if path.stat().st_size != recorded["bytes"] or sha256_of(path) != recorded["sha256"]:
-            raise CorruptArtifact(
-                f"{path}: its bytes differ from the manifest ({path.stat().st_size:,} bytes, recorded "
-                f"{recorded['bytes']:,}); rematerialize `{artifact.stage}` for {artifact.key!r}"
-            )
+        if not anew and stamp in (_verified.get(artifact.path), _remembered(artifact)):
+            return
+        for name, recorded in artifact.manifest["files"].items():
+            path = artifact.path / name
+            if path.stat().st_size != recorded["bytes"] or sha256_of(path) != recorded["sha256"]:
+                raise CorruptArtifact(
+                    f"{path}: its bytes differ from the manifest ({path.stat().st_size:,} bytes, recorded "
+                    f"{recorded['bytes']:,}); rematerialize `{artifact.stage}` for {artifact.key!r}"
+                )
+    except OSError as error:  # missing, or a disk that cannot read it
+        raise CorruptArtifact(
+            f"{error.filename or artifact.path}: {error.strerror or error}; rematerialize `{artifact.stage}` for "
+            f"{artifact.key!r}"
+        ) from error
     _remember(artifact, stamp)
 
 

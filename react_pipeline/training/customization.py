@@ -16,7 +16,7 @@ from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
-from react_pipeline.store import Artifact, Inputs, RetrievalError
+from react_pipeline.store import Artifact, Inputs, RetrievalError, scratch_of
 from react_pipeline.training.data import TrainingPairs
 from react_pipeline.training.distributed import World
 from react_pipeline.training.guards import out_of_memory_is_told
@@ -42,7 +42,7 @@ def customize(
     Raises:
         RetrievalError: If too many classes have too few pairs.
         TrainingError: If a guard stops the training, or memory runs out. Nothing is published; the newest good state
-            stays in the scratch folder of the build (`Store.scratch`), and the observer is told.
+            stays in the scratch folder of the build (`store.scratch_of`), and the observer is told.
     """
     world = World.join(choose_device(project.config.device))
     inputs = resolve(project, STAGE, method_key(slug, method))
@@ -53,7 +53,8 @@ def customize(
 
     def write(staging: Path) -> dict[str, Any]:
         try:
-            scratch = project.store.scratch(inputs)
+            scratch = scratch_of(staging)
+            scratch.mkdir(exist_ok=True)
             world.told(str(scratch))
             counts = _train(project, inputs, pairs, world, scratch, observer, staging)
         except BaseException as error:

@@ -22,6 +22,7 @@ from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata, read_vectors
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.attempts import new_attempt
 from react_pipeline.store.errors import CorpusError, MissingArtifact
 
 SHARDS, PAIRS = 20, 4
@@ -47,7 +48,7 @@ def killed_after_some_groups(project: Project) -> Path:
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    (left,) = staging.iterdir()
+    (left,) = (path for path in staging.iterdir() if path.is_dir())
     return left
 
 
@@ -141,8 +142,7 @@ def test_a_decoding_process_that_is_killed_is_one_clear_error_and_the_next_run_g
 
 def test_killed_while_publishing_embeds_nothing_again(indexed_project: Project) -> None:
     artifact = indexed_project.store.current("corpus_embeddings", "all")
-    staging = indexed_project.config.store / ".staging" / f"corpus_embeddings--all--{artifact.fingerprint}"
-    staging.parent.mkdir(exist_ok=True)
+    staging = new_attempt(indexed_project.store.staging, f"corpus_embeddings--all--{artifact.fingerprint}").staging
     # What a kill leaves between the last group and the rename: every file, perhaps a manifest cut short.
     artifact.path.rename(staging)
     (staging / "manifest.json").write_text("{")

@@ -296,13 +296,13 @@ def test_pruning_keeps_champion_challenger_and_who_reigned_before(project: Proje
     assert verdict.decision == "challenger" and verdict.challenger is not None
     unused = checkpoint(project, "shapes", LOCKED)
     checkpoint(project, "shapes", LOCKED, seed=1)
-    project.store.prune()
+    project.store.prune(keep_seconds=0)
     for model in (first, second, verdict.challenger):
         project.store.open("customized_checkpoint", f"shapes/{GATED}", model.checkpoint)
         project.store.open("domain_results", f"shapes/{GATED}", model.result)
     assert not unused.path.exists()
     assert verdict_of(roll_back(project, "shapes")).champion.checkpoint == first.checkpoint
-    project.store.prune()
+    project.store.prune(keep_seconds=0)
     project.store.open("customized_checkpoint", f"shapes/{GATED}", first.checkpoint)
 
 

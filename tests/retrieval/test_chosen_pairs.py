@@ -32,7 +32,7 @@ def finished(indexed_project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(Store, "_publish", interrupted)
         retrieve_pairs(indexed_project, "shapes")
-    (left,) = (indexed_project.config.store / ".staging").iterdir()
+    (left,) = (path for path in indexed_project.store.staging.iterdir() if path.is_dir())
     return left
 
 
