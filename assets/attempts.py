@@ -40,7 +40,7 @@ _UNDER_WAY = {_STATUS.QUEUED, _STATUS.STARTING, _STATUS.STARTED, _STATUS.CANCELI
 
 @dataclass(frozen=True)
 class Outlook:
-    """What follows for something that is due: a run goes on, one is asked for now, or none is; why; which try."""
+    """What follows for something that is due: a run is active, one is asked for now, or none is; why; which try."""
 
     fate: Literal["under way", "ask", "leave"]
     why: str = ""
@@ -77,7 +77,7 @@ def outlook_by_tag(
     if is_under_way(run):
         return Outlook("under way")
     if newest is not None and newest.run_id != run.run_id and newest.status == _STATUS.SUCCESS:
-        return Outlook("ask")  # another version was built since, so this run says nothing of today
+        return Outlook("ask")  # another version was built since, so this run does not count
     if run.status == _STATUS.CANCELED:
         return Outlook("leave", f"its run {short(run)} was cancelled; materialize it when you want it after all")
     if run.tags.get(CODE_TAG, code) != code:
@@ -167,7 +167,7 @@ def newest_run(instance: dg.DagsterInstance, task: Task) -> dg.DagsterRun | None
 
 
 def is_under_way(run: dg.DagsterRun) -> bool:
-    """Whether something may still come of a run: it goes on, or its process was killed and Dagster starts it again."""
+    """Whether a run may still succeed: it is active, or its process was killed and Dagster starts it again."""
     if run.status == _STATUS.FAILURE:
         return run.tags.get(WILL_RETRY_TAG) == "true"
     return run.status in _UNDER_WAY and is_alive(run)

@@ -13,7 +13,7 @@ def domain_results(
 ) -> dg.MaterializeResult:
     """Zero-shot accuracy of one method on the domain's labelled images, after ELEVATER's protocol.
 
-    An image gets the class whose prompts lie nearest to it; no label is used for anything but counting. `base` is
+    An image gets the class whose prompts are nearest to it; labels are only used for counting. `base` is
     measured the same way with no training. Without labelled images the result is `unavailable`, with the reason.
 
     There is a partition for every domain and each of the `methods` of pipeline.yaml.

@@ -48,7 +48,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Event:
-    """What is reported while a launch goes on.
+    """What is reported while a launch runs.
 
     `state` is `step` (`message` is a line about one asset: it begins, ends or is tried again), or what became of a run:
     `done`, `failed` or `skipped`.

@@ -1,4 +1,4 @@
-"""Reporting: how the body of an asset or a check runs, and what an asset tells Dagster.
+"""Reporting: how the body of an asset or a check runs, and what an asset reports to Dagster.
 
 Belongs here: which failures are tried again, and reuse of what is fresh. Does not belong here: what the metadata look
 like (`metadata`).

@@ -82,8 +82,8 @@ def _judge(project: Project, stage: str, key: str, found: Judged) -> Artifact:
     if artifact.manifest["config"] != today:
         recorded = artifact.manifest["config"]
         fields = sorted(name for name in {*today, *recorded} if today.get(name) != recorded.get(name))
-        told = f"{'another' if len(fields) == 1 else 'other'} {', '.join(f'`{name}`' for name in fields)}"
-        raise StaleArtifact(f"{where} was built with {told}: rematerialize {where}")
+        changes = f"{'another' if len(fields) == 1 else 'other'} {', '.join(f'`{name}`' for name in fields)}"
+        raise StaleArtifact(f"{where} was built with {changes}: rematerialize {where}")
     for name, parent_key in row.parents_of(key).items():
         parent = _fresh(project, name, parent_key, found)
         if artifact.parents.get(name) != parent.fingerprint:

@@ -1,7 +1,7 @@
 """Upkeep: which artifacts are missing or out of date, which of them can be built right now, and which are held back.
 
 Belongs here: one look at the whole pipeline and the policy of training (`automation:` of pipeline.yaml). Does not
-belong here: asking anybody to build something (`assets.automation`), how freshness is told (`lineage` and the `current`
+belong here: asking anybody to build something (`assets.automation`), how freshness is judged (`lineage` and the `current`
 of the stages that gather results).
 
 A look depends on nothing but the files, so that it comes to the same result however often, and by whomever, it is
@@ -50,7 +50,7 @@ class State(StrEnum):
     HELD = "held"
     """Outdated, itself or something before it, and the policy keeps it so."""
     FAILED = "failed"
-    """Cannot be had: building it, or something before it, has failed."""
+    """Not available: building it, or something before it, has failed."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class _Look:
             reason = str(error)
         else:
             reason = changed_sources(self.project, artifact)
-            if not reason or (stage, key) in self.failed:  # the corpus of before is still a corpus
+            if not reason or (stage, key) in self.failed:  # the previous corpus is still a corpus
                 return State.FRESH
         inputs = {
             "config": row.identity(self.project, key),
@@ -221,10 +221,10 @@ class _Look:
             return self._due("customized_checkpoint", key, reason, inputs, images)
         before, today = old.parents.get(pairs, ""), self.artifacts[pairs, slug]
         distance = pairs_distance(self.project.store, pairs, slug, before, today)
-        told = f"{distance:.1%} of its pairs changed; `automation.changed_fraction` is {policy.changed_fraction:.1%}"
+        reason = f"{distance:.1%} of its pairs changed; `automation.changed_fraction` is {policy.changed_fraction:.1%}"
         if distance > policy.changed_fraction:
-            return self._due("customized_checkpoint", key, told, inputs, images)
-        return self._hold(key, told, images)
+            return self._due("customized_checkpoint", key, reason, inputs, images)
+        return self._hold(key, reason, images)
 
     def _gathered(self, row: Stage, key: str) -> State:
         """Stages whose parents are whichever results there are."""

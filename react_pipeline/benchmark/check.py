@@ -49,7 +49,7 @@ class DatasetReport:
         splits: Of the benchmark, in the order train, val, test.
         problems: What is missing or wrong.
         notes: What else a user should know.
-        homepage: Where the data can be had.
+        homepage: Where to get the data.
     """
 
     name: str
@@ -91,7 +91,7 @@ def report_lines(reports: Sequence[DatasetReport]) -> list[str]:
         said = [*report.problems, *(f"note: {note}" for note in report.notes)]
         if said:
             if report.problems and not any(report.homepage in text for text in said):
-                said.append(f"it can be had from {report.homepage}")
+                said.append(f"get it from {report.homepage}")
             lines += ["", f"{report.name} ({report.state})"]
             lines += [f"  {line}" for text in said for line in text.split("\n")]
     return lines

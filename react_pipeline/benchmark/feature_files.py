@@ -1,6 +1,6 @@
 """Writing the features of the benchmark's splits: encoding them, or taking them over from what was published before.
 
-Belongs here: the files of one split, and going on after a kill. Does not belong here: which splits, and the artifact
+Belongs here: the files of one split, and resuming after a kill. Does not belong here: which splits, and the artifact
 (`features`), encoding (`encoding`).
 """
 

@@ -122,7 +122,7 @@ class Recorder:
         self.last: NDArray[np.float32] | None = None
 
     def record(self, logits: Tensor, labels: Tensor, settings: HeadSettings) -> bool:
-        """Note one epoch's logits (N, C); whether the trial goes on."""
+        """Note one epoch's logits (N, C); whether the trial continues."""
         if not torch.isfinite(logits).all():
             self.failure = NOT_FINITE
             return False

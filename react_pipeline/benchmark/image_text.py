@@ -101,7 +101,7 @@ def read_caption_csv(
     delimiter: str = ",",
     captions_per_image: int | None = CAPTIONS_PER_IMAGE,
 ) -> CaptionedImages:
-    """Read a table with a header and one caption a row; rows of the same image may lie apart.
+    """Read a table with a header and one caption a row; rows of the same image need not be adjacent.
 
     Raises:
         InputError: If the file cannot be read, lacks a column, or holds no caption.

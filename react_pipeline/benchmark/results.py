@@ -1,6 +1,6 @@
 """Results of a checkpoint on the benchmark, as an artifact: one row a figure, means, prediction files.
 
-Belongs here: publishing, going on after a kill, prediction files. Does not belong here: a
+Belongs here: publishing, resuming after a kill, prediction files. Does not belong here: a
 single figure (`measuring`), means (`summary`), encoding (`features`), the difference to the base (`comparison`).
 
 Files: `results.parquet`, `results.json` (`experiments.Measurement`), `summary.parquet`, `table.md`,

@@ -21,7 +21,7 @@ SUMMARY_COLUMNS = [
 def summarize(rows: pd.DataFrame) -> pd.DataFrame:
     """Average the seeds of each experiment and protocol on each data set.
 
-    A mean stands for all seeds: where one could not be measured there is no value, and `status` says why.
+    A mean covers all seeds: where one could not be measured there is no value, and `status` says why.
 
     Args:
         rows: Of `results.parquet`.

@@ -91,7 +91,7 @@ class SearchedSide:
 
 
 class Descriptions:
-    """What is told of rows: caption, key, and the picture itself or its URL."""
+    """Describes rows: caption, key, and the picture itself or its URL."""
 
     def __init__(self, embeddings: Artifact, source: ImageSource, max_pixels: int) -> None:
         """`source` is asked for pictures of tars; those at URLs are left to the browser."""
@@ -118,7 +118,7 @@ class Descriptions:
         return described
 
     def row_of(self, url: str) -> int | None:
-        """The row of a URL that was told before."""
+        """The row of a URL that was shown before."""
         return self._row_of.get(url)
 
     def _of_url(self, row: int, url: Any, caption: str) -> dict[str, Any]:

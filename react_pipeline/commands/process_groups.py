@@ -97,7 +97,7 @@ class Guard:
         """Start a group and watch it, in place of the one of this name before."""
         process = spawn()
         self._groups[name] = process.pid
-        with suppress(BrokenPipeError):  # somebody ended the guard; all else goes on
+        with suppress(BrokenPipeError):  # the guard was ended; all else continues
             self._pipe.write(" ".join(map(str, self._groups.values())).encode() + b"\n")
             self._pipe.flush()
         return process

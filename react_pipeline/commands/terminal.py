@@ -143,7 +143,7 @@ def print_table(
     """Print a table as wide as it needs to be, so that a log keeps whole lines.
 
     A terminal that is too narrow gets smaller gaps, headings of two lines, and the columns named in `below` under their
-    row. What is still too wide is folded, numbers last, and not cut: names that differ at their end are told apart.
+    row. What is still too wide is folded, numbers last, and not cut: names may differ at their end only.
 
     Args:
         columns: Headings; `below` and `right` speak of them.

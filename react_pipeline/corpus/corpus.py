@@ -44,7 +44,7 @@ def publish_corpus(project: Project) -> Artifact:
     """Publish the artifact `corpus`: `shards.parquet` with shard, path, bytes and sha256 (see `inventory.take_stock`).
 
     The user's shards stay where they are. Their identity is name, size and digest in order, so a corpus that is moved
-    to another folder stays the same corpus. With `keys: by_folder` which of them lie together belongs to it too
+    to another folder stays the same corpus. With `keys: by_folder` which of them share a folder is part of it too
     (column `folder`). The demo's shards, and those of downloaded images, are part of the artifact. For ready embeddings
     it holds their inventory instead.
 
@@ -82,7 +82,7 @@ def publish_corpus(project: Project) -> Artifact:
 
 
 def locate_shards(corpus: CorpusConfig) -> list[ShardLocation]:
-    """Every shard that `corpus.shards` stands for: in the order of the patterns, sorted in each, each file once.
+    """Every shard that `corpus.shards` names: in the order of the patterns, sorted in each, each file once.
 
     Only buckets are asked; that a shard named in full is there is found when its identity is.
 

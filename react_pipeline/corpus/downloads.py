@@ -1,4 +1,4 @@
-"""Downloads: images by URL, through img2dataset, so that what was had once is never fetched again.
+"""Downloads: images by URL, through img2dataset, so that nothing is fetched twice.
 
 Belongs here: which URLs are tried, how often, and the ledger. Does not belong here: what runs in the downloading
 processes (`download_process`), what is on record (`download_journal`), what may be connected to (`web_access`), what an
@@ -57,7 +57,7 @@ class Downloaded:
     """What became of the URLs of a table.
 
     Attributes:
-        directory: Where the images lie, in a form of its own; remove it when the images were taken over.
+        directory: Where the images are, in a private format; remove it when the images were taken over.
         images: Columns row, url, image_bytes, image_sha256 (of the bytes kept), source_sha256 (of the bytes that came;
             another one only where `image_size` made the image smaller). In the order of the table.
         failed: The ledger: columns row, url, reason, detail, attempts. In the order of the table.
@@ -72,7 +72,7 @@ class Downloaded:
         """The image file of a row of `images`, its digest checked.
 
         Raises:
-            CorpusError: If what lies in the directory is not what was fetched.
+            CorpusError: If the directory no longer holds what was fetched.
         """
         kept = self._kept[row]
         try:
@@ -97,7 +97,7 @@ def download_images(
 ) -> Downloaded:
     """Fetch the images of a table's URLs into `directory`; what is there already is not fetched again.
 
-    An image counts as had only if it can be decoded by the corpus' rules (`images.decode_image`). A killed call goes on
+    An image counts as fetched only if it can be decoded by the corpus' rules (`images.decode_image`). A killed call resumes
     where it was when it is called again with the same directory; the table may have grown or shrunk. Rows of equal URL
     share one fetch. What failed is tried again, at most `retries` times, after everything else had its turn; reasons in
     `download_journal.PERMANENT` are not. URLs of other schemes than http and https are refused (`refused_url`).
@@ -144,7 +144,7 @@ def end_with_parent(run: Connection) -> None:
 class _Processes:
     """Downloading processes, started when they are first needed; they end with this one, however it ends.
 
-    They stand in place of img2dataset's own distributor, which prints, and waits for ever if one of them is killed.
+    They replace img2dataset's own distributor, which prints, and waits forever if one of them is killed.
     """
 
     def __init__(self, count: int) -> None:

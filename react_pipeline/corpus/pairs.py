@@ -1,6 +1,6 @@
 """Pairs: one sample's bytes made into an image, a caption and metadata, or the reason why it cannot be used.
 
-Belongs here: the rules for captions and metadata. Does not belong here: where the bytes lie (`shards`), the rules for
+Belongs here: the rules for captions and metadata. Does not belong here: where the bytes are (`shards`), the rules for
 images (`images`), what is done with a pair (`embed`).
 """
 

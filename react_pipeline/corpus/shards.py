@@ -39,7 +39,7 @@ _EXTENDING_TYPES = (
 
 @dataclass(frozen=True)
 class Member:
-    """Where the bytes of one member lie in its tar."""
+    """The byte range of one member in its tar."""
 
     offset: int
     size_bytes: int
@@ -90,7 +90,7 @@ def open_shard(location: ShardLocation, *, buffering: int = -1) -> BinaryIO:
     """Open a shard for reading bytes, with seeks; the one opener of all steps. `name` is its path or URL.
 
     Open it in the process that reads it: a location may be handed to a worker, an open shard may not. Remote shards are
-    read by range, see `remote.open_remote`; read what lies close together in one piece, in the order of offsets.
+    read by range, see `remote.open_remote`; read neighbouring ranges in one piece, in the order of offsets.
 
     Args:
         location: Of the list that `corpus.check_shards` or `corpus.shard_paths` gives.
@@ -119,7 +119,7 @@ def index_shard(location: ShardLocation) -> ShardIndex:
 
     Raises:
         CorpusError: If the shard is cut off, no tar, compressed, or holds a member twice. webdataset yields fewer
-            samples without a word where a tar is cut, so the end-of-archive mark is demanded.
+            samples silently where a tar is cut, so the end-of-archive mark is required.
     """
     samples: dict[str, Sample] = {}
     refused: list[tuple[str, str]] = []

@@ -140,7 +140,7 @@ class IconFont:
         distribution: The package on PyPI.
         font: File under `fonts/`.
         names: File of names and hexadecimal code points.
-        noise: Parts of names that say nothing of what is drawn.
+        noise: Parts of names that do not describe the drawing.
     """
 
     source: str

@@ -91,7 +91,7 @@ def _encoder_similarity(project: Project, base: Artifact, folder: Path, parts: l
             f"{folder}: another CLIP made these vectors, or of other captions: {len(rows)} captions encoded by the "
             f"configured encoder agree with their vectors to {similarity:.3f} on average, {MIN_ENCODER_SIMILARITY} is "
             "needed. Set `encoder` (model and pretrained weights) to the CLIP that made them, check "
-            "corpus.caption_column, or embed the pairs anew from their shards"
+            "corpus.caption_column, or embed the pairs again from their shards"
         )
     return similarity
 

@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a group lies: its number there, and its record."""
+    """Where a group is: its number there, and its record."""
 
     source: _Source
     number: int
@@ -187,7 +187,7 @@ class _Source:
 
 
 def _renumber(source: Path, target: Path, shift: int) -> None:
-    """Write metadata anew with other numbers of shards, all else as it is."""
+    """Write metadata again with other shard numbers, all else unchanged."""
     table = pq.read_table(source)
     position = table.schema.get_field_index("shard")
     shards = pc.add(table.column(position), pa.scalar(shift, table.schema.field(position).type))

@@ -1,6 +1,6 @@
 """Embedding the corpus: every pair's image and caption as unit vectors, in clip-retrieval's layout.
 
-Belongs here: the order of events, how a killed build goes on, what is counted. Does not belong here: groups of shards
+Belongs here: the order of events, resuming a killed build, what is counted. Does not belong here: groups of shards
 (`embedding.groups`), taking over what was embedded before (`earlier_embeddings`), encoding (`group_encoder`; on a
 cluster `embedding.spread`), reading vectors and metadata back (`vectors`).
 
@@ -52,7 +52,7 @@ def embed_corpus(project: Project) -> Artifact:
 
     Files: `img_emb/img_emb_N.npy` and `text_emb/text_emb_N.npy` (float16 unit rows), `metadata/metadata_N.parquet`
     (key as image_path, caption, shard, byte ranges, digest, the sample's own fields), `stats/N.json`, `ledger.parquet`,
-    `groups.jsonl`, `counts.json`. N counts groups of shards; a killed build goes on with the first unfinished group,
+    `groups.jsonl`, `counts.json`. N counts groups of shards; a killed build resumes with the first unfinished group,
     and a group that was embedded before is linked (`earlier_embeddings`). Ready embeddings are adopted instead.
 
     Raises:
@@ -93,7 +93,7 @@ def _embed(project: Project, inputs: Inputs, corpus: Artifact, base: Artifact, s
 
 
 class _Build:
-    """One run of the embedding, which goes on with what a killed one left."""
+    """One run of the embedding, which resumes what a killed one left."""
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class _Build:
 
 
 def _prepared(staging: Path, digests: list[str], shards_per_group: int, earlier: EarlierEmbeddings) -> Path:
-    """The folder of markers and ledgers, with the plan. Of no use is one that was cut otherwise: all starts anew.
+    """The folder of markers and ledgers, with the plan. A plan with other groups is of no use: all starts again.
 
     A plan that was begun is kept, even if what could be taken over has changed since: its groups are what is finished.
     """

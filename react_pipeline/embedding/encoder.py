@@ -29,7 +29,7 @@ from react_pipeline.clip import (
 from react_pipeline.embedding.onnx_tower import convert
 
 CPU_IMAGES, CPU_TOKENS = 32, 512
-"""Images, and token ids with padding, of one pass on a processor: what lies between two layers stays near it."""
+"""Images, and token ids with padding, of one pass on a processor: what passes between two layers stays in its cache."""
 GPU_TOKENS = 1 << 17
 KEPT_TEXTS = 16_384
 """Texts whose vectors are kept, should they come again: 2 KiB each with D = 512."""

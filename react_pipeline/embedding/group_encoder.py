@@ -66,7 +66,7 @@ class GroupEncoder:
         size = self._embedding.batch_size
         workers = self._embedding.workers if pairs is None else min(self._embedding.workers, pairs // size)
         stream = PairStream(groups, self._dataset, size, workers, pin_memory=self.arithmetic["device"] == "cuda")
-        with _dead_workers_told():
+        with _dead_workers_explained():
             # Waiting for a group's first batch, and for the workers to start, is part of what it takes.
             started = time.perf_counter()
             for group, reader in stream:
@@ -89,7 +89,7 @@ class GroupEncoder:
 
 
 @contextmanager
-def _dead_workers_told() -> Iterator[None]:
+def _dead_workers_explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:

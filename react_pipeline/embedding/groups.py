@@ -86,21 +86,23 @@ class Group:
                 reason, times = reasons.most_common(1)[0]
                 raise CorpusError(
                     f"{locations[shard]}: {bad} of {found} samples are bad ({bad / found:.0%}, allowed are "
-                    f"{max_bad_fraction:.0%}), most often {reason} ({times}); mend or remove the shard, or raise "
+                    f"{max_bad_fraction:.0%}), most often {reason} ({times}); fix or remove the shard, or raise "
                     "`corpus.max_bad_fraction`"
                 )
 
     def _repeated(
         self, locations: Sequence[ShardLocation], shard: int, repeated: int, keys: int, allowed: float
     ) -> str:
-        told = {row[1] for row in self.ledger if row[0] == shard and row[2] == DUPLICATE}
+        duplicates = {row[1] for row in self.ledger if row[0] == shard and row[2] == DUPLICATE}
         holder = next((place for place in locations[:shard] if place.name == locations[shard].name), None)
         # Data sets that number their samples alike number their shards alike: one look into one of that name will do.
-        shared = told & {sample.key for sample in index_shard(holder).samples} if holder is not None else set[str]()
-        example = f"{min(shared)!r} is in {holder} too" if shared else f"such as {min(told)!r}"
+        shared = (
+            duplicates & {sample.key for sample in index_shard(holder).samples} if holder is not None else set[str]()
+        )
+        example = f"{min(shared)!r} is in {holder} too" if shared else f"such as {min(duplicates)!r}"
         return (
             f"{locations[shard]}: {repeated:,} of {keys:,} keys are held by earlier shards ({repeated / keys:.0%}, "
-            f"allowed are {allowed:.0%}), {example}, and a key stands for one sample. If it is another data set, put "
+            f"allowed are {allowed:.0%}), {example}, and a key identifies one sample. If it is another data set, put "
             "it into a folder of its own and set `corpus.keys: by_folder`, or rename its keys; if it is a copy, remove "
             "it; or raise `corpus.max_bad_fraction`, and its samples of these keys are left out"
         )

@@ -1,4 +1,4 @@
-"""What is kept on record of each finished group while a build goes on: its ledger, and a marker that vouches for it.
+"""What is kept on record of each finished group while a build runs: its ledger, and a marker that vouches for it.
 
 Belongs here: the files of the scratch folder. Does not belong here: the files that are published (`groups`,
 `group_encoder`), summing them up (`embed`).
@@ -26,7 +26,7 @@ class Records:
 
     Attributes:
         staging: What will be published.
-        scratch: Where the records lie; removed before publishing.
+        scratch: Where the records are; removed before publishing.
         groups: How many groups the build has.
         locations: Of all shards, for messages.
         max_bad_fraction: Of a shard.

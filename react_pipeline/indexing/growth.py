@@ -1,10 +1,10 @@
 """An index of an earlier, smaller corpus that a new one can be grown from.
 
-Belongs here: finding it in the store and telling whether it fits. Does not belong here: adding the new rows
+Belongs here: finding it in the store and checking whether it fits. Does not belong here: adding the new rows
 (`indexing.build`).
 
 An earlier index fits if it was built with the same configuration, of vectors of the same encoder, and its vector files
-are the first ones of the new embeddings, byte for byte: told by the digests in the manifests, so no vector is read.
+are the first ones of the new embeddings, byte for byte: compared by the digests in the manifests, so no vector is read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 SIDES: tuple[Side, ...] = ("image", "text")
 LOST_RECALL = 0.02
-"""Of an index that never reached its target, what growing may cost before it is built anew."""
+"""Of an index that never reached its target, what growing may cost before it is rebuilt."""
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ class PreprocessedImages:
             with truncated_images():
                 return LoadedImage(self.preprocess(decode_image(data, self.max_pixels)), digest, truncated=True)
         except BadImage as error:
-            raise InputError(f"{self.name(number)}: no usable image ({error}); mend its file") from error
+            raise InputError(f"{self.name(number)}: no usable image ({error}); fix or replace the file") from error
 
 
 def encode(

@@ -1,4 +1,4 @@
-"""Labelled images of the benchmark: where each one's bytes lie, its labels, and a digest of it all.
+"""Labelled images of the benchmark: where each one's bytes are, its labels, and a digest of it all.
 
 Belongs here: the one type that every reader gives back, and reading bytes from files and zip archives in place. Does
 not belong here: finding out which images a data set has (the readers), decoding (`react_pipeline.corpus.images`).
@@ -34,7 +34,7 @@ class Unavailable(InputError):  # noqa: N818 - reads as the state it reports
     """Data that is not there, as opposed to data that is wrong.
 
     Attributes:
-        reason: What is missing and where it can be had.
+        reason: What is missing and where to get it.
     """
 
     def __init__(self, reason: str) -> None:
@@ -101,7 +101,7 @@ class LabelledImages:
         The order decides the columns of a submission, so files with another one are not the same.
 
         Members of zip archives are taken by the CRC of the archive's directory, which reading verifies; other files
-        are read. So equal digests mean equal images, labels and order, wherever the root lies.
+        are read. So equal digests mean equal images, labels and order, wherever the root is.
 
         Raises:
             InputError: If a file is gone.

@@ -42,7 +42,7 @@ def publish_evaluation_set(project: Project, slug: str) -> Artifact:
 
     A set that is not configured, or whose path is not there, is published as `unavailable` with the reason, so that
     results can say so. Anything else that is wrong is an error, because it would silently change what is measured.
-    Every file is hashed at each call; where the set lies is no part of its identity.
+    Every file is hashed at each call; its folder is no part of its identity.
 
     Raises:
         InputError: Listing every unknown class, missing file, repeated row, or image that cannot be decoded.
@@ -93,7 +93,7 @@ def read_images(artifact: Artifact, domain: DomainConfig | None = None) -> pd.Da
 
     Args:
         artifact: The evaluation set.
-        domain: Tells where the images lie today; unset, they are where they were when the set was published.
+        domain: Says where the images are today; unset: where they were when the set was published.
 
     Returns:
         Columns name (path as the set names it), path (absolute; for a data set of ELEVATER a location that
@@ -220,7 +220,7 @@ def _with_digests(images: pd.DataFrame, locations: Sequence[str]) -> pd.DataFram
 
 
 def _tolerance(of_elevater: bool) -> AbstractContextManager[None]:
-    # As in the benchmark; of one's own images a file that was cut is a fault to mend.
+    # As in the benchmark; a truncated file among a user's own images must be fixed.
     return truncated_images() if of_elevater else nullcontext()
 
 
@@ -233,7 +233,7 @@ def _require_decodable(locations: Sequence[str], max_pixels: int, kind: str) -> 
             except BadImage as error:
                 problems.append(f"{location}: {error}")
     if problems:
-        raise InputError(f"{len(problems)} evaluation images cannot be used; mend or remove them\n{lines_of(problems)}")
+        raise InputError(f"{len(problems)} evaluation images cannot be used; fix or remove them\n{lines_of(problems)}")
 
 
 def _coverage(images: pd.DataFrame, domain: DomainConfig) -> dict[str, Any]:

@@ -65,14 +65,14 @@ def require_images(root: Path, locations: Sequence[str], where: Path) -> None:
 
     Raises:
         Unavailable: Naming the archives that are missing.
-        InputError: Listing locations that lie outside of the root, or that nothing is at.
+        InputError: Listing locations that are outside the root or do not exist.
     """
     members: dict[str, zipfile.ZipFile | None] = {}
     problems = []
     for location in locations:
         archive, member = split_location(location)
         if not is_inside(member) or not is_inside(archive or member):
-            problems.append(f"{location!r}: lies outside of {root}")
+            problems.append(f"{location!r}: is outside {root}")
         elif archive is None:
             if not (root / member).is_file():
                 problems.append(f"{location!r}: no such file")

@@ -44,7 +44,7 @@ def join_names(
         found: Names on disk, in the order of label ids there.
         where: The file or folder they come from.
         root: Where `class_names.json` is looked for.
-        in_elevaters_order: The files are ELEVATER's own, so numerals can stand for its order.
+        in_elevaters_order: The files are ELEVATER's own, so numbers mean positions in its order.
 
     Returns:
         Ids (C,), a permutation; and what a user should know of the join.
@@ -65,7 +65,7 @@ def join_names(
         if candidates is None:
             problems.append(f"{name!r}: no class of {entry.name} has this name")
         elif not candidates:
-            problems.append(f"{name!r}: stands for a class that another name stood for already")
+            problems.append(f"{name!r}: names a class that another name already names")
         else:
             ids.append(candidates.pop(0))
     if len(found) != entry.num_classes:
@@ -93,7 +93,7 @@ def normal(name: str) -> str:
 
 
 def _ids_by_name(entry: Dataset, own: dict[str, str], root: Path) -> dict[str, list[int]]:
-    # Names of one class share one list, so that a class that two names stand for is seen.
+    # Names of one class share one list, so that a class with two names is detected.
     known: dict[str, list[int]] = {}
     for class_id, names in enumerate(entry.aliases):
         known.setdefault(normal(names[0]), []).append(class_id)

@@ -144,7 +144,7 @@ def _local(project: Project, names: Iterable[str]) -> Iterator[Path]:
         if _REMOTE.match(name):
             continue
         path = root = project.path.parent / name
-        # Only what does not exist as it stands is a pattern: a folder may be called `[2024]`.
+        # Only a name that does not exist literally is a pattern: a folder may be called `[2024]`.
         while not root.exists():
             root = root.parent
         for found in [path] if root == path else sorted(root.glob(str(path.relative_to(root)))):

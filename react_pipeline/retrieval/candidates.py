@@ -53,7 +53,7 @@ class Queries:
 
     @property
     def texts(self) -> pd.Series:
-        """What each query number stands for: the prompts, then the seeds' names."""
+        """The query of each number: the prompts, then the seeds' names."""
         return pd.concat([self.prompts["prompt"], "seed: " + self.seeds["name"].astype(str)], ignore_index=True)
 
 

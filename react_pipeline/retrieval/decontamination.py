@@ -100,7 +100,7 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
     """Look for evaluation images in a published retrieved or control set, believing nothing that retrieval recorded.
 
     The images in the training shards are hashed again; the vectors are those of `corpus_embeddings`, compared with
-    evaluation images that are encoded anew.
+    evaluation images that are encoded again.
 
     Raises:
         MissingArtifact: If the set, or what it was made from, is not there.

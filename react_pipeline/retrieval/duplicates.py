@@ -50,7 +50,7 @@ class EvaluationImages:
 
     @classmethod
     def of_table(cls, project: Project, slug: str, images: pd.DataFrame, clip: Clip) -> EvaluationImages:
-        """As `load`, of images listed by `labelled.read_images`; `slug` tells from which similarity on one is near."""
+        """As `load`, of images listed by `labelled.read_images`; `slug` selects the similarity from which one is near."""
         embedding = project.config.embedding
         vectors = encode_images(
             clip,

@@ -76,7 +76,7 @@ def search_pairs(
 def draw_pairs(project: Project, pairs: pd.DataFrame, path: Path) -> None:
     """Write a PNG of the pairs of `search_pairs`: every image under its rank, similarity and caption.
 
-    Images of a corpus by URL are fetched for it; the caption of one that cannot be had stands without it.
+    Images of a corpus by URL are fetched for it; an unavailable one is shown by its caption alone.
 
     Raises:
         CorpusError: If a shard is gone or has changed since it was embedded.

@@ -76,9 +76,9 @@ class DownloadConfig(Section):
         processes: Downloading processes.
         threads: Connections of each.
         timeout_seconds: Of one image.
-        retries: How often what failed is tried again; what was had is never fetched twice.
+        retries: How often what failed is tried again; what was fetched is never fetched again.
         image_size: Longer side to which larger images are made smaller, in pixels; unset: kept as they are.
-        max_failed_fraction: A corpus of URLs of which more could not be had than this fails. Of URLs gathered from the
+        max_failed_fraction: A corpus of URLs fails if more of them than this fail. Of URLs gathered from the
             web, 20% to 40% are dead or refuse.
         allow_private_addresses: Also fetch from loopback and private networks, and through the proxies that the
             environment names. Off, since tables of URLs are data from strangers.

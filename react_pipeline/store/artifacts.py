@@ -58,7 +58,7 @@ class Artifact:
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that stand for every input of this artifact."""
+        """16 hexadecimal digits, a digest of every input of this artifact."""
         return str(self.manifest["fingerprint"])
 
     @property

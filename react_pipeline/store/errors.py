@@ -73,6 +73,6 @@ class TrainingError(ReactError):
 
 
 def error_type(name: str) -> type[ReactError] | None:
-    """The class of this module that a name stands for, for errors that come from another process as text."""
+    """The class of this module with this name, for errors that come from another process as text."""
     kind = globals().get(name)
     return kind if isinstance(kind, type) and issubclass(kind, ReactError) else None

@@ -66,11 +66,11 @@ class Store:
                 )
 
     def directory(self, stage: str, key: str) -> Path:
-        """Where the artifacts of one stage and key lie."""
+        """The folder of the artifacts of one stage and key."""
         return self.root / stage / key
 
     def scratch(self, inputs: Inputs) -> Path:
-        """Where a build of these inputs keeps what it goes on from after a kill; for its `write` alone.
+        """Where a build of these inputs keeps what it resumes from after a kill; for its `write` alone.
 
         It is no part of the artifact, and stays until that is published: a kill while files are hashed and synced costs
         no more than one at any other time.
@@ -201,7 +201,7 @@ class Store:
                 shutil.rmtree(path)
         for slug in sorted(staged):
             with self._locked(slug, wait=False) as held:
-                # Looked for again: a build may have ended before the lock was had.
+                # Looked for again: a build may have ended before the lock was acquired.
                 for path in (staging / slug, staging / (slug + SCRATCH)):
                     if held and path.exists():
                         removed.append(path)

@@ -203,9 +203,9 @@ class Tracking:
                 continue
             result = {"stage": RESULTS, "key": f"{comparison.key}/{method}", "fingerprint": fingerprint}
             waiting = project.store.root / PENDING / f"{_name(**result)}.json"
-            told = json.loads(waiting.read_text()) if waiting.exists() else {**result, "dagster_run_id": ""}
+            entry = json.loads(waiting.read_text()) if waiting.exists() else {**result, "dagster_run_id": ""}
             # Its run may still wait in the queue behind this one; logging it twice costs one look-up.
-            if run_id := self._log_entry(client, project, told):
+            if run_id := self._log_entry(client, project, entry):
                 # The cost once more, for runs that were finished before results had it.
                 log_rows(client, run_id, [*rows, *cost_rows(project, project.store.open(**result))])
 

@@ -24,11 +24,11 @@ MAX_SKIPPED_STEPS = 30
 """In a row. The scaler of fp16 starts at 65,536 and halves at each skip: by then it is below any useful scale."""
 
 STANDARD_ERRORS = 3.0
-"""... if it also lies this many standard errors of the difference below, so that chance on few pairs stops nothing."""
+"""... if it is also this many standard errors of the difference below, so that chance on few pairs stops nothing."""
 
 
 @contextmanager
-def out_of_memory_is_told(where: str, advice: str) -> Iterator[None]:
+def explained_out_of_memory(where: str, advice: str) -> Iterator[None]:
     """Say what to do where memory runs out, on a GPU or not.
 
     Args:
@@ -82,7 +82,7 @@ def require_finite(step: int, values: Mapping[str, float]) -> None:
 
 
 def require_steady_scale(step: int, before: float, after: float) -> None:
-    """Stop where one step throws the logit scale (its logarithm) far away, or down to where nothing is told apart.
+    """Stop where one step throws the logit scale (its logarithm) far away, or down to 1, where all pairs look alike.
 
     Raises:
         TrainingError: If it moved by more than `MAX_SCALE_STEP`, fell to 0 (a scale of 1), or is not finite.

@@ -49,7 +49,7 @@ class Line:
         base, as the logit scale, moves as in any method.
 
         Raises:
-            ValueError: If the fraction lies outside of [0, 1].
+            ValueError: If the fraction is outside [0, 1].
         """
         if not 0 <= fraction <= 1:
             raise ValueError(f"an interpolation goes from 0 to 1, not to {fraction}")

@@ -38,10 +38,10 @@ class TrainingLog:
 
         Args:
             metrics: The file; None in processes that do not write.
-            observer: Is told of every step, where there is a file.
+            observer: Receives every step, where there is a file.
             steps: First and last step of this try.
             batch_size: Pairs of a step over all processes.
-            device: Whose memory is told.
+            device: Whose memory is logged.
             title: Of the progress bar.
         """
         self.stepping_seconds = self.waited_seconds = 0.0

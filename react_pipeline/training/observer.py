@@ -1,4 +1,4 @@
-"""Observers: who is told of a training while it runs, so that the library needs to know neither MLflow nor Dagster."""
+"""Observers: who follows a training while it runs, so that the library needs neither MLflow nor Dagster."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from react_pipeline.store import Inputs
 
 
 class TrainingObserver(Protocol):
-    """Is told of one training by the process that writes its artifact. An observer never raises."""
+    """Follows one training in the process that writes its artifact. An observer never raises."""
 
     def started(self, inputs: Inputs, first_step: int) -> None:
         """A training begins, or goes on at `first_step` after it was killed."""

@@ -1,4 +1,4 @@
-"""States from which a killed training goes on: trained parameters, both moments of AdamW, the loss scaler, the step.
+"""States from which a killed training resumes: trained parameters, both moments of AdamW, the loss scaler, the step.
 
 Belongs here: writing, choosing and reading a state. The order of the data, the views of it and the schedule are
 functions of the step (`schedule`), and nothing else draws random numbers, so a state needs no more than this, a count
@@ -96,7 +96,7 @@ def load_newest_state(directory: Path, state: TrainingState, logged: int) -> tup
 
 
 def remove_states_after(step: int, directory: Path) -> None:
-    """Remove states that were not gone on from: kept ones are told by their step, so these would be taken for newer."""
+    """Remove states newer than the one resumed: states are ordered by step, so these would be taken for newer."""
     for path in directory.glob("step-*.safetensors"):
         if path.name > _name(step):
             path.unlink()

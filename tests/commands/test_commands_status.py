@@ -1,4 +1,4 @@
-"""`react-pipeline status`: what is behind, why, and the command that mends it."""
+"""`react-pipeline status`: what is behind, why, and the command that fixes it."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ IDLE = [
         {"fusion": "rrf", "filter_by": "seeds"},
         "`filter_by: seeds` does nothing with `fusion: rrf`; set `fusion: filter`, or write `filter_by: prompts`",
     ),
-    ({"modes": ["t2t", "t2i", "t2t"]}, "t2t stands here more than once; name each mode once, the preferred one first"),
+    ({"modes": ["t2t", "t2i", "t2t"]}, "t2t listed more than once; name each mode once, the preferred one first"),
 ]
 
 

@@ -197,7 +197,7 @@ def test_one_process_alone_needs_no_group() -> None:
     assert (world.size, world.is_writer) == (1, True)
     assert torch.equal(world.gather(vectors), vectors.detach())
     assert not world.gather(vectors).requires_grad
-    assert world.told("said") == "said"
+    assert world.broadcast("said") == "said"
     assert torch.equal(world.mean(vectors.sum()), vectors.sum())
 
 
