@@ -1,4 +1,4 @@
-"""Automation: what happens with no one at the keyboard.
+"""Automation: what runs without a person.
 
 Belongs here: the sensor that registers domains, the schedule, jobs for backfills. Does not belong here: asking for what
 is out of date (`upkeep_sensor`), showing it (`freshness`), what a run does.
@@ -67,12 +67,12 @@ def recustomize(settings: AutomationConfig) -> list[dg.ScheduleDefinition]:
         execution_timezone=settings.timezone,
         target=dg.AssetSelection.assets("corpus", "base_checkpoint", "evaluation_set"),
         default_status=dg.DefaultScheduleStatus.RUNNING if settings.enabled else dg.DefaultScheduleStatus.STOPPED,
-        description="Takes stock of the corpus, the base checkpoint and the labelled images. What follows from a "
+        description="Lists the corpus, the base checkpoint and the labelled images. What follows from a "
         "change is asked for by the sensor `upkeep`.",
     )
     def look_outside(context: dg.ScheduleEvaluationContext, project: ProjectParam) -> Iterator[dg.RunRequest]:
         tags = {"react/reason": "schedule", "dagster/priority": "90"}
-        when = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"  # a tick that is tried again asks for nothing twice
+        when = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"  # a repeated tick requests nothing twice
         yield dg.RunRequest(when, asset_selection=[dg.AssetKey("corpus"), dg.AssetKey("base_checkpoint")], tags=tags)
         found, _problems = load_domains(project.load().config.domains)
         for slug in sorted(set(found) & set(context.instance.get_dynamic_partitions(DOMAINS))):

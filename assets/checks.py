@@ -1,4 +1,4 @@
-"""Checks: what must hold of an artifact before anything is built on it.
+"""Checks: what must hold for an artifact before anything is built on it.
 
 Belongs here: the assertions, each on published files alone. A blocking check that fails ends the run before the next
 asset; one that warns shows up in the UI and blocks nothing. Does not belong here: repairing anything.
@@ -175,7 +175,7 @@ def count_bad_vectors(path: Path) -> int:
 def leakage(pipeline: Project, stage: str, slug: str) -> dg.AssetCheckResult:
     """Whether pairs show an evaluation image, byte for byte or as a near duplicate.
 
-    Nothing that retrieval recorded is believed: the collected images are hashed and their vectors are compared again.
+    Independent of what retrieval recorded: the collected images are hashed and their vectors are compared again.
     """
     leaks = leaked_images(pipeline, stage, slug)
     leaked, pairs = leaks.same + leaks.near, pipeline.store.current(stage, slug).counts["pairs"]

@@ -25,7 +25,7 @@ def domain_results(
 def comparison(
     context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
-    """Was it worth it? Every method of the domain beside the base and its control, with 95% intervals.
+    """Every method of the domain beside the base and its control, with 95% intervals.
 
     A gain over the base counts only as far as the control, the same training on random pairs, does not share it. The
     artifact holds the tables, per class too, and `dashboard.html`: one page with figures, costs, classes that gained or

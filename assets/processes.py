@@ -67,7 +67,8 @@ class Progress:
     def started(self, inputs: Inputs, first_step: int) -> None:
         """Report whether it begins or resumes."""
         self._steps = int(inputs.config.get("steps", 0))
-        self._report(f"training {inputs.key}: " + (f"resuming at step {first_step}" if first_step else "from the start"))
+        start = f"resuming at step {first_step}" if first_step else "from the start"
+        self._report(f"training {inputs.key}: {start}")
         self._observer.started(inputs, first_step)
 
     def stepped(self, record: Mapping[str, float]) -> None:
@@ -95,7 +96,7 @@ def train(
 
     Raises:
         ReactError: What the training raised; in other processes its text, as `TrainingError` or `StoreWriteError`.
-        OSError: A fault that may be gone a little later.
+        OSError: A transient fault.
     """
     processes = processes_of(project, slug, method)
     if processes > 1 or arguments_for_several_nodes(method):
@@ -133,7 +134,7 @@ def launch(
     Raises:
         TrainingError: With the text of the process that failed first.
         StoreWriteError: As above, of the disk.
-        OSError: As above, of a fault that may be gone a little later.
+        OSError: As above, of a transient fault.
     """
     batch_size = project.training(slug, method).batch_size
     if batch_size % processes:
@@ -149,7 +150,7 @@ def launch(
             client.run(context=context, command=command, env=environment(processes, exchange))
         except Exception as stopped:  # Dagster's own name for it is private
             error = failure(exchange) or TrainingError(
-                f"a training process exited without an error message ({stopped}): the system may have killed it for its memory. "
+                f"a training process exited without an error message ({stopped}): out of memory? "
                 "See the step's stderr; raise customization accumulation, or lower batch_size or processes"
             )
             _show_failed(project, tracking, context.run.run_id, method_key(slug, method), error)

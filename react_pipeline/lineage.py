@@ -28,8 +28,6 @@ def resolve(
     """The inputs of a step: its configuration and its parents, each current, verified and fresh.
 
     Args:
-        project: The pipeline.
-        stage: Name of the asset.
         key: `all`, a domain's slug, or `<domain>/<method>`.
         content: Identity of outside data that the step reads.
         parents: Given only where the table cannot name them (`comparison`, `benchmark_comparison`).

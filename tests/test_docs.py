@@ -46,7 +46,7 @@ IDIOM = re.compile(
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
-def test_every_field_stands_in_the_configuration_page(section: type[BaseModel]) -> None:
+def test_every_field_is_in_the_configuration_page(section: type[BaseModel]) -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     missing = [name for name in section.model_fields if not re.search(rf"[`.]{name}[`.\s]", page)]
     assert not missing

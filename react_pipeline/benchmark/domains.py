@@ -72,7 +72,6 @@ def write_domains(root: Path, directory: Path) -> list[Path]:
     """Write the 21 domain files; safe to repeat.
 
     Args:
-        root: Where the data are, or will be.
         directory: The project's folder of domains.
 
     Raises:

@@ -38,7 +38,6 @@ class Features:
     """Features with labels, read from a published artifact.
 
     Attributes:
-        about: Of the split.
         features: (N, D) float32, not normalised.
         labels: int64 (N,), or for a multilabel set uint8 (N, C).
         unprojected: (N, W) float32, before the tower's last projection; None if the artifact has none.
@@ -134,7 +133,7 @@ def _no_features(project: Project, method: str) -> str:
     if root.is_dir():
         return ""
     reason = f"elevater.root: there is no folder {root}"
-    # Unlike no root at all, this is most likely a slip.
+    # Unlike no root at all, this is most likely a mistake.
     logger.warning("%s; everything is unavailable", reason)
     return reason
 

@@ -71,7 +71,7 @@ def figure_name(experiment: str, protocol: str) -> str:
 
 
 def to_markdown(summary: pd.DataFrame) -> str:
-    """The table for people: percent with one decimal, a mean that says of how many; below, what is not as it should."""
+    """The table for people: percent with one decimal, means with their number of data sets; problems below."""
     labelled = summary.assign(figure=list(map(figure_name, summary["experiment"], summary["protocol"])))
     figures = list(dict.fromkeys(labelled["figure"]))
     means = mean_over_datasets(summary)

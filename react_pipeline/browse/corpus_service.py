@@ -4,7 +4,7 @@ Belongs here: `KnnService` and `MetadataService` of clip-retrieval around our pa
 not belong here: the pages, addresses and ports (`serve`).
 
 Of clip-retrieval's back end are taken: the form of requests and answers, the order of a search, the removal of near
-duplicates. Not taken is what opens things on a user's word: URLs of images to search with, and files at the path that
+duplicates. Not taken is what opens things that a user names: URLs of images to search with, and files at the path that
 the metadata calls `image_path`. Shapes: K hits, D width.
 """
 
@@ -139,7 +139,7 @@ class Descriptions:
                 image.save(buffer, format="JPEG", quality=90)
                 pictures[int(pair.row)] = base64.b64encode(buffer.getvalue()).decode()
         except (BadImage, ReactError, OSError) as error:
-            # One shard that is gone must not hide what the search found.
+            # A missing shard must not hide the other results.
             logger.warning("some pictures cannot be shown: %s", error)
         return pictures
 

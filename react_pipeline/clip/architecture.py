@@ -1,4 +1,4 @@
-"""What a checkpoint folder says of itself in `open_clip_config.json`, held against what a configuration says of it.
+"""What a checkpoint folder records in `open_clip_config.json`, compared with the configuration.
 
 Belongs here: reading that file, and comparing and describing architectures. Does not belong here: building or saving a
 model (`model`), its weights (`weights`).
@@ -55,7 +55,7 @@ def read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def require_as_configured(encoder: EncoderConfig, directory: Path) -> None:
-    """Refuse a checkpoint folder that is not what the configuration says; fields that are not given are not compared.
+    """Refuse a checkpoint folder that contradicts the configuration; fields that are not given are not compared.
 
     Raises:
         InputError: Naming each field of `encoder` that differs, with both values; or that the folder is no checkpoint.
@@ -129,7 +129,6 @@ def encoder_fields(encoder: Mapping[str, Any], directory: Path) -> dict[str, Any
     Args:
         encoder: What the configuration said when it was published. Its `model` is kept where the folder's architecture
             is open_clip's of that name, or the demo's.
-        directory: The folder.
 
     Raises:
         InputError: If the directory is no checkpoint folder.
@@ -158,7 +157,7 @@ def _flat(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """One form for values that mean the same: 224 and [224, 224], {} and None."""
+    """One form for equivalent values: 224 and [224, 224], {} and None."""
     if isinstance(value, (list, tuple)):
         return value[0] if len(value) == 2 and value[0] == value[1] else list(value)
     return None if value == {} else value

@@ -51,7 +51,6 @@ class Clip:
         preprocess: RGB image to a tensor (3, H, W), float32, normalised, without augmentation.
         model_cfg: open_clip's architecture; `vision_cfg.react_cfg` describes gated blocks.
         preprocess_cfg: Size, mean, std, interpolation and resize mode.
-        device: Where the model is.
     """
 
     model: Any

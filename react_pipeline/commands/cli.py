@@ -223,7 +223,8 @@ def doctor(config: Config = None) -> None:
 
 @app.command()
 def prune(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False, config: Config = None
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
+    config: Config = None,
 ) -> None:
     """Remove artifacts that nothing current was made from, and leftovers of killed builds."""
     removed = load_project(config).store.prune(dry_run=dry_run)
@@ -234,7 +235,7 @@ def prune(
 
 @app.command()
 def verify(config: Config = None) -> None:
-    """Read every artifact in full and compare it with its manifest: finds what a disk has changed by itself."""
+    """Read every artifact in full and compare it with its manifest: detects silent disk corruption."""
     checked = wrong = 0
     for path, error in load_project(config).store.verify():
         checked += 1

@@ -1,7 +1,6 @@
 """Diagnosis: what a machine and a project have, what is missing, and how to get it.
 
-Belongs here: looking, quickly; asking the servers whether they answer. Does not belong
-here: repairing anything.
+Belongs here: looking, quickly; asking the servers whether they answer. Does not belong here: repairing anything.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ def _device() -> Finding:
 
 
 def _precision() -> Finding:
-    """What `precision: auto` comes to, with the measurement behind it."""
+    """What `precision: auto` selects, with the measurement behind it."""
     try:
         from react_pipeline.clip import choose_device, choose_precision, speedup
     except ImportError as error:

@@ -43,7 +43,7 @@ def list_datasets() -> None:
 
 @elevater_app.command()
 def check(root: Root, json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
-    """Which data sets are there, whole and right, and where to get the others. Exit code 1 if one is wrong."""
+    """Which data sets are present, complete and valid, and where to get the others. Exit code 1 if one is wrong."""
     from react_pipeline.benchmark import check_root, report_json, report_lines
 
     reports = check_root(root)

@@ -63,7 +63,7 @@ def promote_model(
     reason: Annotated[str, typer.Option(help="Why; it is written where the next person looks.")],
     config: Config = None,
 ) -> None:
-    """Make a method's model champion because you say so. It must have been measured on the champion's images."""
+    """Make a method's model champion by your decision. It must have been measured on the champion's images."""
     from react_pipeline.promotion import promote
 
     project = _project_with(domain, config)

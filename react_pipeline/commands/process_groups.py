@@ -32,10 +32,6 @@ def start(
     """Start a program as the leader of a session and process group of its own; stdin is empty.
 
     Args:
-        command: The program and its arguments.
-        output: Where stdout and stderr go.
-        directory: Where it runs.
-        environment: All of its environment variables.
         held: File descriptors that it inherits.
     """
     return subprocess.Popen(  # noqa: S603 - a command of ours, no shell

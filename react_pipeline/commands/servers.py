@@ -67,7 +67,6 @@ class Server:
     """A running user interface.
 
     Attributes:
-        name: What it is.
         url: Where it answers; empty: it is no page.
         process: Leader of a process group of its own.
         log: What it writes; Dagster's three share one.
@@ -187,7 +186,7 @@ def watch(servers: list[Server]) -> None:
                 else:
                     servers.remove(server)
                     logger.warning(
-                        "%s; that was the last of %d tries. Dagster and its runs are not affected, and what they log is kept; for "
+                        "%s; that was the last of %d tries. Dagster and its runs are not affected; for "
                         "this page start `react-pipeline ui` again",
                         *(ending, 1 + RESTARTS),
                     )

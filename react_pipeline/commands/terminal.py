@@ -39,7 +39,6 @@ def print_line(text: str, stream: TextIO | None = None) -> None:
     """Print one line now, above a progress bar if there is one, so that a pipe or a file shows it as it happens.
 
     Args:
-        text: The line.
         stream: Standard output if it is not given.
     """
     file, text = stream or sys.stdout, _printable_lines(text)

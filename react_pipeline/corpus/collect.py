@@ -29,10 +29,9 @@ SHARDS = "shards"
 
 
 class Collected(NamedTuple):
-    """What became of the pairs that were to be collected.
+    """The result of collecting pairs.
 
     Attributes:
-        shards: Number of tars written.
         pairs: Columns row, class, caption, image_sha256, image_bytes; in the order of the shards.
         failed: Columns row, class, reason: pairs whose image is not available, in the order of the corpus.
     """
@@ -50,7 +49,6 @@ def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, sha
 
     Args:
         pairs: Columns row, class, and those that the source needs.
-        source: Where images come from.
         directory: Gets `00000.tar`, ...; made if missing.
         shard_pairs: Pairs per tar; the last may hold fewer.
 
@@ -79,9 +77,7 @@ class LocatedPair:
 
     Attributes:
         row: Row number of the corpus.
-        path: The shard.
         offset: Of the image's first byte in it.
-        size_bytes: Of the image.
         caption: As it was embedded.
         label: Class it was retrieved for; empty in a control set.
     """

@@ -46,7 +46,6 @@ class Journal:
     """What is on record in a directory, by URL.
 
     Attributes:
-        kept: Images that are there.
         errors: What each attempt that failed met, in order.
         next_number: Of the next pair of files.
     """

@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Downloaded:
-    """What became of the URLs of a table.
+    """The result of a download.
 
     Attributes:
         directory: Where the images are, in a private format; remove it when the images were taken over.
@@ -83,7 +83,7 @@ class Downloaded:
             raise CorpusError(f"{kept.path}: cannot be read ({error.strerror or error})") from error
         if hashlib.sha256(data).hexdigest() != kept.sha256:
             raise CorpusError(
-                f"{kept.path}: holds other bytes than were fetched; remove {self.directory} and run again"
+                f"{kept.path}: does not hold the bytes that were fetched; remove {self.directory} and run again"
             )
         return data
 
@@ -97,15 +97,15 @@ def download_images(
 ) -> Downloaded:
     """Fetch the images of a table's URLs into `directory`; what is there already is not fetched again.
 
-    An image counts as fetched only if it can be decoded by the corpus' rules (`images.decode_image`). A killed call resumes
-    where it was when it is called again with the same directory; the table may have grown or shrunk. Rows of equal URL
-    share one fetch. What failed is tried again, at most `retries` times, after everything else had its turn; reasons in
-    `download_journal.PERMANENT` are not. URLs of other schemes than http and https are refused (`refused_url`).
+    An image counts as fetched only if it can be decoded by the corpus' rules (`images.decode_image`). A killed call
+    resumes where it was when it is called again with the same directory; the table may have grown or shrunk. Rows of
+    equal URL share one fetch. What failed is tried again, at most `retries` times, after everything else had its turn;
+    reasons in `download_journal.PERMANENT` are not. URLs of other schemes than http and https are refused
+    (`refused_url`).
 
     Args:
         table: Columns row (unique integers) and url.
         directory: Made if missing.
-        settings: How to fetch.
         max_pixels: Larger images fail as `too_many_pixels`, undecoded.
         distributor: On a cluster each file of URLs is a task, and `settings.processes` means nothing.
 
@@ -264,7 +264,7 @@ def _run(
                 bar.update(sizes[done])
     except BrokenProcessPool as error:
         raise CorpusError(
-            "corpus.download: a downloading process died, most likely for lack of memory; what was fetched is kept: "
+            "corpus.download: a downloading process died, probably out of memory; what was fetched is kept: "
             "run again, with fewer `processes` or `threads`"
         ) from error
 

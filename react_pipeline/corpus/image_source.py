@@ -81,8 +81,6 @@ def open_source(project: Project, corpus: Artifact, embeddings: Artifact, direct
 
     Args:
         project: Gives the rules for downloads.
-        corpus: The artifact `corpus`.
-        embeddings: The artifact `corpus_embeddings`.
         directory: Scratch inside the build's staging directory, for images fetched from URLs; a build that was killed
             resumes with what is there. `discard` removes it.
     """
@@ -152,8 +150,6 @@ class UrlSource:
 
     Attributes:
         corpus: Rules for downloads, images and captions.
-        directory: The scratch directory.
-        distributor: Where downloads run.
     """
 
     corpus: CorpusConfig

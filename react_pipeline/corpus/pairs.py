@@ -53,7 +53,6 @@ class Pair:
     """A usable sample.
 
     Attributes:
-        image: RGB.
         image_sha256: Of the image file's bytes.
         caption: Without blanks around it, never empty.
         caption_cut: Whether it was longer than `max_caption_chars`.

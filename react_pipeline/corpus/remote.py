@@ -42,7 +42,6 @@ class Identity:
     """Identifies a remote shard, so that a changed one is noticed.
 
     Attributes:
-        size_bytes: Of the tar.
         tag: A checksum or ETag of the store; else the time of its last change; where a server reports none of these, a
             digest of the first and the last MiB (of everything, if it does not serve ranges).
         path: Of the URL on a web server, whose ETag is often just size and time of change; empty for object stores.

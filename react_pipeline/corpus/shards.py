@@ -195,9 +195,11 @@ def _check_end(path: ShardLocation, file: IO[bytes], end: int) -> None:
     if len(mark) < tarfile.BLOCKSIZE or mark.strip(b"\0"):
         what = "a damaged header" if len(mark) == tarfile.BLOCKSIZE else "no end-of-archive mark"
         raise CorpusError(
-            f"{path}: {what} at byte {end:,}, so the shard is cut off or damaged; copy it again, or take it out of "
+            f"{path}: {what} at byte {end:,}, so the shard is truncated or damaged; copy it again, or take it out of "
             "`corpus.shards`"
         )
     while block := file.read(1 << 20):
         if block.strip(b"\0"):
-            raise CorpusError(f"{path}: holds data behind its end-of-archive mark; joined tars must be kept apart")
+            raise CorpusError(
+                f"{path}: has data after its end-of-archive mark; keep concatenated tars as separate files"
+            )

@@ -157,8 +157,8 @@ class _Progress:
         allowed = self.corpus.download.max_failed_fraction
         if tried and failed > allowed * tried:
             raise CorpusError(
-                f"corpus.urls: {failed:,} of {tried:,} images could not be downloaded ({failed / tried:.0%}, allowed are "
-                f"{allowed:.0%}), most often {self.often(reasons)}; check "
+                f"corpus.urls: {failed:,} of {tried:,} images could not be downloaded ({failed / tried:.0%}, "
+                f"allowed are {allowed:.0%}), most often {self.often(reasons)}; check "
                 "the network and the table and run again (finished downloads are kept), or raise "
                 "`corpus.download.max_failed_fraction`"
             )

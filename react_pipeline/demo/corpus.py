@@ -34,7 +34,6 @@ def build_corpus(directory: Path, workers: int = 2) -> dict[str, int]:
 
     Args:
         directory: Where the tars go; made if missing.
-        workers: Rendering processes.
 
     Returns:
         Pairs by source (`pairs/openmoji`, ...) and skipped drawings by reason (`skipped/blank`, ...).

@@ -22,7 +22,6 @@ class EmojiGroup:
     Attributes:
         category: Unicode's group.
         first: Name of the first emoji of the run.
-        last: Name of its last emoji.
         left_out: Names in the run that show no member of the domain (parts of animals, say).
     """
 

@@ -84,7 +84,6 @@ class EarlierEmbeddings:
         `group` gets its ledger and what was found, with today's numbers of the shards.
 
         Args:
-            group: Which shards.
             staging: Gets the files, by hard link where the disk can.
             groups: How many groups the build has, for the names of files.
             seen: Keys of all shards before.
@@ -97,7 +96,7 @@ class EarlierEmbeddings:
                 if place.source.link(place.number, group, staging, groups, seen):
                     return {name: place.record[name] for name in ("rows", "captions_cut", "metadata_ignored")}
             except (CorruptArtifact, OSError, pa.ArrowInvalid) as error:
-                # Encoding it again is always right.
+                # Encoding again is always correct.
                 logger.warning("embeddings of earlier shards are not taken over: %s", error)
                 group.ledger, group.found = [], Counter()
         return None

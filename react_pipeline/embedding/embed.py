@@ -70,7 +70,7 @@ def embed_corpus(project: Project) -> Artifact:
 
 def _embed(project: Project, inputs: Inputs, corpus: Artifact, base: Artifact, staging: Path) -> dict[str, Any]:
     if (staging / _COUNTS_FILE).exists():
-        # Killed between the last group and the publishing, which takes long where gigabytes are hashed.
+        # Killed between the last group and publishing, which takes long where gigabytes are hashed.
         return _finished(staging)
     locations = check_shards(project.store, corpus)
     shards = pd.read_parquet(corpus.file(SHARDS_FILE))
@@ -203,7 +203,7 @@ def _finish(staging: Path, scratch: Path, groups: int, dimension: int, arithmeti
             records.write(json.dumps({**record, "ledger": row_groups if rows.num_rows else None}) + "\n")
             row_groups += bool(rows.num_rows)
     if not totals["rows"]:
-        raise CorpusError(f"corpus.shards: not one pair can be used; samples were skipped for {dict(reasons)}")
+        raise CorpusError(f"corpus.shards: no usable pair; samples were skipped for {dict(reasons)}")
     encoded = totals["rows"] - totals["reused_rows"]
     counts = {
         "rows": totals["rows"],

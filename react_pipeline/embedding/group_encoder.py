@@ -56,7 +56,6 @@ class GroupEncoder:
         Args:
             groups: With their headers read; asked for in a thread that reads ahead.
             directory: Gets `img_emb/`, `text_emb/`, `metadata/` and `stats/`.
-            bar: Of tqdm.
             pairs: How many are to come at the most, if known: a process for less than a batch only costs its start.
 
         Raises:
@@ -97,7 +96,7 @@ def _dead_workers_explained() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise CorpusError(
-            "embedding: a decoding process died, most likely for lack of memory; finished groups of shards are kept: "
+            "embedding: a decoding process died, probably out of memory; finished groups of shards are kept: "
             "run again, with fewer `embedding.workers`, a smaller `embedding.batch_size` or `corpus.max_pixels`, or "
             "(in a container) more shared memory"
         ) from error

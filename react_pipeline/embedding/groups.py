@@ -39,12 +39,9 @@ class Group:
     """Consecutive shards that are embedded together, and what became of their samples.
 
     Attributes:
-        number: Of the group.
-        shards: Numbers of its shards.
         digests: SHA-256 of each (of a remote shard, the digest of its identity).
         samples: What is to be read and encoded: shard and sample.
         found: How many samples each shard holds, good or bad.
-        ledger: What was skipped.
     """
 
     number: int
@@ -114,7 +111,7 @@ class Group:
         pq.write_table(pa.Table.from_arrays(arrays, schema=LEDGER_SCHEMA), path)
 
     def record(self, **counts: Any) -> dict[str, Any]:
-        """What is kept of a finished group, as JSON: enough to take it over later and to add up all groups."""
+        """The record of a finished group, as JSON: enough to reuse it later and to sum over all groups."""
         return {
             "first_shard": self.shards.start,
             "shards": list(self.digests),
@@ -134,7 +131,6 @@ def cut_into_groups(
     Rows have the order of the shards however these are cut.
 
     Args:
-        digests: Of all shards.
         shards_per_group: Of new groups.
         longest_match: How many shards an earlier group has that begins with the shard of this number; 0 if there is
             none.

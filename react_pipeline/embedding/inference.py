@@ -167,7 +167,6 @@ class PairReader:
     """Iterates over a group's batches, as clip-retrieval's readers do, in the order of the samples.
 
     Attributes:
-        ledger: What was skipped so far.
         counts: `captions_cut` and `metadata_ignored` so far.
     """
 

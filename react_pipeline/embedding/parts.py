@@ -29,7 +29,6 @@ class Parts:
     """Files of one kind that follow one another.
 
     Attributes:
-        folder: Where they are.
         names: Below the folder, in the order of rows.
         starts: First row of each, and one behind the last row of all.
         check: Called with the name of each file before it is read; raises if it must not be.

@@ -75,7 +75,6 @@ def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.Da
     All rows come into memory: 400 million captions are 40 GB. For chosen rows there is `row_metadata`.
 
     Args:
-        artifact: The embeddings.
         columns: Only these; a field that no sample had, of a group or of all, is missing (NaN) there.
     """
     layout = _layout(artifact)

@@ -136,7 +136,6 @@ def average(
     columns are means, without an interval. A domain without a current comparison has one row that says why.
 
     Args:
-        project: The pipeline.
         slugs: The domains, in the order of the rows.
         comparisons: The current ones, by domain.
         skipped: Why each other domain has none.
@@ -174,8 +173,8 @@ def require_comparable(results: Sequence[EvalResult]) -> None:
     for field in MUST_AGREE:
         values = {result.method: getattr(result, field) for result in results}
         if len(set(values.values())) > 1:
-            differing = ", ".join(f"{method}: {value}" for method, value in values.items())
-            raise InputError(f"results differ in {field} and cannot be compared ({differing}); rematerialize `{RESULTS}`")
+            listed = ", ".join(f"{method}: {value}" for method, value in values.items())
+            raise InputError(f"results differ in {field} and cannot be compared ({listed}); rematerialize `{RESULTS}`")
 
 
 def _results(project: Project, slug: str) -> tuple[dict[str, Artifact], dict[str, str]]:

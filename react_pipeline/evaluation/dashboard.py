@@ -60,9 +60,7 @@ def domain_page(
     """The page of one domain.
 
     Args:
-        slug: The domain.
         table: Of `compare`.
-        classes: Its table per class.
         checkpoints: The trained model behind each method's result.
         retrieved: The pairs that the methods were trained on; None where nothing was trained on retrieved pairs.
         results: Fingerprint of each method's result.

@@ -54,7 +54,6 @@ def shown_classes(classes: pd.DataFrame, limit: int = MAX_CLASSES) -> list[str]:
 
     Args:
         classes: Columns class and delta, one row a class.
-        limit: How many at most.
     """
     ordered = classes.sort_values(["delta", "class"], ascending=[False, True], kind="stable", na_position="last")
     names = list(ordered["class"])

@@ -1,4 +1,4 @@
-"""Findings: what a comparison's numbers say in words, and how sure that is.
+"""Findings: a comparison's numbers as sentences, with their uncertainty.
 
 Belongs here: the sentences at the head of a report. They follow from the table by fixed rules, so the same numbers
 always say the same. Does not belong here: the numbers (`compare`), how the sentences look (`dashboard`).
@@ -40,7 +40,7 @@ def headline_method(table: pd.DataFrame) -> str:
 
 
 def find_in_domain(table: pd.DataFrame) -> Finding:
-    """What the comparison of one domain says."""
+    """The finding of one domain's comparison."""
     rows = {row.method: row for row in table[table["top1"].notna()].itertuples()}
     method = headline_method(table)
     if not rows:
@@ -60,13 +60,13 @@ def find_in_domain(table: pd.DataFrame) -> Finding:
 
 
 def find_over_domains(table: pd.DataFrame) -> Finding:
-    """What the comparisons of all domains say together; `table` holds the rows of domains and those of means."""
+    """The finding over all domains; `table` holds the rows of domains and those of means."""
     means = table[table["domain"] == MEAN]
     domains = table[table["domain"] != MEAN]
     method = headline_method(means)
     measured, known = domains.loc[domains["top1"].notna(), "domain"].nunique(), domains["domain"].nunique()
     if not method:
-        text = f"No customized model can be held against the base; {measured} of {known} domains are measured."
+        text = f"No customized model can be compared with the base; {measured} of {known} domains are measured."
         return Finding("", text, ("The table says why for each domain.",))
     mean = next(means[means["method"] == method].itertuples())
     sure = _sure(mean.delta_low, mean.delta_high)
@@ -78,7 +78,7 @@ def find_over_domains(table: pd.DataFrame) -> Finding:
     better = sum(row.delta_low > 0 for row in each)
     worse = sum(row.delta_high < 0 for row in each)
     details = (
-        f"By domain: clearly better than the base in {better}, clearly worse in {worse}, not distinguishable from it in "
+        f"By domain: clearly better than the base in {better}, clearly worse in {worse}, no clear difference in "
         f"{len(each) - better - worse}.",
         "The interval of the mean is of these domains' images; it does not predict the gain on another domain.",
     )
@@ -91,14 +91,14 @@ def _of_control(row: object) -> str:
         return "No control (the same training on random pairs) is measured, so what retrieval adds is not known."
     text = f"Over its control, the same training on random pairs, it is {points(gain)} points ({_sure(low, high)})"
     if low > 0:
-        return f"{text}: it is the retrieved pairs that help, not the training alone."
+        return f"{text}: the retrieved pairs help, not the training alone."
     if high < 0:
-        return f"{text}: random pairs serve better here than the retrieved ones."
-    return f"{text}: it is not shown that the retrieved pairs are what helps."
+        return f"{text}: random pairs work better here than the retrieved ones."
+    return f"{text}: there is no evidence that the retrieved pairs help."
 
 
 def _of_another(table: pd.DataFrame, method: str) -> tuple[str, ...]:
-    """The trained method with the highest top-1, where it is another one: it was picked afterwards, so it comes with a caution."""
+    """The trained method with the highest top-1, where it is another one, with a caution: it was picked afterwards."""
     trained = table[table["top1"].notna() & ~table["method"].str.endswith(CONTROL_SUFFIX) & (table["method"] != "base")]
     best = next(trained.sort_values("top1", ascending=False, kind="stable").itertuples())
     if best.method == method:
@@ -112,9 +112,9 @@ def _of_another(table: pd.DataFrame, method: str) -> tuple[str, ...]:
 
 def _verdict(low: float, high: float) -> str:
     if low > 0:
-        return "The gain over the base is more than the choice of images explains."
+        return "The gain over the base is larger than chance in the choice of images explains."
     if high < 0:
-        return "The loss against the base is more than the choice of images explains."
+        return "The loss against the base is larger than chance in the choice of images explains."
     return "On these images the difference to the base could be chance."
 
 

@@ -63,7 +63,7 @@ class Built:
 
 
 class _OutgrownError(Exception):
-    """Growing has spoiled the recall of an index: it is to be built from scratch."""
+    """Growing has degraded the recall of an index: it must be rebuilt."""
 
 
 def build_indices(

@@ -61,7 +61,6 @@ def open_index(
     """Open a published index.
 
     Args:
-        artifact: The `faiss_index`.
         encoder: Fingerprint of the checkpoint that makes the queries, if it is to be checked.
         embeddings: Those it was built of, for ranking again; None: found in the same store when they are needed.
         device: `auto` or `cuda` searches on a GPU where FAISS has one and the index has such a form.
@@ -117,9 +116,6 @@ class Index:
         """As `search`, a part of the queries at a time: for many prompts on little memory.
 
         Args:
-            side: As of `search`.
-            queries: As of `search`.
-            k: As of `search`.
             batch_queries: Queries a batch; unset: so many that a batch has about a million hits.
 
         Yields:

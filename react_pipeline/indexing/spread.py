@@ -46,12 +46,7 @@ def fill(
     """Add all rows to a trained, empty index of cells. Parts that a killed build had finished are used.
 
     Args:
-        index: Gets the rows.
-        stored: The vectors.
-        embeddings: The artifact they are of.
-        side: Which of its sides.
         trained: As of `trained_file`; written if it is not there, else `index` was read from it.
-        settings: Where the tasks run.
 
     Raises:
         InputError: If a vector cannot be ranked.

@@ -28,8 +28,8 @@ class StoredVectors:
         """Open no file yet.
 
         Raises:
-            CorruptArtifact: If the files hold more or fewer rows than the manifest says. One that is not an array is reported
-                when it is read.
+            CorruptArtifact: If the files hold more or fewer rows than the manifest says. One that is not an array is
+                reported when it is read.
         """
         self._embeddings = embeddings
         self._parts = vector_parts(embeddings, side)

@@ -58,7 +58,6 @@ class LabelledImages:
     """The images of one split, with labels joined to the table's classes by name.
 
     Attributes:
-        dataset: Name of the data set.
         split: `train`, `val` or `test`.
         locations: For each image a path relative to the root or `archive.zip@member`; in the order of the files on
             disk, which is the order of a submission file.
@@ -66,9 +65,7 @@ class LabelledImages:
         class_names: First names in the order of class ids, as in the table.
         order: For each class of the files on disk, in their order, its id here. Predictions are put back into the
             order of the files with `scores[:, order]`.
-        layout: Which kind of copy was read.
         expected: Official number of images of the split; None where there is none.
-        source: Gives the bytes.
         notes: What a user should know of how labels were joined.
     """
 
@@ -129,14 +126,9 @@ def labelled_images(
     """Bring labels of the order on disk into the table's order.
 
     Args:
-        entry: The data set.
         split: `train`, `val` or `test`.
-        locations: N of them.
         labels: (N,) positions in the order on disk, or (N, C) zeros and ones.
         order: (C,) the table's id of each class on disk.
-        layout: Which kind of copy was read.
-        source: Gives the bytes.
-        notes: Of the join.
     """
     if entry.multilabel:
         joined: NDArray[Any] = np.zeros((len(locations), entry.num_classes), np.uint8)

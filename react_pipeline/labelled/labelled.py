@@ -92,7 +92,6 @@ def read_images(artifact: Artifact, domain: DomainConfig | None = None) -> pd.Da
     """The images of a published evaluation set.
 
     Args:
-        artifact: The evaluation set.
         domain: Says where the images are today; unset: where they were when the set was published.
 
     Returns:
@@ -129,11 +128,8 @@ def encode_images(
     """Encode labelled images; the next batch is decoded in threads while one is encoded.
 
     Args:
-        clip: The model.
-        images: Of `read_images`. Of ELEVATER's files that end too early the part that is there counts.
+        images: Of `read_images`. Of ELEVATER's truncated files the decodable part is used.
         max_pixels: Larger images are refused.
-        batch_size: Images per forward pass.
-        workers: Decoding threads.
         precision: As `embedding.precision`.
         preprocess: Of `preprocessing_for`; unset: the model's own, as for the corpus.
 

@@ -24,8 +24,8 @@ _MOST_LISTED = 50
 def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, dict[str, Any]]:
     """List a folder with one subfolder a class, matched with the domain's classes by name.
 
-    Case, spaces, underscores and hyphens do not matter in the match. Images may be nested deeper in a class's folder; files
-    of other kinds are counted and left out.
+    Case, spaces, underscores and hyphens do not matter in the match. Images may be nested deeper in a class's folder;
+    files of other kinds are counted and left out.
 
     Returns:
         Columns path (relative, with /), class; and counts of what was left out.
@@ -109,9 +109,7 @@ def _by_name(domain: DomainConfig) -> dict[str, str]:
     known: dict[str, str] = {}
     for name in domain.class_names:
         if (other := known.setdefault(_normal(name), name)) != name:
-            raise InputError(
-                f"classes {other!r} and {name!r} of {domain.slug!r} have the same name in a labelled set"
-            )
+            raise InputError(f"classes {other!r} and {name!r} of {domain.slug!r} have the same name in a labelled set")
     return known
 
 

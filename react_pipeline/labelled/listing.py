@@ -1,4 +1,4 @@
-"""What all readers do with files: reading small text ones, and demanding that the listed images exist.
+"""What all readers do with files: reading small text files, and requiring that the listed images exist.
 
 Does not belong here: what a layout looks like (`manifests`, `folders`, `webdatasets`, `originals`).
 """
@@ -56,12 +56,11 @@ def read_lines(path: Path) -> list[str]:
 
 
 def require_images(root: Path, locations: Sequence[str], where: Path) -> None:
-    """Demand that every location is a file below `root` or a member of an archive there.
+    """Require that every location is a file below `root` or a member of an archive there.
 
     Args:
         root: What locations are relative to.
         locations: Paths, or `archive.zip@member`.
-        where: The list they come from.
 
     Raises:
         Unavailable: Naming the archives that are missing.

@@ -16,7 +16,7 @@ from react_pipeline.store import MANIFEST, Artifact, CorruptArtifact, MissingArt
 
 
 class Manifests(Project):
-    """A project of one moment: its artifacts are known by their manifests alone, and each is judged once."""
+    """A snapshot of a project: artifacts are known by their manifests alone, and each is judged once."""
 
     @classmethod
     def of(cls, project: Project) -> Manifests:

@@ -1,9 +1,9 @@
-"""What is outside the store, looked at cheaply: names, sizes and times of files, never their bytes.
+"""What is outside the store, checked cheaply: names, sizes and times of files, never their bytes.
 
 Belongs here: whether shards, a checkpoint's files or labelled images may have changed. Does not belong here:
 whether they really did (the stages `corpus`, `base_checkpoint` and `evaluation_set` read them when they are built).
 
-Remote shards are not looked at: asking a server for thousands of objects every minute is no courtesy. The schedule
+Remote shards are not looked at: thousands of requests a minute would overload a server. The schedule
 materializes `corpus`, and that asks.
 """
 

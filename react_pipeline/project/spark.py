@@ -46,7 +46,6 @@ def spread(
     Args:
         function: Of one item.
         items: Any that can be pickled.
-        settings: Where to run.
         what: For Spark's own page: what the tasks do.
 
     Raises:

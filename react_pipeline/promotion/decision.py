@@ -32,8 +32,6 @@ def decide(project: Project, slug: str, edit: RegistryEdit | None = None) -> Art
     Files: `verdict.json`, `candidates.parquet`, `candidates.csv`, `table.md`, `promotion.png`.
 
     Args:
-        project: The pipeline.
-        slug: The domain.
         edit: What a person did to the alias `champion` in the registry since it was last written. It is adopted if it
             names a model whose verified result is here; else nothing moves.
 
@@ -70,21 +68,21 @@ def promotion_is_current(project: Project, slug: str) -> Artifact:
 
 
 def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
-    """Make a method's model champion because a person says so; the figures are recorded, and decide nothing.
+    """Make a method's model champion by a person's decision; the figures are recorded, and decide nothing.
 
     Raises:
-        InputError: If the method cannot be champion, its result is missing, stale or unavailable, or it was not measured on
-            the images of the champion.
+        InputError: If the method cannot be champion, its result is missing, stale or unavailable, or it was not
+            measured on the images of the champion.
     """
     if method not in TRAINED_METHODS:
         raise InputError(f"{method!r} cannot become champion; there are {', '.join(TRAINED_METHODS)}")
     if not reason.strip():
-        raise InputError("a reason is missing: it is what the next person reads")
+        raise InputError("give a reason: it is what the next person reads")
     with project.store.locked(f"{STAGE}--{slug}"):
         scene = gather(project, slug)
         entry = Measured.of(fresh(project, RESULTS, method_key(slug, method)))
         if entry is None:
-            raise InputError(f"{slug}/{method}: its result is unavailable, and nothing unmeasured becomes champion")
+            raise InputError(f"{slug}/{method}: its result is unavailable, and only a measured model becomes champion")
         test = None
         if not entry.contender.is_same(scene.verdict.champion):
             if scene.champion is None:
@@ -128,9 +126,7 @@ def roll_back(project: Project, slug: str, reason: str = "", *, to_base: bool = 
             try:
                 project.store.open(CHECKPOINT, method_key(slug, target.method), target.checkpoint)
             except ReactError as error:
-                raise InputError(
-                    f"{slug}: {target.method} was champion before, and {error}; use --to-base"
-                ) from error
+                raise InputError(f"{slug}: {target.method} was champion before, and {error}; use --to-base") from error
         because = f": {reason.strip()}" if reason.strip() else ""
         names = verdict.champion.named_beside(target), target.named_beside(verdict.champion)
         after = changed(

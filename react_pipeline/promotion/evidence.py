@@ -1,4 +1,4 @@
-"""Evidence: what a decision on a domain's champion may see.
+"""Evidence: what a decision on a domain's champion considers.
 
 Belongs here: the champion of the last verdict, which results are fresh, verified and have values, and which one the
 champion is judged by. Does not belong here: judging them (`judgement`), deciding (`promotion`).
@@ -30,10 +30,7 @@ class Evidence:
     """What a decision sees.
 
     Attributes:
-        project: The pipeline.
-        slug: The domain.
         last: The last verdict's artifact; None before the first.
-        verdict: What it says.
         results: By method, every result of a candidate, a control or the base that is fresh and has values.
         left_out: By method, why there is none.
     """
@@ -112,7 +109,7 @@ def crowning(project: Project, slug: str) -> Reign | None:
 
 
 def gather(project: Project, slug: str) -> Evidence:
-    """Everything that a decision on a domain may see today.
+    """Everything that a decision on a domain considers today.
 
     Raises:
         CorruptArtifact: If the last verdict cannot be read.

@@ -96,7 +96,6 @@ def judge(
         champion: The champion's result; None: there is none to compare with.
         champion_name: How the reason names it.
         controls: By the candidate's name: the control's result, or why an evaluated one cannot be used.
-        settings: The configuration.
     """
     ordered = sorted(candidates.values(), key=lambda entry: (-_top1(entry), METHODS.index(entry.result.method)))
     if not ordered:
@@ -160,7 +159,7 @@ def _test_one(
 def paired_test(method: Measured, other: Measured, confidence: float) -> PairedTest:
     """Bootstrap over the images in pairs (10,000 resamples, fixed seed), and the exact test of McNemar.
 
-    Where few images differ the bootstrap is too sure of itself (with 4 won and none lost, 98% of it are above 0, and a
+    Where few images differ the bootstrap is overconfident (with 4 won and none lost, 98% of it are above 0, and a
     coin does the same in 6%): therefore the exact test beside it.
 
     Raises:

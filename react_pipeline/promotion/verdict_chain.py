@@ -61,9 +61,7 @@ def publish(
     """Publish a verdict. Call it with the domain's lock held, so that no other verdict follows the same one.
 
     Args:
-        scene: What was seen.
         verdict: The next one.
-        rows: The table of candidates.
         note: A person's own words.
         extra: What was seen beside the results.
     """

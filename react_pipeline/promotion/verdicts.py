@@ -59,11 +59,9 @@ class PairedTest(_Stored):
     Attributes:
         gain: Difference in top-1, a fraction.
         low: Lower bound of its bootstrap interval at `confidence`.
-        high: Upper bound.
         p_value: Chance of as many images won among those where just one is right, if a coin decided each (exact, one
             side).
         confidence: Of the interval, after it was split among the candidates.
-        n: Images.
     """
 
     gain: float

@@ -48,14 +48,12 @@ def write_pairs(
     """Write `pairs.parquet`, `shards/` and the contact sheets.
 
     Args:
-        directory: Gets the files.
         pairs: Columns of `pairs.parquet` (`url` where the corpus has it) and those that the source needs.
-        source: Gives the images.
-        shard_pairs: Pairs per shard.
         max_pixels: Cap for decoding.
 
     Returns:
-        The pairs that were collected, in the order given: all of them, unless an image became unavailable since it was chosen.
+        The pairs that were collected, in the order given: all of them, unless an image became unavailable since it was
+        chosen.
     """
     collected = collect_pairs(pairs, source, directory / SHARDS, shard_pairs)
     if len(collected.failed):
@@ -96,7 +94,7 @@ def finished_counts(directory: Path) -> dict[str, Any] | None:
         return None
     finished = json.loads((directory / FINISHED).read_text(encoding="utf-8"))
     if finished["bytes"] != _sizes(directory):
-        # Somebody began to remove it.
+        # Its removal had begun.
         return None
     if (directory / FETCHED).exists():
         shutil.rmtree(directory / FETCHED)

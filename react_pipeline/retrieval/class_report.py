@@ -57,15 +57,11 @@ def class_report(
 ) -> pd.DataFrame:
     """One row a class, in the domain's order: candidates = kept + several_classes + the sum over `DROP_REASONS`.
 
-    `several_classes` counts rows that another class wants more: that class reports what became of them. `shortfall` is how
+    `several_classes` counts rows that another class wants more and reports. `shortfall` is how
     many hits fewer than k per query and mode the index gave (it holds fewer rows, or its search found no more).
 
     Args:
-        domain: Gives the classes.
-        queries: What was searched.
         hits: Number of hits by class id and mode (`candidates.Found.hits`).
-        candidates: With `dropped` filled.
-        settings: Of the domain.
     """
     classes = pd.DataFrame({"class": domain.class_names})
     counts = pd.crosstab(candidates["class_id"], candidates["dropped"]).rename(columns={"": "kept"})
@@ -116,12 +112,8 @@ def write_report(
     """Write `classes.parquet`, `similarity.parquet`, `similarity.png` and `report.md`.
 
     Args:
-        directory: Gets the files.
-        title: Of the page.
         classes: Of `class_report`.
         similarity: Of `similarity_report`.
-        candidates: With `dropped` filled.
-        settings: Of the domain.
         counts: Of the artifact: pairs, classes, starving, evaluation_sets.
         sheets: Of `chosen_pairs.sheets_of`.
     """

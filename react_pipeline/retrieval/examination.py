@@ -1,4 +1,4 @@
-"""Examination: what is only learned of a chosen pair by looking at it, and choosing again until nothing new turns up.
+"""Examination: what only looking at a chosen pair shows, and choosing again until nothing new is found.
 
 Belongs here: near duplicates, rendered text, and images that must be fetched before their bytes are known. Does not
 belong here: the rules of choosing (`ranking`), getting images (`image_source`).
@@ -40,7 +40,6 @@ class Examination:
         text_fraction: How much of it is printed text, by row; filled only where that is looked for.
         failed: Rows that are not available, with the reason.
         near: Near duplicates among the rows that would be taken; None where they are not looked for.
-        rounds: How often images were fetched.
     """
 
     def __init__(

@@ -44,10 +44,6 @@ class NearDuplicates:
 
     A row gets a place when it is taken for the first time, and has it for good. Of every two rows with a place it is
     known whether they are alike; of a row that was refused, one place that it is like.
-
-    Attributes:
-        looks: How often vectors were read.
-        cosines: How many pairs of vectors were compared.
     """
 
     def __init__(self, read: Callable[[NDArray[np.int64]], NDArray[np.float32]], similarity: float) -> None:

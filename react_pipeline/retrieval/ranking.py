@@ -45,7 +45,7 @@ SHARED = "several_classes"
 """Stands for a candidate whose row is decided on, kept or dropped, for another class; if kept, the pair names both."""
 
 FIRST_LOOK_ROWS = 128
-"""Rows of a class that are compared together at first; more where few of them could be taken."""
+"""Rows of a class that are compared together at first; more where few of them are taken."""
 
 
 def mark_drops(
@@ -68,7 +68,6 @@ def mark_drops(
             evaluation_similarity, dropped (of `fusion`; other reasons are found again); `url` and `text_fraction` count
             where they are there.
         evaluation: What must be kept out.
-        settings: Of the domain.
         failed: Rows whose image is not available.
         near: Finds near duplicates among the rows taken so far. None: near duplicates are not looked for.
     """

@@ -36,7 +36,6 @@ def search_pairs(
         text: Any text; it is encoded as it is, without a template.
         mode: For a text `t2t` (compare it with captions, the default) or `t2i` (with images); for an image `i2i` (with
             images, the default) or `i2t` (with captions).
-        k: How many pairs.
         image: An image file, instead of a text.
 
     Returns:

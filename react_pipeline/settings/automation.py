@@ -21,7 +21,7 @@ _CRON_FIELDS = {
 
 
 class AutomationConfig(Section):
-    """What is kept up to date with no one at the keyboard.
+    """What is kept up to date automatically.
 
     Attributes:
         enabled: Whether the sensor `upkeep` and the schedule run from the start. False: until somebody starts them in

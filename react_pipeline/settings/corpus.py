@@ -63,7 +63,7 @@ class StorageConfig(Section):
     @field_validator("endpoint_url")
     @classmethod
     def _endpoint_is_an_address(cls, url: str | None) -> str | None:
-        # What is refused may be a secret, so it is not repeated.
+        # The value may be a secret, so it is not repeated.
         if url is not None and not re.fullmatch(r"https?://[^/@\s?#]+(/[^@\s?#]*)?", url):
             raise ValueError("must be http(s)://host:port, without user name, password or `?`")
         return url

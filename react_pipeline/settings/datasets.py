@@ -56,7 +56,7 @@ class Dataset:
         multilabel: Images may have several classes.
         squash: Images are resized to a square without a crop (kitti-distance).
         torchvision: The torchvision class that has the same splits.
-        order_is_elevaters: Class ids here are ELEVATER's, beyond doubt; then labels without names can be used.
+        order_is_elevaters: Class ids here are certainly ELEVATER's; then labels without names can be used.
     """
 
     name: str

@@ -54,8 +54,8 @@ class RetrievalConfig(Section):
         decontaminate: Whose labelled images are kept out: the domain's `own`, or those of `all` domains and of the
             data sets of ELEVATER that are there.
         max_text_fraction: Images of which more than this fraction is printed text are dropped. Unset: not looked for.
-        refill_rounds: How often a class takes its next best pairs for chosen ones that are not available; it asks for 2,
-            4, then 8 times what it lacks.
+        refill_rounds: How often a class takes its next best pairs for chosen ones that are not available; it asks for
+            2, 4, then 8 times what it lacks.
         shard_pairs: Pairs per collected training shard.
     """
 

@@ -42,7 +42,7 @@ def check_shard_name(name: str) -> None:
     Raises:
         ValueError: Saying what is refused and what to write instead.
     """
-    # Whatever is wrong, what may be a secret is not repeated.
+    # A possible secret is never repeated.
     shown = re.sub(r"//[^/]*@", "//…@", name.partition("?")[0] if "://" in name else name)
     if not name.strip() or any(ord(mark) < 32 or ord(mark) == 127 for mark in name):
         raise ValueError(f"{shown!r}: is empty or holds control characters")
@@ -66,7 +66,7 @@ def _check_url(name: str) -> None:
     except ValueError as error:
         raise ValueError(f"{name!r}: is not a whole URL ({error})") from error
     if credentials is not None or "@" in parts.netloc:
-        # The name would be repeated in messages and kept in artifacts, so it is not repeated here either.
+        # Names are repeated in messages and kept in artifacts, so credentials must not be in them.
         raise ValueError(
             f"a URL of {parts.scheme}://…@{host} holds a user name or password; credentials come from the environment "
             "or a profile, never from pipeline.yaml"

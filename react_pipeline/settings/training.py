@@ -54,8 +54,7 @@ class TrainingConfig(Section):
         seed: Of the initialisation, of the order of the data and of the augmentation.
         loss: See `losses`: `infonce` (the paper), `infonce-captions`, `infonce-masked`, `unicl`, `sigmoid`.
         augmentation: `timm` (the paper's: random crop, flip, RandAugment, erasing), `mild` (for drawings), or `none`.
-        views: 0: every step augments afresh; n: the image and n - 1 fixed augmentations of it are
-            drawn from.
+        views: 0: every step augments afresh; n: the image and n - 1 fixed augmentations of it are drawn from.
         class_prompt_fraction: Chance that a caption is replaced by a prompt of the pair's class; 0 is the paper's way.
         held_out_fraction: Share of the pairs that is never trained on; image-text recall is measured on it.
         interpolation: Share of the way from the base to the trained model: 1 is the trained model, 0 the base, values

@@ -87,7 +87,6 @@ class Inputs:
     """Everything that decides what a step builds.
 
     Attributes:
-        stage: Name of the asset.
         key: `all`, a domain's slug, or `<domain>/<method>`.
         config: The part of the configuration that changes the result, as plain JSON values.
         content: Identity of outside data (digests of the user's shards, say), as plain JSON values.

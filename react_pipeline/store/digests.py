@@ -23,7 +23,6 @@ def remembered_sha256(root: Path, path: Path) -> str:
 
     Args:
         root: Root of the store whose cache is used.
-        path: The file.
 
     Raises:
         CorpusError: If the file cannot be read.

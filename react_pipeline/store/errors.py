@@ -1,4 +1,4 @@
-"""The errors a user of the pipeline can meet. Each message says what is wrong, where, and what to do about it.
+"""The errors that a user of the pipeline can see. Each message says what is wrong, where, and what to do about it.
 
 Only exception types belong here; they are raised where the fault is seen.
 """

@@ -3,9 +3,8 @@
 Belongs here: the observer that streams the records of a training. Does not belong here: the log of the published
 checkpoint (`tracking`), which finds the same run by its fingerprint, adds what is missing, and finishes it.
 
-The training comes first: a thread of its own talks to MLflow, so that no step waits for a server and none fails
-because of one. What could not be streamed is added by the final log: steps from `metrics.jsonl`, samples of the machine
-from a file in the store.
+A thread of its own talks to MLflow, so that no step waits for a server and none fails because of one. What could not be
+streamed is added by the final log: steps from `metrics.jsonl`, samples of the machine from a file in the store.
 """
 
 from __future__ import annotations
@@ -77,7 +76,6 @@ class LiveRun:
 
         Args:
             uri: MLflow's tracking URI.
-            experiment: Name of its experiment.
             dagster_run_id: Of the run that trains.
             flush_seconds: Between two batches.
             dagster: Where a browser finds Dagster, if that is known.

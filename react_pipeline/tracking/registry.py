@@ -7,8 +7,7 @@ The store says who is champion; the registry mirrors it. A verdict is queued in 
 leaves the queue when the registry shows it, so a server that is down delays it and nothing is written twice. A tag of
 the registered model remembers where this module last put the alias `champion`. If it is elsewhere, a person moved it:
 the alias is left alone, and the next decision takes the person's choice over (`hand_edit`). Only a person's command
-overrules it.
-The alias `challenger` belongs to the pipeline and is always set.
+overrules it. The alias `challenger` belongs to the pipeline and is always set.
 """
 
 from __future__ import annotations

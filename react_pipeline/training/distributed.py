@@ -28,8 +28,6 @@ class World:
 
     Attributes:
         rank: Number of this process; process 0 alone writes.
-        size: How many there are.
-        device: Where this process computes.
         one_machine: Whether all of them see the same local disk.
     """
 

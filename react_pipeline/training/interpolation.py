@@ -69,7 +69,6 @@ def interpolate(
     """Move a trained model to a point of its line, and leave it there.
 
     Args:
-        model: As for `Line`.
         base: As for `Line`; not looked at if 1 is wanted.
         wanted: A fraction, or `held-out` for the best one of `GRID`.
         score: Of the model where it stands, as for `choose`.

@@ -45,11 +45,8 @@ def keep_tokens(
     Args:
         compute: Maps images (B, 3, H, W) to what is kept of them, (B, T, W) or (B, D).
         views: View numbers 0 to `count` - 1 are kept.
-        count: V.
         directory: Where the file is; the same one in all processes.
-        world: The processes.
         dtype: `torch.bfloat16` halves the file.
-        workers: Decoding processes.
         convertible: The tower that `compute` runs, if many images may take the way of `onnx_tower`.
     """
     pairs = len(views.pairs)
@@ -73,7 +70,7 @@ def keep_tokens(
         return None
     if not found and world.is_writer:
         with path.open("wb") as file:
-            # A map of a file with holes would die of SIGBUS where the disk is full.
+            # A memory map of a sparse file would die of SIGBUS where the disk is full.
             os.posix_fallocate(file.fileno(), 0, size_bytes)
     world.broadcast(None)
     kept = torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype).view(shape)

@@ -63,11 +63,8 @@ def train_linear_head(
     Files: `head.safetensors` and `head.json` (see `classifier`), `metrics.jsonl` (a line a step).
 
     Args:
-        clip: The base.
-        pairs: Retrieved or random pairs.
         domain: Gives classes, synonyms and templates.
         training: Fields as above.
-        directory: Gets the files.
         observer: Receives every step.
         inputs: Identify the training to the observer.
 

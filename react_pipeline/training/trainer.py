@@ -77,11 +77,7 @@ class Trainer:
 
         Args:
             clip: The base, on the world's device.
-            pairs: Retrieved or random pairs.
-            domain: Classes and templates.
             method: Without `-control`.
-            training: Its fields.
-            world: The processes.
             scratch: Survives a kill; the same directory in all processes.
             weights: The base's safetensors. Given, a frozen text tower leaves the memory once its vectors are there.
 

@@ -79,8 +79,6 @@ def export(project: Project, slug: str, method: str, directory: Path | str, *, o
     `overwrite` an earlier export at this place is kept until the new one is complete.
 
     Args:
-        project: The pipeline.
-        slug: The domain.
         method: Any but `base`, which is no customization: its present checkpoint; where the domain's file is gone, the
             last one. `champion`: the champion's checkpoint, also when it is an older one of its method or made from
             other inputs than today's.

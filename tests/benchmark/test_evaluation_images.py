@@ -88,7 +88,7 @@ def test_data_that_are_not_there_are_unavailable_with_the_reason(project: Projec
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reported"),
     [
         ({"dataset": "voc-2007-classification"}, "several classes"),
         ({"dataset": "cifar10"}, "did you mean cifar-10"),
@@ -96,12 +96,12 @@ def test_data_that_are_not_there_are_unavailable_with_the_reason(project: Projec
         ({"kind": "folder"}, "`dataset` belongs to the kind `elevater`"),
     ],
 )
-def test_wrong_evaluation_is_told_with_its_reason(
-    project: Project, data: Path, changes: dict[str, object], told: str
+def test_wrong_evaluation_is_reported_with_its_reason(
+    project: Project, data: Path, changes: dict[str, object], reported: str
 ) -> None:
     domain = domain_of(dataset(NAME), data)
     write(project, {**domain, "evaluation": {**domain["evaluation"], **changes}})
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=reported):
         project.domain(NAME)
 
 

@@ -31,7 +31,7 @@ def test_names_of_the_original_data_sets_are_known(tmp_path: Path) -> None:
     assert ids.tolist() == [9, 0, 1, 2, 3, 4, 5, 6, 7, 8]
 
 
-def test_an_alias_stands_for_its_class(tmp_path: Path) -> None:
+def test_an_alias_means_its_class(tmp_path: Path) -> None:
     names = ["Spooked", "angry", "disgusted", "fearful", "smiling", "bored", "depressed"]
     ids, _ = join_names(dataset("fer-2013"), names, tmp_path, tmp_path)
     assert ids.tolist() == [6, 0, 1, 2, 3, 4, 5]

@@ -66,7 +66,7 @@ def test_results_of_the_project_itself_serve_for_its_own_seed(project: Project) 
     assert rows[1] == "not made yet"
 
 
-def test_a_method_that_fails_is_told_with_its_reason(make_project: Callable[..., Project], project: Project) -> None:
+def test_a_failing_method_is_reported_with_its_reason(make_project: Callable[..., Project], project: Project) -> None:
     shaky = make_project(
         customization={"defaults": {"last_k_layers": 2, "steps": 4, "batch_size": 8, "loss": "sigmoid"}}
     )

@@ -122,7 +122,7 @@ def test_a_head_that_is_the_zero_shot_head_predicts_what_the_base_does(project: 
 
 
 @pytest.mark.parametrize(
-    ("head", "told"),
+    ("head", "reported"),
     [
         ({"classes": ["circle", "square", "triangle", "star"]}, "cross, star.*rematerialize `customized_checkpoint`"),
         ({"classes": SHAPES[::-1]}, "their order.*rematerialize `customized_checkpoint`"),
@@ -132,10 +132,10 @@ def test_a_head_that_is_the_zero_shot_head_predicts_what_the_base_does(project: 
     ids=["another class", "another order", "a class less", "another dimension"],
 )
 def test_a_head_of_other_classes_or_another_dimension_is_refused(
-    project: Project, head: dict[str, Any], told: str
+    project: Project, head: dict[str, Any], reported: str
 ) -> None:
     checkpoint = publish_head(project, lambda directory: write_head(directory, **head))
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=reported):
         load_classifier(project, checkpoint, base_of(project), project.domain("shapes"), "cpu")
 
 

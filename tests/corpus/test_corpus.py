@@ -51,7 +51,7 @@ def test_a_pattern_without_a_tar_is_named(make_project: MakeProject, tmp_path: P
     assert pattern in str(caught.value)
 
 
-def test_a_corpus_without_pairs_is_refused_and_tells_the_extensions(make_project: MakeProject, tmp_path: Path) -> None:
+def test_a_corpus_without_pairs_is_refused_with_its_extensions(make_project: MakeProject, tmp_path: Path) -> None:
     shard = write_shard(tmp_path / "a.tar", {"k": {"bmp": b"x", "cls": b"1"}, "l": {"txt": b"a"}})
     with pytest.raises(CorpusError, match=r"no pair in 1 shards.*\['bmp', 'cls', 'txt'\]"):
         publish_corpus(make_project(corpus={"shards": [str(shard)]}))
@@ -184,7 +184,7 @@ def test_what_is_missing_on_a_server_is_named(make_project: MakeProject, server:
         publish_corpus(make_project(corpus={"shards": [f"{server.url}/a.tar"]}))
 
 
-def test_ranges_of_local_paths_stand_for_shards_and_a_gap_is_named(tmp_path: Path) -> None:
+def test_ranges_of_local_paths_mean_shards_and_a_gap_is_named(tmp_path: Path) -> None:
     for name in ("{a}/00.tar", "{a}/01.tar", "{a}/03.tar"):
         write_shard(tmp_path / name, {"k": pair("circle", "red", 0)})
     found = find_shards([str(tmp_path / "{a}" / "{00..01}.tar")])

@@ -90,7 +90,7 @@ def test_another_shard_of_the_same_size_has_another_identity(folder: Path, range
     assert before.digest != after.digest
 
 
-def test_two_shards_that_a_web_server_describes_alike_are_told_apart(folder: Path) -> None:
+def test_two_shards_that_a_web_server_describes_alike_are_distinguished(folder: Path) -> None:
     shutil.copy(folder / "small.tar", folder / "other.tar")
     with serve_folder(folder) as server:
         one, other = (identify(RemoteShard(f"{server.url}/{name}.tar")) for name in ("small", "other"))
@@ -110,14 +110,14 @@ def test_a_server_that_keeps_failing_is_named_with_its_status(server: ShardServe
 
 
 @pytest.mark.parametrize(("status", "words"), [(404, "is not there"), (403, "access is refused"), (401, "credentials")])
-def test_what_no_retry_can_mend_is_refused_at_once(server: ShardServer, status: int, words: str) -> None:
+def test_what_no_retry_can_fix_is_refused_at_once(server: ShardServer, status: int, words: str) -> None:
     server.answers["/small.tar"] = [status] * 50
     with pytest.raises(CorpusError, match=rf"small\.tar: .*{words}"):
         index_shard(RemoteShard(f"{server.url}/small.tar"))
     assert server.requests["/small.tar"] == 1
 
 
-def test_a_shard_that_is_not_there_and_a_server_that_is_gone_are_told_apart(server: ShardServer) -> None:
+def test_a_shard_that_is_not_there_and_a_server_that_is_gone_are_distinguished(server: ShardServer) -> None:
     with pytest.raises(CorpusError, match=r"none\.tar: is not there"):
         identify(RemoteShard(f"{server.url}/none.tar"))
     with socket.socket() as probe:

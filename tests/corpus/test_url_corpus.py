@@ -68,7 +68,7 @@ def pairs_in(project: Project) -> dict[str, tuple[bytes, bytes]]:
     return found
 
 
-def test_images_become_shards_and_what_could_not_be_had_is_on_the_ledger(
+def test_images_become_shards_and_what_was_not_available_is_on_the_ledger(
     make_project: MakeProject, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(url_shards, "PAIRS_PER_SHARD", 5)

@@ -164,7 +164,7 @@ def test_vectors_of_rows_that_do_not_exist_are_an_error(tmp_path: Path, row: int
             read(artifact, pd.Series([0, row]))
 
 
-def test_a_file_of_other_rows_than_were_recorded_is_told_by_name(tmp_path: Path) -> None:
+def test_a_file_of_other_rows_than_were_recorded_is_reported_by_name(tmp_path: Path) -> None:
     artifact = write_corpus(tmp_path, [3, 3])
     np.save(artifact.file("img_emb/img_emb_0001.npy"), np.zeros((2, WIDTH), np.float16))
     with pytest.raises(CorruptArtifact, match=r"img_emb_0001\.npy: 2 rows, recorded 3; rematerialize"):

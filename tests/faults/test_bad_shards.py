@@ -182,9 +182,9 @@ def test_a_data_set_that_numbers_its_samples_as_one_before_it_does_not_vanish(
     shards = [str(side_by_side / "*" / "*.tar")]
     with pytest.raises(CorpusError) as refused:
         embedded(make_project, shards=shards)
-    told = str(refused.value)
-    assert told.startswith(f"{side_by_side}/two/00000.tar: 4 of 4 keys are held by earlier shards")
-    assert f"'000000000' is in {side_by_side}/one/00000.tar too" in told and "`corpus.keys: by_folder`" in told
+    reported = str(refused.value)
+    assert reported.startswith(f"{side_by_side}/two/00000.tar: 4 of 4 keys are held by earlier shards")
+    assert f"'000000000' is in {side_by_side}/one/00000.tar too" in reported and "`corpus.keys: by_folder`" in reported
 
     both = embedded(make_project, shards=shards, keys="by_folder")
     assert (both.counts["rows"], both.counts["skipped"]) == (16, 0)
@@ -192,9 +192,7 @@ def test_a_data_set_that_numbers_its_samples_as_one_before_it_does_not_vanish(
     assert read_metadata(both)["image_sha256"].nunique() == 16
 
 
-def test_within_a_folder_a_key_still_stands_for_one_sample(
-    make_project: Callable[..., Project], side_by_side: Path
-) -> None:
+def test_within_a_folder_a_key_still_means_one_sample(make_project: Callable[..., Project], side_by_side: Path) -> None:
     shutil.copy(side_by_side / "two" / "00001.tar", side_by_side / "two" / "00002.tar")
     shards = [str(side_by_side / "*" / "*.tar")]
     with pytest.raises(CorpusError, match=r"two/00002\.tar: 4 of 4 keys .* such as '000010000'"):
@@ -203,7 +201,7 @@ def test_within_a_folder_a_key_still_stands_for_one_sample(
     assert (artifact.counts["rows"], artifact.counts["reasons"]) == (16, {"duplicate_key": 4})
 
 
-def test_which_shards_lie_together_belongs_to_a_corpus_by_folder_and_where_does_not(
+def test_which_shards_share_a_folder_belongs_to_a_corpus_by_folder_and_where_does_not(
     make_project: Callable[..., Project], side_by_side: Path, tmp_path: Path
 ) -> None:
     def corpus(*patterns: str, **fields: str) -> str:

@@ -71,7 +71,7 @@ def test_an_error_of_a_task_is_the_error_it_would_be_here() -> None:
         spread(divide, [0], SETTINGS, "dividing")
 
 
-def test_a_store_that_executors_cannot_see_is_told(tmp_path: Path) -> None:
+def test_a_store_that_executors_cannot_see_is_reported(tmp_path: Path) -> None:
     from react_pipeline.project.spark import require_shared
 
     with pytest.raises(InputError, match="executors must see the store"):
@@ -154,7 +154,7 @@ def test_a_grown_corpus_is_embedded_on_spark_where_it_is_new(make_project: MakeP
 
 
 @pytest.mark.slow
-def test_a_failed_embedding_on_spark_goes_on_where_it_was(make_project: MakeProject, tmp_path: Path) -> None:
+def test_a_failed_embedding_on_spark_resumes_where_it_was(make_project: MakeProject, tmp_path: Path) -> None:
     shards = corpus(tmp_path / "shards")
     project = prepared(make_project, corpus={"shards": [shards], "max_bad_fraction": 0.2}, distributor=SPARK)
     with pytest.raises(CorpusError, match=r"2\.tar: 2 of 8 samples are bad"):

@@ -39,7 +39,7 @@ def test_auto_goes_from_exact_to_a_graph_to_cells_to_codes_as_rows_grow() -> Non
         (201_000, 0.001, "are more than"),
     ],
 )
-def test_the_reason_tells_why_it_is_that_key(rows: int, gib: float, words: str) -> None:
+def test_the_reason_says_why_it_is_that_key(rows: int, gib: float, words: str) -> None:
     assert re.search(words, choose_key(IndexConfig(), rows, 512, int(gib * GIB))[1])
 
 

@@ -93,7 +93,7 @@ def test_a_manifest_gives_the_same_images_as_the_folder(tiny_project: Project, m
     assert read_images(artifact)[columns].equals(read_images(reference)[columns])
 
 
-def test_a_manifest_tells_every_bad_row_by_its_number(tiny_project: Project, manifest: Path) -> None:
+def test_a_manifest_reports_every_bad_row_by_its_number(tiny_project: Project, manifest: Path) -> None:
     table = pd.read_csv(manifest)
     table.loc[1, "class"] = "hexagon"
     table.loc[3, "path"] = "images/gone.png"

@@ -43,26 +43,26 @@ def project(folder: Path, retrieval: dict[str, Any], of_domain: dict[str, Any] |
     return Project.load(folder / "pipeline.yaml")
 
 
-@pytest.mark.parametrize(("retrieval", "told"), IDLE)
+@pytest.mark.parametrize(("retrieval", "reported"), IDLE)
 def test_a_setting_that_does_nothing_is_refused_with_file_field_and_way_out(
-    tmp_path: Path, retrieval: dict[str, Any], told: str
+    tmp_path: Path, retrieval: dict[str, Any], reported: str
 ) -> None:
     with pytest.raises(ConfigError) as error:
         project(tmp_path, retrieval)
     assert str(error.value).startswith(f"{tmp_path / 'pipeline.yaml'}: retrieval")
-    assert told in str(error.value)
+    assert reported in str(error.value)
 
 
-@pytest.mark.parametrize(("retrieval", "told"), IDLE)
-def test_so_is_one_in_a_domain_file(tmp_path: Path, retrieval: dict[str, Any], told: str) -> None:
+@pytest.mark.parametrize(("retrieval", "reported"), IDLE)
+def test_so_is_one_in_a_domain_file(tmp_path: Path, retrieval: dict[str, Any], reported: str) -> None:
     with pytest.raises(ConfigError) as error:
         project(tmp_path, {}, retrieval).retrieval("pets")
     assert str(error.value).startswith(f"{tmp_path / 'domains/pets.yaml'}: retrieval")
-    assert told in str(error.value)
+    assert reported in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("of_pipeline", "of_domain", "told"),
+    ("of_pipeline", "of_domain", "reported"),
     [
         (
             {"min_similarity": {"t2t": 0.6, "t2i": 0.25}},
@@ -80,11 +80,11 @@ def test_so_is_one_in_a_domain_file(tmp_path: Path, retrieval: dict[str, Any], t
     ],
 )
 def test_two_files_that_contradict_each_other_are_both_named_and_the_rest_of_the_pipeline_is_not_held_up(
-    tmp_path: Path, of_pipeline: dict[str, Any], of_domain: dict[str, Any], told: str
+    tmp_path: Path, of_pipeline: dict[str, Any], of_domain: dict[str, Any], reported: str
 ) -> None:
     joined = project(tmp_path, of_pipeline, of_domain)
     assert joined.domain("pets").class_names == ["cat"]
-    with pytest.raises(ConfigError, match=re.escape(told)):
+    with pytest.raises(ConfigError, match=re.escape(reported)):
         joined.retrieval("pets")
 
 
