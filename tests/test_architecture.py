@@ -86,7 +86,7 @@ def test_a_folder_of_an_activation_that_the_name_leaves_open_loads_by_that_name(
 
 def test_a_base_that_is_not_what_the_pipeline_says_is_never_published(make_project: Callable[..., Project]) -> None:
     project = make_project(encoder={"model": "ViT-B-16", "mean": [0.1, 0.2, 0.3]})
-    with pytest.raises(InputError, match=r"encoder\.model.*encoder\.mean"):
+    with pytest.raises(InputError, match=r"encoder\.model"):
         publish_base(project)
     assert project.store.keys("base_checkpoint") == []
 
@@ -94,7 +94,7 @@ def test_a_base_that_is_not_what_the_pipeline_says_is_never_published(make_proje
 @pytest.mark.parametrize("content", ["{}", "[]", '{"model_cfg": {"embed_dim": 8}, "preprocess_cfg": {}}', "{", "1"])
 def test_a_folder_with_another_files_content_is_no_checkpoint(tmp_path: Path, content: str) -> None:
     (tmp_path / "open_clip_config.json").write_text(content)
-    with pytest.raises(InputError, match=r"open_clip_config\.json: not an open_clip checkpoint folder"):
+    with pytest.raises(InputError, match=r"open_clip_config\.json"):
         from_open_clip(EncoderConfig(pretrained=str(tmp_path)))
 
 

@@ -182,7 +182,7 @@ def sweep(
     found = [(*peak, learning_rate) for peak, learning_rate in zip(peaks, learning_rates, strict=True) if peak]
     if not found:
         raise TrainingError(f"search: all {len(curves)} trials failed ({failures}); look at the features' scale")
-    # The first of equal scores, hence the lowest learning rate.
+    # The first of equal scores, which has the lowest learning rate.
     score, point, learning_rate = max(found, key=lambda entry: entry[0])
     return SweepResult(Trial(learning_rate, weight_decays[point]), score, tuple(curves), failures)
 

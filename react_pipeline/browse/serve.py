@@ -4,7 +4,7 @@ Belongs here: the pages, who may ask, and the port. Does not belong here: what a
 Dagster and MLflow user interfaces (`servers`).
 
 clip-retrieval's own server listens to every network and lets every web page ask it; here its parts are assembled
-anew. The front end's page may load nothing from elsewhere but, for corpora of URLs, their pictures.
+in another way. The front end's page may load nothing from elsewhere but, for corpora of URLs, their pictures.
 """
 
 from __future__ import annotations

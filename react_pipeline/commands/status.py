@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from react_pipeline.upkeep import Place, Survey
 
 SHARED = "(shared)"
-"""Stands for the domain of what belongs to none."""
+"""Shown in place of the domain for artifacts of no domain."""
 
 _BECAUSE = {
     "held back": "made from what is held back",

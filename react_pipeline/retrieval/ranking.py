@@ -42,7 +42,7 @@ Near duplicates are the exception to the order: what is left when a class has en
 _OF_CHOICE = ("exact_duplicate", "near_duplicate", "cap")
 
 SHARED = "several_classes"
-"""Stands for a candidate whose row is decided on, kept or dropped, for another class; if kept, the pair names both."""
+"""Marks a candidate whose row is decided on, kept or dropped, for another class; if kept, the pair names both."""
 
 FIRST_LOOK_ROWS = 128
 """Rows of a class that are compared together at first; more where few of them are taken."""

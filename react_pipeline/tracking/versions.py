@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 NONE = "none"
-"""Stands for the version of an alias that is not there."""
+"""The version of an alias that is not there."""
 
 FORMER = "former champion"
 """The tag `verdict` of a version that lost the title; the tag `reason` still says why it had it."""

@@ -12,7 +12,7 @@ class TrainingObserver(Protocol):
     """Follows one training in the process that writes its artifact. An observer never raises."""
 
     def started(self, inputs: Inputs, first_step: int) -> None:
-        """A training begins, or goes on at `first_step` after it was killed."""
+        """A training begins, or resumes at `first_step` after it was killed."""
 
     def stepped(self, record: Mapping[str, float]) -> None:
         """A step is done; `record` is one line of `metrics.jsonl` (with `step` and `time_ms`, since 1970)."""
@@ -22,13 +22,13 @@ class TrainingObserver(Protocol):
 
 
 class NoObserver:
-    """Tells nobody."""
+    """Ignores everything."""
 
     def started(self, inputs: Inputs, first_step: int) -> None:
-        """Say nothing."""
+        """Ignore it."""
 
     def stepped(self, record: Mapping[str, float]) -> None:
-        """Say nothing."""
+        """Ignore it."""
 
     def failed(self, error: BaseException) -> None:
-        """Say nothing."""
+        """Ignore it."""

@@ -76,7 +76,7 @@ def test_changed_domain_warns_with_its_reason_until_it_is_built_again(trained: P
     reported = home.tick()
     assert reported[PAIRS].passed and home.shown(PAIRS).passed
     assert "shapes/gated-image: " in reported[CHECKPOINTS].description
-    assert "was built from `retrieved_set`" in reported[CHECKPOINTS].description
+    assert "`retrieved_set`" in reported[CHECKPOINTS].description
     build(trained, "customized_checkpoint", "shapes/gated-image")
     assert set(home.tick()) == {CHECKPOINTS} and home.shown(CHECKPOINTS).passed
 

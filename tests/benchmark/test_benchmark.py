@@ -333,7 +333,7 @@ def test_fine_tuning_refuses_images_that_changed_since_they_were_encoded(
         folder_of(root, "rendered-sst2") / "test.zip",
         ((f"test images/{label}/{number}.png", png(label, "other")) for label in range(2) for number in range(2)),
     )
-    with pytest.raises(StaleArtifact, match="images changed.*benchmark_features"):
+    with pytest.raises(StaleArtifact, match="benchmark_features"):
         publish_results(project, "shapes", "base")
 
 

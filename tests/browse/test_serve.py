@@ -194,7 +194,7 @@ def test_without_an_index_the_missing_asset_is_named(tiny_project: Project) -> N
 
 
 def test_a_taken_port_is_reported(project: Project) -> None:
-    with socket.create_server((HOST, 0)) as taken, pytest.raises(InputError, match="choose another with --port"):
+    with socket.create_server((HOST, 0)) as taken, pytest.raises(InputError, match="--port"):
         serve_corpus(project, taken.getsockname()[1], print)
 
 

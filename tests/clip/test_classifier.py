@@ -162,7 +162,7 @@ def test_a_head_that_cannot_be_read_is_corrupt(project: Project, name: str, cont
         (directory / name).write_bytes(content)
 
     checkpoint = publish_head(project, write)
-    with pytest.raises(CorruptArtifact, match="rematerialize `customized_checkpoint` for 'shapes/linear-head'"):
+    with pytest.raises(CorruptArtifact, match="`customized_checkpoint`"):
         load_classifier(project, checkpoint, None, project.domain("shapes"), "cpu")
 
 
@@ -179,7 +179,7 @@ def test_a_head_becomes_stale_with_the_templates(project: Project) -> None:
     publish_head(project)
     evaluate(project, "shapes", "linear-head")
     edit_domain(project, templates=["one {}"])
-    with pytest.raises(StaleArtifact, match="'shapes/linear-head' was built with another `templates`: rematerialize"):
+    with pytest.raises(StaleArtifact, match="`templates`"):
         fresh(project, "customized_checkpoint", "shapes/linear-head")
     with pytest.raises(StaleArtifact):
         evaluate(project, "shapes", "linear-head")

@@ -249,5 +249,5 @@ def test_keys_that_do_not_fit_are_each_named_with_the_file(  # FAULTS 25
 
 def test_a_checkpoint_of_another_architecture_is_reported_and_not_loaded_in_part(tmp_path: Path) -> None:  # FAULTS 25
     weights = without_memory(released_shapes("ViT-B-16", gated=True))
-    with pytest.raises(InputError, match=r"of another shape \(visual.conv1.weight, visual.positional_embedding\)"):
+    with pytest.raises(InputError, match=r"visual.conv1.weight"):
         load_without_memory(weights, tmp_path / "b16.pt", model="react_ViT-B-32")

