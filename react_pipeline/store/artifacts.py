@@ -58,7 +58,7 @@ class Artifact:
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that stand for every input of this artifact."""
+        """16 hexadecimal digits, a digest of every input of this artifact."""
         return str(self.manifest["fingerprint"])
 
     @property
@@ -87,7 +87,6 @@ class Inputs:
     """Everything that decides what a step builds.
 
     Attributes:
-        stage: Name of the asset.
         key: `all`, a domain's slug, or `<domain>/<method>`.
         config: The part of the configuration that changes the result, as plain JSON values.
         content: Identity of outside data (digests of the user's shards, say), as plain JSON values.

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, even after a kill or a power failure, their digests, and locks between processes.
+"""Atomic file writes that survive a kill or a power failure, digests, and locks between processes.
 
 Does not belong here: what the files hold, or which of them make an artifact (`artifacts`).
 """

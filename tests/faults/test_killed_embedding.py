@@ -52,7 +52,7 @@ def killed_after_some_groups(project: Project) -> Path:
     return left
 
 
-def test_killed_embedding_goes_on_and_equals_an_undisturbed_one(
+def test_killed_embedding_resumes_and_equals_an_undisturbed_one(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:
     shards = write_shards(tmp_path / "shards")
@@ -119,7 +119,7 @@ def same(one: Artifact, other: Artifact) -> bool:
     )
 
 
-def test_a_decoding_process_that_is_killed_is_one_clear_error_and_the_next_run_goes_on(
+def test_a_decoding_process_that_is_killed_is_one_clear_error_and_the_next_run_resumes(
     make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = make_project(embedding={"workers": 1, "batch_size": 8})
@@ -134,7 +134,7 @@ def test_a_decoding_process_that_is_killed_is_one_clear_error_and_the_next_run_g
         return read_pair(*given)
 
     monkeypatch.setattr(inference, "read_pair", killed)
-    with pytest.raises(CorpusError, match=r"a decoding process died.*embedding\.workers"):
+    with pytest.raises(CorpusError, match=r"embedding\.workers"):
         embed_corpus(project)
     monkeypatch.undo()
     assert embed_corpus(project).counts["rows"] == 96

@@ -136,7 +136,7 @@ def test_a_file_written_to_since_is_hashed_and_refused_even_with_its_old_time_an
         store.current("thing", "all")
 
 
-def test_a_copy_of_a_store_is_verified_anew(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_of_a_store_is_verified_again(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store.build(inputs(), write_one)
     shutil.copytree(store.root, tmp_path / "copy", copy_function=shutil.copy2)
     hashed = in_a_new_process(monkeypatch)
