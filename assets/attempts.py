@@ -96,7 +96,7 @@ def outlook_by_tag(
     if now >= due:
         return Outlook("ask", why, tries + 1)
     when = f"{datetime.fromtimestamp(due, UTC):%Y-%m-%d %H:%M} UTC"
-    return Outlook("leave", f"{why}; next try after {when}: number {tries + 1} of {len(WAIT_HOURS) + 1}")
+    return Outlook("leave", f"{why}; retried after {when}, try {tries + 1} of {len(WAIT_HOURS) + 1}")
 
 
 @dataclass(frozen=True)

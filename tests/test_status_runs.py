@@ -89,10 +89,10 @@ def test_runs_that_cannot_be_read_are_said_so_and_hide_nothing_else(project: Pro
     (home / "dagster.yaml").write_text("storage:\n  nonsense: 1\n")
     lines = status(project)
     assert [line for line in lines if line.startswith("shapes out of date customized_checkpoint")]
-    assert "note: what failed is not reported: Dagster's runs cannot be read: " in " ".join(lines)
+    assert "note: failed runs are not shown: Dagster's runs cannot be read: " in " ".join(lines)
 
 
 def test_where_there_are_no_runs_it_says_so_and_makes_nothing(project: Project, home: Path) -> None:
     before = sorted(home.rglob("*"))
-    assert "note: what failed is not reported: there are no runs here" in " ".join(status(project))
+    assert "note: failed runs are not shown: there are no runs here" in " ".join(status(project))
     assert sorted(home.rglob("*")) == before

@@ -56,7 +56,7 @@ def test_fault_that_may_pass_is_tried_again_when_its_time_has_come(
 ) -> None:
     begin(upkeep, StoreWriteError("disk full"))
     assert upkeep.tick() == set()
-    assert "failed: " in upkeep.log and "disk full; asked for again after 20" in upkeep.log
+    assert "failed: " in upkeep.log and "disk full; retried after 20" in upkeep.log
     assert "UTC, try 2 of 6" in upkeep.log
     monkeypatch.setattr(attempts, "WAIT_HOURS", NO_WAIT)
     assert ("corpus", None) in upkeep.tick()
@@ -167,7 +167,7 @@ def test_check_that_never_answered_is_evaluated_again_and_then_waited_for(
     # The artifact was made up and has no figures, so the check fails again, this time by itself.
     job.execute_in_process(instance=upkeep.instance, tags=request.tags, raise_on_error=False)
     assert upkeep.tick() == {("comparison", "shapes")}, "what needs no checkpoint goes on"
-    assert "failed: KeyError: 'starving'; asked for again after" in upkeep.log
+    assert "failed: KeyError: 'starving'; retried after" in upkeep.log
     assert "or execute it on the page Checks of its asset" in upkeep.log
     answer = dg.AssetCheckEvaluation(CLASSES.asset_key, CLASSES.name, passed=True, blocking=True, partition="shapes")
     upkeep.instance.report_runless_asset_event(answer)

@@ -127,7 +127,7 @@ def test_without_mlflow_a_roll_back_holds_and_is_applied_later(project: Project,
     stop_mlflow(project)
     code, out, reported = run("rollback", "shapes", "--reason", "broken")
     assert code == 0
-    assert "base reigns" in out and "MLflow does not answer" in reported
+    assert "base is champion" in out and "MLflow does not answer" in reported
     assert standing(project, "shapes")[0].champion.method == "base"
     _, out, reported = run("list", "shapes")
     assert "broken" in out
@@ -143,8 +143,8 @@ def test_what_cannot_be_promoted_takes_one_line_and_exit_code_2(project: Project
         (("promote", "shapes", "full", "--reason", "x"), "has not been materialized"),
         (("promote", "shapes", "base", "--reason", "x"), "cannot become champion"),
         (("promote", "nosuch", GATED, "--reason", "x"), "no domain 'nosuch'"),
-        (("rollback", "colours"), "the base reigns"),
-        (("reevaluate", "colours"), "the base reigns"),
+        (("rollback", "colours"), "the base is champion"),
+        (("reevaluate", "colours"), "the base is champion"),
         (("list", "nosuch"), "no domain 'nosuch'"),
     ):
         code, _, reported = run(*arguments)
@@ -159,6 +159,6 @@ def test_an_incomparable_champion_is_listed_with_the_way_out(project: Project, r
     code, _, reported = run("promote", "shapes", GATED, "--reason", "newer")
     assert code == 2 and "models reevaluate shapes" in reported
     code, out, _ = run("rollback", "shapes", "--to-base")
-    assert code == 0 and "base reigns" in out
+    assert code == 0 and "base is champion" in out
     code, out, _ = run("promote", "shapes", GATED, "--reason", "newer")
     assert code == 0 and "gated-image reigns (before: base)" in out
