@@ -153,7 +153,7 @@ def _by_cell(lists: Any, queries: Vectors) -> Iterator[tuple[int, Rows]]:
 
 
 def _holds_stored(lists: Any, outer: Any) -> bool:
-    """Whether its codes are the stored vectors, so that similarities may be computed anew from those."""
+    """Whether its codes are the stored vectors, so that similarities may be computed from those."""
     import faiss
 
     if isinstance(outer, faiss.IndexPreTransform):

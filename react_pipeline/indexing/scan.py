@@ -1,10 +1,10 @@
-"""All queries of a domain against the corpus: here or on a cluster, going on where a killed search stopped.
+"""All queries of a domain against the corpus: here or on a cluster; a killed search is resumed.
 
 Belongs here: the parts of an exact search, their files, merging them. Does not belong here: comparing
 (`indexing.batch`), the cluster (`project`), what becomes of the hits (`retrieval`).
 
 A part is a run of rows, and its k best hits of each query are a file; the k best of all are among these. Tasks need the
-vectors and the file of queries, and nobody needs an index. Shapes: Q queries, D width.
+vectors and the file of queries, and no index is needed. Shapes: Q queries, D width.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def search_all(
         side: Search among `image` or `text` vectors.
         queries: Unit rows (Q, D).
         k: Hits per query.
-        scratch: A folder for parts of the result, which a later call with the same queries goes on from; made if
+        scratch: A folder for parts of the result, which a later call with the same queries resumes; made if
             missing. On a cluster all machines must see it.
         wanted: `retrieval.search`.
         distributor: Where the parts of an exact search run; None: here.
