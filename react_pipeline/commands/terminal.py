@@ -86,7 +86,7 @@ def log_to_terminal() -> None:
     handler = _Lines()
     handler.setFormatter(_Printable("%(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
-    logging.getLogger("react_pipeline.store.store").setLevel(logging.INFO)
+    logging.getLogger("react_pipeline.store.durable").setLevel(logging.INFO)
 
 
 class _Lines(logging.Handler):

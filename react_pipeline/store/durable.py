@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
+
+logger = logging.getLogger(__name__)
 
 
 def sha256_of(path: Path) -> str:
@@ -68,9 +71,12 @@ def lock(file: TextIO | int, *, wait: bool = True) -> bool:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Wait for a lock file, which is made where it is missing, and hold it."""
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold a lock file, which is made where it is missing; gives whether it is held, which may be no without `wait`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        lock(file)
-        yield
+        held = lock(file, wait=False)
+        if wait and not held:
+            logger.info("waiting: another process holds %s", path.stem)
+            held = lock(file)
+        yield held

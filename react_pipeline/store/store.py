@@ -17,7 +17,7 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from react_pipeline.store.artifacts import (
     remember_verified,
     verify,
 )
-from react_pipeline.store.durable import fsync, fsync_tree, lock, sha256_of, write_atomically
+from react_pipeline.store.durable import fsync, fsync_tree, locked, sha256_of, write_atomically
 from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact, ReactError, StoreWriteError
 
 logger = logging.getLogger(__name__)
@@ -95,7 +95,7 @@ class Store:
         slug = _slug(inputs.stage, inputs.key, fingerprint)
         staging = self.root / ".staging" / slug
         scratch = staging.with_name(slug + SCRATCH)
-        with self._locked(slug):
+        with self.locked(slug):
             if final.exists():
                 try:
                     artifact = self.open(inputs.stage, inputs.key, fingerprint)
@@ -200,7 +200,7 @@ class Store:
             if not dry_run:
                 shutil.rmtree(path)
         for slug in sorted(staged):
-            with self._locked(slug, wait=False) as held:
+            with self.locked(slug, wait=False) as held:
                 # Looked for again: a build may have ended before the lock was had.
                 for path in (staging / slug, staging / (slug + SCRATCH)):
                     if held and path.exists():
@@ -214,15 +214,13 @@ class Store:
                     memory.unlink()
         return removed
 
-    @contextmanager
-    def locked(self, name: str) -> Iterator[None]:
-        """Wait for and hold a lock of this store, for what must happen one after another beyond a single build."""
-        with self._locked(name):
-            yield
+    def locked(self, name: str, *, wait: bool = True) -> AbstractContextManager[bool]:
+        """Hold a lock of this store (`durable.locked`), for what must happen one after another."""
+        return locked(self.root / ".locks" / f"{name}.lock", wait=wait)
 
     def is_building(self, stage: str, key: str, fingerprint: str) -> bool:
         """Whether a process of this machine builds this very artifact now."""
-        with self._locked(_slug(stage, key, fingerprint), wait=False) as held:
+        with self.locked(_slug(stage, key, fingerprint), wait=False) as held:
             return not held
 
     def _mark(self) -> None:
@@ -230,17 +228,6 @@ class Store:
         marker = self.root / "store.json"
         if not marker.exists():
             write_atomically(marker, json.dumps({"format": FORMAT}) + "\n")
-
-    @contextmanager
-    def _locked(self, slug: str, *, wait: bool = True) -> Iterator[bool]:
-        locks = self.root / ".locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        with (locks / f"{slug}.lock").open("w") as file:
-            held = lock(file, wait=False)
-            if wait and not held:
-                logger.info("waiting: another run builds %s", slug)
-                held = lock(file)
-            yield held
 
     def _manifest(self, inputs: Inputs, staging: Path, counts: dict[str, Any]) -> dict[str, Any]:
         files = sorted(path for path in staging.rglob("*") if path.is_file() and path.name != MANIFEST)

@@ -113,11 +113,6 @@ def test_broken_pipeline_file_is_told_and_changes_nothing(tiny_project: Project)
         assert not register(tiny_project, instance, result.cursor).asset_events
 
 
-def test_cursor_of_an_older_version_is_no_fault(tiny_project: Project) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        assert told(register(tiny_project, instance, "told in words")) == "registered colours, shapes"
-
-
 def test_same_work_is_asked_for_once_even_if_nothing_comes_of_it(kept_up: Project) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         upkeep = Upkeep(kept_up, instance, "shapes")

@@ -154,14 +154,14 @@ def test_pictures_tables_and_pages_of_an_artifact_are_shown(tiny_project: Projec
             Image.new("RGB", (4, 4)).save(directory / name)
         (directory / "table.md").write_text(markdown_table(["<i>a</i>"], []))
         (directory / "dashboard.html").write_text("page")
-        return {"pairs": 10, "seconds": 2.0}
+        return {"classes": 10, "seconds": 2.0}
 
     artifact = tiny_project.store.build(Inputs("retrieved_set", "shapes", {}, {}, "1"), write)
     shown = describe(artifact)
     assert all("base64" in shown[name].value for name in ("similarity", "contact_sheet"))
     assert shown["table"].value.startswith(r"| \<i\>a\</i\> |")
     assert shown["dashboard"].value == str(artifact.path / "dashboard.html")
-    assert shown["pairs_per_second"] == 5.0
+    assert shown["classes_per_second"] == 5.0
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, dg.DagsterExecutionInterruptedError])

@@ -15,7 +15,6 @@ from react_pipeline.promotion.decision import decide
 from react_pipeline.promotion.evidence import standing
 from react_pipeline.tracking import queue
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.registry import Registry
 
 GATED = "gated-image"
 
@@ -59,7 +58,7 @@ def client_of(project: Project) -> MlflowClient:
 
 
 def test_champion_and_challenger_are_listed_with_figures_date_and_reason(project: Project, run) -> None:
-    Registry.of(project).apply_pending(project)
+    Tracking.of(project).tell(project)
     code, out, _ = run("list", "shapes")
     assert code == 0
     for word in ("gated-image", "locked-text", "70.0", "+20.0", "(champion)", "(challenger)", "becomes champion"):
@@ -94,7 +93,7 @@ def test_a_version_shows_the_figure_that_its_reason_tells(project: Project, run)
     result(project, "colours", "base", outcomes(10, 91))
     result(project, "colours", GATED, outcomes(43, 91))  # 47.2527%
     artifact = decide(project, "colours")
-    Registry.of(project).apply(project, artifact, patient=True)
+    Tracking.of(project).tell(project, artifact, patient=True)
     version = client_of(project).get_model_version_by_alias("react-colours", "champion")
     assert f"{100 * float(version.tags['top1']):.1f}" == "47.3" and "47.3%" in version.tags["reason"]
 
@@ -133,7 +132,7 @@ def test_without_mlflow_a_roll_back_holds_and_is_told_later(project: Project, ru
     assert "broken" in out
     assert "MLflow does not answer" in told and "1 verdicts wait" in told
     project.path.write_text(kept)
-    assert Registry.of(project).apply_pending(project, patient=True).told == 1
+    assert Tracking.of(project).tell(project, patient=True).told == 1
     model = client_of(project).search_registered_models("name = 'react-shapes'")
     assert not model or "champion" not in client_of(project).get_registered_model("react-shapes").aliases
 
