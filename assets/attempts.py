@@ -1,8 +1,8 @@
-"""Attempts: what became of the runs of an artifact, and when another one is wanted.
+"""Attempts: the outcome of the runs of an artifact, and when to try again.
 
-Belongs here: reading runs by their tags, how long and how often a transient fault is waited for. Does not belong here:
-what is due (`react_pipeline.upkeep`), asking for it (`upkeep_sensor`). Runs are the only memory: each carries the
-digest of its inputs, the digest of the sources and the number of the try.
+Belongs here: reading runs by their tags, backoff after transient faults. Does not belong here: what is due
+(`react_pipeline.upkeep`), asking for it (`upkeep_sensor`). Runs are the only memory: each carries the digest of its
+inputs, the digest of the sources and the number of the try.
 """
 
 import hashlib
@@ -27,10 +27,10 @@ WILL_RETRY_TAG = "dagster/will_retry"
 """Dagster's own, on a failed run that its daemon is about to start again."""
 
 WAIT_HOURS = (1, 2, 4, 8, 16)
-"""How long each further try waits after a transient fault: together longer than an outage of a day."""
+"""Wait before each further try after a transient fault: together longer than an outage of a day."""
 
 OUT_OF_RETRIES = "RetryRequestedFromPolicy"
-"""Dagster's name of what ends a step that its retry policy has tried again, which only transient faults reach."""
+"""Dagster's name of the error of a step whose retries are exhausted; only transient faults are retried."""
 
 MAX_REASON_CHARS = 200
 _STATUS = dg.DagsterRunStatus
@@ -38,7 +38,7 @@ _STATUS = dg.DagsterRunStatus
 
 @dataclass(frozen=True)
 class Outlook:
-    """What follows for something that is due: a run goes on, one is asked for now, or none is; why; which try."""
+    """What follows for something that is due: a run is active, one is asked for now, or none is; why; which try."""
 
     fate: Literal["under way", "ask", "leave"]
     why: str = ""
@@ -58,11 +58,11 @@ def outlook_of(instance: dg.DagsterInstance, task: Task, code: str, now: float) 
     if run is None:
         return Outlook("ask")
     if newest is not None and newest.run_id != run.run_id and newest.status == _STATUS.SUCCESS:
-        return Outlook("ask")  # another version was built since, so this run says nothing of today
+        return Outlook("ask")  # another version was built since, so this run does not count
     ending, tries = ending_of(instance, run, task.stage), int(run.tags.get(TRY_TAG, "1"))
     why = f"its {ending.text}"
     if run.status == _STATUS.CANCELED:
-        return Outlook("leave", f"{why}; materialize it when you want it after all")
+        return Outlook("leave", f"{why}; materialize it to run it again")
     if run.tags.get(CODE_TAG, code) != code:
         return Outlook("ask", f"run {run.run_id[:8]} had other code")
     if ending.is_interrupted:
@@ -75,7 +75,7 @@ def outlook_of(instance: dg.DagsterInstance, task: Task, code: str, now: float) 
     if now >= due:
         return Outlook("ask", why, tries + 1)
     when = f"{datetime.fromtimestamp(due, UTC):%Y-%m-%d %H:%M} UTC"
-    return Outlook("leave", f"{why}; asked for again after {when}, try {tries + 1} of {len(WAIT_HOURS) + 1}")
+    return Outlook("leave", f"{why}; next try after {when}: number {tries + 1} of {len(WAIT_HOURS) + 1}")
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def ending_of(instance: dg.DagsterInstance, run: dg.DagsterRun, step: str) -> En
     events = [event for entry in entries if (event := entry.get_dagster_event())]
     failed = next((event for event in events if event.step_key == step), events[-1] if events else None)
     if failed is None:
-        return Ending(f"{name} failed: it ended before its work did")
+        return Ending(f"{name} failed: it ended before its work was done")
     reason, error = reason_of(failed), failed.step_failure_data.error
     is_transient = failed.step_key != step or (error is not None and error.cls_name == OUT_OF_RETRIES)
     return Ending(f"{name} failed: {reason[:MAX_REASON_CHARS].rstrip('.')}", reason == INTERRUPTED, is_transient)
@@ -142,7 +142,7 @@ def newest_run(instance: dg.DagsterInstance, task: Task) -> dg.DagsterRun | None
 
 
 def is_under_way(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether something may still come of a run: it goes on, or its process was killed and Dagster starts it again."""
+    """Whether a run may still succeed: it is active, or its process was killed and Dagster starts it again."""
     if run.status == _STATUS.FAILURE:
         return run.tags.get(WILL_RETRY_TAG) == "true"
     return not run.is_finished and is_alive(instance, run)

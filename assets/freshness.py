@@ -25,7 +25,7 @@ MAX_LISTED = 20
 
 @check("retrieved_set", partitioned=False)
 def pairs_are_up_to_date(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
-    """Warns of domains whose pairs would come out otherwise today: another class, prompt, setting, corpus or base."""
+    """Warns of domains whose pairs would differ today: another class, prompt, setting, corpus or base."""
     return look_at(project.load(), context.instance)["retrieved_set"]
 
 
@@ -67,7 +67,7 @@ def freshness(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.
 
 
 def look_at(project: Project, instance: dg.DagsterInstance) -> dict[str, dg.AssetCheckResult]:
-    """What is to be said of each watched asset."""
+    """The status of each watched asset."""
     look, slugs = Manifests.of(project), sorted(instance.get_dynamic_partitions(DOMAINS))
     held = {task.place: task.reason for task in survey(look, slugs).held}
     answers = {}

@@ -36,12 +36,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Summary:
-    """What came of all assets.
+    """The result for all assets.
 
     Attributes:
         seconds: Of everything.
         built: How many were built.
-        reused: How many were as they should be, with a run or without.
+        reused: How many were up to date, with a run or without.
         failed: Why, by place.
         skipped: What they would have been made from and failed, by place.
         run_ids: Dagster's.
@@ -74,7 +74,7 @@ def materialize(
 ) -> Summary:
     """Run what is not up to date of a selection of assets; a failure stops what depends on it and nothing else.
 
-    An asset is up to date if its artifact is what would be built today and Dagster and MLflow show it as it is.
+    An asset is up to date if its artifact is what would be built today and Dagster and MLflow show it.
 
     Args:
         selection: Dagster's syntax, such as `+domain_results` or `comparison`. `*` leaves the benchmark out unless

@@ -41,8 +41,8 @@ def compare_benchmarks(project: Project, slug: str) -> Artifact:
     """
     results, skipped = gather(project, STAGE, slug, _problem_of)
     if "base" not in results:
-        told = f" ({skipped['base']})" if "base" in skipped else ""
-        raise MissingArtifact(f"{slug}: the base has no result to compare with{told}; materialize `{RESULTS}` for it")
+        reason = f" ({skipped['base']})" if "base" in skipped else ""
+        raise MissingArtifact(f"{slug}: the base has no result to compare with{reason}; materialize `{RESULTS}` for it")
     inputs = resolve(project, STAGE, slug, parents=results, content={"skipped": skipped})
 
     def write(directory: Path) -> dict[str, Any]:

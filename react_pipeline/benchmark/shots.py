@@ -36,7 +36,6 @@ class Split:
     Attributes:
         search: Images that the trials of the search train on.
         held_out: Images that they are scored on.
-        final: Images that the final model trains on.
     """
 
     search: Indices
@@ -52,10 +51,8 @@ def split_training(labels: Labels, *, n_classes: int, shots: int = FULL, seed: i
 
     Args:
         labels: Of all training images.
-        n_classes: C.
         shots: Images a class; the benchmark has 5, 20, 50 and `FULL`.
         seed: Of the sample; the benchmark averages 0, 1 and 2.
-        dataset: Name in the benchmark.
 
     Raises:
         InputError: If a class has too few images, or so few were drawn that none is left to train on.

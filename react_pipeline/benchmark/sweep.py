@@ -42,12 +42,10 @@ class Curve:
     """How one trial went.
 
     Attributes:
-        trial: What was tried.
         scores: The metric on the evaluated images after each epoch, fractions; shorter if the trial failed.
         failure: Why it failed; "" if it did not.
         best_probabilities: (N, C) after the epoch with the best score (the first of equals), if they were asked for.
         last_probabilities: (N, C) after the last epoch, if they were asked for.
-        n_trainable: Parameters that trained.
     """
 
     trial: Trial
@@ -102,7 +100,6 @@ class SweepResult:
     """What a search found.
 
     Attributes:
-        best: The winner.
         score: Its score on the held-out images.
         curves: Every trial, in the order of the rounds.
         failures: Why trials failed, and how many for each reason.
@@ -170,7 +167,7 @@ def sweep(run_round: RunRound) -> SweepResult:
     found = [(*peak, learning_rate) for peak, learning_rate in zip(peaks, LEARNING_RATES, strict=True) if peak]
     if not found:
         raise TrainingError(f"search: all {len(curves)} trials failed ({failures}); look at the features' scale")
-    # The first of equal scores, hence the lowest learning rate.
+    # The first of equal scores, which has the lowest learning rate.
     score, point, learning_rate = max(found, key=lambda entry: entry[0])
     return SweepResult(Trial(learning_rate, WEIGHT_DECAYS[point]), score, tuple(curves), failures)
 
@@ -179,10 +176,7 @@ def adapt(train_trials: TrainTrials[Any], train: Any, test: Any, split: Split) -
     """Search on the training images, then train the final model and evaluate it on the test images after each epoch.
 
     Args:
-        train_trials: How a trial trains.
-        train: All training examples.
         test: All test examples; the search never sees them.
-        split: Which training examples are for what.
 
     Raises:
         TrainingError: If every trial or the final training fails.

@@ -1,5 +1,5 @@
 from .live import LiveRun as LiveRun
-from .log import Told as Told
+from .log import Delivery as Delivery
 from .log import Tracking as Tracking
 from .notes import DAGSTER_VARIABLE as DAGSTER_VARIABLE
 from .notes import MLFLOW_VARIABLE as MLFLOW_VARIABLE

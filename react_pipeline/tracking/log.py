@@ -28,7 +28,7 @@ from react_pipeline.promotion import RegistryEdit
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact
 from react_pipeline.tracking.notes import dagster_url
 from react_pipeline.tracking.queue import PENDING, VERDICT, Queue, reason_of
-from react_pipeline.tracking.registry import entry_of, hand_edit, tell
+from react_pipeline.tracking.registry import apply_verdict, entry_of, hand_edit
 from react_pipeline.tracking.results import cost_rows, difference_rows
 from react_pipeline.tracking.runs import FINISHED, KILLED, Runs, log_params, log_rows, missing_rows
 from react_pipeline.tracking.system import read_spooled, spool_file
@@ -56,10 +56,10 @@ class Logged:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What became of verdicts: how many are `told` now, how many `waits`, and `notes` that a person should read."""
+class Delivery:
+    """Result of a pass over the queue: how many verdicts were `applied`, how many wait, and `notes` for a person."""
 
-    told: int = 0
+    applied: int = 0
     waits: int = 0
     notes: tuple[str, ...] = ()
 
@@ -96,8 +96,8 @@ class Tracking:
         """
         return self._log_queue(project, patient=patient).runs
 
-    def tell(self, project: Project, artifact: Artifact | None = None, *, patient: bool = False) -> Told:
-        """Show a verdict in the registry, after whatever waits; never raises, safe to repeat.
+    def apply(self, project: Project, artifact: Artifact | None = None, *, patient: bool = False) -> Delivery:
+        """Apply a verdict to the registry, after whatever waits; never raises, safe to repeat.
 
         Args:
             project: The pipeline whose queue it is.
@@ -109,12 +109,12 @@ class Tracking:
             with project.store.locked(LOCK):
                 queue.put_verdict(artifact.key, artifact.fingerprint, entry_of(artifact))
         logged = self._log_queue(project, patient=patient)
-        return Told(logged.verdicts, len(queue.verdicts()), tuple(logged.notes))
+        return Delivery(logged.verdicts, len(queue.verdicts()), tuple(logged.notes))
 
     def hand_edit(self, project: Project, slug: str) -> RegistryEdit | None:
-        """What a person did to the alias `champion` since it was last written; None: nothing, or nobody answers.
+        """What a person did to the alias `champion` since it was last written; None: nothing, or MLflow is down.
 
-        While verdicts of the domain wait to be told, nothing can be said.
+        While verdicts of the domain wait, nothing is known.
         """
         if slug in self._queue(project).verdicts():
             return None
@@ -143,7 +143,7 @@ class Tracking:
                 self._log_entries(client, project, logged)
                 if artifact is not None and artifact.stage in STAGES and STAGES[artifact.stage].scope == "trained":
                     self._close_abandoned(client, project, artifact)
-            except Exception as error:  # whatever MLflow, its database or the network raise: the result is safe
+            except Exception as error:  # whatever MLflow, its database or the network raise
                 self.runs.forget()
                 queue.rest(error)
         for note in logged.notes:
@@ -160,7 +160,7 @@ class Tracking:
     def _log_entries(self, client: MlflowClient, project: Project, logged: Logged) -> None:
         """Log what waits, longest waiting first.
 
-        One failure among successes is the entry's own. Two in a row, or nothing else, and the server is to blame.
+        One failure among successes is the entry's own; two in a row, or nothing else, is the server's.
 
         Raises:
             Exception: Whatever MLflow raised then.
@@ -173,7 +173,7 @@ class Tracking:
                     entry = json.loads(path.read_text(encoding="utf-8"))
                     if VERDICT.fullmatch(path.stem):
                         checkpoint = partial(self._log_now, client, project)
-                        logged.notes += tell(client, project, entry, checkpoint)
+                        logged.notes += apply_verdict(client, project, entry, checkpoint)
                         logged.verdicts += 1
                     else:
                         logged.runs[path.name] = self._log_entry(client, project, entry)

@@ -1,9 +1,9 @@
-"""The registry: MLflow's model `react-<domain>` told who is champion and who is challenger.
+"""The registry: MLflow's model `react-<domain>` with its champion and challenger.
 
 Belongs here: aliases, tags and descriptions of versions, and what a person changed by hand. Does not belong here:
 deciding (`promotion`), registering versions and verdicts that wait (`tracking.log`).
 
-The store says who reigns; the registry is its mirror. A verdict waits in the queue until the registry shows it, so a
+The store says who is champion; the registry mirrors it. A verdict waits in the queue until the registry shows it, so a
 server that is down delays it and nothing is written twice. A tag of the registered model remembers where this module
 last put the alias `champion`. If it is elsewhere, a person moved it: the alias is left alone, and the next decision
 takes the person's choice over (`hand_edit`). Only a person's command overrules it.
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-TOLD_TAG = "react.champion"
+CHAMPION_TAG = "react.champion"
 """Tag of the registered model: the version that this module last made champion, or `NONE`."""
 
 VERDICT_TAG = "react.promotion"
@@ -55,7 +55,7 @@ def hand_edit(client: MlflowClient, slug: str) -> RegistryEdit | None:
     if model is None:
         return None
     there = alias_of(model, CHAMPION)
-    if there == model.tags.get(TOLD_TAG, NONE):
+    if there == model.tags.get(CHAMPION_TAG, NONE):
         return None
     if there == NONE:
         return RegistryEdit(None)
@@ -63,7 +63,7 @@ def hand_edit(client: MlflowClient, slug: str) -> RegistryEdit | None:
     return RegistryEdit(there, tags.get("method", ""), tags.get("fingerprint", ""))
 
 
-def tell(
+def apply_verdict(
     client: MlflowClient, project: Project, entry: dict[str, Any], log: Callable[[str, str, str], object]
 ) -> list[str]:
     """Write one verdict; returns what a person should read.
@@ -103,7 +103,7 @@ def _move_champion(
     client: MlflowClient, model: RegisteredModel, verdict: Verdict, wanted: str, notes: list[str]
 ) -> None:
     there = alias_of(model, CHAMPION)
-    if there not in (model.tags.get(TOLD_TAG, NONE), wanted):
+    if there not in (model.tags.get(CHAMPION_TAG, NONE), wanted):
         moved = f"{model.name}: a person had moved the alias `champion` to {named(there)}"
         if verdict.by != "person":
             notes.append(
@@ -113,7 +113,7 @@ def _move_champion(
             return
         notes.append(f"{moved}; the command of a person moved it to {named(wanted)}")
     set_alias(client, model, CHAMPION, wanted)
-    client.set_registered_model_tag(model.name, TOLD_TAG, wanted)
+    client.set_registered_model_tag(model.name, CHAMPION_TAG, wanted)
 
 
 def _version(

@@ -58,8 +58,8 @@ def ahead(project: Project) -> None:
 
 def test_a_champion_has_its_alias_and_says_why(project: Project, registry: Tracking, client: MlflowClient) -> None:
     artifact = decide(project, "shapes")
-    told = registry.tell(project, artifact)
-    assert (told.told, told.waits, told.notes) == (1, 0, ())
+    reported = registry.apply(project, artifact)
+    assert (reported.applied, reported.waits, reported.notes) == (1, 0, ())
     assert aliases(client) == {"champion": GATED}
     (version,) = registry.versions("shapes")
     described = client.get_model_version(NAME, version.number)
@@ -72,76 +72,76 @@ def test_a_champion_has_its_alias_and_says_why(project: Project, registry: Track
     assert version.tags["evaluation_set"] and version.tags["fingerprint"] == version.checkpoint
 
 
-def test_a_challenger_has_its_alias_and_who_was_dethroned_is_told(
+def test_a_challenger_has_its_alias_and_who_was_dethroned_is_recorded(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
-    registry.tell(project, decide(project, "shapes"))
+    registry.apply(project, decide(project, "shapes"))
     result(project, "shapes", LOCKED, outcomes(143))
-    registry.tell(project, decide(project, "shapes"))
+    registry.apply(project, decide(project, "shapes"))
     assert aliases(client) == {"champion": GATED, "challenger": LOCKED}
     ahead(project)
-    registry.tell(project, decide(project, "shapes"))
+    registry.apply(project, decide(project, "shapes"))
     assert aliases(client) == {"champion": LOCKED}
     tags = {version.method: version.tags for version in registry.versions("shapes")}
     assert tags[GATED]["verdict"] == "former champion"
     assert "locked-text" in tags[GATED]["dethroned"]
-    registry.tell(project, roll_back(project, "shapes", "too slow"))
+    registry.apply(project, roll_back(project, "shapes", "too slow"))
     assert aliases(client)["champion"] == GATED
-    registry.tell(project, roll_back(project, "shapes"))
+    registry.apply(project, roll_back(project, "shapes"))
     assert "champion" not in aliases(client)
 
 
 def test_telling_twice_changes_nothing(project: Project, registry: Tracking, client: MlflowClient) -> None:
     artifact = decide(project, "shapes")
-    registry.tell(project, artifact)
+    registry.apply(project, artifact)
     before = [dict(version) for version in client.search_model_versions(f"name = '{NAME}'")]
-    registry.tell(project, artifact)
+    registry.apply(project, artifact)
     after = [dict(version) for version in client.search_model_versions(f"name = '{NAME}'")]
     unstamped = [{name: value for name, value in row.items() if "timestamp" not in name} for row in before]
     assert [{name: value for name, value in row.items() if "timestamp" not in name} for row in after] == unstamped
     assert len(after) == 1
 
 
-def test_verdicts_that_mlflow_missed_are_told_in_order_once_it_is_up(  # FAULTS 29
+def test_verdicts_that_mlflow_missed_are_applied_in_order_once_it_is_up(  # FAULTS 29
     project: Project, registry: Tracking, client: MlflowClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     down = Tracking(DOWN, "tiny")
-    assert down.tell(project, decide(project, "shapes")).waits == 1
+    assert down.apply(project, decide(project, "shapes")).waits == 1
     ahead(project)
-    assert down.tell(project, decide(project, "shapes")).waits == 2
+    assert down.apply(project, decide(project, "shapes")).waits == 2
     assert "unavailable" in caplog.text
     assert standing(project, "shapes")[0].champion.method == LOCKED
-    told = registry.tell(project, patient=True)
-    assert (told.told, told.waits) == (2, 0)
+    reported = registry.apply(project, patient=True)
+    assert (reported.applied, reported.waits) == (2, 0)
     assert aliases(client) == {"champion": LOCKED}
     described = {version.tags["method"]: version for version in client.search_model_versions(f"name = '{NAME}'")}
     assert described[GATED].tags["verdict"] == "former champion"
     assert "becomes champion" in described[GATED].description
     assert "becomes champion" in described[LOCKED].description
-    assert registry.tell(project).told == 0
+    assert registry.apply(project).applied == 0
 
 
-def test_verdict_that_is_told_late_does_not_put_an_old_champion_back(
+def test_verdict_that_is_applied_late_does_not_put_an_old_champion_back(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     early = decide(project, "shapes")
     ahead(project)
-    registry.tell(project, decide(project, "shapes"))
-    registry.tell(project, early)
+    registry.apply(project, decide(project, "shapes"))
+    registry.apply(project, early)
     assert aliases(client)["champion"] == LOCKED
 
 
-def test_after_a_roll_back_both_versions_say_who_reigns_and_why(
+def test_after_a_roll_back_both_versions_say_who_is_champion_and_why(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     first, second = {}, {}
     for method, reason in ((GATED, "it is first"), (LOCKED, "it is second")):
         if method == LOCKED:
             result(project, "shapes", LOCKED, outcomes(143))
-        registry.tell(project, promote(project, "shapes", method, reason))
+        registry.apply(project, promote(project, "shapes", method, reason))
     back = roll_back(project, "shapes", "no better")
-    for _ in range(2):  # a roll-back that is told twice is written once
-        registry.tell(project, back)
+    for _ in range(2):  # a roll-back that is reported twice is written once
+        registry.apply(project, back)
         found = {entry.tags["method"]: entry for entry in client.search_model_versions(f"name = '{NAME}'")}
         first, second = found[GATED], found[LOCKED]
         assert first.tags["verdict"] == "champion again" and "dethroned" not in first.tags
@@ -153,18 +153,18 @@ def test_after_a_roll_back_both_versions_say_who_reigns_and_why(
         assert lost.startswith("no longer champion since ") and lost.endswith(": no better")
 
 
-def test_an_old_verdict_that_is_told_again_takes_no_title_from_who_has_it_by_now(
+def test_an_old_verdict_that_is_applied_again_takes_no_title_from_who_has_it_by_now(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
-    registry.tell(project, promote(project, "shapes", GATED, "it is first"))
+    registry.apply(project, promote(project, "shapes", GATED, "it is first"))
     result(project, "shapes", LOCKED, outcomes(143))
     older = promote(project, "shapes", LOCKED, "it is second")
-    registry.tell(project, older)
+    registry.apply(project, older)
     first = next(entry for entry in registry.versions("shapes") if entry.method == GATED)
     later = "9999-01-01T00:00:00+00:00"
     for tag, value in (("verdict", "champion again"), ("decided", later)):
         client.set_model_version_tag(NAME, first.number, tag, value)
-    registry.tell(project, older)
+    registry.apply(project, older)
     again = next(entry for entry in registry.versions("shapes") if entry.method == GATED)
     assert (again.tags["verdict"], again.tags["decided"]) == ("champion again", later)
 
@@ -174,7 +174,7 @@ def test_a_version_whose_log_still_waits_is_registered_first(
 ) -> None:
     checkpoint = project.store.current("customized_checkpoint", f"shapes/{GATED}")
     assert Tracking(DOWN, "tiny").log_artifact(project, checkpoint, "dagster-1") is None
-    registry.tell(project, decide(project, "shapes"), patient=True)
+    registry.apply(project, decide(project, "shapes"), patient=True)
     assert aliases(client) == {"champion": GATED}
     assert len(registry.versions("shapes")) == 1
     assert Tracking(registry.uri, "tiny").count_pending(project) == 0
@@ -183,22 +183,22 @@ def test_a_version_whose_log_still_waits_is_registered_first(
 def test_an_alias_moved_by_hand_is_respected_and_then_taken_over(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
-    registry.tell(project, decide(project, "shapes"))
+    registry.apply(project, decide(project, "shapes"))
     result(project, "shapes", LOCKED, outcomes(143))
-    registry.tell(project, decide(project, "shapes"))
+    registry.apply(project, decide(project, "shapes"))
     assert registry.hand_edit(project, "shapes") is None
     chosen = next(version for version in registry.versions("shapes") if version.method == LOCKED)
     client.set_registered_model_alias(NAME, "champion", chosen.number)
     # A verdict that knew nothing of it leaves the alias alone and says so.
     result(project, "shapes", "full", outcomes(190))
-    told = registry.tell(project, decide(project, "shapes"))
-    assert "a person had moved" in told.notes[0] and f"version {chosen.number}" in told.notes[0]
+    reported = registry.apply(project, decide(project, "shapes"))
+    assert "a person had moved" in reported.notes[0] and f"version {chosen.number}" in reported.notes[0]
     assert aliases(client)["champion"] == LOCKED
     # The next decision takes the person's choice over.
     edit = registry.hand_edit(project, "shapes")
     assert edit is not None and edit.checkpoint == chosen.checkpoint
-    told = registry.tell(project, decide(project, "shapes", edit))
-    assert told.notes == ()
+    reported = registry.apply(project, decide(project, "shapes", edit))
+    assert reported.notes == ()
     verdict, _ = standing(project, "shapes")
     assert (verdict.by, verdict.champion.method) == ("registry", LOCKED)
     assert aliases(client)["champion"] == LOCKED
@@ -208,11 +208,11 @@ def test_an_alias_moved_by_hand_is_respected_and_then_taken_over(
 def test_an_alias_deleted_by_hand_is_taken_over_as_a_roll_back(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
-    registry.tell(project, decide(project, "shapes"))
+    registry.apply(project, decide(project, "shapes"))
     client.delete_registered_model_alias(NAME, "champion")
     edit = registry.hand_edit(project, "shapes")
     assert edit is not None and edit.version is None
-    registry.tell(project, decide(project, "shapes", edit))
+    registry.apply(project, decide(project, "shapes", edit))
     assert standing(project, "shapes")[0].champion.method == "base"
     assert aliases(client) == {}
     assert registry.hand_edit(project, "shapes") is None
@@ -221,41 +221,41 @@ def test_an_alias_deleted_by_hand_is_taken_over_as_a_roll_back(
 def test_a_command_overrules_what_was_done_by_hand_and_says_so(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
-    registry.tell(project, decide(project, "shapes"))
+    registry.apply(project, decide(project, "shapes"))
     client.delete_registered_model_alias(NAME, "champion")
-    told = registry.tell(project, promote(project, "shapes", GATED, "it is the one"))
+    reported = registry.apply(project, promote(project, "shapes", GATED, "it is the one"))
     assert aliases(client) == {"champion": GATED}
-    assert "no version" in told.notes[0]
+    assert "no version" in reported.notes[0]
 
 
 def test_a_version_deleted_by_hand_is_said_and_never_made_again(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     artifact = decide(project, "shapes")
-    registry.tell(project, artifact)
+    registry.apply(project, artifact)
     client.delete_registered_model_alias(NAME, "champion")
     client.delete_model_version(NAME, registry.versions("shapes")[0].number)
-    told = registry.tell(project, artifact)
-    assert "a person deleted it" in told.notes[0]
-    assert (told.waits, registry.versions("shapes")) == (0, [])
+    reported = registry.apply(project, artifact)
+    assert "a person deleted it" in reported.notes[0]
+    assert (reported.waits, registry.versions("shapes")) == (0, [])
 
 
-def test_a_domain_where_the_base_reigns_and_nothing_was_trained_has_no_model(
+def test_a_domain_where_the_base_is_champion_and_nothing_was_trained_has_no_model(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     result(project, "colours", "base", outcomes(100))
-    told = registry.tell(project, decide(project, "colours"))
-    assert (told.told, told.notes) == (1, ())
+    reported = registry.apply(project, decide(project, "colours"))
+    assert (reported.applied, reported.notes) == (1, ())
     assert client.search_registered_models("name = 'react-colours'") == []
     assert registry.versions("colours") == [] and registry.hand_edit(project, "colours") is None
 
 
-def test_one_domain_that_cannot_be_told_holds_up_no_other(
+def test_one_domain_that_cannot_be_applied_holds_up_no_other(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     pending = project.store.root / queue.PENDING
     pending.mkdir(parents=True)
     (pending / "verdict--00000001--colours--0123456789abcdef.json").write_text("not JSON")
-    told = registry.tell(project, decide(project, "shapes"))
-    assert (told.told, told.waits) == (1, 1)
+    reported = registry.apply(project, decide(project, "shapes"))
+    assert (reported.applied, reported.waits) == (1, 1)
     assert aliases(client) == {"champion": GATED}
