@@ -41,7 +41,7 @@ LEASE_SECONDS = 120.0
 
 @cache
 def boot_id() -> str:
-    """Stands for this boot of this kernel: attempts that share it share its file locks."""
+    """Identifies this boot of this kernel: attempts that share it share its file locks."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().replace("-", "")[:12]
     except OSError:  # no Linux: the host's name does not change while its processes live
@@ -50,7 +50,7 @@ def boot_id() -> str:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One build of the artifact `slug` stands for; `name` is unique over hosts and containers."""
+    """one build of the artifact of `slug`; `name` is unique over hosts and containers."""
 
     root: Path
     slug: str

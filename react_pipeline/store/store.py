@@ -223,7 +223,7 @@ class Store:
 
     @contextmanager
     def try_lock(self, name: str) -> Iterator[bool]:
-        """Hold a lock of this store if nobody does; yields whether that is so. Never on a file system without locks."""
+        """Hold a lock of this store if it is free; yields whether it was. Never on a file system without locks."""
         with self._locked(name, wait=False) as held:
             yield abilities(self.root).locks and held
 
