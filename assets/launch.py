@@ -92,14 +92,14 @@ def materialize(
     methods = methods or project.config.methods
     defs = build_defs(methods, {CONSOLE: lines.definition}, project=ProjectResource(config_path=str(project.path)))
     benchmark = project.config.elevater.root is not None or selection.strip() != "*"
-    places = plan(defs, selection, domains or _valid_domains(project), methods, benchmark=benchmark)
-    slugs = sorted({key.split("/")[0] for _, key in places} - {ALL})
+    slugs = domains or _valid_domains(project)
     for slug in slugs:
         project.domain(slug)
+    places = plan(defs, selection, slugs, methods, benchmark=benchmark)
     summary, started = Summary(), time.monotonic()
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     with open_instance(project) as instance, held_open(instance), registered(instance) as name:
-        instance.add_dynamic_partitions(DOMAINS, slugs)
+        instance.add_dynamic_partitions(DOMAINS, sorted({key.split("/")[0] for _, key in places} - {ALL}))
         recorded = Recorded(instance, project)
         for place in places:
             if blocked := _blocked_by(place, places, {*summary.failed, *summary.skipped}):

@@ -56,8 +56,8 @@ def test_fault_that_may_pass_is_tried_again_when_its_time_has_come(
 ) -> None:
     begin(upkeep, StoreWriteError("disk full"))
     assert upkeep.tick() == set()
-    assert "failed: " in upkeep.log and "disk full; asked for again after 20" in upkeep.log
-    assert "UTC, try 2 of 6" in upkeep.log
+    assert "failed: " in upkeep.log and "disk full; next try after 20" in upkeep.log
+    assert "UTC: number 2 of 6" in upkeep.log
     monkeypatch.setattr(attempts, "WAIT_HOURS", NO_WAIT)
     assert ("corpus", None) in upkeep.tick()
 
@@ -166,7 +166,7 @@ def test_artifact_whose_check_never_answered_is_asked_for_again_and_then_waited_
     job.execute_in_process(instance=upkeep.instance, partition_key="shapes", tags=request.tags, raise_on_error=False)
     assert kept_up.store.current("retrieved_set", "shapes").fingerprint == made
     assert upkeep.tick() == {("comparison", "shapes")}, "what needs no checkpoint goes on"
-    assert "KeyError: 'starving'" in upkeep.log and "; asked for again after" in upkeep.log
+    assert "KeyError: 'starving'" in upkeep.log and "; next try after" in upkeep.log
     with monkeypatch.context() as patch:
         patch.setattr(attempts, "WAIT_HOURS", NO_WAIT)
         assert ("retrieved_set", "shapes") in upkeep.tick(), "whatever the error of the check"

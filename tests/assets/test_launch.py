@@ -193,6 +193,7 @@ def test_killed_launch_is_closed_and_gives_its_place_back(is_alive: bool, machin
         tags = {LAUNCH_TAG: "another 1", HEARTBEAT_TAG: f"{time.time() - silence:.0f}"}
         if machine == "this":
             held = ending.enter_context(registered(instance)) if is_alive else f"{platform.node()} killed"
+            lock_of(instance, held).parent.mkdir(exist_ok=True)
             lock_of(instance, held).touch()  # the kernel has freed the lock of a killed process
             tags = tags_of(held)
         run = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)

@@ -125,7 +125,7 @@ def test_progress_is_reported_now_and_then() -> None:
     progress.started(Inputs("customized_checkpoint", "shapes/full", {"steps": 9}, {}, "1"), 4)
     for step in range(4, 9):
         progress.stepped({"step": step, "loss": 0.5, "images_per_second": 12.0})
-    assert reported == ["training shapes/full: going on at step 4", "step 5 of 9: loss 0.5, 12 images/s"]
+    assert reported == ["training shapes/full: resuming at step 4", "step 5 of 9: loss 0.5, 12 images/s"]
 
 
 def test_training_in_the_assets_own_process_is_streamed_and_finished(
