@@ -61,7 +61,7 @@ def compare_benchmarks(project: Project, slug: str) -> Artifact:
 
 def benchmark_comparison_is_current(project: Project, slug: str) -> Artifact:
     """The published comparison, if it shows the results that there are today: `lineage.gathered_is_current`."""
-    return gathered_is_current(project, STAGE, slug, *gather(project, STAGE, slug, _problem_of))
+    return gathered_is_current(project, STAGE, slug, lambda: gather(project, STAGE, slug, _problem_of))
 
 
 def _problem_of(method: str, result: Artifact) -> str:
