@@ -81,7 +81,7 @@ def _refuse_bombs(path: Path, text: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             problem = "YAML aliases (*name) are refused; write the value out"  # a few expand to gigabytes
         elif getattr(event, "tag", None) is not None:
-            problem = f"YAML tags ({event.tag}) are refused; write plain text, numbers, lists and mappings"
+            problem = "YAML tags (!!name) are refused; write plain text, numbers, lists and mappings"
         elif depth > MAX_DEPTH:
             problem = f"lists and mappings are nested more than {MAX_DEPTH} deep"
         elif len(getattr(event, "value", "")) > MAX_SCALAR:
