@@ -9,3 +9,5 @@ from .registry import Told as Told
 from .values import METRICS_FILE as METRICS_FILE
 from .values import flatten as flatten
 from .versions import Version as Version
+from .views import models_url as models_url
+from .views import view_url as view_url
