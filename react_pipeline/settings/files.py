@@ -174,7 +174,7 @@ def _field_of(location: tuple[int | str, ...]) -> str:
 
 def _message_of(entry: Any) -> str:
     if entry["type"] == "extra_forbidden":
-        return "unknown field; remove it or mend its spelling"
+        return "unknown field; remove it or fix its spelling"
     message = str(entry["msg"]).removeprefix("Value error, ")
     shown = entry["input"] if isinstance(entry["input"], (str, int, float, bool, type(None))) else None
     return message if shown is None or entry["type"] == "value_error" else f"{message} (found {shown!r})"

@@ -14,7 +14,7 @@ from react_pipeline.store.errors import ConfigError
 GOOD = {"classes": ["cat", "dog"]}
 
 
-def told(path: Path, value: object) -> str:
+def reported(path: Path, value: object) -> str:
     path.write_text(value if isinstance(value, str) else yaml.safe_dump(value))
     with pytest.raises(ConfigError) as error:
         load_domain(path)
@@ -28,7 +28,7 @@ def test_all_faults_of_a_domain_are_listed_with_their_fields(tmp_path: Path) -> 
         "classnames": [],
         "retrieval": {"k_per_prompt": "many"},
     }
-    text = told(tmp_path / "pets.yaml", raw)
+    text = reported(tmp_path / "pets.yaml", raw)
     for words in ("classes: 'Cat' occurs twice", "templates: 'a photo': needs {}", "classnames: unknown field"):
         assert words in text
     assert "retrieval.k_per_prompt" in text
@@ -47,8 +47,8 @@ def test_all_faults_of_a_domain_are_listed_with_their_fields(tmp_path: Path) -> 
         ({"evaluation": {"name": "x", "kind": "folder"}}, "`path` belongs"),
     ],
 )
-def test_wrong_values_are_told_by_field(tmp_path: Path, change: dict[str, object], words: str) -> None:  # 21
-    assert words in told(tmp_path / "pets.yaml", {**GOOD, **change})
+def test_wrong_values_are_reported_by_field(tmp_path: Path, change: dict[str, object], words: str) -> None:  # 21
+    assert words in reported(tmp_path / "pets.yaml", {**GOOD, **change})
 
 
 BOMB = "a: &a [x,x,x,x]\n" + "\n".join(
@@ -70,7 +70,7 @@ BOMB = "a: &a [x,x,x,x]\n" + "\n".join(
 )
 def test_hostile_yaml_is_refused(tmp_path: Path, text: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:  # 22
     monkeypatch.chdir(tmp_path)
-    assert words in told(tmp_path / "pets.yaml", text)
+    assert words in reported(tmp_path / "pets.yaml", text)
     assert not (tmp_path / "owned").exists()
 
 
@@ -82,8 +82,8 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:  # 22
 
 @pytest.mark.parametrize("slug", ["..", "a/b", "with space", "Grün", "Pets", "-x", "a" * 64, ""])
 def test_slugs_that_are_no_safe_names_are_refused(tmp_path: Path, slug: str) -> None:  # 23
-    assert SLUG_RULE in told(tmp_path / "pets.yaml", {**GOOD, "slug": slug})
+    assert SLUG_RULE in reported(tmp_path / "pets.yaml", {**GOOD, "slug": slug})
 
 
 def test_the_slug_must_be_the_name_of_the_file(tmp_path: Path) -> None:  # 23
-    assert "dogs.yaml" in told(tmp_path / "pets.yaml", {**GOOD, "slug": "dogs"})
+    assert "dogs.yaml" in reported(tmp_path / "pets.yaml", {**GOOD, "slug": "dogs"})
