@@ -72,9 +72,11 @@ def best_of(report: Artifact) -> tuple[dict[str, str], list[Row]]:
         return {}, []
     best = max(trained, key=lambda row: float(row["top1"]))
     gain, low, high = (best[name] for name in ("gain_over_control", "gain_low", "gain_high"))
-    told = "no control" if pd.isna(gain) else f"{gain:+.4f}" + ("" if pd.isna(low) else f" ({low:+.4f} to {high:+.4f})")
+    gained = (
+        "no control" if pd.isna(gain) else f"{gain:+.4f}" + ("" if pd.isna(low) else f" ({low:+.4f} to {high:+.4f})")
+    )
     names = {name: name for name in ("top1", "top5", "mean_per_class")} | dict(list(DIFFERENCES.items())[:3])
-    return {"best_method": str(best["method"]), "gain_over_control": told}, _rows(report, best, names)
+    return {"best_method": str(best["method"]), "gain_over_control": gained}, _rows(report, best, names)
 
 
 def _table(report: Artifact) -> list[dict[str, Any]]:
