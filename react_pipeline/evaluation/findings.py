@@ -112,9 +112,9 @@ def _of_another(table: pd.DataFrame, method: str) -> tuple[str, ...]:
 
 def _verdict(low: float, high: float) -> str:
     if low > 0:
-        return "The gain over the base is larger than chance in the choice of images explains."
+        return "The gain over the base is larger than the choice of images can explain."
     if high < 0:
-        return "The loss against the base is larger than chance in the choice of images explains."
+        return "The loss against the base is larger than the choice of images can explain."
     return "On these images the difference to the base could be chance."
 
 

@@ -382,7 +382,7 @@ def retrained(make_project: Make) -> tuple[Project, Artifact, Artifact]:
 def test_the_champion_is_exported_though_its_method_has_a_newer_model(
     make_project: Make, project: Project, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="the base reigns"):
+    with pytest.raises(InputError, match="the base is champion"):
         export(project, "shapes", "champion", tmp_path / "none")
     project, first, second = retrained(make_project)
     assert first.fingerprint != second.fingerprint
