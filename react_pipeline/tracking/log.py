@@ -32,7 +32,7 @@ from react_pipeline.tracking.registry import apply_verdict, entry_of, hand_edit
 from react_pipeline.tracking.results import best_of, cost_rows, difference_rows
 from react_pipeline.tracking.runs import FINISHED, KILLED, Runs, log_params, log_rows, log_tags, missing_rows
 from react_pipeline.tracking.system import read_spooled, spool_file
-from react_pipeline.tracking.values import REPORT_STAGES, created_ms, files_of, metrics_of, params_of, tags_of
+from react_pipeline.tracking.values import created_ms, files_of, metrics_of, params_of, tags_of
 from react_pipeline.tracking.versions import Version, list_versions
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ class Tracking:
             log_model(client, self.runs.experiment_id, artifact, run_id)
         if artifact.stage == "comparison":
             self._log_differences(client, project, artifact)
-        if artifact.stage in REPORT_STAGES:
+        if artifact.stage in ("comparison", "overview"):
             self._log_best(client, artifact, run)
         client.set_terminated(run_id, FINISHED, created_ms(artifact))
         return run_id
