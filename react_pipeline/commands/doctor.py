@@ -19,6 +19,7 @@ from urllib.error import HTTPError
 
 from packaging.requirements import Requirement
 
+from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
 from react_pipeline.project import CONFIG_VARIABLE, HOME_VARIABLE, SETTINGS_FILE, Project, locate_home, ui_addresses
 from react_pipeline.settings import CorpusConfig, load_domains
 from react_pipeline.store import InputError, ReactError
@@ -69,7 +70,8 @@ def _packages() -> Iterator[Finding]:
         try:
             yield Finding(name, "ok", metadata.version(name))
         except metadata.PackageNotFoundError:
-            yield Finding(name, "missing", "not installed", "pip install react-pipeline")
+            remedy = INSTALL_CLIP_RETRIEVAL if name == "clip-retrieval" else "pip install react-pipeline"
+            yield Finding(name, "missing", "not installed", remedy)
 
 
 def _device() -> Finding:
