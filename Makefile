@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow test-operations test-gpu docs lint check-definitions ui clean
+.PHONY: help install demo demo-dense test test-slow test-operations test-gpu docs lint check-definitions ui clean
 
 help:
 	@sed -n 's/^# //p; s/^\([a-z-]*\):.*## /  make \1  /p' Makefile
@@ -20,6 +20,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: install ## retrieve, customize and evaluate three domains, then print the table
 	$(BIN)/react-pipeline demo
+
+demo-dense: install ## detection and segmentation on scenes made of the demo's drawings, after `make demo`
+	$(BIN)/react-pipeline dense demo
 
 test: install ## everything but the slow and GPU tests
 	$(BIN)/ruff check .

@@ -9,7 +9,7 @@ torch and loads the definitions once.
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
 from react_pipeline.settings import METHODS, load_domains
 from react_pipeline.store import InputError, ReactError
 from react_pipeline.tracking import Registry, Tracking
-from react_pipeline.upkeep import up_to_date
+from react_pipeline.upkeep import APART, left_out_groups, up_to_date
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +98,8 @@ def materialize(
     An asset is up to date if its artifact is what would be built today and Dagster and MLflow show it as it is.
 
     Args:
-        selection: Dagster's syntax, such as `+domain_results` or `comparison`. `*` leaves the benchmark out unless
-            `elevater.root` is set.
+        selection: Dagster's syntax, such as `+domain_results` or `comparison`. `*` leaves out the benchmark unless
+            `elevater.root` is set, and detection and segmentation unless `dense.root` is there.
         domains: Slugs; none: every valid domain file.
         methods: Of `METHODS`; none: those of `pipeline.yaml`.
         config_path: The `pipeline.yaml`; unset: as `Project.load`.
@@ -112,8 +112,8 @@ def materialize(
     lines = StepLines()
     methods = methods or project.config.methods
     defs = build_defs(methods, {CONSOLE: lines.definition}, project=ProjectResource(config_path=str(project.path)))
-    benchmark = project.config.elevater.root is not None or selection.strip() != "*"
-    launches = plan(defs, selection, domains or _valid_domains(project), methods, benchmark=benchmark)
+    left_out = left_out_groups(project.config) if selection.strip() == "*" else set()
+    launches = plan(defs, selection, domains or _valid_domains(project), methods, left_out)
     for slug in {launch.key.split("/")[0] for launch in launches} - {ALL}:
         project.domain(slug)
     started = time.monotonic()
@@ -129,11 +129,15 @@ def materialize(
 
 
 def plan(
-    defs: dg.Definitions, selection: str, domains: Sequence[str], methods: Sequence[str], *, benchmark: bool = False
+    defs: dg.Definitions,
+    selection: str,
+    domains: Sequence[str],
+    methods: Sequence[str],
+    left_out: Collection[str] = APART,
 ) -> list[Launch]:
     """The runs of a selection, in order: what belongs to no domain, domain after domain, then the overview of all.
 
-    The assets of the benchmark are among them only if `benchmark` is given.
+    The assets of the groups `left_out` are not among them.
 
     Raises:
         InputError: If the selection names nothing, or a method is unknown.
@@ -147,12 +151,13 @@ def plan(
     for method in methods:
         method_key("any", method)
     wanted = {key.path[-1] for key in selected}
-    rows = [row for row in STAGES.values() if row.name in wanted and (benchmark or row.group != "benchmark")]
+    rows = [row for row in STAGES.values() if row.name in wanted and row.group not in left_out]
 
     def together(key: str, *scopes: str, gathers: bool = False) -> list[Launch]:
-        """What shares a partition and comes together; apart from it the benchmark, so that it fails nothing else."""
+        """What shares a partition comes together; each group of `APART` by itself, so that it fails nothing else."""
         of_scope = [row for row in rows if row.scope in scopes and bool(row.gathers) == gathers]
-        kinds = [[row.name for row in of_scope if (row.group == "benchmark") == apart] for apart in (False, True)]
+        kinds = [[row.name for row in of_scope if row.group not in APART]]
+        kinds += [[row.name for row in of_scope if row.group == group] for group in APART]
         return [Launch(tuple(names), key) for names in kinds if names]
 
     launches = together(ALL, "all")

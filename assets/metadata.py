@@ -27,6 +27,7 @@ ATTENTION_GATE, DENSE_GATE = "gate_attn_", "gate_dense_"
 PICTURES = {
     **{"contact_sheet.png": "contact_sheet", "similarity.png": "similarity", "loss.png": "loss_curve"},
     **{"comparison.png": "comparison", "overview.png": "overview", "promotion.png": "promotion"},
+    "overlays.png": "overlays",
 }
 """Files of an artifact that are embedded, and the names they are shown under."""
 

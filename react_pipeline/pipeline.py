@@ -130,9 +130,8 @@ _ROWS = (
           "evaluation:overview", gathers=("comparison",), is_current="evaluation:overview_is_current",
           group="evaluation", kinds=("plotly", "parquet"), priority=65),
     Stage("benchmark_features", "the images of ELEVATER's data sets as one checkpoint encodes them", "method",
-          "benchmark:publish_features", parents=(*BASE, *TRAINED),
-          parents_of_method=lambda method: BASE if method == "base" else TRAINED, identity=identity.benchmark_features,
-          outside=outside.unlisted, group="benchmark", kinds=("torch", "numpy"), pool="gpu", priority=10),
+          "benchmark:publish_features", parents=(*BASE, *TRAINED), parents_of_method=_measured, pool="gpu", priority=10,
+          identity=identity.benchmark_features, outside=outside.unlisted, group="benchmark", kinds=("torch", "numpy")),
     Stage("benchmark_results", "one checkpoint on ELEVATER's data sets", "method", "benchmark:publish_results",
           parents=("benchmark_features", *BASE, *TRAINED),
           parents_of_method=lambda method: ("benchmark_features", *(BASE if method == "base" else TRAINED)),
@@ -140,6 +139,11 @@ _ROWS = (
     Stage("benchmark_comparison", "base and methods on ELEVATER's data sets", "domain", "benchmark:compare_benchmarks",
           gathers=("benchmark_results",), is_current="benchmark:benchmark_comparison_is_current",
           group="benchmark", kinds=("parquet",), priority=20),
+    Stage("dense_results", "detection and segmentation by one checkpoint", "method", "benchmark:publish_dense",
+          parents=(*BASE, *TRAINED), parents_of_method=_measured, identity=identity.dense_results,
+          outside=outside.unlisted, group="dense", kinds=("torch", "parquet"), pool="gpu", priority=10),
+    Stage("dense_comparison", "base and methods in detection and segmentation", "domain", "benchmark:compare_dense",
+          gathers=("dense_results",), is_current="benchmark:dense_comparison_is_current", group="dense", priority=20),
 )
 # fmt: on
 

@@ -40,24 +40,7 @@ def compare_benchmarks(project: Project, slug: str) -> Artifact:
     Raises:
         MissingArtifact: If the base has no fresh result, or no method has.
     """
-    results: dict[str, Artifact] = {}
-    skipped: dict[str, str] = {}
-    for method in METHODS:
-        if not project.store.has(RESULTS, key := method_key(slug, method)):
-            continue
-        try:
-            found = fresh(project, RESULTS, key)
-        except (MissingArtifact, StaleArtifact) as error:
-            skipped[method] = f"stale: {error}"
-            continue
-        reason = found.counts.get("unavailable")
-        if reason and method != "base":
-            skipped[method] = f"unavailable: {reason}"
-        else:
-            results[method] = found
-    if "base" not in results:
-        told = f" ({skipped['base']})" if "base" in skipped else ""
-        raise MissingArtifact(f"{slug}: the base has no result to compare with{told}; materialize `{RESULTS}` for it")
+    results, skipped = results_to_compare(project, slug, RESULTS)
     inputs = resolve(project, STAGE, slug, parents=results, content={"skipped": skipped})
 
     def write(directory: Path) -> dict[str, Any]:
@@ -82,15 +65,53 @@ def benchmark_comparison_is_current(project: Project, slug: str) -> Artifact:
         StaleArtifact: If a result is new, was replaced, or is gone.
         CorruptArtifact: If its bytes differ from its manifest.
     """
-    artifact = fresh(project, STAGE, slug)
-    results = {method: fresh_or_none(project, RESULTS, method_key(slug, method)) for method in METHODS}
+    return shows_todays_results(project, slug, STAGE, RESULTS)
+
+
+def results_to_compare(project: Project, slug: str, stage: str) -> tuple[dict[str, Artifact], dict[str, str]]:
+    """The fresh results of a domain by method, the base first, and why others are left out.
+
+    Raises:
+        MissingArtifact: If the base has none.
+    """
+    results: dict[str, Artifact] = {}
+    skipped: dict[str, str] = {}
+    for method in METHODS:
+        if not project.store.has(stage, key := method_key(slug, method)):
+            continue
+        try:
+            found = fresh(project, stage, key)
+        except (MissingArtifact, StaleArtifact) as error:
+            skipped[method] = f"stale: {error}"
+            continue
+        reason = found.counts.get("unavailable")
+        if reason and method != "base":
+            skipped[method] = f"unavailable: {reason}"
+        else:
+            results[method] = found
+    if "base" not in results:
+        reason = f" ({skipped['base']})" if "base" in skipped else ""
+        raise MissingArtifact(f"{slug}: the base has no result to compare with{reason}; materialize `{stage}` for it")
+    return results, skipped
+
+
+def shows_todays_results(project: Project, slug: str, stage: str, of: str) -> Artifact:
+    """The published comparison of a domain, if it shows the results of stage `of` that there are today.
+
+    Raises:
+        MissingArtifact: If none was published.
+        StaleArtifact: If a result is new, was replaced, or is gone.
+        CorruptArtifact: If its bytes differ from its manifest.
+    """
+    artifact = fresh(project, stage, slug)
+    results = {method: fresh_or_none(project, of, method_key(slug, method)) for method in METHODS}
     shown = {
         method: found.fingerprint
         for method, found in results.items()
         if found is not None and (method == "base" or not found.counts.get("unavailable"))
     }
     if artifact.parents != shown:
-        raise StaleArtifact(f"`{STAGE}` of {slug!r} shows other results than today's: rematerialize it")
+        raise StaleArtifact(f"`{stage}` of {slug!r} shows other results than today's: rematerialize it")
     return artifact
 
 

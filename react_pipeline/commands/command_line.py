@@ -1,17 +1,22 @@
-"""What the commands share: the `--config` option, the console, finding the project."""
+"""What the commands share: the `--config` option, the console, finding the project, building assets."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from react_pipeline.commands.terminal import bars_in_terminal, print_line
 from react_pipeline.project import Project
 from react_pipeline.store import ConfigError, InputError
 
 console = Console()
+
+DEMO_DOMAINS = ("animals", "food", "travel")
 
 Config = Annotated[
     Path | None,
@@ -32,3 +37,22 @@ def load_project(config: Path | None) -> Project:
         if not path.exists():
             raise InputError(f"{path}: no such file; run where your pipeline.yaml is, or give --config") from error
         raise
+
+
+def materialize_assets(project: Project, select: str, domains: Sequence[str], methods: Sequence[str]) -> int:
+    """Run a selection of assets and print what becomes of it; returns the exit code."""
+    from assets.launch import Event
+    from assets.launch import materialize as launch
+
+    def show(event: Event) -> None:
+        if event.state != "done":
+            run = f"{event.launch}: {event.state}"
+            print_line(f"  {event.message if event.state == 'step' else run}")
+
+    with bars_in_terminal():
+        summary = launch(select, domains, methods, project.path, show)
+    console.print(f"{summary.built} built, {summary.reused} as before, {summary.seconds:.0f} s")
+    for event in [*summary.failures, *summary.skipped]:
+        what = event.launch
+        print_line(f"error: {what} {event.state}: {' '.join(event.message.split())}", sys.stderr)
+    return 1 if summary.failures or summary.skipped else 0

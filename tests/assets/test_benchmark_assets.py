@@ -128,20 +128,23 @@ def test_comparison_counts_what_both_have_and_names_the_linear_head_as_left_out(
 
 def test_benchmark_is_left_out_where_it_is_not_wanted() -> None:
     launches = plan(build_defs(), "*", ["a"], ["base"])
-    assert not [name for launch in launches for name in launch.assets if name.startswith("benchmark")]
+    assert not [name for launch in launches for name in launch.assets if name.startswith(("benchmark", "dense"))]
     assert [launch.key for launch in launches] == ["all", "a", "a/base", "a", "all"]
 
 
 def test_benchmark_runs_apart_after_the_methods_own_evaluation() -> None:
-    launches = plan(build_defs(), "*", ["a"], ["base", "gated-image"], benchmark=True)
+    launches = plan(build_defs(), "*", ["a"], ["base", "gated-image"], left_out=())
     assert launches[2:] == [
         Launch(("domain_results",), "a/base"),
         Launch(("benchmark_features", "benchmark_results"), "a/base"),
+        Launch(("dense_results",), "a/base"),
         Launch(("customized_checkpoint",), "a/gated-image"),
         Launch(("domain_results",), "a/gated-image"),
         Launch(("benchmark_features", "benchmark_results"), "a/gated-image"),
+        Launch(("dense_results",), "a/gated-image"),
         Launch(("comparison", "promotion"), "a"),
         Launch(("benchmark_comparison",), "a"),
+        Launch(("dense_comparison",), "a"),
         Launch(("overview",)),
     ]
 
