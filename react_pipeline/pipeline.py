@@ -1,8 +1,7 @@
 """The table of stages in the order of the data: a row holds everything there is to know about a stage.
 
-Assets, launching, upkeep, status, tracking and the table of docs/architecture.md iterate `STAGES`. A new step is a row
-here, a function that publishes its artifact, and its page. Does not belong here: whether an artifact is still what the
-table says (`lineage`), how a stage is built (the room that `step` names).
+Assets, launching, upkeep, status, tracking and the table of docs/architecture.md iterate `STAGES`. A new step is a row,
+a function that publishes its artifact, and its page. Does not belong here: freshness (`lineage`), how a stage is built.
 """
 
 from __future__ import annotations
@@ -143,7 +142,7 @@ _ROWS = (
           parents=(*BASE, *TRAINED), parents_of_method=_measured, identity=identity.dense_results,
           outside=outside.unlisted, group="dense", kinds=("torch", "parquet"), pool="gpu", priority=10),
     Stage("dense_comparison", "base and methods in detection and segmentation", "domain", "benchmark:compare_dense",
-          gathers=("dense_results",), is_current="benchmark:dense_comparison_is_current", group="dense", priority=20),
+          gathers=("dense_results",), is_current="benchmark:dense_is_current", group="dense", kinds=("parquet",), priority=20),
 )
 # fmt: on
 

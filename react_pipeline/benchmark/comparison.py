@@ -58,7 +58,7 @@ def compare_benchmarks(project: Project, slug: str) -> Artifact:
 
 
 def benchmark_comparison_is_current(project: Project, slug: str) -> Artifact:
-    """The published comparison, if it shows the results that there are today.
+    """The published comparison, if it shows today's results.
 
     Raises:
         MissingArtifact: If none was published.

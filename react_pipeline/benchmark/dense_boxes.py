@@ -34,7 +34,7 @@ Source = Callable[[int, Image.Image], Proposals]
 MIN_DIFFERENCE = 24
 """From the colour of the border (0-255, any channel), for a pixel to belong to an object."""
 EROSIONS = (0, 1, 3, 6, 10)
-"""Pixels taken off before parts are told apart, so that objects that touch come apart too."""
+"""Pixels taken off before parts are separated, so that objects that touch are separated too."""
 MIN_SIDE = 20
 MAX_UNITED = 6
 """Largest parts of which all pairs are united: a drawing may have several parts."""

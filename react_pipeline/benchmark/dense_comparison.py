@@ -57,7 +57,7 @@ def compare_dense(project: Project, slug: str) -> Artifact:
     return project.store.build(inputs, write)
 
 
-def dense_comparison_is_current(project: Project, slug: str) -> Artifact:
+def dense_is_current(project: Project, slug: str) -> Artifact:
     """The published comparison, if it shows the results that there are today.
 
     Raises:

@@ -1,7 +1,7 @@
 """Annotation-free training (MaskCLIP+): a small network learns from what the frozen map says of unlabelled images.
 
 Belongs here: pseudo labels on disk, the training, resuming it. Does not belong here: the map (`dense_maps`), what is
-measured (`dense_results`). Unlike in MaskCLIP's code the map labels each image once and whole, not each crop anew.
+measured (`dense_results`). Unlike in MaskCLIP's code the map labels each image once and whole, not each crop.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Student:
         return functional.interpolate(logits, (image.height, image.width), mode="bilinear")[0].argmax(0).cpu().numpy()
 
     def train(self, root: Path, folder: str, scratch: Path, max_pixels: int) -> None:
-        """Label the images of a folder or zip and learn from them; killed in between, it goes on from its last state.
+        """Label the images of a folder or zip and learn from them; killed in between, it resumes from its last state.
 
         Raises:
             InputError: If there is no image.

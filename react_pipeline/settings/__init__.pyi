@@ -18,6 +18,7 @@ from .dense import ATTENTIONS as ATTENTIONS
 from .dense import IGNORED as IGNORED
 from .dense import DenseConfig as DenseConfig
 from .dense import DenseSet as DenseSet
+from .dense import OwnDenseSet as OwnDenseSet
 from .dense import dense_sets as dense_sets
 from .distributor import DistributorConfig as DistributorConfig
 from .evaluation import ElevaterConfig as ElevaterConfig

@@ -154,7 +154,7 @@ class DenseConfig(Section):
         own: One's own sets.
         boxes: Where boxes come from: `truth`, `objects` (parts that differ from the border's colour, for drawings),
             `grid` (boxes of all places and sizes), `rpn` (the proposals of `rpn_checkpoint`), `file` (`boxes_file`).
-        boxes_file: COCO results JSON relative to `root`; `{dataset}` stands for the set.
+        boxes_file: COCO results JSON relative to `root`; `{dataset}` is the name of the set.
         rpn_checkpoint: State dict of one of torchvision's Faster R-CNNs, `rpn_model`.
         regions: Vectors of boxes: `crop` (any tower: the box and its surroundings, resized) or `roi` (one pass).
         attention: Of the last block: `value` (MaskCLIP), `qq` (ClearCLIP), `qq+kk` (SCLIP), `kk+gauss` (NACLIP), or

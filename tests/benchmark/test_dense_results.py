@@ -17,7 +17,7 @@ from support_dense import OWN, write_sets
 
 from assets.dense import contradictions, wrong_detections
 from react_pipeline.benchmark import dense_results
-from react_pipeline.benchmark.dense_comparison import compare_dense, dense_comparison_is_current
+from react_pipeline.benchmark.dense_comparison import compare_dense, dense_is_current
 from react_pipeline.benchmark.dense_measures import box_figures
 from react_pipeline.benchmark.dense_regions import Detector
 from react_pipeline.benchmark.dense_results import publish_dense, read_dense_sets
@@ -168,10 +168,10 @@ def test_a_method_stands_beside_the_base_in_figures_and_pictures(compared: Proje
     assert made.counts["delta"]["gated-image"]["masks"]["map"]["miou"] == 0
     page = made.file("dashboard.html").read_text()
     assert "data:image/png;base64," in page and "gated-image" in page
-    assert dense_comparison_is_current(compared, "shapes").fingerprint == made.fingerprint
+    assert dense_is_current(compared, "shapes").fingerprint == made.fingerprint
     publish_dense(changed(compared, attention="qq"), "shapes", "gated-image")
     with pytest.raises(StaleArtifact):
-        dense_comparison_is_current(compared, "shapes")
+        dense_is_current(compared, "shapes")
 
 
 def test_methods_on_other_images_than_the_base_are_not_compared(compared: Project) -> None:
