@@ -1,7 +1,7 @@
 """Detection and segmentation on the demo's scenes, several seeds of scenes: mean and spread of each method.
 
-Run `python -m benchmarks.dense_seeds` after `make demo`; `--page docs/results.md` writes the table there. Scenes are made
-below `dense.root`. Results are artifacts, so what is measured already is not measured again.
+Run `python -m benchmarks.dense_seeds` after `make demo`; `--page docs/results.md` writes the table there. Scenes are
+made below `dense.root`. Results are artifacts, so what is measured already is not measured again.
 """
 
 from __future__ import annotations
@@ -57,20 +57,14 @@ def main() -> None:
     table = pd.concat(parts)
     table["seed"] = table["set"].str.split("-").str[-1]
     # Over domains first, so that the spread is that of the seeds.
-    means = (
-        table.groupby(["method", "source", "seed"])["value"].mean().groupby(["method", "source"]).agg(["mean", "std"])
-    )
+    by_seed = table.groupby(["method", "source", "seed"])["value"].mean()
+    means = 100 * by_seed.groupby(["method", "source"]).agg(["mean", "std"])
     rows = [
-        [
-            method,
-            *(
-                f"{100 * mean:.1f} ± {100 * spread:.1f}"
-                for mean, spread in (means.loc[method, name] for name in COLUMNS)
-            ),
-        ]
+        [method, *(f"{means.loc[method, name]['mean']:.1f} ± {means.loc[method, name]['std']:.1f}" for name in COLUMNS)]
         for method in given.methods
     ]
-    text = f"{markdown_table(['method', *COLUMNS.values()], rows)}\n{', '.join(given.domains)}; {given.seeds} seeds of scenes\n"
+    about = f"{', '.join(given.domains)}; mean ± standard deviation over {given.seeds} seeds of scenes, percent."
+    text = f"{markdown_table(['method', *COLUMNS.values()], rows)}\n{about}\n"
     print(text)
     if given.page:
         page = given.page.read_text(encoding="utf-8")

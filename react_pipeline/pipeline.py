@@ -28,8 +28,7 @@ class Stage:
     Attributes:
         name: Of the stage, its asset, and its folder in the store.
         about: One sentence, for Dagster, MLflow and the docs.
-        scope: What there is one of: the pipeline (`all`), a domain, a domain and method, or one that is trained, which
-            leaves out `base`.
+        scope: What there is one of: the pipeline (`all`), a domain, a domain and method, one that is trained (no `base`).
         step: "room:function", called with the project and the parts of the key, so that nothing heavy is imported here.
         parents: Stages that it is made from.
         parents_of_method: Those of `parents` that one method needs, where methods differ.
@@ -141,8 +140,9 @@ _ROWS = (
     Stage("dense_results", "detection and segmentation by one checkpoint", "method", "benchmark:publish_dense",
           parents=(*BASE, *TRAINED), parents_of_method=_measured, identity=identity.dense_results,
           outside=outside.unlisted, group="dense", kinds=("torch", "parquet"), pool="gpu", priority=10),
-    Stage("dense_comparison", "base and methods in detection and segmentation", "domain", "benchmark:compare_dense",
-          gathers=("dense_results",), is_current="benchmark:dense_is_current", group="dense", kinds=("parquet",), priority=20),
+    Stage("dense_comparison", "base and methods in detection and segmentation; see dashboard.html", "domain",
+          "benchmark:compare_dense", gathers=("dense_results",), is_current="benchmark:dense_is_current",
+          group="dense", kinds=("parquet",), priority=20),
 )
 # fmt: on
 
