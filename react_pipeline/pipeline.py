@@ -28,7 +28,7 @@ class Stage:
     Attributes:
         name: Of the stage, its asset, and its folder in the store.
         about: One sentence, for Dagster, MLflow and the docs.
-        scope: What there is one of: the pipeline (`all`), a domain, a domain and method, one that is trained (no `base`).
+        scope: What there is one of: the pipeline (`all`), a domain, a domain and method, one of these without `base`.
         step: "room:function", called with the project and the parts of the key, so that nothing heavy is imported here.
         parents: Stages that it is made from.
         parents_of_method: Those of `parents` that one method needs, where methods differ.
