@@ -12,10 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.benchmark.comparison import results_to_compare, shows_todays_results
+from react_pipeline.benchmark.comparison import problem_of, results_to_compare
 from react_pipeline.benchmark.dense_pictures import grid_of
-from react_pipeline.benchmark.dense_results import STAGE as RESULTS
-from react_pipeline.lineage import resolve
+from react_pipeline.lineage import gather, gathered_is_current, resolve
 from react_pipeline.pages import escaped, markdown_table, render
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact
@@ -33,7 +32,7 @@ def compare_dense(project: Project, slug: str) -> Artifact:
     Raises:
         MissingArtifact: If the base has no fresh result.
     """
-    results, skipped = results_to_compare(project, slug, RESULTS)
+    results, skipped = results_to_compare(project, STAGE, slug)
     inputs = resolve(project, STAGE, slug, parents=results, content={"skipped": skipped})
 
     def write(directory: Path) -> dict[str, Any]:
@@ -58,14 +57,8 @@ def compare_dense(project: Project, slug: str) -> Artifact:
 
 
 def dense_is_current(project: Project, slug: str) -> Artifact:
-    """The published comparison, if it shows the results that there are today.
-
-    Raises:
-        MissingArtifact: If none was published.
-        StaleArtifact: If a result is new, was replaced, or is gone.
-        CorruptArtifact: If its bytes differ from its manifest.
-    """
-    return shows_todays_results(project, slug, STAGE, RESULTS)
+    """The published comparison, if it shows the results that there are today: `lineage.gathered_is_current`."""
+    return gathered_is_current(project, STAGE, slug, *gather(project, STAGE, slug, problem_of))
 
 
 def compare(results: Mapping[str, Artifact]) -> tuple[pd.DataFrame, dict[str, str]]:

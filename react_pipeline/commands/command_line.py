@@ -41,18 +41,13 @@ def load_project(config: Path | None) -> Project:
 
 def materialize_assets(project: Project, select: str, domains: Sequence[str], methods: Sequence[str]) -> int:
     """Run a selection of assets and print what becomes of it; returns the exit code."""
-    from assets.launch import Event
     from assets.launch import materialize as launch
-
-    def show(event: Event) -> None:
-        if event.state != "done":
-            run = f"{event.launch}: {event.state}"
-            print_line(f"  {event.message if event.state == 'step' else run}")
+    from assets.launch import named
 
     with bars_in_terminal():
-        summary = launch(select, domains, methods, project.path, show)
+        summary = launch(select, domains, methods, project.path, lambda line: print_line(f"  {line}"))
     console.print(f"{summary.built} built, {summary.reused} as before, {summary.seconds:.0f} s")
-    for event in [*summary.failures, *summary.skipped]:
-        what = event.launch
-        print_line(f"error: {what} {event.state}: {' '.join(event.message.split())}", sys.stderr)
-    return 1 if summary.failures or summary.skipped else 0
+    for state, places in (("failed", summary.failed), ("skipped", summary.skipped)):
+        for place, why in places.items():
+            print_line(f"error: {named(place)} {state}: {' '.join(why.split())}", sys.stderr)
+    return 1 if summary.failed or summary.skipped else 0

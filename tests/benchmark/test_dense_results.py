@@ -24,7 +24,6 @@ from react_pipeline.benchmark.dense_results import publish_dense, read_dense_set
 from react_pipeline.clip.base import publish_base
 from react_pipeline.labelled.dense_sets import dense_digests
 from react_pipeline.project.project import Project
-from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import InputError, MissingArtifact, StaleArtifact
 
 SETTINGS = {"root": "dense", "own": OWN, "boxes": ["truth", "objects"], "short_side": 64, "window": 32}
@@ -149,13 +148,8 @@ def compared(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     monkeypatch.setattr(dense_results, "resolve", as_base)
     publish_dense(project, "shapes", "gated-image")
     fresh = Project.load(project.path)
-    for name in ("comparison.fresh", "comparison.fresh_or_none"):
-        monkeypatch.setattr(f"react_pipeline.benchmark.{name}", _current)
+    monkeypatch.setattr("react_pipeline.lineage.fresh", lambda project, stage, key: project.store.current(stage, key))
     return fresh
-
-
-def _current(project: Project, stage: str, key: str) -> Artifact | None:
-    return project.store.current(stage, key) if project.store.has(stage, key) else None
 
 
 def test_a_method_stands_beside_the_base_in_figures_and_pictures(compared: Project) -> None:
