@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 # What leans on numpy, pyarrow, open_clip, transformers and FAISS most.
 OLDEST_TESTS := $(addprefix tests/,browse clip embedding indexing retrieval tracking use)
 
-.PHONY: help install demo test test-slow test-operations test-oldest test-gpu docs lint check-definitions ui clean
+.PHONY: help install demo demo-dense test test-slow test-operations test-oldest test-gpu docs lint check-definitions ui clean
 
 help:
 	@sed -n 's/^# //p; s/^\([a-z-]*\):.*## /  make \1  /p' Makefile
@@ -26,6 +26,9 @@ $(STAMP): pyproject.toml no-deps.txt $(CONSTRAINTS)
 
 demo: install ## retrieve, customize and evaluate three domains, then print the table
 	$(BIN)/react-pipeline demo
+
+demo-dense: install ## detection and segmentation on scenes made of the demo's drawings, after `make demo`
+	$(BIN)/react-pipeline dense demo
 
 test: install ## everything but the slow and GPU tests
 	$(BIN)/ruff check .

@@ -9,7 +9,18 @@ from typing import Any
 import dagster as dg
 
 # Importing these declares their assets and checks.
-from assets import automation, benchmark, benchmark_checks, checks, corpus, domains, evaluation, freshness, promotion  # noqa: F401
+from assets import (  # noqa: F401
+    automation,
+    benchmark,
+    benchmark_checks,
+    checks,
+    corpus,
+    dense,
+    domains,
+    evaluation,
+    freshness,
+    promotion,
+)
 from assets.declared import assets_of, checks_of
 from assets.resources import ProjectResource, TrackingResource, fixed
 from assets.upkeep_sensor import upkeep

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from react_pipeline.settings.automation import AutomationConfig as AutomationConfig
 from react_pipeline.settings.corpus import CorpusConfig as CorpusConfig
+from react_pipeline.settings.dense import DenseConfig as DenseConfig
 from react_pipeline.settings.distributor import DistributorConfig as DistributorConfig
 from react_pipeline.settings.embedding import EmbeddingConfig as EmbeddingConfig
 from react_pipeline.settings.evaluation import ElevaterConfig as ElevaterConfig
@@ -193,6 +194,7 @@ class PipelineConfig(Section):
     retrieval: RetrievalConfig = RetrievalConfig()
     customization: CustomizationConfig = CustomizationConfig()
     elevater: ElevaterConfig = ElevaterConfig()
+    dense: DenseConfig = DenseConfig()
     automation: AutomationConfig = AutomationConfig()
     promotion: PromotionConfig = PromotionConfig()
     distributor: DistributorConfig = DistributorConfig()

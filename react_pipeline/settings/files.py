@@ -108,6 +108,8 @@ def load_pipeline(path: Path) -> PipelineConfig:
     elevater = config.elevater
     if elevater.root is not None:
         elevater = elevater.model_copy(update={"root": _absolute(base, elevater.root).resolve()})
+    places = ((name, getattr(config.dense, name)) for name in ("root", "rpn_checkpoint", "student_backbone"))
+    located = {name: _absolute(base, path).resolve() for name, path in places if path is not None}
     store = _absolute(base, config.store).resolve()
     update = {
         "store": store,
@@ -116,6 +118,7 @@ def load_pipeline(path: Path) -> PipelineConfig:
         "corpus": corpus,
         "encoder": encoder,
         "elevater": elevater,
+        "dense": config.dense.model_copy(update=located),
     }
     return config.model_copy(update=update)
 
