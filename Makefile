@@ -14,7 +14,11 @@ OLDEST_TESTS := $(addprefix tests/,browse clip embedding indexing retrieval trac
 help:
 	@sed -n 's/^# //p; s/^\([a-z-]*\):.*## /  make \1  /p' Makefile
 
-install: $(STAMP) ## make the environment in .venv
+install: $(STAMP) ## make the environment in .venv; with GPU=1 FAISS builds indices on an NVIDIA GPU (CUDA 12)
+ifdef GPU
+	$(BIN)/python -m pip uninstall --quiet --yes faiss-cpu
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'faiss-gpu-cu12>=1.13,<2'
+endif
 
 # Keyed on the files that decide what is installed, so an unchanged environment costs nothing.
 $(STAMP): pyproject.toml no-deps.txt $(CONSTRAINTS)

@@ -58,7 +58,7 @@ def compare_dense(project: Project, slug: str) -> Artifact:
 
 def dense_is_current(project: Project, slug: str) -> Artifact:
     """The published comparison, if it shows the results that there are today: `lineage.gathered_is_current`."""
-    return gathered_is_current(project, STAGE, slug, *gather(project, STAGE, slug, problem_of))
+    return gathered_is_current(project, STAGE, slug, lambda: gather(project, STAGE, slug, problem_of))
 
 
 def compare(results: Mapping[str, Artifact]) -> tuple[pd.DataFrame, dict[str, str]]:

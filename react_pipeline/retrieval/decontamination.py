@@ -126,7 +126,7 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
     base = project.store.open("base_checkpoint", ALL, artifact.parents["base_checkpoint"])
     images = kept_out(project, slug, own, load(base.path, choose_device(project.config.device)), scope).images
     same = (images.holds(pairs["sha256"]) | images.holds(pairs["on_the_web"])).to_numpy()
-    nearest = images.similarity_of_rows(embeddings, pairs["row"].to_numpy())
+    nearest = images.similarity_of_rows(embeddings, pairs["row"].to_numpy(), project.config.distributor)
     return Leaks(int(same.sum()), int((~same & (nearest >= near)).sum()), len(images.sha256))
 
 
