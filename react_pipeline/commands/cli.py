@@ -20,6 +20,7 @@ import typer
 from react_pipeline.commands.command_line import Config, console, load_project
 from react_pipeline.commands.domains import domains_app
 from react_pipeline.commands.elevater import elevater_app
+from react_pipeline.commands.judging import judge
 from react_pipeline.commands.models import models_app
 from react_pipeline.commands.report import report
 from react_pipeline.commands.status import status
@@ -51,6 +52,7 @@ app.add_typer(domains_app, name="domains")
 app.add_typer(elevater_app, name="elevater")
 app.command()(status)
 app.command()(report)
+app.command()(judge)
 app.add_typer(models_app, name="models")
 
 

@@ -71,7 +71,7 @@ class Judgement:
     decision: Decision
     reason: str
     rows: list[dict[str, Any]]
-    challenger: Measured | None = None
+    challenger: Contender | None = None
     test: PairedTest | None = None
     control_test: PairedTest | None = None
     candidates: int = 0
@@ -104,7 +104,7 @@ def judge(
     if champion is None:
         why = f"{champion_name} has no result to compare with"
         rows = [{**_row(entry, None, None), "status": "incomparable", "why": why} for entry in ordered]
-        return Judgement("incomparable", f"{ordered[0].result.method}: {why}", rows, ordered[0])
+        return Judgement("incomparable", f"{ordered[0].result.method}: {why}", rows, ordered[0].contender)
     confidence = 1 - (1 - settings.confidence) / len(ordered)
     found = [_test_one(entry, champion, champion_name, controls, settings, confidence) for entry in ordered]
     rows = [{**_row(one.entry, one.test, one.control_test), "status": one.decision, "why": one.why} for one in found]
@@ -125,7 +125,7 @@ def judge(
         told += "; its control was not evaluated"
     ending = {"promoted": f"{name} becomes champion", "incomparable": "nothing moves"}
     told += f"; {ending.get(decision, f'{champion_name} stays')}" + (f": {why}" if why else "")
-    return Judgement(decision, told, rows, chosen.entry, chosen.test, chosen.control_test, len(found))
+    return Judgement(decision, told, rows, chosen.entry.contender, chosen.test, chosen.control_test, len(found))
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _test_one(
             control_test = paired_test(entry, control, confidence)
     except InputError as error:
         return _Tested(entry, test, None, "incomparable", str(error))
-    why = _objection(test, control_test, control, settings, champion_name)
+    why = objection(test, control_test, control, settings, champion_name)
     return _Tested(entry, test, control_test, "promoted" if not why else "challenger" if test.gain > 0 else "kept", why)
 
 
@@ -191,7 +191,7 @@ def paired_test(method: Measured, other: Measured, confidence: float) -> PairedT
     )
 
 
-def _objection(
+def objection(
     test: PairedTest,
     control_test: PairedTest | None,
     control: Measured | str | None,
@@ -201,9 +201,10 @@ def _objection(
     """Why a candidate may not reign; empty if it may."""
     if test.gain <= 0:
         return f"no more images are right than with {champion_name}"
+    noise = f"p = {test.p_value:.3g}" if test.judged else f"exact test: p = {test.p_value:.3g}"
     if not test.exceeds(settings.min_gain):
         wanted = f"{100 * settings.min_gain:.1f} points" if settings.min_gain else "the noise"
-        return f"the gain is not beyond {wanted} (exact test: p = {test.p_value:.3g})"
+        return f"the gain is not beyond {wanted} ({noise})"
     if isinstance(control, str):
         return f"its control cannot be compared ({control})"
     if control_test is not None and not control_test.exceeds(settings.min_gain):

@@ -5,6 +5,7 @@ Does not belong here: what the files hold, or which of them make an artifact (`a
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -29,6 +30,22 @@ def write_atomically(path: Path, text: str) -> None:
     fsync(temporary)
     temporary.replace(path)
     fsync(path.parent)
+
+
+def append(descriptor: int, data: bytes) -> None:
+    """Append to a file opened for that; the data is on the disk when this returns, and not there if this raises.
+
+    Raises:
+        OSError: If the disk refuses it.
+    """
+    size = os.fstat(descriptor).st_size
+    try:
+        if os.write(descriptor, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
 
 
 def link_or_copy(source: Path, target: Path) -> None:
