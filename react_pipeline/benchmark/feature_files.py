@@ -1,6 +1,6 @@
 """Writing the features of the benchmark's splits: encoding them, or taking them over from what was published before.
 
-Belongs here: the files of one split, and going on after a kill. Does not belong here: which splits, and the artifact
+Belongs here: the files of one split, and resuming after a kill. Does not belong here: which splits, and the artifact
 (`features`), encoding (`encoding`).
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
 from functools import cached_property
@@ -22,7 +21,7 @@ from react_pipeline.labelled import LabelledImages
 from react_pipeline.pipeline import STAGES
 from react_pipeline.project import Project
 from react_pipeline.settings import dataset
-from react_pipeline.store import Artifact, CorruptArtifact, InputError, fsync, write_atomically
+from react_pipeline.store import Artifact, CorruptArtifact, InputError, fsync, link_or_copy, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -37,14 +36,10 @@ class SplitFeatures(BaseModel):
     """What is known of one split's features.
 
     Attributes:
-        dataset: Name in the benchmark.
         split: `train` or `test`.
-        n: Images.
-        expected: Official number of images.
-        layout: Kind of copy that was read.
         order: See `images.LabelledImages`.
         digest: Of the images and labels.
-        truncated: Images whose file ends too early; the part that is there counts.
+        truncated: Images whose file truncated; the decodable part is used.
         seconds: To read and encode; those of the run that did.
     """
 
@@ -75,7 +70,7 @@ class FeatureWriter:
             left.unlink()
 
     def publish(self, images: LabelledImages, digest: str) -> None:
-        """Put the files of a split where they belong."""
+        """Move the files of a split into place."""
         marker = self.directory / images.dataset / f"{images.split}.json"
         if not marker.exists() and not self._take_over(images, digest):
             started = time.monotonic()
@@ -171,9 +166,9 @@ class FeatureWriter:
             whole = all(f"{split}{end}" in artifact.manifest["files"] for end in self.ends)
             if encoded.get(split) == digest and whole:
                 folder = self.directory / images.dataset
-                folder.mkdir(exist_ok=True)
                 for end in self.ends:
-                    _link(artifact.file(f"{split}{end}"), folder / f"{images.split}{end}")
+                    (target := folder / f"{images.split}{end}").unlink(missing_ok=True)
+                    link_or_copy(artifact.file(f"{split}{end}"), target)
                 about = artifact.file(f"{split}.json").read_text(encoding="utf-8")
                 self._mark(folder / f"{images.split}.json", about)
                 self.reused += 1
@@ -186,7 +181,7 @@ class FeatureWriter:
             slug, method, fingerprint = manifest.parts[-4:-1]
             try:
                 recorded = json.loads(manifest.read_text(encoding="utf-8"))
-                # An older version of the code may have encoded otherwise.
+                # An older version of the code may have encoded differently.
                 same_code = recorded["code_version"] == STAGES[STAGE].version
                 if same_code and self.checkpoint.fingerprint in recorded["parents"].values():
                     yield store.open(STAGE, f"{slug}/{method}", fingerprint)
@@ -194,16 +189,7 @@ class FeatureWriter:
                 logger.warning("%s: not used (%s)", manifest.parent, error)
 
     def _mark(self, marker: Path, text: str) -> None:
-        # The marker vouches for the split's files, so they must be on disk before it, even if the power fails.
+        # The marker certifies the split's files, so they must be on disk before it.
         for end in self.ends:
             fsync(marker.with_name(marker.stem + end))
         write_atomically(marker, text)
-
-
-def _link(source: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        # Some file systems know no links.
-        target.write_bytes(source.read_bytes())

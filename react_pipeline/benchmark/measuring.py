@@ -38,7 +38,6 @@ class Outcome:
         measurements: One a protocol.
         probabilities: (N, C) of the test images, in the table's order of classes, for a prediction file; None if the
             experiment failed. After training those of the best epoch, as in the benchmark.
-        n_trainable: Parameters that trained.
     """
 
     measurements: tuple[Measurement, ...]
@@ -99,7 +98,6 @@ class DatasetMeasurer:
 
         Args:
             experiment: Not zero-shot.
-            train: The training split.
             images: For `fine-tune`: features to the images that they were made of.
         """
         started = time.monotonic()
@@ -112,9 +110,9 @@ class DatasetMeasurer:
         about = _about(self.entry, experiment, self.test) | {
             "images": f"{self.test.about.digest}+{train.about.digest}",
             "seconds": _since(started),
-            "learning_rate": found.trial.learning_rate,
-            "weight_decay": found.trial.weight_decay,
-            "failed_trials": sum(found.search.failures.values()) if found.search else 0,
+            "learning_rate": found.search.best.learning_rate,
+            "weight_decay": found.search.best.weight_decay,
+            "failed_trials": sum(found.search.failures.values()),
         }
         rows = tuple(
             Measurement(**about, protocol=protocol, value=found.clean if protocol == "clean" else found.elevater)

@@ -9,7 +9,6 @@ row number of the corpus, so no name of a source is ever used as a path.
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 from collections.abc import Iterator
@@ -23,18 +22,18 @@ from tqdm import tqdm
 
 from react_pipeline.corpus.image_source import ImageSource
 from react_pipeline.corpus.images import extension_of
+from react_pipeline.corpus.shards import add_member
 from react_pipeline.store import Artifact, CorruptArtifact
 
 SHARDS = "shards"
 
 
 class Collected(NamedTuple):
-    """What became of the pairs that were to be collected.
+    """The result of collecting pairs.
 
     Attributes:
-        shards: Number of tars written.
         pairs: Columns row, class, caption, image_sha256, image_bytes; in the order of the shards.
-        failed: Columns row, class, reason: pairs whose image could not be had, in the order of the corpus.
+        failed: Columns row, class, reason: pairs whose image is not available, in the order of the corpus.
     """
 
     shards: int
@@ -43,14 +42,13 @@ class Collected(NamedTuple):
 
 
 def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, shard_pairs: int) -> Collected:
-    """Copy pairs into training shards in `directory`, in the order in which they lie in the corpus.
+    """Copy pairs into training shards in `directory`, in the order of the corpus.
 
     The caption written is the one that was embedded (cleaned and cut by the corpus' rules), so that the shards agree
     with `pairs.parquet`; only the image is fetched. Equal pairs give equal bytes.
 
     Args:
         pairs: Columns row, class, and those that the source needs.
-        source: Where images come from.
         directory: Gets `00000.tar`, ...; made if missing.
         shard_pairs: Pairs per tar; the last may hold fewer.
 
@@ -75,13 +73,11 @@ def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, sha
 
 @dataclass(frozen=True)
 class LocatedPair:
-    """A pair of a retrieved or control set, its image by where its bytes lie in a shard.
+    """A pair of a retrieved or control set, its image by its byte range in a shard.
 
     Attributes:
         row: Row number of the corpus.
-        path: The shard.
         offset: Of the image's first byte in it.
-        size_bytes: Of the image.
         caption: As it was embedded.
         label: Class it was retrieved for; empty in a control set.
     """
@@ -145,10 +141,7 @@ def _add_sample(tar: tarfile.TarFile, pair: Any, image: bytes) -> None:
         described["classes"] = classes
     about = json.dumps(described, ensure_ascii=False)
     for suffix, data in ((extension_of(image), image), ("txt", pair.caption.encode()), ("json", about.encode())):
-        # TarInfo's own defaults (time 0, owner 0, mode 644) make the bytes reproducible.
-        member = tarfile.TarInfo(f"{int(pair.row):09d}.{suffix}")
-        member.size = len(data)
-        tar.addfile(member, io.BytesIO(data))
+        add_member(tar, f"{int(pair.row):09d}.{suffix}", data)
 
 
 def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

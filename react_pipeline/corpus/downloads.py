@@ -1,4 +1,4 @@
-"""Downloads: images by URL, through img2dataset, so that what was had once is never fetched again.
+"""Downloads: images by URL, through img2dataset, so that nothing is fetched twice.
 
 Belongs here: which URLs are tried, how often, and the ledger. Does not belong here: what runs in the downloading
 processes (`download_process`), what is on record (`download_journal`), what may be connected to (`web_access`), what an
@@ -23,7 +23,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -54,10 +53,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Downloaded:
-    """What became of the URLs of a table.
+    """The result of a download.
 
     Attributes:
-        directory: Where the images lie, in a form of its own; remove it when the images were taken over.
+        directory: Where the images are, in a private format; remove it when the images were taken over.
         images: Columns row, url, image_bytes, image_sha256 (of the bytes kept), source_sha256 (of the bytes that came;
             another one only where `image_size` made the image smaller). In the order of the table.
         failed: The ledger: columns row, url, reason, detail, attempts. In the order of the table.
@@ -72,7 +71,7 @@ class Downloaded:
         """The image file of a row of `images`, its digest checked.
 
         Raises:
-            CorpusError: If what lies in the directory is not what was fetched.
+            CorpusError: If the directory no longer holds what was fetched.
         """
         kept = self._kept[row]
         try:
@@ -83,7 +82,7 @@ class Downloaded:
             raise CorpusError(f"{kept.path}: cannot be read ({error.strerror or error})") from error
         if hashlib.sha256(data).hexdigest() != kept.sha256:
             raise CorpusError(
-                f"{kept.path}: holds other bytes than were fetched; remove {self.directory} and run again"
+                f"{kept.path}: does not hold the bytes that were fetched; remove {self.directory} and run again"
             )
         return data
 
@@ -97,15 +96,15 @@ def download_images(
 ) -> Downloaded:
     """Fetch the images of a table's URLs into `directory`; what is there already is not fetched again.
 
-    An image counts as had only if it can be decoded by the corpus' rules (`images.decode_image`). A killed call goes on
-    where it was when it is called again with the same directory; the table may have grown or shrunk. Rows of equal URL
-    share one fetch. What failed is tried again, at most `retries` times, after everything else had its turn; reasons in
-    `download_journal.PERMANENT` are not. URLs of other schemes than http and https are refused (`refused_url`).
+    An image counts as fetched only if it can be decoded by the corpus' rules (`images.decode_image`). A killed call
+    resumes where it was when it is called again with the same directory; the table may have grown or shrunk. Rows of
+    equal URL share one fetch. What failed is tried again, at most `retries` times, after everything else had its turn;
+    reasons in `download_journal.PERMANENT` are not. URLs of other schemes than http and https are refused
+    (`refused_url`).
 
     Args:
         table: Columns row (unique integers) and url.
         directory: Made if missing.
-        settings: How to fetch.
         max_pixels: Larger images fail as `too_many_pixels`, undecoded.
         distributor: On a cluster each file of URLs is a task, and `settings.processes` means nothing.
 
@@ -124,7 +123,11 @@ def download_images(
                 break
             if number:
                 time.sleep(number * _PAUSE_SECONDS)
-            _fetch(missing, directory, journal.next_number, settings, max_pixels, processes, distributor)
+            # img2dataset makes keys of as many digits as this number has, so one URL alone would have none.
+            spread_out = _TASKS_AT_LEAST if distributor.kind != "local" else settings.processes
+            per_task = max(2, min(_URLS_PER_TASK, -(-len(missing) // spread_out)))
+            task = DownloadTask(directory, per_task, settings, max_pixels)
+            _fetch(missing, journal.next_number, task, processes, distributor)
             journal = Journal.read(directory)
     return _result(table, urls, directory, journal)
 
@@ -144,7 +147,7 @@ def end_with_parent(run: Connection) -> None:
 class _Processes:
     """Downloading processes, started when they are first needed; they end with this one, however it ends.
 
-    They stand in place of img2dataset's own distributor, which prints, and waits for ever if one of them is killed.
+    They replace img2dataset's own distributor, which prints, and waits forever if one of them is killed.
     """
 
     def __init__(self, count: int) -> None:
@@ -166,15 +169,15 @@ class _Processes:
         for end in (self._ours, self._theirs):
             end.close()
 
-    def submit(self, *task: Any) -> Future[None]:
+    def submit(self, task: DownloadTask, item: tuple[int, str]) -> Future[None]:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(self.count, self._context, end_with_parent, (self._theirs,))
-        return self._pool.submit(_download, *task)
+        return self._pool.submit(task.fetch, item)
 
 
 @dataclass(frozen=True)
 class DownloadTask:
-    """Fetches a file of URLs on a cluster; of one item, number and path; gives what went wrong, or "".
+    """Fetches files of at most `per_task` URLs; called on a cluster, it gives what went wrong, or "".
 
     What it did not come to is missing in the journal, and so is tried in the next round: a task that failed or ran
     twice needs no other care.
@@ -186,50 +189,38 @@ class DownloadTask:
     max_pixels: int
 
     def __call__(self, item: tuple[int, str]) -> str:
-        """Fetch into files of the number, which a task that ran before may have made."""
+        """`fetch` into files of the number, which a task that ran before may have made."""
         require_shared(self.directory)
         try:
-            _download(*item, self.per_task, self.directory, self.settings, self.max_pixels)
+            self.fetch(item)
         except OSError as error:
             return f"{type(error).__name__}: {error}"
         return ""
 
+    def fetch(self, item: tuple[int, str]) -> None:
+        """Fetch a file of URLs, given by its number and path."""
+        # Imported in the downloading process: loading img2dataset takes seconds.
+        from react_pipeline.corpus.download_process import ImageDownloader
 
-def _download(
-    number: int, path: str, per_task: int, directory: Path, settings: DownloadConfig, max_pixels: int
-) -> None:
-    # Imported in the downloading process: loading img2dataset takes seconds.
-    from react_pipeline.corpus.download_process import ImageDownloader
-
-    ImageDownloader(directory, per_task, settings, max_pixels)((number, path))
+        ImageDownloader(self.directory, self.per_task, self.settings, self.max_pixels)(item)
 
 
 def _fetch(
-    urls: Sequence[str],
-    directory: Path,
-    first: int,
-    settings: DownloadConfig,
-    max_pixels: int,
-    processes: _Processes,
-    distributor: DistributorConfig,
+    urls: Sequence[str], first: int, task: DownloadTask, processes: _Processes, distributor: DistributorConfig
 ) -> None:
     """One attempt at each URL."""
-    tasks = directory / _TASKS
+    tasks = task.directory / _TASKS
     shutil.rmtree(tasks, ignore_errors=True)
     tasks.mkdir()
-    # img2dataset makes keys of as many digits as this number has, so one URL alone would have none.
-    spread_out = _TASKS_AT_LEAST if distributor.kind != "local" else settings.processes
-    per_task = max(2, min(_URLS_PER_TASK, -(-len(urls) // spread_out)))
-    files = _write_tasks(urls, tasks, first, per_task)
+    files = _write_tasks(urls, tasks, first, task.per_task)
     if distributor.kind == "local":
-        _run(files, len(urls), processes, per_task, directory, settings, max_pixels)
+        _run(files, len(urls), processes, task)
     else:
-        task = DownloadTask(directory, per_task, settings, max_pixels)
         failures = [error for error in spread(task, files, distributor, "downloading images") if error]
         for error in failures:
             logger.warning("a file of URLs was not fetched to its end: %s", error)
         if len(failures) == len(files):
-            raise OSError(f"{directory}: no task could write what it fetched: {failures[0]}")
+            raise OSError(f"{task.directory}: no task could write what it fetched: {failures[0]}")
     shutil.rmtree(tasks)
 
 
@@ -244,27 +235,18 @@ def _write_tasks(urls: Sequence[str], tasks: Path, first: int, per_task: int) ->
     return files
 
 
-def _run(
-    files: Sequence[tuple[int, str]],
-    urls: int,
-    processes: _Processes,
-    per_task: int,
-    directory: Path,
-    settings: DownloadConfig,
-    max_pixels: int,
-) -> None:
+def _run(files: Sequence[tuple[int, str]], urls: int, processes: _Processes, task: DownloadTask) -> None:
     try:
         sizes: dict[Future[None], int] = {}
-        for place, (number, path) in enumerate(files):
-            size = min(per_task, urls - place * per_task)
-            sizes[processes.submit(number, path, per_task, directory, settings, max_pixels)] = size
+        for place, item in enumerate(files):
+            sizes[processes.submit(task, item)] = min(task.per_task, urls - place * task.per_task)
         with tqdm(total=urls, desc="downloading images", unit="image", disable=None, leave=False) as bar:
             for done in as_completed(sizes):
                 done.result()
                 bar.update(sizes[done])
     except BrokenProcessPool as error:
         raise CorpusError(
-            "corpus.download: a downloading process died, most likely for lack of memory; what was fetched is kept: "
+            "corpus.download: a downloading process died, probably out of memory; what was fetched is kept: "
             "run again, with fewer `processes` or `threads`"
         ) from error
 

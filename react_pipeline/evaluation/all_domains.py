@@ -1,12 +1,12 @@
 """Overview: the comparisons of all domains as one table, with the mean of each method.
 
-Belongs here: which domains stand in it, and whether the published one is still what would be built today. Does not
+Belongs here: which domains it lists, and whether the published one is still what would be built today. Does not
 belong here: the comparison of one domain (`compare`), or how a page looks (`dashboard`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from react_pipeline.evaluation.comparison import RESULTS, comparison_is_current,
 from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.evaluation.intervals import mean_interval
 from react_pipeline.evaluation.tables import COLUMNS, INTERVALS, MEAN, NUMBERS
-from react_pipeline.lineage import fresh, resolve
-from react_pipeline.pipeline import method_key
+from react_pipeline.lineage import gathered_is_current, resolve
+from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS, load_domains
 from react_pipeline.store import Artifact, CorruptArtifact, InputError, MissingArtifact, StaleArtifact
@@ -40,8 +40,8 @@ def overview(project: Project) -> Artifact:
     comparisons, skipped = current_comparisons(project)
     inputs = resolve(project, STAGE, parents=comparisons, content={"skipped": skipped})
     if not comparisons:
-        told = "; ".join(skipped.values()) or f"no domain file in {project.config.domains}"
-        raise MissingArtifact(f"no domain has a current comparison ({told}); materialize `comparison`")
+        reasons = "; ".join(skipped.values()) or f"no domain file in {project.config.domains}"
+        raise MissingArtifact(f"no domain has a current comparison ({reasons}); materialize `comparison`")
     return project.store.build(inputs, lambda directory: write_overview(project, comparisons, skipped, directory))
 
 
@@ -78,29 +78,17 @@ def write_overview(
 
 
 def overview_is_current(project: Project) -> Artifact:
-    """The published overview, if it is the one that `overview` would build today. Loads no torch.
-
-    Raises:
-        MissingArtifact: If none was published.
-        StaleArtifact: If a comparison is new, was replaced, or is no longer current.
-        CorruptArtifact: If its bytes differ from its manifest.
-    """
-    artifact = fresh(project, STAGE)
-    comparisons, skipped = current_comparisons(project)
-    for slug in {*comparisons, *artifact.parents}:
-        found = comparisons[slug].fingerprint if slug in comparisons else None
-        if artifact.parents.get(slug) != found:
-            raise StaleArtifact(f"`{STAGE}` does not show today's comparison of {slug!r}: rematerialize `{STAGE}`")
-    if artifact.manifest["content"] != {"skipped": skipped}:
-        raise StaleArtifact(f"`{STAGE}` tells other domains as missing than today's: rematerialize `{STAGE}`")
-    return artifact
+    """The published overview, if it is the one that `overview` would build today: `lineage.gathered_is_current`."""
+    return gathered_is_current(project, STAGE, ALL, *current_comparisons(project))
 
 
-def current_comparisons(project: Project) -> tuple[dict[str, Artifact], dict[str, str]]:
-    """The current comparison of each valid domain, and why the others have none."""
+def current_comparisons(
+    project: Project, slugs: Iterable[str] | None = None
+) -> tuple[dict[str, Artifact], dict[str, str]]:
+    """The current comparison of each of these domains, and why the others have none; None: of each valid one."""
     comparisons: dict[str, Artifact] = {}
     skipped: dict[str, str] = {}
-    for slug in sorted(load_domains(project.config.domains)[0]):
+    for slug in sorted(load_domains(project.config.domains)[0]) if slugs is None else slugs:
         try:
             comparisons[slug] = comparison_is_current(project, slug)
         except (MissingArtifact, StaleArtifact, CorruptArtifact) as error:
@@ -120,8 +108,8 @@ def comparison_table(project: Project, slugs: Sequence[str]) -> pd.DataFrame:
             comparisons[slug] = comparison_is_current(project, slug)
         except (MissingArtifact, StaleArtifact) as error:
             # One command builds all that the error would have a reader follow step by step.
-            told = str(error).partition(": rematerialize")[0].partition(": materialize")[0]
-            skipped[slug] = f"{told}; mend it: {materialize_command(project, slug)}"
+            reason = str(error).partition(": rematerialize")[0].partition(": materialize")[0]
+            skipped[slug] = f"{reason}; fix: {materialize_command(project, slug)}"
     return average(project, slugs, comparisons, skipped)
 
 
@@ -142,7 +130,6 @@ def average(
     columns are means, without an interval. A domain without a current comparison has one row that says why.
 
     Args:
-        project: The pipeline.
         slugs: The domains, in the order of the rows.
         comparisons: The current ones, by domain.
         skipped: Why each other domain has none.
@@ -164,8 +151,8 @@ def average(
             result = EvalResult.read(project.store.open(RESULTS, method_key(slug, method), fingerprint))
             versions[slug] = result.evaluator_version
     if len(set(versions.values())) > 1:
-        told = ", ".join(f"{slug}: {version}" for slug, version in versions.items())
-        raise InputError(f"domains measured by different evaluators ({told}); rematerialize `{RESULTS}`")
+        found = ", ".join(f"{slug}: {version}" for slug, version in versions.items())
+        raise InputError(f"domains measured by different evaluators ({found}); rematerialize `{RESULTS}`")
     filled = [table.astype(dict.fromkeys(NUMBERS, "float64")) for table in tables]
     table = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=COLUMNS)
     return pd.concat([table, _means(table, len(tables))], ignore_index=True)

@@ -1,6 +1,6 @@
 """Comparison: the results of a domain's methods beside those of the base, as tables, a figure and a page.
 
-Belongs here: which results may stand in one table, differences to the base and to the control, means over domains.
+Belongs here: which results may share a table, differences to the base and to the control, means over domains.
 Does not belong here: measuring anything (`evaluate`), intervals (`reports.intervals`), how tables and page look
 (`reports.tables`, `dashboard`).
 """
@@ -23,18 +23,18 @@ from react_pipeline.evaluation.judgements import JUDGEMENTS, Judgements, judgeme
 from react_pipeline.evaluation.tables import MEAN as MEAN
 from react_pipeline.evaluation.tables import METRICS, per_class_table, typed
 from react_pipeline.evaluation.tables import to_markdown as to_markdown
-from react_pipeline.lineage import fresh, resolve
+from react_pipeline.lineage import gather, gathered_is_current, resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
-from react_pipeline.store import Artifact, InputError, MissingArtifact, StaleArtifact
+from react_pipeline.store import Artifact, InputError, Inputs, MissingArtifact
 
 STAGE = "comparison"
 RESULTS = "domain_results"
 TRAINED = "customized_checkpoint"
 
 MUST_AGREE = ("evaluator_version", "evaluation_set_fingerprint", "protocol", "dataset", "n_classes")
-"""Fields that two results share if they may stand beside one another."""
+"""Fields that two comparable results share."""
 
 
 def compare(project: Project, slug: str) -> Artifact:
@@ -43,8 +43,8 @@ def compare(project: Project, slug: str) -> Artifact:
     Only fresh results give numbers; the row of a stale or unavailable one says so in `status`. Methods that were never
     evaluated are listed in the counts (`not_evaluated`). Values are fractions. `delta_low` and `delta_high` bound
     `delta_top1` (to the base), `gain_low` and `gain_high` bound `gain_over_control`, by a paired bootstrap over the
-    images (95%, 10,000 resamples, fixed seed): they tell of the sampling of images, not of training seeds. `judged_`
-    columns are of pictures without labels that a person judged (`judgements`), bounded by a confidence sequence.
+    images (95%, 10,000 resamples, fixed seed): they cover the sampling of images, not training seeds. `judged_` columns
+    are of pictures without labels that a person judged (`judgements`), bounded by a confidence sequence.
 
     Files: `table.parquet`, `table.csv`, `table.md`, `comparison.json`, `comparison.png`, `per_class.parquet`,
     `per_class.csv`, `judged.parquet` where somebody judged, and `dashboard.html`, which shows all of it and loads
@@ -54,10 +54,10 @@ def compare(project: Project, slug: str) -> Artifact:
         MissingArtifact: If no method has a fresh result.
         InputError: If results come from different evaluators or evaluation sets.
     """
-    results, skipped = _results(project, slug)
+    results, skipped = gather(project, STAGE, slug)
     if not results:
-        told = "; ".join(skipped.values()) or "none was evaluated"
-        raise MissingArtifact(f"{slug}: no result to compare ({told}); materialize `{RESULTS}` for {slug!r}")
+        reasons = "; ".join(skipped.values()) or "none was evaluated"
+        raise MissingArtifact(f"{slug}: no result to compare ({reasons}); materialize `{RESULTS}` for {slug!r}")
     require_comparable([EvalResult.read(artifact) for artifact in results.values()])
     judged, parents = judgements_of(project, slug), dict(results)
     if judged is not None:
@@ -81,8 +81,8 @@ def compare(project: Project, slug: str) -> Artifact:
         retrieved = _retrieved_set(project, slug, checkpoints)
         shown = {method: result.fingerprint for method, result in results.items()}
         title = project.domain(slug).title  # for display alone: another title makes no other comparison
-        told = [describe(session) for session in judged.sessions] if judged is not None else []
-        page = domain_page(slug, table, classes, checkpoints, retrieved, shown, title, told)
+        sentences = [describe(session) for session in judged.sessions] if judged is not None else []
+        page = domain_page(slug, table, classes, checkpoints, retrieved, shown, title, sentences)
         (directory / "dashboard.html").write_text(page, encoding="utf-8")
         return _counts(table, results, skipped)
 
@@ -90,29 +90,13 @@ def compare(project: Project, slug: str) -> Artifact:
 
 
 def comparison_is_current(project: Project, slug: str) -> Artifact:
-    """The published comparison of a domain, if it is the one that `compare` would build today. Loads no torch.
-
-    Raises:
-        MissingArtifact: If none was published.
-        StaleArtifact: If a result in it is stale, was replaced, or is missing from it.
-        CorruptArtifact: If its bytes, or those of a result, differ from the manifest.
-    """
-    artifact = fresh(project, STAGE, slug)
-    results, skipped = _results(project, slug)
-    again = f"rematerialize `{STAGE}` of {slug!r}"
+    """The published comparison, if it is the one that `compare` would build today: `lineage.gathered_is_current`."""
+    results, skipped = gather(project, STAGE, slug)
     judged = judgements_of(project, slug)
-    if artifact.parents.get(JUDGEMENTS) != (judged and judged.inputs.fingerprint):
-        raise StaleArtifact(f"`{STAGE}` of {slug!r} does not show today's judgements: {again}")
-    for method, fingerprint in results_in(artifact).items():
-        if method in skipped:
-            raise StaleArtifact(f"`{STAGE}` of {slug!r} shows {method}, which is {skipped[method]}; then {again}")
-        if method not in results or results[method].fingerprint != fingerprint:
-            raise StaleArtifact(f"`{STAGE}` of {slug!r} does not show today's result of {method}: {again}")
-    if new := [method for method in results if method not in artifact.parents]:
-        raise StaleArtifact(f"`{STAGE}` of {slug!r} lacks the results of {', '.join(new)}: {again}")
-    if artifact.manifest["content"] != {"skipped": skipped}:
-        raise StaleArtifact(f"`{STAGE}` of {slug!r} tells other reasons for what is missing than today's: {again}")
-    return artifact
+    shown: dict[str, Artifact | Inputs] = dict(results)
+    if judged is not None:
+        shown[JUDGEMENTS] = judged.inputs
+    return gathered_is_current(project, STAGE, slug, shown, skipped)
 
 
 def results_in(comparison: Artifact) -> dict[str, str]:
@@ -129,22 +113,8 @@ def require_comparable(results: Sequence[EvalResult]) -> None:
     for field in MUST_AGREE:
         values = {result.method: getattr(result, field) for result in results}
         if len(set(values.values())) > 1:
-            told = ", ".join(f"{method}: {value}" for method, value in values.items())
-            raise InputError(f"results differ in {field} and cannot be compared ({told}); rematerialize `{RESULTS}`")
-
-
-def _results(project: Project, slug: str) -> tuple[dict[str, Artifact], dict[str, str]]:
-    """The fresh results of a domain by method, and why those of the other evaluated methods are left out."""
-    results: dict[str, Artifact] = {}
-    skipped: dict[str, str] = {}
-    for method in METHODS:
-        if not project.store.has(RESULTS, key := method_key(slug, method)):
-            continue
-        try:
-            results[method] = fresh(project, RESULTS, key)
-        except (MissingArtifact, StaleArtifact) as error:
-            skipped[method] = f"stale: {error}"
-    return results, skipped
+            listed = ", ".join(f"{method}: {value}" for method, value in values.items())
+            raise InputError(f"results differ in {field} and cannot be compared ({listed}); rematerialize `{RESULTS}`")
 
 
 def _table(

@@ -48,8 +48,8 @@ class Judgements:
             pd.DataFrame([row_of(session) for session in self.sessions]).to_parquet(directory / "table.parquet")
             answers = [answer for session in self.sessions for answer in _answers(session)]
             pd.DataFrame(answers).to_parquet(directory / "answers.parquet")
-            told = "".join(f"- {escaped(describe(session))}\n" for session in self.sessions)
-            (directory / "table.md").write_text(told, encoding="utf-8")
+            sentences = "".join(f"- {escaped(describe(session))}\n" for session in self.sessions)
+            (directory / "table.md").write_text(sentences, encoding="utf-8")
             return {"sessions": len(self.sessions), **{_name(session): _figures(session) for session in self.sessions}}
 
         return project.store.build(self.inputs, write)

@@ -38,12 +38,12 @@ def judge_without_labels(
             present[method] = present_model(project, slug, method)
         except (InputError, CorruptArtifact):
             continue
-    reigning = present.get(BASE) if champion.method == BASE else _side(champion)
-    rivals = [present[name] for name in settings.candidates if name in present and present[name] != reigning]
+    holder = present.get(BASE) if champion.method == BASE else _side(champion)
+    rivals = [present[name] for name in settings.candidates if name in present and present[name] != holder]
     rivals = [side for side in rivals if side.checkpoint not in turned_down]
-    if reigning is None:
+    if holder is None:
         return Judgement("incomparable", "no base to compare with; materialize `base_checkpoint`", [])
-    sessions = [one for one in judgements.sessions if one.header.against == reigning and one.header.candidate in rivals]
+    sessions = [one for one in judgements.sessions if one.header.against == holder and one.header.candidate in rivals]
     name = BASE if champion.method == BASE else f"the champion {champion.method}"
     if not sessions:
         why = f"{name} stays: no present candidate was judged against it (react-pipeline judge {slug} SOURCE)"
@@ -51,7 +51,7 @@ def judge_without_labels(
     confidence = 1 - (1 - settings.confidence) / len(sessions)
     found = []
     for side in rivals:
-        if (session := judgements.latest(side, reigning)) is not None:
+        if (session := judgements.latest(side, holder)) is not None:
             control = present.get(side.method + CONTROL_SUFFIX)
             against_control = judgements.latest(side, control) if control and settings.over_control else None
             found.append(_test(session, against_control, judgements.inputs.fingerprint, settings, confidence, name))

@@ -125,7 +125,7 @@ def test_kept_tokens_outlive_the_kill(
 
 
 @pytest.mark.parametrize("change", [{"learning_rate": 1e-3}, {"seed": 1}, {"views": 2}, {"last_k_layers": 1}], ids=str)
-def test_what_changes_the_checkpoint_never_goes_on_from_another_ones_state(
+def test_what_changes_the_checkpoint_never_resumes_from_another_ones_state(
     _killed: Killed,
     copied: Callable[[Project], Project],
     tiny_checkpoint: Path,
@@ -142,11 +142,11 @@ def test_what_changes_the_checkpoint_never_goes_on_from_another_ones_state(
     ]
 
 
-def test_what_changes_only_the_speed_goes_on(
+def test_what_changes_only_the_speed_resumes(
     _killed: Killed, copied: Callable[[Project], Project], tiny_checkpoint: Path, drawings: Path
 ) -> None:
     project = copied(_killed.views)
-    faster = {**VIEWS, "workers": 1, "accumulation": 3, "checkpoint_every": 3, "kept_states": 1, "keep_prefix": False}
+    faster = {**VIEWS, "workers": 1, "accumulation": 3, "checkpoint_every": 3, "keep_prefix": False}
     artifact = customize(with_fields(project, tiny_checkpoint, drawings, faster), "shapes", METHOD)
     assert artifact.counts["first_step"] == 4
     assert [record["step"] for record in records(artifact)] == list(range(STEPS))
