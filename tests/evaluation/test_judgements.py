@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
@@ -146,8 +147,7 @@ def test_judgements_of_other_names_or_lost_models_count_for_nothing(project: Pro
     elif change == "template":
         domain["templates"] = ["a picture of a {}"]
     else:
-        checkpoint(project, SLUG, GATED, seed=1)
-        project.store.prune()
+        shutil.rmtree(project.store.current("customized_checkpoint", f"{SLUG}/{GATED}").path)
     path.write_text(yaml.safe_dump(domain))
     assert judgements_of(project, SLUG) is None
 
