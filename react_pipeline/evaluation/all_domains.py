@@ -16,7 +16,7 @@ from react_pipeline.evaluation.bars import draw_methods
 from react_pipeline.evaluation.comparison import RESULTS, comparison_is_current, correct_of, results_in, write_tables
 from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.evaluation.intervals import mean_interval
-from react_pipeline.evaluation.tables import COLUMNS, INTERVALS, MEAN, NUMBERS
+from react_pipeline.evaluation.tables import COLUMNS, INTERVALS, JUDGED, MEAN, NUMBERS
 from react_pipeline.lineage import gathered_is_current, resolve
 from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
@@ -153,7 +153,7 @@ def average(
     if len(set(versions.values())) > 1:
         found = ", ".join(f"{slug}: {version}" for slug, version in versions.items())
         raise InputError(f"domains measured by different evaluators ({found}); rematerialize `{RESULTS}`")
-    filled = [table.astype(dict.fromkeys(NUMBERS, "float64")) for table in tables]
+    filled = [table.astype(dict.fromkeys((*NUMBERS, *JUDGED, "judged"), "float64")) for table in tables]
     table = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=COLUMNS)
     return pd.concat([table, _means(table, len(tables))], ignore_index=True)
 
@@ -200,4 +200,4 @@ def _means(table: pd.DataFrame, domains: int) -> pd.DataFrame:
         if "base" in where and not mine.empty:
             numbers = mine[list(NUMBERS)].mean().drop(list(INTERVALS))
             rows.append({"domain": MEAN, "method": method, "status": f"{len(covered)} of {domains} domains", **numbers})
-    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(NUMBERS, "float64"))
+    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys((*NUMBERS, *JUDGED, "judged"), "float64"))

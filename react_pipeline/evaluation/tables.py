@@ -78,11 +78,13 @@ def per_class_table(results: Mapping[str, EvalResult], pairs: Mapping[str, Mappi
 
 def to_markdown(table: pd.DataFrame) -> str:
     """The table for people: percent with one decimal, differences with their sign, empty where nothing was measured."""
-    shown = _SHOWN | (_SHOWN_JUDGED if table["judged"].notna().any() else {})
+    judged = "judged" in table and table["judged"].notna().any()
+    shown = _SHOWN | (_SHOWN_JUDGED if judged else {})
     rows = []
     for row in table.to_dict("records"):
         row["interval"] = None if row["method"] == "base" else interval_text(row["delta_low"], row["delta_high"])
-        row["judged_interval"] = interval_text(row["judged_delta_low"], row["judged_delta_high"])
+        if judged:
+            row["judged_interval"] = interval_text(row["judged_delta_low"], row["judged_delta_high"])
         rows.append([_shown(column, row[column]) for column in shown])
     return markdown_table(list(shown.values()), rows)
 
