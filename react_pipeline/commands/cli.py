@@ -21,6 +21,7 @@ from react_pipeline.commands.command_line import DEMO_DOMAINS, Config, console, 
 from react_pipeline.commands.dense import dense_app
 from react_pipeline.commands.domains import domains_app
 from react_pipeline.commands.elevater import elevater_app
+from react_pipeline.commands.judging import judge
 from react_pipeline.commands.models import models_app
 from react_pipeline.commands.report import report
 from react_pipeline.commands.status import status
@@ -49,6 +50,7 @@ app.add_typer(elevater_app, name="elevater")
 app.add_typer(dense_app, name="dense")
 app.command()(status)
 app.command()(report)
+app.command()(judge)
 app.add_typer(models_app, name="models")
 
 

@@ -26,7 +26,7 @@ from assets.launches import EXPIRY_SECONDS, HEARTBEAT_TAG, LAUNCH_TAG, lock_of, 
 from assets.partitions import partition_of
 from assets.recorded import DATA_VERSION_TAG, Recorded
 from assets.reporting import SEEN_TAG, seen
-from react_pipeline.evaluation.comparison import comparison_table
+from react_pipeline.evaluation.all_domains import comparison_table
 from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError
