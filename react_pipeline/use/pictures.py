@@ -1,4 +1,4 @@
-"""Pictures without labels: what a SOURCE on the command line stands for, and reading the bytes of each."""
+"""Pictures without labels: what a SOURCE on the command line means, and reading the bytes of each."""
 
 from __future__ import annotations
 
