@@ -11,10 +11,10 @@ from typing import Any
 
 import dagster as dg
 
-from assets.declared import check
-from assets.launches import reap_abandoned
-from assets.partitions import DOMAINS
-from assets.resources import ProjectParam
+from react_pipeline.assets.declared import check
+from react_pipeline.assets.launches import reap_abandoned
+from react_pipeline.assets.partitions import DOMAINS
+from react_pipeline.assets.resources import ProjectParam
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Manifests, Project
 from react_pipeline.store import ReactError

@@ -13,7 +13,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.attempts import (
+from react_pipeline.assets.attempts import (
     CHECK_TAG,
     CODE_TAG,
     INPUTS_TAG,
@@ -25,9 +25,9 @@ from assets.attempts import (
     outlook_of,
     short,
 )
-from assets.declared import blocking_checks
-from assets.partitions import DOMAINS, partition_of, partitions_of
-from assets.resources import ProjectParam
+from react_pipeline.assets.declared import blocking_checks
+from react_pipeline.assets.partitions import DOMAINS, partition_of, partitions_of
+from react_pipeline.assets.resources import ProjectParam
 from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import AutomationConfig

@@ -1,4 +1,4 @@
-"""The Dagster webserver behind a guard: `python -m assets.webserver`, with the options of `dagster-webserver`.
+"""The Dagster webserver behind a guard: `python -m react_pipeline.assets.webserver`, used as `dagster-webserver` is.
 
 Belongs here: what is refused of Dagster's requests. Does not belong here: what any server refuses
 (`react_pipeline.browse.cross_site`).

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from assets.resources import REPOSITORY
+from react_pipeline.assets.resources import REPOSITORY
 
 
 @contextmanager

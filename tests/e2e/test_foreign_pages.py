@@ -20,7 +20,7 @@ import pytest
 from conftest import write_project
 from support_services import answer, free_port, program, running
 
-from assets.resources import REPOSITORY
+from react_pipeline.assets.resources import REPOSITORY
 
 pytestmark = [pytest.mark.slow, pytest.mark.operations]
 

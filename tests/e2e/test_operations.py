@@ -17,7 +17,7 @@ from conftest import write_project
 from support_drawings import COLOURS, SHAPES, pair, write_shard
 from support_services import answer, free_port, running
 
-from assets.resources import REPOSITORY
+from react_pipeline.assets.resources import REPOSITORY
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import ReactError
 
