@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from react_pipeline.commands.command_line import Config, console, load_project
+from react_pipeline.commands.command_line import Config, console, load_project, missing_extra
 from react_pipeline.commands.domains import domains_app
 from react_pipeline.commands.elevater import elevater_app
+from react_pipeline.commands.init import init
 from react_pipeline.commands.models import models_app
 from react_pipeline.commands.report import report
 from react_pipeline.commands.status import status
@@ -32,6 +33,7 @@ from react_pipeline.commands.terminal import (
     print_table,
     printable,
 )
+from react_pipeline.commands.use import embed, export, predict
 from react_pipeline.project import CONFIG_VARIABLE, Project, write_demo_project
 from react_pipeline.settings import METHODS, load_domains
 from react_pipeline.store import InputError, ReactError
@@ -49,8 +51,12 @@ app = typer.Typer(
 )
 app.add_typer(domains_app, name="domains")
 app.add_typer(elevater_app, name="elevater")
+app.command()(init)
 app.command()(status)
 app.command()(report)
+app.command()(export)
+app.command()(predict)
+app.command()(embed)
 app.add_typer(models_app, name="models")
 
 
@@ -146,31 +152,15 @@ def search(
 
 
 @app.command()
-def export(
-    domain: Annotated[str, typer.Argument(help="Slug of the domain.")],
-    method: Annotated[str, typer.Argument(help="A trained method, such as gated-image; or: champion.")],
-    to: Annotated[Path, typer.Option("--to", help="The folder to make.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
-    config: Config = None,
-) -> None:
-    """Write a customized model with its model card as a folder of its own, for open_clip or for this package.
-
-    A method stands for its present model; `champion` for the one that reigns, which may be an older one.
-    """
-    from react_pipeline.use import export as write_folder
-    from react_pipeline.use import other_champion
-
-    project = load_project(config)
-    folder = write_folder(project, domain, method, to, overwrite=overwrite)
-    if told := other_champion(project, domain, folder):
-        typer.echo(f"note: {told}", err=True)
-    console.print(f"{folder}: README.md says how to load it", markup=False)
-
-
-@app.command()
 def ui(
-    dagster_port: Annotated[int, typer.Option(min=1, max=65_535, help="Where Dagster answers.")] = 3000,
-    mlflow_port: Annotated[int, typer.Option(min=1, max=65_535, help="Where MLflow answers.")] = 5000,
+    dagster_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65_535, help="Of Dagster. Default: the first free one from 3000."),
+    ] = None,
+    mlflow_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65_535, help="Of MLflow. Default: the first free one from 5000."),
+    ] = None,
     config: Config = None,
 ) -> None:
     """Start the Dagster and MLflow user interfaces on this machine only; Ctrl-C stops both."""
@@ -256,6 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error), 2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
         _fail("interrupted; the same command goes on from here", 130)
+    except ModuleNotFoundError as error:
+        _fail(missing_extra(error), 2)
     except Exception as error:
         # Typer's and click's own errors: wrong options, missing arguments.
         if not hasattr(error, "format_message"):
@@ -271,16 +263,15 @@ def _fail(message: str, code: int) -> None:
 
 
 def _materialize(project: Project, select: str, domains: Sequence[str], methods: Sequence[str]) -> int:
-    from assets.launch import Event
-    from assets.launch import materialize as launch
+    from react_pipeline.assets import launch
 
-    def show(event: Event) -> None:
+    def show(event: launch.Event) -> None:
         if event.state != "done":
             run = f"{event.launch}: {event.state}"
             print_line(f"  {event.message if event.state == 'step' else run}")
 
     with bars_in_terminal():
-        summary = launch(select, domains, methods, project.path, show)
+        summary = launch.materialize(select, domains, methods, project.path, show)
     console.print(f"{summary.built} built, {summary.reused} as before, {summary.seconds:.0f} s")
     for event in [*summary.failures, *summary.skipped]:
         what = event.launch

@@ -19,6 +19,10 @@ Config = Annotated[
 ]
 
 
+EXTRAS = {"pyspark": "spark", "s3fs": "s3", "clip_benchmark": "elevater", "h5py": "elevater", "pycocotools": "dense"}
+"""Modules of extras other than `pipeline`."""
+
+
 def load_project(config: Path | None) -> Project:
     """The project of a `--config` option.
 
@@ -32,3 +36,16 @@ def load_project(config: Path | None) -> Project:
         if not path.exists():
             raise InputError(f"{path}: no such file; run where your pipeline.yaml is, or give --config") from error
         raise
+
+
+def missing_extra(error: ModuleNotFoundError) -> str:
+    """What to install for a command whose packages are not in the light installation.
+
+    Raises:
+        ModuleNotFoundError: If a module of this package is missing, which is no one's choice.
+    """
+    module = (error.name or "").partition(".")[0]
+    if module in ("", "react_pipeline"):
+        raise error
+    extra = EXTRAS.get(module, "pipeline")
+    return f'this command needs `{module}`, which is not installed: pip install "react-pipeline[{extra}]"'

@@ -5,6 +5,7 @@ from .encoder import LONG_RUN as LONG_RUN
 from .encoder import Encoder as Encoder
 from .encoder import parts_of_like_length as parts_of_like_length
 from .onnx_tower import convert as convert
+from .onnx_tower import write_graph as write_graph
 from .parts import Rows as Rows
 from .parts import Vectors as Vectors
 from .parts import vectors_of as vectors_of

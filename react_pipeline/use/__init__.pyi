@@ -1,2 +1,9 @@
+from .classifier import Classifier as Classifier
+from .classifier import is_exported as is_exported
 from .exported_folder import export as export
 from .exported_folder import other_champion as other_champion
+from .predict import Done as Done
+from .predict import Options as Options
+from .predict import embed_pictures as embed_pictures
+from .predict import predict_pictures as predict_pictures
+from .sort_into import sort_into as sort_into
