@@ -1,11 +1,11 @@
 """Vectors that are spread like a corpus of image-text pairs, and an artifact `corpus_embeddings` made of them.
 
 Uniform noise would make every index look bad: in 512 dimensions all its points are about equally far from each other.
-Real vectors lie in clusters, near a subspace, and images and texts in clouds of their own. So each pair has a point in
+Real vectors form clusters, near a subspace, and images and texts in clouds of their own. So each pair has a point in
 64 dimensions, of which the first count most (variance 1 / i): one of N / 50 centres (at least 16; some far larger than
 others) plus a spread around it. Image and caption are that point, each moved by an own noise, mapped to 512 dimensions
 by one orthonormal map, added to the offset of its cloud (the modality gap), given a little noise in all dimensions, and
-brought to unit length. Prompts of a class lie around its centre as captions do. Everything follows from the seed and
+brought to unit length. Prompts of a class are around its centre as captions do. Everything follows from the seed and
 the number of rows.
 
 How hard that is: one cell of 512 finds 0.42 of the 10 nearest images of a caption among 100,000, and 32 cells 0.95. Of
@@ -14,7 +14,7 @@ the demo's own 24,252 pairs one cell of 256 finds 0.22 (images) and 0.58 (captio
 These numbers were not chosen blindly: they were changed twice after results had been seen. The first setting (centres
 of length 1, spread 0.6, N / 200 centres) was too easy: a single cell found 0.87. The second (spread 1.0, noise of a
 pair 0.5, N / 50 centres) was so hard that cells were slower than exact search. The third, which stayed (spread 0.8,
-noise of a pair 0.4, N / 50 centres, variance 1 / i), lies between the two. It is an assumption and no measurement of a
+noise of a pair 0.4, N / 50 centres, variance 1 / i), is between the two. It is an assumption and no measurement of a
 web corpus: on the demo's real vectors (24,252 pairs, 256 cells) images needed a quarter of the cells for 0.96, here a
 sixteenth does for 0.95, so what cells gain on real image vectors may be less than the tables say.
 """

@@ -8,7 +8,7 @@ the benchmark has for MNIST (`"0"` to `"9"`); zero-shot is shown with the names 
 Half of the images of each class are for training, the other half for testing: the same halves for all seeds, which
 draw the shots and nothing else. Search, training and both protocols are the pipeline's own (`DatasetMeasurer`).
 
-Beside it stands the same protocol on the 64 grey values themselves, from a random head: such small images need no
+Beside it is the same protocol on the 64 grey values themselves, from a random head: such small images need no
 encoder, and the table should not hide it.
 """
 

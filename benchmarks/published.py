@@ -1,6 +1,6 @@
 """The published design of a step of REACT's `gated-image`, written out plainly, and the parts that lead to our step.
 
-What both steps train stands here too: the model, the pairs, the recipe. Each part of our step can be switched on by
+What both steps train is here too: the model, the pairs, the recipe. Each part of our step can be switched on by
 itself, which only an ablation needs; with all parts on it is the step that trains. How steps are measured is in
 `benchmarks.operations` and `benchmarks.customize`.
 
@@ -198,7 +198,7 @@ class PartialTower(ImageTower):
 
 
 class Texts:
-    """Unit vectors of the texts of all batches, kept or made at every step; stands for `TrainingTexts`."""
+    """Unit vectors of the texts of all batches, kept or made at every step; replaces `TrainingTexts`."""
 
     def __init__(self, model: Any, batches: Batches, *, kept: bool) -> None:
         """Encode all texts now if they are to be kept."""

@@ -67,7 +67,7 @@ def default_keys(rows: int) -> list[str]:
 
 
 def project_in(folder: Path, key: str = "auto") -> Project:
-    """A project whose store lies in the folder, with a key of the index."""
+    """A project whose store is in the folder, with a key of the index."""
     path = folder / "pipeline.yaml"
     corpus, encoder = {"kind": "webdataset", "shards": ["none.tar"]}, {"pretrained": "none"}
     fields = {"store": "store", "corpus": corpus, "encoder": encoder, "index": {"key": key}}
@@ -193,7 +193,7 @@ def ask(folder: Path, rows: int, classes: int, key: str = "auto") -> Row:
 
 
 def file_of(folder: Path, key: str) -> Path:
-    """Where the index of a key lies."""
+    """The path of the index of a key."""
     return folder / f"{key.replace(',', '-')}.index"
 
 

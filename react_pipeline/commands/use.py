@@ -38,15 +38,15 @@ def export(
 ) -> None:
     """Write a customized model with its model card as a folder of its own, for open_clip or for this package.
 
-    A method stands for its present model; `champion` for the one that reigns, which may be an older one.
+    A method means its current model; `champion` the current champion, which may be an older one.
     """
     from react_pipeline.use import export as write_folder
     from react_pipeline.use import other_champion
 
     project = load_project(config)
     folder = write_folder(project, domain, method, to, overwrite=overwrite, onnx=onnx)
-    if told := other_champion(project, domain, folder):
-        typer.echo(f"note: {told}", err=True)
+    if warning := other_champion(project, domain, folder):
+        typer.echo(f"note: {warning}", err=True)
     console.print(f"{folder}: README.md says how to load it", markup=False)
 
 

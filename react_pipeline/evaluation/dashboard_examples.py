@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 MAX_CLASSES = 24
 PAIRS_PER_CLASS = 4
 MAX_POINTS = 240
-"""Points of a curve; more cannot be told apart on a page."""
+"""Points of a curve; more are not distinguishable on a page."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,6 @@ def shown_classes(classes: pd.DataFrame, limit: int = MAX_CLASSES) -> list[str]:
 
     Args:
         classes: Columns class and delta, one row a class.
-        limit: How many at most.
     """
     ordered = classes.sort_values(["delta", "class"], ascending=[False, True], kind="stable", na_position="last")
     names = list(ordered["class"])
