@@ -69,7 +69,7 @@ def _packages() -> Iterator[Finding]:
         try:
             yield Finding(name, "ok", metadata.version(name))
         except metadata.PackageNotFoundError:
-            yield Finding(name, "missing", "not installed", "pip install react-pipeline")
+            yield Finding(name, "missing", "not installed", "pip install 'react-pipeline[pipeline]'")
 
 
 def _device() -> Finding:

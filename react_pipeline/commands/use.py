@@ -65,7 +65,7 @@ def predict(
 ) -> None:
     """Label pictures: parquet, CSV, a page of contact sheets, and a ledger of what could not be used.
 
-    Killed in between, the same command goes on where it was.
+    A killed run resumes when the command is given again.
     """
     from react_pipeline.use import predict_pictures
     from react_pipeline.use import sort_into as link_pictures

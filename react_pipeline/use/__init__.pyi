@@ -1,4 +1,5 @@
 from .classifier import Classifier as Classifier
+from .classifier import Origin as Origin
 from .classifier import is_exported as is_exported
 from .exported_folder import export as export
 from .exported_folder import other_champion as other_champion

@@ -1,4 +1,4 @@
-"""Encoding many pictures: decoded in workers, encoded in batches, kept part by part, so that a killed run goes on.
+"""Encoding many pictures: decoded in workers, encoded in batches, kept part by part, so that a killed run can resume.
 
 Belongs here: the loader, the parts on disk, the ledger of what cannot be decoded. Does not belong here: which pictures
 (`pictures`), what is made of their vectors (`predict`). Shapes: B pictures, D embedding dimension.

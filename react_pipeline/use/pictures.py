@@ -1,4 +1,4 @@
-"""Pictures to label: what a SOURCE on the command line stands for, and reading the bytes of each.
+"""Pictures to label: what a SOURCE on the command line means, and reading the bytes of each.
 
 Belongs here: folders, patterns, lists, tables and shards of pictures, without labels or captions. Does not belong here:
 labelled sets (`labelled`), the corpus (`corpus`), what is done with a picture (`encode_pictures`).

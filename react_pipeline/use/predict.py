@@ -83,7 +83,7 @@ class Done:
 
 
 def predict_pictures(classifier: Classifier, source: str, output: Path, options: Options) -> Done:
-    """Classify every picture of a source; see the files above. A killed run goes on when it is called again.
+    """Classify every picture of a source; see the files above. A killed run resumes when it is called again.
 
     Raises:
         InputError: If the source has no usable picture, or the folder holds something else.
@@ -144,7 +144,7 @@ def _run(
     with _held(output, identity, options.overwrite) as record:
         work = output / WORK
         if "used" not in record:
-            # What `auto` came to is measured, so a run that goes on keeps it.
+            # What `auto` came to is measured, so a run that resumes keeps it.
             device = classifier.clip.device
             record.setdefault("precision", choose_precision(classifier.precision, device))
             write_atomically(output / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
