@@ -72,19 +72,24 @@ def write_graph(
         free: Dimensions in which batches may differ.
     """
     axes: dict[str, dict[int, str]] = {name: {0: "axis0"} for name in outputs}
-    # The exporter and the traced code warn of shapes, which whoever calls this compares with torch's.
-    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module.eval(),  # the exporter restores the mode of the whole
-            (batch.clone(memory_format=torch.contiguous_format),),
-            target,  # type: ignore[arg-type] # the stub names paths alone
-            dynamo=False,
-            input_names=["batch"],
-            output_names=list(outputs),
-            dynamic_axes={"batch": {axis: f"axis{axis}" for axis in free}, **axes},
-            opset_version=OPSET,
-        )
+    fused = torch.backends.mha.get_fastpath_enabled()  # one operator for a whole block, which ONNX does not have
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        # The exporter and the traced code warn of shapes, which whoever calls this compares with torch's.
+        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module.eval(),  # the exporter restores the mode of the whole
+                (batch.clone(memory_format=torch.contiguous_format),),
+                target,  # type: ignore[arg-type] # the stub names paths alone
+                dynamo=False,
+                input_names=["batch"],
+                output_names=list(outputs),
+                dynamic_axes={"batch": {axis: f"axis{axis}" for axis in free}, **axes},
+                opset_version=OPSET,
+            )
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def _difference(features: Tensor, expected: Tensor) -> float:

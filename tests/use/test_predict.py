@@ -119,7 +119,7 @@ def test_a_measured_model_brings_its_temperature_and_a_threshold_gives_unknown(
         assert (row["predicted"] == "unknown") == (float(row["confidence"]) < limit)
 
 
-def test_every_form_of_source(retrieved_project: Project, photos: Path, tmp_path: Path, drawings: Path) -> None:
+def test_every_form_of_source(photos: Path, tmp_path: Path, drawings: Path) -> None:
     files = sorted(photos.rglob("*.png"))
     (photos / ".hidden").mkdir()
     (photos / ".hidden" / "x.png").write_bytes(files[0].read_bytes())
