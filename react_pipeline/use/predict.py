@@ -170,6 +170,19 @@ def _run(
     return Done(record["used"], record["skipped"], by_name)
 
 
+_locked: set[int] = set()
+
+
+def _let_go() -> None:
+    # A decoding process outlives a killed run by seconds, and would keep its lock.
+    for descriptor in _locked:
+        os.close(descriptor)
+    _locked.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 @contextmanager
 def _held(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[dict[str, Any]]:
     """The record of the run of this identity in a folder that no other process writes to."""
@@ -181,6 +194,7 @@ def _held(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[d
     try:
         if not lock(descriptor, wait=False):
             raise InputError(f"{output}: another run writes to it; wait for it, or choose another folder")
+        _locked.add(descriptor)
         record = _record(output)
         if record is None and any(output.iterdir()):
             raise InputError(f"{output}: holds other files; choose an empty or new folder with --output")
@@ -200,6 +214,7 @@ def _held(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[d
             f"{error.filename or output}: {error.strerror or error}; free space and run again"
         ) from error
     finally:
+        _locked.discard(descriptor)
         os.close(descriptor)
 
 
