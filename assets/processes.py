@@ -36,6 +36,7 @@ from react_pipeline.store import (
     TrainingError,
     error_type,
     locked,
+    write_atomically,
 )
 from react_pipeline.training import TrainingObserver
 
@@ -188,9 +189,7 @@ def write_failure(exchange: Path, rank: int, error: Exception) -> None:
     kind = "OSError" if isinstance(error, OSError) else type(error).__name__
     text = str(error) if isinstance(error, (ReactError, OSError)) else f"{type(error).__name__}: {error}"
     failure = {"rank": rank, "kind": kind, "text": text, "time": time.time()}
-    temporary = exchange / f"failure-{rank}.tmp"
-    temporary.write_text(json.dumps(failure), encoding="utf-8")
-    temporary.replace(temporary.with_suffix(".json"))
+    write_atomically(exchange / f"failure-{rank}.json", json.dumps(failure))
 
 
 def failure(exchange: Path) -> Exception | None:

@@ -11,6 +11,9 @@ import re
 import sys
 from pathlib import Path
 
+from markupsafe import Markup
+
+from react_pipeline.pages import markdown_table
 from react_pipeline.pipeline import STAGES
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
@@ -60,9 +63,7 @@ def _about(room: str) -> str:
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    rule = "|" + "---|" * len(header)
-    head, *body = [f"| {' | '.join(row)} |" for row in (header, *rows)]
-    return "\n".join([head, rule, *body])
+    return markdown_table(header, [list(map(Markup, row)) for row in rows]).rstrip()
 
 
 if __name__ == "__main__":

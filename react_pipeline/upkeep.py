@@ -10,7 +10,6 @@ taken. It reads manifests and never hashes an artifact: the step that reads it d
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -30,7 +29,7 @@ from react_pipeline.store import (
     ReactError,
     StaleArtifact,
     Store,
-    canonical_json,
+    digest_of,
 )
 
 Place = tuple[str, str]
@@ -261,8 +260,7 @@ class _Look:
     def _due(self, stage: str, key: str, reason: str, inputs: Mapping[str, Any], images: int = 0) -> State:
         if (stage, key) in self.failed:
             return State.FAILED
-        digest = hashlib.sha256(canonical_json([stage, key, inputs]).encode()).hexdigest()[:16]
-        self.found.tasks.append(Task(stage, key, reason, digest, images))
+        self.found.tasks.append(Task(stage, key, reason, digest_of([stage, key, inputs]), images))
         return State.DUE
 
     def _hold(self, key: str, reason: str, images: int) -> State:

@@ -267,18 +267,13 @@ def _fail(message: str, code: int) -> None:
 def _materialize(project: Project, select: str, domains: Sequence[str], methods: Sequence[str]) -> int:
     from react_pipeline.assets import launch
 
-    def show(event: launch.Event) -> None:
-        if event.state != "done":
-            run = f"{event.launch}: {event.state}"
-            print_line(f"  {event.message if event.state == 'step' else run}")
-
     with bars_in_terminal():
-        summary = launch.materialize(select, domains, methods, project.path, show)
+        summary = launch.materialize(select, domains, methods, project.path, lambda line: print_line(f"  {line}"))
     console.print(f"{summary.built} built, {summary.reused} as before, {summary.seconds:.0f} s")
-    for event in [*summary.failures, *summary.skipped]:
-        what = event.launch
-        print_line(f"error: {what} {event.state}: {' '.join(event.message.split())}", sys.stderr)
-    return 1 if summary.failures or summary.skipped else 0
+    for state, places in (("failed", summary.failed), ("skipped", summary.skipped)):
+        for place, why in places.items():
+            print_line(f"error: {launch.named(place)} {state}: {' '.join(why.split())}", sys.stderr)
+    return 1 if summary.failed or summary.skipped else 0
 
 
 def _results(project: Project, domains: Sequence[str]) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from react_pipeline.project import CONFIG_VARIABLE, HOME_VARIABLE, SETTINGS_FILE, Project, locate_home, ui_addresses
 from react_pipeline.settings import CorpusConfig, load_domains
 from react_pipeline.store import InputError, ReactError
-from react_pipeline.tracking import DAGSTER_VARIABLE, MLFLOW_VARIABLE, Registry, Tracking, dagster_url, mlflow_url
+from react_pipeline.tracking import DAGSTER_VARIABLE, MLFLOW_VARIABLE, Tracking, dagster_url, mlflow_url
 
 PACKAGES = ("torch", "open_clip_torch", "clip-retrieval", "faiss-cpu", "dagster", "dagster-webserver", "mlflow")
 MIN_FREE_BYTES = 5_000_000_000
@@ -174,7 +174,7 @@ def _store(project: Project) -> Iterator[Finding]:
 
 def _tracking(project: Project) -> Finding:
     tracking = Tracking.of(project)
-    waiting = tracking.count_pending(project) + Registry.of(project).count_pending(project)
+    waiting = tracking.count_pending(project)
     detail = tracking.uri + (f"; {waiting} artifacts and verdicts wait to be logged" if waiting else "")
     if not tracking.uri.startswith("http"):
         return Finding("tracking", "note" if waiting else "ok", detail)

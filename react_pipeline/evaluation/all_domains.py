@@ -6,7 +6,7 @@ belong here: the comparison of one domain (`compare`), or how a page looks (`das
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from react_pipeline.evaluation.bars import draw_methods
 from react_pipeline.evaluation.comparison import RESULTS, average, comparison_is_current, correct_of, write_tables
 from react_pipeline.evaluation.intervals import mean_interval
 from react_pipeline.evaluation.tables import MEAN
-from react_pipeline.lineage import fresh, resolve
-from react_pipeline.pipeline import method_key
+from react_pipeline.lineage import gathered_is_current, resolve
+from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, load_domains
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, StaleArtifact
@@ -77,29 +77,17 @@ def write_overview(
 
 
 def overview_is_current(project: Project) -> Artifact:
-    """The published overview, if it is the one that `overview` would build today. Loads no torch.
-
-    Raises:
-        MissingArtifact: If none was published.
-        StaleArtifact: If a comparison is new, was replaced, or is no longer current.
-        CorruptArtifact: If its bytes differ from its manifest.
-    """
-    artifact = fresh(project, STAGE)
-    comparisons, skipped = current_comparisons(project)
-    for slug in {*comparisons, *artifact.parents}:
-        found = comparisons[slug].fingerprint if slug in comparisons else None
-        if artifact.parents.get(slug) != found:
-            raise StaleArtifact(f"`{STAGE}` does not show today's comparison of {slug!r}: rematerialize `{STAGE}`")
-    if artifact.manifest["content"] != {"skipped": skipped}:
-        raise StaleArtifact(f"`{STAGE}` lists other missing domains than today's: rematerialize `{STAGE}`")
-    return artifact
+    """The published overview, if it is the one that `overview` would build today: `lineage.gathered_is_current`."""
+    return gathered_is_current(project, STAGE, ALL, *current_comparisons(project))
 
 
-def current_comparisons(project: Project) -> tuple[dict[str, Artifact], dict[str, str]]:
-    """The current comparison of each valid domain, and why the others have none."""
+def current_comparisons(
+    project: Project, slugs: Iterable[str] | None = None
+) -> tuple[dict[str, Artifact], dict[str, str]]:
+    """The current comparison of each of these domains, and why the others have none; None: of each valid one."""
     comparisons: dict[str, Artifact] = {}
     skipped: dict[str, str] = {}
-    for slug in sorted(load_domains(project.config.domains)[0]):
+    for slug in sorted(load_domains(project.config.domains)[0]) if slugs is None else slugs:
         try:
             comparisons[slug] = comparison_is_current(project, slug)
         except (MissingArtifact, StaleArtifact, CorruptArtifact) as error:

@@ -21,7 +21,7 @@ from react_pipeline.evaluation.intervals import paired_interval as paired_interv
 from react_pipeline.evaluation.tables import COLUMNS, INTERVALS, METRICS, NUMBERS, per_class_table, typed
 from react_pipeline.evaluation.tables import MEAN as MEAN
 from react_pipeline.evaluation.tables import to_markdown as to_markdown
-from react_pipeline.lineage import fresh, resolve
+from react_pipeline.lineage import gather, gathered_is_current, resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
@@ -50,7 +50,7 @@ def compare(project: Project, slug: str) -> Artifact:
         MissingArtifact: If no method has a fresh result.
         InputError: If results come from different evaluators or evaluation sets.
     """
-    results, skipped = _results(project, slug)
+    results, skipped = gather(project, STAGE, slug)
     if not results:
         reasons = "; ".join(skipped.values()) or "none was evaluated"
         raise MissingArtifact(f"{slug}: no result to compare ({reasons}); materialize `{RESULTS}` for {slug!r}")
@@ -80,26 +80,8 @@ def compare(project: Project, slug: str) -> Artifact:
 
 
 def comparison_is_current(project: Project, slug: str) -> Artifact:
-    """The published comparison of a domain, if it is the one that `compare` would build today. Loads no torch.
-
-    Raises:
-        MissingArtifact: If none was published.
-        StaleArtifact: If a result in it is stale, was replaced, or is missing from it.
-        CorruptArtifact: If its bytes, or those of a result, differ from the manifest.
-    """
-    artifact = fresh(project, STAGE, slug)
-    results, skipped = _results(project, slug)
-    again = f"rematerialize `{STAGE}` of {slug!r}"
-    for method, fingerprint in artifact.parents.items():
-        if method in skipped:
-            raise StaleArtifact(f"`{STAGE}` of {slug!r} shows {method}, which is {skipped[method]}; then {again}")
-        if method not in results or results[method].fingerprint != fingerprint:
-            raise StaleArtifact(f"`{STAGE}` of {slug!r} does not show today's result of {method}: {again}")
-    if new := [method for method in results if method not in artifact.parents]:
-        raise StaleArtifact(f"`{STAGE}` of {slug!r} lacks the results of {', '.join(new)}: {again}")
-    if artifact.manifest["content"] != {"skipped": skipped}:
-        raise StaleArtifact(f"`{STAGE}` of {slug!r} gives other reasons for missing results than today's: {again}")
-    return artifact
+    """The published comparison, if it is the one that `compare` would build today: `lineage.gathered_is_current`."""
+    return gathered_is_current(project, STAGE, slug, *gather(project, STAGE, slug))
 
 
 def comparison_table(project: Project, slugs: Sequence[str]) -> pd.DataFrame:
@@ -175,20 +157,6 @@ def require_comparable(results: Sequence[EvalResult]) -> None:
         if len(set(values.values())) > 1:
             listed = ", ".join(f"{method}: {value}" for method, value in values.items())
             raise InputError(f"results differ in {field} and cannot be compared ({listed}); rematerialize `{RESULTS}`")
-
-
-def _results(project: Project, slug: str) -> tuple[dict[str, Artifact], dict[str, str]]:
-    """The fresh results of a domain by method, and why those of the other evaluated methods are left out."""
-    results: dict[str, Artifact] = {}
-    skipped: dict[str, str] = {}
-    for method in METHODS:
-        if not project.store.has(RESULTS, key := method_key(slug, method)):
-            continue
-        try:
-            results[method] = fresh(project, RESULTS, key)
-        except (MissingArtifact, StaleArtifact) as error:
-            skipped[method] = f"stale: {error}"
-    return results, skipped
 
 
 def _table(project: Project, slug: str, results: Mapping[str, Artifact], skipped: Mapping[str, str]) -> pd.DataFrame:

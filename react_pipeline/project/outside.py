@@ -9,7 +9,6 @@ materializes `corpus`, and that asks.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections import Counter
@@ -19,7 +18,7 @@ from pathlib import Path
 
 from react_pipeline.demo import installed_versions
 from react_pipeline.project.project import Project
-from react_pipeline.store import Artifact, InputError, canonical_json
+from react_pipeline.store import Artifact, InputError, digest_of
 
 MAX_LISTED = 100_000
 """Files that one look lists; a change beyond them is seen by the schedule."""
@@ -135,7 +134,7 @@ def _listed(project: Project, files: Files) -> list[tuple[str, int, int]]:
 
 
 def _digest(rows: list[tuple[str, int, int]]) -> str:
-    return hashlib.sha256(canonical_json(rows).encode()).hexdigest()[:16] if rows else ""
+    return digest_of(rows) if rows else ""
 
 
 def _local(project: Project, names: Iterable[str]) -> Iterator[Path]:

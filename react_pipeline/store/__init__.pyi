@@ -1,8 +1,9 @@
-from .artifacts import CURRENT as CURRENT
-from .artifacts import MANIFEST as MANIFEST
 from .artifacts import Artifact as Artifact
+from .artifacts import CURRENT as CURRENT
 from .artifacts import Inputs as Inputs
+from .artifacts import MANIFEST as MANIFEST
 from .artifacts import canonical_json as canonical_json
+from .artifacts import digest_of as digest_of
 from .artifacts import read_manifest as read_manifest
 from .attempts import scratch_of as scratch_of
 from .digests import CACHE as CACHE

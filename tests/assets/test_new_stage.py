@@ -58,7 +58,7 @@ def test_a_row_and_a_function_are_a_stage_everywhere(
         assert "toy" in capsys.readouterr().out
 
         summary = materialize("toy", ["shapes"], config_path=project.path)
-        assert (summary.built, summary.failures) == (1, [])
+        assert (summary.built, summary.failed) == (1, {})
         with open_instance(project) as instance:
             (record,) = instance.fetch_materializations(dg.AssetKey("toy"), limit=1).records
             assert record.partition_key == "shapes"

@@ -135,9 +135,9 @@ def test_training_in_the_assets_own_process_is_streamed_and_finished(
     with dagster_home(tmp_path / "home"):
         summary = materialize("customized_checkpoint", ["shapes"], [METHOD], project.path)
         with open_instance(project) as instance:
-            reported = messages(instance, summary.run_ids[0])
-    assert not summary.failures
-    assert any("training shapes/gated-image: from the start" in line for line in reported)
+            told = messages(instance, summary.run_ids[0])
+    assert not summary.failed
+    assert any("training shapes/gated-image: from the start" in line for line in told)
     (run,) = runs_of_training(project)
     assert run.info.status == "FINISHED" and run.data.tags["dagster.run_id"] == summary.run_ids[0]
     client = MlflowClient(project.config.tracking_uri)
@@ -154,7 +154,7 @@ def test_two_processes_train_and_their_failure_is_reported_as_the_librarys_error
     project = prepare(processes=2)
     with dagster_home(tmp_path / "home"):
         summary = materialize("customized_checkpoint", ["shapes"], [METHOD], project.path)
-        assert not summary.failures
+        assert not summary.failed
         assert (summary.built, summary.reused) == (1, 0)
         with open_instance(project) as instance:
             reported = messages(instance, summary.run_ids[0])
@@ -174,15 +174,15 @@ def test_two_processes_train_and_their_failure_is_reported_as_the_librarys_error
         text = project.path.read_text().replace("batch_size: 8\n", "batch_size: 7\n")
         project.path.write_text(text)
         failed = materialize("customized_checkpoint", ["shapes"], [METHOD], project.path)
-    (event,) = failed.failures
-    assert event.message == "customization.batch_size 7 does not divide among 2 processes"
+    (reason,) = failed.failed.values()
+    assert reason == "customization.batch_size 7 does not divide among 2 processes"
 
 
 LAUNCHING = """
 import sys
 from react_pipeline.assets.launch import materialize
 summary = materialize("customized_checkpoint", ["shapes"], ["gated-image"], sys.argv[1])
-print([event.message for event in summary.failures])
+print([*summary.failed.values()])
 """
 
 

@@ -14,15 +14,10 @@ from collections.abc import Callable
 
 import psutil
 import pytest
+from support_services import free_port
 
 from react_pipeline.commands.process_groups import listen_to_signals
 from react_pipeline.project.project import Project
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def fetch(url: str, body: dict[str, str] | None = None) -> bytes:

@@ -87,7 +87,7 @@ def test_a_domain_without_comparison_is_named_and_later_makes_the_overview_stale
     assert list(first.counts["skipped"]) == ["colours"] and first.counts["domains_known"] == 2
     assert overviewing.overview_is_current(project) == first and overview(project).reused
     compared(project, "colours", 0.5)
-    with pytest.raises(StaleArtifact, match="comparison of 'colours'"):
+    with pytest.raises(StaleArtifact, match="lacks the results of colours"):
         overviewing.overview_is_current(project)
     assert overview(project).fingerprint != first.fingerprint
 
