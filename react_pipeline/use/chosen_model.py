@@ -14,8 +14,8 @@ from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE, NEVER, results_of, standing
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS, DomainConfig
-from react_pipeline.store import Artifact, InputError
-from react_pipeline.tracking import Registry
+from react_pipeline.store import Artifact, InputError, ReactError
+from react_pipeline.tracking import Tracking
 from react_pipeline.use.classifier import Classifier, Origin
 
 CHAMPION = "champion"
@@ -62,7 +62,11 @@ def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str, str
     if model in METHODS:
         return fresh(project, "customized_checkpoint", method_key(slug, model)), model, ""
     if model.isdecimal():
-        versions = {version.number: version for version in Registry.of(project).versions(slug)}
+        try:
+            versions = {version.number: version for version in Tracking.of(project).versions(slug)}
+        except Exception as error:  # whatever MLflow, its database or the network raise
+            why = " ".join(str(error).split())[:200]
+            raise ReactError(f"{slug}: MLflow's registry does not answer ({why}); name a method instead") from error
         if model not in versions:
             raise InputError(f"{slug}: no registered version {model} (there: {', '.join(versions) or 'none'})")
         key = method_key(slug, versions[model].method)
