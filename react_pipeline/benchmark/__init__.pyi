@@ -15,9 +15,9 @@ from .features import Features as Features
 from .features import digests_of_test_images as digests_of_test_images
 from .features import publish_features as publish_features
 from .finetune import ImageExamples as ImageExamples
+from .head import NOT_FINITE as NOT_FINITE
 from .head import Head as Head
 from .head import HeadSettings as HeadSettings
-from .head import NOT_FINITE as NOT_FINITE
 from .head import Recorder as Recorder
 from .image_text import read_caption_csv as read_caption_csv
 from .image_text import read_karpathy as read_karpathy
@@ -33,8 +33,8 @@ from .results import publish_results as publish_results
 from .shots import split_training as split_training
 from .submission import check_submission as check_submission
 from .summary import summarize as summarize
-from .sweep import Curve as Curve
 from .sweep import SWEEP_EPOCHS as SWEEP_EPOCHS
+from .sweep import Curve as Curve
 from .sweep import SweepResult as SweepResult
 from .sweep import Trial as Trial
 from .sweep import sweep as sweep

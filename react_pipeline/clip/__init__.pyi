@@ -5,10 +5,10 @@ from .attention import feed_forward as feed_forward
 from .attention import host_block as host_block
 from .attention import self_attention as self_attention
 from .base import publish_base as publish_base
-from .classifier import ClipClassifier as ClipClassifier
 from .classifier import HEAD_ABOUT_FILE as HEAD_ABOUT_FILE
 from .classifier import HEAD_FILE as HEAD_FILE
 from .classifier import LOGIT_SCALE as LOGIT_SCALE
+from .classifier import ClipClassifier as ClipClassifier
 from .classifier import load_classifier as load_classifier
 from .classifier import zero_shot_head as zero_shot_head
 from .gated import GatedBlock as GatedBlock
@@ -20,8 +20,8 @@ from .methods import set_trainable as set_trainable
 from .methods import text_parameters as text_parameters
 from .methods import trains_images as trains_images
 from .methods import trains_text as trains_text
-from .model import Clip as Clip
 from .model import WEIGHTS_FILE as WEIGHTS_FILE
+from .model import Clip as Clip
 from .model import choose_device as choose_device
 from .model import dimension_of as dimension_of
 from .model import from_parts as from_parts

@@ -9,8 +9,8 @@ from .downloads import download_images as download_images
 from .image_source import ImageSource as ImageSource
 from .image_source import TarSource as TarSource
 from .image_source import open_source as open_source
-from .images import BadImage as BadImage
 from .images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
+from .images import BadImage as BadImage
 from .images import contact_sheet as contact_sheet
 from .images import decode_image as decode_image
 from .images import thumbnail as thumbnail

@@ -1,8 +1,8 @@
 from .embed import embed_corpus as embed_corpus
 from .encoder import CPU_IMAGES as CPU_IMAGES
 from .encoder import CPU_TOKENS as CPU_TOKENS
-from .encoder import Encoder as Encoder
 from .encoder import LONG_RUN as LONG_RUN
+from .encoder import Encoder as Encoder
 from .encoder import parts_of_like_length as parts_of_like_length
 from .onnx_tower import convert as convert
 from .onnx_tower import write_graph as write_graph

@@ -8,8 +8,8 @@ from .index import build_index as build_index
 from .index import open_index as open_index
 from .keys import GRAPH_KEY as GRAPH_KEY
 from .keys import GRAPH_ROWS as GRAPH_ROWS
-from .keys import Key as Key
 from .keys import SAMPLE_POINTS_PER_CELL as SAMPLE_POINTS_PER_CELL
+from .keys import Key as Key
 from .keys import cells_for as cells_for
 from .recall import Neighbours as Neighbours
 from .recall import draw_queries as draw_queries

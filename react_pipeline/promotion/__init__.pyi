@@ -10,9 +10,9 @@ from .evidence import standing as standing
 from .judgement import Measured as Measured
 from .reevaluation import reevaluate as reevaluate
 from .verdicts import BASE as BASE
+from .verdicts import VERDICT_FILE as VERDICT_FILE
 from .verdicts import Contender as Contender
 from .verdicts import PairedTest as PairedTest
 from .verdicts import RegistryEdit as RegistryEdit
 from .verdicts import Reign as Reign
-from .verdicts import VERDICT_FILE as VERDICT_FILE
 from .verdicts import Verdict as Verdict

@@ -1,7 +1,7 @@
-from .artifacts import Artifact as Artifact
 from .artifacts import CURRENT as CURRENT
-from .artifacts import Inputs as Inputs
 from .artifacts import MANIFEST as MANIFEST
+from .artifacts import Artifact as Artifact
+from .artifacts import Inputs as Inputs
 from .artifacts import canonical_json as canonical_json
 from .artifacts import digest_of as digest_of
 from .artifacts import read_manifest as read_manifest

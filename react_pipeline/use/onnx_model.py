@@ -32,7 +32,7 @@ class _Model(nn.Module):
     def __init__(self, visual: nn.Module, head: Tensor) -> None:
         super().__init__()
         self.visual = visual
-        self.register_buffer("head", head)
+        self.head = nn.Buffer(head)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         vectors = functional.normalize(self.visual(images), dim=-1)
