@@ -15,6 +15,7 @@ from react_pipeline.assets import (  # noqa: F401
     benchmark_checks,
     checks,
     corpus,
+    dense,
     domains,
     evaluation,
     freshness,

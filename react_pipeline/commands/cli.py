@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from react_pipeline.commands.command_line import Config, console, load_project, missing_extra
+from react_pipeline.commands.command_line import (
+    DEMO_DOMAINS,
+    Config,
+    console,
+    load_project,
+    materialize_assets,
+    missing_extra,
+)
+from react_pipeline.commands.dense import dense_app
 from react_pipeline.commands.domains import domains_app
 from react_pipeline.commands.elevater import elevater_app
 from react_pipeline.commands.init import init
@@ -25,10 +33,8 @@ from react_pipeline.commands.models import models_app
 from react_pipeline.commands.report import report
 from react_pipeline.commands.status import status
 from react_pipeline.commands.terminal import (
-    bars_in_terminal,
     log_to_terminal,
     plain_rows,
-    print_line,
     print_results,
     print_table,
     printable,
@@ -41,8 +47,6 @@ from react_pipeline.store import InputError, ReactError
 if TYPE_CHECKING:
     import pandas as pd
 
-DEMO_DOMAINS = ("animals", "food", "travel")
-
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -52,6 +56,7 @@ app = typer.Typer(
 app.add_typer(domains_app, name="domains")
 app.add_typer(elevater_app, name="elevater")
 app.command()(init)
+app.add_typer(dense_app, name="dense")
 app.command()(status)
 app.command()(report)
 app.command()(export)
@@ -83,7 +88,7 @@ def demo(
     project = load_project(config)
     if project.config.corpus.kind != "demo":
         raise InputError(f"{project.path}: corpus.kind is {project.config.corpus.kind!r}, the demo needs `demo`")
-    failed = _materialize(project, "*", DEMO_DOMAINS, METHODS if all_methods else project.config.methods)
+    failed = materialize_assets(project, "*", DEMO_DOMAINS, METHODS if all_methods else project.config.methods)
     print_results(_results(project, DEMO_DOMAINS))
     console.print(
         "\n[bold]react-pipeline ui[/bold] shows every step with its lineage (Dagster) and every run (MLflow);\n"
@@ -105,7 +110,7 @@ def materialize(
 ) -> None:
     """Build assets: the same ones, with the same checks and runs, as from the Dagster UI."""
     project = load_project(config)
-    raise typer.Exit(_materialize(project, select, domain or (), method or project.config.methods))
+    raise typer.Exit(materialize_assets(project, select, domain or (), method or project.config.methods))
 
 
 @app.command()
@@ -262,18 +267,6 @@ def _fail(message: str, code: int) -> None:
     for line in message.splitlines():
         typer.echo(f"error: {printable(line)}", err=True)
     sys.exit(code)
-
-
-def _materialize(project: Project, select: str, domains: Sequence[str], methods: Sequence[str]) -> int:
-    from react_pipeline.assets import launch
-
-    with bars_in_terminal():
-        summary = launch.materialize(select, domains, methods, project.path, lambda line: print_line(f"  {line}"))
-    console.print(f"{summary.built} built, {summary.reused} as before, {summary.seconds:.0f} s")
-    for state, places in (("failed", summary.failed), ("skipped", summary.skipped)):
-        for place, why in places.items():
-            print_line(f"error: {launch.named(place)} {state}: {' '.join(why.split())}", sys.stderr)
-    return 1 if summary.failed or summary.skipped else 0
 
 
 def _results(project: Project, domains: Sequence[str]) -> pd.DataFrame:

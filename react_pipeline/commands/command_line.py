@@ -1,17 +1,22 @@
-"""What the commands share: the `--config` option, the console, finding the project."""
+"""What the commands share: the `--config` option, the console, finding the project, building assets."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from react_pipeline.commands.terminal import bars_in_terminal, print_line
 from react_pipeline.project import Project
 from react_pipeline.store import ConfigError, InputError
 
 console = Console()
+
+DEMO_DOMAINS = ("animals", "food", "travel")
 
 Config = Annotated[
     Path | None,
@@ -49,3 +54,16 @@ def missing_extra(error: ModuleNotFoundError) -> str:
         raise error
     extra = EXTRAS.get(module, "pipeline")
     return f'this command needs `{module}`, which is not installed: pip install "react-pipeline[{extra}]"'
+
+
+def materialize_assets(project: Project, select: str, domains: Sequence[str], methods: Sequence[str]) -> int:
+    """Run a selection of assets and print what becomes of it; returns the exit code."""
+    from react_pipeline.assets import launch
+
+    with bars_in_terminal():
+        summary = launch.materialize(select, domains, methods, project.path, lambda line: print_line(f"  {line}"))
+    console.print(f"{summary.built} built, {summary.reused} as before, {summary.seconds:.0f} s")
+    for state, places in (("failed", summary.failed), ("skipped", summary.skipped)):
+        for place, why in places.items():
+            print_line(f"error: {launch.named(place)} {state}: {' '.join(why.split())}", sys.stderr)
+    return 1 if summary.failed or summary.skipped else 0

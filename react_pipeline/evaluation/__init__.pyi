@@ -14,3 +14,4 @@ from .domain_results import write_evaluation as write_evaluation
 from .intervals import paired_interval as paired_interval
 from .report import FORMATS as FORMATS
 from .report import write_report as write_report
+from .tables import MEAN as MEAN

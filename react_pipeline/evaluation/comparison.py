@@ -81,7 +81,7 @@ def compare(project: Project, slug: str) -> Artifact:
 
 def comparison_is_current(project: Project, slug: str) -> Artifact:
     """The published comparison, if it is the one that `compare` would build today: `lineage.gathered_is_current`."""
-    return gathered_is_current(project, STAGE, slug, *gather(project, STAGE, slug))
+    return gathered_is_current(project, STAGE, slug, lambda: gather(project, STAGE, slug))
 
 
 def comparison_table(project: Project, slugs: Sequence[str]) -> pd.DataFrame:

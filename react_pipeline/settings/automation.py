@@ -33,7 +33,7 @@ class AutomationConfig(Section):
             people. `changed`: trained again if its own settings, the base or the code changed, or more than
             `changed_fraction` of its pairs. `always`: trained again.
         changed_fraction: Jaccard distance of the image digests of the pairs it was trained on and today's.
-        benchmark: Whether the assets `benchmark_*` are kept up too; only where `elevater.root` is set.
+        benchmark: Whether the assets `benchmark_*` and `dense_*` are kept up too; only where their `root` is set.
     """
 
     enabled: bool = False
