@@ -9,10 +9,10 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
-from assets.declared import check, stage_asset
-from assets.partitions import key_of
-from assets.reporting import publish
-from assets.resources import ProjectParam, TrackingParam
+from react_pipeline.assets.declared import check, stage_asset
+from react_pipeline.assets.partitions import key_of
+from react_pipeline.assets.reporting import publish
+from react_pipeline.assets.resources import ProjectParam, TrackingParam
 from react_pipeline.store import Artifact
 
 

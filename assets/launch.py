@@ -15,15 +15,15 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.attempts import reason_of
-from assets.definitions import build_defs
-from assets.event_databases import held_open
-from assets.launches import registered, tags_of
-from assets.partitions import DOMAINS, partition_of
-from assets.recorded import Recorded
-from assets.reporting import INTERRUPTED
-from assets.resources import ProjectResource
-from assets.step_lines import CONSOLE, StepLines
+from react_pipeline.assets.attempts import reason_of
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.event_databases import held_open
+from react_pipeline.assets.launches import registered, tags_of
+from react_pipeline.assets.partitions import DOMAINS, partition_of
+from react_pipeline.assets.recorded import Recorded
+from react_pipeline.assets.reporting import INTERRUPTED
+from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.assets.step_lines import CONSOLE, StepLines
 from react_pipeline.pipeline import ALL, STAGES, method_key
 from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
 from react_pipeline.settings import METHODS, load_domains

@@ -117,7 +117,7 @@ _ROWS = (
     Stage("domain_results", "zero-shot accuracy on the labelled images, beside what the training cost", "method",
           "evaluation:evaluate", parents=(*BASE, *TRAINED, "evaluation_set"),
           parents_of_method=lambda method: (*_measured(method), "evaluation_set"), identity=identity.domain_results,
-          group="evaluation", kinds=("torch", "parquet"), pool="gpu", priority=60),
+          group="evaluation", kinds=("torch", "parquet"), pool="gpu", priority=60, version="2"),
     Stage("comparison", "all methods of the domain beside the base and their controls; see dashboard.html", "domain",
           "evaluation:compare", gathers=("domain_results",), is_current="evaluation:comparison_is_current",
           group="evaluation", kinds=("plotly", "parquet"), priority=65),

@@ -24,6 +24,10 @@ Config = Annotated[
 ]
 
 
+EXTRAS = {"pyspark": "spark", "s3fs": "s3", "clip_benchmark": "elevater", "h5py": "elevater", "pycocotools": "dense"}
+"""Modules of extras other than `pipeline`."""
+
+
 def load_project(config: Path | None) -> Project:
     """The project of a `--config` option.
 
@@ -39,15 +43,27 @@ def load_project(config: Path | None) -> Project:
         raise
 
 
+def missing_extra(error: ModuleNotFoundError) -> str:
+    """What to install for a command whose packages are not in the light installation.
+
+    Raises:
+        ModuleNotFoundError: If a module of this package is missing, which is no one's choice.
+    """
+    module = (error.name or "").partition(".")[0]
+    if module in ("", "react_pipeline"):
+        raise error
+    extra = EXTRAS.get(module, "pipeline")
+    return f'this command needs `{module}`, which is not installed: pip install "react-pipeline[{extra}]"'
+
+
 def materialize_assets(project: Project, select: str, domains: Sequence[str], methods: Sequence[str]) -> int:
     """Run a selection of assets and print what becomes of it; returns the exit code."""
-    from assets.launch import materialize as launch
-    from assets.launch import named
+    from react_pipeline.assets import launch
 
     with bars_in_terminal():
-        summary = launch(select, domains, methods, project.path, lambda line: print_line(f"  {line}"))
+        summary = launch.materialize(select, domains, methods, project.path, lambda line: print_line(f"  {line}"))
     console.print(f"{summary.built} built, {summary.reused} as before, {summary.seconds:.0f} s")
     for state, places in (("failed", summary.failed), ("skipped", summary.skipped)):
         for place, why in places.items():
-            print_line(f"error: {named(place)} {state}: {' '.join(why.split())}", sys.stderr)
+            print_line(f"error: {launch.named(place)} {state}: {' '.join(why.split())}", sys.stderr)
     return 1 if summary.failed or summary.skipped else 0

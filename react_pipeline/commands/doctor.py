@@ -70,7 +70,7 @@ def _packages() -> Iterator[Finding]:
         try:
             yield Finding(name, "ok", metadata.version(name))
         except metadata.PackageNotFoundError:
-            remedy = INSTALL_CLIP_RETRIEVAL if name == "clip-retrieval" else "pip install react-pipeline"
+            remedy = INSTALL_CLIP_RETRIEVAL if name == "clip-retrieval" else "pip install 'react-pipeline[pipeline]'"
             yield Finding(name, "missing", "not installed", remedy)
     yield _faiss(sorted(set(metadata.packages_distributions().get("faiss", ()))))
 

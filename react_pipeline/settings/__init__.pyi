@@ -6,6 +6,7 @@ from .config import SLUG_RULE as SLUG_RULE
 from .config import DomainConfig as DomainConfig
 from .config import EncoderConfig as EncoderConfig
 from .config import PipelineConfig as PipelineConfig
+from .corpus import MAX_PIXELS as MAX_PIXELS
 from .corpus import CorpusConfig as CorpusConfig
 from .corpus import DownloadConfig as DownloadConfig
 from .corpus import StorageConfig as StorageConfig

@@ -9,7 +9,6 @@ from __future__ import annotations
 import zoneinfo
 from typing import Literal
 
-from croniter import croniter  # type: ignore[import-untyped, unused-ignore]
 from pydantic import Field, field_validator
 
 from react_pipeline.settings.training import Fraction, Section
@@ -68,6 +67,8 @@ def require_cron_line(line: str) -> None:
     Raises:
         ValueError: Naming the first field that is wrong.
     """
+    from croniter import croniter  # type: ignore[import-untyped, unused-ignore]  # not in the light installation
+
     fields = line.split()
     if len(fields) != len(_CRON_FIELDS):
         raise ValueError(

@@ -12,10 +12,10 @@ from support_automation import Upkeep, running_daemon, wait_for
 from support_launch import dagster_home
 from support_upkeep import METHODS, build, build_all, edit_domain
 
-from assets import attempts, declared, upkeep_sensor
-from assets.attempts import INPUTS_TAG, WAIT_HOURS, code_digest
-from assets.partitions import DOMAINS, domain_partitions, partition_of
-from assets.reporting import readable_failures
+from react_pipeline.assets import attempts, declared, upkeep_sensor
+from react_pipeline.assets.attempts import INPUTS_TAG, WAIT_HOURS, code_digest
+from react_pipeline.assets.partitions import DOMAINS, domain_partitions, partition_of
+from react_pipeline.assets.reporting import readable_failures
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs

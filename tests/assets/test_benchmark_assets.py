@@ -15,10 +15,10 @@ from PIL import Image
 from support_elevater import write_elevater
 from support_launch import dagster_home, metadata_of
 
-from assets.benchmark_checks import bad_features, contradictions, count_test_images, look_for_test_images
-from assets.definitions import build_defs
-from assets.launch import Summary, materialize, open_instance, plan
-from assets.partitions import partition_of
+from react_pipeline.assets.benchmark_checks import bad_features, contradictions, count_test_images, look_for_test_images
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.launch import Summary, materialize, open_instance, plan
+from react_pipeline.assets.partitions import partition_of
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Inputs
 

@@ -6,17 +6,17 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.declared import deps_of
-from assets.definitions import build_defs
-from assets.partitions import mapping_of, partition_of, partitions_of, require_slug
-from assets.resources import ProjectResource
+from react_pipeline.assets.declared import deps_of
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.partitions import mapping_of, partition_of, partitions_of, require_slug
+from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.pipeline import STAGES, Stage
 from react_pipeline.settings.training import METHODS
 
 MAX_BODY_LINES = 25
 TRAINED = METHODS[1:]
 
-ASSETS = Path(__file__).parents[2] / "assets"
+ASSETS = Path(__file__).parents[2] / "react_pipeline" / "assets"
 graph = build_defs(METHODS).resolve_asset_graph()
 
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from support_dense import OWN, write_sets
 
-from assets.dense import contradictions, wrong_detections
+from react_pipeline.assets.dense import contradictions, wrong_detections
 from react_pipeline.benchmark import dense_results
 from react_pipeline.benchmark.dense_comparison import compare_dense, dense_is_current
 from react_pipeline.benchmark.dense_measures import box_figures

@@ -15,7 +15,7 @@ import pytest
 from conftest import write_project
 from support_services import answer, free_port, program, running
 
-from assets.resources import REPOSITORY
+from react_pipeline.assets.resources import REPOSITORY
 from react_pipeline.project.project import Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.operations]
