@@ -144,8 +144,8 @@ def probe_pixels(
     split = split_training(train.labels.numpy(), n_classes=10, shots=experiment.shots, seed=experiment.seed)
     adapted = linear_probe(train, test, Head.random(10, 64), split, HeadSettings())
     values = {"clean": adapted.clean, "elevater": adapted.elevater}
-    about = {"dataset": PIXELS, "learning_rate": adapted.trial.learning_rate}
-    about["weight_decay"] = adapted.trial.weight_decay
+    about = {"dataset": PIXELS, "learning_rate": adapted.search.best.learning_rate}
+    about["weight_decay"] = adapted.search.best.weight_decay
     return [row.model_copy(update={**about, "value": values[row.protocol]}) for row in outcome.measurements]
 
 

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from support_commands import status
 from support_launch import dagster_home
 from support_upkeep import METHODS, build_all
-from typer.testing import CliRunner
 
-from assets.attempts import INPUTS_TAG
-from assets.partitions import DOMAINS, partitions_of
-from react_pipeline.commands.cli import app
+from react_pipeline.assets.attempts import INPUTS_TAG
+from react_pipeline.assets.partitions import DOMAINS, partitions_of
 from react_pipeline.pipeline import STAGES
 from react_pipeline.project.project import Project
 from react_pipeline.upkeep import survey
@@ -47,12 +46,6 @@ def fail(home: Path, **tags: str) -> None:
         dg.materialize(
             [training], instance=instance, partition_key="shapes|gated-image", tags=tags, raise_on_error=False
         )
-
-
-def status(project: Project) -> list[str]:
-    done = CliRunner().invoke(app, ["status", "--config", str(project.path)])
-    assert done.exit_code == 0, done.output
-    return [" ".join(line.split()) for line in done.output.splitlines()]
 
 
 def due(project: Project) -> str:

@@ -9,7 +9,6 @@ row number of the corpus, so no name of a source is ever used as a path.
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
 from array import array
@@ -26,6 +25,7 @@ from tqdm import tqdm
 
 from react_pipeline.corpus.image_source import ImageSource
 from react_pipeline.corpus.images import extension_of
+from react_pipeline.corpus.shards import add_member
 from react_pipeline.store import Artifact, CorruptArtifact
 
 SHARDS = "shards"
@@ -144,10 +144,7 @@ def _add_sample(tar: tarfile.TarFile, pair: Any, image: bytes) -> None:
         described["classes"] = classes
     about = json.dumps(described, ensure_ascii=False)
     for suffix, data in ((extension_of(image), image), ("txt", pair.caption.encode()), ("json", about.encode())):
-        # TarInfo's own defaults (time 0, owner 0, mode 644) make the bytes reproducible.
-        member = tarfile.TarInfo(f"{int(pair.row):09d}.{suffix}")
-        member.size = len(data)
-        tar.addfile(member, io.BytesIO(data))
+        add_member(tar, f"{int(pair.row):09d}.{suffix}", data)
 
 
 def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

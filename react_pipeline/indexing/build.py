@@ -84,7 +84,7 @@ def build_indices(
     rows, dimension = int(embeddings.counts["rows"]), int(embeddings.counts["dimension"])
     chosen, reason = choose_key(config, rows, dimension)
     queries = draw_queries(embeddings, 2 * config.recall_queries)
-    if earlier is not None and earlier.fits(chosen, rows, config.retrain_factor):
+    if earlier is not None and earlier.fits(chosen, rows):
         try:
             sides = _build_sides(config, earlier.key, embeddings, staging, queries, earlier, device, distributor)
             reason = _joined(reason, f"{earlier.rows:,} rows of an earlier index kept")

@@ -28,7 +28,7 @@ MEANINGS: Mapping[str, str] = {
     "evaluation_image_hash": "is an evaluation image, byte for byte",
     "evaluation_image_near": "looks like an evaluation image (`near_duplicate_similarity`)",
     "rendered_text": "more of it is printed text than `max_text_fraction`",
-    "not_collected": "its image was not available, or was not tried any more after `refill_rounds`",
+    "not_collected": "its image was not available, or was not tried any more after the last round",
     "exact_duplicate": "the same bytes (or URL) as a pair taken before",
     "near_duplicate": "looks like a better pair (`duplicate_similarity`)",
     "cap": "its class has `max_per_class` better pairs",

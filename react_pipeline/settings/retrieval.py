@@ -56,8 +56,6 @@ class RetrievalConfig(Section):
         decontaminate: Whose labelled images are kept out: the domain's `own`, or those of `all` domains and of the
             data sets of ELEVATER that are there.
         max_text_fraction: Images of which more than this fraction is printed text are dropped. Unset: not looked for.
-        refill_rounds: How often a class takes its next best pairs for chosen ones that are not available; it asks for
-            2, 4, then 8 times what it lacks.
         shard_pairs: Pairs per collected training shard.
     """
 
@@ -76,7 +74,6 @@ class RetrievalConfig(Section):
     near_duplicate_similarity: float = Field(default=0.98, gt=0, le=1.01)
     decontaminate: Literal["own", "all"] = "own"
     max_text_fraction: Fraction | None = None
-    refill_rounds: int = Field(default=3, ge=0)
     shard_pairs: int = Field(default=1_000, gt=0)
 
     @model_validator(mode="after")

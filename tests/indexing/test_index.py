@@ -206,7 +206,7 @@ def test_an_index_whose_recall_fell_while_it_grew_is_trained_again(
     publish(project, [(knot, knot), *pairs[:4]])
     counts = build_index(project).counts
     assert (counts["reused_rows"], counts["trained_rows"]) == (0, 4_200)
-    assert "trained anew: grown, its image index finds" in counts["reason"]
+    assert "trained again: grown, its image index finds" in counts["reason"]
 
 
 def test_a_build_killed_between_the_sides_keeps_the_finished_one(
