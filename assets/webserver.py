@@ -66,7 +66,8 @@ class Guard:
 def guard(allowed: Collection[str]) -> None:
     """Put the guard in front of every Dagster webserver of this process."""
     inner = DagsterWebserver.build_middleware
-    DagsterWebserver.build_middleware = lambda self: [Middleware(Guard, allowed=allowed), *inner(self)]
+    guarded = lambda self: [Middleware(Guard, allowed=allowed), *inner(self)]  # noqa: E731
+    DagsterWebserver.build_middleware = guarded  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
