@@ -17,6 +17,7 @@ from react_pipeline.store import Artifact, Inputs, MissingArtifact, ReactError, 
 
 Judged = dict[tuple[str, str], Artifact | ReactError]
 Gathered = tuple[dict[str, Artifact], dict[str, str]]
+Shown = tuple[Mapping[str, Artifact | Inputs], Mapping[str, str]]
 """Results by method or domain, and why the others are left out."""
 
 
@@ -135,7 +136,7 @@ def gather(
     return results, skipped
 
 
-def gathered_is_current(project: Project, stage: str, key: str, today: Callable[[], Gathered]) -> Artifact:
+def gathered_is_current(project: Project, stage: str, key: str, today: Callable[[], Shown]) -> Artifact:
     """The published artifact of a stage that gathers results, if it shows what `today` gathers, by method or domain.
 
     Raises:

@@ -40,6 +40,11 @@ def serve_corpus(project: Project, port: int, on_start: Callable[[str], None]) -
     Raises:
         InputError: If the port is taken, or the corpus is not indexed as it is today.
     """
+    serve_app(lambda: create_app(project), port, on_start)
+
+
+def serve_app(create: Callable[[], Flask], port: int, on_start: Callable[[str], None]) -> None:
+    """Serve an application on loopback until Ctrl-C, as `serve_corpus` does; it is created once the port is bound."""
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class QuietHandler(WSGIRequestHandler):
@@ -55,7 +60,7 @@ def serve_corpus(project: Project, port: int, on_start: Callable[[str], None]) -
         raise InputError(f"port {port} cannot be used ({error.strerror}): choose another with --port") from error
     with listening:
         number = int(listening.getsockname()[1])
-        app = create_app(project)
+        app = create()
         server = make_server(HOST, number, app, threaded=True, request_handler=QuietHandler, fd=listening.detach())
         on_start(f"http://{HOST}:{number}/")
         server.serve_forever()
@@ -91,12 +96,12 @@ def create_app(project: Project) -> Flask:
     api.add_resource(IndicesList, "/indices-list", resource_class_kwargs={"indices": list(resources)})
     api.add_resource(SearchService, "/knn-service", resource_class_kwargs={"clip_resources": resources})
     api.add_resource(DescriptionService, "/metadata", resource_class_kwargs={"clip_resources": resources})
-    _guard(app, "http: https:" if project.config.corpus.kind == "embeddings" else "")
+    guard(app, "http: https:" if project.config.corpus.kind == "embeddings" else "")
     return app
 
 
-def _guard(app: Flask, pictures_from: str) -> None:
-    """Let only pages of this server ask, and let its pages load nothing from elsewhere."""
+def guard(app: Flask, pictures_from: str = "") -> None:
+    """Let only pages of this server ask, and let its pages load nothing from elsewhere but pictures from these."""
     from flask import Response, abort, request
 
     policy = (

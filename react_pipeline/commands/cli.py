@@ -29,6 +29,7 @@ from react_pipeline.commands.dense import dense_app
 from react_pipeline.commands.domains import domains_app
 from react_pipeline.commands.elevater import elevater_app
 from react_pipeline.commands.init import init
+from react_pipeline.commands.judging import judge
 from react_pipeline.commands.models import models_app
 from react_pipeline.commands.report import report
 from react_pipeline.commands.status import status
@@ -62,6 +63,7 @@ app.command()(report)
 app.command()(export)
 app.command()(predict)
 app.command()(embed)
+app.command()(judge)
 app.add_typer(models_app, name="models")
 
 

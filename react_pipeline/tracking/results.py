@@ -5,7 +5,8 @@ belong here: the result's own metrics (`tracking.values`), writing them (`tracki
 
 Every result has the same keys, the base too: `top1`, `top5`, `mean_per_class`, `n`, `pairs`, `trainable_parameters`,
 `training_seconds`, and `delta_top1`, `delta_top1_low`, `delta_top1_high` once a comparison holds it; a method with a
-control has `gain_over_control` and its bounds as well.
+control has `gain_over_control` and its bounds as well. `judged_delta` and `judged_gain` come from a person's judgements
+of pictures without labels, not from measuring.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.evaluation import MEAN, RESULTS, TRAINED
+from react_pipeline.evaluation import JUDGED, MEAN, RESULTS, TRAINED
 from react_pipeline.evaluation import STAGE as OVERVIEW
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
@@ -30,6 +31,7 @@ DIFFERENCES = {
     **{"delta_top1": "delta_top1", "delta_low": "delta_top1_low", "delta_high": "delta_top1_high"},
     **{"gain_over_control": "gain_over_control", "gain_low": "gain_over_control_low"},
     "gain_high": "gain_over_control_high",
+    **{name: name for name in (*JUDGED, "judged")},
 }
 """Columns of a comparison's table, and what a result's run calls them."""
 

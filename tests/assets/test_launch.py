@@ -34,7 +34,7 @@ from react_pipeline.assets.launches import (
 from react_pipeline.assets.partitions import partition_of
 from react_pipeline.assets.recorded import DATA_VERSION_TAG, Recorded
 from react_pipeline.assets.reporting import SEEN_TAG, seen
-from react_pipeline.evaluation.comparison import comparison_table
+from react_pipeline.evaluation.all_domains import comparison_table
 from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError

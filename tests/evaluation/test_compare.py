@@ -14,7 +14,8 @@ import yaml
 from conftest import write_project
 from PIL import Image
 
-from react_pipeline.evaluation.comparison import compare, comparison_table
+from react_pipeline.evaluation.all_domains import comparison_table
+from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.evaluation.intervals import paired_interval
 from react_pipeline.evaluation.tables import MEAN, to_markdown

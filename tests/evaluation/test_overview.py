@@ -13,8 +13,8 @@ from support_results import publish_results
 
 from react_pipeline.evaluation import all_domains as overviewing
 from react_pipeline.evaluation import comparison as comparing
-from react_pipeline.evaluation.all_domains import overview
-from react_pipeline.evaluation.comparison import compare, comparison_table
+from react_pipeline.evaluation.all_domains import comparison_table, overview
+from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.intervals import mean_interval, paired_interval, share_interval
 from react_pipeline.evaluation.tables import COLUMNS, INTERVALS, MEAN
 from react_pipeline.project.project import Project
