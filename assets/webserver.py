@@ -66,8 +66,7 @@ class Guard:
 def guard(allowed: Collection[str]) -> None:
     """Put the guard in front of every Dagster webserver of this process."""
     inner = DagsterWebserver.build_middleware
-    guarded = lambda self: [Middleware(Guard, allowed=allowed), *inner(self)]  # noqa: E731
-    DagsterWebserver.build_middleware = guarded  # type: ignore[method-assign]
+    DagsterWebserver.build_middleware = lambda self: [Middleware(Guard, allowed=allowed), *inner(self)]  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

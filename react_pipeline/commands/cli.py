@@ -60,10 +60,10 @@ app.command()(init)
 app.add_typer(dense_app, name="dense")
 app.command()(status)
 app.command()(report)
+app.command()(judge)
 app.command()(export)
 app.command()(predict)
 app.command()(embed)
-app.command()(judge)
 app.add_typer(models_app, name="models")
 
 
