@@ -28,7 +28,7 @@ from react_pipeline.store import Artifact, CorruptArtifact
 __all__ = ["ClassResult", "EvalResult", "evaluate", "score", "write_evaluation", "zero_shot_head"]
 
 STAGE = "domain_results"
-EVALUATOR_VERSION = "1"
+EVALUATOR_VERSION = "2"
 """Changed by hand when the same checkpoint and images would get other numbers. Unequal versions are not compared."""
 
 TOP = 5
