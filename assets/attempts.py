@@ -14,11 +14,11 @@ from typing import Literal
 
 import dagster as dg
 
-import assets
 import react_pipeline
-from assets.launches import is_alive
-from assets.partitions import name_of
-from assets.reporting import INTERRUPTED
+from react_pipeline import assets
+from react_pipeline.assets.launches import is_alive
+from react_pipeline.assets.partitions import name_of
+from react_pipeline.assets.reporting import INTERRUPTED
 from react_pipeline.project import SETTINGS_FILE, Project, locate_home
 from react_pipeline.upkeep import Task
 

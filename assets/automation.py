@@ -10,9 +10,9 @@ from typing import Any
 
 import dagster as dg
 
-from assets.declared import DOMAIN_FILE
-from assets.partitions import DOMAINS, domain_partitions
-from assets.resources import ProjectParam, ProjectResource
+from react_pipeline.assets.declared import DOMAIN_FILE
+from react_pipeline.assets.partitions import DOMAINS, domain_partitions
+from react_pipeline.assets.resources import ProjectParam, ProjectResource
 from react_pipeline.settings import AutomationConfig, DomainConfig, load_domains
 from react_pipeline.store import ReactError, digest_of
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import dagster as dg
 import numpy as np
 
-from assets.declared import check
-from assets.partitions import key_of
-from assets.resources import ProjectParam
+from react_pipeline.assets.declared import check
+from react_pipeline.assets.partitions import key_of
+from react_pipeline.assets.resources import ProjectParam
 from react_pipeline.embedding import FOLDERS, vector_files
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pipeline import ALL, method_key

@@ -8,10 +8,10 @@ stale. One check covers all partitions of its asset: Dagster keeps one evaluatio
 
 import dagster as dg
 
-from assets.declared import check
-from assets.launches import reap_abandoned
-from assets.partitions import DOMAINS
-from assets.resources import ProjectParam
+from react_pipeline.assets.declared import check
+from react_pipeline.assets.launches import reap_abandoned
+from react_pipeline.assets.partitions import DOMAINS
+from react_pipeline.assets.resources import ProjectParam
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Manifests, Project
 from react_pipeline.store import ReactError

@@ -9,27 +9,27 @@ all of them imports torch and loads the definitions once.
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import dagster as dg
 
-from assets.attempts import reason_of
-from assets.definitions import build_defs
-from assets.event_databases import held_open
-from assets.launches import registered, tags_of
-from assets.partitions import DOMAINS, partition_of
-from assets.recorded import Recorded
-from assets.reporting import INTERRUPTED
-from assets.resources import ProjectResource
-from assets.step_lines import CONSOLE, StepLines
+from react_pipeline.assets.attempts import reason_of
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.event_databases import held_open
+from react_pipeline.assets.launches import registered, tags_of
+from react_pipeline.assets.partitions import DOMAINS, partition_of
+from react_pipeline.assets.recorded import Recorded
+from react_pipeline.assets.reporting import INTERRUPTED
+from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.assets.step_lines import CONSOLE, StepLines
 from react_pipeline.pipeline import ALL, STAGES, method_key
 from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
 from react_pipeline.settings import METHODS, load_domains
 from react_pipeline.store import InputError, ReactError
 from react_pipeline.tracking import Tracking
-from react_pipeline.upkeep import Place, up_to_date
+from react_pipeline.upkeep import APART, Place, left_out_groups, up_to_date
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +77,8 @@ def materialize(
     An asset is up to date if its artifact is what would be built today and Dagster and MLflow show it.
 
     Args:
-        selection: Dagster's syntax, such as `+domain_results` or `comparison`. `*` leaves the benchmark out unless
-            `elevater.root` is set.
+        selection: Dagster's syntax, such as `+domain_results` or `comparison`. `*` leaves out the benchmark unless
+            `elevater.root` is set, and detection and segmentation unless `dense.root` is there.
         domains: Slugs; none: every valid domain file.
         methods: Of `METHODS`; none: those of `pipeline.yaml`.
         config_path: The `pipeline.yaml`; unset: as `Project.load`.
@@ -91,11 +91,11 @@ def materialize(
     lines = StepLines(on_line)
     methods = methods or project.config.methods
     defs = build_defs(methods, {CONSOLE: lines.definition}, project=ProjectResource(config_path=str(project.path)))
-    benchmark = project.config.elevater.root is not None or selection.strip() != "*"
+    left_out = left_out_groups(project.config) if selection.strip() == "*" else set()
     slugs = domains or _valid_domains(project)
     for slug in slugs:
         project.domain(slug)
-    places = plan(defs, selection, slugs, methods, benchmark=benchmark)
+    places = plan(defs, selection, slugs, methods, left_out)
     summary, started = Summary(), time.monotonic()
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     with open_instance(project) as instance, held_open(instance), registered(instance) as name:
@@ -117,12 +117,16 @@ def materialize(
 
 
 def plan(
-    defs: dg.Definitions, selection: str, domains: Sequence[str], methods: Sequence[str], *, benchmark: bool = False
+    defs: dg.Definitions,
+    selection: str,
+    domains: Sequence[str],
+    methods: Sequence[str],
+    left_out: Collection[str] = APART,
 ) -> list[Place]:
     """What a selection names, in the order of the runs: what belongs to no domain, domains, the overview of all.
 
     Of a domain first what all methods need, then method after method, then what gathers their results. The assets of
-    the benchmark are among them only if `benchmark` is given.
+    the groups `left_out` are not among them.
 
     Raises:
         InputError: If the selection names nothing, or a method is unknown.
@@ -136,7 +140,7 @@ def plan(
     for method in methods:
         method_key("any", method)
     wanted = {key.path[-1] for key in selected}
-    rows = [row for row in STAGES.values() if row.name in wanted and (benchmark or row.group != "benchmark")]
+    rows = [row for row in STAGES.values() if row.name in wanted and row.group not in left_out]
     slugs = list(domains)
 
     def turn(place: Place) -> tuple[int, bool, int]:

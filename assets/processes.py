@@ -22,7 +22,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.resources import REPOSITORY, TrackingResource
+from react_pipeline.assets.resources import REPOSITORY, TrackingResource
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
@@ -163,7 +163,7 @@ def torchrun_command(processes: int, several_nodes: list[str], arguments: list[s
     """The command line of torchrun; a machine by itself finds a free port."""
     rendezvous = several_nodes or ["--standalone"]
     run = [sys.executable, "-m", "torch.distributed.run", *rendezvous, "--nproc-per-node", str(processes)]
-    return [*run, "-m", "assets.training_process", *arguments]
+    return [*run, "-m", "react_pipeline.assets.training_process", *arguments]
 
 
 def environment(processes: int, exchange: Path) -> dict[str, str]:

@@ -5,11 +5,11 @@ Does not belong here: the rule (`react_pipeline.promotion`), MLflow's registry (
 
 import dagster as dg
 
-from assets.declared import check, stage_asset
-from assets.metadata import data_uri
-from assets.partitions import key_of
-from assets.reporting import publish, readable_failures
-from assets.resources import ProjectParam, TrackingParam
+from react_pipeline.assets.declared import check, stage_asset
+from react_pipeline.assets.metadata import data_uri
+from react_pipeline.assets.partitions import key_of
+from react_pipeline.assets.reporting import publish, readable_failures
+from react_pipeline.assets.resources import ProjectParam, TrackingParam
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project

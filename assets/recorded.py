@@ -11,9 +11,9 @@ from typing import Any
 
 import dagster as dg
 
-from assets.declared import blocking_checks
-from assets.partitions import name_of
-from assets.reporting import SEEN_TAG, seen
+from react_pipeline.assets.declared import blocking_checks
+from react_pipeline.assets.partitions import name_of
+from react_pipeline.assets.reporting import SEEN_TAG, seen
 from react_pipeline.pipeline import STAGES
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact

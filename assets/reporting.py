@@ -11,9 +11,9 @@ from typing import Any
 
 import dagster as dg
 
-from assets.metadata import describe
-from assets.partitions import key_of
-from assets.resources import ProjectParam, TrackingParam
+from react_pipeline.assets.metadata import describe
+from react_pipeline.assets.partitions import key_of
+from react_pipeline.assets.resources import ProjectParam, TrackingParam
 from react_pipeline.lineage import call, fresh_or_none
 from react_pipeline.pipeline import STAGES, Stage
 from react_pipeline.project import Project, full_glance

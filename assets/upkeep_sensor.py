@@ -13,10 +13,18 @@ from typing import Any
 
 import dagster as dg
 
-from assets.attempts import CODE_TAG, INPUTS_TAG, TRY_TAG, code_digest, ending_of, is_under_way, outlook_of
-from assets.partitions import DOMAINS, partition_of, partitions_of
-from assets.recorded import evaluations_of
-from assets.resources import ProjectParam
+from react_pipeline.assets.attempts import (
+    CODE_TAG,
+    INPUTS_TAG,
+    TRY_TAG,
+    code_digest,
+    ending_of,
+    is_under_way,
+    outlook_of,
+)
+from react_pipeline.assets.partitions import DOMAINS, partition_of, partitions_of
+from react_pipeline.assets.recorded import evaluations_of
+from react_pipeline.assets.resources import ProjectParam
 from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import AutomationConfig

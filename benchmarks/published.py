@@ -164,12 +164,13 @@ class PartialTower(ImageTower):
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
         """As `ImageTower.tokens`."""
-        tokens = self._entering(0, images)
+        tokens = self.entering(0, images)
         for block in self.blocks[: self.start]:
             tokens = self._host(block, tokens)
         return tokens
 
-    def _block(self, number: int, tokens: Tensor) -> Tensor:
+    def block(self, number: int, tokens: Tensor) -> Tensor:
+        """As `ImageTower.block`."""
         block: Any = self.blocks[number]
         alone = CLASS_TOKEN in self._parts and number == len(self.blocks) - 1
         if NO_CHECKPOINTING not in self._parts and tokens.requires_grad:

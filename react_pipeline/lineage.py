@@ -16,6 +16,9 @@ from react_pipeline.settings import METHODS
 from react_pipeline.store import Artifact, Inputs, MissingArtifact, ReactError, StaleArtifact
 
 Judged = dict[tuple[str, str], Artifact | ReactError]
+Gathered = tuple[dict[str, Artifact], dict[str, str]]
+Shown = tuple[Mapping[str, Artifact | Inputs], Mapping[str, str]]
+"""Results by method or domain, and why the others are left out."""
 
 
 def resolve(
@@ -103,7 +106,7 @@ def fresh_or_none(project: Project, stage: str, key: str) -> Artifact | None:
 
 def gather(
     project: Project, stage: str, slug: str, problem_of: Callable[[str, Artifact], str] = lambda method, artifact: ""
-) -> tuple[dict[str, Artifact], dict[str, str]]:
+) -> Gathered:
     """The results of a domain that a stage sets beside one another, and why those of other methods are left out.
 
     Args:
@@ -133,10 +136,8 @@ def gather(
     return results, skipped
 
 
-def gathered_is_current(
-    project: Project, stage: str, key: str, results: Mapping[str, Artifact | Inputs], skipped: Mapping[str, str]
-) -> Artifact:
-    """The published artifact of a stage that gathers `results`, by method or domain, if it shows these and no others.
+def gathered_is_current(project: Project, stage: str, key: str, today: Callable[[], Shown]) -> Artifact:
+    """The published artifact of a stage that gathers results, if it shows what `today` gathers, by method or domain.
 
     Raises:
         MissingArtifact: If none was published.
@@ -144,6 +145,7 @@ def gathered_is_current(
         CorruptArtifact: If its bytes, or those of a result, differ from the manifest.
     """
     artifact, where = fresh(project, stage, key), f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}"
+    results, skipped = today()
     for name, fingerprint in artifact.parents.items():
         if name in skipped:
             raise StaleArtifact(f"{where} shows {name}, which is {skipped[name]}; then rematerialize {where}")

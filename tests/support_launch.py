@@ -10,7 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.resources import REPOSITORY
+from react_pipeline.assets.resources import REPOSITORY
 
 
 @contextmanager

@@ -19,6 +19,7 @@ import pandas as pd
 from react_pipeline.benchmark.summary import figure_name
 from react_pipeline.lineage import gather, gathered_is_current, resolve
 from react_pipeline.pages import escaped, markdown_table
+from react_pipeline.pipeline import STAGES
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, DATASETS
 from react_pipeline.store import Artifact, MissingArtifact
@@ -39,10 +40,7 @@ def compare_benchmarks(project: Project, slug: str) -> Artifact:
     Raises:
         MissingArtifact: If the base has no fresh result, or no method has.
     """
-    results, skipped = gather(project, STAGE, slug, _problem_of)
-    if "base" not in results:
-        reason = f" ({skipped['base']})" if "base" in skipped else ""
-        raise MissingArtifact(f"{slug}: the base has no result to compare with{reason}; materialize `{RESULTS}` for it")
+    results, skipped = results_to_compare(project, STAGE, slug)
     inputs = resolve(project, STAGE, slug, parents=results, content={"skipped": skipped})
 
     def write(directory: Path) -> dict[str, Any]:
@@ -61,10 +59,25 @@ def compare_benchmarks(project: Project, slug: str) -> Artifact:
 
 def benchmark_comparison_is_current(project: Project, slug: str) -> Artifact:
     """The published comparison, if it shows the results that there are today: `lineage.gathered_is_current`."""
-    return gathered_is_current(project, STAGE, slug, *gather(project, STAGE, slug, _problem_of))
+    return gathered_is_current(project, STAGE, slug, lambda: gather(project, STAGE, slug, problem_of))
 
 
-def _problem_of(method: str, result: Artifact) -> str:
+def results_to_compare(project: Project, stage: str, slug: str) -> tuple[dict[str, Artifact], dict[str, str]]:
+    """As `lineage.gather`, for a stage that compares with the base.
+
+    Raises:
+        MissingArtifact: If the base has no fresh result.
+    """
+    results, skipped = gather(project, stage, slug, problem_of)
+    if "base" not in results:
+        reason = f" ({skipped['base']})" if "base" in skipped else ""
+        (of,) = STAGES[stage].gathers
+        raise MissingArtifact(f"{slug}: the base has no result to compare with{reason}; materialize `{of}` for it")
+    return results, skipped
+
+
+def problem_of(method: str, result: Artifact) -> str:
+    """Why a method's result cannot be compared; "" if it can."""
     reason = result.counts.get("unavailable")
     return f"unavailable: {reason}" if reason and method != "base" else ""
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Self
 
 import torch
@@ -134,8 +133,8 @@ def fine_tune(
     def train_trials(
         train: ImageExamples, evaluation: ImageExamples, trials: Sequence[Trial], **how: Any
     ) -> list[Curve]:
-        tower = partial(train_tower, clip, train, evaluation, head, merge_projection=merge_projection, **how)
-        return [tower(trial, settings) for trial in trials]
+        how["merge_projection"] = merge_projection
+        return [train_tower(clip, train, evaluation, head, trial, settings, **how) for trial in trials]
 
     return adapt(train_trials, train, test, split)
 

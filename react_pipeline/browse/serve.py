@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from react_pipeline.browse.cross_site import refusal
+from react_pipeline.embedding import require_clip_retrieval
 from react_pipeline.project import Project
 from react_pipeline.store import InputError, ReactError
 
@@ -69,12 +70,13 @@ def create_app(project: Project) -> Flask:
     """The WSGI application: `/` the page, `/knn-service` a search, `/metadata` descriptions, `/indices-list`.
 
     Raises:
-        InputError: If the corpus is not indexed as it is today.
+        InputError: If the corpus is not indexed as it is today, or clip-retrieval is not installed.
         ReactError: If the installed clip-retrieval has no front end.
     """
     from flask import Flask
     from flask_restful import Api  # type: ignore[import-untyped]
 
+    require_clip_retrieval()
     from react_pipeline.browse.corpus_service import DescriptionService, SearchService, open_corpus
 
     resources = {INDEX_NAME: open_corpus(project)}

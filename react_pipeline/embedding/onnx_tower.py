@@ -36,23 +36,11 @@ def convert(
         probes: Batches of different shapes. The first is traced, and both ways are compared on all.
         free: Dimensions in which batches may differ.
     """
-    import onnxruntime  # type: ignore[import-untyped]
-
     try:
+        import onnxruntime  # type: ignore[import-untyped]  # not in the light installation
+
         file = io.BytesIO()
-        # The exporter and the traced code warn of shapes that the comparison below checks.
-        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                _Traced(tower, model).eval(),  # the exporter restores the mode of the whole
-                (probes[0].clone(memory_format=torch.contiguous_format),),
-                file,  # type: ignore[arg-type] # the stub names paths alone
-                dynamo=False,
-                input_names=["batch"],
-                output_names=["features"],
-                dynamic_axes={"batch": {axis: f"axis{axis}" for axis in free}, "features": {0: "axis0"}},
-                opset_version=OPSET,
-            )
+        write_graph(_Traced(tower, model), probes[0], file, ["features"], free)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
@@ -69,6 +57,39 @@ def convert(
         logger.info("this tower is run by torch: converted for onnxruntime its vectors differ by %g", difference)
         return None
     return run
+
+
+def write_graph(
+    module: nn.Module, batch: Tensor, target: io.BytesIO | str, outputs: Sequence[str], free: Sequence[int]
+) -> None:
+    """Write a module of one input, `batch`, as ONNX.
+
+    Args:
+        module: Gives `outputs`, each with the rows of the batch.
+        batch: Is traced.
+        target: A buffer, or a path, beside which weights of more than 2 GiB are written.
+        outputs: Their names.
+        free: Dimensions in which batches may differ.
+    """
+    axes: dict[str, dict[int, str]] = {name: {0: "axis0"} for name in outputs}
+    fused = torch.backends.mha.get_fastpath_enabled()  # one operator for a whole block, which ONNX does not have
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        # The exporter and the traced code warn of shapes, which whoever calls this compares with torch's.
+        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module.eval(),  # the exporter restores the mode of the whole
+                (batch.clone(memory_format=torch.contiguous_format),),
+                target,  # type: ignore[arg-type] # the stub names paths alone
+                dynamo=False,
+                input_names=["batch"],
+                output_names=list(outputs),
+                dynamic_axes={"batch": {axis: f"axis{axis}" for axis in free}, **axes},
+                opset_version=OPSET,
+            )
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 def _difference(features: Tensor, expected: Tensor) -> float:

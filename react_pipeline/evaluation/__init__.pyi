@@ -34,3 +34,4 @@ from .judgements import present_model as present_model
 from .report import FORMATS as FORMATS
 from .report import write_report as write_report
 from .tables import JUDGED as JUDGED
+from .tables import MEAN as MEAN

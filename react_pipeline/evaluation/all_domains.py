@@ -79,7 +79,7 @@ def write_overview(
 
 def overview_is_current(project: Project) -> Artifact:
     """The published overview, if it is the one that `overview` would build today: `lineage.gathered_is_current`."""
-    return gathered_is_current(project, STAGE, ALL, *current_comparisons(project))
+    return gathered_is_current(project, STAGE, ALL, lambda: current_comparisons(project))
 
 
 def current_comparisons(

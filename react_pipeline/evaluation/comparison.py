@@ -23,11 +23,11 @@ from react_pipeline.evaluation.judgements import JUDGEMENTS, Judgements, judgeme
 from react_pipeline.evaluation.tables import MEAN as MEAN
 from react_pipeline.evaluation.tables import METRICS, per_class_table, typed
 from react_pipeline.evaluation.tables import to_markdown as to_markdown
-from react_pipeline.lineage import gather, gathered_is_current, resolve
+from react_pipeline.lineage import Shown, gather, gathered_is_current, resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
-from react_pipeline.store import Artifact, InputError, Inputs, MissingArtifact
+from react_pipeline.store import Artifact, InputError, MissingArtifact
 
 STAGE = "comparison"
 RESULTS = "domain_results"
@@ -91,12 +91,13 @@ def compare(project: Project, slug: str) -> Artifact:
 
 def comparison_is_current(project: Project, slug: str) -> Artifact:
     """The published comparison, if it is the one that `compare` would build today: `lineage.gathered_is_current`."""
-    results, skipped = gather(project, STAGE, slug)
-    judged = judgements_of(project, slug)
-    shown: dict[str, Artifact | Inputs] = dict(results)
-    if judged is not None:
-        shown[JUDGEMENTS] = judged.inputs
-    return gathered_is_current(project, STAGE, slug, shown, skipped)
+
+    def today() -> Shown:
+        results, skipped = gather(project, STAGE, slug)
+        judged = judgements_of(project, slug)
+        return ({**results, JUDGEMENTS: judged.inputs} if judged is not None else results), skipped
+
+    return gathered_is_current(project, STAGE, slug, today)
 
 
 def results_in(comparison: Artifact) -> dict[str, str]:

@@ -4,7 +4,7 @@ Belongs here: where logs are, which of them are of today's class names and of mo
 Does not belong here: what a log says (`judgement_log`), writing one (`use.judge`).
 
 No row of `pipeline.STAGES` has it: whoever reads judgements publishes what the logs hold at that moment, so an answer
-is in the next comparison and verdict, and a domain that nobody judged has no empty artifact.
+is in the next comparison and verdict, and a domain without judgements has no empty artifact.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Judgements:
     sessions: tuple[Session, ...]
 
     def publish(self, project: Project) -> Artifact:
-        """Publish them; the artifact that is there already if nobody judged since.
+        """Publish them; the artifact that is there already if there are no new judgements.
 
         Files: `logs/*.jsonl`, `table.parquet` (one row a session), `answers.parquet` (one row an answer), `table.md`.
         """
@@ -61,7 +61,7 @@ class Judgements:
 
 
 def judgements_of(project: Project, slug: str) -> Judgements | None:
-    """What the logs of a domain hold today; None if nobody judged. Publishes nothing.
+    """What the logs of a domain hold today; None if there are no judgements. Publishes nothing.
 
     Logs under other class names or templates, and of models that were pruned, stay where they are and count for
     nothing.

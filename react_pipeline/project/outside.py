@@ -16,8 +16,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from react_pipeline.demo import installed_versions
 from react_pipeline.project.project import Project
 from react_pipeline.store import Artifact, InputError, digest_of
@@ -110,6 +108,8 @@ def _changed_packages(artifact: Artifact) -> str:
 
 
 def _changed_shards(project: Project, corpus: Artifact) -> str:
+    import pandas as pd  # not part of the light installation
+
     table = pd.read_parquet(corpus.file("shards.parquet"), columns=["path", "bytes"])
     recorded = Counter(
         (Path(row.path).name, int(row.bytes)) for row in table.itertuples() if not _REMOTE.match(str(row.path))

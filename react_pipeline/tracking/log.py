@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -26,18 +25,19 @@ from react_pipeline.pipeline import STAGES
 from react_pipeline.project import Project
 from react_pipeline.promotion import RegistryEdit
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact
+from react_pipeline.tracking.models import MODEL_STAGES, Measured, find_model_id, log_model, model_of
 from react_pipeline.tracking.notes import dagster_url
 from react_pipeline.tracking.queue import PENDING, VERDICT, Queue, reason_of
 from react_pipeline.tracking.registry import apply_verdict, entry_of, hand_edit
-from react_pipeline.tracking.results import cost_rows, difference_rows
-from react_pipeline.tracking.runs import FINISHED, KILLED, Runs, log_params, log_rows, missing_rows
+from react_pipeline.tracking.results import best_of, cost_rows, difference_rows
+from react_pipeline.tracking.runs import FINISHED, KILLED, Runs, log_params, log_rows, log_tags, missing_rows
 from react_pipeline.tracking.system import read_spooled, spool_file
 from react_pipeline.tracking.values import created_ms, files_of, metrics_of, params_of, tags_of
 from react_pipeline.tracking.versions import Version, list_versions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, LoggedModel
+    from mlflow.entities import DatasetInput, Run
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -257,55 +257,54 @@ class Tracking:
         log_params(client, run_id, params_of(artifact))
         # What a live training or a killed call has written stays as it is; only what is missing is added.
         spooled = spool_file(project.store.root / PENDING, artifact.fingerprint)
+        measured = self._log_inputs(client, project, artifact, run_id)
         rows = chain(metrics_of(artifact), cost_rows(project, artifact), read_spooled(spooled))
-        log_rows(client, run_id, missing_rows(client, run_id, rows) if found else rows)
+        log_rows(client, run_id, missing_rows(client, run_id, rows) if found else rows, measured)
         spooled.unlink(missing_ok=True)
         for path in files_of(artifact):
             client.log_artifact(run_id, str(path))
-        if datasets := _datasets(artifact):
-            client.log_inputs(run_id, datasets=datasets)
-        if artifact.stage == "customized_checkpoint":
-            self._register(client, artifact, run_id)
+        if artifact.stage in MODEL_STAGES:
+            log_model(client, self.runs.experiment_id, artifact, run_id)
         if artifact.stage == "comparison":
             self._log_differences(client, project, artifact)
+        if artifact.stage in ("comparison", "overview"):
+            self._log_best(client, artifact, run)
         client.set_terminated(run_id, FINISHED, created_ms(artifact))
         return run_id
+
+    def _log_inputs(self, client: MlflowClient, project: Project, artifact: Artifact, run_id: str) -> Measured:
+        """Write which data sets and which model a run read; of a result, what its figures were measured of."""
+        from mlflow.entities import LoggedModelInput
+
+        datasets, models, model_id = _datasets(artifact), [], None
+        if (model := model_of(artifact)) is not None:
+            find = partial(find_model_id, client, self.runs.experiment_id, model[2])
+            # Its own run may still wait in the queue behind this one.
+            if (model_id := find()) is None and self._log_now(client, project, *model):
+                model_id = find()
+            models = [LoggedModelInput(model_id)] if model_id else []
+        if datasets or models:
+            client.log_inputs(run_id, datasets, models)
+        if artifact.stage != RESULTS:
+            return Measured()
+        return Measured(model_id, *((datasets[0].dataset.name, datasets[0].dataset.digest) if datasets else ()))
 
     def _log_differences(self, client: MlflowClient, project: Project, comparison: Artifact) -> None:
         """Write what a comparison found to the runs of its results, so that they can be compared by it."""
         for method, rows in difference_rows(comparison).items():
             if (fingerprint := comparison.parents.get(method)) is None:
                 continue
-            result = {"stage": RESULTS, "key": f"{comparison.key}/{method}", "fingerprint": fingerprint}
-            if run_id := self._log_now(client, project, **result):
-                log_rows(client, run_id, rows)
+            key = f"{comparison.key}/{method}"
+            if run_id := self._log_now(client, project, RESULTS, key, fingerprint):
+                result = project.store.open(RESULTS, key, fingerprint)
+                log_rows(client, run_id, rows, self._log_inputs(client, project, result, run_id))
 
-    def _register(self, client: MlflowClient, artifact: Artifact, run_id: str) -> None:
-        """A version of `react-<domain>` that points at the safetensors in the store; nothing is pickled or copied."""
-        domain, method = artifact.key.split("/")
-        name = f"react-{domain}"
-        tags = {"fingerprint": artifact.fingerprint, "method": method, "path": str(artifact.path)}
-        if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name, description=f"CLIP customized to the domain {domain!r} by REACT")
-        if client.search_model_versions(f"name = '{name}' and tags.fingerprint = '{artifact.fingerprint}'"):
-            return
-        model = self._logged_model(client, artifact, run_id, tags)
-        # `models:/<id>` would be looked up at MLflow's global tracking URI, which need not be this one.
-        client.create_model_version(
-            name, model.artifact_location, run_id, tags=tags, await_creation_for=0, model_id=model.model_id
-        )
-
-    def _logged_model(self, client: MlflowClient, artifact: Artifact, run_id: str, tags: dict[str, str]) -> LoggedModel:
-        # As mlflow.create_external_model does, without its global state (active run, tracking URI).
-        from mlflow.models.utils import get_external_mlflow_model_spec
-
-        name = artifact.key.replace("/", "-")
-        external = {**tags, "mlflow.model.isExternal": "true"}
-        model = client.create_logged_model(self.runs.experiment_id, name, run_id, tags=external, model_type="open_clip")
-        with tempfile.TemporaryDirectory() as directory:
-            get_external_mlflow_model_spec(model).save(str(Path(directory) / "MLmodel"))
-            client.log_model_artifacts(model.model_id, directory)
-        return client.finalize_logged_model(model.model_id, "READY")
+    def _log_best(self, client: MlflowClient, report: Artifact, run: Run) -> None:
+        """Write the figures of the best method on the run of the domain, or of all domains."""
+        parent_id = run.data.tags["mlflow.parentRunId"]
+        tags, rows = best_of(report)
+        log_tags(client, parent_id, tags)
+        log_rows(client, parent_id, rows)
 
 
 def _name(stage: str, key: str, fingerprint: str) -> str:

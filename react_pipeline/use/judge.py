@@ -92,7 +92,7 @@ def prepare_log(
         for name in read
         if predicted[0][name] != predicted[1][name]
     ]
-    # The bounds need the order to be random, and nobody to know it beforehand.
+    # The bounds need the order to be random, and unknown beforehand.
     SystemRandom().shuffle(differing)
     unreadable = len(pictures) - len(read)
     header = Header(

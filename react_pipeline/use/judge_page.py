@@ -2,8 +2,8 @@
 
 Belongs here: what the page asks and gets. Does not belong here: the log (`evaluation`), who may ask (`browse`).
 
-Nobody sees which model said what: names change places at random, and until the answer is clear the page shows how wide
-the interval is and not where, for a bound that moves after a click gives away whose name was clicked.
+The page does not show which model said what: names change places at random, and until the answer is clear the page
+shows how wide the interval is and not where, for a bound that moves after a click gives away whose name was clicked.
 """
 
 from __future__ import annotations

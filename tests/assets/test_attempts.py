@@ -12,10 +12,10 @@ from support_automation import Upkeep, running_daemon, wait_for
 from support_launch import dagster_home
 from support_upkeep import METHODS, build, build_all, edit_domain
 
-from assets import attempts, declared, upkeep_sensor
-from assets.attempts import INPUTS_TAG, WAIT_HOURS, code_digest
-from assets.partitions import DOMAINS, domain_partitions, partition_of
-from assets.reporting import readable_failures
+from react_pipeline.assets import attempts, declared, upkeep_sensor
+from react_pipeline.assets.attempts import INPUTS_TAG, WAIT_HOURS, code_digest
+from react_pipeline.assets.partitions import DOMAINS, domain_partitions, partition_of
+from react_pipeline.assets.reporting import readable_failures
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
@@ -56,8 +56,8 @@ def test_fault_that_may_pass_is_tried_again_when_its_time_has_come(
 ) -> None:
     begin(upkeep, StoreWriteError("disk full"))
     assert upkeep.tick() == set()
-    assert "failed: " in upkeep.log and "disk full; next try after 20" in upkeep.log
-    assert "UTC: number 2 of 6" in upkeep.log
+    assert "failed: " in upkeep.log and "disk full; retried after 20" in upkeep.log
+    assert "UTC, try 2 of 6" in upkeep.log
     monkeypatch.setattr(attempts, "WAIT_HOURS", NO_WAIT)
     assert ("corpus", None) in upkeep.tick()
 
@@ -157,8 +157,8 @@ def test_artifact_whose_check_never_answered_is_asked_for_again_and_then_waited_
     build_all(kept_up, ["shapes"], until="retrieved_set")
     lapse(upkeep.instance)
     assert upkeep.tick() == {("retrieved_set", "shapes")}
-    told = "gated-image: not asked for yet: classes_have_pairs of retrieved_set was not evaluated: run "
-    assert told in upkeep.log and "stale file handle" in upkeep.log
+    reported = "gated-image: not asked for yet: classes_have_pairs of retrieved_set was not evaluated: run "
+    assert reported in upkeep.log and "stale file handle" in upkeep.log
     (request,) = upkeep.requests
     job = upkeep.repository.get_job(request.job_name).get_subset(asset_selection=set(request.asset_selection))
     made = kept_up.store.current("retrieved_set", "shapes").fingerprint
@@ -166,7 +166,7 @@ def test_artifact_whose_check_never_answered_is_asked_for_again_and_then_waited_
     job.execute_in_process(instance=upkeep.instance, partition_key="shapes", tags=request.tags, raise_on_error=False)
     assert kept_up.store.current("retrieved_set", "shapes").fingerprint == made
     assert upkeep.tick() == {("comparison", "shapes")}, "what needs no checkpoint goes on"
-    assert "KeyError: 'starving'" in upkeep.log and "; next try after" in upkeep.log
+    assert "KeyError: 'starving'" in upkeep.log and "; retried after" in upkeep.log
     with monkeypatch.context() as patch:
         patch.setattr(attempts, "WAIT_HOURS", NO_WAIT)
         assert ("retrieved_set", "shapes") in upkeep.tick(), "whatever the error of the check"

@@ -20,12 +20,12 @@ from support_automation import Asked, Upkeep, hurry, repository, running_daemon,
 from support_launch import dagster_home
 from support_upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
-from assets.attempts import WILL_RETRY_TAG
-from assets.automation import domain_files
-from assets.partitions import DOMAINS, partition_of
-from assets.reporting import INTERRUPTED
-from assets.resources import ProjectResource
-from assets.upkeep_sensor import request_of
+from react_pipeline.assets.attempts import WILL_RETRY_TAG
+from react_pipeline.assets.automation import domain_files
+from react_pipeline.assets.partitions import DOMAINS, partition_of
+from react_pipeline.assets.reporting import INTERRUPTED
+from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.assets.upkeep_sensor import request_of
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs

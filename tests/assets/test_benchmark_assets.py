@@ -15,10 +15,10 @@ from PIL import Image
 from support_elevater import write_elevater
 from support_launch import dagster_home, metadata_of
 
-from assets.benchmark_checks import bad_features, contradictions, count_test_images, look_for_test_images
-from assets.definitions import build_defs
-from assets.launch import Summary, materialize, open_instance, plan
-from assets.partitions import partition_of
+from react_pipeline.assets.benchmark_checks import bad_features, contradictions, count_test_images, look_for_test_images
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.launch import Summary, materialize, open_instance, plan
+from react_pipeline.assets.partitions import partition_of
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Inputs
 
@@ -118,22 +118,27 @@ def test_comparison_counts_what_both_have_and_names_the_linear_head_as_left_out(
 
 
 def test_benchmark_is_left_out_where_it_is_not_wanted() -> None:
-    assert not [stage for stage, _ in plan(build_defs(), "*", ["a"], ["base"]) if stage.startswith("benchmark")]
+    assert not [
+        stage for stage, _ in plan(build_defs(), "*", ["a"], ["base"]) if stage.startswith(("benchmark", "dense"))
+    ]
 
 
 def test_benchmark_of_a_method_comes_after_its_own_evaluation() -> None:
-    places = plan(build_defs(), "*", ["a"], ["base", "gated-image"], benchmark=True)
+    places = plan(build_defs(), "*", ["a"], ["base", "gated-image"], left_out=())
     assert places[7:] == [
         ("domain_results", "a/base"),
         ("benchmark_features", "a/base"),
         ("benchmark_results", "a/base"),
+        ("dense_results", "a/base"),
         ("customized_checkpoint", "a/gated-image"),
         ("domain_results", "a/gated-image"),
         ("benchmark_features", "a/gated-image"),
         ("benchmark_results", "a/gated-image"),
+        ("dense_results", "a/gated-image"),
         ("comparison", "a"),
         ("promotion", "a"),
         ("benchmark_comparison", "a"),
+        ("dense_comparison", "a"),
         ("overview", "all"),
     ]
 

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from assets.checks import count_bad_vectors, leakage, recall_is_sufficient, warning_below
-from assets.metadata import MAX_IMAGE_BYTES, data_uri, describe
-from assets.reporting import readable_failures
-from assets.resources import ProjectResource
+from react_pipeline.assets.checks import count_bad_vectors, leakage, recall_is_sufficient, warning_below
+from react_pipeline.assets.metadata import MAX_IMAGE_BYTES, data_uri, describe
+from react_pipeline.assets.reporting import readable_failures
+from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.pages import markdown_table
 from react_pipeline.project.project import Project

@@ -18,14 +18,22 @@ from conftest import write_project
 from mlflow import MlflowClient
 from support_launch import dagster_home, metadata_of
 
-from assets import launches
-from assets.attempts import is_under_way
-from assets.definitions import build_defs
-from assets.launch import Summary, materialize, open_instance, plan
-from assets.launches import EXPIRY_SECONDS, HEARTBEAT_TAG, LAUNCH_TAG, lock_of, reap_abandoned, registered, tags_of
-from assets.partitions import partition_of
-from assets.recorded import DATA_VERSION_TAG, Recorded
-from assets.reporting import SEEN_TAG, seen
+from react_pipeline.assets import launches
+from react_pipeline.assets.attempts import is_under_way
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.launch import Summary, materialize, open_instance, plan
+from react_pipeline.assets.launches import (
+    EXPIRY_SECONDS,
+    HEARTBEAT_TAG,
+    LAUNCH_TAG,
+    lock_of,
+    reap_abandoned,
+    registered,
+    tags_of,
+)
+from react_pipeline.assets.partitions import partition_of
+from react_pipeline.assets.recorded import DATA_VERSION_TAG, Recorded
+from react_pipeline.assets.reporting import SEEN_TAG, seen
 from react_pipeline.evaluation.all_domains import comparison_table
 from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project.project import Project

@@ -10,8 +10,8 @@ import dagster as dg
 import pytest
 from support_launch import dagster_home
 
-from assets.definitions import build_defs
-from assets.launch import materialize, open_instance
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.launch import materialize, open_instance
 from react_pipeline.commands.cli import main
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import STAGES, Stage

@@ -16,9 +16,9 @@ import pytest
 from mlflow import MlflowClient
 from support_launch import dagster_home
 
-from assets.launch import materialize, open_instance
-from assets.partitions import partition_of
-from assets.processes import (
+from react_pipeline.assets.launch import materialize, open_instance
+from react_pipeline.assets.partitions import partition_of
+from react_pipeline.assets.processes import (
     TORCHRUN_VARIABLE,
     Progress,
     environment,
@@ -27,7 +27,7 @@ from assets.processes import (
     torchrun_command,
     write_failure,
 )
-from assets.reporting import readable_failures
+from react_pipeline.assets.reporting import readable_failures
 from react_pipeline.commands.process_groups import listen_to_signals
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Inputs
@@ -74,7 +74,7 @@ def test_linear_heads_are_trained_in_one_process(make_project: Callable[..., Pro
 def test_a_machine_by_itself_finds_its_own_port_and_several_get_the_address_to_meet() -> None:
     alone = torchrun_command(2, [], ["--domain", "shapes"])
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    assert alone[1:] == [*torchrun, "-m", "assets.training_process", "--domain", "shapes"]
+    assert alone[1:] == [*torchrun, "-m", "react_pipeline.assets.training_process", "--domain", "shapes"]
     several = torchrun_command(8, ["--nnodes", "2"], [])
     assert "--standalone" not in several and several[3:5] == ["--nnodes", "2"]
 
@@ -180,7 +180,7 @@ def test_two_processes_train_and_their_failure_is_reported_as_the_librarys_error
 
 LAUNCHING = """
 import sys
-from assets.launch import materialize
+from react_pipeline.assets.launch import materialize
 summary = materialize("customized_checkpoint", ["shapes"], ["gated-image"], sys.argv[1])
 print([*summary.failed.values()])
 """

@@ -15,7 +15,7 @@ import yaml
 from support_drawings import COLOURS, SHAPES, draw
 from support_services import program
 
-from assets.resources import REPOSITORY
+from react_pipeline.assets.resources import REPOSITORY
 from react_pipeline.evaluation.judgement_log import Session
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.evidence import standing
