@@ -53,4 +53,4 @@ def judge(
     report(describe(Session.read(prepared.log)))
     if (judged := judgements_of(project, domain)) is not None:
         Tracking.of(project).log_artifact(project, judged.publish(project))
-        report(f"next: react-pipeline materialize --select 'comparison or promotion' --domain {domain}")
+        report(f"next: react-pipeline materialize --select 'key:comparison or key:promotion' --domain {domain}")

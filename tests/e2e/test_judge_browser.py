@@ -94,7 +94,7 @@ def test_sixty_judgements_by_keys_make_a_champion(make_project: Callable[..., Pr
     session = Session.read(log)
     assert (session.counts["judged"], session.counts["won"], session.counts["neither"]) == (60, 48, 12)
 
-    select = ["--select", "comparison or promotion"]
+    select = ["--select", "key:comparison or key:promotion"]
     subprocess.run([*command, "materialize", *select, *methods, *options], check=True, env=environment)
     verdict, _ = standing(project, "shapes")
     assert (verdict.decision, verdict.champion.method) == ("promoted", "full")
