@@ -13,7 +13,9 @@ from react_pipeline.commands.command_line import Config, console, load_project
 
 def judge(
     domain: Annotated[str, typer.Argument(help="Slug of the domain.")],
-    source: Annotated[str, typer.Argument(help="A folder of pictures.")],
+    source: Annotated[
+        str, typer.Argument(help="A folder, file, quoted pattern, list (.txt), table, or shards (.tar).")
+    ],
     candidate: Annotated[
         str | None, typer.Option(help="A trained method. Default: gated-image, or the first of `methods`.")
     ] = None,
@@ -51,4 +53,4 @@ def judge(
     report(describe(Session.read(prepared.log)))
     if (judged := judgements_of(project, domain)) is not None:
         Tracking.of(project).log_artifact(project, judged.publish(project))
-        report(f"next: react-pipeline materialize --select 'comparison or promotion' --domain {domain}")
+        report(f"next: react-pipeline materialize --select 'key:comparison or key:promotion' --domain {domain}")

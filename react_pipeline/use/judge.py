@@ -7,13 +7,12 @@ follows from answers (`evaluation`).
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from random import SystemRandom
-from typing import TYPE_CHECKING
 
 from react_pipeline.evaluation import (
     HEADLINE_METHOD,
@@ -26,14 +25,12 @@ from react_pipeline.evaluation import (
     model_of,
     present_model,
 )
+from react_pipeline.pipeline import ALL
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE, standing
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
 from react_pipeline.store import InputError, canonical_json
-from react_pipeline.use.pictures import Picture, find_pictures, identity_of
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from react_pipeline.use.pictures import Picture, fetch_urls, find_pictures, identity_of
 
 CHAMPION = "champion"
 
@@ -71,19 +68,22 @@ def prepare_log(
         raise InputError(f"{slug}: {one.method} is compared with itself; name another --candidate or --against")
     path = Path(source).expanduser()
     source = str(path.resolve()) if path.exists() else source
-    pictures, _ = find_pictures(source)
-    named = {picture.name: picture for picture in pictures}
+    pictures, refused = find_pictures(source)
     digest = hashlib.sha256(
         canonical_json([one.checkpoint, other.checkpoint, measure, identity_of(pictures)]).encode()
     ).hexdigest()[:12]
-    log = project.path.parent / JUDGEMENTS / slug / f"{one.method}--{other.method}--{digest}.jsonl"
+    folder = project.path.parent / JUDGEMENTS / slug
+    log, work = folder / f"{one.method}--{other.method}--{digest}.jsonl", folder / f".work-{digest}"
+    corpus = project.config.corpus
+    pictures = fetch_urls(pictures, folder / f".pictures-{digest}", corpus.download, corpus.max_pixels)
+    named = {picture.name: picture for picture in pictures}
     if log.exists():
         report(f"{log}: resumed")
         return Prepared(log, named)
     predicted = []
     for side in (one, other):
         report(f"{side.method}: classifying {len(pictures):,} pictures ...")
-        predicted.append(dict(_classify(project, slug, side, pictures)))
+        predicted.append(dict(_classify(project, slug, side, pictures, work / side.checkpoint)))
     read = [name for name in named if name in predicted[0] and name in predicted[1]]
     if not read:
         raise InputError(f"{source}: none of its {len(pictures):,} pictures can be read")
@@ -94,7 +94,7 @@ def prepare_log(
     ]
     # The bounds need the order to be random, and unknown beforehand.
     SystemRandom().shuffle(differing)
-    unreadable = len(pictures) - len(read)
+    unreadable = len(pictures) + len(refused) - len(read)
     header = Header(
         domain=slug,
         measure=measure,
@@ -107,6 +107,7 @@ def prepare_log(
         created=datetime.now(UTC).isoformat(timespec="milliseconds"),
     )
     create_log(log, header)
+    shutil.rmtree(work, ignore_errors=True)
     report(f"the models disagree on {len(differing):,} of {len(read):,} pictures; {unreadable} cannot be read")
     return Prepared(log, named)
 
@@ -129,32 +130,33 @@ def _against(project: Project, slug: str, against: str) -> Side:
     return present_model(project, slug, against)
 
 
-def _classify(project: Project, slug: str, side: Side, pictures: Sequence[Picture]) -> Iterator[tuple[str, int]]:
-    """The class id that a model gives each picture, by its name; those that cannot be read are left out."""
-    import torch
-    from tqdm import tqdm
+def _classify(
+    project: Project, slug: str, side: Side, pictures: Sequence[Picture], folder: Path
+) -> Iterator[tuple[str, int]]:
+    """The class id that a model gives each picture, by its name; those that cannot be read are left out.
+
+    What was computed is kept in `folder`, so that a run that was killed resumes.
+    """
+    import pyarrow as pa
 
     from react_pipeline.clip import choose_device, load_classifier
-    from react_pipeline.corpus import BadImage, decode_image
-    from react_pipeline.embedding import Encoder
+    from react_pipeline.embedding import LONG_RUN, Encoder
+    from react_pipeline.use.encode_pictures import encode_pictures, read_parts
 
-    config = project.config
-    checkpoint, domain = model_of(project, slug, side), project.domain(slug)
-    classifier = load_classifier(project, checkpoint, None, domain, choose_device(config.device))
-    encoder = Encoder(classifier.clip, config.embedding.precision)
-
-    def prepare(picture: Picture) -> tuple[str, Tensor | None]:
-        try:
-            return picture.name, encoder.to_tensor(decode_image(picture.read(), config.corpus.max_pixels))
-        except BadImage:
-            return picture.name, None
-
-    size = config.embedding.batch_size
-    with ThreadPoolExecutor(max(config.embedding.workers, 1)) as pool:
-        for start in tqdm(range(0, len(pictures), size), desc="pictures", disable=None, leave=False):
-            ready = [(name, pixels) for name, pixels in pool.map(prepare, pictures[start : start + size])]
-            good = [(name, pixels) for name, pixels in ready if pixels is not None]
-            if good:
-                vectors = encoder.images(torch.stack([pixels for _, pixels in good]))
-                best = (vectors @ classifier.head).argmax(dim=1).tolist()
-                yield from zip((name for name, _ in good), best, strict=True)
+    config, checkpoint = project.config, model_of(project, slug, side)
+    base = None
+    if side.method != BASE:  # a champion may be of another base than today's
+        base = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"])
+    classifier = load_classifier(project, checkpoint, base, project.domain(slug), choose_device(config.device))
+    head = classifier.head.numpy()
+    encode_pictures(
+        Encoder(classifier.clip, config.embedding.precision, long_run=len(pictures) >= LONG_RUN),
+        pictures,
+        folder,
+        lambda vectors: {"class": pa.array((vectors @ head).argmax(axis=1), pa.int64())},
+        batch_size=config.embedding.batch_size,
+        workers=config.embedding.workers,
+        max_pixels=config.corpus.max_pixels,
+    )
+    for table, _ in read_parts(folder):
+        yield from zip(table["path"].to_pylist(), table["class"].to_pylist(), strict=True)

@@ -67,19 +67,24 @@ def test_sixty_judgements_by_keys_make_a_champion(make_project: Callable[..., Pr
             page.on("request", lambda request: asked.append(request.url))
             page.on("pageerror", lambda error: wrong.append(str(error)))
             page.goto(address)
+
+            def wait(number: int) -> None:
+                page.locator(f"body[data-picture='{number}']").wait_for()
+
             for number in range(JUDGEMENTS):
-                page.wait_for_function("number => document.body.dataset.picture === String(number)", arg=number)
+                wait(number)
                 shown = [page.inner_text(f"#{place}").rsplit(" ", 1)[0].strip() for place in ("first", "second")]
                 # A judge who prefers whatever the candidate says, four times in five.
                 wanted = names[header.pictures[number].candidate]
                 page.keyboard.press("n" if number % 5 == 4 else str(shown.index(wanted) + 1))
                 if number == 10:
-                    page.wait_for_function("document.body.dataset.picture === '11'")
+                    wait(11)
                     page.keyboard.press("z")
-                    page.wait_for_function("document.body.dataset.picture === '10'")
+                    wait(10)
                     page.keyboard.press(str(shown.index(wanted) + 1))
-            page.wait_for_function("number => document.body.dataset.picture === String(number)", arg=JUDGEMENTS)
-            page.wait_for_function("document.getElementById('picture').naturalWidth === 40")
+            wait(JUDGEMENTS)
+            picture = page.locator("#picture")
+            assert picture.evaluate("async picture => (await picture.decode(), picture.naturalWidth)") == 40
             assert "full over base" in page.inner_text("#clear")
             page.screenshot(path=tmp_path / "judge.png")
         assert wrong == [] and [url for url in asked if not url.startswith(address)] == []
@@ -89,7 +94,7 @@ def test_sixty_judgements_by_keys_make_a_champion(make_project: Callable[..., Pr
     session = Session.read(log)
     assert (session.counts["judged"], session.counts["won"], session.counts["neither"]) == (60, 48, 12)
 
-    select = ["--select", "comparison or promotion"]
+    select = ["--select", "key:comparison or key:promotion"]
     subprocess.run([*command, "materialize", *select, *methods, *options], check=True, env=environment)
     verdict, _ = standing(project, "shapes")
     assert (verdict.decision, verdict.champion.method) == ("promoted", "full")

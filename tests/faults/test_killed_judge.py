@@ -49,7 +49,7 @@ def test_acknowledged_answers_outlive_a_kill(
     for number in range(20):
         draw("circle", "red", number).save(tmp_path / "pictures" / f"{number}.png")
     monkeypatch.setattr(
-        judge, "_classify", lambda _p, _s, side, found: ((one.name, int(side.method == "base")) for one in found)
+        judge, "_classify", lambda _p, _s, side, found, _f: ((one.name, int(side.method == "base")) for one in found)
     )
     log = judge.prepare_log(project, SLUG, str(tmp_path / "pictures"), None, "base", print).log
     command = [sys.executable, "-m", "react_pipeline", "judge", SLUG, str(tmp_path / "pictures")]

@@ -48,7 +48,7 @@ def project(make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatc
     path.write_text(yaml.safe_dump(domain))
     without_labels(project, [GATED])
 
-    def classify(_project: Project, _slug: str, side: Any, pictures: Any) -> Iterator[tuple[str, int]]:
+    def classify(_project: Project, _slug: str, side: Any, pictures: Any, _folder: Path) -> Iterator[tuple[str, int]]:
         good = [picture.name for picture in pictures if not picture.name.endswith(".jpg")]
         yield from ((name, int(side.method == "base" and number % 3 == 0)) for number, name in enumerate(good))
 
@@ -119,7 +119,7 @@ def test_models_classify_as_they_are_measured(
     publish_base(project)
     side = present_model(project, SLUG, "base")
     found, _ = find_pictures(str(pictures))
-    classified = dict(judge._classify(project, SLUG, side, found))
+    classified = dict(judge._classify(project, SLUG, side, found, tmp_path / "parts"))
     classifier = load_classifier(
         project, project.store.current("base_checkpoint", "all"), None, project.domain(SLUG), "cpu"
     )

@@ -52,5 +52,9 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "z") choose(null);
   else if (event.key in keys) choose(keys[event.key]);
 });
-window.addEventListener("focus", () => ask("state"));
+// What another tab did; a key that is pressed meanwhile is not lost.
+window.addEventListener("focus", async () => {
+  const answer = await fetch("state");
+  if (!busy && answer.ok) show(await answer.json());
+});
 ask("state");
