@@ -158,8 +158,14 @@ def gathered_is_current(project: Project, stage: str, key: str, today: Callable[
     return artifact
 
 
+def named_function(reference: str) -> Callable[..., Any]:
+    """The "room:function" of a row of `pipeline.STAGES`."""
+    room, _, name = reference.partition(":")
+    function: Callable[..., Any] = getattr(import_module(f"react_pipeline.{room}"), name)
+    return function
+
+
 def call(reference: str, project: Project, key: str) -> Artifact:
     """Call the "room:function" of a row of `pipeline.STAGES` for one key."""
-    room, _, name = reference.partition(":")
-    function = getattr(import_module(f"react_pipeline.{room}"), name)
-    return function(project, *(() if key == ALL else key.split("/")))
+    artifact: Artifact = named_function(reference)(project, *(() if key == ALL else key.split("/")))
+    return artifact

@@ -264,7 +264,7 @@ class Tracking:
         for path in files_of(artifact):
             client.log_artifact(run_id, str(path))
         if artifact.stage in MODEL_STAGES:
-            log_model(client, self.runs.experiment_id, artifact, run_id)
+            log_model(client, self.runs.experiment_id, project, artifact, run_id)
         if artifact.stage == "comparison":
             self._log_differences(client, project, artifact)
         if artifact.stage in ("comparison", "overview"):

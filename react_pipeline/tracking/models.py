@@ -7,13 +7,15 @@ Belongs here: making and finding them, and their versions in the registry. Does 
 from __future__ import annotations
 
 import json
-import tempfile
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from react_pipeline.evaluation import TRAINED
 from react_pipeline.pipeline import ALL
+from react_pipeline.project import Project
 from react_pipeline.store import Artifact
+from react_pipeline.tracking.package import save_served, write_package
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,7 +50,7 @@ def find_model_id(client: MlflowClient, experiment_id: str, fingerprint: str) ->
     return next((str(model.model_id) for model in found if model.status == LoggedModelStatus.READY), None)
 
 
-def log_model(client: MlflowClient, experiment_id: str, artifact: Artifact, run_id: str) -> str:
+def log_model(client: MlflowClient, experiment_id: str, project: Project, artifact: Artifact, run_id: str) -> str:
     """The id of the artifact's logged model, made now if it is not there; of a trained one with a version."""
     from mlflow.entities import LoggedModelOutput
 
@@ -57,7 +59,7 @@ def log_model(client: MlflowClient, experiment_id: str, artifact: Artifact, run_
         tags["method"] = artifact.key.split("/")[1]
     model_id = find_model_id(client, experiment_id, artifact.fingerprint)
     if model_id is None:
-        model_id = str(_create(client, experiment_id, artifact, run_id, tags).model_id)
+        model_id = str(_create(client, experiment_id, project, artifact, run_id, tags).model_id)
     if artifact.stage == TRAINED:
         _register(client, client.get_logged_model(model_id), artifact, run_id, tags)
     client.log_outputs(run_id, [LoggedModelOutput(model_id, int(artifact.counts.get("steps") or 0))])
@@ -65,24 +67,37 @@ def log_model(client: MlflowClient, experiment_id: str, artifact: Artifact, run_
 
 
 def _create(
-    client: MlflowClient, experiment_id: str, artifact: Artifact, run_id: str, tags: dict[str, str]
+    client: MlflowClient, experiment_id: str, project: Project, artifact: Artifact, run_id: str, tags: dict[str, str]
 ) -> LoggedModel:
-    # As mlflow.create_external_model does, without its global state (active run, tracking URI).
+    # As mlflow.pyfunc.log_model and mlflow.create_external_model do, without their global state (active run, address).
     from mlflow.models.utils import get_external_mlflow_model_spec
+    from mlflow.utils.file_utils import local_file_uri_to_path
 
     domain, _, method = artifact.key.partition("/")
     params = {"domain": domain, "method": method} if method else {"method": "base"}
-    model = client.create_logged_model(
-        experiment_id,
-        "-".join(params.values()),
-        run_id,
-        {**tags, "mlflow.model.isExternal": "true"},
-        params,
-        model_type="open_clip",
-    )
-    with tempfile.TemporaryDirectory() as directory:
-        get_external_mlflow_model_spec(model).save(str(Path(directory) / "MLmodel"))
-        client.log_model_artifacts(model.model_id, directory)
+    name = "-".join(params.values())
+    # On the store's disk, for links; one at a time, so that what a killed process left is no one's.
+    directory = project.store.root / ".mlflow_model"
+    shutil.rmtree(directory, ignore_errors=True)
+    try:
+        folder = directory / "model"
+        folder.mkdir(parents=True)
+        packaged = artifact.stage == TRAINED and write_package(project, artifact, folder)
+        tags = tags if packaged else {**tags, "mlflow.model.isExternal": "true"}
+        kind = "react_classifier" if packaged else "open_clip"
+        model = client.create_logged_model(experiment_id, name, run_id, tags, params, model_type=kind)
+        # A local folder is written where it stays, for it may hold gigabytes.
+        local = str(model.artifact_location).startswith("file:")
+        place = Path(local_file_uri_to_path(model.artifact_location)) if local else directory / "saved"
+        if packaged:
+            save_served(folder, place, model)
+        else:
+            place.mkdir(parents=True)
+            get_external_mlflow_model_spec(model).save(str(place / "MLmodel"))
+        if not local:
+            client.log_model_artifacts(model.model_id, str(place))
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
     return client.finalize_logged_model(model.model_id, "READY")
 
 

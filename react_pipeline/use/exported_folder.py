@@ -171,6 +171,13 @@ def _crowned(project: Project, slug: str) -> Reign:
     return crowned
 
 
+def write_package(project: Project, checkpoint: Artifact, folder: Path) -> None:
+    """Write model, class vectors and record into an empty folder, for `Classifier.load`; raises as `write_model`."""
+    write_model(project, checkpoint, folder)
+    write_head(project, checkpoint, folder)
+    _write_record(folder, checkpoint, None)
+
+
 def write_model(project: Project, checkpoint: Artifact, staging: Path) -> Loading:
     """Write every file that is read to use the model into an empty folder.
 

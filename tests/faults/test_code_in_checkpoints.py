@@ -5,6 +5,8 @@ from __future__ import annotations
 import builtins
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from react_pipeline.store.errors import InputError
 from react_pipeline.use.exported_folder import write_model
 
 CONFIG = "open_clip_config.json"
+NEWER = int(version("transformers").split(".")[0]) >= 5
 EVIL = """
 from pathlib import Path
 from transformers import BertConfig, BertModel, BertTokenizerFast
@@ -224,7 +227,8 @@ def test_a_hub_name_gets_no_code_run_either(
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "evil", model_cfg)
     monkeypatch.setattr("react_pipeline.clip.model.load_strictly", lambda *_: None)
     weights = folder / "open_clip_model.safetensors"
-    with pytest.raises(InputError, match="custom code"):
+    # transformers 5 reads such a tokenizer by a class of its own, transformers 4 refuses it.
+    with nullcontext() if part == "tokenizer" and NEWER else pytest.raises(InputError, match="custom code"):
         from_open_clip(EncoderConfig(model="evil", pretrained=str(weights)))
     assert not marker.exists()
 

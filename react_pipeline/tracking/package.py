@@ -1,0 +1,93 @@
+"""A checkpoint as an MLflow model that can be loaded and served: its files, signature, example and environment.
+
+Belongs here: writing it into a folder. Does not belong here: what it answers (`served`), where it goes (`models`).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import os
+import shutil
+from contextlib import suppress
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from PIL import Image
+
+from react_pipeline.lineage import named_function
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact, ReactError
+
+if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
+    from mlflow.models import ModelSignature
+
+logger = logging.getLogger(__name__)
+
+REQUIREMENTS = ("react-pipeline", "mlflow", "numpy", "open_clip_torch", "pandas", "pillow", "safetensors", "timm")
+"""What answering needs; torch is left to the machine, where it is built for processors or for its GPU."""
+
+PACKAGE = "use:write_package"
+"""What writes a trained checkpoint as a folder; named as in the table of stages, for its room is a later one."""
+
+_WEIGHTS = "open_clip_model.safetensors"
+
+
+def write_package(project: Project, checkpoint: Artifact, folder: Path) -> bool:
+    """Write a trained checkpoint into an empty folder, to be used without the store.
+
+    Returns:
+        Whether the folder holds it: a model whose pairs were pruned has no class names any more.
+    """
+    try:
+        named_function(PACKAGE)(project, checkpoint, folder)
+    except ReactError as error:
+        logger.warning("%s %s is logged without a model to load: %s", checkpoint.stage, checkpoint.key, error)
+        return False
+    with suppress(OSError):  # another file system: the copy stays
+        (folder / "linked").unlink(missing_ok=True)
+        os.link(checkpoint.path / _WEIGHTS, folder / "linked")
+        (folder / "linked").replace(folder / _WEIGHTS)
+    return True
+
+
+def save_served(folder: Path, place: Path, model: LoggedModel) -> None:
+    """Write an MLflow model to `place`; the exported `folder` is moved into it."""
+    from mlflow.models import Model
+    from mlflow.pyfunc import save_model
+
+    (folder.parent / "empty" / folder.name).mkdir(parents=True)
+    picture = io.BytesIO()
+    Image.linear_gradient("L").resize((32, 32)).save(picture, format="PNG")
+    example = pd.DataFrame({"image": [base64.b64encode(picture.getvalue()).decode()]})
+    save_model(
+        path=str(place),
+        python_model=str(Path(__file__).with_name("served.py")),
+        artifacts={"model": str(folder.parent / "empty" / folder.name)},
+        mlflow_model=Model(run_id=model.source_run_id, model_id=model.model_id),
+        signature=_signature(),
+        input_example=(example, {"top_k": 5, "threshold": 0.0}),
+        pip_requirements=[*(f"{name}=={metadata.version(name)}" for name in REQUIREMENTS), "torch>=2.6,<3"],
+    )
+    shutil.rmtree(place / "artifacts" / folder.name)
+    shutil.move(folder, place / "artifacts" / folder.name)
+
+
+def _signature() -> ModelSignature:
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import AnyType, Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    answers = {
+        **{"label": DataType.string, "confidence": DataType.double, "margin": DataType.double},
+        **{"classes": Array(DataType.string), "scores": Array(DataType.double), "error": DataType.string},
+    }
+    return ModelSignature(
+        # One column of paths, bytes and base64 has no type of its own.
+        Schema([ColSpec(AnyType(), "image", required=False)]),
+        Schema([ColSpec(kind, name, required=False) for name, kind in answers.items()]),
+        ParamSchema([ParamSpec("top_k", DataType.long, 5), ParamSpec("threshold", DataType.double, 0.0)]),
+    )

@@ -1,0 +1,102 @@
+"""A customized model as MLflow loads and serves it: a row with an image in, a row with its class out.
+
+MLflow copies this file into each model and runs it from there (models from code), so that nothing is pickled; it
+imports installed packages alone. Does not belong here: writing such a model (`package`).
+
+A row that is no image gets a text in the column `error`, and the others of the request their classes.
+"""
+
+import base64
+import binascii
+import os
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+from mlflow.pyfunc import PythonModel, PythonModelContext
+from PIL.Image import Image
+
+from react_pipeline import Classifier
+from react_pipeline.corpus import BadImage, decode_image
+from react_pipeline.settings import MAX_PIXELS
+
+COLUMN = "image"
+MAX_IMAGE_BYTES = 64 << 20
+BATCH_IMAGES = 64
+"""Images that are in memory at a time."""
+
+_SERVED = "__pyfunc_model_path__"
+"""Variable of the processes of `mlflow models serve`: whoever asks there must not name files of the machine."""
+
+
+class ServedClassifier(PythonModel):
+    """What `mlflow.pyfunc.load_model` returns for a version of `react-<domain>`."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Load the exported folder in the model."""
+        self._classifier = Classifier.load(context.artifacts["model"])
+
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Classify the images of a frame.
+
+        Args:
+            context: Of MLflow.
+            model_input: Column `image`: bytes of an image file, the same as base64, a data URI, or, unless it is served
+                over HTTP, a path.
+            params: `top_k`, how many classes to give; `threshold`, the confidence below which the label is `unknown`.
+
+        Returns:
+            For each row `label`, `confidence`, `margin`, `classes` and `scores` (nearest first), and `error`.
+        """
+        options = params or {}
+        top_k, threshold = int(options.get("top_k", 5)), float(options.get("threshold", 0.0))
+        values, rows = list(model_input[COLUMN]), []
+        for start in range(0, len(values), BATCH_IMAGES):
+            decoded = [_decoded(value) for value in values[start : start + BATCH_IMAGES]]
+            images = [one for one in decoded if isinstance(one, Image)]
+            found = iter(self._classifier.predict(images, top_k=top_k, threshold=threshold))
+            for one in decoded:
+                if isinstance(one, Image):
+                    near = next(found)
+                    row = (near.label, near.confidence, near.margin, list(near.classes), list(near.scores), None)
+                    rows.append(row)
+                else:
+                    rows.append((None, None, None, [], [], one))
+        columns = ["label", "confidence", "margin", "classes", "scores", "error"]
+        return pd.DataFrame(rows, columns=columns, index=model_input.index).astype(object)
+
+
+def _decoded(value: object) -> Image | str:
+    """The image, or what is wrong with it."""
+    try:
+        return decode_image(_bytes(value), MAX_PIXELS)
+    except (BadImage, OSError, ValueError) as error:
+        return str(error)
+
+
+def _bytes(value: object) -> bytes:
+    if isinstance(value, str):
+        if os.environ.get(_SERVED) is None and len(value) < 4096 and Path(value).is_file():
+            _require_small(Path(value).stat().st_size)
+            return Path(value).read_bytes()
+        text = value.partition(",")[2] if value.startswith("data:") else value
+        _require_small(len(text) * 3 // 4)
+        try:
+            return base64.b64decode(text, validate=True)
+        except binascii.Error:
+            raise ValueError("not_an_image: neither base64 of an image file nor a file that may be read") from None
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise ValueError(f"not_an_image: {type(value).__name__} instead of bytes, base64 or a path")
+    _require_small(len(value))
+    return bytes(value)
+
+
+def _require_small(size_bytes: int) -> None:
+    if size_bytes > MAX_IMAGE_BYTES:
+        raise ValueError(f"too_many_bytes: {size_bytes:,}, allowed are {MAX_IMAGE_BYTES:,}")
+
+
+mlflow.models.set_model(ServedClassifier())
