@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from support_drawings import COLOURS, SHAPES
 
@@ -44,3 +46,75 @@ def write_ready(
             folder / f"metadata/metadata_{number:02d}.parquet", index=False, row_group_size=rows_per_group
         )
     return table
+
+
+def paired(text: NDArray[Any], noise: float = 0.5) -> NDArray[np.float32]:
+    """Vectors of images that are near those of their captions, as a CLIP makes them."""
+    chance = np.random.default_rng(3)
+    image = text.astype(np.float32) + noise * chance.standard_normal(text.shape) / np.sqrt(text.shape[1])
+    return (image / np.linalg.norm(image, axis=1, keepdims=True)).astype(np.float32)
+
+
+def write_datacomp(
+    folder: Path,
+    text: NDArray[Any],
+    captions: Sequence[str | None],
+    urls: Sequence[str],
+    *,
+    parts: int = 2,
+    side: str = "b32",
+    save: Any = np.savez,
+    sha256: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """`HEX.parquet` beside `HEX.npz` as DataComp publishes them; returns all tables with the part of each row."""
+    folder.mkdir(parents=True)
+    chance = np.random.default_rng(0)
+    image = paired(text).astype(np.float16)
+    tables = []
+    names = sorted(chance.bytes(16).hex() for _ in range(parts))
+    for name, rows in zip(names, np.array_split(np.arange(len(text)), parts), strict=True):
+        other = chance.standard_normal((len(rows), 8)).astype(np.float16)
+        members = {f"{clip}_{kind}": other for clip in ("b32", "l14") for kind in ("img", "txt")} | {"dedup": other}
+        save(folder / f"{name}.npz", **{**members, f"{side}_img": image[rows], f"{side}_txt": text[rows]})
+        similarity = (image[rows].astype(np.float32) * text[rows].astype(np.float32)).sum(axis=1)
+        table = pd.DataFrame(
+            {
+                "uid": [chance.bytes(16).hex() for _ in rows],
+                "url": [urls[row] for row in rows],
+                "text": [captions[row] for row in rows],
+                "original_width": 32,
+                "original_height": 32,
+                "sha256": [sha256[row] if sha256 else chance.bytes(32).hex() for row in rows],
+                "clip_b32_similarity_score": similarity.astype(np.float16).astype(np.float32),
+                "clip_l14_similarity_score": similarity.astype(np.float16).astype(np.float32),
+                "face_bboxes": [[] if row % 2 else [[0.1, 0.2, 0.3, 0.4]] for row in rows],
+            }
+        )
+        table.to_parquet(folder / f"{name}.parquet", index=False, row_group_size=5)
+        tables.append(table.assign(part=name))
+    return pd.concat(tables, ignore_index=True)
+
+
+def write_subset(path: Path, uids: Sequence[str]) -> None:
+    """A sorted file of uids, both halves of each, as DataComp publishes subsets."""
+    halves = [(int(uid[:16], 16), int(uid[16:], 16)) for uid in uids]
+    np.save(path, np.sort(np.array(halves, np.dtype("u8,u8"))))
+
+
+def write_pd12m(folder: Path, image: NDArray[Any], captions: Sequence[str], urls: Sequence[str]) -> None:
+    """PD12M: float32 vectors of images alone, in fewer files than the tables."""
+    for name in ("embeddings", "metadata"):
+        (folder / name).mkdir(parents=True)
+    for number, rows in enumerate(np.array_split(np.arange(len(image)), 2)):
+        np.save(folder / f"embeddings/pd12m.{number:02d}.npy", image[rows].astype(np.float32))
+        for tenth, some in enumerate(np.array_split(rows, 3)):
+            table = {"id": [f"{row}" for row in some], "url": [urls[row] for row in some]}
+            table |= {"caption": [captions[row] for row in some], "hash": [f"{row:032x}" for row in some]}
+            pd.DataFrame(table).to_parquet(folder / f"metadata/pd12m.{number:02d}{tenth}.parquet", index=False)
+
+
+def write_vector_column(folder: Path, image: NDArray[Any], columns: dict[str, Sequence[str]]) -> None:
+    """TreeOfLife: one table, its vectors lists of fixed length in half precision, and taxa in place of captions."""
+    folder.mkdir(parents=True)
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(image.astype(np.float16).ravel()), image.shape[1])
+    pq.write_table(pa.table({**columns, "emb": lists}), folder / "part-00000-a1b2.snappy.parquet", row_group_size=3)

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
 from react_pipeline.project import CONFIG_VARIABLE, HOME_VARIABLE, SETTINGS_FILE, Project, locate_home, ui_addresses
 from react_pipeline.settings import CorpusConfig, load_domains
-from react_pipeline.store import InputError, ReactError
+from react_pipeline.store import ReactError
 from react_pipeline.tracking import DAGSTER_VARIABLE, MLFLOW_VARIABLE, Tracking, dagster_url, mlflow_url
 
 PACKAGES = ("torch", "open_clip_torch", "clip-retrieval", "dagster", "dagster-webserver", "mlflow")
@@ -149,11 +149,15 @@ def _corpus(corpus: CorpusConfig) -> Iterator[Finding]:
         from react_pipeline.corpus import find_tables
 
         yield Finding("corpus", "ok", f"{len(find_tables(corpus.urls))} tables of URLs")
+    elif corpus.kind == "images":
+        from react_pipeline.corpus import find_sources
+
+        yield Finding("corpus", "ok", f"{len(find_sources(corpus))} folders and files with images")
     elif corpus.kind == "embeddings" and corpus.embeddings is not None:
-        absent = [name for name in ("img_emb", "metadata") if not (corpus.embeddings / name).is_dir()]
-        if absent:
-            raise InputError(f"{corpus.embeddings}: no folder {' and no folder '.join(absent)}")
-        yield Finding("corpus", "ok", f"ready embeddings in {corpus.embeddings}")
+        from react_pipeline.corpus import find_parts
+
+        parts = find_parts(corpus.embeddings, corpus)
+        yield Finding("corpus", "ok", f"{sum(part.rows for part in parts):,} ready embeddings in {corpus.embeddings}")
 
 
 def _absent_demo_packages() -> list[str]:

@@ -6,6 +6,7 @@ from .corpus import count_pairs as count_pairs
 from .corpus import locate_shards as locate_shards
 from .corpus import publish_corpus as publish_corpus
 from .downloads import download_images as download_images
+from .image_files import find_sources as find_sources
 from .image_source import ImageSource as ImageSource
 from .image_source import TarSource as TarSource
 from .image_source import open_source as open_source
@@ -20,9 +21,15 @@ from .inventory import check_shards as check_shards
 from .pairs import BadSample as BadSample
 from .pairs import read_pair as read_pair
 from .ready_embeddings import FILES_FILE as FILES_FILE
-from .ready_embeddings import PARTS_FILE as PARTS_FILE
+from .ready_embeddings import ROWS_FILE as ROWS_FILE
 from .ready_embeddings import folder_of as folder_of
+from .ready_embeddings import read_parts as read_parts
+from .ready_layout import LAYOUTS as LAYOUTS
 from .ready_layout import Part as Part
+from .ready_layout import caption_columns as caption_columns
+from .ready_layout import captions_of as captions_of
+from .ready_layout import find_parts as find_parts
+from .ready_layout import unit as unit
 from .shards import Member as Member
 from .shards import Sample as Sample
 from .shards import ShardIndex as ShardIndex
@@ -30,5 +37,10 @@ from .shards import ShardLocation as ShardLocation
 from .shards import index_shard as index_shard
 from .shards import open_shard as open_shard
 from .url_tables import find_tables as find_tables
+from .vector_files import file_of as file_of
+from .vector_files import open_vectors as open_vectors
+from .vector_files import take_rows as take_rows
+from .vector_files import take_vectors as take_vectors
+from .vector_files import vector_blocks as vector_blocks
 from .web_access import REFUSED_URL as REFUSED_URL
 from .web_access import plain_url as plain_url

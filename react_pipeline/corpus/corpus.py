@@ -21,7 +21,6 @@ from react_pipeline.corpus.local_files import expand_names, find_files
 from react_pipeline.corpus.remote import each, list_tars
 from react_pipeline.corpus.remote_store import RemoteShard
 from react_pipeline.corpus.shards import (
-    CAPTION_EXTENSION,
     IMAGE_EXTENSIONS,
     ShardIndex,
     ShardLocation,
@@ -45,7 +44,8 @@ def publish_corpus(project: Project) -> Artifact:
 
     The user's shards stay where they are. Their identity is name, size and digest in order, so a corpus that is moved
     to another folder stays the same corpus. With `keys: by_folder` which of them share a folder is part of it too
-    (column `folder`). The demo's shards, and those of downloaded images, are part of the artifact. For ready embeddings
+    (column `folder`). The demo's shards, and those of copied or downloaded
+    images, are part of the artifact. For ready embeddings
     it holds their inventory instead.
 
     Raises:
@@ -56,6 +56,10 @@ def publish_corpus(project: Project) -> Artifact:
     if kind == "demo":
         inputs = resolve(project, "corpus", content={"demo": installed_versions()})
         return project.store.build(inputs, lambda staging: _write_demo(project, staging))
+    if kind == "images":
+        from react_pipeline.corpus.image_files import publish_image_corpus
+
+        return publish_image_corpus(project)
     if kind == "urls":
         from react_pipeline.corpus.url_corpus import publish_url_corpus
 
@@ -72,7 +76,7 @@ def publish_corpus(project: Project) -> Artifact:
         content = [[*entry, folder] for entry, folder in zip(content, table["folder"].tolist(), strict=True)]
 
     def write(staging: Path) -> dict[str, Any]:
-        counts = _checked(locations)
+        counts = _checked(locations, project.config.corpus.caption_extension)
         table.to_parquet(staging / SHARDS_FILE, index=False)
         return {"shards": len(table), "bytes": int(table["bytes"].sum()), **counts}
 
@@ -105,7 +109,7 @@ def find_shards(patterns: Iterable[str]) -> list[Path]:
     Raises:
         CorpusError: Naming the pattern that finds no tar file.
     """
-    return find_files(patterns, ".tar", _FIELD)
+    return find_files(patterns, (".tar",), _FIELD)
 
 
 def _find_remote(pattern: str, corpus: CorpusConfig) -> list[RemoteShard]:
@@ -138,7 +142,7 @@ def count_pairs(corpus: Artifact) -> int | None:
     return sum(counted) if counted else None
 
 
-def _checked(locations: list[ShardLocation]) -> dict[str, int]:
+def _checked(locations: list[ShardLocation], caption_extension: str) -> dict[str, int]:
     """Refuse damaged shards and a corpus without pairs; how many pairs there are, if all are local.
 
     To count the pairs of remote shards, each would have to be read at thousands of places, and embedding reads them
@@ -155,13 +159,13 @@ def _checked(locations: list[ShardLocation]) -> dict[str, int]:
             if pairs or probed > _PROBED_SHARDS:
                 continue
         index: ShardIndex = index_shard(location)
-        pairs += index.pairs
+        pairs += index.pairs(caption_extension)
         extensions |= index.extensions
     if not pairs:
         looked = len(locations) - max(0, probed - _PROBED_SHARDS)
         raise CorpusError(
             f"corpus.shards: no pair in {looked} shards: a sample needs an image ({', '.join(IMAGE_EXTENSIONS)}) "
-            f"and a caption ({CAPTION_EXTENSION}) under one key; extensions found: {sorted(extensions) or 'none'}"
+            f"and a caption ({caption_extension}) under one key; extensions found: {sorted(extensions) or 'none'}"
         )
     return {} if remote else {"pairs": pairs}
 

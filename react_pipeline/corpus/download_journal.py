@@ -15,17 +15,27 @@ from typing import Any
 
 from react_pipeline.corpus.web_access import PRIVATE_ADDRESS, REFUSED_URL, TOO_MANY_BYTES
 
+HASH_MISMATCH = "hash_mismatch"
+
 PERMANENT = frozenset(
     {
         *("http_401", "http_403", "http_404", "http_410", "http_451", "disallowed_by_header"),
-        *(REFUSED_URL, PRIVATE_ADDRESS, TOO_MANY_BYTES, "too_many_pixels", "too_elongated", "unsupported_mode"),
+        *(
+            HASH_MISMATCH,
+            REFUSED_URL,
+            PRIVATE_ADDRESS,
+            TOO_MANY_BYTES,
+            "too_many_pixels",
+            "too_elongated",
+            "unsupported_mode",
+        ),
     }
 )
 """Reasons that another attempt would meet again; what failed for any other is retried."""
 
 _DECODER_REASONS = (
     *("empty", "not_an_image", "truncated", "corrupt", "too_many_pixels", "too_elongated", "unsupported_mode"),
-    *(REFUSED_URL, PRIVATE_ADDRESS, TOO_MANY_BYTES),
+    *(HASH_MISMATCH, REFUSED_URL, PRIVATE_ADDRESS, TOO_MANY_BYTES),
 )
 _OWN_REASON = re.compile(rf"\b({'|'.join(_DECODER_REASONS)}): ")
 

@@ -16,6 +16,7 @@ import urllib.request
 from pathlib import Path
 from typing import IO, Any
 
+from react_pipeline.corpus.download_journal import HASH_MISMATCH
 from react_pipeline.corpus.images import BadImage, decode_image
 from react_pipeline.corpus.web_access import guarded_opener
 from react_pipeline.settings import DownloadConfig
@@ -45,7 +46,7 @@ class ImageDownloader(Downloader):
             save_caption=False,
             extract_exif=False,
             output_folder=str(directory),
-            column_list=["url"],
+            column_list=["url", "hash"],
             timeout=settings.timeout_seconds,
             number_sample_per_shard=urls_per_file,
             oom_shard_count=6,
@@ -56,6 +57,8 @@ class ImageDownloader(Downloader):
             retries=0,
             user_agent_token=_USER_AGENT_TOKEN,
             disallowed_header_directives=_OPT_OUTS,
+            # What goes to the resizer with an image: no boxes here, but the hash that it must have.
+            blurring_bbox_col="hash",
         )
         self.allow_private_addresses = settings.allow_private_addresses
 
@@ -67,15 +70,17 @@ class ImageDownloader(Downloader):
 
 
 class ImageCheck:
-    """In place of img2dataset's resizer: an image is kept as it came, if it can be decoded by the corpus' rules."""
+    """In place of img2dataset's resizer: an image is kept as it came, if it has its hash and the rules allow it."""
 
     def __init__(self, max_pixels: int, image_size: int | None) -> None:
         """Images with a side longer than `image_size` are made smaller and written as JPEG."""
         self.max_pixels, self.image_size = max_pixels, image_size
 
-    def __call__(self, stream: IO[bytes], _boxes: Any = None) -> tuple[Any, ...]:
+    def __call__(self, stream: IO[bytes], hash_wanted: str = "") -> tuple[Any, ...]:
         """Return (bytes, width, height, original width, original height, None), or five None and what is wrong."""
         data = stream.read()
+        if hash_wanted and hash_of_length(data, len(hash_wanted)) != hash_wanted.lower():
+            return *(None,) * 5, f"{HASH_MISMATCH}: not {hash_wanted[:64]}"
         try:
             image = decode_image(data, self.max_pixels)
         except BadImage as error:
@@ -87,6 +92,11 @@ class ImageCheck:
             image.save(buffer, format="JPEG", quality=_JPEG_QUALITY)
             data = buffer.getvalue()
         return data, *image.size, *original, None
+
+
+def hash_of_length(data: bytes, digits: int) -> str:
+    """The MD5 (32 digits) or SHA-256 of bytes."""
+    return hashlib.new("md5" if digits == 32 else "sha256", data, usedforsecurity=False).hexdigest()
 
 
 class JournalWriter:

@@ -17,7 +17,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -108,7 +108,8 @@ def download_images(
     (`refused_url`).
 
     Args:
-        table: Columns row (unique integers) and url.
+        table: Columns row (unique integers), url, and perhaps hash: SHA-256 or MD5 in hexadecimal digits, which the
+            file that comes must have; "" for any file. Of equal URLs the first row's counts.
         directory: Made if missing.
         max_pixels: Larger images fail as `too_many_pixels`, undecoded.
         distributor: On a cluster each file of URLs is a task, and `settings.processes` means nothing.
@@ -119,7 +120,11 @@ def download_images(
     """
     directory.mkdir(parents=True, exist_ok=True)
     urls = [plain_url(url) for url in table["url"]]
-    wanted = list(dict.fromkeys(url for url in urls if url is not None))
+    hashes = table["hash"].fillna("") if "hash" in table else [""] * len(table)
+    wanted: dict[str, str] = {}
+    for url, sha256_or_md5 in zip(urls, hashes, strict=True):
+        if url is not None:
+            wanted.setdefault(url, sha256_or_md5)
     journal = Journal.read(directory)
     with held(distributor), _Processes(settings.processes) as processes:
         for number in range(settings.retries + 1):
@@ -132,7 +137,7 @@ def download_images(
             spread_out = _TASKS_AT_LEAST if distributor.kind != "local" else settings.processes
             per_task = max(2, min(_URLS_PER_TASK, -(-len(missing) // spread_out)))
             task = DownloadTask(directory, per_task, settings, max_pixels)
-            _fetch(missing, journal.next_number, task, processes, distributor)
+            _fetch({url: wanted[url] for url in missing}, journal.next_number, task, processes, distributor)
             journal = Journal.read(directory)
     return _result(table, urls, directory, journal)
 
@@ -211,9 +216,9 @@ class DownloadTask:
 
 
 def _fetch(
-    urls: Sequence[str], first: int, task: DownloadTask, processes: _Processes, distributor: DistributorConfig
+    urls: Mapping[str, str], first: int, task: DownloadTask, processes: _Processes, distributor: DistributorConfig
 ) -> None:
-    """One attempt at each URL."""
+    """One attempt at each URL, given with the hash that its image must have."""
     tasks = task.directory / _TASKS
     shutil.rmtree(tasks, ignore_errors=True)
     tasks.mkdir()
@@ -229,10 +234,11 @@ def _fetch(
     shutil.rmtree(tasks)
 
 
-def _write_tasks(urls: Sequence[str], tasks: Path, first: int, per_task: int) -> list[tuple[int, str]]:
+def _write_tasks(urls: Mapping[str, str], tasks: Path, first: int, per_task: int) -> list[tuple[int, str]]:
     files = []
+    whole = pa.table({"url": pa.array(urls.keys(), pa.string()), "hash": pa.array(urls.values(), pa.string())})
     for number, start in enumerate(range(0, len(urls), per_task), start=first):
-        part = pa.table({"url": pa.array(urls[start : start + per_task], pa.string())})
+        part = whole.slice(start, per_task)
         path = tasks / f"{number}.arrow"
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, part.schema) as writer:
             writer.write_table(part)

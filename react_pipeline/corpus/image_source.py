@@ -85,7 +85,9 @@ def open_source(project: Project, corpus: Artifact, embeddings: Artifact, direct
             resumes with what is there. `discard` removes it.
     """
     if corpus.manifest["config"]["kind"] == "embeddings":
-        return UrlSource(project.config.corpus, directory, project.config.distributor)
+        hashed = ["hash"] if project.config.corpus.hash_column else []
+        columns = [*URL_COLUMNS, *hashed]
+        return UrlSource(project.config.corpus, directory, project.config.distributor, columns)
     return TarSource(shard_paths(corpus))
 
 
@@ -177,7 +179,13 @@ class UrlSource:
         self._failed.update({int(row.row): (str(row.url), "empty_caption", "", 0) for row in empty.itertuples()})
         wanted = rows.rename(columns={"class": "label"}).assign(caption=captions)[captions != ""]
         settings, max_pixels = self.corpus.download, self.corpus.max_pixels
-        got = download_images(wanted[["row", "url"]], self.directory, settings, max_pixels, self.distributor)
+        got = download_images(
+            wanted[["row", *self.columns]].drop(columns="caption"),
+            self.directory,
+            settings,
+            max_pixels,
+            self.distributor,
+        )
         self._failed.update({int(row): tuple(about) for row, *about in got.failed.to_numpy().tolist()})
         images = got.images.set_index("row")
         described = wanted.drop(columns=["image_sha256", "image_bytes"], errors="ignore").join(

@@ -13,12 +13,12 @@ from react_pipeline.settings import expand, has_wildcard
 from react_pipeline.store import CorpusError
 
 
-def find_files(patterns: Iterable[str], suffix: str, field: str) -> list[Path]:
+def find_files(patterns: Iterable[str], suffixes: tuple[str, ...], field: str) -> list[Path]:
     """The files of absolute paths and patterns: in the order of the patterns, sorted in each, each file once.
 
     Args:
         patterns: Paths, or patterns with `*`, `?`, `[]`, `{a,b}` and `{00..99}`.
-        suffix: Which files are meant, such as `.tar`; others are passed over.
+        suffixes: Which files are meant, such as `.tar`; others are passed over.
         field: Of `pipeline.yaml`, for the message.
 
     Raises:
@@ -34,11 +34,12 @@ def find_files(patterns: Iterable[str], suffix: str, field: str) -> list[Path]:
         for inside in ["."] if root == path else expand_names(str(path.relative_to(root)), field):
             # A literal name is looked at by itself: to list a folder of a million files for each of them is slow.
             matches = root.glob(inside) if has_wildcard(inside) or "?" in inside else [root / inside]
-            files = sorted(match for match in matches if match.suffix == suffix and match.is_file())
+            files = sorted(match for match in matches if match.suffix in suffixes and match.is_file())
             if not files:
+                kinds = " or ".join(suffixes)
                 raise CorpusError(
-                    f"{field}: {str(root / inside)!r} finds no {suffix} file; give {suffix} files or patterns such as "
-                    f"data/*{suffix}"
+                    f"{field}: {str(root / inside)!r} finds no {kinds} file; give {kinds} files or patterns such as "
+                    f"data/*{suffixes[0]}"
                 )
             for file in files:
                 found.setdefault(file.resolve(), file)

@@ -77,9 +77,10 @@ def read_pair(file: IO[bytes], sample: Sample, corpus: CorpusConfig) -> Pair:
     """
     if sample.image is None:
         raise BadSample("no_image", f"extensions {', '.join(sorted(sample.members))}")
-    if sample.caption is None:
+    caption_file = sample.members.get(corpus.caption_extension)
+    if caption_file is None:
         raise BadSample("no_caption", f"extensions {', '.join(sorted(sample.members))}")
-    caption, caption_cut = _read_caption(file, sample.caption, corpus.max_caption_chars)
+    caption, caption_cut = _read_caption(file, caption_file, corpus.max_caption_chars)
     if sample.image.size_bytes > MAX_IMAGE_BYTES:
         raise BadSample("too_many_bytes", f"{sample.image.size_bytes:,}, allowed are {MAX_IMAGE_BYTES:,}")
     data = read_member(file, sample.image)

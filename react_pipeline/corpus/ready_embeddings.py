@@ -3,7 +3,7 @@
 Belongs here: the artifact `corpus` of kind `embeddings`. Does not belong here: the files' layout and its checks
 (`ready_layout`), `corpus_embeddings` of this kind (`adopt`), reading rows (`vectors`), fetching images (`downloads`).
 
-Nothing is copied: the artifact records which files there are.
+Nothing is copied: the artifact records which files there are, and with a subset which rows.
 """
 
 from __future__ import annotations
@@ -12,66 +12,143 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from react_pipeline.corpus.ready_layout import check_values, find_parts
+from react_pipeline.corpus.ready_layout import (
+    LAYOUTS,
+    Part,
+    caption_columns,
+    captions_of,
+    check_similarity,
+    check_values,
+    find_parts,
+    reasons_to_convert,
+)
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
+from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import CACHE, Artifact, CorpusError, remembered_sha256, write_atomically
 
 PARTS_FILE = "parts.parquet"
 FILES_FILE = "files.parquet"
+ROWS_FILE = "rows.npy"
+"""With a subset: the rows that are in it, ascending."""
+_UID = np.dtype("u8,u8")
 
 
 def publish_inventory(project: Project) -> Artifact:
     """Publish the artifact `corpus` of kind `embeddings`: the inventory of the files.
 
-    Files: `parts.parquet` (number, the three names, rows, dimension), `files.parquet` (name, bytes, sha256).
+    Files: `parts.parquet` (a `Part` a row), `files.parquet` (name, bytes, sha256), with a subset `rows.npy`. Counted
+    are vectors that are not of unit length (`not_unit`), and why the files cannot be used in place (`convert`).
 
     The identity of the corpus is names and digests in order, so a folder that is moved stays the same corpus. Digests
     are remembered by path, size and time: a terabyte is read for them once. A new corpus is read once more for its
     values.
 
     Raises:
-        CorpusError: Naming the file that is missing, damaged or does not fit, or the row that is no unit vector.
+        CorpusError: Naming the file that is missing, damaged or does not fit, or the row that has no direction.
     """
     config = project.config.corpus
     folder = config.embeddings
     if folder is None:
         raise CorpusError("corpus.embeddings: names no folder; kind `embeddings` needs it")
-    parts = find_parts(folder, config.url_column, config.caption_column)
-    names = [name for part in parts for name in part.names]
+    parts = find_parts(folder, config)
+    names = list(dict.fromkeys(name for part in parts for name in part.files))
     digests = [
         remembered_sha256(project.store.root, folder / name)
         for name in tqdm(names, desc="checking files", unit="file", disable=None, leave=False)
     ]
 
     def write(staging: Path) -> dict[str, Any]:
-        check_values(folder, parts)
+        pairs = sum(part.rows for part in parts)
+        if config.subset is not None:
+            rows = subset_rows(folder, parts, config.subset)
+            np.save(staging / ROWS_FILE, rows)
+            pairs = len(rows)
+        column = LAYOUTS[config.layout].similarity
+        difference = {"similarity_difference": check_similarity(folder, parts, column)} if column else {}
+        not_unit = check_values(folder, parts)
         files = pd.DataFrame({"name": names, "bytes": [(folder / name).stat().st_size for name in names]})
         files.assign(sha256=digests).to_parquet(staging / FILES_FILE, index=False)
         pd.DataFrame(parts).to_parquet(staging / PARTS_FILE, index=False)
         return {
             "shards": len(parts),
             "bytes": int(files["bytes"].sum()),
-            "pairs": sum(part.rows for part in parts),
+            "pairs": pairs,
             "dimension": parts[0].dimension,
-            "empty_captions": sum(_empty_captions(folder / part.metadata, config.caption_column) for part in parts),
+            "not_unit": not_unit,
+            "convert": reasons_to_convert(folder, parts, config, not_unit),
+            "empty_captions": sum(_empty_captions(folder / name, config) for part in parts for name in part.metadata),
+            **difference,
         }
 
     content = [list(pair) for pair in zip(names, digests, strict=True)]
+    if config.subset is not None:
+        content.append(["subset", remembered_sha256(project.store.root, config.subset)])
     artifact = project.store.build(resolve(project, "corpus", content=content), write)
     remember_folder(artifact, folder)
     return artifact
 
 
-def _empty_captions(path: Path, column: str) -> int:
-    empty = 0
-    for batch in pq.ParquetFile(path).iter_batches(columns=[column]):
-        empty += sum(text is None or not text.strip() for text in batch.column(0).to_pylist())
-    return empty
+def read_parts(corpus: Artifact) -> list[Part]:
+    """The parts of a published inventory."""
+    rows = pd.read_parquet(corpus.file(PARTS_FILE)).to_dict("records")
+    return [Part(**{**row, "metadata": tuple(row["metadata"])}) for row in rows]
+
+
+def subset_rows(folder: Path, parts: list[Part], subset: Path) -> NDArray[np.int64]:
+    """The rows whose `uid` is in a subset file, which DataComp publishes; 8 bytes of memory a row of that file.
+
+    Raises:
+        CorpusError: If it is not a sorted array of `u8,u8` (both halves of a uid), or none of its rows is here.
+    """
+    try:
+        uids = np.load(subset, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise CorpusError(f"corpus.subset: {subset}: no whole .npy file ({error})") from error
+    if uids.dtype != _UID or uids.ndim != 1 or not len(uids):
+        raise CorpusError(f"corpus.subset: {subset}: {uids.dtype} {uids.shape}; one row `u8,u8` a uid is needed")
+    high, low = np.ascontiguousarray(uids["f0"]), uids["f1"]
+    steps = high[1:] > high[:-1]
+    if not (steps | ((high[1:] == high[:-1]) & (low[1:] >= low[:-1]))).all():
+        raise CorpusError(f"corpus.subset: {subset}: is not sorted; write `numpy.sort` of it")
+    found, start = [], 0
+    for part in tqdm(parts, desc="choosing rows", unit="part", disable=None, leave=False):
+        for name in part.metadata:
+            column = pq.read_table(folder / name, columns=["uid"]).column(0)
+            try:
+                halves = np.frombuffer(bytes.fromhex("".join(column.to_pylist())), ">u8").astype("u8").reshape(-1, 2)
+            except (TypeError, ValueError) as error:
+                raise CorpusError(f"{folder / name}: a uid is not 32 hexadecimal digits ({error})") from error
+            if len(halves) != len(column):
+                raise CorpusError(f"{folder / name}: a uid is not 32 hexadecimal digits")
+            found.append(start + np.flatnonzero(_is_in(halves, high, low)))
+            start += len(column)
+    rows: NDArray[np.int64] = np.concatenate(found)
+    if not len(rows):
+        raise CorpusError(f"corpus.subset: {subset}: none of its {len(uids):,} uids is in {folder}")
+    return rows
+
+
+def _is_in(halves: NDArray[np.uint64], high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    first, last = (np.searchsorted(high, halves[:, 0], side) for side in ("left", "right"))
+    found = np.zeros(len(halves), bool)
+    # Few uids share their first half, so this takes one or two rounds.
+    while len(open_rows := np.flatnonzero((first < last) & ~found)):
+        found[open_rows] = low[first[open_rows]] == halves[open_rows, 1]
+        first[open_rows] += 1
+    return found
+
+
+def _empty_captions(path: Path, corpus: CorpusConfig) -> int:
+    with pq.ParquetFile(path) as file:
+        batches = file.iter_batches(columns=caption_columns(corpus))
+        return sum(not text.strip() for batch in batches for text in captions_of(batch, corpus))
 
 
 def remember_folder(artifact: Artifact, folder: Path) -> None:

@@ -1,20 +1,19 @@
 """Ready embeddings on disk: which files belong together, and whether they can be used at all.
 
-Belongs here: the layout that clip-retrieval writes and LAION publishes, and its checks. Does not belong here: whether
-the configured encoder made them and what is published (`ready_embeddings`), reading rows (`vectors`).
+Belongs here: the table of layouts in which collections publish vectors, and their checks. Does not belong here: whether
+the configured encoder made them (`embedding.adopt`), reading vectors (`vector_files`), the artifact
+(`ready_embeddings`).
 
-    img_emb/img_emb_N.npy   text_emb/text_emb_N.npy   (rows, D), float16 or float32, unit length
-    metadata/metadata_N.parquet                       as many rows, with a column of URLs and one of captions
-
-N is any number, written the same way in the three names. Rows are counted in the order of the sorted names, which is
-the order in which autofaiss reads them, so that ready FAISS indices fit. Shapes: N rows, D width.
+Rows are counted in the order of the sorted names, which is the order in which autofaiss reads them, so that ready
+FAISS indices fit. Shapes: N rows, D width.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from string import Formatter
 
 import numpy as np
 import pyarrow as pa
@@ -22,170 +21,248 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from react_pipeline.corpus.vector_files import REMEDY, file_of, is_mappable, shape_of, take_vectors, vector_blocks
+from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import CorpusError
 
-SIDES = ("img_emb", "text_emb")
-METADATA = "metadata"
 UNIT_NORM_TOLERANCE = 0.01
 """Half precision keeps a length to about 0.001."""
+SIMILARITY_TOLERANCE = 0.01
+"""Of published similarities; half precision and other kernels cost about 0.001."""
+_SAMPLED_ROWS = 64
 
-_CHUNK_ROWS = 65_536
-_WAY_OUT = "copy it again from where it came, or take the three files of its number away"
+
+@dataclass(frozen=True)
+class Layout:
+    """Names below the folder: `{}` is what the files of a part share, `?` any one character.
+
+    Attributes:
+        image: Vectors of images.
+        metadata: Tables with URL and caption; those of a part follow one another.
+        text: Vectors of captions; "" if none are published.
+        similarity: Column with the cosine of each row's two vectors; "" if there is none.
+    """
+
+    image: str
+    metadata: str
+    text: str = ""
+    similarity: str = ""
+
+
+_CLIP_RETRIEVAL = Layout("img_emb/img_emb_{}.npy", "metadata/metadata_{}.parquet", "text_emb/text_emb_{}.npy")
+LAYOUTS = {
+    "clip-retrieval": _CLIP_RETRIEVAL,
+    "clip-retrieval-images": replace(_CLIP_RETRIEVAL, text=""),
+    "datacomp-b32": Layout("{}.npz/b32_img", "{}.parquet", "{}.npz/b32_txt", "clip_b32_similarity_score"),
+    "datacomp-l14": Layout("{}.npz/l14_img", "{}.parquet", "{}.npz/l14_txt", "clip_l14_similarity_score"),
+    "parquet": Layout("{}.parquet/VECTOR", "{}.parquet"),
+    "pd12m": Layout("embeddings/pd12m.{}.npy", "metadata/pd12m.{}?.parquet"),
+}
+"""`corpus.layout`; VECTOR is `corpus.vector_column`."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """The three files of one number, by their names below the folder.
+    """Files that belong together, by their names below the folder (see `vector_files`).
 
     Attributes:
-        number: As it is written in the names.
-        image: `img_emb/img_emb_N.npy`.
-        text: `text_emb/text_emb_N.npy`.
-        metadata: `metadata/metadata_N.parquet`.
-        rows: Of each of them.
+        number: What the names share.
+        image: Vectors of images.
+        text: Of captions; "" if there are none.
+        metadata: Tables that follow one another.
+        rows: Of each of the three.
+        dimension: D.
     """
 
     number: str
     image: str
     text: str
-    metadata: str
+    metadata: tuple[str, ...]
     rows: int = 0
     dimension: int = 0
 
     @property
-    def names(self) -> tuple[str, str, str]:
-        """All three."""
-        return self.image, self.text, self.metadata
+    def files(self) -> list[str]:
+        """Each file once."""
+        return list(dict.fromkeys(map(file_of, (self.image, *filter(None, [self.text]), *self.metadata))))
 
 
-def find_parts(folder: Path, url_column: str, caption_column: str) -> list[Part]:
+def find_parts(folder: Path, corpus: CorpusConfig) -> list[Part]:
     """Find the parts of a folder by names and headers; no vector is read.
 
     Raises:
-        CorpusError: Naming the file that is missing, cut, of another form, or does not fit the others of its number.
+        CorpusError: Naming the file that is missing, cut, of another form, or does not fit the others of its part.
     """
     if not folder.is_dir():
-        raise CorpusError(f"corpus.embeddings: {folder} is no folder; it must hold img_emb/, text_emb/ and metadata/")
-    numbers = {side: _numbers(folder, side, "npy") for side in SIDES} | {
-        METADATA: _numbers(folder, METADATA, "parquet")
-    }
-    if not numbers["img_emb"]:
-        raise CorpusError(f"{folder / 'img_emb'}: no file img_emb_N.npy in it; see corpus.embeddings")
-    if not numbers["text_emb"]:
-        raise CorpusError(
-            f"{folder / 'text_emb'}: no file text_emb_N.npy in it. Some collections publish image vectors only, with "
-            "which captions cannot be searched (t2t), nor can it be proved that the configured encoder made them: "
-            "download text_emb/ too, or embed the pairs from their URLs with corpus.kind `urls`"
-        )
-    for name, found in numbers.items():
-        for other, others in numbers.items():
-            if lacking := sorted(others - found):
-                raise CorpusError(
-                    f"{folder / name}: no file of number {lacking[0]} (of {len(lacking)} such), which {other}/ has; "
-                    "download what is missing, or take the other files of that number away"
-                )
-    found_parts = [
-        _measured(folder, number)
-        for number in tqdm(sorted(numbers["img_emb"]), desc="checking files", unit="part", disable=None, leave=False)
-    ]
-    for part in found_parts:
-        _check_columns(folder / part.metadata, url_column, caption_column)
-        if part.dimension != found_parts[0].dimension:
+        raise CorpusError(f"corpus.embeddings: {folder} is no folder")
+    layout = LAYOUTS[corpus.layout]
+    image = layout.image.replace("VECTOR", corpus.vector_column)
+    found = {name: _numbers(folder, file_of(name)) for name in (image, layout.text, layout.metadata) if name}
+    for name, numbers in found.items():
+        if not numbers:
+            more = "; set `clip-retrieval-images` if only images have vectors" if name == _CLIP_RETRIEVAL.text else ""
             raise CorpusError(
-                f"{folder / part.image}: vectors of {part.dimension} numbers, {found_parts[0].image} has "
-                f"{found_parts[0].dimension}; all must come from one model"
+                f"{(folder / file_of(name)).parent}: no file {Path(file_of(name)).name.replace('{}', 'N')}, which "
+                f"`corpus.layout: {corpus.layout}` needs{more}"
             )
-    if not sum(part.rows for part in found_parts):
+        for other, others in found.items():
+            if lacking := sorted(others.keys() - numbers.keys()):
+                raise CorpusError(
+                    f"{(folder / file_of(name)).parent}: no file of number {lacking[0]} for {Path(name).name} (of "
+                    f"{len(lacking)} such), which {file_of(other)} has; download what is missing, or take the other "
+                    "files of that number away"
+                )
+    parts = []
+    for number in tqdm(sorted(found[image]), desc="checking files", unit="part", disable=None, leave=False):
+        text = layout.text.format(number)
+        parts.append(_measured(folder, Part(number, image.format(number), text, tuple(found[layout.metadata][number]))))
+        for name in parts[-1].metadata:
+            _check_columns(folder / name, corpus)
+        if parts[-1].dimension != parts[0].dimension:
+            raise CorpusError(
+                f"{folder / parts[-1].image}: vectors of {parts[-1].dimension} numbers, {parts[0].image} has "
+                f"{parts[0].dimension}; all must come from one model"
+            )
+    if not sum(part.rows for part in parts):
         raise CorpusError(f"{folder}: its files hold no row")
-    return found_parts
+    return parts
 
 
-def check_values(folder: Path, parts: list[Part]) -> None:
-    """Read every vector once, a chunk at a time.
+def check_values(folder: Path, parts: list[Part]) -> int:
+    """Read every vector once, a block at a time; how many of them are not of length 1.
 
     Raises:
-        CorpusError: Naming the file and the row of a vector that is not finite or not of length 1.
+        CorpusError: Naming the file and the row of a vector that is not finite or zero.
     """
-    total = sum(part.rows for part in parts)
+    total, others = sum(part.rows for part in parts), 0
     with tqdm(total=total, desc="checking vectors", unit="row", disable=None, leave=False) as bar:
         for part in parts:
-            for name in (part.image, part.text):
-                vectors = open_vectors(folder / name)
-                for start in range(0, part.rows, _CHUNK_ROWS):
-                    lengths = np.linalg.norm(vectors[start : start + _CHUNK_ROWS].astype(np.float32), axis=1)
+            for name in filter(None, (part.image, part.text)):
+                for start, block in vector_blocks(folder / name):
+                    lengths = np.linalg.norm(block.astype(np.float32), axis=1)
                     # A NaN compares as false, so it counts as bad.
-                    bad = np.flatnonzero(~(np.abs(lengths - 1) <= UNIT_NORM_TOLERANCE))
+                    bad = np.flatnonzero(~((lengths > 0) & (lengths < np.inf)))
                     if len(bad):
                         raise CorpusError(
-                            f"{folder / name}: row {start + int(bad[0])} has length {lengths[bad[0]]:.4g}, all must "
-                            "have length 1: divide each vector by its length (as clip-retrieval does), or, if only "
-                            f"this file is bad, {_WAY_OUT}"
+                            f"{folder / name}: row {start + int(bad[0])} has length {lengths[bad[0]]:.4g}, so it has "
+                            f"no direction; {REMEDY}"
                         )
+                    others += int((np.abs(lengths - 1) > UNIT_NORM_TOLERANCE).sum())
             bar.update(part.rows)
+    return others
 
 
-def open_vectors(path: Path) -> NDArray[np.floating]:  # type: ignore[type-arg]
-    """Map a file of vectors (N, D); nothing is read yet.
+def check_similarity(folder: Path, parts: list[Part], column: str) -> float:
+    """Recompute published similarities for some rows of each part: rows, types and encoder fit if they agree.
+
+    Returns:
+        The largest difference.
 
     Raises:
-        CorpusError: If it is no whole array of float16 or float32 with two axes. Pickles are never loaded.
+        CorpusError: Naming file and row of one that differs by more than `SIMILARITY_TOLERANCE`.
     """
-    try:
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise CorpusError(f"{path}: no whole .npy file ({error}); {_WAY_OUT}") from error
-    if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype not in (np.float16, np.float32):
-        shape = f"{vectors.dtype} {vectors.shape}" if isinstance(vectors, np.ndarray) else "an archive"
-        raise CorpusError(f"{path}: {shape}; rows of float16 or float32 vectors are needed")
-    return vectors
-
-
-def _numbers(folder: Path, name: str, extension: str) -> set[str]:
-    pattern = re.compile(rf"{name}_(\d+)\.{extension}")
-    directory = folder / name
-    if not directory.is_dir():
-        if name == "text_emb":
-            return set()
-        raise CorpusError(f"{directory}: no such folder; corpus.embeddings must hold img_emb/, text_emb/ and metadata/")
-    found = [match[1] for path in directory.iterdir() if (match := pattern.fullmatch(path.name))]
-    if len({int(number) for number in found}) < len(found):
-        raise CorpusError(f"{directory}: a number is written in two ways (1 and 01); keep one of the files")
-    return set(found)
-
-
-def _measured(folder: Path, number: str) -> Part:
-    names = (
-        f"img_emb/img_emb_{number}.npy",
-        f"text_emb/text_emb_{number}.npy",
-        f"{METADATA}/{METADATA}_{number}.parquet",
-    )
-    part = Part(number, *names)
-    image, text = (open_vectors(folder / name) for name in (part.image, part.text))
-    try:
-        rows = pq.read_metadata(folder / part.metadata).num_rows
-    except (OSError, pa.ArrowException) as error:
-        raise CorpusError(f"{folder / part.metadata}: no whole parquet file ({error}); {_WAY_OUT}") from error
-    for name, count in ((part.text, len(text)), (part.metadata, rows)):
-        if count != len(image):
+    largest = 0.0
+    for part in parts:
+        rows = np.unique(np.linspace(0, part.rows - 1, min(_SAMPLED_ROWS, part.rows)).astype(np.int64))
+        published = pq.read_table(folder / part.metadata[0], columns=[column]).column(0).to_numpy()[rows]
+        image, text = (unit(take_vectors(folder / name, rows)) for name in (part.image, part.text))
+        differences = np.abs((image * text).sum(axis=1) - published)
+        if np.any(wrong := differences > SIMILARITY_TOLERANCE):
+            row = int(rows[wrong][0])
             raise CorpusError(
-                f"{folder / name}: {count:,} rows, {part.image} has {len(image):,}; the three files of a number must "
-                f"belong together: {_WAY_OUT}"
+                f"{folder / part.metadata[0]}: row {row} has {column} {published[wrong][0]:.4f}, its vectors in "
+                f"{part.image} give another similarity, by {differences[wrong][0]:.4f}: the files do not belong "
+                f"together, or rows are in another order; {REMEDY}"
             )
-    if image.shape[1] != text.shape[1]:
-        raise CorpusError(
-            f"{folder / part.text}: vectors of {text.shape[1]} numbers, {part.image} has {image.shape[1]}; both must "
-            "come from one model"
-        )
-    return Part(number, *names, rows=rows, dimension=image.shape[1])
+        largest = max(largest, float(np.nanmax(differences, initial=0.0)))
+    return largest
 
 
-def _check_columns(path: Path, url_column: str, caption_column: str) -> None:
-    schema = pq.read_schema(path)
-    for field, name in (("url_column", url_column), ("caption_column", caption_column)):
+def reasons_to_convert(folder: Path, parts: list[Part], corpus: CorpusConfig, not_unit: int) -> list[str]:
+    """Why the files cannot be used in place; empty if they can."""
+    names = [name for part in parts for name in (part.image, part.text) if name]
+    reasons = {
+        "no_caption_vectors": not all(part.text for part in parts),
+        "compressed": not all(is_mappable(folder / name) for name in names),
+        "not_unit_length": not_unit > 0,
+        "subset": corpus.subset is not None,
+        "caption_template": caption_columns(corpus) != [corpus.caption_column],
+        "tables_cut_otherwise": any(len(part.metadata) > 1 for part in parts),
+    }
+    return [reason for reason, holds in reasons.items() if holds]
+
+
+def caption_columns(corpus: CorpusConfig) -> list[str]:
+    """The columns that a caption is made of: `caption_column`, or those that it names in braces."""
+    return [name for _, name, _, _ in Formatter().parse(corpus.caption_column) if name] or [corpus.caption_column]
+
+
+def captions_of(table: pa.Table, corpus: CorpusConfig) -> list[str]:
+    """The captions of some rows; "" where there is none."""
+    names = caption_columns(corpus)
+    columns = [[text or "" for text in table[name].to_pylist()] for name in names]
+    if names == [corpus.caption_column]:
+        return columns[0]
+    filled = (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+    return [" ".join(corpus.caption_column.format_map(row).split()) for row in filled]
+
+
+def unit(vectors: NDArray[np.generic]) -> NDArray[np.float32]:
+    """Rows of length 1."""
+    exact = vectors.astype(np.float32)
+    lengths: NDArray[np.float32] = exact / np.linalg.norm(exact, axis=1, keepdims=True)
+    return lengths
+
+
+def _numbers(folder: Path, name: str) -> dict[str, list[str]]:
+    """The files that a name of the layout finds, by what stands for `{}`."""
+    parent, _, last = name.rpartition("/")
+    pattern = re.compile(re.escape(last).replace(r"\{\}", r"([\w.-]+)").replace(r"\?", "."))
+    found: dict[str, list[str]] = {}
+    for path in sorted((folder / parent).iterdir()) if (folder / parent).is_dir() else ():
+        if match := pattern.fullmatch(path.name):
+            found.setdefault(match[1], []).append(path.relative_to(folder).as_posix())
+    digits = [number for number in found if number.isdigit()]
+    if len({int(number) for number in digits}) < len(digits):
+        raise CorpusError(f"{folder / parent}: a number is written in two ways (1 and 01); keep one of the files")
+    return found
+
+
+def _measured(folder: Path, part: Part) -> Part:
+    rows, dimension = shape_of(folder / part.image)
+    counts = {}
+    if part.text:
+        counts[part.text], text_dimension = shape_of(folder / part.text)
+        if text_dimension != dimension:
+            raise CorpusError(
+                f"{folder / part.text}: vectors of {text_dimension} numbers, {part.image} has {dimension}; both must "
+                "come from one model"
+            )
+    try:
+        counts[part.metadata[0]] = sum(pq.read_metadata(folder / name).num_rows for name in part.metadata)
+    except (OSError, pa.ArrowException) as error:
+        raise CorpusError(f"{folder / part.metadata[0]}: no whole parquet file ({error}); {REMEDY}") from error
+    for name, count in counts.items():
+        if count != rows:
+            raise CorpusError(
+                f"{folder / name}: {count:,} rows, {part.image} has {rows:,}; the files of a part must belong "
+                f"together: {REMEDY}"
+            )
+    return replace(part, rows=rows, dimension=dimension)
+
+
+def _check_columns(path: Path, corpus: CorpusConfig) -> None:
+    schema, similarity = pq.read_schema(path), LAYOUTS[corpus.layout].similarity
+    fields = [("url_column", corpus.url_column), *(("caption_column", name) for name in caption_columns(corpus))]
+    fields += [("hash_column", corpus.hash_column)] if corpus.hash_column else []
+    for field, name in [*fields, *([("subset", "uid")] if corpus.subset else [])]:
         if name not in schema.names:
             raise CorpusError(
                 f"{path}: no column {name!r} (there: {', '.join(schema.names)}); name it in corpus.{field}"
             )
         kind = schema.field(name).type
-        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        value = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_string(value) or pa.types.is_large_string(value)):
             raise CorpusError(f"{path}: column {name!r} holds {kind}, text is needed (corpus.{field})")
+    if similarity and similarity not in schema.names:
+        raise CorpusError(f"{path}: no column {similarity!r}, which corpus.layout `{corpus.layout}` needs")

@@ -59,11 +59,6 @@ class Sample:
         return next((self.members[name] for name in IMAGE_EXTENSIONS if name in self.members), None)
 
     @property
-    def caption(self) -> Member | None:
-        """The caption."""
-        return self.members.get(CAPTION_EXTENSION)
-
-    @property
     def metadata(self) -> Member | None:
         """The JSON object that may go with a pair."""
         return self.members.get(METADATA_EXTENSION)
@@ -76,10 +71,9 @@ class ShardIndex:
     samples: list[Sample]
     refused: list[tuple[str, str]]
 
-    @property
-    def pairs(self) -> int:
+    def pairs(self, caption_extension: str = CAPTION_EXTENSION) -> int:
         """How many samples have an image and a caption."""
-        return sum(sample.image is not None and sample.caption is not None for sample in self.samples)
+        return sum(sample.image is not None and caption_extension in sample.members for sample in self.samples)
 
     @property
     def extensions(self) -> set[str]:

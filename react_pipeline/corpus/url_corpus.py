@@ -110,7 +110,7 @@ def _build(project: Project, tables: list[Path], staging: Path) -> dict[str, Any
 def _plan(project: Project, tables: list[Path], staging: Path) -> dict[str, Any]:
     """Read the tables, take over what is there, and write down what remains to be downloaded."""
     corpus, scratch, skipped = project.config.corpus, staging / _SCRATCH, Counter[str]()
-    _write_rows(scratch / "rows.parquet", read_rows(tables, corpus.url_column, corpus.caption_column, skipped))
+    _write_rows(scratch / "rows.parquet", read_rows(tables, corpus, skipped))
     rows = pq.ParquetFile(scratch / "rows.parquet")
     total = rows.metadata.num_rows
     if not total:
@@ -198,7 +198,9 @@ class _Part:
         refused = int(refusals.read_text()) if refusals.exists() else 0
         # Failures of a network that was down are on record; a run after a refusal may try as often again.
         settings = corpus.download.model_copy(update={"retries": (refused + 1) * (corpus.download.retries + 1) - 1})
-        got = download_images(rows[["row", "url"]], directory, settings, corpus.max_pixels, progress.distributor)
+        got = download_images(
+            rows[["row", "url", "hash"]], directory, settings, corpus.max_pixels, progress.distributor
+        )
         reasons = {str(reason): int(count) for reason, count in got.failed["reason"].value_counts().items()}
         try:
             progress.check(len(got.images), reasons)
@@ -206,7 +208,7 @@ class _Part:
             write_atomically(refusals, str(refused + 1))
             raise
         wanted = rows.iloc[got.images["row"]].itertuples(index=False)
-        samples = ((UrlRow(row.key, row.url, row.caption), got.read(int(row.row))) for row in wanted)
+        samples = ((row.key, got.read(int(row.row)), row.caption.encode(), {"url": row.url}) for row in wanted)
         shards = pack(samples, self.staging / SHARDS, progress.shards)
         failed = got.failed.assign(key=rows["key"].iloc[got.failed["row"]].to_numpy())
         _write_ledger(self.staging / _SCRATCH / f"failed_{self.number:06d}.parquet", failed)
@@ -222,8 +224,9 @@ def _earlier(project: Project) -> Artifact | None:
     except CorruptArtifact as error:
         logger.warning("%s; nothing is taken over from it", error)
         return None
-    recorded, size = artifact.manifest["config"], project.config.corpus.download.image_size
-    return artifact if recorded["kind"] == "urls" and recorded["image_size"] == size else None
+    config, recorded = project.config.corpus, artifact.manifest["config"]
+    wanted = {"kind": "urls", "image_size": config.download.image_size, "hash_column": config.hash_column}
+    return artifact if wanted.items() <= recorded.items() else None
 
 
 def _tried_as_hard(earlier: Artifact, corpus: CorpusConfig) -> bool:

@@ -1,7 +1,7 @@
-"""Tar shards of downloaded pairs: written from images in memory, or taken over from an earlier corpus.
+"""Tar shards of copied or downloaded pairs: written from images in memory, or taken over from an earlier corpus.
 
-Belongs here: the form of these shards (KEY.jpg|png|webp, KEY.txt, KEY.json with the URL). Does not belong here: which
-pairs are downloaded (`url_corpus`), reading shards (`shards`).
+Belongs here: the form of these shards (KEY.jpg|png|webp, KEY.txt, KEY.json with its source). Does not belong here:
+which pairs there are (`url_corpus`, `image_files`), reading shards (`shards`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tarfile
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from react_pipeline.corpus.images import extension_of
@@ -21,12 +21,14 @@ from react_pipeline.corpus.shards import (
     open_shard,
     read_member,
 )
-from react_pipeline.corpus.url_tables import UrlRow
 from react_pipeline.store import Artifact, fsync, link_or_copy
 
 SHARDS = "shards"
 """Folder of the artifact."""
 PAIRS_PER_SHARD = 10_000
+
+PackedSample = tuple[str, bytes, bytes, dict[str, str]]
+"""Key, image, caption (UTF-8), and what else is known of a pair."""
 
 
 def take_over(earlier: Artifact, wanted: set[str], directory: Path) -> tuple[int, set[str]]:
@@ -61,26 +63,24 @@ def take_over(earlier: Artifact, wanted: set[str], directory: Path) -> tuple[int
     return shards, had
 
 
-def pack(samples: Iterator[tuple[UrlRow, bytes]], directory: Path, first: int) -> int:
-    """Write downloaded pairs into shards from number `first` on, each put on disk; gives how many."""
+def pack(samples: Iterator[PackedSample], directory: Path, first: int) -> int:
+    """Write pairs into shards from number `first` on, each put on disk; gives how many."""
     shards = 0
     while block := next(samples, None):
         target = _shard(directory, first + shards)
         with _new_tar(target) as tar:
-            _add_pair(tar, *block)
-            for row, image in islice(samples, PAIRS_PER_SHARD - 1):
-                _add_pair(tar, row, image)
+            for sample in chain([block], islice(samples, PAIRS_PER_SHARD - 1)):
+                _add_pair(tar, *sample)
         fsync(target)
         shards += 1
     fsync(directory)
     return shards
 
 
-def _add_pair(tar: tarfile.TarFile, row: UrlRow, image: bytes) -> None:
-    about = json.dumps({"url": row.url}, ensure_ascii=False).encode()
-    add_member(tar, f"{row.key}.{extension_of(image)}", image)
-    add_member(tar, f"{row.key}.{CAPTION_EXTENSION}", row.caption.encode())
-    add_member(tar, f"{row.key}.{METADATA_EXTENSION}", about)
+def _add_pair(tar: tarfile.TarFile, key: str, image: bytes, caption: bytes, about: dict[str, str]) -> None:
+    add_member(tar, f"{key}.{extension_of(image)}", image)
+    add_member(tar, f"{key}.{CAPTION_EXTENSION}", caption)
+    add_member(tar, f"{key}.{METADATA_EXTENSION}", json.dumps(about, ensure_ascii=False).encode())
 
 
 def _new_tar(path: Path) -> tarfile.TarFile:

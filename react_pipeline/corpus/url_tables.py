@@ -1,4 +1,4 @@
-"""Tables of URLs and captions: parquet files read in batches, unusable rows counted by reason.
+"""Tables of URLs and captions: parquet and tsv files read in batches, unusable rows counted by reason.
 
 Belongs here: finding the tables, their columns and types, which rows can be used. Does not belong here: fetching
 (`downloads`), shards (`url_corpus`).
@@ -14,8 +14,10 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import csv
 
 from react_pipeline.corpus.local_files import find_files
+from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import CorpusError
 
 _BATCH_ROWS = 65_536
@@ -27,29 +29,32 @@ class UrlRow(NamedTuple):
     key: str
     url: str
     caption: str
+    hash: str = ""
 
 
 def find_tables(patterns: Iterable[str]) -> list[Path]:
-    """The parquet files of absolute paths and patterns, as `find_files`.
+    """The parquet and tsv files of absolute paths and patterns, as `find_files`.
 
     Raises:
-        CorpusError: Naming the pattern that finds no parquet file.
+        CorpusError: Naming the pattern that finds no such file.
     """
-    return find_files(patterns, ".parquet", "corpus.urls")
+    return find_files(patterns, (".parquet", ".tsv"), "corpus.urls")
 
 
-def read_rows(paths: Iterable[Path], url_column: str, caption_column: str, skipped: Counter[str]) -> Iterator[UrlRow]:
+def read_rows(paths: Iterable[Path], corpus: CorpusConfig, skipped: Counter[str]) -> Iterator[UrlRow]:
     """The usable rows of all tables in their order; of equal URLs the first.
 
     Blanks around URL and caption are cut. `skipped` counts the others: `no_url`, `no_caption`, `not_utf8`,
-    `duplicate_url`. To know duplicates, about 160 bytes a row are held in memory.
+    `duplicate_url`, `bad_line` (of a tsv file). To know duplicates, about 160 bytes a row are held in memory.
 
     Raises:
-        CorpusError: Naming the file, if it is no whole parquet file, lacks a column, or a column holds no text.
+        CorpusError: Naming the file, if it is damaged, lacks a column, or a column holds no text.
     """
     seen: set[bytes] = set()
+    columns = {"url_column": corpus.url_column, "caption_column": corpus.caption_column}
+    columns |= {"hash_column": corpus.hash_column} if corpus.hash_column else {}
     for path in paths:
-        for raw_url, raw_caption in _cells(path, url_column, caption_column):
+        for raw_url, raw_caption, *hashes in _cells(path, columns, skipped):
             url, caption = _text(raw_url), _text(raw_caption)
             if url is None or caption is None:
                 skipped["not_utf8"] += 1
@@ -65,22 +70,50 @@ def read_rows(paths: Iterable[Path], url_column: str, caption_column: str, skipp
                 seen.add(known)
                 # No URL holds a NUL, so no other pair of texts gives the same bytes.
                 digest.update(b"\0" + caption.encode())
-                yield UrlRow(digest.hexdigest()[:32], url, caption)
+                yield UrlRow(digest.hexdigest()[:32], url, caption, "".join(_text(cell) or "" for cell in hashes))
 
 
-def _cells(path: Path, *columns: str) -> Iterator[tuple[bytes | None, ...]]:
+def _cells(path: Path, columns: dict[str, str], skipped: Counter[str]) -> Iterator[tuple[bytes | None, ...]]:
+    batches = _batches_of_tsv if path.suffix == ".tsv" else _batches_of_parquet
     try:
-        with pq.ParquetFile(path) as file:
-            _check_columns(path, file.schema_arrow, columns)
-            for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns)):
-                yield from zip(*(_bytes(batch.column(name)) for name in columns), strict=True)
+        for batch in batches(path, columns, skipped):
+            yield from zip(*map(_bytes, batch.columns), strict=True)
     except (pa.ArrowException, OSError) as error:
         words = " ".join(str(error).split())[:200]
-        raise CorpusError(f"{path}: no whole parquet file ({words}); copy it again") from error
+        raise CorpusError(f"{path}: no whole {path.suffix[1:]} file ({words}); copy it again") from error
 
 
-def _check_columns(path: Path, schema: pa.Schema, columns: tuple[str, ...]) -> None:
-    for name, field in zip(columns, ("url_column", "caption_column"), strict=True):
+def _batches_of_parquet(path: Path, columns: dict[str, str], _skipped: Counter[str]) -> Iterator[pa.RecordBatch]:
+    with pq.ParquetFile(path) as file:
+        _check_columns(path, file.schema_arrow, columns)
+        for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns.values())):
+            yield batch.select(list(columns.values()))
+
+
+def _batches_of_tsv(path: Path, columns: dict[str, str], skipped: Counter[str]) -> Iterator[pa.RecordBatch]:
+    """Without quotes, as captions have their own; columns by number where the file begins without names."""
+    is_numbered = all(name.isdigit() for name in columns.values())
+    names = [f"f{name}" if is_numbered else name for name in columns.values()]
+
+    def skip(_row: csv.InvalidRow) -> str:
+        skipped["bad_line"] += 1
+        return "skip"
+
+    reader = csv.open_csv(
+        path,
+        # One thread: the handler of bad lines counts them.
+        csv.ReadOptions(use_threads=False, autogenerate_column_names=is_numbered),
+        csv.ParseOptions(delimiter="\t", quote_char=False, invalid_row_handler=skip),
+        csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary())),
+    )
+    found = pa.schema([(name, pa.string()) for name in reader.schema.names])
+    _check_columns(path, found, dict(zip(columns, names, strict=True)))
+    for batch in reader:
+        yield batch.select(names)
+
+
+def _check_columns(path: Path, schema: pa.Schema, columns: dict[str, str]) -> None:
+    for field, name in columns.items():
         if schema.names.count(name) != 1:
             raise CorpusError(
                 f"{path}: no column {name!r}; there are {', '.join(map(repr, schema.names[:20])) or 'none'}: set "

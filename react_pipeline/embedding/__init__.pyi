@@ -18,6 +18,7 @@ from .vectors import Side as Side
 from .vectors import image_vectors as image_vectors
 from .vectors import read_metadata as read_metadata
 from .vectors import read_vectors as read_vectors
+from .vectors import ready_digests as ready_digests
 from .vectors import row_metadata as row_metadata
 from .vectors import vector_files as vector_files
 from .vectors import vector_parts as vector_parts

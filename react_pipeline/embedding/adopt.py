@@ -1,37 +1,58 @@
 """Ready embeddings as `corpus_embeddings`, with the proof that the configured encoder made them.
 
-Belongs here: adopting them. Does not belong here: the inventory of their files (`sources.ready_embeddings`), reading
-rows (`vectors`). Nothing is copied and nothing is embedded again. Shapes: N rows, D width.
+Belongs here: the proof, and adopting files in place. Does not belong here: the inventory of the files
+(`corpus.ready_embeddings`), files that must be converted (`convert`), reading rows (`vectors`). No image is embedded.
+Shapes: N rows, D width.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from react_pipeline.corpus import FILES_FILE, PARTS_FILE, Part
-from react_pipeline.embedding.parts import Parts, starts_of, vectors_of
-from react_pipeline.embedding.vectors import READY_FILE
+from react_pipeline.corpus import (
+    FILES_FILE,
+    Part,
+    caption_columns,
+    captions_of,
+    read_parts,
+    take_rows,
+    take_vectors,
+    unit,
+)
+from react_pipeline.embedding.convert import convert
+from react_pipeline.embedding.parts import Rows, holding, starts_of
+from react_pipeline.embedding.vectors import FOLDERS, METADATA, READY_FILE
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
+from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import Artifact, CorpusError, remembered_sha256
+
+if TYPE_CHECKING:
+    from react_pipeline.clip import Clip
 
 SAMPLED_CAPTIONS = 64
 MIN_ENCODER_SIMILARITY = 0.98
 """Mean cosine of re-encoded captions with their ready vectors. Half precision and other kernels cost about 0.001; two
 different CLIPs of one width agree to about 0."""
+SAMPLED_PAIRS = 256
+MIN_STANDARD_ERRORS = 4.0
+"""Of the mean by which an image is closer to its own caption than to those of others. With another CLIP that is 0."""
 
 
 def adopt_embeddings(project: Project) -> Artifact:
-    """Publish the artifact `corpus_embeddings` of kind `embeddings`: `ready.json`, which names the files in place.
+    """Publish the artifact `corpus_embeddings` of kind `embeddings`.
 
-    Vectors of another CLIP would be searched without an error and find nonsense. So the configured encoder
-    encodes `SAMPLED_CAPTIONS` captions from all over the corpus, and they must agree with their ready vectors.
+    Files that can be used in place are named in `ready.json`; others are converted once, into the layout of our own.
+    Vectors of another CLIP would be searched without an error and find nonsense, so the configured encoder encodes
+    captions from all over the corpus. They must agree with their ready vectors, or, where only images have vectors, be
+    closer to their own images than to others.
 
     Raises:
         CorpusError: If width or sampled vectors show another encoder, or the files have changed since `corpus`.
@@ -42,77 +63,103 @@ def adopt_embeddings(project: Project) -> Artifact:
     folder = config.embeddings
     if folder is None:
         raise CorpusError("corpus.embeddings: names no folder; kind `embeddings` needs it")
-    parts = [Part(**row) for row in pd.read_parquet(corpus.file(PARTS_FILE)).to_dict("records")]
-    files = pd.read_parquet(corpus.file(FILES_FILE))
+    parts, files = read_parts(corpus), pd.read_parquet(corpus.file(FILES_FILE))
     for row in files.itertuples():
         if not (folder / row.name).is_file() or remembered_sha256(project.store.root, folder / row.name) != row.sha256:
             raise CorpusError(f"{folder / row.name}: is missing or has changed; materialize `corpus` again")
 
     def write(staging: Path) -> dict[str, Any]:
-        similarity = _encoder_similarity(project, base, folder, parts)
-        ready = {
-            "folder": str(folder),
-            "columns": {"url": config.url_column, "caption": config.caption_column},
-            "files": files[["name", "sha256"]].to_numpy().tolist(),
-            "rows": [part.rows for part in parts],
-        }
-        (staging / READY_FILE).write_text(json.dumps(ready, indent=1))
-        return {
+        from react_pipeline.clip import choose_device, load
+
+        clip = load(base.path, choose_device(project.config.device))
+        counts = {
             "rows": corpus.counts["pairs"],
             "dimension": corpus.counts["dimension"],
             "skipped": 0,
             "reasons": {},
             "ready": True,
-            "encoder_similarity": round(similarity, 5),
+            **_proof(clip, folder, parts, config),
         }
+        if corpus.counts["convert"]:
+            return {**counts, **convert(clip, corpus, folder, parts, config, staging)}
+        columns = {"url": config.url_column, "caption": config.caption_column, "hash": config.hash_column}
+        ready = {
+            "folder": str(folder),
+            "columns": {ours: theirs for ours, theirs in columns.items() if theirs},
+            "digests": files.set_index("name")["sha256"].to_dict(),
+            "files": {
+                FOLDERS["image"]: [part.image for part in parts],
+                FOLDERS["text"]: [part.text for part in parts],
+                METADATA: [part.metadata[0] for part in parts],
+            },
+            "rows": [part.rows for part in parts],
+        }
+        (staging / READY_FILE).write_text(json.dumps(ready, indent=1))
+        return counts
 
-    return project.store.build(inputs, write)
+    return project.store.build(inputs, write, resumable=bool(corpus.counts["convert"]))
 
 
-def _encoder_similarity(project: Project, base: Artifact, folder: Path, parts: list[Part]) -> float:
-    from react_pipeline.clip import choose_device, load
-
-    clip = load(base.path, choose_device(project.config.device))
+def _proof(clip: Clip, folder: Path, parts: list[Part], config: CorpusConfig) -> dict[str, float]:
     if clip.dimension != parts[0].dimension:
         raise CorpusError(
             f"{folder}: vectors of {parts[0].dimension} numbers, the configured encoder makes {clip.dimension}; set "
             "`encoder` to the CLIP that made them"
         )
-    rows, captions = _sampled_captions(folder, parts, project.config.corpus.caption_column)
+    has_text = bool(parts[0].text)
+    rows, captions = _sampled_captions(folder, parts, config, SAMPLED_CAPTIONS if has_text else SAMPLED_PAIRS)
     if not len(rows):
         raise CorpusError(f"{folder}: every sampled caption is empty; name the right column in corpus.caption_column")
-    starts = starts_of([part.rows for part in parts])
-    ready = vectors_of(Parts(folder, [part.text for part in parts], starts), rows, clip.dimension)
     encoded = clip.encode_texts(captions).numpy()
-    lengths = np.linalg.norm(ready, axis=1)
-    similarity = float(((encoded * ready).sum(axis=1) / lengths).mean())
-    if not similarity >= MIN_ENCODER_SIMILARITY:
+    ready = np.empty_like(encoded)
+    for number, places, inside in holding(starts_of([part.rows for part in parts]), rows):
+        # `rows` ascend, so those of a part do.
+        ready[places] = take_vectors(folder / (parts[number].text or parts[number].image), inside)
+    ready = unit(ready)
+    advice = (
+        "Set `encoder` (model and pretrained weights) to the CLIP that made them, check corpus.caption_column, or "
+        "embed the pairs again from their shards"
+    )
+    if has_text:
+        similarity = float((encoded * ready).sum(axis=1).mean())
+        if not similarity >= MIN_ENCODER_SIMILARITY:
+            raise CorpusError(
+                f"{folder}: these vectors come from another CLIP or other captions: {len(rows)} captions encoded by "
+                f"the configured encoder agree with their vectors to {similarity:.3f} on average, "
+                f"{MIN_ENCODER_SIMILARITY} is needed. {advice}"
+            )
+        return {"encoder_similarity": round(similarity, 5)}
+    errors = standard_errors_closer(encoded, ready)
+    if not errors >= MIN_STANDARD_ERRORS:
         raise CorpusError(
-            f"{folder}: these vectors come from another CLIP or other captions: {len(rows)} captions encoded by the "
-            f"configured encoder agree with their vectors to {similarity:.3f} on average, {MIN_ENCODER_SIMILARITY} is "
-            "needed. Set `encoder` (model and pretrained weights) to the CLIP that made them, check "
-            "corpus.caption_column, or embed the pairs again from their shards"
+            f"{folder}: these vectors come from another CLIP, or the captions belong to other images: {len(rows)} "
+            f"images are closer to their own captions by {errors:.1f} standard errors, {MIN_STANDARD_ERRORS} are "
+            f"needed. {advice}"
         )
-    return similarity
+    return {"encoder_standard_errors": round(errors, 2)}
 
 
-def _sampled_captions(folder: Path, parts: list[Part], column: str) -> tuple[np.ndarray[Any, Any], list[str]]:
+def standard_errors_closer(text: NDArray[np.float32], image: NDArray[np.float32]) -> float:
+    """By how many standard errors each image is closer to its own caption than to the others, both (N, D)."""
+    similarities = image @ text.T
+    own = np.diag(similarities)
+    closer = own - (similarities.sum(axis=1) - own) / max(len(own) - 1, 1)
+    return float(closer.mean() / max(closer.std() / np.sqrt(len(own)), 1e-9)) if len(own) > 1 else 0.0
+
+
+def _sampled_captions(folder: Path, parts: list[Part], config: CorpusConfig, size: int) -> tuple[Rows, list[str]]:
     """Rows spread over the corpus, and their captions, less the empty ones."""
     total = sum(part.rows for part in parts)
-    chosen = np.unique(np.linspace(0, total - 1, min(SAMPLED_CAPTIONS, total)).astype(np.int64))
-    rows, captions, start = [], [], 0
+    chosen = np.unique(np.linspace(0, total - 1, min(size, total)).astype(np.int64))
+    captions: list[str] = []
+    start = 0
     for part in parts:
-        inside = chosen[(chosen >= start) & (chosen < start + part.rows)]
-        if len(inside):
-            file, before = pq.ParquetFile(folder / part.metadata), start
-            for group in range(file.num_row_groups):
-                end = before + file.metadata.row_group(group).num_rows
-                here = inside[(inside >= before) & (inside < end)]
-                if len(here):
-                    texts = file.read_row_group(group, columns=[column]).column(0).take(here - before).to_pylist()
-                    kept = [(row, text) for row, text in zip(here, texts, strict=True) if text and text.strip()]
-                    rows += [row for row, _ in kept]
-                    captions += [text for _, text in kept]
-                before = end
+        inside = chosen[(chosen >= start) & (chosen < start + part.rows)] - start
+        before = 0
+        for name in part.metadata if len(inside) else ():
+            for table in take_rows(folder / name, inside - before, caption_columns(config)):
+                captions += captions_of(table, config)
+            before += pq.read_metadata(folder / name).num_rows
         start += part.rows
-    return np.array(rows, dtype=np.int64), captions
+    kept = [bool(caption.strip()) for caption in captions]
+    return chosen[kept], [caption for caption, keep in zip(captions, kept, strict=True) if keep]

@@ -60,7 +60,7 @@ class PairDataset:
         except ReactError as error:
             # Raised in a worker it would reach the user wrapped in the worker's traceback.
             return {"failed": error}
-        image, caption = sample.image, sample.caption
+        image, caption = sample.image, sample.members.get(self.corpus.caption_extension)
         assert image is not None and caption is not None  # noqa: S101 - read_pair refuses such samples
         ours = {
             "shard": shard,

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
 
+from react_pipeline.corpus import open_vectors
 from react_pipeline.store import CorruptArtifact
 
 Rows = npt.NDArray[np.int64]
@@ -108,11 +109,13 @@ def holding(starts: Rows, rows: Rows) -> Iterator[tuple[int, Rows, Rows]]:
 
 
 def map_vectors(path: Path) -> npt.NDArray[Any]:
-    """A file of vectors, of which only the pages that are used will be read.
+    """A file of vectors, or a member of one, of which only the pages that are used will be read.
 
     Raises:
         CorruptArtifact: If it is no array.
     """
+    if path.parent.suffix == ".npz":
+        return open_vectors(path)
     try:
         vectors: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

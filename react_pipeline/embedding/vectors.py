@@ -25,7 +25,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from react_pipeline.corpus import folder_of
+from react_pipeline.corpus import file_of, folder_of
 from react_pipeline.embedding.parts import Parts, Rows, Vectors, holding, starts_of, vectors_of
 from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, remembered_sha256
 
@@ -33,8 +33,8 @@ Side = Literal["image", "text"]
 FOLDERS: dict[Side, str] = {"image": "img_emb", "text": "text_emb"}
 METADATA = "metadata"
 READY_FILE = "ready.json"
-"""Of an adopted artifact: `folder`, `columns` (our name: name in the files), `files` ([name, SHA-256] in order), `rows`
-(of each number)."""
+"""Of an adopted artifact: `folder`, `columns` (our name: name in the files), `files` (names by folder, in the order of
+rows), `digests` (SHA-256 by file) and `rows` (of each name)."""
 GROUPS_FILE = "groups.jsonl"
 """Of our own: one line of JSON a group, `Group.record` and which row group of the ledger is its own; a group without
 rows has no files."""
@@ -123,6 +123,11 @@ def image_vectors(artifact: Artifact, rows: pd.Series) -> Vectors:
     return vectors_of(vector_parts(artifact, "image"), rows.to_numpy(), artifact.counts["dimension"])
 
 
+def ready_digests(ready: dict[str, Any], folder: str) -> list[str]:
+    """SHA-256 of the files of one folder of `ready.json`, in the order of rows."""
+    return [ready["digests"][file_of(name)] for name in ready["files"][folder]]
+
+
 @dataclass(frozen=True)
 class _Layout:
     """What an artifact says of its files; the place of ready ones may change at any time."""
@@ -159,7 +164,7 @@ class _Layout:
         # A file may use our name for something else, which then gives way.
         taken = [name for name in self.columns if name in table and name not in self.columns.values()]
         table = table.drop(columns=taken).rename(columns={theirs: ours for ours, theirs in self.columns.items()})
-        for name in {"url", "caption"} & set(table):
+        for name in self.columns.keys() & set(table):
             table[name] = table[name].fillna("")
         return table.assign(image_sha256="") if columns is None or "image_sha256" in columns else table
 
@@ -182,23 +187,24 @@ def _layout_of(known: _Known) -> _Layout:
     artifact = known.artifact
     # Of the manifest, not of the folder: a stray file would shift the rows.
     names = sorted(artifact.manifest["files"])
-    ready: dict[str, Any] = {"folder": "", "columns": {}, "files": []}
+    folders = (*FOLDERS.values(), METADATA)
+    ready: dict[str, Any] = {
+        **{"folder": "", "columns": {}, "digests": {}},
+        "files": {folder: [name for name in names if name.startswith(f"{folder}/")] for folder in folders},
+    }
     rows: list[int] = []
     if READY_FILE in names:
         ready = json.loads(artifact.file(READY_FILE).read_text())
-        names, rows = [name for name, _ in ready["files"]], ready["rows"]
+        rows = ready["rows"]
     else:
         with artifact.file(GROUPS_FILE).open(encoding="utf-8") as lines:
             rows = [count for line in lines if (count := json.loads(line)["rows"])]
-    by_folder = {
-        folder: [name for name in names if name.startswith(f"{folder}/")] for folder in (*FOLDERS.values(), METADATA)
-    }
-    layout = _Layout(by_folder, starts_of([]), ready["folder"], ready["columns"], dict(ready["files"]))
+    layout = _Layout(ready["files"], starts_of([]), ready["folder"], ready["columns"], ready["digests"])
     if sum(rows) != (expected := int(artifact.counts["rows"])):
         raise CorruptArtifact(
             f"{artifact.path}: {sum(rows):,} rows, its manifest says {expected:,}; rematerialize `corpus_embeddings`"
         )
-    for folder, files in by_folder.items():
+    for folder, files in layout.names.items():
         if len(files) != len(rows):
             raise CorruptArtifact(
                 f"{artifact.path}: {len(files):,} files of {folder}, recorded {len(rows):,}; rematerialize "
@@ -208,6 +214,7 @@ def _layout_of(known: _Known) -> _Layout:
 
 
 def _check_unchanged(root: Path, folder: Path, digests: Mapping[str, str], name: str) -> None:
+    name = file_of(name)
     path = folder / name
     try:
         stat = path.stat()

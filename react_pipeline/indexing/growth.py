@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from react_pipeline.embedding import FOLDERS, READY_FILE, Side
+from react_pipeline.embedding import FOLDERS, READY_FILE, Side, ready_digests
 from react_pipeline.indexing.keys import Key
 from react_pipeline.store import MANIFEST, Artifact, CorruptArtifact, Inputs, MissingArtifact, Store, read_manifest
 
@@ -81,8 +81,7 @@ def digests(embeddings: Artifact, side: Side) -> list[str]:
     """SHA-256 of the vector files in the order of rows, of ready embeddings too; no vector is read."""
     files, folder = embeddings.manifest["files"], f"{FOLDERS[side]}/"
     if READY_FILE in files:
-        listed = json.loads(embeddings.file(READY_FILE).read_text())["files"]
-        return [str(sha256) for name, sha256 in listed if name.startswith(folder)]
+        return ready_digests(json.loads(embeddings.file(READY_FILE).read_text()), FOLDERS[side])
     return [str(files[name]["sha256"]) for name in sorted(files) if name.startswith(folder)]
 
 

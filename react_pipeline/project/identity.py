@@ -18,13 +18,15 @@ from react_pipeline.store import CURRENT
 def corpus(project: Project, _key: str) -> dict[str, Any]:
     """Which images are available from the corpus."""
     corpus = project.config.corpus
-    if corpus.kind == "embeddings":
-        return corpus.model_dump(mode="json", include={"kind", "url_column", "caption_column"})
-    if corpus.kind != "urls":
-        return {"kind": corpus.kind, "keys": corpus.keys}
+    columns = {"url_column", "caption_column", "hash_column"}
+    names = {
+        "embeddings": {*columns, "layout", "vector_column"},
+        "urls": {*columns, "max_pixels"},
+        "images": {"caption_column", "caption_extension"},
+    }.get(corpus.kind, {"keys", "caption_extension"})
     # More retries make another corpus: that is how failed URLs are tried again.
-    fields = corpus.model_dump(mode="json", include={"kind", "url_column", "caption_column", "max_pixels"})
-    return {**fields, **_download(project)}
+    download = _download(project) if corpus.kind == "urls" else {}
+    return {**corpus.model_dump(mode="json", include={"kind", *names}), **download}
 
 
 def base_checkpoint(project: Project, _key: str) -> dict[str, Any]:

@@ -40,10 +40,10 @@ class Files:
 
 
 def of_corpus(project: Project, _key: str) -> Files:
-    """Shards, tables of URLs, and folders of ready embeddings and indices."""
+    """Shards, images, tables, and folders of ready embeddings and indices."""
     corpus = project.config.corpus
-    folders = (str(folder) for folder in (corpus.embeddings, corpus.indices) if folder is not None)
-    names = (*corpus.shards, *corpus.urls, *folders)
+    paths = (str(path) for path in (corpus.embeddings, corpus.subset, corpus.indices) if path is not None)
+    names = (*corpus.shards, *corpus.images, *corpus.urls, *paths)
     return Files(names, complete=not any(map(_REMOTE.match, names)))
 
 

@@ -29,7 +29,7 @@ from react_pipeline.store import Artifact
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
     from react_pipeline.embedding import Side
-    from react_pipeline.indexing import Index
+    from react_pipeline.indexing import Index, StoredVectors
 
 SIDES: dict[str, Side] = {"t2t": "text", "t2i": "image", "i2i": "image"}
 """Which vectors each mode searches."""
@@ -92,6 +92,10 @@ def find_candidates(
     """
     parts, counts = [], []
     prompt_vectors = clip.encode_texts(queries.prompts["prompt"].tolist()).numpy()
+    if settings.choose == "all":
+        from react_pipeline.indexing import StoredVectors
+
+        return _every_pair(queries.prompts, prompt_vectors, StoredVectors(embeddings, "text"), settings)
     searched: dict[str, tuple[Vectors, Rows]] = {}
     choices: dict[str, dict[str, Any]] = {}
     for mode in settings.modes:
@@ -142,6 +146,30 @@ def likeness(
         return found
 
     return values_of_rows(embeddings, candidates["row"].to_numpy(), cosines, position, distributor)
+
+
+def _every_pair(prompts: pd.DataFrame, vectors: Vectors, captions: StoredVectors, settings: RetrievalConfig) -> Found:
+    """Each pair of the corpus, for the class whose prompts its caption is nearest to."""
+    means, first_query = mean_vectors(prompts["class_id"], vectors), ~prompts["class_id"].duplicated()
+    table, class_ids = np.stack(list(means.values())), np.array(list(means))
+    queries = np.flatnonzero(first_query)
+    nearest, similarities = np.empty(captions.rows, np.int64), np.empty(captions.rows, np.float32)
+    for start, block in captions.chunks():
+        cosines = block @ table.T
+        nearest[start : start + len(block)] = cosines.argmax(axis=1)
+        similarities[start : start + len(block)] = cosines.max(axis=1)
+    hits = pd.DataFrame(
+        {
+            "query": queries[nearest],
+            "row": np.arange(captions.rows),
+            "similarity": similarities,
+            "rank": 0,
+            "mode": pd.Categorical(["t2t"] * captions.rows, list(settings.modes)),
+            "class_id": class_ids[nearest],
+        }
+    )
+    counts = hits.groupby(["class_id", "mode"], observed=True).size().unstack(fill_value=0)
+    return Found(best_hits(hits, settings), counts.reindex(columns=list(settings.modes), fill_value=0), {})
 
 
 def _batches(prompts: pd.DataFrame, settings: RetrievalConfig) -> Iterator[slice]:

@@ -72,7 +72,8 @@ def class_report(
     classes = classes.join(counts).fillna(0)
     text_modes = sum(mode != "i2i" for mode in settings.modes)
     asked = classes["prompts"] * text_modes + classes["seeds"] * ("i2i" in settings.modes)
-    classes["shortfall"] = asked * settings.k_per_prompt - hits.sum(axis=1).reindex(classes.index, fill_value=0)
+    found = hits.sum(axis=1).reindex(classes.index, fill_value=0)
+    classes["shortfall"] = 0 if settings.choose == "all" else asked * settings.k_per_prompt - found
     numbers = [column for column in classes.columns if column != "class"]
     return classes.astype(dict.fromkeys(numbers, "int64"))
 

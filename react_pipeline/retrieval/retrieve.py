@@ -68,6 +68,8 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
     inputs = resolve(project, "retrieved_set", slug)
     parents, domain, settings = inputs.parents, project.domain(slug), project.retrieval(slug)
     embeddings = parents["corpus_embeddings"]
+    if settings.choose == "all":
+        settings = settings.model_copy(update={"max_per_class": int(embeddings.counts["rows"])})
     seeds, prompts = read_seeds(project, slug), class_prompts(domain)
 
     def write(directory: Path) -> dict[str, Any]:

@@ -21,17 +21,24 @@ MAX_PIXELS = 89_478_485
 
 _SECRET = re.compile(r"key|secret|token|password|credential|auth|header|cookie|signature", re.IGNORECASE)
 
+Layout = Literal["clip-retrieval", "clip-retrieval-images", "datacomp-b32", "datacomp-l14", "parquet", "pd12m"]
+
 _FIELDS_OF_KINDS: dict[str, tuple[str, ...]] = {
     "demo": (),
-    "webdataset": ("shards", "storage", "keys"),
-    "urls": ("urls", "url_column", "caption_column", "download"),
-    "embeddings": ("embeddings", "indices", "url_column", "caption_column", "download"),
+    "webdataset": ("shards", "storage", "keys", "caption_extension"),
+    "images": ("images", "caption_extension", "caption_column"),
+    "urls": ("urls", "url_column", "caption_column", "hash_column", "download"),
+    "embeddings": (
+        *("embeddings", "layout", "vector_column", "subset", "indices"),
+        *("url_column", "caption_column", "hash_column", "download"),
+    ),
 }
 """Fields that mean something in some kinds only; the others hold for all."""
 _REQUIRED = {
     "webdataset": ("shards", "a list of tar files, patterns such as data/*.tar, or URLs"),
-    "urls": ("urls", "a list of parquet files, or patterns such as tables/*.parquet"),
-    "embeddings": ("embeddings", "the folder that holds img_emb/, text_emb/ and metadata/"),
+    "images": ("images", "folders of images with captions beside them, or parquet files with images in them"),
+    "urls": ("urls", "a list of parquet or tsv files, or patterns such as tables/*.parquet"),
+    "embeddings": ("embeddings", "the folder that holds the files of `layout`"),
 }
 
 
@@ -100,18 +107,26 @@ class CorpusConfig(Section):
     """Where the image-text pairs come from.
 
     Attributes:
-        kind: `demo` (made from installed packages), `webdataset` (tar shards), `urls` (tables of URL and caption, whose
-            images are downloaded into shards first) or `embeddings` (vectors and metadata as clip-retrieval writes
-            them: nothing is embedded again, and only the images of chosen pairs are fetched).
+        kind: `demo` (made from installed packages), `webdataset` (tar shards), `images` (folders, or parquet files with
+            embedded images, which are copied into shards first), `urls` (tables of URL and caption, whose images are
+            downloaded into shards first) or `embeddings` (published vectors: no image is embedded again, and only those
+            of chosen pairs are fetched).
         shards: Tar files: paths, patterns (`data/*.tar`, `s3://bucket/data/*.tar`) or ranges, also of URLs
             (`https://host/data/{00000..00099}.tar`); only for `webdataset`.
         storage: How object stores are reached; only for `webdataset`.
         keys: Among which shards a key identifies a sample: `global`, all of them; `by_folder`, those of one folder, for
             data sets side by side that number their samples alike; only for `webdataset`.
-        urls: Paths or patterns of parquet files; only for `urls`.
-        url_column: Name of the column of URLs, for `urls` and `embeddings`.
-        caption_column: Name of the column of captions, likewise.
-        embeddings: Folder with `img_emb/`, `text_emb/` and `metadata/`; only for `embeddings`.
+        caption_extension: Of the captions' files, such as `common_name.txt`; for `webdataset` and `images`.
+        images: Folders, and paths or patterns of parquet files; only for `images`.
+        urls: Paths or patterns of parquet or tsv files; only for `urls`.
+        url_column: Name of the column of URLs, for `urls` and `embeddings`; the number of the column, from 0, in a tsv
+            file that begins without names.
+        caption_column: The same of captions; for `embeddings` also columns in braces (`a photo of {genus} {species}`).
+        hash_column: Column with the SHA-256 or MD5 of each image file, which a download must have.
+        embeddings: Folder with the files of `layout`; only for `embeddings`.
+        layout: How these files are named (docs/corpora.md).
+        vector_column: Of layout `parquet`.
+        subset: A sorted `.npy` of uids (`u8,u8`), as DataComp publishes them; other rows are left out.
         indices: Folder with ready FAISS indices `image.index` and `text.index` over them; only for `embeddings`.
         download: How images are fetched from URLs, for `urls` and `embeddings`.
         max_bad_fraction: A shard with more bad samples than this fails, and one with more keys of earlier shards.
@@ -119,21 +134,27 @@ class CorpusConfig(Section):
         max_caption_chars: Longer captions are cut and counted.
     """
 
-    kind: Literal["demo", "webdataset", "urls", "embeddings"] = "webdataset"
+    kind: Literal["demo", "webdataset", "images", "urls", "embeddings"] = "webdataset"
     shards: tuple[str, ...] = ()
     storage: StorageConfig = StorageConfig()
     keys: Literal["global", "by_folder"] = "global"
+    caption_extension: str = Field(default="txt", pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)*$")
+    images: tuple[str, ...] = ()
     urls: tuple[str, ...] = ()
     url_column: str = "url"
     caption_column: str = "caption"
+    hash_column: str | None = None
     embeddings: Path | None = None
+    layout: Layout = "clip-retrieval"
+    vector_column: str = "vector"
+    subset: Path | None = None
     indices: Path | None = None
     download: DownloadConfig = DownloadConfig()
     max_bad_fraction: Fraction = 0.1
     max_pixels: int = Field(default=MAX_PIXELS, gt=0)
     max_caption_chars: int = Field(default=2_000, gt=0)
 
-    @field_validator("shards", "urls", mode="before")
+    @field_validator("shards", "images", "urls", mode="before")
     @classmethod
     def _one_text_is_a_list_of_one(cls, given: Any) -> Any:
         return (given,) if isinstance(given, str) else given
@@ -145,16 +166,14 @@ class CorpusConfig(Section):
             check_shard_name(shard)
         return shards
 
-    @field_validator("urls")
+    @field_validator("images", "urls")
     @classmethod
     def _tables_are_local(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
         for name in urls:
             if re.match(r"\s*[A-Za-z][A-Za-z0-9+.-]*:", name) or not name.strip():
                 # Of an address only the scheme is repeated: the rest may hold a secret.
                 shown = f"{name.partition('://')[0]}://…" if "://" in name else name
-                raise ValueError(
-                    f"{shown!r}: tables of URLs are read from local paths only; download the parquet first"
-                )
+                raise ValueError(f"{shown!r}: tables and folders are read from local paths only; download them first")
         return urls
 
     @model_validator(mode="after")

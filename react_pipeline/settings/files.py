@@ -124,10 +124,10 @@ def load_pipeline(path: Path) -> PipelineConfig:
 
 
 def _located(corpus: CorpusConfig, base: Path) -> CorpusConfig:
-    folders = {"embeddings": corpus.embeddings, "indices": corpus.indices}
+    folders = {"embeddings": corpus.embeddings, "subset": corpus.subset, "indices": corpus.indices}
     update: dict[str, Any] = {
         "shards": tuple(name if is_url(name) else str(_absolute(base, name)) for name in corpus.shards),
-        "urls": tuple(str(_absolute(base, name)) for name in corpus.urls),
+        **{field: tuple(str(_absolute(base, name)) for name in getattr(corpus, field)) for field in ("images", "urls")},
         **{name: _absolute(base, folder).resolve() for name, folder in folders.items() if folder is not None},
     }
     return corpus.model_copy(update=update)

@@ -40,6 +40,8 @@ class RetrievalConfig(Section):
             `filter`: the modes find, and the likeness of a pair's image to its class decides (`filter_by`); `rrf`:
             reciprocal rank fusion.
         filter_by: What `fusion: filter` compares an image with: the mean of the class's `prompts` or of its `seeds`.
+        choose: The `nearest` pairs of each prompt, or `all` pairs of a corpus that was retrieved before, each for the
+            class whose prompts its caption is nearest to; then neither `k_per_prompt` nor `max_per_class` counts.
         k_per_prompt: Hits per prompt (or seed image) and mode (REACT counts per prompt, not per class).
         search: How all prompts are searched: every stored vector is compared (`exact`), or those that the `index`
             proposes. `auto`: exact, unless by an estimate the index saves more than ten minutes.
@@ -62,6 +64,7 @@ class RetrievalConfig(Section):
     modes: Annotated[tuple[Mode, ...], AfterValidator(_each_once)] = Field(default=("t2t", "t2i"), min_length=1)
     fusion: Literal["preference", "filter", "rrf"] = "preference"
     filter_by: Literal["prompts", "seeds"] = "prompts"
+    choose: Literal["nearest", "all"] = "nearest"
     k_per_prompt: int = Field(default=50, gt=0)
     search: Literal["auto", "index", "exact"] = "auto"
     max_per_class: int = Field(default=200, gt=0)
@@ -96,6 +99,8 @@ class RetrievalConfig(Section):
             )
             message = f"`min_similarity.{name}` does nothing with `{field}: {because}`; {fix}, or write"
             found.append(Idle("min_similarity", field, f"{message} `min_similarity: {rest}`"))
+        if self.choose == "all" and "t2t" not in self.modes:
+            found.append(Idle("choose", "modes", "`choose: all` goes by captions; add t2t to `modes`"))
         if self.filter_by == "seeds" and self.fusion != "filter":
             message = f"`filter_by: seeds` does nothing with `fusion: {self.fusion}`; set `fusion: filter`, or write"
             found.append(Idle("filter_by", "fusion", f"{message} `filter_by: prompts`"))

@@ -32,7 +32,7 @@ def rows(shards: list[Path]) -> pd.DataFrame:
     for shard, path in enumerate(shards):
         with path.open("rb") as file:
             for sample in index_shard(path).samples:
-                image, caption = sample.image, sample.caption
+                image, caption = sample.image, sample.members.get("txt")
                 assert image is not None
                 assert caption is not None
                 found.append(

@@ -103,6 +103,22 @@ def test_a_grown_table_fetches_only_what_is_new_and_equal_urls_once(web: Web, tm
     assert "/3.png" not in web.asked
 
 
+def test_a_file_with_another_hash_is_refused_and_not_asked_for_again(web: Web, tmp_path: Path) -> None:
+    first, second = list(IMAGES.values())[:2]
+    hashes = [
+        *(
+            hashlib.sha256(first).hexdigest(),
+            hashlib.new("md5", second, usedforsecurity=False).hexdigest().upper(),
+            None,
+        ),
+        *(hashlib.sha256(b"x").hexdigest(), hashlib.new("md5", b"x", usedforsecurity=False).hexdigest()),
+    ]
+    done = download(table_of(web, *list(IMAGES)[:5]).assign(hash=hashes), tmp_path, image_size=8)
+    assert list(done.images["row"]) == [100, 101, 102]
+    assert done.failed[["reason", "attempts"]].to_numpy().tolist() == [["hash_mismatch", 1]] * 2
+    assert set(web.asked.values()) == {1}
+
+
 def test_what_a_kill_left_half_written_is_fetched_again_and_nothing_else(web: Web, tmp_path: Path) -> None:
     table = table_of(web, *IMAGES)
     download(table, tmp_path)

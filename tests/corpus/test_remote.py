@@ -67,13 +67,13 @@ def test_headers_are_read_without_the_images_between_them(server: ShardServer, f
 def test_small_images_are_read_in_few_requests(server: ShardServer, folder: Path) -> None:
     many = {f"{number:04d}": {"jpg": LARGE[:20_000], "txt": b"a caption"} for number in range(200)}
     write_shard(folder / "many.tar", many)
-    assert index_shard(RemoteShard(f"{server.url}/many.tar")).pairs == 200
+    assert index_shard(RemoteShard(f"{server.url}/many.tar")).pairs() == 200
     assert server.requests["/many.tar"] < 20
 
 
 def test_a_server_without_ranges_is_named_and_read_whole(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     with serve_folder(folder, ranges=False) as server:
-        assert index_shard(RemoteShard(f"{server.url}/large.tar")).pairs == 4
+        assert index_shard(RemoteShard(f"{server.url}/large.tar")).pairs() == 4
         assert "127.0.0.1" in caplog.text and "serves no ranges" in caplog.text
 
 
@@ -100,7 +100,7 @@ def test_two_shards_that_a_web_server_describes_alike_are_distinguished(folder: 
 
 def test_failures_that_may_pass_are_tried_again(server: ShardServer) -> None:
     server.answers["/small.tar"] = [503, 429, 500]
-    assert index_shard(RemoteShard(f"{server.url}/small.tar")).pairs == 5
+    assert index_shard(RemoteShard(f"{server.url}/small.tar")).pairs() == 5
 
 
 def test_a_server_that_keeps_failing_is_named_with_its_status(server: ShardServer) -> None:

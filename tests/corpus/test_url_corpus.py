@@ -62,8 +62,8 @@ def pairs_in(project: Project) -> dict[str, tuple[bytes, bytes]]:
     for path in check_shards(project.store, project.store.current("corpus", "all")):
         with open_shard(path) as file:
             for sample in index_shard(path).samples:
-                assert sample.image and sample.caption and sample.metadata
-                caption = read_member(file, sample.caption).decode()
+                assert sample.image and sample.metadata
+                caption = read_member(file, sample.members["txt"]).decode()
                 found[caption] = (read_member(file, sample.image), read_member(file, sample.metadata))
     return found
 
@@ -76,7 +76,7 @@ def test_images_become_shards_and_what_was_not_available_is_on_the_ledger(
     table = write_table(tmp_path, [*rows_of(web, range(GOOD)), *bad, (f"{web.url}/1", "again"), (None, "x")])
     project = corpus_of(make_project, table)
     artifact = publish_corpus(project)
-    assert [index_shard(path).pairs for path in check_shards(project.store, artifact)] == [5, 5, 2]
+    assert [index_shard(path).pairs() for path in check_shards(project.store, artifact)] == [5, 5, 2]
     found = pairs_in(project)
     assert found.keys() == {drawing(number)[1] for number in range(GOOD)}
     for number in range(GOOD):

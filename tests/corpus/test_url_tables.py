@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from react_pipeline.corpus.url_tables import find_tables, read_rows
+from react_pipeline.settings.corpus import CorpusConfig
 from react_pipeline.store.errors import CorpusError
 
 URLS = ["http://a/1", " http://a/2 ", None, "", "http://a/1", "http://a/3", "http://a/4"]
@@ -17,7 +18,12 @@ CAPTIONS = ["one", " two ", "x", "x", "other words", None, " "]
 
 def read(*paths: Path, url: str = "url", caption: str = "caption") -> tuple[list[tuple[str, str]], Counter[str]]:
     skipped: Counter[str] = Counter()
-    return [(row.url, row.caption) for row in read_rows(paths, url, caption, skipped)], skipped
+    return [(row.url, row.caption) for row in read_rows(paths, columns(url, caption), skipped)], skipped
+
+
+def columns(url: str = "url", caption: str = "caption", hash_column: str | None = None) -> CorpusConfig:
+    names = {"url_column": url, "caption_column": caption, "hash_column": hash_column}
+    return CorpusConfig(kind="urls", urls=("x",), **names)
 
 
 def table(path: Path, **columns: object) -> Path:
@@ -44,7 +50,7 @@ def test_text_is_read_however_it_is_stored(tmp_path: Path, kind: pa.DataType) ->
 def test_keys_differ_by_url_and_by_caption(tmp_path: Path) -> None:
     keys = set()
     for url, caption in (("http://a/1", "x"), ("http://a/1", "y"), ("http://a/2", "x")):
-        (row,) = read_rows([table(tmp_path / "a.parquet", url=[url], caption=[caption])], "url", "caption", Counter())
+        (row,) = read_rows([table(tmp_path / "a.parquet", url=[url], caption=[caption])], columns(), Counter())
         assert len(row.key) == 32
         keys.add(row.key)
     assert len(keys) == 3
@@ -96,3 +102,28 @@ def test_tables_are_found_by_pattern_once_and_in_order(tmp_path: Path) -> None:
     assert [path.name for path in found] == ["b.parquet", "a.parquet"]
     with pytest.raises(CorpusError, match=r"corpus\.urls"):
         find_tables([str(tmp_path / "none*.parquet")])
+
+
+TSV = 'url\tcaption\nhttp://a/1\ta "quoted" word\nhttp://a/2\tone\ttoo many\nhttp://a/3\t\n'
+
+
+@pytest.mark.parametrize(("head", "names"), [(True, ("url", "caption")), (False, ("0", "1"))])
+def test_tsv_is_read_with_and_without_names(tmp_path: Path, head: bool, names: tuple[str, str]) -> None:
+    path = tmp_path / "cc12m.tsv"
+    path.write_text(TSV if head else TSV.partition("\n")[2])
+    assert find_tables([str(tmp_path / "*.tsv")]) == [path]
+    rows, skipped = read(path, url=names[0], caption=names[1])
+    assert rows == [("http://a/1", 'a "quoted" word')]
+    assert skipped == {"bad_line": 1, "no_caption": 1}
+
+
+@pytest.mark.parametrize(("names", "expected"), [(("link", "caption"), "url_column"), (("0", "7"), "caption_column")])
+def test_a_column_that_a_tsv_file_lacks_is_named(tmp_path: Path, names: tuple[str, str], expected: str) -> None:
+    (tmp_path / "a.tsv").write_text(TSV)
+    with pytest.raises(CorpusError, match=rf"corpus\.{expected}"):
+        read(tmp_path / "a.tsv", url=names[0], caption=names[1])
+
+
+def test_hashes_go_with_their_rows(tmp_path: Path) -> None:
+    path = table(tmp_path / "a.parquet", url=["http://a/1", "http://a/2"], caption=["x", "y"], sha256=["ab", None])
+    assert [row.hash for row in read_rows([path], columns(hash_column="sha256"), Counter())] == ["ab", ""]

@@ -1,0 +1,155 @@
+"""A corpus from images that are in no tar: folders with captions beside them, and parquet files with images in them.
+
+Belongs here: reading both, and the artifact `corpus` of kind `images`. Does not belong here: the form of the shards
+(`url_shards`), which images and captions are usable (`pairs`, when they are embedded).
+
+Files: `shards/NNNNN.tar` (numbered keys, KEY.json with where it came from), `shards.parquet`. Everything is copied
+once, so that later steps know tars only. Folders are those of img2dataset's `files` (KEY.jpg, KEY.txt) and any like
+them; parquet files are those of Hugging Face `datasets` (a struct of bytes and path) and img2dataset's `parquet`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from react_pipeline.corpus.inventory import SHARDS_FILE, take_stock
+from react_pipeline.corpus.local_files import find_files
+from react_pipeline.corpus.shards import IMAGE_EXTENSIONS
+from react_pipeline.corpus.url_shards import SHARDS, PackedSample, pack
+from react_pipeline.lineage import resolve
+from react_pipeline.project import Project
+from react_pipeline.settings import CorpusConfig
+from react_pipeline.store import Artifact, CorpusError, remembered_sha256, sha256_of
+
+_BATCH_ROWS = 256
+_KEPT_COLUMNS = ("url", "key", "uid")
+
+logger = logging.getLogger(__name__)
+
+
+def publish_image_corpus(project: Project) -> Artifact:
+    """Publish the artifact `corpus` of kind `images`; its identity is the bytes and names of all files.
+
+    Raises:
+        CorpusError: If a name finds nothing, a file is damaged or has no column of images or captions, or no pair is
+            found.
+    """
+    config = project.config.corpus
+    sources = find_sources(config)
+    content = [
+        ([path.relative_to(source).as_posix(), sha256_of(path)] if source.is_dir() else remembered_sha256(root, path))
+        for root in (project.store.root,)
+        for source in sources
+        for path in (_files_below(source) if source.is_dir() else (source,))
+    ]
+
+    def write(staging: Path) -> dict[str, Any]:
+        (staging / SHARDS).mkdir()
+        skipped = Counter[str]()
+        pack(_numbered(sources, config, skipped), staging / SHARDS, 0)
+        table = take_stock(None, sorted((staging / SHARDS).iterdir()))
+        if table.empty:
+            raise CorpusError(
+                f"corpus.images: no pair in {len(sources)} folders and files; skipped: {dict(skipped) or 'nothing'}"
+            )
+        table["path"] = [Path(path).relative_to(staging).as_posix() for path in table["path"]]
+        table.to_parquet(staging / SHARDS_FILE, index=False)
+        return {
+            "shards": len(table),
+            "bytes": int(table["bytes"].sum()),
+            "pairs": skipped.pop("pairs"),
+            "skipped": dict(skipped),
+        }
+
+    return project.store.build(resolve(project, "corpus", content=content), write)
+
+
+def find_sources(corpus: CorpusConfig) -> list[Path]:
+    """The folders and parquet files of `corpus.images`, in their order.
+
+    Raises:
+        CorpusError: Naming the pattern that finds neither.
+    """
+    found = (
+        [Path(name)] if Path(name).is_dir() else find_files([name], (".parquet",), "corpus.images")
+        for name in corpus.images
+    )
+    return list(dict.fromkeys(path for paths in found for path in paths))
+
+
+def _numbered(sources: list[Path], corpus: CorpusConfig, counted: Counter[str]) -> Iterator[PackedSample]:
+    # Names of files and rows may repeat, or hold what no key may; numbers do not.
+    with tqdm(desc="copying images", unit="pair", disable=None, leave=False) as bar:
+        for source in sources:
+            read = _read_folder if source.is_dir() else _read_table
+            for image, caption, about in read(source, corpus, counted):
+                yield f"{counted['pairs']:09d}", image, caption, about
+                counted["pairs"] += 1
+                bar.update()
+
+
+def _read_folder(
+    folder: Path, corpus: CorpusConfig, skipped: Counter[str]
+) -> Iterator[tuple[bytes, bytes, dict[str, str]]]:
+    for path in _files_below(folder):
+        if path.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS:
+            caption = path.with_name(f"{path.stem}.{corpus.caption_extension}")
+            if caption.is_file():
+                yield path.read_bytes(), caption.read_bytes(), {"path": path.relative_to(folder).as_posix()}
+            else:
+                skipped["no_caption"] += 1
+
+
+def _read_table(
+    path: Path, corpus: CorpusConfig, skipped: Counter[str]
+) -> Iterator[tuple[bytes, bytes, dict[str, str]]]:
+    try:
+        with pq.ParquetFile(path) as file:
+            image = _image_column(path, file.schema_arrow)
+            if corpus.caption_column not in file.schema_arrow.names:
+                raise CorpusError(
+                    f"{path}: no column {corpus.caption_column!r} (there: {', '.join(file.schema_arrow.names[:20])}); "
+                    "name it in corpus.caption_column"
+                )
+            kept = [name for name in _KEPT_COLUMNS if name in file.schema_arrow.names]
+            for batch in file.iter_batches(_BATCH_ROWS, columns=[image, corpus.caption_column, *kept]):
+                for row in batch.to_pylist():
+                    data, caption = row[image], row[corpus.caption_column]
+                    data = data["bytes"] if isinstance(data, dict) else data
+                    # Of several captions the first; paths in a table may name any file of this machine: not followed.
+                    caption = next(iter(caption), None) if isinstance(caption, list) else caption
+                    if not data or not caption:
+                        skipped["no_caption" if data else "no_image"] += 1
+                    else:
+                        yield data, str(caption).encode(), {name: str(row[name]) for name in kept}
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        words = " ".join(str(error).split())[:200]
+        raise CorpusError(f"{path}: no whole parquet file ({words}); copy it again") from error
+
+
+def _image_column(path: Path, schema: pa.Schema) -> str:
+    for field in schema:
+        kind = field.type
+        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+            return str(field.name)
+        if field.name in (*IMAGE_EXTENSIONS, "image") and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            return str(field.name)
+    raise CorpusError(
+        f"{path}: no column of images (a struct with `bytes`, or bytes named {', '.join(IMAGE_EXTENSIONS)} or image); "
+        f"there are {', '.join(schema.names[:20])}"
+    )
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for directory, below, files in os.walk(folder):
+        below.sort()
+        yield from (Path(directory, name) for name in sorted(files))

@@ -1,0 +1,105 @@
+"""Ready embeddings that cannot be used in place, written once in the layout of our own.
+
+Belongs here: rows of a subset, unit length, vectors of captions where only images have some. Does not belong here:
+which files are adopted in place, and the proof of the encoder (`adopt`). Shapes: N rows, D width.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from react_pipeline.corpus import ROWS_FILE, Part, caption_columns, captions_of, unit, vector_blocks
+from react_pipeline.embedding.parts import Rows, starts_of
+from react_pipeline.embedding.records import mark_done
+from react_pipeline.embedding.vectors import FOLDERS, GROUPS_FILE, METADATA
+from react_pipeline.settings import CorpusConfig
+from react_pipeline.store import Artifact, CorpusError
+
+if TYPE_CHECKING:
+    from react_pipeline.clip import Clip
+
+ENCODED_CAPTIONS = 8_192
+_SCRATCH = "scratch"
+
+logger = logging.getLogger(__name__)
+
+
+def convert(
+    clip: Clip, corpus: Artifact, folder: Path, parts: list[Part], config: CorpusConfig, staging: Path
+) -> dict[str, Any]:
+    """Write `img_emb/`, `text_emb/` (float16 unit rows), `metadata/` and `groups.jsonl`; a killed run resumes.
+
+    Args:
+        clip: Encodes the captions where those have no vectors.
+        corpus: The inventory, with the rows of a subset.
+
+    Returns:
+        Counts: why it was converted, vectors that were normalised, captions that were encoded.
+    """
+    logger.info("ready embeddings are converted once: %s", ", ".join(corpus.counts["convert"]))
+    scratch = staging / _SCRATCH
+    for name in (*FOLDERS.values(), METADATA, _SCRATCH):
+        (staging / name).mkdir(exist_ok=True)
+    chosen = np.load(corpus.file(ROWS_FILE), mmap_mode="r") if config.subset else None
+    starts = starts_of([part.rows for part in parts])
+    digits = len(str(len(parts) - 1))
+    rows = []
+    with tqdm(total=corpus.counts["pairs"], desc="converting", unit="row", disable=None, leave=False) as bar:
+        for number, part in enumerate(parts):
+            marker = scratch / f"{number}.json"
+            if not marker.exists():
+                kept = np.arange(part.rows)
+                if chosen is not None:
+                    first, last = np.searchsorted(chosen, starts[number : number + 2])
+                    kept = np.asarray(chosen[first:last] - starts[number])
+                names = {name: staging / name / f"{name}_{number:0{digits}d}" for name in (*FOLDERS.values(), METADATA)}
+                files = _convert_part(clip, folder, part, kept, config, names) if len(kept) else []
+                mark_done(marker, files, {"rows": len(kept)})
+            rows.append(json.loads(marker.read_text())["rows"])
+            bar.update(rows[-1])
+    (staging / GROUPS_FILE).write_text("".join(json.dumps({"rows": count}) + "\n" for count in rows))
+    shutil.rmtree(scratch)
+    return {
+        "ready": False,
+        "converted": corpus.counts["convert"],
+        "normalised": corpus.counts["not_unit"],
+        "captions_encoded": 0 if parts[0].text else sum(rows),
+    }
+
+
+def _convert_part(
+    clip: Clip, folder: Path, part: Part, kept: Rows, config: CorpusConfig, names: dict[str, Path]
+) -> list[Path]:
+    columns = list(dict.fromkeys([config.url_column, *caption_columns(config), *filter(None, [config.hash_column])]))
+    table = pa.concat_tables([pq.read_table(folder / name, columns=columns) for name in part.metadata]).take(kept)
+    captions = captions_of(table, config)
+    described = {"url": table[config.url_column], "caption": captions, "image_sha256": [""] * len(kept)}
+    if config.hash_column:
+        described["hash"] = table[config.hash_column]
+    files = {name: path.with_suffix(".npy") for name, path in names.items()}
+    files[METADATA] = names[METADATA].with_suffix(".parquet")
+    pq.write_table(pa.table(described), files[METADATA], row_group_size=65_536)
+    for side, source in ((FOLDERS["image"], part.image), (FOLDERS["text"], part.text)):
+        shape = (len(kept), part.dimension)
+        vectors = np.lib.format.open_memmap(files[side], mode="w+", dtype=np.float16, shape=shape)
+        if source:
+            for start, block in vector_blocks(folder / source):
+                first, last = np.searchsorted(kept, (start, start + len(block)))
+                if block.shape[1] != part.dimension:
+                    raise CorpusError(f"{folder / source}: vectors of {block.shape[1]} and {part.dimension} numbers")
+                vectors[first:last] = unit(block[kept[first:last] - start])
+        else:
+            for start in range(0, len(kept), ENCODED_CAPTIONS):
+                some = captions[start : start + ENCODED_CAPTIONS]
+                vectors[start : start + len(some)] = clip.encode_texts(some).numpy()
+        vectors.flush()
+    return list(files.values())

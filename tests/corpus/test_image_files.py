@@ -1,0 +1,139 @@
+"""A corpus from folders of images, and from parquet files that hold images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support_drawings import COLOURS, SHAPES, draw, encode, write_shard
+
+from react_pipeline.clip.base import publish_base
+from react_pipeline.corpus import url_shards
+from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.corpus.inventory import check_shards
+from react_pipeline.corpus.shards import index_shard, open_shard, read_member
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.embedding.vectors import read_metadata
+from react_pipeline.project.project import Project
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import CorpusError
+
+Make = Callable[..., Project]
+IMAGES = [encode(draw(SHAPES[n % 4], COLOURS[n % 3], n), ("png", "jpg", "webp")[n % 3]) for n in range(6)]
+CAPTIONS = [f"drawing {number}" for number in range(6)]
+
+
+@pytest.fixture
+def make(make_project: Make) -> Make:
+    return lambda *images, **more: make_project(
+        corpus={"kind": "images", "shards": [], "images": [str(path) for path in images], **more}
+    )
+
+
+def pairs_in(project: Project, corpus: Artifact) -> list[tuple[bytes, str, dict[str, Any]]]:
+    found = []
+    for path in check_shards(project.store, corpus):
+        with open_shard(path) as file:
+            for sample in index_shard(path).samples:
+                assert sample.image and sample.metadata
+                texts = [read_member(file, member).decode() for member in (sample.members["txt"], sample.metadata)]
+                found.append((read_member(file, sample.image), texts[0], json.loads(texts[1])))
+    return found
+
+
+def hugging_face(path: Path) -> None:
+    """As `datasets` writes it: a struct of bytes and path, captions in lists, the features in the footer."""
+    images = [{"bytes": image, "path": f"{n}.png"} for n, image in enumerate(IMAGES)]
+    captions = [*([caption, "another"] for caption in CAPTIONS), ["gone"]]
+    table = pa.table({"image": [*images, {"bytes": None, "path": "/etc/hostname"}], "text": captions})
+    pq.write_table(table.replace_schema_metadata({"huggingface": '{"info": {}}'}), path, row_group_size=2)
+
+
+def img2dataset_table(path: Path) -> None:
+    """As img2dataset's `parquet` output: bytes beside the table's columns, null where a download failed."""
+    rows = [(f"http://a/{n}", CAPTIONS[n], f"{n:09d}", "success", IMAGES[n]) for n in range(6)]
+    rows.append(("http://a/6", "gone", "000000006", "failed_to_download", None))
+    pd.DataFrame(rows, columns=["url", "caption", "key", "status", "jpg"]).to_parquet(path)
+
+
+@pytest.mark.parametrize("form", ["hugging_face", "img2dataset"])
+def test_images_in_parquet_become_shards(
+    make: Make, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(url_shards, "PAIRS_PER_SHARD", 4)
+    if form == "hugging_face":
+        hugging_face(tmp_path / "train-00000-of-00001.parquet")
+        project = make(tmp_path / "train-*.parquet", caption_column="text")
+    else:
+        img2dataset_table(tmp_path / "00000.parquet")
+        project = make(tmp_path / "00000.parquet")
+    corpus = publish_corpus(project)
+    assert (corpus.counts["pairs"], corpus.counts["shards"], corpus.counts["skipped"]) == (6, 2, {"no_image": 1})
+    found = pairs_in(project, corpus)
+    assert [(image, caption) for image, caption, _ in found] == list(zip(IMAGES, CAPTIONS, strict=True))
+    if form == "img2dataset":
+        assert found[5][2] == {"url": "http://a/5", "key": "000000005"}
+    publish_base(project)
+    assert embed_corpus(project).counts["rows"] == 6
+    assert publish_corpus(project).reused
+
+
+def test_a_folder_of_images_with_captions_beside_them(make: Make, tmp_path: Path) -> None:
+    for number, (image, caption) in enumerate(zip(IMAGES, CAPTIONS, strict=True)):
+        folder = tmp_path / f"files/{number // 3:05d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"a.b{number}.jpg").write_bytes(image)
+        (folder / f"a.b{number}.cap").write_text(caption)
+    (tmp_path / "files/alone.png").write_bytes(IMAGES[0])
+    project = make(tmp_path / "files", caption_extension="cap")
+    corpus = publish_corpus(project)
+    assert corpus.counts["skipped"] == {"no_caption": 1}
+    assert [(image, text) for image, text, _ in pairs_in(project, corpus)] == list(zip(IMAGES, CAPTIONS, strict=True))
+    assert pairs_in(project, corpus)[3][2] == {"path": "00001/a.b3.jpg"}
+    (tmp_path / "files").rename(tmp_path / "moved")
+    moved = make(tmp_path / "moved", caption_extension="cap")
+    assert publish_corpus(moved).fingerprint == corpus.fingerprint
+    (tmp_path / "moved/00001/a.b3.cap").write_text("another")
+    assert publish_corpus(moved).fingerprint != corpus.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("table", "expected"),
+    [
+        ({"caption": ["x"]}, "no column of images"),
+        ({"image": [b"x"]}, "no column 'caption'"),
+        ({"image": [None], "caption": ["x"]}, "no column of images"),
+        ({"jpg": [b""], "caption": ["x"]}, "no pair in 1 folders and files"),
+    ],
+)
+def test_a_table_without_pairs_is_refused(make: Make, tmp_path: Path, table: Any, expected: str) -> None:
+    pd.DataFrame(table).to_parquet(tmp_path / "a.parquet")
+    project = make(tmp_path / "a.parquet")
+    with pytest.raises(CorpusError, match=expected):
+        publish_corpus(project)
+
+
+def test_a_damaged_table_is_refused(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(CorpusError, match="no whole parquet file"):
+        publish_corpus(make(tmp_path / "a.parquet"))
+
+
+def test_captions_of_another_extension_are_read_from_tars(make_project: Make, tmp_path: Path) -> None:
+    samples = {f"{n:04d}": {"jpg": image, "com.txt": f"common {n}".encode()} for n, image in enumerate(IMAGES)}
+    write_shard(tmp_path / "tree.tar", {**samples, "9": {"jpg": IMAGES[0], "sci.txt": b"x"}})
+    corpus = {"shards": [str(tmp_path / "tree.tar")], "max_bad_fraction": 0.5}
+    with pytest.raises(CorpusError, match=r"com\.txt"):
+        publish_corpus(make_project(corpus=corpus))
+    project = make_project(corpus={**corpus, "caption_extension": "com.txt"})
+    assert publish_corpus(project).counts["pairs"] == 6
+    publish_base(project)
+    artifact = embed_corpus(project)
+    assert list(read_metadata(artifact)["caption"]) == [f"common {n}" for n in range(6)]
+    assert artifact.counts["reasons"] == {"no_caption": 1}
