@@ -1,9 +1,11 @@
 """The sums for corpora that no machine here can hold: disk, memory and hours, from a formula and a few rates.
 
 `.venv/bin/python -m benchmarks.cluster_sums --page docs/clusters.md` writes the tables into that page from the rates
-below. `--measure` measures those of FAISS on one core, in two minutes; put what it prints into `RATES`.
+below. `--measure` measures those of FAISS on one core, in two minutes; put what it prints into `RATES` of
+`workload/rates.py`.
 
-Belongs here: rates, formulas, tables. Does not belong here: the size of an index (`indexing.keys`). N pairs, D width of
+Belongs here: the tables. Does not belong here: rates and formulas (`workload.rates`), the size of an index
+(`indexing.keys`). N pairs, D width of
 the vectors, n cells.
 """
 
@@ -11,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,36 +20,21 @@ from markupsafe import Markup
 
 from react_pipeline.indexing import SAMPLE_POINTS_PER_CELL, Key, cells_for
 from react_pipeline.pages import markdown_table
+from react_pipeline.workload import (
+    IMAGE_BYTES,
+    KEY_BYTES,
+    METADATA_BYTES,
+    QUERIES,
+    RATES,
+    adding_core_hours,
+    index_core_hours,
+    training_core_hours,
+)
 
 BEGIN, END = "<!-- sums:begin -->", "<!-- sums:end -->"
 CORPORA = {"LAION-400M": 400_000_000, "LAION-2B": 2_320_000_000}
 DIMENSION = 512
-QUERIES = 400
-KMEANS_ROUNDS = 10
 TB, GIB = 1e12, 2**30
-
-
-@dataclass(frozen=True)
-class Rate:
-    """How fast something is: `value` a second, of what, and where that is from."""
-
-    value: float
-    unit: str
-    source: str
-
-
-RATES = {
-    "embed, one core, fp32": Rate(
-        9.8, "pairs", "measured here on two cores, ViT-B/32 with random weights (performance.md)"
-    ),
-    "embed, one core, bf16": Rate(28, "pairs", "measured here, likewise; a processor with bf16 instructions"),
-    "embed, one GPU": Rate(1_500, "pairs", "README of clip-retrieval: ViT-B/32 on an RTX 3080; not run here"),
-    "download, one machine": Rate(100e6 / 72_000, "URLs", "README of img2dataset: 100 million URLs in 20 hours"),
-    "train cells, one core": Rate(68e9, "floating-point operations", "measured here, FAISS' k-means"),
-    "add to IVF,SQfp16, one core": Rate(2_532, "rows", "measured here with 32,768 cells; as 1/n with more"),
-    "add to OPQ64,IVF_HNSW32,PQ64x8, one core": Rate(6_646, "rows", "measured here with 32,768 and 65,536 cells"),
-    "exact neighbours, one core": Rate(267_000, "rows", f"measured here, {QUERIES} queries"),
-}
 
 
 def keys_for(rows: int) -> list[str]:
@@ -56,25 +42,6 @@ def keys_for(rows: int) -> list[str]:
     cells = cells_for(rows)
     codes = [f"OPQ{parts}_512,IVF{cells}_HNSW32,PQ{parts}x8" for parts in (64, 16)]
     return ["Flat", "HNSW32", f"IVF{cells},SQfp16", f"IVF{cells},SQ8", *codes]
-
-
-def training_core_hours(rows: int) -> float:
-    """Of one side: every row of the sample is compared with every cell, in every round."""
-    cells = cells_for(rows)
-    operations = 2 * SAMPLE_POINTS_PER_CELL * cells * cells * DIMENSION * KMEANS_ROUNDS
-    return operations / RATES["train cells, one core"].value / 3_600
-
-
-def adding_core_hours(rows: int, key: str) -> float | None:
-    """Of one side; None where nothing was measured that it could be reckoned from."""
-    parsed = Key.parse(key)
-    if key == "Flat":
-        return 0.0
-    if not parsed.cells:
-        return None
-    if parsed.cell_links:
-        return rows / RATES["add to OPQ64,IVF_HNSW32,PQ64x8, one core"].value / 3_600
-    return rows / RATES["add to IVF,SQfp16, one core"].value / 3_600 * parsed.cells / 32_768
 
 
 def rates_table() -> str:
@@ -95,11 +62,14 @@ def corpus_table() -> str:
 
     sizes = list(CORPORA.values())
     row("pairs, N", [f"{size / 1e9:.2f} billion" for size in sizes])
-    row("images at 256 px, 25 kB each (assumed)", [f"{size * 25e3 / TB:,.0f} TB" for size in sizes])
+    row("images at 256 px, 25 kB each (assumed)", [f"{size * IMAGE_BYTES / TB:,.0f} TB" for size in sizes])
     row(f"vectors, both sides, D = {DIMENSION}: 4 D N", [f"{4 * DIMENSION * size / TB:.2f} TB" for size in sizes])
     row("the same with D = 768", [f"{4 * 768 * size / TB:.2f} TB" for size in sizes])
-    row("metadata, 200 B a pair (assumed; 115 B on the demo)", [f"{200 * size / TB:.2f} TB" for size in sizes])
-    row("register of keys while it is embedded, 30 B a pair", [f"{30 * size / 1e9:,.0f} GB" for size in sizes])
+    row(
+        "metadata, 200 B a pair (assumed; 115 B on the demo)",
+        [f"{METADATA_BYTES * size / TB:.2f} TB" for size in sizes],
+    )
+    row("register of keys while it is embedded, 30 B a pair", [f"{KEY_BYTES * size / 1e9:,.0f} GB" for size in sizes])
 
     def hours(rate: str) -> list[float]:
         return [size / RATES[rate].value / 3_600 for size in sizes]
@@ -116,7 +86,6 @@ def corpus_table() -> str:
 def index_table(name: str) -> str:
     """Disk, memory and hours of each key, for one corpus."""
     rows = CORPORA[name]
-    neighbours = 2 * rows / RATES["exact neighbours, one core"].value / 3_600
     columns = [
         "key",
         "disk, both sides",
@@ -129,12 +98,12 @@ def index_table(name: str) -> str:
         parsed = Key.parse(key)
         size = parsed.bytes(rows, DIMENSION)
         sample = 4 * DIMENSION * SAMPLE_POINTS_PER_CELL * parsed.cells
-        training = 2 * training_core_hours(rows) if parsed.cells else 0.0
-        adding = adding_core_hours(rows, key)
-        if adding is None:
+        training = 2 * training_core_hours(rows, parsed.cells, DIMENSION)
+        adding, total = adding_core_hours(rows, parsed), index_core_hours(rows, parsed, DIMENSION)
+        if adding is None or total is None:
             about = ["–", "not measured", "–"]
         else:
-            about = [f"{value:,.1f}" for value in (training, 2 * adding, (training + 2 * adding + neighbours) / 64)]
+            about = [f"{value:,.1f}" for value in (training, 2 * adding, total / 64)]
         cells = [Markup(f"`{key}`"), f"{2 * size / GIB:,.0f} GiB", f"{(size + sample) / GIB:,.0f} GiB", *about]
         lines.append(cells)
     head = f"{name}, {rows / 1e9:.2f} billion rows, {cells_for(rows):,} cells:"

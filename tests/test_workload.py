@@ -8,7 +8,7 @@ from support_upkeep import change_pipeline
 from react_pipeline.corpus.corpus import count_pairs
 from react_pipeline.lineage import resolve
 from react_pipeline.project.project import Project
-from react_pipeline.workload import announce
+from react_pipeline.workload.announce import announce
 
 
 def test_amounts_are_those_of_the_step_and_nothing_where_they_are_not_known(indexed_project: Project) -> None:

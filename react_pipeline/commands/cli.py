@@ -31,6 +31,7 @@ from react_pipeline.commands.elevater import elevater_app
 from react_pipeline.commands.init import init
 from react_pipeline.commands.judging import judge
 from react_pipeline.commands.models import models_app
+from react_pipeline.commands.plan import plan
 from react_pipeline.commands.report import report
 from react_pipeline.commands.status import status
 from react_pipeline.commands.terminal import (
@@ -59,6 +60,7 @@ app.add_typer(elevater_app, name="elevater")
 app.command()(init)
 app.add_typer(dense_app, name="dense")
 app.command()(status)
+app.command()(plan)
 app.command()(report)
 app.command()(judge)
 app.command()(export)

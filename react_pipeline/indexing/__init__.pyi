@@ -1,6 +1,9 @@
 from . import batch as batch
 from .batch import nearest as nearest
 from .build import build_side as build_side
+from .choice import BYTES_PER_SECOND as BYTES_PER_SECOND
+from .choice import Searched as Searched
+from .choice import estimate as estimate
 from .files import find_rows as find_rows
 from .files import read_index as read_index
 from .files import search_parameters as search_parameters
@@ -13,6 +16,8 @@ from .keys import GRAPH_ROWS as GRAPH_ROWS
 from .keys import SAMPLE_POINTS_PER_CELL as SAMPLE_POINTS_PER_CELL
 from .keys import Key as Key
 from .keys import cells_for as cells_for
+from .keys import choose_key as choose_key
+from .keys import machine_memory_bytes as machine_memory_bytes
 from .recall import Neighbours as Neighbours
 from .recall import draw_queries as draw_queries
 from .scan import search_all as search_all

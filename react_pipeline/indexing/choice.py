@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from react_pipeline.embedding import Side
 from react_pipeline.indexing.batch import product_precision
+from react_pipeline.indexing.keys import Key
 from react_pipeline.store import Artifact
 
 Way = Literal["exact", "index"]
@@ -37,6 +38,16 @@ class Choice:
     exact_seconds: float
     index_operations: float
     index_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        """Of the way taken."""
+        return self.exact_seconds if self.way == "exact" else self.index_seconds
+
+    @property
+    def operations(self) -> float:
+        """Of the way taken."""
+        return self.exact_operations if self.way == "exact" else self.index_operations
 
     def record(self, artifact: Artifact, side: Side) -> dict[str, Any]:
         """What the manifest keeps, with the recall of the way taken."""
@@ -65,25 +76,74 @@ def choose_way(
         device: `cpu` or `cuda`.
         spreads: Whether a cluster does the work.
     """
-    counts, cores = artifact.counts, os.cpu_count() or 1
-    rows, width = int(counts["rows"]), int(counts["dimension"])
-    precision = product_precision(queries, device)
+    counts = artifact.counts
+    key, parameters = str(counts["key"]), str(counts["parameters"].get(side, ""))
+    built = Searched(
+        int(counts["rows"]),
+        int(counts["dimension"]),
+        int(counts["bytes"]),
+        cells=int((re.search(r"(?<=IVF)\d+|\d+(?= cells)", key) or "1")[0]),
+        links=int((re.search(r"(?<=HNSW)\d+", key) or ["32"])[0]),
+        probed=int((re.search(r"(?<=nprobe=)\d+", parameters) or "0")[0]),
+        walked=int((re.search(r"(?<=efSearch=)\d+", parameters) or "0")[0]),
+        rerank=int(counts.get("rerank", {}).get(side, 1)),
+    )
+    return estimate(wanted, built, queries, k, device=device, spreads=spreads)
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What decides the cost of searching one side of an index.
+
+    Attributes:
+        probed: Cells that a query is compared with; 0 without cells.
+        walked: Rows that a query keeps while it walks a graph; 0 without one.
+        rerank: How many times the hits wanted are ranked again by the stored vectors.
+    """
+
+    rows: int
+    width: int
+    bytes: int
+    cells: int = 1
+    links: int = 0
+    probed: int = 0
+    walked: int = 0
+    rerank: int = 1
+
+    @classmethod
+    def planned(cls, key: Key, rows: int, width: int) -> Searched:
+        """Before it is built and tuned: with parameters as tuning usually finds them."""
+        probed, walked = -(-key.cells // 20), 128 if key.links else 0
+        return cls(rows, width, key.bytes(rows, width), key.cells or 1, key.links, probed, walked, key.rerank)
+
+
+def estimate(
+    wanted: Literal["auto", "exact", "index"],
+    built: Searched,
+    queries: int,
+    k: int,
+    *,
+    device: str = "cpu",
+    spreads: bool = False,
+    cores: int | None = None,
+    precision: str | None = None,
+) -> Choice:
+    """Choose by the sums alone, of this machine's cores and precision unless others are given."""
+    cores, rows, width = cores or os.cpu_count() or 1, built.rows, built.width
+    precision = precision or product_precision(queries, device)
     rate = OPERATIONS_PER_SECOND["cuda"] if device != "cpu" else cores * OPERATIONS_PER_SECOND[precision]
     exact = 2.0 * queries * rows * width
     exact_seconds = exact / rate + 2 * rows * width / BYTES_PER_SECOND
     index, index_seconds = exact, exact_seconds
-    parameters = str(counts["parameters"].get(side, ""))
-    if found := re.search(r"nprobe=(\d+)", parameters):
-        cells = int((re.search(r"(?<=IVF)\d+|\d+(?= cells)", counts["key"]) or "1")[0])
-        index = 2.0 * queries * width * (cells + rows * min(int(found[1]) / cells, 1))
-        index_seconds = index / rate + counts["bytes"] / BYTES_PER_SECOND
-    elif found := re.search(r"efSearch=(\d+)", parameters):
-        links = int((re.search(r"(?<=HNSW)\d+", counts["key"]) or ["32"])[0])
-        index = 2.0 * queries * width * int(found[1]) * links
+    if built.probed:
+        index = 2.0 * queries * width * (built.cells + rows * min(built.probed / built.cells, 1))
+        index_seconds = index / rate + built.bytes / BYTES_PER_SECOND
+    elif built.walked:
+        index = 2.0 * queries * width * built.walked * built.links
         index_seconds = index / (cores * SEARCH_OPERATIONS_PER_SECOND)
-    if (rerank := int(counts.get("rerank", {}).get(side, 1))) > 1:
-        index_seconds += min(queries * k * rerank, rows) / RANDOM_READS_PER_SECOND
-    way, reason = _choose(wanted, exact_seconds, index_seconds, bool(parameters), spreads)
+    if built.rerank > 1:
+        index_seconds += min(queries * k * built.rerank, rows) / RANDOM_READS_PER_SECOND
+    way, reason = _choose(wanted, exact_seconds, index_seconds, bool(built.probed or built.walked), spreads)
     return Choice(way, reason, exact, round(exact_seconds, 1), index, round(index_seconds, 1))
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from react_pipeline.pipeline import ALL
+from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.store import Artifact, ReactError
+from react_pipeline.workload.machine import Machine
+from react_pipeline.workload.plan import plan_of
 
 Amount = Callable[[Project, str], int]
 
@@ -60,8 +62,8 @@ AMOUNTS: dict[str, tuple[str, Amount, Callable[[Artifact], Any]]] = {
 def announce(project: Project, stage: str, key: str) -> str:
     """What a step is about to do: how much, and about how many seconds, as far as either is known.
 
-    Seconds are those of the newest artifact of the same stage and method, in proportion to the amount. Never raises for
-    what the step itself will complain about.
+    Seconds are those of the newest artifact of the same stage and method, in proportion to the amount; of the first
+    embeddings and the first index they are those of `plan`. Never raises for what the step itself will complain about.
     """
     if stage not in AMOUNTS:
         return ""
@@ -76,7 +78,20 @@ def announce(project: Project, stage: str, key: str) -> str:
         return ""
     announced = f"{amount:,} {unit}"
     done, seconds = (done_of(before), before.counts.get("seconds")) if before is not None else (None, None)
-    return f"{announced}, about {max(1, round(amount * seconds / done)):,} s" if done and seconds else announced
+    expected = amount * seconds / done if done and seconds else _planned(look, stage)
+    return f"{announced}, about {max(1, round(expected)):,} s" if expected else announced
+
+
+def _planned(project: Project, stage: str) -> float | None:
+    if STAGES[stage].scope != "all":
+        return None
+    try:
+        plan = plan_of(project, Machine.here(project.config.store))
+    except (ReactError, OSError, KeyError):
+        return None
+    step = next(step for step in plan.steps if step.stage == stage)
+    hours = step.cpu_hours if step.gpu_hours is None else step.gpu_hours
+    return None if hours is None else hours * 3_600
 
 
 def rate_of(artifact: Artifact) -> dict[str, float]:

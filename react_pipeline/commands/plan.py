@@ -1,0 +1,63 @@
+"""The command `react-pipeline plan`: what each step will need here or on another machine, and what it took.
+
+Belongs here: printing the sums. Does not belong here: the sums (`workload.plan`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from react_pipeline.commands.command_line import Config, console, load_project
+from react_pipeline.commands.terminal import print_table
+
+
+def plan(
+    machine: Annotated[
+        str, typer.Option(help="Figures of another machine: cores=64,memory=256G,disk=10T,gpus=1,workers=16.")
+    ] = "",
+    rows: Annotated[int | None, typer.Option(min=1, help="Rows of the corpus. Default: as its files say.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config: Config = None,
+) -> None:
+    """What each step will need, before anything runs: bytes, memory, operations, hours; and what will not fit."""
+    from react_pipeline.workload import Machine, plan_of
+
+    project = load_project(config)
+    found = plan_of(project, Machine.here(project.config.store).changed(machine), rows)
+    if as_json:
+        typer.echo(json.dumps(asdict(found), indent=1))
+        return
+    columns = ["step", "amount", "disk", "memory", "operations", "CPU", "GPU", "Spark", "measured"]
+    print_table(
+        columns,
+        [
+            [
+                *(step.stage, step.amount, _bytes(step.disk), _bytes(step.memory)),
+                f"{step.operations:.1e}" if step.operations else "",
+                *map(_hours, (step.cpu_hours, step.gpu_hours, step.spark_hours, step.measured_hours)),
+            ]
+            for step in found.steps
+        ],
+        right=len(columns),
+    )
+    for step in found.steps:
+        if step.search:
+            console.print(f"search: {step.search}", markup=False, soft_wrap=True)
+    for problem in found.problems:
+        console.print(f"does not fit: {problem}", markup=False, soft_wrap=True)
+
+
+def _bytes(size: float) -> str:
+    if not size:
+        return ""
+    return f"{size / 1e12:,.2f} TB" if size >= 1e12 else f"{size / 1e9:,.2f} GB"
+
+
+def _hours(hours: float | None) -> str:
+    if hours is None:
+        return "–"
+    return f"{hours:,.1f} h" if hours >= 1 else f"{hours * 3_600:,.0f} s"
