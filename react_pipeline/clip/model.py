@@ -78,7 +78,7 @@ class Clip:
         features = encode_text(self.model, tokens[:, :longest].to(self.device))
         return functional.normalize(features, dim=-1).float().cpu()
 
-    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
         """Map texts to unit vectors (N, D), float32, on the CPU."""
         parts = [self.tokenizer(list(texts[start : start + 1024])) for start in range(0, len(texts), 1024)]
         vectors = torch.empty(len(texts), self.dimension)

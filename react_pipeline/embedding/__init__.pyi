@@ -4,7 +4,7 @@ from .encoder import CPU_TOKENS as CPU_TOKENS
 from .encoder import LONG_RUN as LONG_RUN
 from .encoder import Encoder as Encoder
 from .encoder import parts_of_like_length as parts_of_like_length
-from .onnx_tower import convert as convert
+from .fused_tower import convert as convert
 from .parts import Rows as Rows
 from .parts import Vectors as Vectors
 from .parts import vectors_of as vectors_of

@@ -20,6 +20,7 @@ from react_pipeline.store import Artifact, Inputs, RetrievalError
 from react_pipeline.training.data import TrainingPairs
 from react_pipeline.training.distributed import World
 from react_pipeline.training.guards import out_of_memory_is_told
+from react_pipeline.training.head_samples import PairVectors
 from react_pipeline.training.linear_head import train_linear_head
 from react_pipeline.training.log import METRICS_FILE
 from react_pipeline.training.observer import NoObserver, TrainingObserver
@@ -94,9 +95,9 @@ def _train(
         if method.startswith("linear-head"):
             if staging is None:
                 return {}
-            return train_linear_head(
-                clip, TrainingPairs(pairs), project.domain(slug), training, staging, observer, inputs
-            )
+            found = TrainingPairs(pairs)
+            vectors = PairVectors.read(found, inputs.parents["corpus_embeddings"])
+            return train_linear_head(clip, found, vectors, project.domain(slug), training, staging, observer, inputs)
         trainer = Trainer(
             clip,
             TrainingPairs(pairs),

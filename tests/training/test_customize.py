@@ -70,6 +70,15 @@ def test_a_control_trains_on_as_many_random_pairs(project: Project) -> None:
     assert set(control.parents) == {"base_checkpoint", "control_set"}
 
 
+def test_a_linear_head_takes_its_vectors_from_the_corpus_and_decodes_no_image(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(TrainingPairs, "decoded")
+    head = customize(project, "shapes", "linear-head")
+    assert set(head.parents) == {"base_checkpoint", "corpus_embeddings", "retrieved_set"}
+    assert head.counts["steps"] == 4
+
+
 def test_the_same_inputs_give_the_same_weights(project: Project) -> None:
     first = customize(project, "shapes", "gated-image")
     weights = load_file(first.file("open_clip_model.safetensors"))
