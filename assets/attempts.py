@@ -1,6 +1,6 @@
-"""Attempts: what became of the runs of an artifact or a check, and when another one is wanted.
+"""Attempts: the outcome of the runs of an artifact or a check, and when to try again.
 
-Belongs here: reading runs by their tags, how long and how often a fault that may pass is waited for. Does not belong
+Belongs here: reading runs by their tags, backoff after transient faults. Does not belong
 here: what is due (`react_pipeline.upkeep`), asking for it (`upkeep_sensor`). Runs are the only memory: each carries the
 digest of its inputs, the digest of the sources and the number of the try.
 """
@@ -28,10 +28,10 @@ WILL_RETRY_TAG = "dagster/will_retry"
 """Dagster's own, on a failed run that its daemon is about to start again."""
 
 WAIT_HOURS = (1, 2, 4, 8, 16)
-"""How long each further try waits after a fault that may pass: together longer than an outage of a day."""
+"""Wait before each further try after a transient fault: together longer than an outage of a day."""
 
 OUT_OF_RETRIES = "RetryRequestedFromPolicy"
-"""Dagster's name of what ends a step that its retry policy has tried again, which only faults that may pass reach."""
+"""Dagster's name of the error of a step whose retries are exhausted; only transient faults are retried."""
 
 MAX_REASON_CHARS = 200
 _STATUS = dg.DagsterRunStatus
@@ -40,7 +40,7 @@ _UNDER_WAY = {_STATUS.QUEUED, _STATUS.STARTING, _STATUS.STARTED, _STATUS.CANCELI
 
 @dataclass(frozen=True)
 class Outlook:
-    """What follows for something that is due: a run goes on, one is asked for now, or none is; why; which try."""
+    """What follows for something that is due: a run is active, one is asked for now, or none is; why; which try."""
 
     fate: Literal["under way", "ask", "leave"]
     why: str = ""
@@ -68,7 +68,7 @@ def outlook_by_tag(
 ) -> Outlook:
     """The same by the last run with a tag; `newest` is the last run of the artifact, whoever started it.
 
-    A check that raises an error is waited for whatever the error: it said neither yes nor no.
+    A check that raises is retried whatever the error: it neither passed nor failed.
     """
     found = instance.get_run_records(dg.RunsFilter(tags=dict(tag)), limit=1)
     if not found:
@@ -77,9 +77,9 @@ def outlook_by_tag(
     if is_under_way(run):
         return Outlook("under way")
     if newest is not None and newest.run_id != run.run_id and newest.status == _STATUS.SUCCESS:
-        return Outlook("ask")  # another version was built since, so this run says nothing of today
+        return Outlook("ask")  # another version was built since, so this run does not count
     if run.status == _STATUS.CANCELED:
-        return Outlook("leave", f"its run {short(run)} was cancelled; materialize it when you want it after all")
+        return Outlook("leave", f"its run {short(run)} was cancelled; materialize it to run it again")
     if run.tags.get(CODE_TAG, code) != code:
         return Outlook("ask", f"run {short(run)} had other code")
     tries, why, may_pass = int(run.tags.get(TRY_TAG, "1")), f"its run {short(run)} built nothing that is fresh", True
@@ -96,7 +96,7 @@ def outlook_by_tag(
     if now >= due:
         return Outlook("ask", why, tries + 1)
     when = f"{datetime.fromtimestamp(due, UTC):%Y-%m-%d %H:%M} UTC"
-    return Outlook("leave", f"{why}; asked for again after {when}, try {tries + 1} of {len(WAIT_HOURS) + 1}")
+    return Outlook("leave", f"{why}; next try after {when}: number {tries + 1} of {len(WAIT_HOURS) + 1}")
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def failure_of(instance: dg.DagsterInstance, run: dg.DagsterRun, step: str) -> F
     events = [event for entry in entries if (event := entry.get_dagster_event())]
     failed = [event for event in events if event.step_key == step] or events
     if not failed:
-        return Failure("it ended before its work did", may_pass=True)
+        return Failure("it ended before its work was done", may_pass=True)
     reason, error = reason_of(failed[-1]), failed[-1].step_failure_data.error
     may_pass = error is not None and error.cls_name == OUT_OF_RETRIES
     return Failure(reason[:MAX_REASON_CHARS].rstrip("."), reason == INTERRUPTED, may_pass)
@@ -167,7 +167,7 @@ def newest_run(instance: dg.DagsterInstance, task: Task) -> dg.DagsterRun | None
 
 
 def is_under_way(run: dg.DagsterRun) -> bool:
-    """Whether something may still come of a run: it goes on, or its process was killed and Dagster starts it again."""
+    """Whether a run may still succeed: it is active, or its process was killed and Dagster starts it again."""
     if run.status == _STATUS.FAILURE:
         return run.tags.get(WILL_RETRY_TAG) == "true"
     return run.status in _UNDER_WAY and is_alive(run)

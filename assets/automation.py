@@ -1,4 +1,4 @@
-"""Automation: what happens with no one at the keyboard.
+"""Automation: what runs without a person.
 
 Belongs here: the sensor that registers domains, the schedule, jobs for backfills. Does not belong here: asking for what
 is out of date (`upkeep_sensor`), showing it (`freshness`), what a run does.
@@ -25,39 +25,39 @@ DATA_VERSION_TAG = "dagster/data_version"
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
     description="Makes every valid file of the domains folder a partition and observes its changes. A broken file is "
-    "reported here in the tick and holds up no other. A domain whose file is gone is kept and told of. Starts no run.",
+    "reported here in the tick and holds up no other. A domain whose file is gone is kept and reported. Starts no run.",
 )
 def domain_files(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
-    """Register new domain files; the cursor holds what was told and seen last."""
+    """Register new domain files; the cursor holds what was reported and seen last."""
     before = _cursor_of(context.cursor)
     try:
         folder = project.load().config.domains
         found, problems = load_domains(folder)
     except ReactError as error:
-        return dg.SensorResult(skip_reason=str(error), cursor=json.dumps({**before, "told": str(error)}))
+        return dg.SensorResult(skip_reason=str(error), cursor=json.dumps({**before, "reported": str(error)}))
     registered = set(context.instance.get_dynamic_partitions(DOMAINS))
     new = sorted(set(found) - registered)
     gone = sorted(slug for slug in registered if not (folder / f"{slug}.yaml").exists())
     versions = {slug: _version_of(domain) for slug, domain in found.items()}
     changed = [slug for slug, version in versions.items() if before["versions"].get(slug) != version]
-    told = "\n".join(
+    reported = "\n".join(
         [*map(str, problems), *(f"{slug}: its file is gone; what was built of it is kept" for slug in gone)]
     )
-    if told and told != before["told"]:
-        context.log.warning(told)
+    if reported and reported != before["reported"]:
+        context.log.warning(reported)
     if changed:
         context.log.info(f"new or changed: {', '.join(changed)}")
     return dg.SensorResult(
         dynamic_partitions_requests=[domain_partitions.build_add_request(new)] if new else [],
         asset_events=[_observed(found[slug], versions[slug], str(folder / f"{slug}.yaml")) for slug in changed],
-        skip_reason=told or (f"registered {', '.join(new)}" if new else f"{len(found)} domains, none new"),
-        # A file that is broken for a while was seen before: mended as it was, it is no change.
-        cursor=json.dumps({"told": told, "versions": {**before["versions"], **versions}}),
+        skip_reason=reported or (f"registered {', '.join(new)}" if new else f"{len(found)} domains, none new"),
+        # A file that is broken for a while was seen before: restored unchanged, it is no change.
+        cursor=json.dumps({"reported": reported, "versions": {**before["versions"], **versions}}),
     )
 
 
 def recustomize(settings: AutomationConfig) -> list[dg.ScheduleDefinition]:
-    """The schedule that looks at what lies outside; none if the configuration has none."""
+    """The schedule that looks at what is outside the store; none if the configuration has none."""
     if settings.schedule is None:
         return []
 
@@ -67,12 +67,12 @@ def recustomize(settings: AutomationConfig) -> list[dg.ScheduleDefinition]:
         execution_timezone=settings.timezone,
         target=dg.AssetSelection.assets("corpus", "base_checkpoint", "evaluation_set"),
         default_status=dg.DefaultScheduleStatus.RUNNING if settings.enabled else dg.DefaultScheduleStatus.STOPPED,
-        description="Takes stock of the corpus, the base checkpoint and the labelled images anew. What follows from a "
+        description="Lists the corpus, the base checkpoint and the labelled images. What follows from a "
         "change is asked for by the sensor `upkeep`.",
     )
     def look_outside(context: dg.ScheduleEvaluationContext, project: ProjectParam) -> Iterator[dg.RunRequest]:
         tags = {"react/reason": "schedule", "dagster/priority": "90"}
-        when = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"  # a tick that is tried again asks for nothing twice
+        when = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"  # a repeated tick requests nothing twice
         yield dg.RunRequest(when, asset_selection=[dg.AssetKey("corpus"), dg.AssetKey("base_checkpoint")], tags=tags)
         found, _problems = load_domains(project.load().config.domains)
         for slug in sorted(set(found) & set(context.instance.get_dynamic_partitions(DOMAINS))):
@@ -97,9 +97,9 @@ def jobs() -> list[Any]:
     }
     return [
         dg.define_asset_job(
-            name, selection=dg.AssetSelection.assets(*names), description=f"{told} Backfill it over all partitions."
+            name, selection=dg.AssetSelection.assets(*names), description=f"{about} Backfill it over all partitions."
         )
-        for name, (told, names) in steps.items()
+        for name, (about, names) in steps.items()
     ]
 
 
@@ -116,7 +116,7 @@ def _cursor_of(text: str | None) -> dict[str, Any]:
         held = json.loads(text or "{}")
     except ValueError:  # of an older version
         held = {}
-    return {"told": str(held.get("told", "")), "versions": dict(held.get("versions", {}))}
+    return {"reported": str(held.get("reported", "")), "versions": dict(held.get("versions", {}))}
 
 
 def _version_of(domain: DomainConfig) -> str:

@@ -15,10 +15,10 @@ from assets.resources import ProjectParam, TrackingParam
 def benchmark_features(
     context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
-    """The images of ELEVATER's data sets as one checkpoint encodes them: the long part, done once.
+    """The images of ELEVATER's data sets as one checkpoint encodes them: the slow part, done once.
 
-    Every protocol then works on these arrays. Images that the same checkpoint has encoded before (the base, for another
-    domain) are taken over. Data that are not there are listed with the reason.
+    Every protocol then works on these arrays. Images that the same checkpoint encoded before (the base, for another
+    domain) are reused. Missing data are listed with the reason.
     """
     return publish(context, project, tracking)
 

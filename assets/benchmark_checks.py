@@ -39,7 +39,7 @@ def features_are_finite_and_have_a_direction(
 def what_is_unavailable_has_no_value(
     context: dg.AssetCheckExecutionContext, project: ProjectParam
 ) -> dg.AssetCheckResult:
-    """Data that are not there must never count as a score of zero, nor a figure exist without images."""
+    """Missing data must never count as a score of zero, nor a figure exist without images."""
     artifact = project.load().store.current("benchmark_results", key_of(context))
     wrong = contradictions(pd.read_parquet(artifact.file("results.parquet")))
     counts = artifact.counts

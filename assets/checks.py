@@ -1,4 +1,4 @@
-"""Checks: what must hold of an artifact before anything is built on it.
+"""Checks: what must hold for an artifact before anything is built on it.
 
 Belongs here: the assertions, each on published files alone. A blocking check that fails ends the run before the next
 asset; one that warns shows up in the UI and blocks nothing. Does not belong here: repairing anything.
@@ -62,13 +62,13 @@ def recall_is_sufficient(project: ProjectParam) -> dg.AssetCheckResult:
     wanted = {10: config.min_recall, 100: config.min_recall_100}
     found = {f"{side}_at_{depth}": value for depth, recall in measured.items() for side, value in recall.items()}
     enough = all(value >= wanted[depth] for depth, recall in measured.items() for value in recall.values())
-    told = ", ".join(
+    recalls = ", ".join(
         f"recall@{depth} {recall}, at least {wanted[depth]}" for depth, recall in measured.items() if recall
     )
     return dg.AssetCheckResult(
         passed=enough,
         metadata={**found, "key": counts["key"], "reason": counts["reason"]},
-        description=f"{told}; a higher `index.target_recall` or another `index.key` finds more",
+        description=f"{recalls}; a higher `index.target_recall` or another `index.key` finds more",
     )
 
 
@@ -175,7 +175,7 @@ def count_bad_vectors(path: Path) -> int:
 def leakage(pipeline: Project, stage: str, slug: str) -> dg.AssetCheckResult:
     """Whether pairs show an evaluation image, byte for byte or as a near duplicate.
 
-    Nothing that retrieval recorded is believed: the collected images are hashed and their vectors compared anew.
+    Independent of what retrieval recorded: the collected images are hashed and their vectors are compared again.
     """
     leaks = leaked_images(pipeline, stage, slug)
     leaked, pairs = leaks.same + leaks.near, pipeline.store.current(stage, slug).counts["pairs"]

@@ -36,8 +36,8 @@ def corpus_embeddings(
 ) -> dg.MaterializeResult:
     """A unit vector for every image and every caption of the corpus, in clip-retrieval's layout.
 
-    Both come from the same CLIP, so texts and images lie in one space where a dot product is a similarity. Each row
-    knows the shard and the byte range of its image; every sample that was skipped stands in a ledger with the reason.
+    Both come from the same CLIP, so texts and images share one space where a dot product is a similarity. Each row
+    knows the shard and the byte range of its image; every skipped sample is in a ledger with the reason.
     """
     return publish(context, project, tracking)
 

@@ -17,7 +17,7 @@ from assets.resources import ProjectParam, TrackingParam
 from react_pipeline.pipeline import STAGES, Stage
 
 DOMAIN_FILE = "domain_file"
-"""The asset of a domain's file, which a person writes and no run makes."""
+"""The asset of a domain's file, which a person writes."""
 
 _bodies: dict[str, Callable[..., dg.MaterializeResult]] = {}
 
@@ -36,7 +36,7 @@ _checks: list[Check] = []
 
 
 def stage_asset(body: Callable[..., dg.MaterializeResult]) -> Callable[..., dg.MaterializeResult]:
-    """Make a function the body of the asset of the stage that it is called like."""
+    """Make a function the body of the asset of the stage with its name."""
     _bodies[STAGES[body.__name__].name] = body
     return body
 
@@ -45,8 +45,7 @@ def check(stage: str, *, partitioned: bool = True, **options: Any) -> Callable[[
     """Declare a check of a stage's asset; it fails, and is tried again, as the body of an asset is.
 
     Args:
-        stage: Name of the stage.
-        partitioned: Whether each partition of the asset is checked by itself.
+        partitioned: Whether each partition of the asset is checked separately.
         options: Of `dagster.asset_check`, such as `blocking`.
     """
 
@@ -100,7 +99,7 @@ def blocking_checks(stage: str) -> list[dg.AssetCheckKey]:
 
 
 def deps_of(stage: Stage) -> list[str]:
-    """The parents that are no parent of another one, so that the lineage page is a line and not a web.
+    """The transitive reduction of the parents, so that the lineage page stays readable.
 
     The library's own lineage stays complete.
     """

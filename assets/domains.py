@@ -17,7 +17,7 @@ domain_file = dg.AssetSpec(
     kinds={"yaml"},
     owners=["team:react"],
     description="The file of a domain in the folder `domains/`: class names, synonyms, prompts, where labelled images "
-    "lie, and what differs from pipeline.yaml. You write it; the sensor `domain_files` registers it and observes its "
+    "are, and what differs from pipeline.yaml. You write it; the sensor `domain_files` registers it and observes its "
     "changes, so that whatever was built of another version is shown as unsynced.",
 )
 
@@ -28,7 +28,7 @@ def evaluation_set(
 ) -> dg.MaterializeResult:
     """The domain's labelled images, if it has any: never trained on, only measured with.
 
-    It stands before retrieval so that none of its images, nor a near duplicate, can slip into the training pairs.
+    It comes before retrieval so that none of its images, nor a near duplicate, can slip into the training pairs.
     """
     return publish(context, project, tracking)
 

@@ -13,7 +13,7 @@ def domain_results(
 ) -> dg.MaterializeResult:
     """Zero-shot accuracy of one method on the domain's labelled images, after ELEVATER's protocol.
 
-    An image gets the class whose prompts lie nearest to it; no label is used for anything but counting. `base` is
+    An image gets the class whose prompts are nearest to it; labels are only used for counting. `base` is
     measured the same way with no training. Without labelled images the result is `unavailable`, with the reason.
 
     There is a partition for every domain and each of the `methods` of pipeline.yaml.
@@ -25,7 +25,7 @@ def domain_results(
 def comparison(
     context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
 ) -> dg.MaterializeResult:
-    """Was it worth it? Every method of the domain beside the base and its control, with 95% intervals.
+    """Every method of the domain beside the base and its control, with 95% intervals.
 
     A gain over the base counts only as far as the control, the same training on random pairs, does not share it. The
     artifact holds the tables, per class too, and `dashboard.html`: one page with figures, costs, classes that gained or

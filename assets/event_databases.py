@@ -24,7 +24,7 @@ def held_open(instance: dg.DagsterInstance) -> Iterator[None]:
 
     Dagster opens a connection for each event, and closing the last one of a database moves its write-ahead log into it
     and waits for the disk, twice. One more connection that stays open spares that; `synchronous=NORMAL` spares waiting
-    at each commit. A killed process loses nothing by it, and a power cut the last events at most, never the database.
+    at each commit. A killed process loses nothing; a power cut loses the last events at most, never the database.
     """
     held: OrderedDict[str, sqlite3.Connection] = OrderedDict()
     home = Path(instance.root_directory).resolve()  # as SQLite names its files

@@ -28,7 +28,7 @@ MAX_LISTED = 20
 
 @check("retrieved_set", partitioned=False)
 def pairs_are_up_to_date(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
-    """Warns of domains whose pairs would come out otherwise today: another class, prompt, setting, corpus or base."""
+    """Warns of domains whose pairs would differ today: another class, prompt, setting, corpus or base."""
     return dg.AssetCheckResult(**look_at(project.load(), context.instance)["retrieved_set"])
 
 
@@ -67,7 +67,7 @@ def freshness(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.
 
 
 def look_at(project: Project, instance: dg.DagsterInstance) -> dict[str, dict[str, Any]]:
-    """What is to be said of each watched asset: the fields that a check's result and its evaluation share."""
+    """The status of each watched asset: the fields that a check's result and its evaluation share."""
     look, slugs = Manifests.of(project), sorted(instance.get_dynamic_partitions(DOMAINS))
     held = {task.place: task.reason for task in survey(look, slugs).held}
     return {stage: _answer(look, stage, slugs, held) for stage in CHECKS}
@@ -87,7 +87,7 @@ def why_outdated(project: Project, place: Place, held: Mapping[Place, str]) -> s
 def _is_shown(instance: dg.DagsterInstance, stage: str, answer: Mapping[str, Any]) -> bool:
     key = dg.AssetCheckKey(dg.AssetKey(stage), CHECKS[stage])
     record = instance.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
-    # Of a run that has not come to the check yet, which may take hours, or that never will, there is no evaluation.
+    # A run that has not reached the check yet, or never will, has no evaluation.
     last = record.evaluation if record else None
     shown = (last.passed, last.description) if isinstance(last, dg.AssetCheckEvaluation) else None
     return shown == (answer["passed"], answer["description"])

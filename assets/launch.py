@@ -48,7 +48,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Event:
-    """What is reported while a launch goes on.
+    """What is reported while a launch runs.
 
     `state` is `step` (`message` is a line about one asset: it begins, ends or is tried again), or what became of a run:
     `done`, `failed` or `skipped`.
@@ -63,7 +63,7 @@ class Event:
 
 @dataclass
 class Summary:
-    """What came of all assets: `reused` are those that were as they should be, with a run or without.
+    """The result for all assets: `reused` were up to date, with a run or without.
 
     `run_ids` are Dagster's.
     """
@@ -95,7 +95,7 @@ def materialize(
 ) -> Summary:
     """Run what is not up to date of a selection of assets; a failure stops what depends on it and nothing else.
 
-    An asset is up to date if its artifact is what would be built today and Dagster and MLflow show it as it is.
+    An asset is up to date if its artifact is what would be built today and Dagster and MLflow show it.
 
     Args:
         selection: Dagster's syntax, such as `+domain_results` or `comparison`. `*` leaves the benchmark out unless

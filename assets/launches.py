@@ -17,7 +17,7 @@ import dagster as dg
 LAUNCH_TAG, HEARTBEAT_TAG = "react/launch", "react/heartbeat"
 HEARTBEAT_SECONDS = 30.0
 EXPIRY_SECONDS = 600.0
-"""A launch of another machine that was silent for so long is dead: many heartbeats, and clocks that differ a little."""
+"""A launch of another machine without a heartbeat for so long is dead; clocks may differ a little."""
 
 _UNFINISHED = [dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.CANCELING]
 
@@ -48,7 +48,7 @@ def reap_abandoned(instance: dg.DagsterInstance) -> list[str]:
     """
     dead = [run for run in instance.get_runs(dg.RunsFilter(statuses=_UNFINISHED)) if not is_alive(run)]
     for run in dead:
-        instance.report_run_failed(run, "The process of this launch was killed; launch again to go on.")
+        instance.report_run_failed(run, "The process of this launch was killed; launch again to resume.")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
     return [run.run_id for run in dead]
 
@@ -66,7 +66,7 @@ def is_alive(run: dg.DagsterRun) -> bool:
 
 def _beat(instance: dg.DagsterInstance, name: str, ended: threading.Event) -> None:
     while not ended.wait(HEARTBEAT_SECONDS):
-        with suppress(Exception):  # a database that is briefly gone ends no launch
+        with suppress(Exception):  # a database that is briefly unavailable ends no launch
             for run in instance.get_runs(dg.RunsFilter(tags={LAUNCH_TAG: name}, statuses=_UNFINISHED)):
                 instance.add_run_tags(run.run_id, {HEARTBEAT_TAG: f"{time.time():.0f}"})
 

@@ -1,11 +1,11 @@
 """Training processes: whether a training runs in the asset's own process or in several, and how these are started.
 
-Belongs here: torchrun, what it is told, and what is made of its failure. Does not belong here: what one of these
+Belongs here: torchrun, its arguments, and what is made of its failure. Does not belong here: what one of these
 processes does (`training_process`), the training itself (`react_pipeline.training.customization`).
 
 The processes are started through Dagster Pipes, so that their log lines are in the run's log and a cancelled run takes
-them with it. A folder of files lies between them and this process: each failure as text, and a lock that this process
-holds. The kernel frees the lock however this process ends, and then none of them goes on.
+them with it. They share a folder of files with this process: each failure as text, and a lock that this process
+holds. The kernel frees the lock however this process ends, and then all of them end.
 """
 
 import builtins
@@ -43,7 +43,7 @@ TORCHRUN_VARIABLE = "REACT_TORCHRUN_ARGS"
 """Arguments for torchrun, such as `--nnodes 2 --node-rank 0 --rdzv-endpoint host:29400`, for several nodes."""
 
 EXCHANGE_VARIABLE = "REACT_TRAINING_EXCHANGE"
-"""Tells the processes where the folder between them and the launching process is."""
+"""Names the folder that the processes share with the launching process."""
 
 LIFELINE = "launcher.lock"
 SINGLE_PROCESS_METHODS = ("linear-head",)
@@ -54,34 +54,35 @@ PROGRESS_SECONDS = 10.0
 
 
 class Progress:
-    """Tells the run's log of a training and passes everything on to another observer."""
+    """Writes the progress of a training to the run's log and passes everything on to another observer."""
 
-    def __init__(self, observer: TrainingObserver, tell: Callable[[str], None]) -> None:
-        """`tell` is called with one line, every `PROGRESS_SECONDS` at the most."""
+    def __init__(self, observer: TrainingObserver, report: Callable[[str], None]) -> None:
+        """`report` is called with one line, every `PROGRESS_SECONDS` at the most."""
         self._observer = observer
-        self._tell = tell
-        self._told = 0.0
-        self._url_told = False
+        self._report = report
+        self._reported = 0.0
+        self._url_reported = False
         self._steps = 0
 
     def started(self, inputs: Inputs, first_step: int) -> None:
-        """Say whether it begins or goes on."""
+        """Report whether it begins or resumes."""
         self._steps = int(inputs.config.get("steps", 0))
-        self._tell(f"training {inputs.key}: " + (f"going on at step {first_step}" if first_step else "from the start"))
+        start = f"resuming at step {first_step}" if first_step else "from the start"
+        self._report(f"training {inputs.key}: {start}")
         self._observer.started(inputs, first_step)
 
     def stepped(self, record: Mapping[str, float]) -> None:
-        """Say how far it is, now and then."""
+        """Report progress from time to time."""
         self._observer.stepped(record)
-        if time.monotonic() - self._told < PROGRESS_SECONDS:
+        if time.monotonic() - self._reported < PROGRESS_SECONDS:
             return
-        self._told = time.monotonic()
+        self._reported = time.monotonic()
         speed = f", {record['images_per_second']:g} images/s" if "images_per_second" in record else ""
-        self._tell(f"step {int(record['step']) + 1} of {self._steps}: loss {record['loss']:.4g}{speed}")
+        self._report(f"step {int(record['step']) + 1} of {self._steps}: loss {record['loss']:.4g}{speed}")
         url = getattr(self._observer, "url", None)
-        if url and not self._url_told:
-            self._url_told = True
-            self._tell(f"MLflow: {url}")
+        if url and not self._url_reported:
+            self._url_reported = True
+            self._report(f"MLflow: {url}")
 
     def failed(self, error: BaseException) -> None:
         """Pass it on; who started the training says it in the log."""
@@ -95,7 +96,7 @@ def train(
 
     Raises:
         ReactError: What the training raised; in other processes its text, as `TrainingError` or `StoreWriteError`.
-        OSError: A fault that may be gone a little later.
+        OSError: A transient fault.
     """
     processes = processes_of(project, slug, method)
     if processes > 1 or arguments_for_several_nodes(method):
@@ -133,7 +134,7 @@ def launch(
     Raises:
         TrainingError: With the text of the process that failed first.
         StoreWriteError: As above, of the disk.
-        OSError: As above, of a fault that may be gone a little later.
+        OSError: As above, of a transient fault.
     """
     batch_size = project.training(slug, method).batch_size
     if batch_size % processes:
@@ -149,7 +150,7 @@ def launch(
             client.run(context=context, command=command, env=environment(processes, exchange))
         except Exception as stopped:  # Dagster's own name for it is private
             error = failure(exchange) or TrainingError(
-                f"a training process died without a word ({stopped}): the system may have killed it for its memory. "
+                f"a training process exited without an error message ({stopped}): out of memory? "
                 "See the step's stderr; raise customization accumulation, or lower batch_size or processes"
             )
             _show_failed(project, tracking, context.run.run_id, method_key(slug, method), error)
@@ -186,18 +187,18 @@ def write_failure(exchange: Path, rank: int, error: Exception) -> None:
     """Leave the error of one process for the launching process."""
     kind = "OSError" if isinstance(error, OSError) else type(error).__name__
     text = str(error) if isinstance(error, (ReactError, OSError)) else f"{type(error).__name__}: {error}"
-    told = {"rank": rank, "kind": kind, "text": text, "time": time.time()}
+    failure = {"rank": rank, "kind": kind, "text": text, "time": time.time()}
     temporary = exchange / f"failure-{rank}.tmp"
-    temporary.write_text(json.dumps(told), encoding="utf-8")
+    temporary.write_text(json.dumps(failure), encoding="utf-8")
     temporary.replace(temporary.with_suffix(".json"))
 
 
 def failure(exchange: Path) -> Exception | None:
     """The error that ended a training: the library's own first, for when one process fails the others lose touch."""
-    told = [json.loads(path.read_text(encoding="utf-8")) for path in exchange.glob("failure-*.json")]
-    if not told:
+    failures = [json.loads(path.read_text(encoding="utf-8")) for path in exchange.glob("failure-*.json")]
+    if not failures:
         return None
-    first = min(told, key=lambda entry: (_type_of(entry["kind"]) is None, entry["time"]))
+    first = min(failures, key=lambda entry: (_type_of(entry["kind"]) is None, entry["time"]))
     kind = _type_of(first["kind"])
     if kind is OSError:
         return OSError(first["text"])

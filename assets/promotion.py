@@ -1,4 +1,4 @@
-"""The asset that crowns: which model of a domain is champion, and the check that says when that is in doubt.
+"""The promotion asset: which model of a domain is champion, and the check that says when that is in doubt.
 
 Does not belong here: the rule (`react_pipeline.promotion`), MLflow's registry (`react_pipeline.tracking`).
 """
@@ -15,7 +15,7 @@ from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.promotion import decide, promotion_is_current, standing
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, StaleArtifact
-from react_pipeline.tracking import Registry, Told
+from react_pipeline.tracking import Delivery, Registry
 
 MAX_NAMED = 5
 
@@ -26,7 +26,7 @@ def promotion(
 ) -> dg.MaterializeResult:
     """Which model of the domain is champion: a new one only if its gain is beyond the noise.
 
-    Every trained method is tested against the reigning champion (the base, at first) on the same images, and against
+    Every trained method is tested against the current champion (the base, at first) on the same images, and against
     its control. The verdict, with its interval and its reason, is kept here and shown in MLflow's model registry as the
     aliases `champion` and `challenger` of `react-<domain>`. A person's choice made there is taken over.
     """
@@ -36,9 +36,9 @@ def promotion(
         edit = registry.hand_edit(pipeline, slug)
         result = publish(context, project, tracking, lambda pipeline, slug: decide(pipeline, slug, edit))
         artifact = pipeline.store.current("promotion", slug)
-        told = registry.apply(pipeline, artifact)
+        delivery = registry.apply(pipeline, artifact)
         return dg.MaterializeResult(
-            metadata={**(result.metadata or {}), **describe_verdict(artifact, told)},
+            metadata={**(result.metadata or {}), **describe_verdict(artifact, delivery)},
             data_version=result.data_version,
             tags=result.tags,
         )
@@ -53,14 +53,14 @@ def champion_is_in_no_doubt(context: dg.AssetCheckExecutionContext, project: Pro
     )
 
 
-def describe_verdict(artifact: Artifact, told: Told) -> dict[str, dg.MetadataValue]:
+def describe_verdict(artifact: Artifact, delivery: Delivery) -> dict[str, dg.MetadataValue]:
     """The verdict as Dagster shows it: its table, its intervals, and what became of it in the registry."""
     table = artifact.file("table.md").read_text(encoding="utf-8")
-    registry = f"{told.waits} verdicts wait for MLflow, told at the next run" if told.waits else "told"
+    registry = f"{delivery.waits} verdicts wait for MLflow until the next run" if delivery.waits else "updated"
     return {
         "table": dg.MetadataValue.md(table),
         "intervals": dg.MetadataValue.md(f"![intervals]({data_uri(artifact.file('promotion.png'))})"),
-        "registry": dg.MetadataValue.text("; ".join([registry, *told.notes[:MAX_NAMED]])),
+        "registry": dg.MetadataValue.text("; ".join([registry, *delivery.notes[:MAX_NAMED]])),
     }
 
 

@@ -1,4 +1,4 @@
-"""Recorded: whether Dagster and MLflow show an artifact as it is, so that no run is needed to show it.
+"""Recorded: whether Dagster and MLflow already show an artifact, so that no run is needed to show it.
 
 Belongs here: reading the last materialization, the blocking checks, and what must be equal for them to hold. Does not
 belong here: whether the artifact is what would be built today (`react_pipeline.upkeep`).

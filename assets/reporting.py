@@ -1,4 +1,4 @@
-"""Reporting: how the body of an asset or a check runs, and what an asset tells Dagster.
+"""Reporting: how the body of an asset or a check runs, and what an asset reports to Dagster.
 
 Belongs here: which failures are tried again, and reuse of what is fresh. Does not belong here: what the metadata look
 like (`metadata`).
@@ -29,7 +29,7 @@ from react_pipeline.store import (
 from react_pipeline.workload import announce
 
 TRANSIENT = (OSError, SourceUnavailable, StoreWriteError)
-"""Faults that may be gone a little later: the network, a full disk. Everything else fails the same way again."""
+"""Transient faults: the network, a full disk. Everything else fails the same way again."""
 
 RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 """How a step is tried again; delay in seconds."""
@@ -38,7 +38,7 @@ SEEN_TAG = "react/seen"
 """On a materialization: `seen` at the time when its step began."""
 
 INTERRUPTED = "interrupted"
-"""All that is said of a step that was cancelled, from the UI or by Ctrl-C."""
+"""The message of a step that was cancelled, from the UI or by Ctrl-C."""
 
 
 def publish(
@@ -51,8 +51,6 @@ def publish(
 
     Args:
         context: Of the asset, whose name is that of the stage.
-        project: The pipeline.
-        tracking: MLflow.
         step: In place of the one that the row of the stage names; called with the project and the parts of the key.
 
     Raises:
@@ -78,7 +76,7 @@ def publish(
 
 
 def seen(project: Project, stage: Stage, key: str) -> str:
-    """A digest of all that is no input of the artifact and yet calls for a run when it changes.
+    """A digest of what is not an input of the artifact but requires a run when it changes.
 
     The user's files by name, size and time, what the stage's checks judge by, and where MLflow is. Empty where only
     running the step can say whether the files have changed.
@@ -97,7 +95,7 @@ def seen(project: Project, stage: Stage, key: str) -> str:
 
 @contextmanager
 def readable_failures() -> Iterator[None]:
-    """Turn errors into failures that show their text and are tried again only if that may help."""
+    """Turn errors into failures that show their text and are retried only if that may help."""
     try:
         yield
     except TRANSIENT:

@@ -36,7 +36,7 @@ class ProjectResource:
     config_path: str = ""
 
     def load(self) -> Project:
-        """Read the configuration afresh, so that an edit holds from the next run on.
+        """Read the configuration again, so that an edit applies from the next run on.
 
         Raises:
             ConfigError: If the file is missing or wrong.

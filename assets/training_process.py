@@ -63,12 +63,12 @@ def main() -> int:
 
 @contextmanager
 def _observer(project: Project, tracking_uri: str, rank: int) -> Iterator[TrainingObserver]:
-    """MLflow and the run's log for the process that writes; nobody for the others."""
+    """MLflow and the run's log for the process that writes; none for the others."""
     if rank:
         yield NoObserver()
         return
-    with _run_log() as (run_id, tell), LiveRun.of(project, tracking_uri, run_id) as live:
-        yield Progress(live, tell)
+    with _run_log() as (run_id, report), LiveRun.of(project, tracking_uri, run_id) as live:
+        yield Progress(live, report)
 
 
 @contextmanager
@@ -85,7 +85,7 @@ def _run_log() -> Iterator[tuple[str, Callable[[str], None]]]:
     try:
         yield pipes.run_id, pipes.log.info
     finally:
-        # Not as a context: that would send the traceback of an error whose text is told in another way.
+        # Not as a context: that would send the traceback of an error whose text is reported in another way.
         pipes.close()
 
 

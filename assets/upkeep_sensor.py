@@ -73,7 +73,7 @@ def upkeep(settings: AutomationConfig) -> dg.SensorDefinition:
 
 @dataclass
 class Tick:
-    """One look, and what it asks for; `seen` is how the user's files looked when what is made of them was asked for."""
+    """One tick and its requests; `seen` holds the state of the user's files at the time of each request."""
 
     instance: dg.DagsterInstance
     project: Project
@@ -85,7 +85,7 @@ class Tick:
     found: Survey = field(default_factory=Survey)
 
     def look(self) -> None:
-        """Judge what is due, and look again without what failed, since others may not have to wait for it."""
+        """Judge what is due, then again without what failed, since others need not wait for it."""
         slugs, judged = sorted(self.instance.get_dynamic_partitions(DOMAINS)), set[Place]()
         before = None
         while before != self.failed:
@@ -111,10 +111,10 @@ class Tick:
         return "\n".join([*self.lines, *queued]) or "everything is up to date"
 
     def _touched(self) -> list[Task]:
-        """What is fresh by its manifest, while the user's files that it was made from look different now."""
+        """Artifacts that are fresh by their manifest, but whose source files look different now."""
         fresh = {place: look for place, look in self.found.glances.items() if self.found.states[place] is State.FRESH}
         return [
-            Task(*place, "its files look different", look)
+            Task(*place, "its source files look different", look)
             for place, look in fresh.items()
             if self.seen.setdefault("/".join(place), look) != look
         ]
@@ -125,7 +125,7 @@ class Tick:
             return
         if outlook.fate == "leave":
             self.failed.add(task.place)
-            self.lines.append(f"{name}: was asked for with these inputs, and is not there: {outlook.why}")
+            self.lines.append(f"{name}: was asked for with these inputs and is missing: {outlook.why}")
         elif self._is_clear(task, name):
             again = f" again, since {outlook.why}" if outlook.why else ""
             self.lines.append(f"{name}: asked for{again}: {task.reason}")

@@ -35,7 +35,7 @@ class Guard:
         async def send_unframed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                # No other site shows these pages inside its own, or loads anything from here.
+                # No other site may embed these pages or load anything from here.
                 headers.append("Content-Security-Policy", "frame-ancestors 'self'")
                 headers["Cross-Origin-Resource-Policy"] = "same-origin"
             await send(message)

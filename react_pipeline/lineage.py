@@ -28,8 +28,6 @@ def resolve(
     """The inputs of a step: its configuration and its parents, each current, verified and fresh.
 
     Args:
-        project: The pipeline.
-        stage: Name of the asset.
         key: `all`, a domain's slug, or `<domain>/<method>`.
         content: Identity of outside data that the step reads.
         parents: Given only where the table cannot name them (`comparison`, `benchmark_comparison`).
@@ -82,8 +80,8 @@ def _judge(project: Project, stage: str, key: str, found: Judged) -> Artifact:
     if artifact.manifest["config"] != today:
         recorded = artifact.manifest["config"]
         fields = sorted(name for name in {*today, *recorded} if today.get(name) != recorded.get(name))
-        told = f"{'another' if len(fields) == 1 else 'other'} {', '.join(f'`{name}`' for name in fields)}"
-        raise StaleArtifact(f"{where} was built with {told}: rematerialize {where}")
+        changes = f"{'another' if len(fields) == 1 else 'other'} {', '.join(f'`{name}`' for name in fields)}"
+        raise StaleArtifact(f"{where} was built with {changes}: rematerialize {where}")
     for name, parent_key in row.parents_of(key).items():
         parent = _fresh(project, name, parent_key, found)
         if artifact.parents.get(name) != parent.fingerprint:

@@ -1,11 +1,11 @@
 """Upkeep: which artifacts are missing or out of date, which of them can be built right now, and which are held back.
 
 Belongs here: one look at the whole pipeline and the policy of training (`automation:` of pipeline.yaml). Does not
-belong here: asking anybody to build something (`assets.automation`), how freshness is told (`lineage` and the `current`
-of the stages that gather results).
+belong here: asking anybody to build something (`assets.automation`), how freshness is judged (`lineage` and the
+`current` of the stages that gather results).
 
 A look depends on nothing but the files, so that it comes to the same result however often, and by whomever, it is
-taken. It reads manifests and never hashes an artifact: that is the business of the step that reads it.
+taken. It reads manifests and never hashes an artifact: the step that reads it does.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _OUTDATED = (MissingArtifact, StaleArtifact, CorruptArtifact)
 
 
 class State(StrEnum):
-    """What is to be said of a place."""
+    """The state of a place."""
 
     FRESH = "fresh"
     DUE = "due"
@@ -50,7 +50,7 @@ class State(StrEnum):
     HELD = "held"
     """Outdated, itself or something before it, and the policy keeps it so."""
     FAILED = "failed"
-    """Cannot be had: building it, or something before it, has failed."""
+    """Not available: building it, or something before it, has failed."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,6 @@ class Task:
     """One artifact to build, or held back.
 
     Attributes:
-        stage: Name of the asset.
         key: `all`, a domain's slug, or `<domain>/<method>`.
         reason: Why it is out of date; of a held one, why it stays so.
         inputs: Digest of all that it would be built from: equal digests, equal work.
@@ -100,7 +99,6 @@ def survey(project: Project, slugs: Sequence[str], failed: Collection[Place] = f
     """Look at everything that is kept up for these domains.
 
     Args:
-        project: The pipeline.
         slugs: Domains to keep up. One whose file is broken or gone is left out and harms no other.
         failed: Places that were asked for with today's inputs, in vain: they are no task again, and a comparison
             does not wait for them.
@@ -171,7 +169,7 @@ class _Look:
         try:
             state = self._gathered(STAGES[stage], key) if STAGES[stage].gathers else self._made(STAGES[stage], key)
         except (ReactError, OSError, ValueError) as error:
-            # Such as fields of training that exclude one another, or a damaged table: no other domain waits for it.
+            # Such as conflicting fields of training, or a damaged table: no other domain waits for it.
             self.found.unreadable[key.split("/")[0]] = f"{stage}: {' '.join(str(error).split())}"
             state = State.FAILED
         self.found.states[stage, key] = state
@@ -191,7 +189,7 @@ class _Look:
             reason = str(error)
         else:
             reason = changed_sources(self.project, artifact)
-            if not reason or (stage, key) in self.failed:  # the corpus of before is still a corpus
+            if not reason or (stage, key) in self.failed:  # the previous corpus is still a corpus
                 return State.FRESH
         inputs = {
             "config": row.identity(self.project, key),
@@ -221,10 +219,10 @@ class _Look:
             return self._due("customized_checkpoint", key, reason, inputs, images)
         before, today = old.parents.get(pairs, ""), self.artifacts[pairs, slug]
         distance = pairs_distance(self.project.store, pairs, slug, before, today)
-        told = f"{distance:.1%} of its pairs changed; `automation.changed_fraction` is {policy.changed_fraction:.1%}"
+        reason = f"{distance:.1%} of its pairs changed; `automation.changed_fraction` is {policy.changed_fraction:.1%}"
         if distance > policy.changed_fraction:
-            return self._due("customized_checkpoint", key, told, inputs, images)
-        return self._hold(key, told, images)
+            return self._due("customized_checkpoint", key, reason, inputs, images)
+        return self._hold(key, reason, images)
 
     def _gathered(self, row: Stage, key: str) -> State:
         """Stages whose parents are whichever results there are."""
@@ -234,7 +232,7 @@ class _Look:
             return _joined(states) or State.FAILED
         if State.DUE in states or State.WAITING in states:
             return State.WAITING
-        # What was never built is no loss to a comparison; an older one would drop out of it.
+        # A comparison does not need what was never built; an older result would drop out of it.
         held = [name for name, state in zip(names, states, strict=True) if state is State.HELD]
         if row.scope != "all" and any(self._fingerprint(name) for name in held):
             return State.HELD

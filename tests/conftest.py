@@ -56,7 +56,7 @@ PIPELINE: dict[str, Any] = {
     # fp32, so that no result depends on what the processor runs fastest.
     "embedding": {"batch_size": 32, "workers": 0, "precision": "fp32"},
     "index": {"recall_queries": 20},
-    # To random towers many drawings look alike, so near duplicates are told by their bytes only.
+    # To random towers many drawings look alike, so near duplicates are reported by their bytes only.
     "retrieval": {"k_per_prompt": 10, "max_per_class": 12, "near_duplicate_similarity": 1.01, "shard_pairs": 20},
     "customization": {
         "defaults": {

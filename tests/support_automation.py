@@ -34,7 +34,7 @@ class Upkeep:
     """Ticks of the sensor `upkeep` on an instance of its own; runs are asked for and never started."""
 
     def __init__(self, project: Project, instance: dg.DagsterInstance, *slugs: str) -> None:
-        self.instance, self.cursor, self.tags, self.told = instance, None, {}, None
+        self.instance, self.cursor, self.tags, self.reported = instance, None, {}, None
         self.project, self.repository = project, repository(project)
         self.sensor = self.repository.get_sensor_def("upkeep")
         instance.add_dynamic_partitions(DOMAINS, list(slugs))
@@ -50,7 +50,7 @@ class Upkeep:
         lines = logging.handlers.BufferingHandler(10_000)
         context.log.addHandler(lines)
         result = self.sensor.evaluate_tick(context)
-        self.cursor, self.told = result.cursor, result.skip_message
+        self.cursor, self.reported = result.cursor, result.skip_message
         self.log = "\n".join(record.getMessage() for record in lines.buffer)
         self.requests = result.run_requests
         asked = {
@@ -131,7 +131,7 @@ def hurry(home: Path) -> None:
 
 
 def training_under_way(instance: dg.DagsterInstance, method: str) -> dg.DagsterRun | None:
-    """The run that trains a method, once it has told of a step; None before."""
+    """The run that trains a method, once it has reported of a step; None before."""
     wanted = dg.RunsFilter(tags={"react/method": method}, statuses=[dg.DagsterRunStatus.STARTED])
     for run in instance.get_runs(wanted):
         trains = any(key.path[-1] == "customized_checkpoint" for key in run.asset_selection or ())

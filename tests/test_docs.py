@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import re
 import runpy
 import shlex
+import tokenize
 import tomllib
 from pathlib import Path
 
@@ -43,10 +45,25 @@ IDIOM = re.compile(
     re.IGNORECASE,
 )
 """Phrases that a native reader stumbles over: write reports, fixes, is champion, available, resumes, is in."""
+IDIOM_IN_CODE = re.compile(
+    rf"{IDIOM.pattern}|\b(?:lies?|stands? (?!by\b|alone\b|out\b)|telling|mended|reigning|anew"
+    r"|say nothing|of the like|whereof|thereof|hence|nobody)\b",
+    re.IGNORECASE,
+)
+PROSE_TOKENS = {"COMMENT", "STRING", "FSTRING_MIDDLE"}
+SOURCES = [path for folder in ("react_pipeline", "assets") for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def idioms(source: str) -> list[str]:
+    """The phrases in comments, docstrings and messages of a module; code in backticks is left out."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    prose = [token.string for token in tokens if tokenize.tok_name[token.type] in PROSE_TOKENS and " " in token.string]
+    code = re.compile(r"`[^`\n]*`|^ +\w+(?=: )", re.MULTILINE)  # also the names of documented arguments
+    return [found for text in prose for found in IDIOM_IN_CODE.findall(code.sub("", text))]
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
-def test_every_field_stands_in_the_configuration_page(section: type[BaseModel]) -> None:
+def test_every_field_is_in_the_configuration_page(section: type[BaseModel]) -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
     missing = [name for name in section.model_fields if not re.search(rf"[`.]{name}[`.\s]", page)]
     assert not missing
@@ -65,6 +82,18 @@ def test_pages_are_in_plain_english(page: Path) -> None:
         r"^(?:```.*?^```$|<!-- (\S+):begin.*?<!-- \1:end -->|> .*?$)", "", page.read_text(), flags=re.M | re.S
     )
     assert not IDIOM.findall(prose)
+
+
+def test_code_is_in_plain_english() -> None:
+    found = {str(path.relative_to(ROOT)): idioms(path.read_text()) for path in SOURCES}
+    assert not {path: phrases for path, phrases in found.items() if phrases}
+
+
+@pytest.mark.parametrize(
+    "line", ['"""The rank that is told."""', "x = 1  # lies there", 'raise ValueError(f"{x}: mend it")']
+)
+def test_an_idiom_in_code_is_found(line: str) -> None:
+    assert idioms(line) and not idioms(line.replace("told", "sent").replace("lies", "is").replace("mend", "fix"))
 
 
 def test_readme_is_short_and_has_one_picture_above_the_fold() -> None:

@@ -50,7 +50,7 @@ def test_no_import_runs_back_up(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [*MODULES, *ASSET_MODULES], ids=name_of)
-def test_nobody_reaches_past_a_door(path: Path) -> None:
+def test_no_module_reaches_past_a_door(path: Path) -> None:
     crossing = [found for found in imports_of(path) if found.room != room_of(path)]
     assert not [str(found) for found in crossing if found.module != f"react_pipeline.{found.room}"]
 

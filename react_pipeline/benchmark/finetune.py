@@ -128,15 +128,9 @@ def fine_tune(
     """Search and fine-tune; see `search.adapt` for the other arguments and errors.
 
     Args:
-        clip: The model; it stays as it is.
-        train: All training examples.
-        test: All test examples.
         head: The start of the head, for features of width D.
-        split: Which training examples are for what.
-        settings: Of head and training.
         merge_projection: Train the tower's last projection and the head as one matrix.
         trial: Learning rate and weight decay, if they are known.
-        selection: Which epoch counts in the search.
     """
 
     def train_trials(

@@ -35,7 +35,6 @@ class HeadSettings:
         normalize_features: Make each feature vector a unit vector after that.
         train_logit_scale: Let the scale of the logits train; else it stays where the head starts.
         momentum: Of SGD.
-        batch_size: B.
         seed: Of the order of the batches; the same in each trial.
         probabilities: Softmax over the classes, which the benchmark takes for multilabel data too, or `sigmoid`.
     """
@@ -122,7 +121,7 @@ class Recorder:
         self.last: NDArray[np.float32] | None = None
 
     def record(self, logits: Tensor, labels: Tensor, settings: HeadSettings) -> bool:
-        """Note one epoch's logits (N, C); whether the trial goes on."""
+        """Note one epoch's logits (N, C); whether the trial continues."""
         if not torch.isfinite(logits).all():
             self.failure = NOT_FINITE
             return False

@@ -50,8 +50,6 @@ class RetrievalRecall:
     Attributes:
         image_to_text: For each k, the fraction of the images with one of their captions among the first k.
         text_to_image: For each k, the fraction of the captions with their image among the first k.
-        n_images: N.
-        n_captions: M.
     """
 
     image_to_text: dict[int, float]
@@ -68,7 +66,6 @@ def read_karpathy(
     Args:
         path: The JSON: `images`, each with `filename`, perhaps `filepath` (its folder), `split` and `sentences` with
             `raw`.
-        split: Which images.
         captions_per_image: Keep the first so many; None keeps all.
 
     Raises:
@@ -101,7 +98,7 @@ def read_caption_csv(
     delimiter: str = ",",
     captions_per_image: int | None = CAPTIONS_PER_IMAGE,
 ) -> CaptionedImages:
-    """Read a table with a header and one caption a row; rows of the same image may lie apart.
+    """Read a table with a header and one caption a row; rows of the same image need not be adjacent.
 
     Raises:
         InputError: If the file cannot be read, lacks a column, or holds no caption.

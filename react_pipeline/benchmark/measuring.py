@@ -38,7 +38,6 @@ class Outcome:
         measurements: One a protocol.
         probabilities: (N, C) of the test images, in the table's order of classes, for a prediction file; None if the
             experiment failed. After training those of the best epoch, as in the benchmark.
-        n_trainable: Parameters that trained.
     """
 
     measurements: tuple[Measurement, ...]
@@ -99,7 +98,6 @@ class DatasetMeasurer:
 
         Args:
             experiment: Not zero-shot.
-            train: The training split.
             images: For `fine-tune`: features to the images that they were made of.
         """
         started = time.monotonic()

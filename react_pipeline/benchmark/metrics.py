@@ -28,7 +28,7 @@ Labels = NDArray[np.integer[Any]]
 Scores = NDArray[np.floating[Any]]
 
 RECALL_POINTS = np.linspace(1, 0, 11)
-"""From 1 down to 0: so counted, no point exceeds the recall it stands for (upwards, 0.3 is 0.30000000000000004)."""
+"""From 1 down to 0: so counted, no point exceeds its recall (upwards, 0.3 is 0.30000000000000004)."""
 
 
 def measure(metric: str, labels: Labels, scores: Scores) -> float:

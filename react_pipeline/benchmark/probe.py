@@ -100,12 +100,7 @@ def train_heads(
     whose values overflow stops, is marked as failed and costs nothing more.
 
     Args:
-        train: Examples to train on.
         evaluation: Examples to measure on after each epoch.
-        head: The start.
-        trials: T learning rates and weight decays.
-        settings: The rest.
-        epochs: Passes over `train`.
         keep_probabilities: Whether the curves hold the probabilities of the best and of the last epoch.
         trials_at_once: Bounds the memory: weights, gradients and moments of so many heads, and logits of a batch.
 

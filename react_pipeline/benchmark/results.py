@@ -1,6 +1,6 @@
 """Results of a checkpoint on the benchmark, as an artifact: one row a figure, means, prediction files.
 
-Belongs here: publishing, going on after a kill, prediction files. Does not belong here: a
+Belongs here: publishing, resuming after a kill, prediction files. Does not belong here: a
 single figure (`measuring`), means (`summary`), encoding (`features`), the difference to the base (`comparison`).
 
 Files: `results.parquet`, `results.json` (`experiments.Measurement`), `summary.parquet`, `table.md`,
@@ -50,7 +50,7 @@ FEATURES = "benchmark_features"
 def publish_results(project: Project, slug: str, method: str) -> Artifact:
     """Publish zero-shot and, if shots are configured, the adaptations of a method on every configured data set.
 
-    Data that are not there, and experiments that cannot be made (a class has fewer images than shots), are rows with a
+    Missing data, and experiments that cannot be made (a class has fewer images than shots), are rows with a
     reason and no value. Killed in between, finished data sets are not measured again.
 
     Raises:
@@ -75,7 +75,7 @@ def publish_results(project: Project, slug: str, method: str) -> Artifact:
 
 
 def expected_predictions(sizes: Mapping[str, int] | None = None) -> dict[str, ExpectedDataset]:
-    """What a submission must hold: the 20 data sets, and ImageNet if one likes.
+    """What a submission must hold: the 20 data sets, and optionally ImageNet.
 
     Args:
         sizes: Test images of data sets of which a copy is there; the others have their official number.
@@ -93,15 +93,13 @@ def expected_predictions(sizes: Mapping[str, int] | None = None) -> dict[str, Ex
 
 
 def collect_submission(artifact: Artifact, experiment: str, path: Path) -> list[str]:
-    """Write the leaderboard's zip of one experiment, and say what the leaderboard would object to.
+    """Write the leaderboard's zip of one experiment, and report what the leaderboard would reject.
 
     Args:
-        artifact: Published results.
         experiment: Its folder: `zero_shot`, `linear_probe_5`, `finetuning_full`.
-        path: Where the zip goes.
 
     Returns:
-        Problems, one a line; a benchmark whose data are not whole has some.
+        Problems, one a line; an incomplete benchmark has some.
 
     Raises:
         InputError: If the results have no predictions of it.

@@ -37,7 +37,6 @@ class Split:
     Attributes:
         search: Images that the trials of the search train on.
         held_out: Images that they are scored on.
-        final: Images that the final model trains on.
     """
 
     search: Indices
@@ -61,10 +60,8 @@ def split_training(
 
     Args:
         labels: Of all training images.
-        n_classes: C.
         shots: Images a class; the benchmark has 5, 20, 50 and `FULL`.
         seed: Of the sample; the benchmark averages 0, 1 and 2.
-        dataset: Name in the benchmark.
         rule: See `sample_shots`.
 
     Raises:

@@ -39,11 +39,7 @@ class Prediction:
 
     Attributes:
         model_name: Free text. The benchmark's zero-shot command puts `CLIP-` in front.
-        dataset_name: Name in the benchmark.
-        num_trainable_params: Parameters that trained; 0 for zero-shot.
         num_params: Backbone plus head. The leaderboard wants the mean head of the 20 datasets (`mean_head_params`).
-        num_visual_params: Image tower.
-        num_backbone_params: The whole pretrained model.
         n_shot: Images a class; 0 for zero-shot, -1 for all.
         rnd_seeds: S seeds of the samples; [0] where nothing is sampled.
         predictions: Probabilities (S, N, C).
@@ -179,10 +175,9 @@ def write_submission(directory: Path, path: Path | None = None) -> Path:
 
 
 def check_submission(path: Path, expected: Mapping[str, ExpectedDataset]) -> list[Problem]:
-    """Everything that is wrong with a submission zip, with file and field; empty if nothing is.
+    """Every problem of a submission zip, with file and field.
 
     Args:
-        path: The zip.
         expected: By dataset name, all that the leaderboard knows.
     """
     try:
@@ -228,9 +223,9 @@ def _entry(path: Path, number: int, entry: Any, expected: Mapping[str, ExpectedD
             yield problem(key, "is missing")
     for key in entry:
         if key not in KEYS:
-            yield problem(key, "is no key of a prediction file")
+            yield problem(key, "is not a key of a prediction file")
     if not isinstance(entry.get("model_name", ""), str):
-        yield problem("model_name", "is not a text")
+        yield problem("model_name", "is not a string")
     for key in COUNTS:
         count = entry.get(key, 0)
         if not isinstance(count, int | float) or isinstance(count, bool) or not count >= 0:
@@ -248,7 +243,7 @@ def _entry(path: Path, number: int, entry: Any, expected: Mapping[str, ExpectedD
     elif len(set(seeds)) < len(seeds):
         yield problem("rnd_seeds", f"{seeds} names a seed twice")
     if name not in expected:
-        yield problem("dataset_name", "is no dataset of the leaderboard")
+        yield problem("dataset_name", "is not a dataset of the leaderboard")
     elif "predictions" in entry:
         for message in _wrong_predictions(entry["predictions"], n_seeds, expected[name]):
             yield problem("predictions", message)

@@ -21,7 +21,7 @@ SUMMARY_COLUMNS = [
 def summarize(rows: pd.DataFrame) -> pd.DataFrame:
     """Average the seeds of each experiment and protocol on each data set.
 
-    A mean stands for all seeds: where one could not be measured there is no value, and `status` says why.
+    A mean covers all seeds: where one could not be measured there is no value, and `status` says why.
 
     Args:
         rows: Of `results.parquet`.
@@ -71,7 +71,7 @@ def figure_name(experiment: str, protocol: str) -> str:
 
 
 def to_markdown(summary: pd.DataFrame) -> str:
-    """The table for people: percent with one decimal, a mean that says of how many; below, what is not as it should."""
+    """The table for people: percent with one decimal, means with their number of data sets; problems below."""
     labelled = summary.assign(figure=list(map(figure_name, summary["experiment"], summary["protocol"])))
     figures = list(dict.fromkeys(labelled["figure"]))
     means = mean_over_datasets(summary)

@@ -45,12 +45,10 @@ class Curve:
     """How one trial went.
 
     Attributes:
-        trial: What was tried.
         scores: The metric on the evaluated images after each epoch, fractions; shorter if the trial failed.
         failure: Why it failed; "" if it did not.
         best_probabilities: (N, C) after the epoch with the best score (the first of equals), if they were asked for.
         last_probabilities: (N, C) after the last epoch, if they were asked for.
-        n_trainable: Parameters that trained.
     """
 
     trial: Trial
@@ -101,7 +99,6 @@ class SweepResult:
     """What a search found.
 
     Attributes:
-        best: The winner.
         score: Its score on the held-out images.
         curves: Every trial, in the order of the rounds.
         failures: Why trials failed, and how many for each reason.
@@ -157,9 +154,7 @@ def sweep(
 
     Args:
         run_round: Trains the trials of a round; called once a round.
-        selection: Which epoch counts.
         learning_rates: In ascending order.
-        weight_decays: The grid.
         first_points: Indices into the grid where each learning rate starts.
         steps: Distances, in grid points, from the best so far to the next two.
 
@@ -187,7 +182,7 @@ def sweep(
     found = [(*peak, learning_rate) for peak, learning_rate in zip(peaks, learning_rates, strict=True) if peak]
     if not found:
         raise TrainingError(f"search: all {len(curves)} trials failed ({failures}); look at the features' scale")
-    # The first of equal scores, hence the lowest learning rate.
+    # The first of equal scores, which has the lowest learning rate.
     score, point, learning_rate = max(found, key=lambda entry: entry[0])
     return SweepResult(Trial(learning_rate, weight_decays[point]), score, tuple(curves), failures)
 
@@ -206,14 +201,8 @@ def adapt(
     """Search on the training images, then train the final model and evaluate it on the test images after each epoch.
 
     Args:
-        train_trials: How a trial trains.
-        train: All training examples.
         test: All test examples; the search never sees them.
-        split: Which training examples are for what.
         trial: Learning rate and weight decay, if they are known; then nothing is searched.
-        selection: Which epoch counts in the search.
-        search_epochs: Epochs of a trial.
-        final_epochs: Epochs of the final training.
 
     Raises:
         TrainingError: If every trial or the final training fails.

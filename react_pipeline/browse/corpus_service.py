@@ -4,7 +4,7 @@ Belongs here: `KnnService` and `MetadataService` of clip-retrieval around our pa
 not belong here: the pages, addresses and ports (`serve`).
 
 Of clip-retrieval's back end are taken: the form of requests and answers, the order of a search, the removal of near
-duplicates. Not taken is what opens things on a user's word: URLs of images to search with, and files at the path that
+duplicates. Not taken is what opens things that a user names: URLs of images to search with, and files at the path that
 the metadata calls `image_path`. Shapes: K hits, D width.
 """
 
@@ -91,7 +91,7 @@ class SearchedSide:
 
 
 class Descriptions:
-    """What is told of rows: caption, key, and the picture itself or its URL."""
+    """Describes rows: caption, key, and the picture itself or its URL."""
 
     def __init__(self, embeddings: Artifact, source: ImageSource, max_pixels: int) -> None:
         """`source` is asked for pictures of tars; those at URLs are left to the browser."""
@@ -118,7 +118,7 @@ class Descriptions:
         return described
 
     def row_of(self, url: str) -> int | None:
-        """The row of a URL that was told before."""
+        """The row of a URL that was shown before."""
         return self._row_of.get(url)
 
     def _of_url(self, row: int, url: Any, caption: str) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class Descriptions:
                 image.save(buffer, format="JPEG", quality=90)
                 pictures[int(pair.row)] = base64.b64encode(buffer.getvalue()).decode()
         except (BadImage, ReactError, OSError) as error:
-            # One shard that is gone must not hide what the search found.
+            # A missing shard must not hide the other results.
             logger.warning("some pictures cannot be shown: %s", error)
         return pictures
 

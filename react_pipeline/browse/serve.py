@@ -3,8 +3,8 @@
 Belongs here: the pages, who may ask, and the port. Does not belong here: what a search does (`corpus_service`), the
 Dagster and MLflow user interfaces (`servers`).
 
-clip-retrieval's own server listens to every network and lets every web page ask it; here its parts are put together
-anew. The front end's page may load nothing from elsewhere but, for corpora of URLs, their pictures.
+clip-retrieval's own server listens to every network and lets every web page ask it; here its parts are assembled
+in another way. The front end's page may load nothing from elsewhere but, for corpora of URLs, their pictures.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ MAX_REQUEST_BYTES = 64 << 20
 INDEX_NAME = "corpus"
 
 
-def serve_corpus(project: Project, port: int, tell: Callable[[str], None]) -> None:
+def serve_corpus(project: Project, port: int, on_start: Callable[[str], None]) -> None:
     """Serve until Ctrl-C.
 
     Args:
         project: The pipeline; its index must be fresh.
         port: Where to listen, on loopback; 0 takes any that is free.
-        tell: Called with the address as soon as it answers.
+        on_start: Called with the address as soon as it answers.
 
     Raises:
         InputError: If the port is taken, or the corpus is not indexed as it is today.
@@ -56,7 +56,7 @@ def serve_corpus(project: Project, port: int, tell: Callable[[str], None]) -> No
         number = int(listening.getsockname()[1])
         app = create_app(project)
         server = make_server(HOST, number, app, threaded=True, request_handler=QuietHandler, fd=listening.detach())
-        tell(f"http://{HOST}:{number}/")
+        on_start(f"http://{HOST}:{number}/")
         server.serve_forever()
 
 
@@ -80,7 +80,7 @@ def create_app(project: Project) -> Flask:
         from clip_retrieval.clip_front import add_static_endpoints
 
         if not (Path(clip_retrieval.__file__).parents[1] / "front" / "build" / "index.html").is_file():
-            raise ReactError("clip-retrieval was installed without its front end; install it anew from its wheel")
+            raise ReactError("clip-retrieval was installed without its front end; reinstall it from its wheel")
         app = Flask(__name__, static_folder=None)
         app.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST_BYTES
         # "" lets the page ask where it came from, by whatever name or tunnel that was.

@@ -1,4 +1,4 @@
-"""What a checkpoint folder says of itself in `open_clip_config.json`, held against what a configuration says of it.
+"""What a checkpoint folder records in `open_clip_config.json`, compared with the configuration.
 
 Belongs here: reading that file, and comparing and describing architectures. Does not belong here: building or saving a
 model (`model`), its weights (`weights`).
@@ -55,7 +55,7 @@ def read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def require_as_configured(encoder: EncoderConfig, directory: Path) -> None:
-    """Refuse a checkpoint folder that is not what the configuration says; fields that are not given say nothing.
+    """Refuse a checkpoint folder that contradicts the configuration; fields that are not given are not compared.
 
     Raises:
         InputError: Naming each field of `encoder` that differs, with both values; or that the folder is no checkpoint.
@@ -64,7 +64,7 @@ def require_as_configured(encoder: EncoderConfig, directory: Path) -> None:
     problems = list(_contradictions(encoder, model_cfg, _with_defaults(preprocess_cfg)))
     if problems:
         raise InputError(
-            f"encoder.pretrained: {directory} tells its architecture, activation and normalisation itself, and the "
+            f"encoder.pretrained: {directory} records its own architecture, activation and normalisation, and the "
             f"configuration says otherwise: {'; '.join(problems)}. Remove what differs, or name the checkpoint meant"
         )
 
@@ -72,7 +72,7 @@ def require_as_configured(encoder: EncoderConfig, directory: Path) -> None:
 def _contradictions(
     encoder: EncoderConfig, model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any]
 ) -> Iterator[str]:
-    # An architecture that nobody wrote down is the default of the field.
+    # An architecture that is not configured is the default of the field.
     if "model" in encoder.model_fields_set:
         yield from _of_another_name(encoder, model_cfg)
     activation = bool(model_cfg.get("quick_gelu"))
@@ -87,7 +87,7 @@ def _of_another_name(encoder: EncoderConfig, model_cfg: Mapping[str, Any]) -> It
     name = encoder.model.removeprefix(GATED_PREFIX)
     known = open_clip.get_model_config(name)
     if known is None:
-        yield f"encoder.model is {encoder.model!r}, unknown to open_clip, and the folder's has {told(model_cfg)}"
+        yield f"encoder.model is {encoder.model!r}, unknown to open_clip, and the folder's has {description(model_cfg)}"
         return
     if found := differences(model_cfg, known):
         more = f", and {len(found) - 3} more" if len(found) > 3 else ""
@@ -107,7 +107,7 @@ def differences(model_cfg: Mapping[str, Any], other: Mapping[str, Any]) -> list[
     return [f"{name} {value} instead of {others[name]}" for name, value in mine.items() if value != others[name]]
 
 
-def told(model_cfg: Mapping[str, Any]) -> str:
+def description(model_cfg: Mapping[str, Any]) -> str:
     """An architecture in words, for one that has no name."""
     vision, text = ({**_TOWERS[tower], **model_cfg[tower]} for tower in ("vision_cfg", "text_cfg"))
     images, texts = f"layers {vision['layers']}, width {vision['width']}", "of transformers"
@@ -129,7 +129,6 @@ def encoder_fields(encoder: Mapping[str, Any], directory: Path) -> dict[str, Any
     Args:
         encoder: What the configuration said when it was published. Its `model` is kept where the folder's architecture
             is open_clip's of that name, or the demo's.
-        directory: The folder.
 
     Raises:
         InputError: If the directory is no checkpoint folder.
@@ -141,7 +140,7 @@ def encoder_fields(encoder: Mapping[str, Any], directory: Path) -> dict[str, Any
     named = known is not None and not differences(model_cfg, known)
     preprocess_cfg = _with_defaults(preprocess_cfg)
     return {
-        "model": encoder["model"] if named else told(model_cfg),
+        "model": encoder["model"] if named else description(model_cfg),
         "pretrained": encoder["pretrained"],
         "quick_gelu": bool(model_cfg.get("quick_gelu")),
         **{field: list(preprocess_cfg[field]) for field in ("mean", "std")},
@@ -158,7 +157,7 @@ def _flat(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """One form for values that mean the same: 224 and [224, 224], {} and None."""
+    """One form for equivalent values: 224 and [224, 224], {} and None."""
     if isinstance(value, (list, tuple)):
         return value[0] if len(value) == 2 and value[0] == value[1] else list(value)
     return None if value == {} else value

@@ -1,7 +1,7 @@
 """Self-attention and transformer blocks as plain functions of their modules' weights, laid out for speed.
 
 `nn.MultiheadAttention` transposes its input even where it need not; the linear layers behind it then copy their weights
-once per token. Computed on (B, T, W) as it lies in memory, the same formula takes a fraction of the time, above all in
+once per token. Computed on (B, T, W) in its memory order, the same formula takes a fraction of the time, above all in
 bf16. Shapes: B images, T tokens, W width, H heads.
 """
 
@@ -112,7 +112,7 @@ def host_block(
 def cast_matrices(blocks: Iterable[nn.Module], dtype: torch.dtype) -> dict[int, Tensor]:
     """Copies in `dtype` of the blocks' weights that meet a matrix product, by the id of the parameter, for `casts`.
 
-    Autocast would make the same copies anew at every call. Gated blocks are left to it.
+    Autocast would make the same copies at every call. Gated blocks are left to it.
     """
     return {
         id(parameter): parameter.detach().to(dtype)

@@ -38,7 +38,6 @@ class Classifier:
     """An image belongs to the class whose column its unit vector is nearest to.
 
     Attributes:
-        clip: Encodes the images.
         head: Unit class vectors (D, C), float32, on the CPU; the columns are the domain's classes in their order.
     """
 
@@ -55,11 +54,7 @@ def load_classifier(
     to the images as the base encodes them.
 
     Args:
-        project: The pipeline.
-        checkpoint: A `customized_checkpoint`, or the `base_checkpoint`.
         base: The `base_checkpoint`, read only for a `linear-head`; None: the project's current one.
-        domain: Gives classes and templates.
-        device: Where the model goes.
 
     Raises:
         InputError: If a head was trained for other classes, or on another base.
@@ -88,7 +83,6 @@ def zero_shot_head(clip: Clip, class_names: Sequence[str], templates: Sequence[s
     The same as open_clip's `build_zero_shot_classifier` and REACT's evaluation (Radford et al. 2021, section 3.1.4).
 
     Args:
-        clip: The model.
         class_names: C names.
         templates: Texts with `{}` where the name goes.
     """

@@ -105,7 +105,7 @@ def _pass_gated_block_first(host: Any, args: tuple[Any, ...]) -> tuple[Any, ...]
 
 
 def gated_layers(model: nn.Module) -> dict[int, GatedBlock]:
-    """The gated blocks by the number of the layer they stand before; none in a tower that has no place for them."""
+    """The gated blocks by the number of the layer they precede; none in a tower that has no place for them."""
     found: dict[int, GatedBlock] = {}
     try:
         blocks = vision_blocks(model)

@@ -49,9 +49,8 @@ class Clip:
         model: open_clip's CLIP or CustomTextCLIP, in eval mode.
         tokenizer: Texts to token ids (N, context length), int64.
         preprocess: RGB image to a tensor (3, H, W), float32, normalised, without augmentation.
-        model_cfg: open_clip's architecture; `vision_cfg.react_cfg` tells of gated blocks.
+        model_cfg: open_clip's architecture; `vision_cfg.react_cfg` describes gated blocks.
         preprocess_cfg: Size, mean, std, interpolation and resize mode.
-        device: Where the model is.
     """
 
     model: Any
@@ -154,7 +153,7 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
     """Load what `encoder` names: a folder written by `save`, a checkpoint file, or a pretrained tag of open_clip.
 
     A state dict may be bare or under `state_dict`, with or without `module.` prefixes; gated blocks in it are found by
-    their names, so REACT's released checkpoints load strictly. A folder tells architecture, activation and
+    their names, so REACT's released checkpoints load strictly. A folder records architecture, activation and
     normalisation itself; what is configured beside it must agree.
 
     Raises:
@@ -207,10 +206,10 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
 
 def _warn_of_what_is_assumed(encoder: EncoderConfig, path: Path, used: dict[str, Any]) -> None:
     for field in ("quick_gelu", "mean", "std"):
-        # A name such as ViT-B-32-quickgelu tells the activation too.
+        # A name such as ViT-B-32-quickgelu implies the activation too.
         if getattr(encoder, field) is None and not (field == "quick_gelu" and used.get(field)):
             logger.warning(
-                "%s: a checkpoint file does not tell its %s; %s is assumed. Say encoder.%s if that is wrong",
+                "%s: a checkpoint file does not record its %s; %s is assumed. Set encoder.%s if that is wrong",
                 path,
                 field,
                 used.get(field, False),

@@ -1,4 +1,4 @@
-"""What a checkpoint may ask of the libraries that build it: files of its own folder, and never code.
+"""What a checkpoint may ask of the libraries that build it: files of its own folder, never code.
 
 open_clip hands fields of a checkpoint's configuration on to transformers and timm, and some of these load and run
 Python files, or fetch other models. They are refused here, before any of these libraries sees them.
@@ -52,7 +52,6 @@ def folder_inside(directory: Path, name: Any, field: str) -> Path:
     """The folder `name` of a checkpoint folder, as an absolute path, so that no library takes it for a Hub name.
 
     Args:
-        directory: The checkpoint folder.
         name: What its configuration says.
         field: Where it says so, for the error.
 

@@ -52,12 +52,12 @@ def load_strictly(model: nn.Module, weights: dict[str, Tensor], path: Path) -> N
     shapes = [key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape]
     faults = {"missing": missing, "unexpected": unexpected, "of another shape": sorted(shapes)}
     if any(faults.values()):
-        told = "; ".join(
+        differences = "; ".join(
             f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
             for what, keys in faults.items()
             if keys
         )
-        raise InputError(f"{path}: does not fit the architecture of {_image_tower(model)}: {told}")
+        raise InputError(f"{path}: does not fit the architecture of {_image_tower(model)}: {differences}")
     model.load_state_dict(weights, strict=True)
 
 
@@ -84,7 +84,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str] |
 def map_weights(model: nn.Module, names: Iterable[str], path: Path) -> None:
     """Let parameters of a model be read from a safetensors file when they are used, and free their memory until then.
 
-    For what stays frozen and is not needed for a while: after a training it is there to be saved, unchanged. It lies on
+    For what stays frozen and is not needed for a while: after a training it is there to be saved, unchanged. It is on
     the CPU then.
 
     Args:

@@ -70,7 +70,7 @@ def demo(
     """Run everything on a small real corpus made of installed packages: three domains, base, customized and control.
 
     A folder that has no pipeline.yaml gets the demo's. A second time nothing is computed again. Killed in between, it
-    goes on where it was.
+    resumes.
     """
     if config is None and not os.environ.get(CONFIG_VARIABLE) and write_demo_project(Path.cwd()):
         console.print(f"wrote pipeline.yaml and domains/ to {Path.cwd()}", markup=False, soft_wrap=True)
@@ -81,7 +81,7 @@ def demo(
     print_results(_results(project, DEMO_DOMAINS))
     console.print(
         "\n[bold]react-pipeline ui[/bold] shows every step with its lineage (Dagster) and every run (MLflow);\n"
-        "[bold]react-pipeline search 'a red bird'[/bold] looks into the corpus; README.md tells how to bring your own."
+        "[bold]react-pipeline search 'a red bird'[/bold] looks into the corpus; README.md explains how to use your own."
     )
     raise typer.Exit(failed)
 
@@ -155,15 +155,15 @@ def export(
 ) -> None:
     """Write a customized model with its model card as a folder of its own, for open_clip or for this package.
 
-    A method stands for its present model; `champion` for the one that reigns, which may be an older one.
+    A method means its current model; `champion` the current champion, which may be an older one.
     """
     from react_pipeline.use import export as write_folder
     from react_pipeline.use import other_champion
 
     project = load_project(config)
     folder = write_folder(project, domain, method, to, overwrite=overwrite)
-    if told := other_champion(project, domain, folder):
-        typer.echo(f"note: {told}", err=True)
+    if warning := other_champion(project, domain, folder):
+        typer.echo(f"note: {warning}", err=True)
     console.print(f"{folder}: README.md says how to load it", markup=False)
 
 
@@ -223,10 +223,12 @@ def doctor(config: Config = None) -> None:
 
 @app.command()
 def prune(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False, config: Config = None
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
+    keep_hours: Annotated[float, typer.Option(help="Keep what was current or made within this time.", min=0)] = 1.0,
+    config: Config = None,
 ) -> None:
-    """Remove artifacts that nothing current was made from, and leftovers of killed builds."""
-    removed = load_project(config).store.prune(dry_run=dry_run)
+    """Remove artifacts that nothing current or running was made from, and leftovers of killed builds."""
+    removed = load_project(config).store.prune(dry_run=dry_run, keep_seconds=keep_hours * 3600)
     for path in removed:
         typer.echo(path)
     console.print(f"{len(removed)} directories {'would be removed' if dry_run else 'removed'}")
@@ -234,7 +236,7 @@ def prune(
 
 @app.command()
 def verify(config: Config = None) -> None:
-    """Read every artifact in full and compare it with its manifest: finds what a disk has changed by itself."""
+    """Read every artifact in full and compare it with its manifest: detects silent disk corruption."""
     checked = wrong = 0
     for path, error in load_project(config).store.verify():
         checked += 1
@@ -255,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ReactError as error:
         _fail(str(error), 2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from here", 130)
+        _fail("interrupted; run the same command again to resume", 130)
     except Exception as error:
         # Typer's and click's own errors: wrong options, missing arguments.
         if not hasattr(error, "format_message"):

@@ -1,7 +1,6 @@
 """Diagnosis: what a machine and a project have, what is missing, and how to get it.
 
-Belongs here: looking, quickly; asking the servers whether they answer. Does not belong
-here: repairing anything.
+Belongs here: looking, quickly; asking the servers whether they answer. Does not belong here: repairing anything.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ MIN_FREE_BYTES = 5_000_000_000
 SERVER_TIMEOUT_SECONDS = 5
 
 UI_URLS = {"dagster": "http://127.0.0.1:3000", "mlflow": "http://127.0.0.1:5000"}
-"""Where `react-pipeline ui` puts them unless it is told otherwise."""
+"""Where `react-pipeline ui` puts them by default."""
 
 _DAEMONS = "{instance{daemonHealth{allDaemonStatuses{daemonType required healthy}}}}"
 
@@ -87,7 +86,7 @@ def _device() -> Finding:
 
 
 def _precision() -> Finding:
-    """What `precision: auto` comes to, with the measurement behind it."""
+    """What `precision: auto` selects, with the measurement behind it."""
     try:
         from react_pipeline.clip import choose_device, choose_precision, speedup
     except ImportError as error:
@@ -113,7 +112,7 @@ def _inputs(project: Project) -> Iterator[Finding]:
         "domains", "ok" if domains else "missing", detail, "" if domains else "react-pipeline domains add FILE"
     )
     for problem in problems:
-        yield Finding("domains", "missing", str(problem), "mend this file")
+        yield Finding("domains", "missing", str(problem), "fix this file")
     for slug, domain in domains.items():
         path = domain.evaluation.path if domain.evaluation else None
         if path is not None and not path.exists():
@@ -218,7 +217,7 @@ def _dagster_server(project: Project, ui_url: str) -> Finding:
 
 
 def _mlflow_server(project: Project, ui_url: str) -> Iterator[Finding]:
-    """Whether a page shows a local database; a server that is the tracking URI itself is told of by `tracking`."""
+    """Whether a page shows a local database; a server that is the tracking URI itself is reported by `tracking`."""
     uri = Tracking.of(project).uri
     if uri.startswith("http"):
         return

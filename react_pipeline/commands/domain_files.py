@@ -18,7 +18,7 @@ from react_pipeline.store import ConfigError, InputError, Problem, write_atomica
 def problems_beside(project: Project, slug: str) -> list[Problem]:
     """What a valid domain file contradicts in `pipeline.yaml`: its retrieval, and the training of methods in use.
 
-    A training that is wrong in `pipeline.yaml` alone is told as a problem of that file.
+    A training that is wrong in `pipeline.yaml` alone is reported as a problem of that file.
     """
     problems: list[Problem] = []
     try:
@@ -42,7 +42,7 @@ def problems_beside(project: Project, slug: str) -> list[Problem]:
 def add_domain_file(project: Project, file: Path) -> tuple[Path, DomainConfig]:
     """Check a domain file and copy it into the project's folder of domains; safe to repeat.
 
-    A relative path of its evaluation set is written out in full, because it is read from where the file lies.
+    A relative path of its evaluation set is written out in full, because it is read relative to the file.
 
     Returns:
         The copy and the domain.

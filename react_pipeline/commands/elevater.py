@@ -43,7 +43,7 @@ def list_datasets() -> None:
 
 @elevater_app.command()
 def check(root: Root, json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
-    """Which data sets are there, whole and right, and where the others can be had. Exit code 1 if one is wrong."""
+    """Which data sets are present, complete and valid, and where to get the others. Exit code 1 if one is wrong."""
     from react_pipeline.benchmark import check_root, report_json, report_lines
 
     reports = check_root(root)
@@ -79,7 +79,7 @@ def submit(
     from react_pipeline.benchmark import STAGE, collect_submission
 
     artifact = fresh(load_project(config), STAGE, method_key(domain, method))
-    _tell_problems(to, collect_submission(artifact, experiment, to))
+    _print_problems(to, collect_submission(artifact, experiment, to))
 
 
 @elevater_app.command()
@@ -102,7 +102,7 @@ def validate(
         except Unavailable:
             continue
     problems = [str(problem) for problem in check_submission(file, expected_predictions(sizes))]
-    _tell_problems(file, problems, "the leaderboard wants" if root is None else f"the data in {root} want")
+    _print_problems(file, problems, "the leaderboard wants" if root is None else f"the data in {root} want")
 
 
 @elevater_app.command()
@@ -142,7 +142,7 @@ def _require_folder(root: Path) -> None:
         raise InputError(f"{root}: no such folder; give the one that holds the data")
 
 
-def _tell_problems(path: Path, problems: list[str], wanted: str = "the leaderboard wants") -> None:
+def _print_problems(path: Path, problems: list[str], wanted: str = "the leaderboard wants") -> None:
     for problem in problems:
         typer.echo(f"error: {printable(problem)}", err=True)
     typer.echo(f"{path}: {'not accepted' if problems else f'as {wanted} it'}")

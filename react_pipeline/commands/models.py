@@ -1,6 +1,6 @@
 """The commands `react-pipeline models ...`: who is champion and why, and a person's decisions about it.
 
-They work without MLflow: the store says who reigns, and the registry is told when it answers.
+They work without MLflow: the store names the champion, and the registry is updated when it answers.
 """
 
 from __future__ import annotations
@@ -63,11 +63,11 @@ def promote_model(
     reason: Annotated[str, typer.Option(help="Why; it is written where the next person looks.")],
     config: Config = None,
 ) -> None:
-    """Make a method's model champion because you say so. It must have been measured on the champion's images."""
+    """Make a method's model champion by your decision. It must have been measured on the champion's images."""
     from react_pipeline.promotion import promote
 
     project = _project_with(domain, config)
-    _tell(project, promote(project, domain, method, reason))
+    _print_decision(project, promote(project, domain, method, reason))
 
 
 @models_app.command("rollback")
@@ -81,7 +81,7 @@ def roll_back_model(
     from react_pipeline.promotion import roll_back
 
     project = _project_with(domain, config)
-    _tell(project, roll_back(project, domain, reason, to_base=to_base))
+    _print_decision(project, roll_back(project, domain, reason, to_base=to_base))
 
 
 @models_app.command("reevaluate")
@@ -92,8 +92,8 @@ def reevaluate_model(domain: Domain, config: Config = None) -> None:
     project = _project_with(domain, config)
     artifact = reevaluate(project, domain)
     top1 = artifact.counts.get("top1")
-    told = f"unavailable: {artifact.counts.get('unavailable')}" if top1 is None else f"top-1 {100 * top1:.1f}%"
-    console.print(f"{told}; next: react-pipeline materialize --select promotion --domain {domain}", markup=False)
+    measured = f"unavailable: {artifact.counts.get('unavailable')}" if top1 is None else f"top-1 {100 * top1:.1f}%"
+    console.print(f"{measured}; next: react-pipeline materialize --select promotion --domain {domain}", markup=False)
 
 
 def _project_with(domain: str, config: Config) -> Project:
@@ -103,21 +103,21 @@ def _project_with(domain: str, config: Config) -> Project:
     return project
 
 
-def _tell(project: Project, artifact: Artifact) -> None:
+def _print_decision(project: Project, artifact: Artifact) -> None:
     from react_pipeline.promotion import Verdict
     from react_pipeline.tracking import Registry, Tracking
 
     verdict, slug = Verdict.read(artifact), artifact.key
     before = verdict.champion_before.named_beside(verdict.champion)
     after = verdict.champion.named_beside(verdict.champion_before)
-    console.print(f"{slug}: {after} reigns (before: {before}): {verdict.reason}", markup=False, soft_wrap=True)
+    console.print(f"{slug}: {after} is champion (before: {before}): {verdict.reason}", markup=False, soft_wrap=True)
     Tracking.of(project).log_artifact(project, artifact)
-    told = Registry.of(project).apply(project, artifact, patient=True)
-    for note in told.notes:
+    delivery = Registry.of(project).apply(project, artifact, patient=True)
+    for note in delivery.notes:
         typer.echo(f"note: {note}", err=True)
-    if told.waits:
+    if delivery.waits:
         typer.echo(
-            "note: MLflow does not answer. The store holds the decision; the registry is told by the next run of "
+            "note: MLflow does not answer. The store holds the decision; the registry is updated by the next run of "
             "`promotion` or the next of these commands",
             err=True,
         )

@@ -32,10 +32,6 @@ def start(
     """Start a program as the leader of a session and process group of its own; stdin is empty.
 
     Args:
-        command: The program and its arguments.
-        output: Where stdout and stderr go.
-        directory: Where it runs.
-        environment: All of its environment variables.
         held: File descriptors that it inherits.
     """
     return subprocess.Popen(  # noqa: S603 - a command of ours, no shell
@@ -97,7 +93,7 @@ class Guard:
         """Start a group and watch it, in place of the one of this name before."""
         process = spawn()
         self._groups[name] = process.pid
-        with suppress(BrokenPipeError):  # somebody ended the guard; all else goes on
+        with suppress(BrokenPipeError):  # the guard was ended; all else continues
             self._pipe.write(" ".join(map(str, self._groups.values())).encode() + b"\n")
             self._pipe.flush()
         return process

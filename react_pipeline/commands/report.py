@@ -33,7 +33,7 @@ def report(
     open_page: Annotated[bool, typer.Option("--open", help="Show it in a browser.")] = False,
     config: Config = None,
 ) -> None:
-    """Write the published comparisons as pages and tables. Nothing is measured; what is stale is left out, and told."""
+    """Write the published comparisons as pages and tables. Nothing is measured; what is stale is left out."""
     from react_pipeline.evaluation import FORMATS, write_report
 
     formats = [entry.value for entry in format] if format else list(FORMATS)

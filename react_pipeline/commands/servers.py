@@ -55,7 +55,7 @@ RESTARTS = 3
 """How often a user interface that no run needs is started again."""
 
 LAST_LINES = 20
-"""Lines of a log in which the reason of an end is looked for; what stands before is another story."""
+"""Lines at the end of a log in which the reason of an exit is looked for."""
 
 _TELLS_OF_AN_ERROR = re.compile(r"\b(ERROR|CRITICAL|FATAL|\w*Error|\w*Exception)\b")
 
@@ -67,12 +67,11 @@ class Server:
     """A running user interface.
 
     Attributes:
-        name: What it is.
         url: Where it answers; empty: it is no page.
         process: Leader of a process group of its own.
         log: What it writes; Dagster's three share one.
         page: What a browser should open first; empty: `url`.
-        start: Starts it anew.
+        start: Starts it again.
     """
 
     name: str
@@ -178,18 +177,18 @@ def watch(servers: list[Server]) -> None:
             if server.name.startswith("dagster"):
                 _require_running(server)
             elif server.process.poll() is not None:
-                told = _how_it_ended(server)
+                ending = _how_it_ended(server)
                 process_groups.end([server.process.pid], [signal.SIGKILL])  # or its own children keep the port
                 if left[server.name] and server.start is not None:
                     left[server.name] -= 1
-                    logger.warning("%s; starting it again, Dagster and its runs go on", told)
+                    logger.warning("%s; starting it again; Dagster and its runs are not affected", ending)
                     server.process = server.start()
                 else:
                     servers.remove(server)
                     logger.warning(
-                        "%s; that was the last of %d tries. Dagster and its runs go on, and what they log is kept; for "
+                        "%s; that was the last of %d tries. Dagster and its runs are not affected; for "
                         "this page start `react-pipeline ui` again",
-                        *(told, 1 + RESTARTS),
+                        *(ending, 1 + RESTARTS),
                     )
         time.sleep(WATCH_SECONDS)
 
@@ -242,7 +241,7 @@ def _require_running(server: Server) -> None:
 
 
 def _how_it_ended(server: Server) -> str:
-    """Exit code or signal, and the last line of the log's end that tells of an error."""
+    """Exit code or signal, and the last line of the log's end that names an error."""
     code = server.process.wait()
     how = f"ended with exit code {code}" if code >= 0 else f"was ended by signal {-code} ({signal.strsignal(-code)})"
     lines = server.log.read_text(errors="replace").strip().splitlines()[-LAST_LINES:]

@@ -1,6 +1,6 @@
-"""The command `react-pipeline status`: what is out of date, held back, waiting or not to be had, and what mends it.
+"""The command `react-pipeline status`: what is out of date, held back, waiting or failed, and what fixes it.
 
-Belongs here: telling a person what `upkeep.survey` found, and what became of the runs. Does not belong here: what
+Belongs here: printing what `upkeep.survey` found, and what became of the runs. Does not belong here: what
 counts as out of date (`lineage`), what automation would do about it (`upkeep`), reading runs (`assets.attempts`).
 """
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from react_pipeline.upkeep import Place, Survey
 
 SHARED = "(shared)"
-"""Stands for the domain of what belongs to none."""
+"""Shown in place of the domain for artifacts of no domain."""
 
 _BECAUSE = {
     "held back": "made from what is held back",
     "waiting": "made from what is out of date",
-    "failed": "made from what cannot be had",
+    "failed": "made from what failed",
 }
 
 
@@ -47,7 +47,7 @@ class Runs:
 
 
 def status(config: Config = None) -> None:
-    """What is out of date, held back by the policy of training, waiting or failed; and the command that mends it."""
+    """What is out of date, held back by the policy of training, waiting or failed; and the command that fixes it."""
     from react_pipeline.upkeep import State
 
     project = load_project(config)
@@ -58,7 +58,7 @@ def status(config: Config = None) -> None:
     if rows:
         print_table(["domain", "state", "what", "why"], rows, below=["why"])
     if found.tasks and runs.unseen:
-        typer.echo(f"note: what failed is not told: {runs.unseen}", err=True)
+        typer.echo(f"note: failed runs are not shown: {runs.unseen}", err=True)
     fresh = sum(state is State.FRESH for state in found.states.values())
     console.print(f"{fresh} of {len(found.states)} artifacts are up to date", markup=False)
     for command in _commands(project, found, slugs):
@@ -79,9 +79,9 @@ def _look(project: Project, slugs: Sequence[str]) -> tuple[Survey, Runs]:
             if instance is None:
                 runs.unseen = "there are no runs here; set DAGSTER_HOME to the home of your Dagster, if it is another"
             while instance is not None:
-                told = failures(instance, found.tasks)
-                runs.earlier |= {task.place: why for task, (why, same) in told.items() if not same}
-                new = {task.place: why for task, (why, same) in told.items() if same}
+                reasons = failures(instance, found.tasks)
+                runs.earlier |= {task.place: why for task, (why, same) in reasons.items() if not same}
+                new = {task.place: why for task, (why, same) in reasons.items() if same}
                 if not new:
                     break
                 runs.failed |= new
@@ -105,11 +105,11 @@ def _rows(found: Survey, runs: Runs, slug: str) -> list[list[str]]:
     held = [task for task in found.held if task.place in mine]
     rows += [[domain, "held back", _name(task.place), task.reason] for task in held]
     named = {task.place for task in held} | set(runs.failed)
-    for state, told in ((State.HELD, "held back"), (State.WAITING, "waiting"), (State.FAILED, "failed")):
+    for state, shown in ((State.HELD, "held back"), (State.WAITING, "waiting"), (State.FAILED, "failed")):
         others = [place for place, its in mine.items() if its is state and place not in named]
         if others:
             why = found.unreadable.get(slug, "") if state is State.FAILED else ""
-            rows.append([domain, told, ", ".join(map(_name, others)), why or _BECAUSE[told]])
+            rows.append([domain, shown, ", ".join(map(_name, others)), why or _BECAUSE[shown]])
     if slug in found.unreadable and State.FAILED not in mine.values():
         rows.append([domain, "not readable", "", found.unreadable[slug]])
     return rows
@@ -139,8 +139,8 @@ def _commands(project: Project, found: Survey, slugs: Sequence[str]) -> list[str
 
 
 def _reason(reason: str, earlier: str | None) -> str:
-    told = reason.partition(": rematerialize")[0].partition(": materialize")[0]
-    return f"{told}; its last {earlier}" if earlier else told
+    short = reason.partition(": rematerialize")[0].partition(": materialize")[0]
+    return f"{short}; its last {earlier}" if earlier else short
 
 
 def _domain(place: Place) -> str:

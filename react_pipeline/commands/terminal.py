@@ -39,7 +39,6 @@ def print_line(text: str, stream: TextIO | None = None) -> None:
     """Print one line now, above a progress bar if there is one, so that a pipe or a file shows it as it happens.
 
     Args:
-        text: The line.
         stream: Standard output if it is not given.
     """
     file, text = stream or sys.stdout, _printable_lines(text)
@@ -143,7 +142,7 @@ def print_table(
     """Print a table as wide as it needs to be, so that a log keeps whole lines.
 
     A terminal that is too narrow gets smaller gaps, headings of two lines, and the columns named in `below` under their
-    row. What is still too wide is folded, numbers last, and not cut: names that differ at their end are told apart.
+    row. What is still too wide is folded, numbers last, and not cut: names may differ at their end only.
 
     Args:
         columns: Headings; `below` and `right` speak of them.

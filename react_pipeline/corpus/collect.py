@@ -29,12 +29,11 @@ SHARDS = "shards"
 
 
 class Collected(NamedTuple):
-    """What became of the pairs that were to be collected.
+    """The result of collecting pairs.
 
     Attributes:
-        shards: Number of tars written.
         pairs: Columns row, class, caption, image_sha256, image_bytes; in the order of the shards.
-        failed: Columns row, class, reason: pairs whose image could not be had, in the order of the corpus.
+        failed: Columns row, class, reason: pairs whose image is not available, in the order of the corpus.
     """
 
     shards: int
@@ -43,14 +42,13 @@ class Collected(NamedTuple):
 
 
 def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, shard_pairs: int) -> Collected:
-    """Copy pairs into training shards in `directory`, in the order in which they lie in the corpus.
+    """Copy pairs into training shards in `directory`, in the order of the corpus.
 
     The caption written is the one that was embedded (cleaned and cut by the corpus' rules), so that the shards agree
     with `pairs.parquet`; only the image is fetched. Equal pairs give equal bytes.
 
     Args:
         pairs: Columns row, class, and those that the source needs.
-        source: Where images come from.
         directory: Gets `00000.tar`, ...; made if missing.
         shard_pairs: Pairs per tar; the last may hold fewer.
 
@@ -75,13 +73,11 @@ def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, sha
 
 @dataclass(frozen=True)
 class LocatedPair:
-    """A pair of a retrieved or control set, its image by where its bytes lie in a shard.
+    """A pair of a retrieved or control set, its image by its byte range in a shard.
 
     Attributes:
         row: Row number of the corpus.
-        path: The shard.
         offset: Of the image's first byte in it.
-        size_bytes: Of the image.
         caption: As it was embedded.
         label: Class it was retrieved for; empty in a control set.
     """

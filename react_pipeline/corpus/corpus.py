@@ -44,7 +44,7 @@ def publish_corpus(project: Project) -> Artifact:
     """Publish the artifact `corpus`: `shards.parquet` with shard, path, bytes and sha256 (see `inventory.take_stock`).
 
     The user's shards stay where they are. Their identity is name, size and digest in order, so a corpus that is moved
-    to another folder stays the same corpus. With `keys: by_folder` which of them lie together belongs to it too
+    to another folder stays the same corpus. With `keys: by_folder` which of them share a folder is part of it too
     (column `folder`). The demo's shards, and those of downloaded images, are part of the artifact. For ready embeddings
     it holds their inventory instead.
 
@@ -82,7 +82,7 @@ def publish_corpus(project: Project) -> Artifact:
 
 
 def locate_shards(corpus: CorpusConfig) -> list[ShardLocation]:
-    """Every shard that `corpus.shards` stands for: in the order of the patterns, sorted in each, each file once.
+    """Every shard that `corpus.shards` names: in the order of the patterns, sorted in each, each file once.
 
     Only buckets are asked; that a shard named in full is there is found when its identity is.
 
@@ -130,7 +130,7 @@ def _write_demo(project: Project, staging: Path) -> dict[str, Any]:
 
 
 def count_pairs(corpus: Artifact) -> int | None:
-    """How many pairs a published corpus has; None where they were not counted, as those of remote shards.
+    """How many pairs a published corpus has; None where they were not counted (remote shards).
 
     The demo's are counted by their source.
     """
@@ -142,7 +142,7 @@ def _checked(locations: list[ShardLocation]) -> dict[str, int]:
     """Refuse damaged shards and a corpus without pairs; how many pairs there are, if all are local.
 
     To count the pairs of remote shards, each would have to be read at thousands of places, and embedding reads them
-    anyway. Of those only the end of each is read, which is missing where a shard is cut off, and the headers of the
+    anyway. Of those only the end of each is read, which is missing where a shard is truncated, and the headers of the
     first ones, until a pair is found.
     """
     remote = [location for location in locations if isinstance(location, RemoteShard)]
@@ -172,7 +172,7 @@ def _check_whole(shard: RemoteShard) -> None:
         file.seek(max(0, size - _END_BYTES))
         if size % 512 or size < _END_BYTES or file.read().strip(b"\0"):
             raise CorpusError(
-                f"{shard}: does not end like a tar ({size:,} bytes), so it is cut off or no tar; upload it again, or "
+                f"{shard}: does not end like a tar ({size:,} bytes): truncated, or not a tar; upload it again, or "
                 "take it out of `corpus.shards`"
             )
 

@@ -32,7 +32,7 @@ _OWN_REASON = re.compile(rf"\b({'|'.join(_DECODER_REASONS)}): ")
 
 @dataclass(frozen=True)
 class Kept:
-    """Where an image lies in the journal."""
+    """Where an image is in the journal."""
 
     path: Path
     offset: int
@@ -46,7 +46,6 @@ class Journal:
     """What is on record in a directory, by URL.
 
     Attributes:
-        kept: Images that are there.
         errors: What each attempt that failed met, in order.
         next_number: Of the next pair of files.
     """
@@ -96,7 +95,7 @@ def reason_of(error: str) -> tuple[str, str]:
     """A short reason for the ledger, made of an error's text, and the text itself."""
     if found := _OWN_REASON.search(error):
         return found[1], error[found.end() : found.end() + 200].rstrip(">")
-    # urllib's words for a redirect to another scheme.
+    # urllib's message for a redirect to another scheme.
     if "Redirection to url" in error:
         return REFUSED_URL, error[:200]
     if found := re.search(r"HTTP Error (\d{3})", error):

@@ -1,4 +1,4 @@
-"""Downloads: images by URL, through img2dataset, so that what was had once is never fetched again.
+"""Downloads: images by URL, through img2dataset, so that nothing is fetched twice.
 
 Belongs here: which URLs are tried, how often, and the ledger. Does not belong here: what runs in the downloading
 processes (`download_process`), what is on record (`download_journal`), what may be connected to (`web_access`), what an
@@ -54,10 +54,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Downloaded:
-    """What became of the URLs of a table.
+    """The result of a download.
 
     Attributes:
-        directory: Where the images lie, in a form of its own; remove it when the images were taken over.
+        directory: Where the images are, in a private format; remove it when the images were taken over.
         images: Columns row, url, image_bytes, image_sha256 (of the bytes kept), source_sha256 (of the bytes that came;
             another one only where `image_size` made the image smaller). In the order of the table.
         failed: The ledger: columns row, url, reason, detail, attempts. In the order of the table.
@@ -72,7 +72,7 @@ class Downloaded:
         """The image file of a row of `images`, its digest checked.
 
         Raises:
-            CorpusError: If what lies in the directory is not what was fetched.
+            CorpusError: If the directory no longer holds what was fetched.
         """
         kept = self._kept[row]
         try:
@@ -83,7 +83,7 @@ class Downloaded:
             raise CorpusError(f"{kept.path}: cannot be read ({error.strerror or error})") from error
         if hashlib.sha256(data).hexdigest() != kept.sha256:
             raise CorpusError(
-                f"{kept.path}: holds other bytes than were fetched; remove {self.directory} and run again"
+                f"{kept.path}: does not hold the bytes that were fetched; remove {self.directory} and run again"
             )
         return data
 
@@ -97,15 +97,15 @@ def download_images(
 ) -> Downloaded:
     """Fetch the images of a table's URLs into `directory`; what is there already is not fetched again.
 
-    An image counts as had only if it can be decoded by the corpus' rules (`images.decode_image`). A killed call goes on
-    where it was when it is called again with the same directory; the table may have grown or shrunk. Rows of equal URL
-    share one fetch. What failed is tried again, at most `retries` times, after everything else had its turn; reasons in
-    `download_journal.PERMANENT` are not. URLs of other schemes than http and https are refused (`refused_url`).
+    An image counts as fetched only if it can be decoded by the corpus' rules (`images.decode_image`). A killed call
+    resumes where it was when it is called again with the same directory; the table may have grown or shrunk. Rows of
+    equal URL share one fetch. What failed is tried again, at most `retries` times, after everything else had its turn;
+    reasons in `download_journal.PERMANENT` are not. URLs of other schemes than http and https are refused
+    (`refused_url`).
 
     Args:
         table: Columns row (unique integers) and url.
         directory: Made if missing.
-        settings: How to fetch.
         max_pixels: Larger images fail as `too_many_pixels`, undecoded.
         distributor: On a cluster each file of URLs is a task, and `settings.processes` means nothing.
 
@@ -144,7 +144,7 @@ def end_with_parent(run: Connection) -> None:
 class _Processes:
     """Downloading processes, started when they are first needed; they end with this one, however it ends.
 
-    They stand in place of img2dataset's own distributor, which prints, and waits for ever if one of them is killed.
+    They replace img2dataset's own distributor, which prints, and waits forever if one of them is killed.
     """
 
     def __init__(self, count: int) -> None:
@@ -264,7 +264,7 @@ def _run(
                 bar.update(sizes[done])
     except BrokenProcessPool as error:
         raise CorpusError(
-            "corpus.download: a downloading process died, most likely for lack of memory; what was fetched is kept: "
+            "corpus.download: a downloading process died, probably out of memory; what was fetched is kept: "
             "run again, with fewer `processes` or `threads`"
         ) from error
 

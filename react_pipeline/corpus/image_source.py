@@ -23,7 +23,7 @@ from react_pipeline.settings import CorpusConfig, DistributorConfig
 from react_pipeline.store import Artifact, CorpusError
 
 LOCATION = ["shard", "image_path", "image_offset", "image_bytes", "image_sha256", "caption"]
-"""Columns of the corpus' metadata that tell where a pair lies and what it is."""
+"""Columns of the corpus' metadata that locate and describe a pair."""
 
 URL_COLUMNS = ["url", "caption"]
 """The same where images are fetched from URLs."""
@@ -39,8 +39,8 @@ class ImageSource(Protocol):
 
     Attributes:
         columns: Columns of the corpus' metadata that `fetch` needs beside `row`.
-        identity: The column by which equal images are told before they are fetched.
-        failed: Corpus row -> reason why its image could not be had; filled while `fetch` is exhausted.
+        identity: The column that identifies equal images before they are fetched.
+        failed: Corpus row -> reason why its image is not available; filled while `fetch` is exhausted.
         ledger: The same as a table with columns row, url, reason, detail, attempts, sorted by row.
     """
 
@@ -64,7 +64,7 @@ class ImageSource(Protocol):
 
         Yields:
             The row as a named tuple, with `caption` and `image_sha256` of the image as it is in the corpus or on the
-            web, and the image's bytes; in the order of the corpus. Rows that cannot be had are left out.
+            web, and the image's bytes; in the order of the corpus. Unavailable rows are left out.
 
         Raises:
             CorpusError: If the corpus is not what it was.
@@ -81,10 +81,8 @@ def open_source(project: Project, corpus: Artifact, embeddings: Artifact, direct
 
     Args:
         project: Gives the rules for downloads.
-        corpus: The artifact `corpus`.
-        embeddings: The artifact `corpus_embeddings`.
         directory: Scratch inside the build's staging directory, for images fetched from URLs; a build that was killed
-            goes on with what is there. `discard` removes it.
+            resumes with what is there. `discard` removes it.
     """
     if corpus.manifest["config"]["kind"] == "embeddings":
         return UrlSource(project.config.corpus, directory, project.config.distributor)
@@ -93,7 +91,7 @@ def open_source(project: Project, corpus: Artifact, embeddings: Artifact, direct
 
 @dataclass
 class TarSource:
-    """Images by where their bytes lie in the corpus' tars, each digest checked.
+    """Images by their byte ranges in the corpus' tars, each digest checked.
 
     Attributes:
         shards: The corpus' tars; the column `shard` is a position in this list.
@@ -152,8 +150,6 @@ class UrlSource:
 
     Attributes:
         corpus: Rules for downloads, images and captions.
-        directory: The scratch directory.
-        distributor: Where downloads run.
     """
 
     corpus: CorpusConfig
@@ -189,13 +185,13 @@ class UrlSource:
             on="row",
             how="inner",
         )
-        # If nothing was had, pandas gives the index the column's name, and then knows not which to sort by.
+        # If nothing was fetched, pandas gives the index the column's name, and then knows not which to sort by.
         described = described.reset_index(drop=True)
         for pair in described.sort_values("row", kind="stable").itertuples(index=False):
             yield pair, got.read(int(pair.row))
 
     def discard(self) -> None:
-        """Remove the scratch directory; a later `fetch` would fetch anew."""
+        """Remove the scratch directory; a later `fetch` would fetch again."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
 

@@ -67,7 +67,6 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
     to the upper 8; CMYK is converted as Pillow does, without colour profiles.
 
     Args:
-        data: The bytes of the file.
         max_pixels: Cap on width times height, checked before a pixel is decoded. Pillow's own limit (179 million) holds
             above it.
 
@@ -129,8 +128,6 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: Path,
 
     Args:
         rows: Titles and their RGB images; images are fitted into squares of `tile_pixels`.
-        path: Where the PNG goes.
-        tile_pixels: Side of a thumbnail.
     """
     font = ImageFont.load_default(size=14)
     gap, title_pixels = 4, 22

@@ -1,4 +1,4 @@
-"""The inventory of a corpus' shards: where each is, and what tells that it is still the same.
+"""The inventory of a corpus' shards: where each is, and what identifies its content.
 
 Belongs here: the file `shards.parquet` of the artifact `corpus`, and finding changed shards. Does not belong here:
 which shards make a corpus (`corpus`), reading them (`shards`), remembering digests (`digests`).
@@ -27,7 +27,7 @@ def take_stock(store: Store | None, locations: Sequence[ShardLocation]) -> pd.Da
     """One row a shard: shard (its number), path (or URL), bytes, sha256; for remote ones tag and storage too.
 
     `sha256` is the digest of a local shard's bytes. A remote shard is not read: there it is the digest of what its
-    server tells (size and `tag`, see `remote.Identity`). In both cases equal digests mean equal shards, which is what
+    server reports (size and `tag`, see `remote.Identity`). In both cases equal digests mean equal shards, which is what
     later steps may rely on.
 
     Args:

@@ -1,6 +1,6 @@
 """Local files by path and pattern, as `corpus.shards` and `corpus.urls` name them.
 
-Belongs here: finding files on disk. Does not belong here: which names are allowed and what a range stands for
+Belongs here: finding files on disk. Does not belong here: which names are allowed and what a range expands to
 (`shard_patterns`), files on a server (`remote`).
 """
 
@@ -28,7 +28,7 @@ def find_files(patterns: Iterable[str], suffix: str, field: str) -> list[Path]:
     for pattern in patterns:
         path = Path(pattern)
         root = path
-        # Only what does not exist as it stands is a pattern: a folder may be called `[2024]` or `{a}`.
+        # Only a name that does not exist literally is a pattern: a folder may be called `[2024]` or `{a}`.
         while not root.exists():
             root = root.parent
         for inside in ["."] if root == path else expand_names(str(path.relative_to(root)), field):
@@ -46,7 +46,7 @@ def find_files(patterns: Iterable[str], suffix: str, field: str) -> list[Path]:
 
 
 def expand_names(pattern: str, field: str) -> list[str]:
-    """What the ranges of a pattern stand for.
+    """The names that the ranges of a pattern expand to.
 
     Raises:
         CorpusError: If a range is wrong, naming the field.

@@ -1,6 +1,6 @@
 """Pairs: one sample's bytes made into an image, a caption and metadata, or the reason why it cannot be used.
 
-Belongs here: the rules for captions and metadata. Does not belong here: where the bytes lie (`shards`), the rules for
+Belongs here: the rules for captions and metadata. Does not belong here: where the bytes are (`shards`), the rules for
 images (`images`), what is done with a pair (`embed`).
 """
 
@@ -53,7 +53,6 @@ class Pair:
     """A usable sample.
 
     Attributes:
-        image: RGB.
         image_sha256: Of the image file's bytes.
         caption: Without blanks around it, never empty.
         caption_cut: Whether it was longer than `max_caption_chars`.

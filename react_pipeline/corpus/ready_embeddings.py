@@ -83,8 +83,6 @@ def folder_of(root: Path, corpus: str, recorded: str) -> Path:
     """Where the files of a `corpus` of kind `embeddings` are now.
 
     Args:
-        root: Of the store.
-        corpus: Fingerprint of the corpus.
         recorded: Where they were when they were adopted; the answer if nothing newer is known.
     """
     moved = _moved_to(root, corpus)

@@ -43,7 +43,6 @@ class Part:
         text: `text_emb/text_emb_N.npy`.
         metadata: `metadata/metadata_N.parquet`.
         rows: Of each of them.
-        dimension: Of the vectors.
     """
 
     number: str

@@ -39,11 +39,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Identity:
-    """What tells that a remote shard is still the same, and that two shards are not.
+    """Identifies a remote shard, so that a changed one is noticed.
 
     Attributes:
-        size_bytes: Of the tar.
-        tag: A checksum or ETag of the store; else the time of its last change; where a server tells none of these, a
+        tag: A checksum or ETag of the store; else the time of its last change; where a server reports none of these, a
             digest of the first and the last MiB (of everything, if it does not serve ranges).
         path: Of the URL on a web server, whose ETag is often just size and time of change; empty for object stores.
     """
@@ -54,7 +53,7 @@ class Identity:
 
     @property
     def digest(self) -> str:
-        """64 hexadecimal digits, that stand where a local shard has the SHA-256 of its bytes."""
+        """64 hexadecimal digits, used in place of the SHA-256 of a local shard's bytes."""
         return hashlib.sha256(f"{self.size_bytes}:{self.tag}:{self.path}".encode()).hexdigest()
 
 
@@ -73,7 +72,7 @@ def open_remote(shard: RemoteShard) -> BinaryIO:
 
 
 def identify(shard: RemoteShard) -> Identity:
-    """Size and tag, by one request where the server tells them.
+    """Size and tag, by one request where the server reports them.
 
     Raises:
         CorpusError: As `open_remote`.
@@ -200,25 +199,25 @@ class _RangedFile(io.RawIOBase):
             self._handle.seek(start)
             data: bytes = self._handle.read(end - start)
         except ValueError as error:
-            # fsspec's words for a server that answers a range with the whole.
+            # fsspec's message for a server that answers a range with the whole.
             if "range requests" in str(error):
                 raise _NoRanges from error
             raise
         if len(data) != end - start:
-            raise ConnectionError(f"{len(data):,} of {end - start:,} bytes came")
+            raise ConnectionError(f"received {len(data):,} of {end - start:,} bytes")
         return data
 
     def _copy_whole(self) -> None:
         host = self.shard.url.split("/")[2]
-        if host not in _told:
-            _told.add(host)
+        if host not in _reported:
+            _reported.add(host)
             logger.warning("%s serves no ranges: each of its shards is copied whole when it is opened", host)
         self.by_range = False
         self._copy = attempt(self.shard, lambda: _download(self.shard, self._size))
         self._size = self._copy.seek(0, io.SEEK_END)
 
 
-_told: set[str] = set()
+_reported: set[str] = set()
 
 
 class _NoRanges(ReactError):  # noqa: N818 - a state of the server; caught here, it never reaches a user
@@ -232,7 +231,7 @@ def _download(shard: RemoteShard, size: int | None) -> BinaryIO:
             while data := source.read(_COPY_BYTES):
                 copy.write(data)
         if size is not None and copy.tell() != size:
-            raise ConnectionError(f"{copy.tell():,} of {size:,} bytes came")
+            raise ConnectionError(f"received {copy.tell():,} of {size:,} bytes")
         copy.flush()
     except BaseException as error:
         copy.close()

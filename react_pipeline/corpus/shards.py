@@ -39,7 +39,7 @@ _EXTENDING_TYPES = (
 
 @dataclass(frozen=True)
 class Member:
-    """Where the bytes of one member lie in its tar."""
+    """The byte range of one member in its tar."""
 
     offset: int
     size_bytes: int
@@ -90,7 +90,7 @@ def open_shard(location: ShardLocation, *, buffering: int = -1) -> BinaryIO:
     """Open a shard for reading bytes, with seeks; the one opener of all steps. `name` is its path or URL.
 
     Open it in the process that reads it: a location may be handed to a worker, an open shard may not. Remote shards are
-    read by range, see `remote.open_remote`; read what lies close together in one piece, in the order of offsets.
+    read by range, see `remote.open_remote`; read neighbouring ranges in one piece, in the order of offsets.
 
     Args:
         location: Of the list that `corpus.check_shards` or `corpus.shard_paths` gives.
@@ -119,7 +119,7 @@ def index_shard(location: ShardLocation) -> ShardIndex:
 
     Raises:
         CorpusError: If the shard is cut off, no tar, compressed, or holds a member twice. webdataset yields fewer
-            samples without a word where a tar is cut, so the end-of-archive mark is demanded.
+            samples silently where a tar is cut, so the end-of-archive mark is required.
     """
     samples: dict[str, Sample] = {}
     refused: list[tuple[str, str]] = []
@@ -195,9 +195,11 @@ def _check_end(path: ShardLocation, file: IO[bytes], end: int) -> None:
     if len(mark) < tarfile.BLOCKSIZE or mark.strip(b"\0"):
         what = "a damaged header" if len(mark) == tarfile.BLOCKSIZE else "no end-of-archive mark"
         raise CorpusError(
-            f"{path}: {what} at byte {end:,}, so the shard is cut off or damaged; copy it again, or take it out of "
+            f"{path}: {what} at byte {end:,}, so the shard is truncated or damaged; copy it again, or take it out of "
             "`corpus.shards`"
         )
     while block := file.read(1 << 20):
         if block.strip(b"\0"):
-            raise CorpusError(f"{path}: holds data behind its end-of-archive mark; joined tars must be kept apart")
+            raise CorpusError(
+                f"{path}: has data after its end-of-archive mark; keep concatenated tars as separate files"
+            )

@@ -1,7 +1,7 @@
 """A corpus from tables of URLs: images are downloaded and packed into tar shards, inside the artifact `corpus`.
 
-Belongs here: parts and how a killed build goes on, what is taken over from the corpus before, the ledger of what could
-not be had. Does not belong here: reading the tables (`url_tables`), fetching (`downloads`), embedding (`embed`).
+Belongs here: parts, resuming a killed build, what is reused of the previous corpus, the ledger of
+failures. Does not belong here: reading the tables (`url_tables`), fetching (`downloads`), embedding (`embed`).
 
 Files: `shards/NNNNN.tar` (KEY.jpg|png|webp, KEY.txt, KEY.json with the URL), `shards.parquet`, `failed.parquet`.
 """
@@ -59,7 +59,7 @@ def publish_url_corpus(project: Project) -> Artifact:
 
     Raises:
         CorpusError: If a table is unusable, or more than `corpus.download.max_failed_fraction` of the images could not
-            be had. What was downloaded is kept for the next run.
+            be downloaded. What was downloaded is kept for the next run.
     """
     tables = find_tables(project.config.corpus.urls)
     content = [remembered_sha256(project.store.root, path) for path in tables]
@@ -86,8 +86,8 @@ def _build(project: Project, tables: list[Path], staging: Path) -> dict[str, Any
     progress.check(0, {})
     if not progress.pairs:
         raise CorpusError(
-            f"corpus.urls: not one image could be had of {plan['rows']:,} URLs, most often for {progress.often()}; "
-            "look at the network and the table"
+            f"corpus.urls: none of {plan['rows']:,} images could be downloaded, most often {progress.often()}; "
+            "check the network and the table"
         )
     ledger = pd.concat([pd.read_parquet(path) for path in sorted(scratch.glob("failed*.parquet"))], ignore_index=True)
     ledger.to_parquet(staging / FAILED_FILE, index=False)
@@ -151,15 +151,15 @@ class _Progress:
     shards: int
 
     def check(self, pairs: int, reasons: dict[str, int]) -> None:
-        """Refuse to go on if too many could not be had, this part's `pairs` and failures included."""
+        """Stop if too many downloads failed, this part's `pairs` and failures included."""
         failed = sum(self.reasons.values()) + sum(reasons.values())
         tried = failed + self.pairs + pairs
         allowed = self.corpus.download.max_failed_fraction
         if tried and failed > allowed * tried:
             raise CorpusError(
-                f"corpus.urls: {failed:,} of {tried:,} images could not be had ({failed / tried:.0%}, allowed are "
-                f"{allowed:.0%}), most often for {self.often(reasons)}; look at "
-                "the network and the table and run again (what was had is kept), or raise "
+                f"corpus.urls: {failed:,} of {tried:,} images could not be downloaded ({failed / tried:.0%}, "
+                f"allowed are {allowed:.0%}), most often {self.often(reasons)}; check "
+                "the network and the table and run again (finished downloads are kept), or raise "
                 "`corpus.download.max_failed_fraction`"
             )
 

@@ -29,7 +29,6 @@ def take_over(earlier: Artifact, wanted: set[str], directory: Path) -> tuple[int
 
     Args:
         earlier: An artifact `corpus` of kind `urls`.
-        wanted: Keys.
         directory: Where the shards go, numbered from 0.
 
     Returns:

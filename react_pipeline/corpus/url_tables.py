@@ -22,7 +22,7 @@ _BATCH_ROWS = 65_536
 
 
 class UrlRow(NamedTuple):
-    """A usable row. `key` stands for URL and caption: 32 hexadecimal digits, the sample's key in the shards."""
+    """A usable row. `key` is a digest of URL and caption: 32 hexadecimal digits, the sample's key in the shards."""
 
     key: str
     url: str

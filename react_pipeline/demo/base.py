@@ -127,8 +127,8 @@ def _name_vectors(model: Any, texts: Path) -> Tensor:
 def _ridge(classifier: Tensor, names: Tensor) -> Tensor:
     """Map (1280, 384) from image features to text vectors.
 
-    Both sides are centred: what all classes share says nothing, and a shift of the image vectors that is common to all
-    texts changes no ranking.
+    Both sides are centred: what all classes share carries no information, and a shift of the image vectors that is
+    common to all texts changes no ranking.
     """
     features = classifier.double() - classifier.double().mean(dim=0)
     targets = functional.normalize(names.double(), dim=-1)

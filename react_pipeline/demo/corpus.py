@@ -34,7 +34,6 @@ def build_corpus(directory: Path, workers: int = 2) -> dict[str, int]:
 
     Args:
         directory: Where the tars go; made if missing.
-        workers: Rendering processes.
 
     Returns:
         Pairs by source (`pairs/openmoji`, ...) and skipped drawings by reason (`skipped/blank`, ...).
@@ -58,7 +57,7 @@ def build_corpus(directory: Path, workers: int = 2) -> dict[str, int]:
 def build_evaluation(name: str, directory: Path) -> int:
     """Write the labelled images of `demo/animals`, `demo/food` or `demo/travel` and `manifest.csv` (path, class).
 
-    The images are Twemoji's drawings, a hand that the corpus has none of. Returns how many there are.
+    The images are Twemoji's drawings, an artist who is not in the corpus. Returns how many there are.
 
     Raises:
         InputError: If the name is unknown or the package is missing.

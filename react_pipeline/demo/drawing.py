@@ -45,7 +45,7 @@ def render(drawing: Drawing, size: int) -> Image.Image:
     """Render a drawing to an RGB image of `size` x `size` pixels, in colour, on white.
 
     Raises:
-        BlankError: If nothing is to be seen.
+        BlankError: If nothing is visible.
     """
     image = _black_glyph(drawing, size) if drawing.glyph is not None else render_file(drawing.path, size)
     pixels = np.asarray(image)

@@ -1,4 +1,4 @@
-"""The labelled sets of the demo: emoji of three groups in Twemoji's hand, with the class each shows.
+"""The labelled sets of the demo: emoji of three groups as Twemoji draws them, with the class each shows.
 
 Belongs here: which emoji belong to a set and what their class is called. Does not belong here: the domains' files
 (their class lists are written out there), rendering (`drawing`), corpus drawings (`sources`).
@@ -22,7 +22,6 @@ class EmojiGroup:
     Attributes:
         category: Unicode's group.
         first: Name of the first emoji of the run.
-        last: Name of its last emoji.
         left_out: Names in the run that show no member of the domain (parts of animals, say).
     """
 

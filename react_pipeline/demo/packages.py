@@ -2,7 +2,7 @@
 
 Belongs here: which packages are used, for what, and under which licence. Does not belong here: how drawings are listed
 and captioned (`sources`), rendered (`drawing`) and packed (`corpus`), or how the model is made (`network`, `base`).
-Nothing of other people's pictures or weights is committed: everything is read from installed packages, so the results
+No third-party pictures or weights are committed: everything is read from installed packages, so the results
 stay under the licences below. Importing this package imports neither torch nor the packages.
 """
 
@@ -20,7 +20,6 @@ class Source:
 
     Attributes:
         name: What a corpus record carries as `source`.
-        package: The distribution on PyPI.
         licence: As the package's own files state it.
         used: What of it the demo uses.
     """

@@ -1,4 +1,4 @@
-"""The drawings of the demo: which there are in the installed packages, and what their alt texts say.
+"""The drawings of the demo: the list from the installed packages, and their alt texts.
 
 Belongs here: listing drawings, their names and captions. Does not belong here: pixels (`drawing`), tars (`corpus`).
 Captions are written from the sources' own names, aliases and tags, as alt texts on the web are; they carry no class
@@ -32,7 +32,6 @@ class Drawing:
     Attributes:
         key: Unique, safe in file names; the key of its sample in the tars.
         source: Name of its source in `react_pipeline.demo.packages.CORPUS_SOURCES`.
-        caption: The alt text.
         path: A font, an SVG or a PNG.
         glyph: Code point in the font; None for SVG and PNG.
         weight: Weight of a variable font; None for other fonts.
@@ -136,11 +135,8 @@ class IconFont:
     """A font of icons from a `tkinter-icons-*` package, with a JSON file of names and code points.
 
     Attributes:
-        source: Name of the source.
-        distribution: The package on PyPI.
-        font: File under `fonts/`.
         names: File of names and hexadecimal code points.
-        noise: Parts of names that say nothing of what is drawn.
+        noise: Parts of names that do not describe the drawing.
     """
 
     source: str

@@ -30,7 +30,7 @@ different CLIPs of one width agree to about 0."""
 def adopt_embeddings(project: Project) -> Artifact:
     """Publish the artifact `corpus_embeddings` of kind `embeddings`: `ready.json`, which names the files in place.
 
-    Vectors of another CLIP would be searched without any error and find nothing of sense. So the configured encoder
+    Vectors of another CLIP would be searched without an error and find nonsense. So the configured encoder
     encodes `SAMPLED_CAPTIONS` captions from all over the corpus, and they must agree with their ready vectors.
 
     Raises:
@@ -46,7 +46,7 @@ def adopt_embeddings(project: Project) -> Artifact:
     files = pd.read_parquet(corpus.file(FILES_FILE))
     for row in files.itertuples():
         if not (folder / row.name).is_file() or remembered_sha256(project.store.root, folder / row.name) != row.sha256:
-            raise CorpusError(f"{folder / row.name}: is gone or has changed; materialize `corpus` again")
+            raise CorpusError(f"{folder / row.name}: is missing or has changed; materialize `corpus` again")
 
     def write(staging: Path) -> dict[str, Any]:
         similarity = _encoder_similarity(project, base, folder, parts)
@@ -88,10 +88,10 @@ def _encoder_similarity(project: Project, base: Artifact, folder: Path, parts: l
     similarity = float(((encoded * ready).sum(axis=1) / lengths).mean())
     if not similarity >= MIN_ENCODER_SIMILARITY:
         raise CorpusError(
-            f"{folder}: another CLIP made these vectors, or of other captions: {len(rows)} captions encoded by the "
+            f"{folder}: these vectors come from another CLIP or other captions: {len(rows)} captions encoded by the "
             f"configured encoder agree with their vectors to {similarity:.3f} on average, {MIN_ENCODER_SIMILARITY} is "
             "needed. Set `encoder` (model and pretrained weights) to the CLIP that made them, check "
-            "corpus.caption_column, or embed the pairs anew from their shards"
+            "corpus.caption_column, or embed the pairs again from their shards"
         )
     return similarity
 

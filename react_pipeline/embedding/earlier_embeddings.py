@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a group lies: its number there, and its record."""
+    """Where a group is: its number there, and its record."""
 
     source: _Source
     number: int
@@ -84,7 +84,6 @@ class EarlierEmbeddings:
         `group` gets its ledger and what was found, with today's numbers of the shards.
 
         Args:
-            group: Which shards.
             staging: Gets the files, by hard link where the disk can.
             groups: How many groups the build has, for the names of files.
             seen: Keys of all shards before.
@@ -97,7 +96,7 @@ class EarlierEmbeddings:
                 if place.source.link(place.number, group, staging, groups, seen):
                     return {name: place.record[name] for name in ("rows", "captions_cut", "metadata_ignored")}
             except (CorruptArtifact, OSError, pa.ArrowInvalid) as error:
-                # Encoding it again is always right.
+                # Encoding again is always correct.
                 logger.warning("embeddings of earlier shards are not taken over: %s", error)
                 group.ledger, group.found = [], Counter()
         return None
@@ -187,7 +186,7 @@ class _Source:
 
 
 def _renumber(source: Path, target: Path, shift: int) -> None:
-    """Write metadata anew with other numbers of shards, all else as it is."""
+    """Write metadata again with other shard numbers, all else unchanged."""
     table = pq.read_table(source)
     position = table.schema.get_field_index("shard")
     shards = pc.add(table.column(position), pa.scalar(shift, table.schema.field(position).type))

@@ -1,6 +1,6 @@
 """Embedding the corpus: every pair's image and caption as unit vectors, in clip-retrieval's layout.
 
-Belongs here: the order of events, how a killed build goes on, what is counted. Does not belong here: groups of shards
+Belongs here: the order of events, resuming a killed build, what is counted. Does not belong here: groups of shards
 (`embedding.groups`), taking over what was embedded before (`earlier_embeddings`), encoding (`group_encoder`; on a
 cluster `embedding.spread`), reading vectors and metadata back (`vectors`).
 
@@ -52,7 +52,7 @@ def embed_corpus(project: Project) -> Artifact:
 
     Files: `img_emb/img_emb_N.npy` and `text_emb/text_emb_N.npy` (float16 unit rows), `metadata/metadata_N.parquet`
     (key as image_path, caption, shard, byte ranges, digest, the sample's own fields), `stats/N.json`, `ledger.parquet`,
-    `groups.jsonl`, `counts.json`. N counts groups of shards; a killed build goes on with the first unfinished group,
+    `groups.jsonl`, `counts.json`. N counts groups of shards; a killed build resumes with the first unfinished group,
     and a group that was embedded before is linked (`earlier_embeddings`). Ready embeddings are adopted instead.
 
     Raises:
@@ -70,7 +70,7 @@ def embed_corpus(project: Project) -> Artifact:
 
 def _embed(project: Project, inputs: Inputs, corpus: Artifact, base: Artifact, staging: Path) -> dict[str, Any]:
     if (staging / _COUNTS_FILE).exists():
-        # Killed between the last group and the publishing, which takes long where gigabytes are hashed.
+        # Killed between the last group and publishing, which takes long where gigabytes are hashed.
         return _finished(staging)
     locations = check_shards(project.store, corpus)
     shards = pd.read_parquet(corpus.file(SHARDS_FILE))
@@ -93,7 +93,7 @@ def _embed(project: Project, inputs: Inputs, corpus: Artifact, base: Artifact, s
 
 
 class _Build:
-    """One run of the embedding, which goes on with what a killed one left."""
+    """One run of the embedding, which resumes what a killed one left."""
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class _Build:
 
 
 def _prepared(staging: Path, digests: list[str], shards_per_group: int, earlier: EarlierEmbeddings) -> Path:
-    """The folder of markers and ledgers, with the plan. Of no use is one that was cut otherwise: all starts anew.
+    """The folder of markers and ledgers, with the plan. A plan with other groups is of no use: all starts again.
 
     A plan that was begun is kept, even if what could be taken over has changed since: its groups are what is finished.
     """
@@ -203,7 +203,7 @@ def _finish(staging: Path, scratch: Path, groups: int, dimension: int, arithmeti
             records.write(json.dumps({**record, "ledger": row_groups if rows.num_rows else None}) + "\n")
             row_groups += bool(rows.num_rows)
     if not totals["rows"]:
-        raise CorpusError(f"corpus.shards: not one pair can be used; samples were skipped for {dict(reasons)}")
+        raise CorpusError(f"corpus.shards: no usable pair; samples were skipped for {dict(reasons)}")
     encoded = totals["rows"] - totals["reused_rows"]
     counts = {
         "rows": totals["rows"],

@@ -1,4 +1,4 @@
-"""A model as embedding runs it: both towers without needless work, many batches long, no gradients.
+"""A model as embedding runs it: both towers without gradients and needless work.
 
 Belongs here: cutting batches into parts of a good size, precision, memory layout, texts encoded once. Does not belong
 here: the towers' arithmetic (`tower`, `text_tower`), reading pairs (`inference`). Shapes: B images, N texts, L token
@@ -29,7 +29,7 @@ from react_pipeline.clip import (
 from react_pipeline.embedding.fused_tower import Features, convert
 
 CPU_IMAGES, CPU_TOKENS = 32, 512
-"""Images, and token ids with padding, of one pass on a processor: what lies between two layers stays near it."""
+"""Images, and token ids with padding, of one pass on a processor: what passes between two layers stays in its cache."""
 GPU_TOKENS = 1 << 17
 KEPT_TEXTS = 16_384
 """Texts whose vectors are kept, should they come again: 2 KiB each with D = 512."""
@@ -57,9 +57,7 @@ class Encoder:
         With half precision a second copy of the matrices is held, half the size of the first.
 
         Args:
-            clip: The model.
-            precision: As configured.
-            long_run: Many hundred images or texts will come, which is worth some seconds of preparation: on a CPU,
+            long_run: Many hundred images or texts will follow, which justifies some seconds of preparation: on a CPU,
                 towers that are not open_clip's own transformers get fused layers (texts: in fp32 alone).
         """
         self.clip = clip

@@ -23,7 +23,7 @@ TOLERANCE = {"fp32": 1e-9, "bf16": 1e-3}
 fp32 that is a difference of 5e-5 between unit vectors; measured on the demo's image tower: 1e-6."""
 
 IMAGES_AT_ONCE = 16
-"""Images of one pass: what lies between two layers stays near the processor. A shorter part is filled up with zeros, as
+"""Images of one pass: what passes between two layers stays in the cache. A shorter part is filled up with zeros, as
 each shape is compiled anew. Measured: 8 to 10% faster than 32."""
 
 OPSET = 17

@@ -56,7 +56,6 @@ class GroupEncoder:
         Args:
             groups: With their headers read; asked for in a thread that reads ahead.
             directory: Gets `img_emb/`, `text_emb/`, `metadata/` and `stats/`.
-            bar: Of tqdm.
             pairs: How many are to come at the most, if known: a process for less than a batch only costs its start.
 
         Raises:
@@ -66,7 +65,7 @@ class GroupEncoder:
         size = self._embedding.batch_size
         workers = self._embedding.workers if pairs is None else min(self._embedding.workers, pairs // size)
         stream = PairStream(groups, self._dataset, size, workers, pin_memory=self.arithmetic["device"] == "cuda")
-        with _dead_workers_told():
+        with _dead_workers_explained():
             # Waiting for a group's first batch, and for the workers to start, is part of what it takes.
             started = time.perf_counter()
             for group, reader in stream:
@@ -89,7 +88,7 @@ class GroupEncoder:
 
 
 @contextmanager
-def _dead_workers_told() -> Iterator[None]:
+def _dead_workers_explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
@@ -97,7 +96,7 @@ def _dead_workers_told() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise CorpusError(
-            "embedding: a decoding process died, most likely for lack of memory; finished groups of shards are kept: "
+            "embedding: a decoding process died, probably out of memory; finished groups of shards are kept: "
             "run again, with fewer `embedding.workers`, a smaller `embedding.batch_size` or `corpus.max_pixels`, or "
             "(in a container) more shared memory"
         ) from error

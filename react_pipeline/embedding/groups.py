@@ -39,12 +39,9 @@ class Group:
     """Consecutive shards that are embedded together, and what became of their samples.
 
     Attributes:
-        number: Of the group.
-        shards: Numbers of its shards.
         digests: SHA-256 of each (of a remote shard, the digest of its identity).
         samples: What is to be read and encoded: shard and sample.
         found: How many samples each shard holds, good or bad.
-        ledger: What was skipped.
     """
 
     number: int
@@ -86,21 +83,23 @@ class Group:
                 reason, times = reasons.most_common(1)[0]
                 raise CorpusError(
                     f"{locations[shard]}: {bad} of {found} samples are bad ({bad / found:.0%}, allowed are "
-                    f"{max_bad_fraction:.0%}), most often {reason} ({times}); mend or remove the shard, or raise "
+                    f"{max_bad_fraction:.0%}), most often {reason} ({times}); fix or remove the shard, or raise "
                     "`corpus.max_bad_fraction`"
                 )
 
     def _repeated(
         self, locations: Sequence[ShardLocation], shard: int, repeated: int, keys: int, allowed: float
     ) -> str:
-        told = {row[1] for row in self.ledger if row[0] == shard and row[2] == DUPLICATE}
+        duplicates = {row[1] for row in self.ledger if row[0] == shard and row[2] == DUPLICATE}
         holder = next((place for place in locations[:shard] if place.name == locations[shard].name), None)
         # Data sets that number their samples alike number their shards alike: one look into one of that name will do.
-        shared = told & {sample.key for sample in index_shard(holder).samples} if holder is not None else set[str]()
-        example = f"{min(shared)!r} is in {holder} too" if shared else f"such as {min(told)!r}"
+        shared = (
+            duplicates & {sample.key for sample in index_shard(holder).samples} if holder is not None else set[str]()
+        )
+        example = f"{min(shared)!r} is in {holder} too" if shared else f"such as {min(duplicates)!r}"
         return (
             f"{locations[shard]}: {repeated:,} of {keys:,} keys are held by earlier shards ({repeated / keys:.0%}, "
-            f"allowed are {allowed:.0%}), {example}, and a key stands for one sample. If it is another data set, put "
+            f"allowed are {allowed:.0%}), {example}, and a key identifies one sample. If it is another data set, put "
             "it into a folder of its own and set `corpus.keys: by_folder`, or rename its keys; if it is a copy, remove "
             "it; or raise `corpus.max_bad_fraction`, and its samples of these keys are left out"
         )
@@ -112,7 +111,7 @@ class Group:
         pq.write_table(pa.Table.from_arrays(arrays, schema=LEDGER_SCHEMA), path)
 
     def record(self, **counts: Any) -> dict[str, Any]:
-        """What is kept of a finished group, as JSON: enough to take it over later and to add up all groups."""
+        """The record of a finished group, as JSON: enough to reuse it later and to sum over all groups."""
         return {
             "first_shard": self.shards.start,
             "shards": list(self.digests),
@@ -132,7 +131,6 @@ def cut_into_groups(
     Rows have the order of the shards however these are cut.
 
     Args:
-        digests: Of all shards.
         shards_per_group: Of new groups.
         longest_match: How many shards an earlier group has that begins with the shard of this number; 0 if there is
             none.

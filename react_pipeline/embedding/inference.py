@@ -107,7 +107,7 @@ class PairDataset:
 class PairStream:
     """Batches of one group after the other. Those of the next are read and decoded while one is still encoded.
 
-    The workers live as long as the stream; how much lies ready does not depend on how many groups there are.
+    The workers live as long as the stream; how much is buffered does not depend on how many groups there are.
     """
 
     def __init__(
@@ -167,7 +167,6 @@ class PairReader:
     """Iterates over a group's batches, as clip-retrieval's readers do, in the order of the samples.
 
     Attributes:
-        ledger: What was skipped so far.
         counts: `captions_cut` and `metadata_ignored` so far.
     """
 

@@ -1,7 +1,7 @@
 """Parts of the embeddings: files that follow one another, of which the corpus has tens of thousands.
 
-Belongs here: which of them hold which rows, and opening those. Does not belong here: where the files lie and how many
-rows each holds, which an artifact tells (`vectors`).
+Belongs here: which of them hold which rows, and opening those. Does not belong here: where the files are and how many
+rows each holds, which an artifact records (`vectors`).
 
 A file is opened only if one of its rows is asked for, and is closed before the next one: no process may hold so many
 open, and opening all takes seconds. Shapes: N rows, D width.
@@ -29,10 +29,9 @@ class Parts:
     """Files of one kind that follow one another.
 
     Attributes:
-        folder: Where they lie.
         names: Below the folder, in the order of rows.
         starts: First row of each, and one behind the last row of all.
-        check: Told the name of each file before it is read; raises if it must not be.
+        check: Called with the name of each file before it is read; raises if it must not be.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""What is kept on record of each finished group while a build goes on: its ledger, and a marker that vouches for it.
+"""What is kept on record of each finished group while a build runs: its ledger, and a marker that vouches for it.
 
 Belongs here: the files of the scratch folder. Does not belong here: the files that are published (`groups`,
 `group_encoder`), summing them up (`embed`).
@@ -25,9 +25,7 @@ class Records:
     """The records of one build.
 
     Attributes:
-        staging: What will be published.
-        scratch: Where the records lie; removed before publishing.
-        groups: How many groups the build has.
+        scratch: Where the records are; removed before publishing.
         locations: Of all shards, for messages.
         max_bad_fraction: Of a shard.
     """
@@ -69,7 +67,7 @@ class Records:
 
 def mark_done(marker: Path, files: Iterable[Path], counts: dict[str, Any]) -> None:
     """Write a marker that vouches for files."""
-    # They must be on disk before it, even if the power fails.
+    # They must be on disk before it, even after a power failure.
     for path in files:
         fsync(path)
     write_atomically(marker, json.dumps(counts))

@@ -2,7 +2,7 @@
 
 Belongs here: the register and the rule of duplicates. Does not belong here: reading keys (`embedding.groups`).
 
-Keys are text of any length and a corpus has hundreds of millions, so they lie in a table of SQLite beside the files
+Keys are text of any length and a corpus has hundreds of millions, so they are in a table of SQLite beside the files
 being built: 7 to 10 bytes more than the key itself, and `CACHE_KIB` of memory at the most, however many there are. The
 table can be made again at any time from what was published or written, so nothing waits for the disk.
 """
@@ -22,7 +22,7 @@ Duplicates = set[tuple[int, str]]
 
 
 class KeyRegister(Protocol):
-    """What tells duplicates: `SeenKeys`, or what stands for it on another machine."""
+    """Finds duplicates: `SeenKeys`, or its stand-in on another machine."""
 
     def duplicates(self, keys_by_shard: Mapping[int, Iterable[str]]) -> Duplicates:
         """Which keys an earlier shard holds."""

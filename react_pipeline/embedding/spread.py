@@ -4,7 +4,7 @@ Belongs here: what is sent to the executors, and what they do. Does not belong h
 order of events (`embed`).
 
 Which of two samples keeps a key depends on all shards before them. So the headers are read first, a task a group; then
-this process goes through the keys in their order, as the local path does; then the groups are encoded, each told what
+this process goes through the keys in their order, as the local path does; then the groups are encoded, each given what
 of it is a duplicate.
 """
 
@@ -57,7 +57,7 @@ class KeysTask:
 
 
 def keys_file(scratch: Path, number: int) -> Path:
-    """Where the keys of a group lie that is not done."""
+    """The file with the keys of an unfinished group."""
     return scratch / f"{number}.keys"
 
 

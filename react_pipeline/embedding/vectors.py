@@ -1,9 +1,9 @@
-"""Vectors and metadata of the corpus, read back row by row, wherever `corpus_embeddings` says they lie.
+"""Vectors and metadata of the corpus, read back row by row, from where `corpus_embeddings` says they are.
 
 Belongs here: which files hold which rows, and reading them. Does not belong here: making them (`embed`), adopting ready
 ones (`ready_embeddings`), searching them (`index`). Shapes: N rows of the corpus, D width.
 
-An artifact holds its vectors, or names where ready ones lie (`READY_FILE`); readers see no difference. Of ready ones
+An artifact holds its vectors, or names where ready ones are (`READY_FILE`); readers see no difference. Of ready ones
 the columns of URL and caption are called `url` and `caption` whatever their names in the files, a missing one
 reads as "", and `image_sha256` is "", since no image has been seen yet.
 
@@ -75,7 +75,6 @@ def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.Da
     All rows come into memory: 400 million captions are 40 GB. For chosen rows there is `row_metadata`.
 
     Args:
-        artifact: The embeddings.
         columns: Only these; a field that no sample had, of a group or of all, is missing (NaN) there.
     """
     layout = _layout(artifact)
@@ -123,7 +122,7 @@ def image_vectors(artifact: Artifact, rows: pd.Series) -> Vectors:
 
 @dataclass(frozen=True)
 class _Layout:
-    """What an artifact says of its files; where ready ones lie may change at any time."""
+    """What an artifact says of its files; the place of ready ones may change at any time."""
 
     names: dict[str, list[str]]
     """Of files, by folder, in the order of rows."""

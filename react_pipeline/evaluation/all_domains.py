@@ -1,6 +1,6 @@
 """Overview: the comparisons of all domains as one table, with the mean of each method.
 
-Belongs here: which domains stand in it, and whether the published one is still what would be built today. Does not
+Belongs here: which domains it lists, and whether the published one is still what would be built today. Does not
 belong here: the comparison of one domain (`compare`), or how a page looks (`dashboard`).
 """
 
@@ -39,8 +39,8 @@ def overview(project: Project) -> Artifact:
     comparisons, skipped = current_comparisons(project)
     inputs = resolve(project, STAGE, parents=comparisons, content={"skipped": skipped})
     if not comparisons:
-        told = "; ".join(skipped.values()) or f"no domain file in {project.config.domains}"
-        raise MissingArtifact(f"no domain has a current comparison ({told}); materialize `comparison`")
+        reasons = "; ".join(skipped.values()) or f"no domain file in {project.config.domains}"
+        raise MissingArtifact(f"no domain has a current comparison ({reasons}); materialize `comparison`")
     return project.store.build(inputs, lambda directory: write_overview(project, comparisons, skipped, directory))
 
 
@@ -91,7 +91,7 @@ def overview_is_current(project: Project) -> Artifact:
         if artifact.parents.get(slug) != found:
             raise StaleArtifact(f"`{STAGE}` does not show today's comparison of {slug!r}: rematerialize `{STAGE}`")
     if artifact.manifest["content"] != {"skipped": skipped}:
-        raise StaleArtifact(f"`{STAGE}` tells other domains as missing than today's: rematerialize `{STAGE}`")
+        raise StaleArtifact(f"`{STAGE}` lists other missing domains than today's: rematerialize `{STAGE}`")
     return artifact
 
 

@@ -1,6 +1,6 @@
 """Comparison: the results of a domain's methods beside those of the base, as tables, a figure and a page.
 
-Belongs here: which results may stand in one table, differences to the base and to the control, means over domains.
+Belongs here: which results may share a table, differences to the base and to the control, means over domains.
 Does not belong here: measuring anything (`evaluate`), intervals (`reports.intervals`), how tables and page look
 (`reports.tables`, `dashboard`).
 """
@@ -32,7 +32,7 @@ RESULTS = "domain_results"
 TRAINED = "customized_checkpoint"
 
 MUST_AGREE = ("evaluator_version", "evaluation_set_fingerprint", "protocol", "dataset", "n_classes")
-"""Fields that two results share if they may stand beside one another."""
+"""Fields that two comparable results share."""
 
 
 def compare(project: Project, slug: str) -> Artifact:
@@ -41,7 +41,7 @@ def compare(project: Project, slug: str) -> Artifact:
     Only fresh results give numbers; the row of a stale or unavailable one says so in `status`. Methods that were never
     evaluated are listed in the counts (`not_evaluated`). Values are fractions. `delta_low` and `delta_high` bound
     `delta_top1` (to the base), `gain_low` and `gain_high` bound `gain_over_control`, by a paired bootstrap over the
-    images (95%, 10,000 resamples, fixed seed): they tell of the sampling of images, not of training seeds.
+    images (95%, 10,000 resamples, fixed seed): they cover the sampling of images, not training seeds.
 
     Files: `table.parquet`, `table.csv`, `table.md`, `comparison.json`, `comparison.png`, `per_class.parquet`,
     `per_class.csv` and `dashboard.html`, which shows all of it and loads nothing from elsewhere.
@@ -52,8 +52,8 @@ def compare(project: Project, slug: str) -> Artifact:
     """
     results, skipped = _results(project, slug)
     if not results:
-        told = "; ".join(skipped.values()) or "none was evaluated"
-        raise MissingArtifact(f"{slug}: no result to compare ({told}); materialize `{RESULTS}` for {slug!r}")
+        reasons = "; ".join(skipped.values()) or "none was evaluated"
+        raise MissingArtifact(f"{slug}: no result to compare ({reasons}); materialize `{RESULTS}` for {slug!r}")
     require_comparable([EvalResult.read(artifact) for artifact in results.values()])
     inputs = resolve(project, STAGE, slug, parents=results, content={"skipped": skipped})
 
@@ -98,7 +98,7 @@ def comparison_is_current(project: Project, slug: str) -> Artifact:
     if new := [method for method in results if method not in artifact.parents]:
         raise StaleArtifact(f"`{STAGE}` of {slug!r} lacks the results of {', '.join(new)}: {again}")
     if artifact.manifest["content"] != {"skipped": skipped}:
-        raise StaleArtifact(f"`{STAGE}` of {slug!r} tells other reasons for what is missing than today's: {again}")
+        raise StaleArtifact(f"`{STAGE}` of {slug!r} gives other reasons for missing results than today's: {again}")
     return artifact
 
 
@@ -114,8 +114,8 @@ def comparison_table(project: Project, slugs: Sequence[str]) -> pd.DataFrame:
             comparisons[slug] = comparison_is_current(project, slug)
         except (MissingArtifact, StaleArtifact) as error:
             # One command builds all that the error would have a reader follow step by step.
-            told = str(error).partition(": rematerialize")[0].partition(": materialize")[0]
-            skipped[slug] = f"{told}; mend it: {materialize_command(project, slug)}"
+            reason = str(error).partition(": rematerialize")[0].partition(": materialize")[0]
+            skipped[slug] = f"{reason}; fix: {materialize_command(project, slug)}"
     return average(project, slugs, comparisons, skipped)
 
 
@@ -136,7 +136,6 @@ def average(
     columns are means, without an interval. A domain without a current comparison has one row that says why.
 
     Args:
-        project: The pipeline.
         slugs: The domains, in the order of the rows.
         comparisons: The current ones, by domain.
         skipped: Why each other domain has none.
@@ -158,8 +157,8 @@ def average(
             result = EvalResult.read(project.store.open(RESULTS, method_key(slug, method), fingerprint))
             versions[slug] = result.evaluator_version
     if len(set(versions.values())) > 1:
-        told = ", ".join(f"{slug}: {version}" for slug, version in versions.items())
-        raise InputError(f"domains measured by different evaluators ({told}); rematerialize `{RESULTS}`")
+        found = ", ".join(f"{slug}: {version}" for slug, version in versions.items())
+        raise InputError(f"domains measured by different evaluators ({found}); rematerialize `{RESULTS}`")
     filled = [table.astype(dict.fromkeys(NUMBERS, "float64")) for table in tables]
     table = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=COLUMNS)
     return pd.concat([table, _means(table, len(tables))], ignore_index=True)
@@ -174,8 +173,8 @@ def require_comparable(results: Sequence[EvalResult]) -> None:
     for field in MUST_AGREE:
         values = {result.method: getattr(result, field) for result in results}
         if len(set(values.values())) > 1:
-            told = ", ".join(f"{method}: {value}" for method, value in values.items())
-            raise InputError(f"results differ in {field} and cannot be compared ({told}); rematerialize `{RESULTS}`")
+            listed = ", ".join(f"{method}: {value}" for method, value in values.items())
+            raise InputError(f"results differ in {field} and cannot be compared ({listed}); rematerialize `{RESULTS}`")
 
 
 def _results(project: Project, slug: str) -> tuple[dict[str, Artifact], dict[str, str]]:

@@ -1,7 +1,7 @@
 """Dashboards: a comparison, or the overview of all domains, as one HTML page that needs nothing but itself.
 
 Belongs here: what is on a page (`templates` say how and in which order). Does not belong here: figures
-(`dashboard_figures`), pictures (`dashboard_examples`), the words at its head (`findings`).
+(`dashboard_figures`), pictures (`dashboard_examples`), the text at its head (`findings`).
 
 A page holds plotly's script and every picture, and its policy forbids the browser to load anything. Class names,
 captions, file names and reasons come from outside: the templates escape them, or they are data of a figure.
@@ -60,13 +60,11 @@ def domain_page(
     """The page of one domain.
 
     Args:
-        slug: The domain.
         table: Of `compare`.
-        classes: Its table per class.
         checkpoints: The trained model behind each method's result.
         retrieved: The pairs that the methods were trained on; None where nothing was trained on retrieved pairs.
         results: Fingerprint of each method's result.
-        title: Of the domain, as it was when the page was built; empty: the slug stands for it.
+        title: Of the domain, as it was when the page was built; empty: the slug is shown.
     """
     finding = find_in_domain(table)
     methods = trained_methods(table, finding.method)

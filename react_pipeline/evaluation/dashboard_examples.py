@@ -27,7 +27,7 @@ MAX_PIXELS = 1_000_000_000
 """No limit of its own: the pairs were decoded under the corpus' limit when they were embedded."""
 
 MAX_POINTS = 240
-"""Points of a curve; more cannot be told apart on a page."""
+"""Points of a curve; more are not distinguishable on a page."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,6 @@ def shown_classes(classes: pd.DataFrame, limit: int = MAX_CLASSES) -> list[str]:
 
     Args:
         classes: Columns class and delta, one row a class.
-        limit: How many at most.
     """
     ordered = classes.sort_values(["delta", "class"], ascending=[False, True], kind="stable", na_position="last")
     names = list(ordered["class"])

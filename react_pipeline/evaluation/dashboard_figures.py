@@ -95,7 +95,6 @@ def classes_figure(classes: pd.DataFrame, methods: Sequence[str]) -> Figure:
     """The classes that gained and lost most against the base; a menu chooses the method.
 
     Args:
-        classes: The table per class.
         methods: Trained methods, the one that is shown first at the front.
     """
     from plotly.graph_objects import Figure  # type: ignore[import-untyped, unused-ignore]

@@ -53,15 +53,9 @@ class EvalResult(BaseModel):
     """One method on one labelled set. Values are fractions; a set that is unavailable has a reason and no values.
 
     Attributes:
-        dataset: Name of the evaluation set.
-        domain: Slug.
         method: One of `config.METHODS`.
-        protocol: How it was measured.
         evaluator_version: `EVALUATOR_VERSION` at that time.
-        checkpoint_fingerprint: Artifact that was evaluated.
-        evaluation_set_fingerprint: Artifact it was evaluated on.
         n_classes: C, among which each image is classified.
-        n: Images.
         top1: Fraction of the images whose class is ranked first.
         top5: Fraction whose class is among the first min(5, C).
         mean_per_class: Mean of the classes' own fractions, over the classes that have images.
@@ -126,12 +120,8 @@ def write_evaluation(
     """Measure a checkpoint of a method on the `evaluation_set` among `parents`, and write the files of `evaluate`.
 
     Args:
-        project: The pipeline.
-        slug: The domain.
-        method: What made the checkpoint.
         checkpoint: The one to measure; it need not be the current one.
         parents: With `evaluation_set`, and with `base_checkpoint` where a head needs its encoder.
-        directory: Where the files go.
 
     Returns:
         The counts for the manifest.

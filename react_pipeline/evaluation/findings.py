@@ -1,4 +1,4 @@
-"""Findings: what a comparison's numbers say in words, and how sure that is.
+"""Findings: a comparison's numbers as sentences, with their uncertainty.
 
 Belongs here: the sentences at the head of a report. They follow from the table by fixed rules, so the same numbers
 always say the same. Does not belong here: the numbers (`compare`), how the sentences look (`dashboard`).
@@ -40,15 +40,15 @@ def headline_method(table: pd.DataFrame) -> str:
 
 
 def find_in_domain(table: pd.DataFrame) -> Finding:
-    """What the comparison of one domain says."""
+    """The finding of one domain's comparison."""
     rows = {row.method: row for row in table[table["top1"].notna()].itertuples()}
     method = headline_method(table)
     if not rows:
         return Finding("", "Nothing could be measured.", ("The table says why for each method.",))
     if not method:
         base = next(iter(rows.values()))
-        told = f"{base.method} names {percent(base.top1)}% of {base.n:,} images right; no customized model is measured."
-        return Finding("", told, ("Materialize `customized_checkpoint` and `domain_results` of a method.",))
+        text = f"{base.method} names {percent(base.top1)}% of {base.n:,} images right; no customized model is measured."
+        return Finding("", text, ("Materialize `customized_checkpoint` and `domain_results` of a method.",))
     row = rows[method]
     right = f"{method} names {percent(row.top1)}% of {row.n:,} images right"
     if pd.isna(row.delta_top1):
@@ -60,14 +60,14 @@ def find_in_domain(table: pd.DataFrame) -> Finding:
 
 
 def find_over_domains(table: pd.DataFrame) -> Finding:
-    """What the comparisons of all domains say together; `table` holds the rows of domains and those of means."""
+    """The finding over all domains; `table` holds the rows of domains and those of means."""
     means = table[table["domain"] == MEAN]
     domains = table[table["domain"] != MEAN]
     method = headline_method(means)
     measured, known = domains.loc[domains["top1"].notna(), "domain"].nunique(), domains["domain"].nunique()
     if not method:
-        told = f"No customized model can be held against the base; {measured} of {known} domains are measured."
-        return Finding("", told, ("The table says why for each domain.",))
+        text = f"No customized model can be compared with the base; {measured} of {known} domains are measured."
+        return Finding("", text, ("The table says why for each domain.",))
     mean = next(means[means["method"] == method].itertuples())
     sure = _sure(mean.delta_low, mean.delta_high)
     change = (
@@ -78,9 +78,9 @@ def find_over_domains(table: pd.DataFrame) -> Finding:
     better = sum(row.delta_low > 0 for row in each)
     worse = sum(row.delta_high < 0 for row in each)
     details = (
-        f"By domain: clearly better than the base in {better}, clearly worse in {worse}, not told apart from it in "
+        f"By domain: clearly better than the base in {better}, clearly worse in {worse}, no clear difference in "
         f"{len(each) - better - worse}.",
-        "The interval of the mean is of these domains' images; it does not tell what another domain would gain.",
+        "The interval of the mean is of these domains' images; it does not predict the gain on another domain.",
     )
     return Finding(method, headline, (*details, _of_control(mean), *_of_another(means, method), *_cautions(None)))
 
@@ -89,33 +89,33 @@ def _of_control(row: object) -> str:
     gain, low, high = (getattr(row, name) for name in ("gain_over_control", "gain_low", "gain_high"))
     if pd.isna(gain):
         return "No control (the same training on random pairs) is measured, so what retrieval adds is not known."
-    told = f"Over its control, the same training on random pairs, it is {points(gain)} points ({_sure(low, high)})"
+    text = f"Over its control, the same training on random pairs, it is {points(gain)} points ({_sure(low, high)})"
     if low > 0:
-        return f"{told}: it is the retrieved pairs that help, not the training alone."
+        return f"{text}: the retrieved pairs help, not the training alone."
     if high < 0:
-        return f"{told}: random pairs serve better here than the retrieved ones."
-    return f"{told}: it is not shown that the retrieved pairs are what helps."
+        return f"{text}: random pairs work better here than the retrieved ones."
+    return f"{text}: there is no evidence that the retrieved pairs help."
 
 
 def _of_another(table: pd.DataFrame, method: str) -> tuple[str, ...]:
-    """The trained method with the highest top-1, where it is another one: it is seen afterwards, so told with care."""
+    """The trained method with the highest top-1, where it is another one, with a caution: it was picked afterwards."""
     trained = table[table["top1"].notna() & ~table["method"].str.endswith(CONTROL_SUFFIX) & (table["method"] != "base")]
     best = next(trained.sort_values("top1", ascending=False, kind="stable").itertuples())
     if best.method == method:
         return ()
     covers = "" if best.status == "ok" else f" over {best.status}"
-    told = f"The highest top-1 is that of {best.method}: {percent(best.top1)}%{covers}"
+    text = f"The highest top-1 is that of {best.method}: {percent(best.top1)}%{covers}"
     if not pd.isna(best.delta_top1):
-        told += f", {points(best.delta_top1)} points on the base ({_sure(best.delta_low, best.delta_high)})"
-    return (f"{told}. It was picked after the fact, so part of its lead may be luck.",)
+        text += f", {points(best.delta_top1)} points on the base ({_sure(best.delta_low, best.delta_high)})"
+    return (f"{text}. It was picked after the fact, so part of its lead may be luck.",)
 
 
 def _verdict(low: float, high: float) -> str:
     if low > 0:
-        return "The gain over the base is more than the choice of images explains."
+        return "The gain over the base is larger than chance in the choice of images explains."
     if high < 0:
-        return "The loss against the base is more than the choice of images explains."
-    return "These images cannot tell the difference to the base from none."
+        return "The loss against the base is larger than chance in the choice of images explains."
+    return "On these images the difference to the base could be chance."
 
 
 def _sure(low: float, high: float) -> str:
@@ -124,6 +124,6 @@ def _sure(low: float, high: float) -> str:
 
 
 def _cautions(images: int | None) -> tuple[str, ...]:
-    told = "Intervals tell of the choice of images, not of the training's seed: one training of each method is shown."
+    text = "Intervals cover the choice of images, not the training seed: each method was trained once."
     few = images is not None and images < FEW_IMAGES
-    return (f"{told} With {images:,} images they are wide." if few else told,)
+    return (f"{text} With {images:,} images they are wide." if few else text,)

@@ -1,6 +1,6 @@
 """Intervals: how far a figure measured on N images could be off because of which images they are.
 
-Belongs here: 95% intervals of an accuracy, and of the difference of two methods on the same images. They tell of the
+Belongs here: 95% intervals of an accuracy, and of the difference of two methods on the same images. They describe the
 sampling of images and of nothing else: another seed of the training may differ by more. Does not belong here: which
 methods are compared (`compare`), and what is said of an interval (`reports.findings`).
 """
@@ -29,7 +29,7 @@ def paired_interval(method_correct: Correct, base_correct: Correct, confidence: 
 def mean_interval(pairs: Sequence[tuple[Correct, Correct]]) -> tuple[float, float]:
     """95% interval of the mean difference over several sets, each with equal weight.
 
-    Images are resampled within each set and independently between sets (a stratified bootstrap). So it tells how well
+    Images are resampled within each set and independently between sets (a stratified bootstrap). So it says how well
     these sets are known, not what another set would give.
 
     Args:

@@ -28,7 +28,7 @@ _NAMES = ("dashboard", "table", "per_class", "comparison", "overview")
 class Report:
     """What was written where: `index` is the page to open, `missing` says why a domain is not in it.
 
-    `notes` tell what a reader should know besides.
+    `notes` say what else a reader should know.
     """
 
     directory: Path
@@ -46,7 +46,6 @@ def write_report(
     What an earlier report left there of a domain that is not current any more is removed.
 
     Args:
-        project: The pipeline.
         directory: Made if it is not there.
         domains: Slugs; none: all valid domain files, and the overview.
         formats: Of `FORMATS`.
@@ -66,8 +65,8 @@ def write_report(
         except (MissingArtifact, StaleArtifact, CorruptArtifact) as error:
             report.missing[slug] = str(error)
     if not comparisons:
-        told = "; ".join(report.missing.values()) or f"no domain file in {project.config.domains}"
-        raise MissingArtifact(f"nothing to report ({told}); materialize `comparison`")
+        reasons = "; ".join(report.missing.values()) or f"no domain file in {project.config.domains}"
+        raise MissingArtifact(f"nothing to report ({reasons}); materialize `comparison`")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for slug, artifact in comparisons.items():

@@ -15,7 +15,7 @@ from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.pages import markdown_table
 
 MEAN = "mean"
-"""Stands in the column `domain` of the rows that average over domains."""
+"""In the column `domain` of the rows that average over domains."""
 
 METRICS = ("top1", "top5", "mean_per_class")
 INTERVALS = ("top1_low", "top1_high", "delta_low", "delta_high", "gain_low", "gain_high")

@@ -1,6 +1,6 @@
 """Building the index of each side: training, adding, tuning, measuring; from scratch or grown from an earlier one.
 
-Belongs here: the order of these steps, and how a killed build goes on. Does not belong here: which key is built
+Belongs here: the order of these steps, and resuming a killed build. Does not belong here: which key is built
 (`indexing.keys`), which earlier index fits (`indexing.growth`), recall (`indexing.recall`), opening and searching a
 published index (`index`).
 
@@ -63,7 +63,7 @@ class Built:
 
 
 class _OutgrownError(Exception):
-    """Growing has spoiled the recall of an index: it is to be built from scratch."""
+    """Growing has degraded the recall of an index: it must be rebuilt."""
 
 
 def build_indices(
@@ -90,7 +90,7 @@ def build_indices(
             sides = _build_sides(config, earlier.key, embeddings, staging, queries, earlier, device, distributor)
             reason = _joined(reason, f"{earlier.rows:,} rows of an earlier index kept")
         except _OutgrownError as outgrown:
-            reason = _joined(reason, f"trained anew: {outgrown}")
+            reason = _joined(reason, f"trained again: {outgrown}")
             sides = _build_sides(config, chosen, embeddings, staging, queries, None, device, distributor)
     else:
         sides = _build_sides(config, chosen, embeddings, staging, queries, None, device, distributor)
@@ -252,7 +252,7 @@ def _train(index: Any, key: Key, config: IndexConfig, stored: StoredVectors, dev
         rotation.niter, rotation.max_train_points = ROTATION_ROUNDS, ROTATION_ROWS
     index = to_gpu(index, device)
     if not index.is_trained:
-        # A quarter of the budget at the most: the sample lies beside the index.
+        # A quarter of the budget at most: the sample is in memory beside the index.
         affordable = memory_budget(config) // 4 // (4 * stored.dimension)
         wanted = config.training_rows or min(key.sample_rows, affordable)
         if wanted < key.rows_to_train:

@@ -32,7 +32,6 @@ def read_index(path: Path, stage: str, *, mapped: bool) -> Any:
     """Read an index.
 
     Args:
-        path: The file.
         stage: The asset to name if it is unreadable.
         mapped: Leave vectors, cells and graph in the file; the pages that a search touches are read and can be given
             up again. Nothing can be added to such an index.

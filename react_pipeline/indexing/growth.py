@@ -1,10 +1,10 @@
 """An index of an earlier, smaller corpus that a new one can be grown from.
 
-Belongs here: finding it in the store and telling whether it fits. Does not belong here: adding the new rows
+Belongs here: finding it in the store and checking whether it fits. Does not belong here: adding the new rows
 (`indexing.build`).
 
 An earlier index fits if it was built with the same configuration, of vectors of the same encoder, and its vector files
-are the first ones of the new embeddings, byte for byte: told by the digests in the manifests, so no vector is read.
+are the first ones of the new embeddings, byte for byte: compared by the digests in the manifests, so no vector is read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 SIDES: tuple[Side, ...] = ("image", "text")
 LOST_RECALL = 0.02
-"""Of an index that never reached its target, what growing may cost before it is built anew."""
+"""Of an index that never reached its target, what growing may cost before it is rebuilt."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Earlier:
     """Rows of the corpus when its cells and codes were trained."""
 
     def fits(self, chosen: str, rows: int, retrain_factor: float) -> bool:
-        """Whether new rows may be added: same kind of index, and not outgrown what it was trained on."""
+        """Whether new rows may be added: same kind of index, and its training still covers the corpus."""
         key = Key.parse(self.key)
         if key.family != Key.parse(chosen).family:
             return False
         return not key.trains or rows <= retrain_factor * self.trained_rows
 
     def recall_floor(self, side: Side, target: float) -> float:
-        """Recall@10 below which growing has spoiled it: the target, or what it had if it never reached the target."""
+        """Recall@10 below which growing has degraded it: the target, or what it had if it never reached the target."""
         had = float(self.artifact.counts.get("tuned_recall", {}).get(side, 1))
         return target if had >= target else had - LOST_RECALL
 
@@ -66,7 +66,7 @@ def find_earlier(store: Store, inputs: Inputs, embeddings: Artifact) -> Earlier 
     if best is None:
         return None
     try:
-        # Only now is it read through: every file is held against its digest.
+        # Only now is it read: every file is compared with its digest.
         store.open(best.artifact.stage, best.artifact.key, best.artifact.fingerprint)
     except (CorruptArtifact, MissingArtifact) as error:
         logger.warning("%s; the index is built from scratch", error)

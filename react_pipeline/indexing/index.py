@@ -31,11 +31,11 @@ def build_index(project: Project) -> Artifact:
 
     Small corpora are searched exactly. For others the configured key is built, or one that suits rows and memory, and
     tuned to `target_recall`; `reason` in the counts says why it is that key, and what fell short. An index of an
-    earlier, smaller state of the same corpus is grown instead of built anew. With `corpus.indices` ready ones are
+    earlier, smaller state of the same corpus is grown instead of rebuilt. With `corpus.indices` ready ones are
     taken over.
 
     Raises:
-        InputError: If a vector is not finite or not of unit length: FAISS would never find it, without a word; if a
+        InputError: If a vector is not finite or not of unit length: FAISS would silently never find it; if a
             key does not fit; if a ready index does not belong to the embeddings.
     """
     from react_pipeline.indexing.build import build_indices
@@ -61,7 +61,6 @@ def open_index(
     """Open a published index.
 
     Args:
-        artifact: The `faiss_index`.
         encoder: Fingerprint of the checkpoint that makes the queries, if it is to be checked.
         embeddings: Those it was built of, for ranking again; None: found in the same store when they are needed.
         device: `auto` or `cuda` searches on a GPU where FAISS has one and the index has such a form.
@@ -117,9 +116,6 @@ class Index:
         """As `search`, a part of the queries at a time: for many prompts on little memory.
 
         Args:
-            side: As of `search`.
-            queries: As of `search`.
-            k: As of `search`.
             batch_queries: Queries a batch; unset: so many that a batch has about a million hits.
 
         Yields:

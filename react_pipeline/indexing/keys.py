@@ -146,8 +146,6 @@ def choose_key(config: IndexConfig, rows: int, dimension: int, memory_bytes: int
     """The key to build, and why it is that one.
 
     Args:
-        config: The configuration.
-        rows: Of the corpus.
         dimension: Width of its vectors.
         memory_bytes: What one side's index may take; None: `memory_gib`, or half of the machine's memory.
 

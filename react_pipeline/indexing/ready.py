@@ -30,7 +30,6 @@ def identify(root: Path, indices: Path) -> dict[str, str]:
 
     Args:
         root: The store, which remembers digests by path, size and time.
-        indices: The folder.
 
     Raises:
         InputError: If one is not there.

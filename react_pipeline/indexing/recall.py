@@ -1,4 +1,4 @@
-"""How much of what an exact search finds an index finds, and the settings that make it enough.
+"""Recall of an index against exact search, and the settings that reach the target.
 
 Belongs here: held-out queries, their exact neighbours, recall, tuning. Does not belong here: searching
 (`indexing.files`), building (`indexing.build`). Shapes: Q queries, K hits, D width.
@@ -81,11 +81,8 @@ class Neighbours:
         """Share of each query's exact nearest `depth` rows that the index finds, as a fraction.
 
         Args:
-            index: The index, its parameters set.
-            stored: The vectors of this side.
             depth: How many hits; fewer where the corpus has fewer rows.
             rerank: As of `find_rows`.
-            part: Which of the queries.
         """
         queries, own = self.queries.vectors[part], self.own[part, None]
         exact = np.where(self._rows[part] == own, -np.inf, self._similarities[part])
@@ -123,7 +120,6 @@ def tune(
 
     Args:
         measure: Recall of a value and a re-ranking.
-        target: Recall wanted.
         value: Where to start and where to stop.
         rerank: Likewise.
     """

@@ -36,7 +36,7 @@ def can_be_spread(index: Any) -> bool:
 
 
 def trained_file(staging: Path, side: Side, key: str) -> Path:
-    """Where the trained, empty index of a build lies, for its tasks and for a build that goes on after a kill."""
+    """The file of a build's trained, empty index, for its tasks and for a build resumed after a kill."""
     return staging / f"{side}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.trained"
 
 
@@ -46,12 +46,7 @@ def fill(
     """Add all rows to a trained, empty index of cells. Parts that a killed build had finished are used.
 
     Args:
-        index: Gets the rows.
-        stored: The vectors.
-        embeddings: The artifact they are of.
-        side: Which of its sides.
         trained: As of `trained_file`; written if it is not there, else `index` was read from it.
-        settings: Where the tasks run.
 
     Raises:
         InputError: If a vector cannot be ranked.
@@ -75,7 +70,7 @@ def cut(chunks: Iterator[int], part_rows: int, rows: int) -> Iterator[tuple[int,
 
 
 def part_file(trained: Path, first: int) -> Path:
-    """Where the part lies that begins with a row."""
+    """The file of the part that begins with a row."""
     return trained.with_suffix(f".{first}.part")
 
 

@@ -28,8 +28,8 @@ class StoredVectors:
         """Open no file yet.
 
         Raises:
-            CorruptArtifact: If the files hold more or fewer rows than the manifest says. One that is no array is told
-                when it is read.
+            CorruptArtifact: If the files hold more or fewer rows than the manifest says. One that is not an array is
+                reported when it is read.
         """
         self._embeddings = embeddings
         self._parts = vector_parts(embeddings, side)
@@ -60,7 +60,7 @@ class StoredVectors:
         return rows, self.take(rows)
 
     def refuse_bad(self, rows: Rows, vectors: Vectors) -> None:
-        """Refuse vectors that are not finite or not of unit length: FAISS would never find them, without a word.
+        """Refuse vectors that are not finite or not of unit length: FAISS would silently never find them.
 
         Raises:
             InputError: Naming the file, the row in it and its key.

@@ -36,7 +36,7 @@ def preprocessing(clip: Clip, *, squash: bool = False) -> Preprocess:
 
 
 class LoadedImage(NamedTuple):
-    """An image (3, H, W), SHA-256 of its file (32 bytes), and whether the file ends too early."""
+    """An image (3, H, W), SHA-256 of its file (32 bytes), and whether the file is truncated."""
 
     pixels: Tensor
     sha256: bytes
@@ -71,7 +71,6 @@ class PreprocessedImages:
     Attributes:
         read: The number of an image to the bytes of its file.
         name: The number of an image to what errors call it.
-        preprocess: Of the model.
         max_pixels: Larger images are refused.
     """
 
@@ -89,7 +88,7 @@ class PreprocessedImages:
         return self.load(number).pixels
 
     def load(self, number: int) -> LoadedImage:
-        """The image and what is known of its file; of one that ends too early the part that is there counts."""
+        """The image and what is known of its file; of a truncated one the decodable part is used."""
         data = self.read(number)
         digest = hashlib.sha256(data).digest()
         try:
@@ -101,7 +100,7 @@ class PreprocessedImages:
             with truncated_images():
                 return LoadedImage(self.preprocess(decode_image(data, self.max_pixels)), digest, truncated=True)
         except BadImage as error:
-            raise InputError(f"{self.name(number)}: no usable image ({error}); mend its file") from error
+            raise InputError(f"{self.name(number)}: no usable image ({error}); fix or replace the file") from error
 
 
 def encode(
@@ -120,13 +119,7 @@ def encode(
     In float32 on any device; one batch is in memory at a time. The file is whole or not there.
 
     Args:
-        clip: The model.
-        images: What is encoded.
-        count: N.
-        path: Where the array goes.
-        batch_size: B.
         workers: Processes that read and preprocess ahead; 0: this one.
-        title: Of the progress bar.
         unprojected: Write these features too, in the same pass; the others are what the tower gives with its
             projection, to the last digit.
 

@@ -23,10 +23,10 @@ _SPLIT_FOLDERS = {"train": ("train",), "val": ("val", "valid", "validation"), "t
 def read_folder(root: Path, entry: Dataset, split: str) -> LabelledImages | None:
     """Read a split of an image folder; None if there is none, or for a multilabel set.
 
-    Where a data set has no split `val`, as ImageNet here, a folder `val` stands for `test`, if there is no `test`.
+    Where a data set has no split `val`, as ImageNet here, a folder `val` is read as `test`, if there is no `test`.
 
     Raises:
-        InputError: If classes do not match, or an image lies outside of any class's folder.
+        InputError: If classes do not match, or an image is outside any class's folder.
     """
     folders = _SPLIT_FOLDERS[split]
     if split == "test" and "val" not in entry.sizes:

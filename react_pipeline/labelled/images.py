@@ -1,4 +1,4 @@
-"""Labelled images of the benchmark: where each one's bytes lie, its labels, and a digest of it all.
+"""Labelled images of the benchmark: where each one's bytes are, its labels, and a digest of it all.
 
 Belongs here: the one type that every reader gives back, and reading bytes from files and zip archives in place. Does
 not belong here: finding out which images a data set has (the readers), decoding (`react_pipeline.corpus.images`).
@@ -34,7 +34,7 @@ class Unavailable(InputError):  # noqa: N818 - reads as the state it reports
     """Data that is not there, as opposed to data that is wrong.
 
     Attributes:
-        reason: What is missing and where it can be had.
+        reason: What is missing and where to get it.
     """
 
     def __init__(self, reason: str) -> None:
@@ -58,7 +58,6 @@ class LabelledImages:
     """The images of one split, with labels joined to the table's classes by name.
 
     Attributes:
-        dataset: Name of the data set.
         split: `train`, `val` or `test`.
         locations: For each image a path relative to the root or `archive.zip@member`; in the order of the files on
             disk, which is the order of a submission file.
@@ -66,9 +65,7 @@ class LabelledImages:
         class_names: First names in the order of class ids, as in the table.
         order: For each class of the files on disk, in their order, its id here. Predictions are put back into the
             order of the files with `scores[:, order]`.
-        layout: Which kind of copy was read.
         expected: Official number of images of the split; None where there is none.
-        source: Gives the bytes.
         notes: What a user should know of how labels were joined.
     """
 
@@ -101,7 +98,7 @@ class LabelledImages:
         The order decides the columns of a submission, so files with another one are not the same.
 
         Members of zip archives are taken by the CRC of the archive's directory, which reading verifies; other files
-        are read. So equal digests mean equal images, labels and order, wherever the root lies.
+        are read. So equal digests mean equal images, labels and order, wherever the root is.
 
         Raises:
             InputError: If a file is gone.
@@ -129,14 +126,9 @@ def labelled_images(
     """Bring labels of the order on disk into the table's order.
 
     Args:
-        entry: The data set.
         split: `train`, `val` or `test`.
-        locations: N of them.
         labels: (N,) positions in the order on disk, or (N, C) zeros and ones.
         order: (C,) the table's id of each class on disk.
-        layout: Which kind of copy was read.
-        source: Gives the bytes.
-        notes: Of the join.
     """
     if entry.multilabel:
         joined: NDArray[Any] = np.zeros((len(locations), entry.num_classes), np.uint8)

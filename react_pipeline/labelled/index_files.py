@@ -4,7 +4,7 @@ Belongs here: the IRIS and COCO index formats as ELEVATER's files have them. Doe
 (`folders`, `webdatasets`, `originals`).
 
 Both formats are read here rather than by the package vision-datasets: it brings a cloud vendor's client libraries, and
-it does not tell the faults that this reader must refuse.
+it does not detect the faults that this reader must refuse.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def read_elevater(root: Path, entry: Dataset, split: str) -> LabelledImages | No
         raise InputError(f"{root / REGISTRY}: {entry.name}.type: {registered.type!r} contradicts the benchmark")
     for field, path in (("index_path", files.index_path), ("labelmap", registered.labelmap)):
         if path is not None and not is_inside(path):
-            raise InputError(f"{root / REGISTRY}: {entry.name}.{field}: {path!r} lies outside of {folder}")
+            raise InputError(f"{root / REGISTRY}: {entry.name}.{field}: {path!r} is outside {folder}")
     where = folder / files.index_path
     if registered.format == "coco":
         index, names = _read_coco(where)
@@ -134,7 +134,7 @@ def _find(root: Path, entry: Dataset) -> tuple[Path, RegistryEntry] | None:
         if entries:
             newest = max(entries, key=lambda given: given.version)
             if not is_inside(newest.root_folder):
-                raise InputError(f"{path}: {entry.name}.root_folder: {newest.root_folder!r} lies outside of {root}")
+                raise InputError(f"{path}: {entry.name}.root_folder: {newest.root_folder!r} is outside {root}")
             if not (root / newest.root_folder).is_dir():
                 raise Unavailable(f"{path} names the folder {newest.root_folder}, which is missing")
             return root / newest.root_folder, newest

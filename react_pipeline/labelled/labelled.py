@@ -42,7 +42,7 @@ def publish_evaluation_set(project: Project, slug: str) -> Artifact:
 
     A set that is not configured, or whose path is not there, is published as `unavailable` with the reason, so that
     results can say so. Anything else that is wrong is an error, because it would silently change what is measured.
-    Every file is hashed at each call; where the set lies is no part of its identity.
+    Every file is hashed at each call; its folder is no part of its identity.
 
     Raises:
         InputError: Listing every unknown class, missing file, repeated row, or image that cannot be decoded.
@@ -92,8 +92,7 @@ def read_images(artifact: Artifact, domain: DomainConfig | None = None) -> pd.Da
     """The images of a published evaluation set.
 
     Args:
-        artifact: The evaluation set.
-        domain: Tells where the images lie today; unset, they are where they were when the set was published.
+        domain: Says where the images are today; unset: where they were when the set was published.
 
     Returns:
         Columns name (path as the set names it), path (absolute; for a data set of ELEVATER a location that
@@ -129,11 +128,8 @@ def encode_images(
     """Encode labelled images; the next batch is decoded in threads while one is encoded.
 
     Args:
-        clip: The model.
-        images: Of `read_images`. Of ELEVATER's files that end too early the part that is there counts.
+        images: Of `read_images`. Of ELEVATER's truncated files the decodable part is used.
         max_pixels: Larger images are refused.
-        batch_size: Images per forward pass.
-        workers: Decoding threads.
         precision: As `embedding.precision`.
         preprocess: Of `preprocessing_for`; unset: the model's own, as for the corpus.
 
@@ -220,7 +216,7 @@ def _with_digests(images: pd.DataFrame, locations: Sequence[str]) -> pd.DataFram
 
 
 def _tolerance(of_elevater: bool) -> AbstractContextManager[None]:
-    # As in the benchmark; of one's own images a file that was cut is a fault to mend.
+    # As in the benchmark; a truncated file among a user's own images must be fixed.
     return truncated_images() if of_elevater else nullcontext()
 
 
@@ -233,7 +229,7 @@ def _require_decodable(locations: Sequence[str], max_pixels: int, kind: str) -> 
             except BadImage as error:
                 problems.append(f"{location}: {error}")
     if problems:
-        raise InputError(f"{len(problems)} evaluation images cannot be used; mend or remove them\n{lines_of(problems)}")
+        raise InputError(f"{len(problems)} evaluation images cannot be used; fix or remove them\n{lines_of(problems)}")
 
 
 def _coverage(images: pd.DataFrame, domain: DomainConfig) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Labels: the listing of a labelled set, read from a folder or a manifest and joined with a domain's classes by name.
 
-Belongs here: finding every fault of a listing and telling them in one error. Does not belong here: reading an image,
+Belongs here: finding every fault of a listing and reporting them in one error. Does not belong here: reading an image,
 or publishing a set (`labelled`).
 """
 
@@ -24,14 +24,14 @@ _MOST_LISTED = 50
 def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, dict[str, Any]]:
     """List a folder with one subfolder a class, matched with the domain's classes by name.
 
-    Case, spaces, underscores and hyphens do not matter in the match. Images may lie deeper in a class's folder; files
-    of other kinds are counted and left out.
+    Case, spaces, underscores and hyphens do not matter in the match. Images may be nested deeper in a class's folder;
+    files of other kinds are counted and left out.
 
     Returns:
         Columns path (relative, with /), class; and counts of what was left out.
 
     Raises:
-        InputError: Listing every subfolder that is no class, and images that lie in no subfolder.
+        InputError: Listing every subfolder that is no class, and images outside any subfolder.
     """
     known = _by_name(domain)
     rows, problems, ignored = [], [], 0
@@ -109,9 +109,7 @@ def _by_name(domain: DomainConfig) -> dict[str, str]:
     known: dict[str, str] = {}
     for name in domain.class_names:
         if (other := known.setdefault(_normal(name), name)) != name:
-            raise InputError(
-                f"classes {other!r} and {name!r} of {domain.slug!r} cannot be told apart in a labelled set"
-            )
+            raise InputError(f"classes {other!r} and {name!r} of {domain.slug!r} have the same name in a labelled set")
     return known
 
 

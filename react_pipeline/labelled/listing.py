@@ -1,4 +1,4 @@
-"""What all readers do with files: reading small text ones, and demanding that the listed images exist.
+"""What all readers do with files: reading small text files, and requiring that the listed images exist.
 
 Does not belong here: what a layout looks like (`manifests`, `folders`, `webdatasets`, `originals`).
 """
@@ -56,23 +56,22 @@ def read_lines(path: Path) -> list[str]:
 
 
 def require_images(root: Path, locations: Sequence[str], where: Path) -> None:
-    """Demand that every location is a file below `root` or a member of an archive there.
+    """Require that every location is a file below `root` or a member of an archive there.
 
     Args:
         root: What locations are relative to.
         locations: Paths, or `archive.zip@member`.
-        where: The list they come from.
 
     Raises:
         Unavailable: Naming the archives that are missing.
-        InputError: Listing locations that lie outside of the root, or that nothing is at.
+        InputError: Listing locations that are outside the root or do not exist.
     """
     members: dict[str, zipfile.ZipFile | None] = {}
     problems = []
     for location in locations:
         archive, member = split_location(location)
         if not is_inside(member) or not is_inside(archive or member):
-            problems.append(f"{location!r}: lies outside of {root}")
+            problems.append(f"{location!r}: is outside {root}")
         elif archive is None:
             if not (root / member).is_file():
                 problems.append(f"{location!r}: no such file")

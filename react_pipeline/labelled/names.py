@@ -1,10 +1,10 @@
-"""Joining the class names that files on disk carry with the table's, by name.
+"""Matching the class names of files on disk with the table's, by name.
 
 Belongs here: which names are taken for the same, and what is said when they do not match. Does not belong here: where
 the names on disk come from (the readers).
 
 A position never decides which class a label means, with one exception: an ELEVATER copy can be taken in ELEVATER's
-order, if its labels have no names at all and that order is known beyond doubt, or if the user vouches for it.
+order, if its labels have no names at all and that order is certain, or if the user asserts it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from react_pipeline.store import InputError
 OVERRIDES = "class_names.json"
 """A user's own file at the root: {data set: {name on disk: name in the table}}, or {data set: "elevater-order"}."""
 ELEVATERS_ORDER = "elevater-order"
-"""What a user writes to vouch for the order of an ELEVATER copy whose names are others."""
+"""What a user writes to assert the order of an ELEVATER copy with other names."""
 
 
 def join_names(
@@ -40,11 +40,9 @@ def join_names(
     these are taken in their order.
 
     Args:
-        entry: The data set.
         found: Names on disk, in the order of label ids there.
-        where: The file or folder they come from.
         root: Where `class_names.json` is looked for.
-        in_elevaters_order: The files are ELEVATER's own, so numerals can stand for its order.
+        in_elevaters_order: The files are ELEVATER's own, so numbers mean positions in its order.
 
     Returns:
         Ids (C,), a permutation; and what a user should know of the join.
@@ -65,7 +63,7 @@ def join_names(
         if candidates is None:
             problems.append(f"{name!r}: no class of {entry.name} has this name")
         elif not candidates:
-            problems.append(f"{name!r}: stands for a class that another name stood for already")
+            problems.append(f"{name!r}: names a class that another name already names")
         else:
             ids.append(candidates.pop(0))
     if len(found) != entry.num_classes:
@@ -74,7 +72,7 @@ def join_names(
         if in_elevaters_order and entry.order_is_elevaters:
             note = f"{where}: labels have no names; they were taken in the order of ELEVATER's own list"
             return by_position, (note,)
-        problems = ["labels have no names, and their order is not known for sure: name the classes"]
+        problems = ["labels have no names, and their order is uncertain: name the classes"]
     if problems:
         unused = sorted(set(range(entry.num_classes)) - set(ids))
         names = ", ".join(repr(entry.class_names[number]) for number in unused[:250])
@@ -93,7 +91,7 @@ def normal(name: str) -> str:
 
 
 def _ids_by_name(entry: Dataset, own: dict[str, str], root: Path) -> dict[str, list[int]]:
-    # Names of one class share one list, so that a class that two names stand for is seen.
+    # Names of one class share one list, so that a class with two names is detected.
     known: dict[str, list[int]] = {}
     for class_id, names in enumerate(entry.aliases):
         known.setdefault(normal(names[0]), []).append(class_id)

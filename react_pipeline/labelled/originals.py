@@ -1,6 +1,6 @@
 """Reader of the data sets as torchvision lays them out on disk; nothing is downloaded.
 
-Belongs here: what torchvision's classes call their lists of images and labels, and the data that lies in arrays rather
+Belongs here: what torchvision's classes call their lists of images and labels, and the data stored in arrays rather
 than in image files. Does not belong here: country211 and rendered-sst2, which are image folders (`folders`), and sets
 of which torchvision knows no split (caltech-101, eurosat_clip).
 

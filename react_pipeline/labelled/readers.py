@@ -1,4 +1,4 @@
-"""The one entry for reading a data set, in whichever of the known layouts it lies.
+"""The one entry for reading a data set, in any of the known layouts.
 
 Does not belong here: what a layout looks like (`manifests`, `folders`, `webdatasets`, `originals`).
 """
@@ -23,19 +23,18 @@ _READERS = (read_elevater, read_folder, read_webdataset, read_original)
 
 
 def read_dataset(root: Path, name: str, split: str, *, warn: bool = True) -> LabelledImages:
-    """Read one split of one data set: which images it has, where their bytes lie, and their labels.
+    """Read one split of one data set: which images it has, where their bytes are, and their labels.
 
     No image is decoded. Layouts are tried in turn; the first that holds the split is taken.
 
     Args:
         root: Folder of a local ELEVATER copy, of image folders, of clip-benchmark's tar shards, or of torchvision's
             data; a mixture is fine.
-        name: A key of the table.
         split: `train`, `val` or `test`.
-        warn: Log what a user should know of how labels were joined; it stands in `notes` too.
+        warn: Log what a user should know of how labels were joined; also in `notes`.
 
     Raises:
-        Unavailable: If the split is not there, with what is missing and where it can be had.
+        Unavailable: If the split is not there, with what is missing and where to get it.
         InputError: If it is there and wrong, naming the file and every fault.
     """
     entry = dataset(name)
@@ -55,4 +54,4 @@ def read_dataset(root: Path, name: str, split: str, *, warn: bool = True) -> Lab
                 logger.warning("%s: %s", name, note)
             return found
     what = "; ".join(missing) or f"no copy of it in {root}"
-    raise Unavailable(f"{name}, split {split}: {what}. It can be had from {entry.homepage}")
+    raise Unavailable(f"{name}, split {split}: {what}. Get it from {entry.homepage}")

@@ -1,6 +1,6 @@
 """Manifests: one look at a project, without reading what its artifacts hold, beyond the sizes of their files.
 
-Belongs here: the view for whoever only asks what is fresh. Does not belong here: anything that goes on to read an
+Belongs here: the view for whoever only asks what is fresh. Does not belong here: anything that then reads an
 artifact's files as input of a step; that must verify them.
 """
 
@@ -16,11 +16,11 @@ from react_pipeline.store import MANIFEST, Artifact, CorruptArtifact, MissingArt
 
 
 class Manifests(Project):
-    """A project of one moment: its artifacts are known by their manifests alone, and each is judged once."""
+    """A snapshot of a project: artifacts are known by their manifests alone, and each is judged once."""
 
     @classmethod
     def of(cls, project: Project) -> Manifests:
-        """The same project, looked at from now on; a look that has begun goes on."""
+        """The same project, looked at from now on; a look that has begun continues."""
         return project if isinstance(project, Manifests) else cls(project.path, project.config)
 
     @cached_property
@@ -88,7 +88,7 @@ _parsed: dict[Path, tuple[tuple[int, int, int], dict[str, Any]]] = {}
 
 
 def _require_sizes(artifact: Artifact) -> None:
-    """What can be told without reading: a file that was lost or cut short makes the artifact one to build again."""
+    """What is visible without reading: a missing or truncated file makes the artifact one to build again."""
     for name, recorded in artifact.manifest["files"].items():
         path = artifact.path / name
         try:

@@ -1,9 +1,9 @@
-"""What is outside the store, looked at cheaply: names, sizes and times of files, never their bytes.
+"""What is outside the store, checked cheaply: names, sizes and times of files, never their bytes.
 
 Belongs here: whether shards, a checkpoint's files or labelled images may have changed. Does not belong here:
 whether they really did (the stages `corpus`, `base_checkpoint` and `evaluation_set` read them when they are built).
 
-Remote shards are not looked at: asking a server for thousands of objects every minute is no courtesy. The schedule
+Remote shards are not looked at: thousands of requests a minute would overload a server. The schedule
 materializes `corpus`, and that asks.
 """
 
@@ -144,7 +144,7 @@ def _local(project: Project, names: Iterable[str]) -> Iterator[Path]:
         if _REMOTE.match(name):
             continue
         path = root = project.path.parent / name
-        # Only what does not exist as it stands is a pattern: a folder may be called `[2024]`.
+        # Only a name that does not exist literally is a pattern: a folder may be called `[2024]`.
         while not root.exists():
             root = root.parent
         for found in [path] if root == path else sorted(root.glob(str(path.relative_to(root)))):

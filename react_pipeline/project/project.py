@@ -81,20 +81,20 @@ class Project:
         joined = self.config.retrieval.model_copy(update=overrides)
         if idle := joined.idle():
             path = self.config.domains / f"{slug}.yaml"
-            raise ConfigError([Problem(path, "retrieval", self._told(found, overrides, path)) for found in idle])
+            raise ConfigError([Problem(path, "retrieval", self._message(found, overrides, path)) for found in idle])
         return joined
 
-    def _told(self, idle: Idle, overrides: Collection[str], path: Path) -> str:
-        """What does nothing, and in which file each of the two settings stands."""
+    def _message(self, idle: Idle, overrides: Collection[str], path: Path) -> str:
+        """The setting that does nothing, and the file of each of the two settings."""
 
         def place(field: str) -> str:
             if field in overrides:
-                return f"`{field}` stands in {path.name}"
+                return f"`{field}` is in {path.name}"
             given = field in self.config.retrieval.model_fields_set
-            return f"`{field}` stands in {self.path.name}" if given else f"`{field}` is the default"
+            return f"`{field}` is in {self.path.name}" if given else f"`{field}` is the default"
 
         places = f"{place(idle.field)}, {place(idle.because)}; what {path.name} says wins over {self.path.name}"
-        return f"{idle.told} ({places})"
+        return f"{idle.message} ({places})"
 
     def training(self, slug: str, method: str) -> TrainingConfig:
         """Training of a domain with a method; a control trains as its method does."""

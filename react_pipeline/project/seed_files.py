@@ -17,7 +17,7 @@ MISSING = "missing"
 
 
 def seed_path(directory: Path, seed: Path) -> Path:
-    """Where a seed lies: relative to `directory`, the folder of the domain files."""
+    """Path of a seed: relative to `directory`, the folder of the domain files."""
     return Path(os.path.normpath(directory / seed))
 
 

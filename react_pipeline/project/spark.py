@@ -30,7 +30,7 @@ Result = TypeVar("Result")
 logger = logging.getLogger(__name__)
 
 _MARK = "react-pipeline error: "
-"""Begins the text of an error of ours inside Spark's; behind it stand type and text as JSON."""
+"""Begins the text of an error of ours inside Spark's; type and text follow it as JSON."""
 _OURS = re.compile(re.escape(_MARK) + r"(\[.*?\])$", re.MULTILINE)
 
 
@@ -46,7 +46,6 @@ def spread(
     Args:
         function: Of one item.
         items: Any that can be pickled.
-        settings: Where to run.
         what: For Spark's own page: what the tasks do.
 
     Raises:
@@ -132,7 +131,7 @@ def require_shared(folder: Path) -> None:
 
 
 class _Marked:
-    """A function whose errors of ours can be told in the text that Spark makes of them."""
+    """A function whose errors of ours can be recognised in the text that Spark makes of them."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.function = function
@@ -151,5 +150,5 @@ def _brought_back(text: str, what: str) -> ReactError:
         # A ConfigError is made of problems, not of a text.
         return (InputError if kind is ConfigError else kind)(message)
     lines = [line.strip() for line in text.splitlines()]
-    told = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
-    return ReactError(f"{what}: a Spark task failed: {(told or lines or ['no reason given'])[-1][:500]}")
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Interrupt)\b", line)]
+    return ReactError(f"{what}: a Spark task failed: {(errors or lines or ['no reason given'])[-1][:500]}")

@@ -1,9 +1,9 @@
-"""Promotion: who reigns over a domain, kept in the store, and when that changes.
+"""Promotion: which model is champion of a domain, kept in the store, and when that changes.
 
 Belongs here: the rule applied, a person's decisions. Does not belong here: what may be seen (`promotions.evidence`),
 the test (`judgement`), how verdicts are kept (`verdict_chain`), MLflow (`tracking.registry`).
 
-The current artifact of the stage `promotion` says who reigns, whether MLflow is up or not.
+The current artifact of the stage `promotion` names the champion, whether MLflow is up or not.
 """
 
 from __future__ import annotations
@@ -27,13 +27,11 @@ def decide(project: Project, slug: str, edit: RegistryEdit | None = None) -> Art
     """Publish the verdict on a domain's candidates; the one that is there already if nothing new was measured.
 
     A candidate is a trained method whose `domain_results` are fresh, verified and not unavailable. The rule is
-    `judgement.judge`'s. A decision of a person stands until a result arrives that it had not seen.
+    `judgement.judge`'s. A person's decision holds until a result arrives that it did not consider.
 
     Files: `verdict.json`, `candidates.parquet`, `candidates.csv`, `table.md`, `promotion.png`.
 
     Args:
-        project: The pipeline.
-        slug: The domain.
         edit: What a person did to the alias `champion` in the registry since it was last written. It is adopted if it
             names a model whose verified result is here; else nothing moves.
 
@@ -70,21 +68,21 @@ def promotion_is_current(project: Project, slug: str) -> Artifact:
 
 
 def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
-    """Make a method's model champion because a person says so; the figures are recorded, and decide nothing.
+    """Make a method's model champion by a person's decision; the figures are recorded, and decide nothing.
 
     Raises:
-        InputError: If the method cannot reign, its result is missing, stale or unavailable, or it was not measured on
-            the images of the champion.
+        InputError: If the method cannot be champion, its result is missing, stale or unavailable, or it was not
+            measured on the images of the champion.
     """
     if method not in TRAINED_METHODS:
         raise InputError(f"{method!r} cannot become champion; there are {', '.join(TRAINED_METHODS)}")
     if not reason.strip():
-        raise InputError("a reason is missing: it is what the next person reads")
+        raise InputError("give a reason: it is what the next person reads")
     with project.store.locked(f"{STAGE}--{slug}"):
         scene = gather(project, slug)
         entry = Measured.of(fresh(project, RESULTS, method_key(slug, method)))
         if entry is None:
-            raise InputError(f"{slug}/{method}: its result is unavailable, and nothing unmeasured becomes champion")
+            raise InputError(f"{slug}/{method}: its result is unavailable, and only a measured model becomes champion")
         test = None
         if not entry.contender.is_same(scene.verdict.champion):
             if scene.champion is None:
@@ -93,7 +91,7 @@ def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
                 test = paired_test(entry, scene.champion, project.config.promotion.confidence)
             except InputError as error:
                 raise InputError(f"{slug}: {error}; {way_out(scene)}") from error
-        told = "" if test is None else f" ({test})"
+        tested = "" if test is None else f" ({test})"
         chosen, before = entry.contender, scene.verdict.champion
         instead = f" instead of {before.named_beside(chosen)}" if chosen.named_beside(before) != method else ""
         return publish(
@@ -103,7 +101,7 @@ def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
                 chosen,
                 decision="promoted",
                 by="person",
-                reason=f"a person made {chosen.named_beside(before)} champion{instead}{told}: {reason.strip()}",
+                reason=f"a person made {chosen.named_beside(before)} champion{instead}{tested}: {reason.strip()}",
                 challenger=chosen,
                 test=test,
                 rejected=tuple(name for name in scene.verdict.rejected if name != chosen.checkpoint),
@@ -113,32 +111,30 @@ def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
 
 
 def roll_back(project: Project, slug: str, reason: str = "", *, to_base: bool = False) -> Artifact:
-    """Give the title back to who reigned before, or to the base; the rule never crowns the dethroned model again.
+    """Give the title back to the champion before, or to the base; the rule never crowns the dethroned model again.
 
     Raises:
-        InputError: If the base reigns, or the files of the model before are gone.
+        InputError: If the base is champion, or the files of the model before are gone.
     """
     with project.store.locked(f"{STAGE}--{slug}"):
         scene = gather(project, slug)
         verdict = scene.verdict
         if verdict.champion.method == BASE:
-            raise InputError(f"{slug}: the base reigns, there is no champion to roll back")
+            raise InputError(f"{slug}: the base is champion, so there is nothing to roll back")
         target = verdict.reigns[-1] if verdict.reigns and not to_base else Contender(method=BASE)
         if target.method != BASE:
             try:
                 project.store.open(CHECKPOINT, method_key(slug, target.method), target.checkpoint)
             except ReactError as error:
-                raise InputError(
-                    f"{slug}: {target.method} reigned before, and {error}; --to-base goes further"
-                ) from error
-        told = f": {reason.strip()}" if reason.strip() else ""
+                raise InputError(f"{slug}: {target.method} was champion before, and {error}; use --to-base") from error
+        because = f": {reason.strip()}" if reason.strip() else ""
         names = verdict.champion.named_beside(target), target.named_beside(verdict.champion)
         after = changed(
             scene,
             target,
             decision="rolled back",
             by="person",
-            reason=f"a person rolled back from {names[0]} to {names[1]}{told}",
+            reason=f"a person rolled back from {names[0]} to {names[1]}{because}",
             reigns=() if to_base else verdict.reigns[:-1],
             rejected=tuple(sorted({*verdict.rejected, verdict.champion.checkpoint})),
         )
@@ -208,10 +204,10 @@ def _adopt(scene: Evidence, edit: RegistryEdit) -> Artifact | None:
     """What a person did in the registry, taken over as their decision; None if it cannot be, or changes nothing."""
     before = scene.verdict
     if edit.version is None:
-        told = f"a person removed the alias of {before.champion.method} in the registry, so the base reigns"
+        reason = f"a person removed the alias of {before.champion.method} in the registry, so the base is champion"
         rejected = tuple(sorted({*before.rejected, before.champion.checkpoint}))
         fields: dict[str, Any] = {"decision": "rolled back", "reigns": (), "rejected": rejected}
-        return publish(scene, changed(scene, Contender(method=BASE), by="registry", reason=told, **fields))
+        return publish(scene, changed(scene, Contender(method=BASE), by="registry", reason=reason, **fields))
     if edit.method not in TRAINED_METHODS:
         return None
     known = results_of(scene.project, scene.slug, edit.method, edit.checkpoint)
@@ -226,7 +222,7 @@ def _adopt(scene: Evidence, edit: RegistryEdit) -> Artifact | None:
             except InputError:
                 continue
     name = entry.contender.named_beside(before.champion)
-    told = f"a person made {name} champion in the registry (version {edit.version})"
+    reason = f"a person made {name} champion in the registry (version {edit.version})"
     rejected = tuple(name for name in before.rejected if name != edit.checkpoint)
     fields = {"decision": "promoted", "challenger": entry.contender, "test": test, "rejected": rejected}
-    return publish(scene, changed(scene, entry.contender, by="registry", reason=told, **fields))
+    return publish(scene, changed(scene, entry.contender, by="registry", reason=reason, **fields))

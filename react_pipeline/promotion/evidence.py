@@ -1,7 +1,7 @@
-"""Evidence: what a decision on a domain's champion may see.
+"""Evidence: what a decision on a domain's champion considers.
 
-Belongs here: who reigns by the last verdict, which results are fresh, verified and have values, and which one the
-champion stands for. Does not belong here: judging them (`judgement`), deciding (`promotion`).
+Belongs here: the champion of the last verdict, which results are fresh, verified and have values, and which one the
+champion is judged by. Does not belong here: judging them (`judgement`), deciding (`promotion`).
 """
 
 from __future__ import annotations
@@ -30,10 +30,7 @@ class Evidence:
     """What a decision sees.
 
     Attributes:
-        project: The pipeline.
-        slug: The domain.
         last: The last verdict's artifact; None before the first.
-        verdict: What it says.
         results: By method, every result of a candidate, a control or the base that is fresh and has values.
         left_out: By method, why there is none.
     """
@@ -47,7 +44,7 @@ class Evidence:
 
     @cached_property
     def champion(self) -> Measured | None:
-        """The result that the reigning model stands for."""
+        """The champion's result."""
         return self.result_of(self.verdict.champion)
 
     @property
@@ -75,7 +72,7 @@ class Evidence:
 
 
 def standing(project: Project, slug: str) -> tuple[Verdict, Artifact | None]:
-    """Who reigns, whether that verdict is fresh or not, and its artifact: none where none was ever decided.
+    """The last verdict, fresh or not, and its artifact: none where none was ever decided.
 
     Raises:
         CorruptArtifact: If it cannot be read.
@@ -89,14 +86,14 @@ def standing(project: Project, slug: str) -> tuple[Verdict, Artifact | None]:
     except CorruptArtifact as error:
         pointer = project.store.directory(STAGE, slug)
         raise CorruptArtifact(
-            f"{error}. It says who reigns over {slug!r}: restore it from a copy, or remove {pointer} to begin again "
+            f"{error}. It names the champion of {slug!r}: restore it from a copy, or remove {pointer} to begin again "
             "from the base and crown a model with `react-pipeline models promote`"
         ) from error
     return Verdict.read(artifact), artifact
 
 
 def crowning(project: Project, slug: str) -> Reign | None:
-    """The decision that gave the reigning model its title; None while the base reigns.
+    """The decision that made the champion; None while the base is champion.
 
     Raises:
         CorruptArtifact: If the last verdict cannot be read.
@@ -106,13 +103,13 @@ def crowning(project: Project, slug: str) -> Reign | None:
         return None
     fields = verdict.model_dump(include={"decision", "by", "champion", "challenger", "test", "reason"})
     last = Reign(promotion=artifact.fingerprint, decided=str(artifact.manifest["created"]), **fields)
-    # Decisions that move nobody name the champion too.
+    # Decisions that change nothing name the champion too.
     moved = [entry for entry in (*verdict.history, last) if entry.decision in ("promoted", "rolled back")]
     return moved[-1] if moved and moved[-1].champion.is_same(verdict.champion) else last
 
 
 def gather(project: Project, slug: str) -> Evidence:
-    """Everything that a decision on a domain may see today.
+    """Everything that a decision on a domain considers today.
 
     Raises:
         CorruptArtifact: If the last verdict cannot be read.

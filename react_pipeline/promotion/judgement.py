@@ -93,14 +93,13 @@ def judge(
 
     Args:
         candidates: By method, without the champion itself.
-        champion: The reigning one's result; None: there is none to compare with.
+        champion: The champion's result; None: there is none to compare with.
         champion_name: How the reason names it.
         controls: By the candidate's name: the control's result, or why an evaluated one cannot be used.
-        settings: The configuration.
     """
     ordered = sorted(candidates.values(), key=lambda entry: (-_top1(entry), METHODS.index(entry.result.method)))
     if not ordered:
-        return Judgement("nothing", f"{champion_name} reigns: there is no other candidate", [])
+        return Judgement("nothing", f"{champion_name} stays champion: there is no other candidate", [])
     if champion is None:
         why = f"{champion_name} has no result to compare with"
         rows = [{**_row(entry, None, None), "status": "incomparable", "why": why} for entry in ordered]
@@ -116,16 +115,16 @@ def judge(
         row["status"] = decision if one is chosen else {"promoted": "passed"}.get(one.decision, one.decision)
     name = chosen.entry.contender.named_beside(champion.contender)
     if chosen.test is None:
-        told = f"{name} cannot be compared with {champion_name}"
+        text = f"{name} cannot be compared with {champion_name}"
     else:
-        told = _figures(chosen.entry, name, champion_name, chosen.test, len(found))
+        text = _figures(chosen.entry, name, champion_name, chosen.test, len(found))
     if chosen.control_test is not None:
-        told += f"; over its control {chosen.control_test}"
+        text += f"; over its control {chosen.control_test}"
     elif decision == "promoted" and settings.over_control:
-        told += "; its control was not evaluated"
+        text += "; its control was not evaluated"
     ending = {"promoted": f"{name} becomes champion", "incomparable": "nothing moves"}
-    told += f"; {ending.get(decision, f'{champion_name} stays')}" + (f": {why}" if why else "")
-    return Judgement(decision, told, rows, chosen.entry, chosen.test, chosen.control_test, len(found))
+    text += f"; {ending.get(decision, f'{champion_name} stays')}" + (f": {why}" if why else "")
+    return Judgement(decision, text, rows, chosen.entry, chosen.test, chosen.control_test, len(found))
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ def _test_one(
 def paired_test(method: Measured, other: Measured, confidence: float) -> PairedTest:
     """Bootstrap over the images in pairs (10,000 resamples, fixed seed), and the exact test of McNemar.
 
-    Where few images differ the bootstrap is too sure of itself (with 4 won and none lost, 98% of it are above 0, and a
+    Where few images differ the bootstrap is overconfident (with 4 won and none lost, 98% of it are above 0, and a
     coin does the same in 6%): therefore the exact test beside it.
 
     Raises:
@@ -198,7 +197,7 @@ def _objection(
     settings: PromotionConfig,
     champion_name: str,
 ) -> str:
-    """Why a candidate may not reign; empty if it may."""
+    """Why a candidate may not become champion; empty if it may."""
     if test.gain <= 0:
         return f"no more images are right than with {champion_name}"
     if not test.exceeds(settings.min_gain):

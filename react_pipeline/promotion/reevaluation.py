@@ -20,13 +20,13 @@ def reevaluate(project: Project, slug: str) -> Artifact:
     """Measure the champion's checkpoint on today's images, where its method has another checkpoint by now.
 
     Raises:
-        InputError: If the base reigns, or the checkpoint fits the domain's classes no more.
+        InputError: If the base is champion, or the checkpoint no longer fits the domain's classes.
         MissingArtifact: If there are no evaluation images, or the checkpoint is gone.
     """
     verdict, _ = standing(project, slug)
     method = verdict.champion.method
     if method == BASE:
-        raise InputError(f"{slug}: the base reigns; materialize `{RESULTS}` for {slug!r} and base instead")
+        raise InputError(f"{slug}: the base is champion; materialize `{RESULTS}` for {slug!r} and base instead")
     key = method_key(slug, method)
     checkpoint = project.store.open(CHECKPOINT, key, verdict.champion.checkpoint)
     parents = {CHECKPOINT: checkpoint, "evaluation_set": fresh(project, "evaluation_set", slug)}

@@ -6,7 +6,7 @@ Belongs here: history, who reigned before, the parents that hold on to models. D
 Each verdict names the one before it in its content, so that equal decisions at different times are different artifacts.
 Its parents are the results that were weighed, the champion's, and those of who reigned before: so the store never
 prunes these models, even when their methods have newer ones. Verdicts before the last are pruned; what they changed
-stands in the last one's history.
+is in the last one's history.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CHECKPOINT = "customized_checkpoint"
 
 
 def changed(scene: Evidence, champion: Contender, **fields: Any) -> Verdict:
-    """The verdict after the last one, with `champion` reigning; `reigns` grows by who reigned unless it is given."""
+    """The next verdict, with a new `champion`; `reigns` grows by the champion before unless it is given."""
     before = scene.verdict
     if champion.method == BASE and BASE in scene.results:
         champion = scene.results[BASE].contender
@@ -61,9 +61,7 @@ def publish(
     """Publish a verdict. Call it with the domain's lock held, so that no other verdict follows the same one.
 
     Args:
-        scene: What was seen.
         verdict: The next one.
-        rows: The table of candidates.
         note: A person's own words.
         extra: What was seen beside the results.
     """

@@ -1,7 +1,7 @@
-"""Verdicts: the form of a decision on who reigns over a domain, as it is kept on disk.
+"""Verdicts: the on-disk form of a decision on the champion of a domain.
 
 Belongs here: contenders, tests, verdicts and their history. Does not belong here: judging (`judgement`), where a
-verdict is kept (`promotion`), what MLflow's registry is told (`tracking.registry`).
+verdict is kept (`promotion`), applying it to MLflow's registry (`tracking.registry`).
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ By = Literal["rule", "person", "registry"]
 
 
 class _Stored(BaseModel):
-    # Fields that a later version adds are passed over, so that who reigns can always be read.
+    # Fields that a later version adds are passed over, so that the champion can always be read.
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class Contender(_Stored):
-    """A model with the result it stands for; the base has no checkpoint of its own.
+    """A model with its result; the base has no checkpoint of its own.
 
     `checkpoint`, `result` and `evaluation_set` are fingerprints; `stage` is that of the result.
     """
@@ -59,11 +59,9 @@ class PairedTest(_Stored):
     Attributes:
         gain: Difference in top-1, a fraction.
         low: Lower bound of its bootstrap interval at `confidence`.
-        high: Upper bound.
         p_value: Chance of as many images won among those where just one is right, if a coin decided each (exact, one
             side).
         confidence: Of the interval, after it was split among the candidates.
-        n: Images.
     """
 
     gain: float
@@ -79,7 +77,7 @@ class PairedTest(_Stored):
         return f"{100 * self.gain:+.1f} points, {100 * self.confidence:.4g}% interval {bounds}"
 
     def exceeds(self, min_gain: float) -> bool:
-        """Whether the interval lies above `min_gain`, and the exact test agrees that there is a gain at all."""
+        """Whether the interval is above `min_gain`, and the exact test agrees that there is a gain at all."""
         return self.low > min_gain and self.p_value <= (1 - self.confidence) / 2
 
 
@@ -97,23 +95,23 @@ class Reign(_Stored):
 
 
 class Verdict(_Stored):
-    """Who reigns over a domain, since when and why.
+    """The champion of a domain, since when and why.
 
     Attributes:
         decision: `promoted`: the challenger became champion; `challenger`: it is ahead and not beyond the noise, or not
-            allowed; `kept`: nobody is ahead of the champion; `incomparable`; `nothing`: there was no candidate;
+            allowed; `kept`: no model is ahead of the champion; `incomparable`; `nothing`: there was no candidate;
             `rolled back`: a person took the champion back.
         by: The rule of the configuration, a person's command, or a person's edit of the registry.
         reason: One sentence with the figures.
         challenger: The best candidate that is not the champion (after `promoted`: who became it).
-        champion_before: Who reigned until then.
-        champion: Who reigns now.
+        champion_before: The champion until then.
+        champion: The champion now.
         test: Challenger against `champion_before`.
         control_test: Challenger against its control.
         candidates: How many candidates were tested at once (K).
         evaluation_set: Fingerprint of the images that the candidates were measured on.
         tested: Checkpoints that were ever tested on this evaluation set.
-        reigns: Who reigned before `champion`, latest last: where a roll-back goes.
+        reigns: Earlier champions, latest last: where a rollback goes.
         rejected: Checkpoints that a person took back; the rule never crowns them again.
         history: The decisions before this one that changed something, oldest first.
     """
@@ -146,7 +144,7 @@ class Verdict(_Stored):
             return cls.model_validate_json(artifact.file(VERDICT_FILE).read_text(encoding="utf-8"))
         except ValidationError as error:
             raise CorruptArtifact(
-                f"{artifact.path / VERDICT_FILE}: not a verdict of this version; it says who reigns over "
+                f"{artifact.path / VERDICT_FILE}: not a verdict of this version; it names the champion of "
                 f"{artifact.key!r}: read it with the version that wrote it, or remove {artifact.path.parent} to begin "
                 "again from the base"
             ) from error

@@ -1,4 +1,4 @@
-"""Candidates: searching all prompts and seed images of a domain, as one list of what might be kept.
+"""Candidates: the hits of all prompts and seed images of a domain, as one list.
 
 Belongs here: the queries, the search in batches of whole classes, the likeness of images to their class. Does not
 belong here: which hit is better (`fusion`), which candidate is dropped (`ranking`).
@@ -53,7 +53,7 @@ class Queries:
 
     @property
     def texts(self) -> pd.Series:
-        """What each query number stands for: the prompts, then the seeds' names."""
+        """The query of each number: the prompts, then the seeds' names."""
         return pd.concat([self.prompts["prompt"], "seed: " + self.seeds["name"].astype(str)], ignore_index=True)
 
 
@@ -76,11 +76,7 @@ def find_candidates(
     """Search every prompt and seed, and fuse the hits.
 
     Args:
-        clip: Encodes the prompts.
-        index: Of the corpus.
         embeddings: The vectors of images, for `fusion: filter`.
-        queries: Of one domain.
-        settings: Of the domain.
     """
     parts, counts = [], []
     batches = list(_batches(queries.prompts, settings))

@@ -1,6 +1,6 @@
 """The files of a set of chosen pairs: their table, their training shards and contact sheets.
 
-Belongs here: what a retrieved set and its control have alike, and how a killed build of either goes on. Does not belong
+Belongs here: what a retrieved set and its control have alike, and how a killed build of either resumes. Does not belong
 here: which pairs are chosen (`retrieve`, `control`), the form of a shard (`collect`).
 """
 
@@ -48,14 +48,12 @@ def write_pairs(
     """Write `pairs.parquet`, `shards/` and the contact sheets.
 
     Args:
-        directory: Gets the files.
         pairs: Columns of `pairs.parquet` (`url` where the corpus has it) and those that the source needs.
-        source: Gives the images.
-        shard_pairs: Pairs per shard.
         max_pixels: Cap for decoding.
 
     Returns:
-        The pairs that were collected, in the order given: all of them, unless an image was lost since it was chosen.
+        The pairs that were collected, in the order given: all of them, unless an image became unavailable since it was
+        chosen.
     """
     collected = collect_pairs(pairs, source, directory / SHARDS, shard_pairs)
     if len(collected.failed):
@@ -79,7 +77,7 @@ def sheets_of(pairs: pd.DataFrame) -> list[tuple[str, list[str]]]:
 def finish(directory: Path, source: ImageSource, counts: Mapping[str, Any]) -> dict[str, Any]:
     """Make what was written durable and vouch for it; only then what was fetched is let go.
 
-    From here on a killed build goes on with `finished_counts`: hashing and publishing gigabytes takes minutes, and
+    From here on a killed build resumes with `finished_counts`: hashing and publishing gigabytes takes minutes, and
     fetching them again hours.
     """
     for path in directory.iterdir():
@@ -96,7 +94,7 @@ def finished_counts(directory: Path) -> dict[str, Any] | None:
         return None
     finished = json.loads((directory / FINISHED).read_text(encoding="utf-8"))
     if finished["bytes"] != _sizes(directory):
-        # Somebody began to remove it.
+        # Its removal had begun.
         return None
     if (directory / FETCHED).exists():
         shutil.rmtree(directory / FETCHED)

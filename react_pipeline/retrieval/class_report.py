@@ -40,10 +40,10 @@ Sheets = Sequence[tuple[str, Sequence[str]]]
 """Names of the contact sheets, each with its classes."""
 
 MAX_ROWS = 1_000
-"""Classes listed on the page; the fewest pairs first. All of them stand in `classes.parquet`."""
+"""Classes listed on the page; the fewest pairs first. All of them are in `classes.parquet`."""
 _BINS = 50
 CLASS_BINS = 10
-"""Of the histogram of one class, which stands in a cell of a table."""
+"""Of the histogram of one class, which is shown in a table cell."""
 _BARS = "▁▂▃▄▅▆▇█"
 _QUANTILES = {"lowest": 0.0, "lower_quarter": 0.25, "median": 0.5, "upper_quarter": 0.75, "highest": 1.0}
 
@@ -57,15 +57,11 @@ def class_report(
 ) -> pd.DataFrame:
     """One row a class, in the domain's order: candidates = kept + several_classes + the sum over `DROP_REASONS`.
 
-    `several_classes` counts rows that another class wants more: what became of them stands there. `shortfall` is how
+    `several_classes` counts rows that another class wants more and reports. `shortfall` is how
     many hits fewer than k per query and mode the index gave (it holds fewer rows, or its search found no more).
 
     Args:
-        domain: Gives the classes.
-        queries: What was searched.
         hits: Number of hits by class id and mode (`candidates.Found.hits`).
-        candidates: With `dropped` filled.
-        settings: Of the domain.
     """
     classes = pd.DataFrame({"class": domain.class_names})
     counts = pd.crosstab(candidates["class_id"], candidates["dropped"]).rename(columns={"": "kept"})
@@ -116,12 +112,8 @@ def write_report(
     """Write `classes.parquet`, `similarity.parquet`, `similarity.png` and `report.md`.
 
     Args:
-        directory: Gets the files.
-        title: Of the page.
         classes: Of `class_report`.
         similarity: Of `similarity_report`.
-        candidates: With `dropped` filled.
-        settings: Of the domain.
         counts: Of the artifact: pairs, classes, starving, evaluation_sets.
         sheets: Of `chosen_pairs.sheets_of`.
     """
@@ -189,11 +181,13 @@ def _class_rows(classes: pd.DataFrame, similarity: pd.DataFrame) -> tuple[list[s
     columns += [*reasons, *(["shortfall"] if classes["shortfall"].any() else [])]
     shown = classes.sort_values("kept", kind="stable").head(MAX_ROWS)
     kept = similarity[similarity["kept"]]
-    told = {(row.class_, row.mode): row for row in kept.rename(columns={"class": "class_"}).itertuples(index=False)}
+    retrieved = {
+        (row.class_, row.mode): row for row in kept.rename(columns={"class": "class_"}).itertuples(index=False)
+    }
     modes = sorted(set(kept["mode"]))
     rows = []
     for values in shown[columns].itertuples(index=False):
-        found = [told.get((values[0], mode)) for mode in modes]
+        found = [retrieved.get((values[0], mode)) for mode in modes]
         rows.append([*values, *("" if row is None else f"{row.median:.3f} {_bars(row.histogram)}" for row in found)])
     return [*columns, *(f"{mode}: median, histogram" for mode in modes)], rows
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CONTROL_SEED = 0
 LISTED_ROWS = 5_000_000
 """Up to here the digests of all rows are read, so that each distinct image is equally likely. In a larger corpus rows
-are drawn first and looked at then, in bounded memory; an image that stands in several rows is then likelier."""
+are drawn first and looked at then, in bounded memory; an image that occurs in several rows is then likelier."""
 
 
 def draw_control(project: Project, slug: str) -> Artifact:
@@ -81,7 +81,7 @@ def load_base(project: Project, checkpoint: Artifact) -> Clip:
 
 
 class Draw:
-    """A draw of random rows whose images are distinct, can be had, and are no evaluation images.
+    """A draw of random rows whose images are distinct, available, and not evaluation images.
 
     Attributes:
         dropped: How many rows were passed over, by reason; of all rows of the corpus where those are listed.
@@ -106,7 +106,7 @@ class Draw:
     def take(self, wanted: int, refill_rounds: int) -> pd.DataFrame:
         """So many pairs, as `chosen_pairs.write_pairs` takes them, or as many as there are.
 
-        What must be fetched is asked for `refill_rounds` times more at most to make up for what could not be had.
+        What must be fetched is asked for `refill_rounds` times more at most to make up for what was not available.
         """
         parts: list[pd.DataFrame] = []
         have, rounds = 0, 0

@@ -35,7 +35,6 @@ class KeptOut:
     """What must not be trained on.
 
     Attributes:
-        images: Of all the sets together.
         sets: Number of images by set: a domain's slug, or `elevater/<data set>`.
     """
 
@@ -56,10 +55,6 @@ def kept_out(project: Project, slug: str, own: Artifact, clip: Clip, scope: str)
     """The images that a domain must not be trained on.
 
     Args:
-        project: The pipeline.
-        slug: The domain.
-        own: Its evaluation set.
-        clip: The base model.
         scope: `own` or `all`, as in `RetrievalConfig.decontaminate`.
 
     Raises:
@@ -97,10 +92,10 @@ def elevater_digests(project: Project) -> dict[str, frozenset[str]]:
 
 
 def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
-    """Look for evaluation images in a published retrieved or control set, believing nothing that retrieval recorded.
+    """Look for evaluation images in a published retrieved or control set, independent of what retrieval recorded.
 
     The images in the training shards are hashed again; the vectors are those of `corpus_embeddings`, compared with
-    evaluation images that are encoded anew.
+    evaluation images that are encoded again.
 
     Raises:
         MissingArtifact: If the set, or what it was made from, is not there.

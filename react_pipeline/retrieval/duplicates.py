@@ -31,7 +31,6 @@ class EvaluationImages:
     """What a domain is evaluated on, as far as it must be kept out of training.
 
     Attributes:
-        sha256: Digests of the files.
         vectors: Unit vectors by the base model, float32 (M, D).
         near: Cosine from which a corpus image counts as one of these.
     """
@@ -50,7 +49,7 @@ class EvaluationImages:
 
     @classmethod
     def of_table(cls, project: Project, slug: str, images: pd.DataFrame, clip: Clip) -> EvaluationImages:
-        """As `load`, of images listed by `labelled.read_images`; `slug` tells from which similarity on one is near."""
+        """As `load`, of images listed by `labelled.read_images`; `slug` selects `near_duplicate_similarity`."""
         embedding = project.config.embedding
         vectors = encode_images(
             clip,

@@ -1,10 +1,10 @@
-"""Examination: what is only learned of a chosen pair by looking at it, and choosing again until nothing new turns up.
+"""Examination: what only looking at a chosen pair shows, and choosing again until nothing new is found.
 
 Belongs here: near duplicates, rendered text, and images that must be fetched before their bytes are known. Does not
 belong here: the rules of choosing (`ranking`), getting images (`image_source`).
 
 Only pairs that would be kept are looked at, so the cost follows what is kept and not what was found. Near duplicates
-are told while pairs are chosen. Where images must be fetched, each round chooses with all that is known, fetches what
+are found while pairs are chosen. Where images must be fetched, each round chooses with all that is known, fetches what
 is new among the chosen, and ends when there is nothing new. A class that still lacks pairs asks for twice as many, in
 the next round for four times as many, so that rounds are few; after `refill_rounds` further rounds only pairs that were
 had are chosen.
@@ -38,9 +38,8 @@ class Examination:
     Attributes:
         sha256: Digest of each fetched image, by row.
         text_fraction: How much of it is printed text, by row; filled only where that is looked for.
-        failed: Rows that could not be had, with the reason.
+        failed: Rows that are not available, with the reason.
         near: Near duplicates among the rows that would be taken; None where they are not looked for.
-        rounds: How often images were fetched.
     """
 
     def __init__(
@@ -60,7 +59,7 @@ class Examination:
         self._seen: set[int] = set()
 
     def choose(self, candidates: pd.DataFrame, evaluation: EvaluationImages) -> None:
-        """Fill `dropped` of the candidates (`ranking.mark_drops`) with all that looking at the chosen ones tells."""
+        """Fill `dropped` of the candidates (`ranking.mark_drops`) with what is learned from the chosen images."""
         if self._source.identity == "url":
             # No round of fetching is spent on what cannot be fetched.
             refused = [plain_url(url) is None for url in candidates["url"]]
@@ -68,7 +67,7 @@ class Examination:
         while True:
             failed = set(self.failed)
             if self.rounds > self._settings.refill_rounds:
-                # Whatever was not had by now will not be: choose among what was.
+                # What is not available by now will not be: choose among the rest.
                 failed |= set(candidates["row"]) - self.sha256.keys()
             mark_drops(candidates, evaluation, self._settings, failed=failed, near=self.near)
             new = self._to_fetch(candidates) if self._fetches else []
@@ -76,10 +75,10 @@ class Examination:
                 return
             self._seen.update(new)
             self._fetch(np.array(new, np.int64))
-            self._tell(candidates)
+            self._report_failures(candidates)
 
     def counts(self) -> dict[str, Any]:
-        """What is worth recording: rounds of fetching, and why images could not be had."""
+        """What is worth recording: rounds of fetching, and why images were not available."""
         if not self.rounds:
             return {}
         return {"fetch_rounds": self.rounds, "not_collected": dict(sorted(Counter(self.failed.values()).items()))}
@@ -114,7 +113,7 @@ class Examination:
             del self.sha256[row]
             self.failed[row] = error.reason
 
-    def _tell(self, candidates: pd.DataFrame) -> None:
+    def _report_failures(self, candidates: pd.DataFrame) -> None:
         known = candidates["row"].map(self.sha256)
         candidates["image_sha256"] = known.where(known.notna(), candidates["image_sha256"])
         if self._settings.max_text_fraction is not None:

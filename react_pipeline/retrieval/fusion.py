@@ -1,9 +1,9 @@
 """Fusion: the hits of all prompts and modes become one list of candidates, the best first.
 
-Belongs here: pure functions on tables of hits: which hit stands for a pair, its score, the order. Does not belong here:
+Belongs here: pure functions on tables of hits: which hit represents a pair, its score, the order. Does not belong here:
 searching (`candidates`), what is dropped later on (`ranking`).
 
-Similarities of T2T, T2I and I2I lie on different scales and are never compared with one another. `preference` goes by
+Similarities of T2T, T2I and I2I are on different scales and are never compared with one another. `preference` goes by
 the order of the modes, `rrf` by ranks (reciprocal rank fusion, Cormack et al. 2009: a pair scores 1 / (60 + rank) in
 each mode that finds it), `filter` by one likeness for all pairs, whichever mode found them.
 """
@@ -29,7 +29,7 @@ def best_hits(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFrame:
     """The best hit of each class and row, the best of all first.
 
     A hit above its mode's floor goes before one below it, then the modes' order decides, then similarity, then rank,
-    then the order of classes and rows, so that equal hits are always told apart in the same way. With `rrf` the score
+    then the order of classes and rows, so that the order of equal hits is always the same. With `rrf` the score
     decides before all these but the floor.
 
     Args:

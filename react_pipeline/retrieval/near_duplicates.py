@@ -8,7 +8,7 @@ The rule: rows are asked about in the order in which they would be taken, and on
 taken stays, and of two rows that are alike the one that comes first stays.
 
 So rows are compared with taken ones only, as matrix products: N K D multiplications, and K D numbers in memory. Where
-rows are chosen anew, because some could not be had, what two vectors told each other still holds: of the rows that were
+rows are chosen again, because some were not available, known comparisons still hold: of the rows that were
 looked at only those are read and compared again that were like a row which is not taken any more.
 """
 
@@ -40,14 +40,10 @@ class _Block:
 
 
 class NearDuplicates:
-    """Tells of one row after the other whether it is like one that was taken.
+    """Answers for one row after the other whether it is like one that was taken.
 
     A row gets a place when it is taken for the first time, and has it for good. Of every two rows with a place it is
     known whether they are alike; of a row that was refused, one place that it is like.
-
-    Attributes:
-        looks: How often vectors were read.
-        cosines: How many pairs of vectors were compared.
     """
 
     def __init__(self, read: Callable[[NDArray[np.int64]], NDArray[np.float32]], similarity: float) -> None:
@@ -62,11 +58,11 @@ class NearDuplicates:
         self._ahead: dict[int, tuple[_Block, int]] = {}
 
     def begin(self) -> None:
-        """Choose anew: nothing is taken yet."""
+        """Start a new choice: nothing is taken yet."""
         self._taken[:] = False
 
     def knows(self, row: int) -> bool:
-        """Whether `is_near` can tell without a further `look`."""
+        """Whether `is_near` can answer without a further `look`."""
         return row in self._place or row in self._ahead or self._is_like_taken(row)
 
     def look(self, rows: Iterable[int]) -> None:

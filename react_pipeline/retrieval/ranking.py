@@ -5,7 +5,7 @@ not belong here: the order of the candidates (`fusion`), which images are alike 
 images that are fetched (`examination`), the report.
 
 A candidate is a class and a row of the corpus; a row that several classes want is kept once, for one of them, and the
-pair is told of all of them (`classes_of`).
+pair lists all of them (`classes_of`).
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ Near duplicates are the exception to the order: what is left when a class has en
 _OF_CHOICE = ("exact_duplicate", "near_duplicate", "cap")
 
 SHARED = "several_classes"
-"""Stands for a candidate whose row is decided on, kept or dropped, for another class; if kept, the pair names both."""
+"""Marks a candidate whose row is decided on, kept or dropped, for another class; if kept, the pair names both."""
 
 FIRST_LOOK_ROWS = 128
-"""Rows of a class that are compared together at first; more where few of them could be taken."""
+"""Rows of a class that are compared together at first; more where few of them are taken."""
 
 
 def mark_drops(
@@ -65,12 +65,11 @@ def mark_drops(
 
     Args:
         candidates: The best first: columns class_id, row, image_sha256 ("" where it is not known yet),
-            evaluation_similarity, dropped (of `fusion`; other reasons are found anew); `url` and `text_fraction` count
+            evaluation_similarity, dropped (of `fusion`; other reasons are found again); `url` and `text_fraction` count
             where they are there.
         evaluation: What must be kept out.
-        settings: Of the domain.
-        failed: Rows whose image cannot be had.
-        near: Is asked which images look alike, and told which rows are taken. None: near duplicates are not looked for.
+        failed: Rows whose image is not available.
+        near: Finds near duplicates among the rows taken so far. None: near duplicates are not looked for.
     """
     found = candidates["dropped"].isin(("below_similarity", "below_filter"))
     candidates["dropped"] = candidates["dropped"].where(found, "")
@@ -145,7 +144,7 @@ def _twins(first: pd.DataFrame) -> dict[int, list[Hashable]]:
 
 @dataclass
 class _Queue:
-    """The rows that a class wants, the best first, where each stands in the table, and how far the class has come."""
+    """The rows that a class wants, best first, their positions in the table, and how far the class has got."""
 
     positions: list[int]
     rows: list[int]

@@ -1,13 +1,13 @@
-"""Rendered text: how much of a picture is printed words, such as a caption that stands in the image itself.
+"""Rendered text: how much of a picture is printed words, such as a caption in the image itself.
 
 Belongs here: one measure of one image. Does not belong here: dropping pairs by it (`ranking`). A pair whose caption is
 printed in its image teaches a model to read and not to see (T-MARS, arXiv 2307.03132); its text detector is a trained
-network, which is not at hand here.
+network, which is not used here.
 
 The measure looks for lines of glyphs and reads nothing: thin strokes that are darker or brighter than what is around
 them are cut out (grey-scale opening and closing), connected strokes of a letter's shape are glyphs, and `MIN_GLYPHS` of
 like height on one level, close to each other, are a line. `benchmarks/rendered_text.py` measures how often that is
-right; docs/retrieval.md tells where it fails.
+right; docs/retrieval.md says where it fails.
 """
 
 from __future__ import annotations

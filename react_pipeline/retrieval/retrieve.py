@@ -124,7 +124,7 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
 def _described(
     candidates: pd.DataFrame, embeddings: Artifact, source: ImageSource, evaluation: KeptOut
 ) -> pd.DataFrame:
-    """The candidates with what tells equal images and evaluation images."""
+    """The candidates with what identifies equal images and evaluation images."""
     rows = candidates["row"].drop_duplicates()
     known = row_metadata(embeddings, rows, [source.identity])
     known["evaluation_similarity"] = evaluation.images.similarity_of_rows(embeddings, rows.to_numpy())
@@ -147,10 +147,10 @@ def _chosen(
 
 
 def _nothing_found(slug: str, classes: pd.DataFrame) -> str:
-    told = ", ".join(classes["class"].head(20)) + (f" and {len(classes) - 20} more" if len(classes) > 20 else "")
+    named = ", ".join(classes["class"].head(20)) + (f" and {len(classes) - 20} more" if len(classes) > 20 else "")
     reasons = ", ".join(f"{reason} {int(classes[reason].sum())}" for reason in DROP_REASONS if classes[reason].sum())
     return (
-        f"{slug}: no pair is left for any class ({told}); {int(classes['candidates'].sum())} candidates were found, "
+        f"{slug}: no pair is left for any class ({named}); {int(classes['candidates'].sum())} candidates were found, "
         f"dropped: {reasons or 'none'}. Lower `min_similarity`, raise `k_per_prompt`, add synonyms, or use a corpus "
         "that shows these classes"
     )

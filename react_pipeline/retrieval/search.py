@@ -36,7 +36,6 @@ def search_pairs(
         text: Any text; it is encoded as it is, without a template.
         mode: For a text `t2t` (compare it with captions, the default) or `t2i` (with images); for an image `i2i` (with
             images, the default) or `i2t` (with captions).
-        k: How many pairs.
         image: An image file, instead of a text.
 
     Returns:
@@ -76,7 +75,7 @@ def search_pairs(
 def draw_pairs(project: Project, pairs: pd.DataFrame, path: Path) -> None:
     """Write a PNG of the pairs of `search_pairs`: every image under its rank, similarity and caption.
 
-    Images of a corpus by URL are fetched for it; the caption of one that cannot be had stands without it.
+    Images of a corpus by URL are fetched for it; an unavailable one is shown by its caption alone.
 
     Raises:
         CorpusError: If a shard is gone or has changed since it was embedded.

@@ -21,12 +21,12 @@ _CRON_FIELDS = {
 
 
 class AutomationConfig(Section):
-    """What is kept up to date with no one at the keyboard.
+    """What is kept up to date automatically.
 
     Attributes:
         enabled: Whether the sensor `upkeep` and the schedule run from the start. False: until somebody starts them in
             the UI.
-        schedule: Cron line (`minute hour day month weekday`) of looking at what lies outside the store: shards,
+        schedule: Cron line (`minute hour day month weekday`) of looking at what is outside the store: shards,
             checkpoint, evaluation sets. None: only when somebody materializes these.
         timezone: In which the schedule is read.
         interval_seconds: Shortest time between two looks at what is outdated.

@@ -29,7 +29,7 @@ SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 SLUG_RULE = "use a-z, 0-9 and '-', 63 characters at most, starting with a letter or digit"
 """`SLUG` in words."""
 
-RESERVED_SLUGS = frozenset({"all", "corpus", "mean", "overview"})
+RESERVED_SLUGS = frozenset({"all", "corpus", "current", "mean", "overview"})
 """What belongs to no domain in the store, in MLflow, in tables, and in the folder of a report."""
 
 

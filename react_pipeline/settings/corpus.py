@@ -63,7 +63,7 @@ class StorageConfig(Section):
     @field_validator("endpoint_url")
     @classmethod
     def _endpoint_is_an_address(cls, url: str | None) -> str | None:
-        # What is refused may be a secret, so it is not repeated.
+        # The value may be a secret, so it is not repeated.
         if url is not None and not re.fullmatch(r"https?://[^/@\s?#]+(/[^@\s?#]*)?", url):
             raise ValueError("must be http(s)://host:port, without user name, password or `?`")
         return url
@@ -76,9 +76,9 @@ class DownloadConfig(Section):
         processes: Downloading processes.
         threads: Connections of each.
         timeout_seconds: Of one image.
-        retries: How often what failed is tried again; what was had is never fetched twice.
+        retries: How often what failed is tried again; what was fetched is never fetched again.
         image_size: Longer side to which larger images are made smaller, in pixels; unset: kept as they are.
-        max_failed_fraction: A corpus of URLs of which more could not be had than this fails. Of URLs gathered from the
+        max_failed_fraction: A corpus of URLs fails if more of them than this fail. Of URLs gathered from the
             web, 20% to 40% are dead or refuse.
         allow_private_addresses: Also fetch from loopback and private networks, and through the proxies that the
             environment names. Off, since tables of URLs are data from strangers.

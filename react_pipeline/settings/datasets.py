@@ -1,6 +1,6 @@
 """The 20 data sets of ELEVATER's image classification, and ImageNet-1K beside them, as a table.
 
-Belongs here: what is true of a data set wherever its files lie: names, templates, metric, official sizes. Does not
+Belongs here: what is true of a data set wherever its files are: names, templates, metric, official sizes. Does not
 belong here: finding or reading files (`readers`).
 
 Class names and templates are read when they are asked for, from clip-benchmark's data files and from open_clip's, in
@@ -50,13 +50,13 @@ class Dataset:
         num_templates: Of ELEVATER.
         metric: What is reported; values are fractions.
         sizes: Official number of images of each split.
-        homepage: Where the data can be had.
+        homepage: Where to get the data.
         names_from: `here`, `open_clip`, or a key of clip-benchmark's class names.
         templates_from: The same for templates.
         multilabel: Images may have several classes.
         squash: Images are resized to a square without a crop (kitti-distance).
         torchvision: The torchvision class that has the same splits.
-        order_is_elevaters: Class ids here are ELEVATER's, beyond doubt; then labels without names can be used.
+        order_is_elevaters: Class ids here are certainly ELEVATER's; then labels without names can be used.
     """
 
     name: str
@@ -207,7 +207,7 @@ def dataset(name: str) -> Dataset:
 
 @cache
 def read_data(file_name: str) -> Any:
-    """A JSON file that lies beside this module."""
+    """A JSON file beside this module."""
     return json.loads((DATA / file_name).read_text(encoding="utf-8"))
 
 

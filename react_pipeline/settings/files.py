@@ -6,6 +6,9 @@ directory of the file that names them; `~` is the home directory, as in a shell.
 
 from __future__ import annotations
 
+import json
+import os
+import stat
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +28,11 @@ CLOCK_STEP_NS = 2_000_000_000
 MAX_YAML_BYTES = 2_000_000
 """Larger configuration files are refused unread."""
 
+MAX_DEPTH = 20
+MAX_SCALAR = 10_000
+MAX_EVENTS = 250_000
+"""Of the parser, a second's work; ImageNet-21k with three synonyms a class has 220,000."""
+
 Model = TypeVar("Model", bound=BaseModel)
 
 LOADER: type[yaml.SafeLoader | yaml.CSafeLoader] = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
@@ -32,26 +40,57 @@ LOADER: type[yaml.SafeLoader | yaml.CSafeLoader] = yaml.CSafeLoader if yaml.__wi
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read one YAML mapping; no tags, no aliases, no more than `MAX_YAML_BYTES`.
+    """Read one YAML mapping: no tags, no aliases, no more than `MAX_YAML_BYTES`.
 
     Raises:
-        ConfigError: If the file is missing, too large, not UTF-8, not YAML, or not a mapping.
+        ConfigError: If the file is missing, no regular file, too large, not UTF-8, not YAML, or not a mapping, and
+            whatever else the parser raises: one file never stops the others.
     """
     try:
-        if path.stat().st_size > MAX_YAML_BYTES:
-            raise ConfigError([Problem(path, "", f"larger than {MAX_YAML_BYTES:,} bytes; a configuration is small")])
-        text = path.read_text(encoding="utf-8")
-        # A few aliases can expand to gigabytes, and no configuration needs one.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=LOADER)):
-            raise ConfigError([Problem(path, "", "YAML aliases (*name) are refused; write the value out")])
+        text = _read(path)
+        _refuse_bombs(path, text)
         loaded = yaml.load(text, Loader=LOADER)  # noqa: S506 - both are safe loaders
-    except (OSError, UnicodeDecodeError) as error:
+        # A lone surrogate, written as an escape, is text that no file can hold.
+        json.dumps(loaded, default=str, ensure_ascii=False).encode()
+    except ConfigError:
+        raise
+    except OSError as error:
         raise ConfigError([Problem(path, "", f"cannot be read: {error}")]) from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError([Problem(path, "", f"is not valid YAML: {' '.join(str(error).split())}")]) from error
+    except Exception as error:
+        raise ConfigError([Problem(path, "", f"is not valid YAML: {' '.join(str(error).split())[:500]}")]) from error
     if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
         raise ConfigError([Problem(path, "", "must be a mapping of field names to values")])
     return loaded
+
+
+def _read(path: Path) -> str:
+    # Opening a FIFO waits for its writer, and a device may never end.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ConfigError([Problem(path, "", "is not a regular file")])
+        data = file.read(MAX_YAML_BYTES + 1)
+    if len(data) > MAX_YAML_BYTES:
+        raise ConfigError([Problem(path, "", f"larger than {MAX_YAML_BYTES:,} bytes; a configuration is small")])
+    return data.decode()
+
+
+def _refuse_bombs(path: Path, text: str) -> None:
+    depth = 0
+    for number, event in enumerate(yaml.parse(text, Loader=LOADER)):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            problem = "YAML aliases (*name) are refused; write the value out"  # a few expand to gigabytes
+        elif getattr(event, "tag", None) is not None:
+            problem = f"YAML tags ({event.tag}) are refused; write plain text, numbers, lists and mappings"
+        elif depth > MAX_DEPTH:
+            problem = f"lists and mappings are nested more than {MAX_DEPTH} deep"
+        elif len(getattr(event, "value", "")) > MAX_SCALAR:
+            problem = f"a value is longer than {MAX_SCALAR:,} characters"  # numbers take quadratic time
+        elif number > MAX_EVENTS:
+            problem = f"holds more than {MAX_EVENTS:,} values"
+        else:
+            continue
+        raise ConfigError([Problem(path, "", problem)])
 
 
 def load_pipeline(path: Path) -> PipelineConfig:
@@ -108,22 +147,25 @@ def load_domain(path: Path) -> DomainConfig:
         ConfigError: Listing every problem with file and field.
     """
     with suppress(OSError):
-        stat = path.stat()
-        stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
+        found = path.stat()
+        stamp = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
         if path not in _parsed or _parsed[path][0] != stamp:
             domain = _load_domain(path)
             # A file that was written just now may be written again within one step of its clock.
-            if time.time_ns() - stat.st_mtime_ns < CLOCK_STEP_NS:
+            if time.time_ns() - found.st_mtime_ns < CLOCK_STEP_NS:
                 return domain
             _parsed[path] = stamp, domain
         return _parsed[path][1]
     return _load_domain(path)
 
 
-_parsed: dict[Path, tuple[tuple[int, int, int], DomainConfig]] = {}
+_parsed: dict[Path, tuple[tuple[int, ...], DomainConfig]] = {}
 
 
 def _load_domain(path: Path) -> DomainConfig:
+    target = Path(os.path.realpath(path))  # `Path.resolve` raises where links go round
+    if not target.is_relative_to(os.path.realpath(path.parent)):
+        raise ConfigError([Problem(path, "", f"is a link to {target}, out of its folder; copy the file here")])
     raw = read_yaml(path)
     raw.setdefault("slug", path.stem)
     config = _validate(DomainConfig, raw, path)
@@ -166,6 +208,8 @@ def _validate(model: type[Model], raw: dict[str, Any], path: Path) -> Model:
     except ValidationError as error:
         problems = [Problem(path, _field_of(entry["loc"]), _message_of(entry)) for entry in error.errors()]
         raise ConfigError(problems) from error
+    except Exception as error:  # of a check that met what it was not made for
+        raise ConfigError([Problem(path, "", f"cannot be checked: {error!r}"[:500])]) from error
 
 
 def _field_of(location: tuple[int | str, ...]) -> str:
@@ -174,7 +218,7 @@ def _field_of(location: tuple[int | str, ...]) -> str:
 
 def _message_of(entry: Any) -> str:
     if entry["type"] == "extra_forbidden":
-        return "unknown field; remove it or mend its spelling"
+        return "unknown field; remove it or fix its spelling"
     message = str(entry["msg"]).removeprefix("Value error, ")
     shown = entry["input"] if isinstance(entry["input"], (str, int, float, bool, type(None))) else None
     return message if shown is None or entry["type"] == "value_error" else f"{message} (found {shown!r})"

@@ -18,7 +18,7 @@ _KEY = re.compile(
     rf"Flat|SQ(?:fp16|4|6|8)|HNSW{_N}(?:_SQ(?:fp16|8))?|(?:OPQ{_N}(?:_{_N})?,)?IVF{_N}(?:_HNSW{_N})?,(?:{_CODES})"
 )
 FEWEST_LINKS, BITS = 2, range(4, 13)
-"""Of a graph, and of a product quantizer's codes: fewer bits tell too little apart, more need too long a training."""
+"""Of a graph, and of a product quantizer's codes: fewer bits distinguish too little, more take too long to train."""
 
 
 def key_problem(key: str) -> str:
@@ -53,7 +53,7 @@ class IndexConfig(Section):
         retrain_factor: A corpus that has grown by more than this since the training is indexed from scratch.
         recall_queries: How many held-out queries measure recall@10 and @100; as many others serve the tuning.
         min_recall: The check fails below this recall@10.
-        min_recall_100: Likewise for recall@100, which lies lower, since the parameters are tuned at 10.
+        min_recall_100: Likewise for recall@100, which is lower, since the parameters are tuned at 10.
     """
 
     key: str = "auto"

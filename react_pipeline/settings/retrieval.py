@@ -18,7 +18,7 @@ Mode = Literal["t2t", "t2i", "i2i"]
 
 def _each_once(modes: tuple[Mode, ...]) -> tuple[Mode, ...]:
     if again := sorted({mode for mode in modes if modes.count(mode) > 1}):
-        raise ValueError(f"{', '.join(again)} stands here more than once; name each mode once, the preferred one first")
+        raise ValueError(f"{', '.join(again)} listed more than once; name each mode once, the preferred one first")
     return modes
 
 
@@ -27,7 +27,7 @@ class Idle(NamedTuple):
 
     field: str
     because: str
-    told: str
+    message: str
 
 
 class RetrievalConfig(Section):
@@ -54,8 +54,8 @@ class RetrievalConfig(Section):
         decontaminate: Whose labelled images are kept out: the domain's `own`, or those of `all` domains and of the
             data sets of ELEVATER that are there.
         max_text_fraction: Images of which more than this fraction is printed text are dropped. Unset: not looked for.
-        refill_rounds: How often a class takes its next best pairs for chosen ones that could not be had; it asks for 2,
-            4, then 8 times what it lacks.
+        refill_rounds: How often a class takes its next best pairs for chosen ones that are not available; it asks for
+            2, 4, then 8 times what it lacks.
         shard_pairs: Pairs per collected training shard.
     """
 
@@ -79,7 +79,7 @@ class RetrievalConfig(Section):
     @model_validator(mode="after")
     def _every_setting_does_something(self) -> Self:
         if idle := self.idle():
-            raise ValueError("; ".join(found.told for found in idle))
+            raise ValueError("; ".join(found.message for found in idle))
         return self
 
     def idle(self) -> list[Idle]:
@@ -89,16 +89,16 @@ class RetrievalConfig(Section):
         floors = {name: floor for name, floor in self.min_similarity.items() if name in used}
         rest = f"{{{', '.join(f'{name}: {floor:g}' for name, floor in floors.items())}}}"
         for name in [name for name in self.min_similarity if name not in floors]:
-            field, because, mended = (
+            field, because, fix = (
                 ("fusion", self.fusion, "set `fusion: filter`")
                 if name == "filter"
                 else ("modes", f"[{', '.join(self.modes)}]", f"add {name} to `modes`")
             )
-            told = f"`min_similarity.{name}` does nothing with `{field}: {because}`; {mended}, or write"
-            found.append(Idle("min_similarity", field, f"{told} `min_similarity: {rest}`"))
+            message = f"`min_similarity.{name}` does nothing with `{field}: {because}`; {fix}, or write"
+            found.append(Idle("min_similarity", field, f"{message} `min_similarity: {rest}`"))
         if self.filter_by == "seeds" and self.fusion != "filter":
-            told = f"`filter_by: seeds` does nothing with `fusion: {self.fusion}`; set `fusion: filter`, or write"
-            found.append(Idle("filter_by", "fusion", f"{told} `filter_by: prompts`"))
+            message = f"`filter_by: seeds` does nothing with `fusion: {self.fusion}`; set `fusion: filter`, or write"
+            found.append(Idle("filter_by", "fusion", f"{message} `filter_by: prompts`"))
         return found
 
     @property

@@ -1,6 +1,6 @@
 """How shards are named in `pipeline.yaml`: paths, patterns, URLs and ranges such as `{00000..00099}`.
 
-Belongs here: which names are allowed, and what a range stands for; nothing is opened. Does not belong here: finding
+Belongs here: which names are allowed, and what a range expands to; nothing is opened. Does not belong here: finding
 files (`corpus`), reading from a server (`remote`).
 
 Libraries below take much more than this: webdataset runs `pipe:` in a shell, and fsspec chains file systems with `::`.
@@ -19,7 +19,7 @@ REMOTE_SCHEMES = ("s3", "gs", "http", "https")
 LISTABLE_SCHEMES = ("s3", "gs")
 """Those that can list their files, so that `*` works."""
 MAX_EXPANDED = 1_000_000
-"""How many names one pattern may stand for; LAION-5B has half as many shards."""
+"""How many names one pattern may expand to; LAION-5B has half as many shards."""
 
 _SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:")
 _BRACES = re.compile(r"\{(?:(\d{1,12})\.\.(\d{1,12})|[^{},]*,[^{}]*)\}")
@@ -32,7 +32,7 @@ def is_url(name: str) -> bool:
 
 
 def has_wildcard(name: str) -> bool:
-    """Whether files must be listed to know what it stands for."""
+    """Whether files must be listed to expand it."""
     return any(mark in name for mark in "*[")
 
 
@@ -42,7 +42,7 @@ def check_shard_name(name: str) -> None:
     Raises:
         ValueError: Saying what is refused and what to write instead.
     """
-    # Whatever is wrong, what may be a secret is not repeated.
+    # A possible secret is never repeated.
     shown = re.sub(r"//[^/]*@", "//…@", name.partition("?")[0] if "://" in name else name)
     if not name.strip() or any(ord(mark) < 32 or ord(mark) == 127 for mark in name):
         raise ValueError(f"{shown!r}: is empty or holds control characters")
@@ -66,7 +66,7 @@ def _check_url(name: str) -> None:
     except ValueError as error:
         raise ValueError(f"{name!r}: is not a whole URL ({error})") from error
     if credentials is not None or "@" in parts.netloc:
-        # The name would be repeated in messages and kept in artifacts, so it is not repeated here either.
+        # Names are repeated in messages and kept in artifacts, so credentials must not be in them.
         raise ValueError(
             f"a URL of {parts.scheme}://…@{host} holds a user name or password; credentials come from the environment "
             "or a profile, never from pipeline.yaml"
@@ -90,7 +90,7 @@ def expanded_count(name: str) -> int:
     """How many names `expand` gives, without making them.
 
     Raises:
-        ValueError: If braces do not match, hold neither `a..b` nor `a,b`, or stand for more than `MAX_EXPANDED`.
+        ValueError: If braces do not match, hold neither `a..b` nor `a,b`, or expand to more than `MAX_EXPANDED`.
     """
     if re.search(r"[{}]", _BRACES.sub("", name)):
         raise ValueError(f"{name!r}: braces must close, and hold a range {{00000..00099}} or a list {{a,b}}, no braces")
@@ -100,12 +100,12 @@ def expanded_count(name: str) -> int:
         if total < 1:
             raise ValueError(f"{name!r}: the range {group[0]} runs backwards")
         if total > MAX_EXPANDED:
-            raise ValueError(f"{name!r}: stands for more than {MAX_EXPANDED:,} files; write several patterns")
+            raise ValueError(f"{name!r}: expands to more than {MAX_EXPANDED:,} files; write several patterns")
     return total
 
 
 def expand(name: str) -> list[str]:
-    """The names that a pattern with `{00000..00099}` or `{train,extra}` stands for, in order; zeros in front are kept.
+    """The names that a pattern with `{00000..00099}` or `{train,extra}` expands to, in order; leading zeros are kept.
 
     Raises:
         ValueError: As `expanded_count`.

@@ -22,7 +22,7 @@ METHOD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 """What can be trained, with the fields in which each differs from `TrainingConfig`; `gated-image` is REACT's headline.
 
-What a method trains stands in `modeling.methods`; a new one is a row here and a function there.
+What a method trains is in `clip.methods`; a new one is a row here and a function there.
 """
 
 TRAINED_METHODS = tuple(METHOD_DEFAULTS)
@@ -36,7 +36,7 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Section(BaseModel):
-    """Base of every part of the configuration: frozen, unknown fields refused, and numbers that are none (nan, inf)."""
+    """Base of every part of the configuration: frozen, unknown fields and non-finite numbers refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
@@ -54,12 +54,11 @@ class TrainingConfig(Section):
         seed: Of the initialisation, of the order of the data and of the augmentation.
         loss: See `losses`: `infonce` (the paper), `infonce-captions`, `infonce-masked`, `unicl`, `sigmoid`.
         augmentation: `timm` (the paper's: random crop, flip, RandAugment, erasing), `mild` (for drawings), or `none`.
-        views: 0: every step augments afresh; n: the image and n - 1 fixed augmentations of it are
-            drawn from.
+        views: 0: every step augments afresh; n: the image and n - 1 fixed augmentations of it are drawn from.
         class_prompt_fraction: Chance that a caption is replaced by a prompt of the pair's class; 0 is the paper's way.
         held_out_fraction: Share of the pairs that is never trained on; image-text recall is measured on it.
         interpolation: Share of the way from the base to the trained model: 1 is the trained model, 0 the base, values
-            between lie on the line of WiSE-FT (gated models: tanh(gate) is scaled); `held-out`: the best of a grid on
+            between are on the line of WiSE-FT (gated models: tanh(gate) is scaled); `held-out`: the best of a grid on
             the held-out pairs.
         precision: Arithmetic of the forward and backward passes; `auto`: what the device runs fastest.
         global_negatives: Whether a pair is contrasted with those of all processes, or of its own process only.
@@ -145,7 +144,7 @@ def unused_fields(method: str) -> frozenset[str]:
 
 
 def partial(model: type[Section], name: str) -> type[Section]:
-    """Make a model of the same fields and rules, each one optional, so that an override is checked where it stands."""
+    """Make a model of the same fields and rules, each one optional, so that an override is checked in its own file."""
     fields: dict[str, Any] = {}
     for field, info in model.model_fields.items():
         optional = copy(info)

@@ -1,4 +1,4 @@
-"""The ground: errors, durable writes, digests, artifacts and the store that publishes them.
+"""The lowest floor: errors, durable writes, digests, artifacts and the store that publishes them.
 
 Does not belong here: what any artifact means.
 """

@@ -4,6 +4,7 @@ from .artifacts import Artifact as Artifact
 from .artifacts import Inputs as Inputs
 from .artifacts import canonical_json as canonical_json
 from .artifacts import read_manifest as read_manifest
+from .attempts import scratch_of as scratch_of
 from .digests import CACHE as CACHE
 from .digests import remembered_sha256 as remembered_sha256
 from .durable import fsync as fsync

@@ -58,7 +58,7 @@ class Artifact:
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that stand for every input of this artifact."""
+        """16 hexadecimal digits, a digest of every input of this artifact."""
         return str(self.manifest["fingerprint"])
 
     @property
@@ -87,7 +87,6 @@ class Inputs:
     """Everything that decides what a step builds.
 
     Attributes:
-        stage: Name of the asset.
         key: `all`, a domain's slug, or `<domain>/<method>`.
         config: The part of the configuration that changes the result, as plain JSON values.
         content: Identity of outside data (digests of the user's shards, say), as plain JSON values.
@@ -152,17 +151,20 @@ def verify(artifact: Artifact, *, anew: bool = False) -> None:
     """
     try:
         stamp = _stamp(artifact)
-    except OSError as error:
-        raise CorruptArtifact(f"{error.filename}: missing; rematerialize `{artifact.stage}`") from error
-    if not anew and stamp in (_verified.get(artifact.path), _remembered(artifact)):
-        return
-    for name, recorded in artifact.manifest["files"].items():
-        path = artifact.path / name
-        if path.stat().st_size != recorded["bytes"] or sha256_of(path) != recorded["sha256"]:
-            raise CorruptArtifact(
-                f"{path}: its bytes differ from the manifest ({path.stat().st_size:,} bytes, recorded "
-                f"{recorded['bytes']:,}); rematerialize `{artifact.stage}` for {artifact.key!r}"
-            )
+        if not anew and stamp in (_verified.get(artifact.path), _remembered(artifact)):
+            return
+        for name, recorded in artifact.manifest["files"].items():
+            path = artifact.path / name
+            if path.stat().st_size != recorded["bytes"] or sha256_of(path) != recorded["sha256"]:
+                raise CorruptArtifact(
+                    f"{path}: its bytes differ from the manifest ({path.stat().st_size:,} bytes, recorded "
+                    f"{recorded['bytes']:,}); rematerialize `{artifact.stage}` for {artifact.key!r}"
+                )
+    except OSError as error:  # missing, or a disk that cannot read it
+        raise CorruptArtifact(
+            f"{error.filename or artifact.path}: {error.strerror or error}; rematerialize `{artifact.stage}` for "
+            f"{artifact.key!r}"
+        ) from error
     _remember(artifact, stamp)
 
 

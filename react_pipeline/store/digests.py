@@ -1,4 +1,4 @@
-"""Digests of outside files, remembered: shards and vectors are gigabytes and lie where the user put them.
+"""Digests of outside files, remembered: shards and vectors are gigabytes and stay where the user put them.
 
 Belongs here: the memory of digests in the store's cache. Does not belong here: which files make a corpus, or the
 digests of the store's own files (`artifacts`).
@@ -23,7 +23,6 @@ def remembered_sha256(root: Path, path: Path) -> str:
 
     Args:
         root: Root of the store whose cache is used.
-        path: The file.
 
     Raises:
         CorpusError: If the file cannot be read.

@@ -1,18 +1,23 @@
-"""Files that are whole or absent, even after a kill or a power failure, their digests, and locks between processes.
+"""Atomic file writes that survive a kill or a power failure, digests, and locks between processes.
 
 Does not belong here: what the files hold, or which of them make an artifact (`artifacts`).
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
+
+NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+"""A network file system without a lock service."""
 
 
 def sha256_of(path: Path) -> str:
@@ -24,10 +29,14 @@ def sha256_of(path: Path) -> str:
 def write_atomically(path: Path, text: str) -> None:
     """Write a small text file so that a reader finds the old one or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    fsync(temporary)
-    temporary.replace(path)
+    # Process ids repeat over the containers that share a volume.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        fsync(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     fsync(path.parent)
 
 
@@ -56,13 +65,17 @@ def fsync_tree(root: Path) -> None:
 
 
 def lock(file: TextIO | int, *, wait: bool = True) -> bool:
-    """Lock an open file until it is closed, or say that another process holds it.
+    """Lock an open file until it is closed; false if another process holds it, or the file system has no locks.
 
     The kernel frees it when its holder dies, so that a SIGKILL leaves no lock behind.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""The errors a user of the pipeline can meet. Each message says what is wrong, where, and what to do about it.
+"""The errors that a user of the pipeline can see. Each message says what is wrong, where, and what to do about it.
 
 Only exception types belong here; they are raised where the fault is seen.
 """
@@ -73,6 +73,6 @@ class TrainingError(ReactError):
 
 
 def error_type(name: str) -> type[ReactError] | None:
-    """The class of this module that a name stands for, for errors that come from another process as text."""
+    """The class of this module with this name, for errors that come from another process as text."""
     kind = globals().get(name)
     return kind if isinstance(kind, type) and issubclass(kind, ReactError) else None

@@ -1,7 +1,8 @@
 """The store: the only way in which artifacts are published.
 
-Belongs here: staging, atomic publishing, the pointer to the current artifact, pruning. Does not belong here: the
-manifest and its verification (`artifacts`), which artifact depends on which (`lineage`).
+Belongs here: building, atomic publishing, the pointer to the current artifact. Does not belong here: the manifest and
+its verification (`artifacts`), who builds (`attempts`), what may be removed (`pruning`), what depends on what
+(`lineage`).
 
 Layout::
 
@@ -16,8 +17,9 @@ import errno
 import json
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,21 +31,25 @@ from react_pipeline.store.artifacts import (
     Artifact,
     Inputs,
     manifest_digest,
-    memory_of_verified,
     read_manifest,
     remember_verified,
     verify,
 )
+from react_pipeline.store.attempts import Attempt, attempts, new_attempt
 from react_pipeline.store.durable import fsync, fsync_tree, lock, sha256_of, write_atomically
 from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact, ReactError, StoreWriteError
+from react_pipeline.store.file_system import abilities
+from react_pipeline.store.pruning import RETENTION_SECONDS, prune
 
 logger = logging.getLogger(__name__)
 
 DISK_FAULTS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EFBIG})
 """Errors of the disk itself; others (a missing file, a refused connection) keep their own text."""
 
-SCRATCH = ".scratch"
-"""Ends the name of a folder beside staging that is no part of the artifact (`Store.scratch`)."""
+POLL_SECONDS = 1.0
+"""Between two looks at a build of another host."""
+
+KEPT_QUARANTINED = 5
 
 
 class Store:
@@ -58,7 +64,10 @@ class Store:
         self.root = root.resolve()
         marker = self.root / "store.json"
         if marker.exists():
-            found = json.loads(marker.read_text()).get("format")
+            try:
+                found = json.loads(marker.read_text())["format"]
+            except (OSError, ValueError, TypeError, KeyError) as error:
+                raise InputError(f"{marker}: unreadable ({error!r}); restore it, or remove the store") from error
             if found != FORMAT:
                 raise InputError(
                     f"{self.root}: a store of format {found}, this version reads format {FORMAT}; "
@@ -66,65 +75,89 @@ class Store:
                 )
 
     def directory(self, stage: str, key: str) -> Path:
-        """Where the artifacts of one stage and key lie."""
+        """Where the artifacts of one stage and key are."""
         return self.root / stage / key
 
-    def scratch(self, inputs: Inputs) -> Path:
-        """Where a build of these inputs keeps what it goes on from after a kill; for its `write` alone.
-
-        It is no part of the artifact, and stays until that is published: a kill while files are hashed and synced costs
-        no more than one at any other time.
-        """
-        path = self.root / ".staging" / (_slug(inputs.stage, inputs.key, inputs.fingerprint) + SCRATCH)
-        path.mkdir(parents=True, exist_ok=True)
-        return path
+    @property
+    def staging(self) -> Path:
+        """Where attempts write."""
+        return self.root / ".staging"
 
     def build(self, inputs: Inputs, write: Callable[[Path], Mapping[str, Any]], *, resumable: bool = False) -> Artifact:
         """Publish the artifact of these inputs, or return the one that is already there.
 
         `write` fills the staging directory it is given and returns the counts for the manifest. With `resumable`, what
         a killed build left in staging is handed to it again; `write` then removes its own scratch files. Two builds of
-        the same inputs wait for each other; the second verifies and returns the first one's artifact.
+        the same inputs wait for each other, those of two hosts by the lease of the first; the second verifies and
+        returns the first one's artifact. Should they not see each other, one wins the rename and the other uses it.
 
         Raises:
-            StoreWriteError: If the disk refuses a write. Nothing is published then.
+            StoreWriteError: If the disk refuses a write, or another host took this build for dead. Nothing is published
+                then.
         """
         self._mark()
         fingerprint = inputs.fingerprint
-        final = self.directory(inputs.stage, inputs.key) / fingerprint
         slug = _slug(inputs.stage, inputs.key, fingerprint)
-        staging = self.root / ".staging" / slug
-        scratch = staging.with_name(slug + SCRATCH)
-        with self._locked(slug):
+        with self._locked(slug) as held:
+            proof = abilities(self.root).locks and held
+            found = self._built_already(inputs, slug, locked=proof)
+            if found is not None:
+                return found
+            left = self._dead(slug, locked=proof)
+            attempt = new_attempt(self.staging, slug)
+            with attempt.held({fingerprint, *(parent.fingerprint for parent in inputs.parents.values())}):
+                for dead in left:
+                    if not attempt.leftovers:
+                        attempt.adopt(dead, staging=resumable, locked=proof)
+                    dead.discard()
+                return self._build(inputs, write, attempt)
+
+    def _build(self, inputs: Inputs, write: Callable[[Path], Mapping[str, Any]], attempt: Attempt) -> Artifact:
+        staging = attempt.staging
+        final = self.directory(inputs.stage, inputs.key) / inputs.fingerprint
+        staging.mkdir(exist_ok=True)
+        try:
+            counts = dict(write(staging))
+            manifest = self._manifest(inputs, staging, counts)
+            (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+            fsync_tree(staging)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            artifact = self._publish(attempt, Artifact(final, manifest, reused=False))
+        except OSError as error:
+            if not attempt.lease.exists():
+                raise _taken_for_dead(staging) from error
+            if error.errno in DISK_FAULTS:
+                raise self._write_error(error, staging) from error
+            raise
+        self._set_current(artifact)
+        return artifact
+
+    def _built_already(self, inputs: Inputs, slug: str, *, locked: bool) -> Artifact | None:
+        """The published artifact, after the builds of other hosts have ended; None if it is this one's to build."""
+        final = self.directory(inputs.stage, inputs.key) / inputs.fingerprint
+        waiting = False
+        while True:
             if final.exists():
                 try:
-                    artifact = self.open(inputs.stage, inputs.key, fingerprint)
+                    artifact = self.open(inputs.stage, inputs.key, inputs.fingerprint)
                 except CorruptArtifact as error:
                     logger.warning("%s; building it again", error)
                     self._quarantine(final)
                 else:
-                    shutil.rmtree(scratch, ignore_errors=True)
+                    for dead in self._dead(slug, locked=locked):
+                        dead.discard()
                     self._set_current(artifact)
                     return artifact
-            if staging.exists() and not resumable:
-                shutil.rmtree(staging)
-            staging.mkdir(parents=True, exist_ok=True)
-            try:
-                counts = dict(write(staging))
-                manifest = self._manifest(inputs, staging, counts)
-                (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
-                fsync_tree(staging)
-                final.parent.mkdir(parents=True, exist_ok=True)
-                self._publish(staging, final)
-            except OSError as error:
-                if error.errno in DISK_FAULTS:
-                    raise self._write_error(error, staging) from error
-                raise
-            shutil.rmtree(scratch, ignore_errors=True)
-            artifact = Artifact(final, manifest, reused=False)
-            remember_verified(artifact)
-            self._set_current(artifact)
-            return artifact
+            living = [attempt for attempt in attempts(self.staging, slug) if not attempt.is_dead(locked=locked)]
+            if not living:
+                return None
+            if not waiting:
+                logger.info("waiting: another host builds %s (%s)", slug, living[0].lease)
+            waiting = True
+            time.sleep(POLL_SECONDS)
+
+    def _dead(self, slug: str, *, locked: bool) -> list[Attempt]:
+        return [attempt for attempt in attempts(self.staging, slug) if attempt.is_dead(locked=locked)]
 
     def open(self, stage: str, key: str, fingerprint: str) -> Artifact:
         """A published artifact, every file checked against its manifest (bytes and SHA-256; `artifacts.verify`).
@@ -159,7 +192,7 @@ class Store:
     def keys(self, stage: str) -> list[str]:
         """Keys of a stage that have a current artifact, sorted."""
         base = self.root / stage
-        return sorted(pointer.parent.relative_to(base).as_posix() for pointer in base.rglob(CURRENT))
+        return sorted(path.parent.relative_to(base).as_posix() for path in base.rglob(CURRENT) if path.is_file())
 
     def verify(self) -> Iterator[tuple[Path, CorruptArtifact | None]]:
         """Read every published artifact in full, whatever is remembered; yields each with what is wrong with it."""
@@ -172,47 +205,9 @@ class Store:
             else:
                 yield path, None
 
-    def prune(self, *, dry_run: bool = False) -> list[Path]:
-        """Remove artifacts that are neither current nor parents of current ones, and leftovers of killed builds.
-
-        What a running build holds locked is kept. Returns the removed paths (those that would be, with `dry_run`).
-        """
-        keep: set[str] = set()
-        pointers = [p for p in self.root.rglob(CURRENT) if not p.relative_to(self.root).parts[0].startswith(".")]
-        for pointer in pointers:
-            keep.add(pointer.read_text().strip())
-        manifests = {path.parent: path for path in self.root.glob("[!.]*/**/" + MANIFEST)}
-        by_fingerprint = {directory.name: directory for directory in manifests}
-        pending = list(keep)
-        while pending:
-            directory = by_fingerprint.get(pending.pop())
-            for parent in json.loads(manifests[directory].read_text())["parents"].values() if directory else ():
-                if parent not in keep:
-                    keep.add(parent)
-                    pending.append(parent)
-        doomed = [directory for directory in manifests if directory.name not in keep]
-        doomed += list((self.root / ".quarantine").glob("*"))
-        staging = self.root / ".staging"
-        staged = {path.name.removesuffix(SCRATCH) for path in staging.glob("*")}
-        removed = []
-        for path in sorted(doomed):
-            removed.append(path)
-            if not dry_run:
-                shutil.rmtree(path)
-        for slug in sorted(staged):
-            with self._locked(slug, wait=False) as held:
-                # Looked for again: a build may have ended before the lock was had.
-                for path in (staging / slug, staging / (slug + SCRATCH)):
-                    if held and path.exists():
-                        removed.append(path)
-                        if not dry_run:
-                            shutil.rmtree(path)
-        if not dry_run:
-            gone = {directory.name for directory in doomed}
-            for memory in memory_of_verified(self.root).glob("*"):
-                if memory.name.rpartition("--")[2] in gone:
-                    memory.unlink()
-        return removed
+    def prune(self, *, dry_run: bool = False, keep_seconds: float = RETENTION_SECONDS) -> list[Path]:
+        """Remove what nothing uses any more (`pruning.prune`); returns the removed paths."""
+        return prune(self, dry_run=dry_run, keep_seconds=keep_seconds)
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
@@ -221,12 +216,19 @@ class Store:
             yield
 
     def is_building(self, stage: str, key: str, fingerprint: str) -> bool:
-        """Whether a process of this machine builds this very artifact now."""
-        with self._locked(_slug(stage, key, fingerprint), wait=False) as held:
-            return not held
+        """Whether a process of this or another host builds this very artifact now."""
+        slug = _slug(stage, key, fingerprint)
+        with self.try_lock(slug) as held:
+            return any(not attempt.is_dead(locked=held) for attempt in attempts(self.staging, slug))
+
+    @contextmanager
+    def try_lock(self, name: str) -> Iterator[bool]:
+        """Hold a lock of this store if it is free; yields whether it was. Never on a file system without locks."""
+        with self._locked(name, wait=False) as held:
+            yield abilities(self.root).locks and held
 
     def _mark(self) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
+        self.staging.mkdir(parents=True, exist_ok=True)
         marker = self.root / "store.json"
         if not marker.exists():
             write_atomically(marker, json.dumps({"format": FORMAT}) + "\n")
@@ -237,7 +239,7 @@ class Store:
         locks.mkdir(parents=True, exist_ok=True)
         with (locks / f"{slug}.lock").open("w") as file:
             held = lock(file, wait=False)
-            if wait and not held:
+            if wait and not held and abilities(self.root).locks:
                 logger.info("waiting: another run builds %s", slug)
                 held = lock(file)
             yield held
@@ -264,16 +266,22 @@ class Store:
         stored: dict[str, Any] = json.loads(json.dumps(manifest))
         return {**stored, "digest": manifest_digest(stored)}
 
-    def _publish(self, staging: Path, final: Path) -> None:
+    def _publish(self, attempt: Attempt, artifact: Artifact) -> Artifact:
+        if not attempt.lease.exists():
+            raise _taken_for_dead(attempt.staging)
         try:
-            staging.rename(final)
+            attempt.staging.rename(artifact.path)
         except OSError:
-            # On a file system without flock another host may have published the same inputs first: use that one.
-            if not final.exists():
+            # A builder that locks and leases did not stop was faster: exactly one rename succeeds.
+            if not artifact.path.exists():
                 raise
-            verify(Artifact(final, read_manifest(final, final.parent.name)))
-            shutil.rmtree(staging)
-        fsync(final.parent)
+            winner = self.open(artifact.stage, artifact.key, artifact.fingerprint)
+            attempt.discard()
+            return winner
+        fsync(artifact.path.parent)
+        shutil.rmtree(attempt.scratch, ignore_errors=True)
+        remember_verified(artifact)
+        return artifact
 
     def _set_current(self, artifact: Artifact) -> None:
         pointer = self.directory(artifact.stage, artifact.key) / CURRENT
@@ -281,9 +289,12 @@ class Store:
             write_atomically(pointer, artifact.fingerprint + "\n")
 
     def _quarantine(self, path: Path) -> None:
-        target = self.root / ".quarantine" / f"{path.name}-{datetime.now(UTC):%Y%m%dT%H%M%S%f}"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.rename(target)
+        quarantine = self.root / ".quarantine"
+        quarantine.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):  # another build was faster
+            path.rename(quarantine / f"{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{path.name}")
+        for old in sorted(quarantine.iterdir())[:-KEPT_QUARANTINED]:
+            shutil.rmtree(old, ignore_errors=True)
 
     def _write_error(self, error: OSError, staging: Path) -> ReactError:
         written = sum(path.stat().st_size for path in staging.rglob("*") if path.is_file())
@@ -297,3 +308,10 @@ class Store:
 
 def _slug(stage: str, key: str, fingerprint: str) -> str:
     return f"{stage}--{key.replace('/', '--')}--{fingerprint}"
+
+
+def _taken_for_dead(staging: Path) -> StoreWriteError:
+    return StoreWriteError(
+        f"{staging}: another host took this build for dead, since its lease was not touched for too long (was the "
+        "process suspended?). Nothing was published; run again"
+    )

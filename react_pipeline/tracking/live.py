@@ -3,9 +3,8 @@
 Belongs here: the observer that streams the records of a training. Does not belong here: the log of the published
 checkpoint (`tracking`), which finds the same run by its fingerprint, adds what is missing, and finishes it.
 
-The training comes first: a thread of its own talks to MLflow, so that no step waits for a server and none fails
-because of one. What could not be streamed is added by the final log: steps from `metrics.jsonl`, samples of the machine
-from a file in the store.
+A thread of its own talks to MLflow, so that no step waits for a server and none fails because of one. What could not be
+streamed is added by the final log: steps from `metrics.jsonl`, samples of the machine from a file in the store.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ class LiveRun:
 
     As a context it closes the run at the end: an error that leaves it marks the run FAILED with the error's text, an
     interruption KILLED. After a success the run stays RUNNING for `Tracking.log_artifact`. A killed process leaves it
-    RUNNING too, and the next training of the same fingerprint goes on in it.
+    RUNNING too, and the next training of the same fingerprint resumes it.
     """
 
     def __init__(
@@ -77,7 +76,6 @@ class LiveRun:
 
         Args:
             uri: MLflow's tracking URI.
-            experiment: Name of its experiment.
             dagster_run_id: Of the run that trains.
             flush_seconds: Between two batches.
             dagster: Where a browser finds Dagster, if that is known.
@@ -119,7 +117,7 @@ class LiveRun:
     def started(self, inputs: Inputs, first_step: int) -> None:
         """Open the run of these inputs, or go on in the one that an earlier try left, without waiting for it."""
         if self._thread is None:
-            with suppress(ImportError):  # told by the thread, as any other trouble with MLflow
+            with suppress(ImportError):  # reported by the thread, like any other problem with MLflow
                 # Not left to the thread: a decoding process that is forked in the middle of an import may hang.
                 import mlflow  # noqa: F401
 
@@ -161,7 +159,7 @@ class LiveRun:
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        """Close the run; an error goes on its way."""
+        """Close the run; an error propagates."""
         if error is None:
             self.close()
         else:
@@ -180,7 +178,7 @@ class LiveRun:
                     return
                 if ended and self._error is not None and self.run_id is not None:
                     self._mark_failed(client, self.run_id, self._error)
-            except Exception as error:  # whatever MLflow, its database or the network raise: the training goes on
+            except Exception as error:  # whatever MLflow, its database or the network raise: the training continues
                 client, pause = None, RETRY_SECONDS
                 self._runs.forget()
                 self._warn(error)
@@ -242,5 +240,5 @@ class LiveRun:
         if not self._warned:
             self._warned = True
             logger.warning(
-                "MLflow at %s is unavailable, the training goes on unseen: %s", self._runs.uri, reason_of(error)
+                "MLflow at %s is unavailable, the training continues without it: %s", self._runs.uri, reason_of(error)
             )

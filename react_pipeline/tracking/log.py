@@ -89,7 +89,7 @@ class Tracking:
                 self._log_entries(client, project, runs)
                 if artifact is not None and artifact.stage in LIVE_STAGES:
                     self._close_abandoned(client, project, artifact)
-            except Exception as error:  # whatever MLflow, its database or the network raise: the result is safe
+            except Exception as error:  # whatever MLflow, its database or the network raise
                 self.runs.forget()
                 queue.rest(error)
         return runs
@@ -104,7 +104,7 @@ class Tracking:
     def _log_entries(self, client: MlflowClient, project: Project, runs: dict[str, str]) -> None:
         """Log what waits into `runs`, longest waiting first.
 
-        One failure among successes is the entry's own. Two in a row, or nothing else, and the server is to blame.
+        One failure among successes is the entry's own; two in a row, or nothing else, is the server's.
 
         Raises:
             Exception: Whatever MLflow raised then.
@@ -115,7 +115,7 @@ class Tracking:
             try:
                 runs[entry.name] = self._log_entry(client, project, json.loads(entry.read_text()))
             except Exception as error:
-                entry.touch()  # to the end of the queue, so that bad entries hold up the others no longer than once
+                entry.touch()  # to the end of the queue, so that bad entries delay the others only once
                 in_a_row += 1
                 if in_a_row > 1:
                     raise
@@ -203,9 +203,9 @@ class Tracking:
                 continue
             result = {"stage": RESULTS, "key": f"{comparison.key}/{method}", "fingerprint": fingerprint}
             waiting = project.store.root / PENDING / f"{_name(**result)}.json"
-            told = json.loads(waiting.read_text()) if waiting.exists() else {**result, "dagster_run_id": ""}
+            entry = json.loads(waiting.read_text()) if waiting.exists() else {**result, "dagster_run_id": ""}
             # Its run may still wait in the queue behind this one; logging it twice costs one look-up.
-            if run_id := self._log_entry(client, project, told):
+            if run_id := self._log_entry(client, project, entry):
                 # The cost once more, for runs that were finished before results had it.
                 log_rows(client, run_id, [*rows, *cost_rows(project, project.store.open(**result))])
 

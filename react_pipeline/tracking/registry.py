@@ -1,14 +1,13 @@
-"""The registry: MLflow's model `react-<domain>` told who is champion and who is challenger.
+"""The registry: MLflow's model `react-<domain>` with its champion and challenger.
 
-Belongs here: aliases, tags and descriptions of versions, the queue of verdicts that could not be told yet, and what a
+Belongs here: aliases, tags and descriptions of versions, the queue of verdicts that are not applied yet, and what a
 person changed by hand. Does not belong here: deciding (`promotion`), registering versions (`tracking`).
 
-The store says who reigns; the registry is its mirror. A verdict is queued in `<store>/.pending_tracking/verdicts` and
+The store says who is champion; the registry mirrors it. A verdict is queued in `<store>/.pending_tracking/verdicts` and
 leaves the queue when the registry shows it, so a server that is down delays it and nothing is written twice. A tag of
 the registered model remembers where this module last put the alias `champion`. If it is elsewhere, a person moved it:
 the alias is left alone, and the next decision takes the person's choice over (`hand_edit`). Only a person's command
-overrules it.
-The alias `challenger` belongs to the pipeline and is always set.
+overrules it. The alias `challenger` belongs to the pipeline and is always set.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-TOLD_TAG = "react.champion"
+CHAMPION_TAG = "react.champion"
 """Tag of the registered model: the version that this module last made champion, or `NONE`."""
 
 VERDICT_TAG = "react.promotion"
@@ -55,10 +54,10 @@ VERDICT_TAG = "react.promotion"
 
 
 @dataclass(frozen=True)
-class Told:
-    """What became of the queue: `told` verdicts, what still `waits`, and `notes` that a person should read."""
+class Delivery:
+    """Result of a pass over the queue: how many verdicts were `applied`, how many wait, and `notes` for a person."""
 
-    told: int = 0
+    applied: int = 0
     waits: int = 0
     notes: tuple[str, ...] = ()
 
@@ -77,14 +76,14 @@ class Registry:
         """The registry as the project's configuration says, or at another `uri`."""
         return cls(uri or project.config.tracking_uri or "", project.config.project)
 
-    def apply(self, project: Project, artifact: Artifact, *, patient: bool = False) -> Told:
-        """Tell the registry a verdict, after those that wait; never raises, safe to repeat."""
+    def apply(self, project: Project, artifact: Artifact, *, patient: bool = False) -> Delivery:
+        """Apply a verdict to the registry, after those that wait; never raises, safe to repeat."""
         with locked(_lock_of(project)):
             _put(self._queue(project), artifact)
         return self.apply_pending(project, patient=patient)
 
-    def apply_pending(self, project: Project, *, patient: bool = False) -> Told:
-        """Tell the registry every verdict that waits, in their order; never raises.
+    def apply_pending(self, project: Project, *, patient: bool = False) -> Delivery:
+        """Apply every verdict that waits to the registry, in order; never raises.
 
         Args:
             project: The pipeline whose queue it is.
@@ -92,12 +91,12 @@ class Registry:
         """
         queue = self._queue(project)
         if not queue.entries():
-            return Told()
+            return Delivery()
         if queue.rests(patient=patient):
-            return Told(waits=len(queue.entries()))
+            return Delivery(waits=len(queue.entries()))
         if patient:
             Tracking(self.uri, self._experiment).log_pending(project, patient=True)
-        told = 0
+        applied = 0
         notes: list[str] = []
         failed: set[str] = set()
         with locked(_lock_of(project)):
@@ -105,11 +104,11 @@ class Registry:
                 client = self._runs.connect()
                 for entry in queue.entries():
                     slug = _slug_of(entry)
-                    # A later verdict of a domain never overtakes one that could not be told.
+                    # A later verdict of a domain never overtakes one that could not be applied.
                     if slug in failed:
                         continue
                     try:
-                        notes += self._tell(client, project, json.loads(entry.read_text(encoding="utf-8")))
+                        notes += self._apply(client, project, json.loads(entry.read_text(encoding="utf-8")))
                     except Exception as error:  # whatever MLflow, its database or the network raise
                         if failed:
                             raise
@@ -117,17 +116,17 @@ class Registry:
                         self._give_up(queue, error)
                         continue
                     entry.unlink()
-                    told += 1
+                    applied += 1
             except Exception as error:
                 self._give_up(queue, error)
         for note in notes:
             logger.warning("%s", note)
-        return Told(told, len(queue.entries()), tuple(notes))
+        return Delivery(applied, len(queue.entries()), tuple(notes))
 
     def hand_edit(self, project: Project, slug: str) -> RegistryEdit | None:
-        """What a person did to the alias `champion` since it was last written; None: nothing, or nobody answers.
+        """What a person did to the alias `champion` since it was last written; None: nothing, or no answer.
 
-        While verdicts of the domain wait to be told, nothing can be said.
+        While verdicts of the domain wait to be applied, there is no answer.
         """
         queue = self._queue(project)
         if any(_slug_of(entry) == slug for entry in queue.entries()) or queue.rests():
@@ -138,7 +137,7 @@ class Registry:
             if model is None:
                 return None
             there = alias_of(model, CHAMPION)
-            if there == model.tags.get(TOLD_TAG, NONE):
+            if there == model.tags.get(CHAMPION_TAG, NONE):
                 return None
             if there == NONE:
                 return RegistryEdit(None)
@@ -157,7 +156,7 @@ class Registry:
         return list_versions(self._runs.connect(), slug)
 
     def count_pending(self, project: Project) -> int:
-        """How many verdicts wait to be told."""
+        """How many verdicts wait to be applied."""
         return len(self._queue(project).entries())
 
     def _queue(self, project: Project) -> Queue:
@@ -167,7 +166,7 @@ class Registry:
         self._runs.forget()
         queue.rest(error)
 
-    def _tell(self, client: MlflowClient, project: Project, entry: dict[str, Any]) -> list[str]:
+    def _apply(self, client: MlflowClient, project: Project, entry: dict[str, Any]) -> list[str]:
         """Write one verdict; returns what a person should read.
 
         One that another verdict has followed is written on its versions only: the aliases show the last.
@@ -203,7 +202,7 @@ class Registry:
         self, client: MlflowClient, model: RegisteredModel, verdict: Verdict, wanted: str, notes: list[str]
     ) -> None:
         there = alias_of(model, CHAMPION)
-        if there not in (model.tags.get(TOLD_TAG, NONE), wanted):
+        if there not in (model.tags.get(CHAMPION_TAG, NONE), wanted):
             moved = f"{model.name}: a person had moved the alias `champion` to {named(there)}"
             if verdict.by != "person":
                 notes.append(
@@ -213,7 +212,7 @@ class Registry:
                 return
             notes.append(f"{moved}; the command of a person moved it to {named(wanted)}")
         set_alias(client, model, CHAMPION, wanted)
-        client.set_registered_model_tag(model.name, TOLD_TAG, wanted)
+        client.set_registered_model_tag(model.name, CHAMPION_TAG, wanted)
 
     def _version(
         self, client: MlflowClient, project: Project, slug: str, contender: Contender, notes: list[str]

@@ -1,4 +1,4 @@
-"""What stands beside a result's own figures in MLflow, so that its compare page and charts need no other run.
+"""What accompanies a result's own figures in MLflow, so that its compare page and charts need no other run.
 
 Belongs here: what the training behind a result cost, and its differences to the base and to its control. Does not
 belong here: the result's own metrics (`tracking.values`), writing them (`tracking`).

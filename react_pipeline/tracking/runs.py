@@ -61,8 +61,8 @@ class Runs:
     def table_url(self, address: str) -> str:
         """Where the server at `address` shows the table of the runs, after `connect`.
 
-        The mode stands in it, because MLflow opens an experiment as one of language models, with an empty page of
-        traces, in every browser in which nobody chose otherwise; no tag of the experiment changes that.
+        It names the mode, because MLflow opens an experiment as one of language models, with an empty page of
+        traces, unless the user of the browser chose otherwise; no tag of the experiment changes that.
         """
         return f"{address}/#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
 
@@ -107,7 +107,7 @@ class Runs:
     ) -> tuple[Run, bool]:
         """The run with the `asset` and `fingerprint` of these tags, and whether it was there already.
 
-        It is created under the run of its domain. One that a killed or failed process left goes on: it is RUNNING
+        It is created under the run of its domain. One that a killed or failed process left is resumed: it is RUNNING
         again and loses the reason of its failure. One that is FINISHED is returned as it is.
         """
         run = self.find(client, {name: tags[name] for name in ("asset", "fingerprint")})
@@ -192,7 +192,7 @@ def missing_rows(
 ) -> list[Row]:
     """The rows whose step the run lacks; `known` remembers the steps that the run has, by name, between calls.
 
-    A training that goes on after it was killed repeats the steps after its last state at other times, so that equal
+    A training that resumes after it was killed repeats the steps after its last state at other times, so that equal
     steps need not be equal rows.
     """
     known = {} if known is None else known

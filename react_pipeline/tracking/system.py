@@ -36,7 +36,7 @@ class SystemMetrics:
 
     Attributes:
         step: Number of the next sample.
-        waiting: Samples that nobody has taken yet.
+        waiting: Samples that have not been taken yet.
     """
 
     def __init__(self, sample_seconds: float = SAMPLE_SECONDS) -> None:
@@ -51,7 +51,7 @@ class SystemMetrics:
             with suppress(Exception):
                 found = importlib.import_module(f"mlflow.system_metrics.metrics.{module}")
                 self._monitors.append(getattr(found, name)())
-        # The processor's load is that since the last look, so the first look tells nothing.
+        # The processor's load is that since the last look, so the first look has no value.
         self._collect()
 
     def sample(self, *, now: bool = False) -> None:

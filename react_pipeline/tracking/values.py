@@ -93,14 +93,14 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def tags_of_inputs(inputs: Inputs, dagster_run_id: str, dagster: str = "") -> dict[str, str]:
-    """Where an artifact that is still being made will stand in the lineage; empty tags are left out."""
+    """Where an artifact that is still being made will be in the lineage; empty tags are left out."""
     parents = {name: parent.fingerprint for name, parent in inputs.parents.items()}
     tags = _lineage_tags(inputs.stage, inputs.key, inputs.fingerprint, parents, inputs.code_version)
     return _filled({**tags, **_dagster_tags(inputs.stage, inputs.key, dagster_run_id, dagster)})
 
 
 def tags_of(artifact: Artifact, dagster_run_id: str, dagster: str = "") -> dict[str, str]:
-    """Where the artifact stands in the lineage, and its counts that are not numbers; empty tags are left out.
+    """Where the artifact is in the lineage, and its counts that are not numbers; empty tags are left out.
 
     Args:
         artifact: The one whose run it is.

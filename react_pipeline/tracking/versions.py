@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
 
 NONE = "none"
-"""Stands for the version of an alias that is not there."""
+"""The version of an alias that is not there."""
 
 FORMER = "former champion"
-"""The tag `verdict` of a version that lost the title; the tag `reason` still tells why it had it."""
+"""The tag `verdict` of a version that lost the title; the tag `reason` still says why it had it."""
 
 DETHRONED_TAG = "dethroned"
 """Why a former champion lost the title."""
@@ -108,13 +108,13 @@ def set_alias(client: MlflowClient, model: RegisteredModel, alias: str, number: 
 def describe(
     client: MlflowClient, version: ModelVersion, contender: Contender, verdict: Verdict, promotion: str, decided: str
 ) -> None:
-    """Write the figures of a verdict and its reason on the version it is about, unless a later one stands there."""
+    """Write the figures of a verdict and its reason on the version it is about, unless a later one is there."""
     if version.tags.get("decided", "") > decided:
         return
     # To the version that gets the title back, a roll-back is the opposite of what it is to the one that loses it.
-    told = "champion again" if verdict.decision == "rolled back" else verdict.decision
+    shown = "champion again" if verdict.decision == "rolled back" else verdict.decision
     tags = {
-        **{"verdict": told, "decided": decided, "decided_by": verdict.by, "promotion": promotion},
+        **{"verdict": shown, "decided": decided, "decided_by": verdict.by, "promotion": promotion},
         **{"reason": verdict.reason, "result": contender.result, "evaluation_set": contender.evaluation_set},
     }
     if contender.top1 is not None:
@@ -126,21 +126,21 @@ def describe(
         client.set_model_version_tag(version.name, version.version, tag, value[:MAX_TAG_CHARS])
     if DETHRONED_TAG in version.tags:
         client.delete_model_version_tag(version.name, version.version, DETHRONED_TAG)
-    text = f"{told} on {decided}: {verdict.reason}"
+    text = f"{shown} on {decided}: {verdict.reason}"
     client.update_model_version(version.name, version.version, description=text[:MAX_TAG_CHARS])
 
 
 def retire(client: MlflowClient, version: ModelVersion, verdict: Verdict, promotion: str, decided: str) -> None:
     """Write on a version that it reigned, and below why it was crowned why it does no more.
 
-    Nothing is written where a later verdict stands already: it may have been crowned again.
+    Nothing is written where a later verdict is already: it may have been crowned again.
     """
     if version.tags.get("decided", "") > decided:
         return
     tags = {"verdict": FORMER, "decided": decided, "decided_by": verdict.by, "promotion": promotion}
     for tag, value in {**tags, DETHRONED_TAG: verdict.reason}.items():
         client.set_model_version_tag(version.name, version.version, tag, value[:MAX_TAG_CHARS])
-    told, end = version.description or "", f"no longer champion since {decided}: {verdict.reason}"
-    if not told.endswith(end):
-        text = f"{told}\n\n{end}" if told else end
+    described, end = version.description or "", f"no longer champion since {decided}: {verdict.reason}"
+    if not described.endswith(end):
+        text = f"{described}\n\n{end}" if described else end
         client.update_model_version(version.name, version.version, description=text[-MAX_TAG_CHARS:])

@@ -18,7 +18,7 @@ from react_pipeline.training.schedule import batch_at, batch_size_of, generator
 
 
 class TrainingBatches:
-    """Everything is a function of the step, so a training goes on anywhere.
+    """Everything is a function of the step, so a training can resume at any step.
 
     Attributes:
         batch_size: Pairs of a step over all processes.

@@ -16,10 +16,10 @@ from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
-from react_pipeline.store import Artifact, Inputs, RetrievalError
+from react_pipeline.store import Artifact, Inputs, RetrievalError, scratch_of
 from react_pipeline.training.data import TrainingPairs
 from react_pipeline.training.distributed import World
-from react_pipeline.training.guards import out_of_memory_is_told
+from react_pipeline.training.guards import explained_out_of_memory
 from react_pipeline.training.head_samples import PairVectors
 from react_pipeline.training.linear_head import train_linear_head
 from react_pipeline.training.log import METRICS_FILE
@@ -37,13 +37,13 @@ def customize(
 ) -> Artifact:
     """Train `method` on the retrieved pairs of a domain (a control: on its random pairs); publish the checkpoint.
 
-    A killed run goes on from its newest state and repeats an uninterrupted run's losses. Under torchrun every process
+    A killed run resumes from its newest state and repeats an uninterrupted run's losses. Under torchrun every process
     calls this alike; process 0 alone writes, and all return the published artifact.
 
     Raises:
         RetrievalError: If too many classes have too few pairs.
         TrainingError: If a guard stops the training, or memory runs out. Nothing is published; the newest good state
-            stays in the scratch folder of the build (`Store.scratch`), and the observer is told.
+            stays in the scratch folder of the build (`store.scratch_of`), and the observer is notified.
     """
     world = World.join(choose_device(project.config.device))
     inputs = resolve(project, STAGE, method_key(slug, method))
@@ -54,8 +54,9 @@ def customize(
 
     def write(staging: Path) -> dict[str, Any]:
         try:
-            scratch = project.store.scratch(inputs)
-            world.told(str(scratch))
+            scratch = scratch_of(staging)
+            scratch.mkdir(exist_ok=True)
+            world.broadcast(str(scratch))
             counts = _train(project, inputs, pairs, world, scratch, observer, staging)
         except BaseException as error:
             observer.failed(error)
@@ -65,16 +66,16 @@ def customize(
 
     artifact = project.store.build(inputs, write)
     # Where the artifact was there already, the other processes still wait for the scratch directory.
-    world.told("" if artifact.reused else None)
+    world.broadcast("" if artifact.reused else None)
     return artifact
 
 
 def _follow(project: Project, inputs: Inputs, pairs: Artifact, world: World) -> Artifact:
     """Train along with process 0, which writes."""
-    scratch = world.told(None)
+    scratch = world.broadcast(None)
     if scratch:
         _train(project, inputs, pairs, world, Path(scratch), NoObserver())
-        world.told(None)
+        world.broadcast(None)
     return project.store.open(inputs.stage, inputs.key, inputs.fingerprint)
 
 
@@ -90,7 +91,7 @@ def _train(
     slug, method = inputs.key.split("/")
     training = project.training(slug, method)
     when = f"on {world.device}, outside the steps of the training"
-    with out_of_memory_is_told(when, "end what else uses its memory, or use a device with more"):
+    with explained_out_of_memory(when, "end what else uses its memory, or use a device with more"):
         clip = load(inputs.parents["base_checkpoint"].path, world.device)
         if method.startswith("linear-head"):
             if staging is None:

@@ -31,7 +31,6 @@ class TrainingPairs:
     """Pairs of a retrieved or control set, in the order of their shards; images stay on disk until asked for.
 
     Attributes:
-        captions: Caption of each pair.
         classes: Class that each pair was retrieved for; empty strings in a control set.
         rows: Row number of each pair in the corpus.
     """
@@ -103,7 +102,6 @@ class Views(Dataset[Tensor]):
 
         Args:
             draws: The draws of each batch; taken as they are needed, so it may be endless.
-            workers: Decoding processes; 0 decodes in this process.
             pinned: Put batches into page-locked memory, from which copies to a GPU overlap with its work.
         """
         loader = DataLoader(

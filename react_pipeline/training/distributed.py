@@ -28,8 +28,6 @@ class World:
 
     Attributes:
         rank: Number of this process; process 0 alone writes.
-        size: How many there are.
-        device: Where this process computes.
         one_machine: Whether all of them see the same local disk.
     """
 
@@ -40,7 +38,7 @@ class World:
 
     @classmethod
     def join(cls, device: str) -> World:
-        """Join the processes that torchrun started (gloo on CPUs, NCCL on GPUs), or stand alone.
+        """Join the processes that torchrun started (gloo on CPUs, NCCL on GPUs), or run alone.
 
         Args:
             device: `cpu` or `cuda`; of several GPUs each process takes the one of its local rank.
@@ -63,7 +61,7 @@ class World:
 
     @property
     def is_writer(self) -> bool:
-        """Whether this process writes files and tells observers."""
+        """Whether this process writes files and notifies observers."""
         return self.rank == 0
 
     def part(self, batch: Tensor) -> Tensor:
@@ -99,7 +97,7 @@ class World:
         dist.all_reduce(total)
         return total / self.size
 
-    def told(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """What the writer passes here; the others' own argument is ignored. Also waits until all have arrived."""
         if self.size == 1:
             return value

@@ -1,4 +1,4 @@
-"""Guards: when a training has gone wrong and must stop, before a bad step is taken or a bad model published."""
+"""Guards: when a training must stop, before a bad step is taken or a bad model published."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import TrainingError
 
 OUT_OF_MEMORY = ("allocate memory", "ALLOC_FAILED", "out of memory")
-"""How errors of a CPU's allocator and of CUDA's libraries read that are no `OutOfMemoryError`."""
+"""Messages of out-of-memory errors of a CPU's allocator and of CUDA's libraries."""
 
 MAX_SCALE_STEP = 0.5
-"""A single step that moves the logit scale's logarithm by more than this has exploded; usual are thousandths."""
+"""A step that moves the logarithm of the logit scale by more than this has exploded; thousandths are usual."""
 
 COLLAPSED_SHARE = 0.5
 """Held-out recall below this share of the base's is a collapse ..."""
@@ -24,12 +24,12 @@ MAX_SKIPPED_STEPS = 30
 """In a row. The scaler of fp16 starts at 65,536 and halves at each skip: by then it is below any useful scale."""
 
 STANDARD_ERRORS = 3.0
-"""... if it also lies this many standard errors of the difference below, so that chance on few pairs stops nothing."""
+"""... if it is also this many standard errors of the difference below, so that chance on few pairs stops nothing."""
 
 
 @contextmanager
-def out_of_memory_is_told(where: str, advice: str) -> Iterator[None]:
-    """Say what to do where memory runs out, on a GPU or not.
+def explained_out_of_memory(where: str, advice: str) -> Iterator[None]:
+    """Explain out-of-memory errors, on a GPU or a CPU.
 
     Args:
         where: What needed the memory, to be read after "out of memory".
@@ -51,9 +51,7 @@ def less_memory(training: TrainingConfig, batch_size: int, processes: int, *, re
     """What to set where a step does not fit the memory; only what changes something.
 
     Args:
-        training: What is set now.
         batch_size: Pairs of a step over all processes.
-        processes: How many there are.
         recomputes: Whether anything of what trains can recompute its activations.
     """
     same, each = [], batch_size // processes
@@ -82,7 +80,7 @@ def require_finite(step: int, values: Mapping[str, float]) -> None:
 
 
 def require_steady_scale(step: int, before: float, after: float) -> None:
-    """Stop where one step throws the logit scale (its logarithm) far away, or down to where nothing is told apart.
+    """Stop where one step throws the logit scale (its logarithm) far away, or down to 1, where all pairs look alike.
 
     Raises:
         TrainingError: If it moved by more than `MAX_SCALE_STEP`, fell to 0 (a scale of 1), or is not finite.
@@ -130,7 +128,7 @@ def require_steps_taken(step: int, skipped: int) -> None:
 
 
 def can_see_collapse(base: Mapping[str, float], collapsed: Mapping[str, float], pairs: int) -> bool:
-    """Whether `require_no_collapse` would stop a model of recall `collapsed`; on few pairs chance might explain it."""
+    """Whether `require_no_collapse` would stop a model of recall `collapsed`; on few pairs chance may explain it."""
     return any(_has_collapsed(before, collapsed[name], pairs) for name, before in base.items())
 
 
@@ -145,9 +143,7 @@ def require_no_collapse(step: int, base: Mapping[str, float], now: Mapping[str, 
     """Stop where recall of the held-out pairs has collapsed: below half of the base's, and not by chance.
 
     Args:
-        step: Steps done.
         base: Recall of the base, as `held_out.image_text_recall` gives it.
-        now: Recall of the model in training.
         pairs: How many pairs it was measured on.
 
     Raises:

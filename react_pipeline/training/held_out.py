@@ -1,6 +1,6 @@
 """Held-out pairs: a small part of the pairs that is never trained on, and what is measured on it.
 
-Measured on pairs of the corpus, image-text recall tells whether a training goes well without a look at any evaluation
+Measured on pairs of the corpus, image-text recall shows whether a training goes well without using any evaluation
 image. Shapes: N pairs, D embedding dimension.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from react_pipeline.training.schedule import generator
 
 MAX_HELD_OUT = 2_000
-"""Recall of more pairs than this would take long and tell no more."""
+"""Recall of more pairs than this would take long and show no more."""
 
 RANKS = (1, 5, 10)
 BLOCK = 1_024
@@ -55,7 +55,7 @@ def split(pairs: _Labelled, fraction: float, seed: int) -> tuple[Tensor, Tensor]
 def image_text_recall(images: Tensor, texts: Tensor, caption_ids: Tensor) -> dict[str, float]:
     """Recall at 1, 5 and 10 in both directions, as fractions; memory is bounded by `BLOCK` rows.
 
-    A hit is any pair of the same caption: on a corpus where one caption stands under many images they are all right.
+    A hit is any pair of the same caption: on a corpus where many images share a caption they are all right.
 
     Args:
         images: Unit vectors (N, D).
@@ -75,8 +75,8 @@ def _recall(queries: Tensor, gallery: Tensor, caption_ids: Tensor) -> list[float
         similarities = queries[start : start + BLOCK] @ gallery.T
         right = caption_ids[start : start + BLOCK, None] == caption_ids[None, :]
         best = similarities.masked_fill(~right, -torch.inf).max(dim=1, keepdim=True).values
-        # Only wrong ones that are nearer stand before the nearest right one, and half of those that are as near: a
-        # model that maps everything to one point finds nothing. What is no number counts as nearer.
+        # Only wrong ones that are nearer rank before the nearest right one, and half of those that are as near: a
+        # model that maps everything to one point finds nothing. NaN counts as nearer.
         nearer, as_near = ~(similarities <= best) & ~right, (similarities == best) & ~right
         before = nearer.sum(dim=1) + as_near.sum(dim=1) / 2
         hits += torch.stack([(before < rank).sum() for rank in RANKS])

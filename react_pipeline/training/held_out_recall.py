@@ -32,10 +32,8 @@ class HeldOutRecall:
         model: Encodes images where neither tower nor tokens are there.
         tower: Of a method that trains images; else None.
         tokens: What is kept of every image (`kept_tokens`), or None.
-        texts: Encode captions.
         views: Images as they are, view 0.
         training: Its precision counts.
-        world: Where it is computed.
     """
 
     model: Any

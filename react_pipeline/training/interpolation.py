@@ -49,7 +49,7 @@ class Line:
         base, as the logit scale, moves as in any method.
 
         Raises:
-            ValueError: If the fraction lies outside of [0, 1].
+            ValueError: If the fraction is outside [0, 1].
         """
         if not 0 <= fraction <= 1:
             raise ValueError(f"an interpolation goes from 0 to 1, not to {fraction}")
@@ -69,7 +69,6 @@ def interpolate(
     """Move a trained model to a point of its line, and leave it there.
 
     Args:
-        model: As for `Line`.
         base: As for `Line`; not looked at if 1 is wanted.
         wanted: A fraction, or `held-out` for the best one of `GRID`.
         score: Of the model where it stands, as for `choose`.

@@ -40,16 +40,13 @@ def keep_tokens(
 ) -> Tensor | None:
     """Tokens (N, V, T, W), or features (N, V, D), of `count` views of every pair; None where they do not fit the disk.
 
-    The file outlives a kill: a training that goes on finds it. Several processes of one machine fill it together.
+    The file outlives a kill: a resumed training finds it. Several processes of one machine fill it together.
 
     Args:
         compute: Maps images (B, 3, H, W) to what is kept of them, (B, T, W) or (B, D).
         views: View numbers 0 to `count` - 1 are kept.
-        count: V.
-        directory: Where the file lies; the same one in all processes.
-        world: The processes.
+        directory: Where the file is; the same one in all processes.
         dtype: `torch.bfloat16` halves the file.
-        workers: Decoding processes.
         convertible: The tower that `compute` runs, if its layers may be fused for many images.
     """
     pairs = len(views.pairs)
@@ -68,14 +65,14 @@ def keep_tokens(
             marker.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
         fits = found or size_bytes <= MAX_DISK_FRACTION * shutil.disk_usage(directory).free
-    found, fits = world.told((found, fits))
+    found, fits = world.broadcast((found, fits))
     if not fits:
         return None
     if not found and world.is_writer:
         with path.open("wb") as file:
-            # A map of a file with holes would die of SIGBUS where the disk is full.
+            # A memory map of a sparse file would die of SIGBUS where the disk is full.
             os.posix_fallocate(file.fileno(), 0, size_bytes)
-    world.told(None)
+    world.broadcast(None)
     kept = torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype).view(shape)
     if not found:
         if convertible is not None and pairs * count >= LONG_RUN:
@@ -83,12 +80,12 @@ def keep_tokens(
             precision = "bf16" if dtype == torch.bfloat16 else "fp32"
             compute = convert(compute, convertible, [images, images[:1]], precision) or compute
         _fill(kept, compute, views, world, workers)
-        world.told(None)
+        world.broadcast(None)
         if world.is_writer:
             fsync(path)  # the marker must never outlive the tokens
             write_atomically(marker, about)
         # What the others do next, a gather of GPUs, does not wait as long as a disk may take.
-        world.told(None)
+        world.broadcast(None)
     return kept
 
 

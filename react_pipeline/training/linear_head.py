@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from react_pipeline.clip import HEAD_ABOUT_FILE, HEAD_FILE, LOGIT_SCALE, Clip, prompt_templates, zero_shot_head
 from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.store import InputError, Inputs, RetrievalError, TrainingError
-from react_pipeline.training.guards import out_of_memory_is_told, require_learned
+from react_pipeline.training.guards import explained_out_of_memory, require_learned
 from react_pipeline.training.head_samples import ClassSamples, LabelledTexts, PairVectors, label_texts
 from react_pipeline.training.held_out import split
 from react_pipeline.training.interpolation import GRID, choose
@@ -64,14 +64,11 @@ def train_linear_head(
     Files: `head.safetensors` and `head.json` (see `classifier`), `metrics.jsonl` (a line a step).
 
     Args:
-        clip: The base.
-        pairs: Retrieved or random pairs.
-        vectors: What the base makes of them.
+        vectors: What the base makes of the pairs.
         domain: Gives classes, synonyms and templates.
         training: Fields as above.
-        directory: Gets the files.
-        observer: Is told of every step.
-        inputs: What the observer is told the training is of.
+        observer: Receives every step.
+        inputs: Identify the training to the observer.
 
     Returns:
         Counts for the manifest. `held_out_before` and `held_out_after` hold the `class_accuracy` of the held-out pairs'
@@ -103,7 +100,7 @@ def train_linear_head(
     ) as log:
         for step in steps:
             started = time.monotonic()
-            with out_of_memory_is_told(f"with batch_size {training.batch_size}", "lower customization batch_size"):
+            with explained_out_of_memory(f"with batch_size {training.batch_size}", "lower customization batch_size"):
                 values = head.step(step, *batches.draw(step))
             log.add(step, values, waited=0.0, seconds=time.monotonic() - started)
         losses = log.losses()

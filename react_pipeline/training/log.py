@@ -38,11 +38,9 @@ class TrainingLog:
 
         Args:
             metrics: The file; None in processes that do not write.
-            observer: Is told of every step, where there is a file.
+            observer: Receives every step, where there is a file.
             steps: First and last step of this try.
             batch_size: Pairs of a step over all processes.
-            device: Whose memory is told.
-            title: Of the progress bar.
         """
         self.stepping_seconds = self.waited_seconds = 0.0
         self._observer, self._batch_size, self._device = observer, batch_size, device
@@ -53,7 +51,7 @@ class TrainingLog:
         self._bar = tqdm(total=steps.stop, initial=steps.start, desc=title, disable=True if metrics is None else None)
 
     def __enter__(self) -> TrainingLog:
-        """Be closed at the end of the block."""
+        """Close the log at the end of the block."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -39,7 +39,6 @@ def contrastive_loss(
         texts: Unit vectors (B, D).
         scale: exp(logit scale), a scalar.
         captions: Ids (B,); equal ids are equal texts. None: all differ.
-        kind: One of the above.
         classes: Ids (B,) of the classes, below 0 where a pair has none. None: no pair has one.
         bias: SigLIP's logit bias, a scalar.
 

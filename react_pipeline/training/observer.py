@@ -1,4 +1,4 @@
-"""Observers: who is told of a training while it runs, so that the library needs to know neither MLflow nor Dagster."""
+"""Observers: who follows a training while it runs, so that the library needs neither MLflow nor Dagster."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from react_pipeline.store import Inputs
 
 
 class TrainingObserver(Protocol):
-    """Is told of one training by the process that writes its artifact. An observer never raises."""
+    """Follows one training in the process that writes its artifact. An observer never raises."""
 
     def started(self, inputs: Inputs, first_step: int) -> None:
-        """A training begins, or goes on at `first_step` after it was killed."""
+        """A training begins, or resumes at `first_step` after it was killed."""
 
     def stepped(self, record: Mapping[str, float]) -> None:
         """A step is done; `record` is one line of `metrics.jsonl` (with `step` and `time_ms`, since 1970)."""
@@ -22,13 +22,13 @@ class TrainingObserver(Protocol):
 
 
 class NoObserver:
-    """Tells nobody."""
+    """Ignores everything."""
 
     def started(self, inputs: Inputs, first_step: int) -> None:
-        """Say nothing."""
+        """Ignore it."""
 
     def stepped(self, record: Mapping[str, float]) -> None:
-        """Say nothing."""
+        """Ignore it."""
 
     def failed(self, error: BaseException) -> None:
-        """Say nothing."""
+        """Ignore it."""

@@ -1,8 +1,8 @@
-"""States from which a killed training goes on: trained parameters, both moments of AdamW, the loss scaler, the step.
+"""States from which a killed training resumes: trained parameters, both moments of AdamW, the loss scaler, the step.
 
 Belongs here: writing, choosing and reading a state. The order of the data, the views of it and the schedule are
 functions of the step (`schedule`), and nothing else draws random numbers, so a state needs no more than this, a count
-of skipped steps, and a word on what the draws depend on. Safetensors, no pickle.
+of skipped steps, and a description of what the draws depend on. Safetensors, no pickle.
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ class TrainingState:
     """What changes while a model trains.
 
     Attributes:
-        trained: The trained parameters by name.
         optimizer: Holds their moments.
         scaler: Of the loss, in fp16; disabled in any other precision.
         skipped_steps: How many steps the scaler has skipped, since their gradient was not finite.
         skipped_in_a_row: How many of these were the last steps.
-        draws: Tells on what a step's draw depends beside its number; a state that was drawn otherwise is not used.
+        draws: What a step's draw depends on besides its number; a state with other draws is not used.
     """
 
     trained: dict[str, nn.Parameter]
@@ -96,7 +95,7 @@ def load_newest_state(directory: Path, state: TrainingState, logged: int) -> tup
 
 
 def remove_states_after(step: int, directory: Path) -> None:
-    """Remove states that were not gone on from: kept ones are told by their step, so these would be taken for newer."""
+    """Remove states newer than the one resumed: states are ordered by step, so these would be taken for newer."""
     for path in directory.glob("step-*.safetensors"):
         if path.name > _name(step):
             path.unlink()

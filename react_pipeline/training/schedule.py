@@ -28,7 +28,7 @@ def learning_rate(step: int, training: TrainingConfig) -> float:
 
 
 def max_log_scale(loss: str, base: float) -> float:
-    """Where the logit scale's logarithm is clamped: CLIP's limit, or with `sigmoid` the base's own if it lies above."""
+    """Where the logit scale's logarithm is clamped: CLIP's limit, or with `sigmoid` the base's own if higher."""
     return max(MAX_LOG_SCALE, base) if loss == "sigmoid" else MAX_LOG_SCALE
 
 

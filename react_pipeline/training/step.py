@@ -104,7 +104,7 @@ class TrainingStep:
         with torch.no_grad():
             scale.clamp_(0, self._max_log_scale)
         values = {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "logit_scale": scale.exp().item()}
-        # A step that the scaler skips has no finite norm, and JSON has no word for that.
+        # A step that the scaler skips has no finite norm, and JSON has no value for that.
         return {name: value for name, value in values.items() if math.isfinite(value)}
 
     def _backward(self, batch: Tensor, drawn: DrawnTexts, from_tokens: bool) -> float:

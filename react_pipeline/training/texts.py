@@ -53,11 +53,8 @@ class TrainingTexts:
 
         Args:
             clip: The model, with its base weights still.
-            pairs: Give captions and classes.
             domain: Gives classes and templates of the prompts.
             training: Its `class_prompt_fraction`, `seed` and `activation_checkpointing` count.
-            world: The processes that share the encoding.
-            trains: Whether the text tower trains.
         """
         self._clip = clip
         self._training = training

@@ -34,7 +34,7 @@ from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.batches import TrainingBatches
 from react_pipeline.training.data import TrainingPairs, Views
 from react_pipeline.training.distributed import World
-from react_pipeline.training.guards import can_see_collapse, less_memory, out_of_memory_is_told, require_no_collapse
+from react_pipeline.training.guards import can_see_collapse, explained_out_of_memory, less_memory, require_no_collapse
 from react_pipeline.training.held_out import image_text_recall, split
 from react_pipeline.training.held_out_recall import HeldOutRecall
 from react_pipeline.training.interpolation import interpolate
@@ -77,11 +77,7 @@ class Trainer:
 
         Args:
             clip: The base, on the world's device.
-            pairs: Retrieved or random pairs.
-            domain: Classes and templates.
             method: Without `-control`.
-            training: Its fields.
-            world: The processes.
             scratch: Survives a kill; the same directory in all processes.
             weights: The base's safetensors. Given, a frozen text tower leaves the memory once its vectors are there.
 
@@ -103,7 +99,7 @@ class Trainer:
         self.views = Views(pairs, clip.preprocess, augment, training.seed)
         self.batches = TrainingBatches(self.trained_on, self.views, training, world)
         # All processes take what the writer takes: they need not run on equal machines.
-        precision = world.told(choose_precision(training.precision, world.device, "customization.precision"))
+        precision = world.broadcast(choose_precision(training.precision, world.device, "customization.precision"))
         self.training = training = training.model_copy(update={"precision": precision})
         of_base = {name for name, _ in self.model.named_parameters()}
         self.step0_max_difference = self._attach()
@@ -174,8 +170,8 @@ class Trainer:
         The process that writes leaves a line a step in `METRICS_FILE` of the scratch.
 
         Args:
-            observer: Is told of every step by the process that writes.
-            inputs: What the observer is told the training is of.
+            observer: Receives every step from the process that writes.
+            inputs: Identify the training to the observer.
 
         Raises:
             TrainingError: If a guard stops it or memory runs out. States of the last good steps stay in the scratch.
@@ -190,18 +186,18 @@ class Trainer:
         state = TrainingState(trained, optimizer, scaler, draws=draws)
         recall_before, probed_before = self.recall(len(self.held_out)), self.recall(PROBED_PAIRS)
         captions, point = self.texts.caption_ids(self.held_out), torch.ones(len(self.held_out), 1)
-        one_point = image_text_recall(point, point, captions)  # what a model finds that maps all to one point
+        one_point = image_text_recall(point, point, captions)  # what a model that maps all to one point finds
         guarded = can_see_collapse(recall_before, one_point, len(self.held_out))
         if not guarded and world.is_writer:
             logger.warning(
-                "%d held-out pairs are too few to tell a collapse from chance, so nothing stops one; raise "
+                "%d held-out pairs are too few to detect a collapse, so none will be stopped; raise "
                 "customization.held_out_fraction, or retrieve more pairs",
                 len(self.held_out),
             )
         metrics = self.scratch / METRICS_FILE
         start, seconds_before = load_newest_state(self.scratch, state, len(whole_lines(metrics)))
-        if world.told(start) != start:  # also waits: nobody prunes a state that another still reads
-            raise TrainingError("the processes go on from different states; is the store shared? Run again")
+        if world.broadcast(start) != start:  # also waits: no process prunes a state that another still reads
+            raise TrainingError("the processes resume from different states; is the store shared? Run again")
         if world.is_writer:
             for directory in (self.scratch, self.scratch / PROBED):
                 remove_states_after(start, directory)
@@ -222,7 +218,7 @@ class Trainer:
                 batch = next(batches)
                 waited = time.monotonic() - began
                 drawn = self.texts.draw(step, self.batches.drawn(step)[0])
-                with out_of_memory_is_told(f"with batch_size {size}", advice):
+                with explained_out_of_memory(f"with batch_size {size}", advice):
                     values = take.take(step, batch, drawn, from_tokens=self.tokens is not None)
                 log.add(step, {**values, **gates()}, waited=waited, seconds=time.monotonic() - began)
                 done = step + 1

@@ -48,7 +48,7 @@ TEXT = "text/"
 """Where `model.save` puts config and tokenizer of a text tower of transformers."""
 
 CHAMPION = "champion"
-"""Stands for the method of the model that reigns."""
+"""Names the champion in place of a method."""
 
 RECORD_FILE = "export.json"
 FORMAT = 1
@@ -79,10 +79,8 @@ def export(project: Project, slug: str, method: str, directory: Path | str, *, o
     `overwrite` an earlier export at this place is kept until the new one is complete.
 
     Args:
-        project: The pipeline.
-        slug: The domain.
         method: Any but `base`, which is no customization: its present checkpoint; where the domain's file is gone, the
-            last one. `champion`: the checkpoint that reigns, also when it is an older one of its method or made from
+            last one. `champion`: the champion's checkpoint, also when it is an older one of its method or made from
             other inputs than today's.
         directory: The folder to make; empty or absent.
         overwrite: Replace an earlier export. Folders that no export wrote are never replaced.
@@ -125,7 +123,7 @@ def export(project: Project, slug: str, method: str, directory: Path | str, *, o
 
 
 def other_champion(project: Project, slug: str, folder: Path) -> str:
-    """What to tell whoever exported a model that is not the domain's champion; empty if it is, or none was chosen."""
+    """A warning for an exported model that is not the domain's champion; empty if it is, or none was chosen."""
     record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     try:
         verdict, decided = standing(project, slug)
@@ -135,7 +133,7 @@ def other_champion(project: Project, slug: str, folder: Path) -> str:
         return ""
     exported = Contender(method=record["method"], checkpoint=record["fingerprint"]).identity
     if verdict.champion.method == BASE:
-        return f"{exported} is not the champion of {slug!r}: the base reigns (react-pipeline models list {slug})"
+        return f"{exported} is not the champion of {slug!r}: the base is champion (react-pipeline models list {slug})"
     return (
         f"{exported} is not the champion of {slug!r}, which is {verdict.champion.identity}: "
         f"react-pipeline export {slug} {CHAMPION} --to FOLDER"
@@ -155,7 +153,7 @@ def _crowned(project: Project, slug: str) -> Reign:
         project.domain(slug)  # a domain whose file is gone may still have a champion
     crowned = crowning(project, slug)
     if crowned is None:
-        raise InputError(f"{slug}: the base reigns, so there is no champion to export; name a trained method")
+        raise InputError(f"{slug}: the base is champion, so there is no model to export; name a trained method")
     return crowned
 
 
@@ -193,7 +191,7 @@ def write_model(project: Project, checkpoint: Artifact, staging: Path) -> Loadin
         _copy(checkpoint, name, staging / name)
     registered = None
     if not model.ours_alone:
-        # open_clip 2.32 tells the tokenizer by the name of the architecture, so the domain's name is kept out of it.
+        # open_clip 2.32 chooses the tokenizer by the name of the architecture, so the domain's name is kept out of it.
         registered = f"react-{checkpoint.fingerprint}"
         _write_json(staging / f"{registered}.json", model.config["model_cfg"])
     from_inside = bool(text_cfg.get("hf_model_name") or text_cfg.get("hf_tokenizer_name"))

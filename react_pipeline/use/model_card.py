@@ -2,7 +2,7 @@
 
 Belongs here: the text, and the escaping of what comes from outside. Does not belong here: writing files (`export`),
 measuring (`evaluate`). Every figure is read from a verified artifact, of the exported checkpoint's own making
-where it is not today's; what is not known is said to be so.
+where it is not today's; unknown figures are marked as such.
 """
 
 from __future__ import annotations
@@ -57,7 +57,6 @@ def model_card(project: Project, checkpoint: Artifact, loading: Loading, crowned
     """The README of an exported checkpoint, in Markdown.
 
     Args:
-        project: The pipeline.
         checkpoint: A `customized_checkpoint`, fresh or the champion's.
         loading: How the folder is read.
         crowned: The decision that made it champion, if it is exported as such.

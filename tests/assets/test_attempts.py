@@ -1,4 +1,4 @@
-"""What became of what was asked for: tried again where a fault may pass, told truthfully where it does not."""
+"""What became of what was asked for: tried again where a fault may pass, reported truthfully where it does not."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_code_is_that_of_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert code_digest() != before
 
 
-def test_what_a_person_made_by_hand_is_taken_and_goes_on(kept_up: Project, upkeep: Upkeep) -> None:
+def test_what_a_person_made_by_hand_is_taken_and_continues(kept_up: Project, upkeep: Upkeep) -> None:
     begin(upkeep, InputError("a bug"))
     build(kept_up, "corpus")
     build(kept_up, "base_checkpoint")
@@ -111,7 +111,7 @@ def test_run_that_a_person_cancelled_is_respected_and_one_that_was_deleted_never
     monkeypatch.setattr(attempts, "WAIT_HOURS", NO_WAIT)
     upkeep.tick()
     upkeep.plan(dg.DagsterRunStatus.CANCELED)
-    assert upkeep.tick() == set() and "was cancelled; materialize it when you want it after all" in upkeep.log
+    assert upkeep.tick() == set() and "was cancelled; materialize it to run it again" in upkeep.log
     for run in upkeep.instance.get_runs():
         upkeep.instance.delete_run(run.run_id)
     assert len(upkeep.tick()) == 3
@@ -127,7 +127,8 @@ def test_work_in_progress_is_not_called_up_to_date(kept_up: Project, upkeep: Upk
     upkeep.tick()
     upkeep.plan(dg.DagsterRunStatus.STARTED)
     assert upkeep.tick() == set()
-    assert upkeep.told.endswith(" not up to date yet: runs are queued or in progress") and int(upkeep.told.split()[0])
+    assert upkeep.reported.endswith(" not up to date yet: runs are queued or in progress")
+    assert int(upkeep.reported.split()[0])
     build_all(kept_up, ["shapes"])
     edit_domain(kept_up, "shapes", title="another")
     assert upkeep.tick() == {("overview", None), ("promotion", "shapes")}
@@ -156,8 +157,8 @@ def test_check_that_never_answered_is_evaluated_again_and_then_waited_for(
     build_all(kept_up, ["shapes"], until="retrieved_set")
     lapse(upkeep.instance)
     assert upkeep.tick() == set()
-    told = "gated-image: not asked for yet: classes_have_pairs of retrieved_set was not evaluated: run "
-    assert told in upkeep.log and "stale file handle; evaluated now" in upkeep.log
+    reported = "gated-image: not asked for yet: classes_have_pairs of retrieved_set was not evaluated: run "
+    assert reported in upkeep.log and "stale file handle; evaluated now" in upkeep.log
     (request,) = upkeep.requests
     assert request.asset_check_keys == [CLASSES] and request.asset_selection == []
     job = upkeep.repository.get_job(request.job_name).get_subset(
@@ -173,14 +174,14 @@ def test_check_that_never_answered_is_evaluated_again_and_then_waited_for(
     assert GATED in upkeep.tick()
 
 
-def test_check_is_waited_for_while_its_run_goes_on(
+def test_check_is_waited_for_while_its_run_is_active(
     kept_up: Project, upkeep: Upkeep, hasty: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build_all(kept_up, ["shapes"], until="retrieved_set")
     lapse(upkeep.instance)
     monkeypatch.setattr(upkeep_sensor, "is_under_way", lambda run: True)
     assert upkeep.tick() == set() and not upkeep.requests
-    assert upkeep.told.endswith("not up to date yet: runs are queued or in progress")
+    assert upkeep.reported.endswith("not up to date yet: runs are queued or in progress")
 
 
 def test_check_that_answers_while_it_is_looked_at_is_not_evaluated_again(

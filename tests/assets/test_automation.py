@@ -44,7 +44,7 @@ def register(project: Project, instance: dg.DagsterInstance, cursor: str | None 
     return result
 
 
-def told(result: dg.SensorResult) -> str:
+def reported(result: dg.SensorResult) -> str:
     return result.skip_reason.skip_message
 
 
@@ -62,7 +62,7 @@ def test_valid_files_become_partitions_and_broken_ones_hold_up_none(tiny_project
         result = register(tiny_project, instance)
         assert instance.get_dynamic_partitions(DOMAINS) == ["colours", "shapes"]
         for words in ("broken.yaml: classes", "broken.yaml: colour: unknown field", "Shapes.yaml: slug", "tag.yaml"):
-            assert words in told(result)
+            assert words in reported(result)
 
 
 def test_new_file_is_registered_once_and_seen_with_its_version(tiny_project: Project) -> None:
@@ -93,21 +93,21 @@ def test_only_a_change_of_meaning_is_another_version(tiny_project: Project) -> N
     assert len(versions) == len(set(versions)) == 2
 
 
-def test_domain_whose_file_is_gone_is_kept_and_told(tiny_project: Project) -> None:
+def test_domain_whose_file_is_gone_is_kept_and_reported(tiny_project: Project) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         register(tiny_project, instance)
         (tiny_project.config.domains / "shapes.yaml").unlink()
-        assert "shapes: its file is gone" in told(register(tiny_project, instance))
+        assert "shapes: its file is gone" in reported(register(tiny_project, instance))
         assert "shapes" in instance.get_dynamic_partitions(DOMAINS)
 
 
-def test_broken_pipeline_file_is_told_and_changes_nothing(tiny_project: Project) -> None:
+def test_broken_pipeline_file_is_reported_and_changes_nothing(tiny_project: Project) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         before = register(tiny_project, instance)
         text = tiny_project.path.read_text()
         tiny_project.path.write_text("store: 3\n")
         result = register(tiny_project, instance, before.cursor)
-        assert "corpus" in told(result)
+        assert "corpus" in reported(result)
         assert not result.dynamic_partitions_requests
         tiny_project.path.write_text(text)
         assert not register(tiny_project, instance, result.cursor).asset_events
@@ -115,7 +115,7 @@ def test_broken_pipeline_file_is_told_and_changes_nothing(tiny_project: Project)
 
 def test_cursor_of_an_older_version_is_no_fault(tiny_project: Project) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        assert told(register(tiny_project, instance, "told in words")) == "registered colours, shapes"
+        assert reported(register(tiny_project, instance, "reported in words")) == "registered colours, shapes"
 
 
 def test_same_work_is_asked_for_once_even_if_nothing_comes_of_it(kept_up: Project) -> None:
@@ -126,7 +126,7 @@ def test_same_work_is_asked_for_once_even_if_nothing_comes_of_it(kept_up: Projec
         for stage, partition in first:
             upkeep.run(stage, partition)
         assert upkeep.tick() == set()
-        assert "evaluation_set shapes: was asked for with these inputs" in upkeep.told
+        assert "evaluation_set shapes: was asked for with these inputs" in upkeep.reported
         edit_domain(kept_up, "shapes", classes=["circle", "square"])
         assert upkeep.tick() == {("evaluation_set", "shapes")}
 
@@ -165,7 +165,7 @@ def test_tick_where_nothing_is_due_reads_no_run(kept_up: Project, monkeypatch: p
         upkeep = Upkeep(kept_up, instance)
         for name in ("get_run_records", "get_run_by_id", "all_logs"):
             monkeypatch.setattr(instance, name, None)
-        assert upkeep.tick() == set() and upkeep.told == "everything is up to date"
+        assert upkeep.tick() == set() and upkeep.reported == "everything is up to date"
 
 
 def test_files_that_look_different_are_asked_for_once(make_project: Make, drawings: Path, tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_files_that_look_different_are_asked_for_once(make_project: Make, drawin
         upkeep = Upkeep(project, instance)
         assert upkeep.tick() == set()
         os.utime(next(shards.glob("*.tar")), (1, 1))
-        assert upkeep.tick() == {("corpus", None)} and "its files look different" in upkeep.log
+        assert upkeep.tick() == {("corpus", None)} and "its source files look different" in upkeep.log
         upkeep.plan(dg.DagsterRunStatus.STARTED)
         assert upkeep.tick() == set()
 
@@ -296,7 +296,7 @@ def test_nothing_asks_for_runs_unless_it_is_enabled(make_project: Make, enabled:
     assert running == {"domain_files": True, "freshness": True, "upkeep": enabled, "recustomize": enabled}
 
 
-def test_schedule_looks_at_what_lies_outside_and_is_left_out_without_a_cron_line(make_project: Make) -> None:
+def test_schedule_looks_at_what_is_outside_and_is_left_out_without_a_cron_line(make_project: Make) -> None:
     project = make_project(automation={"schedule": "30 2 * * *", "timezone": "Europe/Berlin"})
     (project.config.domains / "plain.yaml").write_text("classes: [cat]\n")
     loaded = repository(project)

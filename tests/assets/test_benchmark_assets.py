@@ -93,9 +93,7 @@ def test_test_images_among_the_pairs_are_unmeasured_where_there_is_nothing_to_co
         assert found.metadata["measured"].value is False and reason in str(found.description)
     retrieval = project.config.retrieval.model_copy(update={"k_per_prompt": 7})
     stale = replace(project, config=project.config.model_copy(update={"retrieval": retrieval}))
-    assert "`retrieved_set` of 'shapes' is missing or stale" in str(
-        look_for_test_images(stale, "shapes", "gated-image").description
-    )
+    assert "`retrieved_set`" in str(look_for_test_images(stale, "shapes", "gated-image").description)
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def test_whatever_belongs_to_a_domain_follows_from_its_file(stage: str) -> None:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_assets_tell_a_newcomer_what_they_are(stage: str) -> None:
+def test_assets_explain_to_a_newcomer_what_they_are(stage: str) -> None:
     node = graph.get(dg.AssetKey(stage))
     assert len(node.description or "") > 80
     assert node.owners and node.kinds

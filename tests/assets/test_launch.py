@@ -236,7 +236,7 @@ def test_selection_becomes_runs_in_the_order_of_the_data() -> None:
 
 
 @pytest.mark.parametrize("selection", ["nosuch", "(", "group:nothing"])
-def test_wrong_selection_is_told_in_one_line(selection: str) -> None:
+def test_wrong_selection_is_reported_in_one_line(selection: str) -> None:
     with pytest.raises(InputError, match="--select") as error:
         plan(build_defs(), selection, ["a"], ["base"])
     assert "\n" not in str(error.value)

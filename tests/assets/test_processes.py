@@ -71,7 +71,7 @@ def test_linear_heads_are_trained_in_one_process(make_project: Callable[..., Pro
     assert processes_of(project, "shapes", "linear-head-control") == 1
 
 
-def test_a_machine_by_itself_finds_its_own_port_and_several_are_told_where_to_meet() -> None:
+def test_a_machine_by_itself_finds_its_own_port_and_several_get_the_address_to_meet() -> None:
     alone = torchrun_command(2, [], ["--domain", "shapes"])
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     assert alone[1:] == [*torchrun, "-m", "assets.training_process", "--domain", "shapes"]
@@ -89,12 +89,12 @@ def test_cores_are_shared_among_the_processes_unless_the_user_said_how(
     assert "OMP_NUM_THREADS" not in environment(1, tmp_path)
 
 
-def test_error_of_the_library_is_told_before_those_of_processes_that_lost_touch(tmp_path: Path) -> None:
+def test_error_of_the_library_is_reported_before_those_of_processes_that_lost_touch(tmp_path: Path) -> None:
     assert failure(tmp_path) is None
     write_failure(tmp_path, 0, RuntimeError("connection closed by peer"))
     write_failure(tmp_path, 1, TrainingError("out of memory; set accumulation to 2"))
-    told = failure(tmp_path)
-    assert isinstance(told, TrainingError) and str(told) == "out of memory; set accumulation to 2"
+    reported = failure(tmp_path)
+    assert isinstance(reported, TrainingError) and str(reported) == "out of memory; set accumulation to 2"
 
 
 @pytest.mark.parametrize(
@@ -112,20 +112,20 @@ def test_errors_of_other_processes_are_tried_again_as_ones_own_are(
     tmp_path: Path, error: Exception, kind: type[Exception], retried: bool
 ) -> None:
     write_failure(tmp_path, 0, error)
-    told = failure(tmp_path)
-    assert isinstance(told, kind) and str(error) in str(told)
+    reported = failure(tmp_path)
+    assert isinstance(reported, kind) and str(error) in str(reported)
     with pytest.raises((dg.Failure, OSError, StoreWriteError)) as raised, readable_failures():
-        raise told
+        raise reported
     assert retried is not isinstance(raised.value, dg.Failure)
 
 
-def test_progress_is_told_now_and_then() -> None:
-    told: list[str] = []
-    progress = Progress(NoObserver(), told.append)
+def test_progress_is_reported_now_and_then() -> None:
+    reported: list[str] = []
+    progress = Progress(NoObserver(), reported.append)
     progress.started(Inputs("customized_checkpoint", "shapes/full", {"steps": 9}, {}, "1"), 4)
     for step in range(4, 9):
         progress.stepped({"step": step, "loss": 0.5, "images_per_second": 12.0})
-    assert told == ["training shapes/full: going on at step 4", "step 5 of 9: loss 0.5, 12 images/s"]
+    assert reported == ["training shapes/full: going on at step 4", "step 5 of 9: loss 0.5, 12 images/s"]
 
 
 def test_training_in_the_assets_own_process_is_streamed_and_finished(
@@ -135,9 +135,9 @@ def test_training_in_the_assets_own_process_is_streamed_and_finished(
     with dagster_home(tmp_path / "home"):
         summary = materialize("customized_checkpoint", ["shapes"], [METHOD], project.path)
         with open_instance(project) as instance:
-            told = messages(instance, summary.run_ids[0])
+            reported = messages(instance, summary.run_ids[0])
     assert not summary.failures
-    assert any("training shapes/gated-image: from the start" in line for line in told)
+    assert any("training shapes/gated-image: from the start" in line for line in reported)
     (run,) = runs_of_training(project)
     assert run.info.status == "FINISHED" and run.data.tags["dagster.run_id"] == summary.run_ids[0]
     client = MlflowClient(project.config.tracking_uri)
@@ -148,7 +148,7 @@ def test_training_in_the_assets_own_process_is_streamed_and_finished(
 
 
 @pytest.mark.slow
-def test_two_processes_train_and_their_failure_is_told_in_the_words_of_the_library(
+def test_two_processes_train_and_their_failure_is_reported_as_the_librarys_error(
     prepare: Callable[..., Project], tmp_path: Path
 ) -> None:
     project = prepare(processes=2)
@@ -157,7 +157,7 @@ def test_two_processes_train_and_their_failure_is_told_in_the_words_of_the_libra
         assert not summary.failures
         assert (summary.built, summary.reused) == (1, 0)
         with open_instance(project) as instance:
-            told = messages(instance, summary.run_ids[0])
+            reported = messages(instance, summary.run_ids[0])
             records = instance.fetch_materializations(
                 dg.AssetRecordsFilter(
                     dg.AssetKey("customized_checkpoint"), asset_partitions=[partition_of(f"shapes/{METHOD}")]
@@ -165,7 +165,7 @@ def test_two_processes_train_and_their_failure_is_told_in_the_words_of_the_libra
                 limit=5,
             ).records
         assert len(records) == 1
-        assert any("training shapes/gated-image: from the start" in line for line in told)
+        assert any("training shapes/gated-image: from the start" in line for line in reported)
         (run,) = runs_of_training(project)
         assert run.info.status == "FINISHED" and run.data.tags["dagster.run_id"] == summary.run_ids[0]
         artifact = project.store.current("customized_checkpoint", f"shapes/{METHOD}")
@@ -253,9 +253,9 @@ def test_process_that_the_system_kills_fails_the_run_and_says_what_to_do(
             wait_until(lambda: runs_of_training(project) or launching.poll() is not None, 90, "nothing in MLflow")
             assert launching.poll() is None, "the training ended before it could be ended"
             os.kill(max(processes_with(str(project.path))), signal.SIGKILL)
-            told, _ = launching.communicate(timeout=90)
+            reported, _ = launching.communicate(timeout=90)
         finally:
             launching.kill()
-    assert "died without a word" in told and "lower batch_size" in told
+    assert "died without a word" in reported and "lower batch_size" in reported
     (run,) = runs_of_training(project)
     assert run.info.status == "FAILED" and "died without a word" in run.data.tags["error"]

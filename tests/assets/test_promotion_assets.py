@@ -37,7 +37,7 @@ def project(tiny_project: Project) -> Project:
     return tiny_project
 
 
-def test_verdict_is_shown_checked_and_told_and_a_choice_in_the_registry_taken_over(
+def test_verdict_is_shown_checked_and_applied_and_a_choice_in_the_registry_taken_over(
     project: Project, tracking: Tracking
 ) -> None:
     uri = tracking.uri
@@ -46,7 +46,7 @@ def test_verdict_is_shown_checked_and_told_and_a_choice_in_the_registry_taken_ov
     shown = {name: value.value for name, value in event.materialization.metadata.items()}
     assert shown["decision"] == "promoted" and shown["champion"] == GATED
     assert "gated-image" in shown["table"] and shown["intervals"].startswith("![intervals](data:image/jpeg")
-    assert shown["registry"] == "told"
+    assert shown["registry"] == "updated"
     (check,) = done.get_asset_check_evaluations()
     assert check.passed and not check.blocking
     client = MlflowClient(uri, uri)

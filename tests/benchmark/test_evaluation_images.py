@@ -88,7 +88,7 @@ def test_data_that_are_not_there_are_unavailable_with_the_reason(project: Projec
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "reported"),
     [
         ({"dataset": "voc-2007-classification"}, "several classes"),
         ({"dataset": "cifar10"}, "did you mean cifar-10"),
@@ -96,12 +96,12 @@ def test_data_that_are_not_there_are_unavailable_with_the_reason(project: Projec
         ({"kind": "folder"}, "`dataset` belongs to the kind `elevater`"),
     ],
 )
-def test_wrong_evaluation_is_told_with_its_reason(
-    project: Project, data: Path, changes: dict[str, object], told: str
+def test_wrong_evaluation_is_reported_with_its_reason(
+    project: Project, data: Path, changes: dict[str, object], reported: str
 ) -> None:
     domain = domain_of(dataset(NAME), data)
     write(project, {**domain, "evaluation": {**domain["evaluation"], **changes}})
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=reported):
         project.domain(NAME)
 
 
@@ -196,5 +196,5 @@ def test_another_image_in_the_place_of_a_listed_one_is_refused(project: Project,
     index.write_text("".join(lines[1:] + lines[:1]))
     publish_evaluation_set(project, NAME)  # reads the lists again
     for location in (first, last):
-        with pytest.raises(InputError, match="the data set changed; rematerialize `evaluation_set`"):
+        with pytest.raises(InputError, match="`evaluation_set`"):
             read_location(location)

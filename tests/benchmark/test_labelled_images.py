@@ -39,7 +39,7 @@ def test_other_processes_read_what_this_one_reads(copy: Path, method: str) -> No
     assert images.read(0) == alone[0]
 
 
-def test_the_digest_does_not_depend_on_where_the_root_lies(copy: Path, tmp_path: Path) -> None:
+def test_the_digest_does_not_depend_on_where_the_root_is(copy: Path, tmp_path: Path) -> None:
     first = read_dataset(copy, "cifar-10", "test").digest()
     shutil.copytree(copy, tmp_path / "moved")
     assert read_dataset(tmp_path / "moved", "cifar-10", "test").digest() == first

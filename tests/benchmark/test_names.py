@@ -31,7 +31,7 @@ def test_names_of_the_original_data_sets_are_known(tmp_path: Path) -> None:
     assert ids.tolist() == [9, 0, 1, 2, 3, 4, 5, 6, 7, 8]
 
 
-def test_an_alias_stands_for_its_class(tmp_path: Path) -> None:
+def test_an_alias_means_its_class(tmp_path: Path) -> None:
     names = ["Spooked", "angry", "disgusted", "fearful", "smiling", "bored", "depressed"]
     ids, _ = join_names(dataset("fer-2013"), names, tmp_path, tmp_path)
     assert ids.tolist() == [6, 0, 1, 2, 3, 4, 5]
@@ -39,7 +39,7 @@ def test_an_alias_stands_for_its_class(tmp_path: Path) -> None:
 
 def test_two_names_of_one_class_are_refused(tmp_path: Path) -> None:
     names = ["angry", "disgusted", "fearful", "happy", "smiling", "sad", "surprised"]
-    with pytest.raises(InputError, match=r"'smiling'.*stood for already[\s\S]*left over: 'neutral'"):
+    with pytest.raises(InputError, match=r"'smiling'.*already[\s\S]*left over: 'neutral'"):
         join_names(dataset("fer-2013"), names, tmp_path, tmp_path)
 
 
@@ -93,9 +93,9 @@ def test_a_user_can_vouch_for_the_order_of_an_elevater_copy(tmp_path: Path) -> N
 
 
 def test_numerals_are_refused_where_the_order_is_in_doubt_or_the_files_are_not_elevaters(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="order is not known"):
+    with pytest.raises(InputError, match="order is uncertain"):
         join_names(dataset("fer-2013"), list("0123456"), tmp_path, tmp_path, in_elevaters_order=True)
-    with pytest.raises(InputError, match="order is not known"):
+    with pytest.raises(InputError, match="order is uncertain"):
         join_names(dataset("cifar-10"), list("0123456789"), tmp_path, tmp_path)
 
 

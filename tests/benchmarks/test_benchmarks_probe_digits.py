@@ -47,7 +47,7 @@ def test_features_are_those_of_the_models_own_preprocessing(tiny_checkpoint: Pat
         assert label == load_digits().target[number]
 
 
-def test_a_probe_beats_chance_and_the_rows_tell_names_features_and_pixels_apart(tiny_checkpoint: Path) -> None:
+def test_a_probe_beats_chance_and_the_rows_distinguish_names_features_and_pixels(tiny_checkpoint: Path) -> None:
     rows = benchmark.measure_digits(load(tiny_checkpoint), shots=(5,), seeds=2, per_class=8)
     kinds = rows.groupby(["dataset", "adaptation"]).size().to_dict()
     probe = "linear-probe"

@@ -124,7 +124,7 @@ def test_no_route_leads_out_of_the_front_end(client: Any, path: str) -> None:
         ({}, "must fill one of"),
     ],
 )
-def test_what_cannot_be_searched_for_is_told(client: Any, fields: dict[str, Any], words: str) -> None:
+def test_what_cannot_be_searched_for_is_reported(client: Any, fields: dict[str, Any], words: str) -> None:
     answer = ask(client, **fields)
     assert answer.status_code == 400 and words in answer.get_json()["message"]
 
@@ -193,8 +193,8 @@ def test_without_an_index_the_missing_asset_is_named(tiny_project: Project) -> N
         create_app(tiny_project)
 
 
-def test_a_taken_port_is_told(project: Project) -> None:
-    with socket.create_server((HOST, 0)) as taken, pytest.raises(InputError, match="choose another with --port"):
+def test_a_taken_port_is_reported(project: Project) -> None:
+    with socket.create_server((HOST, 0)) as taken, pytest.raises(InputError, match="--port"):
         serve_corpus(project, taken.getsockname()[1], print)
 
 

@@ -83,7 +83,7 @@ def test_quick_gelu_has_the_gradient_of_its_formula() -> None:
     assert torch.autograd.gradcheck(lambda x: feed_forward(x, mlp), (x,))
 
 
-def test_copies_stand_for_their_weights(block: ResidualAttentionBlock) -> None:
+def test_copies_mean_their_weights(block: ResidualAttentionBlock) -> None:
     plain = host_block(tokens(), block)
     casts = {id(parameter): parameter.detach() * 2 for parameter in block.parameters() if parameter.ndim == 2}
     with torch.no_grad():

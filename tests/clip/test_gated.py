@@ -126,7 +126,7 @@ def test_forward_and_gradients_follow_the_formula(name: str) -> None:
         torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_the_block_stands_before_its_host(model: nn.Module) -> None:
+def test_the_block_precedes_its_host(model: nn.Module) -> None:
     add_gated_blocks(model, 1)
     open_gates(model)
     seen: list[str] = []
@@ -175,7 +175,7 @@ def test_what_trains_in_each_method(model: nn.Module) -> None:
     assert trained() == everything
 
 
-def test_a_model_with_gated_blocks_goes_on_training_its_own(model: nn.Module) -> None:
+def test_a_model_with_gated_blocks_continues_training_its_own(model: nn.Module) -> None:
     add_gated_blocks(model, 1)
     open_gates(model)
     (block,) = gated_layers(model).values()
@@ -188,7 +188,7 @@ def test_a_model_with_gated_blocks_goes_on_training_its_own(model: nn.Module) ->
     ("method", "text", "images"),
     [("gated-image", False, True), ("locked-text", False, True), ("locked-image", True, False), ("full", True, True)],
 )
-def test_which_towers_train_is_told_by_what_is_not_frozen(
+def test_which_towers_train_follows_from_what_is_not_frozen(
     model: nn.Module, method: str, text: bool, images: bool
 ) -> None:
     attach(model, method, 1)
@@ -196,7 +196,7 @@ def test_which_towers_train_is_told_by_what_is_not_frozen(
     assert (trains_text(model), trains_images(model)) == (text, images)
 
 
-def test_wrong_use_is_told(model: nn.Module) -> None:
+def test_wrong_use_is_reported(model: nn.Module) -> None:
     with pytest.raises(InputError, match="99"):
         add_gated_blocks(model, 99)
     with pytest.raises(InputError, match="add_gated_blocks"):

@@ -86,7 +86,7 @@ def test_hostile_and_broken_checkpoints_are_refused_without_running(tmp_path: Pa
         ({"model": "ViT-B-32", "pretrained": "no-such-tag"}, "laion2b_s34b_b79k"),
     ],
 )
-def test_unknown_names_are_told_with_what_there_is(encoder: dict[str, str], words: str) -> None:
+def test_unknown_names_are_reported_with_what_there_is(encoder: dict[str, str], words: str) -> None:
     with pytest.raises(InputError, match=words):
         from_open_clip(EncoderConfig(**encoder))  # type: ignore[arg-type]
 
@@ -102,7 +102,7 @@ def test_unknown_names_are_told_with_what_there_is(encoder: dict[str, str], word
         ("tiny", {"quick_gelu": True, "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, []),
     ],
 )
-def test_what_a_checkpoint_file_leaves_open_and_nobody_says_is_warned_of_one_by_one(
+def test_what_a_checkpoint_file_leaves_open_and_unsaid_is_warned_of_one_by_one(
     tiny_checkpoint: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -115,9 +115,9 @@ def test_what_a_checkpoint_file_leaves_open_and_nobody_says_is_warned_of_one_by_
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-quickgelu", {**model_cfg, "quick_gelu": True})
     path = tiny_checkpoint / "open_clip_model.safetensors"
     from_open_clip(EncoderConfig(model=name, pretrained=str(path), **given))
-    told = [record.getMessage() for record in caplog.records if record.name == "react_pipeline.clip.model"]
-    assert [message.split("Say encoder.")[1].split()[0] for message in told] == assumed
-    assert all(message.startswith(str(path)) for message in told)
+    reported = [record.getMessage() for record in caplog.records if record.name == "react_pipeline.clip.model"]
+    assert [message.split("Say encoder.")[1].split()[0] for message in reported] == assumed
+    assert all(message.startswith(str(path)) for message in reported)
 
 
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:

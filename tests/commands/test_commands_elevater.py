@@ -28,8 +28,8 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
     def call(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as stop:
             main(["elevater", *arguments])
-        told = capsys.readouterr()
-        return int(stop.value.code or 0), told.out, told.err
+        reported = capsys.readouterr()
+        return int(stop.value.code or 0), reported.out, reported.err
 
     return call
 
@@ -62,8 +62,8 @@ def test_domains_are_written_into_the_project_and_are_valid(tiny_project: Projec
     assert tiny_project.domain("elevater").class_names and len(tiny_project.domain("dtd").classes) == 47
     assert run("domains", str(data), "--into", "elsewhere")[0] == 0
     assert len(list(Path("elsewhere").glob("*.yaml"))) == 21
-    code, _, told = run("domains", "nosuch", "--into", "another")
-    assert code == 2 and "nosuch: no such folder" in told and not Path("another").exists()
+    code, _, reported = run("domains", "nosuch", "--into", "another")
+    assert code == 2 and "nosuch: no such folder" in reported and not Path("another").exists()
 
 
 def test_a_submission_that_fits_ones_own_data_is_not_said_to_be_the_leaderboards(run, tmp_path: Path) -> None:
@@ -78,24 +78,24 @@ def test_a_submission_that_fits_ones_own_data_is_not_said_to_be_the_leaderboards
     assert run("validate", str(path))[0] == 1
 
 
-def test_submission_is_written_and_what_is_missing_is_told(tiny_project: Project, run, data: Path) -> None:
+def test_submission_is_written_and_what_is_missing_is_reported(tiny_project: Project, run, data: Path) -> None:
     raw = yaml.safe_load(tiny_project.path.read_text())
     tiny_project.path.write_text(yaml.safe_dump({**raw, "elevater": {"root": str(data), "datasets": ["mnist"]}}))
     project = Project.load(tiny_project.path)
     publish_base(project)
     publish_features(project, "shapes", "base")
     publish_results(project, "shapes", "base")
-    code, out, told = run("submit", "shapes", "base", "--to", "mine.zip")
-    assert code == 1 and "1 of 20 datasets are present" in told and Path("mine.zip").is_file()
-    assert "(1, 10000, 10)" in told  # the stand-in has fewer images than the data set
-    code, _, told = run("validate", "mine.zip", "--root", str(data))
-    assert code == 1 and "predictions" not in told and "1 of 20" in told
-    code, _, told = run("validate", "mine.zip", "--root", "nosuch")
-    assert code == 2 and "nosuch: no such folder" in told
-    code, _, told = run("submit", "shapes", "base", "--to", "mine.zip", "--experiment", "finetuning_full")
-    assert code == 2 and "there are zero_shot" in told
-    code, _, told = run("submit", "shapes", "full", "--to", "mine.zip")
-    assert code == 2 and "has not been materialized" in told
+    code, out, reported = run("submit", "shapes", "base", "--to", "mine.zip")
+    assert code == 1 and "1 of 20 datasets are present" in reported and Path("mine.zip").is_file()
+    assert "(1, 10000, 10)" in reported  # the stand-in has fewer images than the data set
+    code, _, reported = run("validate", "mine.zip", "--root", str(data))
+    assert code == 1 and "predictions" not in reported and "1 of 20" in reported
+    code, _, reported = run("validate", "mine.zip", "--root", "nosuch")
+    assert code == 2 and "nosuch: no such folder" in reported
+    code, _, reported = run("submit", "shapes", "base", "--to", "mine.zip", "--experiment", "finetuning_full")
+    assert code == 2 and "zero_shot" in reported
+    code, _, reported = run("submit", "shapes", "full", "--to", "mine.zip")
+    assert code == 2 and "has not been materialized" in reported
 
 
 @pytest.mark.parametrize("kind", ["csv", "json"])
@@ -113,8 +113,8 @@ def test_retrieval_prints_recall_both_ways(tiny_project: Project, run, tmp_path:
             {"filename": f"{n}.png", "split": "test", "sentences": [{"raw": c} for c in captions[n]]} for n in colours
         ]
         file.write_text(json.dumps({"images": rows}))
-    code, out, told = run("retrieval", str(file), str(tmp_path))
-    assert code == 0, told
+    code, out, reported = run("retrieval", str(file), str(tmp_path))
+    assert code == 0, reported
     assert "3 images, 6 captions" in out
     ways = [line.split()[-2:] for line in out.splitlines() if " to " in line]
     assert ways == [["100.0", "100.0"]] * 2  # R@5 and R@10: there are only three images
@@ -129,8 +129,8 @@ def test_wrong_use_of_retrieval_takes_one_line(tiny_project: Project, run, tmp_p
         (["shapes"], "give `base`, or a domain and a method"),
         (["shapes", "linear-head"], "linear head"),
     ):
-        code, _, told = run("retrieval", str(file), str(tmp_path), *arguments)
-        assert code == 2 and words in told, told
+        code, _, reported = run("retrieval", str(file), str(tmp_path), *arguments)
+        assert code == 2 and words in reported, reported
 
 
 @pytest.mark.parametrize("command", [["list"], ["check", "."]], ids=" ".join)

@@ -42,8 +42,8 @@ def run(project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     def call(*arguments: str) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as stop:
             main(["models", *arguments])
-        told = capsys.readouterr()
-        return int(stop.value.code or 0), " ".join(told.out.split()), " ".join(told.err.split())
+        reported = capsys.readouterr()
+        return int(stop.value.code or 0), " ".join(reported.out.split()), " ".join(reported.err.split())
 
     return call
 
@@ -64,11 +64,11 @@ def test_champion_and_challenger_are_listed_with_figures_date_and_reason(project
     assert code == 0
     for word in ("gated-image", "locked-text", "70.0", "+20.0", "(champion)", "(challenger)", "becomes champion"):
         assert word in out
-    _, _, told = run("list")
-    assert told == ""
+    _, _, reported = run("list")
+    assert reported == ""
 
 
-def test_a_control_is_told_from_a_model_that_was_never_judged(project: Project, run) -> None:
+def test_a_control_differs_from_a_model_that_was_never_judged(project: Project, run) -> None:
     client = client_of(project)
     client.create_registered_model("react-shapes")
     for method in (f"{GATED}-control", "full"):
@@ -78,9 +78,9 @@ def test_a_control_is_told_from_a_model_that_was_never_judged(project: Project, 
     assert "a control, never a candidate" in out and "never judged" in out
 
 
-def test_a_promotion_by_hand_is_told_to_the_registry(project: Project, run) -> None:
-    code, out, told = run("promote", "shapes", "locked-text", "--reason", "smaller")
-    assert code == 0, told
+def test_a_promotion_by_hand_is_applied_to_the_registry(project: Project, run) -> None:
+    code, out, reported = run("promote", "shapes", "locked-text", "--reason", "smaller")
+    assert code == 0, reported
     assert "locked-text reigns (before: gated-image)" in out
     version = client_of(project).get_model_version_by_alias("react-shapes", "champion")
     assert version.tags["method"] == "locked-text"
@@ -90,7 +90,7 @@ def test_a_promotion_by_hand_is_told_to_the_registry(project: Project, run) -> N
     assert "champion" in out and "smaller" in out and " 1 " in out
 
 
-def test_a_version_shows_the_figure_that_its_reason_tells(project: Project, run) -> None:
+def test_a_version_shows_the_figure_that_its_reason_gives(project: Project, run) -> None:
     result(project, "colours", "base", outcomes(10, 91))
     result(project, "colours", GATED, outcomes(43, 91))  # 47.2527%
     artifact = decide(project, "colours")
@@ -99,7 +99,7 @@ def test_a_version_shows_the_figure_that_its_reason_tells(project: Project, run)
     assert f"{100 * float(version.tags['top1']):.1f}" == "47.3" and "47.3%" in version.tags["reason"]
 
 
-def test_two_models_of_one_method_are_told_apart(project: Project, run) -> None:
+def test_two_models_of_one_method_are_distinguished(project: Project, run) -> None:
     old = standing(project, "shapes")[0].champion
     new = result(project, "shapes", GATED, outcomes(141), seed=1).parents["customized_checkpoint"]
     _, out, _ = run("promote", "shapes", GATED, "--reason", "newer")
@@ -122,18 +122,18 @@ def test_who_was_rolled_back_is_listed_with_why_it_lost_the_title(project: Proje
     assert "no better in the shop" in former and "it is smaller" not in former
 
 
-def test_without_mlflow_a_roll_back_holds_and_is_told_later(project: Project, run) -> None:
+def test_without_mlflow_a_roll_back_holds_and_is_applied_later(project: Project, run) -> None:
     kept = project.path.read_text()
     stop_mlflow(project)
-    code, out, told = run("rollback", "shapes", "--reason", "broken")
+    code, out, reported = run("rollback", "shapes", "--reason", "broken")
     assert code == 0
-    assert "base reigns" in out and "MLflow does not answer" in told
+    assert "base reigns" in out and "MLflow does not answer" in reported
     assert standing(project, "shapes")[0].champion.method == "base"
-    _, out, told = run("list", "shapes")
+    _, out, reported = run("list", "shapes")
     assert "broken" in out
-    assert "MLflow does not answer" in told and "1 verdicts wait" in told
+    assert "MLflow does not answer" in reported and "1 verdicts wait" in reported
     project.path.write_text(kept)
-    assert Registry.of(project).apply_pending(project, patient=True).told == 1
+    assert Registry.of(project).apply_pending(project, patient=True).reported == 1
     model = client_of(project).search_registered_models("name = 'react-shapes'")
     assert not model or "champion" not in client_of(project).get_registered_model("react-shapes").aliases
 
@@ -147,8 +147,8 @@ def test_what_cannot_be_promoted_takes_one_line_and_exit_code_2(project: Project
         (("reevaluate", "colours"), "the base reigns"),
         (("list", "nosuch"), "no domain 'nosuch'"),
     ):
-        code, _, told = run(*arguments)
-        assert code == 2 and words in told, told
+        code, _, reported = run(*arguments)
+        assert code == 2 and words in reported, reported
 
 
 def test_an_incomparable_champion_is_listed_with_the_way_out(project: Project, run) -> None:
@@ -156,8 +156,8 @@ def test_an_incomparable_champion_is_listed_with_the_way_out(project: Project, r
     result(project, "shapes", "base", outcomes(100))
     result(project, "shapes", GATED, outcomes(190), seed=1)
     decide(project, "shapes")
-    code, _, told = run("promote", "shapes", GATED, "--reason", "newer")
-    assert code == 2 and "models reevaluate shapes" in told
+    code, _, reported = run("promote", "shapes", GATED, "--reason", "newer")
+    assert code == 2 and "models reevaluate shapes" in reported
     code, out, _ = run("rollback", "shapes", "--to-base")
     assert code == 0 and "base reigns" in out
     code, out, _ = run("promote", "shapes", GATED, "--reason", "newer")

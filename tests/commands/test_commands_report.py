@@ -45,8 +45,8 @@ def run(project: Project, *arguments: str) -> tuple[int, str]:
 
 
 def test_the_folder_holds_the_published_files_of_all_domains_and_the_overview(project: Project, tmp_path: Path) -> None:
-    code, told = run(project, "-o", str(tmp_path / "out"))
-    assert code == 0 and "left out" not in told and "note" not in told
+    code, reported = run(project, "-o", str(tmp_path / "out"))
+    assert code == 0 and "left out" not in reported and "note" not in reported
     for stage, key, folder in (("comparison", "shapes", "shapes"), ("overview", "all", "overview")):
         artifact = project.store.current(stage, key)
         for name in artifact.manifest["files"]:
@@ -65,13 +65,13 @@ def test_what_is_stale_is_said_left_out_and_taken_away(project: Project, tmp_pat
     run(project, "-o", str(tmp_path / "out"))
     path = project.config.domains / "shapes.yaml"
     path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), "customization": {"steps": 9}}))
-    code, told = run(project, "-o", str(tmp_path / "out"))
-    assert code == 0 and "left out: shapes" in told and "steps" in told
+    code, reported = run(project, "-o", str(tmp_path / "out"))
+    assert code == 0 and "left out: shapes" in reported and "steps" in reported
     assert not list((tmp_path / "out" / "shapes").iterdir())
     assert "steps" in (tmp_path / "out" / "index.html").read_text()
     table = pd.read_csv(tmp_path / "out" / "overview" / "table.csv")
     assert table.loc[table["domain"] == "shapes", "top1"].isna().all()
-    assert "put together from today's comparisons" in told
+    assert "put together from today's comparisons" in reported
 
 
 def test_files_of_others_in_the_folder_are_left_alone(project: Project, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`react-pipeline status`: what is behind, why, and the command that mends it."""
+"""`react-pipeline status`: what is behind, why, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def status(project: Project) -> list[str]:
     return [" ".join(line.split()) for line in done.output.splitlines()]
 
 
-def test_what_is_out_of_date_and_what_waits_for_it_are_told_with_the_command(project: Project) -> None:
+def test_what_is_out_of_date_and_what_waits_for_it_are_reported_with_the_command(project: Project) -> None:
     edit_domain(project, "shapes", templates=["another {}"])
     lines = status(project)
     (due,) = [line for line in lines if line.startswith("shapes out of date retrieved_set")]
@@ -39,7 +39,7 @@ def test_what_is_out_of_date_and_what_waits_for_it_are_told_with_the_command(pro
     assert [line for line in lines if line.startswith("next:")] == [f"next: {MEND}"]
 
 
-def test_what_the_policy_holds_back_is_told_with_its_reason(project: Project) -> None:
+def test_what_the_policy_holds_back_is_reported_with_its_reason(project: Project) -> None:
     edit_domain(project, "shapes", retrieval={"max_per_class": 5})
     build(project, "retrieved_set", "shapes", images=("a", "b", "c"))
     lines = status(change_pipeline(project, automation={"training": "never"}))
@@ -49,7 +49,7 @@ def test_what_the_policy_holds_back_is_told_with_its_reason(project: Project) ->
     assert f"next: {MEND} (trains gated-image too, which the policy holds back)" in lines
 
 
-def test_a_file_that_is_not_valid_is_told_and_hides_no_other(project: Project) -> None:
+def test_a_file_that_is_not_valid_is_reported_and_hides_no_other(project: Project) -> None:
     (project.config.domains / "broken.yaml").write_text("classes: []\n")
     lines = status(project)
     (broken,) = [line for line in lines if line.startswith("broken not readable")]

@@ -93,9 +93,9 @@ def test_what_ui_runs_over_this_home_is_asked_wherever_it_answers(
         locked_for_ui(tmp_path) as lock,
     ):
         tell_addresses(lock, {"dagster": dagster, "mlflow": mlflow})
-        told = {entry.what: entry.detail for entry in diagnose(tiny_project.path)}
-    assert told["dagster server"] == f"{dagster} answers, and its daemon ticks"
-    assert told["mlflow server"] == f"{mlflow} answers"
+        reported = {entry.what: entry.detail for entry in diagnose(tiny_project.path)}
+    assert reported["dagster server"] == f"{dagster} answers, and its daemon ticks"
+    assert reported["mlflow server"] == f"{mlflow} answers"
 
 
 def test_a_proxy_that_asks_for_a_password_is_no_fault(finding: Callable[..., Finding]) -> None:
@@ -110,12 +110,12 @@ def test_a_home_without_settings_is_a_note_and_left_alone(
 ) -> None:
     home = tmp_path / "fresh"
     monkeypatch.setenv("DAGSTER_HOME", str(home))
-    told = [entry for entry in diagnose(tiny_project.path) if entry.what == "dagster home"]
-    assert told[0].state == "note" and f"{home} has no dagster.yaml" in told[0].detail
+    reported = [entry for entry in diagnose(tiny_project.path) if entry.what == "dagster home"]
+    assert reported[0].state == "note" and "dagster.yaml" in reported[0].detail
     assert not home.exists()
     monkeypatch.delenv("DAGSTER_HOME")
-    told = [entry for entry in diagnose(tiny_project.path) if entry.what == "dagster home"]
-    assert told[0].state == "ok"
+    reported = [entry for entry in diagnose(tiny_project.path) if entry.what == "dagster home"]
+    assert reported[0].state == "ok"
 
 
 @pytest.mark.parametrize(("before", "ends"), [("SIG_DFL", True), ("SIG_IGN", False)], ids=["terminal", "nohup"])

@@ -41,7 +41,7 @@ def rows_of(shard: Path) -> pd.DataFrame:
     return pd.DataFrame(found, columns=columns)
 
 
-def test_ranges_that_lie_close_are_read_at_once_and_what_lies_between_others_is_left(shard: Path) -> None:
+def test_ranges_that_are_close_are_read_at_once_and_what_is_between_others_is_left(shard: Path) -> None:
     rows = rows_of(shard)
     whole = TarSource([shard])
     assert [pair.row for pair, _ in whole.fetch(rows.sample(frac=1, random_state=0))] == list(range(40))
@@ -117,7 +117,7 @@ def test_pairs_are_collected_from_urls_with_every_failure_and_are_fetched_once(
     assert not (tmp_path / "fetched").exists()
 
 
-def test_where_nothing_can_be_had_nothing_comes_and_the_reasons_are_on_the_ledger(
+def test_where_nothing_is_available_nothing_comes_and_the_reasons_are_on_the_ledger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     support_web.keep_img2dataset_loaded(monkeypatch)

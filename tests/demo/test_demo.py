@@ -46,7 +46,7 @@ def test_no_drawing_is_twemojis(drawings: list[Drawing]) -> None:
     assert not [drawing for drawing in drawings if "twemoji" in str(drawing.path).lower()]
 
 
-def test_every_source_stands_in_the_docs_with_its_licence() -> None:
+def test_every_source_is_in_the_docs_with_its_licence() -> None:
     page = (ROOT / "docs" / "demo.md").read_text()
     assert not [source.package for source in CORPUS_SOURCES if f"`{source.package}`" not in page]
     assert installed_versions()["recipe"] == str(RECIPE_VERSION)

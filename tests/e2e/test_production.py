@@ -260,15 +260,15 @@ def test_runs_are_stored_in_postgres_and_files_in_s3(tiny_project: Project, tmp_
     write_instance(home)
     try:
         with postgres(tmp_path / "services") as url:
-            told = {
+            reported = {
                 "--host": "127.0.0.1",
                 "--port": port,
                 "--backend-store-uri": f"{url}/mlflow".replace("postgresql:", "postgresql+psycopg2:"),
             }
-            told |= {"--allowed-hosts": f"127.0.0.1:{port}", "--workers": 1}
+            reported |= {"--allowed-hosts": f"127.0.0.1:{port}", "--workers": 1}
             # `mlflow server` as compose.yaml starts it; only addresses differ.
             given = [part.partition("=") for part in read("compose.yaml")["services"]["mlflow"]["command"][2:]]
-            options = {name: value for name, _, value in given} | told
+            options = {name: value for name, _, value in given} | reported
             arguments = [f"{name}={value}" if value != "" else name for name, value in options.items()]
             environment = {**os.environ, **keys, "MLFLOW_S3_ENDPOINT_URL": endpoint}
             mlflow = [sys.executable, "-m", "mlflow", "server", *arguments]

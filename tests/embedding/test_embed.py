@@ -141,7 +141,7 @@ def test_a_corpus_of_which_no_pair_can_be_used_is_refused_with_the_reasons(
     bad = {f"key{n}": {"jpg": b"<html>", "txt": b"a page"} for n in range(3)}
     shard = write_shard(tmp_path / "a.tar", bad)
     project = make_project(corpus={"shards": [str(shard)], "max_bad_fraction": 1.0})
-    with pytest.raises(CorpusError, match=r"not one pair can be used.*'not_an_image': 3"):
+    with pytest.raises(CorpusError, match=r"not_an_image"):
         embedded(project)
     assert not project.store.directory("corpus_embeddings", "all").exists()
 

@@ -127,7 +127,7 @@ def test_an_unavailable_evaluation_set_is_said_and_never_zero(project: Project) 
 
 
 def test_a_domain_without_any_result_says_what_to_materialize(indexed_project: Project) -> None:
-    with pytest.raises(MissingArtifact, match="materialize `domain_results` for 'shapes'"):
+    with pytest.raises(MissingArtifact, match="`domain_results`"):
         compare(indexed_project, "shapes")
 
 

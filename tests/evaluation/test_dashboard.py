@@ -132,7 +132,7 @@ def test_the_table_of_domains_has_no_column_that_pushes_it_over_the_page(compare
     assert "Top-5 %" not in Page(raw[raw.index("<h2>Domains</h2>") :]).text
 
 
-def test_methods_that_move_no_class_are_told_and_not_drawn(project: Project) -> None:
+def test_methods_that_move_no_class_are_reported_and_not_drawn(project: Project) -> None:
     publish_results(project, "shapes", {**ANSWERS, "gated-image": ANSWERS["base"]})
     page = page_of(compare(project, "shapes"))
     assert "No class moved: each has the accuracy that the base has." in page.text

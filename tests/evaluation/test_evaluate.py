@@ -105,7 +105,7 @@ def test_evaluating_again_measures_nothing_again(tiny_project: Project, result: 
     assert again.fingerprint == result.fingerprint
 
 
-def test_unknown_methods_and_missing_checkpoints_are_told(tiny_project: Project) -> None:
+def test_unknown_methods_and_missing_checkpoints_are_reported(tiny_project: Project) -> None:
     with pytest.raises(InputError, match="unknown method 'guess'"):
         evaluate(tiny_project, "shapes", "guess")
     with pytest.raises(MissingArtifact, match="customized_checkpoint"):

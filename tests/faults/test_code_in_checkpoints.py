@@ -244,7 +244,7 @@ def test_pickled_weights_of_a_folder_are_refused_by_name(folder: Path, marker: P
         load(folder)
     pickled = folder / "weights.pt"
     torch.save({"state_dict": Pickled(marker)}, pickled)
-    with pytest.raises(InputError, match=r"encoder\.pretrained.*weights\.pt"):
+    with pytest.raises(InputError, match=r"encoder\.pretrained"):
         from_open_clip(EncoderConfig(model="ViT-B-32", pretrained=str(pickled)))
     assert not marker.exists()
 

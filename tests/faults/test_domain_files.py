@@ -1,20 +1,25 @@
-"""FAULTS 21 to 23: domain files that are wrong, hostile, or badly named."""
+"""FAULTS 21 to 23, 43: domain files that are wrong, hostile, or badly named."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import tempfile
 from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 import yaml
 
-from react_pipeline.settings.config import SLUG_RULE
-from react_pipeline.settings.files import MAX_YAML_BYTES, load_domain
+from react_pipeline.settings.config import SLUG_RULE, DomainConfig
+from react_pipeline.settings.files import MAX_YAML_BYTES, load_domain, load_domains, load_pipeline
 from react_pipeline.store.errors import ConfigError
 
 GOOD = {"classes": ["cat", "dog"]}
 
 
-def told(path: Path, value: object) -> str:
+def reported(path: Path, value: object) -> str:
     path.write_text(value if isinstance(value, str) else yaml.safe_dump(value))
     with pytest.raises(ConfigError) as error:
         load_domain(path)
@@ -28,7 +33,7 @@ def test_all_faults_of_a_domain_are_listed_with_their_fields(tmp_path: Path) -> 
         "classnames": [],
         "retrieval": {"k_per_prompt": "many"},
     }
-    text = told(tmp_path / "pets.yaml", raw)
+    text = reported(tmp_path / "pets.yaml", raw)
     for words in ("classes: 'Cat' occurs twice", "templates: 'a photo': needs {}", "classnames: unknown field"):
         assert words in text
     assert "retrieval.k_per_prompt" in text
@@ -47,8 +52,8 @@ def test_all_faults_of_a_domain_are_listed_with_their_fields(tmp_path: Path) -> 
         ({"evaluation": {"name": "x", "kind": "folder"}}, "`path` belongs"),
     ],
 )
-def test_wrong_values_are_told_by_field(tmp_path: Path, change: dict[str, object], words: str) -> None:  # 21
-    assert words in told(tmp_path / "pets.yaml", {**GOOD, **change})
+def test_wrong_values_are_reported_by_field(tmp_path: Path, change: dict[str, object], words: str) -> None:  # 21
+    assert words in reported(tmp_path / "pets.yaml", {**GOOD, **change})
 
 
 BOMB = "a: &a [x,x,x,x]\n" + "\n".join(
@@ -59,7 +64,14 @@ BOMB = "a: &a [x,x,x,x]\n" + "\n".join(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("classes: !!python/object/apply:os.system ['touch owned']", "not valid YAML"),
+        ("classes: !!python/object/apply:os.system ['touch owned']", "tags"),
+        ("classes: !!binary x", "tags"),
+        ("classes: 2001-99-99", "not valid YAML"),
+        ('classes: ["\\ud800"]', "not valid YAML"),
+        ("? [a]\n: b", "not valid YAML"),
+        ("classes: " + "1:" * 100_000 + "1", "longer than"),
+        ("classes: [" + "1," * 900_000 + "1]", "more than"),
+        ("\n".join(" " * depth + "a:" for depth in range(100)), "deep"),
         (BOMB, "aliases"),
         ("- a list", "must be a mapping"),
         ("classes: [cat\n", "not valid YAML"),
@@ -70,20 +82,63 @@ BOMB = "a: &a [x,x,x,x]\n" + "\n".join(
 )
 def test_hostile_yaml_is_refused(tmp_path: Path, text: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:  # 22
     monkeypatch.chdir(tmp_path)
-    assert words in told(tmp_path / "pets.yaml", text)
+    assert words in reported(tmp_path / "pets.yaml", text)
     assert not (tmp_path / "owned").exists()
+
+
+def test_what_is_no_file_of_its_folder_is_that_domains_error_and_the_others_load(tmp_path: Path) -> None:  # 43
+    folder = tmp_path / "domains"
+    folder.mkdir()
+    (folder / "good.yaml").write_text(yaml.safe_dump({**GOOD, "slug": "good"}))
+    os.mkfifo(folder / "fifo.yaml")
+    (folder / "device.yaml").symlink_to("/dev/zero")
+    (tmp_path / "secret.yaml").write_text(yaml.safe_dump({**GOOD, "slug": "secret"}))
+    (folder / "secret.yaml").symlink_to(tmp_path / "secret.yaml")
+    (folder / "directory.yaml").mkdir()
+    (folder / "loop.yaml").symlink_to(folder / "loop.yaml")
+    domains, problems = load_domains(folder)
+    assert list(domains) == ["good"]
+    assert {problem.file.stem for problem in problems} == {"fifo", "device", "secret", "directory", "loop"}
+
+
+def test_an_error_inside_a_check_is_that_files_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # 43
+    def surprise(*_: object) -> None:
+        raise AttributeError("of a check")
+
+    monkeypatch.setattr(DomainConfig, "model_validate", surprise)
+    assert "of a check" in reported(tmp_path / "pets.yaml", GOOD)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.dates() | st.binary(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = st.sampled_from([*DomainConfig.model_fields, "unknown"])
+
+
+@hypothesis.settings(deadline=None, max_examples=60, derandomize=True)
+@hypothesis.given(st.dictionaries(FIELDS, VALUES, max_size=6) | st.text(max_size=200) | st.binary(max_size=200))
+def test_any_file_is_a_domain_or_a_configuration_error(content: object) -> None:  # 43
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "pets.yaml"
+        data = content if isinstance(content, bytes) else (content if isinstance(content, str) else yaml.dump(content))
+        path.write_bytes(data if isinstance(data, bytes) else data.encode(errors="surrogatepass"))
+        for load in (load_domain, load_pipeline):
+            with contextlib.suppress(ConfigError):
+                load(path)
 
 
 def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:  # 22
     (tmp_path / "pets.yaml").write_bytes(b"\xff\xfe\x00classes")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="utf-8"):
         load_domain(tmp_path / "pets.yaml")
 
 
 @pytest.mark.parametrize("slug", ["..", "a/b", "with space", "Grün", "Pets", "-x", "a" * 64, ""])
 def test_slugs_that_are_no_safe_names_are_refused(tmp_path: Path, slug: str) -> None:  # 23
-    assert SLUG_RULE in told(tmp_path / "pets.yaml", {**GOOD, "slug": slug})
+    assert SLUG_RULE in reported(tmp_path / "pets.yaml", {**GOOD, "slug": slug})
 
 
 def test_the_slug_must_be_the_name_of_the_file(tmp_path: Path) -> None:  # 23
-    assert "dogs.yaml" in told(tmp_path / "pets.yaml", {**GOOD, "slug": "dogs"})
+    assert "dogs.yaml" in reported(tmp_path / "pets.yaml", {**GOOD, "slug": "dogs"})

@@ -82,7 +82,7 @@ def test_the_check_sees_an_image_that_was_let_in(indexed_project: Project, reenc
     assert leaked_images(indexed_project, "retrieved_set", "shapes") == Leaks(1, 0, 1)
 
 
-def test_the_check_compares_images_anew_and_believes_no_similarity_that_retrieval_wrote(
+def test_the_check_compares_images_again_and_believes_no_similarity_that_retrieval_wrote(
     indexed_project: Project, reencoded: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     configure(indexed_project, near=0.999, evaluation=reencoded)

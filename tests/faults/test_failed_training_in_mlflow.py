@@ -104,7 +104,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_killed_training_is_left_running_and_its_retry_goes_on_in_it(tracking: Tracking) -> None:  # 30
+def test_killed_training_is_left_running_and_its_retry_resumes_in_it(tracking: Tracking) -> None:  # 30
     done = subprocess.run([sys.executable, "-c", KILLED, tracking.uri], timeout=120)
     assert done.returncode == -signal.SIGKILL
     left = the_run(tracking)

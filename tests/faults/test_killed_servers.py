@@ -57,7 +57,7 @@ def test_children_of_a_server_end_with_it_even_if_it_was_killed_before(tmp_path:
     assert process.returncode
 
 
-def test_a_server_can_be_told_to_end_even_if_ui_was_started_where_that_is_ignored(tmp_path: Path) -> None:
+def test_a_server_can_be_ended_even_if_ui_was_started_where_that_is_ignored(tmp_path: Path) -> None:
     code = "import signal, sys; sys.exit(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)"
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -104,7 +104,7 @@ def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_hurried")
-def test_an_mlflow_page_that_ends_is_started_again_three_times_and_dagster_goes_on(
+def test_an_mlflow_page_that_ends_is_started_again_three_times_and_dagster_continues(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     count = tmp_path / "count"
@@ -171,7 +171,7 @@ def test_a_server_that_answers_a_foreign_host_is_not_left_running(tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("log", "told"),
+    ("log", "reported"),
     [
         ("INFO: GET / 200 OK\n", "dagster ended with exit code 1; see"),
         ("Traceback\nOSError: [Errno 98] in use\nINFO: stopped\n", "exit code 1: OSError: [Errno 98] in use; see"),
@@ -180,9 +180,9 @@ def test_a_server_that_answers_a_foreign_host_is_not_left_running(tmp_path: Path
         ("INFO: GET /errors 200 OK\n", "dagster ended with exit code 1; see"),
     ],
 )
-def test_a_line_of_the_log_is_quoted_only_if_it_tells_why(tmp_path: Path, log: str, told: str) -> None:
+def test_a_line_of_the_log_is_quoted_only_if_it_says_why(tmp_path: Path, log: str, reported: str) -> None:
     dagster = server("dagster", "exit 1", tmp_path, log)
     dagster.process.wait()
     with pytest.raises(ReactError) as ended:
         watch([dagster])
-    assert told in str(ended.value)
+    assert reported in str(ended.value)

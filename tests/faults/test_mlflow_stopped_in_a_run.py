@@ -69,7 +69,7 @@ def test_mlflow_stopped_in_a_training_that_is_killed_then_shows_every_step_once(
                 answer(address)
                 wait_for(losses, 150, "a training that is seen in MLflow", log)
                 (left,) = runs_of(tracking, asset="customized_checkpoint")
-                os.killpg(server.pid, signal.SIGKILL)  # told to end it takes longer than the training
+                os.killpg(server.pid, signal.SIGKILL)  # reported to end it takes longer than the training
                 server.wait()
             seen = states()
             wait_for(lambda: states() - seen, 60, "a training that goes on without MLflow", log)

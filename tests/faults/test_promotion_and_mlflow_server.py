@@ -1,4 +1,4 @@
-"""FAULTS 29: a verdict while MLflow's server is down, told by the server that comes up later."""
+"""FAULTS 29: a verdict while MLflow's server is down, reported by the server that comes up later."""
 
 from __future__ import annotations
 
@@ -62,13 +62,13 @@ def test_verdicts_reach_a_server_that_was_down_when_they_were_decided(
     assert registry.apply(tiny_project, decide(tiny_project, "shapes")).waits == 1
     client = MlflowClient(uri, uri)
     with server(tmp_path, port):
-        assert registry.apply_pending(tiny_project, patient=True).told == 1
+        assert registry.apply_pending(tiny_project, patient=True).applied == 1
         version = client.get_model_version_by_alias("react-shapes", "champion")
         assert version.tags["method"] == "gated-image"
         assert "+20.0 points" in version.description
     assert registry.apply(tiny_project, roll_back(tiny_project, "shapes", "broken")).waits == 1
     with server(tmp_path, port):
-        assert registry.apply_pending(tiny_project, patient=True).told == 1
+        assert registry.apply_pending(tiny_project, patient=True).applied == 1
         model = client.get_registered_model("react-shapes")
         assert "champion" not in model.aliases
         (version,) = client.search_model_versions("name = 'react-shapes'")

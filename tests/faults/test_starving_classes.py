@@ -22,8 +22,9 @@ def test_an_empty_retrieved_set_is_refused_with_the_classes_and_what_to_do(index
     configure(indexed_project, min_similarity={"t2t": 1.1, "t2i": 1.1})
     with pytest.raises(RetrievalError) as raised:
         retrieve_pairs(indexed_project, "shapes")
-    told = str(raised.value)
-    assert all(name in told for name in ("circle", "square", "triangle", "cross", "below_similarity", "min_similarity"))
+    reported = str(raised.value)
+    names = ("below_similarity", "min_similarity", "circle", "square", "triangle", "cross")
+    assert all(name in reported for name in names)
     assert indexed_project.store.keys("retrieved_set") == []
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from react_pipeline.store.artifacts import Inputs
+from react_pipeline.store.attempts import Attempt, new_attempt, scratch_of
 from react_pipeline.store.durable import write_atomically
 from react_pipeline.store.errors import CorruptArtifact, StoreWriteError
 from react_pipeline.store.store import Store
@@ -62,7 +63,7 @@ store.Store(Path({str(tmp_path)!r})).build(inputs, write)
         assert not (tmp_path / "thing" / "all" / INPUTS.fingerprint).exists()
     artifact = store.build(INPUTS, write_two)
     assert store.current("thing", "all") == artifact
-    assert store.prune() == []
+    assert store.prune(keep_seconds=0) == []
 
 
 def test_scratch_outlives_a_publication_that_failed_and_is_no_part_of_the_artifact(
@@ -72,32 +73,42 @@ def test_scratch_outlives_a_publication_that_failed_and_is_no_part_of_the_artifa
     found: list[str] = []
 
     def write(staging: Path) -> dict[str, int]:
-        state = store.scratch(INPUTS) / "state"
+        state = scratch_of(staging) / "state"
+        state.parent.mkdir(exist_ok=True)
         found.append(state.read_text() if state.exists() else "")
         state.write_text(f"{len(found)} tries")
+        assert store.prune(keep_seconds=0) == []  # as long as it is being built
         return write_two(staging)
 
     for function in ("sha256_of", "fsync_tree"):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(f"react_pipeline.store.store.{function}", interrupted)
             store.build(INPUTS, write)
-    with store.locked(f"thing--all--{INPUTS.fingerprint}"):
-        assert store.prune() == []  # as long as it is being built
     artifact = store.build(INPUTS, write)
     assert found == ["", "1 tries", "2 tries"]
     assert sorted(path.name for path in artifact.path.iterdir()) == ["a.bin", "b.bin", "manifest.json"]
     assert not list((tmp_path / ".staging").iterdir())
 
 
-def test_scratch_that_a_kill_left_behind_goes_with_the_next_build_or_with_pruning(tmp_path: Path) -> None:  # 1
+def test_what_a_kill_left_behind_goes_with_the_next_build_or_with_pruning(tmp_path: Path) -> None:  # 1
     store = Store(tmp_path)
     store.build(INPUTS, write_two)
-    store.scratch(INPUTS)  # killed after publishing
+    leave(store, INPUTS)  # killed after publishing
     assert store.build(INPUTS, write_two).reused
     assert not list((tmp_path / ".staging").iterdir())
-    left = store.scratch(INPUTS)
-    assert store.prune(dry_run=True) == [left] == store.prune()
-    assert not left.exists()
+    left = leave(store, INPUTS)
+    assert store.prune(dry_run=True) == [left.staging, left.scratch] == store.prune()
+    assert not list((tmp_path / ".staging").iterdir())
+
+
+def leave(store: Store, inputs: Inputs) -> Attempt:
+    """What a killed build of this host leaves: its folders, and a lease that was touched a moment ago."""
+    attempt = new_attempt(store.staging, f"{inputs.stage}--{inputs.key}--{inputs.fingerprint}")
+    for path in (attempt.staging, attempt.scratch):
+        path.mkdir()
+        (path / "half").write_text("x")
+    attempt.lease.write_text("{}")
+    return attempt
 
 
 def interrupted(*_: object) -> None:
@@ -113,16 +124,6 @@ def test_a_small_file_whose_writing_is_interrupted_keeps_its_old_text(
     with pytest.raises(KeyboardInterrupt):
         write_atomically(path, "new")
     assert path.read_text() == "old"
-
-
-def test_leftovers_of_a_killed_build_are_reaped(tmp_path: Path) -> None:  # 1
-    store = Store(tmp_path)
-    store.build(INPUTS, write_two)
-    leftover = tmp_path / ".staging" / "thing--all--0123456789abcdef"
-    leftover.mkdir()
-    (leftover / "half").write_text("x")
-    assert store.prune() == [leftover]
-    assert not leftover.exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")

@@ -206,6 +206,6 @@ def test_two_processes_that_open_a_fresh_database_at_once_log_one_run(tiny_proje
     command = [sys.executable, "-c", code, str(tiny_project.path)]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]
     for process in processes:
-        _, told = process.communicate(timeout=120)
-        assert process.returncode == 0, told.decode()
+        _, reported = process.communicate(timeout=120)
+        assert process.returncode == 0, reported.decode()
     assert len(runs_of(Tracking.of(tiny_project), fingerprint=artifact.fingerprint)) == 1

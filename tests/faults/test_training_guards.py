@@ -28,8 +28,8 @@ from react_pipeline.training.trainer import Trainer
 Make = Callable[..., Project]
 
 
-class Told:
-    """Remembers what it is told."""
+class Recorder:
+    """Remembers what it is reported."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []
@@ -63,13 +63,13 @@ def test_an_absurd_learning_rate_stops_before_anything_is_published(
     # It rises by 0.2 a step: the first steps are wild, and one of the next throws the logit scale away.
     fields = {"learning_rate": 4.0, "warmup_steps": 20, "steps": 40, "checkpoint_every": 1, "kept_states": 2}
     project = prepared(make_project, _retrieved_store, **fields, probe_every=0)
-    told = Told()
+    reported = Recorder()
     with pytest.raises(TrainingError, match=r"at step \d+.*lower learning_rate.*Nothing was published") as stopped:
-        customize(project, "shapes", method, told)
-    assert told.errors == [stopped.value]
+        customize(project, "shapes", method, reported)
+    assert reported.errors == [stopped.value]
     assert project.store.keys("customized_checkpoint") == []
     assert not (project.config.store / "customized_checkpoint").exists()
-    done = len(told.steps)
+    done = len(reported.steps)
     assert 2 <= done < 20
     # The newest states, as many as configured, none of them of the step that failed.
     found = states(project.config.store / ".staging")
@@ -164,7 +164,7 @@ def test_a_state_is_written_once_where_it_is_kept_for_two_reasons_and_only_then(
     assert states(tmp_path / "blind") and not (tmp_path / "blind" / "probed").exists()
 
 
-def test_too_few_held_out_pairs_for_a_guard_are_told(
+def test_too_few_held_out_pairs_for_a_guard_are_reported(
     tiny_project: Project, tiny_checkpoint: Path, drawn: DrawnPairs, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     plain = {"steps": 2, "learning_rate": 1e-3, "method": "gated-image"}

@@ -125,7 +125,7 @@ def test_kept_tokens_outlive_the_kill(
 
 
 @pytest.mark.parametrize("change", [{"learning_rate": 1e-3}, {"seed": 1}, {"views": 2}, {"last_k_layers": 1}], ids=str)
-def test_what_changes_the_checkpoint_never_goes_on_from_another_ones_state(
+def test_what_changes_the_checkpoint_never_resumes_from_another_ones_state(
     _killed: Killed,
     copied: Callable[[Project], Project],
     tiny_checkpoint: Path,
@@ -142,7 +142,7 @@ def test_what_changes_the_checkpoint_never_goes_on_from_another_ones_state(
     ]
 
 
-def test_what_changes_only_the_speed_goes_on(
+def test_what_changes_only_the_speed_resumes(
     _killed: Killed, copied: Callable[[Project], Project], tiny_checkpoint: Path, drawings: Path
 ) -> None:
     project = copied(_killed.views)

@@ -61,7 +61,7 @@ def test_exact_search_equals_brute_force(indexed_project: Project, side: str) ->
         assert similarities[query][found["row"]] == pytest.approx(found["similarity"].to_numpy(), abs=1e-5)
 
 
-def test_counts_tell_key_recall_and_encoder(indexed_project: Project) -> None:
+def test_counts_have_key_recall_and_encoder(indexed_project: Project) -> None:
     artifact = indexed_project.store.current("faiss_index", "all")
     counts = artifact.counts
     assert (counts["rows"], counts["dimension"], counts["key"], counts["exact"]) == (96, 32, "Flat", True)
@@ -175,7 +175,7 @@ def test_a_grown_corpus_is_added_to_the_earlier_index(
     assert np.mean([3_500 + query in rows for query, rows in found.items()]) > 0.9
 
 
-def test_growing_an_exact_index_gives_the_bytes_of_building_it_anew(
+def test_growing_an_exact_index_gives_the_bytes_of_building_it_again(
     make_indexed: Callable[..., tuple[Project, Artifact]], pairs: list[tuple[np.ndarray, np.ndarray]]
 ) -> None:
     project, before = make_indexed(6, key="Flat")
@@ -214,7 +214,7 @@ def test_an_earlier_index_of_vectors_that_changed_is_not_used(
     assert build_index(project).counts["reused_rows"] == 0
 
 
-def test_an_index_whose_recall_fell_while_it_grew_is_trained_anew(
+def test_an_index_whose_recall_fell_while_it_grew_is_trained_again(
     make_project: MakeProject, pairs: list[tuple[np.ndarray, np.ndarray]]
 ) -> None:
     # Codes learned from one tight knot of vectors are useless for all others.

@@ -39,7 +39,7 @@ def test_auto_goes_from_exact_to_a_graph_to_cells_to_codes_as_rows_grow() -> Non
         (201_000, 0.001, "are more than"),
     ],
 )
-def test_the_reason_tells_why_it_is_that_key(rows: int, gib: float, words: str) -> None:
+def test_the_reason_says_why_it_is_that_key(rows: int, gib: float, words: str) -> None:
     assert re.search(words, choose_key(IndexConfig(), rows, 512, int(gib * GIB))[1])
 
 
@@ -77,7 +77,7 @@ def test_predicted_size_is_the_size_of_the_file(text: str, tmp_path: Path) -> No
 def test_a_key_of_another_kind_is_refused_when_the_configuration_is_read(text: str) -> None:
     with pytest.raises(ValidationError, match="is no key that this pipeline builds; write `auto`, or one such as"):
         IndexConfig(key=text)
-    with pytest.raises(InputError, match=r"index\.key: .* is no key"):
+    with pytest.raises(InputError, match=r"index\.key"):
         Key.parse(text)
 
 

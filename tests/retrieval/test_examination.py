@@ -62,7 +62,7 @@ def choose(
 IMAGE = encode(draw("circle", "red", 0))
 
 
-def test_the_next_best_stand_in_for_what_could_not_be_had(indexed_project: Project) -> None:
+def test_the_next_best_replace_what_was_not_available(indexed_project: Project) -> None:
     web = Web({row: IMAGE for row in range(8) if row not in (0, 3)})
     examination, dropped = choose(indexed_project, web, candidates(8), max_per_class=3)
     assert [row for row, reason in dropped.items() if not reason] == [1, 2, 4]

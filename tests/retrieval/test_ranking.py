@@ -212,7 +212,7 @@ def test_rendered_text_is_dropped_only_where_it_is_looked_for() -> None:
     assert dropped(candidates) == {10: "", 20: ""}
 
 
-def test_images_whose_bytes_are_not_known_yet_are_told_apart_by_url() -> None:
+def test_images_whose_bytes_are_not_known_yet_are_distinguished_by_url() -> None:
     hits = hits_of(("t2t", "cat", 10, 0.9, 0), ("t2t", "cat", 20, 0.8, 1), ("t2t", "cat", 30, 0.7, 2))
     candidates = best_hits(hits, RetrievalConfig())
     candidates = candidates.assign(image_sha256="", url=["http://a", "http://a", "http://b"], evaluation_similarity=0.0)

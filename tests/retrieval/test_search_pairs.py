@@ -45,7 +45,7 @@ def test_an_image_is_compared_with_captions_where_that_is_asked_for(indexed_proj
         ({"image": Path(__file__)}, "not_an_image"),
     ],
 )
-def test_what_cannot_be_searched_for_is_told(
+def test_what_cannot_be_searched_for_is_reported(
     indexed_project: Project, arguments: dict[str, object], words: str
 ) -> None:
     with pytest.raises(InputError, match=words):

@@ -76,7 +76,7 @@ def test_a_seed_that_shows_an_evaluation_image_is_refused(project: Project, data
     assert words in str(raised.value) and "evaluation images" in str(raised.value)
 
 
-def test_missing_seeds_are_told_all_at_once(project: Project) -> None:
+def test_missing_seeds_are_reported_all_at_once(project: Project) -> None:
     configure(project, seeds={"circle": ["a.png", "b.png"]}, modes=["i2i"])
     with pytest.raises(InputError, match=r"(?s)2 cannot be read.*a\.png.*b\.png"):
         retrieve_pairs(project, "shapes")

@@ -75,7 +75,7 @@ def test_tilde_is_the_home_directory_in_every_path(tmp_path: Path, monkeypatch: 
     assert loaded.classes[0].seeds == (home / "cat.jpg", Path("seeds/cat.jpg"))
 
 
-def test_every_problem_is_told_at_once_with_file_and_field(tmp_path: Path) -> None:
+def test_every_problem_is_reported_at_once_with_file_and_field(tmp_path: Path) -> None:
     raw = {
         "corpus": {"kind": "webdataset", "shards": [], "colour": 1},
         "encoder": {"model": "ViT-B-32"},
@@ -85,20 +85,20 @@ def test_every_problem_is_told_at_once_with_file_and_field(tmp_path: Path) -> No
     path = write(tmp_path / "pipeline.yaml", raw)
     with pytest.raises(ConfigError) as error:
         load_pipeline(path)
-    told = str(error.value)
-    assert all(line.startswith(f"{path}: ") for line in told.splitlines())
+    reported = str(error.value)
+    assert all(line.startswith(f"{path}: ") for line in reported.splitlines())
     for field in (
         "corpus.colour",
         "encoder",
         "customization.defaults.steps",
         "customization.methods.full.learning_rat",
     ):
-        assert f": {field}: " in told
-    assert "found 'tpu'" in told
+        assert f": {field}: " in reported
+    assert "found 'tpu'" in reported
 
 
 @pytest.mark.parametrize(
-    ("shard", "told"),
+    ("shard", "reported"),
     [
         ("pipe:cat data.tar", "commands"),
         (" pipe:cat data.tar", "commands"),
@@ -122,11 +122,11 @@ def test_every_problem_is_told_at_once_with_file_and_field(tmp_path: Path) -> No
         ("data\n.tar", "control characters"),
     ],
 )
-def test_commands_chains_and_secrets_are_no_shards(tmp_path: Path, shard: str, told: str) -> None:  # FAULTS 10
+def test_commands_chains_and_secrets_are_no_shards(tmp_path: Path, shard: str, reported: str) -> None:  # FAULTS 10
     raw = {"corpus": {"shards": [shard]}, "encoder": {"model": "demo"}}
     with pytest.raises(ConfigError, match="corpus.shards") as error:
         load_pipeline(write(tmp_path / "pipeline.yaml", raw))
-    assert told in str(error.value)
+    assert reported in str(error.value)
     assert "hush" not in str(error.value) and "1234" not in str(error.value)
 
 
@@ -143,7 +143,7 @@ def test_urls_of_shards_are_left_alone_and_other_places_of_a_corpus_become_absol
 
 
 @pytest.mark.parametrize(
-    ("corpus", "told"),
+    ("corpus", "reported"),
     [
         ({"kind": "webdataset"}, "kind `webdataset` needs `shards`"),
         ({"kind": "urls"}, "kind `urls` needs `urls`"),
@@ -161,13 +161,13 @@ def test_urls_of_shards_are_left_alone_and_other_places_of_a_corpus_become_absol
         ({"shards": ["a.tar"], "storage": {"colour": "red"}}, "corpus.storage.colour: unknown field"),
     ],
 )
-def test_each_kind_of_corpus_tells_what_it_needs_and_what_it_does_not_take(
-    tmp_path: Path, corpus: dict[str, object], told: str
+def test_each_kind_of_corpus_says_what_it_needs_and_what_it_does_not_take(
+    tmp_path: Path, corpus: dict[str, object], reported: str
 ) -> None:
     raw = {"corpus": corpus, "encoder": {"model": "demo"}}
     with pytest.raises(ConfigError) as error:
         load_pipeline(write(tmp_path / "pipeline.yaml", raw))
-    assert told in str(error.value)
+    assert reported in str(error.value)
     assert "hush-hush" not in str(error.value)
 
 

@@ -16,7 +16,7 @@ from react_pipeline.settings.shard_patterns import check_shard_name, expand, exp
         ("{a,}b", ["ab", "b"]),
     ],
 )
-def test_ranges_and_lists_stand_for_names_in_their_order(pattern: str, names: list[str]) -> None:
+def test_ranges_and_lists_mean_names_in_their_order(pattern: str, names: list[str]) -> None:
     assert expand(pattern) == names
     assert expanded_count(pattern) == len(names)
 
@@ -24,7 +24,7 @@ def test_ranges_and_lists_stand_for_names_in_their_order(pattern: str, names: li
 @pytest.mark.parametrize(
     "pattern", ["{a", "{{0..1},b}", "{}", "{a..c}", "{1..2..3}", "{0..9}" * 7, "{3..1}", "{0..99999999999}"]
 )
-def test_what_is_no_range_or_stands_for_too_much_is_refused(pattern: str) -> None:
+def test_what_is_no_range_or_means_too_much_is_refused(pattern: str) -> None:
     with pytest.raises(ValueError, match="braces|backwards|more than"):
         expand(pattern)
 

@@ -142,9 +142,9 @@ def test_comparisons_and_the_overview_are_runs_with_their_page_and_tables(
 def test_a_run_says_what_it_is_and_leads_to_dagster_where_its_address_is_known(
     tracking: Tracking, compared: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = log(tracking, compared, "domain_results", "shapes/base", "0123456789ab").data.tags
-    assert told["mlflow.note.content"].startswith("**domain_results** of `shapes`, method `base`: zero-shot")
-    assert "dagster.run_url" not in told and "0123456789ab" in told["mlflow.note.content"]
+    reported = log(tracking, compared, "domain_results", "shapes/base", "0123456789ab").data.tags
+    assert reported["mlflow.note.content"].startswith("**domain_results** of `shapes`, method `base`: zero-shot")
+    assert "dagster.run_url" not in reported and "0123456789ab" in reported["mlflow.note.content"]
     monkeypatch.setenv("REACT_DAGSTER_URL", "http://127.0.0.1:3000/")
     linked = log(tracking, compared, "comparison", "shapes", "0123456789ab").data.tags
     assert linked["dagster.run_url"] == "http://127.0.0.1:3000/runs/0123456789ab"
@@ -172,7 +172,7 @@ def test_sets_are_data_sets_whose_digest_is_the_fingerprint(tracking: Tracking, 
         assert json.loads(entry.dataset.source)["uri"] == str(retrieved.path)
 
 
-def test_artifacts_of_no_domain_lie_below_the_run_of_the_corpus(tracking: Tracking, tiny_project: Project) -> None:
+def test_artifacts_of_no_domain_are_below_the_run_of_the_corpus(tracking: Tracking, tiny_project: Project) -> None:
     artifact = artifact_of(tiny_project, "faiss_index", "all")
     tracking.log_artifact(tiny_project, artifact)
     (run,) = runs_of(tracking, fingerprint=artifact.fingerprint)

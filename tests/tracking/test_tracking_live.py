@@ -98,7 +98,7 @@ def test_rows_have_the_time_of_their_step_without_a_live_run_too(tracking: Track
     assert [time_ms for _, _, time_ms in loss_curve(tracking)] == [1_000_000, 1_000_001]
 
 
-def test_interrupted_training_is_killed_and_goes_on_in_the_same_run(tracking: Tracking) -> None:
+def test_interrupted_training_is_killed_and_resumes_in_the_same_run(tracking: Tracking) -> None:
     with pytest.raises(KeyboardInterrupt), live_run(tracking) as live:
         live.started(INPUTS, 0)
         live.stepped(record(0))
@@ -122,7 +122,7 @@ def test_finished_run_of_the_same_inputs_is_left_alone(tracking: Tracking, tiny_
     assert loss_curve(tracking) == [(0, 1.0, 1_000_000)]
 
 
-def test_server_that_is_down_is_told_once_and_fails_no_training(
+def test_server_that_is_down_is_reported_once_and_fails_no_training(
     tracking: Tracking, tiny_project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
     with LiveRun("http://127.0.0.1:9", "tiny", flush_seconds=0.05) as live:

@@ -59,8 +59,8 @@ def ahead(project: Project) -> None:
 
 def test_a_champion_has_its_alias_and_says_why(project: Project, registry: Registry, client: MlflowClient) -> None:
     artifact = decide(project, "shapes")
-    told = registry.apply(project, artifact)
-    assert (told.told, told.waits, told.notes) == (1, 0, ())
+    reported = registry.apply(project, artifact)
+    assert (reported.applied, reported.waits, reported.notes) == (1, 0, ())
     assert aliases(client) == {"champion": GATED}
     (version,) = registry.versions("shapes")
     described = client.get_model_version(NAME, version.number)
@@ -73,7 +73,7 @@ def test_a_champion_has_its_alias_and_says_why(project: Project, registry: Regis
     assert version.tags["evaluation_set"] and version.tags["fingerprint"] == version.checkpoint
 
 
-def test_a_challenger_has_its_alias_and_who_was_dethroned_is_told(
+def test_a_challenger_has_its_alias_and_who_was_dethroned_is_recorded(
     project: Project, registry: Registry, client: MlflowClient
 ) -> None:
     registry.apply(project, decide(project, "shapes"))
@@ -103,7 +103,7 @@ def test_telling_twice_changes_nothing(project: Project, registry: Registry, cli
     assert len(after) == 1
 
 
-def test_verdicts_that_mlflow_missed_are_told_in_order_once_it_is_up(  # FAULTS 29
+def test_verdicts_that_mlflow_missed_are_applied_in_order_once_it_is_up(  # FAULTS 29
     project: Project, registry: Registry, client: MlflowClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     down = Registry(DOWN, "tiny")
@@ -112,17 +112,17 @@ def test_verdicts_that_mlflow_missed_are_told_in_order_once_it_is_up(  # FAULTS 
     assert down.apply(project, decide(project, "shapes")).waits == 2
     assert "unavailable" in caplog.text
     assert standing(project, "shapes")[0].champion.method == LOCKED
-    told = registry.apply_pending(project, patient=True)
-    assert (told.told, told.waits) == (2, 0)
+    reported = registry.apply_pending(project, patient=True)
+    assert (reported.applied, reported.waits) == (2, 0)
     assert aliases(client) == {"champion": LOCKED}
     described = {version.tags["method"]: version for version in client.search_model_versions(f"name = '{NAME}'")}
     assert described[GATED].tags["verdict"] == "former champion"
     assert "becomes champion" in described[GATED].description
     assert "becomes champion" in described[LOCKED].description
-    assert registry.apply_pending(project).told == 0
+    assert registry.apply_pending(project).applied == 0
 
 
-def test_verdict_that_is_told_late_does_not_put_an_old_champion_back(
+def test_verdict_that_is_applied_late_does_not_put_an_old_champion_back(
     project: Project, registry: Registry, client: MlflowClient
 ) -> None:
     early = decide(project, "shapes")
@@ -132,7 +132,7 @@ def test_verdict_that_is_told_late_does_not_put_an_old_champion_back(
     assert aliases(client)["champion"] == LOCKED
 
 
-def test_after_a_roll_back_both_versions_say_who_reigns_and_why(
+def test_after_a_roll_back_both_versions_say_who_is_champion_and_why(
     project: Project, registry: Registry, client: MlflowClient
 ) -> None:
     first, second = {}, {}
@@ -141,7 +141,7 @@ def test_after_a_roll_back_both_versions_say_who_reigns_and_why(
             result(project, "shapes", LOCKED, outcomes(143))
         registry.apply(project, promote(project, "shapes", method, reason))
     back = roll_back(project, "shapes", "no better")
-    for _ in range(2):  # a roll-back that is told twice is written once
+    for _ in range(2):  # a roll-back that is reported twice is written once
         registry.apply(project, back)
         found = {entry.tags["method"]: entry for entry in client.search_model_versions(f"name = '{NAME}'")}
         first, second = found[GATED], found[LOCKED]
@@ -154,7 +154,7 @@ def test_after_a_roll_back_both_versions_say_who_reigns_and_why(
         assert lost.startswith("no longer champion since ") and lost.endswith(": no better")
 
 
-def test_an_old_verdict_that_is_told_again_takes_no_title_from_who_has_it_by_now(
+def test_an_old_verdict_that_is_applied_again_takes_no_title_from_who_has_it_by_now(
     project: Project, registry: Registry, client: MlflowClient
 ) -> None:
     registry.apply(project, promote(project, "shapes", GATED, "it is first"))
@@ -192,14 +192,14 @@ def test_an_alias_moved_by_hand_is_respected_and_then_taken_over(
     client.set_registered_model_alias(NAME, "champion", chosen.number)
     # A verdict that knew nothing of it leaves the alias alone and says so.
     result(project, "shapes", "full", outcomes(190))
-    told = registry.apply(project, decide(project, "shapes"))
-    assert "a person had moved" in told.notes[0] and f"version {chosen.number}" in told.notes[0]
+    reported = registry.apply(project, decide(project, "shapes"))
+    assert "a person had moved" in reported.notes[0] and f"version {chosen.number}" in reported.notes[0]
     assert aliases(client)["champion"] == LOCKED
     # The next decision takes the person's choice over.
     edit = registry.hand_edit(project, "shapes")
     assert edit is not None and edit.checkpoint == chosen.checkpoint
-    told = registry.apply(project, decide(project, "shapes", edit))
-    assert told.notes == ()
+    reported = registry.apply(project, decide(project, "shapes", edit))
+    assert reported.notes == ()
     verdict, _ = standing(project, "shapes")
     assert (verdict.by, verdict.champion.method) == ("registry", LOCKED)
     assert aliases(client)["champion"] == LOCKED
@@ -224,9 +224,9 @@ def test_a_command_overrules_what_was_done_by_hand_and_says_so(
 ) -> None:
     registry.apply(project, decide(project, "shapes"))
     client.delete_registered_model_alias(NAME, "champion")
-    told = registry.apply(project, promote(project, "shapes", GATED, "it is the one"))
+    reported = registry.apply(project, promote(project, "shapes", GATED, "it is the one"))
     assert aliases(client) == {"champion": GATED}
-    assert "no version" in told.notes[0]
+    assert "no version" in reported.notes[0]
 
 
 def test_a_version_deleted_by_hand_is_said_and_never_made_again(
@@ -236,27 +236,27 @@ def test_a_version_deleted_by_hand_is_said_and_never_made_again(
     registry.apply(project, artifact)
     client.delete_registered_model_alias(NAME, "champion")
     client.delete_model_version(NAME, registry.versions("shapes")[0].number)
-    told = registry.apply(project, artifact)
-    assert "a person deleted it" in told.notes[0]
-    assert (told.waits, registry.versions("shapes")) == (0, [])
+    reported = registry.apply(project, artifact)
+    assert "a person deleted it" in reported.notes[0]
+    assert (reported.waits, registry.versions("shapes")) == (0, [])
 
 
-def test_a_domain_where_the_base_reigns_and_nothing_was_trained_has_no_model(
+def test_a_domain_where_the_base_is_champion_and_nothing_was_trained_has_no_model(
     project: Project, registry: Registry, client: MlflowClient
 ) -> None:
     result(project, "colours", "base", outcomes(100))
-    told = registry.apply(project, decide(project, "colours"))
-    assert (told.told, told.notes) == (1, ())
+    reported = registry.apply(project, decide(project, "colours"))
+    assert (reported.applied, reported.notes) == (1, ())
     assert client.search_registered_models("name = 'react-colours'") == []
     assert registry.versions("colours") == [] and registry.hand_edit(project, "colours") is None
 
 
-def test_one_domain_that_cannot_be_told_holds_up_no_other(
+def test_one_domain_that_cannot_be_applied_holds_up_no_other(
     project: Project, registry: Registry, client: MlflowClient
 ) -> None:
     pending = project.store.root / queue.PENDING / "verdicts"
     pending.mkdir(parents=True)
     (pending / "00000001--colours--0123456789abcdef.json").write_text("not JSON")
-    told = registry.apply(project, decide(project, "shapes"))
-    assert (told.told, told.waits) == (1, 1)
+    reported = registry.apply(project, decide(project, "shapes"))
+    assert (reported.applied, reported.waits) == (1, 1)
     assert aliases(client) == {"champion": GATED}

@@ -55,7 +55,7 @@ import torch.distributed as dist
 from react_pipeline.training.customization import customize
 from react_pipeline.project.project import Project
 
-class Told:
+class Recorder:
     def __init__(self): self.events = []
     def started(self, inputs, first_step): self.events.append("started")
     def stepped(self, record): self.events.append(record["step"])
@@ -63,9 +63,9 @@ class Told:
 
 results = {}
 for name, path, method in json.loads(sys.argv[2]):
-    told = Told()
-    artifact = customize(Project.load(path), "shapes", method, told)
-    results[name] = {"path": str(artifact.path), "reused": artifact.reused, "events": told.events}
+    reported = Recorder()
+    artifact = customize(Project.load(path), "shapes", method, reported)
+    results[name] = {"path": str(artifact.path), "reused": artifact.reused, "events": reported.events}
 results["backend"] = dist.get_backend()
 Path(sys.argv[1], f"rank{os.environ['RANK']}.json").write_text(json.dumps(results))
 dist.destroy_process_group()
@@ -197,7 +197,7 @@ def test_one_process_alone_needs_no_group() -> None:
     assert (world.size, world.is_writer) == (1, True)
     assert torch.equal(world.gather(vectors), vectors.detach())
     assert not world.gather(vectors).requires_grad
-    assert world.told("said") == "said"
+    assert world.broadcast("said") == "said"
     assert torch.equal(world.mean(vectors.sum()), vectors.sum())
 
 

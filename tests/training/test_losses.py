@@ -118,7 +118,7 @@ def test_a_batch_of_one_class_has_nothing_to_push_away(vectors: tuple[Tensor, Te
     assert torch.equal(gradient, torch.zeros_like(gradient))
 
 
-def test_wrong_use_is_told(vectors: tuple[Tensor, Tensor]) -> None:
+def test_wrong_use_is_reported(vectors: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(ValueError, match="bias"):
         contrastive_loss(*vectors, SCALE, kind="sigmoid")
     with pytest.raises(ValueError, match="triplet"):

@@ -29,7 +29,7 @@ def step(model: nn.Module, state: TrainingState, number: int) -> None:
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_a_state_goes_on_as_if_it_had_never_been_written(tmp_path: Path, layout: torch.memory_format) -> None:
+def test_a_state_resumes_as_if_it_had_never_been_written(tmp_path: Path, layout: torch.memory_format) -> None:
     model = fresh(layout)
     state = state_of(model)
     for number in range(3):

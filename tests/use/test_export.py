@@ -189,7 +189,7 @@ def open_plainly(config: Path, weights: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.operations
-def test_the_demos_own_architecture_is_told_and_refused_by_plain_open_clip(
+def test_the_demos_own_architecture_is_reported_and_refused_by_plain_open_clip(
     tiny_project: Project, tmp_path: Path
 ) -> None:
     import react_pipeline.demo.network  # noqa: F401 - registers the architecture with timm
@@ -238,7 +238,7 @@ def test_a_linear_head_brings_the_bases_model_and_classifies_by_the_readmes_line
     assert names["class_ids"].shape == (3,)
 
 
-def test_the_record_tells_every_file_with_its_digest_and_no_other_file_comes_along(
+def test_the_record_lists_every_file_with_its_digest_and_no_other_file_comes_along(
     project: Project, tmp_path: Path
 ) -> None:
     checkpoint = customized(project, "gated-image")
@@ -314,7 +314,7 @@ def test_two_exports_to_one_place_do_not_mix(project: Project, tmp_path: Path) -
     assert export(project, "shapes", "gated-image", tmp_path / "exported").is_dir()
 
 
-def test_a_place_that_cannot_be_written_is_told_and_leaves_nothing(project: Project, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_is_reported_and_leaves_nothing(project: Project, tmp_path: Path) -> None:
     customized(project, "gated-image")
     (tmp_path / "file").touch()
     with pytest.raises(StoreWriteError, match="nothing was exported"):
@@ -339,7 +339,7 @@ def test_only_a_fresh_and_whole_checkpoint_is_exported(make_project: Make, proje
     assert list(tmp_path.glob("*out*")) == []
 
 
-def test_the_card_tells_figures_ingredients_and_what_is_not_known(project: Project, tmp_path: Path) -> None:
+def test_the_card_lists_figures_ingredients_and_what_is_not_known(project: Project, tmp_path: Path) -> None:
     customized(project, "gated-image")
     before = (export(project, "shapes", "gated-image", tmp_path / "before") / "README.md").read_text()
     assert before.count("| not evaluated |") == 3
@@ -418,7 +418,7 @@ def licences(project: Project) -> str:
     return render("use", "licences.md", **licence_tables(project))
 
 
-def test_the_demos_licences_stand_package_by_package_and_others_are_left_to_fill_in(make_project: Make) -> None:
+def test_the_demos_licences_are_listed_package_by_package_and_others_are_left_to_fill_in(make_project: Make) -> None:
     demo = licences(make_project(corpus={"kind": "demo", "shards": []}, encoder={"model": "demo", "pretrained": None}))
     for source in CORPUS_SOURCES:
         assert f"| `{source.package}` | {source.used} | {source.licence} |" in demo

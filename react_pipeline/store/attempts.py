@@ -1,0 +1,180 @@
+"""Attempts: one build by one process, in folders of its own, under a lease that other processes and hosts respect.
+
+Belongs here: the folders below `.staging`, leases and who is alive. Does not belong here: publication (`store`).
+
+Layout, where an attempt is called `<boot id>-<process id>-<random>`::
+
+    .staging/<slug>.<attempt>          what it writes, and in the end the artifact
+    .staging/<slug>.<attempt>.scratch  what it resumes from after a kill; no part of the artifact
+    .staging/<slug>.<attempt>.lease    its host and the fingerprints it relies on; touched every few seconds
+
+Nothing that is published depends on locks or leases: folders are private and a rename is won by one attempt. They spare
+work, and keep `prune` away from what a build uses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import socket
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from react_pipeline.store.durable import write_atomically
+
+logger = logging.getLogger(__name__)
+
+SCRATCH = ".scratch"
+LEASE = ".lease"
+
+HEARTBEAT_SECONDS = 10.0
+LEASE_SECONDS = 120.0
+"""An attempt of another host whose lease was not touched for so long is taken for dead."""
+
+
+@cache
+def boot_id() -> str:
+    """Identifies this boot of this kernel: attempts that share it share its file locks."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().replace("-", "")[:12]
+    except OSError:  # no Linux: the host's name does not change while its processes live
+        return socket.gethostname().encode().hex()[:12]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """one build of the artifact of `slug`; `name` is unique over hosts and containers."""
+
+    root: Path
+    slug: str
+    name: str
+
+    @property
+    def staging(self) -> Path:
+        """What the attempt writes."""
+        return self.root / f"{self.slug}.{self.name}"
+
+    @property
+    def scratch(self) -> Path:
+        """What it resumes from."""
+        return scratch_of(self.staging)
+
+    @property
+    def lease(self) -> Path:
+        """The file that says it is alive."""
+        return self.staging.with_name(self.staging.name + LEASE)
+
+    @property
+    def leftovers(self) -> list[Path]:
+        """The folders of it that exist."""
+        return [path for path in (self.staging, self.scratch) if path.exists()]
+
+    def is_dead(self, *, locked: bool) -> bool:
+        """Whether its process has ended.
+
+        Args:
+            locked: The caller holds the lock that the attempt's process would hold on this host.
+        """
+        if locked and self.name.partition("-")[0] == boot_id():
+            return True
+        try:
+            return _now(self.root) - self.lease.stat().st_mtime > LEASE_SECONDS
+        except OSError:  # removed when an attempt ends
+            return True
+
+    def relies_on(self) -> set[str]:
+        """Fingerprints of the artifacts that it reads and of the one it publishes."""
+        try:
+            return set(json.loads(self.lease.read_text())["relies_on"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return set()
+
+    def discard(self) -> None:
+        """Remove its lease and its folders.
+
+        The lease goes first and folders leave their place in one rename: if the process lives after all, it finds
+        everything it wrote or nothing, and publishes nothing without its lease.
+        """
+        self.lease.unlink(missing_ok=True)
+        trash = self.root.parent / ".quarantine"
+        trash.mkdir(exist_ok=True)
+        for path in self.leftovers:
+            gone = trash / f"{secrets.token_hex(4)}-{path.name}"
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                path.rename(gone)
+                shutil.rmtree(gone, ignore_errors=True)
+
+    def adopt(self, dead: Attempt, *, staging: bool, locked: bool) -> None:
+        """Go on with the scratch of a dead attempt and, if `staging`, with what it wrote.
+
+        They are moved where the lock proves that it is dead, and copied where only its lease has run out: a process
+        that was merely suspended may still write to its open files.
+        """
+        move = locked and dead.name.partition("-")[0] == boot_id()
+        folders = [(dead.scratch, self.scratch), *([(dead.staging, self.staging)] if staging else [])]
+        for theirs, mine in folders:
+            try:
+                theirs.rename(mine) if move else shutil.copytree(theirs, mine)
+            except (FileNotFoundError, shutil.Error):  # none, another build was faster, or its process lives after all
+                shutil.rmtree(mine, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def held(self, relies_on: Iterable[str]) -> Iterator[None]:
+        """Hold the lease."""
+        said = {"host": socket.gethostname(), "pid": os.getpid(), "relies_on": sorted(relies_on)}
+        write_atomically(self.lease, json.dumps(said))
+        ended = threading.Event()
+        thread = threading.Thread(target=self._touch, args=(ended,), name=f"lease of {self.slug}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            self.lease.unlink(missing_ok=True)
+
+    def _touch(self, ended: threading.Event) -> None:
+        while not ended.wait(HEARTBEAT_SECONDS):
+            with contextlib.suppress(OSError):
+                os.utime(self.lease)
+
+
+def new_attempt(root: Path, slug: str) -> Attempt:
+    """An attempt of this process, none of whose folders exist."""
+    return Attempt(root, slug, f"{boot_id()}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def attempts(root: Path, slug: str | None = None) -> list[Attempt]:
+    """Attempts that left anything below `root`, of one artifact or of all; the one that wrote last comes first."""
+    found = {path.name.removesuffix(SCRATCH).removesuffix(LEASE) for path in root.glob(f"{slug or '[!.]*'}.*")}
+    known = [Attempt(root, *name.split(".", 1)) for name in found if "." in name]
+    return sorted(known, key=_last_written, reverse=True)
+
+
+def scratch_of(staging: Path) -> Path:
+    """Where the build that writes `staging` keeps what it resumes from after a kill.
+
+    It is no part of the artifact and stays until that is published, so that a kill while files are hashed and synced
+    costs no more than one at any other time.
+    """
+    return staging.with_name(staging.name + SCRATCH)
+
+
+def _last_written(attempt: Attempt) -> float:
+    return max((path.stat().st_mtime for path in attempt.leftovers), default=0.0)
+
+
+def _now(root: Path) -> float:
+    # The clock of the file system, which is another host's where the store is shared.
+    clock = root / f".clock-{boot_id()}-{os.getpid()}"
+    try:
+        clock.touch()
+        return clock.stat().st_mtime
+    finally:
+        clock.unlink(missing_ok=True)

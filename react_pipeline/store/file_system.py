@@ -1,0 +1,85 @@
+"""What the file system of a store can do, tried once a boot: network and user-space ones differ.
+
+Belongs here: the probe. Does not belong here: what follows from it (`attempts`, `store`).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import secrets
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from react_pipeline.store.attempts import boot_id
+from react_pipeline.store.digests import CACHE
+from react_pipeline.store.durable import lock, write_atomically
+from react_pipeline.store.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+_TRY_LOCK = "import fcntl, sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+_known: dict[int, Abilities] = {}
+
+
+@dataclass(frozen=True)
+class Abilities:
+    """`locks`: a lock that one process holds is refused to another. Without, builds respect leases alone."""
+
+    locks: bool
+
+
+def abilities(root: Path) -> Abilities:
+    """What was found out for this boot.
+
+    Raises:
+        InputError: If a directory may be renamed onto another that holds files: publication relies on the refusal.
+    """
+    device = root.stat().st_dev
+    if device in _known:
+        return _known[device]
+    memory = root / CACHE / f"file_system-{boot_id()}.json"
+    try:
+        return Abilities(locks=bool(json.loads(memory.read_text())["locks"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    trial = root / ".quarantine" / f"probe-{secrets.token_hex(4)}"  # a kill leaves it to `prune`
+    trial.mkdir(parents=True)
+    try:
+        _try_rename(trial)
+        found = Abilities(locks=_try_lock(trial / "lock"))
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
+    if not found.locks:
+        logger.warning("%s: a file system without locks; killed builds are resumed only after minutes", root)
+    write_atomically(memory, json.dumps(asdict(found)))
+    _known[device] = found
+    return found
+
+
+def _try_rename(trial: Path) -> None:
+    for name in ("one", "other"):
+        (trial / name).mkdir()
+        (trial / name / "file").write_text(name)
+    try:
+        (trial / "one").rename(trial / "other")
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            return
+    raise InputError(
+        f"{trial.parents[1]}: on this file system a directory may replace another or cannot be renamed, so two builds "
+        "could mix; point `store` at a local disk, NFS 4 or Lustre"
+    )
+
+
+def _try_lock(path: Path) -> bool:
+    with path.open("w") as file:
+        if not lock(file, wait=False):
+            return False
+        command = [sys.executable, "-Sc", _TRY_LOCK, str(path)]
+        refused = subprocess.run(command, stderr=subprocess.DEVNULL, check=False)  # noqa: S603 - ours
+    return refused.returncode != 0

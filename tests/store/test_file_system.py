@@ -1,0 +1,77 @@
+"""FAULTS 37, 39, 40, 56: file systems without locks, with renames that replace, and a damaged `store.json`."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+from react_pipeline.store import file_system
+from react_pipeline.store.artifacts import Inputs
+from react_pipeline.store.durable import write_atomically
+from react_pipeline.store.errors import InputError
+from react_pipeline.store.store import Store
+
+INPUTS = Inputs("thing", "all", {}, {}, "1")
+
+
+@pytest.fixture(autouse=True)
+def unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_system, "_known", {})
+
+
+def test_a_file_system_without_locks_builds_under_leases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:  # 39
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    store = Store(tmp_path)
+
+    def write(staging: Path) -> dict[str, int]:
+        assert Store(tmp_path).is_building("thing", "all", INPUTS.fingerprint)
+        return {}
+
+    assert not store.build(INPUTS, write).reused
+    assert store.build(INPUTS, write).reused
+    assert not store.is_building("thing", "all", INPUTS.fingerprint)
+    assert caplog.text.count("without locks") == 1
+
+
+def test_locks_that_do_not_hold_between_processes_are_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # 37
+    assert file_system.abilities(tmp_path).locks
+    monkeypatch.setattr(file_system, "_known", {})
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    other = tmp_path / "other"
+    other.mkdir()
+    assert not file_system.abilities(other).locks
+
+
+def test_a_rename_that_replaces_a_full_directory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "rename", lambda self, target: target)
+    with pytest.raises(InputError, match="directory may replace another"):
+        Store(tmp_path).build(INPUTS, lambda _: {})
+
+
+def test_temporary_names_differ_between_containers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # 40
+    names = []
+    replace = Path.replace
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    monkeypatch.setattr(Path, "replace", lambda self, target: (names.append(self.name), replace(self, target))[1])
+    for _ in range(2):
+        write_atomically(tmp_path / "file", "text")
+    assert len(set(names)) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"format": 0}', "\0"])
+def test_a_damaged_or_foreign_store_json_is_one_clear_error(tmp_path: Path, text: str) -> None:  # 33, 56
+    (tmp_path / "store.json").write_text(text)
+    with pytest.raises(InputError, match=str(tmp_path)):
+        Store(tmp_path)

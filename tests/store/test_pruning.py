@@ -1,0 +1,137 @@
+"""FAULTS 44, 45, 46: pruning beside builds, damaged pointers and damaged manifests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from react_pipeline.store.artifacts import Artifact, Inputs
+from react_pipeline.store.attempts import LEASE_SECONDS, Attempt, new_attempt
+from react_pipeline.store.errors import CorruptArtifact
+from react_pipeline.store.store import KEPT_QUARANTINED, Store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def publish(store: Store, value: int, stage: str = "thing", **parents: Artifact) -> Artifact:
+    return store.build(Inputs(stage, "all", {"value": value}, parents, "1"), write)
+
+
+def write(staging: Path) -> dict[str, int]:
+    (staging / "data").write_text("data")
+    return {}
+
+
+def test_what_a_live_build_reads_stays_although_it_is_no_longer_current(store: Store) -> None:  # 45
+    old = publish(store, 1)
+
+    def write_while_pruned(staging: Path) -> dict[str, int]:
+        publish(store, 2)
+        assert store.prune(keep_seconds=0) == []
+        return write(staging)
+
+    child = store.build(Inputs("child", "all", {}, {"thing": old}, "1"), write_while_pruned)
+    assert store.open("thing", "all", old.fingerprint) == old
+    publish(store, 2, "child")
+    assert store.prune(keep_seconds=0) == [child.path, old.path]
+
+
+def test_what_was_published_and_is_not_yet_current_stays(store: Store) -> None:  # 45
+    publish(store, 1)
+    attempt = new_attempt(store.staging, "thing--all--x")
+    new = publish(store, 2)
+    (store.directory("thing", "all") / "current").write_text(publish(store, 1).fingerprint)
+    with attempt.held({new.fingerprint}):
+        assert store.prune(keep_seconds=0) == []
+    assert store.prune(keep_seconds=0) == [new.path]
+
+
+def test_what_was_current_a_moment_ago_stays(store: Store) -> None:  # 45
+    old = publish(store, 1)
+    publish(store, 2)
+    assert store.prune() == []
+    for path in (old.path / "manifest.json", old.path.parent / "current"):
+        os.utime(path, (0, 0))
+    assert store.prune() == [old.path]
+
+
+@pytest.mark.parametrize("text", ["", "0123456789abcdef", "\0\0\0", "../all"])
+def test_a_damaged_pointer_dooms_nothing(store: Store, text: str) -> None:  # 45
+    publish(store, 1), publish(store, 2)
+    (store.directory("thing", "all") / "current").write_text(text)
+    assert store.prune(keep_seconds=0) == []
+
+
+def test_a_damaged_manifest_among_good_ones_is_reported_and_kept(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:  # 46
+    good, bad = publish(store, 1), publish(store, 2)
+    publish(store, 3)
+    (bad.path / "manifest.json").write_text("{")
+    assert store.prune(keep_seconds=0) == [good.path]
+    assert str(bad.path) in caplog.text
+    assert [error is None for _, error in sorted(store.verify(), key=lambda found: found[0] == bad.path)] == [
+        True,
+        False,
+    ]
+
+
+def leave(store: Store, boot: str, seconds: float) -> Attempt:
+    """An attempt of another boot whose lease was touched `seconds` ago."""
+    attempt = Attempt(store.staging, "thing--all--x", f"{boot}-1-00")
+    attempt.staging.mkdir(parents=True)
+    attempt.lease.write_text("{}")
+    at = attempt.lease.stat().st_mtime - seconds
+    os.utime(attempt.lease, (at, at))
+    return attempt
+
+
+def test_folders_of_another_host_stay_until_its_lease_runs_out(store: Store) -> None:  # 37, 45
+    publish(store, 1)
+    alive, dead = leave(store, "elsewhere", 0), leave(store, "faraway", LEASE_SECONDS + 1)
+    assert store.prune() == [dead.staging]
+    assert alive.staging.exists()
+    assert store.is_building("thing", "all", "x")
+
+
+def test_quarantine_is_bounded_and_emptied_by_pruning(store: Store) -> None:
+    for _ in range(KEPT_QUARANTINED + 2):
+        artifact = publish(store, 1)
+        (artifact.path / "data").write_text("flip")
+    assert len(list((store.root / ".quarantine").iterdir())) == KEPT_QUARANTINED
+    store.prune()
+    assert not list((store.root / ".quarantine").iterdir())
+
+
+def test_a_disk_that_cannot_read_is_reported_as_a_damaged_artifact_and_built_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:  # 50
+    good, bad = publish(store, 1, "good"), publish(store, 1, "bad")
+
+    def sha256_of(path: Path) -> str:
+        if path.is_relative_to(bad.path):
+            raise OSError(5, "Input/output error", str(path))
+        return real(path)
+
+    from react_pipeline.store import artifacts
+
+    real = artifacts.sha256_of
+    artifacts._verified.clear()
+    monkeypatch.setattr(artifacts, "_remembered", lambda _: None)
+    monkeypatch.setattr(artifacts, "sha256_of", sha256_of)
+    with pytest.raises(CorruptArtifact, match="Input/output error"):
+        store.current("bad", "all")
+    assert {path: error is None for path, error in store.verify()} == {good.path: True, bad.path: False}
+    assert not publish(store, 1, "bad").reused
+
+
+def test_a_key_called_like_a_file_of_the_store_is_harmless(store: Store) -> None:  # 44
+    built = store.build(Inputs("thing", "current", {}, {}, "1"), write)
+    assert store.keys("thing") == ["current"]
+    assert store.prune(keep_seconds=0) == []
+    assert store.current("thing", "current") == built
