@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,15 @@ def load(directory: Path | str, device: str = "cpu") -> Clip:
     clip = _build(model_cfg, preprocess_cfg, directory)
     load_strictly(clip.model, read_weights(weights), weights)
     return _placed(clip, device)
+
+
+@lru_cache(maxsize=1)
+def loaded_base(directory: Path, device: str) -> Clip:
+    """As `load`, of a published base that is only read from: steps of one process share it.
+
+    A training loads its own, since it changes the model, and calls `loaded_base.cache_clear()` for the memory.
+    """
+    return load(directory, device)
 
 
 def dimension_of(directory: Path | str) -> int:

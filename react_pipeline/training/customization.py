@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.clip import WEIGHTS_FILE, choose_device, load, save
+from react_pipeline.clip import WEIGHTS_FILE, choose_device, load, loaded_base, save
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
@@ -92,15 +92,17 @@ def _train(
     training = project.training(slug, method)
     when = f"on {world.device}, outside the steps of the training"
     with explained_out_of_memory(when, "end what else uses its memory, or use a device with more"):
-        clip = load(inputs.parents["base_checkpoint"].path, world.device)
+        base = inputs.parents["base_checkpoint"].path
         if method.startswith("linear-head"):
             if staging is None:
                 return {}
+            clip = loaded_base(base, world.device)
             found = TrainingPairs(pairs)
             vectors = PairVectors.read(found, inputs.parents["corpus_embeddings"])
             return train_linear_head(clip, found, vectors, project.domain(slug), training, staging, observer, inputs)
+        loaded_base.cache_clear()
         trainer = Trainer(
-            clip,
+            load(base, world.device),
             TrainingPairs(pairs),
             project.domain(slug),
             method.removesuffix(CONTROL_SUFFIX),
