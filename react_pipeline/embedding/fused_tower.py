@@ -24,7 +24,7 @@ fp32 that is a difference of 5e-5 between unit vectors; measured on the demo's i
 
 IMAGES_AT_ONCE = 16
 """Images of one pass: what passes between two layers stays in the cache. A shorter part is filled up with zeros, as
-each shape is compiled anew. Measured: 8 to 10% faster than 32."""
+each new shape is compiled again. Measured: 8 to 10% faster than 32."""
 
 OPSET = 17
 
