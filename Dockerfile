@@ -7,7 +7,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN pip install --no-cache-dir --index-url "${TORCH_INDEX}" "torch>=2.6,<3" "torchvision>=0.21,<1"
 WORKDIR /opt/react
 COPY . .
-RUN pip install --no-cache-dir -c constraints.txt .
+RUN pip install --no-cache-dir -c constraints.txt . && pip install --no-cache-dir --no-deps -r no-deps.txt
 # The store, the configuration and the domains are mounted; nothing of them is in the image.
 RUN useradd --create-home react && mkdir -p /data /opt/dagster && chown react /data /opt/dagster
 WORKDIR /data

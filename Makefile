@@ -1,25 +1,38 @@
 # make demo: the whole lineage on the embedded default.   make test: the tests.   Both make .venv first.
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
-VENV := .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV ?= .venv
+# Or constraints-oldest.txt, with another VENV.
+CONSTRAINTS ?= constraints.txt
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test test-slow test-operations test-gpu docs lint check-definitions ui clean
+# What leans on numpy, pyarrow, open_clip, transformers and FAISS most.
+OLDEST_TESTS := $(addprefix tests/,browse clip embedding indexing retrieval tracking use)
+
+.PHONY: help install demo demo-dense test test-slow test-operations test-oldest test-gpu docs lint check-definitions ui clean
 
 help:
 	@sed -n 's/^# //p; s/^\([a-z-]*\):.*## /  make \1  /p' Makefile
 
-install: $(STAMP) ## make the environment in .venv
+install: $(STAMP) ## make the environment in .venv; with GPU=1 FAISS builds indices on an NVIDIA GPU (CUDA 12)
+ifdef GPU
+	$(BIN)/python -m pip uninstall --quiet --yes faiss-cpu
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'faiss-gpu-cu12>=1.13,<2'
+endif
 
-# Keyed on the two files that decide what is installed, so an unchanged environment costs nothing.
-$(STAMP): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v not in ((3, 11), (3, 12)) and "Python 3.11 or 3.12 is needed, found %d.%d; set PYTHON=/path/to/python3.11" % v)'
+# Keyed on the files that decide what is installed, so an unchanged environment costs nothing.
+$(STAMP): pyproject.toml no-deps.txt $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v <= (3, 13) and "Python 3.11, 3.12 or 3.13 is needed, found %d.%d; set PYTHON=/path/to/python3.11" % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e '.[demo,dev,docs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r no-deps.txt
 	@touch $@
 
 demo: install ## retrieve, customize and evaluate three domains, then print the table
 	$(BIN)/react-pipeline demo
+
+demo-dense: install ## detection and segmentation on scenes made of the demo's drawings, after `make demo`
+	$(BIN)/react-pipeline dense demo
 
 test: install ## everything but the slow and GPU tests
 	$(BIN)/ruff check .
@@ -32,6 +45,10 @@ test-slow: install ## the tests that take minutes
 
 test-operations: install ## servers, daemon, browser, whole lineages: a part of test-slow that CI runs too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m operations
+
+test-oldest: ## a fast part of the tests with the oldest versions, in .venv-oldest
+	$(MAKE) install VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -n 2 --dist loadfile -m 'not slow and not gpu' $(OLDEST_TESTS)
 
 test-gpu: install ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
@@ -51,5 +68,5 @@ ui: install ## Dagster and MLflow on loopback
 	$(BIN)/react-pipeline ui
 
 clean: ## remove the environment and everything that was built
-	rm -rf $(VENV) .react build *.egg-info
+	rm -rf $(VENV) .venv-oldest .react build *.egg-info
 	find dagster_home -mindepth 1 -maxdepth 1 ! -name dagster.yaml ! -name production -exec rm -rf {} +

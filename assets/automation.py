@@ -4,18 +4,17 @@ Belongs here: the sensor that registers domains, the schedule, jobs for backfill
 is out of date (`upkeep_sensor`), showing it (`freshness`), what a run does.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import dagster as dg
 
-from assets.declared import DOMAIN_FILE
-from assets.partitions import DOMAINS, domain_partitions
-from assets.resources import ProjectParam, ProjectResource
+from react_pipeline.assets.declared import DOMAIN_FILE
+from react_pipeline.assets.partitions import DOMAINS, domain_partitions
+from react_pipeline.assets.resources import ProjectParam, ProjectResource
 from react_pipeline.settings import AutomationConfig, DomainConfig, load_domains
-from react_pipeline.store import ReactError, canonical_json
+from react_pipeline.store import ReactError, digest_of
 
 DATA_VERSION_TAG = "dagster/data_version"
 
@@ -29,7 +28,7 @@ DATA_VERSION_TAG = "dagster/data_version"
 )
 def domain_files(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
     """Register new domain files; the cursor holds what was reported and seen last."""
-    before = _cursor_of(context.cursor)
+    before = json.loads(context.cursor or '{"reported": "", "versions": {}}')
     try:
         folder = project.load().config.domains
         found, problems = load_domains(folder)
@@ -38,7 +37,7 @@ def domain_files(context: dg.SensorEvaluationContext, project: ProjectParam) -> 
     registered = set(context.instance.get_dynamic_partitions(DOMAINS))
     new = sorted(set(found) - registered)
     gone = sorted(slug for slug in registered if not (folder / f"{slug}.yaml").exists())
-    versions = {slug: _version_of(domain) for slug, domain in found.items()}
+    versions = {slug: digest_of(domain.model_dump(mode="json")) for slug, domain in found.items()}
     changed = [slug for slug, version in versions.items() if before["versions"].get(slug) != version]
     reported = "\n".join(
         [*map(str, problems), *(f"{slug}: its file is gone; what was built of it is kept" for slug in gone)]
@@ -109,18 +108,6 @@ def settings_of(project: ProjectResource) -> AutomationConfig:
         return project.load().config.automation
     except ReactError:
         return AutomationConfig(schedule=None)
-
-
-def _cursor_of(text: str | None) -> dict[str, Any]:
-    try:
-        held = json.loads(text or "{}")
-    except ValueError:  # of an older version
-        held = {}
-    return {"reported": str(held.get("reported", "")), "versions": dict(held.get("versions", {}))}
-
-
-def _version_of(domain: DomainConfig) -> str:
-    return hashlib.sha256(canonical_json(domain.model_dump(mode="json")).encode()).hexdigest()[:16]
 
 
 def _observed(domain: DomainConfig, version: str, path: str) -> dg.AssetObservation:

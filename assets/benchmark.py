@@ -6,9 +6,9 @@ They are apart from `evaluation`, which measures a domain's own labelled images.
 
 import dagster as dg
 
-from assets.declared import stage_asset
-from assets.reporting import publish
-from assets.resources import ProjectParam, TrackingParam
+from react_pipeline.assets.declared import stage_asset
+from react_pipeline.assets.reporting import publish
+from react_pipeline.assets.resources import ProjectParam, TrackingParam
 
 
 @stage_asset

@@ -9,10 +9,10 @@ import dagster as dg
 import numpy as np
 import pandas as pd
 
-from assets.checks import unmeasured, warning_below
-from assets.declared import check
-from assets.partitions import key_of
-from assets.resources import ProjectParam
+from react_pipeline.assets.checks import unmeasured, warning_below
+from react_pipeline.assets.declared import check
+from react_pipeline.assets.partitions import key_of
+from react_pipeline.assets.resources import ProjectParam
 from react_pipeline.benchmark import MEAN, compare_summaries, digests_of_test_images
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pipeline import method_key

@@ -11,9 +11,9 @@ from typing import Any
 
 import dagster as dg
 
-from assets.partitions import mapping_of, partitions_of
-from assets.reporting import RETRIES, publish, readable_failures
-from assets.resources import ProjectParam, TrackingParam
+from react_pipeline.assets.partitions import mapping_of, partitions_of
+from react_pipeline.assets.reporting import RETRIES, publish, readable_failures
+from react_pipeline.assets.resources import ProjectParam, TrackingParam
 from react_pipeline.pipeline import STAGES, Stage
 
 DOMAIN_FILE = "domain_file"

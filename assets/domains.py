@@ -2,11 +2,11 @@
 
 import dagster as dg
 
-from assets.declared import DOMAIN_FILE, stage_asset
-from assets.partitions import domain_partitions
-from assets.processes import train
-from assets.reporting import publish
-from assets.resources import ProjectParam, TrackingParam
+from react_pipeline.assets.declared import DOMAIN_FILE, stage_asset
+from react_pipeline.assets.partitions import domain_partitions
+from react_pipeline.assets.processes import train
+from react_pipeline.assets.reporting import publish
+from react_pipeline.assets.resources import ProjectParam, TrackingParam
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact
 

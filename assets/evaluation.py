@@ -2,9 +2,9 @@
 
 import dagster as dg
 
-from assets.declared import stage_asset
-from assets.reporting import publish
-from assets.resources import ProjectParam, TrackingParam
+from react_pipeline.assets.declared import stage_asset
+from react_pipeline.assets.reporting import publish
+from react_pipeline.assets.resources import ProjectParam, TrackingParam
 
 
 @stage_asset

@@ -6,19 +6,16 @@ what is outdated (`react_pipeline.lineage`), the policy of training (`react_pipe
 stale. One check covers all partitions of its asset: Dagster keeps one evaluation outside of runs for each check.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import dagster as dg
 
-from assets.declared import check
-from assets.launches import reap_abandoned
-from assets.partitions import DOMAINS
-from assets.resources import ProjectParam
+from react_pipeline.assets.declared import check
+from react_pipeline.assets.launches import reap_abandoned
+from react_pipeline.assets.partitions import DOMAINS
+from react_pipeline.assets.resources import ProjectParam
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Manifests, Project
 from react_pipeline.store import ReactError
-from react_pipeline.upkeep import Place, survey
+from react_pipeline.upkeep import survey
 
 CHECKS = {"retrieved_set": "pairs_are_up_to_date", "customized_checkpoint": "checkpoints_are_up_to_date"}
 """The check of each asset that is watched. What follows from these two is made in minutes."""
@@ -29,7 +26,7 @@ MAX_LISTED = 20
 @check("retrieved_set", partitioned=False)
 def pairs_are_up_to_date(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
     """Warns of domains whose pairs would differ today: another class, prompt, setting, corpus or base."""
-    return dg.AssetCheckResult(**look_at(project.load(), context.instance)["retrieved_set"])
+    return look_at(project.load(), context.instance)["retrieved_set"]
 
 
 @check("customized_checkpoint", partitioned=False)
@@ -38,7 +35,7 @@ def checkpoints_are_up_to_date(context: dg.AssetCheckExecutionContext, project: 
 
     Trained again are those that are not held back, if automation is switched on.
     """
-    return dg.AssetCheckResult(**look_at(project.load(), context.instance)["customized_checkpoint"])
+    return look_at(project.load(), context.instance)["customized_checkpoint"]
 
 
 @dg.sensor(
@@ -56,54 +53,44 @@ def freshness(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.
         answers = look_at(project.load(), context.instance)
     except ReactError as error:
         return dg.SensorResult(skip_reason=str(error))
+    new = []
+    for stage, answer in answers.items():
+        key = dg.AssetCheckKey(dg.AssetKey(stage), CHECKS[stage])
+        record = context.instance.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
+        # Of a run that has not come to the check yet, which may take hours, or that never will, there is no evaluation.
+        last = record.evaluation if record and isinstance(record.evaluation, dg.AssetCheckEvaluation) else None
+        if answer.metadata["built"].value and (last is None or last.description != answer.description):
+            new.append(dg.AssetCheckEvaluation(blocking=False, **answer._asdict()))
     return dg.SensorResult(
-        asset_events=[
-            dg.AssetCheckEvaluation(dg.AssetKey(stage), CHECKS[stage], blocking=False, **answer)
-            for stage, answer in answers.items()
-            if answer["metadata"]["built"] and not _is_shown(context.instance, stage, answer)
-        ],
-        skip_reason="\n".join(f"{stage}: {answer['description']}" for stage, answer in answers.items()),
+        asset_events=new, skip_reason="\n".join(f"{stage}: {answer.description}" for stage, answer in answers.items())
     )
 
 
-def look_at(project: Project, instance: dg.DagsterInstance) -> dict[str, dict[str, Any]]:
-    """The status of each watched asset: the fields that a check's result and its evaluation share."""
+def look_at(project: Project, instance: dg.DagsterInstance) -> dict[str, dg.AssetCheckResult]:
+    """The status of each watched asset."""
     look, slugs = Manifests.of(project), sorted(instance.get_dynamic_partitions(DOMAINS))
     held = {task.place: task.reason for task in survey(look, slugs).held}
-    return {stage: _answer(look, stage, slugs, held) for stage in CHECKS}
+    answers = {}
+    for stage in CHECKS:
+        keys = [key for key in look.store.keys(stage) if key.split("/")[0] in slugs]
+        reasons = {key: reason for key in keys if (reason := _why_outdated(look, stage, key))}
+        held_back = {key: f"; held back by the policy: {held[stage, key]}" for key in reasons if (stage, key) in held}
+        lines = [f"{key}: {reason}{held_back.get(key, '')}" for key, reason in reasons.items()]
+        more = [f"and {len(lines) - MAX_LISTED} more"] if len(lines) > MAX_LISTED else []
+        answers[stage] = dg.AssetCheckResult(
+            asset_key=stage,
+            check_name=CHECKS[stage],
+            passed=not reasons,
+            severity=dg.AssetCheckSeverity.WARN,
+            description="\n".join([f"{len(reasons)} of {len(keys)} out of date", *lines[:MAX_LISTED], *more]),
+            metadata={"built": len(keys), "out_of_date": len(reasons), "held_back": len(held_back)},
+        )
+    return answers
 
 
-def why_outdated(project: Project, place: Place, held: Mapping[Place, str]) -> str:
-    """Why an artifact is out of date, and why it stays so if the policy holds it back; empty if it is fresh."""
+def _why_outdated(project: Project, stage: str, key: str) -> str:
     try:
-        fresh(project, *place)
+        fresh(project, stage, key)
     except (ReactError, OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-    else:
-        return ""
-    return f"{reason}; held back by the policy: {held[place]}" if place in held else reason
-
-
-def _is_shown(instance: dg.DagsterInstance, stage: str, answer: Mapping[str, Any]) -> bool:
-    key = dg.AssetCheckKey(dg.AssetKey(stage), CHECKS[stage])
-    record = instance.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
-    # A run that has not reached the check yet, or never will, has no evaluation.
-    last = record.evaluation if record else None
-    shown = (last.passed, last.description) if isinstance(last, dg.AssetCheckEvaluation) else None
-    return shown == (answer["passed"], answer["description"])
-
-
-def _answer(project: Project, stage: str, slugs: Sequence[str], held: Mapping[Place, str]) -> dict[str, Any]:
-    keys = [key for key in project.store.keys(stage) if key.split("/")[0] in slugs]
-    reasons = {key: reason for key in keys if (reason := why_outdated(project, (stage, key), held))}
-    lines = [f"{len(reasons)} of {len(keys)} out of date"]
-    lines += [f"{key}: {reason}" for key, reason in list(reasons.items())[:MAX_LISTED]]
-    if len(reasons) > MAX_LISTED:
-        lines.append(f"and {len(reasons) - MAX_LISTED} more")
-    held_back = sum((stage, key) in held for key in reasons)
-    return {
-        "passed": not reasons,
-        "severity": dg.AssetCheckSeverity.WARN,
-        "description": "\n".join(lines),
-        "metadata": {"built": len(keys), "out_of_date": len(reasons), "held_back": held_back},
-    }
+        return " ".join(str(error).split())
+    return ""

@@ -1,78 +1,57 @@
 """Launching: materialize assets from the command line, in one process, on the real Dagster instance.
 
 Belongs here: which runs a selection becomes, in which order, what happens after one fails. Does not belong here: what
-is up to date (`react_pipeline.upkeep`, `recorded`), what a killed launch leaves behind (`launches`). Every run has its
-events, checks and metadata in the Dagster UI like one that was started there. One process for all of them imports
-torch and loads the definitions once.
+is up to date (`react_pipeline.upkeep`, `recorded`), what a killed launch leaves behind (`launches`). Every run makes
+one artifact and has its events, checks and metadata in the Dagster UI like one that was started there. One process for
+all of them imports torch and loads the definitions once.
 """
 
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import dagster as dg
 
-from assets.attempts import reason_of
-from assets.definitions import build_defs
-from assets.event_databases import held_open
-from assets.launches import registered, tags_of
-from assets.partitions import DOMAINS, partition_of
-from assets.recorded import Recorded
-from assets.reporting import INTERRUPTED
-from assets.resources import ProjectResource
-from assets.step_lines import CONSOLE, StepLines
+from react_pipeline.assets.attempts import reason_of
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.event_databases import held_open
+from react_pipeline.assets.launches import registered, tags_of
+from react_pipeline.assets.partitions import DOMAINS, partition_of
+from react_pipeline.assets.recorded import Recorded
+from react_pipeline.assets.reporting import INTERRUPTED
+from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.assets.step_lines import CONSOLE, StepLines
 from react_pipeline.pipeline import ALL, STAGES, method_key
 from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
 from react_pipeline.settings import METHODS, load_domains
 from react_pipeline.store import InputError, ReactError
-from react_pipeline.tracking import Registry, Tracking
-from react_pipeline.upkeep import up_to_date
+from react_pipeline.tracking import Tracking
+from react_pipeline.upkeep import APART, Place, left_out_groups, up_to_date
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Launch:
-    """One Dagster run: assets that share a partition, which the library calls `key`."""
-
-    assets: tuple[str, ...]
-    key: str = ALL
-
-    def __str__(self) -> str:
-        """As a line of output names it."""
-        return ", ".join(self.assets) + ("" if self.key == ALL else f" {self.key}")
-
-
-@dataclass(frozen=True)
-class Event:
-    """What is reported while a launch runs.
-
-    `state` is `step` (`message` is a line about one asset: it begins, ends or is tried again), or what became of a run:
-    `done`, `failed` or `skipped`.
-    """
-
-    launch: Launch
-    state: str
-    seconds: float = 0.0
-    reused: bool = False
-    message: str = ""
-
-
 @dataclass
 class Summary:
-    """The result for all assets: `reused` were up to date, with a run or without.
+    """The result for all assets.
 
-    `run_ids` are Dagster's.
+    Attributes:
+        seconds: Of everything.
+        built: How many were built.
+        reused: How many were up to date, with a run or without.
+        failed: Why, by place.
+        skipped: What they would have been made from and failed, by place.
+        run_ids: Dagster's.
     """
 
     seconds: float = 0.0
     built: int = 0
     reused: int = 0
-    failures: list[Event] = field(default_factory=list)
-    skipped: list[Event] = field(default_factory=list)
+    failed: dict[Place, str] = field(default_factory=dict)
+    skipped: dict[Place, str] = field(default_factory=dict)
     run_ids: list[str] = field(default_factory=list)
 
 
@@ -91,49 +70,63 @@ def materialize(
     domains: Sequence[str] = (),
     methods: Sequence[str] = (),
     config_path: Path | str | None = None,
-    on_event: Callable[[Event], None] = lambda event: None,
+    on_line: Callable[[str], None] = lambda line: None,
 ) -> Summary:
     """Run what is not up to date of a selection of assets; a failure stops what depends on it and nothing else.
 
     An asset is up to date if its artifact is what would be built today and Dagster and MLflow show it.
 
     Args:
-        selection: Dagster's syntax, such as `+domain_results` or `comparison`. `*` leaves the benchmark out unless
-            `elevater.root` is set.
+        selection: Dagster's syntax, such as `+domain_results` or `comparison`. `*` leaves out the benchmark unless
+            `elevater.root` is set, and detection and segmentation unless `dense.root` is there.
         domains: Slugs; none: every valid domain file.
         methods: Of `METHODS`; none: those of `pipeline.yaml`.
         config_path: The `pipeline.yaml`; unset: as `Project.load`.
-        on_event: Called when a step begins and ends, and after each run.
+        on_line: Called with what steps report, and with what failed or is skipped.
 
     Raises:
         InputError: If the selection, a domain or a method is wrong. Nothing has run then.
     """
     project = Project.load(config_path)
-    lines = StepLines()
+    lines = StepLines(on_line)
     methods = methods or project.config.methods
     defs = build_defs(methods, {CONSOLE: lines.definition}, project=ProjectResource(config_path=str(project.path)))
-    benchmark = project.config.elevater.root is not None or selection.strip() != "*"
-    launches = plan(defs, selection, domains or _valid_domains(project), methods, benchmark=benchmark)
-    for slug in {launch.key.split("/")[0] for launch in launches} - {ALL}:
+    left_out = left_out_groups(project.config) if selection.strip() == "*" else set()
+    slugs = domains or _valid_domains(project)
+    for slug in slugs:
         project.domain(slug)
-    started = time.monotonic()
+    places = plan(defs, selection, slugs, methods, left_out)
+    summary, started = Summary(), time.monotonic()
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     with open_instance(project) as instance, held_open(instance), registered(instance) as name:
-        instance.add_dynamic_partitions(DOMAINS, sorted({entry.key.split("/")[0] for entry in launches} - {ALL}))
+        instance.add_dynamic_partitions(DOMAINS, sorted({key.split("/")[0] for _, key in places} - {ALL}))
         recorded = Recorded(instance, project)
-        summary = _Runner(defs, recorded, name, on_event, lines).run(launches)
+        for place in places:
+            if blocked := _blocked_by(place, places, {*summary.failed, *summary.skipped}):
+                summary.skipped[place] = f"{blocked} failed"
+                on_line(f"{named(place)}: skipped")
+            elif _is_shown(recorded, place):
+                summary.reused += 1
+            else:
+                _run(defs, instance, name, place, summary)
+                if place in summary.failed:
+                    on_line(f"{named(place)}: failed")
     Tracking.of(project).log_pending(project, patient=True)
-    Registry.of(project).apply_pending(project, patient=True)
     summary.seconds = time.monotonic() - started
     return summary
 
 
 def plan(
-    defs: dg.Definitions, selection: str, domains: Sequence[str], methods: Sequence[str], *, benchmark: bool = False
-) -> list[Launch]:
-    """The runs of a selection, in order: what belongs to no domain, domain after domain, then the overview of all.
+    defs: dg.Definitions,
+    selection: str,
+    domains: Sequence[str],
+    methods: Sequence[str],
+    left_out: Collection[str] = APART,
+) -> list[Place]:
+    """What a selection names, in the order of the runs: what belongs to no domain, domains, the overview of all.
 
-    The assets of the benchmark are among them only if `benchmark` is given.
+    Of a domain first what all methods need, then method after method, then what gathers their results. The assets of
+    the groups `left_out` are not among them.
 
     Raises:
         InputError: If the selection names nothing, or a method is unknown.
@@ -147,123 +140,69 @@ def plan(
     for method in methods:
         method_key("any", method)
     wanted = {key.path[-1] for key in selected}
-    rows = [row for row in STAGES.values() if row.name in wanted and (benchmark or row.group != "benchmark")]
+    rows = [row for row in STAGES.values() if row.name in wanted and row.group not in left_out]
+    slugs = list(domains)
 
-    def together(key: str, *scopes: str, gathers: bool = False) -> list[Launch]:
-        """What shares a partition and comes together; apart from it the benchmark, so that it fails nothing else."""
-        of_scope = [row for row in rows if row.scope in scopes and bool(row.gathers) == gathers]
-        kinds = [[row.name for row in of_scope if (row.group == "benchmark") == apart] for apart in (False, True)]
-        return [Launch(tuple(names), key) for names in kinds if names]
+    def turn(place: Place) -> tuple[int, bool, int]:
+        row, (slug, _, method) = STAGES[place[0]], place[1].partition("/")
+        domain = slugs.index(slug) if slug in slugs else len(slugs) if row.gathers else -1
+        return domain, bool(row.gathers), METHODS.index(method) if method else -1
 
-    launches = together(ALL, "all")
-    for slug in domains:
-        launches += together(slug, "domain")
-        for method in sorted(methods, key=METHODS.index):
-            key = method_key(slug, method)
-            launches += [*(together(key, "trained") if method != "base" else ()), *together(key, "method")]
-        launches += together(slug, "domain", gathers=True)
-    return launches + together(ALL, "all", gathers=True)
+    return sorted(((row.name, key) for row in rows for key in row.keys(slugs, methods)), key=turn)
 
 
-@dataclass
-class _Runner:
-    defs: dg.Definitions
-    recorded: Recorded
-    name: str
-    on_event: Callable[[Event], None]
-    lines: StepLines
-    tried: set[tuple[str, str]] = field(default_factory=set)
-    failed: set[tuple[str, str]] = field(default_factory=set)
-    summary: Summary = field(default_factory=Summary)
-
-    def run(self, launches: Sequence[Launch]) -> Summary:
-        for launch in launches:
-            self.tried |= {(name, launch.key) for name in launch.assets}
-            blocked = self._blocked_by(launch)
-            if blocked:
-                self._fail(launch, Event(launch, "skipped", message=f"{blocked} failed"), launch.assets)
-                continue
-            due = self._due(launch)
-            self.summary.reused += len(launch.assets) - len(due)
-            if due:
-                self._run_one(Launch(due, launch.key))
-        return self.summary
-
-    def _due(self, launch: Launch) -> tuple[str, ...]:
-        """The first asset that is not up to date and those after it: they may be made from it."""
-        for place, name in enumerate(launch.assets):
-            try:
-                if self.recorded.shows(up_to_date(self.recorded.project, name, launch.key)):
-                    continue
-            except (ReactError, OSError, ValueError):
-                pass  # if it is more than out of date, the step itself says so
-            return launch.assets[place:]
-        return ()
-
-    def _run_one(self, launch: Launch) -> None:
-        self.lines.on_line = lambda line: self.on_event(Event(launch, "step", message=line))
-        started = time.monotonic()
-        job = self.defs.resolve_implicit_global_asset_job_def()
-        result = job.execute_in_process(
-            instance=self.recorded.instance,
-            asset_selection=[dg.AssetKey(name) for name in launch.assets],
-            partition_key=partition_of(launch.key),
-            raise_on_error=False,
-            run_config={"loggers": {CONSOLE: {}}},
-            tags=tags_of(self.name),
-        )
-        seconds = time.monotonic() - started
-        self.summary.run_ids.append(result.run_id)
-        reused = [
-            bool(event.step_materialization_data.materialization.metadata["reused"].value)
-            for event in result.get_asset_materialization_events()
-        ]
-        self.summary.reused += sum(reused)
-        self.summary.built += len(reused) - sum(reused)
-        if result.success:
-            self.on_event(Event(launch, "done", seconds, all(reused)))
-            return
-        passed = _passed(result)
-        event = Event(launch, "failed", seconds, message=_reason(result))
-        self._fail(launch, event, [name for name in launch.assets if name not in passed])
-        if event.message == INTERRUPTED:
-            raise KeyboardInterrupt
-
-    def _fail(self, launch: Launch, event: Event, assets: Sequence[str]) -> None:
-        self.failed |= {(name, launch.key) for name in assets}
-        (self.summary.skipped if event.state == "skipped" else self.summary.failures).append(event)
-        self.on_event(event)
-
-    def _blocked_by(self, launch: Launch) -> str:
-        """What failed of all that the assets need; of results that are gathered, one is enough."""
-        for row in (STAGES[name] for name in launch.assets):
-            for stage, key in row.parents_of(launch.key).items():
-                if stage not in launch.assets and (stage, key) in self.failed:
-                    return str(Launch((stage,), key))
-            for stage in row.gathers:
-                of_all = [key for name, key in self.tried if name == stage and _is_below(key, launch.key)]
-                if of_all and all((stage, key) in self.failed for key in of_all) and stage not in launch.assets:
-                    return f"every {stage}" + ("" if launch.key == ALL else f" of {launch.key}")
-        return ""
+def named(place: Place) -> str:
+    """As a line of output names an artifact."""
+    return place[0] if place[1] == ALL else " ".join(place)
 
 
-def _is_below(key: str, domain: str) -> bool:
-    return domain == ALL or key.split("/")[0] == domain
+def _is_shown(recorded: Recorded, place: Place) -> bool:
+    try:
+        return recorded.shows(up_to_date(recorded.project, *place))
+    except (ReactError, OSError, ValueError):
+        return False  # if it is more than out of date, the step itself says so
 
 
-def _passed(result: dg.ExecuteInProcessResult) -> set[str]:
-    made = {event.asset_key.path[-1] for event in result.get_asset_materialization_events() if event.asset_key}
-    checks = result.get_asset_check_evaluations()
-    return made - {check.asset_key.path[-1] for check in checks if check.blocking and not check.passed}
+def _blocked_by(place: Place, places: Sequence[Place], failed: set[Place]) -> str:
+    """What failed of all that an artifact is made from; of results that are gathered, one is enough."""
+    stage, key = place
+    for parent in STAGES[stage].parents_of(key).items():
+        if parent in failed:
+            return named(parent)
+    for gathered in STAGES[stage].gathers:
+        results = [found for found in places if found[0] == gathered and key in (ALL, found[1].split("/")[0])]
+        if results and failed.issuperset(results):
+            return f"every {named((gathered, key))}"
+    return ""
 
 
-def _reason(result: dg.ExecuteInProcessResult) -> str:
-    """The text of what failed: a check's own description, or the step's error without its traceback."""
+def _run(defs: dg.Definitions, instance: dg.DagsterInstance, launch: str, place: Place, summary: Summary) -> None:
+    """Make one artifact in a run of its own.
+
+    Raises:
+        KeyboardInterrupt: If the run was interrupted.
+    """
+    result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        instance=instance,
+        asset_selection=[dg.AssetKey(place[0])],
+        partition_key=partition_of(place[1]),
+        raise_on_error=False,
+        run_config={"loggers": {CONSOLE: {}}},
+        tags=tags_of(launch),
+    )
+    summary.run_ids.append(result.run_id)
+    if result.success:
+        (made,) = result.get_asset_materialization_events()
+        reused = bool(made.step_materialization_data.materialization.metadata["reused"].value)
+        summary.reused += reused
+        summary.built += not reused
+        return
     checks = [check for check in result.get_asset_check_evaluations() if check.blocking and not check.passed]
-    if checks:
-        return "; ".join(f"check {check.check_name}: {check.description}" for check in checks)
-    failed = (reason_of(event) for event in result.all_events if event.is_step_failure)
-    return next(failed, "failed; see the run in the UI")
+    reasons = [f"check {check.check_name}: {check.description}" for check in checks]
+    reasons = reasons or [reason_of(event) for event in result.all_events if event.is_step_failure][:1]
+    summary.failed[place] = "; ".join(reasons) or "failed; see the run in the UI"
+    if summary.failed[place] == INTERRUPTED:
+        raise KeyboardInterrupt
 
 
 def _valid_domains(project: Project) -> list[str]:

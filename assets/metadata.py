@@ -16,6 +16,7 @@ import pandas as pd
 from react_pipeline.pages import markdown_table
 from react_pipeline.store import Artifact
 from react_pipeline.tracking import METRICS_FILE, flatten
+from react_pipeline.workload import rate_of
 
 MAX_IMAGE_BYTES = 100_000
 MAX_TABLE_ROWS = 20
@@ -23,18 +24,6 @@ MAX_TEXT_CHARS = 2_000
 
 ATTENTION_GATE, DENSE_GATE = "gate_attn_", "gate_dense_"
 """How a training's records name the gates of a layer."""
-
-PICTURES = {
-    **{"contact_sheet.png": "contact_sheet", "similarity.png": "similarity", "loss.png": "loss_curve"},
-    **{"comparison.png": "comparison", "overview.png": "overview", "promotion.png": "promotion"},
-}
-"""Files of an artifact that are embedded, and the names they are shown under."""
-
-THROUGHPUT = {
-    **dict.fromkeys(("retrieved_set", "control_set"), ("pairs", "pairs_per_second")),
-    **{"faiss_index": ("rows", "rows_per_second"), "domain_results": ("n", "images_per_second")},
-}
-"""Counts of a stage that its seconds are divided into, and what the quotient is called; others count it themselves."""
 
 MAX_BARS = 30
 
@@ -47,10 +36,10 @@ def describe(artifact: Artifact) -> dict[str, Any]:
         "reused": dg.MetadataValue.bool(artifact.reused),
         "bytes": sum(recorded["bytes"] for recorded in artifact.manifest["files"].values()),
     }
-    shown |= {name: _value(value) for name, value in flatten(artifact.counts)}
-    shown |= _throughput(artifact)
-    for file, name in PICTURES.items():
-        if file in artifact.manifest["files"]:
+    shown |= {name: _value(value) for name, value in flatten({**rate_of(artifact), **artifact.counts})}
+    for file in artifact.manifest["files"]:
+        name, _, suffix = file.partition(".")
+        if suffix == "png" and name.isidentifier() and not name[-1].isdigit():  # of several sheets the first
             shown[name] = dg.MetadataValue.md(f"![{name}]({data_uri(artifact.file(file))})")
     if bars := _accuracy_bars(artifact):
         shown["accuracy"] = dg.MetadataValue.md(f"![accuracy by class]({bars})")
@@ -90,12 +79,6 @@ def _table(artifact: Artifact) -> str:
     if artifact.stage == "domain_results" and "per_class.parquet" in files:
         return _head(pd.read_parquet(artifact.file("per_class.parquet")), "accuracy", "least accurate classes")
     return ""
-
-
-def _throughput(artifact: Artifact) -> dict[str, float]:
-    counted, name = THROUGHPUT.get(artifact.stage, ("", ""))
-    count, seconds = artifact.counts.get(counted), artifact.counts.get("seconds")
-    return {name: round(count / seconds, 1)} if count and seconds and name not in artifact.counts else {}
 
 
 def _accuracy_bars(artifact: Artifact) -> str:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.resources import REPOSITORY, TrackingResource
+from react_pipeline.assets.resources import REPOSITORY, TrackingResource
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
@@ -36,6 +36,7 @@ from react_pipeline.store import (
     TrainingError,
     error_type,
     locked,
+    write_atomically,
 )
 from react_pipeline.training import TrainingObserver
 
@@ -162,7 +163,7 @@ def torchrun_command(processes: int, several_nodes: list[str], arguments: list[s
     """The command line of torchrun; a machine by itself finds a free port."""
     rendezvous = several_nodes or ["--standalone"]
     run = [sys.executable, "-m", "torch.distributed.run", *rendezvous, "--nproc-per-node", str(processes)]
-    return [*run, "-m", "assets.training_process", *arguments]
+    return [*run, "-m", "react_pipeline.assets.training_process", *arguments]
 
 
 def environment(processes: int, exchange: Path) -> dict[str, str]:
@@ -188,9 +189,7 @@ def write_failure(exchange: Path, rank: int, error: Exception) -> None:
     kind = "OSError" if isinstance(error, OSError) else type(error).__name__
     text = str(error) if isinstance(error, (ReactError, OSError)) else f"{type(error).__name__}: {error}"
     failure = {"rank": rank, "kind": kind, "text": text, "time": time.time()}
-    temporary = exchange / f"failure-{rank}.tmp"
-    temporary.write_text(json.dumps(failure), encoding="utf-8")
-    temporary.replace(temporary.with_suffix(".json"))
+    write_atomically(exchange / f"failure-{rank}.json", json.dumps(failure))
 
 
 def failure(exchange: Path) -> Exception | None:

@@ -5,17 +5,17 @@ Does not belong here: the rule (`react_pipeline.promotion`), MLflow's registry (
 
 import dagster as dg
 
-from assets.declared import check, stage_asset
-from assets.metadata import data_uri
-from assets.partitions import key_of
-from assets.reporting import publish, readable_failures
-from assets.resources import ProjectParam, TrackingParam
+from react_pipeline.assets.declared import check, stage_asset
+from react_pipeline.assets.metadata import data_uri
+from react_pipeline.assets.partitions import key_of
+from react_pipeline.assets.reporting import publish, readable_failures
+from react_pipeline.assets.resources import ProjectParam, TrackingParam
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.promotion import decide, promotion_is_current, standing
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, StaleArtifact
-from react_pipeline.tracking import Delivery, Registry
+from react_pipeline.tracking import Delivery, Tracking
 
 MAX_NAMED = 5
 
@@ -32,11 +32,11 @@ def promotion(
     """
     with readable_failures():
         pipeline, slug = project.load(), key_of(context)
-        registry = Registry.of(pipeline, tracking.tracking_uri or None)
-        edit = registry.hand_edit(pipeline, slug)
+        mlflow = Tracking.of(pipeline, tracking.tracking_uri or None)
+        edit = mlflow.hand_edit(pipeline, slug)
         result = publish(context, project, tracking, lambda pipeline, slug: decide(pipeline, slug, edit))
         artifact = pipeline.store.current("promotion", slug)
-        delivery = registry.apply(pipeline, artifact)
+        delivery = mlflow.apply(pipeline, artifact)
         return dg.MaterializeResult(
             metadata={**(result.metadata or {}), **describe_verdict(artifact, delivery)},
             data_version=result.data_version,

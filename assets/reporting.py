@@ -4,7 +4,6 @@ Belongs here: which failures are tried again, and reuse of what is fresh. Does n
 like (`metadata`).
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,9 +11,9 @@ from typing import Any
 
 import dagster as dg
 
-from assets.metadata import describe
-from assets.partitions import key_of
-from assets.resources import ProjectParam, TrackingParam
+from react_pipeline.assets.metadata import describe
+from react_pipeline.assets.partitions import key_of
+from react_pipeline.assets.resources import ProjectParam, TrackingParam
 from react_pipeline.lineage import call, fresh_or_none
 from react_pipeline.pipeline import STAGES, Stage
 from react_pipeline.project import Project, full_glance
@@ -24,7 +23,7 @@ from react_pipeline.store import (
     ReactError,
     SourceUnavailable,
     StoreWriteError,
-    canonical_json,
+    digest_of,
 )
 from react_pipeline.workload import announce
 
@@ -90,7 +89,7 @@ def seen(project: Project, stage: Stage, key: str) -> str:
     elif stage.name == "retrieved_set":
         judged = project.retrieval(key).model_dump(mode="json")
     where = [project.config.tracking_uri, project.config.project]
-    return hashlib.sha256(canonical_json([files, judged, where]).encode()).hexdigest()[:16]
+    return digest_of([files, judged, where])
 
 
 @contextmanager

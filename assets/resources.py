@@ -13,11 +13,13 @@ from typing import Any
 
 import dagster as dg
 
+import react_pipeline
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact
 from react_pipeline.tracking import LiveRun, Tracking
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(react_pipeline.__file__).resolve().parents[1]
+"""The folder that holds the package: a clone, or site-packages."""
 
 
 def fixed(resource: Any) -> dg.ResourceDefinition:

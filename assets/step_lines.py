@@ -16,10 +16,10 @@ CONSOLE = "console"
 class StepLines(logging.Handler):
     """Calls `on_line` with the lines of steps, and with Dagster's own where one is tried again."""
 
-    def __init__(self) -> None:
-        """Nothing is passed on before `on_line` is set."""
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        """Nothing is passed on before a job is given the `definition`."""
         super().__init__()
-        self.on_line: Callable[[str], None] = lambda line: None
+        self.on_line = on_line
 
     @property
     def definition(self) -> dg.LoggerDefinition:

@@ -1,4 +1,4 @@
-"""One process of a training that torchrun started: `python -m torch.distributed.run ... -m assets.training_process`.
+"""One process of a training that torchrun started, by `torchrun ... -m react_pipeline.assets.training_process`.
 
 Belongs here: what surrounds `customize` in such a process: the way to Dagster and to MLflow (the writing process
 only), and an end that the launching process can read. Does not belong here: starting processes (`processes`).
@@ -21,7 +21,7 @@ from types import FrameType
 
 from dagster_pipes import PipesEnvVarParamsLoader, open_dagster_pipes
 
-from assets.processes import EXCHANGE_VARIABLE, LIFELINE, Progress, write_failure
+from react_pipeline.assets.processes import EXCHANGE_VARIABLE, LIFELINE, Progress, write_failure
 from react_pipeline.project import Project
 from react_pipeline.tracking import LiveRun
 from react_pipeline.training import NoObserver, TrainingObserver

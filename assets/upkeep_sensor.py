@@ -6,28 +6,25 @@ what is due (`react_pipeline.upkeep`), what earlier runs say (`attempts`).
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import dagster as dg
 
-from assets.attempts import (
-    CHECK_TAG,
+from react_pipeline.assets.attempts import (
     CODE_TAG,
     INPUTS_TAG,
     TRY_TAG,
     code_digest,
-    failure_of,
+    ending_of,
     is_under_way,
-    outlook_by_tag,
     outlook_of,
-    short,
 )
-from assets.declared import blocking_checks
-from assets.partitions import DOMAINS, partition_of, partitions_of
-from assets.resources import ProjectParam
+from react_pipeline.assets.partitions import DOMAINS, partition_of, partitions_of
+from react_pipeline.assets.recorded import evaluations_of
+from react_pipeline.assets.resources import ProjectParam
 from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import AutomationConfig
@@ -36,8 +33,6 @@ from react_pipeline.upkeep import Place, State, Survey, Task, survey
 
 MAX_TAG_CHARS = 250
 MAX_SKIP_CHARS = 2_000
-CHECK_PRIORITY = "90"
-"""Of a run that evaluates a check: seconds of work that others wait for."""
 
 
 def upkeep(settings: AutomationConfig) -> dg.SensorDefinition:
@@ -81,20 +76,18 @@ class Tick:
     now: float = field(default_factory=time.time)
     lines: list[str] = field(default_factory=list)
     requests: list[dg.RunRequest] = field(default_factory=list)
+    judged: set[Place] = field(default_factory=set)
     failed: set[Place] = field(default_factory=set)
     found: Survey = field(default_factory=Survey)
 
     def look(self) -> None:
         """Judge what is due, then again without what failed, since others need not wait for it."""
-        slugs, judged = sorted(self.instance.get_dynamic_partitions(DOMAINS)), set[Place]()
-        before = None
+        slugs, before = sorted(self.instance.get_dynamic_partitions(DOMAINS)), None
         while before != self.failed:
             before = set(self.failed)
             self.found = survey(self.project, slugs, before)
             for task in (*self.found.tasks, *self._touched()):
-                if task.place not in judged:
-                    judged.add(task.place)
-                    self._judge(task)
+                self._ask_once(task)
         self.lines += [f"{slug}: left out: {reason}" for slug, reason in self.found.unreadable.items()]
         self.lines += [f"{task.stage} {task.key}: held back: {task.reason}" for task in self.found.held]
 
@@ -119,14 +112,15 @@ class Tick:
             if self.seen.setdefault("/".join(place), look) != look
         ]
 
-    def _judge(self, task: Task) -> None:
-        outlook, name = outlook_of(self.instance, task, self.code, self.now), f"{task.stage} {task.key}"
-        if outlook.fate == "under way":
+    def _ask_once(self, task: Task) -> None:
+        if task.place in self.judged:
             return
+        self.judged.add(task.place)
+        outlook, name = outlook_of(self.instance, task, self.code, self.now), f"{task.stage} {task.key}"
         if outlook.fate == "leave":
             self.failed.add(task.place)
-            self.lines.append(f"{name}: was asked for with these inputs and is missing: {outlook.why}")
-        elif self._is_clear(task, name):
+            self.lines.append(f"{name}: was asked for with these inputs: {outlook.why}")
+        elif outlook.fate == "ask" and self._is_clear(task, name):
             again = f" again, since {outlook.why}" if outlook.why else ""
             self.lines.append(f"{name}: asked for{again}: {task.reason}")
             self.requests.append(request_of(task, self.code, outlook.tries))
@@ -134,49 +128,40 @@ class Tick:
                 self.seen["/".join(task.place)] = self.found.glances[task.place]
 
     def _is_clear(self, task: Task, name: str) -> bool:
-        """Whether the blocking checks of all that a task is made from passed; one never evaluated is asked for."""
+        """Whether the blocking checks of all that a task is made from passed.
+
+        What has one that was planned and never evaluated is asked for again: it is reused, and its checks evaluated.
+        """
         clear = True
-        for stage, key in STAGES[task.stage].parents_of(task.key).items():
-            for check in self._executions(stage, key, blocking_checks(stage)):
-                run = self.instance.get_run_by_id(check.latest_planned_run_id) if _is_planned(check) else None
-                if run is not None and is_under_way(run):
-                    clear = False
-                    continue
-                # It may have been evaluated, and its run ended, since that was read.
-                (last,) = self._executions(stage, key, [check.check_key]) if _is_planned(check) else [check]
-                if _is_planned(last):
-                    clear = False
-                    self._evaluate(task, name, stage, key, last.check_key.name, run)
-                elif last.latest_execution_status.value == "FAILED" and last.is_current:
+        for place in STAGES[task.stage].parents_of(task.key).items():
+            checks = evaluations_of(self.instance, *place)
+            runs = {one.check_key: self.instance.get_run_by_id(one.latest_planned_run_id) for one in planned(checks)}
+            if any(run is not None and is_under_way(self.instance, run) for run in runs.values()):
+                clear = False
+                continue
+            if runs:  # they may have been evaluated, and their runs ended, since that was read
+                checks = evaluations_of(self.instance, *place)
+            for check in [check for check in checks if check.latest_execution_status.value == "FAILED"]:
+                if check.is_current:
                     clear = False
                     self.failed.add(task.place)
-                    self.lines.append(f"{name}: not asked for: {last.check_key.name} of {stage} has failed")
+                    self.lines.append(f"{name}: not asked for: {check.check_key.name} of {place[0]} has failed")
+            for check in planned(checks):
+                clear = False
+                run, name_of_check = runs.get(check.check_key), check.check_key.name
+                step, what = f"{place[0]}_{name_of_check}", f"{name_of_check} of {place[0]} was not evaluated"
+                why = ending_of(self.instance, run, step).text if run else "its run is gone"
+                self.lines.append(f"{name}: not asked for yet: {what}: {why}")
+                self._ask_once(Task(*place, what, self.project.store.current(*place).fingerprint))
+                self.failed |= {task.place} if place in self.failed else set()
         return clear
-
-    def _executions(self, stage: str, key: str, checks: list[dg.AssetCheckKey]) -> Any:
-        partition = partition_of(key)
-        wanted = None if partition is None else [str(partition)]
-        return self.instance.event_log_storage.get_asset_check_partition_info(checks, partition_keys=wanted)
-
-    def _evaluate(self, task: Task, name: str, stage: str, key: str, check: str, run: dg.DagsterRun | None) -> None:
-        """Ask for a check that was planned for an artifact and never evaluated, if its time has come."""
-        tag = {CHECK_TAG + check: self.project.store.current(stage, key).fingerprint}
-        outlook = outlook_by_tag(self.instance, tag, f"{stage}_{check}", self.code, self.now, is_check=True)
-        ask = outlook.fate == "ask"
-        why = outlook.why or _why_unevaluated(self.instance, run, f"{stage}_{check}")
-        then = "evaluated now" if ask else "or execute it on the page Checks of its asset"
-        self.lines.append(f"{name}: not asked for yet: {check} of {stage} was not evaluated: {why}; {then}")
-        if outlook.fate == "leave":
-            self.failed.add(task.place)
-        request = check_request_of(stage, key, check, {**tag, CODE_TAG: self.code, TRY_TAG: str(outlook.tries)})
-        if ask and request not in self.requests:
-            self.requests.append(request)
 
 
 def request_of(task: Task, code: str, tries: int) -> dg.RunRequest:
     """A run that builds one artifact; its tags say why, and are what later ticks know of it."""
     domain, _, method = ("" if task.key == ALL else task.key).partition("/")
     priority = STAGES[task.stage].priority - (len(str(task.images)) if task.images else 0)
+    partition, definition = partition_of(task.key), partitions_of(STAGES[task.stage], [method])
     tags = {
         "react/reason": f"{task.stage}: {task.reason}"[:MAX_TAG_CHARS],
         INPUTS_TAG + task.stage: task.inputs,
@@ -185,31 +170,12 @@ def request_of(task: Task, code: str, tries: int) -> dg.RunRequest:
         "react/domain": domain,
         "react/method": method,
         "dagster/priority": str(priority),
+        **(definition.get_tags_for_partition_key(partition) if partition and definition else {}),
     }
-    return _request(task.stage, task.key, tags, asset_selection=[dg.AssetKey(task.stage)])
+    tags = {name: tag for name, tag in tags.items() if tag}
+    return dg.RunRequest(partition_key=partition, tags=tags, asset_selection=[dg.AssetKey(task.stage)])
 
 
-def check_request_of(stage: str, key: str, check: str, tags: Mapping[str, str]) -> dg.RunRequest:
-    """A run that evaluates one check and builds nothing."""
-    named = {"react/reason": f"{check} of {stage} was not evaluated", "dagster/priority": CHECK_PRIORITY}
-    keys = [dg.AssetCheckKey(dg.AssetKey(stage), check)]
-    return _request(stage, key, {**tags, **named}, asset_selection=[], asset_check_keys=keys)
-
-
-def _request(stage: str, key: str, tags: Mapping[str, str], **what: Any) -> dg.RunRequest:
-    partition, definition = partition_of(key), partitions_of(STAGES[stage], key.split("/")[1:])
-    if partition is not None and definition is not None:
-        tags = {**tags, **definition.get_tags_for_partition_key(partition)}
-    return dg.RunRequest(partition_key=partition, tags={name: tag for name, tag in tags.items() if tag}, **what)
-
-
-def _is_planned(check: Any) -> bool:
-    return bool(check.latest_execution_status.value == "PLANNED")
-
-
-def _why_unevaluated(instance: dg.DagsterInstance, run: dg.DagsterRun | None, step: str) -> str:
-    if run is None:
-        return "its run is gone"
-    if run.status == dg.DagsterRunStatus.FAILURE:
-        return f"run {short(run)} failed: {failure_of(instance, run, step).reason}"
-    return f"run {short(run)} ended before it"
+def planned(checks: Sequence[Any]) -> list[Any]:
+    """Those that a run was to evaluate, of which nothing is known yet."""
+    return [check for check in checks if check.latest_execution_status.value == "PLANNED"]

@@ -1,4 +1,4 @@
-"""The Dagster webserver behind a guard: `python -m assets.webserver`, with the options of `dagster-webserver`.
+"""The Dagster webserver behind a guard: `python -m react_pipeline.assets.webserver`, used as `dagster-webserver` is.
 
 Belongs here: what is refused of Dagster's requests. Does not belong here: what any server refuses
 (`react_pipeline.browse.cross_site`).
@@ -66,7 +66,7 @@ class Guard:
 def guard(allowed: Collection[str]) -> None:
     """Put the guard in front of every Dagster webserver of this process."""
     inner = DagsterWebserver.build_middleware
-    DagsterWebserver.build_middleware = lambda self: [Middleware(Guard, allowed=allowed), *inner(self)]
+    DagsterWebserver.build_middleware = lambda self: [Middleware(Guard, allowed=allowed), *inner(self)]  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ into that page. It needs 2.3 GB in `--scratch`, which are removed at the end, an
 0.1%, 1% and 10% of the pairs are collected into training shards, by `collect.collect_pairs` and by reading every tar
 through from its start to its end (`tarfile` as a stream, which skips what was not chosen but must read it) into the
 same shards. Both give the same bytes, which is checked. Before each run the tars are dropped from the page cache, so
-that both read from the disk. Where pairs lie is known, as it is once a corpus is embedded: the range reads are given
+that both read from the disk. Where pairs are is known, as it is once a corpus is embedded: the range reads are given
 the table of offsets, reading through needs only names.
 """
 
@@ -40,7 +40,7 @@ MIB = 2**20
 
 
 def write_tars(directory: Path, tars: int) -> tuple[list[Path], pd.DataFrame]:
-    """The tars, and the table of where their images lie."""
+    """The tars, and the table of where their images are."""
     chance = np.random.default_rng(0)
     paths, located = [], []
     for number in tqdm(range(tars), desc="writing tars", unit="tar", leave=False, disable=None):

@@ -3,7 +3,7 @@
 Run `.venv/bin/python -m benchmarks.customize` from the repository's root: `--quick` only to see that it works, `--page
 docs/performance.md` to write the tables into that page. Both train the same model, shaped like ViT-B/32 with random
 weights and six gated blocks, on the same batch with the same threads. The steps of all variants are taken in turns, so
-that what else the machine does hits all of them alike. Batches lie ready in memory: reading, decoding and augmenting
+that what else the machine does hits all of them alike. Batches are ready in memory: reading, decoding and augmenting
 images is not measured, and kept vectors and tokens are made before the clock starts.
 
 The steps themselves are in `benchmarks.published`, counting and timing in `benchmarks.operations`.
@@ -190,7 +190,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--curve-steps", type=int, default=None, help="steps of the loss curves (default: 12)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda was not run yet")
-    parser.add_argument("--peak-tflops", type=float, default=None, help="of the device, to tell the share in use")
+    parser.add_argument("--peak-tflops", type=float, default=None, help="of the device, to report the share in use")
     parser.add_argument("--compile", action="store_true", help="torch.compile too; needs a C++ compiler and a minute")
     parser.add_argument("--quick", action="store_true", help="batch 8, one repeat, short curves, no ablation")
     parser.add_argument("--json", type=Path, default=None, help="write everything that was measured to this file")

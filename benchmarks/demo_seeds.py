@@ -53,7 +53,7 @@ def beside(project: Project, name: str, seed: int, methods: Mapping[str, Mapping
     for stage in SHARED:
         if not (project.config.store / stage).is_dir():
             raise MissingArtifact(f"{project.config.store}: has no `{stage}`; run `make demo` first")
-        # Linked anew each time, so that a rebuilt corpus is never mixed with the pairs of an older one.
+        # Linked again each time, so that a rebuilt corpus is never mixed with the pairs of an older one.
         shutil.rmtree(store / stage, ignore_errors=True)
         shutil.copytree(project.config.store / stage, store / stage, copy_function=os.link)
     (store / "store.json").write_bytes((project.config.store / "store.json").read_bytes())

@@ -122,7 +122,7 @@ def main() -> None:
 
     others = {curve.trial: curve for curve in alone.curves}
     pairs = [(curve, others[curve.trial]) for curve in ours.curves if curve.trial in others]
-    gaps = [abs(curve.score("best") - other.score("best")) for curve, other in pairs]
+    gaps = [abs(curve.best - other.best) for curve, other in pairs]
     print(f"  agreement: {len(pairs)} trials in both, scores differ by {max(gaps):.4f} at most; same winner:", end=" ")
     print(f"{ours.best == alone.best} (lr {ours.best.learning_rate:g}, weight decay {ours.best.weight_decay:.3g})")
     assert max(gaps) <= 2 / len(held_out.labels), "more than two held-out images apart"

@@ -2,8 +2,8 @@
 
 Run after `make demo`: `.venv/bin/python -m benchmarks.methods`. Each seed has a store of its own (`demo_seeds`), with
 the demo's pairs linked in, and results of the demo itself for the seed it was trained with. What a store holds is never
-made again, so this can be stopped at any time and started again; a training that was cut off goes on. Cheap methods of
-all seeds come first. Table and plot are written at the end, after Ctrl-C too, and tell of what is there by then;
+made again, so this can be stopped at any time and started again; a training that was cut off resumes. Cheap methods of
+all seeds come first. Table and plot are written at the end, after Ctrl-C too, and cover what is there by then;
 `--report` trains nothing and writes them; it needs no demo where every result is on file.
 
 Every result is also a line of `docs/results.csv`, with a digest of the recipe it was trained with. A result that is
@@ -143,7 +143,7 @@ def summarise(rows: Sequence[Row], domains: Sequence[str]) -> pd.DataFrame:
     """One line a method: means over seeds and domains, and their spread over seeds (standard deviation).
 
     Only seeds in which a method has a figure of every domain count. A gain is taken seed by seed and then averaged; the
-    base has one figure, which stands beside all seeds. Columns: `seeds`, each domain, `mean`, `spread`, `over_base`,
+    base has one figure, which is shown beside all seeds. Columns: `seeds`, each domain, `mean`, `spread`, `over_base`,
     `over_base_spread`, `over_control`, `over_control_spread` (percent and percentage points), `trainable_parameters`,
     `seconds` (of one training, mean).
     """
@@ -181,7 +181,7 @@ def summarise(rows: Sequence[Row], domains: Sequence[str]) -> pd.DataFrame:
 
 
 def to_markdown(summary: pd.DataFrame, domains: Sequence[str]) -> str:
-    """The summary as a Markdown table; a spread stands behind its mean where there are two seeds or more."""
+    """The summary as a Markdown table; a spread follows its mean where there are two seeds or more."""
     names = ["method", *domains, "mean", "over base", "over control", "trained parameters", "seconds", "seeds"]
     rows = []
     for line in summary.to_dict("records"):
@@ -244,7 +244,7 @@ def write_section(page: Path, text: str, begin: str = BEGIN, end: str = END) -> 
 
 
 def require_markers(page: Path, begin: str, end: str) -> tuple[str, str]:
-    """What stands before and after two markers of a page.
+    """The text before and after two markers of a page.
 
     Raises:
         ValueError: If the page has not both, in this order.

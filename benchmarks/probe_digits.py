@@ -8,7 +8,7 @@ the benchmark has for MNIST (`"0"` to `"9"`); zero-shot is shown with the names 
 Half of the images of each class are for training, the other half for testing: the same halves for all seeds, which
 draw the shots and nothing else. Search, training and both protocols are the pipeline's own (`DatasetMeasurer`).
 
-Beside it stands the same protocol on the 64 grey values themselves, from a random head: such small images need no
+Beside it is the same protocol on the 64 grey values themselves, from a random head: such small images need no
 encoder, and the table should not hide it.
 """
 
@@ -144,8 +144,8 @@ def probe_pixels(
     split = split_training(train.labels.numpy(), n_classes=10, shots=experiment.shots, seed=experiment.seed)
     adapted = linear_probe(train, test, Head.random(10, 64), split, HeadSettings())
     values = {"clean": adapted.clean, "elevater": adapted.elevater}
-    about = {"dataset": PIXELS, "learning_rate": adapted.trial.learning_rate}
-    about["weight_decay"] = adapted.trial.weight_decay
+    about = {"dataset": PIXELS, "learning_rate": adapted.search.best.learning_rate}
+    about["weight_decay"] = adapted.search.best.weight_decay
     return [row.model_copy(update={**about, "value": values[row.protocol]}) for row in outcome.measurements]
 
 

@@ -1,6 +1,6 @@
 """The published design of a step of REACT's `gated-image`, written out plainly, and the parts that lead to our step.
 
-What both steps train stands here too: the model, the pairs, the recipe. Each part of our step can be switched on by
+What both steps train is here too: the model, the pairs, the recipe. Each part of our step can be switched on by
 itself, which only an ablation needs; with all parts on it is the step that trains. How steps are measured is in
 `benchmarks.operations` and `benchmarks.customize`.
 
@@ -164,12 +164,13 @@ class PartialTower(ImageTower):
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
         """As `ImageTower.tokens`."""
-        tokens = self._entering(0, images)
+        tokens = self.entering(0, images)
         for block in self.blocks[: self.start]:
             tokens = self._host(block, tokens)
         return tokens
 
-    def _block(self, number: int, tokens: Tensor) -> Tensor:
+    def block(self, number: int, tokens: Tensor) -> Tensor:
+        """As `ImageTower.block`."""
         block: Any = self.blocks[number]
         alone = CLASS_TOKEN in self._parts and number == len(self.blocks) - 1
         if NO_CHECKPOINTING not in self._parts and tokens.requires_grad:
@@ -198,7 +199,7 @@ class PartialTower(ImageTower):
 
 
 class Texts:
-    """Unit vectors of the texts of all batches, kept or made at every step; stands for `TrainingTexts`."""
+    """Unit vectors of the texts of all batches, kept or made at every step; replaces `TrainingTexts`."""
 
     def __init__(self, model: Any, batches: Batches, *, kept: bool) -> None:
         """Encode all texts now if they are to be kept."""

@@ -2,13 +2,15 @@
 
 Run `.venv/bin/python -m benchmarks.retrieval` from the repository's root; `--page docs/performance.md` writes the
 tables into that page, between the markers that `--section` names. `--sizes 5000000 --section retrieval-5m` measures
-five million vectors (20 GiB of memory, 40 GB of disk), `--quick` shows on 20,000 that it works.
+five million vectors (20 GiB of memory, 40 GB of disk), `--quick` shows on 20,000 that it works. All prompts alone:
+`--prompts-only --sizes 1000000 --section retrieval-prompts`; with `--sizes 20000 --classes 25` in a minute.
 
 Vectors are clustered (`benchmarks.clustered` says how), 512 numbers wide; images are searched with texts, which form
 another cloud. Each size and key is built in a process of its own and searched in another, so that their memory is
-theirs. Exact search and the reference's way are timed in the process that times ours: a search is one call for all
-prompts; the reference searches class by class and leaves FAISS' parameters at their defaults (one cell of an IVF,
-efSearch 16 of a graph) with no re-ranking. Making the vectors is not measured, nor is encoding prompts.
+theirs. How all prompts are searched is in `benchmarks.all_prompts`. Exact search and the reference's way are timed in
+the process that times ours: a search is one call for all prompts; the reference searches class by class and leaves
+FAISS' parameters at their defaults (one cell of an IVF, efSearch 16 of a graph) with no re-ranking. Making the vectors
+is not measured, nor is encoding prompts.
 """
 
 from __future__ import annotations
@@ -26,26 +28,23 @@ from pathlib import Path
 from typing import Any
 
 import faiss
-import pandas as pd
 import psutil
 import yaml
 from tqdm import tqdm
 
+from benchmarks.all_prompts import ask, table
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from benchmarks.methods import write_section
-from benchmarks.retrieval_tables import MIB, Row, growth_table, index_table, prompts_table
-from react_pipeline.embedding import row_metadata
+from benchmarks.retrieval_tables import MIB, Row, growth_table, index_table
 from react_pipeline.indexing import (
     GRAPH_KEY,
     GRAPH_ROWS,
     Neighbours,
     StoredVectors,
-    build_index,
     build_side,
     cells_for,
     draw_queries,
     find_rows,
-    open_index,
     read_index,
     search_parameters,
     set_parameters,
@@ -67,7 +66,7 @@ def default_keys(rows: int) -> list[str]:
 
 
 def project_in(folder: Path, key: str = "auto") -> Project:
-    """A project whose store lies in the folder, with a key of the index."""
+    """A project whose store is in the folder, with a key of the index."""
     path = folder / "pipeline.yaml"
     corpus, encoder = {"kind": "webdataset", "shards": ["none.tar"]}, {"pretrained": "none"}
     fields = {"store": "store", "corpus": corpus, "encoder": encoder, "index": {"key": key}}
@@ -146,54 +145,14 @@ def rate(call: Callable[[Any], Any], parts: Sequence[Any], repeats: int = 3) -> 
     return sum(map(len, parts)) / best
 
 
-def ask(folder: Path, rows: int, classes: int, key: str = "auto") -> Row:
-    """All prompts of many classes through the published index, with captions and URLs of what they find.
-
-    Batch by batch: the best hit of each row for a class is kept, then the metadata of the rows left is read.
-    """
-    project = project_in(folder, key)
-    started = time.perf_counter()
-    artifact = build_index(project)
-    built_seconds = time.perf_counter() - started
-    embeddings = project.store.current("corpus_embeddings", ALL)
-    prompts = Cloud(rows, WIDTH).prompts(classes, TEMPLATES)
-    index = open_index(artifact, embeddings=embeddings)
-    before = psutil.Process().memory_info().rss
-    started = time.perf_counter()
-    hits, kept = 0, []
-    for found in index.search_batches("image", prompts, HITS, batch_queries=100 * TEMPLATES):
-        hits += len(found)
-        best = found.assign(class_id=found["query"] // TEMPLATES).sort_values("similarity", ascending=False)
-        # A batch holds whole classes.
-        kept.append(best.drop_duplicates(["class_id", "row"])[["class_id", "row", "similarity"]])
-    pairs = pd.concat(kept, ignore_index=True)
-    searched = time.perf_counter() - started
-    described = row_metadata(embeddings, pairs["row"].unique(), ["caption", "url"])
-    pairs = pairs.join(described, on="row")
-    joined = time.perf_counter() - started
-    memory = psutil.Process().memory_info()
-    row = {"rows": rows, "prompts": len(prompts), "hits": hits, "pairs": len(pairs), "key": artifact.counts["key"]}
-    row |= {
-        "recall": artifact.counts["recall_at_10"]["image"],
-        "parameters": artifact.counts["parameters"].get("image", ""),
-    }
-    row |= {"build_seconds": built_seconds, "search_seconds": searched, "seconds": joined}
-    row |= {"resident_mib": (memory.rss - before) / MIB, "named": int(pairs["caption"].notna().sum())}
-    row["exact_prompts"] = min(EXACT_PROMPTS, len(prompts))
-    side = index._side("image")
-    set_parameters(side, default_parameters(side))
-    row["reference_seconds"] = len(prompts) / rate(
-        lambda part: find_rows(side, part, HITS), by_class(prompts, TEMPLATES), 1
-    )
-    exact = faiss.IndexFlatIP(WIDTH)
-    for _, vectors in StoredVectors(embeddings, "image").chunks():
-        exact.add(vectors)
-    row["exact_seconds"] = len(prompts) / rate(lambda part: find_rows(exact, part, HITS), [prompts[:EXACT_PROMPTS]], 1)
-    return row
+def ask_all(folder: Path, rows: int, classes: int, key: str) -> Row:
+    """All prompts of many classes, in every way."""
+    embeddings = project_in(folder).store.current("corpus_embeddings", ALL)
+    return ask(embeddings, folder, rows, classes, key)
 
 
 def file_of(folder: Path, key: str) -> Path:
-    """Where the index of a key lies."""
+    """The path of the index of a key."""
     return folder / f"{key.replace(',', '-')}.index"
 
 
@@ -211,7 +170,8 @@ def run(given: argparse.Namespace) -> str:
     rows_of_table, asked = [], None
     for rows in given.sizes:
         with tempfile.TemporaryDirectory(dir=given.folder) as name:
-            folder, keys = Path(name), given.keys or default_keys(rows)
+            folder, cells = Path(name), given.prompts_key or f"IVF{cells_for(rows)},SQfp16"
+            keys = [cells] if given.prompts_only else given.keys or default_keys(rows)
             keys = list(dict.fromkeys(["Flat", *keys]))
             steps = tqdm(total=2 * len(keys) + 1, desc=f"{rows:,}", disable=None)
             in_process("make", folder, rows)
@@ -219,17 +179,18 @@ def run(given: argparse.Namespace) -> str:
             for key in keys:
                 in_process("build", folder, rows, key)
                 steps.update()
-                rows_of_table.append(in_process("search", folder, rows, key))
-                print(json.dumps(rows_of_table[-1]), flush=True)
+                if not given.prompts_only:
+                    rows_of_table.append(in_process("search", folder, rows, key))
+                    print(json.dumps(rows_of_table[-1]), flush=True)
                 steps.update()
-            if rows == given.prompts_at:
-                asked = in_process("ask", folder, rows, f"{given.classes} {given.prompts_key}")
+            if rows == given.prompts_at or given.prompts_only:
+                asked = in_process("ask", folder, rows, f"{given.classes} {cells}")
             steps.close()
     setting = f"{faiss.omp_get_max_threads()} threads, FAISS {faiss.__version__}, {HITS} hits a query"
-    text = [f"{setting}.", index_table(rows_of_table)]
+    text = [f"{setting}.", index_table(rows_of_table)] if rows_of_table else []
     if growth := growth_table(rows_of_table):
         text += ["Growth:", growth]
-    return "\n\n".join(text + ([prompts_table(asked)] if asked else []))
+    return "\n\n".join(text + ([table(asked)] if asked else []))
 
 
 def main() -> None:
@@ -239,7 +200,8 @@ def main() -> None:
     parser.add_argument("--keys", nargs="+", help="instead of those for each size; exact search is always there")
     parser.add_argument("--prompts-at", type=int, default=1_000_000, help="the size at which all prompts are asked")
     parser.add_argument("--classes", type=int, default=PROMPT_CLASSES, help=f"of {TEMPLATES} prompts each")
-    parser.add_argument("--prompts-key", default="auto", help="`index.key` of the index that is asked")
+    parser.add_argument("--prompts-key", help="key of cells, among `--keys`, of the index that is asked")
+    parser.add_argument("--prompts-only", action="store_true", help="ask all prompts, and nothing else")
     parser.add_argument("--folder", type=Path, help="where to put vectors and indices; a temporary folder by default")
     parser.add_argument("--page", type=Path, help="has the two markers; gets the tables")
     parser.add_argument("--section", default="retrieval", help="name in the markers of the page")
@@ -252,7 +214,7 @@ def main() -> None:
             "make": lambda: make(given.folder, given.sizes[0]),
             "build": lambda: build(given.folder, given.sizes[0], given.extra),
             "search": lambda: search(given.folder, given.sizes[0], given.extra),
-            "ask": lambda: ask(given.folder, given.sizes[0], int(given.extra.split()[0]), given.extra.split()[1]),
+            "ask": lambda: ask_all(given.folder, given.sizes[0], int(given.extra.split()[0]), given.extra.split()[1]),
         }
         print(json.dumps(stages[given.stage]()))
         return

@@ -6,7 +6,7 @@ Belongs here: laying figures out. Does not belong here: measuring.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -58,33 +58,3 @@ def growth_table(rows: Sequence[Row]) -> str:
         for before, after in zip(found[:-1], found[1:], strict=True)
     ]
     return str(pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)) if lines else ""
-
-
-def prompts_table(row: Mapping[str, Any]) -> str:
-    """The prompts end to end, beside the reference's search and exact search."""
-    rest = row["seconds"] - row["search_seconds"]
-    lines = [
-        ["ours: search in batches", row["search_seconds"], row["recall"]],
-        ["ours: with captions and URLs joined", row["seconds"], row["recall"]],
-        ["the reference's way: search class by class, without metadata", row["reference_seconds"], None],
-        [f"exact search (from {row['exact_prompts']} prompts), without metadata", row["exact_seconds"], 1.0],
-    ]
-    table = pd.DataFrame(
-        [
-            {
-                "way": name,
-                "seconds": f"{seconds:,.1f}",
-                "over ours": f"{seconds / row['search_seconds']:.3g}",
-                "recall@10": "–" if recall is None else f"{recall:.3f}",
-            }
-            for name, seconds, recall in lines
-        ]
-    )
-    tuned = f" at {row['parameters']}" if row["parameters"] else ""
-    text = (
-        f"{row['prompts']:,} prompts against {row['rows']:,} vectors, `{row['key']}`{tuned}: "
-        f"{row['hits']:,} hits, {row['pairs']:,} pairs of class and row, {row['named']:,} of them with a caption; "
-        f"{row['resident_mib']:,.0f} MiB more resident at the end (mapped pages included); joining took {rest:.1f} s, "
-        f"publishing the index of both sides before it {row['build_seconds']:,.0f} s."
-    )
-    return f"{text}\n\n{table.to_markdown(index=False, disable_numparse=True)}"

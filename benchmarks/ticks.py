@@ -22,9 +22,9 @@ import dagster as dg
 import pandas as pd
 import yaml
 
-from assets.definitions import build_defs
-from assets.partitions import DOMAINS
-from assets.resources import ProjectResource
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.partitions import DOMAINS
+from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.evaluation import EvalResult
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.pipeline import STAGES, method_key

@@ -19,9 +19,14 @@ from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
+from react_pipeline.tracking import models_url, view_url
+
 IMAGES = Path(__file__).parent / "images"
 WAIT_MS = 60_000
 """How long a page may take on a busy machine."""
+
+ASSISTANT_SEEN = "try { localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true') } catch {}"
+"""Else MLflow's assistant opens by itself in a new browser and covers a quarter of the page."""
 
 
 @contextmanager
@@ -39,6 +44,7 @@ def open_page(width: int = 1600, height: int = 900) -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": width, "height": height})
         page.set_default_timeout(WAIT_MS)
+        page.add_init_script(ASSISTANT_SEEN)
         try:
             yield page
         finally:
@@ -93,6 +99,25 @@ def show_comparison_of_runs(page: Page, mlflow: str, experiment_id: str, run_ids
     chosen = urllib.parse.quote(json.dumps(list(run_ids)))
     page.goto(f"{mlflow}/#/compare-runs?runs={chosen}&experiments={urllib.parse.quote(json.dumps([experiment_id]))}")
     page.get_by_text("Run details").first.wait_for()
+    page.locator(".js-plotly-plot .main-svg:visible").first.wait_for()
+
+
+def show_results(page: Page, mlflow: str, experiment_id: str, *, charts: bool = False) -> None:
+    """MLflow's table of the results of all methods, best first; or its charts of them."""
+    mode = "&compareRunsMode=CHART" if charts else ""
+    page.goto(view_url(mlflow, experiment_id) + mode)
+    if charts:
+        page.locator(".js-plotly-plot .main-svg:visible").first.wait_for()
+    else:
+        page.locator("[role=gridcell]:has-text('domain_results')").first.wait_for()
+
+
+def show_models(page: Page, mlflow: str, experiment_id: str) -> None:
+    """MLflow's charts of all models, ranked by each figure."""
+    page.goto(models_url(mlflow, experiment_id))
+    page.locator("[role=gridcell]:has-text('evaluation_set')").first.wait_for()
+    page.locator("label:has(input[value=CHART])").click()
+    page.locator(".js-plotly-plot .main-svg:visible").first.wait_for()
 
 
 def _post(url: str, body: dict[str, Any]) -> Any:
@@ -124,7 +149,7 @@ def main() -> None:
         ask_dagster(dagster, "mutation { setNuxSeen }")
 
         def take(name: str) -> None:
-            page.wait_for_timeout(2_500)
+            page.wait_for_timeout(2_500)  # until what moves into its place has arrived
             page.screenshot(path=IMAGES / f"{name}.png")
             print(IMAGES / f"{name}.png", flush=True)
 
@@ -139,8 +164,10 @@ def main() -> None:
         )
         show_comparison_of_runs(page, mlflow, experiment_id, list(found.values())[:5])
         take("mlflow-compare")
-        page.goto(f"{mlflow}/#/experiments/{experiment_id}/runs")
+        show_results(page, mlflow, experiment_id)
         take("mlflow-runs")
+        show_models(page, mlflow, experiment_id)
+        take("mlflow-models")
         dashboard = project.store.current("comparison", domain).path / "dashboard.html"
         page.goto(dashboard.as_uri())
         take("dashboard")

@@ -11,10 +11,13 @@ import re
 import sys
 from pathlib import Path
 
+from markupsafe import Markup
+
+from react_pipeline.pages import markdown_table
 from react_pipeline.pipeline import STAGES
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from support_rooms import ASSETS, LIBRARY, arrows, floors  # noqa: E402
+from support_rooms import LIBRARY, arrows, floors  # noqa: E402
 
 PAGE = Path(__file__).with_name("architecture.md")
 SCOPES = {
@@ -54,15 +57,13 @@ def page_with_tables(text: str) -> str:
 
 
 def _about(room: str) -> str:
-    places = [ASSETS / "__init__.py"] if room == "assets" else [LIBRARY / room / "__init__.py", LIBRARY / f"{room}.py"]
+    places = [LIBRARY / room / "__init__.py", LIBRARY / f"{room}.py"]
     source = next(path for path in places if path.is_file())
     return " ".join((ast.get_docstring(ast.parse(source.read_text())) or "").split("\n\n")[0].split())
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    rule = "|" + "---|" * len(header)
-    head, *body = [f"| {' | '.join(row)} |" for row in (header, *rows)]
-    return "\n".join([head, rule, *body])
+    return markdown_table(header, [list(map(Markup, row)) for row in rows]).rstrip()
 
 
 if __name__ == "__main__":

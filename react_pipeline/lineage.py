@@ -1,20 +1,24 @@
 """Lineage: whether a published artifact is still made from today's inputs, and the verified parents of a step.
 
-Belongs here: the check of freshness. Does not belong here: the table of what is made from what (`pipeline`), how a
-stage is built, where configuration and store come from (`project`).
+Belongs here: the check of freshness, also of stages that gather results. Does not belong here: the table of what is
+made from what (`pipeline`), how a stage is built, where configuration and store come from (`project`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
-from react_pipeline.pipeline import ALL, STAGES
+from react_pipeline.pipeline import ALL, STAGES, method_key
 from react_pipeline.project import Manifests, Project
+from react_pipeline.settings import METHODS
 from react_pipeline.store import Artifact, Inputs, MissingArtifact, ReactError, StaleArtifact
 
 Judged = dict[tuple[str, str], Artifact | ReactError]
+Gathered = tuple[dict[str, Artifact], dict[str, str]]
+Shown = tuple[Mapping[str, Artifact | Inputs], Mapping[str, str]]
+"""Results by method or domain, and why the others are left out."""
 
 
 def resolve(
@@ -98,6 +102,60 @@ def fresh_or_none(project: Project, stage: str, key: str) -> Artifact | None:
         return fresh(project, stage, key)
     except (MissingArtifact, StaleArtifact):
         return None
+
+
+def gather(
+    project: Project, stage: str, slug: str, problem_of: Callable[[str, Artifact], str] = lambda method, artifact: ""
+) -> Gathered:
+    """The results of a domain that a stage sets beside one another, and why those of other methods are left out.
+
+    Args:
+        project: The pipeline.
+        stage: One that gathers the results of one other stage.
+        slug: The domain.
+        problem_of: What is wrong with a fresh result of a method, so that it is left out; "" if nothing is.
+
+    Returns:
+        The fresh results by method, and the reasons by method. Methods that were never measured are in neither.
+    """
+    (gathered,) = STAGES[stage].gathers
+    results: dict[str, Artifact] = {}
+    skipped: dict[str, str] = {}
+    for method in METHODS:
+        if not project.store.has(gathered, key := method_key(slug, method)):
+            continue
+        try:
+            found = fresh(project, gathered, key)
+        except (MissingArtifact, StaleArtifact) as error:
+            skipped[method] = f"stale: {error}"
+            continue
+        if problem := problem_of(method, found):
+            skipped[method] = problem
+        else:
+            results[method] = found
+    return results, skipped
+
+
+def gathered_is_current(project: Project, stage: str, key: str, today: Callable[[], Shown]) -> Artifact:
+    """The published artifact of a stage that gathers results, if it shows what `today` gathers, by method or domain.
+
+    Raises:
+        MissingArtifact: If none was published.
+        StaleArtifact: If a result in it is stale, was replaced, or is missing from it.
+        CorruptArtifact: If its bytes, or those of a result, differ from the manifest.
+    """
+    artifact, where = fresh(project, stage, key), f"`{stage}`" if key == ALL else f"`{stage}` of {key!r}"
+    results, skipped = today()
+    for name, fingerprint in artifact.parents.items():
+        if name in skipped:
+            raise StaleArtifact(f"{where} shows {name}, which is {skipped[name]}; then rematerialize {where}")
+        if name not in results or results[name].fingerprint != fingerprint:
+            raise StaleArtifact(f"{where} does not show today's result of {name}: rematerialize {where}")
+    if new := [name for name in results if name not in artifact.parents]:
+        raise StaleArtifact(f"{where} lacks the results of {', '.join(new)}: rematerialize {where}")
+    if artifact.manifest["content"] != {"skipped": skipped}:
+        raise StaleArtifact(f"{where} gives other reasons for what is missing than today's: rematerialize {where}")
+    return artifact
 
 
 def call(reference: str, project: Project, key: str) -> Artifact:

@@ -1,8 +1,8 @@
 """Pages: text for people from Jinja2 templates, and tables in Markdown.
 
-Belongs here: filling the templates of a room (`<room>/templates`), and escaping. Whatever a template puts in is escaped
-for its format unless it is `Markup`, because names, captions, and reasons come from outside. Does not belong here: what
-a page shows.
+Belongs here: filling the templates of a room (`<room>/templates`; what pages share is in `templates`), and escaping.
+Whatever a template puts in is escaped for its format unless it is `Markup`, because names, captions, and reasons come
+from outside. Does not belong here: what a page shows.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 _JOINERS = "\u200c\u200d"
@@ -34,7 +34,7 @@ def _environment(room: str, markdown: bool) -> Environment:
         return Markup(escaped(value)) if markdown else one_line(value)  # noqa: S704  # escaped here
 
     environment = Environment(
-        loader=PackageLoader("react_pipeline", f"{room}/templates"),
+        loader=ChoiceLoader([PackageLoader("react_pipeline", f"{place}templates") for place in (f"{room}/", "")]),
         autoescape=True,
         finalize=finalize,
         undefined=StrictUndefined,

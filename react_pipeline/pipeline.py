@@ -1,8 +1,7 @@
 """The table of stages in the order of the data: a row holds everything there is to know about a stage.
 
-Assets, launching, upkeep, status, tracking and the table of docs/architecture.md iterate `STAGES`. A new step is a row
-here, a function that publishes its artifact, and its page. Does not belong here: whether an artifact is still what the
-table says (`lineage`), how a stage is built (the room that `step` names).
+Assets, launching, upkeep, status, tracking and the table of docs/architecture.md iterate `STAGES`. A new step is a row,
+a function that publishes its artifact, and its page. Does not belong here: freshness (`lineage`), how a stage is built.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ class Stage:
     Attributes:
         name: Of the stage, its asset, and its folder in the store.
         about: One sentence, for Dagster, MLflow and the docs.
-        scope: What there is one of: the pipeline (`all`), a domain, a domain and method, or one that is trained, which
-            leaves out `base`.
+        scope: What there is one of: the pipeline (`all`), a domain, a domain and method, one of these without `base`.
         step: "room:function", called with the project and the parts of the key, so that nothing heavy is imported here.
         parents: Stages that it is made from.
         parents_of_method: Those of `parents` that one method needs, where methods differ.
@@ -121,7 +119,7 @@ _ROWS = (
     Stage("domain_results", "zero-shot accuracy on the labelled images, beside what the training cost", "method",
           "evaluation:evaluate", parents=(*BASE, *TRAINED, "evaluation_set"),
           parents_of_method=lambda method: (*_measured(method), "evaluation_set"), identity=identity.domain_results,
-          group="evaluation", kinds=("torch", "parquet"), pool="gpu", priority=60),
+          group="evaluation", kinds=("torch", "parquet"), pool="gpu", priority=60, version="2"),
     Stage("comparison", "all methods of the domain beside the base and their controls; see dashboard.html", "domain",
           "evaluation:compare", gathers=("domain_results",), is_current="evaluation:comparison_is_current",
           group="evaluation", kinds=("plotly", "parquet"), priority=65),
@@ -132,9 +130,8 @@ _ROWS = (
           "evaluation:overview", gathers=("comparison",), is_current="evaluation:overview_is_current",
           group="evaluation", kinds=("plotly", "parquet"), priority=65),
     Stage("benchmark_features", "the images of ELEVATER's data sets as one checkpoint encodes them", "method",
-          "benchmark:publish_features", parents=(*BASE, *TRAINED),
-          parents_of_method=lambda method: BASE if method == "base" else TRAINED, identity=identity.benchmark_features,
-          outside=outside.unlisted, group="benchmark", kinds=("torch", "numpy"), pool="gpu", priority=10),
+          "benchmark:publish_features", parents=(*BASE, *TRAINED), parents_of_method=_measured, pool="gpu", priority=10,
+          identity=identity.benchmark_features, outside=outside.unlisted, group="benchmark", kinds=("torch", "numpy")),
     Stage("benchmark_results", "one checkpoint on ELEVATER's data sets", "method", "benchmark:publish_results",
           parents=("benchmark_features", *BASE, *TRAINED),
           parents_of_method=lambda method: ("benchmark_features", *(BASE if method == "base" else TRAINED)),
@@ -142,6 +139,12 @@ _ROWS = (
     Stage("benchmark_comparison", "base and methods on ELEVATER's data sets", "domain", "benchmark:compare_benchmarks",
           gathers=("benchmark_results",), is_current="benchmark:benchmark_comparison_is_current",
           group="benchmark", kinds=("parquet",), priority=20),
+    Stage("dense_results", "detection and segmentation by one checkpoint", "method", "benchmark:publish_dense",
+          parents=(*BASE, *TRAINED), parents_of_method=_measured, identity=identity.dense_results,
+          outside=outside.unlisted, group="dense", kinds=("torch", "parquet"), pool="gpu", priority=10),
+    Stage("dense_comparison", "base and methods in detection and segmentation; see dashboard.html", "domain",
+          "benchmark:compare_dense", gathers=("dense_results",), is_current="benchmark:dense_is_current",
+          group="dense", kinds=("parquet",), priority=20),
 )
 # fmt: on
 

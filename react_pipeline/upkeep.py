@@ -10,7 +10,6 @@ taken. It reads manifests and never hashes an artifact: the step that reads it d
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -21,7 +20,7 @@ import pandas as pd
 from react_pipeline.lineage import call, fresh
 from react_pipeline.pipeline import ALL, STAGES, Stage
 from react_pipeline.project import Manifests, Project, changed_sources, glance
-from react_pipeline.settings import CONTROL_SUFFIX, pairs_of
+from react_pipeline.settings import CONTROL_SUFFIX, PipelineConfig, pairs_of
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
@@ -30,11 +29,14 @@ from react_pipeline.store import (
     ReactError,
     StaleArtifact,
     Store,
-    canonical_json,
+    digest_of,
 )
 
 Place = tuple[str, str]
 """A stage and a key: where an artifact belongs."""
+
+APART = ("benchmark", "dense")
+"""Groups of stages that measure on data of their own."""
 
 _OUTDATED = (MissingArtifact, StaleArtifact, CorruptArtifact)
 
@@ -131,14 +133,20 @@ def up_to_date(project: Project, stage: str, key: str) -> Artifact:
     return artifact
 
 
+def left_out_groups(config: PipelineConfig) -> set[str]:
+    """The groups of `APART` whose data are not configured, or (the demo's scenes, until they are made) not there."""
+    dense = config.dense.root is not None and config.dense.root.is_dir()
+    return {group for group, there in zip(APART, (config.elevater.root is not None, dense), strict=True) if not there}
+
+
 def places(project: Project, slugs: Sequence[str]) -> Iterator[Place]:
     """What is kept up for these domains, in the order of the data."""
     config = project.config
-    benchmark = config.automation.benchmark and config.elevater.root is not None
+    left_out = left_out_groups(config) if config.automation.benchmark else APART
     controls = any(method.endswith(CONTROL_SUFFIX) for method in config.methods)
     for row in STAGES.values():
         wanted = controls if row.name == "control_set" else slugs if row.gathers and row.scope == "all" else True
-        if wanted and (benchmark or row.group != "benchmark"):
+        if wanted and row.group not in left_out:
             yield from ((row.name, key) for key in row.keys(slugs, config.methods))
 
 
@@ -261,8 +269,7 @@ class _Look:
     def _due(self, stage: str, key: str, reason: str, inputs: Mapping[str, Any], images: int = 0) -> State:
         if (stage, key) in self.failed:
             return State.FAILED
-        digest = hashlib.sha256(canonical_json([stage, key, inputs]).encode()).hexdigest()[:16]
-        self.found.tasks.append(Task(stage, key, reason, digest, images))
+        self.found.tasks.append(Task(stage, key, reason, digest_of([stage, key, inputs]), images))
         return State.DUE
 
     def _hold(self, key: str, reason: str, images: int) -> State:

@@ -1,6 +1,7 @@
 """Workload: how much a step has to do, and how long that takes by what it took before.
 
-Belongs here: the line that announces a step. Does not belong here: progress while it runs (a bar of the step itself).
+Belongs here: the line that announces a step, the rate of one that is done. Does not belong here: progress while it runs
+(a bar of the step itself).
 """
 
 from __future__ import annotations
@@ -76,6 +77,13 @@ def announce(project: Project, stage: str, key: str) -> str:
     announced = f"{amount:,} {unit}"
     done, seconds = (done_of(before), before.counts.get("seconds")) if before is not None else (None, None)
     return f"{announced}, about {max(1, round(amount * seconds / done)):,} s" if done and seconds else announced
+
+
+def rate_of(artifact: Artifact) -> dict[str, float]:
+    """How much of its work a step did in a second, under a name such as `rows_per_second`; empty if that is unknown."""
+    unit, _, done_of = AMOUNTS.get(artifact.stage, ("", None, lambda artifact: None))
+    done, seconds = done_of(artifact), artifact.counts.get("seconds")
+    return {f"{unit.split()[0]}_per_second": round(done / seconds, 1)} if done and seconds else {}
 
 
 def _newest(project: Project, stage: str, key: str) -> Artifact | None:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import dagster as dg
 
-from assets.definitions import build_defs
-from assets.partitions import DOMAINS, partitions_of
-from assets.reporting import readable_failures
-from assets.resources import REPOSITORY, ProjectResource
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.partitions import DOMAINS, partitions_of
+from react_pipeline.assets.reporting import readable_failures
+from react_pipeline.assets.resources import REPOSITORY, ProjectResource
 from react_pipeline.commands.process_groups import end, listen_to_signals
 from react_pipeline.pipeline import STAGES
 from react_pipeline.project.project import CONFIG_VARIABLE, Project

@@ -1,10 +1,15 @@
-"""Commands as processes of their own."""
+"""Commands: as processes of their own, and what they print."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 from pathlib import Path
+
+from typer.testing import CliRunner
+
+from react_pipeline.commands.cli import app
+from react_pipeline.project.project import Project
 
 _CODE = """
 import sys; from react_pipeline.commands.cli import main
@@ -18,3 +23,10 @@ def assert_loads_no_torch(*command: str, cwd: Path | None = None) -> None:
     """Run a command, which loads neither torch nor MLflow."""
     done = subprocess.run([sys.executable, "-c", _CODE, *command], cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def status(project: Project) -> list[str]:
+    """The lines of `react-pipeline status`, each with single blanks."""
+    done = CliRunner().invoke(app, ["status", "--config", str(project.path)])
+    assert done.exit_code == 0, done.output
+    return [" ".join(line.split()) for line in done.output.splitlines()]

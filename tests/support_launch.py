@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from assets.resources import REPOSITORY
+import dagster as dg
+
+from react_pipeline.assets.resources import REPOSITORY
 
 
 @contextmanager
@@ -25,3 +27,10 @@ def dagster_home(directory: Path) -> Iterator[Path]:
             del os.environ["DAGSTER_HOME"]
         else:
             os.environ["DAGSTER_HOME"] = before
+
+
+def metadata_of(instance: dg.DagsterInstance, asset: str, partition: str | None) -> dict[str, object]:
+    """The values of the metadata of the last materialization, by name."""
+    wanted = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[partition] if partition else None)
+    (record,) = instance.fetch_materializations(wanted, limit=1).records
+    return {name: value.value for name, value in record.asset_materialization.metadata.items()}

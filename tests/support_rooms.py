@@ -1,6 +1,6 @@
 """The rooms of the house, measured from the source: `python tests/support_rooms.py` prints them with their floors.
 
-A room is a package of `react_pipeline` or a module beside them; `assets` is one too. A room is on the floor above all
+A room is a package of `react_pipeline` or a module beside them. A room is on the floor above all
 that it imports. Imports for type checkers alone do not count.
 """
 
@@ -14,7 +14,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 LIBRARY = Path(__file__).parents[1] / "react_pipeline"
-ASSETS = LIBRARY.parent / "assets"
+ASSETS = LIBRARY / "assets"
+"""In a clone a link to the folder `assets`; in the distributions a package like any other."""
 PACKAGE = "react_pipeline"
 
 
@@ -45,12 +46,13 @@ class Import:
 
 def modules_of_library() -> list[Path]:
     """All modules but the doors."""
-    return [path for path in LIBRARY.rglob("*.py") if path.name not in ("__init__.py", "__main__.py")]
+    paths = (path for path in LIBRARY.rglob("*.py") if not path.is_relative_to(ASSETS))
+    return [path for path in paths if path.name not in ("__init__.py", "__main__.py")]
 
 
 def room_of(path: Path) -> str:
-    """The room of a file; `assets` for the code location."""
-    return "assets" if path.is_relative_to(ASSETS) else path.relative_to(LIBRARY).parts[0].removesuffix(".py")
+    """The room of a file."""
+    return path.relative_to(LIBRARY).parts[0].removesuffix(".py")
 
 
 @functools.cache
@@ -98,7 +100,6 @@ def arrows() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for path in [*modules_of_library(), *ASSETS.glob("*.py")]:
         used = {one.room for one in imports_of(path) if not one.for_types}
-        used |= {"assets"} if "from assets" in path.read_text() else set()
         found.setdefault(room_of(path), set()).update(used - {room_of(path)})
     return found
 
@@ -114,7 +115,7 @@ def floors(used: dict[str, set[str]]) -> dict[str, int]:
 if __name__ == "__main__":
     measured = arrows()
     by_room = floors(measured)
-    lines = sum(len(path.read_text().splitlines()) for root in (LIBRARY, ASSETS) for path in root.rglob("*.py"))
+    lines = sum(len(path.read_text().splitlines()) for path in [*modules_of_library(), *ASSETS.glob("*.py")])
     arrow_count = sum(map(len, measured.values()))
     print(f"{len(measured)} rooms, {max(by_room.values())} floors, {arrow_count} arrows, {lines:,} lines")
     for number in sorted(set(by_room.values())):

@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from react_pipeline.assets.resources import REPOSITORY
 from react_pipeline.commands.process_groups import end
+from react_pipeline.project.project import Project
 
 
 def free_port() -> int:
@@ -111,3 +114,19 @@ def answer(url: str, seconds: float = 120, headers: Mapping[str, str] | None = N
 
 def _inside(folder: str, name: str) -> list[Path]:
     return list(Path("/").glob(f"{folder.lstrip('/')}/{name}"))
+
+
+@contextmanager
+def user_interfaces(project: Project) -> Iterator[tuple[str, str]]:
+    """`react-pipeline ui` over a Dagster home beside the project; gives where Dagster and MLflow answer."""
+    directory, ports = project.path.parent, (free_port(), free_port())
+    home = directory / "dagster_home"
+    home.mkdir()
+    shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", home)
+    options = ["--dagster-port", str(ports[0]), "--mlflow-port", str(ports[1]), "--config", str(project.path)]
+    command = [sys.executable, "-m", "react_pipeline", "ui", *options]
+    with running(command, directory / "ui.log", env={**os.environ, "DAGSTER_HOME": str(home)}):
+        dagster, mlflow = (f"http://127.0.0.1:{port}" for port in ports)
+        assert answer(f"{dagster}/server_info", 180)[0] == 200
+        assert answer(f"{mlflow}/health", 180)[0] == 200
+        yield dagster, mlflow

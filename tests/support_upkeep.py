@@ -28,7 +28,7 @@ def build(project: Project, stage: str, key: str = ALL, images: Sequence[str] = 
     if stage == "corpus":
         return publish_corpus(project)
     parents, content = None, None
-    if stage in ("comparison", "benchmark_comparison"):
+    if stage in ("comparison", "benchmark_comparison", "dense_comparison"):
         (results,) = STAGES[stage].gathers
         parents = {method: fresh(project, results, method_key(key, method)) for method in METHODS}
         content = {"skipped": {}}

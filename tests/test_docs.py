@@ -21,6 +21,7 @@ from react_pipeline.commands.cli import app
 from react_pipeline.labelled.labels import read_folder
 from react_pipeline.settings import config
 from react_pipeline.settings import training as training_config
+from react_pipeline.settings.dense import OwnDenseSet
 from react_pipeline.settings.files import load_domain, load_pipeline
 
 ROOT = Path(__file__).parents[1]
@@ -35,6 +36,8 @@ SECTIONS = (
     config.DomainConfig,
     config.EvaluationSetConfig,
     config.ElevaterConfig,
+    config.DenseConfig,
+    OwnDenseSet,
     config.AutomationConfig,
     config.PromotionConfig,
     config.PipelineConfig,

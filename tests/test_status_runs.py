@@ -7,13 +7,12 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from support_commands import status
 from support_launch import dagster_home
 from support_upkeep import METHODS, build_all
-from typer.testing import CliRunner
 
-from assets.attempts import INPUTS_TAG
-from assets.partitions import DOMAINS, partitions_of
-from react_pipeline.commands.cli import app
+from react_pipeline.assets.attempts import INPUTS_TAG
+from react_pipeline.assets.partitions import DOMAINS, partitions_of
 from react_pipeline.pipeline import STAGES
 from react_pipeline.project.project import Project
 from react_pipeline.upkeep import survey
@@ -47,12 +46,6 @@ def fail(home: Path, **tags: str) -> None:
         dg.materialize(
             [training], instance=instance, partition_key="shapes|gated-image", tags=tags, raise_on_error=False
         )
-
-
-def status(project: Project) -> list[str]:
-    done = CliRunner().invoke(app, ["status", "--config", str(project.path)])
-    assert done.exit_code == 0, done.output
-    return [" ".join(line.split()) for line in done.output.splitlines()]
 
 
 def due(project: Project) -> str:
@@ -89,10 +82,10 @@ def test_runs_that_cannot_be_read_are_said_so_and_hide_nothing_else(project: Pro
     (home / "dagster.yaml").write_text("storage:\n  nonsense: 1\n")
     lines = status(project)
     assert [line for line in lines if line.startswith("shapes out of date customized_checkpoint")]
-    assert "note: what failed is not reported: Dagster's runs cannot be read: " in " ".join(lines)
+    assert "note: failed runs are not shown: Dagster's runs cannot be read: " in " ".join(lines)
 
 
 def test_where_there_are_no_runs_it_says_so_and_makes_nothing(project: Project, home: Path) -> None:
     before = sorted(home.rglob("*"))
-    assert "note: what failed is not reported: there are no runs here" in " ".join(status(project))
+    assert "note: failed runs are not shown: there are no runs here" in " ".join(status(project))
     assert sorted(home.rglob("*")) == before

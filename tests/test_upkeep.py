@@ -250,9 +250,12 @@ def test_control_and_benchmark_are_kept_up_only_if_they_are_wanted(make_project:
     wanted: dict[str, Any] = {"methods": ["base", "gated-image-control"], "automation": {"benchmark": True}}
     without_data = {stage for stage, _ in places(make_project(**wanted), ["shapes"])}
     assert "control_set" in without_data
-    assert "benchmark_results" not in without_data
-    with_data = make_project(**wanted, elevater={"root": str(tmp_path)})
-    assert ("benchmark_comparison", "shapes") in set(places(with_data, ["shapes"]))
+    assert not without_data & {"benchmark_results", "dense_results"}
+    with_data = make_project(**wanted, elevater={"root": str(tmp_path)}, dense={"root": str(tmp_path)})
+    found = set(places(with_data, ["shapes"]))
+    assert {("benchmark_comparison", "shapes"), ("dense_comparison", "shapes")} <= found
+    not_made = make_project(**wanted, dense={"root": str(tmp_path / "none")})
+    assert "dense_results" not in {stage for stage, _ in places(not_made, ["shapes"])}
 
 
 def test_distance_of_two_sets_is_the_share_of_images_that_only_one_has(trained: Project) -> None:

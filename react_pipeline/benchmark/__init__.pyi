@@ -6,6 +6,9 @@ from .comparison import MEAN as MEAN
 from .comparison import benchmark_comparison_is_current as benchmark_comparison_is_current
 from .comparison import compare_benchmarks as compare_benchmarks
 from .comparison import compare_summaries as compare_summaries
+from .dense_comparison import compare_dense as compare_dense
+from .dense_comparison import dense_is_current as dense_is_current
+from .dense_results import publish_dense as publish_dense
 from .domains import write_domains as write_domains
 from .experiments import Experiment as Experiment
 from .experiments import Measurement as Measurement

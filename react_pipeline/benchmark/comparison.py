@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 
 from react_pipeline.benchmark.summary import figure_name
-from react_pipeline.lineage import fresh, fresh_or_none, resolve
+from react_pipeline.lineage import gather, gathered_is_current, resolve
 from react_pipeline.pages import escaped, markdown_table
-from react_pipeline.pipeline import method_key
+from react_pipeline.pipeline import STAGES
 from react_pipeline.project import Project
-from react_pipeline.settings import CONTROL_SUFFIX, DATASETS, METHODS
-from react_pipeline.store import Artifact, MissingArtifact, StaleArtifact
+from react_pipeline.settings import CONTROL_SUFFIX, DATASETS
+from react_pipeline.store import Artifact, MissingArtifact
 
 STAGE = "benchmark_comparison"
 RESULTS = "benchmark_results"
@@ -40,24 +40,7 @@ def compare_benchmarks(project: Project, slug: str) -> Artifact:
     Raises:
         MissingArtifact: If the base has no fresh result, or no method has.
     """
-    results: dict[str, Artifact] = {}
-    skipped: dict[str, str] = {}
-    for method in METHODS:
-        if not project.store.has(RESULTS, key := method_key(slug, method)):
-            continue
-        try:
-            found = fresh(project, RESULTS, key)
-        except (MissingArtifact, StaleArtifact) as error:
-            skipped[method] = f"stale: {error}"
-            continue
-        reason = found.counts.get("unavailable")
-        if reason and method != "base":
-            skipped[method] = f"unavailable: {reason}"
-        else:
-            results[method] = found
-    if "base" not in results:
-        reason = f" ({skipped['base']})" if "base" in skipped else ""
-        raise MissingArtifact(f"{slug}: the base has no result to compare with{reason}; materialize `{RESULTS}` for it")
+    results, skipped = results_to_compare(project, STAGE, slug)
     inputs = resolve(project, STAGE, slug, parents=results, content={"skipped": skipped})
 
     def write(directory: Path) -> dict[str, Any]:
@@ -75,23 +58,28 @@ def compare_benchmarks(project: Project, slug: str) -> Artifact:
 
 
 def benchmark_comparison_is_current(project: Project, slug: str) -> Artifact:
-    """The published comparison, if it shows today's results.
+    """The published comparison, if it shows the results that there are today: `lineage.gathered_is_current`."""
+    return gathered_is_current(project, STAGE, slug, lambda: gather(project, STAGE, slug, problem_of))
+
+
+def results_to_compare(project: Project, stage: str, slug: str) -> tuple[dict[str, Artifact], dict[str, str]]:
+    """As `lineage.gather`, for a stage that compares with the base.
 
     Raises:
-        MissingArtifact: If none was published.
-        StaleArtifact: If a result is new, was replaced, or is gone.
-        CorruptArtifact: If its bytes differ from its manifest.
+        MissingArtifact: If the base has no fresh result.
     """
-    artifact = fresh(project, STAGE, slug)
-    results = {method: fresh_or_none(project, RESULTS, method_key(slug, method)) for method in METHODS}
-    shown = {
-        method: found.fingerprint
-        for method, found in results.items()
-        if found is not None and (method == "base" or not found.counts.get("unavailable"))
-    }
-    if artifact.parents != shown:
-        raise StaleArtifact(f"`{STAGE}` of {slug!r} shows other results than today's: rematerialize it")
-    return artifact
+    results, skipped = gather(project, stage, slug, problem_of)
+    if "base" not in results:
+        reason = f" ({skipped['base']})" if "base" in skipped else ""
+        (of,) = STAGES[stage].gathers
+        raise MissingArtifact(f"{slug}: the base has no result to compare with{reason}; materialize `{of}` for it")
+    return results, skipped
+
+
+def problem_of(method: str, result: Artifact) -> str:
+    """Why a method's result cannot be compared; "" if it can."""
+    reason = result.counts.get("unavailable")
+    return f"unavailable: {reason}" if reason and method != "base" else ""
 
 
 def compare_summaries(base: pd.DataFrame, methods: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

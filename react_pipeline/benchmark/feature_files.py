@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
 from functools import cached_property
@@ -22,7 +21,7 @@ from react_pipeline.labelled import LabelledImages
 from react_pipeline.pipeline import STAGES
 from react_pipeline.project import Project
 from react_pipeline.settings import dataset
-from react_pipeline.store import Artifact, CorruptArtifact, InputError, fsync, write_atomically
+from react_pipeline.store import Artifact, CorruptArtifact, InputError, fsync, link_or_copy, write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -167,9 +166,9 @@ class FeatureWriter:
             whole = all(f"{split}{end}" in artifact.manifest["files"] for end in self.ends)
             if encoded.get(split) == digest and whole:
                 folder = self.directory / images.dataset
-                folder.mkdir(exist_ok=True)
                 for end in self.ends:
-                    _link(artifact.file(f"{split}{end}"), folder / f"{images.split}{end}")
+                    (target := folder / f"{images.split}{end}").unlink(missing_ok=True)
+                    link_or_copy(artifact.file(f"{split}{end}"), target)
                 about = artifact.file(f"{split}.json").read_text(encoding="utf-8")
                 self._mark(folder / f"{images.split}.json", about)
                 self.reused += 1
@@ -194,12 +193,3 @@ class FeatureWriter:
         for end in self.ends:
             fsync(marker.with_name(marker.stem + end))
         write_atomically(marker, text)
-
-
-def _link(source: Path, target: Path) -> None:
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        # Some file systems know no links.
-        target.write_bytes(source.read_bytes())

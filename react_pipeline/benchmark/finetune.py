@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from react_pipeline.benchmark.head import NOT_FINITE, Head, HeadSettings, Recorder, batches, losses
 from react_pipeline.benchmark.shots import Indices, Split
-from react_pipeline.benchmark.sweep import Adaptation, Curve, Selection, Trial, adapt
+from react_pipeline.benchmark.sweep import Adaptation, Curve, Trial, adapt
 from react_pipeline.clip import Clip
 from react_pipeline.store import InputError
 
@@ -122,41 +122,21 @@ def fine_tune(
     settings: HeadSettings,
     *,
     merge_projection: bool = False,
-    trial: Trial | None = None,
-    selection: Selection = "best",
 ) -> Adaptation:
-    """Search and fine-tune; see `search.adapt` for the other arguments and errors.
+    """Search and fine-tune; see `sweep.adapt` for the other arguments and errors.
 
     Args:
         head: The start of the head, for features of width D.
         merge_projection: Train the tower's last projection and the head as one matrix.
-        trial: Learning rate and weight decay, if they are known.
     """
 
     def train_trials(
-        train: ImageExamples,
-        evaluation: ImageExamples,
-        trials: Sequence[Trial],
-        *,
-        epochs: int,
-        keep_probabilities: bool,
+        train: ImageExamples, evaluation: ImageExamples, trials: Sequence[Trial], **how: Any
     ) -> list[Curve]:
-        return [
-            train_tower(
-                clip,
-                train,
-                evaluation,
-                head,
-                trial,
-                settings,
-                epochs=epochs,
-                merge_projection=merge_projection,
-                keep_probabilities=keep_probabilities,
-            )
-            for trial in trials
-        ]
+        how["merge_projection"] = merge_projection
+        return [train_tower(clip, train, evaluation, head, trial, settings, **how) for trial in trials]
 
-    return adapt(train_trials, train, test, split, trial=trial, selection=selection)
+    return adapt(train_trials, train, test, split)
 
 
 def train_tower(

@@ -110,9 +110,9 @@ class DatasetMeasurer:
         about = _about(self.entry, experiment, self.test) | {
             "images": f"{self.test.about.digest}+{train.about.digest}",
             "seconds": _since(started),
-            "learning_rate": found.trial.learning_rate,
-            "weight_decay": found.trial.weight_decay,
-            "failed_trials": sum(found.search.failures.values()) if found.search else 0,
+            "learning_rate": found.search.best.learning_rate,
+            "weight_decay": found.search.best.weight_decay,
+            "failed_trials": sum(found.search.failures.values()),
         }
         rows = tuple(
             Measurement(**about, protocol=protocol, value=found.clean if protocol == "clean" else found.elevater)

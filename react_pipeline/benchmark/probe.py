@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 
 from react_pipeline.benchmark.head import Head, HeadSettings, Recorder, batches, losses
 from react_pipeline.benchmark.shots import Indices, Split
-from react_pipeline.benchmark.sweep import Adaptation, Curve, Selection, Trial, adapt
+from react_pipeline.benchmark.sweep import Adaptation, Curve, Trial, adapt
 from react_pipeline.store import InputError
 
 
@@ -56,30 +56,16 @@ class FeatureExamples:
 
 
 def linear_probe(
-    train: FeatureExamples,
-    test: FeatureExamples,
-    head: Head,
-    split: Split,
-    settings: HeadSettings,
-    *,
-    trial: Trial | None = None,
-    selection: Selection = "best",
+    train: FeatureExamples, test: FeatureExamples, head: Head, split: Split, settings: HeadSettings
 ) -> Adaptation:
-    """Search and train a linear probe; see `search.adapt` for arguments and errors."""
+    """Search and train a linear probe; see `sweep.adapt` for arguments and errors."""
 
     def train_trials(
-        train: FeatureExamples,
-        evaluation: FeatureExamples,
-        trials: Sequence[Trial],
-        *,
-        epochs: int,
-        keep_probabilities: bool,
+        train: FeatureExamples, evaluation: FeatureExamples, trials: Sequence[Trial], **how: Any
     ) -> list[Curve]:
-        return train_heads(
-            train, evaluation, head, trials, settings, epochs=epochs, keep_probabilities=keep_probabilities
-        )
+        return train_heads(train, evaluation, head, trials, settings, **how)
 
-    return adapt(train_trials, train, test, split, trial=trial, selection=selection)
+    return adapt(train_trials, train, test, split)
 
 
 def train_heads(

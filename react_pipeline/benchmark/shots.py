@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +25,6 @@ HELD_OUT = 0.2
 LARGE_DATASET, LARGE_DATASET_SHOTS = "patch-camelyon", 10_000
 """The one dataset whose search, at full shot, runs on a sample of this many images a class."""
 
-Rule = Literal["greedy", "balanced"]
 Labels = NDArray[np.integer[Any]]
 Indices = NDArray[np.int64]
 
@@ -44,15 +43,7 @@ class Split:
     final: Indices
 
 
-def split_training(
-    labels: Labels,
-    *,
-    n_classes: int,
-    shots: int = FULL,
-    seed: int = 0,
-    dataset: str = "",
-    rule: Rule = "greedy",
-) -> Split:
+def split_training(labels: Labels, *, n_classes: int, shots: int = FULL, seed: int = 0, dataset: str = "") -> Split:
     """Choose the images of the search and of the final training.
 
     The final model trains on everything that was drawn, the held-out part too. Two exceptions: one shot draws two
@@ -62,7 +53,6 @@ def split_training(
         labels: Of all training images.
         shots: Images a class; the benchmark has 5, 20, 50 and `FULL`.
         seed: Of the sample; the benchmark averages 0, 1 and 2.
-        rule: See `sample_shots`.
 
     Raises:
         InputError: If a class has too few images, or so few were drawn that none is left to train on.
@@ -72,10 +62,10 @@ def split_training(
     everything = np.arange(len(labels))
     drawn = everything
     if shots != FULL:
-        drawn = sample_shots(labels, max(shots, 2), seed, n_classes=n_classes, rule=rule)
+        drawn = sample_shots(labels, max(shots, 2), seed, n_classes=n_classes)
     elif dataset == LARGE_DATASET:
         smallest = int(_indicators(labels, n_classes).sum(axis=0).min())
-        drawn = sample_shots(labels, min(LARGE_DATASET_SHOTS, smallest), seed, n_classes=n_classes, rule=rule)
+        drawn = sample_shots(labels, min(LARGE_DATASET_SHOTS, smallest), seed, n_classes=n_classes)
     search, held_out = hold_out(labels[drawn])
     if not len(search) or not len(held_out):
         raise InputError(f"labels: of {len(drawn)} images {len(held_out)} are held out; that leaves none to train on")
@@ -83,23 +73,21 @@ def split_training(
     return Split(search=drawn[search], held_out=drawn[held_out], final=final)
 
 
-def sample_shots(labels: Labels, shots: int, seed: int, *, n_classes: int, rule: Rule = "greedy") -> Indices:
+def sample_shots(labels: Labels, shots: int, seed: int, *, n_classes: int) -> Indices:
     """Draw at least `shots` images of every class; the indices in the order in which they were drawn.
 
-    Images are visited in the order of `random.Random(seed).shuffle`. `greedy` keeps one if any of its classes still
-    needs examples, and stops when none does. Multilabel classes may get more than `shots`. `balanced` is the other
-    sampler of vision-datasets 0.2: it also keeps up to `shots` images without any class, passes over images that would
-    make a common class too common, and takes what there is where a class has too few. For class ids with enough images
-    of each class both draw the same.
+    Images are visited in the order of `random.Random(seed).shuffle`. One is kept if any of its classes still needs
+    examples, and the draw stops when none does. Multilabel classes may get more than `shots`. The balanced sampler of
+    vision-datasets 0.2 draws the same of class ids.
 
     Raises:
-        InputError: With `greedy`, if a class has fewer images than `shots`.
+        InputError: If a class has fewer images than `shots`.
     """
     if shots < 1:
         raise InputError(f"shots: {shots}; give at least one image a class")
     has_class = _indicators(labels, n_classes)
     totals = has_class.sum(axis=0)
-    if rule == "greedy" and totals.min() < shots:
+    if totals.min() < shots:
         short = int(totals.argmin())
         raise InputError(
             f"labels: class {short} has {totals[short]} training images, fewer than the {shots} shots wanted "
@@ -109,18 +97,9 @@ def sample_shots(labels: Labels, shots: int, seed: int, *, n_classes: int, rule:
     random.Random(seed).shuffle(order)  # noqa: S311 - the benchmark's samples are defined by this generator
     drawn = np.zeros(n_classes, dtype=np.int64)
     chosen: list[int] = []
-    without_class = 0
     for image in order:
         classes = np.flatnonzero(has_class[image])
-        if not len(classes):
-            if rule == "balanced" and without_class < shots:
-                without_class += 1
-                chosen.append(image)
-            continue
-        counts = drawn[classes]
-        if counts.min() >= shots:
-            continue
-        if rule == "balanced" and counts.min() > shots / 2 and counts.max() > 1.5 * shots:
+        if not len(classes) or drawn[classes].min() >= shots:
             continue
         drawn[classes] += 1
         chosen.append(image)

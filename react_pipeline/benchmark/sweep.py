@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,9 +27,6 @@ WEIGHT_DECAYS = tuple(np.logspace(-6, 6, 97).tolist())
 FIRST_POINTS = tuple(range(0, 97, 16))
 STEPS = (8, 4, 2, 1)
 SWEEP_EPOCHS, FINAL_EPOCHS = 10, 50
-
-Selection = Literal["best", "last"]
-"""Which epoch's score on the held-out images counts in the search: the best, as published, or the last."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +55,15 @@ class Curve:
     last_probabilities: NDArray[np.float32] | None = field(default=None, repr=False)
     n_trainable: int = 0
 
-    def score(self, selection: Selection) -> float:
-        """Of the best or of the last epoch; 0 for a trial that failed, even if it failed late."""
-        if self.failure:
-            return 0.0
-        return max(self.scores) if selection == "best" else self.scores[-1]
+    @property
+    def best(self) -> float:
+        """The score of the best epoch; 0 for a trial that failed, even if it failed late."""
+        return 0.0 if self.failure else max(self.scores)
+
+    @property
+    def last(self) -> float:
+        """The score of the last epoch; 0 for a trial that failed."""
+        return 0.0 if self.failure else self.scores[-1]
 
 
 class Examples(Protocol):
@@ -118,111 +119,82 @@ class Adaptation:
     the last epoch. Decisions belong to `clean`; `elevater` is there to compare with published numbers.
 
     Attributes:
-        trial: The final training's learning rate and weight decay.
-        search: How they were found; None if they were given.
-        final: The final training, with its scores on the test images.
+        search: How learning rate and weight decay were found: the best epoch of a trial counts, as published.
+        final: The final training with them, with its scores on the test images.
     """
 
-    trial: Trial
-    search: SweepResult | None
+    search: SweepResult
     final: Curve
 
     @property
     def elevater(self) -> float:
         """The best epoch's metric on the test images, a fraction."""
-        return self.final.score("best")
+        return self.final.best
 
     @property
     def clean(self) -> float:
         """The last epoch's metric on the test images, a fraction."""
-        return self.final.score("last")
+        return self.final.last
 
 
-def sweep(
-    run_round: RunRound,
-    *,
-    selection: Selection = "best",
-    learning_rates: Sequence[float] = LEARNING_RATES,
-    weight_decays: Sequence[float] = WEIGHT_DECAYS,
-    first_points: Sequence[int] = FIRST_POINTS,
-    steps: Sequence[int] = STEPS,
-) -> SweepResult:
-    """Find the learning rate and weight decay with the best score.
+def sweep(run_round: RunRound) -> SweepResult:
+    """Find the learning rate and weight decay with the best score; `run_round` is called once a round.
 
     Of equal scores the trial that was visited first wins: within a round the lower weight decay, between rounds the
     earlier one, between learning rates the lower one. A failed trial never wins.
-
-    Args:
-        run_round: Trains the trials of a round; called once a round.
-        learning_rates: In ascending order.
-        first_points: Indices into the grid where each learning rate starts.
-        steps: Distances, in grid points, from the best so far to the next two.
 
     Raises:
         TrainingError: If every trial failed.
     """
     curves: list[Curve] = []
-    peaks: list[tuple[float, int] | None] = [None] * len(learning_rates)
+    peaks: list[tuple[float, int] | None] = [None] * len(LEARNING_RATES)
 
     def visit(points: list[list[int]]) -> None:
         """Try `points[i]` with learning rate i, all in one round."""
         places = [(position, point) for position, chosen in enumerate(points) for point in chosen]
-        trials = [Trial(learning_rates[position], weight_decays[point]) for position, point in places]
+        trials = [Trial(LEARNING_RATES[position], WEIGHT_DECAYS[point]) for position, point in places]
         finished = run_round(trials) if trials else []
         curves.extend(finished)
         for (position, point), curve in zip(places, finished, strict=True):
-            peak, score = peaks[position], curve.score(selection)
+            peak, score = peaks[position], curve.best
             if not curve.failure and (peak is None or score > peak[0]):
                 peaks[position] = (score, point)
 
-    visit([list(first_points) for _ in learning_rates])
-    for step in steps:
-        visit([_neighbours(peak[1], step, last=len(weight_decays) - 1) if peak else [] for peak in peaks])
+    visit([list(FIRST_POINTS) for _ in LEARNING_RATES])
+    for step in STEPS:
+        visit([_neighbours(peak[1], step, last=len(WEIGHT_DECAYS) - 1) if peak else [] for peak in peaks])
     failures = dict(Counter(curve.failure for curve in curves if curve.failure))
-    found = [(*peak, learning_rate) for peak, learning_rate in zip(peaks, learning_rates, strict=True) if peak]
+    found = [(*peak, learning_rate) for peak, learning_rate in zip(peaks, LEARNING_RATES, strict=True) if peak]
     if not found:
         raise TrainingError(f"search: all {len(curves)} trials failed ({failures}); look at the features' scale")
     # The first of equal scores, which has the lowest learning rate.
     score, point, learning_rate = max(found, key=lambda entry: entry[0])
-    return SweepResult(Trial(learning_rate, weight_decays[point]), score, tuple(curves), failures)
+    return SweepResult(Trial(learning_rate, WEIGHT_DECAYS[point]), score, tuple(curves), failures)
 
 
-def adapt(
-    train_trials: TrainTrials[Any],
-    train: Any,
-    test: Any,
-    split: Split,
-    *,
-    trial: Trial | None = None,
-    selection: Selection = "best",
-    search_epochs: int = SWEEP_EPOCHS,
-    final_epochs: int = FINAL_EPOCHS,
-) -> Adaptation:
+def adapt(train_trials: TrainTrials[Any], train: Any, test: Any, split: Split) -> Adaptation:
     """Search on the training images, then train the final model and evaluate it on the test images after each epoch.
 
     Args:
         test: All test examples; the search never sees them.
-        trial: Learning rate and weight decay, if they are known; then nothing is searched.
 
     Raises:
         TrainingError: If every trial or the final training fails.
     """
-    found: SweepResult | None = None
-    if trial is None:
-        searched, held_out = train.subset(split.search), train.subset(split.held_out)
+    searched, held_out = train.subset(split.search), train.subset(split.held_out)
 
-        def run_round(trials: Sequence[Trial]) -> list[Curve]:
-            return train_trials(searched, held_out, trials, epochs=search_epochs, keep_probabilities=False)
+    def run_round(trials: Sequence[Trial]) -> list[Curve]:
+        return train_trials(searched, held_out, trials, epochs=SWEEP_EPOCHS, keep_probabilities=False)
 
-        found = sweep(run_round, selection=selection)
-        trial = found.best
-    final = train_trials(train.subset(split.final), test, [trial], epochs=final_epochs, keep_probabilities=True)[0]
+    found = sweep(run_round)
+    (final,) = train_trials(train.subset(split.final), test, [found.best], epochs=FINAL_EPOCHS, keep_probabilities=True)
     if final.failure:
         raise TrainingError(
-            f"final training with learning rate {trial.learning_rate:g} and weight decay {trial.weight_decay:g}: "
-            f"{final.failure} after {len(final.scores)} of {final_epochs} epochs; give a lower learning rate"
+            f"final training with learning rate {found.best.learning_rate:g} and weight decay "
+            f"{found.best.weight_decay:g}: {final.failure} after {len(final.scores)} of {FINAL_EPOCHS} epochs; give a "
+            "lower learning rate"
         )
-    return Adaptation(trial, found, final)
+    return Adaptation(found, final)
 
 
 def _neighbours(point: int, step: int, *, last: int) -> list[int]:

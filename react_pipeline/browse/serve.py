@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from react_pipeline.browse.cross_site import refusal
+from react_pipeline.embedding import require_clip_retrieval
 from react_pipeline.project import Project
 from react_pipeline.store import InputError, ReactError
 
@@ -39,6 +40,11 @@ def serve_corpus(project: Project, port: int, on_start: Callable[[str], None]) -
     Raises:
         InputError: If the port is taken, or the corpus is not indexed as it is today.
     """
+    serve_app(lambda: create_app(project), port, on_start)
+
+
+def serve_app(create: Callable[[], Flask], port: int, on_start: Callable[[str], None]) -> None:
+    """Serve an application on loopback until Ctrl-C, as `serve_corpus` does; it is created once the port is bound."""
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class QuietHandler(WSGIRequestHandler):
@@ -54,7 +60,7 @@ def serve_corpus(project: Project, port: int, on_start: Callable[[str], None]) -
         raise InputError(f"port {port} cannot be used ({error.strerror}): choose another with --port") from error
     with listening:
         number = int(listening.getsockname()[1])
-        app = create_app(project)
+        app = create()
         server = make_server(HOST, number, app, threaded=True, request_handler=QuietHandler, fd=listening.detach())
         on_start(f"http://{HOST}:{number}/")
         server.serve_forever()
@@ -64,12 +70,13 @@ def create_app(project: Project) -> Flask:
     """The WSGI application: `/` the page, `/knn-service` a search, `/metadata` descriptions, `/indices-list`.
 
     Raises:
-        InputError: If the corpus is not indexed as it is today.
+        InputError: If the corpus is not indexed as it is today, or clip-retrieval is not installed.
         ReactError: If the installed clip-retrieval has no front end.
     """
     from flask import Flask
     from flask_restful import Api  # type: ignore[import-untyped]
 
+    require_clip_retrieval()
     from react_pipeline.browse.corpus_service import DescriptionService, SearchService, open_corpus
 
     resources = {INDEX_NAME: open_corpus(project)}
@@ -89,12 +96,12 @@ def create_app(project: Project) -> Flask:
     api.add_resource(IndicesList, "/indices-list", resource_class_kwargs={"indices": list(resources)})
     api.add_resource(SearchService, "/knn-service", resource_class_kwargs={"clip_resources": resources})
     api.add_resource(DescriptionService, "/metadata", resource_class_kwargs={"clip_resources": resources})
-    _guard(app, "http: https:" if project.config.corpus.kind == "embeddings" else "")
+    guard(app, "http: https:" if project.config.corpus.kind == "embeddings" else "")
     return app
 
 
-def _guard(app: Flask, pictures_from: str) -> None:
-    """Let only pages of this server ask, and let its pages load nothing from elsewhere."""
+def guard(app: Flask, pictures_from: str = "") -> None:
+    """Let only pages of this server ask, and let its pages load nothing from elsewhere but pictures from these."""
     from flask import Response, abort, request
 
     policy = (

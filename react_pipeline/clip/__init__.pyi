@@ -8,9 +8,10 @@ from .base import publish_base as publish_base
 from .classifier import HEAD_ABOUT_FILE as HEAD_ABOUT_FILE
 from .classifier import HEAD_FILE as HEAD_FILE
 from .classifier import LOGIT_SCALE as LOGIT_SCALE
-from .classifier import Classifier as Classifier
+from .classifier import ClipClassifier as ClipClassifier
 from .classifier import load_classifier as load_classifier
 from .classifier import zero_shot_head as zero_shot_head
+from .dense import DenseTower as DenseTower
 from .gated import GatedBlock as GatedBlock
 from .gated import gate_values as gate_values
 from .gated import gated_layers as gated_layers
@@ -41,4 +42,5 @@ from .text_tower import text_lengths as text_lengths
 from .tower import ImageTower as ImageTower
 from .trust import require_allowed as require_allowed
 from .weights import map_weights as map_weights
+from .weights import read_weights as read_weights
 from .weights import save_tensors as save_tensors

@@ -78,9 +78,10 @@ def _contradictions(
     activation = bool(model_cfg.get("quick_gelu"))
     if encoder.quick_gelu is not None and encoder.quick_gelu != activation:
         yield f"encoder.quick_gelu is {encoder.quick_gelu}, and the folder's is {activation}"
-    for field, given in (("mean", encoder.mean), ("std", encoder.std)):
-        if given is not None and list(given) != list(preprocess_cfg[field]):
-            yield f"encoder.{field} is {list(given)}, and the folder's is {list(preprocess_cfg[field])}"
+    for field in ("mean", "std", "resize_mode"):
+        given, own = _plain(getattr(encoder, field)), _plain(preprocess_cfg[field])
+        if given is not None and given != own:
+            yield f"encoder.{field} is {given}, and the folder's is {own}"
 
 
 def _of_another_name(encoder: EncoderConfig, model_cfg: Mapping[str, Any]) -> Iterator[str]:
@@ -144,6 +145,7 @@ def encoder_fields(encoder: Mapping[str, Any], directory: Path) -> dict[str, Any
         "pretrained": encoder["pretrained"],
         "quick_gelu": bool(model_cfg.get("quick_gelu")),
         **{field: list(preprocess_cfg[field]) for field in ("mean", "std")},
+        "resize_mode": preprocess_cfg["resize_mode"],
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from react_pipeline.clip.hub import fetched
 from react_pipeline.demo import installed_versions
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
@@ -20,9 +21,13 @@ def publish_base(project: Project) -> Artifact:
     """Publish the encoder of the configuration as the artifact `base_checkpoint`.
 
     Raises:
-        InputError: If the architecture, tag or checkpoint cannot be used.
+        InputError: If the architecture, tag or checkpoint cannot be used, or the Hub does not have it.
     """
-    encoder = project.config.encoder
+    with fetched(project.config.encoder) as encoder:
+        return _publish(project, encoder)
+
+
+def _publish(project: Project, encoder: EncoderConfig) -> Artifact:
     inputs = resolve(project, "base_checkpoint", content=_digests(encoder))
 
     def write(staging: Path) -> dict[str, Any]:

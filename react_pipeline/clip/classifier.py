@@ -34,7 +34,7 @@ HEAD_ABOUT_FILE = "head.json"
 
 
 @dataclass(frozen=True)
-class Classifier:
+class ClipClassifier:
     """An image belongs to the class whose column its unit vector is nearest to.
 
     Attributes:
@@ -47,7 +47,7 @@ class Classifier:
 
 def load_classifier(
     project: Project, checkpoint: Artifact, base: Artifact | None, domain: DomainConfig, device: str
-) -> Classifier:
+) -> ClipClassifier:
     """Load a checkpoint of any method as a classifier of a domain.
 
     A checkpoint that holds a model gives its own zero-shot head. One of `linear-head` holds a head alone, which belongs
@@ -64,7 +64,7 @@ def load_classifier(
 
     if HEAD_FILE not in checkpoint.manifest["files"]:
         clip = (loaded_base if checkpoint.stage == "base_checkpoint" else load)(checkpoint.path, device)
-        return Classifier(clip, zero_shot_head(clip, domain.class_names, prompt_templates(domain)))
+        return ClipClassifier(clip, zero_shot_head(clip, domain.class_names, prompt_templates(domain)))
     base = base or fresh(project, "base_checkpoint")
     clip = loaded_base(base.path, device)
     head = read_head(checkpoint, domain, clip.dimension)
@@ -74,7 +74,7 @@ def load_classifier(
             f"{checkpoint.path / HEAD_FILE}: trained on the features of base {trained_on}, which is now "
             f"{base.fingerprint}; {_rematerialize(checkpoint)}"
         )
-    return Classifier(clip, head)
+    return ClipClassifier(clip, head)
 
 
 def zero_shot_head(clip: Clip, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:

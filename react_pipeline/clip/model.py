@@ -27,7 +27,7 @@ from react_pipeline.clip.architecture import CONFIG_FILE, GATED_PREFIX, read_con
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
 from react_pipeline.clip.methods import set_trainable
 from react_pipeline.clip.text_tower import encode_text, text_lengths
-from react_pipeline.clip.trust import folder_inside, require_known_text_tower
+from react_pipeline.clip.trust import require_known_text_tower, text_folder
 from react_pipeline.clip.weights import load_strictly, read_weights, save_tensors
 from react_pipeline.settings import EncoderConfig
 from react_pipeline.store import InputError
@@ -37,8 +37,23 @@ __all__ = ["Clip", "add_gated_blocks", "choose_device", "from_open_clip", "load"
 logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
+FOREIGN_WEIGHTS_FILE = "open_clip_pytorch_model.bin"
+"""In a folder of the Hub that has no safetensors."""
+
 TEXT_DIRECTORY = "text"
 """Holds config and tokenizer of a text tower that comes from transformers."""
+
+TEXT_FILES = {
+    "hf_model_name": ("config.json",),
+    "hf_tokenizer_name": ("tokenizer_config.json", "tokenizer.json", "vocab.txt"),
+}
+"""Files that show that a folder holds a text tower's configuration, or a tokenizer."""
+
+_POSITION_IDS = "text.transformer.embeddings.position_ids"
+"""A constant that older releases of transformers saved with the weights."""
+
+_PREPARED = ("mean", "std", "resize_mode")
+"""How images are prepared: fields of the configuration and of open_clip's `preprocess_cfg` alike."""
 
 
 @dataclass
@@ -100,8 +115,13 @@ def choose_device(wanted: str) -> str:
     return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def load(directory: Path | str, device: str = "cpu") -> Clip:
+def load(directory: Path | str, device: str = "cpu", *, foreign: bool = False) -> Clip:
     """Load a checkpoint written by `save`: strictly, with its activation, normalisation and gated blocks.
+
+    Args:
+        directory: The checkpoint.
+        device: Where the model goes.
+        foreign: It may be a folder of the Hub, whose weights may be a plain torch file.
 
     Raises:
         InputError: If the directory holds no such checkpoint, if weights and architecture differ, or if it asks for
@@ -110,12 +130,17 @@ def load(directory: Path | str, device: str = "cpu") -> Clip:
     directory = Path(directory)
     model_cfg, preprocess_cfg = read_config(directory)
     weights = directory / WEIGHTS_FILE
+    if foreign and not weights.is_file():
+        weights = directory / FOREIGN_WEIGHTS_FILE
     if not weights.is_file():
         raise InputError(
             f"{directory}: holds no {WEIGHTS_FILE}; other weights in a folder, pickled ones above all, are not read"
         )
     clip = _build(model_cfg, preprocess_cfg, directory)
-    load_strictly(clip.model, read_weights(weights), weights)
+    state = read_weights(weights)
+    if foreign and _POSITION_IDS not in clip.model.state_dict():
+        state.pop(_POSITION_IDS, None)
+    load_strictly(clip.model, state, weights)
     return _placed(clip, device)
 
 
@@ -159,7 +184,7 @@ def save(clip: Clip, directory: Path | str) -> None:
 
 
 def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
-    """Load what `encoder` names: a folder written by `save`, a checkpoint file, or a pretrained tag of open_clip.
+    """Load what `encoder` names: a folder in open_clip's form, a checkpoint file, or a pretrained tag of open_clip.
 
     A state dict may be bare or under `state_dict`, with or without `module.` prefixes; gated blocks in it are found by
     their names, so REACT's released checkpoints load strictly. A folder records architecture, activation and
@@ -172,7 +197,7 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
     path = Path(str(encoder.pretrained))
     if path.is_dir():
         require_as_configured(encoder, path)
-        return load(path, device)
+        return load(path, device, foreign=True)
     name = encoder.model.removeprefix(GATED_PREFIX)
     model_cfg = open_clip.get_model_config(name)
     if model_cfg is None:
@@ -186,8 +211,8 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
     quick_gelu = tag_cfg.get("quick_gelu") if encoder.quick_gelu is None else encoder.quick_gelu
     if quick_gelu is not None:
         model_cfg["quick_gelu"] = quick_gelu
-    given = {"mean": encoder.mean, "std": encoder.std}
-    preprocess_cfg = merge_preprocess_dict(asdict(PreprocessCfg()), tag_cfg)
+    given = {field: getattr(encoder, field) for field in _PREPARED}
+    preprocess_cfg = merge_preprocess_dict(asdict(PreprocessCfg()), tag_cfg or _common_to_tags(name))
     preprocess_cfg = merge_preprocess_dict(preprocess_cfg, {key: value for key, value in given.items() if value})
     if path.is_file():
         _warn_of_what_is_assumed(encoder, path, {**preprocess_cfg, **model_cfg})
@@ -213,10 +238,19 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
     return _placed(clip, device)
 
 
+def _common_to_tags(name: str) -> dict[str, Any]:
+    """How open_clip prepares images for this architecture, as far as it is the same for all weights it knows."""
+    tags = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]
+    fields = (*_PREPARED, "interpolation")
+    first = tags[0] if tags else {}
+    return {key: first[key] for key in fields if key in first and all(tag.get(key) == first[key] for tag in tags)}
+
+
 def _warn_of_what_is_assumed(encoder: EncoderConfig, path: Path, used: dict[str, Any]) -> None:
-    for field in ("quick_gelu", "mean", "std"):
-        # A name such as ViT-B-32-quickgelu implies the activation too.
-        if getattr(encoder, field) is None and not (field == "quick_gelu" and used.get(field)):
+    # A name such as ViT-B-32-quickgelu implies the activation too; nearly all models cut the middle out of an image.
+    known = {"quick_gelu": True, "resize_mode": PreprocessCfg().resize_mode}
+    for field in ("quick_gelu", *_PREPARED):
+        if getattr(encoder, field) is None and not (field in known and used.get(field) == known[field]):
             logger.warning(
                 "%s: a checkpoint file does not record its %s; %s is assumed. Set encoder.%s if that is wrong",
                 path,
@@ -245,7 +279,7 @@ def _build(
     if directory is not None:
         for field in ("hf_model_name", "hf_tokenizer_name"):
             if text_cfg.get(field):
-                text_cfg[field] = str(folder_inside(directory, text_cfg[field], f"text_cfg.{field}"))
+                text_cfg[field] = str(text_folder(directory, text_cfg[field], f"text_cfg.{field}", TEXT_FILES[field]))
     if str(cfg["vision_cfg"].get("timm_model_name", "")).startswith("react_demo"):
         import react_pipeline.demo.network  # noqa: F401 - registers the architecture with timm
     # Weights come from the checkpoint alone, never from a place that its architecture names.

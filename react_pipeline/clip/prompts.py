@@ -6,9 +6,12 @@ what is searched with it.
 
 from __future__ import annotations
 
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from react_pipeline.settings import DomainConfig
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SIMPLE_TEMPLATES = ("a photo of a {}.",)
 
@@ -43,6 +46,8 @@ def class_prompts(domain: DomainConfig) -> pd.DataFrame:
         Columns class (the class's first name), class_id (its position in the domain), prompt; one row a prompt, in the
         order of classes, names, templates.
     """
+    import pandas as pd  # not part of the light installation
+
     templates = prompt_templates(domain)
     rows = [
         (entry.name, class_id, fill(template, name))

@@ -88,15 +88,15 @@ class ImageTower:
         """Map images (B, 3, H, W) to image features (B, D), not normalised."""
         if self.splits:
             return self.features(self.tokens(images))
-        return self.features(self._entering(0, images)) if self._whole else self.visual(images)
+        return self.features(self.entering(0, images)) if self._whole else self.visual(images)
 
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) to what enters block `start` (B, T, W), without a graph."""
         first = 0 if self.native else self.start
-        tokens = self._entering(first, images)
+        tokens = self.entering(first, images)
         for number in range(first, self.start):
-            tokens = self._block(number, tokens)
+            tokens = self.block(number, tokens)
         return tokens
 
     def features(self, tokens: Tensor) -> Tensor:
@@ -106,16 +106,17 @@ class ImageTower:
     def _features(self, tokens: Tensor) -> Tensor:
         for number in range(self.start, len(self.blocks)):
             if self.activation_checkpointing and torch.is_grad_enabled():
-                tokens = checkpoint(self._block, number, tokens, use_reentrant=False)
+                tokens = checkpoint(self.block, number, tokens, use_reentrant=False)
             else:
-                tokens = self._block(number, tokens)
+                tokens = self.block(number, tokens)
         if self._timm:
             trunk = self.visual.trunk
             return self.visual.head(trunk.forward_head(trunk.norm(tokens)))
         pooled, _ = self.visual._pool(tokens)
         return pooled if self.visual.proj is None else pooled @ self.visual.proj
 
-    def _block(self, number: int, tokens: Tensor) -> Tensor:
+    def block(self, number: int, tokens: Tensor) -> Tensor:
+        """What block `number` makes of tokens (B, T, W), its gated block first; (B, 1, W) if only one is pooled."""
         block: Any = self.blocks[number]
         if not self.native:
             return block(tokens)
@@ -126,7 +127,7 @@ class ImageTower:
         alone = number == len(self.blocks) - 1 and self.visual.pool_type == "tok" and self.visual.attn_pool is None
         return host_block(tokens, block, self.casts, class_token_only=alone)
 
-    def _entering(self, number: int, images: Tensor) -> Tensor:
+    def entering(self, number: int, images: Tensor) -> Tensor:
         """What enters block `number`; the tower itself is run up to there, with every peculiarity of its embedding."""
 
         def stop(_module: nn.Module, args: tuple[Any, ...]) -> None:

@@ -70,6 +70,31 @@ def folder_inside(directory: Path, name: Any, field: str) -> Path:
     return folder
 
 
+def text_folder(directory: Path, name: Any, field: str, files: tuple[str, ...]) -> Path:
+    """The folder with the parts of a text tower that comes from transformers; as `folder_inside`.
+
+    A folder of the Hub names its tokenizer and text tower by their place on the Hub and often holds their files itself.
+
+    Args:
+        directory: The checkpoint folder.
+        name: What its configuration says: a folder inside it, or a name of the Hub.
+        field: Where it says so, for the error.
+        files: Any of these is a part, if it is in `text/` or in the folder itself.
+
+    Raises:
+        InputError: If the folder does not hold them, or a JSON file in it names code to run.
+    """
+    if (directory / str(name)).is_dir():
+        return folder_inside(directory, name, field)
+    for place in ("text", "."):
+        if any((directory / place / file).is_file() for file in files):
+            return folder_inside(directory, place, field)
+    raise InputError(
+        f"{directory}: {field}: {name!r} is no folder inside this checkpoint folder, which holds none of "
+        f"{', '.join(files)} itself; get these files from where that is and put them into {directory / 'text'}"
+    )
+
+
 def _refuse_code(fields: dict[str, Any]) -> dict[str, Any]:
     # In a vocabulary it may be a token, whose value is a number.
     if isinstance(fields.get("auto_map"), (dict, list)):

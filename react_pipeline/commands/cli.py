@@ -17,29 +17,36 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from react_pipeline.commands.command_line import Config, console, load_project
+from react_pipeline.commands.command_line import (
+    DEMO_DOMAINS,
+    Config,
+    console,
+    load_project,
+    materialize_assets,
+    missing_extra,
+)
+from react_pipeline.commands.dense import dense_app
 from react_pipeline.commands.domains import domains_app
 from react_pipeline.commands.elevater import elevater_app
+from react_pipeline.commands.init import init
+from react_pipeline.commands.judging import judge
 from react_pipeline.commands.models import models_app
 from react_pipeline.commands.report import report
 from react_pipeline.commands.status import status
 from react_pipeline.commands.terminal import (
-    bars_in_terminal,
     log_to_terminal,
     plain_rows,
-    print_line,
     print_results,
     print_table,
     printable,
 )
+from react_pipeline.commands.use import embed, export, predict
 from react_pipeline.project import CONFIG_VARIABLE, Project, write_demo_project
 from react_pipeline.settings import METHODS, load_domains
 from react_pipeline.store import InputError, ReactError
 
 if TYPE_CHECKING:
     import pandas as pd
-
-DEMO_DOMAINS = ("animals", "food", "travel")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,8 +56,14 @@ app = typer.Typer(
 )
 app.add_typer(domains_app, name="domains")
 app.add_typer(elevater_app, name="elevater")
+app.command()(init)
+app.add_typer(dense_app, name="dense")
 app.command()(status)
 app.command()(report)
+app.command()(judge)
+app.command()(export)
+app.command()(predict)
+app.command()(embed)
 app.add_typer(models_app, name="models")
 
 
@@ -77,7 +90,7 @@ def demo(
     project = load_project(config)
     if project.config.corpus.kind != "demo":
         raise InputError(f"{project.path}: corpus.kind is {project.config.corpus.kind!r}, the demo needs `demo`")
-    failed = _materialize(project, "*", DEMO_DOMAINS, METHODS if all_methods else project.config.methods)
+    failed = materialize_assets(project, "*", DEMO_DOMAINS, METHODS if all_methods else project.config.methods)
     print_results(_results(project, DEMO_DOMAINS))
     console.print(
         "\n[bold]react-pipeline ui[/bold] shows every step with its lineage (Dagster) and every run (MLflow);\n"
@@ -99,7 +112,7 @@ def materialize(
 ) -> None:
     """Build assets: the same ones, with the same checks and runs, as from the Dagster UI."""
     project = load_project(config)
-    raise typer.Exit(_materialize(project, select, domain or (), method or project.config.methods))
+    raise typer.Exit(materialize_assets(project, select, domain or (), method or project.config.methods))
 
 
 @app.command()
@@ -146,31 +159,15 @@ def search(
 
 
 @app.command()
-def export(
-    domain: Annotated[str, typer.Argument(help="Slug of the domain.")],
-    method: Annotated[str, typer.Argument(help="A trained method, such as gated-image; or: champion.")],
-    to: Annotated[Path, typer.Option("--to", help="The folder to make.")],
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
-    config: Config = None,
-) -> None:
-    """Write a customized model with its model card as a folder of its own, for open_clip or for this package.
-
-    A method means its current model; `champion` the current champion, which may be an older one.
-    """
-    from react_pipeline.use import export as write_folder
-    from react_pipeline.use import other_champion
-
-    project = load_project(config)
-    folder = write_folder(project, domain, method, to, overwrite=overwrite)
-    if warning := other_champion(project, domain, folder):
-        typer.echo(f"note: {warning}", err=True)
-    console.print(f"{folder}: README.md says how to load it", markup=False)
-
-
-@app.command()
 def ui(
-    dagster_port: Annotated[int, typer.Option(min=1, max=65_535, help="Where Dagster answers.")] = 3000,
-    mlflow_port: Annotated[int, typer.Option(min=1, max=65_535, help="Where MLflow answers.")] = 5000,
+    dagster_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65_535, help="Of Dagster. Default: the first free one from 3000."),
+    ] = None,
+    mlflow_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65_535, help="Of MLflow. Default: the first free one from 5000."),
+    ] = None,
     config: Config = None,
 ) -> None:
     """Start the Dagster and MLflow user interfaces on this machine only; Ctrl-C stops both."""
@@ -258,6 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error), 2 if isinstance(error, InputError) else 1)
     except KeyboardInterrupt:
         _fail("interrupted; run the same command again to resume", 130)
+    except ModuleNotFoundError as error:
+        _fail(missing_extra(error), 2)
     except Exception as error:
         # Typer's and click's own errors: wrong options, missing arguments.
         if not hasattr(error, "format_message"):
@@ -270,24 +269,6 @@ def _fail(message: str, code: int) -> None:
     for line in message.splitlines():
         typer.echo(f"error: {printable(line)}", err=True)
     sys.exit(code)
-
-
-def _materialize(project: Project, select: str, domains: Sequence[str], methods: Sequence[str]) -> int:
-    from assets.launch import Event
-    from assets.launch import materialize as launch
-
-    def show(event: Event) -> None:
-        if event.state != "done":
-            run = f"{event.launch}: {event.state}"
-            print_line(f"  {event.message if event.state == 'step' else run}")
-
-    with bars_in_terminal():
-        summary = launch(select, domains, methods, project.path, show)
-    console.print(f"{summary.built} built, {summary.reused} as before, {summary.seconds:.0f} s")
-    for event in [*summary.failures, *summary.skipped]:
-        what = event.launch
-        print_line(f"error: {what} {event.state}: {' '.join(event.message.split())}", sys.stderr)
-    return 1 if summary.failures or summary.skipped else 0
 
 
 def _results(project: Project, domains: Sequence[str]) -> pd.DataFrame:

@@ -1,22 +1,31 @@
-"""What the commands share: the `--config` option, the console, finding the project."""
+"""What the commands share: the `--config` option, the console, finding the project, building assets."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from react_pipeline.commands.terminal import bars_in_terminal, print_line
 from react_pipeline.project import Project
 from react_pipeline.store import ConfigError, InputError
 
 console = Console()
 
+DEMO_DOMAINS = ("animals", "food", "travel")
+
 Config = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="A pipeline.yaml. Default: $REACT_PIPELINE_CONFIG, else the one here."),
 ]
+
+
+EXTRAS = {"pyspark": "spark", "s3fs": "s3", "clip_benchmark": "elevater", "h5py": "elevater", "pycocotools": "dense"}
+"""Modules of extras other than `pipeline`."""
 
 
 def load_project(config: Path | None) -> Project:
@@ -32,3 +41,29 @@ def load_project(config: Path | None) -> Project:
         if not path.exists():
             raise InputError(f"{path}: no such file; run where your pipeline.yaml is, or give --config") from error
         raise
+
+
+def missing_extra(error: ModuleNotFoundError) -> str:
+    """What to install for a command whose packages are not in the light installation.
+
+    Raises:
+        ModuleNotFoundError: If a module of this package is missing, which is no one's choice.
+    """
+    module = (error.name or "").partition(".")[0]
+    if module in ("", "react_pipeline"):
+        raise error
+    extra = EXTRAS.get(module, "pipeline")
+    return f'this command needs `{module}`, which is not installed: pip install "react-pipeline[{extra}]"'
+
+
+def materialize_assets(project: Project, select: str, domains: Sequence[str], methods: Sequence[str]) -> int:
+    """Run a selection of assets and print what becomes of it; returns the exit code."""
+    from react_pipeline.assets import launch
+
+    with bars_in_terminal():
+        summary = launch.materialize(select, domains, methods, project.path, lambda line: print_line(f"  {line}"))
+    console.print(f"{summary.built} built, {summary.reused} as before, {summary.seconds:.0f} s")
+    for state, places in (("failed", summary.failed), ("skipped", summary.skipped)):
+        for place, why in places.items():
+            print_line(f"error: {launch.named(place)} {state}: {' '.join(why.split())}", sys.stderr)
+    return 1 if summary.failed or summary.skipped else 0

@@ -19,12 +19,13 @@ from urllib.error import HTTPError
 
 from packaging.requirements import Requirement
 
+from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
 from react_pipeline.project import CONFIG_VARIABLE, HOME_VARIABLE, SETTINGS_FILE, Project, locate_home, ui_addresses
 from react_pipeline.settings import CorpusConfig, load_domains
 from react_pipeline.store import InputError, ReactError
-from react_pipeline.tracking import DAGSTER_VARIABLE, MLFLOW_VARIABLE, Registry, Tracking, dagster_url, mlflow_url
+from react_pipeline.tracking import DAGSTER_VARIABLE, MLFLOW_VARIABLE, Tracking, dagster_url, mlflow_url
 
-PACKAGES = ("torch", "open_clip_torch", "clip-retrieval", "faiss-cpu", "dagster", "dagster-webserver", "mlflow")
+PACKAGES = ("torch", "open_clip_torch", "clip-retrieval", "dagster", "dagster-webserver", "mlflow")
 MIN_FREE_BYTES = 5_000_000_000
 SERVER_TIMEOUT_SECONDS = 5
 
@@ -69,7 +70,19 @@ def _packages() -> Iterator[Finding]:
         try:
             yield Finding(name, "ok", metadata.version(name))
         except metadata.PackageNotFoundError:
-            yield Finding(name, "missing", "not installed", "pip install react-pipeline")
+            remedy = INSTALL_CLIP_RETRIEVAL if name == "clip-retrieval" else "pip install 'react-pipeline[pipeline]'"
+            yield Finding(name, "missing", "not installed", remedy)
+    yield _faiss(sorted(set(metadata.packages_distributions().get("faiss", ()))))
+
+
+def _faiss(owners: list[str]) -> Finding:
+    """Which distribution the module `faiss` is from: two of them overwrite each other's files."""
+    if len(owners) == 1:
+        return Finding("faiss", "ok", f"{owners[0]} {metadata.version(owners[0])}")
+    if not owners:
+        return Finding("faiss", "missing", "not installed", "pip install faiss-cpu")
+    remedy = f"pip uninstall {' '.join(owners)}, then install the one that is wanted"
+    return Finding("faiss", "missing", f"{' and '.join(owners)} overwrite each other's files", remedy)
 
 
 def _device() -> Finding:
@@ -174,7 +187,7 @@ def _store(project: Project) -> Iterator[Finding]:
 
 def _tracking(project: Project) -> Finding:
     tracking = Tracking.of(project)
-    waiting = tracking.count_pending(project) + Registry.of(project).count_pending(project)
+    waiting = tracking.count_pending(project)
     detail = tracking.uri + (f"; {waiting} artifacts and verdicts wait to be logged" if waiting else "")
     if not tracking.uri.startswith("http"):
         return Finding("tracking", "note" if waiting else "ok", detail)

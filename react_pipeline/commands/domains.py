@@ -60,9 +60,8 @@ def add_domain(file: Annotated[Path, typer.Argument(help="A YAML named <slug>.ya
     missing = domain.evaluation.path if domain.evaluation else None
     if missing is not None and not missing.exists():
         typer.echo(f"note: {missing} is not there; results will be `unavailable`", err=True)
-    from assets.launch import open_instance
-    from assets.partitions import DOMAINS
+    from react_pipeline.assets import launch, partitions
 
-    with open_instance(project) as instance:
-        instance.add_dynamic_partitions(DOMAINS, [domain.slug])
+    with launch.open_instance(project) as instance:
+        instance.add_dynamic_partitions(partitions.DOMAINS, [domain.slug])
     console.print(f"{target}: {len(domain.classes)} classes; next: react-pipeline materialize --domain {domain.slug}")

@@ -31,11 +31,11 @@ def list_models(
 ) -> None:
     """Champion, challenger and the registered versions of each domain: figures, when it was decided and why."""
     from react_pipeline.promotion import standing
-    from react_pipeline.tracking import Registry
+    from react_pipeline.tracking import Tracking
 
     project = load_project(config) if domain is None else _project_with(domain, config)
     slugs = [domain] if domain else sorted({*load_domains(project.config.domains)[0], *project.store.keys("promotion")})
-    registry = Registry.of(project)
+    registry = Tracking.of(project)
     rows, silent = [], ""
     for slug in slugs:
         versions: list[Version] = []
@@ -52,7 +52,7 @@ def list_models(
     print_table(_COLUMNS, rows, right=5, below=["decided", "why"])
     if silent:
         typer.echo(f"note: MLflow does not answer, so this is what the store says ({silent})", err=True)
-    if waiting := registry.count_pending(project):
+    if waiting := registry.count_pending(project, verdicts=True):
         typer.echo(f"note: {waiting} verdicts wait for MLflow", err=True)
 
 
@@ -105,14 +105,15 @@ def _project_with(domain: str, config: Config) -> Project:
 
 def _print_decision(project: Project, artifact: Artifact) -> None:
     from react_pipeline.promotion import Verdict
-    from react_pipeline.tracking import Registry, Tracking
+    from react_pipeline.tracking import Tracking
 
     verdict, slug = Verdict.read(artifact), artifact.key
     before = verdict.champion_before.named_beside(verdict.champion)
     after = verdict.champion.named_beside(verdict.champion_before)
     console.print(f"{slug}: {after} is champion (before: {before}): {verdict.reason}", markup=False, soft_wrap=True)
-    Tracking.of(project).log_artifact(project, artifact)
-    delivery = Registry.of(project).apply(project, artifact, patient=True)
+    tracking = Tracking.of(project)
+    tracking.log_artifact(project, artifact)
+    delivery = tracking.apply(project, artifact, patient=True)
     for note in delivery.notes:
         typer.echo(f"note: {note}", err=True)
     if delivery.waits:

@@ -41,12 +41,15 @@ STRANGER = "stranger.invalid"
 """A server that answers by this name is not guarded, and would answer the page of any site."""
 
 CODE_SERVER = (
-    *("-m", "dagster", "code-server", "start", "--module-name", "assets.definitions"),
+    *("-m", "dagster", "code-server", "start", "--module-name", "react_pipeline.assets.definitions"),
     *("--use-python-environment-entry-point", "--inject-env-vars-from-instance"),
 )
 _ENTRY_POINT = "entry_points(group='console_scripts', name='dagster-daemon')['dagster-daemon']"
 DAEMON = ("-c", f"from importlib.metadata import entry_points; {_ENTRY_POINT}.load()()", "run")
 """The program `dagster-daemon`, wherever the scripts of this Python are; Dagster has no public module for it."""
+
+DAGSTER_PORT, MLFLOW_PORT = 3000, 5000
+PORTS_TRIED = 50
 
 START_SECONDS = 180.0
 WATCH_SECONDS = 1.0
@@ -83,8 +86,13 @@ class Server:
 
 
 @contextmanager
-def serve(project: Project, dagster_port: int, mlflow_port: int) -> Iterator[list[Server]]:
+def serve(project: Project, dagster_port: int | None = None, mlflow_port: int | None = None) -> Iterator[list[Server]]:
     """Start both user interfaces and stop them on leaving; MLflow's only if the tracking URI is a local database.
+
+    Args:
+        project: The pipeline.
+        dagster_port: Where Dagster answers; None: the first free port from 3000, so that two projects run side by side.
+        mlflow_port: Where MLflow answers; None: likewise from 5000.
 
     Raises:
         InputError: If they run already over this Dagster home, or a port is taken.
@@ -93,9 +101,9 @@ def serve(project: Project, dagster_port: int, mlflow_port: int) -> Iterator[lis
     tracking = Tracking.of(project)
     folder = project.path.parent
     home = prepare_home(folder)
-    ports = {"dagster": dagster_port}
+    ports = {"dagster": dagster_port or _free_port(DAGSTER_PORT)}
     if not tracking.uri.startswith("http"):
-        ports["mlflow"] = mlflow_port
+        ports["mlflow"] = mlflow_port or _free_port(MLFLOW_PORT)
     addresses = {name: f"http://{HOST}:{port}" for name, port in ports.items()}
     logs = project.config.store.parent / "logs"
     with (
@@ -132,12 +140,12 @@ def serve(project: Project, dagster_port: int, mlflow_port: int) -> Iterator[lis
             if "mlflow" in ports:
                 tracking.prepare()
                 page = tracking.runs.table_url(addresses["mlflow"])
-                start("mlflow", _mlflow(mlflow_port, tracking.uri, environment[MLFLOW_VARIABLE]), page)
+                start("mlflow", _mlflow(ports["mlflow"], tracking.uri, environment[MLFLOW_VARIABLE]), page)
             code, workspace = Path(directory, "code"), Path(directory, "workspace.yaml")
             location = {"socket": str(code), "location_name": "react"}
             workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
             _wait(start("dagster code server", [*CODE_SERVER, "--socket", str(code)]), partial(_require_open, code))
-            webserver = ["-m", "assets.webserver", "--host", HOST, "--port", str(dagster_port)]
+            webserver = ["-m", "react_pipeline.assets.webserver", "--host", HOST, "--port", str(ports["dagster"])]
             start("dagster", [*webserver, "--workspace", str(workspace)])
             start("dagster daemon", [*DAEMON, "--workspace", str(workspace)])
             for server in servers:
@@ -249,12 +257,20 @@ def _how_it_ended(server: Server) -> str:
     return f"{server.name} {how}{f': {wrong}' if wrong else ''}; see {server.log}"
 
 
+def _free_port(first: int) -> int:
+    return next((port for port in range(first, first + PORTS_TRIED) if _is_free(port)), first)
+
+
 def _require_free(name: str, port: int) -> None:
+    if not _is_free(port):
+        raise InputError(f"port {port} is taken by another program: choose another one with --{name}-port")
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
-        except OSError as error:
-            raise InputError(
-                f"port {port} is taken by another program: choose another one with --{name}-port"
-            ) from error
+        except OSError:
+            return False
+        return True

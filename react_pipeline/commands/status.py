@@ -7,6 +7,7 @@ counts as out of date (`lineage`), what automation would do about it (`upkeep`),
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -72,14 +73,14 @@ def _look(project: Project, slugs: Sequence[str]) -> tuple[Survey, Runs]:
     runs, found = Runs(), survey(project, slugs)
     if not found.tasks:
         return found, runs
-    from assets.attempts import failures, instance_with_runs
+    from react_pipeline.assets import attempts
 
     try:
-        with instance_with_runs(project) as instance:
+        with attempts.instance_with_runs(project) or nullcontext() as instance:
             if instance is None:
                 runs.unseen = "there are no runs here; set DAGSTER_HOME to the home of your Dagster, if it is another"
             while instance is not None:
-                reasons = failures(instance, found.tasks)
+                reasons = attempts.failures(instance, found.tasks)
                 runs.earlier |= {task.place: why for task, (why, same) in reasons.items() if not same}
                 new = {task.place: why for task, (why, same) in reasons.items() if same}
                 if not new:

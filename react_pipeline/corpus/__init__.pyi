@@ -5,12 +5,15 @@ from .collect import read_pairs as read_pairs
 from .corpus import count_pairs as count_pairs
 from .corpus import locate_shards as locate_shards
 from .corpus import publish_corpus as publish_corpus
+from .downloads import download_images as download_images
 from .image_source import ImageSource as ImageSource
 from .image_source import TarSource as TarSource
 from .image_source import open_source as open_source
+from .images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .images import BadImage as BadImage
 from .images import contact_sheet as contact_sheet
 from .images import decode_image as decode_image
+from .images import thumbnail as thumbnail
 from .images import truncated_images as truncated_images
 from .inventory import SHARDS_FILE as SHARDS_FILE
 from .inventory import check_shards as check_shards

@@ -9,20 +9,23 @@ row number of the corpus, so no name of a source is ever used as a path.
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from react_pipeline.corpus.image_source import ImageSource
 from react_pipeline.corpus.images import extension_of
+from react_pipeline.corpus.shards import add_member
 from react_pipeline.store import Artifact, CorruptArtifact
 
 SHARDS = "shards"
@@ -32,12 +35,12 @@ class Collected(NamedTuple):
     """The result of collecting pairs.
 
     Attributes:
-        pairs: Columns row, class, caption, image_sha256, image_bytes; in the order of the shards.
+        rows: Of the pairs in the shards (N,), in their order.
         failed: Columns row, class, reason: pairs whose image is not available, in the order of the corpus.
     """
 
     shards: int
-    pairs: pd.DataFrame
+    rows: NDArray[np.int64]
     failed: pd.DataFrame
 
 
@@ -57,18 +60,18 @@ def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, sha
     """
     directory.mkdir(parents=True, exist_ok=True)
     images = iter(tqdm(source.fetch(pairs), total=len(pairs), desc="collecting pairs", disable=None, leave=False))
-    collected: list[tuple[int, str, str, str, int]] = []
-    shards = 0
+    # Ten million pairs: a number each, and no objects.
+    collected, shards = array("q"), 0
     while first := next(images, None):
         with tarfile.open(directory / f"{shards:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
             for pair, image in chain([first], islice(images, shard_pairs - 1)):
                 _add_sample(tar, pair, image)
-                collected.append((int(pair.row), pair.label, pair.caption, pair.image_sha256, len(image)))
+                collected.append(int(pair.row))
         shards += 1
-    had = pd.DataFrame(collected, columns=["row", "class", "caption", "image_sha256", "image_bytes"])
-    missing = pairs.loc[~pairs["row"].isin(had["row"]), ["row", "class"]].sort_values("row", kind="stable")
+    rows = np.array(collected, np.int64)
+    missing = pairs.loc[~pairs["row"].isin(rows), ["row", "class"]].sort_values("row", kind="stable")
     reasons = [source.failed.get(int(row), "unknown") for row in missing["row"]]
-    return Collected(shards, had.astype({"row": "int64", "image_bytes": "int64"}), missing.assign(reason=reasons))
+    return Collected(shards, rows, missing.assign(reason=reasons))
 
 
 @dataclass(frozen=True)
@@ -141,10 +144,7 @@ def _add_sample(tar: tarfile.TarFile, pair: Any, image: bytes) -> None:
         described["classes"] = classes
     about = json.dumps(described, ensure_ascii=False)
     for suffix, data in ((extension_of(image), image), ("txt", pair.caption.encode()), ("json", about.encode())):
-        # TarInfo's own defaults (time 0, owner 0, mode 644) make the bytes reproducible.
-        member = tarfile.TarInfo(f"{int(pair.row):09d}.{suffix}")
-        member.size = len(data)
-        tar.addfile(member, io.BytesIO(data))
+        add_member(tar, f"{int(pair.row):09d}.{suffix}", data)
 
 
 def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

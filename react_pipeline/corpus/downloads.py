@@ -23,7 +23,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -67,6 +66,11 @@ class Downloaded:
     images: pd.DataFrame
     failed: pd.DataFrame
     _kept: dict[int, Kept] = field(repr=False)
+
+    def place(self, row: int) -> tuple[Path, int, int]:
+        """File, offset and bytes of a row of `images`; unlike `read` it checks nothing."""
+        kept = self._kept[row]
+        return kept.path, kept.offset, kept.size_bytes
 
     def read(self, row: int) -> bytes:
         """The image file of a row of `images`, its digest checked.
@@ -124,7 +128,11 @@ def download_images(
                 break
             if number:
                 time.sleep(number * _PAUSE_SECONDS)
-            _fetch(missing, directory, journal.next_number, settings, max_pixels, processes, distributor)
+            # img2dataset makes keys of as many digits as this number has, so one URL alone would have none.
+            spread_out = _TASKS_AT_LEAST if distributor.kind != "local" else settings.processes
+            per_task = max(2, min(_URLS_PER_TASK, -(-len(missing) // spread_out)))
+            task = DownloadTask(directory, per_task, settings, max_pixels)
+            _fetch(missing, journal.next_number, task, processes, distributor)
             journal = Journal.read(directory)
     return _result(table, urls, directory, journal)
 
@@ -166,15 +174,15 @@ class _Processes:
         for end in (self._ours, self._theirs):
             end.close()
 
-    def submit(self, *task: Any) -> Future[None]:
+    def submit(self, task: DownloadTask, item: tuple[int, str]) -> Future[None]:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(self.count, self._context, end_with_parent, (self._theirs,))
-        return self._pool.submit(_download, *task)
+        return self._pool.submit(task.fetch, item)
 
 
 @dataclass(frozen=True)
 class DownloadTask:
-    """Fetches a file of URLs on a cluster; of one item, number and path; gives what went wrong, or "".
+    """Fetches files of at most `per_task` URLs; called on a cluster, it gives what went wrong, or "".
 
     What it did not come to is missing in the journal, and so is tried in the next round: a task that failed or ran
     twice needs no other care.
@@ -186,50 +194,38 @@ class DownloadTask:
     max_pixels: int
 
     def __call__(self, item: tuple[int, str]) -> str:
-        """Fetch into files of the number, which a task that ran before may have made."""
+        """`fetch` into files of the number, which a task that ran before may have made."""
         require_shared(self.directory)
         try:
-            _download(*item, self.per_task, self.directory, self.settings, self.max_pixels)
+            self.fetch(item)
         except OSError as error:
             return f"{type(error).__name__}: {error}"
         return ""
 
+    def fetch(self, item: tuple[int, str]) -> None:
+        """Fetch a file of URLs, given by its number and path."""
+        # Imported in the downloading process: loading img2dataset takes seconds.
+        from react_pipeline.corpus.download_process import ImageDownloader
 
-def _download(
-    number: int, path: str, per_task: int, directory: Path, settings: DownloadConfig, max_pixels: int
-) -> None:
-    # Imported in the downloading process: loading img2dataset takes seconds.
-    from react_pipeline.corpus.download_process import ImageDownloader
-
-    ImageDownloader(directory, per_task, settings, max_pixels)((number, path))
+        ImageDownloader(self.directory, self.per_task, self.settings, self.max_pixels)(item)
 
 
 def _fetch(
-    urls: Sequence[str],
-    directory: Path,
-    first: int,
-    settings: DownloadConfig,
-    max_pixels: int,
-    processes: _Processes,
-    distributor: DistributorConfig,
+    urls: Sequence[str], first: int, task: DownloadTask, processes: _Processes, distributor: DistributorConfig
 ) -> None:
     """One attempt at each URL."""
-    tasks = directory / _TASKS
+    tasks = task.directory / _TASKS
     shutil.rmtree(tasks, ignore_errors=True)
     tasks.mkdir()
-    # img2dataset makes keys of as many digits as this number has, so one URL alone would have none.
-    spread_out = _TASKS_AT_LEAST if distributor.kind != "local" else settings.processes
-    per_task = max(2, min(_URLS_PER_TASK, -(-len(urls) // spread_out)))
-    files = _write_tasks(urls, tasks, first, per_task)
+    files = _write_tasks(urls, tasks, first, task.per_task)
     if distributor.kind == "local":
-        _run(files, len(urls), processes, per_task, directory, settings, max_pixels)
+        _run(files, len(urls), processes, task)
     else:
-        task = DownloadTask(directory, per_task, settings, max_pixels)
         failures = [error for error in spread(task, files, distributor, "downloading images") if error]
         for error in failures:
             logger.warning("a file of URLs was not fetched to its end: %s", error)
         if len(failures) == len(files):
-            raise OSError(f"{directory}: no task could write what it fetched: {failures[0]}")
+            raise OSError(f"{task.directory}: no task could write what it fetched: {failures[0]}")
     shutil.rmtree(tasks)
 
 
@@ -244,20 +240,11 @@ def _write_tasks(urls: Sequence[str], tasks: Path, first: int, per_task: int) ->
     return files
 
 
-def _run(
-    files: Sequence[tuple[int, str]],
-    urls: int,
-    processes: _Processes,
-    per_task: int,
-    directory: Path,
-    settings: DownloadConfig,
-    max_pixels: int,
-) -> None:
+def _run(files: Sequence[tuple[int, str]], urls: int, processes: _Processes, task: DownloadTask) -> None:
     try:
         sizes: dict[Future[None], int] = {}
-        for place, (number, path) in enumerate(files):
-            size = min(per_task, urls - place * per_task)
-            sizes[processes.submit(number, path, per_task, directory, settings, max_pixels)] = size
+        for place, item in enumerate(files):
+            sizes[processes.submit(task, item)] = min(task.per_task, urls - place * task.per_task)
         with tqdm(total=urls, desc="downloading images", unit="image", disable=None, leave=False) as bar:
             for done in as_completed(sizes):
                 done.result()

@@ -6,6 +6,7 @@ from, or what becomes of a bad image.
 
 from __future__ import annotations
 
+import base64
 import io
 import warnings
 from collections.abc import Iterator, Sequence
@@ -27,8 +28,15 @@ from PIL import (
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "PPM", "TIFF")
 """What is decoded. Pillow knows more, some of which run other programs (EPS)."""
 
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+"""Of files that are looked at in a folder, in lower case."""
+
 MAX_ASPECT_RATIO = 100
 """A longer strip is refused: resizing its short side to a model's input makes the long one enormous."""
+
+THUMBNAIL_PIXELS = 88
+MANY_PIXELS = 1_000_000_000
+"""No limit of a thumbnail's own: whoever shows an image has decoded it before under another limit."""
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -146,6 +154,18 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: Path,
             offset = ((tile_pixels - tile.width) // 2, (tile_pixels - tile.height) // 2)
             sheet.paste(tile, (left + offset[0], top + title_pixels + offset[1]))
     sheet.save(path, format="PNG")
+
+
+def thumbnail(image: bytes, pixels: int = THUMBNAIL_PIXELS, max_pixels: int = MANY_PIXELS) -> str:
+    """A small JPEG of an image file, as a data URI for pages.
+
+    Raises:
+        BadImage: If the bytes are no image that can be shown.
+    """
+    small = ImageOps.contain(decode_image(image, max_pixels), (pixels, pixels))
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=78)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

@@ -7,6 +7,7 @@ never paths: nothing is ever extracted.
 
 from __future__ import annotations
 
+import io
 import re
 import tarfile
 from collections.abc import Iterator
@@ -159,6 +160,13 @@ def read_member(file: IO[bytes], member: Member, limit_bytes: int | None = None)
     if len(data) != wanted:
         raise CorpusError(f"{file.name}: ends within a member; materialize `corpus` again")
     return data
+
+
+def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Write a file into a tar; the defaults of TarInfo (time 0, owner 0, mode 644) make the bytes reproducible."""
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
 
 
 class _Header(tarfile.TarInfo):

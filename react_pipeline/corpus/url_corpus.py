@@ -231,7 +231,7 @@ def _tried_as_hard(earlier: Artifact, corpus: CorpusConfig) -> bool:
     return bool(
         recorded["retries"] >= download.retries
         and recorded["max_pixels"] >= corpus.max_pixels
-        and recorded.get("allow_private_addresses", False) >= download.allow_private_addresses
+        and recorded["allow_private_addresses"] >= download.allow_private_addresses
     )
 
 

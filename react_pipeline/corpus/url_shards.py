@@ -6,18 +6,23 @@ pairs are downloaded (`url_corpus`), reading shards (`shards`).
 
 from __future__ import annotations
 
-import io
 import json
-import shutil
 import tarfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 from react_pipeline.corpus.images import extension_of
-from react_pipeline.corpus.shards import CAPTION_EXTENSION, METADATA_EXTENSION, index_shard, open_shard, read_member
+from react_pipeline.corpus.shards import (
+    CAPTION_EXTENSION,
+    METADATA_EXTENSION,
+    add_member,
+    index_shard,
+    open_shard,
+    read_member,
+)
 from react_pipeline.corpus.url_tables import UrlRow
-from react_pipeline.store import Artifact, fsync
+from react_pipeline.store import Artifact, fsync, link_or_copy
 
 SHARDS = "shards"
 """Folder of the artifact."""
@@ -44,24 +49,16 @@ def take_over(earlier: Artifact, wanted: set[str], directory: Path) -> tuple[int
             continue
         target = _shard(directory, shards)
         if len(kept) == len(index.samples):
-            _link(path, target)
+            link_or_copy(path, target)
         else:
             with open_shard(path) as file, _new_tar(target) as tar:
                 for sample in kept:
                     for extension, member in sample.members.items():
-                        _add(tar, f"{sample.key}.{extension}", read_member(file, member))
+                        add_member(tar, f"{sample.key}.{extension}", read_member(file, member))
         fsync(target)
         had.update(sample.key for sample in kept)
         shards += 1
     return shards, had
-
-
-def _link(path: Path, target: Path) -> None:
-    try:
-        target.hardlink_to(path)
-    except OSError:
-        # Not every file system has links.
-        shutil.copyfile(path, target)
 
 
 def pack(samples: Iterator[tuple[UrlRow, bytes]], directory: Path, first: int) -> int:
@@ -81,20 +78,13 @@ def pack(samples: Iterator[tuple[UrlRow, bytes]], directory: Path, first: int) -
 
 def _add_pair(tar: tarfile.TarFile, row: UrlRow, image: bytes) -> None:
     about = json.dumps({"url": row.url}, ensure_ascii=False).encode()
-    _add(tar, f"{row.key}.{extension_of(image)}", image)
-    _add(tar, f"{row.key}.{CAPTION_EXTENSION}", row.caption.encode())
-    _add(tar, f"{row.key}.{METADATA_EXTENSION}", about)
+    add_member(tar, f"{row.key}.{extension_of(image)}", image)
+    add_member(tar, f"{row.key}.{CAPTION_EXTENSION}", row.caption.encode())
+    add_member(tar, f"{row.key}.{METADATA_EXTENSION}", about)
 
 
 def _new_tar(path: Path) -> tarfile.TarFile:
     return tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    # TarInfo's own defaults (time 0, owner 0, mode 644) make the bytes reproducible.
-    member = tarfile.TarInfo(name)
-    member.size = len(data)
-    tar.addfile(member, io.BytesIO(data))
 
 
 def _shard(directory: Path, number: int) -> Path:

@@ -5,3 +5,4 @@ from .packages import CORPUS_SOURCES as CORPUS_SOURCES
 from .packages import OTHER_SOURCES as OTHER_SOURCES
 from .packages import Source as Source
 from .packages import installed_versions as installed_versions
+from .scenes import build_scenes as build_scenes

@@ -63,6 +63,14 @@ def render(drawing: Drawing, size: int) -> Image.Image:
 
 def render_file(path: Path, size: int) -> Image.Image:
     """Render an SVG or read a PNG, to an RGB image of `size` x `size` pixels on white."""
+    image = with_alpha(path, size)
+    canvas = Image.new("RGB", image.size, "white")
+    canvas.paste(image, (0, 0), image)
+    return canvas
+
+
+def with_alpha(path: Path, size: int) -> Image.Image:
+    """Render an SVG or read a PNG, to an RGBA image of `size` x `size` pixels."""
     if path.suffix == ".svg":
         import resvg_py
 
@@ -71,11 +79,7 @@ def render_file(path: Path, size: int) -> Image.Image:
         image = Image.open(io.BytesIO(data)).convert("RGBA")
     else:
         image = Image.open(path).convert("RGBA")
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
-    canvas = Image.new("RGB", image.size, "white")
-    canvas.paste(image, (0, 0), image)
-    return canvas
+    return image if image.size == (size, size) else image.resize((size, size), Image.Resampling.BICUBIC)
 
 
 @functools.lru_cache(maxsize=256)

@@ -5,6 +5,9 @@ from .encoder import LONG_RUN as LONG_RUN
 from .encoder import Encoder as Encoder
 from .encoder import parts_of_like_length as parts_of_like_length
 from .fused_tower import convert as convert
+from .fused_tower import write_graph as write_graph
+from .installed import INSTALL_CLIP_RETRIEVAL as INSTALL_CLIP_RETRIEVAL
+from .installed import require_clip_retrieval as require_clip_retrieval
 from .parts import Rows as Rows
 from .parts import Vectors as Vectors
 from .parts import vectors_of as vectors_of

@@ -156,7 +156,7 @@ def split_preprocess(
     values in the end. If the preprocessing does not end with torchvision's `ToTensor` and `Normalize`, it stays whole.
     """
     steps = preprocess.transforms if isinstance(preprocess, Compose) else []
-    if len(steps) > 1 and type(steps[-2]) is ToTensor and type(steps[-1]) is Normalize:
+    if len(steps) > 1 and isinstance(steps[-2], ToTensor) and type(steps[-1]) is Normalize:
         return Compose([*steps[:-2], PILToTensor()]), steps[-1].mean, steps[-1].std
     return preprocess, [0.0], [1.0]
 

@@ -48,8 +48,8 @@ def convert(
         # Tracing warns of shapes that the comparison below checks.
         with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
             warnings.simplefilter("ignore")
-            first = probes[0].clone(memory_format=torch.contiguous_format)
-            run = _with_onednn(traced, first) if precision == "bf16" else _with_onnxruntime(traced, first, texts)
+            bf16 = precision == "bf16"
+            run = _with_onednn(traced, probes[0]) if bf16 else _with_onnxruntime(traced, probes[0], texts)
             run = run if texts else _in_parts(run)
         with torch.inference_mode():
             loss, least = torch.stack([_losses(run, tower, probe, precision) for probe in probes]).amax(dim=0).tolist()
@@ -63,29 +63,53 @@ def convert(
 
 
 def _with_onnxruntime(traced: nn.Module, batch: Tensor, texts: bool) -> Features:
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime  # type: ignore[import-untyped]  # not in the light installation
 
     file = io.BytesIO()
-    torch.onnx.export(
-        traced,
-        (batch,),
-        file,  # type: ignore[arg-type] # the stub names paths alone
-        dynamo=False,
-        input_names=["batch"],
-        output_names=["features"],
-        dynamic_axes={"batch": {0: "rows", **({1: "columns"} if texts else {})}, "features": {0: "rows"}},
-        opset_version=OPSET,
-    )
+    write_graph(traced, batch, file, ["features"], (0, 1) if texts else (0,))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(file.getvalue(), options, providers=["CPUExecutionProvider"])
     return lambda batch: torch.from_numpy(session.run(None, {"batch": batch.contiguous().numpy()})[0])
 
 
+def write_graph(
+    module: nn.Module, batch: Tensor, target: io.BytesIO | str, outputs: Sequence[str], free: Sequence[int]
+) -> None:
+    """Write a module of one input, `batch`, as ONNX.
+
+    Args:
+        module: Gives `outputs`, each with the rows of the batch.
+        batch: Is traced.
+        target: A buffer, or a path, beside which weights of more than 2 GiB are written.
+        outputs: Their names.
+        free: Dimensions in which batches may differ.
+    """
+    axes: dict[str, dict[int, str]] = {name: {0: "axis0"} for name in outputs}
+    fused = torch.backends.mha.get_fastpath_enabled()  # one operator for a whole block, which ONNX does not have
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        # The exporter and the traced code warn of shapes, which whoever calls this compares with torch's.
+        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module.eval(),  # the exporter restores the mode of the whole
+                (batch.clone(memory_format=torch.contiguous_format),),
+                target,  # type: ignore[arg-type] # the stub names paths alone
+                dynamo=False,
+                input_names=["batch"],
+                output_names=list(outputs),
+                dynamic_axes={"batch": {axis: f"axis{axis}" for axis in free}, **axes},
+                opset_version=OPSET,
+            )
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+
+
 def _with_onednn(traced: nn.Module, batch: Tensor) -> Features:
     torch.jit.enable_onednn_fusion(True)  # holds for TorchScript alone
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
-        graph = torch.jit.freeze(torch.jit.trace(traced, _filled(batch), check_trace=False))
+        graph = torch.jit.freeze(torch.jit.trace(traced, _filled(batch.clone()), check_trace=False))
 
     def run(batch: Tensor) -> Tensor:
         with torch.autocast("cpu", enabled=False):  # the casts are in the graph

@@ -18,9 +18,11 @@ from react_pipeline.corpus import ShardLocation
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.groups import Group
 from react_pipeline.embedding.inference import ClipMapper, PairDataset, PairStream, StatsLogger
+from react_pipeline.embedding.installed import require_clip_retrieval
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.store import CorpusError
 
+require_clip_retrieval()
 with warnings.catch_warnings():
     # clip-retrieval imports packages that warn of their own age.
     warnings.simplefilter("ignore")

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from react_pipeline.corpus import folder_of
@@ -87,11 +88,12 @@ def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.Da
 
 
 def row_metadata(
-    artifact: Artifact, rows: Sequence[int] | npt.NDArray[Any] | pd.Series, columns: list[str]
+    artifact: Artifact, rows: Sequence[int] | npt.NDArray[Any] | pd.Series, columns: list[str], *, arrow: bool = False
 ) -> pd.DataFrame:
     """The metadata of some rows, in their order; the index is the row number.
 
-    Only the row groups that hold one of them are read, one at a time, so time and memory follow what is asked for.
+    Only the row groups that hold one of them are read, one at a time, so time and memory follow what is asked for. With
+    `arrow` texts are kept in pyarrow's form, without an object a row.
 
     Raises:
         IndexError: If the corpus has no such row.
@@ -99,12 +101,13 @@ def row_metadata(
     wanted = np.asarray(rows, dtype=np.int64)
     distinct, layout = np.unique(wanted), _layout(artifact)
     parts, tables = layout.parts(artifact, METADATA), []
+    kinds = {pa.string(): pd.ArrowDtype(pa.string())}.get if arrow else None
     for number, places, inside in parts.holding(distinct):
         with parts.parquet(number) as file:
             present = layout.present(file, columns)
             lengths = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
             for group, here, chosen in holding(starts_of(lengths), inside):
-                table = file.read_row_group(group, columns=present).take(chosen).to_pandas()
+                table = file.read_row_group(group, columns=present).take(chosen).to_pandas(types_mapper=kinds)
                 tables.append(layout.named(table, columns).set_axis(distinct[places[here]]))
     if not tables:
         return pd.DataFrame(columns=columns)

@@ -6,21 +6,22 @@ belong here: the comparison of one domain (`compare`), or how a page looks (`das
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from react_pipeline.evaluation.bars import draw_methods
-from react_pipeline.evaluation.comparison import RESULTS, average, comparison_is_current, correct_of, write_tables
+from react_pipeline.evaluation.comparison import RESULTS, comparison_is_current, correct_of, results_in, write_tables
+from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.evaluation.intervals import mean_interval
-from react_pipeline.evaluation.tables import MEAN
-from react_pipeline.lineage import fresh, resolve
-from react_pipeline.pipeline import method_key
+from react_pipeline.evaluation.tables import COLUMNS, INTERVALS, JUDGED, MEAN, NUMBERS
+from react_pipeline.lineage import gathered_is_current, resolve
+from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
-from react_pipeline.settings import CONTROL_SUFFIX, load_domains
-from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, StaleArtifact
+from react_pipeline.settings import CONTROL_SUFFIX, METHODS, load_domains
+from react_pipeline.store import Artifact, CorruptArtifact, InputError, MissingArtifact, StaleArtifact
 
 STAGE = "overview"
 
@@ -28,7 +29,7 @@ STAGE = "overview"
 def overview(project: Project) -> Artifact:
     """Publish the table of all valid domain files that have a current comparison; the others are named with a reason.
 
-    Means are those of `compare.average`; here they also have an interval, by resampling the images of each domain.
+    Means are those of `average`; here they also have an interval, by resampling the images of each domain.
 
     Files: `table.parquet`, `table.csv`, `table.md`, `overview.png` and `dashboard.html`.
 
@@ -77,34 +78,84 @@ def write_overview(
 
 
 def overview_is_current(project: Project) -> Artifact:
-    """The published overview, if it is the one that `overview` would build today. Loads no torch.
-
-    Raises:
-        MissingArtifact: If none was published.
-        StaleArtifact: If a comparison is new, was replaced, or is no longer current.
-        CorruptArtifact: If its bytes differ from its manifest.
-    """
-    artifact = fresh(project, STAGE)
-    comparisons, skipped = current_comparisons(project)
-    for slug in {*comparisons, *artifact.parents}:
-        found = comparisons[slug].fingerprint if slug in comparisons else None
-        if artifact.parents.get(slug) != found:
-            raise StaleArtifact(f"`{STAGE}` does not show today's comparison of {slug!r}: rematerialize `{STAGE}`")
-    if artifact.manifest["content"] != {"skipped": skipped}:
-        raise StaleArtifact(f"`{STAGE}` lists other missing domains than today's: rematerialize `{STAGE}`")
-    return artifact
+    """The published overview, if it is the one that `overview` would build today: `lineage.gathered_is_current`."""
+    return gathered_is_current(project, STAGE, ALL, lambda: current_comparisons(project))
 
 
-def current_comparisons(project: Project) -> tuple[dict[str, Artifact], dict[str, str]]:
-    """The current comparison of each valid domain, and why the others have none."""
+def current_comparisons(
+    project: Project, slugs: Iterable[str] | None = None
+) -> tuple[dict[str, Artifact], dict[str, str]]:
+    """The current comparison of each of these domains, and why the others have none; None: of each valid one."""
     comparisons: dict[str, Artifact] = {}
     skipped: dict[str, str] = {}
-    for slug in sorted(load_domains(project.config.domains)[0]):
+    for slug in sorted(load_domains(project.config.domains)[0]) if slugs is None else slugs:
         try:
             comparisons[slug] = comparison_is_current(project, slug)
         except (MissingArtifact, StaleArtifact, CorruptArtifact) as error:
             skipped[slug] = str(error)
     return comparisons, skipped
+
+
+def comparison_table(project: Project, slugs: Sequence[str]) -> pd.DataFrame:
+    """The published comparisons of several domains in one table, with a mean of each method: see `average`.
+
+    Raises:
+        InputError: If the domains were measured by different versions of the evaluator.
+    """
+    comparisons, skipped = {}, {}
+    for slug in slugs:
+        try:
+            comparisons[slug] = comparison_is_current(project, slug)
+        except (MissingArtifact, StaleArtifact) as error:
+            # One command builds all that the error would have a reader follow step by step.
+            reason = str(error).partition(": rematerialize")[0].partition(": materialize")[0]
+            skipped[slug] = f"{reason}; fix: {materialize_command(project, slug)}"
+    return average(project, slugs, comparisons, skipped)
+
+
+def materialize_command(project: Project, slug: str) -> str:
+    """The command that brings a domain up to date: the methods ever evaluated for it, or else those kept up."""
+    known = set(project.store.keys(RESULTS))
+    methods = [method for method in METHODS if method_key(slug, method) in known] or project.config.methods
+    return " ".join(["react-pipeline materialize --domain", slug, *(f"--method {method}" for method in methods)])
+
+
+def average(
+    project: Project, slugs: Sequence[str], comparisons: Mapping[str, Artifact], skipped: Mapping[str, str]
+) -> pd.DataFrame:
+    """Comparisons of several domains in one table, with a mean of each method.
+
+    A mean covers the domains where the base, the method and, if any domain has it, the method's control are all there;
+    a control is averaged over the same domains as its method, and `status` says how many of how many. All numeric
+    columns are means, without an interval. A domain without a current comparison has one row that says why.
+
+    Args:
+        slugs: The domains, in the order of the rows.
+        comparisons: The current ones, by domain.
+        skipped: Why each other domain has none.
+
+    Returns:
+        The columns of `compare`'s table; rows of domains first, then those of the domain `mean`.
+
+    Raises:
+        InputError: If the domains were measured by different versions of the evaluator.
+    """
+    tables, versions = [], {}
+    for slug in slugs:
+        if slug in skipped:
+            tables.append(pd.DataFrame([{"domain": slug, "method": "", "status": skipped[slug]}], columns=COLUMNS))
+            continue
+        artifact = comparisons[slug]
+        tables.append(pd.read_parquet(artifact.file("table.parquet")))
+        for method, fingerprint in results_in(artifact).items():
+            result = EvalResult.read(project.store.open(RESULTS, method_key(slug, method), fingerprint))
+            versions[slug] = result.evaluator_version
+    if len(set(versions.values())) > 1:
+        found = ", ".join(f"{slug}: {version}" for slug, version in versions.items())
+        raise InputError(f"domains measured by different evaluators ({found}); rematerialize `{RESULTS}`")
+    filled = [table.astype(dict.fromkeys((*NUMBERS, *JUDGED, "judged"), "float64")) for table in tables]
+    table = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=COLUMNS)
+    return pd.concat([table, _means(table, len(tables))], ignore_index=True)
 
 
 def _intervals(
@@ -135,3 +186,18 @@ def _correct(project: Project, slug: str, comparison: Artifact, method: str) -> 
 
 def _total(comparisons: Mapping[str, Artifact], skipped: Mapping[str, str]) -> int:
     return len(comparisons) + len(skipped)
+
+
+def _means(table: pd.DataFrame, domains: int) -> pd.DataFrame:
+    measured = table[table["status"] == "ok"]
+    where = {method: set(rows["domain"]) for method, rows in measured.groupby("method")}
+    rows = []
+    for method in (method for method in METHODS if method in where):
+        trained = method.removesuffix(CONTROL_SUFFIX)
+        needed = ("base", trained, trained + CONTROL_SUFFIX)
+        covered = set.intersection(*(where[name] for name in needed if name in where))
+        mine = measured[(measured["method"] == method) & measured["domain"].isin(covered)]
+        if "base" in where and not mine.empty:
+            numbers = mine[list(NUMBERS)].mean().drop(list(INTERVALS))
+            rows.append({"domain": MEAN, "method": method, "status": f"{len(covered)} of {domains} domains", **numbers})
+    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys((*NUMBERS, *JUDGED, "judged"), "float64"))

@@ -18,14 +18,16 @@ from react_pipeline.evaluation.bars import draw_methods
 from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.evaluation.intervals import Correct, share_interval
 from react_pipeline.evaluation.intervals import paired_interval as paired_interval
-from react_pipeline.evaluation.tables import COLUMNS, INTERVALS, METRICS, NUMBERS, per_class_table, typed
+from react_pipeline.evaluation.judgement_log import Side, describe
+from react_pipeline.evaluation.judgements import JUDGEMENTS, Judgements, judgements_of, row_of
 from react_pipeline.evaluation.tables import MEAN as MEAN
+from react_pipeline.evaluation.tables import METRICS, per_class_table, typed
 from react_pipeline.evaluation.tables import to_markdown as to_markdown
-from react_pipeline.lineage import fresh, resolve
+from react_pipeline.lineage import Shown, gather, gathered_is_current, resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
-from react_pipeline.store import Artifact, InputError, MissingArtifact, StaleArtifact
+from react_pipeline.store import Artifact, InputError, MissingArtifact
 
 STAGE = "comparison"
 RESULTS = "domain_results"
@@ -41,27 +43,34 @@ def compare(project: Project, slug: str) -> Artifact:
     Only fresh results give numbers; the row of a stale or unavailable one says so in `status`. Methods that were never
     evaluated are listed in the counts (`not_evaluated`). Values are fractions. `delta_low` and `delta_high` bound
     `delta_top1` (to the base), `gain_low` and `gain_high` bound `gain_over_control`, by a paired bootstrap over the
-    images (95%, 10,000 resamples, fixed seed): they cover the sampling of images, not training seeds.
+    images (95%, 10,000 resamples, fixed seed): they cover the sampling of images, not training seeds. `judged_` columns
+    are of pictures without labels that a person judged (`judgements`), bounded by a confidence sequence.
 
     Files: `table.parquet`, `table.csv`, `table.md`, `comparison.json`, `comparison.png`, `per_class.parquet`,
-    `per_class.csv` and `dashboard.html`, which shows all of it and loads nothing from elsewhere.
+    `per_class.csv`, `judged.parquet` where somebody judged, and `dashboard.html`, which shows all of it and loads
+    nothing from elsewhere.
 
     Raises:
         MissingArtifact: If no method has a fresh result.
         InputError: If results come from different evaluators or evaluation sets.
     """
-    results, skipped = _results(project, slug)
+    results, skipped = gather(project, STAGE, slug)
     if not results:
         reasons = "; ".join(skipped.values()) or "none was evaluated"
         raise MissingArtifact(f"{slug}: no result to compare ({reasons}); materialize `{RESULTS}` for {slug!r}")
     require_comparable([EvalResult.read(artifact) for artifact in results.values()])
-    inputs = resolve(project, STAGE, slug, parents=results, content={"skipped": skipped})
+    judged, parents = judgements_of(project, slug), dict(results)
+    if judged is not None:
+        parents[JUDGEMENTS] = judged.publish(project)
+    inputs = resolve(project, STAGE, slug, parents=parents, content={"skipped": skipped})
 
     def write(directory: Path) -> dict[str, Any]:
         from react_pipeline.evaluation.dashboard import domain_page
 
-        table, classes = _table(project, slug, results, skipped), _classes(project, slug, results)
+        table, classes = _table(project, slug, results, skipped, judged), _classes(project, slug, results)
         write_tables(table, directory)
+        if judged is not None:
+            pd.DataFrame(map(row_of, judged.sessions)).to_parquet(directory / "judged.parquet", index=False)
         classes.to_parquet(directory / "per_class.parquet", index=False)
         classes.to_csv(directory / "per_class.csv", index=False)
         rows = json.loads(table.to_json(orient="records"))
@@ -72,7 +81,8 @@ def compare(project: Project, slug: str) -> Artifact:
         retrieved = _retrieved_set(project, slug, checkpoints)
         shown = {method: result.fingerprint for method, result in results.items()}
         title = project.domain(slug).title  # for display alone: another title makes no other comparison
-        page = domain_page(slug, table, classes, checkpoints, retrieved, shown, title)
+        sentences = [describe(session) for session in judged.sessions] if judged is not None else []
+        page = domain_page(slug, table, classes, checkpoints, retrieved, shown, title, sentences)
         (directory / "dashboard.html").write_text(page, encoding="utf-8")
         return _counts(table, results, skipped)
 
@@ -80,88 +90,19 @@ def compare(project: Project, slug: str) -> Artifact:
 
 
 def comparison_is_current(project: Project, slug: str) -> Artifact:
-    """The published comparison of a domain, if it is the one that `compare` would build today. Loads no torch.
+    """The published comparison, if it is the one that `compare` would build today: `lineage.gathered_is_current`."""
 
-    Raises:
-        MissingArtifact: If none was published.
-        StaleArtifact: If a result in it is stale, was replaced, or is missing from it.
-        CorruptArtifact: If its bytes, or those of a result, differ from the manifest.
-    """
-    artifact = fresh(project, STAGE, slug)
-    results, skipped = _results(project, slug)
-    again = f"rematerialize `{STAGE}` of {slug!r}"
-    for method, fingerprint in artifact.parents.items():
-        if method in skipped:
-            raise StaleArtifact(f"`{STAGE}` of {slug!r} shows {method}, which is {skipped[method]}; then {again}")
-        if method not in results or results[method].fingerprint != fingerprint:
-            raise StaleArtifact(f"`{STAGE}` of {slug!r} does not show today's result of {method}: {again}")
-    if new := [method for method in results if method not in artifact.parents]:
-        raise StaleArtifact(f"`{STAGE}` of {slug!r} lacks the results of {', '.join(new)}: {again}")
-    if artifact.manifest["content"] != {"skipped": skipped}:
-        raise StaleArtifact(f"`{STAGE}` of {slug!r} gives other reasons for missing results than today's: {again}")
-    return artifact
+    def today() -> Shown:
+        results, skipped = gather(project, STAGE, slug)
+        judged = judgements_of(project, slug)
+        return ({**results, JUDGEMENTS: judged.inputs} if judged is not None else results), skipped
+
+    return gathered_is_current(project, STAGE, slug, today)
 
 
-def comparison_table(project: Project, slugs: Sequence[str]) -> pd.DataFrame:
-    """The published comparisons of several domains in one table, with a mean of each method: see `average`.
-
-    Raises:
-        InputError: If the domains were measured by different versions of the evaluator.
-    """
-    comparisons, skipped = {}, {}
-    for slug in slugs:
-        try:
-            comparisons[slug] = comparison_is_current(project, slug)
-        except (MissingArtifact, StaleArtifact) as error:
-            # One command builds all that the error would have a reader follow step by step.
-            reason = str(error).partition(": rematerialize")[0].partition(": materialize")[0]
-            skipped[slug] = f"{reason}; fix: {materialize_command(project, slug)}"
-    return average(project, slugs, comparisons, skipped)
-
-
-def materialize_command(project: Project, slug: str) -> str:
-    """The command that brings a domain up to date: the methods ever evaluated for it, or else those kept up."""
-    known = set(project.store.keys(RESULTS))
-    methods = [method for method in METHODS if method_key(slug, method) in known] or project.config.methods
-    return " ".join(["react-pipeline materialize --domain", slug, *(f"--method {method}" for method in methods)])
-
-
-def average(
-    project: Project, slugs: Sequence[str], comparisons: Mapping[str, Artifact], skipped: Mapping[str, str]
-) -> pd.DataFrame:
-    """Comparisons of several domains in one table, with a mean of each method.
-
-    A mean covers the domains where the base, the method and, if any domain has it, the method's control are all there;
-    a control is averaged over the same domains as its method, and `status` says how many of how many. All numeric
-    columns are means, without an interval. A domain without a current comparison has one row that says why.
-
-    Args:
-        slugs: The domains, in the order of the rows.
-        comparisons: The current ones, by domain.
-        skipped: Why each other domain has none.
-
-    Returns:
-        The columns of `compare`'s table; rows of domains first, then those of the domain `mean`.
-
-    Raises:
-        InputError: If the domains were measured by different versions of the evaluator.
-    """
-    tables, versions = [], {}
-    for slug in slugs:
-        if slug in skipped:
-            tables.append(pd.DataFrame([{"domain": slug, "method": "", "status": skipped[slug]}], columns=COLUMNS))
-            continue
-        artifact = comparisons[slug]
-        tables.append(pd.read_parquet(artifact.file("table.parquet")))
-        for method, fingerprint in artifact.parents.items():
-            result = EvalResult.read(project.store.open(RESULTS, method_key(slug, method), fingerprint))
-            versions[slug] = result.evaluator_version
-    if len(set(versions.values())) > 1:
-        found = ", ".join(f"{slug}: {version}" for slug, version in versions.items())
-        raise InputError(f"domains measured by different evaluators ({found}); rematerialize `{RESULTS}`")
-    filled = [table.astype(dict.fromkeys(NUMBERS, "float64")) for table in tables]
-    table = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=COLUMNS)
-    return pd.concat([table, _means(table, len(tables))], ignore_index=True)
+def results_in(comparison: Artifact) -> dict[str, str]:
+    """By method, the fingerprint of the result that a comparison was made from."""
+    return {name: fingerprint for name, fingerprint in comparison.parents.items() if name != JUDGEMENTS}
 
 
 def require_comparable(results: Sequence[EvalResult]) -> None:
@@ -177,21 +118,13 @@ def require_comparable(results: Sequence[EvalResult]) -> None:
             raise InputError(f"results differ in {field} and cannot be compared ({listed}); rematerialize `{RESULTS}`")
 
 
-def _results(project: Project, slug: str) -> tuple[dict[str, Artifact], dict[str, str]]:
-    """The fresh results of a domain by method, and why those of the other evaluated methods are left out."""
-    results: dict[str, Artifact] = {}
-    skipped: dict[str, str] = {}
-    for method in METHODS:
-        if not project.store.has(RESULTS, key := method_key(slug, method)):
-            continue
-        try:
-            results[method] = fresh(project, RESULTS, key)
-        except (MissingArtifact, StaleArtifact) as error:
-            skipped[method] = f"stale: {error}"
-    return results, skipped
-
-
-def _table(project: Project, slug: str, results: Mapping[str, Artifact], skipped: Mapping[str, str]) -> pd.DataFrame:
+def _table(
+    project: Project,
+    slug: str,
+    results: Mapping[str, Artifact],
+    skipped: Mapping[str, str],
+    judged: Judgements | None,
+) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     read = {method: EvalResult.read(artifact) for method, artifact in results.items()}
     right = {method: correct_of(results[method]) for method, result in read.items() if result.top1 is not None}
@@ -204,6 +137,7 @@ def _table(project: Project, slug: str, results: Mapping[str, Artifact], skipped
         result = read[method]
         row |= {"dataset": result.dataset, "fingerprint": result.checkpoint_fingerprint}
         row |= _cost(_checkpoint(project, slug, method, results[method]))
+        row |= _judged(read, method, judged)
         if result.top1 is None:
             rows.append({**row, "status": f"unavailable: {result.unavailable}"})
             continue
@@ -219,6 +153,20 @@ def _table(project: Project, slug: str, results: Mapping[str, Artifact], skipped
                 row |= dict(zip(names, (result.top1 - reference, low, high), strict=True))
         rows.append(row)
     return typed(rows)
+
+
+def _judged(read: Mapping[str, EvalResult], method: str, judged: Judgements | None) -> dict[str, Any]:
+    """What a person found of this very checkpoint beside those of the base and of its control."""
+    row: dict[str, Any] = {}
+    for other, column in (("base", "judged_delta"), (method + CONTROL_SUFFIX, "judged_gain")):
+        if judged is None or other not in read:
+            continue
+        sides = (Side(method=name, checkpoint=read[name].checkpoint_fingerprint) for name in (method, other))
+        if (session := judged.latest(*sides)) is not None:
+            found = session.difference()
+            row |= {column: found.estimate, f"{column}_low": found.low, f"{column}_high": found.high}
+            row["judged"] = row.get("judged", 0) + len(session.entries)
+    return row
 
 
 def _classes(project: Project, slug: str, results: Mapping[str, Artifact]) -> pd.DataFrame:
@@ -281,18 +229,3 @@ def write_tables(table: pd.DataFrame, directory: Path) -> None:
     table.to_parquet(directory / "table.parquet", index=False)
     table.to_csv(directory / "table.csv", index=False)
     (directory / "table.md").write_text(to_markdown(table), encoding="utf-8")
-
-
-def _means(table: pd.DataFrame, domains: int) -> pd.DataFrame:
-    measured = table[table["status"] == "ok"]
-    where = {method: set(rows["domain"]) for method, rows in measured.groupby("method")}
-    rows = []
-    for method in (method for method in METHODS if method in where):
-        trained = method.removesuffix(CONTROL_SUFFIX)
-        needed = ("base", trained, trained + CONTROL_SUFFIX)
-        covered = set.intersection(*(where[name] for name in needed if name in where))
-        mine = measured[(measured["method"] == method) & measured["domain"].isin(covered)]
-        if "base" in where and not mine.empty:
-            numbers = mine[list(NUMBERS)].mean().drop(list(INTERVALS))
-            rows.append({"domain": MEAN, "method": method, "status": f"{len(covered)} of {domains} domains", **numbers})
-    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(NUMBERS, "float64"))

@@ -41,11 +41,15 @@ MAX_CLASS_ROWS = 500
 _HEADINGS = {
     **{"domain": "Domain", "method": "Method", "top1": "Top-1 %", "top5": "Top-5 %"},
     **{"mean_per_class": "Per class %", "delta_top1": "Over base", "gain_over_control": "Over control"},
+    **{"judged_delta": "Judged over base", "judged_gain": "Judged over control", "judged": "Judged"},
     **{"n": "Images", "pairs": "Pairs", "trainable_parameters": "Trained parameters", "seconds": "Seconds"},
 }
 _ALWAYS_IN_TOP5 = 5  # classes: with so few the right one is always among the first five
 
-_INTERVAL_OF = {"top1": "top1", "delta_top1": "delta", "gain_over_control": "gain"}
+_INTERVAL_OF = {
+    **{"top1": "top1", "delta_top1": "delta", "gain_over_control": "gain"},
+    **{"judged_delta": "judged_delta", "judged_gain": "judged_gain"},
+}
 
 
 def domain_page(
@@ -56,6 +60,7 @@ def domain_page(
     retrieved: Artifact | None,
     results: Mapping[str, str],
     title: str = "",
+    judged: Sequence[str] = (),
 ) -> str:
     """The page of one domain.
 
@@ -65,6 +70,7 @@ def domain_page(
         retrieved: The pairs that the methods were trained on; None where nothing was trained on retrieved pairs.
         results: Fingerprint of each method's result.
         title: Of the domain, as it was when the page was built; empty: the slug is shown.
+        judged: A sentence for each session of judgements.
     """
     finding = find_in_domain(table)
     methods = trained_methods(table, finding.method)
@@ -88,6 +94,7 @@ def domain_page(
         tiles=_tiles(table, finding.method),
         figures=_drawn(figures),
         table=_numbers(table, ("domain", "top5") if few else ("domain",)),
+        judged=judged,
         classes=_class_table(classes) if methods and classes["delta"].notna().any() else None,
         still=[method for method in methods if method not in moved],
         retrieved=None if retrieved is None else _examples(retrieved, classes, finding.method),

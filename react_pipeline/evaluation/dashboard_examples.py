@@ -1,13 +1,11 @@
 """Examples and curves of a comparison's page: small pictures of retrieved pairs, losses thinned to what a plot shows.
 
-Belongs here: which classes and pairs are shown, thumbnails, reading a training's records. Does not belong here: the
+Belongs here: which classes and pairs are shown, reading a training's records. Does not belong here: the
 page (`dashboard`). Captions and class names come from outside: they are kept as they are here and escaped there.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -22,10 +20,6 @@ logger = logging.getLogger(__name__)
 
 MAX_CLASSES = 24
 PAIRS_PER_CLASS = 4
-THUMBNAIL_PIXELS = 88
-MAX_PIXELS = 1_000_000_000
-"""No limit of its own: the pairs were decoded under the corpus' limit when they were embedded."""
-
 MAX_POINTS = 240
 """Points of a curve; more are not distinguishable on a page."""
 
@@ -71,7 +65,7 @@ def read_examples(retrieved: Artifact, classes: Sequence[str]) -> list[Example]:
     Raises:
         CorruptArtifact: If the set's shards are not those of its manifest.
     """
-    from react_pipeline.corpus import BadImage, locate_pairs
+    from react_pipeline.corpus import BadImage, locate_pairs, thumbnail
 
     pairs = pd.read_parquet(retrieved.file("pairs.parquet"), columns=["row", "class", "similarity"])
     pairs = pairs[pairs["class"].isin(list(classes))].sort_values("similarity", ascending=False, kind="stable")
@@ -91,22 +85,6 @@ def read_examples(retrieved: Artifact, classes: Sequence[str]) -> list[Example]:
     if unreadable:
         logger.warning("%d pictures of %s cannot be shown", unreadable, retrieved.path)
     return [one for name in classes for one in sorted(found[name], key=lambda one: -one.similarity)]
-
-
-def thumbnail(image: bytes) -> str:
-    """A small JPEG of an image file, as a data URI.
-
-    Raises:
-        react_pipeline.corpus.images.BadImage: If the bytes are no image that can be shown.
-    """
-    from PIL import ImageOps
-
-    from react_pipeline.corpus import decode_image
-
-    small = ImageOps.contain(decode_image(image, MAX_PIXELS), (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-    buffer = io.BytesIO()
-    small.save(buffer, format="JPEG", quality=78)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def read_curves(checkpoints: Mapping[str, Artifact]) -> list[Curve]:

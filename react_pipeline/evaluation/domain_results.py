@@ -16,7 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from react_pipeline.clip import LOGIT_SCALE, Classifier, load_classifier, zero_shot_head
+from react_pipeline.clip import LOGIT_SCALE, ClipClassifier, load_classifier, zero_shot_head
+from react_pipeline.evaluation.calibration import fit_temperature
 from react_pipeline.labelled import encode_images, preprocessing_for, read_images
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key
@@ -59,6 +60,7 @@ class EvalResult(BaseModel):
         top1: Fraction of the images whose class is ranked first.
         top5: Fraction whose class is among the first min(5, C).
         mean_per_class: Mean of the classes' own fractions, over the classes that have images.
+        temperature: With which the softmax of the logits is calibrated on these images, see `calibration`.
         per_class: In the order of the domain's classes.
         unavailable: Why there are no values.
     """
@@ -77,6 +79,7 @@ class EvalResult(BaseModel):
     top1: float | None = None
     top5: float | None = None
     mean_per_class: float | None = None
+    temperature: float | None = None
     per_class: tuple[ClassResult, ...] = ()
     unavailable: str | None = None
 
@@ -158,7 +161,9 @@ def write_evaluation(
             f"{checkpoint.path}: its features are not finite; rematerialize `{checkpoint.stage}` for {checkpoint.key!r}"
         )
     ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
-    result = EvalResult(**about, **score(ranked, images["class_id"].to_numpy(), domain.class_names))
+    class_ids = images["class_id"].to_numpy()
+    temperature = fit_temperature(logits, class_ids)
+    result = EvalResult(**about, **score(ranked, class_ids, domain.class_names), temperature=temperature)
     _write_result(directory, result)
     exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     predictions = pd.DataFrame(
@@ -208,7 +213,7 @@ def score(ranked: NDArray[np.int64], class_ids: NDArray[np.int64], class_names: 
 
 
 def _logits(
-    project: Project, domain: DomainConfig, classifier: Classifier, images: pd.DataFrame, precision: str
+    project: Project, domain: DomainConfig, classifier: ClipClassifier, images: pd.DataFrame, precision: str
 ) -> NDArray[np.float32]:
     embedding = project.config.embedding
     vectors = encode_images(

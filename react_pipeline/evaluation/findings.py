@@ -44,6 +44,10 @@ def find_in_domain(table: pd.DataFrame) -> Finding:
     rows = {row.method: row for row in table[table["top1"].notna()].itertuples()}
     method = headline_method(table)
     if not rows:
+        judged = table[table["judged_delta"].notna()].sort_values("judged_delta", ascending=False, kind="stable")
+        for best in judged.itertuples():
+            found = f"{points(best.judged_delta)} points ({_sure(best.judged_delta_low, best.judged_delta_high)})"
+            return Finding("", f"Without labels, {best.method} is judged {found} against the base.", ())
         return Finding("", "Nothing could be measured.", ("The table says why for each method.",))
     if not method:
         base = next(iter(rows.values()))
@@ -112,9 +116,9 @@ def _of_another(table: pd.DataFrame, method: str) -> tuple[str, ...]:
 
 def _verdict(low: float, high: float) -> str:
     if low > 0:
-        return "The gain over the base is larger than chance in the choice of images explains."
+        return "The gain over the base is larger than the choice of images can explain."
     if high < 0:
-        return "The loss against the base is larger than chance in the choice of images explains."
+        return "The loss against the base is larger than the choice of images can explain."
     return "On these images the difference to the base could be chance."
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from react_pipeline.evaluation.all_domains import STAGE as OVERVIEW
 from react_pipeline.evaluation.all_domains import current_comparisons, overview_is_current, write_overview
-from react_pipeline.evaluation.comparison import comparison_is_current
 from react_pipeline.pages import render
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, CorruptArtifact, InputError, MissingArtifact, StaleArtifact
@@ -54,16 +53,10 @@ def write_report(
         MissingArtifact: If no domain has a current comparison.
         InputError: If a domain is unknown, or the folder cannot be written.
     """
-    report = Report(directory)
-    comparisons: dict[str, Artifact] = {}
-    if not domains:
-        comparisons, report.missing = current_comparisons(project)
     for slug in domains:
         project.domain(slug)
-        try:
-            comparisons[slug] = comparison_is_current(project, slug)
-        except (MissingArtifact, StaleArtifact, CorruptArtifact) as error:
-            report.missing[slug] = str(error)
+    comparisons, missing = current_comparisons(project, domains or None)
+    report = Report(directory, missing=missing)
     if not comparisons:
         reasons = "; ".join(report.missing.values()) or f"no domain file in {project.config.domains}"
         raise MissingArtifact(f"nothing to report ({reasons}); materialize `comparison`")

@@ -26,8 +26,11 @@ NUMBERS = (
     *("top1_low", "top1_high", "gain_over_control", "gain_low", "gain_high"),
     *(*COUNTS, "seconds"),
 )
-COLUMNS = ["domain", "dataset", "method", *NUMBERS, "fingerprint", "status"]
-"""Of a comparison: fractions, counts, seconds of the training; `delta_` is to the base, `gain_` to the control."""
+JUDGED = tuple(name + bound for name in ("judged_delta", "judged_gain") for bound in ("", "_low", "_high"))
+COLUMNS = ["domain", "dataset", "method", *NUMBERS, *JUDGED, "judged", "fingerprint", "status"]
+"""Of a comparison: fractions, counts, seconds of the training; `delta_` is to the base, `gain_` to the control.
+
+`judged_` ones are not measured on labels: a person judged as many pictures as `judged` says."""
 
 CLASS_COLUMNS = ["domain", "method", "class", "images", "correct", "correct_top5", "accuracy", "delta", "pairs"]
 """Of the table per class: `delta` is the accuracy less the base's, `pairs` what was retrieved for the class."""
@@ -39,12 +42,16 @@ _SHOWN = {
     **{"interval": "95% interval", "n": "images", "pairs": "pairs", "trainable_parameters": "trainable parameters"},
     **{"seconds": "seconds", "status": "status"},
 }
+_SHOWN_JUDGED = {
+    **{"judged_delta": "judged, to base", "judged_interval": "95% sequence", "judged": "pictures judged"},
+}
 
 
 def typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Rows as a table with `COLUMNS`: counts are integers, other numbers floats, empty where nothing was measured."""
     table = pd.DataFrame(rows, columns=COLUMNS)
-    return table.astype({name: "Int64" if name in COUNTS else "float64" for name in NUMBERS})
+    whole = (*COUNTS, "judged")
+    return table.astype({name: "Int64" if name in whole else "float64" for name in (*NUMBERS, *JUDGED, "judged")})
 
 
 def per_class_table(results: Mapping[str, EvalResult], pairs: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
@@ -71,11 +78,15 @@ def per_class_table(results: Mapping[str, EvalResult], pairs: Mapping[str, Mappi
 
 def to_markdown(table: pd.DataFrame) -> str:
     """The table for people: percent with one decimal, differences with their sign, empty where nothing was measured."""
+    judged = "judged" in table and table["judged"].notna().any()
+    shown = _SHOWN | (_SHOWN_JUDGED if judged else {})
     rows = []
     for row in table.to_dict("records"):
         row["interval"] = None if row["method"] == "base" else interval_text(row["delta_low"], row["delta_high"])
-        rows.append([_shown(column, row[column]) for column in _SHOWN])
-    return markdown_table(list(_SHOWN.values()), rows)
+        if judged:
+            row["judged_interval"] = interval_text(row["judged_delta_low"], row["judged_delta_high"])
+        rows.append([_shown(column, row[column]) for column in shown])
+    return markdown_table(list(shown.values()), rows)
 
 
 def interval_text(low: Any, high: Any) -> str:
@@ -98,8 +109,8 @@ def _shown(column: str, value: Any) -> str:
         return ""
     if column in METRICS:
         return percent(value)
-    if column == "delta_top1":
+    if column in ("delta_top1", "judged_delta"):
         return points(value)
-    if column in (*COUNTS, "seconds"):
+    if column in (*COUNTS, "seconds", "judged"):
         return f"{value:,.0f}"
     return str(value)

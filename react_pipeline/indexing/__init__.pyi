@@ -1,3 +1,5 @@
+from . import batch as batch
+from .batch import nearest as nearest
 from .build import build_side as build_side
 from .files import find_rows as find_rows
 from .files import read_index as read_index
@@ -13,4 +15,5 @@ from .keys import Key as Key
 from .keys import cells_for as cells_for
 from .recall import Neighbours as Neighbours
 from .recall import draw_queries as draw_queries
+from .scan import search_all as search_all
 from .vectors import StoredVectors as StoredVectors

@@ -24,10 +24,9 @@ from react_pipeline.indexing.files import (
     read_index,
     search_parameters,
     set_parameters,
-    to_cpu,
-    to_gpu,
     write_index,
 )
+from react_pipeline.indexing.gpu import Adder, train
 from react_pipeline.indexing.growth import SIDES, Earlier
 from react_pipeline.indexing.keys import RERANK_LIMIT, Key, choose_key, memory_budget
 from react_pipeline.indexing.recall import Neighbours, Queries, draw_queries, tune
@@ -85,7 +84,7 @@ def build_indices(
     rows, dimension = int(embeddings.counts["rows"]), int(embeddings.counts["dimension"])
     chosen, reason = choose_key(config, rows, dimension)
     queries = draw_queries(embeddings, 2 * config.recall_queries)
-    if earlier is not None and earlier.fits(chosen, rows, config.retrain_factor):
+    if earlier is not None and earlier.fits(chosen, rows):
         try:
             sides = _build_sides(config, earlier.key, embeddings, staging, queries, earlier, device, distributor)
             reason = _joined(reason, f"{earlier.rows:,} rows of an earlier index kept")
@@ -158,13 +157,13 @@ def build_side(
             fill(index, stored, embeddings, side, trained, distributor)
         else:
             index = _train(index, parsed, config, stored, device)
+    adder = Adder(index, "cpu" if spreads else device)
     for first, vectors in stored.chunks():
         if not spreads and first + len(vectors) > built.reused_rows:
             new = max(built.reused_rows - first, 0)
             stored.refuse_bad(np.arange(first + new, first + len(vectors)), vectors[new:])
-            index.add(vectors[new:])
+            adder.add(vectors[new:])
         neighbours.see(first, vectors)
-    index = to_cpu(index)
     tune_and_measure(index, config, neighbours, stored, built, parsed.rerank)
     if earlier is not None and parsed.trains and built.tuned_recall < earlier.recall_floor(side, config.target_recall):
         raise _OutgrownError(f"grown, its {side} index finds {built.tuned_recall:.3f} of the 10 nearest at most")
@@ -250,7 +249,6 @@ def _train(index: Any, key: Key, config: IndexConfig, stored: StoredVectors, dev
     if key.rotation:
         rotation = faiss.downcast_VectorTransform(index.chain.at(0))
         rotation.niter, rotation.max_train_points = ROTATION_ROUNDS, ROTATION_ROWS
-    index = to_gpu(index, device)
     if not index.is_trained:
         # A quarter of the budget at most: the sample is in memory beside the index.
         affordable = memory_budget(config) // 4 // (4 * stored.dimension)
@@ -262,7 +260,7 @@ def _train(index: Any, key: Key, config: IndexConfig, stored: StoredVectors, dev
             )
         rows, sample = stored.sample(wanted, TRAINING_SEED)
         stored.refuse_bad(rows, sample)
-        index.train(sample)
+        train(index, sample, device)
     return index
 
 
@@ -272,7 +270,7 @@ def _trained_before(
     """A trained index in main memory, from `trained` where a killed build has left it."""
     if trained.exists():
         return read_index(trained, STAGE, mapped=False)
-    return to_cpu(_train(index, key, config, stored, device))
+    return _train(index, key, config, stored, device)
 
 
 def _finished(marker: Path, plan: list[str]) -> Built | None:

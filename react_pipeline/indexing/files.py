@@ -1,4 +1,4 @@
-"""FAISS indices as files and as objects: reading (mapped), writing, parameters, GPU, and searching with re-ranking.
+"""FAISS indices as files and as objects: reading (mapped), writing, parameters, and searching with re-ranking.
 
 Belongs here: everything that calls FAISS on an index that is there. Does not belong here: training and filling one
 (`indexing.build`), measuring it (`indexing.recall`). Shapes: Q queries, K hits, D width.
@@ -7,7 +7,6 @@ Belongs here: everything that calls FAISS on an index that is there. Does not be
 from __future__ import annotations
 
 import errno
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,6 @@ import numpy.typing as npt
 from react_pipeline.embedding import Rows, Vectors
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.store import CorruptArtifact
-
-logger = logging.getLogger(__name__)
-
-GPU_LIMIT = 2_048
-"""The most hits, and the most cells, that FAISS searches on a GPU."""
-
-_CANDIDATES_AT_ONCE = 65_536
-"""So many vectors are read at a time for ranking again: 128 MiB of 512 numbers."""
 
 
 def read_index(path: Path, stage: str, *, mapped: bool) -> Any:
@@ -107,33 +98,15 @@ def inverted_lists(index: Any) -> Any | None:
     return inner if isinstance(inner, faiss.IndexIVF) else None
 
 
-def to_gpu(index: Any, device: str) -> Any:
-    """A copy on the GPU where FAISS has one and can hold this index there; else the index itself.
-
-    Graphs have no GPU form, and the packages of FAISS for processors have no GPU at all. Not run on a GPU yet.
-    """
+def rotated(index: Any, vectors: Vectors) -> Vectors:
+    """Vectors (N, D) as the index of cells inside takes them: behind whatever rotations there are."""
     import faiss
 
-    if device == "cpu" or faiss.get_num_gpus() == 0 or hasattr(innermost(index), "hnsw"):
-        return index
-    try:
-        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, index)
-    except RuntimeError as error:
-        logger.warning("the index stays in main memory: %s", str(error).splitlines()[0])
-        return index
-
-
-def fits_gpu(index: Any, hits: int) -> bool:
-    """Whether FAISS could search so many hits of this index on a GPU: no graph, and no more than `GPU_LIMIT`."""
-    lists = inverted_lists(index)
-    return not hasattr(innermost(index), "hnsw") and max(hits, 0 if lists is None else int(lists.nprobe)) <= GPU_LIMIT
-
-
-def to_cpu(index: Any) -> Any:
-    """The index in main memory, as it is written."""
-    import faiss
-
-    return faiss.index_gpu_to_cpu(index) if "Gpu" in type(index).__name__ else index
+    outer = faiss.downcast_index(index)
+    if isinstance(outer, faiss.IndexPreTransform):
+        for number in range(outer.chain.size()):
+            vectors = faiss.downcast_VectorTransform(outer.chain.at(number)).apply(vectors)
+    return vectors
 
 
 def find_rows(
@@ -155,18 +128,11 @@ def find_rows(
     if rerank == 1 or stored is None:
         found: tuple[Vectors, Rows] = index.search(queries, k)
         return found
-    similarities = np.empty((len(queries), k), dtype=np.float32)
-    rows = np.empty((len(queries), k), dtype=np.int64)
-    wide = min(k * rerank, index.ntotal)
-    size = max(_CANDIDATES_AT_ONCE // wide, 1)
-    for start in range(0, len(queries), size):
-        part = slice(start, start + size)
-        _, candidates = index.search(queries[part], wide)
-        exact = similarities_of(queries[part], candidates, stored)
-        order = np.argsort(-exact, axis=1, kind="stable")[:, :k]
-        similarities[part] = np.take_along_axis(exact, order, axis=1)
-        rows[part] = np.take_along_axis(candidates, order, axis=1)
-    return similarities, rows
+    from react_pipeline.indexing.best import rank_exactly
+
+    _, candidates = index.search(queries, min(k * rerank, index.ntotal))
+    query, place = np.nonzero(candidates >= 0)
+    return rank_exactly(queries, query, candidates[query, place], stored.take, k)
 
 
 def similarities_of(queries: Vectors, rows: Rows, stored: StoredVectors) -> Vectors:

@@ -22,6 +22,9 @@ from react_pipeline.store import MANIFEST, Artifact, CorruptArtifact, Inputs, Mi
 logger = logging.getLogger(__name__)
 
 SIDES: tuple[Side, ...] = ("image", "text")
+RETRAIN_FACTOR = 2
+"""A corpus that has grown by more since cells and codes were trained is indexed from scratch."""
+
 LOST_RECALL = 0.02
 """Of an index that never reached its target, what growing may cost before it is rebuilt."""
 
@@ -36,12 +39,12 @@ class Earlier:
     trained_rows: int
     """Rows of the corpus when its cells and codes were trained."""
 
-    def fits(self, chosen: str, rows: int, retrain_factor: float) -> bool:
-        """Whether new rows may be added: same kind of index, and its training still covers the corpus."""
+    def fits(self, chosen: str, rows: int) -> bool:
+        """Whether new rows may be added: same kind of index, and not outgrown what it was trained on."""
         key = Key.parse(self.key)
         if key.family != Key.parse(chosen).family:
             return False
-        return not key.trains or rows <= retrain_factor * self.trained_rows
+        return not key.trains or rows <= RETRAIN_FACTOR * self.trained_rows
 
     def recall_floor(self, side: Side, target: float) -> float:
         """Recall@10 below which growing has degraded it: the target, or what it had if it never reached the target."""

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from react_pipeline.embedding import Side, Vectors
-from react_pipeline.indexing.files import find_rows, fits_gpu, read_index, set_parameters, to_gpu
+from react_pipeline.indexing.files import find_rows, read_index, set_parameters
 from react_pipeline.indexing.growth import find_earlier
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.lineage import resolve
@@ -63,7 +63,7 @@ def open_index(
     Args:
         encoder: Fingerprint of the checkpoint that makes the queries, if it is to be checked.
         embeddings: Those it was built of, for ranking again; None: found in the same store when they are needed.
-        device: `auto` or `cuda` searches on a GPU where FAISS has one and the index has such a form.
+        device: Where all prompts are compared (`search_all`): `auto`, `cpu` or `cuda`.
 
     Raises:
         InputError: If the index was built with another encoder.
@@ -86,9 +86,8 @@ class Index:
         self.rows = int(artifact.counts["rows"])
         self.dimension = int(artifact.counts["dimension"])
         self._embeddings = embeddings
-        self._device = device
+        self.device = device
         self._sides: dict[Side, Any] = {}
-        self._on_gpu: dict[Side, Any] = {}
         self._stored: dict[Side, StoredVectors] = {}
 
     def search(self, side: Side, queries: Vectors, k: int) -> pd.DataFrame:
@@ -121,18 +120,23 @@ class Index:
         Yields:
             Tables as of `search`; `query` counts through all batches.
         """
-        queries = self._checked(queries, k)
+        queries = self.checked(queries, k)
         k = min(k, self.rows)
-        size = batch_queries or max(HITS_AT_ONCE // k, 1)
-        rerank = int(self.artifact.counts.get("rerank", {}).get(side, 1))
-        index, stored = self._side(side, k * rerank), self._stored_vectors(side) if rerank > 1 else None
+        rerank = self.rerank(side)
+        size = batch_queries or max(HITS_AT_ONCE // (k * rerank), 1)
+        index, stored = self.opened(side), self.stored_vectors(side) if rerank > 1 else None
         for start in range(0, max(len(queries), 1), size):
             similarities, rows = find_rows(index, queries[start : start + size], k, rerank, stored)
             query, rank = np.nonzero(rows >= 0)
             found = {"query": query + start, "row": rows[query, rank], "similarity": similarities[query, rank]}
             yield pd.DataFrame({**found, "rank": rank})
 
-    def _checked(self, queries: Vectors, k: int) -> Vectors:
+    def rerank(self, side: Side) -> int:
+        """How many times the hits wanted are ranked again by the stored vectors; 1: none."""
+        return int(self.artifact.counts.get("rerank", {}).get(side, 1))
+
+    def checked(self, queries: Vectors, k: int) -> Vectors:
+        """The queries as FAISS takes them; errors as of `search`."""
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         if queries.ndim != 2 or queries.shape[1] != self.dimension:
             raise InputError(
@@ -145,15 +149,12 @@ class Index:
             raise InputError(f"k is {k}; at least 1 hit per query must be asked for")
         return queries
 
-    def _side(self, side: Side, hits: int = 1) -> Any:
-        index = self._mapped(side)
-        if self._device == "cpu" or not fits_gpu(index, hits):
-            return index
-        if side not in self._on_gpu:
-            self._on_gpu[side] = to_gpu(index, self._device)
-        return self._on_gpu[side]
+    def opened(self, side: Side) -> Any:
+        """The index of a side, mapped from disk, its parameters set.
 
-    def _mapped(self, side: Side) -> Any:
+        Raises:
+            CorruptArtifact: If it cannot be read.
+        """
         if side not in self._sides:
             path = self.artifact.file(f"{side}.index")
             # A file that was cut after it was verified would end a mapped read with a signal, not with an error.
@@ -170,7 +171,8 @@ class Index:
             self._sides[side] = index
         return self._sides[side]
 
-    def _stored_vectors(self, side: Side) -> StoredVectors:
+    def stored_vectors(self, side: Side) -> StoredVectors:
+        """The vectors of a side."""
         if side not in self._stored:
             if self._embeddings is None:
                 # <store>/<stage>/<key>/<fingerprint>

@@ -8,8 +8,10 @@ could rank. Does not belong here: which files there are (`vectors`), what is don
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from react_pipeline.embedding import Rows as Rows
 from react_pipeline.embedding import Side, row_metadata, vector_parts, vectors_of
@@ -17,7 +19,7 @@ from react_pipeline.embedding import Vectors as Vectors
 from react_pipeline.store import Artifact, InputError
 
 CHUNK_ROWS = 32_768
-_UNIT_TOLERANCE = 0.01
+UNIT_TOLERANCE = 0.01
 """Vectors are stored in half precision."""
 
 
@@ -31,7 +33,7 @@ class StoredVectors:
             CorruptArtifact: If the files hold more or fewer rows than the manifest says. One that is not an array is
                 reported when it is read.
         """
-        self._embeddings = embeddings
+        self.artifact = embeddings
         self._parts = vector_parts(embeddings, side)
         self._starts = self._parts.starts
         self.rows = int(self._starts[-1])
@@ -39,10 +41,20 @@ class StoredVectors:
 
     def chunks(self, first_row: int = 0, size: int = CHUNK_ROWS) -> Iterator[tuple[int, Vectors]]:
         """All rows from `first_row` on, in order: the number of the first row of each chunk, and its vectors."""
+        for first, block in self.blocks(first_row, self.rows, size):
+            yield first, block.astype(np.float32)
+
+    def blocks(
+        self, first_row: int, last_row: int, size: int = CHUNK_ROWS
+    ) -> Iterator[tuple[int, npt.NDArray[np.floating[Any]]]]:
+        """The rows from one up to another as they are stored: the first row of each block, and its mapped vectors."""
         for number in range(self._number(first_row), len(self._parts.names)):
-            start, file = int(self._starts[number]), self._parts.mapped(number)
+            start = int(self._starts[number])
+            if start >= last_row:
+                return
+            file = self._parts.mapped(number)[: last_row - start]
             for inside in range(max(first_row - start, 0), len(file), size):
-                yield start + inside, file[inside : inside + size].astype(np.float32)
+                yield start + inside, file[inside : inside + size]
 
     def starts(self, size: int = CHUNK_ROWS) -> Iterator[int]:
         """The first row of each of the `chunks`, without reading them."""
@@ -67,7 +79,7 @@ class StoredVectors:
         """
         lengths = np.linalg.norm(vectors, axis=1)
         # A NaN compares as false, so it counts as bad.
-        wrong = np.flatnonzero(~(np.abs(lengths - 1) < _UNIT_TOLERANCE))
+        wrong = np.flatnonzero(~(np.abs(lengths - 1) < UNIT_TOLERANCE))
         if len(wrong):
             row = int(rows[wrong[0]])
             number = self._number(row)
@@ -80,7 +92,7 @@ class StoredVectors:
         return int(np.searchsorted(self._starts, row, side="right")) - 1
 
     def _name(self, row: int) -> str:
-        described = row_metadata(self._embeddings, [row], ["image_path", "url"]).iloc[0]
+        described = row_metadata(self.artifact, [row], ["image_path", "url"]).iloc[0]
         for column, called in (("image_path", "key"), ("url", "url")):
             if isinstance(described[column], str):
                 return f" ({called} {described[column]!r})"

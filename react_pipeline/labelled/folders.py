@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
+from react_pipeline.corpus import IMAGE_SUFFIXES
 from react_pipeline.labelled.images import FileSource, LabelledImages, labelled_images
-from react_pipeline.labelled.labels import IMAGE_SUFFIXES, lines_of
+from react_pipeline.labelled.labels import lines_of
 from react_pipeline.labelled.names import join_names
 from react_pipeline.settings import Dataset
 from react_pipeline.store import InputError

@@ -14,10 +14,10 @@ from typing import Any
 
 import pandas as pd
 
+from react_pipeline.corpus import IMAGE_SUFFIXES
 from react_pipeline.settings import DomainConfig
 from react_pipeline.store import InputError
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _MOST_LISTED = 50
 
 

@@ -19,3 +19,4 @@ from .spark import held as held
 from .spark import require_shared as require_shared
 from .spark import spread as spread
 from .template import write_demo_project as write_demo_project
+from .template import write_project as write_project

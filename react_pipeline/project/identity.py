@@ -95,7 +95,9 @@ def _kept_out(project: Project, slug: str) -> dict[str, Any]:
     directories = {key: project.store.directory("evaluation_set", key) for key in other_evaluation_sets(project, slug)}
     others = {key: (directory / CURRENT).read_text().strip() for key, directory in directories.items()}
     elevater = project.config.elevater
-    return {"evaluation_sets": others, "elevater": list(elevater.dataset_names) if elevater.root else []}
+    dense = [entry.name for entry in project.config.dense.sets(slug)] if project.config.dense.root else []
+    named = list(elevater.dataset_names) if elevater.root else []
+    return {"evaluation_sets": others, "elevater": named, **({"dense": dense} if dense else {})}
 
 
 def other_evaluation_sets(project: Project, slug: str) -> list[str]:
@@ -150,3 +152,14 @@ def benchmark_results(project: Project, _key: str) -> dict[str, Any]:
     elevater = project.config.elevater
     trained = elevater.model_dump(mode="json", exclude={"root", "datasets"}) if elevater.shots else {}
     return {"datasets": list(elevater.dataset_names), **trained}
+
+
+def dense_results(project: Project, key: str) -> dict[str, Any]:
+    """Sets, boxes and the way of dense features; files are identified by their bytes (the content of the inputs)."""
+    slug = key.split("/")[0]
+    files = {"root", "boxes_file", "rpn_checkpoint", "student_backbone"}
+    dense = project.config.dense.model_dump(mode="json", exclude=files)
+    if not project.config.dense.student_images:
+        dense = {name: value for name, value in dense.items() if not name.startswith("student_")}
+    of_domain = {"templates": _classes(project, slug)["templates"]} if project.config.dense.own else {}
+    return {**dense, "precision": project.config.embedding.precision, **of_domain}

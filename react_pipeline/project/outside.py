@@ -9,7 +9,6 @@ materializes `corpus`, and that asks.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections import Counter
@@ -17,11 +16,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from react_pipeline.demo import installed_versions
 from react_pipeline.project.project import Project
-from react_pipeline.store import Artifact, InputError, canonical_json
+from react_pipeline.store import Artifact, InputError, digest_of
 
 MAX_LISTED = 100_000
 """Files that one look lists; a change beyond them is seen by the schedule."""
@@ -111,6 +108,8 @@ def _changed_packages(artifact: Artifact) -> str:
 
 
 def _changed_shards(project: Project, corpus: Artifact) -> str:
+    import pandas as pd  # not part of the light installation
+
     table = pd.read_parquet(corpus.file("shards.parquet"), columns=["path", "bytes"])
     recorded = Counter(
         (Path(row.path).name, int(row.bytes)) for row in table.itertuples() if not _REMOTE.match(str(row.path))
@@ -135,7 +134,7 @@ def _listed(project: Project, files: Files) -> list[tuple[str, int, int]]:
 
 
 def _digest(rows: list[tuple[str, int, int]]) -> str:
-    return hashlib.sha256(canonical_json(rows).encode()).hexdigest()[:16] if rows else ""
+    return digest_of(rows) if rows else ""
 
 
 def _local(project: Project, names: Iterable[str]) -> Iterator[Path]:

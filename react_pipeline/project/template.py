@@ -1,18 +1,31 @@
-"""The files of the demo's project, and of Dagster, as the wheel carries them; in a clone they are links to its own.
+"""The files of a new project: the demo's, as the wheel carries them (in a clone links to its own), and `init`'s.
 
 Belongs here: those files and copying them. Does not belong here: reading them (`config_files`, `dagster_home`).
 """
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
+from markupsafe import Markup
+
+from react_pipeline.pages import render
 from react_pipeline.store import InputError, write_atomically
 
 FOLDER = Path(__file__).parent / "files"
 
 DAGSTER_SETTINGS = FOLDER / "dagster.yaml"
 """What a new Dagster home gets."""
+
+_GITIGNORE = """\
+.react/
+dagster_home/*
+!dagster_home/dagster.yaml
+predictions/
+"""
 
 
 def write_demo_project(folder: Path) -> list[Path]:
@@ -26,14 +39,57 @@ def write_demo_project(folder: Path) -> list[Path]:
     """
     if (folder / "pipeline.yaml").exists():
         return []
+    return _write(folder, _demo_files())
+
+
+def write_project(folder: Path, corpus: str, encoder: str) -> list[Path]:
+    """Make a folder a project, ready for `react-pipeline ui`. Files that are there are kept.
+
+    Args:
+        folder: Made if missing.
+        corpus: A kind of corpus, or `datacomp`: tables of URLs with the columns of DataComp.
+        encoder: `MODEL/PRETRAINED`; the demo's corpus has its own.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: If the folder is a project already, or cannot be written.
+    """
+    if (folder / "pipeline.yaml").exists():
+        raise InputError(f"{folder / 'pipeline.yaml'}: is there already; choose another folder")
+    if corpus == "demo":
+        files = _demo_files()
+    else:
+        model, slash, pretrained = encoder.partition("/")
+        if not (model and slash and pretrained):
+            raise InputError(f"--encoder {encoder!r}: write MODEL/PRETRAINED, such as ViT-B-32/openai")
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._")[:60] or "react"
+        # JSON's texts are YAML's too.
+        texts = {"name": name, "model": model, "pretrained": pretrained}
+        values = {key: Markup(json.dumps(text)) for key, text in texts.items()}  # noqa: S704
+        files = {
+            "domains/birds.yaml": render("project", "birds.yaml"),
+            "pipeline.yaml": render("project", "pipeline.yaml", corpus=corpus, **values),
+        }
+    home = DAGSTER_SETTINGS.read_text(encoding="utf-8")
+    return _write(folder, {".gitignore": _GITIGNORE, "dagster_home/dagster.yaml": home, **files})
+
+
+def _demo_files() -> dict[str, str]:
+    sources = [*sorted((FOLDER / "domains").glob("*.yaml")), FOLDER / "pipeline.yaml"]
+    return {str(source.relative_to(FOLDER)): source.read_text(encoding="utf-8") for source in sources}
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> list[Path]:
     written = []
-    for source in [*sorted((FOLDER / "domains").glob("*.yaml")), FOLDER / "pipeline.yaml"]:
-        target = folder / source.relative_to(FOLDER)
+    for name, text in files.items():
+        target = folder / name
         if target.exists():
             continue
         try:
-            write_atomically(target, source.read_text(encoding="utf-8"))
+            write_atomically(target, text)
         except OSError as error:
-            raise InputError(f"{target}: {error.strerror}; run the demo in a folder of your own") from error
+            raise InputError(f"{target}: {error.strerror}; choose a folder of your own") from error
         written.append(target)
     return written

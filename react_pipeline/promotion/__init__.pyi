@@ -2,6 +2,7 @@ from .decision import decide as decide
 from .decision import promote as promote
 from .decision import promotion_is_current as promotion_is_current
 from .decision import roll_back as roll_back
+from .evidence import NEVER as NEVER
 from .evidence import crowning as crowning
 from .evidence import gather as gather
 from .evidence import results_of as results_of

@@ -16,6 +16,7 @@ from react_pipeline.lineage import fresh
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.promotion.evidence import NEVER, STAGE, Evidence, gather, results_of
+from react_pipeline.promotion.judged import judge_without_labels
 from react_pipeline.promotion.judgement import Measured, judge, paired_test
 from react_pipeline.promotion.verdict_chain import CHECKPOINT, changed, publish, way_out
 from react_pipeline.promotion.verdicts import BASE, Contender, RegistryEdit
@@ -27,7 +28,8 @@ def decide(project: Project, slug: str, edit: RegistryEdit | None = None) -> Art
     """Publish the verdict on a domain's candidates; the one that is there already if nothing new was measured.
 
     A candidate is a trained method whose `domain_results` are fresh, verified and not unavailable. The rule is
-    `judgement.judge`'s. A person's decision holds until a result arrives that it did not consider.
+    `judgement.judge`'s; of a domain without a labelled set, `judged.judge_without_labels`'s. A person's decision holds
+    until a result arrives that it did not consider.
 
     Files: `verdict.json`, `candidates.parquet`, `candidates.csv`, `table.md`, `promotion.png`.
 
@@ -82,7 +84,10 @@ def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
         scene = gather(project, slug)
         entry = Measured.of(fresh(project, RESULTS, method_key(slug, method)))
         if entry is None:
-            raise InputError(f"{slug}/{method}: its result is unavailable, and only a measured model becomes champion")
+            raise InputError(
+                f"{slug}/{method}: its result is unavailable, and only a measured model becomes champion; without "
+                f"labels, judge it: react-pipeline judge {slug} SOURCE --candidate {method}"
+            )
         test = None
         if not entry.contender.is_same(scene.verdict.champion):
             if scene.champion is None:
@@ -168,7 +173,10 @@ def _apply_rule(scene: Evidence, edit: RegistryEdit | None, seen: Mapping[str, s
     namesake = rivals.get(before.champion.method)
     champion_name = before.champion.named_beside(namesake.contender) if namesake else before.champion.method
     reigning = BASE if before.champion.method == BASE else f"the champion {champion_name}"
-    found = judge(rivals, scene.champion, reigning, controls, settings)
+    if scene.judgements is not None:
+        found = judge_without_labels(scene.project, scene.slug, scene.judgements, before.champion, turned_down)
+    else:
+        found = judge(rivals, scene.champion, reigning, controls, settings)
     decision, reason = found.decision, found.reason
     if edit is not None:
         decision = "incomparable"
@@ -176,9 +184,9 @@ def _apply_rule(scene: Evidence, edit: RegistryEdit | None, seen: Mapping[str, s
             f"version {edit.version} of react-{scene.slug} was made champion by hand and has no verified result here; "
             f"nothing moves until a person decides: react-pipeline models promote {scene.slug} METHOD"
         )
-    elif decision == "incomparable":
+    elif decision == "incomparable" and scene.judgements is None:
         reason = f"{reason}; {way_out(scene)}"
-    challenger = found.challenger.contender if found.challenger else None
+    challenger = found.challenger
     figures: dict[str, Any] = {
         **{"decision": decision, "reason": reason, "challenger": challenger, "test": found.test},
         **{"control_test": found.control_test, "candidates": found.candidates, "rejected": before.rejected},
@@ -190,9 +198,13 @@ def _apply_rule(scene: Evidence, edit: RegistryEdit | None, seen: Mapping[str, s
         after = changed(scene, champion, reigns=before.reigns, **figures)
     rows = [*found.rows]
     for method in settings.candidates:
+        if method in {row["method"] for row in found.rows}:
+            continue
         if method in scene.left_out:
-            rows.append({"method": method, "status": "left out", "why": scene.left_out[method]})
-        elif method not in rivals:
+            is_champion = scene.judgements is not None and method == before.champion.method
+            status, why = ("champion", "") if is_champion else ("left out", scene.left_out[method])
+            rows.append({"method": method, "status": status, "why": why})
+        else:
             fields = scene.results[method].result.model_dump(include={"method", "top1", "n"})
             taken_back = turned_down.get(scene.results[method].contender.checkpoint)
             status, why = ("left out", taken_back) if taken_back else ("champion", "")

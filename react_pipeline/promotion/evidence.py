@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from react_pipeline.evaluation import RESULTS
+from react_pipeline.evaluation import JUDGEMENTS, RESULTS, Judgements, judgements_of
 from react_pipeline.lineage import fresh
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
+from react_pipeline.promotion.judged import has_labels
 from react_pipeline.promotion.judgement import Measured
 from react_pipeline.promotion.verdicts import BASE, Contender, Reign, Verdict
 from react_pipeline.settings import CONTROL_SUFFIX
@@ -33,6 +34,7 @@ class Evidence:
         last: The last verdict's artifact; None before the first.
         results: By method, every result of a candidate, a control or the base that is fresh and has values.
         left_out: By method, why there is none.
+        judgements: What people judged, where the domain has no labelled set; None where it has one.
     """
 
     project: Project
@@ -41,6 +43,7 @@ class Evidence:
     verdict: Verdict
     results: dict[str, Measured]
     left_out: dict[str, str]
+    judgements: Judgements | None = None
 
     @cached_property
     def champion(self) -> Measured | None:
@@ -57,6 +60,8 @@ class Evidence:
         seen = {method: entry.artifact.fingerprint for method, entry in self.results.items()}
         if champion is not None and champion.artifact.fingerprint not in seen.values():
             seen["champion"] = champion.artifact.fingerprint
+        if self.judgements is not None:
+            seen[JUDGEMENTS] = self.judgements.inputs.fingerprint
         return seen
 
     def result_of(self, contender: Contender) -> Measured | None:
@@ -125,7 +130,8 @@ def gather(project: Project, slug: str) -> Evidence:
             results[method] = entry
         else:
             left_out[method] = entry
-    return Evidence(project, slug, last, verdict, results, left_out)
+    judgements = None if has_labels(project, slug) else judgements_of(project, slug)
+    return Evidence(project, slug, last, verdict, results, left_out, judgements)
 
 
 def _fresh_result(project: Project, slug: str, method: str) -> Measured | str:

@@ -71,7 +71,7 @@ class Judgement:
     decision: Decision
     reason: str
     rows: list[dict[str, Any]]
-    challenger: Measured | None = None
+    challenger: Contender | None = None
     test: PairedTest | None = None
     control_test: PairedTest | None = None
     candidates: int = 0
@@ -103,7 +103,7 @@ def judge(
     if champion is None:
         why = f"{champion_name} has no result to compare with"
         rows = [{**_row(entry, None, None), "status": "incomparable", "why": why} for entry in ordered]
-        return Judgement("incomparable", f"{ordered[0].result.method}: {why}", rows, ordered[0])
+        return Judgement("incomparable", f"{ordered[0].result.method}: {why}", rows, ordered[0].contender)
     confidence = 1 - (1 - settings.confidence) / len(ordered)
     found = [_test_one(entry, champion, champion_name, controls, settings, confidence) for entry in ordered]
     rows = [{**_row(one.entry, one.test, one.control_test), "status": one.decision, "why": one.why} for one in found]
@@ -124,7 +124,7 @@ def judge(
         text += "; its control was not evaluated"
     ending = {"promoted": f"{name} becomes champion", "incomparable": "nothing moves"}
     text += f"; {ending.get(decision, f'{champion_name} stays')}" + (f": {why}" if why else "")
-    return Judgement(decision, text, rows, chosen.entry, chosen.test, chosen.control_test, len(found))
+    return Judgement(decision, text, rows, chosen.entry.contender, chosen.test, chosen.control_test, len(found))
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _test_one(
             control_test = paired_test(entry, control, confidence)
     except InputError as error:
         return _Tested(entry, test, None, "incomparable", str(error))
-    why = _objection(test, control_test, control, settings, champion_name)
+    why = objection(test, control_test, control, settings, champion_name)
     return _Tested(entry, test, control_test, "promoted" if not why else "challenger" if test.gain > 0 else "kept", why)
 
 
@@ -190,7 +190,7 @@ def paired_test(method: Measured, other: Measured, confidence: float) -> PairedT
     )
 
 
-def _objection(
+def objection(
     test: PairedTest,
     control_test: PairedTest | None,
     control: Measured | str | None,
@@ -200,9 +200,10 @@ def _objection(
     """Why a candidate may not become champion; empty if it may."""
     if test.gain <= 0:
         return f"no more images are right than with {champion_name}"
+    noise = f"p = {test.p_value:.3g}" if test.judged else f"exact test: p = {test.p_value:.3g}"
     if not test.exceeds(settings.min_gain):
         wanted = f"{100 * settings.min_gain:.1f} points" if settings.min_gain else "the noise"
-        return f"the gain is not beyond {wanted} (exact test: p = {test.p_value:.3g})"
+        return f"the gain is not beyond {wanted} ({noise})"
     if isinstance(control, str):
         return f"its control cannot be compared ({control})"
     if control_test is not None and not control_test.exceeds(settings.min_gain):

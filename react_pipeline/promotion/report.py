@@ -16,6 +16,7 @@ from react_pipeline.promotion.verdicts import VERDICT_FILE, Verdict
 
 COLUMNS = [
     *("method", "status", "top1", "n", "gain", "low", "high", "p_value", "confidence"),
+    "judged",
     *("control_gain", "control_low", "control_high", "checkpoint", "why"),
 ]
 _TEXTS = ("method", "status", "checkpoint", "why")
@@ -34,7 +35,8 @@ def write_report(directory: Path, verdict: Verdict, rows: Sequence[Mapping[str, 
         figures = {} if verdict.test is None else verdict.test.model_dump(exclude={"n"})
         rows = [{**row, **figures, "status": verdict.decision, "why": f"decided by a {verdict.by}"}]
     table = pd.DataFrame(rows, columns=COLUMNS)
-    table = table.astype({name: "float64" for name in COLUMNS if name not in (*_TEXTS, "n")} | {"n": "Int64"})
+    table = table.astype({name: "float64" for name in COLUMNS if name not in (*_TEXTS, "n", "judged")})
+    table = table.astype({"n": "Int64", "judged": "Int64"})
     table[list(_TEXTS)] = table[list(_TEXTS)].astype("object").where(table[list(_TEXTS)].notna(), "")
     (directory / VERDICT_FILE).write_text(verdict.model_dump_json(indent=1) + "\n", encoding="utf-8")
     table.to_parquet(directory / "candidates.parquet", index=False)

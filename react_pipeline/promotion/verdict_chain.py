@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.evaluation import RESULTS
+from react_pipeline.evaluation import JUDGEMENTS, RESULTS
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.promotion.evidence import REEVALUATED, STAGE, Evidence
@@ -67,6 +67,8 @@ def publish(
     """
     champion = scene.result_of(verdict.champion)
     parents = {method: entry.artifact for method, entry in scene.results.items()}
+    if scene.judgements is not None:
+        parents[JUDGEMENTS] = scene.judgements.publish(scene.project)
     if champion is not None:
         parents["champion"] = champion.artifact
     for name, kept in (("champion", verdict.champion), ("previous", next(reversed(verdict.reigns), None))):
@@ -99,7 +101,7 @@ def _files_of(scene: Evidence, name: str, kept: Contender) -> dict[str, Artifact
     """What must outlive pruning of a model: its result, which holds on to the checkpoint, or else the checkpoint."""
     store, key = scene.project.store, method_key(scene.slug, kept.method)
     for stage, of, fingerprint in (
-        (kept.stage, scene.slug if kept.stage == REEVALUATED else key, kept.result),
+        (kept.stage, scene.slug if kept.stage in (REEVALUATED, JUDGEMENTS) else key, kept.result),
         (CHECKPOINT, key, kept.checkpoint),
     ):
         try:

@@ -62,6 +62,8 @@ class PairedTest(_Stored):
         p_value: Chance of as many images won among those where just one is right, if a coin decided each (exact, one
             side).
         confidence: Of the interval, after it was split among the candidates.
+        judged: Pictures that a person judged, where nothing was measured: `low`, `high` and `p_value` are then those of
+            a confidence sequence, valid whenever the judge stopped.
     """
 
     gain: float
@@ -70,11 +72,14 @@ class PairedTest(_Stored):
     p_value: float
     confidence: float
     n: int
+    judged: int = 0
 
     def __str__(self) -> str:
         """The gain in points with its interval."""
         bounds = f"{100 * self.low:+.1f} to {100 * self.high:+.1f}"
-        return f"{100 * self.gain:+.1f} points, {100 * self.confidence:.4g}% interval {bounds}"
+        return f"{100 * self.gain:+.1f} points, {100 * self.confidence:.4g}% interval {bounds}" + (
+            f" ({self.judged} of {self.n:,} pictures judged)" if self.judged else ""
+        )
 
     def exceeds(self, min_gain: float) -> bool:
         """Whether the interval is above `min_gain`, and the exact test agrees that there is a gain at all."""

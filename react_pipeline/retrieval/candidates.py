@@ -3,24 +3,27 @@
 Belongs here: the queries, the search in batches of whole classes, the likeness of images to their class. Does not
 belong here: which hit is better (`fusion`), which candidate is dropped (`ranking`).
 
-A batch keeps only the best hit of each class and row, so memory follows the candidates and not the hits: 80,000 prompts
-with 50 hits in two modes are 8 million hits, of which a batch holds `BATCH_HITS`. Shapes: S seeds, D width.
+All prompts are searched at once, which gives two numbers a hit. A batch makes a table of its hits and keeps the best of
+each class and row: 80,000 prompts with 50 hits in two modes are 8 million hits, of which `BATCH_HITS` are in a table.
+Shapes: S seeds, Q queries, K hits, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from react_pipeline.embedding import image_vectors
+from react_pipeline.embedding import Rows
 from react_pipeline.retrieval.fusion import apply_filter, best_hits, in_order
-from react_pipeline.settings import RetrievalConfig
+from react_pipeline.retrieval.row_values import values_of_rows
+from react_pipeline.settings import DistributorConfig, RetrievalConfig
 from react_pipeline.store import Artifact
 
 if TYPE_CHECKING:
@@ -32,7 +35,6 @@ SIDES: dict[str, Side] = {"t2t": "text", "t2i": "image", "i2i": "image"}
 """Which vectors each mode searches."""
 
 BATCH_HITS = 4_000_000
-_CHUNK_ROWS = 32_768
 
 Vectors = NDArray[np.float32]
 
@@ -64,42 +66,56 @@ class Found:
     Attributes:
         candidates: Of `fusion.best_hits`, over all classes.
         hits: Number of hits by class id and mode.
+        search: By mode, how it was searched (`indexing.Choice.record`).
     """
 
     candidates: pd.DataFrame
     hits: pd.DataFrame
+    search: dict[str, dict[str, Any]]
 
 
 def find_candidates(
-    clip: Clip, index: Index, embeddings: Artifact, queries: Queries, settings: RetrievalConfig
+    clip: Clip,
+    index: Index,
+    embeddings: Artifact,
+    queries: Queries,
+    settings: RetrievalConfig,
+    scratch: Path,
+    distributor: DistributorConfig,
 ) -> Found:
     """Search every prompt and seed, and fuse the hits.
 
     Args:
         embeddings: The vectors of images, for `fusion: filter`.
+        scratch: As of `search_all`.
+        distributor: Where vectors are compared.
     """
     parts, counts = [], []
+    prompt_vectors = clip.encode_texts(queries.prompts["prompt"].tolist()).numpy()
+    searched: dict[str, tuple[Vectors, Rows]] = {}
+    choices: dict[str, dict[str, Any]] = {}
+    for mode in settings.modes:
+        asked = queries.seed_vectors if mode == "i2i" else prompt_vectors
+        if len(asked):
+            searched[mode], choices[mode] = _search(index, mode, asked, settings, scratch, distributor)
     batches = list(_batches(queries.prompts, settings))
-    for batch in tqdm(batches, desc="searching prompts", disable=None, leave=False):
+    for batch in tqdm(batches, desc="fusing hits", disable=None, leave=False):
         prompts = queries.prompts.iloc[batch]
         seeded = queries.seeds["class_id"].isin(prompts["class_id"]).to_numpy()
-        vectors = clip.encode_texts(prompts["prompt"].tolist()).numpy()
-        hits = _search(index, prompts, vectors, queries, seeded, settings)
-        counts.append(hits.groupby(["class_id", "mode"]).size())
+        vectors = prompt_vectors[batch]
+        hits = _hits(searched, prompts, batch, queries, seeded)
+        counts.append(hits.groupby(["class_id", "mode"], observed=True).size())
         candidates = best_hits(hits, settings)
         if settings.fusion == "filter":
             if settings.filter_by == "seeds":
                 means = mean_vectors(queries.seeds.loc[seeded, "class_id"], queries.seed_vectors[seeded])
             else:
                 means = mean_vectors(prompts["class_id"], vectors)
-            candidates = apply_filter(candidates, likeness(embeddings, candidates, means), settings)
+            candidates = apply_filter(candidates, likeness(embeddings, candidates, means, distributor), settings)
         parts.append(candidates)
-    # A batch without any hit has no types that the others could be joined with.
-    parts = [part for part in parts if len(part)] or parts[:1]
     candidates = parts[0] if len(parts) == 1 else in_order(pd.concat(parts, ignore_index=True), settings)
-    return Found(
-        candidates, pd.concat(counts).unstack(fill_value=0).reindex(columns=list(settings.modes), fill_value=0)
-    )
+    by_class = pd.concat(counts).unstack(fill_value=0).reindex(columns=list(settings.modes), fill_value=0)
+    return Found(candidates, by_class, choices)
 
 
 def mean_vectors(class_ids: pd.Series, vectors: Vectors) -> dict[int, Vectors]:
@@ -111,20 +127,21 @@ def mean_vectors(class_ids: pd.Series, vectors: Vectors) -> dict[int, Vectors]:
     return means
 
 
-def likeness(embeddings: Artifact, candidates: pd.DataFrame, means: dict[int, Vectors]) -> Vectors:
+def likeness(
+    embeddings: Artifact,
+    candidates: pd.DataFrame,
+    means: dict[int, Vectors],
+    distributor: DistributorConfig | None = None,
+) -> Vectors:
     """Cosine of each candidate's image with the mean vector of its class, (N,)."""
-    ids = list(means)
-    table = np.stack([means[class_id] for class_id in ids])
-    position = pd.Series(range(len(ids)), index=ids)[candidates["class_id"]].to_numpy()
-    rows = candidates["row"].to_numpy()
-    cosines = np.empty(len(candidates), np.float32)
-    # In the order of the rows, so that a chunk reads neighbouring pages of the vectors.
-    order = np.argsort(rows, kind="stable")
-    for start in range(0, len(order), _CHUNK_ROWS):
-        chunk = order[start : start + _CHUNK_ROWS]
-        images = image_vectors(embeddings, pd.Series(rows[chunk]))
-        cosines[chunk] = np.einsum("nd,nd->n", images, table[position[chunk]])
-    return cosines
+    table = np.stack(list(means.values()))
+    position = pd.Series(range(len(means)), index=list(means))[candidates["class_id"]].to_numpy()
+
+    def cosines(images: Vectors, class_positions: NDArray[Any]) -> Vectors:
+        found: Vectors = np.einsum("nd,nd->n", images, table[class_positions])
+        return found
+
+    return values_of_rows(embeddings, candidates["row"].to_numpy(), cosines, position, distributor)
 
 
 def _batches(prompts: pd.DataFrame, settings: RetrievalConfig) -> Iterator[slice]:
@@ -140,25 +157,38 @@ def _batches(prompts: pd.DataFrame, settings: RetrievalConfig) -> Iterator[slice
 
 
 def _search(
-    index: Index,
+    index: Index, mode: str, asked: Vectors, settings: RetrievalConfig, scratch: Path, distributor: DistributorConfig
+) -> tuple[tuple[Vectors, Rows], dict[str, Any]]:
+    from react_pipeline.indexing import search_all
+
+    side, k = SIDES[mode], settings.k_per_prompt
+    similarities, rows, choice = search_all(
+        index, side, asked, k, scratch, wanted=settings.search, distributor=distributor
+    )
+    return (similarities, rows), choice.record(index.artifact, side)
+
+
+def _hits(
+    searched: dict[str, tuple[Vectors, Rows]],
     prompts: pd.DataFrame,
-    vectors: Vectors,
+    batch: slice,
     queries: Queries,
     seeded: NDArray[np.bool_],
-    settings: RetrievalConfig,
 ) -> pd.DataFrame:
-    seeds = queries.seeds[seeded]
+    """The hits of a batch in all modes."""
     found = []
-    for mode in settings.modes:
-        of_mode, asked = (seeds, queries.seed_vectors[seeded]) if mode == "i2i" else (prompts, vectors)
-        if not len(asked):
-            continue
-        numbers = of_mode.index.to_numpy() + (len(queries.prompts) if mode == "i2i" else 0)
-        hits = index.search(SIDES[mode], asked, settings.k_per_prompt).assign(mode=mode)
-        hits["class_id"] = of_mode["class_id"].to_numpy()[hits["query"]]
-        hits["query"] = numbers[hits["query"]]
-        found.append(hits)
-    if not found:
-        columns = ["query", "row", "similarity", "rank", "mode", "class_id"]
-        return pd.DataFrame({name: pd.Series(dtype="float64" if name == "similarity" else "int64") for name in columns})
+    for mode, (similarities, rows) in searched.items():
+        of_seeds = mode == "i2i"
+        asked = np.flatnonzero(seeded) if of_seeds else np.arange(batch.start, batch.stop)
+        class_ids = (queries.seeds[seeded] if of_seeds else prompts)["class_id"].to_numpy()
+        query, rank = np.nonzero(rows[asked] >= 0)
+        hits = {
+            "query": asked[query] + (len(queries.prompts) if of_seeds else 0),
+            "row": rows[asked[query], rank],
+            "similarity": similarities[asked[query], rank],
+            "rank": rank,
+            "mode": pd.Categorical.from_codes(np.full(len(query), list(searched).index(mode), np.int8), list(searched)),
+            "class_id": class_ids[query],
+        }
+        found.append(pd.DataFrame(hits))
     return pd.concat(found, ignore_index=True)

@@ -21,6 +21,9 @@ from react_pipeline.store import MANIFEST, fsync_tree, write_atomically
 FETCHED = "fetched"
 """Scratch of a build, in which images that came over the net wait; never published."""
 
+SEARCHED = "searched"
+"""Scratch of a build, in which the parts of a search wait; never published."""
+
 FINISHED = "finished.json"
 """Vouches for all other files of a build, with its counts; published with them, since they are hashed after it."""
 
@@ -34,9 +37,9 @@ _SHEET_IMAGES, _TILE_PIXELS = 8, 96
 
 
 def clear_leftovers(directory: Path) -> None:
-    """Remove what a killed build left in its staging directory, but for the images it had fetched."""
+    """Remove what a killed build left in its staging directory, but for fetched images and parts of its search."""
     for path in directory.iterdir():
-        if path.is_dir() and path.name != FETCHED:
+        if path.is_dir() and path.name not in (FETCHED, SEARCHED):
             shutil.rmtree(path)
         elif path.is_file():
             path.unlink()

@@ -28,7 +28,7 @@ MEANINGS: Mapping[str, str] = {
     "evaluation_image_hash": "is an evaluation image, byte for byte",
     "evaluation_image_near": "looks like an evaluation image (`near_duplicate_similarity`)",
     "rendered_text": "more of it is printed text than `max_text_fraction`",
-    "not_collected": "its image was not available, or was not tried any more after `refill_rounds`",
+    "not_collected": "its image was not available, or was not tried any more after the last round",
     "exact_duplicate": "the same bytes (or URL) as a pair taken before",
     "near_duplicate": "looks like a better pair (`duplicate_similarity`)",
     "cap": "its class has `max_per_class` better pairs",
@@ -87,12 +87,14 @@ def similarity_report(domain: DomainConfig, candidates: pd.DataFrame) -> pd.Data
     """
     kept = of_kept_rows(candidates).rename("kept")
     keys = ["class_id", "mode", kept]
-    groups = candidates.groupby(keys, sort=True)["similarity"]
+    groups = candidates.groupby(keys, sort=True, observed=True)["similarity"]
     table = pd.DataFrame({"pairs": groups.size(), **{name: groups.quantile(q) for name, q in _QUANTILES.items()}})
-    of_mode = candidates.groupby("mode")["similarity"]
+    of_mode = candidates.groupby("mode", observed=True)["similarity"]
     low, high = of_mode.transform("min"), of_mode.transform("max")
     bins = ((candidates["similarity"] - low) / (high - low) * CLASS_BINS).fillna(0).astype("int64")
-    numbers = bins.clip(0, CLASS_BINS - 1).groupby([candidates["class_id"], candidates["mode"], kept], sort=True)
+    numbers = bins.clip(0, CLASS_BINS - 1).groupby(
+        [candidates["class_id"], candidates["mode"], kept], sort=True, observed=True
+    )
     table["histogram"] = numbers.apply(lambda of_group: np.bincount(of_group, minlength=CLASS_BINS).tolist())
     table = table.reset_index()
     table.insert(0, "class", np.asarray(domain.class_names, object)[table.pop("class_id")])

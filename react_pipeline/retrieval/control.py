@@ -20,6 +20,7 @@ from react_pipeline.project import Project
 from react_pipeline.retrieval.chosen_pairs import FETCHED, clear_leftovers, finish, finished_counts, write_pairs
 from react_pipeline.retrieval.decontamination import kept_out
 from react_pipeline.retrieval.duplicates import EvaluationImages, repeats
+from react_pipeline.retrieval.examination import REFILL_ROUNDS
 from react_pipeline.store import Artifact, RetrievalError
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def draw_control(project: Project, slug: str) -> Artifact:
         evaluation = kept_out(project, slug, parents["evaluation_set"], clip, settings.decontaminate)
         source = open_source(project, parents["corpus"], embeddings, directory / FETCHED)
         draw = Draw(evaluation.images, embeddings, source)
-        drawn = draw.take(wanted, settings.refill_rounds)
+        drawn = draw.take(wanted)
         if drawn.empty:
             raise RetrievalError(f"{slug}: every image of the corpus is an evaluation image; nothing can be drawn")
         pairs = write_pairs(
@@ -103,10 +104,10 @@ class Draw:
         else:
             self._order = RandomRows(rows)
 
-    def take(self, wanted: int, refill_rounds: int) -> pd.DataFrame:
+    def take(self, wanted: int) -> pd.DataFrame:
         """So many pairs, as `chosen_pairs.write_pairs` takes them, or as many as there are.
 
-        What must be fetched is asked for `refill_rounds` times more at most to make up for what was not available.
+        What must be fetched is asked for `REFILL_ROUNDS` times more at most, in place of images that are not available.
         """
         parts: list[pd.DataFrame] = []
         have, rounds = 0, 0
@@ -114,7 +115,7 @@ class Draw:
             parts.append(self._usable(rows))
             have += len(parts[-1])
             rounds += self._source.identity != "image_sha256"
-            if rounds > refill_rounds:
+            if rounds > REFILL_ROUNDS:
                 break
         if not have:
             return pd.DataFrame()

@@ -5,7 +5,8 @@ not belong here: comparing with one set (`duplicates`), dropping pairs (`ranking
 
 By default only a domain's own set is kept out, since a model customized for one domain is not measured on another's.
 With `decontaminate: all` the sets of all domains count, by hash and by embedding, and the test images of ELEVATER's
-data sets by hash: their files are read for it. Whatever is published later makes the pairs stale (`lineage`).
+data sets and of detection and segmentation by hash: their files are read for it. Whatever is published later makes the
+pairs stale (`lineage`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from react_pipeline.corpus import read_pairs
-from react_pipeline.labelled import Unavailable, read_dataset, read_images
+from react_pipeline.labelled import Unavailable, dense_digests, read_dataset, read_images
 from react_pipeline.pipeline import ALL
 from react_pipeline.project import Project, other_evaluation_sets
 from react_pipeline.retrieval.duplicates import EvaluationImages
@@ -35,7 +36,7 @@ class KeptOut:
     """What must not be trained on.
 
     Attributes:
-        sets: Number of images by set: a domain's slug, or `elevater/<data set>`.
+        sets: Number of images by set: a domain's slug, `elevater/<data set>`, or `dense/<set>`.
     """
 
     images: EvaluationImages
@@ -67,11 +68,17 @@ def kept_out(project: Project, slug: str, own: Artifact, clip: Clip, scope: str)
             table = read_images(project.store.current("evaluation_set", other))
             images = images.joined(EvaluationImages.of_table(project, slug, table, clip))
             sets[other] = len(table)
-        for name, digests in elevater_digests(project).items():
+        for name, digests in benchmark_digests(project, slug).items():
             nothing = np.zeros((0, images.vectors.shape[1]), np.float32)
             images = images.joined(EvaluationImages(digests, nothing, images.near))
-            sets[f"elevater/{name}"] = len(digests)
+            sets[name] = len(digests)
     return KeptOut(images, sets)
+
+
+def benchmark_digests(project: Project, slug: str) -> dict[str, frozenset[str]]:
+    """SHA-256 of the files that the benchmark and detection and segmentation measure on, by group and data set."""
+    groups = {"elevater": elevater_digests(project), "dense": dense_digests(project, slug)}
+    return {f"{group}/{name}": digests for group, sets in groups.items() for name, digests in sets.items()}
 
 
 def elevater_digests(project: Project) -> dict[str, frozenset[str]]:
@@ -120,7 +127,7 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
     clip = loaded_base(base.path, choose_device(project.config.device))
     images = kept_out(project, slug, own, clip, scope).images
     same = (images.holds(pairs["sha256"]) | images.holds(pairs["on_the_web"])).to_numpy()
-    nearest = images.similarity_of_rows(embeddings, pairs["row"].to_numpy())
+    nearest = images.similarity_of_rows(embeddings, pairs["row"].to_numpy(), project.config.distributor)
     return Leaks(int(same.sum()), int((~same & (nearest >= near)).sum()), len(images.sha256))
 
 
@@ -130,5 +137,5 @@ def _digests(project: Project, slug: str, own: Artifact, scope: str) -> frozense
     if scope == "all":
         for other in other_evaluation_sets(project, slug):
             digests |= frozenset(read_images(project.store.current("evaluation_set", other))["sha256"])
-        digests = digests.union(*elevater_digests(project).values())
+        digests = digests.union(*benchmark_digests(project, slug).values())
     return digests

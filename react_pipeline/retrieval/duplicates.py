@@ -14,16 +14,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.embedding import image_vectors
 from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.project import Project
+from react_pipeline.retrieval.row_values import values_of_rows
+from react_pipeline.settings import DistributorConfig
 from react_pipeline.store import Artifact
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
 
 _CHUNK_ROWS = 8_192
-_CHUNK_IMAGES = 8_192
 
 
 @dataclass(frozen=True)
@@ -65,26 +65,19 @@ class EvaluationImages:
         """Cosine of each of (N, D) unit vectors with the nearest evaluation image, (N,); NaN if there are none."""
         if not len(self.vectors):
             return np.full(len(vectors), np.nan, np.float32)
-        nearest = np.full(len(vectors), -np.inf, np.float32)
-        # Chunks on both sides keep the block of cosines at 256 MiB, whatever N and M are.
-        for start in range(0, len(vectors), _CHUNK_ROWS):
-            part = vectors[start : start + _CHUNK_ROWS]
-            for first in range(0, len(self.vectors), _CHUNK_IMAGES):
-                cosines = part @ self.vectors[first : first + _CHUNK_IMAGES].T
-                best = nearest[start : start + len(part)]
-                np.maximum(best, cosines.max(axis=1), out=best)
-        return nearest
+        from react_pipeline.indexing import nearest
 
-    def similarity_of_rows(self, embeddings: Artifact, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        parts = [vectors[start : start + _CHUNK_ROWS] for start in range(0, len(vectors), _CHUNK_ROWS)]
+        found = [nearest(part, self.vectors, 1)[0][:, 0] for part in parts]
+        return np.concatenate(found) if found else np.empty(0, np.float32)
+
+    def similarity_of_rows(
+        self, embeddings: Artifact, rows: NDArray[np.int64], distributor: DistributorConfig | None = None
+    ) -> NDArray[np.float32]:
         """As `similarity`, (N,), of the images of corpus rows; their vectors are read in parts."""
-        nearest = np.full(len(rows), np.nan, np.float32)
-        if len(self.vectors):
-            # In the order of the rows, so that a part reads neighbouring pages of the vectors.
-            order = np.argsort(rows, kind="stable")
-            for start in range(0, len(order), _CHUNK_ROWS):
-                part = order[start : start + _CHUNK_ROWS]
-                nearest[part] = self.similarity(image_vectors(embeddings, pd.Series(rows[part])))
-        return nearest
+        if not len(self.vectors):
+            return np.full(len(rows), np.nan, np.float32)
+        return values_of_rows(embeddings, rows, lambda vectors, _: self.similarity(vectors), None, distributor)
 
     def joined(self, other: EvaluationImages) -> EvaluationImages:
         """The images of both."""

@@ -6,7 +6,7 @@ belong here: the rules of choosing (`ranking`), getting images (`image_source`).
 Only pairs that would be kept are looked at, so the cost follows what is kept and not what was found. Near duplicates
 are found while pairs are chosen. Where images must be fetched, each round chooses with all that is known, fetches what
 is new among the chosen, and ends when there is nothing new. A class that still lacks pairs asks for twice as many, in
-the next round for four times as many, so that rounds are few; after `refill_rounds` further rounds only pairs that were
+the next round for four times as many, so that rounds are few; after `REFILL_ROUNDS` further rounds only pairs that were
 had are chosen.
 """
 
@@ -27,6 +27,9 @@ from react_pipeline.retrieval.ranking import mark_drops
 from react_pipeline.retrieval.rendered_text import text_fraction
 from react_pipeline.settings import RetrievalConfig
 from react_pipeline.store import Artifact
+
+REFILL_ROUNDS = 3
+"""How often the next best pairs are fetched in place of chosen ones whose image is not available."""
 
 LARGEST_MULTIPLE = 8
 """So many times what a class lacks is fetched in one round, at most."""
@@ -66,8 +69,8 @@ class Examination:
             self.failed.update(dict.fromkeys(candidates.loc[refused, "row"].tolist(), REFUSED_URL))
         while True:
             failed = set(self.failed)
-            if self.rounds > self._settings.refill_rounds:
-                # What is not available by now will not be: choose among the rest.
+            if self.rounds > REFILL_ROUNDS:
+                # Whatever was not had by now will not be: choose among what was.
                 failed |= set(candidates["row"]) - self.sha256.keys()
             mark_drops(candidates, evaluation, self._settings, failed=failed, near=self.near)
             new = self._to_fetch(candidates) if self._fetches else []

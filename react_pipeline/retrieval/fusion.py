@@ -42,7 +42,7 @@ def best_hits(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFrame:
     """
     below = _is_below_floor(hits, settings)
     order = np.lexsort(_keys(hits, below, settings))
-    best = hits.assign(dropped=np.where(below, BELOW_SIMILARITY, ""), score=np.nan).iloc[order]
+    best = hits.assign(dropped=np.array(["", BELOW_SIMILARITY], object)[below.astype("int8")], score=np.nan).iloc[order]
     best = best[~best[["class_id", "row"]].duplicated()].reset_index(drop=True)
     if settings.fusion == "rrf":
         best["score"] = _reciprocal_ranks(hits[~below], best)
@@ -76,7 +76,7 @@ def in_order(candidates: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFram
 def _keys(
     hits: pd.DataFrame, below: pd.Series, settings: RetrievalConfig, score: pd.Series | None = None
 ) -> tuple[Any, ...]:
-    preference = hits["mode"].map({name: position for position, name in enumerate(settings.modes)})
+    preference = hits["mode"].map({name: position for position, name in enumerate(settings.modes)}).astype("int8")
     # numpy's sort takes its last key first; pandas' sort by several columns took twice as long on 8 million hits.
     keys = [hits["query"], hits["row"], hits["class_id"], hits["rank"], -hits["similarity"], preference]
     if score is not None and settings.fusion != "preference":
@@ -86,7 +86,7 @@ def _keys(
 
 def _is_below_floor(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.Series:
     floors = {name: settings.min_similarity.get(name, -np.inf) for name in settings.modes}
-    return hits["similarity"] < hits["mode"].map(floors)
+    return hits["similarity"] < hits["mode"].map(floors).astype("float32")
 
 
 def _reciprocal_ranks(hits: pd.DataFrame, best: pd.DataFrame) -> NDArray[np.float64]:
@@ -94,7 +94,7 @@ def _reciprocal_ranks(hits: pd.DataFrame, best: pd.DataFrame) -> NDArray[np.floa
     keys = [hits["query"], hits["row"], hits["rank"], -hits["similarity"], hits["class_id"]]
     ordered = hits.iloc[np.lexsort(tuple(key.to_numpy() for key in keys))]
     first = ordered[~ordered[["class_id", "mode", "row"]].duplicated()]
-    rank = 1 + first.groupby(["class_id", "mode"], sort=False).cumcount()
+    rank = 1 + first.groupby(["class_id", "mode"], sort=False, observed=True).cumcount()
     score = (1 / (RRF_CONSTANT + rank)).groupby([first["class_id"], first["row"]]).sum()
     wanted = pd.MultiIndex.from_frame(best[["class_id", "row"]])
     return np.asarray(score.reindex(wanted, fill_value=0.0), np.float64)

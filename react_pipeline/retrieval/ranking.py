@@ -11,12 +11,15 @@ pair lists all of them (`classes_of`).
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Hashable, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from react_pipeline.retrieval.duplicates import EvaluationImages
 from react_pipeline.retrieval.near_duplicates import BLOCK_ROWS, NearDuplicates
@@ -43,6 +46,9 @@ _OF_CHOICE = ("exact_duplicate", "near_duplicate", "cap")
 
 SHARED = "several_classes"
 """Marks a candidate whose row is decided on, kept or dropped, for another class; if kept, the pair names both."""
+
+_OUTCOMES = ("", *DROP_REASONS, SHARED)
+_LOOKED_AT = ("image_sha256", "url", "evaluation_similarity", "text_fraction")
 
 FIRST_LOOK_ROWS = 128
 """Rows of a class that are compared together at first; more where few of them are taken."""
@@ -71,32 +77,35 @@ def mark_drops(
         failed: Rows whose image is not available.
         near: Finds near duplicates among the rows taken so far. None: near duplicates are not looked for.
     """
-    found = candidates["dropped"].isin(("below_similarity", "below_filter"))
-    candidates["dropped"] = candidates["dropped"].where(found, "")
-    alive = candidates[~found]
-    best = alive[~alive["row"].duplicated()].set_index("row")
-    reasons = _reasons_of_rows(best, evaluation, settings, failed)
-    usable = alive[~alive["row"].map(reasons != "").astype(bool)]
+    alive = ~candidates["dropped"].isin(("below_similarity", "below_filter")).to_numpy()
+    looked_at = ["class_id", "row", *(name for name in _LOOKED_AT if name in candidates)]
+    wanted = candidates.loc[alive, looked_at]
+    # Rows by number, the best first; what becomes of each is a position in `_OUTCOMES`.
+    number, _ = pd.factorize(wanted["row"])
+    again = wanted["row"].duplicated().to_numpy()
+    best = wanted[~again]
+    outcomes = _reasons_of_rows(best, evaluation, settings, failed)
+    usable = wanted[outcomes[number] == 0]
     first = usable[~usable["row"].duplicated()]
     twins = _twins(first)
     if settings.balance == "even":
         chosen, lost = _fewest_first(usable, _Choice(settings.max_per_class, twins, near))
-    elif twins or near is not None:
+    elif near is not None:
         chosen, lost = _best_first(first, _Choice(settings.max_per_class, twins, near))
     else:
-        fits = first.groupby("class_id").cumcount() < settings.max_per_class
-        chosen, lost = first.index[fits], {"cap": first.loc[~fits, "row"].tolist()}
+        chosen, lost = _best_first_but_twins(first, settings.max_per_class, twins)
     if settings.max_pairs is not None and len(chosen) > settings.max_pairs:
         # The worst pairs of the largest classes go, so that what is left is as even as it can be.
-        ranks = candidates.loc[chosen].groupby("class_id").cumcount().sort_values(kind="stable")
-        lost["total"] = candidates.loc[ranks.index[settings.max_pairs :], "row"].tolist()
+        ranks = wanted.loc[chosen].groupby("class_id").cumcount().sort_values(kind="stable")
+        lost["total"] = wanted.loc[ranks.index[settings.max_pairs :], "row"]
         chosen = ranks.index[: settings.max_pairs]
-    for reason, rows in lost.items():
-        reasons.loc[rows] = reason
-    reasons.loc[candidates.loc[chosen, "row"]] = SHARED
-    outcome = alive["row"].map(reasons).astype(object).mask(alive["row"].duplicated(), SHARED)
-    outcome.loc[chosen] = ""
-    candidates.loc[outcome.index, "dropped"] = outcome
+    numbers = pd.Index(best["row"])
+    for reason, rows in {**lost, SHARED: wanted.loc[chosen, "row"]}.items():
+        outcomes[numbers.get_indexer(rows)] = _OUTCOMES.index(reason)
+    decided = pd.Series(np.where(again, _OUTCOMES.index(SHARED), outcomes[number]), index=wanted.index)
+    decided.loc[chosen] = 0
+    # One object a reason, to which all rows point.
+    candidates.loc[alive, "dropped"] = np.array(_OUTCOMES, object)[decided]
 
 
 def of_kept_rows(candidates: pd.DataFrame) -> pd.Series:
@@ -115,19 +124,19 @@ def classes_of(candidates: pd.DataFrame, class_names: Sequence[str]) -> pd.Serie
 
 def _reasons_of_rows(
     best: pd.DataFrame, evaluation: EvaluationImages, settings: RetrievalConfig, failed: Set[int]
-) -> pd.Series:
-    """What is wrong with each row whatever else is chosen ("" if nothing): by row, the best first."""
-    reasons = pd.Series("", index=best.index, dtype=object)
+) -> NDArray[np.int8]:
+    """What is wrong with each row whatever else is chosen, as a position in `_OUTCOMES`; 0 if nothing."""
+    reasons = np.zeros(len(best), np.int8)
 
     def drop(reason: str, wrong: pd.Series) -> None:
-        reasons[wrong & (reasons == "")] = reason
+        reasons[wrong.to_numpy(bool) & (reasons == 0)] = _OUTCOMES.index(reason)
 
     drop("evaluation_image_hash", evaluation.holds(best["image_sha256"]))
     drop("evaluation_image_near", best["evaluation_similarity"] >= evaluation.near)
     if settings.max_text_fraction is not None and "text_fraction" in best:
         drop("rendered_text", best["text_fraction"] > settings.max_text_fraction)
     if failed:
-        drop("not_collected", pd.Series(best.index.isin(list(failed)), best.index))
+        drop("not_collected", best["row"].isin(failed))
     return reasons
 
 
@@ -146,8 +155,8 @@ def _twins(first: pd.DataFrame) -> dict[int, list[Hashable]]:
 class _Queue:
     """The rows that a class wants, best first, their positions in the table, and how far the class has got."""
 
-    positions: list[int]
-    rows: list[int]
+    positions: NDArray[np.int64]
+    rows: NDArray[np.int64]
     next: int = 0
     kept: int = 0
     _looked: int = 0
@@ -160,7 +169,7 @@ class _Queue:
             self._multiple *= 2
         self._looked = min(self._multiple * min(missing, FIRST_LOOK_ROWS), BLOCK_ROWS)
         self._kept_before = self.kept
-        return list(islice(filter(is_open, islice(self.rows, self.next, None)), self._looked))
+        return list(islice(filter(is_open, map(int, self.rows[self.next :])), self._looked))
 
 
 @dataclass
@@ -180,7 +189,7 @@ class _Choice:
 
     def ask(self, queue: _Queue) -> bool:
         """Whether a class gets the next row of its queue, which is taken or lost by that."""
-        row, position = queue.rows[queue.next], queue.positions[queue.next]
+        row, position = int(queue.rows[queue.next]), int(queue.positions[queue.next])
         if reason := self._refusal(row, queue):
             self.lost[reason].append(row)
         else:
@@ -213,10 +222,10 @@ class _Choice:
 
 def _queues(wanted: pd.DataFrame) -> dict[int, _Queue]:
     groups = wanted.groupby("class_id", sort=True)
-    return {int(name): _Queue(of_class.index.tolist(), of_class["row"].tolist()) for name, of_class in groups}
+    return {int(name): _Queue(of_class.index.to_numpy(), of_class["row"].to_numpy()) for name, of_class in groups}
 
 
-def _best_first(first: pd.DataFrame, choice: _Choice) -> tuple[pd.Index, dict[str, list[int]]]:
+def _best_first(first: pd.DataFrame, choice: _Choice) -> tuple[pd.Index, dict[str, Any]]:
     """Ask for the rows in their order, each for the class it fits best."""
     queues = _queues(first)
     for class_id in first["class_id"].tolist():
@@ -224,7 +233,28 @@ def _best_first(first: pd.DataFrame, choice: _Choice) -> tuple[pd.Index, dict[st
     return pd.Index(choice.chosen, dtype="int64"), choice.lost
 
 
-def _fewest_first(usable: pd.DataFrame, choice: _Choice) -> tuple[pd.Index, dict[str, list[int]]]:
+def _best_first_but_twins(
+    first: pd.DataFrame, cap: int, twins: dict[int, list[Hashable]]
+) -> tuple[pd.Index, dict[str, Any]]:
+    """As `_best_first` where images are not compared: only rows that share something are looked at one by one."""
+    place = first.groupby("class_id").cumcount().to_numpy()
+    rows, class_ids = first["row"].to_numpy(), first["class_id"].to_numpy()
+    repeats = np.zeros(len(first), bool)
+    used: set[Hashable] = set()
+    passed_over: Counter[int] = Counter()
+    for position in np.flatnonzero(np.isin(rows, np.fromiter(twins, np.int64, len(twins)))).tolist():
+        shared, class_id = twins[int(rows[position])], int(class_ids[position])
+        if not used.isdisjoint(shared):
+            repeats[position] = True
+            passed_over[class_id] += 1
+        elif place[position] - passed_over[class_id] < cap:
+            used.update(shared)
+    before = pd.Series(repeats).groupby(class_ids).cumsum().to_numpy()
+    fits = ~repeats & (place - before < cap)
+    return first.index[fits], {"exact_duplicate": rows[repeats], "cap": rows[~repeats & ~fits]}
+
+
+def _fewest_first(usable: pd.DataFrame, choice: _Choice) -> tuple[pd.Index, dict[str, Any]]:
     """The class with fewest pairs takes its best row that is free, again and again; equal ones in their order."""
     queues = _queues(usable)
     waiting = [(0, class_id) for class_id in queues]

@@ -10,6 +10,7 @@ no near duplicates, no evaluation images, a cap, balance, a similarity floor, al
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from react_pipeline.project import Project
 from react_pipeline.retrieval.candidates import Queries, find_candidates
 from react_pipeline.retrieval.chosen_pairs import (
     FETCHED,
+    SEARCHED,
     clear_leftovers,
     finish,
     finished_counts,
@@ -37,7 +39,7 @@ from react_pipeline.retrieval.decontamination import KeptOut, kept_out
 from react_pipeline.retrieval.examination import Examination
 from react_pipeline.retrieval.ranking import DROP_REASONS, classes_of
 from react_pipeline.retrieval.seeds import encode_seeds, read_seeds
-from react_pipeline.settings import DomainConfig
+from react_pipeline.settings import DistributorConfig, DomainConfig
 from react_pipeline.store import Artifact, RetrievalError
 
 if TYPE_CHECKING:
@@ -82,9 +84,10 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
         )
         evaluation = kept_out(project, slug, parents["evaluation_set"], clip, settings.decontaminate)
         queries = Queries(prompts, seeds, encode_seeds(project, slug, seeds, evaluation.images, clip))
-        found = find_candidates(clip, index, embeddings, queries, settings)
+        searched, distributor = directory / SEARCHED, project.config.distributor
+        found = find_candidates(clip, index, embeddings, queries, settings, searched, distributor)
         source = open_source(project, parents["corpus"], embeddings, directory / FETCHED)
-        candidates = _described(found.candidates, embeddings, source, evaluation)
+        candidates = _described(found.candidates, embeddings, source, evaluation, distributor)
         examination = Examination(source, embeddings, settings, project.config.corpus.max_pixels)
         examination.choose(candidates, evaluation.images)
         classes = class_report(domain, queries, found.hits, candidates, settings)
@@ -108,6 +111,7 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
             "dropped": {reason: int(classes[reason].sum()) for reason in DROP_REASONS},
             "shared": int(classes["several_classes"].sum()),
             "shortfall": int(classes["shortfall"].sum()),
+            "search": found.search,
             "pairs_by_mode": {mode: int((pairs["mode"] == mode).sum()) for mode in settings.modes},
             "evaluation_images": len(evaluation.images.vectors),
             "evaluation_sets": dict(evaluation.sets),
@@ -116,18 +120,23 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
         similarity = similarity_report(domain, candidates)
         sheets = sheets_of(pairs)
         write_report(directory, domain.title or slug, classes, similarity, candidates, settings, counts, sheets)
+        shutil.rmtree(searched, ignore_errors=True)
         return {**finish(directory, source, counts), "seconds": round(time.monotonic() - started, 2)}
 
     return project.store.build(inputs, write, resumable=True)
 
 
 def _described(
-    candidates: pd.DataFrame, embeddings: Artifact, source: ImageSource, evaluation: KeptOut
+    candidates: pd.DataFrame,
+    embeddings: Artifact,
+    source: ImageSource,
+    evaluation: KeptOut,
+    distributor: DistributorConfig,
 ) -> pd.DataFrame:
     """The candidates with what identifies equal images and evaluation images."""
     rows = candidates["row"].drop_duplicates()
-    known = row_metadata(embeddings, rows, [source.identity])
-    known["evaluation_similarity"] = evaluation.images.similarity_of_rows(embeddings, rows.to_numpy())
+    known = row_metadata(embeddings, rows, [source.identity], arrow=True)
+    known["evaluation_similarity"] = evaluation.images.similarity_of_rows(embeddings, rows.to_numpy(), distributor)
     described = candidates.join(known, on="row")
     return described if "image_sha256" in described else described.assign(image_sha256="")
 

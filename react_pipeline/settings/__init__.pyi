@@ -1,10 +1,12 @@
 from . import training as training
 from .automation import AutomationConfig as AutomationConfig
+from .config import HUB_PREFIX as HUB_PREFIX
 from .config import SLUG as SLUG
 from .config import SLUG_RULE as SLUG_RULE
 from .config import DomainConfig as DomainConfig
 from .config import EncoderConfig as EncoderConfig
 from .config import PipelineConfig as PipelineConfig
+from .corpus import MAX_PIXELS as MAX_PIXELS
 from .corpus import CorpusConfig as CorpusConfig
 from .corpus import DownloadConfig as DownloadConfig
 from .corpus import StorageConfig as StorageConfig
@@ -14,6 +16,12 @@ from .datasets import SPLITS as SPLITS
 from .datasets import Dataset as Dataset
 from .datasets import dataset as dataset
 from .datasets import read_data as read_data
+from .dense import ATTENTIONS as ATTENTIONS
+from .dense import IGNORED as IGNORED
+from .dense import DenseConfig as DenseConfig
+from .dense import DenseSet as DenseSet
+from .dense import OwnDenseSet as OwnDenseSet
+from .dense import dense_sets as dense_sets
 from .distributor import DistributorConfig as DistributorConfig
 from .evaluation import ElevaterConfig as ElevaterConfig
 from .evaluation import EvaluationSetConfig as EvaluationSetConfig

@@ -9,7 +9,6 @@ from __future__ import annotations
 import zoneinfo
 from typing import Literal
 
-from croniter import croniter  # type: ignore[import-untyped, unused-ignore]
 from pydantic import Field, field_validator
 
 from react_pipeline.settings.training import Fraction, Section
@@ -34,7 +33,7 @@ class AutomationConfig(Section):
             people. `changed`: trained again if its own settings, the base or the code changed, or more than
             `changed_fraction` of its pairs. `always`: trained again.
         changed_fraction: Jaccard distance of the image digests of the pairs it was trained on and today's.
-        benchmark: Whether the assets `benchmark_*` are kept up too; only where `elevater.root` is set.
+        benchmark: Whether the assets `benchmark_*` and `dense_*` are kept up too; only where their `root` is set.
     """
 
     enabled: bool = False
@@ -68,6 +67,8 @@ def require_cron_line(line: str) -> None:
     Raises:
         ValueError: Naming the first field that is wrong.
     """
+    from croniter import croniter  # type: ignore[import-untyped, unused-ignore]  # not in the light installation
+
     fields = line.split()
     if len(fields) != len(_CRON_FIELDS):
         raise ValueError(

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from react_pipeline.settings.automation import AutomationConfig as AutomationConfig
 from react_pipeline.settings.corpus import CorpusConfig as CorpusConfig
+from react_pipeline.settings.dense import DenseConfig as DenseConfig
 from react_pipeline.settings.distributor import DistributorConfig as DistributorConfig
 from react_pipeline.settings.embedding import EmbeddingConfig as EmbeddingConfig
 from react_pipeline.settings.evaluation import ElevaterConfig as ElevaterConfig
@@ -33,16 +34,25 @@ RESERVED_SLUGS = frozenset({"all", "corpus", "current", "mean", "overview"})
 """What belongs to no domain in the store, in MLflow, in tables, and in the folder of a report."""
 
 
+HUB_PREFIX, FOLDER_PREFIX = "hf-hub:", "local-dir:"
+"""Before a model of the Hugging Face Hub, and before a folder, as open_clip names them."""
+
+_OF_WEIGHTS = ("pretrained", "quick_gelu", "mean", "std", "resize_mode")
+
+
 class EncoderConfig(Section):
     """The CLIP that embeds the corpus and is customized.
 
     Attributes:
-        model: An open_clip architecture (`ViT-B-32`), or `demo`.
-        pretrained: A tag of open_clip (`openai`), or the path of a checkpoint (.safetensors, .pt, .bin) or of a folder
-            written by `react_pipeline.clip.model.save`.
+        model: An open_clip architecture (`ViT-B-32`), `demo`, or a whole model as open_clip names it,
+            `hf-hub:organization/name` or `local-dir:folder`, which is read as `pretrained`.
+        pretrained: A tag of open_clip (`openai`), the path of a checkpoint (.safetensors, .pt, .bin), or a folder in
+            open_clip's form (`open_clip_config.json` with weights) as a path or as `hf-hub:organization/name@revision`.
         quick_gelu: Activation of the checkpoint; weights cannot reveal it. Unset: open_clip's own for that tag.
-        mean: Normalisation of the checkpoint, 3 values. Unset: open_clip's own for that tag.
+        mean: Normalisation of the checkpoint, 3 values. Unset: open_clip's own for that tag, or that of all tags.
         std: Likewise.
+        resize_mode: How images become square: `shortest` side and a cut, `longest` side and a border, or `squash`.
+            Unset: likewise.
     """
 
     model: Name = "ViT-B-32"
@@ -50,12 +60,27 @@ class EncoderConfig(Section):
     quick_gelu: bool | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    resize_mode: Literal["shortest", "longest", "squash"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_models_are_weights(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        fields = dict(given)
+        if str(fields.get("model", "")).startswith((HUB_PREFIX, FOLDER_PREFIX)):
+            if fields.get("pretrained") is not None:
+                raise ValueError(f"beside `model: {fields['model']}`, which has its own weights, remove `pretrained`")
+            fields["pretrained"] = fields.pop("model")
+        if isinstance(name := fields.get("pretrained"), str):
+            fields["pretrained"] = name.removeprefix(FOLDER_PREFIX)
+        return fields
 
     @model_validator(mode="after")
     def _weights_are_named(self) -> Self:
         if self.model != "demo" and not self.pretrained:
             raise ValueError("`pretrained` is missing: a tag of open_clip or the path of a checkpoint")
-        given = [name for name in ("pretrained", "quick_gelu", "mean", "std") if getattr(self, name) is not None]
+        given = [name for name in _OF_WEIGHTS if getattr(self, name) is not None]
         if self.model == "demo" and given:
             raise ValueError(
                 f"beside `model: demo`, made from installed packages, {', '.join(f'`{name}`' for name in given)} would "
@@ -169,6 +194,7 @@ class PipelineConfig(Section):
     retrieval: RetrievalConfig = RetrievalConfig()
     customization: CustomizationConfig = CustomizationConfig()
     elevater: ElevaterConfig = ElevaterConfig()
+    dense: DenseConfig = DenseConfig()
     automation: AutomationConfig = AutomationConfig()
     promotion: PromotionConfig = PromotionConfig()
     distributor: DistributorConfig = DistributorConfig()

@@ -16,6 +16,9 @@ from react_pipeline.settings.shard_patterns import REMOTE_SCHEMES as REMOTE_SCHE
 from react_pipeline.settings.shard_patterns import check_shard_name
 from react_pipeline.settings.training import Fraction, Section
 
+MAX_PIXELS = 89_478_485
+"""Of an image, width times height; half of the number at which Pillow refuses one."""
+
 _SECRET = re.compile(r"key|secret|token|password|credential|auth|header|cookie|signature", re.IGNORECASE)
 
 _FIELDS_OF_KINDS: dict[str, tuple[str, ...]] = {
@@ -127,7 +130,7 @@ class CorpusConfig(Section):
     indices: Path | None = None
     download: DownloadConfig = DownloadConfig()
     max_bad_fraction: Fraction = 0.1
-    max_pixels: int = Field(default=89_478_485, gt=0)
+    max_pixels: int = Field(default=MAX_PIXELS, gt=0)
     max_caption_chars: int = Field(default=2_000, gt=0)
 
     @field_validator("shards", "urls", mode="before")

@@ -81,7 +81,7 @@ def _refuse_bombs(path: Path, text: str) -> None:
         if isinstance(event, yaml.AliasEvent):
             problem = "YAML aliases (*name) are refused; write the value out"  # a few expand to gigabytes
         elif getattr(event, "tag", None) is not None:
-            problem = f"YAML tags ({event.tag}) are refused; write plain text, numbers, lists and mappings"
+            problem = "YAML tags (!!name) are refused; write plain text, numbers, lists and mappings"
         elif depth > MAX_DEPTH:
             problem = f"lists and mappings are nested more than {MAX_DEPTH} deep"
         elif len(getattr(event, "value", "")) > MAX_SCALAR:
@@ -108,6 +108,8 @@ def load_pipeline(path: Path) -> PipelineConfig:
     elevater = config.elevater
     if elevater.root is not None:
         elevater = elevater.model_copy(update={"root": _absolute(base, elevater.root).resolve()})
+    places = ((name, getattr(config.dense, name)) for name in ("root", "rpn_checkpoint", "student_backbone"))
+    located = {name: _absolute(base, path).resolve() for name, path in places if path is not None}
     store = _absolute(base, config.store).resolve()
     update = {
         "store": store,
@@ -116,6 +118,7 @@ def load_pipeline(path: Path) -> PipelineConfig:
         "corpus": corpus,
         "encoder": encoder,
         "elevater": elevater,
+        "dense": config.dense.model_copy(update=located),
     }
     return config.model_copy(update=update)
 

@@ -50,7 +50,6 @@ class IndexConfig(Section):
         training_rows: How many random rows cells and codes are trained on; unset: 64 a cell and at least 65,536.
         target_recall: nprobe, efSearch and the re-ranking are raised until recall@10 reaches this.
         rerank: So many times the hits wanted are fetched and ranked again by the stored vectors; unset: by key.
-        retrain_factor: A corpus that has grown by more than this since the training is indexed from scratch.
         recall_queries: How many held-out queries measure recall@10 and @100; as many others serve the tuning.
         min_recall: The check fails below this recall@10.
         min_recall_100: Likewise for recall@100, which is lower, since the parameters are tuned at 10.
@@ -62,7 +61,6 @@ class IndexConfig(Section):
     training_rows: int | None = Field(default=None, gt=0)
     target_recall: Fraction = 0.95
     rerank: int | None = Field(default=None, ge=1, le=1_000)
-    retrain_factor: float = Field(default=2, ge=1)
     recall_queries: int = Field(default=200, gt=0)
     min_recall: Fraction = 0.9
     min_recall_100: Fraction = 0.5

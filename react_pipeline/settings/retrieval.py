@@ -41,6 +41,8 @@ class RetrievalConfig(Section):
             reciprocal rank fusion.
         filter_by: What `fusion: filter` compares an image with: the mean of the class's `prompts` or of its `seeds`.
         k_per_prompt: Hits per prompt (or seed image) and mode (REACT counts per prompt, not per class).
+        search: How all prompts are searched: every stored vector is compared (`exact`), or those that the `index`
+            proposes. `auto`: exact, unless by an estimate the index saves more than ten minutes.
         max_per_class: Cap per class after duplicates are gone; the best stay.
         max_pairs: Pairs in all; the classes with most pairs give theirs up first. Unset: no limit.
         balance: Where a pair goes that several classes want: to the class that it fits `best`, or (`even`) to the class
@@ -54,8 +56,6 @@ class RetrievalConfig(Section):
         decontaminate: Whose labelled images are kept out: the domain's `own`, or those of `all` domains and of the
             data sets of ELEVATER that are there.
         max_text_fraction: Images of which more than this fraction is printed text are dropped. Unset: not looked for.
-        refill_rounds: How often a class takes its next best pairs for chosen ones that are not available; it asks for
-            2, 4, then 8 times what it lacks.
         shard_pairs: Pairs per collected training shard.
     """
 
@@ -63,6 +63,7 @@ class RetrievalConfig(Section):
     fusion: Literal["preference", "filter", "rrf"] = "preference"
     filter_by: Literal["prompts", "seeds"] = "prompts"
     k_per_prompt: int = Field(default=50, gt=0)
+    search: Literal["auto", "index", "exact"] = "auto"
     max_per_class: int = Field(default=200, gt=0)
     max_pairs: int | None = Field(default=None, gt=0)
     balance: Literal["best", "even"] = "best"
@@ -73,7 +74,6 @@ class RetrievalConfig(Section):
     near_duplicate_similarity: float = Field(default=0.98, gt=0, le=1.01)
     decontaminate: Literal["own", "all"] = "own"
     max_text_fraction: Fraction | None = None
-    refill_rounds: int = Field(default=3, ge=0)
     shard_pairs: int = Field(default=1_000, gt=0)
 
     @model_validator(mode="after")

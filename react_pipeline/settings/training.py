@@ -71,7 +71,6 @@ class TrainingConfig(Section):
         workers: Decoding processes of each training process; 0 decodes in the training process.
         processes: Training processes of this machine, one a GPU (or CPU processes).
         checkpoint_every: Steps between resumable states.
-        kept_states: How many of these are kept.
         probe_every: Steps between looks at the held-out pairs, which stop a training that has collapsed; 0: never.
     """
 
@@ -97,7 +96,6 @@ class TrainingConfig(Section):
     workers: int = Field(default=2, ge=0)
     processes: int = Field(default=1, gt=0)
     checkpoint_every: int = Field(default=100, gt=0)
-    kept_states: int = Field(default=2, gt=0)
     probe_every: int = Field(default=100, ge=0)
 
     @model_validator(mode="after")
@@ -112,7 +110,7 @@ class TrainingConfig(Section):
 SPEED_FIELDS = frozenset(
     {
         *("accumulation", "keep_prefix", "activation_checkpointing", "compile", "workers", "processes"),
-        *("checkpoint_every", "kept_states", "probe_every"),
+        *("checkpoint_every", "probe_every"),
     }
 )
 """Fields that change how fast or in how much memory a checkpoint is made, and not which: no part of its fingerprint."""

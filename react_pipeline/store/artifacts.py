@@ -35,6 +35,11 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
+def digest_of(value: Any) -> str:
+    """16 hexadecimal digits over a value of plain types; equal values give equal digests."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Artifact:
     """A published artifact: `path` is its directory, `manifest` what was recorded when it was published.
@@ -112,7 +117,7 @@ class Inputs:
             "parents": {name: parent.fingerprint for name, parent in self.parents.items()},
             "code_version": self.code_version,
         }
-        return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
+        return digest_of(identity)
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:

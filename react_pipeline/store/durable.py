@@ -40,6 +40,22 @@ def write_atomically(path: Path, text: str) -> None:
     fsync(path.parent)
 
 
+def append(descriptor: int, data: bytes) -> None:
+    """Append to a file opened for that; the data is on the disk when this returns, and not there if this raises.
+
+    Raises:
+        OSError: If the disk refuses it.
+    """
+    size = os.fstat(descriptor).st_size
+    try:
+        if os.write(descriptor, data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
+
+
 def link_or_copy(source: Path, target: Path) -> None:
     """Give a file another name on the same disk, or copy it where that cannot be."""
     target.parent.mkdir(parents=True, exist_ok=True)

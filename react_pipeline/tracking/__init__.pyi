@@ -1,11 +1,12 @@
 from .live import LiveRun as LiveRun
+from .log import Delivery as Delivery
 from .log import Tracking as Tracking
 from .notes import DAGSTER_VARIABLE as DAGSTER_VARIABLE
 from .notes import MLFLOW_VARIABLE as MLFLOW_VARIABLE
 from .notes import dagster_url as dagster_url
 from .notes import mlflow_url as mlflow_url
-from .registry import Delivery as Delivery
-from .registry import Registry as Registry
 from .values import METRICS_FILE as METRICS_FILE
 from .values import flatten as flatten
 from .versions import Version as Version
+from .views import models_url as models_url
+from .views import view_url as view_url

@@ -6,39 +6,62 @@ champion.
 
 An artifact is on disk before its run is written. It is queued in `<store>/.pending_tracking` first and leaves the
 queue when its run is FINISHED, so a server that is down or a killed process delays a run and never loses or doubles
-it: the `fingerprint` tag finds what is already there.
+it: the `fingerprint` tag finds what is already there. Verdicts wait in the same queue until the registry shows them.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from react_pipeline.evaluation import RESULTS
+from react_pipeline.pipeline import STAGES
 from react_pipeline.project import Project
-from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, locked
+from react_pipeline.promotion import RegistryEdit
+from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact
+from react_pipeline.tracking.models import MODEL_STAGES, Measured, find_model_id, log_model, model_of
 from react_pipeline.tracking.notes import dagster_url
-from react_pipeline.tracking.queue import PENDING, Queue, reason_of
-from react_pipeline.tracking.results import cost_rows, difference_rows
-from react_pipeline.tracking.runs import FINISHED, KILLED, Runs, log_params, log_rows, missing_rows
+from react_pipeline.tracking.queue import PENDING, VERDICT, Queue, reason_of
+from react_pipeline.tracking.registry import apply_verdict, entry_of, hand_edit
+from react_pipeline.tracking.results import best_of, cost_rows, difference_rows
+from react_pipeline.tracking.runs import FINISHED, KILLED, Runs, log_params, log_rows, log_tags, missing_rows
 from react_pipeline.tracking.system import read_spooled, spool_file
 from react_pipeline.tracking.values import created_ms, files_of, metrics_of, params_of, tags_of
+from react_pipeline.tracking.versions import Version, list_versions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, LoggedModel
+    from mlflow.entities import DatasetInput, Run
 
 logger = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 
-LIVE_STAGES = ("customized_checkpoint",)
-"""Stages that have a run while they are built."""
+LOCK = "tracking"
+"""Name of the store's lock of the queue."""
 
-DATASET_STAGES = {"retrieved_set": "training", "control_set": "training", "evaluation_set": "evaluation"}
-"""Stages that are data sets to MLflow, and the context in which a run reads them."""
+
+@dataclass
+class Logged:
+    """What was taken from the queue: runs by the file name of their entries, verdicts, and `notes` for a person."""
+
+    runs: dict[str, str] = field(default_factory=dict)
+    verdicts: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Result of a pass over the queue: how many verdicts were `applied`, how many wait, and `notes` for a person."""
+
+    applied: int = 0
+    waits: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class Tracking:
@@ -62,37 +85,70 @@ class Tracking:
         MLflow does not answer; the artifact stays queued then.
         """
         entry = self._put(project, artifact, dagster_run_id)
-        return self._log_queue(project, artifact, dagster_run_id).get(entry.name)
+        return self._log_queue(project, artifact, dagster_run_id).runs.get(entry.name)
 
     def log_pending(self, project: Project, *, patient: bool = False) -> dict[str, str]:
-        """Log everything queued; returns the run id of each entry that is logged now, by file name.
+        """Log everything queued; returns the run id of each artifact that is logged now, by the name of its entry.
 
         Args:
             project: The pipeline whose queue it is.
             patient: Try even if the server failed a moment ago.
         """
-        return self._log_queue(project, patient=patient)
+        return self._log_queue(project, patient=patient).runs
+
+    def apply(self, project: Project, artifact: Artifact | None = None, *, patient: bool = False) -> Delivery:
+        """Apply a verdict to the registry, after whatever waits; never raises, safe to repeat.
+
+        Args:
+            project: The pipeline whose queue it is.
+            artifact: Of the stage `promotion`; None: only what waits.
+            patient: Try even if the server failed a moment ago.
+        """
+        queue = self._queue(project)
+        if artifact is not None:
+            with project.store.locked(LOCK):
+                queue.put_verdict(artifact.key, artifact.fingerprint, entry_of(artifact))
+        logged = self._log_queue(project, patient=patient)
+        return Delivery(logged.verdicts, len(queue.verdicts()), tuple(logged.notes))
+
+    def hand_edit(self, project: Project, slug: str) -> RegistryEdit | None:
+        """What a person did to the alias `champion` since it was last written; None: nothing, or MLflow is down.
+
+        While verdicts of the domain wait, nothing is known.
+        """
+        if slug in self._queue(project).verdicts():
+            return None
+        return self._asked(project, lambda client: hand_edit(client, slug))
+
+    def versions(self, slug: str) -> list[Version]:
+        """The versions of a domain's model, oldest first.
+
+        Raises:
+            Exception: Whatever MLflow raises when it cannot be reached.
+        """
+        return list_versions(self.runs.connect(), slug)
 
     def _log_queue(
         self, project: Project, artifact: Artifact | None = None, dagster_run_id: str = "", *, patient: bool = False
-    ) -> dict[str, str]:
-        queue = self._queue(project)
+    ) -> Logged:
+        queue, logged = self._queue(project), Logged()
         if not queue.entries() or queue.rests(patient=patient):
-            return {}
-        runs: dict[str, str] = {}
-        with locked(project.store.root / ".locks" / "tracking.lock"):
+            return logged
+        with project.store.locked(LOCK):
             if artifact is not None:
                 # Another process may have logged it while this one waited; its run is wanted all the same.
                 self._put(project, artifact, dagster_run_id)
             try:
                 client = self.runs.connect()
-                self._log_entries(client, project, runs)
-                if artifact is not None and artifact.stage in LIVE_STAGES:
+                self._log_entries(client, project, logged)
+                if artifact is not None and artifact.stage in STAGES and STAGES[artifact.stage].scope == "trained":
                     self._close_abandoned(client, project, artifact)
             except Exception as error:  # whatever MLflow, its database or the network raise
                 self.runs.forget()
                 queue.rest(error)
-        return runs
+        for note in logged.notes:
+            logger.warning("%s", note)
+        return logged
 
     def _queue(self, project: Project) -> Queue:
         return Queue(self.uri, project.store.root / PENDING)
@@ -101,8 +157,8 @@ class Tracking:
         identity = {"stage": artifact.stage, "key": artifact.key, "fingerprint": artifact.fingerprint}
         return self._queue(project).put(_name(**identity), {**identity, "dagster_run_id": dagster_run_id})
 
-    def _log_entries(self, client: MlflowClient, project: Project, runs: dict[str, str]) -> None:
-        """Log what waits into `runs`, longest waiting first.
+    def _log_entries(self, client: MlflowClient, project: Project, logged: Logged) -> None:
+        """Log what waits, longest waiting first.
 
         One failure among successes is the entry's own; two in a row, or nothing else, is the server's.
 
@@ -111,24 +167,39 @@ class Tracking:
         """
         failed: dict[str, Exception] = {}
         in_a_row = 0
-        for entry in sorted(self._queue(project).entries(), key=lambda path: path.stat().st_mtime):
-            try:
-                runs[entry.name] = self._log_entry(client, project, json.loads(entry.read_text()))
-            except Exception as error:
-                entry.touch()  # to the end of the queue, so that bad entries delay the others only once
-                in_a_row += 1
-                if in_a_row > 1:
-                    raise
-                failed[entry.stem] = error
-            else:
-                entry.unlink()
+        for group in self._queue(project).groups():
+            for number, path in enumerate(group):
+                try:
+                    entry = json.loads(path.read_text(encoding="utf-8"))
+                    if VERDICT.fullmatch(path.stem):
+                        checkpoint = partial(self._log_now, client, project)
+                        logged.notes += apply_verdict(client, project, entry, checkpoint)
+                        logged.verdicts += 1
+                    else:
+                        logged.runs[path.name] = self._log_entry(client, project, entry)
+                except Exception as error:
+                    for waiting in group[number:]:
+                        waiting.touch()  # to the end of the queue, so that bad entries hold up others no more than once
+                    in_a_row += 1
+                    if in_a_row > 1:
+                        raise
+                    failed[path.stem] = error
+                    break
+                path.unlink()
                 in_a_row = 0
         for name, reason in failed.items():
-            if not any(runs.values()):
+            if not (any(logged.runs.values()) or logged.verdicts):
                 raise reason
             logger.warning(
                 "%s could not be logged to MLflow, trying again at the next run: %s", name, reason_of(reason)
             )
+
+    def _log_now(self, client: MlflowClient, project: Project, stage: str, key: str, fingerprint: str) -> str:
+        """The run of an artifact, which may wait in the queue; logging it twice costs one look-up. "" if it is gone."""
+        identity = {"stage": stage, "key": key, "fingerprint": fingerprint}
+        waiting = self._queue(project).folder / f"{_name(**identity)}.json"
+        entry = json.loads(waiting.read_text()) if waiting.exists() else {**identity, "dagster_run_id": ""}
+        return self._log_entry(client, project, entry)
 
     def _close_abandoned(self, client: MlflowClient, project: Project, artifact: Artifact) -> None:
         """Close what trainings with another configuration left RUNNING when they were killed: none will go on."""
@@ -143,10 +214,13 @@ class Tracking:
 
     def logged(self, project: Project) -> set[str] | None:
         """Fingerprints of the artifacts that are logged; None, with a warning, when MLflow does not answer."""
+        return self._asked(project, self.runs.finished)
+
+    def _asked(self, project: Project, question: Callable[[MlflowClient], Answer]) -> Answer | None:
         if (queue := self._queue(project)).rests():
             return None
         try:
-            return self.runs.finished(self.runs.connect())
+            return question(self.runs.connect())
         except Exception as error:  # whatever MLflow, its database or the network raise
             self.runs.forget()
             queue.rest(error)
@@ -156,9 +230,10 @@ class Tracking:
         """Where a browser shows a run; None for a database over which no server is known: `ui` starts one."""
         return self.runs.url(run_id)
 
-    def count_pending(self, project: Project) -> int:
-        """How many artifacts wait to be logged."""
-        return len(self._queue(project).entries())
+    def count_pending(self, project: Project, *, verdicts: bool = False) -> int:
+        """How many artifacts and verdicts wait to be logged, or `verdicts` alone."""
+        queue = self._queue(project)
+        return len(queue.verdicts() if verdicts else queue.entries())
 
     def prepare(self) -> None:
         """Create the database and the experiment, so that programs which open them later find them whole.
@@ -182,59 +257,54 @@ class Tracking:
         log_params(client, run_id, params_of(artifact))
         # What a live training or a killed call has written stays as it is; only what is missing is added.
         spooled = spool_file(project.store.root / PENDING, artifact.fingerprint)
+        measured = self._log_inputs(client, project, artifact, run_id)
         rows = chain(metrics_of(artifact), cost_rows(project, artifact), read_spooled(spooled))
-        log_rows(client, run_id, missing_rows(client, run_id, rows) if found else rows)
+        log_rows(client, run_id, missing_rows(client, run_id, rows) if found else rows, measured)
         spooled.unlink(missing_ok=True)
         for path in files_of(artifact):
             client.log_artifact(run_id, str(path))
-        if datasets := _datasets(artifact):
-            client.log_inputs(run_id, datasets=datasets)
-        if artifact.stage == "customized_checkpoint":
-            self._register(client, artifact, run_id)
+        if artifact.stage in MODEL_STAGES:
+            log_model(client, self.runs.experiment_id, artifact, run_id)
         if artifact.stage == "comparison":
             self._log_differences(client, project, artifact)
+        if artifact.stage in ("comparison", "overview"):
+            self._log_best(client, artifact, run)
         client.set_terminated(run_id, FINISHED, created_ms(artifact))
         return run_id
+
+    def _log_inputs(self, client: MlflowClient, project: Project, artifact: Artifact, run_id: str) -> Measured:
+        """Write which data sets and which model a run read; of a result, what its figures were measured of."""
+        from mlflow.entities import LoggedModelInput
+
+        datasets, models, model_id = _datasets(artifact), [], None
+        if (model := model_of(artifact)) is not None:
+            find = partial(find_model_id, client, self.runs.experiment_id, model[2])
+            # Its own run may still wait in the queue behind this one.
+            if (model_id := find()) is None and self._log_now(client, project, *model):
+                model_id = find()
+            models = [LoggedModelInput(model_id)] if model_id else []
+        if datasets or models:
+            client.log_inputs(run_id, datasets, models)
+        if artifact.stage != RESULTS:
+            return Measured()
+        return Measured(model_id, *((datasets[0].dataset.name, datasets[0].dataset.digest) if datasets else ()))
 
     def _log_differences(self, client: MlflowClient, project: Project, comparison: Artifact) -> None:
         """Write what a comparison found to the runs of its results, so that they can be compared by it."""
         for method, rows in difference_rows(comparison).items():
             if (fingerprint := comparison.parents.get(method)) is None:
                 continue
-            result = {"stage": RESULTS, "key": f"{comparison.key}/{method}", "fingerprint": fingerprint}
-            waiting = project.store.root / PENDING / f"{_name(**result)}.json"
-            entry = json.loads(waiting.read_text()) if waiting.exists() else {**result, "dagster_run_id": ""}
-            # Its run may still wait in the queue behind this one; logging it twice costs one look-up.
-            if run_id := self._log_entry(client, project, entry):
-                # The cost once more, for runs that were finished before results had it.
-                log_rows(client, run_id, [*rows, *cost_rows(project, project.store.open(**result))])
+            key = f"{comparison.key}/{method}"
+            if run_id := self._log_now(client, project, RESULTS, key, fingerprint):
+                result = project.store.open(RESULTS, key, fingerprint)
+                log_rows(client, run_id, rows, self._log_inputs(client, project, result, run_id))
 
-    def _register(self, client: MlflowClient, artifact: Artifact, run_id: str) -> None:
-        """A version of `react-<domain>` that points at the safetensors in the store; nothing is pickled or copied."""
-        domain, method = artifact.key.split("/")
-        name = f"react-{domain}"
-        tags = {"fingerprint": artifact.fingerprint, "method": method, "path": str(artifact.path)}
-        if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name, description=f"CLIP customized to the domain {domain!r} by REACT")
-        if client.search_model_versions(f"name = '{name}' and tags.fingerprint = '{artifact.fingerprint}'"):
-            return
-        model = self._logged_model(client, artifact, run_id, tags)
-        # `models:/<id>` would be looked up at MLflow's global tracking URI, which need not be this one.
-        client.create_model_version(
-            name, model.artifact_location, run_id, tags=tags, await_creation_for=0, model_id=model.model_id
-        )
-
-    def _logged_model(self, client: MlflowClient, artifact: Artifact, run_id: str, tags: dict[str, str]) -> LoggedModel:
-        # As mlflow.create_external_model does, without its global state (active run, tracking URI).
-        from mlflow.models.utils import get_external_mlflow_model_spec
-
-        name = artifact.key.replace("/", "-")
-        external = {**tags, "mlflow.model.isExternal": "true"}
-        model = client.create_logged_model(self.runs.experiment_id, name, run_id, tags=external, model_type="open_clip")
-        with tempfile.TemporaryDirectory() as directory:
-            get_external_mlflow_model_spec(model).save(str(Path(directory) / "MLmodel"))
-            client.log_model_artifacts(model.model_id, directory)
-        return client.finalize_logged_model(model.model_id, "READY")
+    def _log_best(self, client: MlflowClient, report: Artifact, run: Run) -> None:
+        """Write the figures of the best method on the run of the domain, or of all domains."""
+        parent_id = run.data.tags["mlflow.parentRunId"]
+        tags, rows = best_of(report)
+        log_tags(client, parent_id, tags)
+        log_rows(client, parent_id, rows)
 
 
 def _name(stage: str, key: str, fingerprint: str) -> str:
@@ -255,8 +325,8 @@ def _datasets(artifact: Artifact) -> list[DatasetInput]:
                 source_type="local",
                 source=json.dumps({"uri": str(root / stage / key / fingerprint)}),
             ),
-            [InputTag("mlflow.data.context", DATASET_STAGES[stage])],
+            [InputTag("mlflow.data.context", "evaluation" if row.group == "evaluation" else "training")],
         )
         for stage, fingerprint in read.items()
-        if stage in DATASET_STAGES
+        if (row := STAGES.get(stage)) is not None and row.scope == "domain" and not row.gathers
     ]

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 from react_pipeline.pipeline import ALL
 from react_pipeline.store import locked
+from react_pipeline.tracking.models import Measured
 from react_pipeline.tracking.notes import NOTE_TAG as NOTE_TAG
 from react_pipeline.tracking.notes import mlflow_url
 from react_pipeline.tracking.values import MAX_TAG_CHARS, TRAINING_PREFIX, Row
+from react_pipeline.tracking.views import run_url, save_views, view_url
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -30,7 +32,7 @@ GROUPS = {"overview": "all domains"}
 """The parent run of what belongs to no domain and not to the corpus."""
 
 EXPERIMENT_KIND_TAG, MODEL_DEVELOPMENT = "mlflow.experimentKind", "custom_model_development"
-"""What MLflow calls an experiment of trainings. Its page does not look at it since 3.17: see `Runs.table_url`."""
+"""What MLflow calls an experiment of trainings."""
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
@@ -56,15 +58,11 @@ class Runs:
     def url(self, run_id: str) -> str | None:
         """Where a browser shows a run; None when the tracking URI is a database and no server over it is known."""
         address = mlflow_url(self._address, self.uri)
-        return f"{address}/#/experiments/{self.experiment_id}/runs/{run_id}" if address else None
+        return run_url(address, self.experiment_id, run_id) if address else None
 
     def table_url(self, address: str) -> str:
-        """Where the server at `address` shows the table of the runs, after `connect`.
-
-        It names the mode, because MLflow opens an experiment as one of language models, with an empty page of
-        traces, unless the user of the browser chose otherwise; no tag of the experiment changes that.
-        """
-        return f"{address}/#/experiments/{self.experiment_id}/runs?workflowType=machine_learning"
+        """Where the server at `address` shows the results of all methods, after `connect`."""
+        return view_url(address, self.experiment_id)
 
     def forget(self) -> None:
         """Look the experiment up again at the next `connect`: the server may have been replaced."""
@@ -94,12 +92,12 @@ class Runs:
     def _with_experiment(self, client: MlflowClient, artifacts: Path | None) -> MlflowClient:
         if self._experiment_id is None:
             found = client.get_experiment_by_name(self.experiment)
-            location = None if artifacts is None else artifacts.resolve().as_uri()
-            self._experiment_id = (
-                found.experiment_id
-                if found
-                else client.create_experiment(self.experiment, location, {EXPERIMENT_KIND_TAG: MODEL_DEVELOPMENT})
-            )
+            if found is None:
+                location = None if artifacts is None else artifacts.resolve().as_uri()
+                tags = {EXPERIMENT_KIND_TAG: MODEL_DEVELOPMENT}
+                found = client.get_experiment(client.create_experiment(self.experiment, location, tags))
+            save_views(client, found)
+            self._experiment_id = found.experiment_id
         return client
 
     def open(
@@ -178,11 +176,14 @@ def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None
         client.log_batch(run_id, tags=entries[start : start + MAX_TAGS_AND_PARAMS])
 
 
-def log_rows(client: MlflowClient, run_id: str, rows: Iterable[Row]) -> None:
-    """Write metrics. MLflow drops a row that it has with the same name, value, step and time."""
+def log_rows(client: MlflowClient, run_id: str, rows: Iterable[Row], measured: Measured | None = None) -> None:
+    """Write metrics, and of what they were measured.
+
+    MLflow drops a row that it has with the same name, value, step and time.
+    """
     from mlflow.entities import Metric
 
-    entries = [Metric(row.name, row.value, row.time_ms, row.step) for row in rows]
+    entries = [Metric(row.name, row.value, row.time_ms, row.step, *(measured or ())) for row in rows]
     for start in range(0, len(entries), MAX_METRICS):
         client.log_batch(run_id, metrics=entries[start : start + MAX_METRICS])
 

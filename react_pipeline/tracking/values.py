@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from react_pipeline.pipeline import ALL
+from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.store import MANIFEST, Artifact, Inputs
 from react_pipeline.tracking.notes import NOTE_TAG, links, note
 
@@ -30,9 +30,6 @@ MAX_LOGGED_BYTES, MAX_LOGGED_PAGE_BYTES = 5_000_000, 25_000_000
 A page carries its script and pictures with it, so it may be larger."""
 
 HEADLINE_METRIC = "top1"
-
-REPORT_STAGES = ("comparison", "overview")
-"""Their tables are copied as parquet too: they are small, and what a notebook reads."""
 
 
 class Row(NamedTuple):
@@ -140,7 +137,9 @@ def _lineage_tags(
 def files_of(artifact: Artifact) -> Iterator[Path]:
     """The small files of the top level that a person may want to see, and the manifest."""
     for name, recorded in artifact.manifest["files"].items():
-        wanted = (*LOGGED_SUFFIXES, ".parquet") if artifact.stage in REPORT_STAGES else LOGGED_SUFFIXES
+        # The tables of pages with figures are small, and what a notebook reads.
+        is_page = artifact.stage in STAGES and "plotly" in STAGES[artifact.stage].kinds
+        wanted = (*LOGGED_SUFFIXES, ".parquet") if is_page else LOGGED_SUFFIXES
         limit = MAX_LOGGED_PAGE_BYTES if name.endswith(".html") else MAX_LOGGED_BYTES
         if "/" not in name and name.endswith(wanted) and recorded["bytes"] <= limit:
             yield artifact.path / name

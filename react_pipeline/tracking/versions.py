@@ -122,8 +122,10 @@ def describe(
     if verdict.test is not None:
         tags |= {"gain": f"{verdict.test.gain:+.4f}", "interval": f"{verdict.test.low:+.4f} {verdict.test.high:+.4f}"}
         tags |= {"confidence": f"{verdict.test.confidence:.4f}", "compared_with": verdict.champion_before.method}
+        tags |= {"judged": str(verdict.test.judged)} if verdict.test.judged else {}
     for tag, value in tags.items():
-        client.set_model_version_tag(version.name, version.version, tag, value[:MAX_TAG_CHARS])
+        if value:
+            client.set_model_version_tag(version.name, version.version, tag, value[:MAX_TAG_CHARS])
     if DETHRONED_TAG in version.tags:
         client.delete_model_version_tag(version.name, version.version, DETHRONED_TAG)
     text = f"{shown} on {decided}: {verdict.reason}"

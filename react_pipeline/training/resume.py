@@ -21,6 +21,9 @@ from react_pipeline.store import fsync, link_or_copy
 
 logger = logging.getLogger(__name__)
 
+KEPT_STATES = 2
+"""How many of the newest states are kept: one more than needed, since the newest may be damaged."""
+
 
 @dataclass
 class TrainingState:
@@ -42,7 +45,7 @@ class TrainingState:
     draws: str = ""
 
 
-def save_state(directory: Path, step: int, seconds: float, state: TrainingState, kept: int) -> None:
+def save_state(directory: Path, step: int, seconds: float, state: TrainingState, kept: int = KEPT_STATES) -> None:
     """Write the state after `step` steps and `seconds`; remove all but the newest `kept`."""
     trained, optimizer = state.trained, state.optimizer
     directory.mkdir(parents=True, exist_ok=True)

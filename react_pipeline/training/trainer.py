@@ -273,7 +273,7 @@ class Trainer:
         due = done % training.checkpoint_every == 0
         if due:
             log.flush()
-            save_state(self.scratch, done, seconds, state, training.kept_states)
+            save_state(self.scratch, done, seconds, state)
         if not (training.probe_every and len(self.held_out)) or done % training.probe_every or done == training.steps:
             return
         if due:

@@ -1,2 +1,12 @@
+from .classifier import Classifier as Classifier
+from .classifier import Origin as Origin
+from .classifier import is_exported as is_exported
 from .exported_folder import export as export
 from .exported_folder import other_champion as other_champion
+from .judge import prepare_log as prepare_log
+from .judge_page import create_page as create_page
+from .predict import Done as Done
+from .predict import Options as Options
+from .predict import embed_pictures as embed_pictures
+from .predict import predict_pictures as predict_pictures
+from .sort_into import sort_into as sort_into

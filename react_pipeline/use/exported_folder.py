@@ -9,7 +9,8 @@ The folder::
     open_clip_model.safetensors   the weights, byte for byte those of the checkpoint
     react-<fingerprint>.json      the architecture alone, for open_clip 2.32; only where plain open_clip can load it
     text/, tokenizer files        config and tokenizer of a text tower that comes from transformers
-    head.safetensors, head.json   of a `linear-head`: one vector per class; the model is then the base's
+    head.safetensors, head.json   one vector per class; their names, and the temperature of the softmax
+    model.onnx                    image tower and class vectors for onnxruntime; only if asked for
     README.md, export.json        the model card; what was exported, with the SHA-256 of every file
 """
 
@@ -20,11 +21,19 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.clip import HEAD_ABOUT_FILE, HEAD_FILE, require_allowed
+from react_pipeline.clip import (
+    HEAD_ABOUT_FILE,
+    HEAD_FILE,
+    LOGIT_SCALE,
+    load,
+    prompt_templates,
+    require_allowed,
+    zero_shot_head,
+)
 from react_pipeline.lineage import fresh
 from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
@@ -40,17 +49,16 @@ from react_pipeline.store import (
     lock,
     sha256_of,
 )
+from react_pipeline.use.chosen_model import CHAMPION, calibration_of, trained_for
+from react_pipeline.use.classifier import RECORD_FILE
 from react_pipeline.use.model_card import Loading, model_card
+from react_pipeline.use.onnx_model import write_onnx
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
 TEXT = "text/"
 """Where `model.save` puts config and tokenizer of a text tower of transformers."""
 
-CHAMPION = "champion"
-"""Names the champion in place of a method."""
-
-RECORD_FILE = "export.json"
 FORMAT = 1
 
 
@@ -72,7 +80,9 @@ class _Model:
         return self.gated or timm_name.startswith("react_demo")
 
 
-def export(project: Project, slug: str, method: str, directory: Path | str, *, overwrite: bool = False) -> Path:
+def export(
+    project: Project, slug: str, method: str, directory: Path | str, *, overwrite: bool = False, onnx: bool = False
+) -> Path:
     """Write the customized checkpoint of a domain and method as a folder of its own, with a model card.
 
     The folder appears when it is complete: it is written beside its place under a hidden name, and renamed last. With
@@ -84,6 +94,7 @@ def export(project: Project, slug: str, method: str, directory: Path | str, *, o
             other inputs than today's.
         directory: The folder to make; empty or absent.
         overwrite: Replace an earlier export. Folders that no export wrote are never replaced.
+        onnx: Write the image tower with the class vectors as `model.onnx` too, see `onnx_model`.
 
     Returns:
         The folder, as an absolute path.
@@ -109,6 +120,9 @@ def export(project: Project, slug: str, method: str, directory: Path | str, *, o
         target.parent.mkdir(parents=True, exist_ok=True)
         with _staging(target) as staging:
             loading = write_model(project, checkpoint, staging)
+            write_head(project, checkpoint, staging)
+            if onnx:
+                loading = replace(loading, onnx_difference=write_onnx(staging))
             card = model_card(project, checkpoint, loading, crowned)
             (staging / "README.md").write_text(card, encoding="utf-8")
             _write_record(staging, checkpoint, crowned)
@@ -187,8 +201,6 @@ def write_model(project: Project, checkpoint: Artifact, staging: Path) -> Loadin
         # Else open_clip 2.32 would fetch weights that are overwritten at once.
         vision_cfg["timm_model_pretrained"] = False
     _write_json(staging / CONFIG_FILE, model.config)
-    for name in (HEAD_FILE, HEAD_ABOUT_FILE) if head else ():
-        _copy(checkpoint, name, staging / name)
     registered = None
     if not model.ours_alone:
         # open_clip 2.32 chooses the tokenizer by the name of the architecture, so the domain's name is kept out of it.
@@ -196,6 +208,25 @@ def write_model(project: Project, checkpoint: Artifact, staging: Path) -> Loadin
         _write_json(staging / f"{registered}.json", model.config["model_cfg"])
     from_inside = bool(text_cfg.get("hf_model_name") or text_cfg.get("hf_tokenizer_name"))
     return Loading(gated=model.gated, registered=registered, from_inside=from_inside, head=head)
+
+
+def write_head(project: Project, checkpoint: Artifact, staging: Path) -> None:
+    """Add the class vectors to a folder that holds the model: of a `linear-head` the trained ones, else zero-shot."""
+    from safetensors.torch import save_file
+
+    slug, method = checkpoint.key.split("/")
+    domain = trained_for(project, checkpoint)
+    about: dict[str, Any] = {}
+    if HEAD_FILE in checkpoint.manifest["files"]:
+        _copy(checkpoint, HEAD_FILE, staging / HEAD_FILE)
+        about = json.loads(checkpoint.file(HEAD_ABOUT_FILE).read_text(encoding="utf-8"))
+    else:
+        head = zero_shot_head(load(staging), domain.class_names, prompt_templates(domain)).contiguous()
+        save_file({"head": head}, staging / HEAD_FILE)
+        about = {"classes": domain.class_names, "templates": prompt_templates(domain), "embed_dim": len(head)}
+    temperature, calibrated_on = calibration_of(project, checkpoint, slug, method, domain)
+    about |= {"logit_scale": LOGIT_SCALE, "temperature": temperature, "calibrated_on": calibrated_on}
+    _write_json(staging / HEAD_ABOUT_FILE, about)
 
 
 def _copy(artifact: Artifact, name: str, place: Path) -> None:

@@ -22,6 +22,7 @@ from react_pipeline.project import Project
 from react_pipeline.promotion import Measured, Reign, results_of
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.store import Artifact, InputError
+from react_pipeline.use.chosen_model import pairs_of_checkpoint, trained_for
 
 MAX_NAMES = 200
 """Class names beyond this many are counted, not listed."""
@@ -44,13 +45,15 @@ class Loading:
         gated: It has gated blocks.
         registered: Name under which plain open_clip 2.32 gets the architecture; None where plain open_clip refuses it.
         from_inside: Parts are found by relative paths, so open_clip must run inside the folder.
-        head: It holds a linear head beside the base's model.
+        head: Its class vectors were trained, on the base's model; else they are those of the class names.
+        onnx_difference: Of `model.onnx` from torch; None if it was not written.
     """
 
     gated: bool
     registered: str | None
     from_inside: bool
     head: bool
+    onnx_difference: float | None = None
 
 
 def model_card(project: Project, checkpoint: Artifact, loading: Loading, crowned: Reign | None = None) -> str:
@@ -70,8 +73,8 @@ def model_card(project: Project, checkpoint: Artifact, loading: Loading, crowned
         title, description = domain.title or slug, domain.description
     except InputError:  # its file is gone, and its champion is not
         title, description = slug, ""
-    pairs = _pairs(project, checkpoint)
-    names = _class_names(project, pairs)
+    pairs = pairs_of_checkpoint(project, checkpoint)
+    names = trained_for(project, checkpoint).class_names
     measured, figures = _figures(project, checkpoint, crowned)
     return render(
         "use",
@@ -90,18 +93,6 @@ def model_card(project: Project, checkpoint: Artifact, loading: Loading, crowned
         control=method.endswith(CONTROL_SUFFIX),
         **licence_tables(project),
     )
-
-
-def _pairs(project: Project, checkpoint: Artifact) -> Artifact:
-    """The pairs that it was trained on."""
-    stage = "control_set" if checkpoint.key.endswith(CONTROL_SUFFIX) else "retrieved_set"
-    return project.store.open(stage, checkpoint.key.split("/")[0], checkpoint.parents[stage])
-
-
-def _class_names(project: Project, pairs: Artifact) -> list[str]:
-    if pairs.stage == "control_set":
-        pairs = project.store.open("retrieved_set", pairs.key, pairs.parents["retrieved_set"])
-    return [str(entry["name"]) for entry in pairs.manifest["config"]["classes"]]
 
 
 def _shown_results(project: Project, checkpoint: Artifact, crowned: Reign | None) -> dict[str, Artifact | None]:

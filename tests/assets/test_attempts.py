@@ -12,10 +12,10 @@ from support_automation import Upkeep, running_daemon, wait_for
 from support_launch import dagster_home
 from support_upkeep import METHODS, build, build_all, edit_domain
 
-from assets import attempts, declared, upkeep_sensor
-from assets.attempts import CHECK_TAG, WAIT_HOURS, code_digest
-from assets.partitions import DOMAINS, domain_partitions, partition_of
-from assets.reporting import readable_failures
+from react_pipeline.assets import attempts, declared, upkeep_sensor
+from react_pipeline.assets.attempts import INPUTS_TAG, WAIT_HOURS, code_digest
+from react_pipeline.assets.partitions import DOMAINS, domain_partitions, partition_of
+from react_pipeline.assets.reporting import readable_failures
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
@@ -56,7 +56,7 @@ def test_fault_that_may_pass_is_tried_again_when_its_time_has_come(
 ) -> None:
     begin(upkeep, StoreWriteError("disk full"))
     assert upkeep.tick() == set()
-    assert "failed: " in upkeep.log and "disk full; asked for again after 20" in upkeep.log
+    assert "failed: " in upkeep.log and "disk full; retried after 20" in upkeep.log
     assert "UTC, try 2 of 6" in upkeep.log
     monkeypatch.setattr(attempts, "WAIT_HOURS", NO_WAIT)
     assert ("corpus", None) in upkeep.tick()
@@ -151,26 +151,28 @@ def lapse(instance: dg.DagsterInstance, slug: str = "shapes") -> None:
     assert not done.success and not done.get_asset_check_evaluations()
 
 
-def test_check_that_never_answered_is_evaluated_again_and_then_waited_for(
-    kept_up: Project, upkeep: Upkeep, hasty: None
+def test_artifact_whose_check_never_answered_is_asked_for_again_and_then_waited_for(
+    kept_up: Project, upkeep: Upkeep, hasty: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build_all(kept_up, ["shapes"], until="retrieved_set")
     lapse(upkeep.instance)
-    assert upkeep.tick() == set()
+    assert upkeep.tick() == {("retrieved_set", "shapes")}
     reported = "gated-image: not asked for yet: classes_have_pairs of retrieved_set was not evaluated: run "
-    assert reported in upkeep.log and "stale file handle; evaluated now" in upkeep.log
+    assert reported in upkeep.log and "stale file handle" in upkeep.log
     (request,) = upkeep.requests
-    assert request.asset_check_keys == [CLASSES] and request.asset_selection == []
-    job = upkeep.repository.get_job(request.job_name).get_subset(
-        asset_selection=set(), asset_check_selection=set(request.asset_check_keys)
-    )
-    # The artifact was made up and has no figures, so the check fails again, this time by itself.
-    job.execute_in_process(instance=upkeep.instance, tags=request.tags, raise_on_error=False)
+    job = upkeep.repository.get_job(request.job_name).get_subset(asset_selection=set(request.asset_selection))
+    made = kept_up.store.current("retrieved_set", "shapes").fingerprint
+    # The artifact was made up and has no figures, so the check fails again.
+    job.execute_in_process(instance=upkeep.instance, partition_key="shapes", tags=request.tags, raise_on_error=False)
+    assert kept_up.store.current("retrieved_set", "shapes").fingerprint == made
     assert upkeep.tick() == {("comparison", "shapes")}, "what needs no checkpoint goes on"
-    assert "failed: KeyError: 'starving'; asked for again after" in upkeep.log
-    assert "or execute it on the page Checks of its asset" in upkeep.log
-    answer = dg.AssetCheckEvaluation(CLASSES.asset_key, CLASSES.name, passed=True, blocking=True, partition="shapes")
-    upkeep.instance.report_runless_asset_event(answer)
+    assert "KeyError: 'starving'" in upkeep.log and "; retried after" in upkeep.log
+    with monkeypatch.context() as patch:
+        patch.setattr(attempts, "WAIT_HOURS", NO_WAIT)
+        assert ("retrieved_set", "shapes") in upkeep.tick(), "whatever the error of the check"
+    for check in declared.blocking_checks("retrieved_set"):
+        answer = dg.AssetCheckEvaluation(check.asset_key, check.name, passed=True, blocking=True, partition="shapes")
+        upkeep.instance.report_runless_asset_event(answer)
     assert GATED in upkeep.tick()
 
 
@@ -179,7 +181,7 @@ def test_check_is_waited_for_while_its_run_is_active(
 ) -> None:
     build_all(kept_up, ["shapes"], until="retrieved_set")
     lapse(upkeep.instance)
-    monkeypatch.setattr(upkeep_sensor, "is_under_way", lambda run: True)
+    monkeypatch.setattr(upkeep_sensor, "is_under_way", lambda *_: True)
     assert upkeep.tick() == set() and not upkeep.requests
     assert upkeep.reported.endswith("not up to date yet: runs are queued or in progress")
 
@@ -199,7 +201,7 @@ def test_check_that_answers_while_it_is_looked_at_is_not_evaluated_again(
         return whole(run_id)  # ended by now
 
     monkeypatch.setattr(upkeep.instance, "get_run_by_id", answered)
-    assert GATED in upkeep.tick() and all(request.asset_selection for request in upkeep.requests)
+    assert GATED in upkeep.tick() and ("retrieved_set", "shapes") not in upkeep.tags
     assert "was not evaluated" not in upkeep.log
 
 
@@ -251,5 +253,5 @@ def test_daemon_evaluates_a_check_that_never_answered_and_trains(
             wait_for(lambda: trained[1] in project.store.keys(trained[0]), 300, "trained checkpoint", log)
         with dg.DagsterInstance.from_config(str(home)) as instance:
             runs = instance.get_runs()
-    again = [run for run in runs if CHECK_TAG + CLASSES.name in run.tags]
-    assert [run.status for run in again] == [dg.DagsterRunStatus.SUCCESS] and not again[0].asset_selection
+    again = [run for run in runs if INPUTS_TAG + "retrieved_set" in run.tags]
+    assert [run.status for run in again] == [dg.DagsterRunStatus.SUCCESS]

@@ -13,12 +13,12 @@ from conftest import write_project
 from mlflow import MlflowClient
 from PIL import Image
 from support_elevater import write_elevater
-from support_launch import dagster_home
+from support_launch import dagster_home, metadata_of
 
-from assets.benchmark_checks import bad_features, contradictions, count_test_images, look_for_test_images
-from assets.definitions import build_defs
-from assets.launch import Launch, Summary, materialize, open_instance, plan
-from assets.partitions import partition_of
+from react_pipeline.assets.benchmark_checks import bad_features, contradictions, count_test_images, look_for_test_images
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.launch import Summary, materialize, open_instance, plan
+from react_pipeline.assets.partitions import partition_of
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Inputs
 
@@ -51,17 +51,10 @@ def launched(
             yield Launched(project, first, second, instance)
 
 
-def metadata_of(launched: Launched, asset: str, partition: str) -> dict[str, object]:
-    records = launched.instance.fetch_materializations(
-        dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[partition]), limit=1
-    ).records
-    return {name: value.value for name, value in records[0].asset_materialization.metadata.items()}
-
-
 @pytest.mark.slow
 @pytest.mark.operations
 def test_benchmark_is_built_for_every_method_and_a_second_launch_reuses_all(launched: Launched) -> None:
-    assert not launched.first.failures and not launched.first.skipped
+    assert not launched.first.failed and not launched.first.skipped
     # Features and results of three methods, and their comparison.
     assert (launched.second.built, launched.second.reused) == (0, 7)
 
@@ -100,7 +93,7 @@ def test_test_images_among_the_pairs_are_unmeasured_where_there_is_nothing_to_co
 @pytest.mark.operations
 def test_dagster_and_mlflow_show_the_published_figures(launched: Launched) -> None:
     artifact = launched.project.store.current("benchmark_results", "shapes/gated-image")
-    shown = metadata_of(launched, "benchmark_results", partition_of("shapes/gated-image"))
+    shown = metadata_of(launched.instance, "benchmark_results", partition_of("shapes/gated-image"))
     run = MlflowClient(launched.project.config.tracking_uri).get_run(str(shown["mlflow_run_id"]))
     for name in ("mean.zero-shot", "value.zero-shot.mnist", "datasets_evaluated"):
         assert shown[name] == run.data.metrics[name]
@@ -121,26 +114,32 @@ def test_comparison_counts_what_both_have_and_names_the_linear_head_as_left_out(
     assert artifact.counts["mean_delta"]["gated-image.zero-shot"] == pytest.approx(rows["delta"].mean())
     with Image.open(artifact.file("comparison.png")) as figure:
         assert figure.width > 300
-    assert "comparison" in metadata_of(launched, "benchmark_comparison", "shapes")
+    assert "comparison" in metadata_of(launched.instance, "benchmark_comparison", "shapes")
 
 
 def test_benchmark_is_left_out_where_it_is_not_wanted() -> None:
-    launches = plan(build_defs(), "*", ["a"], ["base"])
-    assert not [name for launch in launches for name in launch.assets if name.startswith("benchmark")]
-    assert [launch.key for launch in launches] == ["all", "a", "a/base", "a", "all"]
+    assert not [
+        stage for stage, _ in plan(build_defs(), "*", ["a"], ["base"]) if stage.startswith(("benchmark", "dense"))
+    ]
 
 
-def test_benchmark_runs_apart_after_the_methods_own_evaluation() -> None:
-    launches = plan(build_defs(), "*", ["a"], ["base", "gated-image"], benchmark=True)
-    assert launches[2:] == [
-        Launch(("domain_results",), "a/base"),
-        Launch(("benchmark_features", "benchmark_results"), "a/base"),
-        Launch(("customized_checkpoint",), "a/gated-image"),
-        Launch(("domain_results",), "a/gated-image"),
-        Launch(("benchmark_features", "benchmark_results"), "a/gated-image"),
-        Launch(("comparison", "promotion"), "a"),
-        Launch(("benchmark_comparison",), "a"),
-        Launch(("overview",)),
+def test_benchmark_of_a_method_comes_after_its_own_evaluation() -> None:
+    places = plan(build_defs(), "*", ["a"], ["base", "gated-image"], left_out=())
+    assert places[7:] == [
+        ("domain_results", "a/base"),
+        ("benchmark_features", "a/base"),
+        ("benchmark_results", "a/base"),
+        ("dense_results", "a/base"),
+        ("customized_checkpoint", "a/gated-image"),
+        ("domain_results", "a/gated-image"),
+        ("benchmark_features", "a/gated-image"),
+        ("benchmark_results", "a/gated-image"),
+        ("dense_results", "a/gated-image"),
+        ("comparison", "a"),
+        ("promotion", "a"),
+        ("benchmark_comparison", "a"),
+        ("dense_comparison", "a"),
+        ("overview", "all"),
     ]
 
 

@@ -6,17 +6,17 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from assets.declared import deps_of
-from assets.definitions import build_defs
-from assets.partitions import mapping_of, partition_of, partitions_of, require_slug
-from assets.resources import ProjectResource
+from react_pipeline.assets.declared import deps_of
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.partitions import mapping_of, partition_of, partitions_of, require_slug
+from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.pipeline import STAGES, Stage
 from react_pipeline.settings.training import METHODS
 
 MAX_BODY_LINES = 25
 TRAINED = METHODS[1:]
 
-ASSETS = Path(__file__).parents[2] / "assets"
+ASSETS = Path(__file__).parents[2] / "react_pipeline" / "assets"
 graph = build_defs(METHODS).resolve_asset_graph()
 
 
@@ -61,14 +61,14 @@ def test_assets_explain_to_a_newcomer_what_they_are(stage: str) -> None:
     node = graph.get(dg.AssetKey(stage))
     assert len(node.description or "") > 80
     assert node.owners and node.kinds
-    assert node.group_name in {"corpus", "retrieval", "customization", "evaluation", "benchmark"}
+    assert node.group_name in {"corpus", "retrieval", "customization", "evaluation", "benchmark", "dense"}
     assert node.code_version == STAGES[stage].version
 
 
 def test_work_on_the_device_shares_one_pool() -> None:
     pools = {node.key.to_user_string() for node in graph.asset_nodes if node.pools == {"gpu"}}
     on_device = {"corpus_embeddings", "retrieved_set", "control_set", "customized_checkpoint", "domain_results"}
-    assert pools == on_device | {"benchmark_features", "benchmark_results"}
+    assert pools == on_device | {"benchmark_features", "benchmark_results", "dense_results"}
 
 
 def test_method_is_evaluated_from_its_own_checkpoint_and_the_base_from_none() -> None:
@@ -100,7 +100,7 @@ def test_checks_block_except_those_that_compare() -> None:
         "pairs_are_up_to_date",
         "training_pairs_hold_no_test_image",
     ]
-    assert len(checks) == 17
+    assert len(checks) == 19
 
 
 def test_resources_can_be_overridden() -> None:
@@ -127,7 +127,9 @@ def test_partition_that_is_no_slug_is_refused_before_anything_is_read(name: str)
 
 
 @pytest.mark.parametrize(
-    "path", [ASSETS / f"{name}.py" for name in ("corpus", "domains", "evaluation", "promotion", "benchmark")], ids=str
+    "path",
+    [ASSETS / f"{name}.py" for name in ("corpus", "domains", "evaluation", "promotion", "benchmark", "dense")],
+    ids=str,
 )
 def test_bodies_of_assets_are_short(path: Path) -> None:
     for node in ast.parse(path.read_text()).body:

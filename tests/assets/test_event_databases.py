@@ -13,7 +13,7 @@ from conftest import leave_writing_to_the_system
 from sqlalchemy import Engine, event
 from sqlalchemy.pool import NullPool
 
-from assets.event_databases import MAX_HELD, held_open
+from react_pipeline.assets.event_databases import MAX_HELD, held_open
 
 NORMAL, FULL = 1, 2
 

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,25 @@ import pytest
 import yaml
 from conftest import write_project
 from mlflow import MlflowClient
-from support_launch import dagster_home
+from support_launch import dagster_home, metadata_of
 
-from assets import launches
-from assets.attempts import is_under_way
-from assets.definitions import build_defs
-from assets.launch import Event, Launch, Summary, materialize, open_instance, plan
-from assets.launches import EXPIRY_SECONDS, HEARTBEAT_TAG, LAUNCH_TAG, reap_abandoned, registered, tags_of
-from assets.partitions import partition_of
-from assets.recorded import DATA_VERSION_TAG, Recorded
-from assets.reporting import SEEN_TAG, seen
-from react_pipeline.evaluation.comparison import comparison_table
+from react_pipeline.assets import launches
+from react_pipeline.assets.attempts import is_under_way
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.launch import Summary, materialize, open_instance, plan
+from react_pipeline.assets.launches import (
+    EXPIRY_SECONDS,
+    HEARTBEAT_TAG,
+    LAUNCH_TAG,
+    lock_of,
+    reap_abandoned,
+    registered,
+    tags_of,
+)
+from react_pipeline.assets.partitions import partition_of
+from react_pipeline.assets.recorded import DATA_VERSION_TAG, Recorded
+from react_pipeline.assets.reporting import SEEN_TAG, seen
+from react_pipeline.evaluation.all_domains import comparison_table
 from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError
@@ -48,12 +58,11 @@ def launched(
 ) -> Iterator[Launched]:
     directory = tmp_path_factory.mktemp("launched")
     project = write_project(directory, tiny_checkpoint, drawings)
-    events: list[Event] = []
+    lines: list[str] = []
     shutil.copy(mlflow_database, directory)
     with dagster_home(directory / "home"):
-        first = materialize("*", ["shapes"], METHODS, project.path, events.append)
+        first = materialize("*", ["shapes"], METHODS, project.path, lines.append)
         second = materialize("*", ["shapes"], METHODS, project.path)
-        lines = [event.message for event in events if event.state == "step"]
         with open_instance(project) as instance:
             yield Launched(project, first, second, lines, instance)
 
@@ -70,15 +79,8 @@ def test_a_fresh_relative_home_is_used_with_the_settings_of_the_package(
         assert instance.get_concurrency_config().pool_config.default_pool_limit == 1
 
 
-def metadata_of(launched: Launched, asset: str, partition: str | None) -> dict[str, object]:
-    records = launched.instance.fetch_materializations(
-        dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[partition] if partition else None), limit=1
-    ).records
-    return {name: value.value for name, value in records[0].asset_materialization.metadata.items()}
-
-
 def test_whole_lineage_is_built_and_a_second_launch_starts_no_run(launched: Launched) -> None:
-    assert not launched.first.failures and not launched.first.skipped
+    assert not launched.first.failed and not launched.first.skipped
     assert (launched.first.built, launched.first.reused) == (15, 0)
     assert (launched.second.built, launched.second.reused) == (0, 15)
     assert launched.second.run_ids == []
@@ -138,7 +140,7 @@ def test_table_mlflow_and_dagster_give_the_same_numbers(launched: Launched) -> N
     table = comparison_table(launched.project, ["shapes"])
     client = MlflowClient(launched.project.config.tracking_uri)
     for row in table[table["domain"] == "shapes"].itertuples():
-        shown = metadata_of(launched, "domain_results", partition_of(f"shapes/{row.method}"))
+        shown = metadata_of(launched.instance, "domain_results", partition_of(f"shapes/{row.method}"))
         run = client.get_run(str(shown["mlflow_run_id"]))
         for metric in ("top1", "top5", "mean_per_class"):
             assert getattr(row, metric) == shown[metric] == run.data.metrics[metric]
@@ -146,19 +148,19 @@ def test_table_mlflow_and_dagster_give_the_same_numbers(launched: Launched) -> N
 
 
 def test_metadata_are_typed_and_can_be_looked_at(launched: Launched) -> None:
-    retrieved = metadata_of(launched, "retrieved_set", "shapes")
+    retrieved = metadata_of(launched.instance, "retrieved_set", "shapes")
     assert isinstance(retrieved["pairs"], int) and retrieved["pairs"] > 0
     assert retrieved["reused"] is False
     assert str(retrieved["contact_sheet"]).startswith("![contact_sheet](data:image/jpeg;base64,")
     assert "| circle |" in str(retrieved["table"])
-    checkpoint = metadata_of(launched, "customized_checkpoint", partition_of("shapes/gated-image"))
-    assert "loss_curve" in checkpoint and isinstance(checkpoint["final_loss"], float)
-    compared = metadata_of(launched, "comparison", "shapes")
+    checkpoint = metadata_of(launched.instance, "customized_checkpoint", partition_of("shapes/gated-image"))
+    assert "loss" in checkpoint and isinstance(checkpoint["final_loss"], float)
+    compared = metadata_of(launched.instance, "comparison", "shapes")
     assert "gated-image-control" in str(compared["table"]) and "comparison" in compared
     assert str(compared["dashboard"]).endswith("dashboard.html")
-    overviewed = metadata_of(launched, "overview", None)
+    overviewed = metadata_of(launched.instance, "overview", None)
     assert "mean" in str(overviewed["table"]) and "overview" in overviewed
-    measured = metadata_of(launched, "domain_results", partition_of("shapes/base"))
+    measured = metadata_of(launched.instance, "domain_results", partition_of("shapes/base"))
     assert str(measured["accuracy"]).startswith("![accuracy by class](data:image/jpeg;base64,")
     assert measured["images_per_second"] > 0
 
@@ -173,36 +175,37 @@ def test_data_versions_are_the_fingerprints(launched: Launched) -> None:
 def test_failure_of_one_domain_stops_only_what_depends_on_it(launched: Launched) -> None:
     domain = {"classes": ["circle"], "retrieval": {"min_similarity": {"t2t": 2.0, "t2i": 2.0}}}
     (launched.project.config.domains / "nothing.yaml").write_text(yaml.safe_dump(domain))
-    seen = []
-    summary = materialize("*", ["nothing", "shapes"], ("base", "gated-image"), launched.project.path, seen.append)
+    lines: list[str] = []
+    summary = materialize("*", ["nothing", "shapes"], ("base", "gated-image"), launched.project.path, lines.append)
     (launched.project.config.domains / "nothing.yaml").unlink()
-    assert [event.launch.key for event in summary.failures] == ["nothing"]
-    assert "no pair is left for any class" in summary.failures[0].message
-    assert [(event.launch.assets, event.launch.key) for event in summary.skipped] == [
-        (("customized_checkpoint",), "nothing/gated-image"),
-        (("domain_results",), "nothing/gated-image"),
-    ]
-    done = {(event.launch.assets[0], event.launch.key) for event in seen if event.state == "done"}
-    assert {("domain_results", "nothing/base"), ("comparison", "nothing"), ("overview", "all")} <= done
-    assert not [key for _, key in done if key.startswith("shapes")] and summary.reused >= 9
+    (failed,) = summary.failed.items()
+    assert failed[0] == ("retrieved_set", "nothing") and "no pair is left for any class" in failed[1]
+    assert summary.skipped == {
+        ("control_set", "nothing"): "retrieved_set nothing failed",
+        ("customized_checkpoint", "nothing/gated-image"): "retrieved_set nothing failed",
+        ("domain_results", "nothing/gated-image"): "customized_checkpoint nothing/gated-image failed",
+    }
+    assert "retrieved_set nothing: failed" in lines and "domain_results nothing/gated-image: skipped" in lines
+    built = {line.partition(": built")[0] for line in lines if ": built, " in line}
+    assert built >= {"domain_results nothing/base", "comparison nothing", "overview"}
+    assert not [line for line in built if " shapes" in line] and summary.reused >= 9
 
 
 @pytest.mark.parametrize("is_alive", [True, False])
 @pytest.mark.parametrize("machine", ["this", "another"])
 def test_killed_launch_is_closed_and_gives_its_place_back(is_alive: bool, machine: str) -> None:
     job = build_defs().resolve_implicit_global_asset_job_def()
-    with dg.DagsterInstance.local_temp() as instance:
+    silence = EXPIRY_SECONDS * (0.5 if is_alive else 2)
+    with dg.DagsterInstance.local_temp() as instance, ExitStack() as ending:
         storage = instance.event_log_storage
-        with registered(instance) as name:
-            mine = tags_of(name)
-            host, process, began = name.split(" ")
-        if machine == "this":  # a process id that is used again, by this process
-            tags = mine if is_alive else {**mine, LAUNCH_TAG: f"{host} {process} {int(began) - 1}"}
-        else:
-            silence = EXPIRY_SECONDS * (0.5 if is_alive else 2)
-            tags = {LAUNCH_TAG: "elsewhere 1 1", HEARTBEAT_TAG: f"{time.time() - silence:.0f}"}
+        tags = {LAUNCH_TAG: "another 1", HEARTBEAT_TAG: f"{time.time() - silence:.0f}"}
+        if machine == "this":
+            held = ending.enter_context(registered(instance)) if is_alive else f"{platform.node()} killed"
+            lock_of(instance, held).parent.mkdir(exist_ok=True)
+            lock_of(instance, held).touch()  # the kernel has freed the lock of a killed process
+            tags = tags_of(held)
         run = instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
-        assert is_under_way(run) == is_alive
+        assert is_under_way(instance, run) == is_alive
         storage.set_concurrency_slots("gpu", 1)
         storage.claim_concurrency_slot("gpu", run.run_id, "step")
         assert reap_abandoned(instance) == ([] if is_alive else [run.run_id])
@@ -223,16 +226,16 @@ def test_living_launch_shows_its_heartbeat_in_the_database(monkeypatch: pytest.M
 
 
 def test_selection_becomes_runs_in_the_order_of_the_data() -> None:
-    launches = plan(build_defs(), "+comparison", ["a"], ["gated-image", "base"])
-    assert launches == [
-        Launch(("domain_results",), "a/base"),
-        Launch(("domain_results",), "a/gated-image"),
-        Launch(("comparison",), "a"),
+    assert plan(build_defs(), "+comparison", ["a"], ["gated-image", "base"]) == [
+        ("domain_results", "a/base"),
+        ("domain_results", "a/gated-image"),
+        ("comparison", "a"),
     ]
-    everything = plan(build_defs(), "*", ["a", "b"], ["base"])
-    assert [launch.key for launch in everything] == ["all", "a", "a/base", "a", "b", "b/base", "b", "all"]
-    assert everything[3].assets == ("comparison", "promotion")
-    assert everything[-1] == Launch(("overview",))
+    everything = plan(build_defs(), "*", ["b", "a"], ["base"])
+    domain = ["evaluation_set", "retrieved_set", "control_set", "domain_results", "comparison", "promotion"]
+    shared = ["corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"]
+    assert [stage for stage, _ in everything] == [*shared, *domain, *domain, "overview"]
+    assert [key.split("/")[0] for _, key in everything] == [*["all"] * 4, *["b"] * 6, *["a"] * 6, "all"]
 
 
 @pytest.mark.parametrize("selection", ["nosuch", "(", "group:nothing"])
@@ -301,7 +304,7 @@ def test_a_champion_chosen_by_hand_is_taken_over(launched: Launched) -> None:
     (chosen,) = client.search_model_versions("name = 'react-shapes' and tags.method = 'gated-image'")
     client.set_registered_model_alias("react-shapes", "champion", chosen.version)
     summary = materialize("promotion", ["shapes"], METHODS, launched.project.path)
-    assert len(summary.run_ids) == 1 and not summary.failures
+    assert len(summary.run_ids) == 1 and not summary.failed
     assert materialize("promotion", ["shapes"], METHODS, launched.project.path).run_ids == []
 
 
@@ -318,7 +321,7 @@ def test_tracking_that_is_down_fails_no_run(indexed_project: Project, tmp_path: 
     indexed_project.path.write_text(yaml.safe_dump({**raw, "tracking_uri": "http://127.0.0.1:9"}))
     with dagster_home(tmp_path / "home"):
         summary = materialize("evaluation_set", ["shapes"], ["base"], indexed_project.path)
-        assert not summary.failures
+        assert not summary.failed
         with open_instance(indexed_project) as instance:
             event = instance.get_latest_materialization_event(dg.AssetKey("evaluation_set"))
     assert event and event.asset_materialization

@@ -10,8 +10,8 @@ import dagster as dg
 import pytest
 from support_launch import dagster_home
 
-from assets.definitions import build_defs
-from assets.launch import materialize, open_instance
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.launch import materialize, open_instance
 from react_pipeline.commands.cli import main
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import STAGES, Stage
@@ -58,7 +58,7 @@ def test_a_row_and_a_function_are_a_stage_everywhere(
         assert "toy" in capsys.readouterr().out
 
         summary = materialize("toy", ["shapes"], config_path=project.path)
-        assert (summary.built, summary.failures) == (1, [])
+        assert (summary.built, summary.failed) == (1, {})
         with open_instance(project) as instance:
             (record,) = instance.fetch_materializations(dg.AssetKey("toy"), limit=1).records
             assert record.partition_key == "shapes"

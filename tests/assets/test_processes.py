@@ -16,9 +16,9 @@ import pytest
 from mlflow import MlflowClient
 from support_launch import dagster_home
 
-from assets.launch import materialize, open_instance
-from assets.partitions import partition_of
-from assets.processes import (
+from react_pipeline.assets.launch import materialize, open_instance
+from react_pipeline.assets.partitions import partition_of
+from react_pipeline.assets.processes import (
     TORCHRUN_VARIABLE,
     Progress,
     environment,
@@ -27,7 +27,7 @@ from assets.processes import (
     torchrun_command,
     write_failure,
 )
-from assets.reporting import readable_failures
+from react_pipeline.assets.reporting import readable_failures
 from react_pipeline.commands.process_groups import listen_to_signals
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Inputs
@@ -74,7 +74,7 @@ def test_linear_heads_are_trained_in_one_process(make_project: Callable[..., Pro
 def test_a_machine_by_itself_finds_its_own_port_and_several_get_the_address_to_meet() -> None:
     alone = torchrun_command(2, [], ["--domain", "shapes"])
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    assert alone[1:] == [*torchrun, "-m", "assets.training_process", "--domain", "shapes"]
+    assert alone[1:] == [*torchrun, "-m", "react_pipeline.assets.training_process", "--domain", "shapes"]
     several = torchrun_command(8, ["--nnodes", "2"], [])
     assert "--standalone" not in several and several[3:5] == ["--nnodes", "2"]
 
@@ -125,7 +125,7 @@ def test_progress_is_reported_now_and_then() -> None:
     progress.started(Inputs("customized_checkpoint", "shapes/full", {"steps": 9}, {}, "1"), 4)
     for step in range(4, 9):
         progress.stepped({"step": step, "loss": 0.5, "images_per_second": 12.0})
-    assert reported == ["training shapes/full: going on at step 4", "step 5 of 9: loss 0.5, 12 images/s"]
+    assert reported == ["training shapes/full: resuming at step 4", "step 5 of 9: loss 0.5, 12 images/s"]
 
 
 def test_training_in_the_assets_own_process_is_streamed_and_finished(
@@ -135,9 +135,9 @@ def test_training_in_the_assets_own_process_is_streamed_and_finished(
     with dagster_home(tmp_path / "home"):
         summary = materialize("customized_checkpoint", ["shapes"], [METHOD], project.path)
         with open_instance(project) as instance:
-            reported = messages(instance, summary.run_ids[0])
-    assert not summary.failures
-    assert any("training shapes/gated-image: from the start" in line for line in reported)
+            told = messages(instance, summary.run_ids[0])
+    assert not summary.failed
+    assert any("training shapes/gated-image: from the start" in line for line in told)
     (run,) = runs_of_training(project)
     assert run.info.status == "FINISHED" and run.data.tags["dagster.run_id"] == summary.run_ids[0]
     client = MlflowClient(project.config.tracking_uri)
@@ -154,7 +154,7 @@ def test_two_processes_train_and_their_failure_is_reported_as_the_librarys_error
     project = prepare(processes=2)
     with dagster_home(tmp_path / "home"):
         summary = materialize("customized_checkpoint", ["shapes"], [METHOD], project.path)
-        assert not summary.failures
+        assert not summary.failed
         assert (summary.built, summary.reused) == (1, 0)
         with open_instance(project) as instance:
             reported = messages(instance, summary.run_ids[0])
@@ -174,15 +174,15 @@ def test_two_processes_train_and_their_failure_is_reported_as_the_librarys_error
         text = project.path.read_text().replace("batch_size: 8\n", "batch_size: 7\n")
         project.path.write_text(text)
         failed = materialize("customized_checkpoint", ["shapes"], [METHOD], project.path)
-    (event,) = failed.failures
-    assert event.message == "customization.batch_size 7 does not divide among 2 processes"
+    (reason,) = failed.failed.values()
+    assert reason == "customization.batch_size 7 does not divide among 2 processes"
 
 
 LAUNCHING = """
 import sys
-from assets.launch import materialize
+from react_pipeline.assets.launch import materialize
 summary = materialize("customized_checkpoint", ["shapes"], ["gated-image"], sys.argv[1])
-print([event.message for event in summary.failures])
+print([*summary.failed.values()])
 """
 
 
@@ -256,6 +256,6 @@ def test_process_that_the_system_kills_fails_the_run_and_says_what_to_do(
             reported, _ = launching.communicate(timeout=90)
         finally:
             launching.kill()
-    assert "died without a word" in reported and "lower batch_size" in reported
+    assert "exited without an error message" in reported and "lower batch_size" in reported
     (run,) = runs_of_training(project)
-    assert run.info.status == "FAILED" and "died without a word" in run.data.tags["error"]
+    assert run.info.status == "FAILED" and "exited without an error message" in run.data.tags["error"]

@@ -7,9 +7,9 @@ import pytest
 from mlflow import MlflowClient
 from support_promotion import outcomes, result
 
-from assets.definitions import build_defs
-from assets.promotion import doubt_of
-from assets.resources import ProjectResource, TrackingResource
+from react_pipeline.assets.definitions import build_defs
+from react_pipeline.assets.promotion import doubt_of
+from react_pipeline.assets.resources import ProjectResource, TrackingResource
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide
 from react_pipeline.promotion.evidence import standing

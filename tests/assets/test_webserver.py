@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from dagster_webserver.webserver import DagsterWebserver
 
-from assets.webserver import Guard, guard
+from react_pipeline.assets.webserver import Guard, guard
 
 LOOPBACK = {"host": "127.0.0.1:3000"}
 JSON = {**LOOPBACK, "content-type": "application/json"}

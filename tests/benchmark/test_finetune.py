@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from react_pipeline.clip.model import Clip, load
 from react_pipeline.store.errors import InputError
 
 N_CLASSES = 3
+sweep_module = import_module("react_pipeline.benchmark.sweep")  # the door has a function of this name
 
 
 @pytest.fixture
@@ -42,15 +44,28 @@ def snapshot(clip: Clip) -> dict[str, Tensor]:
     return {name: values.clone() for name, values in clip.model.state_dict().items()}
 
 
-def test_fine_tuning_learns_and_leaves_the_given_model_alone(clip: Clip, pixels: tuple[Tensor, Tensor]) -> None:
+def search_among(
+    monkeypatch: pytest.MonkeyPatch, learning_rates: tuple[float, ...], weight_decays: tuple[float, ...]
+) -> None:
+    """A grid of few points, of which all weight decays are tried at once."""
+    monkeypatch.setattr(sweep_module, "LEARNING_RATES", learning_rates)
+    monkeypatch.setattr(sweep_module, "WEIGHT_DECAYS", weight_decays)
+    monkeypatch.setattr(sweep_module, "FIRST_POINTS", range(len(weight_decays)))
+    monkeypatch.setattr(sweep_module, "STEPS", ())
+
+
+def test_fine_tuning_learns_and_leaves_the_given_model_alone(
+    clip: Clip, pixels: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_among(monkeypatch, (0.003,), (1e-4,))
     before = snapshot(clip)
     train, test = examples(pixels, 0, 21), examples(pixels, 21, 30)
     settings = HeadSettings(batch_size=8)
     split = split_training(train.labels.numpy(), n_classes=N_CLASSES)
-    result = fine_tune(clip, train, test, Head.random(N_CLASSES, 32), split, settings, trial=Trial(0.003, 1e-4))
+    result = fine_tune(clip, train, test, Head.random(N_CLASSES, 32), split, settings)
     assert result.clean > 0.6
     assert result.elevater >= result.clean
-    assert result.search is None
+    assert result.search.best == Trial(0.003, 1e-4)
     assert result.final.last_probabilities.shape == (9, N_CLASSES)
     after = clip.model.state_dict()
     assert all(torch.equal(values, after[name]) for name, values in before.items())
@@ -145,10 +160,13 @@ def test_a_diverging_trial_fails_by_name(clip: Clip, pixels: tuple[Tensor, Tenso
         clip, train, test, Head.random(N_CLASSES, 32), Trial(0.1, 1e6), HeadSettings(batch_size=4), epochs=9
     )
     assert curve.failure == NOT_FINITE
-    assert curve.score("best") == 0
+    assert curve.best == 0
 
 
-def test_a_search_over_the_tower_uses_only_the_training_images(clip: Clip, pixels: tuple[Tensor, Tensor]) -> None:
+def test_a_search_over_the_tower_uses_only_the_training_images(
+    clip: Clip, pixels: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search_among(monkeypatch, (1e-3, 1e-2), (1e-4, 1e-2, 1.0))
     images, labels = pixels
     read: list[int] = []
 
@@ -162,13 +180,9 @@ def test_a_search_over_the_tower_uses_only_the_training_images(clip: Clip, pixel
         lambda trials: [
             train_tower(clip, train, held_out, Head.random(N_CLASSES, 32), trial, HeadSettings(), epochs=1)
             for trial in trials
-        ],
-        learning_rates=(1e-3, 1e-2),
-        weight_decays=(1e-4, 1e-2, 1.0),
-        first_points=(0, 2),
-        steps=(1,),
+        ]
     )
-    assert len(result.curves) >= 5
+    assert len(result.curves) == 6
     assert set(read) == set(range(3, 12))
 
 

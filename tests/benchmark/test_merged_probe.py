@@ -94,7 +94,7 @@ def test_figures_equal_a_probe_by_hand_on_features_of_a_tower_without_its_projec
     expected = linear_probe(train, test, merged, split, HeadSettings())
     assert rows.loc[("linear-probe", "clean"), "value"] == expected.clean
     assert rows.loc[("linear-probe", "elevater"), "value"] == expected.elevater
-    assert rows.loc[("linear-probe", "clean"), "learning_rate"] == expected.trial.learning_rate
+    assert rows.loc[("linear-probe", "clean"), "learning_rate"] == expected.search.best.learning_rate
     prediction = json.loads((path / f"predictions/linear_probe_5/seed0_{NAME}.json").read_text())
     assert prediction["num_trainable_params"] == 7 * (W + 1)
     order = read_dataset(data, NAME, "test").order

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torchvision.datasets
-from support_elevater import png
+from support_elevater import Trap, png
 
 from react_pipeline.corpus.images import decode_image
 from react_pipeline.labelled.images import LabelledImages, Unavailable
@@ -223,13 +223,3 @@ def test_an_image_that_was_changed_changes_the_digest_and_one_that_is_gone_is_na
 
 def md5(path: Path) -> str:
     return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
-
-
-class Trap:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> object:
-        return Path.touch, (self.path,)

@@ -177,10 +177,9 @@ def test_a_probe_learns_handwritten_digits_without_text() -> None:
     result = linear_probe(train, test, Head.random(10, 64), split, HeadSettings())
     assert result.clean > 0.9
     assert result.elevater >= result.clean
-    assert result.search is not None
     assert len(result.search.curves) > 6 * 7
     assert result.search.failures[NOT_FINITE] > 0
-    assert result.trial.learning_rate in LEARNING_RATES
+    assert result.search.best.learning_rate in LEARNING_RATES
     assert len(result.final.scores) == 50
     assert result.final.last_probabilities.shape == (597, 10)
 

@@ -60,22 +60,6 @@ def test_multilabel_classes_have_at_least_their_shots_and_images_without_class_a
     assert drawn.any(axis=1).all()
 
 
-def test_both_rules_draw_the_same_of_class_ids() -> None:
-    labels = np.random.default_rng(0).integers(5, size=400)
-    first, second = (sample_shots(labels, 5, 0, n_classes=5, rule=rule) for rule in ("greedy", "balanced"))
-    assert first.tolist() == second.tolist()
-
-
-def test_the_balanced_rule_keeps_common_classes_rarer_and_takes_what_there_is() -> None:
-    labels = multilabel(n=600)
-    labels[::10] = 0
-    greedy, balanced = (labels[sample_shots(labels, 20, 0, n_classes=6, rule=rule)] for rule in ("greedy", "balanced"))
-    assert balanced.sum(axis=0).max() < greedy.sum(axis=0).max()
-    assert np.count_nonzero(~balanced.any(axis=1)) == 20
-    few = np.array([0, 0, 0, 1])
-    assert sorted(few[sample_shots(few, 2, 0, n_classes=2, rule="balanced")].tolist()) == [0, 0, 1]
-
-
 def test_a_class_with_too_few_images_is_named() -> None:
     with pytest.raises(InputError, match=r"class 2 has 1 training images.*\(1 of 3 classes are short\)"):
         sample_shots(np.array([0, 0, 1, 1, 2]), 2, seed=0, n_classes=3)

@@ -181,7 +181,7 @@ def rewritten(path: Path, change: Callable[[Any], Any]) -> Path:
         (lambda data: data[0].pop("num_params"), "data.dtd.num_params", "is missing"),
         (lambda data: data[0].update(extra=1), "data.dtd.extra", "no key"),
         (lambda data: data[0].update(num_params="many"), "data.dtd.num_params", "'many' is not a number"),
-        (lambda data: data[0].update(model_name=3), "data.dtd.model_name", "not a text"),
+        (lambda data: data[0].update(model_name=3), "data.dtd.model_name", "not a string"),
         (lambda data: data[0].update(n_shot=2.5), "data.dtd.n_shot", "2.5"),
         (lambda data: data[0].update(n_shot=20), "data.*.n_shot", "differs between datasets: 20, 5"),
         (lambda data: data[0].update(rnd_seeds=[0]), "data.dtd.rnd_seeds", "1 seeds; n_shot 5 needs 3"),
@@ -196,7 +196,11 @@ def rewritten(path: Path, change: Callable[[Any], Any]) -> Path:
             "data.dtd.predictions",
             r"1 rows do not sum to 1, the first at \[1, 2\]",
         ),
-        (lambda data: data[0].update(dataset_name="mine"), "data.mine.dataset_name", "no dataset of the leaderboard"),
+        (
+            lambda data: data[0].update(dataset_name="mine"),
+            "data.mine.dataset_name",
+            "not a dataset of the leaderboard",
+        ),
         (lambda data: data.append(7), "data[2]", "not an object"),
     ],
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support_drawings import write_shard
-from support_elevater import png
+from support_elevater import Trap, png
 
 from react_pipeline.labelled.images import Unavailable
 from react_pipeline.labelled.readers import read_dataset
@@ -113,13 +113,3 @@ def test_a_key_that_repeats_in_another_shard_is_refused(tmp_path: Path) -> None:
     write_shard(write_webdataset(tmp_path) / "1.tar", {"s0000003": {"cls": b"1", "png": b"x"}})
     with pytest.raises(InputError, match="repeats the key"):
         read_dataset(tmp_path, "cifar-10", "test")
-
-
-class Trap:
-    """Makes a file when it is unpickled."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> object:
-        return Path.touch, (self.path,)

@@ -15,7 +15,6 @@ from react_pipeline.promotion.decision import decide
 from react_pipeline.promotion.evidence import standing
 from react_pipeline.tracking import queue
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.registry import Registry
 
 GATED = "gated-image"
 
@@ -59,7 +58,7 @@ def client_of(project: Project) -> MlflowClient:
 
 
 def test_champion_and_challenger_are_listed_with_figures_date_and_reason(project: Project, run) -> None:
-    Registry.of(project).apply_pending(project)
+    Tracking.of(project).apply(project)
     code, out, _ = run("list", "shapes")
     assert code == 0
     for word in ("gated-image", "locked-text", "70.0", "+20.0", "(champion)", "(challenger)", "becomes champion"):
@@ -81,7 +80,7 @@ def test_a_control_differs_from_a_model_that_was_never_judged(project: Project, 
 def test_a_promotion_by_hand_is_applied_to_the_registry(project: Project, run) -> None:
     code, out, reported = run("promote", "shapes", "locked-text", "--reason", "smaller")
     assert code == 0, reported
-    assert "locked-text reigns (before: gated-image)" in out
+    assert "locked-text is champion (before: gated-image)" in out
     version = client_of(project).get_model_version_by_alias("react-shapes", "champion")
     assert version.tags["method"] == "locked-text"
     assert version.tags["decided_by"] == "person"
@@ -94,7 +93,7 @@ def test_a_version_shows_the_figure_that_its_reason_gives(project: Project, run)
     result(project, "colours", "base", outcomes(10, 91))
     result(project, "colours", GATED, outcomes(43, 91))  # 47.2527%
     artifact = decide(project, "colours")
-    Registry.of(project).apply(project, artifact, patient=True)
+    Tracking.of(project).apply(project, artifact, patient=True)
     version = client_of(project).get_model_version_by_alias("react-colours", "champion")
     assert f"{100 * float(version.tags['top1']):.1f}" == "47.3" and "47.3%" in version.tags["reason"]
 
@@ -103,13 +102,13 @@ def test_two_models_of_one_method_are_distinguished(project: Project, run) -> No
     old = standing(project, "shapes")[0].champion
     new = result(project, "shapes", GATED, outcomes(141), seed=1).parents["customized_checkpoint"]
     _, out, _ = run("promote", "shapes", GATED, "--reason", "newer")
-    assert f"{GATED} ({new[:8]}) reigns (before: {old.identity})" in out
+    assert f"{GATED} ({new[:8]}) is champion (before: {old.identity})" in out
 
 
 def test_a_roll_back_is_one_command(project: Project, run) -> None:
     run("promote", "shapes", "locked-text", "--reason", "smaller")
     code, out, _ = run("rollback", "shapes")
-    assert code == 0 and "gated-image reigns (before: locked-text)" in out
+    assert code == 0 and "gated-image is champion (before: locked-text)" in out
     version = client_of(project).get_model_version_by_alias("react-shapes", "champion")
     assert version.tags["method"] == GATED
 
@@ -127,13 +126,13 @@ def test_without_mlflow_a_roll_back_holds_and_is_applied_later(project: Project,
     stop_mlflow(project)
     code, out, reported = run("rollback", "shapes", "--reason", "broken")
     assert code == 0
-    assert "base reigns" in out and "MLflow does not answer" in reported
+    assert "base is champion" in out and "MLflow does not answer" in reported
     assert standing(project, "shapes")[0].champion.method == "base"
     _, out, reported = run("list", "shapes")
     assert "broken" in out
     assert "MLflow does not answer" in reported and "1 verdicts wait" in reported
     project.path.write_text(kept)
-    assert Registry.of(project).apply_pending(project, patient=True).reported == 1
+    assert Tracking.of(project).apply(project, patient=True).applied == 1
     model = client_of(project).search_registered_models("name = 'react-shapes'")
     assert not model or "champion" not in client_of(project).get_registered_model("react-shapes").aliases
 
@@ -143,8 +142,8 @@ def test_what_cannot_be_promoted_takes_one_line_and_exit_code_2(project: Project
         (("promote", "shapes", "full", "--reason", "x"), "has not been materialized"),
         (("promote", "shapes", "base", "--reason", "x"), "cannot become champion"),
         (("promote", "nosuch", GATED, "--reason", "x"), "no domain 'nosuch'"),
-        (("rollback", "colours"), "the base reigns"),
-        (("reevaluate", "colours"), "the base reigns"),
+        (("rollback", "colours"), "the base is champion"),
+        (("reevaluate", "colours"), "the base is champion"),
         (("list", "nosuch"), "no domain 'nosuch'"),
     ):
         code, _, reported = run(*arguments)
@@ -159,6 +158,6 @@ def test_an_incomparable_champion_is_listed_with_the_way_out(project: Project, r
     code, _, reported = run("promote", "shapes", GATED, "--reason", "newer")
     assert code == 2 and "models reevaluate shapes" in reported
     code, out, _ = run("rollback", "shapes", "--to-base")
-    assert code == 0 and "base reigns" in out
+    assert code == 0 and "base is champion" in out
     code, out, _ = run("promote", "shapes", GATED, "--reason", "newer")
-    assert code == 0 and "gated-image reigns (before: base)" in out
+    assert code == 0 and "gated-image is champion (before: base)" in out

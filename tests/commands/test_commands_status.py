@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from support_commands import assert_loads_no_torch
+from support_commands import assert_loads_no_torch, status
 from support_upkeep import METHODS, build, build_all, change_pipeline, edit_domain
-from typer.testing import CliRunner
 
-from react_pipeline.commands.cli import app
 from react_pipeline.project.project import Project
 
 MEND = "react-pipeline materialize --domain shapes --method base --method gated-image"
@@ -23,13 +21,7 @@ def project(make_project: Callable[..., Project]) -> Project:
     return project
 
 
-def status(project: Project) -> list[str]:
-    done = CliRunner().invoke(app, ["status", "--config", str(project.path)])
-    assert done.exit_code == 0, done.output
-    return [" ".join(line.split()) for line in done.output.splitlines()]
-
-
-def test_what_is_out_of_date_and_what_waits_for_it_are_reported_with_the_command(project: Project) -> None:
+def test_what_is_out_of_date_and_what_waits_for_it_are_told_with_the_command(project: Project) -> None:
     edit_domain(project, "shapes", templates=["another {}"])
     lines = status(project)
     (due,) = [line for line in lines if line.startswith("shapes out of date retrieved_set")]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.commands.doctor import Finding, diagnose
+from react_pipeline.commands.doctor import Finding, _faiss, diagnose
 from react_pipeline.project.dagster_home import locked_for_ui, tell_addresses
 from react_pipeline.project.project import Project
 from react_pipeline.tracking.notes import DAGSTER_VARIABLE, MLFLOW_VARIABLE
@@ -130,3 +130,16 @@ def test_a_closed_terminal_interrupts_unless_it_was_to_be_outlived(before: str, 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ("interrupted" if ends else "goes on")
+
+
+@pytest.mark.parametrize(
+    ("owners", "state", "told"),
+    [
+        (["numpy"], "ok", "numpy 1"),
+        ([], "missing", "not installed"),
+        (["faiss-cpu", "faiss-gpu-cu12"], "missing", "overwrite each other"),
+    ],
+)
+def test_one_package_owns_faiss(owners: list[str], state: str, told: str) -> None:
+    found = _faiss(owners)
+    assert found.state == state and told in found.detail

@@ -9,8 +9,8 @@ import pytest
 from conftest import write_project
 from support_promotion import outcomes, result
 
-from assets.automation import domain_files
-from assets.resources import ProjectResource
+from react_pipeline.assets.automation import domain_files
+from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.commands.cli import main
 from react_pipeline.commands.doctor import diagnose
 from react_pipeline.project.project import Project

@@ -70,7 +70,7 @@ def corpus(**given: Any) -> CorpusConfig:
 def publish(store: Path, rows: pd.DataFrame, source: UrlSource, shard_pairs: int) -> tuple[Artifact, Any]:
     def write(directory: Path) -> dict[str, int]:
         collected.append(collect_pairs(rows, source, directory / "shards", shard_pairs))
-        return {"pairs": len(collected[0].pairs)}
+        return {"pairs": len(collected[0].rows)}
 
     collected: list[Any] = []
     return Store(store).build(Inputs("retrieved_set", "pets", {}, {}, "1"), write), collected[0]
@@ -105,11 +105,11 @@ def test_pairs_are_collected_from_urls_with_every_failure_and_are_fetched_once(
     assert list(source.ledger["url"])[-1] == "pipe:id"
     assert dict(collected.failed[["row", "reason"]].to_numpy().tolist()) == reasons
     assert collected.shards == again.shards == 3
-    assert list(collected.pairs["row"]) == kept == list(fetched)
+    assert list(collected.rows) == kept == list(fetched)
     assert [image for _, image, _, _ in read_pairs(artifact)] == [IMAGES[row] for row in kept]
     assert [caption for _, _, caption, _ in read_pairs(artifact)][:2] == ["one", "caption 2"]
     digests = [hashlib.sha256(IMAGES[row]).hexdigest() for row in kept]
-    assert list(collected.pairs["image_sha256"]) == list(fetched.values()) == digests
+    assert list(fetched.values()) == digests
     for path in sorted((tmp_path / "again").iterdir()):
         assert path.read_bytes() == (artifact.path / "shards" / path.name).read_bytes()
 

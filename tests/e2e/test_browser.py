@@ -15,7 +15,7 @@ import pytest
 from conftest import write_project
 from support_services import answer, free_port, program, running
 
-from assets.resources import REPOSITORY
+from react_pipeline.assets.resources import REPOSITORY
 from react_pipeline.project.project import Project
 
 pytestmark = [pytest.mark.slow, pytest.mark.operations]
@@ -111,6 +111,23 @@ def test_mlflow_compares_the_methods_of_a_domain(served: Served) -> None:
         shown = page.inner_text("body")
         for words in (*METHODS, "top1", "trainable_parameters", "Parallel Coordinates"):
             assert words in shown
+
+
+def test_mlflow_shows_results_and_models_without_a_search(served: Served) -> None:
+    from docs.screenshots import find_runs, open_page, show_models, show_results
+
+    experiment_id, _ = find_runs(served.mlflow, "tiny", "tags.asset = 'domain_results'")
+    with open_page(2200) as page:
+        show_results(page, served.mlflow, experiment_id)
+        shown = page.inner_text("body")
+        assert all(word in shown for word in (*METHODS, "top1", "delta_top1", "training_seconds"))
+        # Neither the corpus nor any other run that measures nothing is among them.
+        assert page.get_by_text("3 matching runs").is_visible() and "retrieved_set" not in shown
+        show_results(page, served.mlflow, experiment_id, charts=True)
+        shown = page.inner_text("body")
+        assert "delta_top1" in shown and "mean_per_class" in shown and "n_classes" not in shown
+        show_models(page, served.mlflow, experiment_id)
+        assert "top1" in page.inner_text("body")
 
 
 def test_dashboard_is_drawn_without_a_network(served: Served, tmp_path: Path) -> None:

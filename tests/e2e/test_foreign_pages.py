@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -18,9 +15,7 @@ from urllib.parse import quote
 
 import pytest
 from conftest import write_project
-from support_services import answer, free_port, program, running
-
-from assets.resources import REPOSITORY
+from support_services import program, user_interfaces
 
 pytestmark = [pytest.mark.slow, pytest.mark.operations]
 
@@ -81,17 +76,8 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Iterator[Served]:
     directory = tmp_path_factory.mktemp("guarded")
     project = write_project(directory, tiny_checkpoint, drawings)
-    home = directory / "dagster_home"
-    home.mkdir()
-    shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", home)
-    dagster, mlflow = free_port(), free_port()
-    ports = ["--dagster-port", str(dagster), "--mlflow-port", str(mlflow)]
-    command = [sys.executable, "-m", "react_pipeline", "ui", *ports, "--config", str(project.path)]
-    with running(command, directory / "ui.log", env={**os.environ, "DAGSTER_HOME": str(home)}):
-        served = Served(f"http://127.0.0.1:{dagster}", f"http://127.0.0.1:{mlflow}")
-        assert answer(f"{served.dagster}/server_info", 180)[0] == 200
-        assert answer(f"{served.mlflow}/health", 180)[0] == 200
-        yield served
+    with user_interfaces(project) as (dagster, mlflow):
+        yield Served(dagster, mlflow)
 
 
 @pytest.fixture(scope="module")

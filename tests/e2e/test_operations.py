@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,9 +13,8 @@ from typing import Any
 import pytest
 from conftest import write_project
 from support_drawings import COLOURS, SHAPES, pair, write_shard
-from support_services import answer, free_port, running
+from support_services import user_interfaces
 
-from assets.resources import REPOSITORY
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import ReactError
 
@@ -55,17 +52,8 @@ def running_project(
     # Waits outside for its turn.
     (project.config.domains / "shapes.yaml").rename(directory / "shapes.yaml")
     (project.config.domains / "colours.yaml").unlink()
-    home = directory / "dagster_home"
-    home.mkdir()
-    shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", home)
-    dagster, mlflow = free_port(), free_port()
-    ports = ["--dagster-port", str(dagster), "--mlflow-port", str(mlflow)]
-    command = [sys.executable, "-m", "react_pipeline", "ui", *ports, "--config", str(project.path)]
-    with running(command, directory / "ui.log", env={**os.environ, "DAGSTER_HOME": str(home)}):
-        served = Running(project, f"http://127.0.0.1:{dagster}", f"http://127.0.0.1:{mlflow}")
-        assert answer(f"{served.dagster}/server_info", 180)[0] == 200
-        assert answer(f"{served.mlflow}/health", 180)[0] == 200
-        yield served
+    with user_interfaces(project) as (dagster, mlflow):
+        yield Running(project, dagster, mlflow)
 
 
 def runs(served: Running) -> list[dict[str, Any]]:

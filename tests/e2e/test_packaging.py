@@ -7,11 +7,17 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from support_customized import customized
+from support_drawings import draw, encode
+
+from react_pipeline.project.project import Project
+from react_pipeline.use.exported_folder import export
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -59,6 +65,7 @@ def test_distributions_hold_licence_documentation_and_the_demo_s_project(built: 
         assert settings == (REPOSITORY / "dagster_home" / "dagster.yaml").read_bytes()
         names = {name.partition("/")[2] for name in archive.namelist()}
     assert {"licenses/LICENSE", "licenses/NOTICE", "py.typed", "settings/data/layouts.json"} <= names
+    assert {"assets/definitions.py", "templates/style.css", "project/templates/pipeline.yaml"} <= names
 
 
 def test_the_wheel_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
@@ -78,17 +85,52 @@ def test_the_wheel_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> N
         return {path for path in installed.rglob("*") if "__pycache__" not in path.parts}
 
     before = installed_files()
-    import_both = "import assets, react_pipeline; print(assets.__file__, react_pipeline.__file__)"
-    assert run("python", "-c", import_both).count(str(installed)) == 2
+    # The user's own module `assets` is not shadowed, and the code location loads beside it.
+    assert run("python", "-c", "import importlib.util as u; print(u.find_spec('assets'))").strip() == "None"
+    (tmp_path / "assets.py").write_text("mine = 1")
+    load = "import assets, react_pipeline.assets.definitions as ours; print(assets.mine, ours.__file__)"
+    assert str(installed) in run("python", "-c", load)
+    (tmp_path / "assets.py").unlink()
     assert "materialize" in run("react-pipeline", "--help")
     assert "react-pipeline demo" in run("react-pipeline", "doctor")
-    # As `demo` begins; all of it takes minutes.
-    write = "from pathlib import Path; from react_pipeline.project.template import write_demo_project as write"
-    run("python", "-c", f"{write}; write(Path.cwd())")
+    run("react-pipeline", "init", ".", "--corpus", "demo")
     assert "animals, food, travel" in run("react-pipeline", "doctor")
     out = run("react-pipeline", "materialize", "--select", "evaluation_set", "--domain", "animals")
     assert "1 built" in out
     assert "1 as before" in run("react-pipeline", "materialize", "--select", "evaluation_set", "--domain", "animals")
-    assert {path.name for path in tmp_path.iterdir()} == {".react", "dagster_home", "domains", "pipeline.yaml"}
+    assert {path.name for path in tmp_path.iterdir()} >= {
+        ".react",
+        ".gitignore",
+        "dagster_home",
+        "domains",
+        "pipeline.yaml",
+    }
     assert (tmp_path / "dagster_home" / "dagster.yaml").is_file()
     assert installed_files() == before
+
+
+def test_a_gated_export_predicts_in_a_fresh_environment_with_the_light_installation(
+    built: Path, retrieved_project: Project, tmp_path: Path
+) -> None:
+    """Downloads what `pip install react-pipeline` brings; prints its size and seconds, which docs/predict.md states."""
+    customized(retrieved_project, "gated-image")
+    exported = export(retrieved_project, "shapes", "gated-image", tmp_path / "exported")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    (pictures / "a.png").write_bytes(encode(draw("circle", "red", 1)))
+    folder = tmp_path / "environment"
+    venv.create(folder, with_pip=True)
+    (wheel,) = built.glob("*.whl")
+    began = time.monotonic()
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "-c", str(REPOSITORY / "constraints.txt")]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
+    seconds = time.monotonic() - began
+    listed = subprocess.run([*pip[:3], "list", "--format", "freeze"], check=True, capture_output=True, text=True).stdout
+    heavy = {"dagster", "mlflow", "faiss-cpu", "clip-retrieval", "img2dataset", "pandas", "onnxruntime"}
+    assert not heavy & {line.partition("==")[0].lower() for line in listed.splitlines()}
+    command = [str(folder / "bin" / "react-pipeline"), "predict", str(exported), str(pictures)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "circle" in (tmp_path / "predictions" / "predictions.csv").read_text()
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"light installation: {size / 1e9:.1f} GB, {seconds:.0f} s")

@@ -318,7 +318,7 @@ def test_webserver_shows_the_assets_of_several_code_locations(tiny_project: Proj
     web = [str(Path(sys.executable).parent / "dagster-webserver"), "--host=127.0.0.1", f"--port={front}"]
     # Programs that open a fresh SQLite together race its migration; PostgreSQL is not asked to do that.
     subprocess.run([sys.executable, "-m", "dagster", "instance", "info"], env=environment, check=True)
-    module, file = "--module-name=assets.definitions", f"--python-file={tmp_path / 'other.py'}"
+    module, file = "--module-name=react_pipeline.assets.definitions", f"--python-file={tmp_path / 'other.py'}"
     with (
         running([*server, f"--port={first}", module], tmp_path / "1.log", env=environment, cwd=REPOSITORY),
         running([*server, f"--port={second}", file], tmp_path / "2.log", env=environment),

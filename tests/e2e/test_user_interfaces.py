@@ -14,15 +14,10 @@ from collections.abc import Callable
 
 import psutil
 import pytest
+from support_services import free_port
 
 from react_pipeline.commands.process_groups import listen_to_signals
 from react_pipeline.project.project import Project
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def fetch(url: str, body: dict[str, str] | None = None) -> bytes:
@@ -74,7 +69,8 @@ def test_dagster_and_mlflow_answer_and_stop_together(tiny_project: Project) -> N
         deadline = time.monotonic() + 60
         while "Ctrl-C stops." not in log.read_text() and time.monotonic() < deadline:
             time.sleep(0.5)
-        assert f"http://127.0.0.1:{mlflow_port}/#/experiments/1/runs?workflowType=machine_learning" in log.read_text()
+        page = f"http://127.0.0.1:{mlflow_port}/#/experiments/1/runs?workflowType=machine_learning"
+        assert f"{page}&viewStateShareKey=results" in log.read_text()
         children = psutil.Process(running.pid).children()
         (mlflow,) = [child for child in children if "mlflow" in child.cmdline()]
         mlflow.kill()

@@ -14,7 +14,8 @@ import yaml
 from conftest import write_project
 from PIL import Image
 
-from react_pipeline.evaluation.comparison import compare, comparison_table
+from react_pipeline.evaluation.all_domains import comparison_table
+from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.evaluation.intervals import paired_interval
 from react_pipeline.evaluation.tables import MEAN, to_markdown
@@ -162,7 +163,7 @@ def test_a_comparison_older_than_its_results_is_not_averaged(project: Project) -
     table = comparison_table(project, ["shapes"])
     (status,) = table["status"]
     assert "rematerialize" not in status
-    assert "does not show today's result of gated-image; mend it: react-pipeline materialize --domain shapes" in status
+    assert "does not show today's result of gated-image; fix: react-pipeline materialize --domain shapes" in status
     assert "--method base --method gated-image" in status
     assert table["top1"].isna().all()
 

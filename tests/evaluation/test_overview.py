@@ -13,8 +13,8 @@ from support_results import publish_results
 
 from react_pipeline.evaluation import all_domains as overviewing
 from react_pipeline.evaluation import comparison as comparing
-from react_pipeline.evaluation.all_domains import overview
-from react_pipeline.evaluation.comparison import compare, comparison_table
+from react_pipeline.evaluation.all_domains import comparison_table, overview
+from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.intervals import mean_interval, paired_interval, share_interval
 from react_pipeline.evaluation.tables import COLUMNS, INTERVALS, MEAN
 from react_pipeline.project.project import Project
@@ -87,7 +87,7 @@ def test_a_domain_without_comparison_is_named_and_later_makes_the_overview_stale
     assert list(first.counts["skipped"]) == ["colours"] and first.counts["domains_known"] == 2
     assert overviewing.overview_is_current(project) == first and overview(project).reused
     compared(project, "colours", 0.5)
-    with pytest.raises(StaleArtifact, match="comparison of 'colours'"):
+    with pytest.raises(StaleArtifact, match="lacks the results of colours"):
         overviewing.overview_is_current(project)
     assert overview(project).fingerprint != first.fingerprint
 

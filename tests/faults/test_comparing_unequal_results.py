@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from react_pipeline.evaluation.comparison import compare, comparison_table, require_comparable
+from react_pipeline.evaluation.all_domains import comparison_table
+from react_pipeline.evaluation.comparison import compare, require_comparable
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project

@@ -19,7 +19,7 @@ from support_promotion import outcomes, result
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide, roll_back
 from react_pipeline.tracking import queue
-from react_pipeline.tracking.registry import Registry
+from react_pipeline.tracking.log import Tracking
 
 START_SECONDS = 120
 
@@ -56,19 +56,19 @@ def test_verdicts_reach_a_server_that_was_down_when_they_were_decided(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     uri = f"http://127.0.0.1:{port}"
-    registry = Registry(uri, "tiny")
+    registry = Tracking(uri, "tiny")
     result(tiny_project, "shapes", "base", outcomes(100))
     result(tiny_project, "shapes", "gated-image", outcomes(140))
     assert registry.apply(tiny_project, decide(tiny_project, "shapes")).waits == 1
     client = MlflowClient(uri, uri)
     with server(tmp_path, port):
-        assert registry.apply_pending(tiny_project, patient=True).applied == 1
+        assert registry.apply(tiny_project, patient=True).applied == 1
         version = client.get_model_version_by_alias("react-shapes", "champion")
         assert version.tags["method"] == "gated-image"
         assert "+20.0 points" in version.description
     assert registry.apply(tiny_project, roll_back(tiny_project, "shapes", "broken")).waits == 1
     with server(tmp_path, port):
-        assert registry.apply_pending(tiny_project, patient=True).applied == 1
+        assert registry.apply(tiny_project, patient=True).applied == 1
         model = client.get_registered_model("react-shapes")
         assert "champion" not in model.aliases
         (version,) = client.search_model_versions("name = 'react-shapes'")

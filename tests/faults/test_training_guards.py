@@ -61,7 +61,7 @@ def test_an_absurd_learning_rate_stops_before_anything_is_published(
     make_project: Make, _retrieved_store: Path, method: str
 ) -> None:
     # It rises by 0.2 a step: the first steps are wild, and one of the next throws the logit scale away.
-    fields = {"learning_rate": 4.0, "warmup_steps": 20, "steps": 40, "checkpoint_every": 1, "kept_states": 2}
+    fields = {"learning_rate": 4.0, "warmup_steps": 20, "steps": 40, "checkpoint_every": 1}
     project = prepared(make_project, _retrieved_store, **fields, probe_every=0)
     reported = Recorder()
     with pytest.raises(TrainingError, match=r"at step \d+.*lower learning_rate.*Nothing was published") as stopped:
@@ -71,7 +71,7 @@ def test_an_absurd_learning_rate_stops_before_anything_is_published(
     assert not (project.config.store / "customized_checkpoint").exists()
     done = len(reported.steps)
     assert 2 <= done < 20
-    # The newest states, as many as configured, none of them of the step that failed.
+    # The newest states, none of them of the step that failed.
     found = states(project.config.store / ".staging")
     assert [path.name for path in found] == [f"step-{step:09d}.safetensors" for step in (done - 1, done)]
     with safe_open(found[-1], framework="pt") as file:
@@ -118,7 +118,7 @@ def test_a_model_that_forgets_what_it_knew_is_stopped_by_its_held_out_pairs(
     assert counts["held_out_after"]["r5_text_to_image"] > 0.8
     with pytest.raises(TrainingError, match=r"collapsed by step \d+.*of 48 held-out pairs fell.*lower learning_rate"):
         trained_with(clip, drawn, tiny_project, tmp_path / "second", steps=200, learning_rate=0.4, probe_every=5,
-                     held_out_fraction=0.3, kept_states=2)  # fmt: skip
+                     held_out_fraction=0.3)  # fmt: skip
     kept = states(tmp_path / "second")
     assert len(kept) == 2
     # The step that was found to have collapsed is not kept.
@@ -143,12 +143,12 @@ def test_few_held_out_pairs_count_as_few(
     assert counted == [6, 6, 6]  # after two steps, after four, at the end
 
 
-def test_only_the_configured_number_of_states_is_kept(
+def test_only_the_newest_states_are_kept(
     tiny_project: Project, tiny_checkpoint: Path, drawn: DrawnPairs, tmp_path: Path
 ) -> None:
     trained_with(load(tiny_checkpoint), drawn, tiny_project, tmp_path / "kept", steps=9, learning_rate=1e-3,
-                 checkpoint_every=2, kept_states=3, method="gated-image")  # fmt: skip
-    assert [path.name for path in states(tmp_path)] == [f"step-{step:09d}.safetensors" for step in (4, 6, 8)]
+                 checkpoint_every=2, method="gated-image")  # fmt: skip
+    assert [path.name for path in states(tmp_path)] == [f"step-{step:09d}.safetensors" for step in (6, 8)]
     records = [json.loads(line) for line in (tmp_path / "kept" / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == list(range(9))
 

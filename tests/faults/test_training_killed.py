@@ -146,7 +146,7 @@ def test_what_changes_only_the_speed_resumes(
     _killed: Killed, copied: Callable[[Project], Project], tiny_checkpoint: Path, drawings: Path
 ) -> None:
     project = copied(_killed.views)
-    faster = {**VIEWS, "workers": 1, "accumulation": 3, "checkpoint_every": 3, "kept_states": 1, "keep_prefix": False}
+    faster = {**VIEWS, "workers": 1, "accumulation": 3, "checkpoint_every": 3, "keep_prefix": False}
     artifact = customize(with_fields(project, tiny_checkpoint, drawings, faster), "shapes", METHOD)
     assert artifact.counts["first_step"] == 4
     assert [record["step"] for record in records(artifact)] == list(range(STEPS))

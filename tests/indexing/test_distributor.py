@@ -18,10 +18,16 @@ from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.corpus.downloads import download_images
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
+from react_pipeline.indexing import scan
 from react_pipeline.indexing.build import build_indices
+from react_pipeline.indexing.index import Index
+from react_pipeline.indexing.scan import search_all
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.project.spark import spark_session, spread
+from react_pipeline.retrieval import row_values
+from react_pipeline.retrieval.candidates import likeness
+from react_pipeline.retrieval.duplicates import EvaluationImages
 from react_pipeline.settings.corpus import DownloadConfig
 from react_pipeline.settings.distributor import DistributorConfig
 from react_pipeline.settings.index import IndexConfig
@@ -240,6 +246,48 @@ def test_a_vector_that_cannot_be_ranked_is_named_by_its_task(tmp_path: Path) -> 
     (tmp_path / "index").mkdir()
     with pytest.raises(InputError, match=r"img_emb_1\.npy"):
         build_indices(config, embeddings, tmp_path / "index", device="cpu", distributor=SETTINGS)
+
+
+def test_a_search_on_spark_finds_row_for_row_what_one_here_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors = [clustered(900), clustered(700, 1), clustered(900)]
+    embeddings = artifact_of(tmp_path / "embeddings", vectors)
+    counts = {"rows": 2_500, "dimension": 32, "key": "IVF16,SQ8", "bytes": 1, "parameters": {"image": "nprobe=2"}}
+    # Of the index there is no file: nobody needs one.
+    index = Index(Artifact(tmp_path / "index", {"counts": counts}), embeddings)
+    queries = clustered(130, 5).astype(np.float32)
+    here = search_all(index, "image", queries, 40, tmp_path / "here", wanted="exact")
+    monkeypatch.setattr(scan, "PART_ROWS", 800)
+    there = search_all(index, "image", queries, 40, tmp_path / "there", distributor=SETTINGS)
+    assert there[2].way == "exact" and len(list((tmp_path / "there").glob("*.[0-9]*.npy"))) == 2
+    np.testing.assert_array_equal(there[1], here[1])
+    np.testing.assert_array_equal(there[0], here[0])
+    # The first and the last 900 rows are the same: of equal ones the lower comes first.
+    equal = here[0][:, 1:] == here[0][:, :-1]
+    assert equal.any() and (np.diff(here[1])[equal] > 0).all()
+
+    everything = np.concatenate(vectors).astype(np.float32)
+    kept_out = EvaluationImages(frozenset(), clustered(70, 6).astype(np.float32), 0.9)
+    rows = np.random.default_rng(0).integers(0, 2_500, 1_000)
+    monkeypatch.setattr(row_values, "_TASK_ROWS", 300)
+    nearest = kept_out.similarity_of_rows(embeddings, rows, SETTINGS)
+    np.testing.assert_array_equal(nearest, kept_out.similarity_of_rows(embeddings, rows))
+    np.testing.assert_allclose(nearest, (everything[rows] @ kept_out.vectors.T).max(axis=1), atol=1e-6)
+    wanted = pd.DataFrame({"row": rows, "class_id": rows % 3})
+    means = {class_id: everything[class_id] for class_id in range(3)}
+    alike = likeness(embeddings, wanted, means, SETTINGS)
+    np.testing.assert_allclose(alike, (everything[rows] * everything[rows % 3]).sum(axis=1), atol=1e-6)
+
+
+def test_a_task_of_a_search_names_the_vector_that_cannot_be_ranked(tmp_path: Path) -> None:
+    bad = clustered(1_000)
+    bad[77] = 0
+    embeddings = artifact_of(tmp_path / "embeddings", [clustered(1_000, 1), bad])
+    counts = {"rows": 2_000, "dimension": 32, "key": "Flat", "bytes": 1, "parameters": {}}
+    index = Index(Artifact(tmp_path / "index", {"counts": counts}), embeddings)
+    with pytest.raises(InputError, match=r"img_emb_1\.npy: row 77"):
+        search_all(index, "image", clustered(3, 5).astype(np.float32), 5, tmp_path, distributor=SETTINGS)
 
 
 def artifact_of(directory: Path, parts: list[np.ndarray]) -> Artifact:

@@ -9,7 +9,6 @@ import pytest
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from react_pipeline.embedding.vectors import read_vectors
 from react_pipeline.indexing import build as index_build
-from react_pipeline.indexing.files import fits_gpu
 from react_pipeline.indexing.growth import SIDES
 from react_pipeline.indexing.index import build_index, open_index
 from react_pipeline.indexing.vectors import StoredVectors
@@ -122,27 +121,6 @@ def test_batches_give_what_one_search_gives(make_indexed: Callable[..., tuple[Pr
     assert index.search("image", queries[:0], 7).empty
 
 
-@pytest.mark.parametrize(
-    ("key", "nprobe", "hits", "fits"),
-    [
-        ("Flat", None, 2_048, True),
-        ("Flat", None, 2_049, False),
-        ("IVF4096,Flat", 2_048, 10, True),
-        ("IVF4096,Flat", 2_049, 10, False),
-        ("HNSW16", None, 10, False),
-    ],
-)
-def test_what_faiss_cannot_search_on_a_gpu_is_left_in_main_memory(
-    key: str, nprobe: int | None, hits: int, fits: bool
-) -> None:
-    import faiss
-
-    index = faiss.index_factory(8, key, faiss.METRIC_INNER_PRODUCT)
-    if nprobe:
-        index.nprobe = nprobe
-    assert fits_gpu(index, hits) is fits
-
-
 def test_auto_above_the_limit_builds(make_project: MakeProject, indexed_project: Project) -> None:
     counts = build_index(make_project(index={"exact_below": 10})).counts
     assert (counts["key"], counts["exact"]) == ("HNSW32", False)
@@ -228,7 +206,7 @@ def test_an_index_whose_recall_fell_while_it_grew_is_trained_again(
     publish(project, [(knot, knot), *pairs[:4]])
     counts = build_index(project).counts
     assert (counts["reused_rows"], counts["trained_rows"]) == (0, 4_200)
-    assert "trained anew: grown, its image index finds" in counts["reason"]
+    assert "trained again: grown, its image index finds" in counts["reason"]
 
 
 def test_a_build_killed_between_the_sides_keeps_the_finished_one(

@@ -71,7 +71,7 @@ def test_a_real_gain_is_found_among_several_candidates() -> None:
     names = ("full", "gated-image", "locked-text")
     candidates = {m: measured(m, correct) for m, correct in zip(names, [better, *others], strict=True)}
     found = judge(candidates, measured("base", base), "base", {}, SETTINGS)
-    assert found.decision == "promoted" and found.challenger is candidates["full"]
+    assert found.decision == "promoted" and found.challenger == candidates["full"].contender
 
 
 @pytest.mark.parametrize(("won", "enough"), [(4, False), (5, False), (6, True)])

@@ -13,6 +13,7 @@ from support_drawings import draw, encode
 from support_retrieval import NOTHING, hits_of
 
 from react_pipeline.project.project import Project
+from react_pipeline.retrieval import examination as examination_module
 from react_pipeline.retrieval.duplicates import EvaluationImages
 from react_pipeline.retrieval.examination import Examination
 from react_pipeline.retrieval.fusion import best_hits
@@ -73,14 +74,15 @@ def test_the_next_best_replace_what_was_not_available(indexed_project: Project) 
 
 
 def test_each_round_asks_for_twice_the_multiple_of_what_a_class_lacks_and_for_no_other_class(
-    indexed_project: Project,
+    indexed_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hits = [("t2t", "cat", row, 1 - row / 100, row) for row in range(80)]
     hits += [("t2t", "dog", row, 1 - row / 100, row) for row in range(80, 96)]
     table = best_hits(hits_of(*hits), RetrievalConfig())
     table = table.assign(url=[f"http://{row}" for row in table["row"]], image_sha256="", evaluation_similarity=np.nan)
     web = Web(dict.fromkeys(range(80, 96), IMAGE))
-    choose(indexed_project, web, table, max_per_class=3, refill_rounds=4)
+    monkeypatch.setattr(examination_module, "REFILL_ROUNDS", 4)
+    choose(indexed_project, web, table, max_per_class=3)
     assert sorted(web.asked[0]) == [0, 1, 2, 80, 81, 82]
     assert [len(rows) for rows in web.asked[1:]] == [6, 12, 24, 24]
     assert [row for rows in web.asked[1:] for row in rows] == list(range(3, 69))
@@ -106,9 +108,12 @@ def test_rows_without_a_url_that_can_be_fetched_are_passed_over_and_cost_no_roun
     assert examination.counts() == {"fetch_rounds": 1, "not_collected": {"refused_url": 3}}
 
 
-def test_rounds_are_bounded_and_what_was_had_by_then_is_what_is_kept(indexed_project: Project) -> None:
+def test_rounds_are_bounded_and_what_was_had_by_then_is_what_is_kept(
+    indexed_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examination_module, "REFILL_ROUNDS", 1)
     web = Web({row: IMAGE for row in (1, 7)})
-    _, dropped = choose(indexed_project, web, candidates(8), max_per_class=2, refill_rounds=1)
+    _, dropped = choose(indexed_project, web, candidates(8), max_per_class=2)
     assert web.asked == [[0, 1], [2, 3]]
     assert [row for row, reason in dropped.items() if not reason] == [1]
     assert set(dropped.values()) == {"", "not_collected"}

@@ -107,7 +107,7 @@ def test_new_fields_at_their_defaults_leave_the_fingerprint_and_others_change_it
 
     neutral = {"fusion": "preference", "balance": "best", "duplicate_similarity": 1.01, "decontaminate": "own"}
     before = resolve(project, "retrieved_set", "shapes").fingerprint
-    configure(project, **neutral, max_pairs=None, max_text_fraction=None, refill_rounds=3)
+    configure(project, **neutral, max_pairs=None, max_text_fraction=None)
     assert resolve(project, "retrieved_set", "shapes").fingerprint == before
     for changed in ({"fusion": "rrf"}, {"balance": "even"}, {"duplicate_similarity": 0.9}, {"decontaminate": "all"}):
         configure(project, **neutral | changed)

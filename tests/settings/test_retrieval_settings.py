@@ -108,7 +108,7 @@ def test_numbers_that_are_none_are_refused_everywhere(tmp_path: Path, number: fl
     for model, fields in (
         (RetrievalConfig, {"min_similarity": {"t2t": number}}),
         (RetrievalConfig, {"max_text_fraction": number}),
-        (IndexConfig, {"retrain_factor": number}),
+        (IndexConfig, {"memory_gib": number}),
         (TrainingConfig, {"learning_rate": number}),
     ):
         with pytest.raises(ValidationError, match="finite number"):

@@ -117,6 +117,56 @@ def test_results_of_all_methods_can_be_compared_by_the_same_metrics(tracking: Tr
         assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["evaluation_set-shapes"]
 
 
+def test_models_are_ranked_by_what_was_measured_of_them(tracking: Tracking, compared: Project) -> None:
+    # The results come first: the runs of their models, which wait in no queue, are written for them.
+    for method in ("base", "gated-image", "gated-image-control"):
+        log(tracking, compared, "domain_results", f"shapes/{method}")
+    comparison = log(tracking, compared, "comparison", "shapes")
+    client = MlflowClient(tracking.uri)
+    results = {
+        method: runs_of(tracking, asset="domain_results", method=method)[0] for method in ("base", "gated-image")
+    }
+    dataset = results["base"].inputs.dataset_inputs[0].dataset
+    order = {"field_name": "metrics.delta_top1", "ascending": False, "dataset_name": dataset.name}
+    best, *others = client.search_logged_models([comparison.info.experiment_id], order_by=[order])
+    assert best.params == {"domain": "shapes", "method": "gated-image"}
+    assert sorted(model.name for model in others) == ["base", "shapes-gated-image-control"]
+    figures = {metric.key: metric for metric in best.metrics}
+    assert (figures["top1"].value, figures["delta_top1"].value) == (1.0, 0.5)
+    assert (figures["top1"].dataset_name, figures["top1"].dataset_digest) == (dataset.name, dataset.digest)
+    assert [one.model_id for one in results["gated-image"].inputs.model_inputs] == [best.model_id]
+    (training,) = runs_of(tracking, asset="customized_checkpoint", method="gated-image")
+    assert [one.model_id for one in training.outputs.model_outputs] == [best.model_id]
+    (base,) = (model for model in others if model.name == "base")
+    assert [one.model_id for one in training.inputs.model_inputs] == [base.model_id]
+    assert json.loads(best.tags["mlflow.modelVersions"])[0]["name"] == "react-shapes"
+
+
+def test_the_run_of_a_domain_has_the_figures_of_its_best_method(tracking: Tracking, compared: Project) -> None:
+    for stage, key, group in (("comparison", "shapes", "shapes"), ("overview", "all", "all domains")):
+        log(tracking, compared, stage, key)
+        (parent,) = runs_of(tracking, **{"react.parent": group})
+        assert {"top1": 1.0, "delta_top1": 0.5}.items() <= parent.data.metrics.items()
+        assert parent.data.tags["best_method"] == "gated-image"
+        assert parent.data.tags["gain_over_control"].startswith("+0.5000 (+0.")
+
+
+def test_the_experiment_has_views_of_results_and_trainings(tracking: Tracking, compared: Project) -> None:
+    run = log(tracking, compared, "domain_results", "shapes/base")
+    log(tracking, compared, "comparison", "shapes")
+    (run,) = runs_of(tracking, fingerprint=run.data.tags["fingerprint"])
+    client = MlflowClient(tracking.uri)
+    client.set_experiment_tag(run.info.experiment_id, "mlflow.sharedViewState.results", "of an earlier version")
+    Tracking(tracking.uri, tracking.experiment).prepare()
+    tags = client.get_experiment(run.info.experiment_id).tags
+    views = {name: json.loads(tags[f"mlflow.sharedViewState.{name}"]) for name in ("results", "trainings")}
+    assert [view["name"] for view in views.values()] == ["Results", "Trainings"]
+    shown = json.loads(views["results"]["state"])
+    assert [found.info.run_id for found in client.search_runs([run.info.experiment_id], shown["searchFilter"])]
+    names = {column.split("`")[1] for column in shown["selectedColumns"]}
+    assert names - {"gain_over_control"} <= {*run.data.metrics, *run.data.params}
+
+
 def test_pages_of_mlflow_begin_with_the_accuracy_and_with_the_table_of_trainings(
     tracking: Tracking, compared: Project
 ) -> None:
@@ -184,18 +234,24 @@ def test_artifacts_of_no_domain_are_below_the_run_of_the_corpus(tracking: Tracki
 def test_addresses_are_given_only_where_a_browser_can_go(tracking: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
     assert tracking.url("abc") is None
     monkeypatch.setenv("REACT_MLFLOW_URL", "http://127.0.0.1:5000")
-    assert tracking.url("abc") == "http://127.0.0.1:5000/#/experiments/0/runs/abc"
+    assert tracking.url("abc") == "http://127.0.0.1:5000/#/experiments/0/runs/abc?workflowType=machine_learning"
     monkeypatch.delenv("REACT_MLFLOW_URL")
-    assert Tracking("http://127.0.0.1:1", "tiny").url("abc") == "http://127.0.0.1:1/#/experiments/0/runs/abc"
+    assert (
+        Tracking("http://127.0.0.1:1", "tiny").url("abc")
+        == "http://127.0.0.1:1/#/experiments/0/runs/abc?workflowType=machine_learning"
+    )
 
 
 def test_links_lead_where_a_browser_finds_mlflow_and_not_where_runs_write(
     make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = make_project(tracking_uri="http://mlflow:5000", mlflow_url="https://your.host:8500/")
-    assert Tracking.of(project).url("abc") == "https://your.host:8500/#/experiments/0/runs/abc"
+    assert (
+        Tracking.of(project).url("abc")
+        == "https://your.host:8500/#/experiments/0/runs/abc?workflowType=machine_learning"
+    )
     monkeypatch.setenv("REACT_MLFLOW_URL", "http://other.host")
-    assert Tracking.of(project).url("abc") == "http://other.host/#/experiments/0/runs/abc"
+    assert Tracking.of(project).url("abc") == "http://other.host/#/experiments/0/runs/abc?workflowType=machine_learning"
 
 
 def test_names_hold_only_letters_that_mlflow_allows() -> None:

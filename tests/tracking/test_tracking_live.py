@@ -207,6 +207,7 @@ def test_steps_are_streamed_to_a_server_and_its_page_has_an_address(server: str)
         live.started(INPUTS, 0)
         live.stepped(record(0))
         wait_for_steps(tracking, 1)
-        assert live.url == f"{server}/#/experiments/{the_run(tracking).info.experiment_id}/runs/{live.run_id}"
+        page = f"{server}/#/experiments/{the_run(tracking).info.experiment_id}/runs/{live.run_id}"
+        assert live.url == f"{page}?workflowType=machine_learning"
         live.failed(TrainingError("the loss is nan at step 1"))
     assert the_run(tracking).info.status == "FAILED"

@@ -13,7 +13,6 @@ from react_pipeline.promotion.decision import decide, promote, roll_back
 from react_pipeline.promotion.evidence import standing
 from react_pipeline.tracking import queue
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.registry import Registry
 
 GATED, LOCKED = "gated-image", "locked-text"
 NAME = "react-shapes"
@@ -37,8 +36,8 @@ def project(tiny_project: Project, measured: Path, tracking: Tracking) -> Projec
 
 
 @pytest.fixture
-def registry(project: Project, tracking: Tracking) -> Registry:
-    return Registry(tracking.uri, "tiny")
+def registry(project: Project, tracking: Tracking) -> Tracking:
+    return Tracking(tracking.uri, "tiny")
 
 
 @pytest.fixture
@@ -57,7 +56,7 @@ def ahead(project: Project) -> None:
     result(project, "shapes", LOCKED, outcomes(185))
 
 
-def test_a_champion_has_its_alias_and_says_why(project: Project, registry: Registry, client: MlflowClient) -> None:
+def test_a_champion_has_its_alias_and_says_why(project: Project, registry: Tracking, client: MlflowClient) -> None:
     artifact = decide(project, "shapes")
     reported = registry.apply(project, artifact)
     assert (reported.applied, reported.waits, reported.notes) == (1, 0, ())
@@ -74,7 +73,7 @@ def test_a_champion_has_its_alias_and_says_why(project: Project, registry: Regis
 
 
 def test_a_challenger_has_its_alias_and_who_was_dethroned_is_recorded(
-    project: Project, registry: Registry, client: MlflowClient
+    project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     registry.apply(project, decide(project, "shapes"))
     result(project, "shapes", LOCKED, outcomes(143))
@@ -92,7 +91,7 @@ def test_a_challenger_has_its_alias_and_who_was_dethroned_is_recorded(
     assert "champion" not in aliases(client)
 
 
-def test_telling_twice_changes_nothing(project: Project, registry: Registry, client: MlflowClient) -> None:
+def test_telling_twice_changes_nothing(project: Project, registry: Tracking, client: MlflowClient) -> None:
     artifact = decide(project, "shapes")
     registry.apply(project, artifact)
     before = [dict(version) for version in client.search_model_versions(f"name = '{NAME}'")]
@@ -104,26 +103,26 @@ def test_telling_twice_changes_nothing(project: Project, registry: Registry, cli
 
 
 def test_verdicts_that_mlflow_missed_are_applied_in_order_once_it_is_up(  # FAULTS 29
-    project: Project, registry: Registry, client: MlflowClient, caplog: pytest.LogCaptureFixture
+    project: Project, registry: Tracking, client: MlflowClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    down = Registry(DOWN, "tiny")
+    down = Tracking(DOWN, "tiny")
     assert down.apply(project, decide(project, "shapes")).waits == 1
     ahead(project)
     assert down.apply(project, decide(project, "shapes")).waits == 2
     assert "unavailable" in caplog.text
     assert standing(project, "shapes")[0].champion.method == LOCKED
-    reported = registry.apply_pending(project, patient=True)
+    reported = registry.apply(project, patient=True)
     assert (reported.applied, reported.waits) == (2, 0)
     assert aliases(client) == {"champion": LOCKED}
     described = {version.tags["method"]: version for version in client.search_model_versions(f"name = '{NAME}'")}
     assert described[GATED].tags["verdict"] == "former champion"
     assert "becomes champion" in described[GATED].description
     assert "becomes champion" in described[LOCKED].description
-    assert registry.apply_pending(project).applied == 0
+    assert registry.apply(project).applied == 0
 
 
 def test_verdict_that_is_applied_late_does_not_put_an_old_champion_back(
-    project: Project, registry: Registry, client: MlflowClient
+    project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     early = decide(project, "shapes")
     ahead(project)
@@ -133,7 +132,7 @@ def test_verdict_that_is_applied_late_does_not_put_an_old_champion_back(
 
 
 def test_after_a_roll_back_both_versions_say_who_is_champion_and_why(
-    project: Project, registry: Registry, client: MlflowClient
+    project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     first, second = {}, {}
     for method, reason in ((GATED, "it is first"), (LOCKED, "it is second")):
@@ -155,7 +154,7 @@ def test_after_a_roll_back_both_versions_say_who_is_champion_and_why(
 
 
 def test_an_old_verdict_that_is_applied_again_takes_no_title_from_who_has_it_by_now(
-    project: Project, registry: Registry, client: MlflowClient
+    project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     registry.apply(project, promote(project, "shapes", GATED, "it is first"))
     result(project, "shapes", LOCKED, outcomes(143))
@@ -171,7 +170,7 @@ def test_an_old_verdict_that_is_applied_again_takes_no_title_from_who_has_it_by_
 
 
 def test_a_version_whose_log_still_waits_is_registered_first(
-    project: Project, registry: Registry, client: MlflowClient
+    project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     checkpoint = project.store.current("customized_checkpoint", f"shapes/{GATED}")
     assert Tracking(DOWN, "tiny").log_artifact(project, checkpoint, "dagster-1") is None
@@ -182,7 +181,7 @@ def test_a_version_whose_log_still_waits_is_registered_first(
 
 
 def test_an_alias_moved_by_hand_is_respected_and_then_taken_over(
-    project: Project, registry: Registry, client: MlflowClient
+    project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     registry.apply(project, decide(project, "shapes"))
     result(project, "shapes", LOCKED, outcomes(143))
@@ -207,7 +206,7 @@ def test_an_alias_moved_by_hand_is_respected_and_then_taken_over(
 
 
 def test_an_alias_deleted_by_hand_is_taken_over_as_a_roll_back(
-    project: Project, registry: Registry, client: MlflowClient
+    project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     registry.apply(project, decide(project, "shapes"))
     client.delete_registered_model_alias(NAME, "champion")
@@ -220,7 +219,7 @@ def test_an_alias_deleted_by_hand_is_taken_over_as_a_roll_back(
 
 
 def test_a_command_overrules_what_was_done_by_hand_and_says_so(
-    project: Project, registry: Registry, client: MlflowClient
+    project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     registry.apply(project, decide(project, "shapes"))
     client.delete_registered_model_alias(NAME, "champion")
@@ -230,7 +229,7 @@ def test_a_command_overrules_what_was_done_by_hand_and_says_so(
 
 
 def test_a_version_deleted_by_hand_is_said_and_never_made_again(
-    project: Project, registry: Registry, client: MlflowClient
+    project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     artifact = decide(project, "shapes")
     registry.apply(project, artifact)
@@ -242,7 +241,7 @@ def test_a_version_deleted_by_hand_is_said_and_never_made_again(
 
 
 def test_a_domain_where_the_base_is_champion_and_nothing_was_trained_has_no_model(
-    project: Project, registry: Registry, client: MlflowClient
+    project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     result(project, "colours", "base", outcomes(100))
     reported = registry.apply(project, decide(project, "colours"))
@@ -252,11 +251,11 @@ def test_a_domain_where_the_base_is_champion_and_nothing_was_trained_has_no_mode
 
 
 def test_one_domain_that_cannot_be_applied_holds_up_no_other(
-    project: Project, registry: Registry, client: MlflowClient
+    project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
-    pending = project.store.root / queue.PENDING / "verdicts"
+    pending = project.store.root / queue.PENDING
     pending.mkdir(parents=True)
-    (pending / "00000001--colours--0123456789abcdef.json").write_text("not JSON")
+    (pending / "verdict--00000001--colours--0123456789abcdef.json").write_text("not JSON")
     reported = registry.apply(project, decide(project, "shapes"))
     assert (reported.applied, reported.waits) == (1, 1)
     assert aliases(client) == {"champion": GATED}

@@ -15,21 +15,20 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from support_customized import COUNTS, customized
 from support_processes import killed, started
 from support_text_tower import write_text_tower_checkpoint
-from torch import Tensor, nn
+from torch import Tensor
 
 from react_pipeline.clip.base import publish_base
-from react_pipeline.clip.gated import add_gated_blocks, gated_layers
+from react_pipeline.clip.gated import gated_layers
 from react_pipeline.clip.model import Clip, from_parts, load, save
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.demo.packages import CORPUS_SOURCES
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.indexing.index import build_index
-from react_pipeline.labelled.labelled import publish_evaluation_set
-from react_pipeline.lineage import resolve
+from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
 from react_pipeline.pages import escaped, render
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import promote
@@ -37,13 +36,20 @@ from react_pipeline.retrieval.control import draw_control
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.durable import sha256_of
-from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact, StaleArtifact, StoreWriteError
+from react_pipeline.store.errors import (
+    CorruptArtifact,
+    InputError,
+    MissingArtifact,
+    ReactError,
+    StaleArtifact,
+    StoreWriteError,
+)
 from react_pipeline.use import exported_folder as exporting
+from react_pipeline.use.classifier import Classifier
 from react_pipeline.use.exported_folder import export, other_champion, write_model
 from react_pipeline.use.model_card import Loading, licence_tables
 
 Make = Callable[..., Project]
-COUNTS = {"trainable_parameters": 1_234, "parameters": 56_789, "pairs": 7, "seconds": 1.0}
 
 
 def prepare(project: Project) -> None:
@@ -55,34 +61,6 @@ def prepare(project: Project) -> None:
 @pytest.fixture
 def project(retrieved_project: Project) -> Project:
     return retrieved_project
-
-
-def customized(project: Project, method: str) -> Artifact:
-    """A checkpoint as `customize` leaves it, with random changes in place of a training."""
-    inputs = resolve(project, "customized_checkpoint", f"shapes/{method}")
-
-    def write(directory: Path) -> dict[str, Any]:
-        clip = load(inputs.parents["base_checkpoint"].path)
-        torch.manual_seed(0)
-        if method.startswith("linear-head"):
-            head = nn.functional.normalize(torch.randn(clip.dimension, 4), dim=0)
-            save_file({"head": head, "trained": head.clone()}, directory / "head.safetensors")
-            about = {"classes": project.domain("shapes").class_names, "embed_dim": clip.dimension}
-            (directory / "head.json").write_text(json.dumps(about))
-            return COUNTS
-        if method.startswith("gated-image"):
-            add_gated_blocks(clip.model, 2)
-            for block in gated_layers(clip.model).values():
-                nn.init.constant_(block.alpha_attn, 0.7)
-                nn.init.constant_(block.alpha_dense, -0.7)
-        else:
-            for parameter in clip.model.visual.parameters():
-                nn.init.normal_(parameter, std=0.3)
-        save(clip, directory)
-        (directory / "metrics.jsonl").write_text('{"step": 0}\n')
-        return COUNTS
-
-    return project.store.build(inputs, write)
 
 
 def features(clip: Any) -> tuple[Tensor, Tensor]:
@@ -228,14 +206,76 @@ def test_a_linear_head_brings_the_bases_model_and_classifies_by_the_readmes_line
     folder = export(project, "shapes", "linear-head", tmp_path / "exported")
     base = load(project.store.current("base_checkpoint", "all").path)
     assert same(features(load(folder)), features(base))
-    for name in ("head.safetensors", "head.json"):
-        assert sha256_of(folder / name) == sha256_of(checkpoint.path / name)
+    assert sha256_of(folder / "head.safetensors") == sha256_of(checkpoint.path / "head.safetensors")
+    about = json.loads((folder / "head.json").read_text())
+    assert about.items() >= json.loads((checkpoint.path / "head.json").read_text()).items()
     readme = (folder / "README.md").read_text()
     assert "(clip.encode_images(images) @ head)" in readme
     blocks = [b for b in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "head.safetensors" in b]
     names = {"clip": load(folder), "images": torch.randn(3, 3, 32, 32)}
     exec(blocks[0].replace("path/of/this/folder", str(folder)), names)  # noqa: S102
     assert names["class_ids"].shape == (3,)
+
+
+@pytest.mark.parametrize("method", ["gated-image", "linear-head"])
+def test_onnxruntime_gives_torchs_classes_from_one_file(project: Project, tmp_path: Path, method: str) -> None:
+    evaluate(project, "shapes", "base")
+    customized(project, method)
+    folder = export(project, "shapes", method, tmp_path / "exported", onnx=True)
+    pictures = [Path(path) for path in read_images(project.store.current("evaluation_set", "shapes"))["path"]]
+    classifier = Classifier.load(folder, precision="fp32")
+    images = torch.stack([classifier.clip.preprocess(Image.open(path).convert("RGB")) for path in pictures])
+    names = {"images": images.numpy()}
+    (block,) = [b for b in re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S) if "onnx" in b]
+    exec(block.replace("path/of/this/folder", str(folder)), names)  # noqa: S102
+    found = classifier.predict(pictures)
+    assert [classifier.classes[number] for number in names["class_ids"]] == [one.classes[0] for one in found]
+    assert names["similarities"].max(axis=1).tolist() == pytest.approx([one.scores[0] for one in found], abs=1e-5)
+    vectors = torch.from_numpy(names["vectors"])
+    torch.testing.assert_close(vectors, classifier.clip.encode_images(images), atol=1e-5, rtol=0)
+    # The gates are in the graph: without them the vectors are others.
+    if method == "gated-image":
+        base = load(project.store.current("base_checkpoint", "all").path)
+        assert not torch.allclose(vectors, base.encode_images(images), atol=1e-2)
+
+
+def test_an_onnx_model_that_differs_from_torch_is_not_exported(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customized(project, "gated-image")
+    monkeypatch.setattr("react_pipeline.use.onnx_model.MAX_DIFFERENCE", -1.0)
+    with pytest.raises(ReactError, match="differs"):
+        export(project, "shapes", "gated-image", tmp_path / "exported", onnx=True)
+    assert not (tmp_path / "exported").exists()
+
+
+def test_a_damaged_export_and_a_model_of_another_domain_are_refused(project: Project, tmp_path: Path) -> None:
+    customized(project, "gated-image")
+    folder = export(project, "shapes", "gated-image", tmp_path / "exported")
+    for arguments, token in ((("colours", folder), "not of 'colours'"), ((folder, "base"), "holds one model")):
+        with pytest.raises(InputError, match=token):
+            Classifier.load(*arguments, config=project.path)
+    about = json.loads((folder / "head.json").read_text())
+    (folder / "head.json").write_text(json.dumps({**about, "classes": about["classes"][::-1]}))
+    with pytest.raises(CorruptArtifact, match=r"head\.json"):
+        Classifier.load(folder)
+
+
+def test_a_class_renamed_since_the_training_is_one_clear_error_and_the_export_keeps_the_old_name(
+    project: Project, tmp_path: Path
+) -> None:
+    evaluate(project, "shapes", "base")
+    customized(project, "gated-image")
+    evaluate(project, "shapes", "gated-image")
+    promote(project, "shapes", "gated-image", "for the test")
+    assert Classifier.load("shapes", config=project.path).origin.method == "gated-image"
+    path = project.config.domains / "shapes.yaml"
+    path.write_text(path.read_text().replace("square", "box"))
+    with pytest.raises(InputError, match="'box', 'square'"):
+        Classifier.load("shapes", config=project.path)
+    with pytest.raises(StaleArtifact):
+        Classifier.load("shapes", "gated-image", config=project.path)
+    assert "square" in Classifier.load(export(project, "shapes", "champion", tmp_path / "exported")).classes
 
 
 def test_the_record_lists_every_file_with_its_digest_and_no_other_file_comes_along(
@@ -248,7 +288,8 @@ def test_the_record_lists_every_file_with_its_digest_and_no_other_file_comes_alo
     assert record["fingerprint"] == checkpoint.fingerprint
     assert record["parents"] == checkpoint.parents
     assert {path.name for path in folder.iterdir()} == {
-        "README.md", "export.json", "open_clip_config.json", "open_clip_model.safetensors",
+        *("README.md", "export.json", "open_clip_config.json", "open_clip_model.safetensors"),
+        *("head.json", "head.safetensors"),
     }  # fmt: skip
     assert record["files"] == {name: sha256_of(folder / name) for name in record["files"]}
     assert set(record["files"]) == {path.name for path in folder.iterdir()} - {"export.json"}
@@ -382,7 +423,7 @@ def retrained(make_project: Make) -> tuple[Project, Artifact, Artifact]:
 def test_the_champion_is_exported_though_its_method_has_a_newer_model(
     make_project: Make, project: Project, tmp_path: Path
 ) -> None:
-    with pytest.raises(InputError, match="the base reigns"):
+    with pytest.raises(InputError, match="the base is champion"):
         export(project, "shapes", "champion", tmp_path / "none")
     project, first, second = retrained(make_project)
     assert first.fingerprint != second.fingerprint

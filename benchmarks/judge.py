@@ -1,0 +1,105 @@
+"""Simulated judges: whether the interval of `react-pipeline judge` covers the truth, and how many clicks it takes.
+
+Run: `.venv/bin/python -m benchmarks.judge`; `--page docs/judge.md` writes the table there. Needs no data and no model.
+
+Two models disagree on D pictures. On 20% of them neither is right; on the others the candidate is right more often than
+the base by the stated difference of all D. A judge errs on a share of the pictures: where one model is right it names
+the other, where neither is right it names one of them by chance. Each simulation draws the pictures in another order
+and judges all of them.
+
+`covers` is the share of simulations in which no interval ever, after any click, excluded the difference as this judge
+sees it: the promise is 95%. `covers truth` is the same for the true difference until the judge stops: mistakes draw
+what a judge sees towards 0. A judge stops as soon as the answer is clear (the interval excludes 0 and the exact test
+agrees), after `--most` clicks, or when all are judged. `wrong` is the share in which it was clear on the wrong side, or
+where there is no difference at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom  # type: ignore[import-untyped, unused-ignore]
+
+from benchmarks.methods import write_section
+from react_pipeline.evaluation import log_wealth
+from react_pipeline.pages import markdown_table
+
+BEGIN, END = "<!-- judge:begin -->", "<!-- judge:end -->"
+COLUMNS = [
+    "D",
+    "difference",
+    "judge errs",
+    "covers",
+    "covers truth",
+    "median clicks",
+    "90% of runs",
+    "clear",
+    "wrong",
+]
+SIZES, DIFFERENCES, ERRORS = (100, 300, 1000), (0.0, 0.2, 0.4), (0.0, 0.05, 0.1)
+NEITHER = 0.2
+LEVEL = 0.025
+"""Of one side."""
+
+
+def simulate(size: int, difference: float, error: float, runs: int, most: int) -> list[Any]:
+    """One row of the table."""
+    rng = np.random.default_rng([size, round(100 * difference), round(100 * error)])
+    won, lost = (round(size * (1 - NEITHER + sign * difference) / 2) for sign in (1, -1))
+    truth = np.repeat([1, -1, 0], [won, lost, size - won - lost])
+    total, counts, clicks = int(truth.sum()), np.zeros(4, dtype=int), []
+    for _ in range(runs):
+        seen = _judged(rng.permutation(truth), error, rng)
+        above, below = _clear(seen)[:most], _clear(-seen)[:most]
+        last = np.append(np.flatnonzero(above | below), len(above) - 1)[0]
+        clicks.append(last + 1)
+        wrong = below[last] if total > 0 else above[last] | below[last]
+        covered = not _excludes(seen, int(seen.sum()), size)
+        counts += [covered, not _excludes(seen, total, last + 1), above[last] | below[last], wrong]
+    shares = [f"{100 * count / runs:.1f}%" for count in counts]
+    median, nine_tenths = (int(np.quantile(clicks, share)) for share in (0.5, 0.9))
+    return [size, f"{difference:.0%}", f"{error:.0%}", *shares[:2], median, nine_tenths, *shares[2:]]
+
+
+def _judged(values: NDArray[np.int64], error: float, rng: np.random.Generator) -> NDArray[np.int64]:
+    mistaken = np.where(values == 0, rng.choice([-1, 1], len(values)), -values)
+    return np.where(rng.random(len(values)) < error, mistaken, values)
+
+
+def _excludes(values: NDArray[np.int64], total: int, clicks: int) -> bool:
+    """Whether any interval after these first clicks excluded this sum."""
+    size = len(values)
+    drawn = values[:clicks]
+    either = max(log_wealth(drawn, total, size).max(), log_wealth(-drawn, -total, size).max())
+    return bool(either >= -np.log(LEVEL))
+
+
+def _clear(values: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """After which clicks the sum is clearly above 0 (T,): by the sequence so far, and by the exact test."""
+    won, lost = np.cumsum(values == 1), np.cumsum(values == -1)
+    sequence = np.maximum.accumulate(log_wealth(values, 0, len(values))) >= -np.log(LEVEL)
+    return sequence & (binom.sf(won - 1, won + lost, 0.5) <= LEVEL)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the table, or write it into a page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=1000)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--most", type=int, default=200, help="Clicks after which a judge gives up.")
+    parser.add_argument("--page", type=Path)
+    given = parser.parse_args(arguments)
+    settings = [(size, gain, error) for size in given.sizes for gain in DIFFERENCES for error in ERRORS]
+    text = markdown_table(COLUMNS, [simulate(*one, given.runs, given.most) for one in settings])
+    print(text)
+    if given.page:
+        write_section(given.page, text, BEGIN, END)
+
+
+if __name__ == "__main__":
+    main()

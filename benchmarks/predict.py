@@ -1,0 +1,86 @@
+"""Pictures a second of `predict`, from JPEG files to predictions, against the bare tower on the same batches.
+
+Run `.venv/bin/python -m benchmarks.predict --pictures 2000 --model ViT-B-32` (`--checkpoint FOLDER` for one on disk).
+The bare side is open_clip's `encode_image` on batches that are decoded and preprocessed already, in the precision that
+`predict` chooses; decoding, class scores, files and the page are ours alone. Both sides take turns, the best of each
+counts. The model has random weights unless a folder is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as functional
+from PIL import Image
+
+from benchmarks.embed_inputs import draw_jpeg
+from react_pipeline.clip import DTYPES, Clip, choose_device, choose_precision, from_parts, load
+from react_pipeline.use import Classifier, Options, Origin, predict_pictures
+
+BATCH = 64
+
+
+def random_clip(name: str, device: str) -> Clip:
+    """An architecture of open_clip with random weights."""
+    import open_clip
+
+    torch.manual_seed(0)
+    clip = from_parts(open_clip.create_model(name).eval(), open_clip.get_model_config(name), {}, None)
+    clip.model.to(device)
+    clip.device = device
+    return clip
+
+
+@torch.inference_mode()
+def seconds_of_tower(clip: Clip, batches: list[torch.Tensor], precision: str) -> float:
+    """Seconds of the bare tower on all batches."""
+    began = time.perf_counter()
+    for batch in batches:
+        with torch.autocast(clip.device, DTYPES[precision], enabled=precision != "fp32"):
+            clip.model.encode_image(batch.to(clip.device), normalize=True).float().cpu()
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Print both sides and their ratio."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=2_000)
+    parser.add_argument("--pixels", type=int, default=256, help="side of a JPEG")
+    parser.add_argument("--model", default="ViT-B-32")
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=2)
+    arguments = parser.parse_args()
+    device = choose_device("auto")
+    clip = load(arguments.checkpoint, device) if arguments.checkpoint else random_clip(arguments.model, device)
+    precision = choose_precision("auto", device)
+    head = functional.normalize(torch.randn(clip.dimension, 100), dim=0)
+    origin = Origin("none", "random", "0" * 16)
+    classifier = Classifier(clip, head, tuple(map(str, range(100))), origin, precision=precision)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name, "pictures")
+        folder.mkdir()
+        for number in range(arguments.pictures):
+            (folder / f"{number:06d}.jpg").write_bytes(draw_jpeg(number % 200, arguments.pixels))
+        images = [clip.preprocess(Image.open(path).convert("RGB")) for path in sorted(folder.iterdir())[:BATCH]]
+        batches = [torch.stack(images)] * -(-arguments.pictures // BATCH)
+        bare, ours = float("inf"), float("inf")
+        seconds_of_tower(clip, batches[:1], precision)
+        for repeat in range(arguments.repeats):
+            bare = min(bare, seconds_of_tower(clip, batches, precision))
+            began = time.perf_counter()
+            predict_pictures(classifier, str(folder), Path(name, f"out{repeat}"), Options(workers=arguments.workers))
+            ours = min(ours, time.perf_counter() - began)
+    bare_rate, rate = len(batches) * BATCH / bare, arguments.pictures / ours
+    threads = torch.get_num_threads()
+    print(f"{threads} threads, {device}, {precision}, {arguments.pictures} pictures of {arguments.pixels} px")
+    print(f"bare tower  {bare_rate:8.1f} pictures/s")
+    print(f"predict     {rate:8.1f} pictures/s, ratio {rate / bare_rate:.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Detection and segmentation compared: the base beside each method of a domain, by figures and by pictures.
+
+Does not belong here: measuring (`dense_results`), which results may be compared (`comparison`).
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from react_pipeline.benchmark.comparison import problem_of, results_to_compare
+from react_pipeline.benchmark.dense_pictures import grid_of
+from react_pipeline.lineage import gather, gathered_is_current, resolve
+from react_pipeline.pages import escaped, markdown_table, render
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact
+
+STAGE = "dense_comparison"
+COLUMNS = ["method", "set", "source", "figure", "base", "value", "delta", "n"]
+PLACE = ["set", "source", "figure"]
+
+
+def compare_dense(project: Project, slug: str) -> Artifact:
+    """Publish the base beside every method of a domain that has a fresh result, on the sets that both were measured on.
+
+    Files: `table.parquet`, `table.csv`, `table.md`, `overlays.png` (truth, base, methods), `dashboard.html`.
+
+    Raises:
+        MissingArtifact: If the base has no fresh result.
+    """
+    results, skipped = results_to_compare(project, STAGE, slug)
+    inputs = resolve(project, STAGE, slug, parents=results, content={"skipped": skipped})
+
+    def write(directory: Path) -> dict[str, Any]:
+        table, left_out = compare(results)
+        table.to_parquet(directory / "table.parquet", index=False)
+        table.to_csv(directory / "table.csv", index=False)
+        reasons = {**skipped, **left_out}
+        rows = [
+            [*row[:4], *(f"{100 * value:.1f}" for value in row[4:6]), f"{100 * row.delta:+.1f}", row.n]
+            for row in table.itertuples(index=False)
+        ]
+        columns = ["method", *PLACE, "base %", "method %", "delta", "images"]
+        notes = "".join(f"\n- {name}: {escaped(reason)}" for name, reason in reasons.items())
+        (directory / "table.md").write_text(markdown_table(columns, rows) + notes + "\n", encoding="utf-8")
+        picture = _overlays(results, directory / "overlays.png")
+        shown = {"domain": slug, "columns": columns, "rows": rows, "reasons": reasons, "picture": picture}
+        page = render("benchmark", "dense.html", **shown)
+        (directory / "dashboard.html").write_text(page, encoding="utf-8")
+        return {"methods": [name for name in results if name != "base"], "skipped": reasons, **_counts(table)}
+
+    return project.store.build(inputs, write)
+
+
+def dense_is_current(project: Project, slug: str) -> Artifact:
+    """The published comparison, if it shows the results that there are today: `lineage.gathered_is_current`."""
+    return gathered_is_current(project, STAGE, slug, lambda: gather(project, STAGE, slug, problem_of))
+
+
+def compare(results: Mapping[str, Artifact]) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Each method's figures beside the base's (`COLUMNS`), and why figures are left out.
+
+    Args:
+        results: By method, the base among them.
+    """
+    measured = {name: found for name, found in results.items() if not found.counts.get("unavailable")}
+    tables = {name: pd.read_parquet(found.file("results.parquet")) for name, found in measured.items()}
+    base, left_out, parts = tables.pop("base", pd.DataFrame(columns=[*PLACE, "value", "n"])), {}, []
+    for name, found in results.items():
+        for place, reason in found.counts.get("not_measured", {}).items():
+            left_out[f"{name}, {place}"] = str(reason)
+    for method, table in tables.items():
+        mine, theirs = (results[name].counts.get("digests", {}) for name in (method, "base"))
+        others = [name for name in mine if name in theirs and mine[name] != theirs[name]]
+        why = "measured on other images than the base; rematerialize both"
+        left_out |= {f"{method}, {name}": why for name in others}
+        joined = theirs_and_mine(base, table[~table["set"].isin(others) & (table["figure"] != "classes")])
+        parts.append(joined.assign(method=method, delta=joined["value"] - joined["base"]))
+    return (pd.concat(parts)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)), left_out
+
+
+def theirs_and_mine(base: pd.DataFrame, mine: pd.DataFrame) -> pd.DataFrame:
+    """The figures that both tables have, as `base` and `value`."""
+    columns = [*PLACE, "value"]
+    theirs = base.loc[base["value"].notna(), columns].rename(columns={"value": "base"})
+    return theirs.merge(mine.loc[mine["value"].notna(), [*columns, "n"]], on=PLACE)
+
+
+def _overlays(results: Mapping[str, Artifact], path: Path) -> str:
+    """Write the grid of pictures; returns it as a data URI, "" if there is none."""
+    end = "-truth.png"
+    stems = [name.removesuffix(end) for name in results["base"].manifest["files"] if name.endswith(end)]
+    if not stems:
+        return ""
+    base = results["base"].path
+    rows = [
+        [base / f"{stem}-truth.png", *(found.path / f"{stem}-found.png" for found in results.values())]
+        for stem in sorted(stems)
+    ]
+    grid_of(rows, ["truth", *results], path)
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def _counts(table: pd.DataFrame) -> dict[str, Any]:
+    deltas: dict[str, Any] = {}
+    for row in table.itertuples():
+        of_set = deltas.setdefault(row.method, {}).setdefault(row.set, {})
+        of_set.setdefault(row.source, {})[row.figure] = float(row.delta)
+    return {"delta": deltas}

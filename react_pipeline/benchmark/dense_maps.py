@@ -1,0 +1,168 @@
+"""Open-vocabulary segmentation without training: dense features against class vectors, over windows of an image.
+
+Belongs here: class vectors of several names, windows, the two refinements of MaskCLIP. Does not belong here: the
+features (`react_pipeline.clip`), what is published (`dense_results`). Shapes: B windows on a grid h x w, M names, C
+classes, D embedding dimension, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from react_pipeline.clip import DTYPES, LOGIT_SCALE, Clip, DenseTower, choose_precision, zero_shot_head
+from react_pipeline.labelled import BACKGROUND, DenseImages
+from react_pipeline.settings import DenseConfig
+from react_pipeline.store import CorruptArtifact
+
+WINDOWS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class ClassVectors:
+    """Unit vectors of all names of the classes; a class is as near as the nearest of its names.
+
+    Attributes:
+        head: (D, M).
+        owner: Class id of each name, (M,).
+        count: C.
+    """
+
+    head: Tensor
+    owner: Tensor
+    count: int
+
+    @classmethod
+    def of(cls, clip: Clip, class_names: Sequence[str], templates: Sequence[str]) -> ClassVectors:
+        """Encode the names; a class that is only called `background` has no vector."""
+        named = [
+            (name, number)
+            for number, names in enumerate(class_names)
+            for name in names.split(";")
+            if name != BACKGROUND
+        ]
+        head = zero_shot_head(clip, [name for name, _ in named], templates).to(clip.device)
+        return cls(head, torch.tensor([number for _, number in named], device=clip.device), len(class_names))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """100 times the cosine (..., C) of unit vectors (..., D); minus infinity for a class without vector."""
+        cosines = LOGIT_SCALE * features @ self.head
+        empty = cosines.new_full((*cosines.shape[:-1], self.count), -torch.inf)
+        return empty.scatter_reduce(-1, self.owner.expand_as(cosines), cosines, "amax")
+
+
+def normalized(clip: Clip, image: Image.Image) -> Tensor:
+    """The pixels (1, 3, H, W) as the model takes them, on its device."""
+    pixels = torch.from_numpy(np.array(image)).to(clip.device).permute(2, 0, 1).float() / 255
+    mean, std = (torch.tensor(clip.preprocess_cfg[name], device=clip.device) for name in ("mean", "std"))
+    return ((pixels - mean[:, None, None]) / std[:, None, None])[None]
+
+
+def autocast(clip: Clip, precision: str) -> torch.autocast:
+    """The arithmetic of a tower on the model's device."""
+    dtype = DTYPES[choose_precision(precision, clip.device, "embedding.precision")]
+    return torch.autocast(clip.device, dtype, enabled=dtype != torch.float32)
+
+
+def resized(image: Image.Image, short_side: int, multiple: int, longest: int | None = None) -> Image.Image:
+    """The image with a short side of about so many pixels and both sides multiples of a patch."""
+    scale = short_side / min(image.size)
+    if longest and max(image.size) * scale > longest:
+        scale = longest / max(image.size)
+    sides = [max(multiple, round(side * scale / multiple) * multiple) for side in image.size]
+    return image.resize((sides[0], sides[1]), Image.Resampling.BICUBIC)
+
+
+class Segmenter:
+    """Gives every pixel of an image a class by its name alone."""
+
+    def __init__(
+        self, clip: Clip, images: DenseImages, templates: Sequence[str], config: DenseConfig, precision: str = "fp32"
+    ) -> None:
+        """Encode the class names; `precision` is as `embedding.precision`.
+
+        Raises:
+            InputError: If the tower has no dense features.
+        """
+        self.clip, self.config = clip, config
+        self.autocast = autocast(clip, precision)
+        self.tower = DenseTower(clip.model, config.attention, config.residual, config.mlp)
+        self.vectors = ClassVectors.of(clip, images.class_names, templates)
+        self.background = images.background
+        synonyms = self.background is not None and ";" in images.class_names[self.background]
+        self.scores_background = synonyms or (self.background is not None and config.background_below > 0)
+
+    @torch.inference_mode()
+    def __call__(self, image: Image.Image) -> NDArray[np.int64]:
+        """Class ids (H, W) of an image."""
+        fitted = resized(image, self.config.short_side or self.tower.size, self.tower.stride)
+        logits = self._logits(normalized(self.clip, fitted))
+        size = (image.height, image.width)
+        shares = functional.interpolate(logits, size, mode="bilinear")[0].softmax(dim=0)
+        highest = shares.amax(dim=(1, 2))
+        shares[(highest < self.config.prompt_denoising) & (highest < highest.max())] = 0
+        best, ids = shares.max(dim=0)
+        if self.background is not None and self.config.background_below > 0:
+            ids[best < self.config.background_below] = self.background
+        return ids.cpu().numpy()
+
+    def _logits(self, pixels: Tensor) -> Tensor:
+        """Mean over the windows that show a pixel, (1, C, H, W)."""
+        height, width = pixels.shape[-2:]
+        side = self.config.window or (0 if self.tower.any_size else self.tower.size)
+        if not side:
+            return self._window_logits(pixels)
+        side = side // self.tower.stride * self.tower.stride
+        tall, wide = min(side, height), min(side, width)
+        step = self.config.stride or side // 2
+        starts = ([*range(0, whole - part, step), whole - part] for whole, part in ((height, tall), (width, wide)))
+        corners = list(product(*starts))
+        total, times = pixels.new_zeros(1, self.vectors.count, height, width), pixels.new_zeros(height, width)
+        for start in range(0, len(corners), WINDOWS_AT_ONCE):
+            chosen = corners[start : start + WINDOWS_AT_ONCE]
+            windows = torch.cat([pixels[:, :, top : top + tall, left : left + wide] for top, left in chosen])
+            for (top, left), logits in zip(chosen, self._window_logits(windows), strict=True):
+                total[0, :, top : top + tall, left : left + wide] += logits
+                times[top : top + tall, left : left + wide] += 1
+        return total / times
+
+    def _window_logits(self, windows: Tensor) -> Tensor:
+        """(B, C, H, W) of windows (B, 3, H, W)."""
+        with self.autocast:
+            features, keys = self.tower(windows)
+        logits = self.vectors.logits(features)
+        if self.config.key_smoothing:
+            logits = smoothed(logits, keys, self.config.key_smoothing)
+        if not logits.isfinite().any(dim=-1).all():
+            raise CorruptArtifact("the model gives dense features that are not finite; rematerialize its checkpoint")
+        # Minus infinity would spread when it is interpolated.
+        logits = logits.clamp(min=-10 * LOGIT_SCALE)
+        return functional.interpolate(logits.permute(0, 3, 1, 2), windows.shape[-2:], mode="bilinear")
+
+
+def smoothed(logits: Tensor, keys: Tensor, threshold: float) -> Tensor:
+    """Key smoothing: patches that are unsure take the shares of patches with like keys.
+
+    Built otherwise than in MaskCLIP's code, where the keys are normalised over the image and the weights are not: here
+    keys are unit vectors, negative cosines count as 0, and the weights of a patch sum to 1.
+
+    Args:
+        logits: (B, h, w, C).
+        keys: Unit vectors (B, h, w, W).
+        threshold: Highest share below which a patch is unsure.
+
+    Returns:
+        Logarithms of shares (B, h, w, C).
+    """
+    shares, flat = logits.softmax(dim=-1).flatten(1, 2), keys.flatten(1, 2)
+    weights = functional.normalize((flat @ flat.mT).clamp(min=0), p=1, dim=-1)
+    unsure = shares.amax(dim=-1, keepdim=True) < threshold
+    return torch.where(unsure, weights @ shares, shares).log().unflatten(1, logits.shape[1:3])

@@ -1,0 +1,40 @@
+"""The command `react-pipeline init`: a project of one's own in a new folder."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from react_pipeline.commands.command_line import console
+from react_pipeline.project import HOME_VARIABLE, write_project
+
+
+class CorpusKind(StrEnum):
+    """Where the image-text pairs come from; `datacomp` is `urls` with that collection's columns."""
+
+    webdataset = "webdataset"
+    urls = "urls"
+    datacomp = "datacomp"
+    embeddings = "embeddings"
+    demo = "demo"
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="The folder to make; files that are in it are kept.")],
+    corpus: Annotated[CorpusKind, typer.Option(help="What the corpus is.")] = CorpusKind.webdataset,
+    encoder: Annotated[
+        str, typer.Option(help="MODEL/PRETRAINED of open_clip; PRETRAINED is a tag, or the path of a checkpoint.")
+    ] = "ViT-B-32/openai",
+) -> None:
+    """Make a project: pipeline.yaml, an example of a domain, a Dagster home, .gitignore."""
+    written = write_project(folder, corpus.value, encoder)
+    for path in written:
+        console.print(f"wrote {path}", markup=False, soft_wrap=True)
+    if home := os.environ.get(HOME_VARIABLE):
+        typer.echo(f"note: {HOME_VARIABLE} is set, so {home} is used instead of {folder / 'dagster_home'}", err=True)
+    step = "react-pipeline demo" if corpus is CorpusKind.demo else "edit pipeline.yaml and domains/"
+    console.print(f"next: cd {folder}, {step}, react-pipeline ui", markup=False, soft_wrap=True)

@@ -1,0 +1,117 @@
+"""The commands `react-pipeline export`, `predict` and `embed`: a model put to use."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from react_pipeline.commands.command_line import Config, console, load_project
+from react_pipeline.commands.terminal import printable
+
+if TYPE_CHECKING:
+    from react_pipeline.use import Classifier, Done, Options
+
+
+Model = Annotated[str, typer.Argument(metavar="DOMAIN", help="Slug of a domain, or a folder written by `export`.")]
+Source = Annotated[
+    str,
+    typer.Argument(help="A folder, file, quoted pattern, list (.txt), table (.parquet, .csv), or shards (.tar)."),
+]
+Which = Annotated[
+    str, typer.Option("--model", help="Of a domain: champion, a method, a registered version, or an exported folder.")
+]
+Column = Annotated[str | None, typer.Option(help="Of a table, the column of paths or URLs. Default: path, else url.")]
+Workers = Annotated[int, typer.Option(min=0, help="Decoding processes.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")]
+
+
+def export(
+    domain: Annotated[str, typer.Argument(help="Slug of the domain.")],
+    method: Annotated[str, typer.Argument(help="A trained method, such as gated-image; or: champion.")],
+    to: Annotated[Path, typer.Option("--to", help="The folder to make.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx too, for onnxruntime.")] = False,
+    config: Config = None,
+) -> None:
+    """Write a customized model with its model card as a folder of its own, for open_clip or for this package.
+
+    A method means its current model; `champion` the current champion, which may be an older one.
+    """
+    from react_pipeline.use import export as write_folder
+    from react_pipeline.use import other_champion
+
+    project = load_project(config)
+    folder = write_folder(project, domain, method, to, overwrite=overwrite, onnx=onnx)
+    if warning := other_champion(project, domain, folder):
+        typer.echo(f"note: {warning}", err=True)
+    console.print(f"{folder}: README.md says how to load it", markup=False)
+
+
+def predict(
+    domain: Model,
+    source: Source,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path("predictions"),
+    model: Which = "champion",
+    top_k: Annotated[int, typer.Option(min=1, help="Classes per picture.")] = 5,
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Below this confidence: unknown.")] = 0.0,
+    sort_into: Annotated[Path | None, typer.Option(help="Link the pictures into a folder per class in here.")] = None,
+    column: Column = None,
+    workers: Workers = 2,
+    overwrite: Overwrite = False,
+    config: Config = None,
+) -> None:
+    """Label pictures: parquet, CSV, a page of contact sheets, and a ledger of what could not be used.
+
+    A killed run resumes when the command is given again.
+    """
+    from react_pipeline.use import predict_pictures
+    from react_pipeline.use import sort_into as link_pictures
+
+    options, classifier = _prepared(domain, model, config, column=column, workers=workers, overwrite=overwrite)
+    options = replace(options, top_k=top_k, threshold=threshold)
+    done = predict_pictures(classifier, source, output, options)
+    _report(done, output, classifier)
+    if sort_into is not None:
+        links = link_pictures(sort_into, output / "predictions.parquet", done.pictures)
+        console.print(f"{sort_into}: {links['made']:,} links made, {links['present']:,} as before", markup=False)
+    console.print(f"open {output / 'index.html'} in a browser", markup=False, soft_wrap=True)
+
+
+def embed(
+    domain: Model,
+    source: Source,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path("vectors"),
+    model: Which = "champion",
+    column: Column = None,
+    workers: Workers = 2,
+    overwrite: Overwrite = False,
+    config: Config = None,
+) -> None:
+    """Write the unit vector of every picture to `vectors.parquet`, resumable as `predict` is."""
+    from react_pipeline.use import embed_pictures
+
+    options, classifier = _prepared(domain, model, config, column=column, workers=workers, overwrite=overwrite)
+    _report(embed_pictures(classifier, source, output, options), output, classifier)
+
+
+def _prepared(domain: str, model: str, config: Path | None, **options: Any) -> tuple[Options, Classifier]:
+    from react_pipeline.use import Classifier, Options, is_exported
+
+    # An exported folder needs no project; where there is one, its rules for pictures from outside hold.
+    if config is not None or not (is_exported(domain) or is_exported(model)):
+        corpus = load_project(config).config.corpus
+        options |= {"max_pixels": corpus.max_pixels, "download": corpus.download}
+    classifier = Classifier.load(domain, model, config=config)
+    if classifier.note:
+        typer.echo(f"note: {classifier.note}", err=True)
+    return Options(**options), classifier
+
+
+def _report(done: Done, output: Path, classifier: Classifier) -> None:
+    console.print(f"{done.used:,} pictures by {classifier.origin}: {output}", markup=False, soft_wrap=True)
+    if done.skipped:
+        counts = ", ".join(f"{reason} {count:,}" for reason, count in done.skipped.items())
+        typer.echo(printable(f"note: left out: {counts}; see {output / 'ledger.csv'}"), err=True)

@@ -1,0 +1,154 @@
+"""Judgements: the logs of a domain that hold today, as an artifact that comparison and promotion are made from.
+
+Belongs here: where logs are, which of them are of today's class names and of models that still exist, publishing them.
+Does not belong here: what a log says (`judgement_log`), writing one (`use.judge`).
+
+No row of `pipeline.STAGES` has it: whoever reads judgements publishes what the logs hold at that moment, so an answer
+is in the next comparison and verdict, and a domain without judgements has no empty artifact.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from react_pipeline.evaluation.judgement_log import CONFIDENCE, Session, Side, describe
+from react_pipeline.lineage import fresh
+from react_pipeline.pages import escaped
+from react_pipeline.pipeline import ALL, method_key
+from react_pipeline.project import Project
+from react_pipeline.store import Artifact, Inputs, ReactError
+
+JUDGEMENTS = "judgements"
+"""Stage of the artifact, by domain, and the folder beside `pipeline.yaml` that has the logs: `judgements/<domain>/`."""
+
+
+@dataclass(frozen=True)
+class Judgements:
+    """The sessions of a domain that hold today, and the inputs of the artifact that keeps them."""
+
+    inputs: Inputs
+    sessions: tuple[Session, ...]
+
+    def publish(self, project: Project) -> Artifact:
+        """Publish them; the artifact that is there already if there are no new judgements.
+
+        Files: `logs/*.jsonl`, `table.parquet` (one row a session), `answers.parquet` (one row an answer), `table.md`.
+        """
+
+        def write(directory: Path) -> dict[str, Any]:
+            (directory / "logs").mkdir()
+            for session in self.sessions:
+                (directory / "logs" / session.path.name).write_bytes(session.data)
+            pd.DataFrame([row_of(session) for session in self.sessions]).to_parquet(directory / "table.parquet")
+            answers = [answer for session in self.sessions for answer in _answers(session)]
+            pd.DataFrame(answers).to_parquet(directory / "answers.parquet")
+            sentences = "".join(f"- {escaped(describe(session))}\n" for session in self.sessions)
+            (directory / "table.md").write_text(sentences, encoding="utf-8")
+            return {"sessions": len(self.sessions), **{_name(session): _figures(session) for session in self.sessions}}
+
+        return project.store.build(self.inputs, write)
+
+    def latest(self, candidate: Side, against: Side) -> Session | None:
+        """The session of two models that was begun last; None if they were never judged."""
+        found = [one for one in self.sessions if (one.header.candidate, one.header.against) == (candidate, against)]
+        return max(found, key=lambda session: session.header.created, default=None)
+
+
+def judgements_of(project: Project, slug: str) -> Judgements | None:
+    """What the logs of a domain hold today; None if there are no judgements. Publishes nothing.
+
+    Logs under other class names or templates, and of models that were pruned, stay where they are and count for
+    nothing.
+
+    Raises:
+        CorruptArtifact: If a log cannot be read.
+    """
+    paths = sorted((project.path.parent / JUDGEMENTS / slug).glob("*.jsonl"))
+    if not paths:
+        return None
+    measure = measure_of(project, slug)
+    parents: dict[str, Artifact] = {}
+    sessions: list[Session] = []
+    for session in map(Session.read, paths):
+        sides = (session.header.candidate, session.header.against)
+        try:
+            models = {side.checkpoint: model_of(project, slug, side) for side in sides}
+        except ReactError:
+            continue
+        if session.header.measure == measure and session.entries:
+            parents |= models
+            sessions.append(session)
+    if not sessions:
+        return None
+    content = {session.path.name: hashlib.sha256(session.data).hexdigest() for session in sessions}
+    return Judgements(Inputs(JUDGEMENTS, slug, measure, parents, "1", content), tuple(sessions))
+
+
+def measure_of(project: Project, slug: str) -> dict[str, Any]:
+    """What two models share when they classify the same pictures: class names and templates."""
+    domain = project.domain(slug)
+    return {"classes": domain.class_names, **domain.model_dump(mode="json", include={"templates"})}
+
+
+def model_of(project: Project, slug: str, side: Side) -> Artifact:
+    """The artifact of a judged model.
+
+    Raises:
+        MissingArtifact: If it was pruned.
+    """
+    stage, key = _place(slug, side.method)
+    return project.store.open(stage, key, side.checkpoint)
+
+
+def present_model(project: Project, slug: str, method: str) -> Side:
+    """Today's model of a method, or the base.
+
+    Raises:
+        MissingArtifact: If it was never built.
+        StaleArtifact: If it was built from other inputs than today's.
+    """
+    return Side(method=method, checkpoint=fresh(project, *_place(slug, method)).fingerprint)
+
+
+def row_of(session: Session, confidence: float = CONFIDENCE) -> dict[str, Any]:
+    """A session as a row of tables; differences are fractions."""
+    header, found = session.header, session.difference(confidence)
+    return {
+        **{"candidate": header.candidate.method, "candidate_checkpoint": header.candidate.checkpoint},
+        **{"against": header.against.method, "against_checkpoint": header.against.checkpoint},
+        **{"source": header.source, "created": header.created},
+        **{"difference": found.estimate, "low": found.low, "high": found.high, "p_value": found.p_value},
+        **{"confidence": confidence, "clear": found.clear, **session.counts},
+    }
+
+
+def _place(slug: str, method: str) -> tuple[str, str]:
+    return ("base_checkpoint", ALL) if method == "base" else ("customized_checkpoint", method_key(slug, method))
+
+
+def _name(session: Session) -> str:
+    return f"{session.header.candidate.method}-over-{session.header.against.method}-{session.path.stem[-8:]}"
+
+
+def _figures(session: Session) -> dict[str, Any]:
+    row = row_of(session)
+    return {name: value for name, value in row.items() if isinstance(value, bool | int | float)}
+
+
+def _answers(session: Session) -> Iterator[dict[str, Any]]:
+    classes = session.header.measure["classes"]
+    shown = zip(session.header.pictures, session.entries, session.values(0), strict=False)
+    for picture, entry, value in shown:
+        chosen = classes[entry.answer] if isinstance(entry.answer, int) else entry.answer
+        yield {
+            **{"candidate": session.header.candidate.method, "against": session.header.against.method},
+            **{"picture": picture.path, "answer": chosen, "value": int(value)},
+            **{"candidate_class": classes[picture.candidate], "against_class": classes[picture.against]},
+            **{"judge": entry.judge, "time": entry.time},
+        }

@@ -1,0 +1,175 @@
+"""Searching all queries at once: one pass over the stored vectors, or over the cells of an index.
+
+Belongs here: which rows are compared with which queries. Does not belong here: comparing and ranking (`indexing.best`),
+which of the two ways is taken (`indexing.choice`). Shapes: Q queries, N rows, D width.
+
+The exact pass reads each vector once, in order, mapped from disk. In list order each cell of an index is decoded once
+and compared with all queries that visit it; a search query by query decodes it once for each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from react_pipeline.embedding import Rows, Vectors
+from react_pipeline.indexing.best import Best, rank_exactly
+from react_pipeline.indexing.files import inverted_lists, rotated
+from react_pipeline.indexing.vectors import UNIT_TOLERANCE, StoredVectors
+
+FEW_QUERIES = 64
+"""Up to here reading the vectors takes longer than comparing them, and a fast type gains nothing."""
+_BLOCK_ROWS = 16_384
+_ASSIGNED_AT_ONCE = 65_536
+
+
+def product_precision(queries: int, device: str) -> str:
+    """The type in which products are fastest; hits are the same in all of them."""
+    from react_pipeline.clip import choose_precision
+
+    if queries <= FEW_QUERIES:
+        return "fp32"
+    # Vectors are stored in half precision, so on a GPU rounding does not move them.
+    return choose_precision("auto", "cpu") if device == "cpu" else "fp16"
+
+
+def exact_hits(
+    stored: StoredVectors,
+    queries: Vectors,
+    k: int,
+    *,
+    device: str = "cpu",
+    rows: tuple[int, int] | None = None,
+    kth: Vectors | None = None,
+) -> tuple[Vectors, Rows]:
+    """The k rows most similar to each query, by one pass over the vectors.
+
+    Args:
+        stored: One side of the corpus.
+        queries: Unit rows (Q, D).
+        k: Hits per query.
+        device: `cpu` or `cuda`.
+        rows: The first, and the one behind the last; None: all.
+        kth: As of `Best`.
+
+    Returns:
+        Similarities and rows (Q, k), as of `Best.ranked`.
+
+    Raises:
+        InputError: If a vector is not finite or not of unit length.
+    """
+    import torch
+
+    best = Best(queries, k, product_precision(len(queries), device), device, kth)
+    first_row, last_row = rows or (0, stored.rows)
+    bar = tqdm(total=last_row - first_row, desc="comparing rows", disable=None, leave=False)
+    for first, block in stored.blocks(first_row, last_row, _BLOCK_ROWS):
+        numbers = np.arange(first, first + len(block))
+        lengths = best.see(numbers, torch.from_numpy(np.array(block)))
+        # A NaN compares as false.
+        if not bool(((lengths - 1).abs() < UNIT_TOLERANCE).all()):
+            stored.refuse_bad(numbers, block.astype(np.float32))
+        bar.update(len(block))
+    bar.close()
+    return best.ranked(stored.take)
+
+
+def nearest(queries: Vectors, vectors: Vectors, k: int, device: str = "cpu") -> tuple[Vectors, Rows]:
+    """As `exact_hits`, among vectors (N, D) in memory."""
+    import torch
+
+    best = Best(np.ascontiguousarray(queries), k, product_precision(len(queries), device), device)
+    for first in range(0, len(vectors), _BLOCK_ROWS):
+        block = vectors[first : first + _BLOCK_ROWS]
+        best.see(np.arange(first, first + len(block)), torch.from_numpy(block))
+    return best.ranked(lambda rows: vectors[rows])
+
+
+def has_list_order(index: Any) -> bool:
+    """Whether cells of an index can be decoded by themselves."""
+    import faiss
+
+    lists, outer = inverted_lists(index), faiss.downcast_index(index)
+    whole = isinstance(outer, faiss.IndexIVF | faiss.IndexPreTransform)
+    return whole and isinstance(lists, faiss.IndexIVFFlat | faiss.IndexIVFScalarQuantizer | faiss.IndexIVFPQ)
+
+
+def list_order_hits(
+    index: Any, queries: Vectors, k: int, rerank: int, stored: StoredVectors, device: str = "cpu"
+) -> tuple[Vectors, Rows]:
+    """What searching an index of cells query by query gives, cell by cell.
+
+    Args:
+        index: In main memory or mapped; its parameters are set.
+        queries: Unit rows (Q, D).
+        k: Hits per query.
+        rerank: So many times k hits are ranked again by the stored vectors.
+        stored: The vectors.
+        device: Where products are computed.
+
+    Returns:
+        Similarities and rows (Q, k), as of `Best.ranked`.
+    """
+    import faiss
+    import torch
+    from faiss.contrib.inspect_tools import get_invlist
+
+    lists, asked, outer = inverted_lists(index), rotated(index, queries), faiss.downcast_index(index)
+    assert lists is not None  # noqa: S101 - `has_list_order`
+    whole = _holds_stored(lists, outer)
+    precision = product_precision(len(queries), device) if whole else "fp32"
+    best = Best(asked, k * (1 if whole else rerank), precision, device)
+    for cell, visitors in _by_cell(lists, asked):
+        rows, codes = get_invlist(lists.invlists, cell)
+        if len(rows):
+            best.see(rows, torch.from_numpy(_decoded(lists, cell, codes)), torch.from_numpy(visitors))
+    if whole:
+        return best.ranked(stored.take)
+    similarities, rows = best.ranked()
+    if rerank == 1:
+        return similarities, rows
+    query, place = np.nonzero(rows >= 0)
+    return rank_exactly(queries, query, rows[query, place], stored.take, k)
+
+
+def _by_cell(lists: Any, queries: Vectors) -> Iterator[tuple[int, Rows]]:
+    """The cells that queries visit, each with the queries; the nearest cell of every query first.
+
+    With a threshold from its nearest cell a query keeps nearly nothing of the others.
+    """
+    parts = [queries[start : start + _ASSIGNED_AT_ONCE] for start in range(0, len(queries), _ASSIGNED_AT_ONCE)]
+    assigned = np.concatenate([lists.quantizer.search(part, int(lists.nprobe))[1].astype(np.int32) for part in parts])
+    for columns in (assigned[:, :1], assigned[:, 1:]):
+        cells = columns.ravel()
+        order = np.argsort(cells, kind="stable")
+        found, starts = np.unique(cells[order], return_index=True)
+        for cell, places in zip(found.tolist(), np.split(order, starts[1:]), strict=True) if len(order) else ():
+            if cell >= 0:
+                yield cell, places // columns.shape[1]
+
+
+def _holds_stored(lists: Any, outer: Any) -> bool:
+    """Whether its codes are the stored vectors, so that similarities may be computed from those."""
+    import faiss
+
+    if isinstance(outer, faiss.IndexPreTransform):
+        return False
+    half = isinstance(lists, faiss.IndexIVFScalarQuantizer) and lists.sq.qtype == faiss.ScalarQuantizer.QT_fp16
+    return isinstance(lists, faiss.IndexIVFFlat) or (half and not lists.by_residual)
+
+
+def _decoded(lists: Any, cell: int, codes: npt.NDArray[np.uint8]) -> npt.NDArray[np.floating[Any]]:
+    """The vectors of a cell (n, D)."""
+    import faiss
+
+    if isinstance(lists, faiss.IndexIVFFlat):
+        return codes.view(np.float32).reshape(len(codes), -1)
+    if _holds_stored(lists, None):
+        return codes.view(np.float16)
+    decoder = lists.sq if isinstance(lists, faiss.IndexIVFScalarQuantizer) else lists.pq
+    vectors: Vectors = decoder.decode(codes)
+    return vectors + lists.quantizer.reconstruct(cell) if lists.by_residual else vectors

@@ -1,0 +1,163 @@
+"""All queries of a domain against the corpus: here or on a cluster; a killed search is resumed.
+
+Belongs here: the parts of an exact search, their files, merging them. Does not belong here: comparing
+(`indexing.batch`), the cluster (`project`), what becomes of the hits (`retrieval`).
+
+A part is a run of rows, and its k best hits of each query are a file; the k best of all are among these. Tasks need the
+vectors and the file of queries, and no index is needed. Shapes: Q queries, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from uuid import uuid4
+
+import numpy as np
+
+from react_pipeline.embedding import Rows, Side, Vectors
+from react_pipeline.indexing.batch import exact_hits, has_list_order, list_order_hits
+from react_pipeline.indexing.choice import Choice, choose_way
+from react_pipeline.indexing.index import Index
+from react_pipeline.indexing.spread import cut
+from react_pipeline.indexing.vectors import StoredVectors
+from react_pipeline.project import require_shared, spread
+from react_pipeline.settings import DistributorConfig
+from react_pipeline.store import Artifact
+
+logger = logging.getLogger(__name__)
+
+PART_ROWS = 4_000_000
+"""Rows of a task: 4 GB of vectors of 512 numbers in half precision."""
+_HIT = np.dtype([("similarity", "<f4"), ("row", "<i8")])
+_MERGED_QUERIES = 8_192
+
+
+def search_all(
+    index: Index,
+    side: Side,
+    queries: Vectors,
+    k: int,
+    scratch: Path,
+    *,
+    wanted: Literal["auto", "exact", "index"] = "auto",
+    distributor: DistributorConfig | None = None,
+) -> tuple[Vectors, Rows, Choice]:
+    """The k rows most similar to each of many queries.
+
+    Args:
+        index: Of the corpus; its files are opened only if they are searched.
+        side: Search among `image` or `text` vectors.
+        queries: Unit rows (Q, D).
+        k: Hits per query.
+        scratch: A folder for parts of the result, which a later call with the same queries resumes; made if
+            missing. On a cluster all machines must see it.
+        wanted: `retrieval.search`.
+        distributor: Where the parts of an exact search run; None: here.
+
+    Returns:
+        Similarities and rows (Q, k), best first, equal ones by row; minus infinity and -1 where there are fewer. And
+        the way that was taken.
+
+    Raises:
+        InputError: As of `Index.search`; or if a stored vector is not finite or not of unit length.
+    """
+    from react_pipeline.clip import choose_device
+
+    queries, k = index.checked(queries, k), min(k, index.rows)
+    settings, device = distributor or DistributorConfig(), choose_device(index.device)
+    spreads = settings.kind != "local"
+    choice = choose_way(wanted, index.artifact, side, len(queries), k, device=device, spreads=spreads)
+    logger.info("%s queries against %s rows: %s (%s)", f"{len(queries):,}", f"{index.rows:,}", choice.way, choice)
+    stored = index.stored_vectors(side)
+    if choice.way == "exact":
+        scratch.mkdir(parents=True, exist_ok=True)
+        return *_scan(stored.artifact, side, queries, k, scratch, index.device, settings), choice
+    opened, rerank = index.opened(side), index.rerank(side)
+    if has_list_order(opened):
+        return *list_order_hits(opened, queries, k, rerank, stored, device), choice
+    # A graph is walked query by query; its hits come in batches, for the sake of memory.
+    similarities, rows = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1)
+    for hits in index.search_batches(side, queries, k):
+        similarities[hits["query"], hits["rank"]] = hits["similarity"]
+        rows[hits["query"], hits["rank"]] = hits["row"]
+    return similarities, rows, choice
+
+
+def _scan(
+    embeddings: Artifact,
+    side: Side,
+    queries: Vectors,
+    k: int,
+    scratch: Path,
+    device: str,
+    settings: DistributorConfig,
+) -> tuple[Vectors, Rows]:
+    name = hashlib.sha256(f"{embeddings.fingerprint} {side} {k} {queries.shape}".encode() + queries.tobytes())
+    task = ScanTask(embeddings, side, scratch / f"{name.hexdigest()[:16]}.npy", k, device)
+    if not task.queries.exists():
+        _save(task.queries, queries)
+    stored = StoredVectors(embeddings, side)
+    parts = list(cut(stored.starts(), PART_ROWS, stored.rows))
+    spread(task, parts, settings, f"searching the {side} vectors")
+    return merge_parts([task.file(first) for first, _ in parts], k)
+
+
+@dataclass(frozen=True)
+class ScanTask:
+    """Searches a part exactly; of one item, the first row and the one behind the last."""
+
+    embeddings: Artifact
+    side: Side
+    queries: Path
+    k: int
+    device: str
+
+    def file(self, first: int) -> Path:
+        """Where the hits are of the part that begins with a row."""
+        return self.queries.with_suffix(f".{first}.npy")
+
+    def __call__(self, rows: tuple[int, int]) -> None:
+        """Write the hits, unless they were written before."""
+        from react_pipeline.clip import choose_device
+
+        require_shared(self.queries.parent)
+        path = self.file(rows[0])
+        if path.exists():
+            return
+        queries, stored = np.load(self.queries), StoredVectors(self.embeddings, self.side)
+        kth = np.full(len(queries), -np.inf, np.float32)
+        # Whatever parts are done say what a hit must reach at least.
+        for done in self.queries.parent.glob(f"{self.queries.stem}.*.npy"):
+            kth = np.maximum(kth, np.load(done, mmap_mode="r")["similarity"][:, -1])
+        device = choose_device(self.device)
+        similarities, found = exact_hits(stored, queries, self.k, device=device, rows=rows, kth=kth)
+        hits = np.empty(similarities.shape, _HIT)
+        hits["similarity"], hits["row"] = similarities, found
+        _save(path, hits)
+
+
+def merge_parts(paths: list[Path], k: int) -> tuple[Vectors, Rows]:
+    """The k best of all parts, as of `search_all`."""
+    parts = [np.load(path, mmap_mode="r") for path in paths]
+    if len(parts) == 1:
+        return np.array(parts[0]["similarity"]), np.array(parts[0]["row"])
+    similarities, rows = np.empty((len(parts[0]), k), np.float32), np.empty((len(parts[0]), k), np.int64)
+    for start in range(0, len(rows), _MERGED_QUERIES):
+        some = slice(start, start + _MERGED_QUERIES)
+        hits = np.concatenate([part[some] for part in parts], axis=1)
+        # Rows of later parts are higher, so a stable order keeps equal hits by row.
+        order = np.argsort(-hits["similarity"], axis=1, kind="stable")[:, :k]
+        similarities[some] = np.take_along_axis(hits["similarity"], order, axis=1)
+        rows[some] = np.take_along_axis(hits["row"], order, axis=1)
+    return similarities, rows
+
+
+def _save(path: Path, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> None:
+    # Another attempt at the same task may be at work.
+    written = path.with_name(f".{uuid4().hex}.npy")
+    np.save(written, array)
+    written.replace(path)

@@ -1,0 +1,70 @@
+"""A number for each of many rows of the corpus, computed of their image vectors: here or on a cluster.
+
+Belongs here: reading the vectors in the order of the corpus, in chunks, as tasks. Does not belong here: what is
+computed (`candidates`, `duplicates`). Shapes: N rows, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from react_pipeline.embedding import Rows, Vectors, image_vectors
+from react_pipeline.project import spread
+from react_pipeline.settings import DistributorConfig
+from react_pipeline.store import Artifact
+
+_CHUNK_ROWS, _TASK_ROWS = 8_192, 1_000_000
+
+Compute = Callable[[Vectors, NDArray[Any]], Vectors]
+"""Of vectors (n, D) and what is known beside of each row (n,): the numbers (n,)."""
+
+
+def values_of_rows(
+    embeddings: Artifact,
+    rows: Rows,
+    compute: Compute,
+    beside: NDArray[Any] | None = None,
+    distributor: DistributorConfig | None = None,
+) -> Vectors:
+    """The number of each row (N,).
+
+    Args:
+        embeddings: Of the corpus.
+        rows: Their numbers (N,), in any order, also repeated.
+        compute: Computes the numbers of some rows.
+        beside: What it is given for each row (N,).
+        distributor: Where it runs; None: here.
+    """
+    # In the order of the corpus, so that a chunk reads neighbouring pages of the vectors.
+    order = np.argsort(rows, kind="stable")
+    parts = [order[start : start + _TASK_ROWS] for start in range(0, len(order), _TASK_ROWS)]
+    known = rows if beside is None else beside
+    items = [(rows[part], known[part]) for part in parts]
+    found = spread(RowsTask(embeddings, compute), items, distributor or DistributorConfig(), "comparing chosen rows")
+    values = np.empty(len(rows), np.float32)
+    for part, numbers in zip(parts, found, strict=True):
+        values[part] = numbers
+    return values
+
+
+@dataclass(frozen=True)
+class RowsTask:
+    """Computes the numbers of some rows; of one item, the rows and what is known beside of each."""
+
+    embeddings: Artifact
+    compute: Compute
+
+    def __call__(self, item: tuple[Rows, NDArray[Any]]) -> Vectors:
+        """The numbers (n,)."""
+        rows, beside = item
+        values = np.empty(len(rows), np.float32)
+        for start in range(0, len(rows), _CHUNK_ROWS):
+            part = slice(start, start + _CHUNK_ROWS)
+            values[part] = self.compute(image_vectors(self.embeddings, pd.Series(rows[part])), beside[part])
+        return values

@@ -1,0 +1,101 @@
+"""Logged models: one for each checkpoint and for the base, so that MLflow ranks them by what was measured of them.
+
+Belongs here: making and finding them, and their versions in the registry. Does not belong here: who is champion
+(`registry`): every function here raises whatever MLflow raises.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from react_pipeline.evaluation import TRAINED
+from react_pipeline.pipeline import ALL
+from react_pipeline.store import Artifact
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
+
+BASE = "base_checkpoint"
+MODEL_STAGES = (TRAINED, BASE)
+"""Stages whose artifacts are models; an artifact made with several is of the first."""
+
+
+class Measured(NamedTuple):
+    """What a metric was measured of, and on which data set; named as MLflow's metrics name it."""
+
+    model_id: str | None = None
+    dataset_name: str | None = None
+    dataset_digest: str | None = None
+
+
+def model_of(artifact: Artifact) -> tuple[str, str, str] | None:
+    """Stage, key and fingerprint of the model that an artifact was made with; None if with no model."""
+    for stage in MODEL_STAGES:
+        if stage in artifact.parents:
+            return stage, ALL if stage == BASE else artifact.key, artifact.parents[stage]
+    return None
+
+
+def find_model_id(client: MlflowClient, experiment_id: str, fingerprint: str) -> str | None:
+    """Id of the logged model of a checkpoint; one that a killed process left unfinished does not count."""
+    from mlflow.entities import LoggedModelStatus
+
+    found = client.search_logged_models([experiment_id], f"tags.fingerprint = '{fingerprint}'")
+    return next((str(model.model_id) for model in found if model.status == LoggedModelStatus.READY), None)
+
+
+def log_model(client: MlflowClient, experiment_id: str, artifact: Artifact, run_id: str) -> str:
+    """The id of the artifact's logged model, made now if it is not there; of a trained one with a version."""
+    from mlflow.entities import LoggedModelOutput
+
+    tags = {"fingerprint": artifact.fingerprint, "path": str(artifact.path)}
+    if artifact.stage == TRAINED:
+        tags["method"] = artifact.key.split("/")[1]
+    model_id = find_model_id(client, experiment_id, artifact.fingerprint)
+    if model_id is None:
+        model_id = str(_create(client, experiment_id, artifact, run_id, tags).model_id)
+    if artifact.stage == TRAINED:
+        _register(client, client.get_logged_model(model_id), artifact, run_id, tags)
+    client.log_outputs(run_id, [LoggedModelOutput(model_id, int(artifact.counts.get("steps") or 0))])
+    return model_id
+
+
+def _create(
+    client: MlflowClient, experiment_id: str, artifact: Artifact, run_id: str, tags: dict[str, str]
+) -> LoggedModel:
+    # As mlflow.create_external_model does, without its global state (active run, tracking URI).
+    from mlflow.models.utils import get_external_mlflow_model_spec
+
+    domain, _, method = artifact.key.partition("/")
+    params = {"domain": domain, "method": method} if method else {"method": "base"}
+    model = client.create_logged_model(
+        experiment_id,
+        "-".join(params.values()),
+        run_id,
+        {**tags, "mlflow.model.isExternal": "true"},
+        params,
+        model_type="open_clip",
+    )
+    with tempfile.TemporaryDirectory() as directory:
+        get_external_mlflow_model_spec(model).save(str(Path(directory) / "MLmodel"))
+        client.log_model_artifacts(model.model_id, directory)
+    return client.finalize_logged_model(model.model_id, "READY")
+
+
+def _register(client: MlflowClient, model: LoggedModel, artifact: Artifact, run_id: str, tags: dict[str, str]) -> None:
+    domain = artifact.key.split("/")[0]
+    name = f"react-{domain}"
+    if not client.search_registered_models(f"name = '{name}'"):
+        client.create_registered_model(name, description=f"CLIP customized to the domain {domain!r} by REACT")
+    if not client.search_model_versions(f"name = '{name}' and tags.fingerprint = '{artifact.fingerprint}'"):
+        # `models:/<id>` would be looked up at MLflow's global tracking URI, which need not be this one.
+        version = client.create_model_version(
+            name, model.artifact_location, run_id, tags=tags, await_creation_for=0, model_id=model.model_id
+        )
+        # What the page of models links to the registry by.
+        registered = json.dumps([{"name": name, "version": str(version.version)}])
+        client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": registered})

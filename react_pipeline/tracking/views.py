@@ -1,0 +1,66 @@
+"""Views: what MLflow's pages show first, so that they answer questions without a search by hand.
+
+Belongs here: addresses of pages, and the saved views of an experiment. Does not belong here: what runs hold (`values`).
+
+MLflow 3.17 opens an experiment as one of language models, with an empty page of traces, unless the address holds
+`workflowType`; no tag changes that. A saved view is a tag of the experiment, which the menu *Views* lists and an
+address names.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment
+
+VIEW_TAG = "mlflow.sharedViewState."
+RESULTS_VIEW, TRAININGS_VIEW = "results", "trainings"
+
+_TRAINING_PAGES = "workflowType=machine_learning"
+_FIGURES = ("top1", "delta_top1", "gain_over_control", "mean_per_class", "trainable_parameters", "training_seconds")
+_VIEWS = {
+    RESULTS_VIEW: {
+        "searchFilter": "tags.asset = 'domain_results'",
+        "orderByKey": "metrics.`top1`",
+        "selectedColumns": [
+            *("params.`domain`", "params.`method`", *(f"metrics.`{name}`" for name in _FIGURES)),
+        ],
+        "chartsSearchFilter": "|".join(f"^{name}$" for name in _FIGURES),
+    },
+    TRAININGS_VIEW: {
+        "searchFilter": "tags.asset = 'customized_checkpoint'",
+        "orderByKey": "attributes.start_time",
+        "selectedColumns": [
+            *("params.`domain`", "params.`method`", "metrics.`training/loss`", "metrics.`training_seconds`"),
+            "metrics.`pairs`",
+        ],
+        "chartsSearchFilter": "^training/",
+    },
+}
+
+
+def run_url(address: str, experiment_id: str, run_id: str) -> str:
+    """Where the server at `address` shows a run."""
+    return f"{address}/#/experiments/{experiment_id}/runs/{run_id}?{_TRAINING_PAGES}"
+
+
+def view_url(address: str, experiment_id: str, view: str = RESULTS_VIEW) -> str:
+    """Where the server at `address` shows a saved view."""
+    return f"{address}/#/experiments/{experiment_id}/runs?{_TRAINING_PAGES}&viewStateShareKey={view}"
+
+
+def models_url(address: str, experiment_id: str) -> str:
+    """Where the server at `address` shows all models."""
+    return f"{address}/#/experiments/{experiment_id}/models?{_TRAINING_PAGES}"
+
+
+def save_views(client: MlflowClient, experiment: Experiment) -> None:
+    """Save the views that the experiment lacks, or has from an earlier version, as MLflow's own pages save them."""
+    for view, state in _VIEWS.items():
+        shown = json.dumps({"orderByAsc": False, "columnOrder": state["selectedColumns"], **state})
+        value = {"name": view.capitalize(), "createdAt": experiment.creation_time or 0, "state": shown}
+        if experiment.tags.get(VIEW_TAG + view) != (text := json.dumps(value)):
+            client.set_experiment_tag(experiment.experiment_id, VIEW_TAG + view, text)

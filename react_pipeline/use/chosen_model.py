@@ -1,0 +1,130 @@
+"""Which model of a project is meant by `champion`, a method or a version, and what it was trained for.
+
+Belongs here: finding the checkpoint, refusing one that was trained for other classes, its calibration. Does not belong
+here: what the model does (`classifier`), exporting it (`exported_folder`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from react_pipeline.clip import choose_device, load_classifier
+from react_pipeline.lineage import fresh
+from react_pipeline.pipeline import ALL, method_key
+from react_pipeline.project import Project
+from react_pipeline.promotion import BASE, NEVER, results_of, standing
+from react_pipeline.settings import CONTROL_SUFFIX, METHODS, DomainConfig
+from react_pipeline.store import Artifact, InputError, ReactError
+from react_pipeline.tracking import Tracking
+from react_pipeline.use.classifier import Classifier, Origin
+
+CHAMPION = "champion"
+
+
+def load_chosen(
+    slug: Path | str, model: Path | str, config: Path | str | None, device: str | None, precision: str | None
+) -> Classifier:
+    """A model of a project as a classifier of today's classes of the domain; arguments as of `Classifier.load`.
+
+    Raises:
+        InputError: If there is no such model, or it was trained for other classes.
+        MissingArtifact: If it was not trained yet.
+        StaleArtifact: If a method's model was made from other inputs than today's.
+    """
+    project, slug = Project.load(config), str(slug)
+    domain = project.domain(slug)
+    checkpoint, method, note = _chosen(project, slug, str(model))
+    base = None
+    if method != BASE:
+        require_same_classes(project, checkpoint, domain)
+        base = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"])
+    loaded = load_classifier(project, checkpoint, base, domain, choose_device(device or project.config.device))
+    calibration = calibration_of(project, checkpoint, slug, method, domain)
+    origin = Origin(slug, method, checkpoint.fingerprint)
+    classes = tuple(domain.class_names)
+    precision = precision or project.config.embedding.precision
+    return Classifier(loaded.clip, loaded.head, classes, origin, *calibration, precision, note)
+
+
+def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str, str]:
+    """Checkpoint, method, and a note."""
+    if model == CHAMPION:
+        verdict, _ = standing(project, slug)
+        champion = verdict.champion
+        if champion.method != BASE:
+            key = method_key(slug, champion.method)
+            return project.store.open("customized_checkpoint", key, champion.checkpoint), champion.method, ""
+        why = "no champion was chosen yet" if verdict.reason == NEVER else "the base is champion"
+        note = f"{slug}: {why}, so the base is used; name a customized model with --model, such as gated-image"
+        return fresh(project, "base_checkpoint"), BASE, note
+    if model == BASE:
+        return fresh(project, "base_checkpoint"), BASE, ""
+    if model in METHODS:
+        return fresh(project, "customized_checkpoint", method_key(slug, model)), model, ""
+    if model.isdecimal():
+        try:
+            versions = {version.number: version for version in Tracking.of(project).versions(slug)}
+        except Exception as error:  # whatever MLflow, its database or the network raise
+            why = " ".join(str(error).split())[:200]
+            raise ReactError(f"{slug}: MLflow's registry does not answer ({why}); name a method instead") from error
+        if model not in versions:
+            raise InputError(f"{slug}: no registered version {model} (there: {', '.join(versions) or 'none'})")
+        key = method_key(slug, versions[model].method)
+        return project.store.open("customized_checkpoint", key, versions[model].checkpoint), versions[model].method, ""
+    raise InputError(
+        f"{model!r} is no model: write champion, a method ({', '.join(METHODS)}), the number of a registered version, "
+        "or an exported folder"
+    )
+
+
+def trained_for(project: Project, checkpoint: Artifact) -> DomainConfig:
+    """Classes and templates of the domain as they were when the checkpoint's pairs were retrieved.
+
+    Raises:
+        MissingArtifact: If these pairs are gone.
+    """
+    slug = checkpoint.key.split("/")[0]
+    config = pairs_of_names(project, checkpoint).manifest["config"]
+    return DomainConfig(slug=slug, classes=config["classes"], templates=config["templates"])
+
+
+def pairs_of_checkpoint(project: Project, checkpoint: Artifact) -> Artifact:
+    """The pairs that it was trained on."""
+    stage = "control_set" if checkpoint.key.endswith(CONTROL_SUFFIX) else "retrieved_set"
+    return project.store.open(stage, checkpoint.key.split("/")[0], checkpoint.parents[stage])
+
+
+def pairs_of_names(project: Project, checkpoint: Artifact) -> Artifact:
+    """The retrieved pairs, of a control those that it is as many as."""
+    pairs = pairs_of_checkpoint(project, checkpoint)
+    if pairs.stage == "control_set":
+        return project.store.open("retrieved_set", pairs.key, pairs.parents["retrieved_set"])
+    return pairs
+
+
+def require_same_classes(project: Project, checkpoint: Artifact, domain: DomainConfig) -> None:
+    """Refuse a model that was trained for other class names than the domain has now.
+
+    Raises:
+        InputError: Naming the classes in which they differ.
+    """
+    before = trained_for(project, checkpoint).class_names
+    if changed := sorted({*before} ^ {*domain.class_names}):
+        more = ", ..." if len(changed) > 5 else ""
+        raise InputError(
+            f"{checkpoint.path}: trained for other classes than domain {domain.slug!r} has now (they differ in "
+            f"{', '.join(map(repr, changed[:5]))}{more}); run: react-pipeline materialize --domain {domain.slug}, or "
+            "use the model as it was trained by exporting it and naming the folder"
+        )
+
+
+def calibration_of(
+    project: Project, checkpoint: Artifact, slug: str, method: str, domain: DomainConfig
+) -> tuple[float | None, str]:
+    """Temperature, and what it was fitted on, by the newest result of a checkpoint on these classes; or None, ""."""
+    results = results_of(project, slug, method, checkpoint.fingerprint)
+    for entry in sorted(results, key=lambda entry: str(entry.artifact.manifest["created"]), reverse=True):
+        result = entry.result
+        if result.temperature is not None and [one.name for one in result.per_class] == domain.class_names:
+            return result.temperature, f"{result.n:,} labelled images of {result.dataset}"
+    return None, ""

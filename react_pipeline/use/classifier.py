@@ -1,0 +1,237 @@
+"""A customized model as a classifier of pictures: `Classifier.load("exported").predict(["a.jpg"])`.
+
+Belongs here: the model with its class vectors, loading it from an exported folder, scores and their calibration. Does
+not belong here: which model of a project is meant (`chosen_model`), thousands of pictures (`predict`).
+Shapes: B pictures, C classes, D embedding dimension. Needs only the light installation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from react_pipeline.clip import HEAD_ABOUT_FILE, HEAD_FILE, LOGIT_SCALE, Clip, choose_device, load
+from react_pipeline.corpus import BadImage, decode_image
+from react_pipeline.embedding import Encoder
+from react_pipeline.settings import MAX_PIXELS
+from react_pipeline.store import CorruptArtifact, InputError, sha256_of
+
+RECORD_FILE = "export.json"
+UNKNOWN = "unknown"
+"""In the place of a class whose confidence is below the threshold."""
+
+Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a picture shows.
+
+    Attributes:
+        label: The first of `classes`, or `unknown` below the threshold.
+        confidence: Probability of the first class; calibrated if `Classifier.temperature` is not None.
+        margin: Score of the first class minus that of the second; 0 where there is one class.
+        classes: The k nearest classes, nearest first.
+        scores: Their cosine similarities.
+    """
+
+    label: str
+    confidence: float
+    margin: float
+    classes: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Which model it is: its domain, method, and the checkpoint's fingerprint."""
+
+    domain: str
+    method: str
+    fingerprint: str
+
+    def __str__(self) -> str:
+        """For messages and pages."""
+        return f"{self.method} ({self.fingerprint[:8]}) of {self.domain}"
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """A model, and one unit vector per class.
+
+    Attributes:
+        clip: Encodes the pictures.
+        head: Unit class vectors (D, C), float32, on the CPU.
+        classes: C names.
+        origin: Which model it is.
+        temperature: Of the softmax, fitted on labelled images; None: CLIP's own softmax, which is not calibrated.
+        calibrated_on: The labelled set and its size; empty if there is none.
+        precision: As `embedding.precision`.
+        note: What a user should know of the choice of the model.
+    """
+
+    clip: Clip
+    head: torch.Tensor
+    classes: tuple[str, ...]
+    origin: Origin
+    temperature: float | None = None
+    calibrated_on: str = ""
+    precision: str = "auto"
+    note: str = ""
+
+    @classmethod
+    def load(
+        cls,
+        source: Path | str,
+        model: Path | str = "champion",
+        *,
+        config: Path | str | None = None,
+        device: str | None = None,
+        precision: str | None = None,
+    ) -> Classifier:
+        """Load an exported folder, or a model of a project.
+
+        Args:
+            source: A folder written by `react-pipeline export`, or the slug of a domain.
+            model: Of a domain: `champion`, a method, the number of a registered version, or an exported folder.
+            config: The project's `pipeline.yaml`; unset: as for the commands.
+            device: `auto`, `cpu` or `cuda`; unset: as the project says, `auto` without one.
+            precision: `auto`, `fp32`, `bf16` or `fp16`; likewise.
+
+        Raises:
+            InputError: If there is no such model, or it was trained for other classes than the domain has.
+            CorruptArtifact: If the folder's files are not those that were exported.
+        """
+        if is_exported(source):
+            if str(model) != "champion":
+                raise InputError(f"{source}: is an exported folder, which holds one model; leave out {str(model)!r}")
+            return load_exported(Path(source), device, precision)
+        if is_exported(model):
+            loaded = load_exported(Path(model), device, precision)
+            if loaded.origin.domain != str(source):
+                raise InputError(f"{model}: holds a model of domain {loaded.origin.domain!r}, not of {str(source)!r}")
+            return loaded
+        from react_pipeline.use.chosen_model import load_chosen
+
+        return load_chosen(source, model, config, device, precision)
+
+    def predict(self, images: Sequence[Picture], *, top_k: int = 5, threshold: float = 0.0) -> list[Prediction]:
+        """Classify pictures: paths, bytes of image files, PIL images, or arrays (H, W, 3) uint8.
+
+        Args:
+            images: The pictures.
+            top_k: How many classes to give.
+            threshold: Below this confidence the label is `unknown`.
+
+        Raises:
+            InputError: Naming the picture that cannot be read.
+        """
+        found: list[Prediction] = []
+        for start in range(0, len(images), _BATCH):
+            vectors = self.embed(images[start : start + _BATCH])
+            ids, scores, confidence = self.rank(vectors, top_k)
+            for row, near in enumerate(ids):
+                names = tuple(self.classes[number] for number in near)
+                values = tuple(float(score) for score in scores[row])
+                certain = float(confidence[row])
+                label = names[0] if certain >= threshold else UNKNOWN
+                found.append(Prediction(label, certain, float(margins(scores)[row]), names, values))
+        return found
+
+    def embed(self, images: Sequence[Picture]) -> NDArray[np.float32]:
+        """Unit vectors (B, D), float32, of pictures as `predict` takes them."""
+        if not len(images):
+            return np.zeros((0, self.clip.dimension), np.float32)
+        parts = []
+        for start in range(0, len(images), _BATCH):
+            batch = images[start : start + _BATCH]
+            tensors = [self.encoder.to_tensor(_decoded(one, start + place)) for place, one in enumerate(batch)]
+            parts.append(self.encoder.images(torch.stack(tensors)).numpy())
+        return np.concatenate(parts)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The image tower as it runs fastest for a few pictures."""
+        return Encoder(self.clip, self.precision)
+
+    def rank(
+        self, vectors: NDArray[np.float32], top_k: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+        """The nearest classes of unit vectors (B, D).
+
+        Returns:
+            Class ids (B, k) and their cosine similarities (B, k), nearest first, and the confidence (B,) in the first;
+            k is min(top_k, C).
+        """
+        similarities = vectors @ self.head.numpy()
+        ids = np.argsort(-similarities, axis=1, kind="stable")[:, :top_k]
+        scores = np.take_along_axis(similarities, ids, axis=1)
+        logits = (similarities - scores[:, :1]).astype(np.float64) * (LOGIT_SCALE / (self.temperature or 1.0))
+        # The largest exponential is exp(0) = 1.
+        return ids, scores, (1 / np.exp(logits).sum(axis=1)).astype(np.float32)
+
+    @property
+    def calibration(self) -> str:
+        """What the confidence is worth, in one sentence."""
+        if self.temperature is None:
+            return "Confidence is CLIP's softmax and not calibrated: no labelled images were measured with this model."
+        return f"Confidence is calibrated: temperature {self.temperature:.3g}, fitted on {self.calibrated_on}."
+
+
+def margins(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """First minus second score (B,) of scores (B, k), nearest first; 0 where k is 1."""
+    return scores[:, 0] - scores[:, min(1, scores.shape[1] - 1)]
+
+
+def is_exported(place: Path | str) -> bool:
+    """Whether this is a folder that `export` wrote."""
+    return (Path(place).expanduser() / RECORD_FILE).is_file()
+
+
+def load_exported(folder: Path, device: str | None = None, precision: str | None = None) -> Classifier:
+    """Load a folder that `export` wrote; what is read of it is compared with its record.
+
+    Raises:
+        CorruptArtifact: If a file is not the one that was exported.
+    """
+    from safetensors.torch import load_file
+
+    folder = folder.expanduser()
+    try:
+        record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+        for name, sha256 in record["files"].items():
+            if name.endswith((".json", ".safetensors")) and sha256_of(folder / name) != sha256:
+                raise ValueError(f"{name} is not the file that was exported")
+        about: dict[str, Any] = json.loads((folder / HEAD_ABOUT_FILE).read_text(encoding="utf-8"))
+        head = load_file(folder / HEAD_FILE)["head"].float()
+        origin = Origin(*(str(record[name]) for name in ("domain", "method", "fingerprint")))
+        classes = tuple(map(str, about["classes"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorruptArtifact(f"{folder}: not a whole export ({error}); export it again") from error
+    clip = load(folder, choose_device(device or "auto"))
+    return Classifier(
+        clip, head, classes, origin, about.get("temperature"), about.get("calibrated_on", ""), precision or "auto"
+    )
+
+
+def _decoded(picture: Picture, number: int) -> Image.Image:
+    if isinstance(picture, Image.Image):
+        return picture.convert("RGB")
+    if isinstance(picture, np.ndarray):
+        return Image.fromarray(picture).convert("RGB")
+    name = f"picture {number}" if isinstance(picture, bytes) else str(picture)
+    try:
+        data = picture if isinstance(picture, bytes) else Path(picture).expanduser().read_bytes()
+        return decode_image(data, MAX_PIXELS)
+    except (OSError, BadImage) as error:
+        raise InputError(f"{name}: no usable image ({error})") from error

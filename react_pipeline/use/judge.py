@@ -1,0 +1,160 @@
+"""Judging: two models classify the same pictures, and those on which they disagree become a log to be judged.
+
+Belongs here: which models, which pictures, and the log of both. Does not belong here: the page (`judge_page`), what
+follows from answers (`evaluation`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from random import SystemRandom
+from typing import TYPE_CHECKING
+
+from react_pipeline.evaluation import (
+    HEADLINE_METHOD,
+    JUDGEMENTS,
+    Disagreement,
+    Header,
+    Side,
+    create_log,
+    measure_of,
+    model_of,
+    present_model,
+)
+from react_pipeline.project import Project
+from react_pipeline.promotion import BASE, standing
+from react_pipeline.settings import CONTROL_SUFFIX, METHODS
+from react_pipeline.store import InputError, canonical_json
+from react_pipeline.use.pictures import Picture, find_pictures, identity_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHAMPION = "champion"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A log to be judged, and its pictures by name."""
+
+    log: Path
+    pictures: dict[str, Picture]
+
+
+def prepare_log(
+    project: Project, slug: str, source: str, candidate: str | None, against: str, report: Callable[[str], None]
+) -> Prepared:
+    """The log of two models on pictures: the one that was begun already, or a new one, for which both classify them.
+
+    Args:
+        project: The pipeline.
+        slug: The domain.
+        source: The pictures: see `find_pictures`.
+        candidate: A method; None: the headline method, or the first trained one.
+        against: `base`, `champion` or a method, a control too.
+        report: Called with a line on what happens.
+
+    Raises:
+        InputError: If there are no pictures, or candidate and other are the same model.
+        MissingArtifact: If a model was never built.
+        StaleArtifact: If a model was built from other inputs than today's.
+    """
+    measure = measure_of(project, slug)
+    one = present_model(project, slug, candidate or _default_candidate(project))
+    other = _against(project, slug, against)
+    if one == other:
+        raise InputError(f"{slug}: {one.method} is compared with itself; name another --candidate or --against")
+    path = Path(source).expanduser()
+    source = str(path.resolve()) if path.exists() else source
+    pictures, _ = find_pictures(source)
+    named = {picture.name: picture for picture in pictures}
+    digest = hashlib.sha256(
+        canonical_json([one.checkpoint, other.checkpoint, measure, identity_of(pictures)]).encode()
+    ).hexdigest()[:12]
+    log = project.path.parent / JUDGEMENTS / slug / f"{one.method}--{other.method}--{digest}.jsonl"
+    if log.exists():
+        report(f"{log}: resumed")
+        return Prepared(log, named)
+    predicted = []
+    for side in (one, other):
+        report(f"{side.method}: classifying {len(pictures):,} pictures ...")
+        predicted.append(dict(_classify(project, slug, side, pictures)))
+    read = [name for name in named if name in predicted[0] and name in predicted[1]]
+    if not read:
+        raise InputError(f"{source}: none of its {len(pictures):,} pictures can be read")
+    differing = [
+        Disagreement(path=name, candidate=predicted[0][name], against=predicted[1][name])
+        for name in read
+        if predicted[0][name] != predicted[1][name]
+    ]
+    # The bounds need the order to be random, and unknown beforehand.
+    SystemRandom().shuffle(differing)
+    unreadable = len(pictures) - len(read)
+    header = Header(
+        domain=slug,
+        measure=measure,
+        candidate=one,
+        against=other,
+        source=source,
+        images=len(read),
+        unreadable=unreadable,
+        pictures=tuple(differing),
+        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+    )
+    create_log(log, header)
+    report(f"the models disagree on {len(differing):,} of {len(read):,} pictures; {unreadable} cannot be read")
+    return Prepared(log, named)
+
+
+def _default_candidate(project: Project) -> str:
+    wanted = [name for name in project.config.methods if name != BASE and not name.endswith(CONTROL_SUFFIX)]
+    return HEADLINE_METHOD if HEADLINE_METHOD in wanted or not wanted else wanted[0]
+
+
+def _against(project: Project, slug: str, against: str) -> Side:
+    if against == CHAMPION:
+        champion = standing(project, slug)[0].champion
+        if champion.method != BASE:
+            side = Side(method=champion.method, checkpoint=champion.checkpoint)
+            model_of(project, slug, side)
+            return side
+        against = BASE
+    if against not in METHODS:
+        raise InputError(f"--against {against!r}: there are {CHAMPION}, {', '.join(METHODS)}")
+    return present_model(project, slug, against)
+
+
+def _classify(project: Project, slug: str, side: Side, pictures: Sequence[Picture]) -> Iterator[tuple[str, int]]:
+    """The class id that a model gives each picture, by its name; those that cannot be read are left out."""
+    import torch
+    from tqdm import tqdm
+
+    from react_pipeline.clip import choose_device, load_classifier
+    from react_pipeline.corpus import BadImage, decode_image
+    from react_pipeline.embedding import Encoder
+
+    config = project.config
+    checkpoint, domain = model_of(project, slug, side), project.domain(slug)
+    classifier = load_classifier(project, checkpoint, None, domain, choose_device(config.device))
+    encoder = Encoder(classifier.clip, config.embedding.precision)
+
+    def prepare(picture: Picture) -> tuple[str, Tensor | None]:
+        try:
+            return picture.name, encoder.to_tensor(decode_image(picture.read(), config.corpus.max_pixels))
+        except BadImage:
+            return picture.name, None
+
+    size = config.embedding.batch_size
+    with ThreadPoolExecutor(max(config.embedding.workers, 1)) as pool:
+        for start in tqdm(range(0, len(pictures), size), desc="pictures", disable=None, leave=False):
+            ready = [(name, pixels) for name, pixels in pool.map(prepare, pictures[start : start + size])]
+            good = [(name, pixels) for name, pixels in ready if pixels is not None]
+            if good:
+                vectors = encoder.images(torch.stack([pixels for _, pixels in good]))
+                best = (vectors @ classifier.head).argmax(dim=1).tolist()
+                yield from zip((name for name, _ in good), best, strict=True)

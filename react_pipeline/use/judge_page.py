@@ -1,0 +1,116 @@
+"""The page of judging: one picture at a time, two class names in random places, on loopback.
+
+Belongs here: what the page asks and gets. Does not belong here: the log (`evaluation`), who may ask (`browse`).
+
+The page does not show which model said what: names change places at random, and until the answer is clear the page
+shows how wide the interval is and not where, for a bound that moves after a click gives away whose name was clicked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, cast
+
+from react_pipeline.browse import guard
+from react_pipeline.corpus import BadImage, decode_image
+from react_pipeline.evaluation import NEITHER, UNSURE, JudgementLog, describe
+from react_pipeline.pages import render
+from react_pipeline.store import StoreWriteError
+from react_pipeline.use.pictures import Picture
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from react_pipeline.evaluation import Answer
+
+SHOWN_PIXELS = 900
+"""The longer side of a picture on the page."""
+
+
+def create_page(log: JudgementLog, pictures: Mapping[str, Picture], max_pixels: int) -> Flask:
+    """The WSGI application: `/` the page, `/state`, `/picture/N`, and `/answer`, which is posted to.
+
+    Args:
+        log: Held open; each answer is in it before the page hears of it.
+        pictures: By name.
+        max_pixels: Larger pictures are refused.
+    """
+    from flask import Flask, Response, abort, request
+
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = 4096
+    shown = log.session.header.pictures
+
+    @app.get("/")
+    def page() -> str:
+        return render("use", "judge.html", domain=log.session.header.domain, source=log.session.header.source)
+
+    @app.get("/judge.<kind>")
+    def part(kind: str) -> Response:
+        types = {"js": "text/javascript", "css": "text/css"}
+        if kind not in types:
+            abort(404)
+        text = (files("react_pipeline.use") / "templates" / f"judge.{kind}").read_text(encoding="utf-8")
+        return Response(text, mimetype=types[kind])
+
+    @app.get("/state")
+    def state() -> dict[str, Any]:
+        return state_of(log)
+
+    @app.get("/picture/<int:number>")
+    def picture(number: int) -> Response:
+        if not number < len(shown):
+            abort(404)
+        try:
+            image = decode_image(pictures[shown[number].path].read(), max_pixels)
+        except (KeyError, BadImage):
+            abort(404, "the picture cannot be read any more")
+        image.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
+        image.save(data := io.BytesIO(), "JPEG", quality=92)
+        # The same number is another picture in another log at the same port.
+        return Response(data.getvalue(), mimetype="image/jpeg", headers={"Cache-Control": "no-store"})
+
+    @app.post("/answer")
+    def answer() -> tuple[dict[str, Any], int]:
+        given = request.get_json()
+        number, choice = (given.get(name) for name in ("picture", "choice")) if isinstance(given, dict) else (None, "")
+        if not isinstance(number, int) or choice not in (0, 1, NEITHER, UNSURE, None):
+            abort(400, "an answer has a `picture` and a `choice`: 0, 1, neither, unsure, or null to take one back")
+        if isinstance(choice, int):
+            choice = _choices(log, number)[choice] if 0 <= number < len(shown) else UNSURE
+        try:
+            recorded = log.answer(number, cast("Answer | None", choice))
+        except StoreWriteError as error:
+            abort(507, str(error))
+        # 409: another tab was faster; the state says what is next.
+        return state_of(log), 200 if recorded else 409
+
+    guard(app)
+    return app
+
+
+def state_of(log: JudgementLog) -> dict[str, Any]:
+    """What the page shows now."""
+    session = log.session
+    header, position = session.header, len(session.entries)
+    found = session.difference()
+    names = header.measure["classes"]
+    return {
+        "picture": position,
+        "total": len(header.pictures),
+        "choices": [names[one] for one in _choices(log, position)] if position < len(header.pictures) else [],
+        "width": 50 * (found.high - found.low),
+        "clear": found.clear,
+        "result": describe(session) if found.clear else "",
+    }
+
+
+def _choices(log: JudgementLog, number: int) -> tuple[int, int]:
+    """Both class ids in the order of the buttons: random, and the same in every tab and after a restart."""
+    picture = log.session.header.pictures[number]
+    identity = f"{log.session.path.stem} {log.session.header.created} {number}"
+    first = hashlib.sha256(identity.encode()).digest()[0] % 2
+    return (picture.candidate, picture.against) if first else (picture.against, picture.candidate)

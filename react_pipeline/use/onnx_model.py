@@ -1,0 +1,79 @@
+"""An exported model as ONNX: image tower, gated blocks included, and class vectors in one graph that needs no torch.
+
+Belongs here: writing the graph and holding it against torch. Does not belong here: the tracing itself
+(`embedding.fused_tower`). Shapes: B pictures, C classes, D embedding dimension, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as functional
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from react_pipeline.clip import HEAD_FILE, load
+from react_pipeline.embedding import write_graph
+from react_pipeline.store import ReactError
+
+ONNX_FILE = "model.onnx"
+OUTPUTS = ("vectors", "similarities")
+MAX_DIFFERENCE = 1e-4
+"""Between the outputs of both, which are at most 1."""
+
+CHECKED = 8
+"""Pictures on which both are compared, in a batch of another size than the traced one."""
+
+
+class _Model(nn.Module):
+    def __init__(self, visual: nn.Module, head: Tensor) -> None:
+        super().__init__()
+        self.visual = visual
+        self.head = nn.Buffer(head)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        vectors = functional.normalize(self.visual(images), dim=-1)
+        return vectors, vectors @ self.head
+
+
+def write_onnx(folder: Path) -> float:
+    """Add `model.onnx` to a folder that holds a model and its class vectors.
+
+    Its input `batch` (B, 3, H, W), float32, is what the model's preprocessing gives; its outputs are `vectors` (B, D),
+    unit vectors, and `similarities` (B, C), cosines in the order of the classes.
+
+    Returns:
+        The largest difference from torch's outputs on the same pictures.
+
+    Raises:
+        ReactError: If the model cannot be converted, or its outputs differ.
+    """
+    import onnxruntime  # type: ignore[import-untyped]
+
+    clip = load(folder)
+    model = _Model(clip.model.visual, load_file(folder / HEAD_FILE)["head"].float()).eval()
+    images = torch.stack([clip.preprocess(picture) for picture in _pictures(CHECKED)])
+    try:
+        write_graph(model, images[:2], str(folder / ONNX_FILE), OUTPUTS, free=(0,))
+        session = onnxruntime.InferenceSession(str(folder / ONNX_FILE), providers=["CPUExecutionProvider"])
+        given = session.run(list(OUTPUTS), {"batch": images.numpy()})
+    except Exception as error:  # whatever a converter of any architecture raises
+        raise ReactError(f"this model cannot be written as ONNX: {' '.join(str(error).split())[:300]}") from error
+    with torch.inference_mode():
+        expected = [output.numpy() for output in model(images)]
+    difference = max(float(np.abs(ours - exact).max()) for ours, exact in zip(given, expected, strict=True))
+    if not difference <= MAX_DIFFERENCE:
+        raise ReactError(f"written as ONNX this model differs from torch's by {difference:g}; export without --onnx")
+    return difference
+
+
+def _pictures(count: int) -> list[Image.Image]:
+    """Pictures of random colours in large and small squares."""
+    chance = np.random.default_rng(0)
+    return [
+        Image.fromarray(chance.integers(0, 256, (2 + 3 * number, 3 + 2 * number, 3), dtype=np.uint8)).resize((300, 240))
+        for number in range(count)
+    ]

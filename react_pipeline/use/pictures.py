@@ -1,0 +1,244 @@
+"""Pictures to label: what a SOURCE on the command line means, and reading the bytes of each.
+
+Belongs here: folders, patterns, lists, tables and shards of pictures, without labels or captions. Does not belong here:
+labelled sets (`labelled`), the corpus (`corpus`), what is done with a picture (`encode_pictures`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from glob import glob
+from pathlib import Path
+
+from react_pipeline.corpus import IMAGE_SUFFIXES, BadImage, index_shard, plain_url
+from react_pipeline.settings import DownloadConfig, expand
+from react_pipeline.store import InputError
+
+MAX_IMAGE_BYTES = 256 << 20
+"""A larger file is no picture that is worth the memory."""
+
+_TABLES = (".parquet", ".csv")
+_COLUMNS = ("path", "url", "image", "file")
+"""Which column of a table names the pictures, where none is given: the first of these that there is."""
+
+
+LedgerRow = tuple[str, str, str]
+"""A picture that gives no prediction: its name, a short reason for counting, and what exactly."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture: its name, and the file, or the part of a file, that holds it.
+
+    Attributes:
+        name: As the output names it: a path, a URL, or `shard.tar@key`.
+        path: None for a URL that was not fetched.
+        offset: Of the first byte.
+        size_bytes: None: up to the end of the file.
+        fault: Why it was not fetched: a reason and its detail.
+    """
+
+    name: str
+    path: Path | None
+    offset: int = 0
+    size_bytes: int | None = None
+    fault: tuple[str, str] = ("unreadable", "not fetched")
+
+    @property
+    def is_file(self) -> bool:
+        """Whether a whole file of the user's holds it."""
+        return self.path is not None and self.size_bytes is None
+
+    def read(self) -> bytes:
+        """The bytes of the image file.
+
+        Raises:
+            BadImage: With reason `unreadable`, `too_many_bytes`, or that of a download that failed.
+        """
+        if self.path is None:
+            raise BadImage(*self.fault)
+        try:
+            if not self.path.is_file():  # a named pipe would be waited for without end
+                raise BadImage("unreadable", "not a file" if self.path.exists() else "no such file")
+            with self.path.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read(min(self.size_bytes or MAX_IMAGE_BYTES + 1, MAX_IMAGE_BYTES + 1))
+        except (OSError, ValueError) as error:
+            raise BadImage("unreadable", str(getattr(error, "strerror", None) or error)) from error
+        if len(data) > MAX_IMAGE_BYTES:
+            raise BadImage("too_many_bytes", f"allowed are {MAX_IMAGE_BYTES:,}")
+        return data
+
+
+def find_pictures(source: str, column: str | None = None) -> tuple[list[Picture], list[LedgerRow]]:
+    """The pictures of a SOURCE in a stable order, and what of it cannot be one.
+
+    A folder gives all image files below it, hidden ones aside; a pattern, in quotes, its matches. A `.tar` is a
+    webdataset shard. A `.parquet` or `.csv` names a path or URL in each row, a `.txt` in each line; relative paths are
+    relative to that file. A name that occurs twice counts once.
+
+    Args:
+        source: What the user wrote.
+        column: Of tables; unset: the first of path, url, image and file that there is.
+
+    Raises:
+        InputError: If there is no such source, or no picture in it.
+    """
+    found: dict[str, Picture] = {}
+    skipped: list[LedgerRow] = []
+    for path in _files(source):
+        suffix = path.suffix.lower()
+        if suffix == ".tar":
+            pictures, refused = _of_shard(path)
+            skipped += refused
+        elif suffix in _TABLES:
+            pictures = _named(_column(path, column), path.parent)
+        elif suffix == ".txt":
+            pictures = _named(_lines(path), path.parent)
+        else:
+            pictures = [Picture(_text(path), path)]
+        for picture in pictures:
+            found.setdefault(picture.name, picture)
+    if not found:
+        raise InputError(f"{source}: holds no picture; give image files, shards (.tar), or a table or list of paths")
+    return list(found.values()), skipped
+
+
+def identity_of(pictures: Sequence[Picture]) -> str:
+    """SHA-256 over names, places, sizes and times of change: equal where the same pictures are meant."""
+    digest = hashlib.sha256()
+    stamps: dict[Path, str] = {}
+    for picture in pictures:
+        if picture.path is not None and picture.path not in stamps:
+            try:
+                stat = picture.path.stat()
+                stamps[picture.path] = f"{stat.st_size} {stat.st_mtime_ns}"
+            except OSError:
+                stamps[picture.path] = "missing"
+        stamp = "" if picture.path is None else stamps[picture.path]
+        digest.update(f"{picture.name}\0{stamp}\0{picture.offset}\n".encode())
+    return digest.hexdigest()
+
+
+def fetch_urls(pictures: Sequence[Picture], folder: Path, settings: DownloadConfig, max_pixels: int) -> list[Picture]:
+    """The same pictures with URLs downloaded, by the guards of a corpus of URLs; what is in `folder` is kept."""
+    urls = [(row, picture.name) for row, picture in enumerate(pictures) if picture.path is None]
+    if not urls:
+        return list(pictures)
+    import pandas as pd  # of the extra `pipeline`, as the downloader is
+
+    from react_pipeline.corpus import download_images
+
+    fetched = download_images(pd.DataFrame(urls, columns=["row", "url"]), folder, settings, max_pixels)
+    given = list(pictures)
+    for row in map(int, fetched.images["row"]):
+        path, offset, size_bytes = fetched.place(row)
+        given[row] = replace(given[row], path=path, offset=offset, size_bytes=size_bytes)
+    for entry in fetched.failed.itertuples():
+        given[int(entry.row)] = replace(given[int(entry.row)], fault=(str(entry.reason), str(entry.detail)))
+    return given
+
+
+def _files(source: str) -> Iterator[Path]:
+    path = Path(source).expanduser()
+    if path.is_dir():
+        yield from sorted(_images_below(path))
+    elif path.exists():
+        yield path
+    else:
+        files = [
+            match
+            for name in _expanded(str(path))
+            for match in map(Path, sorted(glob(name, recursive=True)))  # noqa: PTH207  # a whole path may be a pattern
+            if match.is_file()
+        ]
+        if not files:
+            raise InputError(
+                f"{source}: no such folder or file, and no file matches it as a pattern; run where it is, or give an "
+                "absolute path"
+            )
+        yield from files
+
+
+def _expanded(pattern: str) -> list[str]:
+    try:
+        return expand(pattern)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    # Links to folders are not followed: they may lead out of it, or round in a circle.
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (
+            Path(place, name)
+            for name in names
+            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+        )
+
+
+def _of_shard(path: Path) -> tuple[list[Picture], list[LedgerRow]]:
+    index = index_shard(path)
+    pictures, skipped = [], [(f"{_text(path)}@{name}", reason, "") for name, reason in index.refused]
+    for sample in index.samples:
+        name = f"{_text(path)}@{sample.key}"
+        if sample.image is None:
+            skipped.append((name, "no_image", f"extensions {', '.join(sorted(sample.members))}"))
+        else:
+            pictures.append(Picture(name, path, sample.image.offset, sample.image.size_bytes))
+    return pictures, skipped
+
+
+def _named(names: Iterable[str], folder: Path) -> list[Picture]:
+    pictures = []
+    for name in filter(None, (text.strip() for text in names)):
+        if name.lower().startswith(("http://", "https://")):
+            pictures.append(Picture(plain_url(name) or name, None))
+        else:
+            path = folder / Path(name).expanduser()
+            pictures.append(Picture(_text(path), path))
+    return pictures
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as a list, one path or URL in a line ({error})") from error
+
+
+def _column(path: Path, column: str | None) -> list[str]:
+    import pyarrow as pa
+    import pyarrow.csv as csv
+    import pyarrow.parquet as pq
+
+    try:
+        if path.suffix.lower() == ".parquet":
+            names = pq.read_schema(path).names
+        else:
+            with csv.open_csv(path) as file:
+                names = file.schema.names
+        chosen = column or next((name for name in _COLUMNS if name in names), None)
+        if chosen not in names:
+            raise InputError(
+                f"{path}: no column {column or 'path or url'!r}; there are {', '.join(map(repr, names[:20]))}: name "
+                "the one with the pictures by --column"
+            )
+        if path.suffix.lower() == ".parquet":
+            table = pq.read_table(path, columns=[chosen])
+        else:
+            # Text stays text: a file may be called 007.
+            options = csv.ConvertOptions(include_columns=[chosen], column_types={chosen: pa.string()})
+            table = csv.read_csv(path, convert_options=options)
+        return [text or "" for text in table[chosen].cast(pa.string()).to_pylist()]
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: cannot be read as a table ({' '.join(str(error).split())[:200]})") from error
+
+
+def _text(path: Path) -> str:
+    # A name that is no UTF-8 fits into no table.
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

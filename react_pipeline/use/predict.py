@@ -1,0 +1,265 @@
+"""Predictions for many pictures as files: parquet, CSV, a page, a ledger; and their vectors.
+
+Belongs here: the folder that a run writes, and resuming it. Does not belong here: which pictures (`pictures`), decoding
+and encoding them (`encode_pictures`), the page (`prediction_page`).
+
+The folder::
+
+    predictions.parquet, .csv   path, predicted, confidence, margin, class_1, score_1, ... class_k, score_k
+    vectors.parquet             of `embed`, instead: path, vector
+    ledger.csv                  what could not be used: path, reason, detail
+    index.html                  contact sheets
+    run.json                    model, source, and whether the run is finished
+    .work/                      parts and downloads of a run that is not finished
+"""
+
+from __future__ import annotations
+
+import csv as csv_rows
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as csv
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from react_pipeline.clip import choose_precision
+from react_pipeline.embedding import LONG_RUN, Encoder
+from react_pipeline.settings import MAX_PIXELS, DownloadConfig
+from react_pipeline.store import InputError, StoreWriteError, fsync, lock, write_atomically
+from react_pipeline.use.classifier import UNKNOWN, Classifier, margins
+from react_pipeline.use.encode_pictures import Columns, encode_pictures, read_parts
+from react_pipeline.use.pictures import LedgerRow, Picture, fetch_urls, find_pictures, identity_of
+from react_pipeline.use.prediction_page import Chosen, write_page
+
+RUN_FILE = "run.json"
+LEDGER_FILE = "ledger.csv"
+WORK = ".work"
+WRITTEN = {RUN_FILE, LEDGER_FILE, WORK, *("index.html", "predictions.parquet", "predictions.csv", "vectors.parquet")}
+"""What `overwrite` removes, and nothing else."""
+
+CPU_BATCH, GPU_BATCH = 64, 256
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run goes.
+
+    Attributes:
+        top_k: Classes per picture.
+        threshold: Below this confidence the prediction is `unknown`.
+        column: Of a table of pictures.
+        workers: Decoding processes.
+        max_pixels: Larger pictures are skipped.
+        download: How URLs are fetched.
+        overwrite: Replace an earlier run of another model, source or options.
+    """
+
+    top_k: int = 5
+    threshold: float = 0.0
+    column: str | None = None
+    workers: int = 2
+    max_pixels: int = MAX_PIXELS
+    download: DownloadConfig = field(default_factory=DownloadConfig)
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a run gave: how many pictures were used, what was skipped by reason, and the pictures of SOURCE by name."""
+
+    used: int
+    skipped: dict[str, int]
+    pictures: dict[str, Picture]
+
+
+def predict_pictures(classifier: Classifier, source: str, output: Path, options: Options) -> Done:
+    """Classify every picture of a source; see the files above. A killed run resumes when it is called again.
+
+    Raises:
+        InputError: If the source has no usable picture, or the folder holds something else.
+        ReactError: If a decoding process dies.
+    """
+    if options.threshold and UNKNOWN in classifier.classes:
+        raise InputError(f"a class is called {UNKNOWN!r}, which a threshold gives to other pictures; rename the class")
+    top_k = min(options.top_k, len(classifier.classes))
+    names = np.asarray(classifier.classes, dtype=object)
+
+    def columns(vectors: NDArray[np.float32]) -> dict[str, pa.Array]:
+        ids, scores, confidence = classifier.rank(vectors, top_k)
+        labels = np.where(confidence >= options.threshold, names[ids[:, 0]], UNKNOWN)
+        ranked = {}
+        for place in range(top_k):
+            ranked[f"class_{place + 1}"] = pa.array(names[ids[:, place]], pa.string())
+            ranked[f"score_{place + 1}"] = pa.array(scores[:, place])
+        head = {"predicted": pa.array(labels, pa.string()), "confidence": pa.array(confidence)}
+        return {**head, "margin": pa.array(margins(scores)), **ranked}
+
+    chosen = Chosen()
+
+    def page(pictures: Sequence[Picture], skipped: Counter[str]) -> None:
+        write_page(output / "index.html", classifier, source, chosen, pictures, skipped)
+
+    about = {"top_k": top_k, "threshold": options.threshold, "temperature": classifier.temperature}
+    return _run(classifier, source, output, options, about, "predictions", columns, chosen.add, page)
+
+
+def embed_pictures(classifier: Classifier, source: str, output: Path, options: Options) -> Done:
+    """Write the unit vector (D,), float32, of every picture; as `predict_pictures` otherwise."""
+    width = classifier.clip.dimension
+
+    def columns(vectors: NDArray[np.float32]) -> dict[str, pa.Array]:
+        return {"vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), width)}
+
+    return _run(classifier, source, output, options, {"dimension": width}, "vectors", columns)
+
+
+def _run(
+    classifier: Classifier,
+    source: str,
+    output: Path,
+    options: Options,
+    about: dict[str, Any],
+    name: str,
+    columns: Columns,
+    seen: Callable[[pa.Table], None] = lambda _: None,
+    page: Callable[[Sequence[Picture], Counter[str]], None] | None = None,
+) -> Done:
+    pictures, refused = find_pictures(source, options.column)
+    by_name = {picture.name: picture for picture in pictures}
+    identity: dict[str, Any] = {
+        **{"output": name, "model": str(classifier.origin), "fingerprint": classifier.origin.fingerprint},
+        **{"source": source, "pictures": identity_of(pictures), "classes": list(classifier.classes)},
+        **{"wanted_precision": classifier.precision, "max_pixels": options.max_pixels, **about},
+    }
+    with _held(output, identity, options.overwrite) as record:
+        work = output / WORK
+        if "used" not in record:
+            # What `auto` came to is measured, so a run that resumes keeps it.
+            device = classifier.clip.device
+            record.setdefault("precision", choose_precision(classifier.precision, device))
+            write_atomically(output / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+            pictures = fetch_urls(pictures, work / "downloads", options.download, options.max_pixels)
+            encode_pictures(
+                Encoder(classifier.clip, record["precision"], long_run=len(pictures) >= LONG_RUN),
+                pictures,
+                work / "parts",
+                columns,
+                batch_size=CPU_BATCH if device == "cpu" else GPU_BATCH,
+                workers=options.workers,
+                max_pixels=options.max_pixels,
+            )
+            used, skipped = _join(work / "parts", output, name, refused, seen, with_csv=page is not None)
+            if not used:
+                reasons = ", ".join(f"{reason} {count:,}" for reason, count in skipped.most_common())
+                raise InputError(f"{source}: no picture could be used ({reasons}); see {output / LEDGER_FILE}")
+            if page is not None:
+                page(pictures, skipped)
+            record |= {"used": used, "skipped": dict(skipped)}
+            write_atomically(output / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        shutil.rmtree(work, ignore_errors=True)
+    return Done(record["used"], record["skipped"], by_name)
+
+
+_locked: set[int] = set()
+
+
+def _let_go() -> None:
+    # A decoding process outlives a killed run by seconds, and would keep its lock.
+    for descriptor in _locked:
+        os.close(descriptor)
+    _locked.clear()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
+@contextmanager
+def _held(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[dict[str, Any]]:
+    """The record of the run of this identity in a folder that no other process writes to."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(output, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise InputError(f"{output}: {error.strerror}; choose another folder with --output") from error
+    try:
+        if not lock(descriptor, wait=False):
+            raise InputError(f"{output}: another run writes to it; wait for it, or choose another folder")
+        _locked.add(descriptor)
+        record = _record(output)
+        if record is None and any(output.iterdir()):
+            raise InputError(f"{output}: holds other files; choose an empty or new folder with --output")
+        if record is not None and any(record.get(field) != value for field, value in identity.items()):
+            changed = sorted(field for field, value in identity.items() if record.get(field) != value)
+            if not overwrite:
+                raise InputError(
+                    f"{output}: holds a run of other {', '.join(changed)}; choose another folder, or --overwrite it"
+                )
+            for path in output.iterdir():
+                if path.name in WRITTEN:
+                    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+            record = None
+        yield record or dict(identity)
+    except OSError as error:
+        raise StoreWriteError(
+            f"{error.filename or output}: {error.strerror or error}; free space and run again"
+        ) from error
+    finally:
+        _locked.discard(descriptor)
+        os.close(descriptor)
+
+
+def _record(output: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _join(
+    parts: Path,
+    output: Path,
+    name: str,
+    refused: Sequence[LedgerRow],
+    seen: Callable[[pa.Table], None],
+    *,
+    with_csv: bool,
+) -> tuple[int, Counter[str]]:
+    """Make the files of all parts; how many rows there are, and what was skipped by reason."""
+    ledger, used = list(refused), 0
+    partials = {
+        output / f"{name}{kind}": output / WORK / f"{name}{kind}" for kind in (".parquet", ".csv")[: 1 + with_csv]
+    }
+    writers: list[Any] = []
+    try:
+        for table, skipped in read_parts(parts):
+            seen(table)
+            ledger += skipped
+            used += len(table)
+            rows = table.drop_columns(["number"]).replace_schema_metadata(None)
+            if not writers:
+                makers = (pq.ParquetWriter, csv.CSVWriter)
+                writers = [make(path, rows.schema) for make, path in zip(makers, partials.values(), strict=False)]
+            for writer in writers:
+                writer.write_table(rows)
+    finally:
+        for writer in writers:
+            writer.close()
+    with (output / WORK / LEDGER_FILE).open("w", encoding="utf-8", newline="") as file:
+        lines = csv_rows.writer(file)
+        lines.writerow(("path", "reason", "detail"))
+        lines.writerows(ledger)
+    for target, partial in {**partials, output / LEDGER_FILE: output / WORK / LEDGER_FILE}.items():
+        fsync(partial)
+        partial.replace(target)
+    return used, Counter(reason for _, reason, _ in ledger)

@@ -1,0 +1,100 @@
+"""Predicted pictures as links in one folder per class.
+
+Belongs here: making links without touching anything that is there. Does not belong here: predicting.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from react_pipeline.store import InputError
+from react_pipeline.use.pictures import Picture
+
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f/\\:*?\"<>|]+")
+
+
+def sort_into(folder: Path, predictions: Path, pictures: Mapping[str, Picture]) -> dict[str, int]:
+    """Make a symbolic link to each picture in `folder/<predicted class>/`; what is there is never replaced.
+
+    A second run makes no second link. Folders of classes are opened without following links, so nothing is written
+    outside of `folder`. Where a name is taken by another picture a number is added.
+
+    Args:
+        folder: Made if missing.
+        predictions: `predictions.parquet`.
+        pictures: By name.
+
+    Returns:
+        How many links were made, and how many there were, as `made` and `present`.
+
+    Raises:
+        InputError: If pictures are no files of their own (shards, URLs), or a folder of a class is a link or a file.
+    """
+    if others := next((name for name, picture in pictures.items() if not picture.is_file), None):
+        raise InputError(f"{others}: no file of its own, so it cannot be linked; --sort-into needs image files")
+    counts: Counter[str] = Counter(made=0, present=0)
+    folder.mkdir(parents=True, exist_ok=True)
+    opened: dict[str, int] = {}
+    root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with pq.ParquetFile(predictions) as file:
+            names = folder_names(file.read(["predicted"])["predicted"].unique().to_pylist())
+            for batch in file.iter_batches(columns=["path", "predicted"]):
+                for row in batch.to_pylist():
+                    name = names[row["predicted"]]
+                    if name not in opened:
+                        opened[name] = _open(root, name, folder)
+                    picture = pictures[row["path"]].path
+                    target = Path.cwd() / str(picture)  # links in it are kept as they are
+                    counts[_link(target, opened[name])] += 1
+    finally:
+        for descriptor in (root, *opened.values()):
+            os.close(descriptor)
+    return dict(counts)
+
+
+def folder_names(labels: Iterable[str]) -> dict[str, str]:
+    """A name of a folder for each class: without separators, and no two alike, not even but for their case."""
+    given: dict[str, str] = {}
+    for label in sorted(labels):
+        plain = _UNSAFE.sub("-", label).strip(". ")[:80] or "class"
+        taken = {name.casefold() for name in given.values()}
+        tries = (plain if number == 1 else f"{plain}-{number}" for number in count(1))
+        given[label] = next(name for name in tries if name.casefold() not in taken)
+    return given
+
+
+def _open(root: int, name: str, folder: Path) -> int:
+    with suppress(FileExistsError):
+        os.mkdir(name, dir_fd=root)
+    try:
+        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root)
+    except OSError as error:
+        raise InputError(f"{folder / name}: is there already and is no folder; choose another --sort-into") from error
+
+
+def _link(picture: Path, directory: int) -> str:
+    for number in count(1):
+        name = picture.name if number == 1 else f"{picture.stem}-{number}{picture.suffix}"
+        try:
+            os.symlink(picture, name, dir_fd=directory)
+            return "made"
+        except FileExistsError:
+            if _target(name, directory) == str(picture):
+                return "present"
+    raise AssertionError("count() has no end")
+
+
+def _target(name: str, directory: int) -> str:
+    try:
+        return os.readlink(name, dir_fd=directory)
+    except OSError:  # no link
+        return ""

@@ -1,0 +1,155 @@
+"""Segmentation without training: windows, several names a class, refinements, background; and the student."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support_dense import CLASSES, OWN, write_sets
+
+from react_pipeline.benchmark.dense_maps import ClassVectors, Segmenter, resized, smoothed
+from react_pipeline.benchmark.dense_student import Student
+from react_pipeline.clip.model import Clip, load
+from react_pipeline.labelled.dense_sets import DenseImages, read_dense_set
+from react_pipeline.settings.dense import DenseConfig
+from react_pipeline.store.errors import CorruptArtifact, InputError, TrainingError
+
+
+@pytest.fixture(scope="module")
+def clip(tiny_checkpoint: Path) -> Clip:
+    return load(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory: pytest.TempPathFactory) -> DenseImages:
+    root = tmp_path_factory.mktemp("masks")
+    write_sets(root / "shapes")
+    return read_dense_set(root, DenseConfig.model_validate({"own": OWN}).sets("shapes")[1])
+
+
+def segmenter(clip: Clip, masks: DenseImages, **fields: Any) -> Segmenter:
+    return Segmenter(clip, masks, ["a {}"], DenseConfig.model_validate({"short_side": 64, **fields}))
+
+
+def test_a_class_is_as_near_as_the_nearest_of_its_names(clip: Clip) -> None:
+    together = ClassVectors.of(clip, ["background", "cat;dog", "car"], ["a {}"])
+    alone = ClassVectors.of(clip, ["cat", "dog", "car"], ["a {}"])
+    features = torch.nn.functional.normalize(torch.randn(2, 5, 32), dim=-1)
+    cat, dog, car = alone.logits(features).unbind(-1)
+    assert together.logits(features)[..., 0].eq(-math.inf).all()
+    torch.testing.assert_close(together.logits(features)[..., 1:], torch.stack([cat.maximum(dog), car], -1))
+
+
+@pytest.mark.parametrize("window", [0, 32])
+def test_every_pixel_gets_a_class_and_never_a_background_that_is_not_scored(
+    clip: Clip, masks: DenseImages, window: int
+) -> None:
+    ids = segmenter(clip, masks, window=window, stride=16)(masks.image(0, 10_000))
+    assert ids.shape == (64, 64) and ids.min() >= 1 and ids.max() < len(masks.class_names)
+    with_background = segmenter(clip, masks, window=window, background_below=1.0)
+    assert (with_background(masks.image(0, 10_000)) == 0).all() and with_background.scores_background
+
+
+def test_one_window_that_covers_the_image_is_the_image(clip: Clip, masks: DenseImages) -> None:
+    pixels = torch.randn(1, 3, 64, 64)
+    whole, one = (segmenter(clip, masks, window=side)._logits(pixels) for side in (0, 64))
+    torch.testing.assert_close(whole, one)
+
+
+def test_pixels_have_the_mean_of_the_windows_that_show_them(clip: Clip, masks: DenseImages) -> None:
+    made = segmenter(clip, masks, window=32, stride=32)
+    pixels = torch.randn(1, 3, 32, 80)  # windows at 0, 32, and 48, which meets the border
+    logits = made._logits(pixels)
+    parts = [made._window_logits(pixels[..., left : left + 32])[0] for left in (0, 32, 48)]
+    torch.testing.assert_close(logits[0, ..., :32], parts[0])
+    torch.testing.assert_close(logits[0, ..., 48:64], (parts[1][..., 16:] + parts[2][..., :16]) / 2)
+
+
+def test_key_smoothing_gives_unsure_patches_the_shares_of_those_with_like_keys() -> None:
+    logits = torch.tensor([[5.0, 0.0], [0.1, 0.0], [0.0, 5.0], [0.0, 5.0]]).view(1, 2, 2, 2)
+    keys = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]]).view(1, 2, 2, 2)
+    shares = logits.softmax(-1).view(4, 2)
+    found = smoothed(logits, keys, 0.9).exp().view(4, 2)
+    torch.testing.assert_close(found[[0, 2, 3]], shares[[0, 2, 3]])
+    weights = torch.tensor([0.6, 1.0, 0.8, 0.0])  # the negative cosine counts as 0
+    torch.testing.assert_close(found[1], weights @ shares / weights.sum())
+    torch.testing.assert_close(found.sum(-1), torch.ones(4))
+
+
+def test_prompt_denoising_leaves_out_classes_that_are_nowhere_likely(clip: Clip, masks: DenseImages) -> None:
+    image = masks.image(0, 10_000)
+    made = segmenter(clip, masks)
+    assert len(np.unique(made(image))) > 1
+    assert len(np.unique(segmenter(clip, masks, prompt_denoising=1.0)(image))) == 1  # the likeliest one is left
+    made.vectors.head.fill_(math.nan)
+    with pytest.raises(CorruptArtifact, match="finite"):
+        made(image)
+
+
+def test_sides_keep_their_ratio_and_are_multiples_of_a_patch() -> None:
+    assert resized(Image.new("RGB", (640, 427)), 512, 16).size == (768, 512)
+    assert resized(Image.new("RGB", (3000, 1000)), 800, 32, 1_333).size == (1344, 448)
+
+
+STUDENT = {"student_steps": 4, "student_batch": 2, "student_model": "lraspp_mobilenet_v3_large", "short_side": 64}
+
+
+def trained(clip: Clip, masks: DenseImages, root: Path, **fields: Any) -> Student:
+    made = Student(segmenter(clip, masks), DenseConfig.model_validate({**STUDENT, **fields}))
+    made.train(masks.source.root, "shapes/images", root, 10_000)
+    return made
+
+
+def test_a_student_that_was_killed_ends_with_the_weights_of_one_that_was_not(
+    clip: Clip, masks: DenseImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = trained(clip, masks, tmp_path / "whole")
+    monkeypatch.setattr("react_pipeline.benchmark.dense_student.SAVE_EVERY", 2)
+    batch, seen = Student._batch, []
+
+    def killed(self: Student, step: int, *given: Any) -> Any:
+        seen.append(step)
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return batch(self, step, *given)
+
+    monkeypatch.setattr(Student, "_batch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        trained(clip, masks, tmp_path / "killed")
+    resumed = trained(clip, masks, tmp_path / "killed")
+    assert seen == [0, 1, 2, 3, 2, 3]
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, resumed.network.state_dict()[name]), name
+    ids = resumed(masks.image(0, 10_000))
+    assert ids.shape == (64, 64) and ids.max() <= len(CLASSES)
+
+
+def test_a_student_learns_what_the_frozen_map_says(clip: Clip, masks: DenseImages, tmp_path: Path) -> None:
+    made = trained(clip, masks, tmp_path, student_steps=1)
+    labels = [made.segmenter(masks.image(position, 10_000)) for position in range(len(masks))]
+    stored = [np.load(tmp_path / f"{position}.npy") for position in range(len(masks))]
+    assert all(map(np.array_equal, labels, stored))
+    pixels, truths = made._batch(3, [masks.image(position, 10_000) for position in range(4)], stored)
+    assert pixels.shape == (2, 3, 64, 64) and truths.shape == (2, 64, 64)
+    assert all(
+        any(np.array_equal(one, other) for one in (truth, truth.flip(-1)) for other in labels) for truth in truths
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "token"),
+    [
+        ({"student_model": "unet"}, InputError, "student_model"),
+        ({"student_learning_rate": 1e30}, TrainingError, "student_learning_rate"),
+    ],
+)
+def test_a_student_that_cannot_learn_says_why(
+    clip: Clip, masks: DenseImages, tmp_path: Path, fields: dict[str, Any], error: type[Exception], token: str
+) -> None:
+    with pytest.raises(error, match=token):
+        trained(clip, masks, tmp_path, **fields)

@@ -1,0 +1,173 @@
+"""Models by the names that open_clip gives them: folders and places of the Hub in the layouts found there."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from open_clip.model import CustomTextCLIP
+from PIL import Image
+from pydantic import ValidationError
+from safetensors.torch import save_file
+from support_text_tower import WORDS
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import BertConfig, BertTokenizerFast, PreTrainedTokenizerFast
+
+from react_pipeline.clip.base import publish_base
+from react_pipeline.clip.model import Clip, from_open_clip, load
+from react_pipeline.project.project import Project
+from react_pipeline.settings.config import EncoderConfig
+from react_pipeline.store.errors import InputError
+
+Make = Callable[..., Project]
+TRUNK = {"image_size": 160, "timm_model_name": "test_vit", "timm_model_pretrained": False}
+BERT = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract"
+HALVES = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+
+
+def write_folder(folder: Path, model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any], text: str = "") -> Any:
+    """Write configuration and random weights; `text` is where the text tower's configuration is. Returns the model."""
+    folder.mkdir()
+    config = {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}
+    (folder / "open_clip_config.json").write_text(json.dumps(config))
+    fields = {key: value for key, value in model_cfg.items() if key != "custom_text"}
+    if text:
+        fields["text_cfg"] = {**fields["text_cfg"], "hf_model_name": text, "hf_model_pretrained": False}
+    torch.manual_seed(0)
+    return CustomTextCLIP(**fields).eval()
+
+
+def write_siglip2(folder: Path) -> tuple[Any, list[int]]:
+    """As timm/ViT-B-16-SigLIP2: a timm trunk, safetensors, and Gemma's tokenizer beside them, named by its place."""
+    text_cfg = {"context_length": 8, "vocab_size": len(WORDS), "width": 64, "heads": 2, "layers": 1}
+    text_cfg |= {"hf_tokenizer_name": "timm/ViT-B-16-SigLIP2", "tokenizer_kwargs": {"clean": "canonicalize"}}
+    text_cfg |= {"no_causal_mask": True, "proj_bias": True, "pool_type": "last", "norm_kwargs": {"eps": 1e-6}}
+    vision_cfg = {**TRUNK, "timm_pool": "map", "timm_proj": "none"}
+    model_cfg = {"embed_dim": 64, "init_logit_bias": -10, "custom_text": True}
+    model = write_folder(folder, {**model_cfg, "vision_cfg": vision_cfg, "text_cfg": text_cfg}, HALVES)
+    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    words = Tokenizer(models.WordLevel({word: place for place, word in enumerate(WORDS)}, unk_token="[UNK]"))  # noqa: S106
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(single="$A [SEP]", special_tokens=[("[SEP]", 3)])
+    tokens = {"pad_token": "[PAD]", "eos_token": "[SEP]", "unk_token": "[UNK]"}
+    PreTrainedTokenizerFast(tokenizer_object=words, **tokens).save_pretrained(folder)
+    return model, [5, 6, 7, 3, 0, 0, 0, 0]
+
+
+def write_biomed(folder: Path) -> tuple[Any, list[int]]:
+    """As BiomedCLIP: a pickled state dict of an older transformers, BERT's tokenizer, its configuration elsewhere."""
+    bert = folder.parent / "bert"
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertConfig(vocab_size=len(WORDS), max_position_embeddings=16, **sizes).save_pretrained(bert)
+    text_cfg = {"hf_model_name": BERT, "hf_tokenizer_name": BERT, "hf_proj_type": "mlp", "context_length": 8}
+    text_cfg["hf_pooler_type"] = "cls_last_hidden_state_pooler"
+    vision_cfg = {**TRUNK, "timm_pool": "", "timm_proj": "linear"}
+    model_cfg = {"embed_dim": 24, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
+    model = write_folder(folder, model_cfg, {"mean": [0.48, 0.46, 0.41], "std": [0.27, 0.26, 0.28]}, str(bert))
+    state = {**model.state_dict(), "text.transformer.embeddings.position_ids": torch.arange(16)[None]}
+    torch.save(state, folder / "open_clip_pytorch_model.bin")
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    return model, [2, 5, 6, 7, 3, 0, 0, 0]
+
+
+@pytest.fixture(params=[write_siglip2, write_biomed], ids=["SigLIP 2", "BiomedCLIP"])
+def written(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, Any, list[int]]:
+    return (tmp_path / "folder", *request.param(tmp_path / "folder"))
+
+
+def cached(cache: Path, name: str, folder: Path) -> None:
+    """Put a folder into the Hub's cache, as if it had been fetched."""
+    place = cache / f"models--{name.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("0" * 40)
+    (place / "snapshots").mkdir()
+    (place / "snapshots" / ("0" * 40)).symlink_to(folder)
+
+
+def assert_is(clip: Clip, model: Any, tokens: list[int]) -> None:
+    assert clip.tokenizer(["a red circle"])[0].tolist() == tokens
+    image = clip.preprocess(Image.linear_gradient("L").convert("RGB").resize((90, 40)))[None]
+    with torch.no_grad():
+        expected = model.encode_image(image, normalize=True), model.encode_text(torch.tensor([tokens]), normalize=True)
+    assert torch.allclose(clip.encode_images(image), expected[0], atol=1e-5)
+    assert torch.allclose(clip.encode_texts(["a red circle"]), expected[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("prefix", ["local-dir:", "hf-hub:"])
+def test_a_model_of_the_hub_is_a_base_by_either_name(
+    written: tuple[Path, Any, list[int]],
+    prefix: str,
+    make_project: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, model, tokens = written
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    name = "organization/model" if prefix == "hf-hub:" else "folder"
+    if (bert := tmp_path / "bert").is_dir():
+        if prefix == "local-dir:":
+            with pytest.raises(InputError, match="no folder inside"):
+                from_open_clip(EncoderConfig(model=f"local-dir:{folder}"))
+            (folder / "text").mkdir()
+            (folder / "text" / "config.json").write_text((bert / "config.json").read_text())
+        cached(tmp_path / "cache", BERT, bert)
+    cached(tmp_path / "cache", "organization/model", folder)
+    project = make_project(encoder={"model": prefix + name, "pretrained": None})
+    clip = load(publish_base(project).path)
+    assert_is(clip, model, tokens)
+    assert clip.preprocess_cfg.get("resize_mode") == ("squash" if tokens[0] == 5 else None)
+
+
+def test_a_model_that_cannot_be_fetched_and_one_that_runs_code_are_refused(
+    make_project: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    project = make_project(encoder={"model": "hf-hub:organization/model@v2", "pretrained": None})
+    with pytest.raises(InputError, match="organization/model@v2 cannot be fetched"):
+        publish_base(project)
+    write_siglip2(tmp_path / "folder")
+    (tmp_path / "folder" / "tokenizer_config.json").write_text(
+        '{"auto_map": {"AutoTokenizer": ["code.Tokenizer", null]}}'
+    )
+    cached(tmp_path / "cache", "organization/code", tmp_path / "folder")
+    with pytest.raises(InputError, match="auto_map"):
+        publish_base(make_project(encoder={"model": "hf-hub:organization/code", "pretrained": None}))
+
+
+def test_a_whole_model_takes_no_weights_beside_it() -> None:
+    with pytest.raises(ValidationError, match="remove `pretrained`"):
+        EncoderConfig(model="hf-hub:organization/model", pretrained="openai")
+    assert EncoderConfig(pretrained="local-dir:folder").pretrained == "folder"
+
+
+def test_a_file_is_resized_as_all_weights_of_its_architecture_unless_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    siglip = open_clip.get_pretrained_cfg("ViT-B-16-SigLIP", "webli")
+    text_cfg = {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    vision_cfg = {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16}
+    cfg = {"embed_dim": 16, "vision_cfg": vision_cfg, "text_cfg": text_cfg}
+    (tmp_path / "tiny-siglip.json").write_text(json.dumps(cfg))
+    open_clip.add_model_config(tmp_path / "tiny-siglip.json")
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-siglip", {"webli": siglip})
+    save_file(open_clip.create_model("tiny-siglip").state_dict(), tmp_path / "weights.safetensors")
+    encoder = EncoderConfig(model="tiny-siglip", pretrained=str(tmp_path / "weights.safetensors"))
+    with caplog.at_level(logging.WARNING):
+        clip = from_open_clip(encoder)
+    assert clip.preprocess_cfg.items() >= {"resize_mode": "squash", "mean": (0.5,) * 3, "std": (0.5,) * 3}.items()
+    assert "resize_mode; squash is assumed" in caplog.text
+    # A strip is seen whole, not only its middle.
+    strip = Image.new("RGB", (64, 32))
+    strip.paste("white", (0, 0, 8, 32))
+    assert clip.preprocess(strip)[0, :, 0].min() > 0
+    said = from_open_clip(encoder.model_copy(update={"resize_mode": "shortest"}))
+    assert said.preprocess(strip)[0, :, 0].max() < 0

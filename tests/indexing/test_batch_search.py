@@ -1,0 +1,194 @@
+"""Searching all queries at once finds what searching them one by one finds, whatever the arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
+from react_pipeline.indexing import batch, scan
+from react_pipeline.indexing.batch import exact_hits, has_list_order, list_order_hits, nearest
+from react_pipeline.indexing.build import build_side
+from react_pipeline.indexing.choice import choose_way
+from react_pipeline.indexing.files import find_rows, read_index
+from react_pipeline.indexing.index import build_index, open_index
+from react_pipeline.indexing.recall import draw_queries
+from react_pipeline.indexing.scan import search_all
+from react_pipeline.indexing.vectors import StoredVectors
+from react_pipeline.project.project import Project
+from react_pipeline.settings.index import IndexConfig
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import CorruptArtifact, InputError
+
+MakeProject = Callable[..., Project]
+ROWS, WIDTH, FILE_ROWS = 6_000, 64, 1_700
+
+
+def corpus(kind: str) -> np.ndarray:
+    """Vectors in half precision, as they are stored."""
+    random = np.random.default_rng(3)
+    if kind == "random":
+        vectors = random.standard_normal((ROWS, WIDTH))
+    else:
+        vectors = np.concatenate([images for images, _ in Cloud(ROWS, WIDTH).pairs()])
+    if kind == "duplicates":
+        vectors[500:900] = vectors[499]
+        vectors[5_000:] = vectors[:1_000]
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+
+
+def expected(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Similarities in double precision, rounded; equal ones by row."""
+    exact = (queries.astype(np.float64) @ vectors.astype(np.float64).T).astype(np.float32)
+    rows = np.argsort(-exact, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(exact, rows, axis=1), rows
+
+
+@pytest.fixture
+def project(make_project: MakeProject) -> Project:
+    project = make_project(index={"key": "IVF32,SQfp16", "recall_queries": 40})
+    publish_parents(project, 0)
+    publish_embeddings(project, Cloud(ROWS, WIDTH).pairs(FILE_ROWS), WIDTH)
+    return project
+
+
+@pytest.mark.parametrize("kind", ["random", "clustered", "duplicates"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+@pytest.mark.parametrize(("queries", "k"), [(1, 1), (300, 10), (70, 2_000)])
+def test_hits_are_those_of_all_comparisons_in_every_precision(
+    monkeypatch: pytest.MonkeyPatch, kind: str, precision: str, queries: int, k: int
+) -> None:
+    vectors, asked = corpus(kind), Cloud(ROWS, WIDTH).prompts(10, 30)[:queries]
+    if kind == "duplicates":
+        asked[0] = vectors[499]  # one of 401 equal rows
+    monkeypatch.setattr(batch, "product_precision", lambda *_: precision)
+    similarities, rows = nearest(asked, vectors.astype(np.float32), k)
+    wanted, wanted_rows = expected(asked, vectors, k)
+    np.testing.assert_array_equal(rows, wanted_rows)
+    np.testing.assert_array_equal(similarities, wanted)
+    flat = faiss.IndexFlatIP(WIDTH)
+    flat.add(vectors.astype(np.float32))
+    np.testing.assert_allclose(flat.search(asked, k)[0], similarities, atol=1e-6)
+
+
+def test_k_above_the_rows_gives_them_all_and_then_nothing() -> None:
+    vectors = corpus("random")[:7].astype(np.float32)
+    similarities, rows = nearest(vectors[:3], vectors, 9)
+    assert (np.sort(rows[:, :7]) == np.arange(7)).all() and (rows[:, 7:] == -1).all()
+    assert (similarities[:, 7:] == -np.inf).all() and (rows[:, 0] == [0, 1, 2]).all()
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["IVF32,Flat", "IVF32,SQfp16", "IVF32,SQ8", "IVF32_HNSW8,SQ4", "OPQ8,IVF32_HNSW16,PQ8x4", "OPQ8_32,IVF32,PQ8x4"],
+)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_list_order_gives_what_the_index_gives(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str, precision: str
+) -> None:
+    monkeypatch.setattr(batch, "product_precision", lambda *_: precision)
+    embeddings = project.store.current("corpus_embeddings", "all")
+    stored, path = StoredVectors(embeddings, "image"), tmp_path / "image.index"
+    built = build_side(IndexConfig(recall_queries=20), key, embeddings, "image", path, draw_queries(embeddings, 40))
+    index = read_index(path, "faiss_index", mapped=True)
+    faiss.ParameterSpace().set_index_parameters(index, "nprobe=3")
+    assert has_list_order(index)
+    queries = Cloud(ROWS, WIDTH).prompts(10, 20)
+    for k, rerank in ((1, built.rerank), (10, built.rerank), (400, 1)):
+        similarities, rows = list_order_hits(index, queries, k, rerank, stored)
+        wanted, wanted_rows = find_rows(index, queries, k, rerank, stored)
+        assert ((rows < 0) == (wanted_rows < 0)).all()
+        found = rows >= 0
+        np.testing.assert_allclose(similarities[found], wanted[found], atol=1e-6)
+        # Rows may change places only where FAISS' own sums differ in the last bits.
+        differ = (rows != wanted_rows) & found
+        assert differ.mean() < 0.02 and (similarities[:, 1:] <= similarities[:, :-1]).all()
+
+
+@pytest.mark.parametrize("key", ["Flat", "HNSW16", "SQ8"])
+def test_other_indices_have_no_cells_to_go_by(key: str) -> None:
+    assert not has_list_order(faiss.index_factory(WIDTH, key, faiss.METRIC_INNER_PRODUCT))
+    assert not has_list_order(faiss.IndexIDMap2(faiss.index_factory(WIDTH, "IVF4,Flat")))
+
+
+@pytest.mark.parametrize("wanted", ["exact", "index"])
+def test_all_prompts_are_searched_in_parts_and_a_stopped_search_goes_on(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wanted: str
+) -> None:
+    monkeypatch.setattr(scan, "PART_ROWS", FILE_ROWS)
+    index = open_index(build_index(project))
+    queries = Cloud(ROWS, WIDTH).prompts(10, 20)
+    similarities, rows, choice = search_all(index, "image", queries, 10, tmp_path / "scratch", wanted=wanted)
+    whole = index.search("image", queries, 10)
+    if wanted == "exact":
+        stored = StoredVectors(project.store.current("corpus_embeddings", "all"), "image")
+        np.testing.assert_array_equal(rows, expected(queries, stored.take(np.arange(ROWS)), 10)[1])
+        parts = sorted((tmp_path / "scratch").glob("*.[0-9]*.npy"))
+        assert len(parts) == 4
+        parts[1].unlink()
+        seen: list[tuple[int, int]] = []
+        once = exact_hits
+
+        def counted(*args: object, **named: object) -> object:
+            seen.append(named["rows"])  # type: ignore[arg-type]
+            return once(*args, **named)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(scan, "exact_hits", counted)
+        again = search_all(index, "image", queries, 10, tmp_path / "scratch", wanted=wanted)
+        np.testing.assert_array_equal(again[1], rows)
+        assert len(seen) == 1
+    else:
+        np.testing.assert_array_equal(rows.ravel(), whole["row"])
+    assert choice.way == wanted
+    recall = choice.record(index.artifact, "image")["recall_at_10"]
+    assert (recall == 1.0) if wanted == "exact" else (recall == index.artifact.counts["recall_at_10"]["image"])
+
+
+def test_vectors_that_changed_are_named(project: Project, tmp_path: Path) -> None:
+    embeddings = project.store.current("corpus_embeddings", "all")
+    queries = Cloud(ROWS, WIDTH).prompts(2, 2)
+    path = embeddings.file("img_emb/img_emb_0002.npy")
+    vectors = np.load(path)
+    path.chmod(0o644)
+    vectors[77] = np.nan
+    np.save(path, vectors)
+    with pytest.raises(InputError, match=r"img_emb_0002.npy: row 77 \(key"):
+        exact_hits(StoredVectors(embeddings, "image"), queries, 5)
+    np.save(path, vectors[:-1])
+    with pytest.raises(CorruptArtifact, match="recorded"):
+        exact_hits(StoredVectors(embeddings, "image"), queries, 5)
+
+
+def test_queries_of_another_width_are_refused(project: Project, tmp_path: Path) -> None:
+    index = open_index(build_index(project))
+    with pytest.raises(InputError, match="dimensions"):
+        search_all(index, "image", np.ones((2, 3), np.float32), 5, tmp_path)
+
+
+def artifact_of(key: str, rows: int, parameters: str) -> Artifact:
+    counts = {"rows": rows, "dimension": 512, "key": key, "bytes": 2 * rows * 1_100}
+    return Artifact(Path(), {"counts": {**counts, "parameters": {"image": parameters} if parameters else {}}})
+
+
+@pytest.mark.parametrize(
+    ("artifact", "queries", "spreads", "way"),
+    [
+        (artifact_of("Flat", 100_000, ""), 80_000, False, "exact"),
+        (artifact_of("HNSW32", 900_000, "efSearch=64"), 800, False, "exact"),
+        (artifact_of("IVF65536,SQfp16", 400_000_000, "nprobe=64"), 80_000, False, "index"),
+        (artifact_of("IVF65536,SQfp16", 400_000_000, "nprobe=64"), 80_000, True, "exact"),
+        (artifact_of("ready IndexIVFPQ of 65536 cells", 400_000_000, "nprobe=64"), 80_000, False, "index"),
+    ],
+)
+def test_the_way_follows_from_operations_and_bytes(artifact: Artifact, queries: int, spreads: bool, way: str) -> None:
+    choice = choose_way("auto", artifact, "image", queries, 50, spreads=spreads)
+    assert choice.way == way and choice.reason
+    rows = artifact.counts["rows"]
+    assert choice.exact_operations == 2 * queries * rows * 512
+    if "65536" in artifact.counts["key"]:
+        assert choice.index_operations == 2 * queries * 512 * (65_536 + rows * 64 / 65_536)
+    assert choose_way("index", artifact, "image", queries, 50, spreads=spreads).way == "index"

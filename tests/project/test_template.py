@@ -1,0 +1,77 @@
+"""A new project is one that loads, in a folder where nothing is replaced; two of them do not meet."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from react_pipeline.commands import servers
+from react_pipeline.commands.cli import main
+from react_pipeline.project.dagster_home import prepare_home
+from react_pipeline.project.project import Project
+from react_pipeline.store.errors import InputError
+
+KINDS = {"webdataset": "webdataset", "urls": "urls", "datacomp": "urls", "embeddings": "embeddings", "demo": "demo"}
+
+
+@pytest.fixture(autouse=True)
+def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DAGSTER_HOME", "REACT_PIPELINE_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def init(*arguments: object) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["init", *map(str, arguments)])
+    return int(str(ended.value.code))
+
+
+@pytest.mark.parametrize("corpus", KINDS)
+def test_a_new_project_loads(corpus: str, tmp_path: Path) -> None:
+    folder = tmp_path / "my 'birds': #1"
+    assert init(folder, "--corpus", corpus, "--encoder", "ViT-L-14/path with 'quotes': {x}.pt") == 0
+    project = Project.load(folder / "pipeline.yaml")
+    assert project.config.corpus.kind == KINDS[corpus]
+    if corpus != "demo":
+        encoder = project.config.encoder
+        assert (encoder.model, encoder.pretrained) == ("ViT-L-14", "path with 'quotes': {x}.pt")
+        assert project.domain("birds").class_names[0] == "robin"
+    if corpus == "datacomp":
+        assert project.config.corpus.caption_column == "text"
+    assert "max_concurrent_runs" in (folder / "dagster_home" / "dagster.yaml").read_text()
+    assert (folder / ".gitignore").read_text().startswith(".react/")
+    assert prepare_home(folder) == folder / "dagster_home"
+
+
+def test_files_that_are_there_are_kept_and_a_project_is_not_made_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".gitignore").write_text("mine")
+    assert init(tmp_path) == 0
+    assert (tmp_path / ".gitignore").read_text() == "mine"
+    (tmp_path / "pipeline.yaml").write_text("mine")
+    assert init(tmp_path) == 2
+    assert (tmp_path / "pipeline.yaml").read_text() == "mine"
+    assert init(tmp_path / "other", "--encoder", "ViT-B-32") == 2
+    assert "MODEL/PRETRAINED" in capsys.readouterr().err
+
+
+def test_two_projects_have_their_own_home_store_tracking_and_ports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = set()
+    for name in ("one", "two"):
+        assert init(tmp_path / name) == 0
+        config = Project.load(tmp_path / name / "pipeline.yaml").config
+        places |= {str(prepare_home(tmp_path / name)), str(config.store), config.tracking_uri, config.project}
+    assert len(places) == 8
+    # The ports of the first are taken, so the second moves on; a port that was asked for is refused instead.
+    with socket.socket() as taken:
+        taken.bind((servers.HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert servers._free_port(port) > port
+        with pytest.raises(InputError, match="--dagster-port"):
+            servers._require_free("dagster", port)

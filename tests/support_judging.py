@@ -1,0 +1,78 @@
+"""Judged pictures without any picture: logs with answers of a test's choice, over stand-ins of models."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import yaml
+from support_promotion import checkpoint, result, stand_in
+
+from react_pipeline.evaluation.judgement_log import (
+    Disagreement,
+    Header,
+    Side,
+    create_log,
+    open_log,
+)
+from react_pipeline.evaluation.judgements import JUDGEMENTS, measure_of, present_model
+from react_pipeline.project.project import Project
+
+SLUG = "shapes"
+ANSWERS = {"won": 0, "lost": 1, "neither": "neither", "unsure": "unsure"}
+"""Every picture of these logs is class 0 to the candidate and class 1 to the other model."""
+
+
+def without_labels(project: Project, methods: Sequence[str], slug: str = SLUG) -> Project:
+    """The project with a domain that has no labelled set, and a model of each method."""
+    path = project.config.domains / f"{slug}.yaml"
+    domain = yaml.safe_load(path.read_text())
+    domain.pop("evaluation", None)
+    path.write_text(yaml.safe_dump(domain))
+    stand_in(project, "base_checkpoint", "all")
+    for method in methods:
+        if method != "base":
+            checkpoint(project, slug, method)
+    return project
+
+
+def unavailable(project: Project, *methods: str) -> None:
+    """Results of these methods as a domain without labels has them."""
+    for method in methods:
+        result(project, SLUG, method, None)
+
+
+def header_of(project: Project, candidate: Side, against: Side, disagreements: int, images: int) -> Header:
+    pictures = tuple(Disagreement(path=f"{n}.png", candidate=0, against=1) for n in range(disagreements))
+    return Header(
+        domain=SLUG,
+        measure=measure_of(project, SLUG),
+        candidate=candidate,
+        against=against,
+        source="pictures",
+        images=images,
+        pictures=pictures,
+        created=datetime.now(UTC).isoformat(),
+    )
+
+
+def judge(
+    project: Project,
+    candidate: str,
+    against: str,
+    answers: Sequence[str],
+    *,
+    disagreements: int = 200,
+    images: int = 1000,
+) -> Path:
+    """A log of two present models in which these answers, of `ANSWERS`, were given in some order."""
+    sides = [present_model(project, SLUG, method) for method in (candidate, against)]
+    path = project.path.parent / JUDGEMENTS / SLUG / f"{candidate}--{against}--{len(answers):012d}.jsonl"
+    create_log(path, header_of(project, sides[0], sides[1], disagreements, images))
+    with open_log(path, "a tester") as log:
+        shuffled = random.Random(0).sample(list(answers), len(answers))  # noqa: S311 - the same in every run
+        for number, answer in enumerate(shuffled):
+            assert log.answer(number, ANSWERS[answer])  # type: ignore[arg-type]
+    return path

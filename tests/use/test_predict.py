@@ -1,0 +1,346 @@
+"""Predictions: what a SOURCE may be, the files they give, bad input, and a run that is killed."""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from support_drawings import COLOURS, SHAPES, draw, encode
+from support_processes import killed
+from support_web import served
+
+import react_pipeline
+from react_pipeline.clip.classifier import load_classifier
+from react_pipeline.corpus.images import decode_image
+from react_pipeline.evaluation.domain_results import EvalResult, evaluate
+from react_pipeline.project.project import Project
+from react_pipeline.store.errors import InputError, MissingArtifact
+from react_pipeline.use import encode_pictures as encoding
+from react_pipeline.use.classifier import Classifier
+from react_pipeline.use.pictures import find_pictures
+from react_pipeline.use.predict import Options, embed_pictures, predict_pictures
+from react_pipeline.use.sort_into import folder_names, sort_into
+
+Run = Callable[..., Path]
+NOW = Options(workers=0)
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Sixteen drawings in two folders."""
+    folder = tmp_path / "photos"
+    for number, (shape, colour) in enumerate((shape, colour) for shape in SHAPES for colour in COLOURS):
+        path = folder / ("a" if number % 2 else "b") / f"{shape}-{colour}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encode(draw(shape, colour, 7)))
+    return folder
+
+
+@pytest.fixture
+def classifier(retrieved_project: Project) -> Classifier:
+    return Classifier.load("shapes", "base", config=retrieved_project.path, device="cpu", precision="fp32")
+
+
+def rows(output: Path) -> list[dict[str, str]]:
+    with (output / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def ledger(output: Path) -> list[tuple[str, str]]:
+    with (output / "ledger.csv").open(encoding="utf-8", newline="") as file:
+        return [(Path(row["path"]).name, row["reason"]) for row in csv.DictReader(file)]
+
+
+def test_predictions_are_those_of_the_checkpoint_in_parquet_csv_python_and_on_a_page(
+    retrieved_project: Project, classifier: Classifier, photos: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    done = predict_pictures(classifier, str(photos), output, NOW)
+    assert (done.used, done.skipped) == (16, {})
+    found = rows(output)
+    assert [row["path"] for row in found] == sorted(str(path) for path in photos.rglob("*.png"))
+    # As the evaluation classifies: cosines of the checkpoint's own vectors, times 100, in a softmax.
+    base = retrieved_project.store.current("base_checkpoint", "all")
+    plain = load_classifier(retrieved_project, base, None, retrieved_project.domain("shapes"), "cpu")
+    for row in found:
+        pixels = plain.clip.preprocess(decode_image(Path(row["path"]).read_bytes(), 10_000))[None]
+        cosines = (plain.clip.encode_images(pixels) @ plain.head)[0].numpy()
+        order = np.argsort(-cosines, kind="stable")
+        assert [row[f"class_{place}"] for place in (1, 2, 3, 4)] == [SHAPES[number] for number in order]
+        scores = [float(row[f"score_{place}"]) for place in (1, 2, 3, 4)]
+        assert scores == pytest.approx(cosines[order].tolist(), abs=1e-5)
+        assert float(row["margin"]) == pytest.approx(scores[0] - scores[1], abs=1e-6)
+        exponentials = np.exp(100 * (cosines - cosines.max()))
+        assert float(row["confidence"]) == pytest.approx(1 / exponentials.sum(), abs=1e-3)
+        assert row["predicted"] == row["class_1"]
+    table = pq.read_table(output / "predictions.parquet").to_pylist()
+    assert [{name: str(value) for name, value in row.items()}["path"] for row in table] == [
+        row["path"] for row in found
+    ]
+    assert [row["score_1"] for row in table] == pytest.approx([float(row["score_1"]) for row in found], abs=1e-6)
+    picture = Path(found[0]["path"])
+    for same in (picture, picture.read_bytes(), Image.open(picture), np.asarray(Image.open(picture))):
+        (one,) = classifier.predict([same], top_k=2)
+        assert (one.label, one.classes[0]) == (found[0]["predicted"], found[0]["class_1"])
+        assert one.scores == pytest.approx([float(found[0][f"score_{place}"]) for place in (1, 2)], abs=1e-5)
+    page = (output / "index.html").read_text()
+    assert page.count("data:image/jpeg") == 32  # the least certain, and the sheets
+    assert "not calibrated" in page and "http" not in re.sub("http-equiv", "", page)
+    assert react_pipeline.Classifier is Classifier
+    assert {path.name for path in output.iterdir()} == {
+        *("predictions.parquet", "predictions.csv", "ledger.csv", "index.html", "run.json")
+    }
+
+
+def test_a_measured_model_brings_its_temperature_and_a_threshold_gives_unknown(
+    retrieved_project: Project, photos: Path, tmp_path: Path
+) -> None:
+    result = EvalResult.read(evaluate(retrieved_project, "shapes", "base"))
+    assert result.temperature is not None
+    measured = Classifier.load("shapes", "base", config=retrieved_project.path, precision="fp32")
+    assert measured.temperature == result.temperature
+    assert "16 labelled images of drawn shapes" in measured.calibration
+    # A wrong half of the time, a random tower may not be as certain as its softmax says.
+    assert measured.temperature > 1
+    limit = float(np.median([one.confidence for one in measured.predict(sorted(photos.rglob("*.png")))]))
+    predict_pictures(measured, str(photos), tmp_path / "out", Options(workers=0, threshold=limit))
+    found = rows(tmp_path / "out")
+    assert {row["predicted"] == "unknown" for row in found} == {True, False}
+    for row in found:
+        assert (row["predicted"] == "unknown") == (float(row["confidence"]) < limit)
+
+
+def test_every_form_of_source(photos: Path, tmp_path: Path, drawings: Path) -> None:
+    files = sorted(photos.rglob("*.png"))
+    (photos / ".hidden").mkdir()
+    (photos / ".hidden" / "x.png").write_bytes(files[0].read_bytes())
+    (photos / "notes.md").write_text("no picture")
+    (photos / "round").symlink_to(photos)
+    (photos / "list.txt").write_text("a/circle-green.png\n\nb/circle-red.png\nhttp://host/x.png\n")
+    relative = [str(path.relative_to(photos)) for path in files]
+    (photos / "t.csv").write_text("id,path\n" + "".join(f"00{n},{name}\n" for n, name in enumerate(relative)))
+    pq.write_table(pa.table({"bild": relative}), photos / "t.parquet")
+
+    def names(source: str, column: str | None = None) -> list[str]:
+        return [picture.name for picture in find_pictures(source, column)[0]]
+
+    every = [str(path) for path in files]
+    assert names(str(photos)) == every
+    assert names(str(photos / "t.csv")) == names(str(photos / "t.parquet"), "bild") == every
+    assert names(str(photos / "*" / "circle-*.png")) == [name for name in every if "circle" in name]
+    assert names(str(photos / "{a,b}" / "cross-*.png")) == [name for name in every if "cross" in name]
+    assert names(str(files[3])) == [str(files[3])]
+    assert names(str(photos / "list.txt"))[2:] == ["http://host/x.png"]
+    shards = names(str(drawings / "shards" / "*.tar"))
+    assert len(shards) == 96 and shards[0].startswith(str(drawings / "shards" / "00000.tar@"))
+    pictures, _ = find_pictures(str(drawings / "shards" / "*.tar"))
+    assert decode_image(pictures[95].read(), 10_000).size == (40, 40)
+
+
+@pytest.mark.parametrize(
+    ("source", "token"),
+    [
+        ("nowhere", "no such folder"),
+        ("*.nothing", "no file matches"),
+        ("empty", "no picture"),
+        ("bad.parquet", "cannot be read as a table"),
+        ("other.csv", "--column"),
+        ("{5..1}.png", "backwards"),
+    ],
+)
+def test_a_source_without_pictures_is_one_clear_error(tmp_path: Path, source: str, token: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad.parquet").write_bytes(b"PAR1")
+    (tmp_path / "other.csv").write_text("name\nx\n")
+    with pytest.raises(InputError, match=token):
+        find_pictures(str(tmp_path / source))
+
+
+def test_pictures_that_cannot_be_used_are_counted_and_the_others_are_not_changed(
+    classifier: Classifier, photos: Path, tmp_path: Path
+) -> None:
+    predict_pictures(classifier, str(photos), tmp_path / "clean", NOW)
+    expected = rows(tmp_path / "clean")
+    (photos / "a" / "cut.png").write_bytes(encode(draw("circle", "red", 1))[:90])
+    (photos / "b" / "text.jpg").write_text("<html>")
+    (photos / "gone.png").symlink_to(photos / "nothing")
+    os.mkfifo(photos / "pipe.png")
+    done = predict_pictures(classifier, str(photos), tmp_path / "out", NOW)
+    assert done.skipped == {"truncated": 1, "not_an_image": 1, "unreadable": 2}
+    assert sorted(ledger(tmp_path / "out")) == [
+        *[
+            ("cut.png", "truncated"),
+            ("gone.png", "unreadable"),
+            ("pipe.png", "unreadable"),
+            ("text.jpg", "not_an_image"),
+        ]
+    ]
+    for row, before in zip(rows(tmp_path / "out"), expected, strict=True):
+        assert row["path"] == before["path"]
+        assert float(row["score_1"]) == pytest.approx(float(before["score_1"]), abs=1e-6)
+    for path in photos.rglob("*.png"):
+        path.unlink()
+    with pytest.raises(InputError, match="not_an_image 1"):
+        predict_pictures(classifier, str(photos), tmp_path / "none", NOW)
+    assert ledger(tmp_path / "none") == [("text.jpg", "not_an_image")]
+
+
+def predict_until_killed(config: Path, source: str, output: Path) -> None:
+    """Die after the second part is on the disk."""
+    encoding.PART_PICTURES = 4
+    write, written = encoding._write, []
+
+    def dying(*arguments: object) -> None:
+        write(*arguments)  # type: ignore[arg-type]
+        written.append(1)
+        if len(written) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    encoding._write = dying
+    predict_pictures(
+        Classifier.load("shapes", "base", config=config, precision="fp32"), source, output, Options(workers=1)
+    )
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_bytes(
+    retrieved_project: Project, classifier: Classifier, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (photos / "a" / "bad.png").write_bytes(b"x")
+    output = tmp_path / "out"
+    killed(predict_until_killed, retrieved_project.path, str(photos), output)
+    assert not (output / "predictions.csv").exists()
+    kept = sorted((output / ".work" / "parts").glob("*.parquet"))
+    assert len(kept) == 2
+    times = [path.stat().st_mtime_ns for path in kept]
+    monkeypatch.setattr(encoding, "PART_PICTURES", 4)
+    removed = monkeypatch.setattr("react_pipeline.use.predict.shutil.rmtree", lambda *_args, **_kwargs: None)
+    assert removed is None
+    done = predict_pictures(classifier, str(photos), output, NOW)
+    assert [path.stat().st_mtime_ns for path in kept] == times  # they were not computed again
+    predict_pictures(classifier, str(photos), tmp_path / "undisturbed", NOW)
+    for name in ("predictions.csv", "predictions.parquet", "ledger.csv", "index.html"):
+        assert (output / name).read_bytes() == (tmp_path / "undisturbed" / name).read_bytes()
+    assert (done.used, done.skipped) == (16, {"not_an_image": 1})
+
+
+def test_a_finished_run_is_not_repeated_and_a_folder_of_something_else_is_left_alone(
+    retrieved_project: Project, classifier: Classifier, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    first = predict_pictures(classifier, str(photos), output, NOW)
+    with monkeypatch.context() as patch:
+        patch.setattr("react_pipeline.use.predict.encode_pictures", lambda *_: pytest.fail("encoded again"))
+        assert predict_pictures(classifier, str(photos), output, NOW).used == first.used
+    (output / "mine.txt").write_text("mine")
+    other = Options(workers=0, threshold=0.5)
+    with pytest.raises(InputError, match="threshold"):
+        predict_pictures(classifier, str(photos), output, other)
+    predict_pictures(classifier, str(photos), output, Options(workers=0, threshold=0.5, overwrite=True))
+    assert (output / "mine.txt").read_text() == "mine"
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").write_text("mine")
+    with pytest.raises(InputError, match="other files"):
+        predict_pictures(classifier, str(photos), tmp_path / "letters", Options(workers=0, overwrite=True))
+    (photos / "a" / "new.png").write_bytes(encode(draw("circle", "red", 3)))
+    with pytest.raises(InputError, match="pictures"):
+        predict_pictures(classifier, str(photos), output, other)
+
+
+def test_urls_go_through_the_guarded_downloader(classifier: Classifier, photos: Path, tmp_path: Path) -> None:
+    from react_pipeline.settings.corpus import DownloadConfig
+
+    content = {f"/{number}.png": encode(draw("circle", "red", number)) for number in range(3)}
+    with served(content) as web:
+        url = web.url
+        (tmp_path / "list.txt").write_text("".join(f"{url}{name}\n" for name in [*content, "/missing.png"]))
+        refused = Options(workers=0, download=DownloadConfig(retries=0))
+        with pytest.raises(InputError, match="private_address 4"):
+            predict_pictures(classifier, str(tmp_path / "list.txt"), tmp_path / "refused", refused)
+        allowed = Options(workers=0, download=DownloadConfig(retries=0, allow_private_addresses=True))
+        done = predict_pictures(classifier, str(tmp_path / "list.txt"), tmp_path / "out", allowed)
+    assert (done.used, done.skipped) == (3, {"http_404": 1})
+    assert [row["path"] for row in rows(tmp_path / "out")] == [f"{url}{name}" for name in content]
+    with pytest.raises(InputError, match="no file of its own"):
+        sort_into(tmp_path / "sorted", tmp_path / "out" / "predictions.parquet", done.pictures)
+
+
+def test_vectors_are_the_unit_vectors_of_the_model(classifier: Classifier, photos: Path, tmp_path: Path) -> None:
+    embed_pictures(classifier, str(photos), tmp_path / "out", NOW)
+    table = pq.read_table(tmp_path / "out" / "vectors.parquet")
+    vectors = np.stack(table["vector"].to_pylist()).astype(np.float32)
+    assert vectors.shape == (16, 32)
+    np.testing.assert_allclose(vectors, classifier.embed(table["path"].to_pylist()), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+
+
+def test_pictures_are_linked_by_class_and_nothing_that_is_there_is_touched(
+    classifier: Classifier, photos: Path, tmp_path: Path
+) -> None:
+    done = predict_pictures(classifier, str(photos), tmp_path / "out", NOW)
+    predictions, target = tmp_path / "out" / "predictions.parquet", tmp_path / "sorted"
+    found = rows(tmp_path / "out")
+    label, path = found[0]["predicted"], Path(found[0]["path"])
+    (target / label).mkdir(parents=True)
+    (target / label / path.name).write_text("mine")
+    assert sort_into(target, predictions, done.pictures) == {"made": 16, "present": 0}
+    assert (target / label / path.name).read_text() == "mine"
+    assert (target / label / f"{path.stem}-2.png").resolve() == path.resolve()
+    assert sort_into(target, predictions, done.pictures) == {"made": 0, "present": 16}
+    # A class whose folder is a link elsewhere.
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "again").mkdir()
+    (tmp_path / "again" / label).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="no folder"):
+        sort_into(tmp_path / "again", predictions, done.pictures)
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_names_of_classes_make_harmless_folders() -> None:
+    names = folder_names(["../../etc", "a/b", "A-B", "..", "a-b", "x" * 300])
+    assert len({name.casefold() for name in names.values()}) == 6
+    assert not [name for name in names.values() if "/" in name or name.startswith(".") or len(name) > 90]
+
+
+def test_the_page_escapes_names(retrieved_project: Project, tmp_path: Path) -> None:
+    path = retrieved_project.config.domains / "shapes.yaml"
+    path.write_text(path.read_text().replace("square", "'<script>alert(1)</script>'"))
+    folder = tmp_path / "<img src=x onerror=alert(2)>"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(encode(draw("circle", "red", 1)))
+    classifier = Classifier.load("shapes", "base", config=retrieved_project.path)
+    predict_pictures(classifier, str(folder), tmp_path / "out", NOW)
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "&lt;img src=x" in page and "<img src=x" not in page and "<script" not in page
+
+
+def test_models_that_do_not_fit_are_refused(retrieved_project: Project, tmp_path: Path) -> None:
+    config = retrieved_project.path
+
+    def load(source: object, model: object = "champion") -> Classifier:
+        return Classifier.load(str(source), str(model), config=config, device="cpu")
+
+    assert load("shapes").origin.method == "base"
+    assert "no champion was chosen yet" in load("shapes").note
+    for source, model, token, kind in (
+        ("nothing", "base", "no domain", InputError),
+        ("shapes", "wonder", "no model", InputError),
+        ("shapes", "gated-image", "customized_checkpoint", MissingArtifact),
+        ("shapes", "7", "no registered version 7", InputError),
+        (tmp_path / "nowhere", "base", "no domain", InputError),
+    ):
+        with pytest.raises(kind, match=token):
+            load(source, model)
+    # A class called as the threshold calls what it refuses.
+    path = retrieved_project.config.domains / "shapes.yaml"
+    path.write_text(path.read_text().replace("square", "unknown"))
+    with pytest.raises(InputError, match="rename the class"):
+        predict_pictures(load("shapes", "base"), str(tmp_path), tmp_path / "out", Options(threshold=0.1))
