@@ -18,6 +18,7 @@ ALL = "all"
 """Key of the artifacts that belong to no domain."""
 
 BASE = ("base_checkpoint",)
+EMBEDDED = ("corpus_embeddings",)
 TRAINED = ("customized_checkpoint",)
 
 
@@ -111,8 +112,9 @@ _ROWS = (
           parents=("corpus", "base_checkpoint", "corpus_embeddings", "retrieved_set", "evaluation_set"),
           identity=identity.control_set, group="retrieval", kinds=("parquet", "webdataset"), pool="gpu", priority=70),
     Stage("customized_checkpoint", "one training: its losses, and the model", "trained", "training:customize",
-          parents=("base_checkpoint", "retrieved_set", "control_set"),
-          parents_of_method=lambda method: (*BASE, pairs_of(method)), identity=identity.customized_checkpoint,
+          parents=(*BASE, *EMBEDDED, "retrieved_set", "control_set"),
+          parents_of_method=lambda method: (*BASE, *(EMBEDDED if is_linear_head(method) else ()), pairs_of(method)),
+          identity=identity.customized_checkpoint,
           group="customization", kinds=("torch", "pytorch"), pool="gpu", priority=50),
     Stage("domain_results", "zero-shot accuracy on the labelled images, beside what the training cost", "method",
           "evaluation:evaluate", parents=(*BASE, *TRAINED, "evaluation_set"),
