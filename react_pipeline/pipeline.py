@@ -17,8 +17,7 @@ from react_pipeline.store import InputError
 ALL = "all"
 """Key of the artifacts that belong to no domain."""
 
-BASE = ("base_checkpoint",)
-TRAINED = ("customized_checkpoint",)
+BASE, EMBEDDED, TRAINED = ("base_checkpoint",), ("corpus_embeddings",), ("customized_checkpoint",)
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def method_key(domain: str, method: str) -> str:
 
 
 def _measured(method: str) -> tuple[str, ...]:
-    # A linear head is used on the base's features; the checkpoint of any other method holds a whole model.
+    # A linear head is used on the base's features; any other checkpoint holds a whole model.
     return (*(BASE if method == "base" or is_linear_head(method) else ()), *(() if method == "base" else TRAINED))
 
 
@@ -111,9 +110,9 @@ _ROWS = (
           parents=("corpus", "base_checkpoint", "corpus_embeddings", "retrieved_set", "evaluation_set"),
           identity=identity.control_set, group="retrieval", kinds=("parquet", "webdataset"), pool="gpu", priority=70),
     Stage("customized_checkpoint", "one training: its losses, and the model", "trained", "training:customize",
-          parents=("base_checkpoint", "retrieved_set", "control_set"),
-          parents_of_method=lambda method: (*BASE, pairs_of(method)), identity=identity.customized_checkpoint,
-          group="customization", kinds=("torch", "pytorch"), pool="gpu", priority=50),
+          parents=(*BASE, *EMBEDDED, "retrieved_set", "control_set"),
+          parents_of_method=lambda method: (*BASE, *(EMBEDDED if is_linear_head(method) else ()), pairs_of(method)),
+          identity=identity.customized_checkpoint, group="customization", kinds=("torch",), pool="gpu", priority=50),
     Stage("domain_results", "zero-shot accuracy on the labelled images, beside what the training cost", "method",
           "evaluation:evaluate", parents=(*BASE, *TRAINED, "evaluation_set"),
           parents_of_method=lambda method: (*_measured(method), "evaluation_set"), identity=identity.domain_results,
@@ -121,9 +120,9 @@ _ROWS = (
     Stage("comparison", "all methods of the domain beside the base and their controls; see dashboard.html", "domain",
           "evaluation:compare", gathers=("domain_results",), is_current="evaluation:comparison_is_current",
           group="evaluation", kinds=("plotly", "parquet"), priority=65),
-    Stage("promotion", "which model is champion of the domain, and why", "domain", "promotion:decide",
+    Stage("promotion", "which model is champion of the domain, and why", "domain", "promotion:decide", priority=65,
           gathers=("comparison",), is_current="promotion:promotion_is_current", identity=identity.promotion,
-          group="evaluation", kinds=("parquet", "mlflow"), priority=65),
+          group="evaluation", kinds=("parquet", "mlflow")),
     Stage("overview", "all domains side by side, with the mean of each method; see dashboard.html", "all",
           "evaluation:overview", gathers=("comparison",), is_current="evaluation:overview_is_current",
           group="evaluation", kinds=("plotly", "parquet"), priority=65),
@@ -135,14 +134,14 @@ _ROWS = (
           parents_of_method=lambda method: ("benchmark_features", *(BASE if method == "base" else TRAINED)),
           identity=identity.benchmark_results, group="benchmark", kinds=("torch", "parquet"), pool="gpu", priority=15),
     Stage("benchmark_comparison", "base and methods on ELEVATER's data sets", "domain", "benchmark:compare_benchmarks",
-          gathers=("benchmark_results",), is_current="benchmark:benchmark_comparison_is_current",
-          group="benchmark", kinds=("parquet",), priority=20),
+          gathers=("benchmark_results",), is_current="benchmark:benchmark_comparison_is_current", group="benchmark",
+          kinds=("parquet",), priority=20),
     Stage("dense_results", "detection and segmentation by one checkpoint", "method", "benchmark:publish_dense",
           parents=(*BASE, *TRAINED), parents_of_method=_measured, identity=identity.dense_results,
           outside=outside.unlisted, group="dense", kinds=("torch", "parquet"), pool="gpu", priority=10),
     Stage("dense_comparison", "base and methods in detection and segmentation; see dashboard.html", "domain",
-          "benchmark:compare_dense", gathers=("dense_results",), is_current="benchmark:dense_is_current",
-          group="dense", kinds=("parquet",), priority=20),
+          "benchmark:compare_dense", gathers=("dense_results",), is_current="benchmark:dense_is_current", group="dense",
+          kinds=("parquet",), priority=20),
 )
 # fmt: on
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from PIL import Image
 from support_drawings import draw
+
+from react_pipeline.clip.model import Clip
+from react_pipeline.training.head_samples import PairVectors
 
 
 class DrawnPairs:
@@ -27,3 +31,8 @@ class DrawnPairs:
 
     def decoded(self, position: int) -> Image.Image:
         return draw(*self._drawings[position], seed=position)
+
+    def vectors(self, clip: Clip) -> PairVectors:
+        """What a corpus of them would hold of each."""
+        images = torch.stack([clip.preprocess(self.decoded(position)) for position in range(len(self))])
+        return PairVectors(clip.encode_images(images), clip.encode_texts(self.captions))

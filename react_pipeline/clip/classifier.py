@@ -60,13 +60,13 @@ def load_classifier(
         InputError: If a head was trained for other classes, or on another base.
         CorruptArtifact: If a head cannot be read.
     """
-    from react_pipeline.clip.model import load
+    from react_pipeline.clip.model import load, loaded_base
 
     if HEAD_FILE not in checkpoint.manifest["files"]:
-        clip = load(checkpoint.path, device)
+        clip = (loaded_base if checkpoint.stage == "base_checkpoint" else load)(checkpoint.path, device)
         return ClipClassifier(clip, zero_shot_head(clip, domain.class_names, prompt_templates(domain)))
     base = base or fresh(project, "base_checkpoint")
-    clip = load(base.path, device)
+    clip = loaded_base(base.path, device)
     head = read_head(checkpoint, domain, clip.dimension)
     trained_on = checkpoint.parents.get("base_checkpoint", base.fingerprint)
     if trained_on != base.fingerprint:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,7 @@ class Clip:
         features = encode_text(self.model, tokens[:, :longest].to(self.device))
         return functional.normalize(features, dim=-1).float().cpu()
 
-    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> Tensor:
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
         """Map texts to unit vectors (N, D), float32, on the CPU."""
         parts = [self.tokenizer(list(texts[start : start + 1024])) for start in range(0, len(texts), 1024)]
         vectors = torch.empty(len(texts), self.dimension)
@@ -142,6 +142,15 @@ def load(directory: Path | str, device: str = "cpu", *, foreign: bool = False) -
         state.pop(_POSITION_IDS, None)
     load_strictly(clip.model, state, weights)
     return _placed(clip, device)
+
+
+@lru_cache(maxsize=1)
+def loaded_base(directory: Path, device: str) -> Clip:
+    """As `load`, of a published base that is only read from: steps of one process share it.
+
+    A training loads its own, since it changes the model, and calls `loaded_base.cache_clear()` for the memory.
+    """
+    return load(directory, device)
 
 
 def dimension_of(directory: Path | str) -> int:

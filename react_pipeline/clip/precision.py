@@ -3,8 +3,9 @@
 Belongs here: measuring and choosing. Does not belong here: how a tower or a training computes in a precision
 (`embedding.encoder`, `training.step`).
 
-`auto` is part of a fingerprint, its choice is not, so that artifacts made on a GPU stay fresh on a laptop. The
-accuracy that holds for every choice: unit vectors whose cosine with those of fp32 is above 0.999.
+`auto` is part of a fingerprint, its choice is not, so that artifacts made on a GPU stay fresh on a laptop. The accuracy
+of every choice: unit vectors of transformers have a cosine above 0.999 with those of fp32 (for convolutions see
+docs/performance.md).
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ from .encoder import CPU_TOKENS as CPU_TOKENS
 from .encoder import LONG_RUN as LONG_RUN
 from .encoder import Encoder as Encoder
 from .encoder import parts_of_like_length as parts_of_like_length
+from .fused_tower import convert as convert
+from .fused_tower import write_graph as write_graph
 from .installed import INSTALL_CLIP_RETRIEVAL as INSTALL_CLIP_RETRIEVAL
 from .installed import require_clip_retrieval as require_clip_retrieval
-from .onnx_tower import convert as convert
-from .onnx_tower import write_graph as write_graph
 from .parts import Rows as Rows
 from .parts import Vectors as Vectors
 from .parts import vectors_of as vectors_of

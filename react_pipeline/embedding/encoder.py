@@ -26,16 +26,13 @@ from react_pipeline.clip import (
     text_blocks,
     text_lengths,
 )
-from react_pipeline.embedding.onnx_tower import convert
+from react_pipeline.embedding.fused_tower import Features, convert
 
 CPU_IMAGES, CPU_TOKENS = 32, 512
 """Images, and token ids with padding, of one pass on a processor: what passes between two layers stays in its cache."""
 GPU_TOKENS = 1 << 17
 KEPT_TEXTS = 16_384
 """Texts whose vectors are kept, should they come again: 2 KiB each with D = 512."""
-
-Features = Callable[[Tensor], Tensor]
-"""What a tower makes of a batch."""
 
 LONG_RUN = 500
 """Images from which the seconds of a conversion are won back. Measured: 1 to 2 s, then 2 to 3 times the speed."""
@@ -60,8 +57,8 @@ class Encoder:
         With half precision a second copy of the matrices is held, half the size of the first.
 
         Args:
-            long_run: Many hundred images or texts will follow, which justifies some seconds of preparation: in fp32 on
-                a CPU, towers that are not open_clip's own transformers are converted for onnxruntime.
+            long_run: Many hundred images or texts will follow, which justifies some seconds of preparation: on a CPU,
+                towers that are not open_clip's own transformers get fused layers (texts: in fp32 alone).
         """
         self.clip = clip
         self.precision = choose_precision(precision, clip.device, "embedding.precision")
@@ -75,9 +72,10 @@ class Encoder:
             # Convolutions are laid out by channels; a transformer's only one takes its patches as it likes.
             clip.model.visual.to(memory_format=torch.channels_last)
         on_cpu = clip.device == "cpu"
-        converted = long_run and on_cpu and self.precision == "fp32"
-        self._image_features: Features | None = None if converted and not self._tower.native else self._tower
-        self._text_features: Features | None = None if converted and not text_blocks(clip.model) else self._torch_texts
+        fused = long_run and on_cpu and self.precision != "fp16"
+        self._image_features: Features | None = None if fused and not self._tower.native else self._tower
+        fused = fused and self.precision == "fp32"
+        self._text_features: Features | None = None if fused and not text_blocks(clip.model) else self._torch_texts
         self._images_at_once = CPU_IMAGES if on_cpu else None
         self._tokens_at_once = CPU_TOKENS if on_cpu else GPU_TOKENS
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
@@ -99,8 +97,9 @@ class Encoder:
             if not self._tower.blocks:
                 on_device = on_device.contiguous(memory_format=torch.channels_last)
             if self._image_features is None:
-                converted = convert(self._tower, self.clip.model.visual, [on_device, on_device[:1]], free=(0,))
-                self._image_features = converted or self._tower
+                probes = [on_device, on_device[:1]]
+                self._image_features = convert(self._tower, self.clip.model.visual, probes, self.precision)
+                self._image_features = self._image_features or self._tower
             with self._autocast():
                 features = self._image_features(on_device)
             parts.append(functional.normalize(features.float(), dim=-1))
@@ -130,7 +129,8 @@ class Encoder:
         if self._text_features is None:
             longest, shortest = order[-PROBED_TEXTS:], order[:PROBED_TEXTS]
             probes = [tokens[some, : int(lengths[some].max())] for some in (longest, shortest)]
-            self._text_features = convert(self._torch_texts, self.clip.model, probes, free=(0, 1)) or self._torch_texts
+            fused = convert(self._torch_texts, self.clip.model, probes, self.precision, texts=True)
+            self._text_features = fused or self._torch_texts
         vectors = torch.empty(len(tokens), self.clip.dimension)
         for part in parts_of_like_length(lengths[order].tolist(), self._tokens_at_once):
             chosen = order[part]

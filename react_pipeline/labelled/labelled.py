@@ -142,9 +142,9 @@ def encode_images(
     import torch
     from tqdm import tqdm
 
-    from react_pipeline.embedding import Encoder
+    from react_pipeline.embedding import LONG_RUN, Encoder
 
-    encoder = Encoder(clip, precision)
+    encoder = Encoder(clip, precision, long_run=len(images) >= LONG_RUN)
 
     def prepare(row: tuple[str, str]) -> torch.Tensor:
         path, sha256 = row

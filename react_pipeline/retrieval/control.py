@@ -76,9 +76,9 @@ def draw_control(project: Project, slug: str) -> Artifact:
 
 def load_base(project: Project, checkpoint: Artifact) -> Clip:
     """The base model on the configured device."""
-    from react_pipeline.clip import choose_device, load
+    from react_pipeline.clip import choose_device, loaded_base
 
-    return load(checkpoint.path, choose_device(project.config.device))
+    return loaded_base(checkpoint.path, choose_device(project.config.device))
 
 
 class Draw:

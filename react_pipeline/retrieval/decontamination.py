@@ -120,11 +120,12 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
     if near > 1:
         digests = _digests(project, slug, own, scope)
         return Leaks(int(pairs[["sha256", "on_the_web"]].isin(digests).any(axis=1).sum()), 0, len(digests))
-    from react_pipeline.clip import choose_device, load
+    from react_pipeline.clip import choose_device, loaded_base
 
     embeddings = project.store.open("corpus_embeddings", ALL, artifact.parents["corpus_embeddings"])
     base = project.store.open("base_checkpoint", ALL, artifact.parents["base_checkpoint"])
-    images = kept_out(project, slug, own, load(base.path, choose_device(project.config.device)), scope).images
+    clip = loaded_base(base.path, choose_device(project.config.device))
+    images = kept_out(project, slug, own, clip, scope).images
     same = (images.holds(pairs["sha256"]) | images.holds(pairs["on_the_web"])).to_numpy()
     nearest = images.similarity_of_rows(embeddings, pairs["row"].to_numpy(), project.config.distributor)
     return Leaks(int(same.sum()), int((~same & (nearest >= near)).sum()), len(images.sha256))

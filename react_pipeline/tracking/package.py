@@ -13,7 +13,7 @@ import shutil
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from PIL import Image
@@ -81,7 +81,7 @@ def _signature() -> ModelSignature:
     from mlflow.models import ModelSignature
     from mlflow.types.schema import AnyType, Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
-    answers = {
+    answers: dict[str, Any] = {
         **{"label": DataType.string, "confidence": DataType.double, "margin": DataType.double},
         **{"classes": Array(DataType.string), "scores": Array(DataType.double), "error": DataType.string},
     }

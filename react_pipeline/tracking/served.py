@@ -14,7 +14,7 @@ from typing import Any
 
 import mlflow
 import pandas as pd
-from mlflow.pyfunc import PythonModel, PythonModelContext
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from PIL.Image import Image
 
 from react_pipeline import Classifier
@@ -53,7 +53,8 @@ class ServedClassifier(PythonModel):
         """
         options = params or {}
         top_k, threshold = int(options.get("top_k", 5)), float(options.get("threshold", 0.0))
-        values, rows = list(model_input[COLUMN]), []
+        values = list(model_input[COLUMN])
+        rows: list[tuple[Any, ...]] = []
         for start in range(0, len(values), BATCH_IMAGES):
             decoded = [_decoded(value) for value in values[start : start + BATCH_IMAGES]]
             images = [one for one in decoded if isinstance(one, Image)]

@@ -11,7 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.clip import WEIGHTS_FILE, choose_device, load, save
+from react_pipeline.clip import WEIGHTS_FILE, choose_device, load, loaded_base, save
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
@@ -20,6 +20,7 @@ from react_pipeline.store import Artifact, Inputs, RetrievalError, scratch_of
 from react_pipeline.training.data import TrainingPairs
 from react_pipeline.training.distributed import World
 from react_pipeline.training.guards import explained_out_of_memory
+from react_pipeline.training.head_samples import PairVectors
 from react_pipeline.training.linear_head import train_linear_head
 from react_pipeline.training.log import METRICS_FILE
 from react_pipeline.training.observer import NoObserver, TrainingObserver
@@ -91,15 +92,17 @@ def _train(
     training = project.training(slug, method)
     when = f"on {world.device}, outside the steps of the training"
     with explained_out_of_memory(when, "end what else uses its memory, or use a device with more"):
-        clip = load(inputs.parents["base_checkpoint"].path, world.device)
+        base = inputs.parents["base_checkpoint"].path
         if method.startswith("linear-head"):
             if staging is None:
                 return {}
-            return train_linear_head(
-                clip, TrainingPairs(pairs), project.domain(slug), training, staging, observer, inputs
-            )
+            clip = loaded_base(base, world.device)
+            found = TrainingPairs(pairs)
+            vectors = PairVectors.read(found, inputs.parents["corpus_embeddings"])
+            return train_linear_head(clip, found, vectors, project.domain(slug), training, staging, observer, inputs)
+        loaded_base.cache_clear()
         trainer = Trainer(
-            clip,
+            load(base, world.device),
             TrainingPairs(pairs),
             project.domain(slug),
             method.removesuffix(CONTROL_SUFFIX),

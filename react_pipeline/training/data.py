@@ -32,16 +32,18 @@ class TrainingPairs:
 
     Attributes:
         classes: Class that each pair was retrieved for; empty strings in a control set.
+        rows: Row number of each pair in the corpus.
     """
 
     def __init__(self, artifact: Artifact) -> None:
-        """List the pairs: about 20 bytes a pair beside its caption."""
+        """List the pairs: about 28 bytes a pair beside its caption."""
         located = list(locate_pairs(artifact))
         self._paths = sorted({pair.path for pair in located})
         number = {path: position for position, path in enumerate(self._paths)}
         self._shards = np.array([number[pair.path] for pair in located], dtype=np.int32)
         self._offsets = np.array([pair.offset for pair in located], dtype=np.int64)
         self._sizes = np.array([pair.size_bytes for pair in located], dtype=np.int64)
+        self.rows = np.array([pair.row for pair in located], dtype=np.int64)
         # Arrow keeps texts in one buffer: workers that fork share it, which they do not with Python's own objects.
         self.captions: Sequence[str] = _Texts([pair.caption for pair in located])
         self.classes: Sequence[str] = _Texts([pair.label for pair in located])

@@ -1,33 +1,47 @@
 """Samples of a linear head: pairs and class prompts as labelled vectors, drawn so that every class counts the same.
 
-Belongs here: encoding the pairs once, the class of each, drawing from them. Does not belong here: which pairs are held
+Belongs here: the vectors of the pairs, the class of each, drawing from them. Does not belong here: which pairs are held
 out (`held_out`), the training (`linear_head`).
 Shapes: N pairs or samples, B samples of a batch, C classes, D embedding dimension, P prompts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
+import torch.nn.functional as functional
 from torch import Tensor
-from tqdm import tqdm
 
 from react_pipeline.clip import Clip, class_prompts
-from react_pipeline.embedding import LONG_RUN, Encoder
+from react_pipeline.embedding import Side, vector_parts, vectors_of
 from react_pipeline.settings import DomainConfig
+from react_pipeline.store import Artifact
 
 if TYPE_CHECKING:
     from react_pipeline.training.data import TrainingPairs
 
-ENCODED_AT_ONCE = 128
-"""Images in a pass of the frozen base."""
-
 COMPARED_AT_ONCE = 256
 """Captions set against all prompts at once; with 100,000 prompts that is 100 MB."""
+
+
+@dataclass(frozen=True)
+class PairVectors:
+    """What the base makes of the pairs: unit vectors (N, D) of images and of captions."""
+
+    images: Tensor
+    captions: Tensor
+
+    @classmethod
+    def read(cls, pairs: TrainingPairs, embeddings: Artifact) -> Self:
+        """The rows of `corpus_embeddings`, which the same base encoded in the precision that it is measured in."""
+
+        def side(name: Side) -> Tensor:
+            vectors = vectors_of(vector_parts(embeddings, name), pairs.rows, embeddings.counts["dimension"])
+            return functional.normalize(torch.from_numpy(vectors), dim=1)  # they are stored as float16
+
+        return cls(side("image"), side("text"))
 
 
 @dataclass(frozen=True)
@@ -49,8 +63,8 @@ class LabelledTexts:
     labels: str
 
 
-def label_texts(clip: Clip, pairs: TrainingPairs, domain: DomainConfig) -> LabelledTexts:
-    """Encode captions and class prompts, and find the class of each pair.
+def label_texts(clip: Clip, pairs: TrainingPairs, captions: Tensor, domain: DomainConfig) -> LabelledTexts:
+    """Encode class prompts, and find the class of each pair, whose caption has a vector (N, D).
 
     Pairs of a retrieved set have the class they were retrieved for. Those of a control have none: each gets the class
     whose prompt is nearest to its caption.
@@ -58,10 +72,6 @@ def label_texts(clip: Clip, pairs: TrainingPairs, domain: DomainConfig) -> Label
     prompts = class_prompts(domain)
     prompt_vectors = clip.encode_texts(prompts["prompt"].tolist())
     prompt_ids = torch.tensor(prompts["class_id"].to_numpy(), dtype=torch.long)
-    # Each different caption is encoded once.
-    unique = sorted(set(pairs.captions))
-    position = {caption: number for number, caption in enumerate(unique)}
-    captions = clip.encode_texts(unique)[[position[caption] for caption in pairs.captions]]
     if any(pairs.classes):
         known = {name: number for number, name in enumerate(domain.class_names)}
         class_ids = torch.tensor([known.get(name, -1) for name in pairs.classes], dtype=torch.long)
@@ -74,26 +84,6 @@ def nearest_class(captions: Tensor, prompts: Tensor, prompt_ids: Tensor) -> Tens
     """Class id (N,) of the prompt (P, D) that is nearest to each caption (N, D); of equally near ones the first."""
     parts = [(part @ prompts.T).argmax(dim=1) for part in captions.split(COMPARED_AT_ONCE)]
     return prompt_ids[torch.cat(parts)]
-
-
-def encode_images(clip: Clip, pairs: TrainingPairs, threads: int) -> Tensor:
-    """Unit vectors (N, D) of all images, not augmented; the next batch is decoded in threads while one is encoded."""
-    encoder = Encoder(clip, "fp32", long_run=len(pairs) >= LONG_RUN)
-
-    def prepare(position: int) -> Tensor:
-        return encoder.to_tensor(pairs.decoded(position))
-
-    def decoded(batches: Sequence[range]) -> Iterator[Tensor]:
-        with ThreadPoolExecutor(threads) as pool:
-            ahead = pool.map(prepare, batches[0])
-            for following in [*batches[1:], range(0)]:
-                ready, ahead = torch.stack(list(ahead)), pool.map(prepare, following)
-                yield ready
-
-    starts = range(0, len(pairs), ENCODED_AT_ONCE)
-    batches = [range(start, min(start + ENCODED_AT_ONCE, len(pairs))) for start in starts]
-    progress = tqdm(decoded(batches), "encoding pairs", len(batches), disable=None, leave=False)
-    return torch.cat([encoder.images(batch) for batch in progress])
 
 
 class ClassSamples:

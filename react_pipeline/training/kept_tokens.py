@@ -47,7 +47,7 @@ def keep_tokens(
         views: View numbers 0 to `count` - 1 are kept.
         directory: Where the file is; the same one in all processes.
         dtype: `torch.bfloat16` halves the file.
-        convertible: The tower that `compute` runs, if many images may take the way of `onnx_tower`.
+        convertible: The tower that `compute` runs, if its layers may be fused for many images.
     """
     pairs = len(views.pairs)
     with torch.autocast(tower_device(world), torch.bfloat16, enabled=dtype == torch.bfloat16):
@@ -77,7 +77,8 @@ def keep_tokens(
     if not found:
         if convertible is not None and pairs * count >= LONG_RUN:
             images = torch.stack([views[position, 0] for position in range(min(pairs, CPU_IMAGES))])
-            compute = convert(compute, convertible, [images, images[:1]], free=(0,)) or compute
+            precision = "bf16" if dtype == torch.bfloat16 else "fp32"
+            compute = convert(compute, convertible, [images, images[:1]], precision) or compute
         _fill(kept, compute, views, world, workers)
         world.broadcast(None)
         if world.is_writer:

@@ -26,7 +26,7 @@ from react_pipeline.clip import HEAD_ABOUT_FILE, HEAD_FILE, LOGIT_SCALE, Clip, p
 from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.store import InputError, Inputs, RetrievalError, TrainingError
 from react_pipeline.training.guards import explained_out_of_memory, require_learned
-from react_pipeline.training.head_samples import ClassSamples, LabelledTexts, encode_images, label_texts
+from react_pipeline.training.head_samples import ClassSamples, LabelledTexts, PairVectors, label_texts
 from react_pipeline.training.held_out import split
 from react_pipeline.training.interpolation import GRID, choose
 from react_pipeline.training.log import METRICS_FILE, TrainingLog
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 def train_linear_head(
     clip: Clip,
     pairs: TrainingPairs,
+    vectors: PairVectors,
     domain: DomainConfig,
     training: TrainingConfig,
     directory: Path,
@@ -57,12 +58,13 @@ def train_linear_head(
     that retrieval makes, without its selection. In a retrieved set a pair whose class is not the domain's is left out
     and counted (`unlabelled_pairs`).
 
-    Of `training` these count: learning_rate, weight_decay, warmup_steps, steps, batch_size, seed, held_out_fraction,
-    interpolation and workers.
+    Of `training` these count: learning_rate, weight_decay, warmup_steps, steps, batch_size, seed, held_out_fraction and
+    interpolation.
 
     Files: `head.safetensors` and `head.json` (see `classifier`), `metrics.jsonl` (a line a step).
 
     Args:
+        vectors: What the base makes of the pairs.
         domain: Gives classes, synonyms and templates.
         training: Fields as above.
         observer: Receives every step.
@@ -79,12 +81,12 @@ def train_linear_head(
     """
     began = time.monotonic()
     zero_shot = zero_shot_head(clip, domain.class_names, prompt_templates(domain)).contiguous()
-    texts = label_texts(clip, pairs, domain)
+    texts = label_texts(clip, pairs, vectors.captions, domain)
     trained_on, held_out = (
         _labelled(positions, texts.class_ids) for positions in split(pairs, training.held_out_fraction, training.seed)
     )
     _require_pairs(domain, training, len(pairs), len(trained_on), len(held_out))
-    images = encode_images(clip, pairs, max(training.workers, 1))
+    images = vectors.images
     batches = _Batches(images, texts, trained_on, zero_shot.shape[1], training)
     head = _Head(zero_shot, batches.images.counts > 0, training)
     step0_max_difference = float((head.vectors() - zero_shot).abs().max())

@@ -160,8 +160,8 @@ class Trainer:
         compute = locked if self.tower is None else self.tower.tokens
         dtype = torch.bfloat16 if self.tower is not None and training.precision == "bf16" else torch.float32
         count = max(1, training.views)
-        plain = training.precision == "fp32" and self.world.device == "cpu"
-        convertible = self.model.visual if plain and self.tower is not None and not self.tower.native else None
+        fusible = training.precision != "fp16" and self.world.device == "cpu"
+        convertible = self.model.visual if fusible and self.tower is not None and not self.tower.native else None
         return keep_tokens(compute, self.views, count, self.scratch, self.world, dtype, training.workers, convertible)
 
     def run(self, observer: TrainingObserver, inputs: Inputs) -> dict[str, Any]:

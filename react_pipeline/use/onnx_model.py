@@ -1,7 +1,7 @@
 """An exported model as ONNX: image tower, gated blocks included, and class vectors in one graph that needs no torch.
 
 Belongs here: writing the graph and holding it against torch. Does not belong here: the tracing itself
-(`embedding.onnx_tower`). Shapes: B pictures, C classes, D embedding dimension, H x W pixels.
+(`embedding.fused_tower`). Shapes: B pictures, C classes, D embedding dimension, H x W pixels.
 """
 
 from __future__ import annotations

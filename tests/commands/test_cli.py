@@ -208,7 +208,7 @@ def test_failed_run_is_exit_code_1_with_a_line_that_says_why(indexed_project: Pr
 
 
 def test_prune_removes_what_nothing_current_was_made_from(indexed_project: Project, run) -> None:
-    left = indexed_project.config.store / ".staging" / "corpus--all--x"
+    left = indexed_project.config.store / ".staging" / "corpus--all--x.elsewhere-1-00"
     left.mkdir(parents=True)
     assert run("prune", "--dry-run")[0] == 0 and left.exists()
     code, out, _ = run("prune")

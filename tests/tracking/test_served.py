@@ -92,6 +92,8 @@ def serving(tracking: Tracking, folder: Path) -> Iterator[str]:
     port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", URI, "--env-manager", "local"]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": tracking.uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    # MLflow starts `uvicorn` by its name.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     with running([*command, "--host", "127.0.0.1", "--port", str(port)], folder / "serve.log", env=environment):
         assert answer(f"http://127.0.0.1:{port}/ping", 180)[0] == 200
         yield f"http://127.0.0.1:{port}/invocations"

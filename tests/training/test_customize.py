@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from react_pipeline.clip.model import load
+from react_pipeline.clip.model import load, loaded_base
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store.artifacts import Inputs
@@ -68,6 +68,24 @@ def test_a_control_trains_on_as_many_random_pairs(project: Project) -> None:
     ours, control = (customize(project, "shapes", method) for method in ("gated-image", "gated-image-control"))
     assert ours.counts["pairs"] == control.counts["pairs"] > 0
     assert set(control.parents) == {"base_checkpoint", "control_set"}
+
+
+def test_a_linear_head_takes_its_vectors_from_the_corpus_and_decodes_no_image(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(TrainingPairs, "decoded")
+    head = customize(project, "shapes", "linear-head")
+    assert set(head.parents) == {"base_checkpoint", "corpus_embeddings", "retrieved_set"}
+    assert head.counts["steps"] == 4
+
+
+def test_steps_that_only_read_the_base_share_it_and_a_training_releases_it(project: Project) -> None:
+    loaded_base.cache_clear()
+    for method in ("linear-head", "linear-head-control"):
+        customize(project, "shapes", method)
+    assert (loaded_base.cache_info().misses, loaded_base.cache_info().hits) == (1, 1)
+    customize(project, "shapes", "gated-image")
+    assert loaded_base.cache_info().currsize == 0
 
 
 def test_the_same_inputs_give_the_same_weights(project: Project) -> None:

@@ -9,7 +9,7 @@ from support_pairs import DrawnPairs
 
 from react_pipeline.clip.model import load
 from react_pipeline.settings.config import DomainConfig
-from react_pipeline.training.head_samples import ENCODED_AT_ONCE, ClassSamples, encode_images, label_texts
+from react_pipeline.training.head_samples import ClassSamples, label_texts
 
 DOMAIN = DomainConfig(
     slug="shapes",
@@ -42,7 +42,8 @@ def test_samples_keep_their_class_in_whatever_order_they_come() -> None:
 
 def test_retrieved_pairs_have_the_class_they_were_retrieved_for(tiny_checkpoint: Path) -> None:
     pairs = DrawnPairs([("circle", "red"), ("square", "red"), ("circle", "blue")], classes=["square", "gone", "circle"])
-    texts = label_texts(load(tiny_checkpoint), pairs, DOMAIN)
+    clip = load(tiny_checkpoint)
+    texts = label_texts(clip, pairs, clip.encode_texts(pairs.captions), DOMAIN)
     assert texts.class_ids.tolist() == [1, -1, 0]
     assert texts.labels == "retrieval"
 
@@ -50,7 +51,7 @@ def test_retrieved_pairs_have_the_class_they_were_retrieved_for(tiny_checkpoint:
 def test_prompts_of_all_names_and_templates_are_samples_of_their_class(tiny_checkpoint: Path) -> None:
     clip = load(tiny_checkpoint)
     pairs = DrawnPairs([("circle", "red")], classes=["circle"])
-    texts = label_texts(clip, pairs, DOMAIN)
+    texts = label_texts(clip, pairs, clip.encode_texts(pairs.captions), DOMAIN)
     assert texts.prompt_ids.tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
     torch.testing.assert_close(texts.prompts[2], clip.encode_texts(["a disc shape"])[0])
 
@@ -59,18 +60,7 @@ def test_random_pairs_get_the_class_whose_prompt_is_nearest_to_the_caption(tiny_
     clip = load(tiny_checkpoint)
     captions = ["a triangle shape", "a disc shape", "a drawing of a square", "something else", "a disc shape"]
     pairs = DrawnPairs([("circle", "red")] * 5, captions=captions, classes=[""] * 5)
-    texts = label_texts(clip, pairs, DOMAIN)
+    texts = label_texts(clip, pairs, clip.encode_texts(pairs.captions), DOMAIN)
     assert texts.labels == "nearest prompt"
     assert texts.class_ids[[0, 1, 2, 4]].tolist() == [2, 0, 1, 0]
     assert texts.class_ids[3] == texts.prompt_ids[(texts.prompts @ clip.encode_texts(captions)[3]).argmax()]
-
-
-def test_images_are_encoded_in_their_order_across_batches(tiny_checkpoint: Path) -> None:
-    clip = load(tiny_checkpoint)
-    shapes = [("circle", "red"), ("square", "blue"), ("triangle", "green")]
-    pairs = DrawnPairs([shapes[number % 3] for number in range(ENCODED_AT_ONCE + 2)])
-    vectors = encode_images(clip, pairs, threads=2)
-    assert vectors.shape == (len(pairs), clip.dimension)
-    for position in (0, 1, ENCODED_AT_ONCE, ENCODED_AT_ONCE + 1):
-        alone = clip.encode_images(clip.preprocess(pairs.decoded(position))[None])
-        torch.testing.assert_close(vectors[position], alone[0], atol=1e-5, rtol=0)

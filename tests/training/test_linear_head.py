@@ -24,7 +24,7 @@ from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.errors import InputError, RetrievalError, TrainingError
 from react_pipeline.training.data import TrainingPairs
-from react_pipeline.training.head_samples import encode_images
+from react_pipeline.training.head_samples import PairVectors
 from react_pipeline.training.held_out import split
 from react_pipeline.training.interpolation import GRID
 from react_pipeline.training.linear_head import class_accuracy, join, train_linear_head
@@ -54,7 +54,8 @@ def train(
 ) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]]:
     """Counts, tensors and `head.json` of a training."""
     directory.mkdir(exist_ok=True)
-    counts = train_linear_head(clip, pairs, domain, TrainingConfig(**{**TRAINING, **fields}), directory)
+    training = TrainingConfig(**{**TRAINING, **fields})
+    counts = train_linear_head(clip, pairs, pairs.vectors(clip), domain, training, directory)
     return counts, load_file(directory / "head.safetensors"), json.loads((directory / "head.json").read_text())
 
 
@@ -75,7 +76,7 @@ def test_a_head_learns_what_the_zero_shot_head_does_not_know(clip: Clip, coloure
     assert counts["step0_max_difference"] < 1e-6
     _, held_out = split(coloured, 0.25, 0)
     positions = [int(position) for position in held_out]
-    images = encode_images(clip, coloured, 1)[positions]
+    images = coloured.vectors(clip).images[positions]
     truth = torch.tensor([COLOURS.index(coloured.classes[position]) for position in positions])
     assert counts["held_out_pairs"] == len(positions) > 0
     assert accuracy(counts, "before") == class_accuracy(images, truth, zero_shot(clip))
@@ -134,7 +135,7 @@ def test_without_held_out_pairs_nothing_is_claimed_of_them(clip: Clip, coloured:
 
 def test_equal_seeds_give_equal_heads_and_others_differ(clip: Clip, coloured: DrawnPairs, tmp_path: Path) -> None:
     _, first, _ = train(clip, coloured, tmp_path / "first", held_out_fraction=0.0, steps=5)
-    _, again, _ = train(clip, coloured, tmp_path / "again", held_out_fraction=0.0, steps=5, workers=2)
+    _, again, _ = train(clip, coloured, tmp_path / "again", held_out_fraction=0.0, steps=5)
     _, other, _ = train(clip, coloured, tmp_path / "other", held_out_fraction=0.0, steps=5, seed=1)
     assert torch.equal(first["trained"], again["trained"])
     assert not torch.equal(first["trained"], other["trained"])
@@ -202,7 +203,12 @@ def test_a_head_is_trained_on_published_pairs_and_records_each_step(
     directory.mkdir()
     training = TrainingConfig(**{**TRAINING, "steps": 7})
     domain = indexed_project.domain("colours")
-    counts = train_linear_head(clip, TrainingPairs(pairs), domain, training, directory, observer)
+    found = TrainingPairs(pairs)
+    vectors = PairVectors.read(found, indexed_project.store.current("corpus_embeddings", "all"))
+    images = torch.stack([clip.preprocess(found.decoded(position)) for position in range(len(found))])
+    torch.testing.assert_close(vectors.images, clip.encode_images(images), atol=1e-3, rtol=0)
+    torch.testing.assert_close(vectors.captions, clip.encode_texts(list(found.captions)), atol=1e-3, rtol=0)
+    counts = train_linear_head(clip, found, vectors, domain, training, directory, observer)
     assert counts["pairs"] == pairs.counts["pairs"]
     assert (counts["unlabelled_pairs"], counts["steps"]) == (0, 7)
     assert counts["trainable_parameters"] == 4 * clip.dimension

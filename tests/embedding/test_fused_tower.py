@@ -1,4 +1,4 @@
-"""Towers converted for onnxruntime: the same features, or none at all."""
+"""Towers with fused layers: the same features, or none at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers import BertConfig
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.embedding import encoder as encoder_module
 from react_pipeline.embedding.encoder import Encoder
-from react_pipeline.embedding.onnx_tower import convert
+from react_pipeline.embedding.fused_tower import IMAGES_AT_ONCE, convert
 
 
 @pytest.fixture
@@ -29,13 +29,22 @@ def clip(tiny_checkpoint: Path) -> Clip:
     return Clip(model, given.tokenizer, given.preprocess, given.model_cfg, given.preprocess_cfg)
 
 
-def test_a_converted_tower_gives_the_same_for_other_batches_and_leaves_the_model_alone(clip: Clip) -> None:
-    images = torch.randn(5, 3, 32, 32)
+@pytest.mark.parametrize(("precision", "close"), [("fp32", 1e-5), ("bf16", 0.1)])
+def test_a_converted_tower_gives_the_same_for_other_batches_and_leaves_the_model_alone(
+    clip: Clip, precision: str, close: float
+) -> None:
+    images = torch.randn(IMAGES_AT_ONCE + 3, 3, 32, 32)
     visual = clip.model.visual
-    run = convert(visual, visual, [images[:2], images[:1]], free=(0,))
+    run = convert(visual, visual, [images[:2], images[:1]], precision)
     assert run is not None
     with torch.inference_mode():
-        torch.testing.assert_close(run(images), visual(images), atol=1e-5, rtol=1e-4)
+        features, expected = run(images), visual(images)
+        torch.testing.assert_close(features, expected, atol=close, rtol=close)
+        # It computes in the precision that was asked for, and a batch of any size by the same kernels.
+        assert torch.allclose(features, expected, atol=1e-5, rtol=1e-4) == (precision == "fp32")
+        torch.testing.assert_close(run(images[:1]), features[:1], atol=1e-5, rtol=1e-4)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(run(images), features, atol=0, rtol=0)
     assert not any(module.training for module in visual.modules())
 
 
@@ -53,10 +62,18 @@ class NotToBeTraced(nn.Module):
         return torch.special.entr(torch.fft.rfft(batch).real)
 
 
-@pytest.mark.parametrize("tower", [OtherForSingles(), NotToBeTraced()])
-def test_a_tower_that_would_give_other_features_is_not_converted(tower: nn.Module) -> None:
+class NotFinite(nn.Module):
+    """Without a number there is nothing to compare."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return batch / (batch.sum(dim=1, keepdim=True) - batch[:1].sum())
+
+
+@pytest.mark.parametrize("texts", [True, False])
+@pytest.mark.parametrize("tower", [OtherForSingles(), NotToBeTraced(), NotFinite()])
+def test_a_tower_that_would_give_other_features_is_not_converted(tower: nn.Module, texts: bool) -> None:
     rows = torch.rand(2, 8)
-    assert convert(tower.eval(), tower, [rows, rows[:1]], free=(0,)) is None
+    assert convert(tower.eval(), tower, [rows, rows[:1]], "fp32", texts=texts) is None
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
@@ -70,20 +87,21 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     return converted
 
 
-def test_long_runs_in_fp32_convert_convolutions_once_and_give_the_same(
-    clip: Clip, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("precision", "close"), [("fp32", 1e-5), ("bf16", 0.03)])
+def test_long_runs_convert_convolutions_once_and_give_the_same(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch, precision: str, close: float
 ) -> None:
     converted = counted(monkeypatch)
     images = torch.randn(40, 3, 32, 32)
-    expected = Encoder(clip, "fp32").images(images)
-    encoder = Encoder(clip, "fp32", long_run=True)
+    expected = Encoder(clip, precision).images(images)
+    encoder = Encoder(clip, precision, long_run=True)
     encoder.images(images[:3])
-    torch.testing.assert_close(encoder.images(images), expected, atol=1e-5, rtol=1e-4)
-    assert converted == [clip.model.visual]
+    torch.testing.assert_close(encoder.images(images), expected, atol=close, rtol=close)
+    assert converted == [clip.model.visual] and encoder._image_features != encoder._tower
 
 
-@pytest.mark.parametrize(("precision", "long_run"), [("fp32", False), ("bf16", True)])
-def test_short_runs_and_half_precision_convert_nothing(
+@pytest.mark.parametrize(("precision", "long_run"), [("fp32", False), ("bf16", False), ("fp16", True)])
+def test_short_runs_and_fp16_convert_nothing(
     clip: Clip, monkeypatch: pytest.MonkeyPatch, precision: str, long_run: bool
 ) -> None:
     converted = counted(monkeypatch)
