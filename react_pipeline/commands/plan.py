@@ -54,7 +54,8 @@ def plan(
 def _bytes(size: float) -> str:
     if not size:
         return ""
-    return f"{size / 1e12:,.2f} TB" if size >= 1e12 else f"{size / 1e9:,.2f} GB"
+    unit, name = next((entry for entry in ((1e12, "TB"), (1e9, "GB")) if size >= entry[0]), (1e6, "MB"))
+    return f"{size / unit:,.2f} {name}"
 
 
 def _hours(hours: float | None) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from react_pipeline.corpus.inventory import SHARDS_FILE, remember_locations, take_stock
+from react_pipeline.corpus.inventory import SHARDS_FILE, remember_locations, take_stock, take_stock_of
 from react_pipeline.corpus.inventory import check_shards as check_shards
 from react_pipeline.corpus.inventory import shard_paths as shard_paths
 from react_pipeline.corpus.local_files import expand_names, find_files
@@ -127,10 +127,7 @@ def _write_demo(project: Project, staging: Path) -> dict[str, Any]:
     from react_pipeline.demo import build_corpus
 
     counts = build_corpus(staging, project.config.embedding.workers)
-    table = take_stock(None, sorted(staging.rglob("*.tar")))
-    table["path"] = [Path(path).relative_to(staging).as_posix() for path in table["path"]]
-    table.to_parquet(staging / SHARDS_FILE, index=False)
-    return {**counts, "shards": len(table), "bytes": int(table["bytes"].sum())}
+    return {**counts, **take_stock_of(staging, sorted(staging.rglob("*.tar")))}
 
 
 def count_pairs(corpus: Artifact) -> int | None:

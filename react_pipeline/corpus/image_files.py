@@ -10,7 +10,6 @@ them; parquet files are those of Hugging Face `datasets` (a struct of bytes and 
 
 from __future__ import annotations
 
-import logging
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from react_pipeline.corpus.inventory import SHARDS_FILE, take_stock
+from react_pipeline.corpus.inventory import take_stock_of
 from react_pipeline.corpus.local_files import find_files
 from react_pipeline.corpus.shards import IMAGE_EXTENSIONS
 from react_pipeline.corpus.url_shards import SHARDS, PackedSample, pack
@@ -32,8 +31,7 @@ from react_pipeline.store import Artifact, CorpusError, remembered_sha256, sha25
 
 _BATCH_ROWS = 256
 _KEPT_COLUMNS = ("url", "key", "uid")
-
-logger = logging.getLogger(__name__)
+_Read = tuple[bytes, bytes, dict[str, str]]
 
 
 def publish_image_corpus(project: Project) -> Artifact:
@@ -45,30 +43,22 @@ def publish_image_corpus(project: Project) -> Artifact:
     """
     config = project.config.corpus
     sources = find_sources(config)
-    content = [
-        ([path.relative_to(source).as_posix(), sha256_of(path)] if source.is_dir() else remembered_sha256(root, path))
-        for root in (project.store.root,)
-        for source in sources
-        for path in (_files_below(source) if source.is_dir() else (source,))
-    ]
+    content: list[Any] = []
+    for source in sources:
+        below = _files_below(source) if source.is_dir() else ()
+        content += [[path.relative_to(source).as_posix(), sha256_of(path)] for path in below]
+        content += [] if source.is_dir() else [remembered_sha256(project.store.root, source)]
 
     def write(staging: Path) -> dict[str, Any]:
         (staging / SHARDS).mkdir()
         skipped = Counter[str]()
         pack(_numbered(sources, config, skipped), staging / SHARDS, 0)
-        table = take_stock(None, sorted((staging / SHARDS).iterdir()))
-        if table.empty:
+        if not skipped["pairs"]:
             raise CorpusError(
                 f"corpus.images: no pair in {len(sources)} folders and files; skipped: {dict(skipped) or 'nothing'}"
             )
-        table["path"] = [Path(path).relative_to(staging).as_posix() for path in table["path"]]
-        table.to_parquet(staging / SHARDS_FILE, index=False)
-        return {
-            "shards": len(table),
-            "bytes": int(table["bytes"].sum()),
-            "pairs": skipped.pop("pairs"),
-            "skipped": dict(skipped),
-        }
+        stock = take_stock_of(staging, sorted((staging / SHARDS).iterdir()))
+        return {**stock, "pairs": skipped.pop("pairs"), "skipped": dict(skipped)}
 
     return project.store.build(resolve(project, "corpus", content=content), write)
 
@@ -97,9 +87,7 @@ def _numbered(sources: list[Path], corpus: CorpusConfig, counted: Counter[str]) 
                 bar.update()
 
 
-def _read_folder(
-    folder: Path, corpus: CorpusConfig, skipped: Counter[str]
-) -> Iterator[tuple[bytes, bytes, dict[str, str]]]:
+def _read_folder(folder: Path, corpus: CorpusConfig, skipped: Counter[str]) -> Iterator[_Read]:
     for path in _files_below(folder):
         if path.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS:
             caption = path.with_name(f"{path.stem}.{corpus.caption_extension}")
@@ -109,9 +97,7 @@ def _read_folder(
                 skipped["no_caption"] += 1
 
 
-def _read_table(
-    path: Path, corpus: CorpusConfig, skipped: Counter[str]
-) -> Iterator[tuple[bytes, bytes, dict[str, str]]]:
+def _read_table(path: Path, corpus: CorpusConfig, skipped: Counter[str]) -> Iterator[_Read]:
     try:
         with pq.ParquetFile(path) as file:
             image = _image_column(path, file.schema_arrow)

@@ -55,6 +55,14 @@ def take_stock(store: Store | None, locations: Sequence[ShardLocation]) -> pd.Da
     return pd.DataFrame(rows, columns=columns).astype({"shard": "int32", "bytes": "int64"})
 
 
+def take_stock_of(staging: Path, shards: Sequence[Path]) -> dict[str, int]:
+    """Write `shards.parquet` of shards that are part of the artifact; the counts that go with it."""
+    table = take_stock(None, shards)
+    table["path"] = [Path(path).relative_to(staging).as_posix() for path in table["path"]]
+    table.to_parquet(staging / SHARDS_FILE, index=False)
+    return {"shards": len(table), "bytes": int(table["bytes"].sum())}
+
+
 def shard_paths(artifact: Artifact) -> list[ShardLocation]:
     """Where each shard is: an absolute path, or a `RemoteShard`; the position in the list is the shard's number."""
     table = pd.read_parquet(artifact.file(SHARDS_FILE))

@@ -215,7 +215,7 @@ def unit(vectors: NDArray[np.generic]) -> NDArray[np.float32]:
 
 
 def _numbers(folder: Path, name: str) -> dict[str, list[str]]:
-    """The files that a name of the layout finds, by what stands for `{}`."""
+    """The files that a name of the layout finds, by what is in place of `{}`."""
     parent, _, last = name.rpartition("/")
     pattern = re.compile(re.escape(last).replace(r"\{\}", r"([\w.-]+)").replace(r"\?", "."))
     found: dict[str, list[str]] = {}

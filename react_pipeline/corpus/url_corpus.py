@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from react_pipeline.corpus.downloads import download_images
-from react_pipeline.corpus.inventory import SHARDS_FILE, take_stock
+from react_pipeline.corpus.inventory import take_stock_of
 from react_pipeline.corpus.url_shards import SHARDS, pack, take_over
 from react_pipeline.corpus.url_tables import UrlRow, find_tables, read_rows
 from react_pipeline.lineage import resolve
@@ -92,13 +92,10 @@ def _build(project: Project, tables: list[Path], staging: Path) -> dict[str, Any
     ledger = pd.concat([pd.read_parquet(path) for path in sorted(scratch.glob("failed*.parquet"))], ignore_index=True)
     ledger.to_parquet(staging / FAILED_FILE, index=False)
     shards = sorted((staging / SHARDS).glob("*.tar"), key=lambda path: int(path.stem))
-    table = take_stock(None, shards)
-    table["path"] = [Path(path).relative_to(staging).as_posix() for path in table["path"]]
-    table.to_parquet(staging / SHARDS_FILE, index=False)
+    stock = take_stock_of(staging, shards)
     shutil.rmtree(scratch)
     return {
-        "shards": len(table),
-        "bytes": int(table["bytes"].sum()),
+        **stock,
         "pairs": progress.pairs,
         "taken_over": plan["taken_over"],
         "failed": len(ledger),

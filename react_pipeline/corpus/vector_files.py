@@ -50,6 +50,8 @@ def shape_of(path: Path) -> tuple[int, int]:
         rows, width = open_vectors(path).shape
         return rows, width
     with _whole(path), pq.ParquetFile(path.parent) as file:
+        if path.name not in file.schema_arrow.names:
+            raise KeyError(path.name)
         first = next((batch.column(0) for batch in file.iter_batches(1, columns=[path.name])), None)
         return file.metadata.num_rows, 0 if first is None else _matrix(first).shape[1]
 

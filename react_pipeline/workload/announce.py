@@ -13,8 +13,6 @@ from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.store import Artifact, ReactError
-from react_pipeline.workload.machine import Machine
-from react_pipeline.workload.plan import plan_of
 
 Amount = Callable[[Project, str], int]
 
@@ -85,6 +83,10 @@ def announce(project: Project, stage: str, key: str) -> str:
 def _planned(project: Project, stage: str) -> float | None:
     if STAGES[stage].scope != "all":
         return None
+    # Imported here: they load torch, and whoever imports the assets must not.
+    from react_pipeline.workload.machine import Machine
+    from react_pipeline.workload.plan import plan_of
+
     try:
         plan = plan_of(project, Machine.here(project.config.store))
     except (ReactError, OSError, KeyError):

@@ -10,6 +10,7 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -102,8 +103,9 @@ def plan_of(project: Project, machine: Machine, rows: int | None = None) -> Plan
             )
         hours = [hours for hours in (step.cpu_hours, step.gpu_hours, step.spark_hours) if hours is not None]
         if min(hours, default=0) > LONG_HOURS and step.measured_hours is None:
-            days = min(hours) / 24
-            problems.append(f"{step.stage}: {days:,.1f} days: use a GPU, or more machines (`distributor.kind: spark`)")
+            trains = step.stage == "customized_checkpoint"
+            less = "fewer `customization.defaults.steps`" if trains else "more machines (`distributor.kind: spark`)"
+            problems.append(f"{step.stage}: {min(hours) / 24:,.1f} days: use a GPU, or {less}")
     return Plan(machine, sums.rows, steps, problems)
 
 
@@ -260,7 +262,7 @@ def _measured(project: Project, step: Step) -> Step:
     if not keys or not set(project.store.keys(step.stage)).issuperset(keys):
         return step
     artifacts = [project.store.current(step.stage, key) for key in keys]
-    seconds = [artifact.counts.get("seconds") for artifact in artifacts]
+    seconds: list[Any] = [artifact.counts.get("seconds") for artifact in artifacts]
     hours = None if None in seconds else sum(seconds) / 3_600
     disk = sum(file["bytes"] for artifact in artifacts for file in artifact.manifest["files"].values())
     return replace(step, measured_hours=hours, measured_disk=disk)

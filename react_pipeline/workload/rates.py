@@ -49,7 +49,7 @@ RATES = {
     "exact neighbours, one core": Rate(267_000, "rows", f"measured here, {QUERIES} queries"),
 }
 
-_VIT_B_32 = {
+_VIT_B_32: dict[str, Any] = {
     "embed_dim": 512,
     "vision_cfg": {"image_size": 224, "layers": 12, "width": 768, "patch_size": 32},
     "text_cfg": {"context_length": 77, "vocab_size": 49_408, "width": 512, "layers": 12},

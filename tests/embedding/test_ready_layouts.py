@@ -248,3 +248,5 @@ def test_lists_of_other_lengths_are_no_vectors(make: Make, tmp_path: Path) -> No
     pd.DataFrame(table).to_parquet(tmp_path / "ready/a.parquet")
     with pytest.raises(CorpusError, match="another width"):
         publish_corpus(make(layout="parquet"))
+    with pytest.raises(CorpusError, match="no member or column 'emb'"):
+        publish_corpus(make(layout="parquet", vector_column="emb"))

@@ -153,7 +153,7 @@ def test_urls_of_shards_are_left_alone_and_other_places_of_a_corpus_become_absol
         ({"kind": "urls", "urls": ["a.parquet"], "keys": "by_folder"}, "`keys` does nothing for kind `urls`"),
         ({"kind": "webdataset", "shards": ["a.tar"], "indices": "x"}, "`indices` does nothing for kind `webdataset`"),
         ({"kind": "urls", "urls": ["https://host/a.parquet"]}, "local paths only"),
-        ({"kind": "urls", "urls": ["s3://me:hush-hush@host/a.parquet"]}, "'s3://…': tables of URLs"),
+        ({"kind": "urls", "urls": ["s3://me:hush-hush@host/a.parquet"]}, "'s3://…': tables and folders"),
         ({"kind": "urls", "urls": ["a.parquet"], "caption_column": "url"}, "name the same column"),
         ({"shards": ["a.tar"], "storage": {"secret": "hush-hush"}}, "looks like a secret"),
         ({"shards": ["a.tar"], "storage": {"aws_access_key_id": "hush-hush"}}, "looks like a secret"),
