@@ -68,15 +68,15 @@ def test_so_is_one_in_a_domain_file(tmp_path: Path, retrieval: dict[str, Any], r
             {"min_similarity": {"t2t": 0.6, "t2i": 0.25}},
             {"modes": ["t2t"]},
             "`min_similarity.t2i` does nothing with `modes: [t2t]`; add t2i to `modes`, or write "
-            "`min_similarity: {t2t: 0.6}` (`min_similarity` stands in pipeline.yaml, `modes` stands in pets.yaml; "
+            "`min_similarity: {t2t: 0.6}` (`min_similarity` is in pipeline.yaml, `modes` is in pets.yaml; "
             "what pets.yaml says wins over pipeline.yaml)",
         ),
         (
             {"fusion": "filter", "filter_by": "seeds"},
             {"fusion": "rrf"},
-            "(`filter_by` stands in pipeline.yaml, `fusion` stands in pets.yaml;",
+            "(`filter_by` is in pipeline.yaml, `fusion` is in pets.yaml;",
         ),
-        ({}, {"min_similarity": {"filter": 0.2}}, "(`min_similarity` stands in pets.yaml, `fusion` is the default;"),
+        ({}, {"min_similarity": {"filter": 0.2}}, "(`min_similarity` is in pets.yaml, `fusion` is the default;"),
     ],
 )
 def test_two_files_that_contradict_each_other_are_both_named_and_the_rest_of_the_pipeline_is_not_held_up(
