@@ -244,7 +244,7 @@ def test_run_that_dagster_starts_again_is_waited_for(kept_up: Project) -> None:
         assert upkeep.tick() == set() and "corpus all: was asked for" not in upkeep.log
         for run in instance.get_runs():
             instance.add_run_tags(run.run_id, {WILL_RETRY_TAG: "false"})  # as after the last try
-        assert upkeep.tick() == set() and "corpus all: was asked for" in upkeep.log and "number 2 of 6" in upkeep.log
+        assert upkeep.tick() == set() and "corpus all: was asked for" in upkeep.log and "try 2 of 6" in upkeep.log
 
 
 def test_broken_domain_and_broken_pipeline_are_no_fault_of_the_sensor(kept_up: Project) -> None:

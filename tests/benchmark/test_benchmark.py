@@ -7,7 +7,6 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import cast
@@ -313,7 +312,7 @@ def test_the_image_tower_is_fine_tuned_on_the_images_of_the_features(
     project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = import_module("react_pipeline.benchmark.sweep")
-    monkeypatch.setattr(module, "sweep", partial(module.sweep, learning_rates=(1e-3,)))
+    monkeypatch.setattr(module, "LEARNING_RATES", (1e-3,))
     project = project_on(datasets=["rendered-sst2"], shots=[5], seeds=1, adaptations=["fine-tune"])
     rows = rows_of(results(project))
     tuned = rows[rows["adaptation"] == "fine-tune"]

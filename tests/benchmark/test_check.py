@@ -92,4 +92,4 @@ def test_an_image_that_ends_too_early_is_noted_and_only_an_unusable_one_is_wrong
     cut.write_bytes(cut.read_bytes()[: int(share * cut.stat().st_size)])
     (report,) = check_root(tmp_path, ["patch-camelyon"])
     assert report.state == state
-    assert any("0.jpg: ends too early" in note for note in report.notes) == (state == "partial")
+    assert any("0.jpg: truncated" in note for note in report.notes) == (state == "partial")

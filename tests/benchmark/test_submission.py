@@ -179,7 +179,7 @@ def rewritten(path: Path, change: Callable[[Any], Any]) -> Path:
         (lambda data: data.pop(), "data", "1 of 2 datasets are present; missing: voc-2007-classification"),
         (lambda data: data.append(data[0]), "data.dtd", "occurs 2 times"),
         (lambda data: data[0].pop("num_params"), "data.dtd.num_params", "is missing"),
-        (lambda data: data[0].update(extra=1), "data.dtd.extra", "no key"),
+        (lambda data: data[0].update(extra=1), "data.dtd.extra", "not a key"),
         (lambda data: data[0].update(num_params="many"), "data.dtd.num_params", "'many' is not a number"),
         (lambda data: data[0].update(model_name=3), "data.dtd.model_name", "not a string"),
         (lambda data: data[0].update(n_shot=2.5), "data.dtd.n_shot", "2.5"),

@@ -113,6 +113,8 @@ def test_help_says_which_selection_takes_all_that_comes_before(run) -> None:
     assert code == 0 and "*comparison" in out and "+domain_results" not in out
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_domain_of_a_stranger_is_added_evaluated_and_shown(indexed_project: Project, run, tmp_path: Path) -> None:
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

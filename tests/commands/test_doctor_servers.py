@@ -133,13 +133,13 @@ def test_a_closed_terminal_interrupts_unless_it_was_to_be_outlived(before: str, 
 
 
 @pytest.mark.parametrize(
-    ("owners", "state", "told"),
+    ("owners", "state", "words"),
     [
-        (["numpy"], "ok", "numpy 1"),
+        (["numpy"], "ok", "numpy "),
         ([], "missing", "not installed"),
         (["faiss-cpu", "faiss-gpu-cu12"], "missing", "overwrite each other"),
     ],
 )
-def test_one_package_owns_faiss(owners: list[str], state: str, told: str) -> None:
+def test_one_package_owns_faiss(owners: list[str], state: str, words: str) -> None:
     found = _faiss(owners)
-    assert found.state == state and told in found.detail
+    assert found.state == state and words in found.detail

@@ -84,6 +84,8 @@ def test_killed_embedding_resumes_and_equals_an_undisturbed_one(
     assert sum(name.startswith("metadata/") for name in regrouped.manifest["files"]) == 2
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_killed_while_a_grown_corpus_is_embedded_takes_the_rest_over_all_the_same(
     make_project: Callable[..., Project], tmp_path: Path
 ) -> None:

@@ -109,6 +109,8 @@ def drawn() -> DrawnPairs:
     return DrawnPairs([(shape, colour) for shape in SHAPES for colour in COLOURS] * 10)
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_a_model_that_forgets_what_it_knew_is_stopped_by_its_held_out_pairs(
     tiny_project: Project, tiny_checkpoint: Path, drawn: DrawnPairs, tmp_path: Path
 ) -> None:

@@ -89,6 +89,8 @@ def with_fields(project: Project, tiny_checkpoint: Path, drawings: Path, fields:
     return write_project(project.path.parent, tiny_checkpoint, drawings, customization={"defaults": fields})
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_killed_twice_in_mid_epoch_every_record_is_that_of_an_uninterrupted_run(
     _killed: Killed, copied: Callable[[Project], Project]
 ) -> None:

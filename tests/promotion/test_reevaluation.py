@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 import yaml
 
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
@@ -27,6 +28,8 @@ def measure(project: Project) -> None:
         evaluate(project, "shapes", method)
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_champion_is_measured_again_with_its_own_checkpoint_and_then_compared(
     indexed_project: Project, tmp_path: Path
 ) -> None:

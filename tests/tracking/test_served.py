@@ -48,6 +48,8 @@ def png(folder: Path, number: int = 0) -> Path:
     return path
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_champion_classifies_paths_bytes_and_base64_as_the_exported_folder_does(
     checkpoint: Artifact, retrieved_project: Project, tmp_path: Path
 ) -> None:

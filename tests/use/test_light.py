@@ -49,6 +49,8 @@ def light(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)})
 
 
+@pytest.mark.slow
+@pytest.mark.operations
 def test_an_exported_gated_model_predicts_with_the_light_installation(
     retrieved_project: Project, tmp_path: Path
 ) -> None:
