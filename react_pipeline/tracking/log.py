@@ -282,7 +282,8 @@ class Tracking:
             # Its own run may still wait in the queue behind this one.
             if (model_id := find()) is None and self._log_now(client, project, *model):
                 model_id = find()
-            known = model_id in [model.model_id for model in client.get_run(run_id).inputs.model_inputs]
+            inputs = client.get_run(run_id).inputs
+            known = inputs is not None and model_id in [model.model_id for model in inputs.model_inputs]
             models = [LoggedModelInput(model_id)] if model_id and not known else []
         if datasets or models:
             client.log_inputs(run_id, datasets, models)

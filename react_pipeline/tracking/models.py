@@ -62,7 +62,8 @@ def log_model(client: MlflowClient, experiment_id: str, project: Project, artifa
         model_id = str(_create(client, experiment_id, project, artifact, run_id, tags).model_id)
     if artifact.stage == TRAINED:
         _register(client, client.get_logged_model(model_id), artifact, run_id, tags)
-    if not client.get_run(run_id).outputs.model_outputs:  # unless logging was interrupted after it
+    outputs = client.get_run(run_id).outputs
+    if outputs is None or not outputs.model_outputs:  # unless logging was interrupted after it
         client.log_outputs(run_id, [LoggedModelOutput(model_id, int(artifact.counts.get("steps") or 0))])
     return model_id
 
