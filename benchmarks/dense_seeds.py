@@ -20,6 +20,7 @@ from react_pipeline.settings import OwnDenseSet
 
 BEGIN, END = "<!-- dense:begin -->", "<!-- dense:end -->"
 COLUMNS = {"truth": "AP50, true boxes", "objects": "AP50, proposals", "map": "mIoU"}
+STUDENT = {"student": "mIoU of a student"}
 
 
 def sets_of(seed: int) -> tuple[OwnDenseSet, ...]:
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--domains", nargs="+", default=["animals", "food", "travel"])
     parser.add_argument("--methods", nargs="+", default=["base", "gated-image", "gated-image-control"])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--student-steps", type=int, default=0, help="train a student on the scenes; 0: none")
     parser.add_argument("--page", type=Path)
     given = parser.parse_args()
     project = Project.load()
@@ -51,7 +53,9 @@ def main() -> None:
             if not (folder := root / f"seed-{seed}" / slug).is_dir():
                 build_scenes(f"demo/{slug}", folder, seed)
     own = tuple(entry for seed in range(given.seeds) for entry in sets_of(seed))
-    dense = project.config.dense.model_copy(update={"own": own})
+    columns = COLUMNS | (STUDENT if given.student_steps else {})
+    student = {"student_images": "seed-0/{domain}/images", "student_steps": given.student_steps}
+    dense = project.config.dense.model_copy(update={"own": own, **(student if given.student_steps else {})})
     project = replace(project, config=project.config.model_copy(update={"dense": dense}))
     parts = [measured(project, slug, method) for slug in given.domains for method in given.methods]
     table = pd.concat(parts)
@@ -60,11 +64,11 @@ def main() -> None:
     by_seed = table.groupby(["method", "source", "seed"])["value"].mean()
     means = 100 * by_seed.groupby(["method", "source"]).agg(["mean", "std"])
     rows = [
-        [method, *(f"{means.loc[method, name]['mean']:.1f} ± {means.loc[method, name]['std']:.1f}" for name in COLUMNS)]
+        [method, *(f"{means.loc[method, name]['mean']:.1f} ± {means.loc[method, name]['std']:.1f}" for name in columns)]
         for method in given.methods
     ]
     about = f"{', '.join(given.domains)}; mean ± standard deviation over {given.seeds} seeds of scenes, percent."
-    text = f"{markdown_table(['method', *COLUMNS.values()], rows)}\n{about}\n"
+    text = f"{markdown_table(['method', *columns.values()], rows)}\n{about}\n"
     print(text)
     if given.page:
         page = given.page.read_text(encoding="utf-8")

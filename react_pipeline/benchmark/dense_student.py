@@ -7,7 +7,7 @@ measured (`dense_results`). Unlike in MaskCLIP's code the map labels each image 
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from react_pipeline.clip import read_weights
 from react_pipeline.corpus import decode_image
 from react_pipeline.labelled import FileSource, files_below
 from react_pipeline.settings import IGNORED, DenseConfig
-from react_pipeline.store import InputError, TrainingError
+from react_pipeline.store import InputError, TrainingError, fsync
 
 SAVE_EVERY = 100
 MOMENTUM, WEIGHT_DECAY, POWER, LAST = 0.9, 5e-4, 0.9, 0.01
@@ -85,11 +85,14 @@ class Student:
         if not locations:
             raise InputError(f"dense.student_images: {root / folder} holds no image ({', '.join(EXTENSIONS)})")
         source = FileSource(root, locations)
-        pixels = [resized(decode_image(source.read(n), max_pixels), self.side, 1) for n in range(len(locations))]
-        labels = [
-            self._labels(image, scratch / f"{n}.npy")
-            for n, image in enumerate(tqdm(pixels, "pseudo labels", disable=None))
-        ]
+
+        # Read again whenever it is drawn: a data set of photographs does not fit in memory.
+        def labelled(number: int) -> tuple[Image.Image, NDArray[np.uint8]]:
+            image = resized(decode_image(source.read(number), max_pixels), self.side, 1)
+            return image, self._labels(image, scratch / f"{number}.npy")
+
+        for number in tqdm(range(len(locations)), "pseudo labels", disable=None):
+            labelled(number)
         network, state_file = self.network.train(), scratch / "state.pt"
         optimizer = torch.optim.SGD(
             network.parameters(), self.config.student_learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
@@ -104,7 +107,7 @@ class Student:
             for group in optimizer.param_groups:
                 fall = (1 - LAST) * (1 - step / steps) ** POWER + LAST
                 group["lr"] = self.config.student_learning_rate * fall
-            loss = self._loss(network, self._batch(step, pixels, labels))
+            loss = self._loss(network, self._batch(step, labelled, len(locations)))
             if not torch.isfinite(loss):
                 raise TrainingError(f"student, step {step}: the loss is not finite; lower dense.student_learning_rate")
             optimizer.zero_grad()
@@ -113,6 +116,7 @@ class Student:
             if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
                 state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
                 torch.save(state, partial := state_file.with_suffix(".partial"))
+                fsync(partial)
                 partial.replace(state_file)
 
     def _labels(self, image: Image.Image, path: Path) -> NDArray[np.uint8]:
@@ -125,17 +129,17 @@ class Student:
             return ids
 
     def _batch(
-        self, step: int, images: Sequence[Image.Image], labels: Sequence[NDArray[np.uint8]]
+        self, step: int, labelled: Callable[[int], tuple[Image.Image, NDArray[np.uint8]]], count: int
     ) -> tuple[Tensor, Tensor]:
         """Random crops, half of them mirrored: pixels (B, 3, S, S) and labels (B, S, S), a function of the step."""
         chance = np.random.default_rng((0, step))
         pixels, truths = [], []
-        for number in chance.integers(len(images), size=self.config.student_batch):
-            image = images[number]
+        for number in chance.integers(count, size=self.config.student_batch):
+            image, labels = labelled(int(number))
             left, top = (int(chance.integers(0, max(side - self.side, 0) + 1)) for side in image.size)
             crop = normalized(self.segmenter.clip, image.crop((left, top, left + self.side, top + self.side)))
             truth = torch.full((self.side, self.side), IGNORED)
-            part = torch.from_numpy(labels[number][top : top + self.side, left : left + self.side].astype(np.int64))
+            part = torch.from_numpy(labels[top : top + self.side, left : left + self.side].astype(np.int64))
             truth[: part.shape[0], : part.shape[1]] = part
             mirrored = chance.random() < 0.5
             pixels.append(crop.flip(-1) if mirrored else crop)

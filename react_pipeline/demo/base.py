@@ -79,8 +79,10 @@ def build_base() -> tuple[nn.Module, dict[str, Any], dict[str, Any], Path]:
     # transformers warns of the pooler, which mean pooling leaves unused.
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     model: Any = CustomTextCLIP(WIDTH, model_cfg["vision_cfg"], text_cfg, init_logit_scale=math.log(LOGIT_SCALE))
     transformers.logging.set_verbosity(verbosity)
+    transformers.logging.enable_progress_bar()
     model.eval()
     network = _efficientnet()
     trunk = model.visual.trunk

@@ -76,6 +76,8 @@ class Runs:
             "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_LOGGING_LEVEL": "WARNING",
+            # It draws bars of empty folders.
+            "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
             "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         }.items():
             os.environ.setdefault(variable, value)

@@ -134,7 +134,7 @@ def test_a_student_learns_what_the_frozen_map_says(clip: Clip, masks: DenseImage
     labels = [made.segmenter(masks.image(position, 10_000)) for position in range(len(masks))]
     stored = [np.load(tmp_path / f"{position}.npy") for position in range(len(masks))]
     assert all(map(np.array_equal, labels, stored))
-    pixels, truths = made._batch(3, [masks.image(position, 10_000) for position in range(4)], stored)
+    pixels, truths = made._batch(3, lambda position: (masks.image(position, 10_000), stored[position]), 4)
     assert pixels.shape == (2, 3, 64, 64) and truths.shape == (2, 64, 64)
     assert all(
         any(np.array_equal(one, other) for one in (truth, truth.flip(-1)) for other in labels) for truth in truths
