@@ -41,7 +41,7 @@ def keys_for(rows: int) -> list[str]:
     """Keys worth a thought at this size."""
     cells = cells_for(rows)
     codes = [f"OPQ{parts}_512,IVF{cells}_HNSW32,PQ{parts}x8" for parts in (64, 16)]
-    return ["Flat", "HNSW32", f"IVF{cells},SQfp16", f"IVF{cells},SQ8", *codes]
+    return ["Flat", f"IVF{cells},SQfp16", f"IVF{cells},SQ8", *codes]
 
 
 def rates_table() -> str:
@@ -64,7 +64,6 @@ def corpus_table() -> str:
     row("pairs, N", [f"{size / 1e9:.2f} billion" for size in sizes])
     row("images at 256 px, 25 kB each (assumed)", [f"{size * IMAGE_BYTES / TB:,.0f} TB" for size in sizes])
     row(f"vectors, both sides, D = {DIMENSION}: 4 D N", [f"{4 * DIMENSION * size / TB:.2f} TB" for size in sizes])
-    row("the same with D = 768", [f"{4 * 768 * size / TB:.2f} TB" for size in sizes])
     row(
         "metadata, 200 B a pair (assumed; 115 B on the demo)",
         [f"{METADATA_BYTES * size / TB:.2f} TB" for size in sizes],

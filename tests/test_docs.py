@@ -6,6 +6,7 @@ import io
 import re
 import runpy
 import shlex
+import subprocess
 import tokenize
 import tomllib
 from pathlib import Path
@@ -145,17 +146,23 @@ def test_the_files_of_the_tutorial_fit_together(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "domains").mkdir()
     monkeypatch.chdir(tmp_path)
     for name, content in re.findall(r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
-        Path(name).write_text(content)  # a later one replaces an earlier one, as for the reader
+        Path(name).write_text(content)
         for module, imported in re.findall(r"^from (react_pipeline\S*) import (.*)$", content, flags=re.MULTILINE):
             source = (ROOT / f"{module.replace('.', '/')}.py").read_text()  # not imported: some load torch
             for wanted in imported.split(", "):
                 assert re.search(rf"^(?:def|class) {wanted}\b", source, flags=re.MULTILINE), wanted
-    for addition in re.findall(r"<<'EOF'\n(.*?)^EOF$", text, flags=re.MULTILINE | re.DOTALL):
-        Path("pipeline.yaml").write_text(Path("pipeline.yaml").read_text() + addition)
-    assert load_pipeline(tmp_path / "pipeline.yaml").automation.enabled
     script = runpy.run_path("make_data.py")
     for slug, subgroups in script["SETS"].items():
         script["draw_labelled"](slug, subgroups)
+    for block in re.findall(r"^```bash\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
+        if "<<'" in block:  # it writes or edits a file
+            subprocess.run(["bash", "-ec", block], check=True)
+    assert load_pipeline(tmp_path / "pipeline.yaml").automation.enabled
+    for slug in script["SETS"]:
         domain = load_domain(tmp_path / "domains" / f"{slug}.yaml")
         images, _ = read_folder(domain.evaluation.path, domain)
         assert sorted(images["class"]) == sorted(domain.class_names)
+    things = load_domain(tmp_path / "domains" / "things.yaml")
+    synonyms = text.split("done <<'END'\n")[1].split("END")[0].splitlines()
+    assert sum(bool(entry.synonyms) for entry in things.classes) == len(synonyms)
+    assert len(things.templates) == 4
