@@ -35,7 +35,7 @@ from tqdm import tqdm
 from benchmarks.all_prompts import ask, table
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from benchmarks.methods import write_section
-from benchmarks.retrieval_tables import MIB, Row, growth_table, index_table
+from benchmarks.retrieval_tables import MIB, Row, index_table
 from react_pipeline.indexing import (
     GRAPH_KEY,
     GRAPH_ROWS,
@@ -188,8 +188,6 @@ def run(given: argparse.Namespace) -> str:
             steps.close()
     setting = f"{faiss.omp_get_max_threads()} threads, FAISS {faiss.__version__}, {HITS} hits a query"
     text = [f"{setting}.", index_table(rows_of_table)] if rows_of_table else []
-    if growth := growth_table(rows_of_table):
-        text += ["Growth:", growth]
     return "\n\n".join(text + ([table(asked)] if asked else []))
 
 
