@@ -243,9 +243,7 @@ def to_markdown(rows: Rows, columns: Sequence[str] | None = None) -> str:
 
 def section(setting: str, rows: Rows) -> str:
     """What the page shows of a run: speed and memory of the variants. Parts, curves and floor are printed."""
-    note = (
-        "Ratios are speed over the published step's, and memory over its peak in a fresh process; `wanted` is the goal"
-    )
+    note = "Ratios are over the published step; memory is the peak of a fresh process; `wanted` is the goal"
     return f"{setting}.\n\n{note}:\n\n{to_markdown(rows, SPEED + MEMORY)}"
 
 
