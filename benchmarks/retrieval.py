@@ -1,9 +1,9 @@
 """The index over corpora of several sizes: what it costs, what it finds, how fast, against exact and published ways.
 
 Run `.venv/bin/python -m benchmarks.retrieval` from the repository's root; `--page docs/performance.md` writes the
-tables into that page, between the markers that `--section` names. `--sizes 5000000 --section retrieval-5m` measures
-five million vectors (20 GiB of memory, 40 GB of disk), `--quick` shows on 20,000 that it works. All prompts alone:
-`--prompts-only --sizes 1000000 --section retrieval-prompts`; with `--sizes 20000 --classes 25` it is small.
+tables into that page, between the markers that `--section` names. `--sizes 5000000` measures five million vectors (20
+GiB of memory, 40 GB of disk), `--quick` shows on 20,000 that it works. All prompts alone: `--prompts-only --sizes
+1000000`; with `--sizes 20000 --classes 25` it is small.
 
 Vectors are clustered (`benchmarks.clustered` says how), 512 numbers wide; images are searched with texts, which form
 another cloud. Each size and key is built in a process of its own and searched in another, so that their memory is
