@@ -194,7 +194,7 @@ def run(given: argparse.Namespace) -> str:
 def main() -> None:
     """Run everything, or one stage (in a process that `run` starts)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000_000])
     parser.add_argument("--keys", nargs="+", help="instead of those for each size; exact search is always there")
     parser.add_argument("--prompts-at", type=int, default=1_000_000, help="the size at which all prompts are asked")
     parser.add_argument("--classes", type=int, default=PROMPT_CLASSES, help=f"of {TEMPLATES} prompts each")
