@@ -7,10 +7,10 @@ the base by the stated difference of all D. A judge errs on a share of the pictu
 the other, where neither is right it names one of them by chance. Each simulation draws the pictures in another order
 and judges all of them.
 
-`covers` is the share of simulations in which no interval ever, after any click, excluded the difference as this judge
-sees it: the promise is 95%. Mistakes draw what a judge sees towards 0. A judge stops as soon as the answer is clear (the
-interval excludes 0 and the exact test agrees), after `--most` clicks, or when all are judged. `wrong` is the share in
-which it was clear on the wrong side, or where there is no difference at all.
+`covers` is the share of simulations in which no interval, after any click, excluded the difference as this judge
+sees it: the promise is 95%. Mistakes draw what a judge sees towards 0. A judge stops as soon as the answer is clear
+(the interval excludes 0 and the exact test agrees), after `--most` clicks, or when all are judged. `wrong` is the share
+in which it was clear on the wrong side, or where there is no difference at all.
 """
 
 from __future__ import annotations
