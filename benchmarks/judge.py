@@ -39,7 +39,7 @@ COLUMNS = [
     "clear",
     "wrong",
 ]
-SIZES, DIFFERENCES, ERRORS = (100, 300, 1000), (0.0, 0.2, 0.4), (0.0, 0.1)
+SIZES, DIFFERENCES, ERRORS = (100, 1000), (0.0, 0.2, 0.4), (0.0, 0.1)
 NEITHER = 0.2
 LEVEL = 0.025
 """Of one side."""
