@@ -155,7 +155,7 @@ def test_the_files_of_the_tutorial_fit_together(tmp_path: Path, monkeypatch: pyt
             source = (ROOT / f"{module.replace('.', '/')}.py").read_text()  # not imported: some load torch
             for wanted in imported.split(", "):
                 assert re.search(rf"^(?:def|class) {wanted}\b", source, flags=re.MULTILINE), wanted
-    script = runpy.run_path("make_data.py")
+    script = runpy.run_path(str(ROOT / "docs" / "tutorial_data.py"))
     for slug, subgroups in script["SETS"].items():
         script["draw_labelled"](slug, subgroups)
     for block in re.findall(r"^```bash\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
