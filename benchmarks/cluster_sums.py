@@ -5,8 +5,7 @@ below. `--measure` measures those of FAISS on one core, in two minutes; put what
 `workload/rates.py`.
 
 Belongs here: the tables. Does not belong here: rates and formulas (`workload.rates`), the size of an index
-(`indexing.keys`). N pairs, D width of
-the vectors, n cells.
+(`indexing.keys`). N pairs, D width of the vectors, n cells.
 """
 
 from __future__ import annotations
@@ -41,16 +40,7 @@ def keys_for(rows: int) -> list[str]:
     """Keys worth a thought at this size."""
     cells = cells_for(rows)
     codes = [f"OPQ{parts}_512,IVF{cells}_HNSW32,PQ{parts}x8" for parts in (64, 16)]
-    return ["Flat", "HNSW32", f"IVF{cells},SQfp16", f"IVF{cells},SQ8", *codes]
-
-
-def rates_table() -> str:
-    """What the sums are made of."""
-    rows = []
-    for name, rate in RATES.items():
-        value = f"{rate.value / 1e9:,.0f} G" if rate.value > 1e9 else f"{rate.value:,.4g}" if rate.value < 10 else ""
-        rows.append([Markup(name), f"{value or format(round(rate.value), ',')} {rate.unit}", Markup(rate.source)])
-    return markdown_table(["rate", "a second", "from"], rows).rstrip()
+    return ["Flat", f"IVF{cells},SQfp16", f"IVF{cells},SQ8", *codes]
 
 
 def corpus_table() -> str:
@@ -64,7 +54,6 @@ def corpus_table() -> str:
     row("pairs, N", [f"{size / 1e9:.2f} billion" for size in sizes])
     row("images at 256 px, 25 kB each (assumed)", [f"{size * IMAGE_BYTES / TB:,.0f} TB" for size in sizes])
     row(f"vectors, both sides, D = {DIMENSION}: 4 D N", [f"{4 * DIMENSION * size / TB:.2f} TB" for size in sizes])
-    row("the same with D = 768", [f"{4 * 768 * size / TB:.2f} TB" for size in sizes])
     row(
         "metadata, 200 B a pair (assumed; 115 B on the demo)",
         [f"{METADATA_BYTES * size / TB:.2f} TB" for size in sizes],
@@ -112,7 +101,7 @@ def index_table(name: str) -> str:
 
 def page() -> str:
     """All tables."""
-    return "\n\n".join([rates_table(), corpus_table(), *(index_table(name) for name in CORPORA)])
+    return "\n\n".join([corpus_table(), *(index_table(name) for name in CORPORA)])
 
 
 def measure() -> None:

@@ -61,7 +61,6 @@ PUBLISHED, OURS_FP32, OURS_BF16 = "published fp32", "ours fp32", "ours bf16"
 
 SPEED = ("seconds (best)", "ratio of best", "ratio of median", "wanted", "images/s (best)")
 MEMORY = ("peak MiB", "memory ratio")
-FLOOR = ("GFLOP", "share of floor", "FLOPs utilisation")
 """The columns of the page's tables of variants."""
 
 
@@ -242,16 +241,10 @@ def to_markdown(rows: Rows, columns: Sequence[str] | None = None) -> str:
     return table.map(figure).to_markdown(disable_numparse=True, colalign=alignment)
 
 
-def section(setting: str, rows: Rows, speeds: str, parts: Rows, losses: Mapping[str, list[float]]) -> str:
-    """What the page shows of a run: variants, parts (where measured), memory, curves and floor."""
-    tables = {
-        "Variants. Ratios are speed over the published step's; `wanted` is the goal": to_markdown(rows, SPEED),
-        "One part after the other, each with all before it": to_markdown(parts) if parts else "",
-        "Peak memory of a fresh process; a ratio of at most 1 is wanted": to_markdown(rows, MEMORY),
-        f"Losses of {len(losses[PUBLISHED])} steps, against the published step's": to_markdown(curve_rows(losses)),
-        f"Floor: the time of a step's matrix products at the rates measured here ({speeds})": to_markdown(rows, FLOOR),
-    }
-    return "\n\n".join([f"{setting}.", *(f"{title}:\n\n{table}" for title, table in tables.items() if table)])
+def section(setting: str, rows: Rows) -> str:
+    """What the page shows of a run: speed and memory of the variants. Parts, curves and floor are printed."""
+    note = "Ratios are over the published step; memory is the peak of a fresh process; `wanted` is the goal"
+    return f"{setting}.\n\n{note}:\n\n{to_markdown(rows, SPEED + MEMORY)}"
 
 
 def main() -> None:
@@ -287,7 +280,7 @@ def main() -> None:
         # Not at the top: the process that is asked for its memory would hold what this loads.
         from benchmarks.methods import write_section
 
-        write_section(given.page, section(title, rows, speeds, parts, losses), BEGIN, END)
+        write_section(given.page, section(title, rows), BEGIN, END)
 
 
 if __name__ == "__main__":

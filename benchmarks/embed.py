@@ -137,14 +137,9 @@ def describe(batches: list[Batch], vectors: Vectors, given: argparse.Namespace) 
     )
 
 
-def section(setting: str, speed: Rows, parts: Rows, memory: Rows) -> str:
-    """What the page shows of a run."""
-    tables = {
-        "From shards to files; ratios of medians, `wanted` is the goal": speed,
-        "Encoding alone, a batch in memory: one part after the other, each with all before it": parts,
-        "Memory over the length of the corpus, small towers, a group a shard": memory,
-    }
-    return "\n\n".join([setting, *(f"{title}:\n\n{to_markdown(rows)}" for title, rows in tables.items() if rows)])
+def section(setting: str, speed: Rows) -> str:
+    """What the page shows of a run; parts and memory are printed."""
+    return f"{setting}\n\nFrom shards to files; ratios of medians, `wanted` is the goal:\n\n{to_markdown(speed)}"
 
 
 def arguments() -> argparse.Namespace:
@@ -205,7 +200,7 @@ def main() -> None:
         if rows:
             show(title, rows)
     if given.page:
-        write_section(given.page, section(setting, speed, parts, memory), BEGIN, END)
+        write_section(given.page, section(setting, speed), BEGIN, END)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The index over corpora of several sizes: what it costs, what it finds, how fast, against exact and published ways.
 
 Run `.venv/bin/python -m benchmarks.retrieval` from the repository's root; `--page docs/performance.md` writes the
-tables into that page, between the markers that `--section` names. `--sizes 5000000 --section retrieval-5m` measures
-five million vectors (20 GiB of memory, 40 GB of disk), `--quick` shows on 20,000 that it works. All prompts alone:
-`--prompts-only --sizes 1000000 --section retrieval-prompts`; with `--sizes 20000 --classes 25` it is small.
+tables into that page, between the markers that `--section` names. `--sizes 5000000` measures five million vectors (20
+GiB of memory, 40 GB of disk), `--quick` shows on 20,000 that it works. All prompts alone: `--prompts-only --sizes
+1000000`; with `--sizes 20000 --classes 25` it is small.
 
 Vectors are clustered (`benchmarks.clustered` says how), 512 numbers wide; images are searched with texts, which form
 another cloud. Each size and key is built in a process of its own and searched in another, so that their memory is
@@ -35,7 +35,7 @@ from tqdm import tqdm
 from benchmarks.all_prompts import ask, table
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from benchmarks.methods import write_section
-from benchmarks.retrieval_tables import MIB, Row, growth_table, index_table
+from benchmarks.retrieval_tables import MIB, Row, index_table
 from react_pipeline.indexing import (
     GRAPH_KEY,
     GRAPH_ROWS,
@@ -188,15 +188,13 @@ def run(given: argparse.Namespace) -> str:
             steps.close()
     setting = f"{faiss.omp_get_max_threads()} threads, FAISS {faiss.__version__}, {HITS} hits a query"
     text = [f"{setting}.", index_table(rows_of_table)] if rows_of_table else []
-    if growth := growth_table(rows_of_table):
-        text += ["Growth:", growth]
     return "\n\n".join(text + ([table(asked)] if asked else []))
 
 
 def main() -> None:
     """Run everything, or one stage (in a process that `run` starts)."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000_000])
     parser.add_argument("--keys", nargs="+", help="instead of those for each size; exact search is always there")
     parser.add_argument("--prompts-at", type=int, default=1_000_000, help="the size at which all prompts are asked")
     parser.add_argument("--classes", type=int, default=PROMPT_CLASSES, help=f"of {TEMPLATES} prompts each")

@@ -5,7 +5,6 @@ Belongs here: laying figures out. Does not belong here: measuring.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,22 +38,3 @@ def index_table(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     return str(pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True))
-
-
-def growth_table(rows: Sequence[Row]) -> str:
-    """How cost grows from one size to the next, for keys that differ in their cells only; empty with one size."""
-    kinds: dict[str, list[Row]] = {}
-    for row in rows:
-        kinds.setdefault(re.sub(r"IVF\d+", "IVF", row["key"]), []).append(row)
-    lines = [
-        {
-            "key": f"`{after['key']}`",
-            "vectors": f"{before['rows']:,} to {after['rows']:,}",
-            "build s": f"x {after['seconds'] / before['seconds']:.3g}",
-            "disk": f"x {after['bytes'] / before['bytes']:.3g}",
-            "seconds a query": f"x {before['ours'] / after['ours']:.3g}",
-        }
-        for found in kinds.values()
-        for before, after in zip(found[:-1], found[1:], strict=True)
-    ]
-    return str(pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)) if lines else ""

@@ -6,8 +6,10 @@ import io
 import re
 import runpy
 import shlex
+import subprocess
 import tokenize
 import tomllib
+from collections.abc import Set
 from pathlib import Path
 
 import pytest
@@ -21,27 +23,10 @@ from react_pipeline.commands.cli import app
 from react_pipeline.labelled.labels import read_folder
 from react_pipeline.settings import config
 from react_pipeline.settings import training as training_config
-from react_pipeline.settings.dense import OwnDenseSet
 from react_pipeline.settings.files import load_domain, load_pipeline
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
-SECTIONS = (
-    config.CorpusConfig,
-    config.EncoderConfig,
-    config.EmbeddingConfig,
-    config.IndexConfig,
-    config.RetrievalConfig,
-    training_config.TrainingConfig,
-    config.DomainConfig,
-    config.EvaluationSetConfig,
-    config.ElevaterConfig,
-    config.DenseConfig,
-    OwnDenseSet,
-    config.AutomationConfig,
-    config.PromotionConfig,
-    config.PipelineConfig,
-)
 IDIOM = re.compile(
     r"\b(?:told|tells|mends?|reigns?|be had|had of|goes on|at hand|without a word|says nothing"
     r"|(?:lies?|stands?) (?:in|at|on|beside|under|below|there))\b",
@@ -65,11 +50,31 @@ def idioms(source: str) -> list[str]:
     return [found for text in prose for found in IDIOM_IN_CODE.findall(code.sub("", text))]
 
 
-@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
-def test_every_field_is_in_the_configuration_page(section: type[BaseModel]) -> None:
+def test_the_configuration_page_has_every_field_with_its_default() -> None:
     page = (ROOT / "docs" / "configuration.md").read_text()
-    missing = [name for name in section.model_fields if not re.search(rf"[`.]{name}[`.\s]", page)]
-    assert not missing
+    blocks = re.findall(r"^```yaml\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    domain = config.DomainConfig.model_validate(yaml.safe_load(blocks.pop()))
+    assert domain.model_fields_set == set(config.DomainConfig.model_fields)
+    assert domain.evaluation is not None
+    assert domain.evaluation.model_fields_set == set(config.EvaluationSetConfig.model_fields)
+    given = yaml.safe_load("".join(block for block in blocks if not block.startswith("encoder: {")))
+    training = given.pop("customization")["defaults"]
+    needed = {
+        "corpus": {"shards": given["corpus"]["shards"]},
+        "encoder": {"pretrained": given["encoder"]["pretrained"]},
+    }
+    on_page, by_default = config.PipelineConfig(**given), config.PipelineConfig(**needed)
+    assert on_page == by_default and training_config.TrainingConfig(**training) == training_config.TrainingConfig()
+    assert set(training) == set(training_config.TrainingConfig.model_fields)
+    assert_complete(on_page, but={"customization"})
+
+
+def assert_complete(section: BaseModel, but: Set[str] = frozenset()) -> None:
+    """Every field of this section and of those in it is given."""
+    assert section.model_fields_set | but == set(type(section).model_fields)
+    for value in (getattr(section, name) for name in section.model_fields_set):
+        if isinstance(value, BaseModel):
+            assert_complete(value)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -145,17 +150,23 @@ def test_the_files_of_the_tutorial_fit_together(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "domains").mkdir()
     monkeypatch.chdir(tmp_path)
     for name, content in re.findall(r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
-        Path(name).write_text(content)  # a later one replaces an earlier one, as for the reader
+        Path(name).write_text(content)
         for module, imported in re.findall(r"^from (react_pipeline\S*) import (.*)$", content, flags=re.MULTILINE):
             source = (ROOT / f"{module.replace('.', '/')}.py").read_text()  # not imported: some load torch
             for wanted in imported.split(", "):
                 assert re.search(rf"^(?:def|class) {wanted}\b", source, flags=re.MULTILINE), wanted
-    for addition in re.findall(r"<<'EOF'\n(.*?)^EOF$", text, flags=re.MULTILINE | re.DOTALL):
-        Path("pipeline.yaml").write_text(Path("pipeline.yaml").read_text() + addition)
-    assert load_pipeline(tmp_path / "pipeline.yaml").automation.enabled
-    script = runpy.run_path("make_data.py")
+    script = runpy.run_path(str(ROOT / "docs" / "tutorial_data.py"))
     for slug, subgroups in script["SETS"].items():
         script["draw_labelled"](slug, subgroups)
+    for block in re.findall(r"^```bash\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL):
+        if "<<'" in block:  # it writes or edits a file
+            subprocess.run(["bash", "-ec", block], check=True)
+    assert load_pipeline(tmp_path / "pipeline.yaml").automation.enabled
+    for slug in script["SETS"]:
         domain = load_domain(tmp_path / "domains" / f"{slug}.yaml")
         images, _ = read_folder(domain.evaluation.path, domain)
         assert sorted(images["class"]) == sorted(domain.class_names)
+    things = load_domain(tmp_path / "domains" / "things.yaml")
+    synonyms = text.split("done <<'END'\n")[1].split("END")[0].splitlines()
+    assert sum(bool(entry.synonyms) for entry in things.classes) == len(synonyms)
+    assert len(things.templates) == 4

@@ -156,5 +156,5 @@ def test_a_final_training_that_diverges_is_an_error() -> None:
     def train_trials(train, evaluation, trials, *, epochs, keep_probabilities):
         return [Curve(trial, (0.5,), "not finite" if keep_probabilities else "") for trial in trials]
 
-    with pytest.raises(TrainingError, match="learning rate 1e-06 and weight decay 1e-06: not finite after 1 of 50"):
+    with pytest.raises(TrainingError, match="1e-06 .* 1e-06: not finite after 1 of 50"):
         adapt(train_trials, Numbers([0, 1, 2, 3]), Numbers([9]), SPLIT)

@@ -8,7 +8,7 @@ import pytest
 from benchmarks import retrieval
 from benchmarks.all_prompts import table
 from benchmarks.clustered import Cloud
-from benchmarks.retrieval_tables import growth_table, index_table
+from benchmarks.retrieval_tables import index_table
 
 ROWS = 2_600
 
@@ -42,11 +42,3 @@ def test_every_stage_gives_the_figures_that_the_tables_need(tmp_path: Path) -> N
     assert all(way["seconds"] > 0 for way in asked["ways"].values())
     assert all(text in index_table(rows) for text in ("| 2,600", "`Flat`", "`IVF64,SQfp16`", "1.000"))
     assert all(text in table(asked) for text in ("320 prompts", "| list order", "| exact, half of the prompts"))
-
-
-def test_growth_compares_the_sizes_of_one_kind_of_key() -> None:
-    small = {"rows": 1_000, "key": "IVF64,SQfp16", "seconds": 2.0, "bytes": 10, "ours": 100.0}
-    large = {"rows": 10_000, "key": "IVF256,SQfp16", "seconds": 30.0, "bytes": 99, "ours": 50.0}
-    table = growth_table([small, {**small, "key": "Flat"}, large])
-    assert all(text in table for text in ("1,000 to 10,000", "x 15", "x 9.9", "x 2")) and "Flat" not in table
-    assert growth_table([small]) == ""

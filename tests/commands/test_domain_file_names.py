@@ -38,7 +38,7 @@ def run(project: Project, capsys: pytest.CaptureFixture[str]):
 
 @pytest.mark.parametrize("slug", sorted(RESERVED_SLUGS))
 def test_a_name_that_means_something_else_is_refused(slug: str) -> None:
-    with pytest.raises(ValueError, match="means something else in results and runs; take another name"):
+    with pytest.raises(ValueError, match="another name"):
         DomainConfig(slug=slug, classes=("cat",))
 
 
@@ -68,7 +68,7 @@ def test_a_file_with_another_ending_is_reported_by_everything_that_reads_domains
 
 def test_a_file_whose_name_is_no_slug_is_reported_with_the_rule(project: Project, run) -> None:
     (project.config.domains / "Bad Name.yaml").write_text("classes: [owl]\n")
-    with pytest.raises(InputError, match=r"'Bad Name' is no name of a domain: use a-z, 0-9 and '-', 63 .* rename the"):
+    with pytest.raises(InputError, match=r"'Bad Name'.*a-z, 0-9 and '-', 63 .* rename"):
         project.domain("Bad Name")
     with pytest.raises(InputError, match=r"'\.\./x'"):
         project.domain("../x")

@@ -75,7 +75,7 @@ def test_predicted_size_is_the_size_of_the_file(text: str, tmp_path: Path) -> No
     + ["IVF0,Flat", "HNSW0", "IVF1,PQ0", "IVF1,PQ8x0", "OPQ0,IVF1,SQ8", "OPQ8_0,IVF1,SQ8", "IVF1_HNSW0,Flat"],
 )
 def test_a_key_of_another_kind_is_refused_when_the_configuration_is_read(text: str) -> None:
-    with pytest.raises(ValidationError, match="is no key that this pipeline builds; write `auto`, or one such as"):
+    with pytest.raises(ValidationError, match="`auto`"):
         IndexConfig(key=text)
     with pytest.raises(InputError, match=r"index\.key"):
         Key.parse(text)

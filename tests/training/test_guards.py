@@ -110,7 +110,7 @@ def test_few_pairs_cannot_show_a_collapse_and_fewer_can_if_the_base_finds_all() 
 
 def test_a_scaler_that_skips_some_steps_passes_and_one_that_never_stops_is_stopped() -> None:
     require_steps_taken(40, MAX_SKIPPED_STEPS)
-    with pytest.raises(TrainingError, match="31 steps in a row, up to step 40.*bf16 or fp32.*Nothing was published"):
+    with pytest.raises(TrainingError, match="step 40.*bf16 or fp32"):
         require_steps_taken(40, MAX_SKIPPED_STEPS + 1)
 
 
