@@ -4,8 +4,6 @@ Belongs here: the check of freshness, also of stages that gather results. Does n
 made from what (`pipeline`), how a stage is built, where configuration and store come from (`project`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any

@@ -8,8 +8,6 @@ A look depends on nothing but the files, so that it comes to the same result how
 taken. It reads manifests and never hashes an artifact: the step that reads it does.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum

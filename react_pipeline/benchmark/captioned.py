@@ -3,8 +3,6 @@
 Belongs here: from files and a checkpoint to recall. Does not belong here: reading captions and counting (`image_text`).
 """
 
-from __future__ import annotations
-
 import tempfile
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Does not belong here: measuring (`dense_results`), which results may be compared (`comparison`).
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Mapping
 from pathlib import Path

@@ -3,8 +3,6 @@
 Does not belong here: which images are shown (`dense_results`, `dense_comparison`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

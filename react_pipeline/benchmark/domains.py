@@ -4,8 +4,6 @@ Belongs here: what these files say. Does not belong here: domain files in genera
 (`react_pipeline.commands.domain_files`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

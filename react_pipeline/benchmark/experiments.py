@@ -3,8 +3,6 @@
 Belongs here: plain data, without torch. Does not belong here: measuring (`measuring`), means of figures (`summary`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -9,8 +9,6 @@ have no part in the training. Shapes: N images of H x W pixels, B of them in a b
 classes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ training loops, which trials to run (`search`). Shapes: N examples, B of them in
 classes, T trials.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, Self

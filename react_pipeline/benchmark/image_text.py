@@ -4,8 +4,6 @@ Belongs here: Karpathy's split as JSON, captions as CSV, recall from vectors. Do
 retrieval of training pairs (`retrieve`). Shapes: N images, M captions (several an image), D embedding dimension.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 from collections import Counter

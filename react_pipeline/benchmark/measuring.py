@@ -4,8 +4,6 @@ Belongs here: how features and the table give a figure. Does not belong here: tr
 what is published (`results`). Shapes: N images, C classes, D width.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -10,8 +10,6 @@ product a batch. Each trial's numbers are those it would have alone, up to round
 Shapes: N examples, B of them in a batch, D width of the features, C classes, T trials.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self

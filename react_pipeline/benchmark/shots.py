@@ -4,8 +4,6 @@ Belongs here: choosing indices from labels. Does not belong here: images, featur
 or, for multilabel data, indicators (N, C) of 0 and 1. Nothing here depends on anything but labels and seed.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ the table of datasets (the caller gives what to expect). Shapes: S seeds, N test
 classes.
 """
 
-from __future__ import annotations
-
 import json
 import zipfile
 import zlib

@@ -4,8 +4,6 @@ Belongs here: publishing and its identity. Does not belong here: how weights are
 is made (`demo.base`).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -5,8 +5,6 @@ Does not belong here: loading and saving (`model`), running a tower for training
 Source of the method: REACT (arXiv 2301.07094), gated-image customization. Shapes: B images, T tokens, W width.
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from collections import OrderedDict

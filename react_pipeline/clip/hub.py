@@ -3,8 +3,6 @@
 Belongs here: which files are fetched. Does not belong here: what of them is read and trusted (`model`, `trust`).
 """
 
-from __future__ import annotations
-
 import json
 import tempfile
 from collections.abc import Iterator

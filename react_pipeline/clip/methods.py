@@ -4,8 +4,6 @@ A new method is a row of `settings.training.METHOD_DEFAULTS` and a function here
 model (`linear_head`). Does not belong here: how a method is trained (`customize`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

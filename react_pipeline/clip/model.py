@@ -4,8 +4,6 @@ Belongs here: the form of a checkpoint on disk (open_clip's config, safetensors,
 the training loop, evaluation. Shapes: B images, N texts, D embedding dimension, H x W pixels.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Callable, Sequence

@@ -6,8 +6,6 @@ Python files, or fetch other models. They are refused here, before any of these 
 Does not belong here: reading the configuration (`architecture`), weights (`weights`).
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 Belongs here: looking, quickly; asking the servers whether they answer. Does not belong here: repairing anything.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform

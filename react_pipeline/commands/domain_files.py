@@ -4,8 +4,6 @@ Belongs here: copying a checked file into the folder of domains, what it contrad
 here: what a file may say (`config`).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import yaml

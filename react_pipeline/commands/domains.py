@@ -1,7 +1,5 @@
 """The commands `react-pipeline domains ...`: list, check and add domain files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

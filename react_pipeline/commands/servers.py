@@ -6,8 +6,6 @@ belong here: what they show or refuse (`assets.webserver`); that they run once o
 Dagster is three processes, as in production: one that has loaded the assets, the webserver, and the daemon.
 """
 
-from __future__ import annotations
-
 import http
 import logging
 import os

@@ -7,8 +7,6 @@ A shard is a webdataset tar of `KEY.jpg|png|webp`, `KEY.txt` and `KEY.json` ({"r
 row number of the corpus, so no name of a source is ever used as a path.
 """
 
-from __future__ import annotations
-
 import json
 import tarfile
 from array import array

@@ -5,8 +5,6 @@ here: digests and places of shards (`inventory`), reading a tar (`shards`), down
 (`ready_embeddings`), decoding and embedding (`embed`), making the demo's shards (`demo.corpus`).
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterable
 from pathlib import Path

@@ -4,8 +4,6 @@ Belongs here: the file `shards.parquet` of the artifact `corpus`, and finding ch
 which shards make a corpus (`corpus`), reading them (`shards`), remembering digests (`digests`).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

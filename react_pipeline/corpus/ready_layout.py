@@ -8,8 +8,6 @@ Rows are counted in the order of the sorted names, which is the order in which a
 FAISS indices fit. Shapes: N rows, D width.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -6,8 +6,6 @@ single requests (`remote_store`), which names are allowed (`shard_patterns`), wh
 Everything else opens shards through `shards.open_shard`, which takes local paths too.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import io

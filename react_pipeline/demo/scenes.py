@@ -4,8 +4,6 @@ Belongs here: files, in the forms that people have: COCO instances JSON, label P
 here: reading them (`labelled`). Places, sizes, and overlaps come from a seed; boxes and masks from what is visible.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path

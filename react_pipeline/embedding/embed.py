@@ -7,8 +7,6 @@ cluster `embedding.spread`), reading vectors and metadata back (`vectors`).
 clip-retrieval's `Runner`, `NumpyWriter` and layout are used, so its tools read what is written here.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections import Counter

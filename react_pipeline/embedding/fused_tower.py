@@ -5,8 +5,6 @@ each; onnxruntime (fp32) and oneDNN's graph compiler (bf16) fuse layers and keep
 Belongs here: the conversion and its check. Does not belong here: which towers are converted (`encoder`).
 """
 
-from __future__ import annotations
-
 import io
 import logging
 import warnings

@@ -5,8 +5,6 @@ belong here: encoding (`inference`), where a group may be taken over from (`earl
 (`embed`).
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence

@@ -4,8 +4,6 @@ Belongs here: which domains it lists, and whether the published one is still wha
 belong here: the comparison of one domain (`compare`), or how a page looks (`dashboard`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Belongs here: fitting it on labelled images. Does not belong here: what is predi
 Shapes: N images, C classes.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]

@@ -5,8 +5,6 @@ Does not belong here: measuring anything (`evaluate`), intervals (`reports.inter
 (`reports.tables`, `dashboard`).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

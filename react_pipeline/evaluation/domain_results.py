@@ -4,8 +4,6 @@ Belongs here: the metrics and `EvalResult`. Does not belong here: class vectors 
 (`labelled`), setting results beside one another (`compare`). Shapes: N images, C classes.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -7,8 +7,6 @@ The method spoken of is fixed beforehand (`gated-image` where it was measured): 
 luckiest one.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import pandas as pd

@@ -5,8 +5,6 @@ sampling of images and of nothing else: another seed of the training may differ 
 methods are compared (`compare`), and what is said of an interval (`reports.findings`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ Belongs here: which files go where, and saying what is missing. Does not belong 
 or an overview (`overview`); nothing is measured here, and a stale comparison gives no number.
 """
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field

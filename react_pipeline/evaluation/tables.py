@@ -4,8 +4,6 @@ Belongs here: names and kinds of columns, numbers as people read them, the table
 the numbers come from (`compare`, `overview`), HTML (`dashboard`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

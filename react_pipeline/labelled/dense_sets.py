@@ -5,8 +5,6 @@ sets (`settings.dense`), measuring. What is missing is `Unavailable`; what is wr
 field; boxes that can be no object's are counted and left out.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections import Counter

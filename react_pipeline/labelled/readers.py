@@ -3,8 +3,6 @@
 Does not belong here: what a layout looks like (`manifests`, `folders`, `webdatasets`, `originals`).
 """
 
-from __future__ import annotations
-
 import logging
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Belongs here: which fields change what a stage makes. Does not belong here: whic
 outside the store, which a step digests itself. A field that only changes speed or memory is in none of these.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

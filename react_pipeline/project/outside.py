@@ -7,8 +7,6 @@ Remote shards are not looked at: thousands of requests a minute would overload a
 materializes `corpus`, and that asks.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter

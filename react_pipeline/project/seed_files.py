@@ -4,8 +4,6 @@ Belongs here: only that, because it is asked for at every check of freshness. Do
 refusing wrong ones (`seeds`).
 """
 
-from __future__ import annotations
-
 import os
 from functools import lru_cache
 from pathlib import Path

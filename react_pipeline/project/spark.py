@@ -7,8 +7,6 @@ PySpark is the engine that clip-retrieval, autofaiss and img2dataset spread thei
 it are not used: they print, start sessions with fixed settings, and go on after a failed task.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -3,8 +3,6 @@
 Belongs here: those files and copying them. Does not belong here: reading them (`config_files`, `dagster_home`).
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

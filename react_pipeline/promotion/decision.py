@@ -6,8 +6,6 @@ the test (`judgement`), how verdicts are kept (`verdict_chain`), MLflow (`tracki
 The current artifact of the stage `promotion` names the champion, whether MLflow is up or not.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ Belongs here: the champion of the last verdict, which results are fresh, verifie
 champion is judged by. Does not belong here: judging them (`judgement`), deciding (`promotion`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

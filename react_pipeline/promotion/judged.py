@@ -4,8 +4,6 @@ Belongs here: the same choice among candidates as in `judgement`, by confidence 
 Does not belong here: judging pictures (`use.judge`), the sequences (`evaluation.confidence_sequence`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 from react_pipeline.evaluation import Judgements, Session, Side, present_model

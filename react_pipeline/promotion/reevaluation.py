@@ -3,8 +3,6 @@
 Does not belong here: measuring (`evaluate`), what follows from the result (`promotion`).
 """
 
-from __future__ import annotations
-
 from react_pipeline.evaluation import RESULTS, write_evaluation
 from react_pipeline.lineage import fresh
 from react_pipeline.pipeline import ALL, STAGES, method_key

@@ -3,8 +3,6 @@
 Belongs here: the files of a `promotion` artifact. Does not belong here: deciding (`verdicts`, `promotion`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

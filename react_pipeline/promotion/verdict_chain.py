@@ -9,8 +9,6 @@ prunes these models, even when their methods have newer ones. Verdicts before th
 is in the last one's history.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any

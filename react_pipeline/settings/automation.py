@@ -4,8 +4,6 @@ Belongs here: its fields, their defaults and rules. Does not belong here: what i
 Dagster for runs (`assets.automation`). No field is part of a fingerprint: it decides when something is built, not what.
 """
 
-from __future__ import annotations
-
 import zoneinfo
 from typing import Literal
 

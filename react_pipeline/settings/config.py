@@ -4,8 +4,6 @@ Belongs here: the two files as a whole, the encoder, and what a domain is. Does 
 (each in its `*_config`), reading files (`config_files`), what a step does with a value.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self

@@ -4,8 +4,6 @@ Belongs here: its fields, their defaults and rules. Does not belong here: readin
 (`corpus`).
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any, Literal, Self

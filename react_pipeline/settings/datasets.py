@@ -7,8 +7,6 @@ Class names and templates are read when they are asked for, from clip-benchmark'
 both cases without importing the package (that would load torch); where these differ from ELEVATER's, from `data/`.
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib.util
 import json

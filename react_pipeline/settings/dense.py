@@ -4,8 +4,6 @@ Belongs here: the fields and their rules, and what is true of a set wherever its
 reading files (`react_pipeline.labelled`), measuring (`react_pipeline.benchmark`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -3,8 +3,6 @@
 Belongs here: its fields, their defaults and rules. Does not belong here: running anything on a cluster (`distributor`).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Literal, Self

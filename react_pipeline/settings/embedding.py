@@ -3,8 +3,6 @@
 Belongs here: its fields, their defaults and rules. Does not belong here: what is done with them (`embed`).
 """
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from react_pipeline.settings.training import Precision, Section

@@ -4,8 +4,6 @@ Belongs here: the fields, their defaults and rules; `config` holds the sections 
 here: reading the images (`labelled`, `elevater`).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal, Self
 

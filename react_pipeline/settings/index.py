@@ -4,8 +4,6 @@ Belongs here: its fields, their defaults and rules, and which keys there are. Do
 which one `auto` takes (`indexing.keys`), building an index (`indexing.build`).
 """
 
-from __future__ import annotations
-
 import re
 
 from pydantic import Field, field_validator

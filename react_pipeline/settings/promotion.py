@@ -3,8 +3,6 @@
 Belongs here: its fields, their defaults and rules. Does not belong here: the verdict (`promotion`).
 """
 
-from __future__ import annotations
-
 from pydantic import Field, field_validator
 
 from react_pipeline.settings.training import TRAINED_METHODS, Fraction, Section

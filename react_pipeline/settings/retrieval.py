@@ -4,8 +4,6 @@ Belongs here: its fields, their defaults and rules. Does not belong here: what i
 done with them (`fusion`, `ranking`, `retrieve`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple, Self
 

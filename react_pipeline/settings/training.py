@@ -3,8 +3,6 @@
 Does not belong here: what a training does (`customize`), the rest of the configuration (`config`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self

@@ -4,8 +4,6 @@ Belongs here: what an artifact and a step's inputs are, the manifest, and its ve
 artifacts are published (`store`), what any artifact contains, which depends on which (`lineage`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

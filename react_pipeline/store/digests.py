@@ -4,8 +4,6 @@ Belongs here: the memory of digests in the store's cache. Does not belong here: 
 digests of the store's own files (`artifacts`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

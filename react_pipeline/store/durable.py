@@ -3,8 +3,6 @@
 Does not belong here: what the files hold, or which of them make an artifact (`artifacts`).
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import hashlib

@@ -11,8 +11,6 @@ Layout::
     <store>/.staging/  .locks/  .quarantine/            never read as artifacts
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import logging

@@ -4,8 +4,6 @@ Belongs here: what each kind of run is, in words; where the user interfaces answ
 params (`tracking.values`), talking to MLflow (`tracking.runs`).
 """
 
-from __future__ import annotations
-
 import os
 
 from react_pipeline.pipeline import ALL, STAGES

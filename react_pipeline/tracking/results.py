@@ -9,8 +9,6 @@ control has `gain_over_control` and its bounds as well. `judged_delta` and `judg
 of pictures without labels, not from measuring.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -4,8 +4,6 @@ Belongs here: sampling with MLflow's own monitors, and the file that keeps sampl
 belong here: when a sample is written (`tracking.live`, and `tracking` for those of the file).
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import time

@@ -3,8 +3,6 @@
 Belongs here: flattening and MLflow's limits. Does not belong here: talking to MLflow (`tracking.runs`).
 """
 
-from __future__ import annotations
-
 import json
 import math
 import re
