@@ -29,9 +29,7 @@ from react_pipeline.store import ReactError
 
 
 def build_defs(
-    methods: Sequence[str] = (),
-    loggers: Mapping[str, dg.LoggerDefinition] | None = None,
-    **resource_overrides: Any,
+    methods: Sequence[str] = (), loggers: Mapping[str, dg.LoggerDefinition] | None = None, **resource_overrides: Any
 ) -> dg.Definitions:
     """All definitions.
 

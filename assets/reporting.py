@@ -17,14 +17,7 @@ from react_pipeline.assets.resources import ProjectParam, TrackingParam
 from react_pipeline.lineage import call, fresh_or_none
 from react_pipeline.pipeline import STAGES, Stage
 from react_pipeline.project import Project, full_glance
-from react_pipeline.store import (
-    Artifact,
-    CorruptArtifact,
-    ReactError,
-    SourceUnavailable,
-    StoreWriteError,
-    digest_of,
-)
+from react_pipeline.store import Artifact, CorruptArtifact, ReactError, SourceUnavailable, StoreWriteError, digest_of
 from react_pipeline.workload import announce
 
 TRANSIENT = (OSError, SourceUnavailable, StoreWriteError)

@@ -20,12 +20,7 @@ Shown = tuple[Mapping[str, Artifact | Inputs], Mapping[str, str]]
 
 
 def resolve(
-    project: Project,
-    stage: str,
-    key: str = ALL,
-    *,
-    content: Any = None,
-    parents: Mapping[str, Artifact] | None = None,
+    project: Project, stage: str, key: str = ALL, *, content: Any = None, parents: Mapping[str, Artifact] | None = None
 ) -> Inputs:
     """The inputs of a step: its configuration and its parents, each current, verified and fresh.
 

@@ -86,12 +86,7 @@ class DatasetMeasurer:
         row = Measurement(**about, protocol="zero-shot", value=value, seconds=_since(started))
         return Outcome((row,), probabilities)
 
-    def adapted(
-        self,
-        experiment: Experiment,
-        train: Features,
-        images: Callable[[Features], ImageExamples],
-    ) -> Outcome:
+    def adapted(self, experiment: Experiment, train: Features, images: Callable[[Features], ImageExamples]) -> Outcome:
         """Search and train on the shots, and measure by both protocols.
 
         Args:

@@ -18,13 +18,7 @@ from react_pipeline.corpus.inventory import shard_paths as shard_paths
 from react_pipeline.corpus.local_files import expand_names, find_files
 from react_pipeline.corpus.remote import each, list_tars
 from react_pipeline.corpus.remote_store import RemoteShard
-from react_pipeline.corpus.shards import (
-    IMAGE_EXTENSIONS,
-    ShardIndex,
-    ShardLocation,
-    index_shard,
-    open_shard,
-)
+from react_pipeline.corpus.shards import IMAGE_EXTENSIONS, ShardIndex, ShardLocation, index_shard, open_shard
 from react_pipeline.demo import installed_versions
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project

@@ -117,11 +117,7 @@ def require_comparable(results: Sequence[EvalResult]) -> None:
 
 
 def _table(
-    project: Project,
-    slug: str,
-    results: Mapping[str, Artifact],
-    skipped: Mapping[str, str],
-    judged: Judgements | None,
+    project: Project, slug: str, results: Mapping[str, Artifact], skipped: Mapping[str, str], judged: Judgements | None
 ) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     read = {method: EvalResult.read(artifact) for method, artifact in results.items()}

@@ -40,9 +40,7 @@ _SHOWN = {
     **{"interval": "95% interval", "n": "images", "pairs": "pairs", "trainable_parameters": "trainable parameters"},
     **{"seconds": "seconds", "status": "status"},
 }
-_SHOWN_JUDGED = {
-    **{"judged_delta": "judged, to base", "judged_interval": "95% sequence", "judged": "pictures judged"},
-}
+_SHOWN_JUDGED = {**{"judged_delta": "judged, to base", "judged_interval": "95% sequence", "judged": "pictures judged"}}
 
 
 def typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
