@@ -18,6 +18,7 @@ from .features import Features as Features
 from .features import digests_of_test_images as digests_of_test_images
 from .features import publish_features as publish_features
 from .finetune import ImageExamples as ImageExamples
+from .head import MOMENTUM as MOMENTUM
 from .head import NOT_FINITE as NOT_FINITE
 from .head import Head as Head
 from .head import HeadSettings as HeadSettings
