@@ -39,19 +39,7 @@ _OF_WEIGHTS = ("pretrained", "quick_gelu", "mean", "std", "resize_mode")
 
 
 class EncoderConfig(Section):
-    """The CLIP that embeds the corpus and is customized.
-
-    Attributes:
-        model: An open_clip architecture (`ViT-B-32`), `demo`, or a whole model as open_clip names it,
-            `hf-hub:organization/name` or `local-dir:folder`, which is read as `pretrained`.
-        pretrained: A tag of open_clip (`openai`), the path of a checkpoint (.safetensors, .pt, .bin), or a folder in
-            open_clip's form (`open_clip_config.json` with weights) as a path or as `hf-hub:organization/name@revision`.
-        quick_gelu: Activation of the checkpoint; weights cannot reveal it. Unset: open_clip's own for that tag.
-        mean: Normalisation of the checkpoint, 3 values. Unset: open_clip's own for that tag, or that of all tags.
-        std: Likewise.
-        resize_mode: How images become square: `shortest` side and a cut, `longest` side and a border, or `squash`.
-            Unset: likewise.
-    """
+    """The CLIP that embeds the corpus and is customized."""
 
     model: Name = "ViT-B-32"
     pretrained: str | None = None
@@ -162,20 +150,7 @@ class DomainConfig(Section):
 
 
 class PipelineConfig(Section):
-    """`pipeline.yaml`: what holds for every domain.
-
-    Attributes:
-        project: Names the MLflow experiment.
-        store: Directory of the artifacts.
-        tracking_uri: MLflow's; unset: `mlflow.db` (SQLite) beside the store.
-        dagster_url: Where a browser finds Dagster, for the links in MLflow; `REACT_DAGSTER_URL` wins over it.
-        mlflow_url: Where a browser finds MLflow, for the links in Dagster; `REACT_MLFLOW_URL` wins over it. Unset: the
-            tracking URI, if that is a server.
-        domains: Directory of the domain files.
-        device: `auto` takes a GPU where there is one.
-        methods: What is trained and measured for every domain; `base` is what the others are compared with. They are
-            the partitions of Dagster's assets.
-    """
+    """`pipeline.yaml`: what holds for every domain."""
 
     project: str = Field(default="react", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$")
     store: Path = Path(".react/store")
