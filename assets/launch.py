@@ -1,9 +1,9 @@
 """Launching: materialize assets from the command line, in one process, on the real Dagster instance.
 
-Belongs here: which runs a selection becomes, in which order, what happens after one fails. Does not belong here: what
-is up to date (`react_pipeline.upkeep`, `recorded`), what a killed launch leaves behind (`launches`). Every run makes
-one artifact and has its events, checks and metadata in the Dagster UI like one that was started there. One process for
-all of them imports torch and loads the definitions once.
+Belongs here: which runs a selection becomes, in which order, which of them are needed, what happens after one fails.
+Does not belong here: what is out of date (`react_pipeline.upkeep`), what a killed launch leaves behind (`launches`).
+Every run makes one artifact and looks in the UI like one that was started there. One process for all of them imports
+torch and loads the definitions once.
 """
 
 import logging
@@ -11,23 +11,25 @@ import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import dagster as dg
 
-from react_pipeline.assets.attempts import reason_of
+from react_pipeline.assets.attempts import evaluations_of, reason_of
+from react_pipeline.assets.automation import DATA_VERSION_TAG
+from react_pipeline.assets.declared import blocking_checks
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.event_databases import held_open
 from react_pipeline.assets.launches import registered, tags_of
-from react_pipeline.assets.partitions import DOMAINS, partition_of
-from react_pipeline.assets.recorded import Recorded
-from react_pipeline.assets.reporting import INTERRUPTED
+from react_pipeline.assets.partitions import DOMAINS, name_of, partition_of
+from react_pipeline.assets.reporting import INTERRUPTED, SEEN_TAG, seen
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.step_lines import CONSOLE, StepLines
 from react_pipeline.pipeline import ALL, STAGES, method_key
 from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
 from react_pipeline.settings import METHODS, load_domains
-from react_pipeline.store import InputError, ReactError
+from react_pipeline.store import Artifact, InputError, ReactError
 from react_pipeline.tracking import Tracking
 from react_pipeline.upkeep import APART, Place, left_out_groups, up_to_date
 
@@ -53,6 +55,47 @@ class Summary:
     failed: dict[Place, str] = field(default_factory=dict)
     skipped: dict[Place, str] = field(default_factory=dict)
     run_ids: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Recorded:
+    """What Dagster and MLflow show of a project's artifacts, so that no run is needed to show it."""
+
+    instance: dg.DagsterInstance
+    project: Project
+
+    @cached_property
+    def _tracking(self) -> Tracking:
+        return Tracking.of(self.project)
+
+    @cached_property
+    def _logged(self) -> set[str] | None:
+        return self._tracking.logged(self.project)
+
+    def is_up_to_date(self, place: Place) -> bool:
+        """Whether an artifact is what would be built today, and is shown."""
+        try:
+            return self.shows(up_to_date(self.project, *place))
+        except (ReactError, OSError, ValueError):
+            return False  # if it is more than out of date, the step itself says so
+
+    def shows(self, artifact: Artifact) -> bool:
+        """Whether its materialization, its passed blocking checks and its MLflow run are there."""
+        stage, key = artifact.stage, artifact.key
+        if self._logged is not None and artifact.fingerprint not in self._logged:
+            return False
+        if stage == "promotion" and self._tracking.hand_edit(self.project, key) is not None:
+            return False
+        today, partition = seen(self.project, STAGES[stage], key), name_of(key)
+        wanted = dg.AssetRecordsFilter(dg.AssetKey(stage), asset_partitions=[partition] if partition else None)
+        records = self.instance.fetch_materializations(wanted, limit=1).records
+        made = [record.asset_materialization for record in records if record.asset_materialization]
+        tags = made[0].tags or {} if made else {}
+        if not today or (tags.get(DATA_VERSION_TAG), tags.get(SEEN_TAG)) != (artifact.fingerprint, today):
+            return False
+        checks = evaluations_of(self.instance, stage, key)
+        passed = [info for info in checks if info.latest_execution_status.value == "SUCCEEDED" and info.is_current]
+        return {info.check_key for info in passed} == set(blocking_checks(stage))
 
 
 def open_instance(project: Project) -> dg.DagsterInstance:
@@ -105,7 +148,7 @@ def materialize(
             if blocked := _blocked_by(place, places, {*summary.failed, *summary.skipped}):
                 summary.skipped[place] = f"{blocked} failed"
                 on_line(f"{named(place)}: skipped")
-            elif _is_shown(recorded, place):
+            elif recorded.is_up_to_date(place):
                 summary.reused += 1
             else:
                 _run(defs, instance, name, place, summary)
@@ -154,13 +197,6 @@ def plan(
 def named(place: Place) -> str:
     """As a line of output names an artifact."""
     return place[0] if place[1] == ALL else " ".join(place)
-
-
-def _is_shown(recorded: Recorded, place: Place) -> bool:
-    try:
-        return recorded.shows(up_to_date(recorded.project, *place))
-    except (ReactError, OSError, ValueError):
-        return False  # if it is more than out of date, the step itself says so
 
 
 def _blocked_by(place: Place, places: Sequence[Place], failed: set[Place]) -> str:
