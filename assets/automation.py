@@ -14,7 +14,7 @@ import dagster as dg
 from react_pipeline.assets.declared import DOMAIN_FILE, check
 from react_pipeline.assets.launches import reap_abandoned
 from react_pipeline.assets.partitions import DOMAINS, domain_partitions
-from react_pipeline.assets.resources import ProjectParam
+from react_pipeline.assets.resources import CheckContext, ProjectParam
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import AutomationConfig, DomainConfig, load_domains
@@ -122,13 +122,13 @@ def _observed(domain: DomainConfig, version: str, path: str) -> dg.AssetObservat
 
 
 @check("retrieved_set", partitioned=False)
-def pairs_are_up_to_date(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
+def pairs_are_up_to_date(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
     """Warns of domains whose pairs would differ today: another class, prompt, setting, corpus or base."""
     return look_at(project.load(), context.instance)["retrieved_set"]
 
 
 @check("customized_checkpoint", partitioned=False)
-def checkpoints_are_up_to_date(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
+def checkpoints_are_up_to_date(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
     """Warns of trainings that would see other pairs or settings today, and says what `automation.training` holds back.
 
     Trained again are those that are not held back, if automation is switched on.

@@ -9,17 +9,7 @@ from typing import Any
 import dagster as dg
 
 # Importing these declares their assets and checks.
-from react_pipeline.assets import (  # noqa: F401
-    automation,
-    benchmark,
-    benchmark_checks,
-    checks,
-    corpus,
-    dense,
-    domains,
-    evaluation,
-    promotion,
-)
+from react_pipeline.assets import automation, benchmark_checks, checks, promotion, stages  # noqa: F401
 from react_pipeline.assets.declared import assets_of, checks_of
 from react_pipeline.assets.resources import ProjectResource, TrackingResource, fixed
 from react_pipeline.assets.upkeep_sensor import upkeep
@@ -45,7 +35,7 @@ def build_defs(
         configured, settings = METHODS, AutomationConfig(schedule=None)
     wanted = [method for method in METHODS if method in {*configured, *methods}]
     return dg.Definitions(
-        assets=[domains.domain_file, *assets_of(wanted)],
+        assets=[stages.domain_file, *assets_of(wanted)],
         asset_checks=checks_of(wanted),
         jobs=automation.jobs(),
         schedules=automation.recustomize(settings),
