@@ -29,7 +29,8 @@ def _publish(project: Project, encoder: EncoderConfig) -> Artifact:
     inputs = resolve(project, "base_checkpoint", content=_digests(encoder))
 
     def write(staging: Path) -> dict[str, Any]:
-        from react_pipeline.clip.model import from_open_clip, from_parts, save
+        from react_pipeline.clip.model import from_parts, save
+        from react_pipeline.clip.pretrained import from_open_clip
 
         if encoder.model == "demo":
             from react_pipeline.demo import build_base

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -206,3 +207,27 @@ def _remember(artifact: Artifact, stamp: str) -> None:
     _verified[artifact.path] = stamp
     with contextlib.suppress(OSError):  # a store that may only be read: then once a process
         write_atomically(_memory(artifact), stamp)
+
+
+def manifest_of(inputs: Inputs, staging: Path, counts: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a staged artifact: its inputs, every file with digest and size, its counts."""
+    files = sorted(path for path in staging.rglob("*") if path.is_file() and path.name != MANIFEST)
+    manifest = {
+        "format": FORMAT,
+        "stage": inputs.stage,
+        "key": inputs.key,
+        "fingerprint": inputs.fingerprint,
+        "config": inputs.config,
+        "content": inputs.content,
+        "parents": {name: parent.fingerprint for name, parent in inputs.parents.items()},
+        "code_version": inputs.code_version,
+        "files": {
+            path.relative_to(staging).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+            for path in files
+        },
+        "counts": counts,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    # As it is read back: JSON turns tuples into lists and keys into text.
+    stored: dict[str, Any] = json.loads(json.dumps(manifest))
+    return {**stored, "digest": manifest_digest(stored)}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from react_pipeline.pipeline import ALL
-from react_pipeline.store import locked
+from react_pipeline.store import Artifact, Store, locked
 from react_pipeline.tracking.models import Measured
 from react_pipeline.tracking.notes import NOTE_TAG as NOTE_TAG
 from react_pipeline.tracking.notes import mlflow_url
@@ -147,6 +147,16 @@ class Runs:
             fingerprints |= {run.data.tags["fingerprint"] for run in page if "fingerprint" in run.data.tags}
             if not (token := page.token):
                 return fingerprints
+
+    def close_abandoned(self, client: MlflowClient, store: Store, made: Artifact) -> None:
+        """Close what trainings with another configuration left RUNNING when they were killed: none will go on."""
+        domain, method = made.key.split("/")
+        wanted = {"asset": made.stage, "domain": domain, "method": method}
+        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
+        for run in client.search_runs([self.experiment_id], f"{query} and attributes.status = 'RUNNING'"):
+            other = run.data.tags.get("fingerprint", "")
+            if other != made.fingerprint and not store.is_building(made.stage, made.key, other):
+                client.set_terminated(run.info.run_id, KILLED)
 
     def _parent(self, client: MlflowClient, group: str) -> str:
         """The run under which the UI folds all runs of a domain (or of the corpus)."""

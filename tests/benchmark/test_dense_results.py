@@ -18,9 +18,10 @@ from support_dense import OWN, write_sets
 from react_pipeline.assets.benchmark_checks import dense_contradictions, wrong_detections
 from react_pipeline.benchmark import dense_results
 from react_pipeline.benchmark.dense_comparison import compare_dense, dense_is_current
+from react_pipeline.benchmark.dense_inputs import read_dense_sets
 from react_pipeline.benchmark.dense_measures import box_figures
 from react_pipeline.benchmark.dense_regions import Detector
-from react_pipeline.benchmark.dense_results import publish_dense, read_dense_sets
+from react_pipeline.benchmark.dense_results import publish_dense
 from react_pipeline.clip.base import publish_base
 from react_pipeline.labelled.dense_sets import dense_digests
 from react_pipeline.project.project import Project

@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
-from react_pipeline.clip.model import Clip, choose_device, from_open_clip, from_parts, load, save
+from react_pipeline.clip.model import Clip, choose_device, from_parts, load, save
+from react_pipeline.clip.pretrained import from_open_clip
 from react_pipeline.settings.config import EncoderConfig
 from react_pipeline.store.errors import InputError
 

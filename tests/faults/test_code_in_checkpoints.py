@@ -19,7 +19,8 @@ from support_text_tower import write_text_tower_checkpoint
 from transformers.utils import hub
 
 from react_pipeline.clip.base import publish_base
-from react_pipeline.clip.model import from_open_clip, load
+from react_pipeline.clip.model import load
+from react_pipeline.clip.pretrained import from_open_clip
 from react_pipeline.project.project import Project
 from react_pipeline.settings.config import EncoderConfig
 from react_pipeline.store.artifacts import Inputs
