@@ -25,7 +25,6 @@ from react_pipeline.assets.launches import registered, tags_of
 from react_pipeline.assets.partitions import DOMAINS, name_of, partition_of
 from react_pipeline.assets.reporting import INTERRUPTED, SEEN_TAG, seen
 from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.assets.step_lines import CONSOLE, StepLines
 from react_pipeline.pipeline import ALL, STAGES, method_key
 from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
 from react_pipeline.settings import METHODS, load_domains
@@ -246,3 +245,34 @@ def _valid_domains(project: Project) -> list[str]:
     for problem in problems:
         logger.warning("left out: %s", problem)
     return sorted(found)
+
+
+CONSOLE = "console"
+"""Name of the logger, under which Dagster has its own for people who read a terminal."""
+
+
+class StepLines(logging.Handler):
+    """Calls `on_line` with the lines of steps, and with Dagster's own where one is tried again."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        """Nothing is passed on before a job is given the `definition`."""
+        super().__init__()
+        self.on_line = on_line
+
+    @property
+    def definition(self) -> dg.LoggerDefinition:
+        """The logger that a job is given; it needs `{"loggers": {CONSOLE: {}}}` in the configuration of a run."""
+
+        def to_lines(_context: dg.InitLoggerContext) -> logging.Logger:
+            logger = logging.Logger(CONSOLE, logging.INFO)
+            logger.addHandler(self)
+            return logger
+
+        return dg.LoggerDefinition(to_lines, config_schema={}, description="Passes on what steps report.")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As of `logging.Handler`."""
+        about = vars(record).get("dagster_meta", {})
+        event = about.get("dagster_event")
+        if event is None or event.is_step_up_for_retry:
+            self.on_line(" ".join(str(about.get("orig_message", record.msg)).split()))

@@ -1,7 +1,7 @@
 """The benchmark's data sets as domain files: one each, and one of all their classes together.
 
 Belongs here: what these files say. Does not belong here: domain files in general
-(`react_pipeline.commands.domain_files`).
+(`react_pipeline.commands.domains`).
 """
 
 from collections.abc import Mapping

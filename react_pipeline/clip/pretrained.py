@@ -1,6 +1,6 @@
 """Pretrained: the CLIP that a configuration names, made of a folder, a checkpoint file, or a tag of open_clip.
 
-Does not belong here: our own checkpoints (`model`), fetching from the Hub (`hub`).
+Does not belong here: our own checkpoints (`model`), fetching from the Hub (`base`).
 """
 
 import logging

@@ -1,7 +1,7 @@
 """Configuration: `pipeline.yaml` and one YAML a domain, as frozen pydantic models.
 
-Belongs here: the two files as a whole, the encoder, and what a domain is. Does not belong here: the other sections
-(each in its `*_config`), reading files (`config_files`), what a step does with a value.
+Belongs here: the two files as a whole, encoder and embedding, and what a domain is. Does not belong here: the other
+sections (each in a module of its name), reading files (`files`), what a step does with a value.
 """
 
 import re
@@ -14,13 +14,20 @@ from react_pipeline.settings.automation import AutomationConfig as AutomationCon
 from react_pipeline.settings.corpus import CorpusConfig as CorpusConfig
 from react_pipeline.settings.dense import DenseConfig as DenseConfig
 from react_pipeline.settings.distributor import DistributorConfig as DistributorConfig
-from react_pipeline.settings.embedding import EmbeddingConfig as EmbeddingConfig
 from react_pipeline.settings.evaluation import ElevaterConfig as ElevaterConfig
 from react_pipeline.settings.evaluation import EvaluationSetConfig as EvaluationSetConfig
 from react_pipeline.settings.index import IndexConfig as IndexConfig
 from react_pipeline.settings.promotion import PromotionConfig as PromotionConfig
 from react_pipeline.settings.retrieval import RetrievalConfig as RetrievalConfig
-from react_pipeline.settings.training import METHODS, CustomizationConfig, Name, Section, TrainingOverrides, partial
+from react_pipeline.settings.training import (
+    METHODS,
+    CustomizationConfig,
+    Name,
+    Precision,
+    Section,
+    TrainingOverrides,
+    partial,
+)
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """What a domain's name may look like; it becomes a directory, a partition key and part of a model's name."""
@@ -73,6 +80,15 @@ class EncoderConfig(Section):
                 "do nothing; remove it, or name the architecture of your weights as `model`"
             )
         return self
+
+
+class EmbeddingConfig(Section):
+    """How images and texts become vectors. Only `precision` changes the vectors; the rest is speed."""
+
+    precision: Precision = "auto"
+    batch_size: int = Field(default=256, gt=0)
+    shards_per_group: int = Field(default=1, gt=0)
+    workers: int = Field(default=2, ge=0)
 
 
 if TYPE_CHECKING:

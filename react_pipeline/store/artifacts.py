@@ -14,8 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.store.digests import CACHE
-from react_pipeline.store.durable import sha256_of, write_atomically
+from react_pipeline.store.durable import CACHE, sha256_of, write_atomically
 from react_pipeline.store.errors import CorruptArtifact
 
 logger = logging.getLogger(__name__)
