@@ -9,7 +9,6 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from react_pipeline.benchmark.shots import FULL
-from react_pipeline.benchmark.submission import experiment_name
 from react_pipeline.settings import ElevaterConfig
 
 Adaptation = Literal["zero-shot", "linear-probe", "fine-tune"]
@@ -36,7 +35,8 @@ class Experiment:
         """Of its prediction files, as the benchmark names them; without the seed."""
         if self.adaptation == "zero-shot":
             return "zero_shot"
-        return experiment_name("linear_probe" if self.adaptation == "linear-probe" else "finetuning", self.shots)
+        method = "linear_probe" if self.adaptation == "linear-probe" else "finetuning"
+        return f"{method}_{'full' if self.shots == FULL else self.shots}"
 
     @property
     def protocols(self) -> tuple[Protocol, ...]:

@@ -6,7 +6,6 @@ here: digests and places of shards (`inventory`), reading a tar (`shards`), down
 """
 
 import io
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -91,17 +90,9 @@ def locate_shards(corpus: CorpusConfig) -> list[ShardLocation]:
         if is_url(pattern):
             found |= {shard: shard for shard in _find_remote(pattern, corpus)}
         else:
-            found |= {path.resolve(): path for path in find_shards([pattern]) if path.resolve() not in found}
+            files = find_files([pattern], (".tar",), _FIELD)
+            found |= {path.resolve(): path for path in files if path.resolve() not in found}
     return list(found.values())
-
-
-def find_shards(patterns: Iterable[str]) -> list[Path]:
-    """The local tar files of absolute paths and patterns, as `find_files`.
-
-    Raises:
-        CorpusError: Naming the pattern that finds no tar file.
-    """
-    return find_files(patterns, (".tar",), _FIELD)
 
 
 def _find_remote(pattern: str, corpus: CorpusConfig) -> list[RemoteShard]:
