@@ -40,12 +40,10 @@ class Summary:
     """The result for all assets.
 
     Attributes:
-        seconds: Of everything.
         built: How many were built.
         reused: How many were up to date, with a run or without.
         failed: Why, by place.
         skipped: What they would have been made from and failed, by place.
-        run_ids: Dagster's.
     """
 
     seconds: float = 0.0

@@ -39,7 +39,6 @@ def publish(
     """Run one step of the library for this partition, log its artifact to MLflow, and describe it.
 
     Args:
-        context: Of the asset, whose name is that of the stage.
         step: In place of the one that the row of the stage names; called with the project and the parts of the key.
 
     Raises:

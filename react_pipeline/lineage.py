@@ -103,9 +103,7 @@ def gather(
     """The results of a domain that a stage sets beside one another, and why those of other methods are left out.
 
     Args:
-        project: The pipeline.
         stage: One that gathers the results of one other stage.
-        slug: The domain.
         problem_of: What is wrong with a fresh result of a method, so that it is left out; "" if nothing is.
 
     Returns:

@@ -69,9 +69,6 @@ def union_domain() -> dict[str, Any]:
 def write_domains(root: Path, directory: Path) -> list[Path]:
     """Write the 21 domain files; safe to repeat.
 
-    Args:
-        directory: The project's folder of domains.
-
     Raises:
         InputError: If files of these names are there and say something else; then none is written.
     """

@@ -50,13 +50,11 @@ class Measurement(BaseModel):
     Attributes:
         adaptation: Of the experiment, as `shots` and `seed`.
         shots: Training images a class; 0 zero-shot, -1 all.
-        metric: The data set's own.
         value: None if it is unavailable.
         expected: Official number of test images; a figure of fewer is not the benchmark's.
         images: Digest of the test images and their labels, after training also of the training images, from which the
             shots are drawn; figures compare only where it is equal.
         seconds: To search and train, or to classify; encoding is counted with the features.
-        unavailable: Why there is no value.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -140,7 +140,6 @@ def recall(
         image_vectors: Unit vectors (N, D).
         text_vectors: Unit vectors (M, D).
         image_of_caption: For each caption the number of its image (M,).
-        ks: Ranks to count.
         block_bytes: Bounds the memory for similarities.
 
     Raises:
@@ -223,7 +222,6 @@ def measure_recall(
 
     Args:
         folder: What the images' paths are relative to.
-        slug: The domain of a customized model.
         method: How it was customized; `base` needs no domain.
 
     Raises:

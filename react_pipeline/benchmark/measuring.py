@@ -33,7 +33,6 @@ class Outcome:
     """What an experiment gave.
 
     Attributes:
-        measurements: One a protocol.
         probabilities: (N, C) of the test images, in the table's order of classes, for a prediction file; None if the
             experiment failed. After training those of the best epoch, as in the benchmark.
     """

@@ -107,8 +107,6 @@ def load(directory: Path | str, device: str = "cpu", *, foreign: bool = False) -
     """Load a checkpoint written by `save`: strictly, with its activation, normalisation and gated blocks.
 
     Args:
-        directory: The checkpoint.
-        device: Where the model goes.
         foreign: It may be a folder of the Hub, whose weights may be a plain torch file.
 
     Raises:

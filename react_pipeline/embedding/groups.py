@@ -129,7 +129,6 @@ def cut_into_groups(
     Rows have the order of the shards however these are cut.
 
     Args:
-        shards_per_group: Of new groups.
         longest_match: How many shards an earlier group has that begins with the shard of this number; 0 if there is
             none.
     """

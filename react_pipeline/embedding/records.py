@@ -25,7 +25,6 @@ class Records:
     Attributes:
         scratch: Where the records are; removed before publishing.
         locations: Of all shards, for messages.
-        max_bad_fraction: Of a shard.
     """
 
     staging: Path

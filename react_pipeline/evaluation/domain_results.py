@@ -189,7 +189,6 @@ def score(ranked: NDArray[np.int64], class_ids: NDArray[np.int64], class_names: 
     Args:
         ranked: Class ids (N, K), best first; K is min(5, C).
         class_ids: True class ids (N,).
-        class_names: C names.
     """
     hits = ranked == class_ids[:, None]
     first, within = hits[:, 0], hits.any(axis=1)

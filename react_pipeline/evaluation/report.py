@@ -45,7 +45,6 @@ def write_report(
     Args:
         directory: Made if it is not there.
         domains: Slugs; none: all valid domain files, and the overview.
-        formats: Of `FORMATS`.
 
     Raises:
         MissingArtifact: If no domain has a current comparison.

@@ -24,10 +24,6 @@ def judge_without_labels(
     stopped, so nothing else is corrected. Of those that pass, the highest estimate is promoted.
 
     Args:
-        project: The pipeline.
-        slug: The domain.
-        judgements: Of today.
-        champion: Who has the title.
         turned_down: Checkpoints that a person took back.
     """
     settings, present = project.config.promotion, {}

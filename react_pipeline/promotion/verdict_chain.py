@@ -59,7 +59,6 @@ def publish(
     """Publish a verdict. Call it with the domain's lock held, so that no other verdict follows the same one.
 
     Args:
-        verdict: The next one.
         note: A person's own words.
         extra: What was seen beside the results.
     """

@@ -38,9 +38,7 @@ class DenseSet:
     """A set of images with boxes or with label maps; paths are relative to the root, a folder may be a zip instead.
 
     Attributes:
-        name: How results name it.
         task: `detection` or `segmentation`.
-        images: Folder of the images.
         truth: The COCO instances JSON, or the folder of the label maps.
         class_names: In the order of class ids; several names of one class are separated by `;`. Of one's own set they
             are read: empty here.
@@ -114,7 +112,6 @@ class OwnDenseSet(Section):
     """One's own images with boxes or label maps; paths are relative to `dense.root`, and may hold `{domain}`.
 
     Attributes:
-        name: How results name it.
         images: Folder or zip of the images.
         annotations: COCO instances JSON; the set is of the task detection then.
         labels: Folder or zip of label PNGs, named as the images; the set is of the task segmentation then.

@@ -75,9 +75,6 @@ class LiveRun:
         """Nothing is contacted before the training starts.
 
         Args:
-            uri: MLflow's tracking URI.
-            dagster_run_id: Of the run that trains.
-            flush_seconds: Between two batches.
             dagster: Where a browser finds Dagster, if that is known.
             pending: Folder for samples of the machine that MLflow does not take; None: they are lost then.
         """
