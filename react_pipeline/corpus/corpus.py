@@ -11,9 +11,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from react_pipeline.corpus.inventory import SHARDS_FILE, remember_locations, take_stock, take_stock_of
-from react_pipeline.corpus.inventory import check_shards as check_shards
-from react_pipeline.corpus.inventory import shard_paths as shard_paths
+from react_pipeline.corpus.inventory import (
+    SHARDS_FILE,
+    remember_locations,
+    take_stock,
+    take_stock_of,
+)
 from react_pipeline.corpus.local_files import expand_names, find_files
 from react_pipeline.corpus.remote import each, list_tars
 from react_pipeline.corpus.remote_store import RemoteShard

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
-from react_pipeline.corpus.remote_store import RemoteShard as RemoteShard
-from react_pipeline.corpus.remote_store import attempt, file_system
+from react_pipeline.corpus.remote_store import RemoteShard, attempt, file_system
 from react_pipeline.store import CorpusError, ReactError
 
 PARALLEL_REQUESTS = 16

@@ -21,8 +21,6 @@ from tqdm import tqdm
 from react_pipeline.corpus import SHARDS_FILE, check_shards, count_pairs, index_shard
 from react_pipeline.embedding.earlier_embeddings import LEDGER_FILE, EarlierEmbeddings
 from react_pipeline.embedding.groups import (
-    DUPLICATE,
-    LEDGER_COLUMNS,
     LEDGER_SCHEMA,
     Group,
     cut_into_groups,
@@ -36,8 +34,6 @@ from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, held, spread
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.store import Artifact, CorpusError, Inputs, write_atomically
-
-__all__ = ["DUPLICATE", "LEDGER_COLUMNS", "LEDGER_FILE", "embed_corpus"]
 
 _SCRATCH = "scratch"
 _COUNTS_FILE = "counts.json"

@@ -14,13 +14,10 @@ import pandas as pd
 
 from react_pipeline.evaluation.bars import draw_methods
 from react_pipeline.evaluation.domain_results import EvalResult
-from react_pipeline.evaluation.intervals import Correct, share_interval
-from react_pipeline.evaluation.intervals import paired_interval as paired_interval
+from react_pipeline.evaluation.intervals import Correct, paired_interval, share_interval
 from react_pipeline.evaluation.judgement_log import Side, describe
 from react_pipeline.evaluation.judgements import JUDGEMENTS, Judgements, judgements_of, row_of
-from react_pipeline.evaluation.tables import MEAN as MEAN
-from react_pipeline.evaluation.tables import METRICS, per_class_table, typed
-from react_pipeline.evaluation.tables import to_markdown as to_markdown
+from react_pipeline.evaluation.tables import METRICS, per_class_table, to_markdown, typed
 from react_pipeline.lineage import Shown, gather, gathered_is_current, resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project

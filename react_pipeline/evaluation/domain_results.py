@@ -16,15 +16,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
 from scipy.special import logsumexp  # type: ignore[import-untyped]
 
-from react_pipeline.clip import LOGIT_SCALE, ClipClassifier, load_classifier, zero_shot_head
+from react_pipeline.clip import LOGIT_SCALE, ClipClassifier, load_classifier
 from react_pipeline.labelled import encode_images, preprocessing_for, read_images
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig
 from react_pipeline.store import Artifact, CorruptArtifact
-
-__all__ = ["ClassResult", "EvalResult", "evaluate", "score", "write_evaluation", "zero_shot_head"]
 
 STAGE = "domain_results"
 EVALUATOR_VERSION = "2"

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from react_pipeline.settings.automation import AutomationConfig as AutomationConfig
-from react_pipeline.settings.corpus import CorpusConfig as CorpusConfig
-from react_pipeline.settings.dense import DenseConfig as DenseConfig
-from react_pipeline.settings.distributor import DistributorConfig as DistributorConfig
-from react_pipeline.settings.evaluation import ElevaterConfig as ElevaterConfig
-from react_pipeline.settings.evaluation import EvaluationSetConfig as EvaluationSetConfig
-from react_pipeline.settings.index import IndexConfig as IndexConfig
-from react_pipeline.settings.promotion import PromotionConfig as PromotionConfig
-from react_pipeline.settings.retrieval import RetrievalConfig as RetrievalConfig
+from react_pipeline.settings.automation import AutomationConfig
+from react_pipeline.settings.corpus import CorpusConfig
+from react_pipeline.settings.dense import DenseConfig
+from react_pipeline.settings.distributor import DistributorConfig
+from react_pipeline.settings.evaluation import ElevaterConfig, EvaluationSetConfig
+from react_pipeline.settings.index import IndexConfig
+from react_pipeline.settings.promotion import PromotionConfig
+from react_pipeline.settings.retrieval import RetrievalConfig
 from react_pipeline.settings.training import (
     METHODS,
     CustomizationConfig,

@@ -10,7 +10,6 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from react_pipeline.settings.shard_patterns import REMOTE_SCHEMES as REMOTE_SCHEMES
 from react_pipeline.settings.shard_patterns import check_shard_name
 from react_pipeline.settings.training import Fraction, Section
 

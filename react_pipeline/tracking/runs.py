@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 from react_pipeline.pipeline import ALL
 from react_pipeline.store import Artifact, Store, locked
 from react_pipeline.tracking.models import Measured
-from react_pipeline.tracking.notes import NOTE_TAG as NOTE_TAG
-from react_pipeline.tracking.notes import mlflow_url
+from react_pipeline.tracking.notes import NOTE_TAG, mlflow_url
 from react_pipeline.tracking.values import MAX_TAG_CHARS, TRAINING_PREFIX, Row
 from react_pipeline.tracking.views import run_url, save_views, view_url
 
