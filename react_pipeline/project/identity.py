@@ -7,8 +7,8 @@ outside the store, which a step digests itself. A field that only changes speed 
 from pathlib import Path
 from typing import Any
 
+from react_pipeline.project.outside import seed_digests
 from react_pipeline.project.project import Project
-from react_pipeline.project.seed_files import seed_digests
 from react_pipeline.settings import SPEED_FIELDS, is_linear_head, unused_fields
 from react_pipeline.store import CURRENT
 
