@@ -226,7 +226,7 @@ def test_a_hub_name_gets_no_code_run_either(
         del model_cfg["text_cfg"]["hf_model_name"]
         model_cfg["text_cfg"] |= {"width": 32, "heads": 2, "layers": 1}
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "evil", model_cfg)
-    monkeypatch.setattr("react_pipeline.clip.model.load_strictly", lambda *_: None)
+    monkeypatch.setattr("react_pipeline.clip.pretrained.load_strictly", lambda *_: None)
     weights = folder / "open_clip_model.safetensors"
     # transformers 5 reads such a tokenizer by a class of its own, transformers 4 refuses it.
     with nullcontext() if part == "tokenizer" and NEWER else pytest.raises(InputError, match="custom code"):
