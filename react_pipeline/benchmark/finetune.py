@@ -1,7 +1,7 @@
 """Fine-tuning: the image tower and a linear head train together, as ELEVATER does.
 
 Belongs here: a classifier made of a copy of the tower and a head, and its training on images. Does not belong here:
-which trials to run (`search`), reading images, heads on fixed features (`probe`).
+which trials to run (`sweep`), reading images, heads on fixed features (`probe`).
 
 The tower changes with each step, so nothing can be computed once: a trial encodes every image in every epoch, and
 trials run one after another, each on a fresh copy. The given model is never changed; its text tower and its logit scale

@@ -1,7 +1,7 @@
 """A linear head as ELEVATER builds it: its settings, where it starts, its loss, its batches, how it is scored.
 
 Belongs here: what training a head alone (`probe`) and with the tower (`finetune`) have in common. Does not belong here:
-training loops, which trials to run (`search`). Shapes: N examples, B of them in a batch, D width of the features, C
+training loops, which trials to run (`sweep`). Shapes: N examples, B of them in a batch, D width of the features, C
 classes, T trials.
 """
 
@@ -54,7 +54,7 @@ class Head:
 
     @classmethod
     def from_text(cls, zero_shot: Tensor) -> Self:
-        """Start from class vectors (D, C) of a text tower (`evaluate.zero_shot_head`), with a bias of 0."""
+        """Start from class vectors (D, C) of a text tower (`clip.zero_shot_head`), with a bias of 0."""
         return cls(zero_shot.T.float().contiguous(), torch.zeros(zero_shot.shape[1]))
 
     @classmethod

@@ -1,7 +1,7 @@
 """Linear probe: a linear head on the features of a frozen image tower, trained as ELEVATER does.
 
 Belongs here: training heads on features that were computed once. Does not belong here: where heads start and their loss
-(`head`), which trials to run (`search`), encoding images, training the tower (`finetune`).
+(`head`), which trials to run (`sweep`), encoding images, training the tower (`finetune`).
 
 The tower is frozen and images are not augmented, so features never change: they are computed once, for all trials. All
 trials of a round see the same batches in the same order, so they are one problem with T heads side by side: one matrix

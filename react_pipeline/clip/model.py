@@ -111,7 +111,7 @@ def load(directory: Path | str, device: str = "cpu", *, foreign: bool = False) -
 
     Raises:
         InputError: If the directory holds no such checkpoint, if weights and architecture differ, or if it asks for
-            code to be run (`modeling.trust`).
+            code to be run (`trust`).
     """
     directory = Path(directory)
     model_cfg, preprocess_cfg = read_config(directory)

@@ -1,7 +1,7 @@
 """The inventory of a corpus' shards: where each is, and what identifies its content.
 
 Belongs here: the file `shards.parquet` of the artifact `corpus`, and finding changed shards. Does not belong here:
-which shards make a corpus (`corpus`), reading them (`shards`), remembering digests (`digests`).
+which shards make a corpus (`corpus`), reading them (`shards`), remembering digests (`store`).
 """
 
 import json

@@ -1,7 +1,7 @@
 """Overview: the comparisons of all domains as one table, with the mean of each method.
 
 Belongs here: which domains it lists, and whether the published one is still what would be built today. Does not
-belong here: the comparison of one domain (`compare`), or how a page looks (`dashboard`).
+belong here: the comparison of one domain (`comparison`), or how a page looks (`dashboard`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence

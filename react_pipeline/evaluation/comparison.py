@@ -1,8 +1,8 @@
 """Comparison: the results of a domain's methods beside those of the base, as tables, a figure and a page.
 
 Belongs here: which results may share a table, differences to the base and to the control, means over domains.
-Does not belong here: measuring anything (`evaluate`), intervals (`reports.intervals`), how tables and page look
-(`reports.tables`, `dashboard`).
+Does not belong here: measuring anything (`domain_results`), intervals (`intervals`), how tables and page look
+(`tables`, `dashboard`).
 """
 
 import json

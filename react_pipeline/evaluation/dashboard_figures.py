@@ -1,6 +1,6 @@
 """Figures of the pages: what plotly draws of a comparison and of the overview.
 
-Belongs here: traces, axes, colours. Does not belong here: numbers (`compare`), the page around them (`dashboard`).
+Belongs here: traces, axes, colours. Does not belong here: numbers (`comparison`), the page around them (`dashboard`).
 Plotly reads tags in every text it draws, so each name from outside goes through `plain`.
 """
 

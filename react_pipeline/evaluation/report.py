@@ -1,7 +1,7 @@
 """Reports: the published comparisons as a folder that can be sent to someone.
 
-Belongs here: which files go where, and saying what is missing. Does not belong here: making a comparison (`compare`)
-or an overview (`overview`); nothing is measured here, and a stale comparison gives no number.
+Belongs here: which files go where, and saying what is missing. Does not belong here: making a comparison (`comparison`)
+or an overview (`all_domains`); nothing is measured here, and a stale comparison gives no number.
 """
 
 import shutil

@@ -1,6 +1,6 @@
 """The one entry for reading a data set, in any of the known layouts.
 
-Does not belong here: what a layout looks like (`manifests`, `folders`, `webdatasets`, `originals`).
+Does not belong here: what a layout looks like (`index_files`, `folders`, `webdatasets`, `originals`).
 """
 
 import logging

@@ -1,6 +1,6 @@
 """Configuration of training: the methods, the fields of one training, and how defaults and overrides are joined.
 
-Does not belong here: what a training does (`customize`), the rest of the configuration (`config`).
+Does not belong here: what a training does (`training`), the rest of the configuration (`config`).
 """
 
 from collections.abc import Mapping

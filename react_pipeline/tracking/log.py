@@ -1,7 +1,7 @@
 """Tracking: every published artifact as one MLflow run, written once and never at the cost of a result.
 
 Belongs here: what of an artifact goes to MLflow, the model registry, and the queue of what could not be logged yet.
-Does not belong here: how a run is found (`tracking.runs`), a training under way (`tracking.live`), deciding what is
+Does not belong here: how a run is found (`runs`), a training under way (`live`), deciding what is
 champion.
 
 An artifact is on disk before its run is written. It is queued in `<store>/.pending_tracking` first and leaves the

@@ -1,6 +1,6 @@
 """The values of an artifact as MLflow takes them: flat names of allowed letters, finite numbers, bounded texts.
 
-Belongs here: flattening and MLflow's limits. Does not belong here: talking to MLflow (`tracking.runs`).
+Belongs here: flattening and MLflow's limits. Does not belong here: talking to MLflow (`runs`).
 """
 
 import json
