@@ -1,6 +1,6 @@
 """A verdict as people read it: the table of candidates and the figure of their intervals.
 
-Belongs here: the files of a `decision` artifact. Does not belong here: deciding (`verdicts`, `decision`).
+Belongs here: the files of a `promotion` artifact. Does not belong here: deciding (`verdicts`, `decision`).
 """
 
 from collections.abc import Mapping, Sequence
