@@ -35,6 +35,10 @@ from react_pipeline.upkeep import APART, Place, left_out_groups, up_to_date
 logger = logging.getLogger(__name__)
 
 
+CONSOLE = "console"
+"""Name of the logger, under which Dagster has its own for people who read a terminal."""
+
+
 @dataclass
 class Summary:
     """The result for all assets.
@@ -243,10 +247,6 @@ def _valid_domains(project: Project) -> list[str]:
     for problem in problems:
         logger.warning("left out: %s", problem)
     return sorted(found)
-
-
-CONSOLE = "console"
-"""Name of the logger, under which Dagster has its own for people who read a terminal."""
 
 
 class StepLines(logging.Handler):

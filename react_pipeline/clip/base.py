@@ -17,6 +17,9 @@ from react_pipeline.project import Project
 from react_pipeline.settings import HUB_PREFIX, EncoderConfig
 from react_pipeline.store import Artifact, InputError, sha256_of
 
+_CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+_TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model")
+
 
 def publish_base(project: Project) -> Artifact:
     """Publish the encoder of the configuration as the artifact `base_checkpoint`.
@@ -57,10 +60,6 @@ def _digests(encoder: EncoderConfig) -> Any:
         return None
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     return {file.relative_to(path).as_posix() if path.is_dir() else "": sha256_of(file) for file in files}
-
-
-_CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
-_TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model")
 
 
 @contextmanager

@@ -31,6 +31,9 @@ EVALUATOR_VERSION = "2"
 TOP = 5
 
 
+TEMPERATURE_BOUNDS = (1e-2, 1e3)
+
+
 class ClassResult(BaseModel):
     """One class: its images, how many of them were right at rank 1 and within the top 5."""
 
@@ -232,9 +235,6 @@ def _write_result(directory: Path, result: EvalResult) -> None:
     table.to_parquet(directory / "per_class.parquet", index=False)
 
 
-BOUNDS = (1e-2, 1e3)
-
-
 def fit_temperature(logits: NDArray[np.float32], class_ids: NDArray[np.int64]) -> float:
     """The temperature T that minimises the cross-entropy of softmax(logits / T): temperature scaling (Guo et al. 2017).
 
@@ -253,4 +253,4 @@ def fit_temperature(logits: NDArray[np.float32], class_ids: NDArray[np.int64]) -
         return float((logsumexp(scores * scale, axis=1) - expected * scale).mean())
 
     # Convex in 1 / T, so there is one minimum.
-    return float(np.exp(minimize_scalar(loss, bounds=np.log(BOUNDS), method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURE_BOUNDS), method="bounded").x))

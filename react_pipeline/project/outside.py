@@ -27,6 +27,9 @@ MAX_LISTED = 100_000
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 
 
+MISSING = "missing"
+
+
 @dataclass(frozen=True)
 class Files:
     """Local files that a stage reads.
@@ -155,9 +158,6 @@ def _files_below(folder: Path) -> Iterator[Path]:
     for directory, below, files in os.walk(folder):
         below.sort()
         yield from (Path(directory, name) for name in sorted(files))
-
-
-MISSING = "missing"
 
 
 def seed_path(directory: Path, seed: Path) -> Path:

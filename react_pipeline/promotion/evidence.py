@@ -25,6 +25,9 @@ REEVALUATED = "reevaluated_results"
 NEVER = "never evaluated"
 
 
+CHECKPOINT = "customized_checkpoint"
+
+
 @dataclass(frozen=True)
 class Evidence:
     """What a decision sees.
@@ -157,9 +160,6 @@ def results_of(project: Project, slug: str, method: str, checkpoint: str) -> lis
             if entry is not None:
                 found.append(entry)
     return found
-
-
-CHECKPOINT = "customized_checkpoint"
 
 
 def reevaluate(project: Project, slug: str) -> Artifact:

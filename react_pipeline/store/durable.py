@@ -22,6 +22,10 @@ NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSY
 """A network file system without a lock service."""
 
 
+CACHE = ".cache"
+"""Folder of a store for what can be lost without harm."""
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, as 64 hexadecimal digits."""
     with path.open("rb") as file:
@@ -105,10 +109,6 @@ def locked(path: Path) -> Iterator[None]:
     with path.open("a") as file:
         lock(file)
         yield
-
-
-CACHE = ".cache"
-"""Folder of a store for what can be lost without harm."""
 
 
 def remembered_sha256(root: Path, path: Path) -> str:
