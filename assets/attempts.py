@@ -6,16 +6,17 @@ inputs, the digest of the sources and the number of the try.
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import dagster as dg
 
 import react_pipeline
 from react_pipeline import assets
+from react_pipeline.assets.declared import blocking_checks
 from react_pipeline.assets.launches import is_alive
 from react_pipeline.assets.partitions import name_of
 from react_pipeline.assets.reporting import INTERRUPTED
@@ -132,6 +133,12 @@ def instance_with_runs(project: Project) -> dg.DagsterInstance | None:
     # Without a storage of its own, Dagster keeps its databases in the home.
     elsewhere = settings.is_file() and "\nstorage:" in f"\n{settings.read_text(encoding='utf-8')}"
     return dg.DagsterInstance.from_config(str(home)) if elsewhere or (home / "history").is_dir() else None
+
+
+def evaluations_of(instance: dg.DagsterInstance, stage: str, key: str) -> Sequence[Any]:
+    """The last evaluation of each blocking check of an artifact, planned ones too."""
+    partitions = None if (partition := name_of(key)) is None else [partition]
+    return instance.event_log_storage.get_asset_check_partition_info(blocking_checks(stage), partition_keys=partitions)
 
 
 def newest_run(instance: dg.DagsterInstance, task: Task) -> dg.DagsterRun | None:

@@ -1,8 +1,9 @@
-"""Checks of the benchmark's assets; see `checks`.
+"""Checks of the assets of the benchmark, of detection and of segmentation; see `checks`.
 
 Belongs here: assertions on published files alone. Does not belong here: repairing anything.
 """
 
+import json
 from collections.abc import Iterator
 
 import dagster as dg
@@ -12,7 +13,7 @@ import pandas as pd
 from react_pipeline.assets.checks import unmeasured, warning_below
 from react_pipeline.assets.declared import check
 from react_pipeline.assets.partitions import key_of
-from react_pipeline.assets.resources import ProjectParam
+from react_pipeline.assets.resources import CheckContext, ProjectParam
 from react_pipeline.benchmark import MEAN, compare_summaries, digests_of_test_images
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pipeline import method_key
@@ -24,9 +25,7 @@ CHUNK_ROWS = 65_536
 
 
 @check("benchmark_features", blocking=True)
-def features_are_finite_and_have_a_direction(
-    context: dg.AssetCheckExecutionContext, project: ProjectParam
-) -> dg.AssetCheckResult:
+def features_are_finite_and_have_a_direction(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
     """Features are kept as the tower gives them, so their length is not 1; but it is made 1, which 0 cannot be."""
     artifact = project.load().store.current("benchmark_features", key_of(context))
     bad = {name: count for name, count in bad_features(artifact) if count}
@@ -36,9 +35,7 @@ def features_are_finite_and_have_a_direction(
 
 
 @check("benchmark_results", blocking=True)
-def what_is_unavailable_has_no_value(
-    context: dg.AssetCheckExecutionContext, project: ProjectParam
-) -> dg.AssetCheckResult:
+def what_is_unavailable_has_no_value(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
     """Missing data must never count as a score of zero, nor a figure exist without images."""
     artifact = project.load().store.current("benchmark_results", key_of(context))
     wrong = contradictions(pd.read_parquet(artifact.file("results.parquet")))
@@ -52,9 +49,7 @@ def what_is_unavailable_has_no_value(
 
 
 @check("benchmark_results")
-def benchmark_mean_is_at_least_base(
-    context: dg.AssetCheckExecutionContext, project: ProjectParam
-) -> dg.AssetCheckResult:
+def benchmark_mean_is_at_least_base(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
     """Zero-shot, on the data sets that both were measured on: customization should not cost on average."""
     pipeline, key = project.load(), key_of(context)
     slug, method = key.split("/")
@@ -72,9 +67,7 @@ def benchmark_mean_is_at_least_base(
 
 
 @check("benchmark_results")
-def training_pairs_hold_no_test_image(
-    context: dg.AssetCheckExecutionContext, project: ProjectParam
-) -> dg.AssetCheckResult:
+def training_pairs_hold_no_test_image(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
     """A test image among the training pairs makes its data set's figure worthless; near duplicates are not seen."""
     return look_for_test_images(project.load(), *key_of(context).split("/"))
 
@@ -122,3 +115,58 @@ def contradictions(rows: pd.DataFrame) -> int:
     no_images = has_value & (rows["n"] == 0)
     no_fraction = has_value & ~rows["value"].between(0, 1)
     return int(((has_value == has_reason) | no_images | no_fraction).sum())
+
+
+@check("dense_results", blocking=True)
+def detections_are_finite_and_in_their_images(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
+    """A score that is not finite comes from such features; a box outside its image from another set's images."""
+    wrong = wrong_detections(project.load().store.current("dense_results", key_of(context)))
+    return dg.AssetCheckResult(passed=wrong == 0, metadata={"wrong": wrong}, description=f"{wrong} wrong detections")
+
+
+@check("dense_results", blocking=True)
+def what_was_not_measured_has_no_value(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
+    """Every class of a figure belongs to its set by name, and data that are not there never count as 0."""
+    artifact = project.load().store.current("dense_results", key_of(context))
+    wrong = dense_contradictions(artifact)
+    reason = artifact.counts.get("unavailable") or artifact.counts.get("not_measured") or "none"
+    return dg.AssetCheckResult(
+        passed=wrong == 0,
+        metadata={"wrong": wrong},
+        description=f"{wrong} rows contradict themselves; missing: {reason}",
+    )
+
+
+def wrong_detections(artifact: Artifact) -> int:
+    """Detections whose score is no fraction, or whose box has no area or is not in its image."""
+    files = [name for name in artifact.manifest["files"] if name.startswith("detections/")]
+    if not files:
+        return 0
+    sizes = pd.read_parquet(artifact.file("images.parquet"))
+    wrong = 0
+    for name in files:
+        found = pd.DataFrame(json.loads(artifact.file(name).read_text(encoding="utf-8")))
+        if found.empty:
+            continue
+        of_set = sizes[sizes["set"] == name.removeprefix("detections/").split("--")[0]]
+        joined = found.merge(of_set, on="image_id", how="left")
+        left, top, width, height = np.array(joined["bbox"].tolist(), float).T
+        inside = (left >= -0.01) & (top >= -0.01) & (width > 0) & (height > 0)
+        # Boxes are written with two decimals.
+        inside &= (left + width <= joined["width"] + 0.02) & (top + height <= joined["height"] + 0.02)
+        wrong += int((~(inside & joined["score"].between(0, 1))).sum())
+    return wrong
+
+
+def dense_contradictions(artifact: Artifact) -> int:
+    """Rows with a value and a reason, or with neither; figures that are no fraction; classes of no measured set."""
+    if artifact.counts.get("unavailable"):
+        return 0
+    rows = pd.read_parquet(artifact.file("results.parquet"))
+    classes = pd.read_parquet(artifact.file("per_class.parquet"))
+    measured = rows[rows["value"].notna()]
+    fractions = measured[measured["figure"] != "classes"]["value"]
+    places = set(zip(measured["set"], measured["source"], strict=True))
+    strangers = [place for place in zip(classes["set"], classes["source"], strict=True) if place not in places]
+    both = (rows["value"].notna() == rows["unavailable"].notna()).sum()
+    return int(both + (~fractions.between(0, 1)).sum() + len(strangers))

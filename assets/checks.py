@@ -13,7 +13,7 @@ import numpy as np
 
 from react_pipeline.assets.declared import check
 from react_pipeline.assets.partitions import key_of
-from react_pipeline.assets.resources import ProjectParam
+from react_pipeline.assets.resources import CheckContext, ProjectParam
 from react_pipeline.embedding import FOLDERS, vector_files
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pipeline import ALL, method_key
@@ -70,7 +70,7 @@ def recall_is_sufficient(project: ProjectParam) -> dg.AssetCheckResult:
 
 
 @check("retrieved_set", blocking=True)
-def classes_have_pairs(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
+def classes_have_pairs(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
     """A class with hardly any pair is not learned; too many of these and nothing is trained."""
     pipeline, slug = project.load(), key_of(context)
     counts, settings = pipeline.store.current("retrieved_set", slug).counts, pipeline.retrieval(slug)
@@ -84,23 +84,19 @@ def classes_have_pairs(context: dg.AssetCheckExecutionContext, project: ProjectP
 
 
 @check("retrieved_set", blocking=True)
-def retrieved_set_holds_no_evaluation_image(
-    context: dg.AssetCheckExecutionContext, project: ProjectParam
-) -> dg.AssetCheckResult:
+def retrieved_set_holds_no_evaluation_image(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
     """Training on the images one measures with would make every number worthless."""
     return leakage(project.load(), "retrieved_set", key_of(context))
 
 
 @check("control_set", blocking=True)
-def control_set_holds_no_evaluation_image(
-    context: dg.AssetCheckExecutionContext, project: ProjectParam
-) -> dg.AssetCheckResult:
+def control_set_holds_no_evaluation_image(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
     """The control is held to the same rule as the retrieved set."""
     return leakage(project.load(), "control_set", key_of(context))
 
 
 @check("customized_checkpoint", blocking=True)
-def loss_is_finite(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
+def loss_is_finite(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
     """A loss that was ever NaN or infinite leaves weights that mean nothing."""
     artifact = project.load().store.current("customized_checkpoint", key_of(context))
     losses = [json.loads(line)["loss"] for line in artifact.file("metrics.jsonl").read_text().splitlines()]
@@ -113,7 +109,7 @@ def loss_is_finite(context: dg.AssetCheckExecutionContext, project: ProjectParam
 
 
 @check("customized_checkpoint", blocking=True)
-def training_starts_at_the_base(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
+def training_starts_at_the_base(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
     """Closed gates must leave the base exactly as it is; otherwise a gain is not the training's.
 
     A linear head must start as the zero-shot head of the base.
@@ -131,7 +127,7 @@ def training_starts_at_the_base(context: dg.AssetCheckExecutionContext, project:
 
 
 @check("domain_results")
-def accuracy_is_at_least_base(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
+def accuracy_is_at_least_base(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
     """Customization should not make the model worse on its own domain."""
     pipeline, key = project.load(), key_of(context)
     base = fresh_or_none(pipeline, "domain_results", method_key(key.split("/")[0], "base"))
@@ -143,9 +139,7 @@ def accuracy_is_at_least_base(context: dg.AssetCheckExecutionContext, project: P
 
 
 @check("comparison")
-def gain_is_not_shared_by_the_control(
-    context: dg.AssetCheckExecutionContext, project: ProjectParam
-) -> dg.AssetCheckResult:
+def gain_is_not_shared_by_the_control(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
     """A gain that random pairs give too is no gain of retrieval; this is the smallest lead of any method."""
     top1 = project.load().store.current("comparison", key_of(context)).counts["top1"]
     leads = {

@@ -9,29 +9,16 @@ from typing import Any
 import dagster as dg
 
 # Importing these declares their assets and checks.
-from react_pipeline.assets import (  # noqa: F401
-    automation,
-    benchmark,
-    benchmark_checks,
-    checks,
-    corpus,
-    dense,
-    domains,
-    evaluation,
-    freshness,
-    promotion,
-)
+from react_pipeline.assets import automation, benchmark_checks, checks, promotion, stages  # noqa: F401
 from react_pipeline.assets.declared import assets_of, checks_of
 from react_pipeline.assets.resources import ProjectResource, TrackingResource, fixed
 from react_pipeline.assets.upkeep_sensor import upkeep
-from react_pipeline.settings import METHODS
+from react_pipeline.settings import METHODS, AutomationConfig
 from react_pipeline.store import ReactError
 
 
 def build_defs(
-    methods: Sequence[str] = (),
-    loggers: Mapping[str, dg.LoggerDefinition] | None = None,
-    **resource_overrides: Any,
+    methods: Sequence[str] = (), loggers: Mapping[str, dg.LoggerDefinition] | None = None, **resource_overrides: Any
 ) -> dg.Definitions:
     """All definitions.
 
@@ -41,27 +28,23 @@ def build_defs(
         resource_overrides: Replace `project` or `tracking`, in tests or from the command line.
     """
     resources = {"project": ProjectResource(), "tracking": TrackingResource(), **resource_overrides}
-    settings = automation.settings_of(resources["project"])
-    wanted = [method for method in METHODS if method in {*methods_of(resources["project"]), *methods}]
+    try:
+        config = resources["project"].load().config
+        configured, settings = config.methods, config.automation
+    except ReactError:  # nothing is automatic then, and no partition disappears
+        configured, settings = METHODS, AutomationConfig(schedule=None)
+    wanted = [method for method in METHODS if method in {*configured, *methods}]
     return dg.Definitions(
-        assets=[domains.domain_file, *assets_of(wanted)],
+        assets=[stages.domain_file, *assets_of(wanted)],
         asset_checks=checks_of(wanted),
         jobs=automation.jobs(),
         schedules=automation.recustomize(settings),
-        sensors=[automation.domain_files, freshness.freshness, upkeep(settings)],
+        sensors=[automation.domain_files, automation.freshness, upkeep(settings)],
         # A process for each step and check would load torch and these definitions again and again.
         executor=dg.in_process_executor,
         resources={name: fixed(resource) for name, resource in resources.items()},
         loggers=loggers,
     )
-
-
-def methods_of(project: ProjectResource) -> tuple[str, ...]:
-    """`methods` of pipeline.yaml; all there are if the file is broken, so that no partition disappears."""
-    try:
-        return project.load().config.methods
-    except ReactError:
-        return METHODS
 
 
 defs = build_defs()

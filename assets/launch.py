@@ -1,9 +1,9 @@
 """Launching: materialize assets from the command line, in one process, on the real Dagster instance.
 
-Belongs here: which runs a selection becomes, in which order, what happens after one fails. Does not belong here: what
-is up to date (`react_pipeline.upkeep`, `recorded`), what a killed launch leaves behind (`launches`). Every run makes
-one artifact and has its events, checks and metadata in the Dagster UI like one that was started there. One process for
-all of them imports torch and loads the definitions once.
+Belongs here: which runs a selection becomes, in which order, which of them are needed, what happens after one fails.
+Does not belong here: what is out of date (`react_pipeline.upkeep`), what a killed launch leaves behind (`launches`).
+Every run makes one artifact and looks in the UI like one that was started there. One process for all of them imports
+torch and loads the definitions once.
 """
 
 import logging
@@ -11,27 +11,32 @@ import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import dagster as dg
 
-from react_pipeline.assets.attempts import reason_of
+from react_pipeline.assets.attempts import evaluations_of, reason_of
+from react_pipeline.assets.automation import DATA_VERSION_TAG
+from react_pipeline.assets.declared import blocking_checks
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.event_databases import held_open
 from react_pipeline.assets.launches import registered, tags_of
-from react_pipeline.assets.partitions import DOMAINS, partition_of
-from react_pipeline.assets.recorded import Recorded
-from react_pipeline.assets.reporting import INTERRUPTED
+from react_pipeline.assets.partitions import DOMAINS, name_of, partition_of
+from react_pipeline.assets.reporting import INTERRUPTED, SEEN_TAG, seen
 from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.assets.step_lines import CONSOLE, StepLines
 from react_pipeline.pipeline import ALL, STAGES, method_key
 from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
 from react_pipeline.settings import METHODS, load_domains
-from react_pipeline.store import InputError, ReactError
+from react_pipeline.store import Artifact, InputError, ReactError
 from react_pipeline.tracking import Tracking
 from react_pipeline.upkeep import APART, Place, left_out_groups, up_to_date
 
 logger = logging.getLogger(__name__)
+
+
+CONSOLE = "console"
+"""Name of the logger, under which Dagster has its own for people who read a terminal."""
 
 
 @dataclass
@@ -39,12 +44,10 @@ class Summary:
     """The result for all assets.
 
     Attributes:
-        seconds: Of everything.
         built: How many were built.
         reused: How many were up to date, with a run or without.
         failed: Why, by place.
         skipped: What they would have been made from and failed, by place.
-        run_ids: Dagster's.
     """
 
     seconds: float = 0.0
@@ -53,6 +56,47 @@ class Summary:
     failed: dict[Place, str] = field(default_factory=dict)
     skipped: dict[Place, str] = field(default_factory=dict)
     run_ids: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Recorded:
+    """What Dagster and MLflow show of a project's artifacts, so that no run is needed to show it."""
+
+    instance: dg.DagsterInstance
+    project: Project
+
+    @cached_property
+    def _tracking(self) -> Tracking:
+        return Tracking.of(self.project)
+
+    @cached_property
+    def _logged(self) -> set[str] | None:
+        return self._tracking.logged(self.project)
+
+    def is_up_to_date(self, place: Place) -> bool:
+        """Whether an artifact is what would be built today, and is shown."""
+        try:
+            return self.shows(up_to_date(self.project, *place))
+        except (ReactError, OSError, ValueError):
+            return False  # if it is more than out of date, the step itself says so
+
+    def shows(self, artifact: Artifact) -> bool:
+        """Whether its materialization, its passed blocking checks and its MLflow run are there."""
+        stage, key = artifact.stage, artifact.key
+        if self._logged is not None and artifact.fingerprint not in self._logged:
+            return False
+        if stage == "promotion" and self._tracking.hand_edit(self.project, key) is not None:
+            return False
+        today, partition = seen(self.project, STAGES[stage], key), name_of(key)
+        wanted = dg.AssetRecordsFilter(dg.AssetKey(stage), asset_partitions=[partition] if partition else None)
+        records = self.instance.fetch_materializations(wanted, limit=1).records
+        made = [record.asset_materialization for record in records if record.asset_materialization]
+        tags = made[0].tags or {} if made else {}
+        if not today or (tags.get(DATA_VERSION_TAG), tags.get(SEEN_TAG)) != (artifact.fingerprint, today):
+            return False
+        checks = evaluations_of(self.instance, stage, key)
+        passed = [info for info in checks if info.latest_execution_status.value == "SUCCEEDED" and info.is_current]
+        return {info.check_key for info in passed} == set(blocking_checks(stage))
 
 
 def open_instance(project: Project) -> dg.DagsterInstance:
@@ -105,7 +149,7 @@ def materialize(
             if blocked := _blocked_by(place, places, {*summary.failed, *summary.skipped}):
                 summary.skipped[place] = f"{blocked} failed"
                 on_line(f"{named(place)}: skipped")
-            elif _is_shown(recorded, place):
+            elif recorded.is_up_to_date(place):
                 summary.reused += 1
             else:
                 _run(defs, instance, name, place, summary)
@@ -156,13 +200,6 @@ def named(place: Place) -> str:
     return place[0] if place[1] == ALL else " ".join(place)
 
 
-def _is_shown(recorded: Recorded, place: Place) -> bool:
-    try:
-        return recorded.shows(up_to_date(recorded.project, *place))
-    except (ReactError, OSError, ValueError):
-        return False  # if it is more than out of date, the step itself says so
-
-
 def _blocked_by(place: Place, places: Sequence[Place], failed: set[Place]) -> str:
     """What failed of all that an artifact is made from; of results that are gathered, one is enough."""
     stage, key = place
@@ -210,3 +247,30 @@ def _valid_domains(project: Project) -> list[str]:
     for problem in problems:
         logger.warning("left out: %s", problem)
     return sorted(found)
+
+
+class StepLines(logging.Handler):
+    """Calls `on_line` with the lines of steps, and with Dagster's own where one is tried again."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        """Nothing is passed on before a job is given the `definition`."""
+        super().__init__()
+        self.on_line = on_line
+
+    @property
+    def definition(self) -> dg.LoggerDefinition:
+        """The logger that a job is given; it needs `{"loggers": {CONSOLE: {}}}` in the configuration of a run."""
+
+        def to_lines(_context: dg.InitLoggerContext) -> logging.Logger:
+            logger = logging.Logger(CONSOLE, logging.INFO)
+            logger.addHandler(self)
+            return logger
+
+        return dg.LoggerDefinition(to_lines, config_schema={}, description="Passes on what steps report.")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As of `logging.Handler`."""
+        about = vars(record).get("dagster_meta", {})
+        event = about.get("dagster_event")
+        if event is None or event.is_step_up_for_retry:
+            self.on_line(" ".join(str(about.get("orig_message", record.msg)).split()))

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import dagster as dg
 
+from react_pipeline.assets.resources import CheckContext, Context
 from react_pipeline.pipeline import ALL, Stage
 from react_pipeline.settings import SLUG
 
@@ -60,7 +61,7 @@ def name_of(key: str) -> str | None:
     return None if partition is None else str(partition)
 
 
-def key_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> str:
+def key_of(context: Context | CheckContext) -> str:
     """What the library calls this partition: `all`, a domain, or `<domain>/<method>`.
 
     Raises:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import dagster as dg
 
-from react_pipeline.assets.resources import REPOSITORY, TrackingResource
+from react_pipeline.assets.resources import REPOSITORY, Context, TrackingResource
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
@@ -90,9 +90,7 @@ class Progress:
         self._observer.failed(error)
 
 
-def train(
-    context: dg.AssetExecutionContext, project: Project, tracking: TrackingResource, slug: str, method: str
-) -> Artifact:
+def train(context: Context, project: Project, tracking: TrackingResource, slug: str, method: str) -> Artifact:
     """Customize in this process, or in as many as the configuration and `REACT_TORCHRUN_ARGS` say.
 
     Raises:
@@ -123,12 +121,7 @@ def arguments_for_several_nodes(method: str) -> list[str]:
 
 
 def launch(
-    context: dg.AssetExecutionContext,
-    project: Project,
-    tracking: TrackingResource,
-    slug: str,
-    method: str,
-    processes: int,
+    context: Context, project: Project, tracking: TrackingResource, slug: str, method: str, processes: int
 ) -> Artifact:
     """Train with torchrun and return the published checkpoint.
 

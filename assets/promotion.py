@@ -9,7 +9,7 @@ from react_pipeline.assets.declared import check, stage_asset
 from react_pipeline.assets.metadata import data_uri
 from react_pipeline.assets.partitions import key_of
 from react_pipeline.assets.reporting import publish, readable_failures
-from react_pipeline.assets.resources import ProjectParam, TrackingParam
+from react_pipeline.assets.resources import CheckContext, Context, ProjectParam, TrackingParam
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
@@ -21,9 +21,7 @@ MAX_NAMED = 5
 
 
 @stage_asset
-def promotion(
-    context: dg.AssetExecutionContext, project: ProjectParam, tracking: TrackingParam
-) -> dg.MaterializeResult:
+def promotion(context: Context, project: ProjectParam, tracking: TrackingParam) -> dg.MaterializeResult:
     """Which model of the domain is champion: a new one only if its gain is beyond the noise.
 
     Every trained method is tested against the current champion (the base, at first) on the same images, and against
@@ -45,7 +43,7 @@ def promotion(
 
 
 @check("promotion")
-def champion_is_in_no_doubt(context: dg.AssetCheckExecutionContext, project: ProjectParam) -> dg.AssetCheckResult:
+def champion_is_in_no_doubt(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
     """Warns if the champion cannot be compared, if newer results were not weighed, or if the base is ahead of it."""
     doubt = doubt_of(project.load(), key_of(context))
     return dg.AssetCheckResult(

@@ -13,18 +13,11 @@ import dagster as dg
 
 from react_pipeline.assets.metadata import describe
 from react_pipeline.assets.partitions import key_of
-from react_pipeline.assets.resources import ProjectParam, TrackingParam
+from react_pipeline.assets.resources import Context, ProjectParam, TrackingParam
 from react_pipeline.lineage import call, fresh_or_none
 from react_pipeline.pipeline import STAGES, Stage
 from react_pipeline.project import Project, full_glance
-from react_pipeline.store import (
-    Artifact,
-    CorruptArtifact,
-    ReactError,
-    SourceUnavailable,
-    StoreWriteError,
-    digest_of,
-)
+from react_pipeline.store import Artifact, CorruptArtifact, ReactError, SourceUnavailable, StoreWriteError, digest_of
 from react_pipeline.workload import announce
 
 TRANSIENT = (OSError, SourceUnavailable, StoreWriteError)
@@ -41,15 +34,11 @@ INTERRUPTED = "interrupted"
 
 
 def publish(
-    context: dg.AssetExecutionContext,
-    project: ProjectParam,
-    tracking: TrackingParam,
-    step: Callable[..., Artifact] | None = None,
+    context: Context, project: ProjectParam, tracking: TrackingParam, step: Callable[..., Artifact] | None = None
 ) -> dg.MaterializeResult:
     """Run one step of the library for this partition, log its artifact to MLflow, and describe it.
 
     Args:
-        context: Of the asset, whose name is that of the stage.
         step: In place of the one that the row of the stage names; called with the project and the parts of the key.
 
     Raises:

@@ -74,3 +74,6 @@ class TrackingResource:
 ProjectParam = dg.ResourceParam[ProjectResource]
 TrackingParam = dg.ResourceParam[TrackingResource]
 """By these annotations Dagster hands a resource to an asset, check, sensor or schedule."""
+
+Context = dg.AssetExecutionContext
+CheckContext = dg.AssetCheckExecutionContext

@@ -6,10 +6,8 @@ what is due (`react_pipeline.upkeep`), what earlier runs say (`attempts`).
 
 import json
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import dagster as dg
 
@@ -19,11 +17,11 @@ from react_pipeline.assets.attempts import (
     TRY_TAG,
     code_digest,
     ending_of,
+    evaluations_of,
     is_under_way,
     outlook_of,
 )
 from react_pipeline.assets.partitions import DOMAINS, partition_of, partitions_of
-from react_pipeline.assets.recorded import evaluations_of
 from react_pipeline.assets.resources import ProjectParam
 from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import Manifests, Project
@@ -135,25 +133,26 @@ class Tick:
         clear = True
         for place in STAGES[task.stage].parents_of(task.key).items():
             checks = evaluations_of(self.instance, *place)
-            runs = {one.check_key: self.instance.get_run_by_id(one.latest_planned_run_id) for one in planned(checks)}
+            planned = [check for check in checks if check.latest_execution_status.value == "PLANNED"]
+            runs = {check.check_key: self.instance.get_run_by_id(check.latest_planned_run_id) for check in planned}
             if any(run is not None and is_under_way(self.instance, run) for run in runs.values()):
                 clear = False
                 continue
             if runs:  # they may have been evaluated, and their runs ended, since that was read
                 checks = evaluations_of(self.instance, *place)
-            for check in [check for check in checks if check.latest_execution_status.value == "FAILED"]:
-                if check.is_current:
+            for check in checks:
+                status, what = check.latest_execution_status.value, f"{check.check_key.name} of {place[0]}"
+                if status == "FAILED" and check.is_current:
                     clear = False
                     self.failed.add(task.place)
-                    self.lines.append(f"{name}: not asked for: {check.check_key.name} of {place[0]} has failed")
-            for check in planned(checks):
-                clear = False
-                run, name_of_check = runs.get(check.check_key), check.check_key.name
-                step, what = f"{place[0]}_{name_of_check}", f"{name_of_check} of {place[0]} was not evaluated"
-                why = ending_of(self.instance, run, step).text if run else "its run is gone"
-                self.lines.append(f"{name}: not asked for yet: {what}: {why}")
-                self._ask_once(Task(*place, what, self.project.store.current(*place).fingerprint))
-                self.failed |= {task.place} if place in self.failed else set()
+                    self.lines.append(f"{name}: not asked for: {what} has failed")
+                elif status == "PLANNED":
+                    clear, run, what = False, runs.get(check.check_key), f"{what} was not evaluated"
+                    step = f"{place[0]}_{check.check_key.name}"
+                    why = ending_of(self.instance, run, step).text if run else "its run is gone"
+                    self.lines.append(f"{name}: not asked for yet: {what}: {why}")
+                    self._ask_once(Task(*place, what, self.project.store.current(*place).fingerprint))
+                    self.failed |= {task.place} if place in self.failed else set()
         return clear
 
 
@@ -174,8 +173,3 @@ def request_of(task: Task, code: str, tries: int) -> dg.RunRequest:
     }
     tags = {name: tag for name, tag in tags.items() if tag}
     return dg.RunRequest(partition_key=partition, tags=tags, asset_selection=[dg.AssetKey(task.stage)])
-
-
-def planned(checks: Sequence[Any]) -> list[Any]:
-    """Those that a run was to evaluate, of which nothing is known yet."""
-    return [check for check in checks if check.latest_execution_status.value == "PLANNED"]

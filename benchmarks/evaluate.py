@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from react_pipeline.benchmark import (
+    MOMENTUM,
     NOT_FINITE,
     SWEEP_EPOCHS,
     Curve,
@@ -52,7 +53,7 @@ def train_alone(train: FeatureExamples, held_out: FeatureExamples, head: Head, t
     norm, linear = nn.BatchNorm1d(head.weight.shape[1], affine=False), nn.Linear(*reversed(head.weight.shape))
     linear.load_state_dict({"weight": head.weight, "bias": head.bias})
     optimizer = torch.optim.SGD(
-        linear.parameters(), trial.learning_rate, momentum=SETTINGS.momentum, weight_decay=trial.weight_decay
+        linear.parameters(), trial.learning_rate, momentum=MOMENTUM, weight_decay=trial.weight_decay
     )
     loader = DataLoader(
         TensorDataset(train.features, train.labels),

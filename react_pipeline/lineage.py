@@ -4,8 +4,6 @@ Belongs here: the check of freshness, also of stages that gather results. Does n
 made from what (`pipeline`), how a stage is built, where configuration and store come from (`project`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
@@ -22,12 +20,7 @@ Shown = tuple[Mapping[str, Artifact | Inputs], Mapping[str, str]]
 
 
 def resolve(
-    project: Project,
-    stage: str,
-    key: str = ALL,
-    *,
-    content: Any = None,
-    parents: Mapping[str, Artifact] | None = None,
+    project: Project, stage: str, key: str = ALL, *, content: Any = None, parents: Mapping[str, Artifact] | None = None
 ) -> Inputs:
     """The inputs of a step: its configuration and its parents, each current, verified and fresh.
 
@@ -110,9 +103,7 @@ def gather(
     """The results of a domain that a stage sets beside one another, and why those of other methods are left out.
 
     Args:
-        project: The pipeline.
         stage: One that gathers the results of one other stage.
-        slug: The domain.
         problem_of: What is wrong with a fresh result of a method, so that it is left out; "" if nothing is.
 
     Returns:

@@ -5,8 +5,6 @@ Whatever a template puts in is escaped for its format unless it is `Markup`, bec
 from outside. Does not belong here: what a page shows.
 """
 
-from __future__ import annotations
-
 import functools
 import numbers
 import re

@@ -2,13 +2,11 @@
 
 Belongs here: one look at the whole pipeline and the policy of training (`automation:` of pipeline.yaml). Does not
 belong here: asking anybody to build something (`assets.automation`), how freshness is judged (`lineage` and the
-`current` of the stages that gather results).
+`is_current` of the stages that gather results).
 
 A look depends on nothing but the files, so that it comes to the same result however often, and by whomever, it is
 taken. It reads manifests and never hashes an artifact: the step that reads it does.
 """
-
-from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

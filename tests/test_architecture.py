@@ -13,7 +13,8 @@ import pytest
 from react_pipeline.clip.architecture import differences, encoder_fields, read_config
 from react_pipeline.clip.base import publish_base
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
-from react_pipeline.clip.model import from_open_clip, load, save
+from react_pipeline.clip.model import load, save
+from react_pipeline.clip.pretrained import from_open_clip
 from react_pipeline.project.project import Project
 from react_pipeline.settings.config import EncoderConfig
 from react_pipeline.store.errors import InputError

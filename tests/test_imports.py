@@ -43,6 +43,10 @@ def test_rooms_have_floors() -> None:
     assert max(floors(arrows()).values()) <= 14
 
 
+def test_no_module_is_long() -> None:
+    assert not [name_of(path) for path in [*MODULES, *ASSET_MODULES] if len(path.read_text().splitlines()) > 300]
+
+
 @pytest.mark.parametrize("path", [*MODULES, *ASSET_MODULES], ids=name_of)
 def test_no_import_runs_back_up(path: Path) -> None:
     later = set(ROOMS[ROOMS.index(room_of(path)) + 1 :])

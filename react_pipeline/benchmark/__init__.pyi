@@ -1,4 +1,3 @@
-from .captioned import measure_recall as measure_recall
 from .check import check_root as check_root
 from .check import report_json as report_json
 from .check import report_lines as report_lines
@@ -18,10 +17,12 @@ from .features import Features as Features
 from .features import digests_of_test_images as digests_of_test_images
 from .features import publish_features as publish_features
 from .finetune import ImageExamples as ImageExamples
+from .head import MOMENTUM as MOMENTUM
 from .head import NOT_FINITE as NOT_FINITE
 from .head import Head as Head
 from .head import HeadSettings as HeadSettings
 from .head import Recorder as Recorder
+from .image_text import measure_recall as measure_recall
 from .image_text import read_caption_csv as read_caption_csv
 from .image_text import read_karpathy as read_karpathy
 from .measuring import DatasetMeasurer as DatasetMeasurer

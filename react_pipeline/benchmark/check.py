@@ -4,8 +4,6 @@ Belongs here: what `react-pipeline elevater check` says. Does not belong here: p
 only if torchvision's own layout of some data set is found.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence

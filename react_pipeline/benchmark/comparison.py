@@ -6,8 +6,6 @@ measuring (`results`), comparing methods on a domain's own labelled images (`rea
 A data set counts only if both sides measured it, on the same images. Means are over these data sets, for the base too.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

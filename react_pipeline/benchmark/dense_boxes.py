@@ -4,8 +4,6 @@ Does not belong here: what a box shows (`dense_regions`). Boxes are x0 y0 x1 y1 
 a fraction (R,), or None where a source has none.
 """
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping

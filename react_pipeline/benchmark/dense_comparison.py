@@ -3,8 +3,6 @@
 Does not belong here: measuring (`dense_results`), which results may be compared (`comparison`).
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from react_pipeline.benchmark.comparison import problem_of, results_to_compare
-from react_pipeline.benchmark.dense_pictures import grid_of
+from react_pipeline.benchmark.dense_pictures import write_overlays
 from react_pipeline.lineage import gather, gathered_is_current, resolve
 from react_pipeline.pages import escaped, markdown_table, render
 from react_pipeline.project import Project
@@ -47,7 +45,9 @@ def compare_dense(project: Project, slug: str) -> Artifact:
         columns = ["method", *PLACE, "base %", "method %", "delta", "images"]
         notes = "".join(f"\n- {name}: {escaped(reason)}" for name, reason in reasons.items())
         (directory / "table.md").write_text(markdown_table(columns, rows) + notes + "\n", encoding="utf-8")
-        picture = _overlays(results, directory / "overlays.png")
+        overlays, folders = directory / "overlays.png", {name: found.path for name, found in results.items()}
+        is_drawn = write_overlays(results["base"].path, folders, overlays)
+        picture = "data:image/png;base64," + base64.b64encode(overlays.read_bytes()).decode() if is_drawn else ""
         shown = {"domain": slug, "columns": columns, "rows": rows, "reasons": reasons, "picture": picture}
         page = render("benchmark", "dense.html", **shown)
         (directory / "dashboard.html").write_text(page, encoding="utf-8")
@@ -88,21 +88,6 @@ def theirs_and_mine(base: pd.DataFrame, mine: pd.DataFrame) -> pd.DataFrame:
     columns = [*PLACE, "value"]
     theirs = base.loc[base["value"].notna(), columns].rename(columns={"value": "base"})
     return theirs.merge(mine.loc[mine["value"].notna(), [*columns, "n"]], on=PLACE)
-
-
-def _overlays(results: Mapping[str, Artifact], path: Path) -> str:
-    """Write the grid of pictures; returns it as a data URI, "" if there is none."""
-    end = "-truth.png"
-    stems = [name.removesuffix(end) for name in results["base"].manifest["files"] if name.endswith(end)]
-    if not stems:
-        return ""
-    base = results["base"].path
-    rows = [
-        [base / f"{stem}-truth.png", *(found.path / f"{stem}-found.png" for found in results.values())]
-        for stem in sorted(stems)
-    ]
-    grid_of(rows, ["truth", *results], path)
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def _counts(table: pd.DataFrame) -> dict[str, Any]:

@@ -4,8 +4,6 @@ Does not belong here: predicting (`dense_regions`, `dense_maps`), what is publis
 Shapes: C classes, N pixels.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Mapping, Sequence

@@ -3,8 +3,6 @@
 Does not belong here: which images are shown (`dense_results`, `dense_comparison`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,17 +47,29 @@ def map_tile(image: Image.Image, ids: NDArray[np.int64], names: Sequence[str]) -
     return tile
 
 
-def grid_of(rows: Sequence[Sequence[Path]], titles: Sequence[str], path: Path) -> None:
-    """Write a PNG of pictures in rows under the titles of their columns; a picture that is missing leaves a gap."""
-    grid = Image.new("RGB", (len(titles) * (TILE + 6), len(rows) * (TILE + 6) + 18), "white")
+def write_overlays(truth: Path, found: Mapping[str, Path], path: Path) -> bool:
+    """Write a PNG of the pictures of results, one result a column; False if there are no pictures.
+
+    Args:
+        truth: Folder of the result that has the pictures of the truth.
+        found: Folders of the results by the titles of their columns; a picture that is missing leaves a gap.
+    """
+    truths = sorted(truth.glob("shown/*-truth.png"))
+    names = [picture.name.removesuffix("-truth.png") for picture in truths]
+    columns = {"truth": truths} | {
+        title: [folder / "shown" / f"{name}-found.png" for name in names] for title, folder in found.items()
+    }
+    grid = Image.new("RGB", (len(columns) * (TILE + 6), len(truths) * (TILE + 6) + 18), "white")
     pen = ImageDraw.Draw(grid)
-    for column, title in enumerate(titles):
+    for column, (title, pictures) in enumerate(columns.items()):
         pen.text((column * (TILE + 6) + 4, 3), title, fill="black")
-        for row, tiles in enumerate(rows):
-            if tiles[column].is_file():
-                with Image.open(tiles[column]) as tile:
+        for row, picture in enumerate(pictures):
+            if picture.is_file():
+                with Image.open(picture) as tile:
                     grid.paste(tile, (column * (TILE + 6), row * (TILE + 6) + 18))
-    grid.save(path)
+    if truths:
+        grid.save(path)
+    return bool(truths)
 
 
 def _tile(image: Image.Image) -> tuple[Image.Image, ImageDraw.ImageDraw, float]:

@@ -4,8 +4,6 @@ Does not belong here: where boxes come from (`dense_boxes`), average precision (
 y0 x1 y1 in pixels; C classes; D embedding dimension.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

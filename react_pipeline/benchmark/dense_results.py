@@ -22,6 +22,7 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
+from react_pipeline.benchmark.dense_inputs import digests_of_files, read_dense_sets
 from react_pipeline.benchmark.dense_measures import (
     box_figures,
     confusion,
@@ -29,15 +30,15 @@ from react_pipeline.benchmark.dense_measures import (
     map_figures,
     proposal_figures,
 )
-from react_pipeline.benchmark.dense_pictures import boxes_tile, grid_of, map_tile
+from react_pipeline.benchmark.dense_pictures import boxes_tile, map_tile, write_overlays
 from react_pipeline.benchmark.features import NO_ENCODER, has_encoder
-from react_pipeline.labelled import DenseImages, Unavailable, lines_of, read_dense_set
+from react_pipeline.labelled import DenseImages, Unavailable
 from react_pipeline.lineage import resolve
 from react_pipeline.pages import markdown_table
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
-from react_pipeline.settings import IGNORED, DenseConfig
-from react_pipeline.store import Artifact, InputError, sha256_of
+from react_pipeline.settings import IGNORED
+from react_pipeline.store import Artifact, InputError
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
@@ -66,7 +67,7 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
         "sets": {images.entry.name: images.digest() for images in found},
         "missing": sorted(missing),
         "unavailable": {NO_ROOT: "no root", NO_ENCODER: "no encoder"}.get(reason, ""),
-        "files": {} if reason else _digests_of_files(dense, found),
+        "files": {} if reason else digests_of_files(dense, found),
     }
     inputs = resolve(project, STAGE, key, content=content)
 
@@ -87,28 +88,6 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
         }
 
     return project.store.build(inputs, write, resumable=True)
-
-
-def read_dense_sets(dense: DenseConfig, slug: str) -> tuple[list[DenseImages], dict[str, str]]:
-    """The configured sets that are there, and why others are not.
-
-    Raises:
-        InputError: Listing every set that is there and wrong.
-    """
-    found, missing, problems = [], {}, []
-    for entry in dense.sets(slug):
-        try:
-            found.append(read_dense_set(dense.root or Path(), entry))
-        except Unavailable as error:
-            missing[entry.name] = error.reason
-        except InputError as error:
-            problems.append(f"{entry.name}: {error}")
-    if problems:
-        raise InputError(
-            f"{dense.root}: {len(problems)} sets cannot be used; fix or remove them, or leave them out of `dense`\n"
-            f"{lines_of(problems)}"
-        )
-    return found, missing
 
 
 class _Measuring:
@@ -269,13 +248,7 @@ def _finish(
     few = [images for images in found if len(images) < images.entry.expected]
     text += "".join(f"\n{images.entry.name}: {len(images)} of {images.entry.expected} images.\n" for images in few)
     (directory / "table.md").write_text(text, encoding="utf-8")
-    stems = sorted(path.name.removesuffix("-truth.png") for path in directory.glob("shown/*-truth.png"))
-    if stems:
-        grid_of(
-            [[directory / "shown" / f"{stem}-{side}.png" for side in ("truth", "found")] for stem in stems],
-            ["truth", "found"],
-            directory / "overlays.png",
-        )
+    write_overlays(directory, {"found": directory}, directory / "overlays.png")
     values: dict[str, dict[str, dict[str, dict[str, float]]]] = {"detection": {}, "segmentation": {}}
     for row in rows[rows["value"].notna()].itertuples():
         values[row.task].setdefault(row.set, {}).setdefault(row.source, {})[row.figure] = float(row.value)
@@ -289,21 +262,6 @@ def _finish(
 
 def _percent(figure: str, value: float) -> str | None:
     return None if value != value else f"{value:.0f}" if figure == "classes" else f"{100 * value:.1f}"
-
-
-def _digests_of_files(dense: DenseConfig, found: list[DenseImages]) -> dict[str, str]:
-    """Of what measuring reads beside the sets."""
-    files = {"rpn": dense.rpn_checkpoint if "rpn" in dense.boxes else None}
-    if dense.student_images:
-        files["student"] = dense.student_backbone
-    for images in found if "file" in dense.boxes else ():
-        if images.entry.task == "detection":
-            name = images.entry.name
-            files[f"boxes of {name}"] = (dense.root or Path()) / dense.boxes_file.replace("{dataset}", name)
-    try:
-        return {name: sha256_of(path) for name, path in files.items() if path is not None}
-    except OSError as error:
-        raise InputError(f"dense: {error.filename}: cannot be read ({error.strerror})") from error
 
 
 def _or_unavailable(build: Callable[[], Any]) -> Any:

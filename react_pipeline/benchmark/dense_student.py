@@ -4,8 +4,6 @@ Belongs here: pseudo labels on disk, the training, resuming it. Does not belong 
 measured (`dense_results`). Unlike in MaskCLIP's code the map labels each image once and whole, not each crop.
 """
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Callable
 from pathlib import Path

@@ -1,10 +1,8 @@
 """The benchmark's data sets as domain files: one each, and one of all their classes together.
 
 Belongs here: what these files say. Does not belong here: domain files in general
-(`react_pipeline.commands.domain_files`).
+(`react_pipeline.commands.domains`).
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -70,9 +68,6 @@ def union_domain() -> dict[str, Any]:
 
 def write_domains(root: Path, directory: Path) -> list[Path]:
     """Write the 21 domain files; safe to repeat.
-
-    Args:
-        directory: The project's folder of domains.
 
     Raises:
         InputError: If files of these names are there and say something else; then none is written.

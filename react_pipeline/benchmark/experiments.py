@@ -3,15 +3,12 @@
 Belongs here: plain data, without torch. Does not belong here: measuring (`measuring`), means of figures (`summary`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 from react_pipeline.benchmark.shots import FULL
-from react_pipeline.benchmark.submission import experiment_name
 from react_pipeline.settings import ElevaterConfig
 
 Adaptation = Literal["zero-shot", "linear-probe", "fine-tune"]
@@ -38,7 +35,8 @@ class Experiment:
         """Of its prediction files, as the benchmark names them; without the seed."""
         if self.adaptation == "zero-shot":
             return "zero_shot"
-        return experiment_name("linear_probe" if self.adaptation == "linear-probe" else "finetuning", self.shots)
+        method = "linear_probe" if self.adaptation == "linear-probe" else "finetuning"
+        return f"{method}_{'full' if self.shots == FULL else self.shots}"
 
     @property
     def protocols(self) -> tuple[Protocol, ...]:
@@ -52,13 +50,11 @@ class Measurement(BaseModel):
     Attributes:
         adaptation: Of the experiment, as `shots` and `seed`.
         shots: Training images a class; 0 zero-shot, -1 all.
-        metric: The data set's own.
         value: None if it is unavailable.
         expected: Official number of test images; a figure of fewer is not the benchmark's.
         images: Digest of the test images and their labels, after training also of the training images, from which the
             shots are drawn; figures compare only where it is equal.
         seconds: To search and train, or to classify; encoding is counted with the features.
-        unavailable: Why there is no value.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

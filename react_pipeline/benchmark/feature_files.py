@@ -4,8 +4,6 @@ Belongs here: the files of one split, and resuming after a kill. Does not belong
 (`features`), encoding (`encoding`).
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import time

@@ -8,8 +8,6 @@ Files: `<data set>/<split>.npy` (N, D) float32 as the image tower gives them, `<
 `<data set>/<split>_unprojected.npy` (N, W) where a linear probe with a merged projection is asked for.
 """
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,15 +1,13 @@
 """Fine-tuning: the image tower and a linear head train together, as ELEVATER does.
 
 Belongs here: a classifier made of a copy of the tower and a head, and its training on images. Does not belong here:
-which trials to run (`search`), reading images, heads on fixed features (`probe`).
+which trials to run (`sweep`), reading images, heads on fixed features (`probe`).
 
 The tower changes with each step, so nothing can be computed once: a trial encodes every image in every epoch, and
 trials run one after another, each on a fresh copy. The given model is never changed; its text tower and its logit scale
 have no part in the training. Shapes: N images of H x W pixels, B of them in a batch, D width of the features, C
 classes.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -18,10 +16,9 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 from torch.utils.data import DataLoader, Dataset
 
-from react_pipeline.benchmark.head import NOT_FINITE, Head, HeadSettings, Recorder, batches, losses
+from react_pipeline.benchmark.head import MOMENTUM, NOT_FINITE, Head, HeadSettings, Recorder, batches, losses
 from react_pipeline.benchmark.shots import Indices, Split
 from react_pipeline.benchmark.sweep import Adaptation, Curve, Trial, adapt
 from react_pipeline.clip import Clip
@@ -65,26 +62,15 @@ class _Images(Dataset[Tensor]):
         return self.examples.read(position if numbers is None else int(numbers[position]))
 
 
-class ImageClassifier(nn.Module):
-    """An image tower with a linear head: batch normalisation without scale and shift, linear layer, factor."""
+def image_classifier(visual: nn.Module, head: Head) -> nn.Module:
+    """An image tower, all of which trains, with a linear head after a batch normalisation without scale and shift.
 
-    def __init__(self, visual: nn.Module, head: Head, settings: HeadSettings) -> None:
-        """Take over `visual`; all of it trains."""
-        super().__init__()
-        n_classes, width = head.weight.shape
-        self.visual = visual.requires_grad_(True)
-        self.norm = nn.BatchNorm1d(width, affine=False) if settings.channel_norm else nn.Identity()
-        self.normalize = settings.normalize_features
-        self.linear = nn.Linear(width, n_classes)
-        self.linear.load_state_dict({"weight": head.weight, "bias": head.bias})
-        self.logit_scale = nn.Parameter(torch.tensor(head.logit_scale), requires_grad=settings.train_logit_scale)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, C) of images (B, 3, H, W)."""
-        features = self.norm(self.visual(images))
-        if self.normalize:
-            features = F.normalize(features)
-        return self.logit_scale.exp() * self.linear(features)
+    It gives logits (B, C) of images (B, 3, H, W).
+    """
+    n_classes, width = head.weight.shape
+    linear = nn.Linear(width, n_classes)
+    linear.load_state_dict({"weight": head.weight, "bias": head.bias})
+    return nn.Sequential(visual.requires_grad_(True), nn.BatchNorm1d(width, affine=False), linear)
 
 
 def projection_of(visual: Any) -> Tensor:
@@ -166,11 +152,8 @@ def train_tower(
     visual = deepcopy(clip.model.visual)
     if merge_projection:
         head = head.merged(take_projection(visual).cpu())
-    model = ImageClassifier(visual, head, settings).to(clip.device)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(
-        trained, lr=trial.learning_rate, momentum=settings.momentum, weight_decay=trial.weight_decay
-    )
+    model = image_classifier(visual, head).to(clip.device)
+    optimizer = torch.optim.SGD(model.parameters(), trial.learning_rate, MOMENTUM, weight_decay=trial.weight_decay)
     recorder = Recorder(trial, keep_probabilities)
     generator = torch.Generator().manual_seed(settings.seed)
     with torch.random.fork_rng():
@@ -182,11 +165,11 @@ def train_tower(
                 break
             if not recorder.record(_logits(model, evaluation, settings), evaluation.labels, settings):
                 break
-    return recorder.curve(sum(parameter.numel() for parameter in trained))
+    return recorder.curve(sum(parameter.numel() for parameter in model.parameters()))
 
 
 def _epoch(
-    model: ImageClassifier,
+    model: nn.Module,
     optimizer: torch.optim.Optimizer,
     train: ImageExamples,
     settings: HeadSettings,
@@ -194,7 +177,7 @@ def _epoch(
 ) -> bool:
     """Train for one epoch; False if the loss overflowed."""
     model.train()
-    device = model.logit_scale.device
+    device = next(model.parameters()).device
     order = [batch.tolist() for batch in batches(len(train.labels), settings.batch_size, generator)]
     for numbers, images in zip(order, train.loader(order), strict=True):
         logits = model(images.to(device))
@@ -208,9 +191,9 @@ def _epoch(
 
 
 @torch.inference_mode()
-def _logits(model: ImageClassifier, examples: ImageExamples, settings: HeadSettings) -> Tensor:
+def _logits(model: nn.Module, examples: ImageExamples, settings: HeadSettings) -> Tensor:
     model.eval()
-    device = model.logit_scale.device
+    device = next(model.parameters()).device
     starts = range(0, len(examples.labels), settings.batch_size)
     order = [list(range(start, min(start + settings.batch_size, len(examples.labels)))) for start in starts]
     return torch.cat([model(images.to(device)) for images in examples.loader(order)])

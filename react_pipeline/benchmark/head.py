@@ -1,15 +1,13 @@
 """A linear head as ELEVATER builds it: its settings, where it starts, its loss, its batches, how it is scored.
 
 Belongs here: what training a head alone (`probe`) and with the tower (`finetune`) have in common. Does not belong here:
-training loops, which trials to run (`search`). Shapes: N examples, B of them in a batch, D width of the features, C
+training loops, which trials to run (`sweep`). Shapes: N examples, B of them in a batch, D width of the features, C
 classes, T trials.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -21,32 +19,25 @@ from torch.utils.data import DataLoader
 from react_pipeline.benchmark.metrics import measure
 from react_pipeline.benchmark.sweep import Curve, Trial
 
+MOMENTUM = 0.9
+"""Of SGD, as in the benchmark."""
+
 NOT_FINITE = "values are not finite"
 """The failure of a trial whose weights or logits overflow: learning rate times weight decay is too large."""
 
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """How a head is built and trained; the defaults are the benchmark's.
+    """How a head is trained; the defaults are the benchmark's.
 
     Attributes:
         metric: One of `metrics.METRICS`.
-        channel_norm: Normalise each feature by batch statistics, without scale and shift, before the linear layer.
-        normalize_features: Make each feature vector a unit vector after that.
-        train_logit_scale: Let the scale of the logits train; else it stays where the head starts.
-        momentum: Of SGD.
         seed: Of the order of the batches; the same in each trial.
-        probabilities: Softmax over the classes, which the benchmark takes for multilabel data too, or `sigmoid`.
     """
 
     metric: str = "accuracy"
-    channel_norm: bool = True
-    normalize_features: bool = False
-    train_logit_scale: bool = False
-    momentum: float = 0.9
     batch_size: int = 64
     seed: int = 0
-    probabilities: Literal["softmax", "sigmoid"] = "softmax"
 
 
 @dataclass(frozen=True)
@@ -56,26 +47,23 @@ class Head:
     Attributes:
         weight: (C, D).
         bias: (C,).
-        logit_scale: Natural logarithm of the factor of the logits. 0 is the benchmark's default; its options are the
-            model's own scale, ln ln C and ln(1/0.07).
     """
 
     weight: Tensor
     bias: Tensor
-    logit_scale: float = 0.0
 
     @classmethod
-    def from_text(cls, zero_shot: Tensor, logit_scale: float = 0.0) -> Self:
-        """Start from class vectors (D, C) of a text tower (`evaluate.zero_shot_head`), with a bias of 0."""
-        return cls(zero_shot.T.float().contiguous(), torch.zeros(zero_shot.shape[1]), logit_scale)
+    def from_text(cls, zero_shot: Tensor) -> Self:
+        """Start from class vectors (D, C) of a text tower (`clip.zero_shot_head`), with a bias of 0."""
+        return cls(zero_shot.T.float().contiguous(), torch.zeros(zero_shot.shape[1]))
 
     @classmethod
-    def random(cls, n_classes: int, width: int, seed: int = 0, logit_scale: float = 0.0) -> Self:
+    def random(cls, n_classes: int, width: int, seed: int = 0) -> Self:
         """Start from PyTorch's initialisation of a linear layer."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             layer = nn.Linear(width, n_classes)
-        return cls(layer.weight.detach(), layer.bias.detach(), logit_scale)
+        return cls(layer.weight.detach(), layer.bias.detach())
 
     def merged(self, projection: Tensor) -> Self:
         """The head for features before the tower's projection (W, D): the same logits, the projection in the weight.
@@ -83,7 +71,7 @@ class Head:
         The features that it is trained on must then be of width W: those of a tower without its projection
         (`finetune.take_projection`), or for a probe `Features.unprojected`.
         """
-        return type(self)(self.weight @ projection.T.to(self.weight), self.bias, self.logit_scale)
+        return type(self)(self.weight @ projection.T.to(self.weight), self.bias)
 
 
 def batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -125,8 +113,8 @@ class Recorder:
         if not torch.isfinite(logits).all():
             self.failure = NOT_FINITE
             return False
-        logits = logits.softmax(dim=-1) if settings.probabilities == "softmax" else logits.sigmoid()
-        probabilities = logits.float().cpu().numpy()
+        # The benchmark takes softmax for multilabel data too.
+        probabilities = logits.softmax(dim=-1).float().cpu().numpy()
         score = measure(settings.metric, labels.cpu().numpy(), probabilities)
         if self.keep_probabilities:
             self.last = probabilities

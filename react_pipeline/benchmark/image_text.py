@@ -1,13 +1,12 @@
 """Image-text retrieval on Flickr30k and COCO: reading captioned images, and recall both ways.
 
-Belongs here: Karpathy's split as JSON, captions as CSV, recall from vectors. Does not belong here: encoding, and
-retrieval of training pairs (`retrieve`). Shapes: N images, M captions (several an image), D embedding dimension.
+Belongs here: Karpathy's split as JSON, captions as CSV, recall of vectors and of a checkpoint. Does not belong here:
+retrieval of training pairs (`react_pipeline.retrieval`). Shapes: N images, M captions (several an image), D width.
 """
-
-from __future__ import annotations
 
 import csv
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from react_pipeline.benchmark.features import NO_ENCODER, has_encoder
+from react_pipeline.clip import choose_device, load
+from react_pipeline.labelled import PreprocessedImages, encode, lines_of
+from react_pipeline.lineage import fresh
+from react_pipeline.pipeline import method_key
+from react_pipeline.project import Project
 from react_pipeline.store import InputError
 
 CAPTIONS_PER_IMAGE = 5
@@ -135,7 +140,6 @@ def recall(
         image_vectors: Unit vectors (N, D).
         text_vectors: Unit vectors (M, D).
         image_of_caption: For each caption the number of its image (M,).
-        ks: Ranks to count.
         block_bytes: Bounds the memory for similarities.
 
     Raises:
@@ -209,3 +213,46 @@ def _collect(path: Path, rows: Iterable[tuple[str, str]], captions_per_image: in
     if not captions:
         raise InputError(f"{path}: holds no caption with an image; left out: {dict(dropped) or 'nothing'}")
     return CaptionedImages(tuple(numbers), tuple(captions), np.asarray(image_of_caption, dtype=np.int64), dict(dropped))
+
+
+def measure_recall(
+    project: Project, captioned: CaptionedImages, folder: Path, slug: str = "", method: str = "base"
+) -> RetrievalRecall:
+    """Recall at 1, 5 and 10 of captions by images and of images by captions.
+
+    Args:
+        folder: What the images' paths are relative to.
+        method: How it was customized; `base` needs no domain.
+
+    Raises:
+        InputError: If an image is missing or cannot be decoded, or the method has no image tower of its own.
+        MissingArtifact: If the checkpoint was never made.
+        StaleArtifact: If it was made from other inputs than today's.
+    """
+    if not has_encoder(method):
+        raise InputError(f"{method}: {NO_ENCODER}")
+    missing = [name for name in captioned.images if not (folder / name).is_file()]
+    if missing:
+        raise InputError(f"{folder}: {len(missing)} of {len(captioned.images)} images are missing\n{lines_of(missing)}")
+    is_base = method == "base"
+    checkpoint = (
+        fresh(project, "base_checkpoint")
+        if is_base
+        else fresh(project, "customized_checkpoint", method_key(slug, method))
+    )
+    clip = load(checkpoint.path, choose_device(project.config.device))
+    paths = [folder / name for name in captioned.images]
+    images = PreprocessedImages(
+        lambda number: paths[number].read_bytes(),
+        lambda number: str(paths[number]),
+        clip.preprocess,
+        project.config.corpus.max_pixels,
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "images.npy"
+        embedding = project.config.embedding
+        encode(clip, images, len(paths), file, batch_size=embedding.batch_size, workers=embedding.workers)
+        features = np.load(file, allow_pickle=False)
+    vectors = features / np.linalg.norm(features, axis=1, keepdims=True)
+    texts = clip.encode_texts(captioned.captions).numpy()
+    return recall(vectors, texts, captioned.image_of_caption)

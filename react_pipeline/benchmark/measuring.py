@@ -4,8 +4,6 @@ Belongs here: how features and the table give a figure. Does not belong here: tr
 what is published (`results`). Shapes: N images, C classes, D width.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -35,7 +33,6 @@ class Outcome:
     """What an experiment gave.
 
     Attributes:
-        measurements: One a protocol.
         probabilities: (N, C) of the test images, in the table's order of classes, for a prediction file; None if the
             experiment failed. After training those of the best epoch, as in the benchmark.
     """
@@ -88,12 +85,7 @@ class DatasetMeasurer:
         row = Measurement(**about, protocol="zero-shot", value=value, seconds=_since(started))
         return Outcome((row,), probabilities)
 
-    def adapted(
-        self,
-        experiment: Experiment,
-        train: Features,
-        images: Callable[[Features], ImageExamples],
-    ) -> Outcome:
+    def adapted(self, experiment: Experiment, train: Features, images: Callable[[Features], ImageExamples]) -> Outcome:
         """Search and train on the shots, and measure by both protocols.
 
         Args:

@@ -13,8 +13,6 @@ Rules for degenerate input:
     Nothing to measure (no class has a positive; ROC AUC where all images are of one class): `InputError`, never 0.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

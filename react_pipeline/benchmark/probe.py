@@ -1,7 +1,7 @@
 """Linear probe: a linear head on the features of a frozen image tower, trained as ELEVATER does.
 
 Belongs here: training heads on features that were computed once. Does not belong here: where heads start and their loss
-(`head`), which trials to run (`search`), encoding images, training the tower (`finetune`).
+(`head`), which trials to run (`sweep`), encoding images, training the tower (`finetune`).
 
 The tower is frozen and images are not augmented, so features never change: they are computed once, for all trials. All
 trials of a round see the same batches in the same order, so they are one problem with T heads side by side: one matrix
@@ -9,8 +9,6 @@ product a batch. Each trial's numbers are those it would have alone, up to round
 
 Shapes: N examples, B of them in a batch, D width of the features, C classes, T trials.
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 
-from react_pipeline.benchmark.head import Head, HeadSettings, Recorder, batches, losses
+from react_pipeline.benchmark.head import MOMENTUM, Head, HeadSettings, Recorder, batches, losses
 from react_pipeline.benchmark.shots import Indices, Split
 from react_pipeline.benchmark.sweep import Adaptation, Curve, Trial, adapt
 from react_pipeline.store import InputError
@@ -100,13 +98,13 @@ def train_heads(
         raise InputError("train: one example is too few; batch statistics need two")
     curves: list[Curve] = []
     for start in range(0, len(trials), trials_at_once):
-        group = _HeadGroup(head, trials[start : start + trials_at_once], settings, train.features.device)
+        group = _HeadGroup(head, trials[start : start + trials_at_once], train.features.device)
         recorders = [Recorder(trial, keep_probabilities) for trial in group.trials]
         generator = torch.Generator().manual_seed(settings.seed)
         for _ in range(epochs):
             for batch in batches(len(train.features), settings.batch_size, generator):
                 group.step(train.features[batch], train.labels[batch])
-            group.evaluate(evaluation, recorders)
+            group.evaluate(evaluation, recorders, settings)
             if not group.alive:
                 break
         curves += [recorder.curve(group.n_trainable) for recorder in recorders]
@@ -116,53 +114,42 @@ def train_heads(
 class _HeadGroup:
     """T heads that train side by side; those that fail are taken out."""
 
-    def __init__(self, head: Head, trials: Sequence[Trial], settings: HeadSettings, device: torch.device) -> None:
+    def __init__(self, head: Head, trials: Sequence[Trial], device: torch.device) -> None:
         start = head.weight.to(device)
         n_classes, width = start.shape
         count = len(trials)
         self.trials = list(trials)
-        self.settings = settings
         self.alive = list(range(count))
-        self.norm = nn.BatchNorm1d(width, affine=False).to(start) if settings.channel_norm else None
+        # Without scale and shift the statistics are the same for all trials.
+        self.norm = nn.BatchNorm1d(width, affine=False).to(start)
         self.rates = start.new_tensor([trial.learning_rate for trial in trials])
         self.decays = start.new_tensor([trial.weight_decay for trial in trials])
         self.parameters = [
             start.expand(count, n_classes, width).clone(),
             head.bias.to(start).expand(count, n_classes).clone(),
-            start.new_full((count,), head.logit_scale),
         ]
-        self.trained = 3 if settings.train_logit_scale else 2
-        self.moments = [torch.zeros_like(values) for values in self.parameters[: self.trained]]
-        self.n_trainable = n_classes * (width + 1) + (self.trained == 3)
-
-    def features(self, features: Tensor, *, training: bool) -> Tensor:
-        if self.norm is not None:
-            # Without scale and shift the statistics are the same for all trials.
-            features = self.norm.train(training)(features.to(self.rates))
-        return F.normalize(features) if self.settings.normalize_features else features
+        self.moments = [torch.zeros_like(values) for values in self.parameters]
+        self.n_trainable = n_classes * (width + 1)
 
     def step(self, features: Tensor, labels: Tensor) -> None:
-        leaves = [values.requires_grad_(position < self.trained) for position, values in enumerate(self.parameters)]
-        weight, bias, scale = leaves
+        weight, bias = leaves = [values.requires_grad_() for values in self.parameters]
         count, n_classes, width = weight.shape
-        inputs = self.features(features, training=True).to(weight)
+        inputs = self.norm.train()(features.to(weight))
         flat = F.linear(inputs, weight.view(count * n_classes, width), bias.view(-1))
-        logits = flat.view(len(inputs), count, n_classes) * scale.exp()[:, None]
-        gradients = torch.autograd.grad(losses(logits, labels).sum(), leaves[: self.trained])
+        gradients = torch.autograd.grad(losses(flat.view(len(inputs), count, n_classes), labels).sum(), leaves)
         with torch.no_grad():
-            for values, gradient, moment in zip(self.parameters, gradients, self.moments, strict=False):
+            for values, gradient, moment in zip(self.parameters, gradients, self.moments, strict=True):
                 shape = (count,) + (1,) * (values.ndim - 1)
-                moment.mul_(self.settings.momentum).add_(gradient).addcmul_(values, self.decays.view(shape))
+                moment.mul_(MOMENTUM).add_(gradient).addcmul_(values, self.decays.view(shape))
                 values.addcmul_(moment, self.rates.view(shape), value=-1)
 
     @torch.no_grad()
-    def evaluate(self, evaluation: FeatureExamples, recorders: Sequence[Recorder]) -> None:
-        inputs = self.features(evaluation.features, training=False).to(self.rates)
+    def evaluate(self, evaluation: FeatureExamples, recorders: Sequence[Recorder], settings: HeadSettings) -> None:
+        inputs = self.norm.eval()(evaluation.features.to(self.rates))
         going = []
         # One trial at a time: the logits of all of them could be large.
-        for place, (number, weight, bias, scale) in enumerate(zip(self.alive, *self.parameters, strict=True)):
-            logits = scale.exp() * F.linear(inputs, weight, bias)
-            if recorders[number].record(logits, evaluation.labels, self.settings):
+        for place, (number, weight, bias) in enumerate(zip(self.alive, *self.parameters, strict=True)):
+            if recorders[number].record(F.linear(inputs, weight, bias), evaluation.labels, settings):
                 going.append(place)
         if len(going) < len(self.alive):
             self.alive = [self.alive[place] for place in going]

@@ -14,6 +14,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,16 +132,13 @@ class _Measuring:
         self.features = features
         self.checkpoint = checkpoint
         self.directory = directory
-        self._clip: Clip | None = None
         self._found: dict[str, LabelledImages] = {}
 
-    @property
+    @cached_property
     def clip(self) -> Clip:
         from react_pipeline.clip import choose_device, load
 
-        if self._clip is None:
-            self._clip = load(self.checkpoint.path, choose_device(self.project.config.device))
-        return self._clip
+        return load(self.checkpoint.path, choose_device(self.project.config.device))
 
     def measure(self, entry: Dataset) -> list[dict[str, Any]]:
         from react_pipeline.benchmark.measuring import DatasetMeasurer, unavailable

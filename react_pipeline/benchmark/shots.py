@@ -4,8 +4,6 @@ Belongs here: choosing indices from labels. Does not belong here: images, featur
 or, for multilabel data, indicators (N, C) of 0 and 1. Nothing here depends on anything but labels and seed.
 """
 
-from __future__ import annotations
-
 import math
 import random
 from dataclasses import dataclass
@@ -50,7 +48,6 @@ def split_training(labels: Labels, *, n_classes: int, shots: int = FULL, seed: i
     images a class and keeps one of them for tuning only; `patch-camelyon` at full shot searches on 10,000 a class.
 
     Args:
-        labels: Of all training images.
         shots: Images a class; the benchmark has 5, 20, 50 and `FULL`.
         seed: Of the sample; the benchmark averages 0, 1 and 2.
 

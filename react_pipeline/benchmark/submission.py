@@ -5,8 +5,6 @@ the table of datasets (the caller gives what to expect). Shapes: S seeds, N test
 classes.
 """
 
-from __future__ import annotations
-
 import json
 import zipfile
 import zlib
@@ -14,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,21 +71,11 @@ def mean_head_params(width: int, n_classes: Iterable[int]) -> int:
     return round(width * sum(counts) / len(counts))
 
 
-def experiment_name(method: Literal["linear_probe", "finetuning"], shots: int) -> str:
-    """Name of the folder of a method's prediction files, such as `linear_probe_5` or `finetuning_full`."""
-    return f"{method}_{'full' if shots < 0 else shots}"
-
-
-def prediction_file_name(prediction: Prediction) -> str:
-    """`<dataset>.json` for zero-shot, else `seed<s>_<dataset>.json`."""
-    prefix = "" if prediction.n_shot == 0 else f"seed{prediction.rnd_seeds[0]}_"
-    return f"{prefix}{prediction.dataset_name}.json"
-
-
 def write_prediction(prediction: Prediction, directory: Path) -> Path:
-    """Write the file of a dataset and seed; floats are rounded to 6 decimals."""
+    """Write `<dataset>.json` for zero-shot, else `seed<s>_<dataset>.json`; floats are rounded to 6 decimals."""
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / prediction_file_name(prediction)
+    prefix = "" if prediction.n_shot == 0 else f"seed{prediction.rnd_seeds[0]}_"
+    path = directory / f"{prefix}{prediction.dataset_name}.json"
     path.write_text(_dumps(prediction), encoding="utf-8")
     return path
 

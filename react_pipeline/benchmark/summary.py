@@ -4,8 +4,6 @@ Belongs here: what is averaged with what, and what is said of it. Does not belon
 difference to the base (`comparison`).
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

@@ -9,8 +9,6 @@ learning rates do not depend on each other: a round holds the trials of all of t
 at once. Shapes: N images, C classes.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -8,8 +8,6 @@ duplicates. Not taken is what opens things that a user names: URLs of images to 
 the metadata calls `image_path`. Shapes: K hits, D width.
 """
 
-from __future__ import annotations
-
 import base64
 import binascii
 import io

@@ -7,8 +7,6 @@ A server without a password trusts whoever reaches it, and the browser of its us
 visits. Programs such as `curl` send none of these headers but `Host`, so they are not held up.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Collection
 from urllib.parse import urlsplit

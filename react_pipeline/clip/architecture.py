@@ -4,8 +4,6 @@ Belongs here: reading that file, and comparing and describing architectures. Doe
 model (`model`), its weights (`weights`).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict

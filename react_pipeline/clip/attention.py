@@ -5,8 +5,6 @@ once per token. Computed on (B, T, W) in its memory order, the same formula take
 bf16. Shapes: B images, T tokens, W width, H heads.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

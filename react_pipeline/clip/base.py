@@ -1,20 +1,24 @@
 """The base checkpoint: the CLIP named in the configuration, published once in safetensors form.
 
-Belongs here: publishing and its identity. Does not belong here: how weights are read (`model`) or how the demo's model
-is made (`demo.base`).
+Belongs here: publishing and its identity, fetching from the Hub. Does not belong here: how weights are
+read (`pretrained`), how the demo's model is made (`demo.base`).
 """
 
-from __future__ import annotations
-
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.clip.hub import fetched
 from react_pipeline.demo import installed_versions
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.settings import EncoderConfig
-from react_pipeline.store import Artifact, sha256_of
+from react_pipeline.settings import HUB_PREFIX, EncoderConfig
+from react_pipeline.store import Artifact, InputError, sha256_of
+
+_CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+_TOKENIZER = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model")
 
 
 def publish_base(project: Project) -> Artifact:
@@ -31,7 +35,8 @@ def _publish(project: Project, encoder: EncoderConfig) -> Artifact:
     inputs = resolve(project, "base_checkpoint", content=_digests(encoder))
 
     def write(staging: Path) -> dict[str, Any]:
-        from react_pipeline.clip.model import from_open_clip, from_parts, save
+        from react_pipeline.clip.model import from_parts, save
+        from react_pipeline.clip.pretrained import from_open_clip
 
         if encoder.model == "demo":
             from react_pipeline.demo import build_base
@@ -55,3 +60,48 @@ def _digests(encoder: EncoderConfig) -> Any:
         return None
     files = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
     return {file.relative_to(path).as_posix() if path.is_dir() else "": sha256_of(file) for file in files}
+
+
+@contextmanager
+def fetched(encoder: EncoderConfig) -> Iterator[EncoderConfig]:
+    """The encoder with a model of the Hub replaced by a folder that lasts as long as the context.
+
+    The Hub's own cache is used, and without a network only it. Of a text tower that the model names by another place of
+    the Hub its `config.json` is fetched, and nothing else.
+
+    Raises:
+        InputError: If the model is neither on the Hub nor in the cache.
+    """
+    name = str(encoder.pretrained)
+    if not name.startswith(HUB_PREFIX):
+        yield encoder
+        return
+    repository, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
+    with tempfile.TemporaryDirectory(prefix="react-hub-") as directory:
+        try:
+            _fetch(repository, revision or None, Path(directory))
+        except Exception as error:  # of the Hub, the network, the disk
+            raise InputError(
+                f"encoder.pretrained: {name} cannot be fetched from the Hub ({error}); give the path of a folder with "
+                "its files instead"
+            ) from error
+        yield encoder.model_copy(update={"pretrained": directory})
+
+
+def _fetch(repository: str, revision: str | None, folder: Path) -> None:
+    from huggingface_hub import hf_hub_download, snapshot_download
+
+    def get(*patterns: str) -> Path:
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
+
+    snapshot = get(_CONFIG, _WEIGHTS, "config.json", *_TOKENIZER)
+    if not (snapshot / _WEIGHTS).is_file():
+        snapshot = get("open_clip_pytorch_model.bin")
+    for path in snapshot.iterdir():
+        if path.is_file():
+            (folder / path.name).symlink_to(path.resolve())
+    text_tower = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["model_cfg"]["text_cfg"].get(
+        "hf_model_name"
+    )
+    if text_tower and not (folder / "config.json").is_file():
+        (folder / "config.json").symlink_to(Path(hf_hub_download(text_tower, "config.json")).resolve())

@@ -8,8 +8,6 @@ Sources: MaskCLIP (arXiv 2112.01071), SCLIP (2312.01597), ClearCLIP (2407.12442)
 RegionCLIP (2112.09106) for regions of a ResNet. All blocks before the last host, gated ones too, run as trained.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager

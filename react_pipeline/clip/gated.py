@@ -1,11 +1,9 @@
 """Gated blocks: the new modules that REACT trains, and where they are attached to an image tower.
 
-Does not belong here: loading and saving (`model`), running a tower for training (`tower`), the loop (`customize`).
+Does not belong here: loading and saving (`model`), running a tower for training (`tower`), the loop (`training`).
 
 Source of the method: REACT (arXiv 2301.07094), gated-image customization. Shapes: B images, T tokens, W width.
 """
-
-from __future__ import annotations
 
 import copy
 import math

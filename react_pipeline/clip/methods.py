@@ -1,10 +1,8 @@
 """Methods: which part of a model each one trains.
 
 A new method is a row of `settings.training.METHOD_DEFAULTS` and a function here. `linear-head` trains no part of the
-model (`linear_head`). Does not belong here: how a method is trained (`customize`).
+model (`linear_head`). Does not belong here: how a method is trained (`training`).
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any

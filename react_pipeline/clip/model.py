@@ -4,13 +4,10 @@ Belongs here: the form of a checkpoint on disk (open_clip's config, safetensors,
 the training loop, evaluation. Shapes: B images, N texts, D embedding dimension, H x W pixels.
 """
 
-from __future__ import annotations
-
 import json
-import logging
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,18 +20,12 @@ from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preproc
 from PIL import Image
 from torch import Tensor, nn
 
-from react_pipeline.clip.architecture import CONFIG_FILE, GATED_PREFIX, read_config, require_as_configured
+from react_pipeline.clip.architecture import CONFIG_FILE, read_config
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
-from react_pipeline.clip.methods import set_trainable
 from react_pipeline.clip.text_tower import encode_text, text_lengths
 from react_pipeline.clip.trust import require_known_text_tower, text_folder
 from react_pipeline.clip.weights import load_strictly, read_weights, save_tensors
-from react_pipeline.settings import EncoderConfig
 from react_pipeline.store import InputError
-
-__all__ = ["Clip", "add_gated_blocks", "choose_device", "from_open_clip", "load", "save", "set_trainable"]
-
-logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE = "open_clip_model.safetensors"
 FOREIGN_WEIGHTS_FILE = "open_clip_pytorch_model.bin"
@@ -51,9 +42,6 @@ TEXT_FILES = {
 
 _POSITION_IDS = "text.transformer.embeddings.position_ids"
 """A constant that older releases of transformers saved with the weights."""
-
-_PREPARED = ("mean", "std", "resize_mode")
-"""How images are prepared: fields of the configuration and of open_clip's `preprocess_cfg` alike."""
 
 
 @dataclass
@@ -119,13 +107,11 @@ def load(directory: Path | str, device: str = "cpu", *, foreign: bool = False) -
     """Load a checkpoint written by `save`: strictly, with its activation, normalisation and gated blocks.
 
     Args:
-        directory: The checkpoint.
-        device: Where the model goes.
         foreign: It may be a folder of the Hub, whose weights may be a plain torch file.
 
     Raises:
         InputError: If the directory holds no such checkpoint, if weights and architecture differ, or if it asks for
-            code to be run (`modeling.trust`).
+            code to be run (`trust`).
     """
     directory = Path(directory)
     model_cfg, preprocess_cfg = read_config(directory)
@@ -136,12 +122,12 @@ def load(directory: Path | str, device: str = "cpu", *, foreign: bool = False) -
         raise InputError(
             f"{directory}: holds no {WEIGHTS_FILE}; other weights in a folder, pickled ones above all, are not read"
         )
-    clip = _build(model_cfg, preprocess_cfg, directory)
+    clip = build(model_cfg, preprocess_cfg, directory)
     state = read_weights(weights)
     if foreign and _POSITION_IDS not in clip.model.state_dict():
         state.pop(_POSITION_IDS, None)
     load_strictly(clip.model, state, weights)
-    return _placed(clip, device)
+    return placed(clip, device)
 
 
 @lru_cache(maxsize=1)
@@ -183,94 +169,22 @@ def save(clip: Clip, directory: Path | str) -> None:
     save_tensors({name: tensor.clone() for name, tensor in weights.items()}, directory / WEIGHTS_FILE)
 
 
-def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
-    """Load what `encoder` names: a folder in open_clip's form, a checkpoint file, or a pretrained tag of open_clip.
-
-    A state dict may be bare or under `state_dict`, with or without `module.` prefixes; gated blocks in it are found by
-    their names, so REACT's released checkpoints load strictly. A folder records architecture, activation and
-    normalisation itself; what is configured beside it must agree.
-
-    Raises:
-        InputError: If the architecture or tag is unknown, the file unreadable, or the weights do not fit; if a folder
-            is not what the configuration says.
-    """
-    path = Path(str(encoder.pretrained))
-    if path.is_dir():
-        require_as_configured(encoder, path)
-        return load(path, device, foreign=True)
-    name = encoder.model.removeprefix(GATED_PREFIX)
-    model_cfg = open_clip.get_model_config(name)
-    if model_cfg is None:
-        raise InputError(f"encoder.model: open_clip knows no {name!r}; `open_clip.list_models()` lists them")
-    tag_cfg = open_clip.get_pretrained_cfg(name, encoder.pretrained) or {}
-    if not path.is_file() and not tag_cfg:
-        raise InputError(
-            f"encoder.pretrained: {encoder.pretrained!r} is neither a file, a folder, nor a tag of {name}; the tags "
-            f"are {', '.join(open_clip.list_pretrained_tags_by_model(name)) or 'none'}"
-        )
-    quick_gelu = tag_cfg.get("quick_gelu") if encoder.quick_gelu is None else encoder.quick_gelu
-    if quick_gelu is not None:
-        model_cfg["quick_gelu"] = quick_gelu
-    given = {field: getattr(encoder, field) for field in _PREPARED}
-    preprocess_cfg = merge_preprocess_dict(asdict(PreprocessCfg()), tag_cfg or _common_to_tags(name))
-    preprocess_cfg = merge_preprocess_dict(preprocess_cfg, {key: value for key, value in given.items() if value})
-    if path.is_file():
-        _warn_of_what_is_assumed(encoder, path, {**preprocess_cfg, **model_cfg})
-    if not path.is_file():
-        try:
-            path = Path(open_clip.download_pretrained(tag_cfg))
-        except Exception as error:
-            raise InputError(
-                f"encoder.pretrained: the weights of {name}/{encoder.pretrained} cannot be fetched ({error}); "
-                "give the path of a local checkpoint instead"
-            ) from error
-    try:
-        weights = read_weights(path)
-    except InputError as error:
-        raise InputError(f"encoder.pretrained: {error}") from error
-    layers = {key.split(".gated_attn_block.")[0] for key in weights if ".gated_attn_block." in key}
-    if encoder.model.startswith(GATED_PREFIX) and not layers:
-        raise InputError(f"{path}: holds no gated blocks, and encoder.model is {encoder.model!r}; use {name!r}")
-    if layers:
-        model_cfg["vision_cfg"]["react_cfg"] = {"enabled": True, "last_k_layers": len(layers)}
-    clip = _build(model_cfg, preprocess_cfg)
-    load_strictly(clip.model, weights, path)
-    return _placed(clip, device)
-
-
-def _common_to_tags(name: str) -> dict[str, Any]:
-    """How open_clip prepares images for this architecture, as far as it is the same for all weights it knows."""
-    tags = [open_clip.get_pretrained_cfg(name, tag) for tag in open_clip.list_pretrained_tags_by_model(name)]
-    fields = (*_PREPARED, "interpolation")
-    first = tags[0] if tags else {}
-    return {key: first[key] for key in fields if key in first and all(tag.get(key) == first[key] for tag in tags)}
-
-
-def _warn_of_what_is_assumed(encoder: EncoderConfig, path: Path, used: dict[str, Any]) -> None:
-    # A name such as ViT-B-32-quickgelu implies the activation too; nearly all models cut the middle out of an image.
-    known = {"quick_gelu": True, "resize_mode": PreprocessCfg().resize_mode}
-    for field in ("quick_gelu", *_PREPARED):
-        if getattr(encoder, field) is None and not (field in known and used.get(field) == known[field]):
-            logger.warning(
-                "%s: a checkpoint file does not record its %s; %s is assumed. Set encoder.%s if that is wrong",
-                path,
-                field,
-                used.get(field, False),
-                field,
-            )
-
-
 def from_parts(
     model: nn.Module, model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any], tokenizer: Path | None
 ) -> Clip:
     """Wrap a model built elsewhere (the demo's base); `tokenizer` is a local folder of transformers files."""
-    clip = _build(model_cfg, preprocess_cfg, None if tokenizer is None else tokenizer.parent, model)
-    return _placed(clip, "cpu")
+    clip = build(model_cfg, preprocess_cfg, None if tokenizer is None else tokenizer.parent, model)
+    return placed(clip, "cpu")
 
 
-def _build(
+def build(
     model_cfg: dict[str, Any], preprocess_cfg: dict[str, Any], directory: Path | None = None, model: Any = None
 ) -> Clip:
+    """A model of this architecture with random weights, or around a given one; texts are read from `directory`.
+
+    Raises:
+        InputError: If it cannot be built, or its tokenizer or text tower is not in `directory`.
+    """
     cfg = deepcopy(model_cfg)
     if "multimodal_cfg" in cfg:
         raise InputError("CoCa models are not supported: they have no plain image and text towers")
@@ -323,7 +237,8 @@ def _plain_tokenizer(context_length: int) -> Callable[[list[str]], Tensor]:
     return open_clip.SimpleTokenizer(context_length=context_length)
 
 
-def _placed(clip: Clip, device: str) -> Clip:
+def placed(clip: Clip, device: str) -> Clip:
+    """The same on a device, in eval mode."""
     clip.model.to(device).eval()
     clip.device = device
     return clip

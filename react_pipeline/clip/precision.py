@@ -8,8 +8,6 @@ of every choice: unit vectors of transformers have a cosine above 0.999 with tho
 docs/performance.md).
 """
 
-from __future__ import annotations
-
 import functools
 import logging
 import time

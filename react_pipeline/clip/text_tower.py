@@ -9,8 +9,6 @@ Belongs here: what may be left out, and running it. Does not belong here: the bl
 tokenising and batches (`model`, `encoder`). Shapes: N texts, L token ids of a text, W width, D embedding dimension.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 from typing import Any

@@ -5,8 +5,6 @@ beyond rounding. Does not belong here: the blocks' arithmetic (`attention`), wha
 the frozen part gives (`kept_tokens`). Shapes: B images, T tokens, W width, D embedding dimension.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

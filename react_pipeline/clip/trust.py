@@ -6,8 +6,6 @@ Python files, or fetch other models. They are refused here, before any of these 
 Does not belong here: reading the configuration (`architecture`), weights (`weights`).
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping
@@ -76,7 +74,6 @@ def text_folder(directory: Path, name: Any, field: str, files: tuple[str, ...]) 
     A folder of the Hub names its tokenizer and text tower by their place on the Hub and often holds their files itself.
 
     Args:
-        directory: The checkpoint folder.
         name: What its configuration says: a folder inside it, or a name of the Hub.
         field: Where it says so, for the error.
         files: Any of these is a part, if it is in `text/` or in the folder itself.

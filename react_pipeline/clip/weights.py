@@ -3,8 +3,6 @@
 Does not belong here: the architecture, or what else a checkpoint needs (`model`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any

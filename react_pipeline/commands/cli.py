@@ -34,13 +34,7 @@ from react_pipeline.commands.models import models_app
 from react_pipeline.commands.plan import plan
 from react_pipeline.commands.report import report
 from react_pipeline.commands.status import status
-from react_pipeline.commands.terminal import (
-    log_to_terminal,
-    plain_rows,
-    print_results,
-    print_table,
-    printable,
-)
+from react_pipeline.commands.terminal import log_to_terminal, plain_rows, print_results, print_table, printable
 from react_pipeline.commands.use import embed, export, predict
 from react_pipeline.project import CONFIG_VARIABLE, Project, write_demo_project
 from react_pipeline.settings import METHODS, load_domains
@@ -163,12 +157,10 @@ def search(
 @app.command()
 def ui(
     dagster_port: Annotated[
-        int | None,
-        typer.Option(min=1, max=65_535, help="Of Dagster. Default: the first free one from 3000."),
+        int | None, typer.Option(min=1, max=65_535, help="Of Dagster. Default: the first free one from 3000.")
     ] = None,
     mlflow_port: Annotated[
-        int | None,
-        typer.Option(min=1, max=65_535, help="Of MLflow. Default: the first free one from 5000."),
+        int | None, typer.Option(min=1, max=65_535, help="Of MLflow. Default: the first free one from 5000.")
     ] = None,
     config: Config = None,
 ) -> None:

@@ -1,7 +1,5 @@
 """What the commands share: the `--config` option, the console, finding the project, building assets."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from pathlib import Path

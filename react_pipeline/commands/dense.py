@@ -1,7 +1,5 @@
 """The commands `react-pipeline dense ...`: sets of detection and segmentation, which are there, the demo's scenes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

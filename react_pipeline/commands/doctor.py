@@ -3,8 +3,6 @@
 Belongs here: looking, quickly; asking the servers whether they answer. Does not belong here: repairing anything.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import platform
@@ -144,7 +142,11 @@ def _corpus(corpus: CorpusConfig) -> Iterator[Finding]:
         shards = locate_shards(corpus)
         local = [shard for shard in shards if isinstance(shard, Path)]
         remote = f", {len(shards) - len(local)} of them remote" if len(local) < len(shards) else ""
-        yield Finding("corpus", "ok", f"{len(shards)} shards{remote}, {sum(map(_size, local)):,} bytes on disk")
+        yield Finding(
+            "corpus",
+            "ok",
+            f"{len(shards)} shards{remote}, {sum(shard.stat().st_size for shard in local):,} bytes on disk",
+        )
     elif corpus.kind == "urls":
         from react_pipeline.corpus import find_tables
 
@@ -167,10 +169,6 @@ def _absent_demo_packages() -> list[str]:
         return []
     demo = [found.name for found in wanted if found.marker and '"demo"' in str(found.marker)]
     return [name for name in demo if not any(metadata.distributions(name=name))]
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
 
 
 def _store(project: Project) -> Iterator[Finding]:

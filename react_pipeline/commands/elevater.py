@@ -1,7 +1,5 @@
 """The commands `react-pipeline elevater ...`: what of the benchmark is there, its domains, submissions, retrieval."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """The command `react-pipeline init`: a project of one's own in a new folder."""
 
-from __future__ import annotations
-
 import os
 from enum import StrEnum
 from pathlib import Path

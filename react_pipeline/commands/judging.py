@@ -1,7 +1,5 @@
 """The command `react-pipeline judge`: a verdict on two models from pictures without labels."""
 
-from __future__ import annotations
-
 import getpass
 import signal
 from typing import Annotated

@@ -3,8 +3,6 @@
 Belongs here: printing the sums. Does not belong here: the sums (`workload.plan`).
 """
 
-from __future__ import annotations
-
 import json
 from dataclasses import asdict
 from typing import Annotated

@@ -6,8 +6,6 @@ here: which programs (`servers`).
 Run as a program, it is the guard of `guarded`: it needs nothing else of this package.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

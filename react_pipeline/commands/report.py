@@ -1,7 +1,5 @@
 """The command `react-pipeline report`: the published comparisons as a folder of pages and tables."""
 
-from __future__ import annotations
-
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated

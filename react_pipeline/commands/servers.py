@@ -6,8 +6,6 @@ belong here: what they show or refuse (`assets.webserver`); that they run once o
 Dagster is three processes, as in production: one that has loaded the assets, the webserver, and the daemon.
 """
 
-from __future__ import annotations
-
 import http
 import logging
 import os
@@ -74,7 +72,6 @@ class Server:
         process: Leader of a process group of its own.
         log: What it writes; Dagster's three share one.
         page: What a browser should open first; empty: `url`.
-        start: Starts it again.
     """
 
     name: str
@@ -90,7 +87,6 @@ def serve(project: Project, dagster_port: int | None = None, mlflow_port: int | 
     """Start both user interfaces and stop them on leaving; MLflow's only if the tracking URI is a local database.
 
     Args:
-        project: The pipeline.
         dagster_port: Where Dagster answers; None: the first free port from 3000, so that two projects run side by side.
         mlflow_port: Where MLflow answers; None: likewise from 5000.
 

@@ -105,7 +105,7 @@ def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def print_results(table: pd.DataFrame) -> None:
-    """Print the table of `compare.comparison_table`, fractions as percent and differences as points."""
+    """Print the table of `evaluation.comparison_table`, fractions as percent and differences as points."""
     columns = ["domain", "method", "top-1 %", "top-5 %", "delta to base", "pairs", "trainable", "seconds", "status"]
     rows = [
         [

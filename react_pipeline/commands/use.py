@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 Model = Annotated[str, typer.Argument(metavar="DOMAIN", help="Slug of a domain, or a folder written by `export`.")]
 Source = Annotated[
-    str,
-    typer.Argument(help="A folder, file, quoted pattern, list (.txt), table (.parquet, .csv), or shards (.tar)."),
+    str, typer.Argument(help="A folder, file, quoted pattern, list (.txt), table (.parquet, .csv), or shards (.tar).")
 ]
 Which = Annotated[
     str, typer.Option("--model", help="Of a domain: champion, a method, a registered version, or an exported folder.")

@@ -1,13 +1,11 @@
 """Collecting: the image and caption of chosen corpus rows, copied into training shards.
 
 Belongs here: the form of the training shards, their writer and their reader. Does not belong here: which rows are
-chosen (`retrieve`), where images come from (`image_source`), or what is done with a pair (`customize`).
+chosen (`retrieval`), where images come from (`image_source`), or what is done with a pair (`training`).
 
 A shard is a webdataset tar of `KEY.jpg|png|webp`, `KEY.txt` and `KEY.json` ({"row", "class"}) in this order; KEY is the
 row number of the corpus, so no name of a source is ever used as a path.
 """
-
-from __future__ import annotations
 
 import json
 import tarfile

@@ -5,28 +5,22 @@ here: digests and places of shards (`inventory`), reading a tar (`shards`), down
 (`ready_embeddings`), decoding and embedding (`embed`), making the demo's shards (`demo.corpus`).
 """
 
-from __future__ import annotations
-
 import io
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from react_pipeline.corpus.inventory import SHARDS_FILE, remember_locations, take_stock, take_stock_of
-from react_pipeline.corpus.inventory import check_shards as check_shards
-from react_pipeline.corpus.inventory import shard_paths as shard_paths
+from react_pipeline.corpus.inventory import (
+    SHARDS_FILE,
+    remember_locations,
+    take_stock,
+    take_stock_of,
+)
 from react_pipeline.corpus.local_files import expand_names, find_files
 from react_pipeline.corpus.remote import each, list_tars
 from react_pipeline.corpus.remote_store import RemoteShard
-from react_pipeline.corpus.shards import (
-    IMAGE_EXTENSIONS,
-    ShardIndex,
-    ShardLocation,
-    index_shard,
-    open_shard,
-)
+from react_pipeline.corpus.shards import IMAGE_EXTENSIONS, ShardIndex, ShardLocation, index_shard, open_shard
 from react_pipeline.demo import installed_versions
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
@@ -99,17 +93,9 @@ def locate_shards(corpus: CorpusConfig) -> list[ShardLocation]:
         if is_url(pattern):
             found |= {shard: shard for shard in _find_remote(pattern, corpus)}
         else:
-            found |= {path.resolve(): path for path in find_shards([pattern]) if path.resolve() not in found}
+            files = find_files([pattern], (".tar",), _FIELD)
+            found |= {path.resolve(): path for path in files if path.resolve() not in found}
     return list(found.values())
-
-
-def find_shards(patterns: Iterable[str]) -> list[Path]:
-    """The local tar files of absolute paths and patterns, as `find_files`.
-
-    Raises:
-        CorpusError: Naming the pattern that finds no tar file.
-    """
-    return find_files(patterns, (".tar",), _FIELD)
 
 
 def _find_remote(pattern: str, corpus: CorpusConfig) -> list[RemoteShard]:

@@ -6,8 +6,6 @@ tried and how often (`downloads`), what may be connected to (`web_access`), what
 Imported in the downloading processes only: img2dataset takes seconds to load.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

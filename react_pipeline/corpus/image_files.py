@@ -8,8 +8,6 @@ once, so that later steps know tars only. Folders are those of img2dataset's `fi
 them; parquet files are those of Hugging Face `datasets` (a struct of bytes and path) and img2dataset's `parquet`.
 """
 
-from __future__ import annotations
-
 import os
 from collections import Counter
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ Belongs here: the one interface to both, range reads, and the checks of what cam
 chosen (`retrieve`), the form of the training shards (`collect`), talking to web servers (`downloads`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from collections.abc import Iterator, Sequence

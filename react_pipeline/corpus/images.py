@@ -4,8 +4,6 @@ Belongs here: everything done with pixels before a model's own preprocessing. Do
 from, or what becomes of a bad image.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import warnings

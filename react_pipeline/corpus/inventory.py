@@ -1,10 +1,8 @@
 """The inventory of a corpus' shards: where each is, and what identifies its content.
 
 Belongs here: the file `shards.parquet` of the artifact `corpus`, and finding changed shards. Does not belong here:
-which shards make a corpus (`corpus`), reading them (`shards`), remembering digests (`digests`).
+which shards make a corpus (`corpus`), reading them (`shards`), remembering digests (`store`).
 """
-
-from __future__ import annotations
 
 import json
 from collections.abc import Sequence

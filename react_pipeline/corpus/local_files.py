@@ -4,8 +4,6 @@ Belongs here: finding files on disk. Does not belong here: which names are allow
 (`shard_patterns`), files on a server (`remote`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Belongs here: the rules for captions and metadata. Does not belong here: where t
 images (`images`), what is done with a pair (`embed`).
 """
 
-from __future__ import annotations
-
 import codecs
 import hashlib
 import json

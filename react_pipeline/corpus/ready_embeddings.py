@@ -6,8 +6,6 @@ Belongs here: the artifact `corpus` of kind `embeddings`. Does not belong here: 
 Nothing is copied: the artifact records which files there are, and with a subset which rows.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

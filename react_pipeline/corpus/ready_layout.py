@@ -8,8 +8,6 @@ Rows are counted in the order of the sorted names, which is the order in which a
 FAISS indices fit. Shapes: N rows, D width.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,7 +35,6 @@ class Layout:
     """Names below the folder: `{}` is what the files of a part share, `?` any one character.
 
     Attributes:
-        image: Vectors of images.
         metadata: Tables with URL and caption; those of a part follow one another.
         text: Vectors of captions; "" if none are published.
         similarity: Column with the cosine of each row's two vectors; "" if there is none.
@@ -67,11 +64,8 @@ class Part:
 
     Attributes:
         number: What the names share.
-        image: Vectors of images.
         text: Of captions; "" if there are none.
         metadata: Tables that follow one another.
-        rows: Of each of the three.
-        dimension: D.
     """
 
     number: str

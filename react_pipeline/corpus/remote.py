@@ -6,8 +6,6 @@ single requests (`remote_store`), which names are allowed (`shard_patterns`), wh
 Everything else opens shards through `shards.open_shard`, which takes local paths too.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import io
@@ -19,8 +17,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
-from react_pipeline.corpus.remote_store import RemoteShard as RemoteShard
-from react_pipeline.corpus.remote_store import attempt, file_system
+from react_pipeline.corpus.remote_store import RemoteShard, attempt, file_system
 from react_pipeline.store import CorpusError, ReactError
 
 PARALLEL_REQUESTS = 16

@@ -4,8 +4,6 @@ Belongs here: everything that depends on the back end of a scheme. Does not belo
 (`shard_patterns`), what is asked for (`remote`).
 """
 
-from __future__ import annotations
-
 import errno
 import logging
 import time

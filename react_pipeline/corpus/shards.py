@@ -5,8 +5,6 @@ make a corpus (`corpus`), requests to servers (`remote`), decoding (`images`, `e
 never paths: nothing is ever extracted.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import tarfile

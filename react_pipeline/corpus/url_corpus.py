@@ -6,8 +6,6 @@ failures. Does not belong here: reading the tables (`url_tables`), fetching (`do
 Files: `shards/NNNNN.tar` (KEY.jpg|png|webp, KEY.txt, KEY.json with the URL), `shards.parquet`, `failed.parquet`.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import shutil

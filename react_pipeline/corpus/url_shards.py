@@ -4,8 +4,6 @@ Belongs here: the form of these shards (KEY.jpg|png|webp, KEY.txt, KEY.json with
 which pairs there are (`url_corpus`, `image_files`), reading shards (`shards`).
 """
 
-from __future__ import annotations
-
 import json
 import tarfile
 from collections.abc import Iterator

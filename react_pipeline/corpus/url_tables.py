@@ -4,8 +4,6 @@ Belongs here: finding the tables, their columns and types, which rows can be use
 (`downloads`), shards (`url_corpus`).
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator

@@ -8,8 +8,6 @@ Members of `.npz` that are stored and not compressed are mapped at their offset,
 are never loaded. Shapes: N rows, D width.
 """
 
-from __future__ import annotations
-
 import struct
 import zipfile
 from collections.abc import Iterator

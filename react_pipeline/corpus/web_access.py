@@ -8,8 +8,6 @@ is checked where the connection is made, after names are resolved and for every 
 another address the second time gains nothing.
 """
 
-from __future__ import annotations
-
 import http.client
 import io
 import ipaddress

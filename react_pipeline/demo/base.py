@@ -9,8 +9,6 @@ so it is applied to the tokens and averaging them afterwards changes nothing; th
 start as identities (zero output projections). No image is used, and none of the emoji or icons.
 """
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

@@ -4,8 +4,6 @@ Belongs here: files. Does not belong here: which drawings and captions there are
 emoji a domain has (`evaluation`). The same packages give the same bytes.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

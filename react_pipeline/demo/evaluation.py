@@ -4,8 +4,6 @@ Belongs here: which emoji belong to a set and what their class is called. Does n
 (their class lists are written out there), rendering (`drawing`), corpus drawings (`sources`).
 """
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass

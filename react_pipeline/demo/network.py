@@ -6,8 +6,6 @@ and a linear map), then passes two transformer blocks and is averaged. All of it
 blocks and the frozen prefix treat it like any timm ViT.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

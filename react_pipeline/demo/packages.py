@@ -6,8 +6,6 @@ No third-party pictures or weights are committed: everything is read from instal
 stay under the licences below. Importing this package imports neither torch nor the packages.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from importlib import metadata
 

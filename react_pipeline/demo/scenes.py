@@ -4,8 +4,6 @@ Belongs here: files, in the forms that people have: COCO instances JSON, label P
 here: reading them (`labelled`). Places, sizes, and overlaps come from a seed; boxes and masks from what is visible.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path
@@ -38,7 +36,6 @@ def build_scenes(name: str, directory: Path, seed: int = 0, scenes: int = SCENES
         name: Of the labelled set: `demo/animals`, `demo/food` or `demo/travel`.
         directory: Made if missing.
         seed: Decides which drawings, where, and how large; the same seed gives the same bytes.
-        scenes: How many.
 
     Returns:
         How many objects there are.

@@ -5,8 +5,6 @@ Captions are written from the sources' own names, aliases and tags, as alt texts
 label.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json

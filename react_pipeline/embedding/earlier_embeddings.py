@@ -33,7 +33,7 @@ from react_pipeline.embedding.groups import (
     recorded_keys,
 )
 from react_pipeline.embedding.seen_keys import SeenKeys
-from react_pipeline.embedding.vectors import GROUPS_FILE as GROUPS_FILE
+from react_pipeline.embedding.vectors import GROUPS_FILE
 from react_pipeline.store import (
     CURRENT,
     Artifact,

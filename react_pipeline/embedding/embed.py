@@ -7,8 +7,6 @@ cluster `embedding.spread`), reading vectors and metadata back (`vectors`).
 clip-retrieval's `Runner`, `NumpyWriter` and layout are used, so its tools read what is written here.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections import Counter
@@ -23,8 +21,6 @@ from tqdm import tqdm
 from react_pipeline.corpus import SHARDS_FILE, check_shards, count_pairs, index_shard
 from react_pipeline.embedding.earlier_embeddings import LEDGER_FILE, EarlierEmbeddings
 from react_pipeline.embedding.groups import (
-    DUPLICATE,
-    LEDGER_COLUMNS,
     LEDGER_SCHEMA,
     Group,
     cut_into_groups,
@@ -38,8 +34,6 @@ from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, held, spread
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.store import Artifact, CorpusError, Inputs, write_atomically
-
-__all__ = ["DUPLICATE", "LEDGER_COLUMNS", "LEDGER_FILE", "embed_corpus"]
 
 _SCRATCH = "scratch"
 _COUNTS_FILE = "counts.json"

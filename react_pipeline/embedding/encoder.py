@@ -5,8 +5,6 @@ here: the towers' arithmetic (`tower`, `text_tower`), reading pairs (`inference`
 ids, D embedding dimension, H x W pixels.
 """
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 

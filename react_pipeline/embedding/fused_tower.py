@@ -5,8 +5,6 @@ each; onnxruntime (fp32) and oneDNN's graph compiler (bf16) fuse layers and keep
 Belongs here: the conversion and its check. Does not belong here: which towers are converted (`encoder`).
 """
 
-from __future__ import annotations
-
 import io
 import logging
 import warnings
@@ -82,7 +80,6 @@ def write_graph(
         module: Gives `outputs`, each with the rows of the batch.
         batch: Is traced.
         target: A buffer, or a path, beside which weights of more than 2 GiB are written.
-        outputs: Their names.
         free: Dimensions in which batches may differ.
     """
     axes: dict[str, dict[int, str]] = {name: {0: "axis0"} for name in outputs}

@@ -4,8 +4,6 @@ Belongs here: one pass over groups, whoever runs it. Does not belong here: which
 it runs (`embedding.spread`), what is kept on record of a finished group (`records`).
 """
 
-from __future__ import annotations
-
 import time
 import warnings
 from collections.abc import Iterator, Sequence

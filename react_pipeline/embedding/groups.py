@@ -5,8 +5,6 @@ belong here: encoding (`inference`), where a group may be taken over from (`earl
 (`embed`).
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -131,7 +129,6 @@ def cut_into_groups(
     Rows have the order of the shards however these are cut.
 
     Args:
-        shards_per_group: Of new groups.
         longest_match: How many shards an earlier group has that begins with the shard of this number; 0 if there is
             none.
     """

@@ -3,8 +3,6 @@
 Belongs here: saying how, where it is missing. Does not belong here: what is used of it (`group_encoder`, `browse`).
 """
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 from react_pipeline.store import InputError

@@ -7,8 +7,6 @@ A file is opened only if one of its rows is asked for, and is closed before the 
 open, and opening all takes seconds. Shapes: N rows, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path

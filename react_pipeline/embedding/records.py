@@ -4,8 +4,6 @@ Belongs here: the files of the scratch folder. Does not belong here: the files t
 `group_encoder`), summing them up (`embed`).
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,7 +25,6 @@ class Records:
     Attributes:
         scratch: Where the records are; removed before publishing.
         locations: Of all shards, for messages.
-        max_bad_fraction: Of a shard.
     """
 
     staging: Path

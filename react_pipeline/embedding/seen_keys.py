@@ -7,8 +7,6 @@ being built: 7 to 10 bytes more than the key itself, and `CACHE_KIB` of memory a
 table can be made again at any time from what was published or written, so nothing waits for the disk.
 """
 
-from __future__ import annotations
-
 import sqlite3
 import threading
 from collections.abc import Iterable, Mapping, Sequence

@@ -10,8 +10,6 @@ reads as "", and `image_sha256` is "", since no image has been seen yet.
 How many rows each file holds was recorded when it was published, so only files that hold a row asked for are opened.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,10 +1,8 @@
 """Overview: the comparisons of all domains as one table, with the mean of each method.
 
 Belongs here: which domains it lists, and whether the published one is still what would be built today. Does not
-belong here: the comparison of one domain (`compare`), or how a page looks (`dashboard`).
+belong here: the comparison of one domain (`comparison`), or how a page looks (`dashboard`).
 """
-
-from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +13,7 @@ import pandas as pd
 from react_pipeline.evaluation.bars import draw_methods
 from react_pipeline.evaluation.comparison import RESULTS, comparison_is_current, correct_of, results_in, write_tables
 from react_pipeline.evaluation.domain_results import EvalResult
-from react_pipeline.evaluation.intervals import mean_interval
+from react_pipeline.evaluation.intervals import Correct, mean_interval
 from react_pipeline.evaluation.tables import COLUMNS, INTERVALS, JUDGED, MEAN, NUMBERS
 from react_pipeline.lineage import gathered_is_current, resolve
 from react_pipeline.pipeline import ALL, method_key
@@ -61,13 +59,14 @@ def write_overview(
             table.loc[position, list(names)] = value
     write_tables(table, directory)
     means = table[table["domain"] == MEAN]
-    draw_methods(means, directory / "overview.png", f"mean over {len(comparisons)} of {_total(comparisons, skipped)}")
+    known = len(comparisons) + len(skipped)
+    draw_methods(means, directory / "overview.png", f"mean over {len(comparisons)} of {known}")
     page = overview_page(table, {slug: artifact.fingerprint for slug, artifact in comparisons.items()})
     (directory / "dashboard.html").write_text(page, encoding="utf-8")
     by_method = means.set_index("method")
     return {
         "domains": len(comparisons),
-        "domains_known": _total(comparisons, skipped),
+        "domains_known": known,
         "skipped": dict(skipped),
         "covers": {method: str(status) for method, status in by_method["status"].items()},
         **{
@@ -102,14 +101,11 @@ def comparison_table(project: Project, slugs: Sequence[str]) -> pd.DataFrame:
     Raises:
         InputError: If the domains were measured by different versions of the evaluator.
     """
-    comparisons, skipped = {}, {}
-    for slug in slugs:
-        try:
-            comparisons[slug] = comparison_is_current(project, slug)
-        except (MissingArtifact, StaleArtifact) as error:
-            # One command builds all that the error would have a reader follow step by step.
-            reason = str(error).partition(": rematerialize")[0].partition(": materialize")[0]
-            skipped[slug] = f"{reason}; fix: {materialize_command(project, slug)}"
+    comparisons, skipped = current_comparisons(project, slugs)
+    for slug, why in skipped.items():
+        # One command builds all that the error would have a reader follow step by step.
+        reason = why.partition(": rematerialize")[0].partition(": materialize")[0]
+        skipped[slug] = f"{reason}; fix: {materialize_command(project, slug)}"
     return average(project, slugs, comparisons, skipped)
 
 
@@ -163,41 +159,36 @@ def _intervals(
 ) -> dict[tuple[str, str], tuple[float, float]]:
     """95% intervals of the means of a method: of its difference to the base, and to its control."""
     rows = table[(table["domain"] != MEAN) & (table["status"] == "ok")]
-    where = {name: set(mine["domain"]) for name, mine in rows.groupby("method")}
-    trained = method.removesuffix(CONTROL_SUFFIX)
-    covered = set.intersection(*(where[name] for name in ("base", trained, trained + CONTROL_SUFFIX) if name in where))
-    found = {}
+    covered, found = _covered(rows, method), {}
+
+    def correct(slug: str, name: str) -> Correct:
+        fingerprint = comparisons[slug].parents[name]
+        return correct_of(project.store.open(RESULTS, method_key(slug, name), fingerprint)).to_numpy()
+
     for names, other in {
         ("delta_low", "delta_high"): "base",
         ("gain_low", "gain_high"): method + CONTROL_SUFFIX,
     }.items():
-        if method != "base" and other in where:
-            pairs = [
-                tuple(_correct(project, slug, comparisons[slug], name).to_numpy() for name in (method, other))
-                for slug in sorted(covered)
-            ]
+        if method != "base" and (rows["method"] == other).any():
+            pairs = [tuple(correct(slug, name) for name in (method, other)) for slug in sorted(covered)]
             found[names] = mean_interval([(one, another) for one, another in pairs])
     return found
 
 
-def _correct(project: Project, slug: str, comparison: Artifact, method: str) -> pd.Series:
-    return correct_of(project.store.open(RESULTS, method_key(slug, method), comparison.parents[method]))
-
-
-def _total(comparisons: Mapping[str, Artifact], skipped: Mapping[str, str]) -> int:
-    return len(comparisons) + len(skipped)
+def _covered(measured: pd.DataFrame, method: str) -> set[str]:
+    """The domains where the base, a method and, if any domain has it, its control are all measured."""
+    trained = method.removesuffix(CONTROL_SUFFIX)
+    where = {name: set(rows["domain"]) for name, rows in measured.groupby("method")}
+    return set.intersection(*(where[name] for name in ("base", trained, trained + CONTROL_SUFFIX) if name in where))
 
 
 def _means(table: pd.DataFrame, domains: int) -> pd.DataFrame:
     measured = table[table["status"] == "ok"]
-    where = {method: set(rows["domain"]) for method, rows in measured.groupby("method")}
-    rows = []
-    for method in (method for method in METHODS if method in where):
-        trained = method.removesuffix(CONTROL_SUFFIX)
-        needed = ("base", trained, trained + CONTROL_SUFFIX)
-        covered = set.intersection(*(where[name] for name in needed if name in where))
+    found, rows = set(measured["method"]), []
+    for method in (method for method in METHODS if method in found):
+        covered = _covered(measured, method)
         mine = measured[(measured["method"] == method) & measured["domain"].isin(covered)]
-        if "base" in where and not mine.empty:
+        if "base" in found and not mine.empty:
             numbers = mine[list(NUMBERS)].mean().drop(list(INTERVALS))
             rows.append({"domain": MEAN, "method": method, "status": f"{len(covered)} of {domains} domains", **numbers})
     return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys((*NUMBERS, *JUDGED, "judged"), "float64"))

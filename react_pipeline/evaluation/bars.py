@@ -3,8 +3,6 @@
 Does not belong here: the figures of a page (`dashboard_figures`).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pandas as pd

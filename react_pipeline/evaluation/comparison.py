@@ -1,11 +1,9 @@
 """Comparison: the results of a domain's methods beside those of the base, as tables, a figure and a page.
 
 Belongs here: which results may share a table, differences to the base and to the control, means over domains.
-Does not belong here: measuring anything (`evaluate`), intervals (`reports.intervals`), how tables and page look
-(`reports.tables`, `dashboard`).
+Does not belong here: measuring anything (`domain_results`), intervals (`intervals`), how tables and page look
+(`tables`, `dashboard`).
 """
-
-from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
@@ -16,13 +14,10 @@ import pandas as pd
 
 from react_pipeline.evaluation.bars import draw_methods
 from react_pipeline.evaluation.domain_results import EvalResult
-from react_pipeline.evaluation.intervals import Correct, share_interval
-from react_pipeline.evaluation.intervals import paired_interval as paired_interval
+from react_pipeline.evaluation.intervals import Correct, paired_interval, share_interval
 from react_pipeline.evaluation.judgement_log import Side, describe
 from react_pipeline.evaluation.judgements import JUDGEMENTS, Judgements, judgements_of, row_of
-from react_pipeline.evaluation.tables import MEAN as MEAN
-from react_pipeline.evaluation.tables import METRICS, per_class_table, typed
-from react_pipeline.evaluation.tables import to_markdown as to_markdown
+from react_pipeline.evaluation.tables import METRICS, per_class_table, to_markdown, typed
 from react_pipeline.lineage import Shown, gather, gathered_is_current, resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
@@ -119,11 +114,7 @@ def require_comparable(results: Sequence[EvalResult]) -> None:
 
 
 def _table(
-    project: Project,
-    slug: str,
-    results: Mapping[str, Artifact],
-    skipped: Mapping[str, str],
-    judged: Judgements | None,
+    project: Project, slug: str, results: Mapping[str, Artifact], skipped: Mapping[str, str], judged: Judgements | None
 ) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     read = {method: EvalResult.read(artifact) for method, artifact in results.items()}

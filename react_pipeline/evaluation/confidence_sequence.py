@@ -13,8 +13,6 @@ ever reaches 1 / alpha with probability alpha at most. Sums that would have made
 are a mixture over shares of the wealth, so nothing is tuned. Shapes: T draws of N, B bets.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left
 
 import numpy as np

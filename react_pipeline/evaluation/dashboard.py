@@ -65,7 +65,6 @@ def domain_page(
     """The page of one domain.
 
     Args:
-        table: Of `compare`.
         checkpoints: The trained model behind each method's result.
         retrieved: The pairs that the methods were trained on; None where nothing was trained on retrieved pairs.
         results: Fingerprint of each method's result.

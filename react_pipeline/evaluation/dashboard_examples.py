@@ -4,8 +4,6 @@ Belongs here: which classes and pairs are shown, reading a training's records. D
 page (`dashboard`). Captions and class names come from outside: they are kept as they are here and escaped there.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping, Sequence

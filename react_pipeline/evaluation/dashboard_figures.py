@@ -1,6 +1,6 @@
 """Figures of the pages: what plotly draws of a comparison and of the overview.
 
-Belongs here: traces, axes, colours. Does not belong here: numbers (`compare`), the page around them (`dashboard`).
+Belongs here: traces, axes, colours. Does not belong here: numbers (`comparison`), the page around them (`dashboard`).
 Plotly reads tags in every text it draws, so each name from outside goes through `plain`.
 """
 
@@ -152,7 +152,11 @@ def curves_figure(curves: Sequence[Curve]) -> Figure:
             y=list(curve.losses),
             mode="lines",
             name=curve.method,
-            line={"color": _line_colour(curve.method), "width": 1.6, "dash": _dash(curve.method)},
+            line={
+                "color": colour_of(curve.method.removesuffix(CONTROL_SUFFIX)),
+                "width": 1.6,
+                "dash": "dot" if curve.method.endswith(CONTROL_SUFFIX) else "solid",
+            },
             hovertemplate="step %{x:.0f}: %{y:.3f}<extra>" + curve.method + "</extra>",
         )
     figure.update_xaxes(title="step")
@@ -236,14 +240,6 @@ def _log_ticks(values: Sequence[float]) -> dict[str, Any]:
 def _symbol(method: str, *, mean: bool = False) -> str:
     shape = "diamond" if mean else "square" if method == "base" else "circle"
     return f"{shape}-open" if method.endswith(CONTROL_SUFFIX) else shape
-
-
-def _line_colour(method: str) -> str:
-    return colour_of(method.removesuffix(CONTROL_SUFFIX))
-
-
-def _dash(method: str) -> str:
-    return "dot" if method.endswith(CONTROL_SUFFIX) else "solid"
 
 
 def _side_by_side(*titles: str, **options: Any) -> Figure:

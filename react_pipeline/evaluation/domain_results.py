@@ -1,10 +1,8 @@
 """Evaluation: how well a checkpoint classifies a domain's labelled images from class names alone.
 
-Belongs here: the metrics and `EvalResult`. Does not belong here: class vectors (`classifier`), reading labelled sets
-(`labelled`), setting results beside one another (`compare`). Shapes: N images, C classes.
+Belongs here: the metrics, calibration and `EvalResult`. Does not belong here: class vectors (`classifier`), reading
+labelled sets (`labelled`), setting results beside one another (`comparison`). Shapes: N images, C classes.
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
@@ -15,9 +13,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
+from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
+from scipy.special import logsumexp  # type: ignore[import-untyped]
 
-from react_pipeline.clip import LOGIT_SCALE, ClipClassifier, load_classifier, zero_shot_head
-from react_pipeline.evaluation.calibration import fit_temperature
+from react_pipeline.clip import LOGIT_SCALE, ClipClassifier, load_classifier
 from react_pipeline.labelled import encode_images, preprocessing_for, read_images
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key
@@ -25,13 +24,14 @@ from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig
 from react_pipeline.store import Artifact, CorruptArtifact
 
-__all__ = ["ClassResult", "EvalResult", "evaluate", "score", "write_evaluation", "zero_shot_head"]
-
 STAGE = "domain_results"
 EVALUATOR_VERSION = "2"
 """Changed by hand when the same checkpoint and images would get other numbers. Unequal versions are not compared."""
 
 TOP = 5
+
+
+TEMPERATURE_BOUNDS = (1e-2, 1e3)
 
 
 class ClassResult(BaseModel):
@@ -60,7 +60,7 @@ class EvalResult(BaseModel):
         top1: Fraction of the images whose class is ranked first.
         top5: Fraction whose class is among the first min(5, C).
         mean_per_class: Mean of the classes' own fractions, over the classes that have images.
-        temperature: With which the softmax of the logits is calibrated on these images, see `calibration`.
+        temperature: With which the softmax of the logits is calibrated on these images, see `fit_temperature`.
         per_class: In the order of the domain's classes.
         unavailable: Why there are no values.
     """
@@ -190,7 +190,6 @@ def score(ranked: NDArray[np.int64], class_ids: NDArray[np.int64], class_names: 
     Args:
         ranked: Class ids (N, K), best first; K is min(5, C).
         class_ids: True class ids (N,).
-        class_names: C names.
     """
     hits = ranked == class_ids[:, None]
     first, within = hits[:, 0], hits.any(axis=1)
@@ -234,3 +233,24 @@ def _write_result(directory: Path, result: EvalResult) -> None:
     table = pd.DataFrame(rows, columns=["class", "images", "correct", "accuracy", "correct_top5"])
     table["accuracy"] = table["accuracy"].astype("float64")
     table.to_parquet(directory / "per_class.parquet", index=False)
+
+
+def fit_temperature(logits: NDArray[np.float32], class_ids: NDArray[np.int64]) -> float:
+    """The temperature T that minimises the cross-entropy of softmax(logits / T): temperature scaling (Guo et al. 2017).
+
+    Targets are smoothed by 1 / (N + 2), as Platt's are, so that a set without an error gives no infinite certainty.
+
+    Args:
+        logits: (N, C).
+        class_ids: True class ids (N,).
+    """
+    scores = logits.astype(np.float64)
+    smoothing = 1 / (len(scores) + 2)
+    expected = (1 - smoothing) * scores[np.arange(len(scores)), class_ids] + smoothing * scores.mean(axis=1)
+
+    def loss(log_temperature: float) -> float:
+        scale = np.exp(-log_temperature)
+        return float((logsumexp(scores * scale, axis=1) - expected * scale).mean())
+
+    # Convex in 1 / T, so there is one minimum.
+    return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURE_BOUNDS), method="bounded").x))

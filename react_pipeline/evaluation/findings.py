@@ -1,13 +1,11 @@
 """Findings: a comparison's numbers as sentences, with their uncertainty.
 
 Belongs here: the sentences at the head of a report. They follow from the table by fixed rules, so the same numbers
-always say the same. Does not belong here: the numbers (`compare`), how the sentences look (`dashboard`).
+always say the same. Does not belong here: the numbers (`comparison`), how the sentences look (`dashboard`).
 
 The method spoken of is fixed beforehand (`gated-image` where it was measured): the best of many methods is partly the
 luckiest one.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 

@@ -2,10 +2,8 @@
 
 Belongs here: 95% intervals of an accuracy, and of the difference of two methods on the same images. They describe the
 sampling of images and of nothing else: another seed of the training may differ by more. Does not belong here: which
-methods are compared (`compare`), and what is said of an interval (`reports.findings`).
+methods are compared (`comparison`), and what is said of an interval (`findings`).
 """
-
-from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any

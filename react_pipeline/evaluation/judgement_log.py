@@ -8,8 +8,6 @@ answer to the next picture, or takes the last answer back. Lines are on the disk
 line that a kill cut short is no line. Shapes: N pictures, D of them disagreements, T answers.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

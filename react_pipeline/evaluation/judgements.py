@@ -7,8 +7,6 @@ No row of `pipeline.STAGES` has it: whoever reads judgements publishes what the 
 is in the next comparison and verdict, and a domain without judgements has no empty artifact.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,10 +1,8 @@
 """Reports: the published comparisons as a folder that can be sent to someone.
 
-Belongs here: which files go where, and saying what is missing. Does not belong here: making a comparison (`compare`)
-or an overview (`overview`); nothing is measured here, and a stale comparison gives no number.
+Belongs here: which files go where, and saying what is missing. Does not belong here: making a comparison (`comparison`)
+or an overview (`all_domains`); nothing is measured here, and a stale comparison gives no number.
 """
-
-from __future__ import annotations
 
 import shutil
 from collections.abc import Collection, Sequence
@@ -47,7 +45,6 @@ def write_report(
     Args:
         directory: Made if it is not there.
         domains: Slugs; none: all valid domain files, and the overview.
-        formats: Of `FORMATS`.
 
     Raises:
         MissingArtifact: If no domain has a current comparison.

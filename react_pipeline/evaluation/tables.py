@@ -1,10 +1,8 @@
 """Tables of a comparison: their columns, and how they read in Markdown.
 
 Belongs here: names and kinds of columns, numbers as people read them, the table per class. Does not belong here: where
-the numbers come from (`compare`, `overview`), HTML (`dashboard`).
+the numbers come from (`comparison`, `all_domains`), HTML (`dashboard`).
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
@@ -42,9 +40,7 @@ _SHOWN = {
     **{"interval": "95% interval", "n": "images", "pairs": "pairs", "trainable_parameters": "trainable parameters"},
     **{"seconds": "seconds", "status": "status"},
 }
-_SHOWN_JUDGED = {
-    **{"judged_delta": "judged, to base", "judged_interval": "95% sequence", "judged": "pictures judged"},
-}
+_SHOWN_JUDGED = {**{"judged_delta": "judged, to base", "judged_interval": "95% sequence", "judged": "pictures judged"}}
 
 
 def typed(rows: list[dict[str, Any]]) -> pd.DataFrame:

@@ -5,8 +5,6 @@ sets (`settings.dense`), measuring. What is missing is `Unavailable`; what is wr
 field; boxes that can be no object's are counted and left out.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections import Counter
@@ -41,7 +39,6 @@ class DenseImages:
         entry: Of the table, or one's own.
         class_names: In the order of class ids; several names of one class are separated by `;`.
         names: File names of the images.
-        source: Gives their bytes.
         truth: As COCO's JSON, with the images in the order of `names`, ids as in the file, boxes cut to the image; None
             for label maps. `categories` are in the order of class ids.
         labels: Gives the bytes of the label maps; None for boxes.

@@ -4,8 +4,6 @@ Belongs here: bytes of images in, features out, for any list of images. Does not
 `image_text`), what is published (`features`). Shapes: N images of H x W pixels, B of them in a batch, D width.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ Belongs here: joining the data set's classes with the domain's, and reading an i
 belong here: publishing the set (`react_pipeline.labelled.labelled`).
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 Does not belong here: domains' own labelled folders (`react_pipeline.labelled.labels`).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

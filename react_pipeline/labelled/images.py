@@ -6,8 +6,6 @@ not belong here: finding out which images a data set has (the readers), decoding
 Names of zip members are keys of the archive's own directory; nothing is extracted, no name becomes a path.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import threading

@@ -7,8 +7,6 @@ Both formats are read here rather than by the package vision-datasets: it brings
 it does not detect the faults that this reader must refuse.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Labelled images: the evaluation set of a domain, as an artifact, and the reading of its images.
 
 Belongs here: publishing a set of any kind (folder, manifest, data set of ELEVATER, demo), and decoding and encoding its
-images. Does not belong here: how these are read (`labels`, `elevater.evaluation_images`), what is measured on the
-images (`evaluate`), or what is kept out of the retrieved set because of them (`duplicates`).
+images. Does not belong here: how these are read (`labels`, `evaluation_images`), what is measured on the
+images (`evaluation`), or what is kept out of the retrieved set because of them (`duplicates`).
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def read_images(artifact: Artifact, domain: DomainConfig | None = None) -> pd.Da
 
     Returns:
         Columns name (path as the set names it), path (absolute; for a data set of ELEVATER a location that
-        `elevater.evaluation_images` reads), class, class_id, sha256; empty if the set is unavailable.
+        `evaluation_images` reads), class, class_id, sha256; empty if the set is unavailable.
     """
     images = pd.read_parquet(artifact.file(IMAGES))
     root = artifact.path / artifact.counts.get("root", "")

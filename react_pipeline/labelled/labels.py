@@ -4,8 +4,6 @@ Belongs here: finding every fault of a listing and reporting them in one error. 
 or publishing a set (`labelled`).
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Sequence

@@ -1,9 +1,7 @@
 """What all readers do with files: reading small text files, and requiring that the listed images exist.
 
-Does not belong here: what a layout looks like (`manifests`, `folders`, `webdatasets`, `originals`).
+Does not belong here: what a layout looks like (`index_files`, `folders`, `webdatasets`, `originals`).
 """
-
-from __future__ import annotations
 
 import json
 import zipfile

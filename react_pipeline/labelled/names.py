@@ -7,8 +7,6 @@ A position never decides which class a label means, with one exception: an ELEVA
 order, if its labels have no names at all and that order is certain, or if the user asserts it.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 import re

@@ -7,8 +7,6 @@ of which torchvision knows no split (caltech-101, eurosat_clip).
 torch is loaded only when such data is found. The splits are the official ones, the order of images is torchvision's.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import zlib

@@ -1,9 +1,7 @@
 """The one entry for reading a data set, in any of the known layouts.
 
-Does not belong here: what a layout looks like (`manifests`, `folders`, `webdatasets`, `originals`).
+Does not belong here: what a layout looks like (`index_files`, `folders`, `webdatasets`, `originals`).
 """
-
-from __future__ import annotations
 
 import logging
 from pathlib import Path

@@ -7,8 +7,6 @@ Does not belong here: the corpus of pairs, which has no labels (`react_pipeline.
 offsets; nothing is extracted.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import zlib

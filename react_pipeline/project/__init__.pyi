@@ -12,9 +12,9 @@ from .manifests import Manifests as Manifests
 from .outside import changed_sources as changed_sources
 from .outside import full_glance as full_glance
 from .outside import glance as glance
+from .outside import seed_path as seed_path
 from .project import CONFIG_VARIABLE as CONFIG_VARIABLE
 from .project import Project as Project
-from .seed_files import seed_path as seed_path
 from .spark import held as held
 from .spark import require_shared as require_shared
 from .spark import spread as spread

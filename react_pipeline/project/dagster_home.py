@@ -4,8 +4,6 @@ Belongs here: where the folder is, that it has a `dagster.yaml`, the lock of the
 what is in the instance (Dagster), or starting anything (`commands.servers`).
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence

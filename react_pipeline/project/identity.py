@@ -4,13 +4,11 @@ Belongs here: which fields change what a stage makes. Does not belong here: whic
 outside the store, which a step digests itself. A field that only changes speed or memory is in none of these.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 
+from react_pipeline.project.outside import seed_digests
 from react_pipeline.project.project import Project
-from react_pipeline.project.seed_files import seed_digests
 from react_pipeline.settings import SPEED_FIELDS, is_linear_head, unused_fields
 from react_pipeline.store import CURRENT
 

@@ -1,29 +1,33 @@
-"""What is outside the store, checked cheaply: names, sizes and times of files, never their bytes.
+"""What is outside the store, checked cheaply: names, sizes and times of files, not their bytes.
 
-Belongs here: whether shards, a checkpoint's files or labelled images may have changed. Does not belong here:
-whether they really did (the stages `corpus`, `base_checkpoint` and `evaluation_set` read them when they are built).
+Belongs here: whether shards, a checkpoint's files or labelled images may have changed, and the digests of seed images,
+which are asked for at every look. Does not belong here: whether the others really did change (the stages `corpus`,
+`base_checkpoint` and `evaluation_set` read them when they are built).
 
 Remote shards are not looked at: thousands of requests a minute would overload a server. The schedule
 materializes `corpus`, and that asks.
 """
-
-from __future__ import annotations
 
 import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from react_pipeline.demo import installed_versions
 from react_pipeline.project.project import Project
-from react_pipeline.store import Artifact, InputError, digest_of
+from react_pipeline.settings import DomainConfig
+from react_pipeline.store import Artifact, InputError, digest_of, sha256_of
 
 MAX_LISTED = 100_000
 """Files that one look lists; a change beyond them is seen by the schedule."""
 
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+
+
+MISSING = "missing"
 
 
 @dataclass(frozen=True)
@@ -154,3 +158,30 @@ def _files_below(folder: Path) -> Iterator[Path]:
     for directory, below, files in os.walk(folder):
         below.sort()
         yield from (Path(directory, name) for name in sorted(files))
+
+
+def seed_path(directory: Path, seed: Path) -> Path:
+    """Path of a seed: relative to `directory`, the folder of the domain files."""
+    return Path(os.path.normpath(directory / seed))
+
+
+def seed_digests(directory: Path, domain: DomainConfig) -> dict[str, list[str]]:
+    """SHA-256 of each class's seed images (`missing` for a file that is not there), for the classes that have any."""
+    return {
+        entry.name: [_seed_digest(seed_path(directory, seed)) for seed in entry.seeds]
+        for entry in domain.classes
+        if entry.seeds
+    }
+
+
+def _seed_digest(path: Path) -> str:
+    try:
+        stat = path.stat()
+        return _remembered(path, stat.st_mtime_ns, stat.st_size)
+    except OSError:
+        return MISSING
+
+
+@lru_cache(maxsize=100_000)
+def _remembered(path: Path, _mtime_ns: int, _size_bytes: int) -> str:
+    return sha256_of(path)

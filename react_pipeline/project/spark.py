@@ -1,13 +1,11 @@
 """Spreading work: one function over many items, in this process or as tasks of a Spark cluster.
 
 Belongs here: the session, sending tasks, and bringing an error of a task back as ours. Does not belong here: what a
-task does (`embedding.spread`, `indexing.spread`, `sources.downloads`).
+task does (`embedding.spread`, `indexing.spread`, `corpus.downloads`).
 
 PySpark is the engine that clip-retrieval, autofaiss and img2dataset spread their own work with. Their wrappers around
 it are not used: they print, start sessions with fixed settings, and go on after a failed task.
 """
-
-from __future__ import annotations
 
 import json
 import logging

@@ -1,9 +1,7 @@
 """The files of a new project: the demo's, as the wheel carries them (in a clone links to its own), and `init`'s.
 
-Belongs here: those files and copying them. Does not belong here: reading them (`config_files`, `dagster_home`).
+Belongs here: those files and copying them. Does not belong here: reading them (`settings`, `dagster_home`).
 """
-
-from __future__ import annotations
 
 import json
 import re

@@ -5,10 +5,10 @@ from .decision import roll_back as roll_back
 from .evidence import NEVER as NEVER
 from .evidence import crowning as crowning
 from .evidence import gather as gather
+from .evidence import reevaluate as reevaluate
 from .evidence import results_of as results_of
 from .evidence import standing as standing
 from .judgement import Measured as Measured
-from .reevaluation import reevaluate as reevaluate
 from .verdicts import BASE as BASE
 from .verdicts import VERDICT_FILE as VERDICT_FILE
 from .verdicts import Contender as Contender

@@ -1,12 +1,10 @@
 """Promotion: which model is champion of a domain, kept in the store, and when that changes.
 
-Belongs here: the rule applied, a person's decisions. Does not belong here: what may be seen (`promotions.evidence`),
+Belongs here: the rule applied, a person's decisions. Does not belong here: what may be seen (`evidence`),
 the test (`judgement`), how verdicts are kept (`verdict_chain`), MLflow (`tracking.registry`).
 
 The current artifact of the stage `promotion` names the champion, whether MLflow is up or not.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,29 +1,31 @@
 """Evidence: what a decision on a domain's champion considers.
 
 Belongs here: the champion of the last verdict, which results are fresh, verified and have values, and which one the
-champion is judged by. Does not belong here: judging them (`judgement`), deciding (`promotion`).
+champion is judged by: its own checkpoint is measured again where its method has another one by now. Does not belong
+here: judging them (`judgement`), deciding (`decision`).
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
 
-from react_pipeline.evaluation import JUDGEMENTS, RESULTS, Judgements, judgements_of
+from react_pipeline.evaluation import JUDGEMENTS, RESULTS, Judgements, judgements_of, write_evaluation
 from react_pipeline.lineage import fresh
-from react_pipeline.pipeline import method_key
+from react_pipeline.pipeline import ALL, STAGES, method_key
 from react_pipeline.project import Project
 from react_pipeline.promotion.judged import has_labels
 from react_pipeline.promotion.judgement import Measured
 from react_pipeline.promotion.verdicts import BASE, Contender, Reign, Verdict
 from react_pipeline.settings import CONTROL_SUFFIX
-from react_pipeline.store import Artifact, CorruptArtifact, InputError, MissingArtifact
+from react_pipeline.store import Artifact, CorruptArtifact, InputError, Inputs, MissingArtifact
 
 STAGE = "promotion"
 REEVALUATED = "reevaluated_results"
 """Stage of a champion's results on newer images, when its method has another checkpoint by now. Key: the domain."""
 
 NEVER = "never evaluated"
+
+
+CHECKPOINT = "customized_checkpoint"
 
 
 @dataclass(frozen=True)
@@ -158,3 +160,27 @@ def results_of(project: Project, slug: str, method: str, checkpoint: str) -> lis
             if entry is not None:
                 found.append(entry)
     return found
+
+
+def reevaluate(project: Project, slug: str) -> Artifact:
+    """Measure the champion's checkpoint on today's images, where its method has another checkpoint by now.
+
+    Raises:
+        InputError: If the base is champion, or the checkpoint no longer fits the domain's classes.
+        MissingArtifact: If there are no evaluation images, or the checkpoint is gone.
+    """
+    verdict, _ = standing(project, slug)
+    method = verdict.champion.method
+    if method == BASE:
+        raise InputError(f"{slug}: the base is champion; materialize `{RESULTS}` for {slug!r} and base instead")
+    key = method_key(slug, method)
+    checkpoint = project.store.open(CHECKPOINT, key, verdict.champion.checkpoint)
+    parents = {CHECKPOINT: checkpoint, "evaluation_set": fresh(project, "evaluation_set", slug)}
+    if "base_checkpoint" in STAGES[RESULTS].parents_of(key):
+        base = checkpoint.parents["base_checkpoint"]
+        parents["base_checkpoint"] = project.store.open("base_checkpoint", ALL, base)
+    row = STAGES[RESULTS]
+    inputs = Inputs(REEVALUATED, slug, row.identity(project, key), parents, row.version)
+    return project.store.build(
+        inputs, lambda directory: write_evaluation(project, slug, method, checkpoint, parents, directory)
+    )

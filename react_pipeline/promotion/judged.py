@@ -4,8 +4,6 @@ Belongs here: the same choice among candidates as in `judgement`, by confidence 
 Does not belong here: judging pictures (`use.judge`), the sequences (`evaluation.confidence_sequence`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 from react_pipeline.evaluation import Judgements, Session, Side, present_model
@@ -26,10 +24,6 @@ def judge_without_labels(
     stopped, so nothing else is corrected. Of those that pass, the highest estimate is promoted.
 
     Args:
-        project: The pipeline.
-        slug: The domain.
-        judgements: Of today.
-        champion: Who has the title.
         turned_down: Checkpoints that a person took back.
     """
     settings, present = project.config.promotion, {}

@@ -1,7 +1,7 @@
 """Judgement: whether a candidate's lead over the champion is more than noise.
 
 Belongs here: the paired test and the choice among candidates, on results that are handed in. Does not belong here:
-where results are found (`promotions.evidence`), what follows from a judgement (`promotion`).
+where results are found (`evidence`), what follows from a judgement (`decision`).
 Shapes: N images, K candidates.
 """
 

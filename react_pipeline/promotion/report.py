@@ -1,9 +1,7 @@
 """A verdict as people read it: the table of candidates and the figure of their intervals.
 
-Belongs here: the files of a `promotion` artifact. Does not belong here: deciding (`verdicts`, `promotion`).
+Belongs here: the files of a `promotion` artifact. Does not belong here: deciding (`verdicts`, `decision`).
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

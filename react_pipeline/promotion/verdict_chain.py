@@ -1,15 +1,13 @@
 """The chain of verdicts of a domain: how the next one follows from the last, and how it is kept in the store.
 
 Belongs here: history, who reigned before, the parents that hold on to models. Does not belong here: deciding
-(`promotion`).
+(`decision`).
 
 Each verdict names the one before it in its content, so that equal decisions at different times are different artifacts.
 Its parents are the results that were weighed, the champion's, and those of who reigned before: so the store never
 prunes these models, even when their methods have newer ones. Verdicts before the last are pruned; what they changed
 is in the last one's history.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -61,7 +59,6 @@ def publish(
     """Publish a verdict. Call it with the domain's lock held, so that no other verdict follows the same one.
 
     Args:
-        verdict: The next one.
         note: A person's own words.
         extra: What was seen beside the results.
     """

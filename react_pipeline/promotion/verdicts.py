@@ -110,7 +110,6 @@ class Verdict(_Stored):
         reason: One sentence with the figures.
         challenger: The best candidate that is not the champion (after `promoted`: who became it).
         champion_before: The champion until then.
-        champion: The champion now.
         test: Challenger against `champion_before`.
         control_test: Challenger against its control.
         candidates: How many candidates were tested at once (K).

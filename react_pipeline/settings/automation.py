@@ -4,8 +4,6 @@ Belongs here: its fields, their defaults and rules. Does not belong here: what i
 Dagster for runs (`assets.automation`). No field is part of a fingerprint: it decides when something is built, not what.
 """
 
-from __future__ import annotations
-
 import zoneinfo
 from typing import Literal
 
@@ -20,21 +18,7 @@ _CRON_FIELDS = {
 
 
 class AutomationConfig(Section):
-    """What is kept up to date automatically.
-
-    Attributes:
-        enabled: Whether the sensor `upkeep` and the schedule run from the start. False: until somebody starts them in
-            the UI.
-        schedule: Cron line (`minute hour day month weekday`) of looking at what is outside the store: shards,
-            checkpoint, evaluation sets. None: only when somebody materializes these.
-        timezone: In which the schedule is read.
-        interval_seconds: Shortest time between two looks at what is outdated.
-        training: What happens to a trained checkpoint that is outdated. `never`: it stays, a missing one too is left to
-            people. `changed`: trained again if its own settings, the base or the code changed, or more than
-            `changed_fraction` of its pairs. `always`: trained again.
-        changed_fraction: Jaccard distance of the image digests of the pairs it was trained on and today's.
-        benchmark: Whether the assets `benchmark_*` and `dense_*` are kept up too; only where their `root` is set.
-    """
+    """What is kept up to date automatically."""
 
     enabled: bool = False
     schedule: str | None = "0 3 * * *"

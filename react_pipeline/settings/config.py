@@ -1,10 +1,8 @@
 """Configuration: `pipeline.yaml` and one YAML a domain, as frozen pydantic models.
 
-Belongs here: the two files as a whole, the encoder, and what a domain is. Does not belong here: the other sections
-(each in its `*_config`), reading files (`config_files`), what a step does with a value.
+Belongs here: the two files as a whole, encoder and embedding, and what a domain is. Does not belong here: the other
+sections (each in a module of its name), reading files (`files`), what a step does with a value.
 """
-
-from __future__ import annotations
 
 import re
 from pathlib import Path
@@ -12,17 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from react_pipeline.settings.automation import AutomationConfig as AutomationConfig
-from react_pipeline.settings.corpus import CorpusConfig as CorpusConfig
-from react_pipeline.settings.dense import DenseConfig as DenseConfig
-from react_pipeline.settings.distributor import DistributorConfig as DistributorConfig
-from react_pipeline.settings.embedding import EmbeddingConfig as EmbeddingConfig
-from react_pipeline.settings.evaluation import ElevaterConfig as ElevaterConfig
-from react_pipeline.settings.evaluation import EvaluationSetConfig as EvaluationSetConfig
-from react_pipeline.settings.index import IndexConfig as IndexConfig
-from react_pipeline.settings.promotion import PromotionConfig as PromotionConfig
-from react_pipeline.settings.retrieval import RetrievalConfig as RetrievalConfig
-from react_pipeline.settings.training import METHODS, CustomizationConfig, Name, Section, TrainingOverrides, partial
+from react_pipeline.settings.automation import AutomationConfig
+from react_pipeline.settings.corpus import CorpusConfig
+from react_pipeline.settings.dense import DenseConfig
+from react_pipeline.settings.distributor import DistributorConfig
+from react_pipeline.settings.evaluation import ElevaterConfig, EvaluationSetConfig
+from react_pipeline.settings.index import IndexConfig
+from react_pipeline.settings.promotion import PromotionConfig
+from react_pipeline.settings.retrieval import RetrievalConfig
+from react_pipeline.settings.training import (
+    METHODS,
+    CustomizationConfig,
+    Name,
+    Precision,
+    Section,
+    TrainingOverrides,
+    partial,
+)
 
 SLUG = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 """What a domain's name may look like; it becomes a directory, a partition key and part of a model's name."""
@@ -41,19 +45,7 @@ _OF_WEIGHTS = ("pretrained", "quick_gelu", "mean", "std", "resize_mode")
 
 
 class EncoderConfig(Section):
-    """The CLIP that embeds the corpus and is customized.
-
-    Attributes:
-        model: An open_clip architecture (`ViT-B-32`), `demo`, or a whole model as open_clip names it,
-            `hf-hub:organization/name` or `local-dir:folder`, which is read as `pretrained`.
-        pretrained: A tag of open_clip (`openai`), the path of a checkpoint (.safetensors, .pt, .bin), or a folder in
-            open_clip's form (`open_clip_config.json` with weights) as a path or as `hf-hub:organization/name@revision`.
-        quick_gelu: Activation of the checkpoint; weights cannot reveal it. Unset: open_clip's own for that tag.
-        mean: Normalisation of the checkpoint, 3 values. Unset: open_clip's own for that tag, or that of all tags.
-        std: Likewise.
-        resize_mode: How images become square: `shortest` side and a cut, `longest` side and a border, or `squash`.
-            Unset: likewise.
-    """
+    """The CLIP that embeds the corpus and is customized."""
 
     model: Name = "ViT-B-32"
     pretrained: str | None = None
@@ -87,6 +79,15 @@ class EncoderConfig(Section):
                 "do nothing; remove it, or name the architecture of your weights as `model`"
             )
         return self
+
+
+class EmbeddingConfig(Section):
+    """How images and texts become vectors. Only `precision` changes the vectors; the rest is speed."""
+
+    precision: Precision = "auto"
+    batch_size: int = Field(default=256, gt=0)
+    shards_per_group: int = Field(default=1, gt=0)
+    workers: int = Field(default=2, ge=0)
 
 
 if TYPE_CHECKING:
@@ -164,20 +165,7 @@ class DomainConfig(Section):
 
 
 class PipelineConfig(Section):
-    """`pipeline.yaml`: what holds for every domain.
-
-    Attributes:
-        project: Names the MLflow experiment.
-        store: Directory of the artifacts.
-        tracking_uri: MLflow's; unset: `mlflow.db` (SQLite) beside the store.
-        dagster_url: Where a browser finds Dagster, for the links in MLflow; `REACT_DAGSTER_URL` wins over it.
-        mlflow_url: Where a browser finds MLflow, for the links in Dagster; `REACT_MLFLOW_URL` wins over it. Unset: the
-            tracking URI, if that is a server.
-        domains: Directory of the domain files.
-        device: `auto` takes a GPU where there is one.
-        methods: What is trained and measured for every domain; `base` is what the others are compared with. They are
-            the partitions of Dagster's assets.
-    """
+    """`pipeline.yaml`: what holds for every domain."""
 
     project: str = Field(default="react", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$")
     store: Path = Path(".react/store")

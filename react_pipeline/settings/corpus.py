@@ -4,15 +4,12 @@ Belongs here: its fields, their defaults and rules. Does not belong here: readin
 (`corpus`).
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from react_pipeline.settings.shard_patterns import REMOTE_SCHEMES as REMOTE_SCHEMES
 from react_pipeline.settings.shard_patterns import check_shard_name
 from react_pipeline.settings.training import Fraction, Section
 
@@ -104,35 +101,7 @@ class DownloadConfig(Section):
 
 
 class CorpusConfig(Section):
-    """Where the image-text pairs come from.
-
-    Attributes:
-        kind: `demo` (made from installed packages), `webdataset` (tar shards), `images` (folders, or parquet files with
-            embedded images, which are copied into shards first), `urls` (tables of URL and caption, whose images are
-            downloaded into shards first) or `embeddings` (published vectors: no image is embedded again, and only those
-            of chosen pairs are fetched).
-        shards: Tar files: paths, patterns (`data/*.tar`, `s3://bucket/data/*.tar`) or ranges, also of URLs
-            (`https://host/data/{00000..00099}.tar`); only for `webdataset`.
-        storage: How object stores are reached; only for `webdataset`.
-        keys: Among which shards a key identifies a sample: `global`, all of them; `by_folder`, those of one folder, for
-            data sets side by side that number their samples alike; only for `webdataset`.
-        caption_extension: Of the captions' files, such as `common_name.txt`; for `webdataset` and `images`.
-        images: Folders, and paths or patterns of parquet files; only for `images`.
-        urls: Paths or patterns of parquet or tsv files; only for `urls`.
-        url_column: Name of the column of URLs, for `urls` and `embeddings`; the number of the column, from 0, in a tsv
-            file that begins without names.
-        caption_column: The same of captions; for `embeddings` also columns in braces (`a photo of {genus} {species}`).
-        hash_column: Column with the SHA-256 or MD5 of each image file, which a download must have.
-        embeddings: Folder with the files of `layout`; only for `embeddings`.
-        layout: How these files are named (docs/corpora.md).
-        vector_column: Of layout `parquet`.
-        subset: A sorted `.npy` of uids (`u8,u8`), as DataComp publishes them; other rows are left out.
-        indices: Folder with ready FAISS indices `image.index` and `text.index` over them; only for `embeddings`.
-        download: How images are fetched from URLs, for `urls` and `embeddings`.
-        max_bad_fraction: A shard with more bad samples than this fails, and one with more keys of earlier shards.
-        max_pixels: Larger images are skipped before they are decoded.
-        max_caption_chars: Longer captions are cut and counted.
-    """
+    """Where the image-text pairs come from."""
 
     kind: Literal["demo", "webdataset", "images", "urls", "embeddings"] = "webdataset"
     shards: tuple[str, ...] = ()

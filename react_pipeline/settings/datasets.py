@@ -7,8 +7,6 @@ Class names and templates are read when they are asked for, from clip-benchmark'
 both cases without importing the package (that would load torch); where these differ from ELEVATER's, from `data/`.
 """
 
-from __future__ import annotations
-
 import difflib
 import importlib.util
 import json
@@ -45,12 +43,10 @@ class Dataset:
 
     Attributes:
         name: Its key in ELEVATER's registry.
-        title: For people.
         num_classes: Of ELEVATER; what is read must have as many.
         num_templates: Of ELEVATER.
         metric: What is reported; values are fractions.
         sizes: Official number of images of each split.
-        homepage: Where to get the data.
         names_from: `here`, `open_clip`, or a key of clip-benchmark's class names.
         templates_from: The same for templates.
         multilabel: Images may have several classes.

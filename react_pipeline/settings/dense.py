@@ -4,8 +4,6 @@ Belongs here: the fields and their rules, and what is true of a set wherever its
 reading files (`react_pipeline.labelled`), measuring (`react_pipeline.benchmark`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,9 +38,7 @@ class DenseSet:
     """A set of images with boxes or with label maps; paths are relative to the root, a folder may be a zip instead.
 
     Attributes:
-        name: How results name it.
         task: `detection` or `segmentation`.
-        images: Folder of the images.
         truth: The COCO instances JSON, or the folder of the label maps.
         class_names: In the order of class ids; several names of one class are separated by `;`. Of one's own set they
             are read: empty here.
@@ -116,7 +112,6 @@ class OwnDenseSet(Section):
     """One's own images with boxes or label maps; paths are relative to `dense.root`, and may hold `{domain}`.
 
     Attributes:
-        name: How results name it.
         images: Folder or zip of the images.
         annotations: COCO instances JSON; the set is of the task detection then.
         labels: Folder or zip of label PNGs, named as the images; the set is of the task segmentation then.
@@ -146,35 +141,7 @@ class OwnDenseSet(Section):
 
 
 class DenseConfig(Section):
-    """What is measured of detection and segmentation.
-
-    Attributes:
-        root: Folder of the data (`react-pipeline dense check`); unset, nothing is measured.
-        datasets: Names in the table (`react-pipeline dense list`).
-        own: One's own sets.
-        boxes: Where boxes come from: `truth`, `objects` (parts that differ from the border's colour, for drawings),
-            `grid` (boxes of all places and sizes), `rpn` (the proposals of `rpn_checkpoint`), `file` (`boxes_file`).
-        boxes_file: COCO results JSON relative to `root`; `{dataset}` is the name of the set.
-        rpn_checkpoint: State dict of one of torchvision's Faster R-CNNs, `rpn_model`.
-        regions: Vectors of boxes: `crop` (any tower: the box and its surroundings, resized) or `roi` (one pass).
-        attention: Of the last block: `value` (MaskCLIP), `qq` (ClearCLIP), `qq+kk` (SCLIP), `kk+gauss` (NACLIP), or
-            the `model`'s own.
-        residual: Of the last block; unset: as published for this attention.
-        mlp: Of the last block; unset: as published.
-        short_side: Pixels that images are resized to; 0: the model's own size.
-        window: Pixels of windows over an image; 0: the whole image at once, where the tower takes any size.
-        stride: Pixels between windows; 0: half a window.
-        prompt_denoising: Classes whose highest probability in an image is below it are left out.
-        key_smoothing: Patches whose highest probability is below it take that of patches of like keys.
-        background_below: Pixels whose highest probability is below it are background, in sets that have it.
-        student_images: Folder or zip of unlabelled images, relative to `root`, which may hold `{domain}`: a small
-            network learns from the pixels that the frozen map labels there (MaskCLIP+), and is measured too.
-        student_model: Of torchvision's segmentation models.
-        student_steps: Steps of its training.
-        student_batch: Images a step.
-        student_learning_rate: Of SGD, falling to 1 % of it.
-        student_backbone: State dict of torchvision's classifier of that backbone (ImageNet); unset: random weights.
-    """
+    """What is measured of detection and segmentation."""
 
     root: Path | None = None
     datasets: tuple[str, ...] = ()

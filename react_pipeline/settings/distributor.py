@@ -3,8 +3,6 @@
 Belongs here: its fields, their defaults and rules. Does not belong here: running anything on a cluster (`distributor`).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Literal, Self
@@ -17,15 +15,7 @@ _SECRET = re.compile(r"secret|token|password|access\.?key|credential", re.IGNORE
 
 
 class DistributorConfig(Section):
-    """Where embedding, index building and downloads run. It changes no result, so it is part of no fingerprint.
-
-    Attributes:
-        kind: `local`: in this process and its children; `spark`: as tasks of a Spark cluster, which sees the store
-            under the same path as this machine.
-        master: Of Spark: `local[4]`, `spark://host:7077`, `yarn`, `k8s://...`; unset: as `spark-submit` or a running
-            session has it, else `local[*]`.
-        conf: Further properties of Spark, by name: `spark.executor.memory: 16g`. Never a secret.
-    """
+    """Where embedding, index building and downloads run. It changes no result, so it is part of no fingerprint."""
 
     kind: Literal["local", "spark"] = "local"
     master: str | None = Field(

@@ -4,8 +4,6 @@ Belongs here: the fields, their defaults and rules; `config` holds the sections 
 here: reading the images (`labelled`, `elevater`).
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -17,15 +15,7 @@ from react_pipeline.store import InputError
 
 
 class EvaluationSetConfig(Section):
-    """A labelled set of images, used to evaluate and to keep its images out of the retrieved set.
-
-    Attributes:
-        name: How results name it.
-        kind: `folder` (one subfolder a class), `manifest` (CSV or parquet with columns path, class), `elevater` (the
-            test images of one of ELEVATER's data sets), or `demo`.
-        path: The folder, the manifest, or the root of ELEVATER's data; not for `demo`.
-        dataset: Only for `elevater`: which data set; not one whose images have several classes.
-    """
+    """A labelled set of images, used to evaluate and to keep its images out of the retrieved set."""
 
     name: Name
     kind: Literal["folder", "manifest", "elevater", "demo"]
@@ -52,17 +42,7 @@ class EvaluationSetConfig(Section):
 
 
 class ElevaterConfig(Section):
-    """What is measured on ELEVATER's data sets.
-
-    Attributes:
-        root: Folder of the data (`react-pipeline elevater check`); unset, nothing is measured.
-        datasets: Names in the benchmark's table; empty: all 20.
-        shots: Training images a class, of 5, 20, 50 and -1 (all of them); empty: zero-shot only.
-        adaptations: What is trained on the shots: a head on fixed features, or head and image tower.
-        seeds: Samples of each number of shots, from seed 0; full shot is measured once.
-        head_start: Where a head starts: at the zero-shot head (`text`), or at random.
-        merge_projection: Projection and head train as one matrix, on features before the tower's last projection.
-    """
+    """What is measured on ELEVATER's data sets."""
 
     root: Path | None = None
     datasets: tuple[str, ...] = ()

@@ -4,8 +4,6 @@ Does not belong here: which fields there are and what they may hold (`config`). 
 directory of the file that names them; `~` is the home directory, as in a shell.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import stat

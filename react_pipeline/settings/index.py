@@ -4,8 +4,6 @@ Belongs here: its fields, their defaults and rules, and which keys there are. Do
 which one `auto` takes (`indexing.keys`), building an index (`indexing.build`).
 """
 
-from __future__ import annotations
-
 import re
 
 from pydantic import Field, field_validator
@@ -40,20 +38,7 @@ def key_problem(key: str) -> str:
 
 
 class IndexConfig(Section):
-    """The FAISS index.
-
-    Attributes:
-        key: `auto` (by rows and memory), or a key of FAISS' index factory: `Flat`, `IVF1024,Flat`, `IVF1024,SQ8`,
-            `HNSW32`, `OPQ64_512,IVF4096_HNSW32,PQ64x8`.
-        exact_below: Up to this many rows `auto` searches exactly.
-        memory_gib: What one side's index may take while it is built; unset: half of the machine's memory.
-        training_rows: How many random rows cells and codes are trained on; unset: 64 a cell and at least 65,536.
-        target_recall: nprobe, efSearch and the re-ranking are raised until recall@10 reaches this.
-        rerank: So many times the hits wanted are fetched and ranked again by the stored vectors; unset: by key.
-        recall_queries: How many held-out queries measure recall@10 and @100; as many others serve the tuning.
-        min_recall: The check fails below this recall@10.
-        min_recall_100: Likewise for recall@100, which is lower, since the parameters are tuned at 10.
-    """
+    """The FAISS index."""
 
     key: str = "auto"
     exact_below: int = Field(default=200_000, ge=0)

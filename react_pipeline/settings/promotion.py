@@ -3,25 +3,13 @@
 Belongs here: its fields, their defaults and rules. Does not belong here: the verdict (`promotion`).
 """
 
-from __future__ import annotations
-
 from pydantic import Field, field_validator
 
 from react_pipeline.settings.training import TRAINED_METHODS, Fraction, Section
 
 
 class PromotionConfig(Section):
-    """Which model of a domain is offered as its champion, and when it becomes that.
-
-    Attributes:
-        enabled: Whether a model that passes becomes champion by itself. Otherwise it is only named challenger, and
-            `react-pipeline models promote` crowns it.
-        methods: Who may become champion. Unset: every trained method; controls never.
-        min_gain: Gain in top-1, as a fraction, that the lower bound of the interval must exceed.
-        confidence: Of the two-sided interval; it is split among the candidates that are tested at once. With more than
-            0.99, 10,000 resamples would leave too few in the tail.
-        over_control: Whether a model must also beat its control, where that was evaluated, by the same test.
-    """
+    """Which model of a domain is offered as its champion, and when it becomes that."""
 
     enabled: bool = True
     methods: tuple[str, ...] | None = Field(default=None, min_length=1)

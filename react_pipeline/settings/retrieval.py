@@ -4,8 +4,6 @@ Belongs here: its fields, their defaults and rules. Does not belong here: what i
 done with them (`fusion`, `ranking`, `retrieve`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple, Self
 
@@ -31,35 +29,7 @@ class Idle(NamedTuple):
 
 
 class RetrievalConfig(Section):
-    """How pairs are chosen for a domain. A setting that could do nothing beside the others is refused.
-
-    Attributes:
-        modes: `t2t` matches a prompt with captions, `t2i` with images, `i2i` a class's seed images with images; in this
-            order of preference.
-        fusion: How the hits of several modes become one order. `preference`: a hit of an earlier mode goes first;
-            `filter`: the modes find, and the likeness of a pair's image to its class decides (`filter_by`); `rrf`:
-            reciprocal rank fusion.
-        filter_by: What `fusion: filter` compares an image with: the mean of the class's `prompts` or of its `seeds`.
-        choose: The `nearest` pairs of each prompt, or `all` pairs of a corpus that was retrieved before, each for the
-            class whose prompts its caption is nearest to; then neither `k_per_prompt` nor `max_per_class` counts.
-        k_per_prompt: Hits per prompt (or seed image) and mode (REACT counts per prompt, not per class).
-        search: How all prompts are searched: every stored vector is compared (`exact`), or those that the `index`
-            proposes. `auto`: exact, unless by an estimate the index saves more than ten minutes.
-        max_per_class: Cap per class after duplicates are gone; the best stay.
-        max_pairs: Pairs in all; the classes with most pairs give theirs up first. Unset: no limit.
-        balance: Where a pair goes that several classes want: to the class that it fits `best`, or (`even`) to the class
-            that has fewest.
-        min_per_class: A class with fewer pairs is starving.
-        max_starving_fraction: Above this fraction of starving classes nothing is trained.
-        min_similarity: Cosine floor per mode; `filter` is that of the likeness which `fusion: filter` compares.
-        duplicate_similarity: A corpus image at least this similar (cosine) to one that was taken before it, for any
-            class, is dropped; above 1: only images of equal bytes.
-        near_duplicate_similarity: Corpus images at least this similar (cosine) to an evaluation image are removed.
-        decontaminate: Whose labelled images are kept out: the domain's `own`, or those of `all` domains and of the
-            data sets of ELEVATER that are there.
-        max_text_fraction: Images of which more than this fraction is printed text are dropped. Unset: not looked for.
-        shard_pairs: Pairs per collected training shard.
-    """
+    """How pairs are chosen for a domain. A setting that could do nothing beside the others is refused."""
 
     modes: Annotated[tuple[Mode, ...], AfterValidator(_each_once)] = Field(default=("t2t", "t2i"), min_length=1)
     fusion: Literal["preference", "filter", "rrf"] = "preference"

@@ -7,8 +7,6 @@ Libraries below take much more than this: webdataset runs `pipe:` in a shell, an
 So a name is a plain local path, or `scheme://host/path` with one of `REMOTE_SCHEMES` and nothing clever in it.
 """
 
-from __future__ import annotations
-
 import re
 from urllib.parse import urlsplit
 

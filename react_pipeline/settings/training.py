@@ -1,9 +1,7 @@
 """Configuration of training: the methods, the fields of one training, and how defaults and overrides are joined.
 
-Does not belong here: what a training does (`customize`), the rest of the configuration (`config`).
+Does not belong here: what a training does (`training`), the rest of the configuration (`config`).
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import copy
@@ -36,43 +34,16 @@ Name = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Section(BaseModel):
-    """Base of every part of the configuration: frozen, unknown fields and non-finite numbers refused."""
+    """Base of every part of the configuration: frozen, unknown fields and non-finite numbers refused.
+
+    docs/configuration.md describes every field of every part; tests/test_docs.py compares the names.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 class TrainingConfig(Section):
-    """One training, after the defaults of the method and the domain's overrides are joined.
-
-    Attributes:
-        last_k_layers: How many vision layers get a gated block in front.
-        learning_rate: Peak of the schedule: linear warm-up, then cosine to 0.
-        weight_decay: AdamW's, on matrices only.
-        warmup_steps: Steps of the linear warm-up.
-        steps: Optimizer steps.
-        batch_size: Pairs per step over all processes; capped at the number of pairs.
-        seed: Of the initialisation, of the order of the data and of the augmentation.
-        loss: See `losses`: `infonce` (the paper), `infonce-captions`, `infonce-masked`, `unicl`, `sigmoid`.
-        augmentation: `timm` (the paper's: random crop, flip, RandAugment, erasing), `mild` (for drawings), or `none`.
-        views: 0: every step augments afresh; n: the image and n - 1 fixed augmentations of it are drawn from.
-        class_prompt_fraction: Chance that a caption is replaced by a prompt of the pair's class; 0 is the paper's way.
-        held_out_fraction: Share of the pairs that is never trained on; image-text recall is measured on it.
-        interpolation: Share of the way from the base to the trained model: 1 is the trained model, 0 the base, values
-            between are on the line of WiSE-FT (gated models: tanh(gate) is scaled); `held-out`: the best of a grid on
-            the held-out pairs.
-        precision: Arithmetic of the forward and backward passes; `auto`: what the device runs fastest.
-        global_negatives: Whether a pair is contrasted with those of all processes, or of its own process only.
-        accumulation: Parts a process splits its batch into to save memory; the negatives stay those of the full batch.
-        keep_prefix: Whether what the frozen first blocks make of an image is computed once and kept on disk, where
-            that is possible.
-        activation_checkpointing: Recompute the activations of the towers that train in the backward pass, to save
-            memory; open_clip's own ResNets, and text towers of the transformers library, keep theirs.
-        compile: Run the image tower, and it alone, through `torch.compile` (needs a C++ compiler or a GPU).
-        workers: Decoding processes of each training process; 0 decodes in the training process.
-        processes: Training processes of this machine, one a GPU (or CPU processes).
-        checkpoint_every: Steps between resumable states.
-        probe_every: Steps between looks at the held-out pairs, which stop a training that has collapsed; 0: never.
-    """
+    """One training, after the defaults of the method and the domain's overrides are joined."""
 
     last_k_layers: int = Field(default=6, gt=0)
     learning_rate: float = Field(default=5e-4, gt=0)

@@ -6,14 +6,14 @@ from .artifacts import canonical_json as canonical_json
 from .artifacts import digest_of as digest_of
 from .artifacts import read_manifest as read_manifest
 from .attempts import scratch_of as scratch_of
-from .digests import CACHE as CACHE
-from .digests import remembered_sha256 as remembered_sha256
+from .durable import CACHE as CACHE
 from .durable import append as append
 from .durable import fsync as fsync
 from .durable import fsync_tree as fsync_tree
 from .durable import link_or_copy as link_or_copy
 from .durable import lock as lock
 from .durable import locked as locked
+from .durable import remembered_sha256 as remembered_sha256
 from .durable import sha256_of as sha256_of
 from .durable import write_atomically as write_atomically
 from .errors import ConfigError as ConfigError

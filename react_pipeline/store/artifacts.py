@@ -4,19 +4,17 @@ Belongs here: what an artifact and a step's inputs are, the manifest, and its ve
 artifacts are published (`store`), what any artifact contains, which depends on which (`lineage`).
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.store.digests import CACHE
-from react_pipeline.store.durable import sha256_of, write_atomically
+from react_pipeline.store.durable import CACHE, sha256_of, write_atomically
 from react_pipeline.store.errors import CorruptArtifact
 
 logger = logging.getLogger(__name__)
@@ -208,3 +206,27 @@ def _remember(artifact: Artifact, stamp: str) -> None:
     _verified[artifact.path] = stamp
     with contextlib.suppress(OSError):  # a store that may only be read: then once a process
         write_atomically(_memory(artifact), stamp)
+
+
+def manifest_of(inputs: Inputs, staging: Path, counts: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of a staged artifact: its inputs, every file with digest and size, its counts."""
+    files = sorted(path for path in staging.rglob("*") if path.is_file() and path.name != MANIFEST)
+    manifest = {
+        "format": FORMAT,
+        "stage": inputs.stage,
+        "key": inputs.key,
+        "fingerprint": inputs.fingerprint,
+        "config": inputs.config,
+        "content": inputs.content,
+        "parents": {name: parent.fingerprint for name, parent in inputs.parents.items()},
+        "code_version": inputs.code_version,
+        "files": {
+            path.relative_to(staging).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+            for path in files
+        },
+        "counts": counts,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    # As it is read back: JSON turns tuples into lists and keys into text.
+    stored: dict[str, Any] = json.loads(json.dumps(manifest))
+    return {**stored, "digest": manifest_digest(stored)}

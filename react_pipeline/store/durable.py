@@ -1,23 +1,29 @@
-"""Atomic file writes that survive a kill or a power failure, digests, and locks between processes.
+"""Atomic file writes that survive a kill or a power failure, locks between processes, and digests.
 
-Does not belong here: what the files hold, or which of them make an artifact (`artifacts`).
+Digests of the user's files are remembered: shards and vectors are gigabytes and stay where the user put them. Does not
+belong here: what the files hold, or which of them make an artifact (`artifacts`).
 """
-
-from __future__ import annotations
 
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
+
+from react_pipeline.store.errors import CorpusError
 
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 """A network file system without a lock service."""
+
+
+CACHE = ".cache"
+"""Folder of a store for what can be lost without harm."""
 
 
 def sha256_of(path: Path) -> str:
@@ -103,3 +109,35 @@ def locked(path: Path) -> Iterator[None]:
     with path.open("a") as file:
         lock(file)
         yield
+
+
+def remembered_sha256(root: Path, path: Path) -> str:
+    """SHA-256 of an outside file, remembered by path, size and modification time.
+
+    Args:
+        root: Root of the store whose cache is used.
+
+    Raises:
+        CorpusError: If the file cannot be read.
+    """
+    try:
+        stat = path.stat()
+        seen: dict[str, Any] = {"path": str(path.resolve()), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        name = hashlib.sha256(seen["path"].encode()).hexdigest()[:16]
+        cached = root / CACHE / "shards" / f"{name}.json"
+        remembered = _read(cached)
+        if {key: remembered.get(key) for key in seen} == seen:
+            return str(remembered["sha256"])
+        digest = sha256_of(path)
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({error.strerror or error})") from error
+    write_atomically(cached, json.dumps({**seen, "sha256": digest}))
+    return digest
+
+
+def _read(cached: Path) -> dict[str, Any]:
+    try:
+        entry = json.loads(cached.read_text())
+    except (OSError, ValueError):
+        return {}
+    return entry if isinstance(entry, dict) and "sha256" in entry else {}

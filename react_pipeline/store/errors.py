@@ -3,8 +3,6 @@
 Only exception types belong here; they are raised where the fault is seen.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

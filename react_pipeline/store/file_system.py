@@ -16,8 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from react_pipeline.store.attempts import boot_id
-from react_pipeline.store.digests import CACHE
-from react_pipeline.store.durable import lock, write_atomically
+from react_pipeline.store.durable import CACHE, lock, write_atomically
 from react_pipeline.store.errors import InputError
 
 logger = logging.getLogger(__name__)

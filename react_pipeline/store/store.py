@@ -11,8 +11,6 @@ Layout::
     <store>/.staging/  .locks/  .quarantine/            never read as artifacts
 """
 
-from __future__ import annotations
-
 import errno
 import json
 import logging
@@ -30,13 +28,13 @@ from react_pipeline.store.artifacts import (
     MANIFEST,
     Artifact,
     Inputs,
-    manifest_digest,
+    manifest_of,
     read_manifest,
     remember_verified,
     verify,
 )
 from react_pipeline.store.attempts import Attempt, attempts, new_attempt
-from react_pipeline.store.durable import fsync, fsync_tree, lock, sha256_of, write_atomically
+from react_pipeline.store.durable import fsync, fsync_tree, lock, write_atomically
 from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact, ReactError, StoreWriteError
 from react_pipeline.store.file_system import abilities
 from react_pipeline.store.pruning import RETENTION_SECONDS, prune
@@ -118,7 +116,7 @@ class Store:
         staging.mkdir(exist_ok=True)
         try:
             counts = dict(write(staging))
-            manifest = self._manifest(inputs, staging, counts)
+            manifest = manifest_of(inputs, staging, counts)
             (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
             fsync_tree(staging)
             final.parent.mkdir(parents=True, exist_ok=True)
@@ -243,28 +241,6 @@ class Store:
                 logger.info("waiting: another run builds %s", slug)
                 held = lock(file)
             yield held
-
-    def _manifest(self, inputs: Inputs, staging: Path, counts: dict[str, Any]) -> dict[str, Any]:
-        files = sorted(path for path in staging.rglob("*") if path.is_file() and path.name != MANIFEST)
-        manifest = {
-            "format": FORMAT,
-            "stage": inputs.stage,
-            "key": inputs.key,
-            "fingerprint": inputs.fingerprint,
-            "config": inputs.config,
-            "content": inputs.content,
-            "parents": {name: parent.fingerprint for name, parent in inputs.parents.items()},
-            "code_version": inputs.code_version,
-            "files": {
-                path.relative_to(staging).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
-                for path in files
-            },
-            "counts": counts,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        # As it is read back: JSON turns tuples into lists and keys into text.
-        stored: dict[str, Any] = json.loads(json.dumps(manifest))
-        return {**stored, "digest": manifest_digest(stored)}
 
     def _publish(self, attempt: Attempt, artifact: Artifact) -> Artifact:
         if not attempt.lease.exists():

@@ -36,7 +36,7 @@ from react_pipeline.tracking.runs import (
     missing_rows,
 )
 from react_pipeline.tracking.system import SystemMetrics, spool, spool_file
-from react_pipeline.tracking.values import Row, params_of, rows_of_record, tags_of_inputs
+from react_pipeline.tracking.values import Row, params_of, rows_of_record, tags_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -75,9 +75,6 @@ class LiveRun:
         """Nothing is contacted before the training starts.
 
         Args:
-            uri: MLflow's tracking URI.
-            dagster_run_id: Of the run that trains.
-            flush_seconds: Between two batches.
             dagster: Where a browser finds Dagster, if that is known.
             pending: Folder for samples of the machine that MLflow does not take; None: they are lost then.
         """
@@ -222,7 +219,7 @@ class LiveRun:
         return True
 
     def _tags(self, inputs: Inputs) -> dict[str, str]:
-        return tags_of_inputs(inputs, self._dagster_run_id, self._dagster)
+        return tags_of(inputs, self._dagster_run_id, self._dagster)
 
     def _go_on_counting(self, client: MlflowClient, run_id: str, system: SystemMetrics) -> None:
         """An earlier try sampled too: later samples come after its own."""

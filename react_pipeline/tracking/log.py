@@ -1,7 +1,7 @@
 """Tracking: every published artifact as one MLflow run, written once and never at the cost of a result.
 
 Belongs here: what of an artifact goes to MLflow, the model registry, and the queue of what could not be logged yet.
-Does not belong here: how a run is found (`tracking.runs`), a training under way (`tracking.live`), deciding what is
+Does not belong here: how a run is found (`runs`), a training under way (`live`), deciding what is
 champion.
 
 An artifact is on disk before its run is written. It is queued in `<store>/.pending_tracking` first and leaves the
@@ -25,19 +25,19 @@ from react_pipeline.pipeline import STAGES
 from react_pipeline.project import Project
 from react_pipeline.promotion import RegistryEdit
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact
-from react_pipeline.tracking.models import MODEL_STAGES, Measured, find_model_id, log_model, model_of
+from react_pipeline.tracking.models import MODEL_STAGES, Measured, datasets_of, find_model_id, log_model, model_of
 from react_pipeline.tracking.notes import dagster_url
 from react_pipeline.tracking.queue import PENDING, VERDICT, Queue, reason_of
 from react_pipeline.tracking.registry import apply_verdict, entry_of, hand_edit
 from react_pipeline.tracking.results import best_of, cost_rows, difference_rows
-from react_pipeline.tracking.runs import FINISHED, KILLED, Runs, log_params, log_rows, log_tags, missing_rows
+from react_pipeline.tracking.runs import FINISHED, Runs, log_params, log_rows, log_tags, missing_rows
 from react_pipeline.tracking.system import read_spooled, spool_file
 from react_pipeline.tracking.values import created_ms, files_of, metrics_of, params_of, tags_of
 from react_pipeline.tracking.versions import Version, list_versions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Run
+    from mlflow.entities import Run
 
 logger = logging.getLogger(__name__)
 Answer = TypeVar("Answer")
@@ -91,7 +91,6 @@ class Tracking:
         """Log everything queued; returns the run id of each artifact that is logged now, by the name of its entry.
 
         Args:
-            project: The pipeline whose queue it is.
             patient: Try even if the server failed a moment ago.
         """
         return self._log_queue(project, patient=patient).runs
@@ -100,7 +99,6 @@ class Tracking:
         """Apply a verdict to the registry, after whatever waits; never raises, safe to repeat.
 
         Args:
-            project: The pipeline whose queue it is.
             artifact: Of the stage `promotion`; None: only what waits.
             patient: Try even if the server failed a moment ago.
         """
@@ -142,7 +140,7 @@ class Tracking:
                 client = self.runs.connect()
                 self._log_entries(client, project, logged)
                 if artifact is not None and artifact.stage in STAGES and STAGES[artifact.stage].scope == "trained":
-                    self._close_abandoned(client, project, artifact)
+                    self.runs.close_abandoned(client, project.store, artifact)
             except Exception as error:  # whatever MLflow, its database or the network raise
                 self.runs.forget()
                 queue.rest(error)
@@ -200,17 +198,6 @@ class Tracking:
         waiting = self._queue(project).folder / f"{_name(**identity)}.json"
         entry = json.loads(waiting.read_text()) if waiting.exists() else {**identity, "dagster_run_id": ""}
         return self._log_entry(client, project, entry)
-
-    def _close_abandoned(self, client: MlflowClient, project: Project, artifact: Artifact) -> None:
-        """Close what trainings with another configuration left RUNNING when they were killed: none will go on."""
-        wanted = {"asset": artifact.stage, "domain": artifact.key.split("/")[0], "method": artifact.key.split("/")[1]}
-        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
-        for run in client.search_runs([self.runs.experiment_id], f"{query} and attributes.status = 'RUNNING'"):
-            fingerprint = run.data.tags.get("fingerprint", "")
-            if fingerprint != artifact.fingerprint and not project.store.is_building(
-                artifact.stage, artifact.key, fingerprint
-            ):
-                client.set_terminated(run.info.run_id, KILLED)
 
     def logged(self, project: Project) -> set[str] | None:
         """Fingerprints of the artifacts that are logged; None, with a warning, when MLflow does not answer."""
@@ -276,7 +263,7 @@ class Tracking:
         """Write which data sets and which model a run read; of a result, what its figures were measured of."""
         from mlflow.entities import LoggedModelInput
 
-        datasets, models, model_id = _datasets(artifact), [], None
+        datasets, models, model_id = datasets_of(artifact), [], None
         if (model := model_of(artifact)) is not None:
             find = partial(find_model_id, client, self.runs.experiment_id, model[2])
             # Its own run may still wait in the queue behind this one.
@@ -311,24 +298,3 @@ class Tracking:
 
 def _name(stage: str, key: str, fingerprint: str) -> str:
     return f"{stage}--{key.replace('/', '--')}--{fingerprint}"
-
-
-def _datasets(artifact: Artifact) -> list[DatasetInput]:
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    read = {**artifact.parents, artifact.stage: artifact.fingerprint}
-    key = artifact.key.split("/")[0]
-    root = artifact.path.parents[2 + artifact.key.count("/")]
-    return [
-        DatasetInput(
-            Dataset(
-                name=f"{stage}-{key}",
-                digest=fingerprint,
-                source_type="local",
-                source=json.dumps({"uri": str(root / stage / key / fingerprint)}),
-            ),
-            [InputTag("mlflow.data.context", "evaluation" if row.group == "evaluation" else "training")],
-        )
-        for stage, fingerprint in read.items()
-        if (row := STAGES.get(stage)) is not None and row.scope == "domain" and not row.gathers
-    ]

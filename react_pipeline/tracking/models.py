@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from react_pipeline.evaluation import TRAINED
-from react_pipeline.pipeline import ALL
+from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact
 from react_pipeline.tracking.package import save_served, write_package
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
+    from mlflow.entities import DatasetInput, LoggedModel
 
 BASE = "base_checkpoint"
 MODEL_STAGES = (TRAINED, BASE)
@@ -116,3 +116,25 @@ def _register(client: MlflowClient, model: LoggedModel, artifact: Artifact, run_
         # What the page of models links to the registry by.
         registered = json.dumps([{"name": name, "version": str(version.version)}])
         client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": registered})
+
+
+def datasets_of(artifact: Artifact) -> list[DatasetInput]:
+    """The sets of pairs and of labelled images that an artifact was made of, or is."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    read = {**artifact.parents, artifact.stage: artifact.fingerprint}
+    key = artifact.key.split("/")[0]
+    root = artifact.path.parents[2 + artifact.key.count("/")]
+    return [
+        DatasetInput(
+            Dataset(
+                name=f"{stage}-{key}",
+                digest=fingerprint,
+                source_type="local",
+                source=json.dumps({"uri": str(root / stage / key / fingerprint)}),
+            ),
+            [InputTag("mlflow.data.context", "evaluation" if row.group == "evaluation" else "training")],
+        )
+        for stage, fingerprint in read.items()
+        if (row := STAGES.get(stage)) is not None and row.scope == "domain" and not row.gathers
+    ]

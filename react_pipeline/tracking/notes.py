@@ -1,10 +1,8 @@
 """Notes: the description of a run in two lines, and the addresses that lead from MLflow to Dagster and back.
 
 Belongs here: what each kind of run is, in words; where the user interfaces answer. Does not belong here: metrics and
-params (`tracking.values`), talking to MLflow (`tracking.runs`).
+params (`values`), talking to MLflow (`runs`).
 """
-
-from __future__ import annotations
 
 import os
 

@@ -4,8 +4,6 @@ Belongs here: entries as files of the store, artifacts and verdicts alike, so th
 their order. Does not belong here: what is logged of an artifact (`log`), or what a verdict changes (`registry`).
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import re

@@ -1,6 +1,6 @@
 """The runs of one MLflow experiment: connecting, finding or opening an artifact's run, and writing rows to it.
 
-Belongs here: what the log of a finished artifact (`tracking`) and of a training under way (`tracking.live`) share, so
+Belongs here: what the log of a finished artifact (`tracking`) and of a training under way (`live`) share, so
 that both mean the same run. Does not belong here: what is written, and what happens when MLflow does not answer: every
 function here raises whatever MLflow, its database or the network raise.
 """
@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from react_pipeline.pipeline import ALL
-from react_pipeline.store import locked
+from react_pipeline.store import Artifact, Store, locked
 from react_pipeline.tracking.models import Measured
-from react_pipeline.tracking.notes import NOTE_TAG as NOTE_TAG
-from react_pipeline.tracking.notes import mlflow_url
+from react_pipeline.tracking.notes import NOTE_TAG, mlflow_url
 from react_pipeline.tracking.values import MAX_TAG_CHARS, TRAINING_PREFIX, Row
 from react_pipeline.tracking.views import run_url, save_views, view_url
 
@@ -149,6 +148,16 @@ class Runs:
             fingerprints |= {run.data.tags["fingerprint"] for run in page if "fingerprint" in run.data.tags}
             if not (token := page.token):
                 return fingerprints
+
+    def close_abandoned(self, client: MlflowClient, store: Store, made: Artifact) -> None:
+        """Close what trainings with another configuration left RUNNING when they were killed: none will go on."""
+        domain, method = made.key.split("/")
+        wanted = {"asset": made.stage, "domain": domain, "method": method}
+        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
+        for run in client.search_runs([self.experiment_id], f"{query} and attributes.status = 'RUNNING'"):
+            other = run.data.tags.get("fingerprint", "")
+            if other != made.fingerprint and not store.is_building(made.stage, made.key, other):
+                client.set_terminated(run.info.run_id, KILLED)
 
     def _parent(self, client: MlflowClient, group: str) -> str:
         """The run under which the UI folds all runs of a domain (or of the corpus)."""

@@ -43,7 +43,6 @@ class ServedClassifier(PythonModel):
         """Classify the images of a frame.
 
         Args:
-            context: Of MLflow.
             model_input: Column `image`: bytes of an image file, the same as base64, a data URI, or, unless it is served
                 over HTTP, a path.
             params: `top_k`, how many classes to give; `threshold`, the confidence below which the label is `unknown`.

@@ -1,10 +1,8 @@
 """System metrics of a training: processor, memory, disk, network and GPU, under the names that MLflow's page looks for.
 
 Belongs here: sampling with MLflow's own monitors, and the file that keeps samples which MLflow did not take. Does not
-belong here: when a sample is written (`tracking.live`, and `tracking` for those of the file).
+belong here: when a sample is written (`live`, and `tracking` for those of the file).
 """
-
-from __future__ import annotations
 
 import importlib
 import json

@@ -1,9 +1,7 @@
 """The values of an artifact as MLflow takes them: flat names of allowed letters, finite numbers, bounded texts.
 
-Belongs here: flattening and MLflow's limits. Does not belong here: talking to MLflow (`tracking.runs`).
+Belongs here: flattening and MLflow's limits. Does not belong here: talking to MLflow (`runs`).
 """
-
-from __future__ import annotations
 
 import json
 import math
@@ -49,12 +47,6 @@ def params_of(made: Artifact | Inputs) -> dict[str, str]:
     return {**{name: _text(value)[:MAX_PARAM_CHARS] for name, value in flatten(config)}, **names}
 
 
-def _texts_of(artifact: Artifact) -> dict[str, str]:
-    """The counts that are not numbers (a device, a reason, the starving classes), as tags `count.<name>`."""
-    texts = {name: _text(value) for name, value in flatten(artifact.counts) if not _is_number(value)}
-    return {f"count.{name}": text[:MAX_TAG_CHARS] for name, text in texts.items()}
-
-
 def metrics_of(artifact: Artifact) -> Iterator[Row]:
     """Every finite number: the counts at step 0, then the records of `metrics.jsonl`."""
     created = created_ms(artifact)
@@ -89,49 +81,39 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield path[:250], value
 
 
-def tags_of_inputs(inputs: Inputs, dagster_run_id: str, dagster: str = "") -> dict[str, str]:
-    """Where an artifact that is still being made will be in the lineage; empty tags are left out."""
-    parents = {name: parent.fingerprint for name, parent in inputs.parents.items()}
-    tags = _lineage_tags(inputs.stage, inputs.key, inputs.fingerprint, parents, inputs.code_version)
-    return _filled({**tags, **_dagster_tags(inputs.stage, inputs.key, dagster_run_id, dagster)})
-
-
-def tags_of(artifact: Artifact, dagster_run_id: str, dagster: str = "") -> dict[str, str]:
-    """Where the artifact is in the lineage, and its counts that are not numbers; empty tags are left out.
+def tags_of(made: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -> dict[str, str]:
+    """Where an artifact, or what is still being made, is in the lineage; empty tags are left out.
 
     Args:
-        artifact: The one whose run it is.
-        dagster_run_id: Of the run that made it.
+        made: Of an artifact, the counts that are not numbers are added (a device, a reason, the starving classes).
+        dagster_run_id: Of the run that makes it.
         dagster: Where a browser finds Dagster, if that is known.
     """
-    code_version = str(artifact.manifest["code_version"])
-    tags = _lineage_tags(artifact.stage, artifact.key, artifact.fingerprint, artifact.parents, code_version)
-    tags |= _dagster_tags(artifact.stage, artifact.key, dagster_run_id, dagster)
-    return _filled({**tags, "path": str(artifact.path), **_texts_of(artifact)})
-
-
-def _dagster_tags(stage: str, key: str, dagster_run_id: str, dagster: str) -> dict[str, str]:
-    described = note(stage, key, dagster, dagster_run_id)
-    return {"dagster.run_id": dagster_run_id, **links(stage, dagster, dagster_run_id), NOTE_TAG: described}
+    more: dict[str, str] = {}
+    if isinstance(made, Inputs):
+        parents, version = {name: parent.fingerprint for name, parent in made.parents.items()}, made.code_version
+    else:
+        parents, version = made.parents, str(made.manifest["code_version"])
+        texts = {name: _text(value) for name, value in flatten(made.counts) if not _is_number(value)}
+        more = {f"count.{name}": text[:MAX_TAG_CHARS] for name, text in texts.items()} | {"path": str(made.path)}
+    domain, method = _domain_and_method(made.key)
+    tags = {
+        "asset": made.stage,
+        "domain": domain,
+        "method": method,
+        "fingerprint": made.fingerprint,
+        "parents": json.dumps(parents, sort_keys=True),
+        "code_version": version,
+        "dagster.run_id": dagster_run_id,
+        **links(made.stage, dagster, dagster_run_id),
+        NOTE_TAG: note(made.stage, made.key, dagster, dagster_run_id),
+    }
+    return _filled({**tags, **more})
 
 
 def _domain_and_method(key: str) -> tuple[str, str]:
     domain, _, method = ("", "", "") if key == ALL else key.partition("/")
     return domain, method
-
-
-def _lineage_tags(
-    stage: str, key: str, fingerprint: str, parents: Mapping[str, str], code_version: str
-) -> dict[str, str]:
-    domain, method = _domain_and_method(key)
-    return {
-        "asset": stage,
-        "domain": domain,
-        "method": method,
-        "fingerprint": fingerprint,
-        "parents": json.dumps(parents, sort_keys=True),
-        "code_version": code_version,
-    }
 
 
 def files_of(artifact: Artifact) -> Iterator[Path]:

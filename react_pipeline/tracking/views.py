@@ -25,9 +25,7 @@ _VIEWS = {
     RESULTS_VIEW: {
         "searchFilter": "tags.asset = 'domain_results'",
         "orderByKey": "metrics.`top1`",
-        "selectedColumns": [
-            *("params.`domain`", "params.`method`", *(f"metrics.`{name}`" for name in _FIGURES)),
-        ],
+        "selectedColumns": [*("params.`domain`", "params.`method`", *(f"metrics.`{name}`" for name in _FIGURES))],
         "chartsSearchFilter": "|".join(f"^{name}$" for name in _FIGURES),
     },
     TRAININGS_VIEW: {

@@ -17,10 +17,7 @@ The folder::
 from __future__ import annotations
 
 import json
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,15 +41,14 @@ from react_pipeline.store import (
     InputError,
     ReactError,
     StoreWriteError,
-    fsync,
     fsync_tree,
-    lock,
     sha256_of,
 )
 from react_pipeline.use.chosen_model import CHAMPION, calibration_of, trained_for
 from react_pipeline.use.classifier import RECORD_FILE
 from react_pipeline.use.model_card import Loading, model_card
 from react_pipeline.use.onnx_model import write_onnx
+from react_pipeline.use.staged_folder import publish, refuse_occupied, staged_beside
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -115,10 +111,10 @@ def export(
     else:
         checkpoint = _present(project, slug, method)
     target = Path(directory).expanduser().resolve()
-    _refuse_occupied(target, overwrite)
+    refuse_occupied(target, overwrite)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _staging(target) as staging:
+        with staged_beside(target) as staging:
             loading = write_model(project, checkpoint, staging)
             write_head(project, checkpoint, staging)
             if onnx:
@@ -127,7 +123,7 @@ def export(
             (staging / "README.md").write_text(card, encoding="utf-8")
             _write_record(staging, checkpoint, crowned)
             fsync_tree(staging)
-            _publish(staging, target, overwrite)
+            publish(staging, target, overwrite)
     except OSError as error:
         raise StoreWriteError(
             f"{error.filename or target}: {error.strerror or error}; nothing was exported to {target}. Free space or "
@@ -263,58 +259,3 @@ def _write_record(staging: Path, checkpoint: Artifact, crowned: Reign | None) ->
         "files": {path.relative_to(staging).as_posix(): sha256_of(path) for path in files},
     }
     _write_json(staging / RECORD_FILE, record)
-
-
-def _refuse_occupied(target: Path, overwrite: bool) -> None:
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise InputError(f"{target}: is there already and is no folder; choose another place")
-    if not any(target.iterdir()):
-        return
-    if not overwrite:
-        raise InputError(f"{target}: is there already and not empty; choose another folder, or overwrite it")
-    if not (target / RECORD_FILE).is_file():
-        raise InputError(f"{target}: holds no {RECORD_FILE}, so no export wrote it, and it is not overwritten")
-
-
-@contextmanager
-def _staging(target: Path) -> Iterator[Path]:
-    """An empty hidden folder beside the target, held by a lock; what a killed export left in it is removed."""
-    staging = target.with_name(f".{target.name}.partial")
-    staging.mkdir(exist_ok=True)
-    descriptor = os.open(staging, os.O_RDONLY)
-    try:
-        held = lock(descriptor, wait=False)
-        if not held or not staging.exists() or os.fstat(descriptor).st_ino != staging.stat().st_ino:
-            raise InputError(f"{target}: another export writes to it; wait for it, or choose another folder")
-    except InputError:
-        os.close(descriptor)
-        raise
-    try:
-        for left in staging.iterdir():
-            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
-        yield staging
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
-    finally:
-        os.close(descriptor)
-
-
-def _publish(staging: Path, target: Path, overwrite: bool) -> None:
-    """Rename the finished folder into its place; an earlier export steps aside first and goes last."""
-    # Looked at again: writing a large model takes minutes.
-    _refuse_occupied(target, overwrite)
-    replaced = target.with_name(f".{target.name}.replaced")
-    if target.exists() and any(target.iterdir()):
-        shutil.rmtree(replaced, ignore_errors=True)
-        target.rename(replaced)
-    try:
-        staging.rename(target)
-    except OSError:
-        if replaced.exists() and not target.exists():
-            replaced.rename(target)
-        raise
-    fsync(target.parent)
-    shutil.rmtree(replaced, ignore_errors=True)

@@ -4,8 +4,6 @@ Belongs here: the line that announces a step, the rate of one that is done. Does
 (a bar of the step itself).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,8 +4,6 @@ Belongs here: the sums of one configuration. Does not belong here: rates and for
 (`commands.plan`).
 """
 
-from __future__ import annotations
-
 import json
 from contextlib import suppress
 from dataclasses import dataclass, field, replace

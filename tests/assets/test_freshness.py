@@ -8,8 +8,8 @@ import dagster as dg
 import pytest
 from support_upkeep import build, build_all, change_pipeline, edit_domain
 
+from react_pipeline.assets.automation import CHECKS, freshness
 from react_pipeline.assets.declared import checks_of
-from react_pipeline.assets.freshness import CHECKS, freshness
 from react_pipeline.assets.launches import LAUNCH_TAG
 from react_pipeline.assets.partitions import DOMAINS
 from react_pipeline.assets.resources import ProjectResource

@@ -21,7 +21,7 @@ from support_launch import dagster_home, metadata_of
 from react_pipeline.assets import launches
 from react_pipeline.assets.attempts import is_under_way
 from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.launch import Summary, materialize, open_instance, plan
+from react_pipeline.assets.launch import DATA_VERSION_TAG, Recorded, Summary, materialize, open_instance, plan
 from react_pipeline.assets.launches import (
     EXPIRY_SECONDS,
     HEARTBEAT_TAG,
@@ -32,7 +32,6 @@ from react_pipeline.assets.launches import (
     tags_of,
 )
 from react_pipeline.assets.partitions import partition_of
-from react_pipeline.assets.recorded import DATA_VERSION_TAG, Recorded
 from react_pipeline.assets.reporting import SEEN_TAG, seen
 from react_pipeline.evaluation.all_domains import comparison_table
 from react_pipeline.pipeline import ALL, STAGES

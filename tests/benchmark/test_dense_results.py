@@ -15,12 +15,13 @@ import pytest
 from PIL import Image
 from support_dense import OWN, write_sets
 
-from react_pipeline.assets.dense import contradictions, wrong_detections
+from react_pipeline.assets.benchmark_checks import dense_contradictions, wrong_detections
 from react_pipeline.benchmark import dense_results
 from react_pipeline.benchmark.dense_comparison import compare_dense, dense_is_current
+from react_pipeline.benchmark.dense_inputs import read_dense_sets
 from react_pipeline.benchmark.dense_measures import box_figures
 from react_pipeline.benchmark.dense_regions import Detector
-from react_pipeline.benchmark.dense_results import publish_dense, read_dense_sets
+from react_pipeline.benchmark.dense_results import publish_dense
 from react_pipeline.clip.base import publish_base
 from react_pipeline.labelled.dense_sets import dense_digests
 from react_pipeline.project.project import Project
@@ -53,7 +54,7 @@ def test_a_checkpoint_is_measured_on_boxes_and_on_masks(project: Project) -> Non
     found = json.loads(made.file("detections/boxes--truth.json").read_text())
     assert box_figures(images.truth or {}, found, {})[0] == boxes["truth"]
     assert {"overlays.png", "table.md", "results.json"} <= set(made.manifest["files"])
-    assert wrong_detections(made) == contradictions(made) == 0
+    assert wrong_detections(made) == dense_contradictions(made) == 0
     assert not [name for name in made.manifest["files"] if "progress" in name]
     assert publish_dense(project, "shapes", "base").reused
 
@@ -87,9 +88,9 @@ def test_what_is_not_there_is_a_reason_and_never_a_0(project: Project) -> None:
     made = publish_dense(changed(project, datasets=("voc-20",)), "shapes", "base")
     assert set(made.counts["not_measured"]) == {"masks", "voc-20"} and not made.counts["segmentation"]
     rows = pd.read_parquet(made.file("results.parquet"))
-    assert rows[rows["set"] == "masks"]["value"].isna().all() and contradictions(made) == 0
+    assert rows[rows["set"] == "masks"]["value"].isna().all() and dense_contradictions(made) == 0
     unset = publish_dense(changed(project, root=None), "shapes", "base")
-    assert "dense.root" in unset.counts["unavailable"] and contradictions(unset) == wrong_detections(unset) == 0
+    assert "dense.root" in unset.counts["unavailable"] and dense_contradictions(unset) == wrong_detections(unset) == 0
 
 
 def test_all_sets_that_are_wrong_are_one_error_before_anything_is_predicted(project: Project) -> None:
@@ -193,4 +194,4 @@ def test_checks_see_boxes_beside_their_image_and_scores_that_are_none(project: P
     rows = pd.read_parquet(made.path / "results.parquet")
     rows.loc[0, "unavailable"], rows.loc[1, "value"] = "a reason", 1.5
     rows.to_parquet(made.path / "results.parquet")
-    assert contradictions(made) == 2
+    assert dense_contradictions(made) == 2

@@ -116,10 +116,10 @@ def test_one_step_is_that_of_pytorch_on_tower_and_head_together(clip: Clip, pixe
     np.testing.assert_allclose(curve.last_probabilities, wanted.numpy(), atol=1e-4)
 
 
-def test_merging_the_projection_starts_with_the_same_logits_and_trains_fewer_parameters(
+def test_merging_the_projection_trains_fewer_parameters_and_leaves_the_tower_alone(
     clip: Clip, pixels: tuple[Tensor, Tensor]
 ) -> None:
-    head, settings = Head.random(N_CLASSES, 32), HeadSettings(batch_size=8, channel_norm=False)
+    head, settings = Head.random(N_CLASSES, 32), HeadSettings(batch_size=8)
     apart, merged = (
         train_tower(
             clip,
@@ -130,11 +130,9 @@ def test_merging_the_projection_starts_with_the_same_logits_and_trains_fewer_par
             settings,
             epochs=1,
             merge_projection=merge,
-            keep_probabilities=True,
         )
         for merge in (False, True)
     )
-    np.testing.assert_allclose(apart.last_probabilities, merged.last_probabilities, atol=1e-4)
     assert merged.n_trainable == apart.n_trainable - 32 * 32
     assert clip.model.visual.proj is not None
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -40,9 +38,7 @@ def by_torch(
     n_classes, width = head.weight.shape
     norm, linear = nn.BatchNorm1d(width, affine=False), nn.Linear(width, n_classes)
     linear.load_state_dict({"weight": head.weight, "bias": head.bias})
-    scale = nn.Parameter(torch.tensor(head.logit_scale), requires_grad=settings.train_logit_scale)
-    parameters = [*linear.parameters(), *([scale] if settings.train_logit_scale else [])]
-    optimizer = torch.optim.SGD(parameters, trial.learning_rate, momentum=0.9, weight_decay=trial.weight_decay)
+    optimizer = torch.optim.SGD(linear.parameters(), trial.learning_rate, momentum=0.9, weight_decay=trial.weight_decay)
     loader = DataLoader(
         TensorDataset(train.features, train.labels),
         batch_size=64,
@@ -57,29 +53,24 @@ def by_torch(
             if len(features) == 1:
                 continue
             optimizer.zero_grad()
-            logits = scale.exp() * linear(norm(features))
+            logits = linear(norm(features))
             criterion(logits, labels.float() if several else labels).backward()
             optimizer.step()
     norm.eval()
     with torch.no_grad():
-        return (scale.exp() * linear(norm(test.features))).softmax(dim=1)
+        return (linear(norm(test.features))).softmax(dim=1)
 
 
-@pytest.mark.parametrize(
-    ("options", "logit_scale"),
-    [({}, 0.0), ({"train_logit_scale": True}, 0.5)],
-    ids=["fixed scale", "trained scale"],
-)
 @pytest.mark.parametrize("several", [False, True], ids=["multiclass", "multilabel"])
 def test_trials_trained_at_once_equal_trials_trained_one_by_one_with_pytorch(
-    several: bool, options: dict[str, Any], logit_scale: float
+    several: bool,
 ) -> None:
     # 65 examples leave a batch of one, which is skipped.
     train, test = clusters(0, n=65 + 64), clusters(1, n=100)
     if several:
         train, test = multilabel(train), multilabel(test)
-    head = Head.random(5, 12, seed=3, logit_scale=logit_scale)
-    settings = HeadSettings(metric="11point_mAP" if several else "accuracy", seed=7, **options)
+    head = Head.random(5, 12, seed=3)
+    settings = HeadSettings(metric="11point_mAP" if several else "accuracy", seed=7)
     at_once = train_heads(train, test, head, TRIALS, settings, epochs=4, keep_probabilities=True)
     for trial, curve in zip(TRIALS, at_once, strict=True):
         alone = train_heads(train, test, head, [trial], settings, epochs=4, keep_probabilities=True)[0]
@@ -112,15 +103,10 @@ def test_a_failing_trial_is_named_stops_and_leaves_the_others_alone() -> None:
         np.testing.assert_allclose(left.last_probabilities, right.last_probabilities, atol=1e-6)
 
 
-def test_a_text_head_starts_with_the_zero_shot_ranking() -> None:
-    zero_shot = torch.nn.functional.normalize(torch.randn(12, 5, generator=torch.Generator().manual_seed(0)), dim=0)
-    test = clusters(1)
-    settings = HeadSettings(channel_norm=False)
-    curve = train_heads(
-        clusters(0), test, Head.from_text(zero_shot), [Trial(0.0, 0.0)], settings, epochs=1, keep_probabilities=True
-    )[0]
-    assert (curve.last_probabilities.argmax(axis=1) == (test.features @ zero_shot).argmax(dim=1).numpy()).all()
-    assert curve.n_trainable == 5 * 12 + 5
+def test_a_text_head_starts_with_the_class_vectors() -> None:
+    zero_shot = torch.randn(12, 5)
+    head = Head.from_text(zero_shot)
+    assert torch.equal(head.weight, zero_shot.T) and not head.bias.any()
 
 
 def test_a_merged_head_gives_the_logits_of_projection_and_head() -> None:
@@ -129,17 +115,6 @@ def test_a_merged_head_gives_the_logits_of_projection_and_head() -> None:
     head = Head.random(5, 12)
     merged = head.merged(projection)
     torch.testing.assert_close(before @ merged.weight.T + merged.bias, before @ projection @ head.weight.T + head.bias)
-
-
-def test_unit_features_and_sigmoid_are_as_asked() -> None:
-    train, test = multilabel(clusters(0)), multilabel(clusters(1))
-    settings = HeadSettings(metric="11point_mAP", normalize_features=True, channel_norm=False, probabilities="sigmoid")
-    head = Head.random(5, 12)
-    curve = train_heads(train, test, head, [Trial(0.0, 0.0)], settings, epochs=1, keep_probabilities=True)[0]
-    unit = torch.nn.functional.normalize(test.features)
-    np.testing.assert_allclose(
-        curve.last_probabilities, (unit @ head.weight.T + head.bias).sigmoid().numpy(), atol=1e-6
-    )
 
 
 def test_the_best_probabilities_are_those_of_the_first_best_epoch() -> None:

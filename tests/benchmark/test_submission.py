@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from react_pipeline.benchmark.experiments import Experiment
 from react_pipeline.benchmark.submission import (
     ExpectedDataset,
     Prediction,
     check_submission,
-    experiment_name,
     mean_head_params,
     merge_seeds,
     read_prediction,
@@ -66,8 +66,8 @@ def test_files_are_named_by_seed_and_dataset(tmp_path: Path) -> None:
     assert write_prediction(prediction(seeds=(2,)), tmp_path).name == "seed2_dtd.json"
     assert write_prediction(prediction(n_shot=-1), tmp_path).name == "seed0_dtd.json"
     assert write_prediction(prediction(n_shot=0), tmp_path).name == "dtd.json"
-    assert experiment_name("linear_probe", 5) == "linear_probe_5"
-    assert experiment_name("finetuning", -1) == "finetuning_full"
+    assert Experiment("linear-probe", 5).folder == "linear_probe_5"
+    assert Experiment("fine-tune", -1).folder == "finetuning_full"
 
 
 def test_a_file_holds_the_nine_keys_and_six_decimals(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
-from react_pipeline.clip.model import Clip, choose_device, from_open_clip, from_parts, load, save
+from react_pipeline.clip.model import Clip, choose_device, from_parts, load, save
+from react_pipeline.clip.pretrained import from_open_clip
 from react_pipeline.settings.config import EncoderConfig
 from react_pipeline.store.errors import InputError
 
@@ -115,7 +116,7 @@ def test_what_a_checkpoint_file_leaves_open_and_unsaid_is_warned_of_one_by_one(
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-quickgelu", {**model_cfg, "quick_gelu": True})
     path = tiny_checkpoint / "open_clip_model.safetensors"
     from_open_clip(EncoderConfig(model=name, pretrained=str(path), **given))
-    reported = [record.getMessage() for record in caplog.records if record.name == "react_pipeline.clip.model"]
+    reported = [record.getMessage() for record in caplog.records if record.name == "react_pipeline.clip.pretrained"]
     assert [message.split("Set encoder.")[1].split()[0] for message in reported] == assumed
     assert all(message.startswith(str(path)) for message in reported)
 

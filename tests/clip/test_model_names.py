@@ -20,7 +20,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertTokenizerFast, PreTrainedTokenizerFast
 
 from react_pipeline.clip.base import publish_base
-from react_pipeline.clip.model import Clip, from_open_clip, load
+from react_pipeline.clip.model import Clip, load
+from react_pipeline.clip.pretrained import from_open_clip
 from react_pipeline.project.project import Project
 from react_pipeline.settings.config import EncoderConfig
 from react_pipeline.store.errors import InputError

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from react_pipeline.clip.gated import gated_layers
-from react_pipeline.clip.model import Clip, from_open_clip
+from react_pipeline.clip.model import Clip
+from react_pipeline.clip.pretrained import from_open_clip
 from react_pipeline.settings.config import EncoderConfig
 from react_pipeline.store.errors import InputError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from react_pipeline.evaluation.calibration import fit_temperature
+from react_pipeline.evaluation.domain_results import fit_temperature
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])

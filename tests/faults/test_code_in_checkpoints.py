@@ -19,7 +19,8 @@ from support_text_tower import write_text_tower_checkpoint
 from transformers.utils import hub
 
 from react_pipeline.clip.base import publish_base
-from react_pipeline.clip.model import from_open_clip, load
+from react_pipeline.clip.model import load
+from react_pipeline.clip.pretrained import from_open_clip
 from react_pipeline.project.project import Project
 from react_pipeline.settings.config import EncoderConfig
 from react_pipeline.store.artifacts import Inputs
@@ -225,7 +226,7 @@ def test_a_hub_name_gets_no_code_run_either(
         del model_cfg["text_cfg"]["hf_model_name"]
         model_cfg["text_cfg"] |= {"width": 32, "heads": 2, "layers": 1}
     monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "evil", model_cfg)
-    monkeypatch.setattr("react_pipeline.clip.model.load_strictly", lambda *_: None)
+    monkeypatch.setattr("react_pipeline.clip.pretrained.load_strictly", lambda *_: None)
     weights = folder / "open_clip_model.safetensors"
     # transformers 5 reads such a tokenizer by a class of its own, transformers 4 refuses it.
     with nullcontext() if part == "tokenizer" and NEWER else pytest.raises(InputError, match="custom code"):

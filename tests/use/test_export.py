@@ -325,7 +325,7 @@ def export_until_killed(path: Path, target: Path, where: str) -> None:
     export(Project.load(path), "shapes", "locked-text", target, overwrite=True)
 
 
-@pytest.mark.parametrize("where", ["model_card", "_publish"])
+@pytest.mark.parametrize("where", ["model_card", "publish"])
 def test_killed_in_the_middle_it_leaves_no_folder_or_the_earlier_one(  # FAULTS 1
     project: Project, tmp_path: Path, where: str
 ) -> None:
