@@ -56,7 +56,7 @@ test-gpu: install ## the tests that need a CUDA device
 docs: install ## the documentation site, in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-lint: install ## mend style in place
+lint: install ## fix style in place
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
