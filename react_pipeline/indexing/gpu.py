@@ -8,8 +8,6 @@ an index may be larger than the card, nothing must be copied back, and codes are
 in single precision. Not run on a GPU yet.
 """
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

@@ -7,8 +7,6 @@ An earlier index fits if it was built with the same configuration, of vectors of
 are the first ones of the new embeddings, byte for byte: compared by the digests in the manifests, so no vector is read.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Iterator

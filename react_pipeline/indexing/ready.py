@@ -7,8 +7,6 @@ The files are linked, not copied: published indices of large corpora are hundred
 digests, so one that is changed or taken away later is refused like any damaged artifact.
 """
 
-from __future__ import annotations
-
 import time
 from pathlib import Path
 from typing import Any

@@ -9,8 +9,6 @@ other half give the recorded figures. A hit is right if it is as similar as the 
 similarity (captions that many rows share) are equally right.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

@@ -5,8 +5,6 @@ could rank. Does not belong here: which files there are (`vectors`), what is don
 `indexing.recall`). Shapes: N rows, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -10,8 +10,6 @@ the next round for four times as many, so that rounds are few; after `REFILL_ROU
 had are chosen.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any
 

@@ -8,8 +8,6 @@ the order of the modes, `rrf` by ranks (reciprocal rank fusion, Cormack et al. 2
 each mode that finds it), `filter` by one likeness for all pairs, whichever mode found them.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -12,8 +12,6 @@ rows are chosen again, because some were not available, known comparisons still 
 looked at only those are read and compared again that were like a row which is not taken any more.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 

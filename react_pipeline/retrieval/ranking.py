@@ -8,8 +8,6 @@ A candidate is a class and a row of the corpus; a row that several classes want 
 pair lists all of them (`classes_of`).
 """
 
-from __future__ import annotations
-
 import heapq
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence, Set

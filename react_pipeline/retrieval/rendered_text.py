@@ -10,8 +10,6 @@ like height on one level, close to each other, are a line. `benchmarks/rendered_
 right; docs/retrieval.md says where it fails.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image

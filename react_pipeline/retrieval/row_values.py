@@ -4,8 +4,6 @@ Belongs here: reading the vectors in the order of the corpus, in chunks, as task
 computed (`candidates`, `duplicates`). Shapes: N rows, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any

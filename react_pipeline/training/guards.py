@@ -1,7 +1,5 @@
 """Guards: when a training must stop, before a bad step is taken or a bad model published."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -8,8 +8,6 @@ keeps what both know, and costs nothing at inference. New gated blocks have no w
 tanh(gate), which is 0 in the base. Gated blocks that the base has itself are weights like any other.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping
 

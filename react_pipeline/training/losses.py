@@ -4,8 +4,6 @@ Belongs here: functions of the vectors of a batch. Does not belong here: where v
 batch is spread over processes (`training.step`). Shapes: B pairs of a batch, D embedding dimension.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Observers: who follows a training while it runs, so that the library needs neither MLflow nor Dagster."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Protocol
 

@@ -4,8 +4,6 @@ Belongs here: which models, which pictures, and the log of both. Does not belong
 follows from answers (`evaluation`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence

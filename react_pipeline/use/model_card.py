@@ -5,8 +5,6 @@ measuring (`evaluate`). Every figure is read from a verified artifact, of the ex
 where it is not today's; unknown figures are marked as such.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any

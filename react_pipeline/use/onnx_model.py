@@ -4,8 +4,6 @@ Belongs here: writing the graph and holding it against torch. Does not belong he
 (`embedding.fused_tower`). Shapes: B pictures, C classes, D embedding dimension, H x W pixels.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -4,8 +4,6 @@ Belongs here: which pictures are shown, and their thumbnails. Does not belong he
 files come from outside: they are kept as they are here and escaped by the template.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -3,8 +3,6 @@
 Belongs here: making links without touching anything that is there. Does not belong here: predicting.
 """
 
-from __future__ import annotations
-
 import os
 import re
 from collections import Counter
