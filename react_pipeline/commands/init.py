@@ -12,7 +12,7 @@ from react_pipeline.project import HOME_VARIABLE, write_project
 
 
 class CorpusKind(StrEnum):
-    """Where the image-text pairs come from; `datacomp` is `urls` with that collection's columns."""
+    """Where the image-text pairs come from; `datacomp` is `embeddings` in that collection's layout."""
 
     webdataset = "webdataset"
     urls = "urls"
@@ -25,7 +25,11 @@ def init(
     folder: Annotated[Path, typer.Argument(help="The folder to make; files that are in it are kept.")],
     corpus: Annotated[CorpusKind, typer.Option(help="What the corpus is.")] = CorpusKind.webdataset,
     encoder: Annotated[
-        str, typer.Option(help="MODEL/PRETRAINED of open_clip; PRETRAINED is a tag, or the path of a checkpoint.")
+        str,
+        typer.Option(
+            help="MODEL/PRETRAINED of open_clip, where PRETRAINED is a tag or the path of a checkpoint; or a whole model, "
+            "hf-hub:ORGANIZATION/NAME or local-dir:FOLDER. Paths are relative to the new folder."
+        ),
     ] = "ViT-B-32/openai",
 ) -> None:
     """Make a project: pipeline.yaml, an example of a domain, a Dagster home, .gitignore."""

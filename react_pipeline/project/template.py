@@ -11,6 +11,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from react_pipeline.pages import render
+from react_pipeline.settings import FOLDER_PREFIX, HUB_PREFIX
 from react_pipeline.store import InputError, write_atomically
 
 FOLDER = Path(__file__).parent / "files"
@@ -45,8 +46,9 @@ def write_project(folder: Path, corpus: str, encoder: str) -> list[Path]:
 
     Args:
         folder: Made if missing.
-        corpus: A kind of corpus, or `datacomp`: tables of URLs with the columns of DataComp.
-        encoder: `MODEL/PRETRAINED`; the demo's corpus has its own.
+        corpus: A kind of corpus, or `datacomp`: the published embeddings of DataComp.
+        encoder: `MODEL/PRETRAINED`, or a whole model, `hf-hub:organization/name` or `local-dir:folder`; the demo's
+            corpus has its own.
 
     Returns:
         What was written.
@@ -59,12 +61,16 @@ def write_project(folder: Path, corpus: str, encoder: str) -> list[Path]:
     if corpus == "demo":
         files = _demo_files()
     else:
-        model, slash, pretrained = encoder.partition("/")
-        if not (model and slash and pretrained):
-            raise InputError(f"--encoder {encoder!r}: write MODEL/PRETRAINED, such as ViT-B-32/openai")
+        whole = encoder.startswith((HUB_PREFIX, FOLDER_PREFIX))
+        model, _, pretrained = (encoder, "", "") if whole else encoder.partition("/")
+        if not (whole or (model and pretrained)):
+            raise InputError(
+                f"--encoder {encoder!r}: write MODEL/PRETRAINED, such as ViT-B-32/openai, "
+                f"{HUB_PREFIX}ORGANIZATION/NAME or {FOLDER_PREFIX}FOLDER"
+            )
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._")[:60] or "react"
         # JSON's texts are YAML's too.
-        texts = {"name": name, "model": model, "pretrained": pretrained}
+        texts = {"name": name, "model": model, **({"pretrained": pretrained} if pretrained else {})}
         values = {key: Markup(json.dumps(text)) for key, text in texts.items()}  # noqa: S704
         files = {
             "domains/birds.yaml": render("project", "birds.yaml"),

@@ -1,5 +1,6 @@
 from . import training as training
 from .automation import AutomationConfig as AutomationConfig
+from .config import FOLDER_PREFIX as FOLDER_PREFIX
 from .config import HUB_PREFIX as HUB_PREFIX
 from .config import SLUG as SLUG
 from .config import SLUG_RULE as SLUG_RULE

@@ -5,15 +5,24 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
+from support_ready import write_datacomp
 
 from react_pipeline.commands import servers
 from react_pipeline.commands.cli import main
+from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.project.dagster_home import prepare_home
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError
 
-KINDS = {"webdataset": "webdataset", "urls": "urls", "datacomp": "urls", "embeddings": "embeddings", "demo": "demo"}
+KINDS = {
+    "webdataset": "webdataset",
+    "urls": "urls",
+    "datacomp": "embeddings",
+    "embeddings": "embeddings",
+    "demo": "demo",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -38,11 +47,30 @@ def test_a_new_project_loads(corpus: str, tmp_path: Path) -> None:
         encoder = project.config.encoder
         assert (encoder.model, encoder.pretrained) == ("ViT-L-14", "path with 'quotes': {x}.pt")
         assert project.domain("birds").class_names[0] == "robin"
-    if corpus == "datacomp":
-        assert project.config.corpus.caption_column == "text"
     assert "max_concurrent_runs" in (folder / "dagster_home" / "dagster.yaml").read_text()
     assert (folder / ".gitignore").read_text().startswith(".react/")
     assert prepare_home(folder) == folder / "dagster_home"
+
+
+@pytest.mark.parametrize(
+    ("encoder", "pretrained"),
+    [("hf-hub:timm/ViT-B-16-SigLIP2", "hf-hub:timm/ViT-B-16-SigLIP2"), ("local-dir:../it's/x", "../it's/x")],
+)
+def test_a_whole_model_is_an_encoder_of_a_new_project(encoder: str, pretrained: str, tmp_path: Path) -> None:
+    assert init(tmp_path / "new", "--encoder", encoder) == 0
+    found = Project.load(tmp_path / "new" / "pipeline.yaml").config.encoder.pretrained
+    assert found == pretrained
+
+
+@pytest.mark.parametrize(("model", "side", "width"), [("ViT-B-32", "b32", 512), ("ViT-L-14", "l14", 768)])
+def test_a_new_project_of_datacomp_reads_its_files(model: str, side: str, width: int, tmp_path: Path) -> None:
+    assert init(tmp_path, "--corpus", "datacomp", "--encoder", f"{model}/openai") == 0
+    vectors = np.eye(6, width, dtype=np.float16)
+    urls = [f"http://127.0.0.1:9/{row}.png" for row in range(6)]
+    write_datacomp(tmp_path / "metadata", vectors, [f"bird {row}" for row in range(6)], urls, side=side)
+    project = Project.load(tmp_path / "pipeline.yaml")
+    corpus = publish_corpus(project)
+    assert (corpus.counts["pairs"], project.config.corpus.layout) == (6, f"datacomp-{side}")
 
 
 def test_files_that_are_there_are_kept_and_a_project_is_not_made_twice(
