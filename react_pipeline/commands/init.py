@@ -27,8 +27,8 @@ def init(
     encoder: Annotated[
         str,
         typer.Option(
-            help="MODEL/PRETRAINED of open_clip, where PRETRAINED is a tag or the path of a checkpoint; or a whole model, "
-            "hf-hub:ORGANIZATION/NAME or local-dir:FOLDER. Paths are relative to the new folder."
+            help="MODEL/PRETRAINED of open_clip, where PRETRAINED is a tag or the path of a checkpoint; or a whole "
+            "model, hf-hub:ORGANIZATION/NAME or local-dir:FOLDER. Paths are relative to the new folder."
         ),
     ] = "ViT-B-32/openai",
 ) -> None:

@@ -73,6 +73,7 @@ def predict(
     options = replace(options, top_k=top_k, threshold=threshold)
     done = predict_pictures(classifier, source, output, options)
     _report(done, output, classifier)
+    console.print(classifier.calibration, markup=False, soft_wrap=True)
     if sort_into is not None:
         links = link_pictures(sort_into, output / "predictions.parquet", done.pictures)
         console.print(f"{sort_into}: {links['made']:,} links made, {links['present']:,} as before", markup=False)

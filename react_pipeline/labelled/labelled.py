@@ -185,7 +185,7 @@ def _publish(
 
 def _unavailable(evaluation: EvaluationSetConfig | None) -> str | None:
     if evaluation is None:
-        return "no evaluation set is configured: add `evaluation` to the domain file"
+        return "no evaluation set is configured: add `evaluation` to the domain file, or use `react-pipeline judge`"
     if evaluation.kind in ("folder", "elevater") and not _root(evaluation).is_dir():
         return f"evaluation set {evaluation.name!r}: there is no folder {evaluation.path}"
     if evaluation.kind == "manifest" and not (evaluation.path and evaluation.path.is_file()):

@@ -1,8 +1,7 @@
 """Tracking: every published artifact as one MLflow run, written once and never at the cost of a result.
 
 Belongs here: what of an artifact goes to MLflow, the model registry, and the queue of what could not be logged yet.
-Does not belong here: how a run is found (`runs`), a training under way (`live`), deciding what is
-champion.
+Does not belong here: how a run is found (`runs`), a training under way (`live`), deciding what is champion.
 
 An artifact is on disk before its run is written. It is queued in `<store>/.pending_tracking` first and leaves the
 queue when its run is FINISHED, so a server that is down or a killed process delays a run and never loses or doubles
@@ -27,6 +26,7 @@ from react_pipeline.promotion import RegistryEdit
 from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact
 from react_pipeline.tracking.models import MODEL_STAGES, Measured, datasets_of, find_model_id, log_model, model_of
 from react_pipeline.tracking.notes import dagster_url
+from react_pipeline.tracking.package import refresh_calibration
 from react_pipeline.tracking.queue import PENDING, VERDICT, Queue, reason_of
 from react_pipeline.tracking.registry import apply_verdict, entry_of, hand_edit
 from react_pipeline.tracking.results import best_of, cost_rows, difference_rows
@@ -250,6 +250,7 @@ class Tracking:
         spooled.unlink(missing_ok=True)
         for path in files_of(artifact):
             client.log_artifact(run_id, str(path))
+        refresh_calibration(client, project, model_of(artifact), measured.model_id)
         if artifact.stage in MODEL_STAGES:
             log_model(client, self.runs.experiment_id, project, artifact, run_id)
         if artifact.stage == "comparison":
@@ -290,10 +291,9 @@ class Tracking:
 
     def _log_best(self, client: MlflowClient, report: Artifact, run: Run) -> None:
         """Write the figures of the best method on the run of the domain, or of all domains."""
-        parent_id = run.data.tags["mlflow.parentRunId"]
         tags, rows = best_of(report)
-        log_tags(client, parent_id, tags)
-        log_rows(client, parent_id, rows)
+        log_tags(client, run.data.tags["mlflow.parentRunId"], tags)
+        log_rows(client, run.data.tags["mlflow.parentRunId"], rows)
 
 
 def _name(stage: str, key: str, fingerprint: str) -> str:

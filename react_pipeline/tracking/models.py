@@ -15,13 +15,15 @@ from react_pipeline.evaluation import TRAINED
 from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact
-from react_pipeline.tracking.package import save_served, write_package
+from react_pipeline.tracking.package import FOLDER, save_served, write_package
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, LoggedModel
 
 BASE = "base_checkpoint"
+MODEL_TAG = "model_id"
+"""Of a version: its logged model, which a registry in a database does not return."""
 MODEL_STAGES = (TRAINED, BASE)
 """Stages whose artifacts are models; an artifact made with several is of the first."""
 
@@ -82,7 +84,7 @@ def _create(
     directory = project.store.root / ".mlflow_model"
     shutil.rmtree(directory, ignore_errors=True)
     try:
-        folder = directory / "model"
+        folder = directory / FOLDER
         folder.mkdir(parents=True)
         packaged = artifact.stage == TRAINED and write_package(project, artifact, folder)
         tags = tags if packaged else {**tags, "mlflow.model.isExternal": "true"}
@@ -111,7 +113,12 @@ def _register(client: MlflowClient, model: LoggedModel, artifact: Artifact, run_
     if not client.search_model_versions(f"name = '{name}' and tags.fingerprint = '{artifact.fingerprint}'"):
         # `models:/<id>` would be looked up at MLflow's global tracking URI, which need not be this one.
         version = client.create_model_version(
-            name, model.artifact_location, run_id, tags=tags, await_creation_for=0, model_id=model.model_id
+            name,
+            model.artifact_location,
+            run_id,
+            tags={**tags, MODEL_TAG: model.model_id},
+            await_creation_for=0,
+            model_id=model.model_id,
         )
         # What the page of models links to the registry by.
         registered = json.dumps([{"name": name, "version": str(version.version)}])

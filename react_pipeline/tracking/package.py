@@ -13,16 +13,19 @@ import shutil
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from PIL import Image
 
+from react_pipeline.evaluation import TRAINED
 from react_pipeline.lineage import named_function
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, ReactError
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities import LoggedModel
     from mlflow.models import ModelSignature
 
@@ -31,8 +34,11 @@ logger = logging.getLogger(__name__)
 REQUIREMENTS = ("react-pipeline", "mlflow", "numpy", "open_clip_torch", "pandas", "pillow", "safetensors", "timm")
 """What answering needs; torch is left to the machine, where it is built for processors or for its GPU."""
 
-PACKAGE = "use:write_package"
+PACKAGE, CALIBRATION = "use:write_package", "use:write_calibration"
 """What writes a trained checkpoint as a folder; named as in the table of stages, for its room is a later one."""
+
+FOLDER = "model"
+"""Of the exported folder, among the model's `artifacts`."""
 
 _WEIGHTS = "open_clip_model.safetensors"
 
@@ -55,6 +61,26 @@ def write_package(project: Project, checkpoint: Artifact, folder: Path) -> bool:
     return True
 
 
+def refresh_calibration(
+    client: MlflowClient, project: Project, checkpoint: tuple[str, str, str] | None, model_id: str | None
+) -> None:
+    """Put the calibration by its newest result into a logged model, which was logged before it was measured.
+
+    Args:
+        client: Of MLflow.
+        project: The pipeline.
+        checkpoint: Stage, key and fingerprint of the model; the base has none, and one that was pruned keeps its own.
+        model_id: Its logged model; None: nothing is done.
+    """
+    if model_id is None or checkpoint is None or checkpoint[0] != TRAINED:
+        return
+    with TemporaryDirectory() as folder:
+        with suppress(ReactError):
+            named_function(CALIBRATION)(project, project.store.open(*checkpoint), Path(folder))
+        for path in Path(folder).iterdir():
+            client.log_model_artifact(model_id, str(path), f"artifacts/{FOLDER}")
+
+
 def save_served(folder: Path, place: Path, model: LoggedModel) -> None:
     """Write an MLflow model to `place`; the exported `folder` is moved into it."""
     from mlflow.models import Model
@@ -67,7 +93,7 @@ def save_served(folder: Path, place: Path, model: LoggedModel) -> None:
     save_model(
         path=str(place),
         python_model=str(Path(__file__).with_name("served.py")),
-        artifacts={"model": str(folder.parent / "empty" / folder.name)},
+        artifacts={FOLDER: str(folder.parent / "empty" / folder.name)},
         mlflow_model=Model(run_id=model.source_run_id, model_id=model.model_id),
         signature=_signature(),
         input_example=(example, {"top_k": 5, "threshold": 0.0}),
@@ -82,7 +108,8 @@ def _signature() -> ModelSignature:
     from mlflow.types.schema import AnyType, Array, ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
     answers: dict[str, Any] = {
-        **{"label": DataType.string, "confidence": DataType.double, "margin": DataType.double},
+        **{"label": DataType.string, "confidence": DataType.double, "calibrated": DataType.boolean},
+        **{"margin": DataType.double},
         **{"classes": Array(DataType.string), "scores": Array(DataType.double), "error": DataType.string},
     }
     return ModelSignature(

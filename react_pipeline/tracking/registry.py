@@ -19,6 +19,8 @@ from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.promotion import BASE, Contender, RegistryEdit, Verdict, standing
 from react_pipeline.store import Artifact, ReactError
+from react_pipeline.tracking.models import MODEL_TAG
+from react_pipeline.tracking.package import refresh_calibration
 from react_pipeline.tracking.versions import (
     NONE,
     alias_of,
@@ -74,6 +76,9 @@ def apply_verdict(
     verdict, promotion, decided = Verdict.model_validate(entry["verdict"]), entry["fingerprint"], entry["decided"]
     notes: list[str] = []
     champion = _version(client, project, verdict.domain, verdict.champion, log, notes)
+    if champion is not None:  # measured again, it may have a newer calibration
+        place = _place(verdict.domain, verdict.champion)
+        refresh_calibration(client, project, place, champion.tags.get(MODEL_TAG))
     rival = verdict.challenger
     if rival is None or rival.is_same(verdict.champion):
         challenger = None
@@ -116,6 +121,10 @@ def _move_champion(
     client.set_registered_model_tag(model.name, CHAMPION_TAG, wanted)
 
 
+def _place(slug: str, contender: Contender) -> tuple[str, str, str]:
+    return "customized_checkpoint", method_key(slug, contender.method), contender.checkpoint
+
+
 def _version(
     client: MlflowClient,
     project: Project,
@@ -130,7 +139,7 @@ def _version(
     if found := find_version(client, slug, contender.checkpoint):
         return found
     what = f"{contender.method} {contender.checkpoint}"
-    place = ("customized_checkpoint", method_key(slug, contender.method), contender.checkpoint)
+    place = _place(slug, contender)
     try:
         project.store.open(*place)
     except ReactError as error:

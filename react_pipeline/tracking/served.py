@@ -48,11 +48,13 @@ class ServedClassifier(PythonModel):
             params: `top_k`, how many classes to give; `threshold`, the confidence below which the label is `unknown`.
 
         Returns:
-            For each row `label`, `confidence`, `margin`, `classes` and `scores` (nearest first), and `error`.
+            For each row `label`, `confidence`, whether it is `calibrated` (else it is CLIP's own softmax), `margin`,
+            `classes` and `scores` (nearest first), and `error`.
         """
         options = params or {}
         top_k, threshold = int(options.get("top_k", 5)), float(options.get("threshold", 0.0))
         values = list(model_input[COLUMN])
+        calibrated = self._classifier.temperature is not None
         rows: list[tuple[Any, ...]] = []
         for start in range(0, len(values), BATCH_IMAGES):
             decoded = [_decoded(value) for value in values[start : start + BATCH_IMAGES]]
@@ -61,11 +63,11 @@ class ServedClassifier(PythonModel):
             for one in decoded:
                 if isinstance(one, Image):
                     near = next(found)
-                    row = (near.label, near.confidence, near.margin, list(near.classes), list(near.scores), None)
-                    rows.append(row)
+                    certain = (near.label, near.confidence, calibrated, near.margin)
+                    rows.append((*certain, list(near.classes), list(near.scores), None))
                 else:
-                    rows.append((None, None, None, [], [], one))
-        columns = ["label", "confidence", "margin", "classes", "scores", "error"]
+                    rows.append((None, None, None, None, [], [], one))
+        columns = ["label", "confidence", "calibrated", "margin", "classes", "scores", "error"]
         return pd.DataFrame(rows, columns=columns, index=model_input.index).astype(object)
 
 

@@ -121,10 +121,12 @@ def require_same_classes(project: Project, checkpoint: Artifact, domain: DomainC
 def calibration_of(
     project: Project, checkpoint: Artifact, slug: str, method: str, domain: DomainConfig
 ) -> tuple[float | None, str]:
-    """Temperature, and what it was fitted on, by the newest result of a checkpoint on these classes; or None, ""."""
+    """Temperature, and what it was fitted on, by the newest result with these classes and templates; or None, ""."""
     results = results_of(project, slug, method, checkpoint.fingerprint)
+    templates = domain.model_dump(mode="json")["templates"]
     for entry in sorted(results, key=lambda entry: str(entry.artifact.manifest["created"]), reverse=True):
         result = entry.result
-        if result.temperature is not None and [one.name for one in result.per_class] == domain.class_names:
+        alike = entry.artifact.manifest["config"].get("templates") == templates
+        if alike and result.temperature is not None and [one.name for one in result.per_class] == domain.class_names:
             return result.temperature, f"{result.n:,} labelled images of {result.dataset}"
     return None, ""

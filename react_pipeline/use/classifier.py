@@ -25,7 +25,7 @@ from react_pipeline.embedding import Encoder
 from react_pipeline.settings import MAX_PIXELS
 from react_pipeline.store import CorruptArtifact, InputError, sha256_of
 
-RECORD_FILE = "export.json"
+RECORD_FILE, CALIBRATION_FILE = "export.json", "calibration.json"
 UNKNOWN = "unknown"
 """In the place of a class whose confidence is below the threshold."""
 
@@ -213,15 +213,15 @@ def load_exported(folder: Path, device: str | None = None, precision: str | None
             if name.endswith((".json", ".safetensors")) and sha256_of(folder / name) != sha256:
                 raise ValueError(f"{name} is not the file that was exported")
         about: dict[str, Any] = json.loads((folder / HEAD_ABOUT_FILE).read_text(encoding="utf-8"))
+        fitted: dict[str, Any] = json.loads((folder / CALIBRATION_FILE).read_text(encoding="utf-8"))
+        calibration = fitted["temperature"], fitted["calibrated_on"]
         head = load_file(folder / HEAD_FILE)["head"].float()
         origin = Origin(*(str(record[name]) for name in ("domain", "method", "fingerprint")))
         classes = tuple(map(str, about["classes"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorruptArtifact(f"{folder}: not a whole export ({error}); export it again") from error
     clip = load(folder, choose_device(device or "auto"))
-    return Classifier(
-        clip, head, classes, origin, about.get("temperature"), about.get("calibrated_on", ""), precision or "auto"
-    )
+    return Classifier(clip, head, classes, origin, *calibration, precision or "auto")
 
 
 def _decoded(picture: Picture, number: int) -> Image.Image:

@@ -9,7 +9,8 @@ The folder::
     open_clip_model.safetensors   the weights, byte for byte those of the checkpoint
     react-<fingerprint>.json      the architecture alone, for open_clip 2.32; only where plain open_clip can load it
     text/, tokenizer files        config and tokenizer of a text tower that comes from transformers
-    head.safetensors, head.json   one vector per class; their names, and the temperature of the softmax
+    head.safetensors, head.json   one vector per class; their names
+    calibration.json              the temperature of the softmax, and on which labelled images it was fitted
     model.onnx                    image tower and class vectors for onnxruntime; only if asked for
     README.md, export.json        the model card; what was exported, with the SHA-256 of every file
 """
@@ -45,7 +46,7 @@ from react_pipeline.store import (
     sha256_of,
 )
 from react_pipeline.use.chosen_model import CHAMPION, calibration_of, trained_for
-from react_pipeline.use.classifier import RECORD_FILE
+from react_pipeline.use.classifier import CALIBRATION_FILE, RECORD_FILE
 from react_pipeline.use.model_card import Loading, model_card
 from react_pipeline.use.onnx_model import write_onnx
 from react_pipeline.use.staged_folder import publish, refuse_occupied, staged_beside
@@ -117,6 +118,7 @@ def export(
         with staged_beside(target) as staging:
             loading = write_model(project, checkpoint, staging)
             write_head(project, checkpoint, staging)
+            write_calibration(project, checkpoint, staging)
             if onnx:
                 loading = replace(loading, onnx_difference=write_onnx(staging))
             card = model_card(project, checkpoint, loading, crowned)
@@ -168,10 +170,14 @@ def _crowned(project: Project, slug: str) -> Reign:
 
 
 def write_package(project: Project, checkpoint: Artifact, folder: Path) -> None:
-    """Write model, class vectors and record into an empty folder, for `Classifier.load`; raises as `write_model`."""
+    """Write an export without card into an empty folder, for `Classifier.load`; raises as `write_model`.
+
+    `calibration.json` is not in the record: `write_calibration` replaces it when the model is measured.
+    """
     write_model(project, checkpoint, folder)
     write_head(project, checkpoint, folder)
     _write_record(folder, checkpoint, None)
+    write_calibration(project, checkpoint, folder)
 
 
 def write_model(project: Project, checkpoint: Artifact, staging: Path) -> Loading:
@@ -217,7 +223,6 @@ def write_head(project: Project, checkpoint: Artifact, staging: Path) -> None:
     """Add the class vectors to a folder that holds the model: of a `linear-head` the trained ones, else zero-shot."""
     from safetensors.torch import save_file
 
-    slug, method = checkpoint.key.split("/")
     domain = trained_for(project, checkpoint)
     about: dict[str, Any] = {}
     if HEAD_FILE in checkpoint.manifest["files"]:
@@ -227,9 +232,18 @@ def write_head(project: Project, checkpoint: Artifact, staging: Path) -> None:
         head = zero_shot_head(load(staging), domain.class_names, prompt_templates(domain)).contiguous()
         save_file({"head": head}, staging / HEAD_FILE)
         about = {"classes": domain.class_names, "templates": prompt_templates(domain), "embed_dim": len(head)}
-    temperature, calibrated_on = calibration_of(project, checkpoint, slug, method, domain)
-    about |= {"logit_scale": LOGIT_SCALE, "temperature": temperature, "calibrated_on": calibrated_on}
-    _write_json(staging / HEAD_ABOUT_FILE, about)
+    _write_json(staging / HEAD_ABOUT_FILE, {**about, "logit_scale": LOGIT_SCALE})
+
+
+def write_calibration(project: Project, checkpoint: Artifact, folder: Path) -> None:
+    """Write `calibration.json` by the checkpoint's newest result; null where no labelled images were measured.
+
+    Raises:
+        MissingArtifact: If its class names are gone.
+    """
+    slug, method = checkpoint.key.split("/")
+    found = calibration_of(project, checkpoint, slug, method, trained_for(project, checkpoint))
+    _write_json(folder / CALIBRATION_FILE, dict(zip(("temperature", "calibrated_on"), found, strict=True)))
 
 
 def _copy(artifact: Artifact, name: str, place: Path) -> None:

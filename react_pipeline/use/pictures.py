@@ -143,6 +143,11 @@ def fetch_urls(pictures: Sequence[Picture], folder: Path, settings: DownloadConf
 
 
 def _files(source: str) -> Iterator[Path]:
+    if "://" in source:
+        raise InputError(
+            f"{source}: folders and shards are read from this machine; copy them here, or give a list or table of the "
+            "URLs of images"
+        )
     path = Path(source).expanduser()
     if path.is_dir():
         yield from sorted(_images_below(path))

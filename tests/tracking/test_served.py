@@ -23,7 +23,9 @@ from support_drawings import draw
 from support_services import answer, free_port, running
 
 from react_pipeline import Classifier
+from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.project.project import Project
+from react_pipeline.promotion.decision import promote
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.training.customization import customize
@@ -68,6 +70,37 @@ def test_champion_classifies_paths_bytes_and_base64_as_the_exported_folder_does(
     assert bad["label"].isna().all() and bad["error"].str.startswith("not_an_image").all()
     near = model.predict(pd.DataFrame({"image": [data]}), params={"top_k": 2, "threshold": 1.0}).iloc[0]
     assert near["label"] == "unknown" and len(near["classes"]) == len(near["scores"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.operations
+@pytest.mark.parametrize("logged", ["result", "verdict"])
+def test_a_model_that_is_measured_after_it_was_logged_answers_as_calibrated_as_predict_does(
+    checkpoint: Artifact, retrieved_project: Project, tracking: Tracking, tmp_path: Path, logged: str
+) -> None:
+    paths = [png(tmp_path, number) for number in range(3)]
+
+    def answers() -> tuple[pd.DataFrame, list[float]]:
+        chosen = Classifier.load("shapes", "gated-image", config=retrieved_project.path, precision="fp32")
+        model = mlflow.pyfunc.load_model(URI)
+        found = model.predict(pd.DataFrame({"image": [str(path) for path in paths] + ["no image"]}))
+        assert found["calibrated"].tolist() == [chosen.temperature is not None] * 3 + [None]
+        folder = export(retrieved_project, "shapes", "gated-image", tmp_path / "out", overwrite=True)
+        assert Classifier.load(folder).calibration == chosen.calibration
+        return found, [one.confidence for one in chosen.predict(paths)]
+
+    found, plain = answers()
+    assert not found["calibrated"].iloc[0]
+    result = evaluate(retrieved_project, "shapes", "gated-image")
+    if logged == "result":
+        assert tracking.log_artifact(retrieved_project, result)
+    else:
+        # The way of a champion that is measured again.
+        evaluate(retrieved_project, "shapes", "base")
+        assert tracking.apply(retrieved_project, promote(retrieved_project, "shapes", "gated-image", "a test")).applied
+    found, calibrated = answers()
+    assert found["calibrated"].iloc[0] and calibrated != pytest.approx(plain, abs=0.01)
+    assert found["confidence"].iloc[:3].tolist() == pytest.approx(calibrated, abs=2e-3)
 
 
 def test_a_model_holds_no_pickle_no_second_copy_and_only_what_answering_needs(

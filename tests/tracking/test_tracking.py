@@ -127,8 +127,10 @@ def test_models_are_ranked_by_what_was_measured_of_them(tracking: Tracking, comp
         method: runs_of(tracking, asset="domain_results", method=method)[0] for method in ("base", "gated-image")
     }
     dataset = results["base"].inputs.dataset_inputs[0].dataset
-    order = {"field_name": "metrics.delta_top1", "ascending": False, "dataset_name": dataset.name}
-    best, *others = client.search_logged_models([comparison.info.experiment_id], order_by=[order])
+    for figure in ("delta_top1", "top1"):
+        order = {"field_name": f"metrics.{figure}", "ascending": False, "dataset_name": dataset.name}
+        best, *others = client.search_logged_models([comparison.info.experiment_id], order_by=[order])
+        assert best.name == "shapes-gated-image"
     assert best.params == {"domain": "shapes", "method": "gated-image"}
     assert sorted(model.name for model in others) == ["base", "shapes-gated-image-control"]
     figures = {metric.key: metric for metric in best.metrics}

@@ -289,7 +289,7 @@ def test_the_record_lists_every_file_with_its_digest_and_no_other_file_comes_alo
     assert record["parents"] == checkpoint.parents
     assert {path.name for path in folder.iterdir()} == {
         *("README.md", "export.json", "open_clip_config.json", "open_clip_model.safetensors"),
-        *("head.json", "head.safetensors"),
+        *("calibration.json", "head.json", "head.safetensors"),
     }  # fmt: skip
     assert record["files"] == {name: sha256_of(folder / name) for name in record["files"]}
     assert set(record["files"]) == {path.name for path in folder.iterdir()} - {"export.json"}

@@ -111,6 +111,12 @@ def test_a_measured_model_brings_its_temperature_and_a_threshold_gives_unknown(
     assert "16 labelled images of drawn shapes" in measured.calibration
     # A wrong half of the time, a random tower may not be as certain as its softmax says.
     assert measured.temperature > 1
+    path = retrieved_project.config.domains / "shapes.yaml"
+    before = path.read_text()
+    path.write_text(before.replace("a {} shape", "some {}"))
+    other = Classifier.load("shapes", "base", config=retrieved_project.path)
+    assert other.temperature is None  # it was fitted with other class vectors
+    path.write_text(before)
     limit = float(np.median([one.confidence for one in measured.predict(sorted(photos.rglob("*.png")))]))
     predict_pictures(measured, str(photos), tmp_path / "out", Options(workers=0, threshold=limit))
     found = rows(tmp_path / "out")
@@ -155,6 +161,7 @@ def test_every_form_of_source(photos: Path, tmp_path: Path, drawings: Path) -> N
         ("bad.parquet", "cannot be read as a table"),
         ("other.csv", "--column"),
         ("{5..1}.png", "backwards"),
+        ("s3://bucket/{00..09}.tar", "from this machine"),
     ],
 )
 def test_a_source_without_pictures_is_one_clear_error(tmp_path: Path, source: str, token: str) -> None:
@@ -162,7 +169,7 @@ def test_a_source_without_pictures_is_one_clear_error(tmp_path: Path, source: st
     (tmp_path / "bad.parquet").write_bytes(b"PAR1")
     (tmp_path / "other.csv").write_text("name\nx\n")
     with pytest.raises(InputError, match=token):
-        find_pictures(str(tmp_path / source))
+        find_pictures(source if "://" in source else str(tmp_path / source))
 
 
 def test_pictures_that_cannot_be_used_are_counted_and_the_others_are_not_changed(
