@@ -7,7 +7,7 @@ a batch, D embedding dimension.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -77,6 +77,17 @@ class World:
         parts = [torch.empty_like(vectors) for _ in range(self.size)]
         dist.all_gather(parts, vectors.contiguous())
         return torch.cat(parts)
+
+    def shared(self, count: int, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """`count` rows on the CPU, in every process, of which each made an equal part.
+
+        Args:
+            make: Rows of these positions (B,), on any device.
+        """
+        each = -(-count // self.size)
+        # The last parts may be short: they make the last row once more.
+        mine = torch.arange(self.rank * each, (self.rank + 1) * each).clamp_(max=count - 1)
+        return self.gather(make(mine).to(self.device)).cpu()[:count]
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace each gradient by its sum over all processes."""

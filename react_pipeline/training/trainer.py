@@ -19,6 +19,7 @@ from torch import Tensor
 from react_pipeline.clip import (
     Clip,
     ImageTower,
+    Pixels,
     attach,
     choose_precision,
     gate_values,
@@ -28,11 +29,12 @@ from react_pipeline.clip import (
     trains_images,
     trains_text,
 )
+from react_pipeline.corpus import CollectedPairs
 from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.store import InputError, Inputs, TrainingError
 from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.batches import TrainingBatches
-from react_pipeline.training.data import TrainingPairs, Views
+from react_pipeline.training.data import Views
 from react_pipeline.training.distributed import World
 from react_pipeline.training.guards import can_see_collapse, explained_out_of_memory, less_memory, require_no_collapse
 from react_pipeline.training.held_out import image_text_recall, split
@@ -65,7 +67,7 @@ class Trainer:
     def __init__(
         self,
         clip: Clip,
-        pairs: TrainingPairs,
+        pairs: CollectedPairs,
         domain: DomainConfig,
         method: str,
         training: TrainingConfig,
@@ -95,8 +97,9 @@ class Trainer:
                 f"customization.interpolation: held-out needs held-out pairs, and of {len(pairs)} pairs none is held "
                 "out; raise held_out_fraction, or give interpolation a number"
             )
-        augment = augmentation(training.augmentation, clip.preprocess, clip.preprocess_cfg)
-        self.views = Views(pairs, clip.preprocess, augment, training.seed)
+        pixels = Pixels(clip.preprocess)
+        augment = augmentation(training.augmentation, pixels, clip.preprocess_cfg)
+        self.views = Views(pairs, pixels, augment, training.seed)
         self.batches = TrainingBatches(self.trained_on, self.views, training, world)
         # All processes take what the writer takes: they need not run on equal machines.
         precision = world.broadcast(choose_precision(training.precision, world.device, "customization.precision"))
@@ -104,7 +107,7 @@ class Trainer:
         of_base = {name for name, _ in self.model.named_parameters()}
         self.step0_max_difference = self._attach()
         text_trains = trains_text(self.model)
-        self.texts = TrainingTexts(clip, pairs, domain, training, world, text_trains)
+        self.texts = TrainingTexts(clip, pairs, domain, training, world, text_trains, scratch)
         if weights is not None and not text_trains:
             map_weights(self.model, text_parameters(self.model), weights)
         # Copies on the CPU, and only if there is a line to go back on.
@@ -125,7 +128,7 @@ class Trainer:
     def _attach(self) -> float:
         """Attach and unfreeze; return the largest change this made to the features of a few images (B, D)."""
         some = self.trained_on[:COMPARED_IMAGES].tolist()
-        images = torch.stack([self.views[position, 0] for position in some])
+        images = self.views.batch([(position, 0) for position in some])
         # All frozen on both sides: PyTorch takes another kernel where a weight wants a gradient, and rounds otherwise.
         self.model.requires_grad_(False)
         before = self.clip.encode_images(images)
