@@ -9,3 +9,4 @@ from .schedule import parameter_groups as parameter_groups
 from .step import TrainingStep as TrainingStep
 from .texts import DrawnTexts as DrawnTexts
 from .texts import TrainingTexts as TrainingTexts
+from .trainer import Trainer as Trainer

@@ -44,9 +44,16 @@ from react_pipeline.training.kept_tokens import keep_tokens
 from react_pipeline.training.log import METRICS_FILE, TrainingLog, peak_memory_bytes, whole_lines
 from react_pipeline.training.losses import require_suitable
 from react_pipeline.training.observer import TrainingObserver
-from react_pipeline.training.resume import TrainingState, link_state, load_newest_state, remove_states_after, save_state
+from react_pipeline.training.resume import (
+    Snapshot,
+    StateWriter,
+    TrainingState,
+    link_state,
+    load_newest_state,
+    remove_states_after,
+)
 from react_pipeline.training.schedule import max_log_scale, parameter_groups
-from react_pipeline.training.step import TrainingStep, locked_image_features
+from react_pipeline.training.step import TrainingStep, Values, locked_image_features
 from react_pipeline.training.texts import TrainingTexts
 
 logger = logging.getLogger(__name__)
@@ -205,7 +212,8 @@ class Trainer:
             for directory in (self.scratch, self.scratch / PROBED):
                 remove_states_after(start, directory)
             observer.started(inputs, start)
-        take = TrainingStep(self.model, self.tower, self.texts, state, training, world, self.max_log_scale)
+        gates = partial(gate_values, self.model) if self.method == "gated-image" else dict
+        step_of = TrainingStep(self.model, self.tower, self.texts, state, training, world, self.max_log_scale, gates)
         steps = range(start, training.steps)
         if self.tokens is not None:
             batches = self.batches.from_tokens(self.tokens, steps)
@@ -214,22 +222,32 @@ class Trainer:
         size, title = self.batches.batch_size, f"training {self.method}"
         advice = less_memory(training, size, world.size, recomputes=trains_text(self.model) or self.tower is not None)
         log_file = metrics if world.is_writer else None
-        gates = partial(gate_values, self.model) if self.method == "gated-image" else dict
-        with TrainingLog(log_file, observer, steps, size, world.device, title) as log:
+        with StateWriter() as writer, TrainingLog(log_file, observer, steps, size, world.device, title) as log:
+            read = partial(self._read, step_of, log)
+            taken: tuple[int, Values, float] | None = None
             for step in steps:
                 began = time.monotonic()
                 batch = next(batches)
                 waited = time.monotonic() - began
                 drawn = self.texts.draw(step, self.batches.drawn(step)[0])
                 with explained_out_of_memory(f"with batch_size {size}", advice):
-                    values = take.take(step, batch, drawn, from_tokens=self.tokens is not None)
-                log.add(step, {**values, **gates()}, waited=waited, seconds=time.monotonic() - began)
-                done = step + 1
-                if training.probe_every and done % training.probe_every == 0 and done < training.steps:
+                    values = step_of.take(step, batch, drawn, from_tokens=self.tokens is not None)
+                # The values of a step are read after the next one has begun, so that a GPU never waits for the host.
+                read(taken)
+                taken, done = (step, values, waited), step + 1
+                probes = bool(training.probe_every) and done % training.probe_every == 0 and done < training.steps
+                keeps = done % training.checkpoint_every == 0
+                if not (probes or keeps or done == training.steps):
+                    continue
+                read(taken)  # nothing is kept before it is known to be good
+                taken = None
+                if probes:
                     probed = min(PROBED_PAIRS, len(self.held_out))
                     require_no_collapse(done, probed_before, self.recall(PROBED_PAIRS), probed)
-                if world.is_writer:
-                    self._keep(done, seconds_before + self._elapsed(), state, log)
+                if world.is_writer and (keeps or probes):
+                    log.flush()
+                    snapshot = Snapshot.of(state, done, seconds_before + self._elapsed())
+                    writer.write(partial(self._keep, snapshot, keeps, probes and len(self.held_out) > 0))
             losses = log.losses()
         if state.skipped_steps == training.steps:
             raise TrainingError(
@@ -270,19 +288,20 @@ class Trainer:
             "collapse_guard": guarded,
         }
 
-    def _keep(self, done: int, seconds: float, state: TrainingState, log: TrainingLog) -> None:
-        """Write the state where it is due: among the newest, and as what a later collapse leaves to go back to."""
-        training = self.training
-        due = done % training.checkpoint_every == 0
-        if due:
-            log.flush()
-            save_state(self.scratch, done, seconds, state)
-        if not (training.probe_every and len(self.held_out)) or done % training.probe_every or done == training.steps:
-            return
-        if due:
-            link_state(self.scratch, done, self.scratch / PROBED)
-        else:
-            save_state(self.scratch / PROBED, done, seconds, state, kept=1)
+    def _read(self, step_of: TrainingStep, log: TrainingLog, taken: tuple[int, Values, float] | None) -> None:
+        """Record a step that was taken, unless it was before."""
+        if taken is not None:
+            step, values, waited = taken
+            log.add(step, step_of.read(step, values), waited=waited)
+
+    def _keep(self, snapshot: Snapshot, newest: bool, probed: bool) -> None:
+        """Write a state: among the newest, or as what a later collapse leaves to go back to, or once for both."""
+        if newest:
+            snapshot.save(self.scratch)
+        if probed and newest:
+            link_state(self.scratch, snapshot.step, self.scratch / PROBED)
+        elif probed:
+            snapshot.save(self.scratch / PROBED, kept=1)
 
     def recall(self, count: int) -> dict[str, float]:
         """Image-text recall of the first `count` held-out pairs; empty where none is held out."""
