@@ -52,6 +52,7 @@ class TrainingConfig(Section):
     steps: int = Field(default=1_000, gt=0)
     batch_size: int = Field(default=256, gt=1)
     seed: int = Field(default=0, ge=0)
+    order: Literal["random", "runs"] = "random"
     loss: Literal["infonce", "infonce-captions", "infonce-masked", "unicl", "sigmoid"] = "infonce"
     augmentation: Literal["none", "mild", "timm"] = "timm"
     views: int = Field(default=0, ge=0)

@@ -1,4 +1,7 @@
+from . import gradients as gradients
+from .augmentation import augmentation as augmentation
 from .customization import customize as customize
+from .data import Views as Views
 from .distributed import World as World
 from .observer import NoObserver as NoObserver
 from .observer import TrainingObserver as TrainingObserver

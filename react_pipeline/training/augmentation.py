@@ -86,10 +86,24 @@ class _Timm:
             torch.set_rng_state(states[2])
 
     def _erased(self, pixels: Tensor) -> Tensor:
-        """Erase by timm, whose noise is of normalised images: as pixels it is cut at black and white."""
-        noise = self._erase(torch.full(pixels.shape, torch.nan))
-        noise = ((noise * self._std + self._mean) * 255).round_().clamp_(0, 255)
-        return torch.where(noise.isnan(), pixels, noise.nan_to_num_().to(torch.uint8))
+        self._erase(_AsPixels(pixels, self._mean, self._std))
+        return pixels
+
+
+class _AsPixels:
+    """What timm erases as if in a normalised image, written into pixels: its noise is cut at black and white."""
+
+    dtype = torch.float32
+
+    def __init__(self, pixels: Tensor, mean: Tensor, std: Tensor) -> None:
+        self._pixels, self._mean, self._std = pixels, mean, std
+
+    def size(self) -> torch.Size:
+        return self._pixels.size()
+
+    def __setitem__(self, place: Any, noise: Tensor) -> None:
+        noise = (noise * self._std + self._mean) * 255
+        self._pixels[place] = noise.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _keep_a_bit(level: Callable[..., tuple[int]]) -> Callable[..., tuple[int]]:

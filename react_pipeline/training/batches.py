@@ -37,7 +37,8 @@ class TrainingBatches:
     def drawn(self, step: int) -> tuple[Tensor, Tensor]:
         """Positions (B,) of the pairs of a step, of all processes, and the view (B,) drawn for each."""
         training = self._training
-        positions = self._positions[batch_at(step, len(self._positions), self.batch_size, training.seed)]
+        batch = batch_at(step, len(self._positions), self.batch_size, training.seed, training.order)
+        positions = self._positions[batch]
         if training.augmentation != "none" and not training.views:
             return positions, torch.full_like(positions, step + 1)
         views = torch.randint(max(1, training.views), positions.shape, generator=generator(training.seed, 2, step))
