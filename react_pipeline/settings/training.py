@@ -48,6 +48,7 @@ class TrainingConfig(Section):
     last_k_layers: int = Field(default=6, gt=0)
     learning_rate: float = Field(default=5e-4, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
+    adam_eps: float = Field(default=1e-6, gt=0)
     warmup_steps: int = Field(default=50, ge=0)
     steps: int = Field(default=1_000, gt=0)
     batch_size: int = Field(default=256, gt=1)

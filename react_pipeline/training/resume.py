@@ -50,7 +50,7 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A copy of a state after `step` steps, which training goes on from without touching it."""
+    """A copy of a state after `step` steps; further steps do not change it."""
 
     step: int
     tensors: Mapping[str, Tensor]
@@ -85,7 +85,7 @@ class Snapshot:
 
 
 class StateWriter:
-    """Writes in a thread, one thing at a time, while the training goes on; as a context it waits for the last one."""
+    """Writes in a thread, one thing at a time, while steps are taken; as a context it waits for the last one."""
 
     def __init__(self) -> None:
         """Start no thread before there is something to write."""

@@ -189,7 +189,9 @@ class Trainer:
         training, world = self.training, self.world
         trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         groups = parameter_groups(trained.items(), training.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
+        optimizer = torch.optim.AdamW(
+            groups, lr=training.learning_rate, betas=(0.9, 0.98), eps=training.adam_eps, fused=True
+        )
         scaler = torch.amp.GradScaler(world.device.partition(":")[0], enabled=training.precision == "fp16")
         # With negatives of its own part only, what a process sees depends on how many there are.
         draws = f"of {self.batches.batch_size} pairs" + ("" if training.global_negatives else f" in {world.size} parts")

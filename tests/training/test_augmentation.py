@@ -5,18 +5,22 @@ from __future__ import annotations
 import pickle
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from support_drawings import draw
+from support_pairs import DrawnPairs
 from timm.data.transforms_factory import create_transform
 from torchvision.transforms import Compose, PILToTensor
 
 from react_pipeline.clip.model import load
 from react_pipeline.clip.pixels import Pixels
+from react_pipeline.store.errors import InputError
 from react_pipeline.training.augmentation import augmentation
+from react_pipeline.training.data import PREFETCHED, Views
 
 
 @pytest.mark.parametrize("kind", ["none", "mild", "timm"])
@@ -59,3 +63,17 @@ def test_erased_images_are_those_of_timm_with_its_noise_cut_at_black_and_white(t
         erased += bool((wanted - wanted.round()).abs().max() > 0.01)
         assert (ours(image, seed).float() - wanted.clamp(0, 255)).abs().max() <= 0.51
     assert erased > 3
+
+
+def test_workers_that_shared_memory_has_no_room_for_are_refused_with_what_they_need(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = Pixels(load(tiny_checkpoint).preprocess)
+    views = Views(DrawnPairs([("circle", "red")]), pixels, augmentation("none", pixels, {}), 0)
+    needed = 3 * 32 * 32 * 512 * 4 * PREFETCHED * 8
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=needed - 1))
+    views.require_shared_memory(512, 0, 8)
+    with pytest.raises(InputError, match=r"customization\.workers.*96 MiB"):
+        views.require_shared_memory(512, 4, 8)
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=needed))
+    views.require_shared_memory(512, 4, 8)
