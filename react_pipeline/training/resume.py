@@ -24,6 +24,9 @@ from react_pipeline.store import fsync, link_or_copy
 
 logger = logging.getLogger(__name__)
 
+PROBED = "probed"
+"""Folder of the newest state that held-out pairs were looked at with."""
+
 KEPT_STATES = 2
 """How many of the newest states are kept: one more than needed, since the newest may be damaged."""
 
@@ -103,11 +106,7 @@ class StateWriter:
             self.wait()
 
     def write(self, what: Callable[[], None]) -> None:
-        """Write, after what was given before; there are never two copies that wait.
-
-        Raises:
-            OSError, StoreWriteError: Of what was given before.
-        """
+        """Write, after what was given before, whose errors this raises."""
         self.wait()
         self._last = self._pool.submit(what)
 
@@ -164,6 +163,16 @@ def link_state(directory: Path, step: int, other: Path) -> None:
     temporary.replace(other / name)
     for old in sorted(other.glob("step-*.safetensors"))[:-1]:
         old.unlink()
+
+
+def keep_state(scratch: Path, snapshot: Snapshot, *, newest: bool, probed: bool) -> None:
+    """Write a state: among the newest, or as what a later collapse leaves to go back to, or once for both."""
+    if newest:
+        snapshot.save(scratch)
+    if probed and newest:
+        link_state(scratch, snapshot.step, scratch / PROBED)
+    elif probed:
+        snapshot.save(scratch / PROBED, kept=1)
 
 
 def _copy(tensor: Tensor) -> Tensor:

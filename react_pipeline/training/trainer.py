@@ -45,10 +45,11 @@ from react_pipeline.training.log import METRICS_FILE, TrainingLog, peak_memory_b
 from react_pipeline.training.losses import require_suitable
 from react_pipeline.training.observer import TrainingObserver
 from react_pipeline.training.resume import (
+    PROBED,
     Snapshot,
     StateWriter,
     TrainingState,
-    link_state,
+    keep_state,
     load_newest_state,
     remove_states_after,
 )
@@ -63,9 +64,6 @@ COMPARED_IMAGES = 16
 
 PROBED_PAIRS = 256
 """Held-out pairs that are looked at while a training runs; before and after it all of them are."""
-
-PROBED = "probed"
-"""Folder of the newest state that held-out pairs were looked at with."""
 
 
 class Trainer:
@@ -189,14 +187,13 @@ class Trainer:
         training, world = self.training, self.world
         trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         groups = parameter_groups(trained.items(), training.weight_decay)
-        optimizer = torch.optim.AdamW(
-            groups, lr=training.learning_rate, betas=(0.9, 0.98), eps=training.adam_eps, fused=True
-        )
+        optimizer = torch.optim.AdamW(groups, training.learning_rate, (0.9, 0.98), training.adam_eps, fused=True)
         scaler = torch.amp.GradScaler(world.device.partition(":")[0], enabled=training.precision == "fp16")
         # With negatives of its own part only, what a process sees depends on how many there are.
         draws = f"of {self.batches.batch_size} pairs" + ("" if training.global_negatives else f" in {world.size} parts")
         state = TrainingState(trained, optimizer, scaler, draws=draws)
         recall_before, probed_before = self.recall(len(self.held_out)), self.recall(PROBED_PAIRS)
+        looked_at = min(PROBED_PAIRS, len(self.held_out))
         captions, point = self.texts.caption_ids(self.held_out), torch.ones(len(self.held_out), 1)
         one_point = image_text_recall(point, point, captions)  # what a model that maps all to one point finds
         guarded = can_see_collapse(recall_before, one_point, len(self.held_out))
@@ -217,39 +214,39 @@ class Trainer:
         gates = partial(gate_values, self.model) if self.method == "gated-image" else dict
         step_of = TrainingStep(self.model, self.tower, self.texts, state, training, world, self.max_log_scale, gates)
         steps = range(start, training.steps)
-        if self.tokens is not None:
-            batches = self.batches.from_tokens(self.tokens, steps)
-        else:
-            batches = self.batches.from_images(steps)
-        size, title = self.batches.batch_size, f"training {self.method}"
+        kept, size = self.tokens, self.batches.batch_size
+        batches = self.batches.from_images(steps) if kept is None else self.batches.from_tokens(kept, steps)
         advice = less_memory(training, size, world.size, recomputes=trains_text(self.model) or self.tower is not None)
-        log_file = metrics if world.is_writer else None
-        with StateWriter() as writer, TrainingLog(log_file, observer, steps, size, world.device, title) as log:
-            read = partial(self._read, step_of, log)
-            taken: tuple[int, Values, float] | None = None
+        record = partial(TrainingLog, metrics if world.is_writer else None, observer, steps, size, world.device)
+        with StateWriter() as writer, record(title=f"training {self.method}") as log:
+            taken: list[tuple[int, Values, float]] = []
+
+            def read() -> None:
+                for number, values, waited in taken:
+                    log.add(number, step_of.read(number, values), waited=waited)
+                taken.clear()
+
             for step in steps:
                 began = time.monotonic()
                 batch = next(batches)
                 waited = time.monotonic() - began
                 drawn = self.texts.draw(step, self.batches.drawn(step)[0])
                 with explained_out_of_memory(f"with batch_size {size}", advice):
-                    values = step_of.take(step, batch, drawn, from_tokens=self.tokens is not None)
+                    values = step_of.take(step, batch, drawn, from_tokens=kept is not None)
                 # The values of a step are read after the next one has begun, so that a GPU never waits for the host.
-                read(taken)
-                taken, done = (step, values, waited), step + 1
-                probes = bool(training.probe_every) and done % training.probe_every == 0 and done < training.steps
-                keeps = done % training.checkpoint_every == 0
-                if not (probes or keeps or done == training.steps):
-                    continue
-                read(taken)  # nothing is kept before it is known to be good
-                taken = None
+                read()
+                taken.append((step, values, waited))
+                done, due = step + 1, (step + 1) % training.checkpoint_every == 0
+                probes = looked_at > 0 and done < training.steps and not done % (training.probe_every or training.steps)
+                if due or probes or done == training.steps:
+                    read()  # nothing is kept before it is known to be good
                 if probes:
-                    probed = min(PROBED_PAIRS, len(self.held_out))
-                    require_no_collapse(done, probed_before, self.recall(PROBED_PAIRS), probed)
-                if world.is_writer and (keeps or probes):
+                    require_no_collapse(done, probed_before, self.recall(PROBED_PAIRS), looked_at)
+                if world.is_writer and (due or probes):
                     log.flush()
+                    writer.wait()  # so that there are never two copies
                     snapshot = Snapshot.of(state, done, seconds_before + self._elapsed())
-                    writer.write(partial(self._keep, snapshot, keeps, probes and len(self.held_out) > 0))
+                    writer.write(partial(keep_state, self.scratch, snapshot, newest=due, probed=probes))
             losses = log.losses()
         if state.skipped_steps == training.steps:
             raise TrainingError(
@@ -289,21 +286,6 @@ class Trainer:
             "skipped_steps": state.skipped_steps,
             "collapse_guard": guarded,
         }
-
-    def _read(self, step_of: TrainingStep, log: TrainingLog, taken: tuple[int, Values, float] | None) -> None:
-        """Record a step that was taken, unless it was before."""
-        if taken is not None:
-            step, values, waited = taken
-            log.add(step, step_of.read(step, values), waited=waited)
-
-    def _keep(self, snapshot: Snapshot, newest: bool, probed: bool) -> None:
-        """Write a state: among the newest, or as what a later collapse leaves to go back to, or once for both."""
-        if newest:
-            snapshot.save(self.scratch)
-        if probed and newest:
-            link_state(self.scratch, snapshot.step, self.scratch / PROBED)
-        elif probed:
-            snapshot.save(self.scratch / PROBED, kept=1)
 
     def recall(self, count: int) -> dict[str, float]:
         """Image-text recall of the first `count` held-out pairs; empty where none is held out."""
