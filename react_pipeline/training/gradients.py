@@ -68,6 +68,8 @@ class GradientSum:
             return
         bucket = self._bucket_of[number]
         self._left[bucket] -= 1
+        if self._left[bucket] < 0:
+            raise RuntimeError("a gradient came more often than in the first step, after its sum was sent")
         while len(self._sent) < len(self._buckets) and not self._left[len(self._sent)]:
             self._send()
 
