@@ -44,7 +44,7 @@ class GradientSum:
         self._left: list[int] = []
         self._sent: list[tuple[list[int], Tensor, Any]] = []
         for number, parameter in enumerate(self._parameters):
-            parameter.register_post_accumulate_grad_hook(lambda _, number=number: self._add(number))  # type: ignore[misc]
+            parameter.register_post_accumulate_grad_hook(lambda _, number=number: self._add(number))
 
     def finish(self) -> None:
         """Send what is left, and wait: afterwards every gradient is its sum over all processes."""

@@ -42,7 +42,7 @@ def split(pairs: _Labelled, fraction: float, seed: int) -> tuple[Tensor, Tensor]
     """
     wanted = min(MAX_HELD_OUT, int(fraction * len(pairs)))
     left = np.bincount(pairs.class_ids)
-    enough = max(1.0, (1 - fraction) * len(pairs) / max(1, np.count_nonzero(left)))
+    enough = max(1.0, (1 - fraction) * len(pairs) / max(1, int(np.count_nonzero(left))))
     chosen = torch.zeros(len(pairs), dtype=torch.bool)
     if wanted:
         order = torch.randperm(len(pairs), generator=generator(seed, 4))
