@@ -99,9 +99,10 @@ def train_linear_head(
         directory / METRICS_FILE, observer, steps, training.batch_size, clip.device, "training linear-head"
     ) as log:
         for step in steps:
+            started = time.monotonic()
             with explained_out_of_memory(f"with batch_size {training.batch_size}", "lower customization batch_size"):
                 values = head.step(step, *batches.draw(step))
-            log.add(step, values, waited=0.0)
+            log.add(step, values, waited=0.0, seconds=time.monotonic() - started)
         losses = log.losses()
     trained = head.vectors()
     require_learned(losses)

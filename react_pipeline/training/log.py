@@ -48,7 +48,6 @@ class TrainingLog:
         if metrics is not None:
             write_atomically(metrics, "".join(whole_lines(metrics)[: steps.start]))
         self._file = None if metrics is None else metrics.open("a", encoding="utf-8")
-        self._since = time.monotonic()
         self._bar = tqdm(total=steps.stop, initial=steps.start, desc=title, disable=True if metrics is None else None)
 
     def __enter__(self) -> TrainingLog:
@@ -61,10 +60,8 @@ class TrainingLog:
         if self._file is not None:
             self._file.close()
 
-    def add(self, step: int, values: Mapping[str, float], *, waited: float) -> None:
-        """Record a step: its values, and how many seconds it waited for data; it took the time since the last one."""
-        now = time.monotonic()
-        seconds, self._since = now - self._since, now
+    def add(self, step: int, values: Mapping[str, float], *, waited: float, seconds: float) -> None:
+        """Record a step: its values, how long it took, and how much of that it waited for data."""
         self.waited_seconds += waited
         self.stepping_seconds += seconds
         speed = self._batch_size / max(seconds, 1e-9)

@@ -219,11 +219,11 @@ class Trainer:
         advice = less_memory(training, size, world.size, recomputes=trains_text(self.model) or self.tower is not None)
         record = partial(TrainingLog, metrics if world.is_writer else None, observer, steps, size, world.device)
         with StateWriter() as writer, record(title=f"training {self.method}") as log:
-            taken: list[tuple[int, Values, float]] = []
+            taken: list[tuple[int, Values, float, float]] = []
 
             def read() -> None:
-                for number, values, waited in taken:
-                    log.add(number, step_of.read(number, values), waited=waited)
+                for number, values, waited, seconds in taken:
+                    log.add(number, step_of.read(number, values), waited=waited, seconds=seconds)
                 taken.clear()
 
             for step in steps:
@@ -235,17 +235,19 @@ class Trainer:
                     values = step_of.take(step, batch, drawn, from_tokens=kept is not None)
                 # The values of a step are read after the next one has begun, so that a GPU never waits for the host.
                 read()
-                taken.append((step, values, waited))
                 done, due = step + 1, (step + 1) % training.checkpoint_every == 0
                 probes = looked_at > 0 and done < training.steps and not done % (training.probe_every or training.steps)
-                if due or probes or done == training.steps:
+                if last := due or probes or done == training.steps:
+                    values.read()
+                taken.append((step, values, waited, time.monotonic() - began))
+                if last:
                     read()  # nothing is kept before it is known to be good
                 if probes:
                     require_no_collapse(done, probed_before, self.recall(PROBED_PAIRS), looked_at)
                 if world.is_writer and (due or probes):
                     log.flush()
                     writer.wait()  # so that there are never two copies
-                    snapshot = Snapshot.of(state, done, seconds_before + self._elapsed())
+                    snapshot = Snapshot.of(state, done, seconds_before + time.monotonic() - self.began)
                     writer.write(partial(keep_state, self.scratch, snapshot, newest=due, probed=probes))
             losses = log.losses()
         if state.skipped_steps == training.steps:
@@ -266,7 +268,7 @@ class Trainer:
             "steps": training.steps,
             "first_step": start,
             # With what was computed once (captions, frozen part), and with the tries before a kill.
-            "seconds": round(seconds_before + self._elapsed(), 3),
+            "seconds": round(seconds_before + time.monotonic() - self.began, 3),
             "images_per_second": round(len(steps) * self.batches.batch_size / max(log.stepping_seconds, 1e-9), 1),
             "data_wait_fraction": round(log.data_wait_fraction, 4),
             "peak_memory_bytes": peak_memory_bytes(world.device),
@@ -295,6 +297,3 @@ class Trainer:
     def _score(self) -> float:
         recall = self.recall(len(self.held_out))
         return sum(recall.values()) / len(recall)
-
-    def _elapsed(self) -> float:
-        return time.monotonic() - self.began

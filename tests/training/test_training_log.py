@@ -15,7 +15,7 @@ LINES = [json.dumps({"step": step, "loss": float(step)}) + "\n" for step in rang
 
 def resumed(path: Path, start: int) -> list[float]:
     with TrainingLog(path, NoObserver(), range(start, start + 1), 8, "cpu", "training") as log:
-        log.add(start, {"loss": 99.0}, waited=0.0)
+        log.add(start, {"loss": 99.0}, waited=0.0, seconds=1.0)
         return log.losses()
 
 
@@ -42,7 +42,7 @@ def test_what_is_flushed_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.Monk
     path = tmp_path / "metrics.jsonl"
     synced: list[str] = []
     with TrainingLog(path, NoObserver(), range(0, 2), 8, "cpu", "training") as log:
-        log.add(0, {"loss": 1.0}, waited=0.0)
+        log.add(0, {"loss": 1.0}, waited=0.0, seconds=1.0)
         monkeypatch.setattr("os.fsync", lambda _: synced.append(path.read_text()))
         log.flush()
     assert [json.loads(line)["loss"] for line in synced] == [1.0]
