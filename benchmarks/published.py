@@ -237,6 +237,7 @@ def our_step(model: Any, batches: Batches, parts: frozenset[str], tower: ImageTo
         number = step % len(inputs)
         positions = torch.arange(number * size, (number + 1) * size)
         drawn = DrawnTexts(positions, positions, torch.full_like(positions, -1))
-        return real.take(step, inputs[number], drawn, from_tokens=PREFIX in parts)["loss"]
+        taken = real.take(step, inputs[number], drawn, from_tokens=PREFIX in parts)
+        return real.read(step, taken)["loss"]
 
     return take

@@ -45,6 +45,7 @@ def train_until_killed(path: Path, step: int) -> None:
     """Train `gated-image` on the pairs of `shapes`, and kill this process at a step."""
     from react_pipeline.project.project import Project
     from react_pipeline.training.customization import customize
+    from react_pipeline.training.resume import StateWriter
     from react_pipeline.training.step import TrainingStep
 
     take = TrainingStep.take
@@ -55,4 +56,6 @@ def train_until_killed(path: Path, step: int) -> None:
         return take(self, number, *rest, **options)
 
     TrainingStep.take = dying  # type: ignore[method-assign]
+    # Written before the training goes on, so that it is known which state there is.
+    StateWriter.write = lambda _, what: what()  # type: ignore[assignment, method-assign]
     customize(Project.load(path), "shapes", "gated-image")

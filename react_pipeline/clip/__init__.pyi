@@ -29,6 +29,7 @@ from .model import from_parts as from_parts
 from .model import load as load
 from .model import loaded_base as loaded_base
 from .model import save as save
+from .pixels import Pixels as Pixels
 from .precision import DTYPES as DTYPES
 from .precision import choose_precision as choose_precision
 from .precision import speedup as speedup

@@ -116,10 +116,10 @@ def gated_layers(model: nn.Module) -> dict[int, GatedBlock]:
     return found
 
 
-def gate_values(model: nn.Module) -> dict[str, float]:
-    """tanh(gate) of the gated blocks, as `gate_attn_<layer>` and `gate_dense_<layer>`."""
+def gate_values(model: nn.Module) -> dict[str, Tensor]:
+    """tanh(gate) of the gated blocks, as `gate_attn_<layer>` and `gate_dense_<layer>`, on their device."""
     return {
-        f"gate_{name}_{number}": gate.tanh().item()
+        f"gate_{name}_{number}": gate.detach().tanh()
         for number, block in gated_layers(model).items()
         for name, gate in (("attn", block.alpha_attn), ("dense", block.alpha_dense))
     }

@@ -1,7 +1,7 @@
 from .collect import SHARDS as SHARDS
 from .collect import collect_pairs as collect_pairs
-from .collect import locate_pairs as locate_pairs
-from .collect import read_pairs as read_pairs
+from .collect import write_table as write_table
+from .collected import CollectedPairs as CollectedPairs
 from .corpus import count_pairs as count_pairs
 from .corpus import locate_shards as locate_shards
 from .corpus import publish_corpus as publish_corpus

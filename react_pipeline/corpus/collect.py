@@ -1,32 +1,35 @@
-"""Collecting: the image and caption of chosen corpus rows, copied into training shards.
+"""Collecting: the image and caption of chosen corpus rows, copied into training shards with a table of them.
 
-Belongs here: the form of the training shards, their writer and their reader. Does not belong here: which rows are
-chosen (`retrieval`), where images come from (`image_source`), or what is done with a pair (`training`).
+Belongs here: the form of the training shards and of their table, and the writer of both. Does not belong here: their
+reader (`collected`), which rows are chosen (`retrieval`), where images come from (`image_source`).
 
 A shard is a webdataset tar of `KEY.jpg|png|webp`, `KEY.txt` and `KEY.json` ({"row", "class"}) in this order; KEY is the
-row number of the corpus, so no name of a source is ever used as a path.
+row number of the corpus, so no name of a source is ever used as a path. The table is an Arrow file of one record batch,
+so that processes map it and no shard is ever walked: `row`, `shard` (number of the tar), `offset` and `bytes` of the
+image in it, `caption` and `class`, both as a dictionary of the different texts.
 """
 
 import json
 import tarfile
 from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from react_pipeline.corpus.image_source import ImageSource
 from react_pipeline.corpus.images import extension_of
 from react_pipeline.corpus.shards import add_member
-from react_pipeline.store import Artifact, CorruptArtifact
 
 SHARDS = "shards"
+TABLE = "table.arrow"
+"""The table's file, beside the tars."""
 
 
 class Collected(NamedTuple):
@@ -50,7 +53,7 @@ def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, sha
 
     Args:
         pairs: Columns row, class, and those that the source needs.
-        directory: Gets `00000.tar`, ...; made if missing.
+        directory: Gets `00000.tar`, ... and the table; made if missing.
         shard_pairs: Pairs per tar; the last may hold fewer.
 
     Raises:
@@ -58,82 +61,38 @@ def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, sha
     """
     directory.mkdir(parents=True, exist_ok=True)
     images = iter(tqdm(source.fetch(pairs), total=len(pairs), desc="collecting pairs", disable=None, leave=False))
-    # Ten million pairs: a number each, and no objects.
-    collected, shards = array("q"), 0
+    # Ten million pairs: numbers and Arrow's buffers, and no objects.
+    numbers = {name: array("q") for name in ("row", "shard", "offset", "bytes")}
+    texts: dict[str, list[pa.Array]] = {name: [pa.array([], pa.large_string())] for name in ("caption", "class")}
+    shards = 0
     while first := next(images, None):
-        with tarfile.open(directory / f"{shards:05d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        captions, labels = [], []
+        path = directory / f"{shards:05d}.tar"
+        with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for pair, image in chain([first], islice(images, shard_pairs - 1)):
+                offset = file.tell() + tarfile.BLOCKSIZE  # behind the image's own header
+                for name, number in zip(numbers, (int(pair.row), shards, offset, len(image)), strict=True):
+                    numbers[name].append(number)
+                captions.append(pair.caption)
+                labels.append(str(pair.label))
                 _add_sample(tar, pair, image)
-                collected.append(int(pair.row))
+        texts["caption"].append(pa.array(captions, pa.large_string()))
+        texts["class"].append(pa.array(labels, pa.large_string()))
         shards += 1
-    rows = np.array(collected, np.int64)
+    rows = np.array(numbers["row"], np.int64)
+    columns = {name: pa.array(np.frombuffer(column, np.int64)) for name, column in numbers.items()}
+    columns |= {name: pa.concat_arrays(parts).dictionary_encode() for name, parts in texts.items()}
+    write_table(directory, columns)
     missing = pairs.loc[~pairs["row"].isin(rows), ["row", "class"]].sort_values("row", kind="stable")
     reasons = [source.failed.get(int(row), "unknown") for row in missing["row"]]
     return Collected(shards, rows, missing.assign(reason=reasons))
 
 
-@dataclass(frozen=True)
-class LocatedPair:
-    """A pair of a retrieved or control set, its image by its byte range in a shard.
-
-    Attributes:
-        row: Row number of the corpus.
-        offset: Of the image's first byte in it.
-        caption: As it was embedded.
-        label: Class it was retrieved for; empty in a control set.
-    """
-
-    row: int
-    path: Path
-    offset: int
-    size_bytes: int
-    caption: str
-    label: str
-
-    def read(self) -> bytes:
-        """The image's file as it was in the corpus."""
-        with self.path.open("rb") as file:
-            file.seek(self.offset)
-            return file.read(self.size_bytes)
-
-
-def locate_pairs(artifact: Artifact) -> Iterator[LocatedPair]:
-    """List a retrieved or control set in the order of its shards, reading everything but the images.
-
-    Raises:
-        CorruptArtifact: If a shard is cut, out of order, or the number of pairs differs from the manifest.
-    """
-    count = 0
-    for name in sorted(name for name in artifact.manifest["files"] if name.startswith(f"{SHARDS}/")):
-        path = artifact.file(name)
-        try:
-            with tarfile.open(path, "r:") as tar:
-                while (image := tar.next()) is not None:
-                    text, about = tar.next(), tar.next()
-                    key = image.name.partition(".")[0]
-                    if text is None or about is None or (text.name, about.name) != (f"{key}.txt", f"{key}.json"):
-                        raise tarfile.ReadError(f"sample {key} is not image, text, json")
-                    described = json.loads(_member(tar, about))
-                    caption, label = _member(tar, text).decode(), str(described["class"])
-                    yield LocatedPair(int(described["row"]), path, image.offset_data, image.size, caption, label)
-                    count += 1
-        except (tarfile.TarError, OSError, ValueError, KeyError, TypeError) as error:
-            raise CorruptArtifact(f"{path}: {error}; rematerialize `{artifact.stage}` for {artifact.key!r}") from error
-    if count != artifact.counts["pairs"]:
-        raise CorruptArtifact(
-            f"{artifact.path}: {count} pairs in its shards, {artifact.counts['pairs']} recorded; "
-            f"rematerialize `{artifact.stage}` for {artifact.key!r}"
-        )
-
-
-def read_pairs(artifact: Artifact) -> Iterator[tuple[int, bytes, str, str]]:
-    """Read a retrieved or control set: (row, image bytes, caption, class) in the order of the shards.
-
-    Raises:
-        CorruptArtifact: As `locate_pairs`.
-    """
-    for pair in locate_pairs(artifact):
-        yield pair.row, pair.read(), pair.caption, pair.label
+def write_table(directory: Path, columns: Mapping[str, pa.Array]) -> None:
+    """Write the table of the shards in `directory`: its columns in the order of the pairs, see above."""
+    batch = pa.record_batch(list(columns.values()), names=list(columns))
+    with pa.OSFile(str(directory / TABLE), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
 
 
 def _add_sample(tar: tarfile.TarFile, pair: Any, image: bytes) -> None:
@@ -143,11 +102,3 @@ def _add_sample(tar: tarfile.TarFile, pair: Any, image: bytes) -> None:
     about = json.dumps(described, ensure_ascii=False)
     for suffix, data in ((extension_of(image), image), ("txt", pair.caption.encode()), ("json", about.encode())):
         add_member(tar, f"{int(pair.row):09d}.{suffix}", data)
-
-
-def _member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    data = b"" if file is None else file.read()
-    if file is None or len(data) != member.size:
-        raise tarfile.ReadError(f"member {member.name} is cut")
-    return data

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from react_pipeline.store import Artifact, CorruptArtifact
@@ -63,7 +64,7 @@ def read_examples(retrieved: Artifact, classes: Sequence[str]) -> list[Example]:
     Raises:
         CorruptArtifact: If the set's shards are not those of its manifest.
     """
-    from react_pipeline.corpus import BadImage, locate_pairs, thumbnail
+    from react_pipeline.corpus import BadImage, CollectedPairs, thumbnail
 
     pairs = pd.read_parquet(retrieved.file("pairs.parquet"), columns=["row", "class", "similarity"])
     pairs = pairs[pairs["class"].isin(list(classes))].sort_values("similarity", ascending=False, kind="stable")
@@ -71,12 +72,12 @@ def read_examples(retrieved: Artifact, classes: Sequence[str]) -> list[Example]:
     wanted = {int(row): float(similarity) for row, similarity in zip(chosen["row"], chosen["similarity"], strict=True)}
     found: dict[str, list[Example]] = {name: [] for name in classes}
     unreadable = 0
-    for pair in locate_pairs(retrieved):
-        if pair.row not in wanted or pair.label not in found:
-            continue
+    collected = CollectedPairs(retrieved)
+    for position in np.flatnonzero(np.isin(collected.rows, list(wanted))).tolist():
         try:
-            picture = thumbnail(pair.read())
-        except (OSError, BadImage):
+            pair = collected[position]
+            picture = thumbnail(pair.image)
+        except (CorruptArtifact, BadImage):
             unreadable += 1
             continue
         found[pair.label].append(Example(pair.label, pair.caption, wanted[pair.row], picture))

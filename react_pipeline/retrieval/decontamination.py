@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from react_pipeline.corpus import read_pairs
+from react_pipeline.corpus import CollectedPairs
 from react_pipeline.labelled import Unavailable, dense_digests, read_dataset, read_images
 from react_pipeline.pipeline import ALL
 from react_pipeline.project import Project, other_evaluation_sets
@@ -112,7 +112,7 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
     config = artifact.manifest["config"]
     scope = "all" if "evaluation_sets" in config else "own"
     near = float(config["near_duplicate_similarity"])
-    read = [(row, hashlib.sha256(image).hexdigest()) for row, image, _, _ in read_pairs(artifact)]
+    read = [(pair.row, hashlib.sha256(pair.image).hexdigest()) for pair in CollectedPairs(artifact)]
     pairs = pd.DataFrame(read, columns=["row", "sha256"])
     # Where a download made images smaller, the recorded digest is that of the file as it was on the web.
     recorded = pd.read_parquet(artifact.file("pairs.parquet"), columns=["row", "image_sha256"]).set_index("row")

@@ -48,10 +48,12 @@ class TrainingConfig(Section):
     last_k_layers: int = Field(default=6, gt=0)
     learning_rate: float = Field(default=5e-4, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
+    adam_eps: float = Field(default=1e-6, gt=0)
     warmup_steps: int = Field(default=50, ge=0)
     steps: int = Field(default=1_000, gt=0)
     batch_size: int = Field(default=256, gt=1)
     seed: int = Field(default=0, ge=0)
+    order: Literal["random", "runs"] = "random"
     loss: Literal["infonce", "infonce-captions", "infonce-masked", "unicl", "sigmoid"] = "infonce"
     augmentation: Literal["none", "mild", "timm"] = "timm"
     views: int = Field(default=0, ge=0)

@@ -60,15 +60,19 @@ def metrics_of(artifact: Artifact) -> Iterator[Row]:
 
 
 def rows_of_record(record: Mapping[str, Any], time_ms: int = 0) -> Iterator[Row]:
-    """The finite numbers of one step of a training, as `training/<name>`.
+    """The finite numbers of one step of a training, as `training/<name>`; none of most steps of a long one.
 
     The record's own time counts, so that a step has the same time whoever logs it; `time_ms` holds where it has none.
     MLflow stores a NaN or an infinity as 1.8e308, so these are left out.
     """
+    step = int(record["step"])
+    # The first thousand, then every tenth, hundredth and so on: 66,600 steps give 2,466 points, whoever logs them.
+    if step % 10 ** max(0, len(str(step)) - 3):
+        return
     time_ms = int(record.get("time_ms", time_ms))
     for name, value in flatten({name: value for name, value in record.items() if name not in ("step", "time_ms")}):
         if _is_number(value):
-            yield Row(TRAINING_PREFIX + name, float(value), int(record["step"]), time_ms)
+            yield Row(TRAINING_PREFIX + name, float(value), step, time_ms)
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,7 @@
+from . import gradients as gradients
+from .augmentation import augmentation as augmentation
 from .customization import customize as customize
+from .data import Views as Views
 from .distributed import World as World
 from .observer import NoObserver as NoObserver
 from .observer import TrainingObserver as TrainingObserver
@@ -9,3 +12,4 @@ from .schedule import parameter_groups as parameter_groups
 from .step import TrainingStep as TrainingStep
 from .texts import DrawnTexts as DrawnTexts
 from .texts import TrainingTexts as TrainingTexts
+from .trainer import Trainer as Trainer

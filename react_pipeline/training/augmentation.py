@@ -15,10 +15,13 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
+from torchvision.transforms import Normalize, PILToTensor
 
 Preprocess = Callable[[Image.Image], Tensor]
+"""An RGB image to its pixels (3, H, W), uint8."""
+
 Augment = Callable[[Image.Image, int], Tensor]
-"""An image and a seed to a tensor (3, H, W), normalised."""
+"""The same of an image and a seed."""
 
 
 def augmentation(kind: str, preprocess: Preprocess, preprocess_cfg: dict[str, Any]) -> Augment:
@@ -27,7 +30,7 @@ def augmentation(kind: str, preprocess: Preprocess, preprocess_cfg: dict[str, An
     Args:
         kind: `timm`: the paper's recipe (random crop of 8 to 100% of the area, flip, RandAugment, erasing); `mild`:
             small turns, shifts and changes of colour, for drawings; `none`: the image as it is.
-        preprocess: The model's own preprocessing, without augmentation.
+        preprocess: The model's own, without augmentation (`clip.Pixels`).
         preprocess_cfg: Its size, mean, std and interpolation.
     """
     # All of them can be pickled: decoding processes are spawned where the training process itself was.
@@ -60,6 +63,10 @@ class _Timm:
             mean=preprocess_cfg["mean"],
             std=preprocess_cfg["std"],
         )
+        *_, to_floats, normalize, self._erase = self._transform.transforms
+        assert "ToTensor" in type(to_floats).__name__ and isinstance(normalize, Normalize)  # noqa: S101 - timm's order
+        self._transform.transforms[-3:] = [PILToTensor()]
+        self._mean, self._std = (torch.tensor(preprocess_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
         for transform in self._transform.transforms:
             for operation in getattr(transform, "ops", ()):
                 if operation.name == "PosterizeIncreasing":
@@ -72,11 +79,31 @@ class _Timm:
         np.random.seed(seed % 2**32)  # noqa: NPY002
         torch.manual_seed(seed)
         try:
-            return self._transform(image)
+            return self._erased(self._transform(image))
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])  # noqa: NPY002
             torch.set_rng_state(states[2])
+
+    def _erased(self, pixels: Tensor) -> Tensor:
+        self._erase(_AsPixels(pixels, self._mean, self._std))
+        return pixels
+
+
+class _AsPixels:
+    """What timm erases as if in a normalised image, written into pixels: its noise is cut at black and white."""
+
+    dtype = torch.float32
+
+    def __init__(self, pixels: Tensor, mean: Tensor, std: Tensor) -> None:
+        self._pixels, self._mean, self._std = pixels, mean, std
+
+    def size(self) -> torch.Size:
+        return self._pixels.size()
+
+    def __setitem__(self, place: Any, noise: Tensor) -> None:
+        noise = (noise * self._std + self._mean) * 255
+        self._pixels[place] = noise.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def _keep_a_bit(level: Callable[..., tuple[int]]) -> Callable[..., tuple[int]]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from react_pipeline.settings import TrainingConfig
-from react_pipeline.training.data import Draw, Views, ahead
+from react_pipeline.training.data import Draw, Views, ahead, on_device
 from react_pipeline.training.distributed import World
 from react_pipeline.training.schedule import batch_at, batch_size_of, generator
 
@@ -37,7 +37,8 @@ class TrainingBatches:
     def drawn(self, step: int) -> tuple[Tensor, Tensor]:
         """Positions (B,) of the pairs of a step, of all processes, and the view (B,) drawn for each."""
         training = self._training
-        positions = self._positions[batch_at(step, len(self._positions), self.batch_size, training.seed)]
+        batch = batch_at(step, len(self._positions), self.batch_size, training.seed, training.order)
+        positions = self._positions[batch]
         if training.augmentation != "none" and not training.views:
             return positions, torch.full_like(positions, step + 1)
         views = torch.randint(max(1, training.views), positions.shape, generator=generator(training.seed, 2, step))
@@ -51,11 +52,13 @@ class TrainingBatches:
             taken = tokens[positions, views]
             return taken if self._world.device == "cpu" else taken.pin_memory()
 
-        yield from ahead(batch, steps)
+        yield from on_device(ahead(batch, steps), self._world.device)
 
     def from_images(self, steps: range) -> Iterator[Tensor]:
-        """This process's decoded images (B, 3, H, W) of each step."""
+        """This process's images (B, 3, H, W) of each step."""
         draws: Iterator[list[Draw]] = (
             list(zip(*(self._world.part(part).tolist() for part in self.drawn(step)), strict=True)) for step in steps
         )
-        yield from self._views.batches(draws, self._training.workers, pinned=self._world.device != "cpu")
+        world, workers = self._world, self._training.workers
+        self._views.require_shared_memory(self.batch_size // world.size, workers, self._training.processes)
+        yield from self._views.batches(draws, workers, world.device)

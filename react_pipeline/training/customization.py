@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from react_pipeline.clip import WEIGHTS_FILE, choose_device, load, loaded_base, save
+from react_pipeline.corpus import CollectedPairs
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.store import Artifact, Inputs, RetrievalError, scratch_of
-from react_pipeline.training.data import TrainingPairs
 from react_pipeline.training.distributed import World
 from react_pipeline.training.guards import explained_out_of_memory
 from react_pipeline.training.head_samples import PairVectors
@@ -97,13 +97,13 @@ def _train(
             if staging is None:
                 return {}
             clip = loaded_base(base, world.device)
-            found = TrainingPairs(pairs)
+            found = CollectedPairs(pairs)
             vectors = PairVectors.read(found, inputs.parents["corpus_embeddings"])
             return train_linear_head(clip, found, vectors, project.domain(slug), training, staging, observer, inputs)
         loaded_base.cache_clear()
         trainer = Trainer(
             load(base, world.device),
-            TrainingPairs(pairs),
+            CollectedPairs(pairs),
             project.domain(slug),
             method.removesuffix(CONTROL_SUFFIX),
             training,

@@ -1,90 +1,51 @@
-"""The pairs of a training: captions in memory, images read from the collected shards and decoded in workers.
+"""The images of a training: read from the collected shards and decoded in workers, in the order that is asked for.
 
-Belongs here: reading, decoding and augmenting images in the order that is asked for. Does not belong here: collecting
-the shards (`collect`), the order (`schedule`), the loop (`customize`). Shapes: B images of a batch, H x W pixels.
+Belongs here: decoding and augmenting in other processes, and the way to the device. Does not belong here: the shards
+(`corpus.collected`), the order (`schedule`), the loop (`trainer`). Shapes: B images of a batch, H x W pixels.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from react_pipeline.corpus import decode_image, locate_pairs
-from react_pipeline.store import Artifact
+from react_pipeline.clip import Pixels
+from react_pipeline.store import InputError
 from react_pipeline.training.augmentation import Augment
-
-MAX_PIXELS = 1 << 30
-"""The configured cap was applied when the pair was embedded; this one only guards memory."""
 
 Draw = tuple[int, int]
 """Position of a pair, and the view of it: 0 is the image as it is, every other number another augmentation."""
 
+PREFETCHED = 2
+"""Batches that each worker has ready, or in the making."""
 
-class TrainingPairs:
-    """Pairs of a retrieved or control set, in the order of their shards; images stay on disk until asked for.
-
-    Attributes:
-        classes: Class that each pair was retrieved for; empty strings in a control set.
-        rows: Row number of each pair in the corpus.
-    """
-
-    def __init__(self, artifact: Artifact) -> None:
-        """List the pairs: about 28 bytes a pair beside its caption."""
-        located = list(locate_pairs(artifact))
-        self._paths = sorted({pair.path for pair in located})
-        number = {path: position for position, path in enumerate(self._paths)}
-        self._shards = np.array([number[pair.path] for pair in located], dtype=np.int32)
-        self._offsets = np.array([pair.offset for pair in located], dtype=np.int64)
-        self._sizes = np.array([pair.size_bytes for pair in located], dtype=np.int64)
-        self.rows = np.array([pair.row for pair in located], dtype=np.int64)
-        # Arrow keeps texts in one buffer: workers that fork share it, which they do not with Python's own objects.
-        self.captions: Sequence[str] = _Texts([pair.caption for pair in located])
-        self.classes: Sequence[str] = _Texts([pair.label for pair in located])
-
-    def __len__(self) -> int:
-        """Number of pairs."""
-        return len(self._offsets)
-
-    def encoded(self, position: int) -> bytes:
-        """The bytes of one image's file."""
-        with self._paths[self._shards[position]].open("rb") as file:
-            file.seek(int(self._offsets[position]))
-            return file.read(int(self._sizes[position]))
-
-    def decoded(self, position: int) -> Image.Image:
-        """One image, RGB."""
-        return decode_image(self.encoded(position), MAX_PIXELS)
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing is written there by name
 
 
-class _Texts(Sequence[str]):
-    """Texts by position; slices are not needed."""
+class Images(Protocol):
+    """Images by position, RGB, as `corpus.CollectedPairs` decodes them."""
 
-    def __init__(self, texts: list[str]) -> None:
-        self._array = pa.array(texts, pa.large_string())
+    def decoded(self, position: int) -> Image.Image: ...  # noqa: D102 - above
 
-    def __len__(self) -> int:
-        return len(self._array)
-
-    def __getitem__(self, position: int) -> str:  # type: ignore[override]
-        return self._array[position].as_py()
+    def __len__(self) -> int: ...  # noqa: D105
 
 
 class Views(Dataset[Tensor]):
-    """Images of pairs as tensors (3, H, W); equal draws give equal tensors, in whatever process and order."""
+    """Images of pairs as pixels (3, H, W), uint8; equal draws give equal pixels, in whatever process and order."""
 
-    def __init__(
-        self, pairs: TrainingPairs, preprocess: Callable[[Image.Image], Tensor], augment: Augment, seed: int
-    ) -> None:
+    def __init__(self, pairs: Images, pixels: Pixels, augment: Augment, seed: int) -> None:
         """Augment with seeds that depend on `seed`, the pair and the view alone."""
         self.pairs = pairs
-        self._preprocess = preprocess
+        self._pixels = pixels
         self._augment = augment
         self._seed = seed
 
@@ -93,26 +54,72 @@ class Views(Dataset[Tensor]):
         position, view = draw
         image = self.pairs.decoded(position)
         if not view:
-            return self._preprocess(image)
+            return self._pixels(image)
         seed = np.random.SeedSequence([self._seed, position, view]).generate_state(1, np.uint64)[0]
         return self._augment(image, int(seed) >> 1)
 
-    def batches(self, draws: Iterable[Sequence[Draw]], workers: int, *, pinned: bool = False) -> Iterator[Tensor]:
-        """Batches (B, 3, H, W) of the draws, in their order, decoded ahead of their use.
+    def batch(self, draws: Sequence[Draw]) -> Tensor:
+        """One batch (B, 3, H, W), normalised, float32, decoded here and now."""
+        return self._pixels.normalised(torch.stack([self[draw] for draw in draws]))
+
+    def batches(self, draws: Iterable[Sequence[Draw]], workers: int, device: str = "cpu") -> Iterator[Tensor]:
+        """Batches (B, 3, H, W) of the draws, normalised, float32, on the device; decoded ahead of their use.
 
         Args:
             draws: The draws of each batch; taken as they are needed, so it may be endless.
-            pinned: Put batches into page-locked memory, from which copies to a GPU overlap with its work.
         """
         loader = DataLoader(
             self,
             batch_sampler=draws,  # type: ignore[arg-type]
             num_workers=workers,
-            pin_memory=pinned,
-            prefetch_factor=2 if workers else None,
+            pin_memory=device != "cpu",
+            prefetch_factor=PREFETCHED if workers else None,
             worker_init_fn=_one_thread if workers else None,
         )
-        yield from loader
+        yield from map(self._pixels.normalised, on_device(loader, device))
+
+    def require_shared_memory(self, batch_size: int, workers: int, processes: int) -> None:
+        """Refuse workers whose batches do not fit the memory through which they pass.
+
+        Args:
+            batch_size: Of one process.
+            processes: On this machine.
+
+        Raises:
+            InputError: With what is needed and what is free.
+        """
+        if not workers or not SHARED_MEMORY.is_dir():
+            return
+        needed = self[0, 0].numel() * batch_size * workers * PREFETCHED * processes
+        free = shutil.disk_usage(SHARED_MEMORY).free
+        if needed > free:
+            raise InputError(
+                f"customization.workers: batches of {workers} workers need {needed >> 20:,} MiB of shared memory, "
+                f"and {SHARED_MEMORY} has {free >> 20:,} free; enlarge it (docker run --shm-size), or lower workers"
+            )
+
+
+def on_device(batches: Iterable[Tensor], device: str) -> Iterator[Tensor]:
+    """The batches on the device; to a GPU each is copied on a stream of its own while the one before it is in use.
+
+    Args:
+        batches: On the CPU; for a GPU in page-locked memory.
+    """
+    if device == "cpu":
+        yield from batches
+        return
+    copying, coming = torch.cuda.Stream(device), None
+    for batch in batches:
+        with torch.cuda.stream(copying):
+            following = batch.to(device, non_blocking=True)
+        if coming is not None:
+            # Its memory belongs to the copying stream, which must not write there while it is still read.
+            coming.record_stream(torch.cuda.current_stream(device))
+            yield coming
+        copying.synchronize()  # the host alone waits, and for a copy that began a step ago
+        coming = following
+    if coming is not None:
+        yield coming
 
 
 def ahead(make: Callable[[int], Tensor], steps: Iterable[int]) -> Iterator[Tensor]:

@@ -7,7 +7,7 @@ a batch, D embedding dimension.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from react_pipeline.store import InputError
 
@@ -78,16 +78,16 @@ class World:
         dist.all_gather(parts, vectors.contiguous())
         return torch.cat(parts)
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by its sum over all processes."""
-        if self.size == 1:
-            return
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        # One message instead of one a tensor: their fixed cost is what small tensors would wait for.
-        flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        dist.all_reduce(flat)
-        for gradient, summed in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-            gradient.copy_(summed.view_as(gradient))
+    def shared(self, count: int, make: Callable[[Tensor], Tensor]) -> Tensor:
+        """`count` rows on the CPU, in every process, of which each made an equal part.
+
+        Args:
+            make: Rows of these positions (B,), on any device.
+        """
+        each = -(-count // self.size)
+        # The last parts may be short: they make the last row once more.
+        mine = torch.arange(self.rank * each, (self.rank + 1) * each).clamp_(max=count - 1)
+        return self.gather(make(mine).to(self.device)).cpu()[:count]
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a scalar over all processes."""

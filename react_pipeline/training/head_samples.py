@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
+import numpy as np
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
@@ -20,7 +21,7 @@ from react_pipeline.settings import DomainConfig
 from react_pipeline.store import Artifact
 
 if TYPE_CHECKING:
-    from react_pipeline.training.data import TrainingPairs
+    from react_pipeline.corpus import CollectedPairs
 
 COMPARED_AT_ONCE = 256
 """Captions set against all prompts at once; with 100,000 prompts that is 100 MB."""
@@ -34,7 +35,7 @@ class PairVectors:
     captions: Tensor
 
     @classmethod
-    def read(cls, pairs: TrainingPairs, embeddings: Artifact) -> Self:
+    def read(cls, pairs: CollectedPairs, embeddings: Artifact) -> Self:
         """The rows of `corpus_embeddings`, which the same base encoded in the precision that it is measured in."""
 
         def side(name: Side) -> Tensor:
@@ -63,7 +64,7 @@ class LabelledTexts:
     labels: str
 
 
-def label_texts(clip: Clip, pairs: TrainingPairs, captions: Tensor, domain: DomainConfig) -> LabelledTexts:
+def label_texts(clip: Clip, pairs: CollectedPairs, captions: Tensor, domain: DomainConfig) -> LabelledTexts:
     """Encode class prompts, and find the class of each pair, whose caption has a vector (N, D).
 
     Pairs of a retrieved set have the class they were retrieved for. Those of a control have none: each gets the class
@@ -74,7 +75,8 @@ def label_texts(clip: Clip, pairs: TrainingPairs, captions: Tensor, domain: Doma
     prompt_ids = torch.tensor(prompts["class_id"].to_numpy(), dtype=torch.long)
     if any(pairs.classes):
         known = {name: number for number, name in enumerate(domain.class_names)}
-        class_ids = torch.tensor([known.get(name, -1) for name in pairs.classes], dtype=torch.long)
+        of_classes = np.array([known.get(name, -1) for name in pairs.classes])
+        class_ids = torch.from_numpy(of_classes[pairs.class_ids])
         return LabelledTexts(captions, class_ids, prompt_vectors, prompt_ids, "retrieval")
     class_ids = nearest_class(captions, prompt_vectors, prompt_ids)
     return LabelledTexts(captions, class_ids, prompt_vectors, prompt_ids, "nearest prompt")

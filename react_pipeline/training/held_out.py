@@ -6,11 +6,12 @@ image. Shapes: N pairs, D embedding dimension.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from itertools import chain
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from react_pipeline.training.schedule import generator
@@ -22,10 +23,13 @@ RANKS = (1, 5, 10)
 BLOCK = 1_024
 """Rows of similarities computed at once."""
 
+AT_ONCE = 65_536
+"""Positions that are numbers of Python's at once."""
+
 
 class _Labelled(Protocol):
     @property
-    def classes(self) -> Sequence[str]: ...
+    def class_ids(self) -> NDArray[np.int32]: ...
 
     def __len__(self) -> int: ...
 
@@ -37,19 +41,19 @@ def split(pairs: _Labelled, fraction: float, seed: int) -> tuple[Tensor, Tensor]
     class with few pairs keeps them all, since each of them counts there.
     """
     wanted = min(MAX_HELD_OUT, int(fraction * len(pairs)))
-    classes = list(pairs.classes)
-    left = Counter(classes)
-    enough = max(1.0, (1 - fraction) * len(pairs) / max(1, len(left)))
-    held_out: list[int] = []
-    for position in torch.randperm(len(pairs), generator=generator(seed, 4)).tolist():
-        if len(held_out) == wanted:
-            break
-        if left[classes[position]] > enough:
-            left[classes[position]] -= 1
-            held_out.append(position)
-    chosen = set(held_out)
-    kept = [position for position in range(len(pairs)) if position not in chosen]
-    return torch.tensor(kept, dtype=torch.long), torch.tensor(sorted(held_out), dtype=torch.long)
+    left = np.bincount(pairs.class_ids)
+    enough = max(1.0, (1 - fraction) * len(pairs) / max(1, int(np.count_nonzero(left))))
+    chosen = torch.zeros(len(pairs), dtype=torch.bool)
+    if wanted:
+        order = torch.randperm(len(pairs), generator=generator(seed, 4))
+        for position in chain.from_iterable(part.tolist() for part in order.split(AT_ONCE)):
+            if left[pairs.class_ids[position]] > enough:
+                left[pairs.class_ids[position]] -= 1
+                chosen[position] = True
+                wanted -= 1
+                if not wanted:
+                    break
+    return (~chosen).nonzero().squeeze(1), chosen.nonzero().squeeze(1)
 
 
 def image_text_recall(images: Tensor, texts: Tensor, caption_ids: Tensor) -> dict[str, float]:

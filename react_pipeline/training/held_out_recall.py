@@ -49,25 +49,28 @@ class HeldOutRecall:
         """Image-text recall (`held_out.image_text_recall`) of the pairs at these positions; empty if there is none."""
         if not len(positions):
             return {}
-        images = torch.cat([self._image_vectors(part) for part in positions.split(ENCODED_AT_ONCE)])
+        images = self.world.shared(len(positions), lambda mine: self._image_vectors(positions[mine]))
         captions = self.texts.caption_ids(positions)
         texts = torch.cat([self.texts.vectors(part).cpu() for part in captions.split(ENCODED_AT_ONCE)])
         return image_text_recall(images, texts, captions)
 
     def _image_vectors(self, positions: Tensor) -> Tensor:
-        """Unit vectors (B, D) of images as they are, on the CPU."""
-        device = self.world.device
-        if self.tower is None:
-            if self.tokens is not None:
-                return self.tokens[positions, 0]
-            return locked_image_features(self.model, self._images(positions), device).cpu()
-        dtype = DTYPES[self.training.precision]
-        with torch.autocast(device.partition(":")[0], dtype, enabled=dtype != torch.float32):
-            if self.tokens is not None:
-                features = self.tower.features(self.tokens[positions, 0].to(device))
-            else:
-                features = self.tower(self._images(positions).to(device))
-        return functional.normalize(features.float(), dim=-1).cpu()
+        """Unit vectors (B, D) of images as they are."""
+        if self.tower is None and self.tokens is not None:
+            return self.tokens[positions, 0]
+        parts, device = positions.split(ENCODED_AT_ONCE), self.world.device
+        if self.tokens is not None:
+            return torch.cat([self._encoded(self.tokens[part, 0].to(device)) for part in parts])
+        draws = [[(position, 0) for position in part.tolist()] for part in parts]
+        # To start workers takes longer than to decode a few images.
+        workers = self.training.workers if len(parts) > 1 else 0
+        return torch.cat([self._encoded(images) for images in self.views.batches(draws, workers, device)])
 
-    def _images(self, positions: Tensor) -> Tensor:
-        return torch.stack([self.views[position, 0] for position in positions.tolist()])
+    def _encoded(self, batch: Tensor) -> Tensor:
+        """Unit vectors (B, D) of images (B, 3, H, W) or kept tokens (B, T, W)."""
+        if self.tower is None:
+            return locked_image_features(self.model, batch, self.world.device)
+        dtype = DTYPES[self.training.precision]
+        with torch.autocast(self.world.device.partition(":")[0], dtype, enabled=dtype != torch.float32):
+            features = self.tower(batch) if self.tokens is None else self.tower.features(batch)
+        return functional.normalize(features.float(), dim=-1)

@@ -51,7 +51,7 @@ def keep_tokens(
     """
     pairs = len(views.pairs)
     with torch.autocast(tower_device(world), torch.bfloat16, enabled=dtype == torch.bfloat16):
-        probe = compute(views[0, 0][None].to(world.device))
+        probe = compute(views.batch([(0, 0)]).to(world.device))
     shape = (pairs, count, *probe.shape[1:])
     size_bytes = math.prod(shape) * dtype.itemsize
     about = json.dumps({"shape": shape, "dtype": str(dtype)})
@@ -76,7 +76,7 @@ def keep_tokens(
     kept = torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype).view(shape)
     if not found:
         if convertible is not None and pairs * count >= LONG_RUN:
-            images = torch.stack([views[position, 0] for position in range(min(pairs, CPU_IMAGES))])
+            images = views.batch([(position, 0) for position in range(min(pairs, CPU_IMAGES))])
             precision = "bf16" if dtype == torch.bfloat16 else "fp32"
             compute = convert(compute, convertible, [images, images[:1]], precision) or compute
         _fill(kept, compute, views, world, workers)
@@ -98,10 +98,10 @@ def _fill(kept: Tensor, compute: Callable[[Tensor], Tensor], views: Views, world
     draws: list[Draw] = [(position, view) for position in range(len(kept)) for view in range(kept.shape[1])]
     mine = draws[world.rank :: world.size]
     batches = [mine[start : start + BATCH] for start in range(0, len(mine), BATCH)]
-    images = views.batches(batches, workers, pinned=world.device != "cpu")
+    images = views.batches(batches, workers, world.device)
     for wanted, batch in zip(_seen(batches, world), images, strict=True):
         with torch.autocast(tower_device(world), torch.bfloat16, enabled=kept.dtype == torch.bfloat16):
-            tokens = compute(batch.to(world.device, non_blocking=True)).to("cpu", kept.dtype)
+            tokens = compute(batch).to("cpu", kept.dtype)
         positions, numbers = zip(*wanted, strict=True)
         kept[list(positions), list(numbers)] = tokens
 

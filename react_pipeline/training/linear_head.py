@@ -34,12 +34,12 @@ from react_pipeline.training.observer import NoObserver, TrainingObserver
 from react_pipeline.training.schedule import generator, learning_rate
 
 if TYPE_CHECKING:
-    from react_pipeline.training.data import TrainingPairs
+    from react_pipeline.corpus import CollectedPairs
 
 
 def train_linear_head(
     clip: Clip,
-    pairs: TrainingPairs,
+    pairs: CollectedPairs,
     vectors: PairVectors,
     domain: DomainConfig,
     training: TrainingConfig,

@@ -1,25 +1,31 @@
 """States from which a killed training resumes: trained parameters, both moments of AdamW, the loss scaler, the step.
 
-Belongs here: writing, choosing and reading a state. The order of the data, the views of it and the schedule are
-functions of the step (`schedule`), and nothing else draws random numbers, so a state needs no more than this, a count
-of skipped steps, and a description of what the draws depend on. Safetensors, no pickle.
+Belongs here: copying, writing, choosing and reading a state. The order of the data, the views of it and the schedule
+are functions of the step (`schedule`), and nothing else draws random numbers, so a state needs no more than this, a
+count of skipped steps, and a description of what the draws depend on. Safetensors, no pickle.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from react_pipeline.clip import save_tensors
 from react_pipeline.store import fsync, link_or_copy
 
 logger = logging.getLogger(__name__)
+
+PROBED = "probed"
+"""Folder of the newest state that held-out pairs were looked at with."""
 
 KEPT_STATES = 2
 """How many of the newest states are kept: one more than needed, since the newest may be damaged."""
@@ -45,28 +51,70 @@ class TrainingState:
     draws: str = ""
 
 
-def save_state(directory: Path, step: int, seconds: float, state: TrainingState, kept: int = KEPT_STATES) -> None:
-    """Write the state after `step` steps and `seconds`; remove all but the newest `kept`."""
-    trained, optimizer = state.trained, state.optimizer
-    directory.mkdir(parents=True, exist_ok=True)
-    tensors = {}
-    for name, parameter in trained.items():
-        tensors[f"parameter/{name}"] = parameter.detach().cpu().contiguous()
-        for moment, value in optimizer.state[parameter].items():
-            tensors[f"{moment}/{name}"] = value.detach().cpu().contiguous()
-    about = {
-        "step": str(step),
-        "seconds": str(seconds),
-        "scaler": json.dumps(state.scaler.state_dict()),
-        "skipped": json.dumps([state.skipped_steps, state.skipped_in_a_row]),
-        "draws": state.draws,
-    }
-    temporary = directory / "writing.tmp"
-    save_tensors(tensors, temporary, about)
-    fsync(temporary)
-    temporary.replace(directory / _name(step))
-    for old in sorted(directory.glob("step-*.safetensors"))[:-kept]:
-        old.unlink()
+@dataclass(frozen=True)
+class Snapshot:
+    """A copy of a state after `step` steps; further steps do not change it."""
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    about: Mapping[str, str]
+
+    @classmethod
+    def of(cls, state: TrainingState, step: int, seconds: float) -> Self:
+        """Copy the state after `step` steps and `seconds` into the CPU's memory."""
+        tensors = {}
+        for name, parameter in state.trained.items():
+            tensors[f"parameter/{name}"] = _copy(parameter)
+            for moment, value in state.optimizer.state[parameter].items():
+                tensors[f"{moment}/{name}"] = _copy(value)
+        about = {
+            "step": str(step),
+            "seconds": str(seconds),
+            "scaler": json.dumps(state.scaler.state_dict()),
+            "skipped": json.dumps([state.skipped_steps, state.skipped_in_a_row]),
+            "draws": state.draws,
+        }
+        return cls(step, tensors, about)
+
+    def save(self, directory: Path, kept: int = KEPT_STATES) -> None:
+        """Write it; remove all but the newest `kept` states."""
+        directory.mkdir(parents=True, exist_ok=True)
+        temporary = directory / "writing.tmp"
+        save_tensors(dict(self.tensors), temporary, dict(self.about))
+        fsync(temporary)
+        temporary.replace(directory / _name(self.step))
+        for old in sorted(directory.glob("step-*.safetensors"))[:-kept]:
+            old.unlink()
+
+
+class StateWriter:
+    """Writes in a thread, one thing at a time, while steps are taken; as a context it waits for the last one."""
+
+    def __init__(self) -> None:
+        """Start no thread before there is something to write."""
+        self._pool = ThreadPoolExecutor(1)
+        self._last: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        """The writer itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Wait until all is written."""
+        self._pool.shutdown()
+        if kind is None:
+            self.wait()
+
+    def write(self, what: Callable[[], None]) -> None:
+        """Write, after what was given before, whose errors this raises."""
+        self.wait()
+        self._last = self._pool.submit(what)
+
+    def wait(self) -> None:
+        """Wait for what was given last; raises what it raised."""
+        if self._last is not None:
+            self._last.result()
+            self._last = None
 
 
 def load_newest_state(directory: Path, state: TrainingState, logged: int) -> tuple[int, float]:
@@ -115,6 +163,20 @@ def link_state(directory: Path, step: int, other: Path) -> None:
     temporary.replace(other / name)
     for old in sorted(other.glob("step-*.safetensors"))[:-1]:
         old.unlink()
+
+
+def keep_state(scratch: Path, snapshot: Snapshot, *, newest: bool, probed: bool) -> None:
+    """Write a state: among the newest, or as what a later collapse leaves to go back to, or once for both."""
+    if newest:
+        snapshot.save(scratch)
+    if probed and newest:
+        link_state(scratch, snapshot.step, scratch / PROBED)
+    elif probed:
+        snapshot.save(scratch / PROBED, kept=1)
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _name(step: int) -> str:

@@ -18,6 +18,9 @@ from react_pipeline.store import InputError, RetrievalError
 MAX_LOG_SCALE = math.log(100)
 """The logit scale is clamped to [0, ln 100] after every step, as in CLIP."""
 
+RUN, WINDOW = 1_000, 65_536
+"""Pairs that are neighbours in their shards, and pairs that are shuffled together, in the order `runs`."""
+
 
 def learning_rate(step: int, training: TrainingConfig) -> float:
     """Linear warm-up, then cosine to zero (REACT's schedule); `step` counts from 0."""
@@ -43,22 +46,27 @@ def parameter_groups(named: Iterable[tuple[str, nn.Parameter]], weight_decay: fl
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
 
 
-def batch_at(step: int, pairs: int, batch_size: int, seed: int) -> Tensor:
+def batch_at(step: int, pairs: int, batch_size: int, seed: int, order: str = "random") -> Tensor:
     """Positions (B,) of the pairs of one step: every epoch a new order, its incomplete last batch left out.
 
-    A function of the step alone: nothing needs to be stored to resume.
+    A function of the step alone: nothing needs to be stored to resume. `order` is as `TrainingConfig` has it.
     """
     batch_size = min(batch_size, pairs)
     per_epoch = pairs // batch_size
     epoch, within = divmod(step, per_epoch)
-    order = _order_of_epoch(pairs, seed, epoch)
-    return order[within * batch_size : (within + 1) * batch_size]
+    positions = _order_of_epoch(pairs, seed, epoch, order)
+    return positions[within * batch_size : (within + 1) * batch_size]
 
 
 @lru_cache(maxsize=2)
-def _order_of_epoch(pairs: int, seed: int, epoch: int) -> Tensor:
+def _order_of_epoch(pairs: int, seed: int, epoch: int, order: str) -> Tensor:
     # Shuffling millions of pairs takes a good part of a second, and every step of the epoch asks for it.
-    return torch.randperm(pairs, generator=generator(seed, 1, epoch))
+    chance = generator(seed, 1, epoch)
+    if order == "random":
+        return torch.randperm(pairs, generator=chance)
+    runs = torch.arange(pairs).split(RUN)
+    positions = torch.cat([runs[number] for number in torch.randperm(len(runs), generator=chance).tolist()])
+    return torch.cat([part[torch.randperm(len(part), generator=chance)] for part in positions.split(WINDOW)])
 
 
 def batch_size_of(training: TrainingConfig, pairs: int, processes: int) -> int:

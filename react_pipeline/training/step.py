@@ -1,4 +1,4 @@
-"""One optimizer step: features, loss over the batch of all processes, exact gradients, guards.
+"""One optimizer step: features, loss over the batch of all processes, exact gradients, and the guards of its values.
 
 The loss is computed from the gathered features of all processes, and its gradient with respect to each feature is then
 sent back through the tower by the process that made it. The sum over processes is the gradient of the whole batch; so
@@ -10,6 +10,7 @@ Shapes: B pairs of this process, D embedding dimension.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from react_pipeline.clip import DTYPES, ImageTower
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.training.distributed import World
+from react_pipeline.training.gradients import GradientSum
 from react_pipeline.training.guards import require_finite, require_steady_scale, require_steps_taken
 from react_pipeline.training.losses import contrastive_loss
 from react_pipeline.training.resume import TrainingState
@@ -40,6 +42,26 @@ def locked_image_features(model: Any, images: Tensor, device: str) -> Tensor:
     return features.float()
 
 
+class Values:
+    """Scalars of a step on their way from the device: the host waits for them alone, and only where it reads them."""
+
+    def __init__(self, scalars: Mapping[str, Tensor]) -> None:
+        """Begin to copy them."""
+        self._names = tuple(scalars)
+        values = torch.stack([scalar.detach().double() for scalar in scalars.values()])
+        self._done = torch.cuda.Event() if values.is_cuda else None
+        self._host = values
+        if self._done is not None:
+            self._host = torch.empty_like(values, device="cpu", pin_memory=True).copy_(values, non_blocking=True)
+            self._done.record()
+
+    def read(self) -> dict[str, float]:
+        """Wait for them."""
+        if self._done is not None:
+            self._done.synchronize()
+        return dict(zip(self._names, self._host.tolist(), strict=True))
+
+
 class TrainingStep:
     """Takes the steps of one training."""
 
@@ -52,8 +74,14 @@ class TrainingStep:
         training: TrainingConfig,
         world: World,
         max_log_scale: float = MAX_LOG_SCALE,
+        watched: Callable[[], Mapping[str, Tensor]] = dict,
     ) -> None:
-        """Prepare; `tower` is None where the image tower does not train."""
+        """Prepare.
+
+        Args:
+            tower: None where the image tower does not train.
+            watched: More scalars that are read after each step.
+        """
         self._model: nn.Module = model
         self._tower = tower
         self._texts = texts
@@ -61,53 +89,62 @@ class TrainingStep:
         self._training = training
         self._world = world
         self._max_log_scale = max_log_scale
+        self._watched = watched
         self._device_type = world.device.partition(":")[0]
         # Of a loss over the whole batch every process has the whole gradient of the scale already.
-        spread = SHARED if training.global_negatives else ()
-        self._summed = [parameter for name, parameter in state.trained.items() if name not in spread]
+        shared = [state.trained[name] for name in SHARED if name in state.trained and training.global_negatives]
+        summed = [parameter for parameter in state.trained.values() if not any(parameter is one for one in shared)]
+        self._gradients = GradientSum(world, summed, shared)
 
-    def take(self, step: int, batch: Tensor, drawn: DrawnTexts, *, from_tokens: bool) -> dict[str, float]:
-        """Take step number `step`; return loss, learning rate, gradient norm and logit scale.
+    def take(self, step: int, batch: Tensor, drawn: DrawnTexts, *, from_tokens: bool) -> Values:
+        """Take step number `step`, without waiting for the device; `read` its values after the next one is taken.
 
         Args:
             step: Counts from 0.
             batch: This process's images (B, 3, H, W), kept tokens (B, T, W), or kept features (B, D) of a locked tower.
             drawn: The texts of the whole batch, of all processes.
             from_tokens: Whether the batch is kept tokens or features.
-
-        Raises:
-            TrainingError: If loss or gradient are not finite, before the step is taken; or if the logit scale exploded
-                or fell to 1 by it.
         """
-        state, training = self._state, self._training
-        rate = learning_rate(step, training)
+        state = self._state
+        rate = learning_rate(step, self._training)
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         state.optimizer.zero_grad(set_to_none=True)
         loss = self._backward(batch, drawn, from_tokens)
-        require_finite(step, {"loss": loss})
-        self._world.sum_gradients(self._summed)
+        self._gradients.finish()
         state.scaler.unscale_(state.optimizer)
         gradients = [parameter.grad for parameter in state.trained.values() if parameter.grad is not None]
-        norm = float(nn.utils.get_total_norm(gradients))
-        if not state.scaler.is_enabled():  # the scaler skips such steps itself, and lowers its scale
-            require_finite(step, {"gradient norm": norm})
+        norm = nn.utils.get_total_norm(gradients)
         scale: Tensor = self._model.logit_scale  # type: ignore[assignment]
-        before = scale.item()
-        skips = state.scaler.is_enabled() and not math.isfinite(norm)
+        before = scale.detach().clone()
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        after = scale.detach().clone()
+        with torch.no_grad():
+            scale.clamp_(0, self._max_log_scale)
+        own = {"loss": loss, "gradient_norm": norm, "logit_scale": scale.exp(), "before": before, "after": after}
+        return Values({**own, **self._watched()})
+
+    def read(self, step: int, taken: Values) -> dict[str, float]:
+        """Loss, learning rate, gradient norm, logit scale and what is watched, of a step that was taken.
+
+        Raises:
+            TrainingError: If loss or gradient were not finite; or if the logit scale exploded or fell to 1.
+        """
+        state, values = self._state, taken.read()
+        require_finite(step, {"loss": values["loss"]})
+        if not state.scaler.is_enabled():  # the scaler skips such steps itself, and lowers its scale
+            require_finite(step, {"gradient norm": values["gradient_norm"]})
+        skips = not math.isfinite(values["gradient_norm"])
         state.skipped_steps += skips
         state.skipped_in_a_row = state.skipped_in_a_row + 1 if skips else 0
         require_steps_taken(step, state.skipped_in_a_row)
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        require_steady_scale(step, before, scale.item())
-        with torch.no_grad():
-            scale.clamp_(0, self._max_log_scale)
-        values = {"loss": loss, "learning_rate": rate, "gradient_norm": norm, "logit_scale": scale.exp().item()}
+        require_steady_scale(step, values.pop("before"), values.pop("after"))
+        values["learning_rate"] = learning_rate(step, self._training)
         # A step that the scaler skips has no finite norm, and JSON has no value for that.
         return {name: value for name, value in values.items() if math.isfinite(value)}
 
-    def _backward(self, batch: Tensor, drawn: DrawnTexts, from_tokens: bool) -> float:
+    def _backward(self, batch: Tensor, drawn: DrawnTexts, from_tokens: bool) -> Tensor:
         """Leave the gradients of this process's features in the trained parameters; return the loss of the batch."""
         world, training = self._world, self._training
         mine = world.part(drawn.texts)
@@ -137,7 +174,7 @@ class TrainingStep:
                 features = made[number] if keep else make(part)
                 if features.requires_grad:
                     features.backward(gradient[part])
-        return float(loss.detach() if training.global_negatives else world.mean(loss))
+        return loss if training.global_negatives else world.mean(loss)
 
     def _loss(self, images: Tensor, texts: Tensor, drawn: DrawnTexts) -> Tensor:
         world = self._world
@@ -160,7 +197,6 @@ class TrainingStep:
         return gathered.requires_grad_()
 
     def _image_features(self, batch: Tensor, from_tokens: bool) -> Tensor:
-        batch = batch.to(self._world.device, non_blocking=True)
         if self._tower is None:
             return batch
         with self._autocast():

@@ -19,6 +19,7 @@ from torch import Tensor
 from react_pipeline.clip import (
     Clip,
     ImageTower,
+    Pixels,
     attach,
     choose_precision,
     gate_values,
@@ -28,11 +29,12 @@ from react_pipeline.clip import (
     trains_images,
     trains_text,
 )
+from react_pipeline.corpus import CollectedPairs
 from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.store import InputError, Inputs, TrainingError
 from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.batches import TrainingBatches
-from react_pipeline.training.data import TrainingPairs, Views
+from react_pipeline.training.data import Views
 from react_pipeline.training.distributed import World
 from react_pipeline.training.guards import can_see_collapse, explained_out_of_memory, less_memory, require_no_collapse
 from react_pipeline.training.held_out import image_text_recall, split
@@ -42,9 +44,17 @@ from react_pipeline.training.kept_tokens import keep_tokens
 from react_pipeline.training.log import METRICS_FILE, TrainingLog, peak_memory_bytes, whole_lines
 from react_pipeline.training.losses import require_suitable
 from react_pipeline.training.observer import TrainingObserver
-from react_pipeline.training.resume import TrainingState, link_state, load_newest_state, remove_states_after, save_state
+from react_pipeline.training.resume import (
+    PROBED,
+    Snapshot,
+    StateWriter,
+    TrainingState,
+    keep_state,
+    load_newest_state,
+    remove_states_after,
+)
 from react_pipeline.training.schedule import max_log_scale, parameter_groups
-from react_pipeline.training.step import TrainingStep, locked_image_features
+from react_pipeline.training.step import TrainingStep, Values, locked_image_features
 from react_pipeline.training.texts import TrainingTexts
 
 logger = logging.getLogger(__name__)
@@ -55,9 +65,6 @@ COMPARED_IMAGES = 16
 PROBED_PAIRS = 256
 """Held-out pairs that are looked at while a training runs; before and after it all of them are."""
 
-PROBED = "probed"
-"""Folder of the newest state that held-out pairs were looked at with."""
-
 
 class Trainer:
     """One training, in each of its processes. `run` leaves the trained model in `clip`."""
@@ -65,7 +72,7 @@ class Trainer:
     def __init__(
         self,
         clip: Clip,
-        pairs: TrainingPairs,
+        pairs: CollectedPairs,
         domain: DomainConfig,
         method: str,
         training: TrainingConfig,
@@ -95,8 +102,9 @@ class Trainer:
                 f"customization.interpolation: held-out needs held-out pairs, and of {len(pairs)} pairs none is held "
                 "out; raise held_out_fraction, or give interpolation a number"
             )
-        augment = augmentation(training.augmentation, clip.preprocess, clip.preprocess_cfg)
-        self.views = Views(pairs, clip.preprocess, augment, training.seed)
+        pixels = Pixels(clip.preprocess)
+        augment = augmentation(training.augmentation, pixels, clip.preprocess_cfg)
+        self.views = Views(pairs, pixels, augment, training.seed)
         self.batches = TrainingBatches(self.trained_on, self.views, training, world)
         # All processes take what the writer takes: they need not run on equal machines.
         precision = world.broadcast(choose_precision(training.precision, world.device, "customization.precision"))
@@ -104,7 +112,7 @@ class Trainer:
         of_base = {name for name, _ in self.model.named_parameters()}
         self.step0_max_difference = self._attach()
         text_trains = trains_text(self.model)
-        self.texts = TrainingTexts(clip, pairs, domain, training, world, text_trains)
+        self.texts = TrainingTexts(clip, pairs, domain, training, world, text_trains, scratch)
         if weights is not None and not text_trains:
             map_weights(self.model, text_parameters(self.model), weights)
         # Copies on the CPU, and only if there is a line to go back on.
@@ -125,7 +133,7 @@ class Trainer:
     def _attach(self) -> float:
         """Attach and unfreeze; return the largest change this made to the features of a few images (B, D)."""
         some = self.trained_on[:COMPARED_IMAGES].tolist()
-        images = torch.stack([self.views[position, 0] for position in some])
+        images = self.views.batch([(position, 0) for position in some])
         # All frozen on both sides: PyTorch takes another kernel where a weight wants a gradient, and rounds otherwise.
         self.model.requires_grad_(False)
         before = self.clip.encode_images(images)
@@ -179,12 +187,13 @@ class Trainer:
         training, world = self.training, self.world
         trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         groups = parameter_groups(trained.items(), training.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, betas=(0.9, 0.98), eps=1e-6, fused=True)
+        optimizer = torch.optim.AdamW(groups, training.learning_rate, (0.9, 0.98), training.adam_eps, fused=True)
         scaler = torch.amp.GradScaler(world.device.partition(":")[0], enabled=training.precision == "fp16")
         # With negatives of its own part only, what a process sees depends on how many there are.
         draws = f"of {self.batches.batch_size} pairs" + ("" if training.global_negatives else f" in {world.size} parts")
         state = TrainingState(trained, optimizer, scaler, draws=draws)
         recall_before, probed_before = self.recall(len(self.held_out)), self.recall(PROBED_PAIRS)
+        looked_at = min(PROBED_PAIRS, len(self.held_out))
         captions, point = self.texts.caption_ids(self.held_out), torch.ones(len(self.held_out), 1)
         one_point = image_text_recall(point, point, captions)  # what a model that maps all to one point finds
         guarded = can_see_collapse(recall_before, one_point, len(self.held_out))
@@ -202,31 +211,44 @@ class Trainer:
             for directory in (self.scratch, self.scratch / PROBED):
                 remove_states_after(start, directory)
             observer.started(inputs, start)
-        take = TrainingStep(self.model, self.tower, self.texts, state, training, world, self.max_log_scale)
-        steps = range(start, training.steps)
-        if self.tokens is not None:
-            batches = self.batches.from_tokens(self.tokens, steps)
-        else:
-            batches = self.batches.from_images(steps)
-        size, title = self.batches.batch_size, f"training {self.method}"
-        advice = less_memory(training, size, world.size, recomputes=trains_text(self.model) or self.tower is not None)
-        log_file = metrics if world.is_writer else None
         gates = partial(gate_values, self.model) if self.method == "gated-image" else dict
-        with TrainingLog(log_file, observer, steps, size, world.device, title) as log:
+        step_of = TrainingStep(self.model, self.tower, self.texts, state, training, world, self.max_log_scale, gates)
+        steps = range(start, training.steps)
+        kept, size = self.tokens, self.batches.batch_size
+        batches = self.batches.from_images(steps) if kept is None else self.batches.from_tokens(kept, steps)
+        advice = less_memory(training, size, world.size, recomputes=trains_text(self.model) or self.tower is not None)
+        record = partial(TrainingLog, metrics if world.is_writer else None, observer, steps, size, world.device)
+        with StateWriter() as writer, record(title=f"training {self.method}") as log:
+            taken: list[tuple[int, Values, float, float]] = []
+
+            def read() -> None:
+                for number, values, waited, seconds in taken:
+                    log.add(number, step_of.read(number, values), waited=waited, seconds=seconds)
+                taken.clear()
+
             for step in steps:
                 began = time.monotonic()
                 batch = next(batches)
                 waited = time.monotonic() - began
                 drawn = self.texts.draw(step, self.batches.drawn(step)[0])
                 with explained_out_of_memory(f"with batch_size {size}", advice):
-                    values = take.take(step, batch, drawn, from_tokens=self.tokens is not None)
-                log.add(step, {**values, **gates()}, waited=waited, seconds=time.monotonic() - began)
-                done = step + 1
-                if training.probe_every and done % training.probe_every == 0 and done < training.steps:
-                    probed = min(PROBED_PAIRS, len(self.held_out))
-                    require_no_collapse(done, probed_before, self.recall(PROBED_PAIRS), probed)
-                if world.is_writer:
-                    self._keep(done, seconds_before + self._elapsed(), state, log)
+                    values = step_of.take(step, batch, drawn, from_tokens=kept is not None)
+                # The values of a step are read after the next one has begun, so that a GPU never waits for the host.
+                read()
+                done, due = step + 1, (step + 1) % training.checkpoint_every == 0
+                probes = looked_at > 0 and done < training.steps and not done % (training.probe_every or training.steps)
+                if last := due or probes or done == training.steps:
+                    values.read()
+                taken.append((step, values, waited, time.monotonic() - began))
+                if last:
+                    read()  # nothing is kept before it is known to be good
+                if probes:
+                    require_no_collapse(done, probed_before, self.recall(PROBED_PAIRS), looked_at)
+                if world.is_writer and (due or probes):
+                    log.flush()
+                    writer.wait()  # so that there are never two copies
+                    snapshot = Snapshot.of(state, done, seconds_before + time.monotonic() - self.began)
+                    writer.write(partial(keep_state, self.scratch, snapshot, newest=due, probed=probes))
             losses = log.losses()
         if state.skipped_steps == training.steps:
             raise TrainingError(
@@ -246,7 +268,7 @@ class Trainer:
             "steps": training.steps,
             "first_step": start,
             # With what was computed once (captions, frozen part), and with the tries before a kill.
-            "seconds": round(seconds_before + self._elapsed(), 3),
+            "seconds": round(seconds_before + time.monotonic() - self.began, 3),
             "images_per_second": round(len(steps) * self.batches.batch_size / max(log.stepping_seconds, 1e-9), 1),
             "data_wait_fraction": round(log.data_wait_fraction, 4),
             "peak_memory_bytes": peak_memory_bytes(world.device),
@@ -267,20 +289,6 @@ class Trainer:
             "collapse_guard": guarded,
         }
 
-    def _keep(self, done: int, seconds: float, state: TrainingState, log: TrainingLog) -> None:
-        """Write the state where it is due: among the newest, and as what a later collapse leaves to go back to."""
-        training = self.training
-        due = done % training.checkpoint_every == 0
-        if due:
-            log.flush()
-            save_state(self.scratch, done, seconds, state)
-        if not (training.probe_every and len(self.held_out)) or done % training.probe_every or done == training.steps:
-            return
-        if due:
-            link_state(self.scratch, done, self.scratch / PROBED)
-        else:
-            save_state(self.scratch / PROBED, done, seconds, state, kept=1)
-
     def recall(self, count: int) -> dict[str, float]:
         """Image-text recall of the first `count` held-out pairs; empty where none is held out."""
         probe = HeldOutRecall(self.model, self.tower, self.tokens, self.texts, self.views, self.training, self.world)
@@ -289,6 +297,3 @@ class Trainer:
     def _score(self) -> float:
         recall = self.recall(len(self.held_out))
         return sum(recall.values()) / len(recall)
-
-    def _elapsed(self) -> float:
-        return time.monotonic() - self.began

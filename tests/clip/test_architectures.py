@@ -6,12 +6,10 @@ import copy
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as functional
 from open_clip.model import CLIP, CustomTextCLIP
-from PIL import Image
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from support_drawings import COLOURS, SHAPES
 from support_pairs import DrawnPairs
 from torch import Tensor, nn
@@ -181,14 +179,17 @@ def test_gated_blocks_that_do_not_train_still_count_in_the_tower_of_the_training
 def test_a_training_starts_at_the_base_to_the_last_bit(model: nn.Module, tmp_path: Path) -> None:
     side = model.visual.image_size[0]
 
-    def to_tensor(image: Image.Image) -> Tensor:
-        return functional.interpolate(torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)[None] / 255, side)[0]
-
     def tokenizer(texts: list[str]) -> Tensor:
         return torch.tensor([[1 + len(text) % 60] * 7 + [63] for text in texts])
 
     width = model.encode_image(images(model)).shape[1]
-    clip = Clip(model, tokenizer, to_tensor, {"embed_dim": width}, {"size": (side, side)})
+    clip = Clip(
+        model,
+        tokenizer,
+        image_transform_v2(PreprocessCfg(size=side), is_train=False),
+        {"embed_dim": width},
+        {"size": (side, side)},
+    )
     pairs = DrawnPairs([(shape, colour) for shape in SHAPES for colour in COLOURS])
     domain = DomainConfig(slug="shapes", classes=SHAPES, templates=("a {}",))
     training = TrainingConfig(augmentation="none", batch_size=8, workers=0, last_k_layers=2)

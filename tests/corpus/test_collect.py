@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import io
+import pickle
 import shutil
-import tarfile
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 import webdataset as wds
 
-from react_pipeline.corpus.collect import collect_pairs, read_pairs
+from react_pipeline.corpus.collect import TABLE, collect_pairs, write_table
+from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.corpus.image_source import TarSource
 from react_pipeline.corpus.shards import index_shard, read_member
 from react_pipeline.store.artifacts import Artifact, Inputs
@@ -62,9 +63,11 @@ def test_collected_pairs_are_the_chosen_rows_byte_for_byte(
     tmp_path: Path, rows: pd.DataFrame, shards: list[Path]
 ) -> None:
     artifact = publish(tmp_path / "store", rows, shards)
-    assert [path.name for path in sorted((artifact.path / "shards").iterdir())] == [f"0000{n}.tar" for n in range(4)]
+    assert [path.name for path in sorted((artifact.path / "shards").glob("*.tar"))] == [
+        f"0000{n}.tar" for n in range(4)
+    ]
     chosen = rows.set_index("row")
-    pairs = list(read_pairs(artifact))
+    pairs = list(CollectedPairs(artifact))
     assert sorted(pair[0] for pair in pairs) == sorted(chosen.index)
     for row, image, caption, class_name in pairs:
         assert hashlib.sha256(image).hexdigest() == chosen.loc[row, "image_sha256"]
@@ -94,7 +97,7 @@ def test_captions_and_class_names_of_any_letters_survive(
     tmp_path: Path, rows: pd.DataFrame, shards: list[Path]
 ) -> None:
     odd = rows.head(2).assign(caption=["café ../../x \N{DOG}", ""], **{"class": ["a/b", "\N{CAT}"]})
-    read = {row: (caption, name) for row, _, caption, name in read_pairs(publish(tmp_path / "store", odd, shards))}
+    read = {row: (caption, name) for row, _, caption, name in CollectedPairs(publish(tmp_path / "store", odd, shards))}
     assert set(read.values()) == {("café ../../x \N{DOG}", "a/b"), ("", "\N{CAT}")}
 
 
@@ -120,40 +123,45 @@ def test_a_shard_that_is_gone_or_cut_is_named(tmp_path: Path, rows: pd.DataFrame
         publish(tmp_path / "store", rows, shards)
 
 
-def rewritten(artifact: Artifact, members: list[tuple[str, bytes]]) -> Artifact:
-    with tarfile.open(artifact.path / "shards" / "00000.tar", "w") as tar:
-        for name, data in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
-    return artifact
-
-
-@pytest.mark.parametrize(
-    "members",
-    [
-        [],
-        [("1.png", b"x"), ("1.txt", b"x")],
-        [("1.png", b"x"), ("2.txt", b"x"), ("1.json", b"{}")],
-        [("1.png", b"x"), ("1.txt", b"\xff"), ("1.json", b'{"row": 1, "class": ""}')],
-        [("1.png", b"x"), ("1.txt", b"x"), ("1.json", b"{}")],
-        [("1.png", b"x"), ("1.txt", b"x"), ("1.json", b"[1]")],
-    ],
-)
-def test_shards_of_another_form_are_corrupt_and_name_the_asset(
-    tmp_path: Path, rows: pd.DataFrame, shards: list[Path], members: list[tuple[str, bytes]]
+def test_texts_are_kept_once_and_the_set_is_sent_to_processes_by_its_path(
+    tmp_path: Path, rows: pd.DataFrame, shards: list[Path]
 ) -> None:
-    artifact = rewritten(publish(tmp_path / "store", rows, shards, shard_pairs=100), members)
-    with pytest.raises(CorruptArtifact, match="`retrieved_set`"):
-        list(read_pairs(artifact))
+    alike = rows.assign(caption=["one", "two", *["three"] * (len(rows) - 2)])
+    pairs = CollectedPairs(publish(tmp_path / "store", alike, shards))
+    assert sorted(pairs.captions.to_pylist()) == ["one", "three", "two"]
+    assert sorted(pairs.classes) == ["class 0", "class 1", "class 2"]
+    sent = pickle.dumps(pairs)
+    assert len(sent) < 10_000
+    assert list(pickle.loads(sent)) == list(pairs)  # noqa: S301 - our own bytes
 
 
-@pytest.mark.parametrize("kept", [0, 100, 700, 2_000, 5_000])
-def test_a_cut_shard_is_corrupt_wherever_it_is_cut(
-    tmp_path: Path, rows: pd.DataFrame, shards: list[Path], kept: int
+def test_a_table_that_does_not_fit_its_shards_is_corrupt_and_names_file_and_asset(
+    tmp_path: Path, rows: pd.DataFrame, shards: list[Path]
 ) -> None:
-    artifact = publish(tmp_path / "store", rows, shards, shard_pairs=100)
-    path = artifact.path / "shards" / "00000.tar"
-    path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(CorruptArtifact, match=r"00000\.tar|pairs in its shards"):
-        list(read_pairs(artifact))
+    artifact = publish(tmp_path / "store", rows, shards)
+    table, tar = artifact.path / "shards" / TABLE, artifact.path / "shards" / "00001.tar"
+    pairs = CollectedPairs(artifact)
+    whole, shard = table.read_bytes(), tar.read_bytes()
+    read = pa.ipc.open_file(pa.py_buffer(whole)).get_batch(0)
+    columns = dict(zip(read.schema.names, read.columns, strict=True))
+
+    def require_corrupt(named: str) -> None:
+        with pytest.raises(CorruptArtifact, match=rf"{named}.*`retrieved_set`"):
+            CollectedPairs(artifact)
+
+    for broken in (b"", whole[:300], b"x" * 2_000):
+        table.write_bytes(broken)
+        require_corrupt(TABLE)
+    beyond = pa.array([9, *columns["shard"].to_pylist()[1:]])
+    for changed in ({"shard": beyond}, {"row": columns["row"].slice(1)}, {"row": columns["caption"]}):
+        given = {**columns, **changed}
+        length = min(map(len, given.values()))
+        write_table(table.parent, {name: column.slice(0, length) for name, column in given.items()})
+        require_corrupt(TABLE)
+    table.write_bytes(whole)
+    tar.write_bytes(shard[:2_000])
+    require_corrupt(tar.name)
+    tar.unlink()
+    require_corrupt(tar.name)
+    with pytest.raises(CorruptArtifact, match=tar.name):  # gone in the middle of a training
+        list(pairs)

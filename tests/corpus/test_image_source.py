@@ -13,7 +13,8 @@ from support_drawings import COLOURS, SHAPES, draw, encode, pair, write_shard
 from support_web import served
 
 from react_pipeline.corpus import image_source
-from react_pipeline.corpus.collect import collect_pairs, read_pairs
+from react_pipeline.corpus.collect import collect_pairs
+from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.corpus.image_source import TarSource, UrlSource
 from react_pipeline.corpus.shards import index_shard, read_member
 from react_pipeline.settings.corpus import CorpusConfig
@@ -106,8 +107,8 @@ def test_pairs_are_collected_from_urls_with_every_failure_and_are_fetched_once(
     assert dict(collected.failed[["row", "reason"]].to_numpy().tolist()) == reasons
     assert collected.shards == again.shards == 3
     assert list(collected.rows) == kept == list(fetched)
-    assert [image for _, image, _, _ in read_pairs(artifact)] == [IMAGES[row] for row in kept]
-    assert [caption for _, _, caption, _ in read_pairs(artifact)][:2] == ["one", "caption 2"]
+    assert [image for _, image, _, _ in CollectedPairs(artifact)] == [IMAGES[row] for row in kept]
+    assert [caption for _, _, caption, _ in CollectedPairs(artifact)][:2] == ["one", "caption 2"]
     digests = [hashlib.sha256(IMAGES[row]).hexdigest() for row in kept]
     assert list(fetched.values()) == digests
     for path in sorted((tmp_path / "again").iterdir()):

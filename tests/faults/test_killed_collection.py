@@ -18,7 +18,7 @@ from support_web import keep_img2dataset_loaded, served
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus import downloads
-from react_pipeline.corpus.collect import read_pairs
+from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.corpus.image_source import UrlSource
 from react_pipeline.embedding.embed import embed_corpus
@@ -90,7 +90,7 @@ def test_images_that_were_fetched_outlive_every_kill(
 
         artifact = BUILDS[stage](project, "shapes")
         assert len(web.asked) > 1 and set(web.asked.values()) == {1}
-        assert not artifact.reused and len(list(read_pairs(artifact))) == artifact.counts["pairs"] > 0
+        assert not artifact.reused and len(list(CollectedPairs(artifact))) == artifact.counts["pairs"] > 0
         assert not list((project.config.store / ".staging").iterdir())
         undisturbed = BUILDS[stage](make_project(store="undisturbed", corpus=corpus), "shapes")
     assert artifact.manifest["files"] == undisturbed.manifest["files"]

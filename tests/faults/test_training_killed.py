@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any
 
 import pytest
 from conftest import write_project
-from support_processes import killed, train_until_killed
+from support_processes import killed, started, train_until_killed
 
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
@@ -168,3 +170,38 @@ def test_a_run_that_a_guard_stops_after_a_kill_keeps_the_state_it_came_from(
         customize(project, "shapes", METHOD)
     monkeypatch.undo()
     assert customize(project, "shapes", METHOD).counts["first_step"] == 4
+
+
+KILLS = 15
+"""Of each order of the pairs."""
+
+
+def train(path: Path) -> None:
+    customize(Project.load(path), "shapes", METHOD)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["random", "runs"])
+def test_killed_at_any_moment_it_ends_with_the_weights_of_an_uninterrupted_run(
+    make_project: Callable[..., Project], _retrieved_store: Path, order: str
+) -> None:
+    fields = {**PLAIN, "steps": 60, "checkpoint_every": 1, "probe_every": 3, "augmentation": "mild", "workers": 1}
+    project = make_project(customization={"defaults": {**fields, "order": order, "held_out_fraction": 0.2}})
+    shutil.copytree(_retrieved_store, project.config.store)
+    began = time.monotonic()
+    weights = customize(project, "shapes", METHOD).file("open_clip_model.safetensors").read_bytes()
+    seconds = time.monotonic() - began
+    chance = random.Random(order)  # noqa: S311 - no secrets
+    kills = resumed = 0
+    while kills < KILLS:
+        shutil.rmtree(project.config.store / "customized_checkpoint", ignore_errors=True)
+        process = started(train, project.path)
+        process.join(chance.uniform(0, seconds))
+        kills += process.exitcode is None
+        process.kill()
+        process.join()
+        resumed += bool(list(project.config.store.glob(".staging/*.scratch/step-*")))
+    artifact = customize(project, "shapes", METHOD)
+    assert artifact.file("open_clip_model.safetensors").read_bytes() == weights
+    assert [record["step"] for record in records(artifact)] == list(range(60))
+    assert resumed, "one kill at least came after a state"

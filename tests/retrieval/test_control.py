@@ -12,7 +12,7 @@ import yaml
 from support_drawings import pair, write_shard
 
 from react_pipeline.clip.base import publish_base
-from react_pipeline.corpus.collect import read_pairs
+from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.indexing.index import build_index
@@ -38,7 +38,7 @@ def test_a_control_is_as_many_other_pairs_drawn_alike_each_time(project: Project
     assert not pairs["row"].duplicated().any()
     assert not pairs["image_sha256"].duplicated().any()
     assert set(pairs["row"]) != set(pd.read_parquet(retrieved.file("pairs.parquet"))["row"])
-    assert len(list(read_pairs(control))) == len(pairs)
+    assert len(list(CollectedPairs(control))) == len(pairs)
     control.path.rename(tmp_path / "first")
     again = draw_control(project, "shapes")
     assert not again.reused

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 from support_retrieval import configure
 
-from react_pipeline.corpus.collect import read_pairs
+from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.embedding.vectors import read_metadata, read_vectors
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
@@ -31,7 +31,7 @@ def test_a_retrieved_set_holds_the_pairs_it_lists(project: Project) -> None:
     artifact = retrieve_pairs(project, "shapes")
     pairs = pd.read_parquet(artifact.file("pairs.parquet"))
     metadata = read_metadata(project.store.current("corpus_embeddings", "all"))
-    collected = {row: (image, caption, name) for row, image, caption, name in read_pairs(artifact)}
+    collected = {row: (image, caption, name) for row, image, caption, name in CollectedPairs(artifact)}
     assert set(collected) == set(pairs["row"])
     assert len(pairs) == artifact.counts["pairs"] > 0
     for pair in pairs.itertuples():

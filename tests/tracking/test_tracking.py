@@ -17,7 +17,7 @@ from react_pipeline.evaluation.comparison import compare
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.tracking.log import Tracking
-from react_pipeline.tracking.values import files_of, flatten, metrics_of, params_of
+from react_pipeline.tracking.values import files_of, flatten, metrics_of, params_of, rows_of_record
 
 
 def test_artifact_becomes_a_finished_run_below_the_run_of_its_domain(tracking: Tracking, tiny_project: Project) -> None:
@@ -271,3 +271,10 @@ def test_values_that_are_not_finite_are_left_out_and_long_texts_cut(tiny_project
     artifact = Artifact(tiny_project.config.store, manifest)
     assert list(metrics_of(artifact)) == [("c", 2.0, 0, 1_000)]
     assert len(params_of(artifact)["classes"]) == 500
+
+
+def test_a_long_training_gives_few_points_and_a_short_one_all() -> None:
+    steps = [row.step for step in range(66_600) for row in rows_of_record({"step": step, "loss": 1.0})]
+    assert steps[:1_001] == [*range(1_000), 1_000]
+    assert steps[1_001:1_003] == [1_010, 1_020]
+    assert len(steps) == 2_466

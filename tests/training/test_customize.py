@@ -13,13 +13,15 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from react_pipeline.clip.model import load, loaded_base
+from react_pipeline.clip.pixels import Pixels
+from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import InputError, RetrievalError, StaleArtifact, TrainingError
 from react_pipeline.training.augmentation import augmentation, turn_and_recolour
 from react_pipeline.training.customization import customize
-from react_pipeline.training.data import TrainingPairs, Views
+from react_pipeline.training.data import Views
 from react_pipeline.training.step import TrainingStep
 
 Make = Callable[..., Project]
@@ -73,7 +75,7 @@ def test_a_control_trains_on_as_many_random_pairs(project: Project) -> None:
 def test_a_linear_head_takes_its_vectors_from_the_corpus_and_decodes_no_image(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delattr(TrainingPairs, "decoded")
+    monkeypatch.delattr(CollectedPairs, "decoded")
     head = customize(project, "shapes", "linear-head")
     assert set(head.parents) == {"base_checkpoint", "corpus_embeddings", "retrieved_set"}
     assert head.counts["steps"] == 4
@@ -180,17 +182,15 @@ def test_an_unknown_method_is_reported(project: Project) -> None:
 def test_views_are_fixed_by_their_number_and_view_zero_is_the_image(
     project: Project, tiny_checkpoint: Path, kind: str
 ) -> None:
-    pairs = TrainingPairs(project.store.current("retrieved_set", "shapes"))
+    pairs = CollectedPairs(project.store.current("retrieved_set", "shapes"))
     clip = load(tiny_checkpoint)
-    first, second = (
-        Views(pairs, clip.preprocess, augmentation(kind, clip.preprocess, clip.preprocess_cfg), seed=0)
-        for _ in range(2)
-    )
+    pixels = Pixels(clip.preprocess)
+    first, second = (Views(pairs, pixels, augmentation(kind, pixels, clip.preprocess_cfg), seed=0) for _ in range(2))
     torch.manual_seed(7)
     assert torch.equal(first[0, 2], second[0, 2])
     assert not torch.equal(first[0, 2], first[0, 1])
     assert not torch.equal(first[0, 2], first[1, 2])
-    assert torch.equal(first[0, 0], clip.preprocess(pairs.decoded(0)))
+    assert torch.equal(first.batch([(0, 0)])[0], clip.preprocess(pairs.decoded(0)))
     assert first[0, 2].shape == first[0, 0].shape
 
 
@@ -199,16 +199,16 @@ def test_augmenting_leaves_the_generators_of_the_process_alone(tiny_checkpoint: 
     torch.manual_seed(3)
     expected = torch.rand(2)
     torch.manual_seed(3)
-    augmentation("timm", clip.preprocess, clip.preprocess_cfg)(Image.new("RGB", (20, 30), "red"), 5)
+    augmentation("timm", Pixels(clip.preprocess), clip.preprocess_cfg)(Image.new("RGB", (20, 30), "red"), 5)
     assert torch.equal(torch.rand(2), expected)
 
 
 def test_the_strongest_augmentation_is_one_that_pillow_takes(tiny_checkpoint: Path) -> None:
     clip = load(tiny_checkpoint)
-    augment = augmentation("timm", clip.preprocess, clip.preprocess_cfg)
+    augment = augmentation("timm", Pixels(clip.preprocess), clip.preprocess_cfg)
     image = Image.new("RGB", (20, 30), "red")
     # Of 300 draws some ask for the least bits that a colour may keep.
-    assert all(torch.isfinite(augment(image, seed)).all() for seed in range(300))
+    assert all(augment(image, seed).dtype == torch.uint8 for seed in range(300))
 
 
 def test_a_turned_image_keeps_its_size() -> None:

@@ -52,8 +52,11 @@ PROCESS = """
 import json, os, sys
 from pathlib import Path
 import torch.distributed as dist
+from react_pipeline.training import gradients
 from react_pipeline.training.customization import customize
 from react_pipeline.project.project import Project
+
+gradients.BUCKET_BYTES = 20_000  # so that a step sends several messages
 
 class Recorder:
     def __init__(self): self.events = []
@@ -209,12 +212,12 @@ def test_a_batch_that_does_not_suit_the_processes_is_refused(
     together: Together, batch_size: int, processes: int, error: type[Exception], text: str, tmp_path: Path
 ) -> None:
     from react_pipeline.clip.model import load
-    from react_pipeline.training.data import TrainingPairs
+    from react_pipeline.corpus.collected import CollectedPairs
     from react_pipeline.training.trainer import Trainer
 
     project = together.alone
     training = project.training("shapes", "full").model_copy(update={"batch_size": batch_size})
     clip = load(project.store.current("base_checkpoint", "all").path)
-    pairs = TrainingPairs(project.store.current("retrieved_set", "shapes"))
+    pairs = CollectedPairs(project.store.current("retrieved_set", "shapes"))
     with pytest.raises(error, match=text):
         Trainer(clip, pairs, project.domain("shapes"), "full", training, World(0, processes), tmp_path)

@@ -36,7 +36,7 @@ def test_no_class_loses_its_last_pair() -> None:
     for seed in range(20):
         trained, apart = split(given, 0.5, seed)
         assert len(apart) == 8
-        left = Counter(given.classes[position] for position in trained.tolist())
+        left = Counter(given.labels[position] for position in trained.tolist())
         assert set(left) == {"circle", "square", "cross", "triangle"}
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from react_pipeline.clip.methods import attach, set_trainable
 from react_pipeline.clip.model import load
+from react_pipeline.clip.pixels import Pixels
 from react_pipeline.clip.tower import ImageTower
 from react_pipeline.training import kept_tokens
 from react_pipeline.training.augmentation import augmentation
@@ -43,8 +44,8 @@ class Kept:
         attach(clip.model, "gated-image", 1)
         set_trainable(clip.model, "gated-image")
         self.pairs = DrawnPairs([(shape, colour) for shape in SHAPES for colour in COLOURS])
-        augment = augmentation("mild", clip.preprocess, clip.preprocess_cfg)
-        self.views = Views(self.pairs, clip.preprocess, augment, seed=0)  # type: ignore[arg-type]
+        pixels = Pixels(clip.preprocess)
+        self.views = Views(self.pairs, pixels, augmentation("mild", pixels, clip.preprocess_cfg), seed=0)
         self.compute = Counting(ImageTower(clip.model))
         self.directory = directory
 
@@ -59,7 +60,7 @@ class Kept:
 
     def expected(self, position: int, view: int, dtype: torch.dtype = torch.float32) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-            return self.compute(self.views[position, view][None])[0].to(dtype)
+            return self.compute(self.views.batch([(position, view)]))[0].to(dtype)
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def test_a_file_of_another_form_is_computed_again(kept: Kept, change: dict[str, 
 
 def test_a_file_of_other_pairs_is_computed_again(kept: Kept) -> None:
     kept.keep()
-    kept.views.pairs = DrawnPairs([("circle", "red"), ("cross", "blue")])  # type: ignore[assignment]
+    kept.views.pairs = DrawnPairs([("circle", "red"), ("cross", "blue")])
     tokens = kept.keep()
     assert kept.was_computed
     assert tokens is not None

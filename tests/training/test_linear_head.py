@@ -16,6 +16,7 @@ from torch import Tensor
 
 from react_pipeline.clip.classifier import zero_shot_head
 from react_pipeline.clip.model import Clip, load
+from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.control import draw_control
@@ -23,7 +24,6 @@ from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.errors import InputError, RetrievalError, TrainingError
-from react_pipeline.training.data import TrainingPairs
 from react_pipeline.training.head_samples import PairVectors
 from react_pipeline.training.held_out import split
 from react_pipeline.training.interpolation import GRID
@@ -77,7 +77,7 @@ def test_a_head_learns_what_the_zero_shot_head_does_not_know(clip: Clip, coloure
     _, held_out = split(coloured, 0.25, 0)
     positions = [int(position) for position in held_out]
     images = coloured.vectors(clip).images[positions]
-    truth = torch.tensor([COLOURS.index(coloured.classes[position]) for position in positions])
+    truth = torch.tensor([COLOURS.index(coloured.labels[position]) for position in positions])
     assert counts["held_out_pairs"] == len(positions) > 0
     assert accuracy(counts, "before") == class_accuracy(images, truth, zero_shot(clip))
     assert accuracy(counts, "after") == class_accuracy(images, truth, tensors["head"])
@@ -85,9 +85,10 @@ def test_a_head_learns_what_the_zero_shot_head_does_not_know(clip: Clip, coloure
 
 def test_held_out_pairs_are_not_trained_on(clip: Clip, coloured: DrawnPairs, tmp_path: Path) -> None:
     _, held_out = split(coloured, 0.25, 0)
-    spoiled = DrawnPairs(DRAWINGS, classes=coloured.classes)
+    texts = list(coloured.texts)
     for position in held_out:
-        spoiled.captions[int(position)] = "something else altogether"
+        texts[int(position)] = "something else altogether"
+    spoiled = DrawnPairs(DRAWINGS, captions=texts, classes=coloured.labels)
     _, ours, about = train(clip, coloured, tmp_path / "ours")
     _, theirs, _ = train(clip, spoiled, tmp_path / "theirs")
     assert torch.equal(ours["trained"], theirs["trained"])
@@ -203,11 +204,11 @@ def test_a_head_is_trained_on_published_pairs_and_records_each_step(
     directory.mkdir()
     training = TrainingConfig(**{**TRAINING, "steps": 7})
     domain = indexed_project.domain("colours")
-    found = TrainingPairs(pairs)
+    found = CollectedPairs(pairs)
     vectors = PairVectors.read(found, indexed_project.store.current("corpus_embeddings", "all"))
     images = torch.stack([clip.preprocess(found.decoded(position)) for position in range(len(found))])
     torch.testing.assert_close(vectors.images, clip.encode_images(images), atol=1e-3, rtol=0)
-    torch.testing.assert_close(vectors.captions, clip.encode_texts(list(found.captions)), atol=1e-3, rtol=0)
+    torch.testing.assert_close(vectors.captions, clip.encode_texts([pair.caption for pair in found]), atol=1e-3, rtol=0)
     counts = train_linear_head(clip, found, vectors, domain, training, directory, observer)
     assert counts["pairs"] == pairs.counts["pairs"]
     assert (counts["unlabelled_pairs"], counts["steps"]) == (0, 7)

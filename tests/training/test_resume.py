@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from react_pipeline.training.resume import TrainingState, link_state, load_newest_state, remove_states_after, save_state
+from react_pipeline.training.resume import (
+    Snapshot,
+    StateWriter,
+    TrainingState,
+    link_state,
+    load_newest_state,
+    remove_states_after,
+)
 
 
 def state_of(model: nn.Module) -> TrainingState:
@@ -34,7 +44,7 @@ def test_a_state_resumes_as_if_it_had_never_been_written(tmp_path: Path, layout:
     state = state_of(model)
     for number in range(3):
         step(model, state, number)
-    save_state(tmp_path, 3, 1.5, state, kept=1)
+    Snapshot.of(state, 3, 1.5).save(tmp_path, kept=1)
     step(model, state, 3)
 
     again = fresh(layout)
@@ -53,7 +63,7 @@ def test_what_was_skipped_is_remembered_and_a_state_of_other_batches_is_not_used
     state = state_of(model)
     state.draws, state.skipped_steps, state.skipped_in_a_row = "of 25 pairs", 4, 2
     step(model, state, 0)
-    save_state(tmp_path, 7, 0.0, state, kept=1)
+    Snapshot.of(state, 7, 0.0).save(tmp_path, kept=1)
     same = state_of(fresh(torch.contiguous_format))
     same.draws = state.draws
     assert load_newest_state(tmp_path, same, 9)[0] == 7
@@ -73,7 +83,7 @@ def test_where_files_cannot_be_linked_the_state_is_copied(tmp_path: Path, monkey
     model = fresh(torch.contiguous_format)
     state = state_of(model)
     step(model, state, 0)
-    save_state(tmp_path, 1, 0.0, state, kept=1)
+    Snapshot.of(state, 1, 0.0).save(tmp_path, kept=1)
     link_state(tmp_path, 1, tmp_path / "probed")
     assert load_newest_state(tmp_path / "probed", state_of(fresh(torch.contiguous_format)), 1)[0] == 1
 
@@ -85,11 +95,11 @@ def test_a_state_beyond_the_log_is_not_gone_on_from_and_makes_way(
     state = state_of(model)
     step(model, state, 0)
     for done in (2, 4, 6):
-        save_state(tmp_path, done, float(done), state, kept=3)
+        Snapshot.of(state, done, float(done)).save(tmp_path, kept=3)
     assert load_newest_state(tmp_path, state_of(fresh(torch.contiguous_format)), 5) == (4, 4.0)
     assert "step-000000006.safetensors cannot be resumed from (the log holds 5 steps alone)" in caplog.text
     remove_states_after(4, tmp_path)
-    save_state(tmp_path, 5, 5.0, state, kept=1)
+    Snapshot.of(state, 5, 5.0).save(tmp_path, kept=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000005.safetensors"]
 
 
@@ -98,7 +108,42 @@ def test_a_linked_state_is_the_same_file_and_the_only_one_of_its_directory(tmp_p
     state = state_of(model)
     for number in (1, 2):
         step(model, state, number)
-        save_state(tmp_path, number, 0.0, state, kept=2)
+        Snapshot.of(state, number, 0.0).save(tmp_path, kept=2)
         link_state(tmp_path, number, tmp_path / "probed")
     (linked,) = (tmp_path / "probed").iterdir()
     assert linked.samefile(tmp_path / linked.name) and linked.name == "step-000000002.safetensors"
+
+
+def test_a_copy_is_written_while_the_training_goes_on_and_holds_what_was(tmp_path: Path) -> None:
+    model = fresh(torch.contiguous_format)
+    state = state_of(model)
+    step(model, state, 0)
+    weights = model.weight.detach().clone()
+    gone_on = threading.Event()
+
+    def write(snapshot: Snapshot) -> None:
+        assert gone_on.wait(60)
+        snapshot.save(tmp_path)
+
+    with StateWriter() as writer:
+        writer.write(partial(write, Snapshot.of(state, 1, 0.0)))
+        step(model, state, 1)
+        gone_on.set()
+    assert not torch.equal(model.weight, weights)
+    again = fresh(torch.contiguous_format)
+    assert load_newest_state(tmp_path, state_of(again), 1)[0] == 1
+    assert torch.equal(again.weight, weights)
+
+
+def test_a_state_that_cannot_be_written_stops_the_training_and_leaves_the_one_before(tmp_path: Path) -> None:
+    model = fresh(torch.contiguous_format)
+    state = state_of(model)
+    step(model, state, 0)
+
+    def full(_snapshot: Snapshot) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"), StateWriter() as writer:
+        writer.write(partial(Snapshot.of(state, 1, 0.0).save, tmp_path))
+        writer.write(partial(full, Snapshot.of(state, 2, 0.0)))
+    assert load_newest_state(tmp_path, state_of(fresh(torch.contiguous_format)), 2)[0] == 1

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.training import schedule
 from react_pipeline.training.schedule import MAX_LOG_SCALE, batch_at, learning_rate, max_log_scale, parameter_groups
 
 
@@ -28,6 +29,20 @@ def test_every_epoch_takes_each_pair_once_in_a_new_order() -> None:
     assert batch_at(3, 10, 2, 0).tolist() == batch_at(3, 10, 2, 0).tolist()
     assert batch_at(3, 10, 2, 0).tolist() != batch_at(3, 10, 2, 1).tolist()
     assert len(batch_at(0, 3, 256, 0)) == 3
+
+
+def test_runs_of_neighbours_stay_within_a_window_and_every_pair_comes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "RUN", 5)
+    monkeypatch.setattr(schedule, "WINDOW", 20)
+    batches = [batch_at(step, 103, 10, 3, "runs").tolist() for step in range(10)]
+    taken = [position for batch in batches for position in batch]
+    assert len(set(taken)) == 100
+    for first in range(0, 100, 20):
+        window = taken[first : first + 20]
+        assert len({position // 5 for position in window}) <= 6  # four runs, or five with the odd one
+        assert window != sorted(window)
+    assert [batch_at(step, 103, 10, 3, "runs").tolist() for step in range(10, 20)] != batches
+    assert sorted(position // 5 for position in taken[:20]) != sorted(position // 5 for position in range(20))
 
 
 def test_vectors_norms_biases_and_the_logit_scale_do_not_decay() -> None:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 from support_pairs import DrawnPairs
 from torch import Tensor
 
-from react_pipeline.clip.model import load
+from react_pipeline.clip.model import Clip, load
 from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.store.errors import TrainingError
+from react_pipeline.training import kept_texts
 from react_pipeline.training import texts as texts_module
 from react_pipeline.training.distributed import World
 from react_pipeline.training.texts import TrainingTexts
@@ -27,12 +32,14 @@ def gradients(model: Any, vectors: Tensor) -> dict[str, Tensor]:
     return {name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None}
 
 
-def test_a_text_tower_that_trains_gets_the_gradients_of_its_own_forward_pass(tiny_checkpoint: Path) -> None:
+def test_a_text_tower_that_trains_gets_the_gradients_of_its_own_forward_pass(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
     clip = load(tiny_checkpoint)
     clip.model.requires_grad_(True)
-    table = TrainingTexts(clip, PAIRS, DOMAIN, TrainingConfig(), World(), trains=True)
+    table = TrainingTexts(clip, PAIRS, DOMAIN, TrainingConfig(), World(), trains=True, scratch=tmp_path)
     positions = table.caption_ids(torch.tensor([0, 1, 2, 3, 1]))
-    tokens = clip.tokenizer([PAIRS.captions[number] for number in (0, 1, 2, 3, 1)])
+    tokens = clip.tokenizer([PAIRS.texts[number] for number in (0, 1, 2, 3, 1)])
     vectors, own = table.vectors(positions), clip.model.encode_text(tokens, normalize=True)
     torch.testing.assert_close(vectors, own, atol=1e-5, rtol=1e-5)
     wanted, found = gradients(clip.model, own), gradients(clip.model, vectors)
@@ -42,7 +49,7 @@ def test_a_text_tower_that_trains_gets_the_gradients_of_its_own_forward_pass(tin
 
 
 def test_a_text_tower_recomputes_its_activations_if_the_training_says_so(
-    tiny_checkpoint: Path, monkeypatch: Any
+    tiny_checkpoint: Path, monkeypatch: Any, tmp_path: Path
 ) -> None:
     own, asked = texts_module.encode_text, []
 
@@ -54,14 +61,16 @@ def test_a_text_tower_recomputes_its_activations_if_the_training_says_so(
     for again in (False, True):
         clip = load(tiny_checkpoint)
         training = TrainingConfig(activation_checkpointing=again)
-        table = TrainingTexts(clip, PAIRS, DOMAIN, training, World(), trains=True)
+        table = TrainingTexts(clip, PAIRS, DOMAIN, training, World(), trains=True, scratch=tmp_path)
         table.vectors(table.caption_ids(torch.tensor([0, 1])))
     assert asked == [({"activation_checkpointing": again}, again) for again in (False, True)]
 
 
-def test_equal_texts_are_encoded_once_and_no_column_behind_the_longest(tiny_checkpoint: Path, monkeypatch: Any) -> None:
+def test_equal_texts_are_encoded_once_and_no_column_behind_the_longest(
+    tiny_checkpoint: Path, monkeypatch: Any, tmp_path: Path
+) -> None:
     clip = load(tiny_checkpoint)
-    table = TrainingTexts(clip, PAIRS, DOMAIN, TrainingConfig(), World(), trains=True)
+    table = TrainingTexts(clip, PAIRS, DOMAIN, TrainingConfig(), World(), trains=True, scratch=tmp_path)
     seen: list[Tensor] = []
     own = texts_module.encode_text
     monkeypatch.setattr(
@@ -71,6 +80,45 @@ def test_equal_texts_are_encoded_once_and_no_column_behind_the_longest(tiny_chec
         vectors = table.vectors(table.caption_ids(torch.tensor([2, 0, 1, 0])))
     assert vectors.shape == (4, clip.dimension)
     assert torch.equal(vectors[0], vectors[1]) and torch.equal(vectors[1], vectors[3])
-    whole = clip.tokenizer(list(PAIRS.captions[:2]))
+    whole = clip.tokenizer(list(PAIRS.texts[:2]))
     assert seen[0].shape == (2, int((whole.argmax(dim=1) + 1).max()))
     assert seen[0].shape[1] < whole.shape[1]
+
+
+def test_vectors_are_kept_in_one_file_and_a_killed_training_encodes_only_what_is_missing(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_texts, "AT_ONCE", 2)
+    clip = load(tiny_checkpoint)
+    encoded: list[list[str]] = []
+    own = Clip.encode_texts
+    monkeypatch.setattr(Clip, "encode_texts", lambda self, texts: (encoded.append(texts), own(self, texts))[1])
+
+    def vectors() -> Tensor:
+        encoded.clear()
+        training = TrainingConfig(class_prompt_fraction=0.5)
+        table = TrainingTexts(clip, PAIRS, DOMAIN, training, World(), trains=False, scratch=tmp_path)
+        return table.vectors(torch.arange(5))
+
+    first = vectors()
+    prompts = ["a circle", "a square"]
+    torch.testing.assert_close(first, own(clip, [*dict.fromkeys(PAIRS.texts), *prompts]), atol=1e-3, rtol=0)
+    assert (tmp_path / texts_module.VECTORS).stat().st_size == 5 * 2 * clip.dimension
+    assert torch.equal(vectors(), first) and len(encoded) == 1  # one text tells the width
+    # Killed while the second part was written: what was torn off goes, what was vouched for stays.
+    about = tmp_path / "texts.json"
+    about.write_text(json.dumps({**json.loads(about.read_text()), "done": 2}))
+    with (tmp_path / texts_module.VECTORS).open("r+b") as file:
+        file.seek(2 * 2 * clip.dimension)
+        file.write(b"x" * 9)
+        file.truncate()
+    assert torch.equal(vectors(), first)
+    assert sum(map(len, encoded)) == 1 + 3
+
+
+def test_texts_that_do_not_fit_the_disk_are_refused_with_the_bytes(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=10))
+    with pytest.raises(TrainingError, match="larger disk"):
+        TrainingTexts(load(tiny_checkpoint), PAIRS, DOMAIN, TrainingConfig(), World(), trains=False, scratch=tmp_path)

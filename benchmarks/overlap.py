@@ -1,0 +1,155 @@
+"""How much of the time that gradients take between processes is hidden behind the backward pass.
+
+Run `.venv/bin/python -m benchmarks.overlap` from the repository's root. Two gloo processes of one thread take steps of
+`gated-image` on a small tower. Every reduction is slowed to the speed of a link, at which all of them take half of a
+step: it sleeps for its bytes, in a thread of its own. Measured in turns: a step without a link, one that reduces at its
+end, and one that reduces while it goes backward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as functional
+from open_clip.model import CLIP
+from torch import Tensor
+
+from react_pipeline.clip import ImageTower, attach, set_trainable
+from react_pipeline.settings import TrainingConfig
+from react_pipeline.training import DrawnTexts, TrainingState, TrainingStep, World, gradients, parameter_groups
+
+BATCH, LAYERS, WIDTH, BUCKET_BYTES = 32, 8, 256, 2 << 20
+TRAINING = TrainingConfig(steps=1_000, warmup_steps=2, precision="fp32", last_k_layers=LAYERS)
+WAYS = ("no link", "at the end", "while going backward")
+
+
+class Link:
+    """Reductions that take as long as their bytes over a link; a thread sends one after the other."""
+
+    def __init__(self) -> None:
+        """No link at first."""
+        self.bytes_per_second = float("inf")
+        self._reduce, self._thread = dist.all_reduce, ThreadPoolExecutor(1)
+
+    def all_reduce(self, tensor: Tensor, *args: Any, async_op: bool = False, **options: Any) -> Any:
+        """In place of `torch.distributed.all_reduce`."""
+        if not async_op:
+            return self._reduce(tensor, *args, **options)
+
+        def send() -> None:
+            time.sleep(tensor.nbytes / self.bytes_per_second)
+            self._reduce(tensor, *args, **options)
+
+        return _Work(self._thread.submit(send))
+
+
+class _Work:
+    def __init__(self, sent: Future[None]) -> None:
+        self._sent = sent
+
+    def wait(self) -> None:
+        self._sent.result()
+
+
+class Texts:
+    """Vectors of texts that were computed before."""
+
+    def __init__(self, vectors: Tensor) -> None:
+        """Keep them."""
+        self._vectors = vectors
+
+    def vectors(self, texts: Tensor) -> Tensor:
+        """Unit vectors (B, D)."""
+        return self._vectors[texts]
+
+
+def step_of(world: World) -> tuple[TrainingStep, int]:
+    """A step of a new model, and the bytes of its gradients."""
+    torch.manual_seed(0)
+    vision = {"image_size": 64, "layers": LAYERS, "width": WIDTH, "head_width": 32, "patch_size": 8}
+    text = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
+    model = CLIP(128, vision, text).eval()
+    attach(model, "gated-image", LAYERS)
+    model.requires_grad_(False)
+    set_trainable(model, "gated-image")
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    optimizer = torch.optim.AdamW(parameter_groups(trained.items(), 0.1), lr=1e-3, fused=True)
+    state = TrainingState(trained, optimizer, torch.amp.GradScaler("cpu", enabled=False))
+    texts: Any = Texts(functional.normalize(torch.randn(BATCH * world.size, 128), dim=-1))
+    size = sum(parameter.nbytes for parameter in trained.values())
+    return TrainingStep(model, ImageTower(model), texts, state, TRAINING, world), size
+
+
+def process(target: Path, repeats: int) -> None:
+    """What each process does; the first leaves its seconds and losses."""
+    torch.set_num_threads(1)
+    world, link = World.join("cpu"), Link()
+    dist.all_reduce = link.all_reduce
+    gradients.BUCKET_BYTES = BUCKET_BYTES
+    overlapping, size = step_of(world)
+    gradients.BUCKET_BYTES = size + 1
+    at_end, _ = step_of(world)  # one message, which is complete when the backward pass is
+    steps = {WAYS[0]: at_end, WAYS[1]: at_end, WAYS[2]: overlapping}
+    images = torch.randn(BATCH, 3, 64, 64, generator=torch.Generator().manual_seed(world.rank))
+    every = torch.arange(BATCH * world.size)
+    drawn = DrawnTexts(every, every, torch.full_like(every, -1))
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    losses: dict[str, list[float]] = {name: [] for name in WAYS}
+    for number in range(2 + repeats):
+        for name, step in steps.items():
+            slowed = name != WAYS[0] and number > 1
+            speed = size / (0.5 * seconds[WAYS[0]][1]) if slowed else float("inf")
+            link.bytes_per_second = world.broadcast(speed)  # the processes begin together, too
+            began = time.perf_counter()
+            taken = step.take(number, images, drawn, from_tokens=False)
+            losses[name].append(step.read(number, taken)["loss"])
+            seconds[name].append(time.perf_counter() - began)
+    if world.is_writer:
+        figures = {name: statistics.median(values[2:]) for name, values in seconds.items()}
+        target.write_text(json.dumps({"seconds": figures, "bytes": size, "losses": losses}))
+    dist.destroy_process_group()
+
+
+def measure(repeats: int) -> dict[str, Any]:
+    """Medians of the first process, and the share that is hidden."""
+    with tempfile.TemporaryDirectory() as directory:
+        target = Path(directory) / "figures.json"
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+        command += ["--rdzv-endpoint", "127.0.0.1:0", "-m", "benchmarks.overlap", "--process", str(target)]
+        root, environment = Path(__file__).parents[1], {**os.environ, "OMP_NUM_THREADS": "1"}
+        subprocess.run([*command, "--repeats", str(repeats)], check=True, cwd=root, env=environment)  # noqa: S603 - ourselves
+        figures: dict[str, Any] = json.loads(target.read_text())
+    none, end, overlapping = (figures["seconds"][name] for name in WAYS)
+    return {**figures, "hidden": 1 - (overlapping - none) / (end - none)}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--process", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.process:
+        process(given.process, given.repeats)
+        return
+    figures = measure(given.repeats)
+    print(f"gradients of {figures['bytes'] / 2**20:.1f} MiB")
+    for name, seconds in figures["seconds"].items():
+        print(f"{name:>22}: {seconds * 1e3:7.1f} ms a step")
+    print(f"hidden: {figures['hidden']:.0%}")
+
+
+if __name__ == "__main__":
+    main()
