@@ -7,6 +7,7 @@ of skipped steps, and a description of what the draws depend on. Safetensors, no
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from react_pipeline.clip import save_tensors
-from react_pipeline.store import fsync, link_or_copy
+from react_pipeline.store import link_or_copy, rename_synced
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +63,8 @@ def save_state(directory: Path, step: int, seconds: float, state: TrainingState,
         "draws": state.draws,
     }
     temporary = directory / "writing.tmp"
-    save_tensors(tensors, temporary, about)
-    fsync(temporary)
-    temporary.replace(directory / _name(step))
+    save_tensors(tensors, temporary, {**about, "sha256": _digest(tensors, about)})
+    rename_synced(temporary, directory / _name(step))
     for old in sorted(directory.glob("step-*.safetensors"))[:-kept]:
         old.unlink()
 
@@ -86,6 +86,8 @@ def load_newest_state(directory: Path, state: TrainingState, logged: int) -> tup
                 if step > logged:
                     raise ValueError(f"the log holds {logged} steps alone")
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            if about.pop("sha256") != _digest(tensors, about):
+                raise ValueError("its bytes are not those that were written")
             _restore(tensors, state.trained, state.optimizer)
             state.skipped_steps, state.skipped_in_a_row = skipped, in_a_row
             if scaler:
@@ -111,10 +113,16 @@ def link_state(directory: Path, step: int, other: Path) -> None:
     temporary = other / "writing.tmp"
     temporary.unlink(missing_ok=True)
     link_or_copy(directory / name, temporary)
-    fsync(temporary)
-    temporary.replace(other / name)
+    rename_synced(temporary, other / name)
     for old in sorted(other.glob("step-*.safetensors"))[:-1]:
         old.unlink()
+
+
+def _digest(tensors: dict[str, torch.Tensor], about: dict[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _name(step: int) -> str:
