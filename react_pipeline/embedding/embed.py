@@ -33,7 +33,7 @@ from react_pipeline.embedding.vectors import GROUPS_FILE
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, held, spread
 from react_pipeline.settings import PipelineConfig
-from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, Inputs, seal, sealed
+from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, Inputs, remove_scratch, seal, sealed
 
 _SCRATCH = "scratch"
 _COUNTS_FILE = "counts.json"
@@ -65,7 +65,7 @@ def embed_corpus(project: Project) -> Artifact:
 def _embed(project: Project, inputs: Inputs, corpus: Artifact, base: Artifact, staging: Path) -> dict[str, Any]:
     if (counts := sealed(staging / _COUNTS_FILE)) is not None:
         # Killed between the last group and publishing, which takes long where gigabytes are hashed.
-        shutil.rmtree(staging / _SCRATCH, ignore_errors=True)
+        remove_scratch(staging / _SCRATCH)
         return dict(counts)
     locations = check_shards(project.store, corpus)
     shards = pd.read_parquet(corpus.file(SHARDS_FILE))
@@ -214,5 +214,5 @@ def _finish(staging: Path, done: Records, dimension: int, arithmetic: dict[str, 
     }
     files = [path for path in staging.rglob("*") if path.is_file() and _SCRATCH not in path.relative_to(staging).parts]
     seal(staging / _COUNTS_FILE, files, counts)
-    shutil.rmtree(staging / _SCRATCH, ignore_errors=True)
+    remove_scratch(staging / _SCRATCH)
     return counts

@@ -15,7 +15,7 @@ import pandas as pd
 from PIL import ImageOps
 
 from react_pipeline.corpus import SHARDS, ImageSource, collect_pairs, contact_sheet, decode_image
-from react_pipeline.store import MANIFEST, seal, sealed
+from react_pipeline.store import MANIFEST, remove_scratch, seal, sealed
 
 FETCHED = "fetched"
 """Scratch of a build, in which images that came over the net wait; never published."""
@@ -92,7 +92,7 @@ def finished_counts(directory: Path) -> dict[str, Any] | None:
     """The counts of a build that was killed after `finish`, which is complete; None if there is anything left to do."""
     counts: dict[str, Any] | None = sealed(directory / FINISHED)
     if counts is not None:
-        shutil.rmtree(directory / FETCHED, ignore_errors=True)
+        remove_scratch(directory / FETCHED)
     return counts
 
 

@@ -108,6 +108,12 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def remove_scratch(folder: Path) -> None:
+    """Remove a folder, if it is there, that must not be published; an error if it stays."""
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
 def fsync(path: Path) -> None:
     """Make the operating system put a file, or the names in a directory, on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

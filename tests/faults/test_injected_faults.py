@@ -36,7 +36,7 @@ SAMPLE = [
     (4, "open", 9, "EINTR"),
     (5, "rename", 4, "rot"),
     (5, "write", 30, "cut"),
-    (5, "unlink", 1, "EIO"),
+    (5, "unlink", 13, "EIO"),  # a part of the search, which was published where it could not be removed
     (6, "rename", 3, "kill"),
     (7, "rename", 4, "rot"),
     (7, "resize", 1, "ENOSPC"),
