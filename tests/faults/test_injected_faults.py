@@ -78,7 +78,8 @@ def test_a_sample_of_faults_and_power_losses_leaves_nothing_torn_and_the_next_ru
 @pytest.mark.slow
 def test_thousands_of_faults_leave_nothing_torn_and_the_next_run_ends_well() -> None:
     with harness(15) as found:
-        campaign = found.inject(list(found.points())[::10], to_end_every=10)
+        # No multiple of how many faults a call has: each is met.
+        campaign = found.inject(list(found.points())[::11], to_end_every=10)
     assert survived(campaign)
     assert campaign.ends.total() >= 2_000
 
