@@ -10,7 +10,6 @@ Files: `results.parquet`, `results.json` (`COLUMNS`), `per_class.parquet`, `imag
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -38,7 +37,7 @@ from react_pipeline.pages import markdown_table
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import IGNORED
-from react_pipeline.store import Artifact, InputError
+from react_pipeline.store import Artifact, InputError, remove_scratch
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
@@ -228,7 +227,7 @@ class _Measuring:
 def _finish(
     directory: Path, rows: pd.DataFrame, per_class: list[list[Any]], found: list[DenseImages]
 ) -> dict[str, Any]:
-    shutil.rmtree(directory / "progress", ignore_errors=True)
+    remove_scratch(directory / "progress")
     rows = rows.astype({"value": "float64"})
     rows.to_parquet(directory / "results.parquet", index=False)
     (directory / "results.json").write_text(rows.to_json(orient="records", indent=1) + "\n", encoding="utf-8")

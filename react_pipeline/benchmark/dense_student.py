@@ -23,7 +23,7 @@ from react_pipeline.clip import read_weights
 from react_pipeline.corpus import decode_image
 from react_pipeline.labelled import FileSource, files_below
 from react_pipeline.settings import IGNORED, DenseConfig
-from react_pipeline.store import InputError, TrainingError, fsync
+from react_pipeline.store import InputError, TrainingError, seal, sealed
 
 SAVE_EVERY = 100
 MOMENTUM, WEIGHT_DECAY, POWER, LAST = 0.9, 5e-4, 0.9, 0.01
@@ -91,13 +91,15 @@ class Student:
 
         for number in tqdm(range(len(locations)), "pseudo labels", disable=None):
             labelled(number)
-        network, state_file = self.network.train(), scratch / "state.pt"
+        network, marker = self.network.train(), scratch / "state.done"
         optimizer = torch.optim.SGD(
             network.parameters(), self.config.student_learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
         )
         first, steps = 0, self.config.student_steps
-        if state_file.is_file():
-            state = torch.load(state_file, map_location=self.segmenter.clip.device, weights_only=True)
+        if (number := sealed(marker)) is not None:
+            state = torch.load(
+                scratch / f"state-{number}.pt", map_location=self.segmenter.clip.device, weights_only=True
+            )
             network.load_state_dict(state["network"])
             optimizer.load_state_dict(state["optimizer"])
             first = int(state["step"])
@@ -113,9 +115,10 @@ class Student:
             optimizer.step()
             if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
                 state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
-                torch.save(state, partial := state_file.with_suffix(".partial"))
-                fsync(partial)
-                partial.replace(state_file)
+                torch.save(state, newest := scratch / f"state-{step + 1}.pt")
+                seal(marker, [newest], step + 1)
+                for older in set(scratch.glob("state-*.pt")) - {newest}:
+                    older.unlink()
 
     def _labels(self, image: Image.Image, path: Path) -> NDArray[np.uint8]:
         """What the frozen map says of an image, computed once."""

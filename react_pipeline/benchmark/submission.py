@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from react_pipeline.store import InputError, Problem
+from react_pipeline.store import InputError, Problem, rename_synced
 
 DECIMALS = 6
 MEMBER = "all_predictions.json"
@@ -156,7 +156,7 @@ def write_submission(directory: Path, path: Path | None = None) -> Path:
                 stream.write(((", " if number else '{"data": [') + _dumps(merged)).encode())
             stream.write(b"]}")
         # A submission that could not be finished is never taken for one.
-        partial.replace(path)
+        rename_synced(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     return path

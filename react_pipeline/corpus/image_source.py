@@ -5,7 +5,6 @@ chosen (`retrieve`), the form of the training shards (`collect`), talking to web
 """
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from react_pipeline.corpus.inventory import shard_paths
 from react_pipeline.corpus.shards import ShardLocation, open_shard
 from react_pipeline.project import Project
 from react_pipeline.settings import CorpusConfig, DistributorConfig
-from react_pipeline.store import Artifact, CorpusError
+from react_pipeline.store import Artifact, CorpusError, remove_scratch
 
 LOCATION = ["shard", "image_path", "image_offset", "image_bytes", "image_sha256", "caption"]
 """Columns of the corpus' metadata that locate and describe a pair."""
@@ -198,7 +197,7 @@ class UrlSource:
 
     def discard(self) -> None:
         """Remove the scratch directory; a later `fetch` would fetch again."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        remove_scratch(self.directory)
 
 
 def _neighbours(pairs: list[Any]) -> Iterator[list[Any]]:

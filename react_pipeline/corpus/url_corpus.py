@@ -6,7 +6,6 @@ failures. Does not belong here: reading the tables (`url_tables`), fetching (`do
 Files: `shards/NNNNN.tar` (KEY.jpg|png|webp, KEY.txt, KEY.json with the URL), `shards.parquet`, `failed.parquet`.
 """
 
-import json
 import logging
 import shutil
 from collections import Counter
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 
 from react_pipeline.corpus.downloads import download_images
 from react_pipeline.corpus.inventory import take_stock_of
-from react_pipeline.corpus.url_shards import SHARDS, pack, take_over
+from react_pipeline.corpus.url_shards import SHARDS, pack, shard_file, take_over
 from react_pipeline.corpus.url_tables import UrlRow, find_tables, read_rows
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, held
@@ -32,8 +31,9 @@ from react_pipeline.store import (
     CorpusError,
     CorruptArtifact,
     MissingArtifact,
-    fsync,
     remembered_sha256,
+    seal,
+    sealed,
     write_atomically,
 )
 
@@ -67,13 +67,12 @@ def publish_url_corpus(project: Project) -> Artifact:
 
 def _build(project: Project, tables: list[Path], staging: Path) -> dict[str, Any]:
     scratch = staging / _SCRATCH
-    plan_file = scratch / "plan.json"
-    if not plan_file.exists():
+    if (plan := sealed(scratch / "plan.json")) is None:
         shutil.rmtree(staging)
         scratch.mkdir(parents=True)
         (staging / SHARDS).mkdir()
-        write_atomically(plan_file, json.dumps(_plan(project, tables, staging)))
-    plan = json.loads(plan_file.read_text())
+        plan = _plan(project, tables, staging)
+        seal(scratch / "plan.json", [*scratch.glob("*.parquet"), *(staging / SHARDS).iterdir()], plan)
     remaining = pq.ParquetFile(scratch / "remaining.parquet")
     config = project.config
     done = (plan["rows"], plan["failed"], plan["taken_over"], plan["shards"])
@@ -181,10 +180,17 @@ class _Part:
         """Download and pack, unless a killed build has done so."""
         scratch = self.staging / _SCRATCH
         marker, directory = scratch / f"part_{self.number}.json", scratch / f"download_{self.number}"
-        if not marker.exists():
-            write_atomically(marker, json.dumps(self._done(remaining, progress, directory)))
-        progress.add(**json.loads(marker.read_text()))
+        if (done := sealed(marker)) is None:
+            done = self._done(remaining, progress, directory)
+            numbers = range(progress.shards, progress.shards + done["shards"])
+            files = [shard_file(self.staging / SHARDS, number) for number in numbers]
+            seal(marker, [*files, self._ledger], done)
+        progress.add(**done)
         shutil.rmtree(directory, ignore_errors=True)
+
+    @property
+    def _ledger(self) -> Path:
+        return self.staging / _SCRATCH / f"failed_{self.number:06d}.parquet"
 
     def _done(self, remaining: pq.ParquetFile, progress: _Progress, directory: Path) -> dict[str, Any]:
         rows = remaining.read_row_group(self.number).to_pandas()
@@ -206,7 +212,7 @@ class _Part:
         samples = ((row.key, got.read(int(row.row)), row.caption.encode(), {"url": row.url}) for row in wanted)
         shards = pack(samples, self.staging / SHARDS, progress.shards)
         failed = got.failed.assign(key=rows["key"].iloc[got.failed["row"]].to_numpy())
-        _write_ledger(self.staging / _SCRATCH / f"failed_{self.number:06d}.parquet", failed)
+        _write_ledger(self._ledger, failed)
         return {"pairs": len(got.images), "reasons": reasons, "shards": shards}
 
 
@@ -240,7 +246,6 @@ def _write_rows(path: Path, rows: Iterable[UrlRow]) -> None:
         while block := list(islice(iterator, PART_ROWS)):
             columns = [pa.array(column, pa.string()) for column in zip(*block, strict=True)]
             writer.write_table(pa.table(columns, _SCHEMA), row_group_size=PART_ROWS)
-    fsync(path)
 
 
 def _read_back(rows: pq.ParquetFile) -> Iterator[UrlRow]:
@@ -251,4 +256,3 @@ def _read_back(rows: pq.ParquetFile) -> Iterator[UrlRow]:
 def _write_ledger(path: Path, failed: pd.DataFrame) -> None:
     text = {name: "string" for name in FAILED_COLUMNS if name != "attempts"}
     failed[FAILED_COLUMNS].astype({**text, "attempts": "int32"}).to_parquet(path, index=False)
-    fsync(path)

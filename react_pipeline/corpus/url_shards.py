@@ -19,7 +19,7 @@ from react_pipeline.corpus.shards import (
     open_shard,
     read_member,
 )
-from react_pipeline.store import Artifact, fsync, link_or_copy
+from react_pipeline.store import Artifact, link_or_copy
 
 SHARDS = "shards"
 """Folder of the artifact."""
@@ -47,7 +47,7 @@ def take_over(earlier: Artifact, wanted: set[str], directory: Path) -> tuple[int
         kept = [sample for sample in index.samples if sample.key in wanted]
         if not kept:
             continue
-        target = _shard(directory, shards)
+        target = shard_file(directory, shards)
         if len(kept) == len(index.samples):
             link_or_copy(path, target)
         else:
@@ -55,23 +55,20 @@ def take_over(earlier: Artifact, wanted: set[str], directory: Path) -> tuple[int
                 for sample in kept:
                     for extension, member in sample.members.items():
                         add_member(tar, f"{sample.key}.{extension}", read_member(file, member))
-        fsync(target)
         had.update(sample.key for sample in kept)
         shards += 1
     return shards, had
 
 
 def pack(samples: Iterator[PackedSample], directory: Path, first: int) -> int:
-    """Write pairs into shards from number `first` on, each put on disk; gives how many."""
+    """Write pairs into shards from number `first` on; gives how many."""
     shards = 0
     while block := next(samples, None):
-        target = _shard(directory, first + shards)
+        target = shard_file(directory, first + shards)
         with _new_tar(target) as tar:
             for sample in chain([block], islice(samples, PAIRS_PER_SHARD - 1)):
                 _add_pair(tar, *sample)
-        fsync(target)
         shards += 1
-    fsync(directory)
     return shards
 
 
@@ -85,5 +82,6 @@ def _new_tar(path: Path) -> tarfile.TarFile:
     return tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)
 
 
-def _shard(directory: Path, number: int) -> Path:
+def shard_file(directory: Path, number: int) -> Path:
+    """The file of a shard, by its number."""
     return directory / f"{number:05d}.tar"

@@ -19,10 +19,9 @@ from tqdm import tqdm
 
 from react_pipeline.corpus import ROWS_FILE, Part, caption_columns, captions_of, unit, vector_blocks
 from react_pipeline.embedding.parts import Rows, starts_of
-from react_pipeline.embedding.records import mark_done
 from react_pipeline.embedding.vectors import FOLDERS, GROUPS_FILE, METADATA
 from react_pipeline.settings import CorpusConfig
-from react_pipeline.store import Artifact, CorpusError
+from react_pipeline.store import Artifact, CorpusError, seal, sealed
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
@@ -56,16 +55,16 @@ def convert(
     with tqdm(total=corpus.counts["pairs"], desc="converting", unit="row", disable=None, leave=False) as bar:
         for number, part in enumerate(parts):
             marker = scratch / f"{number}.json"
-            if not marker.exists():
+            if (count := sealed(marker)) is None:
                 kept = np.arange(part.rows)
                 if chosen is not None:
                     first, last = np.searchsorted(chosen, starts[number : number + 2])
                     kept = np.asarray(chosen[first:last] - starts[number])
                 names = {name: staging / name / f"{name}_{number:0{digits}d}" for name in (*FOLDERS.values(), METADATA)}
                 files = _convert_part(clip, folder, part, kept, config, names) if len(kept) else []
-                mark_done(marker, files, {"rows": len(kept)})
-            rows.append(json.loads(marker.read_text())["rows"])
-            bar.update(rows[-1])
+                seal(marker, files, count := len(kept))
+            rows.append(count)
+            bar.update(count)
     (staging / GROUPS_FILE).write_text("".join(json.dumps({"rows": count}) + "\n" for count in rows))
     shutil.rmtree(scratch)
     return {

@@ -26,14 +26,14 @@ from react_pipeline.embedding.groups import (
     cut_into_groups,
     files_of_group,
 )
-from react_pipeline.embedding.records import Records, mark_done
+from react_pipeline.embedding.records import Records
 from react_pipeline.embedding.seen_keys import Duplicates, SeenKeys
 from react_pipeline.embedding.spread import EncodeTask, KeysTask, read_keys
 from react_pipeline.embedding.vectors import GROUPS_FILE
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, held, spread
 from react_pipeline.settings import PipelineConfig
-from react_pipeline.store import Artifact, CorpusError, Inputs, write_atomically
+from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, Inputs, remove_scratch, seal, sealed
 
 _SCRATCH = "scratch"
 _COUNTS_FILE = "counts.json"
@@ -63,15 +63,15 @@ def embed_corpus(project: Project) -> Artifact:
 
 
 def _embed(project: Project, inputs: Inputs, corpus: Artifact, base: Artifact, staging: Path) -> dict[str, Any]:
-    if (staging / _COUNTS_FILE).exists():
+    if (counts := sealed(staging / _COUNTS_FILE)) is not None:
         # Killed between the last group and publishing, which takes long where gigabytes are hashed.
-        return _finished(staging)
+        remove_scratch(staging / _SCRATCH)
+        return dict(counts)
     locations = check_shards(project.store, corpus)
     shards = pd.read_parquet(corpus.file(SHARDS_FILE))
     digests = shards["sha256"].tolist()
     earlier = EarlierEmbeddings(project.store, inputs)
-    scratch = _prepared(staging, digests, project.config.embedding.shards_per_group, earlier)
-    plan = json.loads((scratch / _PLAN_FILE).read_text())["groups"]
+    scratch, plan = _prepared(staging, digests, project.config.embedding.shards_per_group, earlier)
     groups = [Group(number, range(start, end), tuple(digests[start:end])) for number, (start, end) in enumerate(plan)]
     records = Records(staging, scratch, len(groups), locations, project.config.corpus.max_bad_fraction)
     folders = shards["folder"].tolist() if "folder" in shards else None
@@ -83,7 +83,7 @@ def _embed(project: Project, inputs: Inputs, corpus: Artifact, base: Artifact, s
                 dimension, arithmetic = build.run(bar, pairs) if is_local else build.run_spread(bar)
         finally:
             build.seen.close()
-    return _finish(staging, scratch, len(groups), dimension, arithmetic)
+    return _finish(staging, records, dimension, arithmetic)
 
 
 class _Build:
@@ -146,10 +146,9 @@ class _Build:
         """
         records = self.records
         for group in self.groups:
-            marker = records.marker(group.number)
-            if marker.exists():
+            if (record := records.finished(group.number)) is not None:
                 self.seen.add(records.keys_of(group))
-                bar.update(json.loads(marker.read_text())["rows"])
+                bar.update(record["rows"])
                 continue
             for name in files_of_group(group.number, records.groups):
                 # What a kill left may be a link to a published file: removed, never written over.
@@ -163,34 +162,36 @@ class _Build:
                 bar.update(taken["rows"])
 
 
-def _prepared(staging: Path, digests: list[str], shards_per_group: int, earlier: EarlierEmbeddings) -> Path:
-    """The folder of markers and ledgers, with the plan. A plan with other groups is of no use: all starts again.
+def _prepared(
+    staging: Path, digests: list[str], shards_per_group: int, earlier: EarlierEmbeddings
+) -> tuple[Path, list[list[int]]]:
+    """The folder of markers and ledgers, and the plan. A plan with other groups is of no use: all starts again.
 
     A plan that was begun is kept, even if what could be taken over has changed since: its groups are what is finished.
     """
     scratch = staging / _SCRATCH
-    path = scratch / _PLAN_FILE
-    if staging.exists() and not (
-        path.exists() and json.loads(path.read_text())["shards_per_group"] == shards_per_group
-    ):
-        shutil.rmtree(staging)
-    scratch.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
+    plan = sealed(scratch / _PLAN_FILE)
+    if plan is None or plan["shards_per_group"] != shards_per_group:
+        shutil.rmtree(staging, ignore_errors=True)
+        scratch.mkdir(parents=True)
         groups = cut_into_groups(digests, shards_per_group, lambda start: earlier.longest_match(digests, start))
-        write_atomically(path, json.dumps({"shards_per_group": shards_per_group, "groups": groups}))
-    return scratch
+        plan = {"shards_per_group": shards_per_group, "groups": groups}
+        seal(scratch / _PLAN_FILE, about=plan)
+    return scratch, plan["groups"]
 
 
-def _finish(staging: Path, scratch: Path, groups: int, dimension: int, arithmetic: dict[str, str]) -> dict[str, Any]:
+def _finish(staging: Path, done: Records, dimension: int, arithmetic: dict[str, str]) -> dict[str, Any]:
     totals, reasons = Counter[str](), Counter[str]()
     records = (staging / GROUPS_FILE).open("w", encoding="utf-8")
     with records, pq.ParquetWriter(staging / LEDGER_FILE, LEDGER_SCHEMA) as ledger:
         row_groups = 0
-        for number in range(groups):
-            record = json.loads((scratch / f"{number}.json").read_text())
+        for number in range(done.groups):
+            record = done.finished(number)
+            if record is None:
+                raise CorruptArtifact(f"{done.marker(number)}: changed since it was written; run again")
             reasons.update(record["reasons"])
             totals.update({name: record.get(name, 0) for name in _SUMMED})
-            rows = pq.read_table(scratch / f"{number}.parquet")
+            rows = pq.read_table(done.ledger(number))
             if rows.num_rows:
                 # A row group of its own, so that a later build reads no other.
                 ledger.write_table(rows, row_group_size=rows.num_rows)
@@ -211,10 +212,7 @@ def _finish(staging: Path, scratch: Path, groups: int, dimension: int, arithmeti
         "pairs_per_second": round(encoded / totals["seconds"], 1) if totals["seconds"] else 0.0,
         **arithmetic,
     }
-    mark_done(staging / _COUNTS_FILE, [staging / LEDGER_FILE, staging / GROUPS_FILE], counts)
-    return _finished(staging)
-
-
-def _finished(staging: Path) -> dict[str, Any]:
-    shutil.rmtree(staging / _SCRATCH, ignore_errors=True)
-    return dict(json.loads((staging / _COUNTS_FILE).read_text()))
+    files = [path for path in staging.rglob("*") if path.is_file() and _SCRATCH not in path.relative_to(staging).parts]
+    seal(staging / _COUNTS_FILE, files, counts)
+    remove_scratch(staging / _SCRATCH)
+    return counts

@@ -4,8 +4,7 @@ Belongs here: the files of the scratch folder. Does not belong here: the files t
 `group_encoder`), summing them up (`embed`).
 """
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import pandas as pd
 
 from react_pipeline.corpus import ShardLocation
 from react_pipeline.embedding.groups import Group, files_of_group, metadata_file, recorded_keys
-from react_pipeline.store import fsync, write_atomically
+from react_pipeline.store import seal, sealed
 
 
 @dataclass(frozen=True)
@@ -54,17 +53,13 @@ class Records:
         group.write_ledger(written)
         written.replace(ledger)
         files = [self.staging / name for name in files_of_group(group.number, self.groups)]
-        mark_done(self.marker(group.number), [*filter(Path.exists, files), ledger], group.record(**counts))
+        seal(self.marker(group.number), [*filter(Path.exists, files), ledger], group.record(**counts))
+
+    def finished(self, number: int) -> dict[str, Any] | None:
+        """The record of a group that is done and whose files are as they were written."""
+        return sealed(self.marker(number))
 
     def keys_of(self, group: Group) -> dict[int, list[str]]:
         """The keys that each shard of a finished group holds."""
         metadata = self.staging / metadata_file(group.number, self.groups)
         return recorded_keys(metadata, pd.read_parquet(self.ledger(group.number)), group.shards)
-
-
-def mark_done(marker: Path, files: Iterable[Path], counts: dict[str, Any]) -> None:
-    """Write a marker that vouches for files."""
-    # They must be on disk before it, even after a power failure.
-    for path in files:
-        fsync(path)
-    write_atomically(marker, json.dumps(counts))

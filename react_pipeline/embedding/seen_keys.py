@@ -7,13 +7,16 @@ being built: 7 to 10 bytes more than the key itself, and `CACHE_KIB` of memory a
 table can be made again at any time from what was published or written, so nothing waits for the disk.
 """
 
+import errno
 import sqlite3
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 CACHE_KIB = 64 << 10
+_FIND = "SELECT 1 FROM keys WHERE key = ?"
 
 Duplicates = set[tuple[int, str]]
 """Shard and key."""
@@ -47,15 +50,20 @@ class SeenKeys:
         """Which keys an earlier shard holds, of shards in their order; the register stays as it is."""
         here: set[str] = set()
         found: Duplicates = set()
-        for shard, keys in keys_by_shard.items():
-            names = {key: self._name(shard, key) for key in keys}
-            found |= {(shard, key) for key, name in names.items() if name in here or self._has(name)}
-            here.update(names.values())
+        with self._table() as table:
+            for shard, keys in keys_by_shard.items():
+                names = {key: self._name(shard, key) for key in keys}
+                found |= {
+                    (shard, key)
+                    for key, name in names.items()
+                    if name in here or table.execute(_FIND, (name,)).fetchone()
+                }
+                here.update(names.values())
         return found
 
     def add(self, keys_by_shard: Mapping[int, Iterable[str]]) -> None:
         """Take up the keys of some shards."""
-        with self._lock, self._table() as table:
+        with self._table() as table, table:
             for shard, keys in keys_by_shard.items():
                 names = ((self._name(shard, key),) for key in keys)
                 table.executemany("INSERT OR IGNORE INTO keys VALUES (?)", names)
@@ -72,19 +80,23 @@ class SeenKeys:
     def _name(self, shard: int, key: str) -> str:
         return key if self._folders is None else f"{self._folders[shard]}/{key}"
 
-    def _has(self, key: str) -> bool:
+    @contextmanager
+    def _table(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            return self._table().execute("SELECT 1 FROM keys WHERE key = ?", (key,)).fetchone() is not None
+            if self._closed:
+                raise ValueError("the register of keys is closed")
+            try:
+                self._open = self._open or self._new_table()
+                yield self._open
+            except sqlite3.Error as error:
+                raise OSError(errno.EIO, str(error), str(self._path)) from error
 
-    def _table(self) -> sqlite3.Connection:
-        if self._closed:
-            raise ValueError("the register of keys is closed")
-        if self._open is None:
-            self._path.unlink(missing_ok=True)
-            # Closed by another thread than the one that uses it.
-            self._open = sqlite3.connect(self._path, check_same_thread=False)
-            for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{CACHE_KIB}"):
-                self._open.execute(f"PRAGMA {setting}")
-            # Keys usually ascend from shard to shard, and then each is put behind the last one.
-            self._open.execute("CREATE TABLE keys (key TEXT PRIMARY KEY) WITHOUT ROWID")
-        return self._open
+    def _new_table(self) -> sqlite3.Connection:
+        self._path.unlink(missing_ok=True)
+        # Closed by another thread than the one that uses it. Without locks, which some disks lack: it is never shared.
+        table = sqlite3.connect(f"{self._path.as_uri()}?nolock=1", uri=True, check_same_thread=False)
+        for setting in ("journal_mode = OFF", "synchronous = OFF", f"cache_size = -{CACHE_KIB}"):
+            table.execute(f"PRAGMA {setting}")
+        # Keys usually ascend from shard to shard, and then each is put behind the last one.
+        table.execute("CREATE TABLE keys (key TEXT PRIMARY KEY) WITHOUT ROWID")
+        return table

@@ -27,6 +27,7 @@ from react_pipeline.embedding.records import Records
 from react_pipeline.embedding.seen_keys import Duplicates
 from react_pipeline.project import require_shared
 from react_pipeline.settings import PipelineConfig
+from react_pipeline.store import rename_synced
 
 if TYPE_CHECKING:
     from react_pipeline.embedding.group_encoder import GroupEncoder
@@ -53,7 +54,7 @@ class KeysTask:
             for shard in group.shards:
                 keys = [sample.key for sample in index_shard(self.locations[shard]).samples]
                 writer.write_table(pa.table({"shard": pa.array([shard] * len(keys), pa.int32()), "key": keys}, _SCHEMA))
-        written.replace(path)
+        rename_synced(written, path)
 
 
 def keys_file(scratch: Path, number: int) -> Path:
@@ -90,7 +91,7 @@ class EncodeTask:
         records = self.records
         require_shared(records.scratch)
         encoder = _encoder(self)
-        if records.marker(group.number).exists():
+        if records.finished(group.number) is not None:
             return encoder.arithmetic
         group.read_headers(records.locations, _KnownDuplicates(duplicates))
         attempt = records.scratch / f"attempt-{group.number}-{uuid4().hex}"

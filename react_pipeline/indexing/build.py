@@ -10,7 +10,6 @@ query time whatever the recall, and trains polysemous codes that nothing here se
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ from react_pipeline.indexing.recall import Neighbours, Queries, draw_queries, tu
 from react_pipeline.indexing.spread import STAGE, can_be_spread, fill, trained_file
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.settings import DistributorConfig, IndexConfig
-from react_pipeline.store import Artifact, InputError, fsync, write_atomically
+from react_pipeline.store import Artifact, InputError, seal, sealed
 
 LOCAL = DistributorConfig()
 TRAINING_SEED = 1
@@ -112,13 +111,13 @@ def _build_sides(
     plan, sides = [key, "" if earlier is None else earlier.artifact.fingerprint], {}
     for side in SIDES:
         marker = staging / f"{side}.done"
-        if (built := _finished(marker, plan)) is None:
-            path = staging / f"{side}.index"
-            built = build_side(config, key, embeddings, side, path, queries, earlier, device, distributor)
-            # The marker vouches for the file, so it must be on disk first.
-            fsync(staging / f"{side}.index")
-            write_atomically(marker, json.dumps({"plan": plan, **asdict(built)}))
-        sides[side] = built
+        about = sealed(marker)
+        if about is not None and about[0] == plan:
+            sides[side] = Built(**about[1])
+            continue
+        path = staging / f"{side}.index"
+        sides[side] = build_side(config, key, embeddings, side, path, queries, earlier, device, distributor)
+        seal(marker, [path], [plan, asdict(sides[side])])
     return sides
 
 
@@ -271,13 +270,6 @@ def _trained_before(
     if trained.exists():
         return read_index(trained, STAGE, mapped=False)
     return _train(index, key, config, stored, device)
-
-
-def _finished(marker: Path, plan: list[str]) -> Built | None:
-    if not marker.exists():
-        return None
-    recorded = json.loads(marker.read_text())
-    return Built(**recorded) if recorded.pop("plan") == plan else None
 
 
 def _joined(*texts: str) -> str:

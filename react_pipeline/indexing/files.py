@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from react_pipeline.embedding import Rows, Vectors
 from react_pipeline.indexing.vectors import StoredVectors
-from react_pipeline.store import CorruptArtifact
+from react_pipeline.store import CorruptArtifact, rename_synced
 
 
 def read_index(path: Path, stage: str, *, mapped: bool) -> Any:
@@ -58,7 +58,7 @@ def write_index(index: Any, path: Path) -> None:
         full = "No space left" in str(error)
         code = errno.ENOSPC if full else errno.EIO
         raise OSError(code, os.strerror(code), str(path)) from error
-    temporary.replace(path)
+    rename_synced(temporary, path)
 
 
 def set_parameters(index: Any, parameters: str) -> None:

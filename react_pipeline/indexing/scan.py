@@ -26,7 +26,7 @@ from react_pipeline.indexing.spread import cut
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.project import require_shared, spread
 from react_pipeline.settings import DistributorConfig
-from react_pipeline.store import Artifact
+from react_pipeline.store import Artifact, rename_synced, seal, sealed
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +98,12 @@ def _scan(
 ) -> tuple[Vectors, Rows]:
     name = hashlib.sha256(f"{embeddings.fingerprint} {side} {k} {queries.shape}".encode() + queries.tobytes())
     task = ScanTask(embeddings, side, scratch / f"{name.hexdigest()[:16]}.npy", k, device)
-    if not task.queries.exists():
-        _save(task.queries, queries)
+    _save(task.queries, queries)
     stored = StoredVectors(embeddings, side)
     parts = list(cut(stored.starts(), PART_ROWS, stored.rows))
+    for path in (task.file(first) for first, _ in parts):
+        if not sealed(_marker(path)):  # what a killed search left, and a disk has changed
+            path.unlink(missing_ok=True)
     spread(task, parts, settings, f"searching the {side} vectors")
     return merge_parts([task.file(first) for first, _ in parts], k)
 
@@ -138,6 +140,7 @@ class ScanTask:
         hits = np.empty(similarities.shape, _HIT)
         hits["similarity"], hits["row"] = similarities, found
         _save(path, hits)
+        seal(_marker(path), [path])
 
 
 def merge_parts(paths: list[Path], k: int) -> tuple[Vectors, Rows]:
@@ -160,4 +163,8 @@ def _save(path: Path, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) 
     # Another attempt at the same task may be at work.
     written = path.with_name(f".{uuid4().hex}.npy")
     np.save(written, array)
-    written.replace(path)
+    rename_synced(written, path)
+
+
+def _marker(path: Path) -> Path:
+    return path.with_suffix(".done")

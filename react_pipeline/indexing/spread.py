@@ -23,7 +23,7 @@ from react_pipeline.indexing.files import inverted_lists, read_index, write_inde
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.project import require_shared, spread
 from react_pipeline.settings import DistributorConfig
-from react_pipeline.store import Artifact
+from react_pipeline.store import Artifact, seal, sealed
 
 PART_ROWS = 2_000_000
 """Rows of a task: 2 GB of vectors of 512 numbers to read, some minutes of work."""
@@ -86,7 +86,8 @@ class AddTask:
         """Write the part, unless it was written before."""
         require_shared(self.trained.parent)
         path = part_file(self.trained, rows[0])
-        if path.exists():
+        marker = path.with_name(f"{path.name}.done")
+        if sealed(marker):
             return
         index = read_index(self.trained, STAGE, mapped=False)
         stored = StoredVectors(self.embeddings, self.side)
@@ -99,3 +100,4 @@ class AddTask:
         written = path.with_name(f"{path.name}.{uuid4().hex}")
         write_index(index, written)
         written.replace(path)
+        seal(marker, [path])

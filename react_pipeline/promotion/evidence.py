@@ -119,7 +119,7 @@ def gather(project: Project, slug: str) -> Evidence:
     """Everything that a decision on a domain considers today.
 
     Raises:
-        CorruptArtifact: If the last verdict cannot be read.
+        CorruptArtifact: If the last verdict cannot be read, or the disk fails to read a result.
     """
     verdict, last = standing(project, slug)
     results: dict[str, Measured] = {}
@@ -144,6 +144,7 @@ def _fresh_result(project: Project, slug: str, method: str) -> Measured | str:
         artifact = fresh(project, RESULTS, key)
         return Measured.of(artifact) or f"unavailable: {artifact.counts.get('unavailable')}"
     except (InputError, CorruptArtifact) as error:
+        _refuse_unreadable(error)
         return str(error)
 
 
@@ -155,7 +156,8 @@ def results_of(project: Project, slug: str, method: str, checkpoint: str) -> lis
             try:
                 artifact = store.open(stage, key, path.parent.name)
                 entry = Measured.of(artifact) if checkpoint in artifact.parents.values() else None
-            except CorruptArtifact:
+            except CorruptArtifact as error:
+                _refuse_unreadable(error)
                 continue
             if entry is not None:
                 found.append(entry)
@@ -184,3 +186,10 @@ def reevaluate(project: Project, slug: str) -> Artifact:
     return project.store.build(
         inputs, lambda directory: write_evaluation(project, slug, method, checkpoint, parents, directory)
     )
+
+
+def _refuse_unreadable(error: Exception) -> None:
+    """A file that is damaged is no evidence; one that the disk cannot read now may be, so nothing is decided yet."""
+    cause = error.__cause__
+    if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+        raise error

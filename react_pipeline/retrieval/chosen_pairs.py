@@ -6,7 +6,6 @@ here: which pairs are chosen (`retrieve`, `control`), the form of a shard (`coll
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ import pandas as pd
 from PIL import ImageOps
 
 from react_pipeline.corpus import SHARDS, ImageSource, collect_pairs, contact_sheet, decode_image
-from react_pipeline.store import MANIFEST, fsync_tree, write_atomically
+from react_pipeline.store import MANIFEST, remove_scratch, seal, sealed
 
 FETCHED = "fetched"
 """Scratch of a build, in which images that came over the net wait; never published."""
@@ -83,36 +82,18 @@ def finish(directory: Path, source: ImageSource, counts: Mapping[str, Any]) -> d
     From here on a killed build resumes with `finished_counts`: hashing and publishing gigabytes takes minutes, and
     fetching them again hours.
     """
-    for path in directory.iterdir():
-        if path.name != FETCHED:
-            fsync_tree(path)
-    write_atomically(directory / FINISHED, json.dumps({"counts": counts, "bytes": _sizes(directory)}))
+    files = [path for path in directory.rglob("*") if path.is_file() and path.name not in (FINISHED, MANIFEST)]
+    seal(directory / FINISHED, (path for path in files if not path.is_relative_to(directory / FETCHED)), dict(counts))
     source.discard()
     return dict(counts)
 
 
 def finished_counts(directory: Path) -> dict[str, Any] | None:
     """The counts of a build that was killed after `finish`, which is complete; None if there is anything left to do."""
-    if not (directory / FINISHED).exists():
-        return None
-    finished = json.loads((directory / FINISHED).read_text(encoding="utf-8"))
-    if finished["bytes"] != _sizes(directory):
-        # Its removal had begun.
-        return None
-    if (directory / FETCHED).exists():
-        shutil.rmtree(directory / FETCHED)
-    return dict(finished["counts"])
-
-
-def _sizes(directory: Path) -> dict[str, int]:
-    """Bytes of each file that will be published, but for the marker."""
-    files = {path.relative_to(directory).as_posix(): path for path in sorted(directory.rglob("*")) if path.is_file()}
-    other = (FINISHED, MANIFEST)
-    return {
-        name: path.stat().st_size
-        for name, path in files.items()
-        if name not in other and not name.startswith(f"{FETCHED}/")
-    }
+    counts: dict[str, Any] | None = sealed(directory / FINISHED)
+    if counts is not None:
+        remove_scratch(directory / FETCHED)
+    return counts
 
 
 def _draw_sheets(directory: Path, pairs: pd.DataFrame, source: ImageSource, max_pixels: int) -> None:

@@ -10,7 +10,6 @@ no near duplicates, no evaluation images, a cap, balance, a similarity floor, al
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,7 +39,7 @@ from react_pipeline.retrieval.examination import Examination
 from react_pipeline.retrieval.ranking import DROP_REASONS, classes_of
 from react_pipeline.retrieval.seeds import encode_seeds, read_seeds
 from react_pipeline.settings import DistributorConfig, DomainConfig
-from react_pipeline.store import Artifact, RetrievalError
+from react_pipeline.store import Artifact, RetrievalError, remove_scratch
 
 if TYPE_CHECKING:
     from react_pipeline.corpus import ImageSource
@@ -122,7 +121,7 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
         similarity = similarity_report(domain, candidates)
         sheets = sheets_of(pairs)
         write_report(directory, domain.title or slug, classes, similarity, candidates, settings, counts, sheets)
-        shutil.rmtree(searched, ignore_errors=True)
+        remove_scratch(searched)
         return {**finish(directory, source, counts), "seconds": round(time.monotonic() - started, 2)}
 
     return project.store.build(inputs, write, resumable=True)

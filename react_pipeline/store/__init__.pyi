@@ -14,6 +14,10 @@ from .durable import link_or_copy as link_or_copy
 from .durable import lock as lock
 from .durable import locked as locked
 from .durable import remembered_sha256 as remembered_sha256
+from .durable import remove_scratch as remove_scratch
+from .durable import rename_synced as rename_synced
+from .durable import seal as seal
+from .durable import sealed as sealed
 from .durable import sha256_of as sha256_of
 from .durable import write_atomically as write_atomically
 from .errors import ConfigError as ConfigError

@@ -8,15 +8,18 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
 from react_pipeline.store.errors import CorpusError
+
+logger = logging.getLogger(__name__)
 
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 """A network file system without a lock service."""
@@ -39,11 +42,45 @@ def write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         temporary.write_text(text, encoding="utf-8")
-        fsync(temporary)
-        temporary.replace(path)
+        rename_synced(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     fsync(path.parent)
+
+
+def rename_synced(written: Path, path: Path) -> None:
+    """Give a finished file its name, which then never belongs to a part of it."""
+    fsync(written)
+    written.replace(path)
+
+
+def seal(marker: Path, files: Iterable[Path] = (), about: Any = True) -> None:
+    """Write a marker that vouches for files, which are on the disk before it, and keeps `about` (JSON)."""
+    files = list(files)
+    for path in {*files, *(file.parent for file in files)}:
+        fsync(path)
+    content = {"about": about, "files": {os.path.relpath(file, marker.parent): sha256_of(file) for file in files}}
+    write_atomically(marker, json.dumps({**content, "digest": _digest(content)}))
+
+
+def sealed(marker: Path) -> Any:
+    """What `seal` kept, as long as the marker and every one of its files are as they were written; None if not."""
+    try:
+        content = json.loads(marker.read_text(encoding="utf-8"))
+        whole = content.pop("digest") == _digest(content) and all(
+            sha256_of(marker.parent / name) == digest for name, digest in content["files"].items()
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        whole = False
+    if whole:
+        return content["about"]
+    if marker.exists():
+        logger.warning("%s: it or its files are not as they were written; they are made again", marker)
+    return None
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def append(descriptor: int, data: bytes) -> None:
@@ -69,6 +106,12 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # some file systems know no links
         shutil.copyfile(source, target)
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove a folder, if it is there, that must not be published; an error if it stays."""
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def fsync(path: Path) -> None:

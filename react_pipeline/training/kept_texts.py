@@ -6,7 +6,9 @@ Does not belong here: which texts, and what a row is (`texts`). Shapes: U texts,
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -23,6 +25,11 @@ from react_pipeline.training.distributed import World
 
 AT_ONCE = 65_536
 """Rows that all processes together make before they are written: a kill loses no more."""
+
+BLOCK_BYTES = 1 << 24
+"""Read at once where what an earlier try left is checked."""
+
+logger = logging.getLogger(__name__)
 
 
 def kept_rows(
@@ -43,9 +50,10 @@ def kept_rows(
     width = make(torch.zeros(1, dtype=torch.long)).shape[1]
     row_bytes = width * dtype.itemsize
     done = lacking = 0
+    digest = hashlib.sha256()
     if world.is_writer:
         known = {"rows": count, "width": width, "dtype": str(dtype)}
-        done = _done(path, about, known, row_bytes)
+        done, digest = _done(path, about, known, row_bytes)
         lacking = (count - done) * row_bytes - shutil.disk_usage(path.parent).free
     done, lacking = world.broadcast((done, lacking))
     if lacking > 0:
@@ -60,28 +68,36 @@ def kept_rows(
             rows = world.shared(some, lambda mine, start=start: make(start + mine).to(dtype))  # type: ignore[misc]
             done += some
             if world.is_writer:
+                content = rows.numpy().tobytes()
+                digest.update(content)
                 with path.open("ab") as file:
-                    file.write(rows.numpy().tobytes())
+                    file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
-                write_atomically(about, json.dumps({**known, "done": done}))
+                write_atomically(about, json.dumps({**known, "done": done, "sha256": digest.hexdigest()}))
             bar.update(some)
     world.broadcast(None)  # the others map what the writer has written
     numbers = torch.empty(0, dtype=dtype).numpy().dtype
     return np.memmap(path, numbers, mode="r", shape=(count, width))
 
 
-def _done(path: Path, about: Path, known: dict[str, object], row_bytes: int) -> int:
-    """How many rows an earlier try left; the file is cut to them, since more may have been torn off."""
+def _done(path: Path, about: Path, known: dict[str, object], row_bytes: int) -> tuple[int, hashlib._Hash]:
+    """How many rows an earlier try left, and their digest so far; the file is cut to them: more may be a torn part."""
+    digest = hashlib.sha256()
     try:
         left = json.loads(about.read_text(encoding="utf-8"))
-        done = int(left.pop("done"))
+        done, written = int(left.pop("done")), left.pop("sha256")
         if left == known and path.stat().st_size >= done * row_bytes:
             os.truncate(path, done * row_bytes)
-            return done
+            with path.open("rb") as file:
+                while part := file.read(BLOCK_BYTES):
+                    digest.update(part)
+            if digest.hexdigest() == written:
+                return done, digest
+            logger.warning("%s: its bytes are not those that were written; the texts are encoded again", path)
     except (OSError, ValueError, KeyError, AttributeError):
         pass
     about.unlink(missing_ok=True)
     path.unlink(missing_ok=True)
     path.touch()
-    return 0
+    return 0, hashlib.sha256()

@@ -5,7 +5,6 @@ Does not belong here: the blocks (`tower`), the images (`training.data`). Shapes
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from react_pipeline.embedding import CPU_IMAGES, LONG_RUN, convert
-from react_pipeline.store import fsync, write_atomically
+from react_pipeline.store import seal, sealed
 from react_pipeline.training.data import Draw, Views
 from react_pipeline.training.distributed import World
 
@@ -54,12 +53,11 @@ def keep_tokens(
         probe = compute(views.batch([(0, 0)]).to(world.device))
     shape = (pairs, count, *probe.shape[1:])
     size_bytes = math.prod(shape) * dtype.itemsize
-    about = json.dumps({"shape": shape, "dtype": str(dtype)})
+    about = {"shape": list(shape), "dtype": str(dtype)}
     path, marker = directory / TOKENS_FILE, directory / ABOUT_FILE
     found = fits = False
     if world.is_writer:  # it decides for all: the others would look at a disk that changes meanwhile
-        found = marker.is_file() and marker.read_text(encoding="utf-8") == about
-        found = found and path.is_file() and path.stat().st_size == size_bytes
+        found = sealed(marker) == about
         if not found:
             # Half a file of a killed training must not take the space of the whole one.
             marker.unlink(missing_ok=True)
@@ -82,8 +80,7 @@ def keep_tokens(
         _fill(kept, compute, views, world, workers)
         world.broadcast(None)
         if world.is_writer:
-            fsync(path)  # the marker must never outlive the tokens
-            write_atomically(marker, about)
+            seal(marker, [path], about)
         # What the others do next, a gather of GPUs, does not wait as long as a disk may take.
         world.broadcast(None)
     return kept

@@ -7,6 +7,7 @@ count of skipped steps, and a description of what the draws depend on. Safetenso
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from react_pipeline.clip import save_tensors
-from react_pipeline.store import fsync, link_or_copy
+from react_pipeline.store import link_or_copy, rename_synced
 
 logger = logging.getLogger(__name__)
 
@@ -80,9 +81,9 @@ class Snapshot:
         """Write it; remove all but the newest `kept` states."""
         directory.mkdir(parents=True, exist_ok=True)
         temporary = directory / "writing.tmp"
-        save_tensors(dict(self.tensors), temporary, dict(self.about))
-        fsync(temporary)
-        temporary.replace(directory / _name(self.step))
+        digest = _digest(self.tensors, self.about)
+        save_tensors(dict(self.tensors), temporary, {**self.about, "sha256": digest})
+        rename_synced(temporary, directory / _name(self.step))
         for old in sorted(directory.glob("step-*.safetensors"))[:-kept]:
             old.unlink()
 
@@ -134,6 +135,8 @@ def load_newest_state(directory: Path, state: TrainingState, logged: int) -> tup
                 if step > logged:
                     raise ValueError(f"the log holds {logged} steps alone")
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+            if about.pop("sha256") != _digest(tensors, about):
+                raise ValueError("its bytes are not those that were written")
             _restore(tensors, state.trained, state.optimizer)
             state.skipped_steps, state.skipped_in_a_row = skipped, in_a_row
             if scaler:
@@ -159,8 +162,7 @@ def link_state(directory: Path, step: int, other: Path) -> None:
     temporary = other / "writing.tmp"
     temporary.unlink(missing_ok=True)
     link_or_copy(directory / name, temporary)
-    fsync(temporary)
-    temporary.replace(other / name)
+    rename_synced(temporary, other / name)
     for old in sorted(other.glob("step-*.safetensors"))[:-1]:
         old.unlink()
 
@@ -177,6 +179,13 @@ def keep_state(scratch: Path, snapshot: Snapshot, *, newest: bool, probed: bool)
 
 def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+
+
+def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(dict(about), sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode() + tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _name(step: int) -> str:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from react_pipeline.corpus import BadImage, decode_image
 from react_pipeline.embedding import Encoder
-from react_pipeline.store import ReactError, fsync
+from react_pipeline.store import ReactError, fsync, rename_synced
 from react_pipeline.use.pictures import LedgerRow, Picture
 
 PART_PICTURES = 4_096
@@ -143,6 +143,5 @@ def _write(path: Path, rows: Sequence[pa.Table], ledger: Sequence[LedgerRow]) ->
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     table = pa.concat_tables(rows).replace_schema_metadata({_LEDGER: json.dumps(ledger)})
     pq.write_table(table, partial)
-    fsync(partial)
-    partial.replace(path)
+    rename_synced(partial, path)
     fsync(path.parent)

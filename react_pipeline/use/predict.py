@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 from react_pipeline.clip import choose_precision
 from react_pipeline.embedding import LONG_RUN, Encoder
 from react_pipeline.settings import MAX_PIXELS, DownloadConfig
-from react_pipeline.store import InputError, StoreWriteError, fsync, lock, write_atomically
+from react_pipeline.store import InputError, StoreWriteError, lock, rename_synced, write_atomically
 from react_pipeline.use.classifier import UNKNOWN, Classifier, margins
 from react_pipeline.use.encode_pictures import Columns, encode_pictures, read_parts
 from react_pipeline.use.pictures import LedgerRow, Picture, fetch_urls, find_pictures, identity_of
@@ -260,6 +260,5 @@ def _join(
         lines.writerow(("path", "reason", "detail"))
         lines.writerows(ledger)
     for target, partial in {**partials, output / LEDGER_FILE: output / WORK / LEDGER_FILE}.items():
-        fsync(partial)
-        partial.replace(target)
+        rename_synced(partial, target)
     return used, Counter(reason for _, reason, _ in ledger)

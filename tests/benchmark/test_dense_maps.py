@@ -105,8 +105,9 @@ def trained(clip: Clip, masks: DenseImages, root: Path, **fields: Any) -> Studen
     return made
 
 
+@pytest.mark.parametrize("flipped", [False, True])
 def test_a_student_that_was_killed_ends_with_the_weights_of_one_that_was_not(
-    clip: Clip, masks: DenseImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    clip: Clip, masks: DenseImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flipped: bool
 ) -> None:
     whole = trained(clip, masks, tmp_path / "whole")
     monkeypatch.setattr("react_pipeline.benchmark.dense_student.SAVE_EVERY", 2)
@@ -121,8 +122,13 @@ def test_a_student_that_was_killed_ends_with_the_weights_of_one_that_was_not(
     monkeypatch.setattr(Student, "_batch", killed)
     with pytest.raises(KeyboardInterrupt):
         trained(clip, masks, tmp_path / "killed")
+    if flipped:
+        (state,) = (tmp_path / "killed").rglob("state-*.pt")
+        data = bytearray(state.read_bytes())
+        data[len(data) // 2] ^= 1
+        state.write_bytes(data)
     resumed = trained(clip, masks, tmp_path / "killed")
-    assert seen == [0, 1, 2, 3, 2, 3]
+    assert seen == [0, 1, 2, 3, *([0, 1] if flipped else []), 2, 3]
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, resumed.network.state_dict()[name]), name
     ids = resumed(masks.image(0, 10_000))

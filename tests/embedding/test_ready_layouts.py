@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -106,8 +107,7 @@ def test_a_killed_conversion_goes_on_where_it_was(
     make: Make, tmp_path: Path, text: NDArray[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_datacomp(tmp_path / "ready", text, CAPTIONS, URLS, save=np.savez_compressed)
-    from react_pipeline.embedding import convert
-
+    convert = importlib.import_module("react_pipeline.embedding.convert")  # its room has a function of this name
     project, whole, done = make(**DATACOMP), convert._convert_part, []
 
     def dies_at_the_second(*given: Any) -> list[Path]:

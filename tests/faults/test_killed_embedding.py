@@ -84,6 +84,24 @@ def test_killed_embedding_resumes_and_equals_an_undisturbed_one(
     assert sum(name.startswith("metadata/") for name in regrouped.manifest["files"]) == 2
 
 
+def test_a_flipped_bit_in_a_finished_group_of_a_killed_build_is_embedded_again(
+    make_project: Callable[..., Project], tmp_path: Path
+) -> None:  # FAULTS 58
+    project = make_project(corpus={"shards": [write_shards(tmp_path / "shards")]})
+    publish_corpus(project)
+    publish_base(project)
+    shutil.copytree(project.config.store, tmp_path / "undisturbed")
+    left = killed_after_some_groups(project)
+    number = next(int(path.stem) for path in (left / "scratch").glob("*.json"))
+    vectors = left / "img_emb" / f"img_emb_{number:02d}.npy"
+    data = bytearray(vectors.read_bytes())
+    data[-1] ^= 0x40
+    vectors.write_bytes(data)
+    artifact = embed_corpus(project)
+    undisturbed = make_project(store="undisturbed", corpus={"shards": [str(tmp_path / "shards" / "*.tar")]})
+    assert same(artifact, embed_corpus(undisturbed))
+
+
 @pytest.mark.slow
 @pytest.mark.operations
 def test_killed_while_a_grown_corpus_is_embedded_takes_the_rest_over_all_the_same(

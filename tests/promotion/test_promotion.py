@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +22,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide, promote, promotion_is_current, roll_back
 from react_pipeline.promotion.evidence import standing
 from react_pipeline.promotion.verdicts import RegistryEdit, Verdict
+from react_pipeline.store import artifacts
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact, StaleArtifact
 
@@ -197,6 +200,28 @@ def test_stale_unavailable_and_spoilt_results_are_no_candidates(project: Project
     assert why[LOCKED] == "unavailable: no images"
     assert "differ from the manifest" in why["full"]
     assert why["linear-head"] == "never evaluated"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "predictions.parquet"])
+def test_nothing_is_decided_while_a_disk_cannot_read_a_result(
+    project: Project, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:  # FAULTS 50
+    unreadable = result(project, "shapes", GATED, outcomes(140)).path / name
+    opened = Path.open
+
+    def failing(path: Path, *given: object, **named: object) -> object:
+        if path == unreadable:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return opened(path, *given, **named)  # type: ignore[call-overload]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", failing)
+        artifacts._verified.clear()
+        shutil.rmtree(artifacts.memory_of_verified(project.config.store))
+        with pytest.raises(CorruptArtifact, match=name):
+            decide(project, "shapes")
+    assert not project.store.has("promotion", "shapes")
+    assert verdict_of(decide(project, "shapes")).champion.method == GATED
 
 
 def test_a_better_model_dethrones_a_champion_whose_method_was_trained_again(project: Project) -> None:

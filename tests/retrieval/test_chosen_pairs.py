@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def test_a_finished_build_is_published_without_choosing_again(
     assert len(list(read_pairs(artifact))) == artifact.counts["pairs"] > 0
 
 
-@pytest.mark.parametrize("harm", ["gone", "cut"])
+@pytest.mark.parametrize("harm", ["gone", "cut", "flipped"])
 def test_a_finished_build_that_lost_something_since_is_made_again(
     indexed_project: Project, finished: Path, harm: str
 ) -> None:
@@ -52,9 +53,12 @@ def test_a_finished_build_that_lost_something_since_is_made_again(
     if harm == "gone":
         shard.unlink()
     else:
-        shard.write_bytes(shard.read_bytes()[:-512])
-    artifact = retrieve_pairs(indexed_project, "shapes")
-    assert len(list(read_pairs(artifact))) == artifact.counts["pairs"] > 0
+        data = bytearray(shard.read_bytes())
+        data[600] ^= 1  # of the first image, which no other check sees
+        shard.write_bytes(data if harm == "flipped" else data[:-512])
+    images = [pair[1] for pair in read_pairs(retrieve_pairs(indexed_project, "shapes"))]
+    shutil.rmtree(indexed_project.config.store / "retrieved_set")
+    assert images == [pair[1] for pair in read_pairs(retrieve_pairs(indexed_project, "shapes"))] != []
 
 
 def test_another_configuration_uses_nothing_of_a_finished_build(indexed_project: Project, finished: Path) -> None:

@@ -146,7 +146,14 @@ def without_its_tokens(directory: Path) -> None:
     (directory / TOKENS_FILE).unlink()
 
 
-@pytest.mark.parametrize("damage", [cut_short, killed_while_filling, without_its_tokens])
+def flipped(directory: Path) -> None:
+    with (directory / TOKENS_FILE).open("r+b") as file:
+        first = file.read(1)
+        file.seek(0)
+        file.write(bytes([first[0] ^ 1]))
+
+
+@pytest.mark.parametrize("damage", [cut_short, killed_while_filling, without_its_tokens, flipped])
 def test_a_file_that_is_not_whole_is_computed_again(kept: Kept, damage: object) -> None:
     kept.keep()
     damage(kept.directory)  # type: ignore[operator]

@@ -75,6 +75,26 @@ def test_what_was_skipped_is_remembered_and_a_state_of_other_batches_is_not_used
     assert "its batches were of 25 pairs, and are of 24 pairs now" in caplog.text
 
 
+@pytest.mark.parametrize("place", [-1, -40, 0.5, "seconds", "skipped"])
+def test_a_state_with_a_flipped_bit_is_refused_and_the_one_before_is_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, place: int | float | str
+) -> None:  # FAULTS 58
+    model = fresh(torch.contiguous_format)
+    state = state_of(model)
+    for number in (1, 2):
+        step(model, state, number)
+        Snapshot.of(state, number, 0.5).save(tmp_path)
+    newest = tmp_path / "step-000000002.safetensors"
+    data = bytearray(newest.read_bytes())
+    if isinstance(place, str):  # a digit of what is recorded beside the tensors
+        place = next(at for at in range(data.index(place.encode()), len(data)) if chr(data[at]).isdigit())
+    data[int(place * len(data)) if isinstance(place, float) else place] ^= 1
+    newest.write_bytes(data)
+    again = fresh(torch.contiguous_format)
+    assert load_newest_state(tmp_path, state_of(again), 2) == (1, 0.5)
+    assert "cannot be resumed from" in caplog.text
+
+
 def test_where_files_cannot_be_linked_the_state_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*_: object) -> None:
         raise OSError("no links here")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,13 +108,18 @@ def test_vectors_are_kept_in_one_file_and_a_killed_training_encodes_only_what_is
     assert torch.equal(vectors(), first) and len(encoded) == 1  # one text tells the width
     # Killed while the second part was written: what was torn off goes, what was vouched for stays.
     about = tmp_path / "texts.json"
-    about.write_text(json.dumps({**json.loads(about.read_text()), "done": 2}))
+    whole = (tmp_path / texts_module.VECTORS).read_bytes()
+    half = hashlib.sha256(whole[: 2 * 2 * clip.dimension]).hexdigest()
+    about.write_text(json.dumps({**json.loads(about.read_text()), "done": 2, "sha256": half}))
     with (tmp_path / texts_module.VECTORS).open("r+b") as file:
         file.seek(2 * 2 * clip.dimension)
         file.write(b"x" * 9)
         file.truncate()
     assert torch.equal(vectors(), first)
     assert sum(map(len, encoded)) == 1 + 3
+    (tmp_path / texts_module.VECTORS).write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    assert torch.equal(vectors(), first)
+    assert sum(map(len, encoded)) == 1 + 5
 
 
 def test_texts_that_do_not_fit_the_disk_are_refused_with_the_bytes(

@@ -1,0 +1,167 @@
+"""The lineage of a tiny project in a folder of its own: its inputs, its tasks, and what an undisturbed run leaves.
+
+Everything that a task reads is below the folder, by relative paths, so that a copy of the folder is another project.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from conftest import DOMAINS, write_project
+from open_clip.model import CLIP
+from support_drawings import write_corpus, write_evaluation_folder
+
+from react_pipeline.clip import from_parts, save
+from react_pipeline.pipeline import STAGES
+from react_pipeline.project import Project
+from react_pipeline.store import CURRENT, Artifact, CorruptArtifact, ReactError, read_manifest
+
+SLUG, METHODS = "shapes", ("base", "gated-image", "gated-image-control")
+TASKS = [
+    (stage.name, key)
+    for stage in STAGES.values()
+    if stage.group not in ("benchmark", "dense")
+    for key in stage.keys([SLUG], METHODS)
+]
+
+
+def write_inputs(folder: Path) -> None:
+    """A corpus of 96 drawings, a CLIP of one layer, labelled images, and the files that name them."""
+    inputs = folder / "inputs"
+    vision = {"image_size": 32, "layers": 1, "width": 16, "head_width": 8, "patch_size": 16}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    model_cfg = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = CLIP(**model_cfg)
+        for name, parameter in model.named_parameters():
+            if "positional" in name or name.endswith("class_embedding"):
+                torch.nn.init.zeros_(parameter)
+            elif parameter.dim() > 1:
+                torch.nn.init.normal_(parameter, std=0.5)
+        # As large as the rest, and small when it is packed (`tests/golden`).
+        model.token_embedding.weight.data.sign_().mul_(0.5)
+    (inputs / "checkpoint").mkdir(parents=True)
+    save(from_parts(model, model_cfg, {"mean": (0.5,) * 3, "std": (0.5,) * 3}, None), inputs / "checkpoint")
+    write_corpus(inputs / "shards")
+    write_evaluation_folder(inputs / "evaluation" / SLUG, ["circle", "square", "triangle", "cross"])
+    training = {"last_k_layers": 1, "steps": 4, "batch_size": 8, "warmup_steps": 1, "checkpoint_every": 2}
+    write_project(
+        folder,
+        inputs / "checkpoint",
+        inputs,
+        # Two groups of shards, two batches each, so that there is something to resume; kept tokens for the same reason.
+        embedding={"shards_per_group": 2},
+        customization={"defaults": {**training, "augmentation": "none", "held_out_fraction": 0.2}},
+    )
+    for slug in DOMAINS:
+        if slug != SLUG:
+            (folder / "domains" / f"{slug}.yaml").unlink()
+    for path, to in ((folder / "pipeline.yaml", ""), (folder / "domains" / f"{SLUG}.yaml", "../")):
+        path.write_text(path.read_text().replace(f"{folder}/", to))
+
+
+def run(folder: Path, first: int = 0, last: int = len(TASKS)) -> None:
+    """Materialize some tasks, as a launch does: the first error ends it."""
+    project = Project.load(folder / "pipeline.yaml")
+    for stage, key in TASKS[first:last]:
+        room, _, function = STAGES[stage].step.partition(":")
+        step = getattr(importlib.import_module(f"react_pipeline.{room}"), function)
+        step(project, *([] if key == "all" else key.split("/")))
+
+
+def forget() -> None:
+    """As in a new process: nothing verified, nothing loaded, nothing known of the file system."""
+    from react_pipeline.clip import loaded_base
+    from react_pipeline.store import artifacts, file_system
+
+    artifacts._verified.clear()
+    file_system._known.clear()
+    loaded_base.cache_clear()
+
+
+def published(folder: Path, last: int = len(TASKS)) -> dict[str, dict[str, str]]:
+    """Of each task: its fingerprint under "", and the digest of each file.
+
+    Raises:
+        MissingArtifact: If one is missing.
+        CorruptArtifact: If one is damaged.
+    """
+    store = Project.load(folder / "pipeline.yaml").store
+    found = {}
+    for stage, key in TASKS[:last]:
+        artifact = store.current(stage, key)
+        digests = {name: recorded["sha256"] for name, recorded in artifact.manifest["files"].items()}
+        found[f"{stage} {key}"] = {"": artifact.fingerprint, **digests}
+    return found
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an undisturbed run publishes: only what two of them have alike."""
+
+    files: dict[str, dict[str, str]]
+
+    @classmethod
+    def of(cls, one: dict[str, dict[str, str]], other: dict[str, dict[str, str]]) -> Reference:
+        """Leave out files that hold times."""
+        return cls(
+            {
+                task: {name: digest for name, digest in files.items() if other[task].get(name) == digest}
+                for task, files in one.items()
+            }
+        )
+
+    def differences(self, folder: Path, last: int = len(TASKS)) -> list[str]:
+        """What a folder has otherwise, a line each."""
+        try:
+            found = published(folder, last)
+        except Exception as error:
+            return [f"{type(error).__name__}: {error}"]
+        return [
+            f"{task}: {name or 'fingerprint'} differs"
+            for task, files in list(self.files.items())[:last]
+            for name, digest in files.items()
+            if found[task].get(name) != digest
+        ]
+
+
+def torn(folder: Path) -> list[str]:
+    """Whatever is visible and not whole, a line each: artifacts against their manifests, and pointers."""
+    root = folder / "store"
+    found = []
+    if (root / "store.json").exists():
+        found = [str(error) for _, error in Project.load(folder / "pipeline.yaml").store.verify() if error is not None]
+    for directory in root.glob("[!.]*/**/????????????????"):
+        if directory.is_dir():
+            try:
+                Artifact(directory, read_manifest(directory, directory.relative_to(root).parts[0]))
+            except CorruptArtifact as error:
+                found.append(str(error))
+    for pointer in root.glob("[!.]*/**/" + CURRENT):
+        name = pointer.read_text().strip()
+        if not name or not (pointer.parent / name / "manifest.json").exists():
+            found.append(f"{pointer}: names no artifact")
+    return found
+
+
+def explained(error: BaseException) -> str:
+    """The kind of an error, for counting."""
+    if isinstance(error, ReactError):
+        return "error of the project"
+    return "OSError" if isinstance(error, OSError) else f"untyped: {type(error).__name__}"
+
+
+def draw_nothing() -> None:
+    """Charts are half of the time of this lineage: a white one is written in their place, by the same calls."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    def savefig(_: Figure, path: Any, **__: Any) -> None:
+        Image.new("RGB", (8, 8), "white").save(path)
+
+    Figure.savefig = savefig

@@ -1,0 +1,91 @@
+"""The shim (`shim.c`) from Python: building it, and the file by which it is steered."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("shim.c")
+KINDS = ("open", "create", "read", "map", "write", "fsync", "rename", "link", "unlink", "mkdir", "resize", "lock")
+"""As `enum kind`: `open` is of a file that is there, `create` of one that is not, `resize` truncates or allocates."""
+
+ACTIONS = ("fail", "cut", "kill", "torn")
+"""As `enum action`: fail with an error; write half; kill before the call; write half, then kill."""
+
+_DISK = ("ENOSPC", "EIO", "EDQUOT")
+FAULTS = {
+    "open": ("EIO", "EINTR", "EMFILE"),
+    "create": (*_DISK, "EINTR", "kill"),
+    "read": ("EIO", "EINTR"),
+    "map": ("EIO",),
+    "write": (*_DISK, "EINTR", "cut", "kill", "torn"),
+    "fsync": (*_DISK, "EINTR", "kill"),
+    "rename": (*_DISK, "kill", "rot"),
+    "link": ("EIO", "EMLINK", "kill"),
+    "unlink": ("EIO", "kill"),
+    "mkdir": (*_DISK, "kill"),
+    "resize": (*_DISK, "EINTR", "kill"),
+    "lock": ("ENOLCK", "EINTR"),
+}
+"""Kind of call -> what is done to it: an error, or an action. `rot` kills, and then flips a bit of what is left."""
+
+
+class State(ctypes.Structure):
+    """As `struct state`."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("armed", "logging", "kind", "n", "action", "error", "fired")),
+        ("counts", ctypes.c_int64 * len(KINDS)),
+        *((name, ctypes.c_char * 1024) for name in ("root", "log", "where")),
+    )
+
+    def watch(self, folder: Path) -> None:
+        """Count calls below a folder, and let all of them through."""
+        self.inject(folder, "open", 0, "EIO")
+
+    def inject(self, folder: Path, kind: str, n: int, fault: str) -> None:
+        """Do this to the `n`-th call of a kind, counted from 1 over all processes from now on."""
+        self.counts = (ctypes.c_int64 * len(KINDS))()
+        self.root, self.where, self.fired = str(folder.resolve()).encode(), b"", 0
+        self.kind, self.n = KINDS.index(kind), n
+        self.action = ACTIONS.index("kill" if fault == "rot" else fault if fault in ACTIONS else "fail")
+        self.error = getattr(errno, fault, 0)
+        self.armed = 1
+
+    def record(self, folder: Path, log: Path) -> None:
+        """Write every change below a folder into a log, with its data."""
+        log.touch()
+        self.root, self.log, self.logging = str(folder.resolve()).encode(), str(log).encode(), 1
+
+    def release(self) -> None:
+        """Let the file system be."""
+        self.armed = self.logging = 0
+
+
+def missing() -> str:
+    """Why the shim cannot be built here; empty if it can."""
+    if platform.libc_ver()[0] != "glibc":
+        return "the shim of injected faults needs glibc"
+    return "" if shutil.which("cc") or shutil.which("gcc") else "no C compiler (cc, gcc)"
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Build the shim in a folder; return the environment in which processes are subject to it."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or "cc"
+    library, state = folder / "shim.so", folder / "state"
+    arguments = [compiler, "-O2", "-Wall", "-shared", "-fPIC", str(SOURCE), "-o", str(library), "-ldl"]
+    subprocess.run(arguments, check=True)
+    state.write_bytes(bytes(ctypes.sizeof(State)))
+    return {**os.environ, "LD_PRELOAD": str(library), "FAULTS_STATE": str(state)}
+
+
+def attached() -> State:
+    """The state of this process and of those that it starts."""
+    with Path(os.environ["FAULTS_STATE"]).open("r+b") as file:
+        return State.from_buffer(mmap.mmap(file.fileno(), 0))
