@@ -5,7 +5,7 @@ Belongs here: reading them by name, whatever holds them. Does not belong here: w
 
 A name is a path; of something inside a file it is `FILE/MEMBER`, such as `part.npz/l14_img` or `part.parquet/vector`.
 Members of `.npz` that are stored and not compressed are mapped at their offset, which numpy itself does not do. Pickles
-are never loaded. Shapes: N rows, D width.
+are never loaded; numpy maps none. Shapes: N rows, D width.
 """
 
 import struct
@@ -120,8 +120,6 @@ def _mapped_member(path: Path) -> NDArray[Any]:
             else np.lib.format.read_array_header_2_0
         )
         shape, is_fortran, dtype = read_header(file)
-        if dtype.hasobject:
-            raise ValueError("it holds pickles")
         return np.memmap(path.parent, dtype, "r", file.tell(), shape, "F" if is_fortran else "C")
 
 
