@@ -15,6 +15,7 @@ from .durable import lock as lock
 from .durable import locked as locked
 from .durable import remembered_sha256 as remembered_sha256
 from .durable import sha256_of as sha256_of
+from .durable import stamp_of as stamp_of
 from .durable import write_atomically as write_atomically
 from .errors import ConfigError as ConfigError
 from .errors import CorpusError as CorpusError
