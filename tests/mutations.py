@@ -33,6 +33,8 @@ class Guard:
 
 DURABLE, PRUNING, FILES = "store/test_durable.py", "store/test_pruning.py", "faults/test_domain_files.py"
 CHECKS, CROSS, SHARDS = "assets/test_blocking_checks.py", "browse/test_cross_site.py", "faults/test_bad_shards.py"
+EXPORT = "use/test_export.py::test_what_is_somebody_elses_or_a_link_is_neither_followed_nor_removed"
+BOMBS, SECRETS = "faults/test_bombs.py", "settings/test_secrets.py"
 BOUNDED = "browse/test_bounded_server.py"
 TRAINING, VECTORS, STORE = "faults/test_training_guards.py", "corpus/test_vector_files.py", "faults/test_store.py"
 
@@ -51,7 +53,8 @@ GUARDS = (
     Guard("react_pipeline/store/artifacts.py", 'manifest.get("fingerprint") == path.name', "True", DURABLE),
     Guard("react_pipeline/store/artifacts.py", 'manifest.get("digest") != manifest_digest(manifest)', "False", STORE),
     Guard("react_pipeline/store/artifacts.py", ' or sha256_of(path) != recorded["sha256"]', "", STORE),
-    Guard("react_pipeline/store/artifacts.py", ", stat.st_ctime_ns]", "]", "store/test_artifacts.py"),
+    Guard("react_pipeline/store/digests.py", "stat.st_mtime_ns, stat.st_ctime_ns", "stat.st_mtime_ns, 0", "store/test_artifacts.py"),
+    Guard("react_pipeline/store/digests.py", "return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns", "return 0, stat.st_size, stat.st_mtime_ns, 0", "project/test_outside.py"),
     Guard("react_pipeline/store/store.py", "if found != FORMAT:", "if False:", "store/test_file_system.py"),
     Guard("react_pipeline/store/file_system.py", "        _try_rename(trial)\n", "", "store/test_file_system.py"),
     Guard("react_pipeline/indexing/files.py", "(RuntimeError, MemoryError)", "ZeroDivisionError", "indexing/test_index_files.py"),
@@ -63,11 +66,20 @@ GUARDS = (
     Guard("react_pipeline/store/pruning.py", "current == fingerprint or not current or", "current == fingerprint or", PRUNING),
     Guard("react_pipeline/store/pruning.py", " < keep_seconds:", " < 0:", PRUNING),
     Guard("react_pipeline/store/pruning.py", "            if attempt.is_dead(locked=held):", "            if True:", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "now_of(store.staging)", '__import__("time").time()', PRUNING),
+    Guard("react_pipeline/use/exported_folder.py", "if Path(directory).expanduser().is_symlink():", "if False:", EXPORT),
+    Guard("react_pipeline/use/exported_folder.py", "os.path.lexists(staging) and not _is_ours(staging)", "False", EXPORT),
+    Guard("react_pipeline/use/exported_folder.py", "os.path.lexists(replaced) and not _is_ours(replaced)", "False", EXPORT),
+    Guard("react_pipeline/use/exported_folder.py", "if others := _others(target):", "if others := []:", "use/test_export.py::test_an_export_to_which_somebody_added_a_file_or_a_link_is_not_overwritten"),
     Guard("react_pipeline/store/attempts.py", 'if locked and self.name.partition("-")[0] == boot_id():', "if locked:", PRUNING),
     # Files of other people
     Guard("react_pipeline/corpus/shards.py", 'if name.startswith("/") or ".." in name.split("/"):', "if False:", SHARDS),
     Guard("react_pipeline/corpus/shards.py", "elif member.type not in _REGULAR_TYPES or member.issparse():", "elif False:", SHARDS),
     Guard("react_pipeline/corpus/shards.py", "            _check_end(path, file, tar.offset)\n", "", SHARDS),
+    Guard("react_pipeline/corpus/shards.py", "if _MANY_DIGITS.search(", "if 0 * len(", BOMBS),
+    Guard("react_pipeline/corpus/text_columns.py", "> MAX_BATCH_BYTES:", "< 0:", BOMBS),
+    Guard("react_pipeline/corpus/images.py", "image.width * image.height > LARGE_PIXELS", "False", BOMBS),
+    Guard("react_pipeline/benchmark/submission.py", "> MAX_MEMBER_BYTES:", "< 0:", BOMBS),
     Guard("react_pipeline/corpus/pairs.py", "sample.image.size_bytes > MAX_IMAGE_BYTES", "False", "faults/test_bad_images_and_captions.py"),
     Guard("react_pipeline/corpus/images.py", "if width * height > max_pixels:", "if False:", "faults/test_bad_images_and_captions.py"),
     Guard("react_pipeline/corpus/images.py", ", formats=FORMATS)", ")", "corpus/test_images.py"),
@@ -85,6 +97,13 @@ GUARDS = (
     Guard("react_pipeline/settings/shard_patterns.py", 'if credentials is not None or "@" in parts.netloc:', "if False:", "settings/test_shard_patterns.py"),
     Guard("react_pipeline/settings/shard_patterns.py", "elif _SCHEME.match(name):", "elif False:", SHARDS),
     Guard("react_pipeline/corpus/web_access.py", "            self._create_connection = _connect_to_public\n", "            pass\n", "corpus/test_web_access.py"),
+    # Passwords
+    Guard("react_pipeline/settings/config.py", "if address is not None and has_secret(address):", "if False:", SECRETS),
+    Guard("react_pipeline/settings/files.py", 'if named.startswith("http") and has_secret(named):', "if False:", SECRETS),
+    Guard("react_pipeline/tracking/queue.py", 'return without_secrets(" ".join(str(error).split()))', 'return " ".join(str(error).split())', SECRETS),
+    Guard("react_pipeline/tracking/queue.py", "*(without_secrets(self._server[0]),", "*(self._server[0],", SECRETS),
+    Guard("react_pipeline/tracking/notes.py", " and not has_secret(address)", "", SECRETS),
+    Guard("react_pipeline/commands/doctor.py", "without_secrets(tracking.uri)", "tracking.uri", SECRETS),
     # Who may ask
     Guard("react_pipeline/browse/serve.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', BOUNDED),
     Guard("react_pipeline/commands/servers.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', "e2e/test_user_interfaces.py"),

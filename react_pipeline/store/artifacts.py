@@ -132,7 +132,7 @@ def read_manifest(path: Path, stage: str) -> dict[str, Any]:
     """
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CorruptArtifact(f"{path / MANIFEST}: unreadable ({error}); rematerialize `{stage}`") from error
     known = isinstance(manifest, dict) and manifest.get("format") == FORMAT and manifest.get("fingerprint") == path.name
     # Its counts are reported as results, so the manifest vouches for itself too.
