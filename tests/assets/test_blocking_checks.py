@@ -63,6 +63,24 @@ def results(**row: Any) -> Write:
     return write
 
 
+def dense(found: dict[str, Any] | None = None, classes: str = "voc", **row: Any) -> Write:
+    """Detections in an image of 40 x 30 pixels, and the figures of its set."""
+
+    def write(staging: Path) -> dict[str, Any]:
+        (staging / "detections").mkdir()
+        box = {"image_id": 1, "score": 0.5, "bbox": [10, 10, 20, 20], **(found or {})}
+        (staging / "detections" / "voc--truth.json").write_text(json.dumps([box]))
+        pd.DataFrame({"set": ["voc"], "image_id": [1], "width": [40], "height": [30]}).to_parquet(
+            staging / "images.parquet"
+        )
+        figure = {"set": "voc", "source": "truth", "figure": "ap50", "value": 0.5, "unavailable": None, **row}
+        pd.DataFrame([figure]).to_parquet(staging / "results.parquet")
+        pd.DataFrame({"set": [classes], "source": ["truth"]}).to_parquet(staging / "per_class.parquet")
+        return {}
+
+    return write
+
+
 STARVING = {"max_starving_fraction": 0.25, "min_per_class": 2}
 GATED, HEAD = "shapes/gated-image", "shapes/linear-head"
 IMAGES = "img_emb/img_emb_0.npy"
@@ -97,6 +115,11 @@ CASES: list[tuple[Any, str, Write, Write]] = [
     (benchmark_checks.what_is_unavailable_has_no_value, GATED, results(), results(value=None)),
     (benchmark_checks.what_is_unavailable_has_no_value, GATED, results(), results(n=0)),
     (benchmark_checks.what_is_unavailable_has_no_value, GATED, results(), results(value=1.5)),
+    (benchmark_checks.detections_are_finite_and_in_their_images, GATED, dense(), dense({"score": float("nan")})),
+    (benchmark_checks.detections_are_finite_and_in_their_images, GATED, dense(), dense({"bbox": [30, 10, 20, 20]})),
+    (benchmark_checks.what_was_not_measured_has_no_value, GATED, dense(), dense(unavailable="not downloaded")),
+    (benchmark_checks.what_was_not_measured_has_no_value, GATED, dense(), dense(value=1.5)),
+    (benchmark_checks.what_was_not_measured_has_no_value, GATED, dense(), dense(classes="other")),
 ]
 LEAKAGE = {"retrieved_set_holds_no_evaluation_image", "control_set_holds_no_evaluation_image"}
 STAGE_OF = {key.name: stage for stage in STAGES for key in blocking_checks(stage)}
