@@ -35,7 +35,7 @@ MAX_ASPECT_RATIO = 100
 """A longer strip is refused: resizing its short side to a model's input makes the long one enormous."""
 
 LARGE_PIXELS = 1 << 24
-"""Of larger images one at a time is decoded in a process: one at the default cap takes up to 1.5 GB."""
+"""Of larger images one at a time is decoded in a process; RGBA takes about 20 bytes a pixel."""
 
 THUMBNAIL_PIXELS = 88
 MANY_PIXELS = 1_000_000_000
