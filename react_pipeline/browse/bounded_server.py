@@ -6,8 +6,6 @@ Belongs here: how many connections, threads and bytes there are at once. Does no
 werkzeug's own server gives each connection a thread and waits for its request for ever.
 """
 
-from __future__ import annotations
-
 import io
 import math
 import socket

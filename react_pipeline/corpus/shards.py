@@ -170,10 +170,10 @@ class _Header(tarfile.TarInfo):
         if self.type in _EXTENDING_TYPES and self.size > MAX_NAME_BYTES:
             raise tarfile.ReadError(f"an extended header of {self.size:,} bytes, allowed are {MAX_NAME_BYTES:,}")
         if self.type in _EXTENDING_TYPES:
-            start = tar.fileobj.tell()  # type: ignore[union-attr]
-            if _MANY_DIGITS.search(tar.fileobj.read(max(self.size, 0))):  # type: ignore[union-attr]
+            start = tar.fileobj.tell()
+            if _MANY_DIGITS.search(tar.fileobj.read(max(self.size, 0))):
                 raise tarfile.ReadError(f"an extended header with more than {MAX_DIGITS} digits in a row")
-            tar.fileobj.seek(start)  # type: ignore[union-attr]
+            tar.fileobj.seek(start)
         return super()._proc_member(tar)  # type: ignore[misc]
 
 

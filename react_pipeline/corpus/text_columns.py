@@ -5,8 +5,6 @@ Does not belong here: which columns there are, and what is made of their cells (
 A file keeps a repeated cell once, and a reader writes it out for each row: 30 KB in a file become 2 GB.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 

@@ -12,16 +12,7 @@ from typing import Any
 
 from react_pipeline.project.project import Project
 from react_pipeline.settings import DomainConfig
-from react_pipeline.store import (
-    MANIFEST,
-    Artifact,
-    CorruptArtifact,
-    MissingArtifact,
-    ReactError,
-    Store,
-    read_manifest,
-    stamp_of,
-)
+from react_pipeline.store import MANIFEST, Artifact, CorruptArtifact, MissingArtifact, ReactError, Store, read_manifest
 
 
 class Manifests(Project):
@@ -87,13 +78,13 @@ def _manifest(path: Path, stage: str) -> dict[str, Any]:
         stat = (path / MANIFEST).stat()
     except OSError:
         return read_manifest(path, stage)
-    stamp = stamp_of(stat)
+    stamp = (stat.st_ino, stat.st_size, stat.st_mtime_ns)
     if path not in _parsed or _parsed[path][0] != stamp:
         _parsed[path] = stamp, read_manifest(path, stage)
     return _parsed[path][1]
 
 
-_parsed: dict[Path, tuple[tuple[int, ...], dict[str, Any]]] = {}
+_parsed: dict[Path, tuple[tuple[int, int, int], dict[str, Any]]] = {}
 
 
 def _require_sizes(artifact: Artifact) -> None:

@@ -4,8 +4,6 @@ Belongs here: the one rule for passwords in URLs and database addresses. Does no
 from (the environment, read by the libraries that need them).
 """
 
-from __future__ import annotations
-
 import re
 
 _USER = re.compile(r"(?<=//)[^/?#\s'\"]*@")
