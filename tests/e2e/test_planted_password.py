@@ -27,7 +27,7 @@ def test_a_planted_password_is_in_no_file_database_page_log_or_argument(
     project = make_project(customization={"defaults": training})
     shown: dict[str, str] = {}
     with postgres(tmp_path / "server") as server:
-        uri = server.replace("react@", f"react:{SECRET}@") + "/mlflow"
+        uri = server.replace("postgresql://react@", f"postgresql+psycopg2://react:{SECRET}@") + "/mlflow"
         environment = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home"), TRACKING_VARIABLE: uri}
         environment |= {"MLFLOW_TRACKING_PASSWORD": SECRET, "AWS_SECRET_ACCESS_KEY": SECRET}
 
