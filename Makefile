@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 # What leans on numpy, pyarrow, open_clip, transformers and FAISS most.
 OLDEST_TESTS := $(addprefix tests/,browse clip embedding indexing retrieval tracking use)
 
-.PHONY: help install demo demo-dense test test-slow test-operations test-oldest test-gpu docs lint check-definitions ui clean
+.PHONY: help install demo demo-dense test test-slow test-mutations test-operations test-oldest test-gpu docs lint check-definitions ui clean
 
 help:
 	@sed -n 's/^# //p; s/^\([a-z-]*\):.*## /  make \1  /p' Makefile
@@ -42,6 +42,9 @@ test: install ## everything but the slow and GPU tests
 
 test-slow: install ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-mutations: install ## remove each guard of tests/mutations.py in turn, and run the test that must fail then
+	$(BIN)/python tests/mutations.py
 
 test-operations: install ## servers, daemon, browser, whole lineages: a part of test-slow that CI runs too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m operations

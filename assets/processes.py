@@ -26,7 +26,7 @@ from react_pipeline.assets.resources import REPOSITORY, Context, TrackingResourc
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
-from react_pipeline.settings import CONTROL_SUFFIX
+from react_pipeline.settings import CONTROL_SUFFIX, TRACKING_VARIABLE
 from react_pipeline.store import (
     Artifact,
     InputError,
@@ -134,14 +134,14 @@ def launch(
     if batch_size % processes:
         raise InputError(f"customization.batch_size {batch_size} does not divide among {processes} processes")
     arguments = ["--config", str(project.path), "--domain", slug, "--method", method]
-    if tracking.tracking_uri:
-        arguments += ["--tracking-uri", tracking.tracking_uri]
     with _exchange() as exchange:
         client = dg.PipesSubprocessClient(termination_timeout_seconds=TERMINATION_SECONDS)
         command = torchrun_command(processes, arguments_for_several_nodes(method), arguments)
         context.log.info(shlex.join(command))
         try:
-            client.run(context=context, command=command, env=environment(processes, exchange))
+            # The environment, unlike the command line, is shown neither to other users nor in the run's log.
+            named = {TRACKING_VARIABLE: tracking.tracking_uri} if tracking.tracking_uri else {}
+            client.run(context=context, command=command, env=environment(processes, exchange) | named)
         except Exception as stopped:  # Dagster's own name for it is private
             error = failure(exchange) or TrainingError(
                 f"a training process exited without an error message ({stopped}): out of memory? "

@@ -37,7 +37,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("config", "domain", "method"):
         parser.add_argument(f"--{name}", required=True)
-    parser.add_argument("--tracking-uri", default="")
     given = parser.parse_args()
     rank = int(os.environ.get("RANK", "0"))
     exchange = os.environ.get(EXCHANGE_VARIABLE)
@@ -47,7 +46,7 @@ def main() -> int:
         threading.Thread(target=_end_with_launcher, args=(Path(exchange) / LIFELINE,), daemon=True).start()
     try:
         project = Project.load(given.config)
-        with _observer(project, given.tracking_uri, rank) as observer:
+        with _observer(project, rank) as observer:
             from react_pipeline.training import customize
 
             customize(project, given.domain, given.method, observer)
@@ -62,12 +61,12 @@ def main() -> int:
 
 
 @contextmanager
-def _observer(project: Project, tracking_uri: str, rank: int) -> Iterator[TrainingObserver]:
+def _observer(project: Project, rank: int) -> Iterator[TrainingObserver]:
     """MLflow and the run's log for the process that writes; none for the others."""
     if rank:
         yield NoObserver()
         return
-    with _run_log() as (run_id, report), LiveRun.of(project, tracking_uri, run_id) as live:
+    with _run_log() as (run_id, report), LiveRun.of(project, None, run_id) as live:
         yield Progress(live, report)
 
 

@@ -84,3 +84,16 @@ def test_a_value_that_is_missing_is_an_error(templates: Path) -> None:
 @pytest.mark.parametrize("room", ["evaluation", "retrieval", "use"])
 def test_the_templates_are_found_in_the_package(room: str) -> None:
     assert PackageLoader("react_pipeline", f"{room}/templates").list_templates()
+
+
+def test_the_index_of_a_report_shows_names_and_reasons_as_text() -> None:  # FAULTS 34
+    evil = "<script>alert(1)</script>"
+    values = {"links": [(evil, "a' onclick='alert(1)")], "missing": {evil: evil}, "notes": [evil]}
+    page = render("evaluation", "index.html", page_title=evil, **values)
+
+    class Tags(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            assert tag != "script" and "onclick" not in dict(attrs)
+
+    Tags().feed(page)
+    assert page.count("&lt;script&gt;") == 5

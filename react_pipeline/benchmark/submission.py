@@ -21,6 +21,8 @@ from react_pipeline.store import InputError, Problem, rename_synced
 
 DECIMALS = 6
 MEMBER = "all_predictions.json"
+MAX_MEMBER_BYTES = 4 << 30
+"""Three seeds of all data sets and ImageNet are half of it."""
 FEW_SHOT_SEEDS = (0, 1, 2)
 ROW_SUM_TOLERANCE = 1e-3
 """Relative; the probabilities of a multiclass image sum to 1."""
@@ -172,6 +174,8 @@ def check_submission(path: Path, expected: Mapping[str, ExpectedDataset]) -> lis
         with zipfile.ZipFile(path) as archive:
             if archive.namelist() != [MEMBER]:
                 return [Problem(path, "", f"must hold exactly {MEMBER}; holds {archive.namelist()}")]
+            if (size_bytes := archive.getinfo(MEMBER).file_size) > MAX_MEMBER_BYTES:
+                return [Problem(path, "", f"{MEMBER} holds {size_bytes:,} bytes, allowed are {MAX_MEMBER_BYTES:,}")]
             # The hook turns each dataset's numbers into an array before the next is read.
             document = json.loads(archive.read(MEMBER), object_hook=_as_array)
     # RuntimeError: an encrypted member, an unknown compression, JSON that is nested too deeply.

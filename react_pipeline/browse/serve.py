@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 HOST = "127.0.0.1"
 """There is no password, so it is not opened to the network."""
-MAX_REQUEST_BYTES = 64 << 20
+MAX_REQUEST_BYTES = 16 << 20
 INDEX_NAME = "corpus"
 
 
@@ -45,13 +45,7 @@ def serve_corpus(project: Project, port: int, on_start: Callable[[str], None]) -
 
 def serve_app(create: Callable[[], Flask], port: int, on_start: Callable[[str], None]) -> None:
     """Serve an application on loopback until Ctrl-C, as `serve_corpus` does; it is created once the port is bound."""
-    from werkzeug.serving import WSGIRequestHandler, make_server
-
-    class QuietHandler(WSGIRequestHandler):
-        """Writes no line a request."""
-
-        def log_request(self, *_: Any) -> None:
-            """Nothing."""
+    from react_pipeline.browse.bounded_server import BoundedServer
 
     try:
         # Bound before the model is loaded, which takes seconds.
@@ -60,10 +54,9 @@ def serve_app(create: Callable[[], Flask], port: int, on_start: Callable[[str], 
         raise InputError(f"port {port} cannot be used ({error.strerror}): choose another with --port") from error
     with listening:
         number = int(listening.getsockname()[1])
-        app = create()
-        server = make_server(HOST, number, app, threaded=True, request_handler=QuietHandler, fd=listening.detach())
-        on_start(f"http://{HOST}:{number}/")
-        server.serve_forever()
+        with BoundedServer(listening, create()) as server:
+            on_start(f"http://{HOST}:{number}/")
+            server.serve_forever()
 
 
 def create_app(project: Project) -> Flask:
@@ -103,7 +96,18 @@ def create_app(project: Project) -> Flask:
 def guard(app: Flask, pictures_from: str = "") -> None:
     """Let only pages of this server ask, and let its pages load nothing from elsewhere but pictures from these."""
     from flask import Response, abort, request
+    from flask.json.provider import DefaultJSONProvider
 
+    class Json(DefaultJSONProvider):
+        """Takes nesting beyond Python's limit for what it is: no JSON of ours."""
+
+        def loads(self, s: str | bytes, **options: Any) -> Any:
+            try:
+                return super().loads(s, **options)
+            except RecursionError as error:
+                raise ValueError("nested too deep") from error
+
+    app.json = Json(app)
     policy = (
         "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
         f"img-src 'self' data: {pictures_from}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

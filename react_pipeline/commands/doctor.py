@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 
 from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
 from react_pipeline.project import CONFIG_VARIABLE, HOME_VARIABLE, SETTINGS_FILE, Project, locate_home, ui_addresses
-from react_pipeline.settings import CorpusConfig, load_domains
+from react_pipeline.settings import CorpusConfig, load_domains, without_secrets
 from react_pipeline.store import ReactError
 from react_pipeline.tracking import DAGSTER_VARIABLE, MLFLOW_VARIABLE, Tracking, dagster_url, mlflow_url
 
@@ -190,7 +190,9 @@ def _store(project: Project) -> Iterator[Finding]:
 def _tracking(project: Project) -> Finding:
     tracking = Tracking.of(project)
     waiting = tracking.count_pending(project)
-    detail = tracking.uri + (f"; {waiting} artifacts and verdicts wait to be logged" if waiting else "")
+    detail = without_secrets(tracking.uri) + (
+        f"; {waiting} artifacts and verdicts wait to be logged" if waiting else ""
+    )
     if not tracking.uri.startswith("http"):
         return Finding("tracking", "note" if waiting else "ok", detail)
     try:

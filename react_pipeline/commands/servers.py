@@ -136,7 +136,9 @@ def serve(project: Project, dagster_port: int | None = None, mlflow_port: int | 
             if "mlflow" in ports:
                 tracking.prepare()
                 page = tracking.runs.table_url(addresses["mlflow"])
-                start("mlflow", _mlflow(ports["mlflow"], tracking.uri, environment[MLFLOW_VARIABLE]), page)
+                # Not among the arguments, which every user of the machine can list.
+                environment["MLFLOW_BACKEND_STORE_URI"] = tracking.uri
+                start("mlflow", _mlflow(ports["mlflow"], environment[MLFLOW_VARIABLE]), page)
             code, workspace = Path(directory, "code"), Path(directory, "workspace.yaml")
             location = {"socket": str(code), "location_name": "react"}
             workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": location}]}))
@@ -152,12 +154,12 @@ def serve(project: Project, dagster_port: int | None = None, mlflow_port: int | 
             stop(servers)
 
 
-def _mlflow(port: int, database: str, public_url: str) -> list[str]:
+def _mlflow(port: int, public_url: str) -> list[str]:
     """Arguments of MLflow's server; it refuses other names than these, and writing by pages of other sites."""
     public = origin_of(public_url)
     hosts = f"{HOST}:*,localhost:*,{public.partition('://')[2]}"
     server = ["-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
-    return [*server, "--backend-store-uri", database, "--allowed-hosts", hosts, "--cors-allowed-origins", public]
+    return [*server, "--allowed-hosts", hosts, "--cors-allowed-origins", public]
 
 
 def end_with_the_terminal() -> None:

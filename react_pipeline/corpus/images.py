@@ -6,9 +6,11 @@ from, or what becomes of a bad image.
 
 import base64
 import io
+import os
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +34,9 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".
 MAX_ASPECT_RATIO = 100
 """A longer strip is refused: resizing its short side to a model's input makes the long one enormous."""
 
+LARGE_PIXELS = 1 << 24
+"""Of larger images one at a time is decoded in a process; RGBA takes about 20 bytes a pixel."""
+
 THUMBNAIL_PIXELS = 88
 MANY_PIXELS = 1_000_000_000
 """No limit of a thumbnail's own: whoever shows an image has decoded it before under another limit."""
@@ -48,6 +53,11 @@ _UPRIGHT = {
 }
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _PLAIN_MODES = ("RGB", "1", "L", "P", "RGBX", "CMYK", "YCbCr", "HSV")
+
+
+_one_at_a_time = {"": threading.Lock()}
+# A process that is forked while another thread decodes would wait for ever.
+os.register_at_fork(after_in_child=lambda: _one_at_a_time.update({"": threading.Lock()}))
 
 
 class BadImage(Exception):  # noqa: N818 - names what was met; caught and counted, it never reaches a user
@@ -87,11 +97,11 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(*image.size, max_pixels)
-            image.load()
-            # After load(), because Pillow turns a TIFF upright itself and then drops the tag.
-            turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
-            upright = image if turn is None else image.transpose(turn)
-            return _rgb(upright)
+            with _one_at_a_time[""] if image.width * image.height > LARGE_PIXELS else nullcontext():
+                image.load()
+                # After load(), because Pillow turns a TIFF upright itself and then drops the tag.
+                turn = _UPRIGHT.get(image.getexif().get(_EXIF_ORIENTATION, 1))
+                return _rgb(image if turn is None else image.transpose(turn))
     except BadImage:
         raise
     except UnidentifiedImageError as error:
@@ -176,8 +186,9 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # Pillow's own conversion clips 16-bit values at 255, which turns most of an image white.
-        upper = np.asarray(image).astype(np.int64).clip(0, 65_535) >> 8
-        return Image.fromarray(upper.astype(np.uint8)).convert("RGB")
+        values = np.asarray(image)
+        values = values if values.dtype.kind == "u" else values.clip(0, 65_535)
+        return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

@@ -26,6 +26,7 @@ from react_pipeline.corpus.ready_layout import (
     find_parts,
     reasons_to_convert,
 )
+from react_pipeline.corpus.text_columns import text_batches
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import CorpusConfig
@@ -107,7 +108,7 @@ def subset_rows(folder: Path, parts: list[Part], subset: Path) -> NDArray[np.int
     """
     try:
         uids = np.load(subset, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a hostile header makes numpy raise nearly anything
         raise CorpusError(f"corpus.subset: {subset}: no whole .npy file ({error})") from error
     if uids.dtype != _UID or uids.ndim != 1 or not len(uids):
         raise CorpusError(f"corpus.subset: {subset}: {uids.dtype} {uids.shape}; one row `u8,u8` a uid is needed")
@@ -144,9 +145,8 @@ def _is_in(halves: NDArray[np.uint64], high: NDArray[np.uint64], low: NDArray[np
 
 
 def _empty_captions(path: Path, corpus: CorpusConfig) -> int:
-    with pq.ParquetFile(path) as file:
-        batches = file.iter_batches(columns=caption_columns(corpus))
-        return sum(not text.strip() for batch in batches for text in captions_of(batch, corpus))
+    batches = text_batches(path, caption_columns(corpus))
+    return sum(not text.strip() for batch in batches for text in captions_of(batch, corpus))
 
 
 def remember_folder(artifact: Artifact, folder: Path) -> None:

@@ -25,9 +25,12 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 CAPTION_EXTENSION = "txt"
 METADATA_EXTENSION = "json"
 
-MAX_NAME_BYTES = 1 << 20
+MAX_NAME_BYTES = 64 << 10
 """Of a long name or an extended header, which tarfile reads whole."""
+MAX_DIGITS = 100
+"""In a row in an extended header; the parser of older Pythons takes the square of their number."""
 
+_MANY_DIGITS = re.compile(rb"\d{%d}" % (MAX_DIGITS + 1))
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 _REGULAR_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _EXTENDING_TYPES = (
@@ -166,6 +169,11 @@ class _Header(tarfile.TarInfo):
         # The entry point that tarfile leaves to subclasses.
         if self.type in _EXTENDING_TYPES and self.size > MAX_NAME_BYTES:
             raise tarfile.ReadError(f"an extended header of {self.size:,} bytes, allowed are {MAX_NAME_BYTES:,}")
+        if self.type in _EXTENDING_TYPES:
+            start = tar.fileobj.tell()
+            if _MANY_DIGITS.search(tar.fileobj.read(max(self.size, 0))):
+                raise tarfile.ReadError(f"an extended header with more than {MAX_DIGITS} digits in a row")
+            tar.fileobj.seek(start)
         return super()._proc_member(tar)  # type: ignore[misc]
 
 

@@ -15,10 +15,9 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from react_pipeline.corpus.local_files import find_files
+from react_pipeline.corpus.text_columns import text_batches
 from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import CorpusError
-
-_BATCH_ROWS = 65_536
 
 
 class UrlRow(NamedTuple):
@@ -82,10 +81,8 @@ def _cells(path: Path, columns: dict[str, str], skipped: Counter[str]) -> Iterat
 
 
 def _batches_of_parquet(path: Path, columns: dict[str, str], _skipped: Counter[str]) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(path) as file:
-        _check_columns(path, file.schema_arrow, columns)
-        for batch in file.iter_batches(_BATCH_ROWS, columns=list(columns.values())):
-            yield batch.select(list(columns.values()))
+    _check_columns(path, pq.read_schema(path), columns)
+    yield from text_batches(path, list(columns.values()))
 
 
 def _batches_of_tsv(path: Path, columns: dict[str, str], skipped: Counter[str]) -> Iterator[pa.RecordBatch]:
@@ -125,8 +122,6 @@ def _check_columns(path: Path, schema: pa.Schema, columns: dict[str, str]) -> No
 
 def _bytes(column: pa.Array) -> list[bytes | None]:
     # As bytes: a parquet file may call text what is no UTF-8, and one such cell must not stop the file.
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
     kind = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
     cells: list[bytes | None] = column.cast(kind).to_pylist()
     return cells

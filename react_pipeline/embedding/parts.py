@@ -116,6 +116,6 @@ def map_vectors(path: Path) -> npt.NDArray[Any]:
         return open_vectors(path)
     try:
         vectors: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a hostile header makes numpy raise nearly anything
         raise CorruptArtifact(f"{path}: no array ({error}); rematerialize `corpus_embeddings`") from error
     return vectors

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from react_pipeline.corpus import file_of, folder_of
 from react_pipeline.embedding.parts import Parts, Rows, Vectors, holding, starts_of, vectors_of
-from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, remembered_sha256
+from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, remembered_sha256, stamp_of
 
 Side = Literal["image", "text"]
 FOLDERS: dict[Side, str] = {"image": "img_emb", "text": "text_emb"}
@@ -37,7 +37,7 @@ GROUPS_FILE = "groups.jsonl"
 """Of our own: one line of JSON a group, `Group.record` and which row group of the ledger is its own; a group without
 rows has no files."""
 
-_unchanged: dict[Path, tuple[int, int]] = {}
+_unchanged: dict[Path, tuple[int, ...]] = {}
 
 
 def vector_parts(artifact: Artifact, side: Side) -> Parts:
@@ -215,10 +215,9 @@ def _check_unchanged(root: Path, folder: Path, digests: Mapping[str, str], name:
     name = file_of(name)
     path = folder / name
     try:
-        stat = path.stat()
+        stamp = stamp_of(path.stat())
     except OSError as error:
         raise CorpusError(f"{path}: is gone; put it back, or materialize `corpus` again") from error
-    stamp = (stat.st_size, stat.st_mtime_ns)
     if _unchanged.get(path) != stamp:
         if remembered_sha256(root, path) != digests[name]:
             raise CorpusError(

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from react_pipeline.settings import Dataset
-from react_pipeline.store import InputError
+from react_pipeline.store import InputError, stamp_of
 
 MAX_IMAGE_BYTES = 256 << 20
 """A larger file is no image of these data sets; a member of a hostile archive may claim any size."""
@@ -209,14 +209,13 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-_handles: dict[Path, tuple[tuple[int, int], Any]] = {}
+_handles: dict[Path, tuple[tuple[int, ...], Any]] = {}
 _lock = threading.Lock()
 
 
 def open_once(path: Path, opener: Callable[[Path], Any]) -> Any:
     """A file kept open in this process, opened again after it was changed."""
-    state = path.stat()
-    version = (state.st_mtime_ns, state.st_size)
+    version = stamp_of(path.stat())
     with _lock:
         held = _handles.get(path)
         if held is None or held[0] != version:

@@ -19,7 +19,7 @@ from pathlib import Path
 from react_pipeline.demo import installed_versions
 from react_pipeline.project.project import Project
 from react_pipeline.settings import DomainConfig
-from react_pipeline.store import Artifact, InputError, digest_of, sha256_of
+from react_pipeline.store import Artifact, InputError, digest_of, sha256_of, stamp_of
 
 MAX_LISTED = 100_000
 """Files that one look lists; a change beyond them is seen by the schedule."""
@@ -124,8 +124,8 @@ def _changed_shards(project: Project, corpus: Artifact) -> str:
     return f"{new} shards are new or of another size, {gone} are gone" if new or gone else ""
 
 
-def _listed(project: Project, files: Files) -> list[tuple[str, int, int]]:
-    rows: list[tuple[str, int, int]] = []
+def _listed(project: Project, files: Files) -> list[tuple[str, int, int, int, int]]:
+    rows: list[tuple[str, int, int, int, int]] = []
     for path in _local(project, files.names):
         if len(rows) == MAX_LISTED:
             break
@@ -133,11 +133,11 @@ def _listed(project: Project, files: Files) -> list[tuple[str, int, int]]:
             stat = path.stat()
         except OSError:  # removed while we looked
             continue
-        rows.append((str(path), stat.st_size, stat.st_mtime_ns))
+        rows.append((str(path), *stamp_of(stat)))
     return rows
 
 
-def _digest(rows: list[tuple[str, int, int]]) -> str:
+def _digest(rows: list[tuple[str, int, int, int, int]]) -> str:
     return digest_of(rows) if rows else ""
 
 
@@ -176,12 +176,11 @@ def seed_digests(directory: Path, domain: DomainConfig) -> dict[str, list[str]]:
 
 def _seed_digest(path: Path) -> str:
     try:
-        stat = path.stat()
-        return _remembered(path, stat.st_mtime_ns, stat.st_size)
+        return _remembered(path, stamp_of(path.stat()))
     except OSError:
         return MISSING
 
 
 @lru_cache(maxsize=100_000)
-def _remembered(path: Path, _mtime_ns: int, _size_bytes: int) -> str:
+def _remembered(path: Path, _stamp: tuple[int, ...]) -> str:
     return sha256_of(path)

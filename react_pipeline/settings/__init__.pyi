@@ -26,6 +26,7 @@ from .dense import dense_sets as dense_sets
 from .distributor import DistributorConfig as DistributorConfig
 from .evaluation import ElevaterConfig as ElevaterConfig
 from .evaluation import EvaluationSetConfig as EvaluationSetConfig
+from .files import TRACKING_VARIABLE as TRACKING_VARIABLE
 from .files import load_domain as load_domain
 from .files import load_domains as load_domains
 from .files import load_pipeline as load_pipeline
@@ -36,6 +37,8 @@ from .index import key_problem as key_problem
 from .promotion import PromotionConfig as PromotionConfig
 from .retrieval import Idle as Idle
 from .retrieval import RetrievalConfig as RetrievalConfig
+from .secrets import has_secret as has_secret
+from .secrets import without_secrets as without_secrets
 from .shard_patterns import expand as expand
 from .shard_patterns import has_wildcard as has_wildcard
 from .shard_patterns import is_url as is_url

@@ -18,6 +18,7 @@ from react_pipeline.settings.evaluation import ElevaterConfig, EvaluationSetConf
 from react_pipeline.settings.index import IndexConfig
 from react_pipeline.settings.promotion import PromotionConfig
 from react_pipeline.settings.retrieval import RetrievalConfig
+from react_pipeline.settings.secrets import has_secret
 from react_pipeline.settings.training import (
     METHODS,
     CustomizationConfig,
@@ -186,6 +187,16 @@ class PipelineConfig(Section):
     automation: AutomationConfig = AutomationConfig()
     promotion: PromotionConfig = PromotionConfig()
     distributor: DistributorConfig = DistributorConfig()
+
+    @field_validator("tracking_uri", "dagster_url", "mlflow_url")
+    @classmethod
+    def _holds_no_secret(cls, address: str | None) -> str | None:
+        if address is not None and has_secret(address):
+            raise ValueError(
+                "holds a user or a password, and a file is no place for these; set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD for a server, or REACT_TRACKING_URI for a database, in the environment"
+            )
+        return address
 
     @field_validator("methods")
     @classmethod

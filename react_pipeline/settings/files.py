@@ -17,8 +17,9 @@ from pydantic import BaseModel, ValidationError
 
 from react_pipeline.settings.config import DomainConfig, PipelineConfig
 from react_pipeline.settings.corpus import CorpusConfig
+from react_pipeline.settings.secrets import has_secret, without_secrets
 from react_pipeline.settings.shard_patterns import is_url
-from react_pipeline.store import ConfigError, Problem
+from react_pipeline.store import ConfigError, Problem, stamp_of
 
 CLOCK_STEP_NS = 2_000_000_000
 """The coarsest time of a file that is in use, of FAT."""
@@ -30,6 +31,9 @@ MAX_DEPTH = 20
 MAX_SCALAR = 10_000
 MAX_EVENTS = 250_000
 """Of the parser, a second's work; ImageNet-21k with three synonyms a class has 220,000."""
+
+TRACKING_VARIABLE = "REACT_TRACKING_URI"
+"""Overrides `tracking_uri`; the only place for a database address with a password."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -112,13 +116,22 @@ def load_pipeline(path: Path) -> PipelineConfig:
     update = {
         "store": store,
         "domains": _absolute(base, config.domains).resolve(),
-        "tracking_uri": config.tracking_uri or f"sqlite:///{store.parent / 'mlflow.db'}",
+        "tracking_uri": _tracking_uri(path) or config.tracking_uri or f"sqlite:///{store.parent / 'mlflow.db'}",
         "corpus": corpus,
         "encoder": encoder,
         "elevater": elevater,
         "dense": config.dense.model_copy(update=located),
     }
     return config.model_copy(update=update)
+
+
+def _tracking_uri(path: Path) -> str:
+    named = os.environ.get(TRACKING_VARIABLE, "")
+    if named.startswith("http") and has_secret(named):
+        # MLflow repeats the address of a server in its messages.
+        problem = f"{TRACKING_VARIABLE} holds a password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        raise ConfigError([Problem(path, "tracking_uri", problem)])
+    return named
 
 
 def _located(corpus: CorpusConfig, base: Path) -> CorpusConfig:
@@ -149,7 +162,7 @@ def load_domain(path: Path) -> DomainConfig:
     """
     with suppress(OSError):
         found = path.stat()
-        stamp = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        stamp = stamp_of(found)
         if path not in _parsed or _parsed[path][0] != stamp:
             domain = _load_domain(path)
             # A file that was written just now may be written again within one step of its clock.
@@ -222,4 +235,6 @@ def _message_of(entry: Any) -> str:
         return "unknown field; remove it or fix its spelling"
     message = str(entry["msg"]).removeprefix("Value error, ")
     shown = entry["input"] if isinstance(entry["input"], (str, int, float, bool, type(None))) else None
-    return message if shown is None or entry["type"] == "value_error" else f"{message} (found {shown!r})"
+    return (
+        message if shown is None or entry["type"] == "value_error" else without_secrets(f"{message} (found {shown!r})")
+    )

@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 
 from braceexpand import braceexpand  # type: ignore[import-untyped, unused-ignore]
 
+from react_pipeline.settings.secrets import without_secrets
+
 REMOTE_SCHEMES = ("s3", "gs", "http", "https")
 """What shards may be read from besides local paths."""
 LISTABLE_SCHEMES = ("s3", "gs")
@@ -41,7 +43,7 @@ def check_shard_name(name: str) -> None:
         ValueError: Saying what is refused and what to write instead.
     """
     # A possible secret is never repeated.
-    shown = re.sub(r"//[^/]*@", "//…@", name.partition("?")[0] if "://" in name else name)
+    shown = without_secrets(name.partition("?")[0] if "://" in name else name)
     if not name.strip() or any(ord(mark) < 32 or ord(mark) == 127 for mark in name):
         raise ValueError(f"{shown!r}: is empty or holds control characters")
     if "::" in name:

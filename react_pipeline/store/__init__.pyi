@@ -19,6 +19,7 @@ from .durable import rename_synced as rename_synced
 from .durable import seal as seal
 from .durable import sealed as sealed
 from .durable import sha256_of as sha256_of
+from .durable import stamp_of as stamp_of
 from .durable import write_atomically as write_atomically
 from .errors import ConfigError as ConfigError
 from .errors import CorpusError as CorpusError

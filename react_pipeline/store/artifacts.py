@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from react_pipeline.store.durable import CACHE, sha256_of, write_atomically
+from react_pipeline.store.durable import CACHE, sha256_of, stamp_of, write_atomically
 from react_pipeline.store.errors import CorruptArtifact
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def read_manifest(path: Path, stage: str) -> dict[str, Any]:
     """
     try:
         manifest = json.loads((path / MANIFEST).read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CorruptArtifact(f"{path / MANIFEST}: unreadable ({error}); rematerialize `{stage}`") from error
     known = isinstance(manifest, dict) and manifest.get("format") == FORMAT and manifest.get("fingerprint") == path.name
     # Its counts are reported as results, so the manifest vouches for itself too.
@@ -182,9 +182,8 @@ def memory_of_verified(root: Path) -> Path:
 
 
 def _stamp(artifact: Artifact) -> str:
-    """Digest of what the kernel says of the files; the time of change (ctime), unlike others, cannot be set back."""
-    stats = ((artifact.path / name).stat() for name in artifact.manifest["files"])
-    seen = [[stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns] for stat in stats]
+    """Digest of what the kernel says of the files."""
+    seen = [stamp_of((artifact.path / name).stat()) for name in artifact.manifest["files"]]
     identity = [str(artifact.path), artifact.manifest["digest"], seen]
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
 

@@ -22,6 +22,7 @@ import secrets
 import shutil
 import socket
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -85,7 +86,7 @@ class Attempt:
         if locked and self.name.partition("-")[0] == boot_id():
             return True
         try:
-            return _now(self.root) - self.lease.stat().st_mtime > LEASE_SECONDS
+            return now_of(self.root) - self.lease.stat().st_mtime > LEASE_SECONDS
         except OSError:  # removed when an attempt ends
             return True
 
@@ -170,11 +171,14 @@ def _last_written(attempt: Attempt) -> float:
     return max((path.stat().st_mtime for path in attempt.leftovers), default=0.0)
 
 
-def _now(root: Path) -> float:
-    # The clock of the file system, which is another host's where the store is shared.
-    clock = root / f".clock-{boot_id()}-{os.getpid()}"
+def now_of(root: Path) -> float:
+    """The clock of the file system, which is another host's where the store is shared; ours where it is read-only."""
+    clock = root / f".clock-{boot_id()}-{os.getpid()}-{secrets.token_hex(2)}"
     try:
         clock.touch()
         return clock.stat().st_mtime
+    except OSError:
+        return time.time()
     finally:
-        clock.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            clock.unlink(missing_ok=True)

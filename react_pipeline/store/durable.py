@@ -154,8 +154,13 @@ def locked(path: Path) -> Iterator[None]:
         yield
 
 
+def stamp_of(stat: os.stat_result) -> tuple[int, int, int, int]:
+    """What changes when a file is written to or replaced; the time of change (ctime), unlike others, cannot be set."""
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+
+
 def remembered_sha256(root: Path, path: Path) -> str:
-    """SHA-256 of an outside file, remembered by path, size and modification time.
+    """SHA-256 of an outside file, remembered by its path and `stamp_of` it.
 
     Args:
         root: Root of the store whose cache is used.
@@ -164,8 +169,7 @@ def remembered_sha256(root: Path, path: Path) -> str:
         CorpusError: If the file cannot be read.
     """
     try:
-        stat = path.stat()
-        seen: dict[str, Any] = {"path": str(path.resolve()), "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        seen: dict[str, Any] = {"path": str(path.resolve()), "stamp": list(stamp_of(path.stat()))}
         name = hashlib.sha256(seen["path"].encode()).hexdigest()[:16]
         cached = root / CACHE / "shards" / f"{name}.json"
         remembered = _read(cached)

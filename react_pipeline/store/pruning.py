@@ -8,12 +8,11 @@ from __future__ import annotations
 import logging
 import secrets
 import shutil
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from react_pipeline.store.artifacts import CURRENT, MANIFEST, memory_of_verified, read_manifest
-from react_pipeline.store.attempts import attempts
+from react_pipeline.store.attempts import attempts, now_of
 from react_pipeline.store.errors import CorruptArtifact
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ def prune(store: Store, *, dry_run: bool = False, keep_seconds: float = RETENTIO
     Returns:
         The removed paths (those that would be, with `dry_run`).
     """
+    now = now_of(store.staging)
     # In this order: what is published or leased after one of these looks is seen by none of the later ones.
     manifests = sorted(store.root.glob("[!.]*/**/" + MANIFEST))
     pointers = {path.parent: _pointer(path) for path in store.root.glob("[!.]*/**/" + CURRENT) if path.is_file()}
@@ -48,8 +48,8 @@ def prune(store: Store, *, dry_run: bool = False, keep_seconds: float = RETENTIO
             logger.warning("kept: %s", error)
             continue
         parents[directory] = set(manifest["parents"].values())
-        current, since = pointers.get(directory.parent, ("", time.time()))
-        if current == fingerprint or not current or time.time() - max(since, path.stat().st_mtime) < keep_seconds:
+        current, since = pointers.get(directory.parent, ("", now))
+        if current == fingerprint or not current or now - max(since, path.stat().st_mtime) < keep_seconds:
             kept.add(fingerprint)
     by_fingerprint = {directory.name: found for directory, found in parents.items()}
     pending = list(kept)

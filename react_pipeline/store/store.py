@@ -64,7 +64,7 @@ class Store:
         if marker.exists():
             try:
                 found = json.loads(marker.read_text())["format"]
-            except (OSError, ValueError, TypeError, KeyError) as error:
+            except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
                 raise InputError(f"{marker}: unreadable ({error!r}); restore it, or remove the store") from error
             if found != FORMAT:
                 raise InputError(

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from react_pipeline.project import Project
+from react_pipeline.settings import without_secrets
 from react_pipeline.store import Inputs, ReactError
 from react_pipeline.tracking.notes import NOTE_TAG, dagster_url
 from react_pipeline.tracking.queue import PENDING, reason_of
@@ -237,5 +238,6 @@ class LiveRun:
         if not self._warned:
             self._warned = True
             logger.warning(
-                "MLflow at %s is unavailable, the training continues without it: %s", self._runs.uri, reason_of(error)
+                "MLflow at %s is unavailable, the training continues without it: %s",
+                *(without_secrets(self._runs.uri), reason_of(error)),
             )

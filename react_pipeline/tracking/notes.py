@@ -8,6 +8,7 @@ import os
 
 from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import Project
+from react_pipeline.settings import has_secret
 
 DAGSTER_VARIABLE, MLFLOW_VARIABLE = "REACT_DAGSTER_URL", "REACT_MLFLOW_URL"
 """Environment variables with the address at which a browser finds the user interface, such as http://127.0.0.1:3000.
@@ -61,4 +62,4 @@ def note(stage: str, key: str, dagster: str, dagster_run_id: str) -> str:
 
 def _address(variable: str) -> str:
     address = os.environ.get(variable, "").rstrip("/")
-    return address if address.startswith(("http://", "https://")) else ""
+    return address if address.startswith(("http://", "https://")) and not has_secret(address) else ""

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from react_pipeline.settings import without_secrets
 from react_pipeline.store import write_atomically
 
 VERDICT = re.compile(r"verdict--([0-9]{8})--(.+)--[0-9a-f]+")
@@ -76,10 +77,11 @@ class Queue:
         """Leave the server alone for `COOLDOWN_SECONDS`, and say why."""
         _unreachable_until[self._server] = time.monotonic() + COOLDOWN_SECONDS
         logger.warning(
-            "MLflow at %s is unavailable, logging again at the next run: %s", self._server[0], reason_of(error)
+            "MLflow at %s is unavailable, logging again at the next run: %s",
+            *(without_secrets(self._server[0]), reason_of(error)),
         )
 
 
 def reason_of(error: Exception) -> str:
-    """The text of an error as one line of a log."""
-    return " ".join(str(error).split())[:300]
+    """The text of an error as one line of a log, without passwords of addresses in it."""
+    return without_secrets(" ".join(str(error).split()))[:300]

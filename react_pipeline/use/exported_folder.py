@@ -49,7 +49,7 @@ from react_pipeline.use.chosen_model import CHAMPION, calibration_of, trained_fo
 from react_pipeline.use.classifier import CALIBRATION_FILE, RECORD_FILE
 from react_pipeline.use.model_card import Loading, model_card
 from react_pipeline.use.onnx_model import write_onnx
-from react_pipeline.use.staged_folder import publish, refuse_occupied, staged_beside
+from react_pipeline.use.staged_folder import UNFINISHED, publish, refuse_occupied, staged_beside
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -90,7 +90,7 @@ def export(
             last one. `champion`: the champion's checkpoint, also when it is an older one of its method or made from
             other inputs than today's.
         directory: The folder to make; empty or absent.
-        overwrite: Replace an earlier export. Folders that no export wrote are never replaced.
+        overwrite: Replace an earlier export. Folders that hold anything that no export wrote are never replaced.
         onnx: Write the image tower with the class vectors as `model.onnx` too, see `onnx_model`.
 
     Returns:
@@ -111,6 +111,8 @@ def export(
         checkpoint = project.store.open("customized_checkpoint", key, crowned.champion.checkpoint)
     else:
         checkpoint = _present(project, slug, method)
+    if Path(directory).expanduser().is_symlink():
+        raise InputError(f"{directory}: is a link; name the folder itself")
     target = Path(directory).expanduser().resolve()
     refuse_occupied(target, overwrite)
     try:
@@ -262,7 +264,7 @@ def _write_json(path: Path, value: Any) -> None:
 
 def _write_record(staging: Path, checkpoint: Artifact, crowned: Reign | None) -> None:
     slug, method = checkpoint.key.split("/")
-    files = sorted(path for path in staging.rglob("*") if path.is_file())
+    files = sorted(path for path in staging.rglob("*") if path.is_file() and path.name != UNFINISHED)
     record = {
         "format": FORMAT,
         "domain": slug,

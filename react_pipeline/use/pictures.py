@@ -15,7 +15,7 @@ from pathlib import Path
 
 from react_pipeline.corpus import IMAGE_SUFFIXES, BadImage, index_shard, plain_url
 from react_pipeline.settings import DownloadConfig, expand
-from react_pipeline.store import InputError
+from react_pipeline.store import InputError, stamp_of
 
 MAX_IMAGE_BYTES = 256 << 20
 """A larger file is no picture that is worth the memory."""
@@ -114,8 +114,7 @@ def identity_of(pictures: Sequence[Picture]) -> str:
     for picture in pictures:
         if picture.path is not None and picture.path not in stamps:
             try:
-                stat = picture.path.stat()
-                stamps[picture.path] = f"{stat.st_size} {stat.st_mtime_ns}"
+                stamps[picture.path] = str(stamp_of(picture.path.stat()))
             except OSError:
                 stamps[picture.path] = "missing"
         stamp = "" if picture.path is None else stamps[picture.path]

@@ -3,6 +3,7 @@
 Does not belong here: what is in it (`exported_folder`).
 """
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from pathlib import Path
 
 from react_pipeline.store import InputError, fsync, lock
 from react_pipeline.use.classifier import RECORD_FILE
+
+UNFINISHED = ".exporting"
+"""Marks a folder that an export is writing, to recognize what a killed one left."""
 
 
 def refuse_occupied(target: Path, overwrite: bool) -> None:
@@ -27,16 +31,42 @@ def refuse_occupied(target: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise InputError(f"{target}: is there already and not empty; choose another folder, or overwrite it")
-    if not (target / RECORD_FILE).is_file():
+    if not _is_ours(target):
         raise InputError(f"{target}: holds no {RECORD_FILE}, so no export wrote it, and it is not overwritten")
+    if others := _others(target):
+        raise InputError(f"{target}: holds {others[0]}, which no export wrote; move it away, then export again")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether it is a folder, and no link, that an export made; an empty one is as good."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    return not names or bool(names & {RECORD_FILE, UNFINISHED})
+
+
+def _require_ours(folder: Path) -> None:
+    if os.path.lexists(folder) and not _is_ours(folder):
+        raise InputError(f"{folder}: is there already and no export wrote it; move it away, then export again")
+
+
+def _others(folder: Path) -> list[str]:
+    """What a finished export at this place did not write."""
+    try:
+        files = {RECORD_FILE, *json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))["files"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return [RECORD_FILE]
+    found = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+    return [name for path in found if (name := path.relative_to(folder).as_posix()) not in files or path.is_symlink()]
 
 
 @contextmanager
 def staged_beside(target: Path) -> Iterator[Path]:
     """An empty hidden folder beside the target, held by a lock; what a killed export left in it is removed."""
     staging = target.with_name(f".{target.name}.partial")
+    _require_ours(staging)
     staging.mkdir(exist_ok=True)
-    descriptor = os.open(staging, os.O_RDONLY)
+    descriptor = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         held = lock(descriptor, wait=False)
         if not held or not staging.exists() or os.fstat(descriptor).st_ino != staging.stat().st_ino:
@@ -47,6 +77,7 @@ def staged_beside(target: Path) -> Iterator[Path]:
     try:
         for left in staging.iterdir():
             shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+        (staging / UNFINISHED).touch()
         yield staging
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -60,6 +91,8 @@ def publish(staging: Path, target: Path, overwrite: bool) -> None:
     # Looked at again: writing a large model takes minutes.
     refuse_occupied(target, overwrite)
     replaced = target.with_name(f".{target.name}.replaced")
+    _require_ours(replaced)
+    (staging / UNFINISHED).unlink()
     if target.exists() and any(target.iterdir()):
         shutil.rmtree(replaced, ignore_errors=True)
         target.rename(replaced)

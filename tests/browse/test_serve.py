@@ -13,18 +13,22 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 from conftest import write_project
 from PIL import Image
 from support_drawings import draw, encode, pair, write_shard
 from support_ready import CAPTIONS, encoded, write_ready
 
+from react_pipeline.browse.bounded_server import CLIENTS
 from react_pipeline.browse.serve import HOST, create_app, serve_corpus
 from react_pipeline.clip.base import publish_base
 from react_pipeline.commands.process_groups import listen_to_signals
@@ -129,6 +133,19 @@ def test_what_cannot_be_searched_for_is_reported(client: Any, fields: dict[str, 
     assert answer.status_code == 400 and words in answer.get_json()["message"]
 
 
+@pytest.mark.parametrize("path", ["/knn-service", "/metadata"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"{", b"[]", b"null", b"\xff", b"[" * 100_000, b'{"text": "\\ud800"}', b'{"text": ' + b"[" * 900),
+        *(b'{"ids": [1e400], "indice_name": "corpus"}', b'{"num_images": 1e999, "text": "a"}'),
+        b'{"embedding_input": [NaN, Infinity]}',
+    ],
+)
+def test_a_request_that_means_nothing_is_the_clients_fault(client: Any, path: str, body: bytes) -> None:  # 55
+    assert client.post(path, data=body).status_code == 400
+
+
 def test_rows_that_are_not_there_are_refused(client: Any) -> None:
     for ids in ([-1], [96], ["../x"]):
         assert client.post("/metadata", data=json.dumps({"ids": ids, "indice_name": "corpus"})).status_code == 400
@@ -224,16 +241,49 @@ def test_pictures_at_urls_are_left_to_the_browser_and_their_vectors_searched_wit
     assert "img-src 'self' data: http: https:" in client.get("/").headers["Content-Security-Policy"]
 
 
+@contextlib.contextmanager
+def served(project: Project) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The command, and its address."""
+    command = [sys.executable, "-m", "react_pipeline", "serve", "--port", "0", "--config", str(project.path)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=listen_to_signals)
+    try:
+        assert running.stdout is not None
+        found = next(filter(None, (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in running.stdout)))
+        yield running, found[0]
+    finally:
+        running.kill()
+
+
 @pytest.mark.slow
 def test_the_command_serves_on_loopback_until_it_is_interrupted(project: Project) -> None:
-    command = [sys.executable, "-m", "react_pipeline", "serve", "--port", "0", "--config", str(project.path)]
-    served = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=listen_to_signals)
-    try:
-        assert served.stdout is not None
-        found = next(filter(None, (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in served.stdout)))
-        with urllib.request.urlopen(found[0], timeout=20) as page:  # noqa: S310 - loopback
+    with served(project) as (running, url):
+        with urllib.request.urlopen(url, timeout=20) as page:  # noqa: S310 - loopback
             assert b"clip-front" in page.read()
-        served.send_signal(signal.SIGINT)
-        assert served.wait(20) == 0
-    finally:
-        served.kill()
+        running.send_signal(signal.SIGINT)
+        assert running.wait(20) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.operations
+def test_three_hundred_half_sent_requests_and_fifty_clients(project: Project) -> None:  # FAULTS 55
+    body = json.dumps({**PAGE, "text": "a red circle"}).encode()
+
+    def search(url: str) -> float:
+        began = time.monotonic()
+        with urllib.request.urlopen(f"{url}knn-service", body, timeout=120) as answer:  # noqa: S310 - loopback
+            assert len(json.loads(answer.read())) == 20
+        return time.monotonic() - began
+
+    with served(project) as (running, url), contextlib.ExitStack() as stack:
+        search(url)
+        process, port = psutil.Process(running.pid), int(url.rstrip("/").rpartition(":")[2])
+        idle = process.num_fds()
+        for _ in range(300):
+            half = stack.enter_context(socket.create_connection((HOST, port), timeout=30))
+            half.sendall(b"POST /knn-service HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 100\r\n\r\n{")
+        held = process.num_fds() - idle
+        with ThreadPoolExecutor(50) as clients:
+            seconds = sorted(clients.map(lambda _: search(url), range(200)))
+        held = max(held, process.num_fds() - idle)
+    print(f"{len(seconds)} searches: median {seconds[100]:.2f} s, worst {seconds[-1]:.2f} s, {held} descriptors held")
+    assert held <= CLIENTS

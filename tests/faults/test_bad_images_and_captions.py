@@ -14,11 +14,14 @@ from PIL import Image
 from support_drawings import draw, encode, pair, write_shard
 
 from react_pipeline.clip.base import publish_base
+from react_pipeline.corpus import pairs
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.corpus.images import BadImage, decode_image
+from react_pipeline.corpus.shards import index_shard
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.project.project import Project
+from react_pipeline.settings.corpus import CorpusConfig
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorpusError
 
@@ -103,6 +106,16 @@ def test_bad_samples_are_skipped_and_every_one_is_in_the_ledger(
     assert (artifact.counts["rows"], artifact.counts["skipped"]) == (4, 8)
     assert sum(artifact.counts["reasons"].values()) == 8
     assert list(read_metadata(artifact)["image_path"]) == list(good)
+
+
+def test_an_image_file_of_too_many_bytes_is_skipped_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = write_shard(tmp_path / "a.tar", {"a": pair("circle", "red", 0)})
+    (sample,) = index_shard(shard).samples
+    monkeypatch.setattr(pairs, "MAX_IMAGE_BYTES", sample.image.size_bytes - 1)
+    monkeypatch.setattr(pairs, "decode_image", lambda *_: pytest.fail("decoded"))
+    with shard.open("rb") as file, pytest.raises(pairs.BadSample) as caught:
+        pairs.read_pair(file, sample, CorpusConfig(kind="webdataset", shards=[str(shard)]))
+    assert caught.value.reason == "too_many_bytes"
 
 
 def test_shard_with_too_many_bad_samples_fails_and_nothing_is_published(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pytest
 
 from react_pipeline.evaluation.all_domains import comparison_table
-from react_pipeline.evaluation.comparison import compare, require_comparable
+from react_pipeline.evaluation.comparison import _on_the_same_images, compare, require_comparable
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
@@ -23,6 +24,14 @@ def test_results_measured_differently_are_refused_naming_methods_and_what_differ
     with pytest.raises(InputError) as raised:
         require_comparable([result("base"), result("full", **{field: "other"})])
     assert all(word in str(raised.value) for word in ("base", "full: other", field))
+
+
+def test_results_of_other_images_are_not_paired() -> None:
+    one, other = (pd.Series([True, False], index=["a.png", name]) for name in ("b.png", "c.png"))
+    assert [side.tolist() for side in _on_the_same_images("pets", one, one)] == [[True, False]] * 2
+    for different in (other, one.iloc[:1]):
+        with pytest.raises(InputError, match="different images"):
+            _on_the_same_images("pets", one, different)
 
 
 def test_domains_measured_by_different_evaluators_are_not_averaged(

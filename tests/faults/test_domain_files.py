@@ -99,6 +99,7 @@ def test_what_is_no_file_of_its_folder_is_that_domains_error_and_the_others_load
     domains, problems = load_domains(folder)
     assert list(domains) == ["good"]
     assert {problem.file.stem for problem in problems} == {"fifo", "device", "secret", "directory", "loop"}
+    assert "regular file" in next(str(problem) for problem in problems if problem.file.stem == "fifo")
 
 
 def test_an_error_inside_a_check_is_that_files_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # 43
@@ -138,6 +139,12 @@ def test_a_file_that_is_not_text_is_refused(tmp_path: Path) -> None:  # 22
 @pytest.mark.parametrize("slug", ["..", "a/b", "with space", "Grün", "Pets", "-x", "a" * 64, ""])
 def test_slugs_that_are_no_safe_names_are_refused(tmp_path: Path, slug: str) -> None:  # 23
     assert SLUG_RULE in reported(tmp_path / "pets.yaml", {**GOOD, "slug": slug})
+
+
+@pytest.mark.parametrize("slug", ["..", "a/b", "a b", "Grün", "a\n", "-x", "a" * 64, ""])
+def test_no_domain_has_a_slug_that_is_no_safe_name_wherever_it_comes_from(slug: str) -> None:  # 23
+    with pytest.raises(ValueError, match="63 characters"):
+        DomainConfig.model_validate({**GOOD, "slug": slug})
 
 
 def test_the_slug_must_be_the_name_of_the_file(tmp_path: Path) -> None:  # 23

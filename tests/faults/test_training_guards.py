@@ -23,6 +23,7 @@ from react_pipeline.training import trainer as trainer_module
 from react_pipeline.training.customization import customize
 from react_pipeline.training.distributed import World
 from react_pipeline.training.observer import NoObserver
+from react_pipeline.training.step import TrainingStep
 from react_pipeline.training.trainer import Trainer
 
 Make = Callable[..., Project]
@@ -190,3 +191,21 @@ def test_an_fp16_training_that_skips_every_step_publishes_nothing(
         broken("locked-text", 3)
     with pytest.raises(TrainingError, match="31 steps in a row, up to step 30.*Nothing was published"):
         broken("locked-text", 40)
+
+
+def test_weights_that_end_up_non_finite_are_not_published(
+    tiny_project: Project, tiny_checkpoint: Path, drawn: DrawnPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = TrainingStep.take
+
+    def overflowing(self: TrainingStep, number: int, *rest: Any, **options: Any) -> Any:
+        values = take(self, number, *rest, **options)
+        if number == 1:  # the last step, whose loss was finite: only its update overflows
+            with torch.no_grad():
+                self._model.visual.proj[0, 0] = float("inf")
+        return values
+
+    monkeypatch.setattr(TrainingStep, "take", overflowing)
+    with pytest.raises(TrainingError, match="trained weights are not finite"):
+        trained_with(load(tiny_checkpoint), drawn, tiny_project, tmp_path / "run", steps=2, learning_rate=1e-4,
+                     held_out_fraction=0)  # fmt: skip

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import outside
 from react_pipeline.project.outside import changed_sources, full_glance, glance
 from react_pipeline.project.project import Project
+from react_pipeline.store.durable import remembered_sha256, sha256_of
 from react_pipeline.store.errors import InputError, StaleArtifact
 from react_pipeline.upkeep import up_to_date
 
@@ -67,3 +69,18 @@ def test_shards_of_ones_own_are_compared_by_name_and_size(make_project: Make, tm
     assert changed_sources(project, artifact) == changed_sources(project, base) == ""
     next(shards.glob("*.tar")).unlink()
     assert "1 are gone" in changed_sources(project, artifact)
+
+
+def test_an_outside_file_replaced_with_equal_size_and_time_is_noticed(tmp_path: Path, make_project: Make) -> None:  # 51
+    shard, other = tmp_path / "a.tar", tmp_path / "other"
+    shard.write_bytes(b"one")
+    project = make_project(corpus={"shards": [str(shard)]})
+    files = outside.of_corpus(project, ALL)
+    before = remembered_sha256(tmp_path, shard), glance(project, files)
+    other.write_bytes(b"two")
+    times = shard.stat()
+    os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+    other.replace(shard)
+    assert (shard.stat().st_size, shard.stat().st_mtime_ns) == (times.st_size, times.st_mtime_ns)
+    after = remembered_sha256(tmp_path, shard), glance(project, files)
+    assert after[0] == sha256_of(shard) != before[0] and after[1] != before[1]

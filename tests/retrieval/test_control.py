@@ -20,6 +20,7 @@ from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.control import RandomRows, draw_control
 from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.store.artifacts import Artifact
 
 
 @pytest.fixture
@@ -86,6 +87,21 @@ def test_an_image_that_the_corpus_holds_three_times_is_drawn_once(
     pairs = pd.read_parquet(draw_control(project, "shapes").file("pairs.parquet"))
     assert len(pairs) == retrieved.counts["pairs"] == 8
     assert not pairs["image_sha256"].duplicated().any()
+
+
+def test_what_is_nearly_an_evaluation_image_is_not_drawn(
+    make_project: Callable[..., Project], indexed_project: Project
+) -> None:
+    publish_evaluation_set(indexed_project, "shapes")
+    loose = draw_after(make_project(retrieval={"near_duplicate_similarity": 0.999}))
+    strict = draw_after(make_project(retrieval={"near_duplicate_similarity": 0.9}))
+    assert strict.counts["dropped"]["evaluation_image_near"] > loose.counts["dropped"]["evaluation_image_near"]
+    assert pd.read_parquet(strict.file("pairs.parquet"))["evaluation_similarity"].max() < 0.9
+
+
+def draw_after(project: Project) -> Artifact:
+    retrieve_pairs(project, "shapes")
+    return draw_control(project, "shapes")
 
 
 @pytest.mark.parametrize("takes", [[10, 10, 10], [3, 20, 40], [100]])

@@ -60,6 +60,19 @@ def test_what_was_current_a_moment_ago_stays(store: Store) -> None:  # 45
     assert store.prune() == [old.path]
 
 
+def test_what_was_current_a_moment_ago_stays_whatever_the_clock_of_this_host_says(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:  # 45, 53
+    old = publish(store, 1)
+    publish(store, 2)
+    monkeypatch.setattr("time.time", lambda: 4e9)
+    assert store.prune() == []
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    for path in (old.path / "manifest.json", old.path.parent / "current"):
+        os.utime(path, (1, 1))
+    assert store.prune() == [old.path]
+
+
 @pytest.mark.parametrize("text", ["", "0123456789abcdef", "\0\0\0", "../all"])
 def test_a_damaged_pointer_dooms_nothing(store: Store, text: str) -> None:  # 45
     publish(store, 1), publish(store, 2)

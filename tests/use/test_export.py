@@ -355,6 +355,42 @@ def test_two_exports_to_one_place_do_not_mix(project: Project, tmp_path: Path) -
     assert export(project, "shapes", "gated-image", tmp_path / "exported").is_dir()
 
 
+@pytest.mark.parametrize("name", [".exported.partial", ".exported.replaced", "exported"])
+@pytest.mark.parametrize("kind", ["link", "folder", "file"])
+def test_what_is_somebody_elses_or_a_link_is_neither_followed_nor_removed(  # FAULTS 49
+    project: Project, tmp_path: Path, name: str, kind: str
+) -> None:
+    customized(project, "gated-image")
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "letter.txt").write_text("mine")
+    if kind == "link":
+        (tmp_path / name).symlink_to(mine)
+    elif kind == "folder":
+        mine.rename(tmp_path / name)
+        mine = tmp_path / name
+    else:
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(InputError, match=name):
+        export(project, "shapes", "gated-image", tmp_path / "exported", overwrite=True)
+    assert [path.name for path in mine.iterdir()] == ["letter.txt"]
+    assert sorted(path.name for path in tmp_path.glob("*exported*")) == [name]
+
+
+def test_an_export_to_which_somebody_added_a_file_or_a_link_is_not_overwritten(
+    project: Project, tmp_path: Path
+) -> None:  # FAULTS 49
+    customized(project, "gated-image")
+    folder = export(project, "shapes", "gated-image", tmp_path / "exported")
+    (folder / "head.json").unlink()
+    for add in (lambda path: path.write_text("mine"), lambda path: path.symlink_to("/etc")):
+        add(folder / "notes")
+        with pytest.raises(InputError, match="notes"):
+            export(project, "shapes", "gated-image", folder, overwrite=True)
+        (folder / "notes").unlink()
+    export(project, "shapes", "gated-image", folder, overwrite=True)
+
+
 def test_a_place_that_cannot_be_written_is_reported_and_leaves_nothing(project: Project, tmp_path: Path) -> None:
     customized(project, "gated-image")
     (tmp_path / "file").touch()

@@ -1,0 +1,166 @@
+"""Every blocking check passes what is right, and fails for what it is there for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import pandas as pd
+import pytest
+from support_upkeep import edit_domain
+
+from react_pipeline.assets import benchmark_checks, checks
+from react_pipeline.assets.declared import blocking_checks
+from react_pipeline.assets.partitions import partition_of
+from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.corpus.collect import read_pairs
+from react_pipeline.embedding.vectors import GROUPS_FILE
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.pipeline import STAGES
+from react_pipeline.project.project import Project
+from react_pipeline.store.artifacts import Inputs
+
+Write = Callable[[Path], dict[str, Any]]
+
+
+def counts(**values: Any) -> Write:
+    return lambda _: values
+
+
+def losses(*values: float) -> Write:
+    def write(staging: Path) -> dict[str, Any]:
+        lines = [json.dumps({"step": step, "loss": value}) + "\n" for step, value in enumerate(values)]
+        (staging / "metrics.jsonl").write_text("".join(lines))
+        return {}
+
+    return write
+
+
+def vectors(name: str, value: float) -> Write:
+    def write(staging: Path) -> dict[str, Any]:
+        rows = np.eye(3, 4, dtype=np.float32)
+        rows[1, 1] = value
+        for path in (staging / name, staging / "text_emb" / "text_emb_0.npy"):
+            path.parent.mkdir(exist_ok=True)
+            np.save(path, rows)
+        (staging / "metadata").mkdir()
+        pd.DataFrame({"caption": ["a", "b", "c"]}).to_parquet(staging / "metadata" / "metadata_0.parquet")
+        (staging / GROUPS_FILE).write_text('{"rows": 3}\n')
+        return {"rows": 3}
+
+    return write
+
+
+def results(**row: Any) -> Write:
+    def write(staging: Path) -> dict[str, Any]:
+        pd.DataFrame([{"value": 0.5, "unavailable": None, "n": 4, **row}]).to_parquet(staging / "results.parquet")
+        return {"datasets_evaluated": 1, "of": 20}
+
+    return write
+
+
+def dense(found: dict[str, Any] | None = None, classes: str = "voc", **row: Any) -> Write:
+    """Detections in an image of 40 x 30 pixels, and the figures of its set."""
+
+    def write(staging: Path) -> dict[str, Any]:
+        (staging / "detections").mkdir()
+        box = {"image_id": 1, "score": 0.5, "bbox": [10, 10, 20, 20], **(found or {})}
+        (staging / "detections" / "voc--truth.json").write_text(json.dumps([box]))
+        pd.DataFrame({"set": ["voc"], "image_id": [1], "width": [40], "height": [30]}).to_parquet(
+            staging / "images.parquet"
+        )
+        figure = {"set": "voc", "source": "truth", "figure": "ap50", "value": 0.5, "unavailable": None, **row}
+        pd.DataFrame([figure]).to_parquet(staging / "results.parquet")
+        pd.DataFrame({"set": [classes], "source": ["truth"]}).to_parquet(staging / "per_class.parquet")
+        return {}
+
+    return write
+
+
+STARVING = {"max_starving_fraction": 0.25, "min_per_class": 2}
+GATED, HEAD = "shapes/gated-image", "shapes/linear-head"
+IMAGES = "img_emb/img_emb_0.npy"
+# A check, the key of its artifact, what passes, what fails.
+CASES: list[tuple[Any, str, Write, Write]] = [
+    (checks.vectors_are_finite_and_unit_norm, "all", vectors(IMAGES, 1), vectors(IMAGES, np.nan)),
+    (checks.vectors_are_finite_and_unit_norm, "all", vectors(IMAGES, 1), vectors(IMAGES, 2)),
+    (checks.index_holds_every_row, "all", counts(rows=3), counts(rows=4)),
+    (
+        checks.recall_is_sufficient,
+        "all",
+        counts(recall_at_10={"image": 1.0}, recall_at_100={"image": 1.0}, key="Flat", reason=""),
+        counts(recall_at_10={"image": 0.1}, recall_at_100={"image": 1.0}, key="Flat", reason=""),
+    ),
+    (
+        checks.classes_have_pairs,
+        "shapes",
+        counts(starving=["circle"], starving_fraction=0.25),
+        counts(starving=["circle", "square"], starving_fraction=0.5),
+    ),
+    (checks.loss_is_finite, GATED, losses(2.0, 1.0), losses(2.0, float("nan"), 1.0)),
+    (checks.loss_is_finite, GATED, losses(2.0, 1.0), losses()),
+    (checks.training_starts_at_the_base, GATED, counts(step0_max_difference=0.0), counts(step0_max_difference=1e-6)),
+    (checks.training_starts_at_the_base, HEAD, counts(step0_max_difference=1e-6), counts(step0_max_difference=1e-2)),
+    (
+        benchmark_checks.features_are_finite_and_have_a_direction,
+        GATED,
+        vectors("a.npy", 1),
+        vectors("a.npy", 0),
+    ),
+    (benchmark_checks.what_is_unavailable_has_no_value, GATED, results(), results(unavailable="not downloaded")),
+    (benchmark_checks.what_is_unavailable_has_no_value, GATED, results(), results(value=None)),
+    (benchmark_checks.what_is_unavailable_has_no_value, GATED, results(), results(n=0)),
+    (benchmark_checks.what_is_unavailable_has_no_value, GATED, results(), results(value=1.5)),
+    (benchmark_checks.detections_are_finite_and_in_their_images, GATED, dense(), dense({"score": float("nan")})),
+    (benchmark_checks.detections_are_finite_and_in_their_images, GATED, dense(), dense({"bbox": [30, 10, 20, 20]})),
+    (benchmark_checks.what_was_not_measured_has_no_value, GATED, dense(), dense(unavailable="not downloaded")),
+    (benchmark_checks.what_was_not_measured_has_no_value, GATED, dense(), dense(value=1.5)),
+    (benchmark_checks.what_was_not_measured_has_no_value, GATED, dense(), dense(classes="other")),
+]
+LEAKAGE = {"retrieved_set_holds_no_evaluation_image", "control_set_holds_no_evaluation_image"}
+STAGE_OF = {key.name: stage for stage in STAGES for key in blocking_checks(stage)}
+
+
+def outcome(check: Any, project: Project, key: str) -> bool:
+    resource = ProjectResource(config_path=str(project.path))
+    if key == "all":
+        return bool(check(project=resource).passed)
+    context = dg.build_op_context(partition_key=partition_of(key))
+    return bool(check(context, project=resource).passed)
+
+
+def test_every_blocking_check_is_shown_failing_here() -> None:
+    assert {check.__name__ for check, *_ in CASES} | LEAKAGE == set(STAGE_OF)
+
+
+@pytest.mark.parametrize(("check", "key", "right", "wrong"), CASES, ids=[case[0].__name__ for case in CASES])
+def test_a_blocking_check_fails_for_what_it_is_there_for(
+    make_project: Callable[..., Project], check: Any, key: str, right: Write, wrong: Write
+) -> None:
+    project = make_project(retrieval=STARVING)
+    stage = STAGE_OF[check.__name__]
+    if stage == "faiss_index":
+        project.store.build(Inputs("corpus_embeddings", "all", {}, {}, "1"), vectors(IMAGES, 1))
+    for number, write in enumerate((right, wrong)):
+        project.store.build(Inputs(stage, key, {"number": number}, {}, "1"), write)
+        assert outcome(check, project, key) is (write is right)
+
+
+@pytest.mark.parametrize("name", sorted(LEAKAGE))
+def test_a_set_of_pairs_that_holds_an_evaluation_image_fails_its_check(
+    retrieved_project: Project, tmp_path: Path, name: str
+) -> None:
+    check, stage = getattr(checks, name), STAGE_OF[name]
+    assert outcome(check, retrieved_project, "shapes")
+    _, image, _, _ = next(read_pairs(retrieved_project.store.current(stage, "shapes")))
+    folder = tmp_path / "measured" / "circle"
+    folder.mkdir(parents=True)
+    (folder / "leaked.png").write_bytes(image)
+    evaluation = {"name": "measured", "kind": "folder", "path": str(folder.parent)}
+    edit_domain(retrieved_project, "shapes", evaluation=evaluation)
+    publish_evaluation_set(retrieved_project, "shapes")
+    assert not outcome(check, retrieved_project, "shapes")

@@ -1,0 +1,143 @@
+"""FAULTS 34, 55: who may connect, half-sent requests, many clients, large bodies."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+
+import pytest
+from flask import Flask, request
+
+from react_pipeline.browse import bounded_server
+from react_pipeline.browse.bounded_server import ANSWERED_AT_ONCE, CLIENTS, SILENT_SECONDS, BoundedServer
+from react_pipeline.browse.serve import HOST, guard, serve_app
+
+MAX_BYTES = 1000
+
+
+def small_app() -> Flask:
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BYTES
+
+    @app.route("/", methods=["GET", "POST"])
+    def size() -> str:
+        return str(len(request.get_data()))
+
+    @app.post("/json")
+    def json() -> str:
+        return ascii(request.get_json())
+
+    guard(app)
+    return app
+
+
+@contextmanager
+def serving(app: Flask) -> Iterator[tuple[str, int]]:
+    with BoundedServer(socket.create_server((HOST, 0)), app) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield HOST, server.port
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def address() -> Iterator[tuple[str, int]]:
+    with serving(small_app()) as found:
+        yield found
+
+
+def ask(address: tuple[str, int], method: str = "GET", path: str = "/", body: bytes = b"", **headers: str) -> int:
+    connection = http.client.HTTPConnection(*address, timeout=30)
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/json", **headers})
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def half_sent(address: tuple[str, int]) -> socket.socket:
+    connection = socket.create_connection(address, timeout=30)
+    connection.sendall(b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Le")
+    return connection
+
+
+def is_open(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return bool(connection.recv(1))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+class Looked(Exception):  # noqa: N818 - ends the server
+    pass
+
+
+def test_the_server_is_not_found_at_another_address_of_this_machine() -> None:
+    def look(url: str) -> None:
+        port = int(url.rstrip("/").rpartition(":")[2])
+        with socket.create_connection((HOST, port), timeout=5), pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", port), timeout=5)
+        raise Looked
+
+    with pytest.raises(Looked):
+        serve_app(small_app, 0, look)
+
+
+def test_half_sent_requests_make_way_for_whole_ones_and_stay_bounded(
+    monkeypatch: pytest.MonkeyPatch, address: tuple[str, int]
+) -> None:
+    monkeypatch.setattr(bounded_server._Handler, "timeout", None)  # it takes longer than they should wait
+    with ExitStack() as stack:
+        floods = [stack.enter_context(half_sent(address)) for _ in range(3 * CLIENTS)]
+        with ThreadPoolExecutor(50) as clients:
+            assert list(clients.map(lambda _: ask(address), range(50))) == [200] * 50
+        assert sum(map(is_open, floods)) <= CLIENTS
+
+
+def test_a_client_that_falls_silent_is_dropped(monkeypatch: pytest.MonkeyPatch, address: tuple[str, int]) -> None:
+    assert bounded_server._Handler.timeout == SILENT_SECONDS
+    monkeypatch.setattr(bounded_server._Handler, "timeout", 0.05)
+    body = b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 500\r\n\r\nhalf"
+    for sent in (b"", b"GET / HT", body):
+        with socket.create_connection(address, timeout=30) as connection:
+            connection.sendall(sent)
+            assert connection.recv(1) == b""
+
+
+def test_a_body_is_read_whole_and_one_that_is_too_large_or_of_no_known_size_is_refused(
+    address: tuple[str, int],
+) -> None:
+    assert ask(address, "POST", body=b"x" * MAX_BYTES) == 200
+    assert ask(address, "POST", body=b"x" * (MAX_BYTES + 1)) == 413
+    assert ask(address, "POST", body=b"5\r\nhello\r\n0\r\n\r\n", **{"Transfer-Encoding": "chunked"}) == 411
+    assert ask(address, **{"Content-Length": "-1"}) == 200
+
+
+@pytest.mark.parametrize("body", [b"[" * MAX_BYTES, b"{", b"\xff", b"", b'"\\ud800"', b"1" * 900])
+def test_json_that_cannot_be_read_is_the_clients_fault(address: tuple[str, int], body: bytes) -> None:
+    assert ask(address, "POST", "/json", body) in (200, 400)
+
+
+def test_only_so_many_requests_are_computed_at_once() -> None:
+    app = small_app()
+    together = threading.Barrier(ANSWERED_AT_ONCE + 1)
+
+    @app.get("/slow")
+    def slow() -> str:
+        with suppress(threading.BrokenBarrierError):
+            together.wait(0.5)
+            pytest.fail("more requests than allowed are computed at once")
+        return ""
+
+    with serving(app) as address, ThreadPoolExecutor(10) as clients:
+        assert list(clients.map(lambda _: ask(address, path="/slow"), range(10))) == [200] * 10

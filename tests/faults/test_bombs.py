@@ -1,0 +1,147 @@
+"""FAULTS 47, 48, 54, 55, 56: small files that would take much memory or time, and headers that raise anything."""
+
+from __future__ import annotations
+
+import io
+import struct
+import tarfile
+import threading
+import tracemalloc
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from react_pipeline.benchmark import submission
+from react_pipeline.benchmark.submission import MEMBER, check_submission
+from react_pipeline.corpus import images
+from react_pipeline.corpus.shards import MAX_DIGITS, index_shard
+from react_pipeline.corpus.text_columns import MAX_BATCH_BYTES
+from react_pipeline.corpus.url_tables import read_rows
+from react_pipeline.corpus.vector_files import open_vectors
+from react_pipeline.embedding.parts import map_vectors
+from react_pipeline.settings.corpus import CorpusConfig
+from react_pipeline.store.errors import CorpusError, CorruptArtifact
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_an_extended_header_of_digits_is_refused_before_it_is_parsed(tmp_path: Path, kind: bytes) -> None:  # 47
+    header = tarfile.TarInfo("x")
+    header.type, digits = kind, b"1" * 60_000
+    header.size = len(digits)
+    (tmp_path / "0.tar").write_bytes(header.tobuf(tarfile.USTAR_FORMAT) + digits.ljust(60_416, b"\0") + b"\0" * 1024)
+    with pytest.raises(CorpusError, match="digits"):
+        index_shard(tmp_path / "0.tar")
+
+
+def test_an_ordinary_extended_header_is_read(tmp_path: Path) -> None:
+    long_name = f"{'a' * 200}/{'7' * (MAX_DIGITS - 1)}.txt"
+    with tarfile.open(tmp_path / "0.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo(long_name)
+        member.size = 5
+        tar.addfile(member, io.BytesIO(b"hello"))
+    assert [sample.key for sample in index_shard(tmp_path / "0.tar").samples] == [long_name.removesuffix(".txt")]
+
+
+def test_cells_that_a_parquet_file_keeps_once_are_measured_before_they_are_decoded(tmp_path: Path) -> None:  # 48
+    cell, path = "x" * 30_000, tmp_path / "a.parquet"
+    rows = MAX_BATCH_BYTES // len(cell) + 10
+    indices = pa.array(np.zeros(rows, np.int32))
+    captions = pa.DictionaryArray.from_arrays(indices, pa.array([cell]))
+    pq.write_table(
+        pa.table({"url": pa.array([f"https://example.org/{row}" for row in range(rows)]), "caption": captions}), path
+    )
+    assert path.stat().st_size < 1_000_000
+    corpus = CorpusConfig(kind="urls", urls=[str(path)])
+    tracemalloc.start()
+    with pytest.raises(CorpusError, match=r"a\.parquet.*bytes of text"):
+        list(read_rows([path], corpus, Counter()))
+    assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    tracemalloc.stop()
+
+
+def npy(header: bytes, version: bytes = b"\1\0") -> bytes:
+    return b"\x93NUMPY" + version + struct.pack("<H", len(header)) + header
+
+
+HEADERS = {
+    "nothing": b"",
+    "no dictionary": npy(b"[1,2]\n"),
+    "a name": npy(b"abc\n"),
+    "an open quote": npy(b"{'''1\n"),
+    "a negative shape": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (-1, 2)}\n"),
+    "an enormous shape": npy(b"{'descr': '<f4', 'fortran_order': False, 'shape': (9999999999999, 999999999)}\n"),
+    "a type of types": npy(b"{'descr': [[], {}], 'fortran_order': False, 'shape': (1, 2)}\n"),
+    "nested": npy(b"{'descr': " + b"(" * 5_000 + b"\n"),
+    "another version": npy(b"{}\n", b"\7\0"),
+}
+
+
+@pytest.mark.parametrize("header", HEADERS)
+@pytest.mark.parametrize("inside", ["npy", "npz"])
+def test_whatever_a_header_of_an_array_says_the_error_is_typed(tmp_path: Path, header: str, inside: str) -> None:  # 56
+    path = tmp_path / "vectors.npy"
+    path.write_bytes(HEADERS[header] + b"\0" * 64)
+    if inside == "npz":
+        with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
+            archive.write(path, "vectors.npy")
+        path = tmp_path / "a.npz" / "vectors"
+    with pytest.raises(CorpusError, match="vectors"):
+        open_vectors(path)
+    with pytest.raises((CorruptArtifact, CorpusError), match="vectors"):
+        map_vectors(path)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_sixteen_bits_a_channel_take_no_more_memory_than_their_share(mode: str) -> None:  # 54
+    buffer, side = io.BytesIO(), 1_000
+    Image.fromarray(np.full((side, side), 51_000, np.uint16)).convert(mode).save(
+        buffer, "PNG" if mode == "I;16" else "TIFF"
+    )
+    tracemalloc.start()
+    decoded = images.decode_image(buffer.getvalue(), side * side)
+    assert tracemalloc.get_traced_memory()[1] < 20 * side * side
+    tracemalloc.stop()
+    assert decoded.getpixel((5, 5)) == (199, 199, 199)
+
+
+def test_large_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:  # 54
+    buffer, together = io.BytesIO(), threading.Barrier(2)
+    Image.new("RGB", (4, 4)).save(buffer, "PNG")
+    rgb: Callable[[Any], Any] = images._rgb
+    met: list[int] = []
+
+    def meeting(image: Any) -> Any:
+        with suppress(threading.BrokenBarrierError):
+            met.append(together.wait(0.3))
+        return rgb(image)
+
+    monkeypatch.setattr(images, "LARGE_PIXELS", 1)
+    monkeypatch.setattr(images, "_rgb", meeting)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: images.decode_image(buffer.getvalue(), 100), range(2)))
+    assert met == []
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"data": [' + b"[" * 50_000])
+def test_a_submission_of_nested_json_is_a_problem_and_no_crash(tmp_path: Path, content: bytes) -> None:  # 55
+    with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(MEMBER, content)
+    assert len(check_submission(tmp_path / "all.zip", {})) == 1
+
+
+def test_a_submission_that_unpacks_to_too_much_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(MEMBER, b"0" * 5_000)
+    monkeypatch.setattr(submission, "MAX_MEMBER_BYTES", 4_999)
+    (problem,) = check_submission(tmp_path / "all.zip", {})
+    assert "allowed are 4,999" in str(problem)

@@ -1,0 +1,140 @@
+"""FAULTS 43, 47, 48, 56: whatever is in a file, reading it gives a value or a typed error, soon and in little memory.
+
+Each reader gets files that hypothesis makes of a good one: cut, with bytes changed, doubled or inserted, or of nothing
+but noise. What was ever found is an explicit example. `make test-operations` runs them; `max_examples` is the budget.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import resource
+import tarfile
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import save
+
+from react_pipeline.benchmark.submission import read_prediction
+from react_pipeline.clip.weights import read_weights
+from react_pipeline.corpus.shards import index_shard
+from react_pipeline.corpus.url_tables import read_rows
+from react_pipeline.corpus.vector_files import open_vectors
+from react_pipeline.labelled.listing import read_json
+from react_pipeline.settings.corpus import CorpusConfig
+from react_pipeline.settings.files import load_domain
+from react_pipeline.store.artifacts import read_manifest
+from react_pipeline.store.errors import ReactError
+from react_pipeline.store.store import Store
+
+pytestmark = [pytest.mark.slow, pytest.mark.operations]
+
+SECONDS_A_CASE = 5.0
+MAX_MEMORY_BYTES = 1 << 30
+"""More than the process took when it began."""
+
+
+def tar() -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for name in ("a.png", "a.txt", f"{'long' * 60}.json"):
+            member = tarfile.TarInfo(name)
+            member.size = 3
+            archive.addfile(member, io.BytesIO(b"abc"))
+    return buffer.getvalue()
+
+
+def torch_file() -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"weight": torch.ones(2, 2)}, buffer)
+    return buffer.getvalue()
+
+
+def npy() -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.eye(4, dtype=np.float16))
+    return buffer.getvalue()
+
+
+def parquet() -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"url": ["http://a/b.jpg"] * 3, "caption": ["a", "b", "b"]}), buffer)
+    return buffer.getvalue()
+
+
+def prediction() -> bytes:
+    counts = dict.fromkeys(("num_trainable_params", "num_params", "num_visual_params", "num_backbone_params"), 1)
+    about = {"model_name": "x", "dataset_name": "y", "n_shot": 0, "rnd_seeds": [0], "predictions": [[[0.5, 0.5]]]}
+    return json.dumps({**about, **counts}).encode()
+
+
+def read_table(path: Path) -> None:
+    list(read_rows([path], CorpusConfig(kind="urls", urls=[str(path)]), Counter()))
+
+
+READERS: dict[str, tuple[str, bytes, Callable[[Path], Any]]] = {
+    "tar": ("a.tar", tar(), index_shard),
+    "npy": ("a.npy", npy(), open_vectors),
+    "parquet": ("a.parquet", parquet(), read_table),
+    "yaml": ("a.yaml", b"classes: [cat, {name: dog, synonyms: [hound]}]\ntemplates: ['a {}']\n", load_domain),
+    "safetensors": ("a.safetensors", save({"weight": torch.ones(2, 2)}), read_weights),
+    "torch": ("a.pt", torch_file(), read_weights),
+    "listing": ("a.json", b'{"data": [{"a": [1, 2.5, null]}]}', read_json),
+    "prediction": ("a.json", prediction(), read_prediction),
+    "manifest": ("manifest.json", b'{"format": 2, "files": {}}', lambda path: read_manifest(path.parent, "thing")),
+    "store": ("store.json", b'{"format": 2}', lambda path: Store(path.parent)),
+}
+EXAMPLES = {
+    "tar": [b"1" * 60_000, tar()[:700]],
+    "npy": [b"\x93NUMPY\x01\x00\x06\x00{'''1\n", b"\x93NUMPY\x01\x00\x06\x00[1,2]\n", b"\x80\x04N."],
+    "yaml": [b"classes: 2001-99-99", b"? [a]\n: b", b'classes: ["\\ud800"]', b"classes: !!binary x"],
+    "listing": [b"[" * 100_000, b"1" * 5_000],
+    "prediction": [b"[" * 100_000, b"null"],
+    "store": [b"null", b"[]", b"[" * 100_000],
+    "manifest": [b"[" * 100_000, b'"x"', b"1" * 5_000],
+}
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
+    """A file made of a good one."""
+    data = bytearray(whole)
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(data)))
+        end = draw(st.integers(start, min(len(data), start + 64)))
+        many = st.sampled_from([b"\0" * 512, b"9" * 40, b"[" * 2_000, b"\xff" * 8, data[start:end] * 3])
+        data[start:end] = draw(st.binary(max_size=16) | many)
+    return bytes(data[: draw(st.integers(0, len(data)))] if draw(st.booleans()) else data)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_any_bytes_are_read_or_refused_with_a_typed_error_in_time(name: str) -> None:
+    file, whole, read = READERS[name]
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def check(data: bytes) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path, began = Path(folder, file), time.monotonic()
+            path.write_bytes(data)
+            with suppress(ReactError):
+                read(path)
+            assert time.monotonic() - began < SECONDS_A_CASE
+
+    for data in (whole, *EXAMPLES.get(name, [])):
+        check(data)
+    budget = hypothesis.settings(max_examples=1_000, deadline=None, derandomize=True, database=None)
+    budget(hypothesis.given(damaged(whole) | st.binary(max_size=300))(check))()
+    grown = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+    assert grown < MAX_MEMORY_BYTES

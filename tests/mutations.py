@@ -1,0 +1,195 @@
+"""Guards and the tests that fail without them: `make test-mutations`, or `python tests/mutations.py [WORD ...]`.
+
+A row removes one guard: in `file`, `source` (which occurs once) becomes `replacement`, and then `test` must fail. The
+runner does so in a copy of the project, one row after another, and reports which survive. A new guard is one row here;
+`tests/test_mutations.py` checks quickly that every row still fits the source.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LEFT_OUT = (".git", ".venv*", ".react", "build", "images", ".mypy_cache", ".ruff_cache", ".pytest_cache")
+TEST_SECONDS = 600
+
+
+@dataclass(frozen=True)
+class Guard:
+    """One row; `test` is a file of `tests/`, or one test of it."""
+
+    file: str
+    source: str
+    replacement: str
+    test: str
+
+
+DURABLE, PRUNING, FILES = "store/test_durable.py", "store/test_pruning.py", "faults/test_domain_files.py"
+CHECKS, CROSS, SHARDS = "assets/test_blocking_checks.py", "browse/test_cross_site.py", "faults/test_bad_shards.py"
+EXPORT = "use/test_export.py::test_what_is_somebody_elses_or_a_link_is_neither_followed_nor_removed"
+BOMBS, SECRETS = "faults/test_bombs.py", "settings/test_secrets.py"
+BOUNDED = "browse/test_bounded_server.py"
+TRAINING, VECTORS, STORE = "faults/test_training_guards.py", "corpus/test_vector_files.py", "faults/test_store.py"
+
+# fmt: off
+# ruff: noqa: E501
+GUARDS = (
+    # On the disk before it has a name
+    Guard("react_pipeline/store/durable.py", "        os.fsync(descriptor)\n    finally:", "        pass\n    finally:", DURABLE),
+    Guard("react_pipeline/store/durable.py", "        fsync(temporary)\n", "", DURABLE),
+    Guard("react_pipeline/store/durable.py", "(missing_ok=True)\n    fsync(path.parent)", "(missing_ok=True)", DURABLE),
+    Guard("react_pipeline/store/durable.py", "        os.fsync(descriptor)\n    except", "    except", DURABLE),
+    Guard("react_pipeline/store/store.py", "            fsync_tree(staging)\n", "", DURABLE),
+    Guard("react_pipeline/store/store.py", "        fsync(artifact.path.parent)\n", "", DURABLE),
+    # Complete and verified
+    Guard("react_pipeline/store/artifacts.py", 'manifest.get("format") == FORMAT', "True", DURABLE),
+    Guard("react_pipeline/store/artifacts.py", 'manifest.get("fingerprint") == path.name', "True", DURABLE),
+    Guard("react_pipeline/store/artifacts.py", 'manifest.get("digest") != manifest_digest(manifest)', "False", STORE),
+    Guard("react_pipeline/store/artifacts.py", ' or sha256_of(path) != recorded["sha256"]', "", STORE),
+    Guard("react_pipeline/store/durable.py", "stat.st_mtime_ns, stat.st_ctime_ns", "stat.st_mtime_ns, 0", "store/test_artifacts.py"),
+    Guard("react_pipeline/store/durable.py", "return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns", "return 0, stat.st_size, stat.st_mtime_ns, 0", "project/test_outside.py"),
+    Guard("react_pipeline/store/store.py", "if found != FORMAT:", "if False:", "store/test_file_system.py"),
+    Guard("react_pipeline/store/file_system.py", "        _try_rename(trial)\n", "", "store/test_file_system.py"),
+    Guard("react_pipeline/indexing/files.py", "(RuntimeError, MemoryError)", "ZeroDivisionError", "indexing/test_index_files.py"),
+    Guard("react_pipeline/indexing/index.py", 'path.stat().st_size != self.artifact.manifest["files"][path.name]["bytes"]', "False", "indexing/test_index_files.py"),
+    Guard("react_pipeline/lineage.py", 'artifact.manifest["code_version"] != row.version', "False", "test_lineage.py"),
+    Guard("react_pipeline/lineage.py", "artifact.parents.get(name) != parent.fingerprint", "False", "test_upkeep.py"),
+    # Nothing in use is removed
+    Guard("react_pipeline/store/pruning.py", "set().union(*(lease.relies_on() for lease in leases))", "set()", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "current == fingerprint or not current or", "current == fingerprint or", PRUNING),
+    Guard("react_pipeline/store/pruning.py", " < keep_seconds:", " < 0:", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "            if attempt.is_dead(locked=held):", "            if True:", PRUNING),
+    Guard("react_pipeline/store/pruning.py", "now_of(store.staging)", '__import__("time").time()', PRUNING),
+    Guard("react_pipeline/use/exported_folder.py", "if Path(directory).expanduser().is_symlink():", "if False:", EXPORT),
+    Guard("react_pipeline/use/staged_folder.py", "    _require_ours(staging)\n", "", EXPORT),
+    Guard("react_pipeline/use/staged_folder.py", "    _require_ours(replaced)\n", "", EXPORT),
+    Guard("react_pipeline/use/staged_folder.py", "if others := _others(target):", "if others := []:", "use/test_export.py::test_an_export_to_which_somebody_added_a_file_or_a_link_is_not_overwritten"),
+    Guard("react_pipeline/store/attempts.py", 'if locked and self.name.partition("-")[0] == boot_id():', "if locked:", PRUNING),
+    # Files of other people
+    Guard("react_pipeline/corpus/shards.py", 'if name.startswith("/") or ".." in name.split("/"):', "if False:", SHARDS),
+    Guard("react_pipeline/corpus/shards.py", "elif member.type not in _REGULAR_TYPES or member.issparse():", "elif False:", SHARDS),
+    Guard("react_pipeline/corpus/shards.py", "            _check_end(path, file, tar.offset)\n", "", SHARDS),
+    Guard("react_pipeline/corpus/shards.py", "if _MANY_DIGITS.search(", "if 0 * len(", BOMBS),
+    Guard("react_pipeline/corpus/text_columns.py", "> MAX_BATCH_BYTES:", "< 0:", BOMBS),
+    Guard("react_pipeline/corpus/images.py", "image.width * image.height > LARGE_PIXELS", "False", BOMBS),
+    Guard("react_pipeline/benchmark/submission.py", "> MAX_MEMBER_BYTES:", "< 0:", BOMBS),
+    Guard("react_pipeline/corpus/pairs.py", "sample.image.size_bytes > MAX_IMAGE_BYTES", "False", "faults/test_bad_images_and_captions.py"),
+    Guard("react_pipeline/corpus/images.py", "if width * height > max_pixels:", "if False:", "faults/test_bad_images_and_captions.py"),
+    Guard("react_pipeline/corpus/images.py", ", formats=FORMATS)", ")", "corpus/test_images.py"),
+    Guard("react_pipeline/corpus/vector_files.py", 'np.load(path, mmap_mode="r", allow_pickle=False)', 'np.load(path, mmap_mode="r", allow_pickle=True)', VECTORS),
+    Guard("react_pipeline/corpus/vector_files.py", "np.load(path.parent, allow_pickle=False)", "np.load(path.parent, allow_pickle=True)", VECTORS),
+    Guard("react_pipeline/clip/weights.py", "weights_only=True", "weights_only=False", "clip/test_model.py"),
+    Guard("react_pipeline/clip/trust.py", "if name not in TOKENIZER_OPTIONS:", "if False:", "faults/test_code_in_checkpoints.py"),
+    Guard("react_pipeline/clip/trust.py", 'if isinstance(fields.get("auto_map"), (dict, list)):', "if False:", "faults/test_code_in_checkpoints.py"),
+    Guard("react_pipeline/clip/trust.py", "_REGISTERED_NAME.fullmatch(name)", "True", "faults/test_code_in_checkpoints.py"),
+    Guard("react_pipeline/settings/config.py", "if not SLUG.fullmatch(slug):", "if False:", FILES),
+    Guard("react_pipeline/settings/files.py", "if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):", "if False:", FILES),
+    Guard("react_pipeline/settings/files.py", "if not target.is_relative_to(os.path.realpath(path.parent)):", "if False:", FILES),
+    Guard("react_pipeline/settings/files.py", "if isinstance(event, yaml.AliasEvent):", "if False:", FILES),
+    Guard("react_pipeline/settings/files.py", 'elif getattr(event, "tag", None) is not None:', "elif False:", FILES),
+    Guard("react_pipeline/settings/shard_patterns.py", 'if credentials is not None or "@" in parts.netloc:', "if False:", "settings/test_shard_patterns.py"),
+    Guard("react_pipeline/settings/shard_patterns.py", "elif _SCHEME.match(name):", "elif False:", SHARDS),
+    Guard("react_pipeline/corpus/web_access.py", "            self._create_connection = _connect_to_public\n", "            pass\n", "corpus/test_web_access.py"),
+    # Passwords
+    Guard("react_pipeline/settings/config.py", "if address is not None and has_secret(address):", "if False:", SECRETS),
+    Guard("react_pipeline/settings/files.py", 'if named.startswith("http") and has_secret(named):', "if False:", SECRETS),
+    Guard("react_pipeline/tracking/queue.py", 'return without_secrets(" ".join(str(error).split()))', 'return " ".join(str(error).split())', SECRETS),
+    Guard("react_pipeline/tracking/queue.py", "*(without_secrets(self._server[0]),", "*(self._server[0],", SECRETS),
+    Guard("react_pipeline/tracking/notes.py", " and not has_secret(address)", "", SECRETS),
+    Guard("react_pipeline/commands/doctor.py", "without_secrets(tracking.uri)", "tracking.uri", SECRETS),
+    # Who may ask
+    Guard("react_pipeline/browse/serve.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', BOUNDED),
+    Guard("react_pipeline/commands/servers.py", 'HOST = "127.0.0.1"', 'HOST = "0.0.0.0"', "e2e/test_user_interfaces.py"),
+    Guard("react_pipeline/browse/cross_site.py", "if not LOOPBACK_HOST.fullmatch(host) and", "if False and", CROSS),
+    Guard("react_pipeline/browse/cross_site.py", "if origin is not None and", "if False and", CROSS),
+    Guard("react_pipeline/browse/cross_site.py", 'if site not in (None, "same-origin", "none") and', "if False and", CROSS),
+    Guard("assets/webserver.py", 'and scope["path"].endswith("/graphql")', "and False", "assets/test_webserver.py"),
+    Guard("assets/webserver.py", '!= "application/json"', "== 0", "assets/test_webserver.py"),
+    Guard("assets/resources.py", ", config_schema={})", ")", "assets/test_definitions.py"),
+    Guard("react_pipeline/pages.py", "autoescape=True", "autoescape=False", "test_pages.py"),
+    Guard("react_pipeline/browse/bounded_server.py", "    timeout = SILENT_SECONDS\n", "    timeout = None\n", BOUNDED),
+    Guard("react_pipeline/browse/bounded_server.py", "while len(self._reading_since) >= CLIENTS:", "while False:", BOUNDED),
+    Guard("react_pipeline/browse/bounded_server.py", "if time.monotonic() - since > PATIENCE_SECONDS:", "if False:", BOUNDED),
+    Guard("react_pipeline/browse/bounded_server.py", "        with self._answering:\n    ", "", BOUNDED),
+    Guard("react_pipeline/browse/bounded_server.py", 'environ.get("HTTP_TRANSFER_ENCODING")', "False", BOUNDED),
+    Guard("react_pipeline/browse/serve.py", "    app.json = Json(app)\n", "", BOUNDED),
+    # No number from a bad training or an unequal measurement
+    Guard("react_pipeline/training/guards.py", "if not math.isfinite(value):", "if False:", "training/test_guards.py"),
+    Guard("react_pipeline/training/trainer.py", "if not all(torch.isfinite(parameter).all() for parameter in trained.values()):", "if False:", f"{TRAINING}::test_weights_that_end_up_non_finite_are_not_published"),
+    Guard("react_pipeline/evaluation/comparison.py", "if not one.index.equals(other.index):", "if False:", "faults/test_comparing_unequal_results.py"),
+    Guard("react_pipeline/evaluation/comparison.py", "if len(set(values.values())) > 1:", "if False:", "faults/test_comparing_unequal_results.py"),
+    Guard("react_pipeline/retrieval/control.py", 'pairs["evaluation_similarity"] >= self._evaluation.near', 'pairs["evaluation_similarity"] > 9', "retrieval/test_control.py"),
+    # Blocking checks
+    Guard("assets/checks.py", "passed=not any(bad.values()),", "passed=True,", CHECKS),
+    Guard("assets/checks.py", "passed=indexed == rows,", "passed=True,", CHECKS),
+    Guard("assets/checks.py", "passed=enough,", "passed=True,", CHECKS),
+    Guard("assets/checks.py", "passed=fraction <= settings.max_starving_fraction,", "passed=True,", CHECKS),
+    Guard("assets/checks.py", "passed=leaked == 0,", "passed=True,", CHECKS),
+    Guard("assets/checks.py", "passed=finite == len(losses) > 0,", "passed=True,", CHECKS),
+    Guard("assets/checks.py", "passed=difference <= allowed,", "passed=True,", CHECKS),
+    Guard("assets/benchmark_checks.py", "passed=not bad,", "passed=True,", CHECKS),
+    Guard("assets/benchmark_checks.py", 'passed=wrong == 0,\n        metadata={"wrong": wrong, "', 'passed=True,\n        metadata={"wrong": wrong, "', CHECKS),
+    Guard("assets/benchmark_checks.py", "passed=wrong == 0, ", "passed=True, ", CHECKS),
+    Guard("assets/benchmark_checks.py", 'passed=wrong == 0,\n        metadata={"wrong": wrong},', 'passed=True,\n        metadata={"wrong": wrong},', CHECKS),
+)
+# fmt: on
+
+
+def main(words: list[str]) -> int:
+    """Remove each guard whose row has one of these words (none: every guard); 1 if a test passes without its guard."""
+    rows = [row for row in GUARDS if not words or any(word in f"{row.file} {row.source} {row.test}" for word in words)]
+    with tempfile.TemporaryDirectory(prefix="mutations-") as directory:
+        copy = Path(directory, "project")
+        shutil.copytree(ROOT, copy, symlinks=True, ignore=shutil.ignore_patterns(*LEFT_OUT))
+        before = _run(copy, sorted({row.test for row in rows}))
+        if before.returncode:
+            print(before.stdout[-5000:], "\ntests fail although every guard is there", sep="")
+            return 2
+        survived = [row for row in rows if not _killed(copy, row)]
+    print(f"{len(rows)} guards removed, {len(survived)} survived")
+    return bool(survived)
+
+
+def _killed(copy: Path, row: Guard) -> bool:
+    path, began = copy / row.file, time.monotonic()
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole.replace(row.source, row.replacement), encoding="utf-8")
+    try:
+        code = _run(copy, [row.test]).returncode
+    except subprocess.TimeoutExpired:
+        code = 1
+    finally:
+        path.write_text(whole, encoding="utf-8")
+    # 1: a test failed. 2 and more would be a row that does not fit; below 0: the process was killed by a signal.
+    killed = code == 1 or code < 0
+    found = f"{'killed' if killed else f'SURVIVED (pytest: {code})'} {time.monotonic() - began:5.1f} s"
+    print(f"{found}  {row.file}: {row.source.strip().splitlines()[0]}", flush=True)
+    return killed
+
+
+def _run(copy: Path, tests: list[str]) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        *(f"tests/{test}" for test in tests),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(copy)}
+    return subprocess.run(
+        command, cwd=copy, env=environment, capture_output=True, text=True, timeout=TEST_SECONDS, check=False
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
