@@ -19,11 +19,14 @@ from tqdm import tqdm
 from react_pipeline.embedding import Rows, Vectors
 from react_pipeline.indexing.best import Best, rank_exactly
 from react_pipeline.indexing.files import inverted_lists, rotated
+from react_pipeline.indexing.prompts import PromptBest, is_worth
 from react_pipeline.indexing.vectors import UNIT_TOLERANCE, StoredVectors
 
 FEW_QUERIES = 64
 """Up to here reading the vectors takes longer than comparing them, and a fast type gains nothing."""
 _BLOCK_ROWS = 16_384
+_FIRST_ROWS = 131_072
+"""Rows that are read twice, for thresholds to begin with."""
 _ASSIGNED_AT_ONCE = 65_536
 
 
@@ -45,6 +48,7 @@ def exact_hits(
     device: str = "cpu",
     rows: tuple[int, int] | None = None,
     kth: Vectors | None = None,
+    templates: int = 1,
 ) -> tuple[Vectors, Rows]:
     """The k rows most similar to each query, by one pass over the vectors.
 
@@ -55,6 +59,7 @@ def exact_hits(
         device: `cpu` or `cuda`.
         rows: The first, and the one behind the last; None: all.
         kth: As of `Best`.
+        templates: The queries are names with so many templates each, name by name; 1: any queries.
 
     Returns:
         Similarities and rows (Q, k), as of `Best.ranked`.
@@ -64,8 +69,14 @@ def exact_hits(
     """
     import torch
 
-    best = Best(queries, k, product_precision(len(queries), device), device, kth)
     first_row, last_row = rows or (0, stored.rows)
+    precision = product_precision(len(queries), device)
+    if is_worth(len(queries), templates, last_row - first_row, k, precision, device):
+        best: Best = (prompts := PromptBest(queries, k, templates, kth))
+        first_rows = stored.blocks(first_row, min(first_row + _FIRST_ROWS, last_row), _BLOCK_ROWS)
+        prompts.raise_thresholds(first_rows, stored.take)
+    else:
+        best = Best(queries, k, precision, device, kth)
     bar = tqdm(total=last_row - first_row, desc="comparing rows", disable=None, leave=False)
     for first, block in stored.blocks(first_row, last_row, _BLOCK_ROWS):
         numbers = np.arange(first, first + len(block))
@@ -99,7 +110,7 @@ def has_list_order(index: Any) -> bool:
 
 
 def list_order_hits(
-    index: Any, queries: Vectors, k: int, rerank: int, stored: StoredVectors, device: str = "cpu"
+    index: Any, queries: Vectors, k: int, rerank: int, stored: StoredVectors, device: str = "cpu", templates: int = 1
 ) -> tuple[Vectors, Rows]:
     """What searching an index of cells query by query gives, cell by cell.
 
@@ -110,6 +121,7 @@ def list_order_hits(
         rerank: So many times k hits are ranked again by the stored vectors.
         stored: The vectors.
         device: Where products are computed.
+        templates: As of `exact_hits`.
 
     Returns:
         Similarities and rows (Q, k), as of `Best.ranked`.
@@ -122,11 +134,17 @@ def list_order_hits(
     assert lists is not None  # noqa: S101 - `has_list_order`
     whole = _holds_stored(lists, outer)
     precision = product_precision(len(queries), device) if whole else "fp32"
-    best = Best(asked, k * (1 if whole else rerank), precision, device)
-    for cell, visitors in _by_cell(lists, asked):
+    found = k * (1 if whole else rerank)
+    if is_worth(len(queries), templates, stored.rows, found, precision, device):
+        best: Best = PromptBest(asked, found, templates)
+    else:
+        best = Best(asked, found, precision, device)
+    for cell, visitors, near in _by_cell(lists, asked):
         rows, codes = get_invlist(lists.invlists, cell)
         if len(rows):
-            best.see(rows, torch.from_numpy(_decoded(lists, cell, codes)), torch.from_numpy(visitors))
+            inner = lists.quantizer.metric_type == faiss.METRIC_INNER_PRODUCT
+            centre = (torch.from_numpy(lists.quantizer.reconstruct(cell)), torch.from_numpy(near)) if inner else None
+            best.see(rows, torch.from_numpy(_decoded(lists, cell, codes)), torch.from_numpy(visitors), centre)
     if whole:
         return best.ranked(stored.take)
     similarities, rows = best.ranked()
@@ -136,20 +154,21 @@ def list_order_hits(
     return rank_exactly(queries, query, rows[query, place], stored.take, k)
 
 
-def _by_cell(lists: Any, queries: Vectors) -> Iterator[tuple[int, Rows]]:
-    """The cells that queries visit, each with the queries; the nearest cell of every query first.
+def _by_cell(lists: Any, queries: Vectors) -> Iterator[tuple[int, Rows, Vectors]]:
+    """The cells that queries visit, each with the queries and their similarities to its centre; the nearest first.
 
-    With a threshold from its nearest cell a query keeps nearly nothing of the others.
+    With a threshold from its nearest cells a query keeps nearly nothing of the others.
     """
     parts = [queries[start : start + _ASSIGNED_AT_ONCE] for start in range(0, len(queries), _ASSIGNED_AT_ONCE)]
-    assigned = np.concatenate([lists.quantizer.search(part, int(lists.nprobe))[1].astype(np.int32) for part in parts])
-    for columns in (assigned[:, :1], assigned[:, 1:]):
-        cells = columns.ravel()
+    found = [lists.quantizer.search(part, int(lists.nprobe)) for part in parts]
+    near, assigned = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    for some in (slice(0, 1), slice(1, 8), slice(8, None)):
+        cells, similarities = assigned[:, some].astype(np.int32).ravel(), near[:, some].ravel()
         order = np.argsort(cells, kind="stable")
-        found, starts = np.unique(cells[order], return_index=True)
-        for cell, places in zip(found.tolist(), np.split(order, starts[1:]), strict=True) if len(order) else ():
+        numbers, starts = np.unique(cells[order], return_index=True)
+        for cell, places in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True) if len(order) else ():
             if cell >= 0:
-                yield cell, places // columns.shape[1]
+                yield cell, places // (len(cells) // len(queries)), similarities[places]
 
 
 def _holds_stored(lists: Any, outer: Any) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from react_pipeline.clip import class_prompts
+from react_pipeline.clip import class_prompts, prompt_templates
 from react_pipeline.corpus import open_source
 from react_pipeline.embedding import row_metadata
 from react_pipeline.lineage import resolve
@@ -85,7 +85,8 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
             device=project.config.device,
         )
         evaluation = kept_out(project, slug, parents["evaluation_set"], clip, settings.decontaminate)
-        queries = Queries(prompts, seeds, encode_seeds(project, slug, seeds, evaluation.images, clip))
+        vectors = encode_seeds(project, slug, seeds, evaluation.images, clip)
+        queries = Queries(prompts, seeds, vectors, len(prompt_templates(domain)))
         searched, distributor = directory / SEARCHED, project.config.distributor
         found = find_candidates(clip, index, embeddings, queries, settings, searched, distributor)
         source = open_source(project, parents["corpus"], embeddings, directory / FETCHED)
