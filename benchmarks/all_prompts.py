@@ -25,8 +25,7 @@ import torch
 from benchmarks.clustered import Cloud
 from benchmarks.retrieval_tables import MIB, Row
 from react_pipeline.clip import DTYPES
-from react_pipeline.indexing import StoredVectors, batch, find_rows, read_index, set_parameters
-from react_pipeline.indexing.prompts import is_worth
+from react_pipeline.indexing import StoredVectors, batch, find_rows, is_worth, read_index, set_parameters
 from react_pipeline.store import Artifact
 
 WIDTH, TEMPLATES, HITS = 512, 80, 10

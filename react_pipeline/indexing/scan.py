@@ -72,7 +72,9 @@ def search_all(
     queries, k = index.checked(queries, k), min(k, index.rows)
     settings, device = distributor or DistributorConfig(), choose_device(index.device)
     spreads = settings.kind != "local"
-    choice = choose_way(wanted, index.artifact, side, len(queries), k, device=device, spreads=spreads)
+    choice = choose_way(
+        wanted, index.artifact, side, len(queries), k, device=device, spreads=spreads, templates=templates
+    )
     logger.info("%s queries against %s rows: %s (%s)", f"{len(queries):,}", f"{index.rows:,}", choice.way, choice)
     stored = index.stored_vectors(side)
     if choice.way == "exact":
