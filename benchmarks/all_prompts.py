@@ -57,17 +57,18 @@ def ask(embeddings: Artifact, folder: Path, rows: int, classes: int, key: str) -
         return batch.exact_hits(stored, asked, hits, templates=TEMPLATES)
 
     def in_lists(asked: Any) -> Any:
-        return batch.list_order_hits(index, asked, HITS, built["rerank"], stored, templates=TEMPLATES)
+        return batch.list_order_hits(index, asked, HITS, built["rerank"], stored)
 
     find_rows(index, some[:80], HITS, built["rerank"], stored)
     one_by_one = measure("one by one", lambda asked: find_rows(index, asked, HITS, built["rerank"], stored), some)
     lists = measure("list order", in_lists, prompts, fast)
     flat_hits = measure("IndexFlat", lambda asked: find_rows(flat, asked, HITS), some)
     whole = measure("exact", exact, prompts, fast)
-    # With the bound, products are in single precision anyway.
-    if fast != "fp32" and not is_worth(len(prompts), TEMPLATES, rows, HITS, fast, "cpu"):
+    if fast != "fp32":
         measure("list order, fp32", in_lists, prompts)
-        measure("exact, fp32", exact, prompts)
+        # With the bound, products are in single precision anyway.
+        if not is_worth(len(prompts), TEMPLATES, rows, HITS, fast, "cpu"):
+            measure("exact, fp32", exact, prompts)
     measure("exact, no bound", lambda asked: batch.exact_hits(stored, asked, HITS), prompts[: 5 * len(some)], fast)
     measure("exact, half of the prompts", exact, prompts[: len(prompts) // 2], fast)
     measure("exact, 5 times the hits", lambda asked: exact(asked, 5 * HITS), prompts, fast)

@@ -110,7 +110,7 @@ def has_list_order(index: Any) -> bool:
 
 
 def list_order_hits(
-    index: Any, queries: Vectors, k: int, rerank: int, stored: StoredVectors, device: str = "cpu", templates: int = 1
+    index: Any, queries: Vectors, k: int, rerank: int, stored: StoredVectors, device: str = "cpu"
 ) -> tuple[Vectors, Rows]:
     """What searching an index of cells query by query gives, cell by cell.
 
@@ -121,7 +121,6 @@ def list_order_hits(
         rerank: So many times k hits are ranked again by the stored vectors.
         stored: The vectors.
         device: Where products are computed.
-        templates: As of `exact_hits`.
 
     Returns:
         Similarities and rows (Q, k), as of `Best.ranked`.
@@ -134,17 +133,11 @@ def list_order_hits(
     assert lists is not None  # noqa: S101 - `has_list_order`
     whole = _holds_stored(lists, outer)
     precision = product_precision(len(queries), device) if whole else "fp32"
-    found = k * (1 if whole else rerank)
-    if is_worth(len(queries), templates, stored.rows, found, precision, device):
-        best: Best = PromptBest(asked, found, templates)
-    else:
-        best = Best(asked, found, precision, device)
-    for cell, visitors, near in _by_cell(lists, asked):
+    best = Best(asked, k * (1 if whole else rerank), precision, device)
+    for cell, visitors in _by_cell(lists, asked):
         rows, codes = get_invlist(lists.invlists, cell)
         if len(rows):
-            inner = lists.quantizer.metric_type == faiss.METRIC_INNER_PRODUCT
-            centre = (torch.from_numpy(lists.quantizer.reconstruct(cell)), torch.from_numpy(near)) if inner else None
-            best.see(rows, torch.from_numpy(_decoded(lists, cell, codes)), torch.from_numpy(visitors), centre)
+            best.see(rows, torch.from_numpy(_decoded(lists, cell, codes)), torch.from_numpy(visitors))
     if whole:
         return best.ranked(stored.take)
     similarities, rows = best.ranked()
@@ -154,21 +147,20 @@ def list_order_hits(
     return rank_exactly(queries, query, rows[query, place], stored.take, k)
 
 
-def _by_cell(lists: Any, queries: Vectors) -> Iterator[tuple[int, Rows, Vectors]]:
-    """The cells that queries visit, each with the queries and their similarities to its centre; the nearest first.
+def _by_cell(lists: Any, queries: Vectors) -> Iterator[tuple[int, Rows]]:
+    """The cells that queries visit, each with the queries; the nearest cell of every query first.
 
-    With a threshold from its nearest cells a query keeps nearly nothing of the others.
+    With a threshold from its nearest cell a query keeps nearly nothing of the others.
     """
     parts = [queries[start : start + _ASSIGNED_AT_ONCE] for start in range(0, len(queries), _ASSIGNED_AT_ONCE)]
-    found = [lists.quantizer.search(part, int(lists.nprobe)) for part in parts]
-    near, assigned = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
-    for some in (slice(0, 1), slice(1, 8), slice(8, None)):
-        cells, similarities = assigned[:, some].astype(np.int32).ravel(), near[:, some].ravel()
+    assigned = np.concatenate([lists.quantizer.search(part, int(lists.nprobe))[1].astype(np.int32) for part in parts])
+    for columns in (assigned[:, :1], assigned[:, 1:]):
+        cells = columns.ravel()
         order = np.argsort(cells, kind="stable")
-        numbers, starts = np.unique(cells[order], return_index=True)
-        for cell, places in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True) if len(order) else ():
+        found, starts = np.unique(cells[order], return_index=True)
+        for cell, places in zip(found.tolist(), np.split(order, starts[1:]), strict=True) if len(order) else ():
             if cell >= 0:
-                yield cell, places // (len(cells) // len(queries)), similarities[places]
+                yield cell, places // columns.shape[1]
 
 
 def _holds_stored(lists: Any, outer: Any) -> bool:

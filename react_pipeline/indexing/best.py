@@ -70,20 +70,13 @@ class Best:
         self._new: list[tuple[npt.NDArray[np.int32], Rows, Vectors]] = []
         self._waiting = 0
 
-    def see(
-        self,
-        rows: Rows,
-        vectors: Tensor,
-        queries: Tensor | None = None,
-        centre: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor:
+    def see(self, rows: Rows, vectors: Tensor, queries: Tensor | None = None) -> Tensor:
         """Compare rows of the corpus with the queries.
 
         Args:
             rows: Their numbers (N,).
             vectors: The rows themselves (N, D), float16 or float32; finite.
             queries: Numbers of the queries that are compared with them, each once; None: all.
-            centre: As of `prompts.PromptBest`; not needed here.
 
         Returns:
             The lengths of the rows (N,).

@@ -90,73 +90,50 @@ class PromptBest(Best):
             self._kth[part] = torch.maximum(self._kth[part], kth)
         self._set_floor()
 
-    def see(
-        self,
-        rows: Rows,
-        vectors: Tensor,
-        queries: Tensor | None = None,
-        centre: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor:
-        """As `Best.see`.
-
-        Args:
-            rows: Their numbers (N,).
-            vectors: (N, D).
-            queries: Numbers of the prompts that are compared with them, each once; None: all.
-            centre: A vector (D,) in the midst of the rows, and the similarities of these prompts with it. With
-                `queries`, all similarities are computed where there is none.
-        """
+    def see(self, rows: Rows, vectors: Tensor, queries: Tensor | None = None) -> Tensor:
+        """As `Best.see`; the bound is for all prompts."""
         import torch
 
-        given, _, lengths = self._taken(vectors)
-        # The bound is a sum of products that are rounded like those it is compared with.
-        wanted = self._floor - 4 * self._summing * self._longest
-        if queries is None:
-            if self._centre is None:
-                middle = given.mean(dim=0)
-                self._centre = middle, self._exact @ middle
-            centre, names = self._centre, torch.arange(len(self._means))
-            wanted = (wanted - centre[1]).view(self._rests.shape)
-        elif centre is not None:
-            names, place = (queries // self._rests.shape[1]).unique(return_inverse=True)
-            asked = torch.full((len(names), self._rests.shape[1]), torch.inf)
-            asked[place, queries % self._rests.shape[1]] = wanted[queries] - centre[1]
-            wanted = asked
         self._skipped -= 1
-        if centre is None or self._skipped >= 0 or bool((wanted == -torch.inf).any()):
-            self._compare(rows, given, queries)
-            return lengths
+        if queries is not None or self._skipped >= 0 or bool((self._floor == -torch.inf).any()):
+            return super().see(rows, vectors, queries)
+        given, _, lengths = self._taken(vectors)
+        if self._centre is None:
+            middle = given.mean(dim=0)
+            self._centre = middle, self._exact @ middle
+        # The bound is a sum of products that are rounded like those it is compared with.
+        wanted = self._floor - 4 * self._summing * self._longest - self._centre[1]
         for start in range(0, len(rows), _TILE_ROWS):
             tile = slice(start, start + _TILE_ROWS)
-            compared = self._compare_left(rows[tile], given[tile], given[tile] - centre[0], names, wanted)
+            differences = given[tile] - self._centre[0]
+            compared = self._compare_left(rows[tile], given[tile], differences, wanted.view(self._rests.shape))
             if compared > _WORTH * len(rows[tile]) * len(self._kth):
                 self._skipped = _BLOCKS_MORE
         self._merge_if_many()
         return lengths
 
-    def _compare_left(self, rows: Rows, vectors: Tensor, differences: Tensor, names: Tensor, wanted: Tensor) -> int:
+    def _compare_left(self, rows: Rows, vectors: Tensor, differences: Tensor, wanted: Tensor) -> int:
         """Compare what the bound leaves.
 
         Args:
             rows: Their numbers (N,).
             vectors: The rows (N, D).
             differences: From the centre (N, D).
-            names: Numbers of the names that ask (M,).
-            wanted: The least similarity (M, T) with a difference; infinity: the prompt does not ask.
+            wanted: The least similarity (M, T) with a difference.
 
         Returns:
             How many similarities were computed.
         """
         import torch
 
-        distances, rests = differences.norm(dim=1), self._rests[names]
+        distances, rests = differences.norm(dim=1), self._rests
         # A row's own distance counts for the shortest rest of the name, and the largest distance for what is longer.
         least = rests.amin(dim=1, keepdim=True)
         wanted = wanted - (rests - least) * distances.max()
-        of_names = torch.addmm(least * distances, self._means[names], differences.T)
+        of_names = torch.addmm(least * distances, self._means, differences.T)
         of_templates = self._offsets @ differences.T
         reached = torch.empty(of_names.shape, dtype=torch.bool)
-        for start in range(0, len(names), _TILE_NAMES):
+        for start in range(0, len(rests), _TILE_NAMES):
             some = slice(start, start + _TILE_NAMES)
             lowest = torch.full_like(of_names[some], torch.inf)
             missing = torch.empty_like(lowest)
@@ -168,7 +145,7 @@ class PromptBest(Best):
         for name, row in zip(*(part.split(_LEFT_AT_ONCE) for part in reached.nonzero().unbind(dim=1)), strict=True):
             bounds = of_rows[row].add_(of_names[name, row][:, None])
             place, template = (bounds >= wanted[name]).nonzero().unbind(dim=1)
-            query, column = names[name[place]] * rests.shape[1] + template, row[place]
+            query, column = name[place] * rests.shape[1] + template, row[place]
             similarities = self._products(query, vectors, column)
             found = (similarities >= self._floor[query]).nonzero()[:, 0]
             self._offer(query[found].numpy(), rows[column[found].numpy()], similarities[found].numpy())

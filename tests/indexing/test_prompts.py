@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
-import faiss
 import numpy as np
 import pytest
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from react_pipeline.indexing import prompts
-from react_pipeline.indexing.batch import exact_hits, list_order_hits
-from react_pipeline.indexing.build import build_side
-from react_pipeline.indexing.files import find_rows, read_index
+from react_pipeline.indexing.batch import exact_hits
 from react_pipeline.indexing.prompts import PromptBest, is_worth
-from react_pipeline.indexing.recall import draw_queries
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.project.project import Project
-from react_pipeline.settings.index import IndexConfig
 
 ROWS, WIDTH, TEMPLATES = 6_000, 64, 16
 
@@ -71,25 +65,6 @@ def test_templates_that_add_nothing_in_common_only_cost_time(stored: StoredVecto
     found = exact_hits(stored, asked, 10, templates=TEMPLATES), exact_hits(stored, asked, 10)
     np.testing.assert_array_equal(found[0][1], found[1][1])
     assert compared
-
-
-@pytest.mark.parametrize("stored", ["clustered"], indirect=True)
-@pytest.mark.parametrize("key", ["IVF32,SQfp16", "IVF32_HNSW8,SQ4", "OPQ8_32,IVF32,PQ8x4"])
-def test_list_order_finds_only_what_the_visited_cells_hold(
-    stored: StoredVectors, key: str, tmp_path: Path, compared: list[int]
-) -> None:
-    path, embeddings = tmp_path / "image.index", stored.artifact
-    settings = IndexConfig(recall_queries=20)
-    rerank = build_side(settings, key, embeddings, "image", path, draw_queries(embeddings, 40)).rerank
-    index = read_index(path, "faiss_index", mapped=True)
-    faiss.ParameterSpace().set_index_parameters(index, "nprobe=12")
-    asked = Cloud(ROWS, WIDTH).prompts(12, TEMPLATES)
-    similarities, rows = list_order_hits(index, asked, 10, rerank, stored, templates=TEMPLATES)
-    wanted, wanted_rows = find_rows(index, asked, 10, rerank, stored)
-    found = rows >= 0
-    assert (found == (wanted_rows >= 0)).all() and compared
-    np.testing.assert_allclose(similarities[found], wanted[found], atol=1e-6)
-    assert ((rows != wanted_rows) & found).mean() < 0.02
 
 
 def test_it_is_used_where_hits_are_rare_and_names_have_many_prompts() -> None:
