@@ -34,7 +34,7 @@ BEGIN, END = "<!-- sums:begin -->", "<!-- sums:end -->"
 CORPORA = {"LAION-400M": 400_000_000, "LAION-2B": 2_320_000_000}
 DIMENSION, PROMPTS = 512, 80_000
 MACHINES = [("2 cores", 2, False), ("64 cores", 64, False), ("16 Spark workers of 64 cores", 1_024, False)]
-MACHINES += [("one H100 (assumed: 100 T operations a second)", 1, True)]
+MACHINES += [("one H100 (100 T operations a second, assumed)", 1, True)]
 TB, GIB = 1e12, 2**30
 
 
@@ -112,7 +112,8 @@ def search_table(rows: int = CORPORA["LAION-400M"]) -> str:
             one_by_one = estimate("exact", built, PROMPTS, 10, device=device, cores=cores, precision=precision)
             seconds = (one_by_one.exact_seconds, sums.exact_seconds, sums.index_seconds)
             lines.append([name, precision, *(f"{value / 3_600:,.2f}" for value in seconds)])
-    head = f"{PROMPTS:,} prompts (1,000 names x 80 templates), 10 hits each, against one side of LAION-400M, hours:"
+    head = f"{PROMPTS:,} prompts (1,000 names x 80 templates), 10 hits each, against one side of LAION-400M, in hours, "
+    head += "of which 0.23 read the vectors at 0.5 GB/s:"
     columns = ["machine", "type", "exact, every product", "exact, as it is done", "list order"]
     return f"{head}\n\n{markdown_table(columns, lines)}".rstrip()
 

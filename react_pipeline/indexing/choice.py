@@ -19,7 +19,7 @@ from react_pipeline.store import Artifact
 
 Way = Literal["exact", "index"]
 
-OPERATIONS_PER_SECOND = {"fp32": 5e10, "bf16": 4e11, "cuda": 1e14, "bound": 4.5e11}
+OPERATIONS_PER_SECOND = {"fp32": 5e10, "bf16": 3e11, "cuda": 1e14, "bound": 4e11}
 """Of matrix products, additions counted too: of a core by type, and of a GPU. `bound`: done or skipped by a core."""
 SEARCH_OPERATIONS_PER_SECOND = 2e9
 """Of comparisons one by one along a graph, per core: they wait for memory."""

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from react_pipeline.indexing import prompts
 from react_pipeline.indexing.batch import exact_hits
+from react_pipeline.indexing.choice import Searched, estimate
 from react_pipeline.indexing.prompts import PromptBest, is_worth
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.project.project import Project
@@ -74,3 +75,9 @@ def test_it_is_used_where_hits_are_rare_and_names_have_many_prompts() -> None:
     assert not is_worth(80_000, 80, 1_000_000, 10, "fp16", "cuda")
     assert not is_worth(80_000, 1, 1_000_000, 10, "fp32", "cpu")
     assert not is_worth(80_001, 80, 1_000_000, 10, "fp32", "cpu")
+
+
+def test_the_estimate_counts_with_it() -> None:
+    corpus = Searched(1_000_000, 512, 1)
+    one, many = (estimate("auto", corpus, 80_000, 10, precision="fp32", cores=2, templates=t) for t in (1, 80))
+    assert many.exact_seconds < one.exact_seconds / 2
