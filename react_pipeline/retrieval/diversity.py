@@ -1,4 +1,4 @@
-"""Diversity: of the candidates of a class, those that stand for many others come first.
+"""Diversity: of the candidates of a class, those that represent many others come first.
 
 Belongs here: the order of `choose: diverse`. Does not belong here: near copies that are dropped (`near_duplicates`).
 Shapes: N candidates of a class, D width.
