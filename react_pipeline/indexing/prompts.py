@@ -62,12 +62,7 @@ class PromptBest(Best):
     def raise_thresholds(
         self, blocks: Iterable[tuple[int, npt.NDArray[np.floating[Any]]]], take: Callable[[Rows], Vectors]
     ) -> None:
-        """Begin with the thresholds that the rows nearest to the mean of each name reach.
-
-        Args:
-            blocks: The first row of each, and its vectors.
-            take: Gives the vectors (m, D) of rows.
-        """
+        """Begin with what the rows nearest to each name's mean reach; `blocks` and `take` are of `StoredVectors`."""
         import torch
 
         count = 2 * self._k + 64
@@ -113,17 +108,13 @@ class PromptBest(Best):
         return lengths
 
     def _compare_left(self, rows: Rows, vectors: Tensor, differences: Tensor, wanted: Tensor) -> int:
-        """Compare what the bound leaves.
+        """Compare prompts with those rows (N, D) whose bound reaches what is left; returns how many were compared.
 
         Args:
-            rows: Their numbers (N,).
-            vectors: The rows (N, D).
-            differences: From the centre (N, D).
-            wanted: The least similarity (M, T) with a difference.
-
-        Returns:
-            How many similarities were computed.
+            differences: The rows without the centre (N, D).
+            wanted: The least similarity (M, T) with such a difference.
         """
+        import faiss
         import torch
 
         distances, rests = differences.norm(dim=1), self._rests
@@ -146,18 +137,11 @@ class PromptBest(Best):
             bounds = of_rows[row].add_(of_names[name, row][:, None])
             place, template = (bounds >= wanted[name]).nonzero().unbind(dim=1)
             query, column = name[place] * rests.shape[1] + template, row[place]
-            similarities = self._products(query, vectors, column)
+            similarities = torch.empty(len(query))
+            arrays = self._exact, query, vectors, column, similarities
+            pointers = [faiss.swig_ptr(array.numpy()) for array in arrays]
+            faiss.pairwise_indexed_inner_product(vectors.shape[1], len(query), *pointers)
             found = (similarities >= self._floor[query]).nonzero()[:, 0]
             self._offer(query[found].numpy(), rows[column[found].numpy()], similarities[found].numpy())
             compared += len(query)
         return compared
-
-    def _products(self, query: Tensor, vectors: Tensor, row: Tensor) -> Tensor:
-        """The similarities (n,) of prompts and rows."""
-        import faiss
-        import torch
-
-        similarities = torch.empty(len(query))
-        arrays = self._exact.numpy(), query.numpy(), vectors.numpy(), row.numpy(), similarities.numpy()
-        faiss.pairwise_indexed_inner_product(vectors.shape[1], len(query), *map(faiss.swig_ptr, arrays))
-        return similarities

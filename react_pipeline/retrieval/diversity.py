@@ -24,7 +24,7 @@ _POOL = 4
 def diverse_order(
     candidates: pd.DataFrame, vectors: Callable[[NDArray[np.int64]], NDArray[np.float32]], cap: int
 ) -> pd.DataFrame:
-    """The candidates with those of each class in the order in which they add most; classes keep their places.
+    """The candidates, those of each class in the order in which they add most; classes keep their places.
 
     Args:
         candidates: The best first: columns class_id, row, dropped.
