@@ -5,8 +5,7 @@ Shapes: N candidates of a class, D width.
 
 One objective rewards both fit and difference, as in COBRA (arXiv 2412.17684): each candidate counts with its place in
 the order, times its cosine with the chosen image that is most like it (facility location). Of images that are alike
-one covers the others, so the next choice is another kind of image. Greedy choice reaches 63 % of the best value or more
-(Nemhauser et al. 1978).
+one covers the others, so the next choice is another kind of image.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _POOL = 4
 
 
 def diverse_order(
-    candidates: pd.DataFrame, vectors: Callable[[NDArray[np.int64]], NDArray[np.float32]], cap: int
+    candidates: pd.DataFrame, vectors: Callable[[pd.Series], NDArray[np.float32]], cap: int
 ) -> pd.DataFrame:
     """The candidates, those of each class in the order in which they add most; classes keep their places.
 
@@ -35,7 +34,7 @@ def diverse_order(
     for of_class in candidates.groupby("class_id").indices.values():
         pool = of_class[alive[of_class]][: _POOL * cap]
         if len(pool) > cap:
-            images = vectors(candidates["row"].to_numpy()[pool])
+            images = vectors(candidates["row"].iloc[pool])
             order[pool] = pool[_by_gain(images @ images.T, cap)]
     return candidates.iloc[order].reset_index(drop=True)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,8 +94,7 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
         source = open_source(project, parents["corpus"], embeddings, directory / FETCHED)
         candidates = found.candidates
         if settings.choose == "diverse":
-            images = lambda rows: image_vectors(embeddings, pd.Series(rows))  # noqa: E731
-            candidates = diverse_order(candidates, images, settings.max_per_class)
+            candidates = diverse_order(candidates, partial(image_vectors, embeddings), settings.max_per_class)
         candidates = _described(candidates, embeddings, source, evaluation, distributor)
         examination = Examination(source, embeddings, settings, project.config.corpus.max_pixels)
         examination.choose(candidates, evaluation.images)

@@ -15,7 +15,7 @@ from react_pipeline.retrieval.diversity import diverse_order
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 
 
-def images_of(kinds: list[int]) -> Callable[[NDArray[np.int64]], NDArray[np.float32]]:
+def images_of(kinds: list[int]) -> Callable[[pd.Series], NDArray[np.float32]]:
     """Vectors near one axis for each kind of image; rows count through the kinds."""
     vectors = 0.05 * np.random.default_rng(0).standard_normal((len(kinds), 8)).astype(np.float32)
     vectors[np.arange(len(kinds)), kinds] += 1
