@@ -18,6 +18,7 @@ from .keys import Key as Key
 from .keys import cells_for as cells_for
 from .keys import choose_key as choose_key
 from .keys import machine_memory_bytes as machine_memory_bytes
+from .prompts import is_worth as is_worth
 from .recall import Neighbours as Neighbours
 from .recall import draw_queries as draw_queries
 from .scan import search_all as search_all

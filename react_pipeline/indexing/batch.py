@@ -19,11 +19,14 @@ from tqdm import tqdm
 from react_pipeline.embedding import Rows, Vectors
 from react_pipeline.indexing.best import Best, rank_exactly
 from react_pipeline.indexing.files import inverted_lists, rotated
+from react_pipeline.indexing.prompts import PromptBest, is_worth
 from react_pipeline.indexing.vectors import UNIT_TOLERANCE, StoredVectors
 
 FEW_QUERIES = 64
 """Up to here reading the vectors takes longer than comparing them, and a fast type gains nothing."""
 _BLOCK_ROWS = 16_384
+_FIRST_ROWS = 131_072
+"""Rows that are read twice, for thresholds to begin with."""
 _ASSIGNED_AT_ONCE = 65_536
 
 
@@ -45,6 +48,7 @@ def exact_hits(
     device: str = "cpu",
     rows: tuple[int, int] | None = None,
     kth: Vectors | None = None,
+    templates: int = 1,
 ) -> tuple[Vectors, Rows]:
     """The k rows most similar to each query, by one pass over the vectors.
 
@@ -55,6 +59,7 @@ def exact_hits(
         device: `cpu` or `cuda`.
         rows: The first, and the one behind the last; None: all.
         kth: As of `Best`.
+        templates: The queries are names with so many templates each, name by name; 1: any queries.
 
     Returns:
         Similarities and rows (Q, k), as of `Best.ranked`.
@@ -64,8 +69,14 @@ def exact_hits(
     """
     import torch
 
-    best = Best(queries, k, product_precision(len(queries), device), device, kth)
     first_row, last_row = rows or (0, stored.rows)
+    precision = product_precision(len(queries), device)
+    if is_worth(len(queries), templates, last_row - first_row, k, precision, device):
+        best: Best = (prompts := PromptBest(queries, k, templates, kth))
+        first_rows = stored.blocks(first_row, min(first_row + _FIRST_ROWS, last_row), _BLOCK_ROWS)
+        prompts.raise_thresholds(first_rows, stored.take)
+    else:
+        best = Best(queries, k, precision, device, kth)
     bar = tqdm(total=last_row - first_row, desc="comparing rows", disable=None, leave=False)
     for first, block in stored.blocks(first_row, last_row, _BLOCK_ROWS):
         numbers = np.arange(first, first + len(block))

@@ -81,6 +81,12 @@ class Best:
         Returns:
             The lengths of the rows (N,).
         """
+        _, fast, lengths = self._taken(vectors)
+        self._compare(rows, fast, queries)
+        return lengths
+
+    def _taken(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rows in single precision and in the fast type, and their lengths."""
         import torch
 
         given = vectors.to(self._device, torch.float32)
@@ -91,6 +97,11 @@ class Best:
         if longest > self._longest or moved > self._row_moved:
             self._longest, self._row_moved = max(longest, self._longest), max(moved, self._row_moved)
             self._set_floor()
+        return given, fast, lengths
+
+    def _compare(self, rows: Rows, fast: Tensor, queries: Tensor | None) -> None:
+        import torch
+
         count = len(self._queries) if queries is None else len(queries)
         # A first tile of rows wide enough to hold k gives each query its threshold.
         start, wide = 0, min(len(rows), max(4 * TILE_ROWS, 4 * self._k))
@@ -105,9 +116,7 @@ class Best:
                 self._select(chosen, first, some, self._queries[chosen] @ tile.T)
             start += wide
             wide = TILE_ROWS
-            if self._waiting > max(_MERGE_PAIRS, len(self._kth) * self._k):
-                self._merge()
-        return lengths
+            self._merge_if_many()
 
     def _select(self, chosen: slice | Tensor, first: int, rows: Rows, similarities: Tensor) -> None:
         """Keep what reaches the threshold of its query."""
@@ -138,8 +147,15 @@ class Best:
         place = place[group]
         query = (place[:, 0] + first).cpu().numpy() if isinstance(chosen, slice) else chosen[place[:, 0].cpu()].numpy()
         row = rows[(place[:, 1] * GROUP_ROWS + column).cpu().numpy()]
-        self._new.append((query.astype(np.int32), row, found[group, column].float().cpu().numpy()))
+        self._offer(query, row, found[group, column].float().cpu().numpy())
+
+    def _offer(self, query: npt.NDArray[np.integer[Any]], row: Rows, similarity: Vectors) -> None:
+        self._new.append((query.astype(np.int32), row, similarity))
         self._waiting += len(row)
+
+    def _merge_if_many(self) -> None:
+        if self._waiting > max(_MERGE_PAIRS, len(self._kth) * self._k):
+            self._merge()
 
     def _set_floor(self, numbers: Tensor | slice = slice(None)) -> None:
         """Thresholds of some queries: two margins below their k-th similarity."""

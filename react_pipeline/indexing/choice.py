@@ -14,12 +14,13 @@ from typing import Any, Literal
 from react_pipeline.embedding import Side
 from react_pipeline.indexing.batch import product_precision
 from react_pipeline.indexing.keys import Key
+from react_pipeline.indexing.prompts import is_worth
 from react_pipeline.store import Artifact
 
 Way = Literal["exact", "index"]
 
-OPERATIONS_PER_SECOND = {"fp32": 5e10, "bf16": 5e11, "cuda": 1e14}
-"""Of matrix products, additions counted too: of a core by type, and of a GPU."""
+OPERATIONS_PER_SECOND = {"fp32": 5e10, "bf16": 3e11, "cuda": 1e14, "bound": 4e11}
+"""Of matrix products, additions counted too: of a core by type, and of a GPU. `bound`: done or skipped by a core."""
 SEARCH_OPERATIONS_PER_SECOND = 2e9
 """Of comparisons one by one along a graph, per core: they wait for memory."""
 BYTES_PER_SECOND = 5e8
@@ -64,6 +65,7 @@ def choose_way(
     *,
     device: str = "cpu",
     spreads: bool = False,
+    templates: int = 1,
 ) -> Choice:
     """Choose how all queries are searched.
 
@@ -75,6 +77,7 @@ def choose_way(
         k: Hits per query.
         device: `cpu` or `cuda`.
         spreads: Whether a cluster does the work.
+        templates: Queries of each name.
     """
     counts = artifact.counts
     key, parameters = str(counts["key"]), str(counts["parameters"].get(side, ""))
@@ -88,7 +91,7 @@ def choose_way(
         walked=int((re.search(r"(?<=efSearch=)\d+", parameters) or "0")[0]),
         rerank=int(counts.get("rerank", {}).get(side, 1)),
     )
-    return estimate(wanted, built, queries, k, device=device, spreads=spreads)
+    return estimate(wanted, built, queries, k, device=device, spreads=spreads, templates=templates)
 
 
 @dataclass(frozen=True)
@@ -127,13 +130,16 @@ def estimate(
     spreads: bool = False,
     cores: int | None = None,
     precision: str | None = None,
+    templates: int = 1,
 ) -> Choice:
     """Choose by the sums alone, of this machine's cores and precision unless others are given."""
     cores, rows, width = cores or os.cpu_count() or 1, built.rows, built.width
     precision = precision or product_precision(queries, device)
     rate = OPERATIONS_PER_SECOND["cuda"] if device != "cpu" else cores * OPERATIONS_PER_SECOND[precision]
     exact = 2.0 * queries * rows * width
-    exact_seconds = exact / rate + 2 * rows * width / BYTES_PER_SECOND
+    bound = is_worth(queries, templates, rows, k, precision, device)
+    exact_rate = cores * OPERATIONS_PER_SECOND["bound"] if bound else rate
+    exact_seconds = exact / exact_rate + 2 * rows * width / BYTES_PER_SECOND
     index, index_seconds = exact, exact_seconds
     if built.probed:
         index = 2.0 * queries * width * (built.cells + rows * min(built.probed / built.cells, 1))

@@ -45,6 +45,7 @@ def search_all(
     *,
     wanted: Literal["auto", "exact", "index"] = "auto",
     distributor: DistributorConfig | None = None,
+    templates: int = 1,
 ) -> tuple[Vectors, Rows, Choice]:
     """The k rows most similar to each of many queries.
 
@@ -57,6 +58,7 @@ def search_all(
             missing. On a cluster all machines must see it.
         wanted: `retrieval.search`.
         distributor: Where the parts of an exact search run; None: here.
+        templates: As of `exact_hits`; hits do not depend on it.
 
     Returns:
         Similarities and rows (Q, k), best first, equal ones by row; minus infinity and -1 where there are fewer. And
@@ -70,12 +72,14 @@ def search_all(
     queries, k = index.checked(queries, k), min(k, index.rows)
     settings, device = distributor or DistributorConfig(), choose_device(index.device)
     spreads = settings.kind != "local"
-    choice = choose_way(wanted, index.artifact, side, len(queries), k, device=device, spreads=spreads)
+    choice = choose_way(
+        wanted, index.artifact, side, len(queries), k, device=device, spreads=spreads, templates=templates
+    )
     logger.info("%s queries against %s rows: %s (%s)", f"{len(queries):,}", f"{index.rows:,}", choice.way, choice)
     stored = index.stored_vectors(side)
     if choice.way == "exact":
         scratch.mkdir(parents=True, exist_ok=True)
-        return *_scan(stored.artifact, side, queries, k, scratch, index.device, settings), choice
+        return *_scan(stored.artifact, side, queries, k, scratch, index.device, settings, templates), choice
     opened, rerank = index.opened(side), index.rerank(side)
     if has_list_order(opened):
         return *list_order_hits(opened, queries, k, rerank, stored, device), choice
@@ -95,9 +99,10 @@ def _scan(
     scratch: Path,
     device: str,
     settings: DistributorConfig,
+    templates: int,
 ) -> tuple[Vectors, Rows]:
     name = hashlib.sha256(f"{embeddings.fingerprint} {side} {k} {queries.shape}".encode() + queries.tobytes())
-    task = ScanTask(embeddings, side, scratch / f"{name.hexdigest()[:16]}.npy", k, device)
+    task = ScanTask(embeddings, side, scratch / f"{name.hexdigest()[:16]}.npy", k, device, templates)
     _save(task.queries, queries)
     stored = StoredVectors(embeddings, side)
     parts = list(cut(stored.starts(), PART_ROWS, stored.rows))
@@ -117,6 +122,7 @@ class ScanTask:
     queries: Path
     k: int
     device: str
+    templates: int
 
     def file(self, first: int) -> Path:
         """Where the hits are of the part that begins with a row."""
@@ -136,7 +142,9 @@ class ScanTask:
         for done in self.queries.parent.glob(f"{self.queries.stem}.*.npy"):
             kth = np.maximum(kth, np.load(done, mmap_mode="r")["similarity"][:, -1])
         device = choose_device(self.device)
-        similarities, found = exact_hits(stored, queries, self.k, device=device, rows=rows, kth=kth)
+        similarities, found = exact_hits(
+            stored, queries, self.k, device=device, rows=rows, kth=kth, templates=self.templates
+        )
         hits = np.empty(similarities.shape, _HIT)
         hits["similarity"], hits["row"] = similarities, found
         _save(path, hits)

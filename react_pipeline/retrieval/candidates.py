@@ -47,11 +47,13 @@ class Queries:
         prompts: Of `prompts.class_prompts`.
         seeds: Of `seeds.read_seeds`.
         seed_vectors: (S, D).
+        templates: Prompts of each name.
     """
 
     prompts: pd.DataFrame
     seeds: pd.DataFrame
     seed_vectors: Vectors
+    templates: int = 1
 
     @property
     def texts(self) -> pd.Series:
@@ -101,7 +103,8 @@ def find_candidates(
     for mode in settings.modes:
         asked = queries.seed_vectors if mode == "i2i" else prompt_vectors
         if len(asked):
-            searched[mode], choices[mode] = _search(index, mode, asked, settings, scratch, distributor)
+            templates = 1 if mode == "i2i" else queries.templates
+            searched[mode], choices[mode] = _search(index, mode, asked, templates, settings, scratch, distributor)
     batches = list(_batches(queries.prompts, settings))
     for batch in tqdm(batches, desc="fusing hits", disable=None, leave=False):
         prompts = queries.prompts.iloc[batch]
@@ -185,13 +188,19 @@ def _batches(prompts: pd.DataFrame, settings: RetrievalConfig) -> Iterator[slice
 
 
 def _search(
-    index: Index, mode: str, asked: Vectors, settings: RetrievalConfig, scratch: Path, distributor: DistributorConfig
+    index: Index,
+    mode: str,
+    asked: Vectors,
+    templates: int,
+    settings: RetrievalConfig,
+    scratch: Path,
+    distributor: DistributorConfig,
 ) -> tuple[tuple[Vectors, Rows], dict[str, Any]]:
     from react_pipeline.indexing import search_all
 
     side, k = SIDES[mode], settings.k_per_prompt
     similarities, rows, choice = search_all(
-        index, side, asked, k, scratch, wanted=settings.search, distributor=distributor
+        index, side, asked, k, scratch, wanted=settings.search, distributor=distributor, templates=templates
     )
     return (similarities, rows), choice.record(index.artifact, side)
 

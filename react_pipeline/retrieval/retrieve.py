@@ -11,14 +11,15 @@ no near duplicates, no evaluation images, a cap, balance, a similarity floor, al
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from react_pipeline.clip import class_prompts
+from react_pipeline.clip import class_prompts, prompt_templates
 from react_pipeline.corpus import open_source
-from react_pipeline.embedding import row_metadata
+from react_pipeline.embedding import image_vectors, row_metadata
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.retrieval.candidates import Queries, find_candidates
@@ -35,6 +36,7 @@ from react_pipeline.retrieval.class_report import class_report, similarity_repor
 from react_pipeline.retrieval.control import draw_control as draw_control
 from react_pipeline.retrieval.control import load_base
 from react_pipeline.retrieval.decontamination import KeptOut, kept_out
+from react_pipeline.retrieval.diversity import diverse_order
 from react_pipeline.retrieval.examination import Examination
 from react_pipeline.retrieval.ranking import DROP_REASONS, classes_of
 from react_pipeline.retrieval.seeds import encode_seeds, read_seeds
@@ -84,11 +86,15 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
             device=project.config.device,
         )
         evaluation = kept_out(project, slug, parents["evaluation_set"], clip, settings.decontaminate)
-        queries = Queries(prompts, seeds, encode_seeds(project, slug, seeds, evaluation.images, clip))
+        vectors = encode_seeds(project, slug, seeds, evaluation.images, clip)
+        queries = Queries(prompts, seeds, vectors, len(prompt_templates(domain)))
         searched, distributor = directory / SEARCHED, project.config.distributor
         found = find_candidates(clip, index, embeddings, queries, settings, searched, distributor)
         source = open_source(project, parents["corpus"], embeddings, directory / FETCHED)
-        candidates = _described(found.candidates, embeddings, source, evaluation, distributor)
+        candidates = found.candidates
+        if settings.choose == "diverse":
+            candidates = diverse_order(candidates, partial(image_vectors, embeddings), settings.max_per_class)
+        candidates = _described(candidates, embeddings, source, evaluation, distributor)
         examination = Examination(source, embeddings, settings, project.config.corpus.max_pixels)
         examination.choose(candidates, evaluation.images)
         classes = class_report(domain, queries, found.hits, candidates, settings)

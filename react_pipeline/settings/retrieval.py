@@ -34,7 +34,7 @@ class RetrievalConfig(Section):
     modes: Annotated[tuple[Mode, ...], AfterValidator(_each_once)] = Field(default=("t2t", "t2i"), min_length=1)
     fusion: Literal["preference", "filter", "rrf"] = "preference"
     filter_by: Literal["prompts", "seeds"] = "prompts"
-    choose: Literal["nearest", "all"] = "nearest"
+    choose: Literal["nearest", "diverse", "all"] = "nearest"
     k_per_prompt: int = Field(default=50, gt=0)
     search: Literal["auto", "index", "exact"] = "auto"
     max_per_class: int = Field(default=200, gt=0)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from react_pipeline.clip import class_prompts
+from react_pipeline.clip import class_prompts, prompt_templates
 from react_pipeline.corpus import LAYOUTS, count_pairs, find_parts, find_sources, find_tables, locate_shards
 from react_pipeline.indexing import BYTES_PER_SECOND, Key, Searched, choose_key, estimate
 from react_pipeline.pipeline import ALL, STAGES
@@ -184,7 +184,7 @@ class _Sums:
         hours = {"cpu": fetched, "cuda": fetched, "spark": fetched / max(machine.workers, 1)}
         for slug, domain in self.domains.items():
             settings, prompts = self.project.retrieval(slug), len(class_prompts(domain))
-            for place in hours if settings.choose == "nearest" else ():
+            for place in hours if settings.choose != "all" else ():
                 choice = estimate(
                     settings.search,
                     built,
@@ -194,6 +194,7 @@ class _Sums:
                     spreads=place == "spark",
                     cores=machine.cores * (max(machine.workers, 1) if place == "spark" else 1),
                     precision=machine.precision,
+                    templates=len(prompt_templates(domain)),
                 )
                 hours[place] += len(settings.modes) * choice.seconds / 3_600
                 if place == "cpu":

@@ -1,0 +1,147 @@
+"""The best rows of prompts that are names x templates, without comparing each prompt with each row.
+
+Belongs here: a bound on the similarity of a prompt and a row, and computing only those that may reach a threshold. Does
+not belong here: comparing any queries, thresholds, ranking (`indexing.best`). Shapes: M names, T templates, Q = M x T
+prompts, N rows, D width.
+
+A prompt is the mean of its name's prompts, plus what its template adds to every name, plus a rest: on text vectors of
+ImageNet's names and templates the rest is about 0.17 long, of 1. So M + T products give all similarities but for the
+rest, which adds at most its own length times the distance of the row from a centre (Cauchy-Schwarz). Of a million rows
+about one in a hundred is left for a prompt, and nothing that is left out could be a hit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from react_pipeline.embedding import Rows, Vectors
+from react_pipeline.indexing.best import Best
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_MIN_TEMPLATES = 8
+"""Below that the products with the means of names are too large a part of all."""
+_ROWS_PER_HIT = {"fp32": 1_000, "bf16": 50_000}
+"""Where hits are less rare the bound leaves too much, by the type in which all could be compared instead."""
+_WORTH = 0.2
+"""Share of the similarities that may be left; above it all of a block are computed, and of some blocks more."""
+_BLOCKS_MORE = 8
+_TILE_NAMES, _TILE_ROWS = 64, 2_048
+"""Bounds computed at a time: they should stay in a core's cache."""
+_LEFT_AT_ONCE = 4_096
+_NAMES_AT_ONCE = 32
+
+
+def is_worth(queries: int, templates: int, rows: int, k: int, precision: str, device: str) -> bool:
+    """Whether `PromptBest` is faster than `Best` with products of that precision."""
+    enough = rows >= _ROWS_PER_HIT.get(precision, _ROWS_PER_HIT["bf16"]) * k
+    return device == "cpu" and templates >= _MIN_TEMPLATES and enough and queries % templates == 0
+
+
+class PromptBest(Best):
+    """As `Best`, on a CPU, in single precision."""
+
+    def __init__(self, prompts: Vectors, k: int, templates: int, kth: Vectors | None = None) -> None:
+        """Take unit prompts (Q, D), name by name, each name with the same templates in the same order."""
+        import torch
+
+        super().__init__(prompts, k, kth=kth)
+        by_name = self._exact.view(-1, templates, prompts.shape[1])
+        self._means = by_name.mean(dim=1)
+        self._offsets = by_name.mean(dim=0) - self._means.mean(dim=0)
+        rests = [of_name - mean - self._offsets for of_name, mean in zip(by_name, self._means, strict=True)]
+        self._rests = torch.stack([rest.norm(dim=1) for rest in rests])
+        self._centre: tuple[Tensor, Tensor] | None = None
+        self._skipped = 0
+
+    def raise_thresholds(
+        self, blocks: Iterable[tuple[int, npt.NDArray[np.floating[Any]]]], take: Callable[[Rows], Vectors]
+    ) -> None:
+        """Begin with what the rows nearest to each name's mean reach; `blocks` and `take` are of `StoredVectors`."""
+        import torch
+
+        count = 2 * self._k + 64
+        nearest = torch.empty(len(self._means), 0), torch.empty(len(self._means), 0, dtype=torch.int64)
+        for first, block in blocks:
+            similarities = self._means @ torch.from_numpy(block.astype(np.float32)).T
+            values, columns = similarities.topk(min(count, len(block)), dim=1)
+            values, rows = torch.cat([nearest[0], values], dim=1), torch.cat([nearest[1], columns + first], dim=1)
+            values, columns = values.topk(min(count, values.shape[1]), dim=1)
+            nearest = values, rows.gather(1, columns)
+        if nearest[1].shape[1] < self._k:
+            return
+        prompts = self._exact.view(*self._rests.shape, -1)
+        for start in range(0, len(prompts), _NAMES_AT_ONCE):
+            some = slice(start, start + _NAMES_AT_ONCE)
+            rows = nearest[1][some]
+            vectors = torch.from_numpy(take(rows.ravel().numpy())).view(*rows.shape, -1)
+            kth = (prompts[some] @ vectors.mT).topk(self._k, dim=2).values[:, :, -1].ravel()
+            part = slice(start * self._rests.shape[1], start * self._rests.shape[1] + len(kth))
+            self._kth[part] = torch.maximum(self._kth[part], kth)
+        self._set_floor()
+
+    def see(self, rows: Rows, vectors: Tensor, queries: Tensor | None = None) -> Tensor:
+        """As `Best.see`; the bound is for all prompts."""
+        import torch
+
+        self._skipped -= 1
+        if queries is not None or self._skipped >= 0 or bool((self._floor == -torch.inf).any()):
+            return super().see(rows, vectors, queries)
+        given, _, lengths = self._taken(vectors)
+        if self._centre is None:
+            middle = given.mean(dim=0)
+            self._centre = middle, self._exact @ middle
+        # The bound is a sum of products that are rounded like those it is compared with.
+        wanted = self._floor - 4 * self._summing * self._longest - self._centre[1]
+        for start in range(0, len(rows), _TILE_ROWS):
+            tile = slice(start, start + _TILE_ROWS)
+            differences = given[tile] - self._centre[0]
+            compared = self._compare_left(rows[tile], given[tile], differences, wanted.view(self._rests.shape))
+            if compared > _WORTH * len(rows[tile]) * len(self._kth):
+                self._skipped = _BLOCKS_MORE
+        self._merge_if_many()
+        return lengths
+
+    def _compare_left(self, rows: Rows, vectors: Tensor, differences: Tensor, wanted: Tensor) -> int:
+        """Compare prompts with those rows (N, D) whose bound reaches what is left; returns how many were compared.
+
+        Args:
+            differences: The rows without the centre (N, D).
+            wanted: The least similarity (M, T) with such a difference.
+        """
+        import faiss
+        import torch
+
+        distances, rests = differences.norm(dim=1), self._rests
+        # A row's own distance counts for the shortest rest of the name, and the largest distance for what is longer.
+        least = rests.amin(dim=1, keepdim=True)
+        wanted = wanted - (rests - least) * distances.max()
+        of_names = torch.addmm(least * distances, self._means, differences.T)
+        of_templates = self._offsets @ differences.T
+        reached = torch.empty(of_names.shape, dtype=torch.bool)
+        for start in range(0, len(rests), _TILE_NAMES):
+            some = slice(start, start + _TILE_NAMES)
+            lowest = torch.full_like(of_names[some], torch.inf)
+            missing = torch.empty_like(lowest)
+            for of_prompts, of_template in zip(wanted[some].T[:, :, None], of_templates, strict=True):
+                torch.sub(of_prompts, of_template, out=missing)
+                torch.minimum(lowest, missing, out=lowest)
+            torch.ge(of_names[some], lowest, out=reached[some])
+        of_rows, compared = of_templates.T.contiguous(), 0
+        for name, row in zip(*(part.split(_LEFT_AT_ONCE) for part in reached.nonzero().unbind(dim=1)), strict=True):
+            bounds = of_rows[row].add_(of_names[name, row][:, None])
+            place, template = (bounds >= wanted[name]).nonzero().unbind(dim=1)
+            query, column = name[place] * rests.shape[1] + template, row[place]
+            similarities = torch.empty(len(query))
+            arrays = self._exact, query, vectors, column, similarities
+            pointers = [faiss.swig_ptr(array.numpy()) for array in arrays]
+            faiss.pairwise_indexed_inner_product(vectors.shape[1], len(query), *pointers)
+            found = (similarities >= self._floor[query]).nonzero()[:, 0]
+            self._offer(query[found].numpy(), rows[column[found].numpy()], similarities[found].numpy())
+            compared += len(query)
+        return compared
