@@ -213,7 +213,8 @@ def load_exported(folder: Path, device: str | None = None, precision: str | None
             if name.endswith((".json", ".safetensors")) and sha256_of(folder / name) != sha256:
                 raise ValueError(f"{name} is not the file that was exported")
         about: dict[str, Any] = json.loads((folder / HEAD_ABOUT_FILE).read_text(encoding="utf-8"))
-        fitted: dict[str, Any] = json.loads((folder / CALIBRATION_FILE).read_text(encoding="utf-8"))
+        separate = (folder / CALIBRATION_FILE).is_file()  # earlier exports have it in `head.json`
+        fitted = json.loads((folder / CALIBRATION_FILE).read_text(encoding="utf-8")) if separate else about
         calibration = fitted["temperature"], fitted["calibrated_on"]
         head = load_file(folder / HEAD_FILE)["head"].float()
         origin = Origin(*(str(record[name]) for name in ("domain", "method", "fingerprint")))
