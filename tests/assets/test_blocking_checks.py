@@ -17,7 +17,7 @@ from react_pipeline.assets import benchmark_checks, checks
 from react_pipeline.assets.declared import blocking_checks
 from react_pipeline.assets.partitions import partition_of
 from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.corpus.collect import read_pairs
+from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.embedding.vectors import GROUPS_FILE
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.pipeline import STAGES
@@ -156,7 +156,7 @@ def test_a_set_of_pairs_that_holds_an_evaluation_image_fails_its_check(
 ) -> None:
     check, stage = getattr(checks, name), STAGE_OF[name]
     assert outcome(check, retrieved_project, "shapes")
-    _, image, _, _ = next(read_pairs(retrieved_project.store.current(stage, "shapes")))
+    _, image, _, _ = next(iter(CollectedPairs(retrieved_project.store.current(stage, "shapes"))))
     folder = tmp_path / "measured" / "circle"
     folder.mkdir(parents=True)
     (folder / "leaked.png").write_bytes(image)

@@ -21,7 +21,7 @@ from support_web import Answer, Web, served
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.clip.model import load
-from react_pipeline.corpus.collect import read_pairs
+from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
@@ -133,7 +133,7 @@ def test_ready_embeddings_become_a_customized_checkpoint_though_some_images_are_
     assert lost
     assert sum(retrieved.counts["not_collected"].values()) == len(lost)
     assert set(retrieved.counts["not_collected"]) <= {"http_404", "not_an_image", "truncated", "timeout"}
-    pairs = list(read_pairs(retrieved))
+    pairs = list(CollectedPairs(retrieved))
     for row, image, caption, _ in pairs:
         assert image == web.answers[urls[row].removeprefix(web.url)]
         assert caption == read_metadata(vectors, ["caption"])["caption"][row]

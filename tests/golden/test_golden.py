@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from react_pipeline.clip import load
-from react_pipeline.corpus.collect import read_pairs
+from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.embedding.vectors import read_metadata, read_vectors
 from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.indexing.index import open_index
@@ -55,7 +55,7 @@ def test_every_artifact_is_whole_and_can_be_read(golden: Path) -> None:
     assert hits["similarity"].to_numpy() == pytest.approx(np.ones(4), abs=1e-2)
     for stage in ("retrieved_set", "control_set"):
         pairs = store.current(stage, "shapes")
-        assert len(list(read_pairs(pairs))) == pairs.counts["pairs"] > 0
+        assert len(list(CollectedPairs(pairs))) == pairs.counts["pairs"] > 0
     for method in ("base", "gated-image", "gated-image-control"):
         result = EvalResult.read(store.current("domain_results", f"shapes/{method}"))
         assert result.n == 16 and 0 <= result.top1 <= 1

@@ -13,7 +13,7 @@ from PIL import Image
 from support_drawings import COLOURS, SHAPES
 from support_retrieval import configure
 
-from react_pipeline.corpus.collect import read_pairs
+from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval import chosen_pairs, retrieve
@@ -42,7 +42,7 @@ def test_a_finished_build_is_published_without_choosing_again(
 ) -> None:
     monkeypatch.setattr(retrieve, "find_candidates", interrupted)
     artifact = retrieve_pairs(indexed_project, "shapes")
-    assert len(list(read_pairs(artifact))) == artifact.counts["pairs"] > 0
+    assert len(list(CollectedPairs(artifact))) == artifact.counts["pairs"] > 0
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut", "flipped"])
@@ -56,9 +56,9 @@ def test_a_finished_build_that_lost_something_since_is_made_again(
         data = bytearray(shard.read_bytes())
         data[600] ^= 1  # of the first image, which no other check sees
         shard.write_bytes(data if harm == "flipped" else data[:-512])
-    images = [pair[1] for pair in read_pairs(retrieve_pairs(indexed_project, "shapes"))]
+    images = [pair[1] for pair in CollectedPairs(retrieve_pairs(indexed_project, "shapes"))]
     shutil.rmtree(indexed_project.config.store / "retrieved_set")
-    assert images == [pair[1] for pair in read_pairs(retrieve_pairs(indexed_project, "shapes"))] != []
+    assert images == [pair[1] for pair in CollectedPairs(retrieve_pairs(indexed_project, "shapes"))] != []
 
 
 def test_another_configuration_uses_nothing_of_a_finished_build(indexed_project: Project, finished: Path) -> None:
