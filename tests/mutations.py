@@ -43,7 +43,7 @@ TRAINING, VECTORS, STORE = "faults/test_training_guards.py", "corpus/test_vector
 GUARDS = (
     # On the disk before it has a name
     Guard("react_pipeline/store/durable.py", "        os.fsync(descriptor)\n    finally:", "        pass\n    finally:", DURABLE),
-    Guard("react_pipeline/store/durable.py", "        fsync(temporary)\n", "", DURABLE),
+    Guard("react_pipeline/store/durable.py", "    fsync(written)\n", "", DURABLE),
     Guard("react_pipeline/store/durable.py", "(missing_ok=True)\n    fsync(path.parent)", "(missing_ok=True)", DURABLE),
     Guard("react_pipeline/store/durable.py", "        os.fsync(descriptor)\n    except", "    except", DURABLE),
     Guard("react_pipeline/store/store.py", "            fsync_tree(staging)\n", "", DURABLE),
