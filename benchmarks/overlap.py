@@ -97,10 +97,9 @@ def process(target: Path, repeats: int) -> None:
     torch.set_num_threads(1)
     world, link = World.join("cpu"), Link()
     dist.all_reduce = link.all_reduce
-    gradients.BUCKET_BYTES = BUCKET_BYTES
     overlapping, size = step_of(world)
-    gradients.BUCKET_BYTES = size + 1
-    at_end, _ = step_of(world)  # one message, which is complete when the backward pass is
+    at_end, _ = step_of(world)  # with one message, which is complete when the backward pass is
+    bucket_bytes = {at_end: size + 1, overlapping: BUCKET_BYTES}
     steps = {WAYS[0]: at_end, WAYS[1]: at_end, WAYS[2]: overlapping}
     images = torch.randn(BATCH, 3, 64, 64, generator=torch.Generator().manual_seed(world.rank))
     every = torch.arange(BATCH * world.size)
@@ -112,6 +111,7 @@ def process(target: Path, repeats: int) -> None:
             slowed = name != WAYS[0] and number > 1
             speed = size / (0.5 * seconds[WAYS[0]][1]) if slowed else float("inf")
             link.bytes_per_second = world.broadcast(speed)  # the processes begin together, too
+            gradients.BUCKET_BYTES = bucket_bytes[step]  # read in the first step
             began = time.perf_counter()
             taken = step.take(number, images, drawn, from_tokens=False)
             losses[name].append(step.read(number, taken)["loss"])
