@@ -57,7 +57,7 @@ def text_ways(tokens: Tensor) -> dict[str, Callable[[], Tensor]]:
     different, place = torch.unique(tokens, dim=0, return_inverse=True)
     table: Any = TrainingTexts.__new__(TrainingTexts)
     table._clip, table._device = SimpleNamespace(model=model), "cpu"
-    table._vectors, table._tokens, table._training = None, different, TrainingConfig()
+    table._trains, table._rows, table._training = True, different.numpy(), TrainingConfig()
     return {
         "text tower of ViT-B/32: the model's own pass": lambda: model.encode_text(tokens, normalize=True),
         "text tower of ViT-B/32: equal texts once, no column behind the longest": lambda: table.vectors(place),

@@ -12,6 +12,8 @@ indexed_project     test     the same with everything up to `faiss_index` publis
 retrieved_project   test     the same with evaluation, retrieved and control sets of both domains published too
 mlflow_database     session  `mlflow.db`: MLflow's tables and nothing in them; migrating a fresh one takes seconds
 tracking            test     `Tracking` in a copy of it, where `tiny_project` logs too
+built               session  folder: the source distribution and the wheel that was built from it
+installed           session  folder: a fresh environment with that wheel and the dependencies of this one
 =================== ======== ===========================================================================================
 
 Session fixtures are shared: copy before you change them. `support_drawings` makes images, pairs and shards.
@@ -22,6 +24,9 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
+import venv
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,6 +51,8 @@ def leave_writing_to_the_system(connection: Any, _record: Any) -> None:
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous = OFF")
 
+
+REPOSITORY = Path(__file__).parents[1]
 
 PIPELINE: dict[str, Any] = {
     "project": "tiny",
@@ -217,3 +224,29 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.section("skipped, and why")
         for reason, tests in reasons.most_common():
             terminalreporter.line(f"{tests:4}  {reason}")
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source distribution, and the wheel that was built from it."""
+    folder = tmp_path_factory.mktemp("built")
+    # Of a copy: setuptools also packs what an earlier build here has listed.
+    leftovers = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "storage", "history", "schedules")
+    sources = shutil.copytree(REPOSITORY, folder / "sources", symlinks=True, ignore=leftovers)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(folder), str(sources)]
+    subprocess.run(command, check=True, capture_output=True, cwd=folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def installed(built: Path) -> Path:
+    """A fresh environment with the wheel; its dependencies are those of the environment that runs the tests."""
+    folder = built / "environment"
+    venv.create(folder)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    # Links among these folders, such as an editable installation's, are not followed from here.
+    (packages / "dependencies.pth").write_text("\n".join(path for path in sys.path if path.endswith("site-packages")))
+    (wheel,) = built.glob("*.whl")
+    pip = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python")]
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", str(wheel)], check=True, capture_output=True)
+    return folder

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 from PIL import Image
 
+from react_pipeline.corpus.collect import write_table
 from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import STAGES, method_key
@@ -98,15 +100,23 @@ def _publish_pairs(project: Project, stage: str, slug: str, names: Sequence[str]
         rows = [(row, name, 1 - row / 100) for row, (name, _) in enumerate(pairs)]
         pd.DataFrame(rows, columns=["row", "class", "similarity"]).to_parquet(directory / "pairs.parquet")
         (directory / "shards").mkdir()
-        with tarfile.open(directory / "shards" / "00000.tar", "w") as tar:
+        places = []
+        path = directory / "shards" / "00000.tar"
+        with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for row, (name, caption) in enumerate(pairs):
                 picture = io.BytesIO()
                 Image.new("RGB", (8, 8), (row % 256, 80, 80)).save(picture, format="PNG")
+                places.append((row, 0, file.tell() + tarfile.BLOCKSIZE, len(picture.getvalue())))
                 about = json.dumps({"row": row, "class": name})
                 for suffix, data in (("png", picture.getvalue()), ("txt", caption.encode()), ("json", about.encode())):
                     member = tarfile.TarInfo(f"{row:09d}.{suffix}")
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
+        numbers = zip(("row", "shard", "offset", "bytes"), zip(*places, strict=True), strict=True)
+        columns = {name: pa.array(column, pa.int64()) for name, column in numbers}
+        texts = zip(("class", "caption"), zip(*pairs, strict=True), strict=True)
+        columns |= {name: pa.array(column, pa.large_string()).dictionary_encode() for name, column in texts}
+        write_table(directory / "shards", columns)
         return {"pairs": len(pairs)}
 
     project.store.build(resolve(project, stage, slug), write)

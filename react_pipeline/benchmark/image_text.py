@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from react_pipeline.benchmark.features import NO_ENCODER, has_encoder
-from react_pipeline.clip import choose_device, load
-from react_pipeline.labelled import PreprocessedImages, encode, lines_of
+from react_pipeline.labelled import lines_of
 from react_pipeline.lineage import fresh
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
@@ -229,6 +228,9 @@ def measure_recall(
         MissingArtifact: If the checkpoint was never made.
         StaleArtifact: If it was made from other inputs than today's.
     """
+    from react_pipeline.clip import choose_device, load
+    from react_pipeline.labelled import PreprocessedImages, encode
+
     if not has_encoder(method):
         raise InputError(f"{method}: {NO_ENCODER}")
     missing = [name for name in captioned.images if not (folder / name).is_file()]

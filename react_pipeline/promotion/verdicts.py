@@ -78,7 +78,7 @@ class PairedTest(_Stored):
         """The gain in points with its interval."""
         bounds = f"{100 * self.low:+.1f} to {100 * self.high:+.1f}"
         return f"{100 * self.gain:+.1f} points, {100 * self.confidence:.4g}% interval {bounds}" + (
-            f" ({self.judged} of {self.n:,} pictures judged)" if self.judged else ""
+            f" ({self.judged} judged, of {self.n:,} pictures)" if self.judged else ""
         )
 
     def exceeds(self, min_gain: float) -> bool:

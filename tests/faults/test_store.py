@@ -28,7 +28,7 @@ def write_two(directory: Path) -> dict[str, float]:
 
 KILLED_AT = {
     "in the middle of writing": "kill_in_write = True",
-    "before the manifest": "patch(store.Store, '_manifest')",
+    "before the manifest": "patch(store, 'manifest_of')",
     "before the files are on disk": "patch(store, 'fsync_tree')",
     "before the rename": "patch(store.Store, '_publish')",
     "after the rename": "patch(store.Store, '_set_current')",
@@ -80,7 +80,7 @@ def test_scratch_outlives_a_publication_that_failed_and_is_no_part_of_the_artifa
         assert store.prune(keep_seconds=0) == []  # as long as it is being built
         return write_two(staging)
 
-    for function in ("sha256_of", "fsync_tree"):
+    for function in ("manifest_of", "fsync_tree"):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(f"react_pipeline.store.store.{function}", interrupted)
             store.build(INPUTS, write)
