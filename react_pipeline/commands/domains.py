@@ -7,12 +7,14 @@ import typer
 import yaml
 
 from react_pipeline.commands.command_line import Config, console, load_project
+from react_pipeline.commands.domain_names import names
 from react_pipeline.commands.terminal import print_table, printable
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, DomainConfig, load_domain, load_domains, misnamed, read_yaml
 from react_pipeline.store import ConfigError, InputError, Problem, write_atomically
 
 domains_app = typer.Typer(no_args_is_help=True, help="The domain files: one YAML of class names each.")
+domains_app.command()(names)
 
 
 @domains_app.command("list")

@@ -20,7 +20,7 @@ _MOST_LISTED = 50
 
 
 def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """List a folder with one subfolder a class, matched with the domain's classes by name.
+    """List a folder with one subfolder a class, matched with the domain's classes by name or synonym.
 
     Case, spaces, underscores and hyphens do not matter in the match. Images may be nested deeper in a class's folder;
     files of other kinds are counted and left out.
@@ -108,6 +108,9 @@ def _by_name(domain: DomainConfig) -> dict[str, str]:
     for name in domain.class_names:
         if (other := known.setdefault(_normal(name), name)) != name:
             raise InputError(f"classes {other!r} and {name!r} of {domain.slug!r} have the same name in a labelled set")
+    for entry in domain.classes:
+        for synonym in entry.synonyms:
+            known.setdefault(_normal(synonym), entry.name)
     return known
 
 

@@ -182,6 +182,7 @@ def _class_rows(classes: pd.DataFrame, similarity: pd.DataFrame) -> tuple[list[s
     reasons = [reason for reason in DROP_REASONS if classes[reason].any()]
     columns = ["class", "prompts", *(["seeds"] if classes["seeds"].any() else []), "candidates", "kept", SHARED]
     columns += [*reasons, *(["shortfall"] if classes["shortfall"].any() else [])]
+    columns += ["names"] if "names" in classes else []
     shown = classes.sort_values("kept", kind="stable").head(MAX_ROWS)
     kept = similarity[similarity["kept"]]
     retrieved = {

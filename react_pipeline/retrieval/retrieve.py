@@ -38,6 +38,7 @@ from react_pipeline.retrieval.control import load_base
 from react_pipeline.retrieval.decontamination import KeptOut, kept_out
 from react_pipeline.retrieval.diversity import diverse_order
 from react_pipeline.retrieval.examination import Examination
+from react_pipeline.retrieval.name_counts import NAMES, count_names
 from react_pipeline.retrieval.ranking import DROP_REASONS, classes_of
 from react_pipeline.retrieval.seeds import encode_seeds, read_seeds
 from react_pipeline.settings import DistributorConfig, DomainConfig
@@ -55,10 +56,10 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
 
     Files: `pairs.parquet`, `shards/`, `finished.json`, `contact_sheet.png` (`contact_sheet_2.png` and so on for further
     classes), and the report: `classes.parquet` (per class: prompts, seeds, candidates, kept, pairs kept for another
-    class, one column a reason of dropping, shortfall of the search), `similarity.parquet`, `similarity.png`,
-    `report.md`. In `pairs.parquet`, `class` is the class that a pair counts for, `classes` all that want it; `score` is
-    what the fusion went by; `evaluation_similarity` is the cosine of an image with the nearest evaluation image, NaN
-    without any.
+    class, one column a reason of dropping, shortfall of the search, captions that say each name), `names.parquet` (of
+    `count_names`), `similarity.parquet`, `similarity.png`, `report.md`. In `pairs.parquet`, `class` is the class that a
+    pair counts for, `classes` all that want it; `score` is what the fusion went by; `evaluation_similarity` is the
+    cosine of an image with the nearest evaluation image, NaN without any.
 
     Raises:
         RetrievalError: If no pair is left at all, naming the classes and why their candidates were dropped.
@@ -100,6 +101,10 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
         classes = class_report(domain, queries, found.hits, candidates, settings)
         if not classes["kept"].any():
             raise RetrievalError(_nothing_found(slug, classes))
+        names = count_names(domain, embeddings, distributor)
+        names.to_parquet(directory / NAMES, index=False)
+        said = names["name"] + " " + names["captions"].map("{:,}".format)
+        classes["names"] = said.groupby(names["class_id"]).agg("; ".join)
         pairs = write_pairs(
             directory,
             _chosen(candidates, queries, domain, embeddings, source),

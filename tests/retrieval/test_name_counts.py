@@ -1,0 +1,95 @@
+"""How many captions say each name."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+import yaml
+
+from react_pipeline.embedding.vectors import read_metadata
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval import name_counts
+from react_pipeline.retrieval.name_counts import CountTask, count_names, domain_names, most_frequent
+from react_pipeline.settings.config import DistributorConfig
+
+
+def counts(names: dict[str, int], *captions: str | None) -> None:
+    task = CountTask(None, tuple(names))  # type: ignore[arg-type]  # read by `__call__` alone
+    assert task.count(pa.array(captions, pa.string())).tolist() == list(names.values())
+
+
+def test_a_name_counts_as_whole_words_once_a_caption_in_any_case() -> None:
+    counts({"crane": 3, "Émeu": 1}, "a CRANE", "Crane, crane!", "(crane)", "cranes", "crâne", "an émeu")
+
+
+def test_the_words_of_a_name_follow_one_another_in_one_caption() -> None:
+    counts({"New York City": 2}, "in New York-City", "york city", "new", "York city, new york city", "new york", "city")
+
+
+def test_a_name_within_a_longer_one_does_not_count() -> None:
+    names = {"tiger": 2, "tiger shark": 2, "shark": 1, "great white shark": 1, "white": 0}
+    counts(names, "a tiger shark", "tiger shark and tiger", "a tiger, a great white shark", "great shark")
+
+
+def test_names_that_overlap_count_both() -> None:
+    counts({"red fire": 1, "fire engine": 1, "fire": 0}, "red fire engine")
+
+
+@pytest.mark.parametrize("captions", [(), (None, ""), ("?",)])
+def test_without_captions_every_count_is_zero(captions: tuple[str | None, ...]) -> None:
+    counts({"crane": 0, "tower crane": 0, "&": 0}, *captions)
+    counts({"&": 0}, *captions)
+
+
+def test_a_domain_is_counted_over_batches_and_tasks_of_the_corpus(
+    indexed_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    embeddings = indexed_project.store.current("corpus_embeddings", "all")
+    captions = read_metadata(embeddings, ["caption"])["caption"].fillna("")
+    monkeypatch.setattr(name_counts, "_TASK_ROWS", 7)
+    monkeypatch.setattr(name_counts, "_BATCH_ROWS", 3)
+    table = count_names(indexed_project.domain("shapes"), embeddings, DistributorConfig())
+    assert table["name"].tolist()[:2] == ["circle", "disc"] and table["class"].tolist()[:2] == ["circle", "circle"]
+    expected = [captions.str.contains(rf"(?i)\b{name}\b").sum() for name in table["name"]]
+    assert table["captions"].tolist() == expected and sum(expected) > 0
+
+
+def test_of_equally_frequent_names_the_first_stays() -> None:
+    table = pd.DataFrame({"class_id": [0, 0, 1, 1], "name": list("abcd"), "captions": [2, 2, 0, 1]})
+    assert most_frequent(table) == {0: "a", 1: "d"}
+
+
+def test_counts_of_a_retrieved_set_are_not_counted_again(
+    retrieved_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = domain_names(retrieved_project, "shapes")
+    artifact = retrieved_project.store.current("retrieved_set", "shapes")
+    assert pd.read_parquet(artifact.file("names.parquet")).equals(before)
+    shown = pd.read_parquet(artifact.file("classes.parquet"))["names"][0]
+    assert shown == f"circle {before['captions'][0]}; disc {before['captions'][1]}"
+    assert shown in artifact.file("report.md").read_text()
+
+    path = retrieved_project.config.domains / "shapes.yaml"
+    domain = yaml.safe_load(path.read_text())
+    domain["classes"][0] = {"name": "disc", "synonyms": ["circle"]}
+    path.write_text(yaml.safe_dump(domain))
+    with monkeypatch.context() as patched:
+        patched.delattr(name_counts, "count_names")
+        swapped = domain_names(retrieved_project, "shapes")
+    assert swapped["captions"].tolist()[:2] == before["captions"].tolist()[1::-1]
+    assert swapped["class"].tolist()[:2] == ["disc", "disc"]
+
+    # What another name counts changes with the set of names.
+    domain["classes"][0]["synonyms"].append("red circle")
+    path.write_text(yaml.safe_dump(domain))
+    more = domain_names(retrieved_project, "shapes").set_index("name")["captions"]
+    assert more["circle"] + more["red circle"] == before["captions"][0]
+
+
+def test_embeddings_without_a_caption_column_say_no_name(indexed_project: Project) -> None:
+    embeddings = indexed_project.store.current("corpus_embeddings", "all")
+    for path in (embeddings.path / "metadata").iterdir():
+        pd.read_parquet(path).drop(columns="caption").to_parquet(path)
+    table = count_names(indexed_project.domain("shapes"), embeddings, DistributorConfig())
+    assert table["captions"].tolist() == [0] * len(table)
