@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
@@ -43,11 +43,13 @@ def names(
     if not others:
         console.print("no class has a synonym that more captions say than its name")
     elif not write:
-        console.print(f"{len(others)} classes have a synonym that more captions say; --write puts it first")
+        console.print(
+            f"{len(others)} of {len(first)} classes have a synonym that more captions say; --write puts it first"
+        )
     else:
         path = project.config.domains / f"{domain}.yaml"
         put_first(path, others)
-        console.print(f"{path}: {len(others)} classes renamed", markup=False, soft_wrap=True)
+        console.print(f"{path}: {len(others)} of {len(first)} classes renamed", markup=False, soft_wrap=True)
         console.print(f"what was made with the old names is stale: react-pipeline materialize --domain {domain}")
 
 
@@ -64,7 +66,8 @@ def put_first(path: Path, names: Mapping[int, str]) -> None:
     """
     raw, text = read_yaml(path), path.read_bytes().decode()
     edits: list[tuple[yaml.ScalarNode, str]] = []
-    (classes,) = (value for key, value in yaml.compose(text, Loader=yaml.SafeLoader).value if key.value == "classes")
+    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)  # its nodes know their places in the text
+    (classes,) = (value for key, value in root.value if key.value == "classes")
     for class_id, name in names.items():
         entry, fields = raw["classes"][class_id], {key.value: node for key, node in classes.value[class_id].value}
         position = entry["synonyms"].index(name)

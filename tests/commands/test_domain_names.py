@@ -48,7 +48,7 @@ def test_a_more_frequent_synonym_is_shown_and_put_first_where_that_is_asked_for(
     path.write_text(before := yaml.safe_dump(domain))
     others = indexed_project.domain("shapes").class_names[1:]
     assert "--write" in call(indexed_project, capsys, "shapes") and path.read_text() == before
-    assert "1 classes renamed" in call(indexed_project, capsys, "shapes", "--write")
+    assert "1 of 4 classes renamed" in call(indexed_project, capsys, "shapes", "--write")
     assert indexed_project.domain("shapes").class_names == ["circle", *others]
     assert indexed_project.domain("shapes").classes[0].synonyms == ("disc",)
     written = path.read_text()

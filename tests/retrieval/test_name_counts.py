@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval import name_counts
@@ -85,6 +86,16 @@ def test_counts_of_a_retrieved_set_are_not_counted_again(
     path.write_text(yaml.safe_dump(domain))
     more = domain_names(retrieved_project, "shapes").set_index("name")["captions"]
     assert more["circle"] + more["red circle"] == before["captions"][0]
+
+
+def test_counts_of_other_captions_are_not_kept(retrieved_project: Project) -> None:
+    before = domain_names(retrieved_project, "shapes")
+    pipeline = yaml.safe_load(retrieved_project.path.read_text())
+    pipeline["corpus"]["max_caption_chars"] = 3
+    retrieved_project.path.write_text(yaml.safe_dump(pipeline))
+    project = Project.load(retrieved_project.path)
+    embed_corpus(project)
+    assert before["captions"].sum() > 0 == domain_names(project, "shapes")["captions"].sum()
 
 
 def test_embeddings_without_a_caption_column_say_no_name(indexed_project: Project) -> None:
