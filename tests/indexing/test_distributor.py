@@ -25,7 +25,7 @@ from react_pipeline.indexing.scan import search_all
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.project.spark import spark_session, spread
-from react_pipeline.retrieval import row_values
+from react_pipeline.retrieval import name_counts, row_values
 from react_pipeline.retrieval.candidates import likeness
 from react_pipeline.retrieval.duplicates import EvaluationImages
 from react_pipeline.settings.corpus import DownloadConfig
@@ -278,6 +278,14 @@ def test_a_search_on_spark_finds_row_for_row_what_one_here_finds(
     means = {class_id: everything[class_id] for class_id in range(3)}
     alike = likeness(embeddings, wanted, means, SETTINGS)
     np.testing.assert_allclose(alike, (everything[rows] * everything[rows % 3]).sum(axis=1), atol=1e-6)
+
+
+def test_names_are_counted_on_spark_as_here(indexed_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    embeddings, domain = fresh(indexed_project, "corpus_embeddings"), indexed_project.domain("shapes")
+    here = name_counts.count_names(domain, embeddings, DistributorConfig())
+    monkeypatch.setattr(name_counts, "_TASK_ROWS", 20)
+    pd.testing.assert_frame_equal(name_counts.count_names(domain, embeddings, SETTINGS), here)
+    assert here["captions"].any()
 
 
 def test_a_task_of_a_search_names_the_vector_that_cannot_be_ranked(tmp_path: Path) -> None:
