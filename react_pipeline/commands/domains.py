@@ -1,20 +1,20 @@
-"""The commands `react-pipeline domains ...`: list, check and add domain files; what one contradicts elsewhere."""
+"""The commands `react-pipeline domains ...`: list, check and add domain files, and choose their names."""
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import yaml
 
 from react_pipeline.commands.command_line import Config, console, load_project
-from react_pipeline.commands.domain_names import names
 from react_pipeline.commands.terminal import print_table, printable
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, DomainConfig, load_domain, load_domains, misnamed, read_yaml
 from react_pipeline.store import ConfigError, InputError, Problem, write_atomically
 
 domains_app = typer.Typer(no_args_is_help=True, help="The domain files: one YAML of class names each.")
-domains_app.command()(names)
 
 
 @domains_app.command("list")
@@ -68,6 +68,30 @@ def add_domain(file: Annotated[Path, typer.Argument(help="A YAML named <slug>.ya
     console.print(f"{target}: {len(domain.classes)} classes; next: react-pipeline materialize --domain {domain.slug}")
 
 
+@domains_app.command("names")
+def list_names(
+    domain: Annotated[str, typer.Argument(help="A domain.")],
+    write: Annotated[bool, typer.Option("--write", help="Put the most frequent name of each class first.")] = False,
+    config: Config = None,
+) -> None:
+    """How many captions of the corpus say each name of a domain, and which name of a class they say most."""
+    from react_pipeline.retrieval import domain_names
+
+    project = load_project(config)
+    counts, first = domain_names(project, domain), project.domain(domain).class_names
+    # Of equally frequent names the first one of the file.
+    best = counts.loc[counts.groupby("class_id")["captions"].idxmax(), "name"]
+    others = {number: name for number, name in enumerate(best) if name != first[number]}
+    print_table(["class", "name", "captions"], counts[["class", "name", "captions"]].to_numpy().tolist())
+    for number, name in others.items():
+        console.print(f"{first[number]}: {name} is more frequent", markup=False)
+    if others and write:
+        put_first(project.config.domains / f"{domain}.yaml", others)
+        console.print(f"these are first now; next: react-pipeline materialize --domain {domain}")
+    elif others:
+        console.print("--write puts these first")
+
+
 def problems_beside(project: Project, slug: str) -> list[Problem]:
     """What a valid domain file contradicts in `pipeline.yaml`: its retrieval, and the training of methods in use.
 
@@ -119,3 +143,30 @@ def add_domain_file(project: Project, file: Path) -> tuple[Path, DomainConfig]:
     elif target.read_text(encoding="utf-8") != text:
         raise InputError(f"{target} exists and differs: edit that file, or remove it first")
     return target, domain
+
+
+def put_first(path: Path, names: Mapping[int, str]) -> None:
+    """Swap the names of classes (class id -> a synonym of it); all else in the domain file stays as it is written.
+
+    Raises:
+        InputError: If the text of a name cannot be swapped alone; then nothing is written.
+    """
+    raw, text = read_yaml(path), path.read_bytes().decode()
+    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)  # its nodes know their places in the text
+    (classes,) = (value for key, value in root.value if key.value == "classes")
+    edits = []
+    for number, name in names.items():
+        entry, nodes = raw["classes"][number], {key.value: node for key, node in classes.value[number].value}
+        place = entry["synonyms"].index(name)
+        edits += [(nodes["name"], name), (nodes["synonyms"].value[place], entry["name"])]
+        entry["synonyms"][place], entry["name"] = entry["name"], name
+    for node, name in sorted(edits, key=lambda edit: -edit[0].start_mark.index):
+        # As an item of a list in brackets, which is valid wherever a name is.
+        item = yaml.safe_dump([name], default_flow_style=True, allow_unicode=True, width=1_000).strip()[1:-1]
+        text = text[: node.start_mark.index] + item + text[node.end_mark.index :]
+    written = None
+    with suppress(yaml.YAMLError):
+        written = yaml.safe_load(text)
+    if written != raw:
+        raise InputError(f"{path}: classes: names cannot be swapped in this text; swap them by hand")
+    write_atomically(path, text)

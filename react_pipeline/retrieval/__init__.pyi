@@ -1,7 +1,6 @@
 from .control import draw_control as draw_control
 from .decontamination import leaked_images as leaked_images
 from .name_counts import domain_names as domain_names
-from .name_counts import most_frequent as most_frequent
 from .rendered_text import text_fraction as text_fraction
 from .retrieve import retrieve_pairs as retrieve_pairs
 from .search import draw_pairs as draw_pairs

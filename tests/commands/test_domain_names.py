@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from react_pipeline.commands.cli import main
-from react_pipeline.commands.domain_names import put_first
+from react_pipeline.commands.domains import put_first
 from react_pipeline.labelled.labels import read_folder
 from react_pipeline.project.project import Project
 from react_pipeline.settings.files import load_domain
@@ -48,11 +48,11 @@ def test_a_more_frequent_synonym_is_shown_and_put_first_where_that_is_asked_for(
     path.write_text(before := yaml.safe_dump(domain))
     others = indexed_project.domain("shapes").class_names[1:]
     assert "--write" in call(indexed_project, capsys, "shapes") and path.read_text() == before
-    assert "1 of 4 classes renamed" in call(indexed_project, capsys, "shapes", "--write")
+    assert "disc: circle is more frequent" in call(indexed_project, capsys, "shapes", "--write")
     assert indexed_project.domain("shapes").class_names == ["circle", *others]
     assert indexed_project.domain("shapes").classes[0].synonyms == ("disc",)
     written = path.read_text()
-    assert "no class has a synonym" in call(indexed_project, capsys, "shapes", "--write")
+    assert "frequent" not in call(indexed_project, capsys, "shapes", "--write")
     assert path.read_text() == written
 
 

@@ -11,13 +11,12 @@ from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval import name_counts
-from react_pipeline.retrieval.name_counts import CountTask, count_names, domain_names, most_frequent
+from react_pipeline.retrieval.name_counts import count_in, count_names, domain_names
 from react_pipeline.settings.config import DistributorConfig
 
 
 def counts(names: dict[str, int], *captions: str | None) -> None:
-    task = CountTask(None, tuple(names))  # type: ignore[arg-type]  # read by `__call__` alone
-    assert task.count(pa.array(captions, pa.string())).tolist() == list(names.values())
+    assert count_in(pa.array(captions, pa.string()), list(names)).tolist() == list(names.values())
 
 
 def test_a_name_counts_as_whole_words_once_a_caption_in_any_case() -> None:
@@ -54,11 +53,6 @@ def test_a_domain_is_counted_over_batches_and_tasks_of_the_corpus(
     assert table["name"].tolist()[:2] == ["circle", "disc"] and table["class"].tolist()[:2] == ["circle", "circle"]
     expected = [captions.str.contains(rf"(?i)\b{name}\b").sum() for name in table["name"]]
     assert table["captions"].tolist() == expected and sum(expected) > 0
-
-
-def test_of_equally_frequent_names_the_first_stays() -> None:
-    table = pd.DataFrame({"class_id": [0, 0, 1, 1], "name": list("abcd"), "captions": [2, 2, 0, 1]})
-    assert most_frequent(table) == {0: "a", 1: "d"}
 
 
 def test_counts_of_a_retrieved_set_are_not_counted_again(
