@@ -286,4 +286,4 @@ def test_three_hundred_half_sent_requests_and_fifty_clients(project: Project) ->
             seconds = sorted(clients.map(lambda _: search(url), range(200)))
         held = max(held, process.num_fds() - idle)
     print(f"{len(seconds)} searches: median {seconds[100]:.2f} s, worst {seconds[-1]:.2f} s, {held} descriptors held")
-    assert held <= CLIENTS
+    assert held <= CLIENTS + 1  # one more is accepted before the oldest is closed
