@@ -33,7 +33,7 @@ def test_a_planted_password_is_in_no_file_database_page_log_or_argument(
 
         def run(*arguments: str) -> None:
             command = [sys.executable, "-m", "react_pipeline", *arguments, "--config", str(project.path)]
-            done = subprocess.run(command, env=environment, capture_output=True, text=True)
+            done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
             shown[" ".join(arguments)] = done.stdout + done.stderr
             assert done.returncode == 0, done.stdout + done.stderr
 
