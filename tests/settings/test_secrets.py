@@ -75,5 +75,5 @@ def test_neither_doctor_nor_logs_nor_arguments_nor_links_hold_it(
     assert "…@db.example" in found["tracking"]
     Queue(DATABASE, tmp_path).rest(OSError(f"no answer from {DATABASE}"))
     arguments = [*_mlflow(5000, ""), *torchrun_command(2, [], ["--config", str(tiny_project.path)])]
-    told = [*found.values(), caplog.text, reason_of(OSError(DATABASE)), *arguments, mlflow_url(None, DATABASE)]
-    assert "…@db.example" in caplog.text and not [text for text in told if SECRET in text]
+    shown = [*found.values(), caplog.text, reason_of(OSError(DATABASE)), *arguments, mlflow_url(None, DATABASE)]
+    assert "…@db.example" in caplog.text and not [text for text in shown if SECRET in text]
