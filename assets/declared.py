@@ -56,8 +56,8 @@ def check(stage: str, *, partitioned: bool = True, **options: Any) -> Callable[[
     return declared
 
 
-def assets_of(methods: Sequence[str]) -> list[dg.AssetsDefinition]:
-    """The asset of every stage, where these methods are wanted. A stage without a function of its own gets one."""
+def assets_of(stages: Iterable[Stage], methods: Sequence[str]) -> list[dg.AssetsDefinition]:
+    """The assets of these stages, where these methods are wanted. A stage without a function of its own gets one."""
     return [
         dg.asset(
             name=stage.name,
@@ -71,13 +71,14 @@ def assets_of(methods: Sequence[str]) -> list[dg.AssetsDefinition]:
             pool=stage.pool,
             retry_policy=RETRIES,
         )(body)
-        for stage in STAGES.values()
+        for stage in stages
         for body in [_bodies.get(stage.name, _publish)]
     ]
 
 
-def checks_of(methods: Sequence[str]) -> list[dg.AssetChecksDefinition]:
-    """Every check that was declared, in the order of declaration."""
+def checks_of(stages: Iterable[Stage], methods: Sequence[str]) -> list[dg.AssetChecksDefinition]:
+    """The checks of these stages, in the order of declaration."""
+    wanted = list(stages)
     return [
         dg.asset_check(
             asset=dg.AssetKey(declared.stage),
@@ -86,6 +87,7 @@ def checks_of(methods: Sequence[str]) -> list[dg.AssetChecksDefinition]:
             **declared.options,
         )(readable_failures()(declared.body))
         for declared in _checks
+        if STAGES[declared.stage] in wanted
     ]
 
 

@@ -26,7 +26,7 @@ from react_pipeline.assets.resources import REPOSITORY, Context, TrackingResourc
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
-from react_pipeline.settings import CONTROL_SUFFIX, TRACKING_VARIABLE
+from react_pipeline.settings import TRACKING_VARIABLE, is_linear_head
 from react_pipeline.store import (
     Artifact,
     InputError,
@@ -47,7 +47,6 @@ EXCHANGE_VARIABLE = "REACT_TRAINING_EXCHANGE"
 """Names the folder that the processes share with the launching process."""
 
 LIFELINE = "launcher.lock"
-SINGLE_PROCESS_METHODS = ("linear-head",)
 TERMINATION_SECONDS = 45.0
 """torchrun itself gives its processes 30 seconds to end before it kills them."""
 
@@ -108,16 +107,12 @@ def train(context: Context, project: Project, tracking: TrackingResource, slug: 
 
 def processes_of(project: Project, slug: str, method: str) -> int:
     """How many processes this machine trains a method with."""
-    if method.removesuffix(CONTROL_SUFFIX) in SINGLE_PROCESS_METHODS:
-        return 1
-    return project.training(slug, method).processes
+    return 1 if is_linear_head(method) else project.training(slug, method).processes
 
 
 def arguments_for_several_nodes(method: str) -> list[str]:
     """What `REACT_TORCHRUN_ARGS` holds for this method."""
-    if method.removesuffix(CONTROL_SUFFIX) in SINGLE_PROCESS_METHODS:
-        return []
-    return shlex.split(os.environ.get(TORCHRUN_VARIABLE, ""))
+    return [] if is_linear_head(method) else shlex.split(os.environ.get(TORCHRUN_VARIABLE, ""))
 
 
 def launch(

@@ -26,6 +26,7 @@ TRANSIENT = (OSError, SourceUnavailable, StoreWriteError)
 RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 """How a step is tried again; delay in seconds."""
 
+DATA_VERSION_TAG = "dagster/data_version"
 SEEN_TAG = "react/seen"
 """On a materialization: `seen` at the time when its step began."""
 

@@ -1,8 +1,7 @@
 """The assets, in the order of the data: each a step of `react_pipeline.pipeline`, with what it is for.
 
 Belongs here: what a Dagster user reads of an asset. Does not belong here: what the table of stages says of it (parents,
-partitions, kinds, pools: see `declared`), what it reports (`reporting`), `promotion`, the checks. The command line
-leaves the benchmark out unless `elevater.root` is set, and detection and segmentation unless `dense.root` is there.
+partitions, kinds, pools: see `declared`), what it reports (`reporting`), `promotion`, the checks.
 """
 
 import dagster as dg
