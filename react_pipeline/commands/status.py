@@ -73,15 +73,15 @@ def _look(project: Project, slugs: Sequence[str]) -> tuple[Survey, Runs]:
     runs, found = Runs(), survey(project, slugs)
     if not found.tasks:
         return found, runs
-    from react_pipeline.assets.runs import instance_with_runs
-    from react_pipeline.assets.upkeep_sensor import Tick
+    from react_pipeline.assets import runs as dagster_runs
+    from react_pipeline.assets import upkeep_sensor
 
     try:
-        with instance_with_runs(project) or nullcontext() as instance:
+        with dagster_runs.instance_with_runs(project) or nullcontext() as instance:
             if instance is None:
                 runs.unseen = "there are no runs here; set DAGSTER_HOME to the home of your Dagster, if it is another"
                 return found, runs
-            tick = Tick(instance, Manifests.of(project))
+            tick = upkeep_sensor.Tick(instance, Manifests.of(project))
             tick.look(slugs)
             return tick.found, Runs(tick.failed, {task.place: why for task, (_, why) in tick.asked.items() if why})
     except Exception as error:  # whatever Dagster, its settings, its database or the network raise
