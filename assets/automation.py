@@ -62,15 +62,17 @@ def domain_files(context: dg.SensorEvaluationContext, project: ProjectParam) -> 
 
 
 def _observed(domain: DomainConfig, version: str, path: str) -> dg.AssetObservation:
-    metadata = {
-        "file": dg.MetadataValue.path(path),
-        "title": domain.title or domain.slug,
-        "classes": len(domain.classes),
-        "class_names": ", ".join(domain.class_names[:50]),
-        "labelled_images": "none" if domain.evaluation is None else domain.evaluation.name,
-    }
     return dg.AssetObservation(
-        dg.AssetKey(DOMAIN_FILE), partition=domain.slug, metadata=metadata, tags={DATA_VERSION_TAG: version}
+        dg.AssetKey(DOMAIN_FILE),
+        partition=domain.slug,
+        tags={DATA_VERSION_TAG: version},
+        metadata={
+            "file": dg.MetadataValue.path(path),
+            "title": domain.title or domain.slug,
+            "classes": len(domain.classes),
+            "class_names": ", ".join(domain.class_names[:50]),
+            "labelled_images": "none" if domain.evaluation is None else domain.evaluation.name,
+        },
     )
 
 

@@ -23,6 +23,7 @@ from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import Summary, is_shown, materialize, open_instance, plan
 from react_pipeline.assets.partitions import partition_of
 from react_pipeline.assets.reporting import DATA_VERSION_TAG, SEEN_TAG, seen
+from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import (
     EXPIRY_SECONDS,
     HEARTBEAT_TAG,
@@ -83,6 +84,16 @@ def test_whole_lineage_is_built_and_a_second_launch_starts_no_run(launched: Laun
     assert (launched.first.built, launched.first.reused) == (15, 0)
     assert (launched.second.built, launched.second.reused) == (0, 15)
     assert launched.second.run_ids == []
+
+
+def test_lineage_of_a_finished_project_is_green_throughout(launched: Launched) -> None:
+    defs, instance = build_defs(project=ProjectResource(config_path=str(launched.project.path))), launched.instance
+    for node in defs.resolve_asset_graph().asset_nodes:
+        if node.is_materializable:
+            keys = node.partitions_def.get_partition_keys(None, instance) if node.partitions_def else []
+            made = instance.get_materialized_partitions(node.key)
+            assert {key for key in keys if key.startswith("shapes")} <= made, node.key
+            assert instance.get_latest_materialization_event(node.key) is not None, node.key
 
 
 def test_a_fresh_dagster_home_gets_every_event_and_check_of_what_is_built(launched: Launched, tmp_path: Path) -> None:
