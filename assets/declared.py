@@ -13,7 +13,7 @@ import dagster as dg
 
 from react_pipeline.assets.partitions import mapping_of, partitions_of
 from react_pipeline.assets.reporting import RETRIES, publish, readable_failures
-from react_pipeline.assets.resources import Context, ProjectParam, TrackingParam
+from react_pipeline.assets.resources import Context, ProjectParam
 from react_pipeline.pipeline import STAGES, Stage
 
 DOMAIN_FILE = "domain_file"
@@ -125,5 +125,5 @@ def _mapping(parent: str, child: Stage, methods: Iterable[str]) -> dg.PartitionM
     return mapping_of(STAGES[parent], child, methods) if parent in STAGES else None
 
 
-def _publish(context: Context, project: ProjectParam, tracking: TrackingParam) -> dg.MaterializeResult:
-    return publish(context, project, tracking)
+def _publish(context: Context, project: ProjectParam) -> dg.MaterializeResult:
+    return publish(context, project)

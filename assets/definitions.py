@@ -11,7 +11,7 @@ import dagster as dg
 # Importing these declares their assets and checks.
 from react_pipeline.assets import automation, benchmark_checks, checks, promotion, stages  # noqa: F401
 from react_pipeline.assets.declared import assets_of, checks_of
-from react_pipeline.assets.resources import ProjectResource, TrackingResource, fixed
+from react_pipeline.assets.resources import ProjectResource, fixed
 from react_pipeline.assets.upkeep_sensor import upkeep
 from react_pipeline.pipeline import STAGES
 from react_pipeline.settings import METHODS, AutomationConfig
@@ -24,9 +24,9 @@ def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Def
 
     Args:
         methods: Partitions beside those that `methods` of pipeline.yaml names, for one launch.
-        resource_overrides: Replace `project` or `tracking`, in tests or from the command line.
+        resource_overrides: Replace `project`, in tests or from the command line.
     """
-    resources = {"project": ProjectResource(), "tracking": TrackingResource(), **resource_overrides}
+    resources = {"project": ProjectResource(), **resource_overrides}
     try:
         config = resources["project"].load().config
         configured, settings, left_out = config.methods, config.automation, left_out_groups(config)
