@@ -1,38 +1,30 @@
 """Automation: what runs without a person.
 
-Belongs here: the sensors that register domains and show what is out of date, the schedule, jobs for backfills. Does not
-belong here: asking for what is out of date (`upkeep_sensor`), what is (`react_pipeline.upkeep`), what a run does.
-Dagster's freshness policies judge by time alone, so they cannot say what another class name made stale; checks do.
+Belongs here: the sensors that register domains and show what is out of date, and the schedule. Does not belong here:
+asking for what is out of date (`upkeep_sensor`), what is (`react_pipeline.upkeep`), what a run does. Dagster's
+freshness policies judge by time alone, so they cannot say what another class name made stale; checks do.
 """
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import dagster as dg
 
 from react_pipeline.assets.declared import DOMAIN_FILE, check
-from react_pipeline.assets.launches import reap_abandoned
 from react_pipeline.assets.partitions import DOMAINS, domain_partitions
+from react_pipeline.assets.reporting import DATA_VERSION_TAG
 from react_pipeline.assets.resources import CheckContext, ProjectParam
+from react_pipeline.assets.runs import reap_abandoned
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import AutomationConfig, DomainConfig, load_domains
 from react_pipeline.store import ReactError, digest_of
 from react_pipeline.upkeep import survey
 
-DATA_VERSION_TAG = "dagster/data_version"
-
 CHECKS = {"retrieved_set": "pairs_are_up_to_date", "customized_checkpoint": "checkpoints_are_up_to_date"}
 """The check of each asset that is watched. What follows from these two is made in minutes."""
 
 MAX_LISTED = 20
-
-JOBS = {
-    "prepare_domains": ("evaluation_set", "retrieved_set", "control_set"),
-    "train_methods": ("customized_checkpoint",),
-    "measure_methods": ("domain_results",),
-}
 
 
 @dg.sensor(
@@ -43,31 +35,44 @@ JOBS = {
     "reported here in the tick and holds up no other. A domain whose file is gone is kept and reported. Starts no run.",
 )
 def domain_files(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
-    """Register new domain files; the cursor holds what was reported and seen last."""
-    before = json.loads(context.cursor or '{"reported": "", "versions": {}}')
+    """Register new domain files and observe changed ones; the cursor holds the versions that were seen last."""
+    seen = json.loads(context.cursor or "{}")
     try:
         folder = project.load().config.domains
         found, problems = load_domains(folder)
     except ReactError as error:
-        return dg.SensorResult(skip_reason=str(error), cursor=json.dumps({**before, "reported": str(error)}))
-    registered = set(context.instance.get_dynamic_partitions(DOMAINS))
-    new = sorted(set(found) - registered)
-    gone = sorted(slug for slug in registered if not (folder / f"{slug}.yaml").exists())
+        return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
+    registered = sorted(context.instance.get_dynamic_partitions(DOMAINS))
+    new = sorted(set(found).difference(registered))
+    gone = [slug for slug in registered if not (folder / f"{slug}.yaml").exists()]
+    lines = [*map(str, problems), *(f"{slug}: its file is gone; what was built of it is kept" for slug in gone)]
+    lines += [f"registered {', '.join(new)}"] if new else []
     versions = {slug: digest_of(domain.model_dump(mode="json")) for slug, domain in found.items()}
-    changed = [slug for slug, version in versions.items() if before["versions"].get(slug) != version]
-    reported = "\n".join(
-        [*map(str, problems), *(f"{slug}: its file is gone; what was built of it is kept" for slug in gone)]
-    )
-    if reported and reported != before["reported"]:
-        context.log.warning(reported)
-    if changed:
-        context.log.info(f"new or changed: {', '.join(changed)}")
     return dg.SensorResult(
         dynamic_partitions_requests=[domain_partitions.build_add_request(new)] if new else [],
-        asset_events=[_observed(found[slug], versions[slug], str(folder / f"{slug}.yaml")) for slug in changed],
-        skip_reason=reported or (f"registered {', '.join(new)}" if new else f"{len(found)} domains, none new"),
+        asset_events=[
+            _observed(found[slug], version, str(folder / f"{slug}.yaml"))
+            for slug, version in versions.items()
+            if seen.get(slug) != version
+        ],
+        skip_reason="\n".join(lines) or f"{len(found)} domains, none new",
         # A file that is broken for a while was seen before: restored unchanged, it is no change.
-        cursor=json.dumps({"reported": reported, "versions": {**before["versions"], **versions}}),
+        cursor=json.dumps({**seen, **versions}),
+    )
+
+
+def _observed(domain: DomainConfig, version: str, path: str) -> dg.AssetObservation:
+    return dg.AssetObservation(
+        dg.AssetKey(DOMAIN_FILE),
+        partition=domain.slug,
+        tags={DATA_VERSION_TAG: version},
+        metadata={
+            "file": dg.MetadataValue.path(path),
+            "title": domain.title or domain.slug,
+            "classes": len(domain.classes),
+            "class_names": ", ".join(domain.class_names[:50]),
+            "labelled_images": "none" if domain.evaluation is None else domain.evaluation.name,
+        },
     )
 
 
@@ -90,35 +95,12 @@ def recustomize(settings: AutomationConfig) -> list[dg.ScheduleDefinition]:
         when = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"  # a repeated tick requests nothing twice
         yield dg.RunRequest(when, asset_selection=[dg.AssetKey("corpus"), dg.AssetKey("base_checkpoint")], tags=tags)
         found, _problems = load_domains(project.load().config.domains)
-        for slug in sorted(set(found) & set(context.instance.get_dynamic_partitions(DOMAINS))):
-            if found[slug].evaluation is not None:
-                domain = {**tags, "react/domain": slug}
-                yield dg.RunRequest(
-                    f"{when} {slug}", asset_selection=[dg.AssetKey("evaluation_set")], partition_key=slug, tags=domain
-                )
+        for slug in context.instance.get_dynamic_partitions(DOMAINS):
+            if slug in found and found[slug].evaluation is not None:
+                asset, tags = dg.AssetKey("evaluation_set"), {**tags, "react/domain": slug}
+                yield dg.RunRequest(f"{when} {slug}", asset_selection=[asset], partition_key=slug, tags=tags)
 
     return [look_outside]
-
-
-def jobs() -> list[Any]:
-    """Jobs whose backfill in the UI covers all domains, or all domains and methods."""
-    return [
-        dg.define_asset_job(name, dg.AssetSelection.assets(*stages), description="Backfill it over all partitions.")
-        for name, stages in JOBS.items()
-    ]
-
-
-def _observed(domain: DomainConfig, version: str, path: str) -> dg.AssetObservation:
-    metadata: Mapping[str, Any] = {
-        "file": dg.MetadataValue.path(path),
-        "title": domain.title or domain.slug,
-        "classes": len(domain.classes),
-        "class_names": ", ".join(domain.class_names[:50]),
-        "labelled_images": "none" if domain.evaluation is None else domain.evaluation.name,
-    }
-    return dg.AssetObservation(
-        dg.AssetKey(DOMAIN_FILE), partition=domain.slug, metadata=metadata, tags={DATA_VERSION_TAG: version}
-    )
 
 
 @check("retrieved_set", partitioned=False)
@@ -167,13 +149,12 @@ def freshness(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.
 def look_at(project: Project, instance: dg.DagsterInstance) -> dict[str, dg.AssetCheckResult]:
     """The status of each watched asset."""
     look, slugs = Manifests.of(project), sorted(instance.get_dynamic_partitions(DOMAINS))
-    held = {task.place: task.reason for task in survey(look, slugs).held}
+    held = {task.place: f"; held back by the policy: {task.reason}" for task in survey(look, slugs).held}
     answers = {}
     for stage in CHECKS:
         keys = [key for key in look.store.keys(stage) if key.split("/")[0] in slugs]
         reasons = {key: reason for key in keys if (reason := _why_outdated(look, stage, key))}
-        held_back = {key: f"; held back by the policy: {held[stage, key]}" for key in reasons if (stage, key) in held}
-        lines = [f"{key}: {reason}{held_back.get(key, '')}" for key, reason in reasons.items()]
+        lines = [f"{key}: {reason}{held.get((stage, key), '')}" for key, reason in reasons.items()]
         more = [f"and {len(lines) - MAX_LISTED} more"] if len(lines) > MAX_LISTED else []
         answers[stage] = dg.AssetCheckResult(
             asset_key=stage,
@@ -181,7 +162,7 @@ def look_at(project: Project, instance: dg.DagsterInstance) -> dict[str, dg.Asse
             passed=not reasons,
             severity=dg.AssetCheckSeverity.WARN,
             description="\n".join([f"{len(reasons)} of {len(keys)} out of date", *lines[:MAX_LISTED], *more]),
-            metadata={"built": len(keys), "out_of_date": len(reasons), "held_back": len(held_back)},
+            metadata={"built": len(keys), "out_of_date": len(reasons)},
         )
     return answers
 

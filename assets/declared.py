@@ -13,7 +13,7 @@ import dagster as dg
 
 from react_pipeline.assets.partitions import mapping_of, partitions_of
 from react_pipeline.assets.reporting import RETRIES, publish, readable_failures
-from react_pipeline.assets.resources import Context, ProjectParam, TrackingParam
+from react_pipeline.assets.resources import Context, ProjectParam
 from react_pipeline.pipeline import STAGES, Stage
 
 DOMAIN_FILE = "domain_file"
@@ -56,8 +56,8 @@ def check(stage: str, *, partitioned: bool = True, **options: Any) -> Callable[[
     return declared
 
 
-def assets_of(methods: Sequence[str]) -> list[dg.AssetsDefinition]:
-    """The asset of every stage, where these methods are wanted. A stage without a function of its own gets one."""
+def assets_of(stages: Iterable[Stage], methods: Sequence[str]) -> list[dg.AssetsDefinition]:
+    """The assets of these stages, where these methods are wanted. A stage without a function of its own gets one."""
     return [
         dg.asset(
             name=stage.name,
@@ -71,13 +71,14 @@ def assets_of(methods: Sequence[str]) -> list[dg.AssetsDefinition]:
             pool=stage.pool,
             retry_policy=RETRIES,
         )(body)
-        for stage in STAGES.values()
+        for stage in stages
         for body in [_bodies.get(stage.name, _publish)]
     ]
 
 
-def checks_of(methods: Sequence[str]) -> list[dg.AssetChecksDefinition]:
-    """Every check that was declared, in the order of declaration."""
+def checks_of(stages: Iterable[Stage], methods: Sequence[str]) -> list[dg.AssetChecksDefinition]:
+    """The checks of these stages, in the order of declaration."""
+    wanted = list(stages)
     return [
         dg.asset_check(
             asset=dg.AssetKey(declared.stage),
@@ -86,6 +87,7 @@ def checks_of(methods: Sequence[str]) -> list[dg.AssetChecksDefinition]:
             **declared.options,
         )(readable_failures()(declared.body))
         for declared in _checks
+        if STAGES[declared.stage] in wanted
     ]
 
 
@@ -123,5 +125,5 @@ def _mapping(parent: str, child: Stage, methods: Iterable[str]) -> dg.PartitionM
     return mapping_of(STAGES[parent], child, methods) if parent in STAGES else None
 
 
-def _publish(context: Context, project: ProjectParam, tracking: TrackingParam) -> dg.MaterializeResult:
-    return publish(context, project, tracking)
+def _publish(context: Context, project: ProjectParam) -> dg.MaterializeResult:
+    return publish(context, project)

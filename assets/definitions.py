@@ -3,7 +3,7 @@
 Belongs here: the list of what there is. Does not belong here: any asset, check, sensor or resource itself.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -11,39 +11,37 @@ import dagster as dg
 # Importing these declares their assets and checks.
 from react_pipeline.assets import automation, benchmark_checks, checks, promotion, stages  # noqa: F401
 from react_pipeline.assets.declared import assets_of, checks_of
-from react_pipeline.assets.resources import ProjectResource, TrackingResource, fixed
+from react_pipeline.assets.resources import ProjectResource, fixed
 from react_pipeline.assets.upkeep_sensor import upkeep
+from react_pipeline.pipeline import STAGES
 from react_pipeline.settings import METHODS, AutomationConfig
 from react_pipeline.store import ReactError
+from react_pipeline.upkeep import left_out_groups
 
 
-def build_defs(
-    methods: Sequence[str] = (), loggers: Mapping[str, dg.LoggerDefinition] | None = None, **resource_overrides: Any
-) -> dg.Definitions:
-    """All definitions.
+def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Definitions:
+    """All definitions; of the benchmark, and of detection and segmentation, only if there are data for them.
 
     Args:
         methods: Partitions beside those that `methods` of pipeline.yaml names, for one launch.
-        loggers: Of Dagster, beside its own.
-        resource_overrides: Replace `project` or `tracking`, in tests or from the command line.
+        resource_overrides: Replace `project`, in tests or from the command line.
     """
-    resources = {"project": ProjectResource(), "tracking": TrackingResource(), **resource_overrides}
+    resources = {"project": ProjectResource(), **resource_overrides}
     try:
         config = resources["project"].load().config
-        configured, settings = config.methods, config.automation
-    except ReactError:  # nothing is automatic then, and no partition disappears
-        configured, settings = METHODS, AutomationConfig(schedule=None)
+        configured, settings, left_out = config.methods, config.automation, left_out_groups(config)
+    except ReactError:  # nothing is automatic then, and no asset or partition disappears
+        configured, settings, left_out = METHODS, AutomationConfig(schedule=None), set()
     wanted = [method for method in METHODS if method in {*configured, *methods}]
+    rows = [row for row in STAGES.values() if row.group not in left_out]
     return dg.Definitions(
-        assets=[stages.domain_file, *assets_of(wanted)],
-        asset_checks=checks_of(wanted),
-        jobs=automation.jobs(),
+        assets=[stages.domain_file, *assets_of(rows, wanted)],
+        asset_checks=checks_of(rows, wanted),
         schedules=automation.recustomize(settings),
-        sensors=[automation.domain_files, automation.freshness, upkeep(settings)],
+        sensors=[automation.domain_files, automation.freshness, upkeep(settings, left_out)],
         # A process for each step and check would load torch and these definitions again and again.
         executor=dg.in_process_executor,
         resources={name: fixed(resource) for name, resource in resources.items()},
-        loggers=loggers,
     )
 
 

@@ -26,7 +26,7 @@ def partitions_of(stage: Stage, methods: Iterable[str]) -> dg.PartitionsDefiniti
     """The partitions of a stage where these methods are wanted; None where there is one artifact for all domains."""
     if stage.scope in ("all", "domain"):
         return None if stage.scope == "all" else domain_partitions
-    wanted = [method for method in methods if stage.scope == "method" or method != "base"]
+    wanted = [method for method in methods if stage.is_for(method)]
     return dg.MultiPartitionsDefinition({DOMAIN: domain_partitions, METHOD: dg.StaticPartitionsDefinition(wanted)})
 
 
@@ -38,7 +38,7 @@ def mapping_of(parent: Stage, child: Stage, methods: Iterable[str]) -> dg.Partit
     if "domain" in scopes:
         return to_domain
     # `base` is measured with no checkpoint of its own, so nothing is upstream of it here.
-    same = dg.StaticPartitionMapping({name: name for name in methods if name != "base"})
+    same = dg.StaticPartitionMapping({name: name for name in methods if parent.is_for(name) and child.is_for(name)})
     return dg.MultiPartitionMapping(
         {
             DOMAIN: dg.DimensionPartitionMapping(DOMAIN, dg.IdentityPartitionMapping()),

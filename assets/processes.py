@@ -22,11 +22,11 @@ from pathlib import Path
 
 import dagster as dg
 
-from react_pipeline.assets.resources import REPOSITORY, Context, TrackingResource
+from react_pipeline.assets.resources import REPOSITORY, Context
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
-from react_pipeline.settings import CONTROL_SUFFIX, TRACKING_VARIABLE
+from react_pipeline.settings import is_linear_head
 from react_pipeline.store import (
     Artifact,
     InputError,
@@ -38,6 +38,7 @@ from react_pipeline.store import (
     locked,
     write_atomically,
 )
+from react_pipeline.tracking import LiveRun
 from react_pipeline.training import TrainingObserver
 
 TORCHRUN_VARIABLE = "REACT_TORCHRUN_ARGS"
@@ -47,7 +48,6 @@ EXCHANGE_VARIABLE = "REACT_TRAINING_EXCHANGE"
 """Names the folder that the processes share with the launching process."""
 
 LIFELINE = "launcher.lock"
-SINGLE_PROCESS_METHODS = ("linear-head",)
 TERMINATION_SECONDS = 45.0
 """torchrun itself gives its processes 30 seconds to end before it kills them."""
 
@@ -90,7 +90,7 @@ class Progress:
         self._observer.failed(error)
 
 
-def train(context: Context, project: Project, tracking: TrackingResource, slug: str, method: str) -> Artifact:
+def train(context: Context, project: Project, slug: str, method: str) -> Artifact:
     """Customize in this process, or in as many as the configuration and `REACT_TORCHRUN_ARGS` say.
 
     Raises:
@@ -99,30 +99,24 @@ def train(context: Context, project: Project, tracking: TrackingResource, slug: 
     """
     processes = processes_of(project, slug, method)
     if processes > 1 or arguments_for_several_nodes(method):
-        return launch(context, project, tracking, slug, method, processes)
+        return launch(context, project, slug, method, processes)
     from react_pipeline.training import customize
 
-    with tracking.live(project, context.run.run_id) as live:
+    with LiveRun.of(project, context.run.run_id) as live:
         return customize(project, slug, method, Progress(live, context.log.info))
 
 
 def processes_of(project: Project, slug: str, method: str) -> int:
     """How many processes this machine trains a method with."""
-    if method.removesuffix(CONTROL_SUFFIX) in SINGLE_PROCESS_METHODS:
-        return 1
-    return project.training(slug, method).processes
+    return 1 if is_linear_head(method) else project.training(slug, method).processes
 
 
 def arguments_for_several_nodes(method: str) -> list[str]:
     """What `REACT_TORCHRUN_ARGS` holds for this method."""
-    if method.removesuffix(CONTROL_SUFFIX) in SINGLE_PROCESS_METHODS:
-        return []
-    return shlex.split(os.environ.get(TORCHRUN_VARIABLE, ""))
+    return [] if is_linear_head(method) else shlex.split(os.environ.get(TORCHRUN_VARIABLE, ""))
 
 
-def launch(
-    context: Context, project: Project, tracking: TrackingResource, slug: str, method: str, processes: int
-) -> Artifact:
+def launch(context: Context, project: Project, slug: str, method: str, processes: int) -> Artifact:
     """Train with torchrun and return the published checkpoint.
 
     Raises:
@@ -139,15 +133,13 @@ def launch(
         command = torchrun_command(processes, arguments_for_several_nodes(method), arguments)
         context.log.info(shlex.join(command))
         try:
-            # The environment, unlike the command line, is shown neither to other users nor in the run's log.
-            named = {TRACKING_VARIABLE: tracking.tracking_uri} if tracking.tracking_uri else {}
-            client.run(context=context, command=command, env=environment(processes, exchange) | named)
+            client.run(context=context, command=command, env=environment(processes, exchange))
         except Exception as stopped:  # Dagster's own name for it is private
             error = failure(exchange) or TrainingError(
                 f"a training process exited without an error message ({stopped}): out of memory? "
                 "See the step's stderr; raise customization accumulation, or lower batch_size or processes"
             )
-            _show_failed(project, tracking, context.run.run_id, method_key(slug, method), error)
+            _show_failed(project, context.run.run_id, method_key(slug, method), error)
             raise error from None
     return replace(fresh(project, "customized_checkpoint", method_key(slug, method)), reused=False)
 
@@ -204,11 +196,11 @@ def _type_of(name: str) -> type[Exception] | None:
     return builtins.OSError if name == "OSError" else error_type(name)
 
 
-def _show_failed(project: Project, tracking: TrackingResource, run_id: str, key: str, error: Exception) -> None:
+def _show_failed(project: Project, run_id: str, key: str, error: Exception) -> None:
     # The process that streams may have been killed, or know only that it lost touch with the one that failed.
     if isinstance(error, InputError):
         return  # no training has begun
     inputs = resolve(project, "customized_checkpoint", key)
-    with tracking.live(project, run_id) as live:
+    with LiveRun.of(project, run_id) as live:
         live.started(inputs, 0)
         live.failed(error)

@@ -9,7 +9,7 @@ from react_pipeline.assets.declared import check, stage_asset
 from react_pipeline.assets.metadata import data_uri
 from react_pipeline.assets.partitions import key_of
 from react_pipeline.assets.reporting import publish, readable_failures
-from react_pipeline.assets.resources import CheckContext, Context, ProjectParam, TrackingParam
+from react_pipeline.assets.resources import CheckContext, Context, ProjectParam
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
@@ -21,7 +21,7 @@ MAX_NAMED = 5
 
 
 @stage_asset
-def promotion(context: Context, project: ProjectParam, tracking: TrackingParam) -> dg.MaterializeResult:
+def promotion(context: Context, project: ProjectParam) -> dg.MaterializeResult:
     """Which model of the domain is champion: a new one only if its gain is beyond the noise.
 
     Every trained method is tested against the current champion (the base, at first) on the same images, and against
@@ -30,9 +30,9 @@ def promotion(context: Context, project: ProjectParam, tracking: TrackingParam) 
     """
     with readable_failures():
         pipeline, slug = project.load(), key_of(context)
-        mlflow = Tracking.of(pipeline, tracking.tracking_uri or None)
+        mlflow = Tracking.of(pipeline)
         edit = mlflow.hand_edit(pipeline, slug)
-        result = publish(context, project, tracking, lambda pipeline, slug: decide(pipeline, slug, edit))
+        result = publish(context, project, lambda pipeline, slug: decide(pipeline, slug, edit))
         artifact = pipeline.store.current("promotion", slug)
         delivery = mlflow.apply(pipeline, artifact)
         return dg.MaterializeResult(

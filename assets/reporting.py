@@ -13,11 +13,12 @@ import dagster as dg
 
 from react_pipeline.assets.metadata import describe
 from react_pipeline.assets.partitions import key_of
-from react_pipeline.assets.resources import Context, ProjectParam, TrackingParam
+from react_pipeline.assets.resources import Context, ProjectParam
 from react_pipeline.lineage import call, fresh_or_none
 from react_pipeline.pipeline import STAGES, Stage
 from react_pipeline.project import Project, full_glance
 from react_pipeline.store import Artifact, CorruptArtifact, ReactError, SourceUnavailable, StoreWriteError, digest_of
+from react_pipeline.tracking import Tracking
 from react_pipeline.workload import announce
 
 TRANSIENT = (OSError, SourceUnavailable, StoreWriteError)
@@ -26,6 +27,7 @@ TRANSIENT = (OSError, SourceUnavailable, StoreWriteError)
 RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 """How a step is tried again; delay in seconds."""
 
+DATA_VERSION_TAG = "dagster/data_version"
 SEEN_TAG = "react/seen"
 """On a materialization: `seen` at the time when its step began."""
 
@@ -34,7 +36,7 @@ INTERRUPTED = "interrupted"
 
 
 def publish(
-    context: Context, project: ProjectParam, tracking: TrackingParam, step: Callable[..., Artifact] | None = None
+    context: Context, project: ProjectParam, step: Callable[..., Artifact] | None = None
 ) -> dg.MaterializeResult:
     """Run one step of the library for this partition, log its artifact to MLflow, and describe it.
 
@@ -55,9 +57,8 @@ def publish(
             artifact = call(stage.step, pipeline, key) if step is None else step(pipeline, *key.split("/"))
         made = "as before" if artifact.reused else "built"
         context.log.info(f"{name}: {made}, {time.monotonic() - started:.1f} s")
-        tracked = tracking.log(pipeline, artifact, context.run.run_id)
         return dg.MaterializeResult(
-            metadata={**describe(artifact), **tracked},
+            metadata={**describe(artifact), **_logged(pipeline, artifact, context.run.run_id)},
             data_version=dg.DataVersion(artifact.fingerprint),
             tags={SEEN_TAG: before} if before else None,
         )
@@ -97,6 +98,17 @@ def readable_failures() -> Iterator[None]:
         raise dg.Failure(INTERRUPTED, allow_retries=False) from error
     except Exception as error:
         raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from error
+
+
+def _logged(project: Project, artifact: Artifact, run_id: str) -> dict[str, dg.MetadataValue]:
+    """Log an artifact, which never fails the step; returns the metadata that leads to its MLflow run."""
+    tracking = Tracking.of(project)
+    tracked = tracking.log_artifact(project, artifact, run_id)
+    if tracked is None:
+        return {"mlflow": dg.MetadataValue.text("tracking unavailable, will be logged at the next run")}
+    url = tracking.url(tracked)
+    shown = dg.MetadataValue.url(url) if url else dg.MetadataValue.text("open it with `react-pipeline ui`")
+    return {"mlflow": shown, "mlflow_run_id": dg.MetadataValue.text(tracked)}
 
 
 def _fresh(pipeline: Project, stage: Stage, key: str) -> Artifact | None:

@@ -66,7 +66,7 @@ def _observer(project: Project, rank: int) -> Iterator[TrainingObserver]:
     if rank:
         yield NoObserver()
         return
-    with _run_log() as (run_id, report), LiveRun.of(project, None, run_id) as live:
+    with _run_log() as (run_id, report), LiveRun.of(project, run_id) as live:
         yield Progress(live, report)
 
 

@@ -1,40 +1,45 @@
 """The sensor `upkeep`: asks for every artifact that is due, unless a run with the same inputs says otherwise.
 
-Belongs here: one tick, the run requests with their tags, and the blocking checks before a task. Does not belong here:
-what is due (`react_pipeline.upkeep`), what earlier runs say (`attempts`).
+Belongs here: one tick, when something is asked for again, and the blocking checks before a task. Does not belong here:
+what is due (`react_pipeline.upkeep`), reading a run (`runs`). Runs are the only memory of what was asked for: their
+tags hold the digests of the inputs and of the sources, and the number of the try.
 """
 
+import hashlib
 import json
 import time
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from datetime import UTC, datetime
+from pathlib import Path
 
 import dagster as dg
 
-from react_pipeline.assets.attempts import (
-    CODE_TAG,
-    INPUTS_TAG,
-    TRY_TAG,
-    code_digest,
-    ending_of,
-    evaluations_of,
-    is_under_way,
-    outlook_of,
-)
-from react_pipeline.assets.partitions import DOMAINS, partition_of, partitions_of
+import react_pipeline
+from react_pipeline import assets
+from react_pipeline.assets.declared import blocking_checks
+from react_pipeline.assets.partitions import DOMAINS, name_of, partition_of, partitions_of
 from react_pipeline.assets.resources import ProjectParam
+from react_pipeline.assets.runs import INPUTS_TAG, ending_of, is_under_way, newest_run
 from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import AutomationConfig
 from react_pipeline.store import ReactError
 from react_pipeline.upkeep import Place, State, Survey, Task, survey
 
+CODE_TAG, TRY_TAG = "react/code", "react/try"
 MAX_TAG_CHARS = 250
 MAX_SKIP_CHARS = 2_000
 
+WAIT_HOURS = (1, 2, 4, 8, 16)
+"""Wait before each further try after a transient fault: together longer than an outage of a day."""
 
-def upkeep(settings: AutomationConfig) -> dg.SensorDefinition:
-    """The sensor; it runs from the start only if `automation.enabled` is set."""
+
+def upkeep(settings: AutomationConfig, left_out: Collection[str]) -> dg.SensorDefinition:
+    """The sensor; it runs from the start only if `automation.enabled` is set.
+
+    It asks for nothing of the groups `left_out`, whose assets Dagster has not loaded.
+    """
 
     @dg.sensor(
         name="upkeep",
@@ -47,18 +52,23 @@ def upkeep(settings: AutomationConfig) -> dg.SensorDefinition:
     )
     def look(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
         try:
-            tick = Tick(context.instance, Manifests.of(project.load()), json.loads(context.cursor or "{}"))
-            tick.look()
+            seen = json.loads(context.cursor or "{}")
+            tick = Tick(context.instance, Manifests.of(project.load()), seen, left_out)
+            tick.look(sorted(context.instance.get_dynamic_partitions(DOMAINS)))
         except ReactError as error:
             return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
-        for line in tick.lines:
+        lines = [f"{stage} {key}: {why}" for (stage, key), why in tick.failed.items()]
+        for task, (_, why) in tick.asked.items():
+            again = f" again, since its {why}" if why else ""
+            lines.append(f"{task.stage} {task.key}: asked for{again}: {task.reason}")
+        lines += [f"{slug}: left out: {reason}" for slug, reason in tick.found.unreadable.items()]
+        lines += [f"{task.stage} {task.key}: held back: {task.reason}" for task in tick.found.held]
+        for line in lines:
             context.log.info(line)
-        # One job for all assets, as of the button Materialize: others hold assets of one kind of partition only.
-        repository = context.repository_def
-        assert repository is not None  # noqa: S101 - Dagster gives one to every sensor it evaluates
-        job = repository.get_implicit_global_asset_job_def().name
-        requests = [request.with_replaced_attrs(job_name=job) for request in tick.requests]
-        skipped = None if requests else tick.summary[:MAX_SKIP_CHARS]
+        behind = sum(state in (State.DUE, State.WAITING) for state in tick.found.states.values())
+        lines += [f"{behind} not up to date yet: runs are queued or in progress"] if behind else []
+        requests = [request_of(task, tick.code, tries) for task, (tries, _) in tick.asked.items()]
+        skipped = None if requests else "\n".join(lines)[:MAX_SKIP_CHARS] or "everything is up to date"
         return dg.SensorResult(run_requests=requests, skip_reason=skipped, cursor=json.dumps(tick.seen))
 
     return look
@@ -66,100 +76,111 @@ def upkeep(settings: AutomationConfig) -> dg.SensorDefinition:
 
 @dataclass
 class Tick:
-    """One tick and its requests; `seen` holds the state of the user's files at the time of each request."""
+    """One look at what is due, and at its runs; it writes nothing.
+
+    Attributes:
+        seen: The state of the user's files at the time of each request.
+        failed: What is not asked for, and why.
+        asked: What is asked for: the number of the try, and how it has failed before.
+    """
 
     instance: dg.DagsterInstance
     project: Project
-    seen: dict[str, str]
-    now: float = field(default_factory=time.time)
-    lines: list[str] = field(default_factory=list)
-    requests: list[dg.RunRequest] = field(default_factory=list)
+    seen: dict[str, str] = field(default_factory=dict)
+    left_out: Collection[str] = ()
+    code: str = field(default_factory=lambda: code_digest())
     judged: set[Place] = field(default_factory=set)
-    failed: set[Place] = field(default_factory=set)
+    failed: dict[Place, str] = field(default_factory=dict)
+    asked: dict[Task, tuple[int, str]] = field(default_factory=dict)
     found: Survey = field(default_factory=Survey)
 
-    def look(self) -> None:
+    def look(self, slugs: Sequence[str]) -> None:
         """Judge what is due, then again without what failed, since others need not wait for it."""
-        slugs, before = sorted(self.instance.get_dynamic_partitions(DOMAINS)), None
-        while before != self.failed:
-            before = set(self.failed)
-            self.found = survey(self.project, slugs, before)
-            for task in (*self.found.tasks, *self._touched()):
+        before = -1
+        while before != len(self.failed):
+            before, self.found = len(self.failed), survey(self.project, slugs, self.failed)
+            touched = [
+                Task(*place, "its source files look different", look)
+                for place, look in self.found.glances.items()
+                if self.found.states[place] is State.FRESH and self.seen.setdefault("/".join(place), look) != look
+            ]
+            for task in (*self.found.tasks, *touched):
                 self._ask_once(task)
-        self.lines += [f"{slug}: left out: {reason}" for slug, reason in self.found.unreadable.items()]
-        self.lines += [f"{task.stage} {task.key}: held back: {task.reason}" for task in self.found.held]
-
-    @cached_property
-    def code(self) -> str:
-        """Digest of the sources, read only in ticks that need it."""
-        return code_digest()
-
-    @property
-    def summary(self) -> str:
-        """What a tick says that asks for nothing: why, and what is out of date and is being built."""
-        behind = sum(state in (State.DUE, State.WAITING) for state in self.found.states.values())
-        queued = [f"{behind} not up to date yet: runs are queued or in progress"] if behind else []
-        return "\n".join([*self.lines, *queued]) or "everything is up to date"
-
-    def _touched(self) -> list[Task]:
-        """Artifacts that are fresh by their manifest, but whose source files look different now."""
-        fresh = {place: look for place, look in self.found.glances.items() if self.found.states[place] is State.FRESH}
-        return [
-            Task(*place, "its source files look different", look)
-            for place, look in fresh.items()
-            if self.seen.setdefault("/".join(place), look) != look
-        ]
 
     def _ask_once(self, task: Task) -> None:
-        if task.place in self.judged:
+        if task.place in self.judged or STAGES[task.stage].group in self.left_out:
             return
         self.judged.add(task.place)
-        outlook, name = outlook_of(self.instance, task, self.code, self.now), f"{task.stage} {task.key}"
-        if outlook.fate == "leave":
-            self.failed.add(task.place)
-            self.lines.append(f"{name}: was asked for with these inputs: {outlook.why}")
-        elif outlook.fate == "ask" and self._is_clear(task, name):
-            again = f" again, since {outlook.why}" if outlook.why else ""
-            self.lines.append(f"{name}: asked for{again}: {task.reason}")
-            self.requests.append(request_of(task, self.code, outlook.tries))
+        tries, why = self._outlook(task)
+        if not tries and why:
+            self.failed[task.place] = f"was asked for with these inputs: its {why}"
+        elif tries and self._is_clear(task):
+            self.asked[task] = tries, why
             if task.place in self.found.glances:
                 self.seen["/".join(task.place)] = self.found.glances[task.place]
 
-    def _is_clear(self, task: Task, name: str) -> bool:
+    def _outlook(self, task: Task) -> tuple[int, str]:
+        """Which try is asked for now and why; 0: none, and why, or "" while a run is active.
+
+        It follows from the last run of the artifact, and the last with today's inputs.
+        """
+        newest = newest_run(self.instance, task.place)
+        records = self.instance.get_run_records(dg.RunsFilter(tags={INPUTS_TAG + task.stage: task.inputs}), limit=1)
+        run = records[0].dagster_run if records else None
+        if is_under_way(self.instance, newest) or is_under_way(self.instance, run):
+            return 0, ""
+        if run is None and newest and newest.is_failure_or_canceled and INPUTS_TAG + task.stage not in newest.tags:
+            return 1, ending_of(self.instance, newest, task.stage).text  # as one that a person started
+        if run is None or (newest and newest.run_id != run.run_id and newest.is_success):
+            return 1, ""  # never asked for, or another version was built since
+        tries = int(run.tags.get(TRY_TAG, "1"))
+        why, is_interrupted, is_transient = ending_of(self.instance, run, task.stage)
+        if run.status == dg.DagsterRunStatus.CANCELED:
+            return 0, f"{why}; materialize it to run it again"
+        if run.tags.get(CODE_TAG, self.code) != self.code:
+            return 1, f"run {run.run_id[:8]} had other code"
+        if is_interrupted:
+            return tries, why
+        if not is_transient:
+            return 0, f"{why}. It will keep failing until something changes; or materialize it by hand"
+        if tries > len(WAIT_HOURS):
+            return 0, f"{why}; tried {tries} times. Fix the cause, then materialize it by hand"
+        due = (records[0].end_time or records[0].update_timestamp.timestamp()) + 3600 * WAIT_HOURS[tries - 1]
+        if time.time() >= due:
+            return tries + 1, why
+        when = f"{datetime.fromtimestamp(due, UTC):%Y-%m-%d %H:%M} UTC"
+        return 0, f"{why}; retried after {when}, try {tries + 1} of {len(WAIT_HOURS) + 1}"
+
+    def _is_clear(self, task: Task) -> bool:
         """Whether the blocking checks of all that a task is made from passed.
 
         What has one that was planned and never evaluated is asked for again: it is reused, and its checks evaluated.
         """
-        clear = True
         for place in STAGES[task.stage].parents_of(task.key).items():
-            checks = evaluations_of(self.instance, *place)
-            planned = [check for check in checks if check.latest_execution_status.value == "PLANNED"]
-            runs = {check.check_key: self.instance.get_run_by_id(check.latest_planned_run_id) for check in planned}
-            if any(run is not None and is_under_way(self.instance, run) for run in runs.values()):
-                clear = False
-                continue
-            if runs:  # they may have been evaluated, and their runs ended, since that was read
-                checks = evaluations_of(self.instance, *place)
-            for check in checks:
+            keys, partition = blocking_checks(place[0]), name_of(place[1])
+            if keys and is_under_way(self.instance, newest_run(self.instance, place)):
+                return False  # it may evaluate them now
+            partitions = [partition] if partition else None
+            for check in self.instance.event_log_storage.get_asset_check_partition_info(keys, None, partitions):
                 status, what = check.latest_execution_status.value, f"{check.check_key.name} of {place[0]}"
                 if status == "FAILED" and check.is_current:
-                    clear = False
-                    self.failed.add(task.place)
-                    self.lines.append(f"{name}: not asked for: {what} has failed")
-                elif status == "PLANNED":
-                    clear, run, what = False, runs.get(check.check_key), f"{what} was not evaluated"
-                    step = f"{place[0]}_{check.check_key.name}"
-                    why = ending_of(self.instance, run, step).text if run else "its run is gone"
-                    self.lines.append(f"{name}: not asked for yet: {what}: {why}")
-                    self._ask_once(Task(*place, what, self.project.store.current(*place).fingerprint))
-                    self.failed |= {task.place} if place in self.failed else set()
-        return clear
+                    self.failed[task.place] = f"not asked for: {what} has failed"
+                    return False
+                if status == "PLANNED":
+                    if not is_under_way(self.instance, self.instance.get_run_by_id(check.latest_planned_run_id)):
+                        made = self.project.store.current(*place).fingerprint
+                        self._ask_once(Task(*place, f"{what} was not evaluated", made))
+                        if place in self.failed:
+                            self.failed[task.place] = f"not asked for: {what} was not evaluated"
+                    return False
+        return True
 
 
 def request_of(task: Task, code: str, tries: int) -> dg.RunRequest:
     """A run that builds one artifact; its tags say why, and are what later ticks know of it."""
     domain, _, method = ("" if task.key == ALL else task.key).partition("/")
     priority = STAGES[task.stage].priority - (len(str(task.images)) if task.images else 0)
+    # Of a method that was added to pipeline.yaml after the code location was loaded, too.
     partition, definition = partition_of(task.key), partitions_of(STAGES[task.stage], [method])
     tags = {
         "react/reason": f"{task.stage}: {task.reason}"[:MAX_TAG_CHARS],
@@ -173,3 +194,9 @@ def request_of(task: Task, code: str, tries: int) -> dg.RunRequest:
     }
     tags = {name: tag for name, tag in tags.items() if tag}
     return dg.RunRequest(partition_key=partition, tags=tags, asset_selection=[dg.AssetKey(task.stage)])
+
+
+def code_digest() -> str:
+    """Of the sources that a run would load now: what failed because of a fault of theirs may succeed with others."""
+    files = (path for package in (react_pipeline, assets) for path in Path(package.__path__[0]).rglob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()[:16]

@@ -25,6 +25,7 @@ SCOPES = {
     "domain": "domain",
     "method": "domain × method",
     "trained": "domain × method, without `base`",
+    "encoder": "domain × method, without linear heads",
 }
 
 

@@ -6,7 +6,7 @@ a function that publishes its artifact, and its page. Does not belong here: fres
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ class Stage:
     Attributes:
         name: Of the stage, its asset, and its folder in the store.
         about: One sentence, for Dagster, MLflow and the docs.
-        scope: What there is one of: the pipeline (`all`), a domain, a domain and method, one of these without `base`.
+        scope: What there is one of: the pipeline (`all`), a domain, a domain and method; not all methods: `is_for`.
         step: "room:function", called with the project and the parts of the key, so that nothing heavy is imported here.
         parents: Stages that it is made from.
         parents_of_method: Those of `parents` that one method needs, where methods differ.
@@ -36,15 +36,14 @@ class Stage:
         identity: The part of the configuration that decides it.
         outside: The local files outside the store that it reads; None if it reads none.
         version: Raised by hand when the same inputs make another artifact.
-        group: Of Dagster's lineage page.
-        kinds: Of Dagster's labels.
+        group, kinds: Of Dagster's lineage page, and its labels.
         pool: "gpu" where it needs the device.
         priority: What many others wait for comes first.
     """
 
     name: str
     about: str
-    scope: Literal["all", "domain", "method", "trained"]
+    scope: Literal["all", "domain", "method", "trained", "encoder"]
     step: str
     parents: tuple[str, ...] = ()
     parents_of_method: Callable[[str], Iterable[str]] | None = None
@@ -62,15 +61,17 @@ class Stage:
         """Parent stage -> key, of the artifact of one key."""
         slug, _, method = key.partition("/")
         names = self.parents if self.parents_of_method is None else self.parents_of_method(method)
-        keys = {"all": ALL, "domain": slug}
-        return {name: keys.get(STAGES[name].scope, key) for name in names}
+        return {name: {"all": ALL, "domain": slug}.get(STAGES[name].scope, key) for name in names}
 
-    def keys(self, slugs: Iterable[str], methods: Iterable[str]) -> list[str]:
+    def is_for(self, method: str) -> bool:
+        """Whether there is one for a method: `base` is not `trained`, and a linear head is no `encoder` of images."""
+        return not {"trained": method == "base", "encoder": is_linear_head(method)}.get(self.scope, False)
+
+    def keys(self, slugs: Iterable[str], methods: Collection[str]) -> list[str]:
         """The keys of this stage for these domains and methods."""
         if self.scope in ("all", "domain"):
             return [ALL] if self.scope == "all" else list(slugs)
-        methods = [method for method in methods if self.scope == "method" or method != "base"]
-        return [method_key(slug, method) for slug in slugs for method in methods]
+        return [method_key(slug, method) for slug in slugs for method in methods if self.is_for(method)]
 
 
 def method_key(domain: str, method: str) -> str:
@@ -136,7 +137,7 @@ _ROWS = (
     Stage("benchmark_comparison", "base and methods on ELEVATER's data sets", "domain", "benchmark:compare_benchmarks",
           gathers=("benchmark_results",), is_current="benchmark:benchmark_comparison_is_current", group="benchmark",
           kinds=("parquet",), priority=20),
-    Stage("dense_results", "detection and segmentation by one checkpoint", "method", "benchmark:publish_dense",
+    Stage("dense_results", "detection and segmentation by one checkpoint", "encoder", "benchmark:publish_dense",
           parents=(*BASE, *TRAINED), parents_of_method=_measured, identity=identity.dense_results,
           outside=outside.unlisted, group="dense", kinds=("torch", "parquet"), pool="gpu", priority=10),
     Stage("dense_comparison", "base and methods in detection and segmentation; see dashboard.html", "domain",

@@ -1,7 +1,7 @@
 """Upkeep: which artifacts are missing or out of date, which of them can be built right now, and which are held back.
 
 Belongs here: one look at the whole pipeline and the policy of training (`automation:` of pipeline.yaml). Does not
-belong here: asking anybody to build something (`assets.automation`), how freshness is judged (`lineage` and the
+belong here: asking anybody to build something (`assets.upkeep_sensor`), how freshness is judged (`lineage` and the
 `is_current` of the stages that gather results).
 
 A look depends on nothing but the files, so that it comes to the same result however often, and by whomever, it is

@@ -67,8 +67,7 @@ def demo(
     for slug in DEMO_DOMAINS:
         if not (root / slug / "annotations.json").is_file():
             build_scenes(f"demo/{slug}", root / slug, seed)
-    methods = [method for method in project.config.methods if not method.startswith("linear-head")]
-    failed = materialize_assets(project, "group:dense", DEMO_DOMAINS, methods)
+    failed = materialize_assets(project, "group:dense", DEMO_DOMAINS, project.config.methods)
     for slug in DEMO_DOMAINS if not failed else ():
         artifact = project.store.current("dense_comparison", slug)
         console.print(f"\n{slug}: {Path(artifact.file('dashboard.html'))}", markup=False, soft_wrap=True)

@@ -1,7 +1,7 @@
 """The command `react-pipeline status`: what is out of date, held back, waiting or failed, and what fixes it.
 
 Belongs here: printing what `upkeep.survey` found, and what became of the runs. Does not belong here: what
-counts as out of date (`lineage`), what automation would do about it (`upkeep`), reading runs (`assets.attempts`).
+counts as out of date (`lineage`), what automation would do about it (`upkeep`), reading runs (`assets.upkeep_sensor`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import typer
 from react_pipeline.commands.command_line import Config, console, load_project
 from react_pipeline.commands.terminal import print_table
 from react_pipeline.pipeline import ALL
-from react_pipeline.project import Project
+from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import misnamed
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ class Runs:
     """What Dagster's last runs say of what is out of date.
 
     Attributes:
-        failed: Places whose last run had today's inputs and failed or was cancelled, and why.
-        earlier: Places whose last run did so with inputs that are not known, as one that a person started.
+        failed: Places that `upkeep` would not ask for, as what failed with today's inputs, and why.
+        earlier: How those that it would ask for have failed before, as in a run that a person started.
         unseen: Why no run could be looked at; empty if they were.
     """
 
@@ -73,20 +73,17 @@ def _look(project: Project, slugs: Sequence[str]) -> tuple[Survey, Runs]:
     runs, found = Runs(), survey(project, slugs)
     if not found.tasks:
         return found, runs
-    from react_pipeline.assets import attempts
+    from react_pipeline.assets import runs as dagster_runs
+    from react_pipeline.assets import upkeep_sensor
 
     try:
-        with attempts.instance_with_runs(project) or nullcontext() as instance:
+        with dagster_runs.instance_with_runs(project) or nullcontext() as instance:
             if instance is None:
                 runs.unseen = "there are no runs here; set DAGSTER_HOME to the home of your Dagster, if it is another"
-            while instance is not None:
-                reasons = attempts.failures(instance, found.tasks)
-                runs.earlier |= {task.place: why for task, (why, same) in reasons.items() if not same}
-                new = {task.place: why for task, (why, same) in reasons.items() if same}
-                if not new:
-                    break
-                runs.failed |= new
-                found = survey(project, slugs, runs.failed)  # what does not wait for these may be due now
+                return found, runs
+            tick = upkeep_sensor.Tick(instance, Manifests.of(project))
+            tick.look(slugs)
+            return tick.found, Runs(tick.failed, {task.place: why for task, (_, why) in tick.asked.items() if why})
     except Exception as error:  # whatever Dagster, its settings, its database or the network raise
         runs.unseen = f"Dagster's runs cannot be read: {' '.join(str(error).split())[:200]}"
     return found, runs

@@ -26,7 +26,6 @@ from .dense import dense_sets as dense_sets
 from .distributor import DistributorConfig as DistributorConfig
 from .evaluation import ElevaterConfig as ElevaterConfig
 from .evaluation import EvaluationSetConfig as EvaluationSetConfig
-from .files import TRACKING_VARIABLE as TRACKING_VARIABLE
 from .files import load_domain as load_domain
 from .files import load_domains as load_domains
 from .files import load_pipeline as load_pipeline

@@ -1,7 +1,7 @@
 """Configuration of what happens by itself: `automation:` of `pipeline.yaml`.
 
 Belongs here: its fields, their defaults and rules. Does not belong here: what is out of date (`upkeep`), asking
-Dagster for runs (`assets.automation`). No field is part of a fingerprint: it decides when something is built, not what.
+Dagster for runs (`assets.upkeep_sensor`). No field is part of a fingerprint: they decide when to build, not what.
 """
 
 import zoneinfo

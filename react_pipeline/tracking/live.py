@@ -97,10 +97,10 @@ class LiveRun:
         self._known: dict[str, set[int]] | None = None
 
     @classmethod
-    def of(cls, project: Project, uri: str | None = None, dagster_run_id: str = "") -> LiveRun:
-        """The live run of a training of this project, at its tracking URI or another `uri`."""
+    def of(cls, project: Project, dagster_run_id: str = "") -> LiveRun:
+        """The live run of a training of this project."""
         return cls(
-            uri or project.config.tracking_uri or "",
+            project.config.tracking_uri or "",
             project.config.project,
             dagster_run_id,
             dagster=dagster_url(project),

@@ -74,9 +74,9 @@ class Tracking:
         self.runs = Runs(uri, experiment, address)
 
     @classmethod
-    def of(cls, project: Project, uri: str | None = None) -> Tracking:
-        """Tracking as the project's configuration says, or at another `uri`."""
-        return cls(uri or project.config.tracking_uri or "", project.config.project, project.config.mlflow_url)
+    def of(cls, project: Project) -> Tracking:
+        """Tracking as the project's configuration says."""
+        return cls(project.config.tracking_uri or "", project.config.project, project.config.mlflow_url)
 
     def log_artifact(self, project: Project, artifact: Artifact, dagster_run_id: str = "") -> str | None:
         """Log one artifact, and whatever an earlier call could not log; returns the id of the artifact's run.

@@ -12,11 +12,13 @@ from support_automation import Upkeep, running_daemon, wait_for
 from support_launch import dagster_home
 from support_upkeep import METHODS, build, build_all, edit_domain
 
-from react_pipeline.assets import attempts, declared, upkeep_sensor
-from react_pipeline.assets.attempts import INPUTS_TAG, WAIT_HOURS, code_digest
+from react_pipeline.assets import declared, upkeep_sensor
 from react_pipeline.assets.partitions import DOMAINS, domain_partitions, partition_of
 from react_pipeline.assets.reporting import readable_failures
+from react_pipeline.assets.runs import INPUTS_TAG
+from react_pipeline.assets.upkeep_sensor import WAIT_HOURS, code_digest
 from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.pipeline import STAGES
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store.errors import InputError, StoreWriteError
@@ -58,12 +60,12 @@ def test_fault_that_may_pass_is_tried_again_when_its_time_has_come(
     assert upkeep.tick() == set()
     assert "failed: " in upkeep.log and "disk full; retried after 20" in upkeep.log
     assert "UTC, try 2 of 6" in upkeep.log
-    monkeypatch.setattr(attempts, "WAIT_HOURS", NO_WAIT)
+    monkeypatch.setattr(upkeep_sensor, "WAIT_HOURS", NO_WAIT)
     assert ("corpus", None) in upkeep.tick()
 
 
 def test_tries_are_bounded_and_the_last_line_says_what_to_do(upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "WAIT_HOURS", NO_WAIT)
+    monkeypatch.setattr(upkeep_sensor, "WAIT_HOURS", NO_WAIT)
     asked = 0
     while ("corpus", None) in upkeep.tick():
         upkeep.run("corpus", None, OSError("no route to host"))
@@ -84,14 +86,14 @@ def test_other_code_is_tried_once_on_what_failed(upkeep: Upkeep, monkeypatch: py
     assert upkeep.tick() == set()
     monkeypatch.setattr(upkeep_sensor, "code_digest", lambda: "fixed")
     assert upkeep.tick() == {("corpus", None)}
-    assert "corpus all: asked for again, since run " in upkeep.log and " had other code" in upkeep.log
+    assert "corpus all: asked for again, since its run " in upkeep.log and " had other code" in upkeep.log
     upkeep.run("corpus", None, InputError("another bug"))
     assert upkeep.tick() == set()
 
 
 def test_code_is_that_of_the_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "one.py").write_text("one = 1")
-    monkeypatch.setattr(attempts.assets, "__path__", [str(tmp_path)])
+    monkeypatch.setattr(upkeep_sensor.assets, "__path__", [str(tmp_path)])
     before = code_digest()
     (tmp_path / "one.py").write_text("one = 2")
     assert code_digest() != before
@@ -108,7 +110,7 @@ def test_what_a_person_made_by_hand_is_taken_and_continues(kept_up: Project, upk
 def test_run_that_a_person_cancelled_is_respected_and_one_that_was_deleted_never_was(
     upkeep: Upkeep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attempts, "WAIT_HOURS", NO_WAIT)
+    monkeypatch.setattr(upkeep_sensor, "WAIT_HOURS", NO_WAIT)
     upkeep.tick()
     upkeep.plan(dg.DagsterRunStatus.CANCELED)
     assert upkeep.tick() == set() and "was cancelled; materialize it to run it again" in upkeep.log
@@ -157,8 +159,8 @@ def test_artifact_whose_check_never_answered_is_asked_for_again_and_then_waited_
     build_all(kept_up, ["shapes"], until="retrieved_set")
     lapse(upkeep.instance)
     assert upkeep.tick() == {("retrieved_set", "shapes")}
-    reported = "gated-image: not asked for yet: classes_have_pairs of retrieved_set was not evaluated: run "
-    assert reported in upkeep.log and "stale file handle" in upkeep.log
+    assert "retrieved_set shapes: asked for again" in upkeep.log and "stale file handle" in upkeep.log
+    assert "classes_have_pairs of retrieved_set was not evaluated" in upkeep.log
     (request,) = upkeep.requests
     job = upkeep.repository.get_job(request.job_name).get_subset(asset_selection=set(request.asset_selection))
     made = kept_up.store.current("retrieved_set", "shapes").fingerprint
@@ -166,9 +168,9 @@ def test_artifact_whose_check_never_answered_is_asked_for_again_and_then_waited_
     job.execute_in_process(instance=upkeep.instance, partition_key="shapes", tags=request.tags, raise_on_error=False)
     assert kept_up.store.current("retrieved_set", "shapes").fingerprint == made
     assert upkeep.tick() == {("comparison", "shapes")}, "what needs no checkpoint goes on"
-    assert "KeyError: 'starving'" in upkeep.log and "; retried after" in upkeep.log
+    assert "retrieved_set shapes: was asked for" in upkeep.log and "; retried after" in upkeep.log
     with monkeypatch.context() as patch:
-        patch.setattr(attempts, "WAIT_HOURS", NO_WAIT)
+        patch.setattr(upkeep_sensor, "WAIT_HOURS", NO_WAIT)
         assert ("retrieved_set", "shapes") in upkeep.tick(), "whatever the error of the check"
     for check in declared.blocking_checks("retrieved_set"):
         answer = dg.AssetCheckEvaluation(check.asset_key, check.name, passed=True, blocking=True, partition="shapes")
@@ -227,7 +229,7 @@ def test_faults_of_a_check_that_may_pass_are_tried_again_and_others_are_readable
     def broken() -> dg.AssetCheckResult:
         raise KeyError("rows")
 
-    checks = declared.checks_of([])
+    checks = declared.checks_of([STAGES["corpus"]], [])
     done = dg.materialize([corpus, *checks], raise_on_error=False)
     assert len(calls) == 2 and [found.check_name for found in done.get_asset_check_evaluations()] == ["flaky"]
     (event,) = [event for event in done.all_events if event.is_step_failure]

@@ -20,11 +20,11 @@ from support_automation import Asked, Upkeep, hurry, repository, running_daemon,
 from support_launch import dagster_home
 from support_upkeep import METHODS, build, build_all, change_pipeline, edit_domain
 
-from react_pipeline.assets.attempts import WILL_RETRY_TAG
 from react_pipeline.assets.automation import domain_files
 from react_pipeline.assets.partitions import DOMAINS, partition_of
 from react_pipeline.assets.reporting import INTERRUPTED
 from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.assets.runs import WILL_RETRY_TAG
 from react_pipeline.assets.upkeep_sensor import request_of
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
@@ -176,6 +176,18 @@ def test_files_that_look_different_are_asked_for_once(make_project: Make, drawin
         assert upkeep.tick() == set()
 
 
+def test_assets_that_dagster_has_not_loaded_are_asked_for_after_a_reload(make_project: Make, tmp_path: Path) -> None:
+    scenes = tmp_path / "scenes"
+    project = make_project(methods=["base"], automation={"benchmark": True}, dense={"root": str(scenes)})
+    build(project, "base_checkpoint")
+    with dg.DagsterInstance.ephemeral() as instance:
+        loaded_before = Upkeep(project, instance, "shapes")
+        scenes.mkdir()
+        dense = ("dense_results", partition_of("shapes/base"))
+        assert dense not in loaded_before.tick()
+        assert dense in Upkeep(project, instance).tick()
+
+
 def test_chain_is_asked_for_link_by_link_up_to_the_comparison(kept_up: Project) -> None:
     links = []
     with dg.DagsterInstance.ephemeral() as instance:
@@ -311,12 +323,6 @@ def test_schedule_looks_at_what_is_outside_and_is_left_out_without_a_cron_line(m
         ({"evaluation_set"}, "shapes"),
     ]
     assert not repository(change_pipeline(project, automation={"schedule": None})).schedule_defs
-
-
-def test_jobs_of_the_backfill_page_have_one_kind_of_partition_each(tiny_project: Project) -> None:
-    loaded = repository(tiny_project)
-    for name in ("prepare_domains", "train_methods", "measure_methods"):
-        assert loaded.get_job(name).partitions_def is not None
 
 
 @pytest.mark.slow

@@ -19,6 +19,7 @@ from react_pipeline.assets.benchmark_checks import bad_features, contradictions,
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import Summary, materialize, open_instance, plan
 from react_pipeline.assets.partitions import partition_of
+from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Inputs
 
@@ -124,7 +125,8 @@ def test_benchmark_is_left_out_where_it_is_not_wanted() -> None:
 
 
 def test_benchmark_of_a_method_comes_after_its_own_evaluation() -> None:
-    places = plan(build_defs(), "*", ["a"], ["base", "gated-image"], left_out=())
+    everything = build_defs(project=ProjectResource(config_path="nowhere.yaml"))
+    places = plan(everything, "*", ["a"], ["base", "gated-image"])
     assert places[7:] == [
         ("domain_results", "a/base"),
         ("benchmark_features", "a/base"),

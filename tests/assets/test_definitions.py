@@ -11,17 +11,18 @@ from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.partitions import mapping_of, partition_of, partitions_of, require_slug
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.pipeline import STAGES, Stage
+from react_pipeline.project.project import Project
 from react_pipeline.settings.training import METHODS
 
 MAX_BODY_LINES = 25
 TRAINED = METHODS[1:]
 
 ASSETS = Path(__file__).parents[2] / "react_pipeline" / "assets"
-graph = build_defs(METHODS).resolve_asset_graph()
+graph = build_defs(project=ProjectResource(config_path="nowhere.yaml")).resolve_asset_graph()
 
 
-def upstream(partition: str) -> set[str]:
-    parent, child = STAGES["customized_checkpoint"], STAGES["domain_results"]
+def upstream(partition: str, stage: str) -> set[str]:
+    parent, child = STAGES["customized_checkpoint"], STAGES[stage]
     mapping = mapping_of(parent, child, METHODS)
     parent_def, child_def = partitions_of(parent, METHODS), partitions_of(child, METHODS)
     assert mapping is not None and child_def is not None
@@ -72,21 +73,35 @@ def test_work_on_the_device_shares_one_pool() -> None:
 
 
 def test_method_is_evaluated_from_its_own_checkpoint_and_the_base_from_none() -> None:
-    assert upstream(str(partition_of("shapes/base"))) == set()
-    for method in TRAINED:
-        key = str(partition_of(f"shapes/{method}"))
-        assert upstream(key) == {key}
+    for stage in ("domain_results", "dense_results"):
+        assert upstream(str(partition_of("shapes/base")), stage) == set()
+        for method in filter(STAGES[stage].is_for, TRAINED):
+            key = str(partition_of(f"shapes/{method}"))
+            assert upstream(key, stage) == {key}
 
 
 def test_partitions_are_the_methods_that_the_pipeline_asks_for(make_project) -> None:
     project = make_project(methods=["base", "locked-text"])
-    keys = {}
-    for extra in ((), ("full",)):
-        asked = build_defs(extra, project=ProjectResource(config_path=str(project.path))).resolve_asset_graph()
-        found = asked.get(dg.AssetKey("domain_results")).partitions_def
-        assert isinstance(found, dg.MultiPartitionsDefinition)
-        keys[extra] = found.get_partitions_def_for_dimension("method").get_partition_keys()
-    assert list(keys.values()) == [["base", "locked-text"], ["base", "locked-text", "full"]]
+    assert methods_of("domain_results", project) == ["base", "locked-text"]
+    assert methods_of("domain_results", project, "full") == ["base", "locked-text", "full"]
+
+
+def test_what_cannot_be_made_is_no_partition_and_no_asset(make_project, tmp_path: Path) -> None:
+    methods = ["base", "linear-head", "full", "linear-head-control"]
+    project = make_project(methods=methods, dense={"root": str(tmp_path)})
+    assert methods_of("dense_results", project) == ["base", "full"]
+    assert set(methods_of("customized_checkpoint", project)) == set(methods[1:])
+    loaded = build_defs(project=ProjectResource(config_path=str(project.path))).resolve_asset_graph()
+    groups = {STAGES[key.path[-1]].group for key in loaded.materializable_asset_keys}
+    assert "dense" in groups and "benchmark" not in groups
+
+
+def methods_of(stage: str, project: Project, *extra: str) -> list[str]:
+    """The methods that a stage has partitions for."""
+    asked = build_defs(extra, project=ProjectResource(config_path=str(project.path))).resolve_asset_graph()
+    found = asked.get(dg.AssetKey(stage)).partitions_def
+    assert isinstance(found, dg.MultiPartitionsDefinition)
+    return list(found.get_partitions_def_for_dimension("method").get_partition_keys())
 
 
 def test_checks_block_except_those_that_compare() -> None:
@@ -109,14 +124,13 @@ def test_resources_can_be_overridden() -> None:
         assert resources.project.config_path == "elsewhere.yaml"
 
 
-@pytest.mark.parametrize(  # FAULTS 42
-    "config", [{"project": {"config_path": "/evil.yaml"}}, {"tracking": {"tracking_uri": "http://evil.example"}}]
-)
-def test_a_run_cannot_choose_its_project_or_where_it_logs(config: dict[str, dict[str, str]]) -> None:
-    job = build_defs().resolve_implicit_global_asset_job_def()
+def test_a_run_cannot_choose_its_project_and_so_not_where_it_logs() -> None:  # FAULTS 42
+    defs = build_defs()
+    job = defs.resolve_implicit_global_asset_job_def()
     dg.validate_run_config(job, {})
+    assert set(defs.resources or {}) == {"project"}
     with pytest.raises(dg.DagsterInvalidConfigError):
-        dg.validate_run_config(job, {"resources": {name: {"config": fields} for name, fields in config.items()}})
+        dg.validate_run_config(job, {"resources": {"project": {"config": {"config_path": "/evil.yaml"}}}})
 
 
 @pytest.mark.parametrize("name", ["..", "a/b", "x,y", "Animals", "two words", "größe", "", "a" * 64])  # FAULTS 23

@@ -18,21 +18,22 @@ from conftest import write_project
 from mlflow import MlflowClient
 from support_launch import dagster_home, metadata_of
 
-from react_pipeline.assets import launches
-from react_pipeline.assets.attempts import is_under_way
+from react_pipeline.assets import runs
 from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.launch import DATA_VERSION_TAG, Recorded, Summary, materialize, open_instance, plan
-from react_pipeline.assets.launches import (
+from react_pipeline.assets.launch import Summary, is_shown, materialize, open_instance, plan
+from react_pipeline.assets.partitions import partition_of
+from react_pipeline.assets.reporting import DATA_VERSION_TAG, SEEN_TAG, seen
+from react_pipeline.assets.resources import ProjectResource
+from react_pipeline.assets.runs import (
     EXPIRY_SECONDS,
     HEARTBEAT_TAG,
     LAUNCH_TAG,
+    is_under_way,
     lock_of,
     reap_abandoned,
     registered,
     tags_of,
 )
-from react_pipeline.assets.partitions import partition_of
-from react_pipeline.assets.reporting import SEEN_TAG, seen
 from react_pipeline.evaluation.all_domains import comparison_table
 from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project.project import Project
@@ -83,6 +84,16 @@ def test_whole_lineage_is_built_and_a_second_launch_starts_no_run(launched: Laun
     assert (launched.first.built, launched.first.reused) == (15, 0)
     assert (launched.second.built, launched.second.reused) == (0, 15)
     assert launched.second.run_ids == []
+
+
+def test_lineage_of_a_finished_project_is_green_throughout(launched: Launched) -> None:
+    defs, instance = build_defs(project=ProjectResource(config_path=str(launched.project.path))), launched.instance
+    for node in defs.resolve_asset_graph().asset_nodes:
+        if node.is_materializable:
+            keys = node.partitions_def.get_partition_keys(None, instance) if node.partitions_def else []
+            made = instance.get_materialized_partitions(node.key)
+            assert {key for key in keys if key.startswith("shapes")} <= made, node.key
+            assert instance.get_latest_materialization_event(node.key) is not None, node.key
 
 
 def test_a_fresh_dagster_home_gets_every_event_and_check_of_what_is_built(launched: Launched, tmp_path: Path) -> None:
@@ -214,7 +225,7 @@ def test_killed_launch_is_closed_and_gives_its_place_back(is_alive: bool, machin
 
 
 def test_living_launch_shows_its_heartbeat_in_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launches, "HEARTBEAT_SECONDS", 0.01)
+    monkeypatch.setattr(runs, "HEARTBEAT_SECONDS", 0.01)
     with dg.DagsterInstance.local_temp() as instance, registered(instance) as name:
         job = build_defs().resolve_implicit_global_asset_job_def()
         tags = {**tags_of(name), HEARTBEAT_TAG: "0"}
@@ -282,7 +293,7 @@ def test_run_that_ended_before_its_checks_is_started_again(indexed_project: Proj
     with dagster_home(tmp_path / "home"):
         with open_instance(indexed_project) as instance:
             instance.report_runless_asset_event(dg.AssetMaterialization("faiss_index", tags=tags))
-            assert not Recorded(instance, indexed_project).shows(artifact)
+            assert not is_shown(instance, indexed_project, (artifact.stage, ALL), None)
         assert again(indexed_project, "faiss_index") == 1
         assert again(indexed_project, "faiss_index") == 0
 

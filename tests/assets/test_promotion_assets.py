@@ -6,10 +6,11 @@ import dagster as dg
 import pytest
 from mlflow import MlflowClient
 from support_promotion import outcomes, result
+from support_upkeep import change_pipeline
 
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.promotion import doubt_of
-from react_pipeline.assets.resources import ProjectResource, TrackingResource
+from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide
 from react_pipeline.promotion.evidence import standing
@@ -19,13 +20,11 @@ GATED = "gated-image"
 
 
 def materialize(project: Project, uri: str) -> dg.ExecuteInProcessResult:
-    resources = {
-        "project": ProjectResource(config_path=str(project.path)),
-        "tracking": TrackingResource(tracking_uri=uri),
-    }
+    change_pipeline(project, tracking_uri=uri)
+    resource = ProjectResource(config_path=str(project.path))
     with dg.DagsterInstance.ephemeral() as instance:
         instance.add_dynamic_partitions("domains", ["shapes"])
-        job = build_defs(**resources).resolve_implicit_global_asset_job_def()
+        job = build_defs(project=resource).resolve_implicit_global_asset_job_def()
         asset = [dg.AssetKey("promotion")]
         return job.execute_in_process(instance=instance, asset_selection=asset, partition_key="shapes")
 
