@@ -31,11 +31,10 @@ _ROWS_PER_HIT = {"fp32": 1_000, "bf16": 50_000}
 _WORTH = 0.2
 """Share of the similarities that may be left; above it all of a block are computed, and of some blocks more."""
 _BLOCKS_MORE = 8
-_TILE_NAMES, _TILE_ROWS = 64, 2_048
+_TILE_NAMES, _TILE_ROWS, _CELL_VALUES = 64, 2_048, 1 << 17
 """Bounds computed at a time: they should stay in a core's cache."""
 _LEFT_AT_ONCE = 4_096
 _NAMES_AT_ONCE = 32
-_CELL_VALUES = 1 << 17
 
 
 def is_worth(queries: int, templates: int, rows: int, k: int, precision: str, device: str) -> bool:
@@ -142,7 +141,7 @@ class PromptBest(Best):
         return compared
 
     def see_cell(self, rows: Rows, vectors: Tensor, queries: Tensor, centre: Tensor, nearness: Tensor) -> None:
-        """As `Best.see` for some of the prompts.
+        """As `Best.see`, of prompts that visit a cell: few of each name, so each has a bound of its own.
 
         Args:
             rows: Their numbers (N,).
