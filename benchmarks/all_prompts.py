@@ -1,9 +1,10 @@
 """All prompts of a domain against one side of a corpus: in list order and exactly, beside FAISS' own ways.
 
-A stage of `benchmarks.retrieval`, which has built `Flat` and the other key. Ways that FAISS has are timed with some of
-the prompts, in the process that times ours, and scaled. Ratios are of seconds of a core, since a machine may be shared.
-The floor is what the products alone would take at the rate of a matrix product of the same type, measured in the same
-process; a share above 1 skips products, and "no bound" skips none. Hits are compared where both ways were run.
+A stage of `benchmarks.retrieval`, which has built the index of cells. FAISS' ways are timed with some of the prompts,
+`IndexFlat` also with a million rows at most, in the process that times ours, and scaled. Ratios are of seconds of a
+core, since a machine may be shared. The floor is what the products alone would take at the rate of a matrix product of
+the same type, measured in the same process; a share above 1 skips products, and "no bound" skips none. Hits are
+compared where both ways were run.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import faiss
 import numpy as np
 import pandas as pd
 import psutil
@@ -25,53 +28,61 @@ import torch
 from benchmarks.clustered import Cloud
 from benchmarks.retrieval_tables import MIB, Row
 from react_pipeline.clip import DTYPES
-from react_pipeline.indexing import StoredVectors, batch, find_rows, is_worth, read_index, set_parameters
+from react_pipeline.indexing import StoredVectors, batch, find_rows, read_index, set_parameters
 from react_pipeline.store import Artifact
 
 WIDTH, TEMPLATES, HITS = 512, 80, 10
-SOME_PROMPTS = 1_600
+SOME_PROMPTS, GROWTH_PROMPTS, FLAT_ROWS = 1_600, 8_000, 1_000_000
 
 
 def ask(embeddings: Artifact, folder: Path, rows: int, classes: int, key: str) -> Row:
     """Time every way; seconds are those of all prompts."""
     stored, prompts = StoredVectors(embeddings, "image"), Cloud(rows, WIDTH).prompts(classes, TEMPLATES)
-    built = json.loads((folder / f"{key.replace(',', '-')}.json").read_text())
-    index, flat = (
-        read_index(folder / f"{name.replace(',', '-')}.index", "faiss_index", mapped=True) for name in (key, "Flat")
-    )
+    name = key.replace(",", "-")
+    built = json.loads((folder / f"{name}.json").read_text())
+    index = read_index(folder / f"{name}.index", "faiss_index", mapped=True)
     set_parameters(index, built["parameters"])
-    some = prompts[: min(SOME_PROMPTS, len(prompts))]
+    flat, some = faiss.IndexFlatIP(WIDTH), prompts[: min(SOME_PROMPTS, len(prompts))]
+    flat_rows = min(rows, FLAT_ROWS)
+    for _, block in stored.blocks(0, flat_rows):
+        flat.add(block.astype(np.float32))
     fast = batch.product_precision(len(prompts), "cpu")
     ways: dict[str, Row] = {}
 
-    def measure(name: str, call: Callable[[Any], Any], asked: Any, precision: str = "fp32") -> Any:
+    def measure(name: str, call: Callable[[], Any], asked: int, precision: str = fast, scale: float = 1) -> Any:
         with patch.object(batch, "product_precision", lambda *_: precision), peak_memory() as peak:
             started, cpu = time.perf_counter(), time.process_time()
-            found = call(asked)
+            found = call()
             seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-        scale = len(prompts) / len(asked)
-        ways[name] = {"seconds": seconds * scale, "cpu": cpu * scale, "prompts": len(asked), "mib": peak[0] / MIB}
+        scale *= len(prompts) / asked
+        ways[name] = {"seconds": seconds * scale, "cpu": cpu * scale, "prompts": asked, "mib": peak[0] / MIB}
         return found
 
-    def exact(asked: Any, hits: int = HITS) -> Any:
-        return batch.exact_hits(stored, asked, hits, templates=TEMPLATES)
+    def exact(asked: Any, hits: int = HITS, templates: int = TEMPLATES, last: int = rows) -> Any:
+        return batch.exact_hits(stored, asked, hits, templates=templates, rows=(0, last))
 
-    def in_lists(asked: Any) -> Any:
-        return batch.list_order_hits(index, asked, HITS, built["rerank"], stored)
+    def in_lists(asked: Any, hits: int = HITS) -> Any:
+        return batch.list_order_hits(index, asked, hits, built["rerank"], stored, templates=TEMPLATES)
 
     find_rows(index, some[:80], HITS, built["rerank"], stored)
-    one_by_one = measure("one by one", lambda asked: find_rows(index, asked, HITS, built["rerank"], stored), some)
-    lists = measure("list order", in_lists, prompts, fast)
-    flat_hits = measure("IndexFlat", lambda asked: find_rows(flat, asked, HITS), some)
-    whole = measure("exact", exact, prompts, fast)
+    one_by_one = measure("one by one", lambda: find_rows(index, some, HITS, built["rerank"], stored), len(some))
+    lists = measure("list order", lambda: in_lists(prompts), len(prompts))
+    flat_hits = measure("IndexFlat", partial(find_rows, flat, some, HITS), len(some), scale=rows / flat_rows)
+    del flat
+    measure("exact", lambda: exact(prompts), len(prompts))
     if fast != "fp32":
-        measure("list order, fp32", in_lists, prompts)
-        # With the bound, products are in single precision anyway.
-        if not is_worth(len(prompts), TEMPLATES, rows, HITS, fast, "cpu"):
-            measure("exact, fp32", exact, prompts)
-    measure("exact, no bound", lambda asked: batch.exact_hits(stored, asked, HITS), prompts[: 5 * len(some)], fast)
-    measure("exact, half of the prompts", exact, prompts[: len(prompts) // 2], fast)
-    measure("exact, 5 times the hits", lambda asked: exact(asked, 5 * HITS), prompts, fast)
+        measure("list order, fp32", lambda: in_lists(prompts), len(prompts), "fp32")
+    fewer = prompts[:GROWTH_PROMPTS] if rows == flat_rows else some
+    measure("exact, no bound", lambda: exact(fewer, templates=1), len(fewer))
+    whole = exact(some, last=flat_rows)
+    growth = []
+    for asked, last, hits in cases(len(prompts), rows):
+        started = time.process_time()
+        exact(prompts[:asked], hits, last=last)
+        middle = time.process_time()
+        found = in_lists(prompts[:asked], hits) if last == rows else None
+        ended = time.process_time()
+        growth.append((asked, last, hits, middle - started, ended - middle if found else None))
     operations = 2 * len(prompts) * rows * WIDTH
     floors = {name: operations / rate(name) for name in dict.fromkeys([fast, "fp32"])}
     return {
@@ -83,11 +94,21 @@ def ask(embeddings: Artifact, folder: Path, rows: int, classes: int, key: str) -
         "type": fast,
         "threads": torch.get_num_threads(),
         "ways": ways,
+        "growth": growth,
         "floors": floors,
         "same_as_index": same(lists, one_by_one),
         "same_as_flat": same(whole, flat_hits),
         "vectors_mib": 2 * rows * WIDTH / MIB,
     }
+
+
+def cases(prompts: int, rows: int) -> list[tuple[int, int, int]]:
+    """Prompts, rows and hits, of which one grows at a time; none of a corpus that takes too long."""
+    if rows > FLAT_ROWS:
+        return []
+    few = min(GROWTH_PROMPTS, prompts)
+    more = [(4 * few, rows, HITS)] if 4 * few <= prompts else []
+    return [(few, rows // 4, HITS), (few, rows // 2, HITS), (few, rows, HITS), *more, (few, rows, 5 * HITS)]
 
 
 def same(found: Any, wanted: Any) -> float:
@@ -138,8 +159,7 @@ def table(row: Row) -> str:
         beside = ways["IndexFlat" if name.startswith(("exact", "IndexFlat")) else "one by one"]
         exact = name.startswith("exact") or name == "IndexFlat"
         floor = floors["fp32" if "fp32" in name or name == "IndexFlat" else row["type"]]
-        floor /= 2 if "half" in name else 1
-        seconds, cpu = (way[clock] / (2 if "half" in name else 1) for clock in ("seconds", "cpu"))
+        seconds, cpu = way["seconds"], way["cpu"]
         lines.append(
             {
                 "way": name,
@@ -159,4 +179,14 @@ def table(row: Row) -> str:
         f"Hits of list order as similar as the index's: {row['same_as_index']:.4%}; of exact search as `IndexFlat`'s: "
         f"{row['same_as_flat']:.4%}."
     )
-    return f"{text}\n\n{pd.DataFrame(lines).to_markdown(index=False, disable_numparse=True)}"
+    grown = [
+        {
+            **{"prompts": f"{asked:,}", "rows": f"{rows:,}", "hits": str(hits), "exact, s of a core": f"{exact:,.1f}"},
+            "ns a prompt and row": f"{exact / asked / rows * 1e9:.2f}",
+            "list order, s of a core": "–" if in_lists is None else f"{in_lists:,.1f}",
+        }
+        for asked, rows, hits, exact, in_lists in row["growth"]
+    ]
+    text += " Ways timed with fewer prompts (`IndexFlat` also with a million rows at most) are scaled."
+    tables = [pd.DataFrame(some).to_markdown(index=False, disable_numparse=True) for some in (lines, grown) if some]
+    return "\n\n".join([text, tables[0], *(["Growth:", tables[1]] if grown else [])])

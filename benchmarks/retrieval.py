@@ -1,9 +1,13 @@
 """The index over corpora of several sizes: what it costs, what it finds, how fast, against exact and published ways.
 
 Run `.venv/bin/python -m benchmarks.retrieval` from the repository's root; `--page docs/performance.md` writes the
-tables into that page, between the markers that `--section` names. `--sizes 5000000` measures five million vectors (20
-GiB of memory, 40 GB of disk), `--quick` shows on 20,000 that it works. All prompts alone: `--prompts-only --sizes
-1000000`; with `--sizes 20000 --classes 25` it is small.
+tables into that page, between the markers that `--section` names. `--quick` shows on 20,000 vectors that it works. All
+prompts alone (small with `--sizes 20000 --classes 25`) take about 7 minutes on 2 cores, also with five million vectors,
+which need 20 GB of disk:
+
+    python -m benchmarks.retrieval --prompts-only --sizes 1000000 --section retrieval-prompts --page docs/performance.md
+    python -m benchmarks.retrieval --prompts-only --sizes 5000000 --classes 100 --prompts-key IVF2048,SQfp16 \
+        --section retrieval-5m --page docs/performance.md
 
 Vectors are clustered (`benchmarks.clustered` says how), 512 numbers wide; images are searched with texts, which form
 another cloud. Each size and key is built in a process of its own and searched in another, so that their memory is
@@ -172,7 +176,7 @@ def run(given: argparse.Namespace) -> str:
         with tempfile.TemporaryDirectory(dir=given.folder) as name:
             folder, cells = Path(name), given.prompts_key or f"IVF{cells_for(rows)},SQfp16"
             keys = [cells] if given.prompts_only else given.keys or default_keys(rows)
-            keys = list(dict.fromkeys(["Flat", *keys]))
+            keys = keys if given.prompts_only else list(dict.fromkeys(["Flat", *keys]))
             steps = tqdm(total=2 * len(keys) + 1, desc=f"{rows:,}", disable=None)
             in_process("make", folder, rows)
             steps.update()

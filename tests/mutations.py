@@ -57,6 +57,7 @@ GUARDS = (
     Guard("react_pipeline/store/durable.py", "return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns", "return 0, stat.st_size, stat.st_mtime_ns, 0", "project/test_outside.py"),
     Guard("react_pipeline/store/store.py", "if found != FORMAT:", "if False:", "store/test_file_system.py"),
     Guard("react_pipeline/store/file_system.py", "        _try_rename(trial)\n", "", "store/test_file_system.py"),
+    Guard("react_pipeline/indexing/batch.py", "lists.quantizer.metric_type == faiss.METRIC_INNER_PRODUCT", "True", "indexing/test_batch_search.py"),
     Guard("react_pipeline/indexing/files.py", "(RuntimeError, MemoryError)", "ZeroDivisionError", "indexing/test_index_files.py"),
     Guard("react_pipeline/indexing/index.py", 'path.stat().st_size != self.artifact.manifest["files"][path.name]["bytes"]', "False", "indexing/test_index_files.py"),
     Guard("react_pipeline/lineage.py", 'artifact.manifest["code_version"] != row.version', "False", "test_lineage.py"),

@@ -110,7 +110,13 @@ def has_list_order(index: Any) -> bool:
 
 
 def list_order_hits(
-    index: Any, queries: Vectors, k: int, rerank: int, stored: StoredVectors, device: str = "cpu"
+    index: Any,
+    queries: Vectors,
+    k: int,
+    rerank: int,
+    stored: StoredVectors,
+    device: str = "cpu",
+    templates: int = 1,
 ) -> tuple[Vectors, Rows]:
     """What searching an index of cells query by query gives, cell by cell.
 
@@ -121,23 +127,36 @@ def list_order_hits(
         rerank: So many times k hits are ranked again by the stored vectors.
         stored: The vectors.
         device: Where products are computed.
+        templates: As of `exact_hits`.
 
     Returns:
         Similarities and rows (Q, k), as of `Best.ranked`.
     """
     import faiss
     import torch
-    from faiss.contrib.inspect_tools import get_invlist
 
     lists, asked, outer = inverted_lists(index), rotated(index, queries), faiss.downcast_index(index)
     assert lists is not None  # noqa: S101 - `has_list_order`
     whole = _holds_stored(lists, outer)
     precision = product_precision(len(queries), device) if whole else "fp32"
-    best = Best(asked, k * (1 if whole else rerank), precision, device)
-    for cell, visitors in _by_cell(lists, asked):
-        rows, codes = get_invlist(lists.invlists, cell)
-        if len(rows):
-            best.see(rows, torch.from_numpy(_decoded(lists, cell, codes)), torch.from_numpy(visitors))
+    wanted = k * (1 if whole else rerank)
+    # In bf16 the products of a cell are as fast as the bound, which needs similarities to the centres.
+    bound = precision == "fp32" and lists.quantizer.metric_type == faiss.METRIC_INNER_PRODUCT
+    bound = bound and is_worth(len(asked), templates, stored.rows, wanted, precision, device)
+    best = PromptBest(asked, wanted, templates) if bound else Best(asked, wanted, precision, device)
+    for cell, visitors, nearness in _by_cell(lists, asked):
+        size = lists.invlists.list_size(cell)
+        if not size:
+            continue
+        # Not copied: they may be mapped, and decoding copies them.
+        rows = faiss.rev_swig_ptr(lists.invlists.get_ids(cell), size)
+        codes = faiss.rev_swig_ptr(lists.invlists.get_codes(cell), size * lists.code_size).reshape(size, -1)
+        vectors, asking = torch.from_numpy(_decoded(lists, cell, codes)), torch.from_numpy(visitors)
+        if isinstance(best, PromptBest):
+            centre = torch.from_numpy(lists.quantizer.reconstruct(cell))
+            best.see_cell(rows, vectors, asking, centre, torch.from_numpy(nearness))
+        else:
+            best.see(rows, vectors, asking)
     if whole:
         return best.ranked(stored.take)
     similarities, rows = best.ranked()
@@ -147,20 +166,21 @@ def list_order_hits(
     return rank_exactly(queries, query, rows[query, place], stored.take, k)
 
 
-def _by_cell(lists: Any, queries: Vectors) -> Iterator[tuple[int, Rows]]:
-    """The cells that queries visit, each with the queries; the nearest cell of every query first.
+def _by_cell(lists: Any, queries: Vectors) -> Iterator[tuple[int, Rows, Vectors]]:
+    """The cells that queries visit, with these and their products with its centre; each query's nearest cell first.
 
     With a threshold from its nearest cell a query keeps nearly nothing of the others.
     """
     parts = [queries[start : start + _ASSIGNED_AT_ONCE] for start in range(0, len(queries), _ASSIGNED_AT_ONCE)]
-    assigned = np.concatenate([lists.quantizer.search(part, int(lists.nprobe))[1].astype(np.int32) for part in parts])
-    for columns in (assigned[:, :1], assigned[:, 1:]):
-        cells = columns.ravel()
+    found = [lists.quantizer.search(part, int(lists.nprobe)) for part in parts]
+    nearness, assigned = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    for some in (slice(1), slice(1, None)):
+        cells, products, width = assigned[:, some].ravel(), nearness[:, some].ravel(), assigned[:, some].shape[1]
         order = np.argsort(cells, kind="stable")
-        found, starts = np.unique(cells[order], return_index=True)
-        for cell, places in zip(found.tolist(), np.split(order, starts[1:]), strict=True) if len(order) else ():
+        visited, starts = np.unique(cells[order], return_index=True)
+        for cell, places in zip(visited.tolist(), np.split(order, starts[1:]), strict=True) if len(order) else ():
             if cell >= 0:
-                yield cell, places // columns.shape[1]
+                yield cell, places // width, products[places]
 
 
 def _holds_stored(lists: Any, outer: Any) -> bool:

@@ -82,7 +82,7 @@ def search_all(
         return *_scan(stored.artifact, side, queries, k, scratch, index.device, settings, templates), choice
     opened, rerank = index.opened(side), index.rerank(side)
     if has_list_order(opened):
-        return *list_order_hits(opened, queries, k, rerank, stored, device), choice
+        return *list_order_hits(opened, queries, k, rerank, stored, device, templates), choice
     # A graph is walked query by query; its hits come in batches, for the sake of memory.
     similarities, rows = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1)
     for hits in index.search_batches(side, queries, k):

@@ -10,6 +10,7 @@ Shapes: S seeds, Q queries, K hits, D width.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,11 +199,12 @@ def _search(
 ) -> tuple[tuple[Vectors, Rows], dict[str, Any]]:
     from react_pipeline.indexing import search_all
 
-    side, k = SIDES[mode], settings.k_per_prompt
+    side, k, started = SIDES[mode], settings.k_per_prompt, time.perf_counter()
     similarities, rows, choice = search_all(
         index, side, asked, k, scratch, wanted=settings.search, distributor=distributor, templates=templates
     )
-    return (similarities, rows), choice.record(index.artifact, side)
+    measured = {"measured_seconds": round(time.perf_counter() - started, 1)}
+    return (similarities, rows), choice.record(index.artifact, side) | measured
 
 
 def _hits(

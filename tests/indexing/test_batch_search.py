@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
-from react_pipeline.indexing import batch, scan
+from react_pipeline.indexing import batch, prompts, scan
 from react_pipeline.indexing.batch import exact_hits, has_list_order, list_order_hits, nearest
 from react_pipeline.indexing.build import build_side
 from react_pipeline.indexing.choice import choose_way
 from react_pipeline.indexing.files import find_rows, read_index
 from react_pipeline.indexing.index import build_index, open_index
+from react_pipeline.indexing.prompts import PromptBest
 from react_pipeline.indexing.recall import draw_queries
 from react_pipeline.indexing.scan import search_all
 from react_pipeline.indexing.vectors import StoredVectors
@@ -86,11 +87,15 @@ def test_k_above_the_rows_gives_them_all_and_then_nothing() -> None:
     "key",
     ["IVF32,Flat", "IVF32,SQfp16", "IVF32,SQ8", "IVF32_HNSW8,SQ4", "OPQ8,IVF32_HNSW16,PQ8x4", "OPQ8_32,IVF32,PQ8x4"],
 )
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("precision", "templates"), [("fp32", 1), ("bf16", 1), ("fp32", 20)])
 def test_list_order_gives_what_the_index_gives(
-    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str, precision: str
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, key: str, precision: str, templates: int
 ) -> None:
     monkeypatch.setattr(batch, "product_precision", lambda *_: precision)
+    monkeypatch.setattr(prompts, "_ROWS_PER_HIT", {"fp32": 1, "bf16": 1})
+    compared: list[int] = []
+    pairs = PromptBest._compare_pairs
+    monkeypatch.setattr(PromptBest, "_compare_pairs", lambda *given: compared.append(len(given[1])) or pairs(*given))
     embeddings = project.store.current("corpus_embeddings", "all")
     stored, path = StoredVectors(embeddings, "image"), tmp_path / "image.index"
     built = build_side(IndexConfig(recall_queries=20), key, embeddings, "image", path, draw_queries(embeddings, 40))
@@ -99,7 +104,7 @@ def test_list_order_gives_what_the_index_gives(
     assert has_list_order(index)
     queries = Cloud(ROWS, WIDTH).prompts(10, 20)
     for k, rerank in ((1, built.rerank), (10, built.rerank), (400, 1)):
-        similarities, rows = list_order_hits(index, queries, k, rerank, stored)
+        similarities, rows = list_order_hits(index, queries, k, rerank, stored, templates=templates)
         wanted, wanted_rows = find_rows(index, queries, k, rerank, stored)
         assert ((rows < 0) == (wanted_rows < 0)).all()
         found = rows >= 0
@@ -107,6 +112,20 @@ def test_list_order_gives_what_the_index_gives(
         # Rows may change places only where FAISS' own sums differ in the last bits.
         differ = (rows != wanted_rows) & found
         assert differ.mean() < 0.02 and (similarities[:, 1:] <= similarities[:, :-1]).all()
+    assert bool(sum(compared)) == (templates > 1)
+
+
+def test_cells_by_distance_have_no_products_for_the_bound(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "product_precision", lambda *_: "fp32")
+    monkeypatch.setattr(prompts, "_ROWS_PER_HIT", {"fp32": 1})
+    stored = StoredVectors(project.store.current("corpus_embeddings", "all"), "image")
+    vectors, queries = stored.take(np.arange(ROWS)), Cloud(ROWS, WIDTH).prompts(10, 20)
+    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(WIDTH), WIDTH, 32, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    index.add(vectors)
+    index.nprobe = 3
+    found = list_order_hits(index, queries, 10, 1, stored, templates=20)
+    np.testing.assert_allclose(found[0], index.search(queries, 10)[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("key", ["Flat", "HNSW16", "SQ8"])
