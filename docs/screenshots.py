@@ -113,10 +113,8 @@ def show_results(page: Page, mlflow: str, experiment_id: str, *, charts: bool = 
 
 
 def show_models(page: Page, mlflow: str, experiment_id: str) -> None:
-    """MLflow's charts of all models, ranked by each figure."""
+    """MLflow's charts of all models, side by side."""
     page.goto(models_url(mlflow, experiment_id))
-    page.locator("[role=gridcell]:has-text('evaluation_set')").first.wait_for()
-    page.locator("label:has(input[value=CHART])").click()
     page.locator(".js-plotly-plot .main-svg:visible").first.wait_for()
 
 

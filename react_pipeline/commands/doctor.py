@@ -100,7 +100,7 @@ def _precision() -> Finding:
     """What `precision: auto` selects, with the measurement behind it."""
     try:
         from react_pipeline.clip import choose_device, choose_precision, speedup
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: its libraries do not fit this system's
         return Finding("precision", "missing", f"torch cannot be imported: {error}")
     device = choose_device("auto")
     ratio = f"a bf16 matrix product takes {1 / speedup('bf16', device):.2g} times as long as fp32"

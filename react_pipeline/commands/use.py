@@ -103,7 +103,7 @@ def _prepared(domain: str, model: str, config: Path | None, **options: Any) -> t
     # An exported folder needs no project; where there is one, its rules for pictures from outside hold.
     if config is not None or not (is_exported(domain) or is_exported(model)):
         corpus = load_project(config).config.corpus
-        options |= {"max_pixels": corpus.max_pixels, "download": corpus.download}
+        options |= {"max_pixels": corpus.max_pixels, "download": corpus.download, "storage": corpus.storage}
     classifier = Classifier.load(domain, model, config=config)
     if classifier.note:
         typer.echo(f"note: {classifier.note}", err=True)

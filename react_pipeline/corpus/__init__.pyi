@@ -30,6 +30,8 @@ from .ready_layout import caption_columns as caption_columns
 from .ready_layout import captions_of as captions_of
 from .ready_layout import find_parts as find_parts
 from .ready_layout import unit as unit
+from .remote import find_remote as find_remote
+from .remote import identify as identify
 from .shards import Member as Member
 from .shards import Sample as Sample
 from .shards import ShardIndex as ShardIndex

@@ -11,20 +11,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from react_pipeline.corpus.inventory import (
-    SHARDS_FILE,
-    remember_locations,
-    take_stock,
-    take_stock_of,
-)
-from react_pipeline.corpus.local_files import expand_names, find_files
-from react_pipeline.corpus.remote import each, list_tars
+from react_pipeline.corpus.inventory import SHARDS_FILE, remember_locations, take_stock, take_stock_of
+from react_pipeline.corpus.local_files import find_files
+from react_pipeline.corpus.remote import each, find_remote
 from react_pipeline.corpus.remote_store import RemoteShard
 from react_pipeline.corpus.shards import IMAGE_EXTENSIONS, ShardIndex, ShardLocation, index_shard, open_shard
 from react_pipeline.demo import installed_versions
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.settings import CorpusConfig, has_wildcard, is_url
+from react_pipeline.settings import CorpusConfig, is_url
 from react_pipeline.store import Artifact, CorpusError
 
 _FIELD = "corpus.shards"
@@ -91,22 +86,11 @@ def locate_shards(corpus: CorpusConfig) -> list[ShardLocation]:
     found: dict[ShardLocation, ShardLocation] = {}
     for pattern in corpus.shards:
         if is_url(pattern):
-            found |= {shard: shard for shard in _find_remote(pattern, corpus)}
+            found |= {shard: shard for shard in find_remote(pattern, corpus.storage, _FIELD)}
         else:
             files = find_files([pattern], (".tar",), _FIELD)
             found |= {path.resolve(): path for path in files if path.resolve() not in found}
     return list(found.values())
-
-
-def _find_remote(pattern: str, corpus: CorpusConfig) -> list[RemoteShard]:
-    found: list[RemoteShard] = []
-    for url in expand_names(pattern, _FIELD):
-        shard = RemoteShard(url, corpus.storage)
-        shards = list_tars(shard) if has_wildcard(url) else [shard]
-        if not shards or not all(shard.name.endswith(".tar") for shard in shards):
-            raise CorpusError(f"corpus.shards: {url!r} finds no .tar file; give tar files or patterns such as *.tar")
-        found += shards
-    return found
 
 
 def _write_demo(project: Project, staging: Path) -> dict[str, Any]:

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
+from react_pipeline.corpus.local_files import expand_names
 from react_pipeline.corpus.remote_store import RemoteShard, attempt, file_system
+from react_pipeline.settings import StorageConfig, has_wildcard
 from react_pipeline.store import CorpusError, ReactError
 
 PARALLEL_REQUESTS = 16
@@ -105,15 +107,27 @@ def each(function: Callable[[RemoteShard], T], shards: list[RemoteShard]) -> Ite
 
 
 def list_tars(pattern: RemoteShard) -> list[RemoteShard]:
-    """The tar files of a bucket that match a pattern with `*`, `**` or `[ab]`, sorted.
-
-    Raises:
-        CorpusError: As `open_remote`.
-        SourceUnavailable: Likewise.
-    """
+    """The tar files of a bucket that match a pattern with `*`, `**` or `[ab]`, sorted; raises as `open_remote`."""
     scheme = pattern.url.partition("://")[0]
     names = attempt(pattern, lambda: file_system(pattern).glob(pattern.url))
     return [RemoteShard(f"{scheme}://{name}", pattern.storage) for name in sorted(names) if name.endswith(".tar")]
+
+
+def find_remote(pattern: str, storage: StorageConfig, field: str) -> list[RemoteShard]:
+    """The shards that a URL, or a pattern of some, names; only buckets are asked. `field` is for the message.
+
+    Raises:
+        CorpusError: Naming what finds no tar, or as `open_remote`.
+        SourceUnavailable: Likewise.
+    """
+    found: list[RemoteShard] = []
+    for url in expand_names(pattern, field):
+        shard = RemoteShard(url, storage)
+        shards = list_tars(shard) if has_wildcard(url) else [shard]
+        if not shards or not all(shard.name.endswith(".tar") for shard in shards):
+            raise CorpusError(f"{field}: {url!r} finds no .tar file; give tar files or patterns such as *.tar")
+        found += shards
+    return found
 
 
 class _RangedFile(io.RawIOBase):

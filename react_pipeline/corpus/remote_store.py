@@ -130,7 +130,7 @@ def _explained(shard: RemoteShard, chain: list[Any], status: int | None) -> Corp
             "no credentials were found; set them in the environment, or `corpus.storage.anonymous` for public buckets"
         )
     elif status in (404, 410) or any(isinstance(link, FileNotFoundError) for link in chain):
-        what = "is not there; correct `corpus.shards`"
+        what = "is not there; correct the address"
     else:
         what = f"cannot be read ({_words(chain[0])})"
     return CorpusError(f"{shard}: {what}" + (f" (status {status})" if status else ""))

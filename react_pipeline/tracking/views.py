@@ -20,7 +20,10 @@ VIEW_TAG = "mlflow.sharedViewState."
 RESULTS_VIEW, TRAININGS_VIEW = "results", "trainings"
 
 _TRAINING_PAGES = "workflowType=machine_learning"
-_FIGURES = ("top1", "delta_top1", "gain_over_control", "mean_per_class", "trainable_parameters", "training_seconds")
+_FIGURES = (
+    *("top1", "delta_top1", "gain_over_control", "judged_delta", "mean_per_class"),
+    *("trainable_parameters", "training_seconds"),
+)
 _VIEWS = {
     RESULTS_VIEW: {
         "searchFilter": "tags.asset = 'domain_results'",
@@ -51,8 +54,8 @@ def view_url(address: str, experiment_id: str, view: str = RESULTS_VIEW) -> str:
 
 
 def models_url(address: str, experiment_id: str) -> str:
-    """Where the server at `address` shows all models."""
-    return f"{address}/#/experiments/{experiment_id}/models?{_TRAINING_PAGES}"
+    """Where the server at `address` shows bars of what was measured of each model: its list sorts by time alone."""
+    return f"{address}/#/experiments/{experiment_id}/models?{_TRAINING_PAGES}&viewMode=CHART"
 
 
 def save_views(client: MlflowClient, experiment: Experiment) -> None:

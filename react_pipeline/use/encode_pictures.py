@@ -48,18 +48,19 @@ class _Decoded:
     to_tensor: Callable[[Image.Image], Tensor]
     max_pixels: int
 
-    def __getitem__(self, number: int) -> tuple[int, Tensor | BadImage]:
+    def __getitem__(self, number: int) -> tuple[int, Tensor | BadImage | ReactError]:
         try:
             return number, self.to_tensor(decode_image(self.pictures[number].read(), self.max_pixels))
-        except BadImage as error:
+        except (BadImage, ReactError) as error:  # of a shard on a server: raised by a worker it would be a traceback
             return number, error
 
 
-def _collate(rows: list[tuple[int, Tensor | BadImage]]) -> dict[str, Any]:
+def _collate(rows: list[tuple[int, Tensor | BadImage | ReactError]]) -> dict[str, Any]:
     good = [(number, pixels) for number, pixels in rows if isinstance(pixels, Tensor)]
     bad = [(number, found.reason, found.detail) for number, found in rows if isinstance(found, BadImage)]
     pixels = torch.stack([pixels for _, pixels in good]) if good else None
-    return {"numbers": [number for number, _ in good], "pixels": pixels, "bad": bad}
+    fatal = next((found for _, found in rows if isinstance(found, ReactError)), None)
+    return {"numbers": [number for number, _ in good], "pixels": pixels, "bad": bad, "fatal": fatal}
 
 
 def encode_pictures(
@@ -108,6 +109,8 @@ def encode_pictures(
     try:
         with tqdm(total=len(pictures), initial=len(pictures) - todo, unit="picture", disable=None, leave=False) as bar:
             for chosen, batch in zip(batches, loader, strict=True):
+                if batch["fatal"] is not None:
+                    raise batch["fatal"]
                 ledger += [(pictures[number].name, *about) for number, *about in batch["bad"]]
                 numbers = batch["numbers"]
                 vectors = encoder.images(batch["pixels"]).numpy() if numbers else nothing

@@ -66,13 +66,13 @@ def prepare_log(
         raise InputError(f"{slug}: {one.method} is compared with itself; name another --candidate or --against")
     path = Path(source).expanduser()
     source = str(path.resolve()) if path.exists() else source
-    pictures, refused = find_pictures(source)
+    corpus = project.config.corpus
+    pictures, refused = find_pictures(source, storage=corpus.storage)
     digest = hashlib.sha256(
         canonical_json([one.checkpoint, other.checkpoint, measure, identity_of(pictures)]).encode()
     ).hexdigest()[:12]
     folder = project.path.parent / JUDGEMENTS / slug
     log, work = folder / f"{one.method}--{other.method}--{digest}.jsonl", folder / f".work-{digest}"
-    corpus = project.config.corpus
     pictures = fetch_urls(pictures, folder / f".pictures-{digest}", corpus.download, corpus.max_pixels)
     named = {picture.name: picture for picture in pictures}
     if log.exists():

@@ -18,7 +18,7 @@ from react_pipeline.browse import guard
 from react_pipeline.corpus import BadImage, decode_image
 from react_pipeline.evaluation import NEITHER, UNSURE, JudgementLog, describe
 from react_pipeline.pages import render
-from react_pipeline.store import StoreWriteError
+from react_pipeline.store import ReactError, StoreWriteError
 from react_pipeline.use.pictures import Picture
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def create_page(log: JudgementLog, pictures: Mapping[str, Picture], max_pixels: 
             abort(404)
         try:
             image = decode_image(pictures[shown[number].path].read(), max_pixels)
-        except (KeyError, BadImage):
+        except (KeyError, BadImage, ReactError):
             abort(404, "the picture cannot be read any more")
         image.thumbnail((SHOWN_PIXELS, SHOWN_PIXELS))
         image.save(data := io.BytesIO(), "JPEG", quality=92)

@@ -8,13 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from glob import glob
 from pathlib import Path
+from threading import get_ident
+from typing import BinaryIO, TypeVar
 
-from react_pipeline.corpus import IMAGE_SUFFIXES, BadImage, index_shard, plain_url
-from react_pipeline.settings import DownloadConfig, expand
+from react_pipeline.corpus import (
+    IMAGE_SUFFIXES,
+    BadImage,
+    ShardLocation,
+    find_remote,
+    identify,
+    index_shard,
+    open_shard,
+    plain_url,
+)
+from react_pipeline.settings import DownloadConfig, StorageConfig, check_shard_name, expand
 from react_pipeline.store import InputError, stamp_of
 
 MAX_IMAGE_BYTES = 256 << 20
@@ -25,6 +37,7 @@ _COLUMNS = ("path", "url", "image", "file")
 """Which column of a table names the pictures, where none is given: the first of these that there is."""
 
 
+T = TypeVar("T")
 LedgerRow = tuple[str, str, str]
 """A picture that gives no prediction: its name, a short reason for counting, and what exactly."""
 
@@ -35,14 +48,14 @@ class Picture:
 
     Attributes:
         name: As the output names it: a path, a URL, or `shard.tar@key`.
-        path: None for a URL that was not fetched.
+        path: A shard may be on a server; None for a URL of an image that was not fetched.
         offset: Of the first byte.
         size_bytes: None: up to the end of the file.
         fault: Why it was not fetched: a reason and its detail.
     """
 
     name: str
-    path: Path | None
+    path: ShardLocation | None
     offset: int = 0
     size_bytes: int | None = None
     fault: tuple[str, str] = ("unreadable", "not fetched")
@@ -57,9 +70,14 @@ class Picture:
 
         Raises:
             BadImage: With reason `unreadable`, `too_many_bytes`, or that of a download that failed.
+            CorpusError, SourceUnavailable: If a shard on a server is gone, or the server does not answer.
         """
         if self.path is None:
             raise BadImage(*self.fault)
+        if not isinstance(self.path, Path):
+            shard = _opened(self.path, os.getpid(), get_ident())
+            shard.seek(self.offset)
+            return shard.read(min(self.size_bytes or 0, MAX_IMAGE_BYTES))
         try:
             if not self.path.is_file():  # a named pipe would be waited for without end
                 raise BadImage("unreadable", "not a file" if self.path.exists() else "no such file")
@@ -73,12 +91,20 @@ class Picture:
         return data
 
 
-def find_pictures(source: str, column: str | None = None) -> tuple[list[Picture], list[LedgerRow]]:
+@lru_cache(maxsize=2)
+def _opened(shard: ShardLocation, _process: int, _thread: int) -> BinaryIO:
+    # Kept, for what is read ahead of one picture holds the next ones.
+    return open_shard(shard)
+
+
+def find_pictures(
+    source: str, column: str | None = None, storage: StorageConfig | None = None
+) -> tuple[list[Picture], list[LedgerRow]]:
     """The pictures of a SOURCE in a stable order, and what of it cannot be one.
 
     A folder gives all image files below it, hidden ones aside; a pattern, in quotes, its matches. A `.tar` is a
-    webdataset shard. A `.parquet` or `.csv` names a path or URL in each row, a `.txt` in each line; relative paths are
-    relative to that file. A name that occurs twice counts once.
+    webdataset shard, here or on a server (`s3://`, `gs://`, `https://`). A `.parquet` or `.csv` names a path or URL in
+    each row, a `.txt` in each line; relative paths are relative to that file. A name that occurs twice counts once.
 
     Args:
         source: What the user wrote.
@@ -86,17 +112,17 @@ def find_pictures(source: str, column: str | None = None) -> tuple[list[Picture]
 
     Raises:
         InputError: If there is no such source, or no picture in it.
+        SourceUnavailable: If a server does not answer.
     """
     found: dict[str, Picture] = {}
     skipped: list[LedgerRow] = []
-    for path in _files(source):
-        suffix = path.suffix.lower()
-        if suffix == ".tar":
+    for path in _files(source, storage or StorageConfig()):
+        if not isinstance(path, Path) or path.suffix.lower() == ".tar":
             pictures, refused = _of_shard(path)
             skipped += refused
-        elif suffix in _TABLES:
+        elif path.suffix.lower() in _TABLES:
             pictures = _named(_column(path, column), path.parent)
-        elif suffix == ".txt":
+        elif path.suffix.lower() == ".txt":
             pictures = _named(_lines(path), path.parent)
         else:
             pictures = [Picture(_text(path), path)]
@@ -110,14 +136,14 @@ def find_pictures(source: str, column: str | None = None) -> tuple[list[Picture]
 def identity_of(pictures: Sequence[Picture]) -> str:
     """SHA-256 over names, places, sizes and times of change: equal where the same pictures are meant."""
     digest = hashlib.sha256()
-    stamps: dict[Path, str] = {}
+    stamps: dict[ShardLocation, str] = {}
     for picture in pictures:
-        if picture.path is not None and picture.path not in stamps:
+        if (path := picture.path) is not None and path not in stamps:
             try:
-                stamps[picture.path] = str(stamp_of(picture.path.stat()))
+                stamps[path] = str(stamp_of(path.stat()) if isinstance(path, Path) else identify(path).digest)
             except OSError:
-                stamps[picture.path] = "missing"
-        stamp = "" if picture.path is None else stamps[picture.path]
+                stamps[path] = "missing"
+        stamp = "" if path is None else stamps[path]
         digest.update(f"{picture.name}\0{stamp}\0{picture.offset}\n".encode())
     return digest.hexdigest()
 
@@ -141,21 +167,21 @@ def fetch_urls(pictures: Sequence[Picture], folder: Path, settings: DownloadConf
     return given
 
 
-def _files(source: str) -> Iterator[Path]:
-    if "://" in source:
-        raise InputError(
-            f"{source}: folders and shards are read from this machine; copy them here, or give a list or table of the "
-            "URLs of images"
-        )
+def _files(source: str, storage: StorageConfig) -> Iterator[ShardLocation]:
     path = Path(source).expanduser()
-    if path.is_dir():
+    if "://" in source:
+        _checked(check_shard_name, source)
+        if not source.endswith(".tar"):
+            raise InputError(f"{source}: of a server, give shards (.tar), or a list or table of the URLs of images")
+        yield from find_remote(source, storage, "SOURCE")
+    elif path.is_dir():
         yield from sorted(_images_below(path))
     elif path.exists():
         yield path
     else:
         files = [
             match
-            for name in _expanded(str(path))
+            for name in _checked(expand, str(path))
             for match in map(Path, sorted(glob(name, recursive=True)))  # noqa: PTH207  # a whole path may be a pattern
             if match.is_file()
         ]
@@ -167,9 +193,9 @@ def _files(source: str) -> Iterator[Path]:
         yield from files
 
 
-def _expanded(pattern: str) -> list[str]:
+def _checked(function: Callable[[str], T], pattern: str) -> T:
     try:
-        return expand(pattern)
+        return function(pattern)
     except ValueError as error:
         raise InputError(str(error)) from error
 
@@ -185,7 +211,7 @@ def _images_below(folder: Path) -> Iterator[Path]:
         )
 
 
-def _of_shard(path: Path) -> tuple[list[Picture], list[LedgerRow]]:
+def _of_shard(path: ShardLocation) -> tuple[list[Picture], list[LedgerRow]]:
     index = index_shard(path)
     pictures, skipped = [], [(f"{_text(path)}@{name}", reason, "") for name, reason in index.refused]
     for sample in index.samples:
@@ -243,6 +269,6 @@ def _column(path: Path, column: str | None) -> list[str]:
         raise InputError(f"{path}: cannot be read as a table ({' '.join(str(error).split())[:200]})") from error
 
 
-def _text(path: Path) -> str:
+def _text(path: ShardLocation) -> str:
     # A name that is no UTF-8 fits into no table.
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return os.fsencode(str(path)).decode("utf-8", "backslashreplace")

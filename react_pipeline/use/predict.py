@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 
 from react_pipeline.clip import choose_precision
 from react_pipeline.embedding import LONG_RUN, Encoder
-from react_pipeline.settings import MAX_PIXELS, DownloadConfig
+from react_pipeline.settings import MAX_PIXELS, DownloadConfig, StorageConfig
 from react_pipeline.store import InputError, StoreWriteError, lock, rename_synced, write_atomically
 from react_pipeline.use.classifier import UNKNOWN, Classifier, margins
 from react_pipeline.use.encode_pictures import Columns, encode_pictures, read_parts
@@ -61,6 +61,7 @@ class Options:
         workers: Decoding processes.
         max_pixels: Larger pictures are skipped.
         download: How URLs are fetched.
+        storage: How shards in object stores are reached.
         overwrite: Replace an earlier run of another model, source or options.
     """
 
@@ -70,6 +71,7 @@ class Options:
     workers: int = 2
     max_pixels: int = MAX_PIXELS
     download: DownloadConfig = field(default_factory=DownloadConfig)
+    storage: StorageConfig = StorageConfig()
     overwrite: bool = False
 
 
@@ -134,7 +136,7 @@ def _run(
     seen: Callable[[pa.Table], None] = lambda _: None,
     page: Callable[[Sequence[Picture], Counter[str]], None] | None = None,
 ) -> Done:
-    pictures, refused = find_pictures(source, options.column)
+    pictures, refused = find_pictures(source, options.column, options.storage)
     by_name = {picture.name: picture for picture in pictures}
     identity: dict[str, Any] = {
         **{"output": name, "model": str(classifier.origin), "fingerprint": classifier.origin.fingerprint},

@@ -166,7 +166,7 @@ def test_files_that_compose_mounts_or_builds_from_are_there() -> None:
     assert f"AS {build['target']}\n" in dockerfile
     copied = re.findall(r"^!(.+)$", (REPOSITORY / ".dockerignore").read_text(), re.MULTILINE)
     assert all(list(REPOSITORY.glob(part)) for part in copied)
-    read_in_the_image = re.findall(r"/opt/react/(\S+)", dockerfile)
+    read_in_the_image = re.findall(r"(?:/opt/react/|-[cr] )([^\s/]\S*)", dockerfile)
     assert read_in_the_image and all(any(Path(part).match(kept) for kept in copied) for part in read_in_the_image)
 
 

@@ -169,7 +169,7 @@ def test_the_experiment_has_views_of_results_and_trainings(tracking: Tracking, c
     shown = json.loads(views["results"]["state"])
     assert [found.info.run_id for found in client.search_runs([run.info.experiment_id], shown["searchFilter"])]
     names = {column.split("`")[1] for column in shown["selectedColumns"]}
-    assert names - {"gain_over_control"} <= {*run.data.metrics, *run.data.params}
+    assert names - {"gain_over_control", "judged_delta"} <= {*run.data.metrics, *run.data.params}
 
 
 def test_pages_of_mlflow_begin_with_the_accuracy_and_with_the_table_of_trainings(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,14 +13,17 @@ from typing import Any
 import pytest
 import yaml
 from PIL import Image
+from support_customized import customized
 from support_drawings import SHAPES, draw
 from support_judging import SLUG, header_of, without_labels
+from support_processes import killed
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.evaluation.judgement_log import JudgementLog, Session, Side, open_log
-from react_pipeline.evaluation.judgements import present_model
+from react_pipeline.evaluation.judgements import JUDGEMENTS, present_model
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact
+from react_pipeline.use import encode_pictures as encoding
 from react_pipeline.use import judge, judge_page
 from react_pipeline.use.judge import prepare_log
 from react_pipeline.use.judge_page import create_page
@@ -106,6 +111,32 @@ def test_a_source_without_a_usable_picture_is_refused(project: Project, tmp_path
         (tmp_path / "empty" / "a.jpg").write_bytes(content)
     with pytest.raises(InputError, match="empty"):
         prepare_log(project, SLUG, str(tmp_path / "empty"), GATED, "base", print)
+
+
+def judge_until_killed(config: Path, source: str) -> None:
+    """Die when the first model has classified the pictures, before what the second one says is on the disk."""
+    write, written = encoding._write, []
+
+    def dying(*arguments: Any) -> None:
+        if written:
+            os.kill(os.getpid(), signal.SIGKILL)
+        written.append(write(*arguments))
+
+    encoding._write = dying
+    prepare_log(Project.load(config), SLUG, source, GATED, "base", print)
+
+
+def test_killed_between_two_models_it_resumes_with_the_second(
+    retrieved_project: Project, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    customized(retrieved_project, GATED)
+    killed(judge_until_killed, retrieved_project.path, str(pictures))
+    assert not list((retrieved_project.path.parent / JUDGEMENTS).rglob("*.jsonl"))
+    write, written = encoding._write, []
+    monkeypatch.setattr(encoding, "_write", lambda *arguments: written.append(write(*arguments)))
+    prepared = prepare_log(retrieved_project, SLUG, str(pictures), GATED, "base", print)
+    header = Session.read(prepared.log).header
+    assert len(written) == 1 and (header.images, header.unreadable) == (24, 1)
 
 
 def test_models_classify_as_they_are_measured(

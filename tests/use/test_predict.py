@@ -16,14 +16,16 @@ import pytest
 from PIL import Image
 from support_drawings import COLOURS, SHAPES, draw, encode
 from support_processes import killed
+from support_shard_server import serve_folder
 from support_web import served
 
 import react_pipeline
 from react_pipeline.clip.classifier import load_classifier
+from react_pipeline.corpus import remote_store
 from react_pipeline.corpus.images import decode_image
 from react_pipeline.evaluation.domain_results import EvalResult, evaluate
 from react_pipeline.project.project import Project
-from react_pipeline.store.errors import InputError, MissingArtifact
+from react_pipeline.store.errors import InputError, MissingArtifact, SourceUnavailable
 from react_pipeline.use import encode_pictures as encoding
 from react_pipeline.use.classifier import Classifier
 from react_pipeline.use.pictures import find_pictures
@@ -161,7 +163,10 @@ def test_every_form_of_source(photos: Path, tmp_path: Path, drawings: Path) -> N
         ("bad.parquet", "cannot be read as a table"),
         ("other.csv", "--column"),
         ("{5..1}.png", "backwards"),
-        ("s3://bucket/{00..09}.tar", "from this machine"),
+        ("s3://bucket/photos", "shards"),
+        ("https://host/{5..1}.tar", "backwards"),
+        ("https://user:planted@host/a.tar", "environment"),
+        ("pipe://id/a.tar", "refused"),
     ],
 )
 def test_a_source_without_pictures_is_one_clear_error(tmp_path: Path, source: str, token: str) -> None:
@@ -278,6 +283,52 @@ def test_urls_go_through_the_guarded_downloader(classifier: Classifier, photos: 
     assert [row["path"] for row in rows(tmp_path / "out")] == [f"{url}{name}" for name in content]
     with pytest.raises(InputError, match="no file of its own"):
         sort_into(tmp_path / "sorted", tmp_path / "out" / "predictions.parquet", done.pictures)
+
+
+def test_tables_of_urls_are_fetched_and_hostile_addresses_are_not(
+    classifier: Classifier, photos: Path, tmp_path: Path
+) -> None:
+    from react_pipeline.settings.corpus import DownloadConfig
+
+    def skipped(source: Path, **rules: bool) -> tuple[int, dict[str, int]]:
+        options = Options(workers=0, overwrite=True, download=DownloadConfig(retries=0, **rules))
+        done = predict_pictures(classifier, str(source), tmp_path / "out", options)
+        return done.used, done.skipped
+
+    with served({"/a.png": encode(draw("circle", "red", 1))}) as web:
+        port = web.url.rpartition(":")[2]
+        urls = [f"http://{host}:{port}/a.png" for host in ("localhost", "2130706433", "[::ffff:127.0.0.1]")]
+        urls += ["http://169.254.169.254/latest/meta-data", f"http://user:word@127.0.0.1:{port}/a.png"]
+        urls += ["file:///etc/hostname", "ftp://127.0.0.1/a.png"]
+        with (tmp_path / "t.csv").open("w") as file:
+            file.writelines(f"{line}\n" for line in ["url", str(photos / "a" / "circle-green.png"), *urls])
+        pq.write_table(pa.table({"url": [f"{web.url}/a.png"]}), tmp_path / "t.parquet")
+        used, reasons = skipped(tmp_path / "t.csv")
+        assert used == 1 and sum(reasons.values()) == len(urls) and not web.asked
+        assert skipped(tmp_path / "t.parquet", allow_private_addresses=True) == (1, {})
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_shards_on_a_server_give_the_predictions_of_local_ones(
+    classifier: Classifier, drawings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.setattr(remote_store, "FIRST_PAUSE_SECONDS", 0.01)
+    predict_pictures(classifier, str(drawings / "shards" / "*.tar"), tmp_path / "local", NOW)
+    output, options = tmp_path / "out", Options(workers=workers)
+    with serve_folder(drawings / "shards") as server:
+        source = f"{server.url}/{{00000..00002}}.tar"
+        find_pictures(source)
+        indexing = server.requests["/00002.tar"]
+        server.answers["/00002.tar"] = [200] * indexing + [503] * 100
+        with pytest.raises(SourceUnavailable, match="00002"):
+            predict_pictures(classifier, source, output, options)
+        server.answers.clear()
+        server.requests.clear()
+        assert predict_pictures(classifier, source, output, options).used == 96
+        assert server.requests.total() < 96  # what is read ahead is used
+    for row, local in zip(rows(output), rows(tmp_path / "local"), strict=True):
+        assert Path(row["path"]).name == Path(local["path"]).name
+        assert float(row["score_1"]) == pytest.approx(float(local["score_1"]), abs=1e-6)
 
 
 def test_vectors_are_the_unit_vectors_of_the_model(classifier: Classifier, photos: Path, tmp_path: Path) -> None:
