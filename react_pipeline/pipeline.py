@@ -111,7 +111,7 @@ _ROWS = (
           parents=("corpus", "base_checkpoint", "corpus_embeddings", "retrieved_set", "evaluation_set"), version="2",
           identity=identity.control_set, group="retrieval", kinds=("parquet", "webdataset"), pool="gpu", priority=70),
     Stage("customized_checkpoint", "one training: its losses, and the model", "trained", "training:customize",
-          parents=(*BASE, *EMBEDDED, "retrieved_set", "control_set"), version="2",
+          parents=(*BASE, *EMBEDDED, "retrieved_set", "control_set"), version="3",
           parents_of_method=lambda method: (*BASE, *(EMBEDDED if is_linear_head(method) else ()), pairs_of(method)),
           identity=identity.customized_checkpoint, group="customization", kinds=("torch",), pool="gpu", priority=50),
     Stage("domain_results", "zero-shot accuracy on the labelled images, beside what the training cost", "method",

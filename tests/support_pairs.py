@@ -34,7 +34,7 @@ class DrawnPairs:
     def __len__(self) -> int:
         return len(self._drawings)
 
-    def decoded(self, position: int) -> Image.Image:
+    def decoded(self, position: int, *, lazy: bool = False) -> Image.Image:
         return draw(*self._drawings[position], seed=position)
 
     def vectors(self, clip: Clip) -> PairVectors:

@@ -109,9 +109,9 @@ class CollectedPairs:
             raise self._corrupt(f"{path} (it ends within an image)")
         return data
 
-    def decoded(self, position: int) -> Image.Image:
-        """One image, RGB."""
-        return decode_image(self.encoded(position), MAX_PIXELS)
+    def decoded(self, position: int, *, lazy: bool = False) -> Image.Image:
+        """One image, RGB; `lazy` as in `images.decode_image`."""
+        return decode_image(self.encoded(position), MAX_PIXELS, lazy=lazy)
 
     def _corrupt(self, what: str) -> CorruptArtifact:
         stage, key = self._artifact.stage, self._artifact.key

@@ -76,7 +76,7 @@ class BadImage(Exception):  # noqa: N818 - names what was met; caught and counte
         self.detail = detail
 
 
-def decode_image(data: bytes, max_pixels: int) -> Image.Image:
+def decode_image(data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.Image:
     """Decode an image file into RGB, 8 bits a channel; equal bytes give equal pixels.
 
     Animations give their first frame; EXIF orientation is applied; transparency is composited on white; 16 bits are cut
@@ -85,6 +85,8 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
     Args:
         max_pixels: Cap on width times height, checked before a pixel is decoded. Pillow's own limit (179 million) holds
             above it.
+        lazy: An upright RGB JPEG may come undecoded, so that `draft` can still have it decoded at a half, a quarter or
+            an eighth of its size; its size and first use are those of any image.
 
     Raises:
         BadImage: With a reason.
@@ -97,6 +99,8 @@ def decode_image(data: bytes, max_pixels: int) -> Image.Image:
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_size(*image.size, max_pixels)
+            if lazy and _can_wait(image):
+                return image
             with _one_at_a_time[""] if image.width * image.height > LARGE_PIXELS else nullcontext():
                 image.load()
                 # After load(), because Pillow turns a TIFF upright itself and then drops the tag.
@@ -181,6 +185,11 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise BadImage("too_many_pixels", f"{width} x {height}, allowed are {max_pixels:,}")
     if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
         raise BadImage("too_elongated", f"{width} x {height}")
+
+
+def _can_wait(image: Image.Image) -> bool:
+    plain = image.format == "JPEG" and image.mode == "RGB" and image.width * image.height <= LARGE_PIXELS
+    return plain and image.getexif().get(_EXIF_ORIENTATION, 1) == 1
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
+from torch.nn import functional
 from torchvision.transforms import Normalize, PILToTensor
 
 Preprocess = Callable[[Image.Image], Tensor]
@@ -22,6 +23,9 @@ Preprocess = Callable[[Image.Image], Tensor]
 
 Augment = Callable[[Image.Image, int], Tensor]
 """The same of an image and a seed."""
+
+DECODED = 2
+"""Times the model's size, which a part of a JPEG has at least where the image is decoded at a fraction of its size."""
 
 
 def augmentation(kind: str, preprocess: Preprocess, preprocess_cfg: dict[str, Any]) -> Augment:
@@ -63,9 +67,10 @@ class _Timm:
             mean=preprocess_cfg["mean"],
             std=preprocess_cfg["std"],
         )
-        *_, to_floats, normalize, self._erase = self._transform.transforms
+        self._crop, *_, to_floats, normalize, self._erase = self._transform.transforms
         assert "ToTensor" in type(to_floats).__name__ and isinstance(normalize, Normalize)  # noqa: S101 - timm's order
-        self._transform.transforms[-3:] = [PILToTensor()]
+        self._transform.transforms = [*self._transform.transforms[1:-3], PILToTensor()]
+        self._mode = "bilinear" if preprocess_cfg.get("interpolation") == "bilinear" else "bicubic"
         self._mean, self._std = (torch.tensor(preprocess_cfg[name]).view(3, 1, 1) for name in ("mean", "std"))
         for transform in self._transform.transforms:
             for operation in getattr(transform, "ops", ()):
@@ -77,13 +82,26 @@ class _Timm:
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - timm's generator
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` also keeps a traceback for GPUs
         try:
-            return self._erased(self._transform(image))
+            return self._erased(self._transform(self._cropped(image)))
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])  # noqa: NPY002
             torch.set_rng_state(states[2])
+
+    def _cropped(self, image: Image.Image) -> Image.Image:
+        """A random part in the model's size, drawn as timm does, of a JPEG that is decoded no larger than it needs."""
+        top, left, height, width = self._crop.get_params(image, self._crop.scale, self._crop.ratio)
+        whole, (high, wide) = image.size, self._crop.size
+        # Pillow keeps to this size or above, and leaves alone what is no JPEG or is decoded already.
+        image.draft("RGB", (-(-DECODED * wide * whole[0] // width), -(-DECODED * high * whole[1] // height)))
+        across, down = image.width / whole[0], image.height / whole[1]
+        box = (left * across, top * down, (left + width) * across, (top + height) * down)
+        pixels = torch.from_numpy(np.array(image.crop(tuple(map(round, box)))))[None].permute(0, 3, 1, 2)
+        # As Pillow resizes, up to rounding, but with the processor's vector instructions.
+        small = functional.interpolate(pixels, (high, wide), mode=self._mode, antialias=True)
+        return Image.fromarray(small[0].permute(1, 2, 0).numpy())
 
     def _erased(self, pixels: Tensor) -> Tensor:
         self._erase(_AsPixels(pixels, self._mean, self._std))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import random
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +15,15 @@ import torch
 from PIL import Image
 from support_drawings import draw
 from support_pairs import DrawnPairs
+from timm.data.transforms import RandomResizedCropAndInterpolation
 from timm.data.transforms_factory import create_transform
 from torchvision.transforms import Compose, PILToTensor
 
 from react_pipeline.clip.model import load
 from react_pipeline.clip.pixels import Pixels
+from react_pipeline.corpus.images import decode_image
 from react_pipeline.store.errors import InputError
-from react_pipeline.training.augmentation import augmentation
+from react_pipeline.training.augmentation import DECODED, augmentation
 from react_pipeline.training.data import PREFETCHED, Views
 
 
@@ -54,6 +58,7 @@ def test_erased_images_are_those_of_timm_with_its_noise_cut_at_black_and_white(t
         auto_augment="rand-m9-mstd0.5-inc1", re_prob=0.25, re_mode="pixel", mean=config["mean"], std=config["std"],
     )  # fmt: skip
     mean, std = (torch.tensor(config[name]).view(3, 1, 1) for name in ("mean", "std"))
+    theirs.transforms[0] = ours._cropped  # compared below: a level more or less becomes many behind it
     image, erased = draw("circle", "red", seed=3), 0
     for seed in range(40):
         random.seed(seed)
@@ -63,6 +68,72 @@ def test_erased_images_are_those_of_timm_with_its_noise_cut_at_black_and_white(t
         erased += bool((wanted - wanted.round()).abs().max() > 0.01)
         assert (ours(image, seed).float() - wanted.clamp(0, 255)).abs().max() <= 0.51
     assert erased > 3
+
+
+def jpeg_of(image: Image.Image, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=92, **options)
+    return file.getvalue()
+
+
+def scene(width: int, height: int) -> Image.Image:
+    """Coloured waves of several lengths, and an edge."""
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / 9 + y / 31) + np.sin(y / 5) * (x > y), np.sin(x / 40 - y / 60), np.cos(x * y / 9_000)]
+    return Image.fromarray((127 + 40 * np.stack(waves, -1)).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_a_part_is_that_of_timm_up_to_rounding(tiny_checkpoint: Path, interpolation: str) -> None:
+    clip = load(tiny_checkpoint)
+    ours: Any = augmentation("timm", Pixels(clip.preprocess), {**clip.preprocess_cfg, "interpolation": interpolation})
+    theirs = RandomResizedCropAndInterpolation((32, 32), (0.08, 1), interpolation=interpolation)
+    for seed in range(30):
+        random.seed(seed)
+        wanted = np.asarray(theirs(scene(90, 70)), np.float64)
+        random.seed(seed)
+        assert np.abs(np.asarray(ours._cropped(scene(90, 70))) - wanted).mean() < 0.3
+
+
+@pytest.mark.parametrize("size", [(1024, 768), (1021, 515)])
+def test_a_large_jpeg_is_decoded_at_a_fraction_where_its_part_stays_twice_the_model_size(
+    tiny_checkpoint: Path, size: tuple[int, int]
+) -> None:
+    clip = load(tiny_checkpoint)
+    ours: Any = augmentation("timm", Pixels(clip.preprocess), {**clip.preprocess_cfg, "size": 64})
+    data, decoded_at = jpeg_of(scene(*size)), set()
+    for seed in range(30):
+        parts = []
+        for lazy in (True, False):
+            image = decode_image(data, 1 << 30, lazy=lazy)
+            random.seed(seed)
+            top, left, height, width = ours._crop.get_params(image, ours._crop.scale, ours._crop.ratio)
+            random.seed(seed)
+            parts.append(np.asarray(ours._cropped(image), np.float64))
+            fraction = size[0] / image.width
+            if lazy:
+                decoded_at.add(round(fraction))
+                assert fraction == pytest.approx(round(fraction), rel=0.01)
+                assert min(width, height) / fraction >= DECODED * 64 * 0.99 or fraction == 1
+            else:
+                assert image.size == size
+        # A part begins at a whole pixel of what is decoded: half a pixel of it is a quarter of one here.
+        assert np.abs(parts[0] - parts[1]).mean() < 6
+    assert max(decoded_at) > 1
+
+
+def test_what_is_no_upright_rgb_jpeg_is_decoded_at_once(tiny_checkpoint: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    assert decode_image(jpeg_of(scene(80, 40), exif=turned), 1 << 20, lazy=True).size == (40, 80)
+    png = io.BytesIO()
+    scene(80, 40).save(png, "PNG")
+    for data in (jpeg_of(scene(80, 40), exif=turned), jpeg_of(scene(80, 40).convert("CMYK")), png.getvalue()):
+        image = decode_image(data, 1 << 20, lazy=True)
+        before = image.size
+        image.draft("RGB", (5, 5))
+        assert (image.mode, image.size) == ("RGB", before)
+        assert np.array_equal(np.asarray(image), np.asarray(decode_image(data, 1 << 20)))
 
 
 def test_workers_that_shared_memory_has_no_room_for_are_refused_with_what_they_need(
