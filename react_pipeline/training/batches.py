@@ -6,7 +6,7 @@ V views, T tokens, W width, D embedding dimension.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ class TrainingBatches:
         views = torch.randint(max(1, training.views), positions.shape, generator=generator(training.seed, 2, step))
         return positions, views
 
-    def from_tokens(self, tokens: Tensor, steps: range) -> Iterator[Tensor]:
+    def from_tokens(self, tokens: Tensor, steps: range) -> Generator[Tensor, None, None]:
         """This process's kept tokens (B, T, W), or kept features (B, D), of each step; one step ahead of its use."""
 
         def batch(step: int) -> Tensor:
@@ -54,7 +54,7 @@ class TrainingBatches:
 
         yield from on_device(ahead(batch, steps), self._world.device)
 
-    def from_images(self, steps: range) -> Iterator[Tensor]:
+    def from_images(self, steps: range) -> Generator[Tensor, None, None]:
         """This process's images (B, 3, H, W) of each step."""
         draws: Iterator[list[Draw]] = (
             list(zip(*(self._world.part(part).tolist() for part in self.drawn(step)), strict=True)) for step in steps

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from react_pipeline.clip import Pixels
-from react_pipeline.store import InputError
+from react_pipeline.store import InputError, ReactError
 from react_pipeline.training.augmentation import Augment
 
 Draw = tuple[int, int]
@@ -34,7 +34,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - nothing is written there by nam
 class Images(Protocol):
     """Images by position, RGB, as `corpus.CollectedPairs` decodes them."""
 
-    def decoded(self, position: int) -> Image.Image: ...  # noqa: D102 - above
+    def decoded(self, position: int, *, lazy: bool = False) -> Image.Image: ...  # noqa: D102 - above
 
     def __len__(self) -> int: ...  # noqa: D105
 
@@ -52,7 +52,7 @@ class Views(Dataset[Tensor]):
     def __getitem__(self, draw: Draw) -> Tensor:
         """One view of one image."""
         position, view = draw
-        image = self.pairs.decoded(position)
+        image = self.pairs.decoded(position, lazy=view > 0)
         if not view:
             return self._pixels(image)
         seed = np.random.SeedSequence([self._seed, position, view]).generate_state(1, np.uint64)[0]
@@ -67,6 +67,9 @@ class Views(Dataset[Tensor]):
 
         Args:
             draws: The draws of each batch; taken as they are needed, so it may be endless.
+
+        Raises:
+            CorruptArtifact: If a shard is gone or was cut.
         """
         loader = DataLoader(
             self,
@@ -76,7 +79,16 @@ class Views(Dataset[Tensor]):
             prefetch_factor=PREFETCHED if workers else None,
             worker_init_fn=_one_thread if workers else None,
         )
-        yield from map(self._pixels.normalised, on_device(loader, device))
+        loaded: Any = iter(loader)
+        try:
+            yield from map(self._pixels.normalised, on_device(loaded, device))
+        except ReactError as error:
+            # One of a worker has its traceback in front, which only says where pixels are made.
+            raise type(error)(str(error).strip().rpartition(f"{type(error).__name__}: ")[2]) from error
+        finally:
+            # Not left to the garbage collector: a forked worker holds the locks of this process as long as it lives.
+            if workers:
+                loaded._shutdown_workers()
 
     def require_shared_memory(self, batch_size: int, workers: int, processes: int) -> None:
         """Refuse workers whose batches do not fit the memory through which they pass.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -218,7 +219,7 @@ class Trainer:
         batches = self.batches.from_images(steps) if kept is None else self.batches.from_tokens(kept, steps)
         advice = less_memory(training, size, world.size, recomputes=trains_text(self.model) or self.tower is not None)
         record = partial(TrainingLog, metrics if world.is_writer else None, observer, steps, size, world.device)
-        with StateWriter() as writer, record(title=f"training {self.method}") as log:
+        with StateWriter() as writer, record(title=f"training {self.method}") as log, closing(batches):
             taken: list[tuple[int, Values, float, float]] = []
 
             def read() -> None:

@@ -1,10 +1,12 @@
-"""FAULTS 27 and 28: a loss that is no number, and a training killed in the middle."""
+"""FAULTS 27 and 28: a loss that is no number, a training killed in the middle, or one whose disk fails it."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import pytest
 from support_processes import killed, train_until_killed
 
 from react_pipeline.project.project import Project
-from react_pipeline.store.errors import TrainingError
+from react_pipeline.store.errors import CorruptArtifact, StoreWriteError, TrainingError
 from react_pipeline.training.customization import customize
+from react_pipeline.training.observer import NoObserver
 
 Make = Callable[..., Project]
 
@@ -68,3 +71,60 @@ def test_a_loss_that_is_no_number_publishes_nothing(project: Project, monkeypatc
     with pytest.raises(TrainingError, match="learning_rate"):
         customize(project, "shapes", "gated-image")
     assert project.store.keys("customized_checkpoint") == []
+
+
+class At(NoObserver):
+    """Does something after a step."""
+
+    def __init__(self, step: int, action: Callable[[], object]) -> None:
+        self.step, self.action = step, action
+
+    def stepped(self, record: Mapping[str, float]) -> None:
+        if record["step"] == self.step:
+            self.action()
+
+
+def test_a_shard_gone_in_mid_epoch_is_named_and_put_back_the_training_goes_on(
+    make_project: Make, _retrieved_store: Path
+) -> None:
+    fields = {"last_k_layers": 2, "steps": 60, "batch_size": 8, "checkpoint_every": 2, "workers": 1}
+    project = make_project(customization={"defaults": {**fields, "augmentation": "mild"}})
+    shutil.copytree(_retrieved_store, project.config.store)
+    shard = min(project.store.current("retrieved_set", "shapes").path.glob("shards/*.tar"))
+    aside = shard.with_suffix(".aside")
+    with pytest.raises(CorruptArtifact, match=rf"^{shard}.*rematerialize `retrieved_set`[^\n]*$"):
+        customize(project, "shapes", "gated-image", At(5, lambda: shard.rename(aside)))
+    aside.rename(shard)
+    # In the same process, whose lock no decoding process may have kept.
+    assert 6 <= customize(project, "shapes", "gated-image").counts["first_step"] < 60
+
+
+def test_a_disk_that_takes_no_state_stops_the_training_and_loses_nothing(project: Project) -> None:
+    expected = losses(project)
+    shutil.rmtree(project.config.store / "customized_checkpoint")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))  # less than a state, more than the log
+
+    try:
+        with pytest.raises(StoreWriteError, match=r"writing\.tmp.*bytes are needed"):
+            customize(project, "shapes", "gated-image", At(4, fill))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert losses(project) == expected
+    assert project.store.current("customized_checkpoint", "shapes/gated-image").counts["first_step"] == 4
+
+
+def test_a_training_that_a_guard_stopped_leaves_no_decoding_process(make_project: Make, _retrieved_store: Path) -> None:
+    fields = {"last_k_layers": 2, "steps": 60, "batch_size": 8, "workers": 1, "augmentation": "mild"}
+    project = make_project(customization={"defaults": fields})
+    shutil.copytree(_retrieved_store, project.config.store)
+    before = multiprocessing.active_children()
+
+    def stop() -> None:
+        raise TrainingError("stopped")
+
+    with pytest.raises(TrainingError, match="stopped") as raised:
+        customize(project, "shapes", "gated-image", At(2, stop))
+    assert raised.tb and multiprocessing.active_children() == before
