@@ -22,7 +22,7 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,15 +66,16 @@ def captions_of(pairs: int) -> pa.Array:
     return texts.take(pa.array(first))
 
 
-def publish(store: Store, pairs: int) -> Artifact:
-    """The set, or the one that is there."""
+def publish(store: Store, pairs: int, images: Sequence[bytes] = ()) -> Artifact:
+    """The set, or the one that is there; of these JPEGs, or of those of `encoded_images`."""
+    images = images or list(encoded_images())
 
     def write(directory: Path) -> dict[str, int]:
         folder = directory / SHARDS
         folder.mkdir()
         offsets, sizes = [], []
         with (folder / "00000.tar").open("wb") as file, tarfile.open(fileobj=file, mode="w") as tar:
-            for number, image in enumerate(encoded_images()):
+            for number, image in enumerate(images):
                 member = tarfile.TarInfo(f"{number:09d}.jpg")
                 member.size = len(image)
                 offsets.append(file.tell() + tarfile.BLOCKSIZE)
@@ -83,7 +84,7 @@ def publish(store: Store, pairs: int) -> Artifact:
         for number in range(1, -(-pairs // SHARD_PAIRS)):
             os.link(folder / "00000.tar", folder / f"{number:05d}.tar")
         row = np.arange(pairs)
-        place = row % SHARD_PAIRS % POOL
+        place = row % SHARD_PAIRS % len(images)
         label = np.random.default_rng(1).integers(0, CLASSES, pairs).astype(np.int32)
         names = pa.array(DOMAIN.class_names, pa.large_string())
         numbers = (row, row // SHARD_PAIRS, np.array(offsets)[place], np.array(sizes)[place])
