@@ -15,6 +15,7 @@ import pytest
 import torch
 from conftest import write_project
 from safetensors.torch import load_file
+from support_device import DEVICES, require
 
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
@@ -84,18 +85,23 @@ class Together:
     alone: Project
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=DEVICES)
 def together(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path, _retrieved_store: Path
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_checkpoint: Path,
+    drawings: Path,
+    _retrieved_store: Path,
 ) -> Together:
-    """One launch for all tests of this file: it takes seconds to start."""
+    """One launch for all tests of this file: it takes seconds to start. NCCL takes no two processes on one GPU."""
+    device = require(request.param, gpus=2)
     directory = tmp_path_factory.mktemp("together")
-    alone = write_project(directory, tiny_checkpoint, drawings, customization=TRAINING)
+    alone = write_project(directory, tiny_checkpoint, drawings, customization=TRAINING, device=device)
     shutil.copytree(_retrieved_store, alone.config.store)
     shutil.copytree(directory, directory / "two")
     two = directory / "two" / "pipeline.yaml"
     (directory / "local").mkdir()
-    local = write_project(directory / "local", tiny_checkpoint, drawings, customization=LOCAL)
+    local = write_project(directory / "local", tiny_checkpoint, drawings, customization=LOCAL, device=device)
     shutil.copytree(alone.config.store, local.config.store)
     wanted = [
         ("gated", str(two), "gated-image"),
@@ -105,10 +111,11 @@ def together(
     ]
     script = directory / "process.py"
     script.write_text(PROCESS)
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
     done = subprocess.run(
         [*launcher, "--rdzv-endpoint", "127.0.0.1:0", str(script), str(directory), json.dumps(wanted)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **hidden},
         capture_output=True,
         text=True,
         timeout=200,
@@ -150,7 +157,7 @@ def test_all_processes_return_the_one_artifact_and_one_of_them_wrote_it(together
         assert writer[name]["path"] == other[name]["path"]
         assert other[name]["events"] == []
     assert writer["gated"]["events"] == ["started", *range(6)]
-    assert writer["backend"] == "gloo"
+    assert writer["backend"] == ("gloo" if together.alone.config.device == "cpu" else "nccl")
     published = sorted(
         path.parent.parent.name for path in together.store.glob("customized_checkpoint/*/*/*/manifest.json")
     )

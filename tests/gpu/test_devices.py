@@ -1,0 +1,124 @@
+"""What must hold on a GPU: the numbers of a CPU up to rounding, and nothing lost. The same tests run on the CPU.
+
+Several GPUs are a matter of `training/test_distributed.py`, which needs two of them for NCCL.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+import torch
+from support_device import DEVICES, require
+from support_processes import killed, train_until_killed
+
+from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.embedding.vectors import FOLDERS, read_vectors
+from react_pipeline.indexing.build import build_side
+from react_pipeline.indexing.recall import draw_queries
+from react_pipeline.project.project import Project
+from react_pipeline.settings.index import IndexConfig
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.training.customization import customize
+
+TRAINING: dict[str, Any] = {
+    **{"last_k_layers": 2, "steps": 12, "batch_size": 8, "warmup_steps": 1},
+    **{"checkpoint_every": 2, "augmentation": "none"},
+}
+IMAGES = {"augmentation": "mild", "workers": 1}
+"""Through decoding processes, page-locked memory and the copying stream, instead of kept tokens."""
+
+Trained = Callable[..., Artifact]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request: pytest.FixtureRequest) -> str:
+    return require(request.param)
+
+
+@pytest.fixture
+def trained(make_project: Callable[..., Project], _retrieved_store: Path) -> Trained:
+    """Trains `gated-image` in a store of its own, on a device with some fields changed."""
+
+    def train(device: str, kill_at: int | None = None, **fields: Any) -> Artifact:
+        project = make_project(device=device, customization={"defaults": {**TRAINING, **fields}})
+        shutil.rmtree(project.config.store, ignore_errors=True)
+        shutil.copytree(_retrieved_store, project.config.store)
+        if kill_at is not None:
+            killed(train_until_killed, project.path, kill_at)
+        return customize(project, "shapes", "gated-image")
+
+    return train
+
+
+def losses(artifact: Artifact) -> list[float]:
+    lines = artifact.file("metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(TRAINING["steps"]))
+    return [json.loads(line)["loss"] for line in lines]
+
+
+@pytest.mark.parametrize("fields", [{}, IMAGES], ids=["kept tokens", "images"])
+def test_losses_in_full_precision_are_those_of_the_cpu(device: str, trained: Trained, fields: dict[str, Any]) -> None:
+    artifact = trained(device, **fields)
+    assert artifact.counts["device"] == device and artifact.counts["peak_memory_bytes"] > 0
+    assert losses(artifact) == pytest.approx(losses(trained("cpu", **fields)), rel=1e-3)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-6), ("bf16", 0.02), ("fp16", 0.1)])
+def test_attaching_changes_no_feature_and_each_precision_follows_the_full_one(
+    device: str, trained: Trained, precision: str, tolerance: float
+) -> None:
+    artifact = trained(device, precision=precision)
+    assert artifact.counts["step0_max_difference"] == 0
+    # In fp16 the scaler skips first steps until it has found its scale, so its curve runs some steps behind.
+    assert losses(artifact) == pytest.approx(losses(trained(device)), rel=tolerance)
+
+
+def test_a_killed_training_ends_with_the_losses_of_an_uninterrupted_one(device: str, trained: Trained) -> None:
+    whole, resumed = losses(trained(device)), trained(device, kill_at=7)
+    assert resumed.counts["first_step"] == 6
+    # Exact on a CPU; a GPU may add in another order each time.
+    assert losses(resumed) == (whole if device == "cpu" else pytest.approx(whole, rel=1e-4))
+
+
+@pytest.mark.parametrize(("precision", "cosine"), [("fp32", 0.999_99), ("bf16", 0.999), ("fp16", 0.999)])
+def test_embeddings_are_those_of_the_cpu(
+    device: str, make_project: Callable[..., Project], _indexed_store: Path, precision: str, cosine: float
+) -> None:
+    project = make_project(device=device, embedding={"precision": precision})
+    shutil.copytree(_indexed_store, project.config.store)
+    of_cpu = project.store.current("corpus_embeddings", "all")
+    shutil.move(of_cpu.path, elsewhere := project.path.parent / "of_cpu")
+    ours = embed_corpus(project)
+    for side in FOLDERS:
+        pair = (read_vectors(made, side) for made in (ours, Artifact(elsewhere, of_cpu.manifest, reused=True)))
+        assert torch.cosine_similarity(*map(torch.from_numpy, pair)).min() > cosine
+
+
+@pytest.mark.parametrize("key", ["IVF16,Flat", "OPQ8_32,IVF16_HNSW8,PQ8x4"])
+def test_an_index_whose_cells_were_found_there_is_read_and_finds_as_much(
+    device: str, make_project: Callable[..., Project], tmp_path: Path, key: str
+) -> None:
+    if device == "cuda" and not faiss.get_num_gpus():
+        pytest.skip("needs faiss-gpu (make install GPU=1)")
+    project = make_project()
+    publish_parents(project, 0)
+    publish_embeddings(project, Cloud(3_000, 32).pairs(), 32)
+    embeddings = project.store.current("corpus_embeddings", "all")
+    queries, found = draw_queries(embeddings, 50), []
+    for where in (device, "cpu"):
+        path = tmp_path / f"{where}.index"
+        build_side(IndexConfig(recall_queries=10), key, embeddings, "image", path, queries, device=where)
+        index = faiss.read_index(str(path))
+        faiss.extract_index_ivf(index).nprobe = 16
+        assert index.ntotal == 3_000
+        found.append(index.search(read_vectors(embeddings, "image")[:64], 10)[1])
+    same = [len(set(one) & set(other)) for one, other in zip(*found, strict=True)]
+    assert np.mean(same) > 8, "of ten neighbours"
