@@ -52,7 +52,7 @@ BEGIN, END = "<!-- loader:begin -->", "<!-- loader:end -->"
 SIZES = ((512, 512, 95), (640, 480, 90), (2048, 1536, 90))
 """Width, height and quality: as img2dataset resizes, as many web images are, and as a camera makes them."""
 
-IMAGES, BATCH, STEP_IMAGES, VIEWS, MAX_PIXELS = 16, 32, 512, 60, 1 << 30
+IMAGES, BATCH, STEP_IMAGES, VIEWS, MAX_PIXELS = 8, 32, 512, 40, 1 << 30
 CORES, AHEAD = (4, 6, 8, 16), 5
 """Processes among which a step is divided; batches that were made before the first step, or while it slept."""
 
