@@ -53,8 +53,8 @@ SIZES = ((512, 512, 95), (640, 480, 90), (2048, 1536, 90))
 """Width, height and quality: as img2dataset resizes, as many web images are, and as a camera makes them."""
 
 IMAGES, BATCH, STEP_IMAGES, VIEWS, MAX_PIXELS = 8, 32, 512, 40, 1 << 30
-CORES, AHEAD = (4, 6, 8, 16), 5
-"""Processes among which a step is divided; batches that were made before the first step, or while it slept."""
+CORES, STEPS, AHEAD = (4, 6, 8, 16), 30, 5
+"""Processes among which a step is divided; steps, and the first of them, whose batches are made before they count."""
 
 CONFIG = PreprocessCfg(size=224)
 TIMM = {"size": 224, "mean": CONFIG.mean, "std": CONFIG.std, "interpolation": "bicubic"}
@@ -160,17 +160,17 @@ def compared(pairs: CollectedPairs, tar: Path, kind: str, rounds: int) -> list[l
     return rows
 
 
-def waited(pairs: CollectedPairs, cores: int, step_seconds: float, steps: int) -> float:
+def waited(pairs: CollectedPairs, cores: int, step_seconds: float) -> float:
     """The share of the time that steps of a sleep wait for one decoding process of so many."""
     batches = views(pairs).batches(draws(STEP_IMAGES // cores), workers=1)
     waits = []
-    for _ in range(steps):
+    for _ in range(STEPS):
         began = time.perf_counter()
         next(batches)
         waits.append(time.perf_counter() - began)
         time.sleep(step_seconds)
     waiting = sum(waits[AHEAD:])
-    return waiting / (waiting + step_seconds * (steps - AHEAD))
+    return waiting / (waiting + step_seconds * (STEPS - AHEAD))
 
 
 def differences(width: int, times: int) -> list[Any]:
@@ -227,24 +227,26 @@ def main() -> None:
             rows = [[size, *row] for kind in (PAPER, PLAIN) for row in compared(pairs, tar, kind, given.rounds)]
             tables += rows
             if width == SIZES[0][0]:
-                waits = [[cores, waited(pairs, cores, given.step_seconds, given.rounds)] for cores in CORES]
-                core_seconds = rows[0][3] / 1e3
+                needed = STEP_IMAGES / given.step_seconds * rows[0][3] / 1e3
+                waits = [
+                    [cores, max(0.0, 1 - cores / needed), waited(pairs, cores, given.step_seconds)] for cores in CORES
+                ]
     apart = [differences(*case) for case in ((1_024, 0), (1_024, 2), (1_024, 1), (2_048, 2), (2_048, 1))]
-    columns = ["JPEG", "augmentation", "loader", "ms of a core", "images/s", "it : ours", "by the clock", "bytes"]
-    needed = STEP_IMAGES / given.step_seconds * core_seconds
+    columns = ["JPEG", "augmentation", "loader", "ms of a core", "images/s", "times ours", "by the clock", "bytes"]
     about = f"{IMAGES} synthetic photographs of each size, {given.rounds} rounds of {BATCH}, torch {torch.__version__}."
     text = [
         about,
         markdown_table(columns, tables),
         f"A step of {STEP_IMAGES} images in {given.step_seconds} s wants {needed:.1f} cores, by the first row. With a "
         "sleep in place of the model:",
-        markdown_table(["cores", "share of the time that waits"], waits),
+        markdown_table(["cores", "waits, by the sum", "waits, measured"], waits),
         "Against the same part of the whole image, resized by Pillow, in levels of 255 and cosines of the demo's base:",
         markdown_table(["way", "width", "share of views", "difference", "mean cosine", "smallest"], apart),
     ]
-    print("\n\n".join(text))
+    section = "\n\n".join(part.strip() for part in text)
+    print(section)
     if given.page:
-        write_section(given.page, "\n\n".join(text), BEGIN, END)
+        write_section(given.page, section, BEGIN, END)
 
 
 if __name__ == "__main__":
