@@ -128,8 +128,8 @@ def ways(pairs: CollectedPairs, tar: Path, kind: str) -> dict[str, Iterator[Any]
     transform = torchvision_transform(kind)
     shards = webdataset.WebDataset(str(tar), shardshuffle=False).repeat().decode("pil").to_tuple("jpg")
     loaders = {
-        "ours": DataLoader(views(pairs, kind), batch_sampler=draws(BATCH)),  # type: ignore[arg-type]
-        "torchvision": DataLoader(Torchvision(pairs, transform), batch_sampler=draws(BATCH)),  # type: ignore[arg-type]
+        "ours": DataLoader(views(pairs, kind), batch_sampler=draws(BATCH)),
+        "torchvision": DataLoader(Torchvision(pairs, transform), batch_sampler=draws(BATCH)),
         "webdataset": DataLoader(shards.map_tuple(transform), batch_size=BATCH),
     }
     return {name: iter(loader) for name, loader in loaders.items()}
@@ -175,8 +175,7 @@ def waited(pairs: CollectedPairs, cores: int, step_seconds: float) -> float:
 
 def differences(width: int, times: int) -> list[Any]:
     """Row of a table: parts of JPEGs at least `times` the model's size, against timm's way to the same parts."""
-    model, *about = build_base()
-    clip = from_parts(model, *about)
+    clip = from_parts(*build_base())
     pixels = Pixels(clip.preprocess)
     augment: Any = augmentation("timm", pixels, clip.preprocess_cfg)
     crop = augment._crop
