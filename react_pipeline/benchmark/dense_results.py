@@ -9,10 +9,12 @@ Files: `results.parquet`, `results.json` (`COLUMNS`), `per_class.parquet`, `imag
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +39,7 @@ from react_pipeline.pages import markdown_table
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import IGNORED
-from react_pipeline.store import Artifact, InputError, remove_scratch
+from react_pipeline.store import Artifact, InputError, append, fsync, remove_scratch
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
 STAGE = "dense_results"
 COLUMNS = ["set", "task", "source", "figure", "value", "n", "unavailable"]
 """`source` is where boxes come from, `map` (the frozen model's) or `student`; values are fractions."""
+DIGEST_CHARS = 64
+"""Of the SHA-256 at the beginning of each line of progress."""
 SHOWN = 3
 """Images of each set of which pictures are kept."""
 NO_ROOT = "`dense.root` is not set: give it in pipeline.yaml, and look at the data with `dense check`"
@@ -208,20 +212,22 @@ class _Measuring:
         """What is predicted of each image; each is on disk before the next, and read again after a kill."""
         path = self.directory / "progress" / f"{where}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
-        done = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-        path.write_text("".join(f"{line}\n" for line in done), encoding="utf-8")  # without a line that was cut
-        yield from map(json.loads, done)
-        with path.open("a", encoding="utf-8") as file:
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        done = list(takewhile(lambda line: line == _sealed_line(line[DIGEST_CHARS:-1]), lines))
+        path.write_bytes(b"".join(done))  # without what was cut or damaged
+        yield from (json.loads(line[DIGEST_CHARS:]) for line in done)
+        with path.open("ab") as file:
             rest = range(len(done), len(images))
             for position in tqdm(rest, where, unit="image", disable=None, leave=False):
-                line = predict(position)
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-                yield line
+                predicted = predict(position)
+                append(file.fileno(), _sealed_line(json.dumps(predicted).encode()))
+                yield predicted
 
     def _keep(self, tile: Image.Image, name: str) -> None:
         (self.directory / "shown").mkdir(exist_ok=True)
-        tile.save(self.directory / "shown" / f"{name}.png")
+        path = self.directory / "shown" / f"{name}.png"
+        tile.save(path)
+        fsync(path)  # before the progress says that its image is done
 
 
 def _finish(
@@ -257,6 +263,10 @@ def _finish(
         "images": sum(map(len, found)),
         "not_measured": dict(zip(reasons["set"], reasons["unavailable"], strict=True)),
     }
+
+
+def _sealed_line(text: bytes) -> bytes:
+    return hashlib.sha256(text).hexdigest().encode() + text + b"\n"
 
 
 def _percent(figure: str, value: float) -> str | None:

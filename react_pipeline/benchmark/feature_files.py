@@ -19,13 +19,15 @@ from react_pipeline.labelled import LabelledImages
 from react_pipeline.pipeline import STAGES
 from react_pipeline.project import Project
 from react_pipeline.settings import dataset
-from react_pipeline.store import Artifact, CorruptArtifact, InputError, fsync, link_or_copy, write_atomically
+from react_pipeline.store import Artifact, CorruptArtifact, InputError, link_or_copy, seal, sealed
 
 logger = logging.getLogger(__name__)
 
 STAGE = "benchmark_features"
 ARRAYS = (".npy", "_labels.npy", "_sha256.npy")
 """Ends of the names of a split's arrays: features, labels, SHA-256 of each image's file."""
+PROGRESS = "progress"
+"""Folder of the markers of finished splits, in staging alone."""
 UNPROJECTED = "_unprojected.npy"
 """The same of features before the tower's last projection, where a probe with a merged projection is asked for."""
 
@@ -69,11 +71,11 @@ class FeatureWriter:
 
     def publish(self, images: LabelledImages, digest: str) -> None:
         """Move the files of a split into place."""
-        marker = self.directory / images.dataset / f"{images.split}.json"
-        if not marker.exists() and not self._take_over(images, digest):
+        kept = sealed(self._marker(images))
+        if kept is None and (kept := self._take_over(images, digest)) is None:
             started = time.monotonic()
             truncated = self._encode(images)
-            about = SplitFeatures(
+            kept = SplitFeatures(
                 dataset=images.dataset,
                 split=images.split,
                 n=len(images),
@@ -83,9 +85,9 @@ class FeatureWriter:
                 digest=digest,
                 truncated=truncated,
                 seconds=round(time.monotonic() - started, 2),
-            )
-            self._mark(marker, about.model_dump_json())
-        self.splits.append(SplitFeatures.model_validate_json(marker.read_text(encoding="utf-8")))
+            ).model_dump_json()
+            self._seal(images, kept)
+        self.splits.append(SplitFeatures.model_validate_json(kept))
 
     def counts(self, missing: dict[str, str]) -> dict[str, Any]:
         """What the manifest says of the splits; `missing` are those that are not there, with their reasons."""
@@ -155,8 +157,8 @@ class FeatureWriter:
         np.save(folder / f"{images.split}_sha256.npy", encoded.sha256)
         return encoded.truncated
 
-    def _take_over(self, images: LabelledImages, digest: str) -> bool:
-        """Link the files of another artifact with the same checkpoint and images."""
+    def _take_over(self, images: LabelledImages, digest: str) -> str | None:
+        """Link the files of another artifact with the same checkpoint and images; what is known of them, if any is."""
         for artifact in self._published():
             split = f"{images.dataset}/{images.split}"
             encoded = (artifact.manifest.get("content") or {}).get("images", {})
@@ -168,10 +170,10 @@ class FeatureWriter:
                     (target := folder / f"{images.split}{end}").unlink(missing_ok=True)
                     link_or_copy(artifact.file(f"{split}{end}"), target)
                 about = artifact.file(f"{split}.json").read_text(encoding="utf-8")
-                self._mark(folder / f"{images.split}.json", about)
+                self._seal(images, about)
                 self.reused += 1
-                return True
-        return False
+                return about
+        return None
 
     def _published(self) -> Iterator[Artifact]:
         store = self.project.store
@@ -183,11 +185,13 @@ class FeatureWriter:
                 same_code = recorded["code_version"] == STAGES[STAGE].version
                 if same_code and self.checkpoint.fingerprint in recorded["parents"].values():
                     yield store.open(STAGE, f"{slug}/{method}", fingerprint)
-            except (ValueError, KeyError, OSError, CorruptArtifact) as error:
+            except (ValueError, KeyError, TypeError, OSError, RecursionError, CorruptArtifact) as error:
                 logger.warning("%s: not used (%s)", manifest.parent, error)
 
-    def _mark(self, marker: Path, text: str) -> None:
-        # The marker certifies the split's files, so they must be on disk before it.
-        for end in self.ends:
-            fsync(marker.with_name(marker.stem + end))
-        write_atomically(marker, text)
+    def _marker(self, images: LabelledImages) -> Path:
+        return self.directory / PROGRESS / f"{images.dataset}--{images.split}.json"
+
+    def _seal(self, images: LabelledImages, about: str) -> None:
+        stem = self.directory / images.dataset / images.split
+        stem.with_suffix(".json").write_text(about, encoding="utf-8")
+        seal(self._marker(images), [stem.with_name(stem.name + end) for end in (".json", *self.ends)], about)

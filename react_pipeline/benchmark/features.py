@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from react_pipeline.benchmark.feature_files import STAGE, UNPROJECTED, FeatureWriter, SplitFeatures
+from react_pipeline.benchmark.feature_files import PROGRESS, STAGE, UNPROJECTED, FeatureWriter, SplitFeatures
 from react_pipeline.labelled import LabelledImages, Unavailable, lines_of, read_dataset
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
-from react_pipeline.store import Artifact, CorruptArtifact, InputError
+from react_pipeline.store import Artifact, CorruptArtifact, InputError, remove_scratch
 
 logger = logging.getLogger(__name__)
 
@@ -112,6 +112,7 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
         writer = FeatureWriter(project, _checkpoint(inputs.parents), directory)
         for images, digest in found:
             writer.publish(images, digest)
+        remove_scratch(directory / PROGRESS)
         return writer.counts(missing)
 
     return project.store.build(inputs, write, resumable=True)

@@ -4,13 +4,12 @@ Belongs here: publishing, resuming after a kill, prediction files. Does not belo
 single figure (`measuring`), means (`summary`), encoding (`features`), the difference to the base (`comparison`).
 
 Files: `results.parquet`, `results.json` (`experiments.Measurement`), `summary.parquet`, `table.md`,
-`datasets/<name>.json` (the rows of one data set), `predictions/<experiment>/*.json`, and `all_predictions.zip` beside
-these where the experiment covers all 20 data sets of an ELEVATER copy (and few-shot the seeds 0, 1 and 2).
+`predictions/<experiment>/*.json`, and `all_predictions.zip` beside these where the experiment covers all 20 data sets
+of an ELEVATER copy (and few-shot the seeds 0, 1 and 2).
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from react_pipeline.benchmark.experiments import Experiment, experiments
+from react_pipeline.benchmark.feature_files import PROGRESS
 from react_pipeline.benchmark.features import Features, unavailable_reason
 from react_pipeline.benchmark.submission import (
     FEW_SHOT_SEEDS,
@@ -37,7 +37,7 @@ from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import DATASETS, IMAGENET, Dataset, dataset
-from react_pipeline.store import Artifact, InputError, StaleArtifact, write_atomically
+from react_pipeline.store import Artifact, InputError, StaleArtifact, remove_scratch, seal, sealed
 
 if TYPE_CHECKING:
     from react_pipeline.benchmark.finetune import ImageExamples
@@ -64,11 +64,13 @@ def publish_results(project: Project, slug: str, method: str) -> Artifact:
     def write(directory: Path) -> dict[str, Any]:
         checkpoint = inputs.parents.get("base_checkpoint") or inputs.parents["customized_checkpoint"]
         measuring = _Measuring(project, f"react-{slug}-{method}", features, checkpoint, directory)
+        rows = []
         for name in names:
-            marker = directory / "datasets" / f"{name}.json"
-            if not marker.exists():
-                write_atomically(marker, json.dumps(measuring.measure(dataset(name)), indent=1) + "\n")
-        rows = [row for name in names for row in json.loads((directory / "datasets" / f"{name}.json").read_text())]
+            if (measured := sealed(marker := directory / PROGRESS / f"{name}.json")) is None:
+                measured = measuring.measure(dataset(name))
+                seal(marker, directory.glob(f"predictions/*/*{name}.json"), measured)
+            rows += measured
+        remove_scratch(directory / PROGRESS)
         planned = experiments(project.config.elevater)
         return _finish(directory, pd.DataFrame(rows), planned, str(features.counts.get("unavailable", "")))
 

@@ -23,6 +23,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import resize
 
 from react_pipeline import labelled
+from react_pipeline.benchmark import results as results_module
 from react_pipeline.benchmark.comparison import compare_summaries, draw, to_markdown
 from react_pipeline.benchmark.features import Features, publish_features
 from react_pipeline.benchmark.results import expected_predictions, publish_results
@@ -37,7 +38,7 @@ from react_pipeline.labelled.readers import read_dataset
 from react_pipeline.lineage import fresh
 from react_pipeline.pipeline import STAGES, Stage
 from react_pipeline.project.project import Project
-from react_pipeline.settings.datasets import DATASETS, dataset
+from react_pipeline.settings.datasets import DATASETS, Dataset, dataset
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import InputError, StaleArtifact
 
@@ -207,8 +208,15 @@ def test_wrong_data_are_reported_before_anything_is_encoded(
     assert "dtd" in str(raised.value) and project.store.keys("benchmark_features") == []
 
 
+def flip_a_bit(path: Path) -> None:
+    whole = bytearray(path.read_bytes())
+    whole[-1] ^= 1
+    path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("damaged", [[], ["mnist/test.npy"], ["mnist/test.json"]], ids=["whole", "vectors", "about"])
 def test_killed_encoding_resumes_after_the_data_sets_that_were_finished(
-    project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch
+    project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, damaged: list[str]
 ) -> None:
     project = project_on(datasets=["mnist", "fer-2013"])
     encode = labelled.encode
@@ -222,11 +230,38 @@ def test_killed_encoding_resumes_after_the_data_sets_that_were_finished(
     with pytest.raises(KeyboardInterrupt):
         publish_features(project, "shapes", "base")
     (left,) = project.config.store.glob(".staging/*/mnist/test.npy")
-    inode = left.stat().st_ino
+    inode, wanted = left.stat().st_ino, left.read_bytes()
+    for name in damaged:
+        flip_a_bit(left.parents[1] / name)
     monkeypatch.setattr(labelled, "encode", encode)
     artifact = publish_features(project, "shapes", "base")
-    assert (artifact.path / "mnist" / "test.npy").stat().st_ino == inode
-    assert artifact.counts["datasets"] == 2
+    assert ((artifact.path / "mnist" / "test.npy").stat().st_ino == inode) is (not damaged)
+    assert (artifact.path / "mnist" / "test.npy").read_bytes() == wanted
+    assert artifact.counts["datasets"] == 2 and not (artifact.path / "progress").exists()
+
+
+@pytest.mark.parametrize("damaged", ["", "progress/mnist.json", "predictions/zero_shot/mnist.json"])
+def test_a_killed_measurement_resumes_after_the_data_sets_that_are_as_they_were(
+    project_on: Callable[..., Project], monkeypatch: pytest.MonkeyPatch, damaged: str
+) -> None:
+    project, measured, measure = project_on(datasets=["mnist", "fer-2013"]), [], results_module._Measuring.measure
+    publish_features(project, "shapes", "base")
+
+    def killed_at_the_second(self: object, entry: Dataset) -> list[dict[str, object]]:
+        measured.append(entry.name)
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return measure(self, entry)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(results_module._Measuring, "measure", killed_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        publish_results(project, "shapes", "base")
+    (left,) = project.config.store.glob(".staging/*/progress/mnist.json")
+    if damaged:
+        flip_a_bit(left.parents[1] / damaged)
+    artifact = publish_results(project, "shapes", "base")
+    assert measured[2:] == [*(["mnist"] if damaged else []), "fer-2013"]
+    assert set(rows_of(artifact)["dataset"]) == {"mnist", "fer-2013"} and not (artifact.path / "progress").exists()
 
 
 def test_the_same_checkpoint_encodes_an_image_once_whatever_asks_for_it(project_on: Callable[..., Project]) -> None:

@@ -59,8 +59,9 @@ def test_a_checkpoint_is_measured_on_boxes_and_on_masks(project: Project) -> Non
     assert publish_dense(project, "shapes", "base").reused
 
 
-def test_a_killed_measurement_predicts_only_the_images_that_are_left(
-    project: Project, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("flipped", [0, 5, 150], ids=["whole", "digest", "figure"])
+def test_a_killed_measurement_predicts_only_the_images_that_are_left_or_whose_line_is_damaged(
+    project: Project, monkeypatch: pytest.MonkeyPatch, flipped: int
 ) -> None:
     wanted = publish_dense(project, "shapes", "base")
     shutil.rmtree(wanted.path.parent)
@@ -76,9 +77,14 @@ def test_a_killed_measurement_predicts_only_the_images_that_are_left(
     with pytest.raises(KeyboardInterrupt):
         publish_dense(project, "shapes", "base")
     (progress,) = project.config.store.glob(".staging/*/progress/boxes--truth.jsonl")
-    progress.write_text(progress.read_text() + '{"found": [{"image')  # the line that was being written
+    done = bytearray(progress.read_bytes())
+    assert done.count(b"\n") == 2
+    if flipped:
+        done[done.index(b"\n") + 1 + flipped] ^= 1
+    progress.write_bytes(done + b'{"found": [{"image')  # the line that was being written
     made = publish_dense(project, "shapes", "base")
-    assert len(seen) == 3 + 2 + 4  # two were done; the third and fourth, and all four with the other boxes
+    # What is left of four, and all four with the other boxes.
+    assert len(seen) == 3 + (3 if flipped else 2) + 4
     for kind in ("detection", "segmentation"):
         assert made.counts[kind] == wanted.counts[kind]
 
