@@ -27,6 +27,7 @@ from react_pipeline.tracking.runs import (
     ERROR_TAG,
     ERROR_TYPE_TAG,
     FAILED,
+    FILES,
     FINISHED,
     KILLED,
     MAX_METRICS,
@@ -80,7 +81,7 @@ class LiveRun:
             pending: Folder for samples of the machine that MLflow does not take; None: they are lost then.
         """
         self.run_id: str | None = None
-        self._runs = Runs(uri, experiment)
+        self._runs = Runs(uri, experiment, files=pending and pending.parent.with_name(FILES))
         self._dagster_run_id = dagster_run_id
         self._dagster = dagster
         self._pending = pending

@@ -8,6 +8,7 @@ function here raises whatever MLflow, its database or the network raise.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,11 @@ GROUPS = {"overview": "all domains"}
 EXPERIMENT_KIND_TAG, MODEL_DEVELOPMENT = "mlflow.experimentKind", "custom_model_development"
 """What MLflow calls an experiment of trainings."""
 
+FILES = "mlartifacts"
+"""Folder of the runs' files, where no server keeps them."""
+
+_DATABASE = re.compile(r"(postgresql|mysql|mssql|sqlite)[+:]")
+
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
 
 MAX_TAGS_AND_PARAMS, MAX_METRICS = 100, 1_000
@@ -42,11 +48,17 @@ MAX_TAGS_AND_PARAMS, MAX_METRICS = 100, 1_000
 class Runs:
     """The runs of one experiment, at one tracking URI."""
 
-    def __init__(self, uri: str, experiment: str, address: str | None = None) -> None:
-        """Nothing is contacted before `connect`; `address` is where a browser finds MLflow, if it is configured."""
+    def __init__(self, uri: str, experiment: str, address: str | None = None, files: Path | None = None) -> None:
+        """Nothing is contacted before `connect`.
+
+        Args:
+            address: Where a browser finds MLflow, if it is configured.
+            files: Folder of the runs' files, if the tracking URI is a database other than a SQLite file.
+        """
         self.uri = uri
         self.experiment = experiment
         self._address = address
+        self._files = files
         self._experiment_id: str | None = None
 
     @property
@@ -83,12 +95,15 @@ class Runs:
         from mlflow import MlflowClient
 
         if not self.uri.startswith("sqlite:///"):
-            return self._with_experiment(MlflowClient(self.uri, self.uri), None)
+            # A server decides for itself; without one MLflow would use the working folder of this process.
+            return self._with_experiment(
+                MlflowClient(self.uri, self.uri), self._files if _DATABASE.match(self.uri) else None
+            )
         database = Path(self.uri.removeprefix("sqlite:///"))
         database.parent.mkdir(parents=True, exist_ok=True)
         # Two processes that open a fresh database at once race its migration, and one of them dies.
         with locked(database.with_name(database.name + ".lock")):
-            return self._with_experiment(MlflowClient(self.uri, self.uri), database.parent / "mlartifacts")
+            return self._with_experiment(MlflowClient(self.uri, self.uri), database.parent / FILES)
 
     def _with_experiment(self, client: MlflowClient, artifacts: Path | None) -> MlflowClient:
         if self._experiment_id is None:

@@ -54,5 +54,6 @@ def test_a_planted_password_is_in_no_file_database_page_log_or_argument(
     assert "mlflow server" in shown["arguments"] and "…@127.0.0.1" in shown["doctor"]
     assert not [name for name, text in shown.items() if SECRET in text]
     files = [path for path in tmp_path.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert not (tmp_path / "mlruns").exists()
     assert {"index.html", "ui.log", "postgres.log", "runs.db"} <= {path.name for path in files}
     assert not [path for path in files if SECRET.encode() in path.read_bytes()]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from react_pipeline.evaluation.all_domains import overview
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
+from react_pipeline.tracking.live import LiveRun
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.values import files_of, flatten, metrics_of, params_of, rows_of_record
 
@@ -53,6 +55,31 @@ def test_config_counts_and_losses_are_params_and_metrics_with_steps(tracking: Tr
     history = client.get_metric_history(run_id, "training/loss")
     assert [(point.step, point.value) for point in history] == [(step, 1 / (1 + step)) for step in range(STEPS)]
     assert {"table.csv", "manifest.json"} <= {file.path for file in client.list_artifacts(run_id)}
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_files_are_beside_the_store_where_a_database_without_a_server_is_the_tracking_uri(
+    make_project: Callable[..., Project],
+    mlflow_database: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    live: bool,
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    shutil.copy(mlflow_database, tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    # The driver in its name makes it a database as PostgreSQL is, and not our SQLite file.
+    uri = f"sqlite+pysqlite:///{tmp_path}/elsewhere/mlflow.db"
+    project = make_project(tracking_uri=uri)
+    checkpoint = artifact_of(project, "customized_checkpoint", "shapes/gated-image")
+    if live:  # the first to need the experiment
+        LiveRun.of(project)._runs.connect()
+    run_id = Tracking.of(project).log_artifact(project, checkpoint)
+    assert run_id
+    files = project.config.store.resolve().with_name("mlartifacts")
+    assert MlflowClient(uri).get_run(run_id).info.artifact_uri.startswith(f"{files.as_uri()}/")
+    assert [path.name for path in files.rglob("table.csv")] == ["table.csv"]
+    assert not (tmp_path / "elsewhere" / "mlruns").exists()
 
 
 def test_logging_again_finds_the_run_and_adds_nothing(tracking: Tracking, tiny_project: Project) -> None:
