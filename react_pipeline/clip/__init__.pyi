@@ -1,5 +1,6 @@
 from . import methods as methods
 from .architecture import encoder_fields as encoder_fields
+from .architecture import read_config as read_config
 from .attention import cast_matrices as cast_matrices
 from .attention import feed_forward as feed_forward
 from .attention import host_block as host_block

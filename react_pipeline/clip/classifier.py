@@ -107,7 +107,7 @@ def read_head(checkpoint: Artifact, domain: DomainConfig, dimension: int) -> Ten
         head = load_file(checkpoint.file(HEAD_FILE))["head"].float()
         if head.shape != (embed_dim, len(classes)):
             raise ValueError(f"its shape {tuple(head.shape)} is not that of {HEAD_ABOUT_FILE}")
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise CorruptArtifact(f"{checkpoint.path / HEAD_FILE}: {error}; {_rematerialize(checkpoint)}") from error
     if classes != domain.class_names:
         changed = sorted({*classes} ^ {*domain.class_names}) or ["their order"]

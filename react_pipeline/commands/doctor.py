@@ -11,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http import HTTPStatus
+from http.client import HTTPException
 from importlib import metadata
 from pathlib import Path
 from urllib.error import HTTPError
@@ -198,7 +199,7 @@ def _tracking(project: Project) -> Finding:
     try:
         with urllib.request.urlopen(f"{tracking.uri.rstrip('/')}/health", timeout=SERVER_TIMEOUT_SECONDS):  # noqa: S310 - http only
             return Finding("tracking", "ok", detail)
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         return Finding(
             "tracking", "note", f"{detail}: {error}", "results are safe and are logged when it answers again"
         )
@@ -220,13 +221,13 @@ def _dagster_server(project: Project, ui_url: str) -> Finding:
     try:
         with urllib.request.urlopen(request, timeout=SERVER_TIMEOUT_SECONDS) as answer:  # noqa: S310 - http only
             daemons = json.load(answer)["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]
+        ill = sorted(
+            str(daemon["daemonType"]).lower() for daemon in daemons if daemon["required"] and not daemon["healthy"]
+        )
     except OSError as error:
         return _silent("dagster server", address, error, DAGSTER_VARIABLE, wanted=bool(wanted))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError, HTTPException):
         return Finding("dagster server", "note", f"{address}: something else answers", "take another port for one")
-    ill = sorted(
-        str(daemon["daemonType"]).lower() for daemon in daemons if daemon["required"] and not daemon["healthy"]
-    )
     if ill:
         remedy = "start the daemon, as `react-pipeline ui` does; right after a start wait a minute"
         return Finding("dagster server", "note", f"{address} answers; not ticking: {', '.join(ill)}", remedy)
@@ -243,11 +244,11 @@ def _mlflow_server(project: Project, ui_url: str) -> Iterator[Finding]:
     try:
         with urllib.request.urlopen(f"{address}/health", timeout=SERVER_TIMEOUT_SECONDS):  # noqa: S310 - http only
             yield Finding("mlflow server", "ok", f"{address} answers")
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         yield _silent("mlflow server", address, error, MLFLOW_VARIABLE, wanted=bool(wanted))
 
 
-def _silent(what: str, address: str, error: OSError, variable: str, *, wanted: bool) -> Finding:
+def _silent(what: str, address: str, error: Exception, variable: str, *, wanted: bool) -> Finding:
     if isinstance(error, HTTPError) and error.code == HTTPStatus.UNAUTHORIZED:
         remedy = f"on the machine itself, past the proxy: {variable}=http://127.0.0.1:PORT react-pipeline doctor"
         return Finding(what, "ok", f"{address} answers, and asks for a password", remedy)

@@ -94,7 +94,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_bytes().split(b"\n"):
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             # The last line of a process that was killed while it wrote.
             continue
         if isinstance(record, dict) and "url" in record:

@@ -95,7 +95,7 @@ def read_curves(checkpoints: Mapping[str, Artifact]) -> list[Curve]:
         text = checkpoint.file("metrics.jsonl").read_text(encoding="utf-8")
         try:
             records: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CorruptArtifact(f"{checkpoint.file('metrics.jsonl')}: {error}; rematerialize it") from error
         points = pd.DataFrame([(r["step"], r["loss"]) for r in records if "loss" in r], columns=["step", "loss"])
         if points.empty:

@@ -84,7 +84,7 @@ def ui_addresses(home: Path) -> dict[str, str]:
 
 
 def _read(home: Path) -> dict[str, Any]:
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, RecursionError):
         found = json.loads((home / LOCK_FILE).read_text())
         return found if isinstance(found, dict) else {}
     return {}

@@ -94,7 +94,7 @@ class Attempt:
         """Fingerprints of the artifacts that it reads and of the one it publishes."""
         try:
             return set(json.loads(self.lease.read_text())["relies_on"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return set()
 
     def discard(self) -> None:

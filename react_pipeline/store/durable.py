@@ -70,7 +70,7 @@ def sealed(marker: Path) -> Any:
         whole = content.pop("digest") == _digest(content) and all(
             sha256_of(marker.parent / name) == digest for name, digest in content["files"].items()
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         whole = False
     if whole:
         return content["about"]
@@ -185,6 +185,6 @@ def remembered_sha256(root: Path, path: Path) -> str:
 def _read(cached: Path) -> dict[str, Any]:
     try:
         entry = json.loads(cached.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return entry if isinstance(entry, dict) and "sha256" in entry else {}

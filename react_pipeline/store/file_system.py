@@ -44,7 +44,7 @@ def abilities(root: Path) -> Abilities:
     memory = root / CACHE / f"file_system-{boot_id()}.json"
     try:
         return Abilities(locks=bool(json.loads(memory.read_text())["locks"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         pass
     trial = root / ".quarantine" / f"probe-{secrets.token_hex(4)}"  # a kill leaves it to `prune`
     trial.mkdir(parents=True)

@@ -95,6 +95,6 @@ def spool(path: Path, rows: Iterable[Row]) -> None:
 def read_spooled(path: Path) -> Iterator[Row]:
     """The samples that wait there; a line that a killed process cut is left out."""
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError, TypeError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError, TypeError, RecursionError):
                 yield Row(*json.loads(line))

@@ -95,7 +95,7 @@ def _done(path: Path, about: Path, known: dict[str, object], row_bytes: int) -> 
             if digest.hexdigest() == written:
                 return done, digest
             logger.warning("%s: its bytes are not those that were written; the texts are encoded again", path)
-    except (OSError, ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
     about.unlink(missing_ok=True)
     path.unlink(missing_ok=True)

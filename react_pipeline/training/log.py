@@ -113,7 +113,7 @@ def _is_whole(line: str) -> bool:
     """Whether a line was written to its end; a power failure may leave a part of one, or zeros."""
     try:
         return line.endswith("\n") and isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

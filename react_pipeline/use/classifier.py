@@ -219,7 +219,7 @@ def load_exported(folder: Path, device: str | None = None, precision: str | None
         head = load_file(folder / HEAD_FILE)["head"].float()
         origin = Origin(*(str(record[name]) for name in ("domain", "method", "fingerprint")))
         classes = tuple(map(str, about["classes"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptArtifact(f"{folder}: not a whole export ({error}); export it again") from error
     clip = load(folder, choose_device(device or "auto"))
     return Classifier(clip, head, classes, origin, *calibration, precision or "auto")

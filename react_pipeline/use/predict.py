@@ -223,7 +223,7 @@ def _held(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[d
 def _record(output: Path) -> dict[str, Any] | None:
     try:
         found = json.loads((output / RUN_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -4,7 +4,6 @@ Belongs here: the sums of one configuration. Does not belong here: rates and for
 (`commands.plan`).
 """
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from react_pipeline.clip import class_prompts, prompt_templates
+from react_pipeline.clip import class_prompts, prompt_templates, read_config
 from react_pipeline.corpus import LAYOUTS, count_pairs, find_parts, find_sources, find_tables, locate_shards
 from react_pipeline.indexing import BYTES_PER_SECOND, Key, Searched, choose_key, estimate
 from react_pipeline.pipeline import ALL, STAGES
@@ -251,7 +250,7 @@ def _encoder(project: Project) -> Encoder:
         folders.append(project.store.current("base_checkpoint", ALL).path)
     for path in (folder / "open_clip_config.json" for folder in folders):
         if path.is_file():
-            return Encoder.of(json.loads(path.read_text())["model_cfg"])
+            return Encoder.of(read_config(path.parent)[0])
     return Encoder.of(get_model_config(encoder.model))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import socketserver
 import subprocess
 import sys
 import threading
@@ -68,12 +69,30 @@ def finding(tiny_project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[
         (health(healthy=False), "note", "not ticking: sensor"),
         (b"<html>", "note", "something else answers"),
         (b'{"data": null}', "note", "something else answers"),
+        (b"[" * 100_000, "note", "something else answers"),
     ],
 )
 def test_dagster_and_its_daemon_are_asked(finding: Callable[..., Finding], body: bytes, state: str, words: str) -> None:
     with answering(body) as address:
         found = finding("dagster server", DAGSTER_VARIABLE, address)
     assert found.state == state and words in found.detail
+
+
+def test_a_port_at_which_something_else_than_http_answers_is_a_note(finding: Callable[..., Finding]) -> None:
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.sendall(b"SSH-2.0-other\r\n")
+            self.request.recv(1 << 16)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        names = {"dagster server": DAGSTER_VARIABLE, "mlflow server": MLFLOW_VARIABLE}
+        states = [finding(name, variable, address).state for name, variable in names.items()]
+        server.shutdown()
+    thread.join()
+    assert states == ["note", "note"]
 
 
 def test_a_server_that_is_named_and_silent_is_a_note(finding: Callable[..., Finding]) -> None:
