@@ -46,7 +46,7 @@ test-slow: install ## the tests that take minutes
 test-mutations: install ## remove each guard of tests/mutations.py in turn, and run the test that must fail then
 	$(BIN)/python tests/mutations.py
 
-test-operations: install ## servers, daemon, browser, whole lineages: a part of test-slow that CI runs too
+test-operations: install ## servers, daemon, browser, whole lineages: a part of test-slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m operations
 
 test-oldest: ## a fast part of the tests with the oldest versions, in .venv-oldest

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from react_pipeline.corpus import file_of, folder_of
 from react_pipeline.embedding.parts import Parts, Rows, Vectors, holding, starts_of, vectors_of
-from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, remembered_sha256, stamp_of
+from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, outside_stamp, remembered_sha256
 
 Side = Literal["image", "text"]
 FOLDERS: dict[Side, str] = {"image": "img_emb", "text": "text_emb"}
@@ -215,7 +215,7 @@ def _check_unchanged(root: Path, folder: Path, digests: Mapping[str, str], name:
     name = file_of(name)
     path = folder / name
     try:
-        stamp = stamp_of(path.stat())
+        stamp = outside_stamp(path)
     except OSError as error:
         raise CorpusError(f"{path}: is gone; put it back, or materialize `corpus` again") from error
     if _unchanged.get(path) != stamp:

@@ -12,6 +12,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 from react_pipeline.demo import installed_versions
 from react_pipeline.project.project import Project
 from react_pipeline.settings import DomainConfig
-from react_pipeline.store import Artifact, InputError, digest_of, sha256_of, stamp_of
+from react_pipeline.store import Artifact, InputError, digest_of, outside_stamp, sha256_of
 
 MAX_LISTED = 100_000
 """Files that one look lists; a change beyond them is seen by the schedule."""
@@ -124,20 +125,17 @@ def _changed_shards(project: Project, corpus: Artifact) -> str:
     return f"{new} shards are new or of another size, {gone} are gone" if new or gone else ""
 
 
-def _listed(project: Project, files: Files) -> list[tuple[str, int, int, int, int]]:
-    rows: list[tuple[str, int, int, int, int]] = []
+def _listed(project: Project, files: Files) -> list[tuple[str | int, ...]]:
+    rows: list[tuple[str | int, ...]] = []
     for path in _local(project, files.names):
         if len(rows) == MAX_LISTED:
             break
-        try:
-            stat = path.stat()
-        except OSError:  # removed while we looked
-            continue
-        rows.append((str(path), *stamp_of(stat)))
+        with suppress(OSError):  # removed while we looked
+            rows.append((str(path), *outside_stamp(path)))
     return rows
 
 
-def _digest(rows: list[tuple[str, int, int, int, int]]) -> str:
+def _digest(rows: list[tuple[str | int, ...]]) -> str:
     return digest_of(rows) if rows else ""
 
 
@@ -176,7 +174,7 @@ def seed_digests(directory: Path, domain: DomainConfig) -> dict[str, list[str]]:
 
 def _seed_digest(path: Path) -> str:
     try:
-        return _remembered(path, stamp_of(path.stat()))
+        return _remembered(path, outside_stamp(path))
     except OSError:
         return MISSING
 

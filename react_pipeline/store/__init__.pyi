@@ -13,6 +13,7 @@ from .durable import fsync_tree as fsync_tree
 from .durable import link_or_copy as link_or_copy
 from .durable import lock as lock
 from .durable import locked as locked
+from .durable import outside_stamp as outside_stamp
 from .durable import remembered_sha256 as remembered_sha256
 from .durable import remove_scratch as remove_scratch
 from .durable import rename_synced as rename_synced

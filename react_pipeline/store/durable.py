@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, TextIO
 
 from react_pipeline.store.errors import CorpusError
@@ -24,6 +25,10 @@ logger = logging.getLogger(__name__)
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 """A network file system without a lock service."""
 
+
+CTIME_STEP_NS = 1_000_000
+"""FAT, exFAT and object stores mounted as folders report another time as ctime, of whole milliseconds at best."""
+SAMPLE_BYTES = 4_096
 
 CACHE = ".cache"
 """Folder of a store for what can be lost without harm."""
@@ -159,8 +164,20 @@ def stamp_of(stat: os.stat_result) -> tuple[int, int, int, int]:
     return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
+def outside_stamp(path: Path) -> tuple[int, ...]:
+    """`stamp_of` a file of the user, and a digest of its two ends where its disk keeps no time of change."""
+    stat = path.stat()
+    if stat.st_ctime_ns % CTIME_STEP_NS or not S_ISREG(stat.st_mode):
+        return stamp_of(stat)
+    with path.open("rb") as file:
+        ends = file.read(SAMPLE_BYTES)
+        file.seek(max(len(ends), stat.st_size - SAMPLE_BYTES))
+        ends += file.read(SAMPLE_BYTES)
+    return *stamp_of(stat), int(hashlib.sha256(ends).hexdigest()[:12], 16)
+
+
 def remembered_sha256(root: Path, path: Path) -> str:
-    """SHA-256 of an outside file, remembered by its path and `stamp_of` it.
+    """SHA-256 of an outside file, remembered by its path and `outside_stamp`.
 
     Args:
         root: Root of the store whose cache is used.
@@ -169,7 +186,7 @@ def remembered_sha256(root: Path, path: Path) -> str:
         CorpusError: If the file cannot be read.
     """
     try:
-        seen: dict[str, Any] = {"path": str(path.resolve()), "stamp": list(stamp_of(path.stat()))}
+        seen: dict[str, Any] = {"path": str(path.resolve()), "stamp": list(outside_stamp(path))}
         name = hashlib.sha256(seen["path"].encode()).hexdigest()[:16]
         cached = root / CACHE / "shards" / f"{name}.json"
         remembered = _read(cached)

@@ -27,7 +27,7 @@ from react_pipeline.corpus import (
     plain_url,
 )
 from react_pipeline.settings import DownloadConfig, StorageConfig, check_shard_name, expand
-from react_pipeline.store import InputError, stamp_of
+from react_pipeline.store import InputError, outside_stamp
 
 MAX_IMAGE_BYTES = 256 << 20
 """A larger file is no picture that is worth the memory."""
@@ -140,7 +140,7 @@ def identity_of(pictures: Sequence[Picture]) -> str:
     for picture in pictures:
         if (path := picture.path) is not None and path not in stamps:
             try:
-                stamps[path] = str(stamp_of(path.stat()) if isinstance(path, Path) else identify(path).digest)
+                stamps[path] = str(outside_stamp(path) if isinstance(path, Path) else identify(path).digest)
             except OSError:
                 stamps[path] = "missing"
         stamp = "" if path is None else stamps[path]
