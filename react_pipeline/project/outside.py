@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from react_pipeline.demo import installed_versions
@@ -127,9 +128,7 @@ def _changed_shards(project: Project, corpus: Artifact) -> str:
 
 def _listed(project: Project, files: Files) -> list[tuple[str | int, ...]]:
     rows: list[tuple[str | int, ...]] = []
-    for path in _local(project, files.names):
-        if len(rows) == MAX_LISTED:
-            break
+    for path in islice(_local(project, files.names), MAX_LISTED):
         with suppress(OSError):  # removed while we looked
             rows.append((str(path), *outside_stamp(path)))
     return rows
@@ -174,7 +173,8 @@ def seed_digests(directory: Path, domain: DomainConfig) -> dict[str, list[str]]:
 
 def _seed_digest(path: Path) -> str:
     try:
-        return _remembered(path, outside_stamp(path))
+        # A named pipe would be waited for without end, and a device may have none.
+        return _remembered(path, outside_stamp(path)) if path.is_file() else MISSING
     except OSError:
         return MISSING
 

@@ -7,6 +7,7 @@ looking at what is measured, so such a seed is refused. Shapes: S seeds, D width
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,8 @@ def read_seeds(project: Project, slug: str) -> pd.DataFrame:
             for seed in entry.seeds:
                 path = seed_path(project.config.domains, seed)
                 try:
+                    if path.exists() and not path.is_file():
+                        raise OSError(errno.EINVAL, "not a file")
                     digest = hashlib.sha256(path.read_bytes()).hexdigest()
                 except OSError as error:
                     problems.append(f"{entry.name}: {path}: {error.strerror}")

@@ -28,6 +28,7 @@ MAX_YAML_BYTES = 2_000_000
 """Larger configuration files are refused unread."""
 
 MAX_DEPTH = 20
+MAX_PROBLEMS = 100
 MAX_SCALAR = 10_000
 MAX_EVENTS = 250_000
 """Of the parser, a second's work; ImageNet-21k with three synonyms a class has 220,000."""
@@ -84,6 +85,8 @@ def _refuse_bombs(path: Path, text: str) -> None:
             problem = "YAML aliases (*name) are refused; write the value out"  # a few expand to gigabytes
         elif getattr(event, "tag", None) is not None:
             problem = "YAML tags (!!name) are refused; write plain text, numbers, lists and mappings"
+        elif "\0" in getattr(event, "value", ""):
+            problem = "a value holds a NUL, which no path and no database takes"
         elif depth > MAX_DEPTH:
             problem = f"lists and mappings are nested more than {MAX_DEPTH} deep"
         elif len(getattr(event, "value", "")) > MAX_SCALAR:
@@ -220,8 +223,10 @@ def _validate(model: type[Model], raw: dict[str, Any], path: Path) -> Model:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        problems = [Problem(path, _field_of(entry["loc"]), _message_of(entry)) for entry in error.errors()]
-        raise ConfigError(problems) from error
+        found = error.errors()
+        problems = [Problem(path, _field_of(entry["loc"]), _message_of(entry)) for entry in found[:MAX_PROBLEMS]]
+        more = [Problem(path, "", f"has {len(found) - MAX_PROBLEMS:,} more problems")] if found[MAX_PROBLEMS:] else []
+        raise ConfigError(problems + more) from error
     except Exception as error:  # of a check that met what it was not made for
         raise ConfigError([Problem(path, "", f"cannot be checked: {error!r}"[:500])]) from error
 

@@ -189,19 +189,11 @@ def remembered_sha256(root: Path, path: Path) -> str:
         seen: dict[str, Any] = {"path": str(path.resolve()), "stamp": list(outside_stamp(path))}
         name = hashlib.sha256(seen["path"].encode()).hexdigest()[:16]
         cached = root / CACHE / "shards" / f"{name}.json"
-        remembered = _read(cached)
+        remembered = sealed(cached) or {}
         if {key: remembered.get(key) for key in seen} == seen:
             return str(remembered["sha256"])
         digest = sha256_of(path)
     except OSError as error:
         raise CorpusError(f"{path}: cannot be read ({error.strerror or error})") from error
-    write_atomically(cached, json.dumps({**seen, "sha256": digest}))
+    seal(cached, about={**seen, "sha256": digest})
     return digest
-
-
-def _read(cached: Path) -> dict[str, Any]:
-    try:
-        entry = json.loads(cached.read_text())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return entry if isinstance(entry, dict) and "sha256" in entry else {}

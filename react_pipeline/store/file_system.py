@@ -6,34 +6,25 @@ Belongs here: the probe. Does not belong here: what follows from it (`attempts`,
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import secrets
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from react_pipeline.store.attempts import boot_id
-from react_pipeline.store.durable import CACHE, lock, write_atomically
+from react_pipeline.store.durable import CACHE, lock, seal, sealed
 from react_pipeline.store.errors import InputError
 
 logger = logging.getLogger(__name__)
 
 _TRY_LOCK = "import fcntl, sys; fcntl.flock(open(sys.argv[1]), fcntl.LOCK_EX | fcntl.LOCK_NB)"
-_known: dict[int, Abilities] = {}
+_known: dict[int, bool] = {}
 
 
-@dataclass(frozen=True)
-class Abilities:
-    """`locks`: a lock that one process holds is refused to another. Without, builds respect leases alone."""
-
-    locks: bool
-
-
-def abilities(root: Path) -> Abilities:
-    """What was found out for this boot.
+def has_locks(root: Path) -> bool:
+    """Whether a lock that one process holds is refused to another. Without, builds respect leases alone.
 
     Raises:
         InputError: If a directory may be renamed onto another that holds files: publication relies on the refusal.
@@ -42,20 +33,18 @@ def abilities(root: Path) -> Abilities:
     if device in _known:
         return _known[device]
     memory = root / CACHE / f"file_system-{boot_id()}.json"
-    try:
-        return Abilities(locks=bool(json.loads(memory.read_text())["locks"]))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        pass
+    if (kept := sealed(memory)) is not None:
+        return bool(kept)
     trial = root / ".quarantine" / f"probe-{secrets.token_hex(4)}"  # a kill leaves it to `prune`
     trial.mkdir(parents=True)
     try:
         _try_rename(trial)
-        found = Abilities(locks=_try_lock(trial / "lock"))
+        found = _try_lock(trial / "lock")
     finally:
         shutil.rmtree(trial, ignore_errors=True)
-    if not found.locks:
+    if not found:
         logger.warning("%s: a file system without locks; killed builds are resumed only after minutes", root)
-    write_atomically(memory, json.dumps(asdict(found)))
+    seal(memory, about=found)
     _known[device] = found
     return found
 

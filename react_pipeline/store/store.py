@@ -36,7 +36,7 @@ from react_pipeline.store.artifacts import (
 from react_pipeline.store.attempts import Attempt, attempts, new_attempt
 from react_pipeline.store.durable import fsync, fsync_tree, lock, write_atomically
 from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact, ReactError, StoreWriteError
-from react_pipeline.store.file_system import abilities
+from react_pipeline.store.file_system import has_locks
 from react_pipeline.store.pruning import RETENTION_SECONDS, prune
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class Store:
         fingerprint = inputs.fingerprint
         slug = _slug(inputs.stage, inputs.key, fingerprint)
         with self._locked(slug) as held:
-            proof = abilities(self.root).locks and held
+            proof = has_locks(self.root) and held
             found = self._built_already(inputs, slug, locked=proof)
             if found is not None:
                 return found
@@ -223,7 +223,7 @@ class Store:
     def try_lock(self, name: str) -> Iterator[bool]:
         """Hold a lock of this store if it is free; yields whether it was. Never on a file system without locks."""
         with self._locked(name, wait=False) as held:
-            yield abilities(self.root).locks and held
+            yield has_locks(self.root) and held
 
     def _mark(self) -> None:
         self.staging.mkdir(parents=True, exist_ok=True)
@@ -237,7 +237,7 @@ class Store:
         locks.mkdir(parents=True, exist_ok=True)
         with (locks / f"{slug}.lock").open("w") as file:
             held = lock(file, wait=False)
-            if wait and not held and abilities(self.root).locks:
+            if wait and not held and has_locks(self.root):
                 logger.info("waiting: another run builds %s", slug)
                 held = lock(file)
             yield held

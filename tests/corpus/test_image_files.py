@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from support_drawings import COLOURS, SHAPES, draw, encode, write_shard
 
 from react_pipeline.clip.base import publish_base
-from react_pipeline.corpus import url_shards
+from react_pipeline.corpus import image_files, url_shards
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.corpus.inventory import check_shards
 from react_pipeline.corpus.shards import index_shard, open_shard, read_member
@@ -84,16 +85,23 @@ def test_images_in_parquet_become_shards(
     assert publish_corpus(project).reused
 
 
-def test_a_folder_of_images_with_captions_beside_them(make: Make, tmp_path: Path) -> None:
+def test_a_folder_of_images_with_captions_beside_them(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for number, (image, caption) in enumerate(zip(IMAGES, CAPTIONS, strict=True)):
         folder = tmp_path / f"files/{number // 3:05d}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"a.b{number}.jpg").write_bytes(image)
         (folder / f"a.b{number}.cap").write_text(caption)
     (tmp_path / "files/alone.png").write_bytes(IMAGES[0])
+    monkeypatch.setattr(image_files, "MAX_IMAGE_BYTES", 100_000)
+    for name in ("large.png", "large.cap", "pipe.cap", "null.cap"):
+        (tmp_path / "files" / name).write_bytes(bytes(100_001))
+    os.mkfifo(tmp_path / "files/pipe.png")  # which would be waited for
+    (tmp_path / "files/null.png").symlink_to("/dev/null")
     project = make(tmp_path / "files", caption_extension="cap")
     corpus = publish_corpus(project)
-    assert corpus.counts["skipped"] == {"no_caption": 1}
+    assert corpus.counts["skipped"] == {"no_caption": 1, "too_many_bytes": 1}
     assert [(image, text) for image, text, _ in pairs_in(project, corpus)] == list(zip(IMAGES, CAPTIONS, strict=True))
     assert pairs_in(project, corpus)[3][2] == {"path": "00001/a.b3.jpg"}
     (tmp_path / "files").rename(tmp_path / "moved")

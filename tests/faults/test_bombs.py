@@ -24,6 +24,7 @@ from PIL import Image
 from react_pipeline.benchmark import submission
 from react_pipeline.benchmark.submission import MEMBER, check_submission
 from react_pipeline.corpus import images
+from react_pipeline.corpus.image_files import _read_table
 from react_pipeline.corpus.shards import MAX_DIGITS, index_shard
 from react_pipeline.corpus.text_columns import MAX_BATCH_BYTES
 from react_pipeline.corpus.url_tables import read_rows
@@ -67,6 +68,29 @@ def test_cells_that_a_parquet_file_keeps_once_are_measured_before_they_are_decod
         list(read_rows([path], corpus, Counter()))
     assert tracemalloc.get_traced_memory()[1] < 50_000_000
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", ["image", "jpg"])
+def test_an_image_that_a_parquet_file_keeps_once_is_read_one_row_at_a_time(tmp_path: Path, name: str) -> None:  # 48
+    image, rows = b"x" * (1 << 20), 300
+    column: pa.Array = pa.array([image] * rows)
+    if name == "image":
+        column = pa.StructArray.from_arrays([column, pa.array([""] * rows)], ["bytes", "path"])
+    table = pa.table({name: column, "caption": ["a"] * rows})
+    pq.write_table(table, tmp_path / "a.parquet", dictionary_pagesize_limit=2 << 20)
+    assert (tmp_path / "a.parquet").stat().st_size < 1_000_000
+    corpus, skipped = CorpusConfig(kind="images", images=[str(tmp_path)]), Counter[str]()
+    held = pa.total_allocated_bytes()
+    found = _read_table(tmp_path / "a.parquet", corpus, skipped)
+    assert next(found)[0] == image
+    assert pa.total_allocated_bytes() - held < 5 * len(image)
+    assert len(list(found)) == rows - 1 and not skipped
+
+
+def test_vectors_that_a_compressed_member_holds_a_thousandfold_are_not_unpacked(tmp_path: Path) -> None:  # 56
+    np.savez_compressed(tmp_path / "a.npz", vectors=np.zeros((100_000, 64), np.float32))
+    with pytest.raises(CorpusError, match="no vectors"):
+        open_vectors(tmp_path / "a.npz" / "vectors")
 
 
 def npy(header: bytes, version: bytes = b"\1\0") -> bytes:

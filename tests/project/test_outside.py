@@ -12,8 +12,9 @@ from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import outside
-from react_pipeline.project.outside import changed_sources, full_glance, glance
+from react_pipeline.project.outside import MISSING, changed_sources, full_glance, glance, seed_digests
 from react_pipeline.project.project import Project
+from react_pipeline.settings.config import DomainConfig
 from react_pipeline.store import durable
 from react_pipeline.store.durable import outside_stamp, remembered_sha256, sha256_of, stamp_of
 from react_pipeline.store.errors import InputError, StaleArtifact
@@ -105,3 +106,11 @@ def test_where_a_disk_keeps_no_ctime_the_ends_of_a_file_count(
         assert outside_stamp(path)[-1] != before[-1]
     os.mkfifo(tmp_path / "pipe")
     assert outside_stamp(tmp_path / "pipe") == stamp_of((tmp_path / "pipe").stat())
+
+
+def test_a_seed_that_is_a_pipe_or_a_device_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "null.png").symlink_to("/dev/null")
+    seeds = (Path("pipe.png"), Path("null.png"))
+    domain = DomainConfig(slug="pets", classes=({"name": "cat", "seeds": seeds},))
+    assert seed_digests(tmp_path, domain) == {"cat": [MISSING, MISSING]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -77,8 +78,9 @@ def test_a_seed_that_shows_an_evaluation_image_is_refused(project: Project, data
 
 
 def test_missing_seeds_are_reported_all_at_once(project: Project) -> None:
-    configure(project, seeds={"circle": ["a.png", "b.png"]}, modes=["i2i"])
-    with pytest.raises(InputError, match=r"(?s)2 cannot be read.*a\.png.*b\.png"):
+    os.mkfifo(project.config.domains / "pipe.png")  # which would be waited for
+    configure(project, seeds={"circle": ["a.png", "b.png", "pipe.png"]}, modes=["i2i"])
+    with pytest.raises(InputError, match=r"(?s)3 cannot be read.*a\.png.*b\.png.*pipe\.png"):
         retrieve_pairs(project, "shapes")
 
 

@@ -45,12 +45,12 @@ def test_a_file_system_without_locks_builds_under_leases(
 def test_locks_that_do_not_hold_between_processes_are_found_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:  # 37
-    assert file_system.abilities(tmp_path).locks
+    assert file_system.has_locks(tmp_path)
     monkeypatch.setattr(file_system, "_known", {})
     monkeypatch.setattr(fcntl, "flock", lambda *_: None)
     other = tmp_path / "other"
     other.mkdir()
-    assert not file_system.abilities(other).locks
+    assert not file_system.has_locks(other)
 
 
 def test_a_rename_that_replaces_a_full_directory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

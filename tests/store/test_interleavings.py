@@ -20,7 +20,7 @@ from typing import Any, TextIO
 import pytest
 from greenlet import GreenletExit, getcurrent, greenlet
 
-from react_pipeline.store import artifacts, attempts, file_system
+from react_pipeline.store import artifacts, attempts
 from react_pipeline.store import store as store_module
 from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import ReactError, StoreWriteError
@@ -179,7 +179,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         _hooked.append(True)
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr(store_module.time, "sleep", lambda _: _pause())
-    monkeypatch.setattr(store_module, "abilities", lambda _: file_system.Abilities(locks=True))
+    monkeypatch.setattr(store_module, "has_locks", lambda _: True)
     monkeypatch.setattr(attempts, "boot_id", host_of_actor)
     monkeypatch.setattr(attempts.Attempt, "_touch", lambda *_: None)
     memory = Path("/dev/shm")  # noqa: S108 - faster than a disk
