@@ -116,7 +116,7 @@ def _file(images: DenseImages, config: DenseConfig) -> Mapping[int, list[Any]]:
                 boxes[row["image_id"]].append(([left, top, width, height], float(row["score"])))
     except OSError as error:
         raise InputError(f"dense.boxes_file: {path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(
             f"dense.boxes_file: {path}: is no COCO results JSON ({type(error).__name__}: {error})"
         ) from error

@@ -95,7 +95,7 @@ def read_prediction(path: Path) -> Prediction:
             raise InputError(f"{path}: must be one JSON object with the keys {', '.join(KEYS)}; wrong: {wrong}")
         predictions = np.asarray(entry["predictions"], dtype=np.float64)
         return Prediction(**{**entry, "rnd_seeds": tuple(entry["rnd_seeds"]), "predictions": predictions})
-    except (OSError, ValueError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path}: is no prediction file ({error}); write it again") from error
 
 

@@ -46,7 +46,7 @@ def read_config(directory: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         for part in ("vision_cfg", "text_cfg"):
             model_cfg[part] = dict(model_cfg[part])
         model_cfg["embed_dim"] = int(model_cfg["embed_dim"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"{directory / CONFIG_FILE}: not an open_clip checkpoint folder ({error})") from error
     require_allowed(model_cfg, directory / CONFIG_FILE)
     return model_cfg, preprocess_cfg

@@ -97,13 +97,15 @@ class DenseImages:
             with Image.open(io.BytesIO(self.labels.read(position)), formats=("PNG",)) as opened:
                 if opened.mode not in ("L", "P"):
                     raise InputError(f"{where}: a label map has one channel of 8 bits, and this is {opened.mode}")
+                if opened.size != size:
+                    raise InputError(
+                        f"{where}: is {opened.width} x {opened.height} px, and its image is {size[0]} x {size[1]}"
+                    )
                 values = np.asarray(opened)
-        except (OSError, ValueError, SyntaxError) as error:
+        except InputError:
+            raise
+        except Exception as error:  # hostile bytes make a decoder raise nearly anything
             raise InputError(f"{where}: no usable label map ({error})") from error
-        if values.shape != size[::-1]:
-            raise InputError(
-                f"{where}: is {values.shape[1]} x {values.shape[0]} px, and its image is {size[0]} x {size[1]}"
-            )
         ids = self.table[values]
         if (ids < 0).any():
             raise InputError(f"{where}: has the value {values[ids < 0][0]}, which is no class of {self.entry.name!r}")
@@ -184,7 +186,7 @@ def _read_boxes(root: Path, entry: DenseSet) -> DenseImages:
         if len(images) < len(given["images"]):
             raise InputError(f"{path}: `images` has an id twice")
         boxes, skipped = _boxes(path, given, images, ids)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise InputError(f"{path}: an entry is not of COCO's form ({type(error).__name__}: {error})") from error
     if entry.annotated_only:
         having = {box["image_id"] for box in boxes}

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from react_pipeline.benchmark.submission import KEYS, read_prediction
+from react_pipeline.clip.architecture import CONFIG_FILE, read_config
 from react_pipeline.corpus.download_journal import _records
 from react_pipeline.project.dagster_home import LOCK_FILE, _read
 from react_pipeline.store.attempts import LEASE, Attempt
 from react_pipeline.store.durable import sealed
-from react_pipeline.store.errors import CorruptArtifact
+from react_pipeline.store.errors import CorruptArtifact, InputError
 from react_pipeline.tracking.system import read_spooled
 from react_pipeline.training.log import whole_lines
 from react_pipeline.use.classifier import RECORD_FILE, load_exported
@@ -44,6 +47,17 @@ def test_an_export_of_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / RECORD_FILE).write_text(NESTED)
     with pytest.raises(CorruptArtifact, match="export"):
         load_exported(tmp_path)
+
+
+def test_numbers_that_no_type_holds_are_typed_errors(tmp_path: Path) -> None:
+    towers = '"vision_cfg": {}, "text_cfg": {}'
+    (tmp_path / CONFIG_FILE).write_text(f'{{"model_cfg": {{"embed_dim": 1e999, {towers}}}, "preprocess_cfg": {{}}}}')
+    with pytest.raises(InputError, match="open_clip"):
+        read_config(tmp_path)
+    given = dict.fromkeys(KEYS, 1) | {"rnd_seeds": [0], "predictions": [[[10**400]]]}
+    (tmp_path / "predictions.json").write_text(json.dumps(given))
+    with pytest.raises(InputError, match="prediction file"):
+        read_prediction(tmp_path / "predictions.json")
 
 
 def parsers(tree: ast.AST) -> Iterator[tuple[int, set[str]]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +96,7 @@ def test_the_digest_sees_pixels_labels_and_boxes(root: Path) -> None:
         (lambda given: given["images"][0].pop("width"), "width"),
         (lambda given: given["annotations"][0].pop("bbox"), "bbox"),
         (lambda given: given["annotations"][0].update(bbox=[1, 2, 3]), "COCO"),
+        (lambda given: given["annotations"][0].update(bbox=[1, 2, 3, 10**400]), "COCO"),
         (lambda given: given["annotations"][1].update(segmentation={"size": [8, 8], "counts": "x"}), "annotations[1]"),
     ],
 )
@@ -128,6 +131,14 @@ def test_an_image_of_another_size_than_its_entry_is_named(root: Path) -> None:
         found.image(1, 10_000)
 
 
+def png_header(width: int, height: int) -> bytes:
+    """The beginning of a picture of this size."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    data = b"IDAT" + zlib.compress(bytes(100))
+    parts = (struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in (chunk, data))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "token"),
     [
@@ -135,6 +146,8 @@ def test_an_image_of_another_size_than_its_entry_is_named(root: Path) -> None:
         ("labels/2.png", np.zeros((SIDE, SIDE, 3), np.uint8), "RGB"),
         ("labels/2.png", np.full((SIDE, SIDE), 77, np.uint8), "77"),
         ("labels/2.png", b"no picture", "2.png"),
+        ("labels/2.png", png_header(20_000, 20_000), "2.png"),
+        ("labels/2.png", png_header(9_000, 9_000), "9000 x 9000"),
         ("names.txt", b"background\ncircle\nCircle\n", "twice"),
         ("images/2.png", None, "2"),
     ],
