@@ -68,8 +68,10 @@ def open_vectors(path: Path) -> NDArray[Any]:
         elif is_mappable(path):
             vectors = _mapped_member(path)
         else:
-            _refuse_bomb(path)
             with np.load(path.parent, allow_pickle=False) as archive:
+                member = archive.zip.getinfo(f"{path.name}.npy")
+                if member.file_size > MAX_EXPANSION * member.compress_size:
+                    raise ValueError(f"{member.compress_size:,} bytes hold {member.file_size:,}, which no vectors do")
                 vectors = archive[path.name]
     if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype not in (np.float16, np.float32):
         shape = f"{vectors.dtype} {vectors.shape}" if isinstance(vectors, np.ndarray) else "an archive"
@@ -108,13 +110,6 @@ def take_rows(path: Path, rows: NDArray[np.int64], columns: list[str]) -> Iterat
             if len(inside := rows[(rows >= start) & (rows < end)]):
                 yield file.read_row_group(number, columns=columns).take(inside - start)
             start = end
-
-
-def _refuse_bomb(path: Path) -> None:
-    with zipfile.ZipFile(path.parent) as archive:
-        member = archive.getinfo(f"{path.name}.npy")
-    if member.file_size > MAX_EXPANSION * member.compress_size:
-        raise ValueError(f"{member.compress_size:,} bytes hold {member.file_size:,}, which no vectors do")
 
 
 def _mapped_member(path: Path) -> NDArray[Any]:

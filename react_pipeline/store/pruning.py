@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,12 +45,13 @@ def prune(store: Store, *, dry_run: bool = False, keep_seconds: float = RETENTIO
         directory, fingerprint = path.parent, path.parent.name
         try:
             manifest = read_manifest(directory, path.relative_to(store.root).parts[0])
-        except CorruptArtifact as error:
+            made = path.stat().st_mtime
+        except (CorruptArtifact, FileNotFoundError) as error:
             logger.warning("kept: %s", error)
             continue
         parents[directory] = set(manifest["parents"].values())
         current, since = pointers.get(directory.parent, ("", now))
-        if current == fingerprint or not current or now - max(since, path.stat().st_mtime) < keep_seconds:
+        if current == fingerprint or not current or now - max(since, made) < keep_seconds:
             kept.add(fingerprint)
     by_fingerprint = {directory.name: found for directory, found in parents.items()}
     pending = list(kept)
@@ -63,9 +65,11 @@ def prune(store: Store, *, dry_run: bool = False, keep_seconds: float = RETENTIO
     if not dry_run:
         trash.mkdir(parents=True, exist_ok=True)
         for directory in doomed:
-            directory.rename(trash / f"{secrets.token_hex(4)}-{directory.name}")
+            with suppress(FileNotFoundError):  # another prune was faster
+                directory.rename(trash / f"{secrets.token_hex(4)}-{directory.name}")
         for path in trash.glob("*"):
-            shutil.rmtree(path)
+            with suppress(FileNotFoundError):
+                shutil.rmtree(path)
         gone = {directory.name for directory in doomed}
         for memory in memory_of_verified(store.root).glob("*"):
             if memory.name.rpartition("--")[2] in gone:

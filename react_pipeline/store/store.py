@@ -190,7 +190,9 @@ class Store:
     def keys(self, stage: str) -> list[str]:
         """Keys of a stage that have a current artifact, sorted."""
         base = self.root / stage
-        return sorted(path.parent.relative_to(base).as_posix() for path in base.rglob(CURRENT) if path.is_file())
+        # Not within artifacts, which `prune` may remove meanwhile.
+        found = (*base.glob(f"*/{CURRENT}"), *base.glob(f"*/*/{CURRENT}"))
+        return sorted(path.parent.relative_to(base).as_posix() for path in found if path.is_file())
 
     def verify(self) -> Iterator[tuple[Path, CorruptArtifact | None]]:
         """Read every published artifact in full, whatever is remembered; yields each with what is wrong with it."""
@@ -205,7 +207,8 @@ class Store:
 
     def prune(self, *, dry_run: bool = False, keep_seconds: float = RETENTION_SECONDS) -> list[Path]:
         """Remove what nothing uses any more (`pruning.prune`); returns the removed paths."""
-        return prune(self, dry_run=dry_run, keep_seconds=keep_seconds)
+        with self.locked("prune"):
+            return prune(self, dry_run=dry_run, keep_seconds=keep_seconds)
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:

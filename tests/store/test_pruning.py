@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from react_pipeline.store import pruning
 from react_pipeline.store.artifacts import Artifact, Inputs
 from react_pipeline.store.attempts import LEASE_SECONDS, Attempt, new_attempt
 from react_pipeline.store.errors import CorruptArtifact
@@ -148,3 +150,26 @@ def test_a_key_called_like_a_file_of_the_store_is_harmless(store: Store) -> None
     assert store.keys("thing") == ["current"]
     assert store.prune(keep_seconds=0) == []
     assert store.current("thing", "current") == built
+
+
+def test_two_at_once_end_well(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:  # 45
+    for value in range(4):
+        last = publish(store, value)
+    with monkeypatch.context() as patched:
+        rename, read = Path.rename, pruning.read_manifest
+
+        def after_another(function: Any) -> Any:
+            def call(*given: Any) -> Any:
+                patched.undo()
+                pruning.prune(store, keep_seconds=0)  # of a host that does not see our lock
+                return function(*given)
+
+            return call
+
+        patched.setattr(Path, "rename", after_another(rename))
+        assert len(store.prune(keep_seconds=0)) == 3
+        publish(store, 0)
+        last = publish(store, 3)
+        patched.setattr(pruning, "read_manifest", after_another(read))
+        assert store.prune(keep_seconds=0) == []
+    assert store.current("thing", "all") == last
