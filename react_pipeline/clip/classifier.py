@@ -64,7 +64,7 @@ def load_classifier(
 
     if HEAD_FILE not in checkpoint.manifest["files"]:
         clip = (loaded_base if checkpoint.stage == "base_checkpoint" else load)(checkpoint.path, device)
-        return ClipClassifier(clip, zero_shot_head(clip, domain.class_names, prompt_templates(domain)))
+        return ClipClassifier(clip, zero_shot_head(clip, domain.prompt_names, prompt_templates(domain)))
     base = base or fresh(project, "base_checkpoint")
     clip = loaded_base(base.path, device)
     head = read_head(checkpoint, domain, clip.dimension)

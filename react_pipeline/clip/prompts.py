@@ -43,14 +43,14 @@ def class_prompts(domain: DomainConfig) -> pd.DataFrame:
     name like any other, one prompt each. The zero-shot head does not use this table: it takes first names only.
 
     Returns:
-        Columns class (the class's first name), class_id (its position in the domain), prompt; one row a prompt, in the
+        Columns class (its label), class_id (its position in the domain), prompt; one row a prompt, in the
         order of classes, names, templates.
     """
     import pandas as pd  # not part of the light installation
 
     templates = prompt_templates(domain)
     rows = [
-        (entry.name, class_id, fill(template, name))
+        (entry.label, class_id, fill(template, name))
         for class_id, entry in enumerate(domain.classes)
         for name in (entry.name, *entry.synonyms)
         for template in templates

@@ -78,7 +78,7 @@ def list_names(
     from react_pipeline.retrieval import domain_names
 
     project = load_project(config)
-    counts, first = domain_names(project, domain), project.domain(domain).class_names
+    counts, first = domain_names(project, domain), project.domain(domain).prompt_names
     # Of equally frequent names the first one of the file.
     best = counts.loc[counts.groupby("class_id")["captions"].idxmax(), "name"]
     others = {number: name for number, name in enumerate(best) if name != first[number]}

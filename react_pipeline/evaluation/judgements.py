@@ -91,7 +91,8 @@ def judgements_of(project: Project, slug: str) -> Judgements | None:
 def measure_of(project: Project, slug: str) -> dict[str, Any]:
     """What two models share when they classify the same pictures: class names and templates."""
     domain = project.domain(slug)
-    return {"classes": domain.class_names, **domain.model_dump(mode="json", include={"templates"})}
+    names = {} if domain.prompt_names == domain.class_names else {"names": domain.prompt_names}
+    return {"classes": domain.class_names, **names, **domain.model_dump(mode="json", include={"templates"})}
 
 
 def model_of(project: Project, slug: str, side: Side) -> Artifact:

@@ -4,6 +4,7 @@ Belongs here: joining the data set's classes with the domain's, and reading an i
 belong here: publishing the set (`react_pipeline.labelled.labelled`).
 """
 
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,7 +23,7 @@ _MARK = "//elevater:"
 
 
 def list_images(root: Path, name: str, domain: DomainConfig) -> pd.DataFrame:
-    """List the test images of a data set, with the domain's spelling of each class.
+    """List the test images of a data set, with the domain's label of each class.
 
     Args:
         root: See `readers.read_dataset`.
@@ -37,8 +38,17 @@ def list_images(root: Path, name: str, domain: DomainConfig) -> pd.DataFrame:
         InputError: If it is wrong, or the domain lacks classes.
     """
     entry = dataset(name)
-    known = {normal(text): given.name for given in domain.classes for text in (*given.synonyms, given.name)}
-    joined = [next((known[normal(text)] for text in names if normal(text) in known), None) for names in entry.aliases]
+    known: dict[str, list[str]] = {}
+    for given in domain.classes:
+        for text in (given.name, *given.synonyms):
+            known.setdefault(normal(text), []).append(given.label)
+    joined: list[str | None] = []
+    times: Counter[str] = Counter()
+    for names in entry.aliases:
+        found = next((known[normal(text)] for text in names if normal(text) in known), None)
+        # Classes of one name, of which ImageNet has two pairs, are joined in their order.
+        joined.append(None if found is None else found[min(times[names[0]], len(found) - 1)])
+        times[names[0]] += 1
     lacking = [names[0] for names, found in zip(entry.aliases, joined, strict=True) if found is None]
     if lacking:
         raise InputError(f"domain {domain.slug!r} lacks {len(lacking)} classes of {name}\n{lines_of(lacking)}")

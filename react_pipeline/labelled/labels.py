@@ -6,6 +6,7 @@ or publishing a set (`labelled`).
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ _MOST_LISTED = 50
 
 
 def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """List a folder with one subfolder a class, matched with the domain's classes by name or synonym.
+    """List a folder with one subfolder a class, matched with the domain's classes by id, name or synonym.
 
     Case, spaces, underscores and hyphens do not matter in the match. Images may be nested deeper in a class's folder;
     files of other kinds are counted and left out.
@@ -44,7 +45,7 @@ def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, dict[st
             continue
         class_name = known.get(_normal(entry.name))
         if class_name is None:
-            problems.append(f"{entry.name}: no class of {domain.slug!r} has this name")
+            problems.append(f"{entry.name}: no class of {domain.slug!r} has this name (or id)")
             continue
         for path in sorted(path for path in entry.rglob("*") if path.is_file()):
             if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
@@ -108,9 +109,11 @@ def _by_name(domain: DomainConfig) -> dict[str, str]:
     for name in domain.class_names:
         if (other := known.setdefault(_normal(name), name)) != name:
             raise InputError(f"classes {other!r} and {name!r} of {domain.slug!r} have the same name in a labelled set")
+    times = Counter(map(_normal, domain.prompt_names))
     for entry in domain.classes:
-        for synonym in entry.synonyms:
-            known.setdefault(_normal(synonym), entry.name)
+        # A name of two classes means neither; their ids are known already.
+        for name in (*entry.synonyms, *([entry.name] if times[_normal(entry.name)] == 1 else [])):
+            known.setdefault(_normal(name), entry.label)
     return known
 
 

@@ -52,7 +52,9 @@ def faiss_index(project: Project, _key: str) -> dict[str, Any]:
 def _classes(project: Project, slug: str) -> dict[str, Any]:
     domain = project.domain(slug).model_dump(mode="json", include={"classes", "templates"})
     # Seed images are searched with, so they matter to retrieval only.
-    return {**domain, "classes": [{name: entry[name] for name in ("name", "synonyms")} for entry in domain["classes"]]}
+    fields = ("name", "id", "synonyms")
+    classes = [{name: entry[name] for name in fields if entry[name] is not None} for entry in domain["classes"]]
+    return {**domain, "classes": classes}
 
 
 def evaluation_set(project: Project, slug: str) -> dict[str, Any]:

@@ -165,7 +165,7 @@ def seed_path(directory: Path, seed: Path) -> Path:
 def seed_digests(directory: Path, domain: DomainConfig) -> dict[str, list[str]]:
     """SHA-256 of each class's seed images (`missing` for a file that is not there), for the classes that have any."""
     return {
-        entry.name: [_seed_digest(seed_path(directory, seed)) for seed in entry.seeds]
+        entry.label: [_seed_digest(seed_path(directory, seed)) for seed in entry.seeds]
         for entry in domain.classes
         if entry.seeds
     }

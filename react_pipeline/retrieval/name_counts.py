@@ -43,7 +43,7 @@ def count_names(domain: DomainConfig, embeddings: Artifact, distributor: Distrib
     """Count all names of a domain in one scan of the captions, here or on a cluster.
 
     Returns:
-        Columns class_id, class (its first name), name, captions (how many say it); a row a name, the first name first.
+        Columns class_id, class (its label), name, captions (how many say it); a row a name, the first name first.
     """
     names, rows = _names_of(domain), int(embeddings.counts["rows"])
     items = [(start, min(start + _TASK_ROWS, rows)) for start in range(0, rows, _TASK_ROWS)]
@@ -52,7 +52,7 @@ def count_names(domain: DomainConfig, embeddings: Artifact, distributor: Distrib
 
 
 def _names_of(domain: DomainConfig) -> pd.DataFrame:
-    classes = [(entry.name, [entry.name, *entry.synonyms]) for entry in domain.classes]
+    classes = [(entry.label, [entry.name, *entry.synonyms]) for entry in domain.classes]
     names = pd.DataFrame(classes, columns=["class", "name"]).explode("name")
     return names.rename_axis("class_id").reset_index()
 

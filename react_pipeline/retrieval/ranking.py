@@ -46,7 +46,7 @@ SHARED = "several_classes"
 """Marks a candidate whose row is decided on, kept or dropped, for another class; if kept, the pair names both."""
 
 _OUTCOMES = ("", *DROP_REASONS, SHARED)
-_LOOKED_AT = ("image_sha256", "url", "evaluation_similarity", "text_fraction")
+_LOOKED_AT = ("similarity", "image_sha256", "url", "evaluation_similarity", "text_fraction")
 
 FIRST_LOOK_ROWS = 128
 """Rows of a class that are compared together at first; more where few of them are taken."""
@@ -62,13 +62,13 @@ def mark_drops(
 ) -> None:
     """Fill `dropped` of the candidates: "" where kept, `SHARED`, or one of `DROP_REASONS`.
 
-    A row wanted by several classes counts for the class that holds its best hit, or with `balance: even` for the one
-    that has fewest pairs. Rows are taken one after the other, the best first (`even`: the class with fewest pairs
-    takes its best), until each class has enough; one is dropped as a duplicate only if an image of its URL, of its
-    bytes, or one that looks like it was taken before, for whichever class.
+    A row wanted by several classes counts for the class that holds its best hit (equal ones take turns), or with
+    `balance: even` for the one that has fewest pairs. Rows are taken one after the other, the best first (`even`: the
+    class with fewest pairs takes its best), until each class has enough; one is dropped as a duplicate only if an image
+    of its URL, of its bytes, or one that looks like it was taken before, for whichever class.
 
     Args:
-        candidates: The best first: columns class_id, row, image_sha256 ("" where it is not known yet),
+        candidates: The best first: columns class_id, row, similarity, image_sha256 ("" where it is not known yet),
             evaluation_similarity, dropped (of `fusion`; other reasons are found again); `url` and `text_fraction` count
             where they are there.
         evaluation: What must be kept out.
@@ -85,6 +85,9 @@ def mark_drops(
     outcomes = _reasons_of_rows(best, evaluation, settings, failed)
     usable = wanted[outcomes[number] == 0]
     first = usable[~usable["row"].duplicated()]
+    as_good = again & (wanted["similarity"].to_numpy() == best["similarity"].to_numpy()[number])
+    if as_good.any():
+        first = _in_turns(first, wanted[as_good])
     twins = _twins(first)
     if settings.balance == "even":
         chosen, lost = _fewest_first(usable, _Choice(settings.max_per_class, twins, near))
@@ -136,6 +139,13 @@ def _reasons_of_rows(
     if failed:
         drop("not_collected", best["row"].isin(failed))
     return reasons
+
+
+def _in_turns(first: pd.DataFrame, as_good: pd.DataFrame) -> pd.DataFrame:
+    """Of rows that several classes want equally, as classes of one name do, every other one is for the last of them."""
+    every_other = pd.factorize(as_good["row"])[0] % 2 == 1
+    others = as_good[every_other & as_good["row"].isin(first["row"])].drop_duplicates("row", keep="last")
+    return pd.concat([first[~first["row"].isin(others["row"])], others]).sort_index()
 
 
 def _twins(first: pd.DataFrame) -> dict[int, list[Hashable]]:

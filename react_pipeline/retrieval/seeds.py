@@ -46,12 +46,12 @@ def read_seeds(project: Project, slug: str) -> pd.DataFrame:
                         raise OSError(errno.EINVAL, "not a file")
                     digest = hashlib.sha256(path.read_bytes()).hexdigest()
                 except OSError as error:
-                    problems.append(f"{entry.name}: {path}: {error.strerror}")
+                    problems.append(f"{entry.label}: {path}: {error.strerror}")
                     continue
-                rows.append((entry.name, class_id, seed.as_posix(), str(path), digest))
+                rows.append((entry.label, class_id, seed.as_posix(), str(path), digest))
         if problems:
             raise InputError(f"{slug}.yaml, classes.seeds: {len(problems)} cannot be read\n{lines_of(problems)}")
-        _require_enough(slug, settings, [entry.name for entry in domain.classes if not entry.seeds], len(rows))
+        _require_enough(slug, settings, [entry.label for entry in domain.classes if not entry.seeds], len(rows))
     return pd.DataFrame(rows, columns=["class", "class_id", "name", "path", "sha256"])
 
 

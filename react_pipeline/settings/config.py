@@ -5,6 +5,7 @@ sections (each in a module of its name), reading files (`files`), what a step do
 """
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -100,12 +101,23 @@ else:
 class ClassConfig(Section):
     """A class: the name used by the zero-shot head, and synonyms and seed images that retrieval also searches.
 
-    Paths of `seeds` are relative to the folder of the domain file; evaluation images are refused.
+    Classes of one name have an `id` each. Paths of `seeds` are relative to the folder of the domain file; evaluation
+    images are refused.
     """
 
     name: Name
+    id: Name | None = None
     synonyms: tuple[Name, ...] = ()
     seeds: tuple[Path, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What the class is called in all that is made of it; no other class has it."""
+        return self.id or self.name
+
+
+def _folded(name: str) -> str:
+    return " ".join(name.lower().split())
 
 
 def _class_from_text(value: Any) -> Any:
@@ -140,12 +152,20 @@ class DomainConfig(Section):
     @field_validator("classes")
     @classmethod
     def _names_differ(cls, classes: tuple[ClassConfig, ...]) -> tuple[ClassConfig, ...]:
-        seen: dict[str, str] = {}
+        named: dict[str, list[ClassConfig]] = {}
         for entry in classes:
             for name in (entry.name, *entry.synonyms):
-                if (known := " ".join(name.lower().split())) in seen:
-                    raise ValueError(f"{name!r} occurs twice (in {seen[known]!r} and {entry.name!r})")
-                seen[known] = entry.name
+                found = named.setdefault(_folded(name), [])
+                twins = entry.id and entry not in found and name == entry.name
+                if found and not (twins and all(other.id and other.name == name for other in found)):
+                    raise ValueError(
+                        f"{name!r} occurs twice (in {found[0].label!r} and {entry.label!r}); two classes may share a "
+                        "`name` if each has an `id`"
+                    )
+                found.append(entry)
+        label, times = Counter(_folded(entry.label) for entry in classes).most_common(1)[0]
+        if times > 1:
+            raise ValueError(f"`id` {label!r} occurs twice, as an id or as the name of a class without one")
         return classes
 
     @field_validator("templates")
@@ -161,7 +181,12 @@ class DomainConfig(Section):
 
     @property
     def class_names(self) -> list[str]:
-        """Names in the order of the file; the index is the class id."""
+        """What each class is called, all different, in the order of the file; the index is the class id."""
+        return [entry.label for entry in self.classes]
+
+    @property
+    def prompt_names(self) -> list[str]:
+        """The name of each class that prompts are filled with; two classes may have the same."""
         return [entry.name for entry in self.classes]
 
 

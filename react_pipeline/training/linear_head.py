@@ -80,7 +80,7 @@ def train_linear_head(
         TrainingError: If loss or head stop being finite.
     """
     began = time.monotonic()
-    zero_shot = zero_shot_head(clip, domain.class_names, prompt_templates(domain)).contiguous()
+    zero_shot = zero_shot_head(clip, domain.prompt_names, prompt_templates(domain)).contiguous()
     texts = label_texts(clip, pairs, vectors.captions, domain)
     trained_on, held_out = (
         _labelled(positions, texts.class_ids) for positions in split(pairs, training.held_out_fraction, training.seed)

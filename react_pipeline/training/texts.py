@@ -67,8 +67,8 @@ class TrainingTexts:
         self._clip = clip
         self._training = training
         self._device = world.device
-        names = domain.class_names
-        known = {name: number for number, name in enumerate(names)}
+        names = domain.prompt_names
+        known = {name: number for number, name in enumerate(domain.class_names)}
         self._caption_ids, self._class_ids = pairs.caption_ids, pairs.class_ids
         self._classes = torch.tensor([known.get(name, -1) for name in pairs.classes], dtype=torch.long)
         prompts = [fill(template, name) for name in names for template in prompt_templates(domain)]

@@ -231,7 +231,7 @@ def write_head(project: Project, checkpoint: Artifact, staging: Path) -> None:
         _copy(checkpoint, HEAD_FILE, staging / HEAD_FILE)
         about = json.loads(checkpoint.file(HEAD_ABOUT_FILE).read_text(encoding="utf-8"))
     else:
-        head = zero_shot_head(load(staging), domain.class_names, prompt_templates(domain)).contiguous()
+        head = zero_shot_head(load(staging), domain.prompt_names, prompt_templates(domain)).contiguous()
         save_file({"head": head}, staging / HEAD_FILE)
         about = {"classes": domain.class_names, "templates": prompt_templates(domain), "embed_dim": len(head)}
     _write_json(staging / HEAD_ABOUT_FILE, {**about, "logit_scale": LOGIT_SCALE})

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 from support_elevater import png
 
+from react_pipeline.labelled.evaluation_images import list_images
 from react_pipeline.labelled.images import Unavailable
 from react_pipeline.labelled.readers import read_dataset
+from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.datasets import IMAGENET, dataset, read_data
 from react_pipeline.store.errors import InputError
 
@@ -51,6 +53,23 @@ def test_imagenets_validation_folder_of_wordnet_ids_is_its_test(tmp_path: Path) 
             (tmp_path / IMAGENET.name / "val" / synset / "a.JPEG").write_bytes(png(number, synset))
     images = read_dataset(tmp_path, IMAGENET.name, "test")
     assert images.labels.tolist() == [number for number in range(1000) if number % 100 == 7]
+
+
+def test_imagenets_classes_of_one_name_are_those_of_the_domain_in_their_order(tmp_path: Path) -> None:
+    import timm.data
+
+    twins = [number for number, name in enumerate(IMAGENET.class_names) if IMAGENET.class_names.count(name) > 1]
+    assert len(twins) == 4
+    for number, synset in enumerate(timm.data.ImageNetInfo("imagenet1k").label_names()):
+        (tmp_path / IMAGENET.name / "val" / synset).mkdir(parents=True)
+        if number in twins:
+            (tmp_path / IMAGENET.name / "val" / synset / "a.JPEG").write_bytes(png(number, synset))
+    classes = [{"id": f"{name} ({number})", "name": name} for number, name in enumerate(IMAGENET.class_names)]
+    images = list_images(tmp_path, IMAGENET.name, DomainConfig.model_validate({"slug": "imagenet", "classes": classes}))
+    assert sorted(images["class"]) == sorted(f"{IMAGENET.class_names[number]} ({number})" for number in twins)
+    assert [int(name.rsplit("(")[1][:-1]) for name in images["class"]] == [
+        read_dataset(tmp_path, IMAGENET.name, "test").labels[row] for row in range(4)
+    ]
 
 
 def test_files_that_are_no_images_are_counted_and_left_out(tmp_path: Path) -> None:

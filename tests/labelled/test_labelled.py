@@ -163,3 +163,25 @@ def test_an_image_changed_after_publishing_is_refused(
     (folder / "circle" / "0.png").write_bytes(encode(evaluation_image("circle", 9)))
     with pytest.raises(InputError, match=r"evaluation_set"):
         encode_images(load(tiny_checkpoint), images, max_pixels=10_000, batch_size=8, workers=1, precision="fp32")
+
+
+def test_classes_of_one_name_are_told_apart_by_their_ids(tiny_project: Project, folder: Path) -> None:
+    path = tiny_project.config.domains / "shapes.yaml"
+    domain = yaml.safe_load(path.read_text())
+    twins = [{"id": f"ring {number}", "name": "ring", "synonyms": [f"hoop {number}"]} for number in (1, 2)]
+    domain["classes"] = [*twins, "triangle", "cross"]
+    path.write_text(yaml.safe_dump(domain))
+    (folder / "circle").rename(folder / "ring_2")
+    (folder / "square").rename(folder / "hoop-1")
+    project = with_evaluation(tiny_project, kind="folder", path=str(folder))
+    images = read_images(publish_evaluation_set(project, "shapes"))
+    found = images.groupby("class")["class_id"].agg(["first", "size"])
+    assert found.to_dict("index") == {
+        "ring 1": {"first": 0, "size": 4},
+        "ring 2": {"first": 1, "size": 4},
+        "triangle": {"first": 2, "size": 4},
+        "cross": {"first": 3, "size": 4},
+    }
+    (folder / "ring_2").rename(folder / "ring")  # which of the two
+    with pytest.raises(InputError, match="ring"):
+        publish_evaluation_set(project, "shapes")

@@ -30,7 +30,8 @@ def clusters(rng: np.random.Generator, rows: int, centres: int) -> Vectors:
 def candidates_of(class_ids: list[int], rows: list[int]) -> pd.DataFrame:
     """Candidates, the best first."""
     table = pd.DataFrame({"class_id": class_ids, "row": rows, "dropped": ""}).drop_duplicates(ignore_index=True)
-    return table.assign(image_sha256="", evaluation_similarity=np.nan)
+    similarity = np.linspace(1, 0, len(table))
+    return table.assign(similarity=similarity, image_sha256="", evaluation_similarity=np.nan)
 
 
 def plain(

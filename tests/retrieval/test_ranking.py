@@ -232,3 +232,15 @@ def test_choosing_all_rows_at_once_is_choosing_them_one_by_one(cap: int) -> None
     at_once, rows = ranking._best_first_but_twins(first, cap, twins)
     assert sorted(one_by_one) == at_once.tolist()
     assert all(list(rows[name]) == lost[name] for name in ("exact_duplicate", "cap"))
+
+
+@pytest.mark.parametrize("near", [None, "all different"])
+def test_rows_that_classes_want_equally_go_to_them_in_turns(near: str | None) -> None:
+    rows = range(6)
+    hits = hits_of(*[("t2t", name, row, 1 - row / 10, row) for row in rows for name in ("cat", "dog")])
+    candidates = best_hits(hits, RetrievalConfig()).assign(image_sha256="", evaluation_similarity=np.nan)
+    compared = NearDuplicates(lambda rows: np.eye(6, dtype=np.float32)[rows], 0.9) if near else None
+    mark_drops(candidates, NOTHING, RetrievalConfig(max_per_class=2), near=compared)
+    kept = candidates[candidates["dropped"] == ""]
+    assert {name: rows["row"].tolist() for name, rows in kept.groupby("class")} == {"cat": [0, 2], "dog": [1, 3]}
+    assert set(classes_of(candidates, ["cat", "dog", "eel"]).map(tuple)) == {("cat", "dog"), ("dog", "cat")}

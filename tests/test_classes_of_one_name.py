@@ -1,0 +1,83 @@
+"""Two classes of one name: they are told apart by their ids from the domain file to a prediction."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from support_drawings import draw
+
+from react_pipeline.evaluation.domain_results import EvalResult, evaluate
+from react_pipeline.labelled.labelled import publish_evaluation_set
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.control import draw_control
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.store.errors import StaleArtifact
+from react_pipeline.training.customization import customize
+from react_pipeline.use.classifier import Classifier
+
+TWINS = ["circle (thin)", "circle (wide)"]
+LABELS = [*TWINS, "square", "triangle", "cross"]
+
+
+@pytest.fixture
+def project(indexed_project: Project, drawings: Path, tmp_path: Path) -> Project:
+    folder = Path(shutil.copytree(drawings / "evaluation" / "shapes", tmp_path / "labelled"))
+    for number, path in enumerate(sorted((folder / "circle").iterdir())):
+        (folder / TWINS[number % 2]).mkdir(exist_ok=True)
+        path.rename(folder / TWINS[number % 2] / path.name)
+    (folder / "circle").rmdir()
+    path = indexed_project.config.domains / "shapes.yaml"
+    domain = yaml.safe_load(path.read_text())
+    domain["classes"] = [*({"id": label, "name": "circle"} for label in TWINS), *LABELS[2:]]
+    domain["evaluation"]["path"] = str(folder)
+    path.write_text(yaml.safe_dump(domain))
+    for publish in (publish_evaluation_set, retrieve_pairs, draw_control):
+        publish(indexed_project, "shapes")
+    return indexed_project
+
+
+def test_both_have_as_many_pairs_and_every_pair_of_one_names_the_other(project: Project) -> None:
+    artifact = project.store.current("retrieved_set", "shapes")
+    pairs = pd.read_parquet(artifact.file("pairs.parquet"))
+    assert pairs["row"].is_unique
+    counts = pairs["class"].value_counts()
+    assert counts[TWINS[0]] > 0
+    assert abs(counts[TWINS[0]] - counts[TWINS[1]]) <= 1
+    for names in pairs.loc[pairs["class"].isin(TWINS), "classes"]:
+        assert {*TWINS} <= {*names}
+    classes = pd.read_parquet(artifact.file("classes.parquet"))
+    assert classes["class"].tolist() == LABELS
+    assert classes.loc[0, "candidates"] == classes.loc[1, "candidates"]
+    assert artifact.counts["starving"] == []
+
+
+@pytest.mark.parametrize("method", ["gated-image", "linear-head", "linear-head-control"])
+def test_results_and_predictions_keep_them_apart(project: Project, method: str) -> None:
+    checkpoint = customize(project, "shapes", method)
+    result = EvalResult.read(evaluate(project, "shapes", method))
+    assert [(entry.name, entry.images) for entry in result.per_class] == [*((name, 2) for name in TWINS), *(
+        (name, 4) for name in LABELS[2:]
+    )]  # fmt: skip
+    classifier = Classifier.load("shapes", method, config=project.path, device="cpu", precision="fp32")
+    assert list(classifier.classes) == LABELS
+    (found,) = classifier.predict([draw("circle", "red", 7)], top_k=5)
+    assert sorted(found.classes) == sorted(LABELS)
+    if method == "gated-image":
+        # From their name alone nothing distinguishes them.
+        scores = dict(zip(found.classes, found.scores, strict=True))
+        assert scores[TWINS[0]] == pytest.approx(scores[TWINS[1]], abs=1e-6)
+    else:
+        assert json.loads(checkpoint.file("head.json").read_text())["classes"] == LABELS
+
+
+def test_another_id_is_another_class(project: Project) -> None:
+    customize(project, "shapes", "gated-image")
+    path = project.config.domains / "shapes.yaml"
+    path.write_text(path.read_text().replace(TWINS[1], "circle (flat)"))
+    with pytest.raises(StaleArtifact, match="`classes`"):
+        evaluate(project, "shapes", "gated-image")
