@@ -210,15 +210,14 @@ class _Look:
     def _trained(self, key: str, reason: str, inputs: Mapping[str, Any]) -> State:
         slug, method = key.split("/")
         policy = self.project.config.automation
-        training = self.project.training(slug, method)
-        images = training.steps * training.batch_size
+        pairs = pairs_of(method)
+        images = self.project.training(slug, method).images(lambda: self.artifacts[pairs, slug].counts["pairs"])
         if policy.training == "never":
             return self._hold(key, f"`automation.training` is `never` ({reason})", images)
         try:
             old = self.project.store.current("customized_checkpoint", key)
         except (MissingArtifact, CorruptArtifact):
             return self._due("customized_checkpoint", key, reason, inputs, images)
-        pairs = pairs_of(method)
         others = {name for name, value in inputs["parents"].items() if old.parents.get(name) != value} - {pairs}
         other_settings = old.manifest["config"] != inputs["config"] or old.manifest["code_version"] != inputs["code"]
         if policy.training == "always" or others or other_settings:

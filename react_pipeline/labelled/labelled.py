@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ from react_pipeline.settings import DomainConfig, EvaluationSetConfig
 from react_pipeline.store import Artifact, InputError, canonical_json
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from react_pipeline.clip import Clip
     from react_pipeline.labelled.encoding import Preprocess
 
@@ -108,6 +111,42 @@ def read_images(artifact: Artifact, domain: DomainConfig | None = None) -> pd.Da
     return images
 
 
+@dataclass(frozen=True)
+class PublishedImages:
+    """Images of `read_images` by their position. Can be sent to other processes.
+
+    Attributes:
+        paths: Of ELEVATER's truncated files the decodable part is used.
+        max_pixels: Larger images are refused.
+    """
+
+    paths: tuple[str, ...]
+    sha256: tuple[str, ...]
+    max_pixels: int
+
+    @classmethod
+    def of(cls, images: pd.DataFrame, max_pixels: int) -> PublishedImages:
+        """Those of a table of `read_images`."""
+        return cls(tuple(images["path"]), tuple(images["sha256"]), max_pixels)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.paths)
+
+    def decoded(self, position: int, *, lazy: bool = False) -> Image.Image:
+        """One image, RGB; `lazy` as in `corpus.decode_image`.
+
+        Raises:
+            InputError: If its file is gone or differs from what was published.
+        """
+        path = self.paths[position]
+        data = _read(path)
+        if hashlib.sha256(data).hexdigest() != self.sha256[position]:
+            raise InputError(f"{path}: changed since the set was published; rematerialize `{STAGE}`")
+        with _tolerance(is_location(path)):
+            return decode_image(data, self.max_pixels, lazy=lazy)
+
+
 def preprocessing_for(clip: Clip, domain: DomainConfig) -> Preprocess:
     """The preprocessing that a domain's labelled images are measured with: a data set of ELEVATER brings its own."""
     from react_pipeline.labelled.encoding import preprocessing
@@ -128,7 +167,7 @@ def encode_images(
     """Encode labelled images; the next batch is decoded in threads while one is encoded.
 
     Args:
-        images: Of `read_images`. Of ELEVATER's truncated files the decodable part is used.
+        images: Of `read_images`, read as `PublishedImages` does.
         max_pixels: Larger images are refused.
         precision: As `embedding.precision`.
         preprocess: Of `preprocessing_for`; unset: the model's own, as for the corpus.
@@ -146,22 +185,20 @@ def encode_images(
 
     encoder = Encoder(clip, precision, long_run=len(images) >= LONG_RUN)
 
-    def prepare(row: tuple[str, str]) -> torch.Tensor:
-        path, sha256 = row
-        data = _read(path)
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise InputError(f"{path}: changed since the set was published; rematerialize `{STAGE}`")
-        return (preprocess or encoder.to_tensor)(decode_image(data, max_pixels))
+    published = PublishedImages.of(images, max_pixels)
 
-    rows = list(zip(images["path"], images["sha256"], strict=True))
-    batches = [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+    def prepare(position: int) -> torch.Tensor:
+        return (preprocess or encoder.to_tensor)(published.decoded(position))
+
+    batches = [range(len(images))[start : start + batch_size] for start in range(0, len(images), batch_size)]
     vectors = [np.zeros((0, clip.dimension), np.float32)]
-    of_elevater = bool(rows) and is_location(rows[0][0])
+    of_elevater = bool(len(images)) and is_location(published.paths[0])
     with _tolerance(of_elevater), ThreadPoolExecutor(max(workers, 1)) as pool:
-        waiting = [pool.submit(prepare, row) for row in batches[0]] if batches else []
-        for following in tqdm([*batches[1:], []][: len(batches)], desc="evaluation images", disable=None, leave=False):
+        waiting = [pool.submit(prepare, position) for position in batches[0]] if batches else []
+        followers = [*batches[1:], range(0)][: len(batches)]
+        for following in tqdm(followers, desc="evaluation images", disable=None, leave=False):
             ready = [task.result() for task in waiting]
-            waiting = [pool.submit(prepare, row) for row in following]
+            waiting = [pool.submit(prepare, position) for position in following]
             vectors.append(encoder.images(torch.stack(ready)).numpy())
     return np.concatenate(vectors)
 

@@ -114,7 +114,8 @@ def customized_checkpoint(project: Project, key: str) -> dict[str, Any]:
     chosen = project.training(slug, method)
     # Contrasted within its own process alone, a pair has other negatives where there are more processes.
     ignored = SPEED_FIELDS if chosen.global_negatives else SPEED_FIELDS - {"processes"}
-    training = chosen.model_dump(mode="json", exclude=set(ignored | unused_fields(method)))
+    ignored |= frozenset({"steps"}) if chosen.epochs else frozenset()
+    training = chosen.model_dump(mode="json", exclude=set(ignored | unused_fields(method)), exclude_none=True)
     # A linear head is one vector per class, so it depends on the classes whatever it is trained with.
     by_class = training.get("class_prompt_fraction") or is_linear_head(method)
     return {"method": method, **training, **(_classes(project, slug) if by_class else {})}

@@ -180,8 +180,8 @@ DATASETS: Mapping[str, Dataset] = MappingProxyType({row.name: row for row in _RO
 """The 20 data sets whose metrics ELEVATER averages, by name."""
 
 IMAGENET = Dataset(
-    "imagenet-1k", "ImageNet-1K", 1000, 80, "accuracy", {"test": 50000},
-    "https://www.image-net.org/download.php (the validation images, after accepting its terms)",
+    "imagenet-1k", "ImageNet-1K", 1000, 80, "accuracy", _sizes(1281167, None, 50000),
+    "https://www.image-net.org/download.php (after accepting its terms; training images are for few-shot alone)",
     _OPEN_CLIP, _OPEN_CLIP,
 )  # fmt: skip
 """Reported beside the 20, never averaged with them."""

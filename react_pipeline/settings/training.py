@@ -3,7 +3,7 @@
 Does not belong here: what a training does (`training`), the rest of the configuration (`config`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -42,6 +42,12 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
+def _require_one_length(given: Any) -> Any:
+    if given.epochs is not None and "steps" in given.model_fields_set:
+        raise ValueError("`steps` and `epochs` both give the length of the training; remove one")
+    return given
+
+
 class TrainingConfig(Section):
     """One training, after the defaults of the method and the domain's overrides are joined."""
 
@@ -49,8 +55,9 @@ class TrainingConfig(Section):
     learning_rate: float = Field(default=5e-4, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
     adam_eps: float = Field(default=1e-6, gt=0)
-    warmup_steps: int = Field(default=50, ge=0)
+    warmup_steps: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = 50
     steps: int = Field(default=1_000, gt=0)
+    epochs: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=256, gt=1)
     seed: int = Field(default=0, ge=0)
     order: Literal["random", "runs"] = "random"
@@ -70,20 +77,31 @@ class TrainingConfig(Section):
     processes: int = Field(default=1, gt=0)
     checkpoint_every: int = Field(default=100, gt=0)
     probe_every: int = Field(default=100, ge=0)
+    evaluate_every: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
-    def _views_differ(self) -> Self:
+    def _fields_agree(self) -> Self:
         if self.views and self.augmentation == "none":
             raise ValueError("`views` needs an `augmentation`: mild or timm")
         if self.views == 1:
             raise ValueError("`views: 1` would be the plain image alone; say `augmentation: none`, or more views")
-        return self
+        return _require_one_length(self)
+
+    def in_steps(self, pairs: int, batch_size: int) -> Self:
+        """The same with `epochs`, and a share as warm-up, made steps; an epoch is all whole batches of `pairs`."""
+        steps = self.steps if self.epochs is None else max(1, round(self.epochs * (pairs // batch_size)))
+        warmup = self.warmup_steps if isinstance(self.warmup_steps, int) else round(self.warmup_steps * steps)
+        return self.model_copy(update={"steps": steps, "epochs": None, "warmup_steps": warmup})
+
+    def images(self, count_pairs: Callable[[], int]) -> int:
+        """About how many images all steps see; the pairs are counted only where epochs of them are wanted."""
+        return self.steps * self.batch_size if self.epochs is None else round(self.epochs * count_pairs())
 
 
 SPEED_FIELDS = frozenset(
     {
         *("accumulation", "keep_prefix", "activation_checkpointing", "compile", "workers", "processes"),
-        *("checkpoint_every", "probe_every"),
+        *("checkpoint_every", "probe_every", "evaluate_every"),
     }
 )
 """Fields that change how fast or in how much memory a checkpoint is made, and not which: no part of its fingerprint."""
@@ -91,7 +109,7 @@ SPEED_FIELDS = frozenset(
 
 _LINEAR_HEAD_FIELDS = frozenset(
     {
-        *("learning_rate", "weight_decay", "warmup_steps", "steps", "batch_size", "seed"),
+        *("learning_rate", "weight_decay", "warmup_steps", "steps", "epochs", "batch_size", "seed"),
         *("held_out_fraction", "interpolation"),
     }
 )
@@ -114,24 +132,36 @@ def unused_fields(method: str) -> frozenset[str]:
     return frozenset() if method.removesuffix(CONTROL_SUFFIX) == "gated-image" else frozenset({"last_k_layers"})
 
 
-def partial(model: type[Section], name: str) -> type[Section]:
-    """Make a model of the same fields and rules, each one optional, so that an override is checked in its own file."""
+def partial(model: type[Section], name: str, **rules: Any) -> type[Section]:
+    """Make a model of the same fields, each optional, and `rules`, so that an override is checked in its own file."""
     fields: dict[str, Any] = {}
     for field, info in model.model_fields.items():
         optional = copy(info)
         optional.default = None
         fields[field] = (info.annotation, optional)
-    return create_model(name, __base__=Section, **fields)
+    return create_model(name, __base__=Section, __validators__=rules, **fields)
 
 
 if TYPE_CHECKING:
     TrainingOverrides = TrainingConfig
 else:
-    TrainingOverrides = partial(TrainingConfig, "TrainingOverrides")
+    TrainingOverrides = partial(
+        TrainingConfig, "TrainingOverrides", one_length=model_validator(mode="after")(_require_one_length)
+    )
 
 
 def _given(overrides: Section | None) -> dict[str, Any]:
     return {} if overrides is None else overrides.model_dump(exclude_unset=True)
+
+
+def _joined(*sources: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of all sources, of which the last wins; the length of the training is one field in two units."""
+    fields: dict[str, Any] = {}
+    for given in sources:
+        if given.get("steps") or given.get("epochs"):
+            fields = {name: value for name, value in fields.items() if name not in ("steps", "epochs")}
+        fields |= given
+    return fields
 
 
 def _known_method(name: str) -> str:
@@ -150,9 +180,9 @@ class CustomizationConfig(Section):
     def resolve(self, method: str, overrides: Section | None = None) -> TrainingConfig:
         """Join the training of one method; a control trains as its method does. Later sources win, a domain's last."""
         name = method.removesuffix(CONTROL_SUFFIX)
-        method_fields = {**METHOD_DEFAULTS.get(name, {}), **_given(self.defaults), **_given(self.methods.get(name))}
+        sources = (self.defaults, self.methods.get(name), overrides)
         try:
-            return TrainingConfig(**{**method_fields, **_given(overrides)})
+            return TrainingConfig(**_joined(METHOD_DEFAULTS.get(name, {}), *map(_given, sources)))
         except ValidationError as error:
             problems = "; ".join(str(problem["msg"]).removeprefix("Value error, ") for problem in error.errors())
             raise InputError(f"customization of {name}: {problems}") from error

@@ -20,6 +20,8 @@ MAX_TAG_CHARS = 5_000
 METRICS_FILE = "metrics.jsonl"
 TRAINING_PREFIX, SYSTEM_PREFIX = "training/", "system/"
 """Of metrics that have steps: the records of a training, and samples of the machine it ran on."""
+EVALUATED = "evaluation_top1"
+"""Of the records of a training, where it is measured while it runs: these are few, and none is left out."""
 
 LOGGED_SUFFIXES = (".png", ".md", ".csv", ".json", ".html")
 MAX_LOGGED_BYTES, MAX_LOGGED_PAGE_BYTES = 5_000_000, 25_000_000
@@ -67,11 +69,10 @@ def rows_of_record(record: Mapping[str, Any], time_ms: int = 0) -> Iterator[Row]
     """
     step = int(record["step"])
     # The first thousand, then every tenth, hundredth and so on: 66,600 steps give 2,466 points, whoever logs them.
-    if step % 10 ** max(0, len(str(step)) - 3):
-        return
+    left_out = step % 10 ** max(0, len(str(step)) - 3) > 0
     time_ms = int(record.get("time_ms", time_ms))
     for name, value in flatten({name: value for name, value in record.items() if name not in ("step", "time_ms")}):
-        if _is_number(value):
+        if _is_number(value) and (not left_out or name == EVALUATED):
             yield Row(TRAINING_PREFIX + name, float(value), step, time_ms)
 
 

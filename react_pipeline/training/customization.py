@@ -21,6 +21,7 @@ from react_pipeline.store import Artifact, Inputs, RetrievalError, scratch_of
 from react_pipeline.training.distributed import World
 from react_pipeline.training.guards import explained_out_of_memory
 from react_pipeline.training.head_samples import PairVectors
+from react_pipeline.training.labelled_accuracy import labelled_accuracy
 from react_pipeline.training.linear_head import train_linear_head
 from react_pipeline.training.log import METRICS_FILE
 from react_pipeline.training.observer import NoObserver, TrainingObserver
@@ -101,8 +102,9 @@ def _train(
             vectors = PairVectors.read(found, inputs.parents["corpus_embeddings"])
             return train_linear_head(clip, found, vectors, project.domain(slug), training, staging, observer, inputs)
         loaded_base.cache_clear()
+        clip = load(base, world.device)
         trainer = Trainer(
-            load(base, world.device),
+            clip,
             CollectedPairs(pairs),
             project.domain(slug),
             method.removesuffix(CONTROL_SUFFIX),
@@ -110,6 +112,7 @@ def _train(
             world,
             scratch,
             inputs.parents["base_checkpoint"].file(WEIGHTS_FILE),
+            labelled_accuracy(project, slug, clip) if training.evaluate_every else None,
         )
         counts = trainer.run(observer, inputs)
         if staging is not None:

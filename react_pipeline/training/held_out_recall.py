@@ -1,7 +1,7 @@
 """Recall of the held-out pairs by a model in training: before, after, and while it runs.
 
-Does not belong here: which pairs are held out and how recall is counted (`held_out`), what a fall of it means
-(`guards`). Shapes: B pairs, D embedding dimension.
+Belongs here too: encoding images with such a model. Does not belong here: which pairs are held out and how recall is
+counted (`held_out`), what a fall of it means (`guards`). Shapes: B pairs, D embedding dimension.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ ENCODED_AT_ONCE = 128
 
 
 @dataclass(frozen=True)
-class HeldOutRecall:
-    """What encodes the pairs, in the way in which the training does.
+class ImageVectors:
+    """What encodes images, in the way in which the training does.
 
     Attributes:
         model: Encodes images where neither tower nor tokens are there.
@@ -39,23 +39,16 @@ class HeldOutRecall:
     model: Any
     tower: ImageTower | None
     tokens: Tensor | None
-    texts: TrainingTexts
     views: Views
     training: TrainingConfig
     world: World
 
     @torch.no_grad()
-    def of(self, positions: Tensor) -> dict[str, float]:
-        """Image-text recall (`held_out.image_text_recall`) of the pairs at these positions; empty if there is none."""
-        if not len(positions):
-            return {}
-        images = self.world.shared(len(positions), lambda mine: self._image_vectors(positions[mine]))
-        captions = self.texts.caption_ids(positions)
-        texts = torch.cat([self.texts.vectors(part).cpu() for part in captions.split(ENCODED_AT_ONCE)])
-        return image_text_recall(images, texts, captions)
+    def of(self, positions: Tensor) -> Tensor:
+        """Unit vectors (B, D) of images as they are, on the CPU; every process encodes a part of them."""
+        return self.world.shared(len(positions), lambda mine: self._vectors(positions[mine]))
 
-    def _image_vectors(self, positions: Tensor) -> Tensor:
-        """Unit vectors (B, D) of images as they are."""
+    def _vectors(self, positions: Tensor) -> Tensor:
         if self.tower is None and self.tokens is not None:
             return self.tokens[positions, 0]
         parts, device = positions.split(ENCODED_AT_ONCE), self.world.device
@@ -74,3 +67,13 @@ class HeldOutRecall:
         with torch.autocast(self.world.device.partition(":")[0], dtype, enabled=dtype != torch.float32):
             features = self.tower(batch) if self.tokens is None else self.tower.features(batch)
         return functional.normalize(features.float(), dim=-1)
+
+
+@torch.no_grad()
+def held_out_recall(images: ImageVectors, texts: TrainingTexts, positions: Tensor) -> dict[str, float]:
+    """Image-text recall (`held_out.image_text_recall`) of the pairs at these positions; empty if there is none."""
+    if not len(positions):
+        return {}
+    captions = texts.caption_ids(positions)
+    vectors = torch.cat([texts.vectors(part).cpu() for part in captions.split(ENCODED_AT_ONCE)])
+    return image_text_recall(images.of(positions), vectors, captions)

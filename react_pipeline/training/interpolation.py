@@ -9,16 +9,38 @@ tanh(gate), which is 0 in the base. Gated blocks that the base has itself are we
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from react_pipeline.clip import GatedBlock, gated_layers, scale_gates
-from react_pipeline.store import TrainingError
+from react_pipeline.store import InputError, TrainingError
 
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Fractions that `interpolation: held-out` tries: from the base to the trained model."""
+
+
+def require_held_out(wanted: float | str, held_out: int, pairs: int) -> None:
+    """Refuse to choose by held-out pairs where there are none.
+
+    Raises:
+        InputError: Naming the setting.
+    """
+    if wanted == "held-out" and not held_out:
+        raise InputError(
+            f"customization.interpolation: held-out needs held-out pairs, and of {pairs} pairs none is held out; raise "
+            "held_out_fraction, or give interpolation a number"
+        )
+
+
+def copy_of_base(model: nn.Module, names: Collection[str]) -> dict[str, Tensor]:
+    """The parameters of these names as they are now: copies on the CPU of those that train, the others themselves."""
+    return {
+        name: parameter.detach().cpu().clone() if parameter.requires_grad else parameter
+        for name, parameter in model.named_parameters()
+        if name in names
+    }
 
 
 class Line:

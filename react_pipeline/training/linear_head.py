@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from react_pipeline.clip import HEAD_ABOUT_FILE, HEAD_FILE, LOGIT_SCALE, Clip, prompt_templates, zero_shot_head
 from react_pipeline.settings import DomainConfig, TrainingConfig
-from react_pipeline.store import InputError, Inputs, RetrievalError, TrainingError
+from react_pipeline.store import Inputs, RetrievalError, TrainingError
 from react_pipeline.training.guards import explained_out_of_memory, require_learned
 from react_pipeline.training.head_samples import ClassSamples, LabelledTexts, PairVectors, label_texts
 from react_pipeline.training.held_out import split
-from react_pipeline.training.interpolation import GRID, choose
+from react_pipeline.training.interpolation import GRID, choose, require_held_out
 from react_pipeline.training.log import METRICS_FILE, TrainingLog
 from react_pipeline.training.observer import NoObserver, TrainingObserver
 from react_pipeline.training.schedule import generator, learning_rate
@@ -58,8 +58,8 @@ def train_linear_head(
     that retrieval makes, without its selection. In a retrieved set a pair whose class is not the domain's is left out
     and counted (`unlabelled_pairs`).
 
-    Of `training` these count: learning_rate, weight_decay, warmup_steps, steps, batch_size, seed, held_out_fraction and
-    interpolation.
+    Of `training` these count: learning_rate, weight_decay, warmup_steps, steps, epochs, batch_size, seed,
+    held_out_fraction and interpolation.
 
     Files: `head.safetensors` and `head.json` (see `classifier`), `metrics.jsonl` (a line a step).
 
@@ -85,7 +85,13 @@ def train_linear_head(
     trained_on, held_out = (
         _labelled(positions, texts.class_ids) for positions in split(pairs, training.held_out_fraction, training.seed)
     )
-    _require_pairs(domain, training, len(pairs), len(trained_on), len(held_out))
+    if not len(trained_on):
+        raise RetrievalError(
+            f"{domain.slug}: of {len(pairs)} pairs none to train on has a class of the domain; rematerialize "
+            "`retrieved_set`"
+        )
+    require_held_out(training.interpolation, len(held_out), len(pairs))
+    training = training.in_steps(len(trained_on), training.batch_size)
     images = vectors.images
     batches = _Batches(images, texts, trained_on, zero_shot.shape[1], training)
     head = _Head(zero_shot, batches.images.counts > 0, training)
@@ -112,7 +118,8 @@ def train_linear_head(
     def accuracy(fraction: float) -> float:
         return class_accuracy(images[held_out], texts.class_ids[held_out], join(zero_shot, trained, fraction))
 
-    fraction, scores = _fraction_of(training, accuracy)
+    chosen = training.interpolation
+    fraction, scores = choose(GRID, accuracy) if chosen == "held-out" else (chosen, {})
     save_file({"head": join(zero_shot, trained, fraction), "trained": trained}, directory / HEAD_FILE)
     about = _about(domain, batches.images.counts, texts, clip.dimension, fraction, scores)
     (directory / HEAD_ABOUT_FILE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -229,24 +236,6 @@ class _Head:
 def _labelled(positions: Any, class_ids: Tensor) -> Tensor:
     positions = torch.as_tensor(positions, dtype=torch.long)
     return positions[class_ids[positions] >= 0]
-
-
-def _require_pairs(domain: DomainConfig, training: TrainingConfig, pairs: int, trained_on: int, held_out: int) -> None:
-    if not trained_on:
-        raise RetrievalError(
-            f"{domain.slug}: of {pairs} pairs none to train on has a class of the domain; rematerialize `retrieved_set`"
-        )
-    if training.interpolation == "held-out" and not held_out:
-        raise InputError(
-            f"{domain.slug}: `interpolation: held-out` of linear-head needs held-out pairs, and of {pairs} pairs none "
-            "is held out; raise `held_out_fraction`, or give `interpolation` a number"
-        )
-
-
-def _fraction_of(training: TrainingConfig, score: Any) -> tuple[float, dict[float, float]]:
-    if training.interpolation == "held-out":
-        return choose(GRID, score)
-    return training.interpolation, {}
 
 
 def _about(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -32,16 +33,17 @@ from react_pipeline.clip import (
 )
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.settings import DomainConfig, TrainingConfig
-from react_pipeline.store import InputError, Inputs, TrainingError
+from react_pipeline.store import Inputs, TrainingError
 from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.batches import TrainingBatches
 from react_pipeline.training.data import Views
 from react_pipeline.training.distributed import World
 from react_pipeline.training.guards import can_see_collapse, explained_out_of_memory, less_memory, require_no_collapse
 from react_pipeline.training.held_out import image_text_recall, split
-from react_pipeline.training.held_out_recall import HeldOutRecall
-from react_pipeline.training.interpolation import interpolate
+from react_pipeline.training.held_out_recall import ImageVectors, held_out_recall
+from react_pipeline.training.interpolation import copy_of_base, interpolate, require_held_out
 from react_pipeline.training.kept_tokens import keep_tokens
+from react_pipeline.training.labelled_accuracy import LabelledAccuracy
 from react_pipeline.training.log import METRICS_FILE, TrainingLog, peak_memory_bytes, whole_lines
 from react_pipeline.training.losses import require_suitable
 from react_pipeline.training.observer import TrainingObserver
@@ -80,6 +82,7 @@ class Trainer:
         world: World,
         scratch: Path,
         weights: Path | None = None,
+        labelled: LabelledAccuracy | None = None,
     ) -> None:
         """Attach what the method trains, and compute once what stays frozen.
 
@@ -88,44 +91,36 @@ class Trainer:
             method: Without `-control`.
             scratch: Survives a kill; the same directory in all processes.
             weights: The base's safetensors. Given, a frozen text tower leaves the memory once its vectors are there.
+            labelled: What is measured every `evaluate_every` steps.
 
         Raises:
             InputError: If the batch does not divide among the processes, or the loss does not suit the model.
             RetrievalError: If there are fewer than two pairs to train on.
         """
         self.began = time.monotonic()
-        self.clip, self.method, self.world, self.scratch = clip, method, world, scratch
+        self.clip, self.method, self.world, self.scratch, self.labelled = clip, method, world, scratch, labelled
         self.model: Any = clip.model
         require_suitable(training.loss, self.model)
         self.trained_on, self.held_out = split(pairs, training.held_out_fraction, training.seed)
-        if training.interpolation == "held-out" and not len(self.held_out):
-            raise InputError(
-                f"customization.interpolation: held-out needs held-out pairs, and of {len(pairs)} pairs none is held "
-                "out; raise held_out_fraction, or give interpolation a number"
-            )
+        require_held_out(training.interpolation, len(self.held_out), len(pairs))
         pixels = Pixels(clip.preprocess)
         augment = augmentation(training.augmentation, pixels, clip.preprocess_cfg)
         self.views = Views(pairs, pixels, augment, training.seed)
         self.batches = TrainingBatches(self.trained_on, self.views, training, world)
         # All processes take what the writer takes: they need not run on equal machines.
         precision = world.broadcast(choose_precision(training.precision, world.device, "customization.precision"))
+        training = training.in_steps(len(self.trained_on), self.batches.batch_size)
         self.training = training = training.model_copy(update={"precision": precision})
         of_base = {name for name, _ in self.model.named_parameters()}
         self.step0_max_difference = self._attach()
         text_trains = trains_text(self.model)
         self.texts = TrainingTexts(clip, pairs, domain, training, world, text_trains, scratch)
+        if labelled is not None and not text_trains:
+            labelled.freeze_head()
         if weights is not None and not text_trains:
             map_weights(self.model, text_parameters(self.model), weights)
-        # Copies on the CPU, and only if there is a line to go back on.
-        self.base = (
-            {}
-            if training.interpolation == 1
-            else {
-                name: parameter.detach().cpu().clone() if parameter.requires_grad else parameter
-                for name, parameter in self.model.named_parameters()
-                if name in of_base
-            }
-        )
+        # Only if there is a line to go back on.
+        self.base = {} if training.interpolation == 1 else copy_of_base(self.model, of_base)
         # Of the base, not of a state that is resumed from.
         self.max_log_scale = max_log_scale(training.loss, self.model.logit_scale.item())
         self.tower = self._tower()
@@ -222,9 +217,9 @@ class Trainer:
         with StateWriter() as writer, record(title=f"training {self.method}") as log, closing(batches):
             taken: list[tuple[int, Values, float, float]] = []
 
-            def read() -> None:
+            def read(more: Mapping[str, float] = {}) -> None:
                 for number, values, waited, seconds in taken:
-                    log.add(number, step_of.read(number, values), waited=waited, seconds=seconds)
+                    log.add(number, {**step_of.read(number, values), **more}, waited=waited, seconds=seconds)
                 taken.clear()
 
             for step in steps:
@@ -238,11 +233,14 @@ class Trainer:
                 read()
                 done, due = step + 1, (step + 1) % training.checkpoint_every == 0
                 probes = looked_at > 0 and done < training.steps and not done % (training.probe_every or training.steps)
-                if last := due or probes or done == training.steps:
+                evaluates = self.labelled is not None and not done % training.evaluate_every
+                if last := due or probes or evaluates or done == training.steps:
                     values.read()
                 taken.append((step, values, waited, time.monotonic() - began))
                 if last:
-                    read()  # nothing is kept before it is known to be good
+                    ours = (self.model, self.tower, training, world)
+                    seen = self.labelled.of(*ours) if self.labelled and evaluates else {}
+                    read(seen)  # nothing is kept before it is known to be good
                 if probes:
                     require_no_collapse(done, probed_before, self.recall(PROBED_PAIRS), looked_at)
                 if world.is_writer and (due or probes):
@@ -292,8 +290,8 @@ class Trainer:
 
     def recall(self, count: int) -> dict[str, float]:
         """Image-text recall of the first `count` held-out pairs; empty where none is held out."""
-        probe = HeldOutRecall(self.model, self.tower, self.tokens, self.texts, self.views, self.training, self.world)
-        return probe.of(self.held_out[:count])
+        images = ImageVectors(self.model, self.tower, self.tokens, self.views, self.training, self.world)
+        return held_out_recall(images, self.texts, self.held_out[:count])
 
     def _score(self) -> float:
         recall = self.recall(len(self.held_out))

@@ -9,7 +9,7 @@ from typing import Any
 
 from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import Manifests, Project
-from react_pipeline.settings import CONTROL_SUFFIX
+from react_pipeline.settings import CONTROL_SUFFIX, pairs_of
 from react_pipeline.store import Artifact, ReactError
 
 Amount = Callable[[Project, str], int]
@@ -32,8 +32,9 @@ def _pairs(project: Project, _key: str) -> int:
 
 
 def _images_of_training(project: Project, key: str) -> int:
-    training = project.training(*key.split("/"))
-    return training.steps * training.batch_size
+    slug, method = key.split("/")
+    training, pairs = project.training(slug, method), pairs_of(method)
+    return training.images(lambda: int(project.store.current(pairs, slug).counts["pairs"]))
 
 
 def _images_trained(artifact: Artifact) -> Any:

@@ -6,6 +6,7 @@ Belongs here: the sums of one configuration. Does not belong here: rates and for
 
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,11 +114,12 @@ class _Sums:
         self.project, self.machine, self.rows = project, machine, rows
         self.config, self.corpus, self.problems = project.config, project.config.corpus, list[str]()
         self.encoder, self.domains = _encoder(project), load_domains(project.config.domains)[0]
-        self.pairs = 0
+        self.pairs_of: dict[str, int] = {}
         for slug, domain in self.domains.items():
             settings = project.retrieval(slug)
             most = rows if settings.choose == "all" else len(domain.classes) * settings.max_per_class
-            self.pairs += min(most, settings.max_pairs or rows, rows)
+            self.pairs_of[slug] = min(most, settings.max_pairs or rows, rows)
+        self.pairs = sum(self.pairs_of.values())
 
     def steps(self) -> list[Step]:
         fetched = download_seconds(self.pairs / ALIVE) / 3_600 if self.corpus.kind == "embeddings" else 0.0
@@ -210,8 +212,8 @@ class _Sums:
 
     def _training(self) -> Step:
         keys = STAGES["customized_checkpoint"].keys(self.domains, self.config.methods)
-        trainings = [self.project.training(*key.split("/")) for key in keys]
-        images = sum(training.steps * training.batch_size for training in trainings)
+        named = [key.split("/") for key in keys]
+        images = sum(self.project.training(*key).images(partial(int, self.pairs_of[key[0]])) for key in named)
         operations = PASSES_OF_TRAINING * images * (self.encoder.image + self.encoder.text)
         disk, amount = len(keys) * self.encoder.weights_bytes, f"{images:,} images in all steps"
         step = Step("customized_checkpoint", amount, disk, operations=operations)

@@ -53,6 +53,15 @@ def test_imagenets_validation_folder_of_wordnet_ids_is_its_test(tmp_path: Path) 
             (tmp_path / IMAGENET.name / "val" / synset / "a.JPEG").write_bytes(png(number, synset))
     images = read_dataset(tmp_path, IMAGENET.name, "test")
     assert images.labels.tolist() == [number for number in range(1000) if number % 100 == 7]
+    # As the recipe makes a list of some training images a folder.
+    for location in images.locations[:5]:
+        link = tmp_path / location.replace("/val/", "/train/")
+        link.parent.mkdir(parents=True)
+        link.symlink_to(tmp_path / location)
+    for synset in synsets:
+        (tmp_path / IMAGENET.name / "train" / synset).mkdir(parents=True, exist_ok=True)
+    few = read_dataset(tmp_path, IMAGENET.name, "train")
+    assert (few.labels.tolist(), few.read(4)) == (images.labels[:5].tolist(), images.read(4))
 
 
 def test_imagenets_classes_of_one_name_are_those_of_the_domain_in_their_order(tmp_path: Path) -> None:

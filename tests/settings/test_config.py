@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
+from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.files import load_domain, load_domains, load_pipeline
-from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.settings.training import CustomizationConfig, TrainingConfig, TrainingOverrides
 from react_pipeline.store.errors import ConfigError
 
 
@@ -193,6 +196,50 @@ def test_training_joins_method_defaults_pipeline_and_domain(tmp_path: Path) -> N
     training = customization.resolve("locked-text-control", domain.customization)
     assert (training.steps, training.batch_size, training.seed, training.learning_rate) == (7, 5, 3, 5e-5)
     assert customization.resolve("gated-image").learning_rate == TrainingConfig().learning_rate
+
+
+def test_the_last_of_steps_and_epochs_wins_and_both_together_are_refused(tmp_path: Path) -> None:
+    of_pipeline = CustomizationConfig.model_validate({"defaults": {"epochs": 2}, "methods": {"full": {"steps": 7}}})
+    assert [of_pipeline.resolve(method).epochs for method in ("gated-image", "linear-head", "full")] == [2, 2, None]
+    assert of_pipeline.resolve("full").steps == 7
+    domain = TrainingOverrides.model_validate({"epochs": 3})
+    assert of_pipeline.resolve("full", domain).epochs == 3
+    nothing = TrainingOverrides.model_validate({"epochs": None})
+    assert (of_pipeline.resolve("full", nothing).steps, of_pipeline.resolve("full", nothing).epochs) == (7, None)
+    both = {"epochs": 2, "steps": 5}
+    with pytest.raises(ConfigError, match=r"pets\.yaml: customization: .*`epochs`"):
+        load_domain(write(tmp_path / "pets.yaml", {"classes": ["cat"], "customization": both}))
+    for given, field in (({"defaults": both}, "defaults"), ({"methods": {"full": both}}, "methods.full")):
+        with pytest.raises(ValidationError, match=field):
+            CustomizationConfig.model_validate(given)
+
+
+@pytest.mark.parametrize("share", [-1, 1.5, "half"])
+def test_warm_up_is_a_count_or_a_share(share: object) -> None:
+    assert CustomizationConfig.model_validate({"defaults": {"warmup_steps": 0.1}}).resolve("full").warmup_steps == 0.1
+    with pytest.raises(ValidationError, match="warmup_steps"):
+        CustomizationConfig.model_validate({"defaults": {"warmup_steps": share}})
+
+
+@pytest.mark.parametrize(
+    ("classes", "token"),
+    [
+        (["crane", "crane"], "`id`"),
+        ([{"id": "bird", "name": "crane"}, "crane"], "`id`"),
+        ([{"id": "bird", "name": "crane"}, {"id": "Bird", "name": "crane"}], "'bird'"),
+        ([{"id": "robin", "name": "crane"}, "robin"], "'robin'"),
+        ([{"id": "bird", "name": "crane"}, {"id": "machine", "name": "hoist", "synonyms": ["crane"]}], "'crane'"),
+        ([{"id": "bird", "name": "crane", "synonyms": ["Crane"]}], "'Crane'"),
+    ],
+    ids=str,
+)
+def test_classes_of_one_name_have_ids_that_differ(classes: list[Any], token: str) -> None:
+    ours = [{"id": "crane (bird)", "name": "crane"}, {"id": "crane (machine)", "name": "crane", "synonyms": ["hoist"]}]
+    domain = DomainConfig.model_validate({"slug": "cranes", "classes": [*ours, "robin"]})
+    assert domain.class_names == ["crane (bird)", "crane (machine)", "robin"]
+    assert domain.prompt_names == ["crane", "crane", "robin"]
+    with pytest.raises(ValidationError, match=token):
+        DomainConfig.model_validate({"slug": "cranes", "classes": classes})
 
 
 def test_one_bad_domain_leaves_the_others(tmp_path: Path) -> None:

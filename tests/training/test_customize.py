@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from react_pipeline.clip.model import load, loaded_base
 from react_pipeline.clip.pixels import Pixels
 from react_pipeline.corpus.collected import CollectedPairs
+from react_pipeline.lineage import resolve
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.store.artifacts import Inputs
@@ -249,6 +250,38 @@ def test_half_precision_follows_the_full_one(make_project: Make, _retrieved_stor
     # In fp16 the scaler skips first steps until it has found its scale, so its curve runs some steps behind.
     tolerance = {"bf16": 0.02, "fp16": 0.1}[precision]
     assert losses(half, "gated-image") == pytest.approx(reference, rel=tolerance)
+
+
+def test_epochs_make_steps_of_the_pairs_and_a_killed_training_of_them_resumes(
+    make_project: Make, _retrieved_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    defaults = {"epochs": 2, "batch_size": 8, "warmup_steps": 0.25, "last_k_layers": 2, "checkpoint_every": 2}
+    project = prepared(make_project(customization={"defaults": defaults}), _retrieved_store)
+    # The steps of the default are no part of it.
+    assert "steps" not in resolve(project, "customized_checkpoint", "shapes/full").config
+    whole = customize(project, "shapes", "gated-image")
+    records = [json.loads(line) for line in whole.file("metrics.jsonl").read_text().splitlines()]
+    assert whole.counts["steps"] == len(records) == 2 * ((whole.counts["pairs"] - whole.counts["held_out_pairs"]) // 8)
+    rates = [record["learning_rate"] for record in records]
+    assert rates.index(max(rates)) in (round(0.25 * len(records)) - 1, round(0.25 * len(records)))
+    shutil.rmtree(whole.path)
+    take = TrainingStep.take
+
+    def dying(self: TrainingStep, step: int, *rest: Any, **options: Any) -> Any:
+        if step == 5:
+            raise KeyboardInterrupt
+        return take(self, step, *rest, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(TrainingStep, "take", dying)
+        customize(project, "shapes", "gated-image")
+    again = customize(project, "shapes", "gated-image")
+    assert again.counts["first_step"] == 4
+    assert [json.loads(line)["loss"] for line in again.file("metrics.jsonl").read_text().splitlines()] == [
+        record["loss"] for record in records
+    ]
+    head = customize(project, "shapes", "linear-head").counts
+    assert head["steps"] == 2 * ((head["pairs"] - head["held_out_pairs"]) // 8)
 
 
 def test_held_out_recall_is_measured_before_and_after(make_project: Make, _retrieved_store: Path) -> None:

@@ -35,6 +35,7 @@ TRAINING: dict[str, Any] = {
         "held_out_fraction": 0.2,
         "workers": 0,
         "augmentation": "none",
+        "evaluate_every": 3,
     },
     # The other way through everything: no kept tokens, texts that train, classes in the loss, parts of a batch.
     "methods": {
@@ -133,6 +134,11 @@ def losses(path: str | Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (Path(path) / "metrics.jsonl").read_text().splitlines()]
 
 
+def accuracies(path: str | Path) -> list[float]:
+    records = [json.loads(line) for line in (Path(path) / "metrics.jsonl").read_text().splitlines()]
+    return [record["evaluation_top1"] for record in records if "evaluation_top1" in record]
+
+
 @pytest.mark.parametrize(("name", "method"), [("gated", "gated-image"), ("full", "full")])
 def test_two_processes_take_the_steps_of_one(together: Together, name: str, method: str) -> None:
     one = customize(together.alone, "shapes", method)
@@ -140,6 +146,8 @@ def test_two_processes_take_the_steps_of_one(together: Together, name: str, meth
     assert (one.counts["processes"], two.counts["processes"]) == (1, 2)
     assert losses(two.path) == pytest.approx(losses(one.path), rel=1e-4)
     assert len(losses(two.path)) == 6
+    assert accuracies(two.path) == accuracies(one.path)
+    assert len(accuracies(one.path)) == 2
     assert two.fingerprint == one.fingerprint
     assert two.counts["held_out_after"] == pytest.approx(one.counts["held_out_after"])
     assert two.counts["prefix_kept"] == one.counts["prefix_kept"] == (name == "gated")

@@ -21,6 +21,14 @@ def test_learning_rate_warms_up_and_falls_to_zero() -> None:
     assert rates[4:] == sorted(rates[4:], reverse=True)
 
 
+def test_epochs_and_a_share_of_warm_up_are_steps_of_whole_batches() -> None:
+    training = TrainingConfig(epochs=32, warmup_steps=0.075, batch_size=4_096).in_steps(8_530_639, 4_096)
+    assert (training.steps, training.warmup_steps, training.epochs) == (32 * 2_082, round(0.075 * 66_624), None)
+    assert TrainingConfig(epochs=0.5).in_steps(1_000, 100).steps == 5
+    assert TrainingConfig(epochs=0.001).in_steps(1_000, 100).steps == 1
+    assert TrainingConfig(steps=7, warmup_steps=3).in_steps(1_000, 100).warmup_steps == 3
+
+
 def test_every_epoch_takes_each_pair_once_in_a_new_order() -> None:
     epochs = [torch.cat([batch_at(epoch * 5 + step, 10, 2, 0) for step in range(5)]) for epoch in range(2)]
     for epoch in epochs:

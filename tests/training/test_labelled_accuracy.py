@@ -1,0 +1,82 @@
+"""Accuracy on labelled images while a training runs: what it shows, and that nothing depends on it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from react_pipeline.evaluation.domain_results import EvalResult, evaluate
+from react_pipeline.labelled.labelled import read_images
+from react_pipeline.project.project import Project
+from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.errors import InputError
+from react_pipeline.training.customization import customize
+
+Make = Callable[..., Project]
+TRAINING = {"steps": 4, "batch_size": 8, "last_k_layers": 2, "learning_rate": 0.01, "augmentation": "timm"}
+
+
+@pytest.fixture
+def trained(make_project: Make, _retrieved_store: Path) -> Callable[..., tuple[Project, Artifact]]:
+    def train(method: str, **fields: Any) -> tuple[Project, Artifact]:
+        project = make_project(customization={"defaults": {**TRAINING, **fields}})
+        shutil.rmtree(project.config.store, ignore_errors=True)
+        shutil.copytree(_retrieved_store, project.config.store)
+        return project, customize(project, "shapes", method)
+
+    return train
+
+
+def accuracies(artifact: Artifact) -> dict[int, float]:
+    records = [json.loads(line) for line in artifact.file("metrics.jsonl").read_text().splitlines()]
+    return {record["step"]: record["evaluation_top1"] for record in records if "evaluation_top1" in record}
+
+
+@pytest.mark.parametrize("method", ["gated-image", "locked-image", "full"])
+def test_it_is_the_accuracy_of_the_result_and_changes_no_weight(
+    trained: Callable[..., tuple[Project, Artifact]], method: str
+) -> None:
+    _, plain = trained(method)
+    weights = load_file(plain.file("open_clip_model.safetensors"))
+    assert accuracies(plain) == {}
+    project, watched = trained(method, evaluate_every=2)
+    assert watched.fingerprint == plain.fingerprint
+    again = load_file(watched.file("open_clip_model.safetensors"))
+    assert again.keys() == weights.keys()
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    found = accuracies(watched)
+    assert list(found) == [1, 3]
+    assert found[3] == EvalResult.read(evaluate(project, "shapes", method)).top1
+
+
+def test_a_set_that_is_unavailable_is_reported_and_the_training_goes_on(
+    make_project: Make, _retrieved_store: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(customization={"defaults": {**TRAINING, "evaluate_every": 2}})
+    shutil.copytree(_retrieved_store, project.config.store)
+    unavailable = Artifact(Path(), {"fingerprint": "", "counts": {"unavailable": "no such folder"}}, reused=True)
+    monkeypatch.setattr("react_pipeline.training.labelled_accuracy.fresh", lambda *_: unavailable)
+    artifact = customize(project, "shapes", "gated-image")
+    assert artifact.counts["steps"] == 4
+    assert accuracies(artifact) == {}
+    assert "evaluate_every" in caplog.text and "no such folder" in caplog.text
+
+
+def test_a_labelled_image_that_changed_is_refused(make_project: Make, _retrieved_store: Path, tmp_path: Path) -> None:
+    project = make_project(customization={"defaults": {**TRAINING, "evaluate_every": 2}})
+    shutil.copytree(_retrieved_store, project.config.store)
+    images = read_images(project.store.current("evaluation_set", "shapes"))
+    folder = Path(shutil.copytree(Path(images["path"][0]).parents[1], tmp_path / "labelled"))
+    domain = project.config.domains / "shapes.yaml"
+    domain.write_text(domain.read_text().replace(str(Path(images["path"][0]).parents[1]), str(folder)))
+    changed = sorted(folder.rglob("*.png"))[3]
+    changed.write_bytes(changed.read_bytes() + b"\0")
+    with pytest.raises(InputError, match=changed.name):
+        customize(project, "shapes", "gated-image")
