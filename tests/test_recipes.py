@@ -43,3 +43,4 @@ def test_its_plan_has_hours_and_bytes_for_every_step(recipe: Path) -> None:
     steps = {step.stage: step for step in plan.steps}
     assert steps["customized_checkpoint"].gpu_hours and steps["corpus"].cpu_hours
     assert steps["retrieved_set"].disk > 1e11
+    assert steps["customized_checkpoint"].amount.startswith(f"{2 * 32 * 10_000_000:,} images")

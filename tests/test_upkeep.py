@@ -196,6 +196,9 @@ def test_own_settings_of_a_training_count_as_changed(trained: Project) -> None:
     assert task.place == ("customized_checkpoint", "shapes/gated-image")
     assert "steps" in task.reason
     assert task.images == 72
+    (task,) = survey(change_pipeline(trained, customization={"defaults": {"epochs": 3}}), ["shapes"]).tasks
+    assert "epochs" in task.reason
+    assert task.images == 3 * trained.store.current("retrieved_set", "shapes").counts["pairs"]
 
 
 def test_broken_file_harms_no_other_domain(project: Project) -> None:

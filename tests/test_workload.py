@@ -20,6 +20,13 @@ def test_amounts_are_those_of_the_step_and_nothing_where_they_are_not_known(inde
     assert announce(indexed_project, "retrieved_set", "nosuch") == ""
 
 
+def test_epochs_are_counted_in_the_pairs_there_are(retrieved_project: Project) -> None:
+    pairs = retrieved_project.store.current("retrieved_set", "shapes").counts["pairs"]
+    by_epochs = change_pipeline(retrieved_project, customization={"defaults": {"epochs": 3}})
+    announced = announce(by_epochs, "customized_checkpoint", "shapes/gated-image")
+    assert announced == f"{3 * pairs} images in all steps"
+
+
 @pytest.mark.parametrize(
     ("method", "seconds"),
     [("gated-image", "about 20 s"), ("gated-image-control", "about 20 s"), ("linear-head", "")],

@@ -102,7 +102,7 @@ def plan_of(project: Project, machine: Machine, rows: int | None = None) -> Plan
         hours = [hours for hours in (step.cpu_hours, step.gpu_hours, step.spark_hours) if hours is not None]
         if min(hours, default=0) > LONG_HOURS and step.measured_hours is None:
             trains = step.stage == "customized_checkpoint"
-            less = "fewer `customization.defaults.steps`" if trains else "more machines (`distributor.kind: spark`)"
+            less = "fewer steps or epochs (`customization`)" if trains else "more machines (`distributor.kind: spark`)"
             problems.append(f"{step.stage}: {min(hours) / 24:,.1f} days: use a GPU, or {less}")
     return Plan(machine, sums.rows, steps, problems)
 
