@@ -1,4 +1,4 @@
-"""Two classes of one name: they are told apart by their ids from the domain file to a prediction."""
+"""Two classes of one name: their ids keep them apart from the domain file to a prediction."""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ def test_an_image_changed_after_publishing_is_refused(
         encode_images(load(tiny_checkpoint), images, max_pixels=10_000, batch_size=8, workers=1, precision="fp32")
 
 
-def test_classes_of_one_name_are_told_apart_by_their_ids(tiny_project: Project, folder: Path) -> None:
+def test_classes_of_one_name_are_kept_apart_by_their_ids(tiny_project: Project, folder: Path) -> None:
     path = tiny_project.config.domains / "shapes.yaml"
     domain = yaml.safe_load(path.read_text())
     twins = [{"id": f"ring {number}", "name": "ring", "synonyms": [f"hoop {number}"]} for number in (1, 2)]
