@@ -124,11 +124,6 @@ class PublishedImages:
     sha256: tuple[str, ...]
     max_pixels: int
 
-    @classmethod
-    def of(cls, images: pd.DataFrame, max_pixels: int) -> PublishedImages:
-        """Those of a table of `read_images`."""
-        return cls(tuple(images["path"]), tuple(images["sha256"]), max_pixels)
-
     def __len__(self) -> int:
         """Number of images."""
         return len(self.paths)
@@ -185,7 +180,7 @@ def encode_images(
 
     encoder = Encoder(clip, precision, long_run=len(images) >= LONG_RUN)
 
-    published = PublishedImages.of(images, max_pixels)
+    published = PublishedImages(tuple(images["path"]), tuple(images["sha256"]), max_pixels)
 
     def prepare(position: int) -> torch.Tensor:
         return (preprocess or encoder.to_tensor)(published.decoded(position))

@@ -47,7 +47,7 @@ class LabelledAccuracy:
         """Read which images there are; larger ones than `max_pixels` are refused."""
         self._clip, self._domain = clip, domain
         images, pixels = read_images(published, domain), Pixels(preprocessing_for(clip, domain))
-        decoded = PublishedImages.of(images, max_pixels)
+        decoded = PublishedImages(tuple(images["path"]), tuple(images["sha256"]), max_pixels)
         self._views = Views(decoded, pixels, augmentation("none", pixels, clip.preprocess_cfg), seed=0)
         self._class_ids = torch.tensor(images["class_id"].to_numpy(), dtype=torch.long)
         self._frozen_head: Tensor | None = None
