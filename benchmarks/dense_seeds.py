@@ -1,79 +1,126 @@
-"""Detection and segmentation on the demo's scenes, several seeds of scenes: mean and spread of each method.
+"""Detection and segmentation on the demo's scenes over several seeds: mean and spread of each method.
 
-Run `python -m benchmarks.dense_seeds` after `make demo`; `--page docs/results.md` writes the table there. Scenes are
-made below `dense.root`. Results are artifacts, so what is measured already is not measured again.
+Run `python -m benchmarks.dense_seeds` after `make demo`. A seed is that of the scenes (which drawings, where, how
+large) and of the training; methods of `TRAINED_ONCE` are trained with seed 0 and measured on the scenes of all. The
+control's random pairs are drawn once. Each training seed has a store of its own (`demo_seeds`), so what is made already
+is not made again. `--page docs/results.md` writes the table there, and a picture of one scene beside it.
+
+With `--student-steps` a student learns from the map on other scenes, and both maps are measured; boxes are not.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import shutil
+import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from benchmarks.demo_seeds import DOMAINS
+from benchmarks.methods import store_of, write_section
 from react_pipeline.benchmark import publish_dense
+from react_pipeline.benchmark.dense_pictures import write_overlays
 from react_pipeline.demo import build_scenes
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
 from react_pipeline.settings import OwnDenseSet
+from react_pipeline.store import Artifact
+from react_pipeline.training import customize
 
-BEGIN, END = "<!-- dense:begin -->", "<!-- dense:end -->"
-COLUMNS = {"truth": "AP50, true boxes", "objects": "AP50, proposals", "map": "mIoU"}
-STUDENT = {"student": "mIoU of a student"}
-
-
-def sets_of(seed: int) -> tuple[OwnDenseSet, ...]:
-    """The sets of one seed of scenes."""
-    base = f"seed-{seed}/{{domain}}"
-    boxes = OwnDenseSet(name=f"boxes-{seed}", images=f"{base}/images", annotations=f"{base}/annotations.json")
-    labels = {"labels": f"{base}/labels", "names": f"{base}/names.txt"}
-    return boxes, OwnDenseSet(name=f"masks-{seed}", images=f"{base}/images", **labels)
+METHODS = ("base", "gated-image", "gated-image-control", "locked-text")
+TRAINED_ONCE = ("locked-text", "locked-text-control")
+"""Their trainings take minutes."""
+COLUMNS = {"truth": "AP50, true boxes", "objects": "AP50, proposals", "map": "mIoU", "student": "mIoU of a student"}
+UNLABELLED = 1_000
+"""Seed of the scenes that a student learns from, which no model is measured on."""
 
 
-def measured(project: Project, slug: str, method: str) -> pd.DataFrame:
-    """AP50 and mIoU of one checkpoint, a row a seed and source."""
-    rows = pd.read_parquet(publish_dense(project, slug, method).file("results.parquet"))
-    return rows[rows["figure"].isin(["ap50", "miou"])].assign(domain=slug, method=method)
+def scenes(root: Path, slug: str, seed: int, **given: Any) -> str:
+    """Folder below the root with the scenes of a seed; those of the domain are made where there are none."""
+    if not (root / f"seed-{seed}" / slug).is_dir():
+        build_scenes(f"demo/{slug}", root / f"seed-{seed}" / slug, seed, **given)
+    return f"seed-{seed}/{{domain}}"
+
+
+def on_scenes(project: Project, slug: str, seed: int, student_steps: int = 0) -> Project:
+    """The project, measured on the scenes of one seed."""
+    root = project.config.dense.root or Path()
+    folder = scenes(root, slug, seed)
+    labels = {"labels": f"{folder}/labels", "names": f"{folder}/names.txt"}
+    boxes = OwnDenseSet(name="scene-boxes", images=f"{folder}/images", annotations=f"{folder}/annotations.json")
+    masks = OwnDenseSet(name="scene-masks", images=f"{folder}/images", **labels)
+    fields: dict[str, Any] = {"own": (boxes, masks)}
+    if student_steps:
+        images = f"{scenes(root, slug, UNLABELLED, scenes=200)}/images"
+        fields = {"own": (masks,), "student_images": images, "student_steps": student_steps, "student_batch": 4}
+    dense = project.config.dense.model_copy(update=fields)
+    return replace(project, config=project.config.model_copy(update={"dense": dense}))
+
+
+def summarise(table: pd.DataFrame, domains: Sequence[str], methods: Sequence[str]) -> str:
+    """Mean ± standard deviation over seeds by domain and method, and of the mean over domains; Markdown."""
+    means = table.groupby(["method", "source", "seed"], as_index=False)["value"].mean().assign(domain="mean")
+    whole = pd.concat([table, means]) if len(domains) > 1 else table
+    summary = whole.groupby(["domain", "method", "source"])["value"].agg(["mean", "std"])
+    columns = {name: title for name, title in COLUMNS.items() if name in set(table["source"])}
+    rows = [
+        [domain, method, *(_with_spread(*summary.loc[domain, method, name]) for name in columns)]
+        for domain in (*domains, *(["mean"] if len(domains) > 1 else []))
+        for method in methods
+    ]
+    return markdown_table(["domain", "method", *columns.values()], rows)
+
+
+def _with_spread(mean: float, spread: float) -> str:
+    return f"{mean:.1f}" + ("" if pd.isna(spread) else f" ± {spread:.1f}")
+
+
+def draw(results: dict[str, Artifact], path: Path) -> None:
+    """The first scene of one domain: truth beside every method."""
+    with tempfile.TemporaryDirectory() as folder:
+        for method, result in results.items():
+            (Path(folder) / method / "shown").mkdir(parents=True)
+            for picture in result.path.glob("shown/*--0-*.png"):
+                shutil.copy(picture, Path(folder) / method / "shown")
+        write_overlays(Path(folder) / "base", {method: Path(folder) / method for method in results}, path)
 
 
 def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--domains", nargs="+", default=["animals", "food", "travel"])
-    parser.add_argument("--methods", nargs="+", default=["base", "gated-image", "gated-image-control"])
+    """Print a line for each seed, method and domain, then the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--domains", nargs="+", default=DOMAINS)
+    parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--student-steps", type=int, default=0, help="train a student on the scenes; 0: none")
+    parser.add_argument("--student-steps", type=int, default=0, help="train a student on 200 other scenes; 0: none")
     parser.add_argument("--page", type=Path)
     given = parser.parse_args()
-    project = Project.load()
-    root = project.config.dense.root or Path()
-    for slug in given.domains:
-        for seed in range(given.seeds):
-            if not (folder := root / f"seed-{seed}" / slug).is_dir():
-                build_scenes(f"demo/{slug}", folder, seed)
-    own = tuple(entry for seed in range(given.seeds) for entry in sets_of(seed))
-    columns = COLUMNS | (STUDENT if given.student_steps else {})
-    student = {"student_images": "seed-0/{domain}/images", "student_steps": given.student_steps}
-    dense = project.config.dense.model_copy(update={"own": own, **(student if given.student_steps else {})})
-    project = replace(project, config=project.config.model_copy(update={"dense": dense}))
-    parts = [measured(project, slug, method) for slug in given.domains for method in given.methods]
-    table = pd.concat(parts)
-    table["seed"] = table["set"].str.split("-").str[-1]
-    # Over domains first, so that the spread is that of the seeds.
-    by_seed = table.groupby(["method", "source", "seed"])["value"].mean()
-    means = 100 * by_seed.groupby(["method", "source"]).agg(["mean", "std"])
-    rows = [
-        [method, *(f"{means.loc[method, name]['mean']:.1f} ± {means.loc[method, name]['std']:.1f}" for name in columns)]
-        for method in given.methods
-    ]
-    about = f"{', '.join(given.domains)}; mean ± standard deviation over {given.seeds} seeds of scenes, percent."
-    text = f"{markdown_table(['method', *columns.values()], rows)}\n{about}\n"
-    print(text)
+    project, parts, first = Project.load(), [], {}
+    trained = functools.cache(lambda seed: store_of(project, seed))
+    for seed in range(given.seeds):
+        for method in given.methods:
+            for slug in given.domains:
+                one = on_scenes(trained(0 if method in TRAINED_ONCE else seed), slug, seed, given.student_steps)
+                if method != "base":
+                    customize(one, slug, method)
+                made = publish_dense(one, slug, method)
+                rows = pd.read_parquet(made.file("results.parquet")).query("figure in ['ap50', 'miou']")
+                parts.append(rows.assign(domain=slug, method=method, seed=seed, value=100 * rows["value"]))
+                print(seed, method, slug, parts[-1].set_index("source")["value"].round(2).to_dict(), flush=True)
+                if (seed, slug) == (0, given.domains[0]):
+                    first[method] = made
+    text = summarise(pd.concat(parts), given.domains, given.methods)
+    print(f"\n{text}")
     if given.page:
-        page = given.page.read_text(encoding="utf-8")
-        head, rest = page.split(BEGIN)
-        given.page.write_text(f"{head}{BEGIN}\n\n{text}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+        name = "student" if given.student_steps else "dense"
+        seeds = "one seed" if given.seeds == 1 else f"mean ± standard deviation over {given.seeds} seeds"
+        write_section(given.page, f"{text}\nPercent, {seeds}.", f"<!-- {name}:begin -->", f"<!-- {name}:end -->")
+    if given.page and not given.student_steps:
+        draw(first, given.page.parent / "images" / "dense.png")
 
 
 if __name__ == "__main__":

@@ -151,6 +151,7 @@ GUARDS = (
     Guard("react_pipeline/evaluation/comparison.py", "if not one.index.equals(other.index):", "if False:", "faults/test_comparing_unequal_results.py"),
     Guard("react_pipeline/evaluation/comparison.py", "if len(set(values.values())) > 1:", "if False:", "faults/test_comparing_unequal_results.py"),
     Guard("react_pipeline/retrieval/control.py", 'pairs["evaluation_similarity"] >= self._evaluation.near', 'pairs["evaluation_similarity"] > 9', "retrieval/test_control.py"),
+    Guard("react_pipeline/retrieval/decontamination.py", '"dense": dense_digests(project, slug)', '"dense": {}', "faults/test_evaluation_images_in_retrieved_set.py"),
     # Blocking checks
     Guard("assets/upkeep_sensor.py", " or STAGES[task.stage].group in self.left_out", "", "assets/test_automation.py"),
     Guard("react_pipeline/pipeline.py", '"encoder": is_linear_head(method)', '"encoder": False', "assets/test_definitions.py"),

@@ -104,9 +104,7 @@ class Segmenter:
     def __call__(self, image: Image.Image) -> NDArray[np.int64]:
         """Class ids (H, W) of an image."""
         fitted = resized(image, self.config.short_side or self.tower.size, self.tower.stride)
-        logits = self._logits(normalized(self.clip, fitted))
-        size = (image.height, image.width)
-        shares = functional.interpolate(logits, size, mode="bilinear")[0].softmax(dim=0)
+        shares = self._logits(normalized(self.clip, fitted), (image.height, image.width)).softmax(dim=0)
         highest = shares.amax(dim=(1, 2))
         shares[(highest < self.config.prompt_denoising) & (highest < highest.max())] = 0
         best, ids = shares.max(dim=0)
@@ -114,28 +112,30 @@ class Segmenter:
             ids[best < self.config.background_below] = self.background
         return ids.cpu().numpy()
 
-    def _logits(self, pixels: Tensor) -> Tensor:
-        """Mean over the windows that show a pixel, (1, C, H, W)."""
-        height, width = pixels.shape[-2:]
-        side = self.config.window or (0 if self.tower.any_size else self.tower.size)
-        if not side:
-            return self._window_logits(pixels)
-        side = side // self.tower.stride * self.tower.stride
-        tall, wide = min(side, height), min(side, width)
+    def _logits(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
+        """Mean over the windows that show a pixel, (C, *size), of pixels (1, 3, H, W)."""
+        window = self.config.window or (0 if self.tower.any_size else self.tower.size)
+        side = window // self.tower.stride * self.tower.stride or max(pixels.shape)
+        parts = [min(side, whole) for whole in pixels.shape[-2:]]
         step = self.config.stride or side // 2
-        starts = ([*range(0, whole - part, step), whole - part] for whole, part in ((height, tall), (width, wide)))
-        corners = list(product(*starts))
-        total, times = pixels.new_zeros(1, self.vectors.count, height, width), pixels.new_zeros(height, width)
-        for start in range(0, len(corners), WINDOWS_AT_ONCE):
-            chosen = corners[start : start + WINDOWS_AT_ONCE]
-            windows = torch.cat([pixels[:, :, top : top + tall, left : left + wide] for top, left in chosen])
-            for (top, left), logits in zip(chosen, self._window_logits(windows), strict=True):
-                total[0, :, top : top + tall, left : left + wide] += logits
-                times[top : top + tall, left : left + wide] += 1
-        return total / times
+        starts = [
+            [*range(0, whole - part, step), whole - part] for whole, part in zip(pixels.shape[-2:], parts, strict=True)
+        ]
+        tall, wide = parts
+        windows = [pixels[0, :, top : top + tall, left : left + wide] for top, left in product(*starts)]
+        cells = [
+            self._window_logits(torch.stack(windows[first : first + WINDOWS_AT_ONCE]))
+            for first in range(0, len(windows), WINDOWS_AT_ONCE)
+        ]
+        grid = torch.cat(cells).unflatten(0, [len(of_side) for of_side in starts])
+        rows, columns = (
+            placed(starts[axis], parts[axis], grid.shape[2 + axis], pixels.shape[2 + axis], size[axis]).to(grid.device)
+            for axis in (0, 1)
+        )
+        return torch.einsum("xmw,ymwc->cyx", columns, torch.einsum("ynh,nmhwc->ymwc", rows, grid))
 
     def _window_logits(self, windows: Tensor) -> Tensor:
-        """(B, C, H, W) of windows (B, 3, H, W)."""
+        """(B, h, w, C) of windows (B, 3, H, W)."""
         with self.autocast:
             features, keys = self.tower(windows)
         logits = self.vectors.logits(features)
@@ -143,9 +143,26 @@ class Segmenter:
             logits = smoothed(logits, keys, self.config.key_smoothing)
         if not logits.isfinite().any(dim=-1).all():
             raise CorruptArtifact("the model gives dense features that are not finite; rematerialize its checkpoint")
-        # Minus infinity would spread when it is interpolated.
-        logits = logits.clamp(min=-10 * LOGIT_SCALE)
-        return functional.interpolate(logits.permute(0, 3, 1, 2), windows.shape[-2:], mode="bilinear")
+        return logits.clamp(min=-10 * LOGIT_SCALE)  # minus infinity would spread when it is interpolated
+
+
+def placed(starts: Sequence[int], part: int, cells: int, whole: int, size: int) -> Tensor:
+    """What the cells of windows add to each pixel of one side, (size, windows, cells).
+
+    Enlarging windows bilinearly, the mean of those that overlap, and the fit to the image are linear and the same along
+    each side. Windows that are enlarged one by one would cost more than the tower.
+
+    Args:
+        starts: Of the windows, in pixels.
+        part: Pixels of a window.
+        cells: Patches of a window.
+        whole: Pixels of what the windows cover.
+        size: Pixels of the image.
+    """
+    shares = torch.zeros(len(starts), cells, whole)
+    for number, start in enumerate(starts):
+        shares[number, :, start : start + part] = functional.interpolate(torch.eye(cells)[None], part, mode="linear")
+    return functional.interpolate(shares / shares.sum(dim=(0, 1)), size, mode="linear").permute(2, 0, 1)
 
 
 def smoothed(logits: Tensor, keys: Tensor, threshold: float) -> Tensor:

@@ -4,6 +4,7 @@ Does not belong here: which images are shown (`dense_results`, `dense_comparison
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from react_pipeline.settings import IGNORED
 
 TILE = 256
 """Longest side of a picture, in pixels."""
+GAP, LINE = 6, 18
+"""Pixels between pictures, and for a line of text."""
 COLOURS = ("#d62728", "#1f77b4", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2")
 MIN_NAMED = 0.02
 """Part of the image from which a class is named on a mask."""
@@ -23,9 +26,10 @@ MIN_NAMED = 0.02
 def boxes_tile(image: Image.Image, boxes: Sequence[Mapping[str, Any]], names: Mapping[int, str]) -> Image.Image:
     """The image with boxes in COCO's form, named, with their scores where they have one."""
     tile, pen, scale = _tile(image)
-    for number, box in enumerate(boxes):
+    colours = dict(zip(names, cycle(COLOURS), strict=False))
+    for box in boxes:
         left, top, width, height = (scale * value for value in box["bbox"])
-        colour = COLOURS[number % len(COLOURS)]
+        colour = colours[box["category_id"]]
         score = f" {100 * box['score']:.0f} %" if "score" in box else ""
         pen.rectangle((left, top, left + width, top + height), outline=colour, width=2)
         _name(pen, (left + 2, top + 2), names[box["category_id"]] + score, colour)
@@ -48,28 +52,35 @@ def map_tile(image: Image.Image, ids: NDArray[np.int64], names: Sequence[str]) -
 
 
 def write_overlays(truth: Path, found: Mapping[str, Path], path: Path) -> bool:
-    """Write a PNG of the pictures of results, one result a column; False if there are no pictures.
+    """Write a PNG of the pictures of results, a result a column, an image a row; False if there are no pictures.
 
     Args:
         truth: Folder of the result that has the pictures of the truth.
         found: Folders of the results by the titles of their columns; a picture that is missing leaves a gap.
     """
-    truths = sorted(truth.glob("shown/*-truth.png"))
-    names = [picture.name.removesuffix("-truth.png") for picture in truths]
-    columns = {"truth": truths} | {
-        title: [folder / "shown" / f"{name}-found.png" for name in names] for title, folder in found.items()
-    }
-    grid = Image.new("RGB", (len(columns) * (TILE + 6), len(truths) * (TILE + 6) + 18), "white")
-    pen = ImageDraw.Draw(grid)
-    for column, (title, pictures) in enumerate(columns.items()):
-        pen.text((column * (TILE + 6) + 4, 3), title, fill="black")
-        for row, picture in enumerate(pictures):
-            if picture.is_file():
-                with Image.open(picture) as tile:
-                    grid.paste(tile, (column * (TILE + 6), row * (TILE + 6) + 18))
-    if truths:
+    names = [picture.name.removesuffix("-truth.png") for picture in sorted(truth.glob("shown/*-truth.png"))]
+    tiles = [
+        [_read(truth / "shown" / f"{name}-truth.png")]
+        + [_read(folder / "shown" / f"{name}-found.png") for folder in found.values()]
+        for name in names
+    ]
+    heights = [LINE + max(tile.height for tile in row) for row in tiles]
+    grid = Image.new("RGB", ((len(found) + 1) * (TILE + GAP), LINE + sum(heights)), "white")
+    pen, top = ImageDraw.Draw(grid), LINE
+    for column, title in enumerate(["truth", *found]):
+        pen.text((column * (TILE + GAP) + 4, 3), title, fill="black")
+    for name, row, height in zip(names, tiles, heights, strict=True):
+        pen.text((4, top + 3), " ".join(name.split("--")[:2]), fill="gray")
+        for column, tile in enumerate(row):
+            grid.paste(tile, (column * (TILE + GAP), top + LINE))
+        top += height
+    if names:
         grid.save(path)
-    return bool(truths)
+    return bool(names)
+
+
+def _read(picture: Path) -> Image.Image:
+    return Image.open(picture).convert("RGB") if picture.is_file() else Image.new("RGB", (TILE, 1), "white")
 
 
 def _tile(image: Image.Image) -> tuple[Image.Image, ImageDraw.ImageDraw, float]:

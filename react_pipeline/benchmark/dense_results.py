@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from itertools import takewhile
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,7 +168,8 @@ class _Measuring:
             figures |= proposal_figures(truth, [box for line in lines for box in line["proposed"]])
         for position in range(min(SHOWN, len(images))):
             mine = [box for box in truth["annotations"] if box["image_id"] == truth["images"][position]["id"]]
-            best = sorted(lines[position]["found"], key=lambda box: -box["score"])[: len(mine)]
+            likeliest = {tuple(box["bbox"]): box for box in sorted(lines[position]["found"], key=itemgetter("score"))}
+            best = sorted(likeliest.values(), key=itemgetter("score"), reverse=True)[: len(mine)]
             names = dict(zip(categories, images.class_names, strict=True))
             for side, boxes in (("truth", mine), ("found", best)):
                 tile = boxes_tile(images.image(position, self.max_pixels), boxes, names)

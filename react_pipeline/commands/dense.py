@@ -28,16 +28,24 @@ def check(
     domain: Annotated[str, typer.Argument(help="A domain, for sets of one's own that hold `{domain}`.")] = "",
     config: Config = None,
 ) -> None:
-    """Which configured sets are there, whole and right, and what is missing. Exit code 1 if one is wrong."""
+    """Read all images and truth of the configured sets: what is right, wrong, missing. Exit code 1 if one is wrong."""
+    from tqdm import tqdm
+
     from react_pipeline.labelled import Unavailable, read_dense_set
 
     project = load_project(config)
     dense, rows, wrong = project.config.dense, [], False
     if dense.root is None or not dense.sets(domain):
         raise InputError(f"{project.path}: dense.root, and dense.datasets or dense.own, are not set")
+    if domain or "{domain}" in str(dense.own):
+        project.domain(domain)  # one that is not there is an error, with a list of those that are
     for entry in dense.sets(domain):
         try:
             found = read_dense_set(dense.root, entry)
+            for position in tqdm(range(len(found)), entry.name, disable=None, leave=False):
+                image = found.image(position, project.config.corpus.max_pixels)
+                if found.labels is not None:
+                    found.label_map(position, image.size)
             images = f"{len(found):,}" + (f" of {entry.expected:,}" if entry.expected else "")
             skipped = ", ".join(f"{count} {reason}" for reason, count in found.skipped.items())
             rows.append([entry.name, entry.task, "ok", images, str(len(found.class_names)), skipped])

@@ -57,17 +57,22 @@ def test_every_pixel_gets_a_class_and_never_a_background_that_is_not_scored(
 
 def test_one_window_that_covers_the_image_is_the_image(clip: Clip, masks: DenseImages) -> None:
     pixels = torch.randn(1, 3, 64, 64)
-    whole, one = (segmenter(clip, masks, window=side)._logits(pixels) for side in (0, 64))
+    whole, one = (segmenter(clip, masks, window=side)._logits(pixels, (64, 64)) for side in (0, 64))
     torch.testing.assert_close(whole, one)
 
 
 def test_pixels_have_the_mean_of_the_windows_that_show_them(clip: Clip, masks: DenseImages) -> None:
     made = segmenter(clip, masks, window=32, stride=32)
-    pixels = torch.randn(1, 3, 32, 80)  # windows at 0, 32, and 48, which meets the border
-    logits = made._logits(pixels)
-    parts = [made._window_logits(pixels[..., left : left + 32])[0] for left in (0, 32, 48)]
-    torch.testing.assert_close(logits[0, ..., :32], parts[0])
-    torch.testing.assert_close(logits[0, ..., 48:64], (parts[1][..., 16:] + parts[2][..., :16]) / 2)
+    pixels = torch.randn(1, 3, 64, 80)  # windows at 0 and 32; and at 48, which meets the border
+    total, times = torch.zeros(1, made.vectors.count, 64, 80), torch.zeros(64, 80)
+    for top, left in ((top, left) for top in (0, 32) for left in (0, 32, 48)):
+        place = slice(top, top + 32), slice(left, left + 32)
+        cells = made._window_logits(pixels[:, :, *place]).permute(0, 3, 1, 2)
+        total[:, :, *place] += torch.nn.functional.interpolate(cells, (32, 32), mode="bilinear")
+        times[place] += 1
+    for size in ((64, 80), (50, 90)):
+        wanted = torch.nn.functional.interpolate(total / times, size, mode="bilinear")[0]
+        torch.testing.assert_close(made._logits(pixels, size), wanted, atol=1e-3, rtol=1e-4)
 
 
 def test_key_smoothing_gives_unsure_patches_the_shares_of_those_with_like_keys() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 from support_drawings import encode, evaluation_image
 
 from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
@@ -18,6 +20,7 @@ from react_pipeline.retrieval.control import draw_control
 from react_pipeline.retrieval.decontamination import Leaks, leaked_images
 from react_pipeline.retrieval.duplicates import EvaluationImages
 from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.settings.dense import DenseConfig
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import StaleArtifact
 
@@ -124,3 +127,27 @@ def test_images_of_other_domains_are_kept_out_where_all_are_to_be(indexed_projec
     publish_evaluation_set(indexed_project, "colours")
     with pytest.raises(StaleArtifact, match="evaluation_sets"):
         fresh(indexed_project, "retrieved_set", "shapes")
+
+
+def test_images_of_dense_sets_are_kept_out_where_all_are_to_be(indexed_project: Project, tmp_path: Path) -> None:
+    for folder in ("images", "labels", "ours/circle"):
+        (tmp_path / folder).mkdir(parents=True)
+    theirs = evaluation_image("circle", 0)
+    (tmp_path / "images" / "0.png").write_bytes(encode(theirs))
+    Image.new("L", theirs.size).save(tmp_path / "labels" / "0.png")
+    (tmp_path / "names.txt").write_text("circle\n")
+    (tmp_path / "ours" / "circle" / "0.png").write_bytes(encode(evaluation_image("circle", 1)))
+    configure(indexed_project, evaluation=tmp_path / "ours", decontaminate="all")
+    publish_evaluation_set(indexed_project, "shapes")
+    digest = hashlib.sha256(encode(theirs)).hexdigest()
+    assert digest in hashes(retrieve_pairs(indexed_project, "shapes"))
+    own = {"name": "masks", "images": "images", "labels": "labels", "names": "names.txt"}
+    dense = DenseConfig.model_validate({"root": tmp_path, "own": [own]})
+    project = replace(indexed_project, config=indexed_project.config.model_copy(update={"dense": dense}))
+    assert leaked_images(project, "retrieved_set", "shapes") == Leaks(1, 0, 2)
+    with pytest.raises(StaleArtifact, match="dense"):  # a set that comes later makes the pairs stale
+        fresh(project, "retrieved_set", "shapes")
+    retrieved = retrieve_pairs(project, "shapes")
+    assert digest not in hashes(retrieved) and retrieved.counts["evaluation_sets"]["dense/masks"] == 1
+    assert digest not in hashes(draw_control(project, "shapes"))
+    assert leaked_images(project, "retrieved_set", "shapes") == Leaks(0, 0, 2)
