@@ -100,7 +100,6 @@ class Recorder:
     """Collects the curve of one trial."""
 
     def __init__(self, trial: Trial, keep_probabilities: bool) -> None:
-        """Start without scores."""
         self.trial = trial
         self.keep_probabilities = keep_probabilities
         self.scores: list[float] = []

@@ -77,7 +77,6 @@ class SearchedSide:
     """One side of the index in the form in which clip-retrieval asks FAISS: tuned, and ranked again where it must."""
 
     def __init__(self, index: Index, embeddings: Artifact, side: Side) -> None:
-        """Search among `image` or `text` vectors."""
         self._index, self._side = index, side
         self.stored = StoredVectors(embeddings, side)
 

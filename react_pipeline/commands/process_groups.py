@@ -83,7 +83,6 @@ class Guard:
     """A process that ends groups when this one is gone, however it went."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
-        """`pipe` is the standard input of the guard."""
         self._pipe = pipe
         self._groups: dict[str, int] = {}
 

@@ -17,27 +17,20 @@ from react_pipeline.corpus.web_access import PRIVATE_ADDRESS, REFUSED_URL, TOO_M
 
 HASH_MISMATCH = "hash_mismatch"
 
+_OURS_FOR_GOOD = (
+    *(HASH_MISMATCH, REFUSED_URL, PRIVATE_ADDRESS, TOO_MANY_BYTES),
+    *("too_many_pixels", "too_elongated", "unsupported_mode"),
+)
 PERMANENT = frozenset(
-    {
-        *("http_401", "http_403", "http_404", "http_410", "http_451", "disallowed_by_header"),
-        *(
-            HASH_MISMATCH,
-            REFUSED_URL,
-            PRIVATE_ADDRESS,
-            TOO_MANY_BYTES,
-            "too_many_pixels",
-            "too_elongated",
-            "unsupported_mode",
-        ),
-    }
+    {*("http_401", "http_403", "http_404", "http_410", "http_451", "disallowed_by_header"), *_OURS_FOR_GOOD}
 )
 """Reasons that another attempt would meet again; what failed for any other is retried."""
 
-_DECODER_REASONS = (
-    *("empty", "not_an_image", "truncated", "corrupt", "too_many_pixels", "too_elongated", "unsupported_mode"),
-    *(HASH_MISMATCH, REFUSED_URL, PRIVATE_ADDRESS, TOO_MANY_BYTES),
-)
-_OWN_REASON = re.compile(rf"\b({'|'.join(_DECODER_REASONS)}): ")
+_OWN_REASON = re.compile(rf"\b({'|'.join(('empty', 'not_an_image', 'truncated', 'corrupt', *_OURS_FOR_GOOD))}): ")
+_REASONS_BY_MARK = {
+    **{"timed out": "timeout", "IncompleteRead": "truncated"},
+    **{"X-Robots-Tag": "disallowed_by_header", "CERTIFICATE": "bad_certificate"},
+}
 
 
 @dataclass(frozen=True)
@@ -110,12 +103,5 @@ def reason_of(error: str) -> tuple[str, str]:
         return REFUSED_URL, error[:200]
     if found := re.search(r"HTTP Error (\d{3})", error):
         return f"http_{found[1]}", error[:200]
-    for mark, reason in (
-        ("timed out", "timeout"),
-        ("IncompleteRead", "truncated"),
-        ("X-Robots-Tag", "disallowed_by_header"),
-        ("CERTIFICATE", "bad_certificate"),
-    ):
-        if mark in error:
-            return reason, error[:200]
-    return "unreachable", error[:200]
+    reason = next((reason for mark, reason in _REASONS_BY_MARK.items() if mark in error), "unreachable")
+    return reason, error[:200]

@@ -70,7 +70,6 @@ class BadImage(Exception):  # noqa: N818 - names what was met; caught and counte
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
-        """Keep `reason` and `detail`."""
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail

@@ -40,7 +40,6 @@ class BadSample(Exception):  # noqa: N818 - names what was met; caught and count
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
-        """Keep `reason` and `detail`."""
         super().__init__(reason)
         self.reason = reason
         self.detail = detail

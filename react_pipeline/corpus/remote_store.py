@@ -45,7 +45,6 @@ class RemoteShard:
     storage: StorageConfig = StorageConfig()
 
     def __str__(self) -> str:
-        """The URL, for messages."""
         return self.url
 
     @property

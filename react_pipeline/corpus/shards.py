@@ -6,13 +6,15 @@ never paths: nothing is ever extracted.
 """
 
 import io
+import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
+from react_pipeline.corpus.images import extension_of
 from react_pipeline.corpus.remote import open_remote
 from react_pipeline.corpus.remote_store import RemoteShard
 from react_pipeline.store import CorpusError
@@ -155,6 +157,13 @@ def read_member(file: IO[bytes], member: Member, limit_bytes: int | None = None)
     if len(data) != wanted:
         raise CorpusError(f"{file.name}: ends within a member; materialize `corpus` again")
     return data
+
+
+def add_pair(tar: tarfile.TarFile, key: str, image: bytes, caption: bytes, about: Mapping[str, Any]) -> None:
+    """Write a sample into a tar: KEY.jpg|png|webp, KEY.txt, KEY.json. Equal samples give equal bytes."""
+    add_member(tar, f"{key}.{extension_of(image)}", image)
+    add_member(tar, f"{key}.{CAPTION_EXTENSION}", caption)
+    add_member(tar, f"{key}.{METADATA_EXTENSION}", json.dumps(about, ensure_ascii=False).encode())
 
 
 def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:

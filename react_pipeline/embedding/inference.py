@@ -171,7 +171,6 @@ class PairReader:
     """
 
     def __init__(self, first: dict[str, Any] | None, others: Iterator[dict[str, Any]], count: int) -> None:
-        """Give `first`, and of `others` as many as make `count`."""
         self._first = first
         self._others = others
         self._count = count
@@ -208,7 +207,6 @@ class ClipMapper:
     """Turns a batch into unit vectors (B, D) float16 of images and captions."""
 
     def __init__(self, encoder: Encoder, locations: Sequence[ShardLocation]) -> None:
-        """Use `encoder`; the shards are for messages."""
         self.encoder = encoder
         self.locations = locations
 
@@ -245,7 +243,6 @@ class StatsLogger:
     """Sums the runner's figures into `stats/N.json`, as clip-retrieval's logger does, and moves a progress bar on."""
 
     def __init__(self, path: Path, bar: Any) -> None:
-        """Write to `path` at the end; `bar` is tqdm's."""
         self.path = path
         self.bar = bar
         self.stats: Counter[str] = Counter()

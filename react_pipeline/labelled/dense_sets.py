@@ -56,7 +56,6 @@ class DenseImages:
     skipped: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.names)
 
     @property

@@ -36,7 +36,6 @@ class Unavailable(InputError):  # noqa: N818 - reads as the state it reports
     """
 
     def __init__(self, reason: str) -> None:
-        """Keep the `reason`."""
         super().__init__(reason)
         self.reason = reason
 
@@ -79,7 +78,6 @@ class LabelledImages:
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.locations)
 
     def read(self, position: int) -> bytes:

@@ -75,7 +75,6 @@ class PairedTest(_Stored):
     judged: int = 0
 
     def __str__(self) -> str:
-        """The gain in points with its interval."""
         bounds = f"{100 * self.low:+.1f} to {100 * self.high:+.1f}"
         return f"{100 * self.gain:+.1f} points, {100 * self.confidence:.4g}% interval {bounds}" + (
             f" ({self.judged} judged, of {self.n:,} pictures)" if self.judged else ""

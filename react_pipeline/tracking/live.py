@@ -152,13 +152,11 @@ class LiveRun:
                 system.waiting.clear()
 
     def __enter__(self) -> Self:
-        """The observer itself."""
         return self
 
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        """Close the run; an error propagates."""
         if error is None:
             self.close()
         else:
