@@ -3,10 +3,9 @@ from .collect import collect_pairs as collect_pairs
 from .collect import write_table as write_table
 from .collected import CollectedPairs as CollectedPairs
 from .corpus import count_pairs as count_pairs
-from .corpus import locate_shards as locate_shards
 from .corpus import publish_corpus as publish_corpus
+from .corpus import source_files as source_files
 from .downloads import download_images as download_images
-from .image_files import find_sources as find_sources
 from .image_source import ImageSource as ImageSource
 from .image_source import TarSource as TarSource
 from .image_source import open_source as open_source
@@ -38,7 +37,6 @@ from .shards import ShardIndex as ShardIndex
 from .shards import ShardLocation as ShardLocation
 from .shards import index_shard as index_shard
 from .shards import open_shard as open_shard
-from .url_tables import find_tables as find_tables
 from .vector_files import file_of as file_of
 from .vector_files import open_vectors as open_vectors
 from .vector_files import take_rows as take_rows

@@ -109,15 +109,7 @@ def _readable(name: str) -> str:
 
 
 class OwnDenseSet(Section):
-    """One's own images with boxes or label maps; paths are relative to `dense.root`, and may hold `{domain}`.
-
-    Attributes:
-        images: Folder or zip of the images.
-        annotations: COCO instances JSON; the set is of the task detection then.
-        labels: Folder or zip of label PNGs, named as the images; the set is of the task segmentation then.
-        names: File of class names, one a line, in the order of the label values from 0. A class called `background` is
-            ignored, unless `background_below` gives pixels to it.
-    """
+    """One's own images with boxes or label maps; paths are relative to `dense.root`, and may hold `{domain}`."""
 
     name: Annotated[Name, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     images: str
