@@ -9,7 +9,7 @@ have no part in the training. Shapes: N images of H x W pixels, B of them in a b
 classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Self
@@ -116,9 +116,7 @@ def fine_tune(
         merge_projection: Train the tower's last projection and the head as one matrix.
     """
 
-    def train_trials(
-        train: ImageExamples, evaluation: ImageExamples, trials: Sequence[Trial], **how: Any
-    ) -> list[Curve]:
+    def train_trials(train: ImageExamples, evaluation: ImageExamples, trials: list[Trial], **how: Any) -> list[Curve]:
         how["merge_projection"] = merge_projection
         return [train_tower(clip, train, evaluation, head, trial, settings, **how) for trial in trials]
 

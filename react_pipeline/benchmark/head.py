@@ -6,7 +6,7 @@ classes, T trials.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -96,16 +96,16 @@ def losses(logits: Tensor, labels: Tensor) -> Tensor:
     return flat.view(size, trials).mean(dim=0)
 
 
+@dataclass
 class Recorder:
     """Collects the curve of one trial."""
 
-    def __init__(self, trial: Trial, keep_probabilities: bool) -> None:
-        self.trial = trial
-        self.keep_probabilities = keep_probabilities
-        self.scores: list[float] = []
-        self.failure = ""
-        self.best: NDArray[np.float32] | None = None
-        self.last: NDArray[np.float32] | None = None
+    trial: Trial
+    keep_probabilities: bool
+    scores: list[float] = field(default_factory=list)
+    failure: str = ""
+    best: NDArray[np.float32] | None = None
+    last: NDArray[np.float32] | None = None
 
     def record(self, logits: Tensor, labels: Tensor, settings: HeadSettings) -> bool:
         """Note one epoch's logits (N, C); whether the trial continues."""

@@ -11,13 +11,14 @@ from .image_source import TarSource as TarSource
 from .image_source import open_source as open_source
 from .images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .images import BadImage as BadImage
+from .images import BadSample as BadSample
 from .images import contact_sheet as contact_sheet
 from .images import decode_image as decode_image
+from .images import decode_what_is_there as decode_what_is_there
 from .images import thumbnail as thumbnail
 from .images import truncated_images as truncated_images
 from .inventory import SHARDS_FILE as SHARDS_FILE
 from .inventory import check_shards as check_shards
-from .pairs import BadSample as BadSample
 from .pairs import read_pair as read_pair
 from .ready_embeddings import FILES_FILE as FILES_FILE
 from .ready_embeddings import ROWS_FILE as ROWS_FILE

@@ -107,7 +107,7 @@ class _Build:
         from react_pipeline.embedding.group_encoder import GroupEncoder
 
         encoder = GroupEncoder(self.config, self.base.path, self.records.locations, self.records.groups)
-        to_encode = self._to_encode(bar, lambda group: group.read_headers(self.records.locations, self.seen))
+        to_encode = self._to_encode(bar, lambda group: group.read_headers(self.records.locations, self.seen.enter))
         for group, counts in encoder.encode(to_encode, self.records.staging, bar, pairs):
             self.records.done(group, **counts)
         return encoder.dimension, encoder.arithmetic
@@ -130,8 +130,7 @@ class _Build:
             if keys is None:
                 indices = {shard: index_shard(records.locations[shard]) for shard in group.shards}
                 keys = {shard: [sample.key for sample in index.samples] for shard, index in indices.items()}
-            duplicates[group.number] = self.seen.duplicates(keys)
-            self.seen.add(keys)
+            duplicates[group.number] = self.seen.enter(keys)
 
         items = [(group, duplicates[group.number]) for group in self._to_encode(bar, sort_out)]
         tasks = spread(EncodeTask(self.config, self.base.path, records), items, settings, "embedding")

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from react_pipeline.corpus import Sample, ShardLocation, index_shard
-from react_pipeline.embedding.seen_keys import KeyRegister
+from react_pipeline.embedding.seen_keys import Duplicates
 from react_pipeline.embedding.vectors import FOLDERS
 from react_pipeline.store import CorpusError
 
@@ -49,11 +49,13 @@ class Group:
     found: Counter[int] = field(default_factory=Counter)
     ledger: list[LedgerRow] = field(default_factory=list)
 
-    def read_headers(self, locations: Sequence[ShardLocation], seen: KeyRegister) -> None:
-        """Read which samples the shards hold, sort out duplicates of earlier shards, and add the keys to `seen`."""
+    def read_headers(
+        self, locations: Sequence[ShardLocation], duplicates_of: Callable[[dict[int, list[str]]], Duplicates]
+    ) -> None:
+        """Read which samples the shards hold, and sort out duplicates of earlier shards (`SeenKeys.enter`)."""
         indices = {shard: index_shard(locations[shard]) for shard in self.shards}
         keys = {shard: [sample.key for sample in index.samples] for shard, index in indices.items()}
-        duplicates = seen.duplicates(keys)
+        duplicates = duplicates_of(keys)
         for shard, index in indices.items():
             self.found[shard] = len(index.samples) + len(index.refused)
             self.ledger += [(shard, name, reason, "") for name, reason in index.refused]
@@ -62,7 +64,6 @@ class Group:
                     self.ledger.append((shard, sample.key, DUPLICATE, "an earlier shard holds this key"))
                 else:
                     self.samples.append((shard, sample))
-        seen.add(keys)
 
     def check(self, locations: Sequence[ShardLocation], max_bad_fraction: float) -> None:
         """Refuse the group if one of its shards has too many bad samples, or too many keys of earlier shards.

@@ -11,7 +11,7 @@ of it is a duplicate.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -93,7 +93,7 @@ class EncodeTask:
         encoder = _encoder(self)
         if records.finished(group.number) is not None:
             return encoder.arithmetic
-        group.read_headers(records.locations, _KnownDuplicates(duplicates))
+        group.read_headers(records.locations, lambda _keys: duplicates)  # the register of keys is elsewhere
         attempt = records.scratch / f"attempt-{group.number}-{uuid4().hex}"
         with tqdm(disable=True) as bar:
             for done, counts in encoder.encode(iter([group]), attempt, bar, len(group.samples)):
@@ -104,19 +104,6 @@ class EncodeTask:
                 records.done(done, **counts)
         shutil.rmtree(attempt, ignore_errors=True)
         return encoder.arithmetic
-
-
-class _KnownDuplicates:
-    """In place of the register of keys, which is elsewhere."""
-
-    def __init__(self, duplicates: Duplicates) -> None:
-        self._duplicates = duplicates
-
-    def duplicates(self, keys_by_shard: Mapping[int, Iterable[str]]) -> Duplicates:
-        return self._duplicates
-
-    def add(self, keys_by_shard: Mapping[int, Iterable[str]]) -> None:
-        """Nothing: the one register has them."""
 
 
 def _encoder(task: EncodeTask) -> GroupEncoder:

@@ -12,7 +12,7 @@ How many rows each file holds was recorded when it was published, so only files 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
@@ -190,25 +190,23 @@ def _layout_of(known: _Known) -> _Layout:
         **{"folder": "", "columns": {}, "digests": {}},
         "files": {folder: [name for name in names if name.startswith(f"{folder}/")] for folder in folders},
     }
-    rows: list[int] = []
     if READY_FILE in names:
         ready = json.loads(artifact.file(READY_FILE).read_text())
         rows = ready["rows"]
     else:
         with artifact.file(GROUPS_FILE).open(encoding="utf-8") as lines:
             rows = [count for line in lines if (count := json.loads(line)["rows"])]
-    layout = _Layout(ready["files"], starts_of([]), ready["folder"], ready["columns"], ready["digests"])
     if sum(rows) != (expected := int(artifact.counts["rows"])):
         raise CorruptArtifact(
             f"{artifact.path}: {sum(rows):,} rows, its manifest says {expected:,}; rematerialize `corpus_embeddings`"
         )
-    for folder, files in layout.names.items():
+    for folder, files in ready["files"].items():
         if len(files) != len(rows):
             raise CorruptArtifact(
                 f"{artifact.path}: {len(files):,} files of {folder}, recorded {len(rows):,}; rematerialize "
                 "`corpus_embeddings`"
             )
-    return replace(layout, starts=starts_of(rows))
+    return _Layout(ready["files"], starts_of(rows), ready["folder"], ready["columns"], ready["digests"])
 
 
 def _check_unchanged(root: Path, folder: Path, digests: Mapping[str, str], name: str) -> None:

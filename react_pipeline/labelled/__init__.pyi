@@ -16,5 +16,5 @@ from .labelled import preprocessing_for as preprocessing_for
 from .labelled import publish_evaluation_set as publish_evaluation_set
 from .labelled import read_images as read_images
 from .labels import lines_of as lines_of
-from .names import normal as normal
+from .labels import normal as normal
 from .readers import read_dataset as read_dataset

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from react_pipeline.clip import Clip
-from react_pipeline.corpus import BadImage, decode_image, truncated_images
+from react_pipeline.corpus import BadImage, decode_what_is_there
 from react_pipeline.store import CorruptArtifact, InputError
 
 Preprocess = Callable[[Image.Image], Tensor]
@@ -90,15 +90,10 @@ class PreprocessedImages:
         data = self.read(number)
         digest = hashlib.sha256(data).digest()
         try:
-            try:
-                return LoadedImage(self.preprocess(decode_image(data, self.max_pixels)), digest)
-            except BadImage as error:
-                if error.reason != "truncated":
-                    raise
-            with truncated_images():
-                return LoadedImage(self.preprocess(decode_image(data, self.max_pixels)), digest, truncated=True)
+            image, truncated = decode_what_is_there(data, self.max_pixels)
         except BadImage as error:
             raise InputError(f"{self.name(number)}: no usable image ({error}); fix or replace the file") from error
+        return LoadedImage(self.preprocess(image), digest, truncated)
 
 
 def encode(

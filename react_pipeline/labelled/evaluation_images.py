@@ -10,8 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from react_pipeline.labelled.images import LabelledImages, Unavailable
-from react_pipeline.labelled.labels import lines_of
-from react_pipeline.labelled.names import normal
+from react_pipeline.labelled.labels import lines_of, normal
 from react_pipeline.labelled.readers import read_dataset
 from react_pipeline.settings import DomainConfig, dataset
 from react_pipeline.store import InputError

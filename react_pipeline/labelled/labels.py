@@ -6,6 +6,7 @@ or publishing a set (`labelled`).
 
 import os
 import re
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, dict[st
             else:
                 ignored += 1
             continue
-        class_name = known.get(_normal(entry.name))
+        class_name = known.get(normal(entry.name))
         if class_name is None:
             problems.append(f"{entry.name}: no class of {domain.slug!r} has this name")
             continue
@@ -78,7 +79,7 @@ def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
     known = _by_name(domain)
     rows, problems, first = [], [], dict[str, int]()
     for number, (name, label) in enumerate(zip(table["path"], table["class"], strict=True), start=1):
-        class_name = known.get(_normal(str(label)))
+        class_name = known.get(normal(str(label)))
         if class_name is None:
             problems.append(f"row {number}: class {label!r} is no class of {domain.slug!r}")
         if not isinstance(name, str) or not (path.parent / name).is_file():
@@ -95,6 +96,11 @@ def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["path", "class"])
 
 
+def normal(name: str) -> str:
+    """The form in which names of classes are compared."""
+    return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", name).casefold())
+
+
 def lines_of(problems: Sequence[str]) -> str:
     """One line each, `_MOST_LISTED` at most."""
     shown = [f"  {problem}" for problem in problems[:_MOST_LISTED]]
@@ -106,16 +112,12 @@ def lines_of(problems: Sequence[str]) -> str:
 def _by_name(domain: DomainConfig) -> dict[str, str]:
     known: dict[str, str] = {}
     for name in domain.class_names:
-        if (other := known.setdefault(_normal(name), name)) != name:
+        if (other := known.setdefault(normal(name), name)) != name:
             raise InputError(f"classes {other!r} and {name!r} of {domain.slug!r} have the same name in a labelled set")
     for entry in domain.classes:
         for synonym in entry.synonyms:
-            known.setdefault(_normal(synonym), entry.name)
+            known.setdefault(normal(synonym), entry.name)
     return known
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name.casefold()).strip()
 
 
 def _read_table(path: Path) -> pd.DataFrame:

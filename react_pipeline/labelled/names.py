@@ -9,8 +9,6 @@ order, if its labels have no names at all and that order is certain, or if the u
 
 import importlib.util
 import json
-import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from react_pipeline.labelled.labels import lines_of
+from react_pipeline.labelled.labels import lines_of, normal
 from react_pipeline.settings import IMAGENET, Dataset, read_data
 from react_pipeline.store import InputError
 
@@ -81,11 +79,6 @@ def join_names(
             + (f', or {{"{entry.name}": "{ELEVATERS_ORDER}"}} if you are sure of it' if in_elevaters_order else "")
         )
     return np.array(ids, np.int64), ()
-
-
-def normal(name: str) -> str:
-    """The form in which names are compared."""
-    return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", name).casefold())
 
 
 def _ids_by_name(entry: Dataset, own: dict[str, str], root: Path) -> dict[str, list[int]]:

@@ -47,21 +47,20 @@ LOCK = "tracking"
 
 
 @dataclass
-class Logged:
-    """What was taken from the queue: runs by the file name of their entries, verdicts, and `notes` for a person."""
+class Delivery:
+    """Result of a pass over the queue.
+
+    Attributes:
+        runs: By the file name of their entries.
+        applied: Verdicts.
+        waits: Verdicts that still wait.
+        notes: For a person.
+    """
 
     runs: dict[str, str] = field(default_factory=dict)
-    verdicts: int = 0
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """Result of a pass over the queue: how many verdicts were `applied`, how many wait, and `notes` for a person."""
-
     applied: int = 0
     waits: int = 0
-    notes: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
 
 
 class Tracking:
@@ -107,7 +106,8 @@ class Tracking:
             with project.store.locked(LOCK):
                 queue.put_verdict(artifact.key, artifact.fingerprint, entry_of(artifact))
         logged = self._log_queue(project, patient=patient)
-        return Delivery(logged.verdicts, len(queue.verdicts()), tuple(logged.notes))
+        logged.waits = len(queue.verdicts())
+        return logged
 
     def hand_edit(self, project: Project, slug: str) -> RegistryEdit | None:
         """What a person did to the alias `champion` since it was last written; None: nothing, or MLflow is down.
@@ -128,8 +128,8 @@ class Tracking:
 
     def _log_queue(
         self, project: Project, artifact: Artifact | None = None, dagster_run_id: str = "", *, patient: bool = False
-    ) -> Logged:
-        queue, logged = self._queue(project), Logged()
+    ) -> Delivery:
+        queue, logged = self._queue(project), Delivery()
         if not queue.entries() or queue.rests(patient=patient):
             return logged
         with project.store.locked(LOCK):
@@ -155,7 +155,7 @@ class Tracking:
         identity = {"stage": artifact.stage, "key": artifact.key, "fingerprint": artifact.fingerprint}
         return self._queue(project).put(_name(**identity), {**identity, "dagster_run_id": dagster_run_id})
 
-    def _log_entries(self, client: MlflowClient, project: Project, logged: Logged) -> None:
+    def _log_entries(self, client: MlflowClient, project: Project, logged: Delivery) -> None:
         """Log what waits, longest waiting first.
 
         One failure among successes is the entry's own; two in a row, or nothing else, is the server's.
@@ -172,7 +172,7 @@ class Tracking:
                     if VERDICT.fullmatch(path.stem):
                         checkpoint = partial(self._log_now, client, project)
                         logged.notes += apply_verdict(client, project, entry, checkpoint)
-                        logged.verdicts += 1
+                        logged.applied += 1
                     else:
                         logged.runs[path.name] = self._log_entry(client, project, entry)
                 except Exception as error:
@@ -186,7 +186,7 @@ class Tracking:
                 path.unlink()
                 in_a_row = 0
         for name, reason in failed.items():
-            if not (any(logged.runs.values()) or logged.verdicts):
+            if not (any(logged.runs.values()) or logged.applied):
                 raise reason
             logger.warning(
                 "%s could not be logged to MLflow, trying again at the next run: %s", name, reason_of(reason)
