@@ -109,7 +109,8 @@ def to_markdown(table: pd.DataFrame, skipped: Mapping[str, str]) -> str:
         rows = []
         for row in group[(group["status"] == "ok") | (group["dataset"] == MEAN)].itertuples():
             name = f"mean ({row.status})" if row.dataset == MEAN else row.dataset
-            rows.append([name, row.metric, *(("–", "–", "–") if np.isnan(row.delta) else _percents(row))])
+            figures = (f"{100 * row.base:.1f}", f"{100 * row.value:.1f}", f"{100 * row.delta:+.1f}")
+            rows.append([name, row.metric, *(("–", "–", "–") if np.isnan(row.delta) else figures)])
         left_out = group[(group["status"] != "ok") & (group["dataset"] != MEAN)]
         reasons = [f"- {row.dataset}: {escaped(row.status)}" for row in left_out.itertuples()]
         parts += [f"{method}, {figure}", markdown_table(["data set", "metric", "base %", "method %", "delta"], rows)]
@@ -181,7 +182,3 @@ def _counts(table: pd.DataFrame) -> dict[str, Any]:
             counts["mean_base"][name], counts["mean"][name] = float(row.base), float(row.value)
             counts["mean_delta"][name] = float(row.delta)
     return counts
-
-
-def _percents(row: Any) -> tuple[str, str, str]:
-    return f"{100 * row.base:.1f}", f"{100 * row.value:.1f}", f"{100 * row.delta:+.1f}"

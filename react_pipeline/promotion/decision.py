@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from react_pipeline.evaluation import RESULTS
-from react_pipeline.lineage import fresh
+from react_pipeline.lineage import fresh, fresh_or_none
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
-from react_pipeline.promotion.evidence import NEVER, STAGE, Evidence, gather, results_of
+from react_pipeline.promotion.evidence import CHECKPOINT, NEVER, STAGE, Evidence, gather, results_of
 from react_pipeline.promotion.judged import judge_without_labels
 from react_pipeline.promotion.judgement import Measured, judge, paired_test
-from react_pipeline.promotion.verdict_chain import CHECKPOINT, changed, publish, way_out
+from react_pipeline.promotion.verdict_chain import changed, publish, way_out
 from react_pipeline.promotion.verdicts import BASE, Contender, RegistryEdit
 from react_pipeline.settings import CONTROL_SUFFIX, TRAINED_METHODS
 from react_pipeline.store import Artifact, InputError, ReactError, StaleArtifact
@@ -45,8 +45,9 @@ def decide(project: Project, slug: str, edit: RegistryEdit | None = None) -> Art
         if edit is not None and (adopted := _adopt(scene, edit)):
             return adopted
         seen = {**scene.seen, **({"registry": edit.version or ""} if edit else {})}
-        if scene.last is not None and _is_fresh(scene, scene.last, seen):
-            return scene.last
+        last = scene.last
+        if last is not None and last.manifest["content"]["results"] == seen and fresh_or_none(project, STAGE, slug):
+            return last
         return _apply_rule(scene, edit, seen)
 
 
@@ -142,14 +143,6 @@ def roll_back(project: Project, slug: str, reason: str = "", *, to_base: bool = 
             rejected=tuple(sorted({*verdict.rejected, verdict.champion.checkpoint})),
         )
         return publish(scene, after, note=reason)
-
-
-def _is_fresh(scene: Evidence, last: Artifact, seen: Mapping[str, str]) -> bool:
-    try:
-        fresh(scene.project, STAGE, scene.slug)
-    except StaleArtifact:
-        return False
-    return bool(last.manifest["content"]["results"] == seen)
 
 
 def _apply_rule(scene: Evidence, edit: RegistryEdit | None, seen: Mapping[str, str]) -> Artifact:
