@@ -89,10 +89,7 @@ def take_projection(visual: Any) -> Tensor:
     """Take the last projection (W, D) out of an image tower, which then gives features of width W.
 
     Together with `Head.merged` this is the benchmark's option to train projection and head as one matrix. The tower is
-    changed in place.
-
-    Raises:
-        InputError: As `projection_of`.
+    changed in place. Errors as of `projection_of`.
     """
     projection = projection_of(visual)
     visual.proj = None

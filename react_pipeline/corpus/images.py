@@ -185,13 +185,13 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: Path,
     sheet.save(path, format="PNG")
 
 
-def thumbnail(image: bytes, pixels: int = THUMBNAIL_PIXELS, max_pixels: int = MANY_PIXELS) -> str:
+def thumbnail(image: bytes) -> str:
     """A small JPEG of an image file, as a data URI for pages.
 
     Raises:
         BadImage: If the bytes are no image that can be shown.
     """
-    small = ImageOps.contain(decode_image(image, max_pixels), (pixels, pixels))
+    small = ImageOps.contain(decode_image(image, MANY_PIXELS), (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     buffer = io.BytesIO()
     small.save(buffer, format="JPEG", quality=78)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -71,12 +71,7 @@ def open_remote(shard: RemoteShard) -> BinaryIO:
 
 
 def identify(shard: RemoteShard) -> Identity:
-    """Size and tag, by one request where the server reports them.
-
-    Raises:
-        CorpusError: As `open_remote`.
-        SourceUnavailable: Likewise.
-    """
+    """Size and tag, by one request where the server reports them; errors as of `open_remote`."""
     info = _info(shard)
     path = urlsplit(shard.url).path if shard.url.startswith("http") else ""
     tag = next((f"{name}:{info[name]}" for name in _TAGS if info.get(name)), "")

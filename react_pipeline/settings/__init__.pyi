@@ -16,6 +16,7 @@ from .datasets import IMAGENET as IMAGENET
 from .datasets import SPLITS as SPLITS
 from .datasets import Dataset as Dataset
 from .datasets import dataset as dataset
+from .datasets import installed_file as installed_file
 from .datasets import read_data as read_data
 from .dense import ATTENTIONS as ATTENTIONS
 from .dense import IGNORED as IGNORED
