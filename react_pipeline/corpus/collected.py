@@ -4,10 +4,8 @@ Belongs here: the mapped table of the pairs, their captions and images by positi
 the files (`collect`), how images are prepared for a model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -74,7 +72,7 @@ class CollectedPairs:
         if (ends > sizes).any():
             raise self._corrupt(f"{self._paths[int((ends > sizes).argmax())]} (shorter than its table says)")
 
-    def __reduce__(self) -> tuple[type[CollectedPairs], tuple[Artifact]]:
+    def __reduce__(self) -> tuple[type[Self], tuple[Artifact]]:
         return type(self), (self._artifact,)
 
     def __len__(self) -> int:

@@ -4,14 +4,12 @@ Belongs here: reading the journal back, and sorting errors into reasons. Does no
 (`download_process`), what is tried (`downloads`).
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from react_pipeline.corpus.web_access import PRIVATE_ADDRESS, REFUSED_URL, TOO_MANY_BYTES
 
@@ -58,7 +56,7 @@ class Journal:
     next_number: int = 0
 
     @classmethod
-    def read(cls, directory: Path) -> Journal:
+    def read(cls, directory: Path) -> Self:
         """Read all files of a directory; a line that was cut by a kill counts as not written."""
         journal = cls()
         for path in sorted(directory.glob("*.jsonl")):

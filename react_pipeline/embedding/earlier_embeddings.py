@@ -8,8 +8,6 @@ Belongs here: that rule, and taking over. Does not belong here: what a group is 
 (`embed`).
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections import Counter

@@ -4,8 +4,6 @@ Belongs here: contenders, tests, verdicts and their history. Does not belong her
 verdict is kept (`promotion`), applying it to MLflow's registry (`tracking.registry`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -39,7 +37,7 @@ class Contender(_Stored):
     top1: float | None = None
     n: int = 0
 
-    def is_same(self, other: Contender) -> bool:
+    def is_same(self, other: Self) -> bool:
         """Whether both are one model; the base is whatever is the base today."""
         return self.method == other.method and (self.method == BASE or self.checkpoint == other.checkpoint)
 
@@ -48,7 +46,7 @@ class Contender(_Stored):
         """The method with the beginning of the checkpoint's fingerprint."""
         return f"{self.method} ({self.checkpoint[:8]})" if self.checkpoint else self.method
 
-    def named_beside(self, other: Contender) -> str:
+    def named_beside(self, other: Self) -> str:
         """The method; the identity where `other` is another model of the same method."""
         return self.identity if self.method == other.method and not self.is_same(other) else self.method
 
