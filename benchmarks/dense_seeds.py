@@ -16,7 +16,7 @@ from react_pipeline.benchmark import publish_dense
 from react_pipeline.demo import build_scenes
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
-from react_pipeline.settings import OwnDenseSet
+from react_pipeline.settings.dense import OwnDenseSet
 
 BEGIN, END = "<!-- dense:begin -->", "<!-- dense:end -->"
 COLUMNS = {"truth": "AP50, true boxes", "objects": "AP50, proposals", "map": "mIoU"}

@@ -1,13 +1,11 @@
 from .collect import SHARDS as SHARDS
 from .collect import collect_pairs as collect_pairs
-from .collect import write_table as write_table
 from .collected import CollectedPairs as CollectedPairs
 from .corpus import count_pairs as count_pairs
 from .corpus import publish_corpus as publish_corpus
 from .corpus import source_files as source_files
 from .downloads import download_images as download_images
 from .image_source import ImageSource as ImageSource
-from .image_source import TarSource as TarSource
 from .image_source import open_source as open_source
 from .images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
 from .images import BadImage as BadImage

@@ -18,14 +18,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from react_pipeline.corpus import SHARDS_FILE, check_shards, count_pairs, index_shard
+from react_pipeline.corpus import SHARDS_FILE, check_shards, count_pairs
 from react_pipeline.embedding.earlier_embeddings import LEDGER_FILE, EarlierEmbeddings
-from react_pipeline.embedding.groups import (
-    LEDGER_SCHEMA,
-    Group,
-    cut_into_groups,
-    files_of_group,
-)
+from react_pipeline.embedding.groups import LEDGER_SCHEMA, Group, cut_into_groups, files_of_group
 from react_pipeline.embedding.records import Records
 from react_pipeline.embedding.seen_keys import Duplicates, SeenKeys
 from react_pipeline.embedding.spread import EncodeTask, KeysTask, read_keys
@@ -126,11 +121,7 @@ class _Build:
         duplicates: dict[int, Duplicates] = {}
 
         def sort_out(group: Group) -> None:
-            keys = read_keys(records.scratch, group)
-            if keys is None:
-                indices = {shard: index_shard(records.locations[shard]) for shard in group.shards}
-                keys = {shard: [sample.key for sample in index.samples] for shard, index in indices.items()}
-            duplicates[group.number] = self.seen.enter(keys)
+            duplicates[group.number] = self.seen.enter(read_keys(records, group))
 
         items = [(group, duplicates[group.number]) for group in self._to_encode(bar, sort_out)]
         tasks = spread(EncodeTask(self.config, self.base.path, records), items, settings, "embedding")

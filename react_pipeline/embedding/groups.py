@@ -7,7 +7,7 @@ belong here: encoding (`inference`), where a group may be taken over from (`earl
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,11 @@ def files_of_group(number: int, groups: int) -> list[str]:
 def metadata_file(number: int, groups: int) -> str:
     """Name of a group's metadata; a group without rows has no such file."""
     return f"metadata/metadata_{str(number).zfill(int(math.log10(groups)) + 1)}.parquet"
+
+
+def keys_in(locations: Sequence[ShardLocation], shards: Iterable[int]) -> dict[int, list[str]]:
+    """The keys that each of these shards holds, from its headers."""
+    return {shard: [sample.key for sample in index_shard(locations[shard]).samples] for shard in shards}
 
 
 def recorded_keys(metadata: Path, ledger: pd.DataFrame, shards: range) -> dict[int, list[str]]:

@@ -10,6 +10,7 @@ of it is a duplicate.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,23 +18,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from react_pipeline.corpus import ShardLocation, index_shard
-from react_pipeline.embedding.groups import Group, files_of_group
+from react_pipeline.corpus import ShardLocation
+from react_pipeline.embedding.groups import Group, files_of_group, keys_in
 from react_pipeline.embedding.records import Records
 from react_pipeline.embedding.seen_keys import Duplicates
 from react_pipeline.project import require_shared
 from react_pipeline.settings import PipelineConfig
-from react_pipeline.store import rename_synced
+from react_pipeline.store import write_atomically
 
 if TYPE_CHECKING:
     from react_pipeline.embedding.group_encoder import GroupEncoder
 
 _loaded: dict[Path, GroupEncoder] = {}
-_SCHEMA = pa.schema([("shard", pa.int32()), ("key", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -47,14 +45,8 @@ class KeysTask:
         """Write the keys, unless they were written before."""
         require_shared(self.scratch)
         path = keys_file(self.scratch, group.number)
-        if path.exists():
-            return
-        written = path.with_name(f"{path.name}.{uuid4().hex}")
-        with pq.ParquetWriter(written, _SCHEMA) as writer:
-            for shard in group.shards:
-                keys = [sample.key for sample in index_shard(self.locations[shard]).samples]
-                writer.write_table(pa.table({"shard": pa.array([shard] * len(keys), pa.int32()), "key": keys}, _SCHEMA))
-        rename_synced(written, path)
+        if not path.exists():
+            write_atomically(path, json.dumps(keys_in(self.locations, group.shards)))
 
 
 def keys_file(scratch: Path, number: int) -> Path:
@@ -62,16 +54,12 @@ def keys_file(scratch: Path, number: int) -> Path:
     return scratch / f"{number}.keys"
 
 
-def read_keys(scratch: Path, group: Group) -> dict[int, list[str]] | None:
-    """The keys of each shard, as a `KeysTask` wrote them; None if none did."""
-    path = keys_file(scratch, group.number)
+def read_keys(records: Records, group: Group) -> dict[int, list[str]]:
+    """The keys of each shard, as a `KeysTask` wrote them, or from the headers if none did."""
+    path = keys_file(records.scratch, group.number)
     if not path.exists():
-        return None
-    keys: dict[int, list[str]] = {shard: [] for shard in group.shards}
-    table = pq.read_table(path).to_pydict()
-    for shard, key in zip(table["shard"], table["key"], strict=True):
-        keys[shard].append(key)
-    return keys
+        return keys_in(records.locations, group.shards)
+    return {int(shard): keys for shard, keys in json.loads(path.read_text(encoding="utf-8")).items()}
 
 
 @dataclass(frozen=True)
