@@ -36,8 +36,6 @@ class SplitFeatures(BaseModel):
     """What is known of one split's features.
 
     Attributes:
-        split: `train` or `test`.
-        order: See `images.LabelledImages`.
         digest: Of the images and labels.
         truncated: Images whose file truncated; the decodable part is used.
         seconds: To read and encode; those of the run that did.

@@ -28,12 +28,7 @@ NOT_FINITE = "values are not finite"
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """How a head is trained; the defaults are the benchmark's.
-
-    Attributes:
-        metric: One of `metrics.METRICS`.
-        seed: Of the order of the batches; the same in each trial.
-    """
+    """How a head is trained; the defaults are the benchmark's. The order of the batches is the same in each trial."""
 
     metric: str = "accuracy"
     batch_size: int = 64
@@ -42,12 +37,7 @@ class HeadSettings:
 
 @dataclass(frozen=True)
 class Head:
-    """Where a head starts.
-
-    Attributes:
-        weight: (C, D).
-        bias: (C,).
-    """
+    """Where a head starts: weight (C, D), and bias (C,)."""
 
     weight: Tensor
     bias: Tensor

@@ -34,7 +34,6 @@ class Collected(NamedTuple):
     """The result of collecting pairs.
 
     Attributes:
-        rows: Of the pairs in the shards (N,), in their order.
         failed: Columns row, class, reason: pairs whose image is not available, in the order of the corpus.
     """
 

@@ -91,7 +91,6 @@ class TarSource(ImageSource):
 
     Attributes:
         shards: The corpus' tars; the column `shard` is a position in this list.
-        bytes_read: How much was read of them so far.
     """
 
     def __init__(self, shards: Sequence[ShardLocation]) -> None:

@@ -18,7 +18,6 @@ class EmojiGroup:
     """A run of emoji in Unicode's order.
 
     Attributes:
-        category: Unicode's group.
         first: Name of the first emoji of the run.
         left_out: Names in the run that show no member of the domain (parts of animals, say).
     """

@@ -29,11 +29,7 @@ _MOST_OPEN = 64
 
 
 class Unavailable(InputError):  # noqa: N818 - reads as the state it reports
-    """Data that is not there, as opposed to data that is wrong.
-
-    Attributes:
-        reason: What is missing and where to get it.
-    """
+    """Data that is not there, as opposed to data that is wrong; `reason` is what is missing and where to get it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -55,7 +51,6 @@ class LabelledImages:
     """The images of one split, with labels joined to the table's classes by name.
 
     Attributes:
-        split: `train`, `val` or `test`.
         locations: For each image a path relative to the root or `archive.zip@member`; in the order of the files on
             disk, which is the order of a submission file.
         labels: int64 (N,) class ids; for a multilabel set uint8 (N, C), 1 where the image has the class.

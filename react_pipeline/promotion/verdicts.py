@@ -104,11 +104,8 @@ class Verdict(_Stored):
             allowed; `kept`: no model is ahead of the champion; `incomparable`; `nothing`: there was no candidate;
             `rolled back`: a person took the champion back.
         by: The rule of the configuration, a person's command, or a person's edit of the registry.
-        reason: One sentence with the figures.
         challenger: The best candidate that is not the champion (after `promoted`: who became it).
-        champion_before: The champion until then.
         test: Challenger against `champion_before`.
-        control_test: Challenger against its control.
         candidates: How many candidates were tested at once (K).
         evaluation_set: Fingerprint of the images that the candidates were measured on.
         tested: Checkpoints that were ever tested on this evaluation set.

@@ -44,9 +44,6 @@ class Dataset:
     Attributes:
         name: Its key in ELEVATER's registry.
         num_classes: Of ELEVATER; what is read must have as many.
-        num_templates: Of ELEVATER.
-        metric: What is reported; values are fractions.
-        sizes: Official number of images of each split.
         names_from: `here`, `open_clip`, or a key of clip-benchmark's class names.
         templates_from: The same for templates.
         multilabel: Images may have several classes.

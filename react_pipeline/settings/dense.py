@@ -38,7 +38,6 @@ class DenseSet:
     """A set of images with boxes or with label maps; paths are relative to the root, a folder may be a zip instead.
 
     Attributes:
-        task: `detection` or `segmentation`.
         truth: The COCO instances JSON, or the folder of the label maps.
         class_names: In the order of class ids; several names of one class are separated by `;`. Of one's own set they
             are read: empty here.
@@ -49,7 +48,6 @@ class DenseSet:
         annotated_only: Whether images without a box of these classes are left out.
         templates: Prompts; of one's own set those of the domain: empty here.
         expected: Official number of images; 0: unknown.
-        homepage: Where the data are available.
     """
 
     name: str

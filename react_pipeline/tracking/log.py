@@ -48,14 +48,7 @@ LOCK = "tracking"
 
 @dataclass
 class Delivery:
-    """Result of a pass over the queue.
-
-    Attributes:
-        runs: By the file name of their entries.
-        applied: Verdicts.
-        waits: Verdicts that still wait.
-        notes: For a person.
-    """
+    """Result of a pass over the queue: runs by the file of their entry, verdicts applied and waiting, and notes."""
 
     runs: dict[str, str] = field(default_factory=dict)
     applied: int = 0
