@@ -58,7 +58,6 @@ def check_root(root: Path, names: Iterable[str] | None = None) -> list[DatasetRe
     """Look for every data set below `root`. Lists are read in full; a few images of each split are decoded.
 
     Args:
-        root: See `readers.read_dataset`.
         names: Data sets to look for; unset, all 20 and ImageNet-1K.
 
     Raises:

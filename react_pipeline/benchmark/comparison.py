@@ -81,11 +81,7 @@ def problem_of(method: str, result: Artifact) -> str:
 
 
 def compare_summaries(base: pd.DataFrame, methods: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Each method's figures beside the base's.
-
-    Args:
-        base: Of `summary.summarize`.
-        methods: The same of each method.
+    """Each method's figures beside the base's, all of `summary.summarize`.
 
     Returns:
         `COLUMNS`: for each method and figure a row for every data set that either side has, with `status` `ok` or why

@@ -110,7 +110,6 @@ def fine_tune(
 
     Args:
         head: The start of the head, for features of width D.
-        merge_projection: Train the tower's last projection and the head as one matrix.
     """
 
     def train_trials(train: ImageExamples, evaluation: ImageExamples, trials: list[Trial], **how: Any) -> list[Curve]:

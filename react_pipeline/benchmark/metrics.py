@@ -33,7 +33,6 @@ def measure(metric: str, labels: Labels, scores: Scores) -> float:
     """The value of a metric, a fraction.
 
     Args:
-        metric: One of `METRICS`.
         labels: True class ids (N,), or indicators (N, C) of 0 and 1 for multilabel data.
         scores: Scores or probabilities (N, C), finite. ROC AUC also takes (N,).
 

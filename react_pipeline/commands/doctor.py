@@ -45,11 +45,7 @@ class Finding:
 
 
 def diagnose(config_path: Path | None) -> list[Finding]:
-    """Look at everything; never raises for what it finds.
-
-    Args:
-        config_path: The `pipeline.yaml`; None: as `Project.load`.
-    """
+    """Look at everything; never raises for what it finds."""
     findings = [Finding("python", "ok", platform.python_version()), *_packages(), _device(), _precision()]
     try:
         project = Project.load(config_path)

@@ -27,11 +27,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 def start(
     command: Sequence[str], output: IO[bytes], directory: Path, environment: Mapping[str, str], held: Sequence[int] = ()
 ) -> subprocess.Popen[bytes]:
-    """Start a program as the leader of a session and process group of its own; stdin is empty.
-
-    Args:
-        held: File descriptors that it inherits.
-    """
+    """Start a program as the leader of a session and process group of its own; stdin is empty."""
     return subprocess.Popen(  # noqa: S603 - a command of ours, no shell
         command,
         cwd=directory,

@@ -51,7 +51,6 @@ def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, sha
     Args:
         pairs: Columns row, class, and those that the source needs.
         directory: Gets `00000.tar`, ... and the table; made if missing.
-        shard_pairs: Pairs per tar; the last may hold fewer.
 
     Raises:
         CorpusError: If a tar is gone, or an image's bytes are not those that were embedded.

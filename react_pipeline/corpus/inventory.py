@@ -30,7 +30,6 @@ def take_stock(store: Store | None, locations: Sequence[ShardLocation]) -> pd.Da
 
     Args:
         store: Remembers digests of local shards by path, size and time of change; None: nothing is remembered.
-        locations: The shards in the order of the corpus.
 
     Raises:
         CorpusError: Naming the shard that cannot be read.

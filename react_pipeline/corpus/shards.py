@@ -92,7 +92,6 @@ def open_shard(location: ShardLocation, *, buffering: int = -1) -> BinaryIO:
 
     Args:
         location: Of the list that `corpus.check_shards` or `corpus.shard_paths` gives.
-        buffering: As of `open`, for local paths.
 
     Raises:
         CorpusError: If it is not there or cannot be read.

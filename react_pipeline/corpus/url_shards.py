@@ -23,10 +23,6 @@ PackedSample = tuple[str, bytes, bytes, dict[str, str]]
 def take_over(earlier: Artifact, wanted: set[str], directory: Path) -> tuple[int, set[str]]:
     """Bring over the pairs of an earlier corpus that are still wanted; whole shards become links to the same bytes.
 
-    Args:
-        earlier: An artifact `corpus` of kind `urls`.
-        directory: Where the shards go, numbered from 0.
-
     Returns:
         The number of shards, and the keys that they hold.
     """

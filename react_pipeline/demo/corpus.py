@@ -31,9 +31,6 @@ SHUFFLE_SEED = 0
 def build_corpus(directory: Path, workers: int = 2) -> dict[str, int]:
     """Render every drawing and write `00000.tar` ... (KEY.png, KEY.txt, KEY.json) into `directory`.
 
-    Args:
-        directory: Where the tars go; made if missing.
-
     Returns:
         Pairs by source (`pairs/openmoji`, ...) and skipped drawings by reason (`skipped/blank`, ...).
 

@@ -24,7 +24,6 @@ def list_images(root: Path, name: str, domain: DomainConfig) -> pd.DataFrame:
     """List the test images of a data set, with the domain's spelling of each class.
 
     Args:
-        root: See `readers.read_dataset`.
         name: A data set whose images have one class each.
         domain: Must have every class of the data set, under the name or a synonym; it may have more.
 

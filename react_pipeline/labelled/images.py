@@ -117,7 +117,6 @@ def labelled_images(
     """Bring labels of the order on disk into the table's order.
 
     Args:
-        split: `train`, `val` or `test`.
         labels: (N,) positions in the order on disk, or (N, C) zeros and ones.
         order: (C,) the table's id of each class on disk.
     """

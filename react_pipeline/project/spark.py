@@ -42,8 +42,6 @@ def spread(
     be able to run twice.
 
     Args:
-        function: Of one item.
-        items: Any that can be pickled.
         what: For Spark's own page: what the tasks do.
 
     Raises:

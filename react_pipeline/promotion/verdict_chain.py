@@ -57,7 +57,6 @@ def publish(
     """Publish a verdict. Call it with the domain's lock held, so that no other verdict follows the same one.
 
     Args:
-        note: A person's own words.
         extra: What was seen beside the results.
     """
     champion = scene.result_of(verdict.champion)

@@ -80,11 +80,7 @@ class Tracking:
         return self._log_queue(project, artifact, dagster_run_id).runs.get(entry.name)
 
     def log_pending(self, project: Project, *, patient: bool = False) -> dict[str, str]:
-        """Log everything queued; returns the run id of each artifact that is logged now, by the name of its entry.
-
-        Args:
-            patient: Try even if the server failed a moment ago.
-        """
+        """Log everything queued; returns the run id of each artifact that is logged now, by the name of its entry."""
         return self._log_queue(project, patient=patient).runs
 
     def apply(self, project: Project, artifact: Artifact | None = None, *, patient: bool = False) -> Delivery:
@@ -92,7 +88,6 @@ class Tracking:
 
         Args:
             artifact: Of the stage `promotion`; None: only what waits.
-            patient: Try even if the server failed a moment ago.
         """
         queue = self._queue(project)
         if artifact is not None:
