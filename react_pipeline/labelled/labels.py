@@ -7,7 +7,7 @@ or publishing a set (`labelled`).
 import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,31 +33,37 @@ def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, dict[st
         InputError: Listing every subfolder that is no class, and images outside any subfolder.
     """
     known = _by_name(domain)
-    rows, problems, ignored = [], [], 0
-    for entry in sorted(root.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if not entry.is_dir():
-            if entry.suffix.lower() in IMAGE_SUFFIXES:
-                problems.append(f"{entry.name}: an image outside of any class's folder")
-            else:
-                ignored += 1
-            continue
-        class_name = known.get(normal(entry.name))
-        if class_name is None:
-            problems.append(f"{entry.name}: no class of {domain.slug!r} has this name")
-            continue
-        for path in sorted(path for path in entry.rglob("*") if path.is_file()):
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-                rows.append((path.relative_to(root).as_posix(), class_name))
-            else:
-                ignored += 1
+    classes, strays, ignored = images_by_folder(root, IMAGE_SUFFIXES)
+    problems = [f"{name}: an image outside of any class's folder" for name in strays]
+    problems += [f"{name}: no class of {domain.slug!r} has this name" for name in classes if normal(name) not in known]
     if problems:
         names = ", ".join(domain.class_names)
         raise InputError(f"{root}: rename or remove\n{lines_of(problems)}\nclasses of {domain.slug!r}: {names}")
-    if not rows:
+    images = [(path, known[normal(name)]) for name, paths in classes.items() for path in paths]
+    if not images:
         raise InputError(f"{root}: no image in any subfolder; it needs one subfolder a class")
+    rows = [(path.relative_to(root).as_posix(), class_name) for path, class_name in images]
     return pd.DataFrame(rows, columns=["path", "class"]), {"ignored_files": ignored}
+
+
+def images_by_folder(root: Path, suffixes: Collection[str]) -> tuple[dict[str, list[Path]], list[str], int]:
+    """The images below each folder of a root, sorted, by the folder's name; images beside the folders; other files.
+
+    What is hidden is no image, and a hidden folder or file of the root is passed over.
+    """
+    classes: dict[str, list[Path]] = {}
+    strays, others = [], 0
+    for entry in sorted(path for path in root.iterdir() if not path.name.startswith(".")):
+        if entry.is_dir():
+            files = sorted(path for path in entry.rglob("*") if path.is_file())
+            images = [path for path in files if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+            classes[entry.name] = images
+            others += len(files) - len(images)
+        elif entry.suffix.lower() in suffixes:
+            strays.append(entry.name)
+        else:
+            others += 1
+    return classes, strays, others
 
 
 def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
