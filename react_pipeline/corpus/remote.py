@@ -250,7 +250,5 @@ def _download(shard: RemoteShard, size: int | None) -> BinaryIO:
 def _info(shard: RemoteShard) -> dict[str, Any]:
     info: dict[str, Any] = attempt(shard, lambda: file_system(shard).info(shard.url))
     if info.get("type") == "directory":
-        raise CorpusError(
-            f"{shard}: is a folder, not a tar file; write a pattern such as {shard.url.rstrip('/')}/*.tar"
-        )
+        raise CorpusError(f"{shard}: is a folder, not a tar; write a pattern such as {shard.url.rstrip('/')}/*.tar")
     return info

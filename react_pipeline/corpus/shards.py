@@ -216,6 +216,4 @@ def _check_end(path: ShardLocation, file: IO[bytes], end: int) -> None:
         )
     while block := file.read(1 << 20):
         if block.strip(b"\0"):
-            raise CorpusError(
-                f"{path}: has data after its end-of-archive mark; keep concatenated tars as separate files"
-            )
+            raise CorpusError(f"{path}: has data after its end-of-archive mark; keep concatenated tars as single files")

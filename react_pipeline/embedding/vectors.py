@@ -152,9 +152,7 @@ class _Layout:
     def present(self, file: pq.ParquetFile, columns: list[str] | None) -> list[str] | None:
         if columns is None:
             return None
-        return [
-            name for name in (self.columns.get(column, column) for column in columns) if name in file.schema_arrow.names
-        ]
+        return [name for name in (self.columns.get(one, one) for one in columns) if name in file.schema_arrow.names]
 
     def named(self, table: pd.DataFrame, columns: list[str] | None) -> pd.DataFrame:
         if not self.columns:

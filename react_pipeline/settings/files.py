@@ -134,9 +134,7 @@ def _tracking_uri(path: Path) -> str:
 def _located(section: Model, base: Path, *fields: str) -> Model:
     """With these fields, paths, as absolute ones."""
     given = ((name, getattr(section, name)) for name in fields)
-    return section.model_copy(
-        update={name: _absolute(base, path).resolve() for name, path in given if path is not None}
-    )
+    return section.model_copy(update={key: _absolute(base, path).resolve() for key, path in given if path is not None})
 
 
 def _absolute(base: Path, name: Path | str) -> Path:
@@ -231,7 +229,7 @@ def _message_of(entry: Any) -> str:
     if entry["type"] == "extra_forbidden":
         return "unknown field; remove it or fix its spelling"
     message = str(entry["msg"]).removeprefix("Value error, ")
-    shown = entry["input"] if isinstance(entry["input"], (str, int, float, bool, type(None))) else None
-    return (
-        message if shown is None or entry["type"] == "value_error" else without_secrets(f"{message} (found {shown!r})")
-    )
+    shown = entry["input"]
+    if entry["type"] == "value_error" or not isinstance(shown, (str, int, float, bool)):
+        return message
+    return without_secrets(f"{message} (found {shown!r})")

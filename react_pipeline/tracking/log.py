@@ -176,9 +176,7 @@ class Tracking:
         for name, reason in failed.items():
             if not (any(logged.runs.values()) or logged.applied):
                 raise reason
-            logger.warning(
-                "%s could not be logged to MLflow, trying again at the next run: %s", name, reason_of(reason)
-            )
+            logger.warning("%s could not be logged to MLflow, retried at the next run: %s", name, reason_of(reason))
 
     def _log_now(self, client: MlflowClient, project: Project, stage: str, key: str, fingerprint: str) -> str:
         """The run of an artifact, which may wait in the queue; logging it twice costs one look-up. "" if it is gone."""
