@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from react_pipeline.benchmark.head import MOMENTUM, NOT_FINITE, Head, HeadSettings, Recorder, batches, losses
 from react_pipeline.benchmark.shots import Indices, Split
@@ -48,18 +48,10 @@ class ImageExamples:
 
     def loader(self, order: list[list[int]]) -> DataLoader[Tensor]:
         """The images of each batch of `order`, (B, 3, H, W)."""
-        return DataLoader(_Images(self), batch_sampler=order, num_workers=self.workers)
-
-
-class _Images(Dataset[Tensor]):
-    """What PyTorch's loader reads."""
-
-    def __init__(self, examples: ImageExamples) -> None:
-        self.examples = examples
+        return DataLoader(self, batch_sampler=order, num_workers=self.workers)  # type: ignore[arg-type]
 
     def __getitem__(self, position: int) -> Tensor:
-        numbers = self.examples.numbers
-        return self.examples.read(position if numbers is None else int(numbers[position]))
+        return self.read(position if self.numbers is None else int(self.numbers[position]))
 
 
 def image_classifier(visual: nn.Module, head: Head) -> nn.Module:

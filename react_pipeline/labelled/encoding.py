@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from react_pipeline.clip import Clip
@@ -95,6 +95,13 @@ class PreprocessedImages:
             raise InputError(f"{self.name(number)}: no usable image ({error}); fix or replace the file") from error
         return LoadedImage(self.preprocess(image), digest, truncated)
 
+    def __getitem__(self, number: int) -> LoadedImage | str:
+        """As `load`; an unusable image comes as the text of its error, which a process cannot lose."""
+        try:
+            return self.load(number)
+        except InputError as error:
+            return str(error)
+
 
 def encode(
     clip: Clip,
@@ -130,8 +137,12 @@ def encode(
     digests: list[bytes] = []
     truncated = start = 0
     # A process for less than a batch would only cost its start.
-    loader = DataLoader(
-        _Numbered(images, count), batch_size, num_workers=min(workers, count // batch_size), collate_fn=_collate
+    loader: DataLoader[Any] = DataLoader(
+        images,  # type: ignore[arg-type]  # a dataset by its methods
+        batch_size,
+        sampler=range(count),
+        num_workers=min(workers, count // batch_size),
+        collate_fn=_collate,
     )
     with tqdm(total=count, desc=title, unit="image", disable=None, leave=False) as bar:
         for pixels, about, problem in loader:
@@ -158,23 +169,6 @@ def encode(
     for target, partial in partials.items():
         partial.replace(target)
     return Encoded(np.frombuffer(b"".join(digests), np.uint8).reshape(count, 32), truncated)
-
-
-class _Numbered(Dataset[Any]):
-    """What PyTorch's loader reads; an unusable image comes as the text of its error, which a process cannot lose."""
-
-    def __init__(self, images: PreprocessedImages, count: int) -> None:
-        self.images = images
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, number: int) -> LoadedImage | str:
-        try:
-            return self.images.load(number)
-        except InputError as error:
-            return str(error)
 
 
 def _collate(rows: list[LoadedImage | str]) -> tuple[Tensor | None, list[tuple[bytes, bool]], str]:
