@@ -4,7 +4,6 @@ from .dense_sets import dense_digests as dense_digests
 from .dense_sets import files_below as files_below
 from .dense_sets import read_dense_set as read_dense_set
 from .encoding import PreprocessedImages as PreprocessedImages
-from .encoding import Unprojected as Unprojected
 from .encoding import encode as encode
 from .encoding import preprocessing as preprocessing
 from .images import FileSource as FileSource

@@ -42,27 +42,6 @@ class LoadedImage(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """What else is known of encoded images: SHA-256 of each file, uint8 (N, 32), and how many were truncated."""
-
-    sha256: NDArray[np.uint8]
-    truncated: int
-
-
-@dataclass(frozen=True)
-class Unprojected:
-    """A second array of features, from before the last projection of the tower.
-
-    Attributes:
-        path: Where the array goes, float32 (N, W).
-        projection: (W, D), which `finetune.take_projection` took out of the tower: the tower now gives width W.
-    """
-
-    path: Path
-    projection: Tensor
-
-
-@dataclass(frozen=True)
 class PreprocessedImages:
     """Images by their numbers, as a model takes them. Can be sent to other processes.
 
@@ -112,23 +91,26 @@ def encode(
     batch_size: int,
     workers: int,
     title: str = "images",
-    unprojected: Unprojected | None = None,
-) -> Encoded:
+    unprojected: tuple[Path, Tensor] | None = None,
+) -> tuple[NDArray[np.uint8], int]:
     """Write the features of images 0 to N - 1 as the image tower gives them, not normalised: float32 (N, D), `.npy`.
 
     In float32 on any device; one batch is in memory at a time. The file is whole or not there.
 
     Args:
         workers: Processes that read and preprocess ahead; 0: this one.
-        unprojected: Write these features too, in the same pass; the others are what the tower gives with its
-            projection, to the last digit.
+        unprojected: A second path, and the projection (W, D) that `finetune.take_projection` took out of the tower. The
+            features before it, (N, W), go there in the same pass; the others are the same to the last digit.
+
+    Returns:
+        SHA-256 of each file, uint8 (N, 32), and how many were truncated.
 
     Raises:
         InputError: If an image cannot be used.
         CorruptArtifact: If a feature is not finite.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    widths = {path: clip.dimension} | ({unprojected.path: len(unprojected.projection)} if unprojected else {})
+    widths = {path: clip.dimension} | ({unprojected[0]: len(unprojected[1])} if unprojected else {})
     partials = {target: target.with_name(target.name + ".partial") for target in widths}
     arrays = [
         np.lib.format.open_memmap(partials[target], "w+", np.float32, (count, width))
@@ -152,7 +134,7 @@ def encode(
             truncated += sum(cut for _, cut in about)
             with torch.inference_mode():
                 given = clip.model.encode_image(pixels.to(clip.device))
-                batches = [given @ unprojected.projection, given] if unprojected else [given]
+                batches = [given @ unprojected[1], given] if unprojected else [given]
             for array, values in zip(arrays, batches, strict=True):
                 batch = values.float().cpu().numpy()
                 if not np.isfinite(batch).all():
@@ -168,7 +150,7 @@ def encode(
     del array, arrays
     for target, partial in partials.items():
         partial.replace(target)
-    return Encoded(np.frombuffer(b"".join(digests), np.uint8).reshape(count, 32), truncated)
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(count, 32), truncated
 
 
 def _collate(rows: list[LoadedImage | str]) -> tuple[Tensor | None, list[tuple[bytes, bool]], str]:
