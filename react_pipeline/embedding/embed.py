@@ -11,6 +11,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from react_pipeline.embedding.earlier_embeddings import LEDGER_FILE, EarlierEmbe
 from react_pipeline.embedding.groups import LEDGER_SCHEMA, Group, cut_into_groups, files_of_group
 from react_pipeline.embedding.records import Records
 from react_pipeline.embedding.seen_keys import Duplicates, SeenKeys
-from react_pipeline.embedding.spread import EncodeTask, KeysTask, read_keys
+from react_pipeline.embedding.spread import EncodeTask, read_keys, write_keys
 from react_pipeline.embedding.vectors import GROUPS_FILE
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, held, spread
@@ -117,7 +118,7 @@ class _Build:
             for group in self.groups
             if not records.marker(group.number).exists() and not self.earlier.longest_match(group.digests, 0)
         ]
-        spread(KeysTask(records.locations, records.scratch), unread, settings, "headers of shards")
+        spread(partial(write_keys, records), unread, settings, "headers of shards")
         duplicates: dict[int, Duplicates] = {}
 
         def sort_out(group: Group) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,6 @@ from uuid import uuid4
 
 from tqdm import tqdm
 
-from react_pipeline.corpus import ShardLocation
 from react_pipeline.embedding.groups import Group, files_of_group, keys_in
 from react_pipeline.embedding.records import Records
 from react_pipeline.embedding.seen_keys import Duplicates
@@ -34,19 +32,12 @@ if TYPE_CHECKING:
 _loaded: dict[Path, GroupEncoder] = {}
 
 
-@dataclass(frozen=True)
-class KeysTask:
-    """Reads the headers of a group and writes the keys it holds; of one item, a group."""
-
-    locations: Sequence[ShardLocation]
-    scratch: Path
-
-    def __call__(self, group: Group) -> None:
-        """Write the keys, unless they were written before."""
-        require_shared(self.scratch)
-        path = keys_file(self.scratch, group.number)
-        if not path.exists():
-            write_atomically(path, json.dumps(keys_in(self.locations, group.shards)))
+def write_keys(records: Records, group: Group) -> None:
+    """Read the headers of a group and write the keys it holds, unless they were written before; a task."""
+    require_shared(records.scratch)
+    path = keys_file(records.scratch, group.number)
+    if not path.exists():
+        write_atomically(path, json.dumps(keys_in(records.locations, group.shards)))
 
 
 def keys_file(scratch: Path, number: int) -> Path:
@@ -55,7 +46,7 @@ def keys_file(scratch: Path, number: int) -> Path:
 
 
 def read_keys(records: Records, group: Group) -> dict[int, list[str]]:
-    """The keys of each shard, as a `KeysTask` wrote them, or from the headers if none did."""
+    """The keys of each shard, as `write_keys` wrote them, or from the headers if no task did."""
     path = keys_file(records.scratch, group.number)
     if not path.exists():
         return keys_in(records.locations, group.shards)

@@ -13,7 +13,7 @@ How many rows each file holds was recorded when it was published, so only files 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ GROUPS_FILE = "groups.jsonl"
 """Of our own: one line of JSON a group, `Group.record` and which row group of the ledger is its own; a group without
 rows has no files."""
 
+_KEPT_LAYOUTS = 4
 _unchanged: dict[Path, tuple[int, ...]] = {}
 
 
@@ -165,22 +166,20 @@ class _Layout:
         return table.assign(image_sha256="") if columns is None or "image_sha256" in columns else table
 
 
-@dataclass(frozen=True)
-class _Known:
-    """An artifact by what it holds: one that was built again at the same place is another one."""
-
-    path: Path
-    digest: str
-    artifact: Artifact = field(compare=False)
+_layouts: dict[tuple[Path, str], _Layout] = {}
 
 
 def _layout(artifact: Artifact) -> _Layout:
-    return _layout_of(_Known(artifact.path, artifact.manifest["digest"], artifact))
+    # What was built again at the same place is another artifact.
+    known = artifact.path, artifact.manifest["digest"]
+    if (layout := _layouts.get(known)) is None:
+        if len(_layouts) >= _KEPT_LAYOUTS:
+            _layouts.clear()
+        layout = _layouts[known] = _read_layout(artifact)
+    return layout
 
 
-@lru_cache(maxsize=4)
-def _layout_of(known: _Known) -> _Layout:
-    artifact = known.artifact
+def _read_layout(artifact: Artifact) -> _Layout:
     # Of the manifest, not of the folder: a stray file would shift the rows.
     names = sorted(artifact.manifest["files"])
     folders = (*FOLDERS.values(), METADATA)
