@@ -12,6 +12,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -123,11 +124,11 @@ def _verify(artifact: Artifact, name: str) -> None:
         raise CorruptArtifact(f"{path}: its bytes differ from the manifest")
 
 
+@dataclass
 class _Source:
     """One published artifact."""
 
-    def __init__(self, artifact: Artifact) -> None:
-        self.artifact = artifact
+    artifact: Artifact
 
     @cached_property
     def records(self) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from react_pipeline.embedding.earlier_embeddings import LEDGER_FILE, EarlierEmbe
 from react_pipeline.embedding.groups import LEDGER_SCHEMA, Group, cut_into_groups, files_of_group
 from react_pipeline.embedding.records import Records
 from react_pipeline.embedding.seen_keys import Duplicates, SeenKeys
-from react_pipeline.embedding.spread import EncodeTask, read_keys, write_keys
+from react_pipeline.embedding.spread import encode_group, read_keys, write_keys
 from react_pipeline.embedding.vectors import GROUPS_FILE
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, held, spread
@@ -71,32 +72,28 @@ def _embed(project: Project, inputs: Inputs, corpus: Artifact, base: Artifact, s
     groups = [Group(number, range(start, end), tuple(digests[start:end])) for number, (start, end) in enumerate(plan)]
     records = Records(staging, scratch, len(groups), locations, project.config.corpus.max_bad_fraction)
     folders = shards["folder"].tolist() if "folder" in shards else None
-    build, pairs = _Build(project.config, records, groups, earlier, base, folders), count_pairs(corpus)
+    seen = SeenKeys(scratch / "keys.sqlite", folders)
+    build, pairs = _Build(project.config, records, groups, earlier, base, seen), count_pairs(corpus)
     with tqdm(total=pairs, desc="embedding", unit="pair", disable=None) as bar:
         try:
             is_local = project.config.distributor.kind == "local"
             with held(project.config.distributor):
                 dimension, arithmetic = build.run(bar, pairs) if is_local else build.run_spread(bar)
         finally:
-            build.seen.close()
+            seen.close()
     return _finish(staging, records, dimension, arithmetic)
 
 
+@dataclass
 class _Build:
     """One run of the embedding, which resumes what a killed one left."""
 
-    def __init__(
-        self,
-        config: PipelineConfig,
-        records: Records,
-        groups: list[Group],
-        earlier: EarlierEmbeddings,
-        base: Artifact,
-        folders: list[int] | None,
-    ) -> None:
-        self.config, self.records, self.groups = config, records, groups
-        self.earlier, self.base = earlier, base
-        self.seen = SeenKeys(records.scratch / "keys.sqlite", folders)
+    config: PipelineConfig
+    records: Records
+    groups: list[Group]
+    earlier: EarlierEmbeddings
+    base: Artifact
+    seen: SeenKeys
 
     def run(self, bar: Any, pairs: int | None) -> tuple[int, dict[str, str]]:
         """Bring every group into place; return the dimension of the vectors, and `GroupEncoder.arithmetic`."""
@@ -125,7 +122,7 @@ class _Build:
             duplicates[group.number] = self.seen.enter(read_keys(records, group))
 
         items = [(group, duplicates[group.number]) for group in self._to_encode(bar, sort_out)]
-        tasks = spread(EncodeTask(self.config, self.base.path, records), items, settings, "embedding")
+        tasks = spread(partial(encode_group, self.config, self.base.path, records), items, settings, "embedding")
         # Executors may differ; the manifest names every device and precision that was used.
         used = {name: ", ".join(sorted({task[name] for task in tasks})) for name in ("device", "precision")}
         return dimension_of(self.base.path), used

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -53,44 +52,39 @@ def read_keys(records: Records, group: Group) -> dict[int, list[str]]:
     return {int(shard): keys for shard, keys in json.loads(path.read_text(encoding="utf-8")).items()}
 
 
-@dataclass(frozen=True)
-class EncodeTask:
-    """Encodes a group; of one item, the group and what of it is a duplicate of earlier shards.
+def encode_group(
+    config: PipelineConfig, checkpoint: Path, records: Records, item: tuple[Group, Duplicates]
+) -> dict[str, str]:
+    """Bring a group's files and record into place; return `GroupEncoder.arithmetic`. A task.
 
     It may run twice, even at once: it works in a folder of its own, and moves what is complete.
+
+    Args:
+        item: The group, and what of it is a duplicate of earlier shards.
     """
-
-    config: PipelineConfig
-    checkpoint: Path
-    records: Records
-
-    def __call__(self, item: tuple[Group, Duplicates]) -> dict[str, str]:
-        """Bring the group's files and record into place; return `GroupEncoder.arithmetic`."""
-        group, duplicates = item
-        records = self.records
-        require_shared(records.scratch)
-        encoder = _encoder(self)
-        if records.finished(group.number) is not None:
-            return encoder.arithmetic
-        group.read_headers(records.locations, lambda _keys: duplicates)  # the register of keys is elsewhere
-        attempt = records.scratch / f"attempt-{group.number}-{uuid4().hex}"
-        with tqdm(disable=True) as bar:
-            for done, counts in encoder.encode(iter([group]), attempt, bar, len(group.samples)):
-                for name in files_of_group(group.number, records.groups):
-                    if (attempt / name).exists():
-                        (records.staging / name).parent.mkdir(exist_ok=True)
-                        (attempt / name).replace(records.staging / name)
-                records.done(done, **counts)
-        shutil.rmtree(attempt, ignore_errors=True)
+    group, duplicates = item
+    require_shared(records.scratch)
+    encoder = _encoder(config, checkpoint, records)
+    if records.finished(group.number) is not None:
         return encoder.arithmetic
+    group.read_headers(records.locations, lambda _keys: duplicates)  # the register of keys is elsewhere
+    attempt = records.scratch / f"attempt-{group.number}-{uuid4().hex}"
+    with tqdm(disable=True) as bar:
+        for done, counts in encoder.encode(iter([group]), attempt, bar, len(group.samples)):
+            for name in files_of_group(group.number, records.groups):
+                if (attempt / name).exists():
+                    (records.staging / name).parent.mkdir(exist_ok=True)
+                    (attempt / name).replace(records.staging / name)
+            records.done(done, **counts)
+    shutil.rmtree(attempt, ignore_errors=True)
+    return encoder.arithmetic
 
 
-def _encoder(task: EncodeTask) -> GroupEncoder:
+def _encoder(config: PipelineConfig, checkpoint: Path, records: Records) -> GroupEncoder:
     # Spark keeps its Python processes, so each loads the model once. The staging folder names the whole build.
-    if task.records.staging not in _loaded:
+    if records.staging not in _loaded:
         from react_pipeline.embedding.group_encoder import GroupEncoder
 
         _loaded.clear()
-        records = task.records
-        _loaded[records.staging] = GroupEncoder(task.config, task.checkpoint, records.locations, records.groups)
-    return _loaded[task.records.staging]
+        _loaded[records.staging] = GroupEncoder(config, checkpoint, records.locations, records.groups)
+    return _loaded[records.staging]
