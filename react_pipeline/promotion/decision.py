@@ -191,15 +191,13 @@ def _apply_rule(scene: Evidence, edit: RegistryEdit | None, seen: Mapping[str, s
     for method in settings.candidates:
         if method in {row["method"] for row in found.rows}:
             continue
-        if method in scene.left_out:
-            is_champion = scene.judgements is not None and method == before.champion.method
-            status, why = ("champion", "") if is_champion else ("left out", scene.left_out[method])
-            rows.append({"method": method, "status": status, "why": why})
-        else:
-            fields = scene.results[method].result.model_dump(include={"method", "top1", "n"})
-            taken_back = turned_down.get(scene.results[method].contender.checkpoint)
-            status, why = ("left out", taken_back) if taken_back else ("champion", "")
-            rows.append({**fields, "status": status, "why": why})
+        fields, why = {}, scene.left_out.get(method, "")
+        if scene.judgements is not None and method == before.champion.method:
+            why = ""
+        if (entry := scene.results.get(method)) is not None:
+            fields = entry.result.model_dump(include={"top1", "n"})
+            why = turned_down.get(entry.contender.checkpoint, "")
+        rows.append({"method": method, **fields, "status": "left out" if why else "champion", "why": why})
     return publish(scene, after, rows, extra={"registry": seen["registry"]} if edit else {})
 
 
