@@ -133,12 +133,15 @@ def _corpus(corpus: CorpusConfig) -> Iterator[Finding]:
     Raises:
         ReactError: If what the configuration names is not there.
     """
+    if corpus.kind == "demo":
+        return
     from react_pipeline.corpus import find_parts, source_files
 
     if corpus.kind == "embeddings" and corpus.embeddings is not None:
         parts = find_parts(corpus.embeddings, corpus)
         yield Finding("corpus", "ok", f"{sum(part.rows for part in parts):,} ready embeddings in {corpus.embeddings}")
-    elif what := {"webdataset": "shards", "urls": "tables of URLs", "images": "folders and files"}.get(corpus.kind):
+    else:
+        what = {"webdataset": "shards", "urls": "tables of URLs", "images": "folders and files"}[corpus.kind]
         files = source_files(corpus)
         local = [file for file in files if isinstance(file, Path)]
         remote = f", {len(files) - len(local)} of them remote" if len(local) < len(files) else ""
