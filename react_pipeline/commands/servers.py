@@ -108,8 +108,7 @@ def serve(project: Project, dagster_port: int | None = None, mlflow_port: int | 
         process_groups.guarded() as guard,
     ):
         for name, port in ports.items():
-            if not _is_free(port):
-                raise InputError(f"port {port} is taken by another program: choose another one with --{name}-port")
+            _require_free(name, port)
         tell_addresses(lock, addresses)
         environment = {**os.environ, HOME_VARIABLE: str(home), CONFIG_VARIABLE: str(project.path)}
         environment.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -258,6 +257,11 @@ def _how_it_ended(server: Server) -> str:
 
 def _free_port(first: int) -> int:
     return next((port for port in range(first, first + PORTS_TRIED) if _is_free(port)), first)
+
+
+def _require_free(name: str, port: int) -> None:
+    if not _is_free(port):
+        raise InputError(f"port {port} is taken by another program: choose another one with --{name}-port")
 
 
 def _is_free(port: int) -> bool:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
 from scipy.special import logsumexp  # type: ignore[import-untyped]
 
-from react_pipeline.clip import LOGIT_SCALE, ClipClassifier, choose_device, choose_precision, load_classifier
+from react_pipeline.clip import LOGIT_SCALE, ClipClassifier, load_classifier
 from react_pipeline.labelled import encode_images, preprocessing_for, read_images
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key
@@ -146,6 +146,8 @@ def write_evaluation(
     if reason:
         _write_result(directory, EvalResult(**about, unavailable=reason))
         return {"unavailable": reason}
+    from react_pipeline.clip import choose_device, choose_precision  # they load torch
+
     images = read_images(evaluation_set, domain)
     device = choose_device(project.config.device)
     precision = choose_precision(project.config.embedding.precision, device, "embedding.precision")

@@ -93,6 +93,7 @@ class Inputs:
         key: `all`, a domain's slug, or `<domain>/<method>`.
         config: The part of the configuration that changes the result, as plain JSON values.
         content: Identity of outside data (digests of the user's shards, say), as plain JSON values.
+        parents: Artifacts the step reads, by name.
         code_version: Changed by hand when the step's code changes its result.
     """
 

@@ -24,6 +24,7 @@ class Problem:
     message: str
 
     def __str__(self) -> str:
+        """One line: file, field, message."""
         where = f"{self.file}: {self.field}" if self.field else str(self.file)
         return f"{where}: {self.message}"
 
@@ -32,6 +33,7 @@ class ConfigError(InputError):
     """Every problem found in the configuration, in one error."""
 
     def __init__(self, problems: list[Problem]) -> None:
+        """Keep the `problems`; the text lists them one per line."""
         self.problems = problems
         super().__init__("\n".join(str(problem) for problem in problems))
 
