@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from react_pipeline.indexing import SAMPLE_POINTS_PER_CELL, Key, Searched, cells_for, estimate
 from react_pipeline.pages import markdown_table
-from react_pipeline.workload import (
+from react_pipeline.workload.rates import (
     IMAGE_BYTES,
     KEY_BYTES,
     METADATA_BYTES,

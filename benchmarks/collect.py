@@ -29,7 +29,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from benchmarks.methods import write_section
-from react_pipeline.corpus import TarSource, collect_pairs
+from react_pipeline.corpus import collect_pairs
+from react_pipeline.corpus.image_source import TarSource
 from react_pipeline.pages import markdown_table
 
 TARS, PAIRS = 100, 1_000

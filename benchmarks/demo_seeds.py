@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from react_pipeline.evaluation import EvalResult, evaluate
 from react_pipeline.project import Project
-from react_pipeline.settings import TrainingOverrides
+from react_pipeline.settings.training import TrainingOverrides
 from react_pipeline.store import MissingArtifact
 from react_pipeline.training import customize
 

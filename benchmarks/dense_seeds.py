@@ -28,7 +28,7 @@ from react_pipeline.benchmark.dense_pictures import write_overlays
 from react_pipeline.demo import build_scenes
 from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
-from react_pipeline.settings import OwnDenseSet
+from react_pipeline.settings.dense import OwnDenseSet
 from react_pipeline.store import Artifact
 from react_pipeline.training import customize
 

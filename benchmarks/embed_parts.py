@@ -19,7 +19,8 @@ from torch import Tensor
 from benchmarks.published import Take
 from react_pipeline.clip import Clip, host_block
 from react_pipeline.corpus import decode_image
-from react_pipeline.embedding import CPU_IMAGES, CPU_TOKENS, Encoder, parts_of_like_length
+from react_pipeline.embedding import CPU_IMAGES, Encoder
+from react_pipeline.embedding.encoder import CPU_TOKENS, parts_of_like_length
 
 BARE = "bare forward pass"
 CUT = "captions cut behind the last end of text"

@@ -25,7 +25,8 @@ from benchmarks import embed_inputs
 from benchmarks.embed_parts import Batch
 from react_pipeline.clip import Clip, load, publish_base
 from react_pipeline.corpus import publish_corpus
-from react_pipeline.embedding import FOLDERS, embed_corpus, read_metadata, read_vectors
+from react_pipeline.embedding import FOLDERS, embed_corpus, read_metadata
+from react_pipeline.embedding.vectors import read_vectors
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact
 

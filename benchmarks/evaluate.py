@@ -21,21 +21,10 @@ from open_clip import create_model
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from react_pipeline.benchmark import (
-    MOMENTUM,
-    NOT_FINITE,
-    SWEEP_EPOCHS,
-    Curve,
-    FeatureExamples,
-    Head,
-    HeadSettings,
-    Recorder,
-    SweepResult,
-    Trial,
-    split_training,
-    sweep,
-    train_heads,
-)
+from react_pipeline.benchmark.head import MOMENTUM, NOT_FINITE, Head, HeadSettings, Recorder
+from react_pipeline.benchmark.probe import FeatureExamples, train_heads
+from react_pipeline.benchmark.shots import split_training
+from react_pipeline.benchmark.sweep import SWEEP_EPOCHS, Curve, SweepResult, Trial, sweep
 
 SETTINGS = HeadSettings()
 

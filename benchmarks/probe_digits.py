@@ -33,22 +33,15 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from benchmarks.methods import write_section
-from react_pipeline.benchmark import (
-    DatasetMeasurer,
-    Experiment,
-    FeatureExamples,
-    Features,
-    Head,
-    HeadSettings,
-    ImageExamples,
-    Measurement,
-    Outcome,
-    SplitFeatures,
-    experiments,
-    linear_probe,
-    split_training,
-    summarize,
-)
+from react_pipeline.benchmark.experiments import Experiment, Measurement, experiments
+from react_pipeline.benchmark.feature_files import SplitFeatures
+from react_pipeline.benchmark.features import Features
+from react_pipeline.benchmark.finetune import ImageExamples
+from react_pipeline.benchmark.head import Head, HeadSettings
+from react_pipeline.benchmark.measuring import DatasetMeasurer, Outcome
+from react_pipeline.benchmark.probe import FeatureExamples, linear_probe
+from react_pipeline.benchmark.shots import split_training
+from react_pipeline.benchmark.summary import summarize
 from react_pipeline.clip import Clip, choose_device, load
 from react_pipeline.labelled import PreprocessedImages, encode
 from react_pipeline.lineage import fresh

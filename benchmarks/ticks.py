@@ -29,7 +29,9 @@ from react_pipeline.evaluation import EvalResult
 from react_pipeline.lineage import fresh, resolve
 from react_pipeline.pipeline import STAGES, method_key
 from react_pipeline.project import Manifests, Project
-from react_pipeline.promotion import VERDICT_FILE, Contender, Verdict, gather
+from react_pipeline.promotion import Contender, Verdict
+from react_pipeline.promotion.evidence import gather
+from react_pipeline.promotion.verdicts import VERDICT_FILE
 from react_pipeline.upkeep import survey
 
 METHODS = ["base", "gated-image", "gated-image-control", "locked-text", "linear-head"]

@@ -35,7 +35,8 @@ from benchmarks.methods import write_section
 from react_pipeline.clip import class_prompts, load, publish_base
 from react_pipeline.commands.cli import app
 from react_pipeline.corpus import publish_corpus
-from react_pipeline.embedding import embed_corpus, read_metadata, read_vectors
+from react_pipeline.embedding import embed_corpus, read_metadata
+from react_pipeline.embedding.vectors import read_vectors
 from react_pipeline.indexing import build_index, open_index, search_all
 from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.pages import markdown_table

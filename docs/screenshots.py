@@ -19,7 +19,7 @@ from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
-from react_pipeline.tracking import models_url, view_url
+from react_pipeline.tracking.views import models_url, view_url
 
 IMAGES = Path(__file__).parent / "images"
 WAIT_MS = 60_000

@@ -109,7 +109,7 @@ GUARDS = (
     Guard("react_pipeline/settings/config.py", "if found and not (twins and", "if found and False and not (twins and", "settings/test_config.py"),
     Guard("react_pipeline/settings/config.py", "if times > 1:", "if False:", "settings/test_config.py"),
     Guard("react_pipeline/settings/training.py", "if given.epochs is not None and", "if False and", "settings/test_config.py"),
-    Guard("react_pipeline/labelled/labels.py", "if times[_normal(entry.name)] == 1 else []", "if True else []", "labelled/test_labelled.py"),
+    Guard("react_pipeline/labelled/labels.py", "if times[normal(entry.name)] == 1 else []", "if True else []", "labelled/test_labelled.py"),
     Guard("react_pipeline/labelled/labelled.py", "if hashlib.sha256(data).hexdigest() != self.sha256[position]:", "if False:", "training/test_labelled_accuracy.py"),
     Guard("react_pipeline/settings/files.py", "if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):", "if False:", FILES),
     Guard("react_pipeline/settings/files.py", "if not target.is_relative_to(os.path.realpath(path.parent)):", "if False:", FILES),

@@ -13,15 +13,14 @@ from typing import Literal
 
 import numpy as np
 
-from react_pipeline.corpus import BadImage, decode_image, truncated_images
+from react_pipeline.corpus import BadImage, decode_what_is_there
 from react_pipeline.labelled import LabelledImages, Unavailable, read_dataset
 from react_pipeline.pages import markdown_table
-from react_pipeline.settings import DATASETS, IMAGENET, Dataset, dataset
+from react_pipeline.settings import DATASETS, IMAGENET, MAX_PIXELS, Dataset, dataset
 from react_pipeline.store import InputError
 
 State = Literal["complete", "partial", "unavailable", "wrong"]
 
-_MAX_PIXELS = 89_478_485
 _DECODED_PER_SPLIT = 8
 
 
@@ -59,7 +58,6 @@ def check_root(root: Path, names: Iterable[str] | None = None) -> list[DatasetRe
     """Look for every data set below `root`. Lists are read in full; a few images of each split are decoded.
 
     Args:
-        root: See `readers.read_dataset`.
         names: Data sets to look for; unset, all 20 and ImageNet-1K.
 
     Raises:
@@ -129,14 +127,7 @@ def _decode_some(images: LabelledImages) -> list[str]:
     truncated = []
     for position in np.unique(np.linspace(0, len(images) - 1, _DECODED_PER_SPLIT).astype(int)):
         try:
-            data = images.read(int(position))
-            try:
-                decode_image(data, _MAX_PIXELS)
-            except BadImage as error:
-                if error.reason != "truncated":
-                    raise
-                with truncated_images():
-                    decode_image(data, _MAX_PIXELS)
+            if decode_what_is_there(images.read(int(position)), MAX_PIXELS)[1]:
                 truncated.append(f"{images.locations[position]}: truncated; the decodable part is used")
         except BadImage as error:
             raise InputError(f"{images.locations[position]}: no usable image ({error})") from error

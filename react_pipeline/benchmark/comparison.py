@@ -81,11 +81,7 @@ def problem_of(method: str, result: Artifact) -> str:
 
 
 def compare_summaries(base: pd.DataFrame, methods: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Each method's figures beside the base's.
-
-    Args:
-        base: Of `summary.summarize`.
-        methods: The same of each method.
+    """Each method's figures beside the base's, all of `summary.summarize`.
 
     Returns:
         `COLUMNS`: for each method and figure a row for every data set that either side has, with `status` `ok` or why
@@ -109,7 +105,8 @@ def to_markdown(table: pd.DataFrame, skipped: Mapping[str, str]) -> str:
         rows = []
         for row in group[(group["status"] == "ok") | (group["dataset"] == MEAN)].itertuples():
             name = f"mean ({row.status})" if row.dataset == MEAN else row.dataset
-            rows.append([name, row.metric, *(("–", "–", "–") if np.isnan(row.delta) else _percents(row))])
+            figures = (f"{100 * row.base:.1f}", f"{100 * row.value:.1f}", f"{100 * row.delta:+.1f}")
+            rows.append([name, row.metric, *(("–", "–", "–") if np.isnan(row.delta) else figures)])
         left_out = group[(group["status"] != "ok") & (group["dataset"] != MEAN)]
         reasons = [f"- {row.dataset}: {escaped(row.status)}" for row in left_out.itertuples()]
         parts += [f"{method}, {figure}", markdown_table(["data set", "metric", "base %", "method %", "delta"], rows)]
@@ -181,7 +178,3 @@ def _counts(table: pd.DataFrame) -> dict[str, Any]:
             counts["mean_base"][name], counts["mean"][name] = float(row.base), float(row.value)
             counts["mean_delta"][name] = float(row.delta)
     return counts
-
-
-def _percents(row: Any) -> tuple[str, str, str]:
-    return f"{100 * row.base:.1f}", f"{100 * row.value:.1f}", f"{100 * row.delta:+.1f}"

@@ -36,8 +36,6 @@ class SplitFeatures(BaseModel):
     """What is known of one split's features.
 
     Attributes:
-        split: `train` or `test`.
-        order: See `images.LabelledImages`.
         digest: Of the images and labels.
         truncated: Images whose file truncated; the decodable part is used.
         seconds: To read and encode; those of the run that did.
@@ -136,12 +134,12 @@ class FeatureWriter:
         return ARRAYS if self.projection is None else (*ARRAYS, UNPROJECTED)
 
     def _encode(self, images: LabelledImages) -> int:
-        from react_pipeline.labelled import PreprocessedImages, Unprojected, encode, preprocessing
+        from react_pipeline.labelled import PreprocessedImages, encode, preprocessing
 
         config = self.project.config
         folder = self.directory / images.dataset
         preprocess = preprocessing(self.clip, squash=dataset(images.dataset).squash)
-        encoded = encode(
+        sha256, truncated = encode(
             self.clip,
             PreprocessedImages(images.read, images.locations.__getitem__, preprocess, config.corpus.max_pixels),
             len(images),
@@ -149,13 +147,11 @@ class FeatureWriter:
             batch_size=config.embedding.batch_size,
             workers=config.embedding.workers,
             title=f"{images.dataset} {images.split}",
-            unprojected=None
-            if self.projection is None
-            else Unprojected(folder / f"{images.split}{UNPROJECTED}", self.projection),
+            unprojected=None if self.projection is None else (folder / f"{images.split}{UNPROJECTED}", self.projection),
         )
         np.save(folder / f"{images.split}_labels.npy", images.labels)
-        np.save(folder / f"{images.split}_sha256.npy", encoded.sha256)
-        return encoded.truncated
+        np.save(folder / f"{images.split}_sha256.npy", sha256)
+        return truncated
 
     def _take_over(self, images: LabelledImages, digest: str) -> str | None:
         """Link the files of another artifact with the same checkpoint and images; what is known of them, if any is."""

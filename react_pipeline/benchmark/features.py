@@ -61,9 +61,7 @@ class Features:
             text = artifact.file(f"{name}/{split}.json").read_text(encoding="utf-8")
             about = SplitFeatures.model_validate_json(text)
         except ValidationError as error:
-            raise CorruptArtifact(
-                f"{artifact.path}: {name}/{split}.json is of another form; rematerialize it"
-            ) from error
+            raise CorruptArtifact(f"{artifact.path}: {name}/{split}.json has another form; rematerialize it") from error
         features, labels = (
             np.load(artifact.file(f"{name}/{split}{end}.npy"), allow_pickle=False) for end in ("", "_labels")
         )

@@ -9,14 +9,14 @@ have no part in the training. Shapes: N images of H x W pixels, B of them in a b
 classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from react_pipeline.benchmark.head import MOMENTUM, NOT_FINITE, Head, HeadSettings, Recorder, batches, losses
 from react_pipeline.benchmark.shots import Indices, Split
@@ -48,18 +48,10 @@ class ImageExamples:
 
     def loader(self, order: list[list[int]]) -> DataLoader[Tensor]:
         """The images of each batch of `order`, (B, 3, H, W)."""
-        return DataLoader(_Images(self), batch_sampler=order, num_workers=self.workers)
-
-
-class _Images(Dataset[Tensor]):
-    """What PyTorch's loader reads."""
-
-    def __init__(self, examples: ImageExamples) -> None:
-        self.examples = examples
+        return DataLoader(self, batch_sampler=order, num_workers=self.workers)  # type: ignore[arg-type]
 
     def __getitem__(self, position: int) -> Tensor:
-        numbers = self.examples.numbers
-        return self.examples.read(position if numbers is None else int(numbers[position]))
+        return self.read(position if self.numbers is None else int(self.numbers[position]))
 
 
 def image_classifier(visual: nn.Module, head: Head) -> nn.Module:
@@ -89,10 +81,7 @@ def take_projection(visual: Any) -> Tensor:
     """Take the last projection (W, D) out of an image tower, which then gives features of width W.
 
     Together with `Head.merged` this is the benchmark's option to train projection and head as one matrix. The tower is
-    changed in place.
-
-    Raises:
-        InputError: As `projection_of`.
+    changed in place. Errors as of `projection_of`.
     """
     projection = projection_of(visual)
     visual.proj = None
@@ -113,12 +102,9 @@ def fine_tune(
 
     Args:
         head: The start of the head, for features of width D.
-        merge_projection: Train the tower's last projection and the head as one matrix.
     """
 
-    def train_trials(
-        train: ImageExamples, evaluation: ImageExamples, trials: Sequence[Trial], **how: Any
-    ) -> list[Curve]:
+    def train_trials(train: ImageExamples, evaluation: ImageExamples, trials: list[Trial], **how: Any) -> list[Curve]:
         how["merge_projection"] = merge_projection
         return [train_tower(clip, train, evaluation, head, trial, settings, **how) for trial in trials]
 

@@ -6,7 +6,7 @@ classes, T trials.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -28,12 +28,7 @@ NOT_FINITE = "values are not finite"
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """How a head is trained; the defaults are the benchmark's.
-
-    Attributes:
-        metric: One of `metrics.METRICS`.
-        seed: Of the order of the batches; the same in each trial.
-    """
+    """How a head is trained; the defaults are the benchmark's. The order of the batches is the same in each trial."""
 
     metric: str = "accuracy"
     batch_size: int = 64
@@ -42,12 +37,7 @@ class HeadSettings:
 
 @dataclass(frozen=True)
 class Head:
-    """Where a head starts.
-
-    Attributes:
-        weight: (C, D).
-        bias: (C,).
-    """
+    """Where a head starts: weight (C, D), and bias (C,)."""
 
     weight: Tensor
     bias: Tensor
@@ -96,17 +86,16 @@ def losses(logits: Tensor, labels: Tensor) -> Tensor:
     return flat.view(size, trials).mean(dim=0)
 
 
+@dataclass
 class Recorder:
     """Collects the curve of one trial."""
 
-    def __init__(self, trial: Trial, keep_probabilities: bool) -> None:
-        """Start without scores."""
-        self.trial = trial
-        self.keep_probabilities = keep_probabilities
-        self.scores: list[float] = []
-        self.failure = ""
-        self.best: NDArray[np.float32] | None = None
-        self.last: NDArray[np.float32] | None = None
+    trial: Trial
+    keep_probabilities: bool
+    scores: list[float] = field(default_factory=list)
+    failure: str = ""
+    best: NDArray[np.float32] | None = None
+    last: NDArray[np.float32] | None = None
 
     def record(self, logits: Tensor, labels: Tensor, settings: HeadSettings) -> bool:
         """Note one epoch's logits (N, C); whether the trial continues."""

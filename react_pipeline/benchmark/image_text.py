@@ -236,13 +236,8 @@ def measure_recall(
     missing = [name for name in captioned.images if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{folder}: {len(missing)} of {len(captioned.images)} images are missing\n{lines_of(missing)}")
-    is_base = method == "base"
-    checkpoint = (
-        fresh(project, "base_checkpoint")
-        if is_base
-        else fresh(project, "customized_checkpoint", method_key(slug, method))
-    )
-    clip = load(checkpoint.path, choose_device(project.config.device))
+    place = ("base_checkpoint",) if method == "base" else ("customized_checkpoint", method_key(slug, method))
+    clip = load(fresh(project, *place).path, choose_device(project.config.device))
     paths = [folder / name for name in captioned.images]
     images = PreprocessedImages(
         lambda number: paths[number].read_bytes(),

@@ -65,7 +65,6 @@ class DatasetMeasurer:
     """Measures a checkpoint on one data set; the class vectors are made once for all experiments."""
 
     def __init__(self, clip: Clip, entry: Dataset, test: Features, config: ElevaterConfig) -> None:
-        """Encode the class names."""
         self.clip = clip
         self.entry = entry
         self.test = test

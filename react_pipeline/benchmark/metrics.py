@@ -33,7 +33,6 @@ def measure(metric: str, labels: Labels, scores: Scores) -> float:
     """The value of a metric, a fraction.
 
     Args:
-        metric: One of `METRICS`.
         labels: True class ids (N,), or indicators (N, C) of 0 and 1 for multilabel data.
         scores: Scores or probabilities (N, C), finite. ROC AUC also takes (N,).
 
@@ -113,7 +112,5 @@ def _predicted(metric: str, labels: Labels, scores: Scores) -> NDArray[np.intp]:
     if labels.ndim != 1 or scores.ndim != 2:
         raise InputError(f"{metric}: labels {labels.shape} must be (N,) and scores {scores.shape} (N, C)")
     if labels.min() < 0 or labels.max() >= scores.shape[1]:
-        raise InputError(
-            f"{metric}: class ids run from {labels.min()} to {labels.max()}, scores have {scores.shape[1]} columns"
-        )
+        raise InputError(f"{metric}: class ids {labels.min()} to {labels.max()}, scores have {scores.shape[1]} columns")
     return np.argmax(scores, axis=1)

@@ -12,7 +12,7 @@ Shapes: N examples, B of them in a batch, D width of the features, C classes, T 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -57,13 +57,10 @@ def linear_probe(
     train: FeatureExamples, test: FeatureExamples, head: Head, split: Split, settings: HeadSettings
 ) -> Adaptation:
     """Search and train a linear probe; see `sweep.adapt` for arguments and errors."""
-
-    def train_trials(
-        train: FeatureExamples, evaluation: FeatureExamples, trials: Sequence[Trial], **how: Any
-    ) -> list[Curve]:
-        return train_heads(train, evaluation, head, trials, settings, **how)
-
-    return adapt(train_trials, train, test, split)
+    return adapt(
+        lambda train, evaluation, trials, **how: train_heads(train, evaluation, head, trials, settings, **how),
+        *(train, test, split),
+    )
 
 
 def train_heads(

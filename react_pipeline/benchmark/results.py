@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,18 +124,16 @@ def collect_submission(artifact: Artifact, experiment: str, path: Path) -> list[
     ]
 
 
+@dataclass
 class _Measuring:
     """Measures data sets one after another; the model is loaded for the first that is there."""
 
-    def __init__(
-        self, project: Project, model_name: str, features: Artifact, checkpoint: Artifact, directory: Path
-    ) -> None:
-        self.project = project
-        self.model_name = model_name
-        self.features = features
-        self.checkpoint = checkpoint
-        self.directory = directory
-        self._found: dict[str, LabelledImages] = {}
+    project: Project
+    model_name: str
+    features: Artifact
+    checkpoint: Artifact
+    directory: Path
+    _found: dict[str, LabelledImages] = field(default_factory=dict)
 
     @cached_property
     def clip(self) -> Clip:

@@ -117,9 +117,7 @@ def merge_seeds(parts: Mapping[Path, Prediction]) -> Prediction:
                     "one dataset may differ in seeds and predictions only. Predict both with the same model"
                 )
         if part.predictions.shape[1:] != first.predictions.shape[1:]:
-            raise InputError(
-                f"{path}: predictions are {part.predictions.shape} and in {first_path} {first.predictions.shape}"
-            )
+            raise InputError(f"{path}: predictions {part.predictions.shape}, in {first_path} {first.predictions.shape}")
     seeds = tuple(seed for _, part in ordered for seed in part.rnd_seeds)
     twice = [seed for seed, times in Counter(seeds).items() if times > 1]
     if twice:

@@ -17,12 +17,9 @@ SUMMARY_COLUMNS = [
 
 
 def summarize(rows: pd.DataFrame) -> pd.DataFrame:
-    """Average the seeds of each experiment and protocol on each data set.
+    """Average the seeds of each experiment and protocol on each data set; `rows` are those of `results.parquet`.
 
     A mean covers all seeds: where one could not be measured there is no value, and `status` says why.
-
-    Args:
-        rows: Of `results.parquet`.
 
     Returns:
         `SUMMARY_COLUMNS`; `spread` is the standard deviation over seeds (0 for one), `status` `ok` or the reason.

@@ -10,14 +10,14 @@ at once. Shapes: N images, C classes.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from react_pipeline.benchmark.shots import Indices, Split
+from react_pipeline.benchmark.shots import Split
 from react_pipeline.store import TrainingError
 
 LEARNING_RATES = tuple(np.logspace(-6, -1, 6).tolist())
@@ -64,35 +64,6 @@ class Curve:
         return 0.0 if self.failure else self.scores[-1]
 
 
-class Examples(Protocol):
-    """Labelled examples of any kind."""
-
-    def subset(self, indices: Indices) -> Self:
-        """Those at `indices`, in that order."""
-        ...
-
-
-E = TypeVar("E", bound=Examples, contravariant=True)
-
-
-class TrainTrials(Protocol[E]):
-    """Trains a fresh model for each trial and evaluates it after each epoch."""
-
-    def __call__(
-        self, train: E, evaluation: E, trials: Sequence[Trial], *, epochs: int, keep_probabilities: bool
-    ) -> list[Curve]:
-        """One curve a trial, in their order."""
-        ...
-
-
-class RunRound(Protocol):
-    """Trains the trials of a round."""
-
-    def __call__(self, trials: Sequence[Trial]) -> list[Curve]:
-        """One curve a trial, in their order."""
-        ...
-
-
 @dataclass(frozen=True)
 class SweepResult:
     """What a search found.
@@ -135,8 +106,8 @@ class Adaptation:
         return self.final.last
 
 
-def sweep(run_round: RunRound) -> SweepResult:
-    """Find the learning rate and weight decay with the best score; `run_round` is called once a round.
+def sweep(run_round: Callable[[list[Trial]], list[Curve]]) -> SweepResult:
+    """Find the learning rate and weight decay with the best score; `run_round` gives the curves of a round's trials.
 
     Of equal scores the trial that was visited first wins: within a round the lower weight decay, between rounds the
     earlier one, between learning rates the lower one. A failed trial never wins.
@@ -170,10 +141,13 @@ def sweep(run_round: RunRound) -> SweepResult:
     return SweepResult(Trial(learning_rate, WEIGHT_DECAYS[point]), score, tuple(curves), failures)
 
 
-def adapt(train_trials: TrainTrials[Any], train: Any, test: Any, split: Split) -> Adaptation:
+def adapt(train_trials: Callable[..., list[Curve]], train: Any, test: Any, split: Split) -> Adaptation:
     """Search on the training images, then train the final model and evaluate it on the test images after each epoch.
 
     Args:
+        train_trials: Called with the examples to train on, those to evaluate on after each epoch, and the trials, for
+            each of which it trains a fresh model; `epochs` and `keep_probabilities` by name. One curve a trial.
+        train: `train.subset(indices)` gives some of the examples.
         test: All test examples; the search never sees them.
 
     Raises:
@@ -181,10 +155,8 @@ def adapt(train_trials: TrainTrials[Any], train: Any, test: Any, split: Split) -
     """
     searched, held_out = train.subset(split.search), train.subset(split.held_out)
 
-    def run_round(trials: Sequence[Trial]) -> list[Curve]:
-        return train_trials(searched, held_out, trials, epochs=SWEEP_EPOCHS, keep_probabilities=False)
-
-    found = sweep(run_round)
+    how = {"epochs": SWEEP_EPOCHS, "keep_probabilities": False}
+    found = sweep(lambda trials: train_trials(searched, held_out, trials, **how))
     (final,) = train_trials(train.subset(split.final), test, [found.best], epochs=FINAL_EPOCHS, keep_probabilities=True)
     if final.failure:
         raise TrainingError(

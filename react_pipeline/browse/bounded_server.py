@@ -47,7 +47,6 @@ class BoundedServer(ThreadedWSGIServer):
     daemon_threads = True
 
     def __init__(self, listening: socket.socket, app: Flask) -> None:
-        """Take the socket over."""
         self._flask = app
         self._reading_since: dict[Any, float] = {}  # infinite where the whole request is there
         self._changed = threading.Condition()

@@ -77,7 +77,6 @@ class SearchedSide:
     """One side of the index in the form in which clip-retrieval asks FAISS: tuned, and ranked again where it must."""
 
     def __init__(self, index: Index, embeddings: Artifact, side: Side) -> None:
-        """Search among `image` or `text` vectors."""
         self._index, self._side = index, side
         self.stored = StoredVectors(embeddings, side)
 
@@ -105,7 +104,8 @@ class Descriptions:
         table = row_metadata(self._embeddings, ids, self._source.columns).rename_axis("row").reset_index()
         table["caption"] = table["caption"].fillna("").astype(str)
         if "url" in table:
-            return [self._of_url(int(row), url, caption) for row, url, caption in _columns_of(table)]
+            shown = zip(table["row"], table["url"], table["caption"], strict=True)
+            return [self._of_url(int(row), url, caption) for row, url, caption in shown]
         pictures = self._pictures(table.drop_duplicates("row").head(PICTURES))
         described = []
         for pair in table.itertuples(index=False):
@@ -268,7 +268,3 @@ def _decoded(text: str, max_pixels: int) -> Any:
         raise ValueError("image: not base64") from error
     except BadImage as error:
         raise ValueError(f"image: cannot be decoded ({error})") from error
-
-
-def _columns_of(table: pd.DataFrame) -> list[tuple[Any, Any, Any]]:
-    return list(zip(table["row"], table["url"], table["caption"], strict=True))

@@ -33,7 +33,6 @@ def serve_corpus(project: Project, port: int, on_start: Callable[[str], None]) -
     """Serve until Ctrl-C.
 
     Args:
-        project: The pipeline; its index must be fresh.
         port: Where to listen, on loopback; 0 takes any that is free.
         on_start: Called with the address as soon as it answers.
 

@@ -63,12 +63,8 @@ app.command()(embed)
 app.add_typer(models_app, name="models")
 
 
-class Format(StrEnum):
-    """How `results` writes its table."""
-
-    table = "table"
-    json = "json"
-    csv = "csv"
+Format = StrEnum("Format", ["table", "json", "csv"])
+"""How `results` writes its table."""
 
 
 @app.command()

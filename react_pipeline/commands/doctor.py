@@ -45,11 +45,7 @@ class Finding:
 
 
 def diagnose(config_path: Path | None) -> list[Finding]:
-    """Look at everything; never raises for what it finds.
-
-    Args:
-        config_path: The `pipeline.yaml`; None: as `Project.load`.
-    """
+    """Look at everything; never raises for what it finds."""
     findings = [Finding("python", "ok", platform.python_version()), *_packages(), _device(), _precision()]
     try:
         project = Project.load(config_path)
@@ -137,30 +133,20 @@ def _corpus(corpus: CorpusConfig) -> Iterator[Finding]:
     Raises:
         ReactError: If what the configuration names is not there.
     """
-    if corpus.kind == "webdataset":
-        from react_pipeline.corpus import locate_shards
+    if corpus.kind == "demo":
+        return
+    from react_pipeline.corpus import find_parts, source_files
 
-        shards = locate_shards(corpus)
-        local = [shard for shard in shards if isinstance(shard, Path)]
-        remote = f", {len(shards) - len(local)} of them remote" if len(local) < len(shards) else ""
-        yield Finding(
-            "corpus",
-            "ok",
-            f"{len(shards)} shards{remote}, {sum(shard.stat().st_size for shard in local):,} bytes on disk",
-        )
-    elif corpus.kind == "urls":
-        from react_pipeline.corpus import find_tables
-
-        yield Finding("corpus", "ok", f"{len(find_tables(corpus.urls))} tables of URLs")
-    elif corpus.kind == "images":
-        from react_pipeline.corpus import find_sources
-
-        yield Finding("corpus", "ok", f"{len(find_sources(corpus))} folders and files with images")
-    elif corpus.kind == "embeddings" and corpus.embeddings is not None:
-        from react_pipeline.corpus import find_parts
-
+    if corpus.kind == "embeddings" and corpus.embeddings is not None:
         parts = find_parts(corpus.embeddings, corpus)
         yield Finding("corpus", "ok", f"{sum(part.rows for part in parts):,} ready embeddings in {corpus.embeddings}")
+    else:
+        what = {"webdataset": "shards", "urls": "tables of URLs", "images": "folders and files"}[corpus.kind]
+        files = source_files(corpus)
+        local = [file for file in files if isinstance(file, Path)]
+        remote = f", {len(files) - len(local)} of them remote" if len(local) < len(files) else ""
+        size_bytes = sum(file.stat().st_size for file in local if file.is_file())
+        yield Finding("corpus", "ok", f"{len(files)} {what}{remote}, files of {size_bytes:,} bytes on disk")
 
 
 def _absent_demo_packages() -> list[str]:

@@ -10,15 +10,8 @@ import typer
 from react_pipeline.commands.command_line import console
 from react_pipeline.project import HOME_VARIABLE, write_project
 
-
-class CorpusKind(StrEnum):
-    """Where the image-text pairs come from; `datacomp` is `embeddings` in that collection's layout."""
-
-    webdataset = "webdataset"
-    urls = "urls"
-    datacomp = "datacomp"
-    embeddings = "embeddings"
-    demo = "demo"
+CorpusKind = StrEnum("CorpusKind", ["webdataset", "urls", "datacomp", "embeddings", "demo"])
+"""Where the image-text pairs come from; `datacomp` is `embeddings` in that collection's layout."""
 
 
 def init(

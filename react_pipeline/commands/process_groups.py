@@ -27,11 +27,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 def start(
     command: Sequence[str], output: IO[bytes], directory: Path, environment: Mapping[str, str], held: Sequence[int] = ()
 ) -> subprocess.Popen[bytes]:
-    """Start a program as the leader of a session and process group of its own; stdin is empty.
-
-    Args:
-        held: File descriptors that it inherits.
-    """
+    """Start a program as the leader of a session and process group of its own; stdin is empty."""
     return subprocess.Popen(  # noqa: S603 - a command of ours, no shell
         command,
         cwd=directory,
@@ -83,7 +79,6 @@ class Guard:
     """A process that ends groups when this one is gone, however it went."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
-        """`pipe` is the standard input of the guard."""
         self._pipe = pipe
         self._groups: dict[str, int] = {}
 

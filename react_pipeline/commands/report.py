@@ -8,16 +8,8 @@ import typer
 
 from react_pipeline.commands.command_line import Config, console, load_project
 
-
-class ReportFormat(StrEnum):
-    """Kinds of files; those of `report.FORMATS`."""
-
-    html = "html"
-    csv = "csv"
-    parquet = "parquet"
-    md = "md"
-    json = "json"
-    png = "png"
+ReportFormat = StrEnum("ReportFormat", ["html", "csv", "parquet", "md", "json", "png"])
+"""Kinds of files; those of `report.FORMATS`."""
 
 
 def report(

@@ -6,7 +6,7 @@ counts as out of date (`lineage`), what automation would do about it (`upkeep`),
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -117,7 +117,7 @@ def _commands(project: Project, found: Survey, slugs: Sequence[str]) -> list[str
     from react_pipeline.evaluation import STAGE as OVERVIEW
     from react_pipeline.upkeep import State
 
-    methods = _options("--method", project.config.methods)
+    methods = " ".join(f"--method {method}" for method in project.config.methods)
     behind = {place for place, state in found.states.items() if state is not State.FRESH}
     domains = [slug for slug in slugs if any(_domain(place) == slug for place in behind)]
     commands = []
@@ -148,7 +148,3 @@ def _domain(place: Place) -> str:
 def _name(place: Place) -> str:
     stage, key = place
     return f"{stage} of {key.split('/')[1]}" if "/" in key else stage
-
-
-def _options(name: str, values: Iterable[str]) -> str:
-    return " ".join(f"{name} {value}" for value in values)

@@ -83,7 +83,7 @@ class _Terminal(io.TextIOWrapper):
 def log_to_terminal() -> None:
     """Show warnings, and that a build waits for another one: it would look as if it hung."""
     handler = _Lines()
-    handler.setFormatter(_Printable("%(levelname)s: %(message)s"))
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.WARNING)
     logging.getLogger("react_pipeline.store.store").setLevel(logging.INFO)
 
@@ -91,11 +91,6 @@ def log_to_terminal() -> None:
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         print_line(self.format(record), sys.stderr)
-
-
-class _Printable(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return _printable_lines(super().format(record))
 
 
 def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:

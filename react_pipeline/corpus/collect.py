@@ -9,13 +9,12 @@ so that processes map it and no shard is ever walked: `row`, `shard` (number of 
 image in it, `caption` and `class`, both as a dictionary of the different texts.
 """
 
-import json
 import tarfile
 from array import array
 from collections.abc import Mapping
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,8 +23,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from react_pipeline.corpus.image_source import ImageSource
-from react_pipeline.corpus.images import extension_of
-from react_pipeline.corpus.shards import add_member
+from react_pipeline.corpus.shards import add_pair
 
 SHARDS = "shards"
 TABLE = "table.arrow"
@@ -36,7 +34,6 @@ class Collected(NamedTuple):
     """The result of collecting pairs.
 
     Attributes:
-        rows: Of the pairs in the shards (N,), in their order.
         failed: Columns row, class, reason: pairs whose image is not available, in the order of the corpus.
     """
 
@@ -54,7 +51,6 @@ def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, sha
     Args:
         pairs: Columns row, class, and those that the source needs.
         directory: Gets `00000.tar`, ... and the table; made if missing.
-        shard_pairs: Pairs per tar; the last may hold fewer.
 
     Raises:
         CorpusError: If a tar is gone, or an image's bytes are not those that were embedded.
@@ -75,7 +71,9 @@ def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, sha
                     numbers[name].append(number)
                 captions.append(pair.caption)
                 labels.append(str(pair.label))
-                _add_sample(tar, pair, image)
+                about = {"row": int(pair.row), "class": pair.label}
+                about |= {"classes": classes} if (classes := list(getattr(pair, "classes", ()))) else {}
+                add_pair(tar, f"{int(pair.row):09d}", image, pair.caption.encode(), about)
         texts["caption"].append(pa.array(captions, pa.large_string()))
         texts["class"].append(pa.array(labels, pa.large_string()))
         shards += 1
@@ -93,12 +91,3 @@ def write_table(directory: Path, columns: Mapping[str, pa.Array]) -> None:
     batch = pa.record_batch(list(columns.values()), names=list(columns))
     with pa.OSFile(str(directory / TABLE), "wb") as file, pa.ipc.new_file(file, batch.schema) as writer:
         writer.write_batch(batch)
-
-
-def _add_sample(tar: tarfile.TarFile, pair: Any, image: bytes) -> None:
-    described: dict[str, Any] = {"row": int(pair.row), "class": pair.label}
-    if len(classes := list(getattr(pair, "classes", ()))):
-        described["classes"] = classes
-    about = json.dumps(described, ensure_ascii=False)
-    for suffix, data in ((extension_of(image), image), ("txt", pair.caption.encode()), ("json", about.encode())):
-        add_member(tar, f"{int(pair.row):09d}.{suffix}", data)

@@ -4,10 +4,8 @@ Belongs here: the mapped table of the pairs, their captions and images by positi
 the files (`collect`), how images are prepared for a model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -74,22 +72,18 @@ class CollectedPairs:
         if (ends > sizes).any():
             raise self._corrupt(f"{self._paths[int((ends > sizes).argmax())]} (shorter than its table says)")
 
-    def __reduce__(self) -> tuple[type[CollectedPairs], tuple[Artifact]]:
-        """A process that is spawned maps the file itself."""
+    def __reduce__(self) -> tuple[type[Self], tuple[Artifact]]:
         return type(self), (self._artifact,)
 
     def __len__(self) -> int:
-        """N, the number of pairs."""
         return len(self.rows)
 
     def __getitem__(self, position: int) -> CollectedPair:
-        """A pair, read from its shard."""
         caption = self.captions[int(self.caption_ids[position])].as_py()
         label = self.classes[self.class_ids[position]]
         return CollectedPair(int(self.rows[position]), self.encoded(position), caption, label)
 
     def __iter__(self) -> Iterator[CollectedPair]:
-        """All pairs in their order, each read from its shard."""
         return (self[position] for position in range(len(self)))
 
     def encoded(self, position: int) -> bytes:

@@ -6,16 +6,19 @@ here: digests and places of shards (`inventory`), reading a tar (`shards`), down
 """
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from react_pipeline.corpus.image_files import find_sources, publish_image_corpus
 from react_pipeline.corpus.inventory import SHARDS_FILE, remember_locations, take_stock, take_stock_of
 from react_pipeline.corpus.local_files import find_files
 from react_pipeline.corpus.remote import each, find_remote
 from react_pipeline.corpus.remote_store import RemoteShard
 from react_pipeline.corpus.shards import IMAGE_EXTENSIONS, ShardIndex, ShardLocation, index_shard, open_shard
+from react_pipeline.corpus.url_tables import find_tables
 from react_pipeline.demo import installed_versions
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
@@ -46,8 +49,6 @@ def publish_corpus(project: Project) -> Artifact:
         inputs = resolve(project, "corpus", content={"demo": installed_versions()})
         return project.store.build(inputs, lambda staging: _write_demo(project, staging))
     if kind == "images":
-        from react_pipeline.corpus.image_files import publish_image_corpus
-
         return publish_image_corpus(project)
     if kind == "urls":
         from react_pipeline.corpus.url_corpus import publish_url_corpus
@@ -72,6 +73,13 @@ def publish_corpus(project: Project) -> Artifact:
     artifact = project.store.build(resolve(project, "corpus", content=content), write)
     remember_locations(artifact, locations)
     return artifact
+
+
+def source_files(corpus: CorpusConfig) -> Sequence[ShardLocation]:
+    """The shards, tables or images (files and folders) that a corpus names; errors as of `locate_shards`."""
+    if corpus.kind == "urls":
+        return find_tables(corpus.urls)
+    return find_sources(corpus) if corpus.kind == "images" else locate_shards(corpus)
 
 
 def locate_shards(corpus: CorpusConfig) -> list[ShardLocation]:

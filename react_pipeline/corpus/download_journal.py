@@ -4,40 +4,31 @@ Belongs here: reading the journal back, and sorting errors into reasons. Does no
 (`download_process`), what is tried (`downloads`).
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from react_pipeline.corpus.web_access import PRIVATE_ADDRESS, REFUSED_URL, TOO_MANY_BYTES
 
 HASH_MISMATCH = "hash_mismatch"
 
+_OURS_FOR_GOOD = (
+    *(HASH_MISMATCH, REFUSED_URL, PRIVATE_ADDRESS, TOO_MANY_BYTES),
+    *("too_many_pixels", "too_elongated", "unsupported_mode"),
+)
 PERMANENT = frozenset(
-    {
-        *("http_401", "http_403", "http_404", "http_410", "http_451", "disallowed_by_header"),
-        *(
-            HASH_MISMATCH,
-            REFUSED_URL,
-            PRIVATE_ADDRESS,
-            TOO_MANY_BYTES,
-            "too_many_pixels",
-            "too_elongated",
-            "unsupported_mode",
-        ),
-    }
+    {*("http_401", "http_403", "http_404", "http_410", "http_451", "disallowed_by_header"), *_OURS_FOR_GOOD}
 )
 """Reasons that another attempt would meet again; what failed for any other is retried."""
 
-_DECODER_REASONS = (
-    *("empty", "not_an_image", "truncated", "corrupt", "too_many_pixels", "too_elongated", "unsupported_mode"),
-    *(HASH_MISMATCH, REFUSED_URL, PRIVATE_ADDRESS, TOO_MANY_BYTES),
-)
-_OWN_REASON = re.compile(rf"\b({'|'.join(_DECODER_REASONS)}): ")
+_OWN_REASON = re.compile(rf"\b({'|'.join(('empty', 'not_an_image', 'truncated', 'corrupt', *_OURS_FOR_GOOD))}): ")
+_REASONS_BY_MARK = {
+    **{"timed out": "timeout", "IncompleteRead": "truncated"},
+    **{"X-Robots-Tag": "disallowed_by_header", "CERTIFICATE": "bad_certificate"},
+}
 
 
 @dataclass(frozen=True)
@@ -65,7 +56,7 @@ class Journal:
     next_number: int = 0
 
     @classmethod
-    def read(cls, directory: Path) -> Journal:
+    def read(cls, directory: Path) -> Self:
         """Read all files of a directory; a line that was cut by a kill counts as not written."""
         journal = cls()
         for path in sorted(directory.glob("*.jsonl")):
@@ -110,12 +101,5 @@ def reason_of(error: str) -> tuple[str, str]:
         return REFUSED_URL, error[:200]
     if found := re.search(r"HTTP Error (\d{3})", error):
         return f"http_{found[1]}", error[:200]
-    for mark, reason in (
-        ("timed out", "timeout"),
-        ("IncompleteRead", "truncated"),
-        ("X-Robots-Tag", "disallowed_by_header"),
-        ("CERTIFICATE", "bad_certificate"),
-    ):
-        if mark in error:
-            return reason, error[:200]
-    return "unreachable", error[:200]
+    reason = next((reason for mark, reason in _REASONS_BY_MARK.items() if mark in error), "unreachable")
+    return reason, error[:200]

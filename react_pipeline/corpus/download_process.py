@@ -104,7 +104,6 @@ class JournalWriter:
     """
 
     def __init__(self, shard_id: int, output_folder: str, *_: Any) -> None:
-        """Open the two files; they must be new."""
         stem = Path(output_folder) / f"{shard_id:06d}"
         self._images = stem.with_suffix(IMAGES_SUFFIX).open("xb")
         self._records = stem.with_suffix(RECORDS_SUFFIX).open("x", encoding="utf-8")

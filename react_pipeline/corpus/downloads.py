@@ -86,9 +86,7 @@ class Downloaded:
         except OSError as error:
             raise CorpusError(f"{kept.path}: cannot be read ({error.strerror or error})") from error
         if hashlib.sha256(data).hexdigest() != kept.sha256:
-            raise CorpusError(
-                f"{kept.path}: does not hold the bytes that were fetched; remove {self.directory} and run again"
-            )
+            raise CorpusError(f"{kept.path}: does not hold what was fetched; remove {self.directory} and run again")
         return data
 
 

@@ -54,9 +54,7 @@ def publish_image_corpus(project: Project) -> Artifact:
         skipped = Counter[str]()
         pack(_numbered(sources, config, skipped), staging / SHARDS, 0)
         if not skipped["pairs"]:
-            raise CorpusError(
-                f"corpus.images: no pair in {len(sources)} folders and files; skipped: {dict(skipped) or 'nothing'}"
-            )
+            raise CorpusError(f"corpus.images: no pair in {len(sources)} folders and files; skipped: {dict(skipped)}")
         stock = take_stock_of(staging, sorted((staging / SHARDS).iterdir()))
         return {**stock, "pairs": skipped.pop("pairs"), "skipped": dict(skipped)}
 

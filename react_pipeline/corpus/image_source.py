@@ -6,9 +6,8 @@ chosen (`retrieve`), the form of the training shards (`collect`), talking to web
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import pandas as pd
 
@@ -31,27 +30,28 @@ JOINED_BYTES = 16 << 20
 """A joined read is no longer than this, or than its one image."""
 
 
-class ImageSource(Protocol):
+class ImageSource:
     """The images of one corpus. `fetch` may be called again; what was fetched once is not fetched over the net again.
 
     Attributes:
         columns: Columns of the corpus' metadata that `fetch` needs beside `row`.
         identity: The column that identifies equal images before they are fetched.
-        failed: Corpus row -> reason why its image is not available; filled while `fetch` is exhausted.
-        ledger: The same as a table with columns row, url, reason, detail, attempts, sorted by row.
     """
 
-    @property
-    def columns(self) -> list[str]: ...  # noqa: D102 - above
+    def __init__(self, columns: list[str], identity: str) -> None:
+        self.columns, self.identity = columns, identity
+        self._failed: dict[int, tuple[str, str, str, int]] = {}
 
     @property
-    def identity(self) -> str: ...  # noqa: D102
+    def failed(self) -> dict[int, str]:
+        """Corpus row -> reason why its image is not available; filled while `fetch` is exhausted."""
+        return {row: reason for row, (_, reason, _, _) in self._failed.items()}
 
     @property
-    def failed(self) -> dict[int, str]: ...  # noqa: D102
-
-    @property
-    def ledger(self) -> pd.DataFrame: ...  # noqa: D102
+    def ledger(self) -> pd.DataFrame:
+        """The same as a table with columns row, url, reason, detail, attempts, sorted by row."""
+        rows = [(row, *about) for row, about in sorted(self._failed.items())]
+        return pd.DataFrame(rows, columns=LEDGER_COLUMNS).astype({"row": "int64", "attempts": "int64"})
 
     def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
         """Get the images of some rows.
@@ -66,11 +66,10 @@ class ImageSource(Protocol):
         Raises:
             CorpusError: If the corpus is not what it was.
         """
-        ...
+        raise NotImplementedError
 
     def discard(self) -> None:
         """Remove what `fetch` keeps in the scratch directory; call it last, before the artifact is published."""
-        ...
 
 
 def open_source(project: Project, corpus: Artifact, embeddings: Artifact, directory: Path) -> ImageSource:
@@ -83,25 +82,20 @@ def open_source(project: Project, corpus: Artifact, embeddings: Artifact, direct
     """
     if corpus.manifest["config"]["kind"] == "embeddings":
         hashed = ["hash"] if project.config.corpus.hash_column else []
-        columns = [*URL_COLUMNS, *hashed]
-        return UrlSource(project.config.corpus, directory, project.config.distributor, columns)
+        return UrlSource(project.config.corpus, directory, project.config.distributor, [*URL_COLUMNS, *hashed])
     return TarSource(shard_paths(corpus))
 
 
-@dataclass
-class TarSource:
-    """Images by their byte ranges in the corpus' tars, each digest checked.
+class TarSource(ImageSource):
+    """Images by their byte ranges in the corpus' tars, each digest checked; one that cannot be read is an error.
 
     Attributes:
         shards: The corpus' tars; the column `shard` is a position in this list.
-        bytes_read: How much was read of them so far.
     """
 
-    shards: Sequence[ShardLocation]
-    columns: list[str] = field(default_factory=lambda: list(LOCATION))
-    identity: str = "image_sha256"
-    failed: dict[int, str] = field(default_factory=dict)
-    bytes_read: int = 0
+    def __init__(self, shards: Sequence[ShardLocation]) -> None:
+        super().__init__(list(LOCATION), "image_sha256")
+        self.shards, self.bytes_read = shards, 0
 
     def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
         """Read each image, shard by shard and forward within a shard; neighbouring ranges are read at once.
@@ -121,14 +115,6 @@ class TarSource:
                     f"{path}: cannot be read ({error.strerror or error}); put the shard back, or rematerialize `corpus`"
                 ) from error
 
-    @property
-    def ledger(self) -> pd.DataFrame:
-        """Always empty: an image that cannot be read is an error."""
-        return pd.DataFrame(columns=LEDGER_COLUMNS)
-
-    def discard(self) -> None:
-        """Nothing is kept."""
-
     def _read(self, file: BinaryIO, block: list[Any], path: ShardLocation) -> Iterator[tuple[Any, bytes]]:
         start = int(block[0].image_offset)
         data = _read_range(file, start, max(_end(pair) for pair in block) - start)
@@ -143,31 +129,19 @@ class TarSource:
             yield pair, image
 
 
-@dataclass
-class UrlSource:
-    """Images by their URLs, fetched once into a scratch directory and checked by the corpus' rules for images.
+class UrlSource(ImageSource):
+    """Images by their URLs, fetched once into a scratch directory and checked by the corpus' rules for images."""
 
-    Attributes:
-        corpus: Rules for downloads, images and captions.
-    """
-
-    corpus: CorpusConfig
-    directory: Path
-    distributor: DistributorConfig = LOCAL
-    columns: list[str] = field(default_factory=lambda: list(URL_COLUMNS))
-    identity: str = "url"
-    _failed: dict[int, tuple[str, str, str, int]] = field(default_factory=dict, repr=False)
-
-    @property
-    def failed(self) -> dict[int, str]:
-        """Row -> reason, of all calls so far."""
-        return {row: reason for row, (_, reason, _, _) in self._failed.items()}
-
-    @property
-    def ledger(self) -> pd.DataFrame:
-        """URL, reason, detail and attempts of each row that failed."""
-        rows = [(row, *about) for row, about in sorted(self._failed.items())]
-        return pd.DataFrame(rows, columns=LEDGER_COLUMNS).astype({"row": "int64", "attempts": "int64"})
+    def __init__(
+        self,
+        corpus: CorpusConfig,
+        directory: Path,
+        distributor: DistributorConfig = LOCAL,
+        columns: Sequence[str] = URL_COLUMNS,
+    ) -> None:
+        """Fetch nothing yet; `corpus` has the rules for downloads, images and captions."""
+        super().__init__(list(columns), "url")
+        self.corpus, self.directory, self.distributor = corpus, directory, distributor
 
     def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
         """Fetch what is not there yet, then read each image; a row without a caption fails as `empty_caption`."""
@@ -175,14 +149,9 @@ class UrlSource:
         empty = rows[captions == ""]
         self._failed.update({int(row.row): (str(row.url), "empty_caption", "", 0) for row in empty.itertuples()})
         wanted = rows.rename(columns={"class": "label"}).assign(caption=captions)[captions != ""]
+        table = wanted[["row", *self.columns]].drop(columns="caption")
         settings, max_pixels = self.corpus.download, self.corpus.max_pixels
-        got = download_images(
-            wanted[["row", *self.columns]].drop(columns="caption"),
-            self.directory,
-            settings,
-            max_pixels,
-            self.distributor,
-        )
+        got = download_images(table, self.directory, settings, max_pixels, self.distributor)
         self._failed.update({int(row): tuple(about) for row, *about in got.failed.to_numpy().tolist()})
         images = got.images.set_index("row")
         described = wanted.drop(columns=["image_sha256", "image_bytes"], errors="ignore").join(

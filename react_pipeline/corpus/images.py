@@ -60,20 +60,26 @@ _one_at_a_time = {"": threading.Lock()}
 os.register_at_fork(after_in_child=lambda: _one_at_a_time.update({"": threading.Lock()}))
 
 
-class BadImage(Exception):  # noqa: N818 - names what was met; caught and counted, it never reaches a user
-    """Bytes that give no usable image.
+class BadSample(Exception):  # noqa: N818 - names what was met; caught and counted, it never reaches a user
+    """A sample that is skipped.
 
     Attributes:
-        reason: `empty`, `not_an_image`, `truncated`, `corrupt`, `too_many_pixels`, `too_elongated` or
-            `unsupported_mode`.
+        reason: `no_image`, `no_caption`, `empty_caption`, `caption_not_utf8`, `too_many_bytes`, or one of `BadImage`.
         detail: What exactly, for the ledger.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
-        """Keep `reason` and `detail`."""
         super().__init__(f"{reason}: {detail}" if detail else reason)
         self.reason = reason
         self.detail = detail
+
+
+class BadImage(BadSample):
+    """Bytes that give no usable image.
+
+    Its reason is `empty`, `not_an_image`, `truncated`, `corrupt`, `too_many_pixels`, `too_elongated` or
+    `unsupported_mode`.
+    """
 
 
 def decode_image(data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.Image:
@@ -116,6 +122,17 @@ def decode_image(data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.I
     except Exception as error:
         reason = "truncated" if "truncated" in str(error).lower() else "corrupt"
         raise BadImage(reason, f"{type(error).__name__}: {error}"[:200]) from error
+
+
+def decode_what_is_there(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
+    """As `decode_image`, of a file that ends too early the part that is there; and whether it does."""
+    try:
+        return decode_image(data, max_pixels), False
+    except BadImage as error:
+        if error.reason != "truncated":
+            raise
+    with truncated_images():
+        return decode_image(data, max_pixels), True
 
 
 def extension_of(data: bytes) -> str:
@@ -168,13 +185,13 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: Path,
     sheet.save(path, format="PNG")
 
 
-def thumbnail(image: bytes, pixels: int = THUMBNAIL_PIXELS, max_pixels: int = MANY_PIXELS) -> str:
+def thumbnail(image: bytes) -> str:
     """A small JPEG of an image file, as a data URI for pages.
 
     Raises:
         BadImage: If the bytes are no image that can be shown.
     """
-    small = ImageOps.contain(decode_image(image, max_pixels), (pixels, pixels))
+    small = ImageOps.contain(decode_image(image, MANY_PIXELS), (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
     buffer = io.BytesIO()
     small.save(buffer, format="JPEG", quality=78)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -30,7 +30,6 @@ def take_stock(store: Store | None, locations: Sequence[ShardLocation]) -> pd.Da
 
     Args:
         store: Remembers digests of local shards by path, size and time of change; None: nothing is remembered.
-        locations: The shards in the order of the corpus.
 
     Raises:
         CorpusError: Naming the shard that cannot be read.
@@ -64,21 +63,23 @@ def take_stock_of(staging: Path, shards: Sequence[Path]) -> dict[str, int]:
 def shard_paths(artifact: Artifact) -> list[ShardLocation]:
     """Where each shard is: an absolute path, or a `RemoteShard`; the position in the list is the shard's number."""
     table = pd.read_parquet(artifact.file(SHARDS_FILE))
-    located = _located(artifact)
+    entries = zip(table["path"], table.get("storage", [None] * len(table)), strict=True)
     # A corpus may have moved since; the artifact holds the paths at which it was first published.
-    entries = json.loads(located.read_text()) if located.exists() else _entries(table)
-    return [_location(artifact, entry) for entry in entries]
+    if (located := _located(artifact)).exists():
+        entries = json.loads(located.read_text())
+    return [
+        RemoteShard(path, StorageConfig.model_validate_json(storage)) if is_url(path) else artifact.path / path
+        for path, storage in entries
+    ]
 
 
 def remember_locations(artifact: Artifact, locations: Sequence[ShardLocation]) -> None:
     """Keep where the shards of a corpus are now."""
-    entries: list[Any] = [
-        {"url": place.url, "storage": place.storage.model_dump_json(exclude_defaults=True)}
-        if isinstance(place, RemoteShard)
-        else str(place)
+    storages = (
+        place.storage.model_dump_json(exclude_defaults=True) if isinstance(place, RemoteShard) else None
         for place in locations
-    ]
-    write_atomically(_located(artifact), json.dumps(entries))
+    )
+    write_atomically(_located(artifact), json.dumps(list(zip(map(str, locations), storages, strict=True))))
 
 
 def check_shards(store: Store, artifact: Artifact) -> list[ShardLocation]:
@@ -108,22 +109,7 @@ def check_shards(store: Store, artifact: Artifact) -> list[ShardLocation]:
     return locations
 
 
-def _entries(table: pd.DataFrame) -> list[Any]:
-    if "storage" not in table:
-        return list(table["path"])
-    return [
-        {"url": row.path, "storage": row.storage} if is_url(row.path) else row.path
-        for row in table.itertuples(index=False)
-    ]
-
-
-def _location(artifact: Artifact, entry: Any) -> ShardLocation:
-    if isinstance(entry, str):
-        return artifact.path / entry
-    return RemoteShard(entry["url"], StorageConfig.model_validate_json(entry["storage"]))
-
-
 def _located(artifact: Artifact) -> Path:
     """Where the shards' present places are kept, outside the artifact, which never changes."""
     store = artifact.path.parents[2]
-    return store / CACHE / "shard_paths" / f"{artifact.fingerprint}.json"
+    return store / CACHE / "shards_moved" / f"{artifact.fingerprint}.json"

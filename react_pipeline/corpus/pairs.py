@@ -12,7 +12,7 @@ from typing import IO
 
 from PIL import Image
 
-from react_pipeline.corpus.images import BadImage, decode_image
+from react_pipeline.corpus.images import BadSample, decode_image
 from react_pipeline.corpus.shards import Member, Sample, read_member
 from react_pipeline.settings import CorpusConfig
 
@@ -29,21 +29,6 @@ RESERVED_FIELDS = frozenset(
     }
 )
 """Columns of the embeddings' metadata; a sample's own field of such a name is left out."""
-
-
-class BadSample(Exception):  # noqa: N818 - names what was met; caught and counted, it never reaches a user
-    """A sample that is skipped.
-
-    Attributes:
-        reason: `no_image`, `no_caption`, `empty_caption`, `caption_not_utf8`, `too_many_bytes`, or one of `BadImage`.
-        detail: What exactly, for the ledger.
-    """
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        """Keep `reason` and `detail`."""
-        super().__init__(reason)
-        self.reason = reason
-        self.detail = detail
 
 
 @dataclass(frozen=True)
@@ -82,10 +67,7 @@ def read_pair(file: IO[bytes], sample: Sample, corpus: CorpusConfig) -> Pair:
     if sample.image.size_bytes > MAX_IMAGE_BYTES:
         raise BadSample("too_many_bytes", f"{sample.image.size_bytes:,}, allowed are {MAX_IMAGE_BYTES:,}")
     data = read_member(file, sample.image)
-    try:
-        image = decode_image(data, corpus.max_pixels)
-    except BadImage as error:
-        raise BadSample(error.reason, error.detail) from error
+    image = decode_image(data, corpus.max_pixels)
     fields = {} if sample.metadata is None else _read_fields(file, sample.metadata)
     return Pair(image, hashlib.sha256(data).hexdigest(), caption, caption_cut, fields or {}, fields is None)
 

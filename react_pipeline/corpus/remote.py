@@ -13,8 +13,7 @@ import logging
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 from react_pipeline.corpus.local_files import expand_names
@@ -36,24 +35,19 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """Identifies a remote shard, so that a changed one is noticed.
 
     Attributes:
         tag: A checksum or ETag of the store; else the time of its last change; where a server reports none of these, a
             digest of the first and the last MiB (of everything, if it does not serve ranges).
-        path: Of the URL on a web server, whose ETag is often just size and time of change; empty for object stores.
+        digest: 64 hexadecimal digits over both and, on a web server, whose ETag is often just size and time of change,
+            the path of the URL; used in place of the SHA-256 of a local shard's bytes.
     """
 
     size_bytes: int
     tag: str
-    path: str = ""
-
-    @property
-    def digest(self) -> str:
-        """64 hexadecimal digits, used in place of the SHA-256 of a local shard's bytes."""
-        return hashlib.sha256(f"{self.size_bytes}:{self.tag}:{self.path}".encode()).hexdigest()
+    digest: str
 
 
 def open_remote(shard: RemoteShard) -> BinaryIO:
@@ -71,17 +65,15 @@ def open_remote(shard: RemoteShard) -> BinaryIO:
 
 
 def identify(shard: RemoteShard) -> Identity:
-    """Size and tag, by one request where the server reports them.
-
-    Raises:
-        CorpusError: As `open_remote`.
-        SourceUnavailable: Likewise.
-    """
+    """Size and tag, by one request where the server reports them; errors as of `open_remote`."""
     info = _info(shard)
-    path = urlsplit(shard.url).path if shard.url.startswith("http") else ""
     tag = next((f"{name}:{info[name]}" for name in _TAGS if info.get(name)), "")
-    if tag and info.get("size") is not None:
-        return Identity(int(info["size"]), tag, path)
+    size, tag = (int(info["size"]), tag) if tag and info.get("size") is not None else _read_identity(shard)
+    path = urlsplit(shard.url).path if shard.url.startswith("http") else ""
+    return Identity(size, tag, hashlib.sha256(f"{size}:{tag}:{path}".encode()).hexdigest())
+
+
+def _read_identity(shard: RemoteShard) -> tuple[int, str]:
     raw = _RangedFile(shard)
     with io.BufferedReader(raw, _BUFFER_BYTES) as file:
         head = file.read(_SAMPLED_BYTES)
@@ -89,9 +81,9 @@ def identify(shard: RemoteShard) -> Identity:
         file.seek(max(0, size - _SAMPLED_BYTES))
         tail = file.read()
         if raw.by_range:
-            return Identity(size, f"sampled:{hashlib.sha256(head + tail).hexdigest()}", path)
+            return size, f"sampled:{hashlib.sha256(head + tail).hexdigest()}"
         file.seek(0)
-        return Identity(size, f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}", path)
+        return size, f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def each(function: Callable[[RemoteShard], T], shards: list[RemoteShard]) -> Iterator[T]:
@@ -258,7 +250,5 @@ def _download(shard: RemoteShard, size: int | None) -> BinaryIO:
 def _info(shard: RemoteShard) -> dict[str, Any]:
     info: dict[str, Any] = attempt(shard, lambda: file_system(shard).info(shard.url))
     if info.get("type") == "directory":
-        raise CorpusError(
-            f"{shard}: is a folder, not a tar file; write a pattern such as {shard.url.rstrip('/')}/*.tar"
-        )
+        raise CorpusError(f"{shard}: is a folder, not a tar; write a pattern such as {shard.url.rstrip('/')}/*.tar")
     return info

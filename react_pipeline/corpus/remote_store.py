@@ -45,7 +45,6 @@ class RemoteShard:
     storage: StorageConfig = StorageConfig()
 
     def __str__(self) -> str:
-        """The URL, for messages."""
         return self.url
 
     @property
@@ -126,9 +125,7 @@ def _explained(shard: RemoteShard, chain: list[Any], status: int | None) -> Corp
     if status in (401, 403) or any(isinstance(link, PermissionError) for link in chain):
         what = "access is refused; check the credentials of the environment or `corpus.storage`"
     elif any(type(link).__name__ == "NoCredentialsError" for link in chain):
-        what = (
-            "no credentials were found; set them in the environment, or `corpus.storage.anonymous` for public buckets"
-        )
+        what = "no credentials found; set them in the environment, or `corpus.storage.anonymous` for public buckets"
     elif status in (404, 410) or any(isinstance(link, FileNotFoundError) for link in chain):
         what = "is not there; correct the address"
     else:

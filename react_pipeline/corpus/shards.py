@@ -6,13 +6,15 @@ never paths: nothing is ever extracted.
 """
 
 import io
+import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
+from react_pipeline.corpus.images import extension_of
 from react_pipeline.corpus.remote import open_remote
 from react_pipeline.corpus.remote_store import RemoteShard
 from react_pipeline.store import CorpusError
@@ -90,7 +92,6 @@ def open_shard(location: ShardLocation, *, buffering: int = -1) -> BinaryIO:
 
     Args:
         location: Of the list that `corpus.check_shards` or `corpus.shard_paths` gives.
-        buffering: As of `open`, for local paths.
 
     Raises:
         CorpusError: If it is not there or cannot be read.
@@ -157,6 +158,13 @@ def read_member(file: IO[bytes], member: Member, limit_bytes: int | None = None)
     return data
 
 
+def add_pair(tar: tarfile.TarFile, key: str, image: bytes, caption: bytes, about: Mapping[str, Any]) -> None:
+    """Write a sample into a tar: KEY.jpg|png|webp, KEY.txt, KEY.json. Equal samples give equal bytes."""
+    add_member(tar, f"{key}.{extension_of(image)}", image)
+    add_member(tar, f"{key}.{CAPTION_EXTENSION}", caption)
+    add_member(tar, f"{key}.{METADATA_EXTENSION}", json.dumps(about, ensure_ascii=False).encode())
+
+
 def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     """Write a file into a tar; the defaults of TarInfo (time 0, owner 0, mode 644) make the bytes reproducible."""
     member = tarfile.TarInfo(name)
@@ -208,6 +216,4 @@ def _check_end(path: ShardLocation, file: IO[bytes], end: int) -> None:
         )
     while block := file.read(1 << 20):
         if block.strip(b"\0"):
-            raise CorpusError(
-                f"{path}: has data after its end-of-archive mark; keep concatenated tars as separate files"
-            )
+            raise CorpusError(f"{path}: has data after its end-of-archive mark; keep concatenated tars as single files")

@@ -1,11 +1,11 @@
-"""Text columns of parquet files that somebody else wrote, in bounded memory.
+"""Text columns of tables that somebody else wrote: that they are there, and reading them in bounded memory.
 
-Does not belong here: which columns there are, and what is made of their cells (`url_tables`, `ready_embeddings`).
+Does not belong here: what is made of their cells (`url_tables`, `ready_embeddings`).
 
 A file keeps a repeated cell once, and a reader writes it out for each row: 30 KB in a file become 2 GB.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +17,22 @@ from react_pipeline.store import CorpusError
 BATCH_ROWS = 65_536
 MAX_BATCH_BYTES = 256 << 20
 """Text of as many rows; 4 KB a row."""
+
+
+def require_text_columns(path: Path, schema: pa.Schema, columns: Iterable[tuple[str, str]]) -> None:
+    """Require of each name one column of text; names come with the field of `corpus` that sets them.
+
+    Raises:
+        CorpusError: Naming file, column and field.
+    """
+    for field, name in columns:
+        if schema.names.count(name) != 1:
+            there = ", ".join(map(repr, schema.names[:20])) or "none"
+            raise CorpusError(f"{path}: no column {name!r}; there are {there}: set `corpus.{field}`")
+        kind = schema.field(name).type
+        value = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if not (pa.types.is_string(value) or pa.types.is_large_string(value)):
+            raise CorpusError(f"{path}: column {name!r} holds {kind}, text is needed (`corpus.{field}`)")
 
 
 def text_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:

@@ -25,7 +25,7 @@ from react_pipeline.corpus.url_shards import SHARDS, pack, shard_file, take_over
 from react_pipeline.corpus.url_tables import UrlRow, find_tables, read_rows
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, held
-from react_pipeline.settings import CorpusConfig, DistributorConfig
+from react_pipeline.settings import CorpusConfig, PipelineConfig
 from react_pipeline.store import (
     Artifact,
     CorpusError,
@@ -74,16 +74,15 @@ def _build(project: Project, tables: list[Path], staging: Path) -> dict[str, Any
         plan = _plan(project, tables, staging)
         seal(scratch / "plan.json", [*scratch.glob("*.parquet"), *(staging / SHARDS).iterdir()], plan)
     remaining = pq.ParquetFile(scratch / "remaining.parquet")
-    config = project.config
-    done = (plan["rows"], plan["failed"], plan["taken_over"], plan["shards"])
-    progress = _Progress(config.corpus, config.distributor, *done)
-    with held(config.distributor):
+    counted = (Counter(plan["failed"]), plan["taken_over"], plan["shards"])
+    progress = _Progress(project.config, staging, *counted)
+    with held(project.config.distributor):
         for part in range(remaining.num_row_groups):
-            _Part(part, staging).run(remaining, progress)
-    progress.check(0, {})
+            progress.run(part, remaining)
+    progress.check()
     if not progress.pairs:
         raise CorpusError(
-            f"corpus.urls: none of {plan['rows']:,} images could be downloaded, most often {progress.often()}; "
+            f"corpus.urls: none of {plan['rows']:,} images could be downloaded, most often {_often(progress.reasons)}; "
             "check the network and the table"
         )
     ledger = pd.concat([pd.read_parquet(path) for path in sorted(scratch.glob("failed*.parquet"))], ignore_index=True)
@@ -135,85 +134,65 @@ def _plan(project: Project, tables: list[Path], staging: Path) -> dict[str, Any]
 
 @dataclass
 class _Progress:
-    """What became of the rows so far, of all `rows` of the corpus."""
+    """What became of the rows so far; a part of them is downloaded, packed and marked as done together."""
 
-    corpus: CorpusConfig
-    distributor: DistributorConfig
-    rows: int
-    reasons: dict[str, int]
+    config: PipelineConfig
+    staging: Path
+    reasons: Counter[str]
     pairs: int
     shards: int
 
-    def check(self, pairs: int, reasons: dict[str, int]) -> None:
-        """Stop if too many downloads failed, this part's `pairs` and failures included."""
-        failed = sum(self.reasons.values()) + sum(reasons.values())
+    def run(self, part: int, remaining: pq.ParquetFile) -> None:
+        """Download and pack a part, unless a killed build has done so."""
+        scratch = self.staging / _SCRATCH
+        marker, directory = scratch / f"part_{part}.json", scratch / f"download_{part}"
+        if (done := sealed(marker)) is None:
+            ledger = scratch / f"failed_{part:06d}.parquet"
+            rows = remaining.read_row_group(part).to_pandas()
+            done = self._done(rows, directory, scratch / f"refusals_{part}", ledger)
+            numbers = range(self.shards, self.shards + done["shards"])
+            seal(marker, [*(shard_file(self.staging / SHARDS, number) for number in numbers), ledger], done)
+        self.reasons.update(done["reasons"])
+        self.pairs += done["pairs"]
+        self.shards += done["shards"]
+        shutil.rmtree(directory, ignore_errors=True)
+
+    def check(self, pairs: int = 0, reasons: Mapping[str, int] | None = None) -> None:
+        """Stop if too many downloads failed, those of a part included."""
+        counted = self.reasons + Counter(reasons)
+        failed, allowed = counted.total(), self.config.corpus.download.max_failed_fraction
         tried = failed + self.pairs + pairs
-        allowed = self.corpus.download.max_failed_fraction
         if tried and failed > allowed * tried:
             raise CorpusError(
                 f"corpus.urls: {failed:,} of {tried:,} images could not be downloaded ({failed / tried:.0%}, "
-                f"allowed are {allowed:.0%}), most often {self.often(reasons)}; check "
+                f"allowed are {allowed:.0%}), most often {_often(counted)}; check "
                 "the network and the table and run again (finished downloads are kept), or raise "
                 "`corpus.download.max_failed_fraction`"
             )
 
-    def often(self, reasons: Mapping[str, int] | None = None) -> str:
-        """The commonest reasons of failures, `reasons` of a part included."""
-        counted = Counter(self.reasons) + Counter(reasons)
-        return ", ".join(f"{reason} ({count:,})" for reason, count in counted.most_common(3)) or "no reason"
-
-    def add(self, pairs: int, reasons: dict[str, int], shards: int) -> None:
-        """Count a finished part."""
-        self.reasons = dict(Counter(self.reasons) + Counter(reasons))
-        self.pairs += pairs
-        self.shards += shards
-
-
-@dataclass
-class _Part:
-    """Rows that are downloaded together; its marker says that shards and ledger are on disk."""
-
-    number: int
-    staging: Path
-
-    def run(self, remaining: pq.ParquetFile, progress: _Progress) -> None:
-        """Download and pack, unless a killed build has done so."""
-        scratch = self.staging / _SCRATCH
-        marker, directory = scratch / f"part_{self.number}.json", scratch / f"download_{self.number}"
-        if (done := sealed(marker)) is None:
-            done = self._done(remaining, progress, directory)
-            numbers = range(progress.shards, progress.shards + done["shards"])
-            files = [shard_file(self.staging / SHARDS, number) for number in numbers]
-            seal(marker, [*files, self._ledger], done)
-        progress.add(**done)
-        shutil.rmtree(directory, ignore_errors=True)
-
-    @property
-    def _ledger(self) -> Path:
-        return self.staging / _SCRATCH / f"failed_{self.number:06d}.parquet"
-
-    def _done(self, remaining: pq.ParquetFile, progress: _Progress, directory: Path) -> dict[str, Any]:
-        rows = remaining.read_row_group(self.number).to_pandas()
+    def _done(self, rows: pd.DataFrame, directory: Path, refusals: Path, ledger: Path) -> dict[str, Any]:
         rows["row"] = range(len(rows))
-        corpus, refusals = progress.corpus, self.staging / _SCRATCH / f"refusals_{self.number}"
+        corpus, distributor = self.config.corpus, self.config.distributor
         refused = int(refusals.read_text()) if refusals.exists() else 0
         # Failures of a network that was down are on record; a run after a refusal may try as often again.
         settings = corpus.download.model_copy(update={"retries": (refused + 1) * (corpus.download.retries + 1) - 1})
-        got = download_images(
-            rows[["row", "url", "hash"]], directory, settings, corpus.max_pixels, progress.distributor
-        )
+        got = download_images(rows[["row", "url", "hash"]], directory, settings, corpus.max_pixels, distributor)
         reasons = {str(reason): int(count) for reason, count in got.failed["reason"].value_counts().items()}
         try:
-            progress.check(len(got.images), reasons)
+            self.check(len(got.images), reasons)
         except CorpusError:
             write_atomically(refusals, str(refused + 1))
             raise
         wanted = rows.iloc[got.images["row"]].itertuples(index=False)
         samples = ((row.key, got.read(int(row.row)), row.caption.encode(), {"url": row.url}) for row in wanted)
-        shards = pack(samples, self.staging / SHARDS, progress.shards)
-        failed = got.failed.assign(key=rows["key"].iloc[got.failed["row"]].to_numpy())
-        _write_ledger(self._ledger, failed)
+        shards = pack(samples, self.staging / SHARDS, self.shards)
+        _write_ledger(ledger, got.failed.assign(key=rows["key"].iloc[got.failed["row"]].to_numpy()))
         return {"pairs": len(got.images), "reasons": reasons, "shards": shards}
+
+
+def _often(reasons: Counter[str]) -> str:
+    """The commonest reasons of failures."""
+    return ", ".join(f"{reason} ({count:,})" for reason, count in reasons.most_common(3)) or "no reason"
 
 
 def _earlier(project: Project) -> Artifact | None:

@@ -4,21 +4,12 @@ Belongs here: the form of these shards (KEY.jpg|png|webp, KEY.txt, KEY.json with
 which pairs there are (`url_corpus`, `image_files`), reading shards (`shards`).
 """
 
-import json
 import tarfile
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
 
-from react_pipeline.corpus.images import extension_of
-from react_pipeline.corpus.shards import (
-    CAPTION_EXTENSION,
-    METADATA_EXTENSION,
-    add_member,
-    index_shard,
-    open_shard,
-    read_member,
-)
+from react_pipeline.corpus.shards import add_member, add_pair, index_shard, open_shard, read_member
 from react_pipeline.store import Artifact, link_or_copy
 
 SHARDS = "shards"
@@ -31,10 +22,6 @@ PackedSample = tuple[str, bytes, bytes, dict[str, str]]
 
 def take_over(earlier: Artifact, wanted: set[str], directory: Path) -> tuple[int, set[str]]:
     """Bring over the pairs of an earlier corpus that are still wanted; whole shards become links to the same bytes.
-
-    Args:
-        earlier: An artifact `corpus` of kind `urls`.
-        directory: Where the shards go, numbered from 0.
 
     Returns:
         The number of shards, and the keys that they hold.
@@ -67,15 +54,9 @@ def pack(samples: Iterator[PackedSample], directory: Path, first: int) -> int:
         target = shard_file(directory, first + shards)
         with _new_tar(target) as tar:
             for sample in chain([block], islice(samples, PAIRS_PER_SHARD - 1)):
-                _add_pair(tar, *sample)
+                add_pair(tar, *sample)
         shards += 1
     return shards
-
-
-def _add_pair(tar: tarfile.TarFile, key: str, image: bytes, caption: bytes, about: dict[str, str]) -> None:
-    add_member(tar, f"{key}.{extension_of(image)}", image)
-    add_member(tar, f"{key}.{CAPTION_EXTENSION}", caption)
-    add_member(tar, f"{key}.{METADATA_EXTENSION}", json.dumps(about, ensure_ascii=False).encode())
 
 
 def _new_tar(path: Path) -> tarfile.TarFile:

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 
 from react_pipeline.corpus.local_files import find_files
-from react_pipeline.corpus.text_columns import text_batches
+from react_pipeline.corpus.text_columns import require_text_columns, text_batches
 from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import CorpusError
 
@@ -81,7 +81,7 @@ def _cells(path: Path, columns: dict[str, str], skipped: Counter[str]) -> Iterat
 
 
 def _batches_of_parquet(path: Path, columns: dict[str, str], _skipped: Counter[str]) -> Iterator[pa.RecordBatch]:
-    _check_columns(path, pq.read_schema(path), columns)
+    require_text_columns(path, pq.read_schema(path), columns.items())
     yield from text_batches(path, list(columns.values()))
 
 
@@ -102,22 +102,9 @@ def _batches_of_tsv(path: Path, columns: dict[str, str], skipped: Counter[str]) 
         csv.ConvertOptions(column_types=dict.fromkeys(names, pa.binary())),
     )
     found = pa.schema([(name, pa.string()) for name in reader.schema.names])
-    _check_columns(path, found, dict(zip(columns, names, strict=True)))
+    require_text_columns(path, found, zip(columns, names, strict=True))
     for batch in reader:
         yield batch.select(names)
-
-
-def _check_columns(path: Path, schema: pa.Schema, columns: dict[str, str]) -> None:
-    for field, name in columns.items():
-        if schema.names.count(name) != 1:
-            raise CorpusError(
-                f"{path}: no column {name!r}; there are {', '.join(map(repr, schema.names[:20])) or 'none'}: set "
-                f"`corpus.{field}`"
-            )
-        kind = schema.field(name).type
-        value = kind.value_type if pa.types.is_dictionary(kind) else kind
-        if not (pa.types.is_string(value) or pa.types.is_large_string(value)):
-            raise CorpusError(f"{path}: column {name!r} holds {kind}, not text; write it as strings")
 
 
 def _bytes(column: pa.Array) -> list[bytes | None]:

@@ -11,7 +11,8 @@ import multiprocessing
 import random
 import tarfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import count, islice
 from pathlib import Path
 
 from PIL import Image
@@ -30,9 +31,6 @@ SHUFFLE_SEED = 0
 def build_corpus(directory: Path, workers: int = 2) -> dict[str, int]:
     """Render every drawing and write `00000.tar` ... (KEY.png, KEY.txt, KEY.json) into `directory`.
 
-    Args:
-        directory: Where the tars go; made if missing.
-
     Returns:
         Pairs by source (`pairs/openmoji`, ...) and skipped drawings by reason (`skipped/blank`, ...).
 
@@ -47,8 +45,7 @@ def build_corpus(directory: Path, workers: int = 2) -> dict[str, int]:
     with multiprocessing.get_context("spawn").Pool(max(1, workers)) as pool:
         rendered = pool.imap(_render, drawings, chunksize=64)
         progress = tqdm(rendered, "drawing the corpus", len(drawings), unit="image", disable=None)
-        pairs = (pair for pair in zip(drawings, progress, strict=True) if _counted(pair, counts))
-        _write_shards(directory, pairs)
+        _write_shards(directory, _usable(zip(drawings, progress, strict=True), counts))
     return dict(sorted(counts.items()))
 
 
@@ -88,34 +85,25 @@ def _png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _counted(pair: tuple[Drawing, bytes | str], counts: Counter[str]) -> bool:
-    drawing, result = pair
-    if isinstance(result, str):
-        counts[f"skipped/{result}"] += 1
-        return False
-    counts[f"pairs/{drawing.source}"] += 1
-    return True
+def _usable(rendered: Iterable[tuple[Drawing, bytes | str]], counts: Counter[str]) -> Iterator[tuple[Drawing, bytes]]:
+    for drawing, image in rendered:
+        if isinstance(image, str):
+            counts[f"skipped/{image}"] += 1
+        else:
+            counts[f"pairs/{drawing.source}"] += 1
+            yield drawing, image
 
 
-def _write_shards(directory: Path, pairs: Iterable[tuple[Drawing, bytes | str]]) -> None:
+def _write_shards(directory: Path, pairs: Iterator[tuple[Drawing, bytes]]) -> None:
     licences = {source.name: source.licence for source in CORPUS_SOURCES}
-    shard: tarfile.TarFile | None = None
-    for number, (drawing, image) in enumerate(pairs):
-        if number % PAIRS_PER_SHARD == 0:
-            if shard is not None:
-                shard.close()
-            shard = tarfile.open(directory / f"{number // PAIRS_PER_SHARD:05d}.tar", "w")  # noqa: SIM115
-        assert shard is not None and isinstance(image, bytes)  # noqa: S101 - narrows the types
-        fields = {"source": drawing.source, "licence": licences[drawing.source]}
-        _add(shard, f"{drawing.key}.png", image)
-        _add(shard, f"{drawing.key}.txt", drawing.caption.encode())
-        _add(shard, f"{drawing.key}.json", json.dumps(fields, sort_keys=True).encode())
-    if shard is not None:
-        shard.close()
-
-
-def _add(shard: tarfile.TarFile, name: str, content: bytes) -> None:
-    # TarInfo's defaults (time 0, owner 0, mode 644) keep the bytes the same everywhere.
-    member = tarfile.TarInfo(name)
-    member.size = len(content)
-    shard.addfile(member, io.BytesIO(content))
+    for number in count():
+        if not (block := list(islice(pairs, PAIRS_PER_SHARD))):
+            return
+        with tarfile.open(directory / f"{number:05d}.tar", "w") as shard:
+            for drawing, image in block:
+                fields = json.dumps({"licence": licences[drawing.source], "source": drawing.source})
+                for kind, content in (("png", image), ("txt", drawing.caption.encode()), ("json", fields.encode())):
+                    # TarInfo's defaults (time 0, owner 0, mode 644) keep the bytes the same everywhere.
+                    member = tarfile.TarInfo(f"{drawing.key}.{kind}")
+                    member.size = len(content)
+                    shard.addfile(member, io.BytesIO(content))

@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from react_pipeline.demo.sources import SKIN_TONES, VARIATION_SELECTOR, emoji_names, package
+from react_pipeline.demo.sources import SKIN_TONES, emoji_file, emoji_names, package
 from react_pipeline.store import InputError
 
 
@@ -18,7 +18,6 @@ class EmojiGroup:
     """A run of emoji in Unicode's order.
 
     Attributes:
-        category: Unicode's group.
         first: Name of the first emoji of the run.
         left_out: Names in the run that show no member of the domain (parts of animals, say).
     """
@@ -66,7 +65,7 @@ def labelled_emoji(name: str) -> list[tuple[Path, str]]:
     names = [label for _, label in named]
     images = []
     for text, label in named[names.index(group.first) : names.index(group.last) + 1]:
-        path = _drawing(drawings, text)
+        path = emoji_file(drawings, text, "x")
         if path is not None and label not in group.left_out:
             images.append((path, class_of(label)))
     return images
@@ -90,11 +89,3 @@ def _in_order(category: str) -> list[tuple[str, str]]:
         if text in names and not SKIN_TONES.search(text):
             found.append((text, names[text][0]))
     return found
-
-
-def _drawing(directory: Path, text: str) -> Path | None:
-    for form in (text, text.replace(VARIATION_SELECTOR, "")):
-        path = directory / ("-".join(f"{ord(character):x}" for character in form) + ".svg")
-        if path.is_file():
-            return path
-    return None

@@ -14,13 +14,7 @@ from react_pipeline.store import InputError
 
 @dataclass(frozen=True)
 class Source:
-    """One package the demo reads.
-
-    Attributes:
-        name: What a corpus record carries as `source`.
-        licence: As the package's own files state it.
-        used: What of it the demo uses.
-    """
+    """One package the demo reads; `name` is what a corpus record carries as `source`."""
 
     name: str
     package: str

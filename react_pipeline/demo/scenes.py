@@ -34,7 +34,6 @@ def build_scenes(name: str, directory: Path, seed: int = 0, scenes: int = SCENES
 
     Args:
         name: Of the labelled set: `demo/animals`, `demo/food` or `demo/travel`.
-        directory: Made if missing.
         seed: Decides which drawings, where, and how large; the same seed gives the same bytes.
 
     Returns:

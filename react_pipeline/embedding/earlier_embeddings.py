@@ -8,8 +8,6 @@ Belongs here: that rule, and taking over. Does not belong here: what a group is 
 (`embed`).
 """
 
-from __future__ import annotations
-
 import json
 import logging
 from collections import Counter
@@ -50,27 +48,18 @@ LEDGER_FILE = "ledger.parquet"
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Place:
-    """Where a group is: its number there, and its record."""
-
-    source: _Source
-    number: int
-    record: dict[str, Any]
-
-
 class EarlierEmbeddings:
     """All groups of the store that the encoder and the configuration of a build would give again."""
 
     def __init__(self, store: Store, inputs: Inputs) -> None:
         """Look through the published embeddings, the current ones first. What cannot be read is passed over."""
-        self._places: dict[tuple[str, ...], list[_Place]] = {}
+        self._places: dict[tuple[str, ...], list[tuple[_Source, int]]] = {}
         self._lengths: dict[str, set[int]] = {}
         for artifact in _alike(store, inputs):
             source = _Source(artifact)
             for number, record in enumerate(source.records):
                 digests = tuple(record["shards"])
-                self._places.setdefault(digests, []).append(_Place(source, number, record))
+                self._places.setdefault(digests, []).append((source, number))
                 self._lengths.setdefault(digests[0], set()).add(len(digests))
 
     def longest_match(self, digests: Sequence[str], start: int) -> int:
@@ -91,10 +80,11 @@ class EarlierEmbeddings:
         Returns:
             What the group's record counted; None if it has to be encoded.
         """
-        for place in self._places.get(group.digests, ()):
+        for source, number in self._places.get(group.digests, ()):
             try:
-                if place.source.link(place.number, group, staging, groups, seen):
-                    return {name: place.record[name] for name in ("rows", "captions_cut", "metadata_ignored")}
+                if source.link(number, group, staging, groups, seen):
+                    counted = source.records[number]
+                    return {name: counted[name] for name in ("rows", "captions_cut", "metadata_ignored")}
             except (CorruptArtifact, OSError, pa.ArrowInvalid) as error:
                 # Encoding again is always correct.
                 logger.warning("embeddings of earlier shards are not taken over: %s", error)
@@ -115,7 +105,7 @@ def _alike(store: Store, inputs: Inputs) -> Iterator[Artifact]:
             same = artifact.manifest["config"] == dict(inputs.config) and artifact.parents["base_checkpoint"] == base
             if same and artifact.manifest["code_version"] == inputs.code_version:
                 for name in (GROUPS_FILE, LEDGER_FILE):
-                    _verified(artifact, name)
+                    _verify(artifact, name)
                 found.append(artifact)
         except (CorruptArtifact, KeyError) as error:
             logger.info("%s: nothing is taken over from it (%s)", path, error)
@@ -123,7 +113,7 @@ def _alike(store: Store, inputs: Inputs) -> Iterator[Artifact]:
     yield from found
 
 
-def _verified(artifact: Artifact, name: str) -> Path:
+def _verify(artifact: Artifact, name: str) -> None:
     path = artifact.file(name)
     recorded = artifact.manifest["files"][name]
     try:
@@ -132,14 +122,13 @@ def _verified(artifact: Artifact, name: str) -> Path:
         raise CorruptArtifact(f"{path}: cannot be read ({error.strerror or error})") from error
     if not same:
         raise CorruptArtifact(f"{path}: its bytes differ from the manifest")
-    return path
 
 
+@dataclass
 class _Source:
     """One published artifact."""
 
-    def __init__(self, artifact: Artifact) -> None:
-        self.artifact = artifact
+    artifact: Artifact
 
     @cached_property
     def records(self) -> list[dict[str, Any]]:
@@ -160,7 +149,7 @@ class _Source:
         names = zip(files_of_group(number, count), files_of_group(group.number, groups), strict=True)
         files = {name: new for name, new in names if name in self.artifact.manifest["files"]}
         for name in files:
-            _verified(self.artifact, name)
+            _verify(self.artifact, name)
         first, metadata = record["first_shard"], metadata_file(number, count)
         shift = group.shards.start - first
         ledger = self._ledger_of(record)

@@ -11,6 +11,8 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +20,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from react_pipeline.corpus import SHARDS_FILE, check_shards, count_pairs, index_shard
+from react_pipeline.corpus import SHARDS_FILE, check_shards, count_pairs
 from react_pipeline.embedding.earlier_embeddings import LEDGER_FILE, EarlierEmbeddings
-from react_pipeline.embedding.groups import (
-    LEDGER_SCHEMA,
-    Group,
-    cut_into_groups,
-    files_of_group,
-)
+from react_pipeline.embedding.groups import LEDGER_SCHEMA, Group, cut_into_groups, files_of_group
 from react_pipeline.embedding.records import Records
 from react_pipeline.embedding.seen_keys import Duplicates, SeenKeys
-from react_pipeline.embedding.spread import EncodeTask, KeysTask, read_keys
+from react_pipeline.embedding.spread import encode_group, read_keys, write_keys
 from react_pipeline.embedding.vectors import GROUPS_FILE
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, held, spread
@@ -75,39 +72,35 @@ def _embed(project: Project, inputs: Inputs, corpus: Artifact, base: Artifact, s
     groups = [Group(number, range(start, end), tuple(digests[start:end])) for number, (start, end) in enumerate(plan)]
     records = Records(staging, scratch, len(groups), locations, project.config.corpus.max_bad_fraction)
     folders = shards["folder"].tolist() if "folder" in shards else None
-    build, pairs = _Build(project.config, records, groups, earlier, base, folders), count_pairs(corpus)
+    seen = SeenKeys(scratch / "keys.sqlite", folders)
+    build, pairs = _Build(project.config, records, groups, earlier, base, seen), count_pairs(corpus)
     with tqdm(total=pairs, desc="embedding", unit="pair", disable=None) as bar:
         try:
             is_local = project.config.distributor.kind == "local"
             with held(project.config.distributor):
                 dimension, arithmetic = build.run(bar, pairs) if is_local else build.run_spread(bar)
         finally:
-            build.seen.close()
+            seen.close()
     return _finish(staging, records, dimension, arithmetic)
 
 
+@dataclass
 class _Build:
     """One run of the embedding, which resumes what a killed one left."""
 
-    def __init__(
-        self,
-        config: PipelineConfig,
-        records: Records,
-        groups: list[Group],
-        earlier: EarlierEmbeddings,
-        base: Artifact,
-        folders: list[int] | None,
-    ) -> None:
-        self.config, self.records, self.groups = config, records, groups
-        self.earlier, self.base = earlier, base
-        self.seen = SeenKeys(records.scratch / "keys.sqlite", folders)
+    config: PipelineConfig
+    records: Records
+    groups: list[Group]
+    earlier: EarlierEmbeddings
+    base: Artifact
+    seen: SeenKeys
 
     def run(self, bar: Any, pairs: int | None) -> tuple[int, dict[str, str]]:
         """Bring every group into place; return the dimension of the vectors, and `GroupEncoder.arithmetic`."""
         from react_pipeline.embedding.group_encoder import GroupEncoder
 
         encoder = GroupEncoder(self.config, self.base.path, self.records.locations, self.records.groups)
-        to_encode = self._to_encode(bar, lambda group: group.read_headers(self.records.locations, self.seen))
+        to_encode = self._to_encode(bar, lambda group: group.read_headers(self.records.locations, self.seen.enter))
         for group, counts in encoder.encode(to_encode, self.records.staging, bar, pairs):
             self.records.done(group, **counts)
         return encoder.dimension, encoder.arithmetic
@@ -122,19 +115,14 @@ class _Build:
             for group in self.groups
             if not records.marker(group.number).exists() and not self.earlier.longest_match(group.digests, 0)
         ]
-        spread(KeysTask(records.locations, records.scratch), unread, settings, "headers of shards")
+        spread(partial(write_keys, records), unread, settings, "headers of shards")
         duplicates: dict[int, Duplicates] = {}
 
         def sort_out(group: Group) -> None:
-            keys = read_keys(records.scratch, group)
-            if keys is None:
-                indices = {shard: index_shard(records.locations[shard]) for shard in group.shards}
-                keys = {shard: [sample.key for sample in index.samples] for shard, index in indices.items()}
-            duplicates[group.number] = self.seen.duplicates(keys)
-            self.seen.add(keys)
+            duplicates[group.number] = self.seen.enter(read_keys(records, group))
 
         items = [(group, duplicates[group.number]) for group in self._to_encode(bar, sort_out)]
-        tasks = spread(EncodeTask(self.config, self.base.path, records), items, settings, "embedding")
+        tasks = spread(partial(encode_group, self.config, self.base.path, records), items, settings, "embedding")
         # Executors may differ; the manifest names every device and precision that was used.
         used = {name: ", ".join(sorted({task[name] for task in tasks})) for name in ("device", "precision")}
         return dimension_of(self.base.path), used

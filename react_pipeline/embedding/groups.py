@@ -7,7 +7,7 @@ belong here: encoding (`inference`), where a group may be taken over from (`earl
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from react_pipeline.corpus import Sample, ShardLocation, index_shard
-from react_pipeline.embedding.seen_keys import KeyRegister
+from react_pipeline.embedding.seen_keys import Duplicates
 from react_pipeline.embedding.vectors import FOLDERS
 from react_pipeline.store import CorpusError
 
@@ -49,11 +49,13 @@ class Group:
     found: Counter[int] = field(default_factory=Counter)
     ledger: list[LedgerRow] = field(default_factory=list)
 
-    def read_headers(self, locations: Sequence[ShardLocation], seen: KeyRegister) -> None:
-        """Read which samples the shards hold, sort out duplicates of earlier shards, and add the keys to `seen`."""
+    def read_headers(
+        self, locations: Sequence[ShardLocation], duplicates_of: Callable[[dict[int, list[str]]], Duplicates]
+    ) -> None:
+        """Read which samples the shards hold, and sort out duplicates of earlier shards (`SeenKeys.enter`)."""
         indices = {shard: index_shard(locations[shard]) for shard in self.shards}
         keys = {shard: [sample.key for sample in index.samples] for shard, index in indices.items()}
-        duplicates = seen.duplicates(keys)
+        duplicates = duplicates_of(keys)
         for shard, index in indices.items():
             self.found[shard] = len(index.samples) + len(index.refused)
             self.ledger += [(shard, name, reason, "") for name, reason in index.refused]
@@ -62,7 +64,6 @@ class Group:
                     self.ledger.append((shard, sample.key, DUPLICATE, "an earlier shard holds this key"))
                 else:
                     self.samples.append((shard, sample))
-        seen.add(keys)
 
     def check(self, locations: Sequence[ShardLocation], max_bad_fraction: float) -> None:
         """Refuse the group if one of its shards has too many bad samples, or too many keys of earlier shards.
@@ -155,6 +156,11 @@ def files_of_group(number: int, groups: int) -> list[str]:
 def metadata_file(number: int, groups: int) -> str:
     """Name of a group's metadata; a group without rows has no such file."""
     return f"metadata/metadata_{str(number).zfill(int(math.log10(groups)) + 1)}.parquet"
+
+
+def keys_in(locations: Sequence[ShardLocation], shards: Iterable[int]) -> dict[int, list[str]]:
+    """The keys that each of these shards holds, from its headers."""
+    return {shard: [sample.key for sample in index_shard(locations[shard]).samples] for shard in shards}
 
 
 def recorded_keys(metadata: Path, ledger: pd.DataFrame, shards: range) -> dict[int, list[str]]:

@@ -15,6 +15,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -33,22 +34,18 @@ MAX_FIELD_NAMES = 256
 """How many different metadata fields one group of shards keeps."""
 
 
+@dataclass
 class PairDataset:
-    """Pairs, each read and decoded when asked for: a map-style dataset of torch, whose indices are samples."""
+    """Pairs, each read and decoded when asked for: a map-style dataset of torch, whose indices are samples.
 
-    def __init__(
-        self,
-        locations: Sequence[ShardLocation],
-        corpus: CorpusConfig,
-        to_tensor: Callable[..., Any],
-        tokenizer: Callable[..., Any],
-    ) -> None:
-        """Open no file yet: each worker opens its own. `to_tensor` and `tokenizer` are run in the workers too."""
-        self.locations = locations
-        self.corpus = corpus
-        self.to_tensor = to_tensor
-        self.tokenizer = tokenizer
-        self._open: tuple[int, BinaryIO] | None = None
+    Each worker opens files of its own, and runs `to_tensor` and `tokenizer`.
+    """
+
+    locations: Sequence[ShardLocation]
+    corpus: CorpusConfig
+    to_tensor: Callable[..., Any]
+    tokenizer: Callable[..., Any]
+    _open: tuple[int, BinaryIO] | None = None
 
     def __getitem__(self, place: tuple[int, Sample]) -> dict[str, Any]:
         """One row of a batch, or {"skipped": ledger row}, or {"failed": error}."""
@@ -104,33 +101,31 @@ class PairDataset:
         return self._open[1]
 
 
+@dataclass
 class PairStream:
     """Batches of one group after the other. Those of the next are read and decoded while one is still encoded.
 
-    The workers live as long as the stream; how much is buffered does not depend on how many groups there are.
+    The workers live as long as the stream; how much is buffered does not depend on how many groups there are. It
+    decodes in `workers` processes, or in this one with 0; `groups` are made ready in a thread, one ahead.
     """
 
-    def __init__(
-        self, groups: Iterator[Group], dataset: PairDataset, batch_size: int, workers: int, *, pin_memory: bool = False
-    ) -> None:
-        """Decode in `workers` processes, or in this one with 0; `groups` are made ready in a thread, one ahead."""
-        self._groups = groups
-        self._dataset = dataset
-        self._batch_size = batch_size
-        self._workers = workers
-        self._pin_memory = pin_memory
-        self._begun: deque[Group] = deque()
+    groups: Iterator[Group]
+    dataset: PairDataset
+    batch_size: int
+    workers: int
+    pin_memory: bool = False
+    _begun: deque[Group] = field(default_factory=deque)
 
     def __iter__(self) -> Iterator[tuple[Group, PairReader]]:
         """Each group with its reader, which must be read to its end before the next."""
         from torch.utils.data import DataLoader
 
         loader: DataLoader[Any] = DataLoader(
-            self._dataset,  # type: ignore[arg-type] # a dataset by its methods, so that torch stays unloaded above
+            self.dataset,  # type: ignore[arg-type] # a dataset by its methods, so that torch stays unloaded above
             batch_sampler=self._batches(),  # of samples, not of numbers
-            num_workers=self._workers,
-            collate_fn=self._dataset.collate,
-            pin_memory=self._pin_memory,
+            num_workers=self.workers,
+            collate_fn=self.dataset.collate,
+            pin_memory=self.pin_memory,
             worker_init_fn=_start_worker,
         )
         batches = iter(loader)
@@ -139,7 +134,7 @@ class PairStream:
             held = next(batches, None)
             while self._begun:
                 group = self._begun.popleft()
-                count = -(-len(group.samples) // self._batch_size)
+                count = -(-len(group.samples) // self.batch_size)
                 yield group, PairReader(held if count else None, batches, count)
                 if count:
                     break
@@ -150,12 +145,12 @@ class PairStream:
     def _batches(self) -> Iterator[list[tuple[int, Sample]]]:
         # The workers are forked before this is first asked, so none inherits a lock that the thread holds.
         with ThreadPoolExecutor(1) as ahead:
-            pending = ahead.submit(next, self._groups, None)
+            pending = ahead.submit(next, self.groups, None)
             while (group := pending.result()) is not None:
-                pending = ahead.submit(next, self._groups, None)
+                pending = ahead.submit(next, self.groups, None)
                 self._begun.append(group)
-                for start in range(0, len(group.samples), self._batch_size):
-                    yield group.samples[start : start + self._batch_size]
+                for start in range(0, len(group.samples), self.batch_size):
+                    yield group.samples[start : start + self.batch_size]
 
 
 def _start_worker(_number: int) -> None:
@@ -166,12 +161,13 @@ def _start_worker(_number: int) -> None:
 class PairReader:
     """Iterates over a group's batches, as clip-retrieval's readers do, in the order of the samples.
 
+    They are `first`, and of `others` as many as make `count`.
+
     Attributes:
         counts: `captions_cut` and `metadata_ignored` so far.
     """
 
     def __init__(self, first: dict[str, Any] | None, others: Iterator[dict[str, Any]], count: int) -> None:
-        """Give `first`, and of `others` as many as make `count`."""
         self._first = first
         self._others = others
         self._count = count
@@ -204,13 +200,12 @@ class PairReader:
             yield batch
 
 
+@dataclass
 class ClipMapper:
-    """Turns a batch into unit vectors (B, D) float16 of images and captions."""
+    """Turns a batch into unit vectors (B, D) float16 of images and captions; messages name the shards."""
 
-    def __init__(self, encoder: Encoder, locations: Sequence[ShardLocation]) -> None:
-        """Use `encoder`; the shards are for messages."""
-        self.encoder = encoder
-        self.locations = locations
+    encoder: Encoder
+    locations: Sequence[ShardLocation]
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Encode one batch into what clip-retrieval's writers take.
@@ -241,14 +236,13 @@ class ClipMapper:
         return (vectors / norms).astype(np.float16)
 
 
+@dataclass
 class StatsLogger:
     """Sums the runner's figures into `stats/N.json`, as clip-retrieval's logger does, and moves a progress bar on."""
 
-    def __init__(self, path: Path, bar: Any) -> None:
-        """Write to `path` at the end; `bar` is tqdm's."""
-        self.path = path
-        self.bar = bar
-        self.stats: Counter[str] = Counter()
+    path: Path
+    bar: Any
+    stats: Counter[str] = field(default_factory=Counter)
 
     def start(self) -> None:
         """Make the folder."""

@@ -13,23 +13,12 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 CACHE_KIB = 64 << 10
 _FIND = "SELECT 1 FROM keys WHERE key = ?"
 
 Duplicates = set[tuple[int, str]]
 """Shard and key."""
-
-
-class KeyRegister(Protocol):
-    """Finds duplicates: `SeenKeys`, or its stand-in on another machine."""
-
-    def duplicates(self, keys_by_shard: Mapping[int, Iterable[str]]) -> Duplicates:
-        """Which keys an earlier shard holds."""
-
-    def add(self, keys_by_shard: Mapping[int, Iterable[str]]) -> None:
-        """Take up the keys of some shards."""
 
 
 class SeenKeys:
@@ -67,6 +56,12 @@ class SeenKeys:
             for shard, keys in keys_by_shard.items():
                 names = ((self._name(shard, key),) for key in keys)
                 table.executemany("INSERT OR IGNORE INTO keys VALUES (?)", names)
+
+    def enter(self, keys_by_shard: Mapping[int, Sequence[str]]) -> Duplicates:
+        """Take up the keys of some shards; which of them an earlier shard holds."""
+        found = self.duplicates(keys_by_shard)
+        self.add(keys_by_shard)
+        return found
 
     def close(self) -> None:
         """Remove the table."""

@@ -10,51 +10,33 @@ of it is a duplicate.
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from react_pipeline.corpus import ShardLocation, index_shard
-from react_pipeline.embedding.groups import Group, files_of_group
+from react_pipeline.embedding.groups import Group, files_of_group, keys_in
 from react_pipeline.embedding.records import Records
 from react_pipeline.embedding.seen_keys import Duplicates
 from react_pipeline.project import require_shared
 from react_pipeline.settings import PipelineConfig
-from react_pipeline.store import rename_synced
+from react_pipeline.store import write_atomically
 
 if TYPE_CHECKING:
     from react_pipeline.embedding.group_encoder import GroupEncoder
 
 _loaded: dict[Path, GroupEncoder] = {}
-_SCHEMA = pa.schema([("shard", pa.int32()), ("key", pa.string())])
 
 
-@dataclass(frozen=True)
-class KeysTask:
-    """Reads the headers of a group and writes the keys it holds; of one item, a group."""
-
-    locations: Sequence[ShardLocation]
-    scratch: Path
-
-    def __call__(self, group: Group) -> None:
-        """Write the keys, unless they were written before."""
-        require_shared(self.scratch)
-        path = keys_file(self.scratch, group.number)
-        if path.exists():
-            return
-        written = path.with_name(f"{path.name}.{uuid4().hex}")
-        with pq.ParquetWriter(written, _SCHEMA) as writer:
-            for shard in group.shards:
-                keys = [sample.key for sample in index_shard(self.locations[shard]).samples]
-                writer.write_table(pa.table({"shard": pa.array([shard] * len(keys), pa.int32()), "key": keys}, _SCHEMA))
-        rename_synced(written, path)
+def write_keys(records: Records, group: Group) -> None:
+    """Read the headers of a group and write the keys it holds, unless they were written before; a task."""
+    require_shared(records.scratch)
+    path = keys_file(records.scratch, group.number)
+    if not path.exists():
+        write_atomically(path, json.dumps(keys_in(records.locations, group.shards)))
 
 
 def keys_file(scratch: Path, number: int) -> Path:
@@ -62,69 +44,47 @@ def keys_file(scratch: Path, number: int) -> Path:
     return scratch / f"{number}.keys"
 
 
-def read_keys(scratch: Path, group: Group) -> dict[int, list[str]] | None:
-    """The keys of each shard, as a `KeysTask` wrote them; None if none did."""
-    path = keys_file(scratch, group.number)
+def read_keys(records: Records, group: Group) -> dict[int, list[str]]:
+    """The keys of each shard, as `write_keys` wrote them, or from the headers if no task did."""
+    path = keys_file(records.scratch, group.number)
     if not path.exists():
-        return None
-    keys: dict[int, list[str]] = {shard: [] for shard in group.shards}
-    table = pq.read_table(path).to_pydict()
-    for shard, key in zip(table["shard"], table["key"], strict=True):
-        keys[shard].append(key)
-    return keys
+        return keys_in(records.locations, group.shards)
+    return {int(shard): keys for shard, keys in json.loads(path.read_text(encoding="utf-8")).items()}
 
 
-@dataclass(frozen=True)
-class EncodeTask:
-    """Encodes a group; of one item, the group and what of it is a duplicate of earlier shards.
+def encode_group(
+    config: PipelineConfig, checkpoint: Path, records: Records, item: tuple[Group, Duplicates]
+) -> dict[str, str]:
+    """Bring a group's files and record into place; return `GroupEncoder.arithmetic`. A task.
 
     It may run twice, even at once: it works in a folder of its own, and moves what is complete.
+
+    Args:
+        item: The group, and what of it is a duplicate of earlier shards.
     """
-
-    config: PipelineConfig
-    checkpoint: Path
-    records: Records
-
-    def __call__(self, item: tuple[Group, Duplicates]) -> dict[str, str]:
-        """Bring the group's files and record into place; return `GroupEncoder.arithmetic`."""
-        group, duplicates = item
-        records = self.records
-        require_shared(records.scratch)
-        encoder = _encoder(self)
-        if records.finished(group.number) is not None:
-            return encoder.arithmetic
-        group.read_headers(records.locations, _KnownDuplicates(duplicates))
-        attempt = records.scratch / f"attempt-{group.number}-{uuid4().hex}"
-        with tqdm(disable=True) as bar:
-            for done, counts in encoder.encode(iter([group]), attempt, bar, len(group.samples)):
-                for name in files_of_group(group.number, records.groups):
-                    if (attempt / name).exists():
-                        (records.staging / name).parent.mkdir(exist_ok=True)
-                        (attempt / name).replace(records.staging / name)
-                records.done(done, **counts)
-        shutil.rmtree(attempt, ignore_errors=True)
+    group, duplicates = item
+    require_shared(records.scratch)
+    encoder = _encoder(config, checkpoint, records)
+    if records.finished(group.number) is not None:
         return encoder.arithmetic
+    group.read_headers(records.locations, lambda _keys: duplicates)  # the register of keys is elsewhere
+    attempt = records.scratch / f"attempt-{group.number}-{uuid4().hex}"
+    with tqdm(disable=True) as bar:
+        for done, counts in encoder.encode(iter([group]), attempt, bar, len(group.samples)):
+            for name in files_of_group(group.number, records.groups):
+                if (attempt / name).exists():
+                    (records.staging / name).parent.mkdir(exist_ok=True)
+                    (attempt / name).replace(records.staging / name)
+            records.done(done, **counts)
+    shutil.rmtree(attempt, ignore_errors=True)
+    return encoder.arithmetic
 
 
-class _KnownDuplicates:
-    """In place of the register of keys, which is elsewhere."""
-
-    def __init__(self, duplicates: Duplicates) -> None:
-        self._duplicates = duplicates
-
-    def duplicates(self, keys_by_shard: Mapping[int, Iterable[str]]) -> Duplicates:
-        return self._duplicates
-
-    def add(self, keys_by_shard: Mapping[int, Iterable[str]]) -> None:
-        """Nothing: the one register has them."""
-
-
-def _encoder(task: EncodeTask) -> GroupEncoder:
+def _encoder(config: PipelineConfig, checkpoint: Path, records: Records) -> GroupEncoder:
     # Spark keeps its Python processes, so each loads the model once. The staging folder names the whole build.
-    if task.records.staging not in _loaded:
+    if records.staging not in _loaded:
         from react_pipeline.embedding.group_encoder import GroupEncoder
 
         _loaded.clear()
-        records = task.records
-        _loaded[records.staging] = GroupEncoder(task.config, task.checkpoint, records.locations, records.groups)
-    return _loaded[task.records.staging]
+        _loaded[records.staging] = GroupEncoder(config, checkpoint, records.locations, records.groups)
+    return _loaded[records.staging]

@@ -12,8 +12,8 @@ How many rows each file holds was recorded when it was published, so only files 
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,6 +37,7 @@ GROUPS_FILE = "groups.jsonl"
 """Of our own: one line of JSON a group, `Group.record` and which row group of the ledger is its own; a group without
 rows has no files."""
 
+_KEPT_LAYOUTS = 4
 _unchanged: dict[Path, tuple[int, ...]] = {}
 
 
@@ -152,9 +153,7 @@ class _Layout:
     def present(self, file: pq.ParquetFile, columns: list[str] | None) -> list[str] | None:
         if columns is None:
             return None
-        return [
-            name for name in (self.columns.get(column, column) for column in columns) if name in file.schema_arrow.names
-        ]
+        return [name for name in (self.columns.get(one, one) for one in columns) if name in file.schema_arrow.names]
 
     def named(self, table: pd.DataFrame, columns: list[str] | None) -> pd.DataFrame:
         if not self.columns:
@@ -167,22 +166,20 @@ class _Layout:
         return table.assign(image_sha256="") if columns is None or "image_sha256" in columns else table
 
 
-@dataclass(frozen=True)
-class _Known:
-    """An artifact by what it holds: one that was built again at the same place is another one."""
-
-    path: Path
-    digest: str
-    artifact: Artifact = field(compare=False)
+_layouts: dict[tuple[Path, str], _Layout] = {}
 
 
 def _layout(artifact: Artifact) -> _Layout:
-    return _layout_of(_Known(artifact.path, artifact.manifest["digest"], artifact))
+    # What was built again at the same place is another artifact.
+    known = artifact.path, artifact.manifest["digest"]
+    if (layout := _layouts.get(known)) is None:
+        if len(_layouts) >= _KEPT_LAYOUTS:
+            _layouts.clear()
+        layout = _layouts[known] = _read_layout(artifact)
+    return layout
 
 
-@lru_cache(maxsize=4)
-def _layout_of(known: _Known) -> _Layout:
-    artifact = known.artifact
+def _read_layout(artifact: Artifact) -> _Layout:
     # Of the manifest, not of the folder: a stray file would shift the rows.
     names = sorted(artifact.manifest["files"])
     folders = (*FOLDERS.values(), METADATA)
@@ -190,25 +187,23 @@ def _layout_of(known: _Known) -> _Layout:
         **{"folder": "", "columns": {}, "digests": {}},
         "files": {folder: [name for name in names if name.startswith(f"{folder}/")] for folder in folders},
     }
-    rows: list[int] = []
     if READY_FILE in names:
         ready = json.loads(artifact.file(READY_FILE).read_text())
         rows = ready["rows"]
     else:
         with artifact.file(GROUPS_FILE).open(encoding="utf-8") as lines:
             rows = [count for line in lines if (count := json.loads(line)["rows"])]
-    layout = _Layout(ready["files"], starts_of([]), ready["folder"], ready["columns"], ready["digests"])
     if sum(rows) != (expected := int(artifact.counts["rows"])):
         raise CorruptArtifact(
             f"{artifact.path}: {sum(rows):,} rows, its manifest says {expected:,}; rematerialize `corpus_embeddings`"
         )
-    for folder, files in layout.names.items():
+    for folder, files in ready["files"].items():
         if len(files) != len(rows):
             raise CorruptArtifact(
                 f"{artifact.path}: {len(files):,} files of {folder}, recorded {len(rows):,}; rematerialize "
                 "`corpus_embeddings`"
             )
-    return replace(layout, starts=starts_of(rows))
+    return _Layout(ready["files"], starts_of(rows), ready["folder"], ready["columns"], ready["digests"])
 
 
 def _check_unchanged(root: Path, folder: Path, digests: Mapping[str, str], name: str) -> None:

@@ -8,7 +8,6 @@ from .comparison import TRAINED as TRAINED
 from .comparison import compare as compare
 from .comparison import comparison_is_current as comparison_is_current
 from .comparison import correct_of as correct_of
-from .confidence_sequence import log_wealth as log_wealth
 from .domain_results import EvalResult as EvalResult
 from .domain_results import evaluate as evaluate
 from .domain_results import write_evaluation as write_evaluation

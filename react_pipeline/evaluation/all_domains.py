@@ -126,7 +126,6 @@ def average(
     columns are means, without an interval. A domain without a current comparison has one row that says why.
 
     Args:
-        slugs: The domains, in the order of the rows.
         comparisons: The current ones, by domain.
         skipped: Why each other domain has none.
 

@@ -67,7 +67,6 @@ def domain_page(
     Args:
         checkpoints: The trained model behind each method's result.
         retrieved: The pairs that the methods were trained on; None where nothing was trained on retrieved pairs.
-        results: Fingerprint of each method's result.
         title: Of the domain, as it was when the page was built; empty: the slug is shown.
         judged: A sentence for each session of judgements.
     """
@@ -107,7 +106,6 @@ def overview_page(table: pd.DataFrame, comparisons: Mapping[str, str]) -> str:
 
     Args:
         table: Of `overview`: the rows of the domains, then those of the means.
-        comparisons: Fingerprint of each domain's comparison.
     """
     finding = find_over_domains(table)
     means, domains = table[table["domain"] == MEAN], table[table["domain"] != MEAN]

@@ -54,15 +54,12 @@ class EvalResult(BaseModel):
     """One method on one labelled set. Values are fractions; a set that is unavailable has a reason and no values.
 
     Attributes:
-        method: One of `config.METHODS`.
-        evaluator_version: `EVALUATOR_VERSION` at that time.
         n_classes: C, among which each image is classified.
         top1: Fraction of the images whose class is ranked first.
         top5: Fraction whose class is among the first min(5, C).
         mean_per_class: Mean of the classes' own fractions, over the classes that have images.
         temperature: With which the softmax of the logits is calibrated on these images, see `fit_temperature`.
         per_class: In the order of the domain's classes.
-        unavailable: Why there are no values.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -149,9 +146,9 @@ def write_evaluation(
     if reason:
         _write_result(directory, EvalResult(**about, unavailable=reason))
         return {"unavailable": reason}
-    images = read_images(evaluation_set, domain)
-    from react_pipeline.clip import choose_device, choose_precision
+    from react_pipeline.clip import choose_device, choose_precision  # they load torch
 
+    images = read_images(evaluation_set, domain)
     device = choose_device(project.config.device)
     precision = choose_precision(project.config.embedding.precision, device, "embedding.precision")
     classifier = load_classifier(project, checkpoint, parents.get("base_checkpoint"), domain, device)

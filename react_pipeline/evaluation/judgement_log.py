@@ -55,16 +55,10 @@ class Header(_Line):
     """The first line.
 
     Attributes:
-        format: Of the file.
-        domain: Slug.
         measure: Class names and templates that both models classified by.
-        candidate: The model in question.
-        against: What it is held against.
         source: The pictures, as the user named them.
         images: N, those that could be read.
-        unreadable: Those that could not.
         pictures: D, in the order in which they are shown.
-        created: When, in UTC.
     """
 
     format: Literal[1] = 1

@@ -43,7 +43,6 @@ def write_report(
     What an earlier report left there of a domain that is not current any more is removed.
 
     Args:
-        directory: Made if it is not there.
         domains: Slugs; none: all valid domain files, and the overview.
 
     Raises:

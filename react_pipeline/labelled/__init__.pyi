@@ -4,7 +4,6 @@ from .dense_sets import dense_digests as dense_digests
 from .dense_sets import files_below as files_below
 from .dense_sets import read_dense_set as read_dense_set
 from .encoding import PreprocessedImages as PreprocessedImages
-from .encoding import Unprojected as Unprojected
 from .encoding import encode as encode
 from .encoding import preprocessing as preprocessing
 from .images import FileSource as FileSource
@@ -17,5 +16,5 @@ from .labelled import preprocessing_for as preprocessing_for
 from .labelled import publish_evaluation_set as publish_evaluation_set
 from .labelled import read_images as read_images
 from .labels import lines_of as lines_of
-from .names import normal as normal
+from .labels import normal as normal
 from .readers import read_dataset as read_dataset

@@ -19,9 +19,8 @@ from PIL import Image
 
 from react_pipeline.corpus import BadImage, decode_image
 from react_pipeline.labelled.images import FileSource, Unavailable, is_inside, open_zip
-from react_pipeline.labelled.labels import lines_of
+from react_pipeline.labelled.labels import lines_of, normal
 from react_pipeline.labelled.listing import read_json, read_lines
-from react_pipeline.labelled.names import normal
 from react_pipeline.project import Project
 from react_pipeline.settings import IGNORED, DenseSet
 from react_pipeline.store import InputError, canonical_json
@@ -56,7 +55,6 @@ class DenseImages:
     skipped: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.names)
 
     @property

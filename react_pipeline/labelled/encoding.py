@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from react_pipeline.clip import Clip
-from react_pipeline.corpus import BadImage, decode_image, truncated_images
+from react_pipeline.corpus import BadImage, decode_what_is_there
 from react_pipeline.store import CorruptArtifact, InputError
 
 Preprocess = Callable[[Image.Image], Tensor]
@@ -39,27 +39,6 @@ class LoadedImage(NamedTuple):
     pixels: Tensor
     sha256: bytes
     truncated: bool = False
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What else is known of encoded images: SHA-256 of each file, uint8 (N, 32), and how many were truncated."""
-
-    sha256: NDArray[np.uint8]
-    truncated: int
-
-
-@dataclass(frozen=True)
-class Unprojected:
-    """A second array of features, from before the last projection of the tower.
-
-    Attributes:
-        path: Where the array goes, float32 (N, W).
-        projection: (W, D), which `finetune.take_projection` took out of the tower: the tower now gives width W.
-    """
-
-    path: Path
-    projection: Tensor
 
 
 @dataclass(frozen=True)
@@ -90,15 +69,17 @@ class PreprocessedImages:
         data = self.read(number)
         digest = hashlib.sha256(data).digest()
         try:
-            try:
-                return LoadedImage(self.preprocess(decode_image(data, self.max_pixels)), digest)
-            except BadImage as error:
-                if error.reason != "truncated":
-                    raise
-            with truncated_images():
-                return LoadedImage(self.preprocess(decode_image(data, self.max_pixels)), digest, truncated=True)
+            image, truncated = decode_what_is_there(data, self.max_pixels)
         except BadImage as error:
             raise InputError(f"{self.name(number)}: no usable image ({error}); fix or replace the file") from error
+        return LoadedImage(self.preprocess(image), digest, truncated)
+
+    def __getitem__(self, number: int) -> LoadedImage | str:
+        """As `load`; an unusable image comes as the text of its error, which a process cannot lose."""
+        try:
+            return self.load(number)
+        except InputError as error:
+            return str(error)
 
 
 def encode(
@@ -110,23 +91,26 @@ def encode(
     batch_size: int,
     workers: int,
     title: str = "images",
-    unprojected: Unprojected | None = None,
-) -> Encoded:
+    unprojected: tuple[Path, Tensor] | None = None,
+) -> tuple[NDArray[np.uint8], int]:
     """Write the features of images 0 to N - 1 as the image tower gives them, not normalised: float32 (N, D), `.npy`.
 
     In float32 on any device; one batch is in memory at a time. The file is whole or not there.
 
     Args:
         workers: Processes that read and preprocess ahead; 0: this one.
-        unprojected: Write these features too, in the same pass; the others are what the tower gives with its
-            projection, to the last digit.
+        unprojected: A second path, and the projection (W, D) that `finetune.take_projection` took out of the tower. The
+            features before it, (N, W), go there in the same pass; the others are the same to the last digit.
+
+    Returns:
+        SHA-256 of each file, uint8 (N, 32), and how many were truncated.
 
     Raises:
         InputError: If an image cannot be used.
         CorruptArtifact: If a feature is not finite.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    widths = {path: clip.dimension} | ({unprojected.path: len(unprojected.projection)} if unprojected else {})
+    widths = {path: clip.dimension} | ({unprojected[0]: len(unprojected[1])} if unprojected else {})
     partials = {target: target.with_name(target.name + ".partial") for target in widths}
     arrays = [
         np.lib.format.open_memmap(partials[target], "w+", np.float32, (count, width))
@@ -135,8 +119,12 @@ def encode(
     digests: list[bytes] = []
     truncated = start = 0
     # A process for less than a batch would only cost its start.
-    loader = DataLoader(
-        _Numbered(images, count), batch_size, num_workers=min(workers, count // batch_size), collate_fn=_collate
+    loader: DataLoader[Any] = DataLoader(
+        images,  # type: ignore[arg-type]  # a dataset by its methods
+        batch_size,
+        sampler=range(count),
+        num_workers=min(workers, count // batch_size),
+        collate_fn=_collate,
     )
     with tqdm(total=count, desc=title, unit="image", disable=None, leave=False) as bar:
         for pixels, about, problem in loader:
@@ -146,7 +134,7 @@ def encode(
             truncated += sum(cut for _, cut in about)
             with torch.inference_mode():
                 given = clip.model.encode_image(pixels.to(clip.device))
-                batches = [given @ unprojected.projection, given] if unprojected else [given]
+                batches = [given @ unprojected[1], given] if unprojected else [given]
             for array, values in zip(arrays, batches, strict=True):
                 batch = values.float().cpu().numpy()
                 if not np.isfinite(batch).all():
@@ -162,24 +150,7 @@ def encode(
     del array, arrays
     for target, partial in partials.items():
         partial.replace(target)
-    return Encoded(np.frombuffer(b"".join(digests), np.uint8).reshape(count, 32), truncated)
-
-
-class _Numbered(Dataset[Any]):
-    """What PyTorch's loader reads; an unusable image comes as the text of its error, which a process cannot lose."""
-
-    def __init__(self, images: PreprocessedImages, count: int) -> None:
-        self.images = images
-        self.count = count
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, number: int) -> LoadedImage | str:
-        try:
-            return self.images.load(number)
-        except InputError as error:
-            return str(error)
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(count, 32), truncated
 
 
 def _collate(rows: list[LoadedImage | str]) -> tuple[Tensor | None, list[tuple[bytes, bool]], str]:

@@ -11,8 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from react_pipeline.labelled.images import LabelledImages, Unavailable
-from react_pipeline.labelled.labels import lines_of
-from react_pipeline.labelled.names import normal
+from react_pipeline.labelled.labels import lines_of, normal
 from react_pipeline.labelled.readers import read_dataset
 from react_pipeline.settings import DomainConfig, dataset
 from react_pipeline.store import InputError
@@ -26,7 +25,6 @@ def list_images(root: Path, name: str, domain: DomainConfig) -> pd.DataFrame:
     """List the test images of a data set, with the domain's label of each class.
 
     Args:
-        root: See `readers.read_dataset`.
         name: A data set whose images have one class each.
         domain: Must have every class of the data set, under the name or a synonym; it may have more.
 

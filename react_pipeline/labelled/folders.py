@@ -9,7 +9,7 @@ import numpy as np
 
 from react_pipeline.corpus import IMAGE_SUFFIXES
 from react_pipeline.labelled.images import FileSource, LabelledImages, labelled_images
-from react_pipeline.labelled.labels import lines_of
+from react_pipeline.labelled.labels import images_by_folder, lines_of
 from react_pipeline.labelled.names import join_names
 from react_pipeline.settings import Dataset
 from react_pipeline.store import InputError
@@ -33,22 +33,14 @@ def read_folder(root: Path, entry: Dataset, split: str) -> LabelledImages | None
     folder = next((path for name in folders if (path := root / entry.name / name).is_dir()), None)
     if folder is None or entry.multilabel:
         return None
-    visible = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
-    classes = [path for path in visible if path.is_dir()]
+    classes, strays, ignored = images_by_folder(folder, _SUFFIXES)
     if not classes:
         return None
-    strays = [path.name for path in visible if path.suffix.lower() in _SUFFIXES and path.is_file()]
     if strays:
         raise InputError(f"{folder}: images outside of any class's folder\n{lines_of(strays)}")
-    order, notes = join_names(entry, [path.name for path in classes], folder, root)
-    locations, labels, ignored = [], [], 0
-    for label, directory in enumerate(classes):
-        for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-            if path.suffix.lower() in _SUFFIXES and not path.name.startswith("."):
-                locations.append(path.relative_to(root).as_posix())
-                labels.append(label)
-            else:
-                ignored += 1
+    order, notes = join_names(entry, list(classes), folder, root)
+    locations = [path.relative_to(root).as_posix() for paths in classes.values() for path in paths]
+    labels = [label for label, paths in enumerate(classes.values()) for _ in paths]
     if not locations:
         raise InputError(f"{folder}: no image in any class's folder")
     if ignored:

@@ -29,14 +29,9 @@ _MOST_OPEN = 64
 
 
 class Unavailable(InputError):  # noqa: N818 - reads as the state it reports
-    """Data that is not there, as opposed to data that is wrong.
-
-    Attributes:
-        reason: What is missing and where to get it.
-    """
+    """Data that is not there, as opposed to data that is wrong; `reason` is what is missing and where to get it."""
 
     def __init__(self, reason: str) -> None:
-        """Keep the `reason`."""
         super().__init__(reason)
         self.reason = reason
 
@@ -56,7 +51,6 @@ class LabelledImages:
     """The images of one split, with labels joined to the table's classes by name.
 
     Attributes:
-        split: `train`, `val` or `test`.
         locations: For each image a path relative to the root or `archive.zip@member`; in the order of the files on
             disk, which is the order of a submission file.
         labels: int64 (N,) class ids; for a multilabel set uint8 (N, C), 1 where the image has the class.
@@ -79,7 +73,6 @@ class LabelledImages:
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
-        """Number of images."""
         return len(self.locations)
 
     def read(self, position: int) -> bytes:
@@ -124,7 +117,6 @@ def labelled_images(
     """Bring labels of the order on disk into the table's order.
 
     Args:
-        split: `train`, `val` or `test`.
         labels: (N,) positions in the order on disk, or (N, C) zeros and ones.
         order: (C,) the table's id of each class on disk.
     """

@@ -8,9 +8,8 @@ it does not detect the faults that this reader must refuse.
 """
 
 from collections import defaultdict
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,8 +74,7 @@ class _Coco(_Given):
     categories: list[_CocoCategory]
 
 
-@dataclass(frozen=True)
-class _Index:
+class _Index(NamedTuple):
     locations: list[str]
     labels: list[list[int]]
 

@@ -6,8 +6,9 @@ or publishing a set (`labelled`).
 
 import os
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,31 +34,39 @@ def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, dict[st
         InputError: Listing every subfolder that is no class, and images outside any subfolder.
     """
     known = _by_name(domain)
-    rows, problems, ignored = [], [], 0
-    for entry in sorted(root.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if not entry.is_dir():
-            if entry.suffix.lower() in IMAGE_SUFFIXES:
-                problems.append(f"{entry.name}: an image outside of any class's folder")
-            else:
-                ignored += 1
-            continue
-        class_name = known.get(_normal(entry.name))
-        if class_name is None:
-            problems.append(f"{entry.name}: no class of {domain.slug!r} has this name (or id)")
-            continue
-        for path in sorted(path for path in entry.rglob("*") if path.is_file()):
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."):
-                rows.append((path.relative_to(root).as_posix(), class_name))
-            else:
-                ignored += 1
+    classes, strays, ignored = images_by_folder(root, IMAGE_SUFFIXES)
+    problems = [f"{name}: an image outside of any class's folder" for name in strays]
+    problems += [
+        f"{name}: no class of {domain.slug!r} has this name (or id)" for name in classes if normal(name) not in known
+    ]
     if problems:
         names = ", ".join(domain.class_names)
         raise InputError(f"{root}: rename or remove\n{lines_of(problems)}\nclasses of {domain.slug!r}: {names}")
-    if not rows:
+    images = [(path, known[normal(name)]) for name, paths in classes.items() for path in paths]
+    if not images:
         raise InputError(f"{root}: no image in any subfolder; it needs one subfolder a class")
+    rows = [(path.relative_to(root).as_posix(), class_name) for path, class_name in images]
     return pd.DataFrame(rows, columns=["path", "class"]), {"ignored_files": ignored}
+
+
+def images_by_folder(root: Path, suffixes: Collection[str]) -> tuple[dict[str, list[Path]], list[str], int]:
+    """The images below each folder of a root, sorted, by the folder's name; images beside the folders; other files.
+
+    What is hidden is no image, and a hidden folder or file of the root is passed over.
+    """
+    classes: dict[str, list[Path]] = {}
+    strays, others = [], 0
+    for entry in sorted(path for path in root.iterdir() if not path.name.startswith(".")):
+        if entry.is_dir():
+            files = sorted(path for path in entry.rglob("*") if path.is_file())
+            images = [path for path in files if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+            classes[entry.name] = images
+            others += len(files) - len(images)
+        elif entry.suffix.lower() in suffixes:
+            strays.append(entry.name)
+        else:
+            others += 1
+    return classes, strays, others
 
 
 def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
@@ -79,7 +88,7 @@ def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
     known = _by_name(domain)
     rows, problems, first = [], [], dict[str, int]()
     for number, (name, label) in enumerate(zip(table["path"], table["class"], strict=True), start=1):
-        class_name = known.get(_normal(str(label)))
+        class_name = known.get(normal(str(label)))
         if class_name is None:
             problems.append(f"row {number}: class {label!r} is no class of {domain.slug!r}")
         if not isinstance(name, str) or not (path.parent / name).is_file():
@@ -96,6 +105,11 @@ def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["path", "class"])
 
 
+def normal(name: str) -> str:
+    """The form in which names of classes are compared."""
+    return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", name).casefold())
+
+
 def lines_of(problems: Sequence[str]) -> str:
     """One line each, `_MOST_LISTED` at most."""
     shown = [f"  {problem}" for problem in problems[:_MOST_LISTED]]
@@ -107,18 +121,14 @@ def lines_of(problems: Sequence[str]) -> str:
 def _by_name(domain: DomainConfig) -> dict[str, str]:
     known: dict[str, str] = {}
     for name in domain.class_names:
-        if (other := known.setdefault(_normal(name), name)) != name:
+        if (other := known.setdefault(normal(name), name)) != name:
             raise InputError(f"classes {other!r} and {name!r} of {domain.slug!r} have the same name in a labelled set")
-    times = Counter(map(_normal, domain.prompt_names))
+    times = Counter(map(normal, domain.prompt_names))
     for entry in domain.classes:
         # A name of two classes means neither; their ids are known already.
-        for name in (*entry.synonyms, *([entry.name] if times[_normal(entry.name)] == 1 else [])):
-            known.setdefault(_normal(name), entry.label)
+        for name in (*entry.synonyms, *([entry.name] if times[normal(entry.name)] == 1 else [])):
+            known.setdefault(normal(name), entry.label)
     return known
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name.casefold()).strip()
 
 
 def _read_table(path: Path) -> pd.DataFrame:

@@ -58,7 +58,6 @@ def require_images(root: Path, locations: Sequence[str], where: Path) -> None:
 
     Args:
         root: What locations are relative to.
-        locations: Paths, or `archive.zip@member`.
 
     Raises:
         Unavailable: Naming the archives that are missing.

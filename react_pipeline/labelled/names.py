@@ -7,10 +7,7 @@ A position never decides which class a label means, with one exception: an ELEVA
 order, if its labels have no names at all and that order is certain, or if the user asserts it.
 """
 
-import importlib.util
 import json
-import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from react_pipeline.labelled.labels import lines_of
-from react_pipeline.settings import IMAGENET, Dataset, read_data
+from react_pipeline.labelled.labels import lines_of, normal
+from react_pipeline.settings import IMAGENET, Dataset, installed_file, read_data
 from react_pipeline.store import InputError
 
 OVERRIDES = "class_names.json"
@@ -83,11 +80,6 @@ def join_names(
     return np.array(ids, np.int64), ()
 
 
-def normal(name: str) -> str:
-    """The form in which names are compared."""
-    return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", name).casefold())
-
-
 def _ids_by_name(entry: Dataset, own: dict[str, str], root: Path) -> dict[str, list[int]]:
     # Names of one class share one list, so that a class with two names is detected.
     known: dict[str, list[int]] = {}
@@ -99,7 +91,9 @@ def _ids_by_name(entry: Dataset, own: dict[str, str], root: Path) -> dict[str, l
     for other, name in read_data("other_names.json").get(entry.name, {}).items():
         known.setdefault(normal(other), known[normal(name)])
     if entry.name == IMAGENET.name:
-        known.update({wordnet_id: [class_id] for class_id, wordnet_id in enumerate(_wordnet_ids())})
+        ids = installed_file("timm", "data", "_info", "imagenet_synsets.txt")
+        lines = ids.read_text(encoding="utf-8").split() if ids else []
+        known.update({wordnet_id: [class_id] for class_id, wordnet_id in enumerate(lines)})
     for other, name in own.items():
         if normal(name) not in known:
             raise InputError(f"{root / OVERRIDES}: {entry.name}.{other}: {entry.name} has no class {name!r}")
@@ -127,12 +121,3 @@ def _is_override(value: Any) -> bool:
     if isinstance(value, dict):
         return all(isinstance(name, str) for name in value.values())
     return value == ELEVATERS_ORDER
-
-
-def _wordnet_ids() -> list[str]:
-    spec = importlib.util.find_spec("timm")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        path = Path(folder) / "data" / "_info" / "imagenet_synsets.txt"
-        if path.is_file():
-            return path.read_text(encoding="utf-8").split()
-    return []

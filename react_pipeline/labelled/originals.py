@@ -38,36 +38,24 @@ NOT_ELEVATERS_ORDER = "the order of images is torchvision's: metrics compare, a 
 
 @dataclass(frozen=True, eq=False)
 class ArraySource:
-    """Images in memory, uint8 (N, H, W) or (N, H, W, 3), given out as PNG."""
+    """Images as an array, uint8 (N, H, W) or (N, H, W, 3), in memory or in an HDF5 file; given out as PNG."""
 
-    pixels: NDArray[np.uint8]
-
-    def read(self, position: int) -> bytes:
-        """The image as a PNG file."""
-        return _png(self.pixels[position])
-
-    def checksum(self, position: int) -> tuple[int, int]:
-        """Size and CRC-32 of the pixels."""
-        return self.pixels[position].nbytes, zlib.crc32(self.pixels[position].tobytes())
-
-
-@dataclass(frozen=True)
-class Hdf5Source:
-    """Images in the array `x` of an HDF5 file, uint8 (N, H, W, 3), given out as PNG."""
-
-    path: Path
+    pixels: NDArray[np.uint8] | Path
 
     def read(self, position: int) -> bytes:
         """The image as a PNG file."""
-        return _png(self._pixels(position))
+        buffer = io.BytesIO()
+        Image.fromarray(self._of(position)).save(buffer, format="PNG", compress_level=1)
+        return buffer.getvalue()
 
     def checksum(self, position: int) -> tuple[int, int]:
         """Size and CRC-32 of the pixels."""
-        pixels = self._pixels(position)
+        pixels = self._of(position)
         return pixels.nbytes, zlib.crc32(pixels.tobytes())
 
-    def _pixels(self, position: int) -> NDArray[np.uint8]:
-        return np.ascontiguousarray(_hdf5(self.path, "x")[position], np.uint8)
+    def _of(self, position: int) -> NDArray[np.uint8]:
+        whole = _hdf5(self.pixels, "x") if isinstance(self.pixels, Path) else self.pixels
+        return np.ascontiguousarray(whole[position], np.uint8)
 
 
 @dataclass(frozen=True)
@@ -158,7 +146,7 @@ def _read_pcam(root: Path, _entry: Dataset, split: str) -> _Found:
             raise Unavailable(f"{path} is missing")
     labels = np.asarray(_hdf5(targets, "y")).reshape(-1)
     locations = [f"{images.name}#{number}" for number in range(len(_hdf5(images, "x")))]
-    return _Found(locations, labels, ("normal", "tumor"), Hdf5Source(images), images)
+    return _Found(locations, labels, ("normal", "tumor"), ArraySource(images), images)
 
 
 def _read_fer(root: Path, _entry: Dataset, usage: str) -> _Found:
@@ -213,12 +201,6 @@ _READERS: dict[str, tuple[str, dict[str, str], _Reader]] = {
     "voc-2007-classification": ("VOCdevkit/VOC2007", _ALL, _read_voc),
 }
 """For each data set its folder below the root, the names of its splits, and how it is read."""
-
-
-def _png(pixels: NDArray[np.uint8]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
 
 
 def _hdf5(path: Path, name: str) -> Any:

@@ -28,7 +28,6 @@ def read_dataset(root: Path, name: str, split: str, *, warn: bool = True) -> Lab
     Args:
         root: Folder of a local ELEVATER copy, of image folders, of clip-benchmark's tar shards, or of torchvision's
             data; a mixture is fine.
-        split: `train`, `val` or `test`.
         warn: Log what a user should know of how labels were joined; also in `notes`.
 
     Raises:

@@ -61,9 +61,7 @@ def locked_for_ui(home: Path) -> Iterator[TextIO]:
             there = ", ".join(f"{name} {url}" for name, url in ui_addresses(home).items()) or "it is just starting"
             processes = " ".join(map(str, _read(home).get("processes") or ()))
             end = "Ctrl-C where it runs" + (f", or: kill {processes}" if processes else "")
-            raise InputError(
-                f"`react-pipeline ui` runs already over {home}: {there}; use that one, or end it first ({end})"
-            )
+            raise InputError(f"`react-pipeline ui` runs already over {home}: {there}; use it, or end it first ({end})")
         try:
             yield file
         finally:

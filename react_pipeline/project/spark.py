@@ -16,6 +16,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,8 +43,6 @@ def spread(
     be able to run twice.
 
     Args:
-        function: Of one item.
-        items: Any that can be pickled.
         what: For Spark's own page: what the tasks do.
 
     Raises:
@@ -58,7 +57,7 @@ def spread(
         context = spark.sparkContext
         context.setJobDescription(what)
         try:
-            return context.parallelize(items, len(items)).map(_Marked(function)).collect()
+            return context.parallelize(items, len(items)).map(partial(_marked, function)).collect()
         except KeyboardInterrupt:
             context.cancelAllJobs()
             raise
@@ -128,17 +127,12 @@ def require_shared(folder: Path) -> None:
         )
 
 
-class _Marked:
-    """A function whose errors of ours can be recognised in the text that Spark makes of them."""
-
-    def __init__(self, function: Callable[[Any], Any]) -> None:
-        self.function = function
-
-    def __call__(self, item: Any) -> Any:
-        try:
-            return self.function(item)
-        except ReactError as error:
-            raise RuntimeError(_MARK + json.dumps([type(error).__name__, str(error)])) from None
+def _marked(function: Callable[[Item], Result], item: Item) -> Result:
+    """Call a function so that errors of ours can be recognised in the text that Spark makes of them."""
+    try:
+        return function(item)
+    except ReactError as error:
+        raise RuntimeError(_MARK + json.dumps([type(error).__name__, str(error)])) from None
 
 
 def _brought_back(text: str, what: str) -> ReactError:

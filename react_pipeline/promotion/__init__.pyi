@@ -4,13 +4,11 @@ from .decision import promotion_is_current as promotion_is_current
 from .decision import roll_back as roll_back
 from .evidence import NEVER as NEVER
 from .evidence import crowning as crowning
-from .evidence import gather as gather
 from .evidence import reevaluate as reevaluate
 from .evidence import results_of as results_of
 from .evidence import standing as standing
 from .judgement import Measured as Measured
 from .verdicts import BASE as BASE
-from .verdicts import VERDICT_FILE as VERDICT_FILE
 from .verdicts import Contender as Contender
 from .verdicts import PairedTest as PairedTest
 from .verdicts import RegistryEdit as RegistryEdit

@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from react_pipeline.evaluation import RESULTS
-from react_pipeline.lineage import fresh
+from react_pipeline.lineage import fresh, fresh_or_none
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
-from react_pipeline.promotion.evidence import NEVER, STAGE, Evidence, gather, results_of
+from react_pipeline.promotion.evidence import CHECKPOINT, NEVER, STAGE, Evidence, gather, results_of
 from react_pipeline.promotion.judged import judge_without_labels
 from react_pipeline.promotion.judgement import Measured, judge, paired_test
-from react_pipeline.promotion.verdict_chain import CHECKPOINT, changed, publish, way_out
+from react_pipeline.promotion.verdict_chain import changed, publish, way_out
 from react_pipeline.promotion.verdicts import BASE, Contender, RegistryEdit
 from react_pipeline.settings import CONTROL_SUFFIX, TRAINED_METHODS
 from react_pipeline.store import Artifact, InputError, ReactError, StaleArtifact
@@ -45,8 +45,9 @@ def decide(project: Project, slug: str, edit: RegistryEdit | None = None) -> Art
         if edit is not None and (adopted := _adopt(scene, edit)):
             return adopted
         seen = {**scene.seen, **({"registry": edit.version or ""} if edit else {})}
-        if scene.last is not None and _is_fresh(scene, scene.last, seen):
-            return scene.last
+        last = scene.last
+        if last is not None and last.manifest["content"]["results"] == seen and fresh_or_none(project, STAGE, slug):
+            return last
         return _apply_rule(scene, edit, seen)
 
 
@@ -144,14 +145,6 @@ def roll_back(project: Project, slug: str, reason: str = "", *, to_base: bool = 
         return publish(scene, after, note=reason)
 
 
-def _is_fresh(scene: Evidence, last: Artifact, seen: Mapping[str, str]) -> bool:
-    try:
-        fresh(scene.project, STAGE, scene.slug)
-    except StaleArtifact:
-        return False
-    return bool(last.manifest["content"]["results"] == seen)
-
-
 def _apply_rule(scene: Evidence, edit: RegistryEdit | None, seen: Mapping[str, str]) -> Artifact:
     settings, before = scene.project.config.promotion, scene.verdict
     turned_down = {checkpoint: "a person took it back" for checkpoint in before.rejected}
@@ -198,15 +191,13 @@ def _apply_rule(scene: Evidence, edit: RegistryEdit | None, seen: Mapping[str, s
     for method in settings.candidates:
         if method in {row["method"] for row in found.rows}:
             continue
-        if method in scene.left_out:
-            is_champion = scene.judgements is not None and method == before.champion.method
-            status, why = ("champion", "") if is_champion else ("left out", scene.left_out[method])
-            rows.append({"method": method, "status": status, "why": why})
-        else:
-            fields = scene.results[method].result.model_dump(include={"method", "top1", "n"})
-            taken_back = turned_down.get(scene.results[method].contender.checkpoint)
-            status, why = ("left out", taken_back) if taken_back else ("champion", "")
-            rows.append({**fields, "status": status, "why": why})
+        fields, why = {}, scene.left_out.get(method, "")
+        if scene.judgements is not None and method == before.champion.method:
+            why = ""
+        if (entry := scene.results.get(method)) is not None:
+            fields = entry.result.model_dump(include={"top1", "n"})
+            why = turned_down.get(entry.contender.checkpoint, "")
+        rows.append({"method": method, **fields, "status": "left out" if why else "champion", "why": why})
     return publish(scene, after, rows, extra={"registry": seen["registry"]} if edit else {})
 
 

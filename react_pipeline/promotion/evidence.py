@@ -73,9 +73,7 @@ class Evidence:
             return found
         known = results_of(self.project, self.slug, contender.method, contender.checkpoint)
         measures = {entry.measure for entry in self.results.values()}
-        return max(
-            known, key=lambda entry: (entry.measure in measures, entry.artifact.manifest["created"]), default=None
-        )
+        return max(known, key=lambda one: (one.measure in measures, one.artifact.manifest["created"]), default=None)
 
 
 def standing(project: Project, slug: str) -> tuple[Verdict, Artifact | None]:

@@ -16,13 +16,11 @@ from typing import Any
 from react_pipeline.evaluation import JUDGEMENTS, RESULTS
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key
-from react_pipeline.promotion.evidence import REEVALUATED, STAGE, Evidence
+from react_pipeline.promotion.evidence import CHECKPOINT, REEVALUATED, STAGE, Evidence
 from react_pipeline.promotion.report import write_report
 from react_pipeline.promotion.verdicts import BASE, Contender, Reign, Verdict
 from react_pipeline.settings import TRAINED_METHODS
 from react_pipeline.store import Artifact, ReactError
-
-CHECKPOINT = "customized_checkpoint"
 
 
 def changed(scene: Evidence, champion: Contender, **fields: Any) -> Verdict:
@@ -59,7 +57,6 @@ def publish(
     """Publish a verdict. Call it with the domain's lock held, so that no other verdict follows the same one.
 
     Args:
-        note: A person's own words.
         extra: What was seen beside the results.
     """
     champion = scene.result_of(verdict.champion)

@@ -4,8 +4,6 @@ Belongs here: contenders, tests, verdicts and their history. Does not belong her
 verdict is kept (`promotion`), applying it to MLflow's registry (`tracking.registry`).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal, Self
 
@@ -39,7 +37,7 @@ class Contender(_Stored):
     top1: float | None = None
     n: int = 0
 
-    def is_same(self, other: Contender) -> bool:
+    def is_same(self, other: Self) -> bool:
         """Whether both are one model; the base is whatever is the base today."""
         return self.method == other.method and (self.method == BASE or self.checkpoint == other.checkpoint)
 
@@ -48,7 +46,7 @@ class Contender(_Stored):
         """The method with the beginning of the checkpoint's fingerprint."""
         return f"{self.method} ({self.checkpoint[:8]})" if self.checkpoint else self.method
 
-    def named_beside(self, other: Contender) -> str:
+    def named_beside(self, other: Self) -> str:
         """The method; the identity where `other` is another model of the same method."""
         return self.identity if self.method == other.method and not self.is_same(other) else self.method
 
@@ -75,7 +73,6 @@ class PairedTest(_Stored):
     judged: int = 0
 
     def __str__(self) -> str:
-        """The gain in points with its interval."""
         bounds = f"{100 * self.low:+.1f} to {100 * self.high:+.1f}"
         return f"{100 * self.gain:+.1f} points, {100 * self.confidence:.4g}% interval {bounds}" + (
             f" ({self.judged} judged, of {self.n:,} pictures)" if self.judged else ""
@@ -107,11 +104,8 @@ class Verdict(_Stored):
             allowed; `kept`: no model is ahead of the champion; `incomparable`; `nothing`: there was no candidate;
             `rolled back`: a person took the champion back.
         by: The rule of the configuration, a person's command, or a person's edit of the registry.
-        reason: One sentence with the figures.
         challenger: The best candidate that is not the champion (after `promoted`: who became it).
-        champion_before: The champion until then.
         test: Challenger against `champion_before`.
-        control_test: Challenger against its control.
         candidates: How many candidates were tested at once (K).
         evaluation_set: Fingerprint of the images that the candidates were measured on.
         tested: Checkpoints that were ever tested on this evaluation set.

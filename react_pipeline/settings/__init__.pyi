@@ -16,12 +16,12 @@ from .datasets import IMAGENET as IMAGENET
 from .datasets import SPLITS as SPLITS
 from .datasets import Dataset as Dataset
 from .datasets import dataset as dataset
+from .datasets import installed_file as installed_file
 from .datasets import read_data as read_data
 from .dense import ATTENTIONS as ATTENTIONS
 from .dense import IGNORED as IGNORED
 from .dense import DenseConfig as DenseConfig
 from .dense import DenseSet as DenseSet
-from .dense import OwnDenseSet as OwnDenseSet
 from .dense import dense_sets as dense_sets
 from .distributor import DistributorConfig as DistributorConfig
 from .evaluation import ElevaterConfig as ElevaterConfig
@@ -47,7 +47,6 @@ from .training import METHODS as METHODS
 from .training import SPEED_FIELDS as SPEED_FIELDS
 from .training import TRAINED_METHODS as TRAINED_METHODS
 from .training import TrainingConfig as TrainingConfig
-from .training import TrainingOverrides as TrainingOverrides
 from .training import is_linear_head as is_linear_head
 from .training import pairs_of as pairs_of
 from .training import unused_fields as unused_fields

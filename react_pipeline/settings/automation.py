@@ -11,11 +11,6 @@ from pydantic import Field, field_validator
 
 from react_pipeline.settings.training import Fraction, Section
 
-_CRON_FIELDS = {
-    **{"minute": "0 to 59", "hour": "0 to 23", "day of the month": "1 to 31"},
-    **{"month": "1 to 12", "day of the week": "0 to 7"},
-}
-
 
 class AutomationConfig(Section):
     """What is kept up to date automatically."""
@@ -49,16 +44,14 @@ def require_cron_line(line: str) -> None:
     """Check the five fields of a cron line: numbers, names, `*`, ranges, lists and steps.
 
     Raises:
-        ValueError: Naming the first field that is wrong.
+        ValueError: Saying what is wrong, as croniter does.
     """
     from croniter import croniter  # type: ignore[import-untyped, unused-ignore]  # not in the light installation
 
-    fields = line.split()
-    if len(fields) != len(_CRON_FIELDS):
-        raise ValueError(
-            f"{line!r} has {len(fields)} fields; a cron line has five, such as '0 3 * * *': minute, hour, day of the "
-            "month, month, weekday"
-        )
-    for place, (name, values) in enumerate(_CRON_FIELDS.items()):
-        if not croniter.is_valid(" ".join([*["*"] * place, fields[place], *["*"] * (4 - place)])):
-            raise ValueError(f"{line!r}: {fields[place]!r} is no {name}: write {values}, *, a-b, a,b or */n")
+    form = "write five fields, such as '0 3 * * *': minute 0-59, hour 0-23, day 1-31, month 1-12, weekday 0-7"
+    if (count := len(line.split())) != 5:
+        raise ValueError(f"{line!r} has {count} fields; {form}")
+    try:
+        croniter(line)
+    except ValueError as error:
+        raise ValueError(f"{line!r} is no cron line ({error}); {form}") from error

@@ -40,15 +40,7 @@ _REQUIRED = {
 
 
 class StorageConfig(Section):
-    """How object stores are reached. Never a secret: those come from the environment or a profile.
-
-    Attributes:
-        endpoint_url: Of a store that speaks the protocol of S3 or GCS, such as MinIO; unset: the provider's own.
-        region: Of the bucket; unset: as the environment or the profile says.
-        profile: Name of a profile in the AWS configuration files.
-        anonymous: Send no credentials, for public buckets.
-        requester_pays: Take the costs of transfer, for buckets that ask for it.
-    """
+    """How object stores are reached. Never a secret: those come from the environment or a profile."""
 
     endpoint_url: str | None = None
     region: str | None = Field(default=None, pattern=r"^[a-z0-9-]+$")
@@ -77,19 +69,7 @@ class StorageConfig(Section):
 
 
 class DownloadConfig(Section):
-    """How images are fetched from URLs, by img2dataset.
-
-    Attributes:
-        processes: Downloading processes.
-        threads: Connections of each.
-        timeout_seconds: Of one image.
-        retries: How often what failed is tried again; what was fetched is never fetched again.
-        image_size: Longer side to which larger images are made smaller, in pixels; unset: kept as they are.
-        max_failed_fraction: A corpus of URLs fails if more of them than this fail. Of URLs gathered from the
-            web, 20% to 40% are dead or refuse.
-        allow_private_addresses: Also fetch from loopback and private networks, and through the proxies that the
-            environment names. Off, since tables of URLs are data from strangers.
-    """
+    """How images are fetched from URLs, by img2dataset."""
 
     processes: int = Field(default=1, gt=0)
     threads: int = Field(default=32, gt=0)

@@ -44,9 +44,6 @@ class Dataset:
     Attributes:
         name: Its key in ELEVATER's registry.
         num_classes: Of ELEVATER; what is read must have as many.
-        num_templates: Of ELEVATER.
-        metric: What is reported; values are fractions.
-        sizes: Official number of images of each split.
         names_from: `here`, `open_clip`, or a key of clip-benchmark's class names.
         templates_from: The same for templates.
         multilabel: Images may have several classes.
@@ -207,15 +204,17 @@ def read_data(file_name: str) -> Any:
     return json.loads((DATA / file_name).read_text(encoding="utf-8"))
 
 
+def installed_file(package: str, *parts: str) -> Path | None:
+    """A file of an installed package, found without running its code: importing these packages loads torch."""
+    spec = importlib.util.find_spec(package)
+    folders = (spec.submodule_search_locations or ()) if spec else ()
+    return next((path for folder in folders if (path := Path(folder, *parts)).is_file()), None)
+
+
 @cache
 def _clip_benchmark(file_name: str) -> Any:
-    # Finding the package runs none of its code; importing it loads torch and more.
-    spec = importlib.util.find_spec("clip_benchmark")
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    for folder in folders:
-        path = Path(folder) / "datasets" / file_name
-        if path.is_file():
-            return json.loads(path.read_text(encoding="utf-8"))
+    if path := installed_file("clip_benchmark", "datasets", file_name):
+        return json.loads(path.read_text(encoding="utf-8"))
     raise InputError(
         f"class names and templates need clip-benchmark's {file_name}, which is not installed: "
         "pip install 'react-pipeline[elevater]'"
@@ -224,11 +223,9 @@ def _clip_benchmark(file_name: str) -> Any:
 
 @cache
 def _open_clip_metadata() -> Any:
-    # The one module of open_clip that is plain data, run by itself: the package's own import loads torch.
-    spec = importlib.util.find_spec("open_clip")
-    folders = list(spec.submodule_search_locations or ()) if spec else []
-    path = Path(folders[0]) / "zero_shot_metadata.py" if folders else None
-    file_spec = importlib.util.spec_from_file_location("_zero_shot_metadata", path) if path and path.is_file() else None
+    # The one module of open_clip that is plain data, run by itself.
+    path = installed_file("open_clip", "zero_shot_metadata.py")
+    file_spec = importlib.util.spec_from_file_location("_zero_shot_metadata", path) if path else None
     if file_spec is None or file_spec.loader is None:
         raise InputError("ImageNet's class names come with open_clip_torch, which is not installed")
     module = importlib.util.module_from_spec(file_spec)

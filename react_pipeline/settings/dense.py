@@ -38,7 +38,6 @@ class DenseSet:
     """A set of images with boxes or with label maps; paths are relative to the root, a folder may be a zip instead.
 
     Attributes:
-        task: `detection` or `segmentation`.
         truth: The COCO instances JSON, or the folder of the label maps.
         class_names: In the order of class ids; several names of one class are separated by `;`. Of one's own set they
             are read: empty here.
@@ -49,7 +48,6 @@ class DenseSet:
         annotated_only: Whether images without a box of these classes are left out.
         templates: Prompts; of one's own set those of the domain: empty here.
         expected: Official number of images; 0: unknown.
-        homepage: Where the data are available.
     """
 
     name: str
@@ -109,15 +107,7 @@ def _readable(name: str) -> str:
 
 
 class OwnDenseSet(Section):
-    """One's own images with boxes or label maps; paths are relative to `dense.root`, and may hold `{domain}`.
-
-    Attributes:
-        images: Folder or zip of the images.
-        annotations: COCO instances JSON; the set is of the task detection then.
-        labels: Folder or zip of label PNGs, named as the images; the set is of the task segmentation then.
-        names: File of class names, one a line, in the order of the label values from 0. A class called `background` is
-            ignored, unless `background_below` gives pixels to it.
-    """
+    """One's own images with boxes or label maps; paths are relative to `dense.root`, and may hold `{domain}`."""
 
     name: Annotated[Name, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     images: str

@@ -16,7 +16,6 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from react_pipeline.settings.config import DomainConfig, PipelineConfig
-from react_pipeline.settings.corpus import CorpusConfig
 from react_pipeline.settings.secrets import has_secret, without_secrets
 from react_pipeline.settings.shard_patterns import is_url
 from react_pipeline.store import ConfigError, Problem, stamp_of
@@ -104,26 +103,21 @@ def load_pipeline(path: Path) -> PipelineConfig:
     Raises:
         ConfigError: Listing every problem with file and field.
     """
-    config = _validate(PipelineConfig, read_yaml(path), path)
     base = path.resolve().parent
-    corpus = _located(config.corpus, base)
-    encoder = config.encoder
+    config = _located(_validate(PipelineConfig, read_yaml(path), path), base, "store", "domains")
+    encoder, corpus = config.encoder, _located(config.corpus, base, "embeddings", "subset", "indices")
     if encoder.pretrained and (checkpoint := _absolute(base, encoder.pretrained)).exists():
         encoder = encoder.model_copy(update={"pretrained": str(checkpoint.resolve())})
-    elevater = config.elevater
-    if elevater.root is not None:
-        elevater = elevater.model_copy(update={"root": _absolute(base, elevater.root).resolve()})
-    places = ((name, getattr(config.dense, name)) for name in ("root", "rpn_checkpoint", "student_backbone"))
-    located = {name: _absolute(base, path).resolve() for name, path in places if path is not None}
-    store = _absolute(base, config.store).resolve()
+    files = {
+        "shards": tuple(name if is_url(name) else str(_absolute(base, name)) for name in corpus.shards),
+        **{field: tuple(str(_absolute(base, name)) for name in getattr(corpus, field)) for field in ("images", "urls")},
+    }
     update = {
-        "store": store,
-        "domains": _absolute(base, config.domains).resolve(),
-        "tracking_uri": _tracking_uri(path) or config.tracking_uri or f"sqlite:///{store.parent / 'mlflow.db'}",
-        "corpus": corpus,
+        "tracking_uri": _tracking_uri(path) or config.tracking_uri or f"sqlite:///{config.store.parent / 'mlflow.db'}",
+        "corpus": corpus.model_copy(update=files),
         "encoder": encoder,
-        "elevater": elevater,
-        "dense": config.dense.model_copy(update=located),
+        "elevater": _located(config.elevater, base, "root"),
+        "dense": _located(config.dense, base, "root", "rpn_checkpoint", "student_backbone"),
     }
     return config.model_copy(update=update)
 
@@ -137,14 +131,10 @@ def _tracking_uri(path: Path) -> str:
     return named
 
 
-def _located(corpus: CorpusConfig, base: Path) -> CorpusConfig:
-    folders = {"embeddings": corpus.embeddings, "subset": corpus.subset, "indices": corpus.indices}
-    update: dict[str, Any] = {
-        "shards": tuple(name if is_url(name) else str(_absolute(base, name)) for name in corpus.shards),
-        **{field: tuple(str(_absolute(base, name)) for name in getattr(corpus, field)) for field in ("images", "urls")},
-        **{name: _absolute(base, folder).resolve() for name, folder in folders.items() if folder is not None},
-    }
-    return corpus.model_copy(update=update)
+def _located(section: Model, base: Path, *fields: str) -> Model:
+    """With these fields, paths, as absolute ones."""
+    given = ((name, getattr(section, name)) for name in fields)
+    return section.model_copy(update={key: _absolute(base, path).resolve() for key, path in given if path is not None})
 
 
 def _absolute(base: Path, name: Path | str) -> Path:
@@ -239,7 +229,7 @@ def _message_of(entry: Any) -> str:
     if entry["type"] == "extra_forbidden":
         return "unknown field; remove it or fix its spelling"
     message = str(entry["msg"]).removeprefix("Value error, ")
-    shown = entry["input"] if isinstance(entry["input"], (str, int, float, bool, type(None))) else None
-    return (
-        message if shown is None or entry["type"] == "value_error" else without_secrets(f"{message} (found {shown!r})")
-    )
+    shown = entry["input"]
+    if entry["type"] == "value_error" or not isinstance(shown, (str, int, float, bool)):
+        return message
+    return without_secrets(f"{message} (found {shown!r})")

@@ -107,8 +107,7 @@ def expanded_count(name: str) -> int:
 def expand(name: str) -> list[str]:
     """The names that a pattern with `{00000..00099}` or `{train,extra}` expands to, in order; leading zeros are kept.
 
-    Raises:
-        ValueError: As `expanded_count`.
+    Errors as of `expanded_count`.
     """
     expanded_count(name)
     return list(braceexpand(name, escape=False))

@@ -8,5 +8,3 @@ from .notes import mlflow_url as mlflow_url
 from .values import METRICS_FILE as METRICS_FILE
 from .values import flatten as flatten
 from .versions import Version as Version
-from .views import models_url as models_url
-from .views import view_url as view_url

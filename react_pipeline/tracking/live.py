@@ -152,13 +152,11 @@ class LiveRun:
                 system.waiting.clear()
 
     def __enter__(self) -> Self:
-        """The observer itself."""
         return self
 
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        """Close the run; an error propagates."""
         if error is None:
             self.close()
         else:
@@ -209,7 +207,8 @@ class LiveRun:
         inputs = self._inputs
         if inputs is None or self._abandoned:
             return False
-        run, found = self._runs.open(client, self._tags(inputs), inputs.key)
+        tags = tags_of(inputs, self._dagster_run_id, self._dagster)
+        run, found = self._runs.open(client, tags, inputs.key)
         if run.info.status == FINISHED:
             logger.info("MLflow has a finished run of %s already: nothing is streamed", inputs.key)
             return False
@@ -219,9 +218,6 @@ class LiveRun:
             self._go_on_counting(client, run.info.run_id, self._system)
         self.run_id = str(run.info.run_id)
         return True
-
-    def _tags(self, inputs: Inputs) -> dict[str, str]:
-        return tags_of(inputs, self._dagster_run_id, self._dagster)
 
     def _go_on_counting(self, client: MlflowClient, run_id: str, system: SystemMetrics) -> None:
         """An earlier try sampled too: later samples come after its own."""

@@ -47,21 +47,13 @@ LOCK = "tracking"
 
 
 @dataclass
-class Logged:
-    """What was taken from the queue: runs by the file name of their entries, verdicts, and `notes` for a person."""
+class Delivery:
+    """Result of a pass over the queue: runs by the file of their entry, verdicts applied and waiting, and notes."""
 
     runs: dict[str, str] = field(default_factory=dict)
-    verdicts: int = 0
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """Result of a pass over the queue: how many verdicts were `applied`, how many wait, and `notes` for a person."""
-
     applied: int = 0
     waits: int = 0
-    notes: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
 
 
 class Tracking:
@@ -88,11 +80,7 @@ class Tracking:
         return self._log_queue(project, artifact, dagster_run_id).runs.get(entry.name)
 
     def log_pending(self, project: Project, *, patient: bool = False) -> dict[str, str]:
-        """Log everything queued; returns the run id of each artifact that is logged now, by the name of its entry.
-
-        Args:
-            patient: Try even if the server failed a moment ago.
-        """
+        """Log everything queued; returns the run id of each artifact that is logged now, by the name of its entry."""
         return self._log_queue(project, patient=patient).runs
 
     def apply(self, project: Project, artifact: Artifact | None = None, *, patient: bool = False) -> Delivery:
@@ -100,14 +88,14 @@ class Tracking:
 
         Args:
             artifact: Of the stage `promotion`; None: only what waits.
-            patient: Try even if the server failed a moment ago.
         """
         queue = self._queue(project)
         if artifact is not None:
             with project.store.locked(LOCK):
                 queue.put_verdict(artifact.key, artifact.fingerprint, entry_of(artifact))
         logged = self._log_queue(project, patient=patient)
-        return Delivery(logged.verdicts, len(queue.verdicts()), tuple(logged.notes))
+        logged.waits = len(queue.verdicts())
+        return logged
 
     def hand_edit(self, project: Project, slug: str) -> RegistryEdit | None:
         """What a person did to the alias `champion` since it was last written; None: nothing, or MLflow is down.
@@ -128,8 +116,8 @@ class Tracking:
 
     def _log_queue(
         self, project: Project, artifact: Artifact | None = None, dagster_run_id: str = "", *, patient: bool = False
-    ) -> Logged:
-        queue, logged = self._queue(project), Logged()
+    ) -> Delivery:
+        queue, logged = self._queue(project), Delivery()
         if not queue.entries() or queue.rests(patient=patient):
             return logged
         with project.store.locked(LOCK):
@@ -155,7 +143,7 @@ class Tracking:
         identity = {"stage": artifact.stage, "key": artifact.key, "fingerprint": artifact.fingerprint}
         return self._queue(project).put(_name(**identity), {**identity, "dagster_run_id": dagster_run_id})
 
-    def _log_entries(self, client: MlflowClient, project: Project, logged: Logged) -> None:
+    def _log_entries(self, client: MlflowClient, project: Project, logged: Delivery) -> None:
         """Log what waits, longest waiting first.
 
         One failure among successes is the entry's own; two in a row, or nothing else, is the server's.
@@ -172,7 +160,7 @@ class Tracking:
                     if VERDICT.fullmatch(path.stem):
                         checkpoint = partial(self._log_now, client, project)
                         logged.notes += apply_verdict(client, project, entry, checkpoint)
-                        logged.verdicts += 1
+                        logged.applied += 1
                     else:
                         logged.runs[path.name] = self._log_entry(client, project, entry)
                 except Exception as error:
@@ -186,11 +174,9 @@ class Tracking:
                 path.unlink()
                 in_a_row = 0
         for name, reason in failed.items():
-            if not (any(logged.runs.values()) or logged.verdicts):
+            if not (any(logged.runs.values()) or logged.applied):
                 raise reason
-            logger.warning(
-                "%s could not be logged to MLflow, trying again at the next run: %s", name, reason_of(reason)
-            )
+            logger.warning("%s could not be logged to MLflow, retried at the next run: %s", name, reason_of(reason))
 
     def _log_now(self, client: MlflowClient, project: Project, stage: str, key: str, fingerprint: str) -> str:
         """The run of an artifact, which may wait in the queue; logging it twice costs one look-up. "" if it is gone."""

@@ -67,8 +67,6 @@ def refresh_calibration(
     """Put the calibration by its newest result into a logged model, which was logged before it was measured.
 
     Args:
-        client: Of MLflow.
-        project: The pipeline.
         checkpoint: Stage, key and fingerprint of the model; the base has none, and one that was pruned keeps its own.
         model_id: Its logged model; None: nothing is done.
     """

@@ -38,7 +38,6 @@ class SystemMetrics:
     """
 
     def __init__(self, sample_seconds: float = SAMPLE_SECONDS) -> None:
-        """Load the monitors that this machine has; the others are left out."""
         self.step = 0
         self.waiting: deque[Row] = deque(maxlen=MAX_WAITING_ROWS)
         self._sample_seconds = sample_seconds

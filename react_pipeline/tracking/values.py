@@ -91,7 +91,6 @@ def tags_of(made: Artifact | Inputs, dagster_run_id: str, dagster: str = "") -> 
 
     Args:
         made: Of an artifact, the counts that are not numbers are added (a device, a reason, the starving classes).
-        dagster_run_id: Of the run that makes it.
         dagster: Where a browser finds Dagster, if that is known.
     """
     more: dict[str, str] = {}

@@ -2,11 +2,3 @@ from .announce import announce as announce
 from .announce import rate_of as rate_of
 from .machine import Machine as Machine
 from .plan import plan_of as plan_of
-from .rates import IMAGE_BYTES as IMAGE_BYTES
-from .rates import KEY_BYTES as KEY_BYTES
-from .rates import METADATA_BYTES as METADATA_BYTES
-from .rates import QUERIES as QUERIES
-from .rates import RATES as RATES
-from .rates import adding_core_hours as adding_core_hours
-from .rates import index_core_hours as index_core_hours
-from .rates import training_core_hours as training_core_hours

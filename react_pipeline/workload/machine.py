@@ -3,13 +3,11 @@
 Belongs here: what decides hours and what fits. Does not belong here: the sums (`plan`).
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from react_pipeline.clip import choose_precision
 from react_pipeline.indexing import machine_memory_bytes
@@ -39,7 +37,7 @@ class Machine:
     precision: str = "bf16"
 
     @classmethod
-    def here(cls, store: Path) -> Machine:
+    def here(cls, store: Path) -> Self:
         """This machine."""
         import torch
 
@@ -47,7 +45,7 @@ class Machine:
         gpus, precision = torch.cuda.device_count(), choose_precision("auto", "cpu")
         return cls(os.cpu_count() or 1, machine_memory_bytes(), free, gpus, precision=precision)
 
-    def changed(self, text: str) -> Machine:
+    def changed(self, text: str) -> Self:
         """With some figures replaced, such as `cores=64,memory=256G,gpus=1,workers=16`.
 
         Raises:

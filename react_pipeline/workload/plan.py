@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from react_pipeline.clip import class_prompts, prompt_templates, read_config
-from react_pipeline.corpus import LAYOUTS, count_pairs, find_parts, find_sources, find_tables, locate_shards
+from react_pipeline.corpus import LAYOUTS, count_pairs, find_parts, source_files
 from react_pipeline.indexing import BYTES_PER_SECOND, Key, Searched, choose_key, estimate
 from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import Manifests, Project
@@ -230,9 +230,7 @@ def _rows(project: Project) -> int:
         return rows if corpus.subset is None else min(rows, len(np.load(corpus.subset, mmap_mode="r")))
     if corpus.kind == "demo":
         return DEMO_PAIRS
-    files = {"urls": lambda: find_tables(corpus.urls), "images": lambda: find_sources(corpus)}.get(
-        corpus.kind, lambda: locate_shards(corpus)
-    )()
+    files = source_files(corpus)
     local = [path for path in files if isinstance(path, Path) and path.suffix in (".parquet", ".tar")]
     if len(local) < len(files):
         raise InputError("the rows of this corpus are not known before it is read: give --rows")

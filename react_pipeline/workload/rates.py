@@ -4,10 +4,8 @@ Belongs here: what `plan` and docs/clusters.md share. Does not belong here: the 
 choice of a search (`indexing.choice`), which steps a project has (`plan`). N rows, D width, n cells.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from react_pipeline.indexing import SAMPLE_POINTS_PER_CELL, Key
 
@@ -66,7 +64,7 @@ class Encoder:
     weights_bytes: float
 
     @classmethod
-    def of(cls, config: dict[str, Any] | None) -> Encoder:
+    def of(cls, config: dict[str, Any] | None) -> Self:
         """Of `model_cfg` of an open_clip configuration; a tower that is no ViT, or none, counts as that of ViT-B/32."""
         given = config or _VIT_B_32
         vision, text = given.get("vision_cfg", {}), given.get("text_cfg", {})

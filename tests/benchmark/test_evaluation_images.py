@@ -20,7 +20,7 @@ from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.labelled.encoding import preprocessing
 from react_pipeline.labelled.evaluation_images import location_of, read_location
 from react_pipeline.labelled.labelled import encode_images, publish_evaluation_set, read_images
-from react_pipeline.labelled.names import normal
+from react_pipeline.labelled.labels import normal
 from react_pipeline.labelled.readers import read_dataset
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.duplicates import EvaluationImages

@@ -110,7 +110,7 @@ def test_a_single_class_is_measured_where_that_means_something() -> None:
         ("accuracy", [], np.empty((0, 2)), "at least one"),
         ("accuracy", [0, 1], [[1.0, 0.0]], "2 labels and 1 rows"),
         ("accuracy", [0], [[float("nan"), 0.0]], "1 scores are not finite"),
-        ("accuracy", [2], [[1.0, 0.0]], "class ids run from 2 to 2, scores have 2 columns"),
+        ("accuracy", [2], [[1.0, 0.0]], "class ids 2 to 2, scores have 2 columns"),
         ("accuracy", [[1, 0]], [[1.0, 0.0]], "must be"),
         ("11point_mAP", [0], [[1.0, 0.0]], "must both be"),
         ("roc_auc", [0, 1], np.ones((2, 3)), "3 columns"),

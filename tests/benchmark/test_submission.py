@@ -108,7 +108,7 @@ def test_seeds_are_joined_in_order_and_trainable_parameters_averaged(tmp_path: P
         ({"model_name": "other"}, "model_name is 'other'"),
         ({"n_shot": 20}, "n_shot is 20"),
         ({"rnd_seeds": (0,)}, r"rnd_seeds \[0\] occur in several"),
-        ({"predictions": np.zeros((1, 9, 3))}, r"predictions are \(1, 9, 3\)"),
+        ({"predictions": np.zeros((1, 9, 3))}, r"predictions \(1, 9, 3\)"),
     ],
 )
 def test_files_of_a_dataset_that_differ_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.labelled.names import normal
+from react_pipeline.labelled.labels import normal
 from react_pipeline.settings import datasets as table
 from react_pipeline.settings.datasets import DATASETS, IMAGENET, dataset, read_data
 from react_pipeline.store.errors import InputError

@@ -134,7 +134,7 @@ def test_what_a_kill_left_half_written_is_fetched_again_and_nothing_else(web: We
 
     first = next(tmp_path.glob("*.images"))
     first.write_bytes(b"x" * first.stat().st_size)
-    with pytest.raises(CorpusError, match="does not hold the bytes"):
+    with pytest.raises(CorpusError, match="does not hold"):
         [done.read(row) for row in done.images["row"]]
 
 

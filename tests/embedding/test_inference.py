@@ -38,7 +38,7 @@ def groups(tmp_path: Path) -> tuple[list[Path], list[Group]]:
         group = Group(number, range(number, number + 1), ("",))
         if number == 0:
             seen.add({-1: ["again"]})
-        group.read_headers(paths, seen)
+        group.read_headers(paths, seen.enter)
         found.append(group)
         count += size
     seen.close()

@@ -59,7 +59,7 @@ def ahead(project: Project) -> None:
 def test_a_champion_has_its_alias_and_says_why(project: Project, registry: Tracking, client: MlflowClient) -> None:
     artifact = decide(project, "shapes")
     reported = registry.apply(project, artifact)
-    assert (reported.applied, reported.waits, reported.notes) == (1, 0, ())
+    assert (reported.applied, reported.waits, reported.notes) == (1, 0, [])
     assert aliases(client) == {"champion": GATED}
     (version,) = registry.versions("shapes")
     described = client.get_model_version(NAME, version.number)
@@ -198,7 +198,7 @@ def test_an_alias_moved_by_hand_is_respected_and_then_taken_over(
     edit = registry.hand_edit(project, "shapes")
     assert edit is not None and edit.checkpoint == chosen.checkpoint
     reported = registry.apply(project, decide(project, "shapes", edit))
-    assert reported.notes == ()
+    assert reported.notes == []
     verdict, _ = standing(project, "shapes")
     assert (verdict.by, verdict.champion.method) == ("registry", LOCKED)
     assert aliases(client)["champion"] == LOCKED
@@ -245,7 +245,7 @@ def test_a_domain_where_the_base_is_champion_and_nothing_was_trained_has_no_mode
 ) -> None:
     result(project, "colours", "base", outcomes(100))
     reported = registry.apply(project, decide(project, "colours"))
-    assert (reported.applied, reported.notes) == (1, ())
+    assert (reported.applied, reported.notes) == (1, [])
     assert client.search_registered_models("name = 'react-colours'") == []
     assert registry.versions("colours") == [] and registry.hand_edit(project, "colours") is None
 
