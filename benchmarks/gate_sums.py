@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from demo_seeds import beside
 from torch import Tensor
 
+from benchmarks.demo_seeds import beside
 from react_pipeline.clip import GatedBlock
 from react_pipeline.clip.attention import feed_forward, self_attention
 from react_pipeline.evaluation import EvalResult, evaluate

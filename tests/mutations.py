@@ -49,6 +49,7 @@ GUARDS = (
     Guard("react_pipeline/store/durable.py", "        os.fsync(descriptor)\n    except", "    except", DURABLE),
     Guard("react_pipeline/store/store.py", "            fsync_tree(staging)\n", "", DURABLE),
     Guard("react_pipeline/store/store.py", "        fsync(artifact.path.parent)\n", "", DURABLE),
+    Guard("react_pipeline/store/store.py", "                release(file, held)\n", "                pass\n", STORE),
     # Complete and verified
     Guard("react_pipeline/store/artifacts.py", 'manifest.get("format") == FORMAT', "True", DURABLE),
     Guard("react_pipeline/store/artifacts.py", 'manifest.get("fingerprint") == path.name', "True", DURABLE),

@@ -155,8 +155,17 @@ def locked(path: Path) -> Iterator[None]:
     """Wait for a lock file, which is made where it is missing, and hold it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        lock(file)
-        yield
+        held = lock(file)
+        try:
+            yield
+        finally:
+            release(file, held)
+
+
+def release(file: TextIO, held: bool) -> None:
+    """Free a lock at once: a forked process that has the file open, too, would keep it until it ends."""
+    if held:
+        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def stamp_of(stat: os.stat_result) -> tuple[int, int, int, int]:

@@ -34,7 +34,7 @@ from react_pipeline.store.artifacts import (
     verify,
 )
 from react_pipeline.store.attempts import Attempt, attempts, new_attempt
-from react_pipeline.store.durable import fsync, fsync_tree, lock, write_atomically
+from react_pipeline.store.durable import fsync, fsync_tree, lock, release, write_atomically
 from react_pipeline.store.errors import CorruptArtifact, InputError, MissingArtifact, ReactError, StoreWriteError
 from react_pipeline.store.file_system import has_locks
 from react_pipeline.store.pruning import RETENTION_SECONDS, prune
@@ -243,7 +243,10 @@ class Store:
             if wait and not held and has_locks(self.root):
                 logger.info("waiting: another run builds %s", slug)
                 held = lock(file)
-            yield held
+            try:
+                yield held
+            finally:
+                release(file, held)
 
     def _publish(self, attempt: Attempt, artifact: Artifact) -> Artifact:
         if not attempt.lease.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -204,3 +205,20 @@ def test_damaged_artifacts_are_refused_by_name_and_rebuilt(tmp_path: Path, damag
         store.current("thing", "all")
     assert not store.build(INPUTS, write_two).reused
     assert store.current("thing", "all").file("b.bin").read_bytes() == b"b" * 1000
+
+
+def test_lock_is_free_although_a_forked_process_still_has_its_file(tmp_path: Path) -> None:
+    store, (reader, writer) = Store(tmp_path), os.pipe()
+    with store.try_lock("one") as held:
+        assert held
+        if not (child := os.fork()):
+            os.close(writer)
+            os.read(reader, 1)
+            os._exit(0)
+    try:
+        with store.try_lock("one") as held:
+            assert held
+    finally:
+        os.close(writer)
+        os.close(reader)
+        os.waitpid(child, 0)
