@@ -97,7 +97,8 @@ def launch_partition(page: Page, dagster: str, asset: str, partition: str) -> No
 def show_comparison_of_runs(page: Page, mlflow: str, experiment_id: str, run_ids: Sequence[str]) -> None:
     """MLflow's own page that compares runs."""
     chosen = urllib.parse.quote(json.dumps(list(run_ids)))
-    page.goto(f"{mlflow}/#/compare-runs?runs={chosen}&experiments={urllib.parse.quote(json.dumps([experiment_id]))}")
+    experiments = urllib.parse.quote(json.dumps([experiment_id]))
+    page.goto(f"{mlflow}/#/compare-runs?runs={chosen}&experiments={experiments}&workflowType=machine_learning")
     page.get_by_text("Run details").first.wait_for()
     page.locator(".js-plotly-plot .main-svg:visible").first.wait_for()
 
@@ -151,7 +152,7 @@ def main() -> None:
             page.screenshot(path=IMAGES / f"{name}.png")
             print(IMAGES / f"{name}.png", flush=True)
 
-        page.set_viewport_size({"width": 1900, "height": 1500})
+        page.set_viewport_size({"width": 1900, "height": 900})
         show_lineage(page, dagster)
         take("lineage")
         page.set_viewport_size({"width": 1600, "height": 900})
