@@ -24,8 +24,8 @@ OPERATIONS_PER_SECOND = {
     **{"fp32 in cells": 5e10, "bf16 in cells": 1.1e11, "bound in cells": 9.7e10, "cuda in cells": 1e14},
 }
 """Multiplications and additions of a core by type, done or skipped, and of a GPU (assumed). By `benchmarks.retrieval`
-with 80,000 prompts, a million rows and 96 of 2,048 cells on one core of an AMD EPYC with bf16 instructions; both of fp32
-without a bound are from shorter runs there. A core with AVX2 alone computes about 7e10 in fp32."""
+with 80,000 prompts, a million rows and 96 of 2,048 cells on one core of an AMD EPYC with bf16 instructions; those of
+fp32 without a bound are from shorter runs there. A core with AVX2 alone computes about 7e10 in fp32."""
 SEARCH_OPERATIONS_PER_SECOND = 2e9
 """Of comparisons one by one along a graph, per core: they wait for memory."""
 BYTES_PER_SECOND = 5e8
