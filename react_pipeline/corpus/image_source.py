@@ -5,6 +5,7 @@ chosen (`retrieve`), the form of the training shards (`collect`), talking to web
 """
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,7 +31,7 @@ JOINED_BYTES = 16 << 20
 """A joined read is no longer than this, or than its one image."""
 
 
-class ImageSource:
+class ImageSource(ABC):
     """The images of one corpus. `fetch` may be called again; what was fetched once is not fetched over the net again.
 
     Attributes:
@@ -53,6 +54,7 @@ class ImageSource:
         rows = [(row, *about) for row, about in sorted(self._failed.items())]
         return pd.DataFrame(rows, columns=LEDGER_COLUMNS).astype({"row": "int64", "attempts": "int64"})
 
+    @abstractmethod
     def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
         """Get the images of some rows.
 
@@ -66,9 +68,8 @@ class ImageSource:
         Raises:
             CorpusError: If the corpus is not what it was.
         """
-        raise NotImplementedError
 
-    def discard(self) -> None:
+    def discard(self) -> None:  # noqa: B027 - nothing is kept where images are in tars
         """Remove what `fetch` keeps in the scratch directory; call it last, before the artifact is published."""
 
 
