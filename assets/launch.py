@@ -19,7 +19,7 @@ import dagster as dg
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.event_databases import held_open
 from react_pipeline.assets.partitions import DOMAINS, name_of, partition_of
-from react_pipeline.assets.reporting import DATA_VERSION_TAG, INTERRUPTED, SEEN_TAG, seen
+from react_pipeline.assets.reporting import DATA_VERSION_TAG, INTERRUPTED, JUDGED_TAG, judged_by
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import reason_of, registered, tags_of
 from react_pipeline.pipeline import ALL, STAGES, method_key
@@ -146,10 +146,10 @@ def is_shown(instance: dg.DagsterInstance, project: Project, place: Place, logge
     """
     stage, key = place
     try:
-        artifact, today = up_to_date(project, stage, key), seen(project, STAGES[stage], key)
+        artifact = up_to_date(project, stage, key)
     except (ReactError, OSError, ValueError):
         return False  # if it is more than out of date, the step itself says so
-    if not today or (logged is not None and artifact.fingerprint not in logged):
+    if logged is not None and artifact.fingerprint not in logged:
         return False
     if stage == "promotion" and Tracking.of(project).hand_edit(project, key) is not None:
         return False
@@ -157,7 +157,7 @@ def is_shown(instance: dg.DagsterInstance, project: Project, place: Place, logge
     records = instance.fetch_materializations(wanted, limit=1).records
     made = records[0].asset_materialization if records else None
     run = instance.get_run_by_id(records[0].run_id) if records else None
-    tags = {DATA_VERSION_TAG: artifact.fingerprint, SEEN_TAG: today}
+    tags = {DATA_VERSION_TAG: artifact.fingerprint, JUDGED_TAG: judged_by(project, STAGES[stage], key)}
     return made is not None and run is not None and run.is_success and tags.items() <= (made.tags or {}).items()
 
 

@@ -14,9 +14,9 @@ import dagster as dg
 from react_pipeline.assets.metadata import describe
 from react_pipeline.assets.partitions import key_of
 from react_pipeline.assets.resources import Context, ProjectParam
-from react_pipeline.lineage import call, fresh_or_none
+from react_pipeline.lineage import fresh_or_none, run
 from react_pipeline.pipeline import STAGES, Stage
-from react_pipeline.project import Project, full_glance
+from react_pipeline.project import Project
 from react_pipeline.store import Artifact, CorruptArtifact, ReactError, SourceUnavailable, StoreWriteError, digest_of
 from react_pipeline.tracking import Tracking
 from react_pipeline.workload import announce
@@ -28,8 +28,8 @@ RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 """How a step is tried again; delay in seconds."""
 
 DATA_VERSION_TAG = "dagster/data_version"
-SEEN_TAG = "react/seen"
-"""On a materialization: `seen` at the time when its step began."""
+JUDGED_TAG = "react/judged_by"
+"""On a materialization: `judged_by` of its run."""
 
 INTERRUPTED = "interrupted"
 """The message of a step that was cancelled, from the UI or by Ctrl-C."""
@@ -49,37 +49,32 @@ def publish(
     stage, key = STAGES[context.asset_key.path[-1]], key_of(context)
     with readable_failures():
         started, pipeline = time.monotonic(), project.load()
-        before, name = seen(pipeline, stage, key), stage.name if stage.scope == "all" else f"{stage.name} {key}"
+        name = stage.name if stage.scope == "all" else f"{stage.name} {key}"
         artifact = _fresh(pipeline, stage, key)
         if artifact is None:
             amount = announce(pipeline, stage.name, key)
             context.log.info(f"{name} ..." + (f" {amount}" if amount else ""))
-            artifact = call(stage.step, pipeline, key) if step is None else step(pipeline, *key.split("/"))
+            artifact = run(pipeline, stage.name, key, step)
         made = "as before" if artifact.reused else "built"
         context.log.info(f"{name}: {made}, {time.monotonic() - started:.1f} s")
         return dg.MaterializeResult(
             metadata={**describe(artifact), **_logged(pipeline, artifact, context.run.run_id)},
             data_version=dg.DataVersion(artifact.fingerprint),
-            tags={SEEN_TAG: before} if before else None,
+            tags={JUDGED_TAG: judged_by(pipeline, stage, key)},
         )
 
 
-def seen(project: Project, stage: Stage, key: str) -> str:
-    """A digest of what is not an input of the artifact but requires a run when it changes.
+def judged_by(project: Project, stage: Stage, key: str) -> str:
+    """A digest of what is no input of an artifact but requires a run when it changes.
 
-    The user's files by name, size and time, what the stage's checks judge by, and where MLflow is. Empty where only
-    running the step can say whether the files have changed.
+    What the stage's checks judge by, and where MLflow is.
     """
-    files = "" if stage.outside is None else full_glance(project, stage.outside(project, key))
-    if files is None:
-        return ""
     judged: dict[str, Any] = {}
     if stage.name == "faiss_index":
         judged = project.config.index.model_dump(mode="json")
     elif stage.name == "retrieved_set":
         judged = project.retrieval(key).model_dump(mode="json")
-    where = [project.config.tracking_uri, project.config.project]
-    return digest_of([files, judged, where])
+    return digest_of([judged, project.config.tracking_uri, project.config.project])
 
 
 @contextmanager

@@ -6,7 +6,6 @@ tags hold the digests of the inputs and of the sources, and the number of the tr
 """
 
 import hashlib
-import json
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -52,11 +51,10 @@ def upkeep(settings: AutomationConfig, left_out: Collection[str]) -> dg.SensorDe
     )
     def look(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
         try:
-            seen = json.loads(context.cursor or "{}")
-            tick = Tick(context.instance, Manifests.of(project.load()), seen, left_out)
+            tick = Tick(context.instance, Manifests.of(project.load()), left_out)
             tick.look(sorted(context.instance.get_dynamic_partitions(DOMAINS)))
         except ReactError as error:
-            return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
+            return dg.SensorResult(skip_reason=str(error))
         lines = [f"{stage} {key}: {why}" for (stage, key), why in tick.failed.items()]
         for task, (_, why) in tick.asked.items():
             again = f" again, since its {why}" if why else ""
@@ -69,7 +67,7 @@ def upkeep(settings: AutomationConfig, left_out: Collection[str]) -> dg.SensorDe
         lines += [f"{behind} not up to date yet: runs are queued or in progress"] if behind else []
         requests = [request_of(task, tick.code, tries) for task, (tries, _) in tick.asked.items()]
         skipped = None if requests else "\n".join(lines)[:MAX_SKIP_CHARS] or "everything is up to date"
-        return dg.SensorResult(run_requests=requests, skip_reason=skipped, cursor=json.dumps(tick.seen))
+        return dg.SensorResult(run_requests=requests, skip_reason=skipped)
 
     return look
 
@@ -79,14 +77,12 @@ class Tick:
     """One look at what is due, and at its runs; it writes nothing.
 
     Attributes:
-        seen: The state of the user's files at the time of each request.
         failed: What is not asked for, and why.
         asked: What is asked for: the number of the try, and how it has failed before.
     """
 
     instance: dg.DagsterInstance
     project: Project
-    seen: dict[str, str] = field(default_factory=dict)
     left_out: Collection[str] = ()
     code: str = field(default_factory=lambda: code_digest())
     judged: set[Place] = field(default_factory=set)
@@ -99,12 +95,7 @@ class Tick:
         before = -1
         while before != len(self.failed):
             before, self.found = len(self.failed), survey(self.project, slugs, self.failed)
-            touched = [
-                Task(*place, "its source files look different", look)
-                for place, look in self.found.glances.items()
-                if self.found.states[place] is State.FRESH and self.seen.setdefault("/".join(place), look) != look
-            ]
-            for task in (*self.found.tasks, *touched):
+            for task in self.found.tasks:
                 self._ask_once(task)
 
     def _ask_once(self, task: Task) -> None:
@@ -116,8 +107,6 @@ class Tick:
             self.failed[task.place] = f"was asked for with these inputs: its {why}"
         elif tries and self._is_clear(task):
             self.asked[task] = tries, why
-            if task.place in self.found.glances:
-                self.seen["/".join(task.place)] = self.found.glances[task.place]
 
     def _outlook(self, task: Task) -> tuple[int, str]:
         """Which try is asked for now and why; 0: none, and why, or "" while a run is active.

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from react_pipeline.pipeline import ALL, STAGES, method_key
-from react_pipeline.project import Manifests, Project
+from react_pipeline.project import Look, Manifests, Project, look_at, remember_look
 from react_pipeline.settings import METHODS
 from react_pipeline.store import Artifact, Inputs, MissingArtifact, ReactError, StaleArtifact
 
@@ -149,6 +149,25 @@ def gathered_is_current(project: Project, stage: str, key: str, today: Callable[
     return artifact
 
 
+def run(project: Project, stage: str, key: str, step: Callable[..., Artifact] | None = None) -> Artifact:
+    """Run the step of a stage for one key, and remember how the files outside the store looked before it.
+
+    Args:
+        step: In place of the one that the row names.
+    """
+    look = look_outside(project, stage, key)
+    artifact = call(step or STAGES[stage].step, project, key)
+    if look is not None:
+        remember_look(project, stage, key, look)
+    return artifact
+
+
+def look_outside(project: Project, stage: str, key: str) -> Look | None:
+    """How the files look that a stage reads outside the store; None if it reads none."""
+    files = STAGES[stage].outside
+    return None if files is None else look_at(project, files(project, key))
+
+
 def named_function(reference: str) -> Callable[..., Any]:
     """The "room:function" of a row of `pipeline.STAGES`."""
     room, _, name = reference.partition(":")
@@ -156,7 +175,8 @@ def named_function(reference: str) -> Callable[..., Any]:
     return function
 
 
-def call(reference: str, project: Project, key: str) -> Artifact:
-    """Call the "room:function" of a row of `pipeline.STAGES` for one key."""
-    artifact: Artifact = named_function(reference)(project, *(() if key == ALL else key.split("/")))
+def call(step: str | Callable[..., Artifact], project: Project, key: str) -> Artifact:
+    """Call a function, or the "room:function" of a row of `pipeline.STAGES`, for one key."""
+    function = named_function(step) if isinstance(step, str) else step
+    artifact: Artifact = function(project, *(() if key == ALL else key.split("/")))
     return artifact

@@ -15,9 +15,9 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.lineage import call, fresh
+from react_pipeline.lineage import call, fresh, look_outside
 from react_pipeline.pipeline import ALL, STAGES, Stage
-from react_pipeline.project import Manifests, Project, changed_sources, glance
+from react_pipeline.project import Manifests, Project, changed_since_run
 from react_pipeline.settings import CONTROL_SUFFIX, PipelineConfig, pairs_of
 from react_pipeline.store import (
     Artifact,
@@ -84,14 +84,12 @@ class Survey:
         tasks: What can be built right now, in the order of the data.
         held: What the policy holds back, with the reason.
         states: Of every place that is kept up.
-        glances: Of what is made from the user's files: `outside.glance` of these files.
         unreadable: Domains left out, with the reason.
     """
 
     tasks: list[Task] = field(default_factory=list)
     held: list[Task] = field(default_factory=list)
     states: dict[Place, State] = field(default_factory=dict)
-    glances: dict[Place, str] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
 
 
@@ -116,18 +114,20 @@ def survey(project: Project, slugs: Sequence[str], failed: Collection[Place] = f
 
 
 def up_to_date(project: Project, stage: str, key: str) -> Artifact:
-    """The artifact of one place, if it is what would be built today as far as the store and a look outside can say.
+    """The artifact of one place, if it is surely what would be built today.
 
     Raises:
         MissingArtifact: If it, or one before it, was never built.
-        StaleArtifact: If it, or one before it, was built from other inputs.
+        StaleArtifact: If it, or one before it, was built from other inputs, or only its step can say.
         CorruptArtifact: If its bytes differ from its manifest.
     """
     if STAGES[stage].gathers:
         return call(STAGES[stage].is_current, project, key)
-    artifact = fresh(project, stage, key)
-    if reason := changed_sources(project, artifact):
-        raise StaleArtifact(f"`{stage}` of {key!r}: {reason}: rematerialize it")
+    artifact, look = fresh(project, stage, key), look_outside(project, stage, key)
+    if look is not None and not look.is_complete:
+        raise StaleArtifact(f"`{stage}` of {key!r}: only its step can say whether its files have changed")
+    if look is not None and (reason := changed_since_run(project, stage, key, look)):
+        raise StaleArtifact(f"`{stage}` of {key!r}: {reason}")
     return artifact
 
 
@@ -186,22 +186,20 @@ class _Look:
         stage, parents = row.name, list(row.parents_of(key).items())
         if blocked := _joined([self.found.states.get(place, State.FAILED) for place in parents]):
             return blocked
-        reason, looked = "", "" if row.outside is None else glance(self.project, row.outside(self.project, key))
-        if row.outside is not None:
-            self.found.glances[stage, key] = looked
+        look = look_outside(self.project, stage, key)
         try:
-            self.artifacts[stage, key] = artifact = fresh(self.project, stage, key)
+            self.artifacts[stage, key] = fresh(self.project, stage, key)
         except _OUTDATED as error:
             reason = str(error)
         else:
-            reason = changed_sources(self.project, artifact)
+            reason = "" if look is None else changed_since_run(self.project, stage, key, look)
             if not reason or (stage, key) in self.failed:  # the previous corpus is still a corpus
                 return State.FRESH
         inputs = {
             "config": row.identity(self.project, key),
             "code": row.version,
             "parents": {name: self.artifacts[name, parent].fingerprint for name, parent in parents},
-            "outside": looked,
+            "outside": look.seen if look else "",
         }
         if stage == "customized_checkpoint":
             return self._trained(key, reason, inputs)

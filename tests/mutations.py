@@ -116,6 +116,7 @@ GUARDS = (
     Guard("react_pipeline/settings/files.py", "if not target.is_relative_to(os.path.realpath(path.parent)):", "if False:", FILES),
     Guard("react_pipeline/settings/files.py", '"\\0" in getattr(event, "value", "")', "False", FILES),
     Guard("react_pipeline/settings/files.py", "found[:MAX_PROBLEMS]", "found", FILES),
+    Guard("react_pipeline/project/outside.py", 'is_same = look.seen in ("", before)', "is_same = True", "project/test_outside.py"),
     Guard("react_pipeline/project/outside.py", "if path.is_file() else MISSING", 'if path.name != "pipe.png" else MISSING', "project/test_outside.py"),
     Guard("react_pipeline/settings/files.py", "if isinstance(event, yaml.AliasEvent):", "if False:", FILES),
     Guard("react_pipeline/settings/files.py", 'elif getattr(event, "tag", None) is not None:', "elif False:", FILES),

@@ -34,7 +34,7 @@ class Upkeep:
     """Ticks of the sensor `upkeep` on an instance of its own; runs are asked for and never started."""
 
     def __init__(self, project: Project, instance: dg.DagsterInstance, *slugs: str) -> None:
-        self.instance, self.cursor, self.tags, self.reported = instance, None, {}, None
+        self.instance, self.tags, self.reported = instance, {}, None
         self.project, self.repository = project, repository(project)
         self.sensor = self.repository.get_sensor_def("upkeep")
         instance.add_dynamic_partitions(DOMAINS, list(slugs))
@@ -42,7 +42,6 @@ class Upkeep:
     def tick(self) -> Asked:
         context = dg.build_sensor_context(
             instance=self.instance,
-            cursor=self.cursor,
             repository_def=self.repository,
             sensor_name="upkeep",
             resources={"project": ProjectResource(config_path=str(self.project.path))},
@@ -50,7 +49,7 @@ class Upkeep:
         lines = logging.handlers.BufferingHandler(10_000)
         context.log.addHandler(lines)
         result = self.sensor.evaluate_tick(context)
-        self.cursor, self.reported = result.cursor, result.skip_message
+        self.reported = result.skip_message
         self.log = "\n".join(record.getMessage() for record in lines.buffer)
         self.requests = result.run_requests
         asked = {

@@ -13,8 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.lineage import fresh, resolve
+from react_pipeline.lineage import fresh, resolve, run
 from react_pipeline.pipeline import ALL, STAGES, method_key
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
@@ -26,7 +25,7 @@ METHODS = ("base", "gated-image")
 def build(project: Project, stage: str, key: str = ALL, images: Sequence[str] = ("a", "b")) -> Artifact:
     """Publish a stage as it would be built today, with made-up files."""
     if stage == "corpus":
-        return publish_corpus(project)
+        return run(project, stage, key)
     parents, content = None, None
     if stage in ("comparison", "benchmark_comparison", "dense_comparison"):
         (results,) = STAGES[stage].gathers
@@ -37,7 +36,10 @@ def build(project: Project, stage: str, key: str = ALL, images: Sequence[str] = 
         pd.DataFrame({"image_sha256": list(images)}).to_parquet(directory / "pairs.parquet")
         return {"pairs": len(images)}
 
-    return project.store.build(resolve(project, stage, key, parents=parents, content=content), write)
+    def step(project: Project, *_: str) -> Artifact:
+        return project.store.build(resolve(project, stage, key, parents=parents, content=content), write)
+
+    return run(project, stage, key, step)
 
 
 def build_all(project: Project, slugs: Sequence[str], until: str = "comparison") -> list[list[Place]]:

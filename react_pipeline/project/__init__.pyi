@@ -9,9 +9,10 @@ from .dagster_home import tell_addresses as tell_addresses
 from .dagster_home import ui_addresses as ui_addresses
 from .identity import other_evaluation_sets as other_evaluation_sets
 from .manifests import Manifests as Manifests
-from .outside import changed_sources as changed_sources
-from .outside import full_glance as full_glance
-from .outside import glance as glance
+from .outside import Look as Look
+from .outside import changed_since_run as changed_since_run
+from .outside import look_at as look_at
+from .outside import remember_look as remember_look
 from .outside import seed_path as seed_path
 from .project import CONFIG_VARIABLE as CONFIG_VARIABLE
 from .project import Project as Project

