@@ -5,8 +5,8 @@ asking for what is out of date (`upkeep_sensor`), what is (`react_pipeline.upkee
 freshness policies judge by time alone, so they cannot say what another class name made stale; checks do.
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import dagster as dg
 
@@ -31,49 +31,52 @@ MAX_LISTED = 20
     name="domain_files",
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Makes every valid file of the domains folder a partition and observes its changes. A broken file is "
+    description="Makes every valid file of the domains folder a partition and reports its changes. A broken file is "
     "reported here in the tick and holds up no other. A domain whose file is gone is kept and reported. Starts no run.",
 )
 def domain_files(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
-    """Register new domain files and observe changed ones; the cursor holds the versions that were seen last."""
-    seen = json.loads(context.cursor or "{}")
+    """Register new domain files and report changed ones."""
     try:
         folder = project.load().config.domains
         found, problems = load_domains(folder)
     except ReactError as error:
-        return dg.SensorResult(skip_reason=str(error), cursor=context.cursor)
+        return dg.SensorResult(skip_reason=str(error))
     registered = sorted(context.instance.get_dynamic_partitions(DOMAINS))
     new = sorted(set(found).difference(registered))
     gone = [slug for slug in registered if not (folder / f"{slug}.yaml").exists()]
     lines = [*map(str, problems), *(f"{slug}: its file is gone; what was built of it is kept" for slug in gone)]
     lines += [f"registered {', '.join(new)}"] if new else []
-    versions = {slug: digest_of(domain.model_dump(mode="json")) for slug, domain in found.items()}
     return dg.SensorResult(
         dynamic_partitions_requests=[domain_partitions.build_add_request(new)] if new else [],
-        asset_events=[
-            _observed(found[slug], version, str(folder / f"{slug}.yaml"))
-            for slug, version in versions.items()
-            if seen.get(slug) != version
-        ],
+        asset_events=changed_files(context.instance, folder, found),
         skip_reason="\n".join(lines) or f"{len(found)} domains, none new",
-        # A file that is broken for a while was seen before: restored unchanged, it is no change.
-        cursor=json.dumps({**seen, **versions}),
     )
 
 
-def _observed(domain: DomainConfig, version: str, path: str) -> dg.AssetObservation:
-    return dg.AssetObservation(
-        dg.AssetKey(DOMAIN_FILE),
-        partition=domain.slug,
-        tags={DATA_VERSION_TAG: version},
-        metadata={
-            "file": dg.MetadataValue.path(path),
-            "title": domain.title or domain.slug,
-            "classes": len(domain.classes),
-            "class_names": ", ".join(domain.class_names[:50]),
-            "labelled_images": "none" if domain.evaluation is None else domain.evaluation.name,
-        },
+def changed_files(
+    instance: dg.DagsterInstance, folder: Path, domains: Mapping[str, DomainConfig]
+) -> list[dg.AssetMaterialization]:
+    """Events for the domain files that Dagster shows no version of, or another one."""
+    shown = instance.event_log_storage.get_latest_tags_by_partition(
+        dg.AssetKey(DOMAIN_FILE), dg.DagsterEventType.ASSET_MATERIALIZATION, [DATA_VERSION_TAG]
     )
+    versions = {slug: digest_of(domain.model_dump(mode="json")) for slug, domain in domains.items()}
+    return [
+        dg.AssetMaterialization(
+            DOMAIN_FILE,
+            partition=slug,
+            tags={DATA_VERSION_TAG: versions[slug]},
+            metadata={
+                "file": dg.MetadataValue.path(str(folder / f"{slug}.yaml")),
+                "title": domain.title or slug,
+                "classes": len(domain.classes),
+                "class_names": ", ".join(domain.class_names[:50]),
+                "labelled_images": "none" if domain.evaluation is None else domain.evaluation.name,
+            },
+        )
+        for slug, domain in domains.items()
+        if shown.get(slug, {}).get(DATA_VERSION_TAG) != versions[slug]
+    ]
 
 
 def recustomize(settings: AutomationConfig) -> list[dg.ScheduleDefinition]:

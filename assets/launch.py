@@ -16,6 +16,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from react_pipeline.assets.automation import changed_files
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.event_databases import held_open
 from react_pipeline.assets.partitions import DOMAINS, name_of, partition_of
@@ -88,13 +89,15 @@ def materialize(
     for problem in problems:
         logger.warning("left out: %s", problem)
     slugs = domains or sorted(found)
-    for slug in slugs:
-        project.domain(slug)
+    files = {slug: project.domain(slug) for slug in slugs}
     places = plan(defs, selection, slugs, methods)
     summary, started = Summary(), time.monotonic()
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     with open_instance(project) as instance, held_open(instance), registered(instance) as name:
-        instance.add_dynamic_partitions(DOMAINS, sorted({key.split("/")[0] for _, key in places} - {ALL}))
+        shown = sorted({key.split("/")[0] for _, key in places} - {ALL})
+        instance.add_dynamic_partitions(DOMAINS, shown)
+        for event in changed_files(instance, project.config.domains, {slug: files[slug] for slug in shown}):
+            instance.report_runless_asset_event(event)
         logged = Tracking.of(project).logged(project)
         for place in places:
             if blocked := _blocked_by(place, places, {*summary.failed, *summary.skipped}):

@@ -62,7 +62,7 @@ domain_file = dg.AssetSpec(
     kinds={"yaml"},
     owners=["team:react"],
     description="The file of a domain in the folder `domains/`: class names, synonyms, prompts, where labelled images "
-    "are, and what differs from pipeline.yaml. You write it; the sensor `domain_files` registers it and observes its "
+    "are, and what differs from pipeline.yaml. You write it; the sensor `domain_files` registers it and reports its "
     "changes, so that whatever was built of another version is shown as unsynced.",
 )
 

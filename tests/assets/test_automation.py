@@ -35,12 +35,14 @@ from react_pipeline.upkeep import Task, survey
 Make = Callable[..., Project]
 
 
-def register(project: Project, instance: dg.DagsterInstance, cursor: str | None = None) -> dg.SensorResult:
+def register(project: Project, instance: dg.DagsterInstance) -> dg.SensorResult:
     """One tick of `domain_files`, carried out as the daemon does."""
-    context = dg.build_sensor_context(instance=instance, cursor=cursor)
+    context = dg.build_sensor_context(instance=instance)
     result = domain_files(context, project=ProjectResource(config_path=str(project.path)))
     for request in result.dynamic_partitions_requests:
         instance.add_dynamic_partitions(DOMAINS, request.partition_keys)
+    for event in result.asset_events:
+        instance.report_runless_asset_event(event)
     return result
 
 
@@ -67,14 +69,14 @@ def test_valid_files_become_partitions_and_broken_ones_hold_up_none(tiny_project
 
 def test_new_file_is_registered_once_and_seen_with_its_version(tiny_project: Project) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        first = register(tiny_project, instance)
+        register(tiny_project, instance)
         (tiny_project.config.domains / "birds.yaml").write_text("classes: [owl, robin]\n")
-        second = register(tiny_project, instance, first.cursor)
+        second = register(tiny_project, instance)
         assert second.dynamic_partitions_requests[0].partition_keys == ["birds"]
         (event,) = second.asset_events
         assert (event.asset_key.path[-1], event.partition) == ("domain_file", "birds")
         assert event.metadata["class_names"].value == "owl, robin"
-        third = register(tiny_project, instance, second.cursor)
+        third = register(tiny_project, instance)
         assert not third.dynamic_partitions_requests and not third.asset_events
 
 
@@ -82,11 +84,9 @@ def test_only_a_change_of_meaning_is_another_version(tiny_project: Project) -> N
     path = tiny_project.config.domains / "birds.yaml"
     versions = []
     with dg.DagsterInstance.ephemeral() as instance:
-        cursor = None
         for text in ("classes: [owl]\n", "# a remark\nclasses:\n  - owl\n", "classes: [owl, robin]\n"):
             path.write_text(text)
-            result = register(tiny_project, instance, cursor)
-            cursor = result.cursor
+            result = register(tiny_project, instance)
             versions += [
                 event.tags["dagster/data_version"] for event in result.asset_events if event.partition == "birds"
             ]
@@ -103,14 +103,14 @@ def test_domain_whose_file_is_gone_is_kept_and_reported(tiny_project: Project) -
 
 def test_broken_pipeline_file_is_reported_and_changes_nothing(tiny_project: Project) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
-        before = register(tiny_project, instance)
+        register(tiny_project, instance)
         text = tiny_project.path.read_text()
         tiny_project.path.write_text("store: 3\n")
-        result = register(tiny_project, instance, before.cursor)
+        result = register(tiny_project, instance)
         assert "corpus" in reported(result)
         assert not result.dynamic_partitions_requests
         tiny_project.path.write_text(text)
-        assert not register(tiny_project, instance, result.cursor).asset_events
+        assert not register(tiny_project, instance).asset_events
 
 
 def test_same_work_is_asked_for_once_even_if_nothing_comes_of_it(kept_up: Project) -> None:

@@ -89,11 +89,10 @@ def test_whole_lineage_is_built_and_a_second_launch_starts_no_run(launched: Laun
 def test_lineage_of_a_finished_project_is_green_throughout(launched: Launched) -> None:
     defs, instance = build_defs(project=ProjectResource(config_path=str(launched.project.path))), launched.instance
     for node in defs.resolve_asset_graph().asset_nodes:
-        if node.is_materializable:
-            keys = node.partitions_def.get_partition_keys(None, instance) if node.partitions_def else []
-            made = instance.get_materialized_partitions(node.key)
-            assert {key for key in keys if key.startswith("shapes")} <= made, node.key
-            assert instance.get_latest_materialization_event(node.key) is not None, node.key
+        keys = node.partitions_def.get_partition_keys(None, instance) if node.partitions_def else []
+        made = instance.get_materialized_partitions(node.key)
+        assert {key for key in keys if key.startswith("shapes")} <= made, node.key
+        assert instance.get_latest_materialization_event(node.key) is not None, node.key
 
 
 def test_a_fresh_dagster_home_gets_every_event_and_check_of_what_is_built(launched: Launched, tmp_path: Path) -> None:
