@@ -63,16 +63,13 @@ def on_scenes(project: Project, slug: str, seed: int, student_steps: int = 0) ->
 
 
 def summarise(table: pd.DataFrame, domains: Sequence[str], methods: Sequence[str]) -> str:
-    """Mean ± standard deviation over seeds by domain and method, and of the mean over domains; Markdown."""
-    means = table.groupby(["method", "source", "seed"], as_index=False)["value"].mean().assign(domain="mean")
-    whole = pd.concat([table, means]) if len(domains) > 1 else table
-    summary = whole.groupby(["domain", "method", "source"])["value"].agg(["mean", "std"])
+    """Mean ± standard deviation over seeds, by method, of the mean over domains; Markdown."""
+    wanted = table[table["domain"].isin(domains)]
+    means = wanted.groupby(["method", "source", "seed"], as_index=False)["value"].mean()
+    summary = means.groupby(["method", "source"])["value"].agg(["mean", "std"])
     columns = {name: title for name, title in COLUMNS.items() if name in set(table["source"])}
-    rows = [
-        [domain, method, *(_with_spread(*summary.loc[domain, method, name]) for name in columns)]
-        for domain in (*domains, *(["mean"] if len(domains) > 1 else []))
-        for method in methods
-    ]
+    where = "mean" if len(domains) > 1 else domains[0]
+    rows = [[where, method, *(_with_spread(*summary.loc[method, name]) for name in columns)] for method in methods]
     return markdown_table(["domain", "method", *columns.values()], rows)
 
 

@@ -1,7 +1,7 @@
 """Towers that train as a whole: what is not computed for them, beside the model's own forward and backward pass.
 
-Run `.venv/bin/python -m benchmarks.trained_towers` from the repository's root; `--page docs/performance.md` writes the
-table into that page. Two parts, each against the plain way in the same run, in turns, with random weights:
+Run `.venv/bin/python -m benchmarks.trained_towers` from the repository's root. Two parts, each against the plain way in
+the same run, in turns, with random weights:
 
 - the text tower of CLIP ViT-B/32 on captions of like length to those of the web, of which some repeat, as
   `TrainingTexts` encodes them against `model.encode_text`;
@@ -18,7 +18,6 @@ import copy
 import random
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,12 +27,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from benchmarks.methods import write_section
 from react_pipeline.clip import ImageTower
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.training import TrainingTexts
 
-BEGIN, END = "<!-- trained-towers:begin -->", "<!-- trained-towers:end -->"
 CAPTION_TOKENS = (4, 34)
 """Shortest and longest caption, both ends counted; most have fewer than 20 (drawn from a triangle that leans there)."""
 
@@ -119,7 +116,6 @@ def main() -> None:
     parser.add_argument("--repeated", type=float, default=0.05, help="share of captions that repeat another")
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--page", type=Path, help="has the two markers; gets the table")
     given = parser.parse_args()
     tokens = caption_tokens(given.batch, given.repeated)
     images = torch.randn(given.batch, 3, given.image_size, given.image_size)
@@ -129,8 +125,6 @@ def main() -> None:
     text = f"{setting}, {torch.get_num_threads()} threads, torch {torch.__version__}.\n\n"
     text += table.to_markdown(index=False, disable_numparse=True)
     print(text)
-    if given.page:
-        write_section(given.page, text, BEGIN, END)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,6 @@ def test_spread_is_that_over_seeds_of_the_mean_over_domains() -> None:
     table = pd.DataFrame(rows, columns=["domain", "method", "source", "seed", "value"])
     lines = dense_seeds.summarise(table, ["animals", "food"], ["base"]).splitlines()[2:]
     found = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line]
-    assert [(row[0], row[2]) for row in found] == [
-        ("animals", "2.0 ± 1.4"),
-        ("food", "5.0 ± 0.0"),
-        ("mean", "3.5 ± 0.7"),
-    ]
+    assert [(row[0], row[2]) for row in found] == [("mean", "3.5 ± 0.7")]
     one = dense_seeds.summarise(table[table["seed"] == 0], ["food"], ["base"])
     assert "±" not in one and "mean" not in one and "5.0" in one
