@@ -6,7 +6,6 @@ not belong here: any sentence about them.
 
 from __future__ import annotations
 
-import ast
 import re
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from react_pipeline.pages import markdown_table
 from react_pipeline.pipeline import STAGES
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from support_rooms import LIBRARY, arrows, floors  # noqa: E402
+from support_rooms import arrows, floors  # noqa: E402
 
 PAGE = Path(__file__).with_name("architecture.md")
 SCOPES = {
@@ -34,19 +33,18 @@ def stage_table() -> str:
     rows = [
         (f"`{row.name}`", SCOPES[row.scope], row.about, f"`{row.step.replace(':', '.')}`") for row in STAGES.values()
     ]
-    return _table(("stage", "partition", "content", "step"), rows)
+    return markdown_table(("stage", "partition", "content", "step"), [list(map(Markup, row)) for row in rows]).rstrip()
 
 
 def room_table() -> str:
-    """Every room from the ground up, with what belongs in it, and how many arrows lead from room to room."""
+    """The rooms on every floor from the ground up, and how many arrows lead from room to room."""
     used = arrows()
     by_room = floors(used)
-    rows = [
-        (str(floor), f"`{room}`", _about(room))
-        for room, floor in sorted(by_room.items(), key=lambda entry: (entry[1], entry[0]))
-    ]
-    total = f"{len(used)} rooms, {max(by_room.values())} floors, {sum(map(len, used.values()))} arrows, none back up."
-    return f"{total}\n\n{_table(('floor', 'room', 'what belongs in it'), rows)}"
+    top = max(by_room.values())
+    on_floor = {number: sorted(room for room in by_room if by_room[room] == number) for number in range(1, top + 1)}
+    lines = [f"{number}. {', '.join(f'`{room}`' for room in rooms)}" for number, rooms in on_floor.items()]
+    total = f"{len(used)} rooms, {top} floors, {sum(map(len, used.values()))} arrows, none back up."
+    return "\n".join([total, "", *lines])
 
 
 def page_with_tables(text: str) -> str:
@@ -55,16 +53,6 @@ def page_with_tables(text: str) -> str:
         begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
         text = re.sub(f"{begin}.*{end}", lambda _, new=f"{begin}\n\n{table}\n\n{end}": new, text, flags=re.DOTALL)
     return text
-
-
-def _about(room: str) -> str:
-    places = [LIBRARY / room / "__init__.py", LIBRARY / f"{room}.py"]
-    source = next(path for path in places if path.is_file())
-    return " ".join((ast.get_docstring(ast.parse(source.read_text())) or "").split("\n\n")[0].split())
-
-
-def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    return markdown_table(header, [list(map(Markup, row)) for row in rows]).rstrip()
 
 
 if __name__ == "__main__":
