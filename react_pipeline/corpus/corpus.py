@@ -14,14 +14,13 @@ from tqdm import tqdm
 
 from react_pipeline.corpus.image_files import find_sources, publish_image_corpus
 from react_pipeline.corpus.inventory import SHARDS_FILE, remember_locations, take_stock, take_stock_of
-from react_pipeline.corpus.local_files import find_files
 from react_pipeline.corpus.remote import each, find_remote
 from react_pipeline.corpus.remote_store import RemoteShard
 from react_pipeline.corpus.shards import IMAGE_EXTENSIONS, ShardIndex, ShardLocation, index_shard, open_shard
 from react_pipeline.corpus.url_tables import find_tables
 from react_pipeline.demo import installed_versions
 from react_pipeline.lineage import resolve
-from react_pipeline.project import Project
+from react_pipeline.project import Project, find_files
 from react_pipeline.settings import CorpusConfig, is_url
 from react_pipeline.store import Artifact, CorpusError
 

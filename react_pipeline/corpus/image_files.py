@@ -8,7 +8,6 @@ once, so that later steps know tars only. Folders are those of img2dataset's `fi
 them; parquet files are those of Hugging Face `datasets` (a struct of bytes and path) and img2dataset's `parquet`.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +18,11 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from react_pipeline.corpus.inventory import take_stock_of
-from react_pipeline.corpus.local_files import find_files
 from react_pipeline.corpus.pairs import MAX_IMAGE_BYTES
 from react_pipeline.corpus.shards import IMAGE_EXTENSIONS
 from react_pipeline.corpus.url_shards import SHARDS, PackedSample, pack
 from react_pipeline.lineage import resolve
-from react_pipeline.project import Project
+from react_pipeline.project import Project, files_below, find_files, leads_out
 from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import Artifact, CorpusError, remembered_sha256, sha256_of
 
@@ -45,9 +43,11 @@ def publish_image_corpus(project: Project) -> Artifact:
     sources = find_sources(config)
     content: list[Any] = []
     for source in sources:
-        below = _files_below(source) if source.is_dir() else ()
-        content += [[path.relative_to(source).as_posix(), sha256_of(path)] for path in below]
-        content += [] if source.is_dir() else [remembered_sha256(project.store.root, source)]
+        if source.is_dir():
+            inside = (path for path in files_below(source) if not leads_out(path, source))
+            content += [[path.relative_to(source).as_posix(), sha256_of(path)] for path in inside]
+        else:
+            content.append(remembered_sha256(project.store.root, source))
 
     def write(staging: Path) -> dict[str, Any]:
         (staging / SHARDS).mkdir()
@@ -86,10 +86,13 @@ def _numbered(sources: list[Path], corpus: CorpusConfig, counted: Counter[str]) 
 
 
 def _read_folder(folder: Path, corpus: CorpusConfig, skipped: Counter[str]) -> Iterator[_Read]:
-    for path in _files_below(folder):
+    for path in files_below(folder):
         if path.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS:
             caption = path.with_name(f"{path.stem}.{corpus.caption_extension}")
-            if path.stat().st_size > MAX_IMAGE_BYTES:
+            if leads_out(path, folder) or leads_out(caption, folder):
+                # Whoever made the folder could have any file of this machine copied into the corpus.
+                skipped["link_out_of_folder"] += 1
+            elif path.stat().st_size > MAX_IMAGE_BYTES:
                 skipped["too_many_bytes"] += 1
             elif caption.is_file():
                 yield path.read_bytes(), caption.read_bytes(), {"path": path.relative_to(folder).as_posix()}
@@ -135,10 +138,3 @@ def _image_column(path: Path, schema: pa.Schema) -> str:
         f"{path}: no column of images (a struct with `bytes`, or bytes named {', '.join(IMAGE_EXTENSIONS)} or image); "
         f"there are {', '.join(schema.names[:20])}"
     )
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    for directory, below, files in os.walk(folder):
-        below.sort()
-        # A named pipe would be waited for without end, and a device may have none.
-        yield from filter(Path.is_file, (Path(directory, name) for name in sorted(files)))

@@ -16,9 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
-from react_pipeline.corpus.local_files import expand_names
 from react_pipeline.corpus.remote_store import RemoteShard, attempt, file_system
-from react_pipeline.settings import StorageConfig, has_wildcard
+from react_pipeline.settings import StorageConfig, expand, has_wildcard
 from react_pipeline.store import CorpusError, ReactError
 
 PARALLEL_REQUESTS = 16
@@ -113,7 +112,7 @@ def find_remote(pattern: str, storage: StorageConfig, field: str) -> list[Remote
         SourceUnavailable: Likewise.
     """
     found: list[RemoteShard] = []
-    for url in expand_names(pattern, field):
+    for url in expand(pattern):
         shard = RemoteShard(url, storage)
         shards = list_tars(shard) if has_wildcard(url) else [shard]
         if not shards or not all(shard.name.endswith(".tar") for shard in shards):

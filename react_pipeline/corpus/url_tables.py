@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from react_pipeline.corpus.local_files import find_files
 from react_pipeline.corpus.text_columns import require_text_columns, text_batches
+from react_pipeline.project import find_files
 from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import CorpusError
 

@@ -8,6 +8,9 @@ from .dagster_home import prepare_home as prepare_home
 from .dagster_home import tell_addresses as tell_addresses
 from .dagster_home import ui_addresses as ui_addresses
 from .identity import other_evaluation_sets as other_evaluation_sets
+from .local_files import files_below as files_below
+from .local_files import find_files as find_files
+from .local_files import leads_out as leads_out
 from .manifests import Manifests as Manifests
 from .outside import Look as Look
 from .outside import changed_since_run as changed_since_run

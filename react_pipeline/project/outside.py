@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from react_pipeline.demo import installed_versions
+from react_pipeline.project.local_files import files_below, matches
 from react_pipeline.project.project import Project
 from react_pipeline.settings import DomainConfig
 from react_pipeline.store import CACHE, InputError, digest_of, outside_stamp, sha256_of, write_atomically
@@ -134,18 +135,10 @@ def _local(project: Project, names: Iterable[str]) -> Iterator[Path]:
     for name in names:
         if _REMOTE.match(name):
             continue
-        path = root = project.path.parent / name
-        # Only a name that does not exist literally is a pattern: a folder may be called `[2024]`.
-        while not root.exists():
-            root = root.parent
-        for found in [path] if root == path else sorted(root.glob(str(path.relative_to(root)))):
-            yield from _files_below(found) if found.is_dir() else (found,)
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    for directory, below, files in os.walk(folder):
-        below.sort()
-        yield from (Path(directory, name) for name in sorted(files))
+        with suppress(ValueError):  # of a range that is wrong, which the step reports
+            for _, paths in matches(project.path.parent / name):
+                for path in paths:
+                    yield from files_below(path) if path.is_dir() else filter(Path.is_file, (path,))
 
 
 def seed_path(directory: Path, seed: Path) -> Path:

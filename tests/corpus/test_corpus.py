@@ -14,15 +14,12 @@ from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus import remote_store
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.corpus.inventory import check_shards, shard_paths
-from react_pipeline.corpus.local_files import find_files
 from react_pipeline.corpus.remote_store import RemoteShard
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import CorpusError
 
 MakeProject = Callable[..., Project]
-
-TARS = (".tar",), "corpus.shards"
 
 
 def test_inventory_lists_every_shard_with_its_digest(tiny_project: Project, drawings: Path) -> None:
@@ -31,21 +28,6 @@ def test_inventory_lists_every_shard_with_its_digest(tiny_project: Project, draw
     assert list(table["shard"]) == [0, 1, 2]
     assert shard_paths(artifact) == sorted((drawings / "shards").glob("*.tar"))
     assert artifact.counts == {"shards": 3, "bytes": int(table["bytes"].sum()), "pairs": 96}
-
-
-def test_patterns_are_sorted_and_give_each_shard_once(tmp_path: Path) -> None:
-    for name in ("b/2.tar", "b/1.tar", "a/9.tar", "a/notes.txt"):
-        write_shard(tmp_path / name, {"k": pair("circle", "red", 0)})
-    (tmp_path / "c.tar").symlink_to(tmp_path / "b/1.tar")
-    found = find_files(
-        [str(tmp_path / "b/*"), str(tmp_path / "**/*.tar"), str(tmp_path / "c.tar")], (".tar",), "corpus.shards"
-    )
-    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["b/1.tar", "b/2.tar", "a/9.tar"]
-
-
-def test_a_folder_with_pattern_characters_is_taken_by_its_name(tmp_path: Path) -> None:
-    shard = write_shard(tmp_path / "run [1]*" / "0.tar", {"k": pair("circle", "red", 0)})
-    assert find_files([str(tmp_path / "run [1]*" / "*.tar")], *TARS) == [shard]
 
 
 @pytest.mark.parametrize("pattern", ["missing/*.tar", "missing.tar", "*.csv"])
@@ -187,14 +169,3 @@ def test_what_is_missing_on_a_server_is_named(make_project: MakeProject, server:
     write_shard(server.folder / "a.tar", {"k": {"bmp": b"x"}})
     with pytest.raises(CorpusError, match=r"'bmp'"):
         publish_corpus(make_project(corpus={"shards": [f"{server.url}/a.tar"]}))
-
-
-def test_ranges_of_local_paths_mean_shards_and_a_gap_is_named(tmp_path: Path) -> None:
-    for name in ("{a}/00.tar", "{a}/01.tar", "{a}/03.tar"):
-        write_shard(tmp_path / name, {"k": pair("circle", "red", 0)})
-    found = find_files([str(tmp_path / "{a}" / "{00..01}.tar")], *TARS)
-    assert [path.name for path in found] == ["00.tar", "01.tar"]
-    with pytest.raises(CorpusError, match=r"02\.tar'"):
-        find_files([str(tmp_path / "{a}" / "{00..03}.tar")], *TARS)
-    with pytest.raises(CorpusError, match="braces must close"):
-        find_files([str(tmp_path / "{a}" / "{x}.tar")], *TARS)

@@ -111,6 +111,26 @@ def test_a_folder_of_images_with_captions_beside_them(
     assert publish_corpus(moved).fingerprint != corpus.fingerprint
 
 
+def test_a_link_out_of_its_folder_is_counted_and_not_followed(make: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (tmp_path / "secret").write_text("a private key")
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(IMAGES[number])
+    (folder / "0.txt").write_text(CAPTIONS[0])
+    (folder / "1.txt").symlink_to(tmp_path / "secret")
+    (folder / "2.txt").symlink_to(folder / "2.txt")
+    (folder / "3.png").symlink_to(tmp_path / "secret")
+    (folder / "4.png").symlink_to("0.png")
+    (folder / "4.txt").symlink_to("0.txt")
+    project = make(folder)
+    corpus = publish_corpus(project)
+    assert corpus.counts["skipped"] == {"link_out_of_folder": 2, "no_caption": 1}
+    assert [(image, text) for image, text, _ in pairs_in(project, corpus)] == [(IMAGES[0], CAPTIONS[0])] * 2
+    (tmp_path / "secret").write_text("another")
+    assert publish_corpus(project).reused
+
+
 @pytest.mark.parametrize(
     ("table", "expected"),
     [

@@ -67,12 +67,15 @@ def test_another_version_of_a_package_makes_the_demo_another(
     up_to_date(project, "corpus", ALL)
 
 
-def test_files_are_compared_with_those_of_the_last_run(make_project: Make, tmp_path: Path, drawings: Path) -> None:
+@pytest.mark.parametrize("names", ["*.tar", "{00000..00002}.tar"])
+def test_files_are_compared_with_those_of_the_last_run(
+    make_project: Make, tmp_path: Path, drawings: Path, names: str
+) -> None:
     shards = tmp_path / "shards"
     shards.mkdir()
     for path in (drawings / "shards").glob("*.tar"):
         (shards / path.name).write_bytes(path.read_bytes())
-    project = make_project(corpus={"shards": [str(shards / "*.tar")]})
+    project = make_project(corpus={"shards": [str(shards / names)]})
     first = publish_corpus(project)
     up_to_date(project, "corpus", ALL)  # nobody looked
     run(project, "corpus", ALL)

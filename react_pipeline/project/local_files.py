@@ -1,0 +1,69 @@
+"""Local files by path and pattern, as `pipeline.yaml` names them: for the steps, and for looks at what has changed.
+
+Does not belong here: which names are allowed and what a range expands to (`settings.shard_patterns`).
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from react_pipeline.settings import expand, has_wildcard
+from react_pipeline.store import CorpusError
+
+
+def find_files(patterns: Iterable[str], suffixes: tuple[str, ...], field: str) -> list[Path]:
+    """The files of absolute paths and patterns: in the order of the patterns, sorted in each, each file once.
+
+    Args:
+        patterns: As of `matches`.
+        suffixes: Which files are meant, such as `.tar`; others are passed over.
+        field: Of `pipeline.yaml`, for the message.
+
+    Raises:
+        CorpusError: Naming the field and the pattern that is wrong or finds no such file.
+    """
+    found: dict[Path, Path] = {}
+    for pattern in patterns:
+        try:
+            for name, paths in matches(Path(pattern)):
+                files = [path for path in paths if path.suffix in suffixes and path.is_file()]
+                if not files:
+                    kinds = " or ".join(suffixes)
+                    raise CorpusError(
+                        f"{field}: {str(name)!r} finds no {kinds} file; give {kinds} files or patterns such as "
+                        f"data/*{suffixes[0]}"
+                    )
+                for file in files:
+                    found.setdefault(file.resolve(), file)
+        except ValueError as error:
+            raise CorpusError(f"{field}: {error}") from error
+    return list(found.values())
+
+
+def matches(pattern: Path) -> Iterator[tuple[Path, list[Path]]]:
+    """Each name that the ranges of a path or pattern (`*`, `?`, `[]`, `{a,b}`, `{00..99}`) give, and what it matches.
+
+    Raises:
+        ValueError: If a range is wrong.
+    """
+    root = pattern
+    # Only a name that does not exist literally is a pattern: a folder may be called `[2024]` or `{a}`.
+    while not root.exists():
+        root = root.parent
+    for inside in ["."] if root == pattern else expand(str(pattern.relative_to(root))):
+        # A literal name is looked at by itself: to list a folder of a million files for each of them is slow.
+        is_listed = has_wildcard(inside) or "?" in inside
+        yield root / inside, sorted(root.glob(inside)) if is_listed else [root / inside]
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """The regular files below a folder, in a stable order; links to folders are not followed."""
+    for directory, below, files in os.walk(folder):
+        below.sort()
+        # A named pipe would be waited for without end, and a device may have none.
+        yield from filter(Path.is_file, (Path(directory, name) for name in sorted(files)))
+
+
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether a file below a folder is a link to one that is not."""
+    return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))

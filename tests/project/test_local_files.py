@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support_drawings import pair, write_shard
+
+from react_pipeline.project.local_files import find_files
+from react_pipeline.store.errors import CorpusError
+
+TARS = (".tar",), "corpus.shards"
+
+
+def test_patterns_are_sorted_and_give_each_shard_once(tmp_path: Path) -> None:
+    for name in ("b/2.tar", "b/1.tar", "a/9.tar", "a/notes.txt"):
+        write_shard(tmp_path / name, {"k": pair("circle", "red", 0)})
+    (tmp_path / "c.tar").symlink_to(tmp_path / "b/1.tar")
+    found = find_files(
+        [str(tmp_path / "b/*"), str(tmp_path / "**/*.tar"), str(tmp_path / "c.tar")], (".tar",), "corpus.shards"
+    )
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["b/1.tar", "b/2.tar", "a/9.tar"]
+
+
+def test_a_folder_with_pattern_characters_is_taken_by_its_name(tmp_path: Path) -> None:
+    shard = write_shard(tmp_path / "run [1]*" / "0.tar", {"k": pair("circle", "red", 0)})
+    assert find_files([str(tmp_path / "run [1]*" / "*.tar")], *TARS) == [shard]
+
+
+def test_ranges_of_local_paths_mean_shards_and_a_gap_is_named(tmp_path: Path) -> None:
+    for name in ("{a}/00.tar", "{a}/01.tar", "{a}/03.tar"):
+        write_shard(tmp_path / name, {"k": pair("circle", "red", 0)})
+    found = find_files([str(tmp_path / "{a}" / "{00..01}.tar")], *TARS)
+    assert [path.name for path in found] == ["00.tar", "01.tar"]
+    with pytest.raises(CorpusError, match=r"02\.tar'"):
+        find_files([str(tmp_path / "{a}" / "{00..03}.tar")], *TARS)
+    with pytest.raises(CorpusError, match="braces must close"):
+        find_files([str(tmp_path / "{a}" / "{x}.tar")], *TARS)
