@@ -228,7 +228,7 @@ def open_corpus(project: Project) -> Any:
     clip = load(base.path, device)
     opened = open_index(index, base.fingerprint, embeddings=embeddings)
     # Nothing is fetched into the scratch folder: `Descriptions` asks for pictures of tars only.
-    source = open_source(project, corpus, embeddings, Path())
+    source = open_source(project, corpus, Path())
     return ClipResource(
         device=device,
         model=clip,

@@ -8,13 +8,13 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pandas as pd
 
 from react_pipeline.corpus.downloads import LEDGER_COLUMNS, LOCAL, download_images
 from react_pipeline.corpus.inventory import shard_paths
-from react_pipeline.corpus.shards import ShardLocation, open_shard
+from react_pipeline.corpus.shards import Member, ShardLocation, open_shard, read_member
 from react_pipeline.project import Project
 from react_pipeline.settings import CorpusConfig, DistributorConfig
 from react_pipeline.store import Artifact, CorpusError, remove_scratch
@@ -24,11 +24,6 @@ LOCATION = ["shard", "image_path", "image_offset", "image_bytes", "image_sha256"
 
 URL_COLUMNS = ["url", "caption"]
 """The same where images are fetched from URLs."""
-
-JOINED_GAP_BYTES = 64 << 10
-"""Ranges with no more than this between them are read at once: a short gap costs less than another request."""
-JOINED_BYTES = 16 << 20
-"""A joined read is no longer than this, or than its one image."""
 
 
 class ImageSource(ABC):
@@ -73,17 +68,10 @@ class ImageSource(ABC):
         """Remove what `fetch` keeps in the scratch directory; call it last, before the artifact is published."""
 
 
-def open_source(project: Project, corpus: Artifact, embeddings: Artifact, directory: Path) -> ImageSource:
-    """The source of a corpus' images.
-
-    Args:
-        project: Gives the rules for downloads.
-        directory: Scratch inside the build's staging directory, for images fetched from URLs; a build that was killed
-            resumes with what is there. `discard` removes it.
-    """
+def open_source(project: Project, corpus: Artifact, directory: Path) -> ImageSource:
+    """The source of a corpus' images; `directory` is as of `UrlSource`."""
     if corpus.manifest["config"]["kind"] == "embeddings":
-        hashed = ["hash"] if project.config.corpus.hash_column else []
-        return UrlSource(project.config.corpus, directory, project.config.distributor, [*URL_COLUMNS, *hashed])
+        return UrlSource(project.config.corpus, directory, project.config.distributor)
     return TarSource(shard_paths(corpus))
 
 
@@ -96,10 +84,10 @@ class TarSource(ImageSource):
 
     def __init__(self, shards: Sequence[ShardLocation]) -> None:
         super().__init__(list(LOCATION), "image_sha256")
-        self.shards, self.bytes_read = shards, 0
+        self.shards = shards
 
     def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
-        """Read each image, shard by shard and forward within a shard; neighbouring ranges are read at once.
+        """Read each image, shard by shard and forward within a shard.
 
         Raises:
             CorpusError: Naming shard and key, if a tar is gone or an image is not the one that was embedded.
@@ -107,41 +95,28 @@ class TarSource(ImageSource):
         ordered = rows.rename(columns={"class": "label"}).sort_values(["shard", "image_offset", "row"], kind="stable")
         for shard, inside in ordered.groupby("shard", sort=True):
             path = self.shards[int(shard)]
-            try:
-                with open_shard(path, buffering=0) as file:
-                    for block in _neighbours(list(inside.itertuples(index=False))):
-                        yield from self._read(file, block, path)
-            except OSError as error:
-                raise CorpusError(
-                    f"{path}: cannot be read ({error.strerror or error}); put the shard back, or rematerialize `corpus`"
-                ) from error
-
-    def _read(self, file: BinaryIO, block: list[Any], path: ShardLocation) -> Iterator[tuple[Any, bytes]]:
-        start = int(block[0].image_offset)
-        data = _read_range(file, start, max(_end(pair) for pair in block) - start)
-        self.bytes_read += len(data)
-        for pair in block:
-            image = data[int(pair.image_offset) - start : _end(pair) - start]
-            if hashlib.sha256(image).hexdigest() != pair.image_sha256:
-                raise CorpusError(
-                    f"{path}: the image of {pair.image_path!r} is not the one that was embedded; the shard has "
-                    "changed: put it back, or rematerialize `corpus` and what follows it"
-                )
-            yield pair, image
+            with open_shard(path) as file:
+                for pair in inside.itertuples(index=False):
+                    image = read_member(file, Member(int(pair.image_offset), int(pair.image_bytes)))
+                    if hashlib.sha256(image).hexdigest() != pair.image_sha256:
+                        raise CorpusError(
+                            f"{path}: the image of {pair.image_path!r} is not the one that was embedded; the shard has "
+                            "changed: put it back, or rematerialize `corpus` and what follows it"
+                        )
+                    yield pair, image
 
 
 class UrlSource(ImageSource):
     """Images by their URLs, fetched once into a scratch directory and checked by the corpus' rules for images."""
 
-    def __init__(
-        self,
-        corpus: CorpusConfig,
-        directory: Path,
-        distributor: DistributorConfig = LOCAL,
-        columns: Sequence[str] = URL_COLUMNS,
-    ) -> None:
-        """Fetch nothing yet; `corpus` has the rules for downloads, images and captions."""
-        super().__init__(list(columns), "url")
+    def __init__(self, corpus: CorpusConfig, directory: Path, distributor: DistributorConfig = LOCAL) -> None:
+        """Fetch nothing yet.
+
+        Args:
+            corpus: Has the rules for downloads, images and captions.
+            directory: Scratch inside the build's staging directory; a build that was killed resumes with what is there.
+        """
+        super().__init__([*URL_COLUMNS, *(["hash"] if corpus.hash_column else [])], "url")
         self.corpus, self.directory, self.distributor = corpus, directory, distributor
 
     def fetch(self, rows: pd.DataFrame) -> Iterator[tuple[Any, bytes]]:
@@ -154,47 +129,11 @@ class UrlSource(ImageSource):
         settings, max_pixels = self.corpus.download, self.corpus.max_pixels
         got = download_images(table, self.directory, settings, max_pixels, self.distributor)
         self._failed.update({int(row): tuple(about) for row, *about in got.failed.to_numpy().tolist()})
-        images = got.images.set_index("row")
-        described = wanted.drop(columns=["image_sha256", "image_bytes"], errors="ignore").join(
-            images[["source_sha256", "image_bytes"]].rename(columns={"source_sha256": "image_sha256"}),
-            on="row",
-            how="inner",
-        )
-        # If nothing was fetched, pandas gives the index the column's name, and then knows not which to sort by.
-        described = described.reset_index(drop=True)
+        digests = got.images[["row", "source_sha256"]].rename(columns={"source_sha256": "image_sha256"})
+        described = wanted.drop(columns="image_sha256", errors="ignore").merge(digests, on="row")
         for pair in described.sort_values("row", kind="stable").itertuples(index=False):
             yield pair, got.read(int(pair.row))
 
     def discard(self) -> None:
         """Remove the scratch directory; a later `fetch` would fetch again."""
         remove_scratch(self.directory)
-
-
-def _neighbours(pairs: list[Any]) -> Iterator[list[Any]]:
-    """Cut the pairs of one shard, in the order of their offsets, into runs that are read at once."""
-    block: list[Any] = []
-    end = 0
-    for pair in pairs:
-        near = block and int(pair.image_offset) - end <= JOINED_GAP_BYTES
-        if not near or max(end, _end(pair)) - int(block[0].image_offset) > JOINED_BYTES:
-            if block:
-                yield block
-            block, end = [], 0
-        block.append(pair)
-        end = max(end, _end(pair))
-    if block:
-        yield block
-
-
-def _end(pair: Any) -> int:
-    return int(pair.image_offset) + int(pair.image_bytes)
-
-
-def _read_range(file: BinaryIO, start: int, size_bytes: int) -> bytes:
-    # An unbuffered file may give less than was asked for.
-    file.seek(start)
-    parts = []
-    while size_bytes > 0 and (part := file.read(size_bytes)):
-        parts.append(part)
-        size_bytes -= len(part)
-    return b"".join(parts)

@@ -84,7 +84,7 @@ class ShardIndex:
         return {extension for sample in self.samples for extension in sample.members}
 
 
-def open_shard(location: ShardLocation, *, buffering: int = -1) -> BinaryIO:
+def open_shard(location: ShardLocation) -> BinaryIO:
     """Open a shard for reading bytes, with seeks; the one opener of all steps. `name` is its path or URL.
 
     Open it in the process that reads it: a location may be handed to a worker, an open shard may not. Remote shards are
@@ -100,9 +100,9 @@ def open_shard(location: ShardLocation, *, buffering: int = -1) -> BinaryIO:
     if isinstance(location, RemoteShard):
         return open_remote(location)
     try:
-        return location.open("rb", buffering=buffering)
+        return location.open("rb")
     except OSError as error:
-        raise CorpusError(f"{location}: cannot be read ({error.strerror or error})") from error
+        raise _unreadable(location, error) from error
 
 
 def index_shard(location: ShardLocation) -> ShardIndex:
@@ -152,7 +152,7 @@ def read_member(file: IO[bytes], member: Member, limit_bytes: int | None = None)
         file.seek(member.offset)
         data = file.read(wanted)
     except OSError as error:
-        raise CorpusError(f"{file.name}: cannot be read ({error.strerror or error})") from error
+        raise _unreadable(file.name, error) from error
     if len(data) != wanted:
         raise CorpusError(f"{file.name}: ends within a member; materialize `corpus` again")
     return data
@@ -201,7 +201,12 @@ def _members(path: ShardLocation) -> Iterator[tarfile.TarInfo]:
             f"{path}: not a whole, uncompressed tar ({error}); copy the shard again, or take it out of `corpus.shards`"
         ) from error
     except OSError as error:
-        raise CorpusError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(shard: object, error: OSError) -> CorpusError:
+    what = error.strerror or error
+    return CorpusError(f"{shard}: cannot be read ({what}); put the shard back, or materialize `corpus` again")
 
 
 def _check_end(path: ShardLocation, file: IO[bytes], end: int) -> None:

@@ -53,7 +53,7 @@ def draw_control(project: Project, slug: str) -> Artifact:
         clear_leftovers(directory)
         embeddings, clip = parents["corpus_embeddings"], load_base(project, parents["base_checkpoint"])
         evaluation = kept_out(project, slug, parents["evaluation_set"], clip, settings.decontaminate)
-        source = open_source(project, parents["corpus"], embeddings, directory / FETCHED)
+        source = open_source(project, parents["corpus"], directory / FETCHED)
         draw = Draw(evaluation.images, embeddings, source)
         drawn = draw.take(wanted)
         if drawn.empty:

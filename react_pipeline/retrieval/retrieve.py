@@ -91,7 +91,7 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
         queries = Queries(prompts, seeds, vectors, len(prompt_templates(domain)))
         searched, distributor = directory / SEARCHED, project.config.distributor
         found = find_candidates(clip, index, embeddings, queries, settings, searched, distributor)
-        source = open_source(project, parents["corpus"], embeddings, directory / FETCHED)
+        source = open_source(project, parents["corpus"], directory / FETCHED)
         candidates = found.candidates
         if settings.choose == "diverse":
             candidates = diverse_order(candidates, partial(image_vectors, embeddings), settings.max_per_class)

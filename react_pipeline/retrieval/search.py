@@ -68,7 +68,7 @@ def search_pairs(
         vectors = _encode(clip, picture, image, project.config.corpus.max_pixels)
     hits = open_index(index).search(modes[chosen], vectors, k)
     # Only asked for its columns: nothing is fetched here.
-    source = open_source(project, fresh(project, "corpus"), embeddings, Path())
+    source = open_source(project, fresh(project, "corpus"), Path())
     return hits.join(row_metadata(embeddings, hits["row"], source.columns), on="row")
 
 
@@ -85,9 +85,9 @@ def draw_pairs(project: Project, pairs: pd.DataFrame, path: Path) -> None:
 
     from react_pipeline.corpus import contact_sheet, decode_image, open_source
 
-    corpus, embeddings = fresh(project, "corpus"), fresh(project, "corpus_embeddings")
+    corpus = fresh(project, "corpus")
     with tempfile.TemporaryDirectory() as scratch:
-        source = open_source(project, corpus, embeddings, Path(scratch) / "fetched")
+        source = open_source(project, corpus, Path(scratch) / "fetched")
         images = {pair.row: decode_image(data, project.config.corpus.max_pixels) for pair, data in source.fetch(pairs)}
     rows = [
         (
