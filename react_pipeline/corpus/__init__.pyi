@@ -17,10 +17,10 @@ from .images import thumbnail as thumbnail
 from .images import truncated_images as truncated_images
 from .inventory import SHARDS_FILE as SHARDS_FILE
 from .inventory import check_shards as check_shards
+from .inventory import place_of as place_of
 from .pairs import read_pair as read_pair
 from .ready_embeddings import FILES_FILE as FILES_FILE
 from .ready_embeddings import ROWS_FILE as ROWS_FILE
-from .ready_embeddings import folder_of as folder_of
 from .ready_embeddings import read_parts as read_parts
 from .ready_layout import LAYOUTS as LAYOUTS
 from .ready_layout import Part as Part

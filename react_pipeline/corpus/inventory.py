@@ -64,22 +64,34 @@ def shard_paths(artifact: Artifact) -> list[ShardLocation]:
     """Where each shard is: an absolute path, or a `RemoteShard`; the position in the list is the shard's number."""
     table = pd.read_parquet(artifact.file(SHARDS_FILE))
     entries = zip(table["path"], table.get("storage", [None] * len(table)), strict=True)
-    # A corpus may have moved since; the artifact holds the paths at which it was first published.
-    if (located := _located(artifact)).exists():
-        entries = json.loads(located.read_text())
     return [
         RemoteShard(path, StorageConfig.model_validate_json(storage)) if is_url(path) else artifact.path / path
-        for path, storage in entries
+        for path, storage in place_of(artifact.path.parents[2], artifact.fingerprint, recorded=entries)
     ]
 
 
 def remember_locations(artifact: Artifact, locations: Sequence[ShardLocation]) -> None:
-    """Keep where the shards of a corpus are now."""
+    """Keep where the shards of a corpus are now, for `shard_paths`."""
     storages = (
         place.storage.model_dump_json(exclude_defaults=True) if isinstance(place, RemoteShard) else None
         for place in locations
     )
-    write_atomically(_located(artifact), json.dumps(list(zip(map(str, locations), storages, strict=True))))
+    remember_place(artifact, list(zip(map(str, locations), storages, strict=True)))
+
+
+def remember_place(artifact: Artifact, place: Any) -> None:
+    """Keep where the files of a corpus are now (JSON): they may move, and the artifact never changes."""
+    write_atomically(_place_file(artifact.path.parents[2], artifact.fingerprint), json.dumps(place))
+
+
+def place_of(root: Path, corpus: str, recorded: Any) -> Any:
+    """Where the files of a corpus, by its fingerprint, are now; as `recorded` if they have not moved since.
+
+    Args:
+        root: Of the store.
+    """
+    file = _place_file(root, corpus)
+    return json.loads(file.read_text()) if file.exists() else recorded
 
 
 def check_shards(store: Store, artifact: Artifact) -> list[ShardLocation]:
@@ -109,7 +121,5 @@ def check_shards(store: Store, artifact: Artifact) -> list[ShardLocation]:
     return locations
 
 
-def _located(artifact: Artifact) -> Path:
-    """Where the shards' present places are kept, outside the artifact, which never changes."""
-    store = artifact.path.parents[2]
-    return store / CACHE / "shards_moved" / f"{artifact.fingerprint}.json"
+def _place_file(root: Path, corpus: str) -> Path:
+    return root / CACHE / "corpus_places" / f"{corpus}.json"

@@ -6,7 +6,6 @@ Belongs here: the artifact `corpus` of kind `embeddings`. Does not belong here: 
 Nothing is copied: the artifact records which files there are, and with a subset which rows.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from react_pipeline.corpus.inventory import remember_place
 from react_pipeline.corpus.ready_layout import (
     LAYOUTS,
     Part,
@@ -30,7 +30,7 @@ from react_pipeline.corpus.text_columns import text_batches
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import CorpusConfig
-from react_pipeline.store import CACHE, Artifact, CorpusError, remembered_sha256, write_atomically
+from react_pipeline.store import Artifact, CorpusError, remembered_sha256
 
 PARTS_FILE = "parts.parquet"
 FILES_FILE = "files.parquet"
@@ -88,7 +88,7 @@ def publish_inventory(project: Project) -> Artifact:
     if config.subset is not None:
         content.append(["subset", remembered_sha256(project.store.root, config.subset)])
     artifact = project.store.build(resolve(project, "corpus", content=content), write)
-    remember_folder(artifact, folder)
+    remember_place(artifact, str(folder))
     return artifact
 
 
@@ -145,22 +145,3 @@ def _is_in(halves: NDArray[np.uint64], high: NDArray[np.uint64], low: NDArray[np
 def _empty_captions(path: Path, corpus: CorpusConfig) -> int:
     batches = text_batches(path, caption_columns(corpus))
     return sum(not text.strip() for batch in batches for text in captions_of(batch, corpus))
-
-
-def remember_folder(artifact: Artifact, folder: Path) -> None:
-    """Keep where ready embeddings are now, outside their artifact `corpus`, which never changes."""
-    write_atomically(_moved_to(artifact.path.parents[2], artifact.fingerprint), json.dumps(str(folder)))
-
-
-def folder_of(root: Path, corpus: str, recorded: str) -> Path:
-    """Where the files of a `corpus` of kind `embeddings` are now.
-
-    Args:
-        recorded: Where they were when they were adopted; the answer if nothing newer is known.
-    """
-    moved = _moved_to(root, corpus)
-    return Path(json.loads(moved.read_text()) if moved.exists() else recorded)
-
-
-def _moved_to(root: Path, corpus: str) -> Path:
-    return root / CACHE / "ready_embeddings" / f"{corpus}.json"

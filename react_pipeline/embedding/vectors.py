@@ -23,7 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from react_pipeline.corpus import file_of, folder_of
+from react_pipeline.corpus import file_of, place_of
 from react_pipeline.embedding.parts import Parts, Rows, Vectors, holding, starts_of, vectors_of
 from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, outside_stamp, remembered_sha256
 
@@ -146,7 +146,7 @@ class _Layout:
         if not self.digests:
             return Parts(artifact.path, self.names[folder], self.starts)
         root = artifact.path.parents[2]
-        base = folder_of(root, artifact.parents["corpus"], self.folder)
+        base = Path(place_of(root, artifact.parents["corpus"], recorded=self.folder))
         check = partial(_check_unchanged, root, base, self.digests)
         return Parts(base, self.names[folder], self.starts, check)
 
