@@ -1,10 +1,12 @@
 """The journal of a download: what is on record of each URL, and what that means for another attempt.
 
-Belongs here: reading the journal back, and sorting errors into reasons. Does not belong here: writing it
-(`download_process`), what is tried (`downloads`).
+Of file number N, `N.images` holds image files one after the other and `N.jsonl` one line a URL. Does not belong here:
+what is tried (`downloads`).
 """
 
+import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -79,6 +81,45 @@ class Journal:
             return False
         errors = self.errors.get(url, [])
         return len(errors) <= retries and not (errors and reason_of(errors[-1])[0] in PERMANENT)
+
+
+class JournalWriter:
+    """In place of img2dataset's tars: each image is on record as soon as it came, so a kill loses none."""
+
+    def __init__(self, shard_id: int, output_folder: str, *_: Any) -> None:
+        stem = Path(output_folder) / f"{shard_id:06d}"
+        self._images = stem.with_suffix(".images").open("xb")
+        self._records = stem.with_suffix(".jsonl").open("x", encoding="utf-8")
+        self._fault: OSError | None = None
+
+    def write(self, image: bytes | None, _key: str, _caption: str | None, meta: dict[str, Any]) -> None:
+        """Put an image, or why there is none, on record."""
+        if self._fault is not None:
+            return
+        try:
+            record = {"url": meta["url"], "error": meta["error_message"]}
+            if image is not None:
+                kept = {"offset": self._images.tell(), "bytes": len(image), "sha256": hashlib.sha256(image).hexdigest()}
+                record = {"url": meta["url"], **kept, "source_sha256": meta["sha256"]}
+                self._images.write(image)
+                self._images.flush()
+            self._records.write(json.dumps(record) + "\n")
+            self._records.flush()
+        except OSError as error:
+            # img2dataset would print it and go on.
+            self._fault = error
+
+    def close(self) -> None:
+        """Put both files on the disk.
+
+        Raises:
+            OSError: What went wrong in `write`.
+        """
+        if self._fault is not None:
+            raise self._fault
+        for file in (self._images, self._records):
+            os.fsync(file.fileno())
+            file.close()
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:

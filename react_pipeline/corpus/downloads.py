@@ -207,10 +207,9 @@ class DownloadTask:
 
     def fetch(self, item: tuple[int, str]) -> None:
         """Fetch a file of URLs, given by its number and path."""
-        # Imported in the downloading process: loading img2dataset takes seconds.
-        from react_pipeline.corpus.download_process import ImageDownloader
+        from react_pipeline.corpus.download_process import fetch_file
 
-        ImageDownloader(self.directory, self.per_task, self.settings, self.max_pixels)(item)
+        fetch_file(item, self.directory, self.per_task, self.settings, self.max_pixels)
 
 
 def _fetch(
