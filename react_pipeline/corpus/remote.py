@@ -27,7 +27,6 @@ SMALLEST_FETCH_BYTES = 32 << 10
 LARGEST_FETCH_BYTES = 8 << 20
 
 _BUFFER_BYTES = 8 << 10
-_COPY_BYTES = 1 << 20
 _SAMPLED_BYTES = 1 << 20
 _TAGS = ("md5Hash", "Content-MD5", "ETag", "etag", "Last-Modified")
 T = TypeVar("T")
@@ -88,13 +87,7 @@ def _read_identity(shard: RemoteShard) -> tuple[int, str]:
 def each(function: Callable[[RemoteShard], T], shards: list[RemoteShard]) -> Iterator[T]:
     """Call a function that waits for a server on many shards at once; results in their order."""
     with ThreadPoolExecutor(PARALLEL_REQUESTS) as pool:
-        pending = [pool.submit(function, shard) for shard in shards]
-        try:
-            for future in pending:
-                yield future.result()
-        finally:
-            for future in pending:
-                future.cancel()
+        yield from pool.map(function, shards)
 
 
 def list_tars(pattern: RemoteShard) -> list[RemoteShard]:
@@ -115,7 +108,7 @@ def find_remote(pattern: str, storage: StorageConfig, field: str) -> list[Remote
     for url in expand(pattern):
         shard = RemoteShard(url, storage)
         shards = list_tars(shard) if has_wildcard(url) else [shard]
-        if not shards or not all(shard.name.endswith(".tar") for shard in shards):
+        if not shards or not all(shard.url.endswith(".tar") for shard in shards):
             raise CorpusError(f"{field}: {url!r} finds no .tar file; give tar files or patterns such as *.tar")
         found += shards
     return found
@@ -229,9 +222,7 @@ class _NoRanges(ReactError):  # noqa: N818 - a state of the server; caught here,
 def _download(shard: RemoteShard, size: int | None) -> BinaryIO:
     copy: Any = tempfile.TemporaryFile(prefix="react-shard-")  # noqa: SIM115 - the caller closes it
     try:
-        with file_system(shard).open(shard.url, "rb", block_size=0) as source:
-            while data := source.read(_COPY_BYTES):
-                copy.write(data)
+        file_system(shard).get_file(shard.url, copy)
         if size is not None and copy.tell() != size:
             raise ConnectionError(f"received {copy.tell():,} of {size:,} bytes")
         copy.flush()
