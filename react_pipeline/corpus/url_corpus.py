@@ -9,7 +9,7 @@ Files: `shards/NNNNN.tar` (KEY.jpg|png|webp, KEY.txt, KEY.json with the URL), `s
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -103,28 +103,25 @@ def _build(project: Project, tables: list[Path], staging: Path) -> dict[str, Any
 def _plan(project: Project, tables: list[Path], staging: Path) -> dict[str, Any]:
     """Read the tables, take over what is there, and write down what remains to be downloaded."""
     corpus, scratch, skipped = project.config.corpus, staging / _SCRATCH, Counter[str]()
-    _write_rows(scratch / "rows.parquet", read_rows(tables, corpus, skipped))
-    rows = pq.ParquetFile(scratch / "rows.parquet")
-    total = rows.metadata.num_rows
-    if not total:
-        raise CorpusError(
-            f"corpus.urls: no usable row in {len(tables)} tables"
-            + (f"; rows were skipped for {dict(skipped)}" if skipped else ", which are empty")
-        )
     shards, had = 0, set[str]()
     failed = pd.DataFrame(columns=FAILED_COLUMNS)
     if earlier := _earlier(project):
-        wanted = {key.as_py() for batch in rows.iter_batches(columns=["key"]) for key in batch.column(0)}
+        wanted = {row.key for row in read_rows(tables, corpus, Counter())}
         shards, had = take_over(earlier, wanted, staging / SHARDS)
         if _tried_as_hard(earlier, corpus):
             failed = pd.read_parquet(earlier.file(FAILED_FILE))
             failed = failed[failed["key"].isin(wanted)]
     _write_ledger(scratch / "failed.parquet", failed)
     done = had | set(failed["key"])
-    _write_rows(scratch / "remaining.parquet", (row for row in _read_back(rows) if row.key not in done))
-    (scratch / "rows.parquet").unlink()
+    rows = (row for row in read_rows(tables, corpus, skipped) if row.key not in done)
+    remaining = _write_rows(scratch / "remaining.parquet", rows)
+    if not done and not remaining:
+        raise CorpusError(
+            f"corpus.urls: no usable row in {len(tables)} tables"
+            + (f"; rows were skipped for {dict(skipped)}" if skipped else ", which are empty")
+        )
     return {
-        "rows": total,
+        "rows": len(done) + remaining,
         "shards": shards,
         "taken_over": len(had),
         "failed": Counter(failed["reason"]),
@@ -218,18 +215,15 @@ def _tried_as_hard(earlier: Artifact, corpus: CorpusConfig) -> bool:
     )
 
 
-def _write_rows(path: Path, rows: Iterable[UrlRow]) -> None:
-    """A parquet file whose row groups are parts."""
-    iterator = iter(rows)
+def _write_rows(path: Path, rows: Iterator[UrlRow]) -> int:
+    """Write a parquet file whose row groups are parts; gives how many rows there are."""
+    written = 0
     with pq.ParquetWriter(path, _SCHEMA) as writer:
-        while block := list(islice(iterator, PART_ROWS)):
+        while block := list(islice(rows, PART_ROWS)):
             columns = [pa.array(column, pa.string()) for column in zip(*block, strict=True)]
             writer.write_table(pa.table(columns, _SCHEMA), row_group_size=PART_ROWS)
-
-
-def _read_back(rows: pq.ParquetFile) -> Iterator[UrlRow]:
-    for batch in rows.iter_batches():
-        yield from map(UrlRow._make, zip(*(column.to_pylist() for column in batch.columns), strict=True))
+            written += len(block)
+    return written
 
 
 def _write_ledger(path: Path, failed: pd.DataFrame) -> None:
