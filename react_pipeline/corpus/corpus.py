@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 from react_pipeline.corpus.image_files import find_sources, publish_image_corpus
 from react_pipeline.corpus.inventory import SHARDS_FILE, remember_locations, take_stock, take_stock_of
 from react_pipeline.corpus.remote import each, find_remote
 from react_pipeline.corpus.remote_store import RemoteShard
-from react_pipeline.corpus.shards import IMAGE_EXTENSIONS, ShardIndex, ShardLocation, index_shard, open_shard
+from react_pipeline.corpus.shards import IMAGE_EXTENSIONS, ShardLocation, index_shard, open_shard
 from react_pipeline.corpus.url_tables import find_tables
 from react_pipeline.demo import installed_versions
 from react_pipeline.lineage import resolve
@@ -59,7 +61,7 @@ def publish_corpus(project: Project) -> Artifact:
         return publish_inventory(project)
     locations = locate_shards(project.config.corpus)
     table = take_stock(project.store, locations)
-    content: list[list[Any]] = [[_name(row.path), row.bytes, row.sha256] for row in table.itertuples()]
+    content: list[list[Any]] = [[row.path.rpartition("/")[2], row.bytes, row.sha256] for row in table.itertuples()]
     if project.config.corpus.keys == "by_folder":
         table["folder"] = _folders(locations)
         content = [[*entry, folder] for entry, folder in zip(content, table["folder"].tolist(), strict=True)]
@@ -123,22 +125,21 @@ def _checked(locations: list[ShardLocation], caption_extension: str) -> dict[str
     anyway. Of those only the end of each is read, which is missing where a shard is truncated, and the headers of the
     first ones, until a pair is found.
     """
+    local = [location for location in locations if isinstance(location, Path)]
     remote = [location for location in locations if isinstance(location, RemoteShard)]
-    ends = each(_check_whole, remote)
-    pairs, extensions, probed = 0, set[str](), 0
-    for location in tqdm(locations, desc="indexing shards", unit="shard", disable=None):
-        if isinstance(location, RemoteShard):
-            next(ends)
-            probed += 1
-            if pairs or probed > _PROBED_SHARDS:
-                continue
-        index: ShardIndex = index_shard(location)
+    for _ in tqdm(each(_check_whole, remote), total=len(remote), desc="checking ends", unit="shard", disable=None):
+        pass
+    pairs, extensions = 0, set[str]()
+    probed = [*local, *remote[:_PROBED_SHARDS]]
+    for location in tqdm(probed, desc="indexing shards", unit="shard", disable=None):
+        if pairs and isinstance(location, RemoteShard):
+            break
+        index = index_shard(location)
         pairs += index.pairs(caption_extension)
         extensions |= index.extensions
     if not pairs:
-        looked = len(locations) - max(0, probed - _PROBED_SHARDS)
         raise CorpusError(
-            f"corpus.shards: no pair in {looked} shards: a sample needs an image ({', '.join(IMAGE_EXTENSIONS)}) "
+            f"corpus.shards: no pair in {len(probed)} shards: a sample needs an image ({', '.join(IMAGE_EXTENSIONS)}) "
             f"and a caption ({caption_extension}) under one key; extensions found: {sorted(extensions) or 'none'}"
         )
     return {} if remote else {"pairs": pairs}
@@ -155,15 +156,10 @@ def _check_whole(shard: RemoteShard) -> None:
             )
 
 
-def _name(path: str) -> str:
-    return path.rpartition("/")[2]
-
-
 def _folders(locations: list[ShardLocation]) -> list[int]:
     """The folder of each shard by its number in the order of the corpus, so that all of them may move."""
     folders = [
         str(place).rpartition("/")[0] if isinstance(place, RemoteShard) else str(place.parent.resolve())
         for place in locations
     ]
-    numbers = {folder: number for number, folder in enumerate(dict.fromkeys(folders))}
-    return [numbers[folder] for folder in folders]
+    return [int(number) for number in pd.factorize(np.array(folders))[0]]
