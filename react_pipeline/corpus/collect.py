@@ -1,7 +1,7 @@
 """Collecting: the image and caption of chosen corpus rows, copied into training shards with a table of them.
 
-Belongs here: the form of the training shards and of their table, and the writer of both. Does not belong here: their
-reader (`collected`), which rows are chosen (`retrieval`), where images come from (`image_source`).
+Does not belong here: their reader (`collected`), which rows are chosen (`retrieval`), where images come from
+(`image_source`).
 
 A shard is a webdataset tar of `KEY.jpg|png|webp`, `KEY.txt` and `KEY.json` ({"row", "class"}) in this order; KEY is the
 row number of the corpus, so no name of a source is ever used as a path. The table is an Arrow file of one record batch,
@@ -14,7 +14,6 @@ from array import array
 from collections.abc import Mapping
 from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -30,19 +29,7 @@ TABLE = "table.arrow"
 """The table's file, beside the tars."""
 
 
-class Collected(NamedTuple):
-    """The result of collecting pairs.
-
-    Attributes:
-        failed: Columns row, class, reason: pairs whose image is not available, in the order of the corpus.
-    """
-
-    shards: int
-    rows: NDArray[np.int64]
-    failed: pd.DataFrame
-
-
-def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, shard_pairs: int) -> Collected:
+def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, shard_pairs: int) -> NDArray[np.int64]:
     """Copy pairs into training shards in `directory`, in the order of the corpus.
 
     The caption written is the one that was embedded (cleaned and cut by the corpus' rules), so that the shards agree
@@ -51,6 +38,9 @@ def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, sha
     Args:
         pairs: Columns row, class, and those that the source needs.
         directory: Gets `00000.tar`, ... and the table; made if missing.
+
+    Returns:
+        The rows that were collected; `source` has the reasons why others are not.
 
     Raises:
         CorpusError: If a tar is gone, or an image's bytes are not those that were embedded.
@@ -64,9 +54,9 @@ def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, sha
     while first := next(images, None):
         captions, labels = [], []
         path = directory / f"{shards:05d}.tar"
-        with path.open("wb") as file, tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
             for pair, image in chain([first], islice(images, shard_pairs - 1)):
-                offset = file.tell() + tarfile.BLOCKSIZE  # behind the image's own header
+                offset = tar.offset + tarfile.BLOCKSIZE  # behind the image's own header
                 for name, number in zip(numbers, (int(pair.row), shards, offset, len(image)), strict=True):
                     numbers[name].append(number)
                 captions.append(pair.caption)
@@ -77,13 +67,10 @@ def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, sha
         texts["caption"].append(pa.array(captions, pa.large_string()))
         texts["class"].append(pa.array(labels, pa.large_string()))
         shards += 1
-    rows = np.array(numbers["row"], np.int64)
     columns = {name: pa.array(np.frombuffer(column, np.int64)) for name, column in numbers.items()}
     columns |= {name: pa.concat_arrays(parts).dictionary_encode() for name, parts in texts.items()}
     write_table(directory, columns)
-    missing = pairs.loc[~pairs["row"].isin(rows), ["row", "class"]].sort_values("row", kind="stable")
-    reasons = [source.failed.get(int(row), "unknown") for row in missing["row"]]
-    return Collected(shards, rows, missing.assign(reason=reasons))
+    return np.array(numbers["row"], np.int64)
 
 
 def write_table(directory: Path, columns: Mapping[str, pa.Array]) -> None:

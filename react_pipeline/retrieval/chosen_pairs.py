@@ -57,9 +57,8 @@ def write_pairs(
         The pairs that were collected, in the order given: all of them, unless an image became unavailable since it was
         chosen.
     """
-    collected = collect_pairs(pairs, source, directory / SHARDS, shard_pairs)
-    if len(collected.failed):
-        pairs = pairs[~pairs["row"].isin(collected.failed["row"])]
+    rows = collect_pairs(pairs, source, directory / SHARDS, shard_pairs)
+    pairs = pairs[pairs["row"].isin(rows)]
     pairs[[*_COLUMNS, *(name for name in _MORE if name in pairs)]].to_parquet(directory / "pairs.parquet", index=False)
     _draw_sheets(directory, pairs, source, max_pixels)
     if len(source.ledger):
