@@ -53,7 +53,7 @@ def spread(
         return [function(item) for item in items]
     if not items:
         return []
-    with spark_session(settings) as spark:
+    with held(settings) as spark:
         context = spark.sparkContext
         context.setJobDescription(what)
         try:
@@ -68,22 +68,17 @@ def spread(
 
 
 @contextmanager
-def held(settings: DistributorConfig) -> Iterator[None]:
-    """Keep one session for all that is spread within; locally nothing is done."""
-    if settings.kind == "local":
-        yield
-    else:
-        with spark_session(settings):
-            yield
+def held(settings: DistributorConfig) -> Iterator[Any]:
+    """Keep one session for all that is spread within: the running one, else one that is stopped on leaving.
 
-
-@contextmanager
-def spark_session(settings: DistributorConfig) -> Iterator[Any]:
-    """The running session, which stays as it is, or one of these settings, which is stopped on leaving.
+    Locally it is None.
 
     Raises:
         InputError: If PySpark or Java is missing, or the session cannot be started.
     """
+    if settings.kind == "local":
+        yield None
+        return
     try:
         from pyspark.sql import SparkSession
     except ImportError as error:

@@ -24,7 +24,7 @@ from react_pipeline.indexing.index import Index
 from react_pipeline.indexing.scan import search_all
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
-from react_pipeline.project.spark import spark_session, spread
+from react_pipeline.project.spark import held, spread
 from react_pipeline.retrieval import name_counts, row_values
 from react_pipeline.retrieval.candidates import likeness
 from react_pipeline.retrieval.duplicates import EvaluationImages
@@ -49,7 +49,7 @@ def _session() -> object:
     pytest.importorskip("pyspark", reason="PySpark is not installed: pip install '.[spark]'")
     if shutil.which("java") is None:
         pytest.skip("Java is not installed: apt-get install openjdk-17-jre-headless")
-    with spark_session(SETTINGS) as session:
+    with held(SETTINGS) as session:
         # One for all tests: they use the session that runs.
         yield session
 
