@@ -20,6 +20,7 @@ from tqdm import tqdm
 from react_pipeline.corpus.inventory import take_stock_of
 from react_pipeline.corpus.pairs import MAX_IMAGE_BYTES
 from react_pipeline.corpus.shards import IMAGE_EXTENSIONS
+from react_pipeline.corpus.text_columns import whole_table
 from react_pipeline.corpus.url_shards import SHARDS, PackedSample, pack
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, files_below, find_files, leads_out
@@ -101,30 +102,27 @@ def _read_folder(folder: Path, corpus: CorpusConfig, skipped: Counter[str]) -> I
 
 
 def _read_table(path: Path, corpus: CorpusConfig, skipped: Counter[str]) -> Iterator[_Read]:
-    try:
-        with pq.ParquetFile(path) as file:
-            image = _image_column(path, file.schema_arrow)
-            if corpus.caption_column not in file.schema_arrow.names:
-                raise CorpusError(
-                    f"{path}: no column {corpus.caption_column!r} (there: {', '.join(file.schema_arrow.names[:20])}); "
-                    "name it in corpus.caption_column"
-                )
-            kept = [name for name in _KEPT_COLUMNS if name in file.schema_arrow.names]
-            for batch in file.iter_batches(_BATCH_ROWS, columns=[image, corpus.caption_column, *kept]):
-                for row in batch.to_pylist():
-                    data, caption = row[image], row[corpus.caption_column]
-                    data = data["bytes"] if isinstance(data, dict) else data
-                    # Of several captions the first; paths in a table may name any file of this machine: not followed.
-                    caption = next(iter(caption), None) if isinstance(caption, list) else caption
-                    if not data or not caption:
-                        skipped["no_caption" if data else "no_image"] += 1
-                    elif len(data) > MAX_IMAGE_BYTES:
-                        skipped["too_many_bytes"] += 1
-                    else:
-                        yield data, str(caption).encode(), {name: str(row[name]) for name in kept}
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        words = " ".join(str(error).split())[:200]
-        raise CorpusError(f"{path}: no whole parquet file ({words}); copy it again") from error
+    with whole_table(path), pq.ParquetFile(path) as file:
+        image = _image_column(path, file.schema_arrow)
+        if corpus.caption_column not in file.schema_arrow.names:
+            raise CorpusError(
+                f"{path}: no column {corpus.caption_column!r} (there: {', '.join(file.schema_arrow.names[:20])}); "
+                "name it in corpus.caption_column"
+            )
+        kept = [name for name in _KEPT_COLUMNS if name in file.schema_arrow.names]
+        for batch in file.iter_batches(_BATCH_ROWS, columns=[image, corpus.caption_column, *kept]):
+            for row in batch.to_pylist():
+                data, caption = row[image], row[corpus.caption_column]
+                data = data["bytes"] if isinstance(data, dict) else data
+                # Of several captions the first; paths in a table may name any file of this machine: not followed.
+                caption = next(iter(caption), None) if isinstance(caption, list) else caption
+                if not data or not caption:
+                    skipped["no_caption" if data else "no_image"] += 1
+                elif len(data) > MAX_IMAGE_BYTES:
+                    skipped["too_many_bytes"] += 1
+                else:
+                    about = {name: str(row[name]) for name in kept if row[name] is not None}
+                    yield data, str(caption).encode(), about
 
 
 def _image_column(path: Path, schema: pa.Schema) -> str:

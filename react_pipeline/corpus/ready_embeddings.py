@@ -6,12 +6,12 @@ Belongs here: the artifact `corpus` of kind `embeddings`. Does not belong here: 
 Nothing is copied: the artifact records which files there are, and with a subset which rows.
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -108,28 +108,33 @@ def subset_rows(folder: Path, parts: list[Part], subset: Path) -> NDArray[np.int
         uids = np.load(subset, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a hostile header makes numpy raise nearly anything
         raise CorpusError(f"corpus.subset: {subset}: no whole .npy file ({error})") from error
-    if uids.dtype != _UID or uids.ndim != 1 or not len(uids):
-        raise CorpusError(f"corpus.subset: {subset}: {uids.dtype} {uids.shape}; one row `u8,u8` a uid is needed")
+    if not isinstance(uids, np.ndarray) or uids.dtype != _UID or uids.ndim != 1 or not len(uids):
+        raise CorpusError(f"corpus.subset: {subset}: is no array of one row `u8,u8` a uid, or empty")
     high, low = np.ascontiguousarray(uids["f0"]), uids["f1"]
     steps = high[1:] > high[:-1]
     if not (steps | ((high[1:] == high[:-1]) & (low[1:] >= low[:-1]))).all():
         raise CorpusError(f"corpus.subset: {subset}: is not sorted; write `numpy.sort` of it")
     found, start = [], 0
     for part in tqdm(parts, desc="choosing rows", unit="part", disable=None, leave=False):
-        for name in part.metadata:
-            column = pq.read_table(folder / name, columns=["uid"]).column(0)
-            try:
-                halves = np.frombuffer(bytes.fromhex("".join(column.to_pylist())), ">u8").astype("u8").reshape(-1, 2)
-            except (TypeError, ValueError) as error:
-                raise CorpusError(f"{folder / name}: a uid is not 32 hexadecimal digits ({error})") from error
-            if len(halves) != len(column):
-                raise CorpusError(f"{folder / name}: a uid is not 32 hexadecimal digits")
-            found.append(start + np.flatnonzero(_is_in(halves, high, low)))
-            start += len(column)
+        for path in (folder / name for name in part.metadata):
+            for batch in text_batches(path, ["uid"]):
+                halves = _halves(path, batch.column(0).to_pylist())
+                found.append(start + np.flatnonzero(_is_in(halves, high, low)))
+                start += len(halves)
     rows: NDArray[np.int64] = np.concatenate(found)
     if not len(rows):
         raise CorpusError(f"corpus.subset: {subset}: none of its {len(uids):,} uids is in {folder}")
     return rows
+
+
+def _halves(path: Path, uids: list[str | None]) -> NDArray[np.uint64]:
+    if all(uid and len(uid) == 32 for uid in uids):
+        with suppress(ValueError):
+            halves = np.frombuffer(bytes.fromhex("".join(filter(None, uids))), ">u8").astype("u8").reshape(-1, 2)
+            # Blanks are no error of `fromhex`.
+            if len(halves) == len(uids):
+                return halves
+    raise CorpusError(f"{path}: a uid is not 32 hexadecimal digits")
 
 
 def _is_in(halves: NDArray[np.uint64], high: NDArray[np.uint64], low: NDArray[np.uint64]) -> NDArray[np.bool_]:

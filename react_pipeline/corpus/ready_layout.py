@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from react_pipeline.corpus.text_columns import require_text_columns
-from react_pipeline.corpus.vector_files import REMEDY, file_of, is_mappable, shape_of, take_vectors, vector_blocks
+from react_pipeline.corpus.vector_files import (
+    REMEDY,
+    file_of,
+    is_mappable,
+    shape_of,
+    take_rows,
+    take_vectors,
+    vector_blocks,
+)
 from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import CorpusError
 
@@ -159,7 +167,7 @@ def check_similarity(folder: Path, parts: list[Part], column: str) -> float:
     largest = 0.0
     for part in parts:
         rows = np.unique(np.linspace(0, part.rows - 1, min(_SAMPLED_ROWS, part.rows)).astype(np.int64))
-        published = pq.read_table(folder / part.metadata[0], columns=[column]).column(0).to_numpy()[rows]
+        published = np.concatenate([group[column] for group in take_rows(folder / part.metadata[0], rows, [column])])
         image, text = (unit(take_vectors(folder / name, rows)) for name in (part.image, part.text))
         differences = np.abs((image * text).sum(axis=1) - published)
         if np.any(wrong := differences > SIMILARITY_TOLERANCE):

@@ -6,6 +6,7 @@ A file keeps a repeated cell once, and a reader writes it out for each row: 30 K
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -39,9 +40,9 @@ def text_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
     """Columns of text in their order, a batch of rows at a time, measured before they are decoded.
 
     Raises:
-        CorpusError: If the text of a batch is longer than `MAX_BATCH_BYTES`.
+        CorpusError: If the file is damaged, or the text of a batch is longer than `MAX_BATCH_BYTES`.
     """
-    with pq.ParquetFile(path, read_dictionary=list(columns)) as file:
+    with whole_table(path), pq.ParquetFile(path, read_dictionary=list(columns)) as file:
         for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
             found = [batch.column(name) for name in columns]
             if (size_bytes := sum(map(_decoded_bytes, found))) > MAX_BATCH_BYTES:
@@ -51,6 +52,20 @@ def text_batches(path: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]
                 )
             decoded = [one.dictionary_decode() if pa.types.is_dictionary(one.type) else one for one in found]
             yield pa.RecordBatch.from_arrays(decoded, names=list(columns))
+
+
+@contextmanager
+def whole_table(path: Path) -> Iterator[None]:
+    """Report what is raised within where a table is cut or damaged.
+
+    Raises:
+        CorpusError: Naming the file.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        words = " ".join(str(error).split())[:200]
+        raise CorpusError(f"{path}: no whole {path.suffix[1:]} file ({words}); copy it again") from error
 
 
 def _decoded_bytes(column: pa.Array) -> int:

@@ -14,10 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import csv
 
-from react_pipeline.corpus.text_columns import require_text_columns, text_batches
+from react_pipeline.corpus.text_columns import require_text_columns, text_batches, whole_table
 from react_pipeline.project import find_files
 from react_pipeline.settings import CorpusConfig
-from react_pipeline.store import CorpusError
 
 
 class UrlRow(NamedTuple):
@@ -72,12 +71,9 @@ def read_rows(paths: Iterable[Path], corpus: CorpusConfig, skipped: Counter[str]
 
 def _cells(path: Path, columns: dict[str, str], skipped: Counter[str]) -> Iterator[tuple[bytes | None, ...]]:
     batches = _batches_of_tsv if path.suffix == ".tsv" else _batches_of_parquet
-    try:
+    with whole_table(path):
         for batch in batches(path, columns, skipped):
             yield from zip(*map(_bytes, batch.columns), strict=True)
-    except (pa.ArrowException, OSError) as error:
-        words = " ".join(str(error).split())[:200]
-        raise CorpusError(f"{path}: no whole {path.suffix[1:]} file ({words}); copy it again") from error
 
 
 def _batches_of_parquet(path: Path, columns: dict[str, str], _skipped: Counter[str]) -> Iterator[pa.RecordBatch]:

@@ -59,6 +59,7 @@ def hugging_face(path: Path) -> None:
 def img2dataset_table(path: Path) -> None:
     """As img2dataset's `parquet` output: bytes beside the table's columns, null where a download failed."""
     rows = [(f"http://a/{n}", CAPTIONS[n], f"{n:09d}", "success", IMAGES[n]) for n in range(6)]
+    rows[0] = (None, *rows[0][1:])
     rows.append(("http://a/6", "gone", "000000006", "failed_to_download", None))
     pd.DataFrame(rows, columns=["url", "caption", "key", "status", "jpg"]).to_parquet(path)
 
@@ -80,6 +81,7 @@ def test_images_in_parquet_become_shards(
     assert [(image, caption) for image, caption, _ in found] == list(zip(IMAGES, CAPTIONS, strict=True))
     if form == "img2dataset":
         assert found[5][2] == {"url": "http://a/5", "key": "000000005"}
+        assert found[0][2] == {"key": "000000000"}
     publish_base(project)
     assert embed_corpus(project).counts["rows"] == 6
     assert publish_corpus(project).reused

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 from support_ready import (
@@ -184,6 +185,21 @@ def member(name: str, edit: Callable[[NDArray[Any]], NDArray[Any] | None]) -> Ca
     return damage
 
 
+def overwritten(column: str) -> Callable[[Path], None]:
+    """The footer of the table stays whole, so that only reading the column shows it."""
+
+    def damage(folder: Path) -> None:
+        path = sorted(folder.glob("*.parquet"))[1]
+        group, data = pq.read_metadata(path).row_group(0), bytearray(path.read_bytes())
+        chunk = next(group.column(n) for n in range(group.num_columns) if group.column(n).path_in_schema == column)
+        start = chunk.dictionary_page_offset or chunk.data_page_offset
+        data[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+        path.write_bytes(data)
+        np.save(folder / "uids.npy", np.array([(1, 1)], "u8,u8"))
+
+    return damage
+
+
 def with_nan(vectors: NDArray[Any]) -> NDArray[Any]:
     vectors[3] = np.nan
     return vectors
@@ -216,6 +232,14 @@ BREAKAGES: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         lambda folder: np.save(folder / "uids.npy", np.array([(1, 1), (2, 1)], "u8,u8")),
         {"subset": "ready/uids.npy"},
         "none of its 2 uids",
+    ),
+    "damaged captions": (overwritten("text"), {}, r"[0-9a-f]{32}\.parquet"),
+    "damaged similarities": (overwritten("clip_b32_similarity_score"), {}, r"[0-9a-f]{32}\.parquet"),
+    "damaged uids": (overwritten("uid"), {"subset": "ready/uids.npy"}, r"[0-9a-f]{32}\.parquet"),
+    "an archive as subset": (
+        lambda folder: np.savez((folder / "uids.npy").open("wb"), uids=np.array([(1, 1)], "u8,u8")),
+        {"subset": "ready/uids.npy"},
+        "u8,u8",
     ),
     "a subset of texts": (
         lambda folder: np.save(folder / "uids.npy", np.array(["a"])),
