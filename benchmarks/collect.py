@@ -4,7 +4,7 @@ Run `.venv/bin/python -m benchmarks.collect` from the repository's root; `--page
 into that page. It needs 2.3 GB in `--scratch`, which are removed at the end, and about two minutes.
 
 100 tars of 1,000 pairs are written; images are random bytes, 20 kB on average, spread as those of a web corpus. Then
-0.1%, 1% and 10% of the pairs are collected into training shards, by `collect.collect_pairs` and by reading every tar
+0.1%, 1% and 10% of the pairs are collected into training shards, by `collect_pairs` and by reading every tar
 through from its start to its end (`tarfile` as a stream, which skips what was not chosen but must read it) into the
 same shards. Both give the same bytes, which is checked. Before each run the tars are dropped from the page cache, so
 that both read from the disk. Where pairs are is known, as it is once a corpus is embedded: the range reads are given

@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 from PIL import Image, ImageFilter
 
 from react_pipeline.corpus import SHARDS, CollectedPairs
-from react_pipeline.corpus.collect import write_table
+from react_pipeline.corpus.collected import write_table
 from react_pipeline.pages import markdown_table
 from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.store import Artifact, Inputs, Store

@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 from PIL import Image
 
-from react_pipeline.corpus.collect import write_table
+from react_pipeline.corpus.collected import write_table
 from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import STAGES, method_key

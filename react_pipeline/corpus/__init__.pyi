@@ -1,6 +1,6 @@
-from .collect import SHARDS as SHARDS
-from .collect import collect_pairs as collect_pairs
+from .collected import SHARDS as SHARDS
 from .collected import CollectedPairs as CollectedPairs
+from .collected import collect_pairs as collect_pairs
 from .corpus import count_pairs as count_pairs
 from .corpus import publish_corpus as publish_corpus
 from .corpus import source_files as source_files

@@ -12,8 +12,7 @@ import pyarrow as pa
 import pytest
 import webdataset as wds
 
-from react_pipeline.corpus.collect import TABLE, collect_pairs, write_table
-from react_pipeline.corpus.collected import CollectedPairs
+from react_pipeline.corpus.collected import TABLE, CollectedPairs, collect_pairs, write_table
 from react_pipeline.corpus.image_source import TarSource
 from react_pipeline.corpus.shards import index_shard, read_member
 from react_pipeline.store.artifacts import Artifact, Inputs

@@ -14,8 +14,7 @@ from support_drawings import COLOURS, SHAPES, draw, encode, pair, write_shard
 from support_web import served
 
 from react_pipeline.corpus import image_source
-from react_pipeline.corpus.collect import collect_pairs
-from react_pipeline.corpus.collected import CollectedPairs
+from react_pipeline.corpus.collected import CollectedPairs, collect_pairs
 from react_pipeline.corpus.image_source import TarSource, UrlSource
 from react_pipeline.corpus.shards import index_shard, read_member
 from react_pipeline.settings.corpus import CorpusConfig
