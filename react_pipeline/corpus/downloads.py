@@ -1,11 +1,8 @@
-"""Downloads: images by URL, through img2dataset, so that nothing is fetched twice.
+"""Downloads: which URLs are tried and how often, so that nothing is fetched twice.
 
-Belongs here: which URLs are tried, how often, and the ledger. Does not belong here: what runs in the downloading
-processes (`download_process`), what is on record (`download_journal`), what may be connected to (`web_access`), what an
-image is for (`url_corpus`, `collect`).
-
-The directory of a download is a journal: every answer is on record as soon as it came. What is on record decides what
-is tried next, so a call that was killed and a call that is repeated take the same way.
+The directory of a download is a journal: what is on record decides what is tried next, so a call that was killed and
+one that is repeated take the same way. Does not belong here: what runs in the downloading processes
+(`download_process`), the form of the journal (`download_journal`), what may be connected to (`web_access`).
 """
 
 from __future__ import annotations
@@ -34,7 +31,7 @@ from react_pipeline.project import held, require_shared, spread
 from react_pipeline.settings import DistributorConfig, DownloadConfig
 from react_pipeline.store import CorpusError
 
-IMAGE_COLUMNS = ["row", "url", "image_bytes", "image_sha256", "source_sha256"]
+IMAGE_COLUMNS = ["row", "source_sha256"]
 LEDGER_COLUMNS = ["row", "url", "reason", "detail", "attempts"]
 
 LOCAL = DistributorConfig()
@@ -56,9 +53,9 @@ class Downloaded:
     """The result of a download.
 
     Attributes:
-        directory: Where the images are, in a private format; remove it when the images were taken over.
-        images: Columns row, url, image_bytes, image_sha256 (of the bytes kept), source_sha256 (of the bytes that came;
-            another one only where `image_size` made the image smaller). In the order of the table.
+        directory: The journal; remove it when the images were taken over.
+        images: Columns row, source_sha256: of the bytes that came, which `image_size` may have made smaller. In the
+            order of the table.
         failed: The ledger: columns row, url, reason, detail, attempts. In the order of the table.
     """
 
@@ -99,11 +96,10 @@ def download_images(
 ) -> Downloaded:
     """Fetch the images of a table's URLs into `directory`; what is there already is not fetched again.
 
-    An image counts as fetched only if it can be decoded by the corpus' rules (`images.decode_image`). A killed call
-    resumes where it was when it is called again with the same directory; the table may have grown or shrunk. Rows of
-    equal URL share one fetch. What failed is tried again, at most `retries` times, after everything else had its turn;
-    reasons in `download_journal.PERMANENT` are not. URLs of other schemes than http and https are refused
-    (`refused_url`).
+    An image counts as fetched only if it can be decoded by the corpus' rules (`images.decode_image`). Rows of equal URL
+    share one fetch. The table may have grown or shrunk since an earlier call. What failed is tried again, at most
+    `retries` times, after everything else had its turn, unless its reason is in `download_journal.PERMANENT`. URLs of
+    other schemes than http and https are refused (`refused_url`).
 
     Args:
         table: Columns row (unique integers), url, and perhaps hash: SHA-256 or MD5 in hexadecimal digits, which the
@@ -185,11 +181,7 @@ class _Processes:
 
 @dataclass(frozen=True)
 class DownloadTask:
-    """Fetches files of at most `per_task` URLs; called on a cluster, it gives what went wrong, or "".
-
-    What it did not come to is missing in the journal, and so is tried in the next round: a task that failed or ran
-    twice needs no other care.
-    """
+    """Fetches files of at most `per_task` URLs; what is not on record afterwards is tried in the next round."""
 
     directory: Path
     per_task: int
@@ -197,7 +189,7 @@ class DownloadTask:
     max_pixels: int
 
     def __call__(self, item: tuple[int, str]) -> str:
-        """`fetch` into files of the number, which a task that ran before may have made."""
+        """`fetch` on a cluster: what went wrong, or "". A task that ran before may have made its files."""
         require_shared(self.directory)
         try:
             self.fetch(item)
@@ -267,14 +259,14 @@ def _result(table: pd.DataFrame, urls: list[str | None], directory: Path, journa
             failed.append((int(row), str(url)[:200], REFUSED_URL, "not a plain http or https URL", 0))
         elif found := journal.kept.get(plain):
             kept[int(row)] = found
-            images.append((int(row), url, found.size_bytes, found.sha256, found.source_sha256))
+            images.append((int(row), found.source_sha256))
         else:
             errors = journal.errors.get(plain, [])
             reason, detail = reason_of(errors[-1]) if errors else ("unknown", "")
             failed.append((int(row), url, reason, detail, len(errors)))
     return Downloaded(
         directory,
-        pd.DataFrame(images, columns=IMAGE_COLUMNS).astype({"row": "int64", "image_bytes": "int64"}),
+        pd.DataFrame(images, columns=IMAGE_COLUMNS).astype({"row": "int64"}),
         pd.DataFrame(failed, columns=LEDGER_COLUMNS).astype({"row": "int64", "attempts": "int64"}),
         kept,
     )

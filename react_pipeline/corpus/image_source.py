@@ -1,7 +1,6 @@
 """Where the images of chosen corpus rows come from: byte ranges of the corpus' tars, or their URLs.
 
-Belongs here: the one interface to both, range reads, and the checks of what came. Does not belong here: which rows are
-chosen (`retrieve`), the form of the training shards (`collect`), talking to web servers (`downloads`).
+Does not belong here: which rows are chosen (`retrieval`), the form of the training shards (`collected`).
 """
 
 import hashlib
@@ -129,7 +128,7 @@ class UrlSource(ImageSource):
         settings, max_pixels = self.corpus.download, self.corpus.max_pixels
         got = download_images(table, self.directory, settings, max_pixels, self.distributor)
         self._failed.update({int(row): tuple(about) for row, *about in got.failed.to_numpy().tolist()})
-        digests = got.images[["row", "source_sha256"]].rename(columns={"source_sha256": "image_sha256"})
+        digests = got.images.rename(columns={"source_sha256": "image_sha256"})
         described = wanted.drop(columns="image_sha256", errors="ignore").merge(digests, on="row")
         for pair in described.sort_values("row", kind="stable").itertuples(index=False):
             yield pair, got.read(int(pair.row))
