@@ -1,8 +1,5 @@
 """A threaded WSGI server that no number of clients and no half-sent request exhausts.
 
-Belongs here: how many connections, threads and bytes there are at once. Does not belong here: which pages, who may ask
-(`serve`).
-
 werkzeug's own server gives each connection a thread and waits for its request for ever.
 """
 

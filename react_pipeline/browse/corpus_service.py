@@ -1,11 +1,8 @@
-"""The parts that clip-retrieval's back end drives to browse a corpus: our index, our model, our pictures.
+"""clip-retrieval's `KnnService` and `MetadataService` around our index, our model and our pictures.
 
-Belongs here: `KnnService` and `MetadataService` of clip-retrieval around our parts, and what their users may ask. Does
-not belong here: the pages, addresses and ports (`serve`).
-
-Of clip-retrieval's back end are taken: the form of requests and answers, the order of a search, the removal of near
-duplicates. Not taken is what opens things that a user names: URLs of images to search with, and files at the path that
-the metadata calls `image_path`. Shapes: K hits, D width.
+Theirs are the form of requests and answers, the order of a search, the removal of near duplicates. Not taken is what
+opens things that a user names: URLs of images to search with, and files at the path that the metadata calls
+`image_path`. Shapes: K hits, D width. Does not belong here: pages, addresses, ports (`serve`).
 """
 
 import base64

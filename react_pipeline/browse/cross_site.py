@@ -1,7 +1,4 @@
-"""Cross-site requests: which requests of a browser a server on loopback refuses.
-
-Belongs here: what the headers of a request say of the page that sent it. Does not belong here: any web framework, or
-what one server alone has to refuse (`assets.webserver`, `serve`).
+"""Cross-site requests: which requests of a browser a server on loopback refuses, by their headers.
 
 A server without a password trusts whoever reaches it, and the browser of its user reaches it for every page that he
 visits. Programs such as `curl` send none of these headers but `Host`, so they are not held up.

@@ -1,8 +1,5 @@
 """Browsing the corpus: clip-retrieval's back end and front end on loopback, over our index and our model.
 
-Belongs here: the pages, who may ask, and the port. Does not belong here: what a search does (`corpus_service`), the
-Dagster and MLflow user interfaces (`servers`).
-
 clip-retrieval's own server listens to every network and lets every web page ask it; here its parts are assembled
 in another way. The front end's page may load nothing from elsewhere but, for corpora of URLs, their pictures.
 """
@@ -30,11 +27,7 @@ INDEX_NAME = "corpus"
 
 
 def serve_corpus(project: Project, port: int, on_start: Callable[[str], None]) -> None:
-    """Serve until Ctrl-C.
-
-    Args:
-        port: Where to listen, on loopback; 0 takes any that is free.
-        on_start: Called with the address as soon as it answers.
+    """Serve until Ctrl-C, on any port that is free if it is 0; `on_start` gets the address as soon as it answers.
 
     Raises:
         InputError: If the port is taken, or the corpus is not indexed as it is today.

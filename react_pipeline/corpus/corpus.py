@@ -1,8 +1,7 @@
-"""The corpus: where the image-text pairs come from.
+"""The corpus: finding tar shards, and publishing what there is, so that a changed shard gives another corpus.
 
-Belongs here: finding shards and publishing what there is, so that a changed shard gives another corpus. Does not belong
-here: digests and places of shards (`inventory`), reading a tar (`shards`), downloading (`url_corpus`), ready embeddings
-(`ready_embeddings`), decoding and embedding (`embed`), making the demo's shards (`demo.corpus`).
+Does not belong here: the other kinds of corpus (`image_files`, `url_corpus`, `ready_embeddings`), digests and places of
+shards (`inventory`), reading a tar (`shards`).
 """
 
 import io
@@ -37,9 +36,8 @@ def publish_corpus(project: Project) -> Artifact:
 
     The user's shards stay where they are. Their identity is name, size and digest in order, so a corpus that is moved
     to another folder stays the same corpus. With `keys: by_folder` which of them share a folder is part of it too
-    (column `folder`). The demo's shards, and those of copied or downloaded
-    images, are part of the artifact. For ready embeddings
-    it holds their inventory instead.
+    (column `folder`). The demo's shards, and those of copied or downloaded images, are part of the artifact. Of ready
+    embeddings it is the inventory.
 
     Raises:
         CorpusError: If a pattern finds no tar, a shard is damaged, or no shard holds a pair.
@@ -84,9 +82,7 @@ def source_files(corpus: CorpusConfig) -> Sequence[ShardLocation]:
 
 
 def locate_shards(corpus: CorpusConfig) -> list[ShardLocation]:
-    """Every shard that `corpus.shards` names: in the order of the patterns, sorted in each, each file once.
-
-    Only buckets are asked; that a shard named in full is there is found when its identity is.
+    """Every shard that `corpus.shards` names, in the order of `find_files`; only buckets are asked.
 
     Raises:
         CorpusError: Naming the pattern that finds no tar.
@@ -110,10 +106,7 @@ def _write_demo(project: Project, staging: Path) -> dict[str, Any]:
 
 
 def count_pairs(corpus: Artifact) -> int | None:
-    """How many pairs a published corpus has; None where they were not counted (remote shards).
-
-    The demo's are counted by their source.
-    """
+    """How many pairs a published corpus has (the demo's are counted by source); None of remote shards."""
     counted = [count for name, count in corpus.counts.items() if name == "pairs" or name.startswith("pairs/")]
     return sum(counted) if counted else None
 
@@ -121,9 +114,8 @@ def count_pairs(corpus: Artifact) -> int | None:
 def _checked(locations: list[ShardLocation], caption_extension: str) -> dict[str, int]:
     """Refuse damaged shards and a corpus without pairs; how many pairs there are, if all are local.
 
-    To count the pairs of remote shards, each would have to be read at thousands of places, and embedding reads them
-    anyway. Of those only the end of each is read, which is missing where a shard is truncated, and the headers of the
-    first ones, until a pair is found.
+    To count pairs, a remote shard would have to be read at thousands of places, and embedding reads it anyway. Of those
+    only the ends are read, which are missing where a shard is truncated, and the first ones until a pair is found.
     """
     local = [location for location in locations if isinstance(location, Path)]
     remote = [location for location in locations if isinstance(location, RemoteShard)]

@@ -61,10 +61,12 @@ def fetch_file(
 
 
 class ImageCheck:
-    """In place of img2dataset's resizer: an image is kept as it came, if it has its hash and the rules allow it."""
+    """In place of img2dataset's resizer: an image is kept as it came, if it has its hash and the rules allow it.
+
+    One with a side longer than `image_size` is made smaller and written as JPEG.
+    """
 
     def __init__(self, max_pixels: int, image_size: int | None) -> None:
-        """Images with a side longer than `image_size` are made smaller and written as JPEG."""
         self.max_pixels, self.image_size = max_pixels, image_size
 
     def __call__(self, stream: IO[bytes], hash_wanted: str = "") -> tuple[Any, ...]:

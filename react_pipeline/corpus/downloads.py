@@ -173,10 +173,22 @@ class _Processes:
         for end in (self._ours, self._theirs):
             end.close()
 
-    def submit(self, task: DownloadTask, item: tuple[int, str]) -> Future[None]:
+    def run(self, task: DownloadTask, files: Sequence[tuple[int, str]], urls: int) -> None:
         if self._pool is None:
             self._pool = ProcessPoolExecutor(self.count, self._context, end_with_parent, (self._theirs,))
-        return self._pool.submit(task.fetch, item)
+        try:
+            sizes: dict[Future[None], int] = {}
+            for place, item in enumerate(files):
+                sizes[self._pool.submit(task.fetch, item)] = min(task.per_task, urls - place * task.per_task)
+            with tqdm(total=urls, desc="downloading images", unit="image", disable=None, leave=False) as bar:
+                for done in as_completed(sizes):
+                    done.result()
+                    bar.update(sizes[done])
+        except BrokenProcessPool as error:
+            raise CorpusError(
+                "corpus.download: a downloading process died, probably out of memory; what was fetched is kept: "
+                "run again, with fewer `processes` or `threads`"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -213,7 +225,7 @@ def _fetch(
     tasks.mkdir()
     files = _write_tasks(urls, tasks, first, task.per_task)
     if distributor.kind == "local":
-        _run(files, len(urls), processes, task)
+        processes.run(task, files, len(urls))
     else:
         failures = [error for error in spread(task, files, distributor, "downloading images") if error]
         for error in failures:
@@ -233,22 +245,6 @@ def _write_tasks(urls: Mapping[str, str], tasks: Path, first: int, per_task: int
             writer.write_table(part)
         files.append((number, str(path)))
     return files
-
-
-def _run(files: Sequence[tuple[int, str]], urls: int, processes: _Processes, task: DownloadTask) -> None:
-    try:
-        sizes: dict[Future[None], int] = {}
-        for place, item in enumerate(files):
-            sizes[processes.submit(task, item)] = min(task.per_task, urls - place * task.per_task)
-        with tqdm(total=urls, desc="downloading images", unit="image", disable=None, leave=False) as bar:
-            for done in as_completed(sizes):
-                done.result()
-                bar.update(sizes[done])
-    except BrokenProcessPool as error:
-        raise CorpusError(
-            "corpus.download: a downloading process died, probably out of memory; what was fetched is kept: "
-            "run again, with fewer `processes` or `threads`"
-        ) from error
 
 
 def _result(table: pd.DataFrame, urls: list[str | None], directory: Path, journal: Journal) -> Downloaded:

@@ -1,11 +1,8 @@
 """A corpus from images that are in no tar: folders with captions beside them, and parquet files with images in them.
 
-Belongs here: reading both, and the artifact `corpus` of kind `images`. Does not belong here: the form of the shards
+Folders are those of img2dataset's `files` (KEY.jpg, KEY.txt) and any like them; parquet files are those of Hugging Face
+`datasets` (a struct of bytes and path) and img2dataset's `parquet`. Does not belong here: the form of the shards
 (`url_shards`), which images and captions are usable (`pairs`, when they are embedded).
-
-Files: `shards/NNNNN.tar` (numbered keys, KEY.json with where it came from), `shards.parquet`. Everything is copied
-once, so that later steps know tars only. Folders are those of img2dataset's `files` (KEY.jpg, KEY.txt) and any like
-them; parquet files are those of Hugging Face `datasets` (a struct of bytes and path) and img2dataset's `parquet`.
 """
 
 from collections import Counter
@@ -36,6 +33,9 @@ _Read = tuple[bytes, bytes, dict[str, str]]
 def publish_image_corpus(project: Project) -> Artifact:
     """Publish the artifact `corpus` of kind `images`; its identity is the bytes and names of all files.
 
+    Files: `shards/NNNNN.tar` (numbered keys, KEY.json with where it came from), `shards.parquet`. Everything is copied
+    once, so that later steps know tars only.
+
     Raises:
         CorpusError: If a name finds nothing, a file is damaged or has no column of images or captions, or no pair is
             found.
@@ -63,11 +63,7 @@ def publish_image_corpus(project: Project) -> Artifact:
 
 
 def find_sources(corpus: CorpusConfig) -> list[Path]:
-    """The folders and parquet files of `corpus.images`, in their order.
-
-    Raises:
-        CorpusError: Naming the pattern that finds neither.
-    """
+    """The folders and parquet files of `corpus.images`, in their order; errors as of `find_files`."""
     found = (
         [Path(name)] if Path(name).is_dir() else find_files([name], (".parquet",), "corpus.images")
         for name in corpus.images

@@ -75,13 +75,10 @@ def open_source(project: Project, corpus: Artifact, directory: Path) -> ImageSou
 
 
 class TarSource(ImageSource):
-    """Images by their byte ranges in the corpus' tars, each digest checked; one that cannot be read is an error.
-
-    Attributes:
-        shards: The corpus' tars; the column `shard` is a position in this list.
-    """
+    """Images by their byte ranges in the corpus' tars, each digest checked; one that cannot be read is an error."""
 
     def __init__(self, shards: Sequence[ShardLocation]) -> None:
+        """The column `shard` is a position in `shards`."""
         super().__init__(list(LOCATION), "image_sha256")
         self.shards = shards
 
@@ -109,12 +106,7 @@ class UrlSource(ImageSource):
     """Images by their URLs, fetched once into a scratch directory and checked by the corpus' rules for images."""
 
     def __init__(self, corpus: CorpusConfig, directory: Path, distributor: DistributorConfig = LOCAL) -> None:
-        """Fetch nothing yet.
-
-        Args:
-            corpus: Has the rules for downloads, images and captions.
-            directory: Scratch inside the build's staging directory; a build that was killed resumes with what is there.
-        """
+        """Fetch nothing yet; `directory` is scratch: a build that was killed resumes with what is there."""
         super().__init__([*URL_COLUMNS, *(["hash"] if corpus.hash_column else [])], "url")
         self.corpus, self.directory, self.distributor = corpus, directory, distributor
 

@@ -1,7 +1,6 @@
 """Images from untrusted bytes: safe decoding into one deterministic form, and contact sheets.
 
-Belongs here: everything done with pixels before a model's own preprocessing. Does not belong here: where the bytes come
-from, or what becomes of a bad image.
+Does not belong here: where the bytes come from, what becomes of a bad image, a model's own preprocessing.
 """
 
 import base64
@@ -136,11 +135,7 @@ def decode_what_is_there(data: bytes, max_pixels: int) -> tuple[Image.Image, boo
 
 
 def extension_of(data: bytes) -> str:
-    """The extension that an image file gets in a shard: `png`, `webp` or `jpg`.
-
-    By content: names from outside are not trusted. Decoders look at the content too, so a rarer format may go by the
-    commonest name.
-    """
+    """The extension that an image file gets in a shard, by its content: `png`, `webp`, or for all others `jpg`."""
     if data.startswith(b"\x89PNG"):
         return "png"
     return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else "jpg"
@@ -161,11 +156,7 @@ def truncated_images() -> Iterator[None]:
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: Path, tile_pixels: int = 96) -> None:
-    """Write a PNG that shows one row of thumbnails for each title.
-
-    Args:
-        rows: Titles and their RGB images; images are fitted into squares of `tile_pixels`.
-    """
+    """Write a PNG with a row of RGB images for each title, fitted into squares of `tile_pixels`."""
     font = ImageFont.load_default(size=14)
     gap, title_pixels = 4, 22
     columns = max([len(images) for _, images in rows] + [1])

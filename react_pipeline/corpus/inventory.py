@@ -1,7 +1,6 @@
-"""The inventory of a corpus' shards: where each is, and what identifies its content.
+"""The inventory of a corpus' shards (`shards.parquet`): where each is, and what identifies its content.
 
-Belongs here: the file `shards.parquet` of the artifact `corpus`, and finding changed shards. Does not belong here:
-which shards make a corpus (`corpus`), reading them (`shards`), remembering digests (`store`).
+Does not belong here: which shards make a corpus (`corpus`), reading them (`shards`), remembering digests (`store`).
 """
 
 import json
@@ -25,11 +24,8 @@ def take_stock(store: Store | None, locations: Sequence[ShardLocation]) -> pd.Da
     """One row a shard: shard (its number), path (or URL), bytes, sha256; for remote ones tag and storage too.
 
     `sha256` is the digest of a local shard's bytes. A remote shard is not read: there it is the digest of what its
-    server reports (size and `tag`, see `remote.Identity`). In both cases equal digests mean equal shards, which is what
-    later steps may rely on.
-
-    Args:
-        store: Remembers digests of local shards by path, size and time of change; None: nothing is remembered.
+    server reports (size and `tag`, see `remote.Identity`). In both cases equal digests mean equal shards. The store
+    remembers those of local shards; with None nothing is remembered.
 
     Raises:
         CorpusError: Naming the shard that cannot be read.
@@ -85,19 +81,13 @@ def remember_place(artifact: Artifact, place: Any) -> None:
 
 
 def place_of(root: Path, corpus: str, recorded: Any) -> Any:
-    """Where the files of a corpus, by its fingerprint, are now; as `recorded` if they have not moved since.
-
-    Args:
-        root: Of the store.
-    """
+    """Where the files of the corpus of a fingerprint are now; `recorded` if they have not moved since."""
     file = _place_file(root, corpus)
     return json.loads(file.read_text()) if file.exists() else recorded
 
 
 def check_shards(store: Store, artifact: Artifact) -> list[ShardLocation]:
     """As `shard_paths`, after checking that every shard is still the one that was published.
-
-    A local shard of unchanged size and modification time is not read again; of a remote one, size and tag are asked.
 
     Raises:
         CorpusError: Naming the shard that is missing or has changed.

@@ -1,7 +1,6 @@
 """Pairs: one sample's bytes made into an image, a caption and metadata, or the reason why it cannot be used.
 
-Belongs here: the rules for captions and metadata. Does not belong here: where the bytes are (`shards`), the rules for
-images (`images`), what is done with a pair (`embed`).
+Does not belong here: where the bytes are (`shards`), the rules for images (`images`).
 """
 
 import codecs

@@ -1,9 +1,7 @@
-"""Ready embeddings as a corpus: the inventory of their files, and where they are now.
+"""Ready embeddings as a corpus: an inventory of the files, and with a subset of the rows. Nothing is copied.
 
-Belongs here: the artifact `corpus` of kind `embeddings`. Does not belong here: the files' layout and its checks
-(`ready_layout`), `corpus_embeddings` of this kind (`adopt`), reading rows (`vectors`), fetching images (`downloads`).
-
-Nothing is copied: the artifact records which files there are, and with a subset which rows.
+Does not belong here: the files' layout and its checks (`ready_layout`), `corpus_embeddings` of this kind
+(`embedding.adopt`).
 """
 
 from contextlib import suppress
@@ -45,9 +43,8 @@ def publish_inventory(project: Project) -> Artifact:
     Files: `parts.parquet` (a `Part` a row), `files.parquet` (name, bytes, sha256), with a subset `rows.npy`. Counted
     are vectors that are not of unit length (`not_unit`), and why the files cannot be used in place (`convert`).
 
-    The identity of the corpus is names and digests in order, so a folder that is moved stays the same corpus. Digests
-    are remembered by path, size and time: a terabyte is read for them once. A new corpus is read once more for its
-    values.
+    The identity of the corpus is names and digests in order, so a folder that is moved stays the same corpus. A
+    terabyte is read for its digests once, and a new corpus once more for its values.
 
     Raises:
         CorpusError: Naming the file that is missing, damaged or does not fit, or the row that has no direction.

@@ -1,11 +1,7 @@
-"""Ready embeddings on disk: which files belong together, and whether they can be used at all.
+"""Ready embeddings on disk: which files belong together, and whether they can be used at all. Shapes: N rows, D width.
 
-Belongs here: the table of layouts in which collections publish vectors, and their checks. Does not belong here: whether
-the configured encoder made them (`embedding.adopt`), reading vectors (`vector_files`), the artifact
-(`ready_embeddings`).
-
-Rows are counted in the order of the sorted names, which is the order in which autofaiss reads them, so that ready
-FAISS indices fit. Shapes: N rows, D width.
+Rows are counted in the order of the sorted names, in which autofaiss reads them, so that ready FAISS indices fit. Does
+not belong here: whether the configured encoder made them (`embedding.adopt`), reading vectors (`vector_files`).
 """
 
 import re

@@ -1,9 +1,7 @@
 """Shards on object stores and web servers: opened like files, identified without being read.
 
-Belongs here: range reads with their read-ahead, identities, listing a bucket. Does not belong here: addresses and
-single requests (`remote_store`), which names are allowed (`shard_patterns`), what a tar holds (`shards`).
-
-Everything else opens shards through `shards.open_shard`, which takes local paths too.
+Does not belong here: single requests (`remote_store`), which names are allowed (`settings.shard_patterns`), what a tar
+holds (`shards`). Everything else opens shards through `shards.open_shard`, which takes local paths too.
 """
 
 import errno
@@ -51,9 +49,9 @@ class Identity(NamedTuple):
 def open_remote(shard: RemoteShard) -> BinaryIO:
     """Open a remote shard for reading, with seeks.
 
-    Bytes are fetched by range. The read-ahead grows while reading is dense and shrinks at every jump of more than
-    `READ_THROUGH_BYTES`, so that headers between large images cost little and small images come in large pieces. A
-    server that serves no ranges (or no length) makes it a whole copy in a temporary file, which is said once a server.
+    The read-ahead grows while reading is dense and shrinks at every jump of more than `READ_THROUGH_BYTES`, so that
+    headers between large images cost little and small images come in large pieces. From a server without ranges (or
+    lengths) it is a copy in a temporary file, with one warning a server.
 
     Raises:
         CorpusError: If it is not there, access is refused, or a package for its scheme is missing.

@@ -1,7 +1,6 @@
 """One remote shard's address, and requests about it: fsspec's options, time-outs, retries, errors that name it.
 
-Belongs here: everything that depends on the back end of a scheme. Does not belong here: which names are allowed
-(`shard_patterns`), what is asked for (`remote`).
+Does not belong here: which names are allowed (`settings.shard_patterns`), what is asked for (`remote`).
 """
 
 import errno

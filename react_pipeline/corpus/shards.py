@@ -1,8 +1,7 @@
 """Tar shards as webdataset lays them out: which samples a shard holds and at which bytes.
 
-Belongs here: opening a shard, reading the headers of a tar and a sample's bytes. Does not belong here: which shards
-make a corpus (`corpus`), requests to servers (`remote`), decoding (`images`, `embed`). Names of members are labels,
-never paths: nothing is ever extracted.
+Names of members are labels, never paths: nothing is ever extracted. Does not belong here: which shards make a corpus
+(`corpus`), requests to servers (`remote`), decoding (`images`).
 """
 
 import io
@@ -87,11 +86,8 @@ class ShardIndex:
 def open_shard(location: ShardLocation) -> BinaryIO:
     """Open a shard for reading bytes, with seeks; the one opener of all steps. `name` is its path or URL.
 
-    Open it in the process that reads it: a location may be handed to a worker, an open shard may not. Remote shards are
-    read by range, see `remote.open_remote`; read neighbouring ranges in one piece, in the order of offsets.
-
-    Args:
-        location: Of the list that `corpus.check_shards` or `corpus.shard_paths` gives.
+    Open it in the process that reads it, and read in the order of offsets: remote ones are fetched ahead
+    (`remote.open_remote`).
 
     Raises:
         CorpusError: If it is not there or cannot be read.
@@ -107,8 +103,6 @@ def open_shard(location: ShardLocation) -> BinaryIO:
 
 def index_shard(location: ShardLocation) -> ShardIndex:
     """Read the headers of an uncompressed tar; the data is skipped.
-
-    Of a remote shard, gaps of more than `remote.READ_THROUGH_BYTES` are not transferred.
 
     The rule of keys is webdataset's, but the members of a sample need not be neighbours. Directories and names without
     a key and an extension (`README`, `._a.jpg`) are passed over. Members with `..` or an absolute name are refused

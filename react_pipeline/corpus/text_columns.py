@@ -1,7 +1,5 @@
 """Text columns of tables that somebody else wrote: that they are there, and reading them in bounded memory.
 
-Does not belong here: what is made of their cells (`url_tables`, `ready_embeddings`).
-
 A file keeps a repeated cell once, and a reader writes it out for each row: 30 KB in a file become 2 GB.
 """
 

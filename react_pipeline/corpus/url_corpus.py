@@ -1,9 +1,7 @@
 """A corpus from tables of URLs: images are downloaded and packed into tar shards, inside the artifact `corpus`.
 
-Belongs here: parts, resuming a killed build, what is reused of the previous corpus, the ledger of
-failures. Does not belong here: reading the tables (`url_tables`), fetching (`downloads`), embedding (`embed`).
-
-Files: `shards/NNNNN.tar` (KEY.jpg|png|webp, KEY.txt, KEY.json with the URL), `shards.parquet`, `failed.parquet`.
+Files: `shards/NNNNN.tar` (KEY.jpg|png|webp, KEY.txt, KEY.json with the URL), `shards.parquet`, `failed.parquet`. Does
+not belong here: reading the tables (`url_tables`), fetching (`downloads`).
 """
 
 import logging

@@ -1,7 +1,6 @@
 """Tar shards of copied or downloaded pairs: written from images in memory, or taken over from an earlier corpus.
 
-Belongs here: the form of these shards (KEY.jpg|png|webp, KEY.txt, KEY.json with its source). Does not belong here:
-which pairs there are (`url_corpus`, `image_files`), reading shards (`shards`).
+Does not belong here: which pairs there are (`url_corpus`, `image_files`), reading shards (`shards`).
 """
 
 import tarfile

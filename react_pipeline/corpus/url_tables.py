@@ -1,8 +1,4 @@
-"""Tables of URLs and captions: parquet and tsv files read in batches, unusable rows counted by reason.
-
-Belongs here: finding the tables, their columns and types, which rows can be used. Does not belong here: fetching
-(`downloads`), shards (`url_corpus`).
-"""
+"""Tables of URLs and captions: parquet and tsv files read in batches, unusable rows counted by reason."""
 
 import hashlib
 from collections import Counter
@@ -29,11 +25,7 @@ class UrlRow(NamedTuple):
 
 
 def find_tables(patterns: Iterable[str]) -> list[Path]:
-    """The parquet and tsv files of absolute paths and patterns, as `find_files`.
-
-    Raises:
-        CorpusError: Naming the pattern that finds no such file.
-    """
+    """The parquet and tsv files of absolute paths and patterns; errors as of `find_files`."""
     return find_files(patterns, (".parquet", ".tsv"), "corpus.urls")
 
 

@@ -1,11 +1,8 @@
 """Vectors in files as collections publish them: `.npy`, a member of `.npz`, or a column of lists in parquet.
 
-Belongs here: reading them by name, whatever holds them. Does not belong here: which files make a collection
-(`ready_layout`), the vectors of an artifact (`embedding.parts`).
-
 A name is a path; of something inside a file it is `FILE/MEMBER`, such as `part.npz/l14_img` or `part.parquet/vector`.
 Members of `.npz` that are stored and not compressed are mapped at their offset, which numpy itself does not do. Pickles
-are never loaded; numpy maps none. Shapes: N rows, D width.
+are never loaded. Shapes: N rows, D width. Does not belong here: which files make a collection (`ready_layout`).
 """
 
 import struct

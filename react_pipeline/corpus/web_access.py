@@ -1,8 +1,5 @@
 """Access to web servers named by strangers: what may be connected to, how much is read, for how long.
 
-Belongs here: the guard that every fetch of an image goes through. Does not belong here: which images are fetched and
-what becomes of them (`downloads`), decoding them (`images`).
-
 A table of URLs could make this machine call services of its own network (server-side request forgery). So the address
 is checked where the connection is made, after names are resolved and for every redirect: a name that resolves to
 another address the second time gains nothing.
@@ -183,14 +180,11 @@ class _TlsConnection(_Guarded, http.client.HTTPSConnection):
 
 def _connect_to_public(address: tuple[str, int], timeout: Any = None, source_address: Any = None) -> socket.socket:
     host, port = address
-    found = [entry[4][:2] for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    public = [where for where in found if is_public(str(where[0]))]
-    if not public:
-        raise RefusedAccess(f"{PRIVATE_ADDRESS}: {host} is {', '.join(str(where[0]) for where in found[:3])}")
-    for number, where in enumerate(public):
+    found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    failure: OSError = RefusedAccess(f"{PRIVATE_ADDRESS}: {host} is {', '.join(found[:3])}")
+    for where in filter(is_public, found):
         try:
-            return socket.create_connection((str(where[0]), int(where[1])), timeout, source_address)
-        except OSError:
-            if number == len(public) - 1:
-                raise
-    raise AssertionError("unreachable")
+            return socket.create_connection((where, port), timeout, source_address)
+        except OSError as error:
+            failure = error
+    raise failure

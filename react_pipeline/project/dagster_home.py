@@ -1,7 +1,6 @@
 """The Dagster home: the folder of Dagster's instance, and whether `react-pipeline ui` runs over it.
 
-Belongs here: where the folder is, that it has a `dagster.yaml`, the lock of the user interfaces. Does not belong here:
-what is in the instance (Dagster), or starting anything (`commands.servers`).
+Does not belong here: what is in the instance (Dagster), or starting anything (`commands.servers`).
 """
 
 import json
@@ -51,7 +50,7 @@ def prepare_home(project_folder: Path) -> Path:
 def locked_for_ui(home: Path) -> Iterator[TextIO]:
     """Let no second `react-pipeline ui` run over a home: two daemons ask for every run twice. Gives the lock file.
 
-    A process that inherits its descriptor holds the lock too. The kernel frees it when all its holders are dead.
+    A process that inherits its descriptor holds the lock too.
 
     Raises:
         InputError: If they run already: where, and how to end them.

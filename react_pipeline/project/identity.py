@@ -1,7 +1,7 @@
 """Identity: the part of the configuration that decides an artifact, stage by stage.
 
-Belongs here: which fields change what a stage makes. Does not belong here: which stages there are (`pipeline`), content
-outside the store, which a step digests itself. A field that only changes speed or memory is in none of these.
+A field that only changes speed or memory is in none of these. Does not belong here: content outside the store, which a
+step digests itself.
 """
 
 from pathlib import Path

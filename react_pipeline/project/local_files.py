@@ -12,15 +12,12 @@ from react_pipeline.store import CorpusError
 
 
 def find_files(patterns: Iterable[str], suffixes: tuple[str, ...], field: str) -> list[Path]:
-    """The files of absolute paths and patterns: in the order of the patterns, sorted in each, each file once.
+    """The files of absolute paths and patterns (`matches`) with one of the suffixes, such as `.tar`, each once.
 
-    Args:
-        patterns: As of `matches`.
-        suffixes: Which files are meant, such as `.tar`; others are passed over.
-        field: Of `pipeline.yaml`, for the message.
+    They are in the order of the patterns, sorted in each.
 
     Raises:
-        CorpusError: Naming the field and the pattern that is wrong or finds no such file.
+        CorpusError: Naming the field of `pipeline.yaml` and the pattern that is wrong or finds no such file.
     """
     found: dict[Path, Path] = {}
     for pattern in patterns:

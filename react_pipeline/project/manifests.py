@@ -1,7 +1,6 @@
-"""Manifests: one look at a project, without reading what its artifacts hold, beyond the sizes of their files.
+"""Manifests: one look at a project, for whoever only asks what is fresh: artifacts by their manifests, not verified.
 
-Belongs here: the view for whoever only asks what is fresh. Does not belong here: anything that then reads an
-artifact's files as input of a step; that must verify them.
+Does not belong here: anything that reads an artifact's files as input of a step; that must verify them.
 """
 
 from __future__ import annotations

@@ -1,10 +1,7 @@
-"""What is outside the store, checked cheaply: names, sizes and times of files, not their bytes.
+"""What is outside the store, checked cheaply: names, sizes and times of files; of seed images also their digests.
 
-Belongs here: whether shards, a checkpoint's files or labelled images look as they did when their stage last ran, and
-the digests of seed images. Does not belong here: whether they really changed: their stage reads them when it runs.
-
-Remote shards are not looked at: thousands of requests a minute would overload a server. The schedule
-materializes `corpus`, and that asks.
+Whether a file that looks different did change shows when its stage runs. Remote shards are not looked at: thousands of
+requests a minute would overload a server. The schedule materializes `corpus`, and that asks.
 """
 
 import os
@@ -26,7 +23,6 @@ MAX_LISTED = 100_000
 """Files that one look lists; a change beyond them is seen by the schedule."""
 
 _REMOTE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
-
 
 MISSING = "missing"
 

@@ -1,7 +1,6 @@
 """A pipeline's configuration, domains and store: what every step is given.
 
-Belongs here: finding and reading them, and a domain's own settings over the pipeline's. Does not belong here: the
-form of the files (`config`), what is made from what (`lineage`).
+Does not belong here: the form of the files (`settings`), what is made from what (`lineage`).
 """
 
 from __future__ import annotations

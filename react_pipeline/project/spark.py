@@ -1,10 +1,7 @@
 """Spreading work: one function over many items, in this process or as tasks of a Spark cluster.
 
-Belongs here: the session, sending tasks, and bringing an error of a task back as ours. Does not belong here: what a
-task does (`embedding.spread`, `indexing.spread`, `corpus.downloads`).
-
-PySpark is the engine that clip-retrieval, autofaiss and img2dataset spread their own work with. Their wrappers around
-it are not used: they print, start sessions with fixed settings, and go on after a failed task.
+The wrappers of clip-retrieval, autofaiss and img2dataset around PySpark are not used: they print, start sessions with
+fixed settings, and go on after a failed task. Does not belong here: what a task does.
 """
 
 import json
@@ -69,9 +66,7 @@ def spread(
 
 @contextmanager
 def held(settings: DistributorConfig) -> Iterator[Any]:
-    """Keep one session for all that is spread within: the running one, else one that is stopped on leaving.
-
-    Locally it is None.
+    """Keep one session for all that is spread within: the running one, or one that is stopped on leaving; locally None.
 
     Raises:
         InputError: If PySpark or Java is missing, or the session cannot be started.

@@ -1,7 +1,4 @@
-"""The files of a new project: the demo's, as the wheel carries them (in a clone links to its own), and `init`'s.
-
-Belongs here: those files and copying them. Does not belong here: reading them (`settings`, `dagster_home`).
-"""
+"""The files of a new project: the demo's, as the wheel carries them (in a clone links to its own), and `init`'s."""
 
 import json
 import re
@@ -42,16 +39,12 @@ def write_demo_project(folder: Path) -> list[Path]:
 
 
 def write_project(folder: Path, corpus: str, encoder: str) -> list[Path]:
-    """Make a folder a project, ready for `react-pipeline ui`. Files that are there are kept.
+    """Make a folder a project and return what was written. Files that are there are kept.
 
     Args:
-        folder: Made if missing.
         corpus: A kind of corpus, or `datacomp`: the published embeddings of DataComp.
         encoder: `MODEL/PRETRAINED`, or a whole model, `hf-hub:organization/name` or `local-dir:folder`; the demo's
             corpus has its own.
-
-    Returns:
-        What was written.
 
     Raises:
         InputError: If the folder is a project already, or cannot be written.
