@@ -20,7 +20,7 @@ from react_pipeline.corpus.shards import IMAGE_EXTENSIONS
 from react_pipeline.corpus.text_columns import whole_table
 from react_pipeline.corpus.url_shards import SHARDS, PackedSample, pack
 from react_pipeline.lineage import resolve
-from react_pipeline.project import Project, files_below, find_files, leads_out
+from react_pipeline.project import Project, files_below, find_files, leads_out, text_of
 from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import Artifact, CorpusError, remembered_sha256, sha256_of
 
@@ -46,7 +46,7 @@ def publish_image_corpus(project: Project) -> Artifact:
     for source in sources:
         if source.is_dir():
             inside = (path for path in files_below(source) if not leads_out(path, source))
-            content += [[path.relative_to(source).as_posix(), sha256_of(path)] for path in inside]
+            content += [[text_of(path.relative_to(source)), sha256_of(path)] for path in inside]
         else:
             content.append(remembered_sha256(project.store.root, source))
 
@@ -92,7 +92,7 @@ def _read_folder(folder: Path, corpus: CorpusConfig, skipped: Counter[str]) -> I
             elif path.stat().st_size > MAX_IMAGE_BYTES:
                 skipped["too_many_bytes"] += 1
             elif caption.is_file():
-                yield path.read_bytes(), caption.read_bytes(), {"path": path.relative_to(folder).as_posix()}
+                yield path.read_bytes(), caption.read_bytes(), {"path": text_of(path.relative_to(folder))}
             else:
                 skipped["no_caption"] += 1
 

@@ -16,6 +16,7 @@ from typing import IO, Any, BinaryIO
 from react_pipeline.corpus.images import extension_of
 from react_pipeline.corpus.remote import open_remote
 from react_pipeline.corpus.remote_store import RemoteShard
+from react_pipeline.project import text_of
 from react_pipeline.store import CorpusError
 
 ShardLocation = Path | RemoteShard
@@ -117,8 +118,7 @@ def index_shard(location: ShardLocation) -> ShardIndex:
     for member in _members(location):
         if member.isdir():
             continue
-        # Names that are no UTF-8 come with surrogates, which no parquet file takes.
-        name = member.name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace").removeprefix("./")
+        name = text_of(member.name).removeprefix("./")
         if name.startswith("/") or ".." in name.split("/"):
             refused.append((name, "unsafe_name"))
         elif member.type not in _REGULAR_TYPES or member.issparse():

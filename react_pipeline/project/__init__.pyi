@@ -11,6 +11,7 @@ from .identity import other_evaluation_sets as other_evaluation_sets
 from .local_files import files_below as files_below
 from .local_files import find_files as find_files
 from .local_files import leads_out as leads_out
+from .local_files import text_of as text_of
 from .manifests import Manifests as Manifests
 from .outside import Look as Look
 from .outside import changed_since_run as changed_since_run

@@ -61,6 +61,11 @@ def files_below(folder: Path) -> Iterator[Path]:
         yield from filter(Path.is_file, (Path(directory, name) for name in sorted(files)))
 
 
+def text_of(name: object) -> str:
+    """A file's name as text; bytes that are no UTF-8, which Python keeps as surrogates, are escaped."""
+    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def leads_out(path: Path, folder: Path) -> bool:
     """Whether a file below a folder is a link to one that is not."""
     return path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))

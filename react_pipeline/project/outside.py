@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 from react_pipeline.demo import installed_versions
-from react_pipeline.project.local_files import files_below, matches
+from react_pipeline.project.local_files import files_below, matches, text_of
 from react_pipeline.project.project import Project
 from react_pipeline.settings import DomainConfig
 from react_pipeline.store import CACHE, InputError, digest_of, outside_stamp, sha256_of, write_atomically
@@ -99,7 +99,7 @@ def look_at(project: Project, files: Files) -> Look:
     rows: list[tuple[str | int, ...]] = []
     for path in islice(_local(project, files.names), MAX_LISTED):
         with suppress(OSError):  # removed while we looked
-            rows.append((str(path), *outside_stamp(path)))
+            rows.append((text_of(path), *outside_stamp(path)))
     return Look(
         f"{len(rows)} files, digest {digest_of([rows, dict(files.packages)])}",
         files.complete and len(rows) < MAX_LISTED,

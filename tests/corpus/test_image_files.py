@@ -21,6 +21,7 @@ from react_pipeline.corpus.inventory import check_shards
 from react_pipeline.corpus.shards import index_shard, open_shard, read_member
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
+from react_pipeline.project.outside import look_at, of_corpus
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorpusError
@@ -95,6 +96,8 @@ def test_a_folder_of_images_with_captions_beside_them(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"a.b{number}.jpg").write_bytes(image)
         (folder / f"a.b{number}.cap").write_text(caption)
+    for name in (b"caf\xe9.jpg", b"caf\xe9.cap"):  # Latin-1
+        (tmp_path / "files/00001" / os.fsdecode(name)).write_bytes(IMAGES[0] if name.endswith(b"jpg") else b"cafe")
     (tmp_path / "files/alone.png").write_bytes(IMAGES[0])
     monkeypatch.setattr(image_files, "MAX_IMAGE_BYTES", 100_000)
     for name in ("large.png", "large.cap", "pipe.cap", "null.cap"):
@@ -104,8 +107,10 @@ def test_a_folder_of_images_with_captions_beside_them(
     project = make(tmp_path / "files", caption_extension="cap")
     corpus = publish_corpus(project)
     assert corpus.counts["skipped"] == {"no_caption": 1, "too_many_bytes": 1}
-    assert [(image, text) for image, text, _ in pairs_in(project, corpus)] == list(zip(IMAGES, CAPTIONS, strict=True))
-    assert pairs_in(project, corpus)[3][2] == {"path": "00001/a.b3.jpg"}
+    *pairs, odd = pairs_in(project, corpus)
+    assert [(image, text) for image, text, _ in pairs] == list(zip(IMAGES, CAPTIONS, strict=True))
+    assert (pairs[3][2], odd[2]) == ({"path": "00001/a.b3.jpg"}, {"path": "00001/caf\\xe9.jpg"})
+    assert look_at(project, of_corpus(project, "all")).seen.startswith("19 files")
     (tmp_path / "files").rename(tmp_path / "moved")
     moved = make(tmp_path / "moved", caption_extension="cap")
     assert publish_corpus(moved).fingerprint == corpus.fingerprint
