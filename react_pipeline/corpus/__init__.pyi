@@ -1,4 +1,3 @@
-from .collected import SHARDS as SHARDS
 from .collected import CollectedPairs as CollectedPairs
 from .collected import collect_pairs as collect_pairs
 from .corpus import count_pairs as count_pairs
@@ -30,6 +29,7 @@ from .ready_layout import find_parts as find_parts
 from .ready_layout import unit as unit
 from .remote import find_remote as find_remote
 from .remote import identify as identify
+from .shards import SHARDS as SHARDS
 from .shards import Member as Member
 from .shards import Sample as Sample
 from .shards import ShardIndex as ShardIndex

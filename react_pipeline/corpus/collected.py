@@ -10,7 +10,6 @@ chosen (`retrieval`), where images come from (`image_source`), how they are prep
 import tarfile
 from array import array
 from collections.abc import Iterator, Mapping
-from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -23,10 +22,9 @@ from tqdm import tqdm
 
 from react_pipeline.corpus.image_source import ImageSource
 from react_pipeline.corpus.images import decode_image
-from react_pipeline.corpus.shards import add_pair
+from react_pipeline.corpus.shards import SHARDS, add_pair, new_tar, runs, shard_file
 from react_pipeline.store import Artifact, CorruptArtifact
 
-SHARDS = "shards"
 TABLE = "table.arrow"
 """The table's file, beside the tars."""
 MAX_PIXELS = 1 << 30
@@ -54,14 +52,12 @@ def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, sha
     # Ten million pairs: numbers and Arrow's buffers, and no objects.
     numbers = {name: array("q") for name in ("row", "shard", "offset", "bytes")}
     texts: dict[str, list[pa.Array]] = {name: [pa.array([], pa.large_string())] for name in ("caption", "class")}
-    shards = 0
-    while first := next(images, None):
+    for shard, run in enumerate(runs(images, shard_pairs)):
         captions, labels = [], []
-        path = directory / f"{shards:05d}.tar"
-        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
-            for pair, image in chain([first], islice(images, shard_pairs - 1)):
+        with new_tar(shard_file(directory, shard)) as tar:
+            for pair, image in run:
                 offset = tar.offset + tarfile.BLOCKSIZE  # behind the image's own header
-                for name, number in zip(numbers, (int(pair.row), shards, offset, len(image)), strict=True):
+                for name, number in zip(numbers, (int(pair.row), shard, offset, len(image)), strict=True):
                     numbers[name].append(number)
                 captions.append(pair.caption)
                 labels.append(str(pair.label))
@@ -70,7 +66,6 @@ def collect_pairs(pairs: pd.DataFrame, source: ImageSource, directory: Path, sha
                 add_pair(tar, f"{int(pair.row):09d}", image, pair.caption.encode(), about)
         texts["caption"].append(pa.array(captions, pa.large_string()))
         texts["class"].append(pa.array(labels, pa.large_string()))
-        shards += 1
     columns = {name: pa.array(np.frombuffer(column, np.int64)) for name, column in numbers.items()}
     columns |= {name: pa.concat_arrays(parts).dictionary_encode() for name, parts in texts.items()}
     write_table(directory, columns)

@@ -2,7 +2,7 @@
 
 Folders are those of img2dataset's `files` (KEY.jpg, KEY.txt) and any like them; parquet files are those of Hugging Face
 `datasets` (a struct of bytes and path) and img2dataset's `parquet`. Does not belong here: the form of the shards
-(`url_shards`), which images and captions are usable (`pairs`, when they are embedded).
+(`shards`), which images and captions are usable (`pairs`, when they are embedded).
 """
 
 from collections import Counter
@@ -16,9 +16,8 @@ from tqdm import tqdm
 
 from react_pipeline.corpus.inventory import take_stock_of
 from react_pipeline.corpus.pairs import MAX_IMAGE_BYTES
-from react_pipeline.corpus.shards import IMAGE_EXTENSIONS
+from react_pipeline.corpus.shards import IMAGE_EXTENSIONS, SHARDS, PackedSample, pack
 from react_pipeline.corpus.text_columns import whole_table
-from react_pipeline.corpus.url_shards import SHARDS, PackedSample, pack
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, files_below, find_files, leads_out, text_of
 from react_pipeline.settings import CorpusConfig

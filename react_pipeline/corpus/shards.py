@@ -1,4 +1,4 @@
-"""Tar shards as webdataset lays them out: which samples a shard holds and at which bytes.
+"""Tar shards as webdataset lays them out: which samples a shard holds and at which bytes, and writing them.
 
 Names of members are labels, never paths: nothing is ever extracted. Does not belong here: which shards make a corpus
 (`corpus`), requests to servers (`remote`), decoding (`images`).
@@ -10,8 +10,9 @@ import re
 import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, TypeVar
 
 from react_pipeline.corpus.images import extension_of
 from react_pipeline.corpus.remote import open_remote
@@ -27,11 +28,18 @@ IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 CAPTION_EXTENSION = "txt"
 METADATA_EXTENSION = "json"
 
+SHARDS = "shards"
+"""Folder of the artifacts that hold shards of their own."""
+PAIRS_PER_SHARD = 10_000
+PackedSample = tuple[str, bytes, bytes, dict[str, str]]
+"""Key, image, caption (UTF-8), and what else is known of a pair."""
+
 MAX_NAME_BYTES = 64 << 10
 """Of a long name or an extended header, which tarfile reads whole."""
 MAX_DIGITS = 100
 """In a row in an extended header; the parser of older Pythons takes the square of their number."""
 
+T = TypeVar("T")
 _MANY_DIGITS = re.compile(rb"\d{%d}" % (MAX_DIGITS + 1))
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 _REGULAR_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
@@ -150,6 +158,33 @@ def read_member(file: IO[bytes], member: Member, limit_bytes: int | None = None)
     if len(data) != wanted:
         raise CorpusError(f"{file.name}: ends within a member; materialize `corpus` again")
     return data
+
+
+def pack(samples: Iterator[PackedSample], directory: Path, first: int) -> int:
+    """Write pairs into shards from number `first` on; gives how many."""
+    shards = 0
+    for run in runs(samples, PAIRS_PER_SHARD):
+        with new_tar(shard_file(directory, first + shards)) as tar:
+            for sample in run:
+                add_pair(tar, *sample)
+        shards += 1
+    return shards
+
+
+def runs(items: Iterator[T], length: int) -> Iterator[Iterator[T]]:
+    """Cut what is not held in memory into runs, each of which must be used up before the next."""
+    for first in items:
+        yield chain([first], islice(items, length - 1))
+
+
+def shard_file(directory: Path, number: int) -> Path:
+    """The file of a shard that is written, by its number."""
+    return directory / f"{number:05d}.tar"
+
+
+def new_tar(path: Path) -> tarfile.TarFile:
+    """A tar open for writing."""
+    return tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)
 
 
 def add_pair(tar: tarfile.TarFile, key: str, image: bytes, caption: bytes, about: Mapping[str, Any]) -> None:

@@ -19,7 +19,16 @@ import pyarrow.parquet as pq
 
 from react_pipeline.corpus.downloads import download_images
 from react_pipeline.corpus.inventory import take_stock_of
-from react_pipeline.corpus.url_shards import SHARDS, pack, shard_file, take_over
+from react_pipeline.corpus.shards import (
+    SHARDS,
+    add_member,
+    index_shard,
+    new_tar,
+    open_shard,
+    pack,
+    read_member,
+    shard_file,
+)
 from react_pipeline.corpus.url_tables import UrlRow, find_tables, read_rows
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project, held
@@ -29,6 +38,7 @@ from react_pipeline.store import (
     CorpusError,
     CorruptArtifact,
     MissingArtifact,
+    link_or_copy,
     remembered_sha256,
     seal,
     sealed,
@@ -105,7 +115,7 @@ def _plan(project: Project, tables: list[Path], staging: Path) -> dict[str, Any]
     failed = pd.DataFrame(columns=FAILED_COLUMNS)
     if earlier := _earlier(project):
         wanted = {row.key for row in read_rows(tables, corpus, Counter())}
-        shards, had = take_over(earlier, wanted, staging / SHARDS)
+        shards, had = _take_over(earlier, wanted, staging / SHARDS)
         if _tried_as_hard(earlier, corpus):
             failed = pd.read_parquet(earlier.file(FAILED_FILE))
             failed = failed[failed["key"].isin(wanted)]
@@ -211,6 +221,33 @@ def _tried_as_hard(earlier: Artifact, corpus: CorpusConfig) -> bool:
         and recorded["max_pixels"] >= corpus.max_pixels
         and recorded["allow_private_addresses"] >= download.allow_private_addresses
     )
+
+
+def _take_over(earlier: Artifact, wanted: set[str], directory: Path) -> tuple[int, set[str]]:
+    """Bring over the pairs of an earlier corpus that are still wanted; whole shards become links to the same bytes.
+
+    Returns:
+        The number of shards, and the keys that they hold.
+    """
+    had: set[str] = set()
+    shards = 0
+    for name in sorted(name for name in earlier.manifest["files"] if name.startswith(f"{SHARDS}/")):
+        path = earlier.file(name)
+        index = index_shard(path)
+        kept = [sample for sample in index.samples if sample.key in wanted]
+        if not kept:
+            continue
+        target = shard_file(directory, shards)
+        if len(kept) == len(index.samples):
+            link_or_copy(path, target)
+        else:
+            with open_shard(path) as file, new_tar(target) as tar:
+                for sample in kept:
+                    for extension, member in sample.members.items():
+                        add_member(tar, f"{sample.key}.{extension}", read_member(file, member))
+        had.update(sample.key for sample in kept)
+        shards += 1
+    return shards, had
 
 
 def _write_rows(path: Path, rows: Iterator[UrlRow]) -> int:

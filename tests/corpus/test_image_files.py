@@ -15,7 +15,7 @@ import pytest
 from support_drawings import COLOURS, SHAPES, draw, encode, write_shard
 
 from react_pipeline.clip.base import publish_base
-from react_pipeline.corpus import image_files, url_shards
+from react_pipeline.corpus import image_files, shards
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.corpus.inventory import check_shards
 from react_pipeline.corpus.shards import index_shard, open_shard, read_member
@@ -69,7 +69,7 @@ def img2dataset_table(path: Path) -> None:
 def test_images_in_parquet_become_shards(
     make: Make, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(url_shards, "PAIRS_PER_SHARD", 4)
+    monkeypatch.setattr(shards, "PAIRS_PER_SHARD", 4)
     if form == "hugging_face":
         hugging_face(tmp_path / "train-00000-of-00001.parquet")
         project = make(tmp_path / "train-*.parquet", caption_column="text")

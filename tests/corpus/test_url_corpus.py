@@ -16,7 +16,7 @@ import pytest
 from support_drawings import COLOURS, SHAPES, draw, encode
 from support_web import Web, keep_img2dataset_loaded, page, served
 
-from react_pipeline.corpus import url_shards
+from react_pipeline.corpus import shards
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.corpus.inventory import check_shards
 from react_pipeline.corpus.shards import index_shard, open_shard, read_member
@@ -71,7 +71,7 @@ def pairs_in(project: Project) -> dict[str, tuple[bytes, bytes]]:
 def test_images_become_shards_and_what_was_not_available_is_on_the_ledger(
     make_project: MakeProject, web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(url_shards, "PAIRS_PER_SHARD", 5)
+    monkeypatch.setattr(shards, "PAIRS_PER_SHARD", 5)
     bad = [(f"{web.url}/page", "x"), (f"{web.url}/broken", "x"), (f"{web.url}/gone", "x")]
     table = write_table(tmp_path, [*rows_of(web, range(GOOD)), *bad, (f"{web.url}/1", "again"), (None, "x")])
     project = corpus_of(make_project, table)
