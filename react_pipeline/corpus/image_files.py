@@ -7,6 +7,7 @@ Folders are those of img2dataset's `files` (KEY.jpg, KEY.txt) and any like them;
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,9 @@ def publish_image_corpus(project: Project) -> Artifact:
     content: list[Any] = []
     for source in sources:
         if source.is_dir():
-            inside = (path for path in files_below(source) if not leads_out(path, source))
-            content += [[text_of(path.relative_to(source)), sha256_of(path)] for path in inside]
+            with _readable(source):
+                inside = (path for path in files_below(source) if not leads_out(path, source))
+                content += [[text_of(path.relative_to(source)), sha256_of(path)] for path in inside]
         else:
             content.append(remembered_sha256(project.store.root, source))
 
@@ -82,8 +84,10 @@ def _numbered(sources: list[Path], corpus: CorpusConfig, counted: Counter[str]) 
 
 
 def _read_folder(folder: Path, corpus: CorpusConfig, skipped: Counter[str]) -> Iterator[_Read]:
-    for path in files_below(folder):
-        if path.suffix.lower().removeprefix(".") in IMAGE_EXTENSIONS:
+    with _readable(folder):
+        for path in files_below(folder):
+            if path.suffix.lower().removeprefix(".") not in IMAGE_EXTENSIONS:
+                continue
             caption = path.with_name(f"{path.stem}.{corpus.caption_extension}")
             if leads_out(path, folder) or leads_out(caption, folder):
                 # Whoever made the folder could have any file of this machine copied into the corpus.
@@ -94,6 +98,14 @@ def _read_folder(folder: Path, corpus: CorpusConfig, skipped: Counter[str]) -> I
                 yield path.read_bytes(), caption.read_bytes(), {"path": text_of(path.relative_to(folder))}
             else:
                 skipped["no_caption"] += 1
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CorpusError(f"{error.filename or folder}: cannot be read ({error.strerror or error})") from error
 
 
 def _read_table(path: Path, corpus: CorpusConfig, skipped: Counter[str]) -> Iterator[_Read]:

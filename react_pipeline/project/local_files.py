@@ -32,7 +32,7 @@ def find_files(patterns: Iterable[str], suffixes: tuple[str, ...], field: str) -
                     )
                 for file in files:
                     found.setdefault(file.resolve(), file)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise CorpusError(f"{field}: {error}") from error
     return list(found.values())
 
@@ -54,11 +54,19 @@ def matches(pattern: Path) -> Iterator[tuple[Path, list[Path]]]:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """The regular files below a folder, in a stable order; links to folders are not followed."""
-    for directory, below, files in os.walk(folder):
+    """The regular files below a folder, in a stable order; links to folders are not followed.
+
+    Raises:
+        OSError: If a folder cannot be read.
+    """
+    for directory, below, files in os.walk(folder, onerror=_raise):
         below.sort()
         # A named pipe would be waited for without end, and a device may have none.
         yield from filter(Path.is_file, (Path(directory, name) for name in sorted(files)))
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def text_of(name: object) -> str:

@@ -131,7 +131,7 @@ def _local(project: Project, names: Iterable[str]) -> Iterator[Path]:
     for name in names:
         if _REMOTE.match(name):
             continue
-        with suppress(ValueError):  # of a range that is wrong, which the step reports
+        with suppress(ValueError, OSError):  # the step reports a range that is wrong, and what cannot be read
             for _, paths in matches(project.path.parent / name):
                 for path in paths:
                     yield from files_below(path) if path.is_dir() else filter(Path.is_file, (path,))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
@@ -116,6 +117,27 @@ def test_a_folder_of_images_with_captions_beside_them(
     assert publish_corpus(moved).fingerprint == corpus.fingerprint
     (tmp_path / "moved/00001/a.b3.cap").write_text("another")
     assert publish_corpus(moved).fingerprint != corpus.fingerprint
+
+
+@pytest.mark.parametrize(("what", "named"), [("scandir", "files"), ("open", "a.png")])
+def test_what_cannot_be_read_is_named(
+    make: Make, tmp_path: Path, what: str, named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files/a.png").write_bytes(IMAGES[0])
+    project = make(tmp_path / "files")
+
+    def refuse(path: Any, *given: Any, **more: Any) -> Any:
+        if str(path).endswith(named):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return original(path, *given, **more)
+
+    owner: Any = os if what == "scandir" else Path
+    original = getattr(owner, what)
+    monkeypatch.setattr(owner, what, refuse)
+    with pytest.raises(CorpusError, match=named):
+        publish_corpus(project)
+    look_at(project, of_corpus(project, "all"))
 
 
 def test_a_link_out_of_its_folder_is_counted_and_not_followed(make: Make, tmp_path: Path) -> None:
