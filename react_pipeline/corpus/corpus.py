@@ -15,9 +15,11 @@ from tqdm import tqdm
 
 from react_pipeline.corpus.image_files import find_sources, publish_image_corpus
 from react_pipeline.corpus.inventory import SHARDS_FILE, remember_locations, take_stock, take_stock_of
+from react_pipeline.corpus.ready_embeddings import publish_inventory
 from react_pipeline.corpus.remote import each, find_remote
 from react_pipeline.corpus.remote_store import RemoteShard
 from react_pipeline.corpus.shards import IMAGE_EXTENSIONS, ShardLocation, index_shard, open_shard
+from react_pipeline.corpus.url_corpus import publish_url_corpus
 from react_pipeline.corpus.url_tables import find_tables
 from react_pipeline.demo import installed_versions
 from react_pipeline.lineage import resolve
@@ -29,6 +31,7 @@ _FIELD = "corpus.shards"
 _END_BYTES = 1024
 """A tar ends with two empty blocks."""
 _PROBED_SHARDS = 8
+_OTHER_KINDS = {"images": publish_image_corpus, "urls": publish_url_corpus, "embeddings": publish_inventory}
 
 
 def publish_corpus(project: Project) -> Artifact:
@@ -47,16 +50,8 @@ def publish_corpus(project: Project) -> Artifact:
     if kind == "demo":
         inputs = resolve(project, "corpus", content={"demo": installed_versions()})
         return project.store.build(inputs, lambda staging: _write_demo(project, staging))
-    if kind == "images":
-        return publish_image_corpus(project)
-    if kind == "urls":
-        from react_pipeline.corpus.url_corpus import publish_url_corpus
-
-        return publish_url_corpus(project)
-    if kind == "embeddings":
-        from react_pipeline.corpus.ready_embeddings import publish_inventory
-
-        return publish_inventory(project)
+    if kind in _OTHER_KINDS:
+        return _OTHER_KINDS[kind](project)
     locations = locate_shards(project.config.corpus)
     table = take_stock(project.store, locations)
     content: list[list[Any]] = [[row.path.rpartition("/")[2], row.bytes, row.sha256] for row in table.itertuples()]

@@ -31,6 +31,8 @@ def find_files(patterns: Iterable[str], suffixes: tuple[str, ...], field: str) -
                         f"data/*{suffixes[0]}"
                     )
                 for file in files:
+                    if (shown := text_of(file)) != str(file):
+                        raise CorpusError(f"{field}: {shown}: its name is no UTF-8; rename it")
                     found.setdefault(file.resolve(), file)
         except (ValueError, OSError) as error:
             raise CorpusError(f"{field}: {error}") from error

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,9 @@ def test_ranges_of_local_paths_mean_shards_and_a_gap_is_named(tmp_path: Path) ->
         find_files([str(tmp_path / "{a}" / "{00..03}.tar")], *TARS)
     with pytest.raises(CorpusError, match="braces must close"):
         find_files([str(tmp_path / "{a}" / "{x}.tar")], *TARS)
+
+
+def test_a_name_that_is_no_utf8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.tar")).write_bytes(b"")
+    with pytest.raises(CorpusError, match=r"caf\\xe9\.tar: .*UTF-8"):
+        find_files([str(tmp_path / "*.tar")], *TARS)
