@@ -57,17 +57,13 @@ class Downloaded:
         images: Columns row, source_sha256: of the bytes that came, which `image_size` may have made smaller. In the
             order of the table.
         failed: The ledger: columns row, url, reason, detail, attempts. In the order of the table.
+        kept: Where the image of each row of `images` is; unlike `read` it checks nothing.
     """
 
     directory: Path
     images: pd.DataFrame
     failed: pd.DataFrame
-    _kept: dict[int, Kept] = field(repr=False)
-
-    def place(self, row: int) -> tuple[Path, int, int]:
-        """File, offset and bytes of a row of `images`; unlike `read` it checks nothing."""
-        kept = self._kept[row]
-        return kept.path, kept.offset, kept.size_bytes
+    kept: dict[int, Kept] = field(repr=False)
 
     def read(self, row: int) -> bytes:
         """The image file of a row of `images`, its digest checked.
@@ -75,7 +71,7 @@ class Downloaded:
         Raises:
             CorpusError: If the directory no longer holds what was fetched.
         """
-        kept = self._kept[row]
+        kept = self.kept[row]
         try:
             with kept.path.open("rb") as file:
                 file.seek(kept.offset)

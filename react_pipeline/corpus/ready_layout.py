@@ -209,8 +209,8 @@ def captions_of(table: pa.Table, corpus: CorpusConfig) -> list[str]:
 def unit(vectors: NDArray[np.generic]) -> NDArray[np.float32]:
     """Rows of length 1."""
     exact = vectors.astype(np.float32)
-    lengths: NDArray[np.float32] = exact / np.linalg.norm(exact, axis=1, keepdims=True)
-    return lengths
+    rows: NDArray[np.float32] = exact / np.linalg.norm(exact, axis=1, keepdims=True)
+    return rows
 
 
 def _numbers(folder: Path, name: str) -> dict[str, list[str]]:

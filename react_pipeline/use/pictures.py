@@ -160,8 +160,8 @@ def fetch_urls(pictures: Sequence[Picture], folder: Path, settings: DownloadConf
     fetched = download_images(pd.DataFrame(urls, columns=["row", "url"]), folder, settings, max_pixels)
     given = list(pictures)
     for row in map(int, fetched.images["row"]):
-        path, offset, size_bytes = fetched.place(row)
-        given[row] = replace(given[row], path=path, offset=offset, size_bytes=size_bytes)
+        kept = fetched.kept[row]
+        given[row] = replace(given[row], path=kept.path, offset=kept.offset, size_bytes=kept.size_bytes)
     for entry in fetched.failed.itertuples():
         given[int(entry.row)] = replace(given[int(entry.row)], fault=(str(entry.reason), str(entry.detail)))
     return given
