@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from react_pipeline.benchmark.summary import figure_name
-from react_pipeline.lineage import gather, gathered_is_current, resolve
+from react_pipeline.lineage import gather, resolve
 from react_pipeline.pages import escaped, markdown_table
 from react_pipeline.pipeline import STAGES
 from react_pipeline.project import Project
@@ -36,7 +36,7 @@ def compare_benchmarks(project: Project, slug: str) -> Artifact:
     differences of its data sets, sorted).
 
     Raises:
-        MissingArtifact: If the base has no fresh result, or no method has.
+        MissingArtifact: As `results_to_compare`.
     """
     results, skipped = results_to_compare(project, STAGE, slug)
     inputs = resolve(project, STAGE, slug, parents=results, content={"skipped": skipped})
@@ -55,29 +55,19 @@ def compare_benchmarks(project: Project, slug: str) -> Artifact:
     return project.store.build(inputs, write)
 
 
-def benchmark_comparison_is_current(project: Project, slug: str) -> Artifact:
-    """The published comparison, if it shows the results that there are today: `lineage.gathered_is_current`."""
-    return gathered_is_current(project, STAGE, slug, lambda: gather(project, STAGE, slug, problem_of))
-
-
 def results_to_compare(project: Project, stage: str, slug: str) -> tuple[dict[str, Artifact], dict[str, str]]:
     """As `lineage.gather`, for a stage that compares with the base.
 
     Raises:
-        MissingArtifact: If the base has no fresh result.
+        MissingArtifact: If the base has no fresh result, or no method has.
     """
-    results, skipped = gather(project, stage, slug, problem_of)
-    if "base" not in results:
-        reason = f" ({skipped['base']})" if "base" in skipped else ""
+    results, skipped = gather(project, stage, slug)
+    if "base" not in results or len(results) == 1:
+        without = "no method" if "base" in results else "the base"
+        reasons = "".join(f"; {method}: {reason}" for method, reason in skipped.items())
         (of,) = STAGES[stage].gathers
-        raise MissingArtifact(f"{slug}: the base has no result to compare with{reason}; materialize `{of}` for it")
+        raise MissingArtifact(f"{slug}: {without} has a result to compare; materialize `{of}` for it{reasons}")
     return results, skipped
-
-
-def problem_of(method: str, result: Artifact) -> str:
-    """Why a method's result cannot be compared; "" if it can."""
-    reason = result.counts.get("unavailable")
-    return f"unavailable: {reason}" if reason and method != "base" else ""
 
 
 def compare_summaries(base: pd.DataFrame, methods: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -112,7 +102,7 @@ def to_markdown(table: pd.DataFrame, skipped: Mapping[str, str]) -> str:
         parts += [f"{method}, {figure}", markdown_table(["data set", "metric", "base %", "method %", "delta"], rows)]
         parts += ["Left out:\n\n" + "\n".join(reasons)] if reasons else []
     parts += [f"- {method}: {escaped(reason)}" for method, reason in skipped.items()]
-    return "\n\n".join(part.strip() for part in parts or ["Only the base was measured."]) + "\n"
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def draw(table: pd.DataFrame, path: Path, title: str) -> None:

@@ -24,7 +24,6 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from react_pipeline.benchmark.dense_inputs import digests_of_files, read_dense_sets
 from react_pipeline.benchmark.dense_measures import (
     box_figures,
     confusion,
@@ -33,7 +32,13 @@ from react_pipeline.benchmark.dense_measures import (
     proposal_figures,
 )
 from react_pipeline.benchmark.dense_pictures import boxes_tile, map_tile, write_overlays
-from react_pipeline.benchmark.features import NO_ENCODER, has_encoder
+from react_pipeline.benchmark.inputs import (
+    checkpoint_of,
+    digests_of_files,
+    load_model,
+    read_dense_sets,
+    require_encoder,
+)
 from react_pipeline.labelled import DenseImages, Unavailable
 from react_pipeline.lineage import resolve
 from react_pipeline.pages import markdown_table
@@ -52,7 +57,6 @@ DIGEST_CHARS = 64
 """Of the SHA-256 at the beginning of each line of progress."""
 SHOWN = 3
 """Images of each set of which pictures are kept."""
-NO_ROOT = "`dense.root` is not set: give it in pipeline.yaml, and look at the data with `dense check`"
 
 
 def publish_dense(project: Project, slug: str, method: str) -> Artifact:
@@ -62,31 +66,26 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
     again.
 
     Raises:
-        InputError: Listing every set that is there and wrong, before anything is predicted.
+        InputError: If there is no `dense.root`, or the method is a linear head; or listing every set that is there and
+            wrong, before anything is predicted.
     """
+    require_encoder(method)
     dense, key = project.config.dense, method_key(project.domain(slug).slug, method)
-    reason = NO_ENCODER if not has_encoder(method) else NO_ROOT if dense.root is None else ""
-    found, missing = ([], {}) if reason else read_dense_sets(dense, slug)
-    content = {
-        "sets": {images.entry.name: images.digest() for images in found},
-        "missing": sorted(missing),
-        "unavailable": {NO_ROOT: "no root", NO_ENCODER: "no encoder"}.get(reason, ""),
-        "files": {} if reason else digests_of_files(dense, found),
-    }
+    found, missing = read_dense_sets(dense, slug)
+    digests = {images.entry.name: images.digest() for images in found}
+    files = digests_of_files(dense, found)
+    content = {"sets": digests, "missing": sorted(missing), "unavailable": "", "files": files}
     inputs = resolve(project, STAGE, key, content=content)
 
     def write(directory: Path) -> dict[str, Any]:
-        if reason:
-            return {"unavailable": reason, "images": 0}
-        checkpoint = inputs.parents.get("base_checkpoint") or inputs.parents["customized_checkpoint"]
-        measuring = _Measuring(project, slug, checkpoint, directory)
+        measuring = _Measuring(project, slug, checkpoint_of(inputs.parents), directory)
         started = time.monotonic()
         rows = [row for images in found for row in measuring.measure(images)]
         about = {entry.name: entry.task for entry in dense.sets(slug)}
         rows += [[name, about[name], "", "", np.nan, 0, why] for name, why in missing.items()]
         return {
             **_finish(directory, pd.DataFrame(rows, columns=COLUMNS), measuring.per_class, found),
-            "digests": content["sets"],
+            "digests": digests,
             "skipped_boxes": {images.entry.name: dict(images.skipped) for images in found if images.skipped},
             "seconds": round(time.monotonic() - started, 2),
         }
@@ -104,9 +103,7 @@ class _Measuring:
 
     @cached_property
     def clip(self) -> Clip:
-        from react_pipeline.clip import choose_device, load
-
-        return load(self.checkpoint.path, choose_device(self.project.config.device))
+        return load_model(self.project, self.checkpoint)
 
     def measure(self, images: DenseImages) -> list[list[Any]]:
         """The rows of one set."""

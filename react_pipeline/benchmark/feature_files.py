@@ -1,10 +1,9 @@
 """Writing the features of the benchmark's splits: encoding them, or taking them over from what was published before.
 
 Belongs here: the files of one split, and resuming after a kill. Does not belong here: which splits, and the artifact
-(`features`), encoding (`encoding`).
+(`features`), encoding (`react_pipeline.labelled`).
 """
 
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -15,11 +14,22 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from react_pipeline.benchmark.inputs import load_model
 from react_pipeline.labelled import LabelledImages
 from react_pipeline.pipeline import STAGES
 from react_pipeline.project import Project
 from react_pipeline.settings import dataset
-from react_pipeline.store import Artifact, CorruptArtifact, InputError, link_or_copy, seal, sealed
+from react_pipeline.store import (
+    MANIFEST,
+    Artifact,
+    CorruptArtifact,
+    InputError,
+    MissingArtifact,
+    link_or_copy,
+    read_manifest,
+    seal,
+    sealed,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +47,7 @@ class SplitFeatures(BaseModel):
 
     Attributes:
         digest: Of the images and labels.
-        truncated: Images whose file truncated; the decodable part is used.
+        truncated: Images whose file is truncated; the decodable part is used.
         seconds: To read and encode; those of the run that did.
     """
 
@@ -68,39 +78,27 @@ class FeatureWriter:
             left.unlink()
 
     def publish(self, images: LabelledImages, digest: str) -> None:
-        """Move the files of a split into place."""
-        kept = sealed(self._marker(images))
-        if kept is None and (kept := self._take_over(images, digest)) is None:
-            started = time.monotonic()
-            truncated = self._encode(images)
-            kept = SplitFeatures(
-                dataset=images.dataset,
-                split=images.split,
-                n=len(images),
-                expected=images.expected,
-                layout=images.layout,
-                order=images.order,
-                digest=digest,
-                truncated=truncated,
-                seconds=round(time.monotonic() - started, 2),
-            ).model_dump_json()
-            self._seal(images, kept)
-        self.splits.append(SplitFeatures.model_validate_json(kept))
+        """Write the files of a split, or link those of another artifact with the same checkpoint and images."""
+        marker = self.directory / PROGRESS / f"{images.dataset}--{images.split}.json"
+        if (about := sealed(marker)) is None:
+            about = self._take_over(images, digest) or self._encode(images, digest)
+            files = [self.directory / images.dataset / f"{images.split}{end}" for end in (".json", *self.ends)]
+            files[0].write_text(about, encoding="utf-8")
+            seal(marker, files, about)
+        self.splits.append(SplitFeatures.model_validate_json(about))
 
     def counts(self, missing: dict[str, str]) -> dict[str, Any]:
         """What the manifest says of the splits; `missing` are those that are not there, with their reasons."""
-        tests = [about for about in self.splits if about.split == "test"]
+        by_name = {f"{about.dataset}/{about.split}": about for about in self.splits}
         return {
             "images": sum(about.n for about in self.splits),
-            "datasets": len(tests),
+            "datasets": sum(about.split == "test" for about in self.splits),
             "of": len(self.project.config.elevater.dataset_names),
             "splits_taken_over": self.reused,
-            "truncated": {
-                f"{about.dataset}/{about.split}": about.truncated for about in self.splits if about.truncated
-            },
+            "truncated": {name: about.truncated for name, about in by_name.items() if about.truncated},
             "incomplete": {
-                f"{about.dataset}/{about.split}": f"{about.n} of {about.expected} images"
-                for about in self.splits
+                name: f"{about.n} of {about.expected} images"
+                for name, about in by_name.items()
                 if about.n != about.expected
             },
             "missing": missing,
@@ -110,9 +108,7 @@ class FeatureWriter:
     @cached_property
     def clip(self) -> Any:
         """The model."""
-        from react_pipeline.clip import choose_device, load
-
-        return load(self.checkpoint.path, choose_device(self.project.config.device))
+        return load_model(self.project, self.checkpoint)
 
     @cached_property
     def projection(self) -> Any:
@@ -133,10 +129,10 @@ class FeatureWriter:
         """Ends of the names of the arrays that a split has here."""
         return ARRAYS if self.projection is None else (*ARRAYS, UNPROJECTED)
 
-    def _encode(self, images: LabelledImages) -> int:
+    def _encode(self, images: LabelledImages, digest: str) -> str:
         from react_pipeline.labelled import PreprocessedImages, encode, preprocessing
 
-        config = self.project.config
+        started, config = time.monotonic(), self.project.config
         folder = self.directory / images.dataset
         preprocess = preprocessing(self.clip, squash=dataset(images.dataset).squash)
         sha256, truncated = encode(
@@ -151,43 +147,40 @@ class FeatureWriter:
         )
         np.save(folder / f"{images.split}_labels.npy", images.labels)
         np.save(folder / f"{images.split}_sha256.npy", sha256)
-        return truncated
+        return SplitFeatures(
+            dataset=images.dataset,
+            split=images.split,
+            n=len(images),
+            expected=images.expected,
+            layout=images.layout,
+            order=images.order,
+            digest=digest,
+            truncated=truncated,
+            seconds=round(time.monotonic() - started, 2),
+        ).model_dump_json()
 
     def _take_over(self, images: LabelledImages, digest: str) -> str | None:
-        """Link the files of another artifact with the same checkpoint and images; what is known of them, if any is."""
+        split = f"{images.dataset}/{images.split}"
         for artifact in self._published():
-            split = f"{images.dataset}/{images.split}"
-            encoded = (artifact.manifest.get("content") or {}).get("images", {})
             # Made without `merge_projection`, an artifact lacks an array; the images are then encoded again.
             whole = all(f"{split}{end}" in artifact.manifest["files"] for end in self.ends)
-            if encoded.get(split) == digest and whole:
-                folder = self.directory / images.dataset
+            if artifact.manifest["content"]["images"].get(split) == digest and whole:
                 for end in self.ends:
-                    (target := folder / f"{images.split}{end}").unlink(missing_ok=True)
+                    (target := self.directory / f"{split}{end}").unlink(missing_ok=True)
                     link_or_copy(artifact.file(f"{split}{end}"), target)
-                about = artifact.file(f"{split}.json").read_text(encoding="utf-8")
-                self._seal(images, about)
                 self.reused += 1
-                return about
+                return artifact.file(f"{split}.json").read_text(encoding="utf-8")
         return None
 
     def _published(self) -> Iterator[Artifact]:
         store = self.project.store
-        for manifest in sorted((store.root / STAGE).glob("*/*/*/manifest.json")):
-            slug, method, fingerprint = manifest.parts[-4:-1]
+        for path in sorted((store.root / STAGE).glob(f"*/*/*/{MANIFEST}")):
+            slug, method, fingerprint = path.parts[-4:-1]
             try:
-                recorded = json.loads(manifest.read_text(encoding="utf-8"))
+                manifest = read_manifest(path.parent, STAGE)
                 # An older version of the code may have encoded differently.
-                same_code = recorded["code_version"] == STAGES[STAGE].version
-                if same_code and self.checkpoint.fingerprint in recorded["parents"].values():
+                same_code = manifest["code_version"] == STAGES[STAGE].version
+                if same_code and self.checkpoint.fingerprint in manifest["parents"].values():
                     yield store.open(STAGE, f"{slug}/{method}", fingerprint)
-            except (ValueError, KeyError, TypeError, OSError, RecursionError, CorruptArtifact) as error:
-                logger.warning("%s: not used (%s)", manifest.parent, error)
-
-    def _marker(self, images: LabelledImages) -> Path:
-        return self.directory / PROGRESS / f"{images.dataset}--{images.split}.json"
-
-    def _seal(self, images: LabelledImages, about: str) -> None:
-        stem = self.directory / images.dataset / images.split
-        stem.with_suffix(".json").write_text(about, encoding="utf-8")
-        seal(self._marker(images), [stem.with_name(stem.name + end) for end in (".json", *self.ends)], about)
+            except (CorruptArtifact, MissingArtifact) as error:
+                logger.warning("not used: %s", error)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from react_pipeline.benchmark.features import NO_ENCODER, has_encoder
+from react_pipeline.benchmark.inputs import load_model, require_encoder
 from react_pipeline.labelled import lines_of
 from react_pipeline.lineage import fresh
 from react_pipeline.pipeline import method_key
@@ -228,16 +228,14 @@ def measure_recall(
         MissingArtifact: If the checkpoint was never made.
         StaleArtifact: If it was made from other inputs than today's.
     """
-    from react_pipeline.clip import choose_device, load
     from react_pipeline.labelled import PreprocessedImages, encode
 
-    if not has_encoder(method):
-        raise InputError(f"{method}: {NO_ENCODER}")
+    require_encoder(method)
     missing = [name for name in captioned.images if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{folder}: {len(missing)} of {len(captioned.images)} images are missing\n{lines_of(missing)}")
     place = ("base_checkpoint",) if method == "base" else ("customized_checkpoint", method_key(slug, method))
-    clip = load(fresh(project, *place).path, choose_device(project.config.device))
+    clip = load_model(project, fresh(project, *place))
     paths = [folder / name for name in captioned.images]
     images = PreprocessedImages(
         lambda number: paths[number].read_bytes(),

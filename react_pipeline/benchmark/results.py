@@ -1,7 +1,7 @@
 """Results of a checkpoint on the benchmark, as an artifact: one row a figure, means, prediction files.
 
-Belongs here: publishing, resuming after a kill, prediction files. Does not belong here: a
-single figure (`measuring`), means (`summary`), encoding (`features`), the difference to the base (`comparison`).
+Belongs here: publishing, resuming after a kill, prediction files. Does not belong here: a single figure (`measuring`),
+means (`summary`), encoding (`features`), the difference to the base (`comparison`).
 
 Files: `results.parquet`, `results.json` (`experiments.Measurement`), `summary.parquet`, `table.md`,
 `predictions/<experiment>/*.json`, and `all_predictions.zip` beside these where the experiment covers all 20 data sets
@@ -22,7 +22,8 @@ import pandas as pd
 
 from react_pipeline.benchmark.experiments import Experiment, experiments
 from react_pipeline.benchmark.feature_files import PROGRESS
-from react_pipeline.benchmark.features import Features, unavailable_reason
+from react_pipeline.benchmark.features import Features
+from react_pipeline.benchmark.inputs import checkpoint_of, load_model
 from react_pipeline.benchmark.submission import (
     FEW_SHOT_SEEDS,
     ExpectedDataset,
@@ -60,20 +61,18 @@ def publish_results(project: Project, slug: str, method: str) -> Artifact:
     """
     inputs = resolve(project, STAGE, method_key(slug, method))
     features = inputs.parents[FEATURES]
-    names = project.config.elevater.dataset_names
 
     def write(directory: Path) -> dict[str, Any]:
-        checkpoint = inputs.parents.get("base_checkpoint") or inputs.parents["customized_checkpoint"]
+        checkpoint = checkpoint_of(inputs.parents)
         measuring = _Measuring(project, f"react-{slug}-{method}", features, checkpoint, directory)
         rows = []
-        for name in names:
+        for name in project.config.elevater.dataset_names:
             if (measured := sealed(marker := directory / PROGRESS / f"{name}.json")) is None:
                 measured = measuring.measure(dataset(name))
                 seal(marker, directory.glob(f"predictions/*/*{name}.json"), measured)
             rows += measured
         remove_scratch(directory / PROGRESS)
-        planned = experiments(project.config.elevater)
-        return _finish(directory, pd.DataFrame(rows), planned, str(features.counts.get("unavailable", "")))
+        return _finish(directory, pd.DataFrame(rows), experiments(project.config.elevater))
 
     return project.store.build(inputs, write, resumable=True)
 
@@ -137,19 +136,18 @@ class _Measuring:
 
     @cached_property
     def clip(self) -> Clip:
-        from react_pipeline.clip import choose_device, load
-
-        return load(self.checkpoint.path, choose_device(self.project.config.device))
+        return load_model(self.project, self.checkpoint)
 
     def measure(self, entry: Dataset) -> list[dict[str, Any]]:
         from react_pipeline.benchmark.measuring import DatasetMeasurer, unavailable
 
         planned = experiments(self.project.config.elevater)
         self._found.clear()
-        if reason := unavailable_reason(self.features, entry.name, "test"):
-            outcomes = [unavailable(entry, experiment, reason) for experiment in planned]
+        try:
+            test = Features.read(self.features, entry.name, "test")
+        except Unavailable as error:
+            outcomes = [unavailable(entry, experiment, error.reason) for experiment in planned]
             return [row.model_dump() for outcome in outcomes for row in outcome.measurements]
-        test = Features.read(self.features, entry.name, "test")
         measurer = DatasetMeasurer(self.clip, entry, test, self.project.config.elevater)
         rows = []
         for experiment in planned:
@@ -209,7 +207,7 @@ class _Measuring:
         write_prediction(prediction, self.directory / "predictions" / experiment.folder)
 
 
-def _finish(directory: Path, rows: pd.DataFrame, planned: Sequence[Experiment], reason: str) -> dict[str, Any]:
+def _finish(directory: Path, rows: pd.DataFrame, planned: Sequence[Experiment]) -> dict[str, Any]:
     rows = rows.astype({"value": "float64", "learning_rate": "float64", "weight_decay": "float64"})
     rows.to_parquet(directory / "results.parquet", index=False)
     (directory / "results.json").write_text(rows.to_json(orient="records", indent=1) + "\n", encoding="utf-8")
@@ -236,7 +234,6 @@ def _finish(directory: Path, rows: pd.DataFrame, planned: Sequence[Experiment], 
         "datasets_with_fewer_images": len(fewer_images(summary)),
         "submissions": list(_submissions(directory, planned)) if in_order else [],
         "seconds": round(float(rows.drop_duplicates(["dataset", "adaptation", "shots", "seed"])["seconds"].sum()), 2),
-        **({"unavailable": reason} if reason else {}),
     }
 
 
