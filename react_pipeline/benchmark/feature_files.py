@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from react_pipeline.benchmark.inputs import load_model
+from react_pipeline.benchmark.inputs import PROGRESS, load_model
 from react_pipeline.labelled import LabelledImages
 from react_pipeline.pipeline import STAGES
 from react_pipeline.project import Project
@@ -36,8 +36,6 @@ logger = logging.getLogger(__name__)
 STAGE = "benchmark_features"
 ARRAYS = (".npy", "_labels.npy", "_sha256.npy")
 """Ends of the names of a split's arrays: features, labels, SHA-256 of each image's file."""
-PROGRESS = "progress"
-"""Folder of the markers of finished splits, in staging alone."""
 UNPROJECTED = "_unprojected.npy"
 """The same of features before the tower's last projection, where a probe with a merged projection is asked for."""
 

@@ -15,8 +15,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from react_pipeline.benchmark.feature_files import PROGRESS, STAGE, UNPROJECTED, FeatureWriter, SplitFeatures
-from react_pipeline.benchmark.inputs import checkpoint_of, read_all, require_encoder
+from react_pipeline.benchmark.feature_files import STAGE, UNPROJECTED, FeatureWriter, SplitFeatures
+from react_pipeline.benchmark.inputs import PROGRESS, checkpoint_of, read_all, require_encoder
 from react_pipeline.labelled import LabelledImages, Unavailable, read_dataset
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 Place = TypeVar("Place")
 Data = TypeVar("Data")
 
+PROGRESS = "progress"
+"""Folder of the markers of what is finished, in staging alone."""
+
 
 def require_encoder(method: str) -> None:
     """Refuse a method that has no image tower of its own.

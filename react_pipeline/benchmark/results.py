@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from react_pipeline.benchmark.experiments import Experiment, experiments
-from react_pipeline.benchmark.feature_files import PROGRESS
 from react_pipeline.benchmark.features import Features
-from react_pipeline.benchmark.inputs import checkpoint_of, load_model
+from react_pipeline.benchmark.inputs import PROGRESS, checkpoint_of, load_model
 from react_pipeline.benchmark.submission import (
     FEW_SHOT_SEEDS,
     ExpectedDataset,
