@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 from react_pipeline.benchmark.experiments import Experiment, Measurement
 from react_pipeline.benchmark.features import Features
 from react_pipeline.benchmark.finetune import ImageExamples, fine_tune, projection_of
-from react_pipeline.benchmark.head import Head, HeadSettings
+from react_pipeline.benchmark.head import Head
 from react_pipeline.benchmark.metrics import measure
 from react_pipeline.benchmark.probe import FeatureExamples, linear_probe
 from react_pipeline.benchmark.shots import split_training
@@ -118,10 +118,9 @@ class DatasetMeasurer:
         )
         starts_at_text = self.config.head_start == "text"
         head = Head.from_text(self.head) if starts_at_text else Head.random(n_classes, self.clip.dimension)
-        settings = HeadSettings(metric=self.entry.metric)
         if images:
             merge = self.config.merge_projection
-            return fine_tune(self.clip, images[0], images[1], head, split, settings, merge_projection=merge)
+            return fine_tune(self.clip, *images, head, split, self.entry.metric, merge_projection=merge)
         device, parts = self.clip.device, (train, self.test)
         arrays = [part.features for part in parts]
         if self.config.merge_projection:
@@ -131,7 +130,7 @@ class DatasetMeasurer:
             FeatureExamples(torch.from_numpy(features).to(device), torch.from_numpy(part.labels).to(device))
             for features, part in zip(arrays, parts, strict=True)
         ]
-        return linear_probe(examples[0], examples[1], head, split, settings)
+        return linear_probe(*examples, head, split, self.entry.metric)
 
 
 def _unprojected(part: Features) -> NDArray[np.float32]:

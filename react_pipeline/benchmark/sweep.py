@@ -35,9 +35,9 @@ class Trial:
     weight_decay: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class Curve:
-    """How one trial went.
+    """How one trial goes.
 
     Attributes:
         scores: The metric on the evaluated images after each epoch, fractions; shorter if the trial failed.
@@ -47,7 +47,7 @@ class Curve:
     """
 
     trial: Trial
-    scores: tuple[float, ...]
+    scores: list[float] = field(default_factory=list)
     failure: str = ""
     best_probabilities: NDArray[np.float32] | None = field(default=None, repr=False)
     last_probabilities: NDArray[np.float32] | None = field(default=None, repr=False)

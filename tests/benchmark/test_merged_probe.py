@@ -18,7 +18,7 @@ from support_elevater import write_elevater
 
 from react_pipeline.benchmark.experiments import Experiment
 from react_pipeline.benchmark.features import Features, publish_features
-from react_pipeline.benchmark.head import Head, HeadSettings
+from react_pipeline.benchmark.head import Head
 from react_pipeline.benchmark.measuring import DatasetMeasurer
 from react_pipeline.benchmark.probe import FeatureExamples, linear_probe
 from react_pipeline.benchmark.results import publish_results
@@ -91,7 +91,7 @@ def test_figures_equal_a_probe_by_hand_on_features_of_a_tower_without_its_projec
     assert train.features.shape[1] == W
     merged = Head(head.weight @ projection.T, head.bias)
     split = split_training(train.labels.numpy(), n_classes=7, shots=5, seed=0)
-    expected = linear_probe(train, test, merged, split, HeadSettings())
+    expected = linear_probe(train, test, merged, split, "accuracy")
     assert rows.loc[("linear-probe", "clean"), "value"] == expected.clean
     assert rows.loc[("linear-probe", "elevater"), "value"] == expected.elevater
     assert rows.loc[("linear-probe", "clean"), "learning_rate"] == expected.search.best.learning_rate
