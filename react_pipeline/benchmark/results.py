@@ -10,7 +10,6 @@ of an ELEVATER copy (and few-shot the seeds 0, 1 and 2).
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from react_pipeline.benchmark.submission import (
     ExpectedDataset,
     Prediction,
     check_submission,
+    dataset_of,
     mean_head_params,
     write_prediction,
     write_submission,
@@ -244,7 +244,7 @@ def _submissions(directory: Path, planned: Sequence[Experiment]) -> Iterator[str
     few_shot = {experiment.folder for experiment in planned if experiment.shots > 0}
     for name, mine in seeds.items():
         folder = directory / "predictions" / name
-        predicted = Counter(re.sub(r"^seed\d+_", "", path.stem) for path in folder.glob("*.json"))
+        predicted = Counter(map(dataset_of, folder.glob("*.json")))
         right_seeds = tuple(mine) == FEW_SHOT_SEEDS if name in few_shot else mine == [0]
         if right_seeds and all(predicted[dataset_name] == len(mine) for dataset_name in DATASETS):
             write_submission(folder)
