@@ -5,16 +5,16 @@ retrieval of training pairs (`react_pipeline.retrieval`). Shapes: N images, M ca
 """
 
 import csv
-import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
 
 from react_pipeline.benchmark.inputs import load_model, require_encoder
 from react_pipeline.labelled import lines_of
@@ -26,6 +26,7 @@ from react_pipeline.store import InputError
 CAPTIONS_PER_IMAGE = 5
 """Some COCO images have six or seven; the usual figures are of the first five."""
 
+KS = 1, 5, 10
 BLOCK_BYTES = 64 * 2**20
 """Similarities that are in memory at a time."""
 
@@ -58,40 +59,51 @@ class RetrievalRecall:
 
     image_to_text: dict[int, float]
     text_to_image: dict[int, float]
-    n_images: int
-    n_captions: int
 
 
-def read_karpathy(
-    path: Path, split: str = "test", captions_per_image: int | None = CAPTIONS_PER_IMAGE
-) -> CaptionedImages:
+class _Sentence(BaseModel):
+    raw: str
+
+
+class _Image(BaseModel):
+    filename: str
+    filepath: str = ""
+    split: str
+    sentences: list[_Sentence]
+
+
+class _Karpathy(BaseModel):
+    images: list[_Image]
+
+
+def read_karpathy(path: Path, split: str = "test", captions_per_image: int = CAPTIONS_PER_IMAGE) -> CaptionedImages:
     """Read Karpathy's JSON (`dataset_flickr30k.json`, `dataset_coco.json`).
 
     Args:
         path: The JSON: `images`, each with `filename`, perhaps `filepath` (its folder), `split` and `sentences` with
             `raw`.
-        captions_per_image: Keep the first so many; None keeps all.
+        captions_per_image: Keep the first so many.
 
     Raises:
         InputError: If the file cannot be read, lacks a field, or has no image of this split.
     """
     try:
-        images = json.loads(path.read_text(encoding="utf-8"))["images"]
-        chosen = [(number, image) for number, image in enumerate(images) if image["split"] == split]
-        rows = [
-            (str(PurePosixPath(folder, name)), text)
-            for number, image in chosen
-            for folder, name in [_texts(number, filepath=image.get("filepath", ""), filename=image["filename"])]
-            for sentence in image["sentences"]
-            for (text,) in [_texts(number, raw=sentence["raw"])]
-        ]
-        splits = sorted({str(image["split"]) for image in images})
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: is not Karpathy's JSON; missing or of another kind: {error}") from error
+        images = _Karpathy.model_validate_json(path.read_bytes()).images
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: is not Karpathy's JSON: {where}: {first['msg']}") from error
+    rows = [
+        (str(PurePosixPath(image.filepath, image.filename)), sentence.raw)
+        for image in images
+        if image.split == split
+        for sentence in image.sentences
+    ]
     if not rows:
-        raise InputError(f"{path}: no captioned image of the split {split!r}; it has {', '.join(splits) or 'none'}")
+        splits = ", ".join(sorted({image.split for image in images})) or "none"
+        raise InputError(f"{path}: no captioned image of the split {split!r}; it has {splits}")
     return _collect(path, rows, captions_per_image)
 
 
@@ -100,7 +112,7 @@ def read_caption_csv(
     image_column: str = "image",
     caption_column: str = "caption",
     delimiter: str = ",",
-    captions_per_image: int | None = CAPTIONS_PER_IMAGE,
+    captions_per_image: int = CAPTIONS_PER_IMAGE,
 ) -> CaptionedImages:
     """Read a table with a header and one caption a row; rows of the same image need not be adjacent.
 
@@ -128,10 +140,9 @@ def recall(
     image_vectors: NDArray[np.floating[Any]],
     text_vectors: NDArray[np.floating[Any]],
     image_of_caption: NDArray[np.int64],
-    ks: Sequence[int] = (1, 5, 10),
     block_bytes: int = BLOCK_BYTES,
 ) -> RetrievalRecall:
-    """Recall at k of images by captions and of captions by images.
+    """Recall at `KS` of images by captions and of captions by images.
 
     Of equal similarities the item with the lower number ranks first, whether right or wrong: order decides, never luck.
 
@@ -142,22 +153,16 @@ def recall(
         block_bytes: Bounds the memory for similarities.
 
     Raises:
-        InputError: If shapes do not fit, a value is not finite, or an image has no caption.
+        InputError: If a value is not finite.
     """
-    n_images, n_captions = len(image_vectors), len(text_vectors)
-    if image_vectors.ndim != 2 or image_vectors.shape[1:] != text_vectors.shape[1:] or not n_images * n_captions:
-        raise InputError(f"vectors: images {image_vectors.shape} and captions {text_vectors.shape} do not fit together")
-    if image_of_caption.shape != (n_captions,) or not np.array_equal(np.unique(image_of_caption), np.arange(n_images)):
-        raise InputError(f"image_of_caption: must name each of the {n_images} images, once for each of its captions")
     if not (np.isfinite(image_vectors).all() and np.isfinite(text_vectors).all()):
         raise InputError("vectors: some values are not finite; encode again in float32")
-    by_image = _ranks(image_vectors, text_vectors, np.arange(n_images), image_of_caption, block_bytes)
-    by_text = _ranks(text_vectors, image_vectors, image_of_caption, np.arange(n_images), block_bytes)
+    images = np.arange(len(image_vectors))
+    by_image = _ranks(image_vectors, text_vectors, images, image_of_caption, block_bytes)
+    by_text = _ranks(text_vectors, image_vectors, image_of_caption, images, block_bytes)
     return RetrievalRecall(
-        image_to_text={k: float(np.mean(by_image < k)) for k in ks},
-        text_to_image={k: float(np.mean(by_text < k)) for k in ks},
-        n_images=n_images,
-        n_captions=n_captions,
+        image_to_text={k: float(np.mean(by_image < k)) for k in KS},
+        text_to_image={k: float(np.mean(by_text < k)) for k in KS},
     )
 
 
@@ -183,14 +188,7 @@ def _ranks(
     return ranks
 
 
-def _texts(number: int, **fields: Any) -> tuple[str, ...]:
-    for name, value in fields.items():
-        if not isinstance(value, str):
-            raise TypeError(f"images[{number}]: {name} is {value!r}, which is no text")
-    return tuple(fields.values())
-
-
-def _collect(path: Path, rows: Iterable[tuple[str, str]], captions_per_image: int | None) -> CaptionedImages:
+def _collect(path: Path, rows: Iterable[tuple[str, str]], captions_per_image: int) -> CaptionedImages:
     numbers: dict[str, int] = {}
     captions: list[str] = []
     image_of_caption: list[int] = []
@@ -201,7 +199,7 @@ def _collect(path: Path, rows: Iterable[tuple[str, str]], captions_per_image: in
             dropped["no_image"] += 1
         elif not caption.strip():
             dropped["empty_caption"] += 1
-        elif captions_per_image is not None and kept[image] >= captions_per_image:
+        elif kept[image] >= captions_per_image:
             dropped["more_captions_than_counted"] += 1
         elif PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts:
             raise InputError(f"{path}: the image {image!r} leads out of the folder of the images; use relative paths")

@@ -129,7 +129,8 @@ def retrieval(
     from react_pipeline.benchmark import measure_recall
 
     found = measure_recall(project, captioned, images, domain, method or "base")
-    typer.echo(f"{found.n_images:,} images, {found.n_captions:,} captions; left out: {captioned.dropped or 'none'}")
+    counts = f"{len(captioned.images):,} images, {len(captioned.captions):,} captions"
+    typer.echo(f"{counts}; left out: {captioned.dropped or 'none'}")
     ways = (("image to text", found.image_to_text), ("text to image", found.text_to_image))
     rows = [["", name, *(f"{100 * value:.1f}" for value in values.values())] for name, values in ways]
     print_table(["", "", *(f"R@{k} %" for k in found.image_to_text)], rows, right=5)
