@@ -105,17 +105,14 @@ class Inputs:
     content: Any = None
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """All of it as plain values, parents by their fingerprints."""
+        return {**vars(self), "parents": {name: parent.fingerprint for name, parent in self.parents.items()}}
+
+    @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits over all inputs; equal inputs give equal fingerprints."""
-        identity = {
-            "stage": self.stage,
-            "key": self.key,
-            "config": self.config,
-            "content": self.content,
-            "parents": {name: parent.fingerprint for name, parent in self.parents.items()},
-            "code_version": self.code_version,
-        }
-        return digest_of(identity)
+        return digest_of(self.identity)
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
@@ -212,13 +209,8 @@ def manifest_of(inputs: Inputs, staging: Path, counts: dict[str, Any]) -> dict[s
     files = sorted(path for path in staging.rglob("*") if path.is_file() and path.name != MANIFEST)
     manifest = {
         "format": FORMAT,
-        "stage": inputs.stage,
-        "key": inputs.key,
         "fingerprint": inputs.fingerprint,
-        "config": inputs.config,
-        "content": inputs.content,
-        "parents": {name: parent.fingerprint for name, parent in inputs.parents.items()},
-        "code_version": inputs.code_version,
+        **inputs.identity,
         "files": {
             path.relative_to(staging).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
             for path in files
