@@ -63,7 +63,8 @@ def compare(results: Mapping[str, Artifact]) -> tuple[pd.DataFrame, dict[str, st
         results: By method, the base among them.
     """
     tables = {name: pd.read_parquet(found.file("results.parquet")) for name, found in results.items()}
-    base, parts = tables.pop("base"), []
+    tables = {name: table[table["value"].notna() & (table["figure"] != "classes")] for name, table in tables.items()}
+    base, parts = tables.pop("base")[[*PLACE, "value"]].rename(columns={"value": "base"}), []
     left_out = {
         f"{name}, {place}": str(reason)
         for name, found in results.items()
@@ -74,16 +75,9 @@ def compare(results: Mapping[str, Artifact]) -> tuple[pd.DataFrame, dict[str, st
         others = [name for name in mine if name in theirs and mine[name] != theirs[name]]
         why = "measured on other images than the base; rematerialize both"
         left_out |= {f"{method}, {name}": why for name in others}
-        joined = theirs_and_mine(base, table[~table["set"].isin(others) & (table["figure"] != "classes")])
+        joined = base.merge(table.loc[~table["set"].isin(others), [*PLACE, "value", "n"]], on=PLACE)
         parts.append(joined.assign(method=method, delta=joined["value"] - joined["base"]))
     return pd.concat(parts)[COLUMNS], left_out
-
-
-def theirs_and_mine(base: pd.DataFrame, mine: pd.DataFrame) -> pd.DataFrame:
-    """The figures that both tables have, as `base` and `value`."""
-    columns = [*PLACE, "value"]
-    theirs = base.loc[base["value"].notna(), columns].rename(columns={"value": "base"})
-    return theirs.merge(mine.loc[mine["value"].notna(), [*columns, "n"]], on=PLACE)
 
 
 def _counts(table: pd.DataFrame) -> dict[str, Any]:

@@ -25,10 +25,13 @@ from react_pipeline.store import InputError
 
 CAPTIONS_PER_IMAGE = 5
 """Some COCO images have six or seven; the usual figures are of the first five."""
-
 KS = 1, 5, 10
 BLOCK_BYTES = 64 * 2**20
 """Similarities that are in memory at a time."""
+
+Recall = dict[str, dict[int, float]]
+"""`image to text`: for each k of `KS`, the fraction of the images with one of their captions among the first k;
+`text to image`: the fraction of the captions with their image among the first k."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +49,6 @@ class CaptionedImages:
     captions: tuple[str, ...]
     image_of_caption: NDArray[np.int64]
     dropped: dict[str, int]
-
-
-@dataclass(frozen=True)
-class RetrievalRecall:
-    """Recall at several k, as fractions.
-
-    Attributes:
-        image_to_text: For each k, the fraction of the images with one of their captions among the first k.
-        text_to_image: For each k, the fraction of the captions with their image among the first k.
-    """
-
-    image_to_text: dict[int, float]
-    text_to_image: dict[int, float]
 
 
 class _Sentence(BaseModel):
@@ -80,8 +70,6 @@ def read_karpathy(path: Path, split: str = "test", captions_per_image: int = CAP
     """Read Karpathy's JSON (`dataset_flickr30k.json`, `dataset_coco.json`).
 
     Args:
-        path: The JSON: `images`, each with `filename`, perhaps `filepath` (its folder), `split` and `sentences` with
-            `raw`.
         captions_per_image: Keep the first so many.
 
     Raises:
@@ -141,8 +129,8 @@ def recall(
     text_vectors: NDArray[np.floating[Any]],
     image_of_caption: NDArray[np.int64],
     block_bytes: int = BLOCK_BYTES,
-) -> RetrievalRecall:
-    """Recall at `KS` of images by captions and of captions by images.
+) -> Recall:
+    """Recall both ways.
 
     Of equal similarities the item with the lower number ranks first, whether right or wrong: order decides, never luck.
 
@@ -160,10 +148,8 @@ def recall(
     images = np.arange(len(image_vectors))
     by_image = _ranks(image_vectors, text_vectors, images, image_of_caption, block_bytes)
     by_text = _ranks(text_vectors, image_vectors, image_of_caption, images, block_bytes)
-    return RetrievalRecall(
-        image_to_text={k: float(np.mean(by_image < k)) for k in KS},
-        text_to_image={k: float(np.mean(by_text < k)) for k in KS},
-    )
+    ranks = {"image to text": by_image, "text to image": by_text}
+    return {way: {k: float(np.mean(before < k)) for k in KS} for way, before in ranks.items()}
 
 
 def _ranks(
@@ -214,8 +200,8 @@ def _collect(path: Path, rows: Iterable[tuple[str, str]], captions_per_image: in
 
 def measure_recall(
     project: Project, captioned: CaptionedImages, folder: Path, slug: str = "", method: str = "base"
-) -> RetrievalRecall:
-    """Recall at 1, 5 and 10 of captions by images and of images by captions.
+) -> Recall:
+    """Recall of one checkpoint both ways.
 
     Args:
         folder: What the images' paths are relative to.

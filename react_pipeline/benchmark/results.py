@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,7 +177,10 @@ class _Measuring:
         if about.digest not in self._found:
             found = read_dataset(config.elevater.root or Path(), about.dataset, about.split, warn=False)
             if found.digest() != about.digest:
-                raise _changed(self.features, about.dataset, about.split)
+                raise StaleArtifact(
+                    f"{about.dataset}, split {about.split}: its images changed since they were encoded; rematerialize "
+                    f"`{self.features.stage}` for {self.features.key!r}"
+                )
             self._found[about.digest] = found
         found = self._found[about.digest]
         preprocess = preprocessing(self.clip, squash=dataset(about.dataset).squash)
@@ -238,21 +243,12 @@ def _finish(directory: Path, rows: pd.DataFrame, planned: Sequence[Experiment]) 
 
 def _submissions(directory: Path, planned: Sequence[Experiment]) -> Iterator[str]:
     """Write the zip of each experiment that the leaderboard would show an average of, and name its folder."""
-    seeds: dict[str, list[int]] = {}
-    for experiment in planned:
-        seeds.setdefault(experiment.folder, []).append(experiment.seed)
-    few_shot = {experiment.folder for experiment in planned if experiment.shots > 0}
-    for name, mine in seeds.items():
+    for name, experiments_of_it in groupby(planned, key=attrgetter("folder")):
+        mine = list(experiments_of_it)
         folder = directory / "predictions" / name
         predicted = Counter(map(dataset_of, folder.glob("*.json")))
-        right_seeds = tuple(mine) == FEW_SHOT_SEEDS if name in few_shot else mine == [0]
+        wanted_seeds = FEW_SHOT_SEEDS if mine[0].shots > 0 else (0,)
+        right_seeds = tuple(experiment.seed for experiment in mine) == wanted_seeds
         if right_seeds and all(predicted[dataset_name] == len(mine) for dataset_name in DATASETS):
             write_submission(folder)
             yield name
-
-
-def _changed(features: Artifact, name: str, split: str) -> StaleArtifact:
-    return StaleArtifact(
-        f"{name}, split {split}: its images changed since they were encoded; rematerialize `{features.stage}` for "
-        f"{features.key!r}"
-    )

@@ -131,9 +131,8 @@ def retrieval(
     found = measure_recall(project, captioned, images, domain, method or "base")
     counts = f"{len(captioned.images):,} images, {len(captioned.captions):,} captions"
     typer.echo(f"{counts}; left out: {captioned.dropped or 'none'}")
-    ways = (("image to text", found.image_to_text), ("text to image", found.text_to_image))
-    rows = [["", name, *(f"{100 * value:.1f}" for value in values.values())] for name, values in ways]
-    print_table(["", "", *(f"R@{k} %" for k in found.image_to_text)], rows, right=5)
+    rows = [["", way, *(f"{100 * value:.1f}" for value in values.values())] for way, values in found.items()]
+    print_table(["", "", *(f"R@{k} %" for k in found["image to text"])], rows, right=5)
 
 
 def _require_folder(root: Path) -> None:

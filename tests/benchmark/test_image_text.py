@@ -45,21 +45,21 @@ def test_recall_equals_brute_force_at_any_block_size(ties: bool, block_bytes: in
     texts = (images[image_of_caption] + noise).astype(images.dtype)
     found = recall(images, texts, image_of_caption, block_bytes=block_bytes)
     for k in (1, 5, 10):
-        assert (found.image_to_text[k], found.text_to_image[k]) == brute_force(images, texts, image_of_caption, k)
+        assert (found["image to text"][k], found["text to image"][k]) == brute_force(images, texts, image_of_caption, k)
 
 
 def test_vectors_that_are_all_equal_rank_by_number() -> None:
     vectors = np.ones((20, 2), dtype=np.float32)
     found = recall(vectors, vectors, np.arange(20))
-    assert found.image_to_text == found.text_to_image == {1: 1 / 20, 5: 5 / 20, 10: 10 / 20}
+    assert found["image to text"] == found["text to image"] == {1: 1 / 20, 5: 5 / 20, 10: 10 / 20}
 
 
 def test_any_of_an_images_captions_counts() -> None:
     images = np.eye(2, dtype=np.float32)
     texts = np.array([[0.0, 0.1], [1.0, 0.0], [0.0, 1.0]], dtype=np.float32)
     found = recall(images, texts, np.array([0, 0, 1]))
-    assert found.image_to_text[1] == 1.0
-    assert found.text_to_image[1] == pytest.approx(2 / 3)
+    assert found["image to text"][1] == 1.0
+    assert found["text to image"][1] == pytest.approx(2 / 3)
 
 
 def test_vectors_that_are_not_finite_are_refused() -> None:
