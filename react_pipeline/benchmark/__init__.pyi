@@ -14,6 +14,6 @@ from .image_text import read_caption_csv as read_caption_csv
 from .image_text import read_karpathy as read_karpathy
 from .results import STAGE as STAGE
 from .results import collect_submission as collect_submission
-from .results import expected_predictions as expected_predictions
 from .results import publish_results as publish_results
 from .submission import check_submission as check_submission
+from .submission import expected_datasets as expected_datasets

@@ -1,7 +1,6 @@
 """A report of which data sets are present, complete and valid.
 
-Belongs here: what `react-pipeline elevater check` says. Does not belong here: printing it. No model is loaded; torch
-only if torchvision's own layout of some data set is found.
+No model is loaded; torch only if torchvision's own layout of some data set is found.
 """
 
 import json

@@ -1,9 +1,7 @@
 """Comparison on the benchmark: the base beside each method of a domain, data set by data set.
 
-Belongs here: which figures may be compared, differences and their mean, the table and the figure. Does not belong here:
-measuring (`results`), comparing methods on a domain's own labelled images (`react_pipeline.evaluation.comparison`).
-
 A data set counts only if both sides measured it, on the same images. Means are over these data sets, for the base too.
+Does not belong here: measuring (`results`), a domain's own labelled images (`react_pipeline.evaluation`).
 """
 
 import json

@@ -1,7 +1,6 @@
 """The benchmark's data sets as domain files: one each, and one of all their classes together.
 
-Belongs here: what these files say. Does not belong here: domain files in general
-(`react_pipeline.commands.domains`).
+Does not belong here: domain files in general (`react_pipeline.commands`).
 """
 
 from collections.abc import Mapping
@@ -18,11 +17,6 @@ UNION = "elevater"
 """Slug of the domain of all classes."""
 
 
-def slug_of(name: str) -> str:
-    """The slug of a data set's domain: its name, with hyphens for what a slug cannot hold."""
-    return name.replace("_", "-").lower()
-
-
 def domain_of(entry: Dataset, root: Path) -> dict[str, Any]:
     """The domain of one data set: its names, aliases, templates, and its test images at `root`.
 
@@ -30,7 +24,7 @@ def domain_of(entry: Dataset, root: Path) -> dict[str, Any]:
     """
     evaluation = {"name": entry.name, "kind": "elevater", "path": str(root), "dataset": entry.name}
     return {
-        "slug": slug_of(entry.name),
+        "slug": entry.name.replace("_", "-").lower(),
         "title": entry.title,
         "description": f"{entry.name} of ELEVATER.",
         "classes": [_class(names[0], names[1:]) for names in entry.aliases],

@@ -1,12 +1,8 @@
 """Fine-tuning: the image tower and a linear head train together, as ELEVATER does.
 
-Belongs here: a classifier made of a copy of the tower and a head, and its training on images. Does not belong here:
-which trials to run (`sweep`), reading images, heads on fixed features (`probe`).
-
-The tower changes with each step, so nothing can be computed once: a trial encodes every image in every epoch, and
-trials run one after another, each on a fresh copy. The given model is never changed; its text tower and its logit scale
-have no part in the training. Shapes: N images of H x W pixels, B of them in a batch, D width of the features, C
-classes.
+A trial encodes every image in every epoch, and trials run one after another, each on a fresh copy of the tower. Does
+not belong here: the head (`head`), which trials to run (`sweep`), reading images. Shapes: N images of H x W pixels, B
+of them in a batch, D width of the features, C classes.
 """
 
 from collections.abc import Callable
@@ -69,8 +65,8 @@ def projection_of(visual: Any) -> Tensor:
 def take_projection(visual: Any) -> Tensor:
     """Take the last projection (W, D) out of an image tower, which then gives features of width W.
 
-    Together with `Head.merged` this is the benchmark's option to train projection and head as one matrix. The tower is
-    changed in place. Errors as of `projection_of`.
+    With `Head.merged` this is the benchmark's option to train projection and head as one matrix. The tower is changed
+    in place. Errors as of `projection_of`.
     """
     projection = projection_of(visual)
     visual.proj = None
@@ -87,11 +83,7 @@ def fine_tune(
     *,
     merge_projection: bool = False,
 ) -> Adaptation:
-    """Search and fine-tune; see `sweep.adapt` for the other arguments and errors.
-
-    Args:
-        head: The start of the head, for features of width D.
-    """
+    """Search and fine-tune: `sweep.adapt`. The head is for features of width D; the given model is never changed."""
 
     def train_trials(train: ImageExamples, evaluation: ImageExamples, trials: list[Trial], **how: Any) -> list[Curve]:
         how["merge_projection"] = merge_projection

@@ -1,8 +1,7 @@
 """A linear head as ELEVATER builds it: where it starts, its loss, its batches, how it is scored.
 
-Belongs here: what training a head alone (`probe`) and with the tower (`finetune`) have in common. Does not belong here:
-training loops, which trials to run (`sweep`). Shapes: N examples, B of them in a batch, D width of the features, C
-classes, T trials.
+Does not belong here: training it alone (`probe`) and with the tower (`finetune`). Shapes: N examples, B of them in a
+batch, D width of the features, C classes, T trials.
 """
 
 from collections.abc import Iterator
@@ -45,11 +44,7 @@ class Head:
         return cls(layer.weight.detach(), layer.bias.detach())
 
     def merged(self, projection: Tensor) -> Self:
-        """The head for features before the tower's projection (W, D): the same logits, the projection in the weight.
-
-        The features that it is trained on must then be of width W: those of a tower without its projection
-        (`finetune.take_projection`), or for a probe `Features.unprojected`.
-        """
+        """The head for features of width W before the tower's projection (W, D): the same logits."""
         return type(self)(self.weight @ projection.T.to(self.weight), self.bias)
 
 

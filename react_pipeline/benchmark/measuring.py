@@ -1,7 +1,7 @@
 """Measuring one data set of the benchmark: zero-shot, and after training on its shots.
 
-Belongs here: how features and the table give a figure. Does not belong here: training (`probe`, `finetune`), metrics,
-what is published (`results`). Shapes: N images, C classes, D width.
+Does not belong here: training (`probe`, `finetune`), metrics, what is published (`results`). Shapes: N images, C
+classes, D width.
 """
 
 import time
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 
 from react_pipeline.benchmark.experiments import Experiment, Measurement
@@ -50,17 +49,6 @@ def unavailable(entry: Dataset, experiment: Experiment, reason: str, test: Featu
     )
 
 
-def zero_shot_probabilities(features: NDArray[np.float32], head: Tensor) -> NDArray[np.float32]:
-    """Softmax of 100 times the cosine, (N, C); the benchmark takes softmax for multilabel sets too.
-
-    Args:
-        features: (N, D), of any length.
-        head: Class vectors (D, C), unit vectors.
-    """
-    logits = LOGIT_SCALE * F.normalize(torch.from_numpy(features), dim=-1) @ head
-    return logits.softmax(dim=-1).numpy()
-
-
 class DatasetMeasurer:
     """Measures a checkpoint on one data set; the class vectors are made once for all experiments."""
 
@@ -75,7 +63,8 @@ class DatasetMeasurer:
         """Classify by the class names alone."""
         started = time.monotonic()
         experiment = Experiment()
-        probabilities = zero_shot_probabilities(self.test.features, self.head)
+        logits = LOGIT_SCALE * F.normalize(torch.from_numpy(self.test.features), dim=-1) @ self.head
+        probabilities = logits.softmax(dim=-1).numpy()  # for multilabel sets too, as in the benchmark
         try:
             value = measure(self.entry.metric, self.test.labels, probabilities)
         except InputError as error:

@@ -1,13 +1,7 @@
 """The four metrics of ELEVATER, as functions of true labels and scores; every value is a fraction.
 
-Belongs here: accuracy, mean-per-class, 11-point mAP, ROC AUC. Does not belong here: image-text retrieval (`image_text`)
-and what is scored. Shapes: N images, C classes.
-
-scikit-learn counts recalls, precision-recall curves and ROC curves. The benchmark's own package, vision-evaluation,
-adds to it only the mean over 11 points, and would bring OpenCV and pycocotools; so those lines are here, by
-vision-evaluation's definition.
-
-Rules for degenerate input:
+They are those of the benchmark's own package, vision-evaluation, which adds only the mean over 11 points to
+scikit-learn, and would bring OpenCV and pycocotools. Shapes: N images, C classes. Of degenerate input:
     Equal scores: the class with the lower number is predicted. Curves treat equal scores as one threshold.
     Absent class (no image of it): left out of a mean over classes. It can still be predicted, wrongly.
     Nothing to measure (no class has a positive; ROC AUC where all images are of one class): `InputError`, never 0.

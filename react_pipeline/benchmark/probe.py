@@ -1,13 +1,8 @@
 """Linear probe: a linear head on the features of a frozen image tower, trained as ELEVATER does.
 
-Belongs here: training heads on features that were computed once. Does not belong here: where heads start and their loss
-(`head`), which trials to run (`sweep`), encoding images, training the tower (`finetune`).
-
-The tower is frozen and images are not augmented, so features never change: they are computed once, for all trials. All
-trials of a round see the same batches in the same order, so they are one problem with T heads side by side: one matrix
-product a batch. Each trial's numbers are those it would have alone, up to rounding.
-
-Shapes: N examples, B of them in a batch, D width of the features, C classes, T trials.
+All trials of a round see the same batches in the same order, so they are one problem with T heads side by side: one
+matrix product a batch. Each trial's numbers are those it would have alone, up to rounding. Does not belong here: the
+head (`head`), which trials to run (`sweep`). Shapes: N examples, D width of the features, C classes.
 """
 
 from collections.abc import Sequence
@@ -45,7 +40,7 @@ class FeatureExamples:
 
 
 def linear_probe(train: FeatureExamples, test: FeatureExamples, head: Head, split: Split, metric: str) -> Adaptation:
-    """Search and train a linear probe; see `sweep.adapt` for arguments and errors."""
+    """Search and train a linear probe: `sweep.adapt`."""
     return adapt(
         lambda train, evaluation, trials, **how: train_heads(train, evaluation, head, trials, metric, **how),
         *(train, test, split),
@@ -64,9 +59,8 @@ def train_heads(
 ) -> list[Curve]:
     """Train one head for each trial, all from the same start and on the same batches.
 
-    SGD with momentum at a constant learning rate; weight decay on everything that trains. Cross entropy, or binary
-    cross entropy for multilabel labels. A batch of a single example is skipped: it has no batch statistics. A trial
-    whose values overflow stops, is marked as failed and costs nothing more.
+    SGD with momentum at a constant learning rate; weight decay on everything that trains. A batch of a single example
+    is skipped: it has no batch statistics. A trial whose values overflow fails and costs nothing more.
 
     Args:
         evaluation: Examples to measure on after each epoch.

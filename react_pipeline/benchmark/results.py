@@ -11,7 +11,7 @@ of an ELEVATER copy (and few-shot the seeds 0, 1 and 2).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
@@ -26,10 +26,10 @@ from react_pipeline.benchmark.features import Features
 from react_pipeline.benchmark.inputs import PROGRESS, checkpoint_of, load_model
 from react_pipeline.benchmark.submission import (
     FEW_SHOT_SEEDS,
-    ExpectedDataset,
     Prediction,
     check_submission,
     dataset_of,
+    expected_datasets,
     mean_head_params,
     write_prediction,
     write_submission,
@@ -39,7 +39,7 @@ from react_pipeline.labelled import LAYOUT, LabelledImages, Unavailable, read_da
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
-from react_pipeline.settings import DATASETS, IMAGENET, Dataset, dataset
+from react_pipeline.settings import DATASETS, Dataset, dataset
 from react_pipeline.store import Artifact, InputError, StaleArtifact, remove_scratch, seal, sealed
 
 if TYPE_CHECKING:
@@ -78,24 +78,6 @@ def publish_results(project: Project, slug: str, method: str) -> Artifact:
     return project.store.build(inputs, write, resumable=True)
 
 
-def expected_predictions(sizes: Mapping[str, int] | None = None) -> dict[str, ExpectedDataset]:
-    """What a submission must hold: the 20 data sets, and optionally ImageNet.
-
-    Args:
-        sizes: Test images of data sets of which a copy is there; the others have their official number.
-    """
-    known = sizes or {}
-    return {
-        entry.name: ExpectedDataset(
-            known.get(entry.name, entry.sizes["test"]),
-            entry.num_classes,
-            multilabel=entry.multilabel,
-            optional=entry is IMAGENET,
-        )
-        for entry in (*DATASETS.values(), IMAGENET)
-    }
-
-
 def collect_submission(artifact: Artifact, experiment: str, path: Path) -> list[str]:
     """Write the leaderboard's zip of one experiment, and report what the leaderboard would reject.
 
@@ -116,7 +98,7 @@ def collect_submission(artifact: Artifact, experiment: str, path: Path) -> list[
     rows = pd.read_parquet(artifact.file("results.parquet")).drop_duplicates("dataset")
     others = rows[~rows["layout"].isin(["", LAYOUT])]
     return [
-        *(str(problem) for problem in check_submission(path, expected_predictions())),
+        *(str(problem) for problem in check_submission(path, expected_datasets({}))),
         *(
             f"{row.dataset}: read from the layout {row.layout!r}, whose order of images is not the benchmark's"
             for row in others.itertuples()

@@ -1,8 +1,6 @@
 """Prediction files of the ELEVATER leaderboard: one JSON for each dataset and seed, joined into one zip, and checked.
 
-Belongs here: names, keys, rounding, the merge of seeds, the validator. Does not belong here: making predictions, and
-the table of datasets (the caller gives what to expect). Shapes: S seeds, N test images in the manifest's order, C
-classes.
+Does not belong here: making predictions. Shapes: S seeds, N test images in the manifest's order, C classes.
 """
 
 import json
@@ -11,7 +9,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from react_pipeline.settings import DATASETS, IMAGENET, Dataset
 from react_pipeline.store import Problem, rename_synced
 
 DECIMALS = 6
@@ -58,15 +57,12 @@ class Prediction:
 KEYS = tuple(field.name for field in fields(Prediction))
 
 
-@dataclass(frozen=True)
-class ExpectedDataset:
-    """What the predictions for a dataset must look like."""
-
-    n_test: int
-    n_classes: int
-    multilabel: bool = False
-    optional: bool = False
-    """May be missing: ImageNet, which is not one of the 20."""
+def expected_datasets(sizes: Mapping[str, int]) -> dict[str, Dataset]:
+    """The 20 datasets and ImageNet, by name, with these numbers of test images or the official ones."""
+    return {
+        entry.name: replace(entry, sizes={"test": sizes.get(entry.name, entry.sizes["test"])})
+        for entry in (*DATASETS.values(), IMAGENET)
+    }
 
 
 def mean_head_params(width: int, n_classes: Iterable[int]) -> int:
@@ -117,11 +113,11 @@ def write_submission(directory: Path, path: Path | None = None) -> Path:
     return path
 
 
-def check_submission(path: Path, expected: Mapping[str, ExpectedDataset]) -> list[Problem]:
+def check_submission(path: Path, expected: Mapping[str, Dataset]) -> list[Problem]:
     """Every problem of a submission zip, with file and field.
 
     Args:
-        expected: By dataset name, all that the leaderboard knows.
+        expected: As `expected_datasets`. ImageNet may be missing: it is not one of the 20.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -143,7 +139,7 @@ def check_submission(path: Path, expected: Mapping[str, ExpectedDataset]) -> lis
     for name, times in names.items():
         if times > 1:
             problems.append(Problem(path, f"data.{name}", f"occurs {times} times; once is right"))
-    wanted = [name for name, dataset in expected.items() if not dataset.optional]
+    wanted = [name for name in expected if name != IMAGENET.name]
     missing = [name for name in wanted if name not in names]
     if missing:
         present = f"{len(wanted) - len(missing)} of {len(wanted)} datasets are present; missing: {', '.join(missing)}"
@@ -154,7 +150,7 @@ def check_submission(path: Path, expected: Mapping[str, ExpectedDataset]) -> lis
     return problems
 
 
-def _entry(path: Path, number: int, entry: Any, expected: Mapping[str, ExpectedDataset]) -> Iterator[Problem]:
+def _entry(path: Path, number: int, entry: Any, expected: Mapping[str, Dataset]) -> Iterator[Problem]:
     if not isinstance(entry, dict):
         yield Problem(path, f"data[{number}]", "is not an object")
         return
@@ -173,10 +169,10 @@ def _entry(path: Path, number: int, entry: Any, expected: Mapping[str, ExpectedD
         yield problem("model_name", "is not a string")
     for key in COUNTS:
         count = entry.get(key, 0)
-        if not isinstance(count, int | float) or isinstance(count, bool) or not count >= 0:
+        if type(count) not in (int, float) or not count >= 0:
             yield problem(key, f"{count!r} is not a number of parameters")
     n_shot = entry.get("n_shot", 0)
-    if not isinstance(n_shot, int) or isinstance(n_shot, bool) or n_shot < -1:
+    if type(n_shot) is not int or n_shot < -1:
         yield problem("n_shot", f"{n_shot!r} is not a number of images a class (0 zero-shot, -1 all)")
         n_shot = 0
     seeds = entry.get("rnd_seeds", [])
@@ -194,8 +190,8 @@ def _entry(path: Path, number: int, entry: Any, expected: Mapping[str, ExpectedD
             yield problem("predictions", message)
 
 
-def _wrong_predictions(predictions: Any, n_seeds: int, dataset: ExpectedDataset) -> Iterator[str]:
-    wanted = (n_seeds, dataset.n_test, dataset.n_classes)
+def _wrong_predictions(predictions: Any, n_seeds: int, dataset: Dataset) -> Iterator[str]:
+    wanted = (n_seeds, dataset.sizes["test"], dataset.num_classes)
     if not isinstance(predictions, np.ndarray):
         yield f"are not an array of numbers of shape {wanted}"
         return

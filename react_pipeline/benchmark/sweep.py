@@ -1,12 +1,9 @@
 """The search for learning rate and weight decay, and the final training with what it found (ELEVATER's protocol).
 
-Belongs here: which trials are run, which one wins, and both readings of the final training. Does not belong here: how
-a trial trains (`probe` for heads on features, `finetune` for the image tower), the metrics.
-
 Weight decays are a grid of 97 points, eight to a decade. Each learning rate starts with 7 of them, two decades apart,
-and then looks 8, 4, 2 and 1 points to both sides of its best. The next step depends on the last one's scores, but the
-learning rates do not depend on each other: a round holds the trials of all of them, for a trainer that can train many
-at once. Shapes: N images, C classes.
+and then looks 8, 4, 2 and 1 points to both sides of its best. Learning rates do not depend on each other: a round holds
+the trials of all of them, for a trainer that can train many at once. Does not belong here: how a trial trains (`probe`,
+`finetune`). Shapes: N images, C classes.
 """
 
 from collections import Counter
@@ -82,14 +79,10 @@ class SweepResult:
 
 @dataclass(frozen=True)
 class Adaptation:
-    """A model adapted to a dataset, read by two protocols from the same final training.
+    """A model adapted to a dataset: the search, and the final training with its scores on the test images.
 
     `elevater` is what the leaderboard shows: the best of all epochs on the test images, which tunes on them. `clean` is
     the last epoch. Decisions belong to `clean`; `elevater` is there to compare with published numbers.
-
-    Attributes:
-        search: How learning rate and weight decay were found: the best epoch of a trial counts, as published.
-        final: The final training with them, with its scores on the test images.
     """
 
     search: SweepResult
@@ -153,9 +146,8 @@ def adapt(train_trials: Callable[..., list[Curve]], train: Any, test: Any, split
     Raises:
         TrainingError: If every trial or the final training fails.
     """
-    searched, held_out = train.subset(split.search), train.subset(split.held_out)
-
     how = {"epochs": SWEEP_EPOCHS, "keep_probabilities": False}
+    searched, held_out = train.subset(split.search), train.subset(split.held_out)
     found = sweep(lambda trials: train_trials(searched, held_out, trials, **how))
     (final,) = train_trials(train.subset(split.final), test, [found.best], epochs=FINAL_EPOCHS, keep_probabilities=True)
     if final.failure:

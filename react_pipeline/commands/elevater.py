@@ -88,7 +88,7 @@ def validate(
     ] = None,
 ) -> None:
     """Check a submission zip: keys, shapes, probabilities, seeds, missing data sets. Exit code 1 if it is wrong."""
-    from react_pipeline.benchmark import check_submission, expected_predictions
+    from react_pipeline.benchmark import check_submission, expected_datasets
     from react_pipeline.labelled import Unavailable, read_dataset
 
     if root is not None:
@@ -99,7 +99,7 @@ def validate(
             sizes[name] = len(read_dataset(root or Path(), name, "test", warn=False))
         except Unavailable:
             continue
-    problems = [str(problem) for problem in check_submission(file, expected_predictions(sizes))]
+    problems = [str(problem) for problem in check_submission(file, expected_datasets(sizes))]
     _print_problems(file, problems, "the leaderboard wants" if root is None else f"the data in {root} want")
 
 

@@ -26,8 +26,8 @@ from react_pipeline import labelled
 from react_pipeline.benchmark import results as results_module
 from react_pipeline.benchmark.comparison import compare_summaries, draw, to_markdown
 from react_pipeline.benchmark.features import Features, publish_features
-from react_pipeline.benchmark.results import expected_predictions, publish_results
-from react_pipeline.benchmark.submission import check_submission
+from react_pipeline.benchmark.results import publish_results
+from react_pipeline.benchmark.submission import check_submission, expected_datasets
 from react_pipeline.benchmark.summary import SUMMARY_COLUMNS
 from react_pipeline.benchmark.summary import to_markdown as table_of
 from react_pipeline.clip.base import publish_base
@@ -139,9 +139,7 @@ def test_all_twenty_give_twenty_rows_and_a_submission_as_the_leaderboard_wants_i
     assert artifact.counts["submissions"] == ["zero_shot"]
     assert artifact.counts["datasets_with_fewer_images"] == 20
     sizes = {name: len(read_dataset(data, name, "test")) for name in DATASETS}
-    assert (
-        check_submission(artifact.path / "predictions/zero_shot/all_predictions.zip", expected_predictions(sizes)) == []
-    )
+    assert check_submission(artifact.path / "predictions/zero_shot/all_predictions.zip", expected_datasets(sizes)) == []
     # Official numbers of images are something else, and the table says so.
     assert "| cifar-10 | accuracy | 20 of 10,000 |" in artifact.file("table.md").read_text()
     assert "officially: 20 of 20 data sets that are there" in artifact.file("table.md").read_text()

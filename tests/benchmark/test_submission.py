@@ -13,28 +13,29 @@ import pytest
 
 from react_pipeline.benchmark.experiments import Experiment
 from react_pipeline.benchmark.submission import (
-    ExpectedDataset,
     Prediction,
     check_submission,
     mean_head_params,
     write_prediction,
     write_submission,
 )
+from react_pipeline.settings.datasets import dataset
 
 EXPECTED = {
-    "dtd": ExpectedDataset(n_test=4, n_classes=3),
-    "voc-2007-classification": ExpectedDataset(n_test=2, n_classes=2, multilabel=True),
-    "imagenet-1k": ExpectedDataset(n_test=5, n_classes=10, optional=True),
+    name: replace(dataset(name), sizes={"test": images}, num_classes=classes)
+    for name, images, classes in (("dtd", 4, 3), ("voc-2007-classification", 2, 2), ("imagenet-1k", 5, 10))
 }
 
 
-def prediction(dataset: str = "dtd", n_shot: int = 5, seeds: tuple[int, ...] = (0,), **changes: Any) -> Prediction:
-    shape = EXPECTED[dataset]
-    scores = np.random.default_rng(seeds).random((len(seeds), shape.n_test, shape.n_classes)).astype(np.float32)
+def prediction(name: str = "dtd", n_shot: int = 5, seeds: tuple[int, ...] = (0,), **changes: Any) -> Prediction:
+    shape = EXPECTED[name]
+    scores = (
+        np.random.default_rng(seeds).random((len(seeds), shape.sizes["test"], shape.num_classes)).astype(np.float32)
+    )
     return replace(
         Prediction(
             model_name="react",
-            dataset_name=dataset,
+            dataset_name=name,
             num_trainable_params=10,
             num_params=120,
             num_visual_params=60,
@@ -48,9 +49,9 @@ def prediction(dataset: str = "dtd", n_shot: int = 5, seeds: tuple[int, ...] = (
 
 
 def write_all(directory: Path, n_shot: int = 5, seeds: tuple[int, ...] = (0, 1, 2)) -> Path:
-    for dataset in ("dtd", "voc-2007-classification"):
+    for name in ("dtd", "voc-2007-classification"):
         for seed in seeds:
-            write_prediction(prediction(dataset, n_shot, (seed,)), directory)
+            write_prediction(prediction(name, n_shot, (seed,)), directory)
     return write_submission(directory)
 
 
