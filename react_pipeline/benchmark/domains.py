@@ -3,7 +3,6 @@
 Does not belong here: domain files in general (`react_pipeline.commands`).
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +66,10 @@ def write_domains(root: Path, directory: Path) -> list[Path]:
         InputError: If files of these names are there and say something else; then none is written.
     """
     domains = [*(domain_of(entry, root.resolve()) for entry in DATASETS.values()), union_domain()]
-    texts = {directory / f"{domain['slug']}.yaml": _text(domain) for domain in domains}
+    texts = {
+        directory / f"{domain['slug']}.yaml": yaml.safe_dump(domain, sort_keys=False, allow_unicode=True, width=120)
+        for domain in domains
+    }
     others = [str(path) for path, text in texts.items() if path.exists() and path.read_text(encoding="utf-8") != text]
     if others:
         raise InputError(f"these exist and differ; remove them or give another --into\n{lines_of(others)}")
@@ -79,7 +81,3 @@ def write_domains(root: Path, directory: Path) -> list[Path]:
 
 def _class(name: str, aliases: Any) -> Any:
     return {"name": name, "synonyms": list(aliases)} if aliases else name
-
-
-def _text(domain: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(domain), sort_keys=False, allow_unicode=True, width=120)

@@ -26,17 +26,13 @@ class Experiment:
     @property
     def name(self) -> str:
         """Without the seed: `zero-shot`, `linear-probe-5`, `fine-tune-full`."""
-        if self.adaptation == "zero-shot":
-            return "zero-shot"
-        return f"{self.adaptation}-{'full' if self.shots == FULL else self.shots}"
+        shots = {0: "", FULL: "-full"}.get(self.shots, f"-{self.shots}")
+        return f"{self.adaptation}{shots}"
 
     @property
     def folder(self) -> str:
-        """Of its prediction files, as the benchmark names them; without the seed."""
-        if self.adaptation == "zero-shot":
-            return "zero_shot"
-        method = "linear_probe" if self.adaptation == "linear-probe" else "finetuning"
-        return f"{method}_{'full' if self.shots == FULL else self.shots}"
+        """Of its prediction files, as the benchmark names them: `zero_shot`, `linear_probe_5`, `finetuning_full`."""
+        return self.name.replace("fine-tune", "finetuning").replace("-", "_")
 
     @property
     def protocols(self) -> tuple[Protocol, ...]:

@@ -7,6 +7,7 @@ classes, D width.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -49,20 +50,23 @@ def unavailable(entry: Dataset, experiment: Experiment, reason: str, test: Featu
     )
 
 
+@dataclass
 class DatasetMeasurer:
-    """Measures a checkpoint on one data set; the class vectors are made once for all experiments."""
+    """Measures a checkpoint on one data set."""
 
-    def __init__(self, clip: Clip, entry: Dataset, test: Features, config: ElevaterConfig) -> None:
-        self.clip = clip
-        self.entry = entry
-        self.test = test
-        self.config = config
-        self.head = zero_shot_head(clip, entry.class_names, entry.templates)
+    clip: Clip
+    entry: Dataset
+    test: Features
+    config: ElevaterConfig
+
+    @cached_property
+    def head(self) -> torch.Tensor:
+        """Unit class vectors (D, C)."""
+        return zero_shot_head(self.clip, self.entry.class_names, self.entry.templates)
 
     def zero_shot(self) -> Outcome:
         """Classify by the class names alone."""
-        started = time.monotonic()
-        experiment = Experiment()
+        started, experiment = time.monotonic(), Experiment()
         logits = LOGIT_SCALE * F.normalize(torch.from_numpy(self.test.features), dim=-1) @ self.head
         probabilities = logits.softmax(dim=-1).numpy()  # for multilabel sets too, as in the benchmark
         try:
@@ -109,7 +113,7 @@ class DatasetMeasurer:
         head = Head.from_text(self.head) if starts_at_text else Head.random(n_classes, self.clip.dimension)
         if images:
             merge = self.config.merge_projection
-            return fine_tune(self.clip, *images, head, split, self.entry.metric, merge_projection=merge)
+            return fine_tune(self.clip, images[0], images[1], head, split, self.entry.metric, merge_projection=merge)
         device, parts = self.clip.device, (train, self.test)
         arrays = [part.features for part in parts]
         if self.config.merge_projection:
@@ -119,7 +123,7 @@ class DatasetMeasurer:
             FeatureExamples(torch.from_numpy(features).to(device), torch.from_numpy(part.labels).to(device))
             for features, part in zip(arrays, parts, strict=True)
         ]
-        return linear_probe(*examples, head, split, self.entry.metric)
+        return linear_probe(examples[0], examples[1], head, split, self.entry.metric)
 
 
 def _unprojected(part: Features) -> NDArray[np.float32]:
@@ -135,9 +139,7 @@ def _about(entry: Dataset, experiment: Experiment, test: Features | None) -> dic
     known = {} if test is None else {"n": test.about.n, "layout": test.about.layout, "images": test.about.digest}
     return {
         "dataset": entry.name,
-        "adaptation": experiment.adaptation,
-        "shots": experiment.shots,
-        "seed": experiment.seed,
+        **vars(experiment),
         "metric": entry.metric,
         "expected": entry.sizes["test"],
         **known,

@@ -61,7 +61,7 @@ def split_training(labels: Labels, *, n_classes: int, shots: int = FULL, seed: i
         smallest = int(_indicators(labels, n_classes).sum(axis=0).min())
         drawn = sample_shots(labels, min(LARGE_DATASET_SHOTS, smallest), seed, n_classes=n_classes)
     search, held_out = hold_out(labels[drawn])
-    if len(search) < 2:
+    if len(search) < 2 or not len(held_out):
         raise InputError(f"labels: of {len(drawn)} images {len(held_out)} are held out; too few are left to train on")
     return Split(search=drawn[search], held_out=drawn[held_out], final=final)
 

@@ -37,7 +37,7 @@ class Prediction:
 
     Attributes:
         model_name: Free text. The benchmark's zero-shot command puts `CLIP-` in front.
-        num_params: Backbone plus head. The leaderboard wants the mean head of the 20 datasets (`mean_head_params`).
+        num_params: Backbone plus head. The leaderboard wants the mean head of the 20 datasets.
         n_shot: Images a class; 0 for zero-shot, -1 for all.
         rnd_seeds: S seeds of the samples; [0] where nothing is sampled.
         predictions: Probabilities (S, N, C).
@@ -63,12 +63,6 @@ def expected_datasets(sizes: Mapping[str, int]) -> dict[str, Dataset]:
         entry.name: replace(entry, sizes={"test": sizes.get(entry.name, entry.sizes["test"])})
         for entry in (*DATASETS.values(), IMAGENET)
     }
-
-
-def mean_head_params(width: int, n_classes: Iterable[int]) -> int:
-    """Parameters of the mean linear head, without its bias: the width of the features times the mean of the classes."""
-    counts = list(n_classes)
-    return round(width * sum(counts) / len(counts))
 
 
 def write_prediction(prediction: Prediction, directory: Path) -> Path:

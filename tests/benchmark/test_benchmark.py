@@ -161,6 +161,8 @@ def test_predictions_give_back_the_figure_in_the_order_of_classes_on_disk(
     predicted = np.argmax(prediction["predictions"][0], axis=1)
     assert np.mean(predicted == on_disk) == rows_of(artifact)["value"].iloc[0]
     assert (prediction["model_name"], prediction["n_shot"]) == ("CLIP-react-shapes-base", 0)
+    backbone, whole = prediction["num_backbone_params"], prediction["num_params"]
+    assert whole - backbone == round(32 * 57.55)  # the mean head of the 20, 1,151 classes in all
 
 
 def test_three_that_are_missing_leave_seventeen_of_twenty_and_are_never_zero(

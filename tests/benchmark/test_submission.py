@@ -15,7 +15,6 @@ from react_pipeline.benchmark.experiments import Experiment
 from react_pipeline.benchmark.submission import (
     Prediction,
     check_submission,
-    mean_head_params,
     write_prediction,
     write_submission,
 )
@@ -226,8 +225,3 @@ def test_a_zip_that_cannot_be_read_is_one_problem(tmp_path: Path, fault: str) ->
 def test_the_folder_of_a_submission_is_made(tmp_path: Path) -> None:
     write_prediction(prediction(), tmp_path / "predictions")
     assert write_submission(tmp_path / "predictions", tmp_path / "new" / "folder" / "mine.zip").is_file()
-
-
-def test_the_mean_head_of_the_benchmark_counts_57_and_a_half_classes() -> None:
-    classes = (102, 10, 100, 211, 47, 10, 7, 100, 101, 43, 2, 4, 10, 102, 37, 2, 2, 45, 196, 20)
-    assert mean_head_params(512, classes) == round(512 * 57.55)
