@@ -109,28 +109,21 @@ def sweep(run_round: Callable[[list[Trial]], list[Curve]]) -> SweepResult:
         TrainingError: If every trial failed.
     """
     curves: list[Curve] = []
-    peaks: list[tuple[float, int] | None] = [None] * len(LEARNING_RATES)
-
-    def visit(points: list[list[int]]) -> None:
-        """Try `points[i]` with learning rate i, all in one round."""
-        places = [(position, point) for position, chosen in enumerate(points) for point in chosen]
-        trials = [Trial(LEARNING_RATES[position], WEIGHT_DECAYS[point]) for position, point in places]
-        finished = run_round(trials) if trials else []
-        curves.extend(finished)
-        for (position, point), curve in zip(places, finished, strict=True):
-            peak, score = peaks[position], curve.best
-            if not curve.failure and (peak is None or score > peak[0]):
-                peaks[position] = (score, point)
-
-    visit([list(FIRST_POINTS) for _ in LEARNING_RATES])
-    for step in STEPS:
-        visit([_neighbours(peak[1], step, last=len(WEIGHT_DECAYS) - 1) if peak else [] for peak in peaks])
+    peaks: dict[float, tuple[float, int]] = {}  # by learning rate: the best score, and where
+    points = {rate: list(FIRST_POINTS) for rate in LEARNING_RATES}
+    for step in (*STEPS, 0):  # after the last round none
+        places = [(rate, point) for rate, chosen in points.items() for point in chosen]
+        finished = run_round([Trial(rate, WEIGHT_DECAYS[point]) for rate, point in places]) if places else []
+        curves += finished
+        for (rate, point), curve in zip(places, finished, strict=True):
+            if not curve.failure and (rate not in peaks or curve.best > peaks[rate][0]):
+                peaks[rate] = curve.best, point
+        points = {rate: _neighbours(point, step, last=len(WEIGHT_DECAYS) - 1) for rate, (_, point) in peaks.items()}
     failures = dict(Counter(curve.failure for curve in curves if curve.failure))
-    found = [(*peak, learning_rate) for peak, learning_rate in zip(peaks, LEARNING_RATES, strict=True) if peak]
-    if not found:
+    if not peaks:
         raise TrainingError(f"search: all {len(curves)} trials failed ({failures}); look at the features' scale")
     # The first of equal scores, which has the lowest learning rate.
-    score, point, learning_rate = max(found, key=lambda entry: entry[0])
+    learning_rate, (score, point) = max(peaks.items(), key=lambda peak: peak[1][0])
     return SweepResult(Trial(learning_rate, WEIGHT_DECAYS[point]), score, tuple(curves), failures)
 
 
