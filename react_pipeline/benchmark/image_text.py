@@ -1,7 +1,7 @@
 """Image-text retrieval on Flickr30k and COCO: reading captioned images, and recall both ways.
 
-Belongs here: Karpathy's split as JSON, captions as CSV, recall of vectors and of a checkpoint. Does not belong here:
-retrieval of training pairs (`react_pipeline.retrieval`). Shapes: N images, M captions (several an image), D width.
+Does not belong here: retrieval of training pairs (`react_pipeline.retrieval`). Shapes: N images, M captions (several an
+image), D width.
 """
 
 import csv
@@ -128,7 +128,6 @@ def recall(
     image_vectors: NDArray[np.floating[Any]],
     text_vectors: NDArray[np.floating[Any]],
     image_of_caption: NDArray[np.int64],
-    block_bytes: int = BLOCK_BYTES,
 ) -> Recall:
     """Recall both ways.
 
@@ -138,7 +137,6 @@ def recall(
         image_vectors: Unit vectors (N, D).
         text_vectors: Unit vectors (M, D).
         image_of_caption: For each caption the number of its image (M,).
-        block_bytes: Bounds the memory for similarities.
 
     Raises:
         InputError: If a value is not finite.
@@ -146,8 +144,8 @@ def recall(
     if not (np.isfinite(image_vectors).all() and np.isfinite(text_vectors).all()):
         raise InputError("vectors: some values are not finite; encode again in float32")
     images = np.arange(len(image_vectors))
-    by_image = _ranks(image_vectors, text_vectors, images, image_of_caption, block_bytes)
-    by_text = _ranks(text_vectors, image_vectors, image_of_caption, images, block_bytes)
+    by_image = _ranks(image_vectors, text_vectors, images, image_of_caption)
+    by_text = _ranks(text_vectors, image_vectors, image_of_caption, images)
     ranks = {"image to text": by_image, "text to image": by_text}
     return {way: {k: float(np.mean(before < k)) for k in KS} for way, before in ranks.items()}
 
@@ -157,10 +155,9 @@ def _ranks(
     items: NDArray[np.floating[Any]],
     query_image: NDArray[np.int64],
     item_image: NDArray[np.int64],
-    block_bytes: int,
 ) -> NDArray[np.int64]:
     """For each query, how many items rank before its best right one."""
-    size = max(1, block_bytes // (len(items) * items.itemsize))
+    size = max(1, BLOCK_BYTES // (len(items) * items.itemsize))
     ranks = np.empty(len(queries), dtype=np.int64)
     places = np.arange(len(items))
     for start in range(0, len(queries), size):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from react_pipeline.benchmark import image_text
 from react_pipeline.benchmark.image_text import read_caption_csv, read_karpathy, recall
 from react_pipeline.store.errors import InputError
 
@@ -36,14 +37,17 @@ def brute_force(images: np.ndarray, texts: np.ndarray, image_of_caption: np.ndar
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("block_bytes", [1, 1000, 2**20])
-def test_recall_equals_brute_force_at_any_block_size(ties: bool, block_bytes: int) -> None:
+def test_recall_equals_brute_force_at_any_block_size(
+    ties: bool, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_text, "BLOCK_BYTES", block_bytes)
     random = np.random.default_rng(0)
     image_of_caption = random.permutation(np.concatenate([np.arange(23), random.integers(23, size=60)]))
     # Small whole numbers: many similarities are exactly equal.
     images = random.integers(-1, 2, size=(23, 4)).astype(np.float32) if ties else random.standard_normal((23, 8))
     noise = random.integers(-1, 2, size=(83, 4)) if ties else random.standard_normal((83, 8))
     texts = (images[image_of_caption] + noise).astype(images.dtype)
-    found = recall(images, texts, image_of_caption, block_bytes=block_bytes)
+    found = recall(images, texts, image_of_caption)
     for k in (1, 5, 10):
         assert (found["image to text"][k], found["text to image"][k]) == brute_force(images, texts, image_of_caption, k)
 
