@@ -72,8 +72,7 @@ class Stage:
 
     def keys(self, slugs: Iterable[str], methods: Collection[str]) -> list[str]:
         """The keys of this stage for these domains and methods."""
-        measured = (method for method in methods if any(STAGES[name].is_for(method) for name in self.gathers))
-        if self.compares and not set(measured) - {"base"}:
+        if self.compares and not any(STAGES[self.gathers[0]].is_for(method) for method in {*methods} - {"base"}):
             return []
         if self.scope in ("all", "domain"):
             return [ALL] if self.scope == "all" else list(slugs)

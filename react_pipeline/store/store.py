@@ -216,7 +216,7 @@ class Store:
         with (locks / f"{name}.lock").open("w") as file:
             held = lock(file, wait=False)
             if wait and not held and has_locks(self.root):
-                logger.info("waiting: another run builds %s", name)
+                logger.info("waiting: another run holds %s", name)
                 held = lock(file)
             try:
                 yield held

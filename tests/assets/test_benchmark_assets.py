@@ -143,7 +143,7 @@ def test_benchmark_of_a_method_comes_after_its_own_evaluation() -> None:
 
 
 def test_no_method_beside_the_base_no_comparison_with_it() -> None:
-    defs = build_defs(["linear-head"], project=ProjectResource(config_path="nowhere.yaml"))
+    defs = build_defs(project=ProjectResource(config_path="nowhere.yaml"))
     for methods, stages in ((["base"], set()), (["base", "linear-head"], set()), (["full"], {"dense_comparison"})):
         planned = {stage for stage, _ in plan(defs, "group:dense", ["a"], methods)}
         assert {stage for stage in planned if stage.endswith("comparison")} == stages
