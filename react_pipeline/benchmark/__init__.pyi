@@ -12,7 +12,6 @@ from .features import publish_features as publish_features
 from .image_text import measure_recall as measure_recall
 from .image_text import read_caption_csv as read_caption_csv
 from .image_text import read_karpathy as read_karpathy
-from .results import STAGE as STAGE
 from .results import collect_submission as collect_submission
 from .results import publish_results as publish_results
 from .submission import check_submission as check_submission

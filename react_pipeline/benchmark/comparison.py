@@ -21,7 +21,6 @@ from react_pipeline.settings import CONTROL_SUFFIX, DATASETS
 from react_pipeline.store import Artifact, MissingArtifact
 
 STAGE = "benchmark_comparison"
-RESULTS = "benchmark_results"
 MEAN = "mean"
 COLUMNS = ["method", "figure", "dataset", "metric", "base", "value", "delta", "n", "status"]
 """`figure` is an experiment with its protocol (`zero-shot`, `linear-probe-5.clean`); values are fractions."""
@@ -144,7 +143,7 @@ def _row(method: str, figure: str, name: str, base: Any, mine: Any) -> dict[str,
         if row.status != "ok":
             return {**about, "status": f"not measured of {side}: {row.status}"}
     if base.images != mine.images:
-        return {**about, "status": f"measured on other images than the base; rematerialize `{RESULTS}` of both"}
+        return {**about, "status": "measured on other images than the base; rematerialize both"}
     values = {"base": base.value, "value": mine.value, "delta": mine.value - base.value}
     return {**about, **values, "n": mine.n, "status": "ok"}
 

@@ -1,6 +1,6 @@
 """What is measured on a data set of the benchmark, and the form of one figure.
 
-Belongs here: plain data, without torch. Does not belong here: measuring (`measuring`), means of figures (`summary`).
+Plain data, without torch. Does not belong here: measuring (`measuring`), means of figures (`summary`).
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict
 from react_pipeline.benchmark.shots import FULL
 from react_pipeline.settings import ElevaterConfig
 
-Adaptation = Literal["zero-shot", "linear-probe", "fine-tune"]
 Protocol = Literal["zero-shot", "elevater", "clean"]
 
 
@@ -19,7 +18,7 @@ Protocol = Literal["zero-shot", "elevater", "clean"]
 class Experiment:
     """What is measured on a data set: `zero-shot`, or an adaptation to a number of shots drawn with a seed."""
 
-    adaptation: Adaptation = "zero-shot"
+    adaptation: Literal["zero-shot", "linear-probe", "fine-tune"] = "zero-shot"
     shots: int = 0
     seed: int = 0
 

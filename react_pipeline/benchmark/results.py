@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from react_pipeline.clip import Clip
 
 STAGE = "benchmark_results"
-FEATURES = "benchmark_features"
 
 
 def publish_results(project: Project, slug: str, method: str) -> Artifact:
@@ -60,7 +59,7 @@ def publish_results(project: Project, slug: str, method: str) -> Artifact:
         StaleArtifact: If fine-tuning finds other images than the features were made of.
     """
     inputs = resolve(project, STAGE, method_key(slug, method))
-    features = inputs.parents[FEATURES]
+    features = inputs.parents["benchmark_features"]
 
     def write(directory: Path) -> dict[str, Any]:
         checkpoint = checkpoint_of(inputs.parents)

@@ -74,9 +74,9 @@ def submit(
     config: Config = None,
 ) -> None:
     """Write the leaderboard's zip of published results. Exit code 1 if the leaderboard would object to it."""
-    from react_pipeline.benchmark import STAGE, collect_submission
+    from react_pipeline.benchmark import collect_submission
 
-    artifact = fresh(load_project(config), STAGE, method_key(domain, method))
+    artifact = fresh(load_project(config), "benchmark_results", method_key(domain, method))
     _print_problems(to, collect_submission(artifact, experiment, to))
 
 

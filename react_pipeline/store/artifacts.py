@@ -173,6 +173,11 @@ def remember_verified(artifact: Artifact) -> None:
     _remember(artifact, _stamp(artifact))
 
 
+def slug_of(stage: str, key: str, fingerprint: str) -> str:
+    """Name of an artifact where no folder below a folder is wanted."""
+    return f"{stage}--{key.replace('/', '--')}--{fingerprint}"
+
+
 def memory_of_verified(root: Path) -> Path:
     """Folder below a store's root with what was verified, one file an artifact, named by its fingerprint at the end."""
     return root / CACHE / "verified"
@@ -187,8 +192,7 @@ def _stamp(artifact: Artifact) -> str:
 
 def _memory(artifact: Artifact) -> Path:
     root = artifact.path.parents[artifact.key.count("/") + 2]
-    name = f"{artifact.stage}--{artifact.key.replace('/', '--')}--{artifact.fingerprint}"
-    return memory_of_verified(root) / name
+    return memory_of_verified(root) / slug_of(artifact.stage, artifact.key, artifact.fingerprint)
 
 
 def _remembered(artifact: Artifact) -> str | None:

@@ -31,6 +31,7 @@ from react_pipeline.store.artifacts import (
     manifest_of,
     read_manifest,
     remember_verified,
+    slug_of,
     verify,
 )
 from react_pipeline.store.attempts import Attempt, attempts, new_attempt
@@ -95,7 +96,7 @@ class Store:
         """
         self._mark()
         fingerprint = inputs.fingerprint
-        slug = _slug(inputs.stage, inputs.key, fingerprint)
+        slug = slug_of(inputs.stage, inputs.key, fingerprint)
         with self.locked(slug) as held:
             proof = has_locks(self.root) and held
             found = self._built_already(inputs, slug, locked=proof)
@@ -225,7 +226,7 @@ class Store:
 
     def is_building(self, stage: str, key: str, fingerprint: str) -> bool:
         """Whether a process of this or another host builds this very artifact now."""
-        slug = _slug(stage, key, fingerprint)
+        slug = slug_of(stage, key, fingerprint)
         with self.try_lock(slug) as held:
             return any(not attempt.is_dead(locked=held) for attempt in attempts(self.staging, slug))
 
@@ -279,10 +280,6 @@ class Store:
             f"free on that disk, so this artifact needs more than {written + free:,}. Nothing was published; free "
             "space (react-pipeline prune) and run again"
         )
-
-
-def _slug(stage: str, key: str, fingerprint: str) -> str:
-    return f"{stage}--{key.replace('/', '--')}--{fingerprint}"
 
 
 def _taken_for_dead(staging: Path) -> StoreWriteError:
