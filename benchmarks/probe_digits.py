@@ -34,8 +34,7 @@ from sklearn.model_selection import train_test_split
 
 from benchmarks.methods import write_section
 from react_pipeline.benchmark.experiments import Experiment, Measurement, experiments
-from react_pipeline.benchmark.feature_files import SplitFeatures
-from react_pipeline.benchmark.features import Features
+from react_pipeline.benchmark.features import Features, SplitFeatures
 from react_pipeline.benchmark.finetune import ImageExamples
 from react_pipeline.benchmark.head import Head
 from react_pipeline.benchmark.measuring import DatasetMeasurer, Outcome

@@ -1,27 +1,70 @@
 """Features of the benchmark's images by one checkpoint, as an artifact: every image is encoded once.
 
-Belongs here: which splits are read, publishing, reading again. Does not belong here: the files of a split
-(`feature_files`), measuring (`results`).
+Does not belong here: encoding (`react_pipeline.labelled`), measuring (`results`).
 
 Files: `<data set>/<split>.npy` (N, D) float32 as the image tower gives them, `<data set>/<split>_labels.npy`,
 `<data set>/<split>_sha256.npy` (N, 32) uint8 of the images' files, and `<data set>/<split>.json` (`SplitFeatures`);
 `<data set>/<split>_unprojected.npy` (N, W) where a linear probe with a merged projection is asked for.
 """
 
+import logging
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
 
-from react_pipeline.benchmark.feature_files import STAGE, UNPROJECTED, FeatureWriter, SplitFeatures
-from react_pipeline.benchmark.inputs import PROGRESS, checkpoint_of, read_all, require_encoder
+from react_pipeline.benchmark.inputs import PROGRESS, checkpoint_of, load_model, read_all, require_encoder
 from react_pipeline.labelled import LabelledImages, Unavailable, read_dataset
 from react_pipeline.lineage import resolve
-from react_pipeline.pipeline import method_key
+from react_pipeline.pipeline import STAGES, method_key
 from react_pipeline.project import Project
-from react_pipeline.store import Artifact, remove_scratch
+from react_pipeline.settings import dataset
+from react_pipeline.store import (
+    MANIFEST,
+    Artifact,
+    CorruptArtifact,
+    InputError,
+    MissingArtifact,
+    link_or_copy,
+    read_manifest,
+    remove_scratch,
+    seal,
+    sealed,
+)
+
+logger = logging.getLogger(__name__)
+
+STAGE = "benchmark_features"
+ARRAYS, UNPROJECTED = (".npy", "_labels.npy", "_sha256.npy"), "_unprojected.npy"
+"""Ends of the names of a split's files."""
+
+
+class SplitFeatures(BaseModel):
+    """What is known of one split's features.
+
+    Attributes:
+        digest: Of the images and labels.
+        truncated: Images whose file is truncated; the decodable part is used.
+        seconds: To read and encode; those of the run that did.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    split: str
+    n: int
+    expected: int | None
+    layout: str
+    order: tuple[int, ...]
+    digest: str
+    truncated: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -71,7 +114,6 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
     """
     require_encoder(method)
     elevater = project.config.elevater
-
     splits = ("test", "train") if elevater.shots else ("test",)
     places = {f"{name}/{split}": (name, split) for name in elevater.dataset_names for split in splits}
 
@@ -86,11 +128,23 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
     inputs = resolve(project, STAGE, method_key(slug, method), content=content)
 
     def write(directory: Path) -> dict[str, Any]:
-        writer = FeatureWriter(project, checkpoint_of(inputs.parents), directory)
-        for images, digest in found.values():
-            writer.publish(images, digest)
+        writer = _Writer(project, checkpoint_of(inputs.parents), directory)
+        splits = {place: writer.publish(images, digest) for place, (images, digest) in found.items()}
         remove_scratch(directory / PROGRESS)
-        return writer.counts(missing)
+        return {
+            "images": sum(about.n for about in splits.values()),
+            "datasets": sum(about.split == "test" for about in splits.values()),
+            "of": len(elevater.dataset_names),
+            "splits_taken_over": writer.taken_over,
+            "truncated": {place: about.truncated for place, about in splits.items() if about.truncated},
+            "incomplete": {
+                place: f"{about.n} of {about.expected} images"
+                for place, about in splits.items()
+                if about.n != about.expected
+            },
+            "missing": missing,
+            "seconds": round(sum(about.seconds for about in splits.values()), 2),
+        }
 
     return project.store.build(inputs, write, resumable=True)
 
@@ -99,3 +153,99 @@ def digests_of_test_images(artifact: Artifact) -> set[str]:
     """SHA-256 of every test image's file, as hexadecimal digits."""
     names = [name for name in artifact.manifest["files"] if name.endswith("/test_sha256.npy")]
     return {row.tobytes().hex() for name in names for row in np.load(artifact.file(name), allow_pickle=False)}
+
+
+class _Writer:
+    def __init__(self, project: Project, checkpoint: Artifact, directory: Path) -> None:
+        self.project, self.checkpoint, self.directory = project, checkpoint, directory
+        self.taken_over = 0
+        for left in directory.rglob("*.partial"):  # by a killed build
+            left.unlink()
+
+    def publish(self, images: LabelledImages, digest: str) -> SplitFeatures:
+        """Write the files of a split, or link those of another artifact with the same checkpoint and images."""
+        marker = self.directory / PROGRESS / f"{images.dataset}--{images.split}.json"
+        if (about := sealed(marker)) is None:
+            about = self._take_over(images, digest) or self._encode(images, digest)
+            files = [self.directory / images.dataset / f"{images.split}{end}" for end in (".json", *self.ends)]
+            files[0].write_text(about, encoding="utf-8")
+            seal(marker, files, about)
+        return SplitFeatures.model_validate_json(about)
+
+    @cached_property
+    def clip(self) -> Any:
+        return load_model(self.project, self.checkpoint)
+
+    @cached_property
+    def projection(self) -> Any:
+        """The tower's last projection, taken out of it, if features before it are wanted; None without either."""
+        from react_pipeline.benchmark.finetune import take_projection
+
+        if not self.project.config.elevater.probes_unprojected:
+            return None
+        try:
+            return take_projection(self.clip.model.visual)
+        except InputError as error:
+            # The probes are unavailable with the same reason; everything else needs no projection.
+            logger.warning("elevater.merge_projection: %s", error)
+            return None
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        return ARRAYS if self.projection is None else (*ARRAYS, UNPROJECTED)
+
+    def _encode(self, images: LabelledImages, digest: str) -> str:
+        from react_pipeline.labelled import PreprocessedImages, encode, preprocessing
+
+        started, config = time.monotonic(), self.project.config
+        folder = self.directory / images.dataset
+        preprocess = preprocessing(self.clip, squash=dataset(images.dataset).squash)
+        sha256, truncated = encode(
+            self.clip,
+            PreprocessedImages(images.read, images.locations.__getitem__, preprocess, config.corpus.max_pixels),
+            len(images),
+            folder / f"{images.split}.npy",
+            batch_size=config.embedding.batch_size,
+            workers=config.embedding.workers,
+            title=f"{images.dataset} {images.split}",
+            unprojected=None if self.projection is None else (folder / f"{images.split}{UNPROJECTED}", self.projection),
+        )
+        np.save(folder / f"{images.split}_labels.npy", images.labels)
+        np.save(folder / f"{images.split}_sha256.npy", sha256)
+        return SplitFeatures(
+            dataset=images.dataset,
+            split=images.split,
+            n=len(images),
+            expected=images.expected,
+            layout=images.layout,
+            order=images.order,
+            digest=digest,
+            truncated=truncated,
+            seconds=round(time.monotonic() - started, 2),
+        ).model_dump_json()
+
+    def _take_over(self, images: LabelledImages, digest: str) -> str | None:
+        split = f"{images.dataset}/{images.split}"
+        for artifact in self._published():
+            # Made without `merge_projection`, an artifact lacks an array; the images are then encoded again.
+            whole = all(f"{split}{end}" in artifact.manifest["files"] for end in self.ends)
+            if artifact.manifest["content"]["images"].get(split) == digest and whole:
+                for end in self.ends:
+                    (target := self.directory / f"{split}{end}").unlink(missing_ok=True)
+                    link_or_copy(artifact.file(f"{split}{end}"), target)
+                self.taken_over += 1
+                return artifact.file(f"{split}.json").read_text(encoding="utf-8")
+        return None
+
+    def _published(self) -> Iterator[Artifact]:
+        store = self.project.store
+        for path in sorted((store.root / STAGE).glob(f"*/*/*/{MANIFEST}")):
+            slug, method, fingerprint = path.parts[-4:-1]
+            try:
+                manifest = read_manifest(path.parent, STAGE)
+                # An older version of the code may have encoded differently.
+                same_code = manifest["code_version"] == STAGES[STAGE].version
+                if same_code and self.checkpoint.fingerprint in manifest["parents"].values():
+                    yield store.open(STAGE, f"{slug}/{method}", fingerprint)
+            except (CorruptArtifact, MissingArtifact) as error:
+                logger.warning("not used: %s", error)
