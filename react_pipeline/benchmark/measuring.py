@@ -115,24 +115,15 @@ class DatasetMeasurer:
             merge = self.config.merge_projection
             return fine_tune(self.clip, images[0], images[1], head, split, self.entry.metric, merge_projection=merge)
         device, parts = self.clip.device, (train, self.test)
-        arrays = [part.features for part in parts]
+        arrays: list[Any] = [part.features for part in parts]
         if self.config.merge_projection:
             head = head.merged(projection_of(self.clip.model.visual).cpu())
-            arrays = [_unprojected(part) for part in parts]
+            arrays = [part.unprojected for part in parts]  # there, since this setting is part of their fingerprint
         examples = [
             FeatureExamples(torch.from_numpy(features).to(device), torch.from_numpy(part.labels).to(device))
             for features, part in zip(arrays, parts, strict=True)
         ]
         return linear_probe(examples[0], examples[1], head, split, self.entry.metric)
-
-
-def _unprojected(part: Features) -> NDArray[np.float32]:
-    if part.unprojected is None:
-        raise InputError(
-            f"{part.about.dataset}, split {part.about.split}: no features before the tower's projection, which "
-            "`elevater.merge_projection` needs; rematerialize `benchmark_features`"
-        )
-    return part.unprojected
 
 
 def _about(entry: Dataset, experiment: Experiment, test: Features | None) -> dict[str, Any]:
