@@ -115,18 +115,12 @@ class _HeadGroup:
     @torch.no_grad()
     def evaluate(self, evaluation: FeatureExamples, metric: str, *, keep_probabilities: bool) -> None:
         inputs = self.norm.eval()(evaluation.features.to(self.rates))
+        going = []
         # One trial at a time: the logits of all of them could be large.
-        going = [
-            place
-            for place, (curve, weight, bias) in enumerate(zip(self.curves, *self.parameters, strict=True))
-            if record(
-                curve,
-                F.linear(inputs, weight, bias),
-                evaluation.labels,
-                metric,
-                keep_probabilities=keep_probabilities,
-            )
-        ]
+        for place, (curve, weight, bias) in enumerate(zip(self.curves, *self.parameters, strict=True)):
+            logits = F.linear(inputs, weight, bias)
+            if record(curve, logits, evaluation.labels, metric, keep_probabilities=keep_probabilities):
+                going.append(place)
         if len(going) < len(self.curves):
             self.curves = [self.curves[place] for place in going]
             self.rates, self.decays = self.rates[going], self.decays[going]
