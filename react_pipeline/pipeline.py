@@ -32,8 +32,7 @@ class Stage:
         parents: Stages that it is made from.
         parents_of_method: Those of `parents` that one method needs, where methods differ.
         gathers: Stages of which it shows all results there are, so that no table can name its parents.
-        is_current: "room:function" that raises where a gathered artifact is not what would be made today; by default
-            one that does not show the results that there are.
+        is_current: "room:function" that raises if a gathered artifact is outdated; unset: if it shows other results.
         compares: Whether methods are set beside the base, of which alone there is nothing to show.
         identity: The part of the configuration that decides it.
         outside: The local files outside the store that it reads; None if it reads none.

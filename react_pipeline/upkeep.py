@@ -231,8 +231,8 @@ class _Look:
         """Stages whose parents are whichever results there are."""
         stage, names = row.name, self._gathered_from(row, key)
         states = [self.found.states.get(name, State.FAILED) for name in names]
-        base = [row.compares and of.endswith("/base") for _, of in names]
-        if not any(state is State.FRESH and not alone for state, alone in zip(states, base, strict=True)):
+        shown = [name for name in names if not (row.compares and name[1].endswith("/base"))]
+        if not any(self.found.states.get(name) is State.FRESH for name in shown):
             return _joined(states) or State.FAILED
         if State.DUE in states or State.WAITING in states:
             return State.WAITING

@@ -63,7 +63,7 @@ def results_to_compare(project: Project, stage: str, slug: str) -> tuple[dict[st
         without = "no method" if "base" in results else "the base"
         reasons = "".join(f"; {method}: {reason}" for method, reason in skipped.items())
         (of,) = STAGES[stage].gathers
-        raise MissingArtifact(f"{slug}: {without} has a result to compare; materialize `{of}` for it{reasons}")
+        raise MissingArtifact(f"{slug}: {without} has a result to compare; materialize `{of}`{reasons}")
     return results, skipped
 
 
