@@ -157,11 +157,11 @@ def _mean(method: str, figure: str, rows: list[dict[str, Any]]) -> dict[str, Any
 
 def _counts(table: pd.DataFrame) -> dict[str, Any]:
     means = table[table["dataset"] == MEAN]
-    counts: dict[str, dict[str, Any]] = {"datasets_compared": {}, "mean_base": {}, "mean": {}, "mean_delta": {}}
-    for row in means.itertuples():
-        name = f"{row.method}.{row.figure}"
-        counts["datasets_compared"][name] = int(row.status.split()[0])
-        if not np.isnan(row.delta):
-            counts["mean_base"][name], counts["mean"][name] = float(row.base), float(row.value)
-            counts["mean_delta"][name] = float(row.delta)
-    return counts
+    means = means.set_index(means["method"] + "." + means["figure"])
+    return {
+        "datasets_compared": {name: int(status.split()[0]) for name, status in means["status"].items()},
+        **{
+            count: means[column].dropna().to_dict()
+            for count, column in (("mean_base", "base"), ("mean", "value"), ("mean_delta", "delta"))
+        },
+    }

@@ -200,11 +200,9 @@ def _finish(directory: Path, rows: pd.DataFrame, planned: Sequence[Experiment]) 
     summary.to_parquet(directory / "summary.parquet", index=False)
     (directory / "table.md").write_text(to_markdown(summary), encoding="utf-8")
     means = mean_over_datasets(summary)
-    figures = [figure_name(*key) for key in zip(summary["experiment"], summary["protocol"], strict=True)]
     values: dict[str, dict[str, float]] = {}
-    for figure, row in zip(figures, summary.itertuples(), strict=True):
-        if row.status == "ok":
-            values.setdefault(figure, {})[row.dataset] = float(row.value)
+    for row in summary[summary["status"] == "ok"].itertuples():
+        values.setdefault(figure_name(row.experiment, row.protocol), {})[row.dataset] = float(row.value)
     zero_shot = summary[summary["experiment"] == "zero-shot"]
     # Rows in the order of another layout would line up with other images on the leaderboard.
     in_order = set(rows["layout"]) <= {"", LAYOUT}
