@@ -82,7 +82,7 @@ def look_for_test_images(project: Project, slug: str, method: str) -> dg.AssetCh
         return unmeasured(f"`{stage}` of {slug!r} is missing or stale; rematerialize it")
     features = project.store.current("benchmark_features", method_key(slug, method))
     if not digests_of_test_images(features):
-        return unmeasured(f"no test image was encoded: {features.counts.get('unavailable', 'no data set is there')}")
+        return unmeasured("no test image was encoded: no data set is there")
     leaked = count_test_images(pairs, features)
     return dg.AssetCheckResult(
         passed=leaked == 0,
@@ -129,19 +129,16 @@ def what_was_not_measured_has_no_value(context: CheckContext, project: ProjectPa
     """Every class of a figure belongs to its set by name, and data that are not there never count as 0."""
     artifact = project.load().store.current("dense_results", key_of(context))
     wrong = dense_contradictions(artifact)
-    reason = artifact.counts.get("unavailable") or artifact.counts.get("not_measured") or "none"
     return dg.AssetCheckResult(
         passed=wrong == 0,
         metadata={"wrong": wrong},
-        description=f"{wrong} rows contradict themselves; missing: {reason}",
+        description=f"{wrong} rows contradict themselves; missing: {artifact.counts['not_measured'] or 'none'}",
     )
 
 
 def wrong_detections(artifact: Artifact) -> int:
     """Detections whose score is no fraction, or whose box has no area or is not in its image."""
     files = [name for name in artifact.manifest["files"] if name.startswith("detections/")]
-    if not files:
-        return 0
     sizes = pd.read_parquet(artifact.file("images.parquet"))
     wrong = 0
     for name in files:
@@ -160,8 +157,6 @@ def wrong_detections(artifact: Artifact) -> int:
 
 def dense_contradictions(artifact: Artifact) -> int:
     """Rows with a value and a reason, or with neither; figures that are no fraction; classes of no measured set."""
-    if artifact.counts.get("unavailable"):
-        return 0
     rows = pd.read_parquet(artifact.file("results.parquet"))
     classes = pd.read_parquet(artifact.file("per_class.parquet"))
     measured = rows[rows["value"].notna()]

@@ -34,6 +34,7 @@ def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Def
         configured, settings, left_out = METHODS, AutomationConfig(schedule=None), set()
     wanted = [method for method in METHODS if method in {*configured, *methods}]
     rows = [row for row in STAGES.values() if row.group not in left_out]
+    rows = [row for row in rows if not row.compares or row.keys(["any"], wanted)]
     return dg.Definitions(
         assets=[stages.domain_file, *assets_of(rows, wanted)],
         asset_checks=checks_of(rows, wanted),

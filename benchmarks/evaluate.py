@@ -21,12 +21,10 @@ from open_clip import create_model
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from react_pipeline.benchmark.head import MOMENTUM, NOT_FINITE, Head, HeadSettings, Recorder
+from react_pipeline.benchmark.head import BATCH_SIZE, MOMENTUM, NOT_FINITE, SEED, Head, record
 from react_pipeline.benchmark.probe import FeatureExamples, train_heads
 from react_pipeline.benchmark.shots import split_training
 from react_pipeline.benchmark.sweep import SWEEP_EPOCHS, Curve, SweepResult, Trial, sweep
-
-SETTINGS = HeadSettings()
 
 
 def clusters(n: int, width: int, n_classes: int) -> FeatureExamples:
@@ -46,11 +44,11 @@ def train_alone(train: FeatureExamples, held_out: FeatureExamples, head: Head, t
     )
     loader = DataLoader(
         TensorDataset(train.features, train.labels),
-        batch_size=SETTINGS.batch_size,
+        batch_size=BATCH_SIZE,
         shuffle=True,
-        generator=torch.Generator().manual_seed(SETTINGS.seed),
+        generator=torch.Generator().manual_seed(SEED),
     )
-    recorder = Recorder(trial, keep_probabilities=False)
+    curve = Curve(trial)
     for _ in range(SWEEP_EPOCHS):
         norm.train()
         for features, labels in loader:
@@ -59,9 +57,10 @@ def train_alone(train: FeatureExamples, held_out: FeatureExamples, head: Head, t
             optimizer.step()
         norm.eval()
         with torch.no_grad():
-            if not recorder.record(linear(norm(held_out.features)), held_out.labels, SETTINGS):
+            logits = linear(norm(held_out.features))
+            if not record(curve, logits, held_out.labels, "accuracy", keep_probabilities=False):
                 break
-    return recorder.curve(0)
+    return curve
 
 
 def forward_seconds(images: int, batch_size: int = 16) -> float:
@@ -83,7 +82,7 @@ def timed_search(
 
     def run_round(trials: Sequence[Trial]) -> list[Curve]:
         if at_once:
-            return train_heads(train, held_out, head, trials, SETTINGS, epochs=SWEEP_EPOCHS)
+            return train_heads(train, held_out, head, trials, "accuracy", epochs=SWEEP_EPOCHS)
         return [train_alone(train, held_out, head, trial) for trial in trials]
 
     started = time.perf_counter()

@@ -34,10 +34,9 @@ from sklearn.model_selection import train_test_split
 
 from benchmarks.methods import write_section
 from react_pipeline.benchmark.experiments import Experiment, Measurement, experiments
-from react_pipeline.benchmark.feature_files import SplitFeatures
-from react_pipeline.benchmark.features import Features
+from react_pipeline.benchmark.features import Features, SplitFeatures
 from react_pipeline.benchmark.finetune import ImageExamples
-from react_pipeline.benchmark.head import Head, HeadSettings
+from react_pipeline.benchmark.head import Head
 from react_pipeline.benchmark.measuring import DatasetMeasurer, Outcome
 from react_pipeline.benchmark.probe import FeatureExamples, linear_probe
 from react_pipeline.benchmark.shots import split_training
@@ -135,7 +134,7 @@ def probe_pixels(
         for part in (numbers["train"], numbers["test"])
     )
     split = split_training(train.labels.numpy(), n_classes=10, shots=experiment.shots, seed=experiment.seed)
-    adapted = linear_probe(train, test, Head.random(10, 64), split, HeadSettings())
+    adapted = linear_probe(train, test, Head.random(10, 64), split, "accuracy")
     values = {"clean": adapted.clean, "elevater": adapted.elevater}
     about = {"dataset": PIXELS, "learning_rate": adapted.search.best.learning_rate}
     about["weight_decay"] = adapted.search.best.weight_decay

@@ -97,14 +97,11 @@ def fresh_or_none(project: Project, stage: str, key: str) -> Artifact | None:
         return None
 
 
-def gather(
-    project: Project, stage: str, slug: str, problem_of: Callable[[str, Artifact], str] = lambda method, artifact: ""
-) -> Gathered:
+def gather(project: Project, stage: str, slug: str) -> Gathered:
     """The results of a domain that a stage sets beside one another, and why those of other methods are left out.
 
     Args:
         stage: One that gathers the results of one other stage.
-        problem_of: What is wrong with a fresh result of a method, so that it is left out; "" if nothing is.
 
     Returns:
         The fresh results by method, and the reasons by method. Methods that were never measured are in neither.
@@ -116,14 +113,9 @@ def gather(
         if not project.store.has(gathered, key := method_key(slug, method)):
             continue
         try:
-            found = fresh(project, gathered, key)
+            results[method] = fresh(project, gathered, key)
         except (MissingArtifact, StaleArtifact) as error:
             skipped[method] = f"stale: {error}"
-            continue
-        if problem := problem_of(method, found):
-            skipped[method] = problem
-        else:
-            results[method] = found
     return results, skipped
 
 
@@ -166,6 +158,16 @@ def look_outside(project: Project, stage: str, key: str) -> Look | None:
     """How the files look that a stage reads outside the store; None if it reads none."""
     files = STAGES[stage].outside
     return None if files is None else look_at(project, files(project, key))
+
+
+def is_current(project: Project, stage: str, key: str) -> Artifact:
+    """The published artifact of a stage that gathers results, if it is what would be made today.
+
+    The stage's own `is_current` judges it; one that has none shows what `gather` finds. Errors: `gathered_is_current`.
+    """
+    if reference := STAGES[stage].is_current:
+        return call(reference, project, key)
+    return gathered_is_current(project, stage, key, lambda: gather(project, stage, key))
 
 
 def named_function(reference: str) -> Callable[..., Any]:

@@ -32,7 +32,8 @@ class Stage:
         parents: Stages that it is made from.
         parents_of_method: Those of `parents` that one method needs, where methods differ.
         gathers: Stages of which it shows all results there are, so that no table can name its parents.
-        is_current: "room:function" that raises where a gathered artifact is not what would be made today.
+        is_current: "room:function" that raises if a gathered artifact is outdated; unset: if it shows other results.
+        compares: Whether methods are set beside the base, of which alone there is nothing to show.
         identity: The part of the configuration that decides it.
         outside: The local files outside the store that it reads; None if it reads none.
         version: Raised by hand when the same inputs make another artifact.
@@ -49,6 +50,7 @@ class Stage:
     parents_of_method: Callable[[str], Iterable[str]] | None = None
     gathers: tuple[str, ...] = ()
     is_current: str = ""
+    compares: bool = False
     identity: Callable[[Project, str], dict[str, Any]] = identity.nothing
     outside: Callable[[Project, str], outside.Files] | None = None
     version: str = "1"
@@ -69,6 +71,8 @@ class Stage:
 
     def keys(self, slugs: Iterable[str], methods: Collection[str]) -> list[str]:
         """The keys of this stage for these domains and methods."""
+        if self.compares and not any(STAGES[self.gathers[0]].is_for(method) for method in {*methods} - {"base"}):
+            return []
         if self.scope in ("all", "domain"):
             return [ALL] if self.scope == "all" else list(slugs)
         return [method_key(slug, method) for slug in slugs for method in methods if self.is_for(method)]
@@ -127,22 +131,21 @@ _ROWS = (
     Stage("overview", "all domains side by side, with the mean of each method; see dashboard.html", "all",
           "evaluation:overview", gathers=("comparison",), is_current="evaluation:overview_is_current",
           group="evaluation", kinds=("plotly", "parquet"), priority=65),
-    Stage("benchmark_features", "the images of ELEVATER's data sets as one checkpoint encodes them", "method",
+    Stage("benchmark_features", "the images of ELEVATER's data sets as one checkpoint encodes them", "encoder",
           "benchmark:publish_features", parents=(*BASE, *TRAINED), parents_of_method=_measured, pool="gpu", priority=10,
           identity=identity.benchmark_features, outside=outside.unlisted, group="benchmark", kinds=("torch", "numpy")),
-    Stage("benchmark_results", "one checkpoint on ELEVATER's data sets", "method", "benchmark:publish_results",
+    Stage("benchmark_results", "one checkpoint on ELEVATER's data sets", "encoder", "benchmark:publish_results",
           parents=("benchmark_features", *BASE, *TRAINED),
-          parents_of_method=lambda method: ("benchmark_features", *(BASE if method == "base" else TRAINED)),
+          parents_of_method=lambda method: ("benchmark_features", *_measured(method)),
           identity=identity.benchmark_results, group="benchmark", kinds=("torch", "parquet"), pool="gpu", priority=15),
     Stage("benchmark_comparison", "base and methods on ELEVATER's data sets", "domain", "benchmark:compare_benchmarks",
-          gathers=("benchmark_results",), is_current="benchmark:benchmark_comparison_is_current", group="benchmark",
-          kinds=("parquet",), priority=20),
+          gathers=("benchmark_results",), compares=True, group="benchmark", kinds=("parquet",), priority=20),
     Stage("dense_results", "detection and segmentation by one checkpoint", "encoder", "benchmark:publish_dense",
           parents=(*BASE, *TRAINED), parents_of_method=_measured, identity=identity.dense_results,
           outside=outside.unlisted, group="dense", kinds=("torch", "parquet"), pool="gpu", priority=10),
     Stage("dense_comparison", "base and methods in detection and segmentation; see dashboard.html", "domain",
-          "benchmark:compare_dense", gathers=("dense_results",), is_current="benchmark:dense_is_current", group="dense",
-          kinds=("parquet",), priority=20),
+          "benchmark:compare_dense", gathers=("dense_results",), compares=True, group="dense", kinds=("parquet",),
+          priority=20),
 )
 # fmt: on
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.lineage import call, fresh, look_outside
+from react_pipeline.lineage import fresh, is_current, look_outside
 from react_pipeline.pipeline import ALL, STAGES, Stage
 from react_pipeline.project import Manifests, Project, changed_since_run
 from react_pipeline.settings import CONTROL_SUFFIX, PipelineConfig, pairs_of
@@ -122,7 +122,7 @@ def up_to_date(project: Project, stage: str, key: str) -> Artifact:
         CorruptArtifact: If its bytes differ from its manifest.
     """
     if STAGES[stage].gathers:
-        return call(STAGES[stage].is_current, project, key)
+        return is_current(project, stage, key)
     artifact, look = fresh(project, stage, key), look_outside(project, stage, key)
     if look is not None and not look.is_complete:
         raise StaleArtifact(f"`{stage}` of {key!r}: only its step can say whether its files have changed")
@@ -231,7 +231,8 @@ class _Look:
         """Stages whose parents are whichever results there are."""
         stage, names = row.name, self._gathered_from(row, key)
         states = [self.found.states.get(name, State.FAILED) for name in names]
-        if State.FRESH not in states:
+        shown = [name for name in names if not (row.compares and name[1].endswith("/base"))]
+        if not any(self.found.states.get(name) is State.FRESH for name in shown):
             return _joined(states) or State.FAILED
         if State.DUE in states or State.WAITING in states:
             return State.WAITING
@@ -240,7 +241,7 @@ class _Look:
         if row.scope != "all" and any(self._fingerprint(name) for name in held):
             return State.HELD
         try:
-            self.artifacts[stage, key] = call(row.is_current, self.project, key)
+            self.artifacts[stage, key] = is_current(self.project, stage, key)
         except _OUTDATED as error:
             inputs = {
                 "config": row.identity(self.project, key),

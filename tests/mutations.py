@@ -62,7 +62,6 @@ GUARDS = (
     Guard("react_pipeline/store/durable.py", 'content.pop("digest") == _digest(content) and all(', "all(", "store/test_sealed.py"),
     Guard("react_pipeline/store/durable.py", "sha256_of(marker.parent / name) == digest for", "True for", "store/test_sealed.py"),
     Guard("react_pipeline/training/resume.py", 'about.pop("sha256") != _digest(tensors, about)', "False", "training/test_resume.py"),
-    Guard("react_pipeline/benchmark/dense_results.py", "line == _sealed_line(line[DIGEST_CHARS:-1])", 'line.endswith(b"\\n")', "benchmark/test_dense_results.py::test_a_killed_measurement_predicts_only_the_images_that_are_left_or_whose_line_is_damaged"),
     Guard("react_pipeline/store/durable.py", "stat.st_ctime_ns % CTIME_STEP_NS or", "True or", "project/test_outside.py::test_where_a_disk_keeps_no_ctime_the_ends_of_a_file_count"),
     Guard("react_pipeline/store/file_system.py", "        _try_rename(trial)\n", "", "store/test_file_system.py"),
     Guard("react_pipeline/indexing/batch.py", "lists.quantizer.metric_type == faiss.METRIC_INNER_PRODUCT", "True", "indexing/test_batch_search.py"),

@@ -261,6 +261,17 @@ def test_control_and_benchmark_are_kept_up_only_if_they_are_wanted(make_project:
     assert "dense_results" not in {stage for stage, _ in places(not_made, ["shapes"])}
 
 
+def test_base_alone_is_compared_with_nothing(project: Project, tmp_path: Path) -> None:
+    measured = change_pipeline(project, automation={"benchmark": True}, dense={"root": str(tmp_path)})
+    build_all(measured, ["shapes"], until="retrieved_set")
+    build(measured, "dense_results", "shapes/base")
+    training = ("customized_checkpoint", "shapes/gated-image")
+    assert survey(measured, ["shapes"]).states["dense_comparison", "shapes"] is State.WAITING
+    assert asked(measured, failed=[training]) == [("comparison", "shapes")]
+    only_base = set(places(change_pipeline(measured, methods=["base"]), ["shapes"]))
+    assert ("dense_results", "shapes/base") in only_base and ("dense_comparison", "shapes") not in only_base
+
+
 def test_distance_of_two_sets_is_the_share_of_images_that_only_one_has(trained: Project) -> None:
     before = trained.store.current("retrieved_set", "shapes").fingerprint
     edit_domain(trained, "shapes", retrieval={"max_per_class": 5})

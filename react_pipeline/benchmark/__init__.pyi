@@ -2,11 +2,9 @@ from .check import check_root as check_root
 from .check import report_json as report_json
 from .check import report_lines as report_lines
 from .comparison import MEAN as MEAN
-from .comparison import benchmark_comparison_is_current as benchmark_comparison_is_current
 from .comparison import compare_benchmarks as compare_benchmarks
 from .comparison import compare_summaries as compare_summaries
 from .dense_comparison import compare_dense as compare_dense
-from .dense_comparison import dense_is_current as dense_is_current
 from .dense_results import publish_dense as publish_dense
 from .domains import write_domains as write_domains
 from .features import digests_of_test_images as digests_of_test_images
@@ -14,8 +12,7 @@ from .features import publish_features as publish_features
 from .image_text import measure_recall as measure_recall
 from .image_text import read_caption_csv as read_caption_csv
 from .image_text import read_karpathy as read_karpathy
-from .results import STAGE as STAGE
 from .results import collect_submission as collect_submission
-from .results import expected_predictions as expected_predictions
 from .results import publish_results as publish_results
 from .submission import check_submission as check_submission
+from .submission import expected_datasets as expected_datasets

@@ -1,7 +1,6 @@
 """A report of which data sets are present, complete and valid.
 
-Belongs here: what `react-pipeline elevater check` says. Does not belong here: printing it. No model is loaded; torch
-only if torchvision's own layout of some data set is found.
+No model is loaded; torch only if torchvision's own layout of some data set is found.
 """
 
 import json
@@ -97,21 +96,20 @@ def report_json(reports: Sequence[DatasetReport]) -> str:
 def _check(root: Path, entry: Dataset) -> DatasetReport:
     splits, problems, notes, wrong = [], [], dict[str, None](), False
     for split, expected in entry.sizes.items():
-        found: LabelledImages | None = None
+        report = SplitReport(split, None, expected)
         try:
             found = read_dataset(root, entry.name, split, warn=False)
+            report = SplitReport(split, len(found), expected, found.layout)
+            notes |= dict.fromkeys(found.notes)
+            if len(found) != expected:
+                problems.append(f"split {split}: {len(found):,} images, officially {expected:,}")
             notes |= dict.fromkeys(_decode_some(found))
         except Unavailable as error:
             problems.append(error.reason)
         except InputError as error:
             wrong = True
             problems.append(str(error))
-        if found is not None:
-            notes |= dict.fromkeys(found.notes)
-            if len(found) != expected:
-                problems.append(f"split {split}: {len(found):,} images, officially {expected:,}")
-        size = None if found is None else len(found)
-        splits.append(SplitReport(split, size, expected, None if found is None else found.layout))
+        splits.append(report)
     state: State = "complete"
     if wrong:
         state = "wrong"

@@ -1,9 +1,7 @@
 """Comparison on the benchmark: the base beside each method of a domain, data set by data set.
 
-Belongs here: which figures may be compared, differences and their mean, the table and the figure. Does not belong here:
-measuring (`results`), comparing methods on a domain's own labelled images (`react_pipeline.evaluation.comparison`).
-
 A data set counts only if both sides measured it, on the same images. Means are over these data sets, for the base too.
+Does not belong here: measuring (`results`), a domain's own labelled images (`react_pipeline.evaluation`).
 """
 
 import json
@@ -15,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from react_pipeline.benchmark.summary import figure_name
-from react_pipeline.lineage import gather, gathered_is_current, resolve
+from react_pipeline.lineage import gather, resolve
 from react_pipeline.pages import escaped, markdown_table
 from react_pipeline.pipeline import STAGES
 from react_pipeline.project import Project
@@ -23,7 +21,6 @@ from react_pipeline.settings import CONTROL_SUFFIX, DATASETS
 from react_pipeline.store import Artifact, MissingArtifact
 
 STAGE = "benchmark_comparison"
-RESULTS = "benchmark_results"
 MEAN = "mean"
 COLUMNS = ["method", "figure", "dataset", "metric", "base", "value", "delta", "n", "status"]
 """`figure` is an experiment with its protocol (`zero-shot`, `linear-probe-5.clean`); values are fractions."""
@@ -36,7 +33,7 @@ def compare_benchmarks(project: Project, slug: str) -> Artifact:
     differences of its data sets, sorted).
 
     Raises:
-        MissingArtifact: If the base has no fresh result, or no method has.
+        MissingArtifact: As `results_to_compare`.
     """
     results, skipped = results_to_compare(project, STAGE, slug)
     inputs = resolve(project, STAGE, slug, parents=results, content={"skipped": skipped})
@@ -55,29 +52,19 @@ def compare_benchmarks(project: Project, slug: str) -> Artifact:
     return project.store.build(inputs, write)
 
 
-def benchmark_comparison_is_current(project: Project, slug: str) -> Artifact:
-    """The published comparison, if it shows the results that there are today: `lineage.gathered_is_current`."""
-    return gathered_is_current(project, STAGE, slug, lambda: gather(project, STAGE, slug, problem_of))
-
-
 def results_to_compare(project: Project, stage: str, slug: str) -> tuple[dict[str, Artifact], dict[str, str]]:
     """As `lineage.gather`, for a stage that compares with the base.
 
     Raises:
-        MissingArtifact: If the base has no fresh result.
+        MissingArtifact: If the base has no fresh result, or no method has.
     """
-    results, skipped = gather(project, stage, slug, problem_of)
-    if "base" not in results:
-        reason = f" ({skipped['base']})" if "base" in skipped else ""
+    results, skipped = gather(project, stage, slug)
+    if "base" not in results or len(results) == 1:
+        without = "no method" if "base" in results else "the base"
+        reasons = "".join(f"; {method}: {reason}" for method, reason in skipped.items())
         (of,) = STAGES[stage].gathers
-        raise MissingArtifact(f"{slug}: the base has no result to compare with{reason}; materialize `{of}` for it")
+        raise MissingArtifact(f"{slug}: {without} has a result to compare; materialize `{of}`{reasons}")
     return results, skipped
-
-
-def problem_of(method: str, result: Artifact) -> str:
-    """Why a method's result cannot be compared; "" if it can."""
-    reason = result.counts.get("unavailable")
-    return f"unavailable: {reason}" if reason and method != "base" else ""
 
 
 def compare_summaries(base: pd.DataFrame, methods: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
@@ -112,7 +99,7 @@ def to_markdown(table: pd.DataFrame, skipped: Mapping[str, str]) -> str:
         parts += [f"{method}, {figure}", markdown_table(["data set", "metric", "base %", "method %", "delta"], rows)]
         parts += ["Left out:\n\n" + "\n".join(reasons)] if reasons else []
     parts += [f"- {method}: {escaped(reason)}" for method, reason in skipped.items()]
-    return "\n\n".join(part.strip() for part in parts or ["Only the base was measured."]) + "\n"
+    return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
 def draw(table: pd.DataFrame, path: Path, title: str) -> None:
@@ -156,7 +143,7 @@ def _row(method: str, figure: str, name: str, base: Any, mine: Any) -> dict[str,
         if row.status != "ok":
             return {**about, "status": f"not measured of {side}: {row.status}"}
     if base.images != mine.images:
-        return {**about, "status": f"measured on other images than the base; rematerialize `{RESULTS}` of both"}
+        return {**about, "status": "measured on other images than the base; rematerialize both"}
     values = {"base": base.value, "value": mine.value, "delta": mine.value - base.value}
     return {**about, **values, "n": mine.n, "status": "ok"}
 
@@ -170,11 +157,11 @@ def _mean(method: str, figure: str, rows: list[dict[str, Any]]) -> dict[str, Any
 
 def _counts(table: pd.DataFrame) -> dict[str, Any]:
     means = table[table["dataset"] == MEAN]
-    counts: dict[str, dict[str, Any]] = {"datasets_compared": {}, "mean_base": {}, "mean": {}, "mean_delta": {}}
-    for row in means.itertuples():
-        name = f"{row.method}.{row.figure}"
-        counts["datasets_compared"][name] = int(row.status.split()[0])
-        if not np.isnan(row.delta):
-            counts["mean_base"][name], counts["mean"][name] = float(row.base), float(row.value)
-            counts["mean_delta"][name] = float(row.delta)
-    return counts
+    means = means.set_index(means["method"] + "." + means["figure"])
+    return {
+        "datasets_compared": {name: int(status.split()[0]) for name, status in means["status"].items()},
+        **{
+            count: means[column].dropna().to_dict()
+            for count, column in (("mean_base", "base"), ("mean", "value"), ("mean_delta", "delta"))
+        },
+    }

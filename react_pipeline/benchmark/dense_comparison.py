@@ -10,9 +10,9 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.benchmark.comparison import problem_of, results_to_compare
+from react_pipeline.benchmark.comparison import results_to_compare
 from react_pipeline.benchmark.dense_pictures import write_overlays
-from react_pipeline.lineage import gather, gathered_is_current, resolve
+from react_pipeline.lineage import resolve
 from react_pipeline.pages import escaped, markdown_table, render
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact
@@ -28,7 +28,7 @@ def compare_dense(project: Project, slug: str) -> Artifact:
     Files: `table.parquet`, `table.csv`, `table.md`, `overlays.png` (truth, base, methods), `dashboard.html`.
 
     Raises:
-        MissingArtifact: If the base has no fresh result.
+        MissingArtifact: As `results_to_compare`.
     """
     results, skipped = results_to_compare(project, STAGE, slug)
     inputs = resolve(project, STAGE, slug, parents=results, content={"skipped": skipped})
@@ -56,38 +56,28 @@ def compare_dense(project: Project, slug: str) -> Artifact:
     return project.store.build(inputs, write)
 
 
-def dense_is_current(project: Project, slug: str) -> Artifact:
-    """The published comparison, if it shows the results that there are today: `lineage.gathered_is_current`."""
-    return gathered_is_current(project, STAGE, slug, lambda: gather(project, STAGE, slug, problem_of))
-
-
 def compare(results: Mapping[str, Artifact]) -> tuple[pd.DataFrame, dict[str, str]]:
     """Each method's figures beside the base's (`COLUMNS`), and why figures are left out.
 
     Args:
         results: By method, the base among them.
     """
-    measured = {name: found for name, found in results.items() if not found.counts.get("unavailable")}
-    tables = {name: pd.read_parquet(found.file("results.parquet")) for name, found in measured.items()}
-    base, left_out, parts = tables.pop("base", pd.DataFrame(columns=[*PLACE, "value", "n"])), {}, []
-    for name, found in results.items():
-        for place, reason in found.counts.get("not_measured", {}).items():
-            left_out[f"{name}, {place}"] = str(reason)
+    tables = {name: pd.read_parquet(found.file("results.parquet")) for name, found in results.items()}
+    tables = {name: table[table["value"].notna() & (table["figure"] != "classes")] for name, table in tables.items()}
+    base, parts = tables.pop("base")[[*PLACE, "value"]].rename(columns={"value": "base"}), []
+    left_out = {
+        f"{name}, {place}": str(reason)
+        for name, found in results.items()
+        for place, reason in found.counts["not_measured"].items()
+    }
     for method, table in tables.items():
-        mine, theirs = (results[name].counts.get("digests", {}) for name in (method, "base"))
+        mine, theirs = (results[name].counts["digests"] for name in (method, "base"))
         others = [name for name in mine if name in theirs and mine[name] != theirs[name]]
         why = "measured on other images than the base; rematerialize both"
         left_out |= {f"{method}, {name}": why for name in others}
-        joined = theirs_and_mine(base, table[~table["set"].isin(others) & (table["figure"] != "classes")])
+        joined = base.merge(table.loc[~table["set"].isin(others), [*PLACE, "value", "n"]], on=PLACE)
         parts.append(joined.assign(method=method, delta=joined["value"] - joined["base"]))
-    return (pd.concat(parts)[COLUMNS] if parts else pd.DataFrame(columns=COLUMNS)), left_out
-
-
-def theirs_and_mine(base: pd.DataFrame, mine: pd.DataFrame) -> pd.DataFrame:
-    """The figures that both tables have, as `base` and `value`."""
-    columns = [*PLACE, "value"]
-    theirs = base.loc[base["value"].notna(), columns].rename(columns={"value": "base"})
-    return theirs.merge(mine.loc[mine["value"].notna(), [*columns, "n"]], on=PLACE)
+    return pd.concat(parts)[COLUMNS], left_out
 
 
 def _counts(table: pd.DataFrame) -> dict[str, Any]:

@@ -83,25 +83,20 @@ def _evaluated(
     classes: bool = True,
     limits: tuple[int, ...] = (1, 10, MAX_BOXES),
 ) -> Any:
-    coco, evaluation = _pycocotools()
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError as error:
+        raise InputError("average precision needs pycocotools: pip install 'react-pipeline[dense]'") from error
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
-        loaded = coco()
+        loaded = COCO()
         loaded.dataset = {**truth, "info": {}}
         loaded.createIndex()
-        results = loaded.loadRes([dict(box) for box in found]) if found else coco()
-        evaluated = evaluation(loaded, results, "bbox")
+        results = loaded.loadRes([dict(box) for box in found]) if found else COCO()
+        evaluated = COCOeval(loaded, results, "bbox")
         evaluated.params.imgIds = sorted(image["id"] for image in truth["images"])
         evaluated.params.catIds = sorted(category["id"] for category in truth["categories"])
         evaluated.params.useCats, evaluated.params.maxDets = int(classes), list(limits)
         evaluated.evaluate()
         evaluated.accumulate()
     return evaluated
-
-
-def _pycocotools() -> tuple[Any, Any]:
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise InputError("average precision needs pycocotools: pip install 'react-pipeline[dense]'") from error
-    return COCO, COCOeval

@@ -9,12 +9,10 @@ Files: `results.parquet`, `results.json` (`COLUMNS`), `per_class.parquet`, `imag
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from itertools import takewhile
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +22,6 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from react_pipeline.benchmark.dense_inputs import digests_of_files, read_dense_sets
 from react_pipeline.benchmark.dense_measures import (
     box_figures,
     confusion,
@@ -33,14 +30,21 @@ from react_pipeline.benchmark.dense_measures import (
     proposal_figures,
 )
 from react_pipeline.benchmark.dense_pictures import boxes_tile, map_tile, write_overlays
-from react_pipeline.benchmark.features import NO_ENCODER, has_encoder
+from react_pipeline.benchmark.inputs import (
+    PROGRESS,
+    checkpoint_of,
+    digests_of_files,
+    load_model,
+    read_dense_sets,
+    require_encoder,
+)
 from react_pipeline.labelled import DenseImages, Unavailable
 from react_pipeline.lineage import resolve
 from react_pipeline.pages import markdown_table
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import IGNORED
-from react_pipeline.store import Artifact, InputError, append, fsync, remove_scratch
+from react_pipeline.store import Artifact, InputError, remove_scratch, seal, sealed
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
@@ -48,11 +52,8 @@ if TYPE_CHECKING:
 STAGE = "dense_results"
 COLUMNS = ["set", "task", "source", "figure", "value", "n", "unavailable"]
 """`source` is where boxes come from, `map` (the frozen model's) or `student`; values are fractions."""
-DIGEST_CHARS = 64
-"""Of the SHA-256 at the beginning of each line of progress."""
 SHOWN = 3
 """Images of each set of which pictures are kept."""
-NO_ROOT = "`dense.root` is not set: give it in pipeline.yaml, and look at the data with `dense check`"
 
 
 def publish_dense(project: Project, slug: str, method: str) -> Artifact:
@@ -62,31 +63,26 @@ def publish_dense(project: Project, slug: str, method: str) -> Artifact:
     again.
 
     Raises:
-        InputError: Listing every set that is there and wrong, before anything is predicted.
+        InputError: If there is no `dense.root`, or the method is a linear head; or listing every set that is there and
+            wrong, before anything is predicted.
     """
+    require_encoder(method)
     dense, key = project.config.dense, method_key(project.domain(slug).slug, method)
-    reason = NO_ENCODER if not has_encoder(method) else NO_ROOT if dense.root is None else ""
-    found, missing = ([], {}) if reason else read_dense_sets(dense, slug)
-    content = {
-        "sets": {images.entry.name: images.digest() for images in found},
-        "missing": sorted(missing),
-        "unavailable": {NO_ROOT: "no root", NO_ENCODER: "no encoder"}.get(reason, ""),
-        "files": {} if reason else digests_of_files(dense, found),
-    }
+    found, missing = read_dense_sets(dense, slug)
+    digests = {images.entry.name: images.digest() for images in found}
+    files = digests_of_files(dense, found)
+    content = {"sets": digests, "missing": sorted(missing), "unavailable": "", "files": files}
     inputs = resolve(project, STAGE, key, content=content)
 
     def write(directory: Path) -> dict[str, Any]:
-        if reason:
-            return {"unavailable": reason, "images": 0}
-        checkpoint = inputs.parents.get("base_checkpoint") or inputs.parents["customized_checkpoint"]
-        measuring = _Measuring(project, slug, checkpoint, directory)
+        measuring = _Measuring(project, slug, checkpoint_of(inputs.parents), directory)
         started = time.monotonic()
         rows = [row for images in found for row in measuring.measure(images)]
         about = {entry.name: entry.task for entry in dense.sets(slug)}
         rows += [[name, about[name], "", "", np.nan, 0, why] for name, why in missing.items()]
         return {
             **_finish(directory, pd.DataFrame(rows, columns=COLUMNS), measuring.per_class, found),
-            "digests": content["sets"],
+            "digests": digests,
             "skipped_boxes": {images.entry.name: dict(images.skipped) for images in found if images.skipped},
             "seconds": round(time.monotonic() - started, 2),
         }
@@ -104,9 +100,7 @@ class _Measuring:
 
     @cached_property
     def clip(self) -> Clip:
-        from react_pipeline.clip import choose_device, load
-
-        return load(self.checkpoint.path, choose_device(self.project.config.device))
+        return load_model(self.project, self.checkpoint)
 
     def measure(self, images: DenseImages) -> list[list[Any]]:
         """The rows of one set."""
@@ -189,7 +183,7 @@ class _Measuring:
 
             predictor = Student(segmenter, self.dense)
             folder = str(self.dense.student_images).replace("{domain}", self.slug)
-            predictor.train(self.dense.root or Path(), folder, self.directory / "progress" / where, self.max_pixels)
+            predictor.train(self.dense.root or Path(), folder, self.directory / PROGRESS / where, self.max_pixels)
 
         def predict(position: int) -> list[list[int]]:
             image = images.image(position, self.max_pixels)
@@ -212,30 +206,22 @@ class _Measuring:
 
     def _by_image(self, where: str, images: DenseImages, predict: Callable[[int], Any]) -> Iterator[Any]:
         """What is predicted of each image; each is on disk before the next, and read again after a kill."""
-        path = self.directory / "progress" / f"{where}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-        done = list(takewhile(lambda line: line == _sealed_line(line[DIGEST_CHARS:-1]), lines))
-        path.write_bytes(b"".join(done))  # without what was cut or damaged
-        yield from (json.loads(line[DIGEST_CHARS:]) for line in done)
-        with path.open("ab") as file:
-            rest = range(len(done), len(images))
-            for position in tqdm(rest, where, unit="image", disable=None, leave=False):
+        for position in tqdm(range(len(images)), where, unit="image", disable=None, leave=False):
+            marker = self.directory / PROGRESS / where / f"{position}.json"
+            if (predicted := sealed(marker)) is None:
                 predicted = predict(position)
-                append(file.fileno(), _sealed_line(json.dumps(predicted).encode()))
-                yield predicted
+                seal(marker, self.directory.glob(f"shown/{where}--{position}-*.png"), predicted)
+            yield predicted
 
     def _keep(self, tile: Image.Image, name: str) -> None:
         (self.directory / "shown").mkdir(exist_ok=True)
-        path = self.directory / "shown" / f"{name}.png"
-        tile.save(path)
-        fsync(path)  # before the progress says that its image is done
+        tile.save(self.directory / "shown" / f"{name}.png")
 
 
 def _finish(
     directory: Path, rows: pd.DataFrame, per_class: list[list[Any]], found: list[DenseImages]
 ) -> dict[str, Any]:
-    remove_scratch(directory / "progress")
+    remove_scratch(directory / PROGRESS)
     rows = rows.astype({"value": "float64"})
     rows.to_parquet(directory / "results.parquet", index=False)
     (directory / "results.json").write_text(rows.to_json(orient="records", indent=1) + "\n", encoding="utf-8")
@@ -265,10 +251,6 @@ def _finish(
         "images": sum(map(len, found)),
         "not_measured": dict(zip(reasons["set"], reasons["unavailable"], strict=True)),
     }
-
-
-def _sealed_line(text: bytes) -> bytes:
-    return hashlib.sha256(text).hexdigest().encode() + text + b"\n"
 
 
 def _percent(figure: str, value: float) -> str | None:

@@ -1,10 +1,8 @@
 """The benchmark's data sets as domain files: one each, and one of all their classes together.
 
-Belongs here: what these files say. Does not belong here: domain files in general
-(`react_pipeline.commands.domains`).
+Does not belong here: domain files in general (`react_pipeline.commands`).
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,6 @@ UNION = "elevater"
 """Slug of the domain of all classes."""
 
 
-def slug_of(name: str) -> str:
-    """The slug of a data set's domain: its name, with hyphens for what a slug cannot hold."""
-    return name.replace("_", "-").lower()
-
-
 def domain_of(entry: Dataset, root: Path) -> dict[str, Any]:
     """The domain of one data set: its names, aliases, templates, and its test images at `root`.
 
@@ -30,7 +23,7 @@ def domain_of(entry: Dataset, root: Path) -> dict[str, Any]:
     """
     evaluation = {"name": entry.name, "kind": "elevater", "path": str(root), "dataset": entry.name}
     return {
-        "slug": slug_of(entry.name),
+        "slug": entry.name.replace("_", "-").lower(),
         "title": entry.title,
         "description": f"{entry.name} of ELEVATER.",
         "classes": [_class(names[0], names[1:]) for names in entry.aliases],
@@ -73,7 +66,10 @@ def write_domains(root: Path, directory: Path) -> list[Path]:
         InputError: If files of these names are there and say something else; then none is written.
     """
     domains = [*(domain_of(entry, root.resolve()) for entry in DATASETS.values()), union_domain()]
-    texts = {directory / f"{domain['slug']}.yaml": _text(domain) for domain in domains}
+    texts = {
+        directory / f"{domain['slug']}.yaml": yaml.safe_dump(domain, sort_keys=False, allow_unicode=True, width=120)
+        for domain in domains
+    }
     others = [str(path) for path, text in texts.items() if path.exists() and path.read_text(encoding="utf-8") != text]
     if others:
         raise InputError(f"these exist and differ; remove them or give another --into\n{lines_of(others)}")
@@ -85,7 +81,3 @@ def write_domains(root: Path, directory: Path) -> list[Path]:
 
 def _class(name: str, aliases: Any) -> Any:
     return {"name": name, "synonyms": list(aliases)} if aliases else name
-
-
-def _text(domain: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(domain), sort_keys=False, allow_unicode=True, width=120)

@@ -1,6 +1,6 @@
 """What is measured on a data set of the benchmark, and the form of one figure.
 
-Belongs here: plain data, without torch. Does not belong here: measuring (`measuring`), means of figures (`summary`).
+Plain data, without torch. Does not belong here: measuring (`measuring`), means of figures (`summary`).
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,6 @@ from pydantic import BaseModel, ConfigDict
 from react_pipeline.benchmark.shots import FULL
 from react_pipeline.settings import ElevaterConfig
 
-Adaptation = Literal["zero-shot", "linear-probe", "fine-tune"]
 Protocol = Literal["zero-shot", "elevater", "clean"]
 
 
@@ -19,24 +18,20 @@ Protocol = Literal["zero-shot", "elevater", "clean"]
 class Experiment:
     """What is measured on a data set: `zero-shot`, or an adaptation to a number of shots drawn with a seed."""
 
-    adaptation: Adaptation = "zero-shot"
+    adaptation: Literal["zero-shot", "linear-probe", "fine-tune"] = "zero-shot"
     shots: int = 0
     seed: int = 0
 
     @property
     def name(self) -> str:
         """Without the seed: `zero-shot`, `linear-probe-5`, `fine-tune-full`."""
-        if self.adaptation == "zero-shot":
-            return "zero-shot"
-        return f"{self.adaptation}-{'full' if self.shots == FULL else self.shots}"
+        shots = {0: "", FULL: "-full"}.get(self.shots, f"-{self.shots}")
+        return f"{self.adaptation}{shots}"
 
     @property
     def folder(self) -> str:
-        """Of its prediction files, as the benchmark names them; without the seed."""
-        if self.adaptation == "zero-shot":
-            return "zero_shot"
-        method = "linear_probe" if self.adaptation == "linear-probe" else "finetuning"
-        return f"{method}_{'full' if self.shots == FULL else self.shots}"
+        """Of its prediction files, as the benchmark names them: `zero_shot`, `linear_probe_5`, `finetuning_full`."""
+        return self.name.replace("fine-tune", "finetuning").replace("-", "_")
 
     @property
     def protocols(self) -> tuple[Protocol, ...]:

@@ -1,7 +1,6 @@
 """Features of the benchmark's images by one checkpoint, as an artifact: every image is encoded once.
 
-Belongs here: which splits are read, publishing, reading again. Does not belong here: the files of a split
-(`feature_files`), encoding (`encoding`), measuring (`results`).
+Does not belong here: encoding (`react_pipeline.labelled`), measuring (`results`).
 
 Files: `<data set>/<split>.npy` (N, D) float32 as the image tower gives them, `<data set>/<split>_labels.npy`,
 `<data set>/<split>_sha256.npy` (N, 32) uint8 of the images' files, and `<data set>/<split>.json` (`SplitFeatures`);
@@ -9,26 +8,63 @@ Files: `<data set>/<split>.npy` (N, D) float32 as the image tower gives them, `<
 """
 
 import logging
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from react_pipeline.benchmark.feature_files import PROGRESS, STAGE, UNPROJECTED, FeatureWriter, SplitFeatures
-from react_pipeline.labelled import LabelledImages, Unavailable, lines_of, read_dataset
+from react_pipeline.benchmark.inputs import PROGRESS, checkpoint_of, load_model, read_all, require_encoder
+from react_pipeline.labelled import LabelledImages, Unavailable, read_dataset
 from react_pipeline.lineage import resolve
-from react_pipeline.pipeline import method_key
+from react_pipeline.pipeline import STAGES, method_key
 from react_pipeline.project import Project
-from react_pipeline.settings import CONTROL_SUFFIX
-from react_pipeline.store import Artifact, CorruptArtifact, InputError, remove_scratch
+from react_pipeline.settings import dataset
+from react_pipeline.store import (
+    MANIFEST,
+    Artifact,
+    CorruptArtifact,
+    InputError,
+    MissingArtifact,
+    link_or_copy,
+    read_manifest,
+    remove_scratch,
+    seal,
+    sealed,
+)
 
 logger = logging.getLogger(__name__)
 
-NO_ROOT = "`elevater.root` is not set: give it in pipeline.yaml, and look at the data with `elevater check`"
-NO_ENCODER = "a linear head is used on the base's own features, so the benchmark of its encoder is that of `base`"
+STAGE = "benchmark_features"
+ARRAYS, UNPROJECTED = (".npy", "_labels.npy", "_sha256.npy"), "_unprojected.npy"
+"""Ends of the names of a split's files."""
+
+
+class SplitFeatures(BaseModel):
+    """What is known of one split's features.
+
+    Attributes:
+        digest: Of the images and labels.
+        truncated: Images whose file is truncated; the decodable part is used.
+        seconds: To read and encode; those of the run that did.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    dataset: str
+    split: str
+    n: int
+    expected: int | None
+    layout: str
+    order: tuple[int, ...]
+    digest: str
+    truncated: int
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -52,32 +88,17 @@ class Features:
 
         Raises:
             Unavailable: If the artifact has none, with the reason.
-            CorruptArtifact: If it is of another form.
         """
-        reason = unavailable_reason(artifact, name, split)
-        if reason:
-            raise Unavailable(reason)
-        try:
-            text = artifact.file(f"{name}/{split}.json").read_text(encoding="utf-8")
-            about = SplitFeatures.model_validate_json(text)
-        except ValidationError as error:
-            raise CorruptArtifact(f"{artifact.path}: {name}/{split}.json has another form; rematerialize it") from error
-        features, labels = (
-            np.load(artifact.file(f"{name}/{split}{end}.npy"), allow_pickle=False) for end in ("", "_labels")
-        )
-        before = f"{name}/{split}{UNPROJECTED}"
+        place = f"{name}/{split}"
+        if place in artifact.counts["missing"]:
+            raise Unavailable(artifact.counts["missing"][place])
+        about = SplitFeatures.model_validate_json(artifact.file(f"{place}.json").read_text(encoding="utf-8"))
+        features, labels = (np.load(artifact.file(f"{place}{end}.npy"), allow_pickle=False) for end in ("", "_labels"))
         # Most readers want the others, so the file stays where it is until rows of it are asked for.
         unprojected = None
-        if before in artifact.manifest["files"]:
+        if (before := f"{place}{UNPROJECTED}") in artifact.manifest["files"]:
             unprojected = np.load(artifact.file(before), mmap_mode="c", allow_pickle=False)
         return cls(about, features, labels, unprojected)
-
-
-def unavailable_reason(artifact: Artifact, name: str, split: str) -> str:
-    """Why there are no features of a split; "" if there are."""
-    counts = artifact.counts
-    reason = counts.get("unavailable") or counts["missing"].get(f"{name}/{split}", "")
-    return str(reason)
 
 
 def publish_features(project: Project, slug: str, method: str) -> Artifact:
@@ -88,79 +109,143 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
     configuration) are taken over. Killed in between, finished splits are not encoded again.
 
     Raises:
-        InputError: Listing every data set that is there and wrong, before anything is encoded; or naming an image that
-            cannot be decoded.
+        InputError: If there is no `elevater.root`, or the method is a linear head; listing every split that is there
+            and wrong, before anything is encoded; or naming an image that cannot be decoded.
     """
-    key = method_key(slug, method)
+    require_encoder(method)
     elevater = project.config.elevater
     splits = ("test", "train") if elevater.shots else ("test",)
-    reason = _no_features(project, method)
-    found, missing = ([], {}) if reason else _read_splits(project, splits)
-    content = {
-        "images": {f"{images.dataset}/{images.split}": digest for images, digest in found},
-        # Reasons name paths, and the location of the data is no part of the artifact's identity.
-        "missing": sorted(missing),
-        "unavailable": {NO_ROOT: "no root", NO_ENCODER: "no encoder"}.get(reason, "no folder" if reason else ""),
-    }
-    inputs = resolve(project, STAGE, key, content=content)
+    places = {f"{name}/{split}": (name, split) for name in elevater.dataset_names for split in splits}
+
+    def read(root: Path, place: tuple[str, str]) -> tuple[LabelledImages, str]:
+        images = read_dataset(root, *place)
+        return images, images.digest()
+
+    found, missing = read_all(elevater.root, "elevater", places, read)
+    # Reasons name paths, and the location of the data is no part of the artifact's identity.
+    digests = {place: digest for place, (_, digest) in found.items()}
+    content = {"images": digests, "missing": sorted(missing), "unavailable": ""}
+    inputs = resolve(project, STAGE, method_key(slug, method), content=content)
 
     def write(directory: Path) -> dict[str, Any]:
-        if reason:
-            return {"unavailable": reason, "images": 0}
-        writer = FeatureWriter(project, _checkpoint(inputs.parents), directory)
-        for images, digest in found:
-            writer.publish(images, digest)
+        writer = _Writer(project, checkpoint_of(inputs.parents), directory)
+        splits = {place: writer.publish(images, digest) for place, (images, digest) in found.items()}
         remove_scratch(directory / PROGRESS)
-        return writer.counts(missing)
+        return {
+            "images": sum(about.n for about in splits.values()),
+            "datasets": sum(about.split == "test" for about in splits.values()),
+            "of": len(elevater.dataset_names),
+            "splits_taken_over": writer.taken_over,
+            "truncated": {place: about.truncated for place, about in splits.items() if about.truncated},
+            "incomplete": {
+                place: f"{about.n} of {about.expected} images"
+                for place, about in splits.items()
+                if about.n != about.expected
+            },
+            "missing": missing,
+            "seconds": round(sum(about.seconds for about in splits.values()), 2),
+        }
 
     return project.store.build(inputs, write, resumable=True)
-
-
-def has_encoder(method: str) -> bool:
-    """Whether a method has an image tower of its own; a linear head uses the base's."""
-    return method.removesuffix(CONTROL_SUFFIX) != "linear-head"
-
-
-def _no_features(project: Project, method: str) -> str:
-    root = project.config.elevater.root
-    if not has_encoder(method):
-        return NO_ENCODER
-    if root is None:
-        return NO_ROOT
-    if root.is_dir():
-        return ""
-    reason = f"elevater.root: there is no folder {root}"
-    # Unlike no root at all, this is most likely a mistake.
-    logger.warning("%s; everything is unavailable", reason)
-    return reason
-
-
-def _read_splits(project: Project, splits: tuple[str, ...]) -> tuple[list[tuple[LabelledImages, str]], dict[str, str]]:
-    elevater = project.config.elevater
-    assert elevater.root is not None  # noqa: S101 - `_no_features` has looked
-    found, missing, problems = [], {}, []
-    for name in elevater.dataset_names:
-        for split in splits:
-            try:
-                images = read_dataset(elevater.root, name, split)
-                found.append((images, images.digest()))
-            except Unavailable as error:
-                missing[f"{name}/{split}"] = error.reason
-            except InputError as error:
-                problems.append(f"{name}, split {split}: {error}")
-    if problems:
-        raise InputError(
-            f"{elevater.root}: {len(problems)} splits cannot be used; fix or remove them, or leave the data sets out "
-            f"of `elevater.datasets`\n{lines_of(problems)}"
-        )
-    return found, missing
-
-
-def _checkpoint(parents: Any) -> Artifact:
-    return parents.get("base_checkpoint") or parents["customized_checkpoint"]
 
 
 def digests_of_test_images(artifact: Artifact) -> set[str]:
     """SHA-256 of every test image's file, as hexadecimal digits."""
     names = [name for name in artifact.manifest["files"] if name.endswith("/test_sha256.npy")]
     return {row.tobytes().hex() for name in names for row in np.load(artifact.file(name), allow_pickle=False)}
+
+
+class _Writer:
+    def __init__(self, project: Project, checkpoint: Artifact, directory: Path) -> None:
+        self.project, self.checkpoint, self.directory = project, checkpoint, directory
+        self.taken_over = 0
+        for left in directory.rglob("*.partial"):  # by a killed build
+            left.unlink()
+
+    def publish(self, images: LabelledImages, digest: str) -> SplitFeatures:
+        """Write the files of a split, or link those of another artifact with the same checkpoint and images."""
+        marker = self.directory / PROGRESS / f"{images.dataset}--{images.split}.json"
+        if (about := sealed(marker)) is None:
+            about = self._take_over(images, digest) or self._encode(images, digest)
+            files = [self.directory / images.dataset / f"{images.split}{end}" for end in (".json", *self.ends)]
+            files[0].write_text(about, encoding="utf-8")
+            seal(marker, files, about)
+        return SplitFeatures.model_validate_json(about)
+
+    @cached_property
+    def clip(self) -> Any:
+        return load_model(self.project, self.checkpoint)
+
+    @cached_property
+    def projection(self) -> Any:
+        """The tower's last projection, taken out of it, if features before it are wanted; None without either."""
+        from react_pipeline.benchmark.finetune import take_projection
+
+        if not self.project.config.elevater.probes_unprojected:
+            return None
+        try:
+            return take_projection(self.clip.model.visual)
+        except InputError as error:
+            # The probes are unavailable with the same reason; everything else needs no projection.
+            logger.warning("elevater.merge_projection: %s", error)
+            return None
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        return ARRAYS if self.projection is None else (*ARRAYS, UNPROJECTED)
+
+    def _encode(self, images: LabelledImages, digest: str) -> str:
+        from react_pipeline.labelled import PreprocessedImages, encode, preprocessing
+
+        started, config = time.monotonic(), self.project.config
+        folder = self.directory / images.dataset
+        preprocess = preprocessing(self.clip, squash=dataset(images.dataset).squash)
+        sha256, truncated = encode(
+            self.clip,
+            PreprocessedImages(images.read, images.locations.__getitem__, preprocess, config.corpus.max_pixels),
+            len(images),
+            folder / f"{images.split}.npy",
+            batch_size=config.embedding.batch_size,
+            workers=config.embedding.workers,
+            title=f"{images.dataset} {images.split}",
+            unprojected=None if self.projection is None else (folder / f"{images.split}{UNPROJECTED}", self.projection),
+        )
+        np.save(folder / f"{images.split}_labels.npy", images.labels)
+        np.save(folder / f"{images.split}_sha256.npy", sha256)
+        return SplitFeatures(
+            dataset=images.dataset,
+            split=images.split,
+            n=len(images),
+            expected=images.expected,
+            layout=images.layout,
+            order=images.order,
+            digest=digest,
+            truncated=truncated,
+            seconds=round(time.monotonic() - started, 2),
+        ).model_dump_json()
+
+    def _take_over(self, images: LabelledImages, digest: str) -> str | None:
+        split = f"{images.dataset}/{images.split}"
+        for artifact in self._published():
+            # Made without `merge_projection`, an artifact lacks an array; the images are then encoded again.
+            whole = all(f"{split}{end}" in artifact.manifest["files"] for end in self.ends)
+            if artifact.manifest["content"]["images"].get(split) == digest and whole:
+                for end in self.ends:
+                    (target := self.directory / f"{split}{end}").unlink(missing_ok=True)
+                    link_or_copy(artifact.file(f"{split}{end}"), target)
+                self.taken_over += 1
+                return artifact.file(f"{split}.json").read_text(encoding="utf-8")
+        return None
+
+    def _published(self) -> Iterator[Artifact]:
+        store = self.project.store
+        for path in sorted((store.root / STAGE).glob(f"*/*/*/{MANIFEST}")):
+            slug, method, fingerprint = path.parts[-4:-1]
+            try:
+                manifest = read_manifest(path.parent, STAGE)
+                # An older version of the code may have encoded differently.
+                same_code = manifest["code_version"] == STAGES[STAGE].version
+                if same_code and self.checkpoint.fingerprint in manifest["parents"].values():
+                    yield store.open(STAGE, f"{slug}/{method}", fingerprint)
+            except (CorruptArtifact, MissingArtifact) as error:
+                logger.warning("not used: %s", error)

@@ -1,12 +1,8 @@
 """Fine-tuning: the image tower and a linear head train together, as ELEVATER does.
 
-Belongs here: a classifier made of a copy of the tower and a head, and its training on images. Does not belong here:
-which trials to run (`sweep`), reading images, heads on fixed features (`probe`).
-
-The tower changes with each step, so nothing can be computed once: a trial encodes every image in every epoch, and
-trials run one after another, each on a fresh copy. The given model is never changed; its text tower and its logit scale
-have no part in the training. Shapes: N images of H x W pixels, B of them in a batch, D width of the features, C
-classes.
+A trial encodes every image in every epoch, and trials run one after another, each on a fresh copy of the tower. Does
+not belong here: the head (`head`), which trials to run (`sweep`), reading images. Shapes: N images of H x W pixels, B
+of them in a batch, D width of the features, C classes.
 """
 
 from collections.abc import Callable
@@ -18,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from react_pipeline.benchmark.head import MOMENTUM, NOT_FINITE, Head, HeadSettings, Recorder, batches, losses
+from react_pipeline.benchmark.head import BATCH_SIZE, MOMENTUM, NOT_FINITE, SEED, Head, batches, losses, record
 from react_pipeline.benchmark.shots import Indices, Split
 from react_pipeline.benchmark.sweep import Adaptation, Curve, Trial, adapt
 from react_pipeline.clip import Clip
@@ -54,17 +50,6 @@ class ImageExamples:
         return self.read(position if self.numbers is None else int(self.numbers[position]))
 
 
-def image_classifier(visual: nn.Module, head: Head) -> nn.Module:
-    """An image tower, all of which trains, with a linear head after a batch normalisation without scale and shift.
-
-    It gives logits (B, C) of images (B, 3, H, W).
-    """
-    n_classes, width = head.weight.shape
-    linear = nn.Linear(width, n_classes)
-    linear.load_state_dict({"weight": head.weight, "bias": head.bias})
-    return nn.Sequential(visual.requires_grad_(True), nn.BatchNorm1d(width, affine=False), linear)
-
-
 def projection_of(visual: Any) -> Tensor:
     """The last projection (W, D) of an image tower.
 
@@ -80,8 +65,8 @@ def projection_of(visual: Any) -> Tensor:
 def take_projection(visual: Any) -> Tensor:
     """Take the last projection (W, D) out of an image tower, which then gives features of width W.
 
-    Together with `Head.merged` this is the benchmark's option to train projection and head as one matrix. The tower is
-    changed in place. Errors as of `projection_of`.
+    With `Head.merged` this is the benchmark's option to train projection and head as one matrix. The tower is changed
+    in place. Errors as of `projection_of`.
     """
     projection = projection_of(visual)
     visual.proj = None
@@ -94,19 +79,15 @@ def fine_tune(
     test: ImageExamples,
     head: Head,
     split: Split,
-    settings: HeadSettings,
+    metric: str,
     *,
     merge_projection: bool = False,
 ) -> Adaptation:
-    """Search and fine-tune; see `sweep.adapt` for the other arguments and errors.
-
-    Args:
-        head: The start of the head, for features of width D.
-    """
+    """Search and fine-tune: `sweep.adapt`. The head is for features of width D; the given model is never changed."""
 
     def train_trials(train: ImageExamples, evaluation: ImageExamples, trials: list[Trial], **how: Any) -> list[Curve]:
         how["merge_projection"] = merge_projection
-        return [train_tower(clip, train, evaluation, head, trial, settings, **how) for trial in trials]
+        return [train_tower(clip, train, evaluation, head, trial, metric, **how) for trial in trials]
 
     return adapt(train_trials, train, test, split)
 
@@ -117,54 +98,50 @@ def train_tower(
     evaluation: ImageExamples,
     head: Head,
     trial: Trial,
-    settings: HeadSettings,
+    metric: str,
     *,
     epochs: int,
     merge_projection: bool = False,
     keep_probabilities: bool = False,
 ) -> Curve:
-    """Train a fresh copy of the tower with a head, and measure it after each epoch.
+    """Train a fresh copy of the tower, batch normalisation without scale and shift, and a head; measure each epoch.
 
     SGD with momentum at a constant learning rate, weight decay on everything that trains; the order of the batches is
     that of `probe.train_heads`. The tower is in training mode, as in the benchmark: a ResNet's batch statistics move.
 
     Raises:
-        InputError: If the head does not fit the tower's features.
+        InputError: If the projection is to be merged and the tower has none.
     """
-    if len(train.labels) < 2:
-        raise InputError("train: one example is too few; batch statistics need two")
-    if head.weight.shape[1] != clip.dimension:
-        raise InputError(f"head: takes features of width {head.weight.shape[1]}; the tower gives {clip.dimension}")
-    visual = deepcopy(clip.model.visual)
+    visual = deepcopy(clip.model.visual).requires_grad_(True)
     if merge_projection:
         head = head.merged(take_projection(visual).cpu())
-    model = image_classifier(visual, head).to(clip.device)
+    n_classes, width = head.weight.shape
+    linear = nn.Linear(width, n_classes)
+    linear.load_state_dict({"weight": head.weight, "bias": head.bias})
+    model = nn.Sequential(visual, nn.BatchNorm1d(width, affine=False), linear).to(clip.device)
     optimizer = torch.optim.SGD(model.parameters(), trial.learning_rate, MOMENTUM, weight_decay=trial.weight_decay)
-    recorder = Recorder(trial, keep_probabilities)
-    generator = torch.Generator().manual_seed(settings.seed)
+    curve = Curve(trial, n_trainable=sum(parameter.numel() for parameter in model.parameters()))
+    generator = torch.Generator().manual_seed(SEED)
     with torch.random.fork_rng():
         # Dropout of the tower, if it has any.
-        torch.manual_seed(settings.seed)
+        torch.manual_seed(SEED)
         for _ in range(epochs):
-            if not _epoch(model, optimizer, train, settings, generator):
-                recorder.failure = NOT_FINITE
+            if not _epoch(model, optimizer, train, generator):
+                curve.failure = NOT_FINITE
                 break
-            if not recorder.record(_logits(model, evaluation, settings), evaluation.labels, settings):
+            logits = _logits(model, evaluation)
+            if not record(curve, logits, evaluation.labels, metric, keep_probabilities=keep_probabilities):
                 break
-    return recorder.curve(sum(parameter.numel() for parameter in model.parameters()))
+    return curve
 
 
 def _epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    train: ImageExamples,
-    settings: HeadSettings,
-    generator: torch.Generator,
+    model: nn.Module, optimizer: torch.optim.Optimizer, train: ImageExamples, generator: torch.Generator
 ) -> bool:
     """Train for one epoch; False if the loss overflowed."""
     model.train()
     device = next(model.parameters()).device
-    order = [batch.tolist() for batch in batches(len(train.labels), settings.batch_size, generator)]
+    order = [batch.tolist() for batch in batches(len(train.labels), generator)]
     for numbers, images in zip(order, train.loader(order), strict=True):
         logits = model(images.to(device))
         loss = losses(logits[:, None], train.labels[numbers].to(device)).sum()
@@ -177,9 +154,9 @@ def _epoch(
 
 
 @torch.inference_mode()
-def _logits(model: nn.Module, examples: ImageExamples, settings: HeadSettings) -> Tensor:
+def _logits(model: nn.Module, examples: ImageExamples) -> Tensor:
     model.eval()
     device = next(model.parameters()).device
-    starts = range(0, len(examples.labels), settings.batch_size)
-    order = [list(range(start, min(start + settings.batch_size, len(examples.labels)))) for start in starts]
+    count = len(examples.labels)
+    order = [list(range(start, min(start + BATCH_SIZE, count))) for start in range(0, count, BATCH_SIZE)]
     return torch.cat([model(images.to(device)) for images in examples.loader(order)])

@@ -1,38 +1,26 @@
-"""A linear head as ELEVATER builds it: its settings, where it starts, its loss, its batches, how it is scored.
+"""A linear head as ELEVATER builds it: where it starts, its loss, its batches, how it is scored.
 
-Belongs here: what training a head alone (`probe`) and with the tower (`finetune`) have in common. Does not belong here:
-training loops, which trials to run (`sweep`). Shapes: N examples, B of them in a batch, D width of the features, C
-classes, T trials.
+Does not belong here: training it alone (`probe`) and with the tower (`finetune`). Shapes: N examples, B of them in a
+batch, D width of the features, C classes, T trials.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 from torch.utils.data import DataLoader
 
 from react_pipeline.benchmark.metrics import measure
-from react_pipeline.benchmark.sweep import Curve, Trial
+from react_pipeline.benchmark.sweep import Curve
 
-MOMENTUM = 0.9
-"""Of SGD, as in the benchmark."""
+MOMENTUM, BATCH_SIZE, SEED = 0.9, 64, 0
+"""Of SGD and of the batches, as in the benchmark; their order is the same in each trial."""
 
 NOT_FINITE = "values are not finite"
 """The failure of a trial whose weights or logits overflow: learning rate times weight decay is too large."""
-
-
-@dataclass(frozen=True)
-class HeadSettings:
-    """How a head is trained; the defaults are the benchmark's. The order of the batches is the same in each trial."""
-
-    metric: str = "accuracy"
-    batch_size: int = 64
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,19 +44,15 @@ class Head:
         return cls(layer.weight.detach(), layer.bias.detach())
 
     def merged(self, projection: Tensor) -> Self:
-        """The head for features before the tower's projection (W, D): the same logits, the projection in the weight.
-
-        The features that it is trained on must then be of width W: those of a tower without its projection
-        (`finetune.take_projection`), or for a probe `Features.unprojected`.
-        """
+        """The head for features of width W before the tower's projection (W, D): the same logits."""
         return type(self)(self.weight @ projection.T.to(self.weight), self.bias)
 
 
-def batches(n: int, batch_size: int, generator: torch.Generator) -> Iterator[Tensor]:
+def batches(n: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Indices of one epoch's batches, shuffled; none of a single example. The order is that of PyTorch's loader."""
     loader: DataLoader[Tensor] = DataLoader(
         range(n),  # type: ignore[arg-type]  # a range is a dataset of indices
-        batch_size=batch_size,
+        batch_size=BATCH_SIZE,
         shuffle=True,
         generator=generator,
         collate_fn=torch.tensor,
@@ -86,32 +70,17 @@ def losses(logits: Tensor, labels: Tensor) -> Tensor:
     return flat.view(size, trials).mean(dim=0)
 
 
-@dataclass
-class Recorder:
-    """Collects the curve of one trial."""
-
-    trial: Trial
-    keep_probabilities: bool
-    scores: list[float] = field(default_factory=list)
-    failure: str = ""
-    best: NDArray[np.float32] | None = None
-    last: NDArray[np.float32] | None = None
-
-    def record(self, logits: Tensor, labels: Tensor, settings: HeadSettings) -> bool:
-        """Note one epoch's logits (N, C); whether the trial continues."""
-        if not torch.isfinite(logits).all():
-            self.failure = NOT_FINITE
-            return False
-        # The benchmark takes softmax for multilabel data too.
-        probabilities = logits.softmax(dim=-1).float().cpu().numpy()
-        score = measure(settings.metric, labels.cpu().numpy(), probabilities)
-        if self.keep_probabilities:
-            self.last = probabilities
-            if not self.scores or score > max(self.scores):
-                self.best = probabilities
-        self.scores.append(score)
-        return True
-
-    def curve(self, n_trainable: int) -> Curve:
-        """What was collected."""
-        return Curve(self.trial, tuple(self.scores), self.failure, self.best, self.last, n_trainable)
+def record(curve: Curve, logits: Tensor, labels: Tensor, metric: str, *, keep_probabilities: bool) -> bool:
+    """Add an epoch's logits (N, C) to the curve of its trial; whether the trial continues."""
+    if not torch.isfinite(logits).all():
+        curve.failure = NOT_FINITE
+        return False
+    # The benchmark takes softmax for multilabel data too.
+    probabilities = logits.softmax(dim=-1).float().cpu().numpy()
+    score = measure(metric, labels.cpu().numpy(), probabilities)
+    if keep_probabilities:
+        curve.last_probabilities = probabilities
+        if not curve.scores or score > max(curve.scores):
+            curve.best_probabilities = probabilities
+    curve.scores.append(score)
+    return True

@@ -1,22 +1,22 @@
 """Image-text retrieval on Flickr30k and COCO: reading captioned images, and recall both ways.
 
-Belongs here: Karpathy's split as JSON, captions as CSV, recall of vectors and of a checkpoint. Does not belong here:
-retrieval of training pairs (`react_pipeline.retrieval`). Shapes: N images, M captions (several an image), D width.
+Does not belong here: retrieval of training pairs (`react_pipeline.retrieval`). Shapes: N images, M captions (several an
+image), D width.
 """
 
 import csv
-import json
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
 
-from react_pipeline.benchmark.features import NO_ENCODER, has_encoder
+from react_pipeline.benchmark.inputs import load_model, require_encoder
 from react_pipeline.labelled import lines_of
 from react_pipeline.lineage import fresh
 from react_pipeline.pipeline import method_key
@@ -25,9 +25,13 @@ from react_pipeline.store import InputError
 
 CAPTIONS_PER_IMAGE = 5
 """Some COCO images have six or seven; the usual figures are of the first five."""
-
+KS = 1, 5, 10
 BLOCK_BYTES = 64 * 2**20
 """Similarities that are in memory at a time."""
+
+Recall = dict[str, dict[int, float]]
+"""`image to text`: for each k of `KS`, the fraction of the images with one of their captions among the first k;
+`text to image`: the fraction of the captions with their image among the first k."""
 
 
 @dataclass(frozen=True)
@@ -47,51 +51,47 @@ class CaptionedImages:
     dropped: dict[str, int]
 
 
-@dataclass(frozen=True)
-class RetrievalRecall:
-    """Recall at several k, as fractions.
-
-    Attributes:
-        image_to_text: For each k, the fraction of the images with one of their captions among the first k.
-        text_to_image: For each k, the fraction of the captions with their image among the first k.
-    """
-
-    image_to_text: dict[int, float]
-    text_to_image: dict[int, float]
-    n_images: int
-    n_captions: int
+class _Sentence(BaseModel):
+    raw: str
 
 
-def read_karpathy(
-    path: Path, split: str = "test", captions_per_image: int | None = CAPTIONS_PER_IMAGE
-) -> CaptionedImages:
+class _Image(BaseModel):
+    filename: str
+    filepath: str = ""
+    split: str
+    sentences: list[_Sentence]
+
+
+class _Karpathy(BaseModel):
+    images: list[_Image]
+
+
+def read_karpathy(path: Path, split: str = "test", captions_per_image: int = CAPTIONS_PER_IMAGE) -> CaptionedImages:
     """Read Karpathy's JSON (`dataset_flickr30k.json`, `dataset_coco.json`).
 
     Args:
-        path: The JSON: `images`, each with `filename`, perhaps `filepath` (its folder), `split` and `sentences` with
-            `raw`.
-        captions_per_image: Keep the first so many; None keeps all.
+        captions_per_image: Keep the first so many.
 
     Raises:
         InputError: If the file cannot be read, lacks a field, or has no image of this split.
     """
     try:
-        images = json.loads(path.read_text(encoding="utf-8"))["images"]
-        chosen = [(number, image) for number, image in enumerate(images) if image["split"] == split]
-        rows = [
-            (str(PurePosixPath(folder, name)), text)
-            for number, image in chosen
-            for folder, name in [_texts(number, filepath=image.get("filepath", ""), filename=image["filename"])]
-            for sentence in image["sentences"]
-            for (text,) in [_texts(number, raw=sentence["raw"])]
-        ]
-        splits = sorted({str(image["split"]) for image in images})
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path}: is not Karpathy's JSON; missing or of another kind: {error}") from error
+        images = _Karpathy.model_validate_json(path.read_bytes()).images
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path}: is not Karpathy's JSON: {where}: {first['msg']}") from error
+    rows = [
+        (str(PurePosixPath(image.filepath, image.filename)), sentence.raw)
+        for image in images
+        if image.split == split
+        for sentence in image.sentences
+    ]
     if not rows:
-        raise InputError(f"{path}: no captioned image of the split {split!r}; it has {', '.join(splits) or 'none'}")
+        splits = ", ".join(sorted({image.split for image in images})) or "none"
+        raise InputError(f"{path}: no captioned image of the split {split!r}; it has {splits}")
     return _collect(path, rows, captions_per_image)
 
 
@@ -100,7 +100,7 @@ def read_caption_csv(
     image_column: str = "image",
     caption_column: str = "caption",
     delimiter: str = ",",
-    captions_per_image: int | None = CAPTIONS_PER_IMAGE,
+    captions_per_image: int = CAPTIONS_PER_IMAGE,
 ) -> CaptionedImages:
     """Read a table with a header and one caption a row; rows of the same image need not be adjacent.
 
@@ -128,10 +128,8 @@ def recall(
     image_vectors: NDArray[np.floating[Any]],
     text_vectors: NDArray[np.floating[Any]],
     image_of_caption: NDArray[np.int64],
-    ks: Sequence[int] = (1, 5, 10),
-    block_bytes: int = BLOCK_BYTES,
-) -> RetrievalRecall:
-    """Recall at k of images by captions and of captions by images.
+) -> Recall:
+    """Recall both ways.
 
     Of equal similarities the item with the lower number ranks first, whether right or wrong: order decides, never luck.
 
@@ -139,26 +137,17 @@ def recall(
         image_vectors: Unit vectors (N, D).
         text_vectors: Unit vectors (M, D).
         image_of_caption: For each caption the number of its image (M,).
-        block_bytes: Bounds the memory for similarities.
 
     Raises:
-        InputError: If shapes do not fit, a value is not finite, or an image has no caption.
+        InputError: If a value is not finite.
     """
-    n_images, n_captions = len(image_vectors), len(text_vectors)
-    if image_vectors.ndim != 2 or image_vectors.shape[1:] != text_vectors.shape[1:] or not n_images * n_captions:
-        raise InputError(f"vectors: images {image_vectors.shape} and captions {text_vectors.shape} do not fit together")
-    if image_of_caption.shape != (n_captions,) or not np.array_equal(np.unique(image_of_caption), np.arange(n_images)):
-        raise InputError(f"image_of_caption: must name each of the {n_images} images, once for each of its captions")
     if not (np.isfinite(image_vectors).all() and np.isfinite(text_vectors).all()):
         raise InputError("vectors: some values are not finite; encode again in float32")
-    by_image = _ranks(image_vectors, text_vectors, np.arange(n_images), image_of_caption, block_bytes)
-    by_text = _ranks(text_vectors, image_vectors, image_of_caption, np.arange(n_images), block_bytes)
-    return RetrievalRecall(
-        image_to_text={k: float(np.mean(by_image < k)) for k in ks},
-        text_to_image={k: float(np.mean(by_text < k)) for k in ks},
-        n_images=n_images,
-        n_captions=n_captions,
-    )
+    images = np.arange(len(image_vectors))
+    by_image = _ranks(image_vectors, text_vectors, images, image_of_caption)
+    by_text = _ranks(text_vectors, image_vectors, image_of_caption, images)
+    ranks = {"image to text": by_image, "text to image": by_text}
+    return {way: {k: float(np.mean(before < k)) for k in KS} for way, before in ranks.items()}
 
 
 def _ranks(
@@ -166,10 +155,9 @@ def _ranks(
     items: NDArray[np.floating[Any]],
     query_image: NDArray[np.int64],
     item_image: NDArray[np.int64],
-    block_bytes: int,
 ) -> NDArray[np.int64]:
     """For each query, how many items rank before its best right one."""
-    size = max(1, block_bytes // (len(items) * items.itemsize))
+    size = max(1, BLOCK_BYTES // (len(items) * items.itemsize))
     ranks = np.empty(len(queries), dtype=np.int64)
     places = np.arange(len(items))
     for start in range(0, len(queries), size):
@@ -183,14 +171,7 @@ def _ranks(
     return ranks
 
 
-def _texts(number: int, **fields: Any) -> tuple[str, ...]:
-    for name, value in fields.items():
-        if not isinstance(value, str):
-            raise TypeError(f"images[{number}]: {name} is {value!r}, which is no text")
-    return tuple(fields.values())
-
-
-def _collect(path: Path, rows: Iterable[tuple[str, str]], captions_per_image: int | None) -> CaptionedImages:
+def _collect(path: Path, rows: Iterable[tuple[str, str]], captions_per_image: int) -> CaptionedImages:
     numbers: dict[str, int] = {}
     captions: list[str] = []
     image_of_caption: list[int] = []
@@ -201,7 +182,7 @@ def _collect(path: Path, rows: Iterable[tuple[str, str]], captions_per_image: in
             dropped["no_image"] += 1
         elif not caption.strip():
             dropped["empty_caption"] += 1
-        elif captions_per_image is not None and kept[image] >= captions_per_image:
+        elif kept[image] >= captions_per_image:
             dropped["more_captions_than_counted"] += 1
         elif PurePosixPath(image).is_absolute() or ".." in PurePosixPath(image).parts:
             raise InputError(f"{path}: the image {image!r} leads out of the folder of the images; use relative paths")
@@ -216,8 +197,8 @@ def _collect(path: Path, rows: Iterable[tuple[str, str]], captions_per_image: in
 
 def measure_recall(
     project: Project, captioned: CaptionedImages, folder: Path, slug: str = "", method: str = "base"
-) -> RetrievalRecall:
-    """Recall at 1, 5 and 10 of captions by images and of images by captions.
+) -> Recall:
+    """Recall of one checkpoint both ways.
 
     Args:
         folder: What the images' paths are relative to.
@@ -228,16 +209,14 @@ def measure_recall(
         MissingArtifact: If the checkpoint was never made.
         StaleArtifact: If it was made from other inputs than today's.
     """
-    from react_pipeline.clip import choose_device, load
     from react_pipeline.labelled import PreprocessedImages, encode
 
-    if not has_encoder(method):
-        raise InputError(f"{method}: {NO_ENCODER}")
+    require_encoder(method)
     missing = [name for name in captioned.images if not (folder / name).is_file()]
     if missing:
         raise InputError(f"{folder}: {len(missing)} of {len(captioned.images)} images are missing\n{lines_of(missing)}")
     place = ("base_checkpoint",) if method == "base" else ("customized_checkpoint", method_key(slug, method))
-    clip = load(fresh(project, *place).path, choose_device(project.config.device))
+    clip = load_model(project, fresh(project, *place))
     paths = [folder / name for name in captioned.images]
     images = PreprocessedImages(
         lambda number: paths[number].read_bytes(),

@@ -1,24 +1,24 @@
 """Measuring one data set of the benchmark: zero-shot, and after training on its shots.
 
-Belongs here: how features and the table give a figure. Does not belong here: training (`probe`, `finetune`), metrics,
-what is published (`results`). Shapes: N images, C classes, D width.
+Does not belong here: training (`probe`, `finetune`), metrics, what is published (`results`). Shapes: N images, C
+classes, D width.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 
 from react_pipeline.benchmark.experiments import Experiment, Measurement
 from react_pipeline.benchmark.features import Features
 from react_pipeline.benchmark.finetune import ImageExamples, fine_tune, projection_of
-from react_pipeline.benchmark.head import Head, HeadSettings
+from react_pipeline.benchmark.head import Head
 from react_pipeline.benchmark.metrics import measure
 from react_pipeline.benchmark.probe import FeatureExamples, linear_probe
 from react_pipeline.benchmark.shots import split_training
@@ -50,32 +50,25 @@ def unavailable(entry: Dataset, experiment: Experiment, reason: str, test: Featu
     )
 
 
-def zero_shot_probabilities(features: NDArray[np.float32], head: Tensor) -> NDArray[np.float32]:
-    """Softmax of 100 times the cosine, (N, C); the benchmark takes softmax for multilabel sets too.
-
-    Args:
-        features: (N, D), of any length.
-        head: Class vectors (D, C), unit vectors.
-    """
-    logits = LOGIT_SCALE * F.normalize(torch.from_numpy(features), dim=-1) @ head
-    return logits.softmax(dim=-1).numpy()
-
-
+@dataclass
 class DatasetMeasurer:
-    """Measures a checkpoint on one data set; the class vectors are made once for all experiments."""
+    """Measures a checkpoint on one data set."""
 
-    def __init__(self, clip: Clip, entry: Dataset, test: Features, config: ElevaterConfig) -> None:
-        self.clip = clip
-        self.entry = entry
-        self.test = test
-        self.config = config
-        self.head = zero_shot_head(clip, entry.class_names, entry.templates)
+    clip: Clip
+    entry: Dataset
+    test: Features
+    config: ElevaterConfig
+
+    @cached_property
+    def head(self) -> torch.Tensor:
+        """Unit class vectors (D, C)."""
+        return zero_shot_head(self.clip, self.entry.class_names, self.entry.templates)
 
     def zero_shot(self) -> Outcome:
         """Classify by the class names alone."""
-        started = time.monotonic()
-        experiment = Experiment()
-        probabilities = zero_shot_probabilities(self.test.features, self.head)
+        started, experiment = time.monotonic(), Experiment()
+        logits = LOGIT_SCALE * F.normalize(torch.from_numpy(self.test.features), dim=-1) @ self.head
+        probabilities = logits.softmax(dim=-1).numpy()  # for multilabel sets too, as in the benchmark
         try:
             value = measure(self.entry.metric, self.test.labels, probabilities)
         except InputError as error:
@@ -118,38 +111,26 @@ class DatasetMeasurer:
         )
         starts_at_text = self.config.head_start == "text"
         head = Head.from_text(self.head) if starts_at_text else Head.random(n_classes, self.clip.dimension)
-        settings = HeadSettings(metric=self.entry.metric)
         if images:
             merge = self.config.merge_projection
-            return fine_tune(self.clip, images[0], images[1], head, split, settings, merge_projection=merge)
+            return fine_tune(self.clip, images[0], images[1], head, split, self.entry.metric, merge_projection=merge)
         device, parts = self.clip.device, (train, self.test)
-        arrays = [part.features for part in parts]
+        arrays: list[Any] = [part.features for part in parts]
         if self.config.merge_projection:
             head = head.merged(projection_of(self.clip.model.visual).cpu())
-            arrays = [_unprojected(part) for part in parts]
+            arrays = [part.unprojected for part in parts]  # there, since this setting is part of their fingerprint
         examples = [
             FeatureExamples(torch.from_numpy(features).to(device), torch.from_numpy(part.labels).to(device))
             for features, part in zip(arrays, parts, strict=True)
         ]
-        return linear_probe(examples[0], examples[1], head, split, settings)
-
-
-def _unprojected(part: Features) -> NDArray[np.float32]:
-    if part.unprojected is None:
-        raise InputError(
-            f"{part.about.dataset}, split {part.about.split}: no features before the tower's projection, which "
-            "`elevater.merge_projection` needs; rematerialize `benchmark_features`"
-        )
-    return part.unprojected
+        return linear_probe(examples[0], examples[1], head, split, self.entry.metric)
 
 
 def _about(entry: Dataset, experiment: Experiment, test: Features | None) -> dict[str, Any]:
     known = {} if test is None else {"n": test.about.n, "layout": test.about.layout, "images": test.about.digest}
     return {
         "dataset": entry.name,
-        "adaptation": experiment.adaptation,
-        "shots": experiment.shots,
-        "seed": experiment.seed,
+        **vars(experiment),
         "metric": entry.metric,
         "expected": entry.sizes["test"],
         **known,

@@ -1,13 +1,7 @@
 """The four metrics of ELEVATER, as functions of true labels and scores; every value is a fraction.
 
-Belongs here: accuracy, mean-per-class, 11-point mAP, ROC AUC. Does not belong here: image-text retrieval (`image_text`)
-and what is scored. Shapes: N images, C classes.
-
-scikit-learn counts recalls, precision-recall curves and ROC curves. The benchmark's own package, vision-evaluation,
-adds to it only the mean over 11 points, and would bring OpenCV and pycocotools; so those lines are here, by
-vision-evaluation's definition.
-
-Rules for degenerate input:
+They are those of the benchmark's own package, vision-evaluation, which adds only the mean over 11 points to
+scikit-learn, and would bring OpenCV and pycocotools. Shapes: N images, C classes. Of degenerate input:
     Equal scores: the class with the lower number is predicted. Curves treat equal scores as one threshold.
     Absent class (no image of it): left out of a mean over classes. It can still be predicted, wrongly.
     Nothing to measure (no class has a positive; ROC AUC where all images are of one class): `InputError`, never 0.
@@ -30,20 +24,15 @@ RECALL_POINTS = np.linspace(1, 0, 11)
 
 
 def measure(metric: str, labels: Labels, scores: Scores) -> float:
-    """The value of a metric, a fraction.
+    """The value of a metric of `METRICS`, a fraction.
 
     Args:
         labels: True class ids (N,), or indicators (N, C) of 0 and 1 for multilabel data.
-        scores: Scores or probabilities (N, C), finite. ROC AUC also takes (N,).
+        scores: Scores or probabilities (N, C).
 
     Raises:
-        InputError: If the metric is unknown, the shapes differ, a score is not finite, or nothing can be measured.
+        InputError: If a score is not finite, or nothing can be measured.
     """
-    if metric not in METRICS:
-        raise InputError(f"metric: {metric!r} is unknown; ELEVATER has {', '.join(METRICS)}")
-    labels, scores = np.asarray(labels), np.asarray(scores)
-    if len(labels) == 0 or len(labels) != len(scores):
-        raise InputError(f"{metric}: {len(labels)} labels and {len(scores)} rows of scores; give as many, at least one")
     if not np.isfinite(scores).all():
         raise InputError(f"{metric}: {np.count_nonzero(~np.isfinite(scores))} scores are not finite")
     return METRICS[metric](labels, scores)
@@ -51,7 +40,7 @@ def measure(metric: str, labels: Labels, scores: Scores) -> float:
 
 def accuracy(labels: Labels, scores: Scores) -> float:
     """Top-1: the fraction of the images whose true class has the highest score."""
-    return float(np.mean(_predicted("accuracy", labels, scores) == labels))
+    return float(np.mean(scores.argmax(axis=1) == labels))
 
 
 def mean_per_class(labels: Labels, scores: Scores) -> float:
@@ -60,8 +49,7 @@ def mean_per_class(labels: Labels, scores: Scores) -> float:
     vision-evaluation takes the columns of absent classes away before it predicts; where all classes have images, as in
     every test split of the benchmark, that is the same.
     """
-    predicted = _predicted("mean-per-class", labels, scores)
-    return float(recall_score(labels, predicted, labels=np.unique(labels), average="macro"))
+    return float(recall_score(labels, scores.argmax(axis=1), labels=np.unique(labels), average="macro"))
 
 
 def eleven_point_map(labels: Labels, scores: Scores) -> float:
@@ -70,8 +58,6 @@ def eleven_point_map(labels: Labels, scores: Scores) -> float:
     The interpolated precision at a recall is the highest precision at that recall or a higher one. As in
     vision-evaluation, the curve ends at recall 0 with precision 1, so the last of the 11 points is always 1.
     """
-    if labels.shape != scores.shape or labels.ndim != 2:
-        raise InputError(f"11point_mAP: labels {labels.shape} and scores {scores.shape} must both be (N, C)")
     present = np.flatnonzero(labels.any(axis=0))
     if not len(present):
         raise InputError("11point_mAP: no class has a positive image, so there is nothing to measure")
@@ -83,20 +69,10 @@ def eleven_point_map(labels: Labels, scores: Scores) -> float:
 
 
 def roc_auc(labels: Labels, scores: Scores) -> float:
-    """Area under the ROC curve, by the scores of class 1 where there are two columns.
-
-    Multilabel indicators (N, C) give the mean over classes, as in scikit-learn.
-    """
-    if labels.ndim == 1 and scores.ndim == 2:
-        if scores.shape[1] != 2:
-            raise InputError(f"roc_auc: scores have {scores.shape[1]} columns; class ids need two classes")
-        scores = scores[:, 1]
-    columns = labels.reshape(len(labels), -1)
-    if scores.reshape(len(scores), -1).shape != columns.shape:
-        raise InputError(f"roc_auc: labels {labels.shape} and scores {scores.shape} do not fit together")
-    if (columns == columns[0]).all(axis=0).any():
+    """Area under the ROC curve of two classes, by the scores of class 1."""
+    if (labels == labels[0]).all():
         raise InputError("roc_auc: all images have the same label; it needs images of both")
-    return float(roc_auc_score(labels, scores))
+    return float(roc_auc_score(labels, scores[:, 1]))
 
 
 METRICS: dict[str, Callable[[Labels, Scores], float]] = {
@@ -106,11 +82,3 @@ METRICS: dict[str, Callable[[Labels, Scores], float]] = {
     "roc_auc": roc_auc,
 }
 """By the names that ELEVATER's configurations use."""
-
-
-def _predicted(metric: str, labels: Labels, scores: Scores) -> NDArray[np.intp]:
-    if labels.ndim != 1 or scores.ndim != 2:
-        raise InputError(f"{metric}: labels {labels.shape} must be (N,) and scores {scores.shape} (N, C)")
-    if labels.min() < 0 or labels.max() >= scores.shape[1]:
-        raise InputError(f"{metric}: class ids {labels.min()} to {labels.max()}, scores have {scores.shape[1]} columns")
-    return np.argmax(scores, axis=1)

@@ -1,13 +1,8 @@
 """Linear probe: a linear head on the features of a frozen image tower, trained as ELEVATER does.
 
-Belongs here: training heads on features that were computed once. Does not belong here: where heads start and their loss
-(`head`), which trials to run (`sweep`), encoding images, training the tower (`finetune`).
-
-The tower is frozen and images are not augmented, so features never change: they are computed once, for all trials. All
-trials of a round see the same batches in the same order, so they are one problem with T heads side by side: one matrix
-product a batch. Each trial's numbers are those it would have alone, up to rounding.
-
-Shapes: N examples, B of them in a batch, D width of the features, C classes, T trials.
+All trials of a round see the same batches in the same order, so they are one problem with T heads side by side: one
+matrix product a batch. Each trial's numbers are those it would have alone, up to rounding. Does not belong here: the
+head (`head`), which trials to run (`sweep`). Shapes: N examples, D width of the features, C classes.
 """
 
 from collections.abc import Sequence
@@ -18,10 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - PyTorch's own short name
 
-from react_pipeline.benchmark.head import MOMENTUM, Head, HeadSettings, Recorder, batches, losses
+from react_pipeline.benchmark.head import MOMENTUM, SEED, Head, batches, losses, record
 from react_pipeline.benchmark.shots import Indices, Split
 from react_pipeline.benchmark.sweep import Adaptation, Curve, Trial, adapt
-from react_pipeline.store import InputError
+
+TRIALS_AT_ONCE = 64
+"""Bounds the memory: weights, gradients and moments of so many heads, and logits of a batch."""
 
 
 @dataclass(frozen=True)
@@ -36,29 +33,16 @@ class FeatureExamples:
     features: Tensor
     labels: Tensor
 
-    def __post_init__(self) -> None:
-        """Refuse what cannot be trained on.
-
-        Raises:
-            InputError: If the lengths differ or a feature is not finite.
-        """
-        if self.features.ndim != 2 or len(self.features) != len(self.labels):
-            raise InputError(f"features {tuple(self.features.shape)} and labels {tuple(self.labels.shape)} do not fit")
-        if not torch.isfinite(self.features).all():
-            raise InputError("features: some are not finite; encode the images again in float32")
-
     def subset(self, indices: Indices) -> Self:
         """The examples at `indices`, in that order."""
         chosen = torch.from_numpy(indices)
         return type(self)(self.features[chosen], self.labels[chosen])
 
 
-def linear_probe(
-    train: FeatureExamples, test: FeatureExamples, head: Head, split: Split, settings: HeadSettings
-) -> Adaptation:
-    """Search and train a linear probe; see `sweep.adapt` for arguments and errors."""
+def linear_probe(train: FeatureExamples, test: FeatureExamples, head: Head, split: Split, metric: str) -> Adaptation:
+    """Search and train a linear probe: `sweep.adapt`."""
     return adapt(
-        lambda train, evaluation, trials, **how: train_heads(train, evaluation, head, trials, settings, **how),
+        lambda train, evaluation, trials, **how: train_heads(train, evaluation, head, trials, metric, **how),
         *(train, test, split),
     )
 
@@ -68,65 +52,53 @@ def train_heads(
     evaluation: FeatureExamples,
     head: Head,
     trials: Sequence[Trial],
-    settings: HeadSettings,
+    metric: str,
     *,
     epochs: int,
     keep_probabilities: bool = False,
-    trials_at_once: int = 64,
 ) -> list[Curve]:
     """Train one head for each trial, all from the same start and on the same batches.
 
-    SGD with momentum at a constant learning rate; weight decay on everything that trains. Cross entropy, or binary
-    cross entropy for multilabel labels. A batch of a single example is skipped: it has no batch statistics. A trial
-    whose values overflow stops, is marked as failed and costs nothing more.
+    SGD with momentum at a constant learning rate; weight decay on everything that trains. A batch of a single example
+    is skipped: it has no batch statistics. A trial whose values overflow fails and costs nothing more.
 
     Args:
         evaluation: Examples to measure on after each epoch.
         keep_probabilities: Whether the curves hold the probabilities of the best and of the last epoch.
-        trials_at_once: Bounds the memory: weights, gradients and moments of so many heads, and logits of a batch.
 
     Raises:
-        InputError: If the head does not fit the features, there is nothing to train on, or the metric cannot be
-            measured on `evaluation`.
+        InputError: If the metric cannot be measured on `evaluation`.
     """
-    if train.features.shape[1] != head.weight.shape[1]:
-        raise InputError(f"head: takes features of width {head.weight.shape[1]}, not {train.features.shape[1]}")
-    if len(train.features) < 2:
-        raise InputError("train: one example is too few; batch statistics need two")
-    curves: list[Curve] = []
-    for start in range(0, len(trials), trials_at_once):
-        group = _HeadGroup(head, trials[start : start + trials_at_once], train.features.device)
-        recorders = [Recorder(trial, keep_probabilities) for trial in group.trials]
-        generator = torch.Generator().manual_seed(settings.seed)
+    curves = [Curve(trial, n_trainable=head.weight.numel() + head.bias.numel()) for trial in trials]
+    for start in range(0, len(curves), TRIALS_AT_ONCE):
+        group = _HeadGroup(head, curves[start : start + TRIALS_AT_ONCE], train.features.device)
+        generator = torch.Generator().manual_seed(SEED)
         for _ in range(epochs):
-            for batch in batches(len(train.features), settings.batch_size, generator):
+            for batch in batches(len(train.features), generator):
                 group.step(train.features[batch], train.labels[batch])
-            group.evaluate(evaluation, recorders, settings)
-            if not group.alive:
+            group.evaluate(evaluation, metric, keep_probabilities=keep_probabilities)
+            if not group.curves:
                 break
-        curves += [recorder.curve(group.n_trainable) for recorder in recorders]
     return curves
 
 
 class _HeadGroup:
     """T heads that train side by side; those that fail are taken out."""
 
-    def __init__(self, head: Head, trials: Sequence[Trial], device: torch.device) -> None:
+    def __init__(self, head: Head, curves: list[Curve], device: torch.device) -> None:
         start = head.weight.to(device)
         n_classes, width = start.shape
-        count = len(trials)
-        self.trials = list(trials)
-        self.alive = list(range(count))
+        count = len(curves)
+        self.curves = curves
         # Without scale and shift the statistics are the same for all trials.
         self.norm = nn.BatchNorm1d(width, affine=False).to(start)
-        self.rates = start.new_tensor([trial.learning_rate for trial in trials])
-        self.decays = start.new_tensor([trial.weight_decay for trial in trials])
+        self.rates = start.new_tensor([curve.trial.learning_rate for curve in curves])
+        self.decays = start.new_tensor([curve.trial.weight_decay for curve in curves])
         self.parameters = [
             start.expand(count, n_classes, width).clone(),
             head.bias.to(start).expand(count, n_classes).clone(),
         ]
         self.moments = [torch.zeros_like(values) for values in self.parameters]
-        self.n_trainable = n_classes * (width + 1)
 
     def step(self, features: Tensor, labels: Tensor) -> None:
         weight, bias = leaves = [values.requires_grad_() for values in self.parameters]
@@ -141,15 +113,16 @@ class _HeadGroup:
                 values.addcmul_(moment, self.rates.view(shape), value=-1)
 
     @torch.no_grad()
-    def evaluate(self, evaluation: FeatureExamples, recorders: Sequence[Recorder], settings: HeadSettings) -> None:
+    def evaluate(self, evaluation: FeatureExamples, metric: str, *, keep_probabilities: bool) -> None:
         inputs = self.norm.eval()(evaluation.features.to(self.rates))
         going = []
         # One trial at a time: the logits of all of them could be large.
-        for place, (number, weight, bias) in enumerate(zip(self.alive, *self.parameters, strict=True)):
-            if recorders[number].record(F.linear(inputs, weight, bias), evaluation.labels, settings):
+        for place, (curve, weight, bias) in enumerate(zip(self.curves, *self.parameters, strict=True)):
+            logits = F.linear(inputs, weight, bias)
+            if record(curve, logits, evaluation.labels, metric, keep_probabilities=keep_probabilities):
                 going.append(place)
-        if len(going) < len(self.alive):
-            self.alive = [self.alive[place] for place in going]
+        if len(going) < len(self.curves):
+            self.curves = [self.curves[place] for place in going]
             self.rates, self.decays = self.rates[going], self.decays[going]
             self.parameters = [values.detach()[going] for values in self.parameters]
             self.moments = [values[going] for values in self.moments]

@@ -1,7 +1,7 @@
 """Results of a checkpoint on the benchmark, as an artifact: one row a figure, means, prediction files.
 
-Belongs here: publishing, resuming after a kill, prediction files. Does not belong here: a
-single figure (`measuring`), means (`summary`), encoding (`features`), the difference to the base (`comparison`).
+Belongs here: publishing, resuming after a kill, prediction files. Does not belong here: a single figure (`measuring`),
+means (`summary`), encoding (`features`), the difference to the base (`comparison`).
 
 Files: `results.parquet`, `results.json` (`experiments.Measurement`), `summary.parquet`, `table.md`,
 `predictions/<experiment>/*.json`, and `all_predictions.zip` beside these where the experiment covers all 20 data sets
@@ -10,25 +10,26 @@ of an ELEVATER copy (and few-shot the seeds 0, 1 and 2).
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from react_pipeline.benchmark.experiments import Experiment, experiments
-from react_pipeline.benchmark.feature_files import PROGRESS
-from react_pipeline.benchmark.features import Features, unavailable_reason
+from react_pipeline.benchmark.features import Features
+from react_pipeline.benchmark.inputs import PROGRESS, checkpoint_of, load_model
 from react_pipeline.benchmark.submission import (
     FEW_SHOT_SEEDS,
-    ExpectedDataset,
     Prediction,
     check_submission,
-    mean_head_params,
+    dataset_of,
+    expected_datasets,
     write_prediction,
     write_submission,
 )
@@ -37,7 +38,7 @@ from react_pipeline.labelled import LAYOUT, LabelledImages, Unavailable, read_da
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
-from react_pipeline.settings import DATASETS, IMAGENET, Dataset, dataset
+from react_pipeline.settings import DATASETS, Dataset, dataset
 from react_pipeline.store import Artifact, InputError, StaleArtifact, remove_scratch, seal, sealed
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from react_pipeline.clip import Clip
 
 STAGE = "benchmark_results"
-FEATURES = "benchmark_features"
 
 
 def publish_results(project: Project, slug: str, method: str) -> Artifact:
@@ -59,41 +59,21 @@ def publish_results(project: Project, slug: str, method: str) -> Artifact:
         StaleArtifact: If fine-tuning finds other images than the features were made of.
     """
     inputs = resolve(project, STAGE, method_key(slug, method))
-    features = inputs.parents[FEATURES]
-    names = project.config.elevater.dataset_names
+    features = inputs.parents["benchmark_features"]
 
     def write(directory: Path) -> dict[str, Any]:
-        checkpoint = inputs.parents.get("base_checkpoint") or inputs.parents["customized_checkpoint"]
+        checkpoint = checkpoint_of(inputs.parents)
         measuring = _Measuring(project, f"react-{slug}-{method}", features, checkpoint, directory)
         rows = []
-        for name in names:
+        for name in project.config.elevater.dataset_names:
             if (measured := sealed(marker := directory / PROGRESS / f"{name}.json")) is None:
                 measured = measuring.measure(dataset(name))
                 seal(marker, directory.glob(f"predictions/*/*{name}.json"), measured)
             rows += measured
         remove_scratch(directory / PROGRESS)
-        planned = experiments(project.config.elevater)
-        return _finish(directory, pd.DataFrame(rows), planned, str(features.counts.get("unavailable", "")))
+        return _finish(directory, pd.DataFrame(rows), experiments(project.config.elevater))
 
     return project.store.build(inputs, write, resumable=True)
-
-
-def expected_predictions(sizes: Mapping[str, int] | None = None) -> dict[str, ExpectedDataset]:
-    """What a submission must hold: the 20 data sets, and optionally ImageNet.
-
-    Args:
-        sizes: Test images of data sets of which a copy is there; the others have their official number.
-    """
-    known = sizes or {}
-    return {
-        entry.name: ExpectedDataset(
-            known.get(entry.name, entry.sizes["test"]),
-            entry.num_classes,
-            multilabel=entry.multilabel,
-            optional=entry is IMAGENET,
-        )
-        for entry in (*DATASETS.values(), IMAGENET)
-    }
 
 
 def collect_submission(artifact: Artifact, experiment: str, path: Path) -> list[str]:
@@ -116,7 +96,7 @@ def collect_submission(artifact: Artifact, experiment: str, path: Path) -> list[
     rows = pd.read_parquet(artifact.file("results.parquet")).drop_duplicates("dataset")
     others = rows[~rows["layout"].isin(["", LAYOUT])]
     return [
-        *(str(problem) for problem in check_submission(path, expected_predictions())),
+        *(str(problem) for problem in check_submission(path, expected_datasets({}))),
         *(
             f"{row.dataset}: read from the layout {row.layout!r}, whose order of images is not the benchmark's"
             for row in others.itertuples()
@@ -137,19 +117,18 @@ class _Measuring:
 
     @cached_property
     def clip(self) -> Clip:
-        from react_pipeline.clip import choose_device, load
-
-        return load(self.checkpoint.path, choose_device(self.project.config.device))
+        return load_model(self.project, self.checkpoint)
 
     def measure(self, entry: Dataset) -> list[dict[str, Any]]:
         from react_pipeline.benchmark.measuring import DatasetMeasurer, unavailable
 
         planned = experiments(self.project.config.elevater)
         self._found.clear()
-        if reason := unavailable_reason(self.features, entry.name, "test"):
-            outcomes = [unavailable(entry, experiment, reason) for experiment in planned]
+        try:
+            test = Features.read(self.features, entry.name, "test")
+        except Unavailable as error:
+            outcomes = [unavailable(entry, experiment, error.reason) for experiment in planned]
             return [row.model_dump() for outcome in outcomes for row in outcome.measurements]
-        test = Features.read(self.features, entry.name, "test")
         measurer = DatasetMeasurer(self.clip, entry, test, self.project.config.elevater)
         rows = []
         for experiment in planned:
@@ -178,7 +157,10 @@ class _Measuring:
         if about.digest not in self._found:
             found = read_dataset(config.elevater.root or Path(), about.dataset, about.split, warn=False)
             if found.digest() != about.digest:
-                raise _changed(self.features, about.dataset, about.split)
+                raise StaleArtifact(
+                    f"{about.dataset}, split {about.split}: its images changed since they were encoded; rematerialize "
+                    f"`{self.features.stage}` for {self.features.key!r}"
+                )
             self._found[about.digest] = found
         found = self._found[about.digest]
         preprocess = preprocessing(self.clip, squash=dataset(about.dataset).squash)
@@ -194,7 +176,8 @@ class _Measuring:
             sum(parameter.numel() for parameter in module.parameters())
             for module in (self.clip.model.visual, self.clip.model)
         )
-        head = mean_head_params(self.clip.dimension, (entry.num_classes for entry in DATASETS.values()))
+        # The mean head of the 20 data sets, without its bias.
+        head = round(self.clip.dimension * sum(entry.num_classes for entry in DATASETS.values()) / len(DATASETS))
         prediction = Prediction(
             model_name=f"CLIP-{self.model_name}" if experiment.shots == 0 else self.model_name,
             dataset_name=test.about.dataset,
@@ -209,7 +192,7 @@ class _Measuring:
         write_prediction(prediction, self.directory / "predictions" / experiment.folder)
 
 
-def _finish(directory: Path, rows: pd.DataFrame, planned: Sequence[Experiment], reason: str) -> dict[str, Any]:
+def _finish(directory: Path, rows: pd.DataFrame, planned: Sequence[Experiment]) -> dict[str, Any]:
     rows = rows.astype({"value": "float64", "learning_rate": "float64", "weight_decay": "float64"})
     rows.to_parquet(directory / "results.parquet", index=False)
     (directory / "results.json").write_text(rows.to_json(orient="records", indent=1) + "\n", encoding="utf-8")
@@ -217,11 +200,9 @@ def _finish(directory: Path, rows: pd.DataFrame, planned: Sequence[Experiment], 
     summary.to_parquet(directory / "summary.parquet", index=False)
     (directory / "table.md").write_text(to_markdown(summary), encoding="utf-8")
     means = mean_over_datasets(summary)
-    figures = [figure_name(*key) for key in zip(summary["experiment"], summary["protocol"], strict=True)]
     values: dict[str, dict[str, float]] = {}
-    for figure, row in zip(figures, summary.itertuples(), strict=True):
-        if row.status == "ok":
-            values.setdefault(figure, {})[row.dataset] = float(row.value)
+    for row in summary[summary["status"] == "ok"].itertuples():
+        values.setdefault(figure_name(row.experiment, row.protocol), {})[row.dataset] = float(row.value)
     zero_shot = summary[summary["experiment"] == "zero-shot"]
     # Rows in the order of another layout would line up with other images on the leaderboard.
     in_order = set(rows["layout"]) <= {"", LAYOUT}
@@ -233,30 +214,20 @@ def _finish(directory: Path, rows: pd.DataFrame, planned: Sequence[Experiment], 
         "datasets_in_mean": {name: count for name, (_, count) in means.items()},
         "value": values,
         "not_measured": missing,
-        "datasets_with_fewer_images": len(fewer_images(summary)),
+        "datasets_with_fewer_images": fewer_images(summary),
         "submissions": list(_submissions(directory, planned)) if in_order else [],
         "seconds": round(float(rows.drop_duplicates(["dataset", "adaptation", "shots", "seed"])["seconds"].sum()), 2),
-        **({"unavailable": reason} if reason else {}),
     }
 
 
 def _submissions(directory: Path, planned: Sequence[Experiment]) -> Iterator[str]:
     """Write the zip of each experiment that the leaderboard would show an average of, and name its folder."""
-    seeds: dict[str, list[int]] = {}
-    for experiment in planned:
-        seeds.setdefault(experiment.folder, []).append(experiment.seed)
-    few_shot = {experiment.folder for experiment in planned if experiment.shots > 0}
-    for name, mine in seeds.items():
+    for name, experiments_of_it in groupby(planned, key=attrgetter("folder")):
+        mine = list(experiments_of_it)
         folder = directory / "predictions" / name
-        predicted = Counter(re.sub(r"^seed\d+_", "", path.stem) for path in folder.glob("*.json"))
-        right_seeds = tuple(mine) == FEW_SHOT_SEEDS if name in few_shot else mine == [0]
+        predicted = Counter(map(dataset_of, folder.glob("*.json")))
+        wanted_seeds = FEW_SHOT_SEEDS if mine[0].shots > 0 else (0,)
+        right_seeds = tuple(experiment.seed for experiment in mine) == wanted_seeds
         if right_seeds and all(predicted[dataset_name] == len(mine) for dataset_name in DATASETS):
             write_submission(folder)
             yield name
-
-
-def _changed(features: Artifact, name: str, split: str) -> StaleArtifact:
-    return StaleArtifact(
-        f"{name}, split {split}: its images changed since they were encoded; rematerialize `{features.stage}` for "
-        f"{features.key!r}"
-    )

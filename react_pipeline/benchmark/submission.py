@@ -1,23 +1,24 @@
 """Prediction files of the ELEVATER leaderboard: one JSON for each dataset and seed, joined into one zip, and checked.
 
-Belongs here: names, keys, rounding, the merge of seeds, the validator. Does not belong here: making predictions, and
-the table of datasets (the caller gives what to expect). Shapes: S seeds, N test images in the manifest's order, C
-classes.
+Does not belong here: making predictions. Shapes: S seeds, N test images in the manifest's order, C classes.
 """
 
 import json
+import re
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from react_pipeline.store import InputError, Problem, rename_synced
+from react_pipeline.settings import DATASETS, IMAGENET, Dataset
+from react_pipeline.store import Problem, rename_synced
 
 DECIMALS = 6
 MEMBER = "all_predictions.json"
@@ -28,9 +29,6 @@ ROW_SUM_TOLERANCE = 1e-3
 """Relative; the probabilities of a multiclass image sum to 1."""
 
 COUNTS = ("num_trainable_params", "num_params", "num_visual_params", "num_backbone_params")
-KEYS = ("model_name", "dataset_name", *COUNTS, "n_shot", "rnd_seeds", "predictions")
-MERGED_KEYS = ("num_trainable_params", "rnd_seeds", "predictions")
-"""May differ between the files of a dataset; every other key must be equal."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Prediction:
 
     Attributes:
         model_name: Free text. The benchmark's zero-shot command puts `CLIP-` in front.
-        num_params: Backbone plus head. The leaderboard wants the mean head of the 20 datasets (`mean_head_params`).
+        num_params: Backbone plus head. The leaderboard wants the mean head of the 20 datasets.
         n_shot: Images a class; 0 for zero-shot, -1 for all.
         rnd_seeds: S seeds of the samples; [0] where nothing is sampled.
         predictions: Probabilities (S, N, C).
@@ -56,21 +54,15 @@ class Prediction:
     predictions: NDArray[np.floating[Any]]
 
 
-@dataclass(frozen=True)
-class ExpectedDataset:
-    """What the predictions for a dataset must look like."""
-
-    n_test: int
-    n_classes: int
-    multilabel: bool = False
-    optional: bool = False
-    """May be missing: ImageNet, which is not one of the 20."""
+KEYS = tuple(field.name for field in fields(Prediction))
 
 
-def mean_head_params(width: int, n_classes: Iterable[int]) -> int:
-    """Parameters of the mean linear head, without its bias: the width of the features times the mean of the classes."""
-    counts = list(n_classes)
-    return round(width * sum(counts) / len(counts))
+def expected_datasets(sizes: Mapping[str, int]) -> dict[str, Dataset]:
+    """The 20 datasets and ImageNet, by name, with these numbers of test images or the official ones."""
+    return {
+        entry.name: replace(entry, sizes={"test": sizes.get(entry.name, entry.sizes["test"])})
+        for entry in (*DATASETS.values(), IMAGENET)
+    }
 
 
 def write_prediction(prediction: Prediction, directory: Path) -> Path:
@@ -78,72 +70,26 @@ def write_prediction(prediction: Prediction, directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     prefix = "" if prediction.n_shot == 0 else f"seed{prediction.rnd_seeds[0]}_"
     path = directory / f"{prefix}{prediction.dataset_name}.json"
-    path.write_text(_dumps(prediction), encoding="utf-8")
+    # Python's rounding is exact; numpy's multiplies first and can miss a tie.
+    rounded = [[[round(value, DECIMALS) for value in row] for row in seed] for seed in prediction.predictions.tolist()]
+    path.write_text(json.dumps({**vars(prediction), "predictions": rounded}), encoding="utf-8")
     return path
 
 
-def read_prediction(path: Path) -> Prediction:
-    """Read a prediction file.
-
-    Raises:
-        InputError: If it is no JSON object with exactly the keys of `Prediction`, or its predictions are ragged.
-    """
-    try:
-        entry = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(entry, dict) or set(entry) != set(KEYS):
-            wrong = sorted(set(entry) ^ set(KEYS)) if isinstance(entry, dict) else "not an object"
-            raise InputError(f"{path}: must be one JSON object with the keys {', '.join(KEYS)}; wrong: {wrong}")
-        predictions = np.asarray(entry["predictions"], dtype=np.float64)
-        return Prediction(**{**entry, "rnd_seeds": tuple(entry["rnd_seeds"]), "predictions": predictions})
-    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
-        raise InputError(f"{path}: is no prediction file ({error}); write it again") from error
-
-
-def merge_seeds(parts: Mapping[Path, Prediction]) -> Prediction:
-    """Join the files of one dataset, in the order of their seeds.
-
-    Trainable parameters are averaged, seeds and predictions follow each other, and everything else must be equal.
-
-    Raises:
-        InputError: If another key differs, a seed occurs twice, or the predictions differ in shape.
-    """
-    ordered = sorted(parts.items(), key=lambda part: part[1].rnd_seeds)
-    first_path, first = ordered[0]
-    for path, part in ordered[1:]:
-        for key in (key for key in KEYS if key not in MERGED_KEYS):
-            if getattr(part, key) != getattr(first, key):
-                raise InputError(
-                    f"{path}: {key} is {getattr(part, key)!r} and in {first_path} {getattr(first, key)!r}; files of "
-                    "one dataset may differ in seeds and predictions only. Predict both with the same model"
-                )
-        if part.predictions.shape[1:] != first.predictions.shape[1:]:
-            raise InputError(f"{path}: predictions {part.predictions.shape}, in {first_path} {first.predictions.shape}")
-    seeds = tuple(seed for _, part in ordered for seed in part.rnd_seeds)
-    twice = [seed for seed, times in Counter(seeds).items() if times > 1]
-    if twice:
-        raise InputError(f"{first.dataset_name}: rnd_seeds {twice} occur in several of {', '.join(map(str, parts))}")
-    return replace(
-        first,
-        num_trainable_params=float(np.mean([part.num_trainable_params for part in parts.values()])),
-        rnd_seeds=seeds,
-        predictions=np.concatenate([part.predictions for _, part in ordered]),
-    )
+def dataset_of(path: Path) -> str:
+    """The dataset of a prediction file, by its name."""
+    return re.sub(r"^seed\d+_", "", path.stem)
 
 
 def write_submission(directory: Path, path: Path | None = None) -> Path:
-    """Join all `*.json` of a folder into the leaderboard's zip, `all_predictions.zip` beside them.
+    """Join all prediction files of a folder into the leaderboard's zip, `all_predictions.zip` beside them.
 
     One dataset is in memory at a time. The zip's bytes depend on the files only.
-
-    Raises:
-        InputError: If there is no file, one cannot be read, or those of a dataset do not fit together.
     """
     path = path or directory / "all_predictions.zip"
     by_dataset: dict[str, list[Path]] = {}
     for file in sorted(directory.glob("*.json")):
-        by_dataset.setdefault(read_prediction(file).dataset_name, []).append(file)
-    if not by_dataset:
-        raise InputError(f"{directory}: holds no prediction files (*.json); predict first")
+        by_dataset.setdefault(dataset_of(file), []).append(file)
     # A fixed date: equal predictions, equal zip.
     member = zipfile.ZipInfo(MEMBER, date_time=(1980, 1, 1, 0, 0, 0))
     member.compress_type = zipfile.ZIP_DEFLATED
@@ -152,8 +98,7 @@ def write_submission(directory: Path, path: Path | None = None) -> Path:
     try:
         with zipfile.ZipFile(partial, "w") as archive, archive.open(member, "w", force_zip64=True) as stream:
             for number, files in enumerate(by_dataset.values()):
-                merged = merge_seeds({file: read_prediction(file) for file in files})
-                stream.write(((", " if number else '{"data": [') + _dumps(merged)).encode())
+                stream.write(((", " if number else '{"data": [') + json.dumps(_merged(files))).encode())
             stream.write(b"]}")
         # A submission that could not be finished is never taken for one.
         rename_synced(partial, path)
@@ -162,11 +107,11 @@ def write_submission(directory: Path, path: Path | None = None) -> Path:
     return path
 
 
-def check_submission(path: Path, expected: Mapping[str, ExpectedDataset]) -> list[Problem]:
+def check_submission(path: Path, expected: Mapping[str, Dataset]) -> list[Problem]:
     """Every problem of a submission zip, with file and field.
 
     Args:
-        expected: By dataset name, all that the leaderboard knows.
+        expected: As `expected_datasets`. ImageNet may be missing: it is not one of the 20.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -188,7 +133,7 @@ def check_submission(path: Path, expected: Mapping[str, ExpectedDataset]) -> lis
     for name, times in names.items():
         if times > 1:
             problems.append(Problem(path, f"data.{name}", f"occurs {times} times; once is right"))
-    wanted = [name for name, dataset in expected.items() if not dataset.optional]
+    wanted = [name for name in expected if name != IMAGENET.name]
     missing = [name for name in wanted if name not in names]
     if missing:
         present = f"{len(wanted) - len(missing)} of {len(wanted)} datasets are present; missing: {', '.join(missing)}"
@@ -199,7 +144,7 @@ def check_submission(path: Path, expected: Mapping[str, ExpectedDataset]) -> lis
     return problems
 
 
-def _entry(path: Path, number: int, entry: Any, expected: Mapping[str, ExpectedDataset]) -> Iterator[Problem]:
+def _entry(path: Path, number: int, entry: Any, expected: Mapping[str, Dataset]) -> Iterator[Problem]:
     if not isinstance(entry, dict):
         yield Problem(path, f"data[{number}]", "is not an object")
         return
@@ -218,10 +163,10 @@ def _entry(path: Path, number: int, entry: Any, expected: Mapping[str, ExpectedD
         yield problem("model_name", "is not a string")
     for key in COUNTS:
         count = entry.get(key, 0)
-        if not isinstance(count, int | float) or isinstance(count, bool) or not count >= 0:
+        if type(count) not in (int, float) or not count >= 0:
             yield problem(key, f"{count!r} is not a number of parameters")
     n_shot = entry.get("n_shot", 0)
-    if not isinstance(n_shot, int) or isinstance(n_shot, bool) or n_shot < -1:
+    if type(n_shot) is not int or n_shot < -1:
         yield problem("n_shot", f"{n_shot!r} is not a number of images a class (0 zero-shot, -1 all)")
         n_shot = 0
     seeds = entry.get("rnd_seeds", [])
@@ -239,8 +184,8 @@ def _entry(path: Path, number: int, entry: Any, expected: Mapping[str, ExpectedD
             yield problem("predictions", message)
 
 
-def _wrong_predictions(predictions: Any, n_seeds: int, dataset: ExpectedDataset) -> Iterator[str]:
-    wanted = (n_seeds, dataset.n_test, dataset.n_classes)
+def _wrong_predictions(predictions: Any, n_seeds: int, dataset: Dataset) -> Iterator[str]:
+    wanted = (n_seeds, dataset.sizes["test"], dataset.num_classes)
     if not isinstance(predictions, np.ndarray):
         yield f"are not an array of numbers of shape {wanted}"
         return
@@ -266,15 +211,13 @@ def _as_array(entry: dict[str, Any]) -> dict[str, Any]:
         return entry
 
 
-def _dumps(prediction: Prediction) -> str:
-    values, seeds = prediction.predictions, prediction.rnd_seeds
-    if values.ndim != 3 or len(values) != len(seeds) or not np.isfinite(values).all():
-        raise InputError(
-            f"{prediction.dataset_name}: predictions {values.shape} must be finite and (seeds, images, classes), with "
-            f"{len(seeds)} seeds"
-        )
-    entry = {key: getattr(prediction, key) for key in KEYS}
-    entry["num_trainable_params"] = round(prediction.num_trainable_params, DECIMALS)
-    # Python's rounding is exact; numpy's multiplies first and can miss a tie.
-    entry["predictions"] = [[[round(value, DECIMALS) for value in row] for row in seed] for seed in values.tolist()]
-    return json.dumps(entry)
+def _merged(files: Iterable[Path]) -> dict[str, Any]:
+    """The files of one dataset as one, in the order of their seeds; in all else but parameters they are equal."""
+    parts = sorted((json.loads(file.read_text(encoding="utf-8")) for file in files), key=itemgetter("rnd_seeds"))
+    trained = [part["num_trainable_params"] for part in parts]
+    return {
+        **parts[0],
+        "num_trainable_params": round(sum(trained) / len(trained), DECIMALS),
+        "rnd_seeds": [seed for part in parts for seed in part["rnd_seeds"]],
+        "predictions": [seed for part in parts for seed in part["predictions"]],
+    }

@@ -1,7 +1,6 @@
 """Means of the benchmark's figures over seeds and data sets, and their table.
 
-Belongs here: what is averaged with what, and what is said of it. Does not belong here: measuring (`measuring`), the
-difference to the base (`comparison`).
+Does not belong here: measuring (`measuring`), the difference to the base (`comparison`).
 """
 
 import numpy as np
@@ -54,10 +53,9 @@ def mean_over_datasets(summary: pd.DataFrame) -> dict[str, tuple[float, int]]:
     return {figure_name(*key): (float(group.mean()), len(group)) for key, group in groups}
 
 
-def fewer_images(summary: pd.DataFrame) -> list[str]:
-    """The measured data sets that have fewer test images than officially: their figures are not the benchmark's."""
-    fewer = summary[(summary["n"] > 0) & (summary["n"] < summary["expected"])]
-    return list(dict.fromkeys(fewer["dataset"]))
+def fewer_images(summary: pd.DataFrame) -> int:
+    """How many data sets have fewer test images than officially: their figures are not the benchmark's."""
+    return int(summary[summary["n"].between(1, summary["expected"] - 1)]["dataset"].nunique())
 
 
 def figure_name(experiment: str, protocol: str) -> str:
@@ -82,7 +80,7 @@ def to_markdown(summary: pd.DataFrame) -> str:
     table = markdown_table(columns, [*rows, ["mean", "", "", *shown]])
     missing = labelled[labelled["status"] != "ok"].drop_duplicates(["dataset", "status"])
     reasons = "".join(f"- {row.dataset}, {row.figure}: {escaped(row.status)}\n" for row in missing.itertuples())
-    if few := len(fewer_images(summary)):
+    if few := fewer_images(summary):
         whole = int((summary.groupby("dataset")["n"].max() > 0).sum())
         table += (
             f"\nFewer test images than officially: {few} of {whole} data sets that are there. Such a figure is not the "

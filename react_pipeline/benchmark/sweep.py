@@ -1,12 +1,9 @@
 """The search for learning rate and weight decay, and the final training with what it found (ELEVATER's protocol).
 
-Belongs here: which trials are run, which one wins, and both readings of the final training. Does not belong here: how
-a trial trains (`probe` for heads on features, `finetune` for the image tower), the metrics.
-
 Weight decays are a grid of 97 points, eight to a decade. Each learning rate starts with 7 of them, two decades apart,
-and then looks 8, 4, 2 and 1 points to both sides of its best. The next step depends on the last one's scores, but the
-learning rates do not depend on each other: a round holds the trials of all of them, for a trainer that can train many
-at once. Shapes: N images, C classes.
+and then looks 8, 4, 2 and 1 points to both sides of its best. Learning rates do not depend on each other: a round holds
+the trials of all of them, for a trainer that can train many at once. Does not belong here: how a trial trains (`probe`,
+`finetune`). Shapes: N images, C classes.
 """
 
 from collections import Counter
@@ -35,9 +32,9 @@ class Trial:
     weight_decay: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class Curve:
-    """How one trial went.
+    """How one trial goes.
 
     Attributes:
         scores: The metric on the evaluated images after each epoch, fractions; shorter if the trial failed.
@@ -47,7 +44,7 @@ class Curve:
     """
 
     trial: Trial
-    scores: tuple[float, ...]
+    scores: list[float] = field(default_factory=list)
     failure: str = ""
     best_probabilities: NDArray[np.float32] | None = field(default=None, repr=False)
     last_probabilities: NDArray[np.float32] | None = field(default=None, repr=False)
@@ -82,14 +79,10 @@ class SweepResult:
 
 @dataclass(frozen=True)
 class Adaptation:
-    """A model adapted to a dataset, read by two protocols from the same final training.
+    """A model adapted to a dataset: the search, and the final training with its scores on the test images.
 
     `elevater` is what the leaderboard shows: the best of all epochs on the test images, which tunes on them. `clean` is
     the last epoch. Decisions belong to `clean`; `elevater` is there to compare with published numbers.
-
-    Attributes:
-        search: How learning rate and weight decay were found: the best epoch of a trial counts, as published.
-        final: The final training with them, with its scores on the test images.
     """
 
     search: SweepResult
@@ -116,28 +109,21 @@ def sweep(run_round: Callable[[list[Trial]], list[Curve]]) -> SweepResult:
         TrainingError: If every trial failed.
     """
     curves: list[Curve] = []
-    peaks: list[tuple[float, int] | None] = [None] * len(LEARNING_RATES)
-
-    def visit(points: list[list[int]]) -> None:
-        """Try `points[i]` with learning rate i, all in one round."""
-        places = [(position, point) for position, chosen in enumerate(points) for point in chosen]
-        trials = [Trial(LEARNING_RATES[position], WEIGHT_DECAYS[point]) for position, point in places]
-        finished = run_round(trials) if trials else []
-        curves.extend(finished)
-        for (position, point), curve in zip(places, finished, strict=True):
-            peak, score = peaks[position], curve.best
-            if not curve.failure and (peak is None or score > peak[0]):
-                peaks[position] = (score, point)
-
-    visit([list(FIRST_POINTS) for _ in LEARNING_RATES])
-    for step in STEPS:
-        visit([_neighbours(peak[1], step, last=len(WEIGHT_DECAYS) - 1) if peak else [] for peak in peaks])
+    peaks: dict[float, tuple[float, int]] = {}  # by learning rate: the best score, and where
+    points = {rate: list(FIRST_POINTS) for rate in LEARNING_RATES}
+    for step in (*STEPS, 0):  # after the last round none
+        places = [(rate, point) for rate, chosen in points.items() for point in chosen]
+        finished = run_round([Trial(rate, WEIGHT_DECAYS[point]) for rate, point in places]) if places else []
+        curves += finished
+        for (rate, point), curve in zip(places, finished, strict=True):
+            if not curve.failure and (rate not in peaks or curve.best > peaks[rate][0]):
+                peaks[rate] = curve.best, point
+        points = {rate: _neighbours(point, step, last=len(WEIGHT_DECAYS) - 1) for rate, (_, point) in peaks.items()}
     failures = dict(Counter(curve.failure for curve in curves if curve.failure))
-    found = [(*peak, learning_rate) for peak, learning_rate in zip(peaks, LEARNING_RATES, strict=True) if peak]
-    if not found:
+    if not peaks:
         raise TrainingError(f"search: all {len(curves)} trials failed ({failures}); look at the features' scale")
     # The first of equal scores, which has the lowest learning rate.
-    score, point, learning_rate = max(found, key=lambda entry: entry[0])
+    learning_rate, (score, point) = max(peaks.items(), key=lambda peak: peak[1][0])
     return SweepResult(Trial(learning_rate, WEIGHT_DECAYS[point]), score, tuple(curves), failures)
 
 
@@ -153,9 +139,8 @@ def adapt(train_trials: Callable[..., list[Curve]], train: Any, test: Any, split
     Raises:
         TrainingError: If every trial or the final training fails.
     """
-    searched, held_out = train.subset(split.search), train.subset(split.held_out)
-
     how = {"epochs": SWEEP_EPOCHS, "keep_probabilities": False}
+    searched, held_out = train.subset(split.search), train.subset(split.held_out)
     found = sweep(lambda trials: train_trials(searched, held_out, trials, **how))
     (final,) = train_trials(train.subset(split.final), test, [found.best], epochs=FINAL_EPOCHS, keep_probabilities=True)
     if final.failure:

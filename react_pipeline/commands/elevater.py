@@ -74,9 +74,9 @@ def submit(
     config: Config = None,
 ) -> None:
     """Write the leaderboard's zip of published results. Exit code 1 if the leaderboard would object to it."""
-    from react_pipeline.benchmark import STAGE, collect_submission
+    from react_pipeline.benchmark import collect_submission
 
-    artifact = fresh(load_project(config), STAGE, method_key(domain, method))
+    artifact = fresh(load_project(config), "benchmark_results", method_key(domain, method))
     _print_problems(to, collect_submission(artifact, experiment, to))
 
 
@@ -88,7 +88,7 @@ def validate(
     ] = None,
 ) -> None:
     """Check a submission zip: keys, shapes, probabilities, seeds, missing data sets. Exit code 1 if it is wrong."""
-    from react_pipeline.benchmark import check_submission, expected_predictions
+    from react_pipeline.benchmark import check_submission, expected_datasets
     from react_pipeline.labelled import Unavailable, read_dataset
 
     if root is not None:
@@ -99,7 +99,7 @@ def validate(
             sizes[name] = len(read_dataset(root or Path(), name, "test", warn=False))
         except Unavailable:
             continue
-    problems = [str(problem) for problem in check_submission(file, expected_predictions(sizes))]
+    problems = [str(problem) for problem in check_submission(file, expected_datasets(sizes))]
     _print_problems(file, problems, "the leaderboard wants" if root is None else f"the data in {root} want")
 
 
@@ -129,10 +129,10 @@ def retrieval(
     from react_pipeline.benchmark import measure_recall
 
     found = measure_recall(project, captioned, images, domain, method or "base")
-    typer.echo(f"{found.n_images:,} images, {found.n_captions:,} captions; left out: {captioned.dropped or 'none'}")
-    ways = (("image to text", found.image_to_text), ("text to image", found.text_to_image))
-    rows = [["", name, *(f"{100 * value:.1f}" for value in values.values())] for name, values in ways]
-    print_table(["", "", *(f"R@{k} %" for k in found.image_to_text)], rows, right=5)
+    counts = f"{len(captioned.images):,} images, {len(captioned.captions):,} captions"
+    typer.echo(f"{counts}; left out: {captioned.dropped or 'none'}")
+    rows = [["", way, *(f"{100 * value:.1f}" for value in values.values())] for way, values in found.items()]
+    print_table(["", "", *(f"R@{k} %" for k in found["image to text"])], rows, right=5)
 
 
 def _require_folder(root: Path) -> None:

@@ -105,17 +105,14 @@ class Inputs:
     content: Any = None
 
     @property
+    def identity(self) -> dict[str, Any]:
+        """All of it as plain values, parents by their fingerprints."""
+        return {**vars(self), "parents": {name: parent.fingerprint for name, parent in self.parents.items()}}
+
+    @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits over all inputs; equal inputs give equal fingerprints."""
-        identity = {
-            "stage": self.stage,
-            "key": self.key,
-            "config": self.config,
-            "content": self.content,
-            "parents": {name: parent.fingerprint for name, parent in self.parents.items()},
-            "code_version": self.code_version,
-        }
-        return digest_of(identity)
+        return digest_of(self.identity)
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
@@ -176,6 +173,11 @@ def remember_verified(artifact: Artifact) -> None:
     _remember(artifact, _stamp(artifact))
 
 
+def slug_of(stage: str, key: str, fingerprint: str) -> str:
+    """Name of an artifact where no folder below a folder is wanted."""
+    return f"{stage}--{key.replace('/', '--')}--{fingerprint}"
+
+
 def memory_of_verified(root: Path) -> Path:
     """Folder below a store's root with what was verified, one file an artifact, named by its fingerprint at the end."""
     return root / CACHE / "verified"
@@ -190,8 +192,7 @@ def _stamp(artifact: Artifact) -> str:
 
 def _memory(artifact: Artifact) -> Path:
     root = artifact.path.parents[artifact.key.count("/") + 2]
-    name = f"{artifact.stage}--{artifact.key.replace('/', '--')}--{artifact.fingerprint}"
-    return memory_of_verified(root) / name
+    return memory_of_verified(root) / slug_of(artifact.stage, artifact.key, artifact.fingerprint)
 
 
 def _remembered(artifact: Artifact) -> str | None:
@@ -212,13 +213,8 @@ def manifest_of(inputs: Inputs, staging: Path, counts: dict[str, Any]) -> dict[s
     files = sorted(path for path in staging.rglob("*") if path.is_file() and path.name != MANIFEST)
     manifest = {
         "format": FORMAT,
-        "stage": inputs.stage,
-        "key": inputs.key,
         "fingerprint": inputs.fingerprint,
-        "config": inputs.config,
-        "content": inputs.content,
-        "parents": {name: parent.fingerprint for name, parent in inputs.parents.items()},
-        "code_version": inputs.code_version,
+        **inputs.identity,
         "files": {
             path.relative_to(staging).as_posix(): {"sha256": sha256_of(path), "bytes": path.stat().st_size}
             for path in files

@@ -51,7 +51,7 @@ def boot_id() -> str:
 
 @dataclass(frozen=True)
 class Attempt:
-    """one build of the artifact of `slug`; `name` is unique over hosts and containers."""
+    """One build of the artifact of `slug`; `name` is unique over hosts and containers."""
 
     root: Path
     slug: str

@@ -25,7 +25,6 @@ logger = logging.getLogger(__name__)
 NO_LOCKS = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 """A network file system without a lock service."""
 
-
 CTIME_STEP_NS = 1_000_000
 """FAT, exFAT and object stores mounted as folders report another time as ctime, of whole milliseconds at best."""
 SAMPLE_BYTES = 4_096

@@ -1,4 +1,4 @@
-"""What the file system of a store can do, tried once a boot: network and user-space ones differ.
+"""What the file system of a store can do, tried once a process: network and user-space ones differ.
 
 Belongs here: the probe. Does not belong here: what follows from it (`attempts`, `store`).
 """
@@ -13,8 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from react_pipeline.store.attempts import boot_id
-from react_pipeline.store.durable import CACHE, lock, seal, sealed
+from react_pipeline.store.durable import lock
 from react_pipeline.store.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -32,9 +31,6 @@ def has_locks(root: Path) -> bool:
     device = root.stat().st_dev
     if device in _known:
         return _known[device]
-    memory = root / CACHE / f"file_system-{boot_id()}.json"
-    if (kept := sealed(memory)) is not None:
-        return bool(kept)
     trial = root / ".quarantine" / f"probe-{secrets.token_hex(4)}"  # a kill leaves it to `prune`
     trial.mkdir(parents=True)
     try:
@@ -44,7 +40,6 @@ def has_locks(root: Path) -> bool:
         shutil.rmtree(trial, ignore_errors=True)
     if not found:
         logger.warning("%s: a file system without locks; killed builds are resumed only after minutes", root)
-    seal(memory, about=found)
     _known[device] = found
     return found
 

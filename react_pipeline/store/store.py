@@ -31,6 +31,7 @@ from react_pipeline.store.artifacts import (
     manifest_of,
     read_manifest,
     remember_verified,
+    slug_of,
     verify,
 )
 from react_pipeline.store.attempts import Attempt, attempts, new_attempt
@@ -95,13 +96,16 @@ class Store:
         """
         self._mark()
         fingerprint = inputs.fingerprint
-        slug = _slug(inputs.stage, inputs.key, fingerprint)
-        with self._locked(slug) as held:
+        slug = slug_of(inputs.stage, inputs.key, fingerprint)
+        with self.locked(slug) as held:
             proof = has_locks(self.root) and held
             found = self._built_already(inputs, slug, locked=proof)
+            left = [attempt for attempt in attempts(self.staging, slug) if attempt.is_dead(locked=proof)]
             if found is not None:
+                for dead in left:
+                    dead.discard()
+                self._set_current(found)
                 return found
-            left = self._dead(slug, locked=proof)
             attempt = new_attempt(self.staging, slug)
             with attempt.held({fingerprint, *(parent.fingerprint for parent in inputs.parents.values())}):
                 for dead in left:
@@ -137,15 +141,10 @@ class Store:
         while True:
             if final.exists():
                 try:
-                    artifact = self.open(inputs.stage, inputs.key, inputs.fingerprint)
+                    return self.open(inputs.stage, inputs.key, inputs.fingerprint)
                 except CorruptArtifact as error:
                     logger.warning("%s; building it again", error)
                     self._quarantine(final)
-                else:
-                    for dead in self._dead(slug, locked=locked):
-                        dead.discard()
-                    self._set_current(artifact)
-                    return artifact
             living = [attempt for attempt in attempts(self.staging, slug) if not attempt.is_dead(locked=locked)]
             if not living:
                 return None
@@ -153,9 +152,6 @@ class Store:
                 logger.info("waiting: another host builds %s (%s)", slug, living[0].lease)
             waiting = True
             time.sleep(POLL_SECONDS)
-
-    def _dead(self, slug: str, *, locked: bool) -> list[Attempt]:
-        return [attempt for attempt in attempts(self.staging, slug) if attempt.is_dead(locked=locked)]
 
     def open(self, stage: str, key: str, fingerprint: str) -> Artifact:
         """A published artifact, every file checked against its manifest (bytes and SHA-256; `artifacts.verify`).
@@ -211,21 +207,33 @@ class Store:
             return prune(self, dry_run=dry_run, keep_seconds=keep_seconds)
 
     @contextmanager
-    def locked(self, name: str) -> Iterator[None]:
-        """Wait for and hold a lock of this store, for what must happen one after another beyond a single build."""
-        with self._locked(name):
-            yield
+    def locked(self, name: str, *, wait: bool = True) -> Iterator[bool]:
+        """Hold a lock of this store, for what must happen one after another; yields whether it is held.
+
+        It is not where the file system has no locks, or another process holds it and `wait` is false.
+        """
+        locks = self.root / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with (locks / f"{name}.lock").open("w") as file:
+            held = lock(file, wait=False)
+            if wait and not held and has_locks(self.root):
+                logger.info("waiting: another run holds %s", name)
+                held = lock(file)
+            try:
+                yield held
+            finally:
+                release(file, held)
 
     def is_building(self, stage: str, key: str, fingerprint: str) -> bool:
         """Whether a process of this or another host builds this very artifact now."""
-        slug = _slug(stage, key, fingerprint)
+        slug = slug_of(stage, key, fingerprint)
         with self.try_lock(slug) as held:
             return any(not attempt.is_dead(locked=held) for attempt in attempts(self.staging, slug))
 
     @contextmanager
     def try_lock(self, name: str) -> Iterator[bool]:
         """Hold a lock of this store if it is free; yields whether it was. Never on a file system without locks."""
-        with self._locked(name, wait=False) as held:
+        with self.locked(name, wait=False) as held:
             yield has_locks(self.root) and held
 
     def _mark(self) -> None:
@@ -233,20 +241,6 @@ class Store:
         marker = self.root / "store.json"
         if not marker.exists():
             write_atomically(marker, json.dumps({"format": FORMAT}) + "\n")
-
-    @contextmanager
-    def _locked(self, slug: str, *, wait: bool = True) -> Iterator[bool]:
-        locks = self.root / ".locks"
-        locks.mkdir(parents=True, exist_ok=True)
-        with (locks / f"{slug}.lock").open("w") as file:
-            held = lock(file, wait=False)
-            if wait and not held and has_locks(self.root):
-                logger.info("waiting: another run builds %s", slug)
-                held = lock(file)
-            try:
-                yield held
-            finally:
-                release(file, held)
 
     def _publish(self, attempt: Attempt, artifact: Artifact) -> Artifact:
         if not attempt.lease.exists():
@@ -286,10 +280,6 @@ class Store:
             f"free on that disk, so this artifact needs more than {written + free:,}. Nothing was published; free "
             "space (react-pipeline prune) and run again"
         )
-
-
-def _slug(stage: str, key: str, fingerprint: str) -> str:
-    return f"{stage}--{key.replace('/', '--')}--{fingerprint}"
 
 
 def _taken_for_dead(staging: Path) -> StoreWriteError:

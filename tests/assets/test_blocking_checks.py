@@ -76,7 +76,7 @@ def dense(found: dict[str, Any] | None = None, classes: str = "voc", **row: Any)
         figure = {"set": "voc", "source": "truth", "figure": "ap50", "value": 0.5, "unavailable": None, **row}
         pd.DataFrame([figure]).to_parquet(staging / "results.parquet")
         pd.DataFrame({"set": [classes], "source": ["truth"]}).to_parquet(staging / "per_class.parquet")
-        return {}
+        return {"not_measured": {}}
 
     return write
 

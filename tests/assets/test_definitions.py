@@ -94,6 +94,10 @@ def test_what_cannot_be_made_is_no_partition_and_no_asset(make_project, tmp_path
     loaded = build_defs(project=ProjectResource(config_path=str(project.path))).resolve_asset_graph()
     groups = {STAGES[key.path[-1]].group for key in loaded.materializable_asset_keys}
     assert "dense" in groups and "benchmark" not in groups
+    alone = make_project(methods=["base", "linear-head"], dense={"root": str(tmp_path)})
+    loaded = build_defs(project=ProjectResource(config_path=str(alone.path))).resolve_asset_graph()
+    found = {key.path[-1] for key in loaded.materializable_asset_keys}
+    assert "dense_results" in found and "dense_comparison" not in found
 
 
 def methods_of(stage: str, project: Project, *extra: str) -> list[str]:

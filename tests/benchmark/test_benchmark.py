@@ -26,8 +26,8 @@ from react_pipeline import labelled
 from react_pipeline.benchmark import results as results_module
 from react_pipeline.benchmark.comparison import compare_summaries, draw, to_markdown
 from react_pipeline.benchmark.features import Features, publish_features
-from react_pipeline.benchmark.results import expected_predictions, publish_results
-from react_pipeline.benchmark.submission import check_submission
+from react_pipeline.benchmark.results import publish_results
+from react_pipeline.benchmark.submission import check_submission, expected_datasets
 from react_pipeline.benchmark.summary import SUMMARY_COLUMNS
 from react_pipeline.benchmark.summary import to_markdown as table_of
 from react_pipeline.clip.base import publish_base
@@ -139,9 +139,7 @@ def test_all_twenty_give_twenty_rows_and_a_submission_as_the_leaderboard_wants_i
     assert artifact.counts["submissions"] == ["zero_shot"]
     assert artifact.counts["datasets_with_fewer_images"] == 20
     sizes = {name: len(read_dataset(data, name, "test")) for name in DATASETS}
-    assert (
-        check_submission(artifact.path / "predictions/zero_shot/all_predictions.zip", expected_predictions(sizes)) == []
-    )
+    assert check_submission(artifact.path / "predictions/zero_shot/all_predictions.zip", expected_datasets(sizes)) == []
     # Official numbers of images are something else, and the table says so.
     assert "| cifar-10 | accuracy | 20 of 10,000 |" in artifact.file("table.md").read_text()
     assert "officially: 20 of 20 data sets that are there" in artifact.file("table.md").read_text()
@@ -163,6 +161,8 @@ def test_predictions_give_back_the_figure_in_the_order_of_classes_on_disk(
     predicted = np.argmax(prediction["predictions"][0], axis=1)
     assert np.mean(predicted == on_disk) == rows_of(artifact)["value"].iloc[0]
     assert (prediction["model_name"], prediction["n_shot"]) == ("CLIP-react-shapes-base", 0)
+    backbone, whole = prediction["num_backbone_params"], prediction["num_params"]
+    assert whole - backbone == round(32 * 57.55)  # the mean head of the 20, 1,151 classes in all
 
 
 def test_three_that_are_missing_leave_seventeen_of_twenty_and_are_never_zero(
@@ -185,12 +185,20 @@ def test_three_that_are_missing_leave_seventeen_of_twenty_and_are_never_zero(
     assert "(17 of 20)" in artifact.file("table.md").read_text()
 
 
-def test_without_a_root_everything_is_unavailable_with_the_reason(tiny_project: Project) -> None:
-    publish_base(tiny_project)
-    artifact = results(tiny_project)
-    assert "elevater.root" in artifact.counts["unavailable"]
-    assert artifact.counts["mean"] == {} and artifact.counts["datasets_evaluated"] == 0
-    assert rows_of(artifact)["unavailable"].str.contains("elevater.root").all()
+@pytest.mark.parametrize(("root", "wrong"), [(None, "not set"), ("nosuch", "no folder")])
+def test_without_a_folder_of_data_nothing_is_published(
+    make_project: Callable[..., Project], root: str | None, wrong: str
+) -> None:
+    project = make_project(elevater={"root": root})
+    publish_base(project)
+    with pytest.raises(InputError, match=f"elevater.root: .*{wrong}"):
+        publish_features(project, "shapes", "base")
+    assert not project.store.keys("benchmark_features")
+
+
+def test_a_linear_head_has_no_features_of_its_own(project_on: Callable[..., Project]) -> None:
+    with pytest.raises(InputError, match="linear head"):
+        publish_features(project_on(), "shapes", "linear-head-control")
 
 
 def test_wrong_data_are_reported_before_anything_is_encoded(
@@ -204,7 +212,7 @@ def test_wrong_data_are_reported_before_anything_is_encoded(
     publish_base(project)
     with pytest.raises(InputError) as raised:
         publish_features(project, "shapes", "base")
-    assert "2 splits" in str(raised.value) and "mnist, split test" in str(raised.value)
+    assert "2 of 20" in str(raised.value) and "mnist/test" in str(raised.value)
     assert "dtd" in str(raised.value) and project.store.keys("benchmark_features") == []
 
 
@@ -467,16 +475,6 @@ def test_the_root_is_found_from_the_file_that_names_it(tiny_project: Project) ->
     raw = yaml.safe_load(tiny_project.path.read_text())
     tiny_project.path.write_text(yaml.safe_dump({**raw, "elevater": {"root": "data"}}))
     assert Project.load(tiny_project.path).config.elevater.root == tiny_project.path.parent / "data"
-
-
-def test_a_root_that_is_no_folder_is_reported_in_the_log(
-    make_project: Callable[..., Project], tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    project = make_project(elevater={"root": str(tmp_path / "nosuch")})
-    publish_base(project)
-    artifact = results(project)
-    assert f"there is no folder {tmp_path / 'nosuch'}" in artifact.counts["unavailable"]
-    assert f"there is no folder {tmp_path / 'nosuch'}" in caplog.text
 
 
 def test_only_data_sets_with_fewer_images_are_counted_below_the_table() -> None:

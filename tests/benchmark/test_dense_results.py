@@ -17,13 +17,14 @@ from support_dense import OWN, write_sets
 
 from react_pipeline.assets.benchmark_checks import dense_contradictions, wrong_detections
 from react_pipeline.benchmark import dense_results
-from react_pipeline.benchmark.dense_comparison import compare_dense, dense_is_current
-from react_pipeline.benchmark.dense_inputs import read_dense_sets
+from react_pipeline.benchmark.dense_comparison import compare_dense
 from react_pipeline.benchmark.dense_measures import box_figures
 from react_pipeline.benchmark.dense_regions import Detector
 from react_pipeline.benchmark.dense_results import publish_dense
+from react_pipeline.benchmark.inputs import read_dense_sets
 from react_pipeline.clip.base import publish_base
 from react_pipeline.labelled.dense_sets import dense_digests
+from react_pipeline.lineage import is_current
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact, StaleArtifact
 
@@ -59,9 +60,9 @@ def test_a_checkpoint_is_measured_on_boxes_and_on_masks(project: Project) -> Non
     assert publish_dense(project, "shapes", "base").reused
 
 
-@pytest.mark.parametrize("flipped", [0, 5, 150], ids=["whole", "digest", "figure"])
-def test_a_killed_measurement_predicts_only_the_images_that_are_left_or_whose_line_is_damaged(
-    project: Project, monkeypatch: pytest.MonkeyPatch, flipped: int
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_killed_measurement_predicts_only_the_images_that_are_left_or_whose_predictions_are_damaged(
+    project: Project, monkeypatch: pytest.MonkeyPatch, damaged: bool
 ) -> None:
     wanted = publish_dense(project, "shapes", "base")
     shutil.rmtree(wanted.path.parent)
@@ -76,15 +77,12 @@ def test_a_killed_measurement_predicts_only_the_images_that_are_left_or_whose_li
     monkeypatch.setattr(Detector, "__call__", killed)
     with pytest.raises(KeyboardInterrupt):
         publish_dense(project, "shapes", "base")
-    (progress,) = project.config.store.glob(".staging/*/progress/boxes--truth.jsonl")
-    done = bytearray(progress.read_bytes())
-    assert done.count(b"\n") == 2
-    if flipped:
-        done[done.index(b"\n") + 1 + flipped] ^= 1
-    progress.write_bytes(done + b'{"found": [{"image')  # the line that was being written
+    _, second = sorted(project.config.store.glob(".staging/*/progress/boxes--truth/*.json"))
+    if damaged:
+        second.write_text(second.read_text().replace('"score": 0.', '"score": 1.'))
     made = publish_dense(project, "shapes", "base")
     # What is left of four, and all four with the other boxes.
-    assert len(seen) == 3 + (3 if flipped else 2) + 4
+    assert len(seen) == 3 + (3 if damaged else 2) + 4
     for kind in ("detection", "segmentation"):
         assert made.counts[kind] == wanted.counts[kind]
 
@@ -95,15 +93,15 @@ def test_what_is_not_there_is_a_reason_and_never_a_0(project: Project) -> None:
     assert set(made.counts["not_measured"]) == {"masks", "voc-20"} and not made.counts["segmentation"]
     rows = pd.read_parquet(made.file("results.parquet"))
     assert rows[rows["set"] == "masks"]["value"].isna().all() and dense_contradictions(made) == 0
-    unset = publish_dense(changed(project, root=None), "shapes", "base")
-    assert "dense.root" in unset.counts["unavailable"] and dense_contradictions(unset) == wrong_detections(unset) == 0
+    with pytest.raises(InputError, match="dense.root"):
+        publish_dense(changed(project, root=None), "shapes", "base")
 
 
 def test_all_sets_that_are_wrong_are_one_error_before_anything_is_predicted(project: Project) -> None:
     root = project.config.dense.root / "shapes"  # type: ignore[operator]
     (root / "annotations.json").write_text("{}")
     (root / "names.txt").write_text("circle\ncircle\n")
-    with pytest.raises(InputError, match="2 sets") as caught:
+    with pytest.raises(InputError, match="2 of 2") as caught:
         publish_dense(project, "shapes", "base")
     assert "annotations.json" in str(caught.value) and "twice" in str(caught.value)
 
@@ -169,10 +167,10 @@ def test_a_method_stands_beside_the_base_in_figures_and_pictures(compared: Proje
     assert made.counts["delta"]["gated-image"]["masks"]["map"]["miou"] == 0
     page = made.file("dashboard.html").read_text()
     assert "data:image/png;base64," in page and "gated-image" in page
-    assert dense_is_current(compared, "shapes").fingerprint == made.fingerprint
+    assert is_current(compared, "dense_comparison", "shapes").fingerprint == made.fingerprint
     publish_dense(changed(compared, attention="qq"), "shapes", "gated-image")
     with pytest.raises(StaleArtifact):
-        dense_is_current(compared, "shapes")
+        is_current(compared, "dense_comparison", "shapes")
 
 
 def test_methods_on_other_images_than_the_base_are_not_compared(compared: Project) -> None:
@@ -184,8 +182,11 @@ def test_methods_on_other_images_than_the_base_are_not_compared(compared: Projec
     assert "other images" in made.counts["skipped"]["gated-image, masks"]
 
 
-def test_without_a_base_there_is_nothing_to_compare(project: Project) -> None:
-    with pytest.raises(MissingArtifact, match="base"):
+def test_without_a_base_and_without_a_method_there_is_nothing_to_compare(project: Project) -> None:
+    with pytest.raises(MissingArtifact, match="the base"):
+        compare_dense(project, "shapes")
+    publish_dense(project, "shapes", "base")
+    with pytest.raises(MissingArtifact, match="no method"):
         compare_dense(project, "shapes")
 
 

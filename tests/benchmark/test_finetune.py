@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from react_pipeline.benchmark import head as head_module
 from react_pipeline.benchmark.finetune import ImageExamples, fine_tune, take_projection, train_tower
-from react_pipeline.benchmark.head import NOT_FINITE, Head, HeadSettings
+from react_pipeline.benchmark.head import NOT_FINITE, Head
 from react_pipeline.benchmark.probe import FeatureExamples, train_heads
 from react_pipeline.benchmark.shots import split_training
 from react_pipeline.benchmark.sweep import Trial, sweep
@@ -23,6 +24,11 @@ sweep_module = import_module("react_pipeline.benchmark.sweep")  # the door has a
 @pytest.fixture
 def clip(tiny_checkpoint: Path) -> Clip:
     return load(tiny_checkpoint)
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head_module, "BATCH_SIZE", 8)
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +60,15 @@ def search_among(
     monkeypatch.setattr(sweep_module, "STEPS", ())
 
 
+@pytest.mark.usefixtures("small_batches")
 def test_fine_tuning_learns_and_leaves_the_given_model_alone(
     clip: Clip, pixels: tuple[Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search_among(monkeypatch, (0.003,), (1e-4,))
     before = snapshot(clip)
     train, test = examples(pixels, 0, 21), examples(pixels, 21, 30)
-    settings = HeadSettings(batch_size=8)
     split = split_training(train.labels.numpy(), n_classes=N_CLASSES)
-    result = fine_tune(clip, train, test, Head.random(N_CLASSES, 32), split, settings)
+    result = fine_tune(clip, train, test, Head.random(N_CLASSES, 32), split, "accuracy")
     assert result.clean > 0.6
     assert result.elevater >= result.clean
     assert result.search.best == Trial(0.003, 1e-4)
@@ -73,9 +79,10 @@ def test_fine_tuning_learns_and_leaves_the_given_model_alone(
     assert result.final.n_trainable == visual + N_CLASSES * 33
 
 
+@pytest.mark.usefixtures("small_batches")
 def test_a_tower_that_learns_nothing_is_a_probe_on_its_features(clip: Clip, pixels: tuple[Tensor, Tensor]) -> None:
     images, labels = pixels
-    head, settings = Head.random(N_CLASSES, 32), HeadSettings(batch_size=8)
+    head = Head.random(N_CLASSES, 32)
     still = Trial(0.0, 0.0)
     tower = train_tower(
         clip,
@@ -83,14 +90,14 @@ def test_a_tower_that_learns_nothing_is_a_probe_on_its_features(clip: Clip, pixe
         examples(pixels, 21, 30),
         head,
         still,
-        settings,
+        "accuracy",
         epochs=2,
         keep_probabilities=True,
     )
     with torch.no_grad():
         features = clip.model.visual(images)
     train, test = (FeatureExamples(features[part], labels[part]) for part in (slice(0, 21), slice(21, 30)))
-    probe = train_heads(train, test, head, [still], settings, epochs=2, keep_probabilities=True)[0]
+    probe = train_heads(train, test, head, [still], "accuracy", epochs=2, keep_probabilities=True)[0]
     assert tower.scores == pytest.approx(probe.scores)
     np.testing.assert_allclose(tower.last_probabilities, probe.last_probabilities, atol=1e-5)
 
@@ -99,9 +106,15 @@ def test_one_step_is_that_of_pytorch_on_tower_and_head_together(clip: Clip, pixe
     images, labels = pixels
     head, trial = Head.random(N_CLASSES, 32), Trial(0.01, 0.1)
     # A batch of all images: one step an epoch.
-    settings = HeadSettings(batch_size=30)
     curve = train_tower(
-        clip, examples(pixels, 0, 30), examples(pixels, 0, 30), head, trial, settings, epochs=2, keep_probabilities=True
+        clip,
+        examples(pixels, 0, 30),
+        examples(pixels, 0, 30),
+        head,
+        trial,
+        "accuracy",
+        epochs=2,
+        keep_probabilities=True,
     )
     visual, norm, linear = clip.model.visual, nn.BatchNorm1d(32, affine=False), nn.Linear(32, N_CLASSES)
     linear.load_state_dict({"weight": head.weight, "bias": head.bias})
@@ -119,7 +132,7 @@ def test_one_step_is_that_of_pytorch_on_tower_and_head_together(clip: Clip, pixe
 def test_merging_the_projection_trains_fewer_parameters_and_leaves_the_tower_alone(
     clip: Clip, pixels: tuple[Tensor, Tensor]
 ) -> None:
-    head, settings = Head.random(N_CLASSES, 32), HeadSettings(batch_size=8)
+    head = Head.random(N_CLASSES, 32)
     apart, merged = (
         train_tower(
             clip,
@@ -127,7 +140,7 @@ def test_merging_the_projection_trains_fewer_parameters_and_leaves_the_tower_alo
             examples(pixels, 21, 30),
             head,
             Trial(0.0, 0.0),
-            settings,
+            "accuracy",
             epochs=1,
             merge_projection=merge,
         )
@@ -142,21 +155,21 @@ def test_a_tower_without_projection_matrix_cannot_be_merged() -> None:
         take_projection(nn.Linear(2, 2))
 
 
+@pytest.mark.usefixtures("small_batches")
 def test_each_trial_starts_afresh_and_repeats_itself(clip: Clip, pixels: tuple[Tensor, Tensor]) -> None:
     train, test = examples(pixels, 0, 21), examples(pixels, 21, 30)
-    head, settings = Head.random(N_CLASSES, 32), HeadSettings(batch_size=8)
+    head = Head.random(N_CLASSES, 32)
     first, second = (
-        train_tower(clip, train, test, head, Trial(0.01, 0.0), settings, epochs=2, keep_probabilities=True)
+        train_tower(clip, train, test, head, Trial(0.01, 0.0), "accuracy", epochs=2, keep_probabilities=True)
         for _ in range(2)
     )
     assert np.array_equal(first.last_probabilities, second.last_probabilities)
 
 
+@pytest.mark.usefixtures("small_batches")
 def test_a_diverging_trial_fails_by_name(clip: Clip, pixels: tuple[Tensor, Tensor]) -> None:
     train, test = examples(pixels, 0, 21), examples(pixels, 21, 30)
-    curve = train_tower(
-        clip, train, test, Head.random(N_CLASSES, 32), Trial(0.1, 1e6), HeadSettings(batch_size=4), epochs=9
-    )
+    curve = train_tower(clip, train, test, Head.random(N_CLASSES, 32), Trial(0.1, 1e6), "accuracy", epochs=9)
     assert curve.failure == NOT_FINITE
     assert curve.best == 0
 
@@ -176,7 +189,7 @@ def test_a_search_over_the_tower_uses_only_the_training_images(
     train, held_out = everything.subset(np.arange(6, 12)), everything.subset(np.arange(3, 6))
     result = sweep(
         lambda trials: [
-            train_tower(clip, train, held_out, Head.random(N_CLASSES, 32), trial, HeadSettings(), epochs=1)
+            train_tower(clip, train, held_out, Head.random(N_CLASSES, 32), trial, "accuracy", epochs=1)
             for trial in trials
         ]
     )
@@ -190,9 +203,3 @@ def test_subsets_of_subsets_keep_images_and_labels_together(pixels: tuple[Tensor
     assert part.labels.tolist() == labels[[13, 11]].tolist()
     batch = next(iter(part.loader([[0, 1]])))
     assert torch.equal(batch, images[[13, 11]])
-
-
-def test_a_head_of_another_width_is_refused(clip: Clip, pixels: tuple[Tensor, Tensor]) -> None:
-    train = examples(pixels, 0, 6)
-    with pytest.raises(InputError, match="width 7; the tower gives 32"):
-        train_tower(clip, train, train, Head.random(3, 7), Trial(0.1, 0.0), HeadSettings(), epochs=1)

@@ -16,10 +16,8 @@ from open_clip.model import CLIP
 from PIL import Image
 from support_elevater import write_elevater
 
-from react_pipeline.benchmark.experiments import Experiment
 from react_pipeline.benchmark.features import Features, publish_features
-from react_pipeline.benchmark.head import Head, HeadSettings
-from react_pipeline.benchmark.measuring import DatasetMeasurer
+from react_pipeline.benchmark.head import Head
 from react_pipeline.benchmark.probe import FeatureExamples, linear_probe
 from react_pipeline.benchmark.results import publish_results
 from react_pipeline.benchmark.shots import split_training
@@ -91,7 +89,7 @@ def test_figures_equal_a_probe_by_hand_on_features_of_a_tower_without_its_projec
     assert train.features.shape[1] == W
     merged = Head(head.weight @ projection.T, head.bias)
     split = split_training(train.labels.numpy(), n_classes=7, shots=5, seed=0)
-    expected = linear_probe(train, test, merged, split, HeadSettings())
+    expected = linear_probe(train, test, merged, split, "accuracy")
     assert rows.loc[("linear-probe", "clean"), "value"] == expected.clean
     assert rows.loc[("linear-probe", "elevater"), "value"] == expected.elevater
     assert rows.loc[("linear-probe", "clean"), "learning_rate"] == expected.search.best.learning_rate
@@ -159,13 +157,3 @@ def test_a_tower_without_a_projection_matrix_is_unavailable_with_its_reason_and_
     assert len(probes) == 2
     assert probes["value"].isna().all()
     assert probes["unavailable"].str.contains("TimmModel: has no projection matrix").all()
-
-
-def test_features_of_the_wrong_kind_are_refused_with_what_to_do(project_of: Callable[..., Project]) -> None:
-    plain = publish_features(project_of(VIT, shots=[5]), "shapes", "base")
-    project = project_of(VIT, **MERGED)
-    train, test = (Features.read(plain, NAME, split) for split in ("train", "test"))
-    clip = load(project.store.current("base_checkpoint", "all").path)
-    measurer = DatasetMeasurer(clip, dataset(NAME), test, project.config.elevater)
-    outcome = measurer.adapted(Experiment("linear-probe", 5, 0), train, lambda _: pytest.fail("no images are needed"))
-    assert all("rematerialize `benchmark_features`" in str(row.unavailable) for row in outcome.measurements)

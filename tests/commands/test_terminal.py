@@ -121,7 +121,7 @@ def test_a_build_that_waits_for_another_says_so(tmp_path: Path) -> None:
             [sys.executable, "-c", command, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         assert waiting.stderr is not None
-        assert waiting.stderr.readline() == "INFO: waiting: another run builds one \ufffd[2J\n"
+        assert waiting.stderr.readline() == "INFO: waiting: another run holds one \ufffd[2J\n"
     assert waiting.communicate(timeout=60) == ("its turn\n", "")
 
 

@@ -7,7 +7,6 @@ but noise. What was ever found is an explicit example. `make test-operations` ru
 from __future__ import annotations
 
 import io
-import json
 import resource
 import tarfile
 import tempfile
@@ -27,7 +26,6 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from react_pipeline.benchmark.submission import read_prediction
 from react_pipeline.clip.weights import read_weights
 from react_pipeline.corpus.shards import index_shard
 from react_pipeline.corpus.url_tables import read_rows
@@ -74,12 +72,6 @@ def parquet() -> bytes:
     return buffer.getvalue()
 
 
-def prediction() -> bytes:
-    counts = dict.fromkeys(("num_trainable_params", "num_params", "num_visual_params", "num_backbone_params"), 1)
-    about = {"model_name": "x", "dataset_name": "y", "n_shot": 0, "rnd_seeds": [0], "predictions": [[[0.5, 0.5]]]}
-    return json.dumps({**about, **counts}).encode()
-
-
 def read_table(path: Path) -> None:
     list(read_rows([path], CorpusConfig(kind="urls", urls=[str(path)]), Counter()))
 
@@ -92,7 +84,6 @@ READERS: dict[str, tuple[str, bytes, Callable[[Path], Any]]] = {
     "safetensors": ("a.safetensors", save({"weight": torch.ones(2, 2)}), read_weights),
     "torch": ("a.pt", torch_file(), read_weights),
     "listing": ("a.json", b'{"data": [{"a": [1, 2.5, null]}]}', read_json),
-    "prediction": ("a.json", prediction(), read_prediction),
     "manifest": ("manifest.json", b'{"format": 2, "files": {}}', lambda path: read_manifest(path.parent, "thing")),
     "store": ("store.json", b'{"format": 2}', lambda path: Store(path.parent)),
 }
@@ -101,7 +92,6 @@ EXAMPLES = {
     "npy": [b"\x93NUMPY\x01\x00\x06\x00{'''1\n", b"\x93NUMPY\x01\x00\x06\x00[1,2]\n", b"\x80\x04N."],
     "yaml": [b"classes: 2001-99-99", b"? [a]\n: b", b'classes: ["\\ud800"]', b"classes: !!binary x"],
     "listing": [b"[" * 100_000, b"1" * 5_000],
-    "prediction": [b"[" * 100_000, b"null"],
     "store": [b"null", b"[]", b"[" * 100_000],
     "manifest": [b"[" * 100_000, b'"x"', b"1" * 5_000],
 }
