@@ -29,8 +29,7 @@ class Stage:
         about: One sentence, for Dagster, MLflow and the docs.
         scope: What there is one of: the pipeline (`all`), a domain, a domain and method; not all methods: `is_for`.
         step: "room:function", called with the project and the parts of the key, so that nothing heavy is imported here.
-        parents: Stages that it is made from.
-        parents_of_method: Those of `parents` that one method needs, where methods differ.
+        parents, parents_of_method: Stages that it is made from; those of them that one method needs, if methods differ.
         gathers: Stages of which it shows all results there are, so that no table can name its parents.
         is_current: "room:function" that raises if a gathered artifact is outdated; unset: if it shows other results.
         compares: Whether methods are set beside the base, of which alone there is nothing to show.
@@ -38,8 +37,7 @@ class Stage:
         outside: The local files outside the store that it reads; None if it reads none.
         version: Raised by hand when the same inputs make another artifact.
         group, kinds: Of Dagster's lineage page, and its labels.
-        pool: "gpu" where it needs the device.
-        priority: What many others wait for comes first.
+        pool, priority: "gpu" where it needs the device; what many others wait for comes first.
     """
 
     name: str
@@ -150,4 +148,3 @@ _ROWS = (
 # fmt: on
 
 STAGES: Mapping[str, Stage] = {row.name: row for row in _ROWS}
-"""Every stage, in the order in which data flows."""
