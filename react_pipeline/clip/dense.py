@@ -8,7 +8,6 @@ Sources: MaskCLIP (arXiv 2112.01071), SCLIP (2312.01597), ClearCLIP (2407.12442)
 RegionCLIP (2112.09106) for regions of a ResNet. All blocks before the last host, gated ones too, run as trained.
 """
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -94,22 +93,16 @@ class DenseTower:
             features, keys = pool.c_proj(pool.v_proj(grid)), pool.k_proj(grid)
             return functional.normalize(features.float(), dim=-1), functional.normalize(keys.float(), dim=-1)
         tokens, keys = self.tokens(images)
-        prefix = self._prefix
-        height, width = images.shape[-2:]
-        rows = round(math.sqrt((tokens.shape[1] - prefix) * height / width))
-        parts = self._alone(tokens[:, prefix:]), keys[:, prefix:]
-        features, keys = (functional.normalize(part.float(), dim=-1).unflatten(1, (rows, -1)) for part in parts)
+        parts = self._alone(tokens[:, self._prefix :]), keys[:, self._prefix :]
+        features, keys = (functional.normalize(part.float(), dim=-1).unflatten(1, self._grid) for part in parts)
         return features, keys
 
     def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images (B, 3, H, W) to the tokens after the last block and its keys, both (B, T, W)."""
-        tower, last = self.tower, len(self.tower.blocks) - 1
-        first = 0 if tower.native else last
+        last = len(self.tower.blocks) - 1
         with self._positions_for(images):
-            tokens = tower.entering(first, images)
-        for number in range(first, last):
-            tokens = tower.block(number, tokens)
-        host: Any = tower.blocks[last]
+            tokens = self.tower.entering(last, images)
+        host: Any = self.tower.blocks[last]
         if hasattr(host, "gated_attn_block"):
             tokens = host.gated_attn_block(tokens)
         return self._last(tokens, host)
@@ -164,10 +157,10 @@ class DenseTower:
 
     def _near(self, value: Tensor) -> Tensor:
         """The Gaussian of the distance of two patches (T, T); 0 with a token that is no patch."""
-        prefix, (rows, columns) = self._prefix, self._grid
+        rows, columns = self._grid
         places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float().to(value.device)
         near = torch.exp(-torch.cdist(places, places).square() / (2 * GAUSSIAN_STD**2))
-        return functional.pad(near, (prefix, 0, prefix, 0))
+        return functional.pad(near, (self._prefix, 0, self._prefix, 0))
 
     def _alone(self, tokens: Tensor) -> Tensor:
         """Map tokens (B, T, W) to (B, T, D): each goes through the tower's pooling as if it were the only one.

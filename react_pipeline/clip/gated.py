@@ -28,14 +28,14 @@ class GatedBlock(nn.Module):
     input on, bit for bit. Names of parameters are those of the released REACT checkpoints.
     """
 
-    def __init__(self, norm: nn.LayerNorm, activation: nn.Module, heads: int, *, batch_first: bool) -> None:
+    def __init__(self, norm: nn.LayerNorm, activation: nn.Module, heads: int) -> None:
         """Build a block for a tower whose `norm` and `activation` it takes over (their kind, not their weights)."""
         super().__init__()
         width = norm.normalized_shape[0]
         hidden = MLP_RATIO * width
         self.alpha_attn = nn.Parameter(torch.zeros(()))
         self.ln_1 = type(norm)(width, eps=norm.eps)
-        self.attn = nn.MultiheadAttention(width, heads, batch_first=batch_first)
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
         self.alpha_dense = nn.Parameter(torch.zeros(()))
         self.ln_2 = type(norm)(width, eps=norm.eps)
         layers = [
@@ -46,13 +46,8 @@ class GatedBlock(nn.Module):
         self.mlp = nn.Sequential(OrderedDict(layers))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map tokens (B, T, W), or (T, B, W) where the tower is not batch-first, to the same shape."""
-        normed = self.ln_1(x)
-        if self.attn.batch_first:
-            attended = self_attention(normed, self.attn)
-        else:
-            attended = self.attn(normed, normed, normed, need_weights=False)[0]
-        x = x + self.alpha_attn.tanh() * attended
+        """Map tokens (B, T, W) to the same shape."""
+        x = x + self.alpha_attn.tanh() * self_attention(self.ln_1(x), self.attn)
         return x + self.alpha_dense.tanh() * feed_forward(self.ln_2(x), self.mlp)
 
 
@@ -91,11 +86,10 @@ def add_gated_blocks(model: nn.Module, last_k_layers: int) -> None:
 
 def _block_for(host: Any) -> GatedBlock:
     if hasattr(host, "ln_1"):
-        block = GatedBlock(host.ln_1, host.mlp.gelu, host.attn.num_heads, batch_first=host.attn.batch_first)
+        block = GatedBlock(host.ln_1, host.mlp.gelu, host.attn.num_heads)
     else:
-        block = GatedBlock(host.norm1, host.mlp.act, host.attn.num_heads, batch_first=True)
-    reference = next(host.parameters())
-    return block.to(reference.device)
+        block = GatedBlock(host.norm1, host.mlp.act, host.attn.num_heads)
+    return block.to(next(host.parameters()).device)
 
 
 def _pass_gated_block_first(host: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:

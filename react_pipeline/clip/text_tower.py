@@ -72,7 +72,7 @@ def encode_text(
     for block in blocks:
         run = partial(host_block, block=block, casts=casts, causal=True)
         x = checkpoint(run, x, use_reentrant=False) if again else run(x)
-    x = host_block(x, final, casts, last=ends)  # of one token a text: little to keep
+    x = host_block(x, final, casts, causal=True, only=ends)  # of one token a text: little to keep
     # Each token is normalised by itself, so the norm may come after the choice of the token.
     x = tower.ln_final(x)[:, 0]
     projection = tower.text_projection
@@ -98,8 +98,6 @@ def _causal_tower(model: Any) -> Any:
         pool_type = tower.pool_type
     else:
         return None
-    plain = tower.transformer.batch_first and all(
-        type(block) is ResidualAttentionBlock for block in tower.transformer.resblocks
-    )
+    plain = all(type(block) is ResidualAttentionBlock for block in tower.transformer.resblocks)
     # open_clip makes no other mask than the causal one.
     return tower if plain and tower.attn_mask is not None and pool_type == "argmax" else None

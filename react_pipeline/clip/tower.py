@@ -16,7 +16,7 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from react_pipeline.clip.attention import host_block
+from react_pipeline.clip.attention import cast_matrices, host_block
 from react_pipeline.clip.gated import GatedBlock, vision_blocks
 from react_pipeline.store import InputError
 
@@ -48,10 +48,9 @@ class ImageTower:
         self.native = _is_native(self.visual, self.blocks)
         self._timm = isinstance(getattr(self.visual, "trunk", None), TimmVisionTransformer)
         trained = [number for number, block in enumerate(self.blocks) if _trains(block)]
-        behind = {name for name, _ in visual.named_parameters() if name.startswith(BEHIND_THE_BLOCKS)}
         inside = {id(parameter) for block in self.blocks for parameter in block.parameters()}
         before = any(
-            parameter.requires_grad and id(parameter) not in inside and name not in behind
+            parameter.requires_grad and id(parameter) not in inside and not name.startswith(BEHIND_THE_BLOCKS)
             for name, parameter in visual.named_parameters()
         )
         self.splits = (self.native or self._timm) and bool(trained) and not before
@@ -75,12 +74,7 @@ class ImageTower:
                 if isinstance(module, nn.Conv2d) and module.groups > 1 and module.weight.requires_grad:
                     module.forward = partial(_in_fp32, module.forward)  # type: ignore[method-assign]
         if self.native:
-            self.casts = {
-                id(parameter): parameter.detach().to(torch.bfloat16)
-                for block in self.blocks
-                for name, parameter in block.named_parameters()
-                if not parameter.requires_grad and "gated_attn_block" not in name and name.startswith(("attn", "mlp"))
-            }
+            self.casts = cast_matrices(self.blocks, torch.bfloat16, frozen_only=True)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) to image features (B, D), not normalised."""
@@ -91,11 +85,7 @@ class ImageTower:
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) to what enters block `start` (B, T, W), without a graph."""
-        first = 0 if self.native else self.start
-        tokens = self.entering(first, images)
-        for number in range(first, self.start):
-            tokens = self.block(number, tokens)
-        return tokens
+        return self.entering(self.start, images)
 
     def features(self, tokens: Tensor) -> Tensor:
         """Map tokens (B, T, W) to image features (B, D), not normalised."""
@@ -123,10 +113,19 @@ class ImageTower:
             tokens = gated(tokens)
         # What the pooling takes of the last block is its class token; the others need not be computed.
         alone = number == len(self.blocks) - 1 and self.visual.pool_type == "tok" and self.visual.attn_pool is None
-        return host_block(tokens, block, self.casts, class_token_only=alone)
+        first = tokens.new_zeros(len(tokens), dtype=torch.long) if alone else None
+        return host_block(tokens, block, self.casts, only=first)
 
     def entering(self, number: int, images: Tensor) -> Tensor:
-        """What enters block `number`; the tower itself is run up to there, with every peculiarity of its embedding."""
+        """What enters block `number` (B, T, W) of images (B, 3, H, W)."""
+        first = 0 if self.native else number
+        tokens = self._run_up_to(first, images)
+        for earlier in range(first, number):
+            tokens = self.block(earlier, tokens)
+        return tokens
+
+    def _run_up_to(self, number: int, images: Tensor) -> Tensor:
+        """What enters block `number` if the tower runs itself, with every peculiarity of its embedding."""
 
         def stop(_module: nn.Module, args: tuple[Any, ...]) -> None:
             raise _ReachedError(args[0])
@@ -158,8 +157,4 @@ def _trains(module: nn.Module) -> bool:
 
 def _is_native(visual: Any, blocks: list[nn.Module]) -> bool:
     """Whether the tower is open_clip's own ViT of plain blocks, which `attention` can run."""
-    return (
-        type(visual) is NativeVisionTransformer
-        and getattr(visual.transformer, "batch_first", False)
-        and all(type(block) is ResidualAttentionBlock for block in blocks)
-    )
+    return type(visual) is NativeVisionTransformer and all(type(block) is ResidualAttentionBlock for block in blocks)
