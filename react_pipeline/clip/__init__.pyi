@@ -6,7 +6,6 @@ from .base import publish_base as publish_base
 from .classifier import HEAD_ABOUT_FILE as HEAD_ABOUT_FILE
 from .classifier import HEAD_FILE as HEAD_FILE
 from .classifier import LOGIT_SCALE as LOGIT_SCALE
-from .classifier import ClipClassifier as ClipClassifier
 from .classifier import load_classifier as load_classifier
 from .classifier import zero_shot_head as zero_shot_head
 from .dense import DenseTower as DenseTower

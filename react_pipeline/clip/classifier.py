@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from react_pipeline.clip.prompts import fill, prompt_templates
@@ -33,28 +32,19 @@ HEAD_ABOUT_FILE = "head.json"
 """`classes` in the order of the columns, `templates`, `embed_dim`, and how the head came about."""
 
 
-@dataclass(frozen=True)
-class ClipClassifier:
-    """An image belongs to the class whose column its unit vector is nearest to.
-
-    Attributes:
-        head: Unit class vectors (D, C), float32, on the CPU; the columns are the domain's classes in their order.
-    """
-
-    clip: Clip
-    head: Tensor
-
-
 def load_classifier(
     project: Project, checkpoint: Artifact, base: Artifact | None, domain: DomainConfig, device: str
-) -> ClipClassifier:
-    """Load a checkpoint of any method as a classifier of a domain.
+) -> tuple[Clip, Tensor]:
+    """Load a checkpoint of any method as a classifier: an image is of the class whose vector is nearest to its own.
 
     A checkpoint that holds a model gives its own zero-shot head. One of `linear-head` holds a head alone, which belongs
     to the images as the base encodes them.
 
     Args:
         base: The `base_checkpoint`, read only for a `linear-head`; None: the project's current one.
+
+    Returns:
+        The model, and the head: unit class vectors (D, C), float32, on the CPU, in the order of the domain's classes.
 
     Raises:
         InputError: If a head was trained for other classes, or on another base.
@@ -64,17 +54,17 @@ def load_classifier(
 
     if HEAD_FILE not in checkpoint.manifest["files"]:
         clip = (loaded_base if checkpoint.stage == "base_checkpoint" else load)(checkpoint.path, device)
-        return ClipClassifier(clip, zero_shot_head(clip, domain.prompt_names, prompt_templates(domain)))
+        return clip, zero_shot_head(clip, domain.prompt_names, prompt_templates(domain))
     base = base or fresh(project, "base_checkpoint")
     clip = loaded_base(base.path, device)
-    head = read_head(checkpoint, domain, clip.dimension)
+    head = _read_head(checkpoint, domain, clip.dimension)
     trained_on = checkpoint.parents.get("base_checkpoint", base.fingerprint)
     if trained_on != base.fingerprint:
         raise InputError(
             f"{checkpoint.path / HEAD_FILE}: trained on the features of base {trained_on}, which is now "
             f"{base.fingerprint}; {_rematerialize(checkpoint)}"
         )
-    return ClipClassifier(clip, head)
+    return clip, head
 
 
 def zero_shot_head(clip: Clip, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
@@ -91,7 +81,7 @@ def zero_shot_head(clip: Clip, class_names: Sequence[str], templates: Sequence[s
     return (vectors / vectors.norm(dim=1, keepdim=True)).T
 
 
-def read_head(checkpoint: Artifact, domain: DomainConfig, dimension: int) -> Tensor:
+def _read_head(checkpoint: Artifact, domain: DomainConfig, dimension: int) -> Tensor:
     """The trained head (D, C) of a `linear-head` checkpoint, for a domain and a base of this dimension.
 
     Raises:
