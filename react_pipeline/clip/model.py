@@ -73,22 +73,18 @@ class Clip:
         """Map images (B, 3, H, W) to unit vectors (B, D), float32, on the CPU."""
         return self.model.encode_image(images.to(self.device), normalize=True).float().cpu()
 
-    @torch.inference_mode()
-    def encode_tokens(self, tokens: Tensor) -> Tensor:
-        """Map token ids (N, L) to unit vectors (N, D), float32, on the CPU."""
-        longest = int(text_lengths(self.model, tokens).max())
-        features = encode_text(self.model, tokens[:, :longest].to(self.device))
-        return functional.normalize(features, dim=-1).float().cpu()
-
     def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
         """Map texts to unit vectors (N, D), float32, on the CPU."""
-        parts = [self.tokenizer(list(texts[start : start + 1024])) for start in range(0, len(texts), 1024)]
         vectors = torch.empty(len(texts), self.dimension)
-        if parts:
-            tokens = torch.cat(parts)
-            # Batches of like length compute little for padding.
-            for chosen in text_lengths(self.model, tokens).argsort(stable=True).split(batch_size):
-                vectors[chosen] = self.encode_tokens(tokens[chosen])
+        if not len(texts):
+            return vectors
+        tokens = torch.cat([self.tokenizer(list(texts[start : start + 1024])) for start in range(0, len(texts), 1024)])
+        lengths = text_lengths(self.model, tokens)
+        # Batches of like length compute little for padding.
+        for chosen in lengths.argsort(stable=True).split(batch_size):
+            cut = tokens[chosen, : int(lengths[chosen[-1]])].to(self.device)
+            with torch.inference_mode():
+                vectors[chosen] = functional.normalize(encode_text(self.model, cut), dim=-1).float().cpu()
         return vectors
 
 
@@ -139,10 +135,9 @@ def loaded_base(directory: Path, device: str) -> Clip:
     return load(directory, device)
 
 
-def dimension_of(directory: Path | str) -> int:
+def dimension_of(directory: Path) -> int:
     """D of a checkpoint written by `save`, without loading it."""
-    model_cfg, _ = read_config(Path(directory))
-    return int(model_cfg["embed_dim"])
+    return int(read_config(directory)[0]["embed_dim"])
 
 
 def save(clip: Clip, directory: Path | str) -> None:
