@@ -1,7 +1,6 @@
 """What a checkpoint folder records in `open_clip_config.json`, compared with the configuration.
 
-Belongs here: reading that file, and comparing and describing architectures. Does not belong here: building or saving a
-model (`model`), its weights (`weights`).
+Does not belong here: building or saving a model (`model`), its weights (`weights`).
 """
 
 import json

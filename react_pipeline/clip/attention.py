@@ -1,8 +1,8 @@
 """Self-attention and transformer blocks as plain functions of their modules' weights, laid out for speed.
 
 `nn.MultiheadAttention` transposes its input even where it need not; the linear layers behind it then copy their weights
-once per token. Computed on (B, T, W) in its memory order, the same formula takes a fraction of the time, above all in
-bf16. Shapes: B images, T tokens, W width, H heads.
+once per token. In the memory order of (B, T, W) the same formula takes a fraction of the time, above all in bf16.
+Shapes: B images, T tokens, W width, H heads.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,7 +1,6 @@
 """The base checkpoint: the CLIP named in the configuration, published once in safetensors form.
 
-Belongs here: publishing and its identity, fetching from the Hub. Does not belong here: how weights are
-read (`pretrained`), how the demo's model is made (`demo.base`).
+Belongs here: its identity, fetching from the Hub. Does not belong here: reading weights (`pretrained`), the demo's.
 """
 
 import json

@@ -1,7 +1,6 @@
 """Classifiers: a checkpoint and a domain made into an image encoder and one vector per class.
 
-Belongs here: the zero-shot head, the form of a trained head on disk, and which of the two goes with a checkpoint. Does
-not belong here: training a head (`linear_head`), measuring with one (`evaluate`).
+Belongs here: the zero-shot head, and the form of a trained head on disk. Does not belong here: training one.
 Shapes: N texts, C classes, D embedding dimension.
 """
 

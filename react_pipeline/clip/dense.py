@@ -1,11 +1,9 @@
 """Dense features: a unit vector for every patch of an image, in the joint space, without any training.
 
-Belongs here: the ways in which the last block of an image tower is changed for it, position embeddings of other image
-sizes, and vectors of regions. Does not belong here: windows over an image, what is measured (`benchmark`).
+Sources: MaskCLIP (arXiv 2112.01071), SCLIP (2312.01597), ClearCLIP (2407.12442), NACLIP (2404.08181) for the attention
+of the last host block (all others, gated ones too, run as trained); RegionCLIP (2112.09106) for regions of a ResNet.
+Does not belong here: windows over an image, what is measured (`benchmark`).
 Shapes: B images of H x W pixels, T tokens of width W on a grid h x w, D embedding dimension, R regions.
-
-Sources: MaskCLIP (arXiv 2112.01071), SCLIP (2312.01597), ClearCLIP (2407.12442), NACLIP (2404.08181) for attention,
-RegionCLIP (2112.09106) for regions of a ResNet. All blocks before the last host, gated ones too, run as trained.
 """
 
 from collections.abc import Iterator

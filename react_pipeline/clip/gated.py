@@ -1,8 +1,6 @@
-"""Gated blocks: the new modules that REACT trains, and where they are attached to an image tower.
+"""Gated blocks: the new modules that REACT trains (arXiv 2301.07094), and where they are attached to an image tower.
 
-Does not belong here: loading and saving (`model`), running a tower for training (`tower`), the loop (`training`).
-
-Source of the method: REACT (arXiv 2301.07094), gated-image customization. Shapes: B images, T tokens, W width.
+Does not belong here: running a tower for training (`tower`), the loop (`training`). Shapes: B images, T tokens, W width.
 """
 
 import copy

@@ -1,7 +1,7 @@
 """Any open_clip model with its tokenizer and preprocessing: loading, saving, encoding.
 
-Belongs here: the form of a checkpoint on disk (open_clip's config, safetensors, never pickle). Does not belong here:
-the training loop, evaluation. Shapes: B images, N texts, D embedding dimension, H x W pixels.
+On disk it is open_clip's config and safetensors, never pickle. Does not belong here: training, evaluation.
+Shapes: B images, N texts, D embedding dimension, H x W pixels.
 """
 
 import json

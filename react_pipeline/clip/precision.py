@@ -1,8 +1,5 @@
 """Precision: which arithmetic a device runs fastest, and what `auto` selects.
 
-Belongs here: measuring and choosing. Does not belong here: how a tower or a training computes in a precision
-(`embedding.encoder`, `training.step`).
-
 `auto` is part of a fingerprint, its choice is not, so that artifacts made on a GPU stay fresh on a laptop. The accuracy
 of every choice: unit vectors of transformers have a cosine above 0.999 with those of fp32 (for convolutions see
 docs/performance.md).

@@ -1,8 +1,4 @@
-"""Prompts: every template joined with every class name, in one place, so that retrieval and evaluation agree.
-
-Belongs here: resolving a domain's templates and joining them with names. Does not belong here: encoding a prompt, or
-what is searched with it.
-"""
+"""Prompts: every template joined with every class name, in one place, so that retrieval and evaluation agree."""
 
 from __future__ import annotations
 

@@ -1,12 +1,9 @@
-"""Text towers as inference runs them: only the token positions that a text's vector depends on.
+"""Text towers without needless work: only the token positions that a text's vector depends on.
 
 A tower that attends backwards only and takes its vector at the end-of-text token never looks at what follows that
 token. So the columns behind the last end of text in a batch can be left out, and in the last block all tokens but that
-one. Where this does not hold (a tower without causal mask, or one that pools elsewhere, such as SigLIP's) padding is
-part of the result and every column stays. Towers of transformers hide padding by a mask, so theirs can go too.
-
-Belongs here: what may be left out, and running it. Does not belong here: the blocks' arithmetic (`attention`),
-tokenising and batches (`model`, `encoder`). Shapes: N texts, L token ids of a text, W width, D embedding dimension.
+one. Where padding is part of the result (no causal mask, or pooling elsewhere, as SigLIP) every column stays. Towers of
+transformers hide padding by a mask, so theirs can go too. Shapes: N texts, L token ids, W width, D dimension.
 """
 
 from collections.abc import Mapping

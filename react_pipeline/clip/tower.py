@@ -1,8 +1,7 @@
 """Image towers as training runs them: the frozen first blocks without a graph, the rest without needless work.
 
-Belongs here: the split of a tower before its first trained block, and faster ways through it that change no result
-beyond rounding. Does not belong here: the blocks' arithmetic (`attention`), what is trained (`methods`), keeping what
-the frozen part gives (`kept_tokens`). Shapes: B images, T tokens, W width, D embedding dimension.
+Faster ways change no result beyond rounding. Does not belong here: the blocks' arithmetic (`attention`), what is
+trained (`methods`), keeping what the frozen part gives (`training`). Shapes: B images, T tokens, W width, D dimension.
 """
 
 from collections.abc import Callable

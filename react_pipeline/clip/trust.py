@@ -2,8 +2,6 @@
 
 open_clip hands fields of a checkpoint's configuration on to transformers and timm, and some of these load and run
 Python files, or fetch other models. They are refused here, before any of these libraries sees them.
-
-Does not belong here: reading the configuration (`architecture`), weights (`weights`).
 """
 
 import json

@@ -1,7 +1,7 @@
 """Scenes for detection and segmentation: labelled drawings of a domain on a canvas, with their boxes and label maps.
 
-Belongs here: files, in the forms that people have: COCO instances JSON, label PNGs, a list of names. Does not belong
-here: reading them (`labelled`). Places, sizes, and overlaps come from a seed; boxes and masks from what is visible.
+Written in the forms that people have: COCO instances JSON, label PNGs, a list of names. Places, sizes, and overlaps
+come from a seed; boxes and masks from what is visible.
 """
 
 import json

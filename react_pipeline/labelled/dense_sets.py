@@ -1,8 +1,7 @@
 """Images with boxes or label maps: COCO instances JSON, label PNGs of several encodings; folders or zips, in place.
 
-Belongs here: which images a set has, what is true of them, and a digest of it all. Does not belong here: the table of
-sets (`settings.dense`), measuring. What is missing is `Unavailable`; what is wrong is an error that names file and
-field; boxes that can be no object's are counted and left out.
+What is missing is `Unavailable`; what is wrong is an error that names file and field; boxes that can be no object's are
+counted and left out. Does not belong here: the table of sets (`settings.dense`), measuring.
 """
 
 import hashlib

@@ -1,9 +1,7 @@
 """Labelled images of the benchmark: where each one's bytes are, its labels, and a digest of it all.
 
-Belongs here: the one type that every reader gives back, and reading bytes from files and zip archives in place. Does
-not belong here: finding out which images a data set has (the readers), decoding (`react_pipeline.corpus.images`).
-
-Names of zip members are keys of the archive's own directory; nothing is extracted, no name becomes a path.
+Every reader gives the one type of this module. Bytes are read from files and zip archives in place: names of members
+are keys of the archive's own directory, nothing is extracted, no name becomes a path.
 """
 
 import hashlib

@@ -1,8 +1,6 @@
-"""Labelled images: the evaluation set of a domain, as an artifact, and the reading of its images.
+"""Labelled images: the evaluation set of a domain as an artifact, and decoding and encoding its images.
 
-Belongs here: publishing a set of any kind (folder, manifest, data set of ELEVATER, demo), and decoding and encoding its
-images. Does not belong here: how these are read (`labels`, `evaluation_images`), what is measured on the
-images (`evaluation`), or what is kept out of the retrieved set because of them (`duplicates`).
+Does not belong here: how sets are listed (`labels`, `evaluation_images`), what is measured on them (`evaluation`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Labels: the listing of a labelled set, read from a folder or a manifest and joined with a domain's classes by name.
 
-Belongs here: finding every fault of a listing and reporting them in one error. Does not belong here: reading an image,
-or publishing a set (`labelled`).
+Every fault of a listing is in one error. Does not belong here: reading an image, publishing a set (`labelled`).
 """
 
 import os

@@ -1,7 +1,4 @@
-"""The one entry for reading a data set, in any of the known layouts.
-
-Does not belong here: what a layout looks like (`index_files`, `folders`, `webdatasets`, `originals`).
-"""
+"""The one entry for reading a data set, in any of the known layouts."""
 
 import logging
 from pathlib import Path

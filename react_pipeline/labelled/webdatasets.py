@@ -1,10 +1,7 @@
-"""Reader of tar shards in clip-benchmark's layout.
+"""Reader of tar shards in clip-benchmark's layout; members are read by their offsets, nothing is extracted.
 
 That is `ROOT/<data set>/<split>/N.tar` with `nshards.txt`, and `classnames.txt` beside the splits. A sample is an image
 and `.cls` (a class id) or, in a multilabel set, `.npy` (a row of zeros and ones).
-
-Does not belong here: the corpus of pairs, which has no labels (`react_pipeline.corpus`). Members are read by their
-offsets; nothing is extracted.
 """
 
 import io
