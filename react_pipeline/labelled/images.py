@@ -6,11 +6,11 @@ are keys of the archive's own directory, nothing is extracted, no name becomes a
 
 import hashlib
 import os
-import threading
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -22,8 +22,6 @@ from react_pipeline.store import InputError, stamp_of
 
 MAX_IMAGE_BYTES = 256 << 20
 """A larger file is no image of these data sets; a member of a hostile archive may claim any size."""
-
-_MOST_OPEN = 64
 
 
 class Unavailable(InputError):  # noqa: N818 - reads as the state it reports
@@ -199,31 +197,18 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-_handles: dict[Path, tuple[tuple[int, ...], Any]] = {}
-_lock = threading.Lock()
-
-
 def open_once(path: Path, opener: Callable[[Path], Any]) -> Any:
-    """A file kept open in this process, opened again after it was changed."""
-    version = stamp_of(path.stat())
-    with _lock:
-        held = _handles.get(path)
-        if held is None or held[0] != version:
-            while len(_handles) >= _MOST_OPEN:
-                # Not closed here: another thread may still read it; it closes with its last reader.
-                _handles.pop(next(iter(_handles)))
-            held = _handles[path] = (version, opener(path))
-        return held[1]
+    """A file kept open in this process, opened again after it was changed; `opener` is a function of a module."""
+    return _opened(path, stamp_of(path.stat()), opener)
 
 
-def _forget_handles() -> None:
-    # A child shares the parent's file offsets, and the lock may have been held by a thread it does not have.
-    global _lock
-    _handles.clear()
-    _lock = threading.Lock()
+@lru_cache(maxsize=64)
+def _opened(path: Path, _version: tuple[int, ...], opener: Callable[[Path], Any]) -> Any:
+    # What makes way is not closed: another thread may still read it; it closes with its last reader.
+    return opener(path)
 
 
-os.register_at_fork(after_in_child=_forget_handles)
+os.register_at_fork(after_in_child=_opened.cache_clear)  # a child shares the parent's file offsets
 
 
 def _read_file(path: Path) -> bytes:

@@ -205,6 +205,6 @@ def _hdf5(path: Path, name: str) -> Any:
     import h5py  # type: ignore[import-untyped]
 
     try:
-        return open_once(path, lambda file: h5py.File(file, "r"))[name]
+        return open_once(path, h5py.File)[name]
     except (OSError, KeyError) as error:
         raise InputError(f"{path}: no whole HDF5 file with an array {name!r} ({error}); copy it again") from error
