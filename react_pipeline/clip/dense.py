@@ -28,7 +28,13 @@ BOX_STRIDE = 16
 
 
 class DenseTower:
-    """An image tower that gives a vector for every patch, or for every box."""
+    """An image tower that gives a vector for every patch, or for every box.
+
+    Attributes:
+        size: Side of the images that the model was trained on, in pixels.
+        stride: Pixels of a patch; where sides are not multiples of it, what is left over is cut off.
+        any_size: Whether images of other sizes are possible: timm's towers take their own size alone.
+    """
 
     def __init__(
         self, model: nn.Module, attention: str = "value", residual: bool | None = None, mlp: bool | None = None
@@ -59,26 +65,17 @@ class DenseTower:
             raise InputError(f"{type(self.visual).__name__}: dense features need a ViT or a CLIP ResNet; use crops")
         if self.is_resnet and attention != "value":
             raise InputError(f"dense.attention: {attention!r} needs a vision transformer; a ResNet has `value` alone")
-
-    @property
-    def stride(self) -> int:
-        """Pixels of a patch; where sides are not multiples of it, what is left over is cut off."""
-        if self.is_resnet:
-            return 2 * BOX_STRIDE
-        if self.tower.native:
-            return int(self.visual.patch_size[0])
-        return int(self.size // self.visual.trunk.patch_embed.grid_size[0])
-
-    @property
-    def size(self) -> int:
-        """Side of the images that the model was trained on, in pixels."""
         size = self.visual.image_size
-        return int(size if isinstance(size, int) else size[0])
-
-    @property
-    def any_size(self) -> bool:
-        """Whether images of other sizes are possible: timm's towers take their own size alone."""
-        return self.is_resnet or self.tower.native
+        self.size = int(size if isinstance(size, int) else size[0])
+        self.any_size = self.is_resnet or self.tower.native
+        self._prefix = 1  # tokens that are no patch
+        if self.is_resnet:
+            self.stride = 2 * BOX_STRIDE
+        elif self.tower.native:
+            self.stride = int(self.visual.patch_size[0])
+        else:
+            self.stride = self.size // int(self.visual.trunk.patch_embed.grid_size[0])
+            self._prefix = int(self.visual.trunk.num_prefix_tokens)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images (B, 3, H, W) to unit vectors (B, h, w, D) and unit keys of the last block (B, h, w, W).
@@ -119,11 +116,6 @@ class DenseTower:
         # One bin that is sampled once for each patch it covers: over the whole map it is the mean of all patches.
         means = roi_align(features, [boxes.float()], 1, features.shape[-1] / image.shape[-1], aligned=True)
         return functional.normalize(means[:, :, 0, 0], dim=-1)
-
-    @property
-    def _prefix(self) -> int:
-        """Tokens that are no patch."""
-        return 1 if self.tower.native else int(self.visual.trunk.num_prefix_tokens)
 
     def _last(self, x: Tensor, host: Any) -> tuple[Tensor, Tensor]:
         native = self.tower.native
