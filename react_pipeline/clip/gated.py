@@ -1,6 +1,6 @@
 """Gated blocks: the new modules that REACT trains (arXiv 2301.07094), and where they are attached to an image tower.
 
-Does not belong here: running a tower for training (`tower`), the loop (`training`). Shapes: B images, T tokens, W width.
+Does not belong here: running a tower (`tower`), the loop (`training`). Shapes: B images, T tokens, W width.
 """
 
 import copy
@@ -50,18 +50,13 @@ class GatedBlock(nn.Module):
 
 
 def vision_blocks(model: nn.Module) -> list[nn.Module]:
-    """The transformer blocks of the image tower, first to last: open_clip's own ViT or a timm ViT.
-
-    Raises:
-        InputError: If the tower has none (a ResNet, say).
-    """
+    """The transformer blocks of the image tower, first to last: open_clip's own ViT or a timm ViT; else none."""
     visual: Any = model.visual
     if hasattr(visual, "transformer") and hasattr(visual.transformer, "resblocks"):
         return list(visual.transformer.resblocks)
     blocks = list(getattr(getattr(visual, "trunk", None), "blocks", ()))
-    if blocks and all(hasattr(block, "norm1") and hasattr(block.attn, "num_heads") for block in blocks):
-        return blocks
-    raise InputError(f"{type(visual).__name__}: gated blocks need a vision transformer, and this tower is none")
+    is_vit = all(hasattr(block, "norm1") and hasattr(block.attn, "num_heads") for block in blocks)
+    return blocks if is_vit else []
 
 
 def add_gated_blocks(model: nn.Module, last_k_layers: int) -> None:
@@ -70,9 +65,12 @@ def add_gated_blocks(model: nn.Module, last_k_layers: int) -> None:
     The block becomes the host's submodule `gated_attn_block`; features do not change until it is trained.
 
     Raises:
-        InputError: If the tower has fewer blocks, or has gated blocks already.
+        InputError: If the tower has fewer blocks or none (a ResNet, say), or has gated blocks already.
     """
     blocks = vision_blocks(model)
+    if not blocks:
+        name = type(model.visual).__name__
+        raise InputError(f"{name}: gated blocks need a vision transformer, and this tower is none")
     if not 0 < last_k_layers <= len(blocks):
         raise InputError(f"last_k_layers is {last_k_layers}, and the image tower has {len(blocks)} blocks")
     if gated_layers(model):
@@ -96,16 +94,8 @@ def _pass_gated_block_first(host: Any, args: tuple[Any, ...]) -> tuple[Any, ...]
 
 def gated_layers(model: nn.Module) -> dict[int, GatedBlock]:
     """The gated blocks by the number of the layer they precede; none in a tower that has no place for them."""
-    found: dict[int, GatedBlock] = {}
-    try:
-        blocks = vision_blocks(model)
-    except InputError:
-        return found
-    for number, host in enumerate(blocks):
-        block = getattr(host, "gated_attn_block", None)
-        if isinstance(block, GatedBlock):
-            found[number] = block
-    return found
+    blocks = ((number, getattr(host, "gated_attn_block", None)) for number, host in enumerate(vision_blocks(model)))
+    return {number: block for number, block in blocks if isinstance(block, GatedBlock)}
 
 
 def gate_values(model: nn.Module) -> dict[str, Tensor]:

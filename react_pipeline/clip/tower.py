@@ -17,7 +17,6 @@ from torch.utils.checkpoint import checkpoint
 
 from react_pipeline.clip.attention import cast_matrices, host_block
 from react_pipeline.clip.gated import GatedBlock, vision_blocks
-from react_pipeline.store import InputError
 
 BEHIND_THE_BLOCKS = (
     *("ln_post", "proj", "attn_pool"),
@@ -40,10 +39,7 @@ class ImageTower:
         self.visual = visual
         self.activation_checkpointing = activation_checkpointing
         self.casts: dict[int, Tensor] = {}
-        try:
-            self.blocks = vision_blocks(model)
-        except InputError:  # a ResNet, say: it is trained as a whole
-            self.blocks = []
+        self.blocks = vision_blocks(model)  # none of a ResNet, say: it is trained as a whole
         self.native = _is_native(self.visual, self.blocks)
         self._timm = isinstance(getattr(self.visual, "trunk", None), TimmVisionTransformer)
         trained = [number for number, block in enumerate(self.blocks) if _trains(block)]

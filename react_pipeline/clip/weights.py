@@ -60,10 +60,9 @@ def load_strictly(model: nn.Module, weights: dict[str, Tensor], path: Path) -> N
 
 
 def _image_tower(model: Any) -> str:
-    try:
-        return f"{len(vision_blocks(model))} vision layers"
-    except InputError:  # a ResNet, say: it has no such layers to count
-        return f"a {type(getattr(model.visual, 'trunk', model.visual)).__name__}"
+    if blocks := vision_blocks(model):
+        return f"{len(blocks)} vision layers"
+    return f"a {type(getattr(model.visual, 'trunk', model.visual)).__name__}"
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:
