@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from react_pipeline.clip.prompts import fill, prompt_templates
-from react_pipeline.lineage import fresh
-from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig
 from react_pipeline.store import Artifact, CorruptArtifact, InputError
 
@@ -32,7 +30,7 @@ HEAD_ABOUT_FILE = "head.json"
 
 
 def load_classifier(
-    project: Project, checkpoint: Artifact, base: Artifact | None, domain: DomainConfig, device: str
+    checkpoint: Artifact, base: Artifact | None, domain: DomainConfig, device: str
 ) -> tuple[Clip, Tensor]:
     """Load a checkpoint of any method as a classifier: an image is of the class whose vector is nearest to its own.
 
@@ -40,7 +38,7 @@ def load_classifier(
     to the images as the base encodes them.
 
     Args:
-        base: The `base_checkpoint`, read only for a `linear-head`; None: the project's current one.
+        base: The `base_checkpoint`; only a `linear-head` needs it.
 
     Returns:
         The model, and the head: unit class vectors (D, C), float32, on the CPU, in the order of the domain's classes.
@@ -54,16 +52,15 @@ def load_classifier(
     if HEAD_FILE not in checkpoint.manifest["files"]:
         clip = (loaded_base if checkpoint.stage == "base_checkpoint" else load)(checkpoint.path, device)
         return clip, zero_shot_head(clip, domain.prompt_names, prompt_templates(domain))
-    base = base or fresh(project, "base_checkpoint")
-    clip = loaded_base(base.path, device)
-    head = _read_head(checkpoint, domain, clip.dimension)
-    trained_on = checkpoint.parents.get("base_checkpoint", base.fingerprint)
+    assert base is not None  # noqa: S101 - a parent of every head
+    trained_on = checkpoint.parents["base_checkpoint"]
     if trained_on != base.fingerprint:
         raise InputError(
             f"{checkpoint.path / HEAD_FILE}: trained on the features of base {trained_on}, which is now "
             f"{base.fingerprint}; {_rematerialize(checkpoint)}"
         )
-    return clip, head
+    clip = loaded_base(base.path, device)
+    return clip, _read_head(checkpoint, domain, clip.dimension)
 
 
 def zero_shot_head(clip: Clip, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
@@ -81,21 +78,15 @@ def zero_shot_head(clip: Clip, class_names: Sequence[str], templates: Sequence[s
 
 
 def _read_head(checkpoint: Artifact, domain: DomainConfig, dimension: int) -> Tensor:
-    """The trained head (D, C) of a `linear-head` checkpoint, for a domain and a base of this dimension.
-
-    Raises:
-        InputError: If it was trained for other classes or another dimension.
-        CorruptArtifact: If its files cannot be read or contradict each other.
-    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         about = json.loads(checkpoint.file(HEAD_ABOUT_FILE).read_text(encoding="utf-8"))
-        classes, embed_dim = list(about["classes"]), int(about["embed_dim"])
+        classes = list(about["classes"])
         head = load_file(checkpoint.file(HEAD_FILE))["head"].float()
-        if head.shape != (embed_dim, len(classes)):
-            raise ValueError(f"its shape {tuple(head.shape)} is not that of {HEAD_ABOUT_FILE}")
+        if head.shape != (dimension, len(classes)):
+            raise ValueError(f"its shape {tuple(head.shape)} is not ({dimension}, {len(classes)})")
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise CorruptArtifact(f"{checkpoint.path / HEAD_FILE}: {error}; {_rematerialize(checkpoint)}") from error
     if classes != domain.class_names:
@@ -103,11 +94,6 @@ def _read_head(checkpoint: Artifact, domain: DomainConfig, dimension: int) -> Te
         raise InputError(
             f"{checkpoint.path / HEAD_ABOUT_FILE}: `classes` are not those of domain {domain.slug!r} (they differ in "
             f"{', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''}); {_rematerialize(checkpoint)}"
-        )
-    if embed_dim != dimension:
-        raise InputError(
-            f"{checkpoint.path / HEAD_ABOUT_FILE}: `embed_dim` is {embed_dim} and the base's is {dimension}; "
-            f"{_rematerialize(checkpoint)}"
         )
     return head
 

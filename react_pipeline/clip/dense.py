@@ -51,31 +51,32 @@ class DenseTower:
             InputError: If the tower is no vision transformer and no CLIP ResNet, or a ResNet asked for another
                 attention than `value`.
         """
-        self.visual: Any = model.visual
+        visual: Any = model.visual
+        self.visual = visual
         self.attention = attention
         published = ATTENTIONS[attention]
         self.residual = published[0] if residual is None else residual
         self.mlp = published[1] if mlp is None else mlp
-        self.is_resnet = isinstance(self.visual, ModifiedResNet)
+        self.is_resnet = isinstance(visual, ModifiedResNet)
         self.tower = ImageTower(model)
         self._positions: dict[tuple[int, int], nn.Parameter] = {}
-        pooled_by_attention = getattr(self.visual, "attn_pool", None) is not None
-        usable = hasattr(self.visual, "trunk") or (self.tower.native and not pooled_by_attention)
+        pooled_by_attention = getattr(visual, "attn_pool", None) is not None
+        usable = hasattr(visual, "trunk") or (self.tower.native and not pooled_by_attention)
         if not self.is_resnet and not (self.tower.blocks and usable):
-            raise InputError(f"{type(self.visual).__name__}: dense features need a ViT or a CLIP ResNet; use crops")
+            raise InputError(f"{type(visual).__name__}: dense features need a ViT or a CLIP ResNet; use crops")
         if self.is_resnet and attention != "value":
             raise InputError(f"dense.attention: {attention!r} needs a vision transformer; a ResNet has `value` alone")
-        size = self.visual.image_size
+        size = visual.image_size
         self.size = int(size if isinstance(size, int) else size[0])
         self.any_size = self.is_resnet or self.tower.native
         self._prefix = 1  # tokens that are no patch
         if self.is_resnet:
             self.stride = 2 * BOX_STRIDE
         elif self.tower.native:
-            self.stride = int(self.visual.patch_size[0])
+            self.stride = int(visual.patch_size[0])
         else:
-            self.stride = self.size // int(self.visual.trunk.patch_embed.grid_size[0])
-            self._prefix = int(self.visual.trunk.num_prefix_tokens)
+            self.stride = self.size // int(visual.trunk.patch_embed.grid_size[0])
+            self._prefix = int(visual.trunk.num_prefix_tokens)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images (B, 3, H, W) to unit vectors (B, h, w, D) and unit keys of the last block (B, h, w, W).

@@ -150,7 +150,7 @@ def write_evaluation(
     images = read_images(evaluation_set, domain)
     device = choose_device(project.config.device)
     precision = choose_precision(project.config.embedding.precision, device, "embedding.precision")
-    clip, head = load_classifier(project, checkpoint, parents.get("base_checkpoint"), domain, device)
+    clip, head = load_classifier(checkpoint, parents.get("base_checkpoint"), domain, device)
     vectors = encode_images(project.config, clip, images, preprocessing_for(clip, domain))
     logits = LOGIT_SCALE * vectors @ head.numpy()
     if not np.isfinite(logits).all():

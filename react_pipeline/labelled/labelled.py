@@ -90,7 +90,7 @@ def read_images(artifact: Artifact, domain: DomainConfig | None = None) -> pd.Da
     """
     images = pd.read_parquet(artifact.file(IMAGES))
     root = artifact.path / artifact.counts.get("root", "")
-    evaluation = domain and domain.evaluation
+    evaluation = None if domain is None else domain.evaluation
     if evaluation is not None and evaluation.path is not None:
         root = _root(evaluation.path, evaluation.kind)
     images.insert(0, "name", images["path"])

@@ -145,7 +145,7 @@ def _classify(
     base = None
     if side.method != BASE:  # a champion may be of another base than today's
         base = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"])
-    clip, head = load_classifier(project, checkpoint, base, project.domain(slug), choose_device(config.device))
+    clip, head = load_classifier(checkpoint, base, project.domain(slug), choose_device(config.device))
     encode_pictures(
         Encoder(clip, config.embedding.precision, long_run=len(pictures) >= LONG_RUN),
         pictures,

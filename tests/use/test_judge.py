@@ -151,9 +151,7 @@ def test_models_classify_as_they_are_measured(
     side = present_model(project, SLUG, "base")
     found, _ = find_pictures(str(pictures))
     classified = dict(judge._classify(project, SLUG, side, found, tmp_path / "parts"))
-    clip, head = load_classifier(
-        project, project.store.current("base_checkpoint", "all"), None, project.domain(SLUG), "cpu"
-    )
+    clip, head = load_classifier(project.store.current("base_checkpoint", "all"), None, project.domain(SLUG), "cpu")
     expected = {}
     for picture in found[:-1]:
         with torch.inference_mode():

@@ -72,7 +72,7 @@ def test_predictions_are_those_of_the_checkpoint_in_parquet_csv_python_and_on_a_
     assert [row["path"] for row in found] == sorted(str(path) for path in photos.rglob("*.png"))
     # As the evaluation classifies: cosines of the checkpoint's own vectors, times 100, in a softmax.
     base = retrieved_project.store.current("base_checkpoint", "all")
-    clip, head = load_classifier(retrieved_project, base, None, retrieved_project.domain("shapes"), "cpu")
+    clip, head = load_classifier(base, None, retrieved_project.domain("shapes"), "cpu")
     for row in found:
         pixels = clip.preprocess(decode_image(Path(row["path"]).read_bytes(), 10_000))[None]
         cosines = (clip.encode_images(pixels) @ head)[0].numpy()
