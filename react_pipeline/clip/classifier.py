@@ -64,13 +64,9 @@ def load_classifier(
 
 
 def zero_shot_head(clip: Clip, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Class vectors (D, C): the unit vectors of all templates, their mean, made unit again.
+    """Class vectors (D, C) of C names: the unit vectors of all templates, their mean, made unit again.
 
     The same as open_clip's `build_zero_shot_classifier` and REACT's evaluation (Radford et al. 2021, section 3.1.4).
-
-    Args:
-        class_names: C names.
-        templates: Texts with `{}` where the name goes.
     """
     texts = [fill(template, name) for name in class_names for template in templates]
     vectors = clip.encode_texts(texts).reshape(len(class_names), len(templates), -1).mean(dim=1)

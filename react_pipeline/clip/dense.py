@@ -42,7 +42,6 @@ class DenseTower:
         """Look at the tower; its weights are shared and not changed.
 
         Args:
-            model: open_clip's, in eval mode.
             attention: Of the last host block, a key of `ATTENTIONS`: `model` is its own, `value` none (identity).
             residual: Whether the attention's output is added to its input; unset: as published for this attention.
             mlp: Whether the block's MLP follows, with its residual; unset: as published.

@@ -32,12 +32,7 @@ BF16_CAPABILITY, FP16_CAPABILITY = (8, 0), (7, 0)
 def choose_precision(wanted: str, device: str, field: str = "precision") -> str:
     """Turn `auto` into `fp32`, `bf16` or `fp16`: on a GPU by its compute capability, on a CPU by a probe.
 
-    Any other precision is used, with a warning if this device runs it slower than fp32.
-
-    Args:
-        wanted: `auto` or a name in `DTYPES`.
-        device: `cpu` or `cuda...`.
-        field: How the warning names the setting.
+    Any other precision is used, with a warning if this device runs it slower than fp32; it names the setting `field`.
     """
     if wanted != "auto":
         if wanted != "fp32" and (ratio := speedup(wanted, device)) < 1:

@@ -52,7 +52,6 @@ def encode_text(
     The same as the model's own `encode_text` but for rounding; the model is in eval mode.
 
     Args:
-        model: open_clip's CLIP or CustomTextCLIP.
         tokens: Rows of one tokenizer; columns that no row needs (`text_lengths`) may be cut already.
         casts: Copies of weights in a lower precision, by the id of the parameter, for use under autocast.
         activation_checkpointing: Keep what enters each block alone, and compute the rest again in the backward pass;

@@ -90,8 +90,7 @@ def _refuse_code(fields: dict[str, Any]) -> dict[str, Any]:
 def require_known_text_tower(name: str) -> None:
     """Refuse a text tower of transformers that open_clip does not know, or that needs code from elsewhere.
 
-    Args:
-        name: An absolute path of a folder, or a Hub name that open_clip's own list holds.
+    It is named by an absolute path, or by a Hub name that open_clip's own list holds.
 
     Raises:
         InputError: Naming the tower and the field of its configuration.

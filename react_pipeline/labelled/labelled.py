@@ -142,7 +142,7 @@ def encode_images(
 
     Args:
         config: For the batch size, workers and precision of `embedding`, and `corpus.max_pixels`.
-        images: Of `read_images`, read as `PublishedImages` does.
+        images: Of `read_images`.
         preprocess: Of `preprocessing_for`; unset: the model's own, as for the corpus.
 
     Returns:

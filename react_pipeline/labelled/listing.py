@@ -52,9 +52,6 @@ def read_lines(path: Path) -> list[str]:
 def require_images(root: Path, locations: Sequence[str], where: Path) -> None:
     """Require that every location is a file below `root` or a member of an archive there.
 
-    Args:
-        root: What locations are relative to.
-
     Raises:
         Unavailable: Naming the archives that are missing.
         InputError: Listing locations that are outside the root or do not exist.
