@@ -7,7 +7,7 @@ counted and left out. Does not belong here: the table of sets (`settings.dense`)
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from react_pipeline.corpus import BadImage, decode_image
+from react_pipeline.corpus import IMAGE_SUFFIXES, BadImage, decode_image
 from react_pipeline.labelled.images import FileSource, Unavailable, is_inside, open_zip
 from react_pipeline.labelled.labels import lines_of, normal
 from react_pipeline.labelled.listing import read_json, read_lines
@@ -136,9 +136,10 @@ def read_dense_set(root: Path, entry: DenseSet) -> DenseImages:
 def dense_digests(project: Project, slug: str) -> dict[str, frozenset[str]]:
     """SHA-256 of the image files of a domain's dense sets, by set; only sets that are there."""
     found: dict[str, frozenset[str]] = {}
-    for entry in project.config.dense.sets(slug) if project.config.dense.root else ():
+    root = project.config.dense.root
+    for entry in project.config.dense.sets(slug) if root else ():
         try:
-            images = read_dense_set(project.config.dense.root or Path(), entry)
+            images = read_dense_set(root or Path(), entry)
         except Unavailable:
             continue
         hashes = (hashlib.sha256(images.source.read(position)).hexdigest() for position in range(len(images)))
@@ -177,7 +178,7 @@ def _read_boxes(root: Path, entry: DenseSet) -> DenseImages:
     try:
         names, ids = _classes(path, entry, given["categories"])
         images = {
-            image["id"]: {key: image[key] for key in ("id", "file_name", "width", "height")}
+            image["id"]: {"file_name": str(image["file_name"]), **{key: image[key] for key in ("id", "width", "height")}}
             for image in given["images"]
         }
         if len(images) < len(given["images"]):
@@ -254,14 +255,15 @@ def _boxes(
 def _read_maps(root: Path, entry: DenseSet) -> DenseImages:
     maps = {name: where for name, where in files_below(root, entry.truth).items() if name.lower().endswith(".png")}
     converted = [name for name in maps if TRAIN_IDS in name]
-    stems = {PurePosixPath(name).stem.removesuffix(TRAIN_IDS): name for name in converted or maps}
-    if entry.listed:
-        listed = read_lines(root / entry.listed)
+    listed = read_lines(root / entry.listed) if entry.listed else None
+    stems = _by_stem(converted or maps, listed, root / entry.truth)
+    if listed is not None:
         if missing := [name for name in listed if name not in stems]:
             raise InputError(f"{root / entry.truth}: no label map of {len(missing)} listed images\n{lines_of(missing)}")
         stems = {name: stems[name] for name in listed}
     found = files_below(root, entry.images)
-    images = {PurePosixPath(name).stem: name for name in found}
+    suffixed = [name for name in found if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+    images = _by_stem(suffixed, stems, root / entry.images)
     if missing := [stem for stem in stems if stem not in images]:
         raise InputError(f"{root / entry.images}: no image of {len(missing)} label maps\n{lines_of(missing)}")
     if not stems:
@@ -282,3 +284,14 @@ def _read_maps(root: Path, entry: DenseSet) -> DenseImages:
         labels=FileSource(root, tuple(maps[name] for name in stems.values())),
         table=table,
     )
+
+
+def _by_stem(names: Iterable[str], wanted: Collection[str] | None, where: Path) -> dict[str, str]:
+    """Files by what joins an image and its label map: the name without folder and ending, of those that are wanted."""
+    found: dict[str, str] = {}
+    known = None if wanted is None else set(wanted)
+    for name in names:
+        stem = PurePosixPath(name).stem.removesuffix(TRAIN_IDS)
+        if (known is None or stem in known) and (other := found.setdefault(stem, name)) != name:
+            raise InputError(f"{where}: {other} and {name} differ in folder or ending alone; keep one of them")
+    return found
