@@ -124,7 +124,10 @@ def decode_image(data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.I
 
 
 def decode_what_is_there(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
-    """As `decode_image`, of a file that ends too early the part that is there; and whether it does."""
+    """As `decode_image`, of a file that ends too early the part that is there; and whether it does.
+
+    Threads that decode at the same time may tolerate it too, and say that it does not.
+    """
     try:
         return decode_image(data, max_pixels), False
     except BadImage as error:
