@@ -178,7 +178,7 @@ def _read_boxes(root: Path, entry: DenseSet) -> DenseImages:
     try:
         names, ids = _classes(path, entry, given["categories"])
         images = {
-            image["id"]: {"file_name": str(image["file_name"]), **{key: image[key] for key in ("id", "width", "height")}}
+            image["id"]: {key: image[key] for key in ("id", "width", "height")} | {"file_name": str(image["file_name"])}
             for image in given["images"]
         }
         if len(images) < len(given["images"]):

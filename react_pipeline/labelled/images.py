@@ -72,7 +72,7 @@ class LabelledImages:
         return len(self.locations)
 
     def read(self, position: int) -> bytes:
-        """The bytes of the image file at `position`.
+        """The bytes of an image file.
 
         Raises:
             InputError: If it is gone or damaged.
@@ -82,10 +82,8 @@ class LabelledImages:
     def digest(self) -> str:
         """SHA-256 over the names, sizes, checksums and labels of the images and the order of the classes, for lineage.
 
-        The order decides the columns of a submission, so files with another one are not the same.
-
-        Members of zip archives are taken by the CRC of the archive's directory, which reading verifies; other files
-        are read. So equal digests mean equal images, labels and order, wherever the root is.
+        The order decides the columns of a submission. Members of zip archives are taken by the CRC of the archive's
+        directory, which reading verifies; other files are read.
 
         Raises:
             InputError: If a file is gone.
@@ -145,14 +143,11 @@ class FileSource:
         if archive is None:
             return _read_file(self.root / member)
         where = f"{self.root / archive}@{member}"
-        opened = open_zip(self.root / archive)
+        opened, info = _member(self.root / archive, member)
+        if info.file_size > MAX_IMAGE_BYTES:
+            raise InputError(f"{where}: {info.file_size:,} bytes are too many for an image")
         try:
-            info = opened.getinfo(member)
-            if info.file_size > MAX_IMAGE_BYTES:
-                raise InputError(f"{where}: {info.file_size:,} bytes are too many for an image")
             return opened.read(info)
-        except KeyError as error:
-            raise InputError(f"{where}: no such member") from error
         # Damaged or hostile members: bad CRC, cut data, unknown compression, encryption.
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
             raise InputError(f"{where}: cannot be read ({error}); copy the archive again") from error
@@ -163,10 +158,7 @@ class FileSource:
         if archive is None:
             data = _read_file(self.root / member)
             return len(data), zlib.crc32(data)
-        try:
-            info = open_zip(self.root / archive).getinfo(member)
-        except KeyError as error:
-            raise InputError(f"{self.root / archive}@{member}: no such member") from error
+        _, info = _member(self.root / archive, member)
         return info.file_size, info.CRC
 
 
@@ -174,6 +166,14 @@ def split_location(location: str) -> tuple[str | None, str]:
     """Archive and member of `archive.zip@member`; None and the path of anything else."""
     head, mark, member = location.partition(".zip@")
     return (f"{head}.zip", member) if mark else (None, location)
+
+
+def _member(archive: Path, name: str) -> tuple[zipfile.ZipFile, zipfile.ZipInfo]:
+    opened = open_zip(archive)
+    try:
+        return opened, opened.getinfo(name)
+    except KeyError as error:
+        raise InputError(f"{archive}@{name}: no such member") from error
 
 
 def is_inside(name: str) -> bool:
