@@ -1,4 +1,3 @@
-from . import methods as methods
 from .architecture import encoder_fields as encoder_fields
 from .architecture import read_config as read_config
 from .attention import cast_matrices as cast_matrices

@@ -31,6 +31,7 @@ class ImageTower:
     Attributes:
         start: Number of the first block that trains, or that comes after something that trains.
         splits: Whether there is a frozen part before the trained one; only then `tokens` may be called.
+        native: Whether it is open_clip's own ViT of plain blocks, which `attention` can run.
     """
 
     def __init__(self, model: nn.Module, *, activation_checkpointing: bool = False, compiled: bool = False) -> None:
@@ -40,22 +41,27 @@ class ImageTower:
         self.activation_checkpointing = activation_checkpointing
         self.casts: dict[int, Tensor] = {}
         self.blocks = vision_blocks(model)  # none of a ResNet, say: it is trained as a whole
-        self.native = _is_native(self.visual, self.blocks)
-        self._timm = isinstance(getattr(self.visual, "trunk", None), TimmVisionTransformer)
-        trained = [number for number, block in enumerate(self.blocks) if _trains(block)]
+        plain = all(type(block) is ResidualAttentionBlock for block in self.blocks)
+        self.native = type(visual) is NativeVisionTransformer and plain
+        self._timm = isinstance(getattr(visual, "trunk", None), TimmVisionTransformer)
+        trained = [
+            number
+            for number, block in enumerate(self.blocks)
+            if any(parameter.requires_grad for parameter in block.parameters())
+        ]
         inside = {id(parameter) for block in self.blocks for parameter in block.parameters()}
         before = any(
             parameter.requires_grad and id(parameter) not in inside and not name.startswith(BEHIND_THE_BLOCKS)
             for name, parameter in visual.named_parameters()
         )
         self.splits = (self.native or self._timm) and bool(trained) and not before
-        # Where the embedding trains too, open_clip's own towers still take our faster way through all their blocks.
-        self._whole = self.native and not self.splits
-        if activation_checkpointing and not (self.splits or self._whole):
-            visual.set_grad_checkpointing()  # the tower's own way; a ResNet has none and ignores it
         self.start = trained[0] if self.splits else 0
-        ours = self.splits or self._whole
-        self._through_blocks = torch.compile(self._features) if compiled and ours else self._features
+        # Where the embedding trains too, open_clip's own towers still take our faster way through all their blocks.
+        self._ours = self.splits or self.native
+        if activation_checkpointing and not self._ours:
+            visual.set_grad_checkpointing()  # the tower's own way; a ResNet has none and ignores it
+        if compiled and self._ours:
+            self.features = torch.compile(self.features)  # type: ignore[method-assign]
 
     def use_bf16(self, device: str) -> None:
         """Prepare for autocast to bf16 on a device, `cpu` or `cuda...`.
@@ -73,9 +79,9 @@ class ImageTower:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) to image features (B, D), not normalised."""
-        if self.splits:
-            return self.features(self.tokens(images))
-        return self.features(self.entering(0, images)) if self._whole else self.visual(images)
+        if not self._ours:
+            return self.visual(images)
+        return self.features(self.tokens(images) if self.splits else self.entering(0, images))
 
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
@@ -84,9 +90,6 @@ class ImageTower:
 
     def features(self, tokens: Tensor) -> Tensor:
         """Map tokens (B, T, W) to image features (B, D), not normalised."""
-        return self._through_blocks(tokens)
-
-    def _features(self, tokens: Tensor) -> Tensor:
         for number in range(self.start, len(self.blocks)):
             if self.activation_checkpointing and torch.is_grad_enabled():
                 tokens = checkpoint(self.block, number, tokens, use_reentrant=False)
@@ -144,12 +147,3 @@ class _ReachedError(Exception):
 def _in_fp32(forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     with torch.autocast("cpu", enabled=False):
         return forward(images.float())
-
-
-def _trains(module: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters())
-
-
-def _is_native(visual: Any, blocks: list[nn.Module]) -> bool:
-    """Whether the tower is open_clip's own ViT of plain blocks, which `attention` can run."""
-    return type(visual) is NativeVisionTransformer and all(type(block) is ResidualAttentionBlock for block in blocks)
