@@ -159,9 +159,9 @@ def save(clip: Clip, directory: Path | str) -> None:
         text_cfg["hf_tokenizer_name"] = TEXT_DIRECTORY
     config = {"model_cfg": model_cfg, "preprocess_cfg": clip.preprocess_cfg}
     (directory / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in clip.model.state_dict().items()}
     # Tensors that share memory are refused by safetensors; a copy of each is written and loads the same.
-    save_tensors({name: tensor.clone() for name, tensor in weights.items()}, directory / WEIGHTS_FILE)
+    weights = {name: tensor.cpu().contiguous().clone() for name, tensor in clip.model.state_dict().items()}
+    save_tensors(weights, directory / WEIGHTS_FILE)
 
 
 def from_parts(
@@ -194,19 +194,19 @@ def build(
     # Weights come from the checkpoint alone, never from a place that its architecture names.
     if "timm_model_name" in cfg["vision_cfg"]:
         cfg["vision_cfg"]["timm_model_pretrained"] = False
-    separate_text = cfg.pop("custom_text", False) or bool(text_cfg.get("hf_model_name"))
     if model is None:
+        separate_text = cfg.pop("custom_text", False) or bool(text_cfg.get("hf_model_name"))
         if text_cfg.get("hf_model_name"):
             text_cfg["hf_model_pretrained"] = False
             require_known_text_tower(text_cfg["hf_model_name"])
         try:
             model = (CustomTextCLIP if separate_text else CLIP)(**cfg)
+            if react_cfg.get("enabled"):
+                add_gated_blocks(model, react_cfg["last_k_layers"])
         except Exception as error:
             raise InputError(
                 f"this architecture cannot be built by open_clip {open_clip.__version__}: {error}"
             ) from error
-        if react_cfg.get("enabled"):
-            add_gated_blocks(model, react_cfg["last_k_layers"])
     size = getattr(model.visual, "image_size", None)
     try:
         tokenizer = _tokenizer(text_cfg)
