@@ -239,16 +239,10 @@ def _boxes(
         elif box["category_id"] in wanted:
             cut = [*inside, right - inside[0], bottom - inside[1]]
             # A hundredth of a pixel is how annotations are rounded.
-            skipped["cut at the border"] += int(
-                max(abs(a - b) for a, b in zip(cut, (left, top, width, height), strict=True)) > 0.02
-            )
-            boxes.append(
-                {
-                    **{"id": len(boxes) + 1, "image_id": box["image_id"], "category_id": box["category_id"]},
-                    **{"bbox": cut, "area": float(box.get("area", cut[2] * cut[3]))},
-                    "iscrowd": int(box.get("iscrowd", 0)),
-                }
-            )
+            skipped["cut at the border"] += int(np.abs(np.subtract(cut, [left, top, width, height])).max() > 0.02)
+            ours = {"id": len(boxes) + 1, "image_id": box["image_id"], "category_id": box["category_id"], "bbox": cut}
+            area, crowd = float(box.get("area", cut[2] * cut[3])), int(box.get("iscrowd", 0))
+            boxes.append({**ours, "area": area, "iscrowd": crowd})
     return boxes, +skipped
 
 
@@ -271,19 +265,17 @@ def _read_maps(root: Path, entry: DenseSet) -> DenseImages:
     names = entry.class_names or tuple(read_lines(root / (entry.names_file or "")))
     if twice := [name for name, count in Counter(map(normal, names)).items() if count > 1]:
         raise InputError(f"{root / (entry.names_file or '')}: names {', '.join(twice)} twice")
-    table = np.full(256, -1)
     if len(names) > IGNORED:
         raise InputError(f"{entry.name}: {len(names)} classes do not fit a label map of 8 bits")
-    values = range(len(names)) if converted or not entry.values else entry.values
+    values = () if converted else entry.values or ()
     # Values of the official files that are no class (unlabelled, border, unused ids) count for nothing.
-    table[list(range(256)) if entry.values and not converted else [IGNORED]] = IGNORED
-    table[list(values)] = range(len(names))
+    table = np.full(256, IGNORED if values else -1)
+    table[IGNORED] = IGNORED
+    table[list(values or range(len(names)))] = range(len(names))
     files = tuple(images[stem] for stem in stems)
-    return DenseImages(
-        *(entry, names, files, FileSource(root, tuple(found[name] for name in files))),
-        labels=FileSource(root, tuple(maps[name] for name in stems.values())),
-        table=table,
-    )
+    source = FileSource(root, tuple(found[name] for name in files))
+    labels = FileSource(root, tuple(maps[name] for name in stems.values()))
+    return DenseImages(entry, names, files, source, labels=labels, table=table)
 
 
 def _by_stem(names: Iterable[str], wanted: Collection[str] | None, where: Path) -> dict[str, str]:
