@@ -17,7 +17,8 @@ import yaml
 from open_clip.model import CLIP
 from PIL import Image
 
-from react_pipeline.clip import from_parts, save
+from react_pipeline.clip import save
+from react_pipeline.clip.model import from_parts
 
 ARCHITECTURE = "ViT-B-32"
 PIXELS = 256

@@ -17,7 +17,8 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from benchmarks.published import Take
-from react_pipeline.clip import Clip, host_block
+from react_pipeline.clip import Clip
+from react_pipeline.clip.attention import host_block
 from react_pipeline.corpus import decode_image
 from react_pipeline.embedding import CPU_IMAGES, Encoder
 from react_pipeline.embedding.encoder import CPU_TOKENS, parts_of_like_length
@@ -100,7 +101,7 @@ def _images(visual: Any, images: Tensor, on: frozenset[str]) -> Tensor:
         *blocks, final = visual.transformer.resblocks
         for block in blocks:
             x = host_block(x, block)
-        x = host_block(x, final, class_token_only=ONE_TOKEN in on)
+        x = host_block(x, final, only=torch.zeros(len(x), dtype=torch.long) if ONE_TOKEN in on else None)
         features.append(visual._pool(x)[0] @ visual.proj)
     return torch.cat(features)
 
@@ -120,7 +121,7 @@ def _texts(model: Any, tokens: Tensor, on: frozenset[str]) -> Tensor:
                 else block(x, attn_mask=model.attn_mask[:length, :length])
             )
         if ONE_TOKEN in on:
-            x = host_block(x, final, last=ends)[:, 0]
+            x = host_block(x, final, causal=True, only=ends)[:, 0]
         else:
             x = (
                 host_block(x, final, causal=True)

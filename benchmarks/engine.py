@@ -161,7 +161,7 @@ def train(root: Path, began: float, steps: int) -> None:
     memory.start()
     from open_clip.model import CLIP
 
-    from react_pipeline.clip import from_parts
+    from react_pipeline.clip.model import from_parts
     from react_pipeline.training import Trainer, World
 
     world = World.join("cpu")

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from torch import nn
 
 from benchmarks.demo_seeds import DOMAINS, beside
 from benchmarks.methods import Row, require_markers, row_of, write_section
@@ -45,9 +44,9 @@ class Variant:
     fields: Mapping[str, Any]
 
 
-PARTS: Mapping[str, Callable[[Any], list[nn.Module]]] = {
-    "blocks-alone": lambda model: [model.visual.trunk.blocks],
-    "network-alone": lambda model: [model.visual.trunk.patch_embed],
+PARTS: Mapping[str, Callable[[str], bool]] = {
+    "blocks-alone": lambda name: name.startswith("visual.trunk.blocks."),
+    "network-alone": lambda name: name.startswith("visual.trunk.patch_embed."),
 }
 """Parts of a hybrid image tower of timm, as methods of this benchmark."""
 

@@ -29,7 +29,8 @@ from benchmarks import customize
 from benchmarks import published as steps
 from benchmarks.engine import DOMAIN, INPUTS, publish
 from benchmarks.operations import timed
-from react_pipeline.clip import ImageTower, Pixels, from_parts
+from react_pipeline.clip import ImageTower, Pixels
+from react_pipeline.clip.model import from_parts
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.pages import markdown_table
 from react_pipeline.settings import TrainingConfig

@@ -41,7 +41,8 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from benchmarks.engine import publish
 from benchmarks.methods import write_section
-from react_pipeline.clip import Pixels, from_parts
+from react_pipeline.clip import Pixels
+from react_pipeline.clip.model import from_parts
 from react_pipeline.corpus import SHARDS, CollectedPairs, decode_image
 from react_pipeline.demo import build_base
 from react_pipeline.pages import markdown_table

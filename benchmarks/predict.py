@@ -19,7 +19,8 @@ import torch.nn.functional as functional
 from PIL import Image
 
 from benchmarks.embed_inputs import draw_jpeg
-from react_pipeline.clip import DTYPES, Clip, choose_device, choose_precision, from_parts, load
+from react_pipeline.clip import DTYPES, Clip, choose_device, choose_precision, load
+from react_pipeline.clip.model import from_parts
 from react_pipeline.use import Classifier, Options, Origin, predict_pictures
 
 BATCH = 64

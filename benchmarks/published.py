@@ -19,7 +19,8 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from react_pipeline.clip import GatedBlock, ImageTower, attach, feed_forward, self_attention, set_trainable
+from react_pipeline.clip import GatedBlock, ImageTower, attach, set_trainable
+from react_pipeline.clip.attention import feed_forward, self_attention
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.training import (
     MAX_LOG_SCALE,
@@ -188,7 +189,8 @@ class PartialTower(ImageTower):
     def _host(self, block: Any, x: Tensor, *, alone: bool = False) -> Tensor:
         if LAYOUT not in self._parts:
             return block.forward(x)
-        attended = self_attention(block.ln_1(x), block.attn, self.casts, class_token_only=alone)
+        first = x.new_zeros(len(x), dtype=torch.long) if alone else None
+        attended = self_attention(block.ln_1(x), block.attn, self.casts, only=first)
         x = (x[:, :1] if alone else x) + attended
         return x + self._mlp(block, x)
 

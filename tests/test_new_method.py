@@ -22,7 +22,7 @@ def last_norm(monkeypatch: pytest.MonkeyPatch) -> str:
     """A method that trains the last norm of the image tower, added as the page says."""
     row, function = (
         {"last-norm": {"learning_rate": 3e-4, "steps": 7}},
-        {"last-norm": lambda model: [model.visual.ln_post]},
+        {"last-norm": lambda name: name.startswith("visual.ln_post.")},
     )
     monkeypatch.setattr(training, "METHOD_DEFAULTS", {**training.METHOD_DEFAULTS, **row})
     monkeypatch.setattr(methods, "TRAINED_PARTS", {**methods.TRAINED_PARTS, **function})

@@ -1,15 +1,10 @@
-from . import methods as methods
 from .architecture import encoder_fields as encoder_fields
 from .architecture import read_config as read_config
 from .attention import cast_matrices as cast_matrices
-from .attention import feed_forward as feed_forward
-from .attention import host_block as host_block
-from .attention import self_attention as self_attention
 from .base import publish_base as publish_base
 from .classifier import HEAD_ABOUT_FILE as HEAD_ABOUT_FILE
 from .classifier import HEAD_FILE as HEAD_FILE
 from .classifier import LOGIT_SCALE as LOGIT_SCALE
-from .classifier import ClipClassifier as ClipClassifier
 from .classifier import load_classifier as load_classifier
 from .classifier import zero_shot_head as zero_shot_head
 from .dense import DenseTower as DenseTower
@@ -26,7 +21,6 @@ from .model import WEIGHTS_FILE as WEIGHTS_FILE
 from .model import Clip as Clip
 from .model import choose_device as choose_device
 from .model import dimension_of as dimension_of
-from .model import from_parts as from_parts
 from .model import load as load
 from .model import loaded_base as loaded_base
 from .model import save as save

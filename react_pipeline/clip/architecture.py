@@ -1,7 +1,6 @@
 """What a checkpoint folder records in `open_clip_config.json`, compared with the configuration.
 
-Belongs here: reading that file, and comparing and describing architectures. Does not belong here: building or saving a
-model (`model`), its weights (`weights`).
+Does not belong here: building or saving a model (`model`), its weights (`weights`).
 """
 
 import json
@@ -59,27 +58,17 @@ def require_as_configured(encoder: EncoderConfig, directory: Path) -> None:
         InputError: Naming each field of `encoder` that differs, with both values; or that the folder is no checkpoint.
     """
     model_cfg, preprocess_cfg = read_config(directory)
-    problems = list(_contradictions(encoder, model_cfg, _with_defaults(preprocess_cfg)))
+    # An architecture that is not configured is the default of the field.
+    problems = list(_of_another_name(encoder, model_cfg)) if "model" in encoder.model_fields_set else []
+    for field, value in _recorded(model_cfg, preprocess_cfg).items():
+        given, own = _plain(getattr(encoder, field)), _plain(value)
+        if given is not None and given != own:
+            problems.append(f"encoder.{field} is {given}, and the folder's is {own}")
     if problems:
         raise InputError(
             f"encoder.pretrained: {directory} records its own architecture, activation and normalisation, and the "
             f"configuration says otherwise: {'; '.join(problems)}. Remove what differs, or name the checkpoint meant"
         )
-
-
-def _contradictions(
-    encoder: EncoderConfig, model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any]
-) -> Iterator[str]:
-    # An architecture that is not configured is the default of the field.
-    if "model" in encoder.model_fields_set:
-        yield from _of_another_name(encoder, model_cfg)
-    activation = bool(model_cfg.get("quick_gelu"))
-    if encoder.quick_gelu is not None and encoder.quick_gelu != activation:
-        yield f"encoder.quick_gelu is {encoder.quick_gelu}, and the folder's is {activation}"
-    for field in ("mean", "std", "resize_mode"):
-        given, own = _plain(getattr(encoder, field)), _plain(preprocess_cfg[field])
-        if given is not None and given != own:
-            yield f"encoder.{field} is {given}, and the folder's is {own}"
 
 
 def _of_another_name(encoder: EncoderConfig, model_cfg: Mapping[str, Any]) -> Iterator[str]:
@@ -137,14 +126,16 @@ def encoder_fields(encoder: Mapping[str, Any], directory: Path) -> dict[str, Any
     model_cfg, preprocess_cfg = read_config(directory)
     known = open_clip.get_model_config(encoder["model"].removeprefix(GATED_PREFIX))
     named = known is not None and not differences(model_cfg, known)
-    preprocess_cfg = _with_defaults(preprocess_cfg)
-    return {
-        "model": encoder["model"] if named else description(model_cfg),
-        "pretrained": encoder["pretrained"],
-        "quick_gelu": bool(model_cfg.get("quick_gelu")),
-        **{field: list(preprocess_cfg[field]) for field in ("mean", "std")},
-        "resize_mode": preprocess_cfg["resize_mode"],
-    }
+    name = encoder["model"] if named else description(model_cfg)
+    return {"model": name, "pretrained": encoder["pretrained"], **_recorded(model_cfg, preprocess_cfg)}
+
+
+def _recorded(model_cfg: Mapping[str, Any], preprocess_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Activation and preparation of images, as fields of `EncoderConfig`."""
+    prepared = {**asdict(PreprocessCfg()), **preprocess_cfg}
+    fields = {field: prepared[field] for field in ("mean", "std", "resize_mode")}
+    fields = {field: list(value) if isinstance(value, tuple) else value for field, value in fields.items()}
+    return {"quick_gelu": bool(model_cfg.get("quick_gelu")), **fields}
 
 
 def _flat(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,7 +152,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return value[0] if len(value) == 2 and value[0] == value[1] else list(value)
     return None if value == {} else value
-
-
-def _with_defaults(preprocess_cfg: Mapping[str, Any]) -> dict[str, Any]:
-    return {**asdict(PreprocessCfg()), **preprocess_cfg}

@@ -1,8 +1,8 @@
 """Self-attention and transformer blocks as plain functions of their modules' weights, laid out for speed.
 
 `nn.MultiheadAttention` transposes its input even where it need not; the linear layers behind it then copy their weights
-once per token. Computed on (B, T, W) in its memory order, the same formula takes a fraction of the time, above all in
-bf16. Shapes: B images, T tokens, W width, H heads.
+once per token. In the memory order of (B, T, W) the same formula takes a fraction of the time, above all in bf16.
+Shapes: B images, T tokens, W width, H heads.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,9 +21,8 @@ def self_attention(
     attn: nn.MultiheadAttention,
     casts: Mapping[int, Tensor] = NO_CASTS,
     *,
-    class_token_only: bool = False,
-    last: Tensor | None = None,
     causal: bool = False,
+    only: Tensor | None = None,
 ) -> Tensor:
     """What `attn` makes of tokens (B, T, W): (B, T, W), or (B, 1, W) for one token alone.
 
@@ -31,45 +30,40 @@ def self_attention(
         x: Normalised tokens.
         attn: Packed projections with bias, no dropout.
         casts: Copies of frozen weights in a lower precision, by the id of the parameter.
-        class_token_only: Compute the output of the first token; it attends to all tokens as ever.
-        last: Positions (B,): compute the output of the token there, which attends to itself and what is before it.
         causal: A token attends to itself and to those before it.
+        only: Positions (B,): compute the output of the token there and of no other.
     """
     weight, bias = _cast(attn.in_proj_weight, casts), _cast(attn.in_proj_bias, casts)
-    batch, tokens, width = x.shape
-    if class_token_only or last is not None:
-        joined = _one_token(x, weight, bias, attn.num_heads, last)
-        return functional.linear(joined, _cast(attn.out_proj.weight, casts), _cast(attn.out_proj.bias, casts))
-    query, key, value = functional.linear(x, weight, bias).view(batch, tokens, 3, attn.num_heads, -1).unbind(2)
-    mixed = functional.scaled_dot_product_attention(
-        query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), is_causal=causal
-    )
-    joined = mixed.transpose(1, 2).reshape(batch, -1, width)
+    if only is None:
+        query, key, value = functional.linear(x, weight, bias).unflatten(2, (3, attn.num_heads, -1)).unbind(2)
+        mixed = functional.scaled_dot_product_attention(
+            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2), is_causal=causal
+        )
+        joined = mixed.transpose(1, 2).flatten(2)
+    else:
+        joined = _one_token(x, weight, bias, attn.num_heads, only, causal=causal)
     return functional.linear(joined, _cast(attn.out_proj.weight, casts), _cast(attn.out_proj.bias, casts))
 
 
-def token_at(x: Tensor, positions: Tensor) -> Tensor:
+def _token_at(x: Tensor, positions: Tensor) -> Tensor:
     """Of tokens (B, T, W) the one at `positions` (B,) of each row, (B, 1, W)."""
     return x[torch.arange(len(x), device=x.device), positions].unsqueeze(1)
 
 
-def _one_token(x: Tensor, weight: Tensor, bias: Tensor, heads: int, last: Tensor | None) -> Tensor:
-    """What one token of (B, T, W) collects, (B, 1, W), before the output projection.
-
-    It is the first token, which sees all, or the one at `last` (B,), which sees those up to itself.
+def _one_token(x: Tensor, weight: Tensor, bias: Tensor, heads: int, position: Tensor, *, causal: bool) -> Tensor:
+    """What the token at `position` (B,) of (B, T, W) collects, (B, 1, W), before the output projection.
 
     With a single query no key or value need be computed: `q (K x)` is `(q K) x`, and the sum of `p (V x)` is `V` of the
     sum of `p x`. A key's bias adds the same to every score, which the softmax does not see; a value's bias is added
     once, since the shares `p` sum to 1.
     """
     batch, tokens, width = x.shape
-    asking = x[:, 0] if last is None else token_at(x, last)[:, 0]
-    query = functional.linear(asking, weight[:width], bias[:width]).view(batch, heads, -1)
+    query = functional.linear(_token_at(x, position)[:, 0], weight[:width], bias[:width]).view(batch, heads, -1)
     key, value = weight[width:].view(2, heads, -1, width).unbind()
     looked_for = torch.einsum("bhd,hdw->bhw", query * query.shape[-1] ** -0.5, key)
     scores = looked_for @ x.transpose(1, 2)
-    if last is not None:
-        behind = torch.arange(tokens, device=x.device) > last[:, None]
+    if causal:
+        behind = torch.arange(tokens, device=x.device) > position[:, None]
         scores = scores.masked_fill(behind[:, None], float("-inf"))
     shares = scores.softmax(dim=-1)
     found = torch.einsum("bhw,hdw->bhd", shares @ x, value)
@@ -88,26 +82,21 @@ def host_block(
     block: Any,
     casts: Mapping[int, Tensor] = NO_CASTS,
     *,
-    class_token_only: bool = False,
-    last: Tensor | None = None,
     causal: bool = False,
+    only: Tensor | None = None,
 ) -> Tensor:
     """What open_clip's `ResidualAttentionBlock` makes of tokens (B, T, W), without any gated block before it.
 
     The other arguments are those of `self_attention`; for one token alone the result is (B, 1, W).
     """
-    attended = self_attention(
-        block.ln_1(x), block.attn, casts, class_token_only=class_token_only, last=last, causal=causal
-    )
-    if class_token_only:
-        x = x[:, :1]
-    elif last is not None:
-        x = token_at(x, last)
+    attended = self_attention(block.ln_1(x), block.attn, casts, causal=causal, only=only)
+    if only is not None:
+        x = _token_at(x, only)
     x = x + block.ls_1(attended)
     return x + block.ls_2(feed_forward(block.ln_2(x), block.mlp, casts))
 
 
-def cast_matrices(blocks: Iterable[nn.Module], dtype: torch.dtype) -> dict[int, Tensor]:
+def cast_matrices(blocks: Iterable[nn.Module], dtype: torch.dtype, *, frozen_only: bool = False) -> dict[int, Tensor]:
     """Copies in `dtype` of the blocks' weights that meet a matrix product, by the id of the parameter, for `casts`.
 
     Autocast would make the same copies at every call. Gated blocks are left to it.
@@ -116,7 +105,7 @@ def cast_matrices(blocks: Iterable[nn.Module], dtype: torch.dtype) -> dict[int, 
         id(parameter): parameter.detach().to(dtype)
         for block in blocks
         for name, parameter in block.named_parameters()
-        if name.startswith(("attn.", "mlp."))
+        if name.startswith(("attn.", "mlp.")) and not (frozen_only and parameter.requires_grad)
     }
 
 

@@ -1,7 +1,6 @@
 """The base checkpoint: the CLIP named in the configuration, published once in safetensors form.
 
-Belongs here: publishing and its identity, fetching from the Hub. Does not belong here: how weights are
-read (`pretrained`), how the demo's model is made (`demo.base`).
+Belongs here: its identity, fetching from the Hub. Does not belong here: reading weights (`pretrained`), the demo's.
 """
 
 import json
@@ -28,27 +27,22 @@ def publish_base(project: Project) -> Artifact:
         InputError: If the architecture, tag or checkpoint cannot be used, or the Hub does not have it.
     """
     with fetched(project.config.encoder) as encoder:
-        return _publish(project, encoder)
 
+        def write(staging: Path) -> dict[str, Any]:
+            from react_pipeline.clip.model import from_parts, save
+            from react_pipeline.clip.pretrained import from_open_clip
 
-def _publish(project: Project, encoder: EncoderConfig) -> Artifact:
-    inputs = resolve(project, "base_checkpoint", content=_digests(encoder))
+            if encoder.model == "demo":
+                from react_pipeline.demo import build_base
 
-    def write(staging: Path) -> dict[str, Any]:
-        from react_pipeline.clip.model import from_parts, save
-        from react_pipeline.clip.pretrained import from_open_clip
+                clip = from_parts(*build_base())
+            else:
+                clip = from_open_clip(encoder)
+            save(clip, staging)
+            parameters = sum(parameter.numel() for parameter in clip.model.parameters())
+            return {"parameters": parameters, "dimension": clip.dimension, "image_size": clip.preprocess_cfg["size"]}
 
-        if encoder.model == "demo":
-            from react_pipeline.demo import build_base
-
-            clip = from_parts(*build_base())
-        else:
-            clip = from_open_clip(encoder)
-        save(clip, staging)
-        parameters = sum(parameter.numel() for parameter in clip.model.parameters())
-        return {"parameters": parameters, "dimension": clip.dimension, "image_size": clip.preprocess_cfg["size"]}
-
-    return project.store.build(inputs, write)
+        return project.store.build(resolve(project, "base_checkpoint", content=_digests(encoder)), write)
 
 
 def _digests(encoder: EncoderConfig) -> Any:
@@ -100,8 +94,7 @@ def _fetch(repository: str, revision: str | None, folder: Path) -> None:
     for path in snapshot.iterdir():
         if path.is_file():
             (folder / path.name).symlink_to(path.resolve())
-    text_tower = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["model_cfg"]["text_cfg"].get(
-        "hf_model_name"
-    )
+    model_cfg = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))["model_cfg"]
+    text_tower = model_cfg["text_cfg"].get("hf_model_name")
     if text_tower and not (folder / "config.json").is_file():
         (folder / "config.json").symlink_to(Path(hf_hub_download(text_tower, "config.json")).resolve())

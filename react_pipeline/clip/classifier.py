@@ -1,7 +1,6 @@
 """Classifiers: a checkpoint and a domain made into an image encoder and one vector per class.
 
-Belongs here: the zero-shot head, the form of a trained head on disk, and which of the two goes with a checkpoint. Does
-not belong here: training a head (`linear_head`), measuring with one (`evaluate`).
+Belongs here: the zero-shot head, and the form of a trained head on disk. Does not belong here: training one.
 Shapes: N texts, C classes, D embedding dimension.
 """
 
@@ -9,12 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from react_pipeline.clip.prompts import fill, prompt_templates
-from react_pipeline.lineage import fresh
-from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig
 from react_pipeline.store import Artifact, CorruptArtifact, InputError
 
@@ -33,28 +29,19 @@ HEAD_ABOUT_FILE = "head.json"
 """`classes` in the order of the columns, `templates`, `embed_dim`, and how the head came about."""
 
 
-@dataclass(frozen=True)
-class ClipClassifier:
-    """An image belongs to the class whose column its unit vector is nearest to.
-
-    Attributes:
-        head: Unit class vectors (D, C), float32, on the CPU; the columns are the domain's classes in their order.
-    """
-
-    clip: Clip
-    head: Tensor
-
-
 def load_classifier(
-    project: Project, checkpoint: Artifact, base: Artifact | None, domain: DomainConfig, device: str
-) -> ClipClassifier:
-    """Load a checkpoint of any method as a classifier of a domain.
+    checkpoint: Artifact, base: Artifact | None, domain: DomainConfig, device: str
+) -> tuple[Clip, Tensor]:
+    """Load a checkpoint of any method as a classifier: an image is of the class whose vector is nearest to its own.
 
     A checkpoint that holds a model gives its own zero-shot head. One of `linear-head` holds a head alone, which belongs
     to the images as the base encodes them.
 
     Args:
-        base: The `base_checkpoint`, read only for a `linear-head`; None: the project's current one.
+        base: The `base_checkpoint`; only a `linear-head` needs it.
+
+    Returns:
+        The model, and the head: unit class vectors (D, C), float32, on the CPU, in the order of the domain's classes.
 
     Raises:
         InputError: If a head was trained for other classes, or on another base.
@@ -64,49 +51,38 @@ def load_classifier(
 
     if HEAD_FILE not in checkpoint.manifest["files"]:
         clip = (loaded_base if checkpoint.stage == "base_checkpoint" else load)(checkpoint.path, device)
-        return ClipClassifier(clip, zero_shot_head(clip, domain.prompt_names, prompt_templates(domain)))
-    base = base or fresh(project, "base_checkpoint")
-    clip = loaded_base(base.path, device)
-    head = read_head(checkpoint, domain, clip.dimension)
-    trained_on = checkpoint.parents.get("base_checkpoint", base.fingerprint)
+        return clip, zero_shot_head(clip, domain.prompt_names, prompt_templates(domain))
+    assert base is not None  # noqa: S101 - a parent of every head
+    trained_on = checkpoint.parents["base_checkpoint"]
     if trained_on != base.fingerprint:
         raise InputError(
             f"{checkpoint.path / HEAD_FILE}: trained on the features of base {trained_on}, which is now "
             f"{base.fingerprint}; {_rematerialize(checkpoint)}"
         )
-    return ClipClassifier(clip, head)
+    clip = loaded_base(base.path, device)
+    return clip, _read_head(checkpoint, domain, clip.dimension)
 
 
 def zero_shot_head(clip: Clip, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
-    """Class vectors (D, C): the unit vectors of all templates, their mean, made unit again.
+    """Class vectors (D, C) of C names: the unit vectors of all templates, their mean, made unit again.
 
     The same as open_clip's `build_zero_shot_classifier` and REACT's evaluation (Radford et al. 2021, section 3.1.4).
-
-    Args:
-        class_names: C names.
-        templates: Texts with `{}` where the name goes.
     """
     texts = [fill(template, name) for name in class_names for template in templates]
     vectors = clip.encode_texts(texts).reshape(len(class_names), len(templates), -1).mean(dim=1)
     return (vectors / vectors.norm(dim=1, keepdim=True)).T
 
 
-def read_head(checkpoint: Artifact, domain: DomainConfig, dimension: int) -> Tensor:
-    """The trained head (D, C) of a `linear-head` checkpoint, for a domain and a base of this dimension.
-
-    Raises:
-        InputError: If it was trained for other classes or another dimension.
-        CorruptArtifact: If its files cannot be read or contradict each other.
-    """
+def _read_head(checkpoint: Artifact, domain: DomainConfig, dimension: int) -> Tensor:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         about = json.loads(checkpoint.file(HEAD_ABOUT_FILE).read_text(encoding="utf-8"))
-        classes, embed_dim = list(about["classes"]), int(about["embed_dim"])
+        classes = list(about["classes"])
         head = load_file(checkpoint.file(HEAD_FILE))["head"].float()
-        if head.shape != (embed_dim, len(classes)):
-            raise ValueError(f"its shape {tuple(head.shape)} is not that of {HEAD_ABOUT_FILE}")
+        if head.shape != (dimension, len(classes)):
+            raise ValueError(f"its shape {tuple(head.shape)} is not ({dimension}, {len(classes)})")
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         raise CorruptArtifact(f"{checkpoint.path / HEAD_FILE}: {error}; {_rematerialize(checkpoint)}") from error
     if classes != domain.class_names:
@@ -114,11 +90,6 @@ def read_head(checkpoint: Artifact, domain: DomainConfig, dimension: int) -> Ten
         raise InputError(
             f"{checkpoint.path / HEAD_ABOUT_FILE}: `classes` are not those of domain {domain.slug!r} (they differ in "
             f"{', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''}); {_rematerialize(checkpoint)}"
-        )
-    if embed_dim != dimension:
-        raise InputError(
-            f"{checkpoint.path / HEAD_ABOUT_FILE}: `embed_dim` is {embed_dim} and the base's is {dimension}; "
-            f"{_rematerialize(checkpoint)}"
         )
     return head
 

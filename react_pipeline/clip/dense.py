@@ -1,14 +1,11 @@
 """Dense features: a unit vector for every patch of an image, in the joint space, without any training.
 
-Belongs here: the ways in which the last block of an image tower is changed for it, position embeddings of other image
-sizes, and vectors of regions. Does not belong here: windows over an image, what is measured (`benchmark`).
+Sources: MaskCLIP (arXiv 2112.01071), SCLIP (2312.01597), ClearCLIP (2407.12442), NACLIP (2404.08181) for the attention
+of the last host block (all others, gated ones too, run as trained); RegionCLIP (2112.09106) for regions of a ResNet.
+Does not belong here: windows over an image, what is measured (`benchmark`).
 Shapes: B images of H x W pixels, T tokens of width W on a grid h x w, D embedding dimension, R regions.
-
-Sources: MaskCLIP (arXiv 2112.01071), SCLIP (2312.01597), ClearCLIP (2407.12442), NACLIP (2404.08181) for attention,
-RegionCLIP (2112.09106) for regions of a ResNet. All blocks before the last host, gated ones too, run as trained.
 """
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -31,7 +28,13 @@ BOX_STRIDE = 16
 
 
 class DenseTower:
-    """An image tower that gives a vector for every patch, or for every box."""
+    """An image tower that gives a vector for every patch, or for every box.
+
+    Attributes:
+        size: Side of the images that the model was trained on, in pixels.
+        stride: Pixels of a patch; where sides are not multiples of it, what is left over is cut off.
+        any_size: Whether images of other sizes are possible: timm's towers take their own size alone.
+    """
 
     def __init__(
         self, model: nn.Module, attention: str = "value", residual: bool | None = None, mlp: bool | None = None
@@ -39,7 +42,6 @@ class DenseTower:
         """Look at the tower; its weights are shared and not changed.
 
         Args:
-            model: open_clip's, in eval mode.
             attention: Of the last host block, a key of `ATTENTIONS`: `model` is its own, `value` none (identity).
             residual: Whether the attention's output is added to its input; unset: as published for this attention.
             mlp: Whether the block's MLP follows, with its residual; unset: as published.
@@ -48,40 +50,32 @@ class DenseTower:
             InputError: If the tower is no vision transformer and no CLIP ResNet, or a ResNet asked for another
                 attention than `value`.
         """
-        self.visual: Any = model.visual
+        visual: Any = model.visual
+        self.visual = visual
         self.attention = attention
         published = ATTENTIONS[attention]
         self.residual = published[0] if residual is None else residual
         self.mlp = published[1] if mlp is None else mlp
-        self.is_resnet = isinstance(self.visual, ModifiedResNet)
+        self.is_resnet = isinstance(visual, ModifiedResNet)
         self.tower = ImageTower(model)
         self._positions: dict[tuple[int, int], nn.Parameter] = {}
-        pooled_by_attention = getattr(self.visual, "attn_pool", None) is not None
-        usable = hasattr(self.visual, "trunk") or (self.tower.native and not pooled_by_attention)
+        pooled_by_attention = getattr(visual, "attn_pool", None) is not None
+        usable = hasattr(visual, "trunk") or (self.tower.native and not pooled_by_attention)
         if not self.is_resnet and not (self.tower.blocks and usable):
-            raise InputError(f"{type(self.visual).__name__}: dense features need a ViT or a CLIP ResNet; use crops")
+            raise InputError(f"{type(visual).__name__}: dense features need a ViT or a CLIP ResNet; use crops")
         if self.is_resnet and attention != "value":
             raise InputError(f"dense.attention: {attention!r} needs a vision transformer; a ResNet has `value` alone")
-
-    @property
-    def stride(self) -> int:
-        """Pixels of a patch; where sides are not multiples of it, what is left over is cut off."""
+        size = visual.image_size
+        self.size = int(size if isinstance(size, int) else size[0])
+        self.any_size = self.is_resnet or self.tower.native
+        self._prefix = 1  # tokens that are no patch
         if self.is_resnet:
-            return 2 * BOX_STRIDE
-        if self.tower.native:
-            return int(self.visual.patch_size[0])
-        return int(self.size // self.visual.trunk.patch_embed.grid_size[0])
-
-    @property
-    def size(self) -> int:
-        """Side of the images that the model was trained on, in pixels."""
-        size = self.visual.image_size
-        return int(size if isinstance(size, int) else size[0])
-
-    @property
-    def any_size(self) -> bool:
-        """Whether images of other sizes are possible: timm's towers take their own size alone."""
-        return self.is_resnet or self.tower.native
+            self.stride = 2 * BOX_STRIDE
+        elif self.tower.native:
+            self.stride = int(visual.patch_size[0])
+        else:
+            self.stride = self.size // int(visual.trunk.patch_embed.grid_size[0])
+            self._prefix = int(visual.trunk.num_prefix_tokens)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images (B, 3, H, W) to unit vectors (B, h, w, D) and unit keys of the last block (B, h, w, W).
@@ -94,22 +88,16 @@ class DenseTower:
             features, keys = pool.c_proj(pool.v_proj(grid)), pool.k_proj(grid)
             return functional.normalize(features.float(), dim=-1), functional.normalize(keys.float(), dim=-1)
         tokens, keys = self.tokens(images)
-        prefix = self._prefix
-        height, width = images.shape[-2:]
-        rows = round(math.sqrt((tokens.shape[1] - prefix) * height / width))
-        parts = self._alone(tokens[:, prefix:]), keys[:, prefix:]
-        features, keys = (functional.normalize(part.float(), dim=-1).unflatten(1, (rows, -1)) for part in parts)
+        parts = self._alone(tokens[:, self._prefix :]), keys[:, self._prefix :]
+        features, keys = (functional.normalize(part.float(), dim=-1).unflatten(1, self._grid) for part in parts)
         return features, keys
 
     def tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map images (B, 3, H, W) to the tokens after the last block and its keys, both (B, T, W)."""
-        tower, last = self.tower, len(self.tower.blocks) - 1
-        first = 0 if tower.native else last
+        last = len(self.tower.blocks) - 1
         with self._positions_for(images):
-            tokens = tower.entering(first, images)
-        for number in range(first, last):
-            tokens = tower.block(number, tokens)
-        host: Any = tower.blocks[last]
+            tokens = self.tower.entering(last, images)
+        host: Any = self.tower.blocks[last]
         if hasattr(host, "gated_attn_block"):
             tokens = host.gated_attn_block(tokens)
         return self._last(tokens, host)
@@ -128,11 +116,6 @@ class DenseTower:
         # One bin that is sampled once for each patch it covers: over the whole map it is the mean of all patches.
         means = roi_align(features, [boxes.float()], 1, features.shape[-1] / image.shape[-1], aligned=True)
         return functional.normalize(means[:, :, 0, 0], dim=-1)
-
-    @property
-    def _prefix(self) -> int:
-        """Tokens that are no patch."""
-        return 1 if self.tower.native else int(self.visual.trunk.num_prefix_tokens)
 
     def _last(self, x: Tensor, host: Any) -> tuple[Tensor, Tensor]:
         native = self.tower.native
@@ -164,10 +147,10 @@ class DenseTower:
 
     def _near(self, value: Tensor) -> Tensor:
         """The Gaussian of the distance of two patches (T, T); 0 with a token that is no patch."""
-        prefix, (rows, columns) = self._prefix, self._grid
+        rows, columns = self._grid
         places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float().to(value.device)
         near = torch.exp(-torch.cdist(places, places).square() / (2 * GAUSSIAN_STD**2))
-        return functional.pad(near, (prefix, 0, prefix, 0))
+        return functional.pad(near, (self._prefix, 0, self._prefix, 0))
 
     def _alone(self, tokens: Tensor) -> Tensor:
         """Map tokens (B, T, W) to (B, T, D): each goes through the tower's pooling as if it were the only one.

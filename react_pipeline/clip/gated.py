@@ -1,8 +1,6 @@
-"""Gated blocks: the new modules that REACT trains, and where they are attached to an image tower.
+"""Gated blocks: the new modules that REACT trains (arXiv 2301.07094), and where they are attached to an image tower.
 
-Does not belong here: loading and saving (`model`), running a tower for training (`tower`), the loop (`training`).
-
-Source of the method: REACT (arXiv 2301.07094), gated-image customization. Shapes: B images, T tokens, W width.
+Does not belong here: running a tower (`tower`), the loop (`training`). Shapes: B images, T tokens, W width.
 """
 
 import copy
@@ -28,14 +26,14 @@ class GatedBlock(nn.Module):
     input on, bit for bit. Names of parameters are those of the released REACT checkpoints.
     """
 
-    def __init__(self, norm: nn.LayerNorm, activation: nn.Module, heads: int, *, batch_first: bool) -> None:
+    def __init__(self, norm: nn.LayerNorm, activation: nn.Module, heads: int) -> None:
         """Build a block for a tower whose `norm` and `activation` it takes over (their kind, not their weights)."""
         super().__init__()
         width = norm.normalized_shape[0]
         hidden = MLP_RATIO * width
         self.alpha_attn = nn.Parameter(torch.zeros(()))
         self.ln_1 = type(norm)(width, eps=norm.eps)
-        self.attn = nn.MultiheadAttention(width, heads, batch_first=batch_first)
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
         self.alpha_dense = nn.Parameter(torch.zeros(()))
         self.ln_2 = type(norm)(width, eps=norm.eps)
         layers = [
@@ -46,29 +44,19 @@ class GatedBlock(nn.Module):
         self.mlp = nn.Sequential(OrderedDict(layers))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map tokens (B, T, W), or (T, B, W) where the tower is not batch-first, to the same shape."""
-        normed = self.ln_1(x)
-        if self.attn.batch_first:
-            attended = self_attention(normed, self.attn)
-        else:
-            attended = self.attn(normed, normed, normed, need_weights=False)[0]
-        x = x + self.alpha_attn.tanh() * attended
+        """Map tokens (B, T, W) to the same shape."""
+        x = x + self.alpha_attn.tanh() * self_attention(self.ln_1(x), self.attn)
         return x + self.alpha_dense.tanh() * feed_forward(self.ln_2(x), self.mlp)
 
 
 def vision_blocks(model: nn.Module) -> list[nn.Module]:
-    """The transformer blocks of the image tower, first to last: open_clip's own ViT or a timm ViT.
-
-    Raises:
-        InputError: If the tower has none (a ResNet, say).
-    """
+    """The transformer blocks of the image tower, first to last: open_clip's own ViT or a timm ViT; else none."""
     visual: Any = model.visual
     if hasattr(visual, "transformer") and hasattr(visual.transformer, "resblocks"):
         return list(visual.transformer.resblocks)
     blocks = list(getattr(getattr(visual, "trunk", None), "blocks", ()))
-    if blocks and all(hasattr(block, "norm1") and hasattr(block.attn, "num_heads") for block in blocks):
-        return blocks
-    raise InputError(f"{type(visual).__name__}: gated blocks need a vision transformer, and this tower is none")
+    is_vit = all(hasattr(block, "norm1") and hasattr(block.attn, "num_heads") for block in blocks)
+    return blocks if is_vit else []
 
 
 def add_gated_blocks(model: nn.Module, last_k_layers: int) -> None:
@@ -77,9 +65,12 @@ def add_gated_blocks(model: nn.Module, last_k_layers: int) -> None:
     The block becomes the host's submodule `gated_attn_block`; features do not change until it is trained.
 
     Raises:
-        InputError: If the tower has fewer blocks, or has gated blocks already.
+        InputError: If the tower has fewer blocks or none (a ResNet, say), or has gated blocks already.
     """
     blocks = vision_blocks(model)
+    if not blocks:
+        name = type(model.visual).__name__
+        raise InputError(f"{name}: gated blocks need a vision transformer, and this tower is none")
     if not 0 < last_k_layers <= len(blocks):
         raise InputError(f"last_k_layers is {last_k_layers}, and the image tower has {len(blocks)} blocks")
     if gated_layers(model):
@@ -91,11 +82,10 @@ def add_gated_blocks(model: nn.Module, last_k_layers: int) -> None:
 
 def _block_for(host: Any) -> GatedBlock:
     if hasattr(host, "ln_1"):
-        block = GatedBlock(host.ln_1, host.mlp.gelu, host.attn.num_heads, batch_first=host.attn.batch_first)
+        block = GatedBlock(host.ln_1, host.mlp.gelu, host.attn.num_heads)
     else:
-        block = GatedBlock(host.norm1, host.mlp.act, host.attn.num_heads, batch_first=True)
-    reference = next(host.parameters())
-    return block.to(reference.device)
+        block = GatedBlock(host.norm1, host.mlp.act, host.attn.num_heads)
+    return block.to(next(host.parameters()).device)
 
 
 def _pass_gated_block_first(host: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -104,16 +94,8 @@ def _pass_gated_block_first(host: Any, args: tuple[Any, ...]) -> tuple[Any, ...]
 
 def gated_layers(model: nn.Module) -> dict[int, GatedBlock]:
     """The gated blocks by the number of the layer they precede; none in a tower that has no place for them."""
-    found: dict[int, GatedBlock] = {}
-    try:
-        blocks = vision_blocks(model)
-    except InputError:
-        return found
-    for number, host in enumerate(blocks):
-        block = getattr(host, "gated_attn_block", None)
-        if isinstance(block, GatedBlock):
-            found[number] = block
-    return found
+    blocks = ((number, getattr(host, "gated_attn_block", None)) for number, host in enumerate(vision_blocks(model)))
+    return {number: block for number, block in blocks if isinstance(block, GatedBlock)}
 
 
 def gate_values(model: nn.Module) -> dict[str, Tensor]:

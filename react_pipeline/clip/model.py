@@ -1,7 +1,7 @@
 """Any open_clip model with its tokenizer and preprocessing: loading, saving, encoding.
 
-Belongs here: the form of a checkpoint on disk (open_clip's config, safetensors, never pickle). Does not belong here:
-the training loop, evaluation. Shapes: B images, N texts, D embedding dimension, H x W pixels.
+On disk it is open_clip's config and safetensors, never pickle. Does not belong here: training, evaluation.
+Shapes: B images, N texts, D embedding dimension, H x W pixels.
 """
 
 import json
@@ -73,22 +73,18 @@ class Clip:
         """Map images (B, 3, H, W) to unit vectors (B, D), float32, on the CPU."""
         return self.model.encode_image(images.to(self.device), normalize=True).float().cpu()
 
-    @torch.inference_mode()
-    def encode_tokens(self, tokens: Tensor) -> Tensor:
-        """Map token ids (N, L) to unit vectors (N, D), float32, on the CPU."""
-        longest = int(text_lengths(self.model, tokens).max())
-        features = encode_text(self.model, tokens[:, :longest].to(self.device))
-        return functional.normalize(features, dim=-1).float().cpu()
-
     def encode_texts(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
         """Map texts to unit vectors (N, D), float32, on the CPU."""
-        parts = [self.tokenizer(list(texts[start : start + 1024])) for start in range(0, len(texts), 1024)]
         vectors = torch.empty(len(texts), self.dimension)
-        if parts:
-            tokens = torch.cat(parts)
-            # Batches of like length compute little for padding.
-            for chosen in text_lengths(self.model, tokens).argsort(stable=True).split(batch_size):
-                vectors[chosen] = self.encode_tokens(tokens[chosen])
+        if not len(texts):
+            return vectors
+        tokens = torch.cat([self.tokenizer(list(texts[start : start + 1024])) for start in range(0, len(texts), 1024)])
+        lengths = text_lengths(self.model, tokens)
+        # Batches of like length compute little for padding.
+        for chosen in lengths.argsort(stable=True).split(batch_size):
+            cut = tokens[chosen, : int(lengths[chosen[-1]])].to(self.device)
+            with torch.inference_mode():
+                vectors[chosen] = functional.normalize(encode_text(self.model, cut), dim=-1).float().cpu()
         return vectors
 
 
@@ -139,10 +135,9 @@ def loaded_base(directory: Path, device: str) -> Clip:
     return load(directory, device)
 
 
-def dimension_of(directory: Path | str) -> int:
+def dimension_of(directory: Path) -> int:
     """D of a checkpoint written by `save`, without loading it."""
-    model_cfg, _ = read_config(Path(directory))
-    return int(model_cfg["embed_dim"])
+    return int(read_config(directory)[0]["embed_dim"])
 
 
 def save(clip: Clip, directory: Path | str) -> None:
@@ -164,9 +159,9 @@ def save(clip: Clip, directory: Path | str) -> None:
         text_cfg["hf_tokenizer_name"] = TEXT_DIRECTORY
     config = {"model_cfg": model_cfg, "preprocess_cfg": clip.preprocess_cfg}
     (directory / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in clip.model.state_dict().items()}
     # Tensors that share memory are refused by safetensors; a copy of each is written and loads the same.
-    save_tensors({name: tensor.clone() for name, tensor in weights.items()}, directory / WEIGHTS_FILE)
+    weights = {name: tensor.cpu().contiguous().clone() for name, tensor in clip.model.state_dict().items()}
+    save_tensors(weights, directory / WEIGHTS_FILE)
 
 
 def from_parts(
@@ -199,19 +194,19 @@ def build(
     # Weights come from the checkpoint alone, never from a place that its architecture names.
     if "timm_model_name" in cfg["vision_cfg"]:
         cfg["vision_cfg"]["timm_model_pretrained"] = False
-    separate_text = cfg.pop("custom_text", False) or bool(text_cfg.get("hf_model_name"))
     if model is None:
+        separate_text = cfg.pop("custom_text", False) or bool(text_cfg.get("hf_model_name"))
         if text_cfg.get("hf_model_name"):
             text_cfg["hf_model_pretrained"] = False
             require_known_text_tower(text_cfg["hf_model_name"])
         try:
             model = (CustomTextCLIP if separate_text else CLIP)(**cfg)
+            if react_cfg.get("enabled"):
+                add_gated_blocks(model, react_cfg["last_k_layers"])
         except Exception as error:
             raise InputError(
                 f"this architecture cannot be built by open_clip {open_clip.__version__}: {error}"
             ) from error
-        if react_cfg.get("enabled"):
-            add_gated_blocks(model, react_cfg["last_k_layers"])
     size = getattr(model.visual, "image_size", None)
     try:
         tokenizer = _tokenizer(text_cfg)

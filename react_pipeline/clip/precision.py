@@ -1,8 +1,5 @@
 """Precision: which arithmetic a device runs fastest, and what `auto` selects.
 
-Belongs here: measuring and choosing. Does not belong here: how a tower or a training computes in a precision
-(`embedding.encoder`, `training.step`).
-
 `auto` is part of a fingerprint, its choice is not, so that artifacts made on a GPU stay fresh on a laptop. The accuracy
 of every choice: unit vectors of transformers have a cosine above 0.999 with those of fp32 (for convolutions see
 docs/performance.md).
@@ -35,12 +32,7 @@ BF16_CAPABILITY, FP16_CAPABILITY = (8, 0), (7, 0)
 def choose_precision(wanted: str, device: str, field: str = "precision") -> str:
     """Turn `auto` into `fp32`, `bf16` or `fp16`: on a GPU by its compute capability, on a CPU by a probe.
 
-    Any other precision is used, with a warning if this device runs it slower than fp32.
-
-    Args:
-        wanted: `auto` or a name in `DTYPES`.
-        device: `cpu` or `cuda...`.
-        field: How the warning names the setting.
+    Any other precision is used, with a warning if this device runs it slower than fp32; it names the setting `field`.
     """
     if wanted != "auto":
         if wanted != "fp32" and (ratio := speedup(wanted, device)) < 1:

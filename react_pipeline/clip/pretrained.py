@@ -56,7 +56,7 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
     preprocess_cfg = merge_preprocess_dict(preprocess_cfg, {key: value for key, value in given.items() if value})
     if path.is_file():
         _warn_of_what_is_assumed(encoder, path, {**preprocess_cfg, **model_cfg})
-    if not path.is_file():
+    else:
         try:
             path = Path(open_clip.download_pretrained(tag_cfg))
         except Exception as error:

@@ -1,8 +1,4 @@
-"""Prompts: every template joined with every class name, in one place, so that retrieval and evaluation agree.
-
-Belongs here: resolving a domain's templates and joining them with names. Does not belong here: encoding a prompt, or
-what is searched with it.
-"""
+"""Prompts: every template joined with every class name, in one place, so that retrieval and evaluation agree."""
 
 from __future__ import annotations
 
@@ -13,8 +9,6 @@ from react_pipeline.settings import DomainConfig
 if TYPE_CHECKING:
     import pandas as pd
 
-SIMPLE_TEMPLATES = ("a photo of a {}.",)
-
 
 def prompt_templates(domain: DomainConfig) -> list[str]:
     """The domain's templates, each a text with `{}` once, where the class name goes.
@@ -22,7 +16,7 @@ def prompt_templates(domain: DomainConfig) -> list[str]:
     `imagenet` gives open_clip's `OPENAI_IMAGENET_TEMPLATES` (80), `simple` gives "a photo of a {}.".
     """
     if domain.templates == "simple":
-        return list(SIMPLE_TEMPLATES)
+        return ["a photo of a {}."]
     if domain.templates == "imagenet":
         # Imported here because open_clip loads torch.
         from open_clip import OPENAI_IMAGENET_TEMPLATES

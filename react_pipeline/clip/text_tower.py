@@ -1,12 +1,9 @@
-"""Text towers as inference runs them: only the token positions that a text's vector depends on.
+"""Text towers without needless work: only the token positions that a text's vector depends on.
 
 A tower that attends backwards only and takes its vector at the end-of-text token never looks at what follows that
 token. So the columns behind the last end of text in a batch can be left out, and in the last block all tokens but that
-one. Where this does not hold (a tower without causal mask, or one that pools elsewhere, such as SigLIP's) padding is
-part of the result and every column stays. Towers of transformers hide padding by a mask, so theirs can go too.
-
-Belongs here: what may be left out, and running it. Does not belong here: the blocks' arithmetic (`attention`),
-tokenising and batches (`model`, `encoder`). Shapes: N texts, L token ids of a text, W width, D embedding dimension.
+one. Where padding is part of the result (no causal mask, or pooling elsewhere, as SigLIP) every column stays. Towers of
+transformers hide padding by a mask, so theirs can go too. Shapes: N texts, L token ids, W width, D dimension.
 """
 
 from collections.abc import Mapping
@@ -55,7 +52,6 @@ def encode_text(
     The same as the model's own `encode_text` but for rounding; the model is in eval mode.
 
     Args:
-        model: open_clip's CLIP or CustomTextCLIP.
         tokens: Rows of one tokenizer; columns that no row needs (`text_lengths`) may be cut already.
         casts: Copies of weights in a lower precision, by the id of the parameter, for use under autocast.
         activation_checkpointing: Keep what enters each block alone, and compute the rest again in the backward pass;
@@ -72,7 +68,7 @@ def encode_text(
     for block in blocks:
         run = partial(host_block, block=block, casts=casts, causal=True)
         x = checkpoint(run, x, use_reentrant=False) if again else run(x)
-    x = host_block(x, final, casts, last=ends)  # of one token a text: little to keep
+    x = host_block(x, final, casts, causal=True, only=ends)  # of one token a text: little to keep
     # Each token is normalised by itself, so the norm may come after the choice of the token.
     x = tower.ln_final(x)[:, 0]
     projection = tower.text_projection
@@ -98,8 +94,6 @@ def _causal_tower(model: Any) -> Any:
         pool_type = tower.pool_type
     else:
         return None
-    plain = tower.transformer.batch_first and all(
-        type(block) is ResidualAttentionBlock for block in tower.transformer.resblocks
-    )
+    plain = all(type(block) is ResidualAttentionBlock for block in tower.transformer.resblocks)
     # open_clip makes no other mask than the causal one.
     return tower if plain and tower.attn_mask is not None and pool_type == "argmax" else None

@@ -1,8 +1,7 @@
 """Image towers as training runs them: the frozen first blocks without a graph, the rest without needless work.
 
-Belongs here: the split of a tower before its first trained block, and faster ways through it that change no result
-beyond rounding. Does not belong here: the blocks' arithmetic (`attention`), what is trained (`methods`), keeping what
-the frozen part gives (`kept_tokens`). Shapes: B images, T tokens, W width, D embedding dimension.
+Faster ways change no result beyond rounding. Does not belong here: the blocks' arithmetic (`attention`), what is
+trained (`methods`), keeping what the frozen part gives (`training`). Shapes: B images, T tokens, W width, D dimension.
 """
 
 from collections.abc import Callable
@@ -16,9 +15,8 @@ from timm.models.vision_transformer import VisionTransformer as TimmVisionTransf
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from react_pipeline.clip.attention import host_block
+from react_pipeline.clip.attention import cast_matrices, host_block
 from react_pipeline.clip.gated import GatedBlock, vision_blocks
-from react_pipeline.store import InputError
 
 BEHIND_THE_BLOCKS = (
     *("ln_post", "proj", "attn_pool"),
@@ -33,6 +31,7 @@ class ImageTower:
     Attributes:
         start: Number of the first block that trains, or that comes after something that trains.
         splits: Whether there is a frozen part before the trained one; only then `tokens` may be called.
+        native: Whether it is open_clip's own ViT of plain blocks, which `attention` can run.
     """
 
     def __init__(self, model: nn.Module, *, activation_checkpointing: bool = False, compiled: bool = False) -> None:
@@ -41,27 +40,28 @@ class ImageTower:
         self.visual = visual
         self.activation_checkpointing = activation_checkpointing
         self.casts: dict[int, Tensor] = {}
-        try:
-            self.blocks = vision_blocks(model)
-        except InputError:  # a ResNet, say: it is trained as a whole
-            self.blocks = []
-        self.native = _is_native(self.visual, self.blocks)
-        self._timm = isinstance(getattr(self.visual, "trunk", None), TimmVisionTransformer)
-        trained = [number for number, block in enumerate(self.blocks) if _trains(block)]
-        behind = {name for name, _ in visual.named_parameters() if name.startswith(BEHIND_THE_BLOCKS)}
+        self.blocks = vision_blocks(model)  # none of a ResNet, say: it is trained as a whole
+        plain = all(type(block) is ResidualAttentionBlock for block in self.blocks)
+        self.native = type(visual) is NativeVisionTransformer and plain
+        self._timm = isinstance(getattr(visual, "trunk", None), TimmVisionTransformer)
+        trained = [
+            number
+            for number, block in enumerate(self.blocks)
+            if any(parameter.requires_grad for parameter in block.parameters())
+        ]
         inside = {id(parameter) for block in self.blocks for parameter in block.parameters()}
         before = any(
-            parameter.requires_grad and id(parameter) not in inside and name not in behind
+            parameter.requires_grad and id(parameter) not in inside and not name.startswith(BEHIND_THE_BLOCKS)
             for name, parameter in visual.named_parameters()
         )
         self.splits = (self.native or self._timm) and bool(trained) and not before
-        # Where the embedding trains too, open_clip's own towers still take our faster way through all their blocks.
-        self._whole = self.native and not self.splits
-        if activation_checkpointing and not (self.splits or self._whole):
-            visual.set_grad_checkpointing()  # the tower's own way; a ResNet has none and ignores it
         self.start = trained[0] if self.splits else 0
-        ours = self.splits or self._whole
-        self._through_blocks = torch.compile(self._features) if compiled and ours else self._features
+        # Where the embedding trains too, open_clip's own towers still take our faster way through all their blocks.
+        self._ours = self.splits or self.native
+        if activation_checkpointing and not self._ours:
+            visual.set_grad_checkpointing()  # the tower's own way; a ResNet has none and ignores it
+        if compiled and self._ours:
+            self.features = torch.compile(self.features)  # type: ignore[method-assign]
 
     def use_bf16(self, device: str) -> None:
         """Prepare for autocast to bf16 on a device, `cpu` or `cuda...`.
@@ -75,33 +75,21 @@ class ImageTower:
                 if isinstance(module, nn.Conv2d) and module.groups > 1 and module.weight.requires_grad:
                     module.forward = partial(_in_fp32, module.forward)  # type: ignore[method-assign]
         if self.native:
-            self.casts = {
-                id(parameter): parameter.detach().to(torch.bfloat16)
-                for block in self.blocks
-                for name, parameter in block.named_parameters()
-                if not parameter.requires_grad and "gated_attn_block" not in name and name.startswith(("attn", "mlp"))
-            }
+            self.casts = cast_matrices(self.blocks, torch.bfloat16, frozen_only=True)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) to image features (B, D), not normalised."""
-        if self.splits:
-            return self.features(self.tokens(images))
-        return self.features(self.entering(0, images)) if self._whole else self.visual(images)
+        if not self._ours:
+            return self.visual(images)
+        return self.features(self.tokens(images) if self.splits else self.entering(0, images))
 
     @torch.no_grad()
     def tokens(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) to what enters block `start` (B, T, W), without a graph."""
-        first = 0 if self.native else self.start
-        tokens = self.entering(first, images)
-        for number in range(first, self.start):
-            tokens = self.block(number, tokens)
-        return tokens
+        return self.entering(self.start, images)
 
     def features(self, tokens: Tensor) -> Tensor:
         """Map tokens (B, T, W) to image features (B, D), not normalised."""
-        return self._through_blocks(tokens)
-
-    def _features(self, tokens: Tensor) -> Tensor:
         for number in range(self.start, len(self.blocks)):
             if self.activation_checkpointing and torch.is_grad_enabled():
                 tokens = checkpoint(self.block, number, tokens, use_reentrant=False)
@@ -123,10 +111,19 @@ class ImageTower:
             tokens = gated(tokens)
         # What the pooling takes of the last block is its class token; the others need not be computed.
         alone = number == len(self.blocks) - 1 and self.visual.pool_type == "tok" and self.visual.attn_pool is None
-        return host_block(tokens, block, self.casts, class_token_only=alone)
+        first = tokens.new_zeros(len(tokens), dtype=torch.long) if alone else None
+        return host_block(tokens, block, self.casts, only=first)
 
     def entering(self, number: int, images: Tensor) -> Tensor:
-        """What enters block `number`; the tower itself is run up to there, with every peculiarity of its embedding."""
+        """What enters block `number` (B, T, W) of images (B, 3, H, W)."""
+        first = 0 if self.native else number
+        tokens = self._run_up_to(first, images)
+        for earlier in range(first, number):
+            tokens = self.block(earlier, tokens)
+        return tokens
+
+    def _run_up_to(self, number: int, images: Tensor) -> Tensor:
+        """What enters block `number` if the tower runs itself, with every peculiarity of its embedding."""
 
         def stop(_module: nn.Module, args: tuple[Any, ...]) -> None:
             raise _ReachedError(args[0])
@@ -150,16 +147,3 @@ class _ReachedError(Exception):
 def _in_fp32(forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     with torch.autocast("cpu", enabled=False):
         return forward(images.float())
-
-
-def _trains(module: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters())
-
-
-def _is_native(visual: Any, blocks: list[nn.Module]) -> bool:
-    """Whether the tower is open_clip's own ViT of plain blocks, which `attention` can run."""
-    return (
-        type(visual) is NativeVisionTransformer
-        and getattr(visual.transformer, "batch_first", False)
-        and all(type(block) is ResidualAttentionBlock for block in blocks)
-    )

@@ -2,8 +2,6 @@
 
 open_clip hands fields of a checkpoint's configuration on to transformers and timm, and some of these load and run
 Python files, or fetch other models. They are refused here, before any of these libraries sees them.
-
-Does not belong here: reading the configuration (`architecture`), weights (`weights`).
 """
 
 import json
@@ -46,19 +44,33 @@ def require_allowed(model_cfg: Mapping[str, Any], file: Path) -> None:
         )
 
 
-def folder_inside(directory: Path, name: Any, field: str) -> Path:
-    """The folder `name` of a checkpoint folder, as an absolute path, so that no library takes it for a Hub name.
+def text_folder(directory: Path, name: Any, field: str, files: tuple[str, ...]) -> Path:
+    """The folder with a part of a text tower that comes from transformers, inside a checkpoint folder.
+
+    A folder of the Hub names its tokenizer and text tower by their place on the Hub and often holds their files itself.
 
     Args:
-        name: What its configuration says.
+        name: What its configuration says: a folder inside it, or a name of the Hub.
         field: Where it says so, for the error.
+        files: Any of these is the part, if it is in `text/` or in the folder itself.
+
+    Returns:
+        An absolute path, so that no library takes it for a Hub name.
 
     Raises:
-        InputError: If it is not a folder inside `directory`, or a JSON file in it names code to run (`auto_map`).
+        InputError: If the folder does not hold them, or a JSON file in it names code to run (`auto_map`).
     """
     root = directory.resolve()
-    folder = (root / str(name)).resolve()
-    if not folder.is_dir() or not folder.is_relative_to(root):
+    places = [str(name)]
+    if not (root / str(name)).is_dir():
+        places = [place for place in ("text", ".") if any((root / place / file).is_file() for file in files)]
+    if not places:
+        raise InputError(
+            f"{directory}: {field}: {name!r} is no folder inside this checkpoint folder, which holds none of "
+            f"{', '.join(files)} itself; get these files from where that is and put them into {directory / 'text'}"
+        )
+    folder = (root / places[0]).resolve()
+    if not folder.is_relative_to(root):
         raise InputError(f"{directory}: {field}: {name!r} is no folder inside this checkpoint folder")
     for path in sorted(folder.rglob("*.json")):
         try:
@@ -66,30 +78,6 @@ def folder_inside(directory: Path, name: Any, field: str) -> Path:
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path}: {error}") from error
     return folder
-
-
-def text_folder(directory: Path, name: Any, field: str, files: tuple[str, ...]) -> Path:
-    """The folder with the parts of a text tower that comes from transformers; as `folder_inside`.
-
-    A folder of the Hub names its tokenizer and text tower by their place on the Hub and often holds their files itself.
-
-    Args:
-        name: What its configuration says: a folder inside it, or a name of the Hub.
-        field: Where it says so, for the error.
-        files: Any of these is a part, if it is in `text/` or in the folder itself.
-
-    Raises:
-        InputError: If the folder does not hold them, or a JSON file in it names code to run.
-    """
-    if (directory / str(name)).is_dir():
-        return folder_inside(directory, name, field)
-    for place in ("text", "."):
-        if any((directory / place / file).is_file() for file in files):
-            return folder_inside(directory, place, field)
-    raise InputError(
-        f"{directory}: {field}: {name!r} is no folder inside this checkpoint folder, which holds none of "
-        f"{', '.join(files)} itself; get these files from where that is and put them into {directory / 'text'}"
-    )
 
 
 def _refuse_code(fields: dict[str, Any]) -> dict[str, Any]:
@@ -102,8 +90,7 @@ def _refuse_code(fields: dict[str, Any]) -> dict[str, Any]:
 def require_known_text_tower(name: str) -> None:
     """Refuse a text tower of transformers that open_clip does not know, or that needs code from elsewhere.
 
-    Args:
-        name: An absolute path of a folder, or a Hub name that open_clip's own list holds.
+    It is named by an absolute path, or by a Hub name that open_clip's own list holds.
 
     Raises:
         InputError: Naming the tower and the field of its configuration.

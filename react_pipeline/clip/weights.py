@@ -60,10 +60,9 @@ def load_strictly(model: nn.Module, weights: dict[str, Tensor], path: Path) -> N
 
 
 def _image_tower(model: Any) -> str:
-    try:
-        return f"{len(vision_blocks(model))} vision layers"
-    except InputError:  # a ResNet, say: it has no such layers to count
-        return f"a {type(getattr(model.visual, 'trunk', model.visual)).__name__}"
+    if blocks := vision_blocks(model):
+        return f"{len(blocks)} vision layers"
+    return f"a {type(getattr(model.visual, 'trunk', model.visual)).__name__}"
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:
@@ -80,15 +79,10 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, about: dict[str, str] |
 
 
 def map_weights(model: nn.Module, names: Iterable[str], path: Path) -> None:
-    """Let parameters of a model be read from a safetensors file when they are used, and free their memory until then.
+    """Let parameters be read from a file of `model.save` when they are used, and free their memory until then.
 
     For what stays frozen and is not needed for a while: after a training it is there to be saved, unchanged. It is on
-    the CPU then.
-
-    Args:
-        model: Its parameters keep their names and shapes.
-        names: Of parameters, as `named_parameters` and the file name them.
-        path: A file written by `model.save`, with these very values.
+    the CPU then. The file has these very values under these very names.
     """
     parameters = dict(model.named_parameters())
     with safe_open(path, framework="pt") as file:

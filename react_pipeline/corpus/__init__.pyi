@@ -13,7 +13,6 @@ from .images import contact_sheet as contact_sheet
 from .images import decode_image as decode_image
 from .images import decode_what_is_there as decode_what_is_there
 from .images import thumbnail as thumbnail
-from .images import truncated_images as truncated_images
 from .inventory import SHARDS_FILE as SHARDS_FILE
 from .inventory import check_shards as check_shards
 from .inventory import place_of as place_of

@@ -8,8 +8,8 @@ import io
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -54,9 +54,9 @@ _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 _PLAIN_MODES = ("RGB", "1", "L", "P", "RGBX", "CMYK", "YCbCr", "HSV")
 
 
-_one_at_a_time = {"": threading.Lock()}
+_one_at_a_time = {"": threading.RLock()}
 # A process that is forked while another thread decodes would wait for ever.
-os.register_at_fork(after_in_child=lambda: _one_at_a_time.update({"": threading.Lock()}))
+os.register_at_fork(after_in_child=lambda: _one_at_a_time.update({"": threading.RLock()}))
 
 
 class BadSample(Exception):  # noqa: N818 - names what was met; caught and counted, it never reaches a user
@@ -124,14 +124,21 @@ def decode_image(data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.I
 
 
 def decode_what_is_there(data: bytes, max_pixels: int) -> tuple[Image.Image, bool]:
-    """As `decode_image`, of a file that ends too early the part that is there; and whether it does."""
+    """As `decode_image`, of a file that ends too early the part that is there; and whether it does.
+
+    Threads that decode at the same time may tolerate it too, and say that it does not.
+    """
     try:
         return decode_image(data, max_pixels), False
     except BadImage as error:
         if error.reason != "truncated":
             raise
-    with truncated_images():
-        return decode_image(data, max_pixels), True
+    with _one_at_a_time[""]:  # Pillow has one such setting in a process
+        before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+        try:
+            return decode_image(data, max_pixels), True
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def extension_of(data: bytes) -> str:
@@ -139,20 +146,6 @@ def extension_of(data: bytes) -> str:
     if data.startswith(b"\x89PNG"):
         return "png"
     return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else "jpg"
-
-
-@contextmanager
-def truncated_images() -> Iterator[None]:
-    """Within it, of a file that ends too early the part that is there is decoded.
-
-    Pillow knows this as one setting of the process, so threads that decode must start and end within it.
-    """
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = True
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Image.Image]]], path: Path, tile_pixels: int = 96) -> None:

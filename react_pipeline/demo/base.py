@@ -1,12 +1,10 @@
 """The demo's base model: a small CLIP made of two public networks, joined without any training.
 
-Belongs here: its weights. Does not belong here: the architecture (`network`), publishing (`react_pipeline.clip.base`).
-
-Method: DeViSE (Frome et al., NeurIPS 2013) in closed form. The image tower is EfficientNet-Lite0, trained on ImageNet;
-the text tower is the sentence encoder all-MiniLM-L6-v2. A ridge regression maps the classifier's 1,000 weight vectors
-to the MiniLM vectors of the 1,000 class names, so an image lands near the names of what it shows. The map is linear,
-so it is applied to the tokens and averaging them afterwards changes nothing; the two transformer blocks behind it
-start as identities (zero output projections). No image is used, and none of the emoji or icons.
+Method: DeViSE (Frome et al., NeurIPS 2013) in closed form. The image tower (`network`) is EfficientNet-Lite0, trained
+on ImageNet; the text tower is the sentence encoder all-MiniLM-L6-v2. A ridge regression maps the classifier's 1,000
+weight vectors to the MiniLM vectors of the 1,000 class names, so an image lands near the names of what it shows. The
+map is linear, so it is applied to the tokens and averaging them afterwards changes nothing; the two transformer blocks
+behind it start as identities (zero output projections). No image is used, and none of the emoji or icons.
 """
 
 import math

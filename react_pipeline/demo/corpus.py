@@ -1,7 +1,7 @@
 """The demo's corpus as webdataset tars, and its labelled sets as image folders with a manifest.
 
-Belongs here: files. Does not belong here: which drawings and captions there are (`sources`), pixels (`drawing`), which
-emoji a domain has (`evaluation`). The same packages give the same bytes.
+The same packages give the same bytes. Does not belong here: which drawings and captions there are (`sources`,
+`evaluation`), pixels (`drawing`).
 """
 
 import csv

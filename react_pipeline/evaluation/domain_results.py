@@ -16,12 +16,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
 from scipy.special import logsumexp  # type: ignore[import-untyped]
 
-from react_pipeline.clip import LOGIT_SCALE, ClipClassifier, load_classifier
+from react_pipeline.clip import LOGIT_SCALE, load_classifier
 from react_pipeline.labelled import encode_images, preprocessing_for, read_images
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
-from react_pipeline.settings import DomainConfig
 from react_pipeline.store import Artifact, CorruptArtifact
 
 STAGE = "domain_results"
@@ -151,8 +150,9 @@ def write_evaluation(
     images = read_images(evaluation_set, domain)
     device = choose_device(project.config.device)
     precision = choose_precision(project.config.embedding.precision, device, "embedding.precision")
-    classifier = load_classifier(project, checkpoint, parents.get("base_checkpoint"), domain, device)
-    logits = _logits(project, domain, classifier, images, precision)
+    clip, head = load_classifier(checkpoint, parents.get("base_checkpoint"), domain, device)
+    vectors = encode_images(project.config, clip, images, preprocessing_for(clip, domain))
+    logits = LOGIT_SCALE * vectors @ head.numpy()
     if not np.isfinite(logits).all():
         raise CorruptArtifact(
             f"{checkpoint.path}: its features are not finite; rematerialize `{checkpoint.stage}` for {checkpoint.key!r}"
@@ -206,22 +206,6 @@ def score(ranked: NDArray[np.int64], class_ids: NDArray[np.int64], class_names: 
         "mean_per_class": float(np.mean([accuracy for entry in per_class if (accuracy := entry.accuracy) is not None])),
         "per_class": tuple(per_class),
     }
-
-
-def _logits(
-    project: Project, domain: DomainConfig, classifier: ClipClassifier, images: pd.DataFrame, precision: str
-) -> NDArray[np.float32]:
-    embedding = project.config.embedding
-    vectors = encode_images(
-        classifier.clip,
-        images,
-        max_pixels=project.config.corpus.max_pixels,
-        batch_size=embedding.batch_size,
-        workers=embedding.workers,
-        precision=precision,
-        preprocess=preprocessing_for(classifier.clip, domain),
-    )
-    return LOGIT_SCALE * vectors @ classifier.head.numpy()
 
 
 def _write_result(directory: Path, result: EvalResult) -> None:

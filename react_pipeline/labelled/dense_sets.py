@@ -1,14 +1,13 @@
 """Images with boxes or label maps: COCO instances JSON, label PNGs of several encodings; folders or zips, in place.
 
-Belongs here: which images a set has, what is true of them, and a digest of it all. Does not belong here: the table of
-sets (`settings.dense`), measuring. What is missing is `Unavailable`; what is wrong is an error that names file and
-field; boxes that can be no object's are counted and left out.
+What is missing is `Unavailable`; what is wrong is an error that names file and field; boxes that can be no object's are
+counted and left out. Does not belong here: the table of sets (`settings.dense`), measuring.
 """
 
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from react_pipeline.corpus import BadImage, decode_image
+from react_pipeline.corpus import IMAGE_SUFFIXES, BadImage, decode_image
 from react_pipeline.labelled.images import FileSource, Unavailable, is_inside, open_zip
 from react_pipeline.labelled.labels import lines_of, normal
 from react_pipeline.labelled.listing import read_json, read_lines
@@ -137,9 +136,10 @@ def read_dense_set(root: Path, entry: DenseSet) -> DenseImages:
 def dense_digests(project: Project, slug: str) -> dict[str, frozenset[str]]:
     """SHA-256 of the image files of a domain's dense sets, by set; only sets that are there."""
     found: dict[str, frozenset[str]] = {}
-    for entry in project.config.dense.sets(slug) if project.config.dense.root else ():
+    root = project.config.dense.root
+    for entry in project.config.dense.sets(slug) if root else ():
         try:
-            images = read_dense_set(project.config.dense.root or Path(), entry)
+            images = read_dense_set(root or Path(), entry)
         except Unavailable:
             continue
         hashes = (hashlib.sha256(images.source.read(position)).hexdigest() for position in range(len(images)))
@@ -178,7 +178,7 @@ def _read_boxes(root: Path, entry: DenseSet) -> DenseImages:
     try:
         names, ids = _classes(path, entry, given["categories"])
         images = {
-            image["id"]: {key: image[key] for key in ("id", "file_name", "width", "height")}
+            image["id"]: {key: image[key] for key in ("id", "width", "height")} | {"file_name": str(image["file_name"])}
             for image in given["images"]
         }
         if len(images) < len(given["images"]):
@@ -239,30 +239,25 @@ def _boxes(
         elif box["category_id"] in wanted:
             cut = [*inside, right - inside[0], bottom - inside[1]]
             # A hundredth of a pixel is how annotations are rounded.
-            skipped["cut at the border"] += int(
-                max(abs(a - b) for a, b in zip(cut, (left, top, width, height), strict=True)) > 0.02
-            )
-            boxes.append(
-                {
-                    **{"id": len(boxes) + 1, "image_id": box["image_id"], "category_id": box["category_id"]},
-                    **{"bbox": cut, "area": float(box.get("area", cut[2] * cut[3]))},
-                    "iscrowd": int(box.get("iscrowd", 0)),
-                }
-            )
+            skipped["cut at the border"] += int(np.abs(np.subtract(cut, [left, top, width, height])).max() > 0.02)
+            ours = {"id": len(boxes) + 1, "image_id": box["image_id"], "category_id": box["category_id"], "bbox": cut}
+            area, crowd = float(box.get("area", cut[2] * cut[3])), int(box.get("iscrowd", 0))
+            boxes.append({**ours, "area": area, "iscrowd": crowd})
     return boxes, +skipped
 
 
 def _read_maps(root: Path, entry: DenseSet) -> DenseImages:
     maps = {name: where for name, where in files_below(root, entry.truth).items() if name.lower().endswith(".png")}
     converted = [name for name in maps if TRAIN_IDS in name]
-    stems = {PurePosixPath(name).stem.removesuffix(TRAIN_IDS): name for name in converted or maps}
-    if entry.listed:
-        listed = read_lines(root / entry.listed)
+    listed = read_lines(root / entry.listed) if entry.listed else None
+    stems = _by_stem(converted or maps, listed, root / entry.truth)
+    if listed is not None:
         if missing := [name for name in listed if name not in stems]:
             raise InputError(f"{root / entry.truth}: no label map of {len(missing)} listed images\n{lines_of(missing)}")
         stems = {name: stems[name] for name in listed}
     found = files_below(root, entry.images)
-    images = {PurePosixPath(name).stem: name for name in found}
+    suffixed = [name for name in found if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES]
+    images = _by_stem(suffixed, stems, root / entry.images)
     if missing := [stem for stem in stems if stem not in images]:
         raise InputError(f"{root / entry.images}: no image of {len(missing)} label maps\n{lines_of(missing)}")
     if not stems:
@@ -270,16 +265,25 @@ def _read_maps(root: Path, entry: DenseSet) -> DenseImages:
     names = entry.class_names or tuple(read_lines(root / (entry.names_file or "")))
     if twice := [name for name, count in Counter(map(normal, names)).items() if count > 1]:
         raise InputError(f"{root / (entry.names_file or '')}: names {', '.join(twice)} twice")
-    table = np.full(256, -1)
     if len(names) > IGNORED:
         raise InputError(f"{entry.name}: {len(names)} classes do not fit a label map of 8 bits")
-    values = range(len(names)) if converted or not entry.values else entry.values
+    values = () if converted else entry.values or ()
     # Values of the official files that are no class (unlabelled, border, unused ids) count for nothing.
-    table[list(range(256)) if entry.values and not converted else [IGNORED]] = IGNORED
-    table[list(values)] = range(len(names))
+    table = np.full(256, IGNORED if values else -1)
+    table[IGNORED] = IGNORED
+    table[list(values or range(len(names)))] = range(len(names))
     files = tuple(images[stem] for stem in stems)
-    return DenseImages(
-        *(entry, names, files, FileSource(root, tuple(found[name] for name in files))),
-        labels=FileSource(root, tuple(maps[name] for name in stems.values())),
-        table=table,
-    )
+    source = FileSource(root, tuple(found[name] for name in files))
+    labels = FileSource(root, tuple(maps[name] for name in stems.values()))
+    return DenseImages(entry, names, files, source, labels=labels, table=table)
+
+
+def _by_stem(names: Iterable[str], wanted: Collection[str] | None, where: Path) -> dict[str, str]:
+    """Files by what joins an image and its label map: the name without folder and ending, of those that are wanted."""
+    found: dict[str, str] = {}
+    known = None if wanted is None else set(wanted)
+    for name in names:
+        stem = PurePosixPath(name).stem.removesuffix(TRAIN_IDS)
+        if (known is None or stem in known) and (other := found.setdefault(stem, name)) != name:
+            raise InputError(f"{where}: {other} and {name} differ in folder or ending alone; keep one of them")
+    return found

@@ -1,7 +1,7 @@
-"""Encoding images of the benchmark: preprocessing, reading ahead, features as an array on disk.
+"""Encoding images of the benchmark: bytes in, features as an array on disk out, for any list of images.
 
-Belongs here: bytes of images in, features out, for any list of images. Does not belong here: which images (`readers`,
-`image_text`), what is published (`features`). Shapes: N images of H x W pixels, B of them in a batch, D width.
+Does not belong here: which images, what is published (`benchmark`).
+Shapes: N images of H x W pixels, B of them in a batch, D width.
 """
 
 import hashlib
@@ -111,11 +111,10 @@ def encode(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     widths = {path: clip.dimension} | ({unprojected[0]: len(unprojected[1])} if unprojected else {})
-    partials = {target: target.with_name(target.name + ".partial") for target in widths}
-    arrays = [
-        np.lib.format.open_memmap(partials[target], "w+", np.float32, (count, width))
+    arrays = {
+        target: np.lib.format.open_memmap(_partial(target), "w+", np.float32, (count, width))
         for target, width in widths.items()
-    ]
+    }
     digests: list[bytes] = []
     truncated = start = 0
     # A process for less than a batch would only cost its start.
@@ -135,7 +134,7 @@ def encode(
             with torch.inference_mode():
                 given = clip.model.encode_image(pixels.to(clip.device))
                 batches = [given @ unprojected[1], given] if unprojected else [given]
-            for array, values in zip(arrays, batches, strict=True):
+            for array, values in zip(arrays.values(), batches, strict=True):
                 batch = values.float().cpu().numpy()
                 if not np.isfinite(batch).all():
                     raise CorruptArtifact(
@@ -145,12 +144,14 @@ def encode(
                 array[start : start + len(batch)] = batch
             start += len(pixels)
             bar.update(len(pixels))
-    for array in arrays:
+    for target, array in arrays.items():
         array.flush()
-    del array, arrays
-    for target, partial in partials.items():
-        partial.replace(target)
+        _partial(target).replace(target)
     return np.frombuffer(b"".join(digests), np.uint8).reshape(count, 32), truncated
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
 
 
 def _collate(rows: list[LoadedImage | str]) -> tuple[Tensor | None, list[tuple[bytes, bool]], str]:

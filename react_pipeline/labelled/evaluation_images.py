@@ -1,7 +1,6 @@
 """A data set's test images as a domain's labelled images, read in place from archives too.
 
-Belongs here: joining the data set's classes with the domain's, and reading an image again by its location. Does not
-belong here: publishing the set (`react_pipeline.labelled.labelled`).
+Belongs here: joining the data set's classes with the domain's, and reading an image again by its location.
 """
 
 from collections import Counter

@@ -1,18 +1,16 @@
 """Labelled images of the benchmark: where each one's bytes are, its labels, and a digest of it all.
 
-Belongs here: the one type that every reader gives back, and reading bytes from files and zip archives in place. Does
-not belong here: finding out which images a data set has (the readers), decoding (`react_pipeline.corpus.images`).
-
-Names of zip members are keys of the archive's own directory; nothing is extracted, no name becomes a path.
+Every reader gives the one type of this module. Bytes are read from files and zip archives in place: names of members
+are keys of the archive's own directory, nothing is extracted, no name becomes a path.
 """
 
 import hashlib
 import os
-import threading
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -24,8 +22,6 @@ from react_pipeline.store import InputError, stamp_of
 
 MAX_IMAGE_BYTES = 256 << 20
 """A larger file is no image of these data sets; a member of a hostile archive may claim any size."""
-
-_MOST_OPEN = 64
 
 
 class Unavailable(InputError):  # noqa: N818 - reads as the state it reports
@@ -76,7 +72,7 @@ class LabelledImages:
         return len(self.locations)
 
     def read(self, position: int) -> bytes:
-        """The bytes of the image file at `position`.
+        """The bytes of an image file.
 
         Raises:
             InputError: If it is gone or damaged.
@@ -86,10 +82,8 @@ class LabelledImages:
     def digest(self) -> str:
         """SHA-256 over the names, sizes, checksums and labels of the images and the order of the classes, for lineage.
 
-        The order decides the columns of a submission, so files with another one are not the same.
-
-        Members of zip archives are taken by the CRC of the archive's directory, which reading verifies; other files
-        are read. So equal digests mean equal images, labels and order, wherever the root is.
+        The order decides the columns of a submission. Members of zip archives are taken by the CRC of the archive's
+        directory, which reading verifies; other files are read.
 
         Raises:
             InputError: If a file is gone.
@@ -149,14 +143,11 @@ class FileSource:
         if archive is None:
             return _read_file(self.root / member)
         where = f"{self.root / archive}@{member}"
-        opened = open_zip(self.root / archive)
+        opened, info = _member(self.root / archive, member)
+        if info.file_size > MAX_IMAGE_BYTES:
+            raise InputError(f"{where}: {info.file_size:,} bytes are too many for an image")
         try:
-            info = opened.getinfo(member)
-            if info.file_size > MAX_IMAGE_BYTES:
-                raise InputError(f"{where}: {info.file_size:,} bytes are too many for an image")
             return opened.read(info)
-        except KeyError as error:
-            raise InputError(f"{where}: no such member") from error
         # Damaged or hostile members: bad CRC, cut data, unknown compression, encryption.
         except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError) as error:
             raise InputError(f"{where}: cannot be read ({error}); copy the archive again") from error
@@ -167,10 +158,7 @@ class FileSource:
         if archive is None:
             data = _read_file(self.root / member)
             return len(data), zlib.crc32(data)
-        try:
-            info = open_zip(self.root / archive).getinfo(member)
-        except KeyError as error:
-            raise InputError(f"{self.root / archive}@{member}: no such member") from error
+        _, info = _member(self.root / archive, member)
         return info.file_size, info.CRC
 
 
@@ -178,6 +166,14 @@ def split_location(location: str) -> tuple[str | None, str]:
     """Archive and member of `archive.zip@member`; None and the path of anything else."""
     head, mark, member = location.partition(".zip@")
     return (f"{head}.zip", member) if mark else (None, location)
+
+
+def _member(archive: Path, name: str) -> tuple[zipfile.ZipFile, zipfile.ZipInfo]:
+    opened = open_zip(archive)
+    try:
+        return opened, opened.getinfo(name)
+    except KeyError as error:
+        raise InputError(f"{archive}@{name}: no such member") from error
 
 
 def is_inside(name: str) -> bool:
@@ -201,31 +197,18 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-_handles: dict[Path, tuple[tuple[int, ...], Any]] = {}
-_lock = threading.Lock()
-
-
 def open_once(path: Path, opener: Callable[[Path], Any]) -> Any:
-    """A file kept open in this process, opened again after it was changed."""
-    version = stamp_of(path.stat())
-    with _lock:
-        held = _handles.get(path)
-        if held is None or held[0] != version:
-            while len(_handles) >= _MOST_OPEN:
-                # Not closed here: another thread may still read it; it closes with its last reader.
-                _handles.pop(next(iter(_handles)))
-            held = _handles[path] = (version, opener(path))
-        return held[1]
+    """A file kept open in this process, opened again after it was changed; `opener` is a function of a module."""
+    return _opened(path, stamp_of(path.stat()), opener)
 
 
-def _forget_handles() -> None:
-    # A child shares the parent's file offsets, and the lock may have been held by a thread it does not have.
-    global _lock
-    _handles.clear()
-    _lock = threading.Lock()
+@lru_cache(maxsize=64)
+def _opened(path: Path, _version: tuple[int, ...], opener: Callable[[Path], Any]) -> Any:
+    # What makes way is not closed: another thread may still read it; it closes with its last reader.
+    return opener(path)
 
 
-os.register_at_fork(after_in_child=_forget_handles)
+os.register_at_fork(after_in_child=_opened.cache_clear)  # a child shares the parent's file offsets
 
 
 def _read_file(path: Path) -> bytes:

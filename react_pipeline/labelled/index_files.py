@@ -1,19 +1,16 @@
-"""Reader of a local ELEVATER copy: its registry (`vision_datasets.json`) and index files, zip archives in place.
+"""Reader of a local ELEVATER copy: its registry (`vision_datasets.json`) and IRIS and COCO index files, zips in place.
 
-Belongs here: the IRIS and COCO index formats as ELEVATER's files have them. Does not belong here: other layouts
-(`folders`, `webdatasets`, `originals`).
-
-Both formats are read here rather than by the package vision-datasets: it brings a cloud vendor's client libraries, and
-it does not detect the faults that this reader must refuse.
+They are read here rather than by the package vision-datasets: it brings a cloud vendor's client libraries, and it does
+not detect the faults that this reader must refuse.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from react_pipeline.labelled.images import FileSource, LabelledImages, Unavailable, is_inside, labelled_images
 from react_pipeline.labelled.labels import lines_of
@@ -24,6 +21,8 @@ from react_pipeline.store import InputError
 
 REGISTRY = "vision_datasets.json"
 LAYOUT = "ELEVATER"
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class _Given(BaseModel):
@@ -125,15 +124,19 @@ def read_elevater(root: Path, entry: Dataset, split: str) -> LabelledImages | No
 
 def _find(root: Path, entry: Dataset) -> tuple[Path, RegistryEntry] | None:
     path = root / REGISTRY
-    if path.is_file():
-        entries = _registered(path, entry.name)
-        if entries:
-            newest = max(entries, key=lambda given: given.version)
-            if not is_inside(newest.root_folder):
-                raise InputError(f"{path}: {entry.name}.root_folder: {newest.root_folder!r} is outside {root}")
-            if not (root / newest.root_folder).is_dir():
-                raise Unavailable(f"{path} names the folder {newest.root_folder}, which is missing")
-            return root / newest.root_folder, newest
+    given = read_json(path) if path.is_file() else []
+    if not isinstance(given, list):
+        raise InputError(f"{path}: is no list of data sets; copy it again")
+    # Of other data sets' entries, which may be anything, nothing is demanded.
+    mine = [about for about in given if isinstance(about, dict) and about.get("name") == entry.name]
+    entries = [_validate(RegistryEntry, about, path, f"{entry.name}.") for about in mine]
+    if entries:
+        newest = max(entries, key=lambda about: about.version)
+        if not is_inside(newest.root_folder):
+            raise InputError(f"{path}: {entry.name}.root_folder: {newest.root_folder!r} is outside {root}")
+        if not (root / newest.root_folder).is_dir():
+            raise Unavailable(f"{path} names the folder {newest.root_folder}, which is missing")
+        return root / newest.root_folder, newest
     layout = read_data("layouts.json").get(entry.name)
     if layout is not None:
         known = RegistryEntry.model_validate(layout)
@@ -141,15 +144,6 @@ def _find(root: Path, entry: Dataset) -> tuple[Path, RegistryEntry] | None:
             if folder.is_dir():
                 return folder, known
     return None
-
-
-def _registered(path: Path, name: str) -> list[RegistryEntry]:
-    """The entries of a data set; of others, which may be any, nothing is demanded."""
-    given = read_json(path)
-    if not isinstance(given, list):
-        raise InputError(f"{path}: is no list of data sets; copy it again")
-    mine = [entry for entry in given if isinstance(entry, dict) and entry.get("name") == name]
-    return [_validate(TypeAdapter(RegistryEntry), entry, path, f"{name}.") for entry in mine]
 
 
 def _read_iris(path: Path) -> _Index:
@@ -180,18 +174,17 @@ def _labelmap(folder: Path, registered: RegistryEntry, entry: Dataset) -> list[s
 
 
 def _read_coco(path: Path) -> tuple[_Index, list[str]]:
-    coco: _Coco = _validate(TypeAdapter(_Coco), read_json(path), path)
+    coco = _validate(_Coco, read_json(path), path)
     categories = sorted(coco.categories, key=lambda category: category.id)
     ranks = {category.id: rank for rank, category in enumerate(categories)}
     images = sorted(coco.images, key=lambda image: image.id)
-    problems = [f"image id {image.id} occurs twice" for image, after in zip(images, images[1:], strict=False)
-                if image.id == after.id]  # fmt: skip
+    times = Counter(image.id for image in images)
+    problems = [f"image id {image_id} occurs twice" for image_id, count in times.items() if count > 1]
     if len(ranks) < len(categories):
         problems.append("two categories have the same id")
     labels = defaultdict[int, list[int]](list)
-    known = {image.id for image in images}
     for annotation in coco.annotations:
-        if annotation.image_id not in known or annotation.category_id not in ranks:
+        if annotation.image_id not in times or annotation.category_id not in ranks:
             problems.append(f"annotation of image {annotation.image_id}, category {annotation.category_id}: unknown id")
         else:
             labels[annotation.image_id].append(ranks[annotation.category_id])
@@ -224,9 +217,9 @@ def _labels(entry: Dataset, index: _Index, classes: int, where: Path) -> NDArray
     return labels
 
 
-def _validate(adapter: TypeAdapter[Any], given: Any, path: Path, within: str = "") -> Any:
+def _validate(model: type[_Model], given: Any, path: Path, within: str = "") -> _Model:
     try:
-        return adapter.validate_python(given)
+        return model.model_validate(given)
     except ValidationError as error:
         problems = [f"{within}{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
         raise InputError(f"{path}:\n{lines_of(problems)}") from error

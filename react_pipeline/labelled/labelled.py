@@ -1,16 +1,13 @@
-"""Labelled images: the evaluation set of a domain, as an artifact, and the reading of its images.
+"""Labelled images: the evaluation set of a domain as an artifact, and decoding and encoding its images.
 
-Belongs here: publishing a set of any kind (folder, manifest, data set of ELEVATER, demo), and decoding and encoding its
-images. Does not belong here: how these are read (`labels`, `evaluation_images`), what is measured on the
-images (`evaluation`), or what is kept out of the retrieved set because of them (`duplicates`).
+Does not belong here: how sets are listed (`labels`, `evaluation_images`), what is measured on them (`evaluation`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +16,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.corpus import BadImage, decode_image, truncated_images
+from react_pipeline.corpus import BadImage, decode_image, decode_what_is_there
 from react_pipeline.demo import installed_versions
 from react_pipeline.labelled.evaluation_images import is_location, list_images, location_of, read_location
 from react_pipeline.labelled.images import Unavailable
 from react_pipeline.labelled.labels import lines_of, read_folder, read_manifest
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.settings import DomainConfig, EvaluationSetConfig
+from react_pipeline.settings import DomainConfig, PipelineConfig
 from react_pipeline.store import Artifact, InputError, canonical_json
 
 if TYPE_CHECKING:
@@ -52,43 +49,33 @@ def publish_evaluation_set(project: Project, slug: str) -> Artifact:
     """
     domain = project.domain(slug)
     evaluation = domain.evaluation
-    reason = _unavailable(evaluation)
-    if evaluation is None or reason:
-        return _publish(project, slug, {"unavailable": reason}, lambda _: (_no_images(), {"unavailable": reason}))
-
-    if evaluation.kind == "demo":
+    max_pixels = project.config.corpus.max_pixels
+    if evaluation is not None and evaluation.kind == "demo":
 
         def build_demo(directory: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
             from react_pipeline.demo import build_evaluation
 
             build_evaluation(evaluation.name, directory)
             images = read_manifest(directory / "manifest.csv", domain)
-            locations = [str(directory / name) for name in images["path"]]
-            images = _with_digests(images, locations)
-            _require_decodable(locations, project.config.corpus.max_pixels, evaluation.kind)
-            return images, {"name": evaluation.name, "root": "", **_coverage(images, domain)}
+            locations = _located(directory, images["path"])
+            _require_decodable(locations, max_pixels)
+            return _with_digests(images, locations), {"name": evaluation.name, "root": "", **_coverage(images, domain)}
 
-        return _publish(project, slug, {"demo": installed_versions()}, build_demo)
-
-    root = _root(evaluation)
-    if evaluation.kind == "folder":
-        images, notes = read_folder(root, domain)
-    elif evaluation.dataset is not None:
-        try:
-            images, notes = list_images(root, evaluation.dataset, domain), {"dataset": evaluation.dataset}
-        except Unavailable as error:
-            reason = f"evaluation set {evaluation.name!r}: {error.reason}"
-            return _publish(project, slug, {"unavailable": reason}, lambda _: (_no_images(), {"unavailable": reason}))
-    else:
-        images, notes = read_manifest(evaluation.path or root, domain), {}
-    images = _with_digests(images, _locations(images, evaluation))
+        return _publish(project, domain, {"demo": installed_versions()}, build_demo)
+    try:
+        images, notes = _list(domain)
+    except Unavailable as error:
+        unavailable = {"unavailable": error.reason}
+        return _publish(project, domain, unavailable, lambda _: (_no_images(), unavailable))
+    locations = _located(Path(notes["root"]), images["path"], of_elevater="dataset" in notes)
+    images = _with_digests(images, locations)
     identity = hashlib.sha256(canonical_json(images.to_numpy().tolist()).encode()).hexdigest()
 
-    def write(_directory: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-        _require_decodable(_locations(images, evaluation), project.config.corpus.max_pixels, evaluation.kind)
-        return images, {"name": evaluation.name, "root": str(root), **notes, **_coverage(images, domain)}
+    def build(_directory: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+        _require_decodable(locations, max_pixels)
+        return images, {**notes, **_coverage(images, domain)}
 
-    return _publish(project, slug, {"images": len(images), "sha256": identity}, write)
+    return _publish(project, domain, {"images": len(images), "sha256": identity}, build)
 
 
 def read_images(artifact: Artifact, domain: DomainConfig | None = None) -> pd.DataFrame:
@@ -103,11 +90,11 @@ def read_images(artifact: Artifact, domain: DomainConfig | None = None) -> pd.Da
     """
     images = pd.read_parquet(artifact.file(IMAGES))
     root = artifact.path / artifact.counts.get("root", "")
-    if domain is not None and domain.evaluation is not None and domain.evaluation.path is not None:
-        root = _root(domain.evaluation)
+    evaluation = None if domain is None else domain.evaluation
+    if evaluation is not None and evaluation.path is not None:
+        root = _root(evaluation.path, evaluation.kind)
     images.insert(0, "name", images["path"])
-    locate = location_of if "dataset" in artifact.counts else _path_below
-    images["path"] = [locate(root, name) for name in images["name"]]
+    images["path"] = _located(root, images["name"], of_elevater="dataset" in artifact.counts)
     return images
 
 
@@ -138,8 +125,7 @@ class PublishedImages:
         data = _read(path)
         if hashlib.sha256(data).hexdigest() != self.sha256[position]:
             raise InputError(f"{path}: changed since the set was published; rematerialize `{STAGE}`")
-        with _tolerance(is_location(path)):
-            return decode_image(data, self.max_pixels, lazy=lazy)
+        return _decoded(path, data, self.max_pixels, lazy=lazy)
 
 
 def preprocessing_for(clip: Clip, domain: DomainConfig) -> Preprocess:
@@ -150,21 +136,13 @@ def preprocessing_for(clip: Clip, domain: DomainConfig) -> Preprocess:
 
 
 def encode_images(
-    clip: Clip,
-    images: pd.DataFrame,
-    *,
-    max_pixels: int,
-    batch_size: int,
-    workers: int,
-    precision: str,
-    preprocess: Preprocess | None = None,
+    config: PipelineConfig, clip: Clip, images: pd.DataFrame, preprocess: Preprocess | None = None
 ) -> NDArray[np.float32]:
     """Encode labelled images; the next batch is decoded in threads while one is encoded.
 
     Args:
-        images: Of `read_images`, read as `PublishedImages` does.
-        max_pixels: Larger images are refused.
-        precision: As `embedding.precision`.
+        config: For the batch size, workers and precision of `embedding`, and `corpus.max_pixels`.
+        images: Of `read_images`.
         preprocess: Of `preprocessing_for`; unset: the model's own, as for the corpus.
 
     Returns:
@@ -178,33 +156,68 @@ def encode_images(
 
     from react_pipeline.embedding import LONG_RUN, Encoder
 
-    encoder = Encoder(clip, precision, long_run=len(images) >= LONG_RUN)
-
-    published = PublishedImages(tuple(images["path"]), tuple(images["sha256"]), max_pixels)
+    encoder = Encoder(clip, config.embedding.precision, long_run=len(images) >= LONG_RUN)
+    published = PublishedImages(tuple(images["path"]), tuple(images["sha256"]), config.corpus.max_pixels)
 
     def prepare(position: int) -> torch.Tensor:
         return (preprocess or encoder.to_tensor)(published.decoded(position))
 
-    batches = [range(len(images))[start : start + batch_size] for start in range(0, len(images), batch_size)]
+    size = config.embedding.batch_size
+    batches = [range(len(images))[start : start + size] for start in range(0, len(images), size)]
     vectors = [np.zeros((0, clip.dimension), np.float32)]
-    of_elevater = bool(len(images)) and is_location(published.paths[0])
-    with _tolerance(of_elevater), ThreadPoolExecutor(max(workers, 1)) as pool:
-        waiting = [pool.submit(prepare, position) for position in batches[0]] if batches else []
-        followers = [*batches[1:], range(0)][: len(batches)]
-        for following in tqdm(followers, desc="evaluation images", disable=None, leave=False):
-            ready = [task.result() for task in waiting]
-            waiting = [pool.submit(prepare, position) for position in following]
-            vectors.append(encoder.images(torch.stack(ready)).numpy())
+    with ThreadPoolExecutor(max(config.embedding.workers, 1)) as pool:
+        coming = pool.map(prepare, batches[0] if batches else ())
+        for following in tqdm([*batches[1:], ()], desc="evaluation images", disable=None, leave=False):
+            if ready := list(coming):
+                coming = pool.map(prepare, following)
+                vectors.append(encoder.images(torch.stack(ready)).numpy())
     return np.concatenate(vectors)
+
+
+def _list(domain: DomainConfig) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The images of a set on disk, path and class, and what the manifest says of them.
+
+    Raises:
+        Unavailable: If none is configured, or it is not there.
+        InputError: If it is wrong.
+    """
+    evaluation = domain.evaluation
+    if evaluation is None or evaluation.path is None:
+        raise Unavailable(
+            "no evaluation set is configured: add `evaluation` to the domain file, or use `react-pipeline judge`"
+        )
+    about, root = f"evaluation set {evaluation.name!r}", _root(evaluation.path, evaluation.kind)
+    notes: dict[str, Any] = {"name": evaluation.name, "root": str(root)}
+    if evaluation.kind == "manifest":
+        if not evaluation.path.is_file():
+            raise Unavailable(f"{about}: there is no file {evaluation.path}")
+        return read_manifest(evaluation.path, domain), notes
+    if not root.is_dir():
+        raise Unavailable(f"{about}: there is no folder {evaluation.path}")
+    if evaluation.dataset is None:
+        images, ignored = read_folder(root, domain)
+        return images, {**notes, "ignored_files": ignored}
+    try:
+        return list_images(root, evaluation.dataset, domain), {**notes, "dataset": evaluation.dataset}
+    except Unavailable as error:
+        raise Unavailable(f"{about}: {error.reason}") from error
+
+
+def _root(path: Path, kind: str) -> Path:
+    return path.resolve().parent if kind == "manifest" else path.resolve()
+
+
+def _located(root: Path, names: Iterable[str], *, of_elevater: bool = False) -> list[str]:
+    return [location_of(root, name) if of_elevater else str(root / name) for name in names]
 
 
 def _publish(
     project: Project,
-    slug: str,
+    domain: DomainConfig,
     content: Mapping[str, Any],
     build: Callable[[Path], tuple[pd.DataFrame, dict[str, Any]]],
 ) -> Artifact:
-    class_ids = {name: position for position, name in enumerate(project.domain(slug).class_names)}
+    class_ids = {name: position for position, name in enumerate(domain.class_names)}
 
     def write(directory: Path) -> dict[str, Any]:
         images, counts = build(directory)
@@ -212,54 +225,30 @@ def _publish(
         images[_COLUMNS].to_parquet(directory / IMAGES, index=False)
         return {"images": len(images), **counts}
 
-    return project.store.build(resolve(project, STAGE, slug, content=content), write)
-
-
-def _unavailable(evaluation: EvaluationSetConfig | None) -> str | None:
-    if evaluation is None:
-        return "no evaluation set is configured: add `evaluation` to the domain file, or use `react-pipeline judge`"
-    if evaluation.kind in ("folder", "elevater") and not _root(evaluation).is_dir():
-        return f"evaluation set {evaluation.name!r}: there is no folder {evaluation.path}"
-    if evaluation.kind == "manifest" and not (evaluation.path and evaluation.path.is_file()):
-        return f"evaluation set {evaluation.name!r}: there is no file {evaluation.path}"
-    return None
-
-
-def _root(evaluation: EvaluationSetConfig) -> Path:
-    path = (evaluation.path or Path()).resolve()
-    return path.parent if evaluation.kind == "manifest" else path
+    return project.store.build(resolve(project, STAGE, domain.slug, content=content), write)
 
 
 def _no_images() -> pd.DataFrame:
     return pd.DataFrame({"path": [], "class": [], "sha256": []}, dtype=str)
 
 
-def _locations(images: pd.DataFrame, evaluation: EvaluationSetConfig) -> list[str]:
-    locate = location_of if evaluation.kind == "elevater" else _path_below
-    return [locate(_root(evaluation), name) for name in images["path"]]
-
-
-def _path_below(root: Path, name: str) -> str:
-    return str(root / name)
-
-
 def _with_digests(images: pd.DataFrame, locations: Sequence[str]) -> pd.DataFrame:
     return images.assign(sha256=[hashlib.sha256(_read(location)).hexdigest() for location in locations])
 
 
-def _tolerance(of_elevater: bool) -> AbstractContextManager[None]:
-    # As in the benchmark; a truncated file among a user's own images must be fixed.
-    return truncated_images() if of_elevater else nullcontext()
+def _decoded(location: str, data: bytes, max_pixels: int, *, lazy: bool = False) -> Image.Image:
+    if is_location(location):  # as in the benchmark; a truncated file among a user's own images must be fixed
+        return decode_what_is_there(data, max_pixels)[0]
+    return decode_image(data, max_pixels, lazy=lazy)
 
 
-def _require_decodable(locations: Sequence[str], max_pixels: int, kind: str) -> None:
+def _require_decodable(locations: Sequence[str], max_pixels: int) -> None:
     problems = []
-    with _tolerance(kind == "elevater"):
-        for location in locations:
-            try:
-                decode_image(_read(location), max_pixels)
-            except BadImage as error:
-                problems.append(f"{location}: {error}")
+    for location in locations:
+        try:
+            _decoded(location, _read(location), max_pixels)
+        except BadImage as error:
+            problems.append(f"{location}: {error}")
     if problems:
         raise InputError(f"{len(problems)} evaluation images cannot be used; fix or remove them\n{lines_of(problems)}")
 

@@ -1,7 +1,6 @@
 """Labels: the listing of a labelled set, read from a folder or a manifest and joined with a domain's classes by name.
 
-Belongs here: finding every fault of a listing and reporting them in one error. Does not belong here: reading an image,
-or publishing a set (`labelled`).
+Every fault of a listing is in one error. Does not belong here: reading an image, publishing a set (`labelled`).
 """
 
 import os
@@ -10,7 +9,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -21,14 +19,14 @@ from react_pipeline.store import InputError
 _MOST_LISTED = 50
 
 
-def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, dict[str, Any]]:
+def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, int]:
     """List a folder with one subfolder a class, matched with the domain's classes by id, name or synonym.
 
     Case, spaces, underscores and hyphens do not matter in the match. Images may be nested deeper in a class's folder;
     files of other kinds are counted and left out.
 
     Returns:
-        Columns path (relative, with /), class; and counts of what was left out.
+        Columns path (relative, with /), class; and how many files were left out.
 
     Raises:
         InputError: Listing every subfolder that is no class, and images outside any subfolder.
@@ -46,7 +44,7 @@ def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, dict[st
     if not images:
         raise InputError(f"{root}: no image in any subfolder; it needs one subfolder a class")
     rows = [(path.relative_to(root).as_posix(), class_name) for path, class_name in images]
-    return pd.DataFrame(rows, columns=["path", "class"]), {"ignored_files": ignored}
+    return pd.DataFrame(rows, columns=["path", "class"]), ignored
 
 
 def images_by_folder(root: Path, suffixes: Collection[str]) -> tuple[dict[str, list[Path]], list[str], int]:

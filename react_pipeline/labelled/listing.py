@@ -1,10 +1,6 @@
-"""What all readers do with files: reading small text files, and requiring that the listed images exist.
-
-Does not belong here: what a layout looks like (`index_files`, `folders`, `webdatasets`, `originals`).
-"""
+"""What all readers do with files: reading small text files, and requiring that the listed images exist."""
 
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,30 +52,22 @@ def read_lines(path: Path) -> list[str]:
 def require_images(root: Path, locations: Sequence[str], where: Path) -> None:
     """Require that every location is a file below `root` or a member of an archive there.
 
-    Args:
-        root: What locations are relative to.
-
     Raises:
         Unavailable: Naming the archives that are missing.
         InputError: Listing locations that are outside the root or do not exist.
     """
-    members: dict[str, zipfile.ZipFile | None] = {}
+    archives = {archive for archive, _ in map(split_location, locations) if archive and is_inside(archive)}
+    if missing := sorted(archive for archive in archives if not (root / archive).is_file()):
+        raise Unavailable(f"{where} names {', '.join(missing)}, missing in {root}")
+    members = {archive: open_zip(root / archive).NameToInfo for archive in archives}
     problems = []
     for location in locations:
         archive, member = split_location(location)
         if not is_inside(member) or not is_inside(archive or member):
             problems.append(f"{location!r}: is outside {root}")
-        elif archive is None:
-            if not (root / member).is_file():
-                problems.append(f"{location!r}: no such file")
-        else:
-            if archive not in members:
-                members[archive] = open_zip(root / archive) if (root / archive).is_file() else None
-            opened = members[archive]
-            if opened is not None and member not in opened.NameToInfo:
-                problems.append(f"{location!r}: the archive has no such member")
-    missing = sorted(archive for archive, opened in members.items() if opened is None)
-    if missing:
-        raise Unavailable(f"{where} names {', '.join(missing)}, missing in {root}")
+        elif archive is None and not (root / member).is_file():
+            problems.append(f"{location!r}: no such file")
+        elif archive is not None and member not in members[archive]:
+            problems.append(f"{location!r}: the archive has no such member")
     if problems:
         raise InputError(f"{where}: {len(problems)} images cannot be found\n{lines_of(problems)}")

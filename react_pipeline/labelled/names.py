@@ -1,19 +1,16 @@
 """Matching the class names of files on disk with the table's, by name.
 
-Belongs here: which names are taken for the same, and what is said when they do not match. Does not belong here: where
-the names on disk come from (the readers).
-
 A position never decides which class a label means, with one exception: an ELEVATER copy can be taken in ELEVATER's
 order, if its labels have no names at all and that order is certain, or if the user asserts it.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from react_pipeline.labelled.labels import lines_of, normal
 from react_pipeline.settings import IMAGENET, Dataset, installed_file, read_data
@@ -23,6 +20,8 @@ OVERRIDES = "class_names.json"
 """A user's own file at the root: {data set: {name on disk: name in the table}}, or {data set: "elevater-order"}."""
 ELEVATERS_ORDER = "elevater-order"
 """What a user writes to assert the order of an ELEVATER copy with other names."""
+
+_Overrides = dict[str, dict[str, str] | Literal["elevater-order"]]
 
 
 def join_names(
@@ -101,23 +100,14 @@ def _ids_by_name(entry: Dataset, own: dict[str, str], root: Path) -> dict[str, l
     return known
 
 
-def _overrides(root: Path) -> dict[str, dict[str, str] | str]:
+def _overrides(root: Path) -> _Overrides:
     path = root / OVERRIDES
     if not path.is_file():
         return {}
     try:
-        given: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
-    if not isinstance(given, dict) or not all(_is_override(value) for value in given.values()):
+        return TypeAdapter(_Overrides).validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise InputError(
             f'{path}: must be {{"data set": {{"name on disk": "name in the table"}}}}, or "{ELEVATERS_ORDER}" '
-            "in place of the names"
-        )
-    return given
-
-
-def _is_override(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(name, str) for name in value.values())
-    return value == ELEVATERS_ORDER
+            f"in place of the names ({error})"
+        ) from error

@@ -1,10 +1,8 @@
 """Reader of the data sets as torchvision lays them out on disk; nothing is downloaded.
 
-Belongs here: what torchvision's classes call their lists of images and labels, and the data stored in arrays rather
-than in image files. Does not belong here: country211 and rendered-sst2, which are image folders (`folders`), and sets
-of which torchvision knows no split (caltech-101, eurosat_clip).
-
-torch is loaded only when such data is found. The splits are the official ones, the order of images is torchvision's.
+Does not belong here: country211 and rendered-sst2, which are image folders (`folders`), and sets of which torchvision
+knows no split (caltech-101, eurosat_clip). torch is loaded only when such data is found. The splits are the official
+ones, the order of images is torchvision's.
 """
 
 import csv
@@ -207,6 +205,6 @@ def _hdf5(path: Path, name: str) -> Any:
     import h5py  # type: ignore[import-untyped]
 
     try:
-        return open_once(path, lambda file: h5py.File(file, "r"))[name]
+        return open_once(path, h5py.File)[name]
     except (OSError, KeyError) as error:
         raise InputError(f"{path}: no whole HDF5 file with an array {name!r} ({error}); copy it again") from error

@@ -1,7 +1,4 @@
-"""The one entry for reading a data set, in any of the known layouts.
-
-Does not belong here: what a layout looks like (`index_files`, `folders`, `webdatasets`, `originals`).
-"""
+"""The one entry for reading a data set, in any of the known layouts."""
 
 import logging
 from pathlib import Path
@@ -11,8 +8,7 @@ from react_pipeline.labelled.images import LabelledImages, Unavailable
 from react_pipeline.labelled.index_files import read_elevater
 from react_pipeline.labelled.originals import read_original
 from react_pipeline.labelled.webdatasets import read_webdataset
-from react_pipeline.settings import SPLITS, dataset
-from react_pipeline.store import InputError
+from react_pipeline.settings import dataset
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +31,6 @@ def read_dataset(root: Path, name: str, split: str, *, warn: bool = True) -> Lab
         InputError: If it is there and wrong, naming the file and every fault.
     """
     entry = dataset(name)
-    if split not in SPLITS:
-        raise InputError(f"{split!r} is no split: {', '.join(SPLITS)}")
     if split not in entry.sizes:
         raise Unavailable(f"{name} has no split {split!r}")
     missing = []

@@ -1,10 +1,7 @@
-"""Reader of tar shards in clip-benchmark's layout.
+"""Reader of tar shards in clip-benchmark's layout; members are read by their offsets, nothing is extracted.
 
 That is `ROOT/<data set>/<split>/N.tar` with `nshards.txt`, and `classnames.txt` beside the splits. A sample is an image
 and `.cls` (a class id) or, in a multilabel set, `.npy` (a row of zeros and ones).
-
-Does not belong here: the corpus of pairs, which has no labels (`react_pipeline.corpus`). Members are read by their
-offsets; nothing is extracted.
 """
 
 import io
@@ -126,11 +123,15 @@ def _label(path: Path, sample: Sample, entry: Dataset) -> Any:
     return row.astype(np.uint8) if valid else None
 
 
+def _open(path: Path) -> IO[bytes]:
+    return path.open("rb")
+
+
 def _read_at(path: Path, member: Member) -> bytes:
     if member.size_bytes > MAX_IMAGE_BYTES:
         raise InputError(f"{path}: a member of {member.size_bytes:,} bytes is too large for an image")
     try:
-        file: IO[bytes] = open_once(path, lambda tar: tar.open("rb"))
+        file: IO[bytes] = open_once(path, _open)
         # Threads share the file, so its position must not be used.
         data = os.pread(file.fileno(), member.size_bytes, member.offset)
     except OSError as error:

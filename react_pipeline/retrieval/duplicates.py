@@ -50,15 +50,7 @@ class EvaluationImages:
     @classmethod
     def of_table(cls, project: Project, slug: str, images: pd.DataFrame, clip: Clip) -> EvaluationImages:
         """As `load`, of images listed by `labelled.read_images`; `slug` selects `near_duplicate_similarity`."""
-        embedding = project.config.embedding
-        vectors = encode_images(
-            clip,
-            images,
-            max_pixels=project.config.corpus.max_pixels,
-            batch_size=embedding.batch_size,
-            workers=embedding.workers,
-            precision=embedding.precision,
-        )
+        vectors = encode_images(project.config, clip, images)
         return cls(frozenset(images["sha256"]), vectors, project.retrieval(slug).near_duplicate_similarity)
 
     def similarity(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:

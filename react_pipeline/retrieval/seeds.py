@@ -64,14 +64,7 @@ def encode_seeds(
         InputError: If a seed is an evaluation image, by its bytes or nearly; or is no image.
     """
     refused = [f"{path} (the same file)" for path in seeds.loc[evaluation.holds(seeds["sha256"]), "path"]]
-    vectors = encode_images(
-        clip,
-        seeds,
-        max_pixels=project.config.corpus.max_pixels,
-        batch_size=project.config.embedding.batch_size,
-        workers=project.config.embedding.workers,
-        precision=project.config.embedding.precision,
-    )
+    vectors = encode_images(project.config, clip, seeds)
     if not refused:
         similarity = evaluation.similarity(vectors)
         near = similarity >= evaluation.near

@@ -13,7 +13,6 @@ from .corpus import DownloadConfig as DownloadConfig
 from .corpus import StorageConfig as StorageConfig
 from .datasets import DATASETS as DATASETS
 from .datasets import IMAGENET as IMAGENET
-from .datasets import SPLITS as SPLITS
 from .datasets import Dataset as Dataset
 from .datasets import dataset as dataset
 from .datasets import installed_file as installed_file

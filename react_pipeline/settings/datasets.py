@@ -20,8 +20,6 @@ from typing import Any, Literal
 from react_pipeline.store import InputError
 
 Metric = Literal["accuracy", "mean-per-class", "11point_mAP", "roc_auc"]
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 DATA = Path(__file__).parent / "data"
 _HERE = "here"

@@ -38,12 +38,12 @@ def load_chosen(
     if method != BASE:
         require_same_classes(project, checkpoint, domain)
         base = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"])
-    loaded = load_classifier(project, checkpoint, base, domain, choose_device(device or project.config.device))
+    clip, head = load_classifier(checkpoint, base, domain, choose_device(device or project.config.device))
     calibration = calibration_of(project, checkpoint, slug, method, domain)
     origin = Origin(slug, method, checkpoint.fingerprint)
     classes = tuple(domain.class_names)
     precision = precision or project.config.embedding.precision
-    return Classifier(loaded.clip, loaded.head, classes, origin, *calibration, precision, note)
+    return Classifier(clip, head, classes, origin, *calibration, precision, note)
 
 
 def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str, str]:

@@ -145,13 +145,12 @@ def _classify(
     base = None
     if side.method != BASE:  # a champion may be of another base than today's
         base = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"])
-    classifier = load_classifier(project, checkpoint, base, project.domain(slug), choose_device(config.device))
-    head = classifier.head.numpy()
+    clip, head = load_classifier(checkpoint, base, project.domain(slug), choose_device(config.device))
     encode_pictures(
-        Encoder(classifier.clip, config.embedding.precision, long_run=len(pictures) >= LONG_RUN),
+        Encoder(clip, config.embedding.precision, long_run=len(pictures) >= LONG_RUN),
         pictures,
         folder,
-        lambda vectors: {"class": pa.array((vectors @ head).argmax(axis=1), pa.int64())},
+        lambda vectors: {"class": pa.array((vectors @ head.numpy()).argmax(axis=1), pa.int64())},
         batch_size=config.embedding.batch_size,
         workers=config.embedding.workers,
         max_pixels=config.corpus.max_pixels,

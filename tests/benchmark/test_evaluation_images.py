@@ -24,6 +24,7 @@ from react_pipeline.labelled.labels import normal
 from react_pipeline.labelled.readers import read_dataset
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval.duplicates import EvaluationImages
+from react_pipeline.settings.config import EmbeddingConfig
 from react_pipeline.settings.datasets import DATASETS, dataset
 from react_pipeline.settings.files import load_domain
 from react_pipeline.store.errors import InputError
@@ -56,7 +57,7 @@ def test_images_in_a_zip_are_listed_with_the_domains_classes_and_read_in_place(
     assert images["class"].tolist() == [there.class_names[label] for label in there.labels]
     assert artifact.counts["classes_without_images"] == []
     clip = load(tiny_checkpoint)
-    vectors = encode_images(clip, images, max_pixels=10_000, batch_size=4, workers=2, precision="fp32")
+    vectors = encode_images(project.config, clip, images)
     last = clip.preprocess(decode_image(there.read(len(there) - 1), 10_000))
     np.testing.assert_allclose(vectors[-1], clip.encode_images(last[None])[0], atol=1e-6)
 
@@ -149,16 +150,7 @@ def test_images_of_kitti_are_squashed_to_be_measured_and_prepared_as_the_corpus_
     domain = tiny_project.domain(name)
     images = read_images(published, domain)
     squashed, cropped = (
-        encode_images(
-            clip,
-            images,
-            max_pixels=10_000,
-            batch_size=4,
-            workers=1,
-            precision="fp32",
-            preprocess=preprocessing(clip, squash=squash),
-        )
-        for squash in (True, False)
+        encode_images(tiny_project.config, clip, images, preprocessing(clip, squash=squash)) for squash in (True, False)
     )
     head = zero_shot_head(clip, domain.class_names, domain.templates).numpy()
     logits = 100.0 * squashed @ head
@@ -178,7 +170,9 @@ def test_an_image_that_ends_too_early_counts_with_what_is_there(
     cut.write_bytes(cut.read_bytes()[: int(0.8 * cut.stat().st_size)])
     write(tiny_project, domain_of(dataset(name), tmp_path / "data"))
     images = read_images(publish_evaluation_set(tiny_project, name), tiny_project.domain(name))
-    vectors = encode_images(load(tiny_checkpoint), images, max_pixels=10_000, batch_size=1, workers=2, precision="fp32")
+    embedding = EmbeddingConfig(precision="fp32", batch_size=1, workers=2)
+    config = tiny_project.config.model_copy(update={"embedding": embedding})
+    vectors = encode_images(config, load(tiny_checkpoint), images)
     assert len(images) == len(vectors) == 2 and np.isfinite(vectors).all()
     with pytest.raises(BadImage):
         decode_image(cut.read_bytes(), 10_000)  # the tolerance ends with the data set

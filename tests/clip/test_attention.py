@@ -51,29 +51,17 @@ def require_equal(module: nn.Module, ours: Callable[[Tensor], Tensor], theirs: C
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("class_token_only", [False, True])
-def test_attention_equals_the_module(class_token_only: bool) -> None:
+def test_attention_equals_the_module() -> None:
     attn = perturbed(nn.MultiheadAttention(W, H, batch_first=True))
-    taken = slice(0, 1) if class_token_only else slice(None)
-    require_equal(
-        attn,
-        lambda x: self_attention(x, attn, class_token_only=class_token_only),
-        lambda x: attn(x, x, x, need_weights=False)[0][:, taken],
-    )
+    require_equal(attn, lambda x: self_attention(x, attn), lambda x: attn(x, x, x, need_weights=False)[0])
 
 
 def test_the_mlp_equals_the_module(block: ResidualAttentionBlock) -> None:
     require_equal(block.mlp, lambda x: feed_forward(x, block.mlp), block.mlp)
 
 
-@pytest.mark.parametrize("class_token_only", [False, True])
-def test_a_block_equals_the_module(block: ResidualAttentionBlock, class_token_only: bool) -> None:
-    taken = slice(0, 1) if class_token_only else slice(None)
-    require_equal(
-        block,
-        lambda x: host_block(x, block, class_token_only=class_token_only),
-        lambda x: block(x)[:, taken],
-    )
+def test_a_block_equals_the_module(block: ResidualAttentionBlock) -> None:
+    require_equal(block, lambda x: host_block(x, block), block)
 
 
 def test_quick_gelu_has_the_gradient_of_its_formula() -> None:
@@ -95,14 +83,14 @@ def test_copies_mean_their_weights(block: ResidualAttentionBlock) -> None:
     assert not torch.allclose(doubled, plain)
 
 
-@pytest.mark.parametrize("positions", [[0, 2, 4], [4, 4, 4], [1, 0, 3]])
-def test_one_token_sees_itself_and_what_is_before_it(block: ResidualAttentionBlock, positions: list[int]) -> None:
-    last = torch.tensor(positions)
-    mask = torch.full((T, T), float("-inf")).triu(1)
-    rows = torch.arange(B)
+@pytest.mark.parametrize("positions", [[0, 0, 0], [0, 2, 4], [4, 4, 4], [1, 0, 3]])
+@pytest.mark.parametrize("causal", [False, True])
+def test_one_token_sees_what_it_may(block: ResidualAttentionBlock, positions: list[int], causal: bool) -> None:
+    only, rows = torch.tensor(positions), torch.arange(B)
+    mask = torch.full((T, T), float("-inf")).triu(1) if causal else None
     require_equal(
         block,
-        lambda x: host_block(x, block, last=last)[:, 0],
-        lambda x: block(x, attn_mask=mask)[rows, last],
+        lambda x: host_block(x, block, causal=causal, only=only)[:, 0],
+        lambda x: block(x, attn_mask=mask)[rows, only],
     )
-    require_equal(block, lambda x: host_block(x, block, causal=True), lambda x: block(x, attn_mask=mask))
+    require_equal(block, lambda x: host_block(x, block, causal=causal), lambda x: block(x, attn_mask=mask))

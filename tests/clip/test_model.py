@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,19 @@ def test_what_a_checkpoint_file_leaves_open_and_unsaid_is_warned_of_one_by_one(
 def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"open_clip_config\.json"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("react_cfg", [7, {"enabled": True}, {"enabled": True, "last_k_layers": "all"}])
+def test_a_folder_with_a_broken_description_of_gated_blocks_is_refused(
+    tiny_checkpoint: Path, tmp_path: Path, react_cfg: Any
+) -> None:
+    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+    path = tmp_path / "checkpoint" / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["model_cfg"]["vision_cfg"]["react_cfg"] = react_cfg
+    path.write_text(json.dumps(config))
+    with pytest.raises(InputError, match="cannot be built"):
+        load(path.parent)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

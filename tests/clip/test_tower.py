@@ -153,9 +153,9 @@ def seen_blocks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     seen: list[bool] = []
     plain = tower_module.host_block
 
-    def seeing(*args: Any, class_token_only: bool = False) -> Tensor:
-        seen.append(class_token_only)
-        return plain(*args, class_token_only=class_token_only)
+    def seeing(*args: Any, only: Tensor | None = None) -> Tensor:
+        seen.append(only is not None)
+        return plain(*args, only=only)
 
     with monkeypatch.context() as patch:
         patch.setattr(tower_module, "host_block", seeing)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 from support_drawings import draw, encode
 
-from react_pipeline.corpus.images import BadImage, contact_sheet, decode_image
+from react_pipeline.corpus.images import BadImage, contact_sheet, decode_image, decode_what_is_there
 
 MAX_PIXELS = 1_000_000
 
@@ -21,6 +22,16 @@ def saved(image: Image.Image, extension: str, **options: object) -> bytes:
 
 def grey16(value: int) -> Image.Image:
     return Image.fromarray(np.full((4, 6), value, dtype=np.uint16))
+
+
+def test_files_that_end_too_early_are_decoded_by_many_threads_and_refused_afterwards() -> None:
+    data = saved(Image.effect_noise((200, 200), 80).convert("RGB"), "JPEG")[:-2_000]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: decode_what_is_there(data, MAX_PIXELS), range(40)))
+    assert {image.size for image, _ in found} == {(200, 200)}
+    assert decode_what_is_there(data, MAX_PIXELS)[1]
+    with pytest.raises(BadImage, match="truncated"):
+        decode_image(data, MAX_PIXELS)
 
 
 # FAULTS 13

@@ -94,6 +94,7 @@ def test_the_digest_sees_pixels_labels_and_boxes(root: Path) -> None:
         (lambda given: given["images"].append(given["images"][0]), "twice"),
         (lambda given: given["images"].append({**given["images"][0], "id": 9, "file_name": "9.png"}), "9.png"),
         (lambda given: given["images"][0].pop("width"), "width"),
+        (lambda given: given["images"][0].update(file_name=["0.png"]), "not in"),
         (lambda given: given["annotations"][0].pop("bbox"), "bbox"),
         (lambda given: given["annotations"][0].update(bbox=[1, 2, 3]), "COCO"),
         (lambda given: given["annotations"][0].update(bbox=[1, 2, 3, 10**400]), "COCO"),
@@ -161,6 +162,20 @@ def test_wrong_label_maps_are_one_error(root: Path, name: str, content: Any, tok
         Image.fromarray(content).save(path)
     with pytest.raises(InputError, match=token):
         read_dense_set(root, own("masks")).label_map(2, (SIDE, SIDE))
+
+
+@pytest.mark.parametrize("copy", ["labels/again/2.png", "images/2.jpg"])
+def test_two_files_of_one_name_are_refused_rather_than_joined_with_either(root: Path, copy: str) -> None:
+    path = root / "shapes" / copy
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes((root / "shapes" / path.parent.name.replace("again", "labels") / "2.png").read_bytes())
+    with pytest.raises(InputError, match=re.escape(path.name)):
+        read_dense_set(root, own("masks"))
+
+
+def test_other_files_beside_the_images_are_no_images(root: Path) -> None:
+    (root / "shapes" / "images" / "2.txt").write_text("a note")
+    assert read_dense_set(root, own("masks")).image(2, 10_000).size == (SIDE, SIDE)
 
 
 @pytest.mark.parametrize(("name", "gone"), [("boxes", "annotations.json"), ("boxes", "images"), ("masks", "labels")])

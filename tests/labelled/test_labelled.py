@@ -14,6 +14,7 @@ from support_drawings import COLOURS, SHAPES, encode, evaluation_image
 
 from react_pipeline.labelled.labelled import encode_images, publish_evaluation_set, read_images
 from react_pipeline.project.project import Project
+from react_pipeline.settings.config import EmbeddingConfig
 from react_pipeline.store.errors import InputError
 
 
@@ -141,16 +142,14 @@ def test_images_are_encoded_in_order_and_alike_in_any_batch(tiny_project: Projec
 
     clip = load(tiny_checkpoint)
     images = read_images(publish_evaluation_set(tiny_project, "colours"))
-    whole = encode_images(clip, images, max_pixels=10_000, batch_size=100, workers=0, precision="fp32")
-    parts = encode_images(clip, images, max_pixels=10_000, batch_size=5, workers=2, precision="fp32")
+    config = tiny_project.config
+    in_parts = config.model_copy(update={"embedding": EmbeddingConfig(precision="fp32", batch_size=5, workers=2)})
+    whole, parts = (encode_images(given, clip, images) for given in (config, in_parts))
     assert whole.shape == (len(COLOURS) * 4, clip.dimension)
     np.testing.assert_allclose(whole, parts, atol=1e-6)
     last = clip.preprocess(decode_image(Path(images["path"].iloc[-1]).read_bytes(), 10_000))
     np.testing.assert_allclose(whole[-1], clip.encode_images(last[None])[0], atol=1e-6)
-    assert encode_images(clip, images[:0], max_pixels=10_000, batch_size=5, workers=0, precision="fp32").shape == (
-        0,
-        clip.dimension,
-    )
+    assert encode_images(config, clip, images[:0]).shape == (0, clip.dimension)
 
 
 def test_an_image_changed_after_publishing_is_refused(
@@ -162,7 +161,7 @@ def test_an_image_changed_after_publishing_is_refused(
     images = read_images(publish_evaluation_set(project, "shapes"))
     (folder / "circle" / "0.png").write_bytes(encode(evaluation_image("circle", 9)))
     with pytest.raises(InputError, match=r"evaluation_set"):
-        encode_images(load(tiny_checkpoint), images, max_pixels=10_000, batch_size=8, workers=1, precision="fp32")
+        encode_images(project.config, load(tiny_checkpoint), images)
 
 
 def test_classes_of_one_name_are_kept_apart_by_their_ids(tiny_project: Project, folder: Path) -> None:

@@ -151,14 +151,12 @@ def test_models_classify_as_they_are_measured(
     side = present_model(project, SLUG, "base")
     found, _ = find_pictures(str(pictures))
     classified = dict(judge._classify(project, SLUG, side, found, tmp_path / "parts"))
-    classifier = load_classifier(
-        project, project.store.current("base_checkpoint", "all"), None, project.domain(SLUG), "cpu"
-    )
+    clip, head = load_classifier(project.store.current("base_checkpoint", "all"), None, project.domain(SLUG), "cpu")
     expected = {}
     for picture in found[:-1]:
         with torch.inference_mode():
-            pixels = classifier.clip.preprocess(Image.open(picture.path).convert("RGB"))[None]
-        expected[picture.name] = int((classifier.clip.encode_images(pixels) @ classifier.head).argmax())
+            pixels = clip.preprocess(Image.open(picture.path).convert("RGB"))[None]
+        expected[picture.name] = int((clip.encode_images(pixels) @ head).argmax())
     assert classified == expected
 
 

@@ -72,10 +72,10 @@ def test_predictions_are_those_of_the_checkpoint_in_parquet_csv_python_and_on_a_
     assert [row["path"] for row in found] == sorted(str(path) for path in photos.rglob("*.png"))
     # As the evaluation classifies: cosines of the checkpoint's own vectors, times 100, in a softmax.
     base = retrieved_project.store.current("base_checkpoint", "all")
-    plain = load_classifier(retrieved_project, base, None, retrieved_project.domain("shapes"), "cpu")
+    clip, head = load_classifier(base, None, retrieved_project.domain("shapes"), "cpu")
     for row in found:
-        pixels = plain.clip.preprocess(decode_image(Path(row["path"]).read_bytes(), 10_000))[None]
-        cosines = (plain.clip.encode_images(pixels) @ plain.head)[0].numpy()
+        pixels = clip.preprocess(decode_image(Path(row["path"]).read_bytes(), 10_000))[None]
+        cosines = (clip.encode_images(pixels) @ head)[0].numpy()
         order = np.argsort(-cosines, kind="stable")
         assert [row[f"class_{place}"] for place in (1, 2, 3, 4)] == [SHAPES[number] for number in order]
         scores = [float(row[f"score_{place}"]) for place in (1, 2, 3, 4)]
