@@ -16,6 +16,7 @@ MEAN = "mean"
 """In the column `domain` of the rows that average over domains."""
 
 METRICS = ("top1", "top5", "mean_per_class")
+DIFFERENCES = ("delta_top1", "gain_over_control", "judged_delta", "judged_gain")
 INTERVALS = ("top1_low", "top1_high", "delta_low", "delta_high", "gain_low", "gain_high")
 COUNTS = ("n", "pairs", "trainable_parameters")
 NUMBERS = (
@@ -81,7 +82,7 @@ def to_markdown(table: pd.DataFrame) -> str:
         row["interval"] = None if row["method"] == "base" else interval_text(row["delta_low"], row["delta_high"])
         if judged:
             row["judged_interval"] = interval_text(row["judged_delta_low"], row["judged_delta_high"])
-        rows.append([_shown(column, row[column]) for column in shown])
+        rows.append([text_of(column, row[column]) for column in shown])
     return markdown_table(list(shown.values()), rows)
 
 
@@ -90,23 +91,20 @@ def interval_text(low: Any, high: Any) -> str:
     return "" if pd.isna(low) or pd.isna(high) else f"{points(low)} to {points(high)}"
 
 
-def points(difference: float) -> str:
-    """A difference of fractions in percentage points, with its sign."""
-    return f"{100 * difference:+.1f}".replace("-", "−")
+def points(difference: Any) -> str:
+    """A difference of fractions in percentage points, with its sign; empty where nothing was measured."""
+    return "" if pd.isna(difference) else f"{100 * difference:+.1f}".replace("-", "−")
 
 
-def percent(share: float) -> str:
-    """A fraction in percent, without the sign for it."""
-    return f"{100 * share:.1f}"
+def percent(share: Any) -> str:
+    """A fraction in percent, without the sign for it; empty where nothing was measured."""
+    return "" if pd.isna(share) else f"{100 * share:.1f}"
 
 
-def _shown(column: str, value: Any) -> str:
-    if value is None or pd.isna(value):
-        return ""
+def text_of(column: str, value: Any) -> str:
+    """A value of a table as people read it."""
     if column in METRICS:
         return percent(value)
-    if column in ("delta_top1", "judged_delta"):
+    if column in DIFFERENCES:
         return points(value)
-    if column in (*COUNTS, "seconds", "judged"):
-        return f"{value:,.0f}"
-    return str(value)
+    return "" if pd.isna(value) else value if isinstance(value, str) else f"{value:,.0f}"

@@ -42,8 +42,7 @@ def _history(scene: Evidence) -> tuple[Reign, ...]:
     last, verdict = scene.last, scene.verdict
     if last is None or (verdict.by == "rule" and verdict.decision != "promoted"):
         return verdict.history
-    fields = verdict.model_dump(include={"decision", "by", "champion", "challenger", "test", "reason"})
-    return (*verdict.history, Reign(promotion=last.fingerprint, decided=str(last.manifest["created"]), **fields))
+    return (*verdict.history, verdict.as_reign(last))
 
 
 def publish(

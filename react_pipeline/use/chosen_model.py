@@ -122,9 +122,8 @@ def calibration_of(
     project: Project, checkpoint: Artifact, slug: str, method: str, domain: DomainConfig
 ) -> tuple[float | None, str]:
     """Temperature, and what it was fitted on, by the newest result with these classes and templates; or None, ""."""
-    results = results_of(project, slug, method, checkpoint.fingerprint)
     templates = domain.model_dump(mode="json")["templates"]
-    for entry in sorted(results, key=lambda entry: str(entry.artifact.manifest["created"]), reverse=True):
+    for entry in results_of(project, slug, method, checkpoint.fingerprint):
         result = entry.result
         alike = entry.artifact.manifest["config"].get("templates") == templates
         if alike and result.temperature is not None and [one.name for one in result.per_class] == domain.class_names:
