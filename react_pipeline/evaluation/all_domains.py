@@ -61,8 +61,7 @@ def write_overview(
     means = table[table["domain"] == MEAN]
     known = len(comparisons) + len(skipped)
     draw_methods(means, directory / "overview.png", f"mean over {len(comparisons)} of {known}")
-    page = overview_page(table, {slug: artifact.fingerprint for slug, artifact in comparisons.items()})
-    (directory / "dashboard.html").write_text(page, encoding="utf-8")
+    (directory / "dashboard.html").write_text(overview_page(table, comparisons), encoding="utf-8")
     by_method = means.set_index("method")
     return {
         "domains": len(comparisons),

@@ -5,6 +5,7 @@ the numbers come from (`comparison`, `all_domains`), HTML (`dashboard`).
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -71,6 +72,13 @@ def per_class_table(results: Mapping[str, EvalResult], pairs: Mapping[str, Mappi
     table = pd.DataFrame(rows, columns=CLASS_COLUMNS)
     integers = dict.fromkeys(("images", "correct", "correct_top5", "pairs"), "Int64")
     return table.astype({**integers, "accuracy": "float64", "delta": "float64"})
+
+
+def write_tables(table: pd.DataFrame, directory: Path) -> None:
+    """Write `table.parquet`, `table.csv` and `table.md`."""
+    table.to_parquet(directory / "table.parquet", index=False)
+    table.to_csv(directory / "table.csv", index=False)
+    (directory / "table.md").write_text(to_markdown(table), encoding="utf-8")
 
 
 def to_markdown(table: pd.DataFrame) -> str:
