@@ -1,7 +1,6 @@
 """Overview: the comparisons of all domains as one table, with the mean of each method.
 
-Belongs here: which domains it lists, and whether the published one is still what would be built today. Does not
-belong here: the comparison of one domain (`comparison`), or how a page looks (`dashboard`).
+Does not belong here: the comparison of one domain (`comparison`), or how a page looks (`dashboard`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,8 +53,8 @@ def write_overview(
     from react_pipeline.evaluation.dashboard import overview_page
 
     table = average(project, sorted([*comparisons, *skipped]), comparisons, skipped)
-    for position, row in table[table["domain"] == MEAN].iterrows():
-        for names, value in _intervals(project, comparisons, table, str(row["method"])).items():
+    for position, method in table.loc[table["domain"] == MEAN, "method"].items():
+        for names, value in _intervals(project, comparisons, table, str(method)).items():
             table.loc[position, list(names)] = value
     write_tables(table, directory)
     means = table[table["domain"] == MEAN]
@@ -124,10 +123,6 @@ def average(
     a control is averaged over the same domains as its method, and `status` says how many of how many. All numeric
     columns are means, without an interval. A domain without a current comparison has one row that says why.
 
-    Args:
-        comparisons: The current ones, by domain.
-        skipped: Why each other domain has none.
-
     Returns:
         The columns of `compare`'s table; rows of domains first, then those of the domain `mean`.
 
@@ -157,19 +152,16 @@ def _intervals(
 ) -> dict[tuple[str, str], tuple[float, float]]:
     """95% intervals of the means of a method: of its difference to the base, and to its control."""
     rows = table[(table["domain"] != MEAN) & (table["status"] == "ok")]
-    covered, found = _covered(rows, method), {}
+    covered, found = sorted(_covered(rows, method)), {}
 
     def correct(slug: str, name: str) -> Correct:
         fingerprint = comparisons[slug].parents[name]
         return correct_of(project.store.open(RESULTS, method_key(slug, name), fingerprint)).to_numpy()
 
-    for names, other in {
-        ("delta_low", "delta_high"): "base",
-        ("gain_low", "gain_high"): method + CONTROL_SUFFIX,
-    }.items():
+    for prefix, other in (("delta", "base"), ("gain", method + CONTROL_SUFFIX)):
         if method != "base" and (rows["method"] == other).any():
-            pairs = [tuple(correct(slug, name) for name in (method, other)) for slug in sorted(covered)]
-            found[names] = mean_interval([(one, another) for one, another in pairs])
+            pairs = [(correct(slug, method), correct(slug, other)) for slug in covered]
+            found[f"{prefix}_low", f"{prefix}_high"] = mean_interval(pairs)
     return found
 
 

@@ -1,7 +1,4 @@
-"""Bars: top-1 by method as a small picture, for places that show no page (Dagster, Markdown, MLflow's gallery).
-
-Does not belong here: the figures of a page (`dashboard_figures`).
-"""
+"""Bars: top-1 by method as a small picture, for places that show no page (Dagster, Markdown, MLflow's gallery)."""
 
 from pathlib import Path
 
@@ -28,7 +25,7 @@ def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
         top1 = 100 * measured["top1"]
         bars = axes.barh(measured["method"], top1, color=shades)
         if measured["top1_low"].notna().all():
-            reach = [top1 - 100 * measured["top1_low"], 100 * measured["top1_high"] - top1]
+            reach = [(top1 - 100 * measured["top1_low"]).tolist(), (100 * measured["top1_high"] - top1).tolist()]
             axes.errorbar(top1, measured["method"], xerr=reach, fmt="none", ecolor="#333333", elinewidth=1, capsize=2)
         axes.bar_label(bars, fmt="%.1f", label_type="center", color="white", fontsize=9)
         axes.invert_yaxis()

@@ -29,8 +29,6 @@ EVALUATOR_VERSION = "2"
 """Changed by hand when the same checkpoint and images would get other numbers. Unequal versions are not compared."""
 
 TOP = 5
-
-
 TEMPERATURE_BOUNDS = (1e-2, 1e3)
 
 

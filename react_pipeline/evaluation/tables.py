@@ -1,7 +1,6 @@
-"""Tables of a comparison: their columns, and how they read in Markdown.
+"""Tables of a comparison: their columns, numbers as people read them, and Markdown.
 
-Belongs here: names and kinds of columns, numbers as people read them, the table per class. Does not belong here: where
-the numbers come from (`comparison`, `all_domains`), HTML (`dashboard`).
+Does not belong here: where the numbers come from (`comparison`, `all_domains`), HTML (`dashboard`).
 """
 
 from collections.abc import Mapping
