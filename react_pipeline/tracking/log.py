@@ -1,6 +1,5 @@
 """Tracking: every published artifact as one MLflow run, written once and never at the cost of a result.
 
-Belongs here: what of an artifact goes to MLflow, the model registry, and the queue of what could not be logged yet.
 Does not belong here: how a run is found (`runs`), a training under way (`live`), deciding what is champion.
 
 An artifact is on disk before its run is written. It is queued in `<store>/.pending_tracking` first and leaves the
@@ -79,15 +78,12 @@ class Tracking:
         entry = self._put(project, artifact, dagster_run_id)
         return self._log_queue(project, artifact, dagster_run_id).runs.get(entry.name)
 
-    def log_pending(self, project: Project, *, patient: bool = False) -> dict[str, str]:
-        """Log everything queued; returns the run id of each artifact that is logged now, by the name of its entry."""
-        return self._log_queue(project, patient=patient).runs
-
     def apply(self, project: Project, artifact: Artifact | None = None, *, patient: bool = False) -> Delivery:
-        """Apply a verdict to the registry, after whatever waits; never raises, safe to repeat.
+        """Log everything queued, then apply a verdict to the registry; never raises, safe to repeat.
 
         Args:
             artifact: Of the stage `promotion`; None: only what waits.
+            patient: Ask the server even if it failed a moment ago.
         """
         queue = self._queue(project)
         if artifact is not None:
@@ -199,22 +195,10 @@ class Tracking:
             queue.rest(error)
             return None
 
-    def url(self, run_id: str) -> str | None:
-        """Where a browser shows a run; None for a database over which no server is known: `ui` starts one."""
-        return self.runs.url(run_id)
-
     def count_pending(self, project: Project, *, verdicts: bool = False) -> int:
         """How many artifacts and verdicts wait to be logged, or `verdicts` alone."""
         queue = self._queue(project)
         return len(queue.verdicts() if verdicts else queue.entries())
-
-    def prepare(self) -> None:
-        """Create the database and the experiment, so that programs which open them later find them whole.
-
-        Raises:
-            Exception: Whatever MLflow raises when it cannot be reached.
-        """
-        self.runs.connect()
 
     def _log_entry(self, client: MlflowClient, project: Project, entry: dict[str, str]) -> str:
         try:

@@ -1,8 +1,5 @@
 """What accompanies a result's own figures in MLflow, so that its compare page and charts need no other run.
 
-Belongs here: what the training behind a result cost, and its differences to the base and to its control. Does not
-belong here: the result's own metrics (`values`), writing them (`tracking`).
-
 Every result has the same keys, the base too: `top1`, `top5`, `mean_per_class`, `n`, `pairs`, `trainable_parameters`,
 `training_seconds`, and `delta_top1`, `delta_top1_low`, `delta_top1_high` once a comparison holds it; a method with a
 control has `gain_over_control` and its bounds as well. `judged_delta` and `judged_gain` come from a person's judgements

@@ -1,8 +1,7 @@
 """The runs of one MLflow experiment: connecting, finding or opening an artifact's run, and writing rows to it.
 
-Belongs here: what the log of a finished artifact (`tracking`) and of a training under way (`live`) share, so
-that both mean the same run. Does not belong here: what is written, and what happens when MLflow does not answer: every
-function here raises whatever MLflow, its database or the network raise.
+The log of a finished artifact (`log`) and that of a training under way (`live`) share it, so that both mean the same
+run. Every function here raises whatever MLflow, its database or the network raise.
 """
 
 from __future__ import annotations

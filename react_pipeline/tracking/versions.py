@@ -1,7 +1,6 @@
 """The versions of `react-<domain>` in MLflow's registry: finding them, and writing on them why they are what they are.
 
-Belongs here: names, look-ups, tags and descriptions. Does not belong here: which alias goes where, and what happens
-when MLflow does not answer (`tracking.registry`): every function here raises whatever MLflow raises.
+Does not belong here: which alias goes where (`registry`). Every function here raises whatever MLflow raises.
 """
 
 from __future__ import annotations

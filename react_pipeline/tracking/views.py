@@ -1,6 +1,4 @@
-"""Views: what MLflow's pages show first, so that they answer questions without a search by hand.
-
-Belongs here: addresses of pages, and the saved views of an experiment. Does not belong here: what runs hold (`values`).
+"""Views: the addresses of MLflow's pages, and the saved views of an experiment.
 
 MLflow 3.17 opens an experiment as one of language models, with an empty page of traces, unless the address holds
 `workflowType`; no tag changes that. A saved view is a tag of the experiment, which the menu *Views* lists and an
@@ -51,11 +49,6 @@ def run_url(address: str, experiment_id: str, run_id: str) -> str:
 def view_url(address: str, experiment_id: str, view: str = RESULTS_VIEW) -> str:
     """Where the server at `address` shows a saved view."""
     return f"{address}/#/experiments/{experiment_id}/runs?{_TRAINING_PAGES}&viewStateShareKey={view}"
-
-
-def models_url(address: str, experiment_id: str) -> str:
-    """Where the server at `address` shows bars of what was measured of each model: its list sorts by time alone."""
-    return f"{address}/#/experiments/{experiment_id}/models?{_TRAINING_PAGES}&viewMode=CHART"
 
 
 def save_views(client: MlflowClient, experiment: Experiment) -> None:

@@ -390,7 +390,7 @@ def test_what_the_page_says_for_one_server_works_together(
             answer(inside.format(ports[port]), 240)
         # Runs write past the proxy, browsers read and search through it.
         tracking = Tracking(inside.format(ports["5000"]), "tiny")
-        tracking.prepare()
+        tracking.runs.connect()
         search = {"experiment_ids": [tracking.runs.experiment_id], "max_results": 10}
         assert page("8500", "/ajax-api/2.0/mlflow/runs/search", search) == {}
         query = "{assetNodes{assetKey{path}} instance{daemonHealth{allDaemonStatuses{required healthy}}}}"

@@ -114,12 +114,14 @@ def test_interrupted_training_is_killed_and_resumes_in_the_same_run(tracking: Tr
 
 def test_finished_run_of_the_same_inputs_is_left_alone(tracking: Tracking, tiny_project: Project) -> None:
     tracking.log_artifact(tiny_project, publish(tiny_project, [record(0)]))
-    with live_run(tracking) as live:
+    pending = tiny_project.store.root / PENDING
+    with LiveRun(tracking.uri, tracking.experiment, flush_seconds=0.05, pending=pending) as live:
         live.started(INPUTS, 0)
         live.stepped(record(0, time_ms=9_000_000))
         live.failed(TrainingError("the store was emptied, and then the loss was no number"))
     assert the_run(tracking).info.status == "FINISHED"
     assert loss_curve(tracking) == [(0, 1.0, 1_000_000)]
+    assert not list(pending.iterdir())
 
 
 def test_server_that_is_down_is_reported_once_and_fails_no_training(
