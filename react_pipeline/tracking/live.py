@@ -27,7 +27,6 @@ from react_pipeline.tracking.runs import (
     ERROR_TAG,
     ERROR_TYPE_TAG,
     FAILED,
-    FILES,
     FINISHED,
     KILLED,
     MAX_METRICS,
@@ -66,8 +65,7 @@ class LiveRun:
 
     def __init__(
         self,
-        uri: str,
-        experiment: str,
+        runs: Runs,
         dagster_run_id: str = "",
         *,
         flush_seconds: float = FLUSH_SECONDS,
@@ -81,7 +79,7 @@ class LiveRun:
             pending: Folder for samples of the machine that MLflow does not take; None: they are lost then.
         """
         self.run_id: str | None = None
-        self._runs = Runs(uri, experiment, files=pending and pending.parent.with_name(FILES))
+        self._runs = runs
         self._dagster_run_id = dagster_run_id
         self._dagster = dagster
         self._pending = pending
@@ -100,13 +98,8 @@ class LiveRun:
     @classmethod
     def of(cls, project: Project, dagster_run_id: str = "") -> LiveRun:
         """The live run of a training of this project."""
-        return cls(
-            project.config.tracking_uri or "",
-            project.config.project,
-            dagster_run_id,
-            dagster=dagster_url(project),
-            pending=project.store.root / PENDING,
-        )
+        pending = project.store.root / PENDING
+        return cls(Runs.of(project), dagster_run_id, dagster=dagster_url(project), pending=pending)
 
     @property
     def url(self) -> str | None:

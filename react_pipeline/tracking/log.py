@@ -29,7 +29,7 @@ from react_pipeline.tracking.package import refresh_calibration
 from react_pipeline.tracking.queue import PENDING, VERDICT, Queue, reason_of
 from react_pipeline.tracking.registry import apply_verdict, entry_of, hand_edit
 from react_pipeline.tracking.results import best_of, cost_rows, difference_rows
-from react_pipeline.tracking.runs import FILES, FINISHED, Runs, log_params, log_rows, log_tags, missing_rows
+from react_pipeline.tracking.runs import FINISHED, Runs, log_params, log_rows, log_tags, missing_rows
 from react_pipeline.tracking.system import read_spooled, spool_file
 from react_pipeline.tracking.values import created_ms, files_of, metrics_of, params_of, tags_of
 from react_pipeline.tracking.versions import Version, list_versions
@@ -58,16 +58,15 @@ class Delivery:
 class Tracking:
     """The MLflow runs of one project, at one tracking URI."""
 
-    def __init__(self, uri: str, experiment: str, address: str | None = None, files: Path | None = None) -> None:
-        """Nothing is contacted before the first artifact is logged; `address` and `files` are as in `Runs`."""
-        self.uri, self.experiment = uri, experiment
-        self.runs = Runs(uri, experiment, address, files)
+    def __init__(self, runs: Runs) -> None:
+        """Nothing is contacted before the first artifact is logged."""
+        self.runs = runs
+        self.uri, self.experiment = runs.uri, runs.experiment
 
     @classmethod
     def of(cls, project: Project) -> Tracking:
         """Tracking as the project's configuration says."""
-        config, files = project.config, project.store.root.with_name(FILES)
-        return cls(config.tracking_uri or "", config.project, config.mlflow_url, files)
+        return cls(Runs.of(project))
 
     def log_artifact(self, project: Project, artifact: Artifact, dagster_run_id: str = "") -> str | None:
         """Log one artifact, and whatever an earlier call could not log; returns the id of the artifact's run.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from react_pipeline.pipeline import ALL
+from react_pipeline.project import Project
 from react_pipeline.store import Artifact, Store, locked
 from react_pipeline.tracking.models import Measured
 from react_pipeline.tracking.notes import NOTE_TAG, mlflow_url
@@ -59,6 +60,12 @@ class Runs:
         self._address = address
         self._files = files
         self._experiment_id: str | None = None
+
+    @classmethod
+    def of(cls, project: Project) -> Runs:
+        """The runs of a project, as its configuration says."""
+        config, files = project.config, project.store.root.with_name(FILES)
+        return cls(config.tracking_uri or "", config.project, config.mlflow_url, files)
 
     @property
     def experiment_id(self) -> str:

@@ -23,6 +23,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.tracking import queue
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.queue import PENDING
+from react_pipeline.tracking.runs import Runs
 
 DOWN = "http://127.0.0.1:9"
 
@@ -37,7 +38,7 @@ def test_server_that_is_down_costs_no_result_and_is_made_up_for_later(  # 29
     tracking: Tracking, tiny_project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = artifact_of(tiny_project, "retrieved_set", "shapes")
-    assert Tracking(DOWN, "tiny").log_artifact(tiny_project, first, "dagster-1") is None
+    assert Tracking(Runs(DOWN, "tiny")).log_artifact(tiny_project, first, "dagster-1") is None
     assert "unavailable" in caplog.text
     assert tracking.count_pending(tiny_project) == 1
     assert tiny_project.store.current("retrieved_set", "shapes") == first
@@ -52,7 +53,7 @@ def test_server_that_is_down_costs_no_result_and_is_made_up_for_later(  # 29
 def test_server_that_failed_is_not_asked_again_at_once(  # 29
     tiny_project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tracking = Tracking("http://127.0.0.1:19", "tiny")
+    tracking = Tracking(Runs("http://127.0.0.1:19", "tiny"))
     artifact = artifact_of(tiny_project, "retrieved_set", "shapes")
     tracking.log_artifact(tiny_project, artifact)
     caplog.clear()
@@ -160,7 +161,7 @@ def test_mlflow_down_while_results_and_their_comparison_are_made_loses_nothing_a
     results = publish_results(project, "shapes", {"base": [True, False] * 4, "gated-image": [True] * 8})
     made = [results["base"], results["gated-image"], compare(project, "shapes"), overview(project)]
     for artifact in made:
-        assert Tracking(DOWN, "tiny").log_artifact(project, artifact, f"dagster-{artifact.stage}") is None
+        assert Tracking(Runs(DOWN, "tiny")).log_artifact(project, artifact, f"dagster-{artifact.stage}") is None
     assert tracking.count_pending(project) == len(made)
     # The comparison comes first, as it would after its results had failed once: their runs are made with it.
     for entry in (project.store.root / PENDING).glob("domain_results--*.json"):
