@@ -9,11 +9,19 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.evaluation.bars import draw_methods
-from react_pipeline.evaluation.comparison import RESULTS, comparison_is_current, correct_of, results_in, write_tables
+from react_pipeline.evaluation.comparison import RESULTS, comparison_is_current, correct_of, results_in
 from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.evaluation.intervals import Correct, mean_interval
-from react_pipeline.evaluation.tables import COLUMNS, INTERVALS, JUDGED, MEAN, NUMBERS
+from react_pipeline.evaluation.tables import (
+    COLUMNS,
+    INTERVALS,
+    JUDGED,
+    MEAN,
+    NUMBERS,
+    draw_methods,
+    typed,
+    write_tables,
+)
 from react_pipeline.lineage import gathered_is_current, resolve
 from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
@@ -21,6 +29,8 @@ from react_pipeline.settings import CONTROL_SUFFIX, METHODS, load_domains
 from react_pipeline.store import Artifact, CorruptArtifact, InputError, MissingArtifact, StaleArtifact
 
 STAGE = "overview"
+_FLOATS = dict.fromkeys((*NUMBERS, *JUDGED, "judged"), "float64")
+"""Kinds of columns where counts are averaged too."""
 
 
 def overview(project: Project) -> Artifact:
@@ -132,18 +142,17 @@ def average(
     tables, versions = [], {}
     for slug in slugs:
         if slug in skipped:
-            tables.append(pd.DataFrame([{"domain": slug, "method": "", "status": skipped[slug]}], columns=COLUMNS))
+            tables.append(typed([{"domain": slug, "method": "", "status": skipped[slug]}]))
             continue
-        artifact = comparisons[slug]
-        tables.append(pd.read_parquet(artifact.file("table.parquet")))
-        for method, fingerprint in results_in(artifact).items():
-            result = EvalResult.read(project.store.open(RESULTS, method_key(slug, method), fingerprint))
-            versions[slug] = result.evaluator_version
+        tables.append(pd.read_parquet(comparisons[slug].file("table.parquet")))
+        # One comparison is of one evaluator.
+        method, fingerprint = next(iter(results_in(comparisons[slug]).items()))
+        result = EvalResult.read(project.store.open(RESULTS, method_key(slug, method), fingerprint))
+        versions[slug] = result.evaluator_version
     if len(set(versions.values())) > 1:
         found = ", ".join(f"{slug}: {version}" for slug, version in versions.items())
         raise InputError(f"domains measured by different evaluators ({found}); rematerialize `{RESULTS}`")
-    filled = [table.astype(dict.fromkeys((*NUMBERS, *JUDGED, "judged"), "float64")) for table in tables]
-    table = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=COLUMNS)
+    table = pd.concat(tables or [typed([])], ignore_index=True).astype(_FLOATS)
     return pd.concat([table, _means(table, len(tables))], ignore_index=True)
 
 
@@ -181,4 +190,4 @@ def _means(table: pd.DataFrame, domains: int) -> pd.DataFrame:
         if "base" in found and not mine.empty:
             numbers = mine[list(NUMBERS)].mean().drop(list(INTERVALS))
             rows.append({"domain": MEAN, "method": method, "status": f"{len(covered)} of {domains} domains", **numbers})
-    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys((*NUMBERS, *JUDGED, "judged"), "float64"))
+    return pd.DataFrame(rows, columns=COLUMNS).astype(_FLOATS)

@@ -1,7 +1,6 @@
 """Evaluation: how well a checkpoint classifies a domain's labelled images from class names alone.
 
-Belongs here: the metrics, calibration and `EvalResult`. Does not belong here: class vectors (`classifier`), reading
-labelled sets (`labelled`), setting results beside one another (`comparison`). Shapes: N images, C classes.
+Does not belong here: setting results beside one another (`comparison`). Shapes: N images, C classes.
 """
 
 import time
@@ -16,12 +15,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
 from scipy.special import logsumexp  # type: ignore[import-untyped]
 
-from react_pipeline.clip import LOGIT_SCALE, ClipClassifier, load_classifier
+from react_pipeline.clip import LOGIT_SCALE, load_classifier
 from react_pipeline.labelled import encode_images, preprocessing_for, read_images
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
-from react_pipeline.settings import DomainConfig
 from react_pipeline.store import Artifact, CorruptArtifact
 
 STAGE = "domain_results"
@@ -115,14 +113,11 @@ def evaluate(project: Project, slug: str, method: str) -> Artifact:
 def write_evaluation(
     project: Project, slug: str, method: str, checkpoint: Artifact, parents: Mapping[str, Artifact], directory: Path
 ) -> dict[str, Any]:
-    """Measure a checkpoint of a method on the `evaluation_set` among `parents`, and write the files of `evaluate`.
+    """Measure a checkpoint on the `evaluation_set` among `parents`, and write the files of `evaluate`; returns counts.
 
     Args:
-        checkpoint: The one to measure; it need not be the current one.
-        parents: With `evaluation_set`, and with `base_checkpoint` where a head needs its encoder.
-
-    Returns:
-        The counts for the manifest.
+        checkpoint: It need not be the current one of its method.
+        parents: With `base_checkpoint` too where a head needs its encoder.
 
     Raises:
         InputError: If an evaluation image is gone or has changed, or the checkpoint is of other classes.
@@ -150,7 +145,16 @@ def write_evaluation(
     device = choose_device(project.config.device)
     precision = choose_precision(project.config.embedding.precision, device, "embedding.precision")
     classifier = load_classifier(project, checkpoint, parents.get("base_checkpoint"), domain, device)
-    logits = _logits(project, domain, classifier, images, precision)
+    vectors = encode_images(
+        classifier.clip,
+        images,
+        max_pixels=project.config.corpus.max_pixels,
+        batch_size=project.config.embedding.batch_size,
+        workers=project.config.embedding.workers,
+        precision=precision,
+        preprocess=preprocessing_for(classifier.clip, domain),
+    )
+    logits = LOGIT_SCALE * vectors @ classifier.head.numpy()
     if not np.isfinite(logits).all():
         raise CorruptArtifact(
             f"{checkpoint.path}: its features are not finite; rematerialize `{checkpoint.stage}` for {checkpoint.key!r}"
@@ -204,22 +208,6 @@ def score(ranked: NDArray[np.int64], class_ids: NDArray[np.int64], class_names: 
         "mean_per_class": float(np.mean([accuracy for entry in per_class if (accuracy := entry.accuracy) is not None])),
         "per_class": tuple(per_class),
     }
-
-
-def _logits(
-    project: Project, domain: DomainConfig, classifier: ClipClassifier, images: pd.DataFrame, precision: str
-) -> NDArray[np.float32]:
-    embedding = project.config.embedding
-    vectors = encode_images(
-        classifier.clip,
-        images,
-        max_pixels=project.config.corpus.max_pixels,
-        batch_size=embedding.batch_size,
-        workers=embedding.workers,
-        precision=precision,
-        preprocess=preprocessing_for(classifier.clip, domain),
-    )
-    return LOGIT_SCALE * vectors @ classifier.head.numpy()
 
 
 def _write_result(directory: Path, result: EvalResult) -> None:

@@ -1,4 +1,4 @@
-"""Tables of a comparison: their columns, numbers as people read them, and Markdown.
+"""Tables of a comparison: their columns, numbers as people read them, Markdown, and a small picture.
 
 Does not belong here: where the numbers come from (`comparison`, `all_domains`), HTML (`dashboard`).
 """
@@ -11,6 +11,7 @@ import pandas as pd
 
 from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.pages import markdown_table
+from react_pipeline.settings import CONTROL_SUFFIX
 
 MEAN = "mean"
 """In the column `domain` of the rows that average over domains."""
@@ -78,6 +79,33 @@ def write_tables(table: pd.DataFrame, directory: Path) -> None:
     table.to_parquet(directory / "table.parquet", index=False)
     table.to_csv(directory / "table.csv", index=False)
     (directory / "table.md").write_text(to_markdown(table), encoding="utf-8")
+
+
+def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
+    """Write top-1 by method with its 95% interval as a PNG, for places that show no page; base grey, controls pale."""
+    from matplotlib.figure import Figure
+
+    measured = table[table["top1"].notna()]
+    figure = Figure(figsize=(7, 0.9 + 0.45 * max(len(measured), 1)), layout="constrained")
+    axes = figure.subplots()
+    if measured.empty:
+        axes.text(0.5, 0.5, "nothing measured", ha="center", va="center", transform=axes.transAxes)
+        axes.set_axis_off()
+    else:
+        shades = [
+            "#888888" if name == "base" else "#9ecae1" if name.endswith(CONTROL_SUFFIX) else "#08519c"
+            for name in measured["method"]
+        ]
+        top1 = 100 * measured["top1"]
+        bars = axes.barh(measured["method"], top1, color=shades)
+        if measured["top1_low"].notna().all():
+            reach = [(top1 - 100 * measured["top1_low"]).tolist(), (100 * measured["top1_high"] - top1).tolist()]
+            axes.errorbar(top1, measured["method"], xerr=reach, fmt="none", ecolor="#333333", elinewidth=1, capsize=2)
+        axes.bar_label(bars, fmt="%.1f", label_type="center", color="white", fontsize=9)
+        axes.invert_yaxis()
+        axes.margins(x=0.12)
+        axes.set(xlabel="top-1 %, zero-shot, with 95% interval", title=title)
+    figure.savefig(path, dpi=100)
 
 
 def to_markdown(table: pd.DataFrame) -> str:

@@ -78,11 +78,9 @@ class Tracking:
         return self._log_queue(project, artifact, dagster_run_id).runs.get(entry.name)
 
     def apply(self, project: Project, artifact: Artifact | None = None, *, patient: bool = False) -> Delivery:
-        """Log everything queued, then apply a verdict to the registry; never raises, safe to repeat.
+        """Log everything queued, with a verdict (of the stage `promotion`) at its end; never raises, safe to repeat.
 
-        Args:
-            artifact: Of the stage `promotion`; None: only what waits.
-            patient: Ask the server even if it failed a moment ago.
+        `patient` asks the server even if it failed a moment ago.
         """
         queue = self._queue(project)
         if artifact is not None:
@@ -93,9 +91,9 @@ class Tracking:
         return logged
 
     def hand_edit(self, project: Project, slug: str) -> RegistryEdit | None:
-        """What a person did to the alias `champion` since it was last written; None: nothing, or MLflow is down.
+        """What a person did to the alias `champion` since it was last written, as far as that is known.
 
-        While verdicts of the domain wait, nothing is known.
+        None: nothing, or MLflow is down, or verdicts of the domain wait.
         """
         if slug in self._queue(project).verdicts():
             return None
@@ -141,10 +139,7 @@ class Tracking:
     def _log_entries(self, client: MlflowClient, project: Project, logged: Delivery) -> None:
         """Log what waits, longest waiting first.
 
-        One failure among successes is the entry's own; two in a row, or nothing else, is the server's.
-
-        Raises:
-            Exception: Whatever MLflow raised then.
+        One failure among successes is the entry's own; two in a row, or nothing else, is the server's, and is raised.
         """
         failed: dict[str, Exception] = {}
         in_a_row = 0

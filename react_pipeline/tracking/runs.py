@@ -18,7 +18,7 @@ from react_pipeline.store import Artifact, Store, locked
 from react_pipeline.tracking.models import Measured
 from react_pipeline.tracking.notes import NOTE_TAG, mlflow_url
 from react_pipeline.tracking.values import MAX_TAG_CHARS, TRAINING_PREFIX, Row
-from react_pipeline.tracking.views import run_url, save_views, view_url
+from react_pipeline.tracking.views import TRAINING_PAGES, save_views, view_url
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 PARENT_TAG = "react.parent"
 ERROR_TAG, ERROR_TYPE_TAG = "error", "error.type"
 """Why a run failed."""
-
-GROUPS = {"overview": "all domains"}
-"""The parent run of what belongs to no domain and not to the corpus."""
 
 EXPERIMENT_KIND_TAG, MODEL_DEVELOPMENT = "mlflow.experimentKind", "custom_model_development"
 """What MLflow calls an experiment of trainings."""
@@ -55,10 +52,8 @@ class Runs:
             address: Where a browser finds MLflow, if it is configured.
             files: Folder of the runs' files, if the tracking URI is a database other than a SQLite file.
         """
-        self.uri = uri
-        self.experiment = experiment
-        self._address = address
-        self._files = files
+        self.uri, self.experiment = uri, experiment
+        self._address, self._files = address, files
         self._experiment_id: str | None = None
 
     @classmethod
@@ -75,7 +70,7 @@ class Runs:
     def url(self, run_id: str) -> str | None:
         """Where a browser shows a run; None when the tracking URI is a database and no server over it is known."""
         address = mlflow_url(self._address, self.uri)
-        return run_url(address, self.experiment_id, run_id) if address else None
+        return f"{address}/#/experiments/{self.experiment_id}/runs/{run_id}?{TRAINING_PAGES}" if address else None
 
     def table_url(self, address: str) -> str:
         """Where the server at `address` shows the results of all methods, after `connect`."""
@@ -132,10 +127,10 @@ class Runs:
         """
         run = self.find(client, {name: tags[name] for name in ("asset", "fingerprint")})
         if run is None:
-            group = GROUPS.get(tags["asset"], "corpus") if key == ALL else key.split("/")[0]
-            parent_id = self._parent(client, group)
-            name = tags["asset"] if key == ALL else f"{tags['asset']} {key}"
-            tags = {**tags, "mlflow.parentRunId": parent_id}
+            group, name = key.split("/")[0], f"{tags['asset']} {key}"
+            if key == ALL:
+                group, name = "all domains" if tags["asset"] == "overview" else "corpus", tags["asset"]
+            tags = {**tags, "mlflow.parentRunId": self._parent(client, group)}
             return client.create_run(self.experiment_id, started_ms, tags, run_name=name), False
         run_id = run.info.run_id
         if run.info.status != FINISHED:

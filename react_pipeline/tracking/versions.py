@@ -122,26 +122,24 @@ def describe(
         tags |= {"gain": f"{verdict.test.gain:+.4f}", "interval": f"{verdict.test.low:+.4f} {verdict.test.high:+.4f}"}
         tags |= {"confidence": f"{verdict.test.confidence:.4f}", "compared_with": verdict.champion_before.method}
         tags |= {"judged": str(verdict.test.judged)} if verdict.test.judged else {}
-    for tag, value in tags.items():
-        if value:
-            client.set_model_version_tag(version.name, version.version, tag, value[:MAX_TAG_CHARS])
+    _write(client, version, tags, f"{shown} on {decided}: {verdict.reason}"[:MAX_TAG_CHARS])
     if DETHRONED_TAG in version.tags:
         client.delete_model_version_tag(version.name, version.version, DETHRONED_TAG)
-    text = f"{shown} on {decided}: {verdict.reason}"
-    client.update_model_version(version.name, version.version, description=text[:MAX_TAG_CHARS])
 
 
 def retire(client: MlflowClient, version: ModelVersion, verdict: Verdict, promotion: str, decided: str) -> None:
-    """Write on a version that it reigned, and below why it was crowned why it does no more.
-
-    Nothing is written where a later verdict is already: it may have been crowned again.
-    """
+    """Write on a version, below why it was crowned, why it reigns no more; unless a later verdict is there already."""
     if version.tags.get("decided", "") > decided:
         return
     tags = {"verdict": FORMER, "decided": decided, "decided_by": verdict.by, "promotion": promotion}
-    for tag, value in {**tags, DETHRONED_TAG: verdict.reason}.items():
-        client.set_model_version_tag(version.name, version.version, tag, value[:MAX_TAG_CHARS])
     described, end = version.description or "", f"no longer champion since {decided}: {verdict.reason}"
     if not described.endswith(end):
-        text = f"{described}\n\n{end}" if described else end
-        client.update_model_version(version.name, version.version, description=text[-MAX_TAG_CHARS:])
+        described = f"{described}\n\n{end}".lstrip()[-MAX_TAG_CHARS:]
+    _write(client, version, {**tags, DETHRONED_TAG: verdict.reason}, described)
+
+
+def _write(client: MlflowClient, version: ModelVersion, tags: dict[str, str], description: str) -> None:
+    for tag, value in tags.items():
+        if value:
+            client.set_model_version_tag(version.name, version.version, tag, value[:MAX_TAG_CHARS])
+    client.update_model_version(version.name, version.version, description=description)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 VIEW_TAG = "mlflow.sharedViewState."
 RESULTS_VIEW, TRAININGS_VIEW = "results", "trainings"
 
-_TRAINING_PAGES = "workflowType=machine_learning"
+TRAINING_PAGES = "workflowType=machine_learning"
 _FIGURES = (
     *("top1", "delta_top1", "gain_over_control", "judged_delta", "mean_per_class"),
     *("trainable_parameters", "training_seconds"),
@@ -41,14 +41,9 @@ _VIEWS = {
 }
 
 
-def run_url(address: str, experiment_id: str, run_id: str) -> str:
-    """Where the server at `address` shows a run."""
-    return f"{address}/#/experiments/{experiment_id}/runs/{run_id}?{_TRAINING_PAGES}"
-
-
 def view_url(address: str, experiment_id: str, view: str = RESULTS_VIEW) -> str:
     """Where the server at `address` shows a saved view."""
-    return f"{address}/#/experiments/{experiment_id}/runs?{_TRAINING_PAGES}&viewStateShareKey={view}"
+    return f"{address}/#/experiments/{experiment_id}/runs?{TRAINING_PAGES}&viewStateShareKey={view}"
 
 
 def save_views(client: MlflowClient, experiment: Experiment) -> None:
