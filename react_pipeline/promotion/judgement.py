@@ -110,8 +110,8 @@ class Tested:
         if (test := self.test) is not None:
             row |= test.model_dump(include={"gain", "low", "high", "p_value", "confidence"})
             row["judged"] = test.judged or None
-        if isinstance(test := self.control, PairedTest):
-            row |= {"control_gain": test.gain, "control_low": test.low, "control_high": test.high}
+        if isinstance(control := self.control, PairedTest):
+            row |= {"control_gain": control.gain, "control_low": control.low, "control_high": control.high}
         return row
 
 

@@ -22,7 +22,7 @@ from react_pipeline.evaluation import RESULTS
 from react_pipeline.pipeline import STAGES
 from react_pipeline.project import Project
 from react_pipeline.promotion import RegistryEdit
-from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact
+from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, ReactError
 from react_pipeline.tracking.models import MODEL_STAGES, Measured, datasets_of, find_model_id, log_model, model_of
 from react_pipeline.tracking.notes import dagster_url
 from react_pipeline.tracking.package import refresh_calibration
@@ -103,9 +103,12 @@ class Tracking:
         """The versions of a domain's model, oldest first.
 
         Raises:
-            Exception: Whatever MLflow raises when it cannot be reached.
+            ReactError: If MLflow cannot be reached; its text has no password of an address.
         """
-        return list_versions(self.runs.connect(), slug)
+        try:
+            return list_versions(self.runs.connect(), slug)
+        except Exception as error:  # whatever MLflow, its database or the network raise
+            raise ReactError(f"MLflow does not answer ({reason_of(error)})") from error
 
     def _log_queue(
         self, project: Project, artifact: Artifact | None = None, dagster_run_id: str = "", *, patient: bool = False

@@ -64,9 +64,8 @@ def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str, str
     if model.isdecimal():
         try:
             versions = {version.number: version for version in Tracking.of(project).versions(slug)}
-        except Exception as error:  # whatever MLflow, its database or the network raise
-            why = " ".join(str(error).split())[:200]
-            raise ReactError(f"{slug}: MLflow's registry does not answer ({why}); name a method instead") from error
+        except ReactError as error:
+            raise ReactError(f"{slug}: {error}; name a method instead") from error
         if model not in versions:
             raise InputError(f"{slug}: no registered version {model} (there: {', '.join(versions) or 'none'})")
         key = method_key(slug, versions[model].method)
