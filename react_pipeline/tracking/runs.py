@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ ERROR_TAG, ERROR_TYPE_TAG = "error", "error.type"
 EXPERIMENT_KIND_TAG, MODEL_DEVELOPMENT = "mlflow.experimentKind", "custom_model_development"
 """What MLflow calls an experiment of trainings."""
 
+DEFAULT_EXPERIMENT = "0"
 FILES = "mlartifacts"
 """Folder of the runs' files, where no server keeps them."""
 
@@ -42,19 +44,21 @@ MAX_TAGS_AND_PARAMS, MAX_METRICS = 100, 1_000
 """MLflow's limits per call."""
 
 
+@dataclass
 class Runs:
-    """The runs of one experiment, at one tracking URI."""
+    """The runs of one experiment, at one tracking URI; nothing is contacted before `connect`.
 
-    def __init__(self, uri: str, experiment: str, address: str | None = None, files: Path | None = None) -> None:
-        """Nothing is contacted before `connect`.
+    Attributes:
+        address: Where a browser finds MLflow, if it is configured.
+        files: Folder of the runs' files, if the tracking URI is a database other than a SQLite file.
+        experiment_id: MLflow's default one before `connect`.
+    """
 
-        Args:
-            address: Where a browser finds MLflow, if it is configured.
-            files: Folder of the runs' files, if the tracking URI is a database other than a SQLite file.
-        """
-        self.uri, self.experiment = uri, experiment
-        self._address, self._files = address, files
-        self._experiment_id: str | None = None
+    uri: str
+    experiment: str
+    address: str | None = None
+    files: Path | None = None
+    experiment_id: str = DEFAULT_EXPERIMENT
 
     @classmethod
     def of(cls, project: Project) -> Runs:
@@ -62,14 +66,9 @@ class Runs:
         config, files = project.config, project.store.root.with_name(FILES)
         return cls(config.tracking_uri or "", config.project, config.mlflow_url, files)
 
-    @property
-    def experiment_id(self) -> str:
-        """Id of the experiment; MLflow's default one before `connect`."""
-        return self._experiment_id or "0"
-
     def url(self, run_id: str) -> str | None:
         """Where a browser shows a run; None when the tracking URI is a database and no server over it is known."""
-        address = mlflow_url(self._address, self.uri)
+        address = mlflow_url(self.address, self.uri)
         return f"{address}/#/experiments/{self.experiment_id}/runs/{run_id}?{TRAINING_PAGES}" if address else None
 
     def table_url(self, address: str) -> str:
@@ -78,7 +77,7 @@ class Runs:
 
     def forget(self) -> None:
         """Look the experiment up again at the next `connect`: the server may have been replaced."""
-        self._experiment_id = None
+        self.experiment_id = DEFAULT_EXPERIMENT
 
     def connect(self) -> MlflowClient:
         """A client; database and experiment are created where they are missing."""
@@ -98,7 +97,7 @@ class Runs:
         if not self.uri.startswith("sqlite:///"):
             # A server decides for itself; without one MLflow would use the working folder of this process.
             return self._with_experiment(
-                MlflowClient(self.uri, self.uri), self._files if _DATABASE.match(self.uri) else None
+                MlflowClient(self.uri, self.uri), self.files if _DATABASE.match(self.uri) else None
             )
         database = Path(self.uri.removeprefix("sqlite:///"))
         database.parent.mkdir(parents=True, exist_ok=True)
@@ -107,14 +106,14 @@ class Runs:
             return self._with_experiment(MlflowClient(self.uri, self.uri), database.parent / FILES)
 
     def _with_experiment(self, client: MlflowClient, artifacts: Path | None) -> MlflowClient:
-        if self._experiment_id is None:
+        if self.experiment_id == DEFAULT_EXPERIMENT:
             found = client.get_experiment_by_name(self.experiment)
             if found is None:
                 location = None if artifacts is None else artifacts.resolve().as_uri()
                 tags = {EXPERIMENT_KIND_TAG: MODEL_DEVELOPMENT}
                 found = client.get_experiment(client.create_experiment(self.experiment, location, tags))
             save_views(client, found)
-            self._experiment_id = found.experiment_id
+            self.experiment_id = found.experiment_id
         return client
 
     def open(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
 VIEW_TAG = "mlflow.sharedViewState."
-RESULTS_VIEW, TRAININGS_VIEW = "results", "trainings"
+RESULTS_VIEW = "results"
 
 TRAINING_PAGES = "workflowType=machine_learning"
 _FIGURES = (
@@ -29,7 +29,7 @@ _VIEWS = {
         "selectedColumns": [*("params.`domain`", "params.`method`", *(f"metrics.`{name}`" for name in _FIGURES))],
         "chartsSearchFilter": "|".join(f"^{name}$" for name in _FIGURES),
     },
-    TRAININGS_VIEW: {
+    "trainings": {
         "searchFilter": "tags.asset = 'customized_checkpoint'",
         "orderByKey": "attributes.start_time",
         "selectedColumns": [
@@ -41,9 +41,9 @@ _VIEWS = {
 }
 
 
-def view_url(address: str, experiment_id: str, view: str = RESULTS_VIEW) -> str:
-    """Where the server at `address` shows a saved view."""
-    return f"{address}/#/experiments/{experiment_id}/runs?{TRAINING_PAGES}&viewStateShareKey={view}"
+def view_url(address: str, experiment_id: str) -> str:
+    """Where the server at `address` shows the view of results."""
+    return f"{address}/#/experiments/{experiment_id}/runs?{TRAINING_PAGES}&viewStateShareKey={RESULTS_VIEW}"
 
 
 def save_views(client: MlflowClient, experiment: Experiment) -> None:
