@@ -24,7 +24,6 @@ _NAMES = ("dashboard", "table", "per_class", "comparison", "overview")
 class Report:
     """What was written where: `index` is the page to open, `missing` says why a domain is not in it."""
 
-    directory: Path
     index: Path | None = None
     files: list[Path] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
@@ -47,7 +46,7 @@ def write_report(
     for slug in domains:
         project.domain(slug)
     comparisons, missing = current_comparisons(project, domains or None)
-    report = Report(directory, missing=missing)
+    report = Report(missing=missing)
     if not comparisons:
         reasons = "; ".join(missing.values()) or f"no domain file in {project.config.domains}"
         raise MissingArtifact(f"nothing to report ({reasons}); materialize `comparison`")
@@ -67,7 +66,11 @@ def write_report(
             _clear(target, set(FORMATS) - set(formats))
             report.files += sorted(target.iterdir())
         if "html" in formats:
-            _write_index(list(comparisons), not domains, report)
+            links = [*([] if domains else [("All domains", OVERVIEW)]), *((slug, slug) for slug in comparisons)]
+            page = render("evaluation", "index.html", page_title="Report", links=links, missing=missing)
+            report.index = directory / "index.html"
+            report.index.write_text(page, encoding="utf-8")
+            report.files.append(report.index)
     except OSError as error:
         raise InputError(f"{error.filename or directory}: {error.strerror}; give another --output") from error
     return report
@@ -77,12 +80,3 @@ def _clear(target: Path, formats: Collection[str]) -> None:
     for path in target.glob("*") if target.is_dir() else ():
         if path.stem in _NAMES and path.suffix.removeprefix(".") in formats:
             path.unlink()
-
-
-def _write_index(slugs: Sequence[str], overview: bool, report: Report) -> None:
-    """A page with a link to each dashboard, and the reason of what is missing."""
-    links = [*([("All domains", OVERVIEW)] if overview else []), *((slug, slug) for slug in slugs)]
-    report.index = report.directory / "index.html"
-    page = render("evaluation", "index.html", page_title="Report", links=links, missing=report.missing)
-    report.index.write_text(page, encoding="utf-8")
-    report.files.append(report.index)

@@ -47,9 +47,8 @@ _SHOWN_JUDGED = {**{"judged_delta": "judged, to base", "judged_interval": "95% s
 
 def typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Rows as a table with `COLUMNS`: counts are integers, other numbers floats, empty where nothing was measured."""
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    whole = (*COUNTS, "judged")
-    return table.astype({name: "Int64" if name in whole else "float64" for name in (*NUMBERS, *JUDGED, "judged")})
+    kinds = dict.fromkeys((*NUMBERS, *JUDGED), "float64") | dict.fromkeys((*COUNTS, "judged"), "Int64")
+    return pd.DataFrame(rows, columns=COLUMNS).astype(kinds)
 
 
 def per_class_table(results: Mapping[str, EvalResult], pairs: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:

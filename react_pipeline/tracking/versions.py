@@ -5,7 +5,7 @@ Does not belong here: which alias goes where (`registry`). Every function here r
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from react_pipeline.promotion import Contender, Verdict
@@ -35,7 +35,7 @@ class Version:
     method: str
     checkpoint: str
     aliases: tuple[str, ...]
-    tags: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str]
 
     @property
     def why(self) -> str:
@@ -78,16 +78,13 @@ def list_versions(client: MlflowClient, slug: str) -> list[Version]:
     model = find_model(client, slug)
     if model is None:
         return []
-    aliases: dict[str, list[str]] = {}
-    for alias, number in model.aliases.items():
-        aliases.setdefault(str(number), []).append(alias)
     found = client.search_model_versions(f"name = '{model.name}'", max_results=_MAX_VERSIONS)
     return [
         Version(
             number=str(entry.version),
             method=entry.tags.get("method", ""),
             checkpoint=entry.tags.get("fingerprint", ""),
-            aliases=tuple(sorted(aliases.get(str(entry.version), []))),
+            aliases=tuple(sorted(alias for alias in model.aliases if alias_of(model, alias) == str(entry.version))),
             tags=dict(entry.tags),
         )
         for entry in sorted(found, key=lambda entry: int(entry.version))
@@ -128,7 +125,7 @@ def describe(
 
 
 def retire(client: MlflowClient, version: ModelVersion, verdict: Verdict, promotion: str, decided: str) -> None:
-    """Write on a version, below why it was crowned, why it reigns no more; unless a later verdict is there already."""
+    """Write on a version, below why it was crowned, why it lost the title, unless a later verdict is there."""
     if version.tags.get("decided", "") > decided:
         return
     tags = {"verdict": FORMER, "decided": decided, "decided_by": verdict.by, "promotion": promotion}
