@@ -1,8 +1,6 @@
-"""Judgement: whether a candidate's lead over the champion is more than noise.
+"""Judgement: whether a candidate's lead over the champion is more than noise, and the choice among candidates.
 
-Belongs here: the paired test and the choice among candidates, on results that are handed in. Does not belong here:
-where results are found (`evidence`), what follows from a judgement (`decision`).
-Shapes: N images, K candidates.
+Does not belong here: where results are found (`evidence`), what follows (`decision`). Shapes: N images, K candidates.
 """
 
 from __future__ import annotations

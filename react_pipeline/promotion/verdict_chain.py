@@ -1,8 +1,5 @@
 """The chain of verdicts of a domain: how the next one follows from the last, and how it is kept in the store.
 
-Belongs here: history, who reigned before, the parents that hold on to models. Does not belong here: deciding
-(`decision`).
-
 Each verdict names the one before it in its content, so that equal decisions at different times are different artifacts.
 Its parents are the results that were weighed, the champion's, and those of who reigned before: so the store never
 prunes these models, even when their methods have newer ones. Verdicts before the last are pruned; what they changed

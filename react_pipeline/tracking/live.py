@@ -1,10 +1,8 @@
 """A training seen in MLflow while it runs, and afterwards if it fails.
 
-Does not belong here: the log of the published checkpoint (`log`), which finds the same run by its fingerprint, adds
-what is missing, and finishes it.
-
-A thread of its own talks to MLflow, so that no step waits for a server and none fails because of one. What could not be
-streamed is added by the final log: steps from `metrics.jsonl`, samples of the machine from a file in the store.
+A thread of its own talks to MLflow, so that no step waits for a server and none fails because of one. The log of the
+published checkpoint (`log`) finds the same run by its fingerprint, adds what could not be streamed (steps from
+`metrics.jsonl`, samples of the machine from a file in the store), and finishes it.
 """
 
 from __future__ import annotations
