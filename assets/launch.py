@@ -109,7 +109,7 @@ def materialize(
                 _run(defs, instance, name, place, summary, on_line)
                 if place in summary.failed:
                     on_line(f"{named(place)}: failed")
-    Tracking.of(project).log_pending(project, patient=True)
+    Tracking.of(project).apply(project, patient=True)
     summary.seconds = time.monotonic() - started
     return summary
 

@@ -101,7 +101,7 @@ def _logged(project: Project, artifact: Artifact, run_id: str) -> dict[str, dg.M
     tracked = tracking.log_artifact(project, artifact, run_id)
     if tracked is None:
         return {"mlflow": dg.MetadataValue.text("tracking unavailable, will be logged at the next run")}
-    url = tracking.url(tracked)
+    url = tracking.runs.url(tracked)
     shown = dg.MetadataValue.url(url) if url else dg.MetadataValue.text("open it with `react-pipeline ui`")
     return {"mlflow": shown, "mlflow_run_id": dg.MetadataValue.text(tracked)}
 

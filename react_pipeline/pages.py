@@ -1,8 +1,7 @@
 """Pages: text for people from Jinja2 templates, and tables in Markdown.
 
-Belongs here: filling the templates of a room (`<room>/templates`; what pages share is in `templates`), and escaping.
-Whatever a template puts in is escaped for its format unless it is `Markup`, because names, captions, and reasons come
-from outside. Does not belong here: what a page shows.
+Templates are in `<room>/templates`; what pages share is in `templates`. Whatever a template puts in is escaped for its
+format unless it is `Markup`, because names, captions, and reasons come from outside.
 """
 
 import functools

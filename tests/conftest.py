@@ -39,6 +39,7 @@ from support_drawings import COLOURS, SHAPES, write_corpus, write_evaluation_fol
 
 from react_pipeline.project.project import Project
 from react_pipeline.tracking.log import Tracking
+from react_pipeline.tracking.runs import Runs
 
 # Layers of 32 numbers gain nothing from threads, and threads that wait for each other on a busy machine take seconds.
 # Set before torch is loaded; processes that tests start inherit it.
@@ -191,7 +192,7 @@ def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tracking(mlflow_database: Path, tmp_path: Path) -> Tracking:
     shutil.copy(mlflow_database, tmp_path)
-    return Tracking(f"sqlite:///{tmp_path / 'mlflow.db'}", "tiny")
+    return Tracking(Runs(f"sqlite:///{tmp_path / 'mlflow.db'}", "tiny"))
 
 
 def write_project(directory: Path, checkpoint: Path, drawings: Path, **sections: Any) -> Project:

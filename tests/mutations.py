@@ -69,7 +69,7 @@ GUARDS = (
     Guard("react_pipeline/indexing/index.py", 'path.stat().st_size != self.artifact.manifest["files"][path.name]["bytes"]', "False", "indexing/test_index_files.py"),
     Guard("react_pipeline/lineage.py", 'artifact.manifest["code_version"] != row.version', "False", "test_lineage.py"),
     Guard("react_pipeline/lineage.py", "artifact.parents.get(name) != parent.fingerprint", "False", "test_upkeep.py"),
-    Guard("react_pipeline/tracking/runs.py", "self._files if _DATABASE.match(self.uri) else None", "None", "tracking/test_tracking.py::test_files_are_beside_the_store_where_a_database_without_a_server_is_the_tracking_uri"),
+    Guard("react_pipeline/tracking/runs.py", "self.files if _DATABASE.match(self.uri) else None", "None", "tracking/test_tracking.py::test_files_are_beside_the_store_where_a_database_without_a_server_is_the_tracking_uri"),
     # Nothing in use is removed
     Guard("react_pipeline/store/pruning.py", "set().union(*(lease.relies_on() for lease in leases))", "set()", PRUNING),
     Guard("react_pipeline/store/pruning.py", "current == fingerprint or not current or", "current == fingerprint or", PRUNING),

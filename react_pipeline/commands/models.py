@@ -13,6 +13,7 @@ from react_pipeline.commands.command_line import Config, console, load_project
 from react_pipeline.commands.terminal import print_table
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, load_domains
+from react_pipeline.store import ReactError
 
 if TYPE_CHECKING:
     from react_pipeline.promotion import PairedTest, Reign, Verdict
@@ -42,8 +43,8 @@ def list_models(
         if not silent:
             try:
                 versions = registry.versions(slug)
-            except Exception as error:  # whatever MLflow, its database or the network raise
-                silent = " ".join(str(error).split())[:200]
+            except ReactError as error:
+                silent = str(error)
         verdict, artifact = standing(project, slug)
         rows += _rows(slug, verdict, artifact, versions, known=not silent)
         if not silent and (edit := registry.hand_edit(project, slug)):
@@ -51,7 +52,7 @@ def list_models(
             typer.echo(f"note: {slug}: a person set the alias `champion` to {where}; see docs/promotion.md", err=True)
     print_table(_COLUMNS, rows, right=5, below=["decided", "why"])
     if silent:
-        typer.echo(f"note: MLflow does not answer, so this is what the store says ({silent})", err=True)
+        typer.echo(f"note: {silent}, so this is what the store says", err=True)
     if waiting := registry.count_pending(project, verdicts=True):
         typer.echo(f"note: {waiting} verdicts wait for MLflow", err=True)
 

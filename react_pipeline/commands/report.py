@@ -30,8 +30,6 @@ def report(
     written = write_report(load_project(config), output, domain or (), formats)
     for slug, reason in written.missing.items():
         typer.echo(f"left out: {slug}: {reason}", err=True)
-    for note in written.notes:
-        typer.echo(f"note: {note}", err=True)
     console.print(f"{len(written.files)} files in {output}", markup=False)
     if written.index is not None:
         console.print(f"open {written.index} in a browser", markup=False)

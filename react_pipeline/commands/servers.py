@@ -134,7 +134,7 @@ def serve(project: Project, dagster_port: int | None = None, mlflow_port: int | 
         try:
             end_with_the_terminal()
             if "mlflow" in ports:
-                tracking.prepare()
+                tracking.runs.connect()
                 page = tracking.runs.table_url(addresses["mlflow"])
                 # Not among the arguments, which every user of the machine can list.
                 environment["MLFLOW_BACKEND_STORE_URI"] = tracking.uri

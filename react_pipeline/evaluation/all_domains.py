@@ -1,7 +1,6 @@
 """Overview: the comparisons of all domains as one table, with the mean of each method.
 
-Belongs here: which domains it lists, and whether the published one is still what would be built today. Does not
-belong here: the comparison of one domain (`comparison`), or how a page looks (`dashboard`).
+Does not belong here: the comparison of one domain (`comparison`), or how a page looks (`dashboard`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,11 +9,19 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.evaluation.bars import draw_methods
-from react_pipeline.evaluation.comparison import RESULTS, comparison_is_current, correct_of, results_in, write_tables
+from react_pipeline.evaluation.comparison import RESULTS, comparison_is_current, correct_of, results_in
 from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.evaluation.intervals import Correct, mean_interval
-from react_pipeline.evaluation.tables import COLUMNS, INTERVALS, JUDGED, MEAN, NUMBERS
+from react_pipeline.evaluation.tables import (
+    COLUMNS,
+    INTERVALS,
+    JUDGED,
+    MEAN,
+    NUMBERS,
+    draw_methods,
+    typed,
+    write_tables,
+)
 from react_pipeline.lineage import gathered_is_current, resolve
 from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
@@ -22,6 +29,8 @@ from react_pipeline.settings import CONTROL_SUFFIX, METHODS, load_domains
 from react_pipeline.store import Artifact, CorruptArtifact, InputError, MissingArtifact, StaleArtifact
 
 STAGE = "overview"
+_FLOATS = dict.fromkeys((*NUMBERS, *JUDGED, "judged"), "float64")
+"""Kinds of columns where counts are averaged too."""
 
 
 def overview(project: Project) -> Artifact:
@@ -54,15 +63,14 @@ def write_overview(
     from react_pipeline.evaluation.dashboard import overview_page
 
     table = average(project, sorted([*comparisons, *skipped]), comparisons, skipped)
-    for position, row in table[table["domain"] == MEAN].iterrows():
-        for names, value in _intervals(project, comparisons, table, str(row["method"])).items():
+    for position, method in table.loc[table["domain"] == MEAN, "method"].items():
+        for names, value in _intervals(project, comparisons, table, str(method)).items():
             table.loc[position, list(names)] = value
     write_tables(table, directory)
     means = table[table["domain"] == MEAN]
     known = len(comparisons) + len(skipped)
     draw_methods(means, directory / "overview.png", f"mean over {len(comparisons)} of {known}")
-    page = overview_page(table, {slug: artifact.fingerprint for slug, artifact in comparisons.items()})
-    (directory / "dashboard.html").write_text(page, encoding="utf-8")
+    (directory / "dashboard.html").write_text(overview_page(table, comparisons), encoding="utf-8")
     by_method = means.set_index("method")
     return {
         "domains": len(comparisons),
@@ -125,10 +133,6 @@ def average(
     a control is averaged over the same domains as its method, and `status` says how many of how many. All numeric
     columns are means, without an interval. A domain without a current comparison has one row that says why.
 
-    Args:
-        comparisons: The current ones, by domain.
-        skipped: Why each other domain has none.
-
     Returns:
         The columns of `compare`'s table; rows of domains first, then those of the domain `mean`.
 
@@ -138,18 +142,17 @@ def average(
     tables, versions = [], {}
     for slug in slugs:
         if slug in skipped:
-            tables.append(pd.DataFrame([{"domain": slug, "method": "", "status": skipped[slug]}], columns=COLUMNS))
+            tables.append(typed([{"domain": slug, "method": "", "status": skipped[slug]}]))
             continue
-        artifact = comparisons[slug]
-        tables.append(pd.read_parquet(artifact.file("table.parquet")))
-        for method, fingerprint in results_in(artifact).items():
-            result = EvalResult.read(project.store.open(RESULTS, method_key(slug, method), fingerprint))
-            versions[slug] = result.evaluator_version
+        tables.append(pd.read_parquet(comparisons[slug].file("table.parquet")))
+        # One comparison is of one evaluator.
+        method, fingerprint = next(iter(results_in(comparisons[slug]).items()))
+        result = EvalResult.read(project.store.open(RESULTS, method_key(slug, method), fingerprint))
+        versions[slug] = result.evaluator_version
     if len(set(versions.values())) > 1:
         found = ", ".join(f"{slug}: {version}" for slug, version in versions.items())
         raise InputError(f"domains measured by different evaluators ({found}); rematerialize `{RESULTS}`")
-    filled = [table.astype(dict.fromkeys((*NUMBERS, *JUDGED, "judged"), "float64")) for table in tables]
-    table = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=COLUMNS)
+    table = pd.concat(tables or [typed([])], ignore_index=True).astype(_FLOATS)
     return pd.concat([table, _means(table, len(tables))], ignore_index=True)
 
 
@@ -158,19 +161,16 @@ def _intervals(
 ) -> dict[tuple[str, str], tuple[float, float]]:
     """95% intervals of the means of a method: of its difference to the base, and to its control."""
     rows = table[(table["domain"] != MEAN) & (table["status"] == "ok")]
-    covered, found = _covered(rows, method), {}
+    covered, found = sorted(_covered(rows, method)), {}
 
     def correct(slug: str, name: str) -> Correct:
         fingerprint = comparisons[slug].parents[name]
         return correct_of(project.store.open(RESULTS, method_key(slug, name), fingerprint)).to_numpy()
 
-    for names, other in {
-        ("delta_low", "delta_high"): "base",
-        ("gain_low", "gain_high"): method + CONTROL_SUFFIX,
-    }.items():
+    for prefix, other in (("delta", "base"), ("gain", method + CONTROL_SUFFIX)):
         if method != "base" and (rows["method"] == other).any():
-            pairs = [tuple(correct(slug, name) for name in (method, other)) for slug in sorted(covered)]
-            found[names] = mean_interval([(one, another) for one, another in pairs])
+            pairs = [(correct(slug, method), correct(slug, other)) for slug in covered]
+            found[f"{prefix}_low", f"{prefix}_high"] = mean_interval(pairs)
     return found
 
 
@@ -190,4 +190,4 @@ def _means(table: pd.DataFrame, domains: int) -> pd.DataFrame:
         if "base" in found and not mine.empty:
             numbers = mine[list(NUMBERS)].mean().drop(list(INTERVALS))
             rows.append({"domain": MEAN, "method": method, "status": f"{len(covered)} of {domains} domains", **numbers})
-    return pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys((*NUMBERS, *JUDGED, "judged"), "float64"))
+    return pd.DataFrame(rows, columns=COLUMNS).astype(_FLOATS)

@@ -1,8 +1,7 @@
 """Comparison: the results of a domain's methods beside those of the base, as tables, a figure and a page.
 
-Belongs here: which results may share a table, differences to the base and to the control, means over domains.
-Does not belong here: measuring anything (`domain_results`), intervals (`intervals`), how tables and page look
-(`tables`, `dashboard`).
+Belongs here: which results may share a table, differences to the base and to the control. Does not belong here:
+measuring (`domain_results`), intervals (`intervals`), how tables and page look (`tables`, `dashboard`).
 """
 
 import json
@@ -12,14 +11,12 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.evaluation.bars import draw_methods
 from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.evaluation.intervals import Correct, paired_interval, share_interval
 from react_pipeline.evaluation.judgement_log import Side, describe
 from react_pipeline.evaluation.judgements import JUDGEMENTS, Judgements, judgements_of, row_of
-from react_pipeline.evaluation.tables import METRICS, per_class_table, to_markdown, typed
+from react_pipeline.evaluation.tables import METRICS, draw_methods, per_class_table, typed, write_tables
 from react_pipeline.lineage import Shown, gather, gathered_is_current, resolve
-from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
 from react_pipeline.store import Artifact, InputError, MissingArtifact
@@ -27,6 +24,8 @@ from react_pipeline.store import Artifact, InputError, MissingArtifact
 STAGE = "comparison"
 RESULTS = "domain_results"
 TRAINED = "customized_checkpoint"
+COSTS = ("pairs", "trainable_parameters", "seconds")
+"""Counts of a training; the base has none."""
 
 MUST_AGREE = ("evaluator_version", "evaluation_set_fingerprint", "protocol", "dataset", "n_classes")
 """Fields that two comparable results share."""
@@ -53,7 +52,8 @@ def compare(project: Project, slug: str) -> Artifact:
     if not results:
         reasons = "; ".join(skipped.values()) or "none was evaluated"
         raise MissingArtifact(f"{slug}: no result to compare ({reasons}); materialize `{RESULTS}` for {slug!r}")
-    require_comparable([EvalResult.read(artifact) for artifact in results.values()])
+    read = {method: EvalResult.read(artifact) for method, artifact in results.items()}
+    require_comparable(list(read.values()))
     judged, parents = judgements_of(project, slug), dict(results)
     if judged is not None:
         parents[JUDGEMENTS] = judged.publish(project)
@@ -62,7 +62,14 @@ def compare(project: Project, slug: str) -> Artifact:
     def write(directory: Path) -> dict[str, Any]:
         from react_pipeline.evaluation.dashboard import domain_page
 
-        table, classes = _table(project, slug, results, skipped, judged), _classes(project, slug, results)
+        checkpoints = {
+            method: project.store.open(TRAINED, result.key, result.parents[TRAINED])
+            for method, result in results.items()
+            if TRAINED in result.parents
+        }
+        retrieved = _retrieved_sets(project, slug, checkpoints)
+        table = _table(slug, results, read, checkpoints, skipped, judged)
+        classes = per_class_table(read, {method: _pairs_by_class(pairs) for method, pairs in retrieved.items()})
         write_tables(table, directory)
         if judged is not None:
             pd.DataFrame(map(row_of, judged.sessions)).to_parquet(directory / "judged.parquet", index=False)
@@ -71,13 +78,10 @@ def compare(project: Project, slug: str) -> Artifact:
         rows = json.loads(table.to_json(orient="records"))
         (directory / "comparison.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
         draw_methods(table, directory / "comparison.png", slug)
-        trained = {method: _checkpoint(project, slug, method, result) for method, result in results.items()}
-        checkpoints = {method: artifact for method, artifact in trained.items() if artifact is not None}
-        retrieved = _retrieved_set(project, slug, checkpoints)
-        shown = {method: result.fingerprint for method, result in results.items()}
         title = project.domain(slug).title  # for display alone: another title makes no other comparison
         sentences = [describe(session) for session in judged.sessions] if judged is not None else []
-        page = domain_page(slug, table, classes, checkpoints, retrieved, shown, title, sentences)
+        shown = next(iter(retrieved.values()), None)
+        page = domain_page(slug, table, classes, results, checkpoints, shown, title, sentences)
         (directory / "dashboard.html").write_text(page, encoding="utf-8")
         return _counts(table, results, skipped)
 
@@ -114,23 +118,27 @@ def require_comparable(results: Sequence[EvalResult]) -> None:
 
 
 def _table(
-    project: Project, slug: str, results: Mapping[str, Artifact], skipped: Mapping[str, str], judged: Judgements | None
+    slug: str,
+    results: Mapping[str, Artifact],
+    read: Mapping[str, EvalResult],
+    checkpoints: Mapping[str, Artifact],
+    skipped: Mapping[str, str],
+    judged: Judgements | None,
 ) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
-    read = {method: EvalResult.read(artifact) for method, artifact in results.items()}
     right = {method: correct_of(results[method]) for method, result in read.items() if result.top1 is not None}
-    for method in METHODS:
+    for method in (name for name in METHODS if name in results or name in skipped):
         row: dict[str, Any] = {"domain": slug, "method": method}
+        rows.append(row)
         if method in skipped:
-            rows.append({**row, "status": skipped[method]})
-        if method not in results:
+            row["status"] = skipped[method]
             continue
         result = read[method]
         row |= {"dataset": result.dataset, "fingerprint": result.checkpoint_fingerprint}
-        row |= _cost(_checkpoint(project, slug, method, results[method]))
-        row |= _judged(read, method, judged)
+        costs = checkpoints[method].counts if method in checkpoints else dict.fromkeys(COSTS, 0)
+        row |= {name: costs[name] for name in COSTS} | _judged(read, method, judged)
         if result.top1 is None:
-            rows.append({**row, "status": f"unavailable: {result.unavailable}"})
+            row["status"] = f"unavailable: {result.unavailable}"
             continue
         row |= {**{metric: getattr(result, metric) for metric in METRICS}, "n": result.n, "status": "ok"}
         row["top1_low"], row["top1_high"] = share_interval(result.top1, result.n)
@@ -142,7 +150,6 @@ def _table(
             if reference is not None:
                 low, high = paired_interval(*_on_the_same_images(slug, right[method], right[other]))
                 row |= dict(zip(names, (result.top1 - reference, low, high), strict=True))
-        rows.append(row)
     return typed(rows)
 
 
@@ -160,33 +167,18 @@ def _judged(read: Mapping[str, EvalResult], method: str, judged: Judgements | No
     return row
 
 
-def _classes(project: Project, slug: str, results: Mapping[str, Artifact]) -> pd.DataFrame:
-    pairs = {}
-    for method, result in results.items():
-        checkpoint = _checkpoint(project, slug, method, result)
-        if checkpoint is not None and (retrieved := _retrieved_set(project, slug, {method: checkpoint})) is not None:
-            names = pd.read_parquet(retrieved.file("pairs.parquet"), columns=["class"])["class"]
-            pairs[method] = {str(name): int(count) for name, count in names.value_counts().items()}
-    return per_class_table({method: EvalResult.read(artifact) for method, artifact in results.items()}, pairs)
+def _retrieved_sets(project: Project, slug: str, checkpoints: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    """The retrieved sets that the trainings were given, by method; a control was given another kind of set."""
+    return {
+        method: project.store.open("retrieved_set", slug, checkpoint.parents["retrieved_set"])
+        for method, checkpoint in checkpoints.items()
+        if "retrieved_set" in checkpoint.parents
+    }
 
 
-def _checkpoint(project: Project, slug: str, method: str, result: Artifact) -> Artifact | None:
-    fingerprint = result.parents.get(TRAINED)
-    return None if fingerprint is None else project.store.open(TRAINED, method_key(slug, method), fingerprint)
-
-
-def _retrieved_set(project: Project, slug: str, checkpoints: Mapping[str, Artifact]) -> Artifact | None:
-    """What the first of these trainings was given, if it is a retrieved set; controls are given another."""
-    for checkpoint in checkpoints.values():
-        if (fingerprint := checkpoint.parents.get("retrieved_set")) is not None:
-            return project.store.open("retrieved_set", slug, fingerprint)
-    return None
-
-
-def _cost(checkpoint: Artifact | None) -> dict[str, Any]:
-    if checkpoint is None:
-        return {"pairs": 0, "trainable_parameters": 0, "seconds": 0.0}
-    return {name: checkpoint.counts[name] for name in ("pairs", "trainable_parameters", "seconds")}
+def _pairs_by_class(retrieved: Artifact) -> dict[str, int]:
+    classes = pd.read_parquet(retrieved.file("pairs.parquet"), columns=["class"])["class"]
+    return dict(classes.value_counts())
 
 
 def correct_of(result: Artifact) -> pd.Series:
@@ -213,10 +205,3 @@ def _counts(table: pd.DataFrame, results: Mapping[str, Artifact], skipped: Mappi
             for name, rows in (("top1", measured), ("delta_top1", trained), ("gain_over_control", trained))
         },
     }
-
-
-def write_tables(table: pd.DataFrame, directory: Path) -> None:
-    """Write `table.parquet`, `table.csv` and `table.md`."""
-    table.to_parquet(directory / "table.parquet", index=False)
-    table.to_csv(directory / "table.csv", index=False)
-    (directory / "table.md").write_text(to_markdown(table), encoding="utf-8")

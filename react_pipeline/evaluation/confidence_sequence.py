@@ -1,8 +1,5 @@
 """Confidence sequences: bounds of a finite population's sum that hold at every moment, however often one looks.
 
-Belongs here: the bounds, from values in the order in which they were drawn without replacement. Does not belong here:
-what the values are (`judgement_log`).
-
 An interval of fixed size, looked at again and again until it excludes 0, excludes it by luck sooner or later. A
 confidence sequence covers the truth at all times at once with probability 1 - alpha, so one may stop at any moment for
 any reason. This one is by betting (Waudby-Smith & Ramdas, "Estimating means of bounded random variables by betting",

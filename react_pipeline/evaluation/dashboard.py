@@ -1,7 +1,7 @@
 """Dashboards: a comparison, or the overview of all domains, as one HTML page that needs nothing but itself.
 
-Belongs here: what is on a page (`templates` say how and in which order). Does not belong here: figures
-(`dashboard_figures`), pictures (`dashboard_examples`), the text at its head (`findings`).
+Belongs here: what is on a page (`templates` say how). Does not belong here: figures (`dashboard_figures`), pictures
+(`dashboard_examples`), the text at its head (`findings`).
 
 A page holds plotly's script and every picture, and its policy forbids the browser to load anything. Class names,
 captions, file names and reasons come from outside: the templates escape them, or they are data of a figure.
@@ -10,7 +10,6 @@ captions, file names and reasons come from outside: the templates escape them, o
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -23,13 +22,11 @@ from react_pipeline.evaluation.dashboard_figures import (
     curves_figure,
     domains_figure,
     methods_figure,
-    moved_methods,
-    trained_methods,
 )
 from react_pipeline.evaluation.findings import find_in_domain, find_over_domains
-from react_pipeline.evaluation.tables import COUNTS, MEAN, METRICS, interval_text, percent, points
+from react_pipeline.evaluation.tables import COUNTS, MEAN, interval_text, percent, points, text_of
 from react_pipeline.pages import render
-from react_pipeline.settings import CONTROL_SUFFIX
+from react_pipeline.settings import CONTROL_SUFFIX, METHODS
 from react_pipeline.store import Artifact
 
 if TYPE_CHECKING:
@@ -44,6 +41,7 @@ _HEADINGS = {
     **{"judged_delta": "Judged over base", "judged_gain": "Judged over control", "judged": "Judged"},
     **{"n": "Images", "pairs": "Pairs", "trainable_parameters": "Trained parameters", "seconds": "Seconds"},
 }
+_NAMES = ("domain", "method")
 _ALWAYS_IN_TOP5 = 5  # classes: with so few the right one is always among the first five
 
 _INTERVAL_OF = {
@@ -56,11 +54,11 @@ def domain_page(
     slug: str,
     table: pd.DataFrame,
     classes: pd.DataFrame,
+    results: Mapping[str, Artifact],
     checkpoints: Mapping[str, Artifact],
     retrieved: Artifact | None,
-    results: Mapping[str, str],
-    title: str = "",
-    judged: Sequence[str] = (),
+    title: str,
+    judged: Sequence[str],
 ) -> str:
     """The page of one domain.
 
@@ -71,8 +69,9 @@ def domain_page(
         judged: A sentence for each session of judgements.
     """
     finding = find_in_domain(table)
-    methods = trained_methods(table, finding.method)
-    moved = moved_methods(classes, methods)
+    methods = _trained_methods(table, finding.method)
+    changed = set(classes.loc[classes["delta"].fillna(0) != 0, "method"])
+    moved = [method for method in methods if method in changed]
     few = classes["class"].nunique() <= _ALWAYS_IN_TOP5
     figures = {}
     if table["top1"].notna().any():
@@ -97,22 +96,19 @@ def domain_page(
         still=[method for method in methods if method not in moved],
         retrieved=None if retrieved is None else _examples(retrieved, classes, finding.method),
         datasets=sorted({str(name) for name in table["dataset"].dropna()}),
-        origins=[(method, fingerprint, _origin(checkpoints.get(method))) for method, fingerprint in results.items()],
+        origins=[(method, made.fingerprint, _origin(checkpoints.get(method))) for method, made in results.items()],
     )
 
 
-def overview_page(table: pd.DataFrame, comparisons: Mapping[str, str]) -> str:
-    """The page of all domains.
-
-    Args:
-        table: Of `overview`: the rows of the domains, then those of the means.
-    """
+def overview_page(table: pd.DataFrame, comparisons: Mapping[str, Artifact]) -> str:
+    """The page of all domains, from the table of `overview`."""
     finding = find_over_domains(table)
     means, domains = table[table["domain"] == MEAN], table[table["domain"] != MEAN]
     figures = {"domains": domains_figure(table, finding.method)} if finding.method else {}
-    if trained_methods(means, ""):
+    methods = _trained_methods(means, finding.method)
+    if methods:
         figures["costs"] = costs_figure(means)
-    others = trained_methods(means, finding.method)[1:]
+    others = {name: domains_figure(table, name) for name in methods[1:] if not name.endswith(CONTROL_SUFFIX)}
     return _page(
         "overview.html",
         page_title="All domains: overview",
@@ -124,12 +120,8 @@ def overview_page(table: pd.DataFrame, comparisons: Mapping[str, str]) -> str:
         means=None if means.empty else _numbers(means, ("domain", "n"), status="Covers"),
         # With top-5 the table would be wider than the page; it is on the page of each domain.
         domains=_numbers(domains, ("top5",)),
-        others={
-            method: _drawn({f"domains-{method}": domains_figure(table, method)})[f"domains-{method}"]
-            for method in others
-            if not method.endswith(CONTROL_SUFFIX)
-        },
-        comparisons=comparisons,
+        others=_drawn(others, "domains-"),
+        comparisons={slug: comparison.fingerprint for slug, comparison in comparisons.items()},
     )
 
 
@@ -139,33 +131,37 @@ def _page(template: str, **values: Any) -> str:
     return render("evaluation", template, plotly=Markup(get_plotlyjs()), **values)  # noqa: S704  # plotly's own
 
 
-def _drawn(figures: Mapping[str, Figure]) -> dict[str, Markup]:
-    """Each figure as HTML; its name is that of its element, for plotly would draw one at random."""
+def _trained_methods(table: pd.DataFrame, first: str) -> list[str]:
+    """The measured methods but the base, `first` at the front and controls behind their methods."""
+    measured = set(table.loc[table["top1"].notna(), "method"])
+    ordered = [method for method in METHODS if method in measured and method != "base"]
+    return sorted(ordered, key=lambda method: method != first)
+
+
+def _drawn(figures: Mapping[str, Figure], prefix: str = "") -> dict[str, Markup]:
+    """Each figure as HTML; its element is named after it, for plotly would draw a name at random."""
     from plotly.io import to_html  # type: ignore[import-untyped, unused-ignore]
 
     options = {"responsive": True, "displaylogo": False, "displayModeBar": False}
     page = {"config": options, "full_html": False, "include_plotlyjs": False, "include_mathjax": False}
     return {
-        name: Markup("<div class='plot'>{}</div>").format(Markup(to_html(figure, div_id=name, **page)))  # noqa: S704
+        name: Markup("<div class='plot'>{}</div>").format(Markup(to_html(figure, div_id=prefix + name, **page)))  # noqa: S704
         for name, figure in figures.items()
     }
 
 
 def _tiles(table: pd.DataFrame, method: str) -> list[tuple[str, str, str]]:
     """The three numbers that matter, of the method that is spoken of: the number, what it is, its interval."""
-    found = table[table["method"] == method]
-    if found.empty:
-        return []
-    row = found.iloc[0]
-    tiles = {
-        "top1": (f"{percent(row['top1'])}%", f"top-1 of {method}"),
-        "delta_top1": (points(row["delta_top1"]), "over the base"),
-        "gain_over_control": (points(row["gain_over_control"]), "over its control"),
-    }
-    return [(*tile, _interval(name, row)) for name, tile in tiles.items() if not pd.isna(row[name])]
+    labels = {"top1": f"top-1 of {method}", "delta_top1": "over the base", "gain_over_control": "over its control"}
+    return [
+        (text_of(name, row[name]) + ("%" if name == "top1" else ""), label, _interval(name, row))
+        for row in table[table["method"] == method].to_dict("records")
+        for name, label in labels.items()
+        if not pd.isna(row[name])
+    ]
 
 
-def _interval(name: str, row: Mapping[str, Any] | pd.Series) -> str:
+def _interval(name: str, row: Mapping[Any, Any]) -> str:
     if (prefix := _INTERVAL_OF.get(name)) is None:
         return ""
     low, high = row[f"{prefix}_low"], row[f"{prefix}_high"]
@@ -174,10 +170,9 @@ def _interval(name: str, row: Mapping[str, Any] | pd.Series) -> str:
 
 def _numbers(table: pd.DataFrame, left_out: Sequence[str], status: str = "") -> dict[str, Any]:
     """What the template `numbers.html` shows of a table; the column of the status only where it says something."""
-    used = [name for name in _HEADINGS if name in ("domain", "method") or table[name].notna().any()]
-    used = [name for name in used if name not in left_out]
+    used = [name for name in _HEADINGS if name not in left_out and (name in _NAMES or table[name].notna().any())]
     with_status = bool(status) or not (table["status"] == "ok").all()
-    headings = [(_HEADINGS[name], name not in ("domain", "method")) for name in used]
+    headings = [(_HEADINGS[name], name not in _NAMES) for name in used]
     rows = [
         {
             "control": str(row["method"]).endswith(CONTROL_SUFFIX),
@@ -189,47 +184,35 @@ def _numbers(table: pd.DataFrame, left_out: Sequence[str], status: str = "") -> 
     return {"headings": [*headings, *([(status, False)] if with_status else [])], "rows": rows}
 
 
-def _cell(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+def _cell(name: str, row: Mapping[Any, Any]) -> dict[str, Any]:
     value = row[name]
-    if name in ("domain", "method"):
-        return {"column": "", "numeric": False, "text": value}
-    if pd.isna(value) or (name == "delta_top1" and row["method"] == "base"):
-        return {"column": "", "numeric": True, "text": ""}
-    text = percent(value) if name in METRICS else points(value) if name in _INTERVAL_OF else f"{value:,.0f}"
+    if name in _NAMES or pd.isna(value) or (name == "delta_top1" and row["method"] == "base"):
+        return {"column": "", "numeric": name not in _NAMES, "text": value if name in _NAMES else ""}
     exact = int(value) if name in COUNTS and float(value).is_integer() else float(value)
-    return {"column": name, "exact": repr(exact), "text": text, "small": _interval(name, row)}
+    return {"column": name, "exact": repr(exact), "text": text_of(name, value), "small": _interval(name, row)}
 
 
 def _class_table(classes: pd.DataFrame) -> dict[str, Any]:
     """Accuracy of every class by method, and its difference to the base."""
-    methods, names = list(classes["method"].unique()), list(classes["class"].unique())
-    by_method = {method: rows.set_index("class") for method, rows in classes.groupby("method")}
-    rows = [
-        (
-            name,
-            int(by_method[methods[0]].loc[name, "images"]),
-            [_class_cell(by_method[method].loc[name], method) for method in methods],
-        )
-        for name in names[:MAX_CLASS_ROWS]
-    ]
-    return {"methods": methods, "rows": rows, "count": len(names)}
-
-
-def _class_cell(row: pd.Series, method: str) -> tuple[str, str]:
-    if pd.isna(row["accuracy"]):
-        return "", ""
-    return percent(row["accuracy"]), "" if method == "base" or pd.isna(row["delta"]) else points(row["delta"])
+    methods, rows = list(classes["method"].unique()), []
+    of_each = classes.groupby("class", sort=False)
+    for name, of_class in list(of_each)[:MAX_CLASS_ROWS]:
+        cells = [
+            (percent(accuracy), "" if method == "base" else points(delta))
+            for method, accuracy, delta in zip(of_class["method"], of_class["accuracy"], of_class["delta"], strict=True)
+        ]
+        rows.append((name, int(of_class["images"].iloc[0]), cells))
+    return {"methods": methods, "rows": rows, "count": len(of_each)}
 
 
 def _examples(retrieved: Artifact, classes: pd.DataFrame, method: str) -> dict[str, Any]:
     shown = classes[classes["method"] == method] if method else classes
     names = shown_classes(shown.drop_duplicates("class")) if len(shown) else []
-    examples = groupby(read_examples(retrieved, names), key=lambda one: one.label)
     return {
         "pairs": retrieved.counts["pairs"],
         "shown": len(names),
         "classes": classes["class"].nunique(),
-        "examples": [(label, list(pairs)) for label, pairs in examples],
+        "examples": read_examples(retrieved, names),
     }
 
 

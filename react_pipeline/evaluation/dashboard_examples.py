@@ -1,14 +1,12 @@
 """Examples and curves of a comparison's page: small pictures of retrieved pairs, losses thinned to what a plot shows.
 
-Belongs here: which classes and pairs are shown, reading a training's records. Does not belong here: the
-page (`dashboard`). Captions and class names come from outside: they are kept as they are here and escaped there.
+Does not belong here: the page (`dashboard`), which escapes captions and class names; here they are as they came.
 """
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,27 +25,13 @@ MAX_POINTS = 240
 class Example:
     """One retrieved pair: its picture as a data URI, the caption as it was collected, cosine to the prompt."""
 
-    label: str
     caption: str
     similarity: float
     picture: str
 
 
-@dataclass(frozen=True)
-class Curve:
-    """The loss of one training by step, thinned by averaging neighbours."""
-
-    method: str
-    steps: Sequence[float]
-    losses: Sequence[float]
-
-
 def shown_classes(classes: pd.DataFrame, limit: int = MAX_CLASSES) -> list[str]:
-    """Classes worth a look: those that gained most, those that lost most, and others between, in this order.
-
-    Args:
-        classes: Columns class and delta, one row a class.
-    """
+    """Of a table of class and delta those worth a look: gained most, others between, lost most, in this order."""
     ordered = classes.sort_values(["delta", "class"], ascending=[False, True], kind="stable", na_position="last")
     names = list(ordered["class"])
     if len(names) <= limit:
@@ -58,8 +42,8 @@ def shown_classes(classes: pd.DataFrame, limit: int = MAX_CLASSES) -> list[str]:
     return names[:third] + between[:: max(len(between) // wanted, 1)][:wanted] + names[len(names) - third :]
 
 
-def read_examples(retrieved: Artifact, classes: Sequence[str]) -> list[Example]:
-    """The most similar pairs of each class, in the order of `classes`. Pictures that cannot be read are left out.
+def read_examples(retrieved: Artifact, classes: Sequence[str]) -> dict[str, list[Example]]:
+    """The most similar pairs of each of `classes` that has any. Pictures that cannot be read are left out.
 
     Raises:
         CorruptArtifact: If the set's shards are not those of its manifest.
@@ -80,26 +64,24 @@ def read_examples(retrieved: Artifact, classes: Sequence[str]) -> list[Example]:
         except (CorruptArtifact, BadImage):
             unreadable += 1
             continue
-        found[pair.label].append(Example(pair.label, pair.caption, wanted[pair.row], picture))
+        found[pair.label].append(Example(pair.caption, wanted[pair.row], picture))
     if unreadable:
         logger.warning("%d pictures of %s cannot be shown", unreadable, retrieved.path)
-    return [one for name in classes for one in sorted(found[name], key=lambda one: -one.similarity)]
+    return {name: sorted(pairs, key=lambda one: -one.similarity) for name, pairs in found.items() if pairs}
 
 
-def read_curves(checkpoints: Mapping[str, Artifact]) -> list[Curve]:
-    """The loss of each training, by method; a training without records has none."""
-    curves = []
+def read_curves(checkpoints: Mapping[str, Artifact]) -> dict[str, pd.DataFrame]:
+    """Step and loss of each training, by method, thinned by averaging neighbours; one without records has none."""
+    curves = {}
     for method, checkpoint in checkpoints.items():
         if "metrics.jsonl" not in checkpoint.manifest["files"]:
             continue
         text = checkpoint.file("metrics.jsonl").read_text(encoding="utf-8")
         try:
-            records: list[dict[str, Any]] = [json.loads(line) for line in text.splitlines()]
+            records = [json.loads(line) for line in text.splitlines()]
         except (ValueError, RecursionError) as error:
             raise CorruptArtifact(f"{checkpoint.file('metrics.jsonl')}: {error}; rematerialize it") from error
-        points = pd.DataFrame([(r["step"], r["loss"]) for r in records if "loss" in r], columns=["step", "loss"])
-        if points.empty:
-            continue
-        thin = points.groupby(points.index // -(-len(points) // MAX_POINTS)).mean()
-        curves.append(Curve(method, thin["step"].tolist(), thin["loss"].tolist()))
+        points = pd.DataFrame(records, columns=["step", "loss"]).dropna(ignore_index=True)
+        if not points.empty:
+            curves[method] = points.groupby(points.index // -(-len(points) // MAX_POINTS)).mean()
     return curves

@@ -1,20 +1,19 @@
 """Figures of the pages: what plotly draws of a comparison and of the overview.
 
-Belongs here: traces, axes, colours. Does not belong here: numbers (`comparison`), the page around them (`dashboard`).
+Does not belong here: numbers (`comparison`), the page around them (`dashboard`).
 Plotly reads tags in every text it draws, so each name from outside goes through `plain`.
 """
 
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from react_pipeline.evaluation.dashboard_examples import Curve
 from react_pipeline.evaluation.tables import MEAN
-from react_pipeline.settings import CONTROL_SUFFIX, METHODS
+from react_pipeline.settings import CONTROL_SUFFIX
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure  # type: ignore[import-untyped, unused-ignore]
@@ -47,15 +46,12 @@ def methods_figure(table: pd.DataFrame) -> Figure:
     """Top-1 and the difference to the base, each with its 95% interval, one line a method."""
     rows = table[table["top1"].notna()].iloc[::-1]
     figure = _side_by_side("Top-1 accuracy, %", "Difference to the base, points", shared_yaxes=True)
-    for position in range(len(rows)):
-        row = rows.iloc[[position]]
-        method = str(row["method"].iloc[0])
+    for method, row in rows.groupby("method", sort=False):
         figure.add_trace(_points(row, [method], "top1", "top1_low", "top1_high", method), row=1, col=1)
         if method != "base" and row["delta_top1"].notna().all():
             figure.add_trace(_points(row, [method], "delta_top1", "delta_low", "delta_high", method), row=1, col=2)
-    base = table.loc[table["method"] == "base", "top1"].dropna()
-    if len(base):
-        figure.add_vline(100 * float(base.iloc[0]), line_dash="dot", line_color=BASE, row=1, col=1)
+    for top1 in _base(table):
+        figure.add_vline(top1, line_dash="dot", line_color=BASE, row=1, col=1)
     figure.add_vline(0, line_color=BASE, line_dash="dot", row=1, col=2)
     figure.update_yaxes(categoryorder="array", categoryarray=list(rows["method"]))
     return _styled(figure, 110 + 34 * len(rows))
@@ -65,28 +61,25 @@ def costs_figure(table: pd.DataFrame) -> Figure:
     """Top-1 against what was trained and how long it took; the base as a line, for it costs nothing."""
     rows = table[table["top1"].notna() & (table["method"] != "base") & (table["trainable_parameters"].fillna(0) > 0)]
     figure = _side_by_side("Trained parameters (log)", "Seconds of training (log)", shared_yaxes=True)
-    for row in rows.itertuples():
-        for column, value in enumerate((row.trainable_parameters, row.seconds), start=1):
+    for column, cost in enumerate(("trainable_parameters", "seconds"), start=1):
+        for method, row in rows.groupby("method", sort=False):
             figure.add_scatter(
-                x=[float(value)],
-                y=[100 * row.top1],
+                x=row[cost].astype(float).tolist(),
+                y=(100 * row["top1"]).tolist(),
                 mode="markers",
-                name=row.method,
-                legendgroup=row.method,
+                name=method,
+                legendgroup=method,
                 showlegend=column == 1,
-                marker={"size": 11, "color": colour_of(row.method), "symbol": _symbol(row.method)},
-                error_y=_reach(100 * row.top1, 100 * row.top1_low, 100 * row.top1_high, row.method),
-                hovertemplate=f"{row.method}<br>top-1 %{{y:.1f}}%<br>%{{x:,.0f}}<extra></extra>",
+                marker={"size": 11, "color": colour_of(method), "symbol": _symbol(method)},
+                error_y=_reach(row, "top1", "top1_low", "top1_high", method),
+                hovertemplate=f"{method}<br>top-1 %{{y:.1f}}%<br>%{{x:,.0f}}<extra></extra>",
                 row=1,
                 col=column,
             )
-    base = table.loc[table["method"] == "base", "top1"].dropna()
-    if len(base):
-        note = {"annotation_text": "base", "annotation_position": "bottom right"}
-        figure.add_hline(100 * float(base.iloc[0]), line_dash="dot", line_color=BASE, row=1, col=1, **note)
-        figure.add_hline(100 * float(base.iloc[0]), line_dash="dot", line_color=BASE, row=1, col=2)
-    for column, name in enumerate(("trainable_parameters", "seconds"), start=1):
-        figure.update_xaxes(type="log", **_log_ticks(rows[name].tolist()), row=1, col=column)
+        note = {"annotation_text": "base", "annotation_position": "bottom right"} if column == 1 else {}
+        for top1 in _base(table):
+            figure.add_hline(top1, line_dash="dot", line_color=BASE, row=1, col=column, **note)
+        figure.update_xaxes(type="log", **_log_ticks(rows[cost].tolist()), row=1, col=column)
     figure.update_yaxes(title="top-1 %", rangemode="tozero", col=1)
     return _styled(figure, 430, legend=True)
 
@@ -106,6 +99,8 @@ def classes_figure(classes: pd.DataFrame, methods: Sequence[str]) -> Figure:
         rows = rows.sort_values(["delta", "class"], ascending=[True, False], kind="stable")
         gained, lost = rows[rows["delta"] > 0].tail(CLASSES_PER_SIDE), rows[rows["delta"] < 0].head(CLASSES_PER_SIDE)
         shown = pd.concat([lost, gained])
+        labels = [plain(name) for name in shown["class"]]
+        figures = (labels, shown["images"].astype(int).tolist(), (100 * shown["accuracy"]).tolist())
         # Positions instead of names, so that two names that look alike stay two bars.
         figure.add_bar(
             y=list(range(len(shown))),
@@ -114,14 +109,11 @@ def classes_figure(classes: pd.DataFrame, methods: Sequence[str]) -> Figure:
             visible=number == 0,
             showlegend=False,
             marker={"color": [GOOD if delta > 0 else BAD for delta in shown["delta"]]},
-            customdata=[
-                [plain(name), int(images), 100 * accuracy]
-                for name, images, accuracy in zip(shown["class"], shown["images"], shown["accuracy"], strict=True)
-            ],
+            customdata=list(zip(*figures, strict=True)),
             hovertemplate="%{customdata[0]}: %{x:+.1f} points to %{customdata[2]:.1f}%, "
             "%{customdata[1]} images<extra></extra>",
         )
-        axis = {"tickvals": list(range(len(shown))), "ticktext": [plain(name) for name in shown["class"]]}
+        axis = {"tickvals": list(range(len(shown))), "ticktext": labels}
         if number == 0:
             figure.update_yaxes(**axis)
         visible = [other == number for other in range(len(methods))]
@@ -135,29 +127,20 @@ def classes_figure(classes: pd.DataFrame, methods: Sequence[str]) -> Figure:
     return _styled(figure, 140 + 21 * max(count, 3))
 
 
-def moved_methods(classes: pd.DataFrame, methods: Sequence[str]) -> list[str]:
-    """Those of the methods with which any class is better or worse than with the base, in their order."""
-    moved = set(classes.loc[classes["delta"].fillna(0) != 0, "method"])
-    return [method for method in methods if method in moved]
-
-
-def curves_figure(curves: Sequence[Curve]) -> Figure:
+def curves_figure(curves: Mapping[str, pd.DataFrame]) -> Figure:
     """The loss of each training by step."""
     from plotly.graph_objects import Figure  # type: ignore[import-untyped, unused-ignore]
 
     figure = Figure()
-    for curve in curves:
+    for method, curve in curves.items():
+        dash = "dot" if method.endswith(CONTROL_SUFFIX) else "solid"
         figure.add_scatter(
-            x=list(curve.steps),
-            y=list(curve.losses),
+            x=curve["step"].tolist(),
+            y=curve["loss"].tolist(),
             mode="lines",
-            name=curve.method,
-            line={
-                "color": colour_of(curve.method.removesuffix(CONTROL_SUFFIX)),
-                "width": 1.6,
-                "dash": "dot" if curve.method.endswith(CONTROL_SUFFIX) else "solid",
-            },
-            hovertemplate="step %{x:.0f}: %{y:.3f}<extra>" + curve.method + "</extra>",
+            name=method,
+            line={"color": colour_of(method.removesuffix(CONTROL_SUFFIX)), "width": 1.6, "dash": dash},
+            hovertemplate=f"step %{{x:.0f}}: %{{y:.3f}}<extra>{method}</extra>",
         )
     figure.update_xaxes(title="step")
     figure.update_yaxes(title="training loss", rangemode="tozero")
@@ -166,16 +149,18 @@ def curves_figure(curves: Sequence[Curve]) -> Figure:
 
 def domains_figure(table: pd.DataFrame, method: str) -> Figure:
     """The difference of one method and of its control to the base in each domain, and their means, with intervals."""
-    rows = table[table["delta_top1"].notna() & table["method"].isin([method, method + CONTROL_SUFFIX])]
-    order = [*rows.loc[rows["domain"] != MEAN, "domain"].unique(), MEAN][::-1]
     from plotly.graph_objects import Figure  # type: ignore[import-untyped, unused-ignore]
 
+    pair = [method, method + CONTROL_SUFFIX]
+    rows = table[table["delta_top1"].notna() & table["method"].isin(pair)]
+    order = [*rows.loc[rows["domain"] != MEAN, "domain"].unique(), MEAN][::-1]
     figure = Figure()
-    for name in (method, method + CONTROL_SUFFIX):
+    for name in pair:
         mine = rows[rows["method"] == name]
         if not mine.empty:
-            labels = [MEAN if domain == MEAN else plain(domain) for domain in mine["domain"]]
-            points = _points(mine, labels, "delta_top1", "delta_low", "delta_high", name)
+            points = _points(
+                mine, [plain(domain) for domain in mine["domain"]], "delta_top1", "delta_low", "delta_high", name
+            )
             figure.add_trace(points.update(name=name, showlegend=True))
     figure.add_vline(0, line_color=BASE, line_dash="dot")
     figure.update_xaxes(title="top-1, points more or less than the base")
@@ -184,13 +169,18 @@ def domains_figure(table: pd.DataFrame, method: str) -> Figure:
     return _styled(figure, 190 + 44 * len(order), legend=True)
 
 
+def _base(table: pd.DataFrame) -> list[float]:
+    """Top-1 of the base in percent, if it was measured."""
+    values: list[float] = (100 * table.loc[table["method"] == "base", "top1"].dropna()).tolist()
+    return values
+
+
 def _points(rows: pd.DataFrame, labels: Sequence[str], value: str, low: str, high: str, method: str) -> Any:
     from plotly.graph_objects import Scatter  # type: ignore[import-untyped, unused-ignore]
 
     signed = "+.1f" if value != "top1" else ".1f"
-    values = 100 * rows[value]
     return Scatter(
-        x=values.tolist(),
+        x=(100 * rows[value]).tolist(),
         y=list(labels),
         orientation="h",
         mode="markers",
@@ -201,26 +191,20 @@ def _points(rows: pd.DataFrame, labels: Sequence[str], value: str, low: str, hig
             "symbol": [_symbol(method, mean=domain == MEAN) for domain in rows["domain"]],
             "line": {"width": 2, "color": colour_of(method)},
         },
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": (100 * rows[high] - values).fillna(0).tolist(),
-            "arrayminus": (values - 100 * rows[low]).fillna(0).tolist(),
-            "color": colour_of(method),
-            "thickness": 1.4,
-            "width": 4,
-        },
+        error_x=_reach(rows, value, low, high, method),
         customdata=rows[[low, high]].mul(100).to_numpy().tolist(),
         hovertemplate=f"%{{y}}: %{{x:{signed}}}<br>95% interval %{{customdata[0]:{signed}}} to "
         f"%{{customdata[1]:{signed}}}<extra></extra>",
     )
 
 
-def _reach(value: float, low: float, high: float, method: str) -> dict[str, Any]:
-    if pd.isna(low) or pd.isna(high):
+def _reach(rows: pd.DataFrame, value: str, low: str, high: str, method: str) -> dict[str, Any]:
+    """Bars from values to their bounds."""
+    if rows[low].isna().all():
         return {}
-    line = {"color": colour_of(method), "thickness": 1.2, "width": 3}
-    return {"type": "data", "symmetric": False, "array": [high - value], "arrayminus": [value - low], **line}
+    above, below = 100 * (rows[high] - rows[value]).fillna(0), 100 * (rows[value] - rows[low]).fillna(0)
+    line = {"color": colour_of(method), "thickness": 1.3, "width": 4}
+    return {"type": "data", "symmetric": False, "array": above.tolist(), "arrayminus": below.tolist(), **line}
 
 
 def _log_ticks(values: Sequence[float]) -> dict[str, Any]:
@@ -264,10 +248,3 @@ def _styled(figure: Figure, height: int, *, legend: bool = False) -> Figure:
     figure.update_xaxes(gridcolor=RULE, zeroline=False, automargin=True, ticks="")
     figure.update_yaxes(gridcolor=RULE, zeroline=False, automargin=True, ticks="")
     return figure
-
-
-def trained_methods(table: pd.DataFrame, first: str) -> list[str]:
-    """The measured methods but the base, `first` at the front and controls behind their methods."""
-    measured = set(table.loc[table["top1"].notna(), "method"])
-    ordered = [method for method in METHODS if method in measured and method != "base"]
-    return sorted(ordered, key=lambda method: method != first)

@@ -1,7 +1,6 @@
 """Evaluation: how well a checkpoint classifies a domain's labelled images from class names alone.
 
-Belongs here: the metrics, calibration and `EvalResult`. Does not belong here: class vectors (`classifier`), reading
-labelled sets (`labelled`), setting results beside one another (`comparison`). Shapes: N images, C classes.
+Does not belong here: setting results beside one another (`comparison`). Shapes: N images, C classes.
 """
 
 import time
@@ -28,8 +27,6 @@ EVALUATOR_VERSION = "2"
 """Changed by hand when the same checkpoint and images would get other numbers. Unequal versions are not compared."""
 
 TOP = 5
-
-
 TEMPERATURE_BOUNDS = (1e-2, 1e3)
 
 
@@ -116,14 +113,11 @@ def evaluate(project: Project, slug: str, method: str) -> Artifact:
 def write_evaluation(
     project: Project, slug: str, method: str, checkpoint: Artifact, parents: Mapping[str, Artifact], directory: Path
 ) -> dict[str, Any]:
-    """Measure a checkpoint of a method on the `evaluation_set` among `parents`, and write the files of `evaluate`.
+    """Measure a checkpoint on the `evaluation_set` among `parents`, and write the files of `evaluate`; returns counts.
 
     Args:
-        checkpoint: The one to measure; it need not be the current one.
-        parents: With `evaluation_set`, and with `base_checkpoint` where a head needs its encoder.
-
-    Returns:
-        The counts for the manifest.
+        checkpoint: It need not be the current one of its method.
+        parents: With `base_checkpoint` too where a head needs its encoder.
 
     Raises:
         InputError: If an evaluation image is gone or has changed, or the checkpoint is of other classes.

@@ -1,7 +1,6 @@
-"""Findings: a comparison's numbers as sentences, with their uncertainty.
+"""Findings: a comparison's numbers as sentences at the head of a report, with their uncertainty.
 
-Belongs here: the sentences at the head of a report. They follow from the table by fixed rules, so the same numbers
-always say the same. Does not belong here: the numbers (`comparison`), how the sentences look (`dashboard`).
+They follow from the table by fixed rules, so the same numbers always say the same.
 
 The method spoken of is fixed beforehand (`gated-image` where it was measured): the best of many methods is partly the
 luckiest one.

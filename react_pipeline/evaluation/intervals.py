@@ -1,8 +1,6 @@
 """Intervals: how far a figure measured on N images could be off because of which images they are.
 
-Belongs here: 95% intervals of an accuracy, and of the difference of two methods on the same images. They describe the
-sampling of images and of nothing else: another seed of the training may differ by more. Does not belong here: which
-methods are compared (`comparison`), and what is said of an interval (`findings`).
+They describe the sampling of images and of nothing else: another seed of the training may differ by more.
 """
 
 from collections.abc import Sequence

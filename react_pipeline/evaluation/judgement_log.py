@@ -1,7 +1,6 @@
-"""The log of a judgement: what a person said of the pictures on which two models disagree.
+"""The log of a judgement: what a person said of the pictures on which two models disagree, and what follows from it.
 
-Belongs here: the form of the file, what follows from it, and appending to it. Does not belong here: which pictures
-disagree (`use.judge`), the artifact (`judgements`), the bounds (`confidence_sequence`).
+Does not belong here: which pictures disagree (`use.judge`), the artifact (`judgements`).
 
 The first line holds both models and every picture on which they disagree, in random order; each line after it is one
 answer to the next picture, or takes the last answer back. Lines are on the disk before they are acknowledged, and a
@@ -242,12 +241,12 @@ def open_log(path: Path, judge: str) -> Iterator[JudgementLog]:
         os.close(descriptor)
 
 
-def describe(session: Session, confidence: float = CONFIDENCE) -> str:
+def describe(session: Session) -> str:
     """What a session found, in one sentence."""
-    found, header, counts = session.difference(confidence), session.header, session.counts
+    found, header, counts = session.difference(), session.header, session.counts
     return (
         f"{header.candidate.method} over {header.against.method}: {100 * found.estimate:+.1f} points, "
-        f"{100 * confidence:.4g}% interval {100 * found.low:+.1f} to {100 * found.high:+.1f}, judged on "
+        f"{100 * CONFIDENCE:.4g}% interval {100 * found.low:+.1f} to {100 * found.high:+.1f}, judged on "
         f"{counts['judged']:,} of {counts['disagreements']:,} disagreements among {counts['images']:,} pictures"
         + (f", {counts[UNSURE]} unsure" if counts[UNSURE] else "")
     )

@@ -1,6 +1,5 @@
 """Judgements: the logs of a domain that hold today, as an artifact that comparison and promotion are made from.
 
-Belongs here: where logs are, which of them are of today's class names and of models that still exist, publishing them.
 Does not belong here: what a log says (`judgement_log`), writing one (`use.judge`).
 
 No row of `pipeline.STAGES` has it: whoever reads judgements publishes what the logs hold at that moment, so an answer
@@ -43,12 +42,17 @@ class Judgements:
             (directory / "logs").mkdir()
             for session in self.sessions:
                 (directory / "logs" / session.path.name).write_bytes(session.data)
-            pd.DataFrame([row_of(session) for session in self.sessions]).to_parquet(directory / "table.parquet")
+            rows = [row_of(session) for session in self.sessions]
+            pd.DataFrame(rows).to_parquet(directory / "table.parquet")
             answers = [answer for session in self.sessions for answer in _answers(session)]
             pd.DataFrame(answers).to_parquet(directory / "answers.parquet")
             sentences = "".join(f"- {escaped(describe(session))}\n" for session in self.sessions)
             (directory / "table.md").write_text(sentences, encoding="utf-8")
-            return {"sessions": len(self.sessions), **{_name(session): _figures(session) for session in self.sessions}}
+            counts: dict[str, Any] = {"sessions": len(self.sessions)}
+            for session, row in zip(self.sessions, rows, strict=True):
+                name = f"{row['candidate']}-over-{row['against']}-{session.path.stem[-8:]}"
+                counts[name] = {key: value for key, value in row.items() if isinstance(value, bool | int | float)}
+            return counts
 
         return project.store.build(self.inputs, write)
 
@@ -115,29 +119,20 @@ def present_model(project: Project, slug: str, method: str) -> Side:
     return Side(method=method, checkpoint=fresh(project, *_place(slug, method)).fingerprint)
 
 
-def row_of(session: Session, confidence: float = CONFIDENCE) -> dict[str, Any]:
+def row_of(session: Session) -> dict[str, Any]:
     """A session as a row of tables; differences are fractions."""
-    header, found = session.header, session.difference(confidence)
+    header, found = session.header, session.difference()
     return {
         **{"candidate": header.candidate.method, "candidate_checkpoint": header.candidate.checkpoint},
         **{"against": header.against.method, "against_checkpoint": header.against.checkpoint},
         **{"source": header.source, "created": header.created},
         **{"difference": found.estimate, "low": found.low, "high": found.high, "p_value": found.p_value},
-        **{"confidence": confidence, "clear": found.clear, **session.counts},
+        **{"confidence": CONFIDENCE, "clear": found.clear, **session.counts},
     }
 
 
 def _place(slug: str, method: str) -> tuple[str, str]:
     return ("base_checkpoint", ALL) if method == "base" else ("customized_checkpoint", method_key(slug, method))
-
-
-def _name(session: Session) -> str:
-    return f"{session.header.candidate.method}-over-{session.header.against.method}-{session.path.stem[-8:]}"
-
-
-def _figures(session: Session) -> dict[str, Any]:
-    row = row_of(session)
-    return {name: value for name, value in row.items() if isinstance(value, bool | int | float)}
 
 
 def _answers(session: Session) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,6 @@
 """Reports: the published comparisons as a folder that can be sent to someone.
 
-Belongs here: which files go where, and saying what is missing. Does not belong here: making a comparison (`comparison`)
-or an overview (`all_domains`); nothing is measured here, and a stale comparison gives no number.
+Nothing is measured here, and a stale comparison gives no number.
 """
 
 import shutil
@@ -10,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from react_pipeline.evaluation.all_domains import STAGE as OVERVIEW
-from react_pipeline.evaluation.all_domains import current_comparisons, overview_is_current, write_overview
+from react_pipeline.evaluation.all_domains import current_comparisons, write_overview
 from react_pipeline.pages import render
 from react_pipeline.project import Project
-from react_pipeline.store import Artifact, CorruptArtifact, InputError, MissingArtifact, StaleArtifact
+from react_pipeline.store import InputError, MissingArtifact
 
 FORMATS = ("html", "csv", "parquet", "md", "json", "png")
 
@@ -23,16 +22,11 @@ _NAMES = ("dashboard", "table", "per_class", "comparison", "overview")
 
 @dataclass
 class Report:
-    """What was written where: `index` is the page to open, `missing` says why a domain is not in it.
+    """What was written where: `index` is the page to open, `missing` says why a domain is not in it."""
 
-    `notes` say what else a reader should know.
-    """
-
-    directory: Path
     index: Path | None = None
     files: list[Path] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 def write_report(
@@ -52,64 +46,37 @@ def write_report(
     for slug in domains:
         project.domain(slug)
     comparisons, missing = current_comparisons(project, domains or None)
-    report = Report(directory, missing=missing)
+    report = Report(missing=missing)
     if not comparisons:
-        reasons = "; ".join(report.missing.values()) or f"no domain file in {project.config.domains}"
+        reasons = "; ".join(missing.values()) or f"no domain file in {project.config.domains}"
         raise MissingArtifact(f"nothing to report ({reasons}); materialize `comparison`")
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        for slug in (*comparisons, *missing, *(() if domains else (OVERVIEW,))):
+            _clear(directory / slug, FORMATS)
         for slug, artifact in comparisons.items():
-            _copy(artifact, directory / slug, formats, report)
-        for slug in report.missing:
-            _clear(directory / slug)
+            (directory / slug).mkdir(exist_ok=True)
+            for name in artifact.manifest["files"]:
+                if Path(name).stem in _NAMES and name.rpartition(".")[2] in formats:
+                    report.files.append(Path(shutil.copyfile(artifact.file(name), directory / slug / name)))
         if not domains:
-            _write_overview(project, comparisons, formats, report)
+            target = directory / OVERVIEW
+            target.mkdir(exist_ok=True)
+            write_overview(project, comparisons, missing, target)
+            _clear(target, set(FORMATS) - set(formats))
+            report.files += sorted(target.iterdir())
         if "html" in formats:
-            _write_index(list(comparisons), not domains, report)
+            links = [*([] if domains else [("All domains", OVERVIEW)]), *((slug, slug) for slug in comparisons)]
+            page = render("evaluation", "index.html", page_title="Report", links=links, missing=missing)
+            report.index = directory / "index.html"
+            report.index.write_text(page, encoding="utf-8")
+            report.files.append(report.index)
     except OSError as error:
         raise InputError(f"{error.filename or directory}: {error.strerror}; give another --output") from error
     return report
 
 
-def _write_overview(
-    project: Project, comparisons: dict[str, Artifact], formats: Collection[str], report: Report
-) -> None:
-    target = report.directory / OVERVIEW
-    try:
-        _copy(overview_is_current(project), target, formats, report)
-        return
-    except (MissingArtifact, StaleArtifact, CorruptArtifact) as error:
-        report.notes.append(f"{error}. The overview here was put together from today's comparisons")
-    _clear(target)
-    target.mkdir(exist_ok=True)
-    write_overview(project, comparisons, report.missing, target)
-    for path in sorted(target.iterdir()):
-        if path.stem in _NAMES and path.suffix.removeprefix(".") not in formats:
-            path.unlink()
-        else:
-            report.files.append(path)
-
-
-def _copy(artifact: Artifact, target: Path, formats: Collection[str], report: Report) -> None:
-    _clear(target)
-    target.mkdir(exist_ok=True)
-    for name in artifact.manifest["files"]:
-        if Path(name).stem in _NAMES and name.rpartition(".")[2] in formats:
-            report.files.append(Path(shutil.copyfile(artifact.file(name), target / name)))
-
-
-def _clear(target: Path) -> None:
+def _clear(target: Path, formats: Collection[str]) -> None:
     for path in target.glob("*") if target.is_dir() else ():
-        if path.stem in _NAMES and path.suffix.removeprefix(".") in FORMATS:
+        if path.stem in _NAMES and path.suffix.removeprefix(".") in formats:
             path.unlink()
-
-
-def _write_index(slugs: Sequence[str], overview: bool, report: Report) -> None:
-    """A page with a link to each dashboard, and the reason of what is missing."""
-    links = [*([("All domains", OVERVIEW)] if overview else []), *((slug, slug) for slug in slugs)]
-    report.index = report.directory / "index.html"
-    page = render(
-        "evaluation", "index.html", page_title="Report", links=links, missing=report.missing, notes=report.notes
-    )
-    report.index.write_text(page, encoding="utf-8")
-    report.files.append(report.index)

@@ -1,21 +1,23 @@
-"""Tables of a comparison: their columns, and how they read in Markdown.
+"""Tables of a comparison: their columns, numbers as people read them, Markdown, and a small picture.
 
-Belongs here: names and kinds of columns, numbers as people read them, the table per class. Does not belong here: where
-the numbers come from (`comparison`, `all_domains`), HTML (`dashboard`).
+Does not belong here: where the numbers come from (`comparison`, `all_domains`), HTML (`dashboard`).
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from react_pipeline.evaluation.domain_results import EvalResult
 from react_pipeline.pages import markdown_table
+from react_pipeline.settings import CONTROL_SUFFIX
 
 MEAN = "mean"
 """In the column `domain` of the rows that average over domains."""
 
 METRICS = ("top1", "top5", "mean_per_class")
+DIFFERENCES = ("delta_top1", "gain_over_control", "judged_delta", "judged_gain")
 INTERVALS = ("top1_low", "top1_high", "delta_low", "delta_high", "gain_low", "gain_high")
 COUNTS = ("n", "pairs", "trainable_parameters")
 NUMBERS = (
@@ -45,9 +47,8 @@ _SHOWN_JUDGED = {**{"judged_delta": "judged, to base", "judged_interval": "95% s
 
 def typed(rows: list[dict[str, Any]]) -> pd.DataFrame:
     """Rows as a table with `COLUMNS`: counts are integers, other numbers floats, empty where nothing was measured."""
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    whole = (*COUNTS, "judged")
-    return table.astype({name: "Int64" if name in whole else "float64" for name in (*NUMBERS, *JUDGED, "judged")})
+    kinds = dict.fromkeys((*NUMBERS, *JUDGED), "float64") | dict.fromkeys((*COUNTS, "judged"), "Int64")
+    return pd.DataFrame(rows, columns=COLUMNS).astype(kinds)
 
 
 def per_class_table(results: Mapping[str, EvalResult], pairs: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
@@ -72,6 +73,40 @@ def per_class_table(results: Mapping[str, EvalResult], pairs: Mapping[str, Mappi
     return table.astype({**integers, "accuracy": "float64", "delta": "float64"})
 
 
+def write_tables(table: pd.DataFrame, directory: Path) -> None:
+    """Write `table.parquet`, `table.csv` and `table.md`."""
+    table.to_parquet(directory / "table.parquet", index=False)
+    table.to_csv(directory / "table.csv", index=False)
+    (directory / "table.md").write_text(to_markdown(table), encoding="utf-8")
+
+
+def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
+    """Write top-1 by method with its 95% interval as a PNG, for places that show no page; base grey, controls pale."""
+    from matplotlib.figure import Figure
+
+    measured = table[table["top1"].notna()]
+    figure = Figure(figsize=(7, 0.9 + 0.45 * max(len(measured), 1)), layout="constrained")
+    axes = figure.subplots()
+    if measured.empty:
+        axes.text(0.5, 0.5, "nothing measured", ha="center", va="center", transform=axes.transAxes)
+        axes.set_axis_off()
+    else:
+        shades = [
+            "#888888" if name == "base" else "#9ecae1" if name.endswith(CONTROL_SUFFIX) else "#08519c"
+            for name in measured["method"]
+        ]
+        top1 = 100 * measured["top1"]
+        bars = axes.barh(measured["method"], top1, color=shades)
+        if measured["top1_low"].notna().all():
+            reach = [(top1 - 100 * measured["top1_low"]).tolist(), (100 * measured["top1_high"] - top1).tolist()]
+            axes.errorbar(top1, measured["method"], xerr=reach, fmt="none", ecolor="#333333", elinewidth=1, capsize=2)
+        axes.bar_label(bars, fmt="%.1f", label_type="center", color="white", fontsize=9)
+        axes.invert_yaxis()
+        axes.margins(x=0.12)
+        axes.set(xlabel="top-1 %, zero-shot, with 95% interval", title=title)
+    figure.savefig(path, dpi=100)
+
+
 def to_markdown(table: pd.DataFrame) -> str:
     """The table for people: percent with one decimal, differences with their sign, empty where nothing was measured."""
     judged = "judged" in table and table["judged"].notna().any()
@@ -81,7 +116,7 @@ def to_markdown(table: pd.DataFrame) -> str:
         row["interval"] = None if row["method"] == "base" else interval_text(row["delta_low"], row["delta_high"])
         if judged:
             row["judged_interval"] = interval_text(row["judged_delta_low"], row["judged_delta_high"])
-        rows.append([_shown(column, row[column]) for column in shown])
+        rows.append([text_of(column, row[column]) for column in shown])
     return markdown_table(list(shown.values()), rows)
 
 
@@ -90,23 +125,20 @@ def interval_text(low: Any, high: Any) -> str:
     return "" if pd.isna(low) or pd.isna(high) else f"{points(low)} to {points(high)}"
 
 
-def points(difference: float) -> str:
-    """A difference of fractions in percentage points, with its sign."""
-    return f"{100 * difference:+.1f}".replace("-", "−")
+def points(difference: Any) -> str:
+    """A difference of fractions in percentage points, with its sign; empty where nothing was measured."""
+    return "" if pd.isna(difference) else f"{100 * difference:+.1f}".replace("-", "−")
 
 
-def percent(share: float) -> str:
-    """A fraction in percent, without the sign for it."""
-    return f"{100 * share:.1f}"
+def percent(share: Any) -> str:
+    """A fraction in percent, without the sign for it; empty where nothing was measured."""
+    return "" if pd.isna(share) else f"{100 * share:.1f}"
 
 
-def _shown(column: str, value: Any) -> str:
-    if value is None or pd.isna(value):
-        return ""
+def text_of(column: str, value: Any) -> str:
+    """A value of a table as people read it."""
     if column in METRICS:
         return percent(value)
-    if column in ("delta_top1", "judged_delta"):
+    if column in DIFFERENCES:
         return points(value)
-    if column in (*COUNTS, "seconds", "judged"):
-        return f"{value:,.0f}"
-    return str(value)
+    return "" if pd.isna(value) else value if isinstance(value, str) else f"{value:,.0f}"

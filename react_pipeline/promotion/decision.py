@@ -1,8 +1,6 @@
-"""Promotion: which model is champion of a domain, kept in the store, and when that changes.
+"""Promotion: which model is champion of a domain: the rule applied, and a person's decisions.
 
-Belongs here: the rule applied, a person's decisions. Does not belong here: what may be seen (`evidence`),
-the test (`judgement`), how verdicts are kept (`verdict_chain`), MLflow (`tracking.registry`).
-
+Does not belong here: what may be seen (`evidence`), the test (`judgement`), how verdicts are kept (`verdict_chain`).
 The current artifact of the stage `promotion` names the champion, whether MLflow is up or not.
 """
 
@@ -165,7 +163,7 @@ def _apply_rule(scene: Evidence, edit: RegistryEdit | None, seen: Mapping[str, s
     champion_name = before.champion.named_beside(namesake.contender) if namesake else before.champion.method
     reigning = BASE if before.champion.method == BASE else f"the champion {champion_name}"
     if scene.judgements is not None:
-        found = judge_without_labels(scene.project, scene.slug, scene.judgements, before.champion, turned_down)
+        found = judge_without_labels(scene.project, scene.judgements, before.champion, reigning, turned_down)
     else:
         found = judge(rivals, scene.champion, reigning, controls, settings)
     decision, reason = found.decision, found.reason
@@ -188,9 +186,8 @@ def _apply_rule(scene: Evidence, edit: RegistryEdit | None, seen: Mapping[str, s
         champion = scene.champion.contender if scene.champion else before.champion
         after = changed(scene, champion, reigns=before.reigns, **figures)
     rows = [*found.rows]
-    for method in settings.candidates:
-        if method in {row["method"] for row in found.rows}:
-            continue
+    tested = {row["method"] for row in found.rows}
+    for method in (name for name in settings.candidates if name not in tested):
         fields, why = {}, scene.left_out.get(method, "")
         if scene.judgements is not None and method == before.champion.method:
             why = ""
@@ -214,14 +211,15 @@ def _adopt(scene: Evidence, edit: RegistryEdit) -> Artifact | None:
     known = results_of(scene.project, scene.slug, edit.method, edit.checkpoint)
     if not known:
         return None
-    entry, test = max(known, key=lambda entry: str(entry.artifact.manifest["created"])), None
+    entry, test = known[0], None
     if scene.champion is not None:
         for candidate in known:
             try:
                 test = paired_test(candidate, scene.champion, scene.project.config.promotion.confidence)
-                entry = candidate
             except InputError:
                 continue
+            entry = candidate
+            break
     name = entry.contender.named_beside(before.champion)
     reason = f"a person made {name} champion in the registry (version {edit.version})"
     rejected = tuple(name for name in before.rejected if name != edit.checkpoint)

@@ -1,8 +1,7 @@
-"""Evidence: what a decision on a domain's champion considers.
+"""Evidence: what a decision on a champion considers: the last verdict, and results that are fresh and verified.
 
-Belongs here: the champion of the last verdict, which results are fresh, verified and have values, and which one the
-champion is judged by: its own checkpoint is measured again where its method has another one by now. Does not belong
-here: judging them (`judgement`), deciding (`decision`).
+A champion whose method has another checkpoint by now is judged by results of its own checkpoint, measured again.
+Does not belong here: judging (`judgement`), deciding (`decision`).
 """
 
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from react_pipeline.evaluation import JUDGEMENTS, RESULTS, Judgements, judgement
 from react_pipeline.lineage import fresh
 from react_pipeline.pipeline import ALL, STAGES, method_key
 from react_pipeline.project import Project
-from react_pipeline.promotion.judged import has_labels
 from react_pipeline.promotion.judgement import Measured
 from react_pipeline.promotion.verdicts import BASE, Contender, Reign, Verdict
 from react_pipeline.settings import CONTROL_SUFFIX
@@ -23,8 +21,6 @@ REEVALUATED = "reevaluated_results"
 """Stage of a champion's results on newer images, when its method has another checkpoint by now. Key: the domain."""
 
 NEVER = "never evaluated"
-
-
 CHECKPOINT = "customized_checkpoint"
 
 
@@ -73,7 +69,7 @@ class Evidence:
             return found
         known = results_of(self.project, self.slug, contender.method, contender.checkpoint)
         measures = {entry.measure for entry in self.results.values()}
-        return max(known, key=lambda one: (one.measure in measures, one.artifact.manifest["created"]), default=None)
+        return max(known, key=lambda one: one.measure in measures, default=None)
 
 
 def standing(project: Project, slug: str) -> tuple[Verdict, Artifact | None]:
@@ -106,8 +102,7 @@ def crowning(project: Project, slug: str) -> Reign | None:
     verdict, artifact = standing(project, slug)
     if artifact is None or verdict.champion.method == BASE:
         return None
-    fields = verdict.model_dump(include={"decision", "by", "champion", "challenger", "test", "reason"})
-    last = Reign(promotion=artifact.fingerprint, decided=str(artifact.manifest["created"]), **fields)
+    last = verdict.as_reign(artifact)
     # Decisions that change nothing name the champion too.
     moved = [entry for entry in (*verdict.history, last) if entry.decision in ("promoted", "rolled back")]
     return moved[-1] if moved and moved[-1].champion.is_same(verdict.champion) else last
@@ -130,8 +125,16 @@ def gather(project: Project, slug: str) -> Evidence:
             results[method] = entry
         else:
             left_out[method] = entry
-    judgements = None if has_labels(project, slug) else judgements_of(project, slug)
+    judgements = None if _has_labels(project, slug) else judgements_of(project, slug)
     return Evidence(project, slug, last, verdict, results, left_out, judgements)
+
+
+def _has_labels(project: Project, slug: str) -> bool:
+    """Whether the domain names a labelled set; then judgements decide nothing, measuring does."""
+    try:
+        return project.domain(slug).evaluation is not None
+    except InputError:  # its file is gone
+        return True
 
 
 def _fresh_result(project: Project, slug: str, method: str) -> Measured | str:
@@ -147,7 +150,7 @@ def _fresh_result(project: Project, slug: str, method: str) -> Measured | str:
 
 
 def results_of(project: Project, slug: str, method: str, checkpoint: str) -> list[Measured]:
-    """Every published, verified result of a checkpoint that has values."""
+    """Every published, verified result of a checkpoint that has values, newest first."""
     store, found = project.store, []
     for stage, key in ((RESULTS, method_key(slug, method)), (REEVALUATED, slug)):
         for path in sorted(store.directory(stage, key).glob("*/manifest.json")):
@@ -159,7 +162,7 @@ def results_of(project: Project, slug: str, method: str, checkpoint: str) -> lis
                 continue
             if entry is not None:
                 found.append(entry)
-    return found
+    return sorted(found, key=lambda entry: str(entry.artifact.manifest["created"]), reverse=True)
 
 
 def reevaluate(project: Project, slug: str) -> Artifact:

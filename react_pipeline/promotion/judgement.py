@@ -1,14 +1,12 @@
-"""Judgement: whether a candidate's lead over the champion is more than noise.
+"""Judgement: whether a candidate's lead over the champion is more than noise, and the choice among candidates.
 
-Belongs here: the paired test and the choice among candidates, on results that are handed in. Does not belong here:
-where results are found (`evidence`), what follows from a judgement (`decision`).
-Shapes: N images, K candidates.
+Does not belong here: where results are found (`evidence`), what follows (`decision`). Shapes: N images, K candidates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -41,6 +39,11 @@ class Measured:
         return cls(artifact, result)
 
     @property
+    def top1(self) -> float:
+        """Fraction of the images that are named right."""
+        return self.result.top1 or 0.0
+
+    @property
     def measure(self) -> str:
         """What two results must share to be compared: images, evaluator, names of the classes and templates."""
         config = {name: value for name, value in self.artifact.manifest["config"].items() if name != "method"}
@@ -65,16 +68,84 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Tested:
+    """A candidate after its tests.
+
+    Attributes:
+        name: How the reason names it.
+        figures: What the test found, in words.
+        control: The test against its own control, or why there can be none; None: it has no control.
+        problem: Why it cannot be compared; empty if it can.
+    """
+
+    contender: Contender
+    name: str
+    figures: str = ""
+    test: PairedTest | None = None
+    control: PairedTest | str | None = None
+    problem: str = ""
+
+    def outcome(self, settings: PromotionConfig, champion_name: str) -> tuple[Decision, str]:
+        """What follows for this candidate alone, and why it may not become champion ("" if it may)."""
+        test = self.test
+        if test is None or self.problem:
+            return "incomparable", self.problem
+        if test.gain <= 0:
+            return "kept", f"no more images are right than with {champion_name}"
+        if not test.exceeds(settings.min_gain):
+            wanted = f"{100 * settings.min_gain:.1f} points" if settings.min_gain else "the noise"
+            noise = f"{'' if test.judged else 'exact test: '}p = {test.p_value:.3g}"
+            return "challenger", f"the gain is not beyond {wanted} ({noise})"
+        if isinstance(self.control, str):
+            return "challenger", f"its control cannot be compared ({self.control})"
+        if self.control is not None and not self.control.exceeds(settings.min_gain):
+            return "challenger", "its control, trained on random pairs, does as well within the noise"
+        return "promoted", ""
+
+    def row(self, status: str, why: str) -> dict[str, Any]:
+        """Its row in the table of candidates."""
+        row = {**self.contender.model_dump(include={"method", "checkpoint", "top1", "n"}), "status": status, "why": why}
+        if (test := self.test) is not None:
+            row |= test.model_dump(include={"gain", "low", "high", "p_value", "confidence"})
+            row["judged"] = test.judged or None
+        if isinstance(control := self.control, PairedTest):
+            row |= {"control_gain": control.gain, "control_low": control.low, "control_high": control.high}
+        return row
+
+
+@dataclass(frozen=True)
 class Judgement:
-    """What `judge` found: `rows` has one row a candidate; `challenger` is None if there is none to test."""
+    """What was found: `rows` has one row a candidate; `challenger` is None if there is none to test."""
 
     decision: Decision
     reason: str
-    rows: list[dict[str, Any]]
+    rows: Sequence[dict[str, Any]] = ()
     challenger: Contender | None = None
     test: PairedTest | None = None
     control_test: PairedTest | None = None
     candidates: int = 0
+
+
+def choose(candidates: Sequence[Tested], champion_name: str, settings: PromotionConfig) -> Judgement:
+    """Name the first of the candidates that passes its tests, else the first of all."""
+    outcomes = [one.outcome(settings, champion_name) for one in candidates]
+    rows = [one.row(*outcome) for one, outcome in zip(candidates, outcomes, strict=True)]
+    for row in rows:
+        row["status"] = "passed" if row["status"] == "promoted" else row["status"]
+    place = next((place for place, (decision, _) in enumerate(outcomes) if decision == "promoted"), 0)
+    chosen, (decision, why) = candidates[place], outcomes[place]
+    if decision == "promoted" and not settings.enabled:
+        decision, why = "challenger", "`promotion.enabled` is false, so a person decides"
+    rows[place]["status"] = decision
+    text = chosen.figures or f"{chosen.name} cannot be compared with {champion_name}"
+    control_test = chosen.control if isinstance(chosen.control, PairedTest) else None
+    if control_test is not None:
+        text += f"; over its control {control_test}"
+    elif decision == "promoted" and settings.over_control:
+        text += f"; its control was not {'judged' if chosen.test and chosen.test.judged else 'evaluated'}"
+    ending = {"promoted": f"{chosen.name} becomes champion", "incomparable": "nothing moves"}
+    text += f"; {ending.get(decision, f'{champion_name} stays')}" + (f": {why}" if why else "")
+    return Judgement(decision, text, rows, chosen.contender, chosen.test, control_test, len(candidates))
 
 
 def judge(
@@ -97,63 +168,32 @@ def judge(
         champion_name: How the reason names it.
         controls: By the candidate's name: the control's result, or why an evaluated one cannot be used.
     """
-    ordered = sorted(candidates.values(), key=lambda entry: (-_top1(entry), METHODS.index(entry.result.method)))
+    ordered = sorted(candidates.values(), key=lambda entry: (-entry.top1, METHODS.index(entry.result.method)))
     if not ordered:
-        return Judgement("nothing", f"{champion_name} stays champion: there is no other candidate", [])
-    if champion is None:
-        why = f"{champion_name} has no result to compare with"
-        rows = [{**_row(entry, None, None), "status": "incomparable", "why": why} for entry in ordered]
-        return Judgement("incomparable", f"{ordered[0].result.method}: {why}", rows, ordered[0].contender)
+        return Judgement("nothing", f"{champion_name} stays champion: there is no other candidate")
     confidence = 1 - (1 - settings.confidence) / len(ordered)
-    found = [_test_one(entry, champion, champion_name, controls, settings, confidence) for entry in ordered]
-    rows = [{**_row(one.entry, one.test, one.control_test), "status": one.decision, "why": one.why} for one in found]
-    chosen = next((one for one in found if one.decision == "promoted"), found[0])
-    decision, why = chosen.decision, chosen.why
-    if decision == "promoted" and not settings.enabled:
-        decision, why = "challenger", "`promotion.enabled` is false, so a person decides"
-    for one, row in zip(found, rows, strict=True):
-        row["status"] = decision if one is chosen else {"promoted": "passed"}.get(one.decision, one.decision)
-    name = chosen.entry.contender.named_beside(champion.contender)
-    if chosen.test is None:
-        text = f"{name} cannot be compared with {champion_name}"
-    else:
-        text = _figures(chosen.entry, name, champion_name, chosen.test, len(found))
-    if chosen.control_test is not None:
-        text += f"; over its control {chosen.control_test}"
-    elif decision == "promoted" and settings.over_control:
-        text += "; its control was not evaluated"
-    ending = {"promoted": f"{name} becomes champion", "incomparable": "nothing moves"}
-    text += f"; {ending.get(decision, f'{champion_name} stays')}" + (f": {why}" if why else "")
-    return Judgement(decision, text, rows, chosen.entry.contender, chosen.test, chosen.control_test, len(found))
-
-
-@dataclass(frozen=True)
-class _Tested:
-    entry: Measured
-    test: PairedTest | None
-    control_test: PairedTest | None
-    decision: Decision
-    why: str
-
-
-def _test_one(
-    entry: Measured,
-    champion: Measured,
-    champion_name: str,
-    controls: Mapping[str, Measured | str],
-    settings: PromotionConfig,
-    confidence: float,
-) -> _Tested:
-    test = control_test = None
-    try:
-        test = paired_test(entry, champion, confidence)
-        control = controls.get(entry.result.method) if settings.over_control else None
-        if isinstance(control, Measured):
-            control_test = paired_test(entry, control, confidence)
-    except InputError as error:
-        return _Tested(entry, test, None, "incomparable", str(error))
-    why = objection(test, control_test, control, settings, champion_name)
-    return _Tested(entry, test, control_test, "promoted" if not why else "challenger" if test.gain > 0 else "kept", why)
+    tried = "" if len(ordered) == 1 else f", {len(ordered)} candidates tested at once"
+    found = []
+    for entry in ordered:
+        contender = entry.contender
+        if champion is None:
+            problem = f"{champion_name} has no result to compare with"
+            found.append(Tested(contender, contender.method, problem=problem))
+            continue
+        tested = Tested(contender, contender.named_beside(champion.contender))
+        try:
+            test = paired_test(entry, champion, confidence)
+            figures = (
+                f"{tested.name} is right on {100 * entry.top1:.1f}% of {test.n} images, {champion_name} on "
+                f"{100 * (entry.top1 - test.gain):.1f}%: {test}{tried}"
+            )
+            tested = replace(tested, figures=figures, test=test)
+            control = controls.get(contender.method) if settings.over_control else None
+            beside = paired_test(entry, control, confidence) if isinstance(control, Measured) else control
+            found.append(replace(tested, control=beside))
+        except InputError as error:
+            found.append(replace(tested, problem=str(error)))
+    return choose(found, champion_name, settings)
 
 
 def paired_test(method: Measured, other: Measured, confidence: float) -> PairedTest:
@@ -188,45 +228,3 @@ def paired_test(method: Measured, other: Measured, confidence: float) -> PairedT
         confidence=confidence,
         n=count,
     )
-
-
-def objection(
-    test: PairedTest,
-    control_test: PairedTest | None,
-    control: Measured | str | None,
-    settings: PromotionConfig,
-    champion_name: str,
-) -> str:
-    """Why a candidate may not become champion; empty if it may."""
-    if test.gain <= 0:
-        return f"no more images are right than with {champion_name}"
-    noise = f"p = {test.p_value:.3g}" if test.judged else f"exact test: p = {test.p_value:.3g}"
-    if not test.exceeds(settings.min_gain):
-        wanted = f"{100 * settings.min_gain:.1f} points" if settings.min_gain else "the noise"
-        return f"the gain is not beyond {wanted} ({noise})"
-    if isinstance(control, str):
-        return f"its control cannot be compared ({control})"
-    if control_test is not None and not control_test.exceeds(settings.min_gain):
-        return "its control, trained on random pairs, does as well within the noise"
-    return ""
-
-
-def _row(entry: Measured, test: PairedTest | None, control_test: PairedTest | None) -> dict[str, Any]:
-    row: dict[str, Any] = {"method": entry.result.method, "top1": entry.result.top1, "n": entry.result.n}
-    if test is not None:
-        row |= test.model_dump(include={"gain", "low", "high", "p_value", "confidence"})
-    if control_test is not None:
-        row |= {"control_gain": control_test.gain, "control_low": control_test.low, "control_high": control_test.high}
-    return row | {"checkpoint": entry.result.checkpoint_fingerprint}
-
-
-def _figures(entry: Measured, name: str, champion_name: str, test: PairedTest, count: int) -> str:
-    tested = "" if count == 1 else f", {count} candidates tested at once"
-    return (
-        f"{name} is right on {100 * _top1(entry):.1f}% of {test.n} images, {champion_name} on "
-        f"{100 * (_top1(entry) - test.gain):.1f}%: {test}{tested}"
-    )
-
-
-def _top1(entry: Measured) -> float:
-    return entry.result.top1 or 0.0

@@ -1,7 +1,4 @@
-"""A verdict as people read it: the table of candidates and the figure of their intervals.
-
-Belongs here: the files of a `promotion` artifact. Does not belong here: deciding (`verdicts`, `decision`).
-"""
+"""The files of a `promotion` artifact: a verdict, the table of its candidates, and the figure of their intervals."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from react_pipeline.evaluation import interval_text, percent, points
 from react_pipeline.pages import escaped, markdown_table
+from react_pipeline.promotion.judgement import Tested
 from react_pipeline.promotion.verdicts import VERDICT_FILE, Verdict
 
 COLUMNS = [
@@ -26,16 +25,13 @@ def write_report(directory: Path, verdict: Verdict, rows: Sequence[Mapping[str, 
 
     Values are fractions, differences too. A verdict of a person has the row of the model it crowned.
     """
-    rows = list(rows)
     if not rows and verdict.challenger is not None:
-        chosen = verdict.challenger
-        row = {"method": chosen.method, "top1": chosen.top1, "n": chosen.n, "checkpoint": chosen.checkpoint}
-        figures = {} if verdict.test is None else verdict.test.model_dump(exclude={"n"})
-        rows = [{**row, **figures, "status": verdict.decision, "why": f"decided by a {verdict.by}"}]
-    table = pd.DataFrame(rows, columns=COLUMNS)
-    table = table.astype({name: "float64" for name in COLUMNS if name not in (*_TEXTS, "n", "judged")})
-    table = table.astype({"n": "Int64", "judged": "Int64"})
-    table[list(_TEXTS)] = table[list(_TEXTS)].astype("object").where(table[list(_TEXTS)].notna(), "")
+        crowned = Tested(verdict.challenger, verdict.challenger.method, test=verdict.test)
+        rows = [crowned.row(verdict.decision, f"decided by a {verdict.by}")]
+    blank = dict.fromkeys(_TEXTS, "")
+    table = pd.DataFrame([{**blank, **row} for row in rows], columns=COLUMNS)
+    kinds = {**dict.fromkeys(COLUMNS, "float64"), **dict.fromkeys(_TEXTS, "object"), "n": "Int64", "judged": "Int64"}
+    table = table.astype(kinds)
     (directory / VERDICT_FILE).write_text(verdict.model_dump_json(indent=1) + "\n", encoding="utf-8")
     table.to_parquet(directory / "candidates.parquet", index=False)
     table.to_csv(directory / "candidates.csv", index=False)
@@ -47,23 +43,15 @@ def to_markdown(verdict: Verdict, table: pd.DataFrame) -> str:
     """The sentence of the verdict, then a row for each candidate: percent, points, empty where nothing was measured."""
     rows = []
     for row in table.to_dict("records"):
-        interval = "" if pd.isna(row["low"]) else f"{100 * row['low']:+.1f} to {100 * row['high']:+.1f}"
-        control = ""
-        if not pd.isna(row["control_gain"]):
-            bounds = f"{100 * row['control_low']:+.1f} to {100 * row['control_high']:+.1f}"
-            control = f"{100 * row['control_gain']:+.1f} ({bounds})"
+        control, bounds = points(row["control_gain"]), interval_text(row["control_low"], row["control_high"])
+        images = None if pd.isna(row["n"]) else row["n"]
+        gain = [points(row["gain"]), interval_text(row["low"], row["high"]), control and f"{control} ({bounds})"]
         p_value = "" if pd.isna(row["p_value"]) else f"{row['p_value']:.3g}"
-        cells = [row["method"], row["status"], _percent(row["top1"]), None if pd.isna(row["n"]) else row["n"]]
-        rows.append([*cells, _percent(row["gain"], "+"), interval, control, p_value, row["why"]])
-    champion = f"Champion: {verdict.champion.method}"
-    if verdict.champion.top1 is not None:
-        champion += f", top-1 {_percent(verdict.champion.top1)}%"
+        rows.append([row["method"], row["status"], percent(row["top1"]), images, *gain, p_value, row["why"]])
+    top1 = percent(verdict.champion.top1)
+    champion = verdict.champion.method + (f", top-1 {top1}%" if top1 else "")
     columns = ["method", "", "top-1 %", "images", "gain", "interval", "over its control", "p (exact)", "why"]
-    return f"{escaped(verdict.reason)}\n\n{champion}.\n\n{markdown_table(columns, rows)}"
-
-
-def _percent(value: float | None, sign: str = "") -> str:
-    return "" if value is None or pd.isna(value) else f"{100 * value:{sign}.1f}"
+    return f"{escaped(verdict.reason)}\n\nChampion: {champion}.\n\n{markdown_table(columns, rows)}"
 
 
 def _draw(verdict: Verdict, table: pd.DataFrame, path: Path) -> None:
@@ -76,12 +64,10 @@ def _draw(verdict: Verdict, table: pd.DataFrame, path: Path) -> None:
         axes.text(0.5, 0.5, "nothing was tested", ha="center", va="center", transform=axes.transAxes)
         axes.set_axis_off()
     else:
-        for place, row in enumerate(tested.to_dict("records")):
-            shade = _SHADES.get(row["status"], "#888888")
-            axes.plot([100 * row["low"], 100 * row["high"]], [place, place], color=shade, linewidth=3)
-            axes.plot([100 * row["gain"]], [place], "o", color=shade)
+        shades = [_SHADES.get(status, "#888888") for status in tested["status"]]
+        axes.hlines(tested["method"], 100 * tested["low"], 100 * tested["high"], colors=shades, linewidth=3)
+        axes.scatter(100 * tested["gain"], tested["method"], color=shades, zorder=2)
         axes.axvline(100 * verdict.min_gain, color="black", linewidth=1, linestyle="--")
-        axes.set_yticks(range(len(tested)), tested["method"])
         axes.set_ylim(len(tested) - 0.5, -0.5)
         share = f"{100 * tested['confidence'].iloc[0]:.4g}% interval over {int(tested['n'].iloc[0]):,} images"
         axes.set(xlabel=f"points of top-1 over {verdict.champion_before.method}, {share}", title=verdict.domain)

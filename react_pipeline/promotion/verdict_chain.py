@@ -1,8 +1,5 @@
 """The chain of verdicts of a domain: how the next one follows from the last, and how it is kept in the store.
 
-Belongs here: history, who reigned before, the parents that hold on to models. Does not belong here: deciding
-(`decision`).
-
 Each verdict names the one before it in its content, so that equal decisions at different times are different artifacts.
 Its parents are the results that were weighed, the champion's, and those of who reigned before: so the store never
 prunes these models, even when their methods have newer ones. Verdicts before the last are pruned; what they changed
@@ -42,8 +39,7 @@ def _history(scene: Evidence) -> tuple[Reign, ...]:
     last, verdict = scene.last, scene.verdict
     if last is None or (verdict.by == "rule" and verdict.decision != "promoted"):
         return verdict.history
-    fields = verdict.model_dump(include={"decision", "by", "champion", "challenger", "test", "reason"})
-    return (*verdict.history, Reign(promotion=last.fingerprint, decided=str(last.manifest["created"]), **fields))
+    return (*verdict.history, verdict.as_reign(last))
 
 
 def publish(

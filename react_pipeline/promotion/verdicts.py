@@ -1,7 +1,6 @@
-"""Verdicts: the on-disk form of a decision on the champion of a domain.
+"""Verdicts: the on-disk form of a decision on the champion of a domain, with its contenders, tests and history.
 
-Belongs here: contenders, tests, verdicts and their history. Does not belong here: judging (`judgement`), where a
-verdict is kept (`promotion`), applying it to MLflow's registry (`tracking.registry`).
+Does not belong here: judging (`judgement`), keeping a verdict (`verdict_chain`), MLflow's registry (`tracking`).
 """
 
 from dataclasses import dataclass
@@ -130,6 +129,11 @@ class Verdict(_Stored):
     reigns: tuple[Contender, ...] = ()
     rejected: tuple[str, ...] = ()
     history: tuple[Reign, ...] = ()
+
+    def as_reign(self, artifact: Artifact) -> Reign:
+        """This verdict, published as `artifact`, as a line of the history."""
+        fields = self.model_dump(include={"decision", "by", "champion", "challenger", "test", "reason"})
+        return Reign(promotion=artifact.fingerprint, decided=str(artifact.manifest["created"]), **fields)
 
     @classmethod
     def read(cls, artifact: Artifact) -> Self:

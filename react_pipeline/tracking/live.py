@@ -1,10 +1,8 @@
 """A training seen in MLflow while it runs, and afterwards if it fails.
 
-Belongs here: the observer that streams the records of a training. Does not belong here: the log of the published
-checkpoint (`tracking`), which finds the same run by its fingerprint, adds what is missing, and finishes it.
-
-A thread of its own talks to MLflow, so that no step waits for a server and none fails because of one. What could not be
-streamed is added by the final log: steps from `metrics.jsonl`, samples of the machine from a file in the store.
+A thread of its own talks to MLflow, so that no step waits for a server and none fails because of one. The log of the
+published checkpoint (`log`) finds the same run by its fingerprint, adds what could not be streamed (steps from
+`metrics.jsonl`, samples of the machine from a file in the store), and finishes it.
 """
 
 from __future__ import annotations
@@ -27,7 +25,6 @@ from react_pipeline.tracking.runs import (
     ERROR_TAG,
     ERROR_TYPE_TAG,
     FAILED,
-    FILES,
     FINISHED,
     KILLED,
     MAX_METRICS,
@@ -66,8 +63,7 @@ class LiveRun:
 
     def __init__(
         self,
-        uri: str,
-        experiment: str,
+        runs: Runs,
         dagster_run_id: str = "",
         *,
         flush_seconds: float = FLUSH_SECONDS,
@@ -81,13 +77,13 @@ class LiveRun:
             pending: Folder for samples of the machine that MLflow does not take; None: they are lost then.
         """
         self.run_id: str | None = None
-        self._runs = Runs(uri, experiment, files=pending and pending.parent.with_name(FILES))
+        self._runs = runs
         self._dagster_run_id = dagster_run_id
         self._dagster = dagster
         self._pending = pending
         self._flush_seconds = flush_seconds
-        self._system: SystemMetrics | None = None
-        self._inputs: Inputs | None = None
+        self._system = SystemMetrics()
+        self._spool: Path | None = None
         self._records: deque[Mapping[str, Any]] = deque(maxlen=MAX_WAITING_RECORDS)
         self._unwritten: list[Row] = []
         self._thread: threading.Thread | None = None
@@ -100,13 +96,8 @@ class LiveRun:
     @classmethod
     def of(cls, project: Project, dagster_run_id: str = "") -> LiveRun:
         """The live run of a training of this project."""
-        return cls(
-            project.config.tracking_uri or "",
-            project.config.project,
-            dagster_run_id,
-            dagster=dagster_url(project),
-            pending=project.store.root / PENDING,
-        )
+        pending = project.store.root / PENDING
+        return cls(Runs.of(project), dagster_run_id, dagster=dagster_url(project), pending=pending)
 
     @property
     def url(self) -> str | None:
@@ -119,10 +110,9 @@ class LiveRun:
             with suppress(ImportError):  # reported by the thread, like any other problem with MLflow
                 # Not left to the thread: a decoding process that is forked in the middle of an import may hang.
                 import mlflow  # noqa: F401
-
-                self._system = SystemMetrics()
-            self._inputs = inputs
-            self._thread = threading.Thread(target=self._stream, name="mlflow", daemon=True)
+            self._system.start()
+            self._spool = self._pending and spool_file(self._pending, inputs.fingerprint)
+            self._thread = threading.Thread(target=self._stream, args=(inputs,), name="mlflow", daemon=True)
             self._thread.start()
 
     def stepped(self, record: Mapping[str, float]) -> None:
@@ -142,14 +132,10 @@ class LiveRun:
         if self._thread is not None:
             self._thread.join(CLOSE_SECONDS)
             self._abandoned = True
-            self._keep_samples()
-
-    def _keep_samples(self) -> None:
-        system, inputs = self._system, self._inputs
-        if system is not None and system.waiting and inputs is not None and self._pending is not None:
-            with suppress(RuntimeError):  # a thread that was left behind may still take from them
-                spool(spool_file(self._pending, inputs.fingerprint), list(system.waiting))
-                system.waiting.clear()
+            if self._spool is not None and self._system.waiting:
+                with suppress(RuntimeError):  # a thread that was left behind may still take from them
+                    spool(self._spool, self._system.rows())
+                    self._system.waiting.clear()
 
     def __enter__(self) -> Self:
         return self
@@ -162,67 +148,67 @@ class LiveRun:
         else:
             self.failed(error)
 
-    def _stream(self) -> None:
+    def _stream(self, inputs: Inputs) -> None:
         client: MlflowClient | None = None
         while True:
             ended = self._ended.is_set()
-            if self._system is not None:
-                self._system.sample(now=ended)
+            self._system.sample(now=ended)
             pause = self._flush_seconds
             try:
                 client = client or self._runs.connect()
-                if not self._write(client):
+                if (run_id := self._write(client, inputs)) is None:
                     return
-                if ended and self._error is not None and self.run_id is not None:
-                    self._mark_failed(client, self.run_id, self._error)
+                if ended and self._error is not None:
+                    self._mark_failed(client, run_id, self._error)
             except Exception as error:  # whatever MLflow, its database or the network raise: the training continues
                 client, pause = None, RETRY_SECONDS
                 self._runs.forget()
-                self._warn(error)
+                if not self._warned:
+                    self._warned = True
+                    uri, reason = without_secrets(self._runs.uri), reason_of(error)
+                    logger.warning("MLflow at %s is unavailable, the training continues without it: %s", uri, reason)
             if ended or self._abandoned:
                 return
             self._ended.wait(pause)
 
-    def _write(self, client: MlflowClient) -> bool:
-        """Write the records that wait; False if there is nothing to be written to this run any more."""
-        if self.run_id is None and not self._open(client):
-            return False
+    def _write(self, client: MlflowClient, inputs: Inputs) -> str | None:
+        """Write what waits; returns the run's id, or None if there is nothing to be written to it any more."""
+        run_id = self.run_id = self.run_id or self._open(client, inputs)
+        if run_id is None:
+            return None
         while self._unwritten or self._records:
             while self._records and len(self._unwritten) < MAX_METRICS:
                 self._unwritten += rows_of_record(self._records.popleft())
-            if self._abandoned or self.run_id is None:
-                return False
+            if self._abandoned:
+                return None
             rows = self._unwritten
             if self._known is not None:
-                rows = missing_rows(client, self.run_id, rows, self._known)
-            log_rows(client, self.run_id, rows)
+                rows = missing_rows(client, run_id, rows, self._known)
+            log_rows(client, run_id, rows)
             self._unwritten = []
-        if self._system is not None and self.run_id is not None and (samples := list(self._system.waiting)):
-            log_rows(client, self.run_id, samples)
-            for _ in samples:
-                self._system.waiting.popleft()
-        return True
+        samples = self._system.rows()
+        log_rows(client, run_id, samples)
+        for _ in samples:
+            self._system.waiting.popleft()
+        return run_id
 
-    def _open(self, client: MlflowClient) -> bool:
-        inputs = self._inputs
-        if inputs is None or self._abandoned:
-            return False
+    def _open(self, client: MlflowClient, inputs: Inputs) -> str | None:
+        if self._abandoned:
+            return None
         tags = tags_of(inputs, self._dagster_run_id, self._dagster)
         run, found = self._runs.open(client, tags, inputs.key)
+        run_id = str(run.info.run_id)
         if run.info.status == FINISHED:
             logger.info("MLflow has a finished run of %s already: nothing is streamed", inputs.key)
-            return False
-        log_params(client, run.info.run_id, params_of(inputs))
-        self._known = {} if found else None
-        if found and self._system is not None:
-            self._go_on_counting(client, run.info.run_id, self._system)
-        self.run_id = str(run.info.run_id)
-        return True
-
-    def _go_on_counting(self, client: MlflowClient, run_id: str, system: SystemMetrics) -> None:
-        """An earlier try sampled too: later samples come after its own."""
-        names = {row.name for row in system.waiting}
-        system.shift(max((p.step + 1 for name in names for p in client.get_metric_history(run_id, name)), default=0))
+            self._spool = None
+            return None
+        log_params(client, run_id, params_of(inputs))
+        if found:
+            self._known = {}
+            names = {row.name for row in self._system.waiting}
+            earlier = (point.step for name in names for point in client.get_metric_history(run_id, name))
+            self._system.first_step = max(earlier, default=-1) + 1
+        return run_id
 
     def _mark_failed(self, client: MlflowClient, run_id: str, error: BaseException) -> None:
         name = type(error).__name__
@@ -230,11 +216,3 @@ class LiveRun:
         log_tags(client, run_id, {ERROR_TAG: reason, ERROR_TYPE_TAG: name, NOTE_TAG: reason})
         # Ctrl-C, and a cancelled Dagster run, are no exceptions in Python's sense: the training itself was well.
         client.set_terminated(run_id, FAILED if isinstance(error, Exception) else KILLED)
-
-    def _warn(self, error: Exception) -> None:
-        if not self._warned:
-            self._warned = True
-            logger.warning(
-                "MLflow at %s is unavailable, the training continues without it: %s",
-                *(without_secrets(self._runs.uri), reason_of(error)),
-            )

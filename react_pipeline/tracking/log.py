@@ -1,6 +1,5 @@
 """Tracking: every published artifact as one MLflow run, written once and never at the cost of a result.
 
-Belongs here: what of an artifact goes to MLflow, the model registry, and the queue of what could not be logged yet.
 Does not belong here: how a run is found (`runs`), a training under way (`live`), deciding what is champion.
 
 An artifact is on disk before its run is written. It is queued in `<store>/.pending_tracking` first and leaves the
@@ -23,14 +22,14 @@ from react_pipeline.evaluation import RESULTS
 from react_pipeline.pipeline import STAGES
 from react_pipeline.project import Project
 from react_pipeline.promotion import RegistryEdit
-from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact
+from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, ReactError
 from react_pipeline.tracking.models import MODEL_STAGES, Measured, datasets_of, find_model_id, log_model, model_of
 from react_pipeline.tracking.notes import dagster_url
 from react_pipeline.tracking.package import refresh_calibration
 from react_pipeline.tracking.queue import PENDING, VERDICT, Queue, reason_of
 from react_pipeline.tracking.registry import apply_verdict, entry_of, hand_edit
 from react_pipeline.tracking.results import best_of, cost_rows, difference_rows
-from react_pipeline.tracking.runs import FILES, FINISHED, Runs, log_params, log_rows, log_tags, missing_rows
+from react_pipeline.tracking.runs import FINISHED, Runs, log_params, log_rows, log_tags, missing_rows
 from react_pipeline.tracking.system import read_spooled, spool_file
 from react_pipeline.tracking.values import created_ms, files_of, metrics_of, params_of, tags_of
 from react_pipeline.tracking.versions import Version, list_versions
@@ -59,16 +58,15 @@ class Delivery:
 class Tracking:
     """The MLflow runs of one project, at one tracking URI."""
 
-    def __init__(self, uri: str, experiment: str, address: str | None = None, files: Path | None = None) -> None:
-        """Nothing is contacted before the first artifact is logged; `address` and `files` are as in `Runs`."""
-        self.uri, self.experiment = uri, experiment
-        self.runs = Runs(uri, experiment, address, files)
+    def __init__(self, runs: Runs) -> None:
+        """Nothing is contacted before the first artifact is logged."""
+        self.runs = runs
+        self.uri, self.experiment = runs.uri, runs.experiment
 
     @classmethod
     def of(cls, project: Project) -> Tracking:
         """Tracking as the project's configuration says."""
-        config, files = project.config, project.store.root.with_name(FILES)
-        return cls(config.tracking_uri or "", config.project, config.mlflow_url, files)
+        return cls(Runs.of(project))
 
     def log_artifact(self, project: Project, artifact: Artifact, dagster_run_id: str = "") -> str | None:
         """Log one artifact, and whatever an earlier call could not log; returns the id of the artifact's run.
@@ -79,15 +77,10 @@ class Tracking:
         entry = self._put(project, artifact, dagster_run_id)
         return self._log_queue(project, artifact, dagster_run_id).runs.get(entry.name)
 
-    def log_pending(self, project: Project, *, patient: bool = False) -> dict[str, str]:
-        """Log everything queued; returns the run id of each artifact that is logged now, by the name of its entry."""
-        return self._log_queue(project, patient=patient).runs
-
     def apply(self, project: Project, artifact: Artifact | None = None, *, patient: bool = False) -> Delivery:
-        """Apply a verdict to the registry, after whatever waits; never raises, safe to repeat.
+        """Log everything queued, with a verdict (of the stage `promotion`) at its end; never raises, safe to repeat.
 
-        Args:
-            artifact: Of the stage `promotion`; None: only what waits.
+        `patient` asks the server even if it failed a moment ago.
         """
         queue = self._queue(project)
         if artifact is not None:
@@ -98,9 +91,9 @@ class Tracking:
         return logged
 
     def hand_edit(self, project: Project, slug: str) -> RegistryEdit | None:
-        """What a person did to the alias `champion` since it was last written; None: nothing, or MLflow is down.
+        """What a person did to the alias `champion` since it was last written, as far as that is known.
 
-        While verdicts of the domain wait, nothing is known.
+        None: nothing, or MLflow is down, or verdicts of the domain wait.
         """
         if slug in self._queue(project).verdicts():
             return None
@@ -110,9 +103,12 @@ class Tracking:
         """The versions of a domain's model, oldest first.
 
         Raises:
-            Exception: Whatever MLflow raises when it cannot be reached.
+            ReactError: If MLflow cannot be reached; its text has no password of an address.
         """
-        return list_versions(self.runs.connect(), slug)
+        try:
+            return list_versions(self.runs.connect(), slug)
+        except Exception as error:  # whatever MLflow, its database or the network raise
+            raise ReactError(f"MLflow does not answer ({reason_of(error)})") from error
 
     def _log_queue(
         self, project: Project, artifact: Artifact | None = None, dagster_run_id: str = "", *, patient: bool = False
@@ -146,10 +142,7 @@ class Tracking:
     def _log_entries(self, client: MlflowClient, project: Project, logged: Delivery) -> None:
         """Log what waits, longest waiting first.
 
-        One failure among successes is the entry's own; two in a row, or nothing else, is the server's.
-
-        Raises:
-            Exception: Whatever MLflow raised then.
+        One failure among successes is the entry's own; two in a row, or nothing else, is the server's, and is raised.
         """
         failed: dict[str, Exception] = {}
         in_a_row = 0
@@ -199,22 +192,10 @@ class Tracking:
             queue.rest(error)
             return None
 
-    def url(self, run_id: str) -> str | None:
-        """Where a browser shows a run; None for a database over which no server is known: `ui` starts one."""
-        return self.runs.url(run_id)
-
     def count_pending(self, project: Project, *, verdicts: bool = False) -> int:
         """How many artifacts and verdicts wait to be logged, or `verdicts` alone."""
         queue = self._queue(project)
         return len(queue.verdicts() if verdicts else queue.entries())
-
-    def prepare(self) -> None:
-        """Create the database and the experiment, so that programs which open them later find them whole.
-
-        Raises:
-            Exception: Whatever MLflow raises when it cannot be reached.
-        """
-        self.runs.connect()
 
     def _log_entry(self, client: MlflowClient, project: Project, entry: dict[str, str]) -> str:
         try:

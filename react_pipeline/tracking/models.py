@@ -1,7 +1,6 @@
 """Logged models: one for each checkpoint and for the base, so that MLflow ranks them by what was measured of them.
 
-Belongs here: making and finding them, and their versions in the registry. Does not belong here: who is champion
-(`registry`): every function here raises whatever MLflow raises.
+Does not belong here: who is champion (`registry`). Every function here raises whatever MLflow raises.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact
 from react_pipeline.tracking.package import FOLDER, save_served, write_package
+from react_pipeline.tracking.versions import find_model, find_version, model_name
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -107,10 +107,10 @@ def _create(
 
 def _register(client: MlflowClient, model: LoggedModel, artifact: Artifact, run_id: str, tags: dict[str, str]) -> None:
     domain = artifact.key.split("/")[0]
-    name = f"react-{domain}"
-    if not client.search_registered_models(f"name = '{name}'"):
+    name = model_name(domain)
+    if find_model(client, domain) is None:
         client.create_registered_model(name, description=f"CLIP customized to the domain {domain!r} by REACT")
-    if not client.search_model_versions(f"name = '{name}' and tags.fingerprint = '{artifact.fingerprint}'"):
+    if find_version(client, domain, artifact.fingerprint) is None:
         # `models:/<id>` would be looked up at MLflow's global tracking URI, which need not be this one.
         version = client.create_model_version(
             name,

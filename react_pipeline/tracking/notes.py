@@ -1,8 +1,4 @@
-"""Notes: the description of a run in two lines, and the addresses that lead from MLflow to Dagster and back.
-
-Belongs here: what each kind of run is, in words; where the user interfaces answer. Does not belong here: metrics and
-params (`values`), talking to MLflow (`runs`).
-"""
+"""Notes: the description of a run in two lines, and the addresses that lead from MLflow to Dagster and back."""
 
 import os
 

@@ -1,6 +1,6 @@
 """A checkpoint as an MLflow model that can be loaded and served: its files, signature, example and environment.
 
-Belongs here: writing it into a folder. Does not belong here: what it answers (`served`), where it goes (`models`).
+Does not belong here: what it answers (`served`), where it goes (`models`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The queue: what is still to be logged to MLflow, and for how long a server that failed is left alone.
 
-Belongs here: entries as files of the store, artifacts and verdicts alike, so that no killed process loses one, and
-their order. Does not belong here: what is logged of an artifact (`log`), or what a verdict changes (`registry`).
+Entries are files of the store, artifacts and verdicts alike, so that no killed process loses one.
 """
 
 import json

@@ -1,7 +1,4 @@
-"""The registry: MLflow's model `react-<domain>` with its champion and challenger.
-
-Belongs here: aliases, tags and descriptions of versions, and what a person changed by hand. Does not belong here:
-deciding (`promotion`), registering versions and verdicts that wait (`tracking.log`).
+"""The registry: the aliases of MLflow's model `react-<domain>`, and what a person changed of them by hand.
 
 The store says who is champion; the registry mirrors it. A verdict waits in the queue until the registry shows it, so a
 server that is down delays it and nothing is written twice. A tag of the registered model remembers where this module

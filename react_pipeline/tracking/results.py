@@ -1,8 +1,5 @@
 """What accompanies a result's own figures in MLflow, so that its compare page and charts need no other run.
 
-Belongs here: what the training behind a result cost, and its differences to the base and to its control. Does not
-belong here: the result's own metrics (`values`), writing them (`tracking`).
-
 Every result has the same keys, the base too: `top1`, `top5`, `mean_per_class`, `n`, `pairs`, `trainable_parameters`,
 `training_seconds`, and `delta_top1`, `delta_top1_low`, `delta_top1_high` once a comparison holds it; a method with a
 control has `gain_over_control` and its bounds as well. `judged_delta` and `judged_gain` come from a person's judgements
@@ -11,6 +8,7 @@ of pictures without labels, not from measuring.
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
@@ -25,8 +23,9 @@ from react_pipeline.tracking.values import Row, created_ms
 COSTS = {"pairs": "pairs", "trainable_parameters": "trainable_parameters", "seconds": "training_seconds"}
 """Counts of a training, and what a result's run calls them (its own `seconds` are those of measuring)."""
 
+_TO_BASE = {"delta_top1": "delta_top1", "delta_low": "delta_top1_low", "delta_high": "delta_top1_high"}
 DIFFERENCES = {
-    **{"delta_top1": "delta_top1", "delta_low": "delta_top1_low", "delta_high": "delta_top1_high"},
+    **_TO_BASE,
     **{"gain_over_control": "gain_over_control", "gain_low": "gain_over_control_low"},
     "gain_high": "gain_over_control_high",
     **{name: name for name in (*JUDGED, "judged")},
@@ -36,22 +35,19 @@ DIFFERENCES = {
 
 def cost_rows(project: Project, artifact: Artifact) -> Iterator[Row]:
     """What the training behind a result cost (0 for the base), or a training's own seconds under that name."""
-    created = created_ms(artifact)
-    if artifact.stage == TRAINED and "seconds" in artifact.counts:
-        yield Row("training_seconds", float(artifact.counts["seconds"]), 0, created)
-    if artifact.stage != RESULTS:
-        return
-    counts: dict[str, object] = dict.fromkeys(COSTS, 0)
-    if (fingerprint := artifact.parents.get(TRAINED)) is not None:
-        path = project.store.directory(TRAINED, artifact.key) / fingerprint
-        try:
+    counts: Mapping[str, object] = {}
+    if artifact.stage == TRAINED:
+        counts = {"seconds": artifact.counts.get("seconds")}
+    elif artifact.stage == RESULTS and TRAINED not in artifact.parents:
+        counts = dict.fromkeys(COSTS, 0)
+    elif artifact.stage == RESULTS:
+        path = project.store.directory(TRAINED, artifact.key) / artifact.parents[TRAINED]
+        with suppress(CorruptArtifact):  # pruned: the result stays what it is
             # The manifest vouches for itself; hashing gigabytes of weights for three numbers is not needed.
             counts = read_manifest(path, TRAINED)["counts"]
-        except CorruptArtifact:
-            return  # pruned: the result stays what it is
     for name, shown in COSTS.items():
         if isinstance(value := counts.get(name), int | float):
-            yield Row(shown, float(value), 0, created)
+            yield Row(shown, float(value), 0, created_ms(artifact))
 
 
 def difference_rows(comparison: Artifact) -> dict[str, list[Row]]:
@@ -75,7 +71,7 @@ def best_of(report: Artifact) -> tuple[dict[str, str], list[Row]]:
     gained = (
         "no control" if pd.isna(gain) else f"{gain:+.4f}" + ("" if pd.isna(low) else f" ({low:+.4f} to {high:+.4f})")
     )
-    names = {name: name for name in ("top1", "top5", "mean_per_class")} | dict(list(DIFFERENCES.items())[:3])
+    names = {name: name for name in ("top1", "top5", "mean_per_class")} | _TO_BASE
     return {"best_method": str(best["method"]), "gain_over_control": gained}, _rows(report, best, names)
 
 

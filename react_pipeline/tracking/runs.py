@@ -1,8 +1,7 @@
 """The runs of one MLflow experiment: connecting, finding or opening an artifact's run, and writing rows to it.
 
-Belongs here: what the log of a finished artifact (`tracking`) and of a training under way (`live`) share, so
-that both mean the same run. Does not belong here: what is written, and what happens when MLflow does not answer: every
-function here raises whatever MLflow, its database or the network raise.
+The log of a finished artifact (`log`) and that of a training under way (`live`) share it, so that both mean the same
+run. Every function here raises whatever MLflow, its database or the network raise.
 """
 
 from __future__ import annotations
@@ -10,15 +9,17 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from react_pipeline.pipeline import ALL
+from react_pipeline.project import Project
 from react_pipeline.store import Artifact, Store, locked
 from react_pipeline.tracking.models import Measured
 from react_pipeline.tracking.notes import NOTE_TAG, mlflow_url
 from react_pipeline.tracking.values import MAX_TAG_CHARS, TRAINING_PREFIX, Row
-from react_pipeline.tracking.views import run_url, save_views, view_url
+from react_pipeline.tracking.views import TRAINING_PAGES, save_views, view_url
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,12 +29,10 @@ PARENT_TAG = "react.parent"
 ERROR_TAG, ERROR_TYPE_TAG = "error", "error.type"
 """Why a run failed."""
 
-GROUPS = {"overview": "all domains"}
-"""The parent run of what belongs to no domain and not to the corpus."""
-
 EXPERIMENT_KIND_TAG, MODEL_DEVELOPMENT = "mlflow.experimentKind", "custom_model_development"
 """What MLflow calls an experiment of trainings."""
 
+DEFAULT_EXPERIMENT = "0"
 FILES = "mlartifacts"
 """Folder of the runs' files, where no server keeps them."""
 
@@ -45,31 +44,32 @@ MAX_TAGS_AND_PARAMS, MAX_METRICS = 100, 1_000
 """MLflow's limits per call."""
 
 
+@dataclass
 class Runs:
-    """The runs of one experiment, at one tracking URI."""
+    """The runs of one experiment, at one tracking URI; nothing is contacted before `connect`.
 
-    def __init__(self, uri: str, experiment: str, address: str | None = None, files: Path | None = None) -> None:
-        """Nothing is contacted before `connect`.
+    Attributes:
+        address: Where a browser finds MLflow, if it is configured.
+        files: Folder of the runs' files, if the tracking URI is a database other than a SQLite file.
+        experiment_id: MLflow's default one before `connect`.
+    """
 
-        Args:
-            address: Where a browser finds MLflow, if it is configured.
-            files: Folder of the runs' files, if the tracking URI is a database other than a SQLite file.
-        """
-        self.uri = uri
-        self.experiment = experiment
-        self._address = address
-        self._files = files
-        self._experiment_id: str | None = None
+    uri: str
+    experiment: str
+    address: str | None = None
+    files: Path | None = None
+    experiment_id: str = DEFAULT_EXPERIMENT
 
-    @property
-    def experiment_id(self) -> str:
-        """Id of the experiment; MLflow's default one before `connect`."""
-        return self._experiment_id or "0"
+    @classmethod
+    def of(cls, project: Project) -> Runs:
+        """The runs of a project, as its configuration says."""
+        config, files = project.config, project.store.root.with_name(FILES)
+        return cls(config.tracking_uri or "", config.project, config.mlflow_url, files)
 
     def url(self, run_id: str) -> str | None:
         """Where a browser shows a run; None when the tracking URI is a database and no server over it is known."""
-        address = mlflow_url(self._address, self.uri)
-        return run_url(address, self.experiment_id, run_id) if address else None
+        address = mlflow_url(self.address, self.uri)
+        return f"{address}/#/experiments/{self.experiment_id}/runs/{run_id}?{TRAINING_PAGES}" if address else None
 
     def table_url(self, address: str) -> str:
         """Where the server at `address` shows the results of all methods, after `connect`."""
@@ -77,7 +77,7 @@ class Runs:
 
     def forget(self) -> None:
         """Look the experiment up again at the next `connect`: the server may have been replaced."""
-        self._experiment_id = None
+        self.experiment_id = DEFAULT_EXPERIMENT
 
     def connect(self) -> MlflowClient:
         """A client; database and experiment are created where they are missing."""
@@ -97,7 +97,7 @@ class Runs:
         if not self.uri.startswith("sqlite:///"):
             # A server decides for itself; without one MLflow would use the working folder of this process.
             return self._with_experiment(
-                MlflowClient(self.uri, self.uri), self._files if _DATABASE.match(self.uri) else None
+                MlflowClient(self.uri, self.uri), self.files if _DATABASE.match(self.uri) else None
             )
         database = Path(self.uri.removeprefix("sqlite:///"))
         database.parent.mkdir(parents=True, exist_ok=True)
@@ -106,14 +106,14 @@ class Runs:
             return self._with_experiment(MlflowClient(self.uri, self.uri), database.parent / FILES)
 
     def _with_experiment(self, client: MlflowClient, artifacts: Path | None) -> MlflowClient:
-        if self._experiment_id is None:
+        if self.experiment_id == DEFAULT_EXPERIMENT:
             found = client.get_experiment_by_name(self.experiment)
             if found is None:
                 location = None if artifacts is None else artifacts.resolve().as_uri()
                 tags = {EXPERIMENT_KIND_TAG: MODEL_DEVELOPMENT}
                 found = client.get_experiment(client.create_experiment(self.experiment, location, tags))
             save_views(client, found)
-            self._experiment_id = found.experiment_id
+            self.experiment_id = found.experiment_id
         return client
 
     def open(
@@ -126,10 +126,10 @@ class Runs:
         """
         run = self.find(client, {name: tags[name] for name in ("asset", "fingerprint")})
         if run is None:
-            group = GROUPS.get(tags["asset"], "corpus") if key == ALL else key.split("/")[0]
-            parent_id = self._parent(client, group)
-            name = tags["asset"] if key == ALL else f"{tags['asset']} {key}"
-            tags = {**tags, "mlflow.parentRunId": parent_id}
+            group, name = key.split("/")[0], f"{tags['asset']} {key}"
+            if key == ALL:
+                group, name = "all domains" if tags["asset"] == "overview" else "corpus", tags["asset"]
+            tags = {**tags, "mlflow.parentRunId": self._parent(client, group)}
             return client.create_run(self.experiment_id, started_ms, tags, run_name=name), False
         run_id = run.info.run_id
         if run.info.status != FINISHED:

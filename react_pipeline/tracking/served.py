@@ -1,7 +1,7 @@
 """A customized model as MLflow loads and serves it: a row with an image in, a row with its class out.
 
 MLflow copies this file into each model and runs it from there (models from code), so that nothing is pickled; it
-imports installed packages alone. Does not belong here: writing such a model (`package`).
+imports installed packages alone.
 
 A row that is no image gets a text in the column `error`, and the others of the request their classes.
 """

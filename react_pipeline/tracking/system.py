@@ -1,10 +1,8 @@
 """System metrics of a training: processor, memory, disk, network and GPU, under the names that MLflow's page looks for.
 
-Belongs here: sampling with MLflow's own monitors, and the file that keeps samples which MLflow did not take. Does not
-belong here: when a sample is written (`live`, and `tracking` for those of the file).
+Belongs here: sampling with MLflow's own monitors, and the file that keeps samples which MLflow did not take.
 """
 
-import importlib
 import json
 import time
 from collections import deque
@@ -21,33 +19,31 @@ SAMPLE_SECONDS = 10.0
 MAX_WAITING_ROWS = 10_000
 """Kept for a server that is down; the oldest are dropped first."""
 
-_MONITORS = {
-    "cpu_monitor": "CPUMonitor",
-    "disk_monitor": "DiskMonitor",
-    "network_monitor": "NetworkMonitor",
-    "gpu_monitor": "GPUMonitor",
-}
-
 
 class SystemMetrics:
     """Samples of the machine, kept until they are taken; it never raises and needs no thread of its own.
 
     Attributes:
-        step: Number of the next sample.
-        waiting: Samples that have not been taken yet.
+        first_step: Number of the first sample; those of an earlier try come before it.
+        waiting: Samples that have not been taken yet, numbered from 0.
     """
 
-    def __init__(self, sample_seconds: float = SAMPLE_SECONDS) -> None:
-        self.step = 0
+    def __init__(self) -> None:
+        """Nothing is sampled before `start`."""
+        self.first_step = 0
         self.waiting: deque[Row] = deque(maxlen=MAX_WAITING_ROWS)
-        self._sample_seconds = sample_seconds
+        self._step = 0
         self._due = 0.0
         self._monitors: list[Any] = []
-        for module, name in _MONITORS.items():
-            # No GPU, no psutil, a driver that does not answer: each has an error of its own, and none matters here.
-            with suppress(Exception):
-                found = importlib.import_module(f"mlflow.system_metrics.metrics.{module}")
-                self._monitors.append(getattr(found, name)())
+
+    def start(self) -> None:
+        """Find out what can be sampled on this machine."""
+        # No MLflow, no GPU, a driver that does not answer: each has an error of its own, and none matters here.
+        with suppress(Exception):
+            from mlflow.system_metrics.metrics import cpu_monitor, disk_monitor, gpu_monitor, network_monitor
+
+            self._monitors = [cpu_monitor.CPUMonitor(), disk_monitor.DiskMonitor(), network_monitor.NetworkMonitor()]
+            self._monitors.append(gpu_monitor.GPUMonitor())
         # The processor's load is that since the last look, so the first look has no value.
         self._collect()
 
@@ -55,18 +51,15 @@ class SystemMetrics:
         """Take a sample if one is due, or `now`."""
         if time.monotonic() < self._due and not now:
             return
-        self._due = time.monotonic() + self._sample_seconds
+        self._due = time.monotonic() + SAMPLE_SECONDS
         time_ms = round(time.time() * 1000)
         for name, value in self._collect().items():
-            self.waiting.append(Row(SYSTEM_PREFIX + name, value, self.step, time_ms))
-        self.step += 1
+            self.waiting.append(Row(SYSTEM_PREFIX + name, value, self._step, time_ms))
+        self._step += 1
 
-    def shift(self, steps: int) -> None:
-        """Count on from an earlier try, the samples that wait included."""
-        self.step += steps
-        waiting = [row._replace(step=row.step + steps) for row in self.waiting]
-        self.waiting.clear()
-        self.waiting.extend(waiting)
+    def rows(self) -> list[Row]:
+        """What waits, with its final numbers."""
+        return [row._replace(step=row.step + self.first_step) for row in self.waiting]
 
     def _collect(self) -> dict[str, float]:
         values: dict[str, float] = {}

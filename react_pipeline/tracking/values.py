@@ -1,7 +1,4 @@
-"""The values of an artifact as MLflow takes them: flat names of allowed letters, finite numbers, bounded texts.
-
-Belongs here: flattening and MLflow's limits. Does not belong here: talking to MLflow (`runs`).
-"""
+"""The values of an artifact as MLflow takes them: flat names of allowed letters, finite numbers, bounded texts."""
 
 import json
 import math

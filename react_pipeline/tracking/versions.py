@@ -1,12 +1,11 @@
 """The versions of `react-<domain>` in MLflow's registry: finding them, and writing on them why they are what they are.
 
-Belongs here: names, look-ups, tags and descriptions. Does not belong here: which alias goes where, and what happens
-when MLflow does not answer (`tracking.registry`): every function here raises whatever MLflow raises.
+Does not belong here: which alias goes where (`registry`). Every function here raises whatever MLflow raises.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from react_pipeline.promotion import Contender, Verdict
@@ -36,7 +35,7 @@ class Version:
     method: str
     checkpoint: str
     aliases: tuple[str, ...]
-    tags: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str]
 
     @property
     def why(self) -> str:
@@ -79,16 +78,13 @@ def list_versions(client: MlflowClient, slug: str) -> list[Version]:
     model = find_model(client, slug)
     if model is None:
         return []
-    aliases: dict[str, list[str]] = {}
-    for alias, number in model.aliases.items():
-        aliases.setdefault(str(number), []).append(alias)
     found = client.search_model_versions(f"name = '{model.name}'", max_results=_MAX_VERSIONS)
     return [
         Version(
             number=str(entry.version),
             method=entry.tags.get("method", ""),
             checkpoint=entry.tags.get("fingerprint", ""),
-            aliases=tuple(sorted(aliases.get(str(entry.version), []))),
+            aliases=tuple(sorted(alias for alias in model.aliases if alias_of(model, alias) == str(entry.version))),
             tags=dict(entry.tags),
         )
         for entry in sorted(found, key=lambda entry: int(entry.version))
@@ -123,26 +119,24 @@ def describe(
         tags |= {"gain": f"{verdict.test.gain:+.4f}", "interval": f"{verdict.test.low:+.4f} {verdict.test.high:+.4f}"}
         tags |= {"confidence": f"{verdict.test.confidence:.4f}", "compared_with": verdict.champion_before.method}
         tags |= {"judged": str(verdict.test.judged)} if verdict.test.judged else {}
-    for tag, value in tags.items():
-        if value:
-            client.set_model_version_tag(version.name, version.version, tag, value[:MAX_TAG_CHARS])
+    _write(client, version, tags, f"{shown} on {decided}: {verdict.reason}"[:MAX_TAG_CHARS])
     if DETHRONED_TAG in version.tags:
         client.delete_model_version_tag(version.name, version.version, DETHRONED_TAG)
-    text = f"{shown} on {decided}: {verdict.reason}"
-    client.update_model_version(version.name, version.version, description=text[:MAX_TAG_CHARS])
 
 
 def retire(client: MlflowClient, version: ModelVersion, verdict: Verdict, promotion: str, decided: str) -> None:
-    """Write on a version that it reigned, and below why it was crowned why it does no more.
-
-    Nothing is written where a later verdict is already: it may have been crowned again.
-    """
+    """Write on a version, below why it was crowned, why it lost the title, unless a later verdict is there."""
     if version.tags.get("decided", "") > decided:
         return
     tags = {"verdict": FORMER, "decided": decided, "decided_by": verdict.by, "promotion": promotion}
-    for tag, value in {**tags, DETHRONED_TAG: verdict.reason}.items():
-        client.set_model_version_tag(version.name, version.version, tag, value[:MAX_TAG_CHARS])
     described, end = version.description or "", f"no longer champion since {decided}: {verdict.reason}"
     if not described.endswith(end):
-        text = f"{described}\n\n{end}" if described else end
-        client.update_model_version(version.name, version.version, description=text[-MAX_TAG_CHARS:])
+        described = f"{described}\n\n{end}".lstrip()[-MAX_TAG_CHARS:]
+    _write(client, version, {**tags, DETHRONED_TAG: verdict.reason}, described)
+
+
+def _write(client: MlflowClient, version: ModelVersion, tags: dict[str, str], description: str) -> None:
+    for tag, value in tags.items():
+        if value:
+            client.set_model_version_tag(version.name, version.version, tag, value[:MAX_TAG_CHARS])
+    client.update_model_version(version.name, version.version, description=description)

@@ -1,6 +1,4 @@
-"""Views: what MLflow's pages show first, so that they answer questions without a search by hand.
-
-Belongs here: addresses of pages, and the saved views of an experiment. Does not belong here: what runs hold (`values`).
+"""Views: the addresses of MLflow's pages, and the saved views of an experiment.
 
 MLflow 3.17 opens an experiment as one of language models, with an empty page of traces, unless the address holds
 `workflowType`; no tag changes that. A saved view is a tag of the experiment, which the menu *Views* lists and an
@@ -17,9 +15,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
 VIEW_TAG = "mlflow.sharedViewState."
-RESULTS_VIEW, TRAININGS_VIEW = "results", "trainings"
+RESULTS_VIEW = "results"
 
-_TRAINING_PAGES = "workflowType=machine_learning"
+TRAINING_PAGES = "workflowType=machine_learning"
 _FIGURES = (
     *("top1", "delta_top1", "gain_over_control", "judged_delta", "mean_per_class"),
     *("trainable_parameters", "training_seconds"),
@@ -31,7 +29,7 @@ _VIEWS = {
         "selectedColumns": [*("params.`domain`", "params.`method`", *(f"metrics.`{name}`" for name in _FIGURES))],
         "chartsSearchFilter": "|".join(f"^{name}$" for name in _FIGURES),
     },
-    TRAININGS_VIEW: {
+    "trainings": {
         "searchFilter": "tags.asset = 'customized_checkpoint'",
         "orderByKey": "attributes.start_time",
         "selectedColumns": [
@@ -43,19 +41,9 @@ _VIEWS = {
 }
 
 
-def run_url(address: str, experiment_id: str, run_id: str) -> str:
-    """Where the server at `address` shows a run."""
-    return f"{address}/#/experiments/{experiment_id}/runs/{run_id}?{_TRAINING_PAGES}"
-
-
-def view_url(address: str, experiment_id: str, view: str = RESULTS_VIEW) -> str:
-    """Where the server at `address` shows a saved view."""
-    return f"{address}/#/experiments/{experiment_id}/runs?{_TRAINING_PAGES}&viewStateShareKey={view}"
-
-
-def models_url(address: str, experiment_id: str) -> str:
-    """Where the server at `address` shows bars of what was measured of each model: its list sorts by time alone."""
-    return f"{address}/#/experiments/{experiment_id}/models?{_TRAINING_PAGES}&viewMode=CHART"
+def view_url(address: str, experiment_id: str) -> str:
+    """Where the server at `address` shows the view of results."""
+    return f"{address}/#/experiments/{experiment_id}/runs?{TRAINING_PAGES}&viewStateShareKey={RESULTS_VIEW}"
 
 
 def save_views(client: MlflowClient, experiment: Experiment) -> None:

@@ -64,9 +64,8 @@ def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str, str
     if model.isdecimal():
         try:
             versions = {version.number: version for version in Tracking.of(project).versions(slug)}
-        except Exception as error:  # whatever MLflow, its database or the network raise
-            why = " ".join(str(error).split())[:200]
-            raise ReactError(f"{slug}: MLflow's registry does not answer ({why}); name a method instead") from error
+        except ReactError as error:
+            raise ReactError(f"{slug}: {error}; name a method instead") from error
         if model not in versions:
             raise InputError(f"{slug}: no registered version {model} (there: {', '.join(versions) or 'none'})")
         key = method_key(slug, versions[model].method)
@@ -122,9 +121,8 @@ def calibration_of(
     project: Project, checkpoint: Artifact, slug: str, method: str, domain: DomainConfig
 ) -> tuple[float | None, str]:
     """Temperature, and what it was fitted on, by the newest result with these classes and templates; or None, ""."""
-    results = results_of(project, slug, method, checkpoint.fingerprint)
     templates = domain.model_dump(mode="json")["templates"]
-    for entry in sorted(results, key=lambda entry: str(entry.artifact.manifest["created"]), reverse=True):
+    for entry in results_of(project, slug, method, checkpoint.fingerprint):
         result = entry.result
         alike = entry.artifact.manifest["config"].get("templates") == templates
         if alike and result.temperature is not None and [one.name for one in result.per_class] == domain.class_names:

@@ -107,8 +107,7 @@ def _shown_results(project: Project, checkpoint: Artifact, crowned: Reign | None
     mine = found[method]
     if crowned is None or (mine is not None and mine.parents.get(checkpoint.stage) == checkpoint.fingerprint):
         return found
-    known = results_of(project, slug, method, checkpoint.fingerprint)
-    own = max(known, key=lambda entry: str(entry.artifact.manifest["created"]), default=None)
+    own = next(iter(results_of(project, slug, method, checkpoint.fingerprint)), None)
     base = None if found["base"] is None else Measured.of(found["base"])
     alike = own is not None and base is not None and base.measure == own.measure
     # Today's control was trained as today's model was, not as this one.

@@ -210,7 +210,7 @@ def test_no_training_process_outlives_the_run_that_started_it(
     prepare: Callable[..., Project], tmp_path: Path, end: signal.Signals
 ) -> None:
     project = prepare(steps=1_000_000)
-    Tracking.of(project).prepare()
+    Tracking.of(project).runs.connect()
     with dagster_home(tmp_path / "home"):
         launching = subprocess.Popen(
             [sys.executable, "-c", LAUNCHING, str(project.path)],
@@ -240,7 +240,7 @@ def test_process_that_the_system_kills_fails_the_run_and_says_what_to_do(
     prepare: Callable[..., Project], tmp_path: Path
 ) -> None:
     project = prepare(steps=1_000_000)
-    Tracking.of(project).prepare()
+    Tracking.of(project).runs.connect()
     with dagster_home(tmp_path / "home"):
         launching = subprocess.Popen(
             [sys.executable, "-c", LAUNCHING, str(project.path)],

@@ -13,8 +13,10 @@ from react_pipeline.commands.cli import main
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide
 from react_pipeline.promotion.evidence import standing
+from react_pipeline.store.errors import ReactError
 from react_pipeline.tracking import queue
 from react_pipeline.tracking.log import Tracking
+from react_pipeline.use.classifier import Classifier
 
 GATED = "gated-image"
 
@@ -65,6 +67,21 @@ def test_champion_and_challenger_are_listed_with_figures_date_and_reason(project
         assert word in out
     _, _, reported = run("list")
     assert reported == ""
+
+
+def test_what_mlflow_says_is_printed_without_the_password_of_its_address(
+    project: Project, run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("cannot reach postgresql://me:hidden@host/mlflow")
+
+    monkeypatch.setattr("react_pipeline.tracking.log.list_versions", fail)
+    code, out, reported = run("list", "shapes")
+    assert code == 0 and "gated-image" in out
+    assert "cannot reach" in reported and "hidden" not in reported
+    with pytest.raises(ReactError, match="name a method instead") as raised:
+        Classifier.load("shapes", "1", config=project.path, device="cpu")
+    assert "hidden" not in str(raised.value)
 
 
 def test_a_control_differs_from_a_model_that_was_never_judged(project: Project, run) -> None:

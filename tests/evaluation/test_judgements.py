@@ -31,7 +31,7 @@ SIDES = Side(method=GATED, checkpoint="one"), Side(method="base", checkpoint="ot
 
 @pytest.fixture
 def project(make_project: Callable[..., Project], monkeypatch: pytest.MonkeyPatch) -> Project:
-    monkeypatch.setattr(comparison, "_retrieved_set", lambda *_: None)  # the stand-in has no pairs to show
+    monkeypatch.setattr(comparison, "_retrieved_sets", lambda *_: {})  # the stand-in has no pairs to show
     return without_labels(make_project(), [GATED, CONTROL])
 
 

@@ -47,7 +47,7 @@ def publish(project: Project, records: list[dict[str, float]]) -> Artifact:
 
 
 def test_failed_training_has_a_run_with_its_reason_and_its_loss_curve(tracking: Tracking) -> None:  # 27
-    with LiveRun(tracking.uri, tracking.experiment) as live:
+    with LiveRun(tracking.runs) as live:
         live.started(INPUTS, 0)
         for step in range(5):
             live.stepped(record(step, 1))
@@ -65,14 +65,14 @@ def test_failed_training_has_a_run_with_its_reason_and_its_loss_curve(tracking: 
 def test_retry_of_a_failed_training_runs_again_and_finishes_without_a_row_twice(  # 27
     tracking: Tracking, tiny_project: Project
 ) -> None:
-    with pytest.raises(OSError, match="gone"), LiveRun(tracking.uri, tracking.experiment) as live:
+    with pytest.raises(OSError, match="gone"), LiveRun(tracking.runs) as live:
         live.started(INPUTS, 0)
         for step in range(6):
             live.stepped(record(step, 1))
         raise OSError("the disk is gone")
     assert the_run(tracking).info.status == "FAILED"
 
-    with LiveRun(tracking.uri, tracking.experiment) as retry:
+    with LiveRun(tracking.runs) as retry:
         retry.started(INPUTS, 4)
         for step in range(4, 8):
             retry.stepped(record(step, 2))
@@ -93,7 +93,8 @@ import os, signal, sys, time
 from mlflow import MlflowClient
 from react_pipeline.store.artifacts import Inputs
 from react_pipeline.tracking.live import LiveRun
-live = LiveRun(sys.argv[1], "tiny", flush_seconds=0.05)
+from react_pipeline.tracking.runs import Runs
+live = LiveRun(Runs(sys.argv[1], "tiny"), flush_seconds=0.05)
 live.started(Inputs("customized_checkpoint", "shapes/full", {"method": "full", "steps": 8}, {}, "1"), 0)
 for step in range(3):
     live.stepped({"step": step, "time_ms": 1000 + step, "loss": 1 / (1 + step), "learning_rate": 1e-3})
@@ -109,7 +110,7 @@ def test_killed_training_is_left_running_and_its_retry_resumes_in_it(tracking: T
     assert done.returncode == -signal.SIGKILL
     left = the_run(tracking)
     assert left.info.status == "RUNNING"
-    with LiveRun(tracking.uri, tracking.experiment) as retry:
+    with LiveRun(tracking.runs) as retry:
         retry.started(INPUTS, 2)
         for step in (2, 3):
             retry.stepped(record(step, 2))
@@ -130,7 +131,7 @@ def test_training_that_diverges_is_failed_in_mlflow(diverging: Project, tracking
 
     with (
         pytest.raises(TrainingError) as raised,
-        LiveRun(tracking.uri, tracking.experiment) as live,
+        LiveRun(tracking.runs) as live,
     ):
         customize(diverging, "shapes", "full", live)
     (run,) = runs_of(tracking, asset="customized_checkpoint")
@@ -145,7 +146,7 @@ def test_a_killed_training_of_another_configuration_is_closed_and_one_that_runs_
 ) -> None:
     killed, running = (replace(INPUTS, config={"method": "full", "steps": steps}) for steps in (9, 10))
     for inputs in (killed, running):
-        LiveRun(tracking.uri, tracking.experiment).started(inputs, 0)
+        LiveRun(tracking.runs).started(inputs, 0)
 
     def status(inputs: Inputs) -> str:
         (run,) = runs_of(tracking, fingerprint=inputs.fingerprint)

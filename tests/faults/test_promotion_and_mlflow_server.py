@@ -20,6 +20,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import decide, roll_back
 from react_pipeline.tracking import queue
 from react_pipeline.tracking.log import Tracking
+from react_pipeline.tracking.runs import Runs
 
 START_SECONDS = 120
 
@@ -56,7 +57,7 @@ def test_verdicts_reach_a_server_that_was_down_when_they_were_decided(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     uri = f"http://127.0.0.1:{port}"
-    registry = Tracking(uri, "tiny")
+    registry = Tracking(Runs(uri, "tiny"))
     result(tiny_project, "shapes", "base", outcomes(100))
     result(tiny_project, "shapes", "gated-image", outcomes(140))
     assert registry.apply(tiny_project, decide(tiny_project, "shapes")).waits == 1

@@ -23,6 +23,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.tracking import queue
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.queue import PENDING
+from react_pipeline.tracking.runs import Runs
 
 DOWN = "http://127.0.0.1:9"
 
@@ -37,7 +38,7 @@ def test_server_that_is_down_costs_no_result_and_is_made_up_for_later(  # 29
     tracking: Tracking, tiny_project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = artifact_of(tiny_project, "retrieved_set", "shapes")
-    assert Tracking(DOWN, "tiny").log_artifact(tiny_project, first, "dagster-1") is None
+    assert Tracking(Runs(DOWN, "tiny")).log_artifact(tiny_project, first, "dagster-1") is None
     assert "unavailable" in caplog.text
     assert tracking.count_pending(tiny_project) == 1
     assert tiny_project.store.current("retrieved_set", "shapes") == first
@@ -52,13 +53,13 @@ def test_server_that_is_down_costs_no_result_and_is_made_up_for_later(  # 29
 def test_server_that_failed_is_not_asked_again_at_once(  # 29
     tiny_project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tracking = Tracking("http://127.0.0.1:19", "tiny")
+    tracking = Tracking(Runs("http://127.0.0.1:19", "tiny"))
     artifact = artifact_of(tiny_project, "retrieved_set", "shapes")
     tracking.log_artifact(tiny_project, artifact)
     caplog.clear()
     assert tracking.log_artifact(tiny_project, artifact) is None
     assert not caplog.text
-    tracking.log_pending(tiny_project, patient=True)
+    tracking.apply(tiny_project, patient=True)
     assert "unavailable" in caplog.text
 
 
@@ -85,7 +86,7 @@ def test_locked_database_delays_the_run_and_doubles_nothing(  # 29
     assert tracking.log_artifact(tiny_project, artifact) is None
     lock.execute("ROLLBACK")
     lock.close()
-    runs = tracking.log_pending(tiny_project, patient=True)
+    runs = tracking.apply(tiny_project, patient=True).runs
     assert len(runs) == 1
     assert [run.info.run_id for run in runs_of(tracking, fingerprint=artifact.fingerprint)] == list(runs.values())
 
@@ -112,7 +113,7 @@ def test_two_failures_in_a_row_leave_the_server_alone_and_the_others_come_first_
         (pending / f"broken-{number}.json").write_text("not JSON")
     assert tracking.log_artifact(tiny_project, artifact_of(tiny_project, "corpus", "all")) is None
     assert "unavailable" in caplog.text
-    assert len(tracking.log_pending(tiny_project, patient=True)) == 1
+    assert len(tracking.apply(tiny_project, patient=True).runs) == 1
     assert sorted(path.name for path in pending.iterdir()) == ["broken-0.json", "broken-1.json"]
 
 
@@ -121,7 +122,7 @@ def test_entry_of_a_pruned_artifact_is_dropped(tracking: Tracking, tiny_project:
     pending.mkdir(parents=True)
     gone = {"stage": "corpus", "key": "all", "fingerprint": "0" * 16, "dagster_run_id": ""}
     (pending / "gone.json").write_text(json.dumps(gone))
-    tracking.log_pending(tiny_project)
+    tracking.apply(tiny_project)
     assert not list(pending.iterdir())
 
 
@@ -160,12 +161,12 @@ def test_mlflow_down_while_results_and_their_comparison_are_made_loses_nothing_a
     results = publish_results(project, "shapes", {"base": [True, False] * 4, "gated-image": [True] * 8})
     made = [results["base"], results["gated-image"], compare(project, "shapes"), overview(project)]
     for artifact in made:
-        assert Tracking(DOWN, "tiny").log_artifact(project, artifact, f"dagster-{artifact.stage}") is None
+        assert Tracking(Runs(DOWN, "tiny")).log_artifact(project, artifact, f"dagster-{artifact.stage}") is None
     assert tracking.count_pending(project) == len(made)
     # The comparison comes first, as it would after its results had failed once: their runs are made with it.
     for entry in (project.store.root / PENDING).glob("domain_results--*.json"):
         entry.touch()
-    tracking.log_pending(project, patient=True)
+    tracking.apply(project, patient=True)
     assert tracking.count_pending(project) == 0
     for artifact in made:
         (run,) = runs_of(tracking, fingerprint=artifact.fingerprint)
@@ -189,7 +190,7 @@ def test_database_of_another_version_of_mlflow_is_refused_with_the_way_out_and_l
     assert "mlflow db upgrade" in caplog.text
     database.execute("UPDATE alembic_version SET version_num = ?", [version])
     database.close()
-    assert len(tracking.log_pending(tiny_project, patient=True)) == 1
+    assert len(tracking.apply(tiny_project, patient=True).runs) == 1
     assert len(runs_of(tracking, fingerprint=artifact.fingerprint)) == 1
 
 

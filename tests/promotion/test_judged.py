@@ -78,6 +78,15 @@ def test_more_sessions_ask_for_more(make: Callable[..., Project]) -> None:
     assert found.test is not None and found.test.confidence == pytest.approx(0.975)
 
 
+def test_of_two_that_pass_one_is_promoted(make: Callable[..., Project]) -> None:
+    project = make()
+    judge(project, GATED, "base", ["won"] * 30)
+    judge(project, LOCKED, "base", ["won"] * 20)
+    rows = pd.read_parquet(decide(project, SLUG).file("candidates.parquet")).set_index("method")
+    assert rows.loc[[GATED, LOCKED], "status"].tolist() == ["promoted", "passed"]
+    assert rows.loc[[GATED, LOCKED], "judged"].tolist() == [30, 20]
+
+
 def test_a_control_that_does_as_well_blocks(make: Callable[..., Project]) -> None:
     project = make()
     judge(project, GATED, "base", ["won"] * 20)

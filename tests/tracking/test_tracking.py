@@ -19,6 +19,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.tracking.live import LiveRun
 from react_pipeline.tracking.log import Tracking
+from react_pipeline.tracking.runs import Runs
 from react_pipeline.tracking.values import files_of, flatten, metrics_of, params_of, rows_of_record
 
 
@@ -189,7 +190,7 @@ def test_the_experiment_has_views_of_results_and_trainings(tracking: Tracking, c
     (run,) = runs_of(tracking, fingerprint=run.data.tags["fingerprint"])
     client = MlflowClient(tracking.uri)
     client.set_experiment_tag(run.info.experiment_id, "mlflow.sharedViewState.results", "of an earlier version")
-    Tracking(tracking.uri, tracking.experiment).prepare()
+    Runs(tracking.uri, tracking.experiment).connect()
     tags = client.get_experiment(run.info.experiment_id).tags
     views = {name: json.loads(tags[f"mlflow.sharedViewState.{name}"]) for name in ("results", "trainings")}
     assert [view["name"] for view in views.values()] == ["Results", "Trainings"]
@@ -264,12 +265,12 @@ def test_artifacts_of_no_domain_are_below_the_run_of_the_corpus(tracking: Tracki
 
 
 def test_addresses_are_given_only_where_a_browser_can_go(tracking: Tracking, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert tracking.url("abc") is None
+    assert tracking.runs.url("abc") is None
     monkeypatch.setenv("REACT_MLFLOW_URL", "http://127.0.0.1:5000")
-    assert tracking.url("abc") == "http://127.0.0.1:5000/#/experiments/0/runs/abc?workflowType=machine_learning"
+    assert tracking.runs.url("abc") == "http://127.0.0.1:5000/#/experiments/0/runs/abc?workflowType=machine_learning"
     monkeypatch.delenv("REACT_MLFLOW_URL")
     assert (
-        Tracking("http://127.0.0.1:1", "tiny").url("abc")
+        Runs("http://127.0.0.1:1", "tiny").url("abc")
         == "http://127.0.0.1:1/#/experiments/0/runs/abc?workflowType=machine_learning"
     )
 
@@ -279,11 +280,17 @@ def test_links_lead_where_a_browser_finds_mlflow_and_not_where_runs_write(
 ) -> None:
     project = make_project(tracking_uri="http://mlflow:5000", mlflow_url="https://your.host:8500/")
     assert (
-        Tracking.of(project).url("abc")
+        Tracking.of(project).runs.url("abc")
         == "https://your.host:8500/#/experiments/0/runs/abc?workflowType=machine_learning"
     )
+    live = LiveRun.of(project)
+    live.run_id = "abc"
+    assert live.url == Tracking.of(project).runs.url("abc")
     monkeypatch.setenv("REACT_MLFLOW_URL", "http://other.host")
-    assert Tracking.of(project).url("abc") == "http://other.host/#/experiments/0/runs/abc?workflowType=machine_learning"
+    assert (
+        Tracking.of(project).runs.url("abc")
+        == "http://other.host/#/experiments/0/runs/abc?workflowType=machine_learning"
+    )
 
 
 def test_names_hold_only_letters_that_mlflow_allows() -> None:

@@ -21,13 +21,14 @@ from react_pipeline.store.errors import TrainingError
 from react_pipeline.tracking.live import LiveRun
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.tracking.queue import PENDING
+from react_pipeline.tracking.runs import Runs
 
 KEY = "shapes/gated-image"
 INPUTS = Inputs("customized_checkpoint", KEY, {"method": "gated-image", "steps": 6, "modes": ["a", "b"]}, {}, "1")
 
 
 def live_run(tracking: Tracking) -> LiveRun:
-    return LiveRun(tracking.uri, tracking.experiment, "dagster-1", flush_seconds=0.05)
+    return LiveRun(tracking.runs, "dagster-1", flush_seconds=0.05)
 
 
 def record(step: int, time_ms: int = 1_000_000) -> dict[str, float]:
@@ -114,18 +115,20 @@ def test_interrupted_training_is_killed_and_resumes_in_the_same_run(tracking: Tr
 
 def test_finished_run_of_the_same_inputs_is_left_alone(tracking: Tracking, tiny_project: Project) -> None:
     tracking.log_artifact(tiny_project, publish(tiny_project, [record(0)]))
-    with live_run(tracking) as live:
+    pending = tiny_project.store.root / PENDING
+    with LiveRun(tracking.runs, flush_seconds=0.05, pending=pending) as live:
         live.started(INPUTS, 0)
         live.stepped(record(0, time_ms=9_000_000))
         live.failed(TrainingError("the store was emptied, and then the loss was no number"))
     assert the_run(tracking).info.status == "FINISHED"
     assert loss_curve(tracking) == [(0, 1.0, 1_000_000)]
+    assert not list(pending.iterdir())
 
 
 def test_server_that_is_down_is_reported_once_and_fails_no_training(
     tracking: Tracking, tiny_project: Project, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with LiveRun("http://127.0.0.1:9", "tiny", flush_seconds=0.05) as live:
+    with LiveRun(Runs("http://127.0.0.1:9", "tiny"), flush_seconds=0.05) as live:
         live.started(INPUTS, 0)
         for step in range(3):
             live.stepped(record(step))
@@ -160,7 +163,7 @@ def test_samples_that_no_server_took_wait_for_the_log_of_the_checkpoint(
     tracking: Tracking, tiny_project: Project
 ) -> None:  # FAULTS 29
     pending = tiny_project.store.root / PENDING
-    with LiveRun("http://127.0.0.1:9", "tiny", flush_seconds=0.05, pending=pending) as live:
+    with LiveRun(Runs("http://127.0.0.1:9", "tiny"), flush_seconds=0.05, pending=pending) as live:
         live.started(INPUTS, 0)
         live.stepped(record(0))
     assert list(pending.glob("*.system.jsonl"))
@@ -202,7 +205,7 @@ def server(tracking: Tracking, tmp_path: Path) -> Iterator[str]:
 
 
 def test_steps_are_streamed_to_a_server_and_its_page_has_an_address(server: str) -> None:
-    tracking = Tracking(server, "tiny")
+    tracking = Tracking(Runs(server, "tiny"))
     with live_run(tracking) as live:
         live.started(INPUTS, 0)
         live.stepped(record(0))

@@ -13,6 +13,7 @@ from react_pipeline.promotion.decision import decide, promote, roll_back
 from react_pipeline.promotion.evidence import standing
 from react_pipeline.tracking import queue
 from react_pipeline.tracking.log import Tracking
+from react_pipeline.tracking.runs import Runs
 
 GATED, LOCKED = "gated-image", "locked-text"
 NAME = "react-shapes"
@@ -37,7 +38,7 @@ def project(tiny_project: Project, measured: Path, tracking: Tracking) -> Projec
 
 @pytest.fixture
 def registry(project: Project, tracking: Tracking) -> Tracking:
-    return Tracking(tracking.uri, "tiny")
+    return Tracking(Runs(tracking.uri, "tiny"))
 
 
 @pytest.fixture
@@ -105,7 +106,7 @@ def test_telling_twice_changes_nothing(project: Project, registry: Tracking, cli
 def test_verdicts_that_mlflow_missed_are_applied_in_order_once_it_is_up(  # FAULTS 29
     project: Project, registry: Tracking, client: MlflowClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    down = Tracking(DOWN, "tiny")
+    down = Tracking(Runs(DOWN, "tiny"))
     assert down.apply(project, decide(project, "shapes")).waits == 1
     ahead(project)
     assert down.apply(project, decide(project, "shapes")).waits == 2
@@ -173,11 +174,11 @@ def test_a_version_whose_log_still_waits_is_registered_first(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     checkpoint = project.store.current("customized_checkpoint", f"shapes/{GATED}")
-    assert Tracking(DOWN, "tiny").log_artifact(project, checkpoint, "dagster-1") is None
+    assert Tracking(Runs(DOWN, "tiny")).log_artifact(project, checkpoint, "dagster-1") is None
     registry.apply(project, decide(project, "shapes"), patient=True)
     assert aliases(client) == {"champion": GATED}
     assert len(registry.versions("shapes")) == 1
-    assert Tracking(registry.uri, "tiny").count_pending(project) == 0
+    assert Tracking(Runs(registry.uri, "tiny")).count_pending(project) == 0
 
 
 def test_an_alias_moved_by_hand_is_respected_and_then_taken_over(
