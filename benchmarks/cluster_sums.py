@@ -21,9 +21,7 @@ from react_pipeline.indexing import SAMPLE_POINTS_PER_CELL, Key, Searched, cells
 from react_pipeline.pages import markdown_table
 from react_pipeline.workload.rates import (
     IMAGE_BYTES,
-    KEY_BYTES,
     METADATA_BYTES,
-    QUERIES,
     RATES,
     adding_core_hours,
     index_core_hours,
@@ -36,6 +34,10 @@ DIMENSION, PROMPTS = 512, 80_000
 MACHINES = [("2 cores", 2, False), ("64 cores", 64, False), ("16 Spark workers of 64 cores", 1_024, False)]
 MACHINES += [("one H100 (100 T operations a second, assumed)", 1, True)]
 TB, GIB = 1e12, 2**30
+KEY_BYTES = 30
+"""Of a pair, in the register of keys."""
+QUERIES = 400
+"""Of which the exact neighbours are found."""
 
 
 def keys_for(rows: int) -> list[str]:
@@ -63,7 +65,7 @@ def corpus_table() -> str:
     row("register of keys while it is embedded, 30 B a pair", [f"{KEY_BYTES * size / 1e9:,.0f} GB" for size in sizes])
 
     def hours(rate: str) -> list[float]:
-        return [size / RATES[rate].value / 3_600 for size in sizes]
+        return [size / RATES[rate] / 3_600 for size in sizes]
 
     row("download, machine hours", [f"{value:,.0f}" for value in hours("download, one machine")])
     row("embedding, GPU hours", [f"{value:,.0f}" for value in hours("embed, one GPU")])

@@ -1,3 +1,4 @@
+from .architecture import GATED_PREFIX as GATED_PREFIX
 from .architecture import encoder_fields as encoder_fields
 from .architecture import read_config as read_config
 from .attention import cast_matrices as cast_matrices
@@ -19,6 +20,7 @@ from .methods import trains_images as trains_images
 from .methods import trains_text as trains_text
 from .model import WEIGHTS_FILE as WEIGHTS_FILE
 from .model import Clip as Clip
+from .model import build as build
 from .model import choose_device as choose_device
 from .model import dimension_of as dimension_of
 from .model import load as load

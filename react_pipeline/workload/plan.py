@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from react_pipeline.clip import class_prompts, prompt_templates, read_config
+from react_pipeline.clip import GATED_PREFIX, class_prompts, prompt_templates, read_config
 from react_pipeline.corpus import LAYOUTS, count_pairs, find_parts, source_files
 from react_pipeline.indexing import BYTES_PER_SECOND, Key, Searched, choose_key, estimate
 from react_pipeline.pipeline import ALL, STAGES
@@ -28,8 +28,8 @@ from react_pipeline.workload.rates import (
     PASSES_OF_TRAINING,
     URL_BYTES,
     Encoder,
-    download_seconds,
-    encoding_seconds,
+    download_hours,
+    encoding_hours,
     index_core_hours,
 )
 
@@ -114,6 +114,7 @@ class _Sums:
         self.project, self.machine, self.rows = project, machine, rows
         self.config, self.corpus, self.problems = project.config, project.config.corpus, list[str]()
         self.encoder, self.domains = _encoder(project), load_domains(project.config.domains)[0]
+        self.key = self._chosen_key()
         self.pairs_of: dict[str, int] = {}
         for slug, domain in self.domains.items():
             settings = project.retrieval(slug)
@@ -122,7 +123,7 @@ class _Sums:
         self.pairs = sum(self.pairs_of.values())
 
     def steps(self) -> list[Step]:
-        fetched = download_seconds(self.pairs / ALIVE) / 3_600 if self.corpus.kind == "embeddings" else 0.0
+        fetched = download_hours(self.pairs / ALIVE) if self.corpus.kind == "embeddings" else 0.0
         pairs = Step("control_set", f"{self.pairs:,} pairs at most", self.pairs * IMAGE_BYTES, cpu_hours=fetched)
         searched = self._searched(replace(pairs, stage="retrieved_set"), fetched)
         return [self._corpus(), self._embeddings(), self._index(), searched, pairs, self._training()]
@@ -130,7 +131,7 @@ class _Sums:
     def _corpus(self) -> Step:
         workers, kind = self.machine.workers, self.corpus.kind
         if kind == "urls":
-            hours = download_seconds(self.rows) / 3_600
+            hours = download_hours(self.rows)
             disk, spark = ALIVE * self.rows * IMAGE_BYTES, hours / workers if workers else None
             return Step("corpus", f"{self.rows:,} URLs", disk, URL_BYTES * self.rows, 0, hours, None, spark)
         read = self.rows * (4 * self.encoder.dimension if kind == "embeddings" else SHARD_PAIR_BYTES)
@@ -150,26 +151,22 @@ class _Sums:
         """With the hours of its operations."""
         cores, gpus, workers = self.machine.cores, self.machine.gpus, self.machine.workers
 
-        def hours(cores: int, gpus: int = 0) -> float | None:
-            seconds = encoding_seconds(step.operations, cores=cores, precision=self.machine.precision, gpus=gpus)
-            return None if seconds is None else seconds / 3_600
+        hours = partial(encoding_hours, step.operations, precision=self.machine.precision)
+        on_gpus, on_spark = hours(cores=0, gpus=gpus), hours(cores=cores * workers)
+        return replace(step, cpu_hours=hours(cores=cores), gpu_hours=on_gpus, spark_hours=on_spark)
 
-        return replace(step, cpu_hours=hours(cores), gpu_hours=hours(0, gpus), spark_hours=hours(cores * workers))
-
-    @property
-    def _key(self) -> Key:
+    def _chosen_key(self) -> Key:
         index, memory = self.config.index, self.machine.memory
         try:
             # As of `choose_key` on that machine: `auto` leaves half of the memory.
             limit = int((index.memory_gib or 0) * 2**30) or (memory // 2 if index.key == "auto" else memory)
             return Key.parse(choose_key(index, self.rows, self.encoder.dimension, limit)[0])
         except InputError as error:
-            if str(error) not in self.problems:
-                self.problems.append(str(error))
+            self.problems.append(str(error))
             return Key.parse(index.key)
 
     def _index(self) -> Step:
-        key, width, cores, workers = self._key, self.encoder.dimension, self.machine.cores, self.machine.workers
+        key, width, cores, workers = self.key, self.encoder.dimension, self.machine.cores, self.machine.workers
         if self.corpus.indices is not None:
             return Step("faiss_index", "ready")
         size = key.bytes(self.rows, width)
@@ -181,7 +178,7 @@ class _Sums:
 
     def _searched(self, step: Step, fetched: float) -> Step:
         machine, found, operations = self.machine, dict[str, None](), 0.0
-        built = Searched.planned(self._key, self.rows, self.encoder.dimension)
+        built = Searched.planned(self.key, self.rows, self.encoder.dimension)
         hours = {"cpu": fetched, "cuda": fetched, "spark": fetched / max(machine.workers, 1)}
         for slug, domain in self.domains.items():
             settings, prompts = self.project.retrieval(slug), len(class_prompts(domain))
@@ -241,17 +238,18 @@ def _rows(project: Project) -> int:
 
 
 def _encoder(project: Project) -> Encoder:
-    """The configured CLIP; ViT-B/32 where only its weights could say."""
+    """The configured CLIP; ViT-B/32 where only its weights, or packages of the demo, could say."""
     from open_clip import get_model_config
 
     encoder = project.config.encoder
-    folders = [Path(encoder.pretrained or "")]
+    folders = [Path(encoder.pretrained)] if encoder.pretrained else []
     with suppress(ReactError):
         folders.append(project.store.current("base_checkpoint", ALL).path)
-    for path in (folder / "open_clip_config.json" for folder in folders):
-        if path.is_file():
-            return Encoder.of(read_config(path.parent)[0])
-    return Encoder.of(get_model_config(encoder.model))
+    for folder in folders:
+        if (folder / "open_clip_config.json").is_file():
+            return Encoder.of(read_config(folder)[0], folder)
+    named = get_model_config(encoder.model.removeprefix(GATED_PREFIX))
+    return Encoder.of(named or get_model_config("ViT-B-32"))
 
 
 def _measured(project: Project, step: Step) -> Step:

@@ -10,42 +10,59 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from open_clip import get_model_config
+from support_text_tower import write_text_tower_checkpoint
 from support_upkeep import change_pipeline
 from typer.testing import CliRunner
 
+from react_pipeline.clip.architecture import read_config
 from react_pipeline.commands.cli import app
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError
 from react_pipeline.workload.machine import Machine
 from react_pipeline.workload.plan import plan_of
-from react_pipeline.workload.rates import Encoder, encoding_seconds
+from react_pipeline.workload.rates import Encoder, encoding_hours
 
 MACHINE = Machine(cores=64, memory=256 * 10**9, disk=10 * 10**12)
-TINY = Encoder(32, *(2.0 * n * 12 * 32**2 * layers + 4.0 * n * n * 32 * layers for n, layers in ((5, 2), (77, 1))), 0)
+# Multiplications and additions: layers and attention of each tower, cutting 4 patches of 16 px, and both projections.
+TINY_IMAGE = 2 * (2 * 5 * (12 * 32**2 + 2 * 5 * 32) + 4 * 3 * 16**2 * 32 + 32**2)
+TINY_TEXT = 2 * (1 * 77 * (12 * 32**2 + 2 * 77 * 32) + 32**2)
 
 
 def test_encoders_cost_what_their_layers_do() -> None:
-    known = Encoder.of(None)
+    known = Encoder.of(get_model_config("ViT-B-32"))
     # 4.4 and 3.0 G multiplications and additions, as published for ViT-B/32 and its text tower; 151 M weights.
-    assert (known.image / 2e9, known.text / 2e9) == pytest.approx((4.3, 3.0), abs=0.1)
-    assert known.weights_bytes == pytest.approx(4 * 151e6, rel=0.03)
-    assert encoding_seconds(1_500 * (known.image + known.text), cores=1, gpus=1) == pytest.approx(1)
-    resnet = Encoder.of({"embed_dim": 1_024, "vision_cfg": {"layers": [3, 4, 6, 3], "width": 64}})
-    assert (resnet.dimension, resnet.image) == (1_024, known.image)
+    assert (known.image / 2e9, known.text / 2e9) == pytest.approx((4.4, 3.0), abs=0.03)
+    assert known.weights_bytes == pytest.approx(4 * 151e6, rel=0.01)
+    hours = encoding_hours(1_500 * (known.image + known.text), cores=1, gpus=1)
+    assert hours is not None and 3_600 * hours == pytest.approx(1, rel=1e-3)
+    resnet = Encoder.of(get_model_config("RN50"))
+    assert (resnet.dimension, resnet.image / 2e9) == (1_024, pytest.approx(6.1, abs=0.1))
+
+
+def test_the_tower_of_a_checkpoint_is_counted_and_no_other(tmp_path: Path) -> None:
+    folder = write_text_tower_checkpoint(tmp_path)
+    model_cfg, _ = read_config(folder)
+    own, configured = Encoder.of(model_cfg, folder), Encoder.of(model_cfg)
+    assert own.text < configured.text / 100 and own.image == configured.image
+    towers = {"timm_model_name": "resnet18", "timm_pool": "avg", "timm_proj": "linear", "image_size": 224}
+    assert Encoder.of({**model_cfg, "vision_cfg": towers}).image / 2e9 == pytest.approx(1.82, abs=0.02)  # as published
+    unknown = {**model_cfg, "vision_cfg": {"timm_model_name": "no_such_tower", "image_size": 32}}
+    assert Encoder.of(unknown).image == pytest.approx(Encoder.of(get_model_config("ViT-B-32")).image, rel=1e-3)
 
 
 def test_sums_are_those_by_hand(tiny_project: Project) -> None:
     steps = {step.stage: step for step in plan_of(tiny_project, MACHINE, 1_000_000).steps}
     embeddings = steps["corpus_embeddings"]
     assert embeddings.disk == 1_000_000 * (4 * 32 + 200)
-    assert embeddings.operations == pytest.approx(1_000_000 * (TINY.image + TINY.text))
+    assert embeddings.operations == pytest.approx(1_000_000 * (TINY_IMAGE + TINY_TEXT))
     assert embeddings.gpu_hours is embeddings.spark_hours is None
     # 4 classes with a synonym x 2 templates, and 4 x 1, in two modes: 2 x 14 x 2 products of 32 numbers a row.
     assert steps["retrieved_set"].operations == 2.0 * 2 * (5 * 2 + 4) * 1_000_000 * 32
     searches = [part.partition(" (")[0] for part in steps["retrieved_set"].search.split("; ")]
     assert searches == ["colours: exact", "shapes: exact"]
     assert steps["customized_checkpoint"].operations == pytest.approx(
-        3 * 4 * 8 * 2 * len([m for m in tiny_project.config.methods if m != "base"]) * (TINY.image + TINY.text)
+        3 * 4 * 8 * 2 * len([m for m in tiny_project.config.methods if m != "base"]) * (TINY_IMAGE + TINY_TEXT)
     )
 
 
