@@ -1,8 +1,4 @@
-"""Workload: how much a step has to do, and how long that takes by what it took before.
-
-Belongs here: the line that announces a step, the rate of one that is done. Does not belong here: progress while it runs
-(a bar of the step itself).
-"""
+"""The line that announces a step, with how long it took before; the rate of one that is done."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,8 +15,8 @@ def _count_of(stage: str, name: str) -> Amount:
     """A count of an artifact before the step, of the same domain or of all."""
 
     def amount(project: Project, key: str) -> int:
-        of_domain = stage in ("retrieved_set", "evaluation_set")
-        return int(project.store.current(stage, key.split("/")[0] if of_domain else ALL).counts[name])
+        parent_key = ALL if STAGES[stage].scope == "all" else key.split("/")[0]
+        return int(project.store.current(stage, parent_key).counts[name])
 
     return amount
 
@@ -33,8 +29,11 @@ def _pairs(project: Project, _key: str) -> int:
 
 def _images_of_training(project: Project, key: str) -> int:
     slug, method = key.split("/")
-    training, pairs = project.training(slug, method), pairs_of(method)
-    return training.images(lambda: int(project.store.current(pairs, slug).counts["pairs"]))
+    return project.training(slug, method).images(lambda: _count_of(pairs_of(method), "pairs")(project, key))
+
+
+def _count(name: str) -> Callable[[Artifact], Any]:
+    return lambda artifact: artifact.counts.get(name)
 
 
 def _images_trained(artifact: Artifact) -> Any:
@@ -42,16 +41,12 @@ def _images_trained(artifact: Artifact) -> Any:
 
 
 AMOUNTS: dict[str, tuple[str, Amount, Callable[[Artifact], Any]]] = {
-    "corpus_embeddings": ("pairs", _pairs, lambda artifact: artifact.counts.get("rows")),
-    "faiss_index": ("rows", _count_of("corpus_embeddings", "rows"), lambda artifact: artifact.counts.get("rows")),
-    "retrieved_set": (
-        "classes",
-        lambda project, key: len(project.domain(key).class_names),
-        lambda artifact: artifact.counts.get("classes"),
-    ),
-    "control_set": ("pairs", _count_of("retrieved_set", "pairs"), lambda artifact: artifact.counts.get("pairs")),
+    "corpus_embeddings": ("pairs", _pairs, _count("rows")),
+    "faiss_index": ("rows", _count_of("corpus_embeddings", "rows"), _count("rows")),
+    "retrieved_set": ("classes", lambda project, key: len(project.domain(key).class_names), _count("classes")),
+    "control_set": ("pairs", _count_of("retrieved_set", "pairs"), _count("pairs")),
     "customized_checkpoint": ("images in all steps", _images_of_training, _images_trained),
-    "domain_results": ("images", _count_of("evaluation_set", "images"), lambda artifact: artifact.counts.get("n")),
+    "domain_results": ("images", _count_of("evaluation_set", "images"), _count("n")),
 }
 """Of each stage whose work can be counted before it begins: the unit, today's amount, and that of an artifact."""
 
@@ -64,7 +59,7 @@ def announce(project: Project, stage: str, key: str) -> str:
     """
     if stage not in AMOUNTS:
         return ""
-    unit, amount_of, done_of = AMOUNTS[stage]
+    unit, amount_of, _ = AMOUNTS[stage]
     look = Manifests.of(project)
     try:
         amount = amount_of(look, key)
@@ -74,8 +69,8 @@ def announce(project: Project, stage: str, key: str) -> str:
     if not amount:
         return ""
     announced = f"{amount:,} {unit}"
-    done, seconds = (done_of(before), before.counts.get("seconds")) if before is not None else (None, None)
-    expected = amount * seconds / done if done and seconds else _planned(look, stage)
+    per_second = 0 if before is None else _per_second(before)
+    expected = amount / per_second if per_second else _planned(look, stage)
     return f"{announced}, about {max(1, round(expected)):,} s" if expected else announced
 
 
@@ -97,9 +92,15 @@ def _planned(project: Project, stage: str) -> float | None:
 
 def rate_of(artifact: Artifact) -> dict[str, float]:
     """How much of its work a step did in a second, under a name such as `rows_per_second`; empty if that is unknown."""
-    unit, _, done_of = AMOUNTS.get(artifact.stage, ("", None, lambda artifact: None))
-    done, seconds = done_of(artifact), artifact.counts.get("seconds")
-    return {f"{unit.split()[0]}_per_second": round(done / seconds, 1)} if done and seconds else {}
+    per_second = _per_second(artifact)
+    return {f"{AMOUNTS[artifact.stage][0].split()[0]}_per_second": round(per_second, 1)} if per_second else {}
+
+
+def _per_second(artifact: Artifact) -> float:
+    """0 where it is not known."""
+    done = AMOUNTS[artifact.stage][2](artifact) if artifact.stage in AMOUNTS else None
+    seconds = artifact.counts.get("seconds")
+    return done / seconds if done and seconds else 0.0
 
 
 def _newest(project: Project, stage: str, key: str) -> Artifact | None:

@@ -1,9 +1,7 @@
-"""The machine that sums are for: this one, or figures of another.
-
-Belongs here: what decides hours and what fits. Does not belong here: the sums (`plan`).
-"""
+"""The machine that the sums of `plan` are for: this one, or figures of another."""
 
 import os
+import re
 import shutil
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -13,18 +11,18 @@ from react_pipeline.clip import choose_precision
 from react_pipeline.indexing import machine_memory_bytes
 from react_pipeline.store import InputError
 
-_UNITS = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+_FIGURE = re.compile(r"(\d+(?:\.\d+)?)([kMGT]?)")
+_UNITS = {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What the sums are for.
+    """What decides hours and what fits.
 
     Attributes:
         cores: Of it, and of each worker.
         memory: Bytes.
         disk: Free bytes under `store`.
-        gpus: 0: none.
         workers: Machines of a Spark cluster; 0: none.
         precision: What `auto` is on its cores.
     """
@@ -54,12 +52,12 @@ class Machine:
         known, given = [entry.name for entry in fields(self)], dict[str, Any]()
         for part in filter(None, text.split(",")):
             name, _, value = (piece.strip() for piece in part.partition("="))
-            try:
-                given[name] = (
-                    value if name == "precision" else int(float(value.rstrip("kMGT")) * _UNITS.get(value[-1:], 1))
-                )
-            except ValueError:
-                given[name] = None
-            if name not in known or given[name] is None or given.get("precision", "bf16") not in ("bf16", "fp32"):
+            if figure := _FIGURE.fullmatch(value):
+                given[name] = int(float(figure[1]) * _UNITS[figure[2]])
+            elif value in ("bf16", "fp32"):
+                given[name] = value
+            if name not in given or name not in known or isinstance(given[name], str) != (name == "precision"):
                 raise InputError(f"--machine: {part!r}; give {', '.join(known)} as numbers (64, 256G; bf16 or fp32)")
+        if given.get("cores") == 0:
+            raise InputError("--machine: cores=0; give 1 or more")
         return replace(self, **given)

@@ -5,7 +5,7 @@ Belongs here: the sums of one configuration. Does not belong here: rates and for
 """
 
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class Plan:
     machine: Machine
     rows: int
     steps: list[Step]
-    problems: list[str] = field(default_factory=list)
+    problems: list[str]
 
 
 _ADVICE = {

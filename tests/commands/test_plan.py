@@ -121,7 +121,7 @@ def test_the_command_prints_a_table_or_json(tiny_project: Project) -> None:
     assert [step["stage"] for step in found["steps"]][:3] == ["corpus", "corpus_embeddings", "faiss_index"]
 
 
-@pytest.mark.parametrize("text", ["speed=3", "cores=many", "precision=fp8"])
+@pytest.mark.parametrize("text", ["speed=3", "cores=many", "cores=0", "memory=inf", "precision=fp8"])
 def test_figures_that_are_none_are_refused(text: str) -> None:
     with pytest.raises(InputError, match="--machine"):
         MACHINE.changed(text)
