@@ -129,30 +129,23 @@ class Classifier:
         """Classify pictures: paths, bytes of image files, PIL images, or arrays (H, W, 3) uint8.
 
         Args:
-            images: The pictures.
             top_k: How many classes to give.
             threshold: Below this confidence the label is `unknown`.
 
         Raises:
             InputError: Naming the picture that cannot be read.
         """
-        found: list[Prediction] = []
-        for start in range(0, len(images), _BATCH):
-            vectors = self.embed(images[start : start + _BATCH])
-            ids, scores, confidence = self.rank(vectors, top_k)
-            for row, near in enumerate(ids):
-                names = tuple(self.classes[number] for number in near)
-                values = tuple(float(score) for score in scores[row])
-                certain = float(confidence[row])
-                label = names[0] if certain >= threshold else UNKNOWN
-                found.append(Prediction(label, certain, float(margins(scores)[row]), names, values))
+        ids, scores, confidence = self.rank(self.embed(images), top_k)
+        found = []
+        for near, cosines, certain, margin in zip(ids, scores, confidence, margins(scores), strict=True):
+            names = tuple(self.classes[number] for number in near)
+            label = names[0] if float(certain) >= threshold else UNKNOWN
+            found.append(Prediction(label, float(certain), float(margin), names, tuple(cosines.tolist())))
         return found
 
     def embed(self, images: Sequence[Picture]) -> NDArray[np.float32]:
         """Unit vectors (B, D), float32, of pictures as `predict` takes them."""
-        if not len(images):
-            return np.zeros((0, self.clip.dimension), np.float32)
-        parts = []
+        parts = [np.zeros((0, self.clip.dimension), np.float32)]
         for start in range(0, len(images), _BATCH):
             batch = images[start : start + _BATCH]
             tensors = [self.encoder.to_tensor(_decoded(one, start + place)) for place, one in enumerate(batch)]
@@ -213,16 +206,15 @@ def load_exported(folder: Path, device: str | None = None, precision: str | None
             if name.endswith((".json", ".safetensors")) and sha256_of(folder / name) != sha256:
                 raise ValueError(f"{name} is not the file that was exported")
         about: dict[str, Any] = json.loads((folder / HEAD_ABOUT_FILE).read_text(encoding="utf-8"))
-        separate = (folder / CALIBRATION_FILE).is_file()  # earlier exports have it in `head.json`
-        fitted = json.loads((folder / CALIBRATION_FILE).read_text(encoding="utf-8")) if separate else about
-        calibration = fitted["temperature"], fitted["calibrated_on"]
+        calibration = json.loads((folder / CALIBRATION_FILE).read_text(encoding="utf-8"))
+        fitted = calibration["temperature"], calibration["calibrated_on"]
         head = load_file(folder / HEAD_FILE)["head"].float()
         origin = Origin(*(str(record[name]) for name in ("domain", "method", "fingerprint")))
         classes = tuple(map(str, about["classes"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptArtifact(f"{folder}: not a whole export ({error}); export it again") from error
     clip = load(folder, choose_device(device or "auto"))
-    return Classifier(clip, head, classes, origin, *calibration, precision or "auto")
+    return Classifier(clip, head, classes, origin, *fitted, precision or "auto")
 
 
 def _decoded(picture: Picture, number: int) -> Image.Image:

@@ -76,11 +76,8 @@ def encode_pictures(
     """Encode what is missing in `folder`, part by part; `read_parts` gives it back.
 
     Args:
-        encoder: The model.
         pictures: All of them; the same ones whenever this is called with this folder.
         folder: Made if missing. Each file in it is whole.
-        columns: What is kept of the vectors.
-        batch_size: B.
         workers: Decoding processes; 0: this one.
         max_pixels: Larger pictures are skipped.
 
@@ -118,7 +115,7 @@ def encode_pictures(
                     worst = pictures[numbers[int((~np.isfinite(vectors)).any(axis=1).argmax())]].name
                     raise ReactError(f"{worst}: the model gives values that are not finite; use precision fp32")
                 names = pa.array([pictures[number].name for number in numbers], pa.string())
-                rows.append(pa.table({"number": pa.array(numbers, pa.int64()), "path": names, **columns(vectors)}))
+                rows.append(pa.table({"path": names, **columns(vectors)}))
                 bar.update(len(chosen))
                 if chosen[-1] + 1 == len(pictures) or (chosen[-1] + 1) % PART_PICTURES == 0:
                     _write(_part(folder, chosen[0] // PART_PICTURES * PART_PICTURES), rows, ledger)
@@ -132,10 +129,11 @@ def encode_pictures(
 
 
 def read_parts(folder: Path) -> Iterator[tuple[pa.Table, list[LedgerRow]]]:
-    """Each part in the order of the pictures: its rows (number, path, and `columns`), and what was skipped."""
+    """Each part in the order of the pictures: its rows (path, and `columns`), and what was skipped."""
     for path in sorted(folder.glob("*.parquet")):
         table = pq.read_table(path)
-        yield table, [tuple(row) for row in json.loads(table.schema.metadata[_LEDGER])]
+        ledger = [tuple(row) for row in json.loads(table.schema.metadata[_LEDGER])]
+        yield table.replace_schema_metadata(None), ledger
 
 
 def _part(folder: Path, start: int) -> Path:

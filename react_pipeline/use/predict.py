@@ -20,8 +20,8 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,12 @@ from react_pipeline.store import InputError, StoreWriteError, lock, rename_synce
 from react_pipeline.use.classifier import UNKNOWN, Classifier, margins
 from react_pipeline.use.encode_pictures import Columns, encode_pictures, read_parts
 from react_pipeline.use.pictures import LedgerRow, Picture, fetch_urls, find_pictures, identity_of
-from react_pipeline.use.prediction_page import Chosen, write_page
+from react_pipeline.use.prediction_page import write_page
 
 RUN_FILE = "run.json"
 LEDGER_FILE = "ledger.csv"
 WORK = ".work"
+PREDICTIONS = "predictions"
 WRITTEN = {RUN_FILE, LEDGER_FILE, WORK, *("index.html", "predictions.parquet", "predictions.csv", "vectors.parquet")}
 """What `overwrite` removes, and nothing else."""
 
@@ -60,8 +61,6 @@ class Options:
         column: Of a table of pictures.
         workers: Decoding processes.
         max_pixels: Larger pictures are skipped.
-        download: How URLs are fetched.
-        storage: How shards in object stores are reached.
         overwrite: Replace an earlier run of another model, source or options.
     """
 
@@ -106,13 +105,8 @@ def predict_pictures(classifier: Classifier, source: str, output: Path, options:
         head = {"predicted": pa.array(labels, pa.string()), "confidence": pa.array(confidence)}
         return {**head, "margin": pa.array(margins(scores)), **ranked}
 
-    chosen = Chosen()
-
-    def page(pictures: Sequence[Picture], skipped: Counter[str]) -> None:
-        write_page(output / "index.html", classifier, source, chosen, pictures, skipped)
-
     about = {"top_k": top_k, "threshold": options.threshold, "temperature": classifier.temperature}
-    return _run(classifier, source, output, options, about, "predictions", columns, chosen.add, page)
+    return _run(classifier, source, output, options, about, PREDICTIONS, columns)
 
 
 def embed_pictures(classifier: Classifier, source: str, output: Path, options: Options) -> Done:
@@ -133,15 +127,19 @@ def _run(
     about: dict[str, Any],
     name: str,
     columns: Columns,
-    seen: Callable[[pa.Table], None] = lambda _: None,
-    page: Callable[[Sequence[Picture], Counter[str]], None] | None = None,
 ) -> Done:
     pictures, refused = find_pictures(source, options.column, options.storage)
     by_name = {picture.name: picture for picture in pictures}
     identity: dict[str, Any] = {
-        **{"output": name, "model": str(classifier.origin), "fingerprint": classifier.origin.fingerprint},
-        **{"source": source, "pictures": identity_of(pictures), "classes": list(classifier.classes)},
-        **{"wanted_precision": classifier.precision, "max_pixels": options.max_pixels, **about},
+        "output": name,
+        "model": str(classifier.origin),
+        "fingerprint": classifier.origin.fingerprint,
+        "source": source,
+        "pictures": identity_of(pictures),
+        "classes": list(classifier.classes),
+        "wanted_precision": classifier.precision,
+        "max_pixels": options.max_pixels,
+        **about,
     }
     with _held(output, identity, options.overwrite) as record:
         work = output / WORK
@@ -149,7 +147,7 @@ def _run(
             # What `auto` came to is measured, so a run that resumes keeps it.
             device = classifier.clip.device
             record.setdefault("precision", choose_precision(classifier.precision, device))
-            write_atomically(output / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+            _write_record(output, record)
             pictures = fetch_urls(pictures, work / "downloads", options.download, options.max_pixels)
             encode_pictures(
                 Encoder(classifier.clip, record["precision"], long_run=len(pictures) >= LONG_RUN),
@@ -160,14 +158,14 @@ def _run(
                 workers=options.workers,
                 max_pixels=options.max_pixels,
             )
-            used, skipped = _join(work / "parts", output, name, refused, seen, with_csv=page is not None)
+            used, skipped = _join(output, name, refused)
             if not used:
                 reasons = ", ".join(f"{reason} {count:,}" for reason, count in skipped.most_common())
                 raise InputError(f"{source}: no picture could be used ({reasons}); see {output / LEDGER_FILE}")
-            if page is not None:
-                page(pictures, skipped)
+            if name == PREDICTIONS:
+                write_page(output, classifier, source, {picture.name: picture for picture in pictures}, skipped)
             record |= {"used": used, "skipped": dict(skipped)}
-            write_atomically(output / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+            _write_record(output, record)
         shutil.rmtree(work, ignore_errors=True)
     return Done(record["used"], record["skipped"], by_name)
 
@@ -200,12 +198,12 @@ def _held(output: Path, identity: dict[str, Any], overwrite: bool) -> Iterator[d
         record = _record(output)
         if record is None and any(output.iterdir()):
             raise InputError(f"{output}: holds other files; choose an empty or new folder with --output")
-        if record is not None and any(record.get(field) != value for field, value in identity.items()):
-            changed = sorted(field for field, value in identity.items() if record.get(field) != value)
-            if not overwrite:
-                raise InputError(
-                    f"{output}: holds a run of other {', '.join(changed)}; choose another folder, or --overwrite it"
-                )
+        changed = sorted(field for field, value in identity.items() if (record or identity).get(field) != value)
+        if changed and not overwrite:
+            raise InputError(
+                f"{output}: holds a run of other {', '.join(changed)}; choose another folder, or --overwrite it"
+            )
+        if changed:
             for path in output.iterdir():
                 if path.name in WRITTEN:
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -228,39 +226,26 @@ def _record(output: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _join(
-    parts: Path,
-    output: Path,
-    name: str,
-    refused: Sequence[LedgerRow],
-    seen: Callable[[pa.Table], None],
-    *,
-    with_csv: bool,
-) -> tuple[int, Counter[str]]:
+def _write_record(output: Path, record: dict[str, Any]) -> None:
+    write_atomically(output / RUN_FILE, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def _join(output: Path, name: str, refused: Sequence[LedgerRow]) -> tuple[int, Counter[str]]:
     """Make the files of all parts; how many rows there are, and what was skipped by reason."""
-    ledger, used = list(refused), 0
-    partials = {
-        output / f"{name}{kind}": output / WORK / f"{name}{kind}" for kind in (".parquet", ".csv")[: 1 + with_csv]
-    }
-    writers: list[Any] = []
-    try:
-        for table, skipped in read_parts(parts):
-            seen(table)
+    ledger, used, work = list(refused), 0, output / WORK
+    makers = {f"{name}.parquet": pq.ParquetWriter} | ({f"{name}.csv": csv.CSVWriter} if name == PREDICTIONS else {})
+    with ExitStack() as opened:
+        writers: list[Any] = []
+        for rows, skipped in read_parts(work / "parts"):
             ledger += skipped
-            used += len(table)
-            rows = table.drop_columns(["number"]).replace_schema_metadata(None)
-            if not writers:
-                makers = (pq.ParquetWriter, csv.CSVWriter)
-                writers = [make(path, rows.schema) for make, path in zip(makers, partials.values(), strict=False)]
+            used += len(rows)
+            writers = writers or [opened.enter_context(make(work / file, rows.schema)) for file, make in makers.items()]
             for writer in writers:
                 writer.write_table(rows)
-    finally:
-        for writer in writers:
-            writer.close()
-    with (output / WORK / LEDGER_FILE).open("w", encoding="utf-8", newline="") as file:
+    with (work / LEDGER_FILE).open("w", encoding="utf-8", newline="") as file:
         lines = csv_rows.writer(file)
         lines.writerow(("path", "reason", "detail"))
         lines.writerows(ledger)
-    for target, partial in {**partials, output / LEDGER_FILE: output / WORK / LEDGER_FILE}.items():
-        rename_synced(partial, target)
+    for made in (*makers, LEDGER_FILE):
+        rename_synced(work / made, output / made)
     return used, Counter(reason for _, reason, _ in ledger)

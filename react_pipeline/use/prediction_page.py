@@ -5,18 +5,16 @@ files come from outside: they are kept as they are here and escaped by the templ
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from react_pipeline.corpus import BadImage, thumbnail
 from react_pipeline.pages import render
-from react_pipeline.store import write_atomically
+from react_pipeline.store import ReactError, write_atomically
 from react_pipeline.use.classifier import Classifier
 from react_pipeline.use.pictures import Picture
 
@@ -26,47 +24,27 @@ MAX_UNCERTAIN = 24
 PER_CLASS = 12
 
 
-@dataclass
-class Chosen:
-    """What the page needs of all predictions: by picture its number, confidence, label and the two nearest classes."""
-
-    parts: list[dict[str, NDArray[Any]]] = field(default_factory=list)
-
-    def add(self, table: pa.Table) -> None:
-        """Take the rows of one part."""
-        names = ["number", "confidence", "predicted", "class_1", "class_2"]
-        self.parts.append({name: table[name].to_numpy() for name in names if name in table.column_names})
-
-    def all(self, name: str) -> NDArray[Any]:
-        """One column of all parts; "" for a second class where there is only one."""
-        missing = np.full(1, "", object)
-        return np.concatenate([part.get(name, np.repeat(missing, len(part["number"]))) for part in self.parts])
-
-
 def write_page(
-    path: Path,
-    classifier: Classifier,
-    source: str,
-    chosen: Chosen,
-    pictures: Sequence[Picture],
-    skipped: Mapping[str, int],
+    folder: Path, classifier: Classifier, source: str, pictures: Mapping[str, Picture], skipped: Mapping[str, int]
 ) -> None:
-    """Write the page, one file that loads nothing from anywhere."""
-    numbers, confidence, labels = (chosen.all(name) for name in ("number", "confidence", "predicted"))
-    firsts, seconds = chosen.all("class_1"), chosen.all("class_2")
+    """Write `index.html` beside `predictions.parquet`: one file that loads nothing from anywhere.
 
-    def shown(rows: Sequence[int]) -> list[dict[str, str]]:
-        return [
-            {
-                "picture": picture,
-                "name": pictures[int(numbers[row])].name,
-                "label": str(labels[row]),
-                "nearest": " or ".join(filter(None, (str(firsts[row]), str(seconds[row])))),
-                "confidence": f"{100 * confidence[row]:.0f}%",
-            }
-            for row in rows
-            if (picture := _picture(pictures[int(numbers[row])]))
-        ]
+    Args:
+        pictures: By name, as the predictions name them.
+        skipped: Counts of what was left out, by reason.
+    """
+    columns = ["path", "predicted", "confidence", "class_1", *(["class_2"] if len(classifier.classes) > 1 else [])]
+    table = pq.read_table(folder / "predictions.parquet", columns=columns)
+    confidence, labels = table["confidence"].to_numpy(), table["predicted"].to_numpy()
+
+    def shown(rows: NDArray[np.int64]) -> list[dict[str, str]]:
+        figures = []
+        for row in table.take(rows).to_pylist():
+            if picture := _picture(pictures[row["path"]]):
+                nearest = " or ".join(filter(None, (row["class_1"], row.get("class_2"))))
+                about = {"name": row["path"], "nearest": nearest, "confidence": f"{100 * row['confidence']:.0f}%"}
+                figures.append({"picture": picture, **about})
+        return figures
 
     order = np.argsort(confidence, kind="stable")
     counts = Counter(labels.tolist()).most_common()
@@ -77,7 +55,7 @@ def write_page(
         rows = order[labels[order] == label]
         # From the least to the most certain, at even distances, so that the sheet shows all there is.
         places = np.unique(np.linspace(0, count - 1, min(count, per_class)).round().astype(int))
-        sheets.append({"label": label, "count": count, "shown": shown(rows[places].tolist())})
+        sheets.append({"label": label, "count": count, "shown": shown(rows[places])})
     page = render(
         "use",
         "predictions.html",
@@ -86,17 +64,18 @@ def write_page(
         source=source,
         note=classifier.note,
         calibration=classifier.calibration,
-        total=len(numbers),
-        uncertain=shown(order[:MAX_UNCERTAIN].tolist()),
+        total=len(table),
+        uncertain=shown(order[:MAX_UNCERTAIN]),
         sheets=sheets,
         more=len(counts) - len(listed),
-        skipped=sorted(Counter(skipped).items()),
+        skipped=sorted(skipped.items()),
     )
-    write_atomically(path, page)
+    write_atomically(folder / "index.html", page)
 
 
 def _picture(picture: Picture) -> str:
+    """Empty if it can no longer be read."""
     try:
         return thumbnail(picture.read())
-    except BadImage:
+    except (BadImage, ReactError):
         return ""

@@ -52,11 +52,10 @@ class Machine:
         known, given = [entry.name for entry in fields(self)], dict[str, Any]()
         for part in filter(None, text.split(",")):
             name, _, value = (piece.strip() for piece in part.partition("="))
-            if figure := _FIGURE.fullmatch(value):
-                given[name] = int(float(figure[1]) * _UNITS[figure[2]])
-            elif value in ("bf16", "fp32"):
-                given[name] = value
-            if name not in given or name not in known or isinstance(given[name], str) != (name == "precision"):
+            figure = _FIGURE.fullmatch(value)
+            number = int(float(figure[1]) * _UNITS[figure[2]]) if figure else None
+            given[name] = value if name == "precision" else number
+            if name not in known or given[name] is None or given.get("precision", "bf16") not in ("bf16", "fp32"):
                 raise InputError(f"--machine: {part!r}; give {', '.join(known)} as numbers (64, 256G; bf16 or fp32)")
         if given.get("cores") == 0:
             raise InputError("--machine: cores=0; give 1 or more")

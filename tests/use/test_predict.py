@@ -331,6 +331,16 @@ def test_shards_on_a_server_give_the_predictions_of_local_ones(
         assert float(row["score_1"]) == pytest.approx(float(local["score_1"]), abs=1e-6)
 
 
+def test_bytes_that_are_no_picture_are_named_by_their_place(
+    classifier: Classifier, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("react_pipeline.use.classifier._BATCH", 2)
+    data = (photos / "a" / "circle-green.png").read_bytes()
+    with pytest.raises(InputError, match="picture 2:"):
+        classifier.predict([data, data, b"no picture"])
+    assert classifier.predict([]) == []
+
+
 def test_vectors_are_the_unit_vectors_of_the_model(classifier: Classifier, photos: Path, tmp_path: Path) -> None:
     embed_pictures(classifier, str(photos), tmp_path / "out", NOW)
     table = pq.read_table(tmp_path / "out" / "vectors.parquet")
