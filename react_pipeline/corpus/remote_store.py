@@ -84,7 +84,7 @@ def attempt(shard: RemoteShard, action: Callable[[], T]) -> T:
     for number in range(1, ATTEMPTS + 1):
         try:
             return action()
-        except ReactError:
+        except (ReactError, ModuleNotFoundError):  # the latter is for the command line, which names the extra
             raise
         except Exception as error:  # noqa: BLE001 - each back end has its own types; all end as one of ours
             chain = _chain(error)

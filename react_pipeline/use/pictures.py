@@ -149,14 +149,21 @@ def identity_of(pictures: Sequence[Picture]) -> str:
 
 
 def fetch_urls(pictures: Sequence[Picture], folder: Path, settings: DownloadConfig, max_pixels: int) -> list[Picture]:
-    """The same pictures with URLs downloaded, by the guards of a corpus of URLs; what is in `folder` is kept."""
+    """The same pictures with URLs downloaded, by the guards of a corpus of URLs; what is in `folder` is kept.
+
+    Raises:
+        InputError: If there are URLs and no downloader, as in the light installation.
+    """
     urls = [(row, picture.name) for row, picture in enumerate(pictures) if picture.path is None]
     if not urls:
         return list(pictures)
-    import pandas as pd  # of the extra `pipeline`, as the downloader is
+    try:
+        import pandas as pd
 
-    from react_pipeline.corpus import download_images
-
+        from react_pipeline.corpus import download_images
+    except ModuleNotFoundError as error:
+        needed = 'pip install "react-pipeline[pipeline]"'
+        raise InputError(f"{urls[0][1]}: URLs of images need the downloader: {needed}, or give files") from error
     fetched = download_images(pd.DataFrame(urls, columns=["row", "url"]), folder, settings, max_pixels)
     given = list(pictures)
     for row in map(int, fetched.images["row"]):
@@ -244,26 +251,20 @@ def _lines(path: Path) -> list[str]:
 def _column(path: Path, column: str | None) -> list[str]:
     import pyarrow as pa
     import pyarrow.csv as csv
-    import pyarrow.parquet as pq
+    import pyarrow.dataset as ds
 
+    kind = path.suffix.lower().removeprefix(".")
     try:
-        if path.suffix.lower() == ".parquet":
-            names = pq.read_schema(path).names
-        else:
-            with csv.open_csv(path) as file:
-                names = file.schema.names
+        names = ds.dataset(path, format=kind).schema.names
         chosen = column or next((name for name in _COLUMNS if name in names), None)
         if chosen not in names:
             raise InputError(
                 f"{path}: no column {column or 'path or url'!r}; there are {', '.join(map(repr, names[:20]))}: name "
                 "the one with the pictures by --column"
             )
-        if path.suffix.lower() == ".parquet":
-            table = pq.read_table(path, columns=[chosen])
-        else:
-            # Text stays text: a file may be called 007.
-            options = csv.ConvertOptions(include_columns=[chosen], column_types={chosen: pa.string()})
-            table = csv.read_csv(path, convert_options=options)
+        # Text stays text: a file may be called 007.
+        texts = ds.CsvFileFormat(convert_options=csv.ConvertOptions(column_types={chosen: pa.string()}))
+        table = ds.dataset(path, format=texts if kind == "csv" else kind).to_table(columns=[chosen])
         return [text or "" for text in table[chosen].cast(pa.string()).to_pylist()]
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: cannot be read as a table ({' '.join(str(error).split())[:200]})") from error

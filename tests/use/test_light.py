@@ -15,8 +15,11 @@ from support_drawings import draw, encode
 
 from react_pipeline.commands.command_line import missing_extra
 from react_pipeline.project.project import Project
+from react_pipeline.settings.corpus import MAX_PIXELS, DownloadConfig
+from react_pipeline.store.errors import InputError
 from react_pipeline.use.classifier import Classifier
 from react_pipeline.use.exported_folder import export
+from react_pipeline.use.pictures import Picture, fetch_urls, find_pictures
 
 ROOT = Path(__file__).parents[2]
 MODULES = {"open_clip_torch": "open_clip", "pillow": "PIL", "pyyaml": "yaml"}
@@ -75,6 +78,16 @@ def test_an_exported_gated_model_predicts_with_the_light_installation(
     refused = light("materialize", folder=place)
     assert refused.returncode == 2
     assert 'pip install "react-pipeline[pipeline]"' in refused.stderr
+
+
+def test_pictures_on_servers_need_an_extra_that_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for module in ("pandas", "aiohttp"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(InputError, match=r"react-pipeline\[pipeline\]"):
+        fetch_urls([Picture("http://host/a.png", None)], tmp_path, DownloadConfig(), MAX_PIXELS)
+    with pytest.raises(ModuleNotFoundError) as missing:
+        find_pictures("https://host/a.tar")
+    assert "react-pipeline[pipeline]" in missing_extra(missing.value)
 
 
 @pytest.mark.parametrize(("module", "extra"), [("mlflow.client", "pipeline"), ("pyspark", "spark"), ("s3fs", "s3")])
