@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,24 +57,6 @@ TEXT = "text/"
 """Where `model.save` puts config and tokenizer of a text tower of transformers."""
 
 FORMAT = 1
-
-
-@dataclass(frozen=True)
-class _Model:
-    """The artifact whose model is exported, and its `open_clip_config.json`."""
-
-    artifact: Artifact
-    config: dict[str, Any]
-
-    @property
-    def gated(self) -> bool:
-        return bool(self.config["model_cfg"]["vision_cfg"].get("react_cfg"))
-
-    @property
-    def ours_alone(self) -> bool:
-        """Whether plain open_clip refuses it: it has gated blocks, or the demo's own architecture."""
-        timm_name = str(self.config["model_cfg"]["vision_cfg"].get("timm_model_name", ""))
-        return self.gated or timm_name.startswith("react_demo")
 
 
 def export(
@@ -195,11 +177,11 @@ def write_model(project: Project, checkpoint: Artifact, staging: Path) -> Loadin
     head = HEAD_FILE in checkpoint.manifest["files"]
     # A champion may be of another base than today's.
     source = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"]) if head else checkpoint
-    model = _Model(source, json.loads(source.file(CONFIG_FILE).read_text(encoding="utf-8")))
+    config = json.loads(source.file(CONFIG_FILE).read_text(encoding="utf-8"))
+    vision_cfg, text_cfg = config["model_cfg"]["vision_cfg"], config["model_cfg"]["text_cfg"]
     # Whoever gets the folder reads it with plain open_clip, which hands these fields on.
-    require_allowed(model.config["model_cfg"], source.path / CONFIG_FILE)
+    require_allowed(config["model_cfg"], source.path / CONFIG_FILE)
     _copy(source, WEIGHTS_FILE, staging / WEIGHTS_FILE)
-    text_cfg = model.config["model_cfg"]["text_cfg"]
     for name in source.manifest["files"]:
         if name.startswith(TEXT):
             # open_clip's `local-dir:` looks for the tokenizer in the folder itself, for the tower's config in `text/`.
@@ -207,18 +189,18 @@ def write_model(project: Project, checkpoint: Artifact, staging: Path) -> Loadin
             _copy(source, name, staging / place)
     if text_cfg.get("hf_tokenizer_name"):
         text_cfg["hf_tokenizer_name"] = "."
-    vision_cfg = model.config["model_cfg"]["vision_cfg"]
     if "timm_model_name" in vision_cfg:
         # Else open_clip 2.32 would fetch weights that are overwritten at once.
         vision_cfg["timm_model_pretrained"] = False
-    _write_json(staging / CONFIG_FILE, model.config)
-    registered = None
-    if not model.ours_alone:
+    _write_json(staging / CONFIG_FILE, config)
+    gated, registered = bool(vision_cfg.get("react_cfg")), None
+    # Plain open_clip refuses gated blocks, and does not know the demo's own architecture.
+    if not gated and not str(vision_cfg.get("timm_model_name", "")).startswith("react_demo"):
         # open_clip 2.32 chooses the tokenizer by the name of the architecture, so the domain's name is kept out of it.
         registered = f"react-{checkpoint.fingerprint}"
-        _write_json(staging / f"{registered}.json", model.config["model_cfg"])
+        _write_json(staging / f"{registered}.json", config["model_cfg"])
     from_inside = bool(text_cfg.get("hf_model_name") or text_cfg.get("hf_tokenizer_name"))
-    return Loading(gated=model.gated, registered=registered, from_inside=from_inside, head=head)
+    return Loading(gated=gated, registered=registered, from_inside=from_inside, head=head)
 
 
 def write_head(project: Project, checkpoint: Artifact, staging: Path) -> None:
@@ -226,7 +208,6 @@ def write_head(project: Project, checkpoint: Artifact, staging: Path) -> None:
     from safetensors.torch import save_file
 
     domain = trained_for(project, checkpoint)
-    about: dict[str, Any] = {}
     if HEAD_FILE in checkpoint.manifest["files"]:
         _copy(checkpoint, HEAD_FILE, staging / HEAD_FILE)
         about = json.loads(checkpoint.file(HEAD_ABOUT_FILE).read_text(encoding="utf-8"))

@@ -28,9 +28,8 @@ from react_pipeline.project import Project
 from react_pipeline.promotion import BASE, standing
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
 from react_pipeline.store import InputError, canonical_json
+from react_pipeline.use.chosen_model import CHAMPION
 from react_pipeline.use.pictures import Picture, fetch_urls, find_pictures, identity_of
-
-CHAMPION = "champion"
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,6 @@ def prepare_log(
     """The log of two models on pictures: the one that was begun already, or a new one, for which both classify them.
 
     Args:
-        project: The pipeline.
-        slug: The domain.
         source: The pictures: see `find_pictures`.
         candidate: A method; None: the headline method, or the first trained one.
         against: `base`, `champion` or a method, a control too.

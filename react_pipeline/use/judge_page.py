@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Mapping
-from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from react_pipeline.browse import guard
@@ -38,7 +38,7 @@ def create_page(log: JudgementLog, pictures: Mapping[str, Picture], max_pixels: 
         pictures: By name.
         max_pixels: Larger pictures are refused.
     """
-    from flask import Flask, Response, abort, request
+    from flask import Flask, Response, abort, request, send_from_directory
 
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = 4096
@@ -48,13 +48,9 @@ def create_page(log: JudgementLog, pictures: Mapping[str, Picture], max_pixels: 
     def page() -> str:
         return render("use", "judge.html", domain=log.session.header.domain, source=log.session.header.source)
 
-    @app.get("/judge.<kind>")
-    def part(kind: str) -> Response:
-        types = {"js": "text/javascript", "css": "text/css"}
-        if kind not in types:
-            abort(404)
-        text = (files("react_pipeline.use") / "templates" / f"judge.{kind}").read_text(encoding="utf-8")
-        return Response(text, mimetype=types[kind])
+    @app.get("/<any('judge.js', 'judge.css'):name>")
+    def part(name: str) -> Response:
+        return send_from_directory(Path(__file__).with_name("templates"), name)
 
     @app.get("/state")
     def state() -> dict[str, Any]:

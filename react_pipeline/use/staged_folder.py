@@ -68,20 +68,18 @@ def staged_beside(target: Path) -> Iterator[Path]:
     staging.mkdir(exist_ok=True)
     descriptor = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
-        held = lock(descriptor, wait=False)
-        if not held or not staging.exists() or os.fstat(descriptor).st_ino != staging.stat().st_ino:
+        # Another export may have renamed the folder since it was opened.
+        held = lock(descriptor, wait=False) and staging.exists()
+        if not held or not os.path.samestat(os.fstat(descriptor), staging.stat()):
             raise InputError(f"{target}: another export writes to it; wait for it, or choose another folder")
-    except InputError:
-        os.close(descriptor)
-        raise
-    try:
         for left in staging.iterdir():
             shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         (staging / UNFINISHED).touch()
-        yield staging
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+        try:
+            yield staging
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
     finally:
         os.close(descriptor)
 
