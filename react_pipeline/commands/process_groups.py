@@ -75,39 +75,26 @@ def living(groups: Iterable[int]) -> set[int]:
     return found
 
 
-class Guard:
-    """A process that ends groups when this one is gone, however it went."""
-
-    def __init__(self, pipe: IO[bytes]) -> None:
-        self._pipe = pipe
-        self._groups: dict[str, int] = {}
-
-    def start(self, name: str, spawn: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
-        """Start a group and watch it, in place of the one of this name before."""
-        process = spawn()
-        self._groups[name] = process.pid
-        with suppress(BrokenPipeError):  # the guard was ended; all else continues
-            self._pipe.write(" ".join(map(str, self._groups.values())).encode() + b"\n")
-            self._pipe.flush()
-        return process
-
-
 @contextmanager
-def guarded() -> Iterator[Guard]:
-    """Keep a `Guard` beside this process; groups that still live on leaving are ended too."""
+def guarded() -> Iterator[Callable[[int], None]]:
+    """Give a function that takes groups: they are ended on leaving, and when this process is gone, however it went."""
     with subprocess.Popen(  # noqa: S603 - our own interpreter, no shell
         [sys.executable, __file__], stdin=subprocess.PIPE, start_new_session=True
-    ) as process:
-        if process.stdin is None:
+    ) as guard:
+        if guard.stdin is None:
             raise RuntimeError("a process that was started with a pipe has none")
-        yield Guard(process.stdin)
+        pipe = guard.stdin
+
+        def keep(group: int) -> None:
+            with suppress(BrokenPipeError):  # the guard was ended; all else continues
+                pipe.write(b"%d\n" % group)
+                pipe.flush()
+
+        yield keep
 
 
 def _guard() -> None:
-    groups: list[int] = []
-    for line in sys.stdin:  # until the other end is closed, by hand or by the kernel
-        groups = [int(word) for word in line.split()]
-    end(groups)
+    end([int(line) for line in sys.stdin])  # until the other end is closed, by hand or by the kernel
 
 
 if __name__ == "__main__":

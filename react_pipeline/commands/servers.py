@@ -1,7 +1,7 @@
 """Servers: the Dagster and MLflow user interfaces as child processes, bound to loopback.
 
-Belongs here: starting them, waiting until they answer, starting MLflow's again, and stopping them together. Does not
-belong here: what they show or refuse (`assets.webserver`); that they run once over a Dagster home (`dagster_home`).
+Belongs here: starting them, waiting until they answer, and stopping them together. Does not belong here: what they show
+or refuse (`assets.webserver`); that they run once over a Dagster home (`dagster_home`).
 
 Dagster is three processes, as in production: one that has loaded the assets, the webserver, and the daemon.
 """
@@ -52,9 +52,6 @@ PORTS_TRIED = 50
 START_SECONDS = 180.0
 WATCH_SECONDS = 1.0
 
-RESTARTS = 3
-"""How often a user interface that no run needs is started again."""
-
 LAST_LINES = 20
 """Lines at the end of a log in which the reason of an exit is looked for."""
 
@@ -79,7 +76,6 @@ class Server:
     process: subprocess.Popen[bytes]
     log: Path
     page: str = ""
-    start: Callable[[], subprocess.Popen[bytes]] | None = None
 
 
 @contextmanager
@@ -126,8 +122,9 @@ def serve(project: Project, dagster_port: int | None = None, mlflow_port: int | 
             program = name.split()[0]
             held = (lock.fileno(),) if program == "dagster" else ()
             log = logs / f"{program}.log"
-            spawn = partial(guard.start, name, partial(_spawn, arguments, log, folder, environment, held))
-            servers.append(Server(name, addresses.get(name, ""), spawn(), log, page, spawn))
+            process = _spawn(arguments, log, folder, environment, held)
+            guard(process.pid)
+            servers.append(Server(name, addresses.get(name, ""), process, log, page))
             tell_addresses(lock, addresses, [server.process.pid for server in servers if server.name != "mlflow"])
             return servers[-1]
 
@@ -168,34 +165,23 @@ def end_with_the_terminal() -> None:
         signal.signal(signal.SIGHUP, signal.default_int_handler)
 
 
-def watch(servers: list[Server]) -> None:
-    """Return only when Dagster has ended. Another one is started again, at most `RESTARTS` times: no run needs it.
-
-    Args:
-        servers: What `serve` gives; one that is given up is taken out.
+def watch(servers: Sequence[Server]) -> None:
+    """Return only when Dagster has ended; the end of another one, which no run needs, is a warning.
 
     Raises:
         ReactError: Saying how Dagster ended.
     """
-    left = dict.fromkeys((server.name for server in servers), RESTARTS)
+    ended: set[str] = set()
     while True:
-        for server in [*servers]:
+        for server in servers:
             if server.name.startswith("dagster"):
                 _require_running(server)
-            elif server.process.poll() is not None:
-                ending = _how_it_ended(server)
-                process_groups.end([server.process.pid], [signal.SIGKILL])  # or its own children keep the port
-                if left[server.name] and server.start is not None:
-                    left[server.name] -= 1
-                    logger.warning("%s; starting it again; Dagster and its runs are not affected", ending)
-                    server.process = server.start()
-                else:
-                    servers.remove(server)
-                    logger.warning(
-                        "%s; that was the last of %d tries. Dagster and its runs are not affected; for "
-                        "this page start `react-pipeline ui` again",
-                        *(ending, 1 + RESTARTS),
-                    )
+            elif server.name not in ended and server.process.poll() is not None:
+                ended.add(server.name)
+                logger.warning(
+                    "%s. Dagster and its runs are not affected; for this page start `react-pipeline ui` again",
+                    _how_it_ended(server),
+                )
         time.sleep(WATCH_SECONDS)
 
 
@@ -209,7 +195,6 @@ def stop(servers: Sequence[Server]) -> None:
 def _spawn(
     arguments: Sequence[str], log: Path, directory: Path, environment: Mapping[str, str], held: Sequence[int]
 ) -> subprocess.Popen[bytes]:
-    # Appended, so that after a restart the log still says what was wrong.
     with log.open("ab") as output:
         return process_groups.start([sys.executable, *arguments], output, directory, environment, held)
 
