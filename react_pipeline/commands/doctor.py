@@ -46,7 +46,7 @@ class Finding:
 
 def diagnose(config_path: Path | None) -> list[Finding]:
     """Look at everything; never raises for what it finds."""
-    findings = [Finding("python", "ok", platform.python_version()), *_packages(), _device(), _precision()]
+    findings = [Finding("python", "ok", platform.python_version()), *_packages(), *_device()]
     try:
         project = Project.load(config_path)
     except ReactError as error:
@@ -80,36 +80,35 @@ def _faiss(owners: list[str]) -> Finding:
     return Finding("faiss", "missing", f"{' and '.join(owners)} overwrite each other's files", remedy)
 
 
-def _device() -> Finding:
+def _device() -> Iterator[Finding]:
+    """What `device: auto` and `precision: auto` select, with the measurement behind the latter."""
     try:
-        cpu_build = metadata.version("torch").endswith("+cpu")
-    except metadata.PackageNotFoundError:
-        cpu_build = True
-    if not (Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi")):
-        return Finding("device", "ok", f"CPU, {os.cpu_count()} cores; no NVIDIA driver here")
-    if cpu_build:
-        remedy = "install a CUDA build of torch: https://pytorch.org/get-started/locally"
-        return Finding("device", "note", "there is an NVIDIA driver, but torch is a CPU build", remedy)
-    return Finding("device", "ok", "NVIDIA driver and a CUDA build of torch")
+        import torch
 
-
-def _precision() -> Finding:
-    """What `precision: auto` selects, with the measurement behind it."""
-    try:
         from react_pipeline.clip import choose_device, choose_precision, speedup
     except (ImportError, OSError) as error:  # OSError: its libraries do not fit this system's
-        return Finding("precision", "missing", f"torch cannot be imported: {error}")
+        yield Finding("device", "missing", f"torch cannot be imported: {error}")
+        return
     device = choose_device("auto")
+    if device == "cuda":
+        yield Finding("device", "ok", f"{torch.cuda.device_count()} GPUs, the first: {torch.cuda.get_device_name()}")
+    elif Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi"):
+        remedy = "install a CUDA build of torch that fits the driver: https://pytorch.org/get-started/locally"
+        yield Finding("device", "note", f"there is an NVIDIA driver that torch {torch.__version__} cannot use", remedy)
+    else:
+        yield Finding("device", "ok", f"CPU, {os.cpu_count()} cores; no NVIDIA driver here")
     ratio = f"a bf16 matrix product takes {1 / speedup('bf16', device):.2g} times as long as fp32"
-    return Finding("precision", "ok", f"auto is {choose_precision('auto', device)} here: {ratio}")
+    yield Finding("precision", "ok", f"auto is {choose_precision('auto', device)} here: {ratio}")
 
 
 def _inputs(project: Project) -> Iterator[Finding]:
     corpus, encoder = project.config.corpus, project.config.encoder
     if "demo" in (corpus.kind, encoder.model):
-        absent = _absent_demo_packages()
-        state, detail = ("missing", f"not installed: {', '.join(absent)}") if absent else ("ok", "all packages there")
-        yield Finding("demo", state, detail, "pip install 'react-pipeline[demo]'" if absent else "")
+        if absent := _absent_demo_packages():
+            remedy = "pip install 'react-pipeline[demo]'"
+            yield Finding("demo", "missing", f"not installed: {', '.join(absent)}", remedy)
+        else:
+            yield Finding("demo", "ok", "all packages there")
     try:
         yield from _corpus(corpus)
     except ReactError as error:
@@ -170,16 +169,16 @@ def _store(project: Project) -> Iterator[Finding]:
         yield Finding("store", "missing", str(error))
         return
     free = shutil.disk_usage(existing).free
-    state = "ok" if free > MIN_FREE_BYTES else "note"
-    yield Finding("store", state, f"{root}: {built} current artifacts, {free:,} bytes free")
+    yield Finding(
+        "store", "ok" if free > MIN_FREE_BYTES else "note", f"{root}: {built} current artifacts, {free:,} bytes free"
+    )
 
 
 def _tracking(project: Project) -> Finding:
     tracking = Tracking.of(project)
     waiting = tracking.count_pending(project)
-    detail = without_secrets(tracking.uri) + (
-        f"; {waiting} artifacts and verdicts wait to be logged" if waiting else ""
-    )
+    waits = f"; {waiting} artifacts and verdicts wait to be logged" if waiting else ""
+    detail = without_secrets(tracking.uri) + waits
     if not tracking.uri.startswith("http"):
         return Finding("tracking", "note" if waiting else "ok", detail)
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from react_pipeline.commands.doctor import Finding, _faiss, diagnose
+from react_pipeline.commands.doctor import Finding, _device, _faiss, diagnose
 from react_pipeline.project.dagster_home import locked_for_ui, tell_addresses
 from react_pipeline.project.project import Project
 from react_pipeline.tracking.notes import DAGSTER_VARIABLE, MLFLOW_VARIABLE
@@ -149,6 +149,14 @@ def test_a_closed_terminal_interrupts_unless_it_was_to_be_outlived(before: str, 
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ("interrupted" if ends else "goes on")
+
+
+def test_a_driver_that_torch_cannot_use_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "nvidia-smi").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    found = next(_device())
+    assert found.state == "note" and "NVIDIA" in found.detail and "pytorch.org" in found.remedy
 
 
 @pytest.mark.parametrize(
