@@ -6,14 +6,12 @@ build something drive the Dagster assets, as the UI does. Only the command line 
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -29,19 +27,15 @@ from react_pipeline.commands.dense import dense_app
 from react_pipeline.commands.domains import domains_app
 from react_pipeline.commands.elevater import elevater_app
 from react_pipeline.commands.init import init
-from react_pipeline.commands.judging import judge
 from react_pipeline.commands.models import models_app
 from react_pipeline.commands.plan import plan
-from react_pipeline.commands.report import report
+from react_pipeline.commands.results import print_results, report, results
 from react_pipeline.commands.status import status
-from react_pipeline.commands.terminal import log_to_terminal, plain_rows, print_results, print_table, printable
-from react_pipeline.commands.use import embed, export, predict
-from react_pipeline.project import CONFIG_VARIABLE, Project, write_demo_project
-from react_pipeline.settings import METHODS, load_domains
+from react_pipeline.commands.terminal import log_to_terminal, print_table, printable
+from react_pipeline.commands.use import embed, export, judge, predict
+from react_pipeline.project import CONFIG_VARIABLE, write_demo_project
+from react_pipeline.settings import METHODS
 from react_pipeline.store import InputError, ReactError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -55,16 +49,13 @@ app.command()(init)
 app.add_typer(dense_app, name="dense")
 app.command()(status)
 app.command()(plan)
+app.command()(results)
 app.command()(report)
 app.command()(judge)
 app.command()(export)
 app.command()(predict)
 app.command()(embed)
 app.add_typer(models_app, name="models")
-
-
-Format = StrEnum("Format", ["table", "json", "csv"])
-"""How `results` writes its table."""
 
 
 @app.command()
@@ -83,7 +74,7 @@ def demo(
     if project.config.corpus.kind != "demo":
         raise InputError(f"{project.path}: corpus.kind is {project.config.corpus.kind!r}, the demo needs `demo`")
     failed = materialize_assets(project, "*", DEMO_DOMAINS, METHODS if all_methods else project.config.methods)
-    print_results(_results(project, DEMO_DOMAINS))
+    print_results(project, DEMO_DOMAINS)
     console.print(
         "\n[bold]react-pipeline ui[/bold] shows every step with its lineage (Dagster) and every run (MLflow);\n"
         "[bold]react-pipeline search 'a red bird'[/bold] looks into the corpus; README.md explains how to use your own."
@@ -105,22 +96,6 @@ def materialize(
     """Build assets: the same ones, with the same checks and runs, as from the Dagster UI."""
     project = load_project(config)
     raise typer.Exit(materialize_assets(project, select, domain or (), method or project.config.methods))
-
-
-@app.command()
-def results(
-    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,  # noqa: A002 - the option's name
-    config: Config = None,
-) -> None:
-    """The published comparisons of all domains, and the mean of each method."""
-    project = load_project(config)
-    table = _results(project, sorted(load_domains(project.config.domains)[0]))
-    if format is Format.table:
-        print_results(table)
-    elif format is Format.csv:
-        typer.echo(table.to_csv(index=False), nl=False)
-    else:
-        typer.echo(json.dumps(plain_rows(table), indent=1, ensure_ascii=False))
 
 
 @app.command()
@@ -259,12 +234,6 @@ def _fail(message: str, code: int) -> None:
     for line in message.splitlines():
         typer.echo(f"error: {printable(line)}", err=True)
     sys.exit(code)
-
-
-def _results(project: Project, domains: Sequence[str]) -> pd.DataFrame:
-    from react_pipeline.evaluation import comparison_table
-
-    return comparison_table(project, list(domains))
 
 
 if __name__ == "__main__":

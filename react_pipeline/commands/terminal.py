@@ -12,18 +12,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import Any, Literal, TextIO
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-COUNTS = ("n", "pairs", "trainable_parameters")
 
 
 def printable(text: str) -> str:
@@ -36,11 +31,7 @@ def printable(text: str) -> str:
 
 
 def print_line(text: str, stream: TextIO | None = None) -> None:
-    """Print one line now, above a progress bar if there is one, so that a pipe or a file shows it as it happens.
-
-    Args:
-        stream: Standard output if it is not given.
-    """
+    """Print one line now, above a progress bar if there is one, so that a pipe or a file shows it as it happens."""
     file, text = stream or sys.stdout, _printable_lines(text)
     tqdm = sys.modules.get("tqdm")  # loaded where there may be a bar
     if tqdm is None:
@@ -93,42 +84,8 @@ class _Lines(logging.Handler):
         print_line(self.format(record), sys.stderr)
 
 
-def plain_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The table for programs: floats as they were measured, counts as integers, None where there is no number."""
-    rows = table.to_dict(orient="records")
-    return [{str(name): _plain(str(name), value) for name, value in row.items()} for row in rows]
-
-
-def print_results(table: pd.DataFrame) -> None:
-    """Print the table of `evaluation.comparison_table`, fractions as percent and differences as points."""
-    columns = ["domain", "method", "top-1 %", "top-5 %", "delta to base", "pairs", "trainable", "seconds", "status"]
-    rows = [
-        [
-            *(row.domain, row.method, _percent(row.top1), _percent(row.top5), _percent(row.delta_top1, "+")),
-            *(_count(row.pairs), _count(row.trainable_parameters), _count(row.seconds)),
-            "" if row.status == "ok" else row.status,
-        ]
-        for row in table.itertuples()
-    ]
-    print_table(columns, rows, right=8, below=["status"])
-
-
 def _printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
-
-
-def _plain(name: str, value: Any) -> Any:
-    if value != value:
-        return None
-    return int(value) if name in COUNTS and float(value).is_integer() else value
-
-
-def _percent(value: float, sign: str = "") -> str:
-    return "" if value != value else f"{100 * value:{sign}.1f}"
-
-
-def _count(value: float) -> str:
-    return "" if value != value else f"{value:,.0f}"
 
 
 def print_table(
@@ -136,14 +93,11 @@ def print_table(
 ) -> None:
     """Print a table as wide as it needs to be, so that a log keeps whole lines.
 
-    A terminal that is too narrow gets smaller gaps, headings of two lines, and the columns named in `below` under their
-    row. What is still too wide is folded, numbers last, and not cut: names may differ at their end only.
+    A terminal that is too narrow gets smaller gaps, headings of two lines, and the long texts of the columns named in
+    `below` under their row. What is still too wide is folded, not cut: names may differ at their end only.
 
     Args:
-        columns: Headings; `below` and `right` speak of them.
-        rows: One cell for each heading.
-        right: Columns from the third to this one hold numbers.
-        below: Columns of long texts, which a narrow terminal gets under their row.
+        right: Columns from the third to this one hold numbers, which are folded last.
     """
     console = Console(highlight=False)
     cells = [[_printable_lines(str(cell)) for cell in row] for row in rows]
@@ -192,7 +146,7 @@ def _table(
 def _widths(rows: Sequence[Sequence[str]], numbers: Sequence[int], room: int) -> list[int]:
     """Width of each column with gaps of one; the widest are narrowed until all have room, as far as that goes.
 
-    Numbers keep theirs as long as texts have more than a letter to spare: one that is folded reads as two.
+    Numbers come last: one that is folded reads as two.
     """
     widths = [max(cell_len(line) for cell in column for line in cell.split("\n")) for column in zip(*rows, strict=True)]
     texts = [place for place in range(len(widths)) if place not in numbers]

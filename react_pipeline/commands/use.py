@@ -1,8 +1,9 @@
-"""The commands `react-pipeline export`, `predict` and `embed`: a model put to use."""
+"""The commands `react-pipeline export`, `predict`, `embed` and `judge`: models put to use."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import getpass
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,9 +20,7 @@ Model = Annotated[str, typer.Argument(metavar="DOMAIN", help="Slug of a domain, 
 Source = Annotated[
     str, typer.Argument(help="A folder, file, quoted pattern, list (.txt), table (.parquet, .csv), or shards (.tar).")
 ]
-Which = Annotated[
-    str, typer.Option("--model", help="Of a domain: champion, a method, a registered version, or an exported folder.")
-]
+Which = Annotated[str, typer.Option("--model", help="Of a domain: champion, a method, or a registered version.")]
 Column = Annotated[str | None, typer.Option(help="Of a table, the column of paths or URLs. Default: path, else url.")]
 Workers = Annotated[int, typer.Option(min=0, help="Decoding processes.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")]
@@ -69,8 +68,8 @@ def predict(
     from react_pipeline.use import predict_pictures
     from react_pipeline.use import sort_into as link_pictures
 
-    options, classifier = _prepared(domain, model, config, column=column, workers=workers, overwrite=overwrite)
-    options = replace(options, top_k=top_k, threshold=threshold)
+    given = {"column": column, "workers": workers, "overwrite": overwrite, "top_k": top_k, "threshold": threshold}
+    options, classifier = _prepared(domain, model, config, given)
     done = predict_pictures(classifier, source, output, options)
     _report(done, output, classifier)
     console.print(classifier.calibration, markup=False, soft_wrap=True)
@@ -93,15 +92,59 @@ def embed(
     """Write the unit vector of every picture to `vectors.parquet`, resumable as `predict` is."""
     from react_pipeline.use import embed_pictures
 
-    options, classifier = _prepared(domain, model, config, column=column, workers=workers, overwrite=overwrite)
+    given = {"column": column, "workers": workers, "overwrite": overwrite}
+    options, classifier = _prepared(domain, model, config, given)
     _report(embed_pictures(classifier, source, output, options), output, classifier)
 
 
-def _prepared(domain: str, model: str, config: Path | None, **options: Any) -> tuple[Options, Classifier]:
+def judge(
+    domain: Annotated[str, typer.Argument(help="Slug of the domain.")],
+    source: Source,
+    candidate: Annotated[
+        str | None, typer.Option(help="A trained method. Default: gated-image, or the first of `methods`.")
+    ] = None,
+    against: Annotated[str, typer.Option(help="base, champion, or a method; a control too.")] = "champion",
+    judge_name: Annotated[str | None, typer.Option("--judge", help="Who judges. Default: the user's name.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Where the page answers; 0 takes a free port.")] = 1235,
+    config: Config = None,
+) -> None:
+    """Judge the pictures on which two models disagree, in a browser, without labels; Ctrl-C stops it.
+
+    Every answer is on the disk before the next picture is shown, and the same command resumes. The interval is valid
+    whenever you stop.
+    """
+    from react_pipeline.browse import serve_app
+    from react_pipeline.evaluation import Session, describe, judgements_of, open_log
+    from react_pipeline.tracking import Tracking
+    from react_pipeline.use import create_page, prepare_log
+
+    project = load_project(config)
+
+    def report(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    prepared = prepare_log(project, domain, source, candidate, against, report)
+    with open_log(prepared.log, judge_name or getpass.getuser()) as log:
+        try:
+            serve_app(
+                lambda: create_page(log, prepared.pictures, project.config.corpus.max_pixels),
+                port,
+                lambda url: report(f"{url}\nKeys: 1, 2, n (neither), u (unsure), z (take back). Ctrl-C stops."),
+            )
+        except KeyboardInterrupt:
+            report("stopping ...")
+    report(describe(Session.read(prepared.log)))
+    if (judged := judgements_of(project, domain)) is not None:
+        Tracking.of(project).log_artifact(project, judged.publish(project))
+        report(f"next: react-pipeline materialize --select 'key:comparison or key:promotion' --domain {domain}")
+
+
+def _prepared(domain: str, model: str, config: Path | None, options: dict[str, Any]) -> tuple[Options, Classifier]:
     from react_pipeline.use import Classifier, Options, is_exported
 
     # An exported folder needs no project; where there is one, its rules for pictures from outside hold.
-    if config is not None or not (is_exported(domain) or is_exported(model)):
+    if config is not None or not is_exported(domain):
         corpus = load_project(config).config.corpus
         options |= {"max_pixels": corpus.max_pixels, "download": corpus.download, "storage": corpus.storage}
     classifier = Classifier.load(domain, model, config=config)

@@ -22,7 +22,7 @@ CHAMPION = "champion"
 
 
 def load_chosen(
-    slug: Path | str, model: Path | str, config: Path | str | None, device: str | None, precision: str | None
+    slug: Path | str, model: str, config: Path | str | None, device: str | None, precision: str | None
 ) -> Classifier:
     """A model of a project as a classifier of today's classes of the domain; arguments as of `Classifier.load`.
 
@@ -33,7 +33,8 @@ def load_chosen(
     """
     project, slug = Project.load(config), str(slug)
     domain = project.domain(slug)
-    checkpoint, method, note = _chosen(project, slug, str(model))
+    checkpoint, note = _chosen(project, slug, model)
+    method = BASE if checkpoint.stage == "base_checkpoint" else checkpoint.key.split("/")[1]
     base = None
     if method != BASE:
         require_same_classes(project, checkpoint, domain)
@@ -46,34 +47,34 @@ def load_chosen(
     return Classifier(clip, head, classes, origin, *calibration, precision, note)
 
 
-def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str, str]:
-    """Checkpoint, method, and a note."""
+def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:
+    """Checkpoint, and a note."""
     if model == CHAMPION:
         verdict, _ = standing(project, slug)
         champion = verdict.champion
         if champion.method != BASE:
             key = method_key(slug, champion.method)
-            return project.store.open("customized_checkpoint", key, champion.checkpoint), champion.method, ""
+            return project.store.open("customized_checkpoint", key, champion.checkpoint), ""
         why = "no champion was chosen yet" if verdict.reason == NEVER else "the base is champion"
         note = f"{slug}: {why}, so the base is used; name a customized model with --model, such as gated-image"
-        return fresh(project, "base_checkpoint"), BASE, note
+        return fresh(project, "base_checkpoint"), note
     if model == BASE:
-        return fresh(project, "base_checkpoint"), BASE, ""
+        return fresh(project, "base_checkpoint"), ""
     if model in METHODS:
-        return fresh(project, "customized_checkpoint", method_key(slug, model)), model, ""
-    if model.isdecimal():
-        try:
-            versions = {version.number: version for version in Tracking.of(project).versions(slug)}
-        except ReactError as error:
-            raise ReactError(f"{slug}: {error}; name a method instead") from error
-        if model not in versions:
-            raise InputError(f"{slug}: no registered version {model} (there: {', '.join(versions) or 'none'})")
-        key = method_key(slug, versions[model].method)
-        return project.store.open("customized_checkpoint", key, versions[model].checkpoint), versions[model].method, ""
-    raise InputError(
-        f"{model!r} is no model: write champion, a method ({', '.join(METHODS)}), the number of a registered version, "
-        "or an exported folder"
-    )
+        return fresh(project, "customized_checkpoint", method_key(slug, model)), ""
+    if not model.isdecimal():
+        raise InputError(
+            f"{model!r} is no model: write champion, a method ({', '.join(METHODS)}), or the number of a registered "
+            "version; an exported folder takes the place of the domain"
+        )
+    try:
+        versions = {version.number: version for version in Tracking.of(project).versions(slug)}
+    except ReactError as error:
+        raise ReactError(f"{slug}: {error}; name a method instead") from error
+    if model not in versions:
+        raise InputError(f"{slug}: no registered version {model} (there: {', '.join(versions) or 'none'})")
+    version = versions[model]
+    return project.store.open("customized_checkpoint", method_key(slug, version.method), version.checkpoint), ""
 
 
 def trained_for(project: Project, checkpoint: Artifact) -> DomainConfig:

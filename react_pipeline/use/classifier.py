@@ -93,7 +93,7 @@ class Classifier:
     def load(
         cls,
         source: Path | str,
-        model: Path | str = "champion",
+        model: str = "champion",
         *,
         config: Path | str | None = None,
         device: str | None = None,
@@ -103,7 +103,7 @@ class Classifier:
 
         Args:
             source: A folder written by `react-pipeline export`, or the slug of a domain.
-            model: Of a domain: `champion`, a method, the number of a registered version, or an exported folder.
+            model: Of a domain: `champion`, a method, or the number of a registered version.
             config: The project's `pipeline.yaml`; unset: as for the commands.
             device: `auto`, `cpu` or `cuda`; unset: as the project says, `auto` without one.
             precision: `auto`, `fp32`, `bf16` or `fp16`; likewise.
@@ -113,14 +113,9 @@ class Classifier:
             CorruptArtifact: If the folder's files are not those that were exported.
         """
         if is_exported(source):
-            if str(model) != "champion":
-                raise InputError(f"{source}: is an exported folder, which holds one model; leave out {str(model)!r}")
+            if model != "champion":
+                raise InputError(f"{source}: is an exported folder, which holds one model; leave out {model!r}")
             return load_exported(Path(source), device, precision)
-        if is_exported(model):
-            loaded = load_exported(Path(model), device, precision)
-            if loaded.origin.domain != str(source):
-                raise InputError(f"{model}: holds a model of domain {loaded.origin.domain!r}, not of {str(source)!r}")
-            return loaded
         from react_pipeline.use.chosen_model import load_chosen
 
         return load_chosen(source, model, config, device, precision)
