@@ -84,7 +84,10 @@ def trained_for(project: Project, checkpoint: Artifact) -> DomainConfig:
         MissingArtifact: If these pairs are gone.
     """
     slug = checkpoint.key.split("/")[0]
-    config = pairs_of_names(project, checkpoint).manifest["config"]
+    pairs = pairs_of_checkpoint(project, checkpoint)
+    if pairs.stage == "control_set":  # as many as were retrieved by the names
+        pairs = project.store.open("retrieved_set", pairs.key, pairs.parents["retrieved_set"])
+    config = pairs.manifest["config"]
     return DomainConfig(slug=slug, classes=config["classes"], templates=config["templates"])
 
 
@@ -92,14 +95,6 @@ def pairs_of_checkpoint(project: Project, checkpoint: Artifact) -> Artifact:
     """The pairs that it was trained on."""
     stage = "control_set" if checkpoint.key.endswith(CONTROL_SUFFIX) else "retrieved_set"
     return project.store.open(stage, checkpoint.key.split("/")[0], checkpoint.parents[stage])
-
-
-def pairs_of_names(project: Project, checkpoint: Artifact) -> Artifact:
-    """The retrieved pairs, of a control those that it is as many as."""
-    pairs = pairs_of_checkpoint(project, checkpoint)
-    if pairs.stage == "control_set":
-        return project.store.open("retrieved_set", pairs.key, pairs.parents["retrieved_set"])
-    return pairs
 
 
 def require_same_classes(project: Project, checkpoint: Artifact, domain: DomainConfig) -> None:

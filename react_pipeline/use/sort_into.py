@@ -6,8 +6,8 @@ Belongs here: making links without touching anything that is there. Does not bel
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -34,29 +34,39 @@ def sort_into(folder: Path, predictions: Path, pictures: Mapping[str, Picture]) 
         How many links were made, and how many there were, as `made` and `present`.
 
     Raises:
-        InputError: If pictures are no files of their own (shards, URLs), or a folder of a class is a link or a file.
+        InputError: If pictures are no files of their own (shards, URLs), or links cannot be made there, as where the
+            folder of a class is a link or a file.
     """
     if others := next((name for name, picture in pictures.items() if not picture.is_file), None):
         raise InputError(f"{others}: no file of its own, so it cannot be linked; --sort-into needs image files")
+    table = pq.read_table(predictions, columns=["path", "predicted"])
+    by_class: dict[str, list[str]] = {}
+    for path, label in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        by_class.setdefault(label, []).append(path)
     counts: Counter[str] = Counter(made=0, present=0)
-    folder.mkdir(parents=True, exist_ok=True)
-    opened: dict[str, int] = {}
-    root = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with pq.ParquetFile(predictions) as file:
-            names = folder_names(file.read(["predicted"])["predicted"].unique().to_pylist())
-            for batch in file.iter_batches(columns=["path", "predicted"]):
-                for row in batch.to_pylist():
-                    name = names[row["predicted"]]
-                    if name not in opened:
-                        opened[name] = _open(root, name, folder)
-                    picture = pictures[row["path"]].path
-                    target = Path.cwd() / str(picture)  # links in it are kept as they are
-                    counts[_link(target, opened[name])] += 1
-    finally:
-        for descriptor in (root, *opened.values()):
-            os.close(descriptor)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _opened(folder) as root:
+            for label, name in folder_names(by_class).items():
+                with suppress(FileExistsError):
+                    os.mkdir(name, dir_fd=root)
+                with _opened(name, dir_fd=root) as directory:
+                    # Links in the path of a picture are kept as they are.
+                    counts.update(_link(Path.cwd() / str(pictures[path].path), directory) for path in by_class[label])
+    except OSError as error:
+        raise InputError(f"{folder}: {error.filename}: {error.strerror}; choose another --sort-into") from error
     return dict(counts)
+
+
+@contextmanager
+def _opened(folder: Path | str, dir_fd: int | None = None) -> Iterator[int]:
+    # One folder of a class at a time: there may be more classes than a process may have files open.
+    follow = 0 if dir_fd is None else os.O_NOFOLLOW
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | follow, dir_fd=dir_fd)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def folder_names(labels: Iterable[str]) -> dict[str, str]:
@@ -68,15 +78,6 @@ def folder_names(labels: Iterable[str]) -> dict[str, str]:
         tries = (plain if number == 1 else f"{plain}-{number}" for number in count(1))
         given[label] = next(name for name in tries if name.casefold() not in taken)
     return given
-
-
-def _open(root: int, name: str, folder: Path) -> int:
-    with suppress(FileExistsError):
-        os.mkdir(name, dir_fd=root)
-    try:
-        return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=root)
-    except OSError as error:
-        raise InputError(f"{folder / name}: is there already and is no folder; choose another --sort-into") from error
 
 
 def _link(picture: Path, directory: int) -> str:

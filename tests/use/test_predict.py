@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
+import resource
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +29,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact, SourceUnavailable
 from react_pipeline.use import encode_pictures as encoding
 from react_pipeline.use.classifier import Classifier
-from react_pipeline.use.pictures import find_pictures
+from react_pipeline.use.pictures import Picture, find_pictures
 from react_pipeline.use.predict import Options, embed_pictures, predict_pictures
 from react_pipeline.use.sort_into import folder_names, sort_into
 
@@ -367,9 +368,22 @@ def test_pictures_are_linked_by_class_and_nothing_that_is_there_is_touched(
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "again").mkdir()
     (tmp_path / "again" / label).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="no folder"):
-        sort_into(tmp_path / "again", predictions, done.pictures)
+    for folder in (tmp_path / "again", photos / "a" / "circle-green.png"):
+        with pytest.raises(InputError, match="--sort-into"):
+            sort_into(folder, predictions, done.pictures)
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_there_may_be_more_classes_than_open_files(tmp_path: Path) -> None:
+    names = [str(number) for number in range(200)]
+    pq.write_table(pa.table({"path": names, "predicted": names}), tmp_path / "predictions.parquet")
+    pictures = {name: Picture(name, tmp_path / name) for name in names}
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 100, limits[1]))  # noqa: PTH208
+    try:
+        assert sort_into(tmp_path / "sorted", tmp_path / "predictions.parquet", pictures)["made"] == 200
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_names_of_classes_make_harmless_folders() -> None:
