@@ -50,9 +50,7 @@ def listen_to_signals() -> None:
 def end(groups: Iterable[int], signals: Sequence[signal.Signals] = SIGNALS) -> None:
     """End process groups: each signal goes to all that still have a living process, which then has `STOP_SECONDS`.
 
-    Args:
-        groups: Ids of the groups, which are those of their leaders; a leader may be dead already.
-        signals: In this order; after the last one no living process is left if it is SIGKILL.
+    A group has the id of its leader, which may be dead already.
     """
     left = living(groups)
     for number in signals:

@@ -82,9 +82,7 @@ class Server:
 def serve(project: Project, dagster_port: int | None = None, mlflow_port: int | None = None) -> Iterator[list[Server]]:
     """Start both user interfaces and stop them on leaving; MLflow's only if the tracking URI is a local database.
 
-    Args:
-        dagster_port: Where Dagster answers; None: the first free port from 3000, so that two projects run side by side.
-        mlflow_port: Where MLflow answers; None: likewise from 5000.
+    A port that is not given is the first free one from 3000, or 5000, so that two projects run side by side.
 
     Raises:
         InputError: If they run already over this Dagster home, or a port is taken.

@@ -94,10 +94,8 @@ def print_table(
     """Print a table as wide as it needs to be, so that a log keeps whole lines.
 
     A terminal that is too narrow gets smaller gaps, headings of two lines, and the long texts of the columns named in
-    `below` under their row. What is still too wide is folded, not cut: names may differ at their end only.
-
-    Args:
-        right: Columns from the third to this one hold numbers, which are folded last.
+    `below` under their row. What is still too wide is folded, not cut: names may differ at their end only. Columns from
+    the third to `right` hold numbers, which are folded last.
     """
     console = Console(highlight=False)
     cells = [[_printable_lines(str(cell)) for cell in row] for row in rows]

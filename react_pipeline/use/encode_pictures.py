@@ -79,7 +79,6 @@ def encode_pictures(
         pictures: All of them; the same ones whenever this is called with this folder.
         folder: Made if missing. Each file in it is whole.
         workers: Decoding processes; 0: this one.
-        max_pixels: Larger pictures are skipped.
 
     Raises:
         ReactError: If a decoding process dies, or the model gives a vector that is not finite.

@@ -33,10 +33,7 @@ SHOWN_PIXELS = 900
 def create_page(log: JudgementLog, pictures: Mapping[str, Picture], max_pixels: int) -> Flask:
     """The WSGI application: `/` the page, `/state`, `/picture/N`, and `/answer`, which is posted to.
 
-    Args:
-        log: Held open; each answer is in it before the page hears of it.
-        pictures: By name.
-        max_pixels: Larger pictures are refused.
+    Each answer is in the log, which is held open, before the page hears of it.
     """
     from flask import Flask, Response, abort, request, send_from_directory
 

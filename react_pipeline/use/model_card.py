@@ -55,12 +55,7 @@ class Loading:
 
 
 def model_card(project: Project, checkpoint: Artifact, loading: Loading, crowned: Reign | None = None) -> str:
-    """The README of an exported checkpoint, in Markdown.
-
-    Args:
-        checkpoint: A `customized_checkpoint`, fresh or the champion's.
-        loading: How the folder is read.
-        crowned: The decision that made it champion, if it is exported as such.
+    """The README of an exported checkpoint, in Markdown; `crowned` made it champion, if it is exported as such.
 
     Raises:
         MissingArtifact: If something that the checkpoint was made from is gone.
@@ -141,9 +136,11 @@ def _ingredients(project: Project, checkpoint: Artifact, pairs: Artifact, classe
     method = checkpoint.key.split("/")[1]
     control = pairs.stage == "control_set"
     config, counts = checkpoint.manifest["config"], checkpoint.counts
+    shards, among = f"{corpus.counts['shards']:,} shards", corpus.counts.get("pairs")
+    size = shards if among is None else f"{shards}, {among:,} pairs"
     lines = [
         ("Base", f"{_fields(encoder_fields(base.manifest['config'], base.path))} (`{base.fingerprint}`)"),
-        ("Corpus", f"kind {corpus.manifest['config']['kind']}, {_pairs_of(corpus)} (`{corpus.fingerprint}`)"),
+        ("Corpus", f"kind {corpus.manifest['config']['kind']}, {size} (`{corpus.fingerprint}`)"),
     ]
     if control:
         lines.append(("Pairs", f"{pairs.counts['pairs']:,} drawn at random (`{pairs.fingerprint}`)"))
@@ -160,11 +157,6 @@ def _ingredients(project: Project, checkpoint: Artifact, pairs: Artifact, classe
         ("Parameters", f"{counts['trainable_parameters']:,} trained of {counts['parameters']:,}"),
     ]
     return [(name, Markup(text)) for name, text in lines]  # noqa: S704  # its parts are escaped
-
-
-def _pairs_of(corpus: Artifact) -> str:
-    pairs = corpus.counts.get("pairs")
-    return f"{corpus.counts['shards']:,} shards" + ("" if pairs is None else f", {pairs:,} pairs")
 
 
 def _fields(values: dict[str, Any]) -> str:

@@ -107,7 +107,6 @@ def find_pictures(
     each row, a `.txt` in each line; relative paths are relative to that file. A name that occurs twice counts once.
 
     Args:
-        source: What the user wrote.
         column: Of tables; unset: the first of path, url, image and file that there is.
 
     Raises:

@@ -26,7 +26,6 @@ def sort_into(folder: Path, predictions: Path, pictures: Mapping[str, Picture]) 
     outside of `folder`. Where a name is taken by another picture a number is added.
 
     Args:
-        folder: Made if missing.
         predictions: `predictions.parquet`.
         pictures: By name.
 
