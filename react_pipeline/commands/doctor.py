@@ -182,12 +182,11 @@ def _tracking(project: Project) -> Finding:
     if not tracking.uri.startswith("http"):
         return Finding("tracking", "note" if waiting else "ok", detail)
     try:
-        with urllib.request.urlopen(f"{tracking.uri.rstrip('/')}/health", timeout=SERVER_TIMEOUT_SECONDS):  # noqa: S310 - http only
-            return Finding("tracking", "ok", detail)
+        _ask(f"{tracking.uri.rstrip('/')}/health")
     except (OSError, HTTPException) as error:
-        return Finding(
-            "tracking", "note", f"{detail}: {error}", "results are safe and are logged when it answers again"
-        )
+        remedy = "results are safe and are logged when it answers again"
+        return Finding("tracking", "note", f"{detail}: {error}", remedy)
+    return Finding("tracking", "ok", detail)
 
 
 def _automation(project: Project) -> Finding:
@@ -201,14 +200,11 @@ def _automation(project: Project) -> Finding:
 def _dagster_server(project: Project, ui_url: str) -> Finding:
     """Whether Dagster answers, and whether its daemon ticks: without it nothing queued ever starts."""
     wanted = dagster_url(project)
-    address, body = wanted or ui_url, json.dumps({"query": _DAEMONS}).encode()
-    request = urllib.request.Request(f"{address}/graphql", body, {"Content-Type": "application/json"})  # noqa: S310
+    address = wanted or ui_url
     try:
-        with urllib.request.urlopen(request, timeout=SERVER_TIMEOUT_SECONDS) as answer:  # noqa: S310 - http only
-            daemons = json.load(answer)["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]
-        ill = sorted(
-            str(daemon["daemonType"]).lower() for daemon in daemons if daemon["required"] and not daemon["healthy"]
-        )
+        answer = json.loads(_ask(f"{address}/graphql", json.dumps({"query": _DAEMONS}).encode()))
+        daemons = answer["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]
+        ill = sorted(str(one["daemonType"]).lower() for one in daemons if one["required"] and not one["healthy"])
     except OSError as error:
         return _silent("dagster server", address, error, DAGSTER_VARIABLE, wanted=bool(wanted))
     except (ValueError, KeyError, TypeError, RecursionError, HTTPException):
@@ -227,10 +223,16 @@ def _mlflow_server(project: Project, ui_url: str) -> Iterator[Finding]:
     wanted = mlflow_url(project.config.mlflow_url, uri)
     address = wanted or ui_url
     try:
-        with urllib.request.urlopen(f"{address}/health", timeout=SERVER_TIMEOUT_SECONDS):  # noqa: S310 - http only
-            yield Finding("mlflow server", "ok", f"{address} answers")
+        _ask(f"{address}/health")
+        yield Finding("mlflow server", "ok", f"{address} answers")
     except (OSError, HTTPException) as error:
         yield _silent("mlflow server", address, error, MLFLOW_VARIABLE, wanted=bool(wanted))
+
+
+def _ask(url: str, body: bytes | None = None) -> bytes:
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - http only
+    with urllib.request.urlopen(request, timeout=SERVER_TIMEOUT_SECONDS) as answer:  # noqa: S310 - http only
+        return bytes(answer.read())
 
 
 def _silent(what: str, address: str, error: Exception, variable: str, *, wanted: bool) -> Finding:

@@ -32,7 +32,7 @@ _BECAUSE = {
 }
 
 
-@dataclass
+@dataclass(frozen=True)
 class Runs:
     """What Dagster's last runs say of what is out of date.
 
@@ -70,23 +70,22 @@ def _look(project: Project, slugs: Sequence[str]) -> tuple[Survey, Runs]:
     """What is out of date, with the runs of it where Dagster has any."""
     from react_pipeline.upkeep import survey
 
-    runs, found = Runs(), survey(project, slugs)
+    found = survey(project, slugs)
     if not found.tasks:
-        return found, runs
+        return found, Runs()
     from react_pipeline.assets import runs as dagster_runs
     from react_pipeline.assets import upkeep_sensor
 
     try:
         with dagster_runs.instance_with_runs(project) or nullcontext() as instance:
             if instance is None:
-                runs.unseen = "there are no runs here; set DAGSTER_HOME to the home of your Dagster, if it is another"
-                return found, runs
+                home = "there are no runs here; set DAGSTER_HOME to the home of your Dagster, if it is another"
+                return found, Runs(unseen=home)
             tick = upkeep_sensor.Tick(instance, Manifests.of(project))
             tick.look(slugs)
             return tick.found, Runs(tick.failed, {task.place: why for task, (_, why) in tick.asked.items() if why})
     except Exception as error:  # whatever Dagster, its settings, its database or the network raise
-        runs.unseen = f"Dagster's runs cannot be read: {' '.join(str(error).split())[:200]}"
-    return found, runs
+        return found, Runs(unseen=f"Dagster's runs cannot be read: {' '.join(str(error).split())[:200]}")
 
 
 def _rows(found: Survey, runs: Runs, slug: str) -> list[list[str]]:

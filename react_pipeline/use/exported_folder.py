@@ -68,9 +68,8 @@ def export(
     `overwrite` an earlier export at this place is kept until the new one is complete.
 
     Args:
-        method: Any but `base`, which is no customization: its present checkpoint; where the domain's file is gone, the
-            last one. `champion`: the champion's checkpoint, also when it is an older one of its method or made from
-            other inputs than today's.
+        method: Its present checkpoint. `champion`: the champion's, also when it is an older one of its method, made
+            from other inputs than today's, or of a domain whose file is gone.
         directory: The folder to make; empty or absent.
         overwrite: Replace an earlier export. Folders that hold anything that no export wrote are never replaced.
         onnx: Write the image tower with the class vectors as `model.onnx` too, see `onnx_model`.
@@ -86,13 +85,13 @@ def export(
     """
     if method == "base":
         raise InputError("`base` is not customized; export one of the trained methods")
-    crowned = None
-    if method == CHAMPION:
-        crowned = _crowned(project, slug)
+    crowned = _crowned(project, slug) if method == CHAMPION else None
+    if crowned is not None:
         key = method_key(slug, crowned.champion.method)
         checkpoint = project.store.open("customized_checkpoint", key, crowned.champion.checkpoint)
     else:
-        checkpoint = _present(project, slug, method)
+        project.domain(slug)
+        checkpoint = fresh(project, "customized_checkpoint", method_key(slug, method))
     if Path(directory).expanduser().is_symlink():
         raise InputError(f"{directory}: is a link; name the folder itself")
     target = Path(directory).expanduser().resolve()
@@ -134,14 +133,6 @@ def other_champion(project: Project, slug: str, folder: Path) -> str:
         f"{exported} is not the champion of {slug!r}, which is {verdict.champion.identity}: "
         f"react-pipeline export {slug} {CHAMPION} --to FOLDER"
     )
-
-
-def _present(project: Project, slug: str, method: str) -> Artifact:
-    key = method_key(slug, method)
-    if not project.has_domain(slug) and key in project.store.keys("customized_checkpoint"):
-        return project.store.current("customized_checkpoint", key)  # nothing of today's that it could be behind
-    project.domain(slug)
-    return fresh(project, "customized_checkpoint", key)
 
 
 def _crowned(project: Project, slug: str) -> Reign:
