@@ -31,7 +31,7 @@ from react_pipeline.commands.models import models_app
 from react_pipeline.commands.plan import plan
 from react_pipeline.commands.results import print_results, report, results
 from react_pipeline.commands.status import status
-from react_pipeline.commands.terminal import log_to_terminal, print_table, printable
+from react_pipeline.commands.terminal import log_to_terminal, print_error, print_table
 from react_pipeline.commands.use import embed, export, judge, predict
 from react_pipeline.project import CONFIG_VARIABLE, write_demo_project
 from react_pipeline.settings import METHODS
@@ -204,7 +204,7 @@ def verify(config: Config = None) -> None:
         checked += 1
         if error is not None:
             wrong += 1
-            typer.echo(printable(f"error: {error}"), err=True)
+            print_error(f"error: {error}")
         else:
             console.print(f"  {path}: as published", markup=False)
     console.print(f"{checked} artifacts read, {wrong} of them damaged")
@@ -232,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _fail(message: str, code: int) -> None:
     for line in message.splitlines():
-        typer.echo(f"error: {printable(line)}", err=True)
+        print_error(f"error: {line}")
     sys.exit(code)
 
 

@@ -1,6 +1,5 @@
 """What the commands share: the `--config` option, the console, finding the project, building assets."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from react_pipeline.commands.terminal import bars_in_terminal, print_line
+from react_pipeline.commands.terminal import bars_in_terminal, print_error, print_line
 from react_pipeline.project import Project
 from react_pipeline.store import ConfigError, InputError
 
@@ -20,7 +19,7 @@ Config = Annotated[
     Path | None,
     typer.Option("--config", "-c", help="A pipeline.yaml. Default: $REACT_PIPELINE_CONFIG, else the one here."),
 ]
-
+Domain = Annotated[str, typer.Argument(help="Slug of the domain.")]
 
 EXTRAS = {"pyspark": "spark", "s3fs": "s3", "clip_benchmark": "elevater", "h5py": "elevater", "pycocotools": "dense"}
 """Modules of extras other than `pipeline`."""
@@ -63,5 +62,5 @@ def materialize_assets(project: Project, select: str, domains: Sequence[str], me
     console.print(f"{summary.built} built, {summary.reused} as before, {summary.seconds:.0f} s")
     for state, places in (("failed", summary.failed), ("skipped", summary.skipped)):
         for place, why in places.items():
-            print_line(f"error: {launch.named(place)} {state}: {' '.join(why.split())}", sys.stderr)
+            print_error(f"error: {launch.named(place)} {state}: {' '.join(why.split())}")
     return 1 if summary.failed or summary.skipped else 0

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from react_pipeline.commands.command_line import Config, console, load_project
-from react_pipeline.commands.terminal import print_table, printable
+from react_pipeline.commands.command_line import Config, Domain, console, load_project
+from react_pipeline.commands.terminal import print_error, print_table
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, DomainConfig, load_domain, load_domains, misnamed, read_yaml
 from react_pipeline.store import ConfigError, InputError, Problem, write_atomically
@@ -28,7 +28,7 @@ def list_domains(config: Config = None) -> None:
     ]
     print_table(["domain", "title", "classes", "evaluation"], rows)
     for problem in problems:
-        typer.echo(f"not valid: {printable(str(problem))}", err=True)
+        print_error(f"not valid: {problem}")
 
 
 @domains_app.command("validate")
@@ -57,10 +57,10 @@ def add_domain(file: Annotated[Path, typer.Argument(help="A YAML named <slug>.ya
     project = load_project(config)
     target, domain = add_domain_file(project, file)
     for problem in problems_beside(project, domain.slug):
-        typer.echo(f"note: {printable(str(problem))}", err=True)
+        print_error(f"note: {problem}")
     missing = domain.evaluation.path if domain.evaluation else None
     if missing is not None and not missing.exists():
-        typer.echo(f"note: {missing} is not there; results will be `unavailable`", err=True)
+        print_error(f"note: {missing} is not there; results will be `unavailable`")
     from react_pipeline.assets import launch, partitions
 
     with launch.open_instance(project) as instance:
@@ -70,7 +70,7 @@ def add_domain(file: Annotated[Path, typer.Argument(help="A YAML named <slug>.ya
 
 @domains_app.command("names")
 def list_names(
-    domain: Annotated[str, typer.Argument(help="A domain.")],
+    domain: Domain,
     write: Annotated[bool, typer.Option("--write", help="Put the most frequent name of each class first.")] = False,
     config: Config = None,
 ) -> None:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from react_pipeline.commands.command_line import Config, load_project
-from react_pipeline.commands.terminal import print_table, printable
+from react_pipeline.commands.command_line import Config, Domain, load_project
+from react_pipeline.commands.terminal import print_error, print_table, printable
 from react_pipeline.lineage import fresh
 from react_pipeline.pipeline import method_key
 from react_pipeline.settings import DATASETS, IMAGENET, load_domain
@@ -17,7 +17,6 @@ elevater_app = typer.Typer(
 )
 
 Root = Annotated[Path, typer.Argument(help="Folder of the data, in any of the layouts of docs/elevater.md.")]
-Domain = Annotated[str, typer.Argument(help="A domain.")]
 Method = Annotated[str, typer.Argument(help="A method, such as base or gated-image.")]
 
 
@@ -142,6 +141,6 @@ def _require_folder(root: Path) -> None:
 
 def _print_problems(path: Path, problems: list[str], wanted: str = "the leaderboard wants") -> None:
     for problem in problems:
-        typer.echo(f"error: {printable(problem)}", err=True)
+        print_error(f"error: {problem}")
     typer.echo(f"{path}: {'not accepted' if problems else f'as {wanted} it'}")
     raise typer.Exit(1 if problems else 0)

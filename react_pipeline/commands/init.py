@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from react_pipeline.commands.command_line import console
+from react_pipeline.commands.terminal import print_error
 from react_pipeline.project import HOME_VARIABLE, write_project
 
 CorpusKind = StrEnum("CorpusKind", ["webdataset", "urls", "datacomp", "embeddings", "demo"])
@@ -30,6 +31,6 @@ def init(
     for path in written:
         console.print(f"wrote {path}", markup=False, soft_wrap=True)
     if home := os.environ.get(HOME_VARIABLE):
-        typer.echo(f"note: {HOME_VARIABLE} is set, so {home} is used instead of {folder / 'dagster_home'}", err=True)
+        print_error(f"note: {HOME_VARIABLE} is set, so {home} is used instead of {folder / 'dagster_home'}")
     step = "react-pipeline demo" if corpus is CorpusKind.demo else "edit pipeline.yaml and domains/"
     console.print(f"next: cd {folder}, {step}, react-pipeline ui", markup=False, soft_wrap=True)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from react_pipeline.commands.command_line import Config, console, load_project
-from react_pipeline.commands.terminal import print_table
+from react_pipeline.commands.command_line import Config, Domain, console, load_project
+from react_pipeline.commands.terminal import print_error, print_table
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, load_domains
 from react_pipeline.store import ReactError
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 models_app = typer.Typer(no_args_is_help=True, help="The champions: which model of a domain is offered, and why.")
 
-Domain = Annotated[str, typer.Argument(help="Slug of the domain.")]
 _COLUMNS = ["domain", "method", "version", "top-1 %", "gain", "", "aliases", "decided", "why"]
 
 
@@ -49,12 +48,12 @@ def list_models(
         rows += _rows(slug, verdict, artifact, versions, known=not silent)
         if not silent and (edit := registry.hand_edit(project, slug)):
             where = f"version {edit.version}" if edit.version else "no version"
-            typer.echo(f"note: {slug}: a person set the alias `champion` to {where}; see docs/promotion.md", err=True)
+            print_error(f"note: {slug}: a person set the alias `champion` to {where}; see docs/promotion.md")
     print_table(_COLUMNS, rows, right=5, below=["decided", "why"])
     if silent:
-        typer.echo(f"note: {silent}, so this is what the store says", err=True)
+        print_error(f"note: {silent}, so this is what the store says")
     if waiting := registry.count_pending(project, verdicts=True):
-        typer.echo(f"note: {waiting} verdicts wait for MLflow", err=True)
+        print_error(f"note: {waiting} verdicts wait for MLflow")
 
 
 @models_app.command("promote")
@@ -116,12 +115,11 @@ def _print_decision(project: Project, artifact: Artifact) -> None:
     tracking.log_artifact(project, artifact)
     delivery = tracking.apply(project, artifact, patient=True)
     for note in delivery.notes:
-        typer.echo(f"note: {note}", err=True)
+        print_error(f"note: {note}")
     if delivery.waits:
-        typer.echo(
+        print_error(
             "note: MLflow does not answer. The store holds the decision; the registry is updated by the next run of "
-            "`promotion` or the next of these commands",
-            err=True,
+            "`promotion` or the next of these commands"
         )
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from react_pipeline.commands.command_line import Config, console, load_project
-from react_pipeline.commands.terminal import print_table
+from react_pipeline.commands.terminal import print_error, print_table
 from react_pipeline.project import Project
 from react_pipeline.settings import load_domains
 
@@ -59,7 +59,7 @@ def report(
     formats = [entry.value for entry in format] if format else list(FORMATS)
     written = write_report(load_project(config), output, domain or (), formats)
     for slug, reason in written.missing.items():
-        typer.echo(f"left out: {slug}: {reason}", err=True)
+        print_error(f"left out: {slug}: {reason}")
     console.print(f"{len(written.files)} files in {output}", markup=False)
     if written.index is not None:
         console.print(f"open {written.index} in a browser", markup=False)

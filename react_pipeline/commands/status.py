@@ -11,10 +11,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import typer
-
 from react_pipeline.commands.command_line import Config, console, load_project
-from react_pipeline.commands.terminal import print_table
+from react_pipeline.commands.terminal import print_error, print_table
 from react_pipeline.pipeline import ALL
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import misnamed
@@ -59,7 +57,7 @@ def status(config: Config = None) -> None:
     if rows:
         print_table(["domain", "state", "what", "why"], rows, below=["why"])
     if found.tasks and runs.unseen:
-        typer.echo(f"note: failed runs are not shown: {runs.unseen}", err=True)
+        print_error(f"note: failed runs are not shown: {runs.unseen}")
     fresh = sum(state is State.FRESH for state in found.states.values())
     console.print(f"{fresh} of {len(found.states)} artifacts are up to date", markup=False)
     for command in _commands(project, found, slugs):

@@ -41,6 +41,11 @@ def print_line(text: str, stream: TextIO | None = None) -> None:
     file.flush()
 
 
+def print_error(text: str) -> None:
+    """Print one line to standard error."""
+    print_line(printable(text), sys.stderr)
+
+
 @contextmanager
 def bars_in_terminal() -> Iterator[None]:
     """Let lines and progress bars reach a terminal while Dagster captures what steps write.

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from react_pipeline.commands.command_line import Config, console, load_project
-from react_pipeline.commands.terminal import printable
+from react_pipeline.commands.command_line import Config, Domain, console, load_project
+from react_pipeline.commands.terminal import print_error
 
 if TYPE_CHECKING:
     from react_pipeline.use import Classifier, Done, Options
@@ -27,7 +27,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier
 
 
 def export(
-    domain: Annotated[str, typer.Argument(help="Slug of the domain.")],
+    domain: Domain,
     method: Annotated[str, typer.Argument(help="A trained method, such as gated-image; or: champion.")],
     to: Annotated[Path, typer.Option("--to", help="The folder to make.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
@@ -44,7 +44,7 @@ def export(
     project = load_project(config)
     folder = write_folder(project, domain, method, to, overwrite=overwrite, onnx=onnx)
     if warning := other_champion(project, domain, folder):
-        typer.echo(f"note: {warning}", err=True)
+        print_error(f"note: {warning}")
     console.print(f"{folder}: README.md says how to load it", markup=False)
 
 
@@ -98,7 +98,7 @@ def embed(
 
 
 def judge(
-    domain: Annotated[str, typer.Argument(help="Slug of the domain.")],
+    domain: Domain,
     source: Source,
     candidate: Annotated[
         str | None, typer.Option(help="A trained method. Default: gated-image, or the first of `methods`.")
@@ -149,7 +149,7 @@ def _prepared(domain: str, model: str, config: Path | None, options: dict[str, A
         options |= {"max_pixels": corpus.max_pixels, "download": corpus.download, "storage": corpus.storage}
     classifier = Classifier.load(domain, model, config=config)
     if classifier.note:
-        typer.echo(f"note: {classifier.note}", err=True)
+        print_error(f"note: {classifier.note}")
     return Options(**options), classifier
 
 
@@ -157,4 +157,4 @@ def _report(done: Done, output: Path, classifier: Classifier) -> None:
     console.print(f"{done.used:,} pictures by {classifier.origin}: {output}", markup=False, soft_wrap=True)
     if done.skipped:
         counts = ", ".join(f"{reason} {count:,}" for reason, count in done.skipped.items())
-        typer.echo(printable(f"note: left out: {counts}; see {output / 'ledger.csv'}"), err=True)
+        print_error(f"note: left out: {counts}; see {output / 'ledger.csv'}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from react_pipeline.commands.terminal import bars_in_terminal, print_line, print_table, printable
+from react_pipeline.commands.terminal import bars_in_terminal, print_error, print_line, print_table, printable
 from react_pipeline.store.store import Store
 
 HOSTILE = "a\x1b[2J cat\x1b]0;owned\x07\r\b\x9b1A \N{RIGHT-TO-LEFT OVERRIDE}[red]gpj"
@@ -37,6 +37,11 @@ def test_a_table_shows_a_strangers_text_and_does_nothing_it_says(capsys: pytest.
     out = capsys.readouterr().out
     assert all(line.isprintable() for line in out.split("\n"))
     assert "[red]gpj" in out and "cat" in out
+
+
+def test_an_error_of_a_server_is_one_printable_line(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error("note: MLflow does not answer (\x1b[2J\n500)")
+    assert capsys.readouterr().err == "note: MLflow does not answer (\ufffd[2J\ufffd500)\n"
 
 
 WIDE = [
