@@ -80,7 +80,7 @@ GUARDS = (
     Guard("react_pipeline/use/exported_folder.py", "if Path(directory).expanduser().is_symlink():", "if False:", EXPORT),
     Guard("react_pipeline/use/staged_folder.py", "    _require_ours(staging)\n", "", EXPORT),
     Guard("react_pipeline/use/staged_folder.py", "    _require_ours(replaced)\n", "", EXPORT),
-    Guard("react_pipeline/use/pictures.py", "        _checked(check_shard_name, source)\n", "", "use/test_predict.py::test_a_source_without_pictures_is_one_clear_error"),
+    Guard("react_pipeline/use/pictures.py", "            check_shard_name(source)\n", "", "use/test_predict.py::test_a_source_without_pictures_is_one_clear_error"),
     Guard("react_pipeline/use/encode_pictures.py", 'if batch["fatal"] is not None:', "if False:", "use/test_predict.py::test_shards_on_a_server_give_the_predictions_of_local_ones"),
     Guard("react_pipeline/use/staged_folder.py", "if others := _others(target):", "if others := []:", "use/test_export.py::test_an_export_to_which_somebody_added_a_file_or_a_link_is_not_overwritten"),
     Guard("react_pipeline/store/attempts.py", 'if locked and self.name.partition("-")[0] == boot_id():', "if locked:", PRUNING),

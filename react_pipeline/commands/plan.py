@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
+from rich.filesize import decimal
 
 from react_pipeline.commands.command_line import Config, console, load_project
 from react_pipeline.commands.terminal import print_table
@@ -50,10 +51,7 @@ def plan(
 
 
 def _bytes(size: float) -> str:
-    if not size:
-        return ""
-    unit, name = next((entry for entry in ((1e12, "TB"), (1e9, "GB")) if size >= entry[0]), (1e6, "MB"))
-    return f"{size / unit:,.2f} {name}"
+    return decimal(int(size), precision=2) if size else ""
 
 
 def _hours(hours: float | None) -> str:

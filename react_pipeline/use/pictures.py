@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from glob import glob
 from pathlib import Path
 from threading import get_ident
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 from react_pipeline.corpus import (
     IMAGE_SUFFIXES,
@@ -36,8 +36,6 @@ _TABLES = (".parquet", ".csv")
 _COLUMNS = ("path", "url", "image", "file")
 """Which column of a table names the pictures, where none is given: the first of these that there is."""
 
-
-T = TypeVar("T")
 LedgerRow = tuple[str, str, str]
 """A picture that gives no prediction: its name, a short reason for counting, and what exactly."""
 
@@ -173,37 +171,30 @@ def fetch_urls(pictures: Sequence[Picture], folder: Path, settings: DownloadConf
     return given
 
 
-def _files(source: str, storage: StorageConfig) -> Iterator[ShardLocation]:
+def _files(source: str, storage: StorageConfig) -> Sequence[ShardLocation]:
     path = Path(source).expanduser()
-    if "://" in source:
-        _checked(check_shard_name, source)
-        if not source.endswith(".tar"):
-            raise InputError(f"{source}: of a server, give shards (.tar), or a list or table of the URLs of images")
-        yield from find_remote(source, storage, "SOURCE")
-    elif path.is_dir():
-        yield from sorted(_images_below(path))
-    elif path.exists():
-        yield path
-    else:
-        files = [
-            match
-            for name in _checked(expand, str(path))
-            for match in map(Path, sorted(glob(name, recursive=True)))  # noqa: PTH207  # a whole path may be a pattern
-            if match.is_file()
-        ]
-        if not files:
-            raise InputError(
-                f"{source}: no such folder or file, and no file matches it as a pattern; run where it is, or give an "
-                "absolute path"
-            )
-        yield from files
-
-
-def _checked(function: Callable[[str], T], pattern: str) -> T:
     try:
-        return function(pattern)
+        if "://" in source:
+            check_shard_name(source)
+            if not source.endswith(".tar"):
+                raise InputError(f"{source}: of a server, give shards (.tar), or a list or table of the URLs of images")
+            return find_remote(source, storage, "SOURCE")
+        if path.is_dir():
+            return sorted(_images_below(path))
+        if path.exists():
+            return [path]
+        patterns = expand(str(path))
     except ValueError as error:
         raise InputError(str(error)) from error
+    # Not Path.glob: the whole path may be a pattern.
+    found = [Path(name) for pattern in patterns for name in sorted(glob(pattern, recursive=True))]  # noqa: PTH207
+    files = [match for match in found if match.is_file()]
+    if not files:
+        raise InputError(
+            f"{source}: no such folder or file, and no file matches it as a pattern; run where it is, or give an "
+            "absolute path"
+        )
+    return files
 
 
 def _images_below(folder: Path) -> Iterator[Path]:

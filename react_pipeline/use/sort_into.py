@@ -86,13 +86,7 @@ def _link(picture: Path, directory: int) -> str:
             os.symlink(picture, name, dir_fd=directory)
             return "made"
         except FileExistsError:
-            if _target(name, directory) == str(picture):
-                return "present"
+            with suppress(OSError):  # no link
+                if os.readlink(name, dir_fd=directory) == str(picture):
+                    return "present"
     raise AssertionError("count() has no end")
-
-
-def _target(name: str, directory: int) -> str:
-    try:
-        return os.readlink(name, dir_fd=directory)
-    except OSError:  # no link
-        return ""
