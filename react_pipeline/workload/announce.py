@@ -54,8 +54,8 @@ AMOUNTS: dict[str, tuple[str, Amount, Callable[[Artifact], Any]]] = {
 def announce(project: Project, stage: str, key: str) -> str:
     """What a step is about to do: how much, and about how many seconds, as far as either is known.
 
-    Seconds are those of the newest artifact of the same stage and method, in proportion to the amount; of the first
-    embeddings and the first index they are those of `plan`. Never raises for what the step itself will complain about.
+    Seconds are those of the newest artifact of the same stage and method, in proportion to the amount. Never raises for
+    what the step itself will complain about.
     """
     if stage not in AMOUNTS:
         return ""
@@ -70,24 +70,7 @@ def announce(project: Project, stage: str, key: str) -> str:
         return ""
     announced = f"{amount:,} {unit}"
     per_second = 0 if before is None else _per_second(before)
-    expected = amount / per_second if per_second else _planned(look, stage)
-    return f"{announced}, about {max(1, round(expected)):,} s" if expected else announced
-
-
-def _planned(project: Project, stage: str) -> float | None:
-    if STAGES[stage].scope != "all":
-        return None
-    # Imported here: they load torch, and whoever imports the assets must not.
-    from react_pipeline.workload.machine import Machine
-    from react_pipeline.workload.plan import plan_of
-
-    try:
-        plan = plan_of(project, Machine.here(project.config.store))
-    except (ReactError, OSError, KeyError):
-        return None
-    step = next(step for step in plan.steps if step.stage == stage)
-    hours = step.cpu_hours if step.gpu_hours is None else step.gpu_hours
-    return None if hours is None else hours * 3_600
+    return f"{announced}, about {max(1, round(amount / per_second)):,} s" if per_second else announced
 
 
 def rate_of(artifact: Artifact) -> dict[str, float]:
