@@ -69,15 +69,15 @@ def demo(
     resumes.
     """
     if config is None and not os.environ.get(CONFIG_VARIABLE) and write_demo_project(Path.cwd()):
-        console.print(f"wrote pipeline.yaml and domains/ to {Path.cwd()}", markup=False, soft_wrap=True)
+        console.print(f"wrote pipeline.yaml and domains/ to {Path.cwd()}")
     project = load_project(config)
     if project.config.corpus.kind != "demo":
         raise InputError(f"{project.path}: corpus.kind is {project.config.corpus.kind!r}, the demo needs `demo`")
     failed = materialize_assets(project, "*", DEMO_DOMAINS, METHODS if all_methods else project.config.methods)
     print_results(project, DEMO_DOMAINS)
     console.print(
-        "\n[bold]react-pipeline ui[/bold] shows every step with its lineage (Dagster) and every run (MLflow);\n"
-        "[bold]react-pipeline search 'a red bird'[/bold] looks into the corpus; README.md explains how to use your own."
+        "\n`react-pipeline ui` shows every step with its lineage (Dagster) and every run (MLflow);\n"
+        "`react-pipeline search 'a red bird'` looks into the corpus; README.md explains how to use your own."
     )
     raise typer.Exit(failed)
 
@@ -122,7 +122,7 @@ def search(
     ]
     print_table(["", "similarity", "caption", "key"], rows, right=2)
     draw_pairs(project, pairs, output)
-    console.print(f"pictures: {output}", markup=False)
+    console.print(f"pictures: {output}")
 
 
 @app.command()
@@ -144,10 +144,10 @@ def ui(
     console.print("starting; this takes up to a minute ...")
     with serve(project, dagster_port, mlflow_port) as servers:
         for server in filter(lambda server: server.url, servers):
-            console.print(f"{server.name:8} {server.page or server.url}", soft_wrap=True)
+            console.print(f"{server.name:8} {server.page or server.url}")
         if not any(server.name == "mlflow" for server in servers):
             mlflow = mlflow_url(project.config.mlflow_url, project.config.tracking_uri or "")
-            console.print(f"{'mlflow':8} {mlflow}", soft_wrap=True)
+            console.print(f"{'mlflow':8} {mlflow}")
         console.print("Ctrl-C stops.")
         try:
             watch(servers)
@@ -206,7 +206,7 @@ def verify(config: Config = None) -> None:
             wrong += 1
             print_error(f"error: {error}")
         else:
-            console.print(f"  {path}: as published", markup=False)
+            console.print(f"  {path}: as published")
     console.print(f"{checked} artifacts read, {wrong} of them damaged")
     raise typer.Exit(1 if wrong else 0)
 

@@ -11,7 +11,8 @@ from react_pipeline.commands.terminal import bars_in_terminal, print_error, prin
 from react_pipeline.project import Project
 from react_pipeline.store import ConfigError, InputError
 
-console = Console()
+console = Console(markup=False, soft_wrap=True)
+"""Prints names and paths as they are, and whole lines into logs."""
 
 DEMO_DOMAINS = ("animals", "food", "travel")
 

@@ -78,7 +78,7 @@ def demo(
     failed = materialize_assets(project, "group:dense", DEMO_DOMAINS, project.config.methods)
     for slug in DEMO_DOMAINS if not failed else ():
         artifact = project.store.current("dense_comparison", slug)
-        console.print(f"\n{slug}: {Path(artifact.file('dashboard.html'))}", markup=False, soft_wrap=True)
+        console.print(f"\n{slug}: {Path(artifact.file('dashboard.html'))}")
         table = pd.read_parquet(artifact.file("table.parquet"))
         table = table[table["figure"].isin(["ap50", "miou"])]
         rows = [

@@ -84,7 +84,7 @@ def list_names(
     others = {number: name for number, name in enumerate(best) if name != first[number]}
     print_table(["class", "name", "captions"], counts[["class", "name", "captions"]].to_numpy().tolist())
     for number, name in others.items():
-        console.print(f"{first[number]}: {name} is more frequent", markup=False)
+        console.print(f"{first[number]}: {name} is more frequent")
     if others and write:
         put_first(project.config.domains / f"{domain}.yaml", others)
         console.print(f"these are first now; next: react-pipeline materialize --domain {domain}")

@@ -29,8 +29,8 @@ def init(
     """Make a project: pipeline.yaml, an example of a domain, a Dagster home, .gitignore."""
     written = write_project(folder, corpus.value, encoder)
     for path in written:
-        console.print(f"wrote {path}", markup=False, soft_wrap=True)
+        console.print(f"wrote {path}")
     if home := os.environ.get(HOME_VARIABLE):
         print_error(f"note: {HOME_VARIABLE} is set, so {home} is used instead of {folder / 'dagster_home'}")
     step = "react-pipeline demo" if corpus is CorpusKind.demo else "edit pipeline.yaml and domains/"
-    console.print(f"next: cd {folder}, {step}, react-pipeline ui", markup=False, soft_wrap=True)
+    console.print(f"next: cd {folder}, {step}, react-pipeline ui")

@@ -93,7 +93,7 @@ def reevaluate_model(domain: Domain, config: Config = None) -> None:
     artifact = reevaluate(project, domain)
     top1 = artifact.counts.get("top1")
     measured = f"unavailable: {artifact.counts.get('unavailable')}" if top1 is None else f"top-1 {100 * top1:.1f}%"
-    console.print(f"{measured}; next: react-pipeline materialize --select promotion --domain {domain}", markup=False)
+    console.print(f"{measured}; next: react-pipeline materialize --select promotion --domain {domain}")
 
 
 def _project_with(domain: str, config: Config) -> Project:
@@ -110,7 +110,7 @@ def _print_decision(project: Project, artifact: Artifact) -> None:
     verdict, slug = Verdict.read(artifact), artifact.key
     before = verdict.champion_before.named_beside(verdict.champion)
     after = verdict.champion.named_beside(verdict.champion_before)
-    console.print(f"{slug}: {after} is champion (before: {before}): {verdict.reason}", markup=False, soft_wrap=True)
+    console.print(f"{slug}: {after} is champion (before: {before}): {verdict.reason}")
     tracking = Tracking.of(project)
     tracking.log_artifact(project, artifact)
     delivery = tracking.apply(project, artifact, patient=True)

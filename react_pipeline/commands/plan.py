@@ -45,9 +45,9 @@ def plan(
     )
     for step in found.steps:
         if step.search:
-            console.print(f"search: {step.search}", markup=False, soft_wrap=True)
+            console.print(f"search: {step.search}")
     for problem in found.problems:
-        console.print(f"does not fit: {problem}", markup=False, soft_wrap=True)
+        console.print(f"does not fit: {problem}")
 
 
 def _bytes(size: float) -> str:

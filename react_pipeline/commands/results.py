@@ -60,9 +60,9 @@ def report(
     written = write_report(load_project(config), output, domain or (), formats)
     for slug, reason in written.missing.items():
         print_error(f"left out: {slug}: {reason}")
-    console.print(f"{len(written.files)} files in {output}", markup=False)
+    console.print(f"{len(written.files)} files in {output}")
     if written.index is not None:
-        console.print(f"open {written.index} in a browser", markup=False)
+        console.print(f"open {written.index} in a browser")
         if open_page:
             typer.launch(written.index.resolve().as_uri())
 

@@ -59,9 +59,9 @@ def status(config: Config = None) -> None:
     if found.tasks and runs.unseen:
         print_error(f"note: failed runs are not shown: {runs.unseen}")
     fresh = sum(state is State.FRESH for state in found.states.values())
-    console.print(f"{fresh} of {len(found.states)} artifacts are up to date", markup=False)
+    console.print(f"{fresh} of {len(found.states)} artifacts are up to date")
     for command in _commands(project, found, slugs):
-        console.print(f"next: {command}", markup=False, soft_wrap=True)
+        console.print(f"next: {command}")
 
 
 def _look(project: Project, slugs: Sequence[str]) -> tuple[Survey, Runs]:

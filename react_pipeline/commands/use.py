@@ -45,7 +45,7 @@ def export(
     folder = write_folder(project, domain, method, to, overwrite=overwrite, onnx=onnx)
     if warning := other_champion(project, domain, folder):
         print_error(f"note: {warning}")
-    console.print(f"{folder}: README.md says how to load it", markup=False)
+    console.print(f"{folder}: README.md says how to load it")
 
 
 def predict(
@@ -72,11 +72,11 @@ def predict(
     options, classifier = _prepared(domain, model, config, given)
     done = predict_pictures(classifier, source, output, options)
     _report(done, output, classifier)
-    console.print(classifier.calibration, markup=False, soft_wrap=True)
+    console.print(classifier.calibration)
     if sort_into is not None:
         links = link_pictures(sort_into, output / "predictions.parquet", done.pictures)
-        console.print(f"{sort_into}: {links['made']:,} links made, {links['present']:,} as before", markup=False)
-    console.print(f"open {output / 'index.html'} in a browser", markup=False, soft_wrap=True)
+        console.print(f"{sort_into}: {links['made']:,} links made, {links['present']:,} as before")
+    console.print(f"open {output / 'index.html'} in a browser")
 
 
 def embed(
@@ -121,7 +121,7 @@ def judge(
     project = load_project(config)
 
     def report(line: str) -> None:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line)
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     prepared = prepare_log(project, domain, source, candidate, against, report)
@@ -154,7 +154,7 @@ def _prepared(domain: str, model: str, config: Path | None, options: dict[str, A
 
 
 def _report(done: Done, output: Path, classifier: Classifier) -> None:
-    console.print(f"{done.used:,} pictures by {classifier.origin}: {output}", markup=False, soft_wrap=True)
+    console.print(f"{done.used:,} pictures by {classifier.origin}: {output}")
     if done.skipped:
         counts = ", ".join(f"{reason} {count:,}" for reason, count in done.skipped.items())
         print_error(f"note: left out: {counts}; see {output / 'ledger.csv'}")

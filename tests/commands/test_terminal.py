@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from react_pipeline.commands.command_line import console
 from react_pipeline.commands.terminal import bars_in_terminal, print_error, print_line, print_table, printable
 from react_pipeline.store.store import Store
 
@@ -42,6 +43,12 @@ def test_a_table_shows_a_strangers_text_and_does_nothing_it_says(capsys: pytest.
 def test_an_error_of_a_server_is_one_printable_line(capsys: pytest.CaptureFixture[str]) -> None:
     print_error("note: MLflow does not answer (\x1b[2J\n500)")
     assert capsys.readouterr().err == "note: MLflow does not answer (\ufffd[2J\ufffd500)\n"
+
+
+def test_a_message_shows_a_path_in_brackets_and_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    message = f"{'[bold]/' * 30}birds.yaml: 4 classes"
+    console.print(message)
+    assert capsys.readouterr().out == f"{message}\n"
 
 
 WIDE = [
