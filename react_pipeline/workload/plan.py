@@ -27,7 +27,7 @@ from react_pipeline.workload.rates import (
     METADATA_BYTES,
     PASSES_OF_TRAINING,
     URL_BYTES,
-    Encoder,
+    EncoderCost,
     download_hours,
     encoding_hours,
     index_core_hours,
@@ -237,7 +237,7 @@ def _rows(project: Project) -> int:
     )
 
 
-def _encoder(project: Project) -> Encoder:
+def _encoder(project: Project) -> EncoderCost:
     """The configured CLIP; ViT-B/32 where only its weights, or packages of the demo, could say."""
     from open_clip import get_model_config
 
@@ -247,9 +247,9 @@ def _encoder(project: Project) -> Encoder:
         folders.append(project.store.current("base_checkpoint", ALL).path)
     for folder in folders:
         if (folder / "open_clip_config.json").is_file():
-            return Encoder.of(read_config(folder)[0], folder)
+            return EncoderCost.of(read_config(folder)[0], folder)
     named = get_model_config(encoder.model.removeprefix(GATED_PREFIX))
-    return Encoder.of(named or get_model_config("ViT-B-32"))
+    return EncoderCost.of(named or get_model_config("ViT-B-32"))
 
 
 def _measured(project: Project, step: Step) -> Step:

@@ -48,7 +48,7 @@ IMAGE_OPERATIONS, TEXT_OPERATIONS = 2 * 4.409e9, 2 * 2.980e9
 
 
 @dataclass(frozen=True)
-class Encoder:
+class EncoderCost:
     """What a CLIP costs: its width, operations of a forward pass of one image and one caption, bytes of its weights."""
 
     dimension: int

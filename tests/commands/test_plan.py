@@ -21,7 +21,7 @@ from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError
 from react_pipeline.workload.machine import Machine
 from react_pipeline.workload.plan import plan_of
-from react_pipeline.workload.rates import Encoder, encoding_hours
+from react_pipeline.workload.rates import EncoderCost, encoding_hours
 
 MACHINE = Machine(cores=64, memory=256 * 10**9, disk=10 * 10**12)
 # Multiplications and additions: layers and attention of each tower, cutting 4 patches of 16 px, and both projections.
@@ -30,25 +30,27 @@ TINY_TEXT = 2 * (1 * 77 * (12 * 32**2 + 2 * 77 * 32) + 32**2)
 
 
 def test_encoders_cost_what_their_layers_do() -> None:
-    known = Encoder.of(get_model_config("ViT-B-32"))
+    known = EncoderCost.of(get_model_config("ViT-B-32"))
     # 4.4 and 3.0 G multiplications and additions, as published for ViT-B/32 and its text tower; 151 M weights.
     assert (known.image / 2e9, known.text / 2e9) == pytest.approx((4.4, 3.0), abs=0.03)
     assert known.weights_bytes == pytest.approx(4 * 151e6, rel=0.01)
     hours = encoding_hours(1_500 * (known.image + known.text), cores=1, gpus=1)
     assert hours is not None and 3_600 * hours == pytest.approx(1, rel=1e-3)
-    resnet = Encoder.of(get_model_config("RN50"))
+    resnet = EncoderCost.of(get_model_config("RN50"))
     assert (resnet.dimension, resnet.image / 2e9) == (1_024, pytest.approx(6.1, abs=0.1))
 
 
 def test_the_tower_of_a_checkpoint_is_counted_and_no_other(tmp_path: Path) -> None:
     folder = write_text_tower_checkpoint(tmp_path)
     model_cfg, _ = read_config(folder)
-    own, configured = Encoder.of(model_cfg, folder), Encoder.of(model_cfg)
+    own, configured = EncoderCost.of(model_cfg, folder), EncoderCost.of(model_cfg)
     assert own.text < configured.text / 100 and own.image == configured.image
     towers = {"timm_model_name": "resnet18", "timm_pool": "avg", "timm_proj": "linear", "image_size": 224}
-    assert Encoder.of({**model_cfg, "vision_cfg": towers}).image / 2e9 == pytest.approx(1.82, abs=0.02)  # as published
+    assert EncoderCost.of({**model_cfg, "vision_cfg": towers}).image / 2e9 == pytest.approx(
+        1.82, abs=0.02
+    )  # as published
     unknown = {**model_cfg, "vision_cfg": {"timm_model_name": "no_such_tower", "image_size": 32}}
-    assert Encoder.of(unknown).image == pytest.approx(Encoder.of(get_model_config("ViT-B-32")).image, rel=1e-3)
+    assert EncoderCost.of(unknown).image == pytest.approx(EncoderCost.of(get_model_config("ViT-B-32")).image, rel=1e-3)
 
 
 def test_sums_are_those_by_hand(tiny_project: Project) -> None:
