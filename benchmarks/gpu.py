@@ -35,7 +35,11 @@ from react_pipeline.corpus import CollectedPairs
 from react_pipeline.pages import markdown_table
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import Store
-from react_pipeline.training import NoObserver, Trainer, Views, World, augmentation
+from react_pipeline.training import NoObserver
+from react_pipeline.training.augmentation import augmentation
+from react_pipeline.training.data import Views
+from react_pipeline.training.distributed import World
+from react_pipeline.training.trainer import Trainer
 
 Rows = list[tuple[str, Any]]
 CONFIG = PreprocessCfg(size=224)

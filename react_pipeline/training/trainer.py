@@ -40,7 +40,7 @@ from react_pipeline.training.data import Views
 from react_pipeline.training.distributed import World
 from react_pipeline.training.guards import can_see_collapse, explained_out_of_memory, less_memory, require_no_collapse
 from react_pipeline.training.held_out import image_text_recall, split
-from react_pipeline.training.held_out_recall import ImageVectors, held_out_recall
+from react_pipeline.training.image_encoder import ENCODED_AT_ONCE, ImageEncoder
 from react_pipeline.training.interpolation import copy_of_base, interpolate, require_held_out
 from react_pipeline.training.kept_tokens import keep_tokens
 from react_pipeline.training.labelled_accuracy import LabelledAccuracy
@@ -57,7 +57,7 @@ from react_pipeline.training.resume import (
     remove_states_after,
 )
 from react_pipeline.training.schedule import max_log_scale, parameter_groups
-from react_pipeline.training.step import TrainingStep, Values, locked_image_features
+from react_pipeline.training.step import TrainingStep, Values
 from react_pipeline.training.texts import TrainingTexts
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class Trainer:
         self.base = {} if training.interpolation == 1 else copy_of_base(self.model, of_base)
         # Of the base, not of a state that is resumed from.
         self.max_log_scale = max_log_scale(training.loss, self.model.logit_scale.item())
-        self.tower = self._tower()
+        self.encoder = ImageEncoder(self.model, self._tower(), training, world)
         self.tokens = self._kept_tokens()
 
     def _attach(self) -> float:
@@ -155,18 +155,16 @@ class Trainer:
 
     def _kept_tokens(self) -> Tensor | None:
         """What need not be computed again: tokens (N, V, T, W), or features (N, V, D) of a locked image tower."""
-        training = self.training
+        training, tower, world = self.training, self.encoder.tower, self.world
         fixed = training.augmentation == "none" or training.views > 0
-        whole = self.tower is not None and not self.tower.splits
-        if whole or not fixed or not training.keep_prefix or not self.world.one_machine:
+        whole = tower is not None and not tower.splits
+        if whole or not fixed or not training.keep_prefix or not world.one_machine:
             return None
-        locked = partial(locked_image_features, self.model, device=self.world.device)
-        compute = locked if self.tower is None else self.tower.tokens
-        dtype = torch.bfloat16 if self.tower is not None and training.precision == "bf16" else torch.float32
-        count = max(1, training.views)
-        fusible = training.precision != "fp16" and self.world.device == "cpu"
-        convertible = self.model.visual if fusible and self.tower is not None and not self.tower.native else None
-        return keep_tokens(compute, self.views, count, self.scratch, self.world, dtype, training.workers, convertible)
+        dtype = torch.bfloat16 if tower is not None and training.precision == "bf16" else torch.float32
+        fusible = tower is not None and not tower.native and training.precision != "fp16" and world.device == "cpu"
+        convertible = self.model.visual if fusible else None
+        compute, count = self.encoder.frozen, max(1, training.views)
+        return keep_tokens(compute, self.views, count, self.scratch, world, dtype, training.workers, convertible)
 
     def run(self, observer: TrainingObserver, inputs: Inputs) -> dict[str, Any]:
         """Train from the newest state to the last step; return the counts of the manifest.
@@ -184,7 +182,7 @@ class Trainer:
         trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         groups = parameter_groups(trained.items(), training.weight_decay)
         optimizer = torch.optim.AdamW(groups, training.learning_rate, (0.9, 0.98), training.adam_eps, fused=True)
-        scaler = torch.amp.GradScaler(world.device.partition(":")[0], enabled=training.precision == "fp16")
+        scaler = torch.amp.GradScaler(world.device_type, enabled=training.precision == "fp16")
         # With negatives of its own part only, what a process sees depends on how many there are.
         draws = f"of {self.batches.batch_size} pairs" + ("" if training.global_negatives else f" in {world.size} parts")
         state = TrainingState(trained, optimizer, scaler, draws=draws)
@@ -208,11 +206,12 @@ class Trainer:
                 remove_states_after(start, directory)
             observer.started(inputs, start)
         gates = partial(gate_values, self.model) if self.method == "gated-image" else dict
-        step_of = TrainingStep(self.model, self.tower, self.texts, state, training, world, self.max_log_scale, gates)
+        step_of = TrainingStep(self.encoder, self.texts, state, self.max_log_scale, gates)
         steps = range(start, training.steps)
         kept, size = self.tokens, self.batches.batch_size
         batches = self.batches.from_images(steps) if kept is None else self.batches.from_tokens(kept, steps)
-        advice = less_memory(training, size, world.size, recomputes=trains_text(self.model) or self.tower is not None)
+        recomputes = trains_text(self.model) or self.encoder.tower is not None
+        advice = less_memory(training, size, world.size, recomputes=recomputes)
         record = partial(TrainingLog, metrics if world.is_writer else None, observer, steps, size, world.device)
         with StateWriter() as writer, record(title=f"training {self.method}") as log, closing(batches):
             taken: list[tuple[int, Values, float, float]] = []
@@ -238,9 +237,8 @@ class Trainer:
                     values.read()
                 taken.append((step, values, waited, time.monotonic() - began))
                 if last:
-                    ours = (self.model, self.tower, training, world)
-                    seen = self.labelled.of(*ours) if self.labelled and evaluates else {}
-                    read(seen)  # nothing is kept before it is known to be good
+                    # Nothing is kept before it is known to be good.
+                    read(self.labelled.of(self.encoder) if self.labelled and evaluates else {})
                 if probes:
                     require_no_collapse(done, probed_before, self.recall(PROBED_PAIRS), looked_at)
                 if world.is_writer and (due or probes):
@@ -288,10 +286,15 @@ class Trainer:
             "collapse_guard": guarded,
         }
 
+    @torch.no_grad()
     def recall(self, count: int) -> dict[str, float]:
         """Image-text recall of the first `count` held-out pairs; empty where none is held out."""
-        images = ImageVectors(self.model, self.tower, self.tokens, self.views, self.training, self.world)
-        return held_out_recall(images, self.texts, self.held_out[:count])
+        positions = self.held_out[:count]
+        if not len(positions):
+            return {}
+        captions = self.texts.caption_ids(positions)
+        texts = torch.cat([self.texts.vectors(part).cpu() for part in captions.split(ENCODED_AT_ONCE)])
+        return image_text_recall(self.encoder.vectors(self.views, positions, self.tokens), texts, captions)
 
     def _score(self) -> float:
         recall = self.recall(len(self.held_out))
