@@ -149,6 +149,7 @@ class TrainingStep:
         gradients = [leaf.grad for leaf in whole if leaf.grad is not None]
         slices = [world.part(gradient) if training.global_negatives else gradient for gradient in gradients]
         for number, part in enumerate(parts):
+            self._gradients.whole = number == len(parts) - 1
             for make, made, gradient in zip((images, texts), (image_parts, text_parts), slices, strict=True):
                 features = made[number] if keep else make(part)
                 if features.requires_grad:
