@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -47,15 +48,7 @@ from react_pipeline.training.labelled_accuracy import LabelledAccuracy
 from react_pipeline.training.log import METRICS_FILE, TrainingLog, peak_memory_bytes, whole_lines
 from react_pipeline.training.losses import require_suitable
 from react_pipeline.training.observer import TrainingObserver
-from react_pipeline.training.resume import (
-    PROBED,
-    Snapshot,
-    StateWriter,
-    TrainingState,
-    keep_state,
-    load_newest_state,
-    remove_states_after,
-)
+from react_pipeline.training.resume import Snapshot, TrainingState, load_newest_state, remove_states_after
 from react_pipeline.training.schedule import max_log_scale, parameter_groups
 from react_pipeline.training.step import TrainingStep, Values
 from react_pipeline.training.texts import TrainingTexts
@@ -202,8 +195,7 @@ class Trainer:
         if world.broadcast(start) != start:  # also waits: no process prunes a state that another still reads
             raise TrainingError("the processes resume from different states; is the store shared? Run again")
         if world.is_writer:
-            for directory in (self.scratch, self.scratch / PROBED):
-                remove_states_after(start, directory)
+            remove_states_after(start, self.scratch)
             observer.started(inputs, start)
         gates = partial(gate_values, self.model) if self.method == "gated-image" else dict
         step_of = TrainingStep(self.encoder, self.texts, state, self.max_log_scale, gates)
@@ -213,8 +205,9 @@ class Trainer:
         recomputes = trains_text(self.model) or self.encoder.tower is not None
         advice = less_memory(training, size, world.size, recomputes=recomputes)
         record = partial(TrainingLog, metrics if world.is_writer else None, observer, steps, size, world.device)
-        with StateWriter() as writer, record(title=f"training {self.method}") as log, closing(batches):
+        with ThreadPoolExecutor(1) as pool, record(title=f"training {self.method}") as log, closing(batches):
             taken: list[tuple[int, Values, float, float]] = []
+            saved: Future[None] | None = None
 
             def read(more: Mapping[str, float] = {}) -> None:
                 for number, values, waited, seconds in taken:
@@ -243,9 +236,12 @@ class Trainer:
                     require_no_collapse(done, probed_before, self.recall(PROBED_PAIRS), looked_at)
                 if world.is_writer and (due or probes):
                     log.flush()
-                    writer.wait()  # so that there are never two copies
+                    if saved is not None:
+                        saved.result()  # so that there are never two copies
                     snapshot = Snapshot.of(state, done, seconds_before + time.monotonic() - self.began)
-                    writer.write(partial(keep_state, self.scratch, snapshot, newest=due, probed=probes))
+                    saved = pool.submit(snapshot.save, self.scratch, probed=probes)
+            if saved is not None:
+                saved.result()
             losses = log.losses()
         if state.skipped_steps == training.steps:
             raise TrainingError(
