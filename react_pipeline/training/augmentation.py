@@ -75,7 +75,8 @@ class _Timm:
         for transform in self._transform.transforms:
             for operation in getattr(transform, "ops", ()):
                 if operation.name == "PosterizeIncreasing":
-                    operation.level_fn = _keep_a_bit(operation.level_fn)
+                    # At full strength timm asks Pillow to keep no bit of a colour, which Pillow 13 refuses.
+                    operation.level_fn = partial(_one_at_least, operation.level_fn)
 
     def __call__(self, image: Image.Image, seed: int) -> Tensor:
         # timm draws from all three; saved and put back, so that nothing else in the process changes with them.
@@ -122,11 +123,6 @@ class _AsPixels:
     def __setitem__(self, place: Any, noise: Tensor) -> None:
         noise = (noise * self._std + self._mean) * 255
         self._pixels[place] = noise.round_().clamp_(0, 255).to(torch.uint8)
-
-
-def _keep_a_bit(level: Callable[..., tuple[int]]) -> Callable[..., tuple[int]]:
-    # At full strength timm asks Pillow to keep no bit of a colour, which Pillow 13 refuses.
-    return partial(_one_at_least, level)
 
 
 def _one_at_least(level: Callable[..., tuple[int]], strength: float, parameters: Any) -> tuple[int]:

@@ -63,18 +63,17 @@ def less_memory(training: TrainingConfig, batch_size: int, processes: int, *, re
     return f"set customization {', or '.join(ways)}" if ways else "use a device with more memory"
 
 
-def require_finite(step: int, values: Mapping[str, float]) -> None:
+def require_finite(step: int, name: str, value: float) -> None:
     """Stop where a loss or a gradient is not finite.
 
     Raises:
         TrainingError: Naming the value and the step.
     """
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the {name} is {value} at step {step}; lower learning_rate, lengthen warmup_steps, or use another "
-                "precision. Nothing was published"
-            )
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"the {name} is {value} at step {step}; lower learning_rate, lengthen warmup_steps, or use another "
+            "precision. Nothing was published"
+        )
 
 
 def require_steady_scale(step: int, before: float, after: float) -> None:

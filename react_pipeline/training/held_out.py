@@ -6,7 +6,6 @@ image. Shapes: N pairs, D embedding dimension.
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Protocol
 
 import numpy as np
@@ -22,9 +21,6 @@ MAX_HELD_OUT = 2_000
 RANKS = (1, 5, 10)
 BLOCK = 1_024
 """Rows of similarities computed at once."""
-
-AT_ONCE = 65_536
-"""Positions that are numbers of Python's at once."""
 
 
 class _Labelled(Protocol):
@@ -46,7 +42,7 @@ def split(pairs: _Labelled, fraction: float, seed: int) -> tuple[Tensor, Tensor]
     chosen = torch.zeros(len(pairs), dtype=torch.bool)
     if wanted:
         order = torch.randperm(len(pairs), generator=generator(seed, 4))
-        for position in chain.from_iterable(part.tolist() for part in order.split(AT_ONCE)):
+        for position in order.numpy():  # a list would hold ten million numbers of Python's
             if left[pairs.class_ids[position]] > enough:
                 left[pairs.class_ids[position]] -= 1
                 chosen[position] = True

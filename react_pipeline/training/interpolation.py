@@ -1,7 +1,6 @@
 """Interpolation: points on the line between the base and a trained model, and the choice of one of them.
 
-Belongs here: moving a model along the line, and choosing how far to go. Does not belong here: what the points are
-judged by (`held_out`), the line between two classifiers (`linear_head`).
+Does not belong here: what the points are judged by (`held_out`), the line between two classifiers (`linear_head`).
 
 Source: WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903): a point between the weights before and after a training often
 keeps what both know, and costs nothing at inference. New gated blocks have no weights in the base; there the line is
@@ -14,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from react_pipeline.clip import GatedBlock, gated_layers, scale_gates
+from react_pipeline.clip import gated_layers, scale_gates
 from react_pipeline.store import InputError, TrainingError
 
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -51,17 +50,30 @@ class Line:
 
         Args:
             model: The trained model. Its parameters will be moved, its buffers never.
-            base: Weights before the training, by the names of `named_parameters`; more names do no harm.
+            base: Weights before the training, by the names of `named_parameters`.
 
         Raises:
             ValueError: If `base` lacks a parameter that is not of a new gated block.
         """
-        self._model = model
-        self._base = base
-        self._new = _new_blocks(model, base)
-        self._gated = _gated_names(model, self._new)
-        self._trained = _trained_weights(model, base, self._gated)
+        named = dict(model.named_parameters())
+        of_base = {id(parameter) for name, parameter in named.items() if name in base}
+        self._new = [
+            block
+            for block in gated_layers(model).values()
+            if not any(id(parameter) in of_base for parameter in block.parameters())
+        ]
+        inside = {id(parameter) for block in self._new for parameter in block.parameters()}
+        outside = {name: parameter for name, parameter in named.items() if id(parameter) not in inside}
+        self._moved: list[tuple[nn.Parameter, Tensor, Tensor]] = []
+        for name, parameter in outside.items():
+            if name not in base:
+                raise ValueError(f"the base has no parameter {name!r}, so there is no line to it")
+            if not torch.equal(parameter.detach(), base[name].to(parameter)):
+                self._moved.append((parameter, base[name], parameter.detach().clone()))
+        gates = [gate for block in self._new for gate in (block.alpha_attn, block.alpha_dense)]
+        self._gates = [(gate, gate.detach().clone()) for gate in gates]
 
+    @torch.no_grad()
     def move_to(self, fraction: float) -> None:
         """Move the model to base + fraction * (trained - base): 0 and 1 give either end's features bit for bit.
 
@@ -73,13 +85,11 @@ class Line:
         """
         if not 0 <= fraction <= 1:
             raise ValueError(f"an interpolation goes from 0 to 1, not to {fraction}")
-        parameters = dict(self._model.named_parameters())
-        with torch.no_grad():
-            for name, weight in self._trained.items():
-                # Gates are put back and scaled below; `lerp` gives its ends exactly.
-                start = weight if name in self._gated else self._base[name].to(weight)
-                parameters[name].copy_(torch.lerp(start, weight, fraction))
-        if self._gated and fraction < 1:
+        for parameter, start, trained in self._moved:
+            parameter.copy_(torch.lerp(start.to(trained), trained, fraction))  # exact at both ends
+        for gate, trained in self._gates:
+            gate.copy_(trained)
+        if fraction < 1:
             scale_gates(self._new, fraction)
 
 
@@ -129,30 +139,3 @@ def choose(fractions: Iterable[float], score: Callable[[float], float]) -> tuple
         raise TrainingError(f"no interpolation of the training has a finite score ({scores}); lower learning_rate")
     best = max(finite, key=lambda fraction: (finite[fraction], fraction))
     return best, scores
-
-
-def _trained_weights(model: nn.Module, base: Mapping[str, Tensor], blocks: Mapping[str, bool]) -> dict[str, Tensor]:
-    """Copies of what an interpolation moves: the gates, and outside of the blocks what differs from the base."""
-    weights = {}
-    for name, parameter in model.named_parameters():
-        if name not in blocks and name not in base:
-            raise ValueError(f"the base has no parameter {name!r}, so there is no line to it")
-        moves = blocks[name] if name in blocks else not torch.equal(parameter.detach(), base[name].to(parameter))
-        if moves:
-            weights[name] = parameter.detach().clone()
-    return weights
-
-
-def _new_blocks(model: nn.Module, base: Mapping[str, Tensor]) -> list[GatedBlock]:
-    """The gated blocks of which the base has nothing."""
-    known = {id(parameter) for name, parameter in model.named_parameters() if name in base}
-    blocks = gated_layers(model).values()
-    return [block for block in blocks if not any(id(parameter) in known for parameter in block.parameters())]
-
-
-def _gated_names(model: nn.Module, blocks: Iterable[GatedBlock]) -> dict[str, bool]:
-    """The parameters of gated blocks by name, and whether each is a gate."""
-    blocks = list(blocks)
-    inside = {id(parameter) for block in blocks for parameter in block.parameters()}
-    gates = {id(gate) for block in blocks for gate in (block.alpha_attn, block.alpha_dense)}
-    return {name: id(parameter) in gates for name, parameter in model.named_parameters() if id(parameter) in inside}

@@ -1,7 +1,6 @@
 """The method `linear-head`: one vector per class, trained on what the frozen base makes of the retrieved pairs.
 
-Belongs here: the training, and joining its result with the zero-shot head. Does not belong here: the samples
-(`head_samples`), the form of a head on disk and its use (`classifier`), trainings of the model itself (`customize`).
+Does not belong here: the samples (`head_samples`), the form of a head on disk and its use (`clip.classifier`).
 
 Source: REAL (Parashar et al. 2024, arXiv 2401.12425): a linear classifier on the features of a class-balanced retrieved
 set, trained across modalities (Lin et al. 2023, arXiv 2301.06267: texts are samples of a class as its images are) and
@@ -30,7 +29,7 @@ from react_pipeline.training.head_samples import ClassSamples, LabelledTexts, Pa
 from react_pipeline.training.held_out import split
 from react_pipeline.training.interpolation import GRID, choose, require_held_out
 from react_pipeline.training.log import METRICS_FILE, TrainingLog
-from react_pipeline.training.observer import NoObserver, TrainingObserver
+from react_pipeline.training.observer import TrainingObserver
 from react_pipeline.training.schedule import generator, learning_rate
 
 if TYPE_CHECKING:
@@ -44,8 +43,8 @@ def train_linear_head(
     domain: DomainConfig,
     training: TrainingConfig,
     directory: Path,
-    observer: TrainingObserver = NoObserver(),  # noqa: B008 - has no state
-    inputs: Inputs | None = None,
+    observer: TrainingObserver,
+    inputs: Inputs,
 ) -> dict[str, Any]:
     """Train a linear head on the pairs and write it with its metrics; the base stays as it is.
 
@@ -63,13 +62,6 @@ def train_linear_head(
 
     Files: `head.safetensors` and `head.json` (see `classifier`), `metrics.jsonl` (a line a step).
 
-    Args:
-        vectors: What the base makes of the pairs.
-        domain: Gives classes, synonyms and templates.
-        training: Fields as above.
-        observer: Receives every step.
-        inputs: Identify the training to the observer.
-
     Returns:
         Counts for the manifest. `held_out_before` and `held_out_after` hold the `class_accuracy` of the held-out pairs'
         images with the zero-shot head and with the joined one; they are empty where no pair is held out.
@@ -83,7 +75,8 @@ def train_linear_head(
     zero_shot = zero_shot_head(clip, domain.prompt_names, prompt_templates(domain)).contiguous()
     texts = label_texts(clip, pairs, vectors.captions, domain)
     trained_on, held_out = (
-        _labelled(positions, texts.class_ids) for positions in split(pairs, training.held_out_fraction, training.seed)
+        positions[texts.class_ids[positions] >= 0]
+        for positions in split(pairs, training.held_out_fraction, training.seed)
     )
     if not len(trained_on):
         raise RetrievalError(
@@ -96,8 +89,7 @@ def train_linear_head(
     batches = _Batches(images, texts, trained_on, zero_shot.shape[1], training)
     head = _Head(zero_shot, batches.images.counts > 0, training)
     step0_max_difference = float((head.vectors() - zero_shot).abs().max())
-    if inputs is not None:
-        observer.started(inputs, 0)
+    observer.started(inputs, 0)
     # A head is trained in seconds and starts again after a kill; lines of an earlier try go.
     (directory / METRICS_FILE).unlink(missing_ok=True)
     steps = range(training.steps)
@@ -231,11 +223,6 @@ class _Head:
 
     def _columns(self) -> Tensor:
         return torch.where(self._has_pairs, functional.normalize(self._weight, dim=0), self._zero_shot)
-
-
-def _labelled(positions: Any, class_ids: Tensor) -> Tensor:
-    positions = torch.as_tensor(positions, dtype=torch.long)
-    return positions[class_ids[positions] >= 0]
 
 
 def _about(

@@ -110,9 +110,9 @@ class TrainingStep:
             TrainingError: If loss or gradient were not finite; or if the logit scale exploded or fell to 1.
         """
         state, values = self._state, taken.read()
-        require_finite(step, {"loss": values["loss"]})
+        require_finite(step, "loss", values["loss"])
         if not state.scaler.is_enabled():  # the scaler skips such steps itself, and lowers its scale
-            require_finite(step, {"gradient norm": values["gradient_norm"]})
+            require_finite(step, "gradient norm", values["gradient_norm"])
         skips = not math.isfinite(values["gradient_norm"])
         state.skipped_steps += skips
         state.skipped_in_a_row = state.skipped_in_a_row + 1 if skips else 0
@@ -166,9 +166,9 @@ class TrainingStep:
             texts,
             self._model.logit_scale.exp(),
             captions.to(images.device),
-            kind=self._training.loss,
-            classes=classes.to(images.device),
-            bias=getattr(self._model, "logit_bias", None),
+            classes.to(images.device),
+            self._training.loss,
+            getattr(self._model, "logit_bias", None),
         )
 
     def _leaf(self, features: Tensor) -> Tensor:
