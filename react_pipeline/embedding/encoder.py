@@ -1,23 +1,21 @@
 """A model as embedding runs it: both towers without gradients and needless work.
 
-Belongs here: cutting batches into parts of a good size, precision, memory layout, texts encoded once. Does not belong
-here: the towers' arithmetic (`tower`, `text_tower`), reading pairs (`inference`). Shapes: B images, N texts, L token
+Does not belong here: the towers' arithmetic (`clip`), reading pairs (`inference`). Shapes: B images, N texts, L token
 ids, D embedding dimension, H x W pixels.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as functional
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
 
 from react_pipeline.clip import (
     DTYPES,
     Clip,
     ImageTower,
+    Pixels,
     cast_matrices,
     choose_precision,
     encode_text,
@@ -43,7 +41,7 @@ class Encoder:
     """Unit vectors of images and texts, float32 on the CPU, within rounding of the model's own.
 
     Attributes:
-        to_tensor: RGB image to what `images` takes a batch of; the first part of the model's preprocessing.
+        to_tensor: RGB image to what `images` takes a batch of; the first half of the model's preprocessing.
         precision: What the towers compute in: `fp32`, `bf16` or `fp16`.
 
     Equal texts are encoded once, as long as no more than `KEPT_TEXTS` others came between them.
@@ -77,8 +75,7 @@ class Encoder:
         self._images_at_once = CPU_IMAGES if on_cpu else None
         self._tokens_at_once = CPU_TOKENS if on_cpu else GPU_TOKENS
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
-        self.to_tensor, mean, std = split_preprocess(clip.preprocess)
-        self._mean, self._std = (torch.tensor(values, device=clip.device).view(-1, 1, 1) for values in (mean, std))
+        self.to_tensor = Pixels(clip.preprocess)
 
     def forget_texts(self) -> None:
         """Drop kept vectors, so that what comes next does not depend on what was encoded before, in its last bits."""
@@ -91,7 +88,7 @@ class Encoder:
         for part in images.split(self._images_at_once or len(images)):
             on_device = part.to(self.clip.device, non_blocking=True)
             if on_device.dtype == torch.uint8:
-                on_device = on_device.float().div_(255).sub_(self._mean).div_(self._std)
+                on_device = self.to_tensor.normalised(on_device)
             if not self._tower.blocks:
                 on_device = on_device.contiguous(memory_format=torch.channels_last)
             if self._image_features is None:
@@ -143,20 +140,6 @@ class Encoder:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.clip.device, self._dtype, enabled=self._dtype != torch.float32)
-
-
-def split_preprocess(
-    preprocess: Callable[[Image.Image], Tensor],
-) -> tuple[Callable[[Image.Image], Tensor], Sequence[float], Sequence[float]]:
-    """What of a preprocessing is done to one image, and the mean and deviation by which the rest normalises.
-
-    The first gives pixels (3, H, W) uint8: a quarter of the bytes to move from a worker and to a GPU, and the same
-    values in the end. If the preprocessing does not end with torchvision's `ToTensor` and `Normalize`, it stays whole.
-    """
-    steps = preprocess.transforms if isinstance(preprocess, Compose) else []
-    if len(steps) > 1 and isinstance(steps[-2], ToTensor) and type(steps[-1]) is Normalize:
-        return Compose([*steps[:-2], PILToTensor()]), steps[-1].mean, steps[-1].std
-    return preprocess, [0.0], [1.0]
 
 
 def parts_of_like_length(lengths: Sequence[int], tokens_at_once: int) -> list[slice]:

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from react_pipeline.corpus import file_of, place_of
-from react_pipeline.embedding.parts import Parts, Rows, Vectors, holding, starts_of, vectors_of
+from react_pipeline.embedding.parts import Parts, Rows, Vectors, holding, starts_of
 from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, outside_stamp, remembered_sha256
 
 Side = Literal["image", "text"]
@@ -113,18 +113,26 @@ def row_metadata(
     return pd.concat(tables).reindex(columns=columns).loc[wanted]
 
 
-def image_vectors(artifact: Artifact, rows: pd.Series) -> Vectors:
-    """Image vectors (N, D) of some rows; the files are mapped, so only the pages that hold these rows are read.
+def vectors_of(artifact: Artifact, side: Side, rows: npt.ArrayLike) -> Vectors:
+    """Vectors (N, D) of some rows, in their order; the files are mapped, so only the pages that hold these are read.
 
     Raises:
         IndexError: If the corpus has no such row.
     """
-    return vectors_of(vector_parts(artifact, "image"), rows.to_numpy(), artifact.counts["dimension"])
+    wanted, parts = np.asarray(rows, np.int64), vector_parts(artifact, side)
+    vectors = np.empty((len(wanted), artifact.counts["dimension"]), np.float32)
+    for number, places, inside in parts.holding(wanted):
+        vectors[places] = parts.mapped(number)[inside]
+    return vectors
 
 
-def ready_digests(ready: dict[str, Any], folder: str) -> list[str]:
-    """SHA-256 of the files of one folder of `ready.json`, in the order of rows."""
-    return [ready["digests"][file_of(name)] for name in ready["files"][folder]]
+def vector_digests(artifact: Artifact, side: Side) -> list[str]:
+    """SHA-256 of the files of vectors in the order of rows, of ready embeddings too; no vector is read."""
+    files, folder = artifact.manifest["files"], FOLDERS[side]
+    if READY_FILE in files:
+        ready = json.loads(artifact.file(READY_FILE).read_text())
+        return [ready["digests"][file_of(name)] for name in ready["files"][folder]]
+    return [files[name]["sha256"] for name in sorted(files) if name.startswith(f"{folder}/")]
 
 
 @dataclass(frozen=True)

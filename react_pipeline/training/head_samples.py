@@ -16,7 +16,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from react_pipeline.clip import Clip, class_prompts
-from react_pipeline.embedding import Side, vector_parts, vectors_of
+from react_pipeline.embedding import Side, vectors_of
 from react_pipeline.settings import DomainConfig
 from react_pipeline.store import Artifact
 
@@ -39,8 +39,8 @@ class PairVectors:
         """The rows of `corpus_embeddings`, which the same base encoded in the precision that it is measured in."""
 
         def side(name: Side) -> Tensor:
-            vectors = vectors_of(vector_parts(embeddings, name), pairs.rows, embeddings.counts["dimension"])
-            return functional.normalize(torch.from_numpy(vectors), dim=1)  # they are stored as float16
+            vectors = torch.from_numpy(vectors_of(embeddings, name, pairs.rows))
+            return functional.normalize(vectors, dim=1)  # they are stored as float16
 
         return cls(side("image"), side("text"))
 
