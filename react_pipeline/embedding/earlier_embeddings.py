@@ -3,9 +3,6 @@
 A group may be taken over if it has the same shards (by SHA-256) in the same order, was made by the same encoder with
 the same configuration and code, and if the same of its samples are duplicates of earlier shards. Then its rows are what
 encoding would give.
-
-Belongs here: that rule, and taking over. Does not belong here: what a group is (`embedding.groups`), when this is asked
-(`embed`).
 """
 
 import json
@@ -54,28 +51,25 @@ class EarlierEmbeddings:
     def __init__(self, store: Store, inputs: Inputs) -> None:
         """Look through the published embeddings, the current ones first. What cannot be read is passed over."""
         self._places: dict[tuple[str, ...], list[tuple[_Source, int]]] = {}
-        self._lengths: dict[str, set[int]] = {}
         for artifact in _alike(store, inputs):
             source = _Source(artifact)
             for number, record in enumerate(source.records):
-                digests = tuple(record["shards"])
-                self._places.setdefault(digests, []).append((source, number))
-                self._lengths.setdefault(digests[0], set()).add(len(digests))
+                self._places.setdefault(tuple(record["shards"]), []).append((source, number))
+        self._lengths = sorted({len(digests) for digests in self._places}, reverse=True)
 
     def longest_match(self, digests: Sequence[str], start: int) -> int:
         """How many shards the longest earlier group has that is found in `digests` at `start`; 0 if there is none."""
-        lengths = sorted(self._lengths.get(digests[start], ()), reverse=True)
-        return next((size for size in lengths if tuple(digests[start : start + size]) in self._places), 0)
+        fitting = (size for size in self._lengths if start + size <= len(digests))
+        return next((size for size in fitting if tuple(digests[start : start + size]) in self._places), 0)
 
     def take_over(self, group: Group, staging: Path, groups: int, seen: SeenKeys) -> dict[str, Any] | None:
-        """Link a group's files into `staging`, if it was embedded before; its keys are added to `seen`.
+        """Link a group's files into `staging`, if it was embedded before.
 
-        `group` gets its ledger and what was found, with today's numbers of the shards.
+        `group` gets its ledger and what was found, with today's numbers of the shards; `seen`, the keys of all shards
+        before, gets its keys.
 
         Args:
-            staging: Gets the files, by hard link where the disk can.
             groups: How many groups the build has, for the names of files.
-            seen: Keys of all shards before.
 
         Returns:
             What the group's record counted; None if it has to be encoded.
@@ -89,6 +83,9 @@ class EarlierEmbeddings:
                 # Encoding again is always correct.
                 logger.warning("embeddings of earlier shards are not taken over: %s", error)
                 group.ledger, group.found = [], Counter()
+                for name in files_of_group(group.number, groups):
+                    # What was linked is a published file: removed, never written over.
+                    (staging / name).unlink(missing_ok=True)
         return None
 
 
@@ -152,7 +149,9 @@ class _Source:
             _verify(self.artifact, name)
         first, metadata = record["first_shard"], metadata_file(number, count)
         shift = group.shards.start - first
-        ledger = self._ledger_of(record)
+        ledger = pd.DataFrame(columns=LEDGER_COLUMNS)
+        if record["ledger"] is not None:
+            ledger = self._ledger.read_row_group(record["ledger"]).to_pandas()
         recorded = recorded_keys(self.artifact.path / metadata, ledger, range(first, first + len(record["shards"])))
         keys = {shard + shift: of_shard for shard, of_shard in recorded.items()}
         rows = [(shard + shift, key, reason, detail) for shard, key, reason, detail in ledger.itertuples(index=False)]
@@ -167,11 +166,6 @@ class _Source:
         group.found.update(dict(zip(group.shards, record["found"], strict=True)))
         seen.add(keys)
         return True
-
-    def _ledger_of(self, record: dict[str, Any]) -> pd.DataFrame:
-        if record["ledger"] is None:
-            return pd.DataFrame(columns=LEDGER_COLUMNS)
-        return self._ledger.read_row_group(record["ledger"]).to_pandas()
 
 
 def _renumber(source: Path, target: Path, shift: int) -> None:
