@@ -1,8 +1,7 @@
 """Ready embeddings as `corpus_embeddings`, with the proof that the configured encoder made them.
 
-Belongs here: the proof, and adopting files in place. Does not belong here: the inventory of the files
-(`corpus.ready_embeddings`), files that must be converted (`convert`), reading rows (`vectors`). No image is embedded.
-Shapes: N rows, D width.
+Does not belong here: the inventory of the files (`corpus.ready_embeddings`), converting files (`convert`), reading rows
+(`vectors`). Shapes: N rows, D width.
 """
 
 from __future__ import annotations
@@ -150,14 +149,11 @@ def _sampled_captions(folder: Path, parts: list[Part], config: CorpusConfig, siz
     total = sum(part.rows for part in parts)
     chosen = np.unique(np.linspace(0, total - 1, min(size, total)).astype(np.int64))
     captions: list[str] = []
-    start = 0
-    for part in parts:
-        inside = chosen[(chosen >= start) & (chosen < start + part.rows)] - start
+    for number, _, inside in holding(starts_of([part.rows for part in parts]), chosen):
         before = 0
-        for name in part.metadata if len(inside) else ():
+        for name in parts[number].metadata:
             for table in take_rows(folder / name, inside - before, caption_columns(config)):
                 captions += captions_of(table, config)
             before += pq.read_metadata(folder / name).num_rows
-        start += part.rows
     kept = [bool(caption.strip()) for caption in captions]
     return chosen[kept], [caption for caption, keep in zip(captions, kept, strict=True) if keep]

@@ -1,7 +1,6 @@
 """Ready embeddings that cannot be used in place, written once in the layout of our own.
 
-Belongs here: rows of a subset, unit length, vectors of captions where only images have some. Does not belong here:
-which files are adopted in place, and the proof of the encoder (`adopt`). Shapes: N rows, D width.
+Does not belong here: which files are adopted in place, and the proof of the encoder (`adopt`). Shapes: N rows, D width.
 """
 
 from __future__ import annotations
@@ -36,10 +35,6 @@ def convert(
     clip: Clip, corpus: Artifact, folder: Path, parts: list[Part], config: CorpusConfig, staging: Path
 ) -> dict[str, Any]:
     """Write `img_emb/`, `text_emb/` (float16 unit rows), `metadata/` and `groups.jsonl`; a killed run resumes.
-
-    Args:
-        clip: Encodes the captions where those have no vectors.
-        corpus: The inventory, with the rows of a subset.
 
     Returns:
         Counts: why it was converted, vectors that were normalised, captions that were encoded.

@@ -4,7 +4,6 @@ Does not belong here: the towers' arithmetic (`clip`), reading pairs (`inference
 ids, D embedding dimension, H x W pixels.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import torch
@@ -74,7 +73,7 @@ class Encoder:
         self._text_features: Features | None = None if fused and not text_blocks(clip.model) else self._torch_texts
         self._images_at_once = CPU_IMAGES if on_cpu else None
         self._tokens_at_once = CPU_TOKENS if on_cpu else GPU_TOKENS
-        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._kept: dict[bytes, Tensor] = {}
         self.to_tensor = Pixels(clip.preprocess)
 
     def forget_texts(self) -> None:
@@ -110,11 +109,11 @@ class Encoder:
         if new:
             encoded = self._encoded(tokens[new])
             found |= {rows[position]: vector.clone() for position, vector in zip(new, encoded, strict=True)}
-        for row, vector in found.items():
-            self._kept[row] = vector
-            self._kept.move_to_end(row)
-        while len(self._kept) > KEPT_TEXTS:
-            self._kept.popitem(last=False)
+        for row in found:
+            self._kept.pop(row, None)
+        self._kept |= found
+        for row in list(self._kept)[:-KEPT_TEXTS]:
+            del self._kept[row]
         return torch.stack([found[row] for row in rows])
 
     def _encoded(self, tokens: Tensor) -> Tensor:

@@ -1,13 +1,8 @@
 """Vectors and metadata of the corpus, read back row by row, from where `corpus_embeddings` says they are.
 
-Belongs here: which files hold which rows, and reading them. Does not belong here: making them (`embed`), adopting ready
-ones (`ready_embeddings`), searching them (`index`). Shapes: N rows of the corpus, D width.
-
 An artifact holds its vectors, or names where ready ones are (`READY_FILE`); readers see no difference. Of ready ones
 the columns of URL and caption are called `url` and `caption` whatever their names in the files, a missing one
-reads as "", and `image_sha256` is "", since no image has been seen yet.
-
-How many rows each file holds was recorded when it was published, so only files that hold a row asked for are opened.
+reads as "", and `image_sha256` is "", since no image has been seen yet. Shapes: N rows of the corpus, D width.
 """
 
 import json
@@ -25,7 +20,7 @@ import pyarrow.parquet as pq
 
 from react_pipeline.corpus import file_of, place_of
 from react_pipeline.embedding.parts import Parts, Rows, Vectors, holding, starts_of
-from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, outside_stamp, remembered_sha256
+from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, remembered_sha256
 
 Side = Literal["image", "text"]
 FOLDERS: dict[Side, str] = {"image": "img_emb", "text": "text_emb"}
@@ -38,7 +33,6 @@ GROUPS_FILE = "groups.jsonl"
 rows has no files."""
 
 _KEPT_LAYOUTS = 4
-_unchanged: dict[Path, tuple[int, ...]] = {}
 
 
 def vector_parts(artifact: Artifact, side: Side) -> Parts:
@@ -215,15 +209,8 @@ def _read_layout(artifact: Artifact) -> _Layout:
 
 
 def _check_unchanged(root: Path, folder: Path, digests: Mapping[str, str], name: str) -> None:
-    name = file_of(name)
-    path = folder / name
-    try:
-        stamp = outside_stamp(path)
-    except OSError as error:
-        raise CorpusError(f"{path}: is gone; put it back, or materialize `corpus` again") from error
-    if _unchanged.get(path) != stamp:
-        if remembered_sha256(root, path) != digests[name]:
-            raise CorpusError(
-                f"{path}: has changed since `corpus` was materialized; put it back, or materialize `corpus` again"
-            )
-        _unchanged[path] = stamp
+    path = folder / file_of(name)
+    if not path.is_file() or remembered_sha256(root, path) != digests[file_of(name)]:
+        raise CorpusError(
+            f"{path}: is gone or has changed since `corpus` was materialized; put it back, or materialize `corpus` again"
+        )
