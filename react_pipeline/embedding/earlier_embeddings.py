@@ -8,7 +8,7 @@ encoding would give.
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,6 @@ from react_pipeline.embedding.groups import (
 from react_pipeline.embedding.seen_keys import SeenKeys
 from react_pipeline.embedding.vectors import GROUPS_FILE
 from react_pipeline.store import (
-    CURRENT,
     Artifact,
     CorruptArtifact,
     Inputs,
@@ -49,7 +48,7 @@ class EarlierEmbeddings:
     """All groups of the store that the encoder and the configuration of a build would give again."""
 
     def __init__(self, store: Store, inputs: Inputs) -> None:
-        """Look through the published embeddings, the current ones first. What cannot be read is passed over."""
+        """Look through the published embeddings. What cannot be read is passed over."""
         self._places: dict[tuple[str, ...], list[tuple[_Source, int]]] = {}
         for artifact in _alike(store, inputs):
             source = _Source(artifact)
@@ -89,14 +88,11 @@ class EarlierEmbeddings:
         return None
 
 
-def _alike(store: Store, inputs: Inputs) -> Iterator[Artifact]:
-    """Published embeddings of the same encoder, configuration and code; the current ones first, then the newest."""
-    directory = store.directory(inputs.stage, inputs.key)
-    pointer = directory / CURRENT
-    current = pointer.read_text().strip() if pointer.exists() else ""
+def _alike(store: Store, inputs: Inputs) -> list[Artifact]:
+    """Published embeddings of the same encoder, configuration and code, the newest first."""
     base = inputs.parents["base_checkpoint"].fingerprint
     found = []
-    for path in directory.glob("*/"):
+    for path in store.directory(inputs.stage, inputs.key).glob("*/"):
         try:
             artifact = Artifact(path, read_manifest(path, inputs.stage))
             same = artifact.manifest["config"] == dict(inputs.config) and artifact.parents["base_checkpoint"] == base
@@ -106,8 +102,7 @@ def _alike(store: Store, inputs: Inputs) -> Iterator[Artifact]:
                 found.append(artifact)
         except (CorruptArtifact, KeyError) as error:
             logger.info("%s: nothing is taken over from it (%s)", path, error)
-    found.sort(key=lambda artifact: (artifact.fingerprint == current, artifact.manifest["created"]), reverse=True)
-    yield from found
+    return sorted(found, key=lambda artifact: str(artifact.manifest["created"]), reverse=True)
 
 
 def _verify(artifact: Artifact, name: str) -> None:

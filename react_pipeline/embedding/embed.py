@@ -1,10 +1,7 @@
-"""Embedding the corpus: every pair's image and caption as unit vectors, in clip-retrieval's layout.
+"""Embedding the corpus: every pair's image and caption as unit vectors, in clip-retrieval's layout, by its own writer.
 
 Belongs here: the order of events, resuming a killed build, what is counted. Does not belong here: groups of shards
-(`embedding.groups`), taking over what was embedded before (`earlier_embeddings`), encoding (`group_encoder`; on a
-cluster `embedding.spread`), reading vectors and metadata back (`vectors`).
-
-clip-retrieval's `Runner`, `NumpyWriter` and layout are used, so its tools read what is written here.
+(`groups`), taking over what was embedded before (`earlier_embeddings`), encoding (`group_encoder`, `spread`).
 """
 
 import json

@@ -2,7 +2,6 @@
 
 PyTorch runs a convolutional network, or a small tower of the transformers library, layer by layer with much work around
 each; onnxruntime (fp32) and oneDNN's graph compiler (bf16) fuse layers and keep weights laid out for the processor.
-Belongs here: the conversion and its check. Does not belong here: which towers are converted (`encoder`).
 """
 
 import io

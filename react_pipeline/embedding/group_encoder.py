@@ -1,7 +1,6 @@
 """A model that brings groups of shards into files: reader, encoder and writer around clip-retrieval's `Runner`.
 
-Belongs here: one pass over groups, whoever runs it. Does not belong here: which groups are left to do (`embed`), where
-it runs (`embedding.spread`), what is kept on record of a finished group (`records`).
+Does not belong here: which groups are left to do (`embed`), where it runs (`spread`), what is recorded (`records`).
 """
 
 import time
@@ -15,7 +14,7 @@ from react_pipeline.clip import choose_device, load
 from react_pipeline.corpus import ShardLocation
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.groups import Group
-from react_pipeline.embedding.inference import ClipMapper, PairDataset, PairStream, StatsLogger
+from react_pipeline.embedding.inference import ClipMapper, PairDataset, StatsLogger, read_groups
 from react_pipeline.embedding.installed import require_clip_retrieval
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.store import CorpusError
@@ -64,7 +63,7 @@ class GroupEncoder:
         """
         size = self._embedding.batch_size
         workers = self._embedding.workers if pairs is None else min(self._embedding.workers, pairs // size)
-        stream = PairStream(groups, self._dataset, size, workers, pin_memory=self.arithmetic["device"] == "cuda")
+        stream = read_groups(groups, self._dataset, size, workers, pin_memory=self.arithmetic["device"] == "cuda")
         with _dead_workers_explained():
             # Waiting for a group's first batch, and for the workers to start, is part of what it takes.
             started = time.perf_counter()

@@ -1,8 +1,7 @@
 """Groups of shards, the units in which a corpus is embedded, published, taken over and resumed.
 
-Belongs here: how shards are cut into groups, what is known of a group, its files, its ledger and its record. Does not
-belong here: encoding (`inference`), where a group may be taken over from (`earlier_embeddings`), the order of events
-(`embed`).
+Belongs here: how shards are cut into groups, a group's files, its ledger and its record. Does not belong here: encoding
+(`inference`), where a group may be taken over from (`earlier_embeddings`).
 """
 
 import math

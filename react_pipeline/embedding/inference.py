@@ -1,8 +1,5 @@
 """The parts that clip-retrieval's `Runner` drives: a reader of pairs, a mapper around our encoder, a logger.
 
-Belongs here: batches in, unit vectors out. Does not belong here: which samples are read (`embedding.groups`), the
-towers (`encoder`), what is published (`embed`).
-
 clip-retrieval's own `WebdatasetReader` is not used: it admits one image extension, drops broken samples without a
 trace, and hands shard names to a library that runs some of them in a shell. Its mapper never puts a model into eval
 mode; its logger spawns a process and imports wandb. Shapes: B pairs of a batch, L token ids, D dimension, H x W pixels.
@@ -101,56 +98,50 @@ class PairDataset:
         return self._open[1]
 
 
-@dataclass
-class PairStream:
-    """Batches of one group after the other. Those of the next are read and decoded while one is still encoded.
+def read_groups(
+    groups: Iterator[Group], dataset: PairDataset, batch_size: int, workers: int, *, pin_memory: bool = False
+) -> Iterator[tuple[Group, PairReader]]:
+    """Each group with its reader, which must be read to its end before the next.
 
-    The workers live as long as the stream; how much is buffered does not depend on how many groups there are. It
-    decodes in `workers` processes, or in this one with 0; `groups` are made ready in a thread, one ahead.
+    Batches of the next group are read and decoded while one is still encoded, in `workers` processes that live as long
+    as this runs, or in this one with 0. How much is buffered does not depend on how many groups there are, which are
+    made ready in a thread, one ahead.
     """
+    from torch.utils.data import DataLoader
 
-    groups: Iterator[Group]
-    dataset: PairDataset
-    batch_size: int
-    workers: int
-    pin_memory: bool = False
-    _begun: deque[Group] = field(default_factory=deque)
+    begun: deque[Group] = deque()
 
-    def __iter__(self) -> Iterator[tuple[Group, PairReader]]:
-        """Each group with its reader, which must be read to its end before the next."""
-        from torch.utils.data import DataLoader
-
-        loader: DataLoader[Any] = DataLoader(
-            self.dataset,  # type: ignore[arg-type] # a dataset by its methods, so that torch stays unloaded above
-            batch_sampler=self._batches(),  # of samples, not of numbers
-            num_workers=self.workers,
-            collate_fn=self.dataset.collate,
-            pin_memory=self.pin_memory,
-            worker_init_fn=_start_worker,
-        )
-        batches = iter(loader)
-        while True:
-            # Asking for the next batch is what brings the next groups in, some of which have none.
-            held = next(batches, None)
-            while self._begun:
-                group = self._begun.popleft()
-                count = -(-len(group.samples) // self.batch_size)
-                yield group, PairReader(held if count else None, batches, count)
-                if count:
-                    break
-            else:
-                if held is None:
-                    return
-
-    def _batches(self) -> Iterator[list[tuple[int, Sample]]]:
+    def batches_of_samples() -> Iterator[list[tuple[int, Sample]]]:
         # The workers are forked before this is first asked, so none inherits a lock that the thread holds.
         with ThreadPoolExecutor(1) as ahead:
-            pending = ahead.submit(next, self.groups, None)
+            pending = ahead.submit(next, groups, None)
             while (group := pending.result()) is not None:
-                pending = ahead.submit(next, self.groups, None)
-                self._begun.append(group)
-                for start in range(0, len(group.samples), self.batch_size):
-                    yield group.samples[start : start + self.batch_size]
+                pending = ahead.submit(next, groups, None)
+                begun.append(group)
+                for start in range(0, len(group.samples), batch_size):
+                    yield group.samples[start : start + batch_size]
+
+    loader: DataLoader[Any] = DataLoader(
+        dataset,  # type: ignore[arg-type] # a dataset by its methods, so that torch stays unloaded above
+        batch_sampler=batches_of_samples(),  # of samples, not of numbers
+        num_workers=workers,
+        collate_fn=dataset.collate,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+    )
+    batches = iter(loader)
+    while True:
+        # Asking for the next batch is what brings the next groups in, some of which have none.
+        held = next(batches, None)
+        while begun:
+            group = begun.popleft()
+            count = -(-len(group.samples) // batch_size)
+            yield group, PairReader(held if count else None, batches, count)
+            if count:
+                break
+        else:
+            if held is None:
+                return
 
 
 def _start_worker(_number: int) -> None:

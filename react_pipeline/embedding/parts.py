@@ -1,10 +1,7 @@
 """Parts of the embeddings: files that follow one another, of which the corpus has tens of thousands.
 
-Belongs here: which of them hold which rows, and opening those. Does not belong here: where the files are and how many
-rows each holds, which an artifact records (`vectors`).
-
 A file is opened only if one of its rows is asked for, and is closed before the next one: no process may hold so many
-open, and opening all takes seconds. Shapes: N rows, D width.
+open, and opening all takes seconds. Which files there are says `vectors`. Shapes: N rows, D width.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,6 @@
 """What is kept on record of each finished group while a build runs: its ledger, and a marker that vouches for it.
 
-Belongs here: the files of the scratch folder. Does not belong here: the files that are published (`groups`,
-`group_encoder`), summing them up (`embed`).
+Does not belong here: the files that are published (`groups`, `group_encoder`), summing them up (`embed`).
 """
 
 from collections.abc import Sequence

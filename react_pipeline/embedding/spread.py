@@ -1,11 +1,7 @@
 """Embedding on a cluster: each group of shards is a task, which writes its files where the local path writes them.
 
-Belongs here: what is sent to the executors, and what they do. Does not belong here: the cluster (`distributor`), the
-order of events (`embed`).
-
 Which of two samples keeps a key depends on all shards before them. So the headers are read first, a task a group; then
-this process goes through the keys in their order, as the local path does; then the groups are encoded, each given what
-of it is a duplicate.
+this process goes through the keys in their order; then the groups are encoded, each given its duplicates.
 """
 
 from __future__ import annotations

@@ -56,11 +56,7 @@ def vector_files(artifact: Artifact, side: Side) -> list[Path]:
 
 def read_vectors(artifact: Artifact, side: Side) -> Vectors:
     """All vectors of one side, (N, D) float32; row n belongs to row n of `read_metadata`."""
-    parts = vector_parts(artifact, side)
-    vectors = np.empty((parts.starts[-1], artifact.counts["dimension"]), np.float32)
-    for number, start in enumerate(parts.starts[:-1]):
-        vectors[start : parts.starts[number + 1]] = parts.mapped(number)
-    return vectors
+    return vectors_of(artifact, side, np.arange(artifact.counts["rows"]))
 
 
 def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.DataFrame:
@@ -212,5 +208,5 @@ def _check_unchanged(root: Path, folder: Path, digests: Mapping[str, str], name:
     path = folder / file_of(name)
     if not path.is_file() or remembered_sha256(root, path) != digests[file_of(name)]:
         raise CorpusError(
-            f"{path}: is gone or has changed since `corpus` was materialized; put it back, or materialize `corpus` again"
+            f"{path}: is gone or has changed since `corpus` was materialized; put it back, or materialize that again"
         )

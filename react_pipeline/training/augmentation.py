@@ -1,6 +1,6 @@
 """Augmentation: what a training image may look like besides itself; a function of the image and a seed alone.
 
-Does not belong here: which image is drawn when (`training.data`). Shapes: H x W pixels.
+Shapes: H x W pixels.
 """
 
 from __future__ import annotations
@@ -33,16 +33,12 @@ def augmentation(kind: str, preprocess: Preprocess, preprocess_cfg: dict[str, An
 
     Args:
         kind: `timm`: the paper's recipe (random crop of 8 to 100% of the area, flip, RandAugment, erasing); `mild`:
-            small turns, shifts and changes of colour, for drawings; `none`: the image as it is.
+            small turns, shifts and changes of colour, for drawings.
         preprocess: The model's own, without augmentation (`clip.Pixels`).
         preprocess_cfg: Its size, mean, std and interpolation.
     """
     # All of them can be pickled: decoding processes are spawned where the training process itself was.
-    if kind == "none":
-        return partial(_as_it_is, preprocess)
-    if kind == "mild":
-        return partial(_mildly_changed, preprocess)
-    return _Timm(preprocess_cfg)
+    return partial(_mildly_changed, preprocess) if kind == "mild" else _Timm(preprocess_cfg)
 
 
 class _Timm:
@@ -127,10 +123,6 @@ class _AsPixels:
 
 def _one_at_least(level: Callable[..., tuple[int]], strength: float, parameters: Any) -> tuple[int]:
     return (max(1, level(strength, parameters)[0]),)
-
-
-def _as_it_is(preprocess: Preprocess, image: Image.Image, _seed: int) -> Tensor:
-    return preprocess(image)
 
 
 def _mildly_changed(preprocess: Preprocess, image: Image.Image, seed: int) -> Tensor:

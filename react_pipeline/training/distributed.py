@@ -1,7 +1,6 @@
 """Processes that train together: torchrun's environment, and the few collective operations that training needs.
 
-Does not belong here: starting the processes (torchrun does), or what is trained. Shapes: B pairs of a process's part of
-a batch, D embedding dimension.
+Shapes: B pairs of a process's part of a batch, D embedding dimension.
 """
 
 from __future__ import annotations

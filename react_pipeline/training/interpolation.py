@@ -8,7 +8,7 @@ tanh(gate), which is 0 in the base. Gated blocks that the base has itself are we
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -100,11 +100,8 @@ def interpolate(
 
     Args:
         base: As for `Line`; not looked at if 1 is wanted.
-        wanted: A fraction, or `held-out` for the best one of `GRID`.
+        wanted: As for `choose`, and so is what is returned.
         score: Of the model where it stands, as for `choose`.
-
-    Returns:
-        The fraction, and the score of each that was tried.
     """
     if wanted == 1:
         return 1.0, {}
@@ -114,28 +111,27 @@ def interpolate(
         line.move_to(fraction)
         return score()
 
-    fraction, scores = choose(GRID, score_at) if wanted == "held-out" else (float(wanted), {})
+    fraction, scores = choose(wanted, score_at)
     line.move_to(fraction)
     return fraction, scores
 
 
-def choose(fractions: Iterable[float], score: Callable[[float], float]) -> tuple[float, dict[float, float]]:
-    """Score every fraction; the best wins, and of equally good ones the larger, which is nearer to the training.
+def choose(wanted: float | str, score: Callable[[float], float]) -> tuple[float, dict[float, float]]:
+    """The fraction that is wanted, or for `held-out` the best one of `GRID`, and the score of each that was tried.
+
+    Of equally good ones the larger wins, which is nearer to the training.
 
     Args:
-        fractions: What to try, `GRID` usually.
         score: The larger the better. Measure it on held-out pairs: chosen on the evaluation set, a fraction would be
             fitted to what it is judged by.
-
-    Returns:
-        The best fraction, and the score of each.
 
     Raises:
         TrainingError: If no score is finite.
     """
-    scores = {fraction: score(fraction) for fraction in fractions}
+    if wanted != "held-out":
+        return float(wanted), {}
+    scores = {fraction: score(fraction) for fraction in GRID}
     finite = {fraction: value for fraction, value in scores.items() if math.isfinite(value)}
     if not finite:
         raise TrainingError(f"no interpolation of the training has a finite score ({scores}); lower learning_rate")
-    best = max(finite, key=lambda fraction: (finite[fraction], fraction))
-    return best, scores
+    return max(finite, key=lambda fraction: (finite[fraction], fraction)), scores

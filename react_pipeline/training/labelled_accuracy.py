@@ -1,9 +1,7 @@
 """Accuracy on a domain's labelled images while a training runs: a curve to look at, on which nothing depends.
 
-Belongs here: encoding these images with the model in training, and its accuracy. Does not belong here: the result of a
-domain (`evaluation`). Neither the steps, nor a guard, nor the interpolation sees what is measured here: then the images
-would be trained on. So `evaluate_every` is in no fingerprint, and `evaluation_set` no parent. Shapes: D embedding
-dimension, C classes.
+Neither the steps, nor a guard, nor the interpolation sees what is measured here: then the images would be trained on.
+So `evaluate_every` is in no fingerprint, and `evaluation_set` no parent. Shapes: D embedding dimension, C classes.
 """
 
 from __future__ import annotations
@@ -19,7 +17,6 @@ from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.settings import DomainConfig
 from react_pipeline.store import Artifact
-from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.data import Views
 from react_pipeline.training.image_encoder import ImageEncoder
 
@@ -46,7 +43,7 @@ class LabelledAccuracy:
         self._clip, self._domain = clip, domain
         images, pixels = read_images(published, domain), Pixels(preprocessing_for(clip, domain))
         decoded = PublishedImages(tuple(images["path"]), tuple(images["sha256"]), max_pixels)
-        self._views = Views(decoded, pixels, augmentation("none", pixels, clip.preprocess_cfg), seed=0)
+        self._views = Views(decoded, pixels)
         self._class_ids = torch.tensor(images["class_id"].to_numpy(), dtype=torch.long)
         self._frozen_head: Tensor | None = None
 

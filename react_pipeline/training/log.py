@@ -1,7 +1,4 @@
-"""The log of a training: one line of `metrics.jsonl` a step, the progress bar, and the observer.
-
-Does not belong here: what is measured of the model (`trainer`).
-"""
+"""The log of a training: one line of `metrics.jsonl` a step, the progress bar, and the observer."""
 
 from __future__ import annotations
 

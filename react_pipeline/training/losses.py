@@ -1,7 +1,6 @@
-"""Contrastive losses of image-text training.
+"""Contrastive losses of image-text training: functions of the vectors of a batch.
 
-Belongs here: functions of the vectors of a batch. Does not belong here: where vectors come from (`tower`), or how the
-batch is spread over processes (`training.step`). Shapes: B pairs of a batch, D embedding dimension.
+Shapes: B pairs of a batch, D embedding dimension.
 """
 
 import torch

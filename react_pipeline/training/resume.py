@@ -1,8 +1,7 @@
 """States from which a killed training resumes: trained parameters, both moments of AdamW, the loss scaler, the step.
 
-Belongs here: copying, writing, choosing and reading a state. The order of the data, the views of it and the schedule
-are functions of the step (`schedule`), and nothing else draws random numbers, so a state needs no more than this, a
-count of skipped steps, and a description of what the draws depend on. Safetensors, no pickle.
+The order of the data, the views of it and the schedule are functions of the step (`schedule`), and nothing else draws
+random numbers, so a state needs no more than this, a count of skipped steps, and what the draws depend on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The texts of a training: which text a pair is shown with at a step, and its vector, computed once if it may be.
 
-Does not belong here: the images (`training.data`), the file of what is computed once (`kept_rows`). Shapes: B pairs of
-a batch, U texts, C classes, P prompts of a class, L token ids of a text, D embedding dimension.
+Shapes: B pairs of a batch, U texts, C classes, P prompts of a class, L token ids of a text, D embedding dimension.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The training of one method on one set of pairs: what is computed once, the loop, what it records.
 
-Belongs here: putting the parts together. Does not belong here: the parts (a step: `training.step`; images:
-`training.data`; texts: `training.texts`; the tower: `tower`), publishing (`customize`). Source of the recipe: REACT
-(arXiv 2301.07094). Shapes: B pairs of a batch, N pairs, V views, T tokens, W width, D embedding dimension.
+Source of the recipe: REACT (arXiv 2301.07094). Shapes: B pairs of a batch, N pairs, V views, T tokens, W width,
+D embedding dimension.
 """
 
 from __future__ import annotations
@@ -97,7 +96,8 @@ class Trainer:
         self.trained_on, self.held_out = split(pairs, training.held_out_fraction, training.seed)
         require_held_out(training.interpolation, len(self.held_out), len(pairs))
         pixels = Pixels(clip.preprocess)
-        augment = augmentation(training.augmentation, pixels, clip.preprocess_cfg)
+        kind = training.augmentation
+        augment = None if kind == "none" else augmentation(kind, pixels, clip.preprocess_cfg)
         self.views = Views(pairs, pixels, augment, training.seed)
         self.batches = TrainingBatches(self.trained_on, self.views, training, world)
         # All processes take what the writer takes: they need not run on equal machines.

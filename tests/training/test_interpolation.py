@@ -142,11 +142,11 @@ def test_wrong_use_is_reported(base: Any, tiny_checkpoint: Path) -> None:
     ids=["the best", "all equal", "equal from the middle on", "the base", "not finite"],
 )
 def test_the_best_fraction_wins_and_ties_go_to_the_larger(score: Callable[[float], float], best: float) -> None:
-    fraction, scores = choose(GRID, score)
+    fraction, scores = choose("held-out", score)
     assert fraction == best
     assert list(scores) == list(GRID)
 
 
 def test_scores_that_are_never_finite_choose_nothing() -> None:
     with pytest.raises(TrainingError, match="learning_rate"):
-        choose(GRID, lambda fraction: float("nan"))
+        choose("held-out", lambda fraction: float("nan"))
