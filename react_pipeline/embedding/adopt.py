@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from react_pipeline.clip import Clip, choose_device, load
 from react_pipeline.corpus import (
     FILES_FILE,
     Part,
@@ -32,9 +33,6 @@ from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import Artifact, CorpusError, remembered_sha256
-
-if TYPE_CHECKING:
-    from react_pipeline.clip import Clip
 
 SAMPLED_CAPTIONS = 64
 MIN_ENCODER_SIMILARITY = 0.98
@@ -66,8 +64,6 @@ def adopt_embeddings(project: Project) -> Artifact:
             raise CorpusError(f"{folder / row.name}: is missing or has changed; materialize `corpus` again")
 
     def write(staging: Path) -> dict[str, Any]:
-        from react_pipeline.clip import choose_device, load
-
         clip = load(base.path, choose_device(project.config.device))
         counts = {
             "rows": corpus.counts["pairs"],

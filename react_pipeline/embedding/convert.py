@@ -9,21 +9,19 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from react_pipeline.clip import Clip
 from react_pipeline.corpus import ROWS_FILE, Part, caption_columns, captions_of, unit, vector_blocks
 from react_pipeline.embedding.parts import Rows, starts_of
 from react_pipeline.embedding.vectors import FOLDERS, GROUPS_FILE, METADATA
 from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import Artifact, CorpusError, seal, sealed
-
-if TYPE_CHECKING:
-    from react_pipeline.clip import Clip
 
 ENCODED_CAPTIONS = 8_192
 _SCRATCH = "scratch"

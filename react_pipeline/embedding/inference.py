@@ -14,25 +14,25 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from react_pipeline.corpus import BadSample, Sample, ShardLocation, open_shard, read_pair
+from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.groups import Group, LedgerRow
 from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import CorpusError, ReactError
-
-if TYPE_CHECKING:
-    from react_pipeline.embedding.encoder import Encoder
 
 MAX_FIELD_NAMES = 256
 """How many different metadata fields one group of shards keeps."""
 
 
 @dataclass
-class PairDataset:
+class PairDataset(Dataset[dict[str, Any]]):
     """Pairs, each read and decoded when asked for: a map-style dataset of torch, whose indices are samples.
 
     Each worker opens files of its own, and runs `to_tensor` and `tokenizer`.
@@ -76,8 +76,6 @@ class PairDataset:
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Rows to a batch; `image_tensor` and `text_tokens` are None where no row is good."""
-        import torch
-
         good = [row for row in rows if "skipped" not in row and "failed" not in row]
         batch: dict[str, Any] = {
             name: [row[name] for row in good] for name in ("image_filename", "text", "ours", "fields")
@@ -107,8 +105,6 @@ def read_groups(
     as this runs, or in this one with 0. How much is buffered does not depend on how many groups there are, which are
     made ready in a thread, one ahead.
     """
-    from torch.utils.data import DataLoader
-
     begun: deque[Group] = deque()
 
     def batches_of_samples() -> Iterator[list[tuple[int, Sample]]]:
@@ -121,8 +117,8 @@ def read_groups(
                 for start in range(0, len(group.samples), batch_size):
                     yield group.samples[start : start + batch_size]
 
-    loader: DataLoader[Any] = DataLoader(
-        dataset,  # type: ignore[arg-type] # a dataset by its methods, so that torch stays unloaded above
+    loader = DataLoader(
+        dataset,
         batch_sampler=batches_of_samples(),  # of samples, not of numbers
         num_workers=workers,
         collate_fn=dataset.collate,

@@ -1,4 +1,4 @@
-"""clip-retrieval is installed beside this package: its metadata caps numpy, pyarrow and open_clip, its code does not."""
+"""clip-retrieval, installed beside this package: its metadata caps numpy, pyarrow and open_clip, its code does not."""
 
 from importlib.util import find_spec
 

@@ -50,7 +50,10 @@ def customize(
     pairs = inputs.parents[pairs_of(method)]
     _refuse_starving(project, slug, pairs)
     if not world.is_writer:
-        return _follow(project, inputs, pairs, world)
+        if scratch_of_writer := world.broadcast(None):
+            _train(project, inputs, pairs, world, Path(scratch_of_writer), NoObserver())
+            world.broadcast(None)
+        return project.store.open(inputs.stage, inputs.key, inputs.fingerprint)
 
     def write(staging: Path) -> dict[str, Any]:
         try:
@@ -68,15 +71,6 @@ def customize(
     # Where the artifact was there already, the other processes still wait for the scratch directory.
     world.broadcast("" if artifact.reused else None)
     return artifact
-
-
-def _follow(project: Project, inputs: Inputs, pairs: Artifact, world: World) -> Artifact:
-    """Train along with process 0, which writes."""
-    scratch = world.broadcast(None)
-    if scratch:
-        _train(project, inputs, pairs, world, Path(scratch), NoObserver())
-        world.broadcast(None)
-    return project.store.open(inputs.stage, inputs.key, inputs.fingerprint)
 
 
 def _train(

@@ -6,7 +6,7 @@ Shapes: N pairs or samples, B samples of a batch, C classes, D embedding dimensi
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -14,12 +14,10 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from react_pipeline.clip import Clip, class_prompts
+from react_pipeline.corpus import CollectedPairs
 from react_pipeline.embedding import Side, vectors_of
 from react_pipeline.settings import DomainConfig
 from react_pipeline.store import Artifact
-
-if TYPE_CHECKING:
-    from react_pipeline.corpus import CollectedPairs
 
 COMPARED_AT_ONCE = 256
 """Captions set against all prompts at once; with 100,000 prompts that is 100 MB."""

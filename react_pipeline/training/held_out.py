@@ -6,13 +6,11 @@ image. Shapes: N pairs, D embedding dimension.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from react_pipeline.corpus import CollectedPairs
 from react_pipeline.training.schedule import generator
 
 MAX_HELD_OUT = 2_000
@@ -23,14 +21,7 @@ BLOCK = 1_024
 """Rows of similarities computed at once."""
 
 
-class _Labelled(Protocol):
-    @property
-    def class_ids(self) -> NDArray[np.int32]: ...
-
-    def __len__(self) -> int: ...
-
-
-def split(pairs: _Labelled, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def split(pairs: CollectedPairs, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Positions of the pairs to train on, and of those held out; both in order.
 
     `fraction` of the pairs, `MAX_HELD_OUT` at the most, drawn at random from the classes that have more than most: a

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, nullcontext
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def kept_rows(
     return torch.from_file(str(path), shared=True, size=math.prod(shape), dtype=dtype).view(shape)
 
 
-def _done(path: Path, about: Path, known: dict[str, object], row_bytes: int) -> tuple[int, hashlib._Hash]:
+def _done(path: Path, about: Path, known: Mapping[str, object], row_bytes: int) -> tuple[int, hashlib._Hash]:
     """How many rows an earlier try left, and their digest so far; the file is cut to them: more may be a torn part."""
     try:
         left = json.loads(about.read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from react_pipeline.clip import HEAD_ABOUT_FILE, HEAD_FILE, LOGIT_SCALE, Clip, prompt_templates, zero_shot_head
+from react_pipeline.corpus import CollectedPairs
 from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.store import Inputs, RetrievalError, TrainingError
 from react_pipeline.training.guards import explained_out_of_memory, require_learned
@@ -31,9 +32,6 @@ from react_pipeline.training.interpolation import choose, require_held_out
 from react_pipeline.training.log import METRICS_FILE, TrainingLog
 from react_pipeline.training.observer import TrainingObserver
 from react_pipeline.training.schedule import generator, learning_rate
-
-if TYPE_CHECKING:
-    from react_pipeline.corpus import CollectedPairs
 
 
 def train_linear_head(

@@ -9,7 +9,7 @@ import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -17,14 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from react_pipeline.clip import Clip, encode_text, fill, prompt_templates, recompute_activations, text_lengths
+from react_pipeline.corpus import CollectedPairs
 from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.store import TrainingError
 from react_pipeline.training.distributed import World
 from react_pipeline.training.kept_rows import kept_rows
 from react_pipeline.training.schedule import generator
-
-if TYPE_CHECKING:
-    from react_pipeline.corpus import CollectedPairs
 
 VECTORS, TOKENS = "texts.vectors", "texts.tokens"
 """Files of the scratch: unit vectors in float16, or token ids where the text tower trains."""

@@ -38,7 +38,7 @@ from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.batches import TrainingBatches
 from react_pipeline.training.data import Views
 from react_pipeline.training.distributed import World
-from react_pipeline.training.guards import can_see_collapse, explained_out_of_memory, less_memory, require_no_collapse
+from react_pipeline.training.guards import collapsed, explained_out_of_memory, less_memory, require_no_collapse
 from react_pipeline.training.held_out import image_text_recall, split
 from react_pipeline.training.image_encoder import ENCODED_AT_ONCE, ImageEncoder
 from react_pipeline.training.interpolation import copy_of_base, interpolate, require_held_out
@@ -183,7 +183,7 @@ class Trainer:
         looked_at = min(PROBED_PAIRS, len(self.held_out))
         captions, point = self.texts.caption_ids(self.held_out), torch.ones(len(self.held_out), 1)
         one_point = image_text_recall(point, point, captions)  # what a model that maps all to one point finds
-        guarded = can_see_collapse(recall_before, one_point, len(self.held_out))
+        guarded = collapsed(recall_before, one_point, len(self.held_out)) is not None
         if not guarded and world.is_writer:
             logger.warning(
                 "%d held-out pairs are too few to detect a collapse, so none will be stopped; raise "

@@ -11,7 +11,7 @@ from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.errors import TrainingError
 from react_pipeline.training.guards import (
     MAX_SKIPPED_STEPS,
-    can_see_collapse,
+    collapsed,
     less_memory,
     require_finite,
     require_learned,
@@ -102,10 +102,10 @@ def test_a_training_that_ended_far_worse_than_it_began_is_reported_with_both_los
 def test_few_pairs_cannot_show_a_collapse_and_fewer_can_if_the_base_finds_all() -> None:
     strong, weak = recalls(1.0), {name: {"r1": 0.1, "r5": 0.35}.get(name[:2], 0.6) for name in NAMES}
     nothing = recalls(0.0)
-    assert [can_see_collapse(strong, nothing, pairs) for pairs in (5, 6, 40)] == [False, True, True]
-    assert [can_see_collapse(weak, nothing, pairs) for pairs in (5, 6, 40)] == [False, False, True]
+    assert [collapsed(strong, nothing, pairs) is not None for pairs in (5, 6, 40)] == [False, True, True]
+    assert [collapsed(weak, nothing, pairs) is not None for pairs in (5, 6, 40)] == [False, False, True]
     # What a collapsed model finds by the captions it cannot miss is no collapse.
-    assert not can_see_collapse(strong, recalls(1.0), 40)
+    assert collapsed(strong, recalls(1.0), 40) is None
 
 
 def test_a_scaler_that_skips_some_steps_passes_and_one_that_never_stops_is_stopped() -> None:
