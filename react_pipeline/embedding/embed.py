@@ -8,6 +8,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -52,15 +53,15 @@ def embed_corpus(project: Project) -> Artifact:
 
         return adopt_embeddings(project)
     inputs = resolve(project, "corpus_embeddings")
-    corpus, base = inputs.parents["corpus"], inputs.parents["base_checkpoint"]
-    return project.store.build(inputs, lambda staging: _embed(project, inputs, corpus, base, staging), resumable=True)
+    return project.store.build(inputs, lambda staging: _embed(project, inputs, staging), resumable=True)
 
 
-def _embed(project: Project, inputs: Inputs, corpus: Artifact, base: Artifact, staging: Path) -> dict[str, Any]:
+def _embed(project: Project, inputs: Inputs, staging: Path) -> dict[str, Any]:
     if (counts := sealed(staging / _COUNTS_FILE)) is not None:
         # Killed between the last group and publishing, which takes long where gigabytes are hashed.
         remove_scratch(staging / _SCRATCH)
         return dict(counts)
+    corpus, base = inputs.parents["corpus"], inputs.parents["base_checkpoint"]
     locations = check_shards(project.store, corpus)
     shards = pd.read_parquet(corpus.file(SHARDS_FILE))
     digests = shards["sha256"].tolist()
@@ -71,13 +72,9 @@ def _embed(project: Project, inputs: Inputs, corpus: Artifact, base: Artifact, s
     folders = shards["folder"].tolist() if "folder" in shards else None
     seen = SeenKeys(scratch / "keys.sqlite", folders)
     build, pairs = _Build(project.config, records, groups, earlier, base, seen), count_pairs(corpus)
-    with tqdm(total=pairs, desc="embedding", unit="pair", disable=None) as bar:
-        try:
-            is_local = project.config.distributor.kind == "local"
-            with held(project.config.distributor):
-                dimension, arithmetic = build.run(bar, pairs) if is_local else build.run_spread(bar)
-        finally:
-            seen.close()
+    bar, distributor = tqdm(total=pairs, desc="embedding", unit="pair", disable=None), project.config.distributor
+    with bar, closing(seen), held(distributor):
+        dimension, arithmetic = build.run(bar, pairs) if distributor.kind == "local" else build.run_spread(bar)
     return _finish(staging, records, dimension, arithmetic)
 
 

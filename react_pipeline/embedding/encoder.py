@@ -93,7 +93,6 @@ class Encoder:
             if self._image_features is None:
                 probes = [on_device, on_device[:1]]
                 self._image_features = convert(self._tower, self.clip.model.visual, probes, self.precision)
-                self._image_features = self._image_features or self._tower
             with self._autocast():
                 features = self._image_features(on_device)
             parts.append(functional.normalize(features.float(), dim=-1))
@@ -123,8 +122,7 @@ class Encoder:
         if self._text_features is None:
             longest, shortest = order[-PROBED_TEXTS:], order[:PROBED_TEXTS]
             probes = [tokens[some, : int(lengths[some].max())] for some in (longest, shortest)]
-            fused = convert(self._torch_texts, self.clip.model, probes, self.precision, texts=True)
-            self._text_features = fused or self._torch_texts
+            self._text_features = convert(self._torch_texts, self.clip.model, probes, self.precision, texts=True)
         vectors = torch.empty(len(tokens), self.clip.dimension)
         for part in parts_of_like_length(lengths[order].tolist(), self._tokens_at_once):
             chosen = order[part]

@@ -51,12 +51,9 @@ def read_keys(records: Records, group: Group) -> dict[int, list[str]]:
 def encode_group(
     config: PipelineConfig, checkpoint: Path, records: Records, item: tuple[Group, Duplicates]
 ) -> dict[str, str]:
-    """Bring a group's files and record into place; return `GroupEncoder.arithmetic`. A task.
+    """Bring the files and record of a group, given with its duplicates, into place; return `GroupEncoder.arithmetic`.
 
-    It may run twice, even at once: it works in a folder of its own, and moves what is complete.
-
-    Args:
-        item: The group, and what of it is a duplicate of earlier shards.
+    A task. It may run twice, even at once: it works in a folder of its own, and moves what is complete.
     """
     group, duplicates = item
     require_shared(records.scratch)

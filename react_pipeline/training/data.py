@@ -64,8 +64,7 @@ class Views(Dataset[Tensor]):
     def batches(self, draws: Iterable[Sequence[Draw]], workers: int, device: str = "cpu") -> Iterator[Tensor]:
         """Batches (B, 3, H, W) of the draws, normalised, float32, on the device; decoded ahead of their use.
 
-        Args:
-            draws: The draws of each batch; taken as they are needed, so it may be endless.
+        Draws are taken as they are needed, so they may be endless.
 
         Raises:
             CorruptArtifact: If a shard is gone or was cut.
@@ -90,11 +89,7 @@ class Views(Dataset[Tensor]):
                 loaded._shutdown_workers()
 
     def require_shared_memory(self, batch_size: int, workers: int, processes: int) -> None:
-        """Refuse workers whose batches do not fit the memory through which they pass.
-
-        Args:
-            batch_size: Of one process.
-            processes: On this machine.
+        """Refuse workers of `processes` on this machine whose batches do not fit the memory through which they pass.
 
         Raises:
             InputError: With what is needed and what is free.
@@ -111,11 +106,7 @@ class Views(Dataset[Tensor]):
 
 
 def on_device(batches: Iterable[Tensor], device: str) -> Iterator[Tensor]:
-    """The batches on the device; to a GPU each is copied on a stream of its own while the one before it is in use.
-
-    Args:
-        batches: On the CPU; for a GPU in page-locked memory.
-    """
+    """The batches; to a GPU, each is copied from page-locked memory while the one before it is in use."""
     if device == "cpu":
         yield from batches
         return

@@ -25,11 +25,7 @@ difference below, so that chance on few pairs stops nothing."""
 
 @contextmanager
 def explained_out_of_memory(where: str, advice: str) -> Iterator[None]:
-    """Explain out-of-memory errors, on a GPU or a CPU.
-
-    Args:
-        where: What needed the memory, to be read after "out of memory".
-        advice: What to set or do.
+    """Explain out-of-memory errors, on a GPU or a CPU: "out of memory `where`; `advice`".
 
     Raises:
         TrainingError: In place of torch's own error.
@@ -44,10 +40,9 @@ def explained_out_of_memory(where: str, advice: str) -> Iterator[None]:
 
 
 def less_memory(training: TrainingConfig, batch_size: int, processes: int, *, recomputes: bool) -> str:
-    """What to set where a step does not fit the memory; only what changes something.
+    """What to set where a step of `batch_size` pairs over all processes does not fit; only what changes something.
 
     Args:
-        batch_size: Pairs of a step over all processes.
         recomputes: Whether anything of what trains can recompute its activations.
     """
     same, each = [], batch_size // processes

@@ -1,7 +1,6 @@
-"""Held-out pairs: a small part of the pairs that is never trained on, and what is measured on it.
+"""Held-out pairs: never trained on, they show whether a training goes well without using any evaluation image.
 
-Measured on pairs of the corpus, image-text recall shows whether a training goes well without using any evaluation
-image. Shapes: N pairs, D embedding dimension.
+Shapes: N pairs, D embedding dimension.
 """
 
 from __future__ import annotations
@@ -46,12 +45,8 @@ def split(pairs: CollectedPairs, fraction: float, seed: int) -> tuple[Tensor, Te
 def image_text_recall(images: Tensor, texts: Tensor, caption_ids: Tensor) -> dict[str, float]:
     """Recall at 1, 5 and 10 in both directions, as fractions; memory is bounded by `BLOCK` rows.
 
-    A hit is any pair of the same caption: on a corpus where many images share a caption they are all right.
-
-    Args:
-        images: Unit vectors (N, D).
-        texts: Unit vectors (N, D), in the same order.
-        caption_ids: Ids (N,); equal ids are equal texts.
+    A hit is any pair of the same caption: on a corpus where many images share a caption they are all right. Images and
+    texts are unit vectors (N, D) in the same order; equal ids (N,) are equal texts.
     """
     return {
         f"r{rank}_{name}": value

@@ -96,12 +96,11 @@ class Line:
 def interpolate(
     model: nn.Module, base: Mapping[str, Tensor], wanted: float | str, score: Callable[[], float]
 ) -> tuple[float, dict[float, float]]:
-    """Move a trained model to a point of its line, and leave it there.
+    """Move a trained model to the point of its line that `choose` chooses, and leave it there.
 
     Args:
         base: As for `Line`; not looked at if 1 is wanted.
-        wanted: As for `choose`, and so is what is returned.
-        score: Of the model where it stands, as for `choose`.
+        score: Of the model where it stands.
     """
     if wanted == 1:
         return 1.0, {}

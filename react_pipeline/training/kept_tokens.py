@@ -52,7 +52,7 @@ def keep_tokens(
         run = compute
         if convertible is not None and pairs * count >= LONG_RUN:
             images = views.batch([(position, 0) for position in range(min(pairs, CPU_IMAGES))])
-            run = convert(compute, convertible, [images, images[:1]], "bf16" if bf16 else "fp32") or compute
+            run = convert(compute, convertible, [images, images[:1]], "bf16" if bf16 else "fp32")
         draws = ([divmod(row, count) for row in part.tolist()] for part in parts)
         for images in views.batches(draws, workers, world.device):
             yield computed(run, images)

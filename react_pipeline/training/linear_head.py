@@ -140,10 +140,7 @@ def join(zero_shot: Tensor, trained: Tensor, fraction: float) -> Tensor:
 def class_accuracy(images: Tensor, class_ids: Tensor, head: Tensor) -> float:
     """Mean, over the classes that have images, of the fraction of their images that is right.
 
-    Args:
-        images: Unit vectors (N, D), one at least.
-        class_ids: True classes (N,).
-        head: Class vectors (D, C).
+    Of unit vectors (N, D), one at least, their true classes (N,), and class vectors (D, C).
     """
     right = ((images @ head).argmax(dim=1) == class_ids).double()
     counts = torch.bincount(class_ids, minlength=head.shape[1])

@@ -31,8 +31,7 @@ def contrastive_loss(
     - `sigmoid`: each similarity is a decision of its own (SigLIP, arXiv 2303.15343).
 
     Args:
-        images: Unit vectors (B, D).
-        texts: Unit vectors (B, D).
+        images, texts: Unit vectors (B, D).
         scale: exp(logit scale), a scalar.
         captions: Ids (B,); equal ids are equal texts.
         classes: Ids (B,) of the classes, below 0 where a pair has none.

@@ -19,14 +19,5 @@ class TrainingObserver(Protocol):
         """The training stops without a checkpoint."""
 
 
-class NoObserver:
+class NoObserver(TrainingObserver):
     """Ignores everything."""
-
-    def started(self, inputs: Inputs, first_step: int) -> None:
-        """Ignore it."""
-
-    def stepped(self, record: Mapping[str, float]) -> None:
-        """Ignore it."""
-
-    def failed(self, error: BaseException) -> None:
-        """Ignore it."""

@@ -4,7 +4,7 @@ The loss is computed from the gathered features of all processes, and its gradie
 sent back through the tower by the process that made it. The sum over processes is the gradient of the whole batch; so
 one process and many take the same steps, up to rounding. Parts of a batch (`accumulation`) work the same way: features
 first, without a graph, then every part once more with its share of the gradient (GradCache, arXiv 2101.06983).
-Shapes: B pairs of this process, D embedding dimension.
+Shapes: B pairs of this process, T tokens, W width, D embedding dimension.
 """
 
 from __future__ import annotations
@@ -59,11 +59,7 @@ class TrainingStep:
         max_log_scale: float = MAX_LOG_SCALE,
         watched: Callable[[], Mapping[str, Tensor]] = dict,
     ) -> None:
-        """Prepare.
-
-        Args:
-            watched: More scalars that are read after each step.
-        """
+        """Take steps with `state`; `watched` are more scalars that are read after each."""
         self._images, self._texts, self._state = images, texts, state
         self._model: Any = images.model
         self._training, self._world = training, world = images.training, images.world
@@ -78,10 +74,8 @@ class TrainingStep:
         """Take step number `step`, without waiting for the device; `read` its values after the next one is taken.
 
         Args:
-            step: Counts from 0.
-            batch: This process's images (B, 3, H, W), kept tokens (B, T, W), or kept features (B, D) of a locked tower.
+            batch: This process's images (B, 3, H, W), or `from_tokens` what is kept of them, (B, T, W) or (B, D).
             drawn: The texts of the whole batch, of all processes.
-            from_tokens: Whether the batch is kept tokens or features.
         """
         state = self._state
         rate = learning_rate(step, self._training)

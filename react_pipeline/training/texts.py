@@ -63,8 +63,6 @@ class TrainingTexts:
 
         Args:
             clip: The model, with its base weights still.
-            domain: Gives classes and templates of the prompts.
-            training: Its `class_prompt_fraction`, `seed` and `activation_checkpointing` count.
             scratch: Survives a kill; the same directory in all processes.
 
         Raises:

@@ -83,7 +83,6 @@ class Trainer:
             method: Without `-control`.
             scratch: Survives a kill; the same directory in all processes.
             weights: The base's safetensors. Given, a frozen text tower leaves the memory once its vectors are there.
-            labelled: What is measured every `evaluate_every` steps.
 
         Raises:
             InputError: If the batch does not divide among the processes, or the loss does not suit the model.
@@ -162,11 +161,7 @@ class Trainer:
     def run(self, observer: TrainingObserver, inputs: Inputs) -> dict[str, Any]:
         """Train from the newest state to the last step; return the counts of the manifest.
 
-        The process that writes leaves a line a step in `METRICS_FILE` of the scratch.
-
-        Args:
-            observer: Receives every step from the process that writes.
-            inputs: Identify the training to the observer.
+        The process that writes leaves a line a step in `METRICS_FILE` of the scratch, and notifies the observer.
 
         Raises:
             TrainingError: If a guard stops it or memory runs out. States of the last good steps stay in the scratch.
