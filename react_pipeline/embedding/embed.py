@@ -20,8 +20,7 @@ from tqdm import tqdm
 
 from react_pipeline.corpus import SHARDS_FILE, check_shards, count_pairs
 from react_pipeline.embedding.earlier_embeddings import LEDGER_FILE, EarlierEmbeddings
-from react_pipeline.embedding.groups import LEDGER_SCHEMA, Group, cut_into_groups, files_of_group
-from react_pipeline.embedding.records import Records
+from react_pipeline.embedding.groups import LEDGER_SCHEMA, Group, Records, cut_into_groups, files_of_group
 from react_pipeline.embedding.seen_keys import Duplicates, SeenKeys
 from react_pipeline.embedding.spread import encode_group, read_keys, write_keys
 from react_pipeline.embedding.vectors import GROUPS_FILE

@@ -1,6 +1,6 @@
 """A model that brings groups of shards into files: reader, encoder and writer around clip-retrieval's `Runner`.
 
-Does not belong here: which groups are left to do (`embed`), where it runs (`spread`), what is recorded (`records`).
+Does not belong here: which groups are left to do (`embed`), where it runs (`spread`), what is recorded (`groups`).
 """
 
 import time

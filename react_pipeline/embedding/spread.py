@@ -14,8 +14,7 @@ from uuid import uuid4
 
 from tqdm import tqdm
 
-from react_pipeline.embedding.groups import Group, files_of_group, keys_in
-from react_pipeline.embedding.records import Records
+from react_pipeline.embedding.groups import Group, Records, files_of_group, keys_in
 from react_pipeline.embedding.seen_keys import Duplicates
 from react_pipeline.project import require_shared
 from react_pipeline.settings import PipelineConfig
