@@ -56,6 +56,8 @@ def embed_corpus(project: Project) -> Artifact:
 
 
 def _embed(project: Project, inputs: Inputs, staging: Path) -> dict[str, Any]:
+    from react_pipeline.clip import dimension_of  # loads torch
+
     if (counts := sealed(staging / _COUNTS_FILE)) is not None:
         # Killed between the last group and publishing, which takes long where gigabytes are hashed.
         remove_scratch(staging / _SCRATCH)
@@ -73,8 +75,8 @@ def _embed(project: Project, inputs: Inputs, staging: Path) -> dict[str, Any]:
     build, pairs = _Build(project.config, records, groups, earlier, base, seen), count_pairs(corpus)
     bar, distributor = tqdm(total=pairs, desc="embedding", unit="pair", disable=None), project.config.distributor
     with bar, closing(seen), held(distributor):
-        dimension, arithmetic = build.run(bar, pairs) if distributor.kind == "local" else build.run_spread(bar)
-    return _finish(staging, records, dimension, arithmetic)
+        arithmetic = build.run(bar, pairs) if distributor.kind == "local" else build.run_spread(bar)
+    return _finish(staging, records, dimension_of(base.path), arithmetic)
 
 
 @dataclass
@@ -88,20 +90,18 @@ class _Build:
     base: Artifact
     seen: SeenKeys
 
-    def run(self, bar: Any, pairs: int | None) -> tuple[int, dict[str, str]]:
-        """Bring every group into place; return the dimension of the vectors, and `GroupEncoder.arithmetic`."""
+    def run(self, bar: Any, pairs: int | None) -> dict[str, str]:
+        """Bring every group into place; return `GroupEncoder.arithmetic`."""
         from react_pipeline.embedding.group_encoder import GroupEncoder
 
         encoder = GroupEncoder(self.config, self.base.path, self.records.locations, self.records.groups)
         to_encode = self._to_encode(bar, lambda group: group.read_headers(self.records.locations, self.seen.enter))
         for group, counts in encoder.encode(to_encode, self.records.staging, bar, pairs):
             self.records.done(group, **counts)
-        return encoder.dimension, encoder.arithmetic
+        return encoder.arithmetic
 
-    def run_spread(self, bar: Any) -> tuple[int, dict[str, str]]:
+    def run_spread(self, bar: Any) -> dict[str, str]:
         """The same as tasks of a cluster."""
-        from react_pipeline.clip import dimension_of
-
         records, settings = self.records, self.config.distributor
         unread = [
             group
@@ -117,8 +117,7 @@ class _Build:
         items = [(group, duplicates[group.number]) for group in self._to_encode(bar, sort_out)]
         tasks = spread(partial(encode_group, self.config, self.base.path, records), items, settings, "embedding")
         # Executors may differ; the manifest names every device and precision that was used.
-        used = {name: ", ".join(sorted({task[name] for task in tasks})) for name in ("device", "precision")}
-        return dimension_of(self.base.path), used
+        return {name: ", ".join(sorted({task[name] for task in tasks})) for name in ("device", "precision")}
 
     def _to_encode(self, bar: Any, prepare: Callable[[Group], None]) -> Iterator[Group]:
         """The groups that are neither finished nor can be taken over, prepared; the others on the way.

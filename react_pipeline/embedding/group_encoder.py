@@ -31,7 +31,6 @@ class GroupEncoder:
     """Encodes groups of one corpus with one checkpoint.
 
     Attributes:
-        dimension: Width of the vectors.
         arithmetic: `device` the model is on and `precision` it computes in, for the manifest.
     """
 
@@ -42,7 +41,6 @@ class GroupEncoder:
         self._embedding, self._groups = config.embedding, groups
         clip = load(checkpoint, choose_device(config.device))
         self._encoder = Encoder(clip, config.embedding.precision, long_run=True)
-        self.dimension = clip.dimension
         self.arithmetic = {"device": clip.device, "precision": self._encoder.precision}
         self._dataset = PairDataset(locations, config.corpus, self._encoder.to_tensor, clip.tokenizer)
         self._mapper = ClipMapper(self._encoder, locations)

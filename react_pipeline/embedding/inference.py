@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -128,11 +129,11 @@ def read_groups(
     batches = iter(loader)
     while True:
         # Asking for the next batch is what brings the next groups in, some of which have none.
-        held = next(batches, None)
+        held: Any = next(batches, None)
         while begun:
             group = begun.popleft()
             count = -(-len(group.samples) // batch_size)
-            yield group, PairReader(held if count else None, batches, count)
+            yield group, PairReader(islice(chain([held], batches), count))
             if count:
                 break
         else:
@@ -148,16 +149,12 @@ def _start_worker(_number: int) -> None:
 class PairReader:
     """Iterates over a group's batches, as clip-retrieval's readers do, in the order of the samples.
 
-    They are `first`, and of `others` as many as make `count`.
-
     Attributes:
         counts: `captions_cut` and `metadata_ignored` so far.
     """
 
-    def __init__(self, first: dict[str, Any] | None, others: Iterator[dict[str, Any]], count: int) -> None:
-        self._first = first
-        self._others = others
-        self._count = count
+    def __init__(self, batches: Iterable[dict[str, Any]]) -> None:
+        self._batches = batches
         self.ledger: list[LedgerRow] = []
         self.counts: Counter[str] = Counter(captions_cut=0, metadata_ignored=0)
 
@@ -169,9 +166,7 @@ class PairReader:
             SourceUnavailable: If its server does not answer.
         """
         names: dict[str, None] = {}
-        for number in range(self._count):
-            batch = self._first if number == 0 else next(self._others)
-            assert batch is not None  # noqa: S101 - a group with batches has a first one
+        for batch in self._batches:
             if batch["failed"] is not None:
                 raise batch["failed"]
             self.ledger += batch["skipped"]

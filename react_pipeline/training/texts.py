@@ -75,9 +75,8 @@ class TrainingTexts:
         known = {name: number for number, name in enumerate(domain.class_names)}
         self._caption_ids, self._class_ids = pairs.caption_ids, pairs.class_ids
         self._classes = torch.tensor([known.get(name, -1) for name in pairs.classes], dtype=torch.long)
-        prompts = [fill(template, name) for name in names for template in prompt_templates(domain)]
-        if not training.class_prompt_fraction:
-            prompts = []
+        templates = prompt_templates(domain) if training.class_prompt_fraction else []
+        prompts = [fill(template, name) for name in names for template in templates]
         captions = len(pairs.captions)
         self._prompts = torch.arange(captions, captions + len(prompts)).view(len(names), -1)
         self._trains = trains
