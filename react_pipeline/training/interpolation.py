@@ -50,26 +50,16 @@ class Line:
 
         Args:
             model: The trained model. Its parameters will be moved, its buffers never.
-            base: Weights before the training, by the names of `named_parameters`.
-
-        Raises:
-            ValueError: If `base` lacks a parameter that is not of a new gated block.
+            base: Weights before the training, by the names of `named_parameters`, as `copy_of_base` gives them.
         """
         named = dict(model.named_parameters())
-        of_base = {id(parameter) for name, parameter in named.items() if name in base}
-        self._new = [
-            block
-            for block in gated_layers(model).values()
-            if not any(id(parameter) in of_base for parameter in block.parameters())
+        self._moved = [
+            (parameter, base[name], parameter.detach().clone())
+            for name, parameter in named.items()
+            if name in base and not torch.equal(parameter.detach(), base[name].to(parameter))
         ]
-        inside = {id(parameter) for block in self._new for parameter in block.parameters()}
-        outside = {name: parameter for name, parameter in named.items() if id(parameter) not in inside}
-        self._moved: list[tuple[nn.Parameter, Tensor, Tensor]] = []
-        for name, parameter in outside.items():
-            if name not in base:
-                raise ValueError(f"the base has no parameter {name!r}, so there is no line to it")
-            if not torch.equal(parameter.detach(), base[name].to(parameter)):
-                self._moved.append((parameter, base[name], parameter.detach().clone()))
+        new = {id(parameter) for name, parameter in named.items() if name not in base}
+        self._new = [block for block in gated_layers(model).values() if id(block.alpha_attn) in new]
         gates = [gate for block in self._new for gate in (block.alpha_attn, block.alpha_dense)]
         self._gates = [(gate, gate.detach().clone()) for gate in gates]
 
@@ -79,12 +69,7 @@ class Line:
 
         The gates of new gated blocks are scaled and the blocks' other weights stay; all else that differs from the
         base, as the logit scale, moves as in any method.
-
-        Raises:
-            ValueError: If the fraction is outside [0, 1].
         """
-        if not 0 <= fraction <= 1:
-            raise ValueError(f"an interpolation goes from 0 to 1, not to {fraction}")
         for parameter, start, trained in self._moved:
             parameter.copy_(torch.lerp(start.to(trained), trained, fraction))  # exact at both ends
         for gate, trained in self._gates:

@@ -122,14 +122,6 @@ def test_gated_blocks_of_the_base_itself_are_weights_like_any_other(tiny_checkpo
         torch.testing.assert_close(parameter, 0.75 * before[name] + 0.25 * end[name])
 
 
-def test_wrong_use_is_reported(base: Any, tiny_checkpoint: Path) -> None:
-    model = load(tiny_checkpoint).model
-    with pytest.raises(ValueError, match=r"1\.5"):
-        Line(model, weights_of(base)).move_to(1.5)
-    with pytest.raises(ValueError, match="positional_embedding"):
-        Line(model, {})
-
-
 @pytest.mark.parametrize(
     ("score", "best"),
     [
