@@ -442,7 +442,8 @@ def test_a_training_whose_batches_are_others_starts_again_and_its_states_are_kep
     with pytest.raises(KeyboardInterrupt):
         customize(project, "shapes", "gated-image")
     (scratch,) = (project.config.store / ".staging").glob("*.scratch")
-    assert sorted(path.name for path in scratch.glob("step-*")) == [f"step-{step:09d}.safetensors" for step in (2, 4)]
+    names = [f"step-{step:09d}.probed.safetensors" for step in (2, 4)]
+    assert sorted(path.name for path in scratch.glob("step-*")) == names
     monkeypatch.setattr(TrainingStep, "take", whole)
     artifact = customize(project, "shapes", "gated-image")
     assert artifact.counts["first_step"] == 4
