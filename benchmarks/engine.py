@@ -13,6 +13,7 @@ Memory is what a process holds itself (RssAnon), sampled 20 times a second; file
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import os
@@ -107,7 +108,9 @@ def warm(scratch: Path, texts: int) -> None:
     with (scratch / "texts.vectors").open("wb") as file:
         for start in range(0, texts, len(some)):
             file.write(some[: texts - start].tobytes())
-    about = {"rows": texts, "width": DIMENSION, "dtype": "torch.float16", "done": texts}
+    with (scratch / "texts.vectors").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    about = {"shape": [texts, DIMENSION], "dtype": "torch.float16", "done": texts, "sha256": digest}
     (scratch / "texts.json").write_text(json.dumps(about))
 
 
@@ -162,7 +165,8 @@ def train(root: Path, began: float, steps: int) -> None:
     from open_clip.model import CLIP
 
     from react_pipeline.clip.model import from_parts
-    from react_pipeline.training import Trainer, World
+    from react_pipeline.training.distributed import World
+    from react_pipeline.training.trainer import Trainer
 
     world = World.join("cpu")
     config: dict[str, Any] = {

@@ -35,7 +35,10 @@ from react_pipeline.corpus import CollectedPairs
 from react_pipeline.pages import markdown_table
 from react_pipeline.settings import TrainingConfig
 from react_pipeline.store import Store
-from react_pipeline.training import NoObserver, Trainer, Views, World, augmentation
+from react_pipeline.training import NoObserver
+from react_pipeline.training.data import Views
+from react_pipeline.training.distributed import World
+from react_pipeline.training.trainer import Trainer
 
 Rows = list[tuple[str, Any]]
 CONFIG = PreprocessCfg(size=224)
@@ -106,10 +109,9 @@ def pixels(given: argparse.Namespace) -> Rows:
     """How far the normalisation on the device is from the model's own preprocessing."""
     preprocess = image_transform_v2(CONFIG, is_train=False)
     made = Pixels(preprocess)
-    augment = augmentation("none", made, {"size": 224, "mean": CONFIG.mean, "std": CONFIG.std})
     with tempfile.TemporaryDirectory() as directory:
         pairs = CollectedPairs(publish(Store(Path(directory)), 64))
-        views = Views(pairs, made, augment, 0)
+        views = Views(pairs, made)
         (batch,) = views.batches([[(position, 0) for position in range(8)]], 0, given.device)
         expected = torch.stack([preprocess(pairs.decoded(position)) for position in range(8)])
     return [("pixels, largest difference to a CPU's", float((batch.cpu() - expected).abs().max()))]

@@ -47,7 +47,8 @@ from react_pipeline.corpus import SHARDS, CollectedPairs, decode_image
 from react_pipeline.demo import build_base
 from react_pipeline.pages import markdown_table
 from react_pipeline.store import Store
-from react_pipeline.training import Views, augmentation
+from react_pipeline.training.augmentation import augmentation
+from react_pipeline.training.data import Views
 
 BEGIN, END = "<!-- loader:begin -->", "<!-- loader:end -->"
 SIZES = ((512, 512, 95), (640, 480, 90), (2048, 1536, 90))

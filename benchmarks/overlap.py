@@ -24,13 +24,20 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as functional
 from open_clip.model import CLIP
-from torch import Tensor
+from torch import Tensor, nn
 
 from react_pipeline.clip import ImageTower, attach, set_trainable
 from react_pipeline.settings import TrainingConfig
-from react_pipeline.training import DrawnTexts, TrainingState, TrainingStep, World, gradients, parameter_groups
+from react_pipeline.training import step as step_module
+from react_pipeline.training.distributed import World
+from react_pipeline.training.gradients import GradientSum
+from react_pipeline.training.image_encoder import ImageEncoder
+from react_pipeline.training.resume import TrainingState
+from react_pipeline.training.schedule import parameter_groups
+from react_pipeline.training.step import TrainingStep
+from react_pipeline.training.texts import DrawnTexts
 
-BATCH, LAYERS, WIDTH, BUCKET_BYTES = 32, 8, 256, 2 << 20
+BATCH, LAYERS, WIDTH = 32, 8, 256
 TRAINING = TrainingConfig(steps=1_000, warmup_steps=2, precision="fp32", last_k_layers=LAYERS)
 WAYS = ("no link", "at the end", "while going backward")
 
@@ -63,6 +70,13 @@ class _Work:
         self._sent.result()
 
 
+class AtTheEnd(GradientSum):
+    """Sends nothing before the backward pass is done."""
+
+    def _came(self, parameter: nn.Parameter) -> None:
+        pass
+
+
 class Texts:
     """Vectors of texts that were computed before."""
 
@@ -75,8 +89,9 @@ class Texts:
         return self._vectors[texts]
 
 
-def step_of(world: World) -> tuple[TrainingStep, int]:
+def step_of(world: World, gradients: type[GradientSum] = GradientSum) -> tuple[TrainingStep, int]:
     """A step of a new model, and the bytes of its gradients."""
+    step_module.GradientSum = gradients
     torch.manual_seed(0)
     vision = {"image_size": 64, "layers": LAYERS, "width": WIDTH, "head_width": 32, "patch_size": 8}
     text = {"context_length": 8, "vocab_size": 64, "width": 32, "heads": 2, "layers": 1}
@@ -89,7 +104,7 @@ def step_of(world: World) -> tuple[TrainingStep, int]:
     state = TrainingState(trained, optimizer, torch.amp.GradScaler("cpu", enabled=False))
     texts: Any = Texts(functional.normalize(torch.randn(BATCH * world.size, 128), dim=-1))
     size = sum(parameter.nbytes for parameter in trained.values())
-    return TrainingStep(model, ImageTower(model), texts, state, TRAINING, world), size
+    return TrainingStep(ImageEncoder(model, ImageTower(model), TRAINING, world), texts, state), size
 
 
 def process(target: Path, repeats: int) -> None:
@@ -98,8 +113,7 @@ def process(target: Path, repeats: int) -> None:
     world, link = World.join("cpu"), Link()
     dist.all_reduce = link.all_reduce
     overlapping, size = step_of(world)
-    at_end, _ = step_of(world)  # with one message, which is complete when the backward pass is
-    bucket_bytes = {at_end: size + 1, overlapping: BUCKET_BYTES}
+    at_end, _ = step_of(world, AtTheEnd)
     steps = {WAYS[0]: at_end, WAYS[1]: at_end, WAYS[2]: overlapping}
     images = torch.randn(BATCH, 3, 64, 64, generator=torch.Generator().manual_seed(world.rank))
     every = torch.arange(BATCH * world.size)
@@ -111,7 +125,6 @@ def process(target: Path, repeats: int) -> None:
             slowed = name != WAYS[0] and number > 1
             speed = size / (0.5 * seconds[WAYS[0]][1]) if slowed else float("inf")
             link.bytes_per_second = world.broadcast(speed)  # the processes begin together, too
-            gradients.BUCKET_BYTES = bucket_bytes[step]  # read in the first step
             began = time.perf_counter()
             taken = step.take(number, images, drawn, from_tokens=False)
             losses[name].append(step.read(number, taken)["loss"])

@@ -22,15 +22,12 @@ from torch.utils.checkpoint import checkpoint
 from react_pipeline.clip import GatedBlock, ImageTower, attach, set_trainable
 from react_pipeline.clip.attention import feed_forward, self_attention
 from react_pipeline.settings import TrainingConfig
-from react_pipeline.training import (
-    MAX_LOG_SCALE,
-    DrawnTexts,
-    TrainingState,
-    TrainingStep,
-    World,
-    learning_rate,
-    parameter_groups,
-)
+from react_pipeline.training.distributed import World
+from react_pipeline.training.image_encoder import ImageEncoder
+from react_pipeline.training.resume import TrainingState
+from react_pipeline.training.schedule import MAX_LOG_SCALE, learning_rate, parameter_groups
+from react_pipeline.training.step import TrainingStep
+from react_pipeline.training.texts import DrawnTexts
 
 ARCHITECTURE, GATED = "ViT-B-32-quickgelu", 6
 TRAINING = TrainingConfig(warmup_steps=2, steps=1_000)
@@ -226,7 +223,7 @@ def our_step(model: Any, batches: Batches, parts: frozenset[str], tower: ImageTo
     state = TrainingState(trained(model), optimizer, torch.amp.GradScaler(device, enabled=False))
     model.eval()
     texts: Any = Texts(model, batches, kept=TEXTS in parts)
-    real = TrainingStep(model, tower, texts, state, training, World(device=device))
+    real = TrainingStep(ImageEncoder(model, tower, training, World(device=device)), texts, state)
     size = batches.images.shape[1]
     inputs: Sequence[Tensor] = batches.images
     if PREFIX in parts:

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from react_pipeline.clip import ImageTower
 from react_pipeline.settings import TrainingConfig
-from react_pipeline.training import TrainingTexts
+from react_pipeline.training.texts import TrainingTexts
 
 CAPTION_TOKENS = (4, 34)
 """Shortest and longest caption, both ends counted; most have fewer than 20 (drawn from a triangle that leans there)."""
@@ -54,7 +54,7 @@ def text_ways(tokens: Tensor) -> dict[str, Callable[[], Tensor]]:
     different, place = torch.unique(tokens, dim=0, return_inverse=True)
     table: Any = TrainingTexts.__new__(TrainingTexts)
     table._clip, table._device = SimpleNamespace(model=model), "cpu"
-    table._trains, table._rows, table._training = True, different.numpy(), TrainingConfig()
+    table._trains, table._rows, table._training = True, different, TrainingConfig()
     return {
         "text tower of ViT-B/32: the model's own pass": lambda: model.encode_text(tokens, normalize=True),
         "text tower of ViT-B/32: equal texts once, no column behind the longest": lambda: table.vectors(place),

@@ -34,6 +34,7 @@ class Guard:
 
 DURABLE, PRUNING, FILES = "store/test_durable.py", "store/test_pruning.py", "faults/test_domain_files.py"
 CHECKS, CROSS, SHARDS = "assets/test_blocking_checks.py", "browse/test_cross_site.py", "faults/test_bad_shards.py"
+EARLIER = "embedding/test_earlier_embeddings.py"
 EXPORT = "use/test_export.py::test_what_is_somebody_elses_or_a_link_is_neither_followed_nor_removed"
 BOMBS, SECRETS = "faults/test_bombs.py", "settings/test_secrets.py"
 BOUNDED = "browse/test_bounded_server.py"
@@ -62,6 +63,8 @@ GUARDS = (
     Guard("react_pipeline/store/durable.py", 'content.pop("digest") == _digest(content) and all(', "all(", "store/test_sealed.py"),
     Guard("react_pipeline/store/durable.py", "sha256_of(marker.parent / name) == digest for", "True for", "store/test_sealed.py"),
     Guard("react_pipeline/training/resume.py", 'about.pop("sha256") != _digest(tensors, about)', "False", "training/test_resume.py"),
+    Guard("react_pipeline/embedding/earlier_embeddings.py", " if start + size <= len(digests)", "", f"{EARLIER}::test_a_group_at_the_end_of_the_corpus_is_not_taken_for_a_longer_one"),
+    Guard("react_pipeline/embedding/earlier_embeddings.py", "(staging / name).unlink(missing_ok=True)", "pass", f"{EARLIER}::test_a_group_that_cannot_be_linked_as_a_whole_is_encoded_beside_what_was_published"),
     Guard("react_pipeline/store/durable.py", "stat.st_ctime_ns % CTIME_STEP_NS or", "True or", "project/test_outside.py::test_where_a_disk_keeps_no_ctime_the_ends_of_a_file_count"),
     Guard("react_pipeline/store/file_system.py", "        _try_rename(trial)\n", "", "store/test_file_system.py"),
     Guard("react_pipeline/indexing/batch.py", "lists.quantizer.metric_type == faiss.METRIC_INNER_PRODUCT", "True", "indexing/test_batch_search.py"),

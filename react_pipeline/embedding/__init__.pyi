@@ -8,13 +8,11 @@ from .installed import INSTALL_CLIP_RETRIEVAL as INSTALL_CLIP_RETRIEVAL
 from .installed import require_clip_retrieval as require_clip_retrieval
 from .parts import Rows as Rows
 from .parts import Vectors as Vectors
-from .parts import vectors_of as vectors_of
 from .vectors import FOLDERS as FOLDERS
-from .vectors import READY_FILE as READY_FILE
 from .vectors import Side as Side
-from .vectors import image_vectors as image_vectors
 from .vectors import read_metadata as read_metadata
-from .vectors import ready_digests as ready_digests
 from .vectors import row_metadata as row_metadata
+from .vectors import vector_digests as vector_digests
 from .vectors import vector_files as vector_files
 from .vectors import vector_parts as vector_parts
+from .vectors import vectors_of as vectors_of

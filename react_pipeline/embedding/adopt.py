@@ -1,21 +1,21 @@
 """Ready embeddings as `corpus_embeddings`, with the proof that the configured encoder made them.
 
-Belongs here: the proof, and adopting files in place. Does not belong here: the inventory of the files
-(`corpus.ready_embeddings`), files that must be converted (`convert`), reading rows (`vectors`). No image is embedded.
-Shapes: N rows, D width.
+Does not belong here: the inventory of the files (`corpus.ready_embeddings`), converting files (`convert`), reading rows
+(`vectors`). Shapes: N rows, D width.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from react_pipeline.clip import Clip, choose_device, load
 from react_pipeline.corpus import (
     FILES_FILE,
     Part,
@@ -33,9 +33,6 @@ from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import Artifact, CorpusError, remembered_sha256
-
-if TYPE_CHECKING:
-    from react_pipeline.clip import Clip
 
 SAMPLED_CAPTIONS = 64
 MIN_ENCODER_SIMILARITY = 0.98
@@ -67,8 +64,6 @@ def adopt_embeddings(project: Project) -> Artifact:
             raise CorpusError(f"{folder / row.name}: is missing or has changed; materialize `corpus` again")
 
     def write(staging: Path) -> dict[str, Any]:
-        from react_pipeline.clip import choose_device, load
-
         clip = load(base.path, choose_device(project.config.device))
         counts = {
             "rows": corpus.counts["pairs"],
@@ -150,14 +145,11 @@ def _sampled_captions(folder: Path, parts: list[Part], config: CorpusConfig, siz
     total = sum(part.rows for part in parts)
     chosen = np.unique(np.linspace(0, total - 1, min(size, total)).astype(np.int64))
     captions: list[str] = []
-    start = 0
-    for part in parts:
-        inside = chosen[(chosen >= start) & (chosen < start + part.rows)] - start
+    for number, _, inside in holding(starts_of([part.rows for part in parts]), chosen):
         before = 0
-        for name in part.metadata if len(inside) else ():
+        for name in parts[number].metadata:
             for table in take_rows(folder / name, inside - before, caption_columns(config)):
                 captions += captions_of(table, config)
             before += pq.read_metadata(folder / name).num_rows
-        start += part.rows
     kept = [bool(caption.strip()) for caption in captions]
     return chosen[kept], [caption for caption, keep in zip(captions, kept, strict=True) if keep]

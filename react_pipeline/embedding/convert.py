@@ -1,7 +1,6 @@
 """Ready embeddings that cannot be used in place, written once in the layout of our own.
 
-Belongs here: rows of a subset, unit length, vectors of captions where only images have some. Does not belong here:
-which files are adopted in place, and the proof of the encoder (`adopt`). Shapes: N rows, D width.
+Does not belong here: which files are adopted in place, and the proof of the encoder (`adopt`). Shapes: N rows, D width.
 """
 
 from __future__ import annotations
@@ -10,21 +9,19 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from react_pipeline.clip import Clip
 from react_pipeline.corpus import ROWS_FILE, Part, caption_columns, captions_of, unit, vector_blocks
 from react_pipeline.embedding.parts import Rows, starts_of
 from react_pipeline.embedding.vectors import FOLDERS, GROUPS_FILE, METADATA
 from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import Artifact, CorpusError, seal, sealed
-
-if TYPE_CHECKING:
-    from react_pipeline.clip import Clip
 
 ENCODED_CAPTIONS = 8_192
 _SCRATCH = "scratch"
@@ -36,10 +33,6 @@ def convert(
     clip: Clip, corpus: Artifact, folder: Path, parts: list[Part], config: CorpusConfig, staging: Path
 ) -> dict[str, Any]:
     """Write `img_emb/`, `text_emb/` (float16 unit rows), `metadata/` and `groups.jsonl`; a killed run resumes.
-
-    Args:
-        clip: Encodes the captions where those have no vectors.
-        corpus: The inventory, with the rows of a subset.
 
     Returns:
         Counts: why it was converted, vectors that were normalised, captions that were encoded.

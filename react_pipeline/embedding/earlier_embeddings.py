@@ -3,15 +3,12 @@
 A group may be taken over if it has the same shards (by SHA-256) in the same order, was made by the same encoder with
 the same configuration and code, and if the same of its samples are duplicates of earlier shards. Then its rows are what
 encoding would give.
-
-Belongs here: that rule, and taking over. Does not belong here: what a group is (`embedding.groups`), when this is asked
-(`embed`).
 """
 
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +30,6 @@ from react_pipeline.embedding.groups import (
 from react_pipeline.embedding.seen_keys import SeenKeys
 from react_pipeline.embedding.vectors import GROUPS_FILE
 from react_pipeline.store import (
-    CURRENT,
     Artifact,
     CorruptArtifact,
     Inputs,
@@ -52,30 +48,27 @@ class EarlierEmbeddings:
     """All groups of the store that the encoder and the configuration of a build would give again."""
 
     def __init__(self, store: Store, inputs: Inputs) -> None:
-        """Look through the published embeddings, the current ones first. What cannot be read is passed over."""
+        """Look through the published embeddings. What cannot be read is passed over."""
         self._places: dict[tuple[str, ...], list[tuple[_Source, int]]] = {}
-        self._lengths: dict[str, set[int]] = {}
         for artifact in _alike(store, inputs):
             source = _Source(artifact)
             for number, record in enumerate(source.records):
-                digests = tuple(record["shards"])
-                self._places.setdefault(digests, []).append((source, number))
-                self._lengths.setdefault(digests[0], set()).add(len(digests))
+                self._places.setdefault(tuple(record["shards"]), []).append((source, number))
+        self._lengths = sorted({len(digests) for digests in self._places}, reverse=True)
 
     def longest_match(self, digests: Sequence[str], start: int) -> int:
         """How many shards the longest earlier group has that is found in `digests` at `start`; 0 if there is none."""
-        lengths = sorted(self._lengths.get(digests[start], ()), reverse=True)
-        return next((size for size in lengths if tuple(digests[start : start + size]) in self._places), 0)
+        fitting = (size for size in self._lengths if start + size <= len(digests))
+        return next((size for size in fitting if tuple(digests[start : start + size]) in self._places), 0)
 
     def take_over(self, group: Group, staging: Path, groups: int, seen: SeenKeys) -> dict[str, Any] | None:
-        """Link a group's files into `staging`, if it was embedded before; its keys are added to `seen`.
+        """Link a group's files into `staging`, if it was embedded before.
 
-        `group` gets its ledger and what was found, with today's numbers of the shards.
+        `group` gets its ledger and what was found, with today's numbers of the shards; `seen`, the keys of all shards
+        before, gets its keys.
 
         Args:
-            staging: Gets the files, by hard link where the disk can.
             groups: How many groups the build has, for the names of files.
-            seen: Keys of all shards before.
 
         Returns:
             What the group's record counted; None if it has to be encoded.
@@ -89,17 +82,17 @@ class EarlierEmbeddings:
                 # Encoding again is always correct.
                 logger.warning("embeddings of earlier shards are not taken over: %s", error)
                 group.ledger, group.found = [], Counter()
+                for name in files_of_group(group.number, groups):
+                    # What was linked is a published file: removed, never written over.
+                    (staging / name).unlink(missing_ok=True)
         return None
 
 
-def _alike(store: Store, inputs: Inputs) -> Iterator[Artifact]:
-    """Published embeddings of the same encoder, configuration and code; the current ones first, then the newest."""
-    directory = store.directory(inputs.stage, inputs.key)
-    pointer = directory / CURRENT
-    current = pointer.read_text().strip() if pointer.exists() else ""
+def _alike(store: Store, inputs: Inputs) -> list[Artifact]:
+    """Published embeddings of the same encoder, configuration and code, the newest first."""
     base = inputs.parents["base_checkpoint"].fingerprint
     found = []
-    for path in directory.glob("*/"):
+    for path in store.directory(inputs.stage, inputs.key).glob("*/"):
         try:
             artifact = Artifact(path, read_manifest(path, inputs.stage))
             same = artifact.manifest["config"] == dict(inputs.config) and artifact.parents["base_checkpoint"] == base
@@ -109,8 +102,7 @@ def _alike(store: Store, inputs: Inputs) -> Iterator[Artifact]:
                 found.append(artifact)
         except (CorruptArtifact, KeyError) as error:
             logger.info("%s: nothing is taken over from it (%s)", path, error)
-    found.sort(key=lambda artifact: (artifact.fingerprint == current, artifact.manifest["created"]), reverse=True)
-    yield from found
+    return sorted(found, key=lambda artifact: str(artifact.manifest["created"]), reverse=True)
 
 
 def _verify(artifact: Artifact, name: str) -> None:
@@ -152,7 +144,9 @@ class _Source:
             _verify(self.artifact, name)
         first, metadata = record["first_shard"], metadata_file(number, count)
         shift = group.shards.start - first
-        ledger = self._ledger_of(record)
+        ledger = pd.DataFrame(columns=LEDGER_COLUMNS)
+        if record["ledger"] is not None:
+            ledger = self._ledger.read_row_group(record["ledger"]).to_pandas()
         recorded = recorded_keys(self.artifact.path / metadata, ledger, range(first, first + len(record["shards"])))
         keys = {shard + shift: of_shard for shard, of_shard in recorded.items()}
         rows = [(shard + shift, key, reason, detail) for shard, key, reason, detail in ledger.itertuples(index=False)]
@@ -167,11 +161,6 @@ class _Source:
         group.found.update(dict(zip(group.shards, record["found"], strict=True)))
         seen.add(keys)
         return True
-
-    def _ledger_of(self, record: dict[str, Any]) -> pd.DataFrame:
-        if record["ledger"] is None:
-            return pd.DataFrame(columns=LEDGER_COLUMNS)
-        return self._ledger.read_row_group(record["ledger"]).to_pandas()
 
 
 def _renumber(source: Path, target: Path, shift: int) -> None:

@@ -1,16 +1,14 @@
-"""Embedding the corpus: every pair's image and caption as unit vectors, in clip-retrieval's layout.
+"""Embedding the corpus: every pair's image and caption as unit vectors, in clip-retrieval's layout, by its own writer.
 
 Belongs here: the order of events, resuming a killed build, what is counted. Does not belong here: groups of shards
-(`embedding.groups`), taking over what was embedded before (`earlier_embeddings`), encoding (`group_encoder`; on a
-cluster `embedding.spread`), reading vectors and metadata back (`vectors`).
-
-clip-retrieval's `Runner`, `NumpyWriter` and layout are used, so its tools read what is written here.
+(`groups`), taking over what was embedded before (`earlier_embeddings`), encoding (`group_encoder`, `spread`).
 """
 
 import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,8 +20,7 @@ from tqdm import tqdm
 
 from react_pipeline.corpus import SHARDS_FILE, check_shards, count_pairs
 from react_pipeline.embedding.earlier_embeddings import LEDGER_FILE, EarlierEmbeddings
-from react_pipeline.embedding.groups import LEDGER_SCHEMA, Group, cut_into_groups, files_of_group
-from react_pipeline.embedding.records import Records
+from react_pipeline.embedding.groups import LEDGER_SCHEMA, Group, Records, cut_into_groups, files_of_group
 from react_pipeline.embedding.seen_keys import Duplicates, SeenKeys
 from react_pipeline.embedding.spread import encode_group, read_keys, write_keys
 from react_pipeline.embedding.vectors import GROUPS_FILE
@@ -55,15 +52,17 @@ def embed_corpus(project: Project) -> Artifact:
 
         return adopt_embeddings(project)
     inputs = resolve(project, "corpus_embeddings")
-    corpus, base = inputs.parents["corpus"], inputs.parents["base_checkpoint"]
-    return project.store.build(inputs, lambda staging: _embed(project, inputs, corpus, base, staging), resumable=True)
+    return project.store.build(inputs, lambda staging: _embed(project, inputs, staging), resumable=True)
 
 
-def _embed(project: Project, inputs: Inputs, corpus: Artifact, base: Artifact, staging: Path) -> dict[str, Any]:
+def _embed(project: Project, inputs: Inputs, staging: Path) -> dict[str, Any]:
+    from react_pipeline.clip import dimension_of  # loads torch
+
     if (counts := sealed(staging / _COUNTS_FILE)) is not None:
         # Killed between the last group and publishing, which takes long where gigabytes are hashed.
         remove_scratch(staging / _SCRATCH)
         return dict(counts)
+    corpus, base = inputs.parents["corpus"], inputs.parents["base_checkpoint"]
     locations = check_shards(project.store, corpus)
     shards = pd.read_parquet(corpus.file(SHARDS_FILE))
     digests = shards["sha256"].tolist()
@@ -74,14 +73,10 @@ def _embed(project: Project, inputs: Inputs, corpus: Artifact, base: Artifact, s
     folders = shards["folder"].tolist() if "folder" in shards else None
     seen = SeenKeys(scratch / "keys.sqlite", folders)
     build, pairs = _Build(project.config, records, groups, earlier, base, seen), count_pairs(corpus)
-    with tqdm(total=pairs, desc="embedding", unit="pair", disable=None) as bar:
-        try:
-            is_local = project.config.distributor.kind == "local"
-            with held(project.config.distributor):
-                dimension, arithmetic = build.run(bar, pairs) if is_local else build.run_spread(bar)
-        finally:
-            seen.close()
-    return _finish(staging, records, dimension, arithmetic)
+    bar, distributor = tqdm(total=pairs, desc="embedding", unit="pair", disable=None), project.config.distributor
+    with bar, closing(seen), held(distributor):
+        arithmetic = build.run(bar, pairs) if distributor.kind == "local" else build.run_spread(bar)
+    return _finish(staging, records, dimension_of(base.path), arithmetic)
 
 
 @dataclass
@@ -95,20 +90,18 @@ class _Build:
     base: Artifact
     seen: SeenKeys
 
-    def run(self, bar: Any, pairs: int | None) -> tuple[int, dict[str, str]]:
-        """Bring every group into place; return the dimension of the vectors, and `GroupEncoder.arithmetic`."""
+    def run(self, bar: Any, pairs: int | None) -> dict[str, str]:
+        """Bring every group into place; return `GroupEncoder.arithmetic`."""
         from react_pipeline.embedding.group_encoder import GroupEncoder
 
         encoder = GroupEncoder(self.config, self.base.path, self.records.locations, self.records.groups)
         to_encode = self._to_encode(bar, lambda group: group.read_headers(self.records.locations, self.seen.enter))
         for group, counts in encoder.encode(to_encode, self.records.staging, bar, pairs):
             self.records.done(group, **counts)
-        return encoder.dimension, encoder.arithmetic
+        return encoder.arithmetic
 
-    def run_spread(self, bar: Any) -> tuple[int, dict[str, str]]:
+    def run_spread(self, bar: Any) -> dict[str, str]:
         """The same as tasks of a cluster."""
-        from react_pipeline.clip import dimension_of
-
         records, settings = self.records, self.config.distributor
         unread = [
             group
@@ -124,8 +117,7 @@ class _Build:
         items = [(group, duplicates[group.number]) for group in self._to_encode(bar, sort_out)]
         tasks = spread(partial(encode_group, self.config, self.base.path, records), items, settings, "embedding")
         # Executors may differ; the manifest names every device and precision that was used.
-        used = {name: ", ".join(sorted({task[name] for task in tasks})) for name in ("device", "precision")}
-        return dimension_of(self.base.path), used
+        return {name: ", ".join(sorted({task[name] for task in tasks})) for name in ("device", "precision")}
 
     def _to_encode(self, bar: Any, prepare: Callable[[Group], None]) -> Iterator[Group]:
         """The groups that are neither finished nor can be taken over, prepared; the others on the way.

@@ -1,23 +1,20 @@
 """A model as embedding runs it: both towers without gradients and needless work.
 
-Belongs here: cutting batches into parts of a good size, precision, memory layout, texts encoded once. Does not belong
-here: the towers' arithmetic (`tower`, `text_tower`), reading pairs (`inference`). Shapes: B images, N texts, L token
+Does not belong here: the towers' arithmetic (`clip`), reading pairs (`inference`). Shapes: B images, N texts, L token
 ids, D embedding dimension, H x W pixels.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as functional
-from PIL import Image
 from torch import Tensor
-from torchvision.transforms import Compose, Normalize, PILToTensor, ToTensor
 
 from react_pipeline.clip import (
     DTYPES,
     Clip,
     ImageTower,
+    Pixels,
     cast_matrices,
     choose_precision,
     encode_text,
@@ -43,7 +40,7 @@ class Encoder:
     """Unit vectors of images and texts, float32 on the CPU, within rounding of the model's own.
 
     Attributes:
-        to_tensor: RGB image to what `images` takes a batch of; the first part of the model's preprocessing.
+        to_tensor: RGB image to what `images` takes a batch of; the first half of the model's preprocessing.
         precision: What the towers compute in: `fp32`, `bf16` or `fp16`.
 
     Equal texts are encoded once, as long as no more than `KEPT_TEXTS` others came between them.
@@ -76,9 +73,8 @@ class Encoder:
         self._text_features: Features | None = None if fused and not text_blocks(clip.model) else self._torch_texts
         self._images_at_once = CPU_IMAGES if on_cpu else None
         self._tokens_at_once = CPU_TOKENS if on_cpu else GPU_TOKENS
-        self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
-        self.to_tensor, mean, std = split_preprocess(clip.preprocess)
-        self._mean, self._std = (torch.tensor(values, device=clip.device).view(-1, 1, 1) for values in (mean, std))
+        self._kept: dict[bytes, Tensor] = {}
+        self.to_tensor = Pixels(clip.preprocess)
 
     def forget_texts(self) -> None:
         """Drop kept vectors, so that what comes next does not depend on what was encoded before, in its last bits."""
@@ -91,13 +87,12 @@ class Encoder:
         for part in images.split(self._images_at_once or len(images)):
             on_device = part.to(self.clip.device, non_blocking=True)
             if on_device.dtype == torch.uint8:
-                on_device = on_device.float().div_(255).sub_(self._mean).div_(self._std)
+                on_device = self.to_tensor.normalised(on_device)
             if not self._tower.blocks:
                 on_device = on_device.contiguous(memory_format=torch.channels_last)
             if self._image_features is None:
                 probes = [on_device, on_device[:1]]
                 self._image_features = convert(self._tower, self.clip.model.visual, probes, self.precision)
-                self._image_features = self._image_features or self._tower
             with self._autocast():
                 features = self._image_features(on_device)
             parts.append(functional.normalize(features.float(), dim=-1))
@@ -113,11 +108,11 @@ class Encoder:
         if new:
             encoded = self._encoded(tokens[new])
             found |= {rows[position]: vector.clone() for position, vector in zip(new, encoded, strict=True)}
-        for row, vector in found.items():
-            self._kept[row] = vector
-            self._kept.move_to_end(row)
-        while len(self._kept) > KEPT_TEXTS:
-            self._kept.popitem(last=False)
+        for row in found:
+            self._kept.pop(row, None)
+        self._kept |= found
+        for row in list(self._kept)[:-KEPT_TEXTS]:
+            del self._kept[row]
         return torch.stack([found[row] for row in rows])
 
     def _encoded(self, tokens: Tensor) -> Tensor:
@@ -127,8 +122,7 @@ class Encoder:
         if self._text_features is None:
             longest, shortest = order[-PROBED_TEXTS:], order[:PROBED_TEXTS]
             probes = [tokens[some, : int(lengths[some].max())] for some in (longest, shortest)]
-            fused = convert(self._torch_texts, self.clip.model, probes, self.precision, texts=True)
-            self._text_features = fused or self._torch_texts
+            self._text_features = convert(self._torch_texts, self.clip.model, probes, self.precision, texts=True)
         vectors = torch.empty(len(tokens), self.clip.dimension)
         for part in parts_of_like_length(lengths[order].tolist(), self._tokens_at_once):
             chosen = order[part]
@@ -143,20 +137,6 @@ class Encoder:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.clip.device, self._dtype, enabled=self._dtype != torch.float32)
-
-
-def split_preprocess(
-    preprocess: Callable[[Image.Image], Tensor],
-) -> tuple[Callable[[Image.Image], Tensor], Sequence[float], Sequence[float]]:
-    """What of a preprocessing is done to one image, and the mean and deviation by which the rest normalises.
-
-    The first gives pixels (3, H, W) uint8: a quarter of the bytes to move from a worker and to a GPU, and the same
-    values in the end. If the preprocessing does not end with torchvision's `ToTensor` and `Normalize`, it stays whole.
-    """
-    steps = preprocess.transforms if isinstance(preprocess, Compose) else []
-    if len(steps) > 1 and isinstance(steps[-2], ToTensor) and type(steps[-1]) is Normalize:
-        return Compose([*steps[:-2], PILToTensor()]), steps[-1].mean, steps[-1].std
-    return preprocess, [0.0], [1.0]
 
 
 def parts_of_like_length(lengths: Sequence[int], tokens_at_once: int) -> list[slice]:

@@ -2,7 +2,6 @@
 
 PyTorch runs a convolutional network, or a small tower of the transformers library, layer by layer with much work around
 each; onnxruntime (fp32) and oneDNN's graph compiler (bf16) fuse layers and keep weights laid out for the processor.
-Belongs here: the conversion and its check. Does not belong here: which towers are converted (`encoder`).
 """
 
 import io
@@ -31,8 +30,8 @@ Features = Callable[[Tensor], Tensor]
 
 def convert(
     tower: Features, model: nn.Module, probes: Sequence[Tensor], precision: str, *, texts: bool = False
-) -> Features | None:
-    """The tower with fused layers; None where it cannot be converted or gives other features.
+) -> Features:
+    """The tower with fused layers; as it is where it cannot be converted, or gives other features then.
 
     Args:
         tower: Maps a batch on the CPU to features (B, D) or tokens (B, T, W).
@@ -43,20 +42,17 @@ def convert(
     """
     traced = _Traced(tower, model).eval()  # the exporter restores the mode of the whole
     try:
-        # Tracing warns of shapes that the comparison below checks.
-        with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-            warnings.simplefilter("ignore")
-            bf16 = precision == "bf16"
-            run = _with_onednn(traced, probes[0]) if bf16 else _with_onnxruntime(traced, probes[0], texts)
-            run = run if texts else _in_parts(run)
+        bf16 = precision == "bf16"
+        run = _with_onednn(traced, probes[0]) if bf16 else _with_onnxruntime(traced, probes[0], texts)
+        run = run if texts else _in_parts(run)
         with torch.inference_mode():
             loss, least = torch.stack([_losses(run, tower, probe, precision) for probe in probes]).amax(dim=0).tolist()
     except Exception as error:  # noqa: BLE001 - whatever a converter of any architecture raises, torch still runs it
         logger.info("this tower is run by torch: its layers cannot be fused (%s)", error)
-        return None
+        return tower
     if not loss <= TOLERANCE[precision] + 2 * least:
         logger.info("this tower is run by torch: with fused layers its vectors have a cosine of %g", 1 - loss)
-        return None
+        return tower
     return run
 
 
@@ -105,7 +101,9 @@ def write_graph(
 
 def _with_onednn(traced: nn.Module, batch: Tensor) -> Features:
     torch.jit.enable_onednn_fusion(True)  # holds for TorchScript alone
-    with torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+    autocast = torch.autocast("cpu", torch.bfloat16, cache_enabled=False)
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad(), autocast:
+        warnings.simplefilter("ignore")  # of shapes, which the comparison checks
         graph = torch.jit.freeze(torch.jit.trace(traced, _filled(batch.clone()), check_trace=False))
 
     def run(batch: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """A model that brings groups of shards into files: reader, encoder and writer around clip-retrieval's `Runner`.
 
-Belongs here: one pass over groups, whoever runs it. Does not belong here: which groups are left to do (`embed`), where
-it runs (`embedding.spread`), what is kept on record of a finished group (`records`).
+Does not belong here: which groups are left to do (`embed`), where it runs (`spread`), what is recorded (`groups`).
 """
 
 import time
@@ -15,7 +14,7 @@ from react_pipeline.clip import choose_device, load
 from react_pipeline.corpus import ShardLocation
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.groups import Group
-from react_pipeline.embedding.inference import ClipMapper, PairDataset, PairStream, StatsLogger
+from react_pipeline.embedding.inference import ClipMapper, PairDataset, StatsLogger, read_groups
 from react_pipeline.embedding.installed import require_clip_retrieval
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.store import CorpusError
@@ -32,7 +31,6 @@ class GroupEncoder:
     """Encodes groups of one corpus with one checkpoint.
 
     Attributes:
-        dimension: Width of the vectors.
         arithmetic: `device` the model is on and `precision` it computes in, for the manifest.
     """
 
@@ -43,7 +41,6 @@ class GroupEncoder:
         self._embedding, self._groups = config.embedding, groups
         clip = load(checkpoint, choose_device(config.device))
         self._encoder = Encoder(clip, config.embedding.precision, long_run=True)
-        self.dimension = clip.dimension
         self.arithmetic = {"device": clip.device, "precision": self._encoder.precision}
         self._dataset = PairDataset(locations, config.corpus, self._encoder.to_tensor, clip.tokenizer)
         self._mapper = ClipMapper(self._encoder, locations)
@@ -64,7 +61,7 @@ class GroupEncoder:
         """
         size = self._embedding.batch_size
         workers = self._embedding.workers if pairs is None else min(self._embedding.workers, pairs // size)
-        stream = PairStream(groups, self._dataset, size, workers, pin_memory=self.arithmetic["device"] == "cuda")
+        stream = read_groups(groups, self._dataset, size, workers, pin_memory=self.arithmetic["device"] == "cuda")
         with _dead_workers_explained():
             # Waiting for a group's first batch, and for the workers to start, is part of what it takes.
             started = time.perf_counter()

@@ -1,8 +1,7 @@
 """Groups of shards, the units in which a corpus is embedded, published, taken over and resumed.
 
-Belongs here: how shards are cut into groups, what is known of a group, its files, its ledger and its record. Does not
-belong here: encoding (`inference`), where a group may be taken over from (`earlier_embeddings`), the order of events
-(`embed`).
+Belongs here: how shards are cut into groups, a group's files, what is recorded of it. Does not belong here: encoding
+(`inference`), where a group may be taken over from (`earlier_embeddings`), summing records up (`embed`).
 """
 
 import math
@@ -11,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pandas as pd
 import pyarrow as pa
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from react_pipeline.corpus import Sample, ShardLocation, index_shard
 from react_pipeline.embedding.seen_keys import Duplicates
 from react_pipeline.embedding.vectors import FOLDERS
-from react_pipeline.store import CorpusError
+from react_pipeline.store import CorpusError, seal, sealed
 
 LEDGER_COLUMNS = ["shard", "key", "reason", "detail"]
 LEDGER_SCHEMA = pa.schema([("shard", pa.int32()), *((name, pa.string()) for name in LEDGER_COLUMNS[1:])])
@@ -103,12 +103,6 @@ class Group:
             "it; or raise `corpus.max_bad_fraction`, and its samples of these keys are left out"
         )
 
-    def write_ledger(self, path: Path) -> None:
-        """Write the ledger as a table of `LEDGER_SCHEMA`."""
-        columns = zip(*self.ledger, strict=True) if self.ledger else ([] for _ in LEDGER_COLUMNS)
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, LEDGER_SCHEMA, strict=True)]
-        pq.write_table(pa.Table.from_arrays(arrays, schema=LEDGER_SCHEMA), path)
-
     def record(self, **counts: Any) -> dict[str, Any]:
         """The record of a finished group, as JSON: enough to reuse it later and to sum over all groups."""
         return {
@@ -174,3 +168,53 @@ def recorded_keys(metadata: Path, ledger: pd.DataFrame, shards: range) -> dict[i
         if reason not in WITHOUT_KEY:
             keys[int(shard)].append(key)
     return keys
+
+
+@dataclass(frozen=True)
+class Records:
+    """What is kept of each finished group while a build runs: its ledger, and a marker that vouches for its files.
+
+    Attributes:
+        scratch: Where the records are; removed before publishing.
+        locations: Of all shards, for messages.
+    """
+
+    staging: Path
+    scratch: Path
+    groups: int
+    locations: Sequence[ShardLocation]
+    max_bad_fraction: float
+
+    def marker(self, number: int) -> Path:
+        """Exists once a group is done."""
+        return self.scratch / f"{number}.json"
+
+    def ledger(self, number: int) -> Path:
+        """The ledger of a group that is done."""
+        return self.scratch / f"{number}.parquet"
+
+    def done(self, group: Group, **counts: Any) -> None:
+        """Judge a group's ledger and write its marker.
+
+        Raises:
+            CorpusError: If one of its shards has too many bad samples.
+        """
+        group.check(self.locations, self.max_bad_fraction)
+        ledger = self.ledger(group.number)
+        # Of two tasks that do the same group, none reads half of what the other writes.
+        written = ledger.with_name(f"{ledger.name}.{uuid4().hex}")
+        columns = zip(*group.ledger, strict=True) if group.ledger else ([] for _ in LEDGER_COLUMNS)
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, LEDGER_SCHEMA, strict=True)]
+        pq.write_table(pa.Table.from_arrays(arrays, schema=LEDGER_SCHEMA), written)
+        written.replace(ledger)
+        files = [self.staging / name for name in files_of_group(group.number, self.groups)]
+        seal(self.marker(group.number), [*filter(Path.exists, files), ledger], group.record(**counts))
+
+    def finished(self, number: int) -> dict[str, Any] | None:
+        """The record of a group that is done and whose files are as they were written."""
+        return sealed(self.marker(number))
+
+    def keys_of(self, group: Group) -> dict[int, list[str]]:
+        """The keys that each shard of a finished group holds."""
+        metadata = self.staging / metadata_file(group.number, self.groups)
+        return recorded_keys(metadata, pd.read_parquet(self.ledger(group.number)), group.shards)

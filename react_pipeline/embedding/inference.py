@@ -1,8 +1,5 @@
 """The parts that clip-retrieval's `Runner` drives: a reader of pairs, a mapper around our encoder, a logger.
 
-Belongs here: batches in, unit vectors out. Does not belong here: which samples are read (`embedding.groups`), the
-towers (`encoder`), what is published (`embed`).
-
 clip-retrieval's own `WebdatasetReader` is not used: it admits one image extension, drops broken samples without a
 trace, and hands shard names to a library that runs some of them in a shell. Its mapper never puts a model into eval
 mode; its logger spawns a process and imports wandb. Shapes: B pairs of a batch, L token ids, D dimension, H x W pixels.
@@ -13,29 +10,30 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 from react_pipeline.corpus import BadSample, Sample, ShardLocation, open_shard, read_pair
+from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.groups import Group, LedgerRow
 from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import CorpusError, ReactError
-
-if TYPE_CHECKING:
-    from react_pipeline.embedding.encoder import Encoder
 
 MAX_FIELD_NAMES = 256
 """How many different metadata fields one group of shards keeps."""
 
 
 @dataclass
-class PairDataset:
+class PairDataset(Dataset[dict[str, Any]]):
     """Pairs, each read and decoded when asked for: a map-style dataset of torch, whose indices are samples.
 
     Each worker opens files of its own, and runs `to_tensor` and `tokenizer`.
@@ -79,8 +77,6 @@ class PairDataset:
 
     def collate(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Rows to a batch; `image_tensor` and `text_tokens` are None where no row is good."""
-        import torch
-
         good = [row for row in rows if "skipped" not in row and "failed" not in row]
         batch: dict[str, Any] = {
             name: [row[name] for row in good] for name in ("image_filename", "text", "ours", "fields")
@@ -101,56 +97,48 @@ class PairDataset:
         return self._open[1]
 
 
-@dataclass
-class PairStream:
-    """Batches of one group after the other. Those of the next are read and decoded while one is still encoded.
+def read_groups(
+    groups: Iterator[Group], dataset: PairDataset, batch_size: int, workers: int, *, pin_memory: bool = False
+) -> Iterator[tuple[Group, PairReader]]:
+    """Each group with its reader, which must be read to its end before the next.
 
-    The workers live as long as the stream; how much is buffered does not depend on how many groups there are. It
-    decodes in `workers` processes, or in this one with 0; `groups` are made ready in a thread, one ahead.
+    Batches of the next group are read and decoded while one is still encoded, in `workers` processes that live as long
+    as this runs, or in this one with 0. How much is buffered does not depend on how many groups there are, which are
+    made ready in a thread, one ahead.
     """
+    begun: deque[Group] = deque()
 
-    groups: Iterator[Group]
-    dataset: PairDataset
-    batch_size: int
-    workers: int
-    pin_memory: bool = False
-    _begun: deque[Group] = field(default_factory=deque)
-
-    def __iter__(self) -> Iterator[tuple[Group, PairReader]]:
-        """Each group with its reader, which must be read to its end before the next."""
-        from torch.utils.data import DataLoader
-
-        loader: DataLoader[Any] = DataLoader(
-            self.dataset,  # type: ignore[arg-type] # a dataset by its methods, so that torch stays unloaded above
-            batch_sampler=self._batches(),  # of samples, not of numbers
-            num_workers=self.workers,
-            collate_fn=self.dataset.collate,
-            pin_memory=self.pin_memory,
-            worker_init_fn=_start_worker,
-        )
-        batches = iter(loader)
-        while True:
-            # Asking for the next batch is what brings the next groups in, some of which have none.
-            held = next(batches, None)
-            while self._begun:
-                group = self._begun.popleft()
-                count = -(-len(group.samples) // self.batch_size)
-                yield group, PairReader(held if count else None, batches, count)
-                if count:
-                    break
-            else:
-                if held is None:
-                    return
-
-    def _batches(self) -> Iterator[list[tuple[int, Sample]]]:
+    def batches_of_samples() -> Iterator[list[tuple[int, Sample]]]:
         # The workers are forked before this is first asked, so none inherits a lock that the thread holds.
         with ThreadPoolExecutor(1) as ahead:
-            pending = ahead.submit(next, self.groups, None)
+            pending = ahead.submit(next, groups, None)
             while (group := pending.result()) is not None:
-                pending = ahead.submit(next, self.groups, None)
-                self._begun.append(group)
-                for start in range(0, len(group.samples), self.batch_size):
-                    yield group.samples[start : start + self.batch_size]
+                pending = ahead.submit(next, groups, None)
+                begun.append(group)
+                for start in range(0, len(group.samples), batch_size):
+                    yield group.samples[start : start + batch_size]
+
+    loader = DataLoader(
+        dataset,
+        batch_sampler=batches_of_samples(),  # of samples, not of numbers
+        num_workers=workers,
+        collate_fn=dataset.collate,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+    )
+    batches = iter(loader)
+    while True:
+        # Asking for the next batch is what brings the next groups in, some of which have none.
+        held: Any = next(batches, None)
+        while begun:
+            group = begun.popleft()
+            count = -(-len(group.samples) // batch_size)
+            yield group, PairReader(islice(chain([held], batches), count))
+            if count:
+                break
+        else:
+            if held is None:
+                return
 
 
 def _start_worker(_number: int) -> None:
@@ -161,16 +149,12 @@ def _start_worker(_number: int) -> None:
 class PairReader:
     """Iterates over a group's batches, as clip-retrieval's readers do, in the order of the samples.
 
-    They are `first`, and of `others` as many as make `count`.
-
     Attributes:
         counts: `captions_cut` and `metadata_ignored` so far.
     """
 
-    def __init__(self, first: dict[str, Any] | None, others: Iterator[dict[str, Any]], count: int) -> None:
-        self._first = first
-        self._others = others
-        self._count = count
+    def __init__(self, batches: Iterable[dict[str, Any]]) -> None:
+        self._batches = batches
         self.ledger: list[LedgerRow] = []
         self.counts: Counter[str] = Counter(captions_cut=0, metadata_ignored=0)
 
@@ -182,9 +166,7 @@ class PairReader:
             SourceUnavailable: If its server does not answer.
         """
         names: dict[str, None] = {}
-        for number in range(self._count):
-            batch = self._first if number == 0 else next(self._others)
-            assert batch is not None  # noqa: S101 - a group with batches has a first one
+        for batch in self._batches:
             if batch["failed"] is not None:
                 raise batch["failed"]
             self.ledger += batch["skipped"]

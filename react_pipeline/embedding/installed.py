@@ -1,7 +1,4 @@
-"""clip-retrieval, which is installed beside this package: its metadata caps numpy, pyarrow and open_clip, its code not.
-
-Belongs here: saying how, where it is missing. Does not belong here: what is used of it (`group_encoder`, `browse`).
-"""
+"""clip-retrieval, installed beside this package: its metadata caps numpy, pyarrow and open_clip, its code does not."""
 
 from importlib.util import find_spec
 

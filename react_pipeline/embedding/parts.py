@@ -1,10 +1,7 @@
 """Parts of the embeddings: files that follow one another, of which the corpus has tens of thousands.
 
-Belongs here: which of them hold which rows, and opening those. Does not belong here: where the files are and how many
-rows each holds, which an artifact records (`vectors`).
-
 A file is opened only if one of its rows is asked for, and is closed before the next one: no process may hold so many
-open, and opening all takes seconds. Shapes: N rows, D width.
+open, and opening all takes seconds. Which files there are says `vectors`. Shapes: N rows, D width.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +14,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from react_pipeline.corpus import open_vectors
-from react_pipeline.store import CorruptArtifact
+from react_pipeline.store import CorpusError, CorruptArtifact
 
 Rows = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
@@ -66,7 +63,12 @@ class Parts:
             CorruptArtifact: If it is no array, or not of as many rows as are recorded.
         """
         path = self.path(number)
-        vectors = map_vectors(path)
+        try:
+            vectors = open_vectors(path)
+        except CorpusError as error:
+            if self.check is not None:
+                raise
+            raise CorruptArtifact(f"{path}: no array of vectors; rematerialize `corpus_embeddings`") from error
         self._require_rows(path, number, len(vectors))
         return vectors
 
@@ -80,14 +82,6 @@ class Parts:
     def _require_rows(self, path: Path, number: int, found: int) -> None:
         if found != (recorded := int(self.starts[number + 1] - self.starts[number])):
             raise CorruptArtifact(f"{path}: {found:,} rows, recorded {recorded:,}; rematerialize `corpus_embeddings`")
-
-
-def vectors_of(parts: Parts, rows: Rows, dimension: int) -> Vectors:
-    """Vectors (N, D) of some rows, in their order; errors as of `Parts.holding` and `Parts.mapped`."""
-    vectors = np.empty((len(rows), dimension), np.float32)
-    for number, places, inside in parts.holding(rows):
-        vectors[places] = parts.mapped(number)[inside]
-    return vectors
 
 
 def starts_of(lengths: Sequence[int]) -> Rows:
@@ -104,18 +98,3 @@ def holding(starts: Rows, rows: Rows) -> Iterator[tuple[int, Rows, Rows]]:
     found, begins = np.unique(numbers, return_index=True)
     for number, places in zip(found.tolist(), np.split(order, begins[1:]), strict=True):
         yield number, places, rows[places] - starts[number]
-
-
-def map_vectors(path: Path) -> npt.NDArray[Any]:
-    """A file of vectors, or a member of one, of which only the pages that are used will be read.
-
-    Raises:
-        CorruptArtifact: If it is no array.
-    """
-    if path.parent.suffix == ".npz":
-        return open_vectors(path)
-    try:
-        vectors: npt.NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:  # a hostile header makes numpy raise nearly anything
-        raise CorruptArtifact(f"{path}: no array ({error}); rematerialize `corpus_embeddings`") from error
-    return vectors

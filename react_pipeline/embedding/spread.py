@@ -1,11 +1,7 @@
 """Embedding on a cluster: each group of shards is a task, which writes its files where the local path writes them.
 
-Belongs here: what is sent to the executors, and what they do. Does not belong here: the cluster (`distributor`), the
-order of events (`embed`).
-
 Which of two samples keeps a key depends on all shards before them. So the headers are read first, a task a group; then
-this process goes through the keys in their order, as the local path does; then the groups are encoded, each given what
-of it is a duplicate.
+this process goes through the keys in their order; then the groups are encoded, each given its duplicates.
 """
 
 from __future__ import annotations
@@ -18,8 +14,7 @@ from uuid import uuid4
 
 from tqdm import tqdm
 
-from react_pipeline.embedding.groups import Group, files_of_group, keys_in
-from react_pipeline.embedding.records import Records
+from react_pipeline.embedding.groups import Group, Records, files_of_group, keys_in
 from react_pipeline.embedding.seen_keys import Duplicates
 from react_pipeline.project import require_shared
 from react_pipeline.settings import PipelineConfig
@@ -55,12 +50,9 @@ def read_keys(records: Records, group: Group) -> dict[int, list[str]]:
 def encode_group(
     config: PipelineConfig, checkpoint: Path, records: Records, item: tuple[Group, Duplicates]
 ) -> dict[str, str]:
-    """Bring a group's files and record into place; return `GroupEncoder.arithmetic`. A task.
+    """Bring the files and record of a group, given with its duplicates, into place; return `GroupEncoder.arithmetic`.
 
-    It may run twice, even at once: it works in a folder of its own, and moves what is complete.
-
-    Args:
-        item: The group, and what of it is a duplicate of earlier shards.
+    A task. It may run twice, even at once: it works in a folder of its own, and moves what is complete.
     """
     group, duplicates = item
     require_shared(records.scratch)

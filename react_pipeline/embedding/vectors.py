@@ -1,13 +1,8 @@
 """Vectors and metadata of the corpus, read back row by row, from where `corpus_embeddings` says they are.
 
-Belongs here: which files hold which rows, and reading them. Does not belong here: making them (`embed`), adopting ready
-ones (`ready_embeddings`), searching them (`index`). Shapes: N rows of the corpus, D width.
-
 An artifact holds its vectors, or names where ready ones are (`READY_FILE`); readers see no difference. Of ready ones
 the columns of URL and caption are called `url` and `caption` whatever their names in the files, a missing one
-reads as "", and `image_sha256` is "", since no image has been seen yet.
-
-How many rows each file holds was recorded when it was published, so only files that hold a row asked for are opened.
+reads as "", and `image_sha256` is "", since no image has been seen yet. Shapes: N rows of the corpus, D width.
 """
 
 import json
@@ -24,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from react_pipeline.corpus import file_of, place_of
-from react_pipeline.embedding.parts import Parts, Rows, Vectors, holding, starts_of, vectors_of
-from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, outside_stamp, remembered_sha256
+from react_pipeline.embedding.parts import Parts, Rows, Vectors, holding, starts_of
+from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, remembered_sha256
 
 Side = Literal["image", "text"]
 FOLDERS: dict[Side, str] = {"image": "img_emb", "text": "text_emb"}
@@ -38,7 +33,6 @@ GROUPS_FILE = "groups.jsonl"
 rows has no files."""
 
 _KEPT_LAYOUTS = 4
-_unchanged: dict[Path, tuple[int, ...]] = {}
 
 
 def vector_parts(artifact: Artifact, side: Side) -> Parts:
@@ -62,11 +56,7 @@ def vector_files(artifact: Artifact, side: Side) -> list[Path]:
 
 def read_vectors(artifact: Artifact, side: Side) -> Vectors:
     """All vectors of one side, (N, D) float32; row n belongs to row n of `read_metadata`."""
-    parts = vector_parts(artifact, side)
-    vectors = np.empty((parts.starts[-1], artifact.counts["dimension"]), np.float32)
-    for number, start in enumerate(parts.starts[:-1]):
-        vectors[start : parts.starts[number + 1]] = parts.mapped(number)
-    return vectors
+    return vectors_of(artifact, side, np.arange(artifact.counts["rows"]))
 
 
 def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.DataFrame:
@@ -113,18 +103,26 @@ def row_metadata(
     return pd.concat(tables).reindex(columns=columns).loc[wanted]
 
 
-def image_vectors(artifact: Artifact, rows: pd.Series) -> Vectors:
-    """Image vectors (N, D) of some rows; the files are mapped, so only the pages that hold these rows are read.
+def vectors_of(artifact: Artifact, side: Side, rows: npt.ArrayLike) -> Vectors:
+    """Vectors (N, D) of some rows, in their order; the files are mapped, so only the pages that hold these are read.
 
     Raises:
         IndexError: If the corpus has no such row.
     """
-    return vectors_of(vector_parts(artifact, "image"), rows.to_numpy(), artifact.counts["dimension"])
+    wanted, parts = np.asarray(rows, np.int64), vector_parts(artifact, side)
+    vectors = np.empty((len(wanted), artifact.counts["dimension"]), np.float32)
+    for number, places, inside in parts.holding(wanted):
+        vectors[places] = parts.mapped(number)[inside]
+    return vectors
 
 
-def ready_digests(ready: dict[str, Any], folder: str) -> list[str]:
-    """SHA-256 of the files of one folder of `ready.json`, in the order of rows."""
-    return [ready["digests"][file_of(name)] for name in ready["files"][folder]]
+def vector_digests(artifact: Artifact, side: Side) -> list[str]:
+    """SHA-256 of the files of vectors in the order of rows, of ready embeddings too; no vector is read."""
+    files, folder = artifact.manifest["files"], FOLDERS[side]
+    if READY_FILE in files:
+        ready = json.loads(artifact.file(READY_FILE).read_text())
+        return [ready["digests"][file_of(name)] for name in ready["files"][folder]]
+    return [files[name]["sha256"] for name in sorted(files) if name.startswith(f"{folder}/")]
 
 
 @dataclass(frozen=True)
@@ -207,15 +205,8 @@ def _read_layout(artifact: Artifact) -> _Layout:
 
 
 def _check_unchanged(root: Path, folder: Path, digests: Mapping[str, str], name: str) -> None:
-    name = file_of(name)
-    path = folder / name
-    try:
-        stamp = outside_stamp(path)
-    except OSError as error:
-        raise CorpusError(f"{path}: is gone; put it back, or materialize `corpus` again") from error
-    if _unchanged.get(path) != stamp:
-        if remembered_sha256(root, path) != digests[name]:
-            raise CorpusError(
-                f"{path}: has changed since `corpus` was materialized; put it back, or materialize `corpus` again"
-            )
-        _unchanged[path] = stamp
+    path = folder / file_of(name)
+    if not path.is_file() or remembered_sha256(root, path) != digests[file_of(name)]:
+        raise CorpusError(
+            f"{path}: is gone or has changed since `corpus` was materialized; put it back, or materialize that again"
+        )

@@ -7,13 +7,12 @@ An earlier index fits if it was built with the same configuration, of vectors of
 are the first ones of the new embeddings, byte for byte: compared by the digests in the manifests, so no vector is read.
 """
 
-import json
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from react_pipeline.embedding import FOLDERS, READY_FILE, Side, ready_digests
+from react_pipeline.embedding import Side, vector_digests
 from react_pipeline.indexing.keys import Key
 from react_pipeline.store import MANIFEST, Artifact, CorruptArtifact, Inputs, MissingArtifact, Store, read_manifest
 
@@ -52,7 +51,7 @@ class Earlier:
 
 def find_earlier(store: Store, inputs: Inputs, embeddings: Artifact) -> Earlier | None:
     """The largest index in the store from which one of these embeddings can be grown."""
-    wanted = {side: digests(embeddings, side) for side in SIDES}
+    wanted = {side: vector_digests(embeddings, side) for side in SIDES}
     best: Earlier | None = None
     for artifact in _published(store, inputs):
         if artifact.manifest["config"] != inputs.config or artifact.manifest["code_version"] != inputs.code_version:
@@ -75,14 +74,6 @@ def find_earlier(store: Store, inputs: Inputs, embeddings: Artifact) -> Earlier 
     return best
 
 
-def digests(embeddings: Artifact, side: Side) -> list[str]:
-    """SHA-256 of the vector files in the order of rows, of ready embeddings too; no vector is read."""
-    files, folder = embeddings.manifest["files"], f"{FOLDERS[side]}/"
-    if READY_FILE in files:
-        return ready_digests(json.loads(embeddings.file(READY_FILE).read_text()), FOLDERS[side])
-    return [str(files[name]["sha256"]) for name in sorted(files) if name.startswith(folder)]
-
-
 def _published(store: Store, inputs: Inputs) -> Iterator[Artifact]:
     for path in sorted(store.directory(inputs.stage, inputs.key).glob(f"*/{MANIFEST}")):
         if (artifact := _read(path.parent, inputs.stage)) is not None:
@@ -103,7 +94,7 @@ def _is_prefix(store: Store, artifact: Artifact, wanted: dict[Side, list[str]]) 
     if earlier is None:
         return False
     for side in SIDES:
-        before, now = digests(earlier, side), wanted[side]
+        before, now = vector_digests(earlier, side), wanted[side]
         if now[: len(before)] != before:
             return False
     return True

@@ -31,7 +31,7 @@ class StoredVectors:
             CorruptArtifact: If the files hold more or fewer rows than the manifest says. One that is not an array is
                 reported when it is read.
         """
-        self.artifact = embeddings
+        self.artifact, self._side = embeddings, side
         self._parts = vector_parts(embeddings, side)
         self._starts = self._parts.starts
         self.rows = int(self._starts[-1])
@@ -61,7 +61,7 @@ class StoredVectors:
 
     def take(self, rows: Rows) -> Vectors:
         """The vectors (len(rows), D) of some rows, in their order."""
-        return vectors_of(self._parts, rows, self.dimension)
+        return vectors_of(self.artifact, self._side, rows)
 
     def sample(self, size: int, seed: int) -> tuple[Rows, Vectors]:
         """Random rows without repetition, sorted, and their vectors."""

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from react_pipeline.corpus import REFUSED_URL, BadImage, ImageSource, decode_image, plain_url
-from react_pipeline.embedding import image_vectors, row_metadata
+from react_pipeline.embedding import row_metadata, vectors_of
 from react_pipeline.retrieval.duplicates import EvaluationImages
 from react_pipeline.retrieval.near_duplicates import NearDuplicates
 from react_pipeline.retrieval.ranking import mark_drops
@@ -85,7 +85,7 @@ class Examination:
         return {"fetch_rounds": self.rounds, "not_collected": dict(sorted(Counter(self.failed.values()).items()))}
 
     def _vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return image_vectors(self._embeddings, pd.Series(rows))
+        return vectors_of(self._embeddings, "image", rows)
 
     def _to_fetch(self, candidates: pd.DataFrame) -> list[int]:
         """Rows that were chosen and not asked for yet, and from the second round on more of the classes they are of."""

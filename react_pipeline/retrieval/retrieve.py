@@ -19,7 +19,7 @@ import pandas as pd
 
 from react_pipeline.clip import class_prompts, prompt_templates
 from react_pipeline.corpus import open_source
-from react_pipeline.embedding import image_vectors, row_metadata
+from react_pipeline.embedding import row_metadata, vectors_of
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.retrieval.candidates import Queries, find_candidates
@@ -94,7 +94,7 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
         source = open_source(project, parents["corpus"], directory / FETCHED)
         candidates = found.candidates
         if settings.choose == "diverse":
-            candidates = diverse_order(candidates, partial(image_vectors, embeddings), settings.max_per_class)
+            candidates = diverse_order(candidates, partial(vectors_of, embeddings, "image"), settings.max_per_class)
         candidates = _described(candidates, embeddings, source, evaluation, distributor)
         examination = Examination(source, embeddings, settings, project.config.corpus.max_pixels)
         examination.choose(candidates, evaluation.images)

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.embedding import Rows, Vectors, image_vectors
+from react_pipeline.embedding import Rows, Vectors, vectors_of
 from react_pipeline.project import spread
 from react_pipeline.settings import DistributorConfig
 from react_pipeline.store import Artifact
@@ -64,5 +63,5 @@ class RowsTask:
         values = np.empty(len(rows), np.float32)
         for start in range(0, len(rows), _CHUNK_ROWS):
             part = slice(start, start + _CHUNK_ROWS)
-            values[part] = self.compute(image_vectors(self.embeddings, pd.Series(rows[part])), beside[part])
+            values[part] = self.compute(vectors_of(self.embeddings, "image", rows[part]), beside[part])
         return values

@@ -1,15 +1,3 @@
-from . import gradients as gradients
-from .augmentation import augmentation as augmentation
 from .customization import customize as customize
-from .data import Views as Views
-from .distributed import World as World
 from .observer import NoObserver as NoObserver
 from .observer import TrainingObserver as TrainingObserver
-from .resume import TrainingState as TrainingState
-from .schedule import MAX_LOG_SCALE as MAX_LOG_SCALE
-from .schedule import learning_rate as learning_rate
-from .schedule import parameter_groups as parameter_groups
-from .step import TrainingStep as TrainingStep
-from .texts import DrawnTexts as DrawnTexts
-from .texts import TrainingTexts as TrainingTexts
-from .trainer import Trainer as Trainer

@@ -1,6 +1,6 @@
 """Augmentation: what a training image may look like besides itself; a function of the image and a seed alone.
 
-Does not belong here: which image is drawn when (`training.data`). Shapes: H x W pixels.
+Shapes: H x W pixels.
 """
 
 from __future__ import annotations
@@ -33,16 +33,12 @@ def augmentation(kind: str, preprocess: Preprocess, preprocess_cfg: dict[str, An
 
     Args:
         kind: `timm`: the paper's recipe (random crop of 8 to 100% of the area, flip, RandAugment, erasing); `mild`:
-            small turns, shifts and changes of colour, for drawings; `none`: the image as it is.
+            small turns, shifts and changes of colour, for drawings.
         preprocess: The model's own, without augmentation (`clip.Pixels`).
         preprocess_cfg: Its size, mean, std and interpolation.
     """
     # All of them can be pickled: decoding processes are spawned where the training process itself was.
-    if kind == "none":
-        return partial(_as_it_is, preprocess)
-    if kind == "mild":
-        return partial(_mildly_changed, preprocess)
-    return _Timm(preprocess_cfg)
+    return partial(_mildly_changed, preprocess) if kind == "mild" else _Timm(preprocess_cfg)
 
 
 class _Timm:
@@ -75,7 +71,8 @@ class _Timm:
         for transform in self._transform.transforms:
             for operation in getattr(transform, "ops", ()):
                 if operation.name == "PosterizeIncreasing":
-                    operation.level_fn = _keep_a_bit(operation.level_fn)
+                    # At full strength timm asks Pillow to keep no bit of a colour, which Pillow 13 refuses.
+                    operation.level_fn = partial(_one_at_least, operation.level_fn)
 
     def __call__(self, image: Image.Image, seed: int) -> Tensor:
         # timm draws from all three; saved and put back, so that nothing else in the process changes with them.
@@ -124,17 +121,8 @@ class _AsPixels:
         self._pixels[place] = noise.round_().clamp_(0, 255).to(torch.uint8)
 
 
-def _keep_a_bit(level: Callable[..., tuple[int]]) -> Callable[..., tuple[int]]:
-    # At full strength timm asks Pillow to keep no bit of a colour, which Pillow 13 refuses.
-    return partial(_one_at_least, level)
-
-
 def _one_at_least(level: Callable[..., tuple[int]], strength: float, parameters: Any) -> tuple[int]:
     return (max(1, level(strength, parameters)[0]),)
-
-
-def _as_it_is(preprocess: Preprocess, image: Image.Image, _seed: int) -> Tensor:
-    return preprocess(image)
 
 
 def _mildly_changed(preprocess: Preprocess, image: Image.Image, seed: int) -> Tensor:

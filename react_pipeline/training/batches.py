@@ -1,7 +1,6 @@
 """The batches of a training: which pairs and which views each step sees, and what the image tower is fed with.
 
-Does not belong here: decoding (`training.data`), the texts (`training.texts`). Shapes: B pairs of a batch, N pairs,
-V views, T tokens, W width, D embedding dimension.
+Shapes: B pairs of a batch, N pairs, V views, T tokens, W width, D embedding dimension.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Customization: train a method's part of CLIP on the pairs of a domain and publish the checkpoint.
 
-Belongs here: the entry point, in one process or in each of several. Does not belong here: the training itself
-(`trainer`, `linear_head`), which pairs (`retrieve`), the blocks (`gated`).
+Does not belong here: the training itself (`trainer`, `linear_head`), which pairs (`retrieval`).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from react_pipeline.corpus import CollectedPairs
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
-from react_pipeline.settings import CONTROL_SUFFIX
+from react_pipeline.settings import CONTROL_SUFFIX, is_linear_head, pairs_of
 from react_pipeline.store import Artifact, Inputs, RetrievalError, scratch_of
 from react_pipeline.training.distributed import World
 from react_pipeline.training.guards import explained_out_of_memory
@@ -48,10 +47,13 @@ def customize(
     """
     world = World.join(choose_device(project.config.device))
     inputs = resolve(project, STAGE, method_key(slug, method))
-    pairs = inputs.parents["control_set" if method.endswith(CONTROL_SUFFIX) else "retrieved_set"]
+    pairs = inputs.parents[pairs_of(method)]
     _refuse_starving(project, slug, pairs)
     if not world.is_writer:
-        return _follow(project, inputs, pairs, world)
+        if scratch_of_writer := world.broadcast(None):
+            _train(project, inputs, pairs, world, Path(scratch_of_writer), NoObserver())
+            world.broadcast(None)
+        return project.store.open(inputs.stage, inputs.key, inputs.fingerprint)
 
     def write(staging: Path) -> dict[str, Any]:
         try:
@@ -71,15 +73,6 @@ def customize(
     return artifact
 
 
-def _follow(project: Project, inputs: Inputs, pairs: Artifact, world: World) -> Artifact:
-    """Train along with process 0, which writes."""
-    scratch = world.broadcast(None)
-    if scratch:
-        _train(project, inputs, pairs, world, Path(scratch), NoObserver())
-        world.broadcast(None)
-    return project.store.open(inputs.stage, inputs.key, inputs.fingerprint)
-
-
 def _train(
     project: Project,
     inputs: Inputs,
@@ -94,7 +87,7 @@ def _train(
     when = f"on {world.device}, outside the steps of the training"
     with explained_out_of_memory(when, "end what else uses its memory, or use a device with more"):
         base = inputs.parents["base_checkpoint"].path
-        if method.startswith("linear-head"):
+        if is_linear_head(method):
             if staging is None:
                 return {}
             clip = loaded_base(base, world.device)

@@ -1,7 +1,6 @@
-"""The images of a training: read from the collected shards and decoded in workers, in the order that is asked for.
+"""The images of a training: read from the collected shards, decoded in workers, and on their way to the device.
 
-Belongs here: decoding and augmenting in other processes, and the way to the device. Does not belong here: the shards
-(`corpus.collected`), the order (`schedule`), the loop (`trainer`). Shapes: B images of a batch, H x W pixels.
+Does not belong here: the order (`schedule`), the loop (`trainer`). Shapes: B images of a batch, H x W pixels.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ class Images(Protocol):
 class Views(Dataset[Tensor]):
     """Images of pairs as pixels (3, H, W), uint8; equal draws give equal pixels, in whatever process and order."""
 
-    def __init__(self, pairs: Images, pixels: Pixels, augment: Augment, seed: int) -> None:
-        """Augment with seeds that depend on `seed`, the pair and the view alone."""
+    def __init__(self, pairs: Images, pixels: Pixels, augment: Augment | None = None, seed: int = 0) -> None:
+        """Augment with seeds that depend on `seed`, the pair and the view alone; without `augment` only view 0 is."""
         self.pairs = pairs
         self._pixels = pixels
         self._augment = augment
@@ -53,7 +52,7 @@ class Views(Dataset[Tensor]):
         """One view of one image."""
         position, view = draw
         image = self.pairs.decoded(position, lazy=view > 0)
-        if not view:
+        if self._augment is None or not view:
             return self._pixels(image)
         seed = np.random.SeedSequence([self._seed, position, view]).generate_state(1, np.uint64)[0]
         return self._augment(image, int(seed) >> 1)
@@ -65,8 +64,7 @@ class Views(Dataset[Tensor]):
     def batches(self, draws: Iterable[Sequence[Draw]], workers: int, device: str = "cpu") -> Iterator[Tensor]:
         """Batches (B, 3, H, W) of the draws, normalised, float32, on the device; decoded ahead of their use.
 
-        Args:
-            draws: The draws of each batch; taken as they are needed, so it may be endless.
+        Draws are taken as they are needed, so they may be endless.
 
         Raises:
             CorruptArtifact: If a shard is gone or was cut.
@@ -91,11 +89,7 @@ class Views(Dataset[Tensor]):
                 loaded._shutdown_workers()
 
     def require_shared_memory(self, batch_size: int, workers: int, processes: int) -> None:
-        """Refuse workers whose batches do not fit the memory through which they pass.
-
-        Args:
-            batch_size: Of one process.
-            processes: On this machine.
+        """Refuse workers of `processes` on this machine whose batches do not fit the memory through which they pass.
 
         Raises:
             InputError: With what is needed and what is free.
@@ -112,11 +106,7 @@ class Views(Dataset[Tensor]):
 
 
 def on_device(batches: Iterable[Tensor], device: str) -> Iterator[Tensor]:
-    """The batches on the device; to a GPU each is copied on a stream of its own while the one before it is in use.
-
-    Args:
-        batches: On the CPU; for a GPU in page-locked memory.
-    """
+    """The batches; to a GPU, each is copied from page-locked memory while the one before it is in use."""
     if device == "cpu":
         yield from batches
         return

@@ -1,13 +1,11 @@
 """Processes that train together: torchrun's environment, and the few collective operations that training needs.
 
-Does not belong here: starting the processes (torchrun does), or what is trained. Shapes: B pairs of a process's part of
-a batch, D embedding dimension.
+Shapes: B pairs of a process's part of a batch, D embedding dimension.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -60,6 +58,11 @@ class World:
         return cls(dist.get_rank(), size, device, one_machine)
 
     @property
+    def device_type(self) -> str:
+        """The kind of device, as autocast wants it."""
+        return self.device.partition(":")[0]
+
+    @property
     def is_writer(self) -> bool:
         """Whether this process writes files and notifies observers."""
         return self.rank == 0
@@ -78,16 +81,14 @@ class World:
         dist.all_gather(parts, vectors.contiguous())
         return torch.cat(parts)
 
-    def shared(self, count: int, make: Callable[[Tensor], Tensor]) -> Tensor:
-        """`count` rows on the CPU, in every process, of which each made an equal part.
-
-        Args:
-            make: Rows of these positions (B,), on any device.
-        """
+    def share(self, count: int) -> Tensor:
+        """Which of `count` rows this process makes, as many as any other; the last ones may make the last row again."""
         each = -(-count // self.size)
-        # The last parts may be short: they make the last row once more.
-        mine = torch.arange(self.rank * each, (self.rank + 1) * each).clamp_(max=count - 1)
-        return self.gather(make(mine).to(self.device)).cpu()[:count]
+        return torch.arange(self.rank * each, (self.rank + 1) * each).clamp_(max=count - 1)
+
+    def joined(self, rows: Tensor, count: int) -> Tensor:
+        """All `count` rows, on the CPU, in every process; `rows` are those of its `share`, on any device."""
+        return self.gather(rows.to(self.device)).cpu()[:count]
 
     def mean(self, value: Tensor) -> Tensor:
         """The mean of a scalar over all processes."""

@@ -15,23 +15,17 @@ OUT_OF_MEMORY = ("allocate memory", "ALLOC_FAILED", "out of memory")
 MAX_SCALE_STEP = 0.5
 """A step that moves the logarithm of the logit scale by more than this has exploded; thousandths are usual."""
 
-COLLAPSED_SHARE = 0.5
-"""Held-out recall below this share of the base's is a collapse ..."""
-
 MAX_SKIPPED_STEPS = 30
 """In a row. The scaler of fp16 starts at 65,536 and halves at each skip: by then it is below any useful scale."""
 
-STANDARD_ERRORS = 3.0
-"""... if it is also this many standard errors of the difference below, so that chance on few pairs stops nothing."""
+COLLAPSED_SHARE, STANDARD_ERRORS = 0.5, 3.0
+"""Held-out recall below this share of the base's is a collapse, if it is also this many standard errors of the
+difference below, so that chance on few pairs stops nothing."""
 
 
 @contextmanager
 def explained_out_of_memory(where: str, advice: str) -> Iterator[None]:
-    """Explain out-of-memory errors, on a GPU or a CPU.
-
-    Args:
-        where: What needed the memory, to be read after "out of memory".
-        advice: What to set or do.
+    """Explain out-of-memory errors, on a GPU or a CPU: "out of memory `where`; `advice`".
 
     Raises:
         TrainingError: In place of torch's own error.
@@ -46,10 +40,9 @@ def explained_out_of_memory(where: str, advice: str) -> Iterator[None]:
 
 
 def less_memory(training: TrainingConfig, batch_size: int, processes: int, *, recomputes: bool) -> str:
-    """What to set where a step does not fit the memory; only what changes something.
+    """What to set where a step of `batch_size` pairs over all processes does not fit; only what changes something.
 
     Args:
-        batch_size: Pairs of a step over all processes.
         recomputes: Whether anything of what trains can recompute its activations.
     """
     same, each = [], batch_size // processes
@@ -63,18 +56,17 @@ def less_memory(training: TrainingConfig, batch_size: int, processes: int, *, re
     return f"set customization {', or '.join(ways)}" if ways else "use a device with more memory"
 
 
-def require_finite(step: int, values: Mapping[str, float]) -> None:
+def require_finite(step: int, name: str, value: float) -> None:
     """Stop where a loss or a gradient is not finite.
 
     Raises:
         TrainingError: Naming the value and the step.
     """
-    for name, value in values.items():
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the {name} is {value} at step {step}; lower learning_rate, lengthen warmup_steps, or use another "
-                "precision. Nothing was published"
-            )
+    if not math.isfinite(value):
+        raise TrainingError(
+            f"the {name} is {value} at step {step}; lower learning_rate, lengthen warmup_steps, or use another "
+            "precision. Nothing was published"
+        )
 
 
 def require_steady_scale(step: int, before: float, after: float) -> None:
@@ -125,31 +117,30 @@ def require_steps_taken(step: int, skipped: int) -> None:
         )
 
 
-def can_see_collapse(base: Mapping[str, float], collapsed: Mapping[str, float], pairs: int) -> bool:
-    """Whether `require_no_collapse` would stop a model of recall `collapsed`; on few pairs chance may explain it."""
-    return any(_has_collapsed(before, collapsed[name], pairs) for name, before in base.items())
-
-
-def _has_collapsed(before: float, now: float, pairs: int) -> bool:
-    # Two hits more in four more pairs (Agresti and Coull): recalls of exactly 0 and 1 are no certainties then.
-    shares = [(pairs * recall + 2) / (pairs + 4) for recall in (before, now)]
-    deviation = math.sqrt(sum(share * (1 - share) for share in shares) / (pairs + 4))
-    return now < COLLAPSED_SHARE * before and shares[0] - shares[1] > STANDARD_ERRORS * deviation
-
-
-def require_no_collapse(step: int, base: Mapping[str, float], now: Mapping[str, float], pairs: int) -> None:
-    """Stop where recall of the held-out pairs has collapsed: below half of the base's, and not by chance.
+def collapsed(base: Mapping[str, float], now: Mapping[str, float], pairs: int) -> str | None:
+    """The first recall of held-out pairs that is below half of the base's, and not by chance; None if none is.
 
     Args:
         base: Recall of the base, as `held_out.image_text_recall` gives it.
         pairs: How many pairs it was measured on.
+    """
+    for name, before in base.items():
+        # Two hits more in four more pairs (Agresti and Coull): recalls of exactly 0 and 1 are no certainties then.
+        shares = [(pairs * recall + 2) / (pairs + 4) for recall in (before, now[name])]
+        deviation = math.sqrt(sum(share * (1 - share) for share in shares) / (pairs + 4))
+        if now[name] < COLLAPSED_SHARE * before and shares[0] - shares[1] > STANDARD_ERRORS * deviation:
+            return name
+    return None
+
+
+def require_no_collapse(step: int, base: Mapping[str, float], now: Mapping[str, float], pairs: int) -> None:
+    """Stop where recall of the held-out pairs has `collapsed`.
 
     Raises:
         TrainingError: Naming the recall before and now.
     """
-    for name, before in base.items():
-        if _has_collapsed(before, now[name], pairs):
-            raise TrainingError(
-                f"the model collapsed by step {step}: {name} of {pairs} held-out pairs fell from {before:.1%} (base) "
-                f"to {now[name]:.1%}; lower learning_rate. Nothing was published"
-            )
+    if name := collapsed(base, now, pairs):
+        raise TrainingError(
+            f"the model collapsed by step {step}: {name} of {pairs} held-out pairs fell from {base[name]:.1%} (base) "
+            f"to {now[name]:.1%}; lower learning_rate. Nothing was published"
+        )

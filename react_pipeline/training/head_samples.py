@@ -1,14 +1,12 @@
 """Samples of a linear head: pairs and class prompts as labelled vectors, drawn so that every class counts the same.
 
-Belongs here: the vectors of the pairs, the class of each, drawing from them. Does not belong here: which pairs are held
-out (`held_out`), the training (`linear_head`).
 Shapes: N pairs or samples, B samples of a batch, C classes, D embedding dimension, P prompts.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -16,12 +14,10 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from react_pipeline.clip import Clip, class_prompts
-from react_pipeline.embedding import Side, vector_parts, vectors_of
+from react_pipeline.corpus import CollectedPairs
+from react_pipeline.embedding import Side, vectors_of
 from react_pipeline.settings import DomainConfig
 from react_pipeline.store import Artifact
-
-if TYPE_CHECKING:
-    from react_pipeline.corpus import CollectedPairs
 
 COMPARED_AT_ONCE = 256
 """Captions set against all prompts at once; with 100,000 prompts that is 100 MB."""
@@ -39,32 +35,30 @@ class PairVectors:
         """The rows of `corpus_embeddings`, which the same base encoded in the precision that it is measured in."""
 
         def side(name: Side) -> Tensor:
-            vectors = vectors_of(vector_parts(embeddings, name), pairs.rows, embeddings.counts["dimension"])
-            return functional.normalize(torch.from_numpy(vectors), dim=1)  # they are stored as float16
+            vectors = torch.from_numpy(vectors_of(embeddings, name, pairs.rows))
+            return functional.normalize(vectors, dim=1)  # they are stored as float16
 
         return cls(side("image"), side("text"))
 
 
 @dataclass(frozen=True)
-class LabelledTexts:
-    """The texts of a training as unit vectors, and the class of each.
+class Labels:
+    """The class of each pair and of each prompt.
 
     Attributes:
-        captions: One a pair (N, D).
-        class_ids: Class of each pair (N,), -1 where it has none of the domain's.
-        prompts: Every template with every name and synonym (P, D).
+        class_ids: Of each pair (N,), -1 where it has none of the domain's.
+        prompts: Unit vectors (P, D) of every template with every name and synonym.
         prompt_ids: Class of each prompt (P,).
-        labels: Where the classes of the pairs come from: `retrieval` or `nearest prompt`.
+        source: Where the classes of the pairs come from: `retrieval` or `nearest prompt`.
     """
 
-    captions: Tensor
     class_ids: Tensor
     prompts: Tensor
     prompt_ids: Tensor
-    labels: str
+    source: str
 
 
-def label_texts(clip: Clip, pairs: CollectedPairs, captions: Tensor, domain: DomainConfig) -> LabelledTexts:
+def label_pairs(clip: Clip, pairs: CollectedPairs, captions: Tensor, domain: DomainConfig) -> Labels:
     """Encode class prompts, and find the class of each pair, whose caption has a vector (N, D).
 
     Pairs of a retrieved set have the class they were retrieved for. Those of a control have none: each gets the class
@@ -77,9 +71,8 @@ def label_texts(clip: Clip, pairs: CollectedPairs, captions: Tensor, domain: Dom
         known = {name: number for number, name in enumerate(domain.class_names)}
         of_classes = np.array([known.get(name, -1) for name in pairs.classes])
         class_ids = torch.from_numpy(of_classes[pairs.class_ids])
-        return LabelledTexts(captions, class_ids, prompt_vectors, prompt_ids, "retrieval")
-    class_ids = nearest_class(captions, prompt_vectors, prompt_ids)
-    return LabelledTexts(captions, class_ids, prompt_vectors, prompt_ids, "nearest prompt")
+        return Labels(class_ids, prompt_vectors, prompt_ids, "retrieval")
+    return Labels(nearest_class(captions, prompt_vectors, prompt_ids), prompt_vectors, prompt_ids, "nearest prompt")
 
 
 def nearest_class(captions: Tensor, prompts: Tensor, prompt_ids: Tensor) -> Tensor:

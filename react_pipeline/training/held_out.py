@@ -1,19 +1,15 @@
-"""Held-out pairs: a small part of the pairs that is never trained on, and what is measured on it.
+"""Held-out pairs: never trained on, they show whether a training goes well without using any evaluation image.
 
-Measured on pairs of the corpus, image-text recall shows whether a training goes well without using any evaluation
-image. Shapes: N pairs, D embedding dimension.
+Shapes: N pairs, D embedding dimension.
 """
 
 from __future__ import annotations
 
-from itertools import chain
-from typing import Protocol
-
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from react_pipeline.corpus import CollectedPairs
 from react_pipeline.training.schedule import generator
 
 MAX_HELD_OUT = 2_000
@@ -23,18 +19,8 @@ RANKS = (1, 5, 10)
 BLOCK = 1_024
 """Rows of similarities computed at once."""
 
-AT_ONCE = 65_536
-"""Positions that are numbers of Python's at once."""
 
-
-class _Labelled(Protocol):
-    @property
-    def class_ids(self) -> NDArray[np.int32]: ...
-
-    def __len__(self) -> int: ...
-
-
-def split(pairs: _Labelled, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def split(pairs: CollectedPairs, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Positions of the pairs to train on, and of those held out; both in order.
 
     `fraction` of the pairs, `MAX_HELD_OUT` at the most, drawn at random from the classes that have more than most: a
@@ -46,7 +32,7 @@ def split(pairs: _Labelled, fraction: float, seed: int) -> tuple[Tensor, Tensor]
     chosen = torch.zeros(len(pairs), dtype=torch.bool)
     if wanted:
         order = torch.randperm(len(pairs), generator=generator(seed, 4))
-        for position in chain.from_iterable(part.tolist() for part in order.split(AT_ONCE)):
+        for position in order.numpy():  # a list would hold ten million numbers of Python's
             if left[pairs.class_ids[position]] > enough:
                 left[pairs.class_ids[position]] -= 1
                 chosen[position] = True
@@ -59,12 +45,8 @@ def split(pairs: _Labelled, fraction: float, seed: int) -> tuple[Tensor, Tensor]
 def image_text_recall(images: Tensor, texts: Tensor, caption_ids: Tensor) -> dict[str, float]:
     """Recall at 1, 5 and 10 in both directions, as fractions; memory is bounded by `BLOCK` rows.
 
-    A hit is any pair of the same caption: on a corpus where many images share a caption they are all right.
-
-    Args:
-        images: Unit vectors (N, D).
-        texts: Unit vectors (N, D), in the same order.
-        caption_ids: Ids (N,); equal ids are equal texts.
+    A hit is any pair of the same caption: on a corpus where many images share a caption they are all right. Images and
+    texts are unit vectors (N, D) in the same order; equal ids (N,) are equal texts.
     """
     return {
         f"r{rank}_{name}": value

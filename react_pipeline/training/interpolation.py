@@ -1,7 +1,6 @@
 """Interpolation: points on the line between the base and a trained model, and the choice of one of them.
 
-Belongs here: moving a model along the line, and choosing how far to go. Does not belong here: what the points are
-judged by (`held_out`), the line between two classifiers (`linear_head`).
+Does not belong here: what the points are judged by (`held_out`), the line between two classifiers (`linear_head`).
 
 Source: WiSE-FT (Wortsman et al. 2022, arXiv 2109.01903): a point between the weights before and after a training often
 keeps what both know, and costs nothing at inference. New gated blocks have no weights in the base; there the line is
@@ -9,12 +8,12 @@ tanh(gate), which is 0 in the base. Gated blocks that the base has itself are we
 """
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from react_pipeline.clip import GatedBlock, gated_layers, scale_gates
+from react_pipeline.clip import gated_layers, scale_gates
 from react_pipeline.store import InputError, TrainingError
 
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -51,50 +50,42 @@ class Line:
 
         Args:
             model: The trained model. Its parameters will be moved, its buffers never.
-            base: Weights before the training, by the names of `named_parameters`; more names do no harm.
-
-        Raises:
-            ValueError: If `base` lacks a parameter that is not of a new gated block.
+            base: Weights before the training, by the names of `named_parameters`, as `copy_of_base` gives them.
         """
-        self._model = model
-        self._base = base
-        self._new = _new_blocks(model, base)
-        self._gated = _gated_names(model, self._new)
-        self._trained = _trained_weights(model, base, self._gated)
+        named = dict(model.named_parameters())
+        self._moved = [
+            (parameter, base[name], parameter.detach().clone())
+            for name, parameter in named.items()
+            if name in base and not torch.equal(parameter.detach(), base[name].to(parameter))
+        ]
+        new = {id(parameter) for name, parameter in named.items() if name not in base}
+        self._new = [block for block in gated_layers(model).values() if id(block.alpha_attn) in new]
+        gates = [gate for block in self._new for gate in (block.alpha_attn, block.alpha_dense)]
+        self._gates = [(gate, gate.detach().clone()) for gate in gates]
 
+    @torch.no_grad()
     def move_to(self, fraction: float) -> None:
         """Move the model to base + fraction * (trained - base): 0 and 1 give either end's features bit for bit.
 
         The gates of new gated blocks are scaled and the blocks' other weights stay; all else that differs from the
         base, as the logit scale, moves as in any method.
-
-        Raises:
-            ValueError: If the fraction is outside [0, 1].
         """
-        if not 0 <= fraction <= 1:
-            raise ValueError(f"an interpolation goes from 0 to 1, not to {fraction}")
-        parameters = dict(self._model.named_parameters())
-        with torch.no_grad():
-            for name, weight in self._trained.items():
-                # Gates are put back and scaled below; `lerp` gives its ends exactly.
-                start = weight if name in self._gated else self._base[name].to(weight)
-                parameters[name].copy_(torch.lerp(start, weight, fraction))
-        if self._gated and fraction < 1:
+        for parameter, start, trained in self._moved:
+            parameter.copy_(torch.lerp(start.to(trained), trained, fraction))  # exact at both ends
+        for gate, trained in self._gates:
+            gate.copy_(trained)
+        if fraction < 1:
             scale_gates(self._new, fraction)
 
 
 def interpolate(
     model: nn.Module, base: Mapping[str, Tensor], wanted: float | str, score: Callable[[], float]
 ) -> tuple[float, dict[float, float]]:
-    """Move a trained model to a point of its line, and leave it there.
+    """Move a trained model to the point of its line that `choose` chooses, and leave it there.
 
     Args:
         base: As for `Line`; not looked at if 1 is wanted.
-        wanted: A fraction, or `held-out` for the best one of `GRID`.
-        score: Of the model where it stands, as for `choose`.
-
-    Returns:
-        The fraction, and the score of each that was tried.
+        score: Of the model where it stands.
     """
     if wanted == 1:
         return 1.0, {}
@@ -104,55 +95,27 @@ def interpolate(
         line.move_to(fraction)
         return score()
 
-    fraction, scores = choose(GRID, score_at) if wanted == "held-out" else (float(wanted), {})
+    fraction, scores = choose(wanted, score_at)
     line.move_to(fraction)
     return fraction, scores
 
 
-def choose(fractions: Iterable[float], score: Callable[[float], float]) -> tuple[float, dict[float, float]]:
-    """Score every fraction; the best wins, and of equally good ones the larger, which is nearer to the training.
+def choose(wanted: float | str, score: Callable[[float], float]) -> tuple[float, dict[float, float]]:
+    """The fraction that is wanted, or for `held-out` the best one of `GRID`, and the score of each that was tried.
+
+    Of equally good ones the larger wins, which is nearer to the training.
 
     Args:
-        fractions: What to try, `GRID` usually.
         score: The larger the better. Measure it on held-out pairs: chosen on the evaluation set, a fraction would be
             fitted to what it is judged by.
-
-    Returns:
-        The best fraction, and the score of each.
 
     Raises:
         TrainingError: If no score is finite.
     """
-    scores = {fraction: score(fraction) for fraction in fractions}
+    if wanted != "held-out":
+        return float(wanted), {}
+    scores = {fraction: score(fraction) for fraction in GRID}
     finite = {fraction: value for fraction, value in scores.items() if math.isfinite(value)}
     if not finite:
         raise TrainingError(f"no interpolation of the training has a finite score ({scores}); lower learning_rate")
-    best = max(finite, key=lambda fraction: (finite[fraction], fraction))
-    return best, scores
-
-
-def _trained_weights(model: nn.Module, base: Mapping[str, Tensor], blocks: Mapping[str, bool]) -> dict[str, Tensor]:
-    """Copies of what an interpolation moves: the gates, and outside of the blocks what differs from the base."""
-    weights = {}
-    for name, parameter in model.named_parameters():
-        if name not in blocks and name not in base:
-            raise ValueError(f"the base has no parameter {name!r}, so there is no line to it")
-        moves = blocks[name] if name in blocks else not torch.equal(parameter.detach(), base[name].to(parameter))
-        if moves:
-            weights[name] = parameter.detach().clone()
-    return weights
-
-
-def _new_blocks(model: nn.Module, base: Mapping[str, Tensor]) -> list[GatedBlock]:
-    """The gated blocks of which the base has nothing."""
-    known = {id(parameter) for name, parameter in model.named_parameters() if name in base}
-    blocks = gated_layers(model).values()
-    return [block for block in blocks if not any(id(parameter) in known for parameter in block.parameters())]
-
-
-def _gated_names(model: nn.Module, blocks: Iterable[GatedBlock]) -> dict[str, bool]:
-    """The parameters of gated blocks by name, and whether each is a gate."""
-    blocks = list(blocks)
-    inside = {id(parameter) for block in blocks for parameter in block.parameters()}
-    gates = {id(gate) for block in blocks for gate in (block.alpha_attn, block.alpha_dense)}
-    return {name: id(parameter) in gates for name, parameter in model.named_parameters() if id(parameter) in inside}
+    return max(finite, key=lambda fraction: (finite[fraction], fraction)), scores

@@ -1,29 +1,24 @@
 """Accuracy on a domain's labelled images while a training runs: a curve to look at, on which nothing depends.
 
-Belongs here: encoding these images with the model in training, and its accuracy. Does not belong here: the result of a
-domain (`evaluation`). Neither the steps, nor a guard, nor the interpolation sees what is measured here: then the images
-would be trained on. So `evaluate_every` is in no fingerprint, and `evaluation_set` no parent. Shapes: D embedding
-dimension, C classes.
+Neither the steps, nor a guard, nor the interpolation sees what is measured here: then the images would be trained on.
+So `evaluate_every` is in no fingerprint, and `evaluation_set` no parent. Shapes: D embedding dimension, C classes.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from react_pipeline.clip import Clip, ImageTower, Pixels, prompt_templates, zero_shot_head
+from react_pipeline.clip import Clip, Pixels, prompt_templates, zero_shot_head
 from react_pipeline.labelled import PublishedImages, preprocessing_for, read_images
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
-from react_pipeline.settings import DomainConfig, TrainingConfig
+from react_pipeline.settings import DomainConfig
 from react_pipeline.store import Artifact
-from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.data import Views
-from react_pipeline.training.distributed import World
-from react_pipeline.training.held_out_recall import ImageVectors
+from react_pipeline.training.image_encoder import ImageEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +43,7 @@ class LabelledAccuracy:
         self._clip, self._domain = clip, domain
         images, pixels = read_images(published, domain), Pixels(preprocessing_for(clip, domain))
         decoded = PublishedImages(tuple(images["path"]), tuple(images["sha256"]), max_pixels)
-        self._views = Views(decoded, pixels, augmentation("none", pixels, clip.preprocess_cfg), seed=0)
+        self._views = Views(decoded, pixels)
         self._class_ids = torch.tensor(images["class_id"].to_numpy(), dtype=torch.long)
         self._frozen_head: Tensor | None = None
 
@@ -56,9 +51,9 @@ class LabelledAccuracy:
         """Keep the class vectors (D, C) of a text tower that does not train, and may leave the memory."""
         self._frozen_head = self._head()
 
-    def of(self, model: Any, tower: ImageTower | None, training: TrainingConfig, world: World) -> dict[str, float]:
+    def of(self, encoder: ImageEncoder) -> dict[str, float]:
         """Top-1 of the model in training, as a fraction; every process encodes a part of the images."""
-        vectors = ImageVectors(model, tower, None, self._views, training, world).of(torch.arange(len(self._class_ids)))
+        vectors = encoder.vectors(self._views, torch.arange(len(self._class_ids)))
         head = self._head() if self._frozen_head is None else self._frozen_head
         return {"evaluation_top1": float(((vectors @ head).argmax(dim=1) == self._class_ids).double().mean())}
 

@@ -1,7 +1,6 @@
 """The method `linear-head`: one vector per class, trained on what the frozen base makes of the retrieved pairs.
 
-Belongs here: the training, and joining its result with the zero-shot head. Does not belong here: the samples
-(`head_samples`), the form of a head on disk and its use (`classifier`), trainings of the model itself (`customize`).
+Does not belong here: the samples (`head_samples`), the form of a head on disk and its use (`clip.classifier`).
 
 Source: REAL (Parashar et al. 2024, arXiv 2401.12425): a linear classifier on the features of a class-balanced retrieved
 set, trained across modalities (Lin et al. 2023, arXiv 2301.06267: texts are samples of a class as its images are) and
@@ -15,7 +14,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -23,18 +22,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from react_pipeline.clip import HEAD_ABOUT_FILE, HEAD_FILE, LOGIT_SCALE, Clip, prompt_templates, zero_shot_head
+from react_pipeline.corpus import CollectedPairs
 from react_pipeline.settings import DomainConfig, TrainingConfig
 from react_pipeline.store import Inputs, RetrievalError, TrainingError
 from react_pipeline.training.guards import explained_out_of_memory, require_learned
-from react_pipeline.training.head_samples import ClassSamples, LabelledTexts, PairVectors, label_texts
+from react_pipeline.training.head_samples import ClassSamples, Labels, PairVectors, label_pairs
 from react_pipeline.training.held_out import split
-from react_pipeline.training.interpolation import GRID, choose, require_held_out
+from react_pipeline.training.interpolation import choose, require_held_out
 from react_pipeline.training.log import METRICS_FILE, TrainingLog
-from react_pipeline.training.observer import NoObserver, TrainingObserver
+from react_pipeline.training.observer import TrainingObserver
 from react_pipeline.training.schedule import generator, learning_rate
-
-if TYPE_CHECKING:
-    from react_pipeline.corpus import CollectedPairs
 
 
 def train_linear_head(
@@ -44,8 +41,8 @@ def train_linear_head(
     domain: DomainConfig,
     training: TrainingConfig,
     directory: Path,
-    observer: TrainingObserver = NoObserver(),  # noqa: B008 - has no state
-    inputs: Inputs | None = None,
+    observer: TrainingObserver,
+    inputs: Inputs,
 ) -> dict[str, Any]:
     """Train a linear head on the pairs and write it with its metrics; the base stays as it is.
 
@@ -58,17 +55,7 @@ def train_linear_head(
     that retrieval makes, without its selection. In a retrieved set a pair whose class is not the domain's is left out
     and counted (`unlabelled_pairs`).
 
-    Of `training` these count: learning_rate, weight_decay, warmup_steps, steps, epochs, batch_size, seed,
-    held_out_fraction and interpolation.
-
-    Files: `head.safetensors` and `head.json` (see `classifier`), `metrics.jsonl` (a line a step).
-
-    Args:
-        vectors: What the base makes of the pairs.
-        domain: Gives classes, synonyms and templates.
-        training: Fields as above.
-        observer: Receives every step.
-        inputs: Identify the training to the observer.
+    Files: `head.safetensors` and `head.json` (see `clip.classifier`), `metrics.jsonl` (a line a step).
 
     Returns:
         Counts for the manifest. `held_out_before` and `held_out_after` hold the `class_accuracy` of the held-out pairs'
@@ -81,9 +68,10 @@ def train_linear_head(
     """
     began = time.monotonic()
     zero_shot = zero_shot_head(clip, domain.prompt_names, prompt_templates(domain)).contiguous()
-    texts = label_texts(clip, pairs, vectors.captions, domain)
+    labels = label_pairs(clip, pairs, vectors.captions, domain)
     trained_on, held_out = (
-        _labelled(positions, texts.class_ids) for positions in split(pairs, training.held_out_fraction, training.seed)
+        positions[labels.class_ids[positions] >= 0]
+        for positions in split(pairs, training.held_out_fraction, training.seed)
     )
     if not len(trained_on):
         raise RetrievalError(
@@ -92,18 +80,13 @@ def train_linear_head(
         )
     require_held_out(training.interpolation, len(held_out), len(pairs))
     training = training.in_steps(len(trained_on), training.batch_size)
-    images = vectors.images
-    batches = _Batches(images, texts, trained_on, zero_shot.shape[1], training)
+    batches = _Batches(vectors, labels, trained_on, zero_shot.shape[1], training)
     head = _Head(zero_shot, batches.images.counts > 0, training)
     step0_max_difference = float((head.vectors() - zero_shot).abs().max())
-    if inputs is not None:
-        observer.started(inputs, 0)
-    # A head is trained in seconds and starts again after a kill; lines of an earlier try go.
-    (directory / METRICS_FILE).unlink(missing_ok=True)
-    steps = range(training.steps)
-    with TrainingLog(
-        directory / METRICS_FILE, observer, steps, training.batch_size, clip.device, "training linear-head"
-    ) as log:
+    observer.started(inputs, 0)
+    steps = range(training.steps)  # a head is trained in seconds and starts again after a kill
+    metrics = directory / METRICS_FILE
+    with TrainingLog(metrics, observer, steps, training.batch_size, clip.device, "training linear-head") as log:
         for step in steps:
             started = time.monotonic()
             with explained_out_of_memory(f"with batch_size {training.batch_size}", "lower customization batch_size"):
@@ -116,17 +99,17 @@ def train_linear_head(
         raise TrainingError("the trained head is not finite; lower learning_rate. Nothing was published")
 
     def accuracy(fraction: float) -> float:
-        return class_accuracy(images[held_out], texts.class_ids[held_out], join(zero_shot, trained, fraction))
+        head = join(zero_shot, trained, fraction)
+        return class_accuracy(vectors.images[held_out], labels.class_ids[held_out], head)
 
-    chosen = training.interpolation
-    fraction, scores = choose(GRID, accuracy) if chosen == "held-out" else (chosen, {})
+    fraction, scores = choose(training.interpolation, accuracy)
     save_file({"head": join(zero_shot, trained, fraction), "trained": trained}, directory / HEAD_FILE)
-    about = _about(domain, batches.images.counts, texts, clip.dimension, fraction, scores)
+    about = _about(domain, batches.images.counts, labels, clip.dimension, fraction, scores)
     (directory / HEAD_ABOUT_FILE).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return {
         "pairs": len(pairs),
         "held_out_pairs": len(held_out),
-        "unlabelled_pairs": int((texts.class_ids < 0).sum()),
+        "unlabelled_pairs": int((labels.class_ids < 0).sum()),
         "classes_without_pairs": [sample["class"] for sample in about["samples"] if not sample["pairs"]],
         "steps": training.steps,
         "seconds": round(time.monotonic() - began, 3),
@@ -157,10 +140,7 @@ def join(zero_shot: Tensor, trained: Tensor, fraction: float) -> Tensor:
 def class_accuracy(images: Tensor, class_ids: Tensor, head: Tensor) -> float:
     """Mean, over the classes that have images, of the fraction of their images that is right.
 
-    Args:
-        images: Unit vectors (N, D), one at least.
-        class_ids: True classes (N,).
-        head: Class vectors (D, C).
+    Of unit vectors (N, D), one at least, their true classes (N,), and class vectors (D, C).
     """
     right = ((images @ head).argmax(dim=1) == class_ids).double()
     counts = torch.bincount(class_ids, minlength=head.shape[1])
@@ -172,21 +152,19 @@ class _Batches:
     """What each step trains on: half images, half texts, a function of the step alone."""
 
     def __init__(
-        self, images: Tensor, texts: LabelledTexts, positions: Tensor, n_classes: int, training: TrainingConfig
+        self, vectors: PairVectors, labels: Labels, positions: Tensor, n_classes: int, training: TrainingConfig
     ) -> None:
-        """Take images (N, D) and captions at some positions, and all prompts."""
-        class_ids = texts.class_ids[positions]
-        self.images = ClassSamples(images[positions], class_ids, n_classes)
-        vectors = torch.cat([texts.captions[positions], texts.prompts])
-        self.texts = ClassSamples(vectors, torch.cat([class_ids, texts.prompt_ids]), n_classes)
-        self._of_images = training.batch_size // 2
-        self._of_texts = training.batch_size - self._of_images
-        self._seed = training.seed
+        """Take images and captions at some positions, and all prompts."""
+        class_ids = labels.class_ids[positions]
+        self.images = ClassSamples(vectors.images[positions], class_ids, n_classes)
+        texts = torch.cat([vectors.captions[positions], labels.prompts])
+        self._texts = ClassSamples(texts, torch.cat([class_ids, labels.prompt_ids]), n_classes)
+        self._batch_size, self._seed = training.batch_size, training.seed
 
     def draw(self, step: int) -> tuple[Tensor, Tensor]:
         """Vectors (B, D) and class ids (B,)."""
-        rng = generator(self._seed, 5, step)
-        drawn = [self.images.draw(self._of_images, rng), self.texts.draw(self._of_texts, rng)]
+        rng, of_images = generator(self._seed, 5, step), self._batch_size // 2
+        drawn = [self.images.draw(of_images, rng), self._texts.draw(self._batch_size - of_images, rng)]
         vectors, class_ids = (torch.cat(parts) for parts in zip(*drawn, strict=True))
         return vectors, class_ids
 
@@ -233,20 +211,15 @@ class _Head:
         return torch.where(self._has_pairs, functional.normalize(self._weight, dim=0), self._zero_shot)
 
 
-def _labelled(positions: Any, class_ids: Tensor) -> Tensor:
-    positions = torch.as_tensor(positions, dtype=torch.long)
-    return positions[class_ids[positions] >= 0]
-
-
 def _about(
     domain: DomainConfig,
     pairs: Tensor,
-    texts: LabelledTexts,
+    labels: Labels,
     dimension: int,
     fraction: float,
     scores: Mapping[float, float],
 ) -> dict[str, Any]:
-    prompts = torch.bincount(texts.prompt_ids, minlength=len(domain.class_names))
+    prompts = torch.bincount(labels.prompt_ids, minlength=len(domain.class_names))
     samples = zip(domain.class_names, pairs.tolist(), prompts.tolist(), strict=True)
     return {
         "classes": domain.class_names,
@@ -254,6 +227,6 @@ def _about(
         "embed_dim": dimension,
         "interpolation": fraction,
         "scores": {str(tried): round(score, 6) for tried, score in scores.items()},
-        "labels": texts.labels,
+        "labels": labels.source,
         "samples": [{"class": name, "pairs": images, "prompts": prompted} for name, images, prompted in samples],
     }

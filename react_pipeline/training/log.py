@@ -1,7 +1,4 @@
-"""The log of a training: one line of `metrics.jsonl` a step, the progress bar, and the observer.
-
-Does not belong here: what is measured of the model (`trainer`).
-"""
+"""The log of a training: one line of `metrics.jsonl` a step, the progress bar, and the observer."""
 
 from __future__ import annotations
 
@@ -34,12 +31,10 @@ class TrainingLog:
     def __init__(
         self, metrics: Path | None, observer: TrainingObserver, steps: range, batch_size: int, device: str, title: str
     ) -> None:
-        """Drop what an earlier try wrote of steps after the state it is resumed from; a torn line goes with it.
+        """Drop what an earlier try wrote of steps from the first of `steps` on; a torn line goes with it.
 
         Args:
             metrics: The file; None in processes that do not write.
-            observer: Receives every step, where there is a file.
-            steps: First and last step of this try.
             batch_size: Pairs of a step over all processes.
         """
         self.stepping_seconds = self.waited_seconds = 0.0

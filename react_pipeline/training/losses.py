@@ -1,7 +1,6 @@
-"""Contrastive losses of image-text training.
+"""Contrastive losses of image-text training: functions of the vectors of a batch.
 
-Belongs here: functions of the vectors of a batch. Does not belong here: where vectors come from (`tower`), or how the
-batch is spread over processes (`training.step`). Shapes: B pairs of a batch, D embedding dimension.
+Shapes: B pairs of a batch, D embedding dimension.
 """
 
 import torch
@@ -18,10 +17,9 @@ def contrastive_loss(
     images: Tensor,
     texts: Tensor,
     scale: Tensor,
-    captions: Tensor | None = None,
-    *,
-    kind: str = "infonce",
-    classes: Tensor | None = None,
+    captions: Tensor,
+    classes: Tensor,
+    kind: str,
     bias: Tensor | None = None,
 ) -> Tensor:
     """The loss of a batch of pairs.
@@ -33,30 +31,25 @@ def contrastive_loss(
     - `sigmoid`: each similarity is a decision of its own (SigLIP, arXiv 2303.15343).
 
     Args:
-        images: Unit vectors (B, D).
-        texts: Unit vectors (B, D).
+        images, texts: Unit vectors (B, D).
         scale: exp(logit scale), a scalar.
-        captions: Ids (B,); equal ids are equal texts. None: all differ.
-        classes: Ids (B,) of the classes, below 0 where a pair has none. None: no pair has one.
-        bias: SigLIP's logit bias, a scalar.
-
-    Raises:
-        ValueError: If `kind` is unknown, or `sigmoid` gets no bias.
+        captions: Ids (B,); equal ids are equal texts.
+        classes: Ids (B,) of the classes, below 0 where a pair has none.
+        bias: SigLIP's logit bias, a scalar; `sigmoid` needs it (`require_suitable`).
     """
     logits = scale * images @ texts.T
     if kind == "sigmoid":
-        if bias is None:
-            raise ValueError("the sigmoid loss needs a model with a logit bias")
+        assert bias is not None  # noqa: S101 - `require_suitable` refuses such models
         signs = 2 * torch.eye(len(logits), device=logits.device) - 1
         return -functional.logsigmoid(signs * (logits + bias)).sum(dim=1).mean()
+    own = torch.arange(len(logits), device=logits.device)
     if kind == "infonce":
-        return _both_ways(logits, torch.arange(len(logits), device=logits.device))
-    alike = _alike(len(logits), captions, classes if kind in LABELLED_LOSSES else None, logits.device)
+        return _both_ways(logits, own)
+    alike = captions[:, None] == captions[None, :]
+    if kind in LABELLED_LOSSES:
+        alike |= (classes[:, None] == classes[None, :]) & (classes[:, None] >= 0)
     if kind == "infonce-masked":
-        alike.fill_diagonal_(False)
-        return _both_ways(logits.masked_fill(alike, -torch.inf), torch.arange(len(logits), device=logits.device))
-    if kind not in ("infonce-captions", "unicl"):
-        raise ValueError(f"unknown loss {kind!r}")
+        return _both_ways(logits.masked_fill(alike.fill_diagonal_(False), -torch.inf), own)
     shares = alike.to(logits.dtype)
     # The relation is symmetric, so the same shares serve both directions.
     return _both_ways(logits, shares / shares.sum(dim=1, keepdim=True))
@@ -77,13 +70,3 @@ def require_suitable(kind: str, model: nn.Module) -> None:
 
 def _both_ways(logits: Tensor, target: Tensor) -> Tensor:
     return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
-
-
-def _alike(size: int, captions: Tensor | None, classes: Tensor | None, device: torch.device) -> Tensor:
-    """Which pairs (B, B) have the same caption or class; every pair is like itself."""
-    alike = torch.eye(size, dtype=torch.bool, device=device)
-    if captions is not None:
-        alike |= captions[:, None] == captions[None, :]
-    if classes is not None:
-        alike |= (classes[:, None] == classes[None, :]) & (classes[:, None] >= 0)
-    return alike

@@ -1,8 +1,7 @@
 """States from which a killed training resumes: trained parameters, both moments of AdamW, the loss scaler, the step.
 
-Belongs here: copying, writing, choosing and reading a state. The order of the data, the views of it and the schedule
-are functions of the step (`schedule`), and nothing else draws random numbers, so a state needs no more than this, a
-count of skipped steps, and a description of what the draws depend on. Safetensors, no pickle.
+The order of the data, the views of it and the schedule are functions of the step (`schedule`), and nothing else draws
+random numbers, so a state needs no more than this, a count of skipped steps, and what the draws depend on.
 """
 
 from __future__ import annotations
@@ -10,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -21,12 +19,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from react_pipeline.clip import save_tensors
-from react_pipeline.store import link_or_copy, rename_synced
+from react_pipeline.store import rename_synced
 
 logger = logging.getLogger(__name__)
 
-PROBED = "probed"
-"""Folder of the newest state that held-out pairs were looked at with."""
+PROBED = ".probed"
+"""In the name of a state after whose step held-out pairs were looked at; sorts before the plain name of that step."""
 
 KEPT_STATES = 2
 """How many of the newest states are kept: one more than needed, since the newest may be damaged."""
@@ -77,45 +75,26 @@ class Snapshot:
         }
         return cls(step, tensors, about)
 
-    def save(self, directory: Path, kept: int = KEPT_STATES) -> None:
-        """Write it; remove all but the newest `kept` states."""
-        directory.mkdir(parents=True, exist_ok=True)
+    def save(self, directory: Path, *, probed: bool = False) -> None:
+        """Write it; of all states the newest `KEPT_STATES` stay, and the newest one that was `probed`.
+
+        Args:
+            probed: Whether held-out pairs were looked at after this step: what a later collapse leaves to go back to.
+        """
         temporary = directory / "writing.tmp"
         digest = _digest(self.tensors, self.about)
         save_tensors(dict(self.tensors), temporary, {**self.about, "sha256": digest})
-        rename_synced(temporary, directory / _name(self.step))
-        for old in sorted(directory.glob("step-*.safetensors"))[:-kept]:
-            old.unlink()
+        rename_synced(temporary, directory / f"step-{self.step:09d}{PROBED if probed else ''}.safetensors")
+        states = states_in(directory)
+        newest_probed = [path for path in states if PROBED in path.name][-1:]
+        for path in states[:-KEPT_STATES]:
+            if path not in newest_probed:
+                path.unlink()
 
 
-class StateWriter:
-    """Writes in a thread, one thing at a time, while steps are taken; as a context it waits for the last one."""
-
-    def __init__(self) -> None:
-        """Start no thread before there is something to write."""
-        self._pool = ThreadPoolExecutor(1)
-        self._last: Future[None] | None = None
-
-    def __enter__(self) -> Self:
-        """The writer itself."""
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Wait until all is written."""
-        self._pool.shutdown()
-        if kind is None:
-            self.wait()
-
-    def write(self, what: Callable[[], None]) -> None:
-        """Write, after what was given before, whose errors this raises."""
-        self.wait()
-        self._last = self._pool.submit(what)
-
-    def wait(self) -> None:
-        """Wait for what was given last; raises what it raised."""
-        if self._last is not None:
-            self._last.result()
-            self._last = None
+def states_in(directory: Path) -> list[Path]:
+    """The files of states, the newest last."""
+    return sorted(directory.glob("step-*.safetensors"))
 
 
 def load_newest_state(directory: Path, state: TrainingState, logged: int) -> tuple[int, float]:
@@ -124,7 +103,7 @@ def load_newest_state(directory: Path, state: TrainingState, logged: int) -> tup
     One that cannot be read, whose batches were drawn otherwise, or of a step after the first `logged` ones is warned of
     and left: losses that are not on record are computed again.
     """
-    for path in sorted(directory.glob("step-*.safetensors"), reverse=True):
+    for path in reversed(states_in(directory)):
         try:
             with safe_open(path, framework="pt") as file:
                 about = file.metadata()
@@ -150,31 +129,9 @@ def load_newest_state(directory: Path, state: TrainingState, logged: int) -> tup
 
 def remove_states_after(step: int, directory: Path) -> None:
     """Remove states newer than the one resumed: states are ordered by step, so these would be taken for newer."""
-    for path in directory.glob("step-*.safetensors"):
-        if path.name > _name(step):
+    for path in states_in(directory):
+        if path.name > f"step-{step:09d}.safetensors":
             path.unlink()
-
-
-def link_state(directory: Path, step: int, other: Path) -> None:
-    """Make the state of a step the only one of another directory, without writing it twice."""
-    other.mkdir(parents=True, exist_ok=True)
-    name = _name(step)
-    temporary = other / "writing.tmp"
-    temporary.unlink(missing_ok=True)
-    link_or_copy(directory / name, temporary)
-    rename_synced(temporary, other / name)
-    for old in sorted(other.glob("step-*.safetensors"))[:-1]:
-        old.unlink()
-
-
-def keep_state(scratch: Path, snapshot: Snapshot, *, newest: bool, probed: bool) -> None:
-    """Write a state: among the newest, or as what a later collapse leaves to go back to, or once for both."""
-    if newest:
-        snapshot.save(scratch)
-    if probed and newest:
-        link_state(scratch, snapshot.step, scratch / PROBED)
-    elif probed:
-        snapshot.save(scratch / PROBED, kept=1)
 
 
 def _copy(tensor: Tensor) -> Tensor:
@@ -188,18 +145,14 @@ def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
-def _name(step: int) -> str:
-    return f"step-{step:09d}.safetensors"
-
-
-def _laid_out_as(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def _laid_out_as(parameter: Tensor, value: Tensor) -> Tensor:
     """A moment in the memory layout of its parameter, which fused AdamW takes for granted (channels-last, say)."""
     if value.shape != parameter.shape:  # the count of steps
         return value.to(parameter.device)
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def _restore(tensors: dict[str, torch.Tensor], trained: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) -> None:
+def _restore(tensors: dict[str, Tensor], trained: dict[str, nn.Parameter], optimizer: torch.optim.AdamW) -> None:
     wanted = {f"parameter/{name}" for name in trained}
     if wanted != {key for key in tensors if key.startswith("parameter/")}:
         raise KeyError("it holds other parameters")

@@ -1,6 +1,6 @@
 """The pure parts of training: learning rate, order of the data. No state, so that a resumed run repeats them.
 
-Does not belong here: the model, the losses or the loop. Shapes: B pairs of a batch.
+Shapes: B pairs of a batch.
 """
 
 from __future__ import annotations

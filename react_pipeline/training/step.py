@@ -4,7 +4,7 @@ The loss is computed from the gathered features of all processes, and its gradie
 sent back through the tower by the process that made it. The sum over processes is the gradient of the whole batch; so
 one process and many take the same steps, up to rounding. Parts of a batch (`accumulation`) work the same way: features
 first, without a graph, then every part once more with its share of the gradient (GradCache, arXiv 2101.06983).
-Shapes: B pairs of this process, D embedding dimension.
+Shapes: B pairs of this process, T tokens, W width, D embedding dimension.
 """
 
 from __future__ import annotations
@@ -14,14 +14,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from react_pipeline.clip import DTYPES, ImageTower
-from react_pipeline.settings import TrainingConfig
-from react_pipeline.training.distributed import World
 from react_pipeline.training.gradients import GradientSum
 from react_pipeline.training.guards import require_finite, require_steady_scale, require_steps_taken
+from react_pipeline.training.image_encoder import ImageEncoder
 from react_pipeline.training.losses import contrastive_loss
 from react_pipeline.training.resume import TrainingState
 from react_pipeline.training.schedule import MAX_LOG_SCALE, learning_rate
@@ -29,17 +26,6 @@ from react_pipeline.training.texts import DrawnTexts, TrainingTexts
 
 SHARED = ("logit_scale", "logit_bias")
 """Trained by every method; their gradient comes from the loss itself, the same in every process."""
-
-
-@torch.no_grad()
-def locked_image_features(model: Any, images: Tensor, device: str) -> Tensor:
-    """Unit vectors (B, D) of images (B, 3, H, W) by an image tower that does not train.
-
-    In the precision of its weights, whatever the steps take: they are the same whether they are kept or not.
-    """
-    with torch.autocast(device.partition(":")[0], enabled=False):
-        features: Tensor = model.encode_image(images.to(device, non_blocking=True), normalize=True)
-    return features.float()
 
 
 class Values:
@@ -67,43 +53,29 @@ class TrainingStep:
 
     def __init__(
         self,
-        model: nn.Module,
-        tower: ImageTower | None,
+        images: ImageEncoder,
         texts: TrainingTexts,
         state: TrainingState,
-        training: TrainingConfig,
-        world: World,
         max_log_scale: float = MAX_LOG_SCALE,
         watched: Callable[[], Mapping[str, Tensor]] = dict,
     ) -> None:
-        """Prepare.
-
-        Args:
-            tower: None where the image tower does not train.
-            watched: More scalars that are read after each step.
-        """
-        self._model: nn.Module = model
-        self._tower = tower
-        self._texts = texts
-        self._state = state
-        self._training = training
-        self._world = world
-        self._max_log_scale = max_log_scale
-        self._watched = watched
-        self._device_type = world.device.partition(":")[0]
+        """Take steps with `state`; `watched` are more scalars that are read after each."""
+        self._images, self._texts, self._state = images, texts, state
+        self._model: Any = images.model
+        self._training, self._world = training, world = images.training, images.world
+        self._max_log_scale, self._watched = max_log_scale, watched
         # Of a loss over the whole batch every process has the whole gradient of the scale already.
-        shared = [state.trained[name] for name in SHARED if name in state.trained and training.global_negatives]
-        summed = [parameter for parameter in state.trained.values() if not any(parameter is one for one in shared)]
-        self._gradients = GradientSum(world, summed, shared)
+        shared = SHARED if training.global_negatives else ()
+        summed = [parameter for name, parameter in state.trained.items() if name not in shared]
+        averaged = [parameter for name, parameter in state.trained.items() if name in shared]
+        self._gradients = GradientSum(world, summed, averaged)
 
     def take(self, step: int, batch: Tensor, drawn: DrawnTexts, *, from_tokens: bool) -> Values:
         """Take step number `step`, without waiting for the device; `read` its values after the next one is taken.
 
         Args:
-            step: Counts from 0.
-            batch: This process's images (B, 3, H, W), kept tokens (B, T, W), or kept features (B, D) of a locked tower.
+            batch: This process's images (B, 3, H, W), or `from_tokens` what is kept of them, (B, T, W) or (B, D).
             drawn: The texts of the whole batch, of all processes.
-            from_tokens: Whether the batch is kept tokens or features.
         """
         state = self._state
         rate = learning_rate(step, self._training)
@@ -115,7 +87,7 @@ class TrainingStep:
         state.scaler.unscale_(state.optimizer)
         gradients = [parameter.grad for parameter in state.trained.values() if parameter.grad is not None]
         norm = nn.utils.get_total_norm(gradients)
-        scale: Tensor = self._model.logit_scale  # type: ignore[assignment]
+        scale: Tensor = self._model.logit_scale
         before = scale.detach().clone()
         state.scaler.step(state.optimizer)
         state.scaler.update()
@@ -132,9 +104,9 @@ class TrainingStep:
             TrainingError: If loss or gradient were not finite; or if the logit scale exploded or fell to 1.
         """
         state, values = self._state, taken.read()
-        require_finite(step, {"loss": values["loss"]})
+        require_finite(step, "loss", values["loss"])
         if not state.scaler.is_enabled():  # the scaler skips such steps itself, and lowers its scale
-            require_finite(step, {"gradient norm": values["gradient_norm"]})
+            require_finite(step, "gradient norm", values["gradient_norm"])
         skips = not math.isfinite(values["gradient_norm"])
         state.skipped_steps += skips
         state.skipped_in_a_row = state.skipped_in_a_row + 1 if skips else 0
@@ -150,15 +122,16 @@ class TrainingStep:
         mine = world.part(drawn.texts)
 
         def images(part: slice) -> Tensor:
-            return self._image_features(batch[part], from_tokens)
+            return self._images(batch[part], kept=from_tokens)
 
         def texts(part: slice) -> Tensor:
-            return self._text_vectors(mine[part])
+            with self._images.autocast():
+                return self._texts.vectors(mine[part])
 
         each = -(-len(mine) // training.accumulation)
         parts = [slice(start, start + each) for start in range(0, len(mine), each)]
-        if self._tower is None and not from_tokens:  # no gradient comes here, so no part is computed twice
-            batch = torch.cat([locked_image_features(self._model, batch[part], world.device) for part in parts])
+        if self._images.tower is None and not from_tokens:  # no gradient comes here, so no part is computed twice
+            batch, from_tokens = torch.cat([self._images.frozen(batch[part]) for part in parts]), True
         # One part keeps its graph; several would need the memory of all of them at once.
         keep = len(parts) == 1
         with torch.set_grad_enabled(keep):
@@ -170,6 +143,7 @@ class TrainingStep:
         gradients = [leaf.grad for leaf in whole if leaf.grad is not None]
         slices = [world.part(gradient) if training.global_negatives else gradient for gradient in gradients]
         for number, part in enumerate(parts):
+            self._gradients.whole = number == len(parts) - 1
             for make, made, gradient in zip((images, texts), (image_parts, text_parts), slices, strict=True):
                 features = made[number] if keep else make(part)
                 if features.requires_grad:
@@ -184,29 +158,14 @@ class TrainingStep:
         return contrastive_loss(
             images,
             texts,
-            self._model.logit_scale.exp(),  # type: ignore[operator]
+            self._model.logit_scale.exp(),
             captions.to(images.device),
-            kind=self._training.loss,
-            classes=classes.to(images.device),
-            bias=getattr(self._model, "logit_bias", None),
+            classes.to(images.device),
+            self._training.loss,
+            getattr(self._model, "logit_bias", None),
         )
 
     def _leaf(self, features: Tensor) -> Tensor:
         """The features (of all processes, if negatives are global) as the start of the loss's own graph."""
         gathered = self._world.gather(features) if self._training.global_negatives else features.detach()
         return gathered.requires_grad_()
-
-    def _image_features(self, batch: Tensor, from_tokens: bool) -> Tensor:
-        if self._tower is None:
-            return batch
-        with self._autocast():
-            features = self._tower.features(batch) if from_tokens else self._tower(batch)
-        return functional.normalize(features.float(), dim=-1)
-
-    def _text_vectors(self, texts: Tensor) -> Tensor:
-        with self._autocast():
-            return self._texts.vectors(texts)
-
-    def _autocast(self) -> torch.autocast:
-        dtype = DTYPES[self._training.precision]
-        return torch.autocast(self._device_type, dtype, enabled=dtype != torch.float32)

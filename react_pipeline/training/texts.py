@@ -1,14 +1,15 @@
 """The texts of a training: which text a pair is shown with at a step, and its vector, computed once if it may be.
 
-Does not belong here: the images (`training.data`), the file of what is computed once (`kept_texts`). Shapes: B pairs of
-a batch, U texts, C classes, P prompts of a class, L token ids of a text, D embedding dimension.
+Shapes: B pairs of a batch, U texts, C classes, P prompts of a class, L token ids of a text, D embedding dimension.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -16,16 +17,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from react_pipeline.clip import Clip, encode_text, fill, prompt_templates, recompute_activations, text_lengths
+from react_pipeline.corpus import CollectedPairs
 from react_pipeline.settings import DomainConfig, TrainingConfig
+from react_pipeline.store import TrainingError
 from react_pipeline.training.distributed import World
-from react_pipeline.training.kept_texts import kept_rows
+from react_pipeline.training.kept_rows import kept_rows
 from react_pipeline.training.schedule import generator
-
-if TYPE_CHECKING:
-    from react_pipeline.corpus import CollectedPairs
 
 VECTORS, TOKENS = "texts.vectors", "texts.tokens"
 """Files of the scratch: unit vectors in float16, or token ids where the text tower trains."""
+
+AT_ONCE = 65_536
+"""Texts that all processes together encode before they are written."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,10 @@ class TrainingTexts:
 
         Args:
             clip: The model, with its base weights still.
-            domain: Gives classes and templates of the prompts.
-            training: Its `class_prompt_fraction`, `seed` and `activation_checkpointing` count.
             scratch: Survives a kill; the same directory in all processes.
+
+        Raises:
+            TrainingError: If the disk has no room for the file.
         """
         self._clip = clip
         self._training = training
@@ -71,27 +75,32 @@ class TrainingTexts:
         known = {name: number for number, name in enumerate(domain.class_names)}
         self._caption_ids, self._class_ids = pairs.caption_ids, pairs.class_ids
         self._classes = torch.tensor([known.get(name, -1) for name in pairs.classes], dtype=torch.long)
-        prompts = [fill(template, name) for name in names for template in prompt_templates(domain)]
-        if not training.class_prompt_fraction:
-            prompts = []
+        templates = prompt_templates(domain) if training.class_prompt_fraction else []
+        prompts = [fill(template, name) for name in names for template in templates]
         captions = len(pairs.captions)
         self._prompts = torch.arange(captions, captions + len(prompts)).view(len(names), -1)
         self._trains = trains
         if trains and training.activation_checkpointing:
             recompute_activations(clip.model)
 
-        def make(positions: Tensor) -> Tensor:
-            texts = [
-                pairs.captions[position].as_py() if position < captions else prompts[position - captions]
-                for position in positions.tolist()
-            ]
-            if not trains:
-                return clip.encode_texts(texts)
-            return torch.cat([clip.tokenizer(texts[start : start + 1024]) for start in range(0, len(texts), 1024)])
+        def make(parts: Iterator[Tensor]) -> Generator[Tensor, None, None]:
+            for part in parts:
+                texts = [
+                    pairs.captions[position].as_py() if position < captions else prompts[position - captions]
+                    for position in part.tolist()
+                ]
+                yield _tokenized(clip, texts) if trains else clip.encode_texts(texts)
 
         dtype = torch.int32 if trains else torch.float16
         path = scratch / (TOKENS if trains else VECTORS)
-        self._rows = kept_rows(path, captions + len(prompts), make, dtype, world)
+        shape = captions + len(prompts), _tokenized(clip, [""]).shape[1] if trains else clip.dimension
+        rows = kept_rows(path, shape, make, dtype, world, AT_ONCE)
+        if rows is None:
+            raise TrainingError(
+                f"the texts of the training need {math.prod(shape) * dtype.itemsize:,} bytes, more than {scratch} has "
+                "free; free them, or put the store on a larger disk"
+            )
+        self._rows = rows
 
     def draw(self, step: int, positions: Tensor) -> DrawnTexts:
         """The texts of the pairs at `positions` (B,) at one step; a function of the step alone."""
@@ -113,16 +122,21 @@ class TrainingTexts:
     def vectors(self, texts: Tensor) -> Tensor:
         """Unit vectors (B, D), float32, on the device; with a graph if the text tower trains and gradients are on."""
         if not self._trains:
-            vectors = torch.from_numpy(self._rows[texts.numpy()]).to(self._device, non_blocking=True)
+            vectors = self._rows[texts].to(self._device, non_blocking=True)
             return functional.normalize(vectors.float(), dim=-1)
         # Of equal texts one is encoded, and of each no more than its vector depends on: in both directions the rest
         # would be computed for nothing.
         different, place = torch.unique(texts, return_inverse=True)
-        tokens = _taken(self._rows, different)
+        tokens = self._rows[different].long()
         longest = int(text_lengths(self._clip.model, tokens).max())
         again = self._training.activation_checkpointing
         encoded = encode_text(self._clip.model, tokens[:, :longest].to(self._device), activation_checkpointing=again)
         return functional.normalize(encoded.float(), dim=-1)[place.to(self._device)]
+
+
+def _tokenized(clip: Clip, texts: list[str]) -> Tensor:
+    """Token ids (B, L), of so many texts at once as tokenizers take."""
+    return torch.cat([clip.tokenizer(texts[start : start + 1024]) for start in range(0, len(texts), 1024)])
 
 
 def _taken(mapped: NDArray[Any], positions: Tensor) -> Tensor:

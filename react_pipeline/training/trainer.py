@@ -1,8 +1,7 @@
 """The training of one method on one set of pairs: what is computed once, the loop, what it records.
 
-Belongs here: putting the parts together. Does not belong here: the parts (a step: `training.step`; images:
-`training.data`; texts: `training.texts`; the tower: `tower`), publishing (`customize`). Source of the recipe: REACT
-(arXiv 2301.07094). Shapes: B pairs of a batch, N pairs, V views, T tokens, W width, D embedding dimension.
+Source of the recipe: REACT (arXiv 2301.07094). Shapes: B pairs of a batch, N pairs, V views, T tokens, W width,
+D embedding dimension.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -38,26 +38,18 @@ from react_pipeline.training.augmentation import augmentation
 from react_pipeline.training.batches import TrainingBatches
 from react_pipeline.training.data import Views
 from react_pipeline.training.distributed import World
-from react_pipeline.training.guards import can_see_collapse, explained_out_of_memory, less_memory, require_no_collapse
+from react_pipeline.training.guards import collapsed, explained_out_of_memory, less_memory, require_no_collapse
 from react_pipeline.training.held_out import image_text_recall, split
-from react_pipeline.training.held_out_recall import ImageVectors, held_out_recall
+from react_pipeline.training.image_encoder import ENCODED_AT_ONCE, ImageEncoder
 from react_pipeline.training.interpolation import copy_of_base, interpolate, require_held_out
 from react_pipeline.training.kept_tokens import keep_tokens
 from react_pipeline.training.labelled_accuracy import LabelledAccuracy
 from react_pipeline.training.log import METRICS_FILE, TrainingLog, peak_memory_bytes, whole_lines
 from react_pipeline.training.losses import require_suitable
 from react_pipeline.training.observer import TrainingObserver
-from react_pipeline.training.resume import (
-    PROBED,
-    Snapshot,
-    StateWriter,
-    TrainingState,
-    keep_state,
-    load_newest_state,
-    remove_states_after,
-)
+from react_pipeline.training.resume import Snapshot, TrainingState, load_newest_state, remove_states_after
 from react_pipeline.training.schedule import max_log_scale, parameter_groups
-from react_pipeline.training.step import TrainingStep, Values, locked_image_features
+from react_pipeline.training.step import TrainingStep, Values
 from react_pipeline.training.texts import TrainingTexts
 
 logger = logging.getLogger(__name__)
@@ -91,7 +83,6 @@ class Trainer:
             method: Without `-control`.
             scratch: Survives a kill; the same directory in all processes.
             weights: The base's safetensors. Given, a frozen text tower leaves the memory once its vectors are there.
-            labelled: What is measured every `evaluate_every` steps.
 
         Raises:
             InputError: If the batch does not divide among the processes, or the loss does not suit the model.
@@ -104,7 +95,8 @@ class Trainer:
         self.trained_on, self.held_out = split(pairs, training.held_out_fraction, training.seed)
         require_held_out(training.interpolation, len(self.held_out), len(pairs))
         pixels = Pixels(clip.preprocess)
-        augment = augmentation(training.augmentation, pixels, clip.preprocess_cfg)
+        kind = training.augmentation
+        augment = None if kind == "none" else augmentation(kind, pixels, clip.preprocess_cfg)
         self.views = Views(pairs, pixels, augment, training.seed)
         self.batches = TrainingBatches(self.trained_on, self.views, training, world)
         # All processes take what the writer takes: they need not run on equal machines.
@@ -123,7 +115,7 @@ class Trainer:
         self.base = {} if training.interpolation == 1 else copy_of_base(self.model, of_base)
         # Of the base, not of a state that is resumed from.
         self.max_log_scale = max_log_scale(training.loss, self.model.logit_scale.item())
-        self.tower = self._tower()
+        self.encoder = ImageEncoder(self.model, self._tower(), training, world)
         self.tokens = self._kept_tokens()
 
     def _attach(self) -> float:
@@ -155,27 +147,21 @@ class Trainer:
 
     def _kept_tokens(self) -> Tensor | None:
         """What need not be computed again: tokens (N, V, T, W), or features (N, V, D) of a locked image tower."""
-        training = self.training
+        training, tower, world = self.training, self.encoder.tower, self.world
         fixed = training.augmentation == "none" or training.views > 0
-        whole = self.tower is not None and not self.tower.splits
-        if whole or not fixed or not training.keep_prefix or not self.world.one_machine:
+        whole = tower is not None and not tower.splits
+        if whole or not fixed or not training.keep_prefix or not world.one_machine:
             return None
-        locked = partial(locked_image_features, self.model, device=self.world.device)
-        compute = locked if self.tower is None else self.tower.tokens
-        dtype = torch.bfloat16 if self.tower is not None and training.precision == "bf16" else torch.float32
-        count = max(1, training.views)
-        fusible = training.precision != "fp16" and self.world.device == "cpu"
-        convertible = self.model.visual if fusible and self.tower is not None and not self.tower.native else None
-        return keep_tokens(compute, self.views, count, self.scratch, self.world, dtype, training.workers, convertible)
+        dtype = torch.bfloat16 if tower is not None and training.precision == "bf16" else torch.float32
+        fusible = tower is not None and not tower.native and training.precision != "fp16" and world.device == "cpu"
+        convertible = self.model.visual if fusible else None
+        compute, count = self.encoder.frozen, max(1, training.views)
+        return keep_tokens(compute, self.views, count, self.scratch, world, dtype, training.workers, convertible)
 
     def run(self, observer: TrainingObserver, inputs: Inputs) -> dict[str, Any]:
         """Train from the newest state to the last step; return the counts of the manifest.
 
-        The process that writes leaves a line a step in `METRICS_FILE` of the scratch.
-
-        Args:
-            observer: Receives every step from the process that writes.
-            inputs: Identify the training to the observer.
+        The process that writes leaves a line a step in `METRICS_FILE` of the scratch, and notifies the observer.
 
         Raises:
             TrainingError: If a guard stops it or memory runs out. States of the last good steps stay in the scratch.
@@ -184,7 +170,7 @@ class Trainer:
         trained = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         groups = parameter_groups(trained.items(), training.weight_decay)
         optimizer = torch.optim.AdamW(groups, training.learning_rate, (0.9, 0.98), training.adam_eps, fused=True)
-        scaler = torch.amp.GradScaler(world.device.partition(":")[0], enabled=training.precision == "fp16")
+        scaler = torch.amp.GradScaler(world.device_type, enabled=training.precision == "fp16")
         # With negatives of its own part only, what a process sees depends on how many there are.
         draws = f"of {self.batches.batch_size} pairs" + ("" if training.global_negatives else f" in {world.size} parts")
         state = TrainingState(trained, optimizer, scaler, draws=draws)
@@ -192,7 +178,7 @@ class Trainer:
         looked_at = min(PROBED_PAIRS, len(self.held_out))
         captions, point = self.texts.caption_ids(self.held_out), torch.ones(len(self.held_out), 1)
         one_point = image_text_recall(point, point, captions)  # what a model that maps all to one point finds
-        guarded = can_see_collapse(recall_before, one_point, len(self.held_out))
+        guarded = collapsed(recall_before, one_point, len(self.held_out)) is not None
         if not guarded and world.is_writer:
             logger.warning(
                 "%d held-out pairs are too few to detect a collapse, so none will be stopped; raise "
@@ -204,18 +190,19 @@ class Trainer:
         if world.broadcast(start) != start:  # also waits: no process prunes a state that another still reads
             raise TrainingError("the processes resume from different states; is the store shared? Run again")
         if world.is_writer:
-            for directory in (self.scratch, self.scratch / PROBED):
-                remove_states_after(start, directory)
+            remove_states_after(start, self.scratch)
             observer.started(inputs, start)
         gates = partial(gate_values, self.model) if self.method == "gated-image" else dict
-        step_of = TrainingStep(self.model, self.tower, self.texts, state, training, world, self.max_log_scale, gates)
+        step_of = TrainingStep(self.encoder, self.texts, state, self.max_log_scale, gates)
         steps = range(start, training.steps)
         kept, size = self.tokens, self.batches.batch_size
         batches = self.batches.from_images(steps) if kept is None else self.batches.from_tokens(kept, steps)
-        advice = less_memory(training, size, world.size, recomputes=trains_text(self.model) or self.tower is not None)
+        recomputes = trains_text(self.model) or self.encoder.tower is not None
+        advice = less_memory(training, size, world.size, recomputes=recomputes)
         record = partial(TrainingLog, metrics if world.is_writer else None, observer, steps, size, world.device)
-        with StateWriter() as writer, record(title=f"training {self.method}") as log, closing(batches):
+        with ThreadPoolExecutor(1) as pool, record(title=f"training {self.method}") as log, closing(batches):
             taken: list[tuple[int, Values, float, float]] = []
+            saved: Future[None] | None = None
 
             def read(more: Mapping[str, float] = {}) -> None:
                 for number, values, waited, seconds in taken:
@@ -238,16 +225,18 @@ class Trainer:
                     values.read()
                 taken.append((step, values, waited, time.monotonic() - began))
                 if last:
-                    ours = (self.model, self.tower, training, world)
-                    seen = self.labelled.of(*ours) if self.labelled and evaluates else {}
-                    read(seen)  # nothing is kept before it is known to be good
+                    # Nothing is kept before it is known to be good.
+                    read(self.labelled.of(self.encoder) if self.labelled and evaluates else {})
                 if probes:
                     require_no_collapse(done, probed_before, self.recall(PROBED_PAIRS), looked_at)
                 if world.is_writer and (due or probes):
                     log.flush()
-                    writer.wait()  # so that there are never two copies
+                    if saved is not None:
+                        saved.result()  # so that there are never two copies
                     snapshot = Snapshot.of(state, done, seconds_before + time.monotonic() - self.began)
-                    writer.write(partial(keep_state, self.scratch, snapshot, newest=due, probed=probes))
+                    saved = pool.submit(snapshot.save, self.scratch, probed=probes)
+            if saved is not None:
+                saved.result()
             losses = log.losses()
         if state.skipped_steps == training.steps:
             raise TrainingError(
@@ -288,10 +277,15 @@ class Trainer:
             "collapse_guard": guarded,
         }
 
+    @torch.no_grad()
     def recall(self, count: int) -> dict[str, float]:
         """Image-text recall of the first `count` held-out pairs; empty where none is held out."""
-        images = ImageVectors(self.model, self.tower, self.tokens, self.views, self.training, self.world)
-        return held_out_recall(images, self.texts, self.held_out[:count])
+        positions = self.held_out[:count]
+        if not len(positions):
+            return {}
+        captions = self.texts.caption_ids(positions)
+        texts = torch.cat([self.texts.vectors(part).cpu() for part in captions.split(ENCODED_AT_ONCE)])
+        return image_text_recall(self.encoder.vectors(self.views, positions, self.tokens), texts, captions)
 
     def _score(self) -> float:
         recall = self.recall(len(self.held_out))

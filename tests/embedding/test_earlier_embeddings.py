@@ -15,6 +15,7 @@ from support_drawings import COLOURS, SHAPES, pair, write_shard
 
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.embedding import earlier_embeddings as module
 from react_pipeline.embedding.earlier_embeddings import LEDGER_FILE
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata, read_vectors, vector_files
@@ -120,6 +121,34 @@ def test_inserted_moved_and_removed_shards_keep_their_vectors_under_new_numbers(
     assert (artifact.counts["rows"], artifact.counts["reused_rows"]) == (15, 11)
     assert set(read_metadata(artifact, ["shard"])["shard"]) == {0, 1, 2, 3}
     require_same(artifact, embedded(make_project, changed, "scratch"))
+
+
+def test_a_group_at_the_end_of_the_corpus_is_not_taken_for_a_longer_one(
+    make_project: MakeProject, shards: dict[str, Path]
+) -> None:
+    together = {"shards_per_group": 3}
+    for names in ("efa", "ef"):
+        embedded(make_project, [shards[name] for name in names], embedding=together)
+    last = embedded(make_project, [shards[name] for name in "bef"], embedding=together)
+    assert (last.counts["rows"], last.counts["reused_rows"]) == (12, 8)
+
+
+def test_a_group_that_cannot_be_linked_as_a_whole_is_encoded_beside_what_was_published(
+    make_project: MakeProject, shards: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = embedded(make_project, [shards["a"]])
+    whole, linked = module.link_or_copy, list[Path]()
+
+    def failing(source: Path, target: Path) -> None:
+        linked.append(target)
+        if len(linked) == 2:
+            raise OSError("no space")
+        whole(source, target)
+
+    monkeypatch.setattr(module, "link_or_copy", failing)
+    grown = embedded(make_project, [shards["a"], shards["f"]])
+    assert grown.counts["reused_rows"] == 0 and len(linked) == 2
+    assert not vector_files(grown, "image")[0].samefile(vector_files(old, "image")[0])
 
 
 def test_a_group_is_encoded_again_where_other_samples_are_duplicates(

@@ -9,14 +9,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 from support_drawings import draw
 from torch import Tensor
-from torchvision.transforms import Compose, ToTensor
 
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.embedding import encoder as encoder_module
-from react_pipeline.embedding.encoder import Encoder, parts_of_like_length, split_preprocess
+from react_pipeline.embedding.encoder import Encoder, parts_of_like_length
 
 CAPTIONS = [
     "a red circle",
@@ -54,14 +52,6 @@ def test_pixels_are_those_of_the_models_preprocessing_bit_by_bit(clip: Clip) -> 
     pixels = encoder.to_tensor(image)
     assert pixels.dtype == torch.uint8
     assert torch.equal(encoder.images(pixels[None]), encoder.images(clip.preprocess(image)[None]))
-
-
-def test_a_preprocessing_of_another_form_stays_whole() -> None:
-    whole = Compose([ToTensor()])
-    image = Image.new("RGB", (4, 4), "red")
-    for preprocess in (whole, lambda image: whole(image) + 1):
-        first, mean, std = split_preprocess(preprocess)
-        assert torch.equal(first(image), preprocess(image)) and (mean, std) == ([0.0], [1.0])
 
 
 def test_equal_texts_are_encoded_once_until_forgotten(clip: Clip, monkeypatch: pytest.MonkeyPatch) -> None:

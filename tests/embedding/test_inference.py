@@ -13,7 +13,7 @@ from torch import Tensor
 
 from react_pipeline.corpus.shards import Member
 from react_pipeline.embedding.groups import Group
-from react_pipeline.embedding.inference import PairDataset, PairStream
+from react_pipeline.embedding.inference import PairDataset, read_groups
 from react_pipeline.embedding.seen_keys import SeenKeys
 from react_pipeline.settings.corpus import CorpusConfig
 from react_pipeline.store.errors import CorpusError
@@ -53,7 +53,7 @@ def test_each_group_gets_its_own_batches_in_order(
     paths, expected = groups
     dataset = PairDataset(paths, CorpusConfig(kind="demo"), to_tensor, tokenizer)
     read = []
-    for group, reader in PairStream(iter(expected), dataset, batch_size, workers):
+    for group, reader in read_groups(iter(expected), dataset, batch_size, workers):
         batches = list(reader)
         assert all(1 <= len(batch["image_tensor"]) == len(batch["text_tokens"]) <= batch_size for batch in batches)
         read.append((group.number, [key for batch in batches for key in batch["image_filename"]]))
@@ -70,7 +70,7 @@ def test_a_shard_that_ends_early_is_one_clear_error_from_a_worker_too(
         sample.members["png"] = Member(10**6, 100)
     dataset = PairDataset(paths, CorpusConfig(kind="demo"), to_tensor, tokenizer)
     with pytest.raises(CorpusError) as caught:
-        for _, reader in PairStream(iter([group]), dataset, 2, workers):
+        for _, reader in read_groups(iter([group]), dataset, 2, workers):
             list(reader)
     assert str(caught.value) == f"{paths[1]}: ends within a member; materialize `corpus` again"
 
@@ -87,5 +87,5 @@ def test_an_error_in_a_later_groups_headers_reaches_the_caller(
 
     dataset = PairDataset(paths, CorpusConfig(kind="demo"), to_tensor, tokenizer)
     with pytest.raises(CorpusError, match="the third shard is no tar"):
-        for _, reader in PairStream(broken(), dataset, 2, workers):
+        for _, reader in read_groups(broken(), dataset, 2, workers):
             list(reader)

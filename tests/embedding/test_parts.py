@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from react_pipeline.embedding.parts import holding, starts_of
-from react_pipeline.embedding.vectors import image_vectors, read_metadata, read_vectors, row_metadata, vector_files
+from react_pipeline.embedding.vectors import read_metadata, read_vectors, row_metadata, vector_files, vectors_of
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.store.artifacts import Artifact, manifest_digest
 from react_pipeline.store.errors import CorruptArtifact
@@ -97,7 +97,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_more_parts_than_a_process_may_open_are_read(corpus: Artifact) -> None:
     total = sum(LENGTHS)
     rows = np.random.default_rng(1).integers(total, size=500)
-    assert np.array_equal(image_vectors(corpus, pd.Series(rows)), expected(rows))
+    assert np.array_equal(vectors_of(corpus, "image", pd.Series(rows)), expected(rows))
     assert row_metadata(corpus, rows, ["caption"])["caption"].tolist() == rows.astype(str).tolist()
     assert np.array_equal(read_vectors(corpus, "text"), -expected(np.arange(total)))
     assert read_metadata(corpus, ["caption"])["caption"].tolist() == np.arange(total).astype(str).tolist()
@@ -111,7 +111,7 @@ def test_any_rows_in_any_order_and_repeated_equal_those_of_the_whole(tmp_path: P
     lengths = [*chance.integers(0, 6, size=chance.integers(1, 30)).tolist(), 1]
     artifact = write_corpus(tmp_path, lengths)
     rows = chance.integers(sum(lengths), size=chance.integers(1, 60))
-    assert np.array_equal(image_vectors(artifact, pd.Series(rows)), read_vectors(artifact, "image")[rows])
+    assert np.array_equal(vectors_of(artifact, "image", pd.Series(rows)), read_vectors(artifact, "image")[rows])
     assert np.array_equal(StoredVectors(artifact, "text").take(rows), read_vectors(artifact, "text")[rows])
     whole = read_metadata(artifact, COLUMNS).loc[rows]
     pd.testing.assert_frame_equal(row_metadata(artifact, rows, COLUMNS), whole)
@@ -139,7 +139,7 @@ def test_only_files_that_hold_a_row_are_opened(corpus: Artifact, opened: list[st
     row_metadata(corpus, [last, first, last], ["caption"])
     assert opened == [f"metadata_{number}.parquet" for number in numbers]
     opened.clear()
-    image_vectors(corpus, pd.Series([last, first, last]))
+    vectors_of(corpus, "image", pd.Series([last, first, last]))
     assert opened == [f"img_emb_{number}.npy" for number in numbers]
     opened.clear()
     assert next(StoredVectors(corpus, "text").chunks(last))[0] == last
@@ -159,16 +159,17 @@ def test_embeddings_that_were_built_again_at_the_same_place_are_others(tmp_path:
 @pytest.mark.parametrize("row", [-1, 6])
 def test_vectors_of_rows_that_do_not_exist_are_an_error(tmp_path: Path, row: int) -> None:
     artifact = write_corpus(tmp_path, [3, 3])
-    for read in (image_vectors, lambda artifact, rows: StoredVectors(artifact, "image").take(rows.to_numpy())):
-        with pytest.raises(IndexError, match="a corpus of 6"):
-            read(artifact, pd.Series([0, row]))
+    with pytest.raises(IndexError, match="a corpus of 6"):
+        vectors_of(artifact, "image", [0, row])
+    with pytest.raises(IndexError, match="a corpus of 6"):
+        StoredVectors(artifact, "image").take(np.array([0, row]))
 
 
 def test_a_file_of_other_rows_than_were_recorded_is_reported_by_name(tmp_path: Path) -> None:
     artifact = write_corpus(tmp_path, [3, 3])
     np.save(artifact.file("img_emb/img_emb_0001.npy"), np.zeros((2, WIDTH), np.float16))
     with pytest.raises(CorruptArtifact, match=r"img_emb_0001\.npy"):
-        image_vectors(artifact, pd.Series([4]))
+        vectors_of(artifact, "image", pd.Series([4]))
     artifact.file("img_emb/img_emb_0001.npy").write_bytes(b"")
     with pytest.raises(CorruptArtifact, match=r"img_emb_0001\.npy"):
         StoredVectors(artifact, "image").take(np.array([4]))

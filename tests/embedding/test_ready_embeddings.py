@@ -16,7 +16,7 @@ from support_ready import CAPTIONS, encoded, write_ready
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import image_vectors, read_metadata, read_vectors, row_metadata, vector_files
+from react_pipeline.embedding.vectors import read_metadata, read_vectors, row_metadata, vector_files, vectors_of
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
@@ -58,7 +58,7 @@ def test_nothing_is_copied_and_rows_are_read_where_they_lie(make: Make, folder: 
     assert artifact.counts["encoder_similarity"] > 0.999
     assert np.array_equal(read_vectors(artifact, "text"), text.astype(np.float32))
     rows = pd.Series([15, 0, 7])
-    assert np.array_equal(image_vectors(artifact, rows), read_vectors(artifact, "image")[rows])
+    assert np.array_equal(vectors_of(artifact, "image", rows), read_vectors(artifact, "image")[rows])
 
     table = read_metadata(artifact, ["caption", "url", "image_sha256"])
     assert list(table["caption"]) == CAPTIONS
@@ -91,10 +91,10 @@ def test_a_file_that_changed_is_refused_when_it_is_read_and_one_only_touched_is_
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(CorpusError, match=r"`corpus`"):
-        image_vectors(artifact, pd.Series([7]))
+        vectors_of(artifact, "image", pd.Series([7]))
     with pytest.raises(CorpusError, match=r"`corpus`"):
         vector_files(artifact, "image")
-    assert image_vectors(artifact, pd.Series([0])).shape == (1, 32)
+    assert vectors_of(artifact, "image", pd.Series([0])).shape == (1, 32)
 
 
 def test_other_column_names_are_a_matter_of_configuration(make: Make, tmp_path: Path, text: NDArray[Any]) -> None:

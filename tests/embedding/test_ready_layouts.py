@@ -27,8 +27,7 @@ from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.corpus.ready_layout import LAYOUTS
 from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.embedding.vectors import image_vectors, read_metadata, read_vectors, vector_files
-from react_pipeline.indexing.growth import digests
+from react_pipeline.embedding.vectors import read_metadata, read_vectors, vector_digests, vector_files, vectors_of
 from react_pipeline.indexing.index import build_index
 from react_pipeline.project.project import Project
 from react_pipeline.settings.corpus import Layout
@@ -70,12 +69,12 @@ def test_datacomp_is_used_in_place_and_its_similarities_prove_it(
     assert {path.parent.suffix for path in vector_files(artifact, "image")} == {".npz"}
     assert np.array_equal(read_vectors(artifact, "text"), text.astype(np.float32))
     rows = pd.Series([15, 0, 7])
-    assert np.array_equal(image_vectors(artifact, rows), paired(text).astype(np.float16).astype(np.float32)[rows])
+    assert np.array_equal(vectors_of(artifact, "image", rows), paired(text).astype(np.float16).astype(np.float32)[rows])
     described = read_metadata(artifact, ["caption", "url", "hash", "image_sha256"])
     assert list(described["caption"]) == ["", *CAPTIONS[1:]]
     assert list(described["hash"]) == list(table["sha256"])
     assert artifact.counts["encoder_similarity"] > 0.999
-    assert len(digests(artifact, "image")) == 2
+    assert len(vector_digests(artifact, "image")) == 2
 
 
 @pytest.mark.parametrize("how", ["subset", "deflated", "not unit"])

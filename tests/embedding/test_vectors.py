@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from react_pipeline.embedding.vectors import image_vectors, read_metadata, read_vectors, row_metadata
+from react_pipeline.embedding.vectors import read_metadata, read_vectors, row_metadata, vectors_of
 from react_pipeline.project.project import Project
 
 
@@ -18,7 +18,7 @@ def test_chosen_rows_equal_those_of_the_whole_in_any_order_and_repeated(indexed_
     pd.testing.assert_frame_equal(
         row_metadata(artifact, rows, ["caption", "shard"]), whole.loc[rows, ["caption", "shard"]]
     )
-    assert np.array_equal(image_vectors(artifact, rows), read_vectors(artifact, "image")[rows])
+    assert np.array_equal(vectors_of(artifact, "image", rows), read_vectors(artifact, "image")[rows])
 
 
 def test_no_rows_give_an_empty_table(indexed_project: Project) -> None:

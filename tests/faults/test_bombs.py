@@ -29,7 +29,7 @@ from react_pipeline.corpus.shards import MAX_DIGITS, index_shard
 from react_pipeline.corpus.text_columns import MAX_BATCH_BYTES
 from react_pipeline.corpus.url_tables import read_rows
 from react_pipeline.corpus.vector_files import open_vectors
-from react_pipeline.embedding.parts import map_vectors
+from react_pipeline.embedding.parts import Parts, starts_of
 from react_pipeline.settings.corpus import CorpusConfig
 from react_pipeline.store.errors import CorpusError, CorruptArtifact
 
@@ -122,7 +122,7 @@ def test_whatever_a_header_of_an_array_says_the_error_is_typed(tmp_path: Path, h
     with pytest.raises(CorpusError, match="vectors"):
         open_vectors(path)
     with pytest.raises((CorruptArtifact, CorpusError), match="vectors"):
-        map_vectors(path)
+        Parts(path.parent, [path.name], starts_of([1])).mapped(0)
 
 
 @pytest.mark.parametrize("mode", ["I;16", "I"])

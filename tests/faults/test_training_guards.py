@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from react_pipeline.training import trainer as trainer_module
 from react_pipeline.training.customization import customize
 from react_pipeline.training.distributed import World
 from react_pipeline.training.observer import NoObserver
+from react_pipeline.training.resume import Snapshot
 from react_pipeline.training.step import TrainingStep
 from react_pipeline.training.trainer import Trainer
 
@@ -156,15 +158,31 @@ def test_only_the_newest_states_are_kept(
     assert [record["step"] for record in records] == list(range(9))
 
 
-def test_a_state_is_written_once_where_it_is_kept_for_two_reasons_and_only_then(
+def test_the_newest_state_whose_held_out_pairs_were_looked_at_stays(
     tiny_project: Project, tiny_checkpoint: Path, drawn: DrawnPairs, tmp_path: Path
 ) -> None:
-    plain = {"steps": 6, "learning_rate": 1e-3, "checkpoint_every": 2, "probe_every": 2, "method": "gated-image"}
+    plain = {"steps": 8, "learning_rate": 1e-3, "checkpoint_every": 1, "probe_every": 4, "method": "gated-image"}
     trained_with(load(tiny_checkpoint), drawn, tiny_project, tmp_path / "probed", held_out_fraction=0.2, **plain)
-    kept, probed = (tmp_path / "probed" / name for name in (".", "probed"))
-    assert (probed / "step-000000004.safetensors").samefile(kept / "step-000000004.safetensors")
+    names = [f"step-00000000{step}.safetensors" for step in ("4.probed", 7, 8)]
+    assert [path.name for path in states(tmp_path / "probed")] == names
     trained_with(load(tiny_checkpoint), drawn, tiny_project, tmp_path / "blind", held_out_fraction=0, **plain)
-    assert states(tmp_path / "blind") and not (tmp_path / "blind" / "probed").exists()
+    assert [path.name for path in states(tmp_path / "blind")] == names[1:]
+
+
+def test_a_state_that_cannot_be_written_stops_the_training_and_leaves_the_one_before(
+    tiny_project: Project, tiny_checkpoint: Path, drawn: DrawnPairs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Snapshot.save
+
+    def full(snapshot: Snapshot, directory: Path, **options: Any) -> None:
+        if snapshot.step == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        whole(snapshot, directory, **options)
+
+    monkeypatch.setattr(Snapshot, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        trained_with(load(tiny_checkpoint), drawn, tiny_project, tmp_path / "full", steps=4, learning_rate=1e-3)
+    assert [path.name for path in states(tmp_path / "full")] == ["step-000000001.safetensors"]
 
 
 def test_too_few_held_out_pairs_for_a_guard_are_reported(

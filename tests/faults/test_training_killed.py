@@ -6,7 +6,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from conftest import write_project
 from support_processes import killed, started, train_until_killed
+from torch import Tensor
 
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
@@ -118,10 +119,16 @@ def test_kept_tokens_outlive_the_kill(
     project = copied(_killed.views)
     assert (scratch(project) / kept_tokens.TOKENS_FILE).stat().st_size > 0
 
-    def unwanted(*_: Any) -> None:
-        raise AssertionError("the frozen part was computed a second time")
+    own = kept_tokens.kept_rows
 
-    monkeypatch.setattr(kept_tokens, "_fill", unwanted)
+    def unwanted(_parts: object) -> Iterator[Tensor]:
+        raise AssertionError("the frozen part was computed a second time")
+        yield
+
+    def kept_rows(path: Path, shape: tuple[int, ...], _make: object, *rest: Any) -> Tensor | None:
+        return own(path, shape, unwanted, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(kept_tokens, "kept_rows", kept_rows)
     artifact = customize(project, "shapes", METHOD)
     assert artifact.counts["first_step"] == 4
     assert artifact.counts["prefix_kept"]

@@ -27,7 +27,7 @@ from react_pipeline.training.augmentation import DECODED, augmentation
 from react_pipeline.training.data import PREFETCHED, Views
 
 
-@pytest.mark.parametrize("kind", ["none", "mild", "timm"])
+@pytest.mark.parametrize("kind", ["mild", "timm"])
 def test_augmentation_can_be_sent_to_a_spawned_process(kind: str, tiny_checkpoint: Path) -> None:
     clip = load(tiny_checkpoint, torch.device("cpu"))
     augment = augmentation(kind, Pixels(clip.preprocess), clip.preprocess_cfg)
@@ -140,7 +140,7 @@ def test_workers_that_shared_memory_has_no_room_for_are_refused_with_what_they_n
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pixels = Pixels(load(tiny_checkpoint).preprocess)
-    views = Views(DrawnPairs([("circle", "red")]), pixels, augmentation("none", pixels, {}), 0)
+    views = Views(DrawnPairs([("circle", "red")]), pixels)
     needed = 3 * 32 * 32 * 512 * 4 * PREFETCHED * 8
     monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=needed - 1))
     views.require_shared_memory(512, 0, 8)

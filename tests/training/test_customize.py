@@ -364,7 +364,7 @@ def test_choosing_on_held_out_pairs_is_refused_before_any_step_where_none_is_hel
         ("gated-image", "step.TrainingStep.take", "with batch_size 16; set customization accumulation to 2, or activ"),
         ("gated-image", "trainer.keep_tokens", "on cpu, outside the steps of the training; end what else"),
         ("linear-head", "linear_head._Head.step", "with batch_size 16; lower customization batch_size"),
-        ("locked-image", "step.locked_image_features", "with batch_size 16; set customization accumulation"),
+        ("locked-image", "image_encoder.ImageEncoder.frozen", "with batch_size 16; set customization accumulation"),
     ],
 )
 def test_memory_that_runs_out_is_reported_with_what_to_do(
@@ -442,7 +442,8 @@ def test_a_training_whose_batches_are_others_starts_again_and_its_states_are_kep
     with pytest.raises(KeyboardInterrupt):
         customize(project, "shapes", "gated-image")
     (scratch,) = (project.config.store / ".staging").glob("*.scratch")
-    assert sorted(path.name for path in scratch.glob("step-*")) == [f"step-{step:09d}.safetensors" for step in (2, 4)]
+    names = [f"step-{step:09d}.probed.safetensors" for step in (2, 4)]
+    assert sorted(path.name for path in scratch.glob("step-*")) == names
     monkeypatch.setattr(TrainingStep, "take", whole)
     artifact = customize(project, "shapes", "gated-image")
     assert artifact.counts["first_step"] == 4

@@ -54,11 +54,8 @@ PROCESS = """
 import json, os, sys
 from pathlib import Path
 import torch.distributed as dist
-from react_pipeline.training import gradients
 from react_pipeline.training.customization import customize
 from react_pipeline.project.project import Project
-
-gradients.BUCKET_BYTES = 20_000  # so that a step sends several messages
 
 class Recorder:
     def __init__(self): self.events = []

@@ -203,7 +203,8 @@ def features_of(request: pytest.FixtureRequest) -> Features:
 def library_loss(model: Any, data: Batch, features_of: Features) -> Tensor:
     images, texts = data
     features = functional.normalize(features_of(model, images), dim=-1)
-    return contrastive_loss(features, texts, model.logit_scale.exp())
+    apart = torch.arange(len(features))
+    return contrastive_loss(features, texts, model.logit_scale.exp(), apart, apart, "infonce")
 
 
 def library_steps(model: Any, data: Batch, features_of: Features = model_features) -> None:

@@ -9,7 +9,7 @@ from support_pairs import DrawnPairs
 
 from react_pipeline.clip.model import load
 from react_pipeline.settings.config import DomainConfig
-from react_pipeline.training.head_samples import ClassSamples, label_texts
+from react_pipeline.training.head_samples import ClassSamples, label_pairs
 
 DOMAIN = DomainConfig(
     slug="shapes",
@@ -43,24 +43,24 @@ def test_samples_keep_their_class_in_whatever_order_they_come() -> None:
 def test_retrieved_pairs_have_the_class_they_were_retrieved_for(tiny_checkpoint: Path) -> None:
     pairs = DrawnPairs([("circle", "red"), ("square", "red"), ("circle", "blue")], classes=["square", "gone", "circle"])
     clip = load(tiny_checkpoint)
-    texts = label_texts(clip, pairs, clip.encode_texts(pairs.texts), DOMAIN)
-    assert texts.class_ids.tolist() == [1, -1, 0]
-    assert texts.labels == "retrieval"
+    labels = label_pairs(clip, pairs, clip.encode_texts(pairs.texts), DOMAIN)
+    assert labels.class_ids.tolist() == [1, -1, 0]
+    assert labels.source == "retrieval"
 
 
 def test_prompts_of_all_names_and_templates_are_samples_of_their_class(tiny_checkpoint: Path) -> None:
     clip = load(tiny_checkpoint)
     pairs = DrawnPairs([("circle", "red")], classes=["circle"])
-    texts = label_texts(clip, pairs, clip.encode_texts(pairs.texts), DOMAIN)
-    assert texts.prompt_ids.tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
-    torch.testing.assert_close(texts.prompts[2], clip.encode_texts(["a disc shape"])[0])
+    labels = label_pairs(clip, pairs, clip.encode_texts(pairs.texts), DOMAIN)
+    assert labels.prompt_ids.tolist() == [0, 0, 0, 0, 1, 1, 2, 2]
+    torch.testing.assert_close(labels.prompts[2], clip.encode_texts(["a disc shape"])[0])
 
 
 def test_random_pairs_get_the_class_whose_prompt_is_nearest_to_the_caption(tiny_checkpoint: Path) -> None:
     clip = load(tiny_checkpoint)
     captions = ["a triangle shape", "a disc shape", "a drawing of a square", "something else", "a disc shape"]
     pairs = DrawnPairs([("circle", "red")] * 5, captions=captions, classes=[""] * 5)
-    texts = label_texts(clip, pairs, clip.encode_texts(pairs.texts), DOMAIN)
-    assert texts.labels == "nearest prompt"
-    assert texts.class_ids[[0, 1, 2, 4]].tolist() == [2, 0, 1, 0]
-    assert texts.class_ids[3] == texts.prompt_ids[(texts.prompts @ clip.encode_texts(captions)[3]).argmax()]
+    labels = label_pairs(clip, pairs, clip.encode_texts(pairs.texts), DOMAIN)
+    assert labels.source == "nearest prompt"
+    assert labels.class_ids[[0, 1, 2, 4]].tolist() == [2, 0, 1, 0]
+    assert labels.class_ids[3] == labels.prompt_ids[(labels.prompts @ clip.encode_texts(captions)[3]).argmax()]

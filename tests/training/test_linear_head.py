@@ -23,6 +23,7 @@ from react_pipeline.retrieval.control import draw_control
 from react_pipeline.retrieval.retrieve import retrieve_pairs
 from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import InputError, RetrievalError, TrainingError
 from react_pipeline.training.head_samples import PairVectors
 from react_pipeline.training.held_out import split
@@ -31,6 +32,7 @@ from react_pipeline.training.linear_head import class_accuracy, join, train_line
 from react_pipeline.training.observer import NoObserver
 
 TEMPLATES = ("a {} drawing",)
+INPUTS = Inputs("customized_checkpoint", "colours/linear-head", {}, {}, "1")
 DOMAIN = DomainConfig(slug="colours", classes=COLOURS, templates=TEMPLATES)
 TRAINING: Mapping[str, Any] = {
     "learning_rate": 0.01, "steps": 60, "warmup_steps": 5, "batch_size": 32, "held_out_fraction": 0.25, "workers": 0
@@ -55,7 +57,7 @@ def train(
     """Counts, tensors and `head.json` of a training."""
     directory.mkdir(exist_ok=True)
     training = TrainingConfig(**{**TRAINING, **fields})
-    counts = train_linear_head(clip, pairs, pairs.vectors(clip), domain, training, directory)
+    counts = train_linear_head(clip, pairs, pairs.vectors(clip), domain, training, directory, NoObserver(), INPUTS)
     return counts, load_file(directory / "head.safetensors"), json.loads((directory / "head.json").read_text())
 
 
@@ -209,7 +211,7 @@ def test_a_head_is_trained_on_published_pairs_and_records_each_step(
     images = torch.stack([clip.preprocess(found.decoded(position)) for position in range(len(found))])
     torch.testing.assert_close(vectors.images, clip.encode_images(images), atol=1e-3, rtol=0)
     torch.testing.assert_close(vectors.captions, clip.encode_texts([pair.caption for pair in found]), atol=1e-3, rtol=0)
-    counts = train_linear_head(clip, found, vectors, domain, training, directory, observer)
+    counts = train_linear_head(clip, found, vectors, domain, training, directory, observer, INPUTS)
     assert counts["pairs"] == pairs.counts["pairs"]
     assert (counts["unlabelled_pairs"], counts["steps"]) == (0, 7)
     assert counts["trainable_parameters"] == 4 * clip.dimension

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import threading
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,11 +10,10 @@ from torch import nn
 
 from react_pipeline.training.resume import (
     Snapshot,
-    StateWriter,
     TrainingState,
-    link_state,
     load_newest_state,
     remove_states_after,
+    states_in,
 )
 
 
@@ -44,7 +40,7 @@ def test_a_state_resumes_as_if_it_had_never_been_written(tmp_path: Path, layout:
     state = state_of(model)
     for number in range(3):
         step(model, state, number)
-    Snapshot.of(state, 3, 1.5).save(tmp_path, kept=1)
+    Snapshot.of(state, 3, 1.5).save(tmp_path)
     step(model, state, 3)
 
     again = fresh(layout)
@@ -63,7 +59,7 @@ def test_what_was_skipped_is_remembered_and_a_state_of_other_batches_is_not_used
     state = state_of(model)
     state.draws, state.skipped_steps, state.skipped_in_a_row = "of 25 pairs", 4, 2
     step(model, state, 0)
-    Snapshot.of(state, 7, 0.0).save(tmp_path, kept=1)
+    Snapshot.of(state, 7, 0.0).save(tmp_path)
     same = state_of(fresh(torch.contiguous_format))
     same.draws = state.draws
     assert load_newest_state(tmp_path, same, 9)[0] == 7
@@ -95,75 +91,42 @@ def test_a_state_with_a_flipped_bit_is_refused_and_the_one_before_is_used(
     assert "cannot be resumed from" in caplog.text
 
 
-def test_where_files_cannot_be_linked_the_state_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: object) -> None:
-        raise OSError("no links here")
-
-    monkeypatch.setattr("os.link", refused)
-    model = fresh(torch.contiguous_format)
-    state = state_of(model)
-    step(model, state, 0)
-    Snapshot.of(state, 1, 0.0).save(tmp_path, kept=1)
-    link_state(tmp_path, 1, tmp_path / "probed")
-    assert load_newest_state(tmp_path / "probed", state_of(fresh(torch.contiguous_format)), 1)[0] == 1
-
-
 def test_a_state_beyond_the_log_is_not_gone_on_from_and_makes_way(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = fresh(torch.contiguous_format)
     state = state_of(model)
     step(model, state, 0)
-    for done in (2, 4, 6):
-        Snapshot.of(state, done, float(done)).save(tmp_path, kept=3)
+    for done in (4, 6):
+        Snapshot.of(state, done, float(done)).save(tmp_path)
     assert load_newest_state(tmp_path, state_of(fresh(torch.contiguous_format)), 5) == (4, 4.0)
     assert "step-000000006.safetensors cannot be resumed from (the log holds 5 steps alone)" in caplog.text
     remove_states_after(4, tmp_path)
-    Snapshot.of(state, 5, 5.0).save(tmp_path, kept=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000000005.safetensors"]
+    Snapshot.of(state, 5, 5.0).save(tmp_path)
+    assert [path.name for path in states_in(tmp_path)] == [f"step-00000000{number}.safetensors" for number in (4, 5)]
 
 
-def test_a_linked_state_is_the_same_file_and_the_only_one_of_its_directory(tmp_path: Path) -> None:
+def test_the_newest_states_stay_and_the_newest_that_was_probed(tmp_path: Path) -> None:
     model = fresh(torch.contiguous_format)
     state = state_of(model)
-    for number in (1, 2):
-        step(model, state, number)
-        Snapshot.of(state, number, 0.0).save(tmp_path, kept=2)
-        link_state(tmp_path, number, tmp_path / "probed")
-    (linked,) = (tmp_path / "probed").iterdir()
-    assert linked.samefile(tmp_path / linked.name) and linked.name == "step-000000002.safetensors"
+    step(model, state, 0)
+    for number in range(1, 7):
+        Snapshot.of(state, number, 0.0).save(tmp_path, probed=number in (1, 3))
+    names = [f"step-00000000{number}.safetensors" for number in ("3.probed", 5, 6)]
+    assert [path.name for path in states_in(tmp_path)] == names
+    remove_states_after(3, tmp_path)
+    assert load_newest_state(tmp_path, state_of(fresh(torch.contiguous_format)), 6)[0] == 3
 
 
-def test_a_copy_is_written_while_the_training_goes_on_and_holds_what_was(tmp_path: Path) -> None:
+def test_a_copy_holds_what_was_while_the_training_goes_on(tmp_path: Path) -> None:
     model = fresh(torch.contiguous_format)
     state = state_of(model)
     step(model, state, 0)
     weights = model.weight.detach().clone()
-    gone_on = threading.Event()
-
-    def write(snapshot: Snapshot) -> None:
-        assert gone_on.wait(60)
-        snapshot.save(tmp_path)
-
-    with StateWriter() as writer:
-        writer.write(partial(write, Snapshot.of(state, 1, 0.0)))
-        step(model, state, 1)
-        gone_on.set()
+    snapshot = Snapshot.of(state, 1, 0.0)
+    step(model, state, 1)
+    snapshot.save(tmp_path)
     assert not torch.equal(model.weight, weights)
     again = fresh(torch.contiguous_format)
     assert load_newest_state(tmp_path, state_of(again), 1)[0] == 1
     assert torch.equal(again.weight, weights)
-
-
-def test_a_state_that_cannot_be_written_stops_the_training_and_leaves_the_one_before(tmp_path: Path) -> None:
-    model = fresh(torch.contiguous_format)
-    state = state_of(model)
-    step(model, state, 0)
-
-    def full(_snapshot: Snapshot) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(OSError, match="No space left"), StateWriter() as writer:
-        writer.write(partial(Snapshot.of(state, 1, 0.0).save, tmp_path))
-        writer.write(partial(full, Snapshot.of(state, 2, 0.0)))
-    assert load_newest_state(tmp_path, state_of(fresh(torch.contiguous_format)), 2)[0] == 1

@@ -17,7 +17,6 @@ from react_pipeline.clip.model import Clip, load
 from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.errors import TrainingError
-from react_pipeline.training import kept_texts
 from react_pipeline.training import texts as texts_module
 from react_pipeline.training.distributed import World
 from react_pipeline.training.texts import TrainingTexts
@@ -89,7 +88,7 @@ def test_equal_texts_are_encoded_once_and_no_column_behind_the_longest(
 def test_vectors_are_kept_in_one_file_and_a_killed_training_encodes_only_what_is_missing(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kept_texts, "AT_ONCE", 2)
+    monkeypatch.setattr(texts_module, "AT_ONCE", 2)
     clip = load(tiny_checkpoint)
     encoded: list[list[str]] = []
     own = Clip.encode_texts
@@ -105,7 +104,7 @@ def test_vectors_are_kept_in_one_file_and_a_killed_training_encodes_only_what_is
     prompts = ["a circle", "a square"]
     torch.testing.assert_close(first, own(clip, [*dict.fromkeys(PAIRS.texts), *prompts]), atol=1e-3, rtol=0)
     assert (tmp_path / texts_module.VECTORS).stat().st_size == 5 * 2 * clip.dimension
-    assert torch.equal(vectors(), first) and len(encoded) == 1  # one text tells the width
+    assert torch.equal(vectors(), first) and not encoded
     # Killed while the second part was written: what was torn off goes, what was vouched for stays.
     about = tmp_path / "texts.json"
     whole = (tmp_path / texts_module.VECTORS).read_bytes()
@@ -116,10 +115,10 @@ def test_vectors_are_kept_in_one_file_and_a_killed_training_encodes_only_what_is
         file.write(b"x" * 9)
         file.truncate()
     assert torch.equal(vectors(), first)
-    assert sum(map(len, encoded)) == 1 + 3
+    assert sum(map(len, encoded)) == 3
     (tmp_path / texts_module.VECTORS).write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
     assert torch.equal(vectors(), first)
-    assert sum(map(len, encoded)) == 1 + 5
+    assert sum(map(len, encoded)) == 5
 
 
 def test_texts_that_do_not_fit_the_disk_are_refused_with_the_bytes(
