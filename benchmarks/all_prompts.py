@@ -40,7 +40,7 @@ def ask(embeddings: Artifact, folder: Path, rows: int, classes: int, key: str) -
     stored, prompts = StoredVectors(embeddings, "image"), Cloud(rows, WIDTH).prompts(classes, TEMPLATES)
     name = key.replace(",", "-")
     built = json.loads((folder / f"{name}.json").read_text())
-    index = read_index(folder / f"{name}.index", "faiss_index", mapped=True)
+    index = read_index(folder / f"{name}.index", mapped=True)
     set_parameters(index, built["parameters"])
     flat, some = faiss.IndexFlatIP(WIDTH), prompts[: min(SOME_PROMPTS, len(prompts))]
     flat_rows = min(rows, FLAT_ROWS)

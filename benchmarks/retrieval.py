@@ -109,21 +109,19 @@ def search(folder: Path, rows: int, key: str) -> Row:
     if key == "Flat":
         prompts = prompts[:EXACT_PROMPTS]
     before = psutil.Process().memory_info().rss
-    index = read_index(path, "faiss_index", mapped=True)
+    index = read_index(path, mapped=True)
     if built["parameters"]:
         set_parameters(index, built["parameters"])
     ours = rate(lambda part: find_rows(index, part, HITS, built["rerank"], stored), [prompts])
     memory = psutil.Process().memory_info()
     row = {**built, "ours": ours, "resident_mib": (memory.rss - before) / MIB, "mapped_mib": memory.shared / MIB}
-    exact = index if key == "Flat" else read_index(file_of(folder, "Flat"), "faiss_index", mapped=True)
+    exact = index if key == "Flat" else read_index(file_of(folder, "Flat"), mapped=True)
     row["exact"] = rate(lambda part: find_rows(exact, part, HITS), [prompts[:EXACT_PROMPTS]])
     if default := default_parameters(index):
         set_parameters(index, default)
     row["reference"] = rate(lambda part: find_rows(index, part, HITS), by_class(prompts, TEMPLATES))
-    neighbours = Neighbours(draw_queries(embeddings, 2 * 200), "image", WIDTH)
-    for first, vectors in stored.chunks():
-        neighbours.see(first, vectors)
-    row["reference_recall"] = neighbours.recall(index, stored, HITS, 1, slice(None, None, 2))
+    neighbours = Neighbours(stored, draw_queries(embeddings, 2 * 200))
+    row["reference_recall"] = neighbours.recall(index, HITS, 1, slice(None, None, 2))
     return row
 
 

@@ -37,7 +37,7 @@ from react_pipeline.commands.cli import app
 from react_pipeline.corpus import publish_corpus
 from react_pipeline.embedding import embed_corpus, read_metadata
 from react_pipeline.embedding.vectors import read_vectors
-from react_pipeline.indexing import build_index, open_index, search_all
+from react_pipeline.indexing import Index, build_index, search_all
 from react_pipeline.labelled import publish_evaluation_set
 from react_pipeline.pages import markdown_table
 from react_pipeline.pipeline import ALL
@@ -193,7 +193,7 @@ def compare(project: Project, embeddings: Artifact, folder: Path, image: Any, te
     prompts = class_prompts(project.domain(DOMAIN))["prompt"].tolist()
     base = project.store.current("base_checkpoint", ALL)
     asked = load(base.path).encode_texts(prompts).numpy()
-    index = open_index(project.store.current("faiss_index", ALL), base.fingerprint, embeddings=embeddings, device="cpu")
+    index = Index(project.store.current("faiss_index", ALL), base.fingerprint, embeddings=embeddings, device="cpu")
     shares = []
     for side, vectors in (("text", text), ("image", image)):
         similarities = asked @ vectors.astype(np.float32).T

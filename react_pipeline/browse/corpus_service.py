@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from react_pipeline.corpus import BadImage, ImageSource, decode_image, open_source, plain_url
 from react_pipeline.embedding import Side, row_metadata
-from react_pipeline.indexing import Index, StoredVectors, open_index
+from react_pipeline.indexing import Index, StoredVectors
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, ReactError
@@ -223,7 +223,7 @@ def open_corpus(project: Project) -> Any:
     base, corpus = fresh(project, "base_checkpoint"), fresh(project, "corpus")
     device = choose_device(project.config.device)
     clip = load(base.path, device)
-    opened = open_index(index, base.fingerprint, embeddings=embeddings)
+    opened = Index(index, base.fingerprint, embeddings=embeddings)
     # Nothing is fetched into the scratch folder: `Descriptions` asks for pictures of tars only.
     source = open_source(project, corpus, Path())
     return ClipResource(

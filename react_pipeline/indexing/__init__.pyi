@@ -10,7 +10,6 @@ from .files import search_parameters as search_parameters
 from .files import set_parameters as set_parameters
 from .index import Index as Index
 from .index import build_index as build_index
-from .index import open_index as open_index
 from .keys import GRAPH_KEY as GRAPH_KEY
 from .keys import GRAPH_ROWS as GRAPH_ROWS
 from .keys import SAMPLE_POINTS_PER_CELL as SAMPLE_POINTS_PER_CELL
@@ -18,8 +17,8 @@ from .keys import Key as Key
 from .keys import cells_for as cells_for
 from .keys import choose_key as choose_key
 from .keys import machine_memory_bytes as machine_memory_bytes
-from .prompts import is_worth as is_worth
 from .recall import Neighbours as Neighbours
 from .recall import draw_queries as draw_queries
 from .scan import search_all as search_all
 from .vectors import StoredVectors as StoredVectors
+from .vectors import cut as cut

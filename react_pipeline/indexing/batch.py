@@ -47,7 +47,6 @@ def exact_hits(
     *,
     device: str = "cpu",
     rows: tuple[int, int] | None = None,
-    kth: Vectors | None = None,
     templates: int = 1,
 ) -> tuple[Vectors, Rows]:
     """The k rows most similar to each query, by one pass over the vectors.
@@ -58,7 +57,6 @@ def exact_hits(
         k: Hits per query.
         device: `cpu` or `cuda`.
         rows: The first, and the one behind the last; None: all.
-        kth: As of `Best`.
         templates: The queries are names with so many templates each, name by name; 1: any queries.
 
     Returns:
@@ -72,11 +70,11 @@ def exact_hits(
     first_row, last_row = rows or (0, stored.rows)
     precision = product_precision(len(queries), device)
     if is_worth(len(queries), templates, last_row - first_row, k, precision, device):
-        best: Best = (prompts := PromptBest(queries, k, templates, kth))
+        best: Best = (prompts := PromptBest(queries, k, templates))
         first_rows = stored.blocks(first_row, min(first_row + _FIRST_ROWS, last_row), _BLOCK_ROWS)
         prompts.raise_thresholds(first_rows, stored.take)
     else:
-        best = Best(queries, k, precision, device, kth)
+        best = Best(queries, k, precision, device)
     bar = tqdm(total=last_row - first_row, desc="comparing rows", disable=None, leave=False)
     for first, block in stored.blocks(first_row, last_row, _BLOCK_ROWS):
         numbers = np.arange(first, first + len(block))

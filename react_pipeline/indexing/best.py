@@ -35,9 +35,7 @@ _RANKED_AT_ONCE = 2_048
 class Best:
     """The k best rows of each query among those seen."""
 
-    def __init__(
-        self, queries: Vectors, k: int, precision: str = "fp32", device: str = "cpu", kth: Vectors | None = None
-    ) -> None:
+    def __init__(self, queries: Vectors, k: int, precision: str = "fp32", device: str = "cpu") -> None:
         """Take unit queries (Q, D).
 
         Args:
@@ -45,7 +43,6 @@ class Best:
             k: Hits of a query.
             precision: Of the products: `fp32`, `bf16` or `fp16`.
             device: Where they are computed.
-            kth: Similarities (Q,) that k rows elsewhere reach; minus infinity where there are none.
         """
         import torch
 
@@ -62,9 +59,6 @@ class Best:
         self._longest, self._row_moved = 1.0, 0.0
         self._kth = torch.full((len(queries),), -torch.inf)
         self._floor = self._kth.to(device)
-        if kth is not None:
-            self._kth = torch.from_numpy(kth)
-            self._set_floor()
         self._query, self._row = np.empty(0, np.int32), np.empty(0, np.int64)
         self._similarity = np.empty(0, np.float32)
         self._new: list[tuple[npt.NDArray[np.int32], Rows, Vectors]] = []

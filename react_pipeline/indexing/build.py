@@ -12,24 +12,17 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from react_pipeline.embedding import Side
-from react_pipeline.indexing.files import (
-    inverted_lists,
-    read_index,
-    search_parameters,
-    set_parameters,
-    write_index,
-)
-from react_pipeline.indexing.gpu import Adder, train
+from react_pipeline.indexing.files import inverted_lists, read_index, search_parameters, set_parameters, write_index
+from react_pipeline.indexing.gpu import add_rows, train
 from react_pipeline.indexing.growth import SIDES, Earlier
 from react_pipeline.indexing.keys import RERANK_LIMIT, Key, choose_key, memory_budget
 from react_pipeline.indexing.recall import Neighbours, Queries, draw_queries, tune
-from react_pipeline.indexing.spread import STAGE, can_be_spread, fill, trained_file
+from react_pipeline.indexing.spread import filled
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.settings import DistributorConfig, IndexConfig
 from react_pipeline.store import Artifact, InputError, seal, sealed
@@ -83,15 +76,16 @@ def build_indices(
     rows, dimension = int(embeddings.counts["rows"]), int(embeddings.counts["dimension"])
     chosen, reason = choose_key(config, rows, dimension)
     queries = draw_queries(embeddings, 2 * config.recall_queries)
-    if earlier is not None and earlier.fits(chosen, rows):
-        try:
-            sides = _build_sides(config, earlier.key, embeddings, staging, queries, earlier, device, distributor)
-            reason = _joined(reason, f"{earlier.rows:,} rows of an earlier index kept")
-        except _OutgrownError as outgrown:
-            reason = _joined(reason, f"trained again: {outgrown}")
-            sides = _build_sides(config, chosen, embeddings, staging, queries, None, device, distributor)
+    build = partial(_build_sides, config, embeddings, staging, queries, device, distributor)
+    if earlier is None or not earlier.fits(chosen, rows):
+        sides = build(chosen)
     else:
-        sides = _build_sides(config, chosen, embeddings, staging, queries, None, device, distributor)
+        try:
+            sides = build(earlier.key, earlier)
+            reason += f"; {earlier.rows:,} rows of an earlier index kept"
+        except _OutgrownError as outgrown:
+            sides = build(chosen)
+            reason += f"; trained again: {outgrown}"
     for path in staging.iterdir():
         if path.name not in {f"{side}.index" for side in SIDES}:
             path.unlink()
@@ -100,13 +94,13 @@ def build_indices(
 
 def _build_sides(
     config: IndexConfig,
-    key: str,
     embeddings: Artifact,
     staging: Path,
     queries: Queries,
-    earlier: Earlier | None,
     device: str,
     distributor: DistributorConfig,
+    key: str,
+    earlier: Earlier | None = None,
 ) -> dict[Side, Built]:
     plan, sides = [key, "" if earlier is None else earlier.artifact.fingerprint], {}
     for side in SIDES:
@@ -132,7 +126,7 @@ def build_side(
     device: str = "auto",
     distributor: DistributorConfig = LOCAL,
 ) -> Built:
-    """Write the index of one side: in one pass over the vectors each is checked, compared with the queries and added.
+    """Write the index of one side.
 
     Memory holds the index, the training sample and one chunk of vectors. On a cluster tasks add the rows, if the index
     is one of cells and is not grown; all else is done here.
@@ -141,29 +135,23 @@ def build_side(
 
     started = time.perf_counter()
     stored, parsed = StoredVectors(embeddings, side), Key.parse(key)
-    neighbours = Neighbours(queries, side, stored.dimension)
-    built, spreads = Built(key, trained_rows=stored.rows), False
+    neighbours, built = Neighbours(stored, queries), Built(key, trained_rows=stored.rows)
+    index = faiss.index_factory(stored.dimension, key, faiss.METRIC_INNER_PRODUCT)
     if earlier is not None:
-        index = read_index(earlier.artifact.file(f"{side}.index"), earlier.artifact.stage, mapped=False)
+        index = read_index(earlier.artifact.file(path.name), mapped=False)
         built.reused_rows = earlier.rows
         built.trained_rows = earlier.trained_rows if parsed.trains else stored.rows
+        add_rows(index, stored, earlier.rows, device)
+    elif distributor.kind == "local" or inverted_lists(index) is None:
+        _train(index, parsed, config, stored, device)
+        add_rows(index, stored, 0, device)
     else:
-        index = faiss.index_factory(stored.dimension, key, faiss.METRIC_INNER_PRODUCT)
-        spreads = distributor.kind != "local" and can_be_spread(index)
-        if spreads:
-            trained = trained_file(path.parent, side, key)
-            index = _trained_before(index, parsed, config, stored, device, trained)
-            fill(index, stored, embeddings, side, trained, distributor)
-        else:
-            index = _train(index, parsed, config, stored, device)
-    adder = Adder(index, "cpu" if spreads else device)
-    for first, vectors in stored.chunks():
-        if not spreads and first + len(vectors) > built.reused_rows:
-            new = max(built.reused_rows - first, 0)
-            stored.refuse_bad(np.arange(first + new, first + len(vectors)), vectors[new:])
-            adder.add(vectors[new:])
-        neighbours.see(first, vectors)
-    tune_and_measure(index, config, neighbours, stored, built, parsed.rerank)
+        trained = path.with_name(f"{side}-{key}.trained")
+        if not trained.exists():
+            _train(index, parsed, config, stored, device)
+            write_index(index, trained)
+        index = filled(trained, stored, distributor)
+    tune_and_measure(index, config, neighbours, built, parsed.rerank)
     if earlier is not None and parsed.trains and built.tuned_recall < earlier.recall_floor(side, config.target_recall):
         raise _OutgrownError(f"grown, its {side} index finds {built.tuned_recall:.3f} of the 10 nearest at most")
     write_index(index, path)
@@ -171,41 +159,33 @@ def build_side(
     return built
 
 
-def tune_and_measure(
-    index: Any,
-    config: IndexConfig,
-    neighbours: Neighbours,
-    stored: StoredVectors,
-    built: Built,
-    rerank: int,
-) -> None:
-    """Set the parameters that reach the target on the odd queries, and measure recall on the even ones."""
-    # A corpus of a handful of rows has no query to spare.
-    trial = slice(1, None, 2) if len(neighbours.queries) > 1 else slice(None)
-    lists = inverted_lists(index)
-    value = (1, int(lists.nlist)) if lists is not None else (GRAPH_BREADTH if search_parameters(index, 1) else (1, 1))
+def tune_and_measure(index: Any, config: IndexConfig, neighbours: Neighbours, built: Built, rerank: int) -> None:
+    """Set the parameters that reach the target on the odd queries, and measure recall on the even ones.
+
+    Args:
+        rerank: Where tuning starts, unless the configuration fixes it; 1: the index holds whole vectors.
+    """
+    lists, tunable = inverted_lists(index), bool(search_parameters(index, 1))
 
     def measure(value: int, rerank: int) -> float:
-        if parameters := search_parameters(index, value):
-            set_parameters(index, parameters)
-        return neighbours.recall(index, stored, 10, rerank, trial)
+        set_parameters(index, search_parameters(index, value))
+        return neighbours.recall(index, 10, rerank, slice(1, None, 2))
 
-    if search_parameters(index, 1) or rerank > 1:
-        widest = config.rerank or (RERANK_LIMIT if rerank > 1 else 1)
-        found = tune(measure, config.target_recall, value=value, rerank=(config.rerank or rerank, widest))
+    if tunable or rerank > 1:
+        values = (1, int(lists.nlist)) if lists is not None else GRAPH_BREADTH if tunable else (1, 1)
+        reranks = (config.rerank or rerank, config.rerank or (RERANK_LIMIT if rerank > 1 else 1))
+        found = tune(measure, config.target_recall, value=values, rerank=reranks)
         built.parameters, built.rerank = search_parameters(index, found.value), found.rerank
         built.tuned_recall = found.recall
-        if built.parameters:
-            set_parameters(index, built.parameters)
+        set_parameters(index, built.parameters)
         if found.recall < config.target_recall:
-            built.note = _joined(
-                built.note,
+            built.note = (
                 f"recall@10 is {found.recall:.3f} at most with this key, target_recall {config.target_recall} is not "
-                "reached",
+                "reached"
             )
     held_out = slice(None, None, 2)
-    built.recall_at_10 = neighbours.recall(index, stored, 10, built.rerank, held_out)
-    built.recall_at_100 = neighbours.recall(index, stored, 100, built.rerank, held_out)
+    built.recall_at_10 = neighbours.recall(index, 10, built.rerank, held_out)
+    built.recall_at_100 = neighbours.recall(index, 100, built.rerank, held_out)
 
 
 def counts(
@@ -220,7 +200,7 @@ def counts(
         "encoder": embeddings.parents["base_checkpoint"],
         "key": first.key,
         "exact": all(built.key == "Flat" for built in sides.values()),
-        "reason": _joined(reason, *notes),
+        "reason": "; ".join([reason, *notes]),
         "parameters": {side: built.parameters for side, built in sides.items() if built.parameters},
         "rerank": {side: built.rerank for side, built in sides.items() if built.rerank > 1},
         "tuned_recall": {side: built.tuned_recall for side, built in sides.items()},
@@ -235,7 +215,7 @@ def counts(
     }
 
 
-def _train(index: Any, key: Key, config: IndexConfig, stored: StoredVectors, device: str) -> Any:
+def _train(index: Any, key: Key, config: IndexConfig, stored: StoredVectors, device: str) -> None:
     import faiss
 
     if (lists := inverted_lists(index)) is not None:
@@ -257,20 +237,4 @@ def _train(index: Any, key: Key, config: IndexConfig, stored: StoredVectors, dev
                 f"index.training_rows: {wanted:,} rows are too few to train {key.text}, which needs "
                 f"{key.rows_to_train:,}; raise index.training_rows or index.memory_gib, or take fewer cells"
             )
-        rows, sample = stored.sample(wanted, TRAINING_SEED)
-        stored.refuse_bad(rows, sample)
-        train(index, sample, device)
-    return index
-
-
-def _trained_before(
-    index: Any, key: Key, config: IndexConfig, stored: StoredVectors, device: str, trained: Path
-) -> Any:
-    """A trained index in main memory, from `trained` where a killed build has left it."""
-    if trained.exists():
-        return read_index(trained, STAGE, mapped=False)
-    return _train(index, key, config, stored, device)
-
-
-def _joined(*texts: str) -> str:
-    return "; ".join(text for text in texts if text)
+        train(index, stored.sample(wanted, TRAINING_SEED)[1], device)

@@ -61,44 +61,6 @@ class Choice:
         return {**asdict(self), **(dict.fromkeys(recall, 1.0) if self.way == "exact" else recall)}
 
 
-def choose_way(
-    wanted: Literal["auto", "exact", "index"],
-    artifact: Artifact,
-    side: Side,
-    queries: int,
-    k: int,
-    *,
-    device: str = "cpu",
-    spreads: bool = False,
-    templates: int = 1,
-) -> Choice:
-    """Choose how all queries are searched.
-
-    Args:
-        wanted: `retrieval.search`.
-        artifact: The `faiss_index`.
-        side: Which of its sides.
-        queries: How many.
-        k: Hits per query.
-        device: `cpu` or `cuda`.
-        spreads: Whether a cluster does the work.
-        templates: Queries of each name.
-    """
-    counts = artifact.counts
-    key, parameters = str(counts["key"]), str(counts["parameters"].get(side, ""))
-    built = Searched(
-        int(counts["rows"]),
-        int(counts["dimension"]),
-        int(counts["bytes"]),
-        cells=int((re.search(r"(?<=IVF)\d+|\d+(?= cells)", key) or "1")[0]),
-        links=int((re.search(r"(?<=HNSW)\d+", key) or ["32"])[0]),
-        probed=int((re.search(r"(?<=nprobe=)\d+", parameters) or "0")[0]),
-        walked=int((re.search(r"(?<=efSearch=)\d+", parameters) or "0")[0]),
-        rerank=int(counts.get("rerank", {}).get(side, 1)),
-    )
-    return estimate(wanted, built, queries, k, device=device, spreads=spreads, templates=templates)
-
-
 @dataclass(frozen=True)
 class Searched:
     """What decides the cost of searching one side of an index.
@@ -119,6 +81,26 @@ class Searched:
     rerank: int = 1
 
     @classmethod
+    def built(cls, artifact: Artifact, side: Side) -> Searched:
+        """Of a `faiss_index`, with the parameters that it is searched with."""
+        counts = artifact.counts
+        about = f"{counts['key']} {counts['parameters'].get(side, '')}"
+
+        def number(pattern: str, otherwise: int = 0) -> int:
+            return int(found[0]) if (found := re.search(pattern, about)) else otherwise
+
+        return cls(
+            int(counts["rows"]),
+            int(counts["dimension"]),
+            int(counts["bytes"]) // 2,  # of both sides
+            cells=number(r"(?<=IVF)\d+|\d+(?= cells)", 1),
+            links=number(r"(?<=HNSW)\d+", 32),
+            probed=number(r"(?<=nprobe=)\d+"),
+            walked=number(r"(?<=\befSearch=)\d+"),
+            rerank=int(counts["rerank"].get(side, 1)),
+        )
+
+    @classmethod
     def planned(cls, key: Key, rows: int, width: int) -> Searched:
         """Before it is built and tuned: with parameters as tuning usually finds them."""
         probed, walked = -(-key.cells // 20), 128 if key.links else 0
@@ -137,7 +119,17 @@ def estimate(
     precision: str | None = None,
     templates: int = 1,
 ) -> Choice:
-    """Choose by the sums alone, of this machine's cores and precision unless others are given."""
+    """Choose how all queries are searched, by the sums alone.
+
+    Args:
+        wanted: `retrieval.search`.
+        queries: How many.
+        k: Hits per query.
+        device: `cpu` or `cuda`.
+        spreads: Whether a cluster does the work.
+        cores: None: those of this machine; likewise the precision.
+        templates: Queries of each name.
+    """
     cores, rows, width = cores or os.cpu_count() or 1, built.rows, built.width
     precision = precision or product_precision(queries, device)
     exact = 2.0 * queries * rows * width

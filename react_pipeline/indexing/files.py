@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from react_pipeline.embedding import Rows, Vectors
+from react_pipeline.indexing.best import rank_exactly
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.store import CorruptArtifact, rename_synced
 
+STAGE = "faiss_index"
+HITS_AT_ONCE = 1_000_000
+"""So many hits are ranked at a time: some 30 MB."""
 
-def read_index(path: Path, stage: str, *, mapped: bool) -> Any:
+
+def read_index(path: Path, *, mapped: bool) -> Any:
     """Read an index.
 
     Args:
-        stage: The asset to name if it is unreadable.
         mapped: Leave vectors, cells and graph in the file; the pages that a search touches are read and can be given
             up again. Nothing can be added to such an index.
 
@@ -38,7 +41,7 @@ def read_index(path: Path, stage: str, *, mapped: bool) -> Any:
         return faiss.read_index(str(path), flag)
     except (RuntimeError, MemoryError) as error:
         raise CorruptArtifact(
-            f"{path}: FAISS cannot read it ({str(error).splitlines()[0]}); rematerialize `{stage}`"
+            f"{path}: FAISS cannot read it ({str(error).splitlines()[0]}); rematerialize `{STAGE}`"
         ) from error
 
 
@@ -112,7 +115,7 @@ def rotated(index: Any, vectors: Vectors) -> Vectors:
 def find_rows(
     index: Any, queries: Vectors, k: int, rerank: int = 1, stored: StoredVectors | None = None
 ) -> tuple[Vectors, Rows]:
-    """Search an index, and rank again by the stored vectors where its own similarities are coarse.
+    """Search an index query by query, and rank again by the stored vectors where its own similarities are coarse.
 
     Args:
         index: A FAISS index of inner products.
@@ -122,27 +125,17 @@ def find_rows(
         stored: The vectors; needed with `rerank` above 1.
 
     Returns:
-        Similarities and rows (Q, K), best first; row -1 where no hit was found.
+        Similarities and rows (Q, K), best first; minus infinity and -1 where no hit was found.
     """
     k = min(k, index.ntotal)
-    if rerank == 1 or stored is None:
-        found: tuple[Vectors, Rows] = index.search(queries, k)
-        return found
-    from react_pipeline.indexing.best import rank_exactly
-
-    _, candidates = index.search(queries, min(k * rerank, index.ntotal))
-    query, place = np.nonzero(candidates >= 0)
-    return rank_exactly(queries, query, candidates[query, place], stored.take, k)
-
-
-def similarities_of(queries: Vectors, rows: Rows, stored: StoredVectors) -> Vectors:
-    """Exact similarities (Q, K) of each query with its rows (Q, K); minus infinity where the row is -1."""
-    wanted, place = np.unique(rows, return_inverse=True)
-    place = place.reshape(rows.shape)
-    vectors = np.zeros((len(wanted), stored.dimension), dtype=np.float32)
-    vectors[wanted >= 0] = stored.take(wanted[wanted >= 0])
-    similarities: npt.NDArray[np.float32] = np.empty(rows.shape, dtype=np.float32)
-    for query in range(len(queries)):
-        similarities[query] = vectors[place[query]] @ queries[query]
+    similarities, rows = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+    size = max(HITS_AT_ONCE // (k * rerank), 1)
+    for start in range(0, len(queries), size):
+        part = slice(start, start + size)
+        found, candidates = index.search(queries[part], min(k * rerank, index.ntotal))
+        if rerank > 1 and stored is not None:
+            query, place = np.nonzero(candidates >= 0)
+            found, candidates = rank_exactly(queries[part], query, candidates[query, place], stored.take, k)
+        similarities[part], rows[part] = found, candidates
     similarities[rows < 0] = -np.inf
-    return similarities
+    return similarities, rows

@@ -1,11 +1,10 @@
-"""Building indices of cells with FAISS' GPU package: the k-means of their centroids, and finding the cell of each row.
+"""Training and filling indices; of those of cells, the k-means and the cell of each row may be found on a GPU.
 
 Belongs here: everything that calls FAISS on a GPU. Does not belong here: searching all queries there, which is done by
-PyTorch (`indexing.batch`), other keys, which gain nothing. Shapes: N rows, D width.
+PyTorch (`indexing.batch`). Shapes: N rows, D width.
 
 A GPU holds nothing but the centroids, 4 D bytes a cell, and a chunk of rows. Codes are made and kept in main memory, so
-an index may be larger than the card, nothing must be copied back, and codes are the same as without a GPU. Products are
-in single precision. Not run on a GPU yet.
+an index may be larger than the card, and codes are the same as without a GPU. Not run on a GPU yet.
 """
 
 import logging
@@ -13,6 +12,7 @@ from typing import Any
 
 from react_pipeline.embedding import Vectors
 from react_pipeline.indexing.files import inverted_lists, rotated
+from react_pipeline.indexing.vectors import StoredVectors
 
 logger = logging.getLogger(__name__)
 
@@ -51,26 +51,19 @@ def train(index: Any, sample: Vectors, device: str) -> None:
     lists.clustering_index = None
 
 
-class Adder:
-    """Adds rows to a trained index; on a GPU it finds their cells."""
+def add_rows(index: Any, stored: StoredVectors, first_row: int, device: str) -> None:
+    """Add all rows from one on to a trained index in main memory; on a GPU their cells are found there."""
+    import faiss
 
-    def __init__(self, index: Any, device: str) -> None:
-        """Take the index, in main memory."""
-        self._index, self._lists, self._cells = index, inverted_lists(index), None
-        if self._lists is not None:
-            quantizer = self._lists.quantizer
-            if device != "cpu":
-                centroids = quantizer.reconstruct_n(0, self._lists.nlist)
-                self._cells = exact_on_gpu(self._lists.d, quantizer.metric_type, device, centroids)
-
-    def add(self, vectors: Vectors) -> None:
-        """Add rows (N, D)."""
-        import faiss
-
-        if self._cells is None or self._lists is None:
-            self._index.add(vectors)
-            return
-        vectors = rotated(self._index, vectors)
-        _, cells = self._cells.search(vectors, 1)
-        self._lists.add_core(len(vectors), faiss.swig_ptr(vectors), None, faiss.swig_ptr(cells))
-        self._index.ntotal = self._lists.ntotal
+    lists, cells = inverted_lists(index), None
+    if lists is not None and device != "cpu":
+        centroids = lists.quantizer.reconstruct_n(0, lists.nlist)
+        cells = exact_on_gpu(lists.d, lists.quantizer.metric_type, device, centroids)
+    for _, vectors in stored.chunks(first_row):
+        if lists is None or cells is None:
+            index.add(vectors)
+            continue
+        vectors = rotated(index, vectors)
+        _, found = cells.search(vectors, 1)
+        lists.add_core(len(vectors), faiss.swig_ptr(vectors), None, faiss.swig_ptr(found))
+        index.ntotal = lists.ntotal

@@ -8,7 +8,6 @@ are the first ones of the new embeddings, byte for byte: compared by the digests
 """
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,10 +30,21 @@ class Earlier:
     """An index whose rows are the first rows of the new corpus."""
 
     artifact: Artifact
-    rows: int
-    key: str
-    trained_rows: int
-    """Rows of the corpus when its cells and codes were trained."""
+
+    @property
+    def rows(self) -> int:
+        """Of it, and of the corpus then."""
+        return int(self.artifact.counts["rows"])
+
+    @property
+    def key(self) -> str:
+        """As it was built."""
+        return str(self.artifact.counts["key"])
+
+    @property
+    def trained_rows(self) -> int:
+        """Rows of the corpus when its cells and codes were trained."""
+        return int(self.artifact.counts["trained_rows"])
 
     def fits(self, chosen: str, rows: int) -> bool:
         """Whether new rows may be added: same kind of index, and not outgrown what it was trained on."""
@@ -45,39 +55,32 @@ class Earlier:
 
     def recall_floor(self, side: Side, target: float) -> float:
         """Recall@10 below which growing has degraded it: the target, or what it had if it never reached the target."""
-        had = float(self.artifact.counts.get("tuned_recall", {}).get(side, 1))
+        had = float(self.artifact.counts["tuned_recall"][side])
         return target if had >= target else had - LOST_RECALL
 
 
 def find_earlier(store: Store, inputs: Inputs, embeddings: Artifact) -> Earlier | None:
     """The largest index in the store from which one of these embeddings can be grown."""
-    wanted = {side: vector_digests(embeddings, side) for side in SIDES}
-    best: Earlier | None = None
-    for artifact in _published(store, inputs):
-        if artifact.manifest["config"] != inputs.config or artifact.manifest["code_version"] != inputs.code_version:
-            continue
-        rows = int(artifact.counts["rows"])
-        if (best is not None and rows <= best.rows) or rows >= int(embeddings.counts["rows"]):
-            continue
-        if artifact.counts["encoder"] == embeddings.parents["base_checkpoint"] and _is_prefix(store, artifact, wanted):
-            best = Earlier(
-                artifact, rows, str(artifact.counts["key"]), int(artifact.counts.get("trained_rows") or rows)
-            )
-    if best is None:
-        return None
-    try:
-        # Only now is it read: every file is compared with its digest.
-        store.open(best.artifact.stage, best.artifact.key, best.artifact.fingerprint)
-    except (CorruptArtifact, MissingArtifact) as error:
-        logger.warning("%s; the index is built from scratch", error)
-        return None
-    return best
-
-
-def _published(store: Store, inputs: Inputs) -> Iterator[Artifact]:
-    for path in sorted(store.directory(inputs.stage, inputs.key).glob(f"*/{MANIFEST}")):
-        if (artifact := _read(path.parent, inputs.stage)) is not None:
-            yield artifact
+    paths = store.directory(inputs.stage, inputs.key).glob(f"*/{MANIFEST}")
+    read = [Earlier(artifact) for path in sorted(paths) if (artifact := _read(path.parent, inputs.stage))]
+    now = {side: vector_digests(embeddings, side) for side in SIDES}
+    for earlier in sorted(read, key=lambda earlier: earlier.rows, reverse=True):
+        about, manifest = earlier.artifact.counts, earlier.artifact.manifest
+        if (
+            manifest["config"] == inputs.config
+            and manifest["code_version"] == inputs.code_version
+            and about["encoder"] == embeddings.parents["base_checkpoint"]
+            and earlier.rows < int(embeddings.counts["rows"])
+            and _is_prefix(store, earlier.artifact, now)
+        ):
+            try:
+                # Only now is it read: every file is compared with its digest.
+                store.open(inputs.stage, inputs.key, earlier.artifact.fingerprint)
+            except (CorruptArtifact, MissingArtifact) as error:
+                logger.warning("%s; no index is grown from it", error)
+            else:
+                return earlier
+    return None
 
 
 def _read(path: Path, stage: str) -> Artifact | None:
@@ -88,13 +91,10 @@ def _read(path: Path, stage: str) -> Artifact | None:
         return None
 
 
-def _is_prefix(store: Store, artifact: Artifact, wanted: dict[Side, list[str]]) -> bool:
+def _is_prefix(store: Store, artifact: Artifact, now: dict[Side, list[str]]) -> bool:
     path = store.directory("corpus_embeddings", artifact.key) / artifact.parents["corpus_embeddings"]
-    earlier = _read(path, "corpus_embeddings") if path.exists() else None
-    if earlier is None:
+    embeddings = _read(path, "corpus_embeddings") if path.exists() else None
+    if embeddings is None:
         return False
-    for side in SIDES:
-        before, now = vector_digests(earlier, side), wanted[side]
-        if now[: len(before)] != before:
-            return False
-    return True
+    before = {side: vector_digests(embeddings, side) for side in SIDES}
+    return all(now[side][: len(before[side])] == before[side] for side in SIDES)

@@ -1,29 +1,26 @@
-"""The FAISS index over the corpus, one over image vectors and one over caption vectors: publishing and searching it.
+"""The artifact `faiss_index`, one index over image vectors and one over caption vectors: publishing and searching it.
 
-Belongs here: the artifact `faiss_index`, opening it, searching. Does not belong here: how an index is built
-(`indexing.build`) or taken over (`indexing.ready`), what is searched for and what becomes of the hits (`retrieve`).
-Vectors are unit rows; similarity is their inner product, the cosine. Shapes: Q queries, D width.
+Does not belong here: how an index is built (`indexing.build`) or taken over (`indexing.ready`), all queries at once
+(`indexing.scan`). Vectors are unit rows; similarity is their inner product, the cosine. Shapes: Q queries, D width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from react_pipeline.embedding import Side, Vectors
+from react_pipeline.embedding import Rows, Side, Vectors
+from react_pipeline.indexing.build import build_indices
 from react_pipeline.indexing.files import find_rows, read_index, set_parameters
 from react_pipeline.indexing.growth import find_earlier
+from react_pipeline.indexing.ready import identify, take_over
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, CorruptArtifact, InputError, Store
-
-HITS_AT_ONCE = 1_000_000
-"""A search is cut into batches of about so many hits: 30 MB of table."""
 
 
 def build_index(project: Project) -> Artifact:
@@ -38,9 +35,6 @@ def build_index(project: Project) -> Artifact:
         InputError: If a vector is not finite or not of unit length: FAISS would silently never find it; if a
             key does not fit; if a ready index does not belong to the embeddings.
     """
-    from react_pipeline.indexing.build import build_indices
-    from react_pipeline.indexing.ready import identify, take_over
-
     config, ready = project.config.index, project.config.corpus.indices
     inputs = resolve(project, "faiss_index", content=None if ready is None else identify(project.store.root, ready))
     embeddings = inputs.parents["corpus_embeddings"]
@@ -55,43 +49,41 @@ def build_index(project: Project) -> Artifact:
     return project.store.build(inputs, write, resumable=True)
 
 
-def open_index(
-    artifact: Artifact, encoder: str | None = None, *, embeddings: Artifact | None = None, device: str = "cpu"
-) -> Index:
-    """Open a published index.
-
-    Args:
-        encoder: Fingerprint of the checkpoint that makes the queries, if it is to be checked.
-        embeddings: Those it was built of, for ranking again; None: found in the same store when they are needed.
-        device: Where all prompts are compared (`search_all`): `auto`, `cpu` or `cuda`.
-
-    Raises:
-        InputError: If the index was built with another encoder.
-    """
-    built_with = artifact.counts["encoder"]
-    if encoder is not None and encoder != built_with:
-        raise InputError(
-            f"`faiss_index` {artifact.fingerprint} holds vectors of the encoder {built_with}, and the queries come "
-            f"from {encoder}: their similarities mean nothing; rematerialize `corpus_embeddings` and `faiss_index`"
-        )
-    return Index(artifact, embeddings, device)
-
-
 class Index:
-    """An opened index; each side is mapped from disk when it is first searched."""
+    """A published index, opened; each side is mapped from disk when it is first searched."""
 
-    def __init__(self, artifact: Artifact, embeddings: Artifact | None = None, device: str = "cpu") -> None:
-        """Take a verified artifact; the rest as of `open_index`."""
+    def __init__(
+        self,
+        artifact: Artifact,
+        encoder: str | None = None,
+        *,
+        embeddings: Artifact | None = None,
+        device: str = "cpu",
+    ) -> None:
+        """Take a verified artifact.
+
+        Args:
+            encoder: Fingerprint of the checkpoint that makes the queries, if it is to be checked.
+            embeddings: Those it was built of, for ranking again; None: found in the same store when they are needed.
+            device: Where all prompts are compared (`search_all`): `auto`, `cpu` or `cuda`.
+
+        Raises:
+            InputError: If the index was built with another encoder.
+        """
+        if encoder is not None and encoder != (built_with := artifact.counts["encoder"]):
+            raise InputError(
+                f"`faiss_index` {artifact.fingerprint} holds vectors of the encoder {built_with}, and the queries come "
+                f"from {encoder}: their similarities mean nothing; rematerialize `corpus_embeddings` and `faiss_index`"
+            )
         self.artifact = artifact
         self.rows = int(artifact.counts["rows"])
         self.dimension = int(artifact.counts["dimension"])
-        self._embeddings = embeddings
         self.device = device
+        self._embeddings = embeddings
         self._sides: dict[Side, Any] = {}
-        self._stored: dict[Side, StoredVectors] = {}
 
     def search(self, side: Side, queries: Vectors, k: int) -> pd.DataFrame:
-        """Find the k most similar rows for each query.
+        """Find the k most similar rows for each query, one query at a time.
 
         Args:
             side: Search among `image` or `text` vectors.
@@ -99,37 +91,21 @@ class Index:
             k: Hits wanted per query; fewer come back where the index holds or finds fewer.
 
         Returns:
-            Columns query, row (int64), similarity (float32), rank (int64, from 0); by query, best first. FAISS pads
-            missing hits with row -1; these are dropped.
+            Columns query, row (int64), similarity (float32), rank (int64, from 0); by query, best first.
 
         Raises:
             InputError: If the queries are of another dimension than the index, or not finite, or k is below 1.
             CorruptArtifact: If the index cannot be read.
         """
-        parts = list(self.search_batches(side, queries, k))
-        return parts[0] if len(parts) == 1 else pd.concat(parts, ignore_index=True)
+        similarities, rows = self.hits(side, self.checked(queries, k), k)
+        query, rank = np.nonzero(rows >= 0)
+        found = {"query": query, "row": rows[query, rank], "similarity": similarities[query, rank], "rank": rank}
+        return pd.DataFrame(found)
 
-    def search_batches(
-        self, side: Side, queries: Vectors, k: int, batch_queries: int | None = None
-    ) -> Iterator[pd.DataFrame]:
-        """As `search`, a part of the queries at a time: for many prompts on little memory.
-
-        Args:
-            batch_queries: Queries a batch; unset: so many that a batch has about a million hits.
-
-        Yields:
-            Tables as of `search`; `query` counts through all batches.
-        """
-        queries = self.checked(queries, k)
-        k = min(k, self.rows)
+    def hits(self, side: Side, queries: Vectors, k: int) -> tuple[Vectors, Rows]:
+        """As `find_rows`, of queries that were `checked`."""
         rerank = self.rerank(side)
-        size = batch_queries or max(HITS_AT_ONCE // (k * rerank), 1)
-        index, stored = self.opened(side), self.stored_vectors(side) if rerank > 1 else None
-        for start in range(0, max(len(queries), 1), size):
-            similarities, rows = find_rows(index, queries[start : start + size], k, rerank, stored)
-            query, rank = np.nonzero(rows >= 0)
-            found = {"query": query + start, "row": rows[query, rank], "similarity": similarities[query, rank]}
-            yield pd.DataFrame({**found, "rank": rank})
+        return find_rows(self.opened(side), queries, k, rerank, self.stored_vectors(side) if rerank > 1 else None)
 
     def rerank(self, side: Side) -> int:
         """How many times the hits wanted are ranked again by the stored vectors; 1: none."""
@@ -160,25 +136,20 @@ class Index:
             # A file that was cut after it was verified would end a mapped read with a signal, not with an error.
             if path.stat().st_size != self.artifact.manifest["files"][path.name]["bytes"]:
                 raise CorruptArtifact(f"{path}: its length differs from the manifest; rematerialize `faiss_index`")
-            index = read_index(path, self.artifact.stage, mapped=True)
+            index = read_index(path, mapped=True)
             if (index.ntotal, index.d) != (self.rows, self.dimension):
                 raise CorruptArtifact(
                     f"{path}: {index.ntotal:,} rows of {index.d} dimensions, its manifest says {self.rows:,} of "
                     f"{self.dimension}; rematerialize `faiss_index`"
                 )
-            if parameters := self.artifact.counts["parameters"].get(side):
-                set_parameters(index, parameters)
+            set_parameters(index, self.artifact.counts["parameters"].get(side, ""))
             self._sides[side] = index
         return self._sides[side]
 
     def stored_vectors(self, side: Side) -> StoredVectors:
         """The vectors of a side."""
-        if side not in self._stored:
-            if self._embeddings is None:
-                # <store>/<stage>/<key>/<fingerprint>
-                store = Store(self.artifact.path.parents[2])
-                self._embeddings = store.open(
-                    "corpus_embeddings", self.artifact.key, self.artifact.parents["corpus_embeddings"]
-                )
-            self._stored[side] = StoredVectors(self._embeddings, side)
-        return self._stored[side]
+        if self._embeddings is None:
+            # <store>/<stage>/<key>/<fingerprint>
+            store, fingerprint = Store(self.artifact.path.parents[2]), self.artifact.parents["corpus_embeddings"]
+            self._embeddings = store.open("corpus_embeddings", self.artifact.key, fingerprint)
+        return StoredVectors(self._embeddings, side)

@@ -46,11 +46,11 @@ def is_worth(queries: int, templates: int, rows: int, k: int, precision: str, de
 class PromptBest(Best):
     """As `Best`, on a CPU, in single precision."""
 
-    def __init__(self, prompts: Vectors, k: int, templates: int, kth: Vectors | None = None) -> None:
+    def __init__(self, prompts: Vectors, k: int, templates: int) -> None:
         """Take unit prompts (Q, D), name by name, each name with the same templates in the same order."""
         import torch
 
-        super().__init__(prompts, k, kth=kth)
+        super().__init__(prompts, k)
         by_name = self._exact.view(-1, templates, prompts.shape[1])
         self._means = by_name.mean(dim=1)
         self._offsets = by_name.mean(dim=0) - self._means.mean(dim=0)

@@ -52,12 +52,9 @@ def take_over(config: IndexConfig, indices: Path, embeddings: Artifact, staging:
         started = time.perf_counter()
         path, stored = indices / f"{side}.index", StoredVectors(embeddings, side)
         index = _checked(path, stored)
-        neighbours = Neighbours(queries, side, stored.dimension)
-        for first, vectors in stored.chunks():
-            neighbours.see(first, vectors)
         built = Built(_described(index), trained_rows=stored.rows)
         rerank = 1 if _holds_vectors(index) else COARSE_RERANK
-        tune_and_measure(index, config, neighbours, stored, built, rerank)
+        tune_and_measure(index, config, Neighbours(stored, queries), built, rerank)
         if built.recall_at_10 < config.min_recall:
             raise InputError(
                 f"{path}: finds {built.recall_at_10:.1%} of the 10 nearest rows that an exact search finds, and "
@@ -76,7 +73,7 @@ def _checked(path: Path, stored: StoredVectors) -> Any:
     import faiss
 
     try:
-        index = read_index(path, "faiss_index", mapped=True)
+        index = read_index(path, mapped=True)
     except CorruptArtifact as error:
         raise InputError(f"{path}: FAISS cannot read it; fetch it again or remove corpus.indices ({error})") from error
     if (index.ntotal, index.d) != (stored.rows, stored.dimension):

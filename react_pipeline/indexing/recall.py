@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from react_pipeline.embedding import Rows, Side, Vectors
-from react_pipeline.indexing.files import find_rows, similarities_of
+from react_pipeline.embedding import Rows, Vectors
+from react_pipeline.indexing.files import find_rows
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.store import Artifact
 
@@ -51,49 +51,55 @@ def draw_queries(embeddings: Artifact, wanted: int) -> Queries:
 
 
 class Neighbours:
-    """The exact nearest rows of some queries; fed with all rows of the corpus, chunk by chunk."""
+    """The exact nearest rows of some queries on one side of the corpus, and the share of them that an index finds."""
 
-    def __init__(self, queries: Queries, side: Side, dimension: int) -> None:
-        """Nothing was seen yet."""
-        self.queries = queries
-        self.own = queries.rows if side == "text" else np.full(len(queries), -2)
-        self._similarities: Vectors = np.empty((len(queries), 0), dtype=np.float32)
-        self._rows: Rows = np.empty((len(queries), 0), dtype=np.int64)
+    def __init__(self, stored: StoredVectors, queries: Queries) -> None:
+        """Compare all rows with the queries, chunk by chunk.
 
-    def see(self, first_row: int, vectors: Vectors) -> None:
-        """Take account of a chunk."""
+        Raises:
+            InputError: If a vector is not finite or not of unit length.
+        """
         import faiss
 
+        self._stored, self._queries = stored, queries
+        self._own = queries.rows if stored.side == "text" else np.full(len(queries), -1)
         # One more than wanted: on the text side the query's own row is taken out again.
-        depth = max(DEPTHS) + 1
-        similarities, rows = faiss.knn(
-            self.queries.vectors, vectors, min(depth, len(vectors)), metric=faiss.METRIC_INNER_PRODUCT
-        )
-        similarities = np.concatenate([self._similarities, similarities], axis=1)
-        rows = np.concatenate([self._rows, rows + first_row], axis=1)
-        order = np.argsort(-similarities, axis=1, kind="stable")[:, :depth]
-        self._similarities = np.take_along_axis(similarities, order, axis=1)
-        self._rows = np.take_along_axis(rows, order, axis=1)
+        heap = faiss.ResultHeap(len(queries), max(DEPTHS) + 1, keep_max=True)
+        for first, vectors in stored.chunks():
+            stored.refuse_bad(np.arange(first, first + len(vectors)), vectors)
+            wanted = min(heap.k, len(vectors))
+            similarities, rows = faiss.knn(queries.vectors, vectors, wanted, metric=faiss.METRIC_INNER_PRODUCT)
+            heap.add_result(similarities, rows + first)
+        self._similarities: Vectors = np.where(self._own[:, None] == heap.I, -np.inf, heap.D)
 
-    def recall(self, index: Any, stored: StoredVectors, depth: int, rerank: int, part: slice = slice(None)) -> float:
+    def recall(self, index: Any, depth: int, rerank: int, part: slice = slice(None)) -> float:
         """Share of each query's exact nearest `depth` rows that the index finds, as a fraction.
 
         Args:
             depth: How many hits; fewer where the corpus has fewer rows.
             rerank: As of `find_rows`.
         """
-        queries, own = self.queries.vectors[part], self.own[part, None]
-        exact = np.where(self._rows[part] == own, -np.inf, self._similarities[part])
-        depth = min(depth, int((self._rows[part] != own).sum(axis=1).min(initial=depth)))
+        queries, own = self._queries.vectors[part], self._own[part, None]
+        depth = min(depth, self._stored.rows - (self._stored.side == "text"))
         if not depth or not len(queries):
             return 1.0
-        needed = -np.sort(-exact, axis=1)[:, depth - 1 : depth]
-        _, rows = find_rows(index, queries, depth + 1, rerank, stored)
+        needed = np.sort(self._similarities[part], axis=1)[:, [-depth]]
+        _, rows = find_rows(index, queries, depth + 1, rerank, self._stored)
         # The query's own row goes to the end, then the first `depth` count.
         order = np.argsort(rows == own, axis=1, kind="stable")[:, :depth]
         found = np.take_along_axis(rows, order, axis=1)
-        right = (found != own) & (similarities_of(queries, found, stored) >= needed - _EQUAL)
+        right = (found != own) & (_similarities(queries, found, self._stored) >= needed - _EQUAL)
         return round(float(right.mean()), 4)
+
+
+def _similarities(queries: Vectors, rows: Rows, stored: StoredVectors) -> Vectors:
+    """Exact similarities (Q, K) of each query with its rows (Q, K); minus infinity where the row is -1."""
+    wanted, place = np.unique(rows, return_inverse=True)
+    vectors = np.zeros((len(wanted), stored.dimension), np.float32)
+    vectors[wanted >= 0] = stored.take(wanted[wanted >= 0])
+    of_queries = zip(place.reshape(rows.shape), queries, strict=True)
+    similarities = np.stack([vectors[of_query] @ query for of_query, query in of_queries])
+    return np.where(rows < 0, -np.inf, similarities)
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,8 @@ import numpy as np
 
 from react_pipeline.embedding import Rows, Side, Vectors
 from react_pipeline.indexing.batch import exact_hits, has_list_order, list_order_hits
-from react_pipeline.indexing.choice import Choice, choose_way
+from react_pipeline.indexing.choice import Choice, Searched, estimate
 from react_pipeline.indexing.index import Index
-from react_pipeline.indexing.spread import cut
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.project import require_shared, spread
 from react_pipeline.settings import DistributorConfig
@@ -71,29 +70,28 @@ def search_all(
 
     queries, k = index.checked(queries, k), min(k, index.rows)
     settings, device = distributor or DistributorConfig(), choose_device(index.device)
-    spreads = settings.kind != "local"
-    choice = choose_way(
-        wanted, index.artifact, side, len(queries), k, device=device, spreads=spreads, templates=templates
+    choice = estimate(
+        wanted,
+        Searched.built(index.artifact, side),
+        len(queries),
+        k,
+        device=device,
+        spreads=settings.kind != "local",
+        templates=templates,
     )
     logger.info("%s queries against %s rows: %s (%s)", f"{len(queries):,}", f"{index.rows:,}", choice.way, choice)
-    stored = index.stored_vectors(side)
     if choice.way == "exact":
-        scratch.mkdir(parents=True, exist_ok=True)
-        return *_scan(stored.artifact, side, queries, k, scratch, index.device, settings, templates), choice
-    opened, rerank = index.opened(side), index.rerank(side)
-    if has_list_order(opened):
-        return *list_order_hits(opened, queries, k, rerank, stored, device, templates), choice
-    # A graph is walked query by query; its hits come in batches, for the sake of memory.
-    similarities, rows = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1)
-    for hits in index.search_batches(side, queries, k):
-        similarities[hits["query"], hits["rank"]] = hits["similarity"]
-        rows[hits["query"], hits["rank"]] = hits["row"]
-    return similarities, rows, choice
+        found = _scan(index.stored_vectors(side), queries, k, scratch, index.device, settings, templates)
+    elif has_list_order(opened := index.opened(side)):
+        stored, rerank = index.stored_vectors(side), index.rerank(side)
+        found = list_order_hits(opened, queries, k, rerank, stored, device, templates)
+    else:
+        found = index.hits(side, queries, k)
+    return *found, choice
 
 
 def _scan(
-    embeddings: Artifact,
-    side: Side,
+    stored: StoredVectors,
     queries: Vectors,
     k: int,
     scratch: Path,
@@ -101,15 +99,13 @@ def _scan(
     settings: DistributorConfig,
     templates: int,
 ) -> tuple[Vectors, Rows]:
-    name = hashlib.sha256(f"{embeddings.fingerprint} {side} {k} {queries.shape}".encode() + queries.tobytes())
-    task = ScanTask(embeddings, side, scratch / f"{name.hexdigest()[:16]}.npy", k, device, templates)
+    about = f"{stored.artifact.fingerprint} {stored.side} {k} {queries.shape}".encode()
+    name = hashlib.sha256(about + queries.tobytes()).hexdigest()[:16]
+    task = ScanTask(stored.artifact, stored.side, scratch / f"{name}.npy", k, device, templates)
+    scratch.mkdir(parents=True, exist_ok=True)
     _save(task.queries, queries)
-    stored = StoredVectors(embeddings, side)
-    parts = list(cut(stored.starts(), PART_ROWS, stored.rows))
-    for path in (task.file(first) for first, _ in parts):
-        if not sealed(_marker(path)):  # what a killed search left, and a disk has changed
-            path.unlink(missing_ok=True)
-    spread(task, parts, settings, f"searching the {side} vectors")
+    parts = stored.runs(PART_ROWS)
+    spread(task, parts, settings, f"searching the {stored.side} vectors")
     return merge_parts([task.file(first) for first, _ in parts], k)
 
 
@@ -134,28 +130,22 @@ class ScanTask:
 
         require_shared(self.queries.parent)
         path = self.file(rows[0])
-        if path.exists():
+        marker = path.with_suffix(".done")
+        if sealed(marker):
             return
-        queries, stored = np.load(self.queries), StoredVectors(self.embeddings, self.side)
-        kth = np.full(len(queries), -np.inf, np.float32)
-        # Whatever parts are done say what a hit must reach at least.
-        for done in self.queries.parent.glob(f"{self.queries.stem}.*.npy"):
-            kth = np.maximum(kth, np.load(done, mmap_mode="r")["similarity"][:, -1])
-        device = choose_device(self.device)
+        stored, device = StoredVectors(self.embeddings, self.side), choose_device(self.device)
         similarities, found = exact_hits(
-            stored, queries, self.k, device=device, rows=rows, kth=kth, templates=self.templates
+            stored, np.load(self.queries), self.k, device=device, rows=rows, templates=self.templates
         )
         hits = np.empty(similarities.shape, _HIT)
         hits["similarity"], hits["row"] = similarities, found
         _save(path, hits)
-        seal(_marker(path), [path])
+        seal(marker, [path])
 
 
 def merge_parts(paths: list[Path], k: int) -> tuple[Vectors, Rows]:
     """The k best of all parts, as of `search_all`."""
     parts = [np.load(path, mmap_mode="r") for path in paths]
-    if len(parts) == 1:
-        return np.array(parts[0]["similarity"]), np.array(parts[0]["row"])
     similarities, rows = np.empty((len(parts[0]), k), np.float32), np.empty((len(parts[0]), k), np.int64)
     for start in range(0, len(rows), _MERGED_QUERIES):
         some = slice(start, start + _MERGED_QUERIES)
@@ -172,7 +162,3 @@ def _save(path: Path, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) 
     written = path.with_name(f".{uuid4().hex}.npy")
     np.save(written, array)
     rename_synced(written, path)
-
-
-def _marker(path: Path) -> Path:
-    return path.with_suffix(".done")

@@ -5,15 +5,13 @@ could rank. Does not belong here: which files there are (`vectors`), what is don
 `indexing.recall`). Shapes: N rows, D width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from react_pipeline.embedding import Rows as Rows
-from react_pipeline.embedding import Side, row_metadata, vector_parts, vectors_of
-from react_pipeline.embedding import Vectors as Vectors
+from react_pipeline.embedding import Rows, Side, Vectors, row_metadata, vector_parts, vectors_of
 from react_pipeline.store import Artifact, InputError
 
 CHUNK_ROWS = 32_768
@@ -31,15 +29,17 @@ class StoredVectors:
             CorruptArtifact: If the files hold more or fewer rows than the manifest says. One that is not an array is
                 reported when it is read.
         """
-        self.artifact, self._side = embeddings, side
+        self.artifact, self.side = embeddings, side
         self._parts = vector_parts(embeddings, side)
         self._starts = self._parts.starts
         self.rows = int(self._starts[-1])
         self.dimension = int(embeddings.counts["dimension"])
 
-    def chunks(self, first_row: int = 0, size: int = CHUNK_ROWS) -> Iterator[tuple[int, Vectors]]:
-        """All rows from `first_row` on, in order: the number of the first row of each chunk, and its vectors."""
-        for first, block in self.blocks(first_row, self.rows, size):
+    def chunks(
+        self, first_row: int = 0, last_row: int | None = None, size: int = CHUNK_ROWS
+    ) -> Iterator[tuple[int, Vectors]]:
+        """As `blocks`, in single precision; `last_row` None: to the end."""
+        for first, block in self.blocks(first_row, self.rows if last_row is None else last_row, size):
             yield first, block.astype(np.float32)
 
     def blocks(
@@ -54,14 +54,14 @@ class StoredVectors:
             for inside in range(max(first_row - start, 0), len(file), size):
                 yield start + inside, file[inside : inside + size]
 
-    def starts(self, size: int = CHUNK_ROWS) -> Iterator[int]:
-        """The first row of each of the `chunks`, without reading them."""
-        for start, end in zip(self._starts[:-1], self._starts[1:], strict=True):
-            yield from range(int(start), int(end), size)
+    def runs(self, rows: int) -> list[tuple[int, int]]:
+        """As of `cut`, runs of at least so many rows, of whole `chunks`: each row is in the chunk it is always in."""
+        files = zip(self._starts[:-1].tolist(), self._starts[1:].tolist(), strict=True)
+        return list(cut((chunk for file in files for chunk in range(*file, CHUNK_ROWS)), rows, self.rows))
 
     def take(self, rows: Rows) -> Vectors:
         """The vectors (len(rows), D) of some rows, in their order."""
-        return vectors_of(self.artifact, self._side, rows)
+        return vectors_of(self.artifact, self.side, rows)
 
     def sample(self, size: int, seed: int) -> tuple[Rows, Vectors]:
         """Random rows without repetition, sorted, and their vectors."""
@@ -95,3 +95,17 @@ class StoredVectors:
             if isinstance(described[column], str):
                 return f" ({called} {described[column]!r})"
         return ""
+
+
+def cut(starts: Iterable[int], size: int, end: int) -> Iterator[tuple[int, int]]:
+    """Runs of at least `size` (the last may be shorter) that begin at some of `starts`, the first of which is 0.
+
+    Yields:
+        The first of each run, and the one behind its last.
+    """
+    first = 0
+    for start in starts:
+        if start - first >= size:
+            yield first, start
+            first = start
+    yield first, end

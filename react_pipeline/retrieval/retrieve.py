@@ -65,7 +65,7 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
         RetrievalError: If no pair is left at all, naming the classes and why their candidates were dropped.
         InputError: If seed images are missing, or show evaluation images.
     """
-    from react_pipeline.indexing import open_index
+    from react_pipeline.indexing import Index
 
     inputs = resolve(project, "retrieved_set", slug)
     parents, domain, settings = inputs.parents, project.domain(slug), project.retrieval(slug)
@@ -80,7 +80,7 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
         started = time.monotonic()
         clear_leftovers(directory)
         clip = load_base(project, parents["base_checkpoint"])
-        index = open_index(
+        index = Index(
             parents["faiss_index"],
             parents["base_checkpoint"].fingerprint,
             embeddings=embeddings,

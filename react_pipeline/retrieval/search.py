@@ -59,14 +59,14 @@ def search_pairs(
     from react_pipeline.clip import choose_device, load
     from react_pipeline.corpus import open_source
     from react_pipeline.embedding import row_metadata
-    from react_pipeline.indexing import open_index
+    from react_pipeline.indexing import Index
 
     clip = load(fresh(project, "base_checkpoint").path, choose_device(project.config.device))
     if image is None or picture is None:
         vectors = clip.encode_texts([str(text)]).numpy()
     else:
         vectors = _encode(clip, picture, image, project.config.corpus.max_pixels)
-    hits = open_index(index).search(modes[chosen], vectors, k)
+    hits = Index(index).search(modes[chosen], vectors, k)
     # Only asked for its columns: nothing is fetched here.
     source = open_source(project, fresh(project, "corpus"), Path())
     return hits.join(row_metadata(embeddings, hits["row"], source.columns), on="row")

@@ -25,7 +25,7 @@ from react_pipeline.clip.prompts import class_prompts
 from react_pipeline.commands.cli import app
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
-from react_pipeline.indexing.index import build_index, open_index
+from react_pipeline.indexing.index import Index, build_index
 from react_pipeline.indexing.scan import search_all
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
@@ -77,7 +77,7 @@ def test_datacomp_becomes_a_customized_checkpoint(
     # What the pipeline finds is what comparing every published vector finds.
     clip = load(tiny_checkpoint)
     prompts = clip.encode_texts(class_prompts(project.domain("shapes"))["prompt"].tolist()).numpy()
-    index = open_index(
+    index = Index(
         project.store.current("faiss_index", "all"),
         project.store.current("base_checkpoint", "all").fingerprint,
         embeddings=embeddings,

@@ -16,7 +16,7 @@ from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_vectors
-from react_pipeline.indexing.index import build_index, open_index
+from react_pipeline.indexing.index import Index, build_index
 from react_pipeline.lineage import resolve
 from react_pipeline.project.project import Project
 from react_pipeline.store import artifacts
@@ -71,7 +71,7 @@ def test_an_index_file_that_faiss_cannot_read_names_the_asset(indexed_project: P
     artifact = indexed_project.store.current("faiss_index", "all")
     damaged(artifact.file("text.index"), "truncated")
     with pytest.raises(CorruptArtifact, match="rematerialize `faiss_index`"):
-        open_index(artifact).search("text", np.ones((1, 32), np.float32), 1)
+        Index(artifact).search("text", np.ones((1, 32), np.float32), 1)
 
 
 def test_index_and_embeddings_of_a_changed_encoder_are_stale(
@@ -128,7 +128,7 @@ def test_bad_vectors_never_reach_the_index(indexed_project: Project, value: floa
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_query_that_is_not_finite_is_refused(indexed_project: Project, value: float) -> None:
-    index = open_index(indexed_project.store.current("faiss_index", "all"))
+    index = Index(indexed_project.store.current("faiss_index", "all"))
     with pytest.raises(InputError, match="NaN or infinity"):
         index.search("image", np.full((1, 32), value, np.float32), 3)
 
@@ -136,7 +136,7 @@ def test_a_query_that_is_not_finite_is_refused(indexed_project: Project, value: 
 # FAULTS 16
 def test_more_hits_than_rows_gives_all_rows_and_no_padding(indexed_project: Project) -> None:
     queries = read_vectors(indexed_project.store.current("corpus_embeddings", "all"), "text")[:4]
-    hits = open_index(indexed_project.store.current("faiss_index", "all")).search("image", queries, 1_000_000)
+    hits = Index(indexed_project.store.current("faiss_index", "all")).search("image", queries, 1_000_000)
     assert len(hits) == 4 * 96 and hits["row"].min() == 0
     assert all(sorted(rows) == list(range(96)) for _, rows in hits.groupby("query")["row"])
 
@@ -145,7 +145,7 @@ def test_cells_that_hold_fewer_rows_than_wanted_give_fewer_hits(
     make_project: MakeProject, indexed_project: Project
 ) -> None:
     artifact = build_index(make_project(index={"key": "IVF2,Flat"}))
-    index = open_index(artifact)
+    index = Index(artifact)
     queries = read_vectors(indexed_project.store.current("corpus_embeddings", "all"), "image")
     index.search("image", queries[:1], 1)
     index._sides["image"].nprobe = 1
@@ -157,7 +157,7 @@ def test_cells_that_hold_fewer_rows_than_wanted_give_fewer_hits(
 
 @pytest.mark.parametrize("k", [0, -1])
 def test_no_hits_wanted_is_refused(indexed_project: Project, k: int) -> None:
-    index = open_index(indexed_project.store.current("faiss_index", "all"))
+    index = Index(indexed_project.store.current("faiss_index", "all"))
     with pytest.raises(InputError, match=f"k is {k}"):
         index.search("image", np.ones((1, 32), np.float32), k)
 
@@ -167,7 +167,7 @@ def test_no_hits_wanted_is_refused(indexed_project: Project, k: int) -> None:
 def test_queries_of_another_dimension_are_refused_with_both_named(
     indexed_project: Project, shape: tuple[int, ...]
 ) -> None:
-    index = open_index(indexed_project.store.current("faiss_index", "all"))
+    index = Index(indexed_project.store.current("faiss_index", "all"))
     with pytest.raises(InputError, match=r"queries of shape .* 32 dimensions"):
         index.search("text", np.ones(shape, np.float32), 3)
 
@@ -175,9 +175,9 @@ def test_queries_of_another_dimension_are_refused_with_both_named(
 def test_an_index_of_another_encoder_is_refused_with_both_named(indexed_project: Project) -> None:
     artifact = indexed_project.store.current("faiss_index", "all")
     own = indexed_project.store.current("base_checkpoint", "all").fingerprint
-    assert open_index(artifact, encoder=own).dimension == 32
+    assert Index(artifact, encoder=own).dimension == 32
     with pytest.raises(InputError, match=f"{own}.*0123456789abcdef"):
-        open_index(artifact, encoder="0123456789abcdef")
+        Index(artifact, encoder="0123456789abcdef")
 
 
 # FAULTS 18

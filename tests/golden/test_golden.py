@@ -15,7 +15,7 @@ from react_pipeline.clip import load
 from react_pipeline.corpus.collected import CollectedPairs
 from react_pipeline.embedding.vectors import read_metadata, read_vectors
 from react_pipeline.evaluation.domain_results import EvalResult
-from react_pipeline.indexing.index import open_index
+from react_pipeline.indexing.index import Index
 from react_pipeline.project import Project
 from react_pipeline.use import Classifier
 
@@ -51,7 +51,7 @@ def test_every_artifact_is_whole_and_can_be_read(golden: Path) -> None:
     embeddings = store.current("corpus_embeddings", "all")
     vectors, rows = read_vectors(embeddings, "image"), len(read_metadata(embeddings))
     assert vectors.shape == (rows, embeddings.counts["dimension"])
-    hits = open_index(store.current("faiss_index", "all")).search("image", vectors[:4], 1)
+    hits = Index(store.current("faiss_index", "all")).search("image", vectors[:4], 1)
     assert hits["similarity"].to_numpy() == pytest.approx(np.ones(4), abs=1e-2)
     for stage in ("retrieved_set", "control_set"):
         pairs = store.current(stage, "shapes")

@@ -13,9 +13,10 @@ from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from react_pipeline.indexing import batch, prompts, scan
 from react_pipeline.indexing.batch import exact_hits, has_list_order, list_order_hits, nearest
 from react_pipeline.indexing.build import build_side
-from react_pipeline.indexing.choice import choose_way
+from react_pipeline.indexing.choice import Searched, estimate
 from react_pipeline.indexing.files import find_rows, read_index
-from react_pipeline.indexing.index import build_index, open_index
+from react_pipeline.indexing.index import Index, build_index
+from react_pipeline.indexing.keys import Key
 from react_pipeline.indexing.prompts import PromptBest
 from react_pipeline.indexing.recall import draw_queries
 from react_pipeline.indexing.scan import search_all
@@ -99,7 +100,7 @@ def test_list_order_gives_what_the_index_gives(
     embeddings = project.store.current("corpus_embeddings", "all")
     stored, path = StoredVectors(embeddings, "image"), tmp_path / "image.index"
     built = build_side(IndexConfig(recall_queries=20), key, embeddings, "image", path, draw_queries(embeddings, 40))
-    index = read_index(path, "faiss_index", mapped=True)
+    index = read_index(path, mapped=True)
     faiss.ParameterSpace().set_index_parameters(index, "nprobe=3")
     assert has_list_order(index)
     queries = Cloud(ROWS, WIDTH).prompts(10, 20)
@@ -139,7 +140,7 @@ def test_all_prompts_are_searched_in_parts_and_a_stopped_search_goes_on(
     project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wanted: str
 ) -> None:
     monkeypatch.setattr(scan, "PART_ROWS", FILE_ROWS)
-    index = open_index(build_index(project))
+    index = Index(build_index(project))
     queries = Cloud(ROWS, WIDTH).prompts(10, 20)
     similarities, rows, choice = search_all(index, "image", queries, 10, tmp_path / "scratch", wanted=wanted)
     whole = index.search("image", queries, 10)
@@ -185,13 +186,13 @@ def test_vectors_that_changed_are_named(project: Project, tmp_path: Path) -> Non
 
 
 def test_queries_of_another_width_are_refused(project: Project, tmp_path: Path) -> None:
-    index = open_index(build_index(project))
+    index = Index(build_index(project))
     with pytest.raises(InputError, match="dimensions"):
         search_all(index, "image", np.ones((2, 3), np.float32), 5, tmp_path)
 
 
 def artifact_of(key: str, rows: int, parameters: str) -> Artifact:
-    counts = {"rows": rows, "dimension": 512, "key": key, "bytes": 2 * rows * 1_100}
+    counts = {"rows": rows, "dimension": 512, "key": key, "bytes": 2 * rows * 1_100, "rerank": {}}
     return Artifact(Path(), {"counts": {**counts, "parameters": {"image": parameters} if parameters else {}}})
 
 
@@ -206,10 +207,23 @@ def artifact_of(key: str, rows: int, parameters: str) -> Artifact:
     ],
 )
 def test_the_way_follows_from_operations_and_bytes(artifact: Artifact, queries: int, spreads: bool, way: str) -> None:
-    choice = choose_way("auto", artifact, "image", queries, 50, spreads=spreads)
+    searched = Searched.built(artifact, "image")
+    choice = estimate("auto", searched, queries, 50, spreads=spreads)
     assert choice.way == way and choice.reason
     rows = artifact.counts["rows"]
     assert choice.exact_operations == 2 * queries * rows * 512
     if "65536" in artifact.counts["key"]:
         assert choice.index_operations == 2 * queries * 512 * (65_536 + rows * 64 / 65_536)
-    assert choose_way("index", artifact, "image", queries, 50, spreads=spreads).way == "index"
+    assert estimate("index", searched, queries, 50, spreads=spreads).way == "index"
+
+
+def test_what_is_known_of_a_built_index_is_what_was_planned(make_project: MakeProject) -> None:
+    project = make_project(index={"key": "IVF32_HNSW16,SQ8", "recall_queries": 40})
+    publish_parents(project, 0)
+    publish_embeddings(project, Cloud(ROWS, WIDTH).pairs(FILE_ROWS), WIDTH)
+    built = Searched.built(build_index(project), "image")
+    planned = Searched.planned(Key.parse("IVF32_HNSW16,SQ8"), ROWS, WIDTH)
+    assert (built.rows, built.width, built.cells) == (planned.rows, planned.width, planned.cells)
+    assert built.probed and not built.walked
+    # Of one side; the plan leaves out the ranges of the codes.
+    assert built.bytes == pytest.approx(planned.bytes, rel=0.05)

@@ -253,9 +253,16 @@ def test_a_search_on_spark_finds_row_for_row_what_one_here_finds(
 ) -> None:
     vectors = [clustered(900), clustered(700, 1), clustered(900)]
     embeddings = artifact_of(tmp_path / "embeddings", vectors)
-    counts = {"rows": 2_500, "dimension": 32, "key": "IVF16,SQ8", "bytes": 1, "parameters": {"image": "nprobe=2"}}
+    counts = {
+        "rows": 2_500,
+        "dimension": 32,
+        "key": "IVF16,SQ8",
+        "bytes": 1,
+        "parameters": {"image": "nprobe=2"},
+        "rerank": {},
+    }
     # Of the index there is no file: nobody needs one.
-    index = Index(Artifact(tmp_path / "index", {"counts": counts}), embeddings)
+    index = Index(Artifact(tmp_path / "index", {"counts": counts}), embeddings=embeddings)
     queries = clustered(130, 5).astype(np.float32)
     here = search_all(index, "image", queries, 40, tmp_path / "here", wanted="exact")
     monkeypatch.setattr(scan, "PART_ROWS", 800)
@@ -292,8 +299,8 @@ def test_a_task_of_a_search_names_the_vector_that_cannot_be_ranked(tmp_path: Pat
     bad = clustered(1_000)
     bad[77] = 0
     embeddings = artifact_of(tmp_path / "embeddings", [clustered(1_000, 1), bad])
-    counts = {"rows": 2_000, "dimension": 32, "key": "Flat", "bytes": 1, "parameters": {}}
-    index = Index(Artifact(tmp_path / "index", {"counts": counts}), embeddings)
+    counts = {"rows": 2_000, "dimension": 32, "key": "Flat", "bytes": 1, "parameters": {}, "rerank": {}}
+    index = Index(Artifact(tmp_path / "index", {"counts": counts}), embeddings=embeddings)
     with pytest.raises(InputError, match=r"img_emb_1\.npy: row 77"):
         search_all(index, "image", clustered(3, 5).astype(np.float32), 5, tmp_path, distributor=SETTINGS)
 

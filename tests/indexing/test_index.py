@@ -9,8 +9,9 @@ import pytest
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from react_pipeline.embedding.vectors import read_vectors
 from react_pipeline.indexing import build as index_build
+from react_pipeline.indexing import files
 from react_pipeline.indexing.growth import SIDES
-from react_pipeline.indexing.index import build_index, open_index
+from react_pipeline.indexing.index import Index, build_index
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
@@ -50,7 +51,7 @@ def make_indexed(
 def test_exact_search_equals_brute_force(indexed_project: Project, side: str) -> None:
     vectors = read_vectors(indexed_project.store.current("corpus_embeddings", "all"), side)
     queries = read_vectors(indexed_project.store.current("corpus_embeddings", "all"), "text")[::7]
-    hits = open_index(indexed_project.store.current("faiss_index", "all")).search(side, queries, 5)
+    hits = Index(indexed_project.store.current("faiss_index", "all")).search(side, queries, 5)
     assert list(hits.columns) == ["query", "row", "similarity", "rank"]
     assert hits["similarity"].dtype == np.float32
     similarities = queries @ vectors.T
@@ -85,7 +86,7 @@ def test_every_kind_of_key_is_built_tuned_to_the_target_and_measured(
     assert set(artifact.manifest["files"]) == {"image.index", "text.index"}
     stored = StoredVectors(project.store.current("corpus_embeddings", "all"), "image")
     queries = stored.take(np.arange(0, ROWS, 40))
-    nearest = open_index(artifact).search("image", queries, 1)
+    nearest = Index(artifact).search("image", queries, 1)
     assert (nearest["row"].to_numpy() == np.arange(0, ROWS, 40)).mean() > 0.9
 
 
@@ -96,7 +97,7 @@ def test_hits_of_coarse_codes_are_ranked_by_the_stored_vectors(
     assert min(artifact.counts["rerank"].values()) >= 8
     embeddings = project.store.current("corpus_embeddings", "all")
     queries = read_vectors(embeddings, "text")[:20]
-    hits = open_index(artifact).search("image", queries, 10)
+    hits = Index(artifact).search("image", queries, 10)
     exact = (queries[hits["query"]] * read_vectors(embeddings, "image")[hits["row"]]).sum(axis=1)
     assert hits["similarity"].to_numpy() == pytest.approx(exact, abs=1e-5)
     assert (hits.groupby("query")["similarity"].diff().dropna() <= 0).all()
@@ -110,14 +111,17 @@ def test_re_ranking_finds_more_than_the_codes_alone(make_indexed: Callable[..., 
     assert alone.counts["reason"].count("target_recall 0.9 is not reached") == 2
 
 
-def test_batches_give_what_one_search_gives(make_indexed: Callable[..., tuple[Project, Artifact]]) -> None:
-    _, artifact = make_indexed(key="IVF32,Flat")
-    queries, index = Cloud(ROWS, WIDTH).prompts(5, 9), open_index(artifact)
-    parts = list(index.search_batches("image", queries, 7, batch_queries=10))
+@pytest.mark.parametrize("key", ["IVF32,Flat", "IVF32,SQ8"])
+def test_batches_give_what_one_search_gives(
+    make_indexed: Callable[..., tuple[Project, Artifact]], monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    _, artifact = make_indexed(key=key)
+    queries, index = Cloud(ROWS, WIDTH).prompts(5, 9), Index(artifact)
     whole = index.search("image", queries, 7)
-    assert [len(part) for part in parts] == [70, 70, 70, 70, 35]
-    joined = np.concatenate([part.to_numpy() for part in parts])
-    assert joined[:, [0, 1, 3]].tolist() == whole.to_numpy()[:, [0, 1, 3]].tolist()
+    assert len(whole) == 7 * 45
+    monkeypatch.setattr(files, "HITS_AT_ONCE", 70)
+    parts = index.search("image", queries, 7)
+    assert parts[["query", "row", "rank"]].equals(whole[["query", "row", "rank"]])
     assert index.search("image", queries[:0], 7).empty
 
 
@@ -149,7 +153,7 @@ def test_a_grown_corpus_is_added_to_the_earlier_index(
     assert "3,000 rows of an earlier index kept" in after.counts["reason"]
     assert min(after.counts["recall_at_10"].values()) > 0.6
     new = read_vectors(embeddings, "image")[3_500:3_540]
-    found = open_index(after).search("image", new, 5).groupby("query")["row"].agg(list)
+    found = Index(after).search("image", new, 5).groupby("query")["row"].agg(list)
     assert np.mean([3_500 + query in rows for query, rows in found.items()]) > 0.9
 
 
@@ -182,6 +186,18 @@ def test_an_earlier_index_that_does_not_fit_is_not_used(
     publish(project, pairs)
     counts = build_index(project).counts
     assert (counts["reused_rows"], counts["trained_rows"]) == (0, ROWS), why
+
+
+def test_a_damaged_earlier_index_gives_way_to_one_that_is_earlier_still(
+    make_indexed: Callable[..., tuple[Project, Artifact]], pairs: list[tuple[np.ndarray, np.ndarray]]
+) -> None:
+    project, _ = make_indexed(4, key="Flat")
+    publish(project, pairs[:6])
+    larger = build_index(project)
+    with larger.file("text.index").open("ab") as file:
+        file.write(b"\0")
+    publish(project, pairs)
+    assert (larger.counts["reused_rows"], build_index(project).counts["reused_rows"]) == (2_000, 2_000)
 
 
 def test_an_earlier_index_of_vectors_that_changed_is_not_used(
@@ -248,7 +264,7 @@ def test_a_file_cut_after_it_was_opened_is_refused_before_it_is_mapped(
     path = artifact.file("image.index")
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(CorruptArtifact, match="rematerialize `faiss_index`"):
-        open_index(artifact).search("image", np.eye(1, WIDTH, dtype=np.float32), 1)
+        Index(artifact).search("image", np.eye(1, WIDTH, dtype=np.float32), 1)
 
 
 def test_a_key_that_does_not_fit_the_vectors_is_refused(make_indexed: Callable[..., tuple[Project, Artifact]]) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from react_pipeline.indexing.files import read_index, write_index
-from react_pipeline.indexing.index import open_index
+from react_pipeline.indexing.index import Index
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import CorruptArtifact
 
@@ -31,12 +31,12 @@ def test_what_faiss_cannot_read_names_the_asset(tmp_path: Path, how: str, mapped
     rows = whole[:8] + struct.pack("<q", 1 << 60) + whole[16:]
     path.write_bytes({"empty": b"", "text": b"no index", "cut": whole[:-40], "rows": rows}[how])
     with pytest.raises(CorruptArtifact, match="rematerialize `faiss_index`"):
-        read_index(path, "faiss_index", mapped=mapped)
+        read_index(path, mapped=mapped)
 
 
 def test_an_index_file_of_another_length_than_the_manifest_says_is_not_mapped(indexed_project: Project) -> None:
     artifact = indexed_project.store.current("faiss_index", "all")
-    index = open_index(artifact)
+    index = Index(artifact)
     with artifact.file("image.index").open("ab") as file:
         file.write(b"\0")
     with pytest.raises(CorruptArtifact, match="length"):

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.clustered import Cloud, publish_embeddings, publish_parents
 from react_pipeline.embedding.vectors import read_vectors
-from react_pipeline.indexing.index import build_index, open_index
+from react_pipeline.indexing.index import Index, build_index
 from react_pipeline.lineage import fresh
 from react_pipeline.project.project import Project
 from react_pipeline.store import artifacts
@@ -71,7 +71,7 @@ def test_ready_indices_are_taken_over_and_tuned(project: Project, key: str, name
     assert all((artifact.path / f"{side}.index").is_symlink() for side in SIDES)
     assert bool(counts["rerank"]) == key.startswith("OPQ")
     vectors = read_vectors(project.store.current("corpus_embeddings", "all"), "image")[::100]
-    found = open_index(artifact).search("image", vectors, 1)
+    found = Index(artifact).search("image", vectors, 1)
     assert (found["row"].to_numpy() == np.arange(0, ROWS, 100)).mean() > 0.9
 
 
