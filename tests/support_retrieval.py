@@ -10,7 +10,7 @@ import yaml
 
 from react_pipeline.clip.prompts import class_prompts
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval.duplicates import EvaluationImages
+from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.settings.config import ClassConfig, DomainConfig
 
 DOMAIN = DomainConfig(slug="pets", classes=("cat", ClassConfig(name="dog", synonyms=("hound",)), "eel"))

@@ -27,7 +27,6 @@ FEW_QUERIES = 64
 _BLOCK_ROWS = 16_384
 _FIRST_ROWS = 131_072
 """Rows that are read twice, for thresholds to begin with."""
-_ASSIGNED_AT_ONCE = 65_536
 
 
 def product_precision(queries: int, device: str) -> str:
@@ -169,9 +168,7 @@ def _by_cell(lists: Any, queries: Vectors) -> Iterator[tuple[int, Rows, Vectors]
 
     With a threshold from its nearest cell a query keeps nearly nothing of the others.
     """
-    parts = [queries[start : start + _ASSIGNED_AT_ONCE] for start in range(0, len(queries), _ASSIGNED_AT_ONCE)]
-    found = [lists.quantizer.search(part, int(lists.nprobe)) for part in parts]
-    nearness, assigned = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    nearness, assigned = lists.quantizer.search(queries, int(lists.nprobe))
     for some in (slice(1), slice(1, None)):
         cells, products, width = assigned[:, some].ravel(), nearness[:, some].ravel(), assigned[:, some].shape[1]
         order = np.argsort(cells, kind="stable")

@@ -35,10 +35,9 @@ def read_index(path: Path, *, mapped: bool) -> Any:
     """
     import faiss
 
-    # The newer flag maps graphs and exact indices too; the older one only cells.
-    flag = getattr(faiss, "IO_FLAG_MMAP_IFC", faiss.IO_FLAG_MMAP) if mapped else 0
     try:
-        return faiss.read_index(str(path), flag)
+        # `IO_FLAG_MMAP` would map cells only.
+        return faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
     except (RuntimeError, MemoryError) as error:
         raise CorruptArtifact(
             f"{path}: FAISS cannot read it ({str(error).splitlines()[0]}); rematerialize `{STAGE}`"

@@ -40,7 +40,7 @@ GRAPH_KEY, GRAPH_ROWS = "HNSW32", 1_000_000
 """What `auto` takes above `exact_below`, and up to how many rows: the fastest to search, the slowest to build."""
 
 _KEY = re.compile(
-    r"(?:OPQ(?P<opq>\d+)(?:_(?P<rotated>\d+))?,)?"
+    r"(?:OPQ(?P<rotation>\d+)(?:_(?P<rotated_width>\d+))?,)?"
     r"(?:IVF(?P<cells>\d+)(?:_HNSW(?P<cell_links>\d+))?,)?"
     r"(?:HNSW(?P<links>\d+)_?)?"
     r"(?P<codes>Flat|SQ(?:fp16|\d)|PQ(?P<parts>\d+)(?:x(?P<bits>\d+))?)?"
@@ -74,19 +74,10 @@ class Key:
         found = _KEY.fullmatch(text)
         if (problem := key_problem(text)) or found is None:
             raise InputError(f"index.key: {problem}")
-        numbers = {name: int(found[name] or 0) for name in ("cells", "cell_links", "links", "opq", "rotated", "parts")}
-        codes = found["codes"] or "Flat"
-        return cls(
-            text,
-            numbers["cells"],
-            numbers["cell_links"],
-            numbers["links"],
-            "PQ" if numbers["parts"] else codes,
-            numbers["parts"],
-            int(found["bits"] or 8) if numbers["parts"] else 0,
-            numbers["opq"],
-            numbers["rotated"],
-        )
+        numbers = {name: int(number or 0) for name, number in found.groupdict().items() if name != "codes"}
+        if not numbers["parts"]:
+            return cls(text, codes=found["codes"] or "Flat", **numbers)
+        return cls(text, codes="PQ", **{**numbers, "bits": numbers["bits"] or 8})
 
     @property
     def family(self) -> str:

@@ -39,8 +39,8 @@ _NAMES_AT_ONCE = 32
 
 def is_worth(queries: int, templates: int, rows: int, k: int, precision: str, device: str) -> bool:
     """Whether `PromptBest` is faster than `Best` with products of that precision."""
-    enough = rows >= _ROWS_PER_HIT.get(precision, _ROWS_PER_HIT["bf16"]) * k
-    return device == "cpu" and templates >= _MIN_TEMPLATES and enough and queries % templates == 0
+    of_names = templates >= _MIN_TEMPLATES and queries % templates == 0
+    return device == "cpu" and of_names and rows >= _ROWS_PER_HIT[precision] * k
 
 
 class PromptBest(Best):

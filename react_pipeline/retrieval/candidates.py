@@ -1,17 +1,15 @@
 """Candidates: the hits of all prompts and seed images of a domain, as one list.
 
 Belongs here: the queries, the search in batches of whole classes, the likeness of images to their class. Does not
-belong here: which hit is better (`fusion`), which candidate is dropped (`ranking`).
+belong here: which hit is better (`fusion`), which candidate is dropped (`ranking`). Shapes: S seeds, D width.
 
 All prompts are searched at once, which gives two numbers a hit. A batch makes a table of its hits and keeps the best of
 each class and row: 80,000 prompts with 50 hits in two modes are 8 million hits, of which `BATCH_HITS` are in a table.
-Shapes: S seeds, Q queries, K hits, D width.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +19,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from react_pipeline.embedding import Rows
+from react_pipeline.embedding import Rows, Side, Vectors
+from react_pipeline.indexing import Index, StoredVectors, cut, search_all
 from react_pipeline.retrieval.fusion import apply_filter, best_hits, in_order
 from react_pipeline.retrieval.row_values import values_of_rows
 from react_pipeline.settings import DistributorConfig, RetrievalConfig
@@ -29,15 +28,11 @@ from react_pipeline.store import Artifact
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
-    from react_pipeline.embedding import Side
-    from react_pipeline.indexing import Index, StoredVectors
 
 SIDES: dict[str, Side] = {"t2t": "text", "t2i": "image", "i2i": "image"}
 """Which vectors each mode searches."""
 
 BATCH_HITS = 4_000_000
-
-Vectors = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -96,21 +91,34 @@ def find_candidates(
     parts, counts = [], []
     prompt_vectors = clip.encode_texts(queries.prompts["prompt"].tolist()).numpy()
     if settings.choose == "all":
-        from react_pipeline.indexing import StoredVectors
-
         return _every_pair(queries.prompts, prompt_vectors, StoredVectors(embeddings, "text"), settings)
     searched: dict[str, tuple[Vectors, Rows]] = {}
     choices: dict[str, dict[str, Any]] = {}
     for mode in settings.modes:
-        asked = queries.seed_vectors if mode == "i2i" else prompt_vectors
-        if len(asked):
-            templates = 1 if mode == "i2i" else queries.templates
-            searched[mode], choices[mode] = _search(index, mode, asked, templates, settings, scratch, distributor)
-    batches = list(_batches(queries.prompts, settings))
+        asked, templates = (queries.seed_vectors, 1) if mode == "i2i" else (prompt_vectors, queries.templates)
+        if not len(asked):
+            continue
+        side, started = SIDES[mode], time.perf_counter()
+        similarities, rows, choice = search_all(
+            index,
+            side,
+            asked,
+            settings.k_per_prompt,
+            scratch,
+            wanted=settings.search,
+            distributor=distributor,
+            templates=templates,
+        )
+        searched[mode] = similarities, rows
+        seconds = round(time.perf_counter() - started, 1)
+        choices[mode] = {**choice.record(index.artifact, side), "measured_seconds": seconds}
+    # Whole classes at a time.
+    starts = np.flatnonzero(~queries.prompts["class_id"].duplicated()).tolist()
+    size = max(BATCH_HITS // (settings.k_per_prompt * len(settings.modes)), 1)
+    batches = [slice(*ends) for ends in cut(starts, size, len(queries.prompts))]
     for batch in tqdm(batches, desc="fusing hits", disable=None, leave=False):
         prompts = queries.prompts.iloc[batch]
         seeded = queries.seeds["class_id"].isin(prompts["class_id"]).to_numpy()
-        vectors = prompt_vectors[batch]
         hits = _hits(searched, prompts, batch, queries, seeded)
         counts.append(hits.groupby(["class_id", "mode"], observed=True).size())
         candidates = best_hits(hits, settings)
@@ -118,7 +126,7 @@ def find_candidates(
             if settings.filter_by == "seeds":
                 means = mean_vectors(queries.seeds.loc[seeded, "class_id"], queries.seed_vectors[seeded])
             else:
-                means = mean_vectors(prompts["class_id"], vectors)
+                means = mean_vectors(prompts["class_id"], prompt_vectors[batch])
             candidates = apply_filter(candidates, likeness(embeddings, candidates, means, distributor), settings)
         parts.append(candidates)
     candidates = parts[0] if len(parts) == 1 else in_order(pd.concat(parts, ignore_index=True), settings)
@@ -174,37 +182,6 @@ def _every_pair(prompts: pd.DataFrame, vectors: Vectors, captions: StoredVectors
     )
     counts = hits.groupby(["class_id", "mode"], observed=True).size().unstack(fill_value=0)
     return Found(best_hits(hits, settings), counts.reindex(columns=list(settings.modes), fill_value=0), {})
-
-
-def _batches(prompts: pd.DataFrame, settings: RetrievalConfig) -> Iterator[slice]:
-    """Positions of prompts, whole classes at a time."""
-    room = max(BATCH_HITS // (settings.k_per_prompt * len(settings.modes)), 1)
-    ends = np.flatnonzero(np.diff(prompts["class_id"].to_numpy(), append=-1)) + 1
-    start = 0
-    for position, end in enumerate(ends):
-        following = ends[position + 1] if position + 1 < len(ends) else None
-        if following is None or following - start > room:
-            yield slice(start, int(end))
-            start = int(end)
-
-
-def _search(
-    index: Index,
-    mode: str,
-    asked: Vectors,
-    templates: int,
-    settings: RetrievalConfig,
-    scratch: Path,
-    distributor: DistributorConfig,
-) -> tuple[tuple[Vectors, Rows], dict[str, Any]]:
-    from react_pipeline.indexing import search_all
-
-    side, k, started = SIDES[mode], settings.k_per_prompt, time.perf_counter()
-    similarities, rows, choice = search_all(
-        index, side, asked, k, scratch, wanted=settings.search, distributor=distributor, templates=templates
-    )
-    measured = {"measured_seconds": round(time.perf_counter() - started, 1)}
-    return (similarities, rows), choice.record(index.artifact, side) | measured
 
 
 def _hits(

@@ -22,20 +22,6 @@ from react_pipeline.settings import DomainConfig, RetrievalConfig
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MEANINGS: Mapping[str, str] = {
-    "below_similarity": "less similar to the query than `min_similarity` of its mode",
-    "below_filter": "its image is less like the class than `min_similarity.filter`",
-    "evaluation_image_hash": "is an evaluation image, byte for byte",
-    "evaluation_image_near": "looks like an evaluation image (`near_duplicate_similarity`)",
-    "rendered_text": "more of it is printed text than `max_text_fraction`",
-    "not_collected": "its image was not available, or was not tried any more after the last round",
-    "exact_duplicate": "the same bytes (or URL) as a pair taken before",
-    "near_duplicate": "looks like a better pair (`duplicate_similarity`)",
-    "cap": "its class has `max_per_class` better pairs",
-    "total": "given up for `max_pairs`",
-}
-"""What each of `DROP_REASONS` means to a reader."""
-
 Sheets = Sequence[tuple[str, Sequence[str]]]
 """Names of the contact sheets, each with its classes."""
 
@@ -160,7 +146,7 @@ def report_page(
 ) -> str:
     """The page, in Markdown; names from outside are escaped."""
     reasons = [reason for reason in DROP_REASONS if classes[reason].any()]
-    dropped = [(reason, int(classes[reason].sum()), MEANINGS[reason]) for reason in reasons]
+    dropped = [(reason, int(classes[reason].sum()), DROP_REASONS[reason]) for reason in reasons]
     on_sheets = sum(len(shown) for _, shown in sheets)
     return render(
         "retrieval",

@@ -6,6 +6,8 @@ Belongs here: the random draw. Does not belong here: choosing by class names (`r
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +20,7 @@ from react_pipeline.embedding import read_metadata, row_metadata
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.retrieval.chosen_pairs import FETCHED, clear_leftovers, finish, finished_counts, write_pairs
-from react_pipeline.retrieval.decontamination import kept_out
-from react_pipeline.retrieval.duplicates import EvaluationImages, repeats
+from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
 from react_pipeline.retrieval.examination import REFILL_ROUNDS
 from react_pipeline.store import Artifact, RetrievalError
 
@@ -52,9 +53,9 @@ def draw_control(project: Project, slug: str) -> Artifact:
         started = time.monotonic()
         clear_leftovers(directory)
         embeddings, clip = parents["corpus_embeddings"], load_base(project, parents["base_checkpoint"])
-        evaluation = kept_out(project, slug, parents["evaluation_set"], clip, settings.decontaminate)
+        evaluation = kept_out(project, slug, parents["evaluation_set"], settings.decontaminate, clip)
         source = open_source(project, parents["corpus"], directory / FETCHED)
-        draw = Draw(evaluation.images, embeddings, source)
+        draw = Draw(evaluation, embeddings, source)
         drawn = draw.take(wanted)
         if drawn.empty:
             raise RetrievalError(f"{slug}: every image of the corpus is an evaluation image; nothing can be drawn")
@@ -65,7 +66,7 @@ def draw_control(project: Project, slug: str) -> Artifact:
             "pairs": len(pairs),
             "shortfall": wanted - len(pairs),
             "dropped": draw.dropped,
-            "evaluation_images": len(evaluation.images.vectors),
+            "evaluation_images": len(evaluation.vectors),
             "evaluation_sets": dict(evaluation.sets),
             "seed": CONTROL_SEED,
         }
@@ -99,10 +100,10 @@ class Draw:
         self._evaluation, self._embeddings, self._source = evaluation, embeddings, source
         self._seen: set[str] = set()
         rows = int(embeddings.counts["rows"])
+        self._next: Callable[[int], NDArray[np.int64]] = RandomRows(rows).take
         if source.identity == "image_sha256" and rows <= LISTED_ROWS:
-            self._order: ListedRows | RandomRows = ListedRows(self._distinct())
-        else:
-            self._order = RandomRows(rows)
+            listed = iter(self._distinct())
+            self._next = lambda count: np.fromiter(islice(listed, count), np.int64)
 
     def take(self, wanted: int) -> pd.DataFrame:
         """So many pairs, as `chosen_pairs.write_pairs` takes them, or as many as there are.
@@ -111,7 +112,7 @@ class Draw:
         """
         parts: list[pd.DataFrame] = []
         have, rounds = 0, 0
-        while have < wanted and len(rows := self._order.take(wanted - have)):
+        while have < wanted and len(rows := self._next(wanted - have)):
             parts.append(self._usable(rows))
             have += len(parts[-1])
             rounds += self._source.identity != "image_sha256"
@@ -126,7 +127,7 @@ class Draw:
     def _distinct(self) -> NDArray[np.int64]:
         """The rows of all distinct images but the evaluation's, in random order."""
         sha256 = read_metadata(self._embeddings, ["image_sha256"])["image_sha256"]
-        same, repeated = self._evaluation.holds(sha256), repeats(sha256)
+        same, repeated = self._evaluation.holds(sha256), sha256.duplicated()
         self.dropped["evaluation_image_hash"] = int(same.sum())
         self.dropped["exact_duplicate"] = int((repeated & ~same).sum())
         pool = sha256.index[~(same | repeated)].to_numpy()
@@ -148,26 +149,13 @@ class Draw:
 
     def _new(self, pairs: pd.DataFrame, identity: str) -> pd.DataFrame:
         """Without the images that were drawn before."""
-        kept = self._without(pairs, "exact_duplicate", pairs[identity].isin(self._seen) | repeats(pairs[identity]))
+        kept = self._without(pairs, "exact_duplicate", pairs[identity].isin(self._seen) | pairs[identity].duplicated())
         self._seen.update(kept[identity])
         return kept
 
     def _without(self, pairs: pd.DataFrame, reason: str, wrong: pd.Series) -> pd.DataFrame:
         self.dropped[reason] += int(wrong.sum())
         return pairs[~wrong].copy()
-
-
-class ListedRows:
-    """Rows in an order that is known from the start."""
-
-    def __init__(self, order: NDArray[np.int64]) -> None:
-        """Give out `order`, from its beginning."""
-        self._order, self._given = order, 0
-
-    def take(self, count: int) -> NDArray[np.int64]:
-        """The next `count` rows, or those that are left."""
-        start, self._given = self._given, self._given + count
-        return self._order[start : self._given]
 
 
 class RandomRows:

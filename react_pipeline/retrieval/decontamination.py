@@ -1,7 +1,7 @@
-"""Decontamination: whose labelled images are kept out of training pairs, and the search for any that slipped in.
+"""Decontamination: which labelled images are kept out of training pairs, and the search for any that slipped in.
 
-Belongs here: the union of the evaluation sets a domain must not be trained on, and the check of a published set. Does
-not belong here: comparing with one set (`duplicates`), dropping pairs (`ranking`).
+Does not belong here: dropping pairs (`ranking`), images that are like each other (`near_duplicates`). Shapes: N rows of
+the corpus, M evaluation images, D width.
 
 By default only a domain's own set is kept out, since a model customized for one domain is not measured on another's.
 With `decontaminate: all` the sets of all domains count, by hash and by embedding, and the test images of ELEVATER's
@@ -14,33 +14,63 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from react_pipeline.corpus import CollectedPairs
-from react_pipeline.labelled import Unavailable, dense_digests, read_dataset, read_images
+from react_pipeline.indexing import nearest
+from react_pipeline.labelled import Unavailable, dense_digests, encode_images, read_dataset, read_images
 from react_pipeline.pipeline import ALL
 from react_pipeline.project import Project, other_evaluation_sets
-from react_pipeline.retrieval.duplicates import EvaluationImages
+from react_pipeline.retrieval.row_values import values_of_rows
+from react_pipeline.settings import DistributorConfig
 from react_pipeline.store import Artifact
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
 
+_CHUNK_ROWS = 8_192
+
 
 @dataclass(frozen=True)
-class KeptOut:
+class EvaluationImages:
     """What must not be trained on.
 
     Attributes:
+        sha256: Of all images.
+        vectors: Unit vectors of those that are compared, too, by the base model, float32 (M, D).
+        near: Cosine from which a corpus image counts as one of these.
         sets: Number of images by set: a domain's slug, `elevater/<data set>`, or `dense/<set>`.
     """
 
-    images: EvaluationImages
-    sets: Mapping[str, int]
+    sha256: frozenset[str]
+    vectors: NDArray[np.float32]
+    near: float
+    sets: Mapping[str, int] = field(default_factory=dict)
+
+    def similarity(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Cosine of each of (N, D) unit vectors with the nearest evaluation image, (N,); NaN if there are none."""
+        if not len(self.vectors):
+            return np.full(len(vectors), np.nan, np.float32)
+        parts = [vectors[start : start + _CHUNK_ROWS] for start in range(0, len(vectors), _CHUNK_ROWS)]
+        found = [nearest(part, self.vectors, 1)[0][:, 0] for part in parts]
+        return np.concatenate(found) if found else np.empty(0, np.float32)
+
+    def similarity_of_rows(
+        self, embeddings: Artifact, rows: NDArray[np.int64], distributor: DistributorConfig | None = None
+    ) -> NDArray[np.float32]:
+        """As `similarity`, (N,), of the images of corpus rows; their vectors are read in parts."""
+        if not len(self.vectors):
+            return np.full(len(rows), np.nan, np.float32)
+        return values_of_rows(embeddings, rows, lambda vectors, _: self.similarity(vectors), None, distributor)
+
+    def holds(self, sha256: pd.Series) -> pd.Series:
+        """Whether each digest is an evaluation image's."""
+        return sha256.isin(self.sha256)
 
 
 @dataclass(frozen=True)
@@ -52,27 +82,33 @@ class Leaks:
     compared: int
 
 
-def kept_out(project: Project, slug: str, own: Artifact, clip: Clip, scope: str) -> KeptOut:
+def kept_out(project: Project, slug: str, own: Artifact, scope: str, clip: Clip | None) -> EvaluationImages:
     """The images that a domain must not be trained on.
 
     Args:
+        own: The domain's `evaluation_set`.
         scope: `own` or `all`, as in `RetrievalConfig.decontaminate`.
+        clip: The base model; None: images are only kept out by hash.
 
     Raises:
         InputError: If a listed image is gone or has changed.
     """
-    images = EvaluationImages.load(project, slug, own, clip)
-    sets = {slug: len(images.vectors)}
+    images, digests = {slug: read_images(own, project.domain(slug))}, dict[str, frozenset[str]]()
     if scope == "all":
         for other in other_evaluation_sets(project, slug):
-            table = read_images(project.store.current("evaluation_set", other))
-            images = images.joined(EvaluationImages.of_table(project, slug, table, clip))
-            sets[other] = len(table)
-        for name, digests in benchmark_digests(project, slug).items():
-            nothing = np.zeros((0, images.vectors.shape[1]), np.float32)
-            images = images.joined(EvaluationImages(digests, nothing, images.near))
-            sets[name] = len(digests)
-    return KeptOut(images, sets)
+            images[other] = read_images(project.store.current("evaluation_set", other))
+        digests = benchmark_digests(project, slug)
+    vectors = [np.empty((0, 0), np.float32)]
+    if clip is not None:
+        # With the model's own preprocessing, as the corpus: where an evaluation prepares its images otherwise
+        # (`kitti-distance`), a copy in the corpus would not be near.
+        vectors = [encode_images(project.config, clip, table) for table in images.values()]
+    return EvaluationImages(
+        frozenset[str]().union(*(table["sha256"] for table in images.values()), *digests.values()),
+        np.concatenate(vectors),
+        project.retrieval(slug).near_duplicate_similarity,
+        {name: len(of_set) for name, of_set in {**images, **digests}.items()},
+    )
 
 
 def benchmark_digests(project: Project, slug: str) -> dict[str, frozenset[str]]:
@@ -110,32 +146,21 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
     """
     artifact, own = project.store.current(stage, slug), project.store.current("evaluation_set", slug)
     config = artifact.manifest["config"]
-    scope = "all" if "evaluation_sets" in config else "own"
-    near = float(config["near_duplicate_similarity"])
+    scope, near = "all" if "evaluation_sets" in config else "own", float(config["near_duplicate_similarity"])
     read = [(pair.row, hashlib.sha256(pair.image).hexdigest()) for pair in CollectedPairs(artifact)]
     pairs = pd.DataFrame(read, columns=["row", "sha256"])
     # Where a download made images smaller, the recorded digest is that of the file as it was on the web.
     recorded = pd.read_parquet(artifact.file("pairs.parquet"), columns=["row", "image_sha256"]).set_index("row")
     pairs["on_the_web"] = pairs["row"].map(recorded["image_sha256"])
-    if near > 1:
-        digests = _digests(project, slug, own, scope)
-        return Leaks(int(pairs[["sha256", "on_the_web"]].isin(digests).any(axis=1).sum()), 0, len(digests))
-    from react_pipeline.clip import choose_device, loaded_base
+    clip, similarity = None, np.full(len(pairs), np.nan, np.float32)
+    if near <= 1:
+        from react_pipeline.clip import choose_device, loaded_base
 
-    embeddings = project.store.open("corpus_embeddings", ALL, artifact.parents["corpus_embeddings"])
-    base = project.store.open("base_checkpoint", ALL, artifact.parents["base_checkpoint"])
-    clip = loaded_base(base.path, choose_device(project.config.device))
-    images = kept_out(project, slug, own, clip, scope).images
+        base = project.store.open("base_checkpoint", ALL, artifact.parents["base_checkpoint"])
+        clip = loaded_base(base.path, choose_device(project.config.device))
+    images = kept_out(project, slug, own, scope, clip)
+    if clip is not None:
+        embeddings = project.store.open("corpus_embeddings", ALL, artifact.parents["corpus_embeddings"])
+        similarity = images.similarity_of_rows(embeddings, pairs["row"].to_numpy(), project.config.distributor)
     same = (images.holds(pairs["sha256"]) | images.holds(pairs["on_the_web"])).to_numpy()
-    nearest = images.similarity_of_rows(embeddings, pairs["row"].to_numpy(), project.config.distributor)
-    return Leaks(int(same.sum()), int((~same & (nearest >= near)).sum()), len(images.sha256))
-
-
-def _digests(project: Project, slug: str, own: Artifact, scope: str) -> frozenset[str]:
-    """The digests of `kept_out`, without encoding an image."""
-    digests = frozenset(read_images(own)["sha256"])
-    if scope == "all":
-        for other in other_evaluation_sets(project, slug):
-            digests |= frozenset(read_images(project.store.current("evaluation_set", other))["sha256"])
-        digests = digests.union(*benchmark_digests(project, slug).values())
-    return digests
+    return Leaks(int(same.sum()), int((~same & (similarity >= near)).sum()), len(images.sha256))

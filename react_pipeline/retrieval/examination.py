@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from react_pipeline.corpus import REFUSED_URL, BadImage, ImageSource, decode_image, plain_url
 from react_pipeline.embedding import row_metadata, vectors_of
-from react_pipeline.retrieval.duplicates import EvaluationImages
+from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.near_duplicates import NearDuplicates
 from react_pipeline.retrieval.ranking import mark_drops
 from react_pipeline.retrieval.rendered_text import text_fraction
@@ -28,9 +28,6 @@ from react_pipeline.store import Artifact
 
 REFILL_ROUNDS = 3
 """How often the next best pairs are fetched in place of chosen ones whose image is not available."""
-
-LARGEST_MULTIPLE = 8
-"""So many times what a class lacks is fetched in one round, at most."""
 
 
 class Examination:
@@ -92,7 +89,7 @@ class Examination:
         unseen = candidates[~candidates["row"].isin(self._seen)]
         chosen = unseen[unseen["dropped"] == ""]
         spare = unseen[unseen["dropped"] == "cap"].drop_duplicates(self._source.identity)
-        more = (min(2**self.rounds, LARGEST_MULTIPLE) - 1) * spare["class_id"].map(chosen["class_id"].value_counts())
+        more = (2**self.rounds - 1) * spare["class_id"].map(chosen["class_id"].value_counts())
         next_best = spare[spare.groupby("class_id").cumcount() < more.fillna(0)]
         return [*chosen["row"].tolist(), *next_best["row"].tolist()]
 

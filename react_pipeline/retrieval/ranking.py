@@ -10,7 +10,7 @@ pair lists all of them (`classes_of`).
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Hashable, Sequence, Set
+from collections.abc import Callable, Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -19,22 +19,22 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from react_pipeline.retrieval.duplicates import EvaluationImages
+from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.near_duplicates import BLOCK_ROWS, NearDuplicates
 from react_pipeline.settings import RetrievalConfig
 
-DROP_REASONS = (
-    "below_similarity",
-    "below_filter",
-    "evaluation_image_hash",
-    "evaluation_image_near",
-    "rendered_text",
-    "not_collected",
-    "exact_duplicate",
-    "near_duplicate",
-    "cap",
-    "total",
-)
+DROP_REASONS: Mapping[str, str] = {
+    "below_similarity": "less similar to the query than `min_similarity` of its mode",
+    "below_filter": "its image is less like the class than `min_similarity.filter`",
+    "evaluation_image_hash": "is an evaluation image, byte for byte",
+    "evaluation_image_near": "looks like an evaluation image (`near_duplicate_similarity`)",
+    "rendered_text": "more of it is printed text than `max_text_fraction`",
+    "not_collected": "its image was not available, or was not tried any more after the last round",
+    "exact_duplicate": "the same bytes (or URL) as a pair taken before",
+    "near_duplicate": "looks like a better pair (`duplicate_similarity`)",
+    "cap": "its class has `max_per_class` better pairs",
+    "total": "given up for `max_pairs`",
+}
 """Why a row is not kept, in the order in which it is tried; each row is counted once, for the class it fits best.
 
 Near duplicates are the exception to the order: what is left when a class has enough is `cap` and not looked at.

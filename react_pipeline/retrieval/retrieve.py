@@ -20,6 +20,7 @@ import pandas as pd
 from react_pipeline.clip import class_prompts, prompt_templates
 from react_pipeline.corpus import open_source
 from react_pipeline.embedding import row_metadata, vectors_of
+from react_pipeline.indexing import Index
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.retrieval.candidates import Queries, find_candidates
@@ -33,9 +34,8 @@ from react_pipeline.retrieval.chosen_pairs import (
     write_pairs,
 )
 from react_pipeline.retrieval.class_report import class_report, similarity_report, write_report
-from react_pipeline.retrieval.control import draw_control as draw_control
 from react_pipeline.retrieval.control import load_base
-from react_pipeline.retrieval.decontamination import KeptOut, kept_out
+from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
 from react_pipeline.retrieval.diversity import diverse_order
 from react_pipeline.retrieval.examination import Examination
 from react_pipeline.retrieval.name_counts import NAMES, count_names
@@ -65,8 +65,6 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
         RetrievalError: If no pair is left at all, naming the classes and why their candidates were dropped.
         InputError: If seed images are missing, or show evaluation images.
     """
-    from react_pipeline.indexing import Index
-
     inputs = resolve(project, "retrieved_set", slug)
     parents, domain, settings = inputs.parents, project.domain(slug), project.retrieval(slug)
     embeddings = parents["corpus_embeddings"]
@@ -86,8 +84,8 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
             embeddings=embeddings,
             device=project.config.device,
         )
-        evaluation = kept_out(project, slug, parents["evaluation_set"], clip, settings.decontaminate)
-        vectors = encode_seeds(project, slug, seeds, evaluation.images, clip)
+        evaluation = kept_out(project, slug, parents["evaluation_set"], settings.decontaminate, clip)
+        vectors = encode_seeds(project, slug, seeds, evaluation, clip)
         queries = Queries(prompts, seeds, vectors, len(prompt_templates(domain)))
         searched, distributor = directory / SEARCHED, project.config.distributor
         found = find_candidates(clip, index, embeddings, queries, settings, searched, distributor)
@@ -97,7 +95,7 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
             candidates = diverse_order(candidates, partial(vectors_of, embeddings, "image"), settings.max_per_class)
         candidates = _described(candidates, embeddings, source, evaluation, distributor)
         examination = Examination(source, embeddings, settings, project.config.corpus.max_pixels)
-        examination.choose(candidates, evaluation.images)
+        examination.choose(candidates, evaluation)
         classes = class_report(domain, queries, found.hits, candidates, settings)
         if not classes["kept"].any():
             raise RetrievalError(_nothing_found(slug, classes))
@@ -125,7 +123,7 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
             "shortfall": int(classes["shortfall"].sum()),
             "search": found.search,
             "pairs_by_mode": {mode: int((pairs["mode"] == mode).sum()) for mode in settings.modes},
-            "evaluation_images": len(evaluation.images.vectors),
+            "evaluation_images": len(evaluation.vectors),
             "evaluation_sets": dict(evaluation.sets),
             **examination.counts(),
         }
@@ -142,13 +140,13 @@ def _described(
     candidates: pd.DataFrame,
     embeddings: Artifact,
     source: ImageSource,
-    evaluation: KeptOut,
+    evaluation: EvaluationImages,
     distributor: DistributorConfig,
 ) -> pd.DataFrame:
     """The candidates with what identifies equal images and evaluation images."""
     rows = candidates["row"].drop_duplicates()
     known = row_metadata(embeddings, rows, [source.identity], arrow=True)
-    known["evaluation_similarity"] = evaluation.images.similarity_of_rows(embeddings, rows.to_numpy(), distributor)
+    known["evaluation_similarity"] = evaluation.similarity_of_rows(embeddings, rows.to_numpy(), distributor)
     described = candidates.join(known, on="row")
     return described if "image_sha256" in described else described.assign(image_sha256="")
 

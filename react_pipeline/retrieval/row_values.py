@@ -1,11 +1,11 @@
 """A number for each of many rows of the corpus, computed of their image vectors: here or on a cluster.
 
 Belongs here: reading the vectors in the order of the corpus, in chunks, as tasks. Does not belong here: what is
-computed (`candidates`, `duplicates`). Shapes: N rows, D width.
+computed (`candidates`, `decontamination`). Shapes: N rows, D width.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -43,25 +43,18 @@ def values_of_rows(
     parts = [order[start : start + _TASK_ROWS] for start in range(0, len(order), _TASK_ROWS)]
     known = rows if beside is None else beside
     items = [(rows[part], known[part]) for part in parts]
-    found = spread(RowsTask(embeddings, compute), items, distributor or DistributorConfig(), "comparing chosen rows")
+    task = partial(_compute_rows, embeddings, compute)
+    found = spread(task, items, distributor or DistributorConfig(), "comparing chosen rows")
     values = np.empty(len(rows), np.float32)
     for part, numbers in zip(parts, found, strict=True):
         values[part] = numbers
     return values
 
 
-@dataclass(frozen=True)
-class RowsTask:
-    """Computes the numbers of some rows; of one item, the rows and what is known beside of each."""
-
-    embeddings: Artifact
-    compute: Compute
-
-    def __call__(self, item: tuple[Rows, NDArray[Any]]) -> Vectors:
-        """The numbers (n,)."""
-        rows, beside = item
-        values = np.empty(len(rows), np.float32)
-        for start in range(0, len(rows), _CHUNK_ROWS):
-            part = slice(start, start + _CHUNK_ROWS)
-            values[part] = self.compute(vectors_of(self.embeddings, "image", rows[part]), beside[part])
-        return values
+def _compute_rows(embeddings: Artifact, compute: Compute, item: tuple[Rows, NDArray[Any]]) -> Vectors:
+    rows, beside = item
+    values = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), _CHUNK_ROWS):
+        part = slice(start, start + _CHUNK_ROWS)
+        values[part] = compute(vectors_of(embeddings, "image", rows[part]), beside[part])
+    return values

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from react_pipeline.labelled import encode_images, lines_of
 from react_pipeline.project import Project, seed_path
-from react_pipeline.retrieval.duplicates import EvaluationImages
+from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.settings import RetrievalConfig
 from react_pipeline.store import InputError
 

@@ -23,7 +23,7 @@ from react_pipeline.labelled.labelled import encode_images, publish_evaluation_s
 from react_pipeline.labelled.labels import normal
 from react_pipeline.labelled.readers import read_dataset
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval.duplicates import EvaluationImages
+from react_pipeline.retrieval.decontamination import kept_out
 from react_pipeline.settings.config import EmbeddingConfig
 from react_pipeline.settings.datasets import DATASETS, dataset
 from react_pipeline.settings.files import load_domain
@@ -158,8 +158,8 @@ def test_images_of_kitti_are_squashed_to_be_measured_and_prepared_as_the_corpus_
     predictions = pd.read_parquet(evaluate(tiny_project, name, "base").file("predictions.parquet"))
     np.testing.assert_allclose(predictions["probability"], 1 / exponentials.sum(axis=1), rtol=1e-3)
     assert not np.allclose(squashed, cropped, atol=1e-2)
-    kept_out = EvaluationImages.load(tiny_project, name, published, clip).vectors
-    np.testing.assert_allclose(kept_out, cropped, atol=1e-6)
+    compared = kept_out(tiny_project, name, published, "own", clip).vectors
+    np.testing.assert_allclose(compared, cropped, atol=1e-6)
 
 
 def test_an_image_that_ends_too_early_counts_with_what_is_there(

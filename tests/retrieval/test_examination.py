@@ -14,7 +14,7 @@ from support_retrieval import NOTHING, hits_of
 
 from react_pipeline.project.project import Project
 from react_pipeline.retrieval import examination as examination_module
-from react_pipeline.retrieval.duplicates import EvaluationImages
+from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.examination import Examination
 from react_pipeline.retrieval.fusion import best_hits
 from react_pipeline.settings.retrieval import RetrievalConfig
@@ -74,18 +74,17 @@ def test_the_next_best_replace_what_was_not_available(indexed_project: Project) 
 
 
 def test_each_round_asks_for_twice_the_multiple_of_what_a_class_lacks_and_for_no_other_class(
-    indexed_project: Project, monkeypatch: pytest.MonkeyPatch
+    indexed_project: Project,
 ) -> None:
     hits = [("t2t", "cat", row, 1 - row / 100, row) for row in range(80)]
     hits += [("t2t", "dog", row, 1 - row / 100, row) for row in range(80, 96)]
     table = best_hits(hits_of(*hits), RetrievalConfig())
     table = table.assign(url=[f"http://{row}" for row in table["row"]], image_sha256="", evaluation_similarity=np.nan)
     web = Web(dict.fromkeys(range(80, 96), IMAGE))
-    monkeypatch.setattr(examination_module, "REFILL_ROUNDS", 4)
     choose(indexed_project, web, table, max_per_class=3)
     assert sorted(web.asked[0]) == [0, 1, 2, 80, 81, 82]
-    assert [len(rows) for rows in web.asked[1:]] == [6, 12, 24, 24]
-    assert [row for rows in web.asked[1:] for row in rows] == list(range(3, 69))
+    assert [len(rows) for rows in web.asked[1:]] == [6, 12, 24]
+    assert [row for rows in web.asked[1:] for row in rows] == list(range(3, 45))
 
 
 def test_the_same_url_is_not_asked_for_twice_to_fill_a_class(indexed_project: Project) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support_retrieval import DOMAIN, NOTHING, hits_of
 
 from react_pipeline.retrieval import ranking
-from react_pipeline.retrieval.duplicates import EvaluationImages
+from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.fusion import best_hits
 from react_pipeline.retrieval.near_duplicates import NearDuplicates
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, classes_of, mark_drops
