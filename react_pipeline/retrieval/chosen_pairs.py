@@ -7,7 +7,8 @@ here: which pairs are chosen (`retrieve`, `control`), the form of a shard (`corp
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,35 @@ _MORE = ["caption", "url", "image_sha256", "evaluation_similarity"]
 _SHEET_IMAGES, _TILE_PIXELS = 8, 96
 
 
-def clear_leftovers(directory: Path) -> None:
-    """Remove what a killed build left in its staging directory, but for fetched images and parts of its search."""
-    for path in directory.iterdir():
-        if path.is_dir() and path.name not in (FETCHED, SEARCHED):
-            shutil.rmtree(path)
-        elif path.is_file():
-            path.unlink()
+def resumable(choose: Callable[[Path], tuple[ImageSource, dict[str, Any]]]) -> Callable[[Path], dict[str, Any]]:
+    """What `Store.build` calls to make a set, of which a killed build leaves what took long.
+
+    Images that were fetched and parts of a search stay until the set is written, on the disk and vouched for. From then
+    on it is published as it is: hashing and publishing gigabytes takes minutes, and fetching them again hours.
+
+    Args:
+        choose: Writes the set into a directory; gives the source of its images, and the counts.
+    """
+
+    def write(directory: Path) -> dict[str, Any]:
+        counts: dict[str, Any] | None = sealed(directory / FINISHED)
+        if counts is not None:
+            remove_scratch(directory / FETCHED)
+            return counts
+        started = time.monotonic()
+        for path in directory.iterdir():
+            if path.is_file():
+                path.unlink()
+            elif path.name not in (FETCHED, SEARCHED):
+                shutil.rmtree(path)
+        source, counts = choose(directory)
+        remove_scratch(directory / SEARCHED)
+        files = [path for path in directory.rglob("*") if path.is_file() and path.name not in (FINISHED, MANIFEST)]
+        seal(directory / FINISHED, (path for path in files if not path.is_relative_to(directory / FETCHED)), counts)
+        source.discard()
+        return {**counts, "seconds": round(time.monotonic() - started, 2)}
+
+    return write
 
 
 def write_pairs(
@@ -73,26 +96,6 @@ def sheets_of(pairs: pd.DataFrame) -> list[tuple[str, list[str]]]:
     names = ["contact_sheet.png", *(f"contact_sheet_{number}.png" for number in range(2, MAX_SHEETS + 1))]
     # Where nothing could be collected there is a sheet of nothing.
     return list(zip(names, pages or [[]], strict=False))
-
-
-def finish(directory: Path, source: ImageSource, counts: Mapping[str, Any]) -> dict[str, Any]:
-    """Make what was written durable and vouch for it; only then what was fetched is let go.
-
-    From here on a killed build resumes with `finished_counts`: hashing and publishing gigabytes takes minutes, and
-    fetching them again hours.
-    """
-    files = [path for path in directory.rglob("*") if path.is_file() and path.name not in (FINISHED, MANIFEST)]
-    seal(directory / FINISHED, (path for path in files if not path.is_relative_to(directory / FETCHED)), dict(counts))
-    source.discard()
-    return dict(counts)
-
-
-def finished_counts(directory: Path) -> dict[str, Any] | None:
-    """The counts of a build that was killed after `finish`, which is complete; None if there is anything left to do."""
-    counts: dict[str, Any] | None = sealed(directory / FINISHED)
-    if counts is not None:
-        remove_scratch(directory / FETCHED)
-    return counts
 
 
 def _draw_sheets(directory: Path, pairs: pd.DataFrame, source: ImageSource, max_pixels: int) -> None:

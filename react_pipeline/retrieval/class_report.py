@@ -68,9 +68,9 @@ def similarity_report(domain: DomainConfig, candidates: pd.DataFrame) -> pd.Data
     """The similarities of kept and of dropped candidates, a row for each class, mode and outcome.
 
     Returns:
-        Columns class, mode, kept (bool), pairs, lowest, lower_quarter, median, upper_quarter, highest, histogram:
-        numbers of candidates in `CLASS_BINS` equal bins from the lowest to the highest cosine of the mode, over all
-        classes, so that classes can be compared.
+        Columns class, class_id, mode, kept (bool), pairs, lowest, lower_quarter, median, upper_quarter, highest, and
+        histogram: numbers of candidates in `CLASS_BINS` equal bins from the lowest to the highest cosine of the mode,
+        over all classes, so that classes can be compared.
     """
     kept = of_kept_rows(candidates).rename("kept")
     keys = ["class_id", "mode", kept]
@@ -84,7 +84,7 @@ def similarity_report(domain: DomainConfig, candidates: pd.DataFrame) -> pd.Data
     )
     table["histogram"] = numbers.apply(lambda of_group: np.bincount(of_group, minlength=CLASS_BINS).tolist())
     table = table.reset_index()
-    table.insert(0, "class", np.asarray(domain.class_names, object)[table.pop("class_id")])
+    table.insert(0, "class", np.asarray(domain.class_names, object)[table["class_id"]])
     return table
 
 
@@ -107,7 +107,7 @@ def write_report(
         sheets: Of `chosen_pairs.sheets_of`.
     """
     classes.to_parquet(directory / "classes.parquet", index=False)
-    similarity.to_parquet(directory / "similarity.parquet", index=False)
+    similarity.drop(columns="class_id").to_parquet(directory / "similarity.parquet", index=False)
     draw_similarity(candidates, classes, settings).savefig(directory / "similarity.png", metadata={"Software": None})
     page = report_page(title, classes, similarity, settings, counts, sheets)
     (directory / "report.md").write_text(page, encoding="utf-8")
@@ -148,6 +148,7 @@ def report_page(
     reasons = [reason for reason in DROP_REASONS if classes[reason].any()]
     dropped = [(reason, int(classes[reason].sum()), DROP_REASONS[reason]) for reason in reasons]
     on_sheets = sum(len(shown) for _, shown in sheets)
+    table = _class_rows(classes, similarity)
     return render(
         "retrieval",
         "report.md",
@@ -159,27 +160,20 @@ def report_page(
         sheets=[(name, shown[0], shown[-1]) for name, shown in sheets[1:]],
         left=max(counts["classes"] - on_sheets, 0) if sheets else 0,
         dropped=Markup(markdown_table(["reason", "pairs", "meaning"], dropped)) if dropped else "",  # noqa: S704
-        table=Markup(markdown_table(*_class_rows(classes, similarity))),  # noqa: S704
+        table=Markup(markdown_table(list(table), table.itertuples(index=False, name=None))),  # noqa: S704
         more=len(classes) - MAX_ROWS,
     )
 
 
-def _class_rows(classes: pd.DataFrame, similarity: pd.DataFrame) -> tuple[list[str], list[list[Any]]]:
-    reasons = [reason for reason in DROP_REASONS if classes[reason].any()]
-    columns = ["class", "prompts", *(["seeds"] if classes["seeds"].any() else []), "candidates", "kept", SHARED]
-    columns += [*reasons, *(["shortfall"] if classes["shortfall"].any() else [])]
-    columns += ["names"] if "names" in classes else []
-    shown = classes.sort_values("kept", kind="stable").head(MAX_ROWS)
+def _class_rows(classes: pd.DataFrame, similarity: pd.DataFrame) -> pd.DataFrame:
+    """The table of the page, the classes with fewest pairs first."""
+    optional = [name for name in ("seeds", *DROP_REASONS, "shortfall") if not classes[name].any()]
     kept = similarity[similarity["kept"]]
-    retrieved = {
-        (row.class_, row.mode): row for row in kept.rename(columns={"class": "class_"}).itertuples(index=False)
-    }
-    modes = sorted(set(kept["mode"]))
-    rows = []
-    for values in shown[columns].itertuples(index=False):
-        found = [retrieved.get((values[0], mode)) for mode in modes]
-        rows.append([*values, *("" if row is None else f"{row.median:.3f} {_bars(row.histogram)}" for row in found)])
-    return [*columns, *(f"{mode}: median, histogram" for mode in modes)], rows
+    shown = kept["median"].map("{:.3f} ".format) + kept["histogram"].map(_bars)
+    kept = kept.assign(mode=kept["mode"].astype(str), shown=shown)
+    by_mode = kept.pivot(index="class_id", columns="mode", values="shown")
+    table = classes.drop(columns=optional).join(by_mode.add_suffix(": median, histogram")).fillna("")
+    return table.sort_values("kept", kind="stable").head(MAX_ROWS)
 
 
 def _bars(histogram: Sequence[int]) -> str:

@@ -5,7 +5,6 @@ Belongs here: the random draw. Does not belong here: choosing by class names (`r
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -19,7 +18,7 @@ from react_pipeline.corpus import ImageSource, open_source
 from react_pipeline.embedding import read_metadata, row_metadata
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
-from react_pipeline.retrieval.chosen_pairs import FETCHED, clear_leftovers, finish, finished_counts, write_pairs
+from react_pipeline.retrieval.chosen_pairs import FETCHED, resumable, write_pairs
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
 from react_pipeline.retrieval.examination import REFILL_ROUNDS
 from react_pipeline.store import Artifact, RetrievalError
@@ -47,11 +46,7 @@ def draw_control(project: Project, slug: str) -> Artifact:
     parents, settings = inputs.parents, project.retrieval(slug)
     wanted = parents["retrieved_set"].counts["pairs"]
 
-    def write(directory: Path) -> dict[str, Any]:
-        if (finished := finished_counts(directory)) is not None:
-            return finished
-        started = time.monotonic()
-        clear_leftovers(directory)
+    def choose(directory: Path) -> tuple[ImageSource, dict[str, Any]]:
         embeddings, clip = parents["corpus_embeddings"], load_base(project, parents["base_checkpoint"])
         evaluation = kept_out(project, slug, parents["evaluation_set"], settings.decontaminate, clip)
         source = open_source(project, parents["corpus"], directory / FETCHED)
@@ -62,7 +57,7 @@ def draw_control(project: Project, slug: str) -> Artifact:
         pairs = write_pairs(
             directory, drawn, source, shard_pairs=settings.shard_pairs, max_pixels=project.config.corpus.max_pixels
         )
-        counts = {
+        return source, {
             "pairs": len(pairs),
             "shortfall": wanted - len(pairs),
             "dropped": draw.dropped,
@@ -70,9 +65,8 @@ def draw_control(project: Project, slug: str) -> Artifact:
             "evaluation_sets": dict(evaluation.sets),
             "seed": CONTROL_SEED,
         }
-        return {**finish(directory, source, counts), "seconds": round(time.monotonic() - started, 2)}
 
-    return project.store.build(inputs, write, resumable=True)
+    return project.store.build(inputs, resumable(choose), resumable=True)
 
 
 def load_base(project: Project, checkpoint: Artifact) -> Clip:

@@ -10,29 +10,20 @@ no near duplicates, no evaluation images, a cap, balance, a similarity floor, al
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from react_pipeline.clip import class_prompts, prompt_templates
-from react_pipeline.corpus import open_source
+from react_pipeline.corpus import ImageSource, open_source
 from react_pipeline.embedding import row_metadata, vectors_of
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
 from react_pipeline.retrieval.candidates import Queries, find_candidates
-from react_pipeline.retrieval.chosen_pairs import (
-    FETCHED,
-    SEARCHED,
-    clear_leftovers,
-    finish,
-    finished_counts,
-    sheets_of,
-    write_pairs,
-)
+from react_pipeline.retrieval.chosen_pairs import FETCHED, SEARCHED, resumable, sheets_of, write_pairs
 from react_pipeline.retrieval.class_report import class_report, similarity_report, write_report
 from react_pipeline.retrieval.control import load_base
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
@@ -42,10 +33,7 @@ from react_pipeline.retrieval.name_counts import NAMES, count_names
 from react_pipeline.retrieval.ranking import DROP_REASONS, classes_of
 from react_pipeline.retrieval.seeds import encode_seeds, read_seeds
 from react_pipeline.settings import DistributorConfig, DomainConfig
-from react_pipeline.store import Artifact, RetrievalError, remove_scratch
-
-if TYPE_CHECKING:
-    from react_pipeline.corpus import ImageSource
+from react_pipeline.store import Artifact, RetrievalError
 
 
 def retrieve_pairs(project: Project, slug: str) -> Artifact:
@@ -72,11 +60,7 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
         settings = settings.model_copy(update={"max_per_class": int(embeddings.counts["rows"])})
     seeds, prompts = read_seeds(project, slug), class_prompts(domain)
 
-    def write(directory: Path) -> dict[str, Any]:
-        if (finished := finished_counts(directory)) is not None:
-            return finished
-        started = time.monotonic()
-        clear_leftovers(directory)
+    def choose(directory: Path) -> tuple[ImageSource, dict[str, Any]]:
         clip = load_base(project, parents["base_checkpoint"])
         index = Index(
             parents["faiss_index"],
@@ -87,8 +71,8 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
         evaluation = kept_out(project, slug, parents["evaluation_set"], settings.decontaminate, clip)
         vectors = encode_seeds(project, slug, seeds, evaluation, clip)
         queries = Queries(prompts, seeds, vectors, len(prompt_templates(domain)))
-        searched, distributor = directory / SEARCHED, project.config.distributor
-        found = find_candidates(clip, index, embeddings, queries, settings, searched, distributor)
+        distributor = project.config.distributor
+        found = find_candidates(clip, index, embeddings, queries, settings, directory / SEARCHED, distributor)
         source = open_source(project, parents["corpus"], directory / FETCHED)
         candidates = found.candidates
         if settings.choose == "diverse":
@@ -127,13 +111,11 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
             "evaluation_sets": dict(evaluation.sets),
             **examination.counts(),
         }
-        similarity = similarity_report(domain, candidates)
-        sheets = sheets_of(pairs)
+        similarity, sheets = similarity_report(domain, candidates), sheets_of(pairs)
         write_report(directory, domain.title or slug, classes, similarity, candidates, settings, counts, sheets)
-        remove_scratch(searched)
-        return {**finish(directory, source, counts), "seconds": round(time.monotonic() - started, 2)}
+        return source, counts
 
-    return project.store.build(inputs, write, resumable=True)
+    return project.store.build(inputs, resumable(choose), resumable=True)
 
 
 def _described(

@@ -5,23 +5,21 @@ Belongs here: one query and its pictures. Does not belong here: retrieval for a 
 
 from __future__ import annotations
 
+import errno
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import pandas as pd
+from PIL.Image import Image
+
+from react_pipeline.corpus import BadImage, contact_sheet, decode_image, open_source
+from react_pipeline.embedding import Side, row_metadata
+from react_pipeline.indexing import Index
 from react_pipeline.lineage import fresh
 from react_pipeline.project import Project
-from react_pipeline.retrieval.candidates import SIDES
 from react_pipeline.store import InputError
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-    from numpy.typing import NDArray
-
-    from react_pipeline.clip import Clip
-    from react_pipeline.embedding import Side
-
-TEXT_MODES: dict[str, Side] = {mode: side for mode, side in SIDES.items() if mode != "i2i"}
+TEXT_MODES: dict[str, Side] = {"t2t": "text", "t2i": "image"}
 IMAGE_MODES: dict[str, Side] = {"i2i": "image", "i2t": "text"}
 MAX_IMAGE_BYTES = 256 << 20
 
@@ -45,28 +43,24 @@ def search_pairs(
         InputError: If there is neither a text nor an image, or both; the file is no image; the mode does not fit; or
             the corpus is not indexed yet.
     """
-    modes = TEXT_MODES if image is None else IMAGE_MODES
     if image is not None and text:
         raise InputError("give a text or --image, not both")
     if image is None and not (text or "").strip():
         raise InputError("the text is empty: say what to search for, or give --image")
-    chosen = mode or next(iter(modes))
-    if chosen not in modes:
-        what = "a text" if image is None else "an image"
-        raise InputError(f"--mode {chosen!r}: with {what} use {' or '.join(modes)}")
-    picture = None if image is None else _read_image(image)
+    what, modes = ("a text", TEXT_MODES) if image is None else ("an image", IMAGE_MODES)
+    side = modes.get(mode or next(iter(modes)))
+    if side is None:
+        raise InputError(f"--mode {mode!r}: with {what} use {' or '.join(modes)}")
+    picture = None if image is None else _read_image(image, project.config.corpus.max_pixels)
     embeddings, index = fresh(project, "corpus_embeddings"), fresh(project, "faiss_index")
     from react_pipeline.clip import choose_device, load
-    from react_pipeline.corpus import open_source
-    from react_pipeline.embedding import row_metadata
-    from react_pipeline.indexing import Index
 
     clip = load(fresh(project, "base_checkpoint").path, choose_device(project.config.device))
-    if image is None or picture is None:
-        vectors = clip.encode_texts([str(text)]).numpy()
+    if picture is None:
+        vectors = clip.encode_texts([str(text)])
     else:
-        vectors = _encode(clip, picture, image, project.config.corpus.max_pixels)
-    hits = Index(index).search(modes[chosen], vectors, k)
+        vectors = clip.encode_images(clip.preprocess(picture).unsqueeze(0))
+    hits = Index(index, embeddings=embeddings).search(side, vectors.numpy(), k)
     # Only asked for its columns: nothing is fetched here.
     source = open_source(project, fresh(project, "corpus"), Path())
     return hits.join(row_metadata(embeddings, hits["row"], source.columns), on="row")
@@ -81,10 +75,6 @@ def draw_pairs(project: Project, pairs: pd.DataFrame, path: Path) -> None:
         CorpusError: If a shard is gone or has changed since it was embedded.
         InputError: If the PNG cannot be written there.
     """
-    import tempfile
-
-    from react_pipeline.corpus import contact_sheet, decode_image, open_source
-
     corpus = fresh(project, "corpus")
     with tempfile.TemporaryDirectory() as scratch:
         source = open_source(project, corpus, Path(scratch) / "fetched")
@@ -102,21 +92,16 @@ def draw_pairs(project: Project, pairs: pd.DataFrame, path: Path) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror or error}); choose another --output") from error
 
 
-def _read_image(path: Path) -> bytes:
+def _read_image(path: Path, max_pixels: int) -> Image:
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "not a file")
         if path.stat().st_size > MAX_IMAGE_BYTES:
             raise InputError(f"{path}: larger than {MAX_IMAGE_BYTES >> 20} MiB; give a smaller image")
-        return path.read_bytes()
+        return decode_image(path.read_bytes(), max_pixels)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); --image wants the path of an image file"
         ) from error
-
-
-def _encode(clip: Clip, data: bytes, path: Path, max_pixels: int) -> NDArray[np.float32]:
-    from react_pipeline.corpus import BadImage, decode_image
-
-    try:
-        return clip.encode_images(clip.preprocess(decode_image(data, max_pixels)).unsqueeze(0)).numpy()
     except BadImage as error:
         raise InputError(f"{path}: {error}; --image wants an image that can be decoded") from error

@@ -85,6 +85,13 @@ def test_names_cannot_become_html_or_break_the_table(hits, candidates, config) -
     assert "<script>" not in page and "<b>" not in page and "a&#124;b" in page
 
 
+def test_two_classes_of_one_name_have_each_their_own_similarities(hits, candidates, config) -> None:  # type: ignore[no-untyped-def]
+    classes = report(hits, candidates, config).assign(**{"class": "cat"})
+    similarity = similarity_report(DOMAIN, candidates).assign(**{"class": "cat"})
+    page = report_page("t", classes, similarity, config, COUNTS)
+    assert "| 0.500 " in page and "| 0.400 " in page
+
+
 def test_the_report_is_written_as_tables_a_picture_and_a_page(hits, candidates, config, tmp_path) -> None:  # type: ignore[no-untyped-def]
     classes = report(hits, candidates, config)
     write_report(tmp_path, "pets", classes, similarity_report(DOMAIN, candidates), candidates, config, COUNTS)

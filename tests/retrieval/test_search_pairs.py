@@ -42,6 +42,7 @@ def test_an_image_is_compared_with_captions_where_that_is_asked_for(indexed_proj
         ({"text": "cat", "mode": "i2i"}, "with a text use t2t or t2i"),
         ({"image": Path("cat.png"), "mode": "t2i"}, "with an image use i2i or i2t"),
         ({"image": Path("no/such.png")}, "no/such.png: cannot be read"),
+        ({"image": Path("/dev/zero")}, "/dev/zero: cannot be read"),
         ({"image": Path(__file__)}, "not_an_image"),
     ],
 )
