@@ -65,24 +65,17 @@ class PromptBest(Best):
         """Begin with what the rows nearest to each name's mean reach; `blocks` and `take` are of `StoredVectors`."""
         import torch
 
-        count = 2 * self._k + 64
-        nearest = torch.empty(len(self._means), 0), torch.empty(len(self._means), 0, dtype=torch.int64)
+        nearest = Best(self._means.numpy(), 2 * self._k + 64)
         for first, block in blocks:
-            similarities = self._means @ torch.from_numpy(block.astype(np.float32)).T
-            values, columns = similarities.topk(min(count, len(block)), dim=1)
-            values, rows = torch.cat([nearest[0], values], dim=1), torch.cat([nearest[1], columns + first], dim=1)
-            values, columns = values.topk(min(count, values.shape[1]), dim=1)
-            nearest = values, rows.gather(1, columns)
-        if nearest[1].shape[1] < self._k:
+            nearest.see(np.arange(first, first + len(block)), torch.from_numpy(np.array(block)))
+        _, rows = nearest.ranked()
+        if (rows < 0).any():
             return
-        prompts = self._exact.view(*self._rests.shape, -1)
+        prompts, kth = self._exact.view(*self._rests.shape, -1), self._kth.view(self._rests.shape)
         for start in range(0, len(prompts), _NAMES_AT_ONCE):
             some = slice(start, start + _NAMES_AT_ONCE)
-            rows = nearest[1][some]
-            vectors = torch.from_numpy(take(rows.ravel().numpy())).view(*rows.shape, -1)
-            kth = (prompts[some] @ vectors.mT).topk(self._k, dim=2).values[:, :, -1].ravel()
-            part = slice(start * self._rests.shape[1], start * self._rests.shape[1] + len(kth))
-            self._kth[part] = torch.maximum(self._kth[part], kth)
+            vectors = torch.from_numpy(take(rows[some].ravel())).view(*rows[some].shape, -1)
+            kth[some] = (prompts[some] @ vectors.mT).topk(self._k, dim=2).values[:, :, -1]
         self._set_floor()
 
     def see(self, rows: Rows, vectors: Tensor, queries: Tensor | None = None) -> Tensor:

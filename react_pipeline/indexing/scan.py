@@ -14,7 +14,6 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from uuid import uuid4
 
 import numpy as np
 
@@ -22,10 +21,11 @@ from react_pipeline.embedding import Rows, Side, Vectors
 from react_pipeline.indexing.batch import exact_hits, has_list_order, list_order_hits
 from react_pipeline.indexing.choice import Choice, Searched, estimate
 from react_pipeline.indexing.index import Index
+from react_pipeline.indexing.spread import write_once
 from react_pipeline.indexing.vectors import StoredVectors
-from react_pipeline.project import require_shared, spread
+from react_pipeline.project import spread
 from react_pipeline.settings import DistributorConfig
-from react_pipeline.store import Artifact, rename_synced, seal, sealed
+from react_pipeline.store import Artifact
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def _scan(
     name = hashlib.sha256(about + queries.tobytes()).hexdigest()[:16]
     task = ScanTask(stored.artifact, stored.side, scratch / f"{name}.npy", k, device, templates)
     scratch.mkdir(parents=True, exist_ok=True)
-    _save(task.queries, queries)
+    write_once(task.queries, lambda path: _save(path, queries))
     parts = stored.runs(PART_ROWS)
     spread(task, parts, settings, f"searching the {stored.side} vectors")
     return merge_parts([task.file(first) for first, _ in parts], k)
@@ -128,19 +128,15 @@ class ScanTask:
         """Write the hits, unless they were written before."""
         from react_pipeline.clip import choose_device
 
-        require_shared(self.queries.parent)
-        path = self.file(rows[0])
-        marker = path.with_suffix(".done")
-        if sealed(marker):
-            return
-        stored, device = StoredVectors(self.embeddings, self.side), choose_device(self.device)
-        similarities, found = exact_hits(
-            stored, np.load(self.queries), self.k, device=device, rows=rows, templates=self.templates
-        )
-        hits = np.empty(similarities.shape, _HIT)
-        hits["similarity"], hits["row"] = similarities, found
-        _save(path, hits)
-        seal(marker, [path])
+        def write(path: Path) -> None:
+            stored, device = StoredVectors(self.embeddings, self.side), choose_device(self.device)
+            queries = np.load(self.queries)
+            found = exact_hits(stored, queries, self.k, device=device, rows=rows, templates=self.templates)
+            hits = np.empty(found[0].shape, _HIT)
+            hits["similarity"], hits["row"] = found
+            _save(path, hits)
+
+        write_once(self.file(rows[0]), write)
 
 
 def merge_parts(paths: list[Path], k: int) -> tuple[Vectors, Rows]:
@@ -158,7 +154,5 @@ def merge_parts(paths: list[Path], k: int) -> tuple[Vectors, Rows]:
 
 
 def _save(path: Path, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> None:
-    # Another attempt at the same task may be at work.
-    written = path.with_name(f".{uuid4().hex}.npy")
-    np.save(written, array)
-    rename_synced(written, path)
+    with path.open("wb") as file:  # of a name, numpy changes the end
+        np.save(file, array)

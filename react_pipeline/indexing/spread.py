@@ -9,6 +9,7 @@ result is the same file. Only indices of cells have parts that can be merged.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from react_pipeline.indexing.files import read_index, write_index
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.project import require_shared, spread
 from react_pipeline.settings import DistributorConfig
-from react_pipeline.store import Artifact, seal, sealed
+from react_pipeline.store import Artifact, rename_synced, seal, sealed
 
 PART_ROWS = 2_000_000
 """Rows of a task: 2 GB of vectors of 512 numbers to read, some minutes of work."""
@@ -49,16 +50,27 @@ class AddTask:
 
     def __call__(self, rows: tuple[int, int]) -> None:
         """Write the part, unless it was written before."""
-        require_shared(self.trained.parent)
-        path = self.file(rows[0])
-        marker = path.with_name(f"{path.name}.done")
-        if sealed(marker):
-            return
-        index = read_index(self.trained, mapped=False)
-        for _, vectors in StoredVectors(self.embeddings, self.side).chunks(*rows):
-            index.add(vectors)
+
+        def write(path: Path) -> None:
+            index = read_index(self.trained, mapped=False)
+            for _, vectors in StoredVectors(self.embeddings, self.side).chunks(*rows):
+                index.add(vectors)
+            write_index(index, path)
+
+        write_once(self.file(rows[0]), write)
+
+
+def write_once(path: Path, write: Callable[[Path], None]) -> None:
+    """Write the file of a task, unless it was written before and is as it was.
+
+    Raises:
+        InputError: If this machine does not see the folder.
+    """
+    require_shared(path.parent)
+    marker = path.with_name(f"{path.name}.done")
+    if not sealed(marker):
         # Another attempt at the same task may be at work.
         written = path.with_name(f"{path.name}.{uuid4().hex}")
-        write_index(index, written)
-        written.replace(path)
+        write(written)
+        rename_synced(written, path)
         seal(marker, [path])
