@@ -51,10 +51,9 @@ def exact_hits(
     """The k rows most similar to each query, by one pass over the vectors.
 
     Args:
-        stored: One side of the corpus.
         queries: Unit rows (Q, D).
         k: Hits per query.
-        device: `cpu` or `cuda`.
+        device: Where products are computed: `cpu` or `cuda`.
         rows: The first, and the one behind the last; None: all.
         templates: The queries are names with so many templates each, name by name; 1: any queries.
 
@@ -122,9 +121,7 @@ def list_order_hits(
         queries: Unit rows (Q, D).
         k: Hits per query.
         rerank: So many times k hits are ranked again by the stored vectors.
-        stored: The vectors.
-        device: Where products are computed.
-        templates: As of `exact_hits`.
+        device, templates: As of `exact_hits`.
 
     Returns:
         Similarities and rows (Q, k), as of `Best.ranked`.
@@ -132,9 +129,9 @@ def list_order_hits(
     import faiss
     import torch
 
-    lists, asked, outer = inverted_lists(index), rotated(index, queries), faiss.downcast_index(index)
+    lists, asked = inverted_lists(index), rotated(index, queries)
     assert lists is not None  # noqa: S101 - `has_list_order`
-    whole = _holds_stored(lists, outer)
+    whole = _holds_stored(lists) and not isinstance(faiss.downcast_index(index), faiss.IndexPreTransform)
     precision = product_precision(len(queries), device) if whole else "fp32"
     wanted = k * (1 if whole else rerank)
     # In bf16 the products of a cell are as fast as the bound, which needs similarities to the centres.
@@ -178,12 +175,10 @@ def _by_cell(lists: Any, queries: Vectors) -> Iterator[tuple[int, Rows, Vectors]
                 yield cell, places // width, products[places]
 
 
-def _holds_stored(lists: Any, outer: Any) -> bool:
-    """Whether its codes are the stored vectors, so that similarities may be computed from those."""
+def _holds_stored(lists: Any) -> bool:
+    """Whether its codes are the vectors that were added, so that similarities may be computed from those."""
     import faiss
 
-    if isinstance(outer, faiss.IndexPreTransform):
-        return False
     half = isinstance(lists, faiss.IndexIVFScalarQuantizer) and lists.sq.qtype == faiss.ScalarQuantizer.QT_fp16
     return isinstance(lists, faiss.IndexIVFFlat) or (half and not lists.by_residual)
 
@@ -194,7 +189,7 @@ def _decoded(lists: Any, cell: int, codes: npt.NDArray[np.uint8]) -> npt.NDArray
 
     if isinstance(lists, faiss.IndexIVFFlat):
         return codes.view(np.float32).reshape(len(codes), -1)
-    if _holds_stored(lists, None):
+    if _holds_stored(lists):
         return codes.view(np.float16)
     decoder = lists.sq if isinstance(lists, faiss.IndexIVFScalarQuantizer) else lists.pq
     vectors: Vectors = decoder.decode(codes)

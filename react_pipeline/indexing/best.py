@@ -1,7 +1,7 @@
 """The best rows of many queries, found by matrix products of limited precision and ranked exactly at the end.
 
-Belongs here: the running candidates of a batch of queries, their thresholds, the exact ranking. Does not belong here:
-which rows are compared with which queries (`indexing.batch`). Shapes: Q queries, N rows of a block, D width.
+Does not belong here: which rows are compared with which queries (`indexing.batch`). Shapes: Q queries, N rows of a
+block, D width.
 
 A product in a fast type differs from the exact one by at most a margin, which follows from how far rounding moved the
 query and the row (Cauchy-Schwarz). So a row can be dropped once k rows of its query are better by two margins; the few

@@ -1,8 +1,6 @@
 """Building the index of each side: training, adding, tuning, measuring; from scratch or grown from an earlier one.
 
-Belongs here: the order of these steps, and resuming a killed build. Does not belong here: which key is built
-(`indexing.keys`), which earlier index fits (`indexing.growth`), recall (`indexing.recall`), opening and searching a
-published index (`index`).
+Does not belong here: which key is built (`indexing.keys`), which earlier index fits (`indexing.growth`), recall.
 
 FAISS is used directly. autofaiss, which clip-retrieval uses, refuses PQ and SQ keys for inner products, tunes for a
 query time whatever the recall, and trains polysemous codes that nothing here searches with.

@@ -1,7 +1,6 @@
 """FAISS indices as files and as objects: reading (mapped), writing, parameters, and searching with re-ranking.
 
-Belongs here: everything that calls FAISS on an index that is there. Does not belong here: training and filling one
-(`indexing.build`), measuring it (`indexing.recall`). Shapes: Q queries, K hits, D width.
+Does not belong here: training and filling one (`indexing.gpu`). Shapes: Q queries, K hits, D width.
 """
 
 from __future__ import annotations

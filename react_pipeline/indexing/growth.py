@@ -1,10 +1,8 @@
 """An index of an earlier, smaller corpus that a new one can be grown from.
 
-Belongs here: finding it in the store and checking whether it fits. Does not belong here: adding the new rows
-(`indexing.build`).
-
-An earlier index fits if it was built with the same configuration, of vectors of the same encoder, and its vector files
-are the first ones of the new embeddings, byte for byte: compared by the digests in the manifests, so no vector is read.
+Does not belong here: adding the new rows (`indexing.build`). An earlier index fits if it was built with the same
+configuration, of vectors of the same encoder, and its vector files are the first ones of the new embeddings, byte for
+byte: compared by the digests in the manifests, so no vector is read.
 """
 
 import logging

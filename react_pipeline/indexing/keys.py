@@ -1,7 +1,6 @@
 """Keys of FAISS' index factory: what they mean, what they cost, and which one fits a corpus and a machine.
 
-Belongs here: sums over rows, width and memory; FAISS is not needed for them. Does not belong here: building
-(`indexing.build`). Shapes: N rows, D width.
+FAISS is not needed for that. Shapes: N rows, D width.
 
 ============================== ================================================= ====================================
 key                            how it searches                                   bytes a row

@@ -1,8 +1,7 @@
 """The best rows of prompts that are names x templates, without comparing each prompt with each row.
 
-Belongs here: a bound on the similarity of a prompt and a row, and computing only those that may reach a threshold. Does
-not belong here: comparing any queries, thresholds, ranking (`indexing.best`). Shapes: M names, T templates, Q = M x T
-prompts, N rows, D width.
+Does not belong here: comparing any queries, thresholds, ranking (`indexing.best`). Shapes: M names, T templates, Q = M
+x T prompts, N rows, D width.
 
 A prompt is the mean of its name's prompts, plus what its template adds to every name, plus a rest: on text vectors of
 ImageNet's names and templates the rest is about 0.17 long, of 1. So M + T products give all similarities but for the

@@ -1,10 +1,8 @@
 """Ready FAISS indices over ready embeddings: taken over as they are, after a test.
 
-Belongs here: `corpus.indices`, a folder with `image.index` and `text.index` in clip-retrieval's layout. Does not belong
-here: ready embeddings themselves, building (`indexing.build`).
-
-The files are linked, not copied: published indices of large corpora are hundreds of GB. The manifest holds their
-digests, so one that is changed or taken away later is refused like any damaged artifact.
+They are in the folder `corpus.indices`, `image.index` and `text.index`, as clip-retrieval writes them. The files are
+linked, not copied: published indices of large corpora are hundreds of GB. The manifest holds their digests, so one that
+is changed or taken away later is refused like any damaged artifact.
 """
 
 import time
@@ -40,7 +38,7 @@ def identify(root: Path, indices: Path) -> dict[str, str]:
 
 
 def take_over(config: IndexConfig, indices: Path, embeddings: Artifact, staging: Path) -> dict[str, Any]:
-    """Link both indices into the artifact and return the counts, as `index_build.build_indices` does.
+    """Link both indices into the artifact and return the counts, as `build_indices` does.
 
     Raises:
         InputError: If an index cannot be read, is not of inner products, has other rows or another dimension than the

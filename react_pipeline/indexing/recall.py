@@ -1,7 +1,4 @@
-"""Recall of an index against exact search, and the settings that reach the target.
-
-Belongs here: held-out queries, their exact neighbours, recall, tuning. Does not belong here: searching
-(`indexing.files`), building (`indexing.build`). Shapes: Q queries, K hits, D width.
+"""Recall of an index against exact search, and the settings that reach the target. Shapes: Q queries, K hits, D width.
 
 Retrieval asks with texts, so recall is measured with texts on both sides: caption vectors of random rows. On the text
 side a query is itself a row of the index; that row counts neither as found nor as wanted. Half of the queries tune, the

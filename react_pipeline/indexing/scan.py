@@ -1,10 +1,8 @@
 """All queries of a domain against the corpus: here or on a cluster; a killed search is resumed.
 
-Belongs here: the parts of an exact search, their files, merging them. Does not belong here: comparing
-(`indexing.batch`), the cluster (`project`), what becomes of the hits (`retrieval`).
-
-A part is a run of rows, and its k best hits of each query are a file; the k best of all are among these. Tasks need the
-vectors and the file of queries, and no index is needed. Shapes: Q queries, D width.
+Does not belong here: comparing (`indexing.batch`). A part is a run of rows, and its k best hits of each query are a
+file; the k best of all are among these. Tasks need the vectors and the file of queries, and no index. Shapes: Q
+queries, D width.
 """
 
 from __future__ import annotations

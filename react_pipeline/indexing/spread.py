@@ -1,8 +1,5 @@
 """Filling an index on a cluster: each task adds some of the rows to an empty copy, and the parts are merged here.
 
-Belongs here: what a task adds, and the merging. Does not belong here: training, tuning and measuring, which stay on one
-machine (`indexing.build`), the cluster (`project`).
-
 Rows are assigned to cells chunk by chunk as on one machine, and the parts are merged in the order of the rows, so the
 result is the same file. Only indices of cells have parts that can be merged.
 """

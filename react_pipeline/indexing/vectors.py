@@ -1,8 +1,6 @@
 """The vectors that an index is made of, read a chunk or a few rows at a time.
 
-Belongs here: reading one side of `corpus_embeddings` without holding all of it, and refusing vectors that no search
-could rank. Does not belong here: which files there are (`vectors`), what is done with the vectors (`indexing.build`,
-`indexing.recall`). Shapes: N rows, D width.
+Does not belong here: which files there are (`embedding`). Shapes: N rows, D width.
 """
 
 from collections.abc import Iterable, Iterator

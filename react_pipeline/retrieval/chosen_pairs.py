@@ -1,7 +1,7 @@
 """The files of a set of chosen pairs: their table, their training shards and contact sheets.
 
-Belongs here: what a retrieved set and its control have alike, and how a killed build of either resumes. Does not belong
-here: which pairs are chosen (`retrieve`, `control`), the form of a shard (`corpus.collected`).
+That is what a retrieved set and its control have alike, and how a killed build of either resumes. Does not belong here:
+which pairs are chosen (`retrieve`, `control`), the form of a shard (`corpus`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """The report of a retrieved set: for each class what was found, kept and dropped, as tables, a picture and a page.
 
-Belongs here: counting and showing what retrieval decided. Does not belong here: deciding (`ranking`), the contact sheet
-(`chosen_pairs`), how a tracker or an orchestrator shows the files.
+Does not belong here: deciding (`ranking`), the contact sheets (`chosen_pairs`).
 """
 
 from __future__ import annotations

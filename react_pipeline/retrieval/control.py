@@ -1,7 +1,4 @@
-"""The control set: as many random pairs of the corpus as were retrieved, in the same form.
-
-Belongs here: the random draw. Does not belong here: choosing by class names (`retrieve`).
-"""
+"""The control set: as many random pairs of the corpus as were retrieved, in the same form."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
 """Diversity: of the candidates of a class, those that represent many others come first.
 
-Belongs here: the order of `choose: diverse`. Does not belong here: near copies that are dropped (`near_duplicates`).
-Shapes: N candidates of a class, D width.
+That is the order of `choose: diverse`. Shapes: N candidates of a class, D width.
 
 One objective rewards both fit and difference, as in COBRA (arXiv 2412.17684): each candidate counts with its place in
-the order, times its cosine with the chosen image that is most like it (facility location). Of images that are alike
-one covers the others, so the next choice is another kind of image.
+the order, times its cosine with the chosen image that is most like it (facility location). Of images that are alike one
+covers the others, so the next choice is another kind of image.
 """
 
 from __future__ import annotations

@@ -1,13 +1,11 @@
 """Examination: what only looking at a chosen pair shows, and choosing again until nothing new is found.
 
-Belongs here: near duplicates, rendered text, and images that must be fetched before their bytes are known. Does not
-belong here: the rules of choosing (`ranking`), getting images (`image_source`).
+Does not belong here: the rules of choosing (`ranking`), getting images (`corpus`).
 
-Only pairs that would be kept are looked at, so the cost follows what is kept and not what was found. Near duplicates
-are found while pairs are chosen. Where images must be fetched, each round chooses with all that is known, fetches what
-is new among the chosen, and ends when there is nothing new. A class that still lacks pairs asks for twice as many, in
-the next round for four times as many, so that rounds are few; after `REFILL_ROUNDS` further rounds only pairs that were
-had are chosen.
+Only pairs that would be kept are looked at, so the cost follows what is kept and not what was found. Where images must
+be fetched, or looked at for text, each round chooses with all that is known, fetches what is new among the chosen, and
+ends when there is nothing new. A class that still lacks pairs asks for twice as many, in the next round for four times
+as many, so that rounds are few; after `REFILL_ROUNDS` further rounds only pairs that were fetched are chosen.
 """
 
 from collections import Counter
@@ -40,10 +38,8 @@ class Examination:
         near: Near duplicates among the rows that would be taken; None where they are not looked for.
     """
 
-    def __init__(
-        self, source: ImageSource, embeddings: Artifact, settings: RetrievalConfig, max_pixels: int = 0
-    ) -> None:
-        """Nothing is known yet; `max_pixels` is the corpus' cap for decoding."""
+    def __init__(self, source: ImageSource, embeddings: Artifact, settings: RetrievalConfig, max_pixels: int) -> None:
+        """Start with nothing known; `max_pixels` is the corpus' cap for decoding."""
         self.sha256: dict[int, str] = {}
         self.text_fraction: dict[int, float] = {}
         self.failed: dict[int, str] = {}
@@ -65,7 +61,7 @@ class Examination:
         while True:
             failed = set(self.failed)
             if self.rounds > REFILL_ROUNDS:
-                # Whatever was not had by now will not be: choose among what was.
+                # What could not be fetched by now is given up: choose among what was.
                 failed |= set(candidates["row"]) - self.sha256.keys()
             mark_drops(candidates, evaluation, self._settings, failed=failed, near=self.near)
             new = self._to_fetch(candidates) if self._fetches else []

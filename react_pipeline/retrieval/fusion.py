@@ -1,7 +1,6 @@
 """Fusion: the hits of all prompts and modes become one list of candidates, the best first.
 
-Belongs here: pure functions on tables of hits: which hit represents a pair, its score, the order. Does not belong here:
-searching (`candidates`), what is dropped later on (`ranking`).
+Does not belong here: searching (`candidates`), what is dropped later on (`ranking`).
 
 Similarities of T2T, T2I and I2I are on different scales and are never compared with one another. `preference` goes by
 the order of the modes, `rrf` by ranks (reciprocal rank fusion, Cormack et al. 2009: a pair scores 1 / (60 + rank) in

@@ -1,8 +1,7 @@
 """Names in captions: how many captions of the corpus say each name and synonym of a domain.
 
-Belongs here: counting, and keeping the counts. Does not belong here: writing another name into a domain file
-(`commands.domains`). Names are counted since a model knows a class best by the one that captions use most (REAL,
-Parashar et al. 2024, arXiv 2401.12425).
+Names are counted since a model knows a class best by the one that captions use most (REAL, Parashar et al. 2024, arXiv
+2401.12425).
 """
 
 from functools import partial

@@ -1,15 +1,14 @@
 """Near duplicates: whether a row of the corpus shows nearly the same image as one that was taken before it.
 
-Belongs here: exact comparison of the rows that would be taken, many at a time. Does not belong here: in which order
-rows are asked about and which are taken (`ranking`). Shapes: N rows asked about, K rows taken, D width.
+Does not belong here: in which order rows are asked about (`ranking`). Shapes: N rows asked about, K taken, D width.
 
 The rule: rows are asked about in the order in which they would be taken, and one is a near duplicate if a row that was
 *taken* before it, by whichever class, has a cosine of `similarity` or more with it. What is like a row that was not
 taken stays, and of two rows that are alike the one that comes first stays.
 
 So rows are compared with taken ones only, as matrix products: N K D multiplications, and K D numbers in memory. Where
-rows are chosen again, because some were not available, known comparisons still hold: of the rows that were
-looked at only those are read and compared again that were like a row which is not taken any more.
+rows are chosen again, because some were not available, known comparisons still hold: of the rows that were looked at
+only those are read and compared again that were like a row which is not taken any more.
 """
 
 from collections.abc import Callable, Iterable

@@ -1,8 +1,7 @@
 """Ranking: of a list of candidates, each one is kept or dropped for one reason.
 
-Belongs here: functions on tables of candidates: the drops, the cap, the balance, in which order rows are taken. Does
-not belong here: the order of the candidates (`fusion`), which images are alike (`near_duplicates`), what is learned of
-images that are fetched (`examination`), the report.
+Does not belong here: the order of the candidates (`fusion`), which images are alike (`near_duplicates`), what is
+learned of images that are fetched (`examination`).
 
 A candidate is a class and a row of the corpus; a row that several classes want is kept once, for one of them, and the
 pair lists all of them (`classes_of`).

@@ -1,8 +1,7 @@
 """Rendered text: how much of a picture is printed words, such as a caption in the image itself.
 
-Belongs here: one measure of one image. Does not belong here: dropping pairs by it (`ranking`). A pair whose caption is
-printed in its image teaches a model to read and not to see (T-MARS, arXiv 2307.03132); its text detector is a trained
-network, which is not used here.
+Does not belong here: dropping pairs by it (`ranking`). A pair whose caption is printed in its image teaches a model to
+read and not to see (T-MARS, arXiv 2307.03132); its text detector is a trained network, which is not used here.
 
 The measure looks for lines of glyphs and reads nothing: thin strokes that are darker or brighter than what is around
 them are cut out (grey-scale opening and closing), connected strokes of a letter's shape are glyphs, and `MIN_GLYPHS` of

@@ -1,7 +1,6 @@
 """Retrieval: which pairs of the corpus a domain is customized on.
 
-Belongs here: the one way from class names to a published `retrieved_set`, step by step. Does not belong here: each step
-(`seeds`, `candidates`, `fusion`, `ranking`, `examination`, `class_report`, `chosen_pairs`), random pairs (`control`).
+The steps are in `seeds`, `candidates`, `fusion`, `ranking`, `examination`, `class_report` and `chosen_pairs`.
 
 Follows REACT (Liu et al. 2023, arXiv 2301.07094): every template x every name is a query of its own, k counts per
 prompt, T2T searches captions and T2I images. Added to it: I2I from seed images, fusion of the modes, no duplicates and

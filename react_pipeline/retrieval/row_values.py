@@ -1,7 +1,6 @@
 """A number for each of many rows of the corpus, computed of their image vectors: here or on a cluster.
 
-Belongs here: reading the vectors in the order of the corpus, in chunks, as tasks. Does not belong here: what is
-computed (`candidates`, `decontamination`). Shapes: N rows, D width.
+Does not belong here: what is computed (`candidates`, `decontamination`). Shapes: N rows, D width.
 """
 
 from collections.abc import Callable

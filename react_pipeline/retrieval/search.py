@@ -1,7 +1,4 @@
-"""Searching: a text or an image against the index, to look at what a corpus holds before a domain is written.
-
-Belongs here: one query and its pictures. Does not belong here: retrieval for a domain (`retrieve`).
-"""
+"""Searching: a text or an image against the index, to look at what a corpus holds before a domain is written."""
 
 from __future__ import annotations
 

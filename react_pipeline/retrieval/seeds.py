@@ -1,8 +1,7 @@
 """Seeds: a class's own example images, which retrieval searches with (I2I) beside its name.
 
-Belongs here: finding and encoding them, and refusing those that must not be used. Does not belong here: searching
-(`candidates`). A seed is a query and is never trained on; yet pairs found by an evaluation image would be chosen by
-looking at what is measured, so such a seed is refused. Shapes: S seeds, D width.
+A seed is a query and is never trained on; yet pairs found by an evaluation image would be chosen by looking at what is
+measured, so such a seed is refused. Shapes: S seeds, D width.
 """
 
 from __future__ import annotations
