@@ -16,19 +16,15 @@ from typing import Any
 
 from react_pipeline.embedding import Side
 from react_pipeline.indexing.files import inverted_lists, read_index, search_parameters, set_parameters, write_index
-from react_pipeline.indexing.gpu import add_rows, train
+from react_pipeline.indexing.filling import add_rows, filled, train, training_rows
 from react_pipeline.indexing.growth import SIDES, Earlier
-from react_pipeline.indexing.keys import RERANK_LIMIT, Key, choose_key, memory_budget
+from react_pipeline.indexing.keys import RERANK_LIMIT, Key, choose_key
 from react_pipeline.indexing.recall import Neighbours, Queries, draw_queries, tune
-from react_pipeline.indexing.spread import filled
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.settings import DistributorConfig, IndexConfig
-from react_pipeline.store import Artifact, InputError, seal, sealed
+from react_pipeline.store import Artifact, seal, sealed
 
 LOCAL = DistributorConfig()
-TRAINING_SEED = 1
-ROTATION_ROUNDS, ROTATION_ROWS = 12, 20_000
-"""Training of a rotation (OPQ). FAISS' own 50 rounds on 65,536 rows take over ten minutes a core at D = 512."""
 GRAPH_BREADTH = (16, 4_096)
 """efSearch, where tuning starts and stops."""
 
@@ -133,6 +129,7 @@ def build_side(
 
     started = time.perf_counter()
     stored, parsed = StoredVectors(embeddings, side), Key.parse(key)
+    sample = training_rows(parsed, config, stored.dimension) if earlier is None else 0
     neighbours, built = Neighbours(stored, queries), Built(key, trained_rows=stored.rows)
     index = faiss.index_factory(stored.dimension, key, faiss.METRIC_INNER_PRODUCT)
     if earlier is not None:
@@ -141,12 +138,12 @@ def build_side(
         built.trained_rows = earlier.trained_rows if parsed.trains else stored.rows
         add_rows(index, stored, earlier.rows, device)
     elif distributor.kind == "local" or inverted_lists(index) is None:
-        _train(index, parsed, config, stored, device)
+        train(index, parsed, stored, sample, device)
         add_rows(index, stored, 0, device)
     else:
         trained = path.with_name(f"{side}-{key}.trained")
         if not trained.exists():
-            _train(index, parsed, config, stored, device)
+            train(index, parsed, stored, sample, device)
             write_index(index, trained)
         index = filled(trained, stored, distributor)
     tune_and_measure(index, config, neighbours, built, parsed.rerank)
@@ -211,28 +208,3 @@ def counts(
         "seconds": round(sum(built.seconds for built in sides.values()), 2),
         "bytes": sum((staging / f"{side}.index").stat().st_size for side in SIDES),
     }
-
-
-def _train(index: Any, key: Key, config: IndexConfig, stored: StoredVectors, device: str) -> None:
-    import faiss
-
-    if (lists := inverted_lists(index)) is not None:
-        if key.codes == "SQfp16":
-            # Then a code is the stored half-precision vector itself; of residuals it would be a rounding.
-            lists.by_residual = False
-        if key.parts:
-            # Codes ordered for a search by Hamming distance, which nothing here does, take most of the training.
-            lists.do_polysemous_training = False
-    if key.rotation:
-        rotation = faiss.downcast_VectorTransform(index.chain.at(0))
-        rotation.niter, rotation.max_train_points = ROTATION_ROUNDS, ROTATION_ROWS
-    if not index.is_trained:
-        # A quarter of the budget at most: the sample is in memory beside the index.
-        affordable = memory_budget(config) // 4 // (4 * stored.dimension)
-        wanted = config.training_rows or min(key.sample_rows, affordable)
-        if wanted < key.rows_to_train:
-            raise InputError(
-                f"index.training_rows: {wanted:,} rows are too few to train {key.text}, which needs "
-                f"{key.rows_to_train:,}; raise index.training_rows or index.memory_gib, or take fewer cells"
-            )
-        train(index, stored.sample(wanted, TRAINING_SEED)[1], device)

@@ -1,6 +1,6 @@
 """FAISS indices as files and as objects: reading (mapped), writing, parameters, and searching with re-ranking.
 
-Does not belong here: training and filling one (`indexing.gpu`). Shapes: Q queries, K hits, D width.
+Does not belong here: training and filling one (`indexing.filling`). Shapes: Q queries, K hits, D width.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ import numpy as np
 from react_pipeline.embedding import Rows, Side, Vectors
 from react_pipeline.indexing.batch import exact_hits, has_list_order, list_order_hits
 from react_pipeline.indexing.choice import Choice, Searched, estimate
+from react_pipeline.indexing.filling import write_once
 from react_pipeline.indexing.index import Index
-from react_pipeline.indexing.spread import write_once
 from react_pipeline.indexing.vectors import StoredVectors
 from react_pipeline.project import spread
 from react_pipeline.settings import DistributorConfig

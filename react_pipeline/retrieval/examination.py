@@ -16,7 +16,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from react_pipeline.corpus import REFUSED_URL, BadImage, ImageSource, decode_image, plain_url
-from react_pipeline.embedding import row_metadata, vectors_of
+from react_pipeline.embedding import row_metadata
+from react_pipeline.indexing import StoredVectors
 from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.near_duplicates import NearDuplicates
 from react_pipeline.retrieval.ranking import mark_drops
@@ -45,7 +46,7 @@ class Examination:
         self.failed: dict[int, str] = {}
         self.near: NearDuplicates | None = None
         if settings.duplicate_similarity <= 1:
-            self.near = NearDuplicates(self._vectors, settings.duplicate_similarity)
+            self.near = NearDuplicates(StoredVectors(embeddings, "image").take, settings.duplicate_similarity)
         self.rounds = 0
         self._source, self._embeddings, self._settings = source, embeddings, settings
         self._max_pixels = max_pixels
@@ -69,16 +70,13 @@ class Examination:
                 return
             self._seen.update(new)
             self._fetch(np.array(new, np.int64))
-            self._report_failures(candidates)
+            self._fill_in(candidates)
 
     def counts(self) -> dict[str, Any]:
         """What is worth recording: rounds of fetching, and why images were not available."""
         if not self.rounds:
             return {}
         return {"fetch_rounds": self.rounds, "not_collected": dict(sorted(Counter(self.failed.values()).items()))}
-
-    def _vectors(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        return vectors_of(self._embeddings, "image", rows)
 
     def _to_fetch(self, candidates: pd.DataFrame) -> list[int]:
         """Rows that were chosen and not asked for yet, and from the second round on more of the classes they are of."""
@@ -94,20 +92,18 @@ class Examination:
         located = row_metadata(self._embeddings, pd.Series(rows), self._source.columns).assign(row=rows)
         for pair, image in self._source.fetch(located):
             row = int(pair.row)
-            self.sha256[row] = str(pair.image_sha256)
-            if self._settings.max_text_fraction is not None:
-                self._read_text(row, image)
-        missing = [row for row in rows.tolist() if row not in self.sha256 and row not in self.failed]
-        self.failed.update({row: self._source.failed.get(row, "unknown") for row in missing})
+            try:
+                if self._settings.max_text_fraction is not None:
+                    self.text_fraction[row] = text_fraction(decode_image(image, self._max_pixels))
+            except BadImage as error:
+                self.failed[row] = error.reason
+            else:
+                self.sha256[row] = str(pair.image_sha256)
+        for row in rows.tolist():
+            if row not in self.sha256:
+                self.failed.setdefault(row, self._source.failed.get(row, "unknown"))
 
-    def _read_text(self, row: int, image: bytes) -> None:
-        try:
-            self.text_fraction[row] = text_fraction(decode_image(image, self._max_pixels))
-        except BadImage as error:
-            del self.sha256[row]
-            self.failed[row] = error.reason
-
-    def _report_failures(self, candidates: pd.DataFrame) -> None:
+    def _fill_in(self, candidates: pd.DataFrame) -> None:
         known = candidates["row"].map(self.sha256)
         candidates["image_sha256"] = known.where(known.notna(), candidates["image_sha256"])
         if self._settings.max_text_fraction is not None:

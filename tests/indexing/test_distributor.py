@@ -186,10 +186,10 @@ def clustered(rows: int, seed: int = 0) -> np.ndarray:
 def test_an_index_filled_on_spark_is_the_local_one_byte_for_byte(
     key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from react_pipeline.indexing import spread as index_spread
+    from react_pipeline.indexing import filling
 
     embeddings = artifact_of(tmp_path / "embeddings", [clustered(900), clustered(700, 1), clustered(900, 2)])
-    monkeypatch.setattr(index_spread, "PART_ROWS", 800)
+    monkeypatch.setattr(filling, "PART_ROWS", 800)
     config = IndexConfig(key=key, recall_queries=20)
     counts = {}
     for place, settings in (("here", DistributorConfig()), ("there", SETTINGS)):
@@ -203,11 +203,10 @@ def test_an_index_filled_on_spark_is_the_local_one_byte_for_byte(
 
 
 def test_parts_of_a_killed_build_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from react_pipeline.indexing import build
-    from react_pipeline.indexing import spread as index_spread
+    from react_pipeline.indexing import build, filling
 
     embeddings = artifact_of(tmp_path / "embeddings", [clustered(1_000), clustered(1_000, 1)])
-    monkeypatch.setattr(index_spread, "PART_ROWS", 900)
+    monkeypatch.setattr(filling, "PART_ROWS", 900)
     config = IndexConfig(key="IVF16,SQ8", recall_queries=20)
     for place in ("undisturbed", "killed"):
         (tmp_path / place).mkdir()
@@ -221,14 +220,14 @@ def test_parts_of_a_killed_build_are_used_again(tmp_path: Path, monkeypatch: pyt
         build_indices(config, embeddings, tmp_path / "killed", device="cpu", distributor=SETTINGS)
     parts = {path: path.stat().st_ino for path in (tmp_path / "killed").glob("*.part")}
     assert len(parts) == 2
-    train, merged = build._train, {}
+    train, merged = build.train, {}
 
     def counted(*given: object) -> object:
         # Before the second side is trained, the first one is merged.
         merged.update({path: path.stat().st_ino for path in parts})
         return train(*given)
 
-    monkeypatch.setattr(build, "_train", counted)
+    monkeypatch.setattr(build, "train", counted)
     build_indices(config, embeddings, tmp_path / "killed", device="cpu", distributor=SETTINGS)
     # Neither trained nor filled again.
     assert merged == parts

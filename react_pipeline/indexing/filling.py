@@ -1,0 +1,164 @@
+"""Training an index and filling it with rows: here, with a GPU, or on a cluster. Shapes: N rows, D width.
+
+A GPU computes the k-means of the centroids and finds the cell of each row. It holds nothing but the centroids, 4 D
+bytes a cell, and a chunk of rows. Codes are made and kept in main memory, so an index may be larger than the card, and
+codes are the same as without a GPU. Not run on a GPU yet.
+
+On a cluster each task adds some of the rows to an empty copy, and the parts are merged here. Rows are assigned to cells
+chunk by chunk as on one machine, and the parts are merged in the order of the rows, so the result is the same file.
+Only indices of cells have parts that can be merged.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from react_pipeline.embedding import Side, Vectors
+from react_pipeline.indexing.files import inverted_lists, read_index, rotated, write_index
+from react_pipeline.indexing.keys import Key, memory_budget
+from react_pipeline.indexing.vectors import StoredVectors
+from react_pipeline.project import require_shared, spread
+from react_pipeline.settings import DistributorConfig, IndexConfig
+from react_pipeline.store import Artifact, InputError, rename_synced, seal, sealed
+
+logger = logging.getLogger(__name__)
+
+TRAINING_SEED = 1
+ROTATION_ROUNDS, ROTATION_ROWS = 12, 20_000
+"""Training of a rotation (OPQ). FAISS' own 50 rounds on 65,536 rows take over ten minutes a core at D = 512."""
+PART_ROWS = 2_000_000
+"""Rows of a task: 2 GB of vectors of 512 numbers to read, some minutes of work."""
+
+
+def training_rows(key: Key, config: IndexConfig, dimension: int) -> int:
+    """How many rows an index is trained on, at most.
+
+    Raises:
+        InputError: If they are too few for the key.
+    """
+    # A quarter of the budget at most: the sample is in memory beside the index.
+    affordable = memory_budget(config) // 4 // (4 * dimension)
+    wanted = config.training_rows or min(key.sample_rows, affordable)
+    if wanted < key.rows_to_train:
+        raise InputError(
+            f"index.training_rows: {wanted:,} rows are too few to train {key.text}, which needs "
+            f"{key.rows_to_train:,}; raise index.training_rows or index.memory_gib, or take fewer cells"
+        )
+    return wanted
+
+
+def train(index: Any, key: Key, stored: StoredVectors, rows: int, device: str) -> None:
+    """Train an index on random rows, the centroids of its cells on a GPU where there is one."""
+    import faiss
+
+    lists = inverted_lists(index)
+    if lists is not None:
+        if key.codes == "SQfp16":
+            # Then a code is the stored half-precision vector itself; of residuals it would be a rounding.
+            lists.by_residual = False
+        if key.parts:
+            # Codes ordered for a search by Hamming distance, which nothing here does, take most of the training.
+            lists.do_polysemous_training = False
+        # As FAISS does it without a GPU: a graph over the cells is trained with distances.
+        graph = hasattr(faiss.downcast_index(lists.quantizer), "hnsw")
+        metric = faiss.METRIC_L2 if graph else lists.quantizer.metric_type
+        assigner = _exact_on_gpu(lists.d, metric, device)
+        if assigner is not None:
+            lists.clustering_index = assigner
+    if key.rotation:
+        rotation = faiss.downcast_VectorTransform(index.chain.at(0))
+        rotation.niter, rotation.max_train_points = ROTATION_ROUNDS, ROTATION_ROWS
+    if not index.is_trained:
+        index.train(stored.sample(rows, TRAINING_SEED)[1])
+    if lists is not None:
+        # FAISS keeps a bare pointer to it.
+        lists.clustering_index = None
+
+
+def add_rows(index: Any, stored: StoredVectors, first_row: int, device: str) -> None:
+    """Add all rows from one on to a trained index in main memory; on a GPU their cells are found there."""
+    import faiss
+
+    lists, cells = inverted_lists(index), None
+    if lists is not None and device != "cpu":
+        centroids = lists.quantizer.reconstruct_n(0, lists.nlist)
+        cells = _exact_on_gpu(lists.d, lists.quantizer.metric_type, device, centroids)
+    for _, vectors in stored.chunks(first_row):
+        if lists is None or cells is None:
+            index.add(vectors)
+            continue
+        vectors = rotated(index, vectors)
+        _, found = cells.search(vectors, 1)
+        lists.add_core(len(vectors), faiss.swig_ptr(vectors), None, faiss.swig_ptr(found))
+        index.ntotal = lists.ntotal
+
+
+def _exact_on_gpu(width: int, metric: int, device: str, centroids: Vectors | None = None) -> Any | None:
+    """An exact index on the GPU, of these centroids if any; None where FAISS has no GPU, or it has no room for them."""
+    import faiss
+
+    if device == "cpu" or faiss.get_num_gpus() == 0:
+        return None
+    flat = faiss.IndexFlat(width, metric)
+    if centroids is not None:
+        flat.add(centroids)
+    try:
+        return faiss.index_cpu_to_gpu(faiss.StandardGpuResources(), 0, flat)
+    except RuntimeError as error:
+        logger.warning("the index is built without the GPU: %s", str(error).splitlines()[0])
+        return None
+
+
+def filled(trained: Path, stored: StoredVectors, settings: DistributorConfig) -> Any:
+    """The trained, empty index of cells in a file, with all rows. Parts that a killed build had finished are used."""
+    task, parts = AddTask(stored.artifact, stored.side, trained), stored.runs(PART_ROWS)
+    spread(task, parts, settings, f"adding to the {stored.side} index")
+    index = read_index(trained, mapped=False)
+    for first, _ in parts:
+        index.merge_from(read_index(task.file(first), mapped=False), index.ntotal)
+    return index
+
+
+@dataclass(frozen=True)
+class AddTask:
+    """Adds rows to a copy of the trained index; of one item, the first row and the one behind the last."""
+
+    embeddings: Artifact
+    side: Side
+    trained: Path
+
+    def file(self, first: int) -> Path:
+        """Where the part is that begins with a row."""
+        return self.trained.with_suffix(f".{first}.part")
+
+    def __call__(self, rows: tuple[int, int]) -> None:
+        """Write the part, unless it was written before."""
+
+        def write(path: Path) -> None:
+            index = read_index(self.trained, mapped=False)
+            for _, vectors in StoredVectors(self.embeddings, self.side).chunks(*rows):
+                index.add(vectors)
+            write_index(index, path)
+
+        write_once(self.file(rows[0]), write)
+
+
+def write_once(path: Path, write: Callable[[Path], None]) -> None:
+    """Write the file of a task, unless it was written before and is as it was.
+
+    Raises:
+        InputError: If this machine does not see the folder.
+    """
+    require_shared(path.parent)
+    marker = path.with_name(f"{path.name}.done")
+    if not sealed(marker):
+        # Another attempt at the same task may be at work.
+        written = path.with_name(f"{path.name}.{uuid4().hex}")
+        write(written)
+        rename_synced(written, path)
+        seal(marker, [path])
