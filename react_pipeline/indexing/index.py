@@ -109,7 +109,7 @@ class Index:
 
     def rerank(self, side: Side) -> int:
         """How many times the hits wanted are ranked again by the stored vectors; 1: none."""
-        return int(self.artifact.counts.get("rerank", {}).get(side, 1))
+        return int(self.artifact.counts["rerank"].get(side, 1))
 
     def checked(self, queries: Vectors, k: int) -> Vectors:
         """The queries as FAISS takes them; errors as of `search`."""

@@ -130,13 +130,13 @@ class Draw:
         pairs["evaluation_similarity"] = self._evaluation.similarity_of_rows(self._embeddings, rows)
         pairs = self._without(pairs, "evaluation_image_near", pairs["evaluation_similarity"] >= self._evaluation.near)
         pairs = self._new(pairs, self._source.identity)
-        if self._source.identity == "image_sha256":
-            return self._without(pairs, "evaluation_image_hash", self._evaluation.holds(pairs["image_sha256"]))
-        had = {int(pair.row): str(pair.image_sha256) for pair, _ in self._source.fetch(pairs)}
-        pairs = self._without(pairs, "not_collected", ~pairs["row"].isin(had))
-        pairs["image_sha256"] = pairs["row"].map(had)
+        fetches = self._source.identity != "image_sha256"
+        if fetches:
+            fetched = {int(pair.row): str(pair.image_sha256) for pair, _ in self._source.fetch(pairs)}
+            pairs = self._without(pairs, "not_collected", ~pairs["row"].isin(fetched))
+            pairs["image_sha256"] = pairs["row"].map(fetched)
         pairs = self._without(pairs, "evaluation_image_hash", self._evaluation.holds(pairs["image_sha256"]))
-        return self._new(pairs, "image_sha256")
+        return self._new(pairs, "image_sha256") if fetches else pairs
 
     def _new(self, pairs: pd.DataFrame, identity: str) -> pd.DataFrame:
         """Without the images that were drawn before."""

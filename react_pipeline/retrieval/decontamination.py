@@ -33,8 +33,6 @@ from react_pipeline.store import Artifact
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
 
-_CHUNK_ROWS = 8_192
-
 
 @dataclass(frozen=True)
 class EvaluationImages:
@@ -56,9 +54,8 @@ class EvaluationImages:
         """Cosine of each of (N, D) unit vectors with the nearest evaluation image, (N,); NaN if there are none."""
         if not len(self.vectors):
             return np.full(len(vectors), np.nan, np.float32)
-        parts = [vectors[start : start + _CHUNK_ROWS] for start in range(0, len(vectors), _CHUNK_ROWS)]
-        found = [nearest(part, self.vectors, 1)[0][:, 0] for part in parts]
-        return np.concatenate(found) if found else np.empty(0, np.float32)
+        similarities, _ = nearest(vectors, self.vectors, 1)
+        return similarities[:, 0]
 
     def similarity_of_rows(
         self, embeddings: Artifact, rows: NDArray[np.int64], distributor: DistributorConfig | None = None
