@@ -17,7 +17,7 @@ from typing import Any
 from react_pipeline.embedding import Side
 from react_pipeline.indexing.files import inverted_lists, read_index, search_parameters, set_parameters, write_index
 from react_pipeline.indexing.filling import add_rows, filled, train, training_rows
-from react_pipeline.indexing.growth import SIDES, Earlier
+from react_pipeline.indexing.growth import SIDES, can_grow, recall_floor
 from react_pipeline.indexing.keys import RERANK_LIMIT, Key, choose_key
 from react_pipeline.indexing.recall import Neighbours, Queries, draw_queries, tune
 from react_pipeline.indexing.vectors import StoredVectors
@@ -56,7 +56,7 @@ def build_indices(
     embeddings: Artifact,
     staging: Path,
     *,
-    earlier: Earlier | None = None,
+    earlier: Artifact | None = None,
     device: str = "auto",
     distributor: DistributorConfig = LOCAL,
 ) -> dict[str, Any]:
@@ -71,12 +71,12 @@ def build_indices(
     chosen, reason = choose_key(config, rows, dimension)
     queries = draw_queries(embeddings, 2 * config.recall_queries)
     build = partial(_build_sides, config, embeddings, staging, queries, device, distributor)
-    if earlier is None or not earlier.fits(chosen, rows):
+    if earlier is None or not can_grow(earlier, chosen, rows):
         sides = build(chosen)
     else:
         try:
-            sides = build(earlier.key, earlier)
-            reason += f"; {earlier.rows:,} rows of an earlier index kept"
+            sides = build(str(earlier.counts["key"]), earlier)
+            reason += f"; {earlier.counts['rows']:,} rows of an earlier index kept"
         except _OutgrownError as outgrown:
             sides = build(chosen)
             reason += f"; trained again: {outgrown}"
@@ -94,9 +94,9 @@ def _build_sides(
     device: str,
     distributor: DistributorConfig,
     key: str,
-    earlier: Earlier | None = None,
+    earlier: Artifact | None = None,
 ) -> dict[Side, Built]:
-    plan, sides = [key, "" if earlier is None else earlier.artifact.fingerprint], {}
+    plan, sides = [key, "" if earlier is None else earlier.fingerprint], {}
     for side in SIDES:
         marker = staging / f"{side}.done"
         about = sealed(marker)
@@ -116,7 +116,7 @@ def build_side(
     side: Side,
     path: Path,
     queries: Queries,
-    earlier: Earlier | None = None,
+    earlier: Artifact | None = None,
     device: str = "auto",
     distributor: DistributorConfig = LOCAL,
 ) -> Built:
@@ -133,10 +133,10 @@ def build_side(
     neighbours, built = Neighbours(stored, queries), Built(key, trained_rows=stored.rows)
     index = faiss.index_factory(stored.dimension, key, faiss.METRIC_INNER_PRODUCT)
     if earlier is not None:
-        index = read_index(earlier.artifact.file(path.name), mapped=False)
-        built.reused_rows = earlier.rows
-        built.trained_rows = earlier.trained_rows if parsed.trains else stored.rows
-        add_rows(index, stored, earlier.rows, device)
+        index = read_index(earlier.file(path.name), mapped=False)
+        built.reused_rows = int(earlier.counts["rows"])
+        built.trained_rows = int(earlier.counts["trained_rows"]) if parsed.trains else stored.rows
+        add_rows(index, stored, built.reused_rows, device)
     elif distributor.kind == "local" or inverted_lists(index) is None:
         train(index, parsed, stored, sample, device)
         add_rows(index, stored, 0, device)
@@ -147,7 +147,7 @@ def build_side(
             write_index(index, trained)
         index = filled(trained, stored, distributor)
     tune_and_measure(index, config, neighbours, built, parsed.rerank)
-    if earlier is not None and parsed.trains and built.tuned_recall < earlier.recall_floor(side, config.target_recall):
+    if earlier is not None and parsed.trains and built.tuned_recall < recall_floor(earlier, side, config.target_recall):
         raise _OutgrownError(f"grown, its {side} index finds {built.tuned_recall:.3f} of the 10 nearest at most")
     write_index(index, path)
     built.seconds = round(time.perf_counter() - started, 2)

@@ -6,7 +6,6 @@ byte: compared by the digests in the manifests, so no vector is read.
 """
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 
 from react_pipeline.embedding import Side, vector_digests
@@ -23,62 +22,39 @@ LOST_RECALL = 0.02
 """Of an index that never reached its target, what growing may cost before it is rebuilt."""
 
 
-@dataclass(frozen=True)
-class Earlier:
-    """An index whose rows are the first rows of the new corpus."""
-
-    artifact: Artifact
-
-    @property
-    def rows(self) -> int:
-        """Of it, and of the corpus then."""
-        return int(self.artifact.counts["rows"])
-
-    @property
-    def key(self) -> str:
-        """As it was built."""
-        return str(self.artifact.counts["key"])
-
-    @property
-    def trained_rows(self) -> int:
-        """Rows of the corpus when its cells and codes were trained."""
-        return int(self.artifact.counts["trained_rows"])
-
-    def fits(self, chosen: str, rows: int) -> bool:
-        """Whether new rows may be added: same kind of index, and not outgrown what it was trained on."""
-        key = Key.parse(self.key)
-        if key.family != Key.parse(chosen).family:
-            return False
-        return not key.trains or rows <= RETRAIN_FACTOR * self.trained_rows
-
-    def recall_floor(self, side: Side, target: float) -> float:
-        """Recall@10 below which growing has degraded it: the target, or what it had if it never reached the target."""
-        had = float(self.artifact.counts["tuned_recall"][side])
-        return target if had >= target else had - LOST_RECALL
-
-
-def find_earlier(store: Store, inputs: Inputs, embeddings: Artifact) -> Earlier | None:
+def find_earlier(store: Store, inputs: Inputs, embeddings: Artifact) -> Artifact | None:
     """The largest index in the store from which one of these embeddings can be grown."""
     paths = store.directory(inputs.stage, inputs.key).glob(f"*/{MANIFEST}")
-    read = [Earlier(artifact) for path in sorted(paths) if (artifact := _read(path.parent, inputs.stage))]
+    read = [artifact for path in sorted(paths) if (artifact := _read(path.parent, inputs.stage))]
     now = {side: vector_digests(embeddings, side) for side in SIDES}
-    for earlier in sorted(read, key=lambda earlier: earlier.rows, reverse=True):
-        about, manifest = earlier.artifact.counts, earlier.artifact.manifest
+    for earlier in sorted(read, key=lambda earlier: earlier.counts["rows"], reverse=True):
         if (
-            manifest["config"] == inputs.config
-            and manifest["code_version"] == inputs.code_version
-            and about["encoder"] == embeddings.parents["base_checkpoint"]
-            and earlier.rows < int(embeddings.counts["rows"])
-            and _is_prefix(store, earlier.artifact, now)
+            earlier.manifest["config"] == inputs.config
+            and earlier.manifest["code_version"] == inputs.code_version
+            and earlier.counts["encoder"] == embeddings.parents["base_checkpoint"]
+            and earlier.counts["rows"] < embeddings.counts["rows"]
+            and _is_prefix(store, earlier, now)
         ):
             try:
                 # Only now is it read: every file is compared with its digest.
-                store.open(inputs.stage, inputs.key, earlier.artifact.fingerprint)
+                return store.open(inputs.stage, inputs.key, earlier.fingerprint)
             except (CorruptArtifact, MissingArtifact) as error:
                 logger.warning("%s; no index is grown from it", error)
-            else:
-                return earlier
     return None
+
+
+def can_grow(earlier: Artifact, chosen: str, rows: int) -> bool:
+    """Whether rows may be added to an earlier index: same kind of key, and not outgrown what it was trained on."""
+    key = Key.parse(earlier.counts["key"])
+    if key.family != Key.parse(chosen).family:
+        return False
+    return not key.trains or rows <= RETRAIN_FACTOR * int(earlier.counts["trained_rows"])
+
+
+def recall_floor(earlier: Artifact, side: Side, target: float) -> float:
+    """Recall@10 below which growing has degraded it: the target, or what it had if it never reached the target."""
+    had = float(earlier.counts["tuned_recall"][side])
+    return target if had >= target else had - LOST_RECALL
 
 
 def _read(path: Path, stage: str) -> Artifact | None:
