@@ -17,10 +17,6 @@ from react_pipeline.settings import RetrievalConfig
 
 RRF_CONSTANT = 60
 
-BELOW_SIMILARITY, BELOW_FILTER = "below_similarity", "below_filter"
-
-_COLUMNS = ["query", "class_id", "mode", "row", "similarity", "rank"]
-
 
 def best_hits(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFrame:
     """The best hit of each class and row, the best of all first.
@@ -38,8 +34,8 @@ def best_hits(hits: pd.DataFrame, settings: RetrievalConfig) -> pd.DataFrame:
         none yet).
     """
     below = _is_below_floor(hits, settings)
-    order = np.lexsort(_keys(hits, below, settings))
-    best = hits.assign(dropped=np.array(["", BELOW_SIMILARITY], object)[below.astype("int8")], score=np.nan).iloc[order]
+    dropped = np.array(["", "below_similarity"], object)[below.astype("int8")]
+    best = hits.assign(dropped=dropped, score=np.nan).iloc[np.lexsort(_keys(hits, below, settings))]
     best = best[~best[["class_id", "row"]].duplicated()].reset_index(drop=True)
     if settings.fusion == "rrf":
         best["score"] = _reciprocal_ranks(hits[~below], best)
@@ -60,7 +56,7 @@ def apply_filter(candidates: pd.DataFrame, likeness: NDArray[np.float32], settin
     """
     floor = settings.min_similarity.get("filter", -np.inf)
     fails = (candidates["dropped"] == "") & (likeness < floor)
-    filtered = candidates.assign(score=likeness, dropped=candidates["dropped"].mask(fails, BELOW_FILTER))
+    filtered = candidates.assign(score=likeness, dropped=candidates["dropped"].mask(fails, "below_filter"))
     return in_order(filtered, settings)
 
 
