@@ -9,6 +9,7 @@ as many, so that rounds are few; after `REFILL_ROUNDS` further rounds only pairs
 """
 
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from react_pipeline.corpus import REFUSED_URL, BadImage, ImageSource, decode_image, plain_url
-from react_pipeline.embedding import row_metadata
-from react_pipeline.indexing import StoredVectors
+from react_pipeline.embedding import row_metadata, vectors_of
 from react_pipeline.retrieval.decontamination import EvaluationImages
 from react_pipeline.retrieval.near_duplicates import NearDuplicates
 from react_pipeline.retrieval.ranking import mark_drops
@@ -46,7 +46,7 @@ class Examination:
         self.failed: dict[int, str] = {}
         self.near: NearDuplicates | None = None
         if settings.duplicate_similarity <= 1:
-            self.near = NearDuplicates(StoredVectors(embeddings, "image").take, settings.duplicate_similarity)
+            self.near = NearDuplicates(partial(vectors_of, embeddings, "image"), settings.duplicate_similarity)
         self.rounds = 0
         self._source, self._embeddings, self._settings = source, embeddings, settings
         self._max_pixels = max_pixels
