@@ -149,15 +149,20 @@ def run(project: Project, stage: str, key: str, step: Callable[..., Artifact] | 
     """
     look = look_outside(project, stage, key)
     artifact = call(step or STAGES[stage].step, project, key)
-    if look is not None:
-        remember_look(project, stage, key, look)
+    if look is not None and look.seen:
+        remember_look(project, artifact, look)
     return artifact
 
 
 def look_outside(project: Project, stage: str, key: str) -> Look | None:
     """How the files look that a stage reads outside the store; None if it reads none."""
     files = STAGES[stage].outside
-    return None if files is None else look_at(project, files(project, key))
+    if files is None:
+        return None
+    looks = project.looks if isinstance(project, Manifests) else {}
+    if (stage, key) not in looks:
+        looks[stage, key] = look_at(project, files(project, key))
+    return looks[stage, key]
 
 
 def is_current(project: Project, stage: str, key: str) -> Artifact:

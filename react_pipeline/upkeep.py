@@ -126,7 +126,7 @@ def up_to_date(project: Project, stage: str, key: str) -> Artifact:
     artifact, look = fresh(project, stage, key), look_outside(project, stage, key)
     if look is not None and not look.is_complete:
         raise StaleArtifact(f"`{stage}` of {key!r}: only its step can say whether its files have changed")
-    if look is not None and (reason := changed_since_run(project, stage, key, look)):
+    if look is not None and (reason := changed_since_run(project, artifact, look)):
         raise StaleArtifact(f"`{stage}` of {key!r}: {reason}")
     return artifact
 
@@ -188,11 +188,11 @@ class _Look:
             return blocked
         look = look_outside(self.project, stage, key)
         try:
-            self.artifacts[stage, key] = fresh(self.project, stage, key)
+            self.artifacts[stage, key] = artifact = fresh(self.project, stage, key)
         except _OUTDATED as error:
             reason = str(error)
         else:
-            reason = "" if look is None else changed_since_run(self.project, stage, key, look)
+            reason = "" if look is None else changed_since_run(self.project, artifact, look)
             if not reason or (stage, key) in self.failed:  # the previous corpus is still a corpus
                 return State.FRESH
         inputs = {

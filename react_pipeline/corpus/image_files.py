@@ -46,8 +46,13 @@ def publish_image_corpus(project: Project) -> Artifact:
     for source in sources:
         if source.is_dir():
             with _readable(source):
-                inside = (path for path in files_below(source) if not leads_out(path, source))
-                content += [[text_of(path.relative_to(source)), sha256_of(path)] for path in inside]
+                ends = tuple(f".{end}" for end in (*IMAGE_EXTENSIONS, config.caption_extension))
+                inside = (path for path in files_below(source) if path.name.lower().endswith(ends))
+                content += [
+                    [text_of(path.relative_to(source)), sha256_of(path)]
+                    for path in inside
+                    if not leads_out(path, source)
+                ]
         else:
             content.append(remembered_sha256(project.store.root, source))
 

@@ -12,6 +12,7 @@ import random
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from itertools import count, islice
 from pathlib import Path
 
@@ -41,9 +42,10 @@ def build_corpus(directory: Path, workers: int = 2) -> dict[str, int]:
     drawings = sorted(corpus_drawings(), key=lambda drawing: drawing.key)
     random.Random(SHUFFLE_SEED).shuffle(drawings)  # noqa: S311 - a fixed order, not a secret
     counts: Counter[str] = Counter()
-    # Fresh interpreters: a fork of a process in which torch has started threads may hang.
-    with multiprocessing.get_context("spawn").Pool(max(1, workers)) as pool:
-        rendered = pool.imap(_render, drawings, chunksize=64)
+    # Fresh interpreters: a fork of a process in which torch has started threads may hang. No `Pool`: it ends its
+    # processes by SIGTERM, which they ignore if Dagster was started in a shell that ignores SIGINT.
+    with ProcessPoolExecutor(max(1, workers), multiprocessing.get_context("spawn")) as pool:
+        rendered = pool.map(_render, drawings, chunksize=64)
         progress = tqdm(rendered, "drawing the corpus", len(drawings), unit="image", disable=None)
         _write_shards(directory, _usable(zip(drawings, progress, strict=True), counts))
     return dict(sorted(counts.items()))

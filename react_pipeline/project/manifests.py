@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from react_pipeline.project.outside import Look
 from react_pipeline.project.project import Project
 from react_pipeline.settings import DomainConfig
 from react_pipeline.store import MANIFEST, Artifact, CorruptArtifact, MissingArtifact, ReactError, Store, read_manifest
@@ -25,6 +26,11 @@ class Manifests(Project):
     @cached_property
     def judged(self) -> dict[tuple[str, str], Artifact | ReactError]:
         """What `lineage.fresh` found of a stage and key in this look."""
+        return {}
+
+    @cached_property
+    def looks(self) -> dict[tuple[str, str], Look]:
+        """How the files outside the store look, by stage and key; a folder may have a hundred thousand."""
         return {}
 
     @cached_property

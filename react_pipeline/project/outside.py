@@ -17,7 +17,7 @@ from react_pipeline.demo import installed_versions
 from react_pipeline.project.local_files import files_below, matches, text_of
 from react_pipeline.project.project import Project
 from react_pipeline.settings import DomainConfig
-from react_pipeline.store import CACHE, InputError, digest_of, outside_stamp, sha256_of, write_atomically
+from react_pipeline.store import CACHE, Artifact, InputError, digest_of, outside_stamp, sha256_of, write_atomically
 
 MAX_LISTED = 100_000
 """Files that one look lists; a change beyond them is seen by the schedule."""
@@ -59,13 +59,16 @@ def of_checkpoint(project: Project, _key: str) -> Files:
 
 
 def of_labelled_images(project: Project, slug: str) -> Files:
-    """The folder or manifest of a domain's labelled images; the images that a manifest lists are not looked at."""
+    """The folder or manifest of a domain's labelled images.
+
+    Not looked at: the images that a manifest lists, and the folder that holds all data sets of ELEVATER.
+    """
     evaluation = project.domain(slug).evaluation
     if evaluation is None:
         return Files()
-    names = () if evaluation.path is None else (str(evaluation.path),)
+    names = () if evaluation.path is None or evaluation.kind == "elevater" else (str(evaluation.path),)
     packages = _demo_packages() if evaluation.kind == "demo" else {}
-    return Files(names, packages, complete=evaluation.kind != "manifest")
+    return Files(names, packages, complete=evaluation.kind not in ("manifest", "elevater"))
 
 
 def unlisted(_project: Project, _key: str) -> Files:
@@ -84,7 +87,8 @@ class Look:
     """What a look at a stage's files saw.
 
     Attributes:
-        seen: The number of local files and a digest of names, sizes and times; "" if the stage names none.
+        seen: The number of local files, and a digest of their names, sizes and times and of the names of remote ones;
+            "" if the stage names none.
         is_complete: Whether another look that sees the same means that nothing changed.
     """
 
@@ -99,31 +103,40 @@ def look_at(project: Project, files: Files) -> Look:
     rows: list[tuple[str | int, ...]] = []
     for path in islice(_local(project, files.names), MAX_LISTED):
         with suppress(OSError):  # removed while we looked
-            rows.append((text_of(path), *outside_stamp(path)))
+            # Neither the mount point nor the inode, which some network file systems invent anew.
+            rows.append((text_of(os.path.relpath(path, project.path.parent)), *outside_stamp(path)[1:]))
+    remote = [name for name in files.names if _REMOTE.match(name)]
     return Look(
-        f"{len(rows)} files, digest {digest_of([rows, dict(files.packages)])}",
+        f"{len(rows)} files, digest {digest_of([rows, remote, dict(files.packages)])}",
         files.complete and len(rows) < MAX_LISTED,
     )
 
 
-def remember_look(project: Project, stage: str, key: str, look: Look) -> None:
-    """Keep what was seen before a step ran, now that it has succeeded."""
-    if look.seen:
-        write_atomically(_memory(project, stage, key), look.seen)
+def remember_look(project: Project, artifact: Artifact, look: Look) -> None:
+    """Keep what was seen before the step ran that gave this artifact."""
+    # A cache that cannot be written costs runs that build nothing, and no result.
+    with suppress(OSError):
+        write_atomically(_memory(project, artifact), f"{artifact.fingerprint} {look.seen}")
 
 
-def changed_since_run(project: Project, stage: str, key: str, look: Look) -> str:
-    """How a stage's files look different from when it last ran; "" if they do not, or if nothing was seen then."""
-    try:
-        before = _memory(project, stage, key).read_text(encoding="utf-8")
-    except (OSError, ValueError):
+def changed_since_run(project: Project, artifact: Artifact, look: Look) -> str:
+    """How a stage's files look different from when its current artifact was made or found again; "" if they do not.
+
+    What nobody remembers of this very artifact counts as different: a look may be lost, and of two runs at once the
+    last to publish need not be the last to have looked.
+    """
+    if not look.seen:
         return ""
-    is_same = look.seen in ("", before)
-    return "" if is_same else f"its source files look different: {look.seen}, and {before} when it last ran"
+    try:
+        fingerprint, _, before = _memory(project, artifact).read_text(encoding="utf-8").partition(" ")
+    except (OSError, ValueError):
+        return "its source files were not looked at when it last ran"
+    is_same = (fingerprint, before) == (artifact.fingerprint, look.seen)
+    return "" if is_same else f"its source files look different: {look.seen}; when it last ran: {before}"
 
 
-def _memory(project: Project, stage: str, key: str) -> Path:
-    return project.store.root / CACHE / "looks" / f"{stage}--{key.replace('/', '--')}"
+def _memory(project: Project, artifact: Artifact) -> Path:
+    return project.store.root / CACHE / "looks" / f"{artifact.stage}--{artifact.key.replace('/', '--')}"
 
 
 def _local(project: Project, names: Iterable[str]) -> Iterator[Path]:

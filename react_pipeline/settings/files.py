@@ -112,6 +112,11 @@ def load_pipeline(path: Path) -> PipelineConfig:
         "shards": tuple(name if is_url(name) else str(_absolute(base, name)) for name in corpus.shards),
         **{field: tuple(str(_absolute(base, name)) for name in getattr(corpus, field)) for field in ("images", "urls")},
     }
+    for folder in files["images"]:
+        if config.store.is_relative_to(Path(folder).resolve()):
+            # Each step changes what is in the store, so that the corpus would never be up to date.
+            problem = f"{folder} holds the store {config.store}; name the folders of the images, or move `store`"
+            raise ConfigError([Problem(path, "corpus.images", problem)])
     update = {
         "tracking_uri": _tracking_uri(path) or config.tracking_uri or f"sqlite:///{config.store.parent / 'mlflow.db'}",
         "corpus": corpus.model_copy(update=files),

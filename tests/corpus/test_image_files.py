@@ -113,6 +113,7 @@ def test_a_folder_of_images_with_captions_beside_them(
     assert (pairs[3][2], odd[2]) == ({"path": "00001/a.b3.jpg"}, {"path": "00001/caf\\xe9.jpg"})
     assert look_at(project, of_corpus(project, "all")).seen.startswith("19 files")
     (tmp_path / "files").rename(tmp_path / "moved")
+    (tmp_path / "moved/.DS_Store").write_text("of a file manager")
     moved = make(tmp_path / "moved", caption_extension="cap")
     assert publish_corpus(moved).fingerprint == corpus.fingerprint
     (tmp_path / "moved/00001/a.b3.cap").write_text("another")

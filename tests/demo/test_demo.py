@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import tarfile
 from collections.abc import Iterator
 from itertools import islice
@@ -60,7 +61,11 @@ def test_equal_packages_give_equal_tars(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr("react_pipeline.demo.corpus.corpus_drawings", chosen)
     counts = build_corpus(tmp_path / "first", workers=2)
-    build_corpus(tmp_path / "second", workers=1)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as Dagster does where SIGINT is ignored
+    try:
+        build_corpus(tmp_path / "second", workers=1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert sum(counts.values()) == len(few)
     first, second = (sorted((tmp_path / name).glob("*.tar")) for name in ("first", "second"))
     assert [sha256_of(path) for path in first] == [sha256_of(path) for path in second]

@@ -12,7 +12,7 @@ from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.lineage import look_outside, resolve, run
 from react_pipeline.pipeline import ALL
 from react_pipeline.project import outside
-from react_pipeline.project.outside import MISSING, look_at, seed_digests
+from react_pipeline.project.outside import MISSING, look_at, remember_look, seed_digests
 from react_pipeline.project.project import Project
 from react_pipeline.settings.config import DomainConfig
 from react_pipeline.store import durable
@@ -77,7 +77,8 @@ def test_files_are_compared_with_those_of_the_last_run(
         (shards / path.name).write_bytes(path.read_bytes())
     project = make_project(corpus={"shards": [str(shards / names)]})
     first = publish_corpus(project)
-    up_to_date(project, "corpus", ALL)  # nobody looked
+    with pytest.raises(StaleArtifact, match="not looked at"):
+        up_to_date(project, "corpus", ALL)
     run(project, "corpus", ALL)
     os.utime(next(shards.glob("*.tar")), (1, 1))
     with pytest.raises(StaleArtifact, match="look different"):
@@ -88,6 +89,50 @@ def test_files_are_compared_with_those_of_the_last_run(
         path.unlink()
     with pytest.raises(StaleArtifact, match="0 files"):
         up_to_date(project, "corpus", ALL)
+
+
+def test_of_two_runs_at_once_the_last_to_publish_need_not_have_looked_last(
+    make_project: Make, tmp_path: Path, drawings: Path
+) -> None:
+    first, other = sorted((drawings / "shards").glob("*.tar"))[:2]
+    shard = Path(shutil.copy(first, tmp_path / "a.tar"))
+    project = make_project(corpus={"shards": [str(shard)]})
+    earlier, look = publish_corpus(project), look_outside(project, "corpus", ALL)
+    assert look is not None
+    shutil.copy(other, shard)
+    run(project, "corpus", ALL)
+    # The slower run publishes after the other, which has remembered last.
+    (project.store.directory("corpus", ALL) / "current").write_text(earlier.fingerprint)
+    with pytest.raises(StaleArtifact, match="look different"):
+        up_to_date(project, "corpus", ALL)
+    remember_look(project, earlier, look)
+    with pytest.raises(StaleArtifact, match="look different"):
+        up_to_date(project, "corpus", ALL)
+
+
+def test_a_memory_that_cannot_be_written_fails_no_run(make_project: Make, tmp_path: Path, drawings: Path) -> None:
+    project = make_project()
+    (project.config.store / ".cache").mkdir(parents=True)
+    (project.config.store / ".cache" / "looks").write_text("no folder")
+    assert run(project, "corpus", ALL).counts["pairs"]
+    with pytest.raises(StaleArtifact, match="not looked at"):
+        up_to_date(project, "corpus", ALL)
+
+
+def test_another_list_of_remote_shards_looks_different(make_project: Make) -> None:
+    def seen(names: str) -> str:
+        return look_at(project := make_project(corpus={"shards": [names]}), outside.of_corpus(project, ALL)).seen
+
+    assert len({seen(f"https://example.org/{{0..{last}}}.tar") for last in (3, 4)}) == 2
+
+
+def test_the_folder_of_all_data_sets_is_not_listed_for_each_domain(make_project: Make, tmp_path: Path) -> None:
+    project = make_project()
+    domain = yaml.safe_load((project.config.domains / "shapes.yaml").read_text())
+    domain["evaluation"] = {"name": "dtd", "kind": "elevater", "path": str(tmp_path), "dataset": "dtd"}
+    (project.config.domains / "shapes.yaml").write_text(yaml.safe_dump(domain))
+    look = look_outside(project, "evaluation_set", "shapes")
+    assert look is not None and (look.seen, look.is_complete) == ("", False)
 
 
 def test_a_step_that_fails_leaves_the_change_to_be_seen(make_project: Make, tmp_path: Path, drawings: Path) -> None:

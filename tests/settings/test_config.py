@@ -133,6 +133,14 @@ def test_commands_chains_and_secrets_are_no_shards(tmp_path: Path, shard: str, r
     assert "hush" not in str(error.value) and "1234" not in str(error.value)
 
 
+@pytest.mark.parametrize("folder", [".", "images/../.."])
+def test_a_folder_of_images_that_holds_the_store_is_refused(tmp_path: Path, folder: str) -> None:
+    raw = {"corpus": {"kind": "images", "images": ["images", folder]}, "encoder": {"model": "demo"}}
+    with pytest.raises(ConfigError, match="holds the store") as caught:
+        load_pipeline(write(tmp_path / "pipeline.yaml", raw))
+    assert [problem.field for problem in caught.value.problems] == ["corpus.images"]
+
+
 def test_urls_of_shards_are_left_alone_and_other_places_of_a_corpus_become_absolute(tmp_path: Path) -> None:
     shards = ["s3://bucket/data/*.tar", "https://host/{000..099}.tar", "data/{0..3}.tar"]
     raw = {"corpus": {"shards": shards}, "encoder": {"model": "demo"}}
