@@ -11,7 +11,7 @@ from react_pipeline.commands.command_line import console
 from react_pipeline.commands.terminal import print_error
 from react_pipeline.project import HOME_VARIABLE, write_project
 
-CorpusKind = StrEnum("CorpusKind", ["webdataset", "urls", "datacomp", "embeddings", "demo"])
+CorpusKind = StrEnum("CorpusKind", ["webdataset", "images", "urls", "datacomp", "embeddings", "demo"])
 """Where the image-text pairs come from; `datacomp` is `embeddings` in that collection's layout."""
 
 

@@ -18,6 +18,7 @@ from react_pipeline.store.errors import InputError
 
 KINDS = {
     "webdataset": "webdataset",
+    "images": "images",
     "urls": "urls",
     "datacomp": "embeddings",
     "embeddings": "embeddings",
