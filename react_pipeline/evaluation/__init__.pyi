@@ -8,6 +8,7 @@ from .comparison import TRAINED as TRAINED
 from .comparison import compare as compare
 from .comparison import comparison_is_current as comparison_is_current
 from .comparison import correct_of as correct_of
+from .domain_results import METRICS as METRICS
 from .domain_results import EvalResult as EvalResult
 from .domain_results import evaluate as evaluate
 from .domain_results import write_evaluation as write_evaluation

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from react_pipeline.evaluation.comparison import RESULTS, comparison_is_current, correct_of, results_in
-from react_pipeline.evaluation.domain_results import EvalResult
+from react_pipeline.evaluation.domain_results import METRICS, EvalResult
 from react_pipeline.evaluation.intervals import Correct, mean_interval
 from react_pipeline.evaluation.tables import (
     COLUMNS,
@@ -79,7 +79,7 @@ def write_overview(
         "covers": {method: str(status) for method, status in by_method["status"].items()},
         **{
             name: {method: float(value) for method, value in by_method[name].dropna().items()}
-            for name in ("top1", "top5", "mean_per_class", "delta_top1", "gain_over_control")
+            for name in (*METRICS, "delta_top1", "gain_over_control")
         },
     }
 

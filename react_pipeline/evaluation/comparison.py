@@ -11,11 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.evaluation.domain_results import EvalResult
+from react_pipeline.evaluation.domain_results import METRICS, EvalResult
 from react_pipeline.evaluation.intervals import Correct, paired_interval, share_interval
 from react_pipeline.evaluation.judgement_log import Side, describe
 from react_pipeline.evaluation.judgements import JUDGEMENTS, Judgements, judgements_of, row_of
-from react_pipeline.evaluation.tables import METRICS, draw_methods, per_class_table, typed, write_tables
+from react_pipeline.evaluation.tables import draw_methods, per_class_table, typed, write_tables
 from react_pipeline.lineage import Shown, gather, gathered_is_current, resolve
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS

@@ -23,6 +23,7 @@ from react_pipeline.evaluation.dashboard_figures import (
     domains_figure,
     methods_figure,
 )
+from react_pipeline.evaluation.domain_results import METRICS
 from react_pipeline.evaluation.findings import find_in_domain, find_over_domains
 from react_pipeline.evaluation.tables import COUNTS, MEAN, interval_text, percent, points, text_of
 from react_pipeline.pages import render
@@ -36,8 +37,9 @@ MAX_CLASS_ROWS = 500
 """Classes listed on the page; the rest is in `per_class.csv`."""
 
 _HEADINGS = {
-    **{"domain": "Domain", "method": "Method", "top1": "Top-1 %", "top5": "Top-5 %"},
-    **{"mean_per_class": "Per class %", "delta_top1": "Over base", "gain_over_control": "Over control"},
+    **{"domain": "Domain", "method": "Method"},
+    **{name: heading.capitalize() for name, heading in METRICS.items()},
+    **{"delta_top1": "Over base", "gain_over_control": "Over control"},
     **{"judged_delta": "Judged over base", "judged_gain": "Judged over control", "judged": "Judged"},
     **{"n": "Images", "pairs": "Pairs", "trainable_parameters": "Trained parameters", "seconds": "Seconds"},
 }

@@ -26,6 +26,9 @@ STAGE = "domain_results"
 EVALUATOR_VERSION = "2"
 """Changed by hand when the same checkpoint and images would get other numbers. Unequal versions are not compared."""
 
+METRICS = {"top1": "top-1 %", "top5": "top-5 %", "mean_per_class": "mean per class %"}
+"""Fields of `EvalResult` that comparisons, the overview and MLflow show, with their headings."""
+
 TOP = 5
 TEMPERATURE_BOUNDS = (1e-2, 1e3)
 
@@ -168,7 +171,7 @@ def write_evaluation(
     )
     predictions.to_parquet(directory / "predictions.parquet", index=False)
     return {
-        **result.model_dump(include={"top1", "top5", "mean_per_class", "n", "n_classes"}),
+        **result.model_dump(include={*METRICS, "n", "n_classes"}),
         "seconds": round(time.monotonic() - started, 2),
         "device": device,
         "precision": precision,

@@ -9,14 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.evaluation.domain_results import EvalResult
+from react_pipeline.evaluation.domain_results import METRICS, EvalResult
 from react_pipeline.pages import markdown_table
 from react_pipeline.settings import CONTROL_SUFFIX
 
 MEAN = "mean"
 """In the column `domain` of the rows that average over domains."""
 
-METRICS = ("top1", "top5", "mean_per_class")
 DIFFERENCES = ("delta_top1", "gain_over_control", "judged_delta", "judged_gain")
 INTERVALS = ("top1_low", "top1_high", "delta_low", "delta_high", "gain_low", "gain_high")
 COUNTS = ("n", "pairs", "trainable_parameters")
@@ -36,10 +35,8 @@ CLASS_COLUMNS = ["domain", "method", "class", "images", "correct", "correct_top5
 """Of the table per class: `delta` is the accuracy less the base's, `pairs` what was retrieved for the class."""
 
 _SHOWN = {
-    "domain": "domain",
-    "method": "method",
-    **{"top1": "top-1 %", "top5": "top-5 %", "mean_per_class": "mean per class %", "delta_top1": "delta to base"},
-    **{"interval": "95% interval", "n": "images", "pairs": "pairs", "trainable_parameters": "trainable parameters"},
+    **{"domain": "domain", "method": "method", **METRICS, "delta_top1": "delta to base", "interval": "95% interval"},
+    **{"n": "images", "pairs": "pairs", "trainable_parameters": "trainable parameters"},
     **{"seconds": "seconds", "status": "status"},
 }
 _SHOWN_JUDGED = {**{"judged_delta": "judged, to base", "judged_interval": "95% sequence", "judged": "pictures judged"}}

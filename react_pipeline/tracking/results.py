@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from react_pipeline.evaluation import JUDGED, MEAN, RESULTS, TRAINED
+from react_pipeline.evaluation import JUDGED, MEAN, METRICS, RESULTS, TRAINED
 from react_pipeline.evaluation import STAGE as OVERVIEW
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX
@@ -71,7 +71,7 @@ def best_of(report: Artifact) -> tuple[dict[str, str], list[Row]]:
     gained = (
         "no control" if pd.isna(gain) else f"{gain:+.4f}" + ("" if pd.isna(low) else f" ({low:+.4f} to {high:+.4f})")
     )
-    names = {name: name for name in ("top1", "top5", "mean_per_class")} | _TO_BASE
+    names = {name: name for name in METRICS} | _TO_BASE
     return {"best_method": str(best["method"]), "gain_over_control": gained}, _rows(report, best, names)
 
 
