@@ -19,7 +19,7 @@ from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
 from react_pipeline.retrieval import leaked_images
-from react_pipeline.settings import CONTROL_SUFFIX, TRAINED_METHODS
+from react_pipeline.settings import CONTROL_SUFFIX, TRAINED_METHODS, is_linear_head
 
 UNIT_NORM_TOLERANCE = 0.01
 """Vectors are stored in half precision."""
@@ -117,8 +117,8 @@ def training_starts_at_the_base(context: CheckContext, project: ProjectParam) ->
     key = key_of(context)
     artifact, method = project.load().store.current("customized_checkpoint", key), key.partition("/")[2]
     difference = artifact.counts["step0_max_difference"]
-    allowed = 0.0 if method.startswith("gated") else STEP0_TOLERANCE
-    what = "class vectors" if method.startswith("linear-head") else "features"
+    allowed = 0.0 if method.removesuffix(CONTROL_SUFFIX) == "gated-image" else STEP0_TOLERANCE
+    what = "class vectors" if is_linear_head(method) else "features"
     return dg.AssetCheckResult(
         passed=difference <= allowed,
         metadata={"max_difference": difference},

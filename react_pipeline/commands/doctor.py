@@ -140,7 +140,7 @@ def _corpus(corpus: CorpusConfig) -> Iterator[Finding]:
         parts = find_parts(corpus.embeddings, corpus)
         yield Finding("corpus", "ok", f"{sum(part.rows for part in parts):,} ready embeddings in {corpus.embeddings}")
     else:
-        what = {"webdataset": "shards", "urls": "tables of URLs", "images": "folders and files"}[corpus.kind]
+        what = {"webdataset": "shards", "urls": "tables of URLs"}.get(corpus.kind, "folders and files")
         files = source_files(corpus)
         local = [file for file in files if isinstance(file, Path)]
         remote = f", {len(files) - len(local)} of them remote" if len(local) < len(files) else ""

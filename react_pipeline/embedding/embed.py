@@ -178,7 +178,7 @@ def _finish(staging: Path, done: Records, dimension: int, arithmetic: dict[str, 
             records.write(json.dumps({**record, "ledger": row_groups if rows.num_rows else None}) + "\n")
             row_groups += bool(rows.num_rows)
     if not totals["rows"]:
-        raise CorpusError(f"corpus.shards: no usable pair; samples were skipped for {dict(reasons)}")
+        raise CorpusError(f"corpus: no usable pair; samples were skipped for {dict(reasons)}")
     encoded = totals["rows"] - totals["reused_rows"]
     counts = {
         "rows": totals["rows"],

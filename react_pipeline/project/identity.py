@@ -18,10 +18,12 @@ def corpus(project: Project, _key: str) -> dict[str, Any]:
     corpus = project.config.corpus
     columns = {"url_column", "caption_column", "hash_column"}
     names = {
+        "demo": {"keys", "caption_extension"},
+        "webdataset": {"keys", "caption_extension"},
         "embeddings": {*columns, "layout", "vector_column"},
         "urls": {*columns, "max_pixels"},
         "images": {"caption_column", "caption_extension"},
-    }.get(corpus.kind, {"keys", "caption_extension"})
+    }[corpus.kind]
     # More retries make another corpus: that is how failed URLs are tried again.
     download = _download(project) if corpus.kind == "urls" else {}
     return {**corpus.model_dump(mode="json", include={"kind", *names}), **download}

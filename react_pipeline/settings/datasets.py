@@ -74,7 +74,7 @@ class Dataset:
         if self.names_from == _OPEN_CLIP:
             names: Any = _open_clip_metadata().IMAGENET_CLASSNAMES
         elif self.names_from == _HERE:
-            names = read_data("class_names.json")[self.name]
+            names = read_data("class_names.json").get(self.name, ())
         else:
             names = _clip_benchmark("en_classnames.json")[self.names_from]
         if len(names) != self.num_classes:
@@ -91,11 +91,13 @@ class Dataset:
         """Prompts with `{}` where the class name goes.
 
         Raises:
-            InputError: If a package that holds them is missing or holds others.
+            InputError: If there are none, or a package that holds them is missing or holds others.
         """
         if self.templates_from == _OPEN_CLIP:
             found = tuple(write("{}") for write in _open_clip_metadata().OPENAI_IMAGENET_TEMPLATES)
         elif self.templates_from == _HERE:
+            if self.name not in _OWN_TEMPLATES:
+                raise InputError(f"{self.name}: set `templates_from`, or add its templates to `_OWN_TEMPLATES`")
             found = _OWN_TEMPLATES[self.name]
         else:
             texts = _clip_benchmark("en_zeroshot_classification_templates.json")[self.templates_from]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,14 @@ def test_templates_that_clip_benchmark_has_otherwise_are_elevaters() -> None:
     assert dataset("patch-camelyon").templates == ("this is a photo of {}",)
     assert dataset("kitti-distance").templates == ("{}",)
     assert dataset("resisc45_clip").templates[0] == "satellite imagery of {}."
+
+
+def test_a_new_row_without_templates_or_names_is_told_what_it_lacks() -> None:
+    row = replace(dataset("cifar-10"), name="new", templates_from="here")
+    with pytest.raises(InputError, match="_OWN_TEMPLATES"):
+        _ = row.templates
+    with pytest.raises(InputError, match="0 class names"):
+        _ = row.aliases
 
 
 def test_only_voc_is_multilabel_and_only_kitti_is_squashed() -> None:
