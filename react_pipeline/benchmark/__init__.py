@@ -1,4 +1,4 @@
-"""ELEVATER: the 20 data sets, its protocols, image-text retrieval and submissions.
+"""Benchmarks: ELEVATER (20 data sets, protocols, submissions), image-text retrieval, detection and segmentation.
 
 Does not belong here: reading data sets (`labelled`).
 """

@@ -1,7 +1,7 @@
 """Methods: which part of a model each one trains.
 
-A new method is a row of `settings.training.METHOD_DEFAULTS` and a function here. `linear-head` trains no part of the
-model (`linear_head`). Does not belong here: how a method is trained (`training`).
+docs/methods.md says what a new one needs. `linear-head` trains no part of the model (`linear_head`).
+Does not belong here: how a method is trained (`training`).
 """
 
 from collections.abc import Callable, Mapping

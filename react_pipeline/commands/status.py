@@ -1,7 +1,7 @@
 """The command `react-pipeline status`: what is out of date, held back, waiting or failed, and what fixes it.
 
 Belongs here: printing what `upkeep.survey` found, and what became of the runs. Does not belong here: what
-counts as out of date (`lineage`), what automation would do about it (`upkeep`), reading runs (`assets.upkeep_sensor`).
+counts as out of date (`lineage`), what automation would do about it (`upkeep`), reading runs (`assets.runs`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Where pairs come from: tars, URLs, tables, ready embeddings; reading, fetching and collecting images.
 
-Does not belong here: vectors.
+Does not belong here: making vectors (`embedding`).
 """
 
 import lazy_loader

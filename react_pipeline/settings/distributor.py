@@ -1,6 +1,6 @@
 """Configuration of the distributor: `distributor:` of `pipeline.yaml`.
 
-Belongs here: its fields, their defaults and rules. Does not belong here: running anything on a cluster (`distributor`).
+Belongs here: its fields, their defaults and rules. Does not belong here: running on a cluster (`project.spark`).
 """
 
 import re

@@ -1,7 +1,7 @@
 """Configuration of what is measured: a domain's labelled images, and ELEVATER's data sets.
 
 Belongs here: the fields, their defaults and rules; `config` holds the sections that they are part of. Does not belong
-here: reading the images (`labelled`, `elevater`).
+here: reading the images (`labelled`).
 """
 
 from pathlib import Path

@@ -20,7 +20,7 @@ METHOD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 """What can be trained, with the fields in which each differs from `TrainingConfig`; `gated-image` is REACT's headline.
 
-What a method trains is in `clip.methods`; a new one is a row here and a function there.
+What a method trains is in `clip.methods`. docs/methods.md says what a new one needs.
 """
 
 TRAINED_METHODS = tuple(METHOD_DEFAULTS)
