@@ -98,7 +98,7 @@ def test_templates_that_clip_benchmark_has_otherwise_are_elevaters() -> None:
     assert dataset("resisc45_clip").templates[0] == "satellite imagery of {}."
 
 
-def test_a_new_row_without_templates_or_names_is_told_what_it_lacks() -> None:
+def test_a_new_row_without_templates_or_names_is_refused() -> None:
     row = replace(dataset("cifar-10"), name="new", templates_from="here")
     with pytest.raises(InputError, match="_OWN_TEMPLATES"):
         _ = row.templates
