@@ -180,7 +180,7 @@ def judge(
             problem = f"{champion_name} has no result to compare with"
             found.append(Tested(contender, contender.method, problem=problem))
             continue
-        tested = Tested(contender, contender.named_beside(champion.contender))
+        tested = Tested(contender, contender.name_next_to(champion.contender))
         try:
             test = paired_test(entry, champion, confidence)
             figures = (

@@ -440,7 +440,7 @@ def test_the_card_lists_figures_ingredients_and_what_is_not_known(project: Proje
 
 
 def retrained(make_project: Make) -> tuple[Project, Artifact, Artifact]:
-    """The first model of gated-image reigns; the domain's classes and the model are others by now."""
+    """The first model of gated-image is champion; the domain's classes and the model are others by now."""
     import yaml
 
     project = make_project()
