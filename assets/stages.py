@@ -91,7 +91,7 @@ def retrieved_set(context: Context, project: ProjectParam) -> dg.MaterializeResu
 def control_set(context: Context, project: ProjectParam) -> dg.MaterializeResult:
     """As many pairs as were retrieved, drawn at random from the same corpus.
 
-    The control of the experiment: a gain that training on these gives too is no gain of retrieval.
+    The control of the experiment: a gain that training on these gives too does not come from retrieval.
     """
     return publish(context, project)
 

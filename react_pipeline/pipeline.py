@@ -64,7 +64,7 @@ class Stage:
         return {name: {"all": ALL, "domain": slug}.get(STAGES[name].scope, key) for name in names}
 
     def is_for(self, method: str) -> bool:
-        """Whether there is one for a method: `base` is not `trained`, and a linear head is no `encoder` of images."""
+        """Whether there is one for a method: `base` is not `trained`, and a linear head is not an image `encoder`."""
         return not {"trained": method == "base", "encoder": is_linear_head(method)}.get(self.scope, False)
 
     def keys(self, slugs: Iterable[str], methods: Collection[str]) -> list[str]:

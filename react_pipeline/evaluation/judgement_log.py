@@ -4,7 +4,7 @@ Does not belong here: which pictures disagree (`use.judge`), the artifact (`judg
 
 The first line holds both models and every picture on which they disagree, in random order; each line after it is one
 answer to the next picture, or takes the last answer back. Lines are on the disk before they are acknowledged, and a
-line that a kill cut short is no line. Shapes: N pictures, D of them disagreements, T answers.
+line that a kill cut short is ignored. Shapes: N pictures, D of them disagreements, T answers.
 """
 
 import os

@@ -190,7 +190,7 @@ def reevaluate(project: Project, slug: str) -> Artifact:
 
 
 def _refuse_unreadable(error: Exception) -> None:
-    """A file that is damaged is no evidence; one that the disk cannot read now may be, so nothing is decided yet."""
+    """A damaged file is not evidence; one that the disk cannot read now may be, so nothing is decided yet."""
     cause = error.__cause__
     if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
         raise error

@@ -60,7 +60,7 @@ def encode_seeds(
     """Unit vectors (S, D) by the base model, as the corpus' images were encoded.
 
     Raises:
-        InputError: If a seed is an evaluation image, by its bytes or nearly; or is no image.
+        InputError: If a seed is an evaluation image, by its bytes or nearly; or is not an image.
     """
     refused = [f"{path} (the same file)" for path in seeds.loc[evaluation.holds(seeds["sha256"]), "path"]]
     vectors = encode_images(project.config, clip, seeds)

@@ -218,7 +218,7 @@ class PipelineConfig(Section):
     def _holds_no_secret(cls, address: str | None) -> str | None:
         if address is not None and has_secret(address):
             raise ValueError(
-                "holds a user or a password, and a file is no place for these; set MLFLOW_TRACKING_USERNAME and "
+                "contains a user or a password, which do not belong in a file; set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD for a server, or REACT_TRACKING_URI for a database, in the environment"
             )
         return address

@@ -193,7 +193,7 @@ def dataset(name: str) -> Dataset:
         return known[name]
     close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
     meant = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}"
-    raise InputError(f"{name!r} is no data set of ELEVATER: {meant}")
+    raise InputError(f"{name!r} is not a data set of ELEVATER: {meant}")
 
 
 @cache

@@ -22,7 +22,7 @@ class PromotionConfig(Section):
     def _methods_can_be_champion(cls, methods: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for method in methods or ():
             if method not in TRAINED_METHODS:
-                raise ValueError(f"{method!r} cannot become champion; there are {', '.join(TRAINED_METHODS)}")
+                raise ValueError(f"{method!r} cannot become champion; choose from {', '.join(TRAINED_METHODS)}")
         return methods
 
     @property

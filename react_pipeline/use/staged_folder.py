@@ -26,7 +26,7 @@ def refuse_occupied(target: Path, overwrite: bool) -> None:
     if not target.exists():
         return
     if not target.is_dir():
-        raise InputError(f"{target}: is there already and is no folder; choose another place")
+        raise InputError(f"{target}: exists already and is not a folder; choose another place")
     if not any(target.iterdir()):
         return
     if not overwrite:
