@@ -29,7 +29,7 @@ _COLUMNS = ["domain", "method", "version", "top-1 %", "gain", "", "aliases", "de
 def list_models(
     domain: Annotated[str | None, typer.Argument(help="Slug of a domain. Default: all.")] = None, config: Config = None
 ) -> None:
-    """Champion, challenger and the registered versions of each domain: figures, when it was decided and why."""
+    """List champion, challenger and registered versions of each domain: figures, when it was decided and why."""
     from react_pipeline.promotion import standing
     from react_pipeline.tracking import Tracking
 

@@ -128,7 +128,7 @@ class Session:
                 entries = entries[:-1] if entry.answer is None else [*entries, entry]
         except (OSError, ValueError) as error:
             problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-            raise CorruptArtifact(f"{path}: no log of judgements ({problem}); restore it, or remove it") from error
+            raise CorruptArtifact(f"{path}: not a log of judgements ({problem}); restore it, or remove it") from error
         return cls(path, whole + b"\n", header, tuple(entries))
 
     def values(self, unsure: int) -> Values:

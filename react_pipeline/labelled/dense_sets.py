@@ -34,7 +34,7 @@ class DenseImages:
     """The images of one set and what is true of them.
 
     Attributes:
-        entry: Of the table, or one's own.
+        entry: Of the table, or your own.
         class_names: In the order of class ids; several names of one class are separated by `;`.
         names: File names of the images.
         truth: As COCO's JSON, with the images in the order of `names`, ids as in the file, boxes cut to the image; None
@@ -161,7 +161,7 @@ def files_below(root: Path, folder: str) -> dict[str, str]:
         files = sorted(found for found in path.rglob("*") if found.is_file())
         return {found.relative_to(path).as_posix(): found.relative_to(root).as_posix() for found in files}
     if not archive.is_file():
-        raise Unavailable(f"there is no folder {path} and no {archive.name} beside it")
+        raise Unavailable(f"there is no folder {path} and no {archive.name} next to it")
     members = [name for name in open_zip(archive).namelist() if is_inside(name) and not name.endswith("/")]
     inside = f"{archive.stem}/"
     named = all(name.startswith(inside) for name in members)
@@ -202,7 +202,7 @@ def _read_boxes(root: Path, entry: DenseSet) -> DenseImages:
 
 
 def _classes(path: Path, entry: DenseSet, categories: list[Any]) -> tuple[tuple[str, ...], list[int]]:
-    """Names of the classes and the ids that the file has for them; the file's own names and order for one's own set."""
+    """Names of the classes and the ids that the file has for them; the file's own names and order for your own set."""
     known: dict[str, tuple[int, str]] = {}
     for category in categories:
         if (name := normal(str(category["name"]))) in known:

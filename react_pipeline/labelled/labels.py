@@ -48,7 +48,7 @@ def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, int]:
 
 
 def images_by_folder(root: Path, suffixes: Collection[str]) -> tuple[dict[str, list[Path]], list[str], int]:
-    """The images below each folder of a root, sorted, by the folder's name; images beside the folders; other files.
+    """The images below each folder of a root, sorted, by the folder's name; images next to the folders; other files.
 
     Hidden files are not images, and a hidden folder or file of the root is ignored.
     """

@@ -74,7 +74,7 @@ class Project:
 
         Raises:
             InputError: If there is no such domain.
-            ConfigError: If its file is wrong, or a setting does nothing beside those of the other file.
+            ConfigError: If its file is wrong, or a setting has no effect with those of the other file.
         """
         overrides = self.domain(slug).retrieval.model_dump(exclude_unset=True)
         joined = self.config.retrieval.model_copy(update=overrides)

@@ -74,7 +74,7 @@ def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
             measured on the images of the champion.
     """
     if method not in TRAINED_METHODS:
-        raise InputError(f"{method!r} cannot become champion; there are {', '.join(TRAINED_METHODS)}")
+        raise InputError(f"{method!r} cannot become champion; choose from {', '.join(TRAINED_METHODS)}")
     if not reason.strip():
         raise InputError("give a reason: it is what the next person reads")
     with project.store.locked(f"{STAGE}--{slug}"):

@@ -1,4 +1,4 @@
-"""Seeds: a class's own example images, which retrieval searches with (I2I) beside its name.
+"""Seeds: a class's own example images, which retrieval searches with (I2I) in addition to its name.
 
 A seed is a query and is never trained on; yet pairs found by an evaluation image would be chosen by looking at what is
 measured, so such a seed is refused. Shapes: S seeds, D width.

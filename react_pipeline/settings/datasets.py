@@ -1,4 +1,4 @@
-"""The 20 data sets of ELEVATER's image classification, and ImageNet-1K beside them, as a table.
+"""The 20 data sets of ELEVATER's image classification, and ImageNet-1K in addition, as a table.
 
 Belongs here: what is true of a data set wherever its files are: names, templates, metric, official sizes. Does not
 belong here: finding or reading files (`readers`).
@@ -179,7 +179,7 @@ IMAGENET = Dataset(
     "https://www.image-net.org/download.php (after accepting its terms; training images are for few-shot alone)",
     _OPEN_CLIP, _OPEN_CLIP,
 )  # fmt: skip
-"""Reported beside the 20, never averaged with them."""
+"""Reported next to the 20, never averaged with them."""
 
 
 def dataset(name: str) -> Dataset:
@@ -198,7 +198,7 @@ def dataset(name: str) -> Dataset:
 
 @cache
 def read_data(file_name: str) -> Any:
-    """A JSON file beside this module."""
+    """A JSON file next to this module."""
     return json.loads((DATA / file_name).read_text(encoding="utf-8"))
 
 

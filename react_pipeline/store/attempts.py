@@ -37,7 +37,7 @@ LEASE = ".lease"
 
 HEARTBEAT_SECONDS = 10.0
 LEASE_SECONDS = 120.0
-"""An attempt of another host whose lease was not touched for so long is taken for dead."""
+"""An attempt of another host whose lease was not touched for so long is considered dead."""
 
 
 @cache

@@ -49,7 +49,7 @@ from react_pipeline.use.chosen_model import CHAMPION, calibration_of, trained_fo
 from react_pipeline.use.classifier import CALIBRATION_FILE, RECORD_FILE
 from react_pipeline.use.model_card import Loading, model_card
 from react_pipeline.use.onnx_model import write_onnx
-from react_pipeline.use.staged_folder import UNFINISHED, publish, refuse_occupied, staged_beside
+from react_pipeline.use.staged_folder import UNFINISHED, publish, refuse_occupied, staged_next_to
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -64,7 +64,7 @@ def export(
 ) -> Path:
     """Write the customized checkpoint of a domain and method as a folder of its own, with a model card.
 
-    The folder appears when it is complete: it is written beside its place under a hidden name, and renamed last. With
+    The folder appears when it is complete: it is written next to its place under a hidden name, and renamed last. With
     `overwrite` an earlier export at this place is kept until the new one is complete.
 
     Args:
@@ -98,7 +98,7 @@ def export(
     refuse_occupied(target, overwrite)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with staged_beside(target) as staging:
+        with staged_next_to(target) as staging:
             loading = write_model(project, checkpoint, staging)
             write_head(project, checkpoint, staging)
             write_calibration(project, checkpoint, staging)
@@ -170,7 +170,7 @@ def write_model(project: Project, checkpoint: Artifact, staging: Path) -> Loadin
     source = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"]) if head else checkpoint
     config = json.loads(source.file(CONFIG_FILE).read_text(encoding="utf-8"))
     vision_cfg, text_cfg = config["model_cfg"]["vision_cfg"], config["model_cfg"]["text_cfg"]
-    # Whoever gets the folder reads it with plain open_clip, which hands these fields on.
+    # The recipient of the folder reads it with plain open_clip, which hands these fields on.
     require_allowed(config["model_cfg"], source.path / CONFIG_FILE)
     _copy(source, WEIGHTS_FILE, staging / WEIGHTS_FILE)
     for name in source.manifest["files"]:
