@@ -110,7 +110,7 @@ def bad_features(artifact: Artifact) -> Iterator[tuple[str, int]]:
 
 
 def contradictions(rows: pd.DataFrame) -> int:
-    """Rows with a value and a reason, with neither, with a value of no image, or with a value that is no fraction."""
+    """Rows with both a value and a reason or neither, with a value of no image or one that is not a fraction."""
     has_value, has_reason = rows["value"].notna(), rows["unavailable"].notna()
     no_images = has_value & (rows["n"] == 0)
     no_fraction = has_value & ~rows["value"].between(0, 1)
@@ -137,7 +137,7 @@ def what_was_not_measured_has_no_value(context: CheckContext, project: ProjectPa
 
 
 def wrong_detections(artifact: Artifact) -> int:
-    """Detections whose score is no fraction, or whose box has no area or is not in its image."""
+    """Detections whose score is not a fraction, or whose box has no area or is not in its image."""
     files = [name for name in artifact.manifest["files"] if name.startswith("detections/")]
     sizes = pd.read_parquet(artifact.file("images.parquet"))
     wrong = 0

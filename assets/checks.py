@@ -140,7 +140,7 @@ def accuracy_is_at_least_base(context: CheckContext, project: ProjectParam) -> d
 
 @check("comparison")
 def gain_is_not_shared_by_the_control(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
-    """A gain that random pairs give too is no gain of retrieval; this is the smallest lead of any method."""
+    """A gain that random pairs give too does not come from retrieval; this is the smallest lead of any method."""
     top1 = project.load().store.current("comparison", key_of(context)).counts["top1"]
     leads = {
         name: top1[name] - top1[name + CONTROL_SUFFIX]
@@ -148,7 +148,7 @@ def gain_is_not_shared_by_the_control(context: CheckContext, project: ProjectPar
         if {name, name + CONTROL_SUFFIX} <= set(top1)
     }
     if not leads:
-        return unmeasured("no method was evaluated beside its control")
+        return unmeasured("no method was evaluated together with its control")
     method = min(leads, key=lambda name: leads[name])
     return warning_below(leads[method], f"top-1 of {method} less its control's", tolerance=-1e-9)
 
@@ -185,7 +185,7 @@ def leakage(pipeline: Project, stage: str, slug: str) -> dg.AssetCheckResult:
 
 
 def unmeasured(reason: str) -> dg.AssetCheckResult:
-    """Nothing to compare is no fault, but it must not look like a success either."""
+    """Nothing to compare is not a fault, but it must not look like a success either."""
     return dg.AssetCheckResult(passed=True, description=f"not measured: {reason}", metadata={"measured": False})
 
 

@@ -111,7 +111,7 @@ def deps_of(stage: Stage) -> list[str]:
 
 def _named(stage: Stage) -> list[str]:
     of_domain = [name for name in stage.parents if STAGES[name].scope != "all"]
-    # Whatever belongs to a domain follows from its file, if only through something that follows from it.
+    # Everything that belongs to a domain follows from its file, if only through something that follows from it.
     by_file = [DOMAIN_FILE] if stage.scope == "domain" and not of_domain and not stage.gathers else []
     return [*by_file, *stage.parents, *stage.gathers]
 

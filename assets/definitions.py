@@ -23,7 +23,7 @@ def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Def
     """All definitions; of the benchmark, and of detection and segmentation, only if there are data for them.
 
     Args:
-        methods: Partitions beside those that `methods` of pipeline.yaml names, for one launch.
+        methods: Partitions in addition to those that `methods` of pipeline.yaml names, for one launch.
         resource_overrides: Replace `project`, in tests or from the command line.
     """
     resources = {"project": ProjectResource(), **resource_overrides}

@@ -52,7 +52,7 @@ class Summary:
 
 
 def open_instance(project: Project) -> dg.DagsterInstance:
-    """The Dagster instance: `DAGSTER_HOME`, or the `dagster_home` beside the project's `pipeline.yaml`.
+    """The Dagster instance: `DAGSTER_HOME`, or the `dagster_home` next to the project's `pipeline.yaml`.
 
     Raises:
         InputError: If that folder cannot be written.

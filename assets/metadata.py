@@ -1,7 +1,7 @@
 """Metadata: an artifact as Dagster shows it: numbers that make plots over time, tables, and small pictures.
 
 Belongs here: turning manifests and files into metadata values. File names, captions and class names come from outside,
-so whatever goes into Markdown is escaped; `table.md` is so by its writer.
+so everything that goes into Markdown is escaped; `table.md` already is, by its writer.
 """
 
 import base64
@@ -96,7 +96,7 @@ def _accuracy_bars(artifact: Artifact) -> str:
     figure = Figure(figsize=(7, 1.1 + 0.22 * len(shown)), layout="constrained")
     axes = figure.subplots()
     axes.barh(range(len(shown)), 100 * shown["accuracy"], color="#1f5fa8")
-    # Names come from outside: a dollar sign in one is no formula.
+    # Names come from outside: a dollar sign in one does not start a formula.
     axes.set_yticks(range(len(shown)), [str(name)[:40] for name in shown["class"]], parse_math=False, fontsize=8)
     axes.axvline(100 * classes["accuracy"].mean(), color="#6b7280", linestyle=":")
     axes.invert_yaxis()

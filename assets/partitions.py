@@ -65,7 +65,7 @@ def key_of(context: Context | CheckContext) -> str:
     """What the library calls this partition: `all`, a domain, or `<domain>/<method>`.
 
     Raises:
-        dagster.Failure: If the domain is no valid slug. Dagster itself takes `..`, `a/b` or `x,y` for partition keys.
+        dagster.Failure: If the domain is not a valid slug. Dagster itself accepts `..`, `a/b` or `x,y` as keys.
     """
     if not context.has_partition_key:
         return ALL

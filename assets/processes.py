@@ -152,7 +152,7 @@ def torchrun_command(processes: int, several_nodes: list[str], arguments: list[s
 
 
 def environment(processes: int, exchange: Path) -> dict[str, str]:
-    """What the processes find in their environment beside what is there already."""
+    """What the processes find in their environment in addition to what is there already."""
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     shared = {EXCHANGE_VARIABLE: str(exchange), "PYTHONPATH": os.pathsep.join(paths)}
     if "OMP_NUM_THREADS" not in os.environ:

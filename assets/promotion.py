@@ -52,7 +52,7 @@ def champion_is_in_no_doubt(context: CheckContext, project: ProjectParam) -> dg.
 
 
 def describe_verdict(artifact: Artifact, delivery: Delivery) -> dict[str, dg.MetadataValue]:
-    """The verdict as Dagster shows it: its table, its intervals, and what became of it in the registry."""
+    """The verdict as Dagster shows it: its table, its intervals, and what it changed in the registry."""
     table = artifact.file("table.md").read_text(encoding="utf-8")
     registry = f"{delivery.waits} verdicts wait for MLflow until the next run" if delivery.waits else "updated"
     return {

@@ -65,7 +65,7 @@ def publish(
 
 
 def judged_by(project: Project, stage: Stage, key: str) -> str:
-    """A digest of what is no input of an artifact but requires a run when it changes.
+    """A digest of what is not an input of an artifact but requires a run when it changes.
 
     What the stage's checks judge by, and where MLflow is.
     """

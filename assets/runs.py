@@ -43,7 +43,7 @@ _UNFINISHED = [_STATUS.STARTED, _STATUS.STARTING, _STATUS.CANCELING]
 
 
 def newest_run(instance: dg.DagsterInstance, place: Place) -> dg.DagsterRun | None:
-    """The last run that was to build an artifact, whoever started it."""
+    """The last run that was to build an artifact, no matter who started it."""
     asset, partition = dg.AssetKey(place[0]), name_of(place[1])
     planned = instance.event_log_storage.get_latest_planned_materialization_info(asset, partition)
     return instance.get_run_by_id(planned.run_id) if planned else None

@@ -19,7 +19,7 @@ from react_pipeline.store import Artifact
 def corpus(context: Context, project: ProjectParam) -> dg.MaterializeResult:
     """The image-text pairs that everything is retrieved from.
 
-    REACT needs no labels of its own: whatever it teaches the model about your classes it finds in a large collection of
+    REACT needs no labels of its own: all that it teaches the model about your classes it finds in a large collection of
     images with captions, here as webdataset shards (tar files). This asset is the inventory of the shards: each one's
     size and SHA-256, so that a changed shard is noticed by all that follows.
     """
@@ -63,7 +63,7 @@ domain_file = dg.AssetSpec(
     owners=["team:react"],
     description="The file of a domain in the folder `domains/`: class names, synonyms, prompts, where labelled images "
     "are, and what differs from pipeline.yaml. You write it; the sensor `domain_files` registers it and reports its "
-    "changes, so that whatever was built of another version is shown as unsynced.",
+    "changes, so that what was built by another version is shown as unsynced.",
 )
 
 
@@ -91,7 +91,7 @@ def retrieved_set(context: Context, project: ProjectParam) -> dg.MaterializeResu
 def control_set(context: Context, project: ProjectParam) -> dg.MaterializeResult:
     """As many pairs as were retrieved, drawn at random from the same corpus.
 
-    The control of the experiment: a gain that training on these gives too is no gain of retrieval.
+    The control of the experiment: a gain that training on these gives too does not come from retrieval.
     """
     return publish(context, project)
 
@@ -128,7 +128,7 @@ def domain_results(context: Context, project: ProjectParam) -> dg.MaterializeRes
 
 @stage_asset
 def comparison(context: Context, project: ProjectParam) -> dg.MaterializeResult:
-    """Every method of the domain beside the base and its control, with 95% intervals.
+    """Every method of the domain compared with the base and its control, with 95% intervals.
 
     A gain over the base counts only as far as the control, the same training on random pairs, does not share it. The
     artifact holds the tables, per class too, and `dashboard.html`: one page with figures, costs, classes that gained or
@@ -169,7 +169,7 @@ def benchmark_results(context: Context, project: ProjectParam) -> dg.Materialize
 
 @stage_asset
 def benchmark_comparison(context: Context, project: ProjectParam) -> dg.MaterializeResult:
-    """The base beside each method of the domain, data set by data set, on those that both were measured on."""
+    """The base compared with each method of the domain, data set by data set, on those that both were measured on."""
     return publish(context, project)
 
 
@@ -185,5 +185,5 @@ def dense_results(context: Context, project: ProjectParam) -> dg.MaterializeResu
 
 @stage_asset
 def dense_comparison(context: Context, project: ProjectParam) -> dg.MaterializeResult:
-    """The base beside each method of the domain, set by set, with pictures: truth, base, methods."""
+    """The base compared with each method of the domain, set by set, with pictures: truth, base, methods."""
     return publish(context, project)

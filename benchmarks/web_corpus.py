@@ -75,7 +75,7 @@ def _unit(vectors: Any) -> Any:
 
 
 def write(folder: Path, table: pd.DataFrame, image: Any, text: Any, url: str) -> tuple[Any, Any]:
-    """`HEX.parquet` beside `HEX.npz`; returns the vectors as they are stored."""
+    """`HEX.parquet` next to `HEX.npz`; returns the vectors as they are stored."""
     folder.mkdir()
     image, text = image.astype(np.float16), text.astype(np.float16)
     similarity = (image.astype(np.float32) * text.astype(np.float32)).sum(axis=1).astype(np.float32)
@@ -166,7 +166,7 @@ def run(folder: Path, rows: int, steps: int) -> str:
         embeddings = timed("`corpus_embeddings`, used in place", embed_corpus, project)
         timed("`faiss_index`", build_index, project)
         assert not asked
-        same = timed("all hits beside plain products", compare, project, embeddings, folder, image, text)
+        same = timed("all hits against plain products", compare, project, embeddings, folder, image, text)
         timed("`evaluation_set`", publish_evaluation_set, project, DOMAIN)
         retrieved = timed("`retrieved_set`, with the fetching", retrieve_pairs, project, DOMAIN)
         chosen = pd.read_parquet(retrieved.file("pairs.parquet"))

@@ -98,7 +98,7 @@ def fresh_or_none(project: Project, stage: str, key: str) -> Artifact | None:
 
 
 def gather(project: Project, stage: str, slug: str) -> Gathered:
-    """The results of a domain that a stage sets beside one another, and why those of other methods are left out.
+    """The results of a domain that a stage compares, and why those of other methods are left out.
 
     Args:
         stage: One that gathers the results of one other stage.

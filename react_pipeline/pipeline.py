@@ -32,7 +32,7 @@ class Stage:
         parents, parents_of_method: Stages that it is made from; those of them that one method needs, if methods differ.
         gathers: Stages of which it shows all results there are, so that no table can name its parents.
         is_current: "room:function" that raises if a gathered artifact is outdated; unset: if it shows other results.
-        compares: Whether methods are set beside the base, of which alone there is nothing to show.
+        compares: Whether methods are compared with the base; the base alone has nothing to show.
         identity: The part of the configuration that decides it.
         outside: The local files outside the store that it reads; None if it reads none.
         version: Raised by hand when the same inputs make another artifact.
@@ -64,7 +64,7 @@ class Stage:
         return {name: {"all": ALL, "domain": slug}.get(STAGES[name].scope, key) for name in names}
 
     def is_for(self, method: str) -> bool:
-        """Whether there is one for a method: `base` is not `trained`, and a linear head is no `encoder` of images."""
+        """Whether there is one for a method: `base` is not `trained`, and a linear head is not an image `encoder`."""
         return not {"trained": method == "base", "encoder": is_linear_head(method)}.get(self.scope, False)
 
     def keys(self, slugs: Iterable[str], methods: Collection[str]) -> list[str]:
@@ -83,7 +83,7 @@ def method_key(domain: str, method: str) -> str:
         InputError: If the method is unknown.
     """
     if method not in METHODS:
-        raise InputError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
+        raise InputError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
     return f"{domain}/{method}"
 
 
@@ -116,11 +116,11 @@ _ROWS = (
           parents=(*BASE, *EMBEDDED, "retrieved_set", "control_set"), version="3",
           parents_of_method=lambda method: (*BASE, *(EMBEDDED if is_linear_head(method) else ()), pairs_of(method)),
           identity=identity.customized_checkpoint, group="customization", kinds=("torch",), pool="gpu", priority=50),
-    Stage("domain_results", "zero-shot accuracy on the labelled images, beside what the training cost", "method",
+    Stage("domain_results", "zero-shot accuracy on the labelled images, with what the training cost", "method",
           "evaluation:evaluate", parents=(*BASE, *TRAINED, "evaluation_set"),
           parents_of_method=lambda method: (*_measured(method), "evaluation_set"), identity=identity.domain_results,
           group="evaluation", kinds=("torch", "parquet"), pool="gpu", priority=60, version="2"),
-    Stage("comparison", "all methods of the domain beside the base and their controls; see dashboard.html", "domain",
+    Stage("comparison", "all methods of the domain with the base and their controls; see dashboard.html", "domain",
           "evaluation:compare", gathers=("domain_results",), is_current="evaluation:comparison_is_current",
           group="evaluation", kinds=("plotly", "parquet"), priority=65),
     Stage("promotion", "which model is champion of the domain, and why", "domain", "promotion:decide", priority=65,

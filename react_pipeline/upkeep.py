@@ -98,7 +98,7 @@ def survey(project: Project, slugs: Sequence[str], failed: Collection[Place] = f
 
     Args:
         slugs: Domains to keep up. One whose file is broken or gone is left out and harms no other.
-        failed: Places that were asked for with today's inputs, in vain: they are no task again, and a comparison
+        failed: Places that were tried with today's inputs and failed: they are not tasks again, and a comparison
             does not wait for them.
     """
     look = _Look(Manifests.of(project), frozenset(failed))

@@ -292,7 +292,7 @@ def test_cron_lines_are_accepted(line: str) -> None:
         ("0 3 * *", "has 4 fields"),
         ("@daily", "has 1 fields"),
         ("60 3 * * *", "out of range"),
-        ("0 3 * * funday", "is no cron line"),
+        ("0 3 * * funday", "is not a cron line"),
         ("0 3 0 * *", "out of range"),
         ("*/0 3 * * *", "step '0' in field 0"),
         ("0 9-33 * * *", "9-33"),
@@ -307,7 +307,7 @@ def test_wrong_cron_line_is_reported_with_its_fault(line: str, reported: str) ->
     ("fields", "reported"),
     [
         ({"automation": {"schedule": "every night"}}, "automation.schedule: 'every night' has 2 fields"),
-        ({"automation": {"timezone": "Mars/Olympus"}}, "automation.timezone: 'Mars/Olympus' is no time zone"),
+        ({"automation": {"timezone": "Mars/Olympus"}}, "automation.timezone: 'Mars/Olympus' is not a time zone"),
         ({"methods": ["base", "magic"]}, "methods: unknown: magic"),
         ({"methods": ["base", "base"]}, "methods: a method is listed twice"),
         ({"automation": {"changed_fraction": 2}}, "automation.changed_fraction"),

@@ -1,4 +1,4 @@
-"""Comparison on the benchmark: the base beside each method of a domain, data set by data set.
+"""Comparison on the benchmark: the base against each method of a domain, data set by data set.
 
 A data set counts only if both sides measured it, on the same images. Means are over these data sets, for the base too.
 Does not belong here: measuring (`results`), a domain's own labelled images (`react_pipeline.evaluation`).
@@ -27,7 +27,7 @@ COLUMNS = ["method", "figure", "dataset", "metric", "base", "value", "delta", "n
 
 
 def compare_benchmarks(project: Project, slug: str) -> Artifact:
-    """Publish the base beside every method of a domain that has a fresh result.
+    """Publish the base with every method of a domain that has a fresh result.
 
     Files: `table.parquet`, `table.csv`, `table.md`, `comparison.json`, `comparison.png` (for each method the
     differences of its data sets, sorted).
@@ -68,7 +68,7 @@ def results_to_compare(project: Project, stage: str, slug: str) -> tuple[dict[st
 
 
 def compare_summaries(base: pd.DataFrame, methods: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """Each method's figures beside the base's, all of `summary.summarize`.
+    """Each method's figures next to the base's, all of `summary.summarize`.
 
     Returns:
         `COLUMNS`: for each method and figure a row for every data set that either side has, with `status` `ok` or why

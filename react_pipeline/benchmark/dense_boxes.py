@@ -118,7 +118,7 @@ def _file(images: DenseImages, config: DenseConfig) -> Mapping[int, list[Any]]:
         raise InputError(f"dense.boxes_file: {path}: cannot be read ({error.strerror or error})") from error
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(
-            f"dense.boxes_file: {path}: is no COCO results JSON ({type(error).__name__}: {error})"
+            f"dense.boxes_file: {path}: is not a COCO results JSON ({type(error).__name__}: {error})"
         ) from error
     scores = [score for rows in boxes.values() for _, score in rows]
     if not boxes or not 0 <= min(scores) <= max(scores) <= 1:
@@ -146,7 +146,7 @@ def _rpn(config: DenseConfig, device: str) -> Source:
         model.load_state_dict(weights)
     except (IndexError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"dense.rpn_checkpoint: {path} is no state dict of {config.rpn_model} ({reason})") from error
+        raise InputError(f"dense.rpn_checkpoint: {path}: not a state dict of {config.rpn_model} ({reason})") from error
     model.eval().to(device)
 
     @torch.inference_mode()

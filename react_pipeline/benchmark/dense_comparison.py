@@ -1,4 +1,4 @@
-"""Detection and segmentation compared: the base beside each method of a domain, by figures and by pictures.
+"""Detection and segmentation compared: the base against each method of a domain, by figures and by pictures.
 
 Does not belong here: measuring (`dense_results`), which results may be compared (`comparison`).
 """
@@ -23,7 +23,7 @@ PLACE = ["set", "source", "figure"]
 
 
 def compare_dense(project: Project, slug: str) -> Artifact:
-    """Publish the base beside every method of a domain that has a fresh result, on the sets that both were measured on.
+    """Publish the base with every method of a domain that has a fresh result, on the sets that both were measured on.
 
     Files: `table.parquet`, `table.csv`, `table.md`, `overlays.png` (truth, base, methods), `dashboard.html`.
 
@@ -57,7 +57,7 @@ def compare_dense(project: Project, slug: str) -> Artifact:
 
 
 def compare(results: Mapping[str, Artifact]) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Each method's figures beside the base's (`COLUMNS`), and why figures are left out.
+    """Each method's figures next to the base's (`COLUMNS`), and why figures are left out.
 
     Args:
         results: By method, the base among them.

@@ -71,7 +71,7 @@ def box_figures(
 
 
 def proposal_figures(truth: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The part of all true boxes that one of the first 100 or 1,000 proposals overlaps by half, whatever its class."""
+    """The part of all true boxes that one of the first 100 or 1,000 proposals overlaps by half, of any class."""
     recall = _evaluated(truth, found, classes=False, limits=(1, 100, 1_000)).eval["recall"][0, 0, 0]
     return {f"proposal_recall_{count}": float(value) for count, value in zip((100, 1_000), recall[1:], strict=True)}
 

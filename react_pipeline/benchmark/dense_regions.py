@@ -49,7 +49,7 @@ class Detector:
         """Boxes (n, 4), scores (n,) and class ids (n,) of at most `MAX_BOXES` detections, best first.
 
         A score is the share of the class among all; with objectness (R,), a fraction, the root of the product of both.
-        RegionCLIP takes the raw logit there, which may be negative, and has a background of logit 0 beside the classes,
+        RegionCLIP takes the raw logit there, which may be negative, and also has a background of logit 0,
         whose share is nil where cosines are CLIP's (100 x 0.2 and more).
         """
         if not len(boxes):

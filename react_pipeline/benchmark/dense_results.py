@@ -258,7 +258,7 @@ def _percent(figure: str, value: float) -> str | None:
 
 
 def _or_unavailable(build: Callable[[], Any]) -> Any:
-    """A tower that cannot be used so is no error of the data: the figures are unavailable."""
+    """A tower that cannot be used in this way is not an error of the data: the figures are unavailable."""
     try:
         return build()
     except InputError as error:

@@ -35,7 +35,7 @@ def domain_of(entry: Dataset, root: Path) -> dict[str, Any]:
 def union_domain() -> dict[str, Any]:
     """The domain of the classes of all 20 data sets, to train one model for the whole benchmark.
 
-    A name that several data sets have, in whatever spelling, occurs once, with the spelling of the first; an alias that
+    A name that several data sets have, in any spelling, occurs once, with the spelling of the first; an alias that
     names another class elsewhere is left out. It has no labelled images: `benchmark_results` measures it.
     """
     names: dict[str, str] = {}

@@ -122,7 +122,7 @@ def publish_features(project: Project, slug: str, method: str) -> Artifact:
         return images, images.digest()
 
     found, missing = read_all(elevater.root, "elevater", places, read)
-    # Reasons name paths, and the location of the data is no part of the artifact's identity.
+    # Reasons name paths, and the location of the data is not part of the artifact's identity.
     digests = {place: digest for place, (_, digest) in found.items()}
     content = {"images": digests, "missing": sorted(missing), "unavailable": ""}
     inputs = resolve(project, STAGE, method_key(slug, method), content=content)

@@ -53,7 +53,7 @@ def read_all(
 
     Args:
         section: Of pipeline.yaml, which has the root.
-        places: By name, what `read` is called with beside the root.
+        places: By name, what `read` is called with in addition to the root.
 
     Raises:
         InputError: If there is no root, or listing everything that is there and wrong.
@@ -84,7 +84,7 @@ def read_dense_sets(dense: DenseConfig, slug: str) -> tuple[list[DenseImages], d
 
 
 def digests_of_files(dense: DenseConfig, found: list[DenseImages]) -> dict[str, str]:
-    """Of what measuring reads beside the sets with boxes and with label maps.
+    """Of what measuring reads apart from the sets with boxes and with label maps.
 
     Raises:
         InputError: If a file cannot be read.

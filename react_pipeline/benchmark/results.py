@@ -4,7 +4,7 @@ Belongs here: publishing, resuming after a kill, prediction files. Does not belo
 means (`summary`), encoding (`features`), the difference to the base (`comparison`).
 
 Files: `results.parquet`, `results.json` (`experiments.Measurement`), `summary.parquet`, `table.md`,
-`predictions/<experiment>/*.json`, and `all_predictions.zip` beside these where the experiment covers all 20 data sets
+`predictions/<experiment>/*.json`, and `all_predictions.zip` next to these where the experiment covers all 20 data sets
 of an ELEVATER copy (and few-shot the seeds 0, 1 and 2).
 """
 

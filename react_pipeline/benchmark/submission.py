@@ -82,7 +82,7 @@ def dataset_of(path: Path) -> str:
 
 
 def write_submission(directory: Path, path: Path | None = None) -> Path:
-    """Join all prediction files of a folder into the leaderboard's zip, `all_predictions.zip` beside them.
+    """Join all prediction files of a folder into the leaderboard's zip, `all_predictions.zip` next to them.
 
     One dataset is in memory at a time. The zip's bytes depend on the files only.
     """
@@ -100,7 +100,7 @@ def write_submission(directory: Path, path: Path | None = None) -> Path:
             for number, files in enumerate(by_dataset.values()):
                 stream.write(((", " if number else '{"data": [') + json.dumps(_merged(files))).encode())
             stream.write(b"]}")
-        # A submission that could not be finished is never taken for one.
+        # A submission that could not be finished is never mistaken for one.
         rename_synced(partial, path)
     finally:
         partial.unlink(missing_ok=True)

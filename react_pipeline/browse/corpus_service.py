@@ -178,7 +178,7 @@ class SearchService(KnnService):
         """The query as a unit vector (1, D).
 
         Raises:
-            ValueError: If it is no image, a URL that no result had, or a vector of another width.
+            ValueError: If it is not an image, is a URL that no result had, or a vector of another width.
         """
         clip = clip_resource.model
         if text_input:

@@ -15,7 +15,7 @@ SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def origin_of(url: str) -> str:
-    """Scheme, name and port of an address, as the header `Origin` has them; "" for what is no address of the web."""
+    """Scheme, name and port of an address, as the header `Origin` has them; "" for what is not a web address."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc}".lower() if parts.scheme in ("http", "https") else ""
 

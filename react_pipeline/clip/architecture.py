@@ -55,7 +55,7 @@ def require_as_configured(encoder: EncoderConfig, directory: Path) -> None:
     """Refuse a checkpoint folder that contradicts the configuration; fields that are not given are not compared.
 
     Raises:
-        InputError: Naming each field of `encoder` that differs, with both values; or that the folder is no checkpoint.
+        InputError: If the folder is not a checkpoint; or naming each field of `encoder` that differs, with both values.
     """
     model_cfg, preprocess_cfg = read_config(directory)
     # An architecture that is not configured is the default of the field.
@@ -119,7 +119,7 @@ def encoder_fields(encoder: Mapping[str, Any], directory: Path) -> dict[str, Any
             is open_clip's of that name, or the demo's.
 
     Raises:
-        InputError: If the directory is no checkpoint folder.
+        InputError: If the directory is not a checkpoint folder.
     """
     if encoder["model"] == "demo":
         return dict(encoder)

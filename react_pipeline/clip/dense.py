@@ -47,7 +47,7 @@ class DenseTower:
             mlp: Whether the block's MLP follows, with its residual; unset: as published.
 
         Raises:
-            InputError: If the tower is no vision transformer and no CLIP ResNet, or a ResNet asked for another
+            InputError: If the tower is neither a vision transformer nor a CLIP ResNet, or a ResNet asked for another
                 attention than `value`.
         """
         visual: Any = model.visual
@@ -146,7 +146,7 @@ class DenseTower:
         return mixed + attend(key, key, value) if self.attention == "qq+kk" else mixed
 
     def _near(self, value: Tensor) -> Tensor:
-        """The Gaussian of the distance of two patches (T, T); 0 with a token that is no patch."""
+        """The Gaussian of the distance of two patches (T, T); 0 with a token that is not a patch."""
         rows, columns = self._grid
         places = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).float().to(value.device)
         near = torch.exp(-torch.cdist(places, places).square() / (2 * GAUSSIAN_STD**2))

@@ -16,7 +16,7 @@ _LOGIT = ("logit_scale", "logit_bias")
 
 
 def _of_text(name: str) -> bool:
-    # open_clip's CLIP keeps its text tower at the top level, beside `visual`; CustomTextCLIP keeps it in `text`.
+    # open_clip's CLIP keeps its text tower at the top level, next to `visual`; CustomTextCLIP keeps it in `text`.
     return not name.startswith(("visual.", *_LOGIT))
 
 

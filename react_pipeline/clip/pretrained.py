@@ -28,7 +28,7 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
 
     A state dict may be bare or under `state_dict`, with or without `module.` prefixes; gated blocks in it are found by
     their names, so REACT's released checkpoints load strictly. A folder records architecture, activation and
-    normalisation itself; what is configured beside it must agree.
+    normalisation itself; what is configured in addition must agree.
 
     Raises:
         InputError: If the architecture or tag is unknown, the file unreadable, or the weights do not fit; if a folder

@@ -28,7 +28,7 @@ def require_allowed(model_cfg: Mapping[str, Any], file: Path) -> None:
     options = model_cfg["text_cfg"].get("tokenizer_kwargs") or {}
     where = f"{file}: model_cfg.text_cfg.tokenizer_kwargs"
     if not isinstance(options, dict):
-        raise InputError(f"{where}: is no mapping")
+        raise InputError(f"{where}: is not a mapping")
     for name, value in options.items():
         if name not in TOKENIZER_OPTIONS:
             raise InputError(
@@ -39,7 +39,7 @@ def require_allowed(model_cfg: Mapping[str, Any], file: Path) -> None:
     name = model_cfg["vision_cfg"].get("timm_model_name")
     if name is not None and not (isinstance(name, str) and _REGISTERED_NAME.fullmatch(name)):
         raise InputError(
-            f"{file}: model_cfg.vision_cfg.timm_model_name: {name!r} is no name of timm's registry; models of other "
+            f"{file}: model_cfg.vision_cfg.timm_model_name: {name!r} is not in timm's registry; models of other "
             "folders and of the Hub are refused"
         )
 
@@ -66,12 +66,12 @@ def text_folder(directory: Path, name: Any, field: str, files: tuple[str, ...]) 
         places = [place for place in ("text", ".") if any((root / place / file).is_file() for file in files)]
     if not places:
         raise InputError(
-            f"{directory}: {field}: {name!r} is no folder inside this checkpoint folder, which holds none of "
+            f"{directory}: {field}: {name!r} is not a folder inside this checkpoint folder, which holds none of "
             f"{', '.join(files)} itself; get these files from where that is and put them into {directory / 'text'}"
         )
     folder = (root / places[0]).resolve()
     if not folder.is_relative_to(root):
-        raise InputError(f"{directory}: {field}: {name!r} is no folder inside this checkpoint folder")
+        raise InputError(f"{directory}: {field}: {name!r} is not a folder inside this checkpoint folder")
     for path in sorted(folder.rglob("*.json")):
         try:
             json.loads(path.read_text(encoding="utf-8"), object_hook=_refuse_code)

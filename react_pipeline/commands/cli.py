@@ -85,7 +85,7 @@ def demo(
 @app.command()
 def materialize(
     select: Annotated[
-        str, typer.Option(help="Assets, in Dagster's syntax: '*', 'comparison', '*comparison' (with all before it).")
+        str, typer.Option(help="Assets, in Dagster's syntax: '*', 'comparison', '*comparison' (with its ancestors).")
     ] = "*",
     domain: Annotated[list[str] | None, typer.Option(help="A domain; repeat for more. Default: all.")] = None,
     method: Annotated[
@@ -93,7 +93,7 @@ def materialize(
     ] = None,
     config: Config = None,
 ) -> None:
-    """Build assets: the same ones, with the same checks and runs, as from the Dagster UI."""
+    """Build assets, with the same checks and runs as from the Dagster UI."""
     project = load_project(config)
     raise typer.Exit(materialize_assets(project, select, domain or (), method or project.config.methods))
 
@@ -103,13 +103,13 @@ def search(
     text: Annotated[str | None, typer.Argument(help="What to look for.")] = None,
     image: Annotated[Path | None, typer.Option(help="An image to look for, instead of a text.")] = None,
     mode: Annotated[
-        str | None, typer.Option(help="A text: t2t (with captions) or t2i (with images); an image: i2i or i2t.")
+        str | None, typer.Option(help="For a text: t2t (captions) or t2i (images); for an image: i2i or i2t.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, max=1_000, help="How many pairs.")] = 12,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The contact sheet.")] = Path("search.png"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="File for the contact sheet.")] = Path("search.png"),
     config: Config = None,
 ) -> None:
-    """The pairs of the corpus nearest to a text or an image, as a table and as a contact sheet."""
+    """Show the pairs of the corpus nearest to a text or an image, as a table and as a contact sheet."""
     from react_pipeline.retrieval import draw_pairs, search_pairs
 
     project = load_project(config)
@@ -128,10 +128,10 @@ def search(
 @app.command()
 def ui(
     dagster_port: Annotated[
-        int | None, typer.Option(min=1, max=65_535, help="Of Dagster. Default: the first free one from 3000.")
+        int | None, typer.Option(min=1, max=65_535, help="Port of Dagster. Default: the first free one from 3000.")
     ] = None,
     mlflow_port: Annotated[
-        int | None, typer.Option(min=1, max=65_535, help="Of MLflow. Default: the first free one from 5000.")
+        int | None, typer.Option(min=1, max=65_535, help="Port of MLflow. Default: the first free one from 5000.")
     ] = None,
     config: Config = None,
 ) -> None:
@@ -157,7 +157,7 @@ def ui(
 
 @app.command()
 def serve(
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="Where it answers; 0 takes any free port.")] = 1234,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 picks a free one.")] = 1234,
     config: Config = None,
 ) -> None:
     """Browse the corpus in a browser: clip-retrieval's page over this index, on this machine only; Ctrl-C stops it."""
@@ -169,13 +169,15 @@ def serve(
     serve_corpus(
         project,
         port,
-        lambda url: console.print(f"{url}\nIts boxes on safety, aesthetics and languages do nothing.\nCtrl-C stops."),
+        lambda url: console.print(
+            f"{url}\nIts controls for safety, aesthetics and languages do nothing.\nCtrl-C stops."
+        ),
     )
 
 
 @app.command()
 def doctor(config: Config = None) -> None:
-    """What this machine and this project have, what is missing, and how to get it."""
+    """Show what this machine and this project have, what is missing, and how to get it."""
     from react_pipeline.commands.doctor import diagnose
 
     findings = diagnose(config)
@@ -185,7 +187,7 @@ def doctor(config: Config = None) -> None:
 
 @app.command()
 def prune(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed.")] = False,
     keep_hours: Annotated[float, typer.Option(help="Keep what was current or made within this time.", min=0)] = 1.0,
     config: Config = None,
 ) -> None:

@@ -45,7 +45,7 @@ def missing_extra(error: ModuleNotFoundError) -> str:
     """What to install for a command whose packages are not in the light installation.
 
     Raises:
-        ModuleNotFoundError: If a module of this package is missing, which is no one's choice.
+        ModuleNotFoundError: If a module of this package is missing, which no user chose.
     """
     module = (error.name or "").partition(".")[0]
     if module in ("", "react_pipeline"):

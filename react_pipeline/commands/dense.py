@@ -15,7 +15,7 @@ dense_app = typer.Typer(no_args_is_help=True, help="Detection and segmentation: 
 
 @dense_app.command("list")
 def list_sets() -> None:
-    """The sets that are known: task, classes, images, where they are available. Others are listed in `dense.own`."""
+    """List the known sets: task, classes, images, where they are available. Others are listed in `dense.own`."""
     rows = [
         [entry.name, entry.task, len(entry.class_names), f"{entry.expected:,}", entry.truth, entry.homepage]
         for entry in dense_sets().values()
@@ -25,7 +25,7 @@ def list_sets() -> None:
 
 @dense_app.command()
 def check(
-    domain: Annotated[str, typer.Argument(help="A domain, for sets of one's own that hold `{domain}`.")] = "",
+    domain: Annotated[str, typer.Argument(help="A domain, for your own sets whose paths contain `{domain}`.")] = "",
     config: Config = None,
 ) -> None:
     """Read all images and truth of the configured sets: what is right, wrong, missing. Exit code 1 if one is wrong."""
@@ -60,7 +60,7 @@ def check(
 
 @dense_app.command()
 def demo(
-    seed: Annotated[int, typer.Option(help="Of the scenes that are made where there are none.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the scenes, where they have to be made.")] = 0,
     config: Config = None,
 ) -> None:
     """Detection and segmentation on scenes made of the demo's labelled drawings; after `react-pipeline demo`."""

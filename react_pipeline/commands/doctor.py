@@ -51,7 +51,7 @@ def diagnose(config_path: Path | None) -> list[Finding]:
         project = Project.load(config_path)
     except ReactError as error:
         if config_path is None and not os.environ.get(CONFIG_VARIABLE) and not Path("pipeline.yaml").exists():
-            remedy = "`react-pipeline demo` writes one; or run in the folder of yours, or give --config"
+            remedy = "`react-pipeline demo` writes one; or run this in the folder that has yours, or give --config"
             return [*findings, Finding("pipeline.yaml", "note", f"none in {Path.cwd()}", remedy)]
         return [*findings, Finding("pipeline.yaml", "missing", str(error), "fix the file, or give another: --config")]
     findings.append(Finding("pipeline.yaml", "ok", str(project.path)))

@@ -14,12 +14,12 @@ from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, DomainConfig, load_domain, load_domains, misnamed, read_yaml
 from react_pipeline.store import ConfigError, InputError, Problem, write_atomically
 
-domains_app = typer.Typer(no_args_is_help=True, help="The domain files: one YAML of class names each.")
+domains_app = typer.Typer(no_args_is_help=True, help="The domain files: a YAML file of class names for each domain.")
 
 
 @domains_app.command("list")
 def list_domains(config: Config = None) -> None:
-    """The valid domains, and the problems of the other files."""
+    """List the valid domains, and the problems of the other files."""
     project = load_project(config)
     found, problems = load_domains(project.config.domains)
     rows = [
@@ -36,7 +36,7 @@ def validate_domains(
     files: Annotated[list[Path] | None, typer.Argument(help="Domain files. Default: all of the project.")] = None,
     config: Config = None,
 ) -> None:
-    """Check domain files and list every problem, with file and field; the project's also beside `pipeline.yaml`."""
+    """Check domain files and list every problem, with file and field; the project's also against `pipeline.yaml`."""
     project = None if files else load_project(config)
     checked = files or (sorted(project.config.domains.glob("*.yaml")) if project else [])
     problems = misnamed(project.config.domains) if project else []
@@ -74,7 +74,7 @@ def list_names(
     write: Annotated[bool, typer.Option("--write", help="Put the most frequent name of each class first.")] = False,
     config: Config = None,
 ) -> None:
-    """How many captions of the corpus say each name of a domain, and which name of a class they say most."""
+    """Count the captions that contain each name of a domain, and show the most frequent name of each class."""
     from react_pipeline.retrieval import domain_names
 
     project = load_project(config)

@@ -22,7 +22,7 @@ Method = Annotated[str, typer.Argument(help="A method, such as base or gated-ima
 
 @elevater_app.command("list")
 def list_datasets() -> None:
-    """The 20 data sets and ImageNet-1K: classes, images, metric."""
+    """List the 20 data sets and ImageNet-1K: classes, images, metric."""
     print_table(
         ["data set", "title", "classes", "templates", "train", "val", "test", "metric"],
         [
@@ -39,8 +39,8 @@ def list_datasets() -> None:
 
 
 @elevater_app.command()
-def check(root: Root, json: Annotated[bool, typer.Option("--json", help="For programs.")] = False) -> None:
-    """Which data sets are present, complete and valid, and where to get the others. Exit code 1 if one is wrong."""
+def check(root: Root, json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show which data sets are complete and valid, and where to get the others. Exit code 1 if one is wrong."""
     from react_pipeline.benchmark import check_root, report_json, report_lines
 
     reports = check_root(root)
@@ -108,11 +108,11 @@ def retrieval(
     images: Annotated[Path, typer.Argument(help="The folder that the images' paths are relative to.")],
     domain: Annotated[str, typer.Argument(help="A domain, or `base`.")] = "base",
     method: Annotated[str | None, typer.Argument(help="A method of the domain.")] = None,
-    split: Annotated[str, typer.Option(help="Of the JSON.")] = "test",
-    image_column: Annotated[str, typer.Option(help="Of the CSV.")] = "image",
-    caption_column: Annotated[str, typer.Option(help="Of the CSV.")] = "caption",
-    delimiter: Annotated[str, typer.Option(help="Of the CSV; \\t is a tab.")] = ",",
-    captions_per_image: Annotated[int, typer.Option(min=1, help="The first so many count.")] = 5,
+    split: Annotated[str, typer.Option(help="Split, for a JSON.")] = "test",
+    image_column: Annotated[str, typer.Option(help="Column of images, for a CSV.")] = "image",
+    caption_column: Annotated[str, typer.Option(help="Column of captions, for a CSV.")] = "caption",
+    delimiter: Annotated[str, typer.Option(help="Delimiter of a CSV; \\t is a tab.")] = ",",
+    captions_per_image: Annotated[int, typer.Option(min=1, help="Use this many captions of each image.")] = 5,
     config: Config = None,
 ) -> None:
     """Recall at 1, 5 and 10: captions found by images, and images by captions."""

@@ -1,4 +1,4 @@
-"""The command `react-pipeline init`: a project of one's own in a new folder."""
+"""The command `react-pipeline init`: your own project in a new folder."""
 
 import os
 from enum import StrEnum
@@ -16,17 +16,17 @@ CorpusKind = StrEnum("CorpusKind", ["webdataset", "images", "urls", "datacomp", 
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="The folder to make; files that are in it are kept.")],
-    corpus: Annotated[CorpusKind, typer.Option(help="What the corpus is.")] = CorpusKind.webdataset,
+    folder: Annotated[Path, typer.Argument(help="The folder to create; files that are in it are kept.")],
+    corpus: Annotated[CorpusKind, typer.Option(help="Kind of the corpus.")] = CorpusKind.webdataset,
     encoder: Annotated[
         str,
         typer.Option(
-            help="MODEL/PRETRAINED of open_clip, where PRETRAINED is a tag or the path of a checkpoint; or a whole "
+            help="MODEL/PRETRAINED of open_clip, where PRETRAINED is a tag or the path of a checkpoint; or a complete "
             "model, hf-hub:ORGANIZATION/NAME or local-dir:FOLDER. Paths are relative to the new folder."
         ),
     ] = "ViT-B-32/openai",
 ) -> None:
-    """Make a project: pipeline.yaml, an example of a domain, a Dagster home, .gitignore."""
+    """Create a project: pipeline.yaml, an example of a domain, a Dagster home, .gitignore."""
     written = write_project(folder, corpus.value, encoder)
     for path in written:
         console.print(f"wrote {path}")

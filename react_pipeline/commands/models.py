@@ -16,11 +16,11 @@ from react_pipeline.settings import CONTROL_SUFFIX, load_domains
 from react_pipeline.store import ReactError
 
 if TYPE_CHECKING:
-    from react_pipeline.promotion import PairedTest, Reign, Verdict
+    from react_pipeline.promotion import HistoryEntry, PairedTest, Verdict
     from react_pipeline.store import Artifact
     from react_pipeline.tracking import Version
 
-models_app = typer.Typer(no_args_is_help=True, help="The champions: which model of a domain is offered, and why.")
+models_app = typer.Typer(no_args_is_help=True, help="The champion of each domain: which model is offered, and why.")
 
 _COLUMNS = ["domain", "method", "version", "top-1 %", "gain", "", "aliases", "decided", "why"]
 
@@ -29,7 +29,7 @@ _COLUMNS = ["domain", "method", "version", "top-1 %", "gain", "", "aliases", "de
 def list_models(
     domain: Annotated[str | None, typer.Argument(help="Slug of a domain. Default: all.")] = None, config: Config = None
 ) -> None:
-    """Champion, challenger and the registered versions of each domain: figures, when it was decided and why."""
+    """List champion, challenger and registered versions of each domain: figures, when it was decided and why."""
     from react_pipeline.promotion import standing
     from react_pipeline.tracking import Tracking
 
@@ -51,7 +51,7 @@ def list_models(
             print_error(f"note: {slug}: a person set the alias `champion` to {where}; see docs/promotion.md")
     print_table(_COLUMNS, rows, right=5, below=["decided", "why"])
     if silent:
-        print_error(f"note: {silent}, so this is what the store says")
+        print_error(f"note: {silent}, so only what the store holds is shown")
     if waiting := registry.count_pending(project, verdicts=True):
         print_error(f"note: {waiting} verdicts wait for MLflow")
 
@@ -59,8 +59,8 @@ def list_models(
 @models_app.command("promote")
 def promote_model(
     domain: Domain,
-    method: Annotated[str, typer.Argument(help="Its present, evaluated model, such as gated-image.")],
-    reason: Annotated[str, typer.Option(help="Why; it is written where the next person looks.")],
+    method: Annotated[str, typer.Argument(help="A method whose current model was evaluated, such as gated-image.")],
+    reason: Annotated[str, typer.Option(help="Why. It is recorded with the decision and shown by `models list`.")],
     config: Config = None,
 ) -> None:
     """Make a method's model champion by your decision. It must have been measured on the champion's images."""
@@ -74,10 +74,10 @@ def promote_model(
 def roll_back_model(
     domain: Domain,
     reason: Annotated[str, typer.Option(help="Why.")] = "",
-    to_base: Annotated[bool, typer.Option("--to-base", help="Not to the champion before, but to the base.")] = False,
+    to_base: Annotated[bool, typer.Option("--to-base", help="Restore the base instead.")] = False,
     config: Config = None,
 ) -> None:
-    """Give the title back to the champion before. The model that loses it is never crowned by the rule again."""
+    """Restore the previous champion. The rule never promotes the model that it replaces again."""
     from react_pipeline.promotion import roll_back
 
     project = _project_with(domain, config)
@@ -108,8 +108,8 @@ def _print_decision(project: Project, artifact: Artifact) -> None:
     from react_pipeline.tracking import Tracking
 
     verdict, slug = Verdict.read(artifact), artifact.key
-    before = verdict.champion_before.named_beside(verdict.champion)
-    after = verdict.champion.named_beside(verdict.champion_before)
+    before = verdict.champion_before.name_next_to(verdict.champion)
+    after = verdict.champion.name_next_to(verdict.champion_before)
     console.print(f"{slug}: {after} is champion (before: {before}): {verdict.reason}")
     tracking = Tracking.of(project)
     tracking.log_artifact(project, artifact)
@@ -150,9 +150,9 @@ def _rows(
 def _decisions(
     verdict: Verdict, artifact: Artifact | None
 ) -> dict[tuple[str, str], tuple[str, PairedTest | None, str]]:
-    """When and why each champion was crowned, and the challenger named: the last decision of each that says so."""
+    """When and why each model became champion, and the challenger was named: the last such decision of each."""
     found: dict[tuple[str, str], tuple[str, PairedTest | None, str]] = {}
-    moved: list[tuple[Verdict | Reign, str]] = [(reign, reign.decided) for reign in verdict.history]
+    moved: list[tuple[Verdict | HistoryEntry, str]] = [(entry, entry.decided) for entry in verdict.history]
     decided = "" if artifact is None else str(artifact.manifest["created"])
     for entry, when in [*moved, (verdict, decided)]:
         if entry.decision in ("promoted", "rolled back"):

@@ -18,11 +18,13 @@ def plan(
     machine: Annotated[
         str, typer.Option(help="Figures of another machine: cores=64,memory=256G,disk=10T,gpus=1,workers=16.")
     ] = "",
-    rows: Annotated[int | None, typer.Option(min=1, help="Rows of the corpus. Default: as its files say.")] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Rows of the corpus. Default: as counted from its files.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: Config = None,
 ) -> None:
-    """What each step will need, before anything runs: bytes, memory, operations, hours; and what will not fit."""
+    """Estimate bytes, memory, operations and hours of each step before anything runs, and what will not fit."""
     from react_pipeline.workload import Machine, plan_of
 
     project = load_project(config)

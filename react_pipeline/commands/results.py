@@ -23,10 +23,10 @@ COUNTS = ("n", "pairs", "trainable_parameters")
 
 
 def results(
-    format: Annotated[Format, typer.Option(help="How to write it.")] = Format.table,  # noqa: A002 - the option's name
+    format: Annotated[Format, typer.Option(help="Format of the output.")] = Format.table,  # noqa: A002 - the option's name
     config: Config = None,
 ) -> None:
-    """The published comparisons of all domains, and the mean of each method."""
+    """Show the published comparisons of all domains, and the mean of each method."""
     from react_pipeline.evaluation import comparison_table
 
     project = load_project(config)
@@ -53,7 +53,7 @@ def report(
     open_page: Annotated[bool, typer.Option("--open", help="Show it in a browser.")] = False,
     config: Config = None,
 ) -> None:
-    """Write the published comparisons as pages and tables. Nothing is measured; what is stale is left out."""
+    """Write the published comparisons as pages and tables. Nothing is measured; stale results are left out."""
     from react_pipeline.evaluation import FORMATS, write_report
 
     formats = [entry.value for entry in format] if format else list(FORMATS)

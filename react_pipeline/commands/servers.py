@@ -65,7 +65,7 @@ class Server:
     """A running user interface.
 
     Attributes:
-        url: Where it answers; empty: it is no page.
+        url: Where it answers; empty if it is not a page.
         process: Leader of a process group of its own.
         log: What it writes; Dagster's three share one.
         page: What a browser should open first; empty: `url`.

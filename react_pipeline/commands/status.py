@@ -1,6 +1,6 @@
 """The command `react-pipeline status`: what is out of date, held back, waiting or failed, and what fixes it.
 
-Belongs here: printing what `upkeep.survey` found, and what became of the runs. Does not belong here: what
+Belongs here: printing what `upkeep.survey` found, and how the runs ended. Does not belong here: what
 counts as out of date (`lineage`), what automation would do about it (`upkeep`), reading runs (`assets.runs`).
 """
 
@@ -46,7 +46,7 @@ class Runs:
 
 
 def status(config: Config = None) -> None:
-    """What is out of date, held back by the policy of training, waiting or failed; and the command that fixes it."""
+    """Show what is out of date, held back by the policy of training, waiting or failed, and how to fix it."""
     from react_pipeline.upkeep import State
 
     project = load_project(config)

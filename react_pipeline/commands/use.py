@@ -20,18 +20,18 @@ Model = Annotated[str, typer.Argument(metavar="DOMAIN", help="Slug of a domain, 
 Source = Annotated[
     str, typer.Argument(help="A folder, file, quoted pattern, list (.txt), table (.parquet, .csv), or shards (.tar).")
 ]
-Which = Annotated[str, typer.Option("--model", help="Of a domain: champion, a method, or a registered version.")]
-Column = Annotated[str | None, typer.Option(help="Of a table, the column of paths or URLs. Default: path, else url.")]
-Workers = Annotated[int, typer.Option(min=0, help="Decoding processes.")]
+Which = Annotated[str, typer.Option("--model", help="For a domain: champion, a method, or a registered version.")]
+Column = Annotated[str | None, typer.Option(help="Column of paths or URLs, for a table. Default: path, else url.")]
+Workers = Annotated[int, typer.Option(min=0, help="Number of decoding processes.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")]
 
 
 def export(
     domain: Domain,
-    method: Annotated[str, typer.Argument(help="A trained method, such as gated-image; or: champion.")],
-    to: Annotated[Path, typer.Option("--to", help="The folder to make.")],
+    method: Annotated[str, typer.Argument(help="A trained method, such as gated-image, or champion.")],
+    to: Annotated[Path, typer.Option("--to", help="The folder to create.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write model.onnx too, for onnxruntime.")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Also write model.onnx, for onnxruntime.")] = False,
     config: Config = None,
 ) -> None:
     """Write a customized model with its model card as a folder of its own, for open_clip or for this package.
@@ -54,8 +54,12 @@ def predict(
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.")] = Path("predictions"),
     model: Which = "champion",
     top_k: Annotated[int, typer.Option(min=1, help="Classes per picture.")] = 5,
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="Below this confidence: unknown.")] = 0.0,
-    sort_into: Annotated[Path | None, typer.Option(help="Link the pictures into a folder per class in here.")] = None,
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Label pictures below this confidence as unknown.")
+    ] = 0.0,
+    sort_into: Annotated[
+        Path | None, typer.Option(help="Link the pictures into one folder per class below this one.")
+    ] = None,
     column: Column = None,
     workers: Workers = 2,
     overwrite: Overwrite = False,
@@ -103,9 +107,9 @@ def judge(
     candidate: Annotated[
         str | None, typer.Option(help="A trained method. Default: gated-image, or the first of `methods`.")
     ] = None,
-    against: Annotated[str, typer.Option(help="base, champion, or a method; a control too.")] = "champion",
+    against: Annotated[str, typer.Option(help="base, champion, or a method, which may be a control.")] = "champion",
     judge_name: Annotated[str | None, typer.Option("--judge", help="Who judges. Default: the user's name.")] = None,
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="Where the page answers; 0 takes a free port.")] = 1235,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 picks a free one.")] = 1235,
     config: Config = None,
 ) -> None:
     """Judge the pictures on which two models disagree, in a browser, without labels; Ctrl-C stops it.

@@ -26,7 +26,7 @@ from react_pipeline.corpus.shards import SHARDS, add_pair, new_tar, runs, shard_
 from react_pipeline.store import Artifact, CorruptArtifact
 
 TABLE = "table.arrow"
-"""The table's file, beside the tars."""
+"""The table's file, next to the tars."""
 MAX_PIXELS = 1 << 30
 """The configured cap was applied when the pair was embedded; this one only guards memory."""
 

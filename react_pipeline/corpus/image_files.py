@@ -1,4 +1,4 @@
-"""A corpus from images that are in no tar: folders with captions beside them, and parquet files with images in them.
+"""A corpus from images that are in no tar: folders with captions next to them, and parquet files with images in them.
 
 Folders are those of img2dataset's `files` (KEY.jpg, KEY.txt) and any like them; parquet files are those of Hugging Face
 `datasets` (a struct of bytes and path) and img2dataset's `parquet`. Does not belong here: the form of the shards
@@ -95,7 +95,7 @@ def _read_folder(folder: Path, corpus: CorpusConfig, skipped: Counter[str]) -> I
                 continue
             caption = path.with_name(f"{path.stem}.{corpus.caption_extension}")
             if leads_out(path, folder) or leads_out(caption, folder):
-                # Whoever made the folder could have any file of this machine copied into the corpus.
+                # The author of the folder could have any file of this machine copied into the corpus.
                 skipped["link_out_of_folder"] += 1
             elif path.stat().st_size > MAX_IMAGE_BYTES:
                 skipped["too_many_bytes"] += 1

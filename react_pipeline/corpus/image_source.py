@@ -29,7 +29,7 @@ class ImageSource(ABC):
     """The images of one corpus. `fetch` may be called again; what was fetched once is not fetched over the net again.
 
     Attributes:
-        columns: Columns of the corpus' metadata that `fetch` needs beside `row`.
+        columns: Columns of the corpus' metadata that `fetch` needs in addition to `row`.
         identity: The column that identifies equal images before they are fetched.
     """
 

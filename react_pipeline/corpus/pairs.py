@@ -39,7 +39,7 @@ class Pair:
         caption: Without blanks around it, never empty.
         caption_cut: Whether it was longer than `max_caption_chars`.
         fields: The sample's own metadata; every value as text, because types differ from sample to sample.
-        metadata_ignored: Whether there was metadata that is no JSON object or too large; the pair is used without it.
+        metadata_ignored: Whether metadata was left out of the pair, because it is not a JSON object or is too large.
     """
 
     image: Image.Image

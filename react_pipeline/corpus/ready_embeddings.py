@@ -104,9 +104,9 @@ def subset_rows(folder: Path, parts: list[Part], subset: Path) -> NDArray[np.int
     try:
         uids = np.load(subset, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # a hostile header makes numpy raise nearly anything
-        raise CorpusError(f"corpus.subset: {subset}: no whole .npy file ({error})") from error
+        raise CorpusError(f"corpus.subset: {subset}: the .npy file is truncated or damaged ({error})") from error
     if not isinstance(uids, np.ndarray) or uids.dtype != _UID or uids.ndim != 1 or not len(uids):
-        raise CorpusError(f"corpus.subset: {subset}: is no array of one row `u8,u8` a uid, or empty")
+        raise CorpusError(f"corpus.subset: {subset}: must be a non-empty array with one row `u8,u8` per uid")
     high, low = np.ascontiguousarray(uids["f0"]), uids["f1"]
     steps = high[1:] > high[:-1]
     if not (steps | ((high[1:] == high[:-1]) & (low[1:] >= low[:-1]))).all():

@@ -93,7 +93,7 @@ def find_parts(folder: Path, corpus: CorpusConfig) -> list[Part]:
         CorpusError: Naming the file that is missing, cut, of another form, or does not fit the others of its part.
     """
     if not folder.is_dir():
-        raise CorpusError(f"corpus.embeddings: {folder} is no folder")
+        raise CorpusError(f"corpus.embeddings: {folder} is not a folder")
     layout = LAYOUTS[corpus.layout]
     image = layout.image.replace("VECTOR", corpus.vector_column)
     found = {name: _numbers(folder, file_of(name)) for name in (image, layout.text, layout.metadata) if name}
@@ -240,7 +240,8 @@ def _measured(folder: Path, part: Part) -> Part:
     try:
         counts[part.metadata[0]] = sum(pq.read_metadata(folder / name).num_rows for name in part.metadata)
     except (OSError, pa.ArrowException) as error:
-        raise CorpusError(f"{folder / part.metadata[0]}: no whole parquet file ({error}); {REMEDY}") from error
+        path = folder / part.metadata[0]
+        raise CorpusError(f"{path}: the parquet file is truncated or damaged ({error}); {REMEDY}") from error
     for name, count in counts.items():
         if count != rows:
             raise CorpusError(

@@ -229,7 +229,7 @@ def _download(shard: RemoteShard, size: int | None) -> BinaryIO:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CorpusError(
                 f"{shard}: its server serves no ranges, and there is no room for a copy in {tempfile.gettempdir()}; "
-                "free space, or let TMPDIR name a larger disk"
+                "free space, or set TMPDIR to a folder on a larger disk"
             ) from error
         raise
     return copy

@@ -227,7 +227,7 @@ def _members(path: ShardLocation) -> Iterator[tarfile.TarInfo]:
     # Hostile headers make tarfile raise more than its own errors (chained extended headers, numbers out of range).
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         raise CorpusError(
-            f"{path}: not a whole, uncompressed tar ({error}); copy the shard again, or take it out of `corpus.shards`"
+            f"{path}: not a complete, uncompressed tar ({error}); copy it again, or take it out of `corpus.shards`"
         ) from error
     except OSError as error:
         raise _unreadable(path, error) from error

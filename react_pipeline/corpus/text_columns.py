@@ -63,7 +63,9 @@ def whole_table(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         words = " ".join(str(error).split())[:200]
-        raise CorpusError(f"{path}: no whole {path.suffix[1:]} file ({words}); copy it again") from error
+        raise CorpusError(
+            f"{path}: the {path.suffix[1:]} file is truncated or damaged ({words}); copy it again"
+        ) from error
 
 
 def _decoded_bytes(column: pa.Array) -> int:

@@ -96,14 +96,14 @@ def _batches_of_tsv(path: Path, columns: dict[str, str], skipped: Counter[str]) 
 
 
 def _bytes(column: pa.Array) -> list[bytes | None]:
-    # As bytes: a parquet file may call text what is no UTF-8, and one such cell must not stop the file.
+    # As bytes: a parquet file may declare as text what is not UTF-8, and one such cell must not stop the file.
     kind = pa.large_binary() if pa.types.is_large_string(column.type) else pa.binary()
     cells: list[bytes | None] = column.cast(kind).to_pylist()
     return cells
 
 
 def _text(cell: bytes | None) -> str | None:
-    """Without blanks around it; "" for a null, None if it is no UTF-8."""
+    """Without blanks around it; "" for a null, None if it is not UTF-8."""
     try:
         return (cell or b"").decode().strip()
     except UnicodeDecodeError:

@@ -57,7 +57,7 @@ def open_vectors(path: Path) -> NDArray[Any]:
     """Map vectors (N, D) of `.npy` or `.npz`; a compressed member comes into memory.
 
     Raises:
-        CorpusError: If it is no whole array of float16 or float32 with two axes, or the member is missing.
+        CorpusError: If it is not a complete array of float16 or float32 with two axes, or the member is missing.
     """
     with _whole(path):
         if path.parent.suffix != ".npz":
@@ -143,7 +143,7 @@ def _whole(path: Path) -> Iterator[None]:
     except CorpusError:
         raise
     except KeyError as error:
-        raise CorpusError(f"{path.parent}: no member or column {path.name!r} in it (corpus.layout)") from error
+        raise CorpusError(f"{path.parent}: has no member or column {path.name!r} (corpus.layout)") from error
     except Exception as error:  # hostile headers make numpy, zipfile and pyarrow raise nearly anything
         words = " ".join(str(error).split())[:200]
-        raise CorpusError(f"{path}: no whole file of vectors or rows ({words}); {REMEDY}") from error
+        raise CorpusError(f"{path}: the file is truncated or damaged ({words}); {REMEDY}") from error

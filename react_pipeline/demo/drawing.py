@@ -116,7 +116,7 @@ def _coloured(grey: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDAr
         other = _rgb(rng.random(), rng.uniform(0.0, 0.8), rng.uniform(0.7, 1.0))
         tints[area] = other if small[area] and rng.random() < 0.5 else tint
     tints[border] = 255.0
-    # The soft edge of a line belongs to the area beside it; otherwise a white fringe would remain.
+    # The soft edge of a line belongs to the area next to it; otherwise a white fringe would remain.
     reach = np.where(areas == 0, ndimage.grey_dilation(areas, size=(3, 3)), areas)
     # Of an area and a grey there are few pairs, so colours are mixed once for each and looked up by the pixels.
     light = np.arange(256, dtype=np.float32)[:, None] / 255

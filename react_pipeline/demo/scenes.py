@@ -22,7 +22,7 @@ OBJECTS = 3, 5
 SIZES = 60, 120
 """Smallest and largest side of a drawing, in pixels."""
 MIN_VISIBLE = 0.25
-"""A drawing of which less is visible is no object; its pixels count for nothing."""
+"""A drawing of which less is visible is not an object; its pixels are ignored."""
 MAX_COVERED, TRIES = 0.1, 30
 """Part of a drawing's square that may be over earlier ones, and how many places are tried for it."""
 SOLID = 127

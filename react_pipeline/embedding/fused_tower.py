@@ -75,7 +75,7 @@ def write_graph(
     Args:
         module: Gives `outputs`, each with the rows of the batch.
         batch: Is traced.
-        target: A buffer, or a path, beside which weights of more than 2 GiB are written.
+        target: A buffer, or a path, next to which weights of more than 2 GiB are written.
         free: Dimensions in which batches may differ.
     """
     axes: dict[str, dict[int, str]] = {name: {0: "axis0"} for name in outputs}

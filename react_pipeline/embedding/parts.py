@@ -60,7 +60,7 @@ class Parts:
 
         Raises:
             CorpusError: As of `path`.
-            CorruptArtifact: If it is no array, or not of as many rows as are recorded.
+            CorruptArtifact: If it is not an array, or has another number of rows than is recorded.
         """
         path = self.path(number)
         try:

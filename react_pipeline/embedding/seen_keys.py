@@ -1,6 +1,6 @@
 """The keys of all shards read so far, on disk: a key that an earlier shard holds is a duplicate.
 
-Keys are text of any length and a corpus has hundreds of millions, so they are in a table of SQLite beside the files
+Keys are text of any length and a corpus has hundreds of millions, so they are in a table of SQLite next to the files
 being built: 7 to 10 bytes more than the key itself, and `CACHE_KIB` of memory at the most, however many there are. The
 table can be made again at any time from what was published or written, so nothing waits for the disk.
 """

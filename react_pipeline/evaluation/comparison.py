@@ -1,4 +1,4 @@
-"""Comparison: the results of a domain's methods beside those of the base, as tables, a figure and a page.
+"""Comparison: the results of a domain's methods with those of the base, as tables, a figure and a page.
 
 Belongs here: which results may share a table, differences to the base and to the control. Does not belong here:
 measuring (`domain_results`), intervals (`intervals`), how tables and page look (`tables`, `dashboard`).
@@ -105,7 +105,7 @@ def results_in(comparison: Artifact) -> dict[str, str]:
 
 
 def require_comparable(results: Sequence[EvalResult]) -> None:
-    """Refuse to set results of one domain beside one another if they were measured differently.
+    """Refuse to compare results of one domain if they were measured differently.
 
     Raises:
         InputError: Naming each method with what differs.
@@ -154,7 +154,7 @@ def _table(
 
 
 def _judged(read: Mapping[str, EvalResult], method: str, judged: Judgements | None) -> dict[str, Any]:
-    """What a person found of this very checkpoint beside those of the base and of its control."""
+    """What a person found of this very checkpoint compared with those of the base and of its control."""
     row: dict[str, Any] = {}
     for other, column in (("base", "judged_delta"), (method + CONTROL_SUFFIX, "judged_gain")):
         if judged is None or other not in read:

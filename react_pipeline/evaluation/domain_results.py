@@ -1,6 +1,6 @@
 """Evaluation: how well a checkpoint classifies a domain's labelled images from class names alone.
 
-Does not belong here: setting results beside one another (`comparison`). Shapes: N images, C classes.
+Does not belong here: comparing results (`comparison`). Shapes: N images, C classes.
 """
 
 import time

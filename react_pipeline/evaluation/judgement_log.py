@@ -4,7 +4,7 @@ Does not belong here: which pictures disagree (`use.judge`), the artifact (`judg
 
 The first line holds both models and every picture on which they disagree, in random order; each line after it is one
 answer to the next picture, or takes the last answer back. Lines are on the disk before they are acknowledged, and a
-line that a kill cut short is no line. Shapes: N pictures, D of them disagreements, T answers.
+line that a kill cut short is ignored. Shapes: N pictures, D of them disagreements, T answers.
 """
 
 import os
@@ -128,7 +128,7 @@ class Session:
                 entries = entries[:-1] if entry.answer is None else [*entries, entry]
         except (OSError, ValueError) as error:
             problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-            raise CorruptArtifact(f"{path}: no log of judgements ({problem}); restore it, or remove it") from error
+            raise CorruptArtifact(f"{path}: not a log of judgements ({problem}); restore it, or remove it") from error
         return cls(path, whole + b"\n", header, tuple(entries))
 
     def values(self, unsure: int) -> Values:

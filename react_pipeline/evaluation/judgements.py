@@ -2,7 +2,7 @@
 
 Does not belong here: what a log says (`judgement_log`), writing one (`use.judge`).
 
-No row of `pipeline.STAGES` has it: whoever reads judgements publishes what the logs hold at that moment, so an answer
+No row of `pipeline.STAGES` has it: each reader of judgements publishes what the logs hold at that moment, so an answer
 is in the next comparison and verdict, and a domain without judgements has no empty artifact.
 """
 
@@ -22,7 +22,7 @@ from react_pipeline.project import Project
 from react_pipeline.store import Artifact, Inputs, ReactError
 
 JUDGEMENTS = "judgements"
-"""Stage of the artifact, by domain, and the folder beside `pipeline.yaml` that has the logs: `judgements/<domain>/`."""
+"""Stage of the artifact, by domain, and the folder next to `pipeline.yaml` with the logs: `judgements/<domain>/`."""
 
 
 @dataclass(frozen=True)

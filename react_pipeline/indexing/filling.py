@@ -41,7 +41,7 @@ def training_rows(key: Key, config: IndexConfig, dimension: int) -> int:
     Raises:
         InputError: If they are too few for the key.
     """
-    # A quarter of the budget at most: the sample is in memory beside the index.
+    # A quarter of the budget at most: the sample is in memory together with the index.
     affordable = memory_budget(config) // 4 // (4 * dimension)
     wanted = config.training_rows or min(key.sample_rows, affordable)
     if wanted < key.rows_to_train:

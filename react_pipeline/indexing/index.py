@@ -122,7 +122,7 @@ class Index:
         if not np.isfinite(queries).all():
             raise InputError("a query holds NaN or infinity; check the checkpoint that encoded it")
         if k < 1:
-            raise InputError(f"k is {k}; at least 1 hit per query must be asked for")
+            raise InputError(f"k is {k}; ask for at least 1 hit per query")
         return queries
 
     def opened(self, side: Side) -> Any:

@@ -34,13 +34,13 @@ class DenseImages:
     """The images of one set and what is true of them.
 
     Attributes:
-        entry: Of the table, or one's own.
+        entry: Of the table, or your own.
         class_names: In the order of class ids; several names of one class are separated by `;`.
         names: File names of the images.
         truth: As COCO's JSON, with the images in the order of `names`, ids as in the file, boxes cut to the image; None
             for label maps. `categories` are in the order of class ids.
         labels: Gives the bytes of the label maps; None for boxes.
-        table: Class id of every pixel value of a label map, (256,) int64; -1 is no value of the set.
+        table: Class id of every pixel value of a label map, (256,) int64; -1 is not a value of the set.
         skipped: Boxes left out or cut, by reason.
     """
 
@@ -86,7 +86,7 @@ class DenseImages:
         """Class ids (H, W) of an image of this (width, height); `IGNORED` counts for nothing.
 
         Raises:
-            InputError: If the map cannot be read, has another size, or a value that is no class.
+            InputError: If the map cannot be read, has another size, or a value that is not a class.
         """
         assert self.labels is not None and self.table is not None  # noqa: S101 - a set of label maps
         where = self.labels.locations[position]
@@ -102,10 +102,10 @@ class DenseImages:
         except InputError:
             raise
         except Exception as error:  # hostile bytes make a decoder raise nearly anything
-            raise InputError(f"{where}: no usable label map ({error})") from error
+            raise InputError(f"{where}: the label map cannot be read ({error})") from error
         ids = self.table[values]
         if (ids < 0).any():
-            raise InputError(f"{where}: has the value {values[ids < 0][0]}, which is no class of {self.entry.name!r}")
+            raise InputError(f"{where}: value {values[ids < 0][0]} is not a class of {self.entry.name!r}")
         return ids
 
     def digest(self) -> str:
@@ -161,7 +161,7 @@ def files_below(root: Path, folder: str) -> dict[str, str]:
         files = sorted(found for found in path.rglob("*") if found.is_file())
         return {found.relative_to(path).as_posix(): found.relative_to(root).as_posix() for found in files}
     if not archive.is_file():
-        raise Unavailable(f"there is no folder {path} and no {archive.name} beside it")
+        raise Unavailable(f"there is no folder {path} and no {archive.name} next to it")
     members = [name for name in open_zip(archive).namelist() if is_inside(name) and not name.endswith("/")]
     inside = f"{archive.stem}/"
     named = all(name.startswith(inside) for name in members)
@@ -202,7 +202,7 @@ def _read_boxes(root: Path, entry: DenseSet) -> DenseImages:
 
 
 def _classes(path: Path, entry: DenseSet, categories: list[Any]) -> tuple[tuple[str, ...], list[int]]:
-    """Names of the classes and the ids that the file has for them; the file's own names and order for one's own set."""
+    """Names of the classes and the ids that the file has for them; the file's own names and order for your own set."""
     known: dict[str, tuple[int, str]] = {}
     for category in categories:
         if (name := normal(str(category["name"]))) in known:

@@ -44,6 +44,6 @@ def read_folder(root: Path, entry: Dataset, split: str) -> LabelledImages | None
     if not locations:
         raise InputError(f"{folder}: no image in any class's folder")
     if ignored:
-        notes = (*notes, f"{folder}: {ignored} files that are no images were left out")
+        notes = (*notes, f"{folder}: {ignored} files that are not images were left out")
     source = FileSource(root, tuple(locations))
     return labelled_images(entry, split, locations, np.array(labels, np.int64), order, LAYOUT, source, notes)

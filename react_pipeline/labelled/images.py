@@ -21,7 +21,7 @@ from react_pipeline.settings import Dataset
 from react_pipeline.store import InputError, stamp_of
 
 MAX_IMAGE_BYTES = 256 << 20
-"""A larger file is no image of these data sets; a member of a hostile archive may claim any size."""
+"""A larger file is not an image of these data sets; a member of a hostile archive may claim any size."""
 
 
 class Unavailable(InputError):  # noqa: N818 - reads as the state it reports
@@ -192,7 +192,7 @@ def open_zip(path: Path) -> zipfile.ZipFile:
         return open_once(path, zipfile.ZipFile)
     # A hostile directory of members makes zipfile raise nearly anything.
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError, EOFError) as error:
-        raise InputError(f"{path}: no whole zip archive ({error}); copy it again") from error
+        raise InputError(f"{path}: the zip archive is truncated or damaged ({error}); copy it again") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 

@@ -126,7 +126,7 @@ def _find(root: Path, entry: Dataset) -> tuple[Path, RegistryEntry] | None:
     path = root / REGISTRY
     given = read_json(path) if path.is_file() else []
     if not isinstance(given, list):
-        raise InputError(f"{path}: is no list of data sets; copy it again")
+        raise InputError(f"{path}: is not a list of data sets; copy it again")
     # Of other data sets' entries, which may be anything, nothing is demanded.
     mine = [about for about in given if isinstance(about, dict) and about.get("name") == entry.name]
     entries = [_validate(RegistryEntry, about, path, f"{entry.name}.") for about in mine]
@@ -159,7 +159,7 @@ def _read_iris(path: Path) -> _Index:
         try:
             labels.append([int(label) for label in ids.split(",") if label.strip()])
         except ValueError:
-            problems.append(f"line {number}: {ids!r} is no list of label numbers")
+            problems.append(f"line {number}: {ids!r} is not a list of label numbers")
         locations.append(location)
     if problems:
         raise InputError(f"{path}:\n{lines_of(problems)}")

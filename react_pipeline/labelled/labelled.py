@@ -42,7 +42,7 @@ def publish_evaluation_set(project: Project, slug: str) -> Artifact:
 
     A set that is not configured, or whose path is not there, is published as `unavailable` with the reason, so that
     results can say so. Anything else that is wrong is an error, because it would silently change what is measured.
-    Every file is hashed at each call; its folder is no part of its identity.
+    Every file is hashed at each call; its folder is not part of its identity.
 
     Raises:
         InputError: Listing every unknown class, missing file, repeated row, or image that cannot be decoded.

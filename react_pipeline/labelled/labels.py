@@ -29,7 +29,7 @@ def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, int]:
         Columns path (relative, with /), class; and how many files were left out.
 
     Raises:
-        InputError: Listing every subfolder that is no class, and images outside any subfolder.
+        InputError: Listing every subfolder that is not a class, and images outside any subfolder.
     """
     known = _by_name(domain)
     classes, strays, ignored = images_by_folder(root, IMAGE_SUFFIXES)
@@ -48,9 +48,9 @@ def read_folder(root: Path, domain: DomainConfig) -> tuple[pd.DataFrame, int]:
 
 
 def images_by_folder(root: Path, suffixes: Collection[str]) -> tuple[dict[str, list[Path]], list[str], int]:
-    """The images below each folder of a root, sorted, by the folder's name; images beside the folders; other files.
+    """The images below each folder of a root, sorted, by the folder's name; images next to the folders; other files.
 
-    What is hidden is no image, and a hidden folder or file of the root is passed over.
+    Hidden files are not images, and a hidden folder or file of the root is ignored.
     """
     classes: dict[str, list[Path]] = {}
     strays, others = [], 0
@@ -88,7 +88,7 @@ def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
     for number, (name, label) in enumerate(zip(table["path"], table["class"], strict=True), start=1):
         class_name = known.get(normal(str(label)))
         if class_name is None:
-            problems.append(f"row {number}: class {label!r} is no class of {domain.slug!r}")
+            problems.append(f"row {number}: class {label!r} is not a class of {domain.slug!r}")
         if not isinstance(name, str) or not (path.parent / name).is_file():
             problems.append(f"row {number}: no file {name!r}")
         elif (key := os.path.normpath(name)) in first:

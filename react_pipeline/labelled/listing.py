@@ -41,7 +41,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: no whole JSON ({error}); copy it again") from error
+        raise InputError(f"{path}: the JSON is truncated or damaged ({error}); copy it again") from error
 
 
 def read_lines(path: Path) -> list[str]:

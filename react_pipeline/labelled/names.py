@@ -46,7 +46,7 @@ def join_names(
     """
     own = _overrides(root).get(entry.name, {})
     if isinstance(own, str) and not in_elevaters_order:
-        raise InputError(f"{root / OVERRIDES}: {entry.name}: {where} is no ELEVATER copy; give its names instead")
+        raise InputError(f"{root / OVERRIDES}: {entry.name}: {where} is not a copy of ELEVATER; give its names instead")
     by_position = np.arange(entry.num_classes, dtype=np.int64)
     if isinstance(own, str) and len(found) == entry.num_classes:
         return by_position, (f"{where}: taken in the order of ELEVATER's own list, as {root / OVERRIDES} says",)

@@ -207,4 +207,4 @@ def _hdf5(path: Path, name: str) -> Any:
     try:
         return open_once(path, h5py.File)[name]
     except (OSError, KeyError) as error:
-        raise InputError(f"{path}: no whole HDF5 file with an array {name!r} ({error}); copy it again") from error
+        raise InputError(f"{path}: not an HDF5 file with {name!r}, or damaged ({error}); copy it again") from error

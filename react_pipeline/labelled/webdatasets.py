@@ -1,7 +1,7 @@
 """Reader of tar shards in clip-benchmark's layout; members are read by their offsets, nothing is extracted.
 
-That is `ROOT/<data set>/<split>/N.tar` with `nshards.txt`, and `classnames.txt` beside the splits. A sample is an image
-and `.cls` (a class id) or, in a multilabel set, `.npy` (a row of zeros and ones).
+That is `ROOT/<data set>/<split>/N.tar` with `nshards.txt`, and `classnames.txt` next to the splits. A sample is an
+image and `.cls` (a class id) or, in a multilabel set, `.npy` (a row of zeros and ones).
 """
 
 import io

@@ -22,7 +22,7 @@ LOCK_FILE = "ui.lock"
 
 
 def locate_home(project_folder: Path) -> Path:
-    """Where the Dagster home is, absolute: `DAGSTER_HOME`, else `dagster_home` beside the project's `pipeline.yaml`."""
+    """The absolute path of the Dagster home: `DAGSTER_HOME`, else `dagster_home` next to `pipeline.yaml`."""
     if named := os.environ.get(HOME_VARIABLE):
         # Dagster refuses a relative one; it is meant from the folder in which the command runs.
         return Path(named).expanduser().absolute()
@@ -42,7 +42,9 @@ def prepare_home(project_folder: Path) -> Path:
         if not settings.exists():
             write_atomically(settings, DAGSTER_SETTINGS.read_text(encoding="utf-8"))
     except OSError as error:
-        raise InputError(f"{HOME_VARIABLE} {home}: {error.strerror}; let it name a folder of yours") from error
+        raise InputError(
+            f"{HOME_VARIABLE} {home}: {error.strerror}; set it to a folder that you can write to"
+        ) from error
     return home
 
 

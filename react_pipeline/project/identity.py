@@ -93,7 +93,7 @@ def _download(project: Project) -> dict[str, Any]:
 
 
 def _kept_out(project: Project, slug: str) -> dict[str, Any]:
-    """What `decontaminate: all` looks at beside the domain's own evaluation set; nothing with `own`."""
+    """What `decontaminate: all` looks at in addition to the domain's own evaluation set; nothing with `own`."""
     if project.retrieval(slug).decontaminate == "own":
         return {}
     directories = {key: project.store.directory("evaluation_set", key) for key in other_evaluation_sets(project, slug)}
@@ -124,7 +124,7 @@ def customized_checkpoint(project: Project, key: str) -> dict[str, Any]:
 
 
 def domain_results(project: Project, key: str) -> dict[str, Any]:
-    """What a measurement depends on beside its checkpoint."""
+    """What a measurement depends on apart from its checkpoint."""
     slug, method = key.split("/")
     evaluation = project.domain(slug).evaluation
     squash = evaluation is not None and evaluation.squash

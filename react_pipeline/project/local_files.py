@@ -32,7 +32,7 @@ def find_files(patterns: Iterable[str], suffixes: tuple[str, ...], field: str) -
                     )
                 for file in files:
                     if (shown := text_of(file)) != str(file):
-                        raise CorpusError(f"{field}: {shown}: its name is no UTF-8; rename it")
+                        raise CorpusError(f"{field}: {shown}: its name is not UTF-8; rename it")
                     found.setdefault(file.resolve(), file)
         except (ValueError, OSError) as error:
             raise CorpusError(f"{field}: {error}") from error

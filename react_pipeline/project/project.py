@@ -60,7 +60,7 @@ class Project:
             files = sorted(file.stem for file in self.config.domains.glob("*.yaml"))
             if slug in files and not SLUG.fullmatch(slug):
                 path = self.config.domains / f"{slug}.yaml"
-                raise InputError(f"{path}: {slug!r} is no name of a domain: {SLUG_RULE}; rename the file")
+                raise InputError(f"{path}: {slug!r} is not a valid name of a domain: {SLUG_RULE}; rename the file")
             known = ", ".join(name for name in files if SLUG.fullmatch(name)) or "none"
             raise InputError(f"no domain {slug!r} in {self.config.domains} (there: {known}); see `domains add`")
         return load_domain(self.config.domains / f"{slug}.yaml")
@@ -74,7 +74,7 @@ class Project:
 
         Raises:
             InputError: If there is no such domain.
-            ConfigError: If its file is wrong, or a setting does nothing beside those of the other file.
+            ConfigError: If its file is wrong, or a setting has no effect with those of the other file.
         """
         overrides = self.domain(slug).retrieval.model_dump(exclude_unset=True)
         joined = self.config.retrieval.model_copy(update=overrides)

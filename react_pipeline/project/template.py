@@ -50,7 +50,7 @@ def write_project(folder: Path, corpus: str, encoder: str) -> list[Path]:
         InputError: If the folder is a project already, or cannot be written.
     """
     if (folder / "pipeline.yaml").exists():
-        raise InputError(f"{folder / 'pipeline.yaml'}: is there already; choose another folder")
+        raise InputError(f"{folder / 'pipeline.yaml'}: already exists; choose another folder")
     if corpus == "demo":
         files = _demo_files()
     else:

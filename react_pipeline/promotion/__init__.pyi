@@ -3,14 +3,14 @@ from .decision import promote as promote
 from .decision import promotion_is_current as promotion_is_current
 from .decision import roll_back as roll_back
 from .evidence import NEVER as NEVER
-from .evidence import crowning as crowning
+from .evidence import champion_decision as champion_decision
 from .evidence import reevaluate as reevaluate
 from .evidence import results_of as results_of
 from .evidence import standing as standing
 from .judgement import Measured as Measured
 from .verdicts import BASE as BASE
 from .verdicts import Contender as Contender
+from .verdicts import HistoryEntry as HistoryEntry
 from .verdicts import PairedTest as PairedTest
 from .verdicts import RegistryEdit as RegistryEdit
-from .verdicts import Reign as Reign
 from .verdicts import Verdict as Verdict

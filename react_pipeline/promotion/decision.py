@@ -74,7 +74,7 @@ def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
             measured on the images of the champion.
     """
     if method not in TRAINED_METHODS:
-        raise InputError(f"{method!r} cannot become champion; there are {', '.join(TRAINED_METHODS)}")
+        raise InputError(f"{method!r} cannot become champion; choose from {', '.join(TRAINED_METHODS)}")
     if not reason.strip():
         raise InputError("give a reason: it is what the next person reads")
     with project.store.locked(f"{STAGE}--{slug}"):
@@ -95,7 +95,7 @@ def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
                 raise InputError(f"{slug}: {error}; {way_out(scene)}") from error
         tested = "" if test is None else f" ({test})"
         chosen, before = entry.contender, scene.verdict.champion
-        instead = f" instead of {before.named_beside(chosen)}" if chosen.named_beside(before) != method else ""
+        instead = f" instead of {before.name_next_to(chosen)}" if chosen.name_next_to(before) != method else ""
         return publish(
             scene,
             changed(
@@ -103,7 +103,7 @@ def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
                 chosen,
                 decision="promoted",
                 by="person",
-                reason=f"a person made {chosen.named_beside(before)} champion{instead}{tested}: {reason.strip()}",
+                reason=f"a person made {chosen.name_next_to(before)} champion{instead}{tested}: {reason.strip()}",
                 challenger=chosen,
                 test=test,
                 rejected=tuple(name for name in scene.verdict.rejected if name != chosen.checkpoint),
@@ -113,7 +113,7 @@ def promote(project: Project, slug: str, method: str, reason: str) -> Artifact:
 
 
 def roll_back(project: Project, slug: str, reason: str = "", *, to_base: bool = False) -> Artifact:
-    """Give the title back to the champion before, or to the base; the rule never crowns the dethroned model again.
+    """Restore the previous champion, or the base; the rule never promotes the replaced model again.
 
     Raises:
         InputError: If the base is champion, or the files of the model before are gone.
@@ -123,21 +123,22 @@ def roll_back(project: Project, slug: str, reason: str = "", *, to_base: bool = 
         verdict = scene.verdict
         if verdict.champion.method == BASE:
             raise InputError(f"{slug}: the base is champion, so there is nothing to roll back")
-        target = verdict.reigns[-1] if verdict.reigns and not to_base else Contender(method=BASE)
+        earlier = verdict.previous_champions
+        target = earlier[-1] if earlier and not to_base else Contender(method=BASE)
         if target.method != BASE:
             try:
                 project.store.open(CHECKPOINT, method_key(slug, target.method), target.checkpoint)
             except ReactError as error:
                 raise InputError(f"{slug}: {target.method} was champion before, and {error}; use --to-base") from error
         because = f": {reason.strip()}" if reason.strip() else ""
-        names = verdict.champion.named_beside(target), target.named_beside(verdict.champion)
+        names = verdict.champion.name_next_to(target), target.name_next_to(verdict.champion)
         after = changed(
             scene,
             target,
             decision="rolled back",
             by="person",
             reason=f"a person rolled back from {names[0]} to {names[1]}{because}",
-            reigns=() if to_base else verdict.reigns[:-1],
+            previous_champions=() if to_base else earlier[:-1],
             rejected=tuple(sorted({*verdict.rejected, verdict.champion.checkpoint})),
         )
         return publish(scene, after, note=reason)
@@ -160,12 +161,12 @@ def _apply_rule(scene: Evidence, edit: RegistryEdit | None, seen: Mapping[str, s
         elif scene.left_out.get(name, NEVER) != NEVER:
             controls[method] = scene.left_out[name]
     namesake = rivals.get(before.champion.method)
-    champion_name = before.champion.named_beside(namesake.contender) if namesake else before.champion.method
-    reigning = BASE if before.champion.method == BASE else f"the champion {champion_name}"
+    champion_name = before.champion.name_next_to(namesake.contender) if namesake else before.champion.method
+    champion_text = BASE if before.champion.method == BASE else f"the champion {champion_name}"
     if scene.judgements is not None:
-        found = judge_without_labels(scene.project, scene.judgements, before.champion, reigning, turned_down)
+        found = judge_without_labels(scene.project, scene.judgements, before.champion, champion_text, turned_down)
     else:
-        found = judge(rivals, scene.champion, reigning, controls, settings)
+        found = judge(rivals, scene.champion, champion_text, controls, settings)
     decision, reason = found.decision, found.reason
     if edit is not None:
         decision = "incomparable"
@@ -184,7 +185,7 @@ def _apply_rule(scene: Evidence, edit: RegistryEdit | None, seen: Mapping[str, s
         after = changed(scene, challenger, **figures)
     else:
         champion = scene.champion.contender if scene.champion else before.champion
-        after = changed(scene, champion, reigns=before.reigns, **figures)
+        after = changed(scene, champion, previous_champions=before.previous_champions, **figures)
     rows = [*found.rows]
     tested = {row["method"] for row in found.rows}
     for method in (name for name in settings.candidates if name not in tested):
@@ -204,7 +205,7 @@ def _adopt(scene: Evidence, edit: RegistryEdit) -> Artifact | None:
     if edit.version is None:
         reason = f"a person removed the alias of {before.champion.method} in the registry, so the base is champion"
         rejected = tuple(sorted({*before.rejected, before.champion.checkpoint}))
-        fields: dict[str, Any] = {"decision": "rolled back", "reigns": (), "rejected": rejected}
+        fields: dict[str, Any] = {"decision": "rolled back", "previous_champions": (), "rejected": rejected}
         return publish(scene, changed(scene, Contender(method=BASE), by="registry", reason=reason, **fields))
     if edit.method not in TRAINED_METHODS:
         return None
@@ -220,7 +221,7 @@ def _adopt(scene: Evidence, edit: RegistryEdit) -> Artifact | None:
                 continue
             entry = candidate
             break
-    name = entry.contender.named_beside(before.champion)
+    name = entry.contender.name_next_to(before.champion)
     reason = f"a person made {name} champion in the registry (version {edit.version})"
     rejected = tuple(name for name in before.rejected if name != edit.checkpoint)
     fields = {"decision": "promoted", "challenger": entry.contender, "test": test, "rejected": rejected}

@@ -12,7 +12,7 @@ from react_pipeline.lineage import fresh
 from react_pipeline.pipeline import ALL, STAGES, method_key
 from react_pipeline.project import Project
 from react_pipeline.promotion.judgement import Measured
-from react_pipeline.promotion.verdicts import BASE, Contender, Reign, Verdict
+from react_pipeline.promotion.verdicts import BASE, Contender, HistoryEntry, Verdict
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.store import Artifact, CorruptArtifact, InputError, Inputs, MissingArtifact
 
@@ -88,12 +88,12 @@ def standing(project: Project, slug: str) -> tuple[Verdict, Artifact | None]:
         pointer = project.store.directory(STAGE, slug)
         raise CorruptArtifact(
             f"{error}. It names the champion of {slug!r}: restore it from a copy, or remove {pointer} to begin again "
-            "from the base and crown a model with `react-pipeline models promote`"
+            "from the base and promote a model with `react-pipeline models promote`"
         ) from error
     return Verdict.read(artifact), artifact
 
 
-def crowning(project: Project, slug: str) -> Reign | None:
+def champion_decision(project: Project, slug: str) -> HistoryEntry | None:
     """The decision that made the champion; None while the base is champion.
 
     Raises:
@@ -102,7 +102,7 @@ def crowning(project: Project, slug: str) -> Reign | None:
     verdict, artifact = standing(project, slug)
     if artifact is None or verdict.champion.method == BASE:
         return None
-    last = verdict.as_reign(artifact)
+    last = verdict.as_history_entry(artifact)
     # Decisions that change nothing name the champion too.
     moved = [entry for entry in (*verdict.history, last) if entry.decision in ("promoted", "rolled back")]
     return moved[-1] if moved and moved[-1].champion.is_same(verdict.champion) else last
@@ -190,7 +190,7 @@ def reevaluate(project: Project, slug: str) -> Artifact:
 
 
 def _refuse_unreadable(error: Exception) -> None:
-    """A file that is damaged is no evidence; one that the disk cannot read now may be, so nothing is decided yet."""
+    """A damaged file is not evidence; one that the disk cannot read now may be, so nothing is decided yet."""
     cause = error.__cause__
     if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
         raise error

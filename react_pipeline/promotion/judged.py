@@ -52,7 +52,7 @@ def judge_without_labels(
         contender = Contender(
             **side.model_dump(), result=judgements.inputs.fingerprint, stage="judgements", n=session.header.images
         )
-        name, test = contender.named_beside(champion), _test_of(session, confidence)
+        name, test = contender.name_next_to(champion), _test_of(session, confidence)
         control = present.get(side.method + CONTROL_SUFFIX) if settings.over_control else None
         beside = judgements.latest(side, control) if control else None
         control_test = _test_of(beside, confidence) if beside else None

@@ -180,7 +180,7 @@ def judge(
             problem = f"{champion_name} has no result to compare with"
             found.append(Tested(contender, contender.method, problem=problem))
             continue
-        tested = Tested(contender, contender.named_beside(champion.contender))
+        tested = Tested(contender, contender.name_next_to(champion.contender))
         try:
             test = paired_test(entry, champion, confidence)
             figures = (
@@ -200,7 +200,7 @@ def paired_test(method: Measured, other: Measured, confidence: float) -> PairedT
     """Bootstrap over the images in pairs (10,000 resamples, fixed seed), and the exact test of McNemar.
 
     Where few images differ the bootstrap is overconfident (with 4 won and none lost, 98% of it are above 0, and a
-    coin does the same in 6%): therefore the exact test beside it.
+    coin does the same in 6%): therefore the exact test in addition.
 
     Raises:
         InputError: If the two were not measured on the same images in the same way.

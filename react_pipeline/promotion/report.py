@@ -23,16 +23,16 @@ _SHADES = {"promoted": "#08519c", "challenger": "#6baed6"}
 def write_report(directory: Path, verdict: Verdict, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write `verdict.json`, `candidates.parquet`, `candidates.csv`, `table.md` and `promotion.png`.
 
-    Values are fractions, differences too. A verdict of a person has the row of the model it crowned.
+    Values are fractions, differences too. The table of a verdict by a person has one row: the model it promoted.
     """
     if not rows and verdict.challenger is not None:
-        crowned = Tested(verdict.challenger, verdict.challenger.method, test=verdict.test)
-        rows = [crowned.row(verdict.decision, f"decided by a {verdict.by}")]
+        promoted = Tested(verdict.challenger, verdict.challenger.method, test=verdict.test)
+        rows = [promoted.row(verdict.decision, f"decided by a {verdict.by}")]
     blank = dict.fromkeys(_TEXTS, "")
     table = pd.DataFrame([{**blank, **row} for row in rows], columns=COLUMNS)
     kinds = {**dict.fromkeys(COLUMNS, "float64"), **dict.fromkeys(_TEXTS, "object"), "n": "Int64", "judged": "Int64"}
     table = table.astype(kinds)
-    (directory / VERDICT_FILE).write_text(verdict.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (directory / VERDICT_FILE).write_text(verdict.model_dump_json(indent=1, by_alias=True) + "\n", encoding="utf-8")
     table.to_parquet(directory / "candidates.parquet", index=False)
     table.to_csv(directory / "candidates.csv", index=False)
     (directory / "table.md").write_text(to_markdown(verdict, table), encoding="utf-8")

@@ -1,9 +1,9 @@
 """The chain of verdicts of a domain: how the next one follows from the last, and how it is kept in the store.
 
 Each verdict names the one before it in its content, so that equal decisions at different times are different artifacts.
-Its parents are the results that were weighed, the champion's, and those of who reigned before: so the store never
-prunes these models, even when their methods have newer ones. Verdicts before the last are pruned; what they changed
-is in the last one's history.
+Its parents are the results that were considered, the champion's, and those of the previous champion. So the store
+never prunes these models, even when their methods have newer ones. Earlier verdicts are pruned; what they changed is in
+the last one's history.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,31 +15,37 @@ from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key
 from react_pipeline.promotion.evidence import CHECKPOINT, REEVALUATED, STAGE, Evidence
 from react_pipeline.promotion.report import write_report
-from react_pipeline.promotion.verdicts import BASE, Contender, Reign, Verdict
+from react_pipeline.promotion.verdicts import BASE, Contender, HistoryEntry, Verdict
 from react_pipeline.settings import TRAINED_METHODS
 from react_pipeline.store import Artifact, ReactError
 
 
 def changed(scene: Evidence, champion: Contender, **fields: Any) -> Verdict:
-    """The next verdict, with a new `champion`; `reigns` grows by the champion before unless it is given."""
+    """The next verdict, with a new `champion`; the last champion joins `previous_champions` unless these are given."""
     before = scene.verdict
     if champion.method == BASE and BASE in scene.results:
         champion = scene.results[BASE].contender
-    reigns = before.reigns if champion.is_same(before.champion) else (*before.reigns, before.champion)
+    earlier = before.previous_champions
+    if not champion.is_same(before.champion):
+        earlier = (*earlier, before.champion)
     rivals = {entry.contender.checkpoint for name, entry in scene.results.items() if name in TRAINED_METHODS}
     sets = {entry.result.evaluation_set_fingerprint for entry in scene.results.values()}
     evaluation_set = next(iter(sets), before.evaluation_set)
     tested = {*before.tested, *rivals} if evaluation_set == before.evaluation_set else rivals
-    about = {"domain": scene.slug, "champion_before": before.champion, "champion": champion, "reigns": reigns}
-    about |= {"min_gain": scene.project.config.promotion.min_gain, "history": _history(scene)}
+    about = {"domain": scene.slug, "champion_before": before.champion, "champion": champion}
+    about |= {
+        "previous_champions": earlier,
+        "min_gain": scene.project.config.promotion.min_gain,
+        "history": _history(scene),
+    }
     return Verdict(**{**about, "evaluation_set": evaluation_set, "tested": tuple(sorted(tested)), **fields})
 
 
-def _history(scene: Evidence) -> tuple[Reign, ...]:
+def _history(scene: Evidence) -> tuple[HistoryEntry, ...]:
     last, verdict = scene.last, scene.verdict
     if last is None or (verdict.by == "rule" and verdict.decision != "promoted"):
         return verdict.history
-    return (*verdict.history, verdict.as_reign(last))
+    return (*verdict.history, verdict.as_history_entry(last))
 
 
 def publish(
@@ -53,7 +59,7 @@ def publish(
     """Publish a verdict. Call it with the domain's lock held, so that no other verdict follows the same one.
 
     Args:
-        extra: What was seen beside the results.
+        extra: What else was considered, apart from the results.
     """
     champion = scene.result_of(verdict.champion)
     parents = {method: entry.artifact for method, entry in scene.results.items()}
@@ -61,7 +67,8 @@ def publish(
         parents[JUDGEMENTS] = scene.judgements.publish(scene.project)
     if champion is not None:
         parents["champion"] = champion.artifact
-    for name, kept in (("champion", verdict.champion), ("previous", next(reversed(verdict.reigns), None))):
+    previous = next(reversed(verdict.previous_champions), None)
+    for name, kept in (("champion", verdict.champion), ("previous", previous)):
         if name not in parents and kept is not None and kept.method != BASE:
             parents |= _files_of(scene, name, kept)
     content = {

@@ -6,7 +6,7 @@ Does not belong here: judging (`judgement`), keeping a verdict (`verdict_chain`)
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from react_pipeline.store import Artifact, CorruptArtifact
 
@@ -19,7 +19,7 @@ By = Literal["rule", "person", "registry"]
 
 class _Stored(BaseModel):
     # Fields that a later version adds are passed over, so that the champion can always be read.
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
 
 class Contender(_Stored):
@@ -37,7 +37,7 @@ class Contender(_Stored):
     n: int = 0
 
     def is_same(self, other: Self) -> bool:
-        """Whether both are one model; the base is whatever is the base today."""
+        """Whether both are one model; the base is always the base of today."""
         return self.method == other.method and (self.method == BASE or self.checkpoint == other.checkpoint)
 
     @property
@@ -45,7 +45,7 @@ class Contender(_Stored):
         """The method with the beginning of the checkpoint's fingerprint."""
         return f"{self.method} ({self.checkpoint[:8]})" if self.checkpoint else self.method
 
-    def named_beside(self, other: Self) -> str:
+    def name_next_to(self, other: Self) -> str:
         """The method; the identity where `other` is another model of the same method."""
         return self.identity if self.method == other.method and not self.is_same(other) else self.method
 
@@ -82,8 +82,8 @@ class PairedTest(_Stored):
         return self.low > min_gain and self.p_value <= (1 - self.confidence) / 2
 
 
-class Reign(_Stored):
-    """One line of the history of a domain."""
+class HistoryEntry(_Stored):
+    """One decision in the history of a domain: who became champion or challenger, when and why."""
 
     promotion: str
     decided: str
@@ -101,15 +101,15 @@ class Verdict(_Stored):
     Attributes:
         decision: `promoted`: the challenger became champion; `challenger`: it is ahead and not beyond the noise, or not
             allowed; `kept`: no model is ahead of the champion; `incomparable`; `nothing`: there was no candidate;
-            `rolled back`: a person took the champion back.
+            `rolled back`: a person restored an earlier champion.
         by: The rule of the configuration, a person's command, or a person's edit of the registry.
         challenger: The best candidate that is not the champion (after `promoted`: who became it).
         test: Challenger against `champion_before`.
         candidates: How many candidates were tested at once (K).
         evaluation_set: Fingerprint of the images that the candidates were measured on.
         tested: Checkpoints that were ever tested on this evaluation set.
-        reigns: Earlier champions, latest last: where a rollback goes.
-        rejected: Checkpoints that a person took back; the rule never crowns them again.
+        previous_champions: Earlier champions, latest last, which a rollback restores; `reigns` in the file.
+        rejected: Checkpoints that a person rejected; the rule never promotes them again.
         history: The decisions before this one that changed something, oldest first.
     """
 
@@ -126,14 +126,14 @@ class Verdict(_Stored):
     candidates: int = 0
     evaluation_set: str = ""
     tested: tuple[str, ...] = ()
-    reigns: tuple[Contender, ...] = ()
+    previous_champions: tuple[Contender, ...] = Field(default=(), alias="reigns")
     rejected: tuple[str, ...] = ()
-    history: tuple[Reign, ...] = ()
+    history: tuple[HistoryEntry, ...] = ()
 
-    def as_reign(self, artifact: Artifact) -> Reign:
-        """This verdict, published as `artifact`, as a line of the history."""
+    def as_history_entry(self, artifact: Artifact) -> HistoryEntry:
+        """This verdict, published as `artifact`, as an entry of the history."""
         fields = self.model_dump(include={"decision", "by", "champion", "challenger", "test", "reason"})
-        return Reign(promotion=artifact.fingerprint, decided=str(artifact.manifest["created"]), **fields)
+        return HistoryEntry(promotion=artifact.fingerprint, decided=str(artifact.manifest["created"]), **fields)
 
     @classmethod
     def read(cls, artifact: Artifact) -> Self:
@@ -156,7 +156,7 @@ class Verdict(_Stored):
 class RegistryEdit:
     """A person moved the alias `champion` in the registry: to `version`, or took it away (None).
 
-    `method` and `checkpoint` are what that version says of itself; empty if it is none of the pipeline's.
+    `method` and `checkpoint` are taken from the tags of that version; empty if the pipeline did not register it.
     """
 
     version: str | None

@@ -113,7 +113,7 @@ def write_report(
 
 
 def draw_similarity(candidates: pd.DataFrame, classes: pd.DataFrame, settings: RetrievalConfig) -> Figure:
-    """Histograms of similarity, kept beside dropped, one panel a mode; and how many pairs each class has."""
+    """Histograms of similarity, kept next to dropped, one panel a mode; and how many pairs each class has."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.5 * (len(settings.modes) + 1), 3.2), dpi=100, layout="constrained")

@@ -37,8 +37,8 @@ def search_pairs(
         Columns rank, similarity (cosine), row, caption and the others that locate the image, best first.
 
     Raises:
-        InputError: If there is neither a text nor an image, or both; the file is no image; the mode does not fit; or
-            the corpus is not indexed yet.
+        InputError: If there is neither a text nor an image, or both; if the file is not an image; if the mode does not
+            fit; or if the corpus is not indexed yet.
     """
     if image is not None and text:
         raise InputError("give a text or --image, not both")

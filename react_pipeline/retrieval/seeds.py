@@ -1,4 +1,4 @@
-"""Seeds: a class's own example images, which retrieval searches with (I2I) beside its name.
+"""Seeds: a class's own example images, which retrieval searches with (I2I) in addition to its name.
 
 A seed is a query and is never trained on; yet pairs found by an evaluation image would be chosen by looking at what is
 measured, so such a seed is refused. Shapes: S seeds, D width.
@@ -60,7 +60,7 @@ def encode_seeds(
     """Unit vectors (S, D) by the base model, as the corpus' images were encoded.
 
     Raises:
-        InputError: If a seed is an evaluation image, by its bytes or nearly; or is no image.
+        InputError: If a seed is an evaluation image, by its bytes or nearly; or is not an image.
     """
     refused = [f"{path} (the same file)" for path in seeds.loc[evaluation.holds(seeds["sha256"]), "path"]]
     vectors = encode_images(project.config, clip, seeds)

@@ -36,7 +36,7 @@ class AutomationConfig(Section):
         try:
             zoneinfo.ZoneInfo(timezone)
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise ValueError(f"{timezone!r} is no time zone; write one such as UTC or Europe/Berlin") from error
+            raise ValueError(f"{timezone!r} is not a time zone; write one such as UTC or Europe/Berlin") from error
         return timezone
 
 
@@ -54,4 +54,4 @@ def require_cron_line(line: str) -> None:
     try:
         croniter(line)
     except ValueError as error:
-        raise ValueError(f"{line!r} is no cron line ({error}); {form}") from error
+        raise ValueError(f"{line!r} is not a cron line ({error}); {form}") from error

@@ -64,7 +64,7 @@ class EncoderConfig(Section):
         fields = dict(given)
         if str(fields.get("model", "")).startswith((HUB_PREFIX, FOLDER_PREFIX)):
             if fields.get("pretrained") is not None:
-                raise ValueError(f"beside `model: {fields['model']}`, which has its own weights, remove `pretrained`")
+                raise ValueError(f"`model: {fields['model']}` has its own weights; remove `pretrained`")
             fields["pretrained"] = fields.pop("model")
         if isinstance(name := fields.get("pretrained"), str):
             fields["pretrained"] = name.removeprefix(FOLDER_PREFIX)
@@ -77,7 +77,7 @@ class EncoderConfig(Section):
         given = [name for name in _OF_WEIGHTS if getattr(self, name) is not None]
         if self.model == "demo" and given:
             raise ValueError(
-                f"beside `model: demo`, made from installed packages, {', '.join(f'`{name}`' for name in given)} would "
+                f"`model: demo` is made from installed packages, so {', '.join(f'`{name}`' for name in given)} would "
                 "do nothing; remove it, or name the architecture of your weights as `model`"
             )
         return self
@@ -146,7 +146,7 @@ class DomainConfig(Section):
         if not SLUG.fullmatch(slug):
             raise ValueError(f"{slug!r}: {SLUG_RULE}")
         if slug in RESERVED_SLUGS:
-            raise ValueError(f"{slug!r} means something else in results and runs; take another name")
+            raise ValueError(f"{slug!r} is reserved in results and runs; choose another name")
         return slug
 
     @field_validator("classes")
@@ -218,7 +218,7 @@ class PipelineConfig(Section):
     def _holds_no_secret(cls, address: str | None) -> str | None:
         if address is not None and has_secret(address):
             raise ValueError(
-                "holds a user or a password, and a file is no place for these; set MLFLOW_TRACKING_USERNAME and "
+                "contains a user or a password, which do not belong in a file; set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD for a server, or REACT_TRACKING_URI for a database, in the environment"
             )
         return address
@@ -227,7 +227,7 @@ class PipelineConfig(Section):
     @classmethod
     def _methods_exist(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
         if unknown := [method for method in methods if method not in METHODS]:
-            raise ValueError(f"unknown: {', '.join(unknown)}; there are {', '.join(METHODS)}")
+            raise ValueError(f"unknown: {', '.join(unknown)}; choose from {', '.join(METHODS)}")
         if len(set(methods)) < len(methods):
             raise ValueError("a method is listed twice")
         return methods

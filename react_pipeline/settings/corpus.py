@@ -33,7 +33,7 @@ _FIELDS_OF_KINDS: dict[str, tuple[str, ...]] = {
 """Fields that mean something in some kinds only; the others hold for all."""
 _REQUIRED = {
     "webdataset": ("shards", "a list of tar files, patterns such as data/*.tar, or URLs"),
-    "images": ("images", "folders of images with captions beside them, or parquet files with images in them"),
+    "images": ("images", "folders of images with captions next to them, or parquet files with images in them"),
     "urls": ("urls", "a list of parquet or tsv files, or patterns such as tables/*.parquet"),
     "embeddings": ("embeddings", "the folder that holds the files of `layout`"),
 }

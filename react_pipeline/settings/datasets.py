@@ -1,4 +1,4 @@
-"""The 20 data sets of ELEVATER's image classification, and ImageNet-1K beside them, as a table.
+"""The 20 data sets of ELEVATER's image classification, and ImageNet-1K in addition, as a table.
 
 Belongs here: what is true of a data set wherever its files are: names, templates, metric, official sizes. Does not
 belong here: finding or reading files (`readers`).
@@ -181,7 +181,7 @@ IMAGENET = Dataset(
     "https://www.image-net.org/download.php (after accepting its terms; training images are for few-shot alone)",
     _OPEN_CLIP, _OPEN_CLIP,
 )  # fmt: skip
-"""Reported beside the 20, never averaged with them."""
+"""Reported next to the 20, never averaged with them."""
 
 
 def dataset(name: str) -> Dataset:
@@ -195,12 +195,12 @@ def dataset(name: str) -> Dataset:
         return known[name]
     close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
     meant = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}"
-    raise InputError(f"{name!r} is no data set of ELEVATER: {meant}")
+    raise InputError(f"{name!r} is not a data set of ELEVATER: {meant}")
 
 
 @cache
 def read_data(file_name: str) -> Any:
-    """A JSON file beside this module."""
+    """A JSON file next to this module."""
     return json.loads((DATA / file_name).read_text(encoding="utf-8"))
 
 

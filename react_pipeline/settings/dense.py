@@ -27,7 +27,7 @@ SCENE_TEMPLATES = (
     *("there is a {} in the scene.", "there is the {} in the scene."),
     *("this is a {} in the scene.", "this is the {} in the scene.", "this is one {} in the scene."),
 )
-"""MaskCLIP's, beside CLIP's 80."""
+"""MaskCLIP's, in addition to CLIP's 80."""
 
 IGNORED = 255
 """Class id of pixels that count for nothing."""
@@ -39,14 +39,14 @@ class DenseSet:
 
     Attributes:
         truth: The COCO instances JSON, or the folder of the label maps.
-        class_names: In the order of class ids; several names of one class are separated by `;`. Of one's own set they
+        class_names: In the order of class ids; several names of one class are separated by `;`. Of your own set they
             are read: empty here.
-        names_file: Names of one's own label maps, one a line, in the order of the values from 0.
+        names_file: Names of your own label maps, one a line, in the order of the values from 0.
         values: Pixel value of each class in a label map.
         listed: File with the names of the images that count, one a line; unset: all that have a label map.
         groups: Classes that are also averaged by themselves, by name.
         annotated_only: Whether images without a box of these classes are left out.
-        templates: Prompts; of one's own set those of the domain: empty here.
+        templates: Prompts; of your own set those of the domain: empty here.
         expected: Official number of images; 0: unknown.
     """
 
@@ -107,7 +107,7 @@ def _readable(name: str) -> str:
 
 
 class OwnDenseSet(Section):
-    """One's own images with boxes or label maps; paths are relative to `dense.root`, and may hold `{domain}`."""
+    """Your own images with boxes or label maps; paths are relative to `dense.root`, and may hold `{domain}`."""
 
     name: Annotated[Name, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")]
     images: str
@@ -161,7 +161,7 @@ class DenseConfig(Section):
     @classmethod
     def _datasets_are_known(cls, datasets: tuple[str, ...]) -> tuple[str, ...]:
         if unknown := [name for name in datasets if name not in dense_sets()]:
-            raise ValueError(f"unknown: {', '.join(unknown)}; there are {', '.join(dense_sets())}, and `own`")
+            raise ValueError(f"unknown: {', '.join(unknown)}; choose from {', '.join(dense_sets())}, and `own`")
         return datasets
 
     @model_validator(mode="after")

@@ -26,7 +26,7 @@ def key_problem(key: str) -> str:
     """
     if not _KEY.fullmatch(key):
         return (
-            f"{key!r} is no key that this pipeline builds; write `auto`, or one such as `Flat`, `HNSW32`, "
+            f"{key!r} is not a key that this pipeline builds; write `auto`, or one such as `Flat`, `HNSW32`, "
             "`IVF1024,SQ8` or `OPQ64_512,IVF4096_HNSW32,PQ64x8`, with numbers from 1"
         )
     if any(int(links) < FEWEST_LINKS for links in re.findall(r"HNSW(\d+)", key)):

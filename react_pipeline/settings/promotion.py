@@ -19,13 +19,13 @@ class PromotionConfig(Section):
 
     @field_validator("methods")
     @classmethod
-    def _methods_can_reign(cls, methods: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    def _methods_can_be_champion(cls, methods: tuple[str, ...] | None) -> tuple[str, ...] | None:
         for method in methods or ():
             if method not in TRAINED_METHODS:
-                raise ValueError(f"{method!r} cannot become champion; there are {', '.join(TRAINED_METHODS)}")
+                raise ValueError(f"{method!r} cannot become champion; choose from {', '.join(TRAINED_METHODS)}")
         return methods
 
     @property
     def candidates(self) -> tuple[str, ...]:
-        """The methods that may become champion, in the order of the house."""
+        """The methods that may become champion, in the order of `TRAINED_METHODS`."""
         return tuple(name for name in TRAINED_METHODS if self.methods is None or name in self.methods)

@@ -29,7 +29,7 @@ class Idle(NamedTuple):
 
 
 class RetrievalConfig(Section):
-    """How pairs are chosen for a domain. A setting that could do nothing beside the others is refused."""
+    """How pairs are chosen for a domain. A setting that has no effect with the others is refused."""
 
     modes: Annotated[tuple[Mode, ...], AfterValidator(_each_once)] = Field(default=("t2t", "t2i"), min_length=1)
     fusion: Literal["preference", "filter", "rrf"] = "preference"
@@ -56,7 +56,7 @@ class RetrievalConfig(Section):
         return self
 
     def idle(self) -> list[Idle]:
-        """Settings that do nothing beside the others, of a copy too whose fields came from several files."""
+        """Settings that have no effect with the others, of a copy too whose fields came from several files."""
         found: list[Idle] = []
         used = {*self.modes, *(["filter"] if self.fusion == "filter" else [])}
         floors = {name: floor for name, floor in self.min_similarity.items() if name in used}

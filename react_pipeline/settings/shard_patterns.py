@@ -64,7 +64,7 @@ def _check_url(name: str) -> None:
         parts = urlsplit(name)
         host, credentials, _ = parts.hostname, parts.username or parts.password, parts.port
     except ValueError as error:
-        raise ValueError(f"{name!r}: is not a whole URL ({error})") from error
+        raise ValueError(f"{name!r}: is not a complete URL ({error})") from error
     if credentials is not None or "@" in parts.netloc:
         # Names are repeated in messages and kept in artifacts, so credentials must not be in them.
         raise ValueError(
@@ -72,7 +72,7 @@ def _check_url(name: str) -> None:
             "or a profile, never from pipeline.yaml"
         )
     if not host or not parts.path.strip("/"):
-        raise ValueError(f"{name!r}: is not a whole URL: scheme://host/path/file.tar")
+        raise ValueError(f"{name!r}: is not a complete URL: scheme://host/path/file.tar")
     if "?" in name or "#" in name:
         raise ValueError(
             f"{name.partition('?')[0].partition('#')[0]!r}: what follows `?` or `#` is refused: signed links are "

@@ -167,7 +167,7 @@ def _joined(*sources: Mapping[str, Any]) -> dict[str, Any]:
 def _known_method(name: str) -> str:
     # Read when it is asked, so that a row of the table is all that a new method needs.
     if name not in METHOD_DEFAULTS:
-        raise ValueError(f"{name!r} is no method that is trained; there are {', '.join(METHOD_DEFAULTS)}")
+        raise ValueError(f"{name!r} is not a trained method; choose one of {', '.join(METHOD_DEFAULTS)}")
     return name
 
 

@@ -132,7 +132,7 @@ def read_manifest(path: Path, stage: str) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise CorruptArtifact(f"{path / MANIFEST}: unreadable ({error}); rematerialize `{stage}`") from error
     known = isinstance(manifest, dict) and manifest.get("format") == FORMAT and manifest.get("fingerprint") == path.name
-    # Its counts are reported as results, so the manifest vouches for itself too.
+    # Its counts are reported as results, so the manifest has its own digest too.
     if not known or manifest.get("digest") != manifest_digest(manifest):
         raise CorruptArtifact(f"{path / MANIFEST}: not the manifest of this artifact; rematerialize `{stage}`")
     return manifest
@@ -142,7 +142,7 @@ def verify(artifact: Artifact, *, anew: bool = False) -> None:
     """Compare every file with the manifest: its size and its SHA-256.
 
     An artifact may be terabytes and is opened by every process of a run, so what was compared once on this machine is
-    remembered beside the store, with inode, size and times of each file as the kernel keeps them. While these are the
+    remembered next to the store, with inode, size and times of each file as the kernel keeps them. While these are the
     same, no file was written to since, and hashing it again is spared. A disk that changes bytes by itself leaves no
     such trace: `anew` reads everything (`react-pipeline verify`).
 

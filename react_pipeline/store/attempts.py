@@ -37,7 +37,7 @@ LEASE = ".lease"
 
 HEARTBEAT_SECONDS = 10.0
 LEASE_SECONDS = 120.0
-"""An attempt of another host whose lease was not touched for so long is taken for dead."""
+"""An attempt of another host whose lease was not touched for so long is considered dead."""
 
 
 @cache
@@ -161,7 +161,7 @@ def attempts(root: Path, slug: str | None = None) -> list[Attempt]:
 def scratch_of(staging: Path) -> Path:
     """Where the build that writes `staging` keeps what it resumes from after a kill.
 
-    It is no part of the artifact and stays until that is published, so that a kill while files are hashed and synced
+    It is not part of the artifact and stays until that is published, so that a kill while files are hashed and synced
     costs no more than one at any other time.
     """
     return staging.with_name(staging.name + SCRATCH)

@@ -81,7 +81,7 @@ def _pointer(path: Path) -> tuple[str, float]:
     """The fingerprint that a pointer names, empty if it is damaged, and since when."""
     name = path.read_text(errors="replace").strip()
     if not (name and (path.parent / name / MANIFEST).exists()):
-        logger.warning("%s: names no artifact; everything beside it is kept. Materialize it again", path)
+        logger.warning("%s: names no artifact; everything next to it is kept. Materialize it again", path)
         name = ""
     return name, path.stat().st_mtime
 

@@ -101,7 +101,7 @@ class LiveRun:
 
     @property
     def url(self) -> str | None:
-        """Where a browser shows the run; None before it is open, or where a database is no address."""
+        """Where a browser shows the run; None before it is open, or where the tracking URI is a database."""
         return self._runs.url(self.run_id) if self.run_id else None
 
     def started(self, inputs: Inputs, first_step: int) -> None:

@@ -201,7 +201,7 @@ class Tracking:
         try:
             artifact = project.store.open(entry["stage"], entry["key"], entry["fingerprint"])
         except (MissingArtifact, CorruptArtifact):
-            return ""  # pruned or spoilt since; what replaces it is logged for itself
+            return ""  # pruned or damaged since; what replaces it is logged for itself
         started = created_ms(artifact) - round(1000 * float(artifact.counts.get("seconds") or 0))
         tags = tags_of(artifact, entry["dagster_run_id"], dagster_url(project))
         run, found = self.runs.open(client, tags, artifact.key, started)

@@ -80,7 +80,7 @@ def _create(
     domain, _, method = artifact.key.partition("/")
     params = {"domain": domain, "method": method} if method else {"method": "base"}
     name = "-".join(params.values())
-    # On the store's disk, for links; one at a time, so that what a killed process left is no one's.
+    # On the store's disk, for links; one at a time, so that what a killed process left belongs to no other one.
     directory = project.store.root / ".mlflow_model"
     shutil.rmtree(directory, ignore_errors=True)
     try:

@@ -83,9 +83,9 @@ def apply_verdict(
         challenger = _version(client, project, verdict.domain, rival, log, notes)
     moved = not verdict.champion_before.is_same(verdict.champion)
     if moved and verdict.champion_before.method != BASE:
-        dethroned = find_version(client, verdict.domain, verdict.champion_before.checkpoint)
-        if dethroned is not None:
-            retire(client, dethroned, verdict, promotion, decided)
+        former = find_version(client, verdict.domain, verdict.champion_before.checkpoint)
+        if former is not None:
+            retire(client, former, verdict, promotion, decided)
     if champion is not None and (moved or verdict.decision == "promoted"):
         describe(client, champion, verdict.champion, verdict, promotion, decided)
     elif challenger is not None and rival is not None:

@@ -43,7 +43,7 @@ def cost_rows(project: Project, artifact: Artifact) -> Iterator[Row]:
     elif artifact.stage == RESULTS:
         path = project.store.directory(TRAINED, artifact.key) / artifact.parents[TRAINED]
         with suppress(CorruptArtifact):  # pruned: the result stays what it is
-            # The manifest vouches for itself; hashing gigabytes of weights for three numbers is not needed.
+            # The manifest has its own digest; hashing gigabytes of weights for three numbers is not needed.
             counts = read_manifest(path, TRAINED)["counts"]
     for name, shown in COSTS.items():
         if isinstance(value := counts.get(name), int | float):

@@ -3,7 +3,7 @@
 MLflow copies this file into each model and runs it from there (models from code), so that nothing is pickled; it
 imports installed packages alone.
 
-A row that is no image gets a text in the column `error`, and the others of the request their classes.
+A row that is not an image gets a text in the column `error`, and the others of the request their classes.
 """
 
 import base64

@@ -19,10 +19,10 @@ NONE = "none"
 """The version of an alias that is not there."""
 
 FORMER = "former champion"
-"""The tag `verdict` of a version that lost the title; the tag `reason` still says why it had it."""
+"""The tag `verdict` of a version that is no longer champion; the tag `reason` still says why it was promoted."""
 
-DETHRONED_TAG = "dethroned"
-"""Why a former champion lost the title."""
+REPLACED_TAG = "dethroned"
+"""The tag that says why a former champion was replaced."""
 
 _MAX_VERSIONS = 1_000
 
@@ -39,10 +39,10 @@ class Version:
 
     @property
     def why(self) -> str:
-        """The verdict on it and the reason, of a former champion that it lost the title; "" if it was never judged."""
+        """The verdict on it and the reason, of a former champion why it was replaced; "" if it was never judged."""
         verdict = self.tags.get("verdict", "")
         reason = self.tags.get("reason", "")
-        return verdict and f"{verdict}: {self.tags.get(DETHRONED_TAG, reason) if verdict == FORMER else reason}"
+        return verdict and f"{verdict}: {self.tags.get(REPLACED_TAG, reason) if verdict == FORMER else reason}"
 
 
 def model_name(slug: str) -> str:
@@ -107,7 +107,7 @@ def describe(
     """Write the figures of a verdict and its reason on the version it is about, unless a later one is there."""
     if version.tags.get("decided", "") > decided:
         return
-    # To the version that gets the title back, a roll-back is the opposite of what it is to the one that loses it.
+    # For the version that is champion again, a rollback is the opposite of what it is for the one it replaces.
     shown = "champion again" if verdict.decision == "rolled back" else verdict.decision
     tags = {
         **{"verdict": shown, "decided": decided, "decided_by": verdict.by, "promotion": promotion},
@@ -120,19 +120,19 @@ def describe(
         tags |= {"confidence": f"{verdict.test.confidence:.4f}", "compared_with": verdict.champion_before.method}
         tags |= {"judged": str(verdict.test.judged)} if verdict.test.judged else {}
     _write(client, version, tags, f"{shown} on {decided}: {verdict.reason}"[:MAX_TAG_CHARS])
-    if DETHRONED_TAG in version.tags:
-        client.delete_model_version_tag(version.name, version.version, DETHRONED_TAG)
+    if REPLACED_TAG in version.tags:
+        client.delete_model_version_tag(version.name, version.version, REPLACED_TAG)
 
 
 def retire(client: MlflowClient, version: ModelVersion, verdict: Verdict, promotion: str, decided: str) -> None:
-    """Write on a version, below why it was crowned, why it lost the title, unless a later verdict is there."""
+    """Write on a version why it was replaced, below why it was promoted, unless a later verdict is there."""
     if version.tags.get("decided", "") > decided:
         return
     tags = {"verdict": FORMER, "decided": decided, "decided_by": verdict.by, "promotion": promotion}
     described, end = version.description or "", f"no longer champion since {decided}: {verdict.reason}"
     if not described.endswith(end):
         described = f"{described}\n\n{end}".lstrip()[-MAX_TAG_CHARS:]
-    _write(client, version, {**tags, DETHRONED_TAG: verdict.reason}, described)
+    _write(client, version, {**tags, REPLACED_TAG: verdict.reason}, described)
 
 
 def _write(client: MlflowClient, version: ModelVersion, tags: dict[str, str], description: str) -> None:

@@ -91,7 +91,7 @@ class _Timm:
         """A random part in the model's size, drawn as timm does, of a JPEG that is decoded no larger than it needs."""
         top, left, height, width = self._crop.get_params(image, self._crop.scale, self._crop.ratio)
         whole, (high, wide) = image.size, self._crop.size
-        # Pillow keeps to this size or above, and leaves alone what is no JPEG or is decoded already.
+        # Pillow keeps to this size or above, and ignores what is not a JPEG or is decoded already.
         image.draft("RGB", (-(-DECODED * wide * whole[0] // width), -(-DECODED * high * whole[1] // height)))
         across, down = image.width / whole[0], image.height / whole[1]
         box = (left * across, top * down, (left + width) * across, (top + height) * down)

@@ -163,7 +163,7 @@ def _restore(tensors: dict[str, Tensor], trained: dict[str, nn.Parameter], optim
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(tensors[f"parameter/{name}"])
-            # Fused AdamW wants the count of its steps beside the moments.
+            # Fused AdamW wants the count of its steps with the moments.
             optimizer.state[parameter] = {
                 key.split("/", 1)[0]: _laid_out_as(parameter, value)
                 for key, value in tensors.items()

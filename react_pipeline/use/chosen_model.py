@@ -64,7 +64,7 @@ def _chosen(project: Project, slug: str, model: str) -> tuple[Artifact, str]:
         return fresh(project, "customized_checkpoint", method_key(slug, model)), ""
     if not model.isdecimal():
         raise InputError(
-            f"{model!r} is no model: write champion, a method ({', '.join(METHODS)}), or the number of a registered "
+            f"{model!r} is not a model: write champion, a method ({', '.join(METHODS)}), or the number of a registered "
             "version; an exported folder takes the place of the domain"
         )
     try:

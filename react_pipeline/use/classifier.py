@@ -207,7 +207,7 @@ def load_exported(folder: Path, device: str | None = None, precision: str | None
         origin = Origin(*(str(record[name]) for name in ("domain", "method", "fingerprint")))
         classes = tuple(map(str, about["classes"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CorruptArtifact(f"{folder}: not a whole export ({error}); export it again") from error
+        raise CorruptArtifact(f"{folder}: the export is incomplete or damaged ({error}); export it again") from error
     clip = load(folder, choose_device(device or "auto"))
     return Classifier(clip, head, classes, origin, *fitted, precision or "auto")
 

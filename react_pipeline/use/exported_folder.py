@@ -35,7 +35,7 @@ from react_pipeline.clip import (
 from react_pipeline.lineage import fresh
 from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
-from react_pipeline.promotion import BASE, Contender, Reign, crowning, standing
+from react_pipeline.promotion import BASE, Contender, HistoryEntry, champion_decision, standing
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
@@ -49,7 +49,7 @@ from react_pipeline.use.chosen_model import CHAMPION, calibration_of, trained_fo
 from react_pipeline.use.classifier import CALIBRATION_FILE, RECORD_FILE
 from react_pipeline.use.model_card import Loading, model_card
 from react_pipeline.use.onnx_model import write_onnx
-from react_pipeline.use.staged_folder import UNFINISHED, publish, refuse_occupied, staged_beside
+from react_pipeline.use.staged_folder import UNFINISHED, publish, refuse_occupied, staged_next_to
 
 CONFIG_FILE = "open_clip_config.json"
 WEIGHTS_FILE = "open_clip_model.safetensors"
@@ -64,7 +64,7 @@ def export(
 ) -> Path:
     """Write the customized checkpoint of a domain and method as a folder of its own, with a model card.
 
-    The folder appears when it is complete: it is written beside its place under a hidden name, and renamed last. With
+    The folder appears when it is complete: it is written next to its place under a hidden name, and renamed last. With
     `overwrite` an earlier export at this place is kept until the new one is complete.
 
     Args:
@@ -85,10 +85,10 @@ def export(
     """
     if method == "base":
         raise InputError("`base` is not customized; export one of the trained methods")
-    crowned = _crowned(project, slug) if method == CHAMPION else None
-    if crowned is not None:
-        key = method_key(slug, crowned.champion.method)
-        checkpoint = project.store.open("customized_checkpoint", key, crowned.champion.checkpoint)
+    decision = _champion_decision(project, slug) if method == CHAMPION else None
+    if decision is not None:
+        key = method_key(slug, decision.champion.method)
+        checkpoint = project.store.open("customized_checkpoint", key, decision.champion.checkpoint)
     else:
         project.domain(slug)
         checkpoint = fresh(project, "customized_checkpoint", method_key(slug, method))
@@ -98,15 +98,15 @@ def export(
     refuse_occupied(target, overwrite)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with staged_beside(target) as staging:
+        with staged_next_to(target) as staging:
             loading = write_model(project, checkpoint, staging)
             write_head(project, checkpoint, staging)
             write_calibration(project, checkpoint, staging)
             if onnx:
                 loading = replace(loading, onnx_difference=write_onnx(staging))
-            card = model_card(project, checkpoint, loading, crowned)
+            card = model_card(project, checkpoint, loading, decision)
             (staging / "README.md").write_text(card, encoding="utf-8")
-            _write_record(staging, checkpoint, crowned)
+            _write_record(staging, checkpoint, decision)
             fsync_tree(staging)
             publish(staging, target, overwrite)
     except OSError as error:
@@ -135,13 +135,13 @@ def other_champion(project: Project, slug: str, folder: Path) -> str:
     )
 
 
-def _crowned(project: Project, slug: str) -> Reign:
+def _champion_decision(project: Project, slug: str) -> HistoryEntry:
     if slug not in project.store.keys("promotion"):
         project.domain(slug)  # a domain whose file is gone may still have a champion
-    crowned = crowning(project, slug)
-    if crowned is None:
+    decision = champion_decision(project, slug)
+    if decision is None:
         raise InputError(f"{slug}: the base is champion, so there is no model to export; name a trained method")
-    return crowned
+    return decision
 
 
 def write_package(project: Project, checkpoint: Artifact, folder: Path) -> None:
@@ -170,7 +170,7 @@ def write_model(project: Project, checkpoint: Artifact, staging: Path) -> Loadin
     source = project.store.open("base_checkpoint", ALL, checkpoint.parents["base_checkpoint"]) if head else checkpoint
     config = json.loads(source.file(CONFIG_FILE).read_text(encoding="utf-8"))
     vision_cfg, text_cfg = config["model_cfg"]["vision_cfg"], config["model_cfg"]["text_cfg"]
-    # Whoever gets the folder reads it with plain open_clip, which hands these fields on.
+    # The recipient of the folder reads it with plain open_clip, which hands these fields on.
     require_allowed(config["model_cfg"], source.path / CONFIG_FILE)
     _copy(source, WEIGHTS_FILE, staging / WEIGHTS_FILE)
     for name in source.manifest["files"]:
@@ -234,7 +234,7 @@ def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _write_record(staging: Path, checkpoint: Artifact, crowned: Reign | None) -> None:
+def _write_record(staging: Path, checkpoint: Artifact, decision: HistoryEntry | None) -> None:
     slug, method = checkpoint.key.split("/")
     files = sorted(path for path in staging.rglob("*") if path.is_file() and path.name != UNFINISHED)
     record = {
@@ -243,7 +243,7 @@ def _write_record(staging: Path, checkpoint: Artifact, crowned: Reign | None) ->
         "method": method,
         "fingerprint": checkpoint.fingerprint,
         "parents": checkpoint.parents,
-        **({"promotion": crowned.promotion} if crowned else {}),
+        **({"promotion": decision.promotion} if decision else {}),
         "files": {path.relative_to(staging).as_posix(): sha256_of(path) for path in files},
     }
     _write_json(staging / RECORD_FILE, record)

@@ -121,7 +121,7 @@ def _against(project: Project, slug: str, against: str) -> Side:
             return side
         against = BASE
     if against not in METHODS:
-        raise InputError(f"--against {against!r}: there are {CHAMPION}, {', '.join(METHODS)}")
+        raise InputError(f"--against {against!r}: choose from {CHAMPION}, {', '.join(METHODS)}")
     return present_model(project, slug, against)
 
 

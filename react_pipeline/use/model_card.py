@@ -17,7 +17,7 @@ from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import escaped, markdown_table, render
 from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
-from react_pipeline.promotion import Measured, Reign, results_of
+from react_pipeline.promotion import HistoryEntry, Measured, results_of
 from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.store import Artifact, InputError
 from react_pipeline.use.chosen_model import pairs_of_checkpoint, trained_for
@@ -54,8 +54,8 @@ class Loading:
     onnx_difference: float | None = None
 
 
-def model_card(project: Project, checkpoint: Artifact, loading: Loading, crowned: Reign | None = None) -> str:
-    """The README of an exported checkpoint, in Markdown; `crowned` made it champion, if it is exported as such.
+def model_card(project: Project, checkpoint: Artifact, loading: Loading, decision: HistoryEntry | None = None) -> str:
+    """The README of an exported checkpoint, in Markdown; `decision` made it champion, if it is exported as that.
 
     Raises:
         MissingArtifact: If something that the checkpoint was made from is gone.
@@ -68,7 +68,7 @@ def model_card(project: Project, checkpoint: Artifact, loading: Loading, crowned
         title, description = slug, ""
     pairs = pairs_of_checkpoint(project, checkpoint)
     names = trained_for(project, checkpoint).class_names
-    measured, figures = _figures(project, checkpoint, crowned)
+    measured, figures = _figures(project, checkpoint, decision)
     return render(
         "use",
         "model_card.md",
@@ -77,7 +77,7 @@ def model_card(project: Project, checkpoint: Artifact, loading: Loading, crowned
         slug=slug,
         method=method,
         fingerprint=checkpoint.fingerprint,
-        crowned=crowned,
+        decision=decision,
         loading=loading,
         measured=measured,
         figures=figures,
@@ -88,7 +88,7 @@ def model_card(project: Project, checkpoint: Artifact, loading: Loading, crowned
     )
 
 
-def _shown_results(project: Project, checkpoint: Artifact, crowned: Reign | None) -> dict[str, Artifact | None]:
+def _shown_results(project: Project, checkpoint: Artifact, decision: HistoryEntry | None) -> dict[str, Artifact | None]:
     """Of the base, the model and its control: the fresh results; of an older champion its own, and a base like it."""
     slug, method = checkpoint.key.split("/")
     trained = method.removesuffix(CONTROL_SUFFIX)
@@ -100,7 +100,7 @@ def _shown_results(project: Project, checkpoint: Artifact, crowned: Reign | None
         except InputError:
             found[name] = None
     mine = found[method]
-    if crowned is None or (mine is not None and mine.parents.get(checkpoint.stage) == checkpoint.fingerprint):
+    if decision is None or (mine is not None and mine.parents.get(checkpoint.stage) == checkpoint.fingerprint):
         return found
     own = next(iter(results_of(project, slug, method, checkpoint.fingerprint)), None)
     base = None if found["base"] is None else Measured.of(found["base"])
@@ -109,16 +109,16 @@ def _shown_results(project: Project, checkpoint: Artifact, crowned: Reign | None
     return {**dict.fromkeys(names), "base": found["base"] if alike else None, method: own.artifact if own else None}
 
 
-def _figures(project: Project, checkpoint: Artifact, crowned: Reign | None) -> tuple[EvalResult | None, Markup]:
+def _figures(project: Project, checkpoint: Artifact, decision: HistoryEntry | None) -> tuple[EvalResult | None, Markup]:
     """A result that says on what was measured, and the table."""
     method = checkpoint.key.split("/")[1]
     measured: EvalResult | None = None
     rows: list[list[Any]] = []
-    for name, artifact in _shown_results(project, checkpoint, crowned).items():
+    for name, artifact in _shown_results(project, checkpoint, decision).items():
         shown = Markup("**{}** (this model)").format(Markup(escaped(name))) if name == method else name  # noqa: S704
         result = None if artifact is None else EvalResult.read(artifact)
         if result is None:
-            rows.append([shown, f"not evaluated{', or not in the same way' if crowned else ''}", "", ""])
+            rows.append([shown, f"not evaluated{', or not in the same way' if decision else ''}", "", ""])
         elif result.top1 is None:
             rows.append([shown, f"unavailable: {result.unavailable or 'no reason given'}", "", ""])
         else:

@@ -30,7 +30,7 @@ from react_pipeline.settings import DownloadConfig, StorageConfig, check_shard_n
 from react_pipeline.store import InputError, outside_stamp
 
 MAX_IMAGE_BYTES = 256 << 20
-"""A larger file is no picture that is worth the memory."""
+"""A larger file is not worth the memory that decoding it takes."""
 
 _TABLES = (".parquet", ".csv")
 _COLUMNS = ("path", "url", "image", "file")
@@ -261,5 +261,5 @@ def _column(path: Path, column: str | None) -> list[str]:
 
 
 def _text(path: ShardLocation) -> str:
-    # A name that is no UTF-8 fits into no table.
+    # A name that is not UTF-8 fits into no table.
     return os.fsencode(str(path)).decode("utf-8", "backslashreplace")

@@ -27,7 +27,7 @@ PER_CLASS = 12
 def write_page(
     folder: Path, classifier: Classifier, source: str, pictures: Mapping[str, Picture], skipped: Mapping[str, int]
 ) -> None:
-    """Write `index.html` beside `predictions.parquet`: one file that loads nothing from anywhere.
+    """Write `index.html` next to `predictions.parquet`: one file that loads nothing from anywhere.
 
     Args:
         pictures: By name, as the predictions name them.

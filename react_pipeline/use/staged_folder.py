@@ -1,4 +1,4 @@
-"""A folder that is written beside its place under a hidden name, and renamed into it when it is whole.
+"""A folder that is written next to its place under a hidden name, and renamed into it when it is whole.
 
 Does not belong here: what is in it (`exported_folder`).
 """
@@ -26,11 +26,11 @@ def refuse_occupied(target: Path, overwrite: bool) -> None:
     if not target.exists():
         return
     if not target.is_dir():
-        raise InputError(f"{target}: is there already and is no folder; choose another place")
+        raise InputError(f"{target}: already exists and is not a folder; choose another place")
     if not any(target.iterdir()):
         return
     if not overwrite:
-        raise InputError(f"{target}: is there already and not empty; choose another folder, or overwrite it")
+        raise InputError(f"{target}: already exists and is not empty; choose another folder, or overwrite it")
     if not _is_ours(target):
         raise InputError(f"{target}: holds no {RECORD_FILE}, so no export wrote it, and it is not overwritten")
     if others := _others(target):
@@ -47,7 +47,7 @@ def _is_ours(folder: Path) -> bool:
 
 def _require_ours(folder: Path) -> None:
     if os.path.lexists(folder) and not _is_ours(folder):
-        raise InputError(f"{folder}: is there already and no export wrote it; move it away, then export again")
+        raise InputError(f"{folder}: already exists and no export wrote it; move it away, then export again")
 
 
 def _others(folder: Path) -> list[str]:
@@ -61,8 +61,8 @@ def _others(folder: Path) -> list[str]:
 
 
 @contextmanager
-def staged_beside(target: Path) -> Iterator[Path]:
-    """An empty hidden folder beside the target, held by a lock; what a killed export left in it is removed."""
+def staged_next_to(target: Path) -> Iterator[Path]:
+    """An empty hidden folder next to the target, held by a lock; what a killed export left in it is removed."""
     staging = target.with_name(f".{target.name}.partial")
     _require_ours(staging)
     staging.mkdir(exist_ok=True)

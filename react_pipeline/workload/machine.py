@@ -47,7 +47,7 @@ class Machine:
         """With some figures replaced, such as `cores=64,memory=256G,gpus=1,workers=16`.
 
         Raises:
-            InputError: Naming what is no figure of a machine.
+            InputError: Naming what is not a figure of a machine.
         """
         known, given = [entry.name for entry in fields(self)], dict[str, Any]()
         for part in filter(None, text.split(",")):

@@ -70,7 +70,7 @@ def test_a_users_own_names_are_read_from_the_root(tmp_path: Path) -> None:
         ("[]", "must be"),
         ('{"rendered-sst2": {"bad": 0}}', "must be"),
         ('{"rendered-sst2": "any-order"}', "must be"),
-        ('{"rendered-sst2": "elevater-order"}', "is no ELEVATER copy"),
+        ('{"rendered-sst2": "elevater-order"}', "is not a copy of ELEVATER"),
         ('{"rendered-sst2": {"bad": "awful"}}', "no class 'awful'"),
     ],
 )

@@ -10,7 +10,7 @@ from support_upkeep import METHODS, build, build_all, change_pipeline, edit_doma
 
 from react_pipeline.project.project import Project
 
-MEND = "react-pipeline materialize --domain shapes --method base --method gated-image"
+FIX = "react-pipeline materialize --domain shapes --method base --method gated-image"
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_what_is_out_of_date_and_what_waits_for_it_are_told_with_the_command(pro
     assert "another `templates`" in due and "rematerialize" not in due
     (waiting,) = [line for line in lines if line.startswith("shapes waiting")]
     assert "customized_checkpoint of gated-image" in waiting and "comparison" in waiting
-    assert [line for line in lines if line.startswith("next:")] == [f"next: {MEND}"]
+    assert [line for line in lines if line.startswith("next:")] == [f"next: {FIX}"]
 
 
 def test_what_the_policy_holds_back_is_reported_with_its_reason(project: Project) -> None:
@@ -38,7 +38,7 @@ def test_what_the_policy_holds_back_is_reported_with_its_reason(project: Project
     (held,) = [line for line in lines if "customized_checkpoint of gated-image" in line and "`never`" in line]
     assert held.startswith("shapes held back")
     assert [line for line in lines if line.startswith("shapes held back domain_results of gated-image")]
-    assert f"next: {MEND} (trains gated-image too, which the policy holds back)" in lines
+    assert f"next: {FIX} (trains gated-image too, which the policy holds back)" in lines
 
 
 def test_a_file_that_is_not_valid_is_reported_and_hides_no_other(project: Project) -> None:

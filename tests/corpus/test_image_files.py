@@ -179,7 +179,7 @@ def test_a_table_without_pairs_is_refused(make: Make, tmp_path: Path, table: Any
 
 def test_a_damaged_table_is_refused(make: Make, tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(CorpusError, match="no whole parquet file"):
+    with pytest.raises(CorpusError, match="parquet file is truncated"):
         publish_corpus(make(tmp_path / "a.parquet"))
 
 

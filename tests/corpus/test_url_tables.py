@@ -91,7 +91,7 @@ def test_a_cut_or_damaged_table_is_refused(tmp_path: Path) -> None:
         "damaged.parquet": whole[:4] + b"\xff" * (len(whole) // 2) + whole[4 + len(whole) // 2 :],
     }.items():
         (tmp_path / name).write_bytes(data)
-        with pytest.raises(CorpusError, match=f"{name}: no whole parquet file"):
+        with pytest.raises(CorpusError, match=f"{name}: the parquet file is truncated"):
             read(tmp_path / name)
 
 

@@ -146,15 +146,15 @@ BREAKAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a cut file": (
         lambda f: os.truncate(f / "img_emb/img_emb_02.npy", 200),
-        r"img_emb_02\.npy: no whole file",
+        r"img_emb_02\.npy: the file is truncated",
     ),
     "an empty file": (
         lambda f: os.truncate(f / "img_emb/img_emb_02.npy", 0),
-        r"img_emb_02\.npy: no whole file",
+        r"img_emb_02\.npy: the file is truncated",
     ),
     "a pickle": (
         lambda f: np.save(f / "img_emb/img_emb_00.npy", np.array([{}], object), allow_pickle=True),
-        r"img_emb_00\.npy: no whole file",
+        r"img_emb_00\.npy: the file is truncated",
     ),
     "numbers of another kind": (
         lambda f: replaced(f / "img_emb/img_emb_00.npy", np.ones((6, 32), np.float64)),
@@ -170,7 +170,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "a NaN": (lambda f: poisoned(f / "img_emb/img_emb_01.npy", np.nan), r"img_emb_01\.npy: row 3 has length nan"),
     "a zero row": (lambda f: poisoned(f / "text_emb/text_emb_01.npy", 0), r"text_emb_01\.npy: row 3 has length 0"),
-    "cut metadata": (lambda f: os.truncate(f / "metadata/metadata_01.parquet", 300), "no whole parquet file"),
+    "cut metadata": (lambda f: os.truncate(f / "metadata/metadata_01.parquet", 300), "parquet file is truncated"),
     "captions that are numbers": (
         lambda f: pd.DataFrame({"url": ["x"] * 6, "caption": range(6)}).to_parquet(f / "metadata/metadata_00.parquet"),
         "column 'caption' holds int64, text is needed",

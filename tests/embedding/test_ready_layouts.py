@@ -215,7 +215,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         "no column 'clip_b32_similarity_score'",
     ),
     "vectors of the other CLIP": (lambda folder: None, {"layout": "datacomp-l14"}, "gives? another similarity"),
-    "a cut npz": (lambda folder: sorted(folder.glob("*.npz"))[1].write_bytes(b"PK\3\4"), {}, "no whole file"),
+    "a cut npz": (lambda folder: sorted(folder.glob("*.npz"))[1].write_bytes(b"PK\3\4"), {}, "file is truncated"),
     "an npz without table": (lambda folder: sorted(folder.glob("*.parquet"))[1].unlink(), {}, "no file of number"),
     "an unsorted subset": (
         lambda folder: np.save(folder / "uids.npy", np.array([(2, 1), (1, 1)], "u8,u8")),

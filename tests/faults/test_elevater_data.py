@@ -168,7 +168,7 @@ def test_images_that_the_archive_lacks_are_listed_fifty_at_most(root: Path) -> N
 
 def test_an_archive_that_was_cut_is_refused(root: Path) -> None:
     archive_of(root).write_bytes(archive_of(root).read_bytes()[:-100])
-    assert "val.zip: no whole zip archive" in refusal(root)
+    assert "val.zip: the zip archive is truncated" in refusal(root)
 
 
 def test_a_damaged_member_is_refused_when_it_is_read(root: Path) -> None:

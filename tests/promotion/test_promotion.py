@@ -57,7 +57,7 @@ def verdict_of(artifact: Artifact) -> Verdict:
     return Verdict.read(artifact)
 
 
-def crowned(project: Project, method: str = GATED, right: int = 140) -> Verdict:
+def promoted(project: Project, method: str = GATED, right: int = 140) -> Verdict:
     result(project, "shapes", method, outcomes(right))
     verdict = verdict_of(decide(project, "shapes"))
     assert (verdict.decision, verdict.champion.method) == ("promoted", method)
@@ -82,7 +82,7 @@ def test_a_clear_gain_over_the_base_makes_a_champion_with_figures_and_a_reason(p
 
 
 def test_deciding_again_decides_nothing_new(project: Project) -> None:
-    crowned(project)
+    promoted(project)
     first = promotion_is_current(project, "shapes")
     assert decide(project, "shapes").fingerprint == first.fingerprint
     assert decide(project, "shapes").reused
@@ -131,7 +131,7 @@ def test_a_gain_that_the_control_shares_does_not_count_unless_configured(make: C
 
 def test_a_gain_over_base_and_control_counts(project: Project) -> None:
     result(project, "shapes", CONTROL, outcomes(105))
-    verdict = crowned(project)
+    verdict = promoted(project)
     assert "over its control" in verdict.reason
 
 
@@ -186,12 +186,12 @@ def test_without_any_trained_result_there_is_nothing_to_decide(project: Project)
     assert promotion_is_current(project, "shapes")
 
 
-def test_stale_unavailable_and_spoilt_results_are_no_candidates(project: Project) -> None:  # FAULTS 27, 31
+def test_stale_unavailable_and_damaged_results_are_not_candidates(project: Project) -> None:  # FAULTS 27, 31
     result(project, "shapes", GATED, outcomes(180))
     checkpoint(project, "shapes", GATED, seed=1)  # trained again and not evaluated
     result(project, "shapes", LOCKED, None)
-    spoilt = result(project, "shapes", "full", outcomes(180))
-    spoilt.file("predictions.parquet").write_bytes(b"changed")
+    damaged = result(project, "shapes", "full", outcomes(180))
+    damaged.file("predictions.parquet").write_bytes(b"changed")
     artifact = decide(project, "shapes")
     verdict = verdict_of(artifact)
     assert (verdict.decision, verdict.champion.method) == ("nothing", "base")
@@ -224,8 +224,8 @@ def test_nothing_is_decided_while_a_disk_cannot_read_a_result(
     assert verdict_of(decide(project, "shapes")).champion.method == GATED
 
 
-def test_a_better_model_dethrones_a_champion_whose_method_was_trained_again(project: Project) -> None:
-    old = crowned(project).champion
+def test_a_better_model_replaces_a_champion_whose_method_was_trained_again(project: Project) -> None:
+    old = promoted(project).champion
     result(project, "shapes", GATED, outcomes(142), seed=1)
     kept = verdict_of(decide(project, "shapes"))
     assert kept.decision == "challenger"
@@ -235,11 +235,11 @@ def test_a_better_model_dethrones_a_champion_whose_method_was_trained_again(proj
     assert verdict.decision == "promoted"
     assert verdict.champion_before.checkpoint == old.checkpoint != verdict.champion.checkpoint
     assert verdict.test is not None and verdict.test.gain == pytest.approx(0.175)
-    assert [reign.champion.checkpoint for reign in verdict.history] == [old.checkpoint]
+    assert [entry.champion.checkpoint for entry in verdict.history] == [old.checkpoint]
 
 
 def test_a_synonym_leaves_the_old_champion_comparable(project: Project) -> None:
-    crowned(project)
+    promoted(project)
     path = project.config.domains / "shapes.yaml"
     raw = yaml.safe_load(path.read_text())
     names = [entry if isinstance(entry, str) else entry["name"] for entry in raw["classes"]]
@@ -251,7 +251,7 @@ def test_a_synonym_leaves_the_old_champion_comparable(project: Project) -> None:
 
 
 def test_two_models_of_one_method_are_distinguished_in_every_sentence(project: Project) -> None:
-    old = crowned(project).champion
+    old = promoted(project).champion
     result(project, "shapes", GATED, outcomes(142), seed=1)
     verdict = verdict_of(decide(project, "shapes"))
     assert verdict.challenger is not None
@@ -263,7 +263,7 @@ def test_two_models_of_one_method_are_distinguished_in_every_sentence(project: P
 
 
 def test_other_evaluation_images_make_the_old_champion_incomparable_and_say_what_to_do(project: Project) -> None:  # 32
-    old = crowned(project).champion
+    old = promoted(project).champion
     evaluation_set(project, "shapes", version=2)
     result(project, "shapes", "base", outcomes(100))
     result(project, "shapes", GATED, outcomes(190), seed=1)
@@ -276,14 +276,14 @@ def test_other_evaluation_images_make_the_old_champion_incomparable_and_say_what
 
 
 def test_another_version_of_the_evaluator_is_incomparable(project: Project) -> None:  # 32
-    crowned(project)
+    promoted(project)
     result(project, "shapes", GATED, outcomes(190), seed=1, evaluator_version="next")
     verdict = verdict_of(decide(project, "shapes"))
     assert verdict.decision == "incomparable" and "evaluator_version" in verdict.reason
 
 
 def test_the_champion_measured_again_on_the_new_images_is_comparable(project: Project) -> None:
-    old = crowned(project).champion
+    old = promoted(project).champion
     evaluation_set(project, "shapes", version=2)
     result(project, "shapes", "base", outcomes(100))
     result(project, "shapes", GATED, outcomes(190), seed=1)
@@ -303,7 +303,7 @@ def test_the_champion_measured_again_on_the_new_images_is_comparable(project: Pr
 def test_a_verdict_is_stale_once_a_result_comes_that_it_had_not_seen(project: Project) -> None:
     with pytest.raises(MissingArtifact, match="promotion"):
         promotion_is_current(project, "shapes")
-    crowned(project)
+    promoted(project)
     assert promotion_is_current(project, "shapes").counts["champion"] == GATED
     result(project, "shapes", LOCKED, outcomes(120))
     with pytest.raises(StaleArtifact, match=LOCKED):
@@ -313,7 +313,7 @@ def test_a_verdict_is_stale_once_a_result_comes_that_it_had_not_seen(project: Pr
 
 
 def test_pruning_keeps_champion_challenger_and_the_champion_before(project: Project) -> None:
-    first = crowned(project).champion
+    first = promoted(project).champion
     result(project, "shapes", GATED, outcomes(175), seed=1)
     second = verdict_of(decide(project, "shapes")).champion
     result(project, "shapes", GATED, outcomes(176), seed=2)
@@ -332,8 +332,8 @@ def test_pruning_keeps_champion_challenger_and_the_champion_before(project: Proj
 
 
 def test_rolling_back_goes_to_the_champion_before_and_the_rule_does_not_undo_it(project: Project) -> None:
-    first = crowned(project).champion
-    crowned(project, LOCKED, 180)
+    first = promoted(project).champion
+    promoted(project, LOCKED, 180)
     back = verdict_of(roll_back(project, "shapes", "slow on the phone"))
     assert (back.decision, back.by, back.champion.checkpoint) == ("rolled back", "person", first.checkpoint)
     assert "slow on the phone" in back.reason
@@ -348,10 +348,10 @@ def test_rolling_back_goes_to_the_champion_before_and_the_rule_does_not_undo_it(
 
 
 def test_rolling_back_to_the_base_skips_the_champion_before(project: Project) -> None:
-    crowned(project)
-    crowned(project, LOCKED, 180)
+    promoted(project)
+    promoted(project, LOCKED, 180)
     verdict = verdict_of(roll_back(project, "shapes", to_base=True))
-    assert (verdict.champion.method, verdict.reigns) == ("base", ())
+    assert (verdict.champion.method, verdict.previous_champions) == ("base", ())
 
 
 def test_promoting_rolling_back_and_promoting_again_are_three_decisions(project: Project) -> None:
@@ -387,7 +387,7 @@ def test_a_person_cannot_promote_what_is_unmeasured_stale_a_control_or_incompara
     result(project, "shapes", LOCKED, None)
     with pytest.raises(InputError, match="unavailable"):
         promote(project, "shapes", LOCKED, "x")
-    crowned(project)
+    promoted(project)
     checkpoint(project, "shapes", GATED, seed=1)
     with pytest.raises(StaleArtifact):
         promote(project, "shapes", GATED, "x")
@@ -418,7 +418,7 @@ def test_a_choice_made_in_the_registry_is_taken_over_and_holds_until_news(projec
 
 
 def test_an_alias_removed_in_the_registry_is_a_roll_back_to_the_base(project: Project) -> None:
-    crowned(project)
+    promoted(project)
     verdict = verdict_of(decide(project, "shapes", RegistryEdit(None)))
     assert (verdict.decision, verdict.by, verdict.champion.method) == ("rolled back", "registry", "base")
     assert decide(project, "shapes", RegistryEdit(None)).counts["decision"] == "rolled back"
@@ -436,8 +436,8 @@ def test_a_stranger_made_champion_in_the_registry_stops_everything_and_is_said(p
     assert verdict_of(decide(project, "shapes")).decision == "promoted"
 
 
-def test_a_spoilt_verdict_is_never_taken_for_an_empty_throne(project: Project) -> None:  # 33
-    crowned(project)
+def test_a_damaged_verdict_is_never_read_as_no_champion(project: Project) -> None:  # 33
+    promoted(project)
     artifact = promotion_is_current(project, "shapes")
     artifact.file("verdict.json").write_text("{}")
     with pytest.raises(CorruptArtifact, match="'shapes'"):

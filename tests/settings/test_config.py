@@ -118,8 +118,8 @@ def test_every_problem_is_reported_at_once_with_file_and_field(tmp_path: Path) -
         ("https://host/{00000..99999999}.tar", "more than 1,000,000 files"),
         ("https://host/{a..tar", "braces must close"),
         ("https://host/{5..3}.tar", "runs backwards"),
-        ("https:///data.tar", "not a whole URL"),
-        ("s3://bucket", "not a whole URL"),
+        ("https:///data.tar", "not a complete URL"),
+        ("s3://bucket", "not a complete URL"),
         ("s3://*/data.tar", "must be written out"),
         ("https://host/a b.tar", "blanks"),
         ("data\n.tar", "control characters"),
@@ -261,5 +261,5 @@ def test_one_bad_domain_leaves_the_others(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("slug", ["all", "corpus", "mean"])
 def test_names_that_mean_something_else_are_no_domains(tmp_path: Path, slug: str) -> None:
-    with pytest.raises(ConfigError, match="means something else"):
+    with pytest.raises(ConfigError, match="is reserved"):
         load_domain(write(tmp_path / f"{slug}.yaml", {"classes": ["cat"]}))

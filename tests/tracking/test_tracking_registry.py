@@ -73,7 +73,7 @@ def test_a_champion_has_its_alias_and_says_why(project: Project, registry: Track
     assert version.tags["evaluation_set"] and version.tags["fingerprint"] == version.checkpoint
 
 
-def test_a_challenger_has_its_alias_and_who_was_dethroned_is_recorded(
+def test_a_challenger_has_its_alias_and_who_was_replaced_is_recorded(
     project: Project, registry: Tracking, client: MlflowClient
 ) -> None:
     registry.apply(project, decide(project, "shapes"))
@@ -149,8 +149,8 @@ def test_after_a_roll_back_both_versions_say_who_is_champion_and_why(
         assert first.description.startswith("champion again on ") and first.description.endswith(": no better")
         assert second.tags["verdict"] == "former champion" and second.tags["dethroned"].endswith(": no better")
         assert second.tags["decided"] == first.tags["decided"]
-        crowned, lost = second.description.split("\n\n")
-        assert crowned.startswith("promoted on ") and crowned.endswith(": it is second")
+        promoted, lost = second.description.split("\n\n")
+        assert promoted.startswith("promoted on ") and promoted.endswith(": it is second")
         assert lost.startswith("no longer champion since ") and lost.endswith(": no better")
 
 

@@ -252,7 +252,7 @@ def test_an_onnx_model_that_differs_from_torch_is_not_exported(
 def test_a_damaged_export_and_one_in_the_place_of_a_model_are_refused(project: Project, tmp_path: Path) -> None:
     customized(project, "gated-image")
     folder = export(project, "shapes", "gated-image", tmp_path / "exported")
-    for arguments, token in ((("shapes", str(folder)), "is no model"), ((folder, "base"), "holds one model")):
+    for arguments, token in ((("shapes", str(folder)), "is not a model"), ((folder, "base"), "holds one model")):
         with pytest.raises(InputError, match=token):
             Classifier.load(*arguments, config=project.path)
     about = json.loads((folder / "head.json").read_text())
@@ -440,7 +440,7 @@ def test_the_card_lists_figures_ingredients_and_what_is_not_known(project: Proje
 
 
 def retrained(make_project: Make) -> tuple[Project, Artifact, Artifact]:
-    """The first model of gated-image reigns; the domain's classes and the model are others by now."""
+    """The first model of gated-image is champion; the domain's classes and the model are others by now."""
     import yaml
 
     project = make_project()
