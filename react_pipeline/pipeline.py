@@ -68,8 +68,12 @@ class Stage:
         return not {"trained": method == "base", "encoder": is_linear_head(method)}.get(self.scope, False)
 
     def keys(self, slugs: Iterable[str], methods: Collection[str]) -> list[str]:
-        """The keys of this stage for these domains and methods."""
+        """The keys of this stage for these domains and methods; none if it compares nothing or no method needs it."""
         if self.compares and not any(STAGES[self.gathers[0]].is_for(method) for method in {*methods} - {"base"}):
+            return []
+        users = [row for row in STAGES.values() if self.name in row.parents]
+        needed = (self.name in row.parents_of(f"any/{name}") for row in users for name in methods if row.is_for(name))
+        if users and not any(needed):
             return []
         if self.scope in ("all", "domain"):
             return [ALL] if self.scope == "all" else list(slugs)
@@ -77,11 +81,7 @@ class Stage:
 
 
 def method_key(domain: str, method: str) -> str:
-    """Key of an artifact that belongs to a domain and a method.
-
-    Raises:
-        InputError: If the method is unknown.
-    """
+    """Key of an artifact that belongs to a domain and a method; an InputError if the method is unknown."""
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}; there are {', '.join(METHODS)}")
     return f"{domain}/{method}"

@@ -18,7 +18,7 @@ import pandas as pd
 from react_pipeline.lineage import fresh, is_current, look_outside
 from react_pipeline.pipeline import ALL, STAGES, Stage
 from react_pipeline.project import Manifests, Project, changed_since_run
-from react_pipeline.settings import CONTROL_SUFFIX, PipelineConfig, pairs_of
+from react_pipeline.settings import PipelineConfig, pairs_of
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
@@ -141,10 +141,8 @@ def places(project: Project, slugs: Sequence[str]) -> Iterator[Place]:
     """What is kept up for these domains, in the order of the data."""
     config = project.config
     left_out = left_out_groups(config) if config.automation.benchmark else APART
-    controls = any(method.endswith(CONTROL_SUFFIX) for method in config.methods)
     for row in STAGES.values():
-        wanted = controls if row.name == "control_set" else slugs if row.gathers and row.scope == "all" else True
-        if wanted and row.group not in left_out:
+        if row.group not in left_out and (slugs or not row.gathers):
             yield from ((row.name, key) for key in row.keys(slugs, config.methods))
 
 

@@ -190,7 +190,6 @@ def test_failure_of_one_domain_stops_only_what_depends_on_it(launched: Launched)
     (failed,) = summary.failed.items()
     assert failed[0] == ("retrieved_set", "nothing") and "no pair is left for any class" in failed[1]
     assert summary.skipped == {
-        ("control_set", "nothing"): "retrieved_set nothing failed",
         ("customized_checkpoint", "nothing/gated-image"): "retrieved_set nothing failed",
         ("domain_results", "nothing/gated-image"): "customized_checkpoint nothing/gated-image failed",
     }
@@ -241,10 +240,10 @@ def test_selection_becomes_runs_in_the_order_of_the_data() -> None:
         ("comparison", "a"),
     ]
     everything = plan(build_defs(), "*", ["b", "a"], ["base"])
-    domain = ["evaluation_set", "retrieved_set", "control_set", "domain_results", "comparison", "promotion"]
+    domain = ["evaluation_set", "retrieved_set", "domain_results", "comparison", "promotion"]
     shared = ["corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"]
     assert [stage for stage, _ in everything] == [*shared, *domain, *domain, "overview"]
-    assert [key.split("/")[0] for _, key in everything] == [*["all"] * 4, *["b"] * 6, *["a"] * 6, "all"]
+    assert [key.split("/")[0] for _, key in everything] == [*["all"] * 4, *["b"] * 5, *["a"] * 5, "all"]
 
 
 @pytest.mark.parametrize("selection", ["nosuch", "(", "group:nothing"])
