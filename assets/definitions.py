@@ -37,7 +37,7 @@ def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Def
     return dg.Definitions(
         assets=[stages.domain_file, *assets_of(rows, wanted)],
         asset_checks=checks_of(rows, wanted),
-        schedules=automation.recustomize(settings),
+        schedules=automation.recustomize(settings, rows),
         sensors=[automation.domain_files, automation.freshness, upkeep(settings, {row.name for row in rows})],
         # A process for each step and check would load torch and these definitions again and again.
         executor=dg.in_process_executor,

@@ -22,7 +22,7 @@ from react_pipeline.assets import runs
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import Summary, is_shown, materialize, open_instance, plan
 from react_pipeline.assets.partitions import partition_of
-from react_pipeline.assets.reporting import DATA_VERSION_TAG, JUDGED_TAG, judged_by
+from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, checked_by
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import (
     EXPIRY_SECONDS,
@@ -286,7 +286,10 @@ def test_index_is_checked_again_by_another_threshold(indexed_project: Project, t
 
 def test_run_that_ended_before_its_checks_is_started_again(indexed_project: Project, tmp_path: Path) -> None:
     artifact = indexed_project.store.current("faiss_index", "all")
-    tags = {DATA_VERSION_TAG: artifact.fingerprint, JUDGED_TAG: judged_by(indexed_project, STAGES["faiss_index"], ALL)}
+    tags = {
+        DATA_VERSION_TAG: artifact.fingerprint,
+        CHECKED_TAG: checked_by(indexed_project, STAGES["faiss_index"], ALL),
+    }
     Tracking.of(indexed_project).log_artifact(indexed_project, artifact)
     with dagster_home(tmp_path / "home"):
         with open_instance(indexed_project) as instance:
