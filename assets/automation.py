@@ -5,7 +5,7 @@ asking for what is out of date (`upkeep_sensor`), what is (`react_pipeline.upkee
 freshness policies judge by time alone, so they cannot say what another class name made stale; checks do.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import dagster as dg
@@ -16,7 +16,8 @@ from react_pipeline.assets.reporting import DATA_VERSION_TAG
 from react_pipeline.assets.resources import CheckContext, ProjectParam
 from react_pipeline.assets.runs import reap_abandoned
 from react_pipeline.lineage import fresh
-from react_pipeline.project import Manifests, Project
+from react_pipeline.pipeline import Stage
+from react_pipeline.project import Manifests, Project, outside
 from react_pipeline.settings import AutomationConfig, DomainConfig, load_domains
 from react_pipeline.store import ReactError, digest_of
 from react_pipeline.upkeep import survey
@@ -79,16 +80,19 @@ def changed_files(
     ]
 
 
-def recustomize(settings: AutomationConfig) -> list[dg.ScheduleDefinition]:
-    """The schedule that looks at what is outside the store; none if the configuration has none."""
+def recustomize(settings: AutomationConfig, stages: Iterable[Stage]) -> list[dg.ScheduleDefinition]:
+    """The schedule of those stages that read files outside the store; none if the configuration has none."""
     if settings.schedule is None:
         return []
+    looking = [row for row in stages if row.outside not in (None, outside.unlisted)]
+    shared = [dg.AssetKey(row.name) for row in looking if row.scope == "all"]
+    of_domain = [row for row in looking if row.scope == "domain"]
 
     @dg.schedule(
         name="recustomize",
         cron_schedule=settings.schedule,
         execution_timezone=settings.timezone,
-        target=dg.AssetSelection.assets("corpus", "base_checkpoint", "evaluation_set"),
+        target=dg.AssetSelection.assets(*shared, *(row.name for row in of_domain)),
         default_status=dg.DefaultScheduleStatus.RUNNING if settings.enabled else dg.DefaultScheduleStatus.STOPPED,
         description="Lists the corpus, the base checkpoint and the labelled images. What follows from a "
         "change is asked for by the sensor `upkeep`.",
@@ -96,12 +100,14 @@ def recustomize(settings: AutomationConfig) -> list[dg.ScheduleDefinition]:
     def look_outside(context: dg.ScheduleEvaluationContext, project: ProjectParam) -> Iterator[dg.RunRequest]:
         tags = {"react/reason": "schedule", "dagster/priority": "90"}
         when = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"  # a repeated tick requests nothing twice
-        yield dg.RunRequest(when, asset_selection=[dg.AssetKey("corpus"), dg.AssetKey("base_checkpoint")], tags=tags)
-        found, _problems = load_domains(project.load().config.domains)
-        for slug in context.instance.get_dynamic_partitions(DOMAINS):
-            if slug in found and found[slug].evaluation is not None:
-                asset, tags = dg.AssetKey("evaluation_set"), {**tags, "react/domain": slug}
-                yield dg.RunRequest(f"{when} {slug}", asset_selection=[asset], partition_key=slug, tags=tags)
+        yield dg.RunRequest(when, asset_selection=shared, tags=tags)
+        pipeline = project.load()
+        found, _problems = load_domains(pipeline.config.domains)
+        for slug in filter(found.__contains__, context.instance.get_dynamic_partitions(DOMAINS)):
+            reading = [row for row in of_domain if row.outside and row.outside(pipeline, slug) != outside.Files()]
+            assets, tags = [dg.AssetKey(row.name) for row in reading], {**tags, "react/domain": slug}
+            if assets:
+                yield dg.RunRequest(f"{when} {slug}", asset_selection=assets, partition_key=slug, tags=tags)
 
     return [look_outside]
 

@@ -4,7 +4,7 @@ Belongs here: the decorators, and what follows from the table: dependencies, par
 Does not belong here: any asset or check itself.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import getdoc
 from typing import Any
@@ -58,11 +58,12 @@ def check(stage: str, *, partitioned: bool = True, **options: Any) -> Callable[[
 
 def assets_of(stages: Iterable[Stage], methods: Sequence[str]) -> list[dg.AssetsDefinition]:
     """The assets of these stages, where these methods are wanted. A stage without a function of its own gets one."""
+    rows = {stage.name: stage for stage in stages}
     return [
         dg.asset(
             name=stage.name,
             description=getdoc(body) or stage.about,
-            deps=[dg.AssetDep(name, partition_mapping=_mapping(name, stage, methods)) for name in deps_of(stage)],
+            deps=[dg.AssetDep(name, partition_mapping=_mapping(name, stage, methods)) for name in deps_of(stage, rows)],
             partitions_def=partitions_of(stage, methods),
             group_name=stage.group,
             kinds=set(stage.kinds),
@@ -71,7 +72,7 @@ def assets_of(stages: Iterable[Stage], methods: Sequence[str]) -> list[dg.Assets
             pool=stage.pool,
             retry_policy=RETRIES,
         )(body)
-        for stage in stages
+        for stage in rows.values()
         for body in [_bodies.get(stage.name, _publish)]
     ]
 
@@ -100,25 +101,25 @@ def blocking_checks(stage: str) -> list[dg.AssetCheckKey]:
     ]
 
 
-def deps_of(stage: Stage) -> list[str]:
-    """The transitive reduction of the parents, so that the lineage page stays readable.
+def deps_of(stage: Stage, rows: Mapping[str, Stage]) -> list[str]:
+    """The transitive reduction of the parents among the rows that are assets, so that the lineage page stays readable.
 
     The library's own lineage stays complete.
     """
-    named = _named(stage)
-    return [name for name in named if not any(name in _before(other) for other in named)]
+    named = _named(stage, rows)
+    return [name for name in named if not any(name in _before(other, rows) for other in named)]
 
 
-def _named(stage: Stage) -> list[str]:
-    of_domain = [name for name in stage.parents if STAGES[name].scope != "all"]
+def _named(stage: Stage, rows: Mapping[str, Stage]) -> list[str]:
+    named = [name for name in (*stage.parents, *stage.gathers) if name in rows]
     # Everything that belongs to a domain follows from its file, if only through something that follows from it.
-    by_file = [DOMAIN_FILE] if stage.scope == "domain" and not of_domain and not stage.gathers else []
-    return [*by_file, *stage.parents, *stage.gathers]
+    by_file = stage.scope == "domain" and all(rows[name].scope == "all" for name in named)
+    return [DOMAIN_FILE, *named] if by_file else named
 
 
-def _before(name: str) -> set[str]:
-    parents = _named(STAGES[name]) if name in STAGES else []
-    return {*parents, *(earlier for parent in parents for earlier in _before(parent))}
+def _before(name: str, rows: Mapping[str, Stage]) -> set[str]:
+    parents = _named(rows[name], rows) if name in rows else []
+    return {*parents, *(earlier for parent in parents for earlier in _before(parent, rows))}
 
 
 def _mapping(parent: str, child: Stage, methods: Iterable[str]) -> dg.PartitionMapping | None:

@@ -20,7 +20,7 @@ from react_pipeline.upkeep import left_out_groups
 
 
 def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Definitions:
-    """All definitions; of the benchmark, and of detection and segmentation, only if there are data for them.
+    """All definitions, of the stages that have keys for the methods, and data where they measure on data of their own.
 
     Args:
         methods: Partitions in addition to those that `methods` of pipeline.yaml names, for one launch.
@@ -33,13 +33,12 @@ def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Def
     except ReactError:  # nothing is automatic then, and no asset or partition disappears
         configured, settings, left_out = METHODS, AutomationConfig(schedule=None), set()
     wanted = [method for method in METHODS if method in {*configured, *methods}]
-    rows = [row for row in STAGES.values() if row.group not in left_out]
-    rows = [row for row in rows if not row.compares or row.keys(["any"], wanted)]
+    rows = [row for row in STAGES.values() if row.group not in left_out and row.keys(["any"], wanted)]
     return dg.Definitions(
         assets=[stages.domain_file, *assets_of(rows, wanted)],
         asset_checks=checks_of(rows, wanted),
-        schedules=automation.recustomize(settings),
-        sensors=[automation.domain_files, automation.freshness, upkeep(settings, left_out)],
+        schedules=automation.recustomize(settings, rows),
+        sensors=[automation.domain_files, automation.freshness, upkeep(settings, {row.name for row in rows})],
         # A process for each step and check would load torch and these definitions again and again.
         executor=dg.in_process_executor,
         resources={name: fixed(resource) for name, resource in resources.items()},

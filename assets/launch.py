@@ -20,7 +20,7 @@ from react_pipeline.assets.automation import changed_files
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.event_databases import held_open
 from react_pipeline.assets.partitions import DOMAINS, name_of, partition_of
-from react_pipeline.assets.reporting import DATA_VERSION_TAG, INTERRUPTED, JUDGED_TAG, judged_by
+from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, INTERRUPTED, checked_by
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import reason_of, registered, tags_of
 from react_pipeline.pipeline import ALL, STAGES, method_key
@@ -35,8 +35,6 @@ OnLine = Callable[[str], None]
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Configuration of a run that leaves the terminal to `on_line`."""
-
-NEEDS_DATA = "; assets of ELEVATER need `elevater.root`, those of detection and segmentation `dense.root`"
 
 
 @dataclass
@@ -122,7 +120,7 @@ def plan(defs: dg.Definitions, selection: str, domains: Sequence[str], methods: 
     Raises:
         InputError: If the selection names nothing, or a method is unknown.
     """
-    hint = NEEDS_DATA if any(group in selection for group in APART) else ""
+    hint = "".join(f"; `{group}` assets need `{name}`" for group, (name, _) in APART.items() if group in selection)
     try:
         selected = dg.AssetSelection.from_string(selection).resolve(defs.resolve_asset_graph())
     except Exception as error:  # the parser, and the resolver of unknown names, raise several kinds
@@ -160,7 +158,7 @@ def is_shown(instance: dg.DagsterInstance, project: Project, place: Place, logge
     records = instance.fetch_materializations(wanted, limit=1).records
     made = records[0].asset_materialization if records else None
     run = instance.get_run_by_id(records[0].run_id) if records else None
-    tags = {DATA_VERSION_TAG: artifact.fingerprint, JUDGED_TAG: judged_by(project, STAGES[stage], key)}
+    tags = {DATA_VERSION_TAG: artifact.fingerprint, CHECKED_TAG: checked_by(project, STAGES[stage], key)}
     return made is not None and run is not None and run.is_success and tags.items() <= (made.tags or {}).items()
 
 

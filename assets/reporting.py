@@ -7,7 +7,6 @@ like (`metadata`).
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import dagster as dg
 
@@ -28,8 +27,8 @@ RETRIES = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
 """How a step is tried again; delay in seconds."""
 
 DATA_VERSION_TAG = "dagster/data_version"
-JUDGED_TAG = "react/judged_by"
-"""On a materialization: `judged_by` of its run."""
+CHECKED_TAG = "react/checked_by"
+"""On a materialization: `checked_by` of its run."""
 
 INTERRUPTED = "interrupted"
 """The message of a step that was cancelled, from the UI or by Ctrl-C."""
@@ -60,21 +59,13 @@ def publish(
         return dg.MaterializeResult(
             metadata={**describe(artifact), **_logged(pipeline, artifact, context.run.run_id)},
             data_version=dg.DataVersion(artifact.fingerprint),
-            tags={JUDGED_TAG: judged_by(pipeline, stage, key)},
+            tags={CHECKED_TAG: checked_by(pipeline, stage, key)},
         )
 
 
-def judged_by(project: Project, stage: Stage, key: str) -> str:
-    """A digest of what is not an input of an artifact but requires a run when it changes.
-
-    What the stage's checks judge by, and where MLflow is.
-    """
-    judged: dict[str, Any] = {}
-    if stage.name == "faiss_index":
-        judged = project.config.index.model_dump(mode="json")
-    elif stage.name == "retrieved_set":
-        judged = project.retrieval(key).model_dump(mode="json")
-    return digest_of([judged, project.config.tracking_uri, project.config.project])
+def checked_by(project: Project, stage: Stage, key: str) -> str:
+    """A digest of what requires a run if it changes and is not an input: thresholds of checks, and where MLflow is."""
+    return digest_of([stage.thresholds(project, key), project.config.tracking_uri, project.config.project])
 
 
 @contextmanager

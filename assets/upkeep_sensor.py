@@ -34,10 +34,10 @@ WAIT_HOURS = (1, 2, 4, 8, 16)
 """Wait before each further try after a transient fault: together longer than an outage of a day."""
 
 
-def upkeep(settings: AutomationConfig, left_out: Collection[str]) -> dg.SensorDefinition:
+def upkeep(settings: AutomationConfig, loaded: Collection[str]) -> dg.SensorDefinition:
     """The sensor; it runs from the start only if `automation.enabled` is set.
 
-    It asks for nothing of the groups `left_out`, whose assets Dagster has not loaded.
+    It asks for nothing but the stages `loaded`, whose assets Dagster has.
     """
 
     @dg.sensor(
@@ -51,7 +51,7 @@ def upkeep(settings: AutomationConfig, left_out: Collection[str]) -> dg.SensorDe
     )
     def look(context: dg.SensorEvaluationContext, project: ProjectParam) -> dg.SensorResult:
         try:
-            tick = Tick(context.instance, Manifests.of(project.load()), left_out)
+            tick = Tick(context.instance, Manifests.of(project.load()), loaded)
             tick.look(sorted(context.instance.get_dynamic_partitions(DOMAINS)))
         except ReactError as error:
             return dg.SensorResult(skip_reason=str(error))
@@ -83,7 +83,7 @@ class Tick:
 
     instance: dg.DagsterInstance
     project: Project
-    left_out: Collection[str] = ()
+    loaded: Collection[str] = field(default_factory=lambda: STAGES)
     code: str = field(default_factory=lambda: code_digest())
     judged: set[Place] = field(default_factory=set)
     failed: dict[Place, str] = field(default_factory=dict)
@@ -99,9 +99,12 @@ class Tick:
                 self._ask_once(task)
 
     def _ask_once(self, task: Task) -> None:
-        if task.place in self.judged or STAGES[task.stage].group in self.left_out:
+        if task.place in self.judged:
             return
         self.judged.add(task.place)
+        if task.stage not in self.loaded:
+            self.failed[task.place] = "not asked for: reload the code location, which was loaded without this asset"
+            return
         tries, why = self._outlook(task)
         if not tries and why:
             self.failed[task.place] = f"was asked for with these inputs: its {why}"

@@ -14,8 +14,7 @@ from react_pipeline.project import Project, identity, outside
 from react_pipeline.settings import METHODS, is_linear_head, pairs_of
 from react_pipeline.store import InputError
 
-ALL = "all"
-"""Key of the artifacts that belong to no domain."""
+ALL = "all"  # the key of the artifacts that belong to no domain
 
 BASE, EMBEDDED, TRAINED = ("base_checkpoint",), ("corpus_embeddings",), ("customized_checkpoint",)
 
@@ -25,19 +24,17 @@ class Stage:
     """One row.
 
     Attributes:
-        name: Of the stage, its asset, and its folder in the store.
-        about: One sentence, for Dagster, MLflow and the docs.
+        name, about: Of the stage, its asset and its folder; one sentence for Dagster, MLflow and the docs.
         scope: What there is one of: the pipeline (`all`), a domain, a domain and method; not all methods: `is_for`.
         step: "room:function", called with the project and the parts of the key, so that nothing heavy is imported here.
         parents, parents_of_method: Stages that it is made from; those of them that one method needs, if methods differ.
         gathers: Stages of which it shows all results there are, so that no table can name its parents.
         is_current: "room:function" that raises if a gathered artifact is outdated; unset: if it shows other results.
         compares: Whether methods are compared with the base; the base alone has nothing to show.
-        identity: The part of the configuration that decides it.
+        identity, thresholds: The part of the configuration that decides it; the part that only its checks require.
         outside: The local files outside the store that it reads; None if it reads none.
         version: Raised by hand when the same inputs make another artifact.
-        group, kinds: Of Dagster's lineage page, and its labels.
-        pool, priority: "gpu" where it needs the device; what many others wait for comes first.
+        group, kinds, pool, priority: Dagster's; "gpu" where it needs the device; what many wait for comes first.
     """
 
     name: str
@@ -49,6 +46,7 @@ class Stage:
     gathers: tuple[str, ...] = ()
     is_current: str = ""
     compares: bool = False
+    thresholds: Callable[[Project, str], dict[str, Any]] = identity.nothing
     identity: Callable[[Project, str], dict[str, Any]] = identity.nothing
     outside: Callable[[Project, str], outside.Files] | None = None
     version: str = "1"
@@ -68,8 +66,12 @@ class Stage:
         return not {"trained": method == "base", "encoder": is_linear_head(method)}.get(self.scope, False)
 
     def keys(self, slugs: Iterable[str], methods: Collection[str]) -> list[str]:
-        """The keys of this stage for these domains and methods."""
+        """The keys of this stage for these domains and methods; none if it compares nothing or no method needs it."""
         if self.compares and not any(STAGES[self.gathers[0]].is_for(method) for method in {*methods} - {"base"}):
+            return []
+        users = [row for row in STAGES.values() if self.name in row.parents]
+        needed = (self.name in row.parents_of(f"any/{name}") for row in users for name in methods if row.is_for(name))
+        if users and not any(needed):
             return []
         if self.scope in ("all", "domain"):
             return [ALL] if self.scope == "all" else list(slugs)
@@ -77,11 +79,7 @@ class Stage:
 
 
 def method_key(domain: str, method: str) -> str:
-    """Key of an artifact that belongs to a domain and a method.
-
-    Raises:
-        InputError: If the method is unknown.
-    """
+    """Key of an artifact that belongs to a domain and a method; an InputError if the method is unknown."""
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
     return f"{domain}/{method}"
@@ -102,13 +100,15 @@ _ROWS = (
           parents=("corpus", "base_checkpoint"), identity=identity.corpus_embeddings,
           kinds=("torch", "numpy"), pool="gpu", priority=85),
     Stage("faiss_index", "the search index over these vectors, with its measured recall", "all", "indexing:build_index",
-          parents=("corpus_embeddings",), identity=identity.faiss_index, kinds=("faiss",), priority=85),
+          parents=("corpus_embeddings",), identity=identity.faiss_index, thresholds=identity.recalls,
+          kinds=("faiss",), priority=85),
     Stage("evaluation_set", "labelled images, only measured with and never trained on", "domain",
           "labelled:publish_evaluation_set", identity=identity.evaluation_set, outside=outside.of_labelled_images,
           group="evaluation", kinds=("parquet",), priority=80),
     Stage("retrieved_set", "the pairs that the class names found in the corpus", "domain", "retrieval:retrieve_pairs",
           parents=("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index", "evaluation_set"), version="2",
-          identity=identity.retrieved_set, group="retrieval", kinds=("parquet", "webdataset"), pool="gpu", priority=75),
+          identity=identity.retrieved_set, thresholds=identity.starving, group="retrieval",
+          kinds=("parquet", "webdataset"), pool="gpu", priority=75),
     Stage("control_set", "as many random pairs, the control of the experiment", "domain", "retrieval:draw_control",
           parents=("corpus", "base_checkpoint", "corpus_embeddings", "retrieved_set", "evaluation_set"), version="2",
           identity=identity.control_set, group="retrieval", kinds=("parquet", "webdataset"), pool="gpu", priority=70),

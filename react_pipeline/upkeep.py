@@ -8,7 +8,7 @@ A look depends on nothing but the files, so that it comes to the same result how
 taken. It reads manifests and never hashes an artifact: the step that reads it does.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -18,7 +18,7 @@ import pandas as pd
 from react_pipeline.lineage import fresh, is_current, look_outside
 from react_pipeline.pipeline import ALL, STAGES, Stage
 from react_pipeline.project import Manifests, Project, changed_since_run
-from react_pipeline.settings import CONTROL_SUFFIX, PipelineConfig, pairs_of
+from react_pipeline.settings import PipelineConfig, pairs_of
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
@@ -33,8 +33,12 @@ from react_pipeline.store import (
 Place = tuple[str, str]
 """A stage and a key: where an artifact belongs."""
 
-APART = ("benchmark", "dense")
-"""Groups of stages that measure on data of their own."""
+APART: Mapping[str, tuple[str, Callable[[PipelineConfig], bool]]] = {
+    "benchmark": ("elevater.root", lambda config: config.elevater.root is not None),
+    # The demo's scenes are made after they are configured.
+    "dense": ("dense.root", lambda config: config.dense.root is not None and config.dense.root.is_dir()),
+}
+"""Groups of stages that measure on data of their own: the field that names the folder, and whether there are data."""
 
 _OUTDATED = (MissingArtifact, StaleArtifact, CorruptArtifact)
 
@@ -132,19 +136,16 @@ def up_to_date(project: Project, stage: str, key: str) -> Artifact:
 
 
 def left_out_groups(config: PipelineConfig) -> set[str]:
-    """The groups of `APART` whose data are not configured, or (the demo's scenes, until they are made) not there."""
-    dense = config.dense.root is not None and config.dense.root.is_dir()
-    return {group for group, there in zip(APART, (config.elevater.root is not None, dense), strict=True) if not there}
+    """The groups of `APART` that have no data."""
+    return {group for group, (_, has_data) in APART.items() if not has_data(config)}
 
 
 def places(project: Project, slugs: Sequence[str]) -> Iterator[Place]:
     """What is kept up for these domains, in the order of the data."""
     config = project.config
     left_out = left_out_groups(config) if config.automation.benchmark else APART
-    controls = any(method.endswith(CONTROL_SUFFIX) for method in config.methods)
     for row in STAGES.values():
-        wanted = controls if row.name == "control_set" else slugs if row.gathers and row.scope == "all" else True
-        if wanted and row.group not in left_out:
+        if row.group not in left_out and (slugs or not row.gathers):
             yield from ((row.name, key) for key in row.keys(slugs, config.methods))
 
 
@@ -201,31 +202,31 @@ class _Look:
             "parents": {name: self.artifacts[name, parent].fingerprint for name, parent in parents},
             "outside": look.seen if look else "",
         }
-        if stage == "customized_checkpoint":
-            return self._trained(key, reason, inputs)
+        if row.scope == "trained":
+            return self._trained(stage, key, reason, inputs)
         return self._due(stage, key, reason, inputs)
 
-    def _trained(self, key: str, reason: str, inputs: Mapping[str, Any]) -> State:
+    def _trained(self, stage: str, key: str, reason: str, inputs: Mapping[str, Any]) -> State:
         slug, method = key.split("/")
         policy = self.project.config.automation
         pairs = pairs_of(method)
         images = self.project.training(slug, method).images(lambda: self.artifacts[pairs, slug].counts["pairs"])
         if policy.training == "never":
-            return self._hold(key, f"`automation.training` is `never` ({reason})", images)
+            return self._hold(stage, key, f"`automation.training` is `never` ({reason})", images)
         try:
-            old = self.project.store.current("customized_checkpoint", key)
+            old = self.project.store.current(stage, key)
         except (MissingArtifact, CorruptArtifact):
-            return self._due("customized_checkpoint", key, reason, inputs, images)
+            return self._due(stage, key, reason, inputs, images)
         others = {name for name, value in inputs["parents"].items() if old.parents.get(name) != value} - {pairs}
         other_settings = old.manifest["config"] != inputs["config"] or old.manifest["code_version"] != inputs["code"]
         if policy.training == "always" or others or other_settings:
-            return self._due("customized_checkpoint", key, reason, inputs, images)
+            return self._due(stage, key, reason, inputs, images)
         before, today = old.parents.get(pairs, ""), self.artifacts[pairs, slug]
         distance = pairs_distance(self.project.store, pairs, slug, before, today)
         reason = f"{distance:.1%} of its pairs changed; `automation.changed_fraction` is {policy.changed_fraction:.1%}"
         if distance > policy.changed_fraction:
-            return self._due("customized_checkpoint", key, reason, inputs, images)
-        return self._hold(key, reason, images)
+            return self._due(stage, key, reason, inputs, images)
+        return self._hold(stage, key, reason, images)
 
     def _gathered(self, row: Stage, key: str) -> State:
         """Stages whose parents are whichever results there are."""
@@ -268,8 +269,8 @@ class _Look:
         self.found.tasks.append(Task(stage, key, reason, digest_of([stage, key, inputs]), images))
         return State.DUE
 
-    def _hold(self, key: str, reason: str, images: int) -> State:
-        self.found.held.append(Task("customized_checkpoint", key, reason, images=images))
+    def _hold(self, stage: str, key: str, reason: str, images: int) -> State:
+        self.found.held.append(Task(stage, key, reason, images=images))
         return State.HELD
 
 

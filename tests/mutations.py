@@ -159,7 +159,8 @@ GUARDS = (
     Guard("react_pipeline/retrieval/control.py", 'pairs["evaluation_similarity"] >= self._evaluation.near', 'pairs["evaluation_similarity"] > 9', "retrieval/test_control.py"),
     Guard("react_pipeline/retrieval/decontamination.py", '"dense": dense_digests(project, slug)', '"dense": {}', "faults/test_evaluation_images_in_retrieved_set.py"),
     # Blocking checks
-    Guard("assets/upkeep_sensor.py", " or STAGES[task.stage].group in self.left_out", "", "assets/test_automation.py"),
+    Guard("assets/upkeep_sensor.py", "if task.stage not in self.loaded:", "if False:", "assets/test_automation.py"),
+    Guard("react_pipeline/pipeline.py", "if users and not any(needed):", "if False:", "assets/test_definitions.py"),
     Guard("react_pipeline/pipeline.py", '"encoder": is_linear_head(method)', '"encoder": False', "assets/test_definitions.py"),
     Guard("assets/checks.py", "passed=not any(bad.values()),", "passed=True,", CHECKS),
     Guard("assets/checks.py", "passed=indexed == rows,", "passed=True,", CHECKS),

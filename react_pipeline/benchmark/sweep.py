@@ -121,7 +121,7 @@ def sweep(run_round: Callable[[list[Trial]], list[Curve]]) -> SweepResult:
         points = {rate: _neighbours(point, step, last=len(WEIGHT_DECAYS) - 1) for rate, (_, point) in peaks.items()}
     failures = dict(Counter(curve.failure for curve in curves if curve.failure))
     if not peaks:
-        raise TrainingError(f"search: all {len(curves)} trials failed ({failures}); look at the features' scale")
+        raise TrainingError(f"sweep: all {len(curves)} trials failed ({failures}); look at the features' scale")
     # The first of equal scores, which has the lowest learning rate.
     learning_rate, (score, point) = max(peaks.items(), key=lambda peak: peak[1][0])
     return SweepResult(Trial(learning_rate, WEIGHT_DECAYS[point]), score, tuple(curves), failures)

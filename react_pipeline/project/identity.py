@@ -1,7 +1,7 @@
 """Identity: the part of the configuration that decides an artifact, stage by stage.
 
-A field that only changes speed or memory is in none of these. Does not belong here: content outside the store, which a
-step digests itself.
+A field that only changes speed or memory is in none of these; thresholds of checks have functions of their own. Does
+not belong here: content outside the store, which a step digests itself.
 """
 
 from pathlib import Path
@@ -44,9 +44,23 @@ def corpus_embeddings(project: Project, _key: str) -> dict[str, Any]:
     return {"precision": project.config.embedding.precision, **corpus}
 
 
+RECALLS, STARVING = {"min_recall", "min_recall_100"}, {"max_starving_fraction"}
+"""Fields that only checks read: of the index, and of retrieval."""
+
+
+def recalls(project: Project, _key: str) -> dict[str, Any]:
+    """The recall that the check of the index requires."""
+    return project.config.index.model_dump(mode="json", include=RECALLS)
+
+
+def starving(project: Project, slug: str) -> dict[str, Any]:
+    """How many classes may starve."""
+    return project.retrieval(slug).model_dump(mode="json", include=STARVING)
+
+
 def faiss_index(project: Project, _key: str) -> dict[str, Any]:
     """The kind of index."""
-    index = project.config.index.model_dump(mode="json", exclude={"min_recall", "min_recall_100"})
+    index = project.config.index.model_dump(mode="json", exclude=RECALLS)
     # Ready indices are identified by their bytes (the content of the inputs), not by where they are.
     return {**index, "ready": bool(project.config.corpus.indices)}
 
@@ -70,8 +84,7 @@ def retrieved_set(project: Project, slug: str) -> dict[str, Any]:
     """Names, prompts, seeds, settings of retrieval, and what is kept out."""
     settings = project.retrieval(slug)
     seeds = seed_digests(project.config.domains, project.domain(slug)) if settings.uses_seeds else {}
-    # The check of starving classes looks at what was made.
-    fields = settings.model_dump(mode="json", exclude={"max_starving_fraction"})
+    fields = settings.model_dump(mode="json", exclude=STARVING)
     return {**_classes(project, slug), **fields, "seeds": seeds, **_kept_out(project, slug), **_fetched(project)}
 
 

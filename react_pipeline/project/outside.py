@@ -103,7 +103,7 @@ def look_at(project: Project, files: Files) -> Look:
     rows: list[tuple[str | int, ...]] = []
     for path in islice(_local(project, files.names), MAX_LISTED):
         with suppress(OSError):  # removed while we looked
-            # Neither the mount point nor the inode, which some network file systems invent anew.
+            # Neither the mount point nor the inode, which some network file systems make up.
             rows.append((text_of(os.path.relpath(path, project.path.parent)), *outside_stamp(path)[1:]))
     remote = [name for name in files.names if _REMOTE.match(name)]
     return Look(
@@ -122,7 +122,7 @@ def remember_look(project: Project, artifact: Artifact, look: Look) -> None:
 def changed_since_run(project: Project, artifact: Artifact, look: Look) -> str:
     """How a stage's files look different from when its current artifact was made or found again; "" if they do not.
 
-    What nobody remembers of this very artifact counts as different: a look may be lost, and of two runs at once the
+    A look that led to another artifact, or none, counts as different: a look may be lost, and of two runs at once the
     last to publish need not be the last to have looked.
     """
     if not look.seen:

@@ -184,7 +184,7 @@ def test_assets_that_dagster_has_not_loaded_are_asked_for_after_a_reload(make_pr
         loaded_before = Upkeep(project, instance, "shapes")
         scenes.mkdir()
         dense = ("dense_results", partition_of("shapes/base"))
-        assert dense not in loaded_before.tick()
+        assert dense not in loaded_before.tick() and "reload the code location" in loaded_before.log
         assert dense in Upkeep(project, instance).tick()
 
 

@@ -47,7 +47,7 @@ def before(names: set[str]) -> set[str]:
 @pytest.mark.parametrize("stage", STAGES.values(), ids=lambda stage: stage.name)
 def test_lineage_shows_every_parent_once_and_none_that_another_implies(stage: Stage) -> None:
     shown = {key.to_user_string() for key in graph.get(dg.AssetKey(stage.name)).parent_keys}
-    assert shown == set(deps_of(stage))
+    assert shown == set(deps_of(stage, STAGES))
     assert {*stage.parents, *stage.gathers} <= before(shown)
     assert not [name for name in shown if name in before(shown - {name})]
 
@@ -98,6 +98,27 @@ def test_what_cannot_be_made_is_no_partition_and_no_asset(make_project, tmp_path
     loaded = build_defs(project=ProjectResource(config_path=str(alone.path))).resolve_asset_graph()
     found = {key.path[-1] for key in loaded.materializable_asset_keys}
     assert "dense_results" in found and "dense_comparison" not in found
+
+
+def test_a_control_is_drawn_only_for_methods_that_train_on_it(make_project) -> None:
+    trained = {}
+    for method in ("gated-image", "gated-image-control"):
+        project = make_project(methods=["base", method])
+        loaded = build_defs(project=ProjectResource(config_path=str(project.path))).resolve_asset_graph()
+        node = loaded.get(dg.AssetKey("customized_checkpoint"))
+        assert node.parent_keys <= loaded.materializable_asset_keys
+        trained[method] = {key.path[-1] for key in node.parent_keys}
+    assert trained == {"gated-image": {"retrieved_set"}, "gated-image-control": {"control_set"}}
+    assert STAGES["control_set"].keys(["shapes"], ["base", "gated-image"]) == []
+    assert STAGES["retrieved_set"].keys(["shapes"], ["base"]) == ["shapes"]
+
+
+def test_a_pipeline_of_the_base_alone_has_no_training(make_project) -> None:
+    project = make_project(methods=["base"])
+    loaded = build_defs(project=ProjectResource(config_path=str(project.path))).resolve_asset_graph()
+    found = {key.path[-1] for key in loaded.materializable_asset_keys}
+    assert {"retrieved_set", "domain_results"} <= found and not found & {"control_set", "customized_checkpoint"}
+    assert not {key.path[-1] for key in loaded.get_all_asset_keys()} - found - {"domain_file"}
 
 
 def methods_of(stage: str, project: Project, *extra: str) -> list[str]:

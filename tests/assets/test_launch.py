@@ -22,7 +22,7 @@ from react_pipeline.assets import runs
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import Summary, is_shown, materialize, open_instance, plan
 from react_pipeline.assets.partitions import partition_of
-from react_pipeline.assets.reporting import DATA_VERSION_TAG, JUDGED_TAG, judged_by
+from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, checked_by
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import (
     EXPIRY_SECONDS,
@@ -190,7 +190,6 @@ def test_failure_of_one_domain_stops_only_what_depends_on_it(launched: Launched)
     (failed,) = summary.failed.items()
     assert failed[0] == ("retrieved_set", "nothing") and "no pair is left for any class" in failed[1]
     assert summary.skipped == {
-        ("control_set", "nothing"): "retrieved_set nothing failed",
         ("customized_checkpoint", "nothing/gated-image"): "retrieved_set nothing failed",
         ("domain_results", "nothing/gated-image"): "customized_checkpoint nothing/gated-image failed",
     }
@@ -241,10 +240,10 @@ def test_selection_becomes_runs_in_the_order_of_the_data() -> None:
         ("comparison", "a"),
     ]
     everything = plan(build_defs(), "*", ["b", "a"], ["base"])
-    domain = ["evaluation_set", "retrieved_set", "control_set", "domain_results", "comparison", "promotion"]
+    domain = ["evaluation_set", "retrieved_set", "domain_results", "comparison", "promotion"]
     shared = ["corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"]
     assert [stage for stage, _ in everything] == [*shared, *domain, *domain, "overview"]
-    assert [key.split("/")[0] for _, key in everything] == [*["all"] * 4, *["b"] * 6, *["a"] * 6, "all"]
+    assert [key.split("/")[0] for _, key in everything] == [*["all"] * 4, *["b"] * 5, *["a"] * 5, "all"]
 
 
 @pytest.mark.parametrize("selection", ["nosuch", "(", "group:nothing"])
@@ -287,7 +286,10 @@ def test_index_is_checked_again_by_another_threshold(indexed_project: Project, t
 
 def test_run_that_ended_before_its_checks_is_started_again(indexed_project: Project, tmp_path: Path) -> None:
     artifact = indexed_project.store.current("faiss_index", "all")
-    tags = {DATA_VERSION_TAG: artifact.fingerprint, JUDGED_TAG: judged_by(indexed_project, STAGES["faiss_index"], ALL)}
+    tags = {
+        DATA_VERSION_TAG: artifact.fingerprint,
+        CHECKED_TAG: checked_by(indexed_project, STAGES["faiss_index"], ALL),
+    }
     Tracking.of(indexed_project).log_artifact(indexed_project, artifact)
     with dagster_home(tmp_path / "home"):
         with open_instance(indexed_project) as instance:
