@@ -141,14 +141,11 @@ def tiny_project(make_project: Callable[..., Project]) -> Project:
 
 @pytest.fixture(scope="session")
 def _indexed_store(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path) -> Path:
-    from react_pipeline.clip.base import publish_base
-    from react_pipeline.corpus.corpus import publish_corpus
-    from react_pipeline.embedding.embed import embed_corpus
-    from react_pipeline.indexing.index import build_index
+    from react_pipeline.lineage import run
 
     project = write_project(tmp_path_factory.mktemp("indexed"), tiny_checkpoint, drawings)
-    for publish in (publish_corpus, publish_base, embed_corpus, build_index):
-        publish(project)
+    for stage in ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"):
+        run(project, stage, "all")
     return project.config.store
 
 
@@ -162,15 +159,13 @@ def indexed_project(tiny_project: Project, _indexed_store: Path) -> Project:
 def _retrieved_store(
     tmp_path_factory: pytest.TempPathFactory, tiny_checkpoint: Path, drawings: Path, _indexed_store: Path
 ) -> Path:
-    from react_pipeline.labelled.labelled import publish_evaluation_set
-    from react_pipeline.retrieval.control import draw_control
-    from react_pipeline.retrieval.retrieve import retrieve_pairs
+    from react_pipeline.lineage import run
 
     project = write_project(tmp_path_factory.mktemp("retrieved"), tiny_checkpoint, drawings)
     shutil.copytree(_indexed_store, project.config.store)
     for slug in DOMAINS:
-        for publish in (publish_evaluation_set, retrieve_pairs, draw_control):
-            publish(project, slug)
+        for stage in ("evaluation_set", "retrieved_set", "control_set"):
+            run(project, stage, slug)
     return project.config.store
 
 

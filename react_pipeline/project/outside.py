@@ -101,10 +101,12 @@ def look_at(project: Project, files: Files) -> Look:
     if not files.names and not files.packages:
         return Look("", files.complete)
     rows: list[tuple[str | int, ...]] = []
+    base = project.path.parent
     for path in islice(_local(project, files.names), MAX_LISTED):
         with suppress(OSError):  # removed while we looked
-            # Neither the mount point nor the inode, which some network file systems make up.
-            rows.append((text_of(os.path.relpath(path, project.path.parent)), *outside_stamp(path)[1:]))
+            name = path.relative_to(base) if path.is_relative_to(base) else path
+            # Without the inode, which some network file systems make up.
+            rows.append((text_of(name), *outside_stamp(path)[1:]))
     remote = [name for name in files.names if _REMOTE.match(name)]
     return Look(
         f"{len(rows)} files, digest {digest_of([rows, remote, dict(files.packages)])}",

@@ -414,7 +414,7 @@ def test_models_that_do_not_fit_are_refused(retrieved_project: Project, tmp_path
     assert "no champion was chosen yet" in load("shapes").note
     for source, model, token, kind in (
         ("nothing", "base", "no domain", InputError),
-        ("shapes", "wonder", "no model", InputError),
+        ("shapes", "wonder", "wonder", InputError),
         ("shapes", "gated-image", "customized_checkpoint", MissingArtifact),
         ("shapes", "7", "no registered version 7", InputError),
         (tmp_path / "nowhere", "base", "no domain", InputError),
