@@ -118,7 +118,7 @@ def plan(defs: dg.Definitions, selection: str, domains: Sequence[str], methods: 
     Of a domain first what all methods need, then method after method, then what gathers their results.
 
     Raises:
-        InputError: If the selection names nothing, or a method is unknown.
+        InputError: If the selection names nothing that is made for these domains and methods, or a method is unknown.
     """
     hint = "".join(f"; `{group}` assets need `{name}`" for group, (name, _) in APART.items() if group in selection)
     try:
@@ -137,7 +137,11 @@ def plan(defs: dg.Definitions, selection: str, domains: Sequence[str], methods: 
         domain = slugs.index(slug) if slug in slugs else len(slugs) if row.gathers else -1
         return domain, bool(row.gathers), METHODS.index(method) if method else -1
 
-    return sorted(((row.name, key) for row in rows for key in row.keys(slugs, methods)), key=turn)
+    places = sorted(((row.name, key) for row in rows for key in row.keys(slugs, methods)), key=turn)
+    if not places:
+        wanted = f"{len(slugs)} domains and the methods {', '.join(methods)}"
+        raise InputError(f"--select {selection!r}: there is nothing of it for {wanted}")
+    return places
 
 
 def is_shown(instance: dg.DagsterInstance, project: Project, place: Place, logged: Collection[str] | None) -> bool:

@@ -246,7 +246,7 @@ def test_selection_becomes_runs_in_the_order_of_the_data() -> None:
     assert [key.split("/")[0] for _, key in everything] == [*["all"] * 4, *["b"] * 5, *["a"] * 5, "all"]
 
 
-@pytest.mark.parametrize("selection", ["nosuch", "(", "group:nothing"])
+@pytest.mark.parametrize("selection", ["nosuch", "(", "group:nothing", "control_set"])
 def test_wrong_selection_is_reported_in_one_line(selection: str) -> None:
     with pytest.raises(InputError, match="--select") as error:
         plan(build_defs(), selection, ["a"], ["base"])
