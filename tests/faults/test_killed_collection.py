@@ -25,7 +25,7 @@ from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.indexing.index import build_index
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval import control, retrieve
+from react_pipeline.retrieval import chosen_pairs
 from react_pipeline.retrieval.chosen_pairs import FINISHED
 from react_pipeline.retrieval.control import draw_control
 from react_pipeline.retrieval.retrieve import retrieve_pairs
@@ -33,8 +33,7 @@ from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.store import Store
 
 BUILDS: dict[str, Callable[[Project, str], Artifact]] = {"retrieved_set": retrieve_pairs, "control_set": draw_control}
-MODULES: dict[str, Any] = {"retrieved_set": retrieve, "control_set": control}
-KILLS = (("finish", True, False), ("discard", True, True), ("_publish", False, True))
+KILLS = (("seal", True, False), ("discard", True, True), ("_publish", False, True))
 """Where a build is killed, and whether it leaves the fetched images and the marker of what is complete.
 
 Nothing is let go before what was made of it is complete.
@@ -46,7 +45,7 @@ def build_until_killed(path: Path, stage: str, name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     downloads._START_METHOD = "forkserver"
-    place = {"finish": MODULES[stage], "discard": UrlSource, "_publish": Store}[name]
+    place = {"seal": chosen_pairs, "discard": UrlSource, "_publish": Store}[name]
     setattr(place, name, dying)
     BUILDS[stage](Project.load(path), "shapes")
 
