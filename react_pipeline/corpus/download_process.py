@@ -11,6 +11,8 @@ import urllib.request
 from pathlib import Path
 from typing import IO, Any
 
+from PIL import Image
+
 from react_pipeline.corpus.download_journal import HASH_MISMATCH, JournalWriter
 from react_pipeline.corpus.images import BadImage, decode_image
 from react_pipeline.corpus.web_access import guarded_opener
@@ -63,7 +65,8 @@ def fetch_file(
 class ImageCheck:
     """In place of img2dataset's resizer: an image is kept as it came, if it has its hash and the rules allow it.
 
-    One with a side longer than `image_size` is made smaller and written as JPEG.
+    One whose shorter side is above `image_size` is reduced to it and written as JPEG: img2dataset's `keep_ratio` with
+    `resize_only_if_bigger` and `skip_reencode`, by area, as REACT downloads its pairs.
     """
 
     def __init__(self, max_pixels: int, image_size: int | None) -> None:
@@ -80,8 +83,10 @@ class ImageCheck:
         except BadImage as error:
             return *(None,) * 5, f"{error.reason}: {error.detail}"
         original = image.size
-        if self.image_size is not None and max(original) > self.image_size:
-            image.thumbnail((self.image_size, self.image_size))
+        if self.image_size is not None and min(original) > self.image_size:
+            scale = self.image_size / min(original)
+            smaller = round(image.width * scale), round(image.height * scale)
+            image = image.resize(smaller, Image.Resampling.BOX)
             buffer = io.BytesIO()
             image.save(buffer, format="JPEG", quality=_JPEG_QUALITY)
             data = buffer.getvalue()

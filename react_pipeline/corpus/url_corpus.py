@@ -210,7 +210,7 @@ def _earlier(project: Project) -> Artifact | None:
         logger.warning("%s; nothing is taken over from it", error)
         return None
     config, recorded = project.config.corpus, artifact.manifest["config"]
-    wanted = {"kind": "urls", "image_size": config.download.image_size, "hash_column": config.hash_column}
+    wanted = {"kind": "urls", "image_size": config.download.resizing, "hash_column": config.hash_column}
     return artifact if wanted.items() <= recorded.items() else None
 
 

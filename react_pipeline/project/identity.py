@@ -101,8 +101,9 @@ def _fetched(project: Project) -> dict[str, Any]:
 
 
 def _download(project: Project) -> dict[str, Any]:
-    fields = {"retries", "image_size", "allow_private_addresses"}
-    return project.config.corpus.download.model_dump(mode="json", include=fields)
+    download = project.config.corpus.download
+    fields = download.model_dump(mode="json", include={"retries", "allow_private_addresses"})
+    return {**fields, "image_size": download.resizing}
 
 
 def _kept_out(project: Project, slug: str) -> dict[str, Any]:

@@ -79,6 +79,11 @@ class DownloadConfig(Section):
     max_failed_fraction: Fraction = 0.6
     allow_private_addresses: bool = False
 
+    @property
+    def resizing(self) -> str | None:
+        """What `image_size` does to an image, in words; None if images stay as they come."""
+        return None if self.image_size is None else f"shorter side at most {self.image_size}"
+
 
 class CorpusConfig(Section):
     """Where the image-text pairs come from."""

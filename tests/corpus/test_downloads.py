@@ -138,12 +138,14 @@ def test_what_a_kill_left_half_written_is_fetched_again_and_nothing_else(web: We
 
 
 def test_larger_images_are_made_smaller_and_smaller_ones_are_left_alone(web: Web, tmp_path: Path) -> None:
-    web.answers["/large.png"] = encode(Image.new("RGB", (90, 60), "red"))
-    done = download(table_of(web, "/large.png", "/0.png"), tmp_path, image_size=45)
+    large, wide = (encode(Image.new("RGB", size, "red")) for size in ((90, 60), (90, 40)))
+    web.answers |= {"/large.png": large, "/wide.png": wide}
+    done = download(table_of(web, "/large.png", "/wide.png", "/0.png"), tmp_path, image_size=40)
     with Image.open(io.BytesIO(done.read(100))) as image:
-        assert (image.size, image.format) == ((45, 30), "JPEG")
-    assert done.images["source_sha256"][0] == hashlib.sha256(web.answers["/large.png"]).hexdigest()  # type: ignore[arg-type]
-    assert done.read(101) == IMAGES["/0.png"]
+        assert (image.size, image.format) == ((60, 40), "JPEG")  # the shorter side is bounded, as by img2dataset
+    assert done.images["source_sha256"][0] == hashlib.sha256(large).hexdigest()
+    assert done.read(101) == wide
+    assert done.read(102) == IMAGES["/0.png"]
 
 
 def test_nothing_to_fetch_is_no_error(tmp_path: Path) -> None:

@@ -16,12 +16,14 @@ import pytest
 from support_drawings import COLOURS, SHAPES, draw, encode
 from support_web import Web, keep_img2dataset_loaded, page, served
 
-from react_pipeline.corpus import shards
+from react_pipeline.corpus import shards, url_corpus
 from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.corpus.inventory import check_shards
 from react_pipeline.corpus.shards import index_shard, open_shard, read_member
 from react_pipeline.lineage import fresh
+from react_pipeline.project import identity
 from react_pipeline.project.project import Project
+from react_pipeline.store.artifacts import Inputs
 from react_pipeline.store.errors import CorpusError
 
 MakeProject = Callable[..., Project]
@@ -132,6 +134,17 @@ def test_a_changed_table_costs_only_requests_for_what_is_new(
     publish_corpus(project)
     assert not web.asked
     assert pairs_in(project).keys() == others
+
+
+def test_images_resized_by_another_rule_are_not_taken_over(make_project: MakeProject, tmp_path: Path) -> None:
+    project = corpus_of(make_project, tmp_path / "pairs.parquet", image_size=40)
+    config = identity.corpus(project, "all")
+    for recorded, is_taken in ((config["image_size"], True), (40, False)):  # of the longer side: the number alone
+        older = Inputs("corpus", "all", {**config, "image_size": recorded}, {}, "1")
+        project.store.build(older, lambda _: {})
+        assert (url_corpus._earlier(project) is not None) == is_taken
+    as_they_came = corpus_of(make_project, tmp_path / "pairs.parquet")
+    assert identity.corpus(as_they_came, "all")["image_size"] is None  # as ever: such stores stay fresh
 
 
 def test_too_many_failures_stop_the_corpus_and_a_later_run_keeps_what_was_had(
