@@ -52,8 +52,8 @@ STAGE = "benchmark_results"
 def publish_results(project: Project, slug: str, method: str) -> Artifact:
     """Publish zero-shot and, if shots are configured, the adaptations of a method on every configured data set.
 
-    Missing data, and experiments that cannot be made (a class has fewer images than shots), are rows with a
-    reason and no value. Killed in between, finished data sets are not measured again.
+    Missing data, and experiments that cannot be made (a training diverges), are rows with a reason and no value.
+    Killed in between, finished data sets are not measured again.
 
     Raises:
         StaleArtifact: If fine-tuning finds other images than the features were made of.

@@ -48,18 +48,17 @@ def split_training(labels: Labels, *, n_classes: int, shots: int = FULL, seed: i
     `patch-camelyon` searches on 10,000 images a class.
 
     Args:
-        shots: Images a class; the benchmark has 5, 20, 50 and `FULL`.
+        shots: Images a class, see `sample_shots`; the benchmark has 5, 20, 50 and `FULL`.
         seed: Of the sample; the benchmark averages 0, 1 and 2.
 
     Raises:
-        InputError: If a class has too few images, or fewer than two are left to train on: batch statistics need two.
+        InputError: If fewer than two images are left to train on: batch statistics need two.
     """
     drawn = final = np.arange(len(labels))
     if shots != FULL:
         drawn = final = sample_shots(labels, shots, seed, n_classes=n_classes)
     elif dataset == LARGE_DATASET:
-        smallest = int(_indicators(labels, n_classes).sum(axis=0).min())
-        drawn = sample_shots(labels, min(LARGE_DATASET_SHOTS, smallest), seed, n_classes=n_classes)
+        drawn = sample_shots(labels, LARGE_DATASET_SHOTS, seed, n_classes=n_classes)
     search, held_out = hold_out(labels[drawn])
     if len(search) < 2 or not len(held_out):
         raise InputError(f"labels: of {len(drawn)} images {len(held_out)} are held out; too few are left to train on")
@@ -67,35 +66,33 @@ def split_training(labels: Labels, *, n_classes: int, shots: int = FULL, seed: i
 
 
 def sample_shots(labels: Labels, shots: int, seed: int, *, n_classes: int) -> Indices:
-    """Draw at least `shots` images of every class; the indices in the order in which they were drawn.
+    """Draw about `shots` images of every class; the indices in the order in which they were drawn.
 
-    Images are visited in the order of `random.Random(seed).shuffle`. One is kept if any of its classes still needs
-    examples, and the draw stops when none does. Multilabel classes may get more than `shots`. The balanced sampler of
-    vision-datasets 0.2 draws the same of class ids.
-
-    Raises:
-        InputError: If a class has fewer images than `shots`.
+    The rule is that of `sample_few_shot_subset` in vision-datasets 0.2, which the benchmark's toolkit calls. Images are
+    visited in the order of `random.Random(seed).shuffle`, until every class has its shots. An image is kept if one of
+    its classes needs examples and the sample stays balanced: its rarest class has at most half of the shots, or its
+    most frequent one at most 1.5 times the shots. Of images without a class, the first `shots` are kept. A class with
+    fewer images gives all of them.
     """
     has_class = _indicators(labels, n_classes)
-    totals = has_class.sum(axis=0)
-    if totals.min() < shots:
-        short = int(totals.argmin())
-        raise InputError(
-            f"labels: class {short} has {totals[short]} training images, fewer than the {shots} shots wanted "
-            f"({np.count_nonzero(totals < shots)} of {n_classes} classes are short); ask for fewer shots"
-        )
     order = list(range(len(labels)))
     random.Random(seed).shuffle(order)  # noqa: S311 - the benchmark's samples are defined by this generator
     drawn = np.zeros(n_classes, dtype=np.int64)
     chosen: list[int] = []
+    negatives = 0
     for image in order:
         classes = np.flatnonzero(has_class[image])
-        if not len(classes) or drawn[classes].min() >= shots:
+        if not len(classes):
+            if negatives < shots:
+                negatives += 1
+                chosen.append(image)
             continue
-        drawn[classes] += 1
-        chosen.append(image)
-        if drawn.min() >= shots:
-            break
+        rarest, commonest = drawn[classes].min(), drawn[classes].max()
+        if rarest < shots and (rarest <= shots / 2 or commonest <= 1.5 * shots):
+            drawn[classes] += 1
+            chosen.append(image)
+            if drawn.min() >= shots:
+                break
     return np.asarray(chosen, dtype=np.int64)
 
 

@@ -170,7 +170,8 @@ def benchmark_results(project: Project, _key: str) -> dict[str, Any]:
     """Data sets and protocols."""
     elevater = project.config.elevater
     trained = elevater.model_dump(mode="json", exclude={"root", "datasets"}) if elevater.shots else {}
-    return {"datasets": list(elevater.dataset_names), **trained}
+    few = any(shots > 0 for shots in elevater.shots)
+    return {"datasets": list(elevater.dataset_names), **trained, **({"sample": "balanced"} if few else {})}
 
 
 def dense_results(project: Project, key: str) -> dict[str, Any]:

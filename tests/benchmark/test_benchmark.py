@@ -37,6 +37,7 @@ from react_pipeline.labelled import encoding
 from react_pipeline.labelled.readers import read_dataset
 from react_pipeline.lineage import fresh
 from react_pipeline.pipeline import STAGES, Stage
+from react_pipeline.project import identity
 from react_pipeline.project.project import Project
 from react_pipeline.settings.datasets import DATASETS, Dataset, dataset
 from react_pipeline.store.artifacts import Artifact
@@ -337,12 +338,10 @@ def test_shots_are_measured_by_both_protocols_for_each_seed(project_on: Callable
     # The best epoch and the last: were the two exchanged, some would be below, and were they the same, none above.
     assert (values["elevater"] >= values["clean"]).all() and (values["elevater"] > values["clean"]).any()
     assert five["learning_rate"].notna().all()
-    # A class has six training images.
-    fifty = rows[rows["shots"] == 50]
-    assert fifty["value"].isna().all() and fifty["unavailable"].str.contains("fewer than the 50 shots").all()
-    assert artifact.counts["datasets_in_mean"] == {
-        "zero-shot": 2, "linear-probe-5.clean": 2, "linear-probe-5.elevater": 2,
-    }  # fmt: skip
+    # A class has six training images: fifty shots are all of them.
+    assert rows.loc[rows["shots"] == 50, "value"].notna().all()
+    adapted = {f"linear-probe-{shots}.{protocol}": 2 for shots in (5, 50) for protocol in ("clean", "elevater")}
+    assert artifact.counts["datasets_in_mean"] == {"zero-shot": 2, **adapted}
     summary = pd.read_parquet(artifact.file("summary.parquet")).set_index(["dataset", "experiment", "protocol"])
     place = ("fer-2013", "linear-probe-5", "clean")
     assert summary.loc[place, "value"] == pytest.approx(values.loc["fer-2013", "clean"].mean())
@@ -377,6 +376,13 @@ def test_fine_tuning_refuses_images_that_changed_since_they_were_encoded(
     )
     with pytest.raises(StaleArtifact, match="benchmark_features"):
         publish_results(project, "shapes", "base")
+
+
+@pytest.mark.parametrize(("shots", "rule"), [([], None), ([-1], None), ([5, -1], "balanced")])
+def test_the_rule_of_the_sample_is_part_of_what_is_drawn_alone(
+    project_on: Callable[..., Project], shots: list[int], rule: str | None
+) -> None:
+    assert identity.benchmark_results(project_on(shots=shots), "shapes/base").get("sample") == rule
 
 
 def test_results_are_stale_when_shots_are_asked_for_later(project_on: Callable[..., Project]) -> None:
