@@ -1,10 +1,9 @@
 """The sums for corpora that no machine here can hold: disk, memory and hours, from a formula and a few rates.
 
 `.venv/bin/python -m benchmarks.cluster_sums --page docs/clusters.md` writes the tables into that page from the rates
-below. `--measure` measures those of FAISS on one core, in two minutes; put what it prints into `RATES` of
-`workload/rates.py`.
+below. `--measure` measures those of FAISS on one core, in two minutes; put what it prints into `indexing/cost.py`.
 
-Belongs here: the tables. Does not belong here: rates and formulas (`workload.rates`), the size of an index
+Belongs here: the tables. Does not belong here: rates and formulas (`indexing.cost`), the size of an index
 (`indexing.keys`). N pairs, D width of the vectors, n cells.
 """
 
@@ -17,16 +16,20 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
-from react_pipeline.indexing import SAMPLE_POINTS_PER_CELL, Key, Searched, cells_for, estimate
-from react_pipeline.pages import markdown_table
-from react_pipeline.workload.rates import (
-    IMAGE_BYTES,
-    METADATA_BYTES,
-    RATES,
-    adding_core_hours,
-    index_core_hours,
-    training_core_hours,
+from react_pipeline.corpus import IMAGE_BYTES, URLS_PER_CORE_SECOND
+from react_pipeline.embedding import METADATA_BYTES
+from react_pipeline.indexing import (
+    SAMPLE_POINTS_PER_CELL,
+    Key,
+    Searched,
+    adding_seconds,
+    cells_for,
+    estimate,
+    index_seconds,
+    training_seconds,
 )
+from react_pipeline.pages import markdown_table
+from react_pipeline.workload import GPU_PAIRS_PER_SECOND
 
 BEGIN, END = "<!-- sums:begin -->", "<!-- sums:end -->"
 CORPORA = {"LAION-400M": 400_000_000, "LAION-2B": 2_320_000_000}
@@ -36,6 +39,8 @@ MACHINES += [("one H100 (100 T operations a second, assumed)", 1, True)]
 TB, GIB = 1e12, 2**30
 KEY_BYTES = 30
 """Of a pair, in the register of keys."""
+CORE_PAIRS_PER_SECOND = 28.0
+"""With a ViT-B/32 in bf16 (docs/performance.md)."""
 QUERIES = 400
 """Of which the exact neighbours are found."""
 
@@ -64,13 +69,13 @@ def corpus_table() -> str:
     )
     row("register of keys while it is embedded, 30 B a pair", [f"{KEY_BYTES * size / 1e9:,.0f} GB" for size in sizes])
 
-    def hours(rate: str) -> list[float]:
-        return [size / RATES[rate] / 3_600 for size in sizes]
+    def hours(per_second: float) -> list[float]:
+        return [size / per_second / 3_600 for size in sizes]
 
-    row("download, machine hours", [f"{value:,.0f}" for value in hours("download, one machine")])
-    row("embedding, GPU hours", [f"{value:,.0f}" for value in hours("embed, one GPU")])
-    row("GPUs to be done in 24 h", [f"{np.ceil(value / 24):,.0f}" for value in hours("embed, one GPU")])
-    cores = hours("embed, one core, bf16")
+    row("download, hours of a machine of 16 cores", [f"{value:,.0f}" for value in hours(16 * URLS_PER_CORE_SECOND)])
+    row("embedding, GPU hours", [f"{value:,.0f}" for value in hours(GPU_PAIRS_PER_SECOND)])
+    row("GPUs to be done in 24 h", [f"{np.ceil(value / 24):,.0f}" for value in hours(GPU_PAIRS_PER_SECOND)])
+    cores = hours(CORE_PAIRS_PER_SECOND)
     row("embedding without GPUs (bf16), core hours", [f"{value:,.0f}" for value in cores])
     row("machines of 64 cores to be done in 24 h", [f"{np.ceil(value / 24 / 64):,.0f}" for value in cores])
     return markdown_table(["what", *CORPORA], rows).rstrip()
@@ -91,12 +96,9 @@ def index_table(name: str) -> str:
         parsed = Key.parse(key)
         size = parsed.bytes(rows, DIMENSION)
         sample = 4 * DIMENSION * SAMPLE_POINTS_PER_CELL * parsed.cells
-        training = 2 * training_core_hours(rows, parsed.cells, DIMENSION)
-        adding, total = adding_core_hours(rows, parsed), index_core_hours(rows, parsed, DIMENSION)
-        if adding is None or total is None:
-            about = ["–", "not measured", "–"]
-        else:
-            about = [f"{value:,.1f}" for value in (training, 2 * adding, total / 64)]
+        training, adding = 2 * training_seconds(rows, parsed.cells, DIMENSION), 2 * adding_seconds(rows, parsed)
+        hours = [training / 3_600, adding / 3_600, index_seconds(rows, parsed, DIMENSION) / 3_600 / 64]
+        about = [f"{value:,.1f}" for value in hours]
         cells = [Markup(f"`{key}`"), f"{2 * size / GIB:,.0f} GiB", f"{(size + sample) / GIB:,.0f} GiB", *about]
         lines.append(cells)
     head = f"{name}, {rows / 1e9:.2f} billion rows, {cells_for(rows):,} cells:"

@@ -13,12 +13,10 @@ compared with plain products of all prompts and all vectors.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,23 +26,21 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from markupsafe import Markup
-from typer.testing import CliRunner
 
 from benchmarks.methods import write_section
+from benchmarks.plan import clock, comparison, machine_of
 from react_pipeline.clip import class_prompts, load, publish_base
-from react_pipeline.commands.cli import app
 from react_pipeline.corpus import publish_corpus
 from react_pipeline.embedding import embed_corpus, read_metadata
 from react_pipeline.embedding.vectors import read_vectors
 from react_pipeline.indexing import Index, build_index, search_all
 from react_pipeline.labelled import publish_evaluation_set
-from react_pipeline.pages import markdown_table
 from react_pipeline.pipeline import ALL
 from react_pipeline.project import Project
 from react_pipeline.retrieval import retrieve_pairs
 from react_pipeline.store import Artifact
 from react_pipeline.training import customize
+from react_pipeline.workload import plan_of
 
 ROOT = Path(__file__).parents[1]
 ROWS, PARTS, MIXED_CAPTIONS = 100_000, 10, 20_000
@@ -143,49 +139,43 @@ def project_in(folder: Path, steps: int) -> Project:
     return Project.load(folder / "pipeline.yaml")
 
 
-def run(folder: Path, rows: int, steps: int) -> str:
+def run(folder: Path, rows: int, steps: int, processor_time: bool) -> str:
     """Everything; returns the page's text."""
-    demo = Project.load(ROOT / "pipeline.yaml")
+    demo, now = Project.load(ROOT / "pipeline.yaml"), clock(processor_time)
     table, image, text = rows_of(demo, rows)
-    lines: list[list[str]] = []
+    measured: dict[str, float] = {}
 
     def timed(name: str, call: Any, *given: Any) -> Any:
-        started = time.perf_counter()
+        started = now()
         found = call(*given)
-        lines.append([Markup(name), f"{time.perf_counter() - started:,.1f} s"])
+        measured[name] = now() - started
         return found
 
     with served(demo.store.current("corpus", ALL), table) as (url, asked):
         image, text = write(folder / "datacomp", table, image, text, url)
         project = project_in(folder, steps)
-        command = ["plan", "--config", str(project.path), "--json"]
-        plan = json.loads(timed("`plan`", CliRunner().invoke, app, command).output)
-        assert (plan["rows"], plan["problems"]) == (rows, []), plan
-        timed("reading and proving the corpus", publish_corpus, project)
-        timed("base", publish_base, project)
-        embeddings = timed("`corpus_embeddings`, used in place", embed_corpus, project)
-        timed("`faiss_index`", build_index, project)
+        plan = plan_of(project, machine_of(project, processor_time))
+        assert (plan.rows, plan.problems) == (rows, []), plan
+        timed("corpus", publish_corpus, project)
+        timed("base_checkpoint", publish_base, project)
+        embeddings = timed("corpus_embeddings", embed_corpus, project)
+        timed("faiss_index", build_index, project)
         assert not asked
-        same = timed("all hits against plain products", compare, project, embeddings, folder, image, text)
-        timed("`evaluation_set`", publish_evaluation_set, project, DOMAIN)
-        retrieved = timed("`retrieved_set`, with the fetching", retrieve_pairs, project, DOMAIN)
+        same = compare(project, embeddings, folder, image, text)
+        timed("evaluation_set", publish_evaluation_set, project, DOMAIN)
+        retrieved = timed("retrieved_set", retrieve_pairs, project, DOMAIN)
         chosen = pd.read_parquet(retrieved.file("pairs.parquet"))
         assert (chosen["image_sha256"].to_numpy() == table["image_sha256"].to_numpy()[chosen["row"]]).all()
         assert not (chosen["row"] % 10 == 3).any()
-        trained = timed(f"`gated-image`, {steps} steps", customize, project, DOMAIN, "gated-image")
-        measured = json.loads(CliRunner().invoke(app, command).output)["steps"]
+        trained = timed("customized_checkpoint", customize, project, DOMAIN, "gated-image")
     gone = sum(row % 10 == 3 for row in asked)
+    assert trained.counts["steps"] == steps
     head = (
         f"{rows:,} rows; {len(asked):,} images were asked for, of which {gone:,} were gone; {len(chosen):,} pairs of "
-        f"`{DOMAIN}`. {same} `plan` and measured, in seconds: "
+        f"`{DOMAIN}`, {steps} steps of `gated-image`. {same}"
     )
-    planned = [
-        f"`{step['stage']}` {step['cpu_hours'] * 3_600:,.1f} and {step['measured_hours'] * 3_600:,.1f}"
-        for step in measured
-        if step["measured_hours"] is not None and step["cpu_hours"] is not None
-    ]
-    assert trained.counts["steps"] == steps
-    return f"{head}{', '.join(planned)}.\n\n{markdown_table(['step', 'took'], lines).rstrip()}"
+    announced = {step.stage: 3_600 * step.cpu_hours for step in plan.steps}
+    return f"{head}\n\n{comparison(announced, measured)}"
 
 
 def compare(project: Project, embeddings: Artifact, folder: Path, image: Any, text: Any) -> str:
@@ -210,11 +200,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=ROWS)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--processor-time", action="store_true", help="on a busy machine: one core, processor seconds")
     parser.add_argument("--page", type=Path, help="gets the table between its markers")
     given = parser.parse_args()
     os.environ["no_proxy"] = "*"
     with tempfile.TemporaryDirectory() as name:
-        text = run(Path(name), given.rows, given.steps)
+        text = run(Path(name), given.rows, given.steps, given.processor_time)
     print(text)
     if given.page:
         write_section(given.page, text, BEGIN, END)

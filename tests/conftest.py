@@ -12,6 +12,7 @@ indexed_project     test     the same with everything up to `faiss_index` publis
 retrieved_project   test     the same with evaluation, retrieved and control sets of both domains published too
 mlflow_database     session  `mlflow.db`: MLflow's tables and nothing in them; migrating a fresh one takes seconds
 tracking            test     `Tracking` in a copy of it, where `tiny_project` logs too
+processor           test     one whose seconds `plan` need not measure: `EncodingCost(1e-3, 2e-2, 1e-2)`, and so on
 built               session  folder: the source distribution and the wheel that was built from it
 installed           session  folder: a fresh environment with that wheel and the dependencies of this one
 =================== ======== ===========================================================================================
@@ -31,6 +32,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -188,6 +190,18 @@ def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tracking(mlflow_database: Path, tmp_path: Path) -> Tracking:
     shutil.copy(mlflow_database, tmp_path)
     return Tracking(Runs(f"sqlite:///{tmp_path / 'mlflow.db'}", "tiny"))
+
+
+@pytest.fixture
+def processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    from react_pipeline.embedding.cost import EncodingCost
+    from react_pipeline.training.cost import StepCost
+
+    monkeypatch.setattr(EncodingCost, "measured", lambda *_: EncodingCost(1e-3, 2e-2, 1e-2))
+    monkeypatch.setattr(StepCost, "measured", lambda *_: StepCost(5e-2, 3e-2, 0.0, splits=True))
+    monkeypatch.setattr("react_pipeline.workload.sums.head_step_seconds", lambda *_: 1e-4)
+    monkeypatch.setattr("react_pipeline.workload.processor.choose_precision", lambda *_: "fp32")
+    monkeypatch.setattr("react_pipeline.workload.processor.build", lambda *_: Mock())
 
 
 def write_project(directory: Path, checkpoint: Path, drawings: Path, **sections: Any) -> Project:

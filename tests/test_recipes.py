@@ -37,6 +37,7 @@ def test_the_recipe_is_a_project_that_takes_the_papers_steps(recipe: Path) -> No
     assert project.config.elevater.datasets == ("imagenet-1k",)
 
 
+@pytest.mark.usefixtures("processor")
 def test_its_plan_has_hours_and_bytes_for_every_step(recipe: Path) -> None:
     machine = Machine.here(recipe.parent).changed("cores=96,memory=512G,disk=4T,gpus=8")
     plan = plan_of(Project.load(recipe), machine, 10_000_000)

@@ -8,6 +8,12 @@ from .classifier import HEAD_FILE as HEAD_FILE
 from .classifier import LOGIT_SCALE as LOGIT_SCALE
 from .classifier import load_classifier as load_classifier
 from .classifier import zero_shot_head as zero_shot_head
+from .cost import IMAGE_OPERATIONS as IMAGE_OPERATIONS
+from .cost import TEXT_OPERATIONS as TEXT_OPERATIONS
+from .cost import EncoderCost as EncoderCost
+from .cost import architecture_named as architecture_named
+from .cost import architecture_of as architecture_of
+from .cost import core_seconds as core_seconds
 from .dense import DenseTower as DenseTower
 from .gated import GatedBlock as GatedBlock
 from .gated import gate_values as gate_values

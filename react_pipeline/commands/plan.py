@@ -24,7 +24,10 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: Config = None,
 ) -> None:
-    """Estimate bytes, memory, operations and hours of each step before anything runs, and what will not fit."""
+    """Estimate bytes, memory and hours of each step before anything runs, and what will not fit.
+
+    The encoder is run for some seconds to measure this processor; run it while nothing else does.
+    """
     from react_pipeline.workload import Machine, plan_of
 
     project = load_project(config)
@@ -32,13 +35,12 @@ def plan(
     if as_json:
         typer.echo(json.dumps(asdict(found), indent=1))
         return
-    columns = ["step", "amount", "disk", "memory", "operations", "CPU", "GPU", "Spark", "measured"]
+    columns = ["step", "amount", "disk", "memory", "CPU", "GPU", "Spark", "measured"]
     print_table(
         columns,
         [
             [
                 *(step.stage, step.amount, _bytes(step.disk), _bytes(step.memory)),
-                f"{step.operations:.1e}" if step.operations else "",
                 *map(_hours, (step.cpu_hours, step.gpu_hours, step.spark_hours, step.measured_hours)),
             ]
             for step in found.steps

@@ -3,6 +3,13 @@ from .collected import collect_pairs as collect_pairs
 from .corpus import count_pairs as count_pairs
 from .corpus import publish_corpus as publish_corpus
 from .corpus import source_files as source_files
+from .cost import ALIVE as ALIVE
+from .cost import DOWNLOADER_SECONDS as DOWNLOADER_SECONDS
+from .cost import IMAGE_BYTES as IMAGE_BYTES
+from .cost import PAIR_BYTES as PAIR_BYTES
+from .cost import URL_BYTES as URL_BYTES
+from .cost import URLS_PER_CORE_SECOND as URLS_PER_CORE_SECOND
+from .cost import CorpusSize as CorpusSize
 from .downloads import download_images as download_images
 from .image_source import ImageSource as ImageSource
 from .image_source import open_source as open_source

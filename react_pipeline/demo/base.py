@@ -31,13 +31,12 @@ LOGIT_SCALE = 20.0
 
 CONTEXT_LENGTH = 64
 
+ENCODED_NAMES = 2_000
+"""About how many names ImageNet's classes have."""
 
-def build_base() -> tuple[nn.Module, dict[str, Any], dict[str, Any], Path]:
-    """Build the model; the same packages give the same weights.
 
-    Returns:
-        The model in eval mode, open_clip's model config, the preprocessing config, and the local directory of the text
-        tower's tokenizer, whose name is what the config's `hf_model_name` and `hf_tokenizer_name` say.
+def architecture() -> tuple[dict[str, Any], dict[str, Any], Path]:
+    """open_clip's model config, the preprocessing config, and the local directory of the tokenizer, without weights.
 
     Raises:
         InputError: If a package of the demo is missing.
@@ -71,7 +70,21 @@ def build_base() -> tuple[nn.Module, dict[str, Any], dict[str, Any], Path]:
         "resize_mode": "shortest",
         "fill_color": 255,
     }
-    text_cfg = {**model_cfg["text_cfg"], "hf_model_name": str(texts), "hf_model_pretrained": True}  # type: ignore[dict-item]
+    return model_cfg, preprocess_cfg, texts
+
+
+def build_base() -> tuple[nn.Module, dict[str, Any], dict[str, Any], Path]:
+    """Build the model; the same packages give the same weights.
+
+    Returns:
+        The model in eval mode, open_clip's model config, the preprocessing config, and the local directory of the text
+        tower's tokenizer, whose name is what the config's `hf_model_name` and `hf_tokenizer_name` say.
+
+    Raises:
+        InputError: If a package of the demo is missing.
+    """
+    model_cfg, preprocess_cfg, texts = architecture()
+    text_cfg = {**model_cfg["text_cfg"], "hf_model_name": str(texts), "hf_model_pretrained": True}
     # transformers warns of the pooler, which mean pooling leaves unused.
     verbosity = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()

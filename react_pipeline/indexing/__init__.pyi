@@ -4,6 +4,10 @@ from .build import build_side as build_side
 from .choice import BYTES_PER_SECOND as BYTES_PER_SECOND
 from .choice import Searched as Searched
 from .choice import estimate as estimate
+from .cost import adding_seconds as adding_seconds
+from .cost import index_seconds as index_seconds
+from .cost import planned_key as planned_key
+from .cost import training_seconds as training_seconds
 from .files import find_rows as find_rows
 from .files import read_index as read_index
 from .files import search_parameters as search_parameters

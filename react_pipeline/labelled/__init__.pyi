@@ -11,6 +11,7 @@ from .images import LabelledImages as LabelledImages
 from .images import Unavailable as Unavailable
 from .index_files import LAYOUT as LAYOUT
 from .labelled import PublishedImages as PublishedImages
+from .labelled import count_images as count_images
 from .labelled import encode_images as encode_images
 from .labelled import preprocessing_for as preprocessing_for
 from .labelled import publish_evaluation_set as publish_evaluation_set

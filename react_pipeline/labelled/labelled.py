@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,18 @@ def publish_evaluation_set(project: Project, slug: str) -> Artifact:
         return images, {**notes, **_coverage(images, domain)}
 
     return _publish(project, domain, {"images": len(images), "sha256": identity}, build)
+
+
+def count_images(domain: DomainConfig) -> int:
+    """How many labelled images a domain lists; 0 where its set is not there, or wrong."""
+    evaluation = domain.evaluation
+    if evaluation is not None and evaluation.kind == "demo":
+        from react_pipeline.demo import labelled_emoji
+
+        return len(labelled_emoji(evaluation.name))
+    with suppress(Unavailable, InputError):
+        return len(_list(domain)[0])
+    return 0
 
 
 def read_images(artifact: Artifact, domain: DomainConfig | None = None) -> pd.DataFrame:

@@ -117,6 +117,15 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
     return project.store.build(inputs, resumable(choose), resumable=True)
 
 
+def most_pairs(project: Project, slug: str, rows: int) -> int:
+    """How many pairs of a corpus of so many rows a domain retrieves at most."""
+    settings, domain = project.retrieval(slug), project.domain(slug)
+    hits = len(prompt_templates(domain)) * settings.k_per_prompt * len(settings.modes)
+    of_classes = (min(settings.max_per_class, hits * (1 + len(entry.synonyms))) for entry in domain.classes)
+    most = rows if settings.choose == "all" else min(rows, sum(of_classes))
+    return min(most, settings.max_pairs or most)
+
+
 def _described(
     candidates: pd.DataFrame,
     embeddings: Artifact,

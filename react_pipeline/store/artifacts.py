@@ -208,8 +208,8 @@ def _remember(artifact: Artifact, stamp: str) -> None:
         write_atomically(_memory(artifact), stamp)
 
 
-def manifest_of(inputs: Inputs, staging: Path, counts: dict[str, Any]) -> dict[str, Any]:
-    """The manifest of a staged artifact: its inputs, every file with digest and size, its counts."""
+def manifest_of(inputs: Inputs, staging: Path, counts: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """The manifest of a staged artifact: its inputs, every file with digest and size, its counts, what it took."""
     files = sorted(path for path in staging.rglob("*") if path.is_file() and path.name != MANIFEST)
     manifest = {
         "format": FORMAT,
@@ -220,6 +220,7 @@ def manifest_of(inputs: Inputs, staging: Path, counts: dict[str, Any]) -> dict[s
             for path in files
         },
         "counts": counts,
+        "build_seconds": seconds,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     # As it is read back: JSON turns tuples into lists and keys into text.

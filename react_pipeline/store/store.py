@@ -119,8 +119,9 @@ class Store:
         final = self.directory(inputs.stage, inputs.key) / inputs.fingerprint
         staging.mkdir(exist_ok=True)
         try:
+            began = time.monotonic()
             counts = dict(write(staging))
-            manifest = manifest_of(inputs, staging, counts)
+            manifest = manifest_of(inputs, staging, counts, round(time.monotonic() - began, 2))
             (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
             fsync_tree(staging)
             final.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from react_pipeline.embedding import CPU_IMAGES, LONG_RUN, convert
+from react_pipeline.settings import TrainingConfig
 from react_pipeline.training.data import Views
 from react_pipeline.training.distributed import World
 from react_pipeline.training.kept_rows import kept_rows
@@ -21,6 +22,11 @@ TOKENS_FILE = "tokens.bin"
 BATCH = 64
 MAX_DISK_FRACTION = 0.5
 """Of the free disk; beyond it the tokens are computed at every step."""
+
+
+def may_keep(training: TrainingConfig, *, splits: bool) -> bool:
+    """Whether what is frozen is the same at every step; `splits`: whether there is any in front of what trains."""
+    return splits and training.keep_prefix and (training.augmentation == "none" or training.views > 0)
 
 
 def keep_tokens(

@@ -81,7 +81,7 @@ def train_linear_head(
     require_held_out(training.interpolation, len(held_out), len(pairs))
     training = training.in_steps(len(trained_on), training.batch_size)
     batches = _Batches(vectors, labels, trained_on, zero_shot.shape[1], training)
-    head = _Head(zero_shot, batches.images.counts > 0, training)
+    head = Head(zero_shot, batches.images.counts > 0, training)
     step0_max_difference = float((head.vectors() - zero_shot).abs().max())
     observer.started(inputs, 0)
     steps = range(training.steps)  # a head is trained in seconds and starts again after a kill
@@ -169,7 +169,7 @@ class _Batches:
         return vectors, class_ids
 
 
-class _Head:
+class Head:
     """The head while it is trained, on the CPU: it is small, and the device of the base makes no difference to it."""
 
     def __init__(self, zero_shot: Tensor, has_pairs: Tensor, training: TrainingConfig) -> None:

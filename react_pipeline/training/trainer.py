@@ -42,7 +42,7 @@ from react_pipeline.training.guards import collapsed, explained_out_of_memory, l
 from react_pipeline.training.held_out import image_text_recall, split
 from react_pipeline.training.image_encoder import ENCODED_AT_ONCE, ImageEncoder
 from react_pipeline.training.interpolation import copy_of_base, interpolate, require_held_out
-from react_pipeline.training.kept_tokens import keep_tokens
+from react_pipeline.training.kept_tokens import keep_tokens, may_keep
 from react_pipeline.training.labelled_accuracy import LabelledAccuracy
 from react_pipeline.training.log import METRICS_FILE, TrainingLog, peak_memory_bytes, whole_lines
 from react_pipeline.training.losses import require_suitable
@@ -148,9 +148,7 @@ class Trainer:
     def _kept_tokens(self) -> Tensor | None:
         """What need not be computed again: tokens (N, V, T, W), or features (N, V, D) of a locked image tower."""
         training, tower, world = self.training, self.encoder.tower, self.world
-        fixed = training.augmentation == "none" or training.views > 0
-        whole = tower is not None and not tower.splits
-        if whole or not fixed or not training.keep_prefix or not world.one_machine:
+        if not may_keep(training, splits=tower is None or tower.splits) or not world.one_machine:
             return None
         dtype = torch.bfloat16 if tower is not None and training.precision == "bf16" else torch.float32
         fusible = tower is not None and not tower.native and training.precision != "fp16" and world.device == "cpu"

@@ -1,12 +1,14 @@
-"""The plan of a project: its sums by hand, what does not fit, and what was measured."""
+"""The plan of a project: its sums by hand, what does not fit, what was measured, and what it stays true to."""
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -16,17 +18,28 @@ from support_upkeep import change_pipeline
 from typer.testing import CliRunner
 
 from react_pipeline.clip.architecture import read_config
+from react_pipeline.clip.cost import EncoderCost
 from react_pipeline.commands.cli import app
+from react_pipeline.demo.sources import corpus_drawings
+from react_pipeline.embedding.cost import EncodingCost
+from react_pipeline.lineage import run
 from react_pipeline.project.project import Project
+from react_pipeline.settings.training import TrainingConfig
 from react_pipeline.store.errors import InputError
+from react_pipeline.training.cost import StepCost
 from react_pipeline.workload.machine import Machine
 from react_pipeline.workload.plan import plan_of
-from react_pipeline.workload.rates import EncoderCost, encoding_hours
+from react_pipeline.workload.sums import START_SECONDS, Step
 
-MACHINE = Machine(cores=64, memory=256 * 10**9, disk=10 * 10**12)
-# Multiplications and additions: layers and attention of each tower, cutting 4 patches of 16 px, and both projections.
-TINY_IMAGE = 2 * (2 * 5 * (12 * 32**2 + 2 * 5 * 32) + 4 * 3 * 16**2 * 32 + 32**2)
-TINY_TEXT = 2 * (1 * 77 * (12 * 32**2 + 2 * 77 * 32) + 32**2)
+MACHINE = Machine(cores=64, memory=256 * 10**9, disk=10 * 10**12, precision="fp32")
+PREPARE, IMAGE, TEXT, FROZEN, STEPPED = 1e-3, 2e-2, 1e-2, 5e-2, 3e-2
+SPLIT = StepCost(FROZEN, STEPPED, 0.0, splits=True)
+
+pytestmark = pytest.mark.usefixtures("processor")
+
+
+def steps_of(project: Project, rows: int | None = None, machine: Machine = MACHINE) -> dict[str, Step]:
+    return {step.stage: step for step in plan_of(project, machine, rows).steps}
 
 
 def test_encoders_cost_what_their_layers_do() -> None:
@@ -34,8 +47,6 @@ def test_encoders_cost_what_their_layers_do() -> None:
     # 4.4 and 3.0 G multiplications and additions, as published for ViT-B/32 and its text tower; 151 M weights.
     assert (known.image / 2e9, known.text / 2e9) == pytest.approx((4.4, 3.0), abs=0.03)
     assert known.weights_bytes == pytest.approx(4 * 151e6, rel=0.01)
-    hours = encoding_hours(1_500 * (known.image + known.text), cores=1, gpus=1)
-    assert hours is not None and 3_600 * hours == pytest.approx(1, rel=1e-3)
     resnet = EncoderCost.of(get_model_config("RN50"))
     assert (resnet.dimension, resnet.image / 2e9) == (1_024, pytest.approx(6.1, abs=0.1))
 
@@ -46,33 +57,75 @@ def test_the_tower_of_a_checkpoint_is_counted_and_no_other(tmp_path: Path) -> No
     own, configured = EncoderCost.of(model_cfg, folder), EncoderCost.of(model_cfg)
     assert own.text < configured.text / 100 and own.image == configured.image
     towers = {"timm_model_name": "resnet18", "timm_pool": "avg", "timm_proj": "linear", "image_size": 224}
-    assert EncoderCost.of({**model_cfg, "vision_cfg": towers}).image / 2e9 == pytest.approx(
-        1.82, abs=0.02
-    )  # as published
+    resnet = EncoderCost.of({**model_cfg, "vision_cfg": towers})
+    assert resnet.image / 2e9 == pytest.approx(1.82, abs=0.02)  # as published
     unknown = {**model_cfg, "vision_cfg": {"timm_model_name": "no_such_tower", "image_size": 32}}
     assert EncoderCost.of(unknown).image == pytest.approx(EncoderCost.of(get_model_config("ViT-B-32")).image, rel=1e-3)
 
 
 def test_sums_are_those_by_hand(tiny_project: Project) -> None:
-    steps = {step.stage: step for step in plan_of(tiny_project, MACHINE, 1_000_000).steps}
+    steps = steps_of(tiny_project, 1_000_000)
     embeddings = steps["corpus_embeddings"]
     assert embeddings.disk == 1_000_000 * (4 * 32 + 200)
-    assert embeddings.operations == pytest.approx(1_000_000 * (TINY_IMAGE + TINY_TEXT))
+    assert 3_600 * embeddings.cpu_hours == pytest.approx(1_000_000 * (PREPARE + IMAGE + TEXT) / 64 + START_SECONDS)
     assert embeddings.gpu_hours is embeddings.spark_hours is None
-    # 4 classes with a synonym x 2 templates, and 4 x 1, in two modes: 2 x 14 x 2 products of 32 numbers a row.
-    assert steps["retrieved_set"].operations == 2.0 * 2 * (5 * 2 + 4) * 1_000_000 * 32
     searches = [part.partition(" (")[0] for part in steps["retrieved_set"].search.split("; ")]
     assert searches == ["colours: exact", "shapes: exact"]
-    assert steps["customized_checkpoint"].operations == pytest.approx(
-        3 * 4 * 8 * 2 * len([m for m in tiny_project.config.methods if m != "base"]) * (TINY_IMAGE + TINY_TEXT)
-    )
 
 
 def test_a_gpu_and_workers_have_hours_of_their_own(tiny_project: Project) -> None:
-    steps = plan_of(tiny_project, replace(MACHINE, gpus=1, workers=4), 10_000_000).steps
-    embedded = next(step for step in steps if step.stage == "corpus_embeddings")
-    assert embedded.cpu_hours and embedded.gpu_hours and embedded.spark_hours
+    embedded = steps_of(tiny_project, 10_000_000, replace(MACHINE, gpus=1, workers=4))["corpus_embeddings"]
+    assert embedded.gpu_hours and embedded.spark_hours
     assert embedded.spark_hours < embedded.cpu_hours
+
+
+def test_bf16_is_faster_than_fp32(tiny_project: Project) -> None:
+    fp32, bf16 = (steps_of(tiny_project, 10_000, replace(MACHINE, precision=name)) for name in ("fp32", "bf16"))
+    assert bf16["corpus_embeddings"].cpu_hours < fp32["corpus_embeddings"].cpu_hours
+
+
+def test_what_is_computed_once_is_not_paid_at_each_step() -> None:
+    encoding, pairs = EncodingCost(PREPARE, IMAGE, TEXT), 100
+    kept = TrainingConfig(steps=50, batch_size=10, augmentation="none")
+    once = pairs * (PREPARE + FROZEN + TEXT)
+    assert SPLIT.seconds(kept, encoding, pairs, pairs) == pytest.approx(once + 500 * STEPPED)
+    views = kept.model_copy(update={"augmentation": "timm", "views": 3})
+    assert SPLIT.seconds(views, encoding, pairs, pairs) == pytest.approx(
+        once + 2 * pairs * (PREPARE + FROZEN) + 500 * STEPPED
+    )
+    every_step = pairs * TEXT + 500 * (PREPARE + FROZEN + STEPPED)
+    for change in ({"keep_prefix": False}, {"augmentation": "timm"}):
+        assert SPLIT.seconds(kept.model_copy(update=change), encoding, pairs, pairs) == pytest.approx(every_step)
+    texts = StepCost(0, STEPPED, TEXT, splits=False)
+    assert texts.seconds(kept, encoding, pairs, pairs) == pytest.approx(500 * (PREPARE + STEPPED + TEXT))
+
+
+def test_a_head_on_vectors_that_are_there_costs_less_than_a_tower(tiny_project: Project) -> None:
+    def hours(method: str) -> float:
+        project = change_pipeline(tiny_project, methods=["base", method], customization={"defaults": {"steps": 1_000}})
+        return steps_of(project, 1_000)["customized_checkpoint"].cpu_hours
+
+    assert hours("linear-head") < hours("gated-image") / 2
+
+
+@pytest.mark.parametrize(
+    ("more", "stages"),
+    [
+        ({"rows": 2_000}, ("corpus_embeddings", "faiss_index")),
+        ({"customization": {"defaults": {"steps": 8}}}, ("customized_checkpoint",)),
+        ({"methods": ["base", "gated-image", "full"]}, ("customized_checkpoint", "domain_results")),
+    ],
+)
+def test_more_work_takes_longer_and_more_cores_take_shorter(
+    tiny_project: Project, more: dict[str, Any], stages: tuple[str, ...]
+) -> None:
+    project = change_pipeline(tiny_project, methods=["base", "gated-image"])
+    few, slow = steps_of(project, 1_000), steps_of(project, 1_000, replace(MACHINE, cores=1))
+    rows = more.pop("rows", 1_000)
+    many = steps_of(change_pipeline(project, **more), rows)
+    assert all(few[stage].cpu_hours < many[stage].cpu_hours for stage in stages)
+    assert all(few[stage].cpu_hours <= many[stage].cpu_hours for stage in few)
+    assert all(few[stage].cpu_hours <= slow[stage].cpu_hours for stage in few)
 
 
 @pytest.mark.parametrize(
@@ -91,14 +144,41 @@ def test_what_does_not_fit_is_named_with_the_setting_that_helps(
     assert not plan_of(tiny_project, MACHINE, 1_000).problems
 
 
-def test_rows_come_from_the_tables_of_urls(make_project: Callable[..., Project], tmp_path: Path) -> None:
+def test_rows_come_from_the_files_of_the_corpus(make_project: Callable[..., Project], tmp_path: Path) -> None:
     pd.DataFrame({"url": ["http://a"] * 70, "caption": "x"}).to_parquet(tmp_path / "a.parquet")
-    project = make_project(corpus={"kind": "urls", "shards": [], "urls": ["a.parquet"]})
-    found = plan_of(project, MACHINE)
+    found = plan_of(make_project(corpus={"kind": "urls", "shards": [], "urls": ["a.parquet"]}), MACHINE)
     assert (found.rows, found.steps[0].memory) == (70, 70 * 160)
     (tmp_path / "a.tsv").write_text("url\tcaption\n")
     with pytest.raises(InputError, match="--rows"):
         plan_of(make_project(corpus={"kind": "urls", "shards": [], "urls": ["a.tsv"]}), MACHINE)
+    # The shards are of one size; a folder is listed.
+    assert plan_of(make_project(), MACHINE).rows == pytest.approx(96, rel=0.1)
+    (tmp_path / "pairs").mkdir()
+    for number in range(5):
+        (tmp_path / "pairs" / f"{number}.jpg").write_bytes(b"0" * 1_000)
+    folder = plan_of(make_project(corpus={"kind": "images", "shards": [], "images": ["pairs"]}), MACHINE)
+    assert folder.rows == 5
+
+
+def test_the_demo_is_counted_before_it_is_made(make_project: Callable[..., Project]) -> None:
+    plan = plan_of(make_project(corpus={"kind": "demo", "shards": []}), MACHINE)
+    assert plan.rows == sum(1 for _ in corpus_drawings())
+
+
+def test_bytes_are_those_of_the_artifacts_within_two_and_a_half_times(
+    make_project: Callable[..., Project], drawings: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "pairs"
+    for shard in sorted((drawings / "shards").iterdir()):
+        shutil.unpack_archive(shard, folder)
+    project = make_project(corpus={"kind": "images", "shards": [], "images": [str(folder)]})
+    announced = steps_of(project)
+    stages = ("corpus", "base_checkpoint", "faiss_index")
+    for stage in ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index"):
+        run(project, stage, "all")
+    measured = steps_of(project)
+    ratios = {stage: announced[stage].disk / (measured[stage].measured_disk or 0) for stage in stages}
+    assert all(0.4 <= ratio <= 2.5 for ratio in ratios.values()), ratios
 
 
 def test_after_a_run_measured_hours_and_bytes_stand_beside_the_plan(indexed_project: Project) -> None:
@@ -108,7 +188,20 @@ def test_after_a_run_measured_hours_and_bytes_stand_beside_the_plan(indexed_proj
     steps = {step.stage: step for step in found.steps}
     assert steps["corpus_embeddings"].measured_hours == artifact.counts["seconds"] / 3_600
     assert steps["corpus_embeddings"].measured_disk == sum(f["bytes"] for f in artifact.manifest["files"].values())
+    # Stages that time nothing themselves are timed by the store.
+    assert all(steps[stage].measured_hours is not None for stage in ("corpus", "base_checkpoint", "faiss_index"))
     assert steps["retrieved_set"].measured_hours is None
+
+
+def test_figures_of_another_encoder_are_not_shown(indexed_project: Project) -> None:
+    before = steps_of(indexed_project)
+    other = change_pipeline(indexed_project, encoder={"model": "RN50", "pretrained": "openai"})
+    after = steps_of(other)
+    assert after["faiss_index"].disk == 1_024 / 32 * before["faiss_index"].disk
+    assert after["base_checkpoint"].disk > 10 * before["base_checkpoint"].disk
+    assert after["corpus"].measured_hours is not None
+    for stage in ("base_checkpoint", "corpus_embeddings", "faiss_index"):
+        assert after[stage].measured_hours is after[stage].measured_disk is None
 
 
 def test_the_command_prints_a_table_or_json(tiny_project: Project) -> None:
@@ -120,7 +213,7 @@ def test_the_command_prints_a_table_or_json(tiny_project: Project) -> None:
     found = json.loads(CliRunner().invoke(app, [*command, "--json"]).output)
     assert found["machine"]["cores"] == 64
     assert found["rows"] == 400_000_000
-    assert [step["stage"] for step in found["steps"]][:3] == ["corpus", "corpus_embeddings", "faiss_index"]
+    assert [step["stage"] for step in found["steps"]][:3] == ["corpus", "base_checkpoint", "corpus_embeddings"]
 
 
 @pytest.mark.parametrize("text", ["speed=3", "cores=many", "cores=0", "memory=inf", "precision=fp8"])

@@ -1,0 +1,52 @@
+"""What encoding costs on this processor, measured on a few images and captions.
+
+Does not belong here: how many there are (`workload`).
+"""
+
+import io
+import time
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from react_pipeline.clip import Clip, core_seconds
+from react_pipeline.corpus import decode_image
+from react_pipeline.embedding.encoder import CPU_IMAGES, Encoder
+from react_pipeline.settings import MAX_PIXELS
+
+METADATA_BYTES = 200
+"""Of a pair; assumed (115 on the demo)."""
+
+
+@dataclass(frozen=True)
+class EncodingCost:
+    """Processor seconds: to decode and prepare an image, to encode it, to encode a caption; once, to fuse layers."""
+
+    prepare: float
+    image: float
+    text: float
+    start: float = 0
+
+    @classmethod
+    def measured(cls, clip: Clip, precision: str) -> "EncodingCost":
+        """Those of one core for a JPEG of 256 pixels and captions of eight words, as the corpus is embedded."""
+        file = io.BytesIO()
+        Image.radial_gradient("L").convert("RGB").save(file, "jpeg")
+        encoder = Encoder(clip, precision, long_run=True)
+
+        def prepared(count: int) -> torch.Tensor:
+            data = file.getvalue()
+            return torch.stack([encoder.to_tensor(decode_image(data, MAX_PIXELS)) for _ in range(count)])
+
+        def texts(count: int) -> torch.Tensor:
+            encoder.forget_texts()
+            captions = [f"a photo of a bird, number {number} of many" for number in range(count)]
+            return encoder.texts(clip.tokenizer(captions))
+
+        images, began = prepared(CPU_IMAGES), time.process_time()
+        encoder.images(images)
+        texts(CPU_IMAGES)
+        start = time.process_time() - began
+        image = core_seconds(lambda count: encoder.images(images[:count]), CPU_IMAGES)
+        return cls(core_seconds(prepared, CPU_IMAGES), image, core_seconds(texts, 2 * CPU_IMAGES), start)

@@ -1,0 +1,51 @@
+"""What building an index costs: core seconds, from a few rates of FAISS. N rows, D width, n cells.
+
+Does not belong here: the size of an index (`keys`), what a search costs (`choice`).
+"""
+
+from react_pipeline.indexing.choice import OPERATIONS_PER_SECOND
+from react_pipeline.indexing.keys import SAMPLE_POINTS_PER_CELL, Key, choose_key
+from react_pipeline.settings import IndexConfig
+
+KMEANS_ROUNDS, KMEANS_OPERATIONS_PER_SECOND = 10, 68e9
+ADDED_PER_SECOND = {
+    # With 32,768 cells; as 1/n with other numbers.
+    "IVF,SQfp16": 2_532.0,
+    # With 32,768 and 65,536 cells.
+    "OPQ64,IVF_HNSW32,PQ64x8": 6_646.0,
+    "HNSW32": 1_150.0,
+}
+"""Rows that one core of an AMD EPYC adds (`benchmarks.cluster_sums --measure`, `benchmarks.retrieval`)."""
+
+
+def planned_key(config: IndexConfig, rows: int, dimension: int, memory_bytes: int) -> Key:
+    """As `choose_key` chooses on a machine of so much memory, of which `auto` leaves half; errors as there."""
+    limit = memory_bytes // 2 if config.key == "auto" else memory_bytes
+    return Key.parse(choose_key(config, rows, dimension, int((config.memory_gib or 0) * 2**30) or limit)[0])
+
+
+def training_seconds(rows: int, cells: int, dimension: int = 512) -> float:
+    """Of the cells of one side: every row of the sample is compared with every cell, in every round."""
+    sample = min(SAMPLE_POINTS_PER_CELL * cells, rows)
+    return 2 * sample * cells * dimension * KMEANS_ROUNDS / KMEANS_OPERATIONS_PER_SECOND
+
+
+def adding_seconds(rows: int, key: Key) -> float:
+    """Of one side."""
+    if key.cell_links:
+        return rows / ADDED_PER_SECOND["OPQ64,IVF_HNSW32,PQ64x8"]
+    if key.links:
+        return rows / ADDED_PER_SECOND["HNSW32"] * key.links / 32
+    return rows / ADDED_PER_SECOND["IVF,SQfp16"] * key.cells / 32_768
+
+
+def index_seconds(rows: int, key: Key, dimension: int = 512, queries: int = 200) -> float:
+    """Of both sides, with the exact search that recall is measured by.
+
+    Args:
+        queries: `index.recall_queries`; as many more tune.
+    """
+    # A Flat index is searched as exactly once more, by the half of the queries that is measured with, at two depths.
+    searches = 2 if key.text == "Flat" else 1
+    compared = 2.0 * searches * 2 * queries * rows * dimension / OPERATIONS_PER_SECOND["fp32"]
+    return 2 * (training_seconds(rows, key.cells, dimension) + adding_seconds(rows, key) + compared)

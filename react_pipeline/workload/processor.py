@@ -1,0 +1,94 @@
+"""The processor seconds of one core for the work of a project's encoder, measured by running it for some seconds.
+
+Belongs here: which model is run, and what follows for other machines. Does not belong here: what is run
+(`embedding.cost`, `training.cost`), how much of it there is (`plan`).
+"""
+
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+from react_pipeline.clip import (
+    IMAGE_OPERATIONS,
+    TEXT_OPERATIONS,
+    Clip,
+    EncoderCost,
+    architecture_named,
+    architecture_of,
+    build,
+    choose_precision,
+)
+from react_pipeline.embedding import EncodingCost
+from react_pipeline.lineage import fresh_or_none
+from react_pipeline.pipeline import ALL
+from react_pipeline.project import Project
+from react_pipeline.settings import TrainingConfig
+from react_pipeline.store import ReactError
+from react_pipeline.training import StepCost
+from react_pipeline.workload.machine import Machine
+
+LARGEST = 50
+"""Encoders with more operations than so many ViT-B/32 are not run; they count in proportion to it."""
+BF16_SPEEDUP = 2.9
+"""Of a processor with instructions for it, over fp32: embedding with a ViT-B/32 (docs/performance.md)."""
+GPU_PAIRS_PER_SECOND = 1_500.0
+"""With a ViT-B/32 on an RTX 3080, by the README of clip-retrieval; not run here."""
+
+
+class Processor:
+    """What the encoder of a project costs on the cores, or the GPUs, of a machine.
+
+    Attributes:
+        encoder: Counted, not measured.
+    """
+
+    def __init__(self, project: Project, machine: Machine) -> None:
+        """Count the encoder; nothing is run before it is asked for."""
+        self._precision = choose_precision("auto", "cpu")
+        base: Path | None = None
+        with suppress(ReactError):  # it may be damaged
+            published = fresh_or_none(project, "base_checkpoint", ALL)
+            base = None if published is None else published.path
+        self._architecture = architecture_of(project.config.encoder, base)
+        model_cfg, _, folder = self._architecture
+        self.encoder = EncoderCost.of(model_cfg, folder)
+        self._operations = (self.encoder.image + self.encoder.text) / (IMAGE_OPERATIONS + TEXT_OPERATIONS)
+        speed = {"fp32": 1.0, "bf16": BF16_SPEEDUP}
+        self._slower = speed[self._precision] / speed[machine.precision]
+        self._steps: dict[tuple[str, int], StepCost] = {}
+
+    @cached_property
+    def _run(self) -> tuple[Clip, float]:
+        """The model that is run, with random weights, and what its seconds are multiplied by."""
+        if self._operations < LARGEST:
+            with suppress(ReactError):
+                return _in_eval_mode(build(*self._architecture)), self._slower
+        return _in_eval_mode(build(architecture_named("ViT-B-32"), {})), self._slower * self._operations
+
+    @cached_property
+    def encoding(self) -> EncodingCost:
+        """Of a core."""
+        clip, scale = self._run
+        measured = EncodingCost.measured(clip, self._precision)
+        return replace(measured, image=measured.image * scale, text=measured.text * scale)
+
+    def step(self, method: str, training: TrainingConfig) -> StepCost:
+        """Of a core, for a method without -control."""
+        key, (clip, scale) = (method, training.last_k_layers), self._run
+        if key not in self._steps:
+            measured = StepCost.measured(clip, method, training, self._precision)
+            seconds = {name: scale * getattr(measured, name) for name in ("frozen", "image", "text")}
+            self._steps[key] = replace(measured, **seconds)
+        return self._steps[key]
+
+    @property
+    def gpu_share(self) -> float:
+        """Seconds of a GPU for a core's second: as when pairs are encoded."""
+        pair = self.encoding.image + self.encoding.text
+        return self._operations / GPU_PAIRS_PER_SECOND / pair
+
+
+def _in_eval_mode(clip: Clip) -> Clip:
+    clip.model.eval()
+    return clip

@@ -1,0 +1,273 @@
+"""The sums of a configuration on a machine, stage by stage.
+
+Belongs here: how much work each stage has. Does not belong here: what one image, caption, row or step costs (the module
+`cost` of the room that does the work; `processor`), what will not fit and what was measured (`plan`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from react_pipeline.clip import prompt_templates
+from react_pipeline.corpus import (
+    ALIVE,
+    DOWNLOADER_SECONDS,
+    LAYOUTS,
+    PAIR_BYTES,
+    URL_BYTES,
+    URLS_PER_CORE_SECOND,
+    CorpusSize,
+)
+from react_pipeline.embedding import METADATA_BYTES
+from react_pipeline.indexing import BYTES_PER_SECOND, Key, Searched, estimate, index_seconds, planned_key
+from react_pipeline.labelled import count_images
+from react_pipeline.pipeline import STAGES
+from react_pipeline.project import Project
+from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
+from react_pipeline.settings import CONTROL_SUFFIX, DomainConfig, TrainingConfig, is_linear_head, load_domains
+from react_pipeline.store import InputError
+from react_pipeline.training import head_step_seconds
+from react_pipeline.workload.machine import Machine
+from react_pipeline.workload.processor import Processor
+
+START_SECONDS = 0.5
+"""Of every artifact: its model is loaded, its pictures are drawn, its files are hashed."""
+PAIR_SECONDS = 5e-4
+"""Of a pair, or a labelled image, that is read, decoded for a contact sheet, and written."""
+ROW_SECONDS = 2e-5
+"""Of a row of a table that is read and checked."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Processor seconds: in towers, which a GPU is faster at; other work that cores share; what one core does alone."""
+
+    towers: float = 0
+    shared: float = 0
+    alone: float = START_SECONDS
+
+    def __add__(self, other: "Cost") -> "Cost":
+        """The sum of two artifacts."""
+        return Cost(self.towers + other.towers, self.shared + other.shared, self.alone + other.alone)
+
+
+@dataclass(frozen=True)
+class Step:
+    """The sums of a stage over all its keys, in bytes and hours; None where the machine has no GPU or no workers.
+
+    `measured_hours` and `measured_disk` are there once all its artifacts are, made from today's inputs.
+    """
+
+    stage: str
+    amount: str
+    disk: float = 0
+    memory: float = 0
+    cpu_hours: float = 0
+    gpu_hours: float | None = None
+    spark_hours: float | None = None
+    search: str = ""
+    measured_hours: float | None = None
+    measured_disk: int | None = None
+
+
+@dataclass
+class _Domain:
+    """What decides the costs of one domain."""
+
+    config: DomainConfig
+    prompts: int
+    templates: int
+    pairs: int
+    images: int
+
+    @property
+    def names(self) -> int:
+        """Prompts of the zero-shot head."""
+        return len(self.config.classes) * self.templates
+
+
+@dataclass
+class Sums:
+    """The sums, stage by stage."""
+
+    project: Project
+    machine: Machine
+    corpus: CorpusSize
+    problems: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.processor, self.settings = Processor(self.project, self.machine), self.project.config
+        found = load_domains(self.settings.domains)[0]
+        self.keys = {name: stage.keys(found, self.settings.methods) for name, stage in STAGES.items()}
+        self.domains = {slug: self._domain(slug, config) for slug, config in found.items()}
+        self.key = self._chosen_key()
+
+    def _domain(self, slug: str, config: DomainConfig) -> _Domain:
+        pairs, templates = most_pairs(self.project, slug, self.corpus.pairs), len(prompt_templates(config))
+        names = sum(1 + len(entry.synonyms) for entry in config.classes)
+        return _Domain(config, names * templates, templates, pairs, count_images(config))
+
+    def _chosen_key(self) -> Key:
+        index, width = self.settings.index, self.processor.encoder.dimension
+        try:
+            return planned_key(index, self.corpus.pairs, width, self.machine.memory)
+        except InputError as error:
+            self.problems.append(str(error))
+            return Key.parse(index.key)
+
+    def steps(self) -> list[Step]:
+        """In the order of the data, without those that no configured method needs."""
+        sums: dict[str, Callable[[], Step]] = {
+            "corpus": self._corpus,
+            "base_checkpoint": self._base,
+            "corpus_embeddings": self._embeddings,
+            "faiss_index": self._index,
+            "evaluation_set": self._evaluation_sets,
+            "retrieved_set": partial(self._set, "retrieved_set"),
+            "control_set": partial(self._set, "control_set"),
+            "customized_checkpoint": self._trainings,
+            "domain_results": self._results,
+        }
+        return [step() for stage, step in sums.items() if self.keys[stage]]
+
+    def _timed(self, step: Step, cost: Cost, *, spreads: bool = False, waits: Sequence[float] = (0, 0, 0)) -> Step:
+        """A step with the hours of its cost.
+
+        Args:
+            spreads: On a cluster too.
+            waits: More seconds, on cores, with a GPU, on a cluster.
+        """
+        machine, rest = self.machine, cost.shared / self.machine.cores + cost.alone
+        seconds = cost.towers / machine.cores + rest + waits[0]
+        hours: dict[str, Any] = {"cpu_hours": seconds / 3_600}
+        if machine.gpus:
+            seconds = cost.towers * self.processor.gpu_share / machine.gpus + rest + waits[1]
+            hours["gpu_hours"] = seconds / 3_600
+        if machine.workers and spreads:
+            seconds = (cost.towers + cost.shared) / machine.cores / machine.workers + cost.alone + waits[2]
+            hours["spark_hours"] = seconds / 3_600
+        return replace(step, **hours)
+
+    def _corpus(self) -> Step:
+        rows, size, kind = self.corpus.pairs, self.corpus.pair_bytes, self.settings.corpus.kind
+        if kind == "urls":
+            step = Step("corpus", f"{rows:,} URLs", ALIVE * rows * size, URL_BYTES * rows)
+            return self._timed(step, Cost(), spreads=True, waits=self._fetching(rows))
+        made = kind in ("images", "demo")
+        # Ready embeddings are read twice, for their digests and for their values.
+        read = rows * (8 * self.processor.encoder.dimension if kind == "embeddings" else size)
+        alone = START_SECONDS + read * (3 if made else 1) / BYTES_PER_SECOND
+        alone += rows * ROW_SECONDS if kind == "embeddings" else 0
+        cost = Cost(shared=rows * self.corpus.draw_seconds, alone=alone)
+        return self._timed(Step("corpus", f"{rows:,} pairs", rows * size if made else 0), cost)
+
+    def _fetching(self, urls: float, rounds: int = 1) -> list[float]:
+        """Seconds of downloads as `waits`."""
+        cores, workers = self.machine.cores, max(self.machine.workers, 1)
+        here = min(self.settings.corpus.download.processes, cores)
+        return [rounds * DOWNLOADER_SECONDS + urls / URLS_PER_CORE_SECOND / at for at in (here, here, cores * workers)]
+
+    def _base(self) -> Step:
+        encoder = self.processor.encoder
+        cost = Cost(alone=START_SECONDS + 3 * encoder.weights_bytes / BYTES_PER_SECOND)
+        if self.settings.encoder.model == "demo":
+            from react_pipeline.demo import ENCODED_NAMES
+
+            cost += Cost(ENCODED_NAMES * self.processor.encoding.text)
+        step = Step("base_checkpoint", f"{encoder.weights_bytes / 4e6:,.0f} M weights", encoder.weights_bytes)
+        return self._timed(step, cost)
+
+    def _embeddings(self) -> Step:
+        rows, encoding, corpus = self.corpus.pairs, self.processor.encoding, self.settings.corpus
+        disk = rows * (4.0 * self.processor.encoder.dimension + METADATA_BYTES)
+        cost = Cost(rows * (encoding.image + encoding.text), rows * encoding.prepare, START_SECONDS + encoding.start)
+        if corpus.kind == "embeddings":
+            has_text = bool(LAYOUTS[corpus.layout].text)
+            disk = 0 if has_text and corpus.subset is None else disk
+            cost = Cost(0 if has_text else rows * encoding.text)
+        return self._timed(Step("corpus_embeddings", f"{rows:,} pairs", disk), cost, spreads=True)
+
+    def _index(self) -> Step:
+        key, width, rows = self.key, self.processor.encoder.dimension, self.corpus.pairs
+        if self.settings.corpus.indices is not None:
+            return Step("faiss_index", "ready")
+        size = key.bytes(rows, width)
+        sample = 4 * width * min(key.sample_rows if key.trains else 0, rows)
+        cost = Cost(shared=index_seconds(rows, key, width, self.settings.index.recall_queries))
+        return self._timed(Step("faiss_index", key.text, 2 * size, size + sample), cost, spreads=bool(key.cells))
+
+    def _evaluation_sets(self) -> Step:
+        images = sum(domain.images for domain in self.domains.values())
+        alone = images * (PAIR_SECONDS + self.corpus.draw_seconds) + START_SECONDS * len(self.domains)
+        return self._timed(Step("evaluation_set", f"{images:,} images"), Cost(alone=alone))
+
+    def _set(self, stage: str) -> Step:
+        """Evaluation images are compared with, prompts are searched (but for a control), pairs are collected."""
+        searches, encoding, cost, pairs = stage == "retrieved_set", self.processor.encoding, Cost(alone=0), 0
+        waits = [0.0, 0.0, 0.0]
+        for domain in self.domains.values():
+            towers = domain.images * encoding.image + searches * domain.prompts * encoding.text
+            alone, pairs = START_SECONDS + domain.pairs * PAIR_SECONDS, pairs + domain.pairs
+            cost += Cost(towers, domain.images * encoding.prepare, alone)
+            if self.settings.corpus.kind == "embeddings":
+                fetching = self._fetching(domain.pairs / ALIVE, 1 + REFILL_ROUNDS)
+                waits = [sum(both) for both in zip(waits, fetching, strict=True)]
+        step = Step(stage, f"{pairs:,} pairs at most", pairs * min(self.corpus.pair_bytes, PAIR_BYTES))
+        if searches:
+            places = [self._searches("cpu"), self._searches("cuda"), self._searches("cpu", spreads=True)]
+            step = replace(step, search="; ".join(f"{slug}: {way}" for slug, (_, way) in places[0].items()))
+            waits = [sum((wait, *(first for first, _ in at.values()))) for wait, at in zip(waits, places, strict=True)]
+        return self._timed(step, cost, spreads=True, waits=waits)
+
+    def _searches(self, device: str, *, spreads: bool = False) -> dict[str, tuple[float, str]]:
+        """Of each domain that is searched, the seconds, and which way and why."""
+        built = Searched.planned(self.key, self.corpus.pairs, self.processor.encoder.dimension)
+        cores, found = self.machine.cores * (max(self.machine.workers, 1) if spreads else 1), {}
+        for slug, domain in self.domains.items():
+            if (settings := self.project.retrieval(slug)).choose == "all":
+                continue
+            choice = estimate(
+                settings.search,
+                built,
+                domain.prompts,
+                settings.k_per_prompt,
+                device=device,
+                spreads=spreads,
+                cores=cores,
+                precision=self.machine.precision,
+                templates=domain.templates,
+            )
+            found[slug] = (len(settings.modes) * choice.seconds, f"{choice.way} ({choice.reason})")
+        return found
+
+    def _trainings(self) -> Step:
+        cost, images, disk = Cost(alone=0), 0, 0.0
+        for slug, method in (key.split("/") for key in self.keys["customized_checkpoint"]):
+            domain, training = self.domains[slug], self.project.training(slug, method)
+            images += training.images(lambda pairs=domain.pairs: pairs)  # type: ignore[misc]
+            cost += self._training(domain, method, training)
+            width, classes = self.processor.encoder.dimension, len(domain.config.classes)
+            disk += 8 * width * classes if is_linear_head(method) else self.processor.encoder.weights_bytes
+        return self._timed(Step("customized_checkpoint", f"{images:,} images in all steps", disk), cost)
+
+    def _training(self, domain: _Domain, method: str, training: TrainingConfig) -> Cost:
+        encoding = self.processor.encoding
+        if is_linear_head(method):
+            training = training.in_steps(domain.pairs, training.batch_size)
+            seconds = head_step_seconds(self.processor.encoder.dimension, len(domain.config.classes), training)
+            seconds = START_SECONDS + training.steps * seconds
+            return Cost((domain.names + domain.prompts) * encoding.text, alone=seconds)
+        step = self.processor.step(method.removesuffix(CONTROL_SUFFIX), training)
+        texts = domain.pairs + (domain.names if training.class_prompt_fraction else 0)
+        return Cost(step.seconds(training, encoding, domain.pairs, texts))
+
+    def _results(self) -> Step:
+        encoding, keys = self.processor.encoding, [key.split("/") for key in self.keys["domain_results"]]
+        domains = [self.domains[slug] for slug, _ in keys]
+        images = sum(domain.images for domain in domains)
+        names = sum(self.domains[slug].names for slug, method in keys if not is_linear_head(method))
+        cost = Cost(
+            images * encoding.image + names * encoding.text, images * encoding.prepare, START_SECONDS * len(keys)
+        )
+        return self._timed(Step("domain_results", f"{images:,} images"), cost)
