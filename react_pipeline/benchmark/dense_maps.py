@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from react_pipeline.clip import DTYPES, LOGIT_SCALE, Clip, DenseTower, choose_precision, zero_shot_head
+from react_pipeline.clip import LOGIT_SCALE, Clip, DenseTower, zero_shot_head
 from react_pipeline.labelled import BACKGROUND, DenseImages
 from react_pipeline.settings import DenseConfig
 from react_pipeline.store import CorruptArtifact
@@ -66,34 +66,31 @@ def normalized(clip: Clip, image: Image.Image) -> Tensor:
     return ((pixels - mean[:, None, None]) / std[:, None, None])[None]
 
 
-def autocast(clip: Clip, precision: str) -> torch.autocast:
-    """The arithmetic of a tower on the model's device."""
-    dtype = DTYPES[choose_precision(precision, clip.device, "embedding.precision")]
-    return torch.autocast(clip.device, dtype, enabled=dtype != torch.float32)
-
-
-def resized(image: Image.Image, short_side: int, multiple: int, longest: int | None = None) -> Image.Image:
-    """The image with a short side of about so many pixels and both sides multiples of a patch."""
+def resized(image: Image.Image, short_side: int, longest: int | None = None) -> Image.Image:
+    """The image with this short side, or with this longest one if that is smaller; its ratio is kept."""
     scale = short_side / min(image.size)
     if longest and max(image.size) * scale > longest:
         scale = longest / max(image.size)
-    sides = [max(multiple, round(side * scale / multiple) * multiple) for side in image.size]
-    return image.resize((sides[0], sides[1]), Image.Resampling.BICUBIC)
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def padded(pixels: Tensor, multiple: int) -> Tensor:
+    """Normalized pixels (1, 3, H, W) with zeros, the mean colour, to the right and below: sides of whole patches."""
+    tall, wide = (-side % multiple for side in pixels.shape[-2:])
+    return functional.pad(pixels, (0, wide, 0, tall))
 
 
 class Segmenter:
     """Gives every pixel of an image a class by its name alone."""
 
-    def __init__(
-        self, clip: Clip, images: DenseImages, templates: Sequence[str], config: DenseConfig, precision: str = "fp32"
-    ) -> None:
-        """Encode the class names; `precision` is as `embedding.precision`.
+    def __init__(self, clip: Clip, images: DenseImages, templates: Sequence[str], config: DenseConfig) -> None:
+        """Encode the class names.
 
         Raises:
             InputError: If the tower has no dense features.
         """
         self.clip, self.config = clip, config
-        self.autocast = autocast(clip, precision)
         self.tower = DenseTower(clip.model, config.attention, config.residual, config.mlp)
         self.vectors = ClassVectors.of(clip, images.class_names, templates)
         self.background = images.background
@@ -103,10 +100,8 @@ class Segmenter:
     @torch.inference_mode()
     def __call__(self, image: Image.Image) -> NDArray[np.int64]:
         """Class ids (H, W) of an image."""
-        fitted = resized(image, self.config.short_side or self.tower.size, self.tower.stride)
-        shares = self._logits(normalized(self.clip, fitted), (image.height, image.width)).softmax(dim=0)
-        highest = shares.amax(dim=(1, 2))
-        shares[(highest < self.config.prompt_denoising) & (highest < highest.max())] = 0
+        pixels = normalized(self.clip, resized(image, self.config.short_side or self.tower.size))
+        shares = self._logits(pixels, (image.height, image.width)).softmax(dim=0)
         best, ids = shares.max(dim=0)
         if self.background is not None and self.config.background_below > 0:
             ids[best < self.config.background_below] = self.background
@@ -114,6 +109,8 @@ class Segmenter:
 
     def _logits(self, pixels: Tensor, size: tuple[int, int]) -> Tensor:
         """Mean over the windows that show a pixel, (C, *size), of pixels (1, 3, H, W)."""
+        shown = pixels.shape[-2:]
+        pixels = padded(pixels, self.tower.stride)
         window = self.config.window or (0 if self.tower.any_size else self.tower.size)
         side = window // self.tower.stride * self.tower.stride or max(pixels.shape)
         parts = [min(side, whole) for whole in pixels.shape[-2:]]
@@ -124,29 +121,41 @@ class Segmenter:
         tall, wide = parts
         windows = [pixels[0, :, top : top + tall, left : left + wide] for top, left in product(*starts)]
         cells = [
-            self._window_logits(torch.stack(windows[first : first + WINDOWS_AT_ONCE]))
+            self._window(torch.stack(windows[first : first + WINDOWS_AT_ONCE]))
             for first in range(0, len(windows), WINDOWS_AT_ONCE)
         ]
-        grid = torch.cat(cells).unflatten(0, [len(of_side) for of_side in starts])
+        grid = self._refined(cells).unflatten(0, [len(of_side) for of_side in starts])
         rows, columns = (
-            placed(starts[axis], parts[axis], grid.shape[2 + axis], pixels.shape[2 + axis], size[axis]).to(grid.device)
+            placed(starts[axis], parts[axis], grid.shape[2 + axis], pixels.shape[2 + axis], shown[axis], size[axis])
             for axis in (0, 1)
         )
+        rows, columns = rows.to(grid.device), columns.to(grid.device)
         return torch.einsum("xmw,ymwc->cyx", columns, torch.einsum("ynh,nmhwc->ymwc", rows, grid))
 
-    def _window_logits(self, windows: Tensor) -> Tensor:
-        """(B, h, w, C) of windows (B, 3, H, W)."""
-        with self.autocast:
-            features, keys = self.tower(windows)
+    def _window(self, windows: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits (B, h, w, C) of windows (B, 3, H, W), and the keys (B, h, w, W) if they are to be smoothed with."""
+        features, keys = self.tower(windows)
         logits = self.vectors.logits(features)
-        if self.config.key_smoothing:
-            logits = smoothed(logits, keys, self.config.key_smoothing)
         if not logits.isfinite().any(dim=-1).all():
             raise CorruptArtifact("the model gives dense features that are not finite; rematerialize its checkpoint")
-        return logits.clamp(min=-10 * LOGIT_SCALE)  # minus infinity would spread when it is interpolated
+        return logits, keys if self.config.key_smoothing else None
+
+    def _refined(self, cells: Sequence[tuple[Tensor, Tensor | None]]) -> Tensor:
+        """Logits (N, h, w, C) of all windows of an image, by MaskCLIP's refinements in MaskCLIP's order.
+
+        First prompt denoising: classes that no patch of the image is likely to show are left out. Then key smoothing,
+        which so spreads the shares of the others alone.
+        """
+        highest = torch.stack([logits.softmax(dim=-1).amax(dim=(0, 1, 2)) for logits, _ in cells]).amax(dim=0)
+        absent = (highest < self.config.prompt_denoising) & (highest < highest.max())
+        refined = [
+            logits if keys is None else smoothed(logits, keys, self.config.key_smoothing)
+            for logits, keys in ((logits.masked_fill(absent, -torch.inf), keys) for logits, keys in cells)
+        ]
+        return torch.cat(refined).clamp(min=-10 * LOGIT_SCALE)  # minus infinity would spread when it is interpolated
 
 
-def placed(starts: Sequence[int], part: int, cells: int, whole: int, size: int) -> Tensor:
+def placed(starts: Sequence[int], part: int, cells: int, whole: int, shown: int, size: int) -> Tensor:
     """What the cells of windows add to each pixel of one side, (size, windows, cells).
 
     Enlarging windows bilinearly, the mean of those that overlap, and the fit to the image are linear and the same along
@@ -157,12 +166,14 @@ def placed(starts: Sequence[int], part: int, cells: int, whole: int, size: int) 
         part: Pixels of a window.
         cells: Patches of a window.
         whole: Pixels of what the windows cover.
+        shown: Those of them that are the image; the rest pads it.
         size: Pixels of the image.
     """
     shares = torch.zeros(len(starts), cells, whole)
     for number, start in enumerate(starts):
         shares[number, :, start : start + part] = functional.interpolate(torch.eye(cells)[None], part, mode="linear")
-    return functional.interpolate(shares / shares.sum(dim=(0, 1)), size, mode="linear").permute(2, 0, 1)
+    mean = (shares / shares.sum(dim=(0, 1)))[..., :shown]
+    return functional.interpolate(mean, size, mode="linear").permute(2, 0, 1)
 
 
 def smoothed(logits: Tensor, keys: Tensor, threshold: float) -> Tensor:
@@ -179,7 +190,8 @@ def smoothed(logits: Tensor, keys: Tensor, threshold: float) -> Tensor:
     Returns:
         Logarithms of shares (B, h, w, C).
     """
-    shares, flat = logits.softmax(dim=-1).flatten(1, 2), keys.flatten(1, 2)
+    logs, flat = logits.log_softmax(dim=-1).flatten(1, 2), keys.flatten(1, 2)
+    shares = logs.exp()
     weights = functional.normalize((flat @ flat.mT).clamp(min=0), p=1, dim=-1)
     unsure = shares.amax(dim=-1, keepdim=True) < threshold
-    return torch.where(unsure, weights @ shares, shares).log().unflatten(1, logits.shape[1:3])
+    return torch.where(unsure, (weights @ shares).log(), logs).unflatten(1, logits.shape[1:3])

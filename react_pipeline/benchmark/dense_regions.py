@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as functional
 from PIL import Image
 from torch import Tensor
-from torchvision.ops import batched_nms, clip_boxes_to_image, roi_align
+from torchvision.ops import batched_nms, roi_align
 
-from react_pipeline.benchmark.dense_maps import ClassVectors, autocast, normalized, resized
+from react_pipeline.benchmark.dense_maps import ClassVectors, normalized, padded, resized
 from react_pipeline.benchmark.dense_measures import MAX_BOXES
-from react_pipeline.clip import Clip, DenseTower
+from react_pipeline.clip import EVALUATION_PRECISION, Clip, DenseTower
 from react_pipeline.embedding import Encoder
 from react_pipeline.settings import DenseConfig
 from react_pipeline.store import CorruptArtifact
@@ -29,9 +29,7 @@ MIN_SCORE, MAX_OVERLAP = 0.001, 0.5
 class Detector:
     """Classifies boxes of an image by the class names alone."""
 
-    def __init__(
-        self, clip: Clip, class_names: Sequence[str], templates: Sequence[str], config: DenseConfig, precision: str
-    ) -> None:
+    def __init__(self, clip: Clip, class_names: Sequence[str], templates: Sequence[str], config: DenseConfig) -> None:
         """Encode the class names.
 
         Raises:
@@ -41,8 +39,7 @@ class Detector:
         self.vectors = ClassVectors.of(clip, class_names, templates)
         of_map = config.regions == "roi"
         self.tower = DenseTower(clip.model, config.attention, config.residual, config.mlp) if of_map else None
-        self.encoder = None if of_map else Encoder(clip, precision)
-        self.autocast = autocast(clip, precision)
+        self.encoder = None if of_map else Encoder(clip, EVALUATION_PRECISION)
 
     @torch.inference_mode()
     def __call__(self, image: Image.Image, boxes: Tensor, objectness: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,19 +61,27 @@ class Detector:
         return boxes[rows[kept]], scores[rows[kept], classes[kept]], classes[kept]
 
     def region_vectors(self, image: Image.Image, boxes: Tensor) -> Tensor:
-        """Unit vectors (R, D) of boxes."""
+        """Unit vectors (R, D) of boxes.
+
+        The image keeps its ratio, and is padded to whole patches; to a square for a tower that takes no other.
+        """
         if self.tower is None:
             return self._crop_vectors(image, boxes)
-        short, longest = RESNET_SIDES if self.tower.is_resnet else (self.tower.size, None)
-        fitted = resized(image, self.config.short_side or short, self.tower.stride, longest)
-        if not self.tower.any_size:
-            fitted = image.resize((self.tower.size,) * 2, Image.Resampling.BICUBIC)
+        size = self.tower.size
+        if self.tower.any_size:
+            short, longest = RESNET_SIDES if self.tower.is_resnet else (size, None)
+            fitted, multiple = resized(image, self.config.short_side or short, longest), self.tower.stride
+        else:
+            fitted, multiple = resized(image, size, longest=size), size
         scale = torch.tensor([fitted.width / image.width, fitted.height / image.height]).repeat(2)
-        with self.autocast:
-            return self.tower.regions(normalized(self.clip, fitted), (boxes.float() * scale).to(self.clip.device))
+        pixels = padded(normalized(self.clip, fitted), multiple)
+        return self.tower.regions(pixels, (boxes.float() * scale).to(self.clip.device))
 
     def _crop_vectors(self, image: Image.Image, boxes: Tensor) -> Tensor:
-        """Of the box and of its surroundings, both as squares and resized; all crops of an image are one batch."""
+        """Of the box and of its surroundings, both as squares and resized; all crops of an image are one batch.
+
+        RoIAlign pads what is beyond the image with zeros, the mean colour.
+        """
         assert self.encoder is not None  # noqa: S101 - `regions: crop`
         size = self.clip.preprocess_cfg["size"]
         side = size if isinstance(size, int) else size[0]
@@ -87,10 +92,13 @@ class Detector:
 
 
 def squares(boxes: Tensor, factor: float, size: tuple[int, int]) -> Tensor:
-    """Squares around boxes (R, 4), moved into an image of (width, height); where too large for it, cut to it."""
+    """Squares around boxes (R, 4), at most as large as the longer side of an image of (width, height).
+
+    They are moved into the image; along a side that is shorter than the square, they are centred on the image.
+    """
     limits = torch.tensor(size, dtype=boxes.dtype)
-    half = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1, keepdim=True) * factor / 2
+    half = ((boxes[:, 2:] - boxes[:, :2]).amax(dim=1, keepdim=True) * factor / 2).clamp(max=max(size) / 2)
     lowest, highest = half.expand(-1, 2), limits - half
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    centres = torch.where(highest > lowest, centres.clamp(lowest, highest.maximum(lowest)), limits / 2 + 0 * centres)
-    return clip_boxes_to_image(torch.cat([centres - half, centres + half], dim=1), (size[1], size[0]))
+    centres = torch.where(highest >= lowest, centres.clamp(lowest, highest.maximum(lowest)), limits / 2 + 0 * centres)
+    return torch.cat([centres - half, centres + half], dim=1)

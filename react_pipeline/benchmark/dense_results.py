@@ -95,7 +95,6 @@ class _Measuring:
         self.project, self.domain, self.dense = project, project.domain(slug), project.config.dense
         self.slug, self.checkpoint, self.directory = slug, checkpoint, directory
         self.max_pixels = project.config.corpus.max_pixels
-        self.precision = project.config.embedding.precision
         self.per_class: list[list[Any]] = []
 
     @cached_property
@@ -128,9 +127,7 @@ class _Measuring:
         from react_pipeline.benchmark.dense_regions import Detector
 
         truth = images.truth or {}
-        detector = _or_unavailable(
-            lambda: Detector(self.clip, images.class_names, self._templates(images), self.dense, self.precision)
-        )
+        detector = _or_unavailable(lambda: Detector(self.clip, images.class_names, self._templates(images), self.dense))
         propose = box_source(kind, images, self.dense, self.clip.device)
         categories = [category["id"] for category in truth["categories"]]
         where = f"{images.entry.name}--{kind}"
@@ -173,9 +170,7 @@ class _Measuring:
     def _maps(self, images: DenseImages, source: str) -> dict[str, float]:
         from react_pipeline.benchmark.dense_maps import Segmenter
 
-        segmenter = _or_unavailable(
-            lambda: Segmenter(self.clip, images, self._templates(images), self.dense, self.precision)
-        )
+        segmenter = _or_unavailable(lambda: Segmenter(self.clip, images, self._templates(images), self.dense))
         predictor: Callable[[Image.Image], Any] = segmenter
         where, classes = f"{images.entry.name}--{source}", len(images.class_names)
         if source == "student":

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 from tqdm import tqdm
 
-from react_pipeline.benchmark.dense_maps import Segmenter, normalized, resized
+from react_pipeline.benchmark.dense_maps import Segmenter, normalized, padded, resized
 from react_pipeline.clip import read_weights
 from react_pipeline.corpus import decode_image
 from react_pipeline.labelled import FileSource, files_below
@@ -67,7 +67,9 @@ class Student:
     def __call__(self, image: Image.Image) -> NDArray[np.int64]:
         """Class ids (H, W) of an image."""
         self.network.eval()
-        logits = self.network(normalized(self.segmenter.clip, resized(image, self.side, MULTIPLE)))["out"]
+        pixels = normalized(self.segmenter.clip, resized(image, self.side))
+        tall, wide = pixels.shape[-2:]
+        logits = self.network(padded(pixels, MULTIPLE))["out"][..., :tall, :wide]
         return functional.interpolate(logits, (image.height, image.width), mode="bilinear")[0].argmax(0).cpu().numpy()
 
     def train(self, root: Path, folder: str, scratch: Path, max_pixels: int) -> None:
@@ -86,7 +88,7 @@ class Student:
 
         # Read again whenever it is drawn: a data set of photographs does not fit in memory.
         def labelled(number: int) -> tuple[Image.Image, NDArray[np.uint8]]:
-            image = resized(decode_image(source.read(number), max_pixels), self.side, 1)
+            image = resized(decode_image(source.read(number), max_pixels), self.side)
             return image, self._labels(image, scratch / f"{number}.npy")
 
         for number in tqdm(range(len(locations)), "pseudo labels", disable=None):

@@ -34,6 +34,7 @@ from .model import loaded_base as loaded_base
 from .model import save as save
 from .pixels import Pixels as Pixels
 from .precision import DTYPES as DTYPES
+from .precision import EVALUATION_PRECISION as EVALUATION_PRECISION
 from .precision import choose_precision as choose_precision
 from .precision import speedup as speedup
 from .prompts import class_prompts as class_prompts

@@ -16,6 +16,10 @@ logger = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+EVALUATION_PRECISION = "fp32"
+"""Of everything that is measured on labelled images, on any device: what differs between two results is the model.
+ELEVATER's toolkit measures so, and `auto` would be another precision on another machine."""
+
 MIN_SPEEDUP = 1.2
 """Over fp32, from which `auto` takes bf16 on a CPU. With instructions for it 2 to 10 were measured, without 0.01."""
 

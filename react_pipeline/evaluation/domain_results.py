@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
-from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
-from scipy.special import logsumexp  # type: ignore[import-untyped]
 
 from react_pipeline.clip import LOGIT_SCALE, load_classifier
+from react_pipeline.evaluation.calibration import calibrate, confidence
 from react_pipeline.labelled import encode_images, preprocessing_for, read_images
 from react_pipeline.lineage import resolve
 from react_pipeline.pipeline import method_key
@@ -23,14 +22,13 @@ from react_pipeline.project import Project
 from react_pipeline.store import Artifact, CorruptArtifact
 
 STAGE = "domain_results"
-EVALUATOR_VERSION = "2"
+EVALUATOR_VERSION = "3"
 """Changed by hand when the same checkpoint and images would get other numbers. Unequal versions are not compared."""
 
 METRICS = {"top1": "top-1 %", "top5": "top-5 %", "mean_per_class": "mean per class %"}
 """Fields of `EvalResult` that comparisons, the overview and MLflow show, with their headings."""
 
 TOP = 5
-TEMPERATURE_BOUNDS = (1e-2, 1e3)
 
 
 class ClassResult(BaseModel):
@@ -57,7 +55,9 @@ class EvalResult(BaseModel):
         top1: Fraction of the images whose class is ranked first.
         top5: Fraction whose class is among the first min(5, C).
         mean_per_class: Mean of the classes' own fractions, over the classes that have images.
-        temperature: With which the softmax of the logits is calibrated on these images, see `fit_temperature`.
+        temperature: With which the softmax of the logits is calibrated, fitted on all of these images.
+        calibration_error: Of such a temperature on images that it was not fitted on, see `held_out_error`.
+        uncalibrated_error: The same error of CLIP's own softmax.
         per_class: In the order of the domain's classes.
     """
 
@@ -76,6 +76,8 @@ class EvalResult(BaseModel):
     top5: float | None = None
     mean_per_class: float | None = None
     temperature: float | None = None
+    calibration_error: float | None = None
+    uncalibrated_error: float | None = None
     per_class: tuple[ClassResult, ...] = ()
     unavailable: str | None = None
 
@@ -97,7 +99,8 @@ class EvalResult(BaseModel):
 def evaluate(project: Project, slug: str, method: str) -> Artifact:
     """Publish the zero-shot result of a method on the domain's evaluation set.
 
-    Zero-shot, because no labelled image is learned from: `linear-head` too is trained on retrieved pairs alone.
+    Zero-shot, because no labelled image is learned from: `linear-head` too is trained on retrieved pairs alone. In
+    fp32 on any device, so that results of two machines, and those of the benchmark, may be compared.
 
     Files: `result.json` (`EvalResult`), `per_class.parquet` and, where the set is available, `predictions.parquet`
     (image, class_id, predicted: class ids of the first min(5, C), probability of the first).
@@ -142,13 +145,12 @@ def write_evaluation(
     if reason:
         _write_result(directory, EvalResult(**about, unavailable=reason))
         return {"unavailable": reason}
-    from react_pipeline.clip import choose_device, choose_precision  # they load torch
+    from react_pipeline.clip import EVALUATION_PRECISION, choose_device  # they load torch
 
     images = read_images(evaluation_set, domain)
     device = choose_device(project.config.device)
-    precision = choose_precision(project.config.embedding.precision, device, "embedding.precision")
     clip, head = load_classifier(checkpoint, parents.get("base_checkpoint"), domain, device)
-    vectors = encode_images(project.config, clip, images, preprocessing_for(clip, domain))
+    vectors = encode_images(project.config, clip, images, preprocessing_for(clip, domain), EVALUATION_PRECISION)
     logits = LOGIT_SCALE * vectors @ head.numpy()
     if not np.isfinite(logits).all():
         raise CorruptArtifact(
@@ -156,25 +158,18 @@ def write_evaluation(
         )
     ranked = np.argsort(-logits, axis=1, kind="stable")[:, :TOP]
     class_ids = images["class_id"].to_numpy()
-    temperature = fit_temperature(logits, class_ids)
-    result = EvalResult(**about, **score(ranked, class_ids, domain.class_names), temperature=temperature)
+    calibration = calibrate(logits, class_ids)
+    result = EvalResult(**about, **score(ranked, class_ids, domain.class_names), **calibration)
     _write_result(directory, result)
-    exponentials = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    predictions = pd.DataFrame(
-        {
-            "image": images["name"],
-            "class_id": images["class_id"],
-            "predicted": ranked.tolist(),
-            # The largest exponential is exp(0) = 1.
-            "probability": 1 / exponentials.sum(axis=1),
-        }
-    )
+    columns = {"image": images["name"], "class_id": class_ids, "predicted": ranked.tolist()}
+    predictions = pd.DataFrame({**columns, "probability": confidence(logits, 1.0)})
     predictions.to_parquet(directory / "predictions.parquet", index=False)
     return {
         **result.model_dump(include={*METRICS, "n", "n_classes"}),
+        **calibration,
         "seconds": round(time.monotonic() - started, 2),
         "device": device,
-        "precision": precision,
+        "precision": EVALUATION_PRECISION,
     }
 
 
@@ -211,24 +206,3 @@ def _write_result(directory: Path, result: EvalResult) -> None:
     table = pd.DataFrame(rows, columns=["class", "images", "correct", "accuracy", "correct_top5"])
     table["accuracy"] = table["accuracy"].astype("float64")
     table.to_parquet(directory / "per_class.parquet", index=False)
-
-
-def fit_temperature(logits: NDArray[np.float32], class_ids: NDArray[np.int64]) -> float:
-    """The temperature T that minimises the cross-entropy of softmax(logits / T): temperature scaling (Guo et al. 2017).
-
-    Targets are smoothed by 1 / (N + 2), as Platt's are, so that a set without an error gives no infinite certainty.
-
-    Args:
-        logits: (N, C).
-        class_ids: True class ids (N,).
-    """
-    scores = logits.astype(np.float64)
-    smoothing = 1 / (len(scores) + 2)
-    expected = (1 - smoothing) * scores[np.arange(len(scores)), class_ids] + smoothing * scores.mean(axis=1)
-
-    def loss(log_temperature: float) -> float:
-        scale = np.exp(-log_temperature)
-        return float((logsumexp(scores * scale, axis=1) - expected * scale).mean())
-
-    # Convex in 1 / T, so there is one minimum.
-    return float(np.exp(minimize_scalar(loss, bounds=np.log(TEMPERATURE_BOUNDS), method="bounded").x))

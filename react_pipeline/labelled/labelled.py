@@ -149,7 +149,11 @@ def preprocessing_for(clip: Clip, domain: DomainConfig) -> Preprocess:
 
 
 def encode_images(
-    config: PipelineConfig, clip: Clip, images: pd.DataFrame, preprocess: Preprocess | None = None
+    config: PipelineConfig,
+    clip: Clip,
+    images: pd.DataFrame,
+    preprocess: Preprocess | None = None,
+    precision: str | None = None,
 ) -> NDArray[np.float32]:
     """Encode labelled images; the next batch is decoded in threads while one is encoded.
 
@@ -157,6 +161,7 @@ def encode_images(
         config: For the batch size, workers and precision of `embedding`, and `corpus.max_pixels`.
         images: Of `read_images`.
         preprocess: Of `preprocessing_for`; unset: the model's own, as for the corpus.
+        precision: Unset: that of `embedding`, so that the vectors compare with those of the corpus.
 
     Returns:
         Unit vectors, float32 (N, D), in the order of `images`.
@@ -169,7 +174,7 @@ def encode_images(
 
     from react_pipeline.embedding import LONG_RUN, Encoder
 
-    encoder = Encoder(clip, config.embedding.precision, long_run=len(images) >= LONG_RUN)
+    encoder = Encoder(clip, precision or config.embedding.precision, long_run=len(images) >= LONG_RUN)
     published = PublishedImages(tuple(images["path"]), tuple(images["sha256"]), config.corpus.max_pixels)
 
     def prepare(position: int) -> torch.Tensor:

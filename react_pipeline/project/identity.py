@@ -142,8 +142,7 @@ def domain_results(project: Project, key: str) -> dict[str, Any]:
     slug, method = key.split("/")
     evaluation = project.domain(slug).evaluation
     squash = evaluation is not None and evaluation.squash
-    measured = {"method": method, "precision": project.config.embedding.precision, "squash": squash}
-    return {**measured, **_classes(project, slug)}
+    return {"method": method, "squash": squash, **_classes(project, slug)}
 
 
 def nothing(_project: Project, _key: str) -> dict[str, Any]:
@@ -182,4 +181,4 @@ def dense_results(project: Project, key: str) -> dict[str, Any]:
     if not project.config.dense.student_images:
         dense = {name: value for name, value in dense.items() if not name.startswith("student_")}
     of_domain = {"templates": _classes(project, slug)["templates"]} if project.config.dense.own else {}
-    return {**dense, "precision": project.config.embedding.precision, **of_domain}
+    return {**dense, **of_domain}

@@ -32,7 +32,7 @@ class PairVectors:
 
     @classmethod
     def read(cls, pairs: CollectedPairs, embeddings: Artifact) -> Self:
-        """The rows of `corpus_embeddings`, which the same base encoded in the precision that it is measured in."""
+        """The rows of `corpus_embeddings`, which the same base encoded, in the precision of `embedding`."""
 
         def side(name: Side) -> Tensor:
             vectors = torch.from_numpy(vectors_of(embeddings, name, pairs.rows))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from react_pipeline.clip import choose_device, load_classifier
+from react_pipeline.evaluation import EvalResult
 from react_pipeline.lineage import fresh
 from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
@@ -122,5 +123,13 @@ def calibration_of(
         result = entry.result
         alike = entry.artifact.manifest["config"].get("templates") == templates
         if alike and result.temperature is not None and [one.name for one in result.per_class] == domain.class_names:
-            return result.temperature, f"{result.n:,} labelled images of {result.dataset}"
+            return result.temperature, _fitted_on(result)
     return None, ""
+
+
+def _fitted_on(result: EvalResult) -> str:
+    images = f"{result.n:,} labelled images of {result.dataset}"
+    if result.calibration_error is None or result.uncalibrated_error is None:
+        return images
+    errors = f"{100 * result.calibration_error:.1f} points, {100 * result.uncalibrated_error:.1f} without it"
+    return f"{images}; calibration error {errors}, each half measured with the temperature of the other"

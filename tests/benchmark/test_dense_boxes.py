@@ -106,18 +106,20 @@ def test_proposals_of_a_checkpoint_are_torchvisions_own(boxes: DenseImages, tmp_
             box_source("rpn", boxes, set_up.model_copy(update={"rpn_model": name}), "cpu")
 
 
-def test_squares_hold_their_boxes_and_stay_in_the_image() -> None:
-    found = squares(
-        torch.tensor([[10.0, 20.0, 30.0, 24.0], [0.0, 0.0, 4.0, 8.0], [0.0, 10.0, 100.0, 20.0]]), 1.5, (100, 60)
-    )
+def test_squares_hold_their_boxes_and_stay_in_the_image_if_they_can() -> None:
+    places = [[10.0, 20.0, 30.0, 24.0], [0.0, 0.0, 4.0, 8.0], [0.0, 10.0, 100.0, 20.0], [60.0, 0.0, 100.0, 50.0]]
+    found = squares(torch.tensor(places), 1.5, (100, 60))
     torch.testing.assert_close(found[0], torch.tensor([5.0, 7.0, 35.0, 37.0]))
     torch.testing.assert_close(found[1], torch.tensor([0.0, 0.0, 12.0, 12.0]))
-    torch.testing.assert_close(found[2], torch.tensor([0.0, 0.0, 100.0, 60.0]))  # larger than the image: all of it
+    # Larger than the image, they are centred on it: RoIAlign pads them, and nothing is distorted.
+    torch.testing.assert_close(found[2], torch.tensor([0.0, -20.0, 100.0, 80.0]))
+    torch.testing.assert_close(found[3], torch.tensor([25.0, -7.5, 100.0, 67.5]))
+    torch.testing.assert_close(found[:, 2] - found[:, 0], found[:, 3] - found[:, 1])
 
 
 def detector(clip: Clip, monkeypatch: pytest.MonkeyPatch, vectors: Tensor, **fields: Any) -> Detector:
     """One whose regions have given vectors, over three classes whose vectors are the axes."""
-    made = Detector(clip, ["a", "b", "c"], ["{}"], DenseConfig.model_validate(fields), "fp32")
+    made = Detector(clip, ["a", "b", "c"], ["{}"], DenseConfig.model_validate(fields))
     made.vectors.head.copy_(torch.eye(32)[:, :3])
     monkeypatch.setattr(made, "region_vectors", lambda _image, _boxes: vectors)
     return made
@@ -150,7 +152,7 @@ def test_objectness_is_fused_by_the_root_of_the_product(clip: Clip, monkeypatch:
 
 @pytest.mark.parametrize("regions", ["crop", "roi"])
 def test_regions_of_an_image_are_encoded_and_none_are_no_detections(clip: Clip, regions: str) -> None:
-    made = Detector(clip, ["a", "b"], ["{}"], DenseConfig.model_validate({"regions": regions}), "fp32")
+    made = Detector(clip, ["a", "b"], ["{}"], DenseConfig.model_validate({"regions": regions}))
     image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8))
     vectors = made.region_vectors(image, PLACES)
     assert vectors.shape == (3, 32)
@@ -161,3 +163,21 @@ def test_regions_of_an_image_are_encoded_and_none_are_no_detections(clip: Clip, 
         whole = made.region_vectors(small, torch.tensor([[0.0, 0.0, 32.0, 32.0]]))
         wanted = clip.encode_images(clip.preprocess(small)[None])
         torch.testing.assert_close(whole, wanted, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("any_size", "shape"), [(True, (32, 48)), (False, (32, 32))])
+def test_an_image_for_regions_keeps_its_ratio_and_is_padded(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch, any_size: bool, shape: tuple[int, int]
+) -> None:
+    made = Detector(clip, ["a", "b"], ["{}"], DenseConfig(regions="roi"))
+    assert made.tower is not None
+    monkeypatch.setattr(made.tower, "any_size", any_size)
+    given: list[Tensor] = []
+    monkeypatch.setattr(made.tower, "regions", lambda *inputs: given.extend(inputs))
+    made.region_vectors(Image.new("RGB", (90, 64), "white"), torch.tensor([[0.0, 0.0, 90.0, 64.0]]))
+    pixels, boxes = given
+    assert pixels.shape[-2:] == shape
+    ratio = boxes[0, 2] / boxes[0, 3]
+    assert ratio == pytest.approx(90 / 64, rel=0.03)  # to a pixel
+    wide, tall = boxes[0, 2:].int().tolist()
+    assert pixels[..., :tall, :wide].eq(1).all() and pixels.sum() == 3 * tall * wide

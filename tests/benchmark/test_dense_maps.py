@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from support_dense import CLASSES, OWN, write_sets
 
-from react_pipeline.benchmark.dense_maps import ClassVectors, Segmenter, resized, smoothed
+from react_pipeline.benchmark.dense_maps import ClassVectors, Segmenter, padded, resized, smoothed
 from react_pipeline.benchmark.dense_student import Student
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.labelled.dense_sets import DenseImages, read_dense_set
@@ -67,7 +67,7 @@ def test_pixels_have_the_mean_of_the_windows_that_show_them(clip: Clip, masks: D
     total, times = torch.zeros(1, made.vectors.count, 64, 80), torch.zeros(64, 80)
     for top, left in ((top, left) for top in (0, 32) for left in (0, 32, 48)):
         place = slice(top, top + 32), slice(left, left + 32)
-        cells = made._window_logits(pixels[:, :, *place]).permute(0, 3, 1, 2)
+        cells = made._refined([made._window(pixels[:, :, *place])]).permute(0, 3, 1, 2)
         total[:, :, *place] += torch.nn.functional.interpolate(cells, (32, 32), mode="bilinear")
         times[place] += 1
     for size in ((64, 80), (50, 90)):
@@ -96,9 +96,39 @@ def test_prompt_denoising_leaves_out_classes_that_are_nowhere_likely(clip: Clip,
         made(image)
 
 
-def test_sides_keep_their_ratio_and_are_multiples_of_a_patch() -> None:
-    assert resized(Image.new("RGB", (640, 427)), 512, 16).size == (768, 512)
-    assert resized(Image.new("RGB", (3000, 1000)), 800, 32, 1_333).size == (1344, 448)
+def test_classes_that_are_nowhere_likely_are_left_out_before_keys_are_smoothed(clip: Clip, masks: DenseImages) -> None:
+    made = segmenter(clip, masks, prompt_denoising=0.6, key_smoothing=1.0)
+    # Over two windows of two patches: only classes 0 and 1 are likely somewhere. Of class 2 every patch has a third.
+    shares = torch.tensor([[[0.65, 0.05, 0.30], [0.35, 0.34, 0.31]], [[0.05, 0.65, 0.30], [0.35, 0.34, 0.31]]])
+    keys = torch.nn.functional.normalize(torch.tensor([[[1.0, 0.0], [1.0, 1.0]]]).expand(2, 2, 2), dim=-1)
+    cells = [(shares[number].log().view(1, 1, 2, 3), keys[number].view(1, 1, 2, 2)) for number in (0, 1)]
+    refined = made._refined(cells)
+    assert refined.shape == (2, 1, 2, 3)
+    found = refined.softmax(dim=-1)
+    left = torch.nn.functional.pad(torch.nn.functional.normalize(shares[..., :2], p=1, dim=-1), (0, 1))
+    for number in (0, 1):
+        expected = smoothed(left[number].log().view(1, 1, 2, 3), cells[number][1], 1.0).exp()
+        torch.testing.assert_close(found[number], expected[0])
+    # The likeliest class stays, however little likely it is.
+    alone = segmenter(clip, masks, prompt_denoising=1.0)._refined([(logits, None) for logits, _ in cells])
+    assert alone.argmax(dim=-1).unique().tolist() in ([0], [1], [0, 1])
+    assert (alone.softmax(dim=-1)[..., 2] == 0).all()
+
+
+def test_images_keep_their_ratio_and_are_padded_to_whole_patches() -> None:
+    assert resized(Image.new("RGB", (640, 427)), 512).size == (767, 512)
+    assert resized(Image.new("RGB", (3000, 1000)), 800, 1_333).size == (1333, 444)
+    pixels = torch.ones(1, 3, 444, 1333)
+    assert padded(pixels, 32).shape == (1, 3, 448, 1344)
+    assert padded(pixels, 32).sum() == pixels.sum() and padded(pixels, 32)[..., :444, :1333].eq(1).all()
+    assert padded(pixels[..., :448], 4).shape == (1, 3, 444, 448)
+
+
+def test_pixels_of_the_padding_are_not_in_the_map(clip: Clip, masks: DenseImages) -> None:
+    made = segmenter(clip, masks)
+    pixels = torch.randn(1, 3, 64, 72)  # padded to 80
+    whole = made._logits(padded(pixels, 16), (64, 80))
+    torch.testing.assert_close(made._logits(pixels, (64, 72)), whole[..., :72], atol=1e-3, rtol=1e-4)
 
 
 STUDENT = {"student_steps": 4, "student_batch": 2, "student_model": "lraspp_mobilenet_v3_large", "short_side": 64}

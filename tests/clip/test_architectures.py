@@ -19,7 +19,9 @@ from react_pipeline.clip.model import Clip
 from react_pipeline.clip.tower import ImageTower
 from react_pipeline.settings.config import DomainConfig
 from react_pipeline.settings.training import TrainingConfig
+from react_pipeline.store.artifacts import Inputs
 from react_pipeline.training.distributed import World
+from react_pipeline.training.observer import NoObserver
 from react_pipeline.training.trainer import Trainer
 
 TEXT = {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1}
@@ -176,13 +178,15 @@ def test_gated_blocks_that_do_not_train_still_count_in_the_tower_of_the_training
     torch.testing.assert_close(tower(batch), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_training_starts_at_the_base_to_the_last_bit(model: nn.Module, tmp_path: Path) -> None:
-    side = model.visual.image_size[0]
+def trainer_of(model: nn.Module, method: str, scratch: Path, **fields: Any) -> Trainer:
+    """A training on drawings."""
+    size = model.visual.image_size
+    side = size if isinstance(size, int) else size[0]
 
     def tokenizer(texts: list[str]) -> Tensor:
         return torch.tensor([[1 + len(text) % 60] * 7 + [63] for text in texts])
 
-    width = model.encode_image(images(model)).shape[1]
+    width = model.encode_image(torch.zeros(1, 3, side, side)).shape[1]
     clip = Clip(
         model,
         tokenizer,
@@ -192,7 +196,23 @@ def test_a_training_starts_at_the_base_to_the_last_bit(model: nn.Module, tmp_pat
     )
     pairs = DrawnPairs([(shape, colour) for shape in SHAPES for colour in COLOURS])
     domain = DomainConfig(slug="shapes", classes=SHAPES, templates=("a {}",))
-    training = TrainingConfig(augmentation="none", batch_size=8, workers=0, last_k_layers=2)
-    trainer = Trainer(clip, pairs, domain, "gated-image", training, World(), tmp_path)
+    training = TrainingConfig(augmentation="none", batch_size=8, workers=0, last_k_layers=2, **fields)
+    return Trainer(clip, pairs, domain, method, training, World(), scratch)
+
+
+def test_a_training_starts_at_the_base_to_the_last_bit(model: nn.Module, tmp_path: Path) -> None:
+    trainer = trainer_of(model, "gated-image", tmp_path)
     assert trainer.step0_max_difference == 0
     assert trainer.trainable_parameters > 0
+
+
+def test_a_resnet_keeps_its_batch_statistics_and_trains_their_scale_and_shift(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    vision = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}
+    model = CLIP(16, vision, TEXT).eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    trainer = trainer_of(model, "locked-text", tmp_path, steps=2, learning_rate=1e-2, warmup_steps=0, precision="fp32")
+    trainer.run(NoObserver(), Inputs("customized_checkpoint", "shapes/locked-text", {}, {}, "1"))
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name for name, _ in model.visual.named_buffers()} and not changed & dict(model.named_buffers()).keys()
+    assert {"visual.bn1.weight", "visual.bn1.bias", "visual.layer4.0.bn1.weight"} <= changed

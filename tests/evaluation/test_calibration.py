@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from react_pipeline.evaluation.domain_results import fit_temperature
+from react_pipeline.evaluation.calibration import error_of_confidence, fit_temperature, held_out_error
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
@@ -23,3 +23,43 @@ def test_a_small_set_without_an_error_gives_no_certainty() -> None:
     exponentials = np.exp(logits[0] / temperature)
     # 1 of 10 by the smoothing, a quarter of which falls to the right class.
     assert exponentials[0] / exponentials.sum() == pytest.approx(0.925, abs=1e-3)
+
+
+def drawn(n: int, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (N, 3), and class ids drawn from their softmax with a temperature."""
+    chance = np.random.default_rng(1)
+    logits = 3 * chance.standard_normal((n, 3)).astype(np.float32)
+    return logits, (logits / temperature + chance.gumbel(size=logits.shape)).argmax(axis=1)
+
+
+def test_the_error_is_the_difference_of_confidence_and_accuracy_over_bins() -> None:
+    logits, labels = drawn(400, 2.0)
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    expected = 0.0
+    for low in range(15):
+        inside = (confidence >= low / 15) & (confidence < (low + 1) / 15)
+        if inside.any():
+            expected += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+    assert error_of_confidence(logits, labels, 1.0) == pytest.approx(expected, rel=1e-4)
+    certain = np.array([[1e4, 0.0], [1e4, 0.0]], np.float32)
+    assert error_of_confidence(certain, np.array([0, 1]), 1.0) == pytest.approx(0.5)
+
+
+def test_each_half_is_measured_with_the_temperature_of_the_other() -> None:
+    # One class, so every second image is of one half: those are all right, the others all wrong, and equally certain.
+    logits = np.tile(np.array([[4.0, 0.0], [0.0, 4.0]], np.float32), (50, 1))
+    labels = np.zeros(100, dtype=np.int64)
+    of_right, of_wrong = (fit_temperature(logits[start::2], labels[start::2]) for start in (0, 1))
+    assert of_right < 1 < of_wrong
+    expected = error_of_confidence(logits, labels, np.tile([of_wrong, of_right], 50))
+    assert held_out_error(logits, labels) == pytest.approx(expected)
+    # Fitted on all of them, half are right with a confidence of a half: nothing would be seen.
+    assert error_of_confidence(logits, labels, fit_temperature(logits, labels)) < 0.01 < 0.4 < expected
+    assert held_out_error(logits[:1], labels[:1]) is None
+
+
+def test_the_held_out_error_of_a_right_temperature_is_small() -> None:
+    logits, labels = drawn(4_000, 4.0)
+    error = held_out_error(logits, labels)
+    assert error is not None and error < 0.03 < 0.15 < error_of_confidence(logits, labels, 1.0)

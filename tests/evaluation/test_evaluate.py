@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from react_pipeline.clip.base import publish_base
 from react_pipeline.clip.classifier import zero_shot_head
 from react_pipeline.clip.model import load
 from react_pipeline.evaluation.domain_results import EVALUATOR_VERSION, EvalResult, evaluate, score
-from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
+from react_pipeline.labelled.labelled import encode_images, publish_evaluation_set, read_images
 from react_pipeline.pipeline import STAGES
 from react_pipeline.project.project import Project
 from react_pipeline.store.artifacts import Artifact
@@ -29,6 +30,10 @@ def result(tiny_project: Project) -> Artifact:
     publish_base(tiny_project)
     publish_evaluation_set(tiny_project, "shapes")
     return evaluate(tiny_project, "shapes", "base")
+
+
+def result_set(project: Project) -> Artifact:
+    return project.store.current("evaluation_set", "shapes")
 
 
 @pytest.mark.parametrize("templates", [["a photo of a {}."], ["a {}", "the {}, drawn", "a photo of a {}."]])
@@ -79,6 +84,26 @@ def test_a_result_agrees_with_its_tables_and_with_a_computation_by_hand(
     per_class = pd.read_parquet(result.file("per_class.parquet"))
     assert per_class["class"].tolist() == list(SHAPES)
     assert per_class["correct"].sum() == round(value.top1 * value.n)
+
+
+def test_a_result_is_in_full_precision_whatever_the_corpus_is_embedded_in(make_project: Callable[..., Project]) -> None:
+    project = make_project(embedding={"precision": "bf16"})
+    publish_base(project)
+    publish_evaluation_set(project, "shapes")
+    result = evaluate(project, "shapes", "base")
+    assert result.counts["precision"] == "fp32"
+    clip, images = load(project.store.current("base_checkpoint", "all").path), read_images(result_set(project))
+    vectors = encode_images(project.config, clip, images, precision="fp32")
+    logits = 100 * torch.from_numpy(vectors) @ zero_shot_head(clip, SHAPES, ["a drawing of a {}", "a {} shape"])
+    found = pd.read_parquet(result.file("predictions.parquet"))["probability"]
+    np.testing.assert_allclose(found, logits.softmax(dim=1).amax(dim=1), rtol=1e-5)
+    assert evaluate(make_project(embedding={"precision": "fp32"}), "shapes", "base").reused
+
+
+def test_a_result_has_a_temperature_and_its_error_on_images_that_it_was_not_fitted_on(result: Artifact) -> None:
+    value = EvalResult.read(result)
+    assert value.temperature is not None and value.calibration_error is not None
+    assert result.counts["calibration_error"] == value.calibration_error != value.uncalibrated_error
 
 
 def test_a_result_names_what_it_was_measured_on_and_with(tiny_project: Project, result: Artifact) -> None:
