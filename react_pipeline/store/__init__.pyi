@@ -4,6 +4,7 @@ from .artifacts import Artifact as Artifact
 from .artifacts import Inputs as Inputs
 from .artifacts import canonical_json as canonical_json
 from .artifacts import digest_of as digest_of
+from .artifacts import link_file as link_file
 from .artifacts import read_manifest as read_manifest
 from .attempts import scratch_of as scratch_of
 from .durable import CACHE as CACHE

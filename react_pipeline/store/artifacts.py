@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -171,6 +172,22 @@ def verify(artifact: Artifact, *, anew: bool = False) -> None:
 def remember_verified(artifact: Artifact) -> None:
     """Spare the hashing of an artifact whose manifest was just made of these very files."""
     _remember(artifact, _stamp(artifact))
+
+
+def link_file(artifact: Artifact, name: str, place: Path) -> bool:
+    """Give a file of an opened artifact a second name, for a reader that never writes to it.
+
+    Returns:
+        Whether it has it; false where the place is on another disk, or the file system knows no links.
+    """
+    verified = _verified.get(artifact.path) == _stamp(artifact)
+    try:
+        os.link(artifact.file(name), place)
+    except OSError:
+        return False
+    if verified:  # a link changes the time of change, by which that is remembered
+        remember_verified(artifact)
+    return True
 
 
 def slug_of(stage: str, key: str, fingerprint: str) -> str:

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from stat import S_ISREG
+from stat import S_IMODE, S_ISREG
 from typing import Any, TextIO
 
 from react_pipeline.store.errors import CorpusError
@@ -128,7 +128,14 @@ def fsync(path: Path) -> None:
 
 
 def fsync_tree(root: Path) -> None:
-    """`fsync` of everything below a directory, and of itself."""
+    """`fsync` of everything below a directory, and of itself; files get the mode that the umask gives new ones.
+
+    Programs that write to a temporary file and rename it leave mode 600 behind.
+    """
+    mode = S_IMODE(root.stat().st_mode) & 0o666
+    for path in root.rglob("*"):
+        if path.is_file() and not path.is_symlink() and S_IMODE(path.stat().st_mode) != mode:
+            path.chmod(mode)
     for path in [*root.rglob("*"), root]:
         fsync(path)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -87,6 +88,7 @@ class LiveRun:
         self._records: deque[Mapping[str, Any]] = deque(maxlen=MAX_WAITING_RECORDS)
         self._unwritten: list[Row] = []
         self._thread: threading.Thread | None = None
+        self._started_ms: int | None = None
         self._ended = threading.Event()
         self._abandoned = False
         self._warned = False
@@ -107,6 +109,7 @@ class LiveRun:
     def started(self, inputs: Inputs, first_step: int) -> None:
         """Open the run of these inputs, or go on in the one that an earlier try left, without waiting for it."""
         if self._thread is None:
+            self._started_ms = round(1000 * time.time())
             with suppress(ImportError):  # reported by the thread, like any other problem with MLflow
                 # Not left to the thread: a decoding process that is forked in the middle of an import may hang.
                 import mlflow  # noqa: F401
@@ -196,7 +199,8 @@ class LiveRun:
         if self._abandoned:
             return None
         tags = tags_of(inputs, self._dagster_run_id, self._dagster)
-        run, found = self._runs.open(client, tags, inputs.key)
+        # A short training may end before MLflow answers.
+        run, found = self._runs.open(client, tags, inputs.key, self._started_ms)
         run_id = str(run.info.run_id)
         if run.info.status == FINISHED:
             logger.info("MLflow has a finished run of %s already: nothing is streamed", inputs.key)

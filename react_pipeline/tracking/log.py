@@ -202,7 +202,8 @@ class Tracking:
             artifact = project.store.open(entry["stage"], entry["key"], entry["fingerprint"])
         except (MissingArtifact, CorruptArtifact):
             return ""  # pruned or damaged since; what replaces it is logged for itself
-        started = created_ms(artifact) - round(1000 * float(artifact.counts.get("seconds") or 0))
+        seconds_ms = round(1000 * float(artifact.counts.get("seconds") or 0))
+        started = created_ms(artifact) - seconds_ms
         tags = tags_of(artifact, entry["dagster_run_id"], dagster_url(project))
         run, found = self.runs.open(client, tags, artifact.key, started)
         run_id = str(run.info.run_id)
@@ -224,7 +225,8 @@ class Tracking:
             self._log_differences(client, project, artifact)
         if artifact.stage in ("comparison", "overview"):
             self._log_best(client, artifact, run)
-        client.set_terminated(run_id, FINISHED, created_ms(artifact))
+        # A manifest has whole seconds, and a run that was streamed has the time at which its training began.
+        client.set_terminated(run_id, FINISHED, max(created_ms(artifact), run.info.start_time + seconds_ms))
         return run_id
 
     def _log_inputs(self, client: MlflowClient, project: Project, artifact: Artifact, run_id: str) -> Measured:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from react_pipeline.evaluation import TRAINED
 from react_pipeline.pipeline import ALL, STAGES
 from react_pipeline.project import Project
+from react_pipeline.settings import CONTROL_SUFFIX
 from react_pipeline.store import Artifact
 from react_pipeline.tracking.package import FOLDER, save_served, write_package
 from react_pipeline.tracking.versions import find_model, find_version, model_name
@@ -117,12 +118,21 @@ def _register(client: MlflowClient, model: LoggedModel, artifact: Artifact, run_
             model.artifact_location,
             run_id,
             tags={**tags, MODEL_TAG: model.model_id},
+            description=_described(artifact),
             await_creation_for=0,
             model_id=model.model_id,
         )
         # What the page of models links to the registry by.
         registered = json.dumps([{"name": name, "version": str(version.version)}])
         client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": registered})
+
+
+def _described(artifact: Artifact) -> str:
+    """What a version is, until a verdict says what became of it."""
+    method = artifact.key.split("/")[1]
+    kind = "random" if method.endswith(CONTROL_SUFFIX) else "retrieved"
+    pairs, steps = (int(artifact.counts.get(name) or 0) for name in ("pairs", "steps"))
+    return f"{method}, trained in {steps:,} steps on {pairs:,} {kind} pairs"
 
 
 def datasets_of(artifact: Artifact) -> list[DatasetInput]:

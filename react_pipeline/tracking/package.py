@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import io
 import logging
-import os
 import shutil
 from contextlib import suppress
 from importlib import metadata
@@ -40,8 +39,6 @@ PACKAGE, CALIBRATION = "use:write_package", "use:write_calibration"
 FOLDER = "model"
 """Of the exported folder, among the model's `artifacts`."""
 
-_WEIGHTS = "open_clip_model.safetensors"
-
 
 def write_package(project: Project, checkpoint: Artifact, folder: Path) -> bool:
     """Write a trained checkpoint into an empty folder, to be used without the store.
@@ -54,10 +51,6 @@ def write_package(project: Project, checkpoint: Artifact, folder: Path) -> bool:
     except ReactError as error:
         logger.warning("%s %s is logged without a model to load: %s", checkpoint.stage, checkpoint.key, error)
         return False
-    with suppress(OSError):  # another file system: the copy stays
-        (folder / "linked").unlink(missing_ok=True)
-        os.link(checkpoint.path / _WEIGHTS, folder / "linked")
-        (folder / "linked").replace(folder / _WEIGHTS)
     return True
 
 

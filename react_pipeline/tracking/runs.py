@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING
 
 from react_pipeline.pipeline import ALL
 from react_pipeline.project import Project
-from react_pipeline.store import Artifact, Store, locked
+from react_pipeline.store import Artifact, ReactError, Store, locked
 from react_pipeline.tracking.models import Measured
 from react_pipeline.tracking.notes import NOTE_TAG, mlflow_url
+from react_pipeline.tracking.relocation import FILES, former_folder, relocate
 from react_pipeline.tracking.values import MAX_TAG_CHARS, TRAINING_PREFIX, Row
 from react_pipeline.tracking.views import TRAINING_PAGES, save_views, view_url
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
 
 PARENT_TAG = "react.parent"
 ERROR_TAG, ERROR_TYPE_TAG = "error", "error.type"
@@ -33,9 +34,6 @@ EXPERIMENT_KIND_TAG, MODEL_DEVELOPMENT = "mlflow.experimentKind", "custom_model_
 """What MLflow calls an experiment of trainings."""
 
 DEFAULT_EXPERIMENT = "0"
-FILES = "mlartifacts"
-"""Folder of the runs' files, where no server keeps them."""
-
 _DATABASE = re.compile(r"(postgresql|mysql|mssql|sqlite)[+:]")
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
@@ -103,7 +101,11 @@ class Runs:
         database.parent.mkdir(parents=True, exist_ok=True)
         # Two processes that open a fresh database at once race its migration, and one of them dies.
         with locked(database.with_name(database.name + ".lock")):
-            return self._with_experiment(MlflowClient(self.uri, self.uri), database.parent / FILES)
+            client = MlflowClient(self.uri, self.uri)
+            if self.experiment_id == DEFAULT_EXPERIMENT:
+                client.search_experiments(max_results=1)  # makes the tables
+                relocate(database)
+            return self._with_experiment(client, database.parent / FILES)
 
     def _with_experiment(self, client: MlflowClient, artifacts: Path | None) -> MlflowClient:
         if self.experiment_id == DEFAULT_EXPERIMENT:
@@ -112,9 +114,19 @@ class Runs:
                 location = None if artifacts is None else artifacts.resolve().as_uri()
                 tags = {EXPERIMENT_KIND_TAG: MODEL_DEVELOPMENT}
                 found = client.get_experiment(client.create_experiment(self.experiment, location, tags))
+            self._require_here(found, artifacts)
             save_views(client, found)
             self.experiment_id = found.experiment_id
         return client
+
+    def _require_here(self, experiment: Experiment, artifacts: Path | None) -> None:
+        """A database on a server, unlike a file, does not show whether the project was moved or copied."""
+        if artifacts and (former := former_folder(experiment.artifact_location, artifacts.parent.resolve())):
+            raise ReactError(
+                f"the files of experiment {self.experiment!r} are in {former / FILES}, of a project at another place. "
+                f"Is this a copy: set another `project` in pipeline.yaml. Was it moved: mkdir -p {former}; "
+                f"ln -s {artifacts} {former}"
+            )
 
     def open(
         self, client: MlflowClient, tags: Mapping[str, str], key: str, started_ms: int | None = None

@@ -43,6 +43,7 @@ from react_pipeline.store import (
     ReactError,
     StoreWriteError,
     fsync_tree,
+    link_file,
     sha256_of,
 )
 from react_pipeline.use.chosen_model import CHAMPION, calibration_of, trained_for
@@ -147,16 +148,21 @@ def _champion_decision(project: Project, slug: str) -> HistoryEntry:
 def write_package(project: Project, checkpoint: Artifact, folder: Path) -> None:
     """Write an export without card into an empty folder, for `Classifier.load`; raises as `write_model`.
 
+    On the store's disk it shares the weights with the store; those of a head are the base's.
     `calibration.json` is not in the record: `write_calibration` replaces it when the model is measured.
     """
-    write_model(project, checkpoint, folder)
+    write_model(project, checkpoint, folder, link=True)
     write_head(project, checkpoint, folder)
     _write_record(folder, checkpoint, None)
     write_calibration(project, checkpoint, folder)
+    fsync_tree(folder)
 
 
-def write_model(project: Project, checkpoint: Artifact, staging: Path) -> Loading:
+def write_model(project: Project, checkpoint: Artifact, staging: Path, *, link: bool = False) -> Loading:
     """Write every file that is read to use the model into an empty folder.
+
+    Args:
+        link: Share files with the store where that is possible, instead of copying them.
 
     Returns:
         How they are read.
@@ -172,12 +178,12 @@ def write_model(project: Project, checkpoint: Artifact, staging: Path) -> Loadin
     vision_cfg, text_cfg = config["model_cfg"]["vision_cfg"], config["model_cfg"]["text_cfg"]
     # The recipient of the folder reads it with plain open_clip, which hands these fields on.
     require_allowed(config["model_cfg"], source.path / CONFIG_FILE)
-    _copy(source, WEIGHTS_FILE, staging / WEIGHTS_FILE)
+    _copy(source, WEIGHTS_FILE, staging / WEIGHTS_FILE, link=link)
     for name in source.manifest["files"]:
         if name.startswith(TEXT):
             # open_clip's `local-dir:` looks for the tokenizer in the folder itself, for the tower's config in `text/`.
             place = name if name == TEXT + "config.json" else name.removeprefix(TEXT)
-            _copy(source, name, staging / place)
+            _copy(source, name, staging / place, link=link)
     if text_cfg.get("hf_tokenizer_name"):
         text_cfg["hf_tokenizer_name"] = "."
     if "timm_model_name" in vision_cfg:
@@ -220,8 +226,10 @@ def write_calibration(project: Project, checkpoint: Artifact, folder: Path) -> N
     _write_json(folder / CALIBRATION_FILE, dict(zip(("temperature", "calibrated_on"), found, strict=True)))
 
 
-def _copy(artifact: Artifact, name: str, place: Path) -> None:
+def _copy(artifact: Artifact, name: str, place: Path, *, link: bool = False) -> None:
     place.parent.mkdir(exist_ok=True)
+    if link and link_file(artifact, name, place):
+        return
     shutil.copyfile(artifact.file(name), place)
     if sha256_of(place) != artifact.manifest["files"][name]["sha256"]:
         raise CorruptArtifact(

@@ -26,7 +26,7 @@ from react_pipeline import Classifier
 from react_pipeline.evaluation.domain_results import evaluate
 from react_pipeline.project.project import Project
 from react_pipeline.promotion.decision import promote
-from react_pipeline.store.artifacts import Artifact
+from react_pipeline.store.artifacts import Artifact, _remembered, _stamp
 from react_pipeline.tracking.log import Tracking
 from react_pipeline.training.customization import customize
 from react_pipeline.use.exported_folder import export
@@ -103,9 +103,22 @@ def test_a_model_that_is_measured_after_it_was_logged_answers_as_calibrated_as_p
     assert found["confidence"].iloc[:3].tolist() == pytest.approx(calibrated, abs=2e-3)
 
 
+@pytest.fixture
+def head(retrieved_project: Project, tracking: Tracking) -> Artifact:
+    """A registered `linear-head`, whose weights are the base's."""
+    made = customize(retrieved_project, "shapes", "linear-head")
+    assert tracking.log_artifact(retrieved_project, made)
+    MlflowClient(tracking.uri).set_registered_model_alias("react-shapes", "champion", "1")
+    mlflow.set_tracking_uri(tracking.uri)
+    return made
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "head"])
 def test_a_model_holds_no_pickle_no_second_copy_and_only_what_answering_needs(
-    checkpoint: Artifact, tracking: Tracking
+    name: str, retrieved_project: Project, tracking: Tracking, request: pytest.FixtureRequest
 ) -> None:
+    checkpoint = request.getfixturevalue(name)
+    base = retrieved_project.store.current("base_checkpoint", "all")
     version = MlflowClient(tracking.uri).get_model_version("react-shapes", "1")
     folder = Path(version.source.removeprefix("file://"))
     about = yaml.safe_load((folder / "MLmodel").read_text())
@@ -116,7 +129,15 @@ def test_a_model_holds_no_pickle_no_second_copy_and_only_what_answering_needs(
     assert mlflow.pyfunc.load_model(URI).predict(example)["error"].isna().all()
     assert not [path for path in folder.rglob("*") if path.suffix in {".pkl", ".pickle", ".bin", ".pt"}]
     (weights,) = folder.rglob("open_clip_model.safetensors")
-    assert weights.stat().st_ino == (checkpoint.path / weights.name).stat().st_ino
+    source = base if name == "head" else checkpoint
+    assert weights.stat().st_ino == source.file(weights.name).stat().st_ino
+    assert _remembered(source) == _stamp(source)  # a link spares no second look at gigabytes, unless it is remembered
+    # Whoever runs as another user reads the same files, whatever wrote them.
+    (retrieved_project.path.parent / "new").touch()
+    mode = (retrieved_project.path.parent / "new").stat().st_mode
+    files = [path for path in retrieved_project.path.parent.rglob("*") if path.is_file()]
+    assert len(files) > 100 and [path for path in files if path.stat().st_mode != mode] == []
+    assert version.description.startswith("linear-head, trained in " if name == "head" else "gated-image, trained in ")
     names = set(re.findall(r"^[\w-]+", (folder / "requirements.txt").read_text(), flags=re.MULTILINE))
     assert {"react-pipeline", "torch", "mlflow"} <= names
     assert not {"dagster", "faiss-cpu", "clip-retrieval", "img2dataset"} & names

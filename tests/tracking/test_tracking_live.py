@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -92,6 +93,26 @@ def test_log_of_the_checkpoint_finishes_the_same_run_and_doubles_no_row(
     assert run.info.status == "FINISHED"
     assert run.data.tags["count.device"] == "cpu" and run.data.tags["path"] == str(artifact.path)
     assert loss_curve(tracking) == [(line["step"], line["loss"], line["time_ms"]) for line in records]
+
+
+def test_a_training_that_ends_before_mlflow_answers_has_a_duration(
+    tracking: Tracking, tiny_project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published, connect = threading.Event(), Runs.connect
+
+    def slow(runs: Runs) -> MlflowClient:
+        published.wait(60)
+        return connect(runs)
+
+    monkeypatch.setattr(Runs, "connect", slow)
+    with live_run(tracking) as live:
+        live.started(INPUTS, 0)
+        artifact = publish(tiny_project, [record(0)])
+        published.set()
+    assert tracking.log_artifact(tiny_project, artifact) == live.run_id
+    info = the_run(tracking).info
+    # A manifest has the second in which it was written.
+    assert info.end_time - info.start_time >= 1_000 * artifact.counts["seconds"]
 
 
 def test_rows_have_the_time_of_their_step_without_a_live_run_too(tracking: Tracking, tiny_project: Project) -> None:
