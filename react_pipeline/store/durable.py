@@ -133,10 +133,9 @@ def fsync_tree(root: Path) -> None:
     Programs that write to a temporary file and rename it leave mode 600 behind.
     """
     mode = S_IMODE(root.stat().st_mode) & 0o666
-    for path in root.rglob("*"):
+    for path in [*root.rglob("*"), root]:
         if path.is_file() and not path.is_symlink() and S_IMODE(path.stat().st_mode) != mode:
             path.chmod(mode)
-    for path in [*root.rglob("*"), root]:
         fsync(path)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from react_pipeline.evaluation import METRICS
 from react_pipeline.pipeline import ALL
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, ReactError, Store, locked
@@ -37,6 +38,9 @@ DEFAULT_EXPERIMENT = "0"
 _DATABASE = re.compile(r"(postgresql|mysql|mssql|sqlite)[+:]")
 
 RUNNING, FINISHED, FAILED, KILLED = "RUNNING", "FINISHED", "FAILED", "KILLED"
+
+RANKING = frozenset({*METRICS, "delta_top1", "gain_over_control", "judged_delta", "judged_gain"})
+"""Metrics by which models are ranked; others (counts, costs, bounds) belong to the run alone."""
 
 MAX_TAGS_AND_PARAMS, MAX_METRICS = 100, 1_000
 """MLflow's limits per call."""
@@ -215,13 +219,17 @@ def log_tags(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None
 
 
 def log_rows(client: MlflowClient, run_id: str, rows: Iterable[Row], measured: Measured | None = None) -> None:
-    """Write metrics, and of what they were measured.
+    """Write metrics; those that rank models with what they were measured of.
 
-    MLflow drops a row that it has with the same name, value, step and time.
+    MLflow draws a chart of every metric that a model has, and drops a row that it has with the same name, value, step
+    and time.
     """
     from mlflow.entities import Metric
 
-    entries = [Metric(row.name, row.value, row.time_ms, row.step, *(measured or ())) for row in rows]
+    entries = [
+        Metric(row.name, row.value, row.time_ms, row.step, *(measured if measured and row.name in RANKING else ()))
+        for row in rows
+    ]
     for start in range(0, len(entries), MAX_METRICS):
         client.log_batch(run_id, metrics=entries[start : start + MAX_METRICS])
 

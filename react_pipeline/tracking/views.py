@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from react_pipeline.tracking.notes import NOTE_TAG
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
@@ -17,11 +19,21 @@ if TYPE_CHECKING:
 VIEW_TAG = "mlflow.sharedViewState."
 RESULTS_VIEW = "results"
 
+_NOTE = "Press **Model training** at the top left, then open **Runs**, and **Results** in the menu *Views*."
+"""Description of the experiment, on MLflow's first page, which is one of language models."""
+
 TRAINING_PAGES = "workflowType=machine_learning"
 _FIGURES = (
     *("top1", "delta_top1", "gain_over_control", "judged_delta", "mean_per_class"),
     *("trainable_parameters", "training_seconds"),
 )
+_WIDTHS = {
+    "attributes.`Run Name`": 330,
+    "params.`domain`": 110,
+    "params.`method`": 180,
+}
+_METRIC_WIDTH = 170
+"""Pixels: a fraction has up to 22 characters. MLflow gives a column 100, and cuts what is longer."""
 _VIEWS = {
     RESULTS_VIEW: {
         "searchFilter": "tags.asset = 'domain_results'",
@@ -49,7 +61,13 @@ def view_url(address: str, experiment_id: str) -> str:
 def save_views(client: MlflowClient, experiment: Experiment) -> None:
     """Save the views that the experiment lacks, or has from an earlier version, as MLflow's own pages save them."""
     for view, state in _VIEWS.items():
-        shown = json.dumps({"orderByAsc": False, "columnOrder": state["selectedColumns"], **state})
+        order = ["attributes.`Run Name`", *state["selectedColumns"]]
+        widths = {column: _WIDTHS.get(column, _METRIC_WIDTH) for column in order}
+        # Charts draw only the first ten runs otherwise.
+        fixed = {"orderByAsc": False, "columnOrder": order, "columnWidths": widths, "runsHiddenMode": "SHOW_ALL"}
+        shown = json.dumps({**fixed, **state})
         value = {"name": view.capitalize(), "createdAt": experiment.creation_time or 0, "state": shown}
         if experiment.tags.get(VIEW_TAG + view) != (text := json.dumps(value)):
             client.set_experiment_tag(experiment.experiment_id, VIEW_TAG + view, text)
+    if NOTE_TAG not in experiment.tags:  # a person may have written another one
+        client.set_experiment_tag(experiment.experiment_id, NOTE_TAG, _NOTE)

@@ -163,6 +163,8 @@ def test_models_are_ranked_by_what_was_measured_of_them(tracking: Tracking, comp
     assert sorted(model.name for model in others) == ["base", "shapes-gated-image-control"]
     figures = {metric.key: metric for metric in best.metrics}
     assert (figures["top1"].value, figures["delta_top1"].value) == (1.0, 0.5)
+    # Each has a chart, as large as that of the accuracy.
+    assert not {"n", "pairs", "training_seconds", "delta_top1_low"} & set(figures)
     assert (figures["top1"].dataset_name, figures["top1"].dataset_digest) == (dataset.name, dataset.digest)
     # A search leaves models out.
     result = client.get_run(results["gated-image"].info.run_id)
@@ -196,6 +198,10 @@ def test_the_experiment_has_views_of_results_and_trainings(tracking: Tracking, c
     assert [view["name"] for view in views.values()] == ["Results", "Trainings"]
     shown = json.loads(views["results"]["state"])
     assert [found.info.run_id for found in client.search_runs([run.info.experiment_id], shown["searchFilter"])]
+    assert {*shown["selectedColumns"], "attributes.`Run Name`"} == {*shown["columnOrder"]} == {*shown["columnWidths"]}
+    assert shown["columnWidths"]["metrics.`top1`"] > 100  # MLflow's own, which cuts a fraction
+    assert shown["runsHiddenMode"] == "SHOW_ALL"
+    assert "Model training" in tags["mlflow.note.content"]
     names = {column.split("`")[1] for column in shown["selectedColumns"]}
     assert names - {"gain_over_control", "judged_delta"} <= {*run.data.metrics, *run.data.params}
 
