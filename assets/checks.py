@@ -6,7 +6,9 @@ asset; one that warns shows up in the UI and blocks nothing. Does not belong her
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import numpy as np
@@ -18,7 +20,7 @@ from react_pipeline.embedding import FOLDERS, vector_files
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pipeline import ALL, method_key
 from react_pipeline.project import Project
-from react_pipeline.retrieval import leaked_images
+from react_pipeline.retrieval import leaked_images, unnamed_message
 from react_pipeline.settings import CONTROL_SUFFIX, TRAINED_METHODS, is_linear_head
 
 UNIT_NORM_TOLERANCE = 0.01
@@ -81,6 +83,12 @@ def classes_have_pairs(context: CheckContext, project: ProjectParam) -> dg.Asset
         description=f"{len(starving)} classes have fewer than {settings.min_per_class} pairs: "
         f"{', '.join(starving[:20]) or 'none'} (allowed: {settings.max_starving_fraction:.0%} of the classes)",
     )
+
+
+@check("retrieved_set")
+def classes_are_named(context: CheckContext, project: ProjectParam) -> dg.AssetCheckResult:
+    """A class that no caption names, such as a misspelt one, is trained on images of something else."""
+    return naming(project.load().store.current("retrieved_set", key_of(context)).counts)
 
 
 @check("retrieved_set", blocking=True)
@@ -151,6 +159,19 @@ def gain_is_not_shared_by_the_control(context: CheckContext, project: ProjectPar
         return unmeasured("no method was evaluated together with its control")
     method = min(leads, key=lambda name: leads[name])
     return warning_below(leads[method], f"top-1 of {method} less its control's", tolerance=-1e-9)
+
+
+def naming(counts: Mapping[str, Any]) -> dg.AssetCheckResult:
+    """Whether captions name every class, by the counts of a retrieved set."""
+    if "unnamed" not in counts:
+        return unmeasured("the corpus has no captions, or they were not searched")
+    unnamed, near = counts["unnamed"], counts["near_names"]
+    return dg.AssetCheckResult(
+        passed=not unnamed,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={"unnamed": len(unnamed)},
+        description=unnamed_message(unnamed, near) if unnamed else "captions name every class",
+    )
 
 
 def count_bad_vectors(path: Path) -> int:

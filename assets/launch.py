@@ -8,6 +8,7 @@ and loads the definitions once.
 
 import logging
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
@@ -24,14 +25,18 @@ from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, INTER
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import reason_of, registered, tags_of
 from react_pipeline.pipeline import ALL, STAGES, method_key
+from react_pipeline.preflight import domain_problems, encoder_problems
 from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
-from react_pipeline.settings import METHODS, load_domains
-from react_pipeline.store import InputError, ReactError
+from react_pipeline.settings import METHODS, did_you_mean, load_domains
+from react_pipeline.store import ConfigError, InputError, ReactError
 from react_pipeline.tracking import Tracking
 from react_pipeline.upkeep import APART, Place, up_to_date
 
 logger = logging.getLogger(__name__)
 OnLine = Callable[[str], None]
+
+_WORD = re.compile(r"\b\w+\b(?![:(])")
+"""In a selection, the name of an asset, or an operator; not `key:` or `roots(`."""
 
 QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 """Configuration of a run that leaves the terminal to `on_line`."""
@@ -83,12 +88,11 @@ def materialize(
     project = Project.load(config_path)
     methods = methods or project.config.methods
     defs = build_defs(methods, project=ProjectResource(config_path=str(project.path)))
-    found, problems = ({}, []) if domains else load_domains(project.config.domains)
-    for problem in problems:
-        logger.warning("left out: %s", problem)
-    slugs = domains or sorted(found)
+    slugs = _usable(project, domains)
     files = {slug: project.domain(slug) for slug in slugs}
     places = plan(defs, selection, slugs, methods)
+    if ("base_checkpoint", ALL) in places and (problems := encoder_problems(project)):
+        raise ConfigError(problems)
     summary, started = Summary(), time.monotonic()
     logging.getLogger("dagster").setLevel(logging.CRITICAL)
     with open_instance(project) as instance, held_open(instance), registered(instance) as name:
@@ -112,6 +116,26 @@ def materialize(
     return summary
 
 
+def _usable(project: Project, domains: Sequence[str]) -> list[str]:
+    """The slugs of these domains, or of all that have no problem.
+
+    Raises:
+        ConfigError: If one of `domains` has a problem, or all of the project's have.
+    """
+    files = sorted(project.config.domains.glob("*.yaml"))
+    slugs = list(domains) or [file.stem for file in files if project.has_domain(file.stem)]
+    faults = {slug: domain_problems(project, slug) for slug in slugs}
+    usable = [slug for slug in slugs if not faults[slug]]
+    problems = [problem for found in faults.values() for problem in found]
+    if not domains:
+        problems += [problem for problem in load_domains(project.config.domains)[1] if problem not in problems]
+    if problems and (domains or not usable):
+        raise ConfigError(problems)
+    for problem in problems:
+        logger.warning("left out: %s", problem)
+    return usable
+
+
 def plan(defs: dg.Definitions, selection: str, domains: Sequence[str], methods: Sequence[str]) -> list[Place]:
     """What a selection names, in the order of the runs: what belongs to no domain, domains, the overview of all.
 
@@ -124,9 +148,10 @@ def plan(defs: dg.Definitions, selection: str, domains: Sequence[str], methods: 
     try:
         selected = dg.AssetSelection.from_string(selection).resolve(defs.resolve_asset_graph())
     except Exception as error:  # the parser, and the resolver of unknown names, raise several kinds
-        raise InputError(f"--select {selection!r}: {' '.join(str(error).split())}{hint}") from error
+        text = _misspelt(defs, selection) or " ".join(str(error).split())
+        raise InputError(f"--select {selection!r}: {text}{hint}") from error
     if not selected:
-        raise InputError(f"--select {selection!r}: no such asset{hint}")
+        raise InputError(f"--select {selection!r}: {_misspelt(defs, selection) or 'no such asset'}{hint}")
     for method in methods:
         method_key("any", method)
     rows = [row for row in STAGES.values() if dg.AssetKey(row.name) in selected]
@@ -142,6 +167,16 @@ def plan(defs: dg.Definitions, selection: str, domains: Sequence[str], methods: 
         wanted = f"{len(slugs)} domains and the methods {', '.join(methods)}"
         raise InputError(f"--select {selection!r}: there is nothing of it for {wanted}")
     return places
+
+
+def _misspelt(defs: dg.Definitions, selection: str) -> str:
+    """Which name in a selection is no asset's, and what may be meant; "" if all are."""
+    names = {key.path[-1] for key in defs.resolve_asset_graph().get_all_asset_keys()}
+    unknown = [word for word in _WORD.findall(selection) if word not in {*names, "and", "or", "not"}]
+    if not unknown:
+        return ""
+    meant = did_you_mean(unknown[0], names, f"there are {', '.join(sorted(names))}")
+    return f"no asset is called {unknown[0]!r}; {meant}"
 
 
 def is_shown(instance: dg.DagsterInstance, project: Project, place: Place, logged: Collection[str] | None) -> bool:
@@ -213,6 +248,9 @@ def _run(
         reused = bool(made.step_materialization_data.materialization.metadata["reused"].value)
         summary.reused += reused
         summary.built += not reused
+        for check in result.get_asset_check_evaluations():
+            if not check.passed:  # one that blocks has failed the run
+                on_line(f"{named(place)}: warning: {check.description}")
         return
     checks = [check for check in result.get_asset_check_evaluations() if check.blocking and not check.passed]
     reasons = [f"check {check.check_name}: {check.description}" for check in checks]

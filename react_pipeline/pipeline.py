@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from react_pipeline.project import Project, identity, outside
-from react_pipeline.settings import METHODS, is_linear_head, pairs_of
+from react_pipeline.settings import METHODS, did_you_mean, is_linear_head, pairs_of
 from react_pipeline.store import InputError
 
 ALL = "all"  # the key of the artifacts that belong to no domain
@@ -81,7 +81,8 @@ class Stage:
 def method_key(domain: str, method: str) -> str:
     """Key of an artifact that belongs to a domain and a method; an InputError if the method is unknown."""
     if method not in METHODS:
-        raise InputError(f"unknown method {method!r}; choose from {', '.join(METHODS)}")
+        meant = did_you_mean(method, METHODS, f"choose from {', '.join(METHODS)}")
+        raise InputError(f"unknown method {method!r}; {meant}")
     return f"{domain}/{method}"
 
 

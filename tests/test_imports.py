@@ -13,7 +13,7 @@ from support_rooms import ASSETS, LIBRARY, arrows, floors, imports_of, modules_o
 ROOMS = (
     *("store", "pages", "demo", "settings", "project", "pipeline", "lineage", "clip", "corpus", "embedding"),
     *("labelled", "indexing", "retrieval", "training", "evaluation", "benchmark", "promotion", "tracking"),
-    *("browse", "use", "upkeep", "workload", "assets", "commands"),
+    *("preflight", "browse", "use", "upkeep", "workload", "assets", "commands"),
 )
 """Every room in the order in which data flows; none may import a later one."""
 

@@ -37,6 +37,7 @@ from .precision import DTYPES as DTYPES
 from .precision import EVALUATION_PRECISION as EVALUATION_PRECISION
 from .precision import choose_precision as choose_precision
 from .precision import speedup as speedup
+from .pretrained import require_available as require_available
 from .prompts import class_prompts as class_prompts
 from .prompts import fill as fill
 from .prompts import prompt_templates as prompt_templates

@@ -111,19 +111,23 @@ def load(directory: Path | str, device: str = "cpu", *, foreign: bool = False) -
     """
     directory = Path(directory)
     model_cfg, preprocess_cfg = read_config(directory)
-    weights = directory / WEIGHTS_FILE
-    if foreign and not weights.is_file():
-        weights = directory / FOREIGN_WEIGHTS_FILE
-    if not weights.is_file():
-        raise InputError(
-            f"{directory}: holds no {WEIGHTS_FILE}; other weights in a folder, pickled ones above all, are not read"
-        )
+    weights = weights_of(directory, foreign=foreign)
     clip = build(model_cfg, preprocess_cfg, directory)
     state = read_weights(weights)
     if foreign and _POSITION_IDS not in clip.model.state_dict():
         state.pop(_POSITION_IDS, None)
     load_strictly(clip.model, state, weights)
     return placed(clip, device)
+
+
+def weights_of(directory: Path, *, foreign: bool = False) -> Path:
+    """The file with the weights of a checkpoint folder; errors as of `load`."""
+    names = (WEIGHTS_FILE, FOREIGN_WEIGHTS_FILE) if foreign else (WEIGHTS_FILE,)
+    if path := next((directory / name for name in names if (directory / name).is_file()), None):
+        return path
+    raise InputError(
+        f"{directory}: holds no {WEIGHTS_FILE}; other weights in a folder, pickled ones above all, are not read"
+    )
 
 
 @lru_cache(maxsize=1)

@@ -4,6 +4,7 @@ Does not belong here: our own checkpoints (`model`), fetching from the Hub (`bas
 """
 
 import logging
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,16 @@ import open_clip
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from react_pipeline.clip.architecture import GATED_PREFIX, require_as_configured
-from react_pipeline.clip.model import Clip, build, load, placed
+from react_pipeline.clip.model import Clip, build, load, placed, weights_of
 from react_pipeline.clip.weights import load_strictly, read_weights
-from react_pipeline.settings import EncoderConfig
+from react_pipeline.demo import installed_versions
+from react_pipeline.project import absence
+from react_pipeline.settings import HUB_PREFIX, EncoderConfig, did_you_mean
 from react_pipeline.store import InputError
 
 logger = logging.getLogger(__name__)
+
+_HUB_NAME = re.compile(re.escape(HUB_PREFIX) + r"([\w.-]+/)?[\w.-]+(@[\w./-]+)?")
 
 _PREPARED = ("mean", "std", "resize_mode")
 """How images are prepared: fields of the configuration and of open_clip's `preprocess_cfg` alike."""
@@ -34,20 +39,12 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
         InputError: If the architecture or tag is unknown, the file unreadable, or the weights do not fit; if a folder
             is not what the configuration says.
     """
-    path = Path(str(encoder.pretrained))
+    require_available(encoder)
+    path, name = Path(str(encoder.pretrained)), encoder.model.removeprefix(GATED_PREFIX)
     if path.is_dir():
-        require_as_configured(encoder, path)
         return load(path, device, foreign=True)
-    name = encoder.model.removeprefix(GATED_PREFIX)
     model_cfg = open_clip.get_model_config(name)
-    if model_cfg is None:
-        raise InputError(f"encoder.model: open_clip knows no {name!r}; `open_clip.list_models()` lists them")
     tag_cfg = open_clip.get_pretrained_cfg(name, encoder.pretrained) or {}
-    if not path.is_file() and not tag_cfg:
-        raise InputError(
-            f"encoder.pretrained: {encoder.pretrained!r} is neither a file, a folder, nor a tag of {name}; the tags "
-            f"are {', '.join(open_clip.list_pretrained_tags_by_model(name)) or 'none'}"
-        )
     quick_gelu = tag_cfg.get("quick_gelu") if encoder.quick_gelu is None else encoder.quick_gelu
     if quick_gelu is not None:
         model_cfg["quick_gelu"] = quick_gelu
@@ -76,6 +73,40 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
     clip = build(model_cfg, preprocess_cfg)
     load_strictly(clip.model, weights, path)
     return placed(clip, device)
+
+
+def require_available(encoder: EncoderConfig) -> None:
+    """Refuse names that open_clip does not know, and weights that are not there; nothing is read or fetched.
+
+    Of a model of the Hub only the form of its name is looked at.
+
+    Raises:
+        InputError: Naming the field of `encoder`, and the nearest names.
+    """
+    if encoder.model == "demo":
+        installed_versions()
+        return
+    weights, path = str(encoder.pretrained), Path(str(encoder.pretrained))
+    if weights.startswith(HUB_PREFIX):
+        if not _HUB_NAME.fullmatch(weights):
+            raise InputError(f"encoder.model: {weights!r}: write {HUB_PREFIX}ORGANIZATION/NAME, as the Hub names it")
+        return
+    if path.is_dir():
+        require_as_configured(encoder, path)
+        weights_of(path, foreign=True)
+        return
+    name = encoder.model.removeprefix(GATED_PREFIX)
+    if open_clip.get_model_config(name) is None:
+        meant = did_you_mean(name, open_clip.list_models(), "`open_clip.list_models()` lists them")
+        raise InputError(f"encoder.model: open_clip knows no {name!r}; {meant}")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if not path.is_file() and not open_clip.get_pretrained_cfg(name, weights):
+        if path.is_absolute():
+            raise InputError(f"encoder.pretrained: {absence(path)}")
+        meant = did_you_mean(weights, tags, f"the tags are {', '.join(tags) or 'none'}")
+        raise InputError(
+            f"encoder.pretrained: {weights!r} is no tag of {name}, and no file or folder beside pipeline.yaml; {meant}"
+        )
 
 
 def _common_to_tags(name: str) -> dict[str, Any]:

@@ -77,7 +77,8 @@ def demo(
     print_results(project, DEMO_DOMAINS)
     console.print(
         "\n`react-pipeline ui` shows every step with its lineage (Dagster) and every run (MLflow);\n"
-        "`react-pipeline search 'a red bird'` looks into the corpus; README.md explains how to use your own."
+        "`react-pipeline search 'a red bird'` looks into the corpus;\n"
+        "`react-pipeline init FOLDER` starts a project of your own."
     )
     raise typer.Exit(failed)
 

@@ -19,6 +19,7 @@ from urllib.error import HTTPError
 from packaging.requirements import Requirement
 
 from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
+from react_pipeline.preflight import encoder_problems, file_problems
 from react_pipeline.project import CONFIG_VARIABLE, HOME_VARIABLE, SETTINGS_FILE, Project, locate_home, ui_addresses
 from react_pipeline.settings import CorpusConfig, load_domains, without_secrets
 from react_pipeline.store import ReactError
@@ -109,6 +110,7 @@ def _inputs(project: Project) -> Iterator[Finding]:
             yield Finding("demo", "missing", f"not installed: {', '.join(absent)}", remedy)
         else:
             yield Finding("demo", "ok", "all packages there")
+    yield from _encoder(project)
     try:
         yield from _corpus(corpus)
     except ReactError as error:
@@ -121,9 +123,20 @@ def _inputs(project: Project) -> Iterator[Finding]:
     for problem in problems:
         yield Finding("domains", "missing", str(problem), "fix this file")
     for slug, domain in domains.items():
-        path = domain.evaluation.path if domain.evaluation else None
-        if path is not None and not path.exists():
-            yield Finding(f"evaluation of {slug}", "note", f"{path} is not there", "results will be `unavailable`")
+        for problem in file_problems(project.config.domains / f"{slug}.yaml", domain):
+            yield Finding("domains", "missing", str(problem), "fix this file")
+
+
+def _encoder(project: Project) -> Iterator[Finding]:
+    try:
+        problems = encoder_problems(project)
+    except (ImportError, OSError):  # reported as a package
+        return
+    for problem in problems:
+        yield Finding("encoder", "missing", str(problem), f"correct `encoder` in {project.path.name}")
+    if not problems:
+        encoder = project.config.encoder
+        yield Finding("encoder", "ok", f"{encoder.model} {encoder.pretrained or ''}".strip())
 
 
 def _corpus(corpus: CorpusConfig) -> Iterator[Finding]:

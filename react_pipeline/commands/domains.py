@@ -1,6 +1,6 @@
 """The commands `react-pipeline domains ...`: list, check and add domain files, and choose their names."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -8,11 +8,26 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from react_pipeline.commands.command_line import Config, Domain, console, load_project
+from react_pipeline.commands.command_line import Config, Domain, console, load_project, missing_extra
 from react_pipeline.commands.terminal import print_error, print_table
+from react_pipeline.lineage import fresh_or_none
+from react_pipeline.pipeline import ALL
+from react_pipeline.preflight import encoder_problems, file_problems
 from react_pipeline.project import Project
-from react_pipeline.settings import CONTROL_SUFFIX, DomainConfig, load_domain, load_domains, misnamed, read_yaml
+from react_pipeline.settings import (
+    CONTROL_SUFFIX,
+    DomainConfig,
+    compose_yaml,
+    load_domain,
+    load_domains,
+    misnamed,
+    parse_yaml,
+    read_yaml,
+)
 from react_pipeline.store import ConfigError, InputError, Problem, write_atomically
+
+_MOST_COUNTED = 10_000_000
+"""Captions that `domains validate` reads, of all domains together: half a minute."""
 
 domains_app = typer.Typer(no_args_is_help=True, help="The domain files: a YAML file of class names for each domain.")
 
@@ -36,19 +51,51 @@ def validate_domains(
     files: Annotated[list[Path] | None, typer.Argument(help="Domain files. Default: all of the project.")] = None,
     config: Config = None,
 ) -> None:
-    """Check domain files and list every problem, with file and field; the project's also against `pipeline.yaml`."""
+    """Check domain files and list every problem, with file and field.
+
+    Those of the project are also checked with `pipeline.yaml`, its encoder, and the captions of an embedded corpus.
+    """
     project = None if files else load_project(config)
     checked = files or (sorted(project.config.domains.glob("*.yaml")) if project else [])
-    problems = misnamed(project.config.domains) if project else []
+    problems = [*misnamed(project.config.domains), *_encoder_problems(project)] if project else []
     for path in checked:
         try:
-            load_domain(path)
+            domain = load_domain(path)
+            problems += file_problems(path, domain)
             problems += problems_beside(project, path.stem) if project else []
         except ConfigError as error:
             problems += error.problems
     if problems:
         raise ConfigError(list(dict.fromkeys(problems)))
     console.print(f"{len(checked)} valid")
+    if project:
+        _note_unnamed(project, [path.stem for path in checked])
+
+
+def _encoder_problems(project: Project) -> list[Problem]:
+    try:
+        return encoder_problems(project)
+    except ModuleNotFoundError as error:
+        print_error(f"note: `encoder` was not checked: {missing_extra(error)}")
+        return []
+
+
+def _note_unnamed(project: Project, slugs: Sequence[str]) -> None:
+    """Warn of classes that no caption names, where a corpus is embedded and small, or was counted already."""
+    embeddings = fresh_or_none(project, "corpus_embeddings", ALL)
+    if embeddings is None:
+        return
+    from react_pipeline.retrieval import domain_names, unnamed_classes, unnamed_message
+
+    if (amount := len(slugs) * int(embeddings.counts["rows"])) > _MOST_COUNTED:
+        console.print(f"names were not looked for in {amount:,} captions; see `react-pipeline domains names DOMAIN`")
+        return
+    for slug in slugs:
+        unnamed = unnamed_classes(domain_names(project, slug), embeddings, project.config.distributor)
+        if unnamed:
+            path = project.config.domains / f"{slug}.yaml"
+            message = unnamed_message(list(unnamed), list(unnamed.values()))
+            print_error(f"warning: {Problem(path, 'classes', message)}")
 
 
 @domains_app.command("add")
@@ -56,11 +103,8 @@ def add_domain(file: Annotated[Path, typer.Argument(help="A YAML named <slug>.ya
     """Check a domain file, copy it into the project's folder of domains, and make it a partition in Dagster."""
     project = load_project(config)
     target, domain = add_domain_file(project, file)
-    for problem in problems_beside(project, domain.slug):
+    for problem in [*file_problems(target, domain), *problems_beside(project, domain.slug)]:
         print_error(f"note: {problem}")
-    missing = domain.evaluation.path if domain.evaluation else None
-    if missing is not None and not missing.exists():
-        print_error(f"note: {missing} is not there; results will be `unavailable`")
     from react_pipeline.assets import launch, partitions
 
     with launch.open_instance(project) as instance:
@@ -152,7 +196,7 @@ def put_first(path: Path, names: Mapping[int, str]) -> None:
         InputError: If the text of a name cannot be swapped alone; then nothing is written.
     """
     raw, text = read_yaml(path), path.read_bytes().decode()
-    root: Any = yaml.compose(text, Loader=yaml.SafeLoader)  # its nodes know their places in the text
+    root: Any = compose_yaml(text)
     (classes,) = (value for key, value in root.value if key.value == "classes")
     edits = []
     for number, name in names.items():
@@ -165,8 +209,8 @@ def put_first(path: Path, names: Mapping[int, str]) -> None:
         item = yaml.safe_dump([name], default_flow_style=True, allow_unicode=True, width=1_000).strip()[1:-1]
         text = text[: node.start_mark.index] + item + text[node.end_mark.index :]
     written = None
-    with suppress(yaml.YAMLError):
-        written = yaml.safe_load(text)
+    with suppress(ConfigError):
+        written = parse_yaml(text, path)
     if written != raw:
         raise InputError(f"{path}: classes: names cannot be swapped in this text; swap them by hand")
     write_atomically(path, text)

@@ -16,7 +16,7 @@ elevater_app = typer.Typer(
     no_args_is_help=True, help="ELEVATER, the benchmark of 20 data sets: data, domains, submissions, retrieval."
 )
 
-Root = Annotated[Path, typer.Argument(help="Folder of the data, in any of the layouts of docs/elevater.md.")]
+Root = Annotated[Path, typer.Argument(help="Folder of the data, in a layout that `list` and `check` know.")]
 Method = Annotated[str, typer.Argument(help="A method, such as base or gated-image.")]
 
 

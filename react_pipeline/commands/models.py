@@ -48,7 +48,9 @@ def list_models(
         rows += _rows(slug, verdict, artifact, versions, known=not silent)
         if not silent and (edit := registry.hand_edit(project, slug)):
             where = f"version {edit.version}" if edit.version else "no version"
-            print_error(f"note: {slug}: a person set the alias `champion` to {where}; see docs/promotion.md")
+            print_error(
+                f"note: {slug}: a person set the alias `champion` to {where}; the next run of `promotion` adopts it"
+            )
     print_table(_COLUMNS, rows, right=5, below=["decided", "why"])
     if silent:
         print_error(f"note: {silent}, so only what the store holds is shown")

@@ -8,6 +8,7 @@ from .dagster_home import prepare_home as prepare_home
 from .dagster_home import tell_addresses as tell_addresses
 from .dagster_home import ui_addresses as ui_addresses
 from .identity import other_evaluation_sets as other_evaluation_sets
+from .local_files import absence as absence
 from .local_files import files_below as files_below
 from .local_files import find_files as find_files
 from .local_files import leads_out as leads_out

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from react_pipeline.settings import expand, has_wildcard
+from react_pipeline.settings import did_you_mean, expand, has_wildcard
 from react_pipeline.store import CorpusError
 
 
@@ -26,10 +26,11 @@ def find_files(patterns: Iterable[str], suffixes: tuple[str, ...], field: str) -
                 files = [path for path in paths if path.suffix in suffixes and path.is_file()]
                 if not files:
                     kinds = " or ".join(suffixes)
-                    raise CorpusError(
-                        f"{field}: {str(name)!r} finds no {kinds} file; give {kinds} files or patterns such as "
-                        f"data/*{suffixes[0]}"
-                    )
+                    remedy = f"give {kinds} files or patterns such as data/*{suffixes[0]}"
+                    missing = absence(name)
+                    if missing and str(name) not in missing:
+                        missing = f"{str(name)!r}: {missing}"
+                    raise CorpusError(f"{field}: {missing or f'{str(name)!r} finds no {kinds} file; {remedy}'}")
                 for file in files:
                     if (shown := text_of(file)) != str(file):
                         raise CorpusError(f"{field}: {shown}: its name is not UTF-8; rename it")
@@ -37,6 +38,18 @@ def find_files(patterns: Iterable[str], suffixes: tuple[str, ...], field: str) -
         except (ValueError, OSError) as error:
             raise CorpusError(f"{field}: {error}") from error
     return list(found.values())
+
+
+def absence(path: Path) -> str:
+    """Which file or folder of a path without wildcards is not there, and the nearest name; "" if it is there."""
+    missing = path
+    while not missing.parent.exists():
+        missing = missing.parent
+    if missing.exists() or has_wildcard(missing.name) or "?" in missing.name:
+        return ""
+    beside = (entry.name for entry in missing.parent.iterdir()) if missing.parent.is_dir() else ()
+    meant = did_you_mean(missing.name, beside)
+    return f"there is no file or folder {text_of(missing)}{f'; {meant}' if meant else ''}"
 
 
 def matches(pattern: Path) -> Iterator[tuple[Path, list[Path]]]:

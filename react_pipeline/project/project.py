@@ -19,6 +19,7 @@ from react_pipeline.settings import (
     PipelineConfig,
     RetrievalConfig,
     TrainingConfig,
+    did_you_mean,
     load_domain,
     load_pipeline,
 )
@@ -62,7 +63,8 @@ class Project:
                 path = self.config.domains / f"{slug}.yaml"
                 raise InputError(f"{path}: {slug!r} is not a valid name of a domain: {SLUG_RULE}; rename the file")
             known = ", ".join(name for name in files if SLUG.fullmatch(name)) or "none"
-            raise InputError(f"no domain {slug!r} in {self.config.domains} (there: {known}); see `domains add`")
+            meant = did_you_mean(slug, files, "see `react-pipeline domains add`")
+            raise InputError(f"no domain {slug!r} in {self.config.domains} (there: {known}); {meant}")
         return load_domain(self.config.domains / f"{slug}.yaml")
 
     def has_domain(self, slug: str) -> bool:

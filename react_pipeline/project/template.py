@@ -85,7 +85,7 @@ def _write(folder: Path, files: Mapping[str, str]) -> list[Path]:
         if target.exists():
             continue
         try:
-            write_atomically(target, text)
+            write_atomically(target, text.rstrip("\n") + "\n")
         except OSError as error:
             raise InputError(f"{target}: {error.strerror}; choose a folder of your own") from error
         written.append(target)

@@ -7,3 +7,5 @@ from .retrieve import most_pairs as most_pairs
 from .retrieve import retrieve_pairs as retrieve_pairs
 from .search import draw_pairs as draw_pairs
 from .search import search_pairs as search_pairs
+from .unnamed import unnamed_classes as unnamed_classes
+from .unnamed import unnamed_message as unnamed_message

@@ -16,6 +16,7 @@ from markupsafe import Markup
 from react_pipeline.pages import markdown_table, render
 from react_pipeline.retrieval.candidates import Queries
 from react_pipeline.retrieval.ranking import DROP_REASONS, SHARED, of_kept_rows
+from react_pipeline.retrieval.unnamed import unnamed_message
 from react_pipeline.settings import DomainConfig, RetrievalConfig
 
 if TYPE_CHECKING:
@@ -154,6 +155,7 @@ def report_page(
         title=title,
         counts=counts,
         classes=len(classes),
+        unnamed=unnamed_message(counts["unnamed"], counts["near_names"]) if counts.get("unnamed") else "",
         candidates=int(classes["candidates"].sum()),
         minimum=settings.min_per_class,
         sheets=[(name, shown[0], shown[-1]) for name, shown in sheets[1:]],

@@ -57,10 +57,16 @@ def _names_of(domain: DomainConfig) -> pd.DataFrame:
 
 
 def _count_rows(embeddings: Artifact, names: list[str], rows: tuple[int, int]) -> NDArray[Any]:
-    found = row_metadata(embeddings, np.arange(*rows), ["caption"], arrow=True)
-    captions = pa.Table.from_pandas(found, preserve_index=False)["caption"].cast(pa.string()).combine_chunks()
+    captions = read_captions(embeddings, rows)
     batches = (captions.slice(start, _BATCH_ROWS) for start in range(0, len(captions), _BATCH_ROWS))
     return np.asarray(np.sum([count_in(batch, names) for batch in batches], axis=0, dtype=np.int64))
+
+
+def read_captions(embeddings: Artifact, rows: tuple[int, int]) -> pa.Array:
+    """The captions of rows from the first number up to, not including, the second; some may be null."""
+    found = row_metadata(embeddings, np.arange(*rows), ["caption"], arrow=True)
+    captions = pa.Table.from_pandas(found, preserve_index=False)["caption"].cast(pa.string())
+    return pa.concat_arrays(captions.chunks) if captions.num_chunks else pa.array([], pa.string())
 
 
 def count_in(captions: pa.Array, names: list[str]) -> NDArray[Any]:
@@ -69,10 +75,10 @@ def count_in(captions: pa.Array, names: list[str]) -> NDArray[Any]:
     A name is said where its words follow one another; case and punctuation do not matter. Within a longer one of the
     names it is not: "a tiger shark" says neither `tiger` nor `shark`.
     """
-    split = [[word for word in words if word] for words in _words(pa.array(names, pa.string())).to_pylist()]
+    split = [[word for word in words if word] for words in words_of(pa.array(names, pa.string())).to_pylist()]
     texts = pa.array([" ".join(words) for words in split], pa.string())
     firsts = pa.array([words[0] for words in split if words], pa.string())
-    words = _words(captions)
+    words = words_of(captions)
     rows, words = pc.list_parent_indices(words).to_numpy().astype(np.int64), words.flatten()
     starts = np.flatnonzero(pc.is_in(words, firsts))
     said = [np.empty((3, 0), np.int64)]
@@ -90,5 +96,6 @@ def count_in(captions: pa.Array, names: list[str]) -> NDArray[Any]:
     return np.bincount(once, minlength=len(names))[pc.index_in(texts, texts).to_numpy()]
 
 
-def _words(texts: pa.Array) -> pa.ListArray:
+def words_of(texts: pa.Array) -> pa.ListArray:
+    """The words of each text in lower case, with empty ones where it begins or ends with something else."""
     return pc.split_pattern_regex(pc.utf8_lower(pc.utf8_normalize(texts, form="NFC")), pattern=r"[^\pL\pM\pN]+")

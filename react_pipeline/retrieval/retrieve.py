@@ -31,6 +31,7 @@ from react_pipeline.retrieval.examination import Examination
 from react_pipeline.retrieval.name_counts import NAMES, count_names
 from react_pipeline.retrieval.ranking import DROP_REASONS, classes_of
 from react_pipeline.retrieval.seeds import encode_seeds, read_seeds
+from react_pipeline.retrieval.unnamed import unnamed_classes
 from react_pipeline.settings import DistributorConfig, DomainConfig
 from react_pipeline.store import Artifact, RetrievalError
 
@@ -86,6 +87,7 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
         names.to_parquet(directory / NAMES, index=False)
         said = names["name"] + " " + names["captions"].map("{:,}".format)
         classes["names"] = said.groupby(names["class_id"]).agg("; ".join)
+        unnamed = unnamed_classes(names, embeddings, distributor)
         pairs = write_pairs(
             directory,
             _chosen(candidates, queries, domain, embeddings, source),
@@ -99,6 +101,7 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
             "classes": int((classes["kept"] > 0).sum()),
             "starving": starving,
             "starving_fraction": len(starving) / len(classes),
+            **({} if unnamed is None else {"unnamed": list(unnamed), "near_names": list(unnamed.values())}),
             "candidates": len(candidates),
             "several_classes": int((pairs["classes"].str.len() > 1).sum()),
             "dropped": {reason: int(classes[reason].sum()) for reason in DROP_REASONS},

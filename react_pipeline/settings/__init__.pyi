@@ -29,9 +29,10 @@ from .files import load_domain as load_domain
 from .files import load_domains as load_domains
 from .files import load_pipeline as load_pipeline
 from .files import misnamed as misnamed
-from .files import read_yaml as read_yaml
 from .index import IndexConfig as IndexConfig
 from .index import key_problem as key_problem
+from .near_names import did_you_mean as did_you_mean
+from .near_names import near_names as near_names
 from .promotion import PromotionConfig as PromotionConfig
 from .retrieval import Idle as Idle
 from .retrieval import RetrievalConfig as RetrievalConfig
@@ -49,3 +50,6 @@ from .training import TrainingConfig as TrainingConfig
 from .training import is_linear_head as is_linear_head
 from .training import pairs_of as pairs_of
 from .training import unused_fields as unused_fields
+from .yaml_files import compose_yaml as compose_yaml
+from .yaml_files import parse_yaml as parse_yaml
+from .yaml_files import read_yaml as read_yaml

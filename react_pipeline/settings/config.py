@@ -17,6 +17,7 @@ from react_pipeline.settings.dense import DenseConfig
 from react_pipeline.settings.distributor import DistributorConfig
 from react_pipeline.settings.evaluation import ElevaterConfig, EvaluationSetConfig
 from react_pipeline.settings.index import IndexConfig
+from react_pipeline.settings.near_names import did_you_mean
 from react_pipeline.settings.promotion import PromotionConfig
 from react_pipeline.settings.retrieval import RetrievalConfig
 from react_pipeline.settings.secrets import has_secret
@@ -43,6 +44,7 @@ RESERVED_SLUGS = frozenset({"all", "corpus", "current", "mean", "overview"})
 HUB_PREFIX, FOLDER_PREFIX = "hf-hub:", "local-dir:"
 """Before a model of the Hugging Face Hub, and before a folder, as open_clip names them."""
 
+_COLOURS = Field(default=None, description="a list of three numbers, for red, green and blue")
 _OF_WEIGHTS = ("pretrained", "quick_gelu", "mean", "std", "resize_mode")
 
 
@@ -52,8 +54,8 @@ class EncoderConfig(Section):
     model: Name = "ViT-B-32"
     pretrained: str | None = None
     quick_gelu: bool | None = None
-    mean: tuple[float, float, float] | None = None
-    std: tuple[float, float, float] | None = None
+    mean: tuple[float, float, float] | None = _COLOURS
+    std: tuple[float, float, float] | None = _COLOURS
     resize_mode: Literal["shortest", "longest", "squash"] | None = None
 
     @model_validator(mode="before")
@@ -121,7 +123,7 @@ def _folded(name: str) -> str:
 
 
 def _class_from_text(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
+    return value if isinstance(value, (dict, list, ClassConfig)) else {"name": value}
 
 
 class DomainConfig(Section):
@@ -135,7 +137,9 @@ class DomainConfig(Section):
     title: str = ""
     description: str = ""
     classes: tuple[Annotated[ClassConfig, BeforeValidator(_class_from_text)], ...] = Field(min_length=1)
-    templates: tuple[Name, ...] | Literal["imagenet", "simple"] = "simple"
+    templates: tuple[Name, ...] | Literal["imagenet", "simple"] = Field(
+        default="simple", description="a list of prompts with {} for the name, or one of imagenet, simple"
+    )
     retrieval: RetrievalOverrides = RetrievalOverrides()
     customization: TrainingOverrides = TrainingOverrides()
     evaluation: EvaluationSetConfig | None = None
@@ -190,14 +194,21 @@ class DomainConfig(Section):
         return [entry.name for entry in self.classes]
 
 
+_ADDRESS = Field(default=None, pattern=r"^https?://", description="an address that begins with http:// or https://")
+
+
 class PipelineConfig(Section):
     """`pipeline.yaml`: what holds for every domain."""
 
-    project: str = Field(default="react", pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$")
+    project: str = Field(
+        default="react",
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,62}$",
+        description="of letters, digits, blanks, '.', '_' and '-', 63 at most, beginning with a letter or digit",
+    )
     store: Path = Path(".react/store")
     tracking_uri: str | None = None
-    dagster_url: str | None = Field(default=None, pattern=r"^https?://")
-    mlflow_url: str | None = Field(default=None, pattern=r"^https?://")
+    dagster_url: str | None = _ADDRESS
+    mlflow_url: str | None = _ADDRESS
     domains: Path = Path("domains")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("base", "gated-image", "gated-image-control")
@@ -227,7 +238,8 @@ class PipelineConfig(Section):
     @classmethod
     def _methods_exist(cls, methods: tuple[str, ...]) -> tuple[str, ...]:
         if unknown := [method for method in methods if method not in METHODS]:
-            raise ValueError(f"unknown: {', '.join(unknown)}; choose from {', '.join(METHODS)}")
+            meant = did_you_mean(unknown[0], METHODS, f"choose from {', '.join(METHODS)}")
+            raise ValueError(f"unknown: {', '.join(unknown)}; {meant}")
         if len(set(methods)) < len(methods):
             raise ValueError("a method is listed twice")
         return methods

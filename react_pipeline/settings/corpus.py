@@ -43,7 +43,9 @@ class StorageConfig(Section):
     """How object stores are reached. Never a secret: those come from the environment or a profile."""
 
     endpoint_url: str | None = None
-    region: str | None = Field(default=None, pattern=r"^[a-z0-9-]+$")
+    region: str | None = Field(
+        default=None, pattern=r"^[a-z0-9-]+$", description="of a-z, 0-9 and '-', such as eu-central-1"
+    )
     profile: str | None = None
     anonymous: bool = False
     requester_pays: bool = False
@@ -92,7 +94,11 @@ class CorpusConfig(Section):
     shards: tuple[str, ...] = ()
     storage: StorageConfig = StorageConfig()
     keys: Literal["global", "by_folder"] = "global"
-    caption_extension: str = Field(default="txt", pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)*$")
+    caption_extension: str = Field(
+        default="txt",
+        pattern=r"^[a-z0-9_]+(\.[a-z0-9_]+)*$",
+        description="the end of the captions' file names, without the first dot, such as txt",
+    )
     images: tuple[str, ...] = ()
     urls: tuple[str, ...] = ()
     url_column: str = "url"

@@ -7,7 +7,6 @@ Class names and templates are read when they are asked for, from clip-benchmark'
 both cases without importing the package (that would load torch); where these differ from ELEVATER's, from `data/`.
 """
 
-import difflib
 import importlib.util
 import json
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from react_pipeline.settings.near_names import did_you_mean
 from react_pipeline.store import InputError
 
 Metric = Literal["accuracy", "mean-per-class", "11point_mAP", "roc_auc"]
@@ -193,8 +193,7 @@ def dataset(name: str) -> Dataset:
     known = {**DATASETS, IMAGENET.name: IMAGENET}
     if name in known:
         return known[name]
-    close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4)
-    meant = f"did you mean {' or '.join(close)}?" if close else f"known are {', '.join(known)}"
+    meant = did_you_mean(name, known, f"known are {', '.join(known)}")
     raise InputError(f"{name!r} is not a data set of ELEVATER: {meant}")
 
 

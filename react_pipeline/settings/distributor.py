@@ -19,7 +19,9 @@ class DistributorConfig(Section):
 
     kind: Literal["local", "spark"] = "local"
     master: str | None = Field(
-        default=None, pattern=r"^(local(-cluster)?(\[[0-9*, ]+\])?|yarn|(spark|k8s|mesos)://\S+)$"
+        default=None,
+        pattern=r"^(local(-cluster)?(\[[0-9*, ]+\])?|yarn|(spark|k8s|mesos)://\S+)$",
+        description="local[*], yarn, or an address such as spark://host:7077",
     )
     conf: Mapping[str, str] = {}
 

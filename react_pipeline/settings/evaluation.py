@@ -24,10 +24,12 @@ class EvaluationSetConfig(Section):
 
     @model_validator(mode="after")
     def _path_is_given(self) -> Self:
-        if (self.path is None) != (self.kind == "demo"):
-            raise ValueError("`path` belongs to the kinds `folder`, `manifest` and `elevater`, and only to them")
-        if (self.dataset is None) != (self.kind != "elevater"):
-            raise ValueError("`dataset` belongs to the kind `elevater`, and only to it")
+        needs = {"demo": (), "elevater": ("path", "dataset")}.get(self.kind, ("path",))
+        for field in ("path", "dataset"):
+            is_set = getattr(self, field) is not None
+            if is_set != (field in needs):
+                fault, remedy = ("does nothing for", "remove") if is_set else ("is missing for", "add")
+                raise ValueError(f"`{field}` {fault} kind `{self.kind}`: {remedy} it, or set another kind")
         if self.dataset is not None and _known_dataset(self.dataset).multilabel:
             raise ValueError(
                 f"{self.dataset!r}: its images have several classes, so top-1 means nothing; `benchmark_results` "

@@ -1,100 +1,35 @@
-"""Configuration files: the one reader of YAML, and its errors with file and field.
+"""Configuration files: `pipeline.yaml` and domain files as models, with absolute paths.
 
-Does not belong here: which fields there are and what they may hold (`config`). Relative paths are resolved against the
-directory of the file that names them; `~` is the home directory, as in a shell.
+Does not belong here: which fields there are and what they may hold (`config`), reading YAML (`yaml_files`). Relative
+paths are resolved against the directory of the file that names them; `~` is the home directory, as in a shell.
 """
 
-import json
 import os
-import stat
+import re
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from react_pipeline.settings.config import DomainConfig, PipelineConfig
-from react_pipeline.settings.secrets import has_secret, without_secrets
+from react_pipeline.settings.config import HUB_PREFIX, DomainConfig, PipelineConfig
+from react_pipeline.settings.messages import problems_of, truths_for_numbers
+from react_pipeline.settings.secrets import has_secret
 from react_pipeline.settings.shard_patterns import is_url
+from react_pipeline.settings.yaml_files import read_yaml
 from react_pipeline.store import ConfigError, Problem, stamp_of
 
 CLOCK_STEP_NS = 2_000_000_000
 """The coarsest time of a file that is in use, of FAT."""
 
-MAX_YAML_BYTES = 2_000_000
-"""Larger configuration files are refused unread."""
-
-MAX_DEPTH = 20
-MAX_PROBLEMS = 100
-MAX_SCALAR = 10_000
-MAX_EVENTS = 250_000
-"""Of the parser, a second's work; ImageNet-21k with three synonyms a class has 220,000."""
-
 TRACKING_VARIABLE = "REACT_TRACKING_URI"
 """Overrides `tracking_uri`; the only place for a database address with a password."""
 
+_IS_PATH = re.compile(r"/|\.(pt|pth|bin|ckpt|safetensors)$")
+"""No tag of open_clip looks so."""
+
 Model = TypeVar("Model", bound=BaseModel)
-
-LOADER: type[yaml.SafeLoader | yaml.CSafeLoader] = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
-"""libyaml reads the same files ten times as fast; a step reads its project and domain several times."""
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read one YAML mapping: no tags, no aliases, no more than `MAX_YAML_BYTES`.
-
-    Raises:
-        ConfigError: If the file is missing, no regular file, too large, not UTF-8, not YAML, or not a mapping, and
-            whatever else the parser raises: one file never stops the others.
-    """
-    try:
-        text = _read(path)
-        _refuse_bombs(path, text)
-        loaded = yaml.load(text, Loader=LOADER)  # noqa: S506 - both are safe loaders
-        # A lone surrogate, written as an escape, is text that no file can hold.
-        json.dumps(loaded, default=str, ensure_ascii=False).encode()
-    except ConfigError:
-        raise
-    except OSError as error:
-        raise ConfigError([Problem(path, "", f"cannot be read: {error}")]) from error
-    except Exception as error:
-        raise ConfigError([Problem(path, "", f"is not valid YAML: {' '.join(str(error).split())[:500]}")]) from error
-    if not isinstance(loaded, dict) or not all(isinstance(key, str) for key in loaded):
-        raise ConfigError([Problem(path, "", "must be a mapping of field names to values")])
-    return loaded
-
-
-def _read(path: Path) -> str:
-    # Opening a FIFO waits for its writer, and a device may never end.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ConfigError([Problem(path, "", "is not a regular file")])
-        data = file.read(MAX_YAML_BYTES + 1)
-    if len(data) > MAX_YAML_BYTES:
-        raise ConfigError([Problem(path, "", f"larger than {MAX_YAML_BYTES:,} bytes; a configuration is small")])
-    return data.decode()
-
-
-def _refuse_bombs(path: Path, text: str) -> None:
-    depth = 0
-    for number, event in enumerate(yaml.parse(text, Loader=LOADER)):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if isinstance(event, yaml.AliasEvent):
-            problem = "YAML aliases (*name) are refused; write the value out"  # a few expand to gigabytes
-        elif getattr(event, "tag", None) is not None:
-            problem = "YAML tags (!!name) are refused; write plain text, numbers, lists and mappings"
-        elif "\0" in getattr(event, "value", ""):
-            problem = "a value holds a NUL, which no path and no database takes"
-        elif depth > MAX_DEPTH:
-            problem = f"lists and mappings are nested more than {MAX_DEPTH} deep"
-        elif len(getattr(event, "value", "")) > MAX_SCALAR:
-            problem = f"a value is longer than {MAX_SCALAR:,} characters"  # numbers take quadratic time
-        elif number > MAX_EVENTS:
-            problem = f"holds more than {MAX_EVENTS:,} values"
-        else:
-            continue
-        raise ConfigError([Problem(path, "", problem)])
 
 
 def load_pipeline(path: Path) -> PipelineConfig:
@@ -106,8 +41,10 @@ def load_pipeline(path: Path) -> PipelineConfig:
     base = path.resolve().parent
     config = _located(_validate(PipelineConfig, read_yaml(path), path), base, "store", "domains")
     encoder, corpus = config.encoder, _located(config.corpus, base, "embeddings", "subset", "indices")
-    if encoder.pretrained and (checkpoint := _absolute(base, encoder.pretrained)).exists():
-        encoder = encoder.model_copy(update={"pretrained": str(checkpoint.resolve())})
+    if encoder.pretrained and not encoder.pretrained.startswith(HUB_PREFIX):
+        checkpoint = _absolute(base, encoder.pretrained)
+        if checkpoint.exists() or _IS_PATH.search(encoder.pretrained):
+            encoder = encoder.model_copy(update={"pretrained": str(checkpoint.resolve())})
     files = {
         "shards": tuple(name if is_url(name) else str(_absolute(base, name)) for name in corpus.shards),
         **{field: tuple(str(_absolute(base, name)) for name in getattr(corpus, field)) for field in ("images", "urls")},
@@ -215,26 +152,13 @@ def misnamed(directory: Path) -> list[Problem]:
 
 
 def _validate(model: type[Model], raw: dict[str, Any], path: Path) -> Model:
+    errors = truths_for_numbers(model, raw)
     try:
-        return model.model_validate(raw)
+        config = model.model_validate(raw)
     except ValidationError as error:
-        found = error.errors()
-        problems = [Problem(path, _field_of(entry["loc"]), _message_of(entry)) for entry in found[:MAX_PROBLEMS]]
-        more = [Problem(path, "", f"has {len(found) - MAX_PROBLEMS:,} more problems")] if found[MAX_PROBLEMS:] else []
-        raise ConfigError(problems + more) from error
+        errors += error.errors()
     except Exception as error:  # of a check that met what it was not made for
         raise ConfigError([Problem(path, "", f"cannot be checked: {error!r}"[:500])]) from error
-
-
-def _field_of(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(part) for part in location)
-
-
-def _message_of(entry: Any) -> str:
-    if entry["type"] == "extra_forbidden":
-        return "unknown field; remove it or fix its spelling"
-    message = str(entry["msg"]).removeprefix("Value error, ")
-    shown = entry["input"]
-    if entry["type"] == "value_error" or not isinstance(shown, (str, int, float, bool)):
-        return message
-    return without_secrets(f"{message} (found {shown!r})")
+    if errors:
+        raise ConfigError(problems_of(model, raw, errors, path))
+    return config

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
+from react_pipeline.settings.near_names import did_you_mean
 from react_pipeline.store import InputError
 
 METHOD_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -55,7 +56,9 @@ class TrainingConfig(Section):
     learning_rate: float = Field(default=5e-4, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
     adam_eps: float = Field(default=1e-6, gt=0)
-    warmup_steps: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = 50
+    warmup_steps: Annotated[int, Field(ge=0)] | Annotated[float, Field(gt=0, lt=1)] = Field(
+        default=50, description="a whole number of steps, or a share of them between 0 and 1"
+    )
     steps: int = Field(default=1_000, gt=0)
     epochs: float | None = Field(default=None, gt=0)
     batch_size: int = Field(default=256, gt=1)
@@ -66,7 +69,7 @@ class TrainingConfig(Section):
     views: int = Field(default=0, ge=0)
     class_prompt_fraction: Fraction = 0.0
     held_out_fraction: Annotated[float, Field(ge=0, le=0.5)] = 0.02
-    interpolation: Fraction | Literal["held-out"] = 1.0
+    interpolation: Fraction | Literal["held-out"] = Field(default=1.0, description="a number from 0 to 1, or held-out")
     precision: Precision = "auto"
     global_negatives: bool = True
     accumulation: int = Field(default=1, gt=0)
@@ -167,7 +170,8 @@ def _joined(*sources: Mapping[str, Any]) -> dict[str, Any]:
 def _known_method(name: str) -> str:
     # Read when it is asked, so that a row of the table is all that a new method needs.
     if name not in METHOD_DEFAULTS:
-        raise ValueError(f"{name!r} is not a trained method; choose one of {', '.join(METHOD_DEFAULTS)}")
+        meant = did_you_mean(name, METHOD_DEFAULTS, f"choose one of {', '.join(METHOD_DEFAULTS)}")
+        raise ValueError(f"{name!r} is not a trained method; {meant}")
     return name
 
 

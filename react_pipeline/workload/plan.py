@@ -28,7 +28,7 @@ class Plan:
 
 _ADVICE = {
     "corpus": "download with img2dataset on a cluster and use `corpus.kind: webdataset`",
-    "faiss_index": "set `index.key: auto`, or a key of shorter codes (docs/faiss-index.md)",
+    "faiss_index": "set `index.key: auto`, or a key of shorter codes, such as OPQ64_512,IVF4096_HNSW32,PQ64x8",
 }
 
 

@@ -136,11 +136,12 @@ def test_checks_block_except_those_that_compare() -> None:
         "benchmark_mean_is_at_least_base",
         "champion_is_in_no_doubt",
         "checkpoints_are_up_to_date",
+        "classes_are_named",
         "gain_is_not_shared_by_the_control",
         "pairs_are_up_to_date",
         "training_pairs_hold_no_test_image",
     ]
-    assert len(checks) == 19
+    assert len(checks) == 20
 
 
 def test_resources_can_be_overridden() -> None:

@@ -20,7 +20,7 @@ from support_launch import dagster_home, metadata_of
 
 from react_pipeline.assets import runs
 from react_pipeline.assets.definitions import build_defs
-from react_pipeline.assets.launch import Summary, is_shown, materialize, open_instance, plan
+from react_pipeline.assets.launch import Summary, _run, is_shown, materialize, open_instance, plan
 from react_pipeline.assets.partitions import partition_of
 from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, checked_by
 from react_pipeline.assets.resources import ProjectResource
@@ -182,7 +182,7 @@ def test_data_versions_are_the_fingerprints(launched: Launched) -> None:
 
 
 def test_failure_of_one_domain_stops_only_what_depends_on_it(launched: Launched) -> None:
-    domain = {"classes": ["circle"], "retrieval": {"min_similarity": {"t2t": 2.0, "t2i": 2.0}}}
+    domain = {"classes": ["circle", "square"], "retrieval": {"min_similarity": {"t2t": 2.0, "t2i": 2.0}}}
     (launched.project.config.domains / "nothing.yaml").write_text(yaml.safe_dump(domain))
     lines: list[str] = []
     summary = materialize("*", ["nothing", "shapes"], ("base", "gated-image"), launched.project.path, lines.append)
@@ -339,3 +339,19 @@ def test_tracking_that_is_down_fails_no_run(indexed_project: Project, tmp_path: 
     assert "will be logged at the next run" in str(event.asset_materialization.metadata["mlflow"].value)
     (waiting,) = (indexed_project.config.store / ".pending_tracking").glob("*.json")
     assert json.loads(waiting.read_text())["dagster_run_id"] == summary.run_ids[0]
+
+
+def test_a_check_that_warns_is_a_line_of_the_output() -> None:
+    @dg.asset(name="corpus")
+    def made() -> dg.MaterializeResult:
+        return dg.MaterializeResult(metadata={"reused": False})
+
+    @dg.asset_check(asset="corpus")
+    def warns() -> dg.AssetCheckResult:
+        return dg.AssetCheckResult(passed=False, severity=dg.AssetCheckSeverity.WARN, description="odd names")
+
+    lines: list[str] = []
+    with dg.DagsterInstance.ephemeral() as instance:
+        defs = dg.Definitions([made], asset_checks=[warns])
+        _run(defs, instance, "x", ("corpus", ALL), Summary(), lines.append)
+    assert "corpus: warning: odd names" in lines

@@ -201,7 +201,7 @@ def test_search_prints_the_nearest_and_draws_them(indexed_project: Project, run,
 
 
 def test_failed_run_is_exit_code_1_with_a_line_that_says_why(indexed_project: Project, run) -> None:
-    domain = {"classes": ["circle"], "retrieval": {"min_similarity": {"t2t": 2.0, "t2i": 2.0}}}
+    domain = {"classes": ["circle", "square"], "retrieval": {"min_similarity": {"t2t": 2.0, "t2i": 2.0}}}
     (indexed_project.config.domains / "nothing.yaml").write_text(yaml.safe_dump(domain))
     code, _, reported = run("materialize", "--domain", "nothing", "--select", "key:retrieved_set or key:evaluation_set")
     errors = [line for line in reported.splitlines() if line.startswith("error: ")]
@@ -235,10 +235,10 @@ def test_quick_commands_load_no_torch(tiny_project: Project, command: list[str])
 
 def test_domain_file_of_another_suffix_is_added_under_its_slug(tiny_project: Project, run, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "birds.yml").write_text("classes: [robin]\n")
+    (tmp_path / "elsewhere" / "birds.yml").write_text("classes: [robin, wren]\n")
     code, _, reported = run("domains", "add", str(tmp_path / "elsewhere" / "birds.yml"))
     assert (code, reported) == (0, "")
-    assert tiny_project.domain("birds").class_names == ["robin"]
+    assert tiny_project.domain("birds").class_names == ["robin", "wren"]
 
 
 def test_domain_file_whose_images_are_at_home_is_added_with_their_place(

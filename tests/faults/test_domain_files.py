@@ -13,7 +13,9 @@ import pytest
 import yaml
 
 from react_pipeline.settings.config import SLUG_RULE, DomainConfig
-from react_pipeline.settings.files import MAX_PROBLEMS, MAX_YAML_BYTES, load_domain, load_domains, load_pipeline
+from react_pipeline.settings.files import load_domain, load_domains, load_pipeline
+from react_pipeline.settings.messages import MAX_PROBLEMS
+from react_pipeline.settings.yaml_files import MAX_YAML_BYTES
 from react_pipeline.store.errors import ConfigError
 
 GOOD = {"classes": ["cat", "dog"]}
@@ -45,11 +47,11 @@ def test_all_faults_of_a_domain_are_listed_with_their_fields(tmp_path: Path) -> 
     [
         ({"classes": []}, "classes"),
         ({"classes": "cat"}, "classes"),
-        ({"classes": [""]}, "classes.0.name"),
+        ({"classes": [""]}, "classes.0: is empty"),
         ({"templates": []}, "the list is empty"),
         ({"templates": ["{} and {}"]}, "exactly once"),
         ({"customization": {"steps": -1}}, "customization.steps"),
-        ({"evaluation": {"name": "x", "kind": "folder"}}, "`path` belongs"),
+        ({"evaluation": {"name": "x", "kind": "folder"}}, "`path` is missing"),
     ],
 )
 def test_wrong_values_are_reported_by_field(tmp_path: Path, change: dict[str, object], words: str) -> None:  # 21

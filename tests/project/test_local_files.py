@@ -32,10 +32,19 @@ def test_ranges_of_local_paths_mean_shards_and_a_gap_is_named(tmp_path: Path) ->
         write_shard(tmp_path / name, {"k": pair("circle", "red", 0)})
     found = find_files([str(tmp_path / "{a}" / "{00..01}.tar")], *TARS)
     assert [path.name for path in found] == ["00.tar", "01.tar"]
-    with pytest.raises(CorpusError, match=r"02\.tar'"):
+    with pytest.raises(CorpusError, match=r"no file or folder .*02\.tar; did you mean"):
         find_files([str(tmp_path / "{a}" / "{00..03}.tar")], *TARS)
     with pytest.raises(CorpusError, match="braces must close"):
         find_files([str(tmp_path / "{a}" / "{x}.tar")], *TARS)
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_missing_with_the_nearest_name(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("dta", "dta/inside/*.parquet"):
+        with pytest.raises(CorpusError, match=r"no file or folder .*dta; did you mean data\?"):
+            find_files([str(tmp_path / name)], (".parquet",), "corpus.images")
+    with pytest.raises(CorpusError, match="finds no .parquet file"):
+        find_files([str(tmp_path / "data" / "*.parquet")], (".parquet",), "corpus.images")
 
 
 def test_a_name_that_is_no_utf8_is_refused(tmp_path: Path) -> None:

@@ -46,11 +46,13 @@ def test_a_new_project_loads(corpus: str, tmp_path: Path) -> None:
     assert project.config.corpus.kind == KINDS[corpus]
     if corpus != "demo":
         encoder = project.config.encoder
-        assert (encoder.model, encoder.pretrained) == ("ViT-L-14", "path with 'quotes': {x}.pt")
+        assert (encoder.model, encoder.pretrained) == ("ViT-L-14", str(folder / "path with 'quotes': {x}.pt"))
         assert project.domain("birds").class_names[0] == "robin"
     assert "max_concurrent_runs" in (folder / "dagster_home" / "dagster.yaml").read_text()
     assert (folder / ".gitignore").read_text().startswith(".react/")
     assert prepare_home(folder) == folder / "dagster_home"
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert [path for path in files if not path.read_text().endswith("\n") or path.read_text().endswith("\n\n")] == []
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,8 @@ def test_a_new_project_loads(corpus: str, tmp_path: Path) -> None:
 def test_a_whole_model_is_an_encoder_of_a_new_project(encoder: str, pretrained: str, tmp_path: Path) -> None:
     assert init(tmp_path / "new", "--encoder", encoder) == 0
     found = Project.load(tmp_path / "new" / "pipeline.yaml").config.encoder.pretrained
-    assert found == pretrained
+    # A folder is named in full, whether it is there or not.
+    assert found == (pretrained if encoder.startswith("hf-hub:") else str((tmp_path / "new" / pretrained).resolve()))
 
 
 @pytest.mark.parametrize(("model", "side", "width"), [("ViT-B-32", "b32", 512), ("ViT-L-14", "l14", 768)])

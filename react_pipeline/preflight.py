@@ -1,0 +1,56 @@
+"""Preflight: what is wrong with a project that shows before anything is built.
+
+Belongs here: names and places that a step would miss only minutes after the first one starts. Does not belong here:
+rules of single fields (`settings`), what is out of date (`upkeep`), the machine (`commands.doctor`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from react_pipeline.clip import require_available
+from react_pipeline.project import Project, absence, seed_path
+from react_pipeline.settings import DomainConfig
+from react_pipeline.store import ConfigError, InputError, Problem
+
+_FEWEST_CLASSES = 2
+
+
+def encoder_problems(project: Project) -> list[Problem]:
+    """What is wrong with `encoder`: an unknown architecture or tag, or weights that are not there."""
+    try:
+        require_available(project.config.encoder)
+    except InputError as error:
+        return [Problem(project.path, "", line) for line in str(error).splitlines()]
+    return []
+
+
+def domain_problems(project: Project, slug: str) -> list[Problem]:
+    """What is wrong with a domain of the project: what its file says, and `file_problems`.
+
+    Raises:
+        InputError: If there is no such domain.
+    """
+    try:
+        domain = project.domain(slug)
+    except ConfigError as error:
+        return error.problems
+    return file_problems(project.config.domains / f"{slug}.yaml", domain)
+
+
+def file_problems(path: Path, domain: DomainConfig) -> list[Problem]:
+    """What is wrong with a valid domain file: a single class; seeds or labelled images that are not there."""
+    problems = []
+    if len(domain.classes) < _FEWEST_CLASSES:
+        message = "has a single class, and every image would get its name; list at least two"
+        problems.append(Problem(path, "classes", message))
+    for number, entry in enumerate(domain.classes):
+        for seed in entry.seeds:
+            if missing := absence(seed_path(path.parent, seed)):
+                problems.append(Problem(path, f"classes.{number}.seeds", f"{missing}; correct the path, or remove it"))
+    images = domain.evaluation.path if domain.evaluation else None
+    if images is not None and not images.exists():
+        missing = absence(images) or f"there is no file or folder {images}"
+        message = f"{missing}; correct the path, or remove `evaluation`: then nothing is measured"
+        problems.append(Problem(path, "evaluation.path", message))
+    return problems

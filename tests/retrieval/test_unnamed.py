@@ -1,0 +1,88 @@
+"""Classes that no caption names, and the nearest names of the captions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+import yaml
+
+from react_pipeline.assets.checks import naming
+from react_pipeline.commands.cli import main
+from react_pipeline.lineage import run
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval import unnamed
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.retrieval.unnamed import unnamed_classes, unnamed_message
+from react_pipeline.settings import DistributorConfig
+
+CAPTIONS = ["a pair of Scissors", None, "my golden retriever", "", "gold, silver and a hammer", "hamster"]
+
+
+def unnamed_of(monkeypatch: pytest.MonkeyPatch, captions: Sequence[str | None], *classes: list[tuple[str, int]]) -> Any:
+    """`classes` are lists of names, the first one the label, with how many captions say each."""
+    table = pa.array(captions, pa.string())
+    monkeypatch.setattr(unnamed, "read_captions", lambda _, rows: table.slice(rows[0], rows[1] - rows[0]))
+    rows = [(number, names[0][0], *name) for number, names in enumerate(classes) for name in names]
+    counts = pd.DataFrame(rows, columns=["class_id", "class", "name", "captions"])
+    embeddings: Any = SimpleNamespace(counts={"rows": len(captions)})
+    return unnamed_classes(counts, embeddings, DistributorConfig())
+
+
+@pytest.mark.parametrize(
+    ("names", "near"),
+    [
+        (["scizzors"], "scissors"),
+        (["qwertzuiop"], ""),
+        (["golden retriver"], "golden retriever"),
+        (["golden hammer"], ""),  # both words are there, and not together
+        (["hamer"], "hammer"),
+        (["zzz", "Retreiver"], "retriever"),
+    ],
+)
+def test_the_nearest_words_of_captions_are_named(names: list[str], near: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unnamed, "_TASK_ROWS", 2)
+    named = [("hammer", 1)], [("no such", 0), ("hamster", 1)]
+    assert unnamed_of(monkeypatch, [*CAPTIONS], *named, [(name, 0) for name in names]) == {names[0]: near}
+
+
+def test_a_corpus_without_captions_names_nothing_and_warns_of_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert unnamed_of(monkeypatch, [None, "", "?"], [("hammer", 0)]) is None
+
+
+def test_of_a_large_corpus_a_sample_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unnamed, "_TASK_ROWS", 10)
+    monkeypatch.setattr(unnamed, "_SAMPLE_ROWS", 40)
+    captions = [f"hammer{number}" for number in range(1_000)]
+    assert unnamed_of(monkeypatch, captions, [("hamer999", 0)]) == {"hamer999": "hammer999"}
+    assert unnamed_of(monkeypatch, captions, [("hamer500", 0)]) != {"hamer500": "hammer500"}
+
+
+def test_a_message_names_ten_classes_at_most() -> None:
+    message = unnamed_message([f"c{number}" for number in range(12)], ["", "near", *[""] * 10])
+    assert "c1 (did you mean near?)" in message and "c9" in message and "c10" not in message and "2 more" in message
+
+
+def test_a_misspelt_class_is_seen_in_the_set_its_check_and_by_validate(
+    indexed_project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = indexed_project.config.domains / "shapes.yaml"
+    domain = yaml.safe_load(path.read_text())
+    domain["classes"][0] = "circel"
+    path.write_text(yaml.safe_dump({key: value for key, value in domain.items() if key != "evaluation"}))
+    with pytest.raises(SystemExit) as stop:
+        main(["domains", "validate", "--config", str(indexed_project.path)])
+    captured = capsys.readouterr()
+    assert not stop.value.code and "2 valid" in captured.out
+    assert "shapes.yaml: classes: no caption" in captured.err and "circel (did you mean circle?)" in captured.err
+
+    run(indexed_project, "evaluation_set", "shapes")
+    counts = retrieve_pairs(indexed_project, "shapes").counts
+    assert (counts["unnamed"], counts["near_names"]) == (["circel"], ["circle"])
+    report = indexed_project.store.current("retrieved_set", "shapes").file("report.md").read_text()
+    assert "circel (did you mean circle?)" in report
+    assert not naming(counts).passed and "circle" in str(naming(counts).description)

@@ -1,0 +1,94 @@
+"""What cannot work is refused before anything is built, by every command that could say so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from react_pipeline.assets.launch import materialize
+from react_pipeline.commands.cli import main
+from react_pipeline.commands.doctor import diagnose
+from react_pipeline.preflight import domain_problems, encoder_problems
+from react_pipeline.project.project import Project
+from react_pipeline.store.errors import ConfigError
+
+
+def edit(path: Path, **fields: Any) -> None:
+    path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **fields}))
+
+
+ENCODERS = [
+    ({"model": "ViT-B32", "pretrained": "openai"}, "did you mean ViT-B-32"),
+    ({"model": "ViT-B-32", "pretrained": "opanai"}, "did you mean openai?"),
+    ({"model": "ViT-B-32", "pretrained": "wieghts.pt"}, "did you mean weights.pt?"),
+    ({"model": "ViT-B-32", "pretrained": "nosuch/weights.pt"}, "there is no file or folder"),
+    ({"model": "hf-hub:a b/c"}, "hf-hub:ORGANIZATION/NAME"),
+    ({"model": "local-dir:empty"}, "open_clip_config.json"),
+]
+
+
+@pytest.mark.parametrize(("encoder", "token"), ENCODERS, ids=lambda value: "" if isinstance(value, str) else str(value))
+def test_a_wrong_encoder_is_named_with_what_may_be_meant(
+    tiny_project: Project, encoder: dict[str, str], token: str
+) -> None:
+    folder = tiny_project.path.parent
+    (folder / "weights.pt").touch()
+    (folder / "empty").mkdir()
+    assert not encoder_problems(tiny_project)
+    edit(tiny_project.path, encoder=encoder)
+    (problem,) = encoder_problems(Project.load(tiny_project.path))
+    assert problem.file == tiny_project.path and "encoder" in str(problem) + token and token in problem.message
+
+
+DOMAINS = [
+    ({"classes": ["circle"]}, "classes: has a single class"),
+    ({"evaluation": {"name": "a", "kind": "folder", "path": "imgs"}}, "evaluation.path: there is no file or folder"),
+    ({"evaluation": {"name": "a", "kind": "manifest", "path": "imgs.csv"}}, "evaluation.path: there is no file"),
+    ({"classes": ["circle", {"name": "square", "seeds": ["a.png"]}]}, "classes.1.seeds: there is no file"),
+]
+
+
+@pytest.mark.parametrize(("fields", "token"), DOMAINS, ids=[token for _, token in DOMAINS])
+def test_a_domain_that_cannot_work_is_named_with_its_field(
+    tiny_project: Project, fields: dict[str, Any], token: str
+) -> None:
+    assert not domain_problems(tiny_project, "shapes")
+    edit(tiny_project.config.domains / "shapes.yaml", **fields)
+    (problem,) = domain_problems(tiny_project, "shapes")
+    assert f"shapes.yaml: {token}" in str(problem)
+
+
+def test_validate_doctor_and_materialize_refuse_them_before_anything_is_built(
+    tiny_project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(tiny_project.config.domains / "shapes.yaml", classes=["circle"])
+    edit(tiny_project.path, encoder={"model": "ViT-B32", "pretrained": "openai"})
+    with pytest.raises(SystemExit) as stop:
+        main(["domains", "validate", "--config", str(tiny_project.path)])
+    reported = capsys.readouterr().err
+    assert stop.value.code == 2 and "single class" in reported and "did you mean ViT-B-32" in reported
+    missing = " ".join(finding.detail for finding in diagnose(tiny_project.path) if finding.state == "missing")
+    assert "single class" in missing and "did you mean ViT-B-32" in missing
+    with pytest.raises(ConfigError, match="single class"):
+        materialize("*", ["shapes"], (), tiny_project.path)
+    with pytest.raises(ConfigError, match="ViT-B-32"):
+        materialize("*", (), (), tiny_project.path)
+    assert not list(tiny_project.config.store.glob("*/**/current"))
+
+
+def test_where_every_domain_has_a_problem_nothing_is_built(tiny_project: Project) -> None:
+    for path in tiny_project.config.domains.glob("*.yaml"):
+        edit(path, classes=["circle"])
+    with pytest.raises(ConfigError, match="single class"):
+        materialize("*", (), (), tiny_project.path)
+    assert not list(tiny_project.config.store.glob("*/**/current"))
+
+
+def test_a_selection_that_is_misspelt_is_answered_with_the_asset_that_may_be_meant(tiny_project: Project) -> None:
+    for selection, token in (("comparisn", "did you mean comparison?"), ("key:foo+", "there are base_checkpoint,")):
+        with pytest.raises(Exception, match="no asset is called") as caught:
+            materialize(selection, (), (), tiny_project.path)
+        assert token in str(caught.value) and "AssetKey" not in str(caught.value)

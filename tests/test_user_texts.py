@@ -1,0 +1,35 @@
+"""What a user of the wheel reads points to nothing that only a clone has."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import react_pipeline
+
+ROOT = Path(react_pipeline.__file__).parent
+MAKEFILE = (ROOT.parent / "Makefile").read_text(encoding="utf-8")
+TARGETS = "|".join(re.findall(r"^([a-z-]+):", MAKEFILE, re.MULTILINE))
+OF_A_CLONE = re.compile(rf"\b(docs|production|recipes|benchmarks|tests)/|CONTRIBUTING|\bmake ({TARGETS})\b")
+
+
+def strings(path: Path) -> list[str]:
+    """The texts of a module that it can show: all but docstrings."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    silent = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    texts = [node for node in nodes if isinstance(node, ast.Constant) and id(node) not in silent]
+    return [node.value for node in texts if isinstance(node.value, str)]
+
+
+def test_no_message_and_no_file_of_the_package_names_what_a_wheel_has_not() -> None:
+    modules = [*ROOT.rglob("*.py"), *(ROOT / "assets").glob("*.py")]
+    assert len(modules) > 150
+    named = [f"{path}: {text}" for path in modules for text in strings(path) if OF_A_CLONE.search(text)]
+    files = [path for folder in ("project", ".") for path in (ROOT / folder).rglob("*") if path.suffix in SUFFIXES]
+    assert len(files) > 8
+    named += [str(path) for path in files if OF_A_CLONE.search(path.read_text(encoding="utf-8"))]
+    assert not named
+
+
+SUFFIXES = (".yaml", ".md", ".html")
