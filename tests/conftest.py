@@ -46,6 +46,8 @@ from react_pipeline.tracking.runs import Runs
 # Layers of 32 numbers gain nothing from threads, and threads that wait for each other on a busy machine take seconds.
 # Set before torch is loaded; processes that tests start inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A server of a test is slow on a busy machine, and not down.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 
 @event.listens_for(Engine, "connect")

@@ -37,7 +37,7 @@ CHECKS, CROSS, SHARDS = "assets/test_blocking_checks.py", "browse/test_cross_sit
 EARLIER = "embedding/test_earlier_embeddings.py"
 EXPORT = "use/test_export.py::test_what_is_somebody_elses_or_a_link_is_neither_followed_nor_removed"
 BOMBS, SECRETS = "faults/test_bombs.py", "settings/test_secrets.py"
-BOUNDED = "browse/test_bounded_server.py"
+BOUNDED, SICK = "browse/test_bounded_server.py", "faults/test_sick_tracking_servers.py"
 TRAINING, VECTORS, STORE = "faults/test_training_guards.py", "corpus/test_vector_files.py", "faults/test_store.py"
 
 # fmt: off
@@ -72,6 +72,10 @@ GUARDS = (
     Guard("react_pipeline/indexing/index.py", 'path.stat().st_size != self.artifact.manifest["files"][path.name]["bytes"]', "False", "indexing/test_index_files.py"),
     Guard("react_pipeline/lineage.py", 'artifact.manifest["code_version"] != row.version', "False", "test_lineage.py"),
     Guard("react_pipeline/lineage.py", "artifact.parents.get(name) != parent.fingerprint", "False", "test_upkeep.py"),
+    Guard("react_pipeline/tracking/bounded_http.py", "            self.join(seconds)\n", "            self.join()\n", SICK),
+    Guard("react_pipeline/tracking/bounded_http.py", "size_bytes > MAX_ANSWER_BYTES", "False", SICK),
+    Guard("react_pipeline/tracking/bounded_http.py", '    "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",\n', "", SICK),
+    Guard("react_pipeline/tracking/bounded_http.py", "            allowance.charge(time.monotonic() - started)\n", "            pass\n", SICK + "::test_a_request_that_fails_uses_up_the_allowance"),
     Guard("react_pipeline/tracking/runs.py", "self.files if _DATABASE.match(self.uri) else None", "None", "tracking/test_tracking.py::test_files_are_beside_the_store_where_a_database_without_a_server_is_the_tracking_uri"),
     # Nothing in use is removed
     Guard("react_pipeline/store/pruning.py", "set().union(*(lease.relies_on() for lease in leases))", "set()", PRUNING),

@@ -18,6 +18,7 @@ from urllib.error import HTTPError
 
 from packaging.requirements import Requirement
 
+from react_pipeline.corpus import guarded_opener
 from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
 from react_pipeline.preflight import encoder_problems, file_problems
 from react_pipeline.project import CONFIG_VARIABLE, HOME_VARIABLE, SETTINGS_FILE, Project, locate_home, ui_addresses
@@ -244,7 +245,9 @@ def _mlflow_server(project: Project, ui_url: str) -> Iterator[Finding]:
 
 def _ask(url: str, body: bytes | None = None) -> bytes:
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310 - http only
-    with urllib.request.urlopen(request, timeout=SERVER_TIMEOUT_SECONDS) as answer:  # noqa: S310 - http only
+    # Whatever answers there, it ends: the time-out is that of the whole answer, whose size is limited too.
+    opener = guarded_opener(allow_private_addresses=True)
+    with opener.open(request, timeout=SERVER_TIMEOUT_SECONDS) as answer:
         return bytes(answer.read())
 
 

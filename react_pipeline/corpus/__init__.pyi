@@ -48,4 +48,5 @@ from .vector_files import take_rows as take_rows
 from .vector_files import take_vectors as take_vectors
 from .vector_files import vector_blocks as vector_blocks
 from .web_access import REFUSED_URL as REFUSED_URL
+from .web_access import guarded_opener as guarded_opener
 from .web_access import plain_url as plain_url

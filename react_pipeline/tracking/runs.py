@@ -45,6 +45,9 @@ RANKING = frozenset({*METRICS, "delta_top1", "gain_over_control", "judged_delta"
 MAX_TAGS_AND_PARAMS, MAX_METRICS = 100, 1_000
 """MLflow's limits per call."""
 
+PAGE_RUNS = 250
+"""Asked for at once, so that the answer comes in time even where a run has many params and tags."""
+
 
 @dataclass
 class Runs:
@@ -83,10 +86,7 @@ class Runs:
 
     def connect(self) -> MlflowClient:
         """A client; database and experiment are created where they are missing."""
-        # Slow retries would hold up a run whose result is on disk already; a user's own settings win.
         for variable, value in {
-            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-            "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "MLFLOW_LOGGING_LEVEL": "WARNING",
             # It draws bars of empty folders.
@@ -96,6 +96,9 @@ class Runs:
             os.environ.setdefault(variable, value)
         from mlflow import MlflowClient
 
+        from react_pipeline.tracking.bounded_http import bound
+
+        bound(self.uri)
         if not self.uri.startswith("sqlite:///"):
             # A server decides for itself; without one MLflow would use the working folder of this process.
             return self._with_experiment(
@@ -174,7 +177,7 @@ class Runs:
         token = None
         while True:
             page = client.search_runs(
-                [self.experiment_id], f"attributes.status = '{FINISHED}'", max_results=1_000, page_token=token
+                [self.experiment_id], f"attributes.status = '{FINISHED}'", max_results=PAGE_RUNS, page_token=token
             )
             fingerprints |= {run.data.tags["fingerprint"] for run in page if "fingerprint" in run.data.tags}
             if not (token := page.token):

@@ -1,0 +1,186 @@
+"""Bounded HTTP: what a tracking server that is down, slow or endless may cost in time and memory.
+
+MLflow bounds each wait for a byte, so a server that drips, or never ends, holds its client for good. Here one request
+as a whole has a deadline, its answer a size, and all requests that fail share an allowance of seconds. Belongs here:
+requests of MLflow's client to the servers named to `bound`. Does not belong here: what is asked, and the queue.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+
+SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
+    # Those of the tracking API are POST, which a redirect turns into GET.
+    "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",
+}
+"""Defaults of MLflow's own variables; what the environment sets wins."""
+
+FAILURE_SHARE = 1.2
+"""All failed requests together may take this many times the time of one, and as much again every hour."""
+
+MIN_SECONDS = 0.5
+"""With less than this left a server is not asked at all."""
+
+MAX_ANSWER_BYTES = 32 << 20
+MIN_UPLOAD_BYTES_PER_SECOND = 128 << 10
+"""A request may take longer by the time in which its body is sent at this speed."""
+
+_READ_BYTES = 1 << 16
+
+_allowances: dict[str, Allowance] = {}
+"""By scheme, host and port."""
+
+
+class Allowance:
+    """The seconds that requests to one server may still lose: a process waits no longer for one that is down."""
+
+    def __init__(self) -> None:
+        """Full at first."""
+        self._lost, self._time = 0.0, time.monotonic()
+
+    def seconds(self) -> float:
+        """How long the next request may take; 0: not to be asked."""
+        request, now = float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]), time.monotonic()
+        limit = FAILURE_SHARE * request
+        self._lost, self._time = max(0.0, self._lost - (now - self._time) * limit / 3600), now
+        left = min(request, limit - self._lost)
+        return left if left >= MIN_SECONDS else 0.0
+
+    def charge(self, seconds: float) -> None:
+        """Count the time of a request that failed."""
+        self._lost += seconds
+
+
+def bound(uri: str) -> None:
+    """Bound what MLflow's client asks this server from now on; a database is left as it is."""
+    for variable, value in SETTINGS.items():
+        os.environ.setdefault(variable, value)
+    if not uri.startswith("http"):
+        return
+    from mlflow.utils.request_utils import TCPKeepAliveHTTPAdapter
+
+    _allowances.setdefault(_origin(uri), Allowance())
+    if "send" not in vars(TCPKeepAliveHTTPAdapter):
+        # MLflow makes its sessions itself and has no place for an adapter of ours.
+        TCPKeepAliveHTTPAdapter.send = _send
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".lower()
+
+
+def _send(
+    adapter: requests.adapters.HTTPAdapter,
+    request: requests.PreparedRequest,
+    stream: bool = False,
+    timeout: Any = None,
+    verify: Any = True,
+    cert: Any = None,
+    proxies: Any = None,
+) -> requests.Response:
+    """In the place of `HTTPAdapter.send`.
+
+    Raises:
+        requests.Timeout: If the answer is not whole in time, or the allowance is used up.
+        requests.RequestException: If it is too large, or as `HTTPAdapter.send`.
+    """
+    plain = requests.adapters.HTTPAdapter.send
+    allowance = _allowances.get(_origin(request.url or ""))
+    if allowance is None:
+        return plain(adapter, request, stream, timeout, verify, cert, proxies)
+    if not (seconds := allowance.seconds()):
+        raise requests.Timeout("it did not answer before; it is asked again by the next command, or within an hour")
+    _watch(adapter.get_connection_with_tls_context(request, verify, proxies, cert))
+    upload = int(request.headers.get("Content-Length") or 0) / MIN_UPLOAD_BYTES_PER_SECOND
+    waits = (seconds, seconds + upload)
+    exchange = _Exchange(lambda: plain(adapter, request, stream, waits, verify, cert, proxies), whole=not stream)
+    started, failed = time.monotonic(), True
+    try:
+        answer = exchange.answer(seconds + upload)
+        failed = answer.status_code >= 500 or answer.status_code == 429
+        return answer
+    finally:
+        if failed:
+            allowance.charge(time.monotonic() - started)
+
+
+class _Exchange(threading.Thread):
+    """A request and its answer, in a thread: looking a name up, connecting and TLS cannot be bounded otherwise."""
+
+    def __init__(self, send: Callable[[], requests.Response], *, whole: bool) -> None:
+        super().__init__(name="mlflow-request", daemon=True)
+        self._send, self._whole = send, whole
+        self._answer: requests.Response | None = None
+        self._error: Exception | None = None
+        self._connection: Any = None
+        self._over = False
+
+    def run(self) -> None:
+        try:
+            answer = self._send()
+            if self._whole:
+                answer._content = _body(answer)
+            self._answer = answer
+        except Exception as error:
+            self._error = error
+
+    def answer(self, seconds: float) -> requests.Response:
+        """Wait for the answer; the connection of one that does not come is cut, which ends the thread."""
+        self.start()
+        try:
+            self.join(seconds)
+        finally:
+            self._over = self.is_alive()
+            if self._over and self._connection is not None:
+                with suppress(OSError, AttributeError):
+                    self._connection.sock.shutdown(socket.SHUT_RDWR)
+        if self._error is not None:
+            raise self._error
+        if self._answer is None:
+            raise requests.Timeout(f"no whole answer within {seconds:.1f} s")
+        return self._answer
+
+    def uses(self, connection: Any) -> None:
+        """Called with each connection that the thread is about to use."""
+        self._connection = connection
+        if self._over:
+            raise requests.Timeout("the caller gave up")
+
+
+def _body(answer: requests.Response) -> bytes:
+    parts, size_bytes = [], 0
+    for part in answer.iter_content(_READ_BYTES):
+        parts.append(part)
+        size_bytes += len(part)
+        if size_bytes > MAX_ANSWER_BYTES:
+            answer.close()
+            raise requests.RequestException(f"its answer has more than {MAX_ANSWER_BYTES:,} bytes")
+    return b"".join(parts)
+
+
+class _Watched:
+    """Mixed into the connections of a pool: reports to an exchange which one it uses."""
+
+    def request(self, *args: Any, **options: Any) -> None:
+        exchange = threading.current_thread()
+        if isinstance(exchange, _Exchange):
+            exchange.uses(self)
+        super().request(*args, **options)  # type: ignore[misc]
+
+
+def _watch(pool: Any) -> None:
+    if not issubclass(pool.ConnectionCls, _Watched):
+        pool.ConnectionCls = type("WatchedConnection", (_Watched, pool.ConnectionCls), {})

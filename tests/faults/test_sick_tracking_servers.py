@@ -1,0 +1,140 @@
+"""FAULTS 29: a tracking server that is down, silent, dripping or endless costs seconds, and never a result."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from support_sick_servers import SICK, sick_server
+from support_tracking import artifact_of
+
+from react_pipeline.commands.doctor import diagnose
+from react_pipeline.project.project import Project
+from react_pipeline.store.errors import ReactError
+from react_pipeline.tracking import bounded_http, queue
+from react_pipeline.tracking.bounded_http import Allowance
+from react_pipeline.tracking.log import Tracking
+from react_pipeline.tracking.queue import PENDING
+from react_pipeline.tracking.runs import Runs
+
+REASONS = {
+    **dict.fromkeys(("endless_body", "bomb"), "has more than"),
+    **dict.fromkeys(("silent", "dripping_body", "dripping_head"), "no whole answer"),
+    **{"overloaded": "503", "looping": "307", "down": "refused"},
+}
+HANG_SECONDS = 60
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setattr(bounded_http, "_allowances", {})
+    monkeypatch.setattr(bounded_http, "MAX_ANSWER_BYTES", 1 << 20)
+    monkeypatch.setattr(queue, "_unreachable_until", {})
+    monkeypatch.setattr(queue, "COOLDOWN_SECONDS", 0.0)
+
+
+@pytest.mark.parametrize("kind", SICK)
+def test_a_sick_server_holds_nobody_up_and_loses_nothing(
+    kind: str, tracking: Tracking, tiny_project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    stages = (("corpus", "all"), ("retrieved_set", "shapes"), ("control_set", "shapes"))
+    artifacts = [artifact_of(tiny_project, *stage) for stage in stages]
+    answers: list[object] = []
+
+    def use(uri: str) -> None:
+        sick = Tracking(Runs(uri, "tiny"))
+        answers.append(sick.logged(tiny_project))
+        answers.extend(sick.log_artifact(tiny_project, artifact) for artifact in artifacts)
+        answers.append(sick.apply(tiny_project, patient=True).runs)
+        with pytest.raises(ReactError, match="MLflow does not answer"):
+            sick.versions("shapes")
+
+    with sick_server(kind) as uri:
+        user = threading.Thread(target=use, args=(uri,), daemon=True)
+        user.start()
+        user.join(HANG_SECONDS)
+        assert not user.is_alive(), "it hangs"
+    assert answers == [None, None, None, None, {}]
+    assert REASONS[kind] in caplog.text
+    assert tracking.count_pending(tiny_project) == len(artifacts)
+    assert len(tracking.apply(tiny_project, patient=True).runs) == len(artifacts)
+    for thread in threading.enumerate():
+        if thread.name == "mlflow-request":
+            thread.join(HANG_SECONDS)
+            assert not thread.is_alive(), "the request of one who gave up goes on"
+
+
+def test_requests_that_fail_lose_little_more_than_the_time_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(bounded_http.time, "monotonic", lambda: now[0])
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    allowance = Allowance()
+    for left, failure in ((10, 10), (2, 1.75), (0, 0)):
+        assert allowance.seconds() == left
+        allowance.charge(failure)
+    now[0] += 3600  # the hour earns what one hour may lose
+    assert allowance.seconds() == 10
+
+
+def test_a_request_that_fails_uses_up_the_allowance(tiny_project: Project, caplog: pytest.LogCaptureFixture) -> None:
+    with sick_server("silent") as uri:
+        for _ in range(3):
+            assert Tracking(Runs(uri, "tiny")).logged(tiny_project) is None
+    assert "it did not answer before" in caplog.messages[-1]
+
+
+@pytest.mark.parametrize("kind", ["dripping_body", "endless_body", "silent"])
+def test_doctor_reports_a_sick_server(kind: str, tiny_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("react_pipeline.commands.doctor.SERVER_TIMEOUT_SECONDS", 0.5)
+    reported: list[str] = []
+    with sick_server(kind) as uri:
+        monkeypatch.setenv("REACT_TRACKING_URI", uri)
+
+        def look() -> None:
+            reported.extend(entry.state for entry in diagnose(tiny_project.path) if entry.what == "tracking")
+
+        looking = threading.Thread(target=look, daemon=True)
+        looking.start()
+        looking.join(HANG_SECONDS)
+    assert reported == ["note"]
+
+
+@pytest.mark.slow
+@pytest.mark.operations
+@pytest.mark.parametrize("kind", ["down", "silent", "overloaded", "dripping_body", "endless_body"])
+def test_commands_end_beside_a_sick_server_and_a_well_one_gets_everything(
+    kind: str, tiny_project: Project, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "DAGSTER_HOME": str(tmp_path / "home")}
+    del environment["MLFLOW_HTTP_REQUEST_TIMEOUT"]
+
+    def run(*arguments: str, uri: str | None) -> subprocess.CompletedProcess[str]:
+        raw = yaml.safe_load(tiny_project.path.read_text())
+        tiny_project.path.write_text(yaml.safe_dump({**raw, "tracking_uri": uri}))
+        command = [sys.executable, "-m", "react_pipeline", *arguments]
+        started = time.monotonic()
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        print(kind, arguments[0], f"{time.monotonic() - started:.1f} s")  # shown by -rP, not asserted
+        return done
+
+    build = ["materialize", "--domain", "shapes", "--method", "base", "--method", "gated-image"]
+    pending = tmp_path / "store" / PENDING
+    with sick_server(kind) as uri:
+        built = run(*build, uri=uri)
+        assert built.returncode == 0, built.stderr
+        assert built.stderr.count("is unavailable") <= 4 and "Traceback" not in built.stderr
+        waiting = {json.loads(path.read_text()).get("stage") for path in pending.glob("*.json")}
+        assert {"corpus", "retrieved_set", "customized_checkpoint", "domain_results", "comparison"} <= waiting
+        shown = run("models", "list", uri=uri)
+        assert shown.returncode == 0 and "MLflow does not answer" in shown.stderr
+        assert "gated-image" in run("results", uri=uri).stdout
+    assert run(*build, uri=None).returncode == 0
+    assert not list(pending.glob("*.json"))
