@@ -14,14 +14,14 @@ WORKDIR /data
 
 # Code server, webserver and daemon.
 FROM package AS production
-RUN pip install --no-cache-dir -c /opt/react/constraints.txt 'react-pipeline[production,s3]' \
+RUN pip install --no-cache-dir -c /opt/react/constraints.txt '/opt/react[production,s3]' \
     && cat /opt/react/dagster_home/dagster.yaml /opt/react/dagster_home/production/storage.yaml > /opt/dagster/dagster.yaml \
     && cp /opt/react/dagster_home/production/workspace.yaml /opt/dagster/workspace.yaml
 ENV DAGSTER_HOME=/opt/dagster DAGSTER_COMPUTE_LOGS=/data/logs REACT_PIPELINE_CONFIG=/data/pipeline.yaml
 USER react
 
 FROM package AS demo
-RUN pip install --no-cache-dir -c /opt/react/constraints.txt 'react-pipeline[demo]'
+RUN pip install --no-cache-dir -c /opt/react/constraints.txt '/opt/react[demo]'
 USER react
 ENTRYPOINT ["react-pipeline"]
 CMD ["demo"]

@@ -11,8 +11,8 @@ import pytest
 from support_rooms import ASSETS, LIBRARY, arrows, floors, imports_of, modules_of_library, room_of
 
 ROOMS = (
-    *("store", "pages", "demo", "settings", "project", "pipeline", "lineage", "clip", "corpus", "embedding"),
-    *("labelled", "indexing", "retrieval", "training", "evaluation", "benchmark", "promotion", "tracking"),
+    *("store", "installation", "pages", "demo", "settings", "project", "pipeline", "lineage", "clip", "corpus"),
+    *("embedding", "labelled", "indexing", "retrieval", "training", "evaluation", "benchmark", "promotion", "tracking"),
     *("preflight", "browse", "use", "upkeep", "workload", "assets", "commands"),
 )
 """Every room in the order in which data flows; none may import a later one."""

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from react_pipeline.installation import install_command
 from react_pipeline.settings import IGNORED
 from react_pipeline.store import InputError
 
@@ -87,7 +88,7 @@ def _evaluated(
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
     except ImportError as error:
-        raise InputError("average precision needs pycocotools: pip install 'react-pipeline[dense]'") from error
+        raise InputError(f"average precision needs pycocotools: {install_command('dense')}") from error
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         loaded = COCO()
         loaded.dataset = {**truth, "info": {}}

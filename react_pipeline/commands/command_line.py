@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from react_pipeline.commands.terminal import bars_in_terminal, print_error, print_line
+from react_pipeline.installation import install_command
 from react_pipeline.project import Project
 from react_pipeline.store import ConfigError, InputError
 
@@ -51,7 +52,7 @@ def missing_extra(error: ModuleNotFoundError) -> str:
     if module in ("", "react_pipeline"):
         raise error
     extra = EXTRAS.get(module, "pipeline")
-    return f'this command needs `{module}`, which is not installed: pip install "react-pipeline[{extra}]"'
+    return f"this command needs `{module}`, which is not installed: {install_command(extra)}"
 
 
 def materialize_assets(project: Project, select: str, domains: Sequence[str], methods: Sequence[str]) -> int:

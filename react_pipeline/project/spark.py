@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from react_pipeline.installation import install_command
 from react_pipeline.settings import DistributorConfig
 from react_pipeline.store import ConfigError, InputError, ReactError, error_type
 
@@ -77,7 +78,7 @@ def held(settings: DistributorConfig) -> Iterator[Any]:
     try:
         from pyspark.sql import SparkSession
     except ImportError as error:
-        raise InputError("distributor.kind: spark needs PySpark: pip install 'react-pipeline[spark]'") from error
+        raise InputError(f"distributor.kind: spark needs PySpark: {install_command('spark')}") from error
     if shutil.which("java") is None and not os.environ.get("JAVA_HOME"):
         raise InputError("distributor.kind: spark needs Java 17: install a JRE, or set JAVA_HOME")
     running = SparkSession.getActiveSession()

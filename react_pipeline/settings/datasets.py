@@ -16,6 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from react_pipeline.installation import install_command
 from react_pipeline.settings.near_names import did_you_mean
 from react_pipeline.store import InputError
 
@@ -216,7 +217,7 @@ def _clip_benchmark(file_name: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     raise InputError(
         f"class names and templates need clip-benchmark's {file_name}, which is not installed: "
-        "pip install 'react-pipeline[elevater]'"
+        f"{install_command('elevater')}"
     )
 
 

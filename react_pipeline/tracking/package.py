@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REQUIREMENTS = ("react-pipeline", "mlflow", "numpy", "open_clip_torch", "pandas", "pillow", "safetensors", "timm")
-"""What answering needs; torch is left to the machine, where it is built for processors or for its GPU."""
+REQUIREMENTS = ("mlflow", "numpy", "open_clip_torch", "pandas", "pillow", "safetensors", "timm")
+"""What answering needs; torch is left to the machine, where it is built for processors or for its GPU.
+
+Not this package: its name is on no index, and an environment that a tool makes of this list would get a stranger's."""
 
 PACKAGE, CALIBRATION = "use:write_package", "use:write_calibration"
 """What writes a trained checkpoint as a folder; named as in the table of stages, for its room is a later one."""

@@ -17,9 +17,13 @@ import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from PIL.Image import Image
 
-from react_pipeline import Classifier
-from react_pipeline.corpus import BadImage, decode_image
-from react_pipeline.settings import MAX_PIXELS
+try:
+    from react_pipeline import Classifier
+    from react_pipeline.corpus import BadImage, decode_image
+    from react_pipeline.settings import MAX_PIXELS
+except ModuleNotFoundError as error:
+    needed = "this model needs react_pipeline in the environment that loads it; it is on no index: install its wheel"
+    raise ModuleNotFoundError(needed, name=error.name) from error
 
 COLUMN = "image"
 MAX_IMAGE_BYTES = 64 << 20

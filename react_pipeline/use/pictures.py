@@ -26,6 +26,7 @@ from react_pipeline.corpus import (
     open_shard,
     plain_url,
 )
+from react_pipeline.installation import install_command
 from react_pipeline.settings import DownloadConfig, StorageConfig, check_shard_name, expand
 from react_pipeline.store import InputError, outside_stamp
 
@@ -159,7 +160,7 @@ def fetch_urls(pictures: Sequence[Picture], folder: Path, settings: DownloadConf
 
         from react_pipeline.corpus import download_images
     except ModuleNotFoundError as error:
-        needed = 'pip install "react-pipeline[pipeline]"'
+        needed = install_command("pipeline")
         raise InputError(f"{urls[0][1]}: URLs of images need the downloader: {needed}, or give files") from error
     fetched = download_images(pd.DataFrame(urls, columns=["row", "url"]), folder, settings, max_pixels)
     given = list(pictures)

@@ -84,7 +84,7 @@ def test_the_wheel_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> N
 def test_a_gated_export_predicts_in_a_fresh_environment_with_the_light_installation(
     built: Path, retrieved_project: Project, tmp_path: Path
 ) -> None:
-    """Downloads what `pip install react-pipeline` brings; prints its size and seconds, which docs/predict.md states."""
+    """Downloads what the wheel without extras brings; prints its size and seconds, which docs/predict.md states."""
     customized(retrieved_project, "gated-image")
     exported = export(retrieved_project, "shapes", "gated-image", tmp_path / "exported")
     pictures = tmp_path / "pictures"

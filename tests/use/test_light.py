@@ -77,22 +77,22 @@ def test_an_exported_gated_model_predicts_with_the_light_installation(
     (place / "domains").symlink_to(retrieved_project.config.domains)
     refused = light("materialize", folder=place)
     assert refused.returncode == 2
-    assert 'pip install "react-pipeline[pipeline]"' in refused.stderr
+    assert "[pipeline]'" in refused.stderr
 
 
 def test_pictures_on_servers_need_an_extra_that_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for module in ("pandas", "aiohttp"):
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(InputError, match=r"react-pipeline\[pipeline\]"):
+    with pytest.raises(InputError, match=r"pip install .*\[pipeline\]"):
         fetch_urls([Picture("http://host/a.png", None)], tmp_path, DownloadConfig(), MAX_PIXELS)
     with pytest.raises(ModuleNotFoundError) as missing:
         find_pictures("https://host/a.tar")
-    assert "react-pipeline[pipeline]" in missing_extra(missing.value)
+    assert "[pipeline]'" in missing_extra(missing.value)
 
 
 @pytest.mark.parametrize(("module", "extra"), [("mlflow.client", "pipeline"), ("pyspark", "spark"), ("s3fs", "s3")])
 def test_a_missing_package_names_the_extra_that_brings_it(module: str, extra: str) -> None:
-    assert f"react-pipeline[{extra}]" in missing_extra(ModuleNotFoundError("x", name=module))
+    assert f"[{extra}]'" in missing_extra(ModuleNotFoundError("x", name=module))
 
 
 def test_a_missing_module_of_the_package_itself_is_no_missing_extra() -> None:

@@ -1,0 +1,98 @@
+"""How this package is installed: never by its name from an index, where nobody has registered it yet."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from react_pipeline.installation import install_command
+
+ROOT = Path(__file__).parents[1]
+TEXTS = {".md", ".py", ".pyi", ".yaml", ".yml", ".toml", ".txt", ".sh", ".in", ".cfg", ".html", ""}
+LEFT_OUT = {".git", ".react", "build", "dist", "images", "node_modules", "site", "store"}
+BY_NAME = re.compile(
+    # A command of an installer with the bare name, or the name as a line of a list of requirements.
+    r"(?:pip3?|uv|uvx|pipx|poetry|conda|mamba)\b[^\n`]{0,80}?(?<![\w./-])react[-_.]?pipeline(?![\w./-])"
+    r"|^\s*(?:- )?['\"]?react[-_.]?pipeline(?:\[[\w,-]+\])?\s*(?:==|>=|~=|<|@)"
+    r"|^\s*- ['\"]?react[-_.]?pipeline['\"]?\s*$",
+    re.IGNORECASE | re.MULTILINE,
+)
+HARMLESS = re.compile(r"react[-_.]?pipeline (?:as|is|in|and|of|to|with|alone)\b")
+
+
+def by_name(text: str) -> list[str]:
+    return [found[0] for found in BY_NAME.finditer(text) if not HARMLESS.search(text[found.start() : found.end() + 10])]
+
+
+def texts() -> list[Path]:
+    found = []
+    for path in ROOT.rglob("*"):
+        parts = path.relative_to(ROOT).parts
+        hidden = [part for part in parts if part.startswith(".venv") or part.endswith(("_cache", "__pycache__"))]
+        if path.suffix in TEXTS and path.is_file() and not hidden and not LEFT_OUT & set(parts):
+            found.append(path)
+    return found
+
+
+def test_no_text_installs_it_by_name() -> None:
+    wrong = {}
+    for path in texts():
+        if path == Path(__file__):
+            continue
+        text = path.read_text(encoding="utf-8", errors="replace")
+        if path.name == "pyproject.toml":  # its extras are made of one another: pip takes those from the same place
+            text = re.sub(r'"react-pipeline\[pipeline\]",?', "", text)
+        if hits := by_name(text):
+            wrong[str(path.relative_to(ROOT))] = hits
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pip install react-pipeline",
+        "`pip install 'react-pipeline[demo]'`",
+        "uv pip install --upgrade react_pipeline==0.1.0",
+        "  - react-pipeline==0.1.0",
+        "  - react-pipeline",
+        "react-pipeline[s3]>=0.1",
+        "pipx run react-pipeline",
+    ],
+)
+def test_the_guard_sees_a_name(text: str) -> None:
+    assert by_name(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "pip install 'dist/react_pipeline-0.1.0-py3-none-any.whl[demo]'",
+        "$ react-pipeline demo",
+        "pip install -e '.[s3]'",
+    ],
+)
+def test_the_guard_lets_a_wheel_and_a_clone_pass(text: str) -> None:
+    assert not by_name(text)
+
+
+@pytest.mark.parametrize(
+    ("recorded", "command"),
+    [
+        ({"url": "file:///a/clone", "dir_info": {"editable": True}}, "pip install -e '/a/clone[demo]'"),
+        ({"url": "file:///a/b%20c/x.whl", "archive_info": {}}, "pip install '/a/b c/x.whl[demo]'"),
+        ({"url": "https://host/x.whl", "archive_info": {}}, "pip install 'PATH/OF/THE/WHEEL/OR/CLONE[demo]'"),
+        (None, "pip install 'PATH/OF/THE/WHEEL/OR/CLONE[demo]'"),
+    ],
+)
+def test_a_message_names_the_place_that_it_was_installed_from(
+    recorded: object, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = SimpleNamespace(read_text=lambda name: recorded and json.dumps(recorded))
+    monkeypatch.setattr(metadata, "distribution", lambda name: installed)
+    assert install_command("demo") == command
+    assert not by_name(command)
