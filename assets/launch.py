@@ -28,6 +28,7 @@ from react_pipeline.pipeline import ALL, STAGES, method_key
 from react_pipeline.preflight import domain_problems, encoder_problems
 from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
 from react_pipeline.settings import METHODS, did_you_mean, load_domains
+from react_pipeline.stop import raise_if_stopped
 from react_pipeline.store import ConfigError, InputError, ReactError
 from react_pipeline.tracking import Tracking
 from react_pipeline.upkeep import APART, Place, up_to_date
@@ -102,6 +103,7 @@ def materialize(
             instance.report_runless_asset_event(event)
         logged = Tracking.of(project).logged(project)
         for place in places:
+            raise_if_stopped()
             if blocked := _blocked_by(place, places, {*summary.failed, *summary.skipped}):
                 summary.skipped[place] = f"{blocked} failed"
                 on_line(f"{named(place)}: skipped")
@@ -111,6 +113,7 @@ def materialize(
                 _run(defs, instance, name, place, summary, on_line)
                 if place in summary.failed:
                     on_line(f"{named(place)}: failed")
+    raise_if_stopped()
     Tracking.of(project).apply(project, patient=True)
     summary.seconds = time.monotonic() - started
     return summary

@@ -16,6 +16,7 @@ from react_pipeline.assets.resources import Context, ProjectParam
 from react_pipeline.lineage import fresh_or_none, run
 from react_pipeline.pipeline import STAGES, Stage
 from react_pipeline.project import Project
+from react_pipeline.stop import requested
 from react_pipeline.store import Artifact, CorruptArtifact, ReactError, SourceUnavailable, StoreWriteError, digest_of
 from react_pipeline.tracking import Tracking
 from react_pipeline.workload import announce
@@ -72,7 +73,8 @@ def checked_by(project: Project, stage: Stage, key: str) -> str:
 def readable_failures() -> Iterator[None]:
     """Turn errors into failures that show their text and are retried only if that may help."""
     try:
-        yield
+        with _as_interrupted():
+            yield
     except TRANSIENT:
         raise
     except ReactError as error:
@@ -84,6 +86,17 @@ def readable_failures() -> Iterator[None]:
         raise dg.Failure(INTERRUPTED, allow_retries=False) from error
     except Exception as error:
         raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from error
+
+
+@contextmanager
+def _as_interrupted() -> Iterator[None]:
+    """Raise KeyboardInterrupt in the place of what the stop of a command became on its way, such as an error of C++."""
+    try:
+        yield
+    except Exception as error:
+        if requested():
+            raise KeyboardInterrupt from error
+        raise
 
 
 def _logged(project: Project, artifact: Artifact, run_id: str) -> dict[str, dg.MetadataValue]:

@@ -1,5 +1,5 @@
 """`python -m react_pipeline` is the command line."""
 
-from react_pipeline.commands.cli import main
+from react_pipeline.commands.start import main
 
 main()

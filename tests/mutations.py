@@ -38,6 +38,7 @@ EARLIER = "embedding/test_earlier_embeddings.py"
 EXPORT = "use/test_export.py::test_what_is_somebody_elses_or_a_link_is_neither_followed_nor_removed"
 BOMBS, SECRETS = "faults/test_bombs.py", "settings/test_secrets.py"
 BOUNDED, SICK = "browse/test_bounded_server.py", "faults/test_sick_tracking_servers.py"
+STOP = "test_stop.py"
 TRAINING, VECTORS, STORE = "faults/test_training_guards.py", "corpus/test_vector_files.py", "faults/test_store.py"
 
 # fmt: off
@@ -77,6 +78,14 @@ GUARDS = (
     Guard("react_pipeline/tracking/bounded_http.py", '    "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",\n', "", SICK),
     Guard("react_pipeline/tracking/bounded_http.py", "            allowance.charge(time.monotonic() - started)\n", "            pass\n", SICK + "::test_a_request_that_fails_uses_up_the_allowance"),
     Guard("react_pipeline/tracking/runs.py", "self.files if _DATABASE.match(self.uri) else None", "None", "tracking/test_tracking.py::test_files_are_beside_the_store_where_a_database_without_a_server_is_the_tracking_uri"),
+    # A stop is never lost
+    Guard("react_pipeline/stop.py", "(dropped or now >= again)", "(now >= again)", STOP + "::test_a_stop_that_python_drops_is_raised_again"),
+    Guard("react_pipeline/stop.py", "        self.end(os._exit)\n", "        return\n", STOP),
+    Guard("react_pipeline/stop.py", "        if not watch.number:\n            raise\n", "        raise\n", STOP),
+    Guard("react_pipeline/stop.py", '        exec("")  # noqa: S102\n', "", STOP + "::test_python_itself_does_not_change_the_exit_code"),
+    Guard("react_pipeline/stop.py", "        signal.set_wakeup_fd(-1)\n", "        pass\n", STOP),
+    Guard("assets/launch.py", "            raise_if_stopped()\n", "", STOP),
+    Guard("assets/reporting.py", "        if requested():\n            raise KeyboardInterrupt from error\n", "", STOP),
     # Nothing in use is removed
     Guard("react_pipeline/store/pruning.py", "set().union(*(lease.relies_on() for lease in leases))", "set()", PRUNING),
     Guard("react_pipeline/store/pruning.py", "current == fingerprint or not current or", "current == fingerprint or", PRUNING),

@@ -11,7 +11,7 @@ import pytest
 from support_rooms import ASSETS, LIBRARY, arrows, floors, imports_of, modules_of_library, room_of
 
 ROOMS = (
-    *("store", "installation", "pages", "demo", "settings", "project", "pipeline", "lineage", "clip", "corpus"),
+    *("store", "stop", "installation", "pages", "demo", "settings", "project", "pipeline", "lineage", "clip", "corpus"),
     *("embedding", "labelled", "indexing", "retrieval", "training", "evaluation", "benchmark", "promotion", "tracking"),
     *("preflight", "browse", "use", "upkeep", "workload", "assets", "commands"),
 )

@@ -7,7 +7,6 @@ build something drive the Dagster assets, as the UI does. Only the command line 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +34,7 @@ from react_pipeline.commands.terminal import log_to_terminal, print_error, print
 from react_pipeline.commands.use import embed, export, judge, predict
 from react_pipeline.project import CONFIG_VARIABLE, write_demo_project
 from react_pipeline.settings import METHODS
+from react_pipeline.stop import raise_if_stopped, stop_in_own_way
 from react_pipeline.store import InputError, ReactError
 
 app = typer.Typer(
@@ -141,7 +141,7 @@ def ui(
     from react_pipeline.tracking import mlflow_url
 
     project = load_project(config)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_in_own_way()
     console.print("starting; this takes up to a minute ...")
     with serve(project, dagster_port, mlflow_port) as servers:
         for server in filter(lambda server: server.url, servers):
@@ -165,7 +165,7 @@ def serve(
     from react_pipeline.browse import serve_corpus
 
     project = load_project(config)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_in_own_way()
     console.print("loading the index and the model ...")
     serve_corpus(
         project,
@@ -221,8 +221,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = app(args=None if arguments is None else list(arguments), standalone_mode=False)
     except ReactError as error:
         _fail(str(error), 2 if isinstance(error, InputError) else 1)
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to resume", 130)
     except ModuleNotFoundError as error:
         _fail(missing_extra(error), 2)
     except Exception as error:
@@ -234,6 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(message: str, code: int) -> None:
+    raise_if_stopped()  # else it may be what the stop became
     for line in message.splitlines():
         print_error(f"error: {line}")
     sys.exit(code)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +10,7 @@ import typer
 
 from react_pipeline.commands.command_line import Config, Domain, console, load_project
 from react_pipeline.commands.terminal import print_error
+from react_pipeline.stop import stop_in_own_way
 
 if TYPE_CHECKING:
     from react_pipeline.use import Classifier, Done, Options
@@ -127,7 +127,7 @@ def judge(
     def report(line: str) -> None:
         console.print(line)
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stop_in_own_way()
     prepared = prepare_log(project, domain, source, candidate, against, report)
     with open_log(prepared.log, judge_name or getpass.getuser()) as log:
         try:

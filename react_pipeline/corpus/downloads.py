@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -135,6 +136,7 @@ def download_images(
 def end_with_parent(run: Connection) -> None:
     """End this process soon after the run's is gone or closes its end of `run`: a stopped run fetches no more."""
     parent = os.getppid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches this process too; the run ends it
 
     def watch() -> None:
         while os.getppid() == parent and not run.poll(_ORPHAN_CHECK_SECONDS):

@@ -9,11 +9,13 @@ import io
 import json
 import multiprocessing
 import random
+import signal
 import tarfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from itertools import count, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,11 +49,23 @@ def build_corpus(directory: Path, workers: int = 2) -> dict[str, int]:
     counts: Counter[str] = Counter()
     # Fresh interpreters: a fork of a process in which torch has started threads may hang. No `Pool`: it ends its
     # processes by SIGTERM, which they ignore if Dagster was started in a shell that ignores SIGINT.
-    with ProcessPoolExecutor(max(1, workers), multiprocessing.get_context("spawn")) as pool:
+    # Ctrl-C reaches these processes too; the one that started them ends them.
+    ignoring = (signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    pool = ProcessPoolExecutor(max(1, workers), multiprocessing.get_context("spawn"), *ignoring)
+    with _ended_at_once(pool):
         rendered = pool.map(_render, drawings, chunksize=64)
         progress = tqdm(rendered, "drawing the corpus", len(drawings), unit="image", disable=None)
         _write_shards(directory, _usable(zip(drawings, progress, strict=True), counts))
     return dict(sorted(counts.items()))
+
+
+@contextmanager
+def _ended_at_once(pool: ProcessPoolExecutor) -> Iterator[None]:
+    """Shut a pool down at the end, after an error or a stop without waiting for what has not begun."""
+    try:
+        yield
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def build_evaluation(name: str, directory: Path) -> int:

@@ -1,0 +1,179 @@
+"""A stop is never lost: dropped by Python, caught by a library, turned into another error, or sent to a fork."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import dagster as dg
+import psutil
+import pytest
+
+from react_pipeline import stop
+from react_pipeline.assets import launch
+from react_pipeline.assets.reporting import INTERRUPTED, readable_failures
+from react_pipeline.project.project import Project
+from react_pipeline.stop import LINE
+
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+ROOT = Path(__file__).parents[1]
+HANG_SECONDS = 60
+
+PRELUDE = """
+import os, signal, subprocess, sys, threading, time, weakref
+from react_pipeline import stop
+number = int(sys.argv[1])
+class Thing: pass
+def send(*_):
+    os.kill(os.getpid(), number)
+    for _ in range(100): pass
+"""
+DROPPED = """
+with stop.watched():
+    thing = Thing()
+    reference = weakref.ref(thing, send)
+    del thing
+    print("goes on", flush=True)
+    while True: time.sleep(0.1)
+"""
+IN_DEL = """
+class Deleted:
+    __del__ = send
+with stop.watched():
+    Deleted()
+    while True: time.sleep(0.1)
+"""
+CAUGHT = """
+stop.AGAIN_SECONDS, stop.GRACE_SECONDS, stop.CHILD_SECONDS = 0.1, 0.5, 0.2
+stubborn = "import signal, time; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
+with stop.watched():
+    child = subprocess.Popen([sys.executable, "-c", stubborn], stdout=subprocess.PIPE, start_new_session=True)
+    child.stdout.readline()
+    print(child.pid, flush=True)
+    threading.Timer(0.1, send).start()
+    while True:
+        try: time.sleep(600)
+        except BaseException: pass
+"""
+OTHER_ERROR = """
+with stop.watched():
+    try: send()
+    except BaseException: raise RuntimeError("computation interrupted")
+"""
+IN_EXEC = """
+with stop.watched():
+    exec("send()")
+"""
+SUCCESS = """
+with stop.watched():
+    try: send()
+    except BaseException: pass
+"""
+TRACEBACK = """
+def fail(): raise ValueError("its files are gone")
+with stop.watched():
+    try: send()
+    finally: thread = threading.Thread(target=fail); thread.start(); thread.join()
+"""
+
+
+def run(code: str, number: int, *, ignoring: bool = False) -> subprocess.CompletedProcess[str]:
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN if ignoring else signal.SIG_DFL)
+
+    command = [sys.executable, "-c", PRELUDE + code, str(int(number))]
+    return subprocess.run(command, capture_output=True, text=True, timeout=HANG_SECONDS, preexec_fn=prepare)
+
+
+@SIGNALS
+@pytest.mark.parametrize("ignoring", [False, True], ids=["terminal", "ignoring"])
+@pytest.mark.parametrize("code", [DROPPED, IN_DEL], ids=["weakref", "del"])
+def test_a_stop_that_python_drops_is_raised_again(code: str, number: int, ignoring: bool) -> None:
+    done = run(code, number, ignoring=ignoring)
+    assert (done.returncode, done.stderr) == (128 + number, LINE + "\n")
+
+
+@SIGNALS
+def test_what_catches_every_stop_is_ended_with_its_children(number: int) -> None:
+    done = run(CAUGHT, number)
+    assert (done.returncode, done.stderr) == (128 + number, LINE + "\n")
+    child = int(done.stdout)
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+@SIGNALS
+@pytest.mark.parametrize("code", [OTHER_ERROR, SUCCESS, TRACEBACK], ids=["other error", "success", "thread"])
+def test_a_stop_counts_whatever_it_becomes(code: str, number: int) -> None:
+    done = run(code, number)
+    assert (done.returncode, done.stderr) == (128 + number, LINE + "\n")
+
+
+@SIGNALS
+def test_python_itself_does_not_change_the_exit_code(number: int, tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PRELUDE + IN_EXEC)
+    command = [sys.executable, "-m", "program", str(int(number))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG_SECONDS)
+    assert (done.returncode, done.stderr) == (128 + number, LINE + "\n")
+
+
+def test_a_command_with_servers_ends_in_its_own_way() -> None:
+    own = "\nwith stop.watched():\n stop.stop_in_own_way()\n try: send()\n except KeyboardInterrupt: print('own way')"
+    done = run(own, signal.SIGTERM)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "own way\n", "")
+
+
+@SIGNALS
+def test_a_fork_is_ended_by_a_signal_and_stops_nobody_else(number: int) -> None:
+    forking = """
+with stop.watched():
+    reads, writes = os.pipe()
+    process = os.fork()
+    if not process:
+        try:
+            os.write(writes, b"ready")
+            time.sleep(600)
+        except KeyboardInterrupt:
+            os._exit(7)
+    os.read(reads, 5)
+    os.kill(process, number)
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    assert code == (7 if number == signal.SIGINT else -signal.SIGTERM), code
+    stop._watch._read(0.2)  # what the child's signal would bring
+    assert not stop.requested()
+"""
+    assert run(forking, number).returncode == 0
+
+
+def test_closed_standard_error_takes_no_stop_away() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + DROPPED, "15"],
+        preexec_fn=lambda: os.close(2),
+        stdout=subprocess.DEVNULL,
+        timeout=HANG_SECONDS,
+    )
+    assert done.returncode == 128 + signal.SIGTERM
+
+
+@pytest.fixture
+def stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after a stop that something caught."""
+    monkeypatch.setattr(stop, "_watch", SimpleNamespace(number=signal.SIGINT))
+
+
+def test_a_launch_begins_no_further_run(tiny_project: Project, stopped: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tiny_project.path.parent / "home"))
+    with pytest.raises(KeyboardInterrupt):
+        launch.materialize("corpus", ["shapes"], ["base"], tiny_project.path)
+    assert not tiny_project.store.keys("corpus")
+
+
+@pytest.mark.parametrize("error", [RuntimeError, OSError])
+def test_an_error_that_a_stop_became_is_not_tried_again(error: type[Exception], stopped: None) -> None:
+    with pytest.raises(dg.Failure, match=INTERRUPTED) as failure, readable_failures():
+        raise error("computation interrupted")
+    assert not failure.value.allow_retries
