@@ -30,10 +30,11 @@ def build_defs(methods: Sequence[str] = (), **resource_overrides: Any) -> dg.Def
     try:
         config = resources["project"].load().config
         configured, settings, left_out = config.methods, config.automation, left_out_groups(config)
+        two_encoders = config.two_encoders
     except ReactError:  # nothing is automatic then, and no asset or partition disappears
-        configured, settings, left_out = METHODS, AutomationConfig(schedule=None), set()
+        configured, settings, left_out, two_encoders = METHODS, AutomationConfig(schedule=None), set(), True
     wanted = [method for method in METHODS if method in {*configured, *methods}]
-    rows = [row for row in STAGES.values() if row.group not in left_out and row.keys(["any"], wanted)]
+    rows = [row for row in STAGES.values() if row.group not in left_out and row.keys(["any"], wanted, two_encoders)]
     return dg.Definitions(
         assets=[stages.domain_file, *assets_of(rows, wanted)],
         asset_checks=checks_of(rows, wanted),

@@ -104,7 +104,7 @@ def materialize(
         logged = Tracking.of(project).logged(project)
         for place in places:
             raise_if_stopped()
-            if blocked := _blocked_by(place, places, {*summary.failed, *summary.skipped}):
+            if blocked := _blocked_by(project, place, places, {*summary.failed, *summary.skipped}):
                 summary.skipped[place] = f"{blocked} failed"
                 on_line(f"{named(place)}: skipped")
             elif is_shown(instance, project, place, logged):
@@ -165,7 +165,7 @@ def plan(defs: dg.Definitions, selection: str, domains: Sequence[str], methods: 
         domain = slugs.index(slug) if slug in slugs else len(slugs) if row.gathers else -1
         return domain, bool(row.gathers), METHODS.index(method) if method else -1
 
-    places = sorted(((row.name, key) for row in rows for key in row.keys(slugs, methods)), key=turn)
+    places = sorted(((row.name, key) for row in rows for key in row.keys(slugs, methods, two_encoders=True)), key=turn)
     if not places:
         wanted = f"{len(slugs)} domains and the methods {', '.join(methods)}"
         raise InputError(f"--select {selection!r}: there is nothing of it for {wanted}")
@@ -209,10 +209,10 @@ def named(place: Place) -> str:
     return place[0] if place[1] == ALL else " ".join(place)
 
 
-def _blocked_by(place: Place, places: Sequence[Place], failed: set[Place]) -> str:
+def _blocked_by(project: Project, place: Place, places: Sequence[Place], failed: set[Place]) -> str:
     """What failed of all that an artifact is made from; of results that are gathered, one is enough."""
     row, key = STAGES[place[0]], place[1]
-    for parent in failed.intersection(row.parents_of(key).items()):
+    for parent in failed.intersection(row.parents_of(key, project.config.two_encoders).items()):
         return named(parent)
     for gathered in row.gathers:
         results = [found for found in places if found[0] == gathered and key in (ALL, found[1].split("/")[0])]

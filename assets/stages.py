@@ -37,6 +37,15 @@ def base_checkpoint(context: Context, project: ProjectParam) -> dg.MaterializeRe
 
 
 @stage_asset
+def retrieval_checkpoint(context: Context, project: ProjectParam) -> dg.MaterializeResult:
+    """The CLIP that retrieves, where `retrieval_encoder` names another than the base: it embeds corpus and prompts.
+
+    So published vectors, such as DataComp's of ViT-L/14, serve any base.
+    """
+    return publish(context, project)
+
+
+@stage_asset
 def corpus_embeddings(context: Context, project: ProjectParam) -> dg.MaterializeResult:
     """A unit vector for every image and every caption of the corpus, in clip-retrieval's layout.
 

@@ -148,7 +148,7 @@ class Tick:
 
         What has one that was planned and never evaluated is asked for again: it is reused, and its checks evaluated.
         """
-        for place in STAGES[task.stage].parents_of(task.key).items():
+        for place in STAGES[task.stage].parents_of(task.key, self.project.config.two_encoders).items():
             keys, partition = blocking_checks(place[0]), name_of(place[1])
             if keys and is_under_way(self.instance, newest_run(self.instance, place)):
                 return False  # it may evaluate them now

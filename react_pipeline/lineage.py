@@ -37,7 +37,8 @@ def resolve(
     row = STAGES[stage]
     if parents is None:
         found: Judged = {}
-        parents = {name: _fresh(project, name, parent_key, found) for name, parent_key in row.parents_of(key).items()}
+        places = row.parents_of(key, project.config.two_encoders)
+        parents = {name: _fresh(project, name, parent_key, found) for name, parent_key in places.items()}
     return Inputs(stage, key, row.identity(project, key), parents, row.version, content)
 
 
@@ -79,7 +80,7 @@ def _judge(project: Project, stage: str, key: str, found: Judged) -> Artifact:
         fields = sorted(name for name in {*today, *recorded} if today.get(name) != recorded.get(name))
         changes = f"{'another' if len(fields) == 1 else 'other'} {', '.join(f'`{name}`' for name in fields)}"
         raise StaleArtifact(f"{where} was built with {changes}: rematerialize {where}")
-    for name, parent_key in row.parents_of(key).items():
+    for name, parent_key in row.parents_of(key, project.config.two_encoders).items():
         parent = _fresh(project, name, parent_key, found)
         if artifact.parents.get(name) != parent.fingerprint:
             raise StaleArtifact(

@@ -6,7 +6,7 @@ a function that publishes its artifact, and its page. Does not belong here: fres
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from react_pipeline.store import InputError
 ALL = "all"  # the key of the artifacts that belong to no domain
 
 BASE, EMBEDDED, TRAINED = ("base_checkpoint",), ("corpus_embeddings",), ("customized_checkpoint",)
+RETRIEVAL = "retrieval_checkpoint"
 
 
 @dataclass(frozen=True)
@@ -55,22 +56,28 @@ class Stage:
     pool: str | None = None
     priority: int = 0
 
-    def parents_of(self, key: str) -> dict[str, str]:
-        """Parent stage -> key, of the artifact of one key."""
+    def parents_of(self, key: str, two_encoders: bool) -> dict[str, str]:
+        """Parent stage -> key, of the artifact of one key; `two_encoders` as in `PipelineConfig`."""
         slug, _, method = key.partition("/")
         names = self.parents if self.parents_of_method is None else self.parents_of_method(method)
+        names = as_configured(names, two_encoders)
         return {name: {"all": ALL, "domain": slug}.get(STAGES[name].scope, key) for name in names}
 
     def is_for(self, method: str) -> bool:
         """Whether there is one for a method: `base` is not `trained`, and a linear head is not an image `encoder`."""
         return not {"trained": method == "base", "encoder": is_linear_head(method)}.get(self.scope, False)
 
-    def keys(self, slugs: Iterable[str], methods: Collection[str]) -> list[str]:
+    def keys(self, slugs: Iterable[str], methods: Collection[str], two_encoders: bool = False) -> list[str]:
         """The keys of this stage for these domains and methods; none if it compares nothing or no method needs it."""
         if self.compares and not any(STAGES[self.gathers[0]].is_for(method) for method in {*methods} - {"base"}):
             return []
         users = [row for row in STAGES.values() if self.name in row.parents]
-        needed = (self.name in row.parents_of(f"any/{name}") for row in users for name in methods if row.is_for(name))
+        needed = (
+            self.name in row.parents_of(f"any/{name}", two_encoders)
+            for row in users
+            for name in methods
+            if row.is_for(name)
+        )
         if users and not any(needed):
             return []
         if self.scope in ("all", "domain"):
@@ -86,6 +93,16 @@ def method_key(domain: str, method: str) -> str:
     return f"{domain}/{method}"
 
 
+def as_configured(names: Iterable[str], two_encoders: bool) -> list[str]:
+    """Names of parents; where there is one encoder, the base is `retrieval_checkpoint` too."""
+    return [name if two_encoders or name != RETRIEVAL else BASE[0] for name in names]
+
+
+def encoder_in(parents: Container[str]) -> str:
+    """The parent of embeddings or of pairs that encoded the corpus: `retrieval_checkpoint` or `base_checkpoint`."""
+    return RETRIEVAL if RETRIEVAL in parents else BASE[0]
+
+
 def _measured(method: str) -> tuple[str, ...]:
     # A linear head is used on the base's features; any other checkpoint holds a whole model.
     return (*(BASE if method == "base" or is_linear_head(method) else ()), *(() if method == "base" else TRAINED))
@@ -97,8 +114,11 @@ _ROWS = (
           identity=identity.corpus, outside=outside.of_corpus, kinds=("webdataset",), priority=90),
     Stage("base_checkpoint", "the CLIP to customize, and what every result is held against", "all", "clip:publish_base",
           identity=identity.base_checkpoint, outside=outside.of_checkpoint, kinds=("pytorch",), priority=90),
+    Stage(RETRIEVAL, "the CLIP that retrieves; only with `retrieval_encoder`, else it is the base", "all",
+          "clip:publish_retrieval", identity=identity.retrieval_checkpoint, outside=outside.of_retrieval_checkpoint,
+          kinds=("pytorch",), priority=90),
     Stage("corpus_embeddings", "a vector of every image and caption of the corpus", "all", "embedding:embed_corpus",
-          parents=("corpus", "base_checkpoint"), identity=identity.corpus_embeddings,
+          parents=("corpus", RETRIEVAL), identity=identity.corpus_embeddings,
           kinds=("torch", "numpy"), pool="gpu", priority=85),
     Stage("faiss_index", "the search index over these vectors, with its measured recall", "all", "indexing:build_index",
           parents=("corpus_embeddings",), identity=identity.faiss_index, thresholds=identity.recalls,
@@ -107,11 +127,11 @@ _ROWS = (
           "labelled:publish_evaluation_set", identity=identity.evaluation_set, outside=outside.of_labelled_images,
           group="evaluation", kinds=("parquet",), priority=80),
     Stage("retrieved_set", "the pairs that the class names found in the corpus", "domain", "retrieval:retrieve_pairs",
-          parents=("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index", "evaluation_set"), version="2",
+          parents=("corpus", RETRIEVAL, "corpus_embeddings", "faiss_index", "evaluation_set"), version="2",
           identity=identity.retrieved_set, thresholds=identity.starving, group="retrieval",
           kinds=("parquet", "webdataset"), pool="gpu", priority=75),
     Stage("control_set", "as many random pairs, the control of the experiment", "domain", "retrieval:draw_control",
-          parents=("corpus", "base_checkpoint", "corpus_embeddings", "retrieved_set", "evaluation_set"), version="2",
+          parents=("corpus", RETRIEVAL, "corpus_embeddings", "retrieved_set", "evaluation_set"), version="2",
           identity=identity.control_set, group="retrieval", kinds=("parquet", "webdataset"), pool="gpu", priority=70),
     Stage("customized_checkpoint", "one training: its losses, and the model", "trained", "training:customize",
           parents=(*BASE, *EMBEDDED, "retrieved_set", "control_set"), version="3",

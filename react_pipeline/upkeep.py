@@ -146,7 +146,7 @@ def places(project: Project, slugs: Sequence[str]) -> Iterator[Place]:
     left_out = left_out_groups(config) if config.automation.benchmark else APART
     for row in STAGES.values():
         if row.group not in left_out and (slugs or not row.gathers):
-            yield from ((row.name, key) for key in row.keys(slugs, config.methods))
+            yield from ((row.name, key) for key in row.keys(slugs, config.methods, config.two_encoders))
 
 
 def pairs_distance(store: Store, stage: str, slug: str, before: str, today: Artifact) -> float:
@@ -184,7 +184,7 @@ class _Look:
             self.results.setdefault((stage, of), []).append((stage, key))
 
     def _made(self, row: Stage, key: str) -> State:
-        stage, parents = row.name, list(row.parents_of(key).items())
+        stage, parents = row.name, list(row.parents_of(key, self.project.config.two_encoders).items())
         if blocked := _joined([self.found.states.get(place, State.FAILED) for place in parents]):
             return blocked
         look = look_outside(self.project, stage, key)

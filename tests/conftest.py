@@ -93,18 +93,23 @@ DOMAINS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+def write_checkpoint(directory: Path, seed: int = 0, dimension: int = 32) -> Path:
+    """A tiny CLIP with random weights."""
     import torch
     from open_clip.model import CLIP
 
     from react_pipeline.clip.model import from_parts, save
 
     model_cfg = {
-        "embed_dim": 32,
+        "embed_dim": dimension,
         "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
         "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
     }
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model = CLIP(**model_cfg)
         # With the usual initialisation every input ends up at the same place.
         for name, parameter in model.named_parameters():
@@ -112,7 +117,6 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 torch.nn.init.zeros_(parameter)
             elif parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=0.5)
-    directory = tmp_path_factory.mktemp("checkpoint")
     save(from_parts(model, model_cfg, {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}, None), directory)
     return directory
 

@@ -50,7 +50,7 @@ def outcomes(right: int, images: int = IMAGES, *, first: int = 0) -> np.ndarray[
 
 def stand_in(project: Project, stage: str, key: str, content: Any = None) -> Artifact:
     """A published artifact of a stage with one small file; what it is made from is made if it is not there."""
-    for name, parent in STAGES[stage].parents_of(key).items():
+    for name, parent in STAGES[stage].parents_of(key, project.config.two_encoders).items():
         try:
             fresh(project, name, parent)
         except Exception:  # noqa: BLE001 - missing or stale
@@ -89,7 +89,7 @@ def result(
     key = f"{slug}/{method}"
     if method != "base":
         checkpoint(project, slug, method, seed)
-    for name, parent in STAGES["domain_results"].parents_of(key).items():
+    for name, parent in STAGES["domain_results"].parents_of(key, project.config.two_encoders).items():
         if not (project.store.directory(name, parent) / "current").exists():
             stand_in(project, name, parent)
     inputs = resolve(

@@ -26,6 +26,7 @@ from react_pipeline.corpus import BadImage, ImageSource, decode_image, open_sour
 from react_pipeline.embedding import Side, row_metadata
 from react_pipeline.indexing import Index, StoredVectors
 from react_pipeline.lineage import fresh
+from react_pipeline.pipeline import encoder_in
 from react_pipeline.project import Project
 from react_pipeline.store import Artifact, ReactError
 
@@ -220,10 +221,10 @@ def open_corpus(project: Project) -> Any:
     from react_pipeline.clip import choose_device, load
 
     index, embeddings = fresh(project, "faiss_index"), fresh(project, "corpus_embeddings")
-    base, corpus = fresh(project, "base_checkpoint"), fresh(project, "corpus")
+    encoder, corpus = fresh(project, encoder_in(embeddings.parents)), fresh(project, "corpus")
     device = choose_device(project.config.device)
-    clip = load(base.path, device)
-    opened = Index(index, base.fingerprint, embeddings=embeddings)
+    clip = load(encoder.path, device)
+    opened = Index(index, encoder.fingerprint, embeddings=embeddings)
     # Nothing is fetched into the scratch folder: `Descriptions` asks for pictures of tars only.
     source = open_source(project, corpus, Path())
     return ClipResource(

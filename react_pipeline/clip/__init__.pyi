@@ -3,6 +3,7 @@ from .architecture import encoder_fields as encoder_fields
 from .architecture import read_config as read_config
 from .attention import cast_matrices as cast_matrices
 from .base import publish_base as publish_base
+from .base import publish_retrieval as publish_retrieval
 from .classifier import HEAD_ABOUT_FILE as HEAD_ABOUT_FILE
 from .classifier import HEAD_FILE as HEAD_FILE
 from .classifier import LOGIT_SCALE as LOGIT_SCALE

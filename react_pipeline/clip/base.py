@@ -1,4 +1,4 @@
-"""The base checkpoint: the CLIP named in the configuration, published once in safetensors form.
+"""The CLIPs named in the configuration, to customize and to retrieve with, published once in safetensors form.
 
 Belongs here: its identity, fetching from the Hub. Does not belong here: reading weights (`pretrained`), the demo's.
 """
@@ -26,7 +26,19 @@ def publish_base(project: Project) -> Artifact:
     Raises:
         InputError: If the architecture, tag or checkpoint cannot be used, or the Hub does not have it.
     """
-    with fetched(project.config.encoder) as encoder:
+    return _publish(project, "base_checkpoint", project.config.encoder)
+
+
+def publish_retrieval(project: Project) -> Artifact:
+    """Publish the encoder that retrieves as the artifact `retrieval_checkpoint`; errors as of `publish_base`."""
+    try:
+        return _publish(project, "retrieval_checkpoint", project.config.retrieves_with)
+    except InputError as error:
+        raise InputError(f"retrieval_encoder: {error}") from error
+
+
+def _publish(project: Project, stage: str, config: EncoderConfig) -> Artifact:
+    with fetched(config) as encoder:
 
         def write(staging: Path) -> dict[str, Any]:
             from react_pipeline.clip.model import from_parts, save
@@ -42,7 +54,7 @@ def publish_base(project: Project) -> Artifact:
             parameters = sum(parameter.numel() for parameter in clip.model.parameters())
             return {"parameters": parameters, "dimension": clip.dimension, "image_size": clip.preprocess_cfg["size"]}
 
-        return project.store.build(resolve(project, "base_checkpoint", content=_digests(encoder)), write)
+        return project.store.build(resolve(project, stage, content=_digests(encoder)), write)
 
 
 def _digests(encoder: EncoderConfig) -> Any:

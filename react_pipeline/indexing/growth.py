@@ -10,6 +10,7 @@ from pathlib import Path
 
 from react_pipeline.embedding import Side, vector_digests
 from react_pipeline.indexing.keys import Key
+from react_pipeline.pipeline import encoder_in
 from react_pipeline.store import MANIFEST, Artifact, CorruptArtifact, Inputs, MissingArtifact, Store, read_manifest
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ def find_earlier(store: Store, inputs: Inputs, embeddings: Artifact) -> Artifact
         if (
             earlier.manifest["config"] == inputs.config
             and earlier.manifest["code_version"] == inputs.code_version
-            and earlier.counts["encoder"] == embeddings.parents["base_checkpoint"]
+            and earlier.counts["encoder"] == embeddings.parents[encoder_in(embeddings.parents)]
             and earlier.counts["rows"] < embeddings.counts["rows"]
             and _is_prefix(store, earlier, now)
         ):

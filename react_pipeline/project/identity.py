@@ -9,7 +9,7 @@ from typing import Any
 
 from react_pipeline.project.outside import seed_digests
 from react_pipeline.project.project import Project
-from react_pipeline.settings import SPEED_FIELDS, is_linear_head, unused_fields
+from react_pipeline.settings import SPEED_FIELDS, EncoderConfig, is_linear_head, unused_fields
 from react_pipeline.store import CURRENT
 
 
@@ -31,7 +31,16 @@ def corpus(project: Project, _key: str) -> dict[str, Any]:
 
 def base_checkpoint(project: Project, _key: str) -> dict[str, Any]:
     """The encoder."""
-    encoder = project.config.encoder.model_dump(mode="json")
+    return _encoder(project.config.encoder)
+
+
+def retrieval_checkpoint(project: Project, _key: str) -> dict[str, Any]:
+    """The encoder that retrieves."""
+    return _encoder(project.config.retrieves_with)
+
+
+def _encoder(config: EncoderConfig) -> dict[str, Any]:
+    encoder = config.model_dump(mode="json")
     # A checkpoint on disk is identified by its bytes (the content of the inputs), not by where it is.
     if encoder["pretrained"] and Path(encoder["pretrained"]).is_absolute():
         encoder["pretrained"] = "local"

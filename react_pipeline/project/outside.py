@@ -16,7 +16,7 @@ from pathlib import Path
 from react_pipeline.demo import installed_versions
 from react_pipeline.project.local_files import files_below, matches, text_of
 from react_pipeline.project.project import Project
-from react_pipeline.settings import DomainConfig
+from react_pipeline.settings import DomainConfig, EncoderConfig
 from react_pipeline.store import CACHE, Artifact, InputError, digest_of, outside_stamp, sha256_of, write_atomically
 
 MAX_LISTED = 100_000
@@ -53,7 +53,15 @@ def of_corpus(project: Project, _key: str) -> Files:
 
 def of_checkpoint(project: Project, _key: str) -> Files:
     """The checkpoint's file or folder; a tag of open_clip names no file."""
-    encoder = project.config.encoder
+    return _weights(project.config.encoder)
+
+
+def of_retrieval_checkpoint(project: Project, _key: str) -> Files:
+    """Those of the encoder that retrieves."""
+    return _weights(project.config.retrieves_with)
+
+
+def _weights(encoder: EncoderConfig) -> Files:
     names = (encoder.pretrained,) if encoder.pretrained else ()
     return Files(names, _demo_packages() if encoder.model == "demo" else {})
 

@@ -179,7 +179,7 @@ def reevaluate(project: Project, slug: str) -> Artifact:
     key = method_key(slug, method)
     checkpoint = project.store.open(CHECKPOINT, key, verdict.champion.checkpoint)
     parents = {CHECKPOINT: checkpoint, "evaluation_set": fresh(project, "evaluation_set", slug)}
-    if "base_checkpoint" in STAGES[RESULTS].parents_of(key):
+    if "base_checkpoint" in STAGES[RESULTS].parents_of(key, project.config.two_encoders):
         base = checkpoint.parents["base_checkpoint"]
         parents["base_checkpoint"] = project.store.open("base_checkpoint", ALL, base)
     row = STAGES[RESULTS]

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from react_pipeline.corpus import ImageSource, open_source
 from react_pipeline.embedding import read_metadata, row_metadata
 from react_pipeline.lineage import resolve
+from react_pipeline.pipeline import encoder_in
 from react_pipeline.project import Project
 from react_pipeline.retrieval.chosen_pairs import FETCHED, resumable, write_pairs
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
@@ -44,7 +45,7 @@ def draw_control(project: Project, slug: str) -> Artifact:
     wanted = parents["retrieved_set"].counts["pairs"]
 
     def choose(directory: Path) -> tuple[ImageSource, dict[str, Any]]:
-        embeddings, clip = parents["corpus_embeddings"], load_base(project, parents["base_checkpoint"])
+        embeddings, clip = parents["corpus_embeddings"], load_encoder(project, parents[encoder_in(parents)])
         evaluation = kept_out(project, slug, parents["evaluation_set"], settings.decontaminate, clip)
         source = open_source(project, parents["corpus"], directory / FETCHED)
         draw = Draw(evaluation, embeddings, source)
@@ -66,8 +67,8 @@ def draw_control(project: Project, slug: str) -> Artifact:
     return project.store.build(inputs, resumable(choose), resumable=True)
 
 
-def load_base(project: Project, checkpoint: Artifact) -> Clip:
-    """The base model on the configured device."""
+def load_encoder(project: Project, checkpoint: Artifact) -> Clip:
+    """The encoder that retrieves, on the configured device."""
     from react_pipeline.clip import choose_device, loaded_base
 
     return loaded_base(checkpoint.path, choose_device(project.config.device))

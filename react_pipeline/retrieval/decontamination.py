@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from react_pipeline.corpus import CollectedPairs
 from react_pipeline.indexing import nearest
 from react_pipeline.labelled import Unavailable, dense_digests, encode_images, read_dataset, read_images
-from react_pipeline.pipeline import ALL
+from react_pipeline.pipeline import ALL, encoder_in
 from react_pipeline.project import Project, other_evaluation_sets
 from react_pipeline.retrieval.row_values import values_of_rows
 from react_pipeline.settings import DistributorConfig
@@ -40,7 +40,7 @@ class EvaluationImages:
 
     Attributes:
         sha256: Of all images.
-        vectors: Unit vectors of those that are compared, too, by the base model, float32 (M, D).
+        vectors: Unit vectors of those that are compared, too, by the encoder that retrieves, float32 (M, D).
         near: Cosine from which a corpus image counts as one of these.
         sets: Number of images by set: a domain's slug, `elevater/<data set>`, or `dense/<set>`.
     """
@@ -85,7 +85,7 @@ def kept_out(project: Project, slug: str, own: Artifact, scope: str, clip: Clip 
     Args:
         own: The domain's `evaluation_set`.
         scope: `own` or `all`, as in `RetrievalConfig.decontaminate`.
-        clip: The base model; None: images are only kept out by hash.
+        clip: The encoder that retrieves; None: images are only kept out by hash.
 
     Raises:
         InputError: If a listed image is gone or has changed.
@@ -153,8 +153,9 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
     if near <= 1:
         from react_pipeline.clip import choose_device, loaded_base
 
-        base = project.store.open("base_checkpoint", ALL, artifact.parents["base_checkpoint"])
-        clip = loaded_base(base.path, choose_device(project.config.device))
+        encoder = encoder_in(artifact.parents)
+        checkpoint = project.store.open(encoder, ALL, artifact.parents[encoder])
+        clip = loaded_base(checkpoint.path, choose_device(project.config.device))
     images = kept_out(project, slug, own, scope, clip)
     if clip is not None:
         embeddings = project.store.open("corpus_embeddings", ALL, artifact.parents["corpus_embeddings"])

@@ -20,11 +20,12 @@ from react_pipeline.corpus import ImageSource, open_source
 from react_pipeline.embedding import row_metadata, vectors_of
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import resolve
+from react_pipeline.pipeline import encoder_in
 from react_pipeline.project import Project
 from react_pipeline.retrieval.candidates import Queries, find_candidates
 from react_pipeline.retrieval.chosen_pairs import FETCHED, SEARCHED, resumable, sheets_of, write_pairs
 from react_pipeline.retrieval.class_report import class_report, similarity_report, write_report
-from react_pipeline.retrieval.control import load_base
+from react_pipeline.retrieval.control import load_encoder
 from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
 from react_pipeline.retrieval.diversity import diverse_order
 from react_pipeline.retrieval.examination import Examination
@@ -55,16 +56,16 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
     """
     inputs = resolve(project, "retrieved_set", slug)
     parents, domain, settings = inputs.parents, project.domain(slug), project.retrieval(slug)
-    embeddings = parents["corpus_embeddings"]
+    embeddings, encoder = parents["corpus_embeddings"], parents[encoder_in(parents)]
     if settings.choose == "all":
         settings = settings.model_copy(update={"max_per_class": int(embeddings.counts["rows"])})
     seeds, prompts = read_seeds(project, slug), class_prompts(domain)
 
     def choose(directory: Path) -> tuple[ImageSource, dict[str, Any]]:
-        clip = load_base(project, parents["base_checkpoint"])
+        clip = load_encoder(project, encoder)
         index = Index(
             parents["faiss_index"],
-            parents["base_checkpoint"].fingerprint,
+            encoder.fingerprint,
             embeddings=embeddings,
             device=project.config.device,
         )

@@ -13,6 +13,7 @@ from react_pipeline.corpus import BadImage, contact_sheet, decode_image, open_so
 from react_pipeline.embedding import Side, row_metadata
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import fresh
+from react_pipeline.pipeline import encoder_in
 from react_pipeline.project import Project
 from react_pipeline.store import InputError
 
@@ -52,7 +53,7 @@ def search_pairs(
     embeddings, index = fresh(project, "corpus_embeddings"), fresh(project, "faiss_index")
     from react_pipeline.clip import choose_device, load
 
-    clip = load(fresh(project, "base_checkpoint").path, choose_device(project.config.device))
+    clip = load(fresh(project, encoder_in(embeddings.parents)).path, choose_device(project.config.device))
     if picture is None:
         vectors = clip.encode_texts([str(text)])
     else:

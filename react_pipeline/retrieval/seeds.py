@@ -57,7 +57,7 @@ def read_seeds(project: Project, slug: str) -> pd.DataFrame:
 def encode_seeds(
     project: Project, slug: str, seeds: pd.DataFrame, evaluation: EvaluationImages, clip: Clip
 ) -> NDArray[np.float32]:
-    """Unit vectors (S, D) by the base model, as the corpus' images were encoded.
+    """Unit vectors (S, D) by the encoder that retrieves, as the corpus' images were encoded.
 
     Raises:
         InputError: If a seed is an evaluation image, by its bytes or nearly; or is not an image.

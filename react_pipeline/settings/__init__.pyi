@@ -5,6 +5,7 @@ from .config import HUB_PREFIX as HUB_PREFIX
 from .config import SLUG as SLUG
 from .config import SLUG_RULE as SLUG_RULE
 from .config import DomainConfig as DomainConfig
+from .config import EmbeddingConfig as EmbeddingConfig
 from .config import EncoderConfig as EncoderConfig
 from .config import PipelineConfig as PipelineConfig
 from .corpus import MAX_PIXELS as MAX_PIXELS

@@ -49,7 +49,7 @@ _OF_WEIGHTS = ("pretrained", "quick_gelu", "mean", "std", "resize_mode")
 
 
 class EncoderConfig(Section):
-    """The CLIP that embeds the corpus and is customized."""
+    """A CLIP: `encoder` is customized, and retrieves too unless `retrieval_encoder` does."""
 
     model: Name = "ViT-B-32"
     pretrained: str | None = None
@@ -214,6 +214,7 @@ class PipelineConfig(Section):
     methods: Annotated[tuple[str, ...], Field(min_length=1)] = ("base", "gated-image", "gated-image-control")
     corpus: CorpusConfig
     encoder: EncoderConfig
+    retrieval_encoder: EncoderConfig | None = None
     embedding: EmbeddingConfig = EmbeddingConfig()
     index: IndexConfig = IndexConfig()
     retrieval: RetrievalConfig = RetrievalConfig()
@@ -223,6 +224,16 @@ class PipelineConfig(Section):
     automation: AutomationConfig = AutomationConfig()
     promotion: PromotionConfig = PromotionConfig()
     distributor: DistributorConfig = DistributorConfig()
+
+    @property
+    def two_encoders(self) -> bool:
+        """Whether the encoder that retrieves is configured apart from the one that is customized."""
+        return self.retrieval_encoder is not None
+
+    @property
+    def retrieves_with(self) -> EncoderConfig:
+        """The encoder that embeds corpus, prompts and seeds."""
+        return self.retrieval_encoder or self.encoder
 
     @field_validator("tracking_uri", "dagster_url", "mlflow_url")
     @classmethod

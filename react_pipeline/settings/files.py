@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from react_pipeline.settings.config import HUB_PREFIX, DomainConfig, PipelineConfig
+from react_pipeline.settings.config import HUB_PREFIX, DomainConfig, EncoderConfig, PipelineConfig
 from react_pipeline.settings.messages import problems_of, truths_for_numbers
 from react_pipeline.settings.secrets import has_secret
 from react_pipeline.settings.shard_patterns import is_url
@@ -40,11 +40,7 @@ def load_pipeline(path: Path) -> PipelineConfig:
     """
     base = path.resolve().parent
     config = _located(_validate(PipelineConfig, read_yaml(path), path), base, "store", "domains")
-    encoder, corpus = config.encoder, _located(config.corpus, base, "embeddings", "subset", "indices")
-    if encoder.pretrained and not encoder.pretrained.startswith(HUB_PREFIX):
-        checkpoint = _absolute(base, encoder.pretrained)
-        if checkpoint.exists() or _IS_PATH.search(encoder.pretrained):
-            encoder = encoder.model_copy(update={"pretrained": str(checkpoint.resolve())})
+    corpus = _located(config.corpus, base, "embeddings", "subset", "indices")
     files = {
         "shards": tuple(name if is_url(name) else str(_absolute(base, name)) for name in corpus.shards),
         **{field: tuple(str(_absolute(base, name)) for name in getattr(corpus, field)) for field in ("images", "urls")},
@@ -57,11 +53,21 @@ def load_pipeline(path: Path) -> PipelineConfig:
     update = {
         "tracking_uri": _tracking_uri(path) or config.tracking_uri or f"sqlite:///{config.store.parent / 'mlflow.db'}",
         "corpus": corpus.model_copy(update=files),
-        "encoder": encoder,
+        "encoder": _with_weights(config.encoder, base),
+        "retrieval_encoder": config.retrieval_encoder and _with_weights(config.retrieval_encoder, base),
         "elevater": _located(config.elevater, base, "root"),
         "dense": _located(config.dense, base, "root", "rpn_checkpoint", "student_backbone"),
     }
     return config.model_copy(update=update)
+
+
+def _with_weights(encoder: EncoderConfig, base: Path) -> EncoderConfig:
+    """With the path of its checkpoint, if it names one, as an absolute one."""
+    if encoder.pretrained and not encoder.pretrained.startswith(HUB_PREFIX):
+        checkpoint = _absolute(base, encoder.pretrained)
+        if checkpoint.exists() or _IS_PATH.search(encoder.pretrained):
+            return encoder.model_copy(update={"pretrained": str(checkpoint.resolve())})
+    return encoder
 
 
 def _tracking_uri(path: Path) -> str:

@@ -92,7 +92,10 @@ def _train(
                 return {}
             clip = loaded_base(base, world.device)
             found = CollectedPairs(pairs)
-            vectors = PairVectors.read(found, inputs.parents["corpus_embeddings"])
+            if project.config.two_encoders:
+                vectors = PairVectors.encode(found, clip, project.config.embedding)
+            else:
+                vectors = PairVectors.read(found, inputs.parents["corpus_embeddings"])
             return train_linear_head(clip, found, vectors, project.domain(slug), training, staging, observer, inputs)
         loaded_base.cache_clear()
         clip = load(base, world.device)

@@ -12,12 +12,14 @@ import numpy as np
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
+from tqdm import tqdm
 
 from react_pipeline.clip import Clip, class_prompts
 from react_pipeline.corpus import CollectedPairs
-from react_pipeline.embedding import Side, vectors_of
-from react_pipeline.settings import DomainConfig
+from react_pipeline.embedding import LONG_RUN, Encoder, Side, vectors_of
+from react_pipeline.settings import DomainConfig, EmbeddingConfig
 from react_pipeline.store import Artifact
+from react_pipeline.training.data import Views
 
 COMPARED_AT_ONCE = 256
 """Captions set against all prompts at once; with 100,000 prompts that is 100 MB."""
@@ -39,6 +41,17 @@ class PairVectors:
             return functional.normalize(vectors, dim=1)  # they are stored as float16
 
         return cls(side("image"), side("text"))
+
+    @classmethod
+    def encode(cls, pairs: CollectedPairs, clip: Clip, embedding: EmbeddingConfig) -> Self:
+        """Encode the pairs with the base, where another encoder retrieves."""
+        encoder = Encoder(clip, embedding.precision, long_run=len(pairs) >= LONG_RUN)
+        parts = torch.arange(len(pairs)).split(embedding.batch_size)
+        draws = [[(position, 0) for position in part.tolist()] for part in parts]
+        batches = Views(pairs, encoder.to_tensor).batches(draws, embedding.workers, clip.device)
+        images = torch.cat([*map(encoder.images, tqdm(batches, "pairs", len(draws), disable=None, leave=False))])
+        captions = clip.encode_texts(pairs.captions.to_pylist())
+        return cls(images, captions[torch.tensor(pairs.caption_ids, dtype=torch.long)])
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from react_pipeline.demo import CORPUS_SOURCES, OTHER_SOURCES, Source
 from react_pipeline.evaluation import EvalResult
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import escaped, markdown_table, render
-from react_pipeline.pipeline import ALL, method_key
+from react_pipeline.pipeline import ALL, RETRIEVAL, method_key
 from react_pipeline.project import Project
 from react_pipeline.promotion import HistoryEntry, Measured, results_of
 from react_pipeline.settings import CONTROL_SUFFIX
@@ -142,6 +142,9 @@ def _ingredients(project: Project, checkpoint: Artifact, pairs: Artifact, classe
         ("Base", f"{_fields(encoder_fields(base.manifest['config'], base.path))} (`{base.fingerprint}`)"),
         ("Corpus", f"kind {corpus.manifest['config']['kind']}, {size} (`{corpus.fingerprint}`)"),
     ]
+    if RETRIEVAL in pairs.parents:
+        encoder = project.store.open(RETRIEVAL, ALL, pairs.parents[RETRIEVAL])
+        lines.append(("Encoder that retrieves", _fields(encoder_fields(encoder.manifest["config"], encoder.path))))
     if control:
         lines.append(("Pairs", f"{pairs.counts['pairs']:,} drawn at random (`{pairs.fingerprint}`)"))
     else:

@@ -23,7 +23,7 @@ from react_pipeline.embedding import EncodingCost
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pipeline import ALL
 from react_pipeline.project import Project
-from react_pipeline.settings import TrainingConfig
+from react_pipeline.settings import EncoderConfig, TrainingConfig
 from react_pipeline.store import ReactError
 from react_pipeline.training import StepCost
 from react_pipeline.workload.machine import Machine
@@ -37,20 +37,20 @@ GPU_PAIRS_PER_SECOND = 1_500.0
 
 
 class Processor:
-    """What the encoder of a project costs on the cores, or the GPUs, of a machine.
+    """What an encoder of a project costs on the cores, or the GPUs, of a machine.
 
     Attributes:
         encoder: Counted, not measured.
     """
 
-    def __init__(self, project: Project, machine: Machine) -> None:
+    def __init__(self, project: Project, machine: Machine, config: EncoderConfig, stage: str) -> None:
         """Count the encoder; nothing is run before it is asked for."""
         self._precision = choose_precision("auto", "cpu")
         base: Path | None = None
         with suppress(ReactError):  # it may be damaged
-            published = fresh_or_none(project, "base_checkpoint", ALL)
+            published = fresh_or_none(project, stage, ALL)
             base = None if published is None else published.path
-        self._architecture = architecture_of(project.config.encoder, base)
+        self._architecture = architecture_of(config, base)
         model_cfg, _, folder = self._architecture
         self.encoder = EncoderCost.of(model_cfg, folder)
         self._operations = (self.encoder.image + self.encoder.text) / (IMAGE_OPERATIONS + TEXT_OPERATIONS)

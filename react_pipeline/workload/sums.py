@@ -22,7 +22,7 @@ from react_pipeline.corpus import (
 from react_pipeline.embedding import METADATA_BYTES
 from react_pipeline.indexing import BYTES_PER_SECOND, Key, Searched, estimate, index_seconds, planned_key
 from react_pipeline.labelled import count_images
-from react_pipeline.pipeline import STAGES
+from react_pipeline.pipeline import RETRIEVAL, STAGES
 from react_pipeline.project import Project
 from react_pipeline.retrieval import REFILL_ROUNDS, most_pairs
 from react_pipeline.settings import CONTROL_SUFFIX, DomainConfig, TrainingConfig, is_linear_head, load_domains
@@ -97,7 +97,10 @@ class Sums:
     problems: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.processor, self.settings = Processor(self.project, self.machine), self.project.config
+        self.settings = config = self.project.config
+        self.processor = self.retrieval = Processor(self.project, self.machine, config.encoder, "base_checkpoint")
+        if config.two_encoders:
+            self.retrieval = Processor(self.project, self.machine, config.retrieves_with, RETRIEVAL)
         found = load_domains(self.settings.domains)[0]
         self.keys = {name: stage.keys(found, self.settings.methods) for name, stage in STAGES.items()}
         self.domains = {slug: self._domain(slug, config) for slug, config in found.items()}
@@ -109,7 +112,7 @@ class Sums:
         return _Domain(config, names * templates, templates, pairs, count_images(config))
 
     def _chosen_key(self) -> Key:
-        index, width = self.settings.index, self.processor.encoder.dimension
+        index, width = self.settings.index, self.retrieval.encoder.dimension
         try:
             return planned_key(index, self.corpus.pairs, width, self.machine.memory)
         except InputError as error:
@@ -156,7 +159,7 @@ class Sums:
             return self._timed(step, Cost(), spreads=True, waits=self._fetching(rows))
         made = kind in ("images", "demo")
         # Ready embeddings are read twice, for their digests and for their values.
-        read = rows * (8 * self.processor.encoder.dimension if kind == "embeddings" else size)
+        read = rows * (8 * self.retrieval.encoder.dimension if kind == "embeddings" else size)
         alone = START_SECONDS + read * (3 if made else 1) / BYTES_PER_SECOND
         alone += rows * ROW_SECONDS if kind == "embeddings" else 0
         cost = Cost(shared=rows * self.corpus.draw_seconds, alone=alone)
@@ -179,8 +182,8 @@ class Sums:
         return self._timed(step, cost)
 
     def _embeddings(self) -> Step:
-        rows, encoding, corpus = self.corpus.pairs, self.processor.encoding, self.settings.corpus
-        disk = rows * (4.0 * self.processor.encoder.dimension + METADATA_BYTES)
+        rows, encoding, corpus = self.corpus.pairs, self.retrieval.encoding, self.settings.corpus
+        disk = rows * (4.0 * self.retrieval.encoder.dimension + METADATA_BYTES)
         cost = Cost(rows * (encoding.image + encoding.text), rows * encoding.prepare, START_SECONDS + encoding.start)
         if corpus.kind == "embeddings":
             has_text = bool(LAYOUTS[corpus.layout].text)
@@ -189,7 +192,7 @@ class Sums:
         return self._timed(Step("corpus_embeddings", f"{rows:,} pairs", disk), cost, spreads=True)
 
     def _index(self) -> Step:
-        key, width, rows = self.key, self.processor.encoder.dimension, self.corpus.pairs
+        key, width, rows = self.key, self.retrieval.encoder.dimension, self.corpus.pairs
         if self.settings.corpus.indices is not None:
             return Step("faiss_index", "ready")
         size = key.bytes(rows, width)
@@ -204,7 +207,7 @@ class Sums:
 
     def _set(self, stage: str) -> Step:
         """Evaluation images are compared with, prompts are searched (but for a control), pairs are collected."""
-        searches, encoding, cost, pairs = stage == "retrieved_set", self.processor.encoding, Cost(alone=0), 0
+        searches, encoding, cost, pairs = stage == "retrieved_set", self.retrieval.encoding, Cost(alone=0), 0
         waits = [0.0, 0.0, 0.0]
         for domain in self.domains.values():
             towers = domain.images * encoding.image + searches * domain.prompts * encoding.text
@@ -222,7 +225,7 @@ class Sums:
 
     def _searches(self, device: str, *, spreads: bool = False) -> dict[str, tuple[float, str]]:
         """Of each domain that is searched, the seconds, and which way and why."""
-        built = Searched.planned(self.key, self.corpus.pairs, self.processor.encoder.dimension)
+        built = Searched.planned(self.key, self.corpus.pairs, self.retrieval.encoder.dimension)
         cores, found = self.machine.cores * (max(self.machine.workers, 1) if spreads else 1), {}
         for slug, domain in self.domains.items():
             if (settings := self.project.retrieval(slug)).choose == "all":
