@@ -231,9 +231,13 @@ def _run(
     """
 
     def pass_on(entry: dg.EventLogEntry) -> None:
-        # What steps report, and of Dagster's own lines that a step is tried again.
-        if entry.dagster_event is None or entry.dagster_event.is_step_up_for_retry:
+        # What steps report, and of Dagster's own events that a step is tried again.
+        event = entry.dagster_event
+        if event is None:
             on_line(" ".join(entry.user_message.split()))
+        elif event.is_step_up_for_retry:
+            again = event.step_retry_data.seconds_to_wait or 0
+            on_line(f"{named(place)}: {reason_of(event)}; trying again in {again:.0f} s")
 
     summary.run_ids.append(str(uuid.uuid4()))
     instance.add_event_listener(summary.run_ids[-1], pass_on)

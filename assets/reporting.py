@@ -17,7 +17,16 @@ from react_pipeline.lineage import fresh_or_none, run
 from react_pipeline.pipeline import STAGES, Stage
 from react_pipeline.project import Project
 from react_pipeline.stop import requested
-from react_pipeline.store import Artifact, CorruptArtifact, ReactError, SourceUnavailable, StoreWriteError, digest_of
+from react_pipeline.store import (
+    NOT_WRITABLE,
+    Artifact,
+    CorruptArtifact,
+    ReactError,
+    SourceUnavailable,
+    StoreWriteError,
+    digest_of,
+    refusal_in,
+)
 from react_pipeline.tracking import Tracking
 from react_pipeline.workload import announce
 
@@ -75,7 +84,9 @@ def readable_failures() -> Iterator[None]:
     try:
         with _as_interrupted():
             yield
-    except TRANSIENT:
+    except TRANSIENT as error:
+        if isinstance(error, OSError) and error.errno in NOT_WRITABLE:
+            raise dg.Failure(refusal_in(error), allow_retries=False) from error
         raise
     except ReactError as error:
         raise dg.Failure(str(error), allow_retries=False) from error

@@ -7,6 +7,7 @@ count, it is alive while its heartbeat is recent.
 """
 
 import platform
+import re
 import threading
 import time
 import uuid
@@ -38,6 +39,7 @@ OUT_OF_RETRIES = "RetryRequestedFromPolicy"
 """Dagster's name of the error of a step whose retries are exhausted; only transient faults are retried."""
 
 MAX_REASON_CHARS = 200
+_OUR_ERROR = re.compile(r"^react_pipeline\.[\w.]+: ")
 _STATUS = dg.DagsterRunStatus
 _UNFINISHED = [_STATUS.STARTED, _STATUS.STARTING, _STATUS.CANCELING]
 
@@ -83,11 +85,13 @@ def ending_of(instance: dg.DagsterInstance, run: dg.DagsterRun, step: str) -> En
 
 
 def reason_of(event: dg.DagsterEvent) -> str:
-    """The text of a step's failure, without its traceback."""
-    data = event.step_failure_data
-    described = data.user_failure_data.description if data.user_failure_data else None
+    """The text of a step's failure, or of why it is tried again, without traceback and class of the error."""
+    data = event.step_retry_data if event.is_step_up_for_retry else event.step_failure_data
+    user_data = getattr(data, "user_failure_data", None)
+    described = user_data.description if user_data else None
     error = data.error.cause or data.error if data.error else None
-    return " ".join((described or (error.message if error else "") or "see its log").split())
+    text = " ".join((described or (error.message if error else "") or "see its log").split())
+    return _OUR_ERROR.sub("", text)
 
 
 def instance_with_runs(project: Project) -> dg.DagsterInstance | None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from react_pipeline.clip.hub import reach_hub
 from react_pipeline.demo import installed_versions
 from react_pipeline.lineage import resolve
 from react_pipeline.project import Project
@@ -84,13 +85,14 @@ def fetched(encoder: EncoderConfig) -> Iterator[EncoderConfig]:
         return
     repository, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
     with tempfile.TemporaryDirectory(prefix="react-hub-") as directory:
-        try:
-            _fetch(repository, revision or None, Path(directory))
-        except Exception as error:  # of the Hub, the network, the disk
-            raise InputError(
-                f"encoder.pretrained: {name} cannot be fetched from the Hub ({error}); give the path of a folder with "
-                "its files instead"
-            ) from error
+        with reach_hub() as unreachable:
+            try:
+                _fetch(repository, revision or None, Path(directory))
+            except Exception as error:  # of the Hub, the network, the disk
+                raise InputError(
+                    f"encoder.pretrained: {name} cannot be fetched from the Hub: {unreachable or error}; connect this "
+                    "machine, or give the path of a folder with its files"
+                ) from error
         yield encoder.model_copy(update={"pretrained": directory})
 
 

@@ -6,6 +6,7 @@ Shapes: B images, N texts, D embedding dimension, H x W pixels.
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from react_pipeline.clip.architecture import CONFIG_FILE, read_config
 from react_pipeline.clip.gated import add_gated_blocks, gated_layers
+from react_pipeline.clip.hub import reach_hub
 from react_pipeline.clip.text_tower import encode_text, text_lengths
 from react_pipeline.clip.trust import require_known_text_tower, text_folder
 from react_pipeline.clip.weights import load_strictly, read_weights, save_tensors
@@ -225,7 +227,9 @@ def _tokenizer(text_cfg: dict[str, Any]) -> Callable[[list[str]], Tensor]:
     context_length = text_cfg.get("context_length", open_clip.tokenizer.DEFAULT_CONTEXT_LENGTH)
     options = text_cfg.get("tokenizer_kwargs") or {}
     if name := text_cfg.get("hf_tokenizer_name"):
-        return open_clip.tokenizer.HFTokenizer(name, context_length=context_length, **options, trust_remote_code=False)
+        with nullcontext() if Path(name).is_dir() else reach_hub():
+            fixed = {"context_length": context_length, "trust_remote_code": False}
+            return open_clip.tokenizer.HFTokenizer(name, **fixed, **options)
     if not options:
         return _plain_tokenizer(context_length)
     return open_clip.SimpleTokenizer(context_length=context_length, **options)

@@ -54,13 +54,14 @@ def from_open_clip(encoder: EncoderConfig, device: str = "cpu") -> Clip:
     if path.is_file():
         _warn_of_what_is_assumed(encoder, path, {**preprocess_cfg, **model_cfg})
     else:
-        try:
-            path = Path(open_clip.download_pretrained(tag_cfg))
-        except Exception as error:
-            raise InputError(
-                f"encoder.pretrained: the weights of {name}/{encoder.pretrained} cannot be fetched ({error}); "
-                "give the path of a local checkpoint instead"
-            ) from error
+        with reach_hub() as unreachable:
+            try:
+                path = Path(open_clip.download_pretrained(tag_cfg))
+            except Exception as error:
+                raise InputError(
+                    f"encoder.pretrained: {name}/{encoder.pretrained} cannot be fetched: {unreachable or error}; "
+                    "connect this machine, or give the path of a local checkpoint"
+                ) from error
     try:
         weights = read_weights(path)
     except InputError as error:

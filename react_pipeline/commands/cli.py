@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from react_pipeline import __version__
 from react_pipeline.commands.command_line import (
     DEMO_DOMAINS,
     Config,
@@ -35,7 +36,7 @@ from react_pipeline.commands.use import embed, export, judge, predict
 from react_pipeline.project import CONFIG_VARIABLE, write_demo_project
 from react_pipeline.settings import METHODS
 from react_pipeline.stop import raise_if_stopped, stop_in_own_way
-from react_pipeline.store import InputError, ReactError
+from react_pipeline.store import InputError, ReactError, refusal_in
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,6 +57,21 @@ app.command()(export)
 app.command()(predict)
 app.command()(embed)
 app.add_typer(models_app, name="models")
+
+
+def _print_version(given: bool) -> None:
+    if given:
+        typer.echo(f"react-pipeline {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -115,13 +131,13 @@ def search(
 
     project = load_project(config)
     pairs = search_pairs(project, text, mode, k, image=image)
-    key = "image_path" if "image_path" in pairs else "url"
+    key = next(name for name in ("source", "image_path", "url") if name in pairs)
     shown = pairs[["rank", "similarity", "caption", key]].itertuples(index=False)
     rows = [
         [rank + 1, f"{similarity:.3f}", " ".join(str(caption).split())[:100], " ".join(str(name).split())]
         for rank, similarity, caption, name in shown
     ]
-    print_table(["", "similarity", "caption", "key"], rows, right=2)
+    print_table(["", "similarity", "caption", "file" if key == "source" else "key"], rows, right=2)
     draw_pairs(project, pairs, output)
     console.print(f"pictures: {output}")
 
@@ -225,9 +241,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(missing_extra(error), 2)
     except Exception as error:
         # Typer's and click's own errors: wrong options, missing arguments.
-        if not hasattr(error, "format_message"):
-            raise
-        _fail(error.format_message(), getattr(error, "exit_code", 2))
+        if hasattr(error, "format_message"):
+            _fail(error.format_message(), getattr(error, "exit_code", 2))
+        if refusal := refusal_in(error):
+            _fail(refusal, 1)
+        raise
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -3,6 +3,7 @@
 Does not belong here: what is in the instance (Dagster), or starting anything (`commands.servers`).
 """
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,6 +42,8 @@ def prepare_home(project_folder: Path) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         if not settings.exists():
             write_atomically(settings, DAGSTER_SETTINGS.read_text(encoding="utf-8"))
+        if not os.access(home, os.W_OK):  # its databases would say no more than that they are read-only
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise InputError(
             f"{HOME_VARIABLE} {home}: {error.strerror}; set it to a folder that you can write to"

@@ -36,4 +36,6 @@ from .errors import StaleArtifact as StaleArtifact
 from .errors import StoreWriteError as StoreWriteError
 from .errors import TrainingError as TrainingError
 from .errors import error_type as error_type
+from .refusals import NOT_WRITABLE as NOT_WRITABLE
+from .refusals import refusal_in as refusal_in
 from .store import Store as Store

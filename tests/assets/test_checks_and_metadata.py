@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -81,6 +82,12 @@ def test_what_fails_the_same_way_again_is_not_tried_again(error: Exception) -> N
         raise error
     assert failure.value.allow_retries is False
     assert str(error) in str(failure.value.description)
+
+
+def test_what_may_not_be_written_is_named_and_not_tried_again() -> None:
+    with pytest.raises(dg.Failure, match="store: Permission denied") as raised, readable_failures():
+        raise PermissionError(errno.EACCES, "Permission denied", "store")
+    assert not raised.value.allow_retries
 
 
 @pytest.mark.parametrize("error", [StoreWriteError("disk full"), OSError("network")])

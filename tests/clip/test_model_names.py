@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from support_text_tower import WORDS
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertTokenizerFast, PreTrainedTokenizerFast
 
-from react_pipeline.clip.base import publish_base
+from react_pipeline.clip.base import fetched, publish_base
 from react_pipeline.clip.model import Clip, load
 from react_pipeline.clip.pretrained import from_open_clip
 from react_pipeline.project.project import Project
@@ -142,6 +143,32 @@ def test_a_model_that_cannot_be_fetched_and_one_that_runs_code_are_refused(
     cached(tmp_path / "cache", "organization/code", tmp_path / "folder")
     with pytest.raises(InputError, match="auto_map"):
         publish_base(make_project(encoder={"model": "hf-hub:organization/code", "pretrained": None}))
+
+
+@pytest.mark.parametrize(
+    "encoder", [{"model": "hf-hub:organization/model", "pretrained": None}, {"pretrained": "openai"}]
+)
+def test_a_hub_that_cannot_be_reached_is_named_at_once_and_its_cache_is_used(
+    encoder: dict[str, Any],
+    make_project: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(InputError, match=r"127\.0\.0\.1 cannot be reached"):
+        publish_base(make_project(encoder=encoder))
+    assert "Retry" not in caplog.text
+    write_siglip2(tmp_path / "folder")
+    cached(tmp_path / "cache", "organization/cached", tmp_path / "folder")
+    with fetched(EncoderConfig(model="hf-hub:organization/cached")) as found:
+        assert (Path(str(found.pretrained)) / "open_clip_config.json").is_file()
 
 
 def test_a_whole_model_takes_no_weights_beside_it() -> None:

@@ -1,0 +1,73 @@
+"""What the system refuses, a file or a database that cannot be written, is one line of every command."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from react_pipeline import __version__
+from react_pipeline.commands import cli
+from react_pipeline.project.dagster_home import prepare_home
+from react_pipeline.store.errors import InputError
+
+
+def read_only_folder(folder: Path) -> None:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder / "store"))
+
+
+def full_disk(folder: Path) -> None:
+    try:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / "store"))
+    except OSError as error:
+        raise RuntimeError("a library's own error") from error
+
+
+def read_only_database(folder: Path) -> None:
+    sqlite3.connect(folder / "store").close()
+    with sqlite3.connect(f"file:{folder / 'store'}?mode=ro", uri=True) as connection:
+        try:
+            connection.execute("CREATE TABLE made (name)")
+        except sqlite3.Error as error:
+            raise OperationalError("CREATE TABLE", {}, error) from error
+
+
+@pytest.mark.parametrize("refuse", [read_only_folder, full_disk, read_only_database])
+def test_what_the_system_refuses_takes_a_line(
+    refuse: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "store").touch()
+    monkeypatch.setattr(cli, "load_project", lambda _config: refuse(tmp_path))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["prune"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 1 and line.startswith("error: ") and ("store" in line or "database" in line)
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_config: Any) -> None:
+        raise ValueError("a fault")
+
+    monkeypatch.setattr(cli, "load_project", fail)
+    with pytest.raises(ValueError, match="a fault"):
+        cli.main(["prune"])
+
+
+def test_a_dagster_home_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    prepare_home(tmp_path)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(InputError, match=str(tmp_path / "dagster_home")):
+        prepare_home(tmp_path)
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0 and __version__ in capsys.readouterr().out
