@@ -8,11 +8,11 @@ Shapes: B pictures, C classes, D embedding dimension. Needs only the light insta
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ class Prediction:
         margin: Score of the first class minus that of the second; 0 where there is one class.
         classes: The k nearest classes, nearest first.
         scores: Their cosine similarities.
+        error: Why the picture was skipped; the label is empty then, and all else too.
     """
 
     label: str
@@ -50,6 +51,7 @@ class Prediction:
     margin: float
     classes: tuple[str, ...]
     scores: tuple[float, ...]
+    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,17 +122,39 @@ class Classifier:
 
         return load_chosen(source, model, config, device, precision)
 
-    def predict(self, images: Sequence[Picture], *, top_k: int = 5, threshold: float = 0.0) -> list[Prediction]:
-        """Classify pictures: paths, bytes of image files, PIL images, or arrays (H, W, 3) uint8.
+    def predict(
+        self,
+        images: Picture | Iterable[Picture],
+        *,
+        top_k: int = 5,
+        threshold: float = 0.0,
+        errors: Literal["raise", "skip"] = "raise",
+    ) -> list[Prediction]:
+        """Classify one picture or many: paths, bytes of image files, PIL images, or arrays (H, W, 3) uint8.
 
         Args:
             top_k: How many classes to give.
             threshold: Below this confidence the label is `unknown`.
+            errors: With `skip`, a picture that cannot be read has its reason in `error`, and the others are classified.
+
+        Returns:
+            A prediction for each picture, in their order.
 
         Raises:
             InputError: Naming the picture that cannot be read.
         """
-        ids, scores, confidence = self.rank(self.embed(images), top_k)
+        if errors not in ("raise", "skip"):
+            raise InputError(f"errors: {errors!r}; give 'raise' or 'skip'")
+        pictures, failed = _listed(images), dict[int, str]()
+        vectors = self._encoded(pictures, failed if errors == "skip" else None)
+        found = iter(self._predictions(vectors, top_k, threshold))
+        return [
+            Prediction("", 0.0, 0.0, (), (), failed[place]) if place in failed else next(found)
+            for place in range(len(pictures))
+        ]
+
+    def _predictions(self, vectors: NDArray[np.float32], top_k: int, threshold: float) -> list[Prediction]:
+        ids, scores, confidence = self.rank(vectors, top_k)
         found = []
         for near, cosines, certain, margin in zip(ids, scores, confidence, margins(scores), strict=True):
             names = tuple(self.classes[number] for number in near)
@@ -138,13 +162,24 @@ class Classifier:
             found.append(Prediction(label, float(certain), float(margin), names, tuple(cosines.tolist())))
         return found
 
-    def embed(self, images: Sequence[Picture]) -> NDArray[np.float32]:
+    def embed(self, images: Picture | Iterable[Picture]) -> NDArray[np.float32]:
         """Unit vectors (B, D), float32, of pictures as `predict` takes them."""
+        return self._encoded(_listed(images), None)
+
+    def _encoded(self, pictures: Sequence[Picture], failed: dict[int, str] | None) -> NDArray[np.float32]:
+        """Vectors of the readable pictures; `failed` gets the others by place, and without it one is an error."""
         parts = [np.zeros((0, self.clip.dimension), np.float32)]
-        for start in range(0, len(images), _BATCH):
-            batch = images[start : start + _BATCH]
-            tensors = [self.encoder.to_tensor(_decoded(one, start + place)) for place, one in enumerate(batch)]
-            parts.append(self.encoder.images(torch.stack(tensors)).numpy())
+        for start in range(0, len(pictures), _BATCH):
+            tensors = []
+            for place, picture in enumerate(pictures[start : start + _BATCH], start):
+                try:
+                    tensors.append(self.encoder.to_tensor(_decoded(picture, place)))
+                except InputError as error:
+                    if failed is None:
+                        raise
+                    failed[place] = str(error)
+            if tensors:
+                parts.append(self.encoder.images(torch.stack(tensors)).numpy())
         return np.concatenate(parts)
 
     @cached_property
@@ -210,6 +245,13 @@ def load_exported(folder: Path, device: str | None = None, precision: str | None
         raise CorruptArtifact(f"{folder}: the export is incomplete or damaged ({error}); export it again") from error
     clip = load(folder, choose_device(device or "auto"))
     return Classifier(clip, head, classes, origin, *fitted, precision or "auto")
+
+
+def _listed(images: Picture | Iterable[Picture]) -> Sequence[Picture]:
+    """A single picture as a list; a text would else be taken for a list of its characters."""
+    if isinstance(images, str | Path | bytes | Image.Image):
+        return [images]
+    return [images] if isinstance(images, np.ndarray) and images.ndim < 4 else list(images)
 
 
 def _decoded(picture: Picture, number: int) -> Image.Image:

@@ -340,6 +340,21 @@ def test_bytes_that_are_no_picture_are_named_by_their_place(
     with pytest.raises(InputError, match="picture 2:"):
         classifier.predict([data, data, b"no picture"])
     assert classifier.predict([]) == []
+    good, bad, other = classifier.predict([data, b"no picture", data], errors="skip")
+    assert (good.error, other) == ("", good) and bad.label == "" and "picture 1:" in bad.error
+    (only,) = classifier.predict([b"no picture"], errors="skip")
+    assert only.error
+
+
+def test_a_single_picture_is_no_list_of_characters_or_rows(classifier: Classifier, photos: Path) -> None:
+    path = photos / "a" / "circle-green.png"
+    expected = classifier.predict([path])
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    for single in (str(path), path, path.read_bytes(), Image.open(path), pixels, iter([path])):
+        assert classifier.predict(single) == expected
+    assert classifier.embed(str(path)).shape == (1, 32)
+    with pytest.raises(InputError, match="errors"):
+        classifier.predict(path, errors="ignore")  # type: ignore[arg-type]
 
 
 def test_vectors_are_the_unit_vectors_of_the_model(classifier: Classifier, photos: Path, tmp_path: Path) -> None:
