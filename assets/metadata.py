@@ -13,6 +13,7 @@ from typing import Any
 import dagster as dg
 import pandas as pd
 
+from react_pipeline.assets.losses import loss_table
 from react_pipeline.pages import markdown_table
 from react_pipeline.store import Artifact
 from react_pipeline.tracking import METRICS_FILE, flatten
@@ -69,6 +70,8 @@ def data_uri(file: Path | io.BytesIO) -> str:
 
 def _table(artifact: Artifact) -> str:
     files = artifact.manifest["files"]
+    if skipped := loss_table(artifact):
+        return skipped
     if "table.md" in files:
         return artifact.file("table.md").read_text(encoding="utf-8")
     if artifact.stage == "retrieved_set" and "classes.parquet" in files:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import dagster as dg
 
+from react_pipeline.assets.losses import loss_line
 from react_pipeline.assets.metadata import describe
 from react_pipeline.assets.partitions import key_of
 from react_pipeline.assets.resources import Context, ProjectParam
@@ -65,7 +66,7 @@ def publish(
             context.log.info(f"{name} ..." + (f" {amount}" if amount else ""))
             artifact = run(pipeline, stage.name, key, step)
         made = "as before" if artifact.reused else "built"
-        context.log.info(f"{name}: {made}, {time.monotonic() - started:.1f} s")
+        context.log.info(f"{name}: {made}, {time.monotonic() - started:.1f} s{loss_line(artifact)}")
         return dg.MaterializeResult(
             metadata={**describe(artifact), **_logged(pipeline, artifact, context.run.run_id)},
             data_version=dg.DataVersion(artifact.fingerprint),

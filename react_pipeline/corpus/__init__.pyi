@@ -11,6 +11,8 @@ from .cost import URL_BYTES as URL_BYTES
 from .cost import URLS_PER_CORE_SECOND as URLS_PER_CORE_SECOND
 from .cost import CorpusSize as CorpusSize
 from .downloads import download_images as download_images
+from .image_files import SKIPPED_FILE as SKIPPED_FILE
+from .image_files import source_of as source_of
 from .image_source import ImageSource as ImageSource
 from .image_source import open_source as open_source
 from .images import IMAGE_SUFFIXES as IMAGE_SUFFIXES
@@ -23,6 +25,7 @@ from .images import thumbnail as thumbnail
 from .inventory import SHARDS_FILE as SHARDS_FILE
 from .inventory import check_shards as check_shards
 from .inventory import place_of as place_of
+from .pairs import fields_of as fields_of
 from .pairs import read_pair as read_pair
 from .ready_embeddings import FILES_FILE as FILES_FILE
 from .ready_embeddings import ROWS_FILE as ROWS_FILE
@@ -42,6 +45,7 @@ from .shards import ShardIndex as ShardIndex
 from .shards import ShardLocation as ShardLocation
 from .shards import index_shard as index_shard
 from .shards import open_shard as open_shard
+from .url_corpus import FAILED_FILE as FAILED_FILE
 from .vector_files import file_of as file_of
 from .vector_files import open_vectors as open_vectors
 from .vector_files import take_rows as take_rows

@@ -6,8 +6,9 @@ Folders are those of img2dataset's `files` (KEY.jpg, KEY.txt) and any like them;
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from react_pipeline.corpus.images import IMAGE_SUFFIXES
 from react_pipeline.corpus.inventory import take_stock_of
 from react_pipeline.corpus.pairs import MAX_IMAGE_BYTES
 from react_pipeline.corpus.shards import IMAGE_EXTENSIONS, SHARDS, PackedSample, pack
@@ -29,12 +31,36 @@ _BATCH_ROWS = 1
 _KEPT_COLUMNS = ("url", "key", "uid")
 _Read = tuple[bytes, bytes, dict[str, str]]
 
+SKIPPED_FILE = "skipped.parquet"
+MAX_NAMES = 1_000
+"""Files that are named in `SKIPPED_FILE` for each reason; all of them are counted."""
+
+_READ_SUFFIXES = frozenset(f".{extension}" for extension in IMAGE_EXTENSIONS)
+_UNREAD_SUFFIXES = (IMAGE_SUFFIXES | {".avif", ".heic", ".heif", ".jfif", ".jxl", ".svg"}) - _READ_SUFFIXES
+
+
+@dataclass
+class _Skipped:
+    """Files and rows that give no pair: how many by reason, and the first names of each."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    rows: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, reason: str, name: str) -> None:
+        self.counts[reason] += 1
+        if self.counts[reason] <= MAX_NAMES:
+            self.rows.append((name, reason))
+
+    def write(self, path: Path) -> None:
+        names, reasons = (pa.array(column, pa.string()) for column in zip(*self.rows, strict=True))
+        pq.write_table(pa.table({"source": names, "reason": reasons}), path)
+
 
 def publish_image_corpus(project: Project) -> Artifact:
     """Publish the artifact `corpus` of kind `images`; its identity is the bytes and names of all files.
 
-    Files: `shards/NNNNN.tar` (numbered keys, KEY.json with where it came from), `shards.parquet`. Everything is copied
-    once, so that later steps know tars only.
+    Files: `shards/NNNNN.tar` (numbered keys, KEY.json with where it came from), `shards.parquet`, and if files or rows
+    were skipped `skipped.parquet` (source, reason). Everything is copied once, so that later steps know tars only.
 
     Raises:
         CorpusError: If a name finds nothing, a file is damaged or has no column of images or captions, or no pair is
@@ -46,26 +72,37 @@ def publish_image_corpus(project: Project) -> Artifact:
     for source in sources:
         if source.is_dir():
             with _readable(source):
-                ends = tuple(f".{end}" for end in (*IMAGE_EXTENSIONS, config.caption_extension))
-                inside = (path for path in files_below(source) if path.name.lower().endswith(ends))
-                content += [
-                    [text_of(path.relative_to(source)), sha256_of(path)]
-                    for path in inside
-                    if not leads_out(path, source)
-                ]
+                content += _content_of(source, config)
         else:
-            content.append(remembered_sha256(project.store.root, source))
+            content.append([text_of(source.name), remembered_sha256(project.store.root, source)])
 
     def write(staging: Path) -> dict[str, Any]:
         (staging / SHARDS).mkdir()
-        skipped = Counter[str]()
-        pack(_numbered(sources, config, skipped), staging / SHARDS, 0)
-        if not skipped["pairs"]:
-            raise CorpusError(f"corpus.images: no pair in {len(sources)} folders and files; skipped: {dict(skipped)}")
+        skipped, copied = _Skipped(), Counter[str]()
+        pack(_numbered(sources, config, skipped, copied), staging / SHARDS, 0)
+        if not copied["pairs"]:
+            raise CorpusError(
+                f"corpus.images: no pair in {len(sources)} folders and files; skipped: {dict(skipped.counts)}"
+                + "".join(f", such as {name}" for name, _ in skipped.rows[:1])
+            )
+        if skipped.rows:
+            skipped.write(staging / SKIPPED_FILE)
         stock = take_stock_of(staging, sorted((staging / SHARDS).iterdir()))
-        return {**stock, "pairs": skipped.pop("pairs"), "skipped": dict(skipped)}
+        return {**stock, "pairs": copied["pairs"], "skipped": dict(skipped.counts)}
 
     return project.store.build(resolve(project, "corpus", content=content), write)
+
+
+def source_of(fields: Mapping[str, str], corpus: CorpusConfig) -> str:
+    """The user's own file or URL that a sample was copied from, by its metadata; empty if the shard is the user's own.
+
+    A path is recorded below its folder, which may have moved: the first of `corpus.images` that holds it is added.
+    """
+    if corpus.kind not in ("images", "urls"):
+        return ""
+    path = fields.get("path", "")
+    folders = (Path(folder) for folder in corpus.images) if path else ()
+    return next((str(folder / path) for folder in folders if (folder / path).is_file()), path or fields.get("url", ""))
 
 
 def find_sources(corpus: CorpusConfig) -> list[Path]:
@@ -77,32 +114,49 @@ def find_sources(corpus: CorpusConfig) -> list[Path]:
     return list(dict.fromkeys(path for paths in found for path in paths))
 
 
-def _numbered(sources: list[Path], corpus: CorpusConfig, counted: Counter[str]) -> Iterator[PackedSample]:
+def _content_of(folder: Path, corpus: CorpusConfig) -> list[list[str]]:
+    """Name and digest of each file that may be in a pair; of an image in a format that is not read only the name."""
+    content = []
+    caption = f".{corpus.caption_extension.lower()}"
+    for path in files_below(folder):
+        name, suffix = text_of(path.relative_to(folder)), path.suffix.lower()
+        if suffix in _UNREAD_SUFFIXES:
+            content.append([name])
+        elif (suffix in _READ_SUFFIXES or path.name.lower().endswith(caption)) and not leads_out(path, folder):
+            content.append([name, sha256_of(path)])
+    return content
+
+
+def _numbered(
+    sources: list[Path], corpus: CorpusConfig, skipped: _Skipped, copied: Counter[str]
+) -> Iterator[PackedSample]:
     # Names of files and rows may repeat, or hold what no key may; numbers do not.
     with tqdm(desc="copying images", unit="pair", disable=None, leave=False) as bar:
         for source in sources:
             read = _read_folder if source.is_dir() else _read_table
-            for image, caption, about in read(source, corpus, counted):
-                yield f"{counted['pairs']:09d}", image, caption, about
-                counted["pairs"] += 1
+            for image, caption, about in read(source, corpus, skipped):
+                yield f"{copied['pairs']:09d}", image, caption, about
+                copied["pairs"] += 1
                 bar.update()
 
 
-def _read_folder(folder: Path, corpus: CorpusConfig, skipped: Counter[str]) -> Iterator[_Read]:
+def _read_folder(folder: Path, corpus: CorpusConfig, skipped: _Skipped) -> Iterator[_Read]:
     with _readable(folder):
         for path in files_below(folder):
-            if path.suffix.lower().removeprefix(".") not in IMAGE_EXTENSIONS:
+            if path.suffix.lower() in _UNREAD_SUFFIXES:
+                skipped.add("format_not_read", text_of(path))
+            if path.suffix.lower() not in _READ_SUFFIXES:
                 continue
             caption = path.with_name(f"{path.stem}.{corpus.caption_extension}")
             if leads_out(path, folder) or leads_out(caption, folder):
                 # The author of the folder could have any file of this machine copied into the corpus.
-                skipped["link_out_of_folder"] += 1
+                skipped.add("link_out_of_folder", text_of(path))
             elif path.stat().st_size > MAX_IMAGE_BYTES:
-                skipped["too_many_bytes"] += 1
+                skipped.add("too_many_bytes", text_of(path))
             elif caption.is_file():
                 yield path.read_bytes(), caption.read_bytes(), {"path": text_of(path.relative_to(folder))}
             else:
-                skipped["no_caption"] += 1
+                skipped.add("no_caption", text_of(path))
 
 
 @contextmanager
@@ -113,7 +167,7 @@ def _readable(folder: Path) -> Iterator[None]:
         raise CorpusError(f"{error.filename or folder}: cannot be read ({error.strerror or error})") from error
 
 
-def _read_table(path: Path, corpus: CorpusConfig, skipped: Counter[str]) -> Iterator[_Read]:
+def _read_table(path: Path, corpus: CorpusConfig, skipped: _Skipped) -> Iterator[_Read]:
     with whole_table(path), pq.ParquetFile(path) as file:
         image = _image_column(path, file.schema_arrow)
         if corpus.caption_column not in file.schema_arrow.names:
@@ -122,28 +176,29 @@ def _read_table(path: Path, corpus: CorpusConfig, skipped: Counter[str]) -> Iter
                 "name it in corpus.caption_column"
             )
         kept = [name for name in _KEPT_COLUMNS if name in file.schema_arrow.names]
-        for batch in file.iter_batches(_BATCH_ROWS, columns=[image, corpus.caption_column, *kept]):
-            for row in batch.to_pylist():
-                data, caption = row[image], row[corpus.caption_column]
-                data = data["bytes"] if isinstance(data, dict) else data
-                # Of several captions the first; paths in a table may name any file of this machine: not followed.
-                caption = next(iter(caption), None) if isinstance(caption, list) else caption
-                if not data or not caption:
-                    skipped["no_caption" if data else "no_image"] += 1
-                elif len(data) > MAX_IMAGE_BYTES:
-                    skipped["too_many_bytes"] += 1
-                else:
-                    about = {name: str(row[name]) for name in kept if row[name] is not None}
-                    yield data, str(caption).encode(), about
+        for number, batch in enumerate(file.iter_batches(_BATCH_ROWS, columns=[image, corpus.caption_column, *kept])):
+            (row,) = batch.to_pylist()
+            place = f"row {number} of "
+            data, caption = row[image], row[corpus.caption_column]
+            data = data["bytes"] if isinstance(data, dict) else data
+            # Of several captions the first; paths in a table may name any file of this machine: not followed.
+            caption = next(iter(caption), None) if isinstance(caption, list) else caption
+            if not data or not caption:
+                skipped.add("no_caption" if data else "no_image", place + text_of(path))
+            elif len(data) > MAX_IMAGE_BYTES:
+                skipped.add("too_many_bytes", place + text_of(path))
+            else:
+                about = {name: str(row[name]) for name in kept if row[name] is not None}
+                yield data, str(caption).encode(), {"path": place + text_of(path.name), **about}
 
 
 def _image_column(path: Path, schema: pa.Schema) -> str:
-    for field in schema:
-        kind = field.type
+    for column in schema:
+        kind = column.type
         if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            return str(field.name)
-        if field.name in (*IMAGE_EXTENSIONS, "image") and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
-            return str(field.name)
+            return str(column.name)
+        if column.name in (*IMAGE_EXTENSIONS, "image") and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
+            return str(column.name)
     raise CorpusError(
         f"{path}: no column of images (a struct with `bytes`, or bytes named {', '.join(IMAGE_EXTENSIONS)} or image); "
         f"there are {', '.join(schema.names[:20])}"

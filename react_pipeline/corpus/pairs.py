@@ -71,6 +71,11 @@ def read_pair(file: IO[bytes], sample: Sample, corpus: CorpusConfig) -> Pair:
     return Pair(image, hashlib.sha256(data).hexdigest(), caption, caption_cut, fields or {}, fields is None)
 
 
+def fields_of(file: IO[bytes], sample: Sample) -> dict[str, str]:
+    """A sample's own metadata alone; empty where it has none that can be used."""
+    return (_read_fields(file, sample.metadata) or {}) if sample.metadata else {}
+
+
 def _read_caption(file: IO[bytes], member: Member, max_chars: int) -> tuple[str, bool]:
     # A character has 4 bytes at most: a caption of gigabytes is cut without being read.
     data = read_member(file, member, limit_bytes=4 * (max_chars + 1))

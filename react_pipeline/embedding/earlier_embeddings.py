@@ -149,10 +149,11 @@ class _Source:
         ledger = pd.DataFrame(columns=LEDGER_COLUMNS)
         if record["ledger"] is not None:
             ledger = self._ledger.read_row_group(record["ledger"]).to_pandas()
+            ledger = ledger.reindex(columns=LEDGER_COLUMNS).fillna("")  # older ones name no source
         recorded = recorded_keys(self.artifact.path / metadata, ledger, range(first, first + len(record["shards"])))
         keys = {shard + shift: of_shard for shard, of_shard in recorded.items()}
-        rows = [(shard + shift, key, reason, detail) for shard, key, reason, detail in ledger.itertuples(index=False)]
-        if seen.duplicates(keys) != {(shard, key) for shard, key, reason, _ in rows if reason == DUPLICATE}:
+        rows = [(shard + shift, *about) for shard, *about in ledger.itertuples(index=False)]
+        if seen.duplicates(keys) != {(shard, key) for shard, key, reason, *_ in rows if reason == DUPLICATE}:
             return False
         for name, new in files.items():
             if name == metadata and shift:

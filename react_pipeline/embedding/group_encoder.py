@@ -43,7 +43,7 @@ class GroupEncoder:
         self._encoder = Encoder(clip, config.embedding.precision, long_run=True)
         self.arithmetic = {"device": clip.device, "precision": self._encoder.precision}
         self._dataset = PairDataset(locations, config.corpus, self._encoder.to_tensor, clip.tokenizer)
-        self._mapper = ClipMapper(self._encoder, locations)
+        self._mapper = ClipMapper(self._encoder, locations, config.corpus)
 
     def encode(
         self, groups: Iterator[Group], directory: Path, bar: Any, pairs: int | None

@@ -21,15 +21,17 @@ from react_pipeline.embedding.seen_keys import Duplicates
 from react_pipeline.embedding.vectors import FOLDERS
 from react_pipeline.store import CorpusError, seal, sealed
 
-LEDGER_COLUMNS = ["shard", "key", "reason", "detail"]
+LEDGER_COLUMNS = ["shard", "key", "reason", "detail", "source"]
 LEDGER_SCHEMA = pa.schema([("shard", pa.int32()), *((name, pa.string()) for name in LEDGER_COLUMNS[1:])])
 DUPLICATE = "duplicate_key"
 """Reason of a sample whose key an earlier shard holds. It is not bad; too many of them are judged by themselves."""
 WITHOUT_KEY = frozenset({"unsafe_name", "not_a_file"})
 """Reasons of members that belong to no sample: the ledger has their name in place of a key."""
 
-LedgerRow = tuple[int, str, str, str]
-"""Shard, key, reason, detail of a sample that was skipped."""
+LedgerRow = tuple[int, str, str, str, str]
+"""Shard, key, reason, detail of a sample that was skipped, and the user's file that it was copied from (or "")."""
+
+_EXAMPLES = 3
 
 
 @dataclass
@@ -58,10 +60,10 @@ class Group:
         duplicates = duplicates_of(keys)
         for shard, index in indices.items():
             self.found[shard] = len(index.samples) + len(index.refused)
-            self.ledger += [(shard, name, reason, "") for name, reason in index.refused]
+            self.ledger += [(shard, name, reason, "", "") for name, reason in index.refused]
             for sample in index.samples:
                 if (shard, sample.key) in duplicates:
-                    self.ledger.append((shard, sample.key, DUPLICATE, "an earlier shard holds this key"))
+                    self.ledger.append((shard, sample.key, DUPLICATE, "an earlier shard holds this key", ""))
                 else:
                     self.samples.append((shard, sample))
 
@@ -79,12 +81,18 @@ class Group:
                 raise CorpusError(self._repeated(locations, shard, repeated, keys, max_bad_fraction))
             bad = reasons.total()
             if bad > max_bad_fraction * found:
-                reason, times = reasons.most_common(1)[0]
-                raise CorpusError(
-                    f"{locations[shard]}: {bad} of {found} samples are bad ({bad / found:.0%}, allowed are "
-                    f"{max_bad_fraction:.0%}), most often {reason} ({times}); fix or remove the shard, or raise "
-                    "`corpus.max_bad_fraction`"
-                )
+                raise CorpusError(self._bad(locations[shard], shard, reasons, found, max_bad_fraction))
+
+    def _bad(self, location: ShardLocation, shard: int, reasons: Counter[str], found: int, allowed: float) -> str:
+        reason, times = reasons.most_common(1)[0]
+        # A shard that was copied from the user's files is no place to look at, and nothing to remove.
+        sources = [row[4] for row in self.ledger if row[0] == shard and row[4]]
+        such = f": {', '.join(sources[:_EXAMPLES])}{', ...' if len(sources) > _EXAMPLES else ''}" if sources else ""
+        return (
+            f"{'corpus' if sources else location}: {reasons.total()} of {found} samples are bad "
+            f"({reasons.total() / found:.0%}, allowed are {allowed:.0%}), most often {reason} ({times}){such}; fix or "
+            f"remove {'these files' if sources else 'the shard'}, or raise `corpus.max_bad_fraction`"
+        )
 
     def _repeated(
         self, locations: Sequence[ShardLocation], shard: int, repeated: int, keys: int, allowed: float

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from react_pipeline.corpus import BadSample, Sample, ShardLocation, open_shard, read_pair
+from react_pipeline.corpus import BadSample, Sample, ShardLocation, fields_of, open_shard, read_pair, source_of
 from react_pipeline.embedding.encoder import Encoder
 from react_pipeline.embedding.groups import Group, LedgerRow
 from react_pipeline.settings import CorpusConfig
@@ -51,7 +51,8 @@ class PairDataset(Dataset[dict[str, Any]]):
         try:
             pair = read_pair(self._file(shard), sample, self.corpus)
         except BadSample as error:
-            return {"skipped": (shard, sample.key, error.reason, error.detail)}
+            source = source_of(fields_of(self._file(shard), sample), self.corpus)
+            return {"skipped": (shard, sample.key, error.reason, error.detail, source)}
         except ReactError as error:
             # Raised in a worker it would reach the user wrapped in the worker's traceback.
             return {"failed": error}
@@ -184,16 +185,17 @@ class PairReader:
 
 @dataclass
 class ClipMapper:
-    """Turns a batch into unit vectors (B, D) float16 of images and captions; messages name the shards."""
+    """Turns a batch into unit vectors (B, D) float16 of images and captions; messages name shards, or their sources."""
 
     encoder: Encoder
     locations: Sequence[ShardLocation]
+    corpus: CorpusConfig
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Encode one batch into what clip-retrieval's writers take.
 
         Raises:
-            CorpusError: If a vector is not finite or zero, naming shard and key.
+            CorpusError: If a vector is not finite or zero, naming shard and key, or the user's file.
         """
         images, texts = self.encoder.images(batch["image_tensor"]), self.encoder.texts(batch["text_tokens"])
         return {
@@ -210,10 +212,11 @@ class ClipMapper:
         wrong = np.flatnonzero(~(np.abs(norms[:, 0] - 1) < 0.1))
         if len(wrong):
             row = int(wrong[0])
+            source = source_of(batch["fields"][row], self.corpus)
+            place = source or f"{self.locations[batch['ours'][row]['shard']]}: key {batch['image_filename'][row]!r}"
             raise CorpusError(
-                f"{self.locations[batch['ours'][row]['shard']]}: the encoder gives a vector of length {norms[row, 0]} "
-                f"for the {what} of key {batch['image_filename'][row]!r}; check the checkpoint, or use "
-                "`embedding.precision: fp32`"
+                f"{place}: the encoder gives a vector of length {norms[row, 0]} for the {what}; check the checkpoint, "
+                "or use `embedding.precision: fp32`"
             )
         return (vectors / norms).astype(np.float16)
 

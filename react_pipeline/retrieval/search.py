@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from PIL.Image import Image
 
-from react_pipeline.corpus import BadImage, contact_sheet, decode_image, open_source
+from react_pipeline.corpus import BadImage, contact_sheet, decode_image, open_source, source_of
 from react_pipeline.embedding import Side, row_metadata
 from react_pipeline.indexing import Index
 from react_pipeline.lineage import fresh
@@ -35,7 +35,8 @@ def search_pairs(
         image: An image file, instead of a text.
 
     Returns:
-        Columns rank, similarity (cosine), row, caption and the others that locate the image, best first.
+        Columns rank, similarity (cosine), row, caption and the others that locate the image, best first; `source`, the
+        user's file or URL, where the corpus is a copy of these.
 
     Raises:
         InputError: If there is neither a text nor an image, or both; if the file is not an image; if the mode does not
@@ -61,7 +62,11 @@ def search_pairs(
     hits = Index(index, embeddings=embeddings).search(side, vectors.numpy(), k)
     # Only asked for its columns: nothing is fetched here.
     source = open_source(project, fresh(project, "corpus"), Path())
-    return hits.join(row_metadata(embeddings, hits["row"], source.columns), on="row")
+    found = row_metadata(embeddings, hits["row"], source.columns)
+    if (corpus := project.config.corpus).kind in ("images", "urls"):
+        origins = row_metadata(embeddings, hits["row"], ["path", "url"]).fillna("").to_dict("records")
+        found["source"] = [source_of(fields, corpus) for fields in origins]
+    return hits.join(found, on="row")
 
 
 def draw_pairs(project: Project, pairs: pd.DataFrame, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from support_drawings import COLOURS, SHAPES, draw, encode, write_shard
 
+from react_pipeline.assets.losses import loss_line
+from react_pipeline.assets.metadata import describe
 from react_pipeline.clip.base import publish_base
 from react_pipeline.corpus import image_files, shards
 from react_pipeline.corpus.corpus import publish_corpus
@@ -22,8 +25,10 @@ from react_pipeline.corpus.inventory import check_shards
 from react_pipeline.corpus.shards import index_shard, open_shard, read_member
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.embedding.vectors import read_metadata
+from react_pipeline.lineage import run
 from react_pipeline.project.outside import look_at, of_corpus
 from react_pipeline.project.project import Project
+from react_pipeline.retrieval.search import search_pairs
 from react_pipeline.store.artifacts import Artifact
 from react_pipeline.store.errors import CorpusError
 
@@ -82,8 +87,8 @@ def test_images_in_parquet_become_shards(
     found = pairs_in(project, corpus)
     assert [(image, caption) for image, caption, _ in found] == list(zip(IMAGES, CAPTIONS, strict=True))
     if form == "img2dataset":
-        assert found[5][2] == {"url": "http://a/5", "key": "000000005"}
-        assert found[0][2] == {"key": "000000000"}
+        assert found[5][2] == {"path": "row 5 of 00000.parquet", "url": "http://a/5", "key": "000000005"}
+        assert found[0][2] == {"path": "row 0 of 00000.parquet", "key": "000000000"}
     publish_base(project)
     assert embed_corpus(project).counts["rows"] == 6
     assert publish_corpus(project).reused
@@ -195,3 +200,35 @@ def test_captions_of_another_extension_are_read_from_tars(make_project: Make, tm
     artifact = embed_corpus(project)
     assert list(read_metadata(artifact)["caption"]) == [f"common {n}" for n in range(6)]
     assert artifact.counts["reasons"] == {"no_caption": 1}
+
+
+def test_bad_and_unread_files_are_named_by_the_users_own_path(make: Make, tmp_path: Path) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, (image, caption) in enumerate(zip(IMAGES, CAPTIONS, strict=True)):
+        (folder / f"{number}.jpg").write_bytes(image)
+        (folder / f"{number}.txt").write_text(caption)
+    for name in ("broken.jpg", "moving.gif", "phone.heic"):
+        (folder / name).write_bytes(b"no picture")
+        (folder / name).with_suffix(".txt").write_text("a caption")
+    (folder / "alone.png").write_bytes(IMAGES[0])
+    publish_base(make(folder, max_bad_fraction=0.1))
+    corpus = publish_corpus(make(folder, max_bad_fraction=0.1))
+    assert corpus.counts["skipped"] == {"format_not_read": 2, "no_caption": 1}
+    assert loss_line(corpus) == (
+        f"; skipped: format_not_read 2 ({folder / 'moving.gif'}, {folder / 'phone.heic'}), "
+        f"no_caption 1 ({folder / 'alone.png'})"
+    )
+    assert "moving.gif" in describe(corpus)["table"].value
+    with pytest.raises(CorpusError, match=re.escape(str(folder / "broken.jpg"))) as refused:
+        embed_corpus(make(folder, max_bad_fraction=0.1))
+    assert "shard" not in str(refused.value)
+    project = make(folder, max_bad_fraction=0.5)
+    embeddings = embed_corpus(project)
+    assert list(pd.read_parquet(embeddings.file("ledger.parquet"))["source"]) == [str(folder / "broken.jpg")]
+    assert str(folder / "broken.jpg") in loss_line(embeddings)
+    run(project, "faiss_index", "all")
+    found = search_pairs(project, "a drawing", k=6)
+    assert set(found["source"]) == {str(folder / f"{number}.jpg") for number in range(6)}
+    (folder / "new.gif").write_bytes(b"GIF89a")
+    assert publish_corpus(project).counts["skipped"]["format_not_read"] == 3
