@@ -71,16 +71,21 @@ def print_results(project: Project, slugs: Sequence[str]) -> None:
     """Print the comparisons of these domains, fractions as percent and differences as points."""
     from react_pipeline.evaluation import comparison_table
 
-    columns = ["domain", "method", "top-1 %", "top-5 %", "delta to base", "pairs", "trainable", "seconds", "status"]
+    table = comparison_table(project, slugs)
+    judged = bool(table["judged"].notna().any())
+    columns = ["domain", "method", "top-1 %", "top-5 %", "delta to base"]
+    columns += ["judged to base", "95%"] if judged else []
+    columns += ["pairs", "trainable", "seconds", "status"]
     rows = [
         [
             *(row.domain, row.method, _percent(row.top1), _percent(row.top5), _percent(row.delta_top1, "+")),
+            *(_judged(row) if judged else ()),
             *(_count(row.pairs), _count(row.trainable_parameters), _count(row.seconds)),
             "" if row.status == "ok" else row.status,
         ]
-        for row in comparison_table(project, slugs).itertuples()
+        for row in table.itertuples()
     ]
-    print_table(columns, rows, right=8, below=["status"])
+    print_table(columns, rows, right=len(columns) - 1, below=["status"])
 
 
 def _plain(name: Any, value: Any) -> Any:
@@ -88,6 +93,11 @@ def _plain(name: Any, value: Any) -> Any:
     if value != value:
         return None
     return int(value) if name in COUNTS and float(value).is_integer() else value
+
+
+def _judged(row: Any) -> tuple[str, str]:
+    bounds = [_percent(bound, "+") for bound in (row.judged_delta_low, row.judged_delta_high)]
+    return _percent(row.judged_delta, "+"), " to ".join(filter(None, bounds))
 
 
 def _percent(value: float, sign: str = "") -> str:

@@ -14,6 +14,7 @@ from .domain_results import evaluate as evaluate
 from .domain_results import write_evaluation as write_evaluation
 from .findings import HEADLINE_METHOD as HEADLINE_METHOD
 from .intervals import paired_interval as paired_interval
+from .judgement_log import FORECAST_STEP as FORECAST_STEP
 from .judgement_log import NEITHER as NEITHER
 from .judgement_log import UNSURE as UNSURE
 from .judgement_log import Answer as Answer

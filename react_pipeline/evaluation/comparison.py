@@ -13,7 +13,7 @@ import pandas as pd
 
 from react_pipeline.evaluation.domain_results import METRICS, EvalResult
 from react_pipeline.evaluation.intervals import Correct, paired_interval, share_interval
-from react_pipeline.evaluation.judgement_log import Side, describe
+from react_pipeline.evaluation.judgement_log import Side
 from react_pipeline.evaluation.judgements import JUDGEMENTS, Judgements, judgements_of, row_of
 from react_pipeline.evaluation.tables import draw_methods, per_class_table, typed, write_tables
 from react_pipeline.lineage import Shown, gather, gathered_is_current, resolve
@@ -26,6 +26,9 @@ RESULTS = "domain_results"
 TRAINED = "customized_checkpoint"
 COSTS = ("pairs", "trainable_parameters", "seconds")
 """Counts of a training; the base has none."""
+
+JUDGED_STATUS = "judged without labels"
+"""In the place of why there is no accuracy, where a person compared this checkpoint with another."""
 
 MUST_AGREE = ("evaluator_version", "evaluation_set_fingerprint", "protocol", "dataset", "n_classes")
 """Fields that two comparable results share."""
@@ -79,9 +82,9 @@ def compare(project: Project, slug: str) -> Artifact:
         (directory / "comparison.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
         draw_methods(table, directory / "comparison.png", slug)
         title = project.domain(slug).title  # for display alone: another title makes no other comparison
-        sentences = [describe(session) for session in judged.sessions] if judged is not None else []
         shown = next(iter(retrieved.values()), None)
-        page = domain_page(slug, table, classes, results, checkpoints, shown, title, sentences)
+        sessions = judged.sessions if judged is not None else ()
+        page = domain_page(slug, table, classes, results, checkpoints, shown, title, sessions)
         (directory / "dashboard.html").write_text(page, encoding="utf-8")
         return _counts(table, results, skipped)
 
@@ -138,7 +141,9 @@ def _table(
         costs = checkpoints[method].counts if method in checkpoints else dict.fromkeys(COSTS, 0)
         row |= {name: costs[name] for name in COSTS} | _judged(read, method, judged)
         if result.top1 is None:
-            row["status"] = f"unavailable: {result.unavailable}"
+            side = Side(method=method, checkpoint=result.checkpoint_fingerprint)
+            compared = judged is not None and judged.has(side)
+            row["status"] = JUDGED_STATUS if compared else f"unavailable: {result.unavailable}"
             continue
         row |= {**{metric: getattr(result, metric) for metric in METRICS}, "n": result.n, "status": "ok"}
         row["top1_low"], row["top1_high"] = share_interval(result.top1, result.n)
@@ -202,6 +207,9 @@ def _counts(table: pd.DataFrame, results: Mapping[str, Artifact], skipped: Mappi
         "not_evaluated": [method for method in METHODS if method not in {*results, *skipped}],
         **{
             name: {method: float(value) for method, value in rows[name].dropna().items()}
-            for name, rows in (("top1", measured), ("delta_top1", trained), ("gain_over_control", trained))
+            for name, rows in (
+                *(("top1", measured), ("delta_top1", trained), ("gain_over_control", trained)),
+                ("judged_delta", table.set_index("method")),
+            )
         },
     }

@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from markupsafe import Markup
 
-from react_pipeline.evaluation.dashboard_examples import read_curves, read_examples, shown_classes
+from react_pipeline.evaluation.dashboard_examples import judged_pictures, read_curves, read_examples, shown_classes
 from react_pipeline.evaluation.dashboard_figures import (
     classes_figure,
     costs_figure,
     curves_figure,
     domains_figure,
+    judged_figure,
     methods_figure,
 )
 from react_pipeline.evaluation.domain_results import METRICS
 from react_pipeline.evaluation.findings import find_in_domain, find_over_domains
+from react_pipeline.evaluation.judgement_log import Session, describe
 from react_pipeline.evaluation.tables import COUNTS, MEAN, interval_text, percent, points, text_of
 from react_pipeline.pages import render
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
@@ -60,7 +62,7 @@ def domain_page(
     checkpoints: Mapping[str, Artifact],
     retrieved: Artifact | None,
     title: str,
-    judged: Sequence[str],
+    sessions: Sequence[Session],
 ) -> str:
     """The page of one domain.
 
@@ -68,7 +70,7 @@ def domain_page(
         checkpoints: The trained model behind each method's result.
         retrieved: The pairs that the methods were trained on; None where nothing was trained on retrieved pairs.
         title: Of the domain, as it was when the page was built; empty: the slug is shown.
-        judged: A sentence for each session of judgements.
+        sessions: Of judgements.
     """
     finding = find_in_domain(table)
     methods = _trained_methods(table, finding.method)
@@ -78,6 +80,8 @@ def domain_page(
     figures = {}
     if table["top1"].notna().any():
         figures["methods"] = methods_figure(table)
+    if table[["judged_delta", "judged_gain"]].notna().any(axis=None):
+        figures["judged"] = judged_figure(table)
     if methods:
         figures["costs"] = costs_figure(table)
     if moved:
@@ -93,7 +97,8 @@ def domain_page(
         tiles=_tiles(table, finding.method),
         figures=_drawn(figures),
         table=_numbers(table, ("domain", "top5") if few else ("domain",)),
-        judged=judged,
+        judged=[describe(session) for session in sessions],
+        judged_pictures=[group for session in sessions for group in judged_pictures(session)],
         classes=_class_table(classes) if methods and classes["delta"].notna().any() else None,
         still=[method for method in methods if method not in moved],
         retrieved=None if retrieved is None else _examples(retrieved, classes, finding.method),
@@ -155,6 +160,9 @@ def _drawn(figures: Mapping[str, Figure], prefix: str = "") -> dict[str, Markup]
 def _tiles(table: pd.DataFrame, method: str) -> list[tuple[str, str, str]]:
     """The three numbers that matter, of the method that is spoken of: the number, what it is, its interval."""
     labels = {"top1": f"top-1 of {method}", "delta_top1": "over the base", "gain_over_control": "over its control"}
+    if table["top1"].isna().all():
+        labels = {"judged_delta": f"{method} over the base, judged", "judged_gain": "over its control, judged"}
+        labels["judged"] = "pictures judged"
     return [
         (text_of(name, row[name]) + ("%" if name == "top1" else ""), label, _interval(name, row))
         for row in table[table["method"] == method].to_dict("records")
@@ -208,12 +216,16 @@ def _class_table(classes: pd.DataFrame) -> dict[str, Any]:
 
 
 def _examples(retrieved: Artifact, classes: pd.DataFrame, method: str) -> dict[str, Any]:
-    shown = classes[classes["method"] == method] if method else classes
-    names = shown_classes(shown.drop_duplicates("class")) if len(shown) else []
+    if classes.empty:  # nothing is labelled, so no class gained or lost
+        found = pd.read_parquet(retrieved.file("pairs.parquet"), columns=["class"])["class"].unique()
+        classes = pd.DataFrame({"class": found, "method": method, "delta": float("nan")})
+    shown = classes[classes["method"] == method] if method in set(classes["method"]) else classes
+    names = shown_classes(shown.drop_duplicates("class"))
     return {
         "pairs": retrieved.counts["pairs"],
         "shown": len(names),
         "classes": classes["class"].nunique(),
+        "by_gain": bool(shown["delta"].notna().any()),
         "examples": read_examples(retrieved, names),
     }
 

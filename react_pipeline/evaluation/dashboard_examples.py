@@ -6,17 +6,22 @@ Does not belong here: the page (`dashboard`), which escapes captions and class n
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from react_pipeline.evaluation.judgement_log import Session
 from react_pipeline.store import Artifact, CorruptArtifact
 
 logger = logging.getLogger(__name__)
 
 MAX_CLASSES = 24
 PAIRS_PER_CLASS = 4
+JUDGED_PICTURES = 12
+"""Of a session that are shown for each of the two models."""
 MAX_POINTS = 240
 """Points of a curve; more are not distinguishable on a page."""
 
@@ -68,6 +73,28 @@ def read_examples(retrieved: Artifact, classes: Sequence[str]) -> dict[str, list
     if unreadable:
         logger.warning("%d pictures of %s cannot be shown", unreadable, retrieved.path)
     return {name: sorted(pairs, key=lambda one: -one.similarity) for name, pairs in found.items() if pairs}
+
+
+def judged_pictures(session: Session) -> list[tuple[str, list[Example]]]:
+    """Pictures on which one of two models was judged right, by model; the caption names both answers.
+
+    Only whole files are shown, and only those that are still where they were judged.
+    """
+    from react_pipeline.corpus import BadImage, thumbnail
+
+    header, groups = session.header, []
+    for value, right, wrong in ((1, header.candidate, header.against), (-1, header.against, header.candidate)):
+        found: list[Example] = []
+        for picture, answer in zip(header.pictures, session.values(0), strict=False):
+            path = Path(picture.path)
+            if answer != value or len(found) == JUDGED_PICTURES or not path.is_file():
+                continue
+            names = [header.measure["classes"][number] for number in (picture.candidate, picture.against)][::value]
+            with suppress(BadImage, OSError):
+                found.append(Example(f"{names[0]}, not {names[1]}", 0.0, thumbnail(path.read_bytes())))
+        if found:
+            groups.append((f"{right.method} is right, {wrong.method} is not", found))
+    return groups
 
 
 def read_curves(checkpoints: Mapping[str, Artifact]) -> dict[str, pd.DataFrame]:

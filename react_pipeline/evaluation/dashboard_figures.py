@@ -57,6 +57,19 @@ def methods_figure(table: pd.DataFrame) -> Figure:
     return _styled(figure, 110 + 34 * len(rows))
 
 
+def judged_figure(table: pd.DataFrame) -> Figure:
+    """What a person judged of each method: the difference to the base, and to its control."""
+    columns = {"judged_delta": "Judged over the base, points", "judged_gain": "Judged over its control, points"}
+    columns = {name: title for name, title in columns.items() if table[name].notna().any()}
+    rows = table[table[list(columns)].notna().any(axis=1)].iloc[::-1]
+    figure = _side_by_side(*columns.values(), shared_yaxes=True)
+    for place, name in enumerate(columns, start=1):
+        for method, row in rows[rows[name].notna()].groupby("method", sort=False):
+            figure.add_trace(_points(row, [method], name, f"{name}_low", f"{name}_high", method), row=1, col=place)
+        figure.add_vline(0, line_color=BASE, line_dash="dot", row=1, col=place)
+    return _styled(figure, 110 + 34 * len(rows))
+
+
 def costs_figure(table: pd.DataFrame) -> Figure:
     """Top-1 against what was trained and how long it took; the base as a line, for it costs nothing."""
     rows = table[table["top1"].notna() & (table["method"] != "base") & (table["trainable_parameters"].fillna(0) > 0)]

@@ -7,6 +7,7 @@ luckiest one.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -22,7 +23,7 @@ FEW_IMAGES = 1_000
 
 @dataclass(frozen=True)
 class Finding:
-    """A headline and the sentences below it; `method` is the one they speak of ("" if none was measured)."""
+    """A headline and the sentences below it; `method` is the one they speak of ("" if none was measured or judged)."""
 
     method: str
     headline: str
@@ -44,7 +45,8 @@ def find_in_domain(table: pd.DataFrame) -> Finding:
         judged = table[table["judged_delta"].notna()].sort_values("judged_delta", ascending=False, kind="stable")
         for best in judged.itertuples():
             found = f"{points(best.judged_delta)} points ({_sure(best.judged_delta_low, best.judged_delta_high)})"
-            return Finding("", f"Without labels, {best.method} is judged {found} against the base.", ())
+            headline = f"Without labels, {best.method} is judged {found} against the base."
+            return Finding(best.method, headline, _of_judged(best))
         return Finding("", "Nothing could be measured.", ("The table says why for each method.",))
     if not method:
         base = next(iter(rows.values()))
@@ -67,7 +69,9 @@ def find_over_domains(table: pd.DataFrame) -> Finding:
     method = headline_method(means)
     measured, known = domains.loc[domains["top1"].notna(), "domain"].nunique(), domains["domain"].nunique()
     if not method:
-        text = f"No customized model can be compared with the base; {measured} of {known} domains are measured."
+        judged = domains.loc[domains["judged_delta"].notna(), "domain"].nunique()
+        also = f", {judged} judged without labels" if judged else ""
+        text = f"No customized model can be compared with the base; {measured} of {known} domains are measured{also}."
         return Finding("", text, ("The table says why for each domain.",))
     mean = next(means[means["method"] == method].itertuples())
     sure = _sure(mean.delta_low, mean.delta_high)
@@ -84,6 +88,17 @@ def find_over_domains(table: pd.DataFrame) -> Finding:
         "The interval of the mean is of these domains' images; it does not predict the gain on another domain.",
     )
     return Finding(method, headline, (*details, _of_control(mean), *_of_another(means, method), *_cautions(None)))
+
+
+def _of_judged(row: Any) -> tuple[str, str]:
+    low, high = row.judged_delta_low, row.judged_delta_high
+    verdict = "It is better" if low > 0 else "It is worse" if high < 0 else "It is not clear which of the two is better"
+    control = "Its control was not judged, so what retrieval adds is not known: judge it too, with "
+    control += f"--against {row.method}{CONTROL_SUFFIX}."
+    if not pd.isna(row.judged_gain):
+        gain = f"{points(row.judged_gain)} points ({_sure(row.judged_gain_low, row.judged_gain_high)})"
+        control = f"Over its control, the same training on random pairs, it is judged {gain}."
+    return f"{verdict} on these pictures; of others nothing is known.", control
 
 
 def _of_control(row: object) -> str:

@@ -8,11 +8,12 @@ line that a kill cut short is ignored. Shapes: N pictures, D of them disagreemen
 """
 
 import os
+from bisect import bisect_left
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, Self
@@ -29,6 +30,9 @@ Answer = int | Literal["neither", "unsure"]
 
 CONFIDENCE = 0.95
 """Of the bounds that pages and tables show."""
+
+FORECAST_STEP = 10
+"""Answers between two forecasts of how many are left."""
 
 
 class _Line(BaseModel):
@@ -144,19 +148,26 @@ class Session:
         When nearly all are judged the sequence counts every single one, mistakes of the judge included. So the exact
         test (McNemar's), which takes these pictures for a sample, must agree before anything is called clear.
         """
-        from scipy.stats import binom  # type: ignore[import-untyped, unused-ignore]  # takes half a second
-
         images, population = self.header.images, len(self.header.pictures)
         lowest, highest = self.values(-1), self.values(1)
         low, high = sum_bounds(lowest, highest, population, confidence)
         mean = float(self.values(0).mean()) if self.entries else 0.0
-        better, worse = (
-            float(binom.sf((values == 1).sum() - 1, (values != 0).sum(), 0.5)) for values in (lowest, -highest)
-        )
-        level, share = (1 - confidence) / 2, population / images
-        clear = (low > 0 and better <= level) or (high < 0 and worse <= level) or len(self.entries) == population
-        p = max(p_value(lowest, population), better)
-        return Difference(share * mean, low / images, high / images, p, clear)
+        clear = _is_clear(lowest, highest, population, confidence)
+        p = max(p_value(lowest, population), _sign_test(lowest))
+        return Difference(population / images * mean, low / images, high / images, p, clear)
+
+    @property
+    def clicks_left(self) -> int | None:
+        """About how many more answers make the difference clear if they go on as before; None while that is unknown.
+
+        As many as are left if only judging all of them decides. It follows from whole tens of answers: a forecast that
+        moved with every click would give away whose name was clicked.
+        """
+        judged = len(self.entries) // FORECAST_STEP * FORECAST_STEP
+        if not judged:
+            return None
+        lowest, highest = (tuple(self.values(unsure)[:judged].tolist()) for unsure in (-1, 1))
+        return max(_answers_until_clear(lowest, highest, len(self.header.pictures)) - len(self.entries), 0)
 
     @cached_property
     def counts(self) -> dict[str, Any]:
@@ -176,6 +187,33 @@ class Session:
             "first": min((entry.time for entry in self.entries), default=""),
             "last": max((entry.time for entry in self.entries), default=""),
         }
+
+
+def _is_clear(lowest: Values, highest: Values, population: int, confidence: float = CONFIDENCE) -> bool:
+    """Whether the bounds exclude 0 and the exact test agrees, or nothing is left to judge (`Session.difference`)."""
+    level = (1 - confidence) / 2
+    sides = (lowest, -highest)
+    agree = any(p_value(values, population) <= level and _sign_test(values) <= level for values in sides)
+    return agree or len(lowest) == population
+
+
+def _sign_test(values: Values) -> float:
+    """The exact test of "not better": so many won, or more, of those that were won or lost."""
+    from scipy.stats import binom  # type: ignore[import-untyped, unused-ignore]  # takes half a second
+
+    return float(binom.sf((values == 1).sum() - 1, (values != 0).sum(), 0.5))
+
+
+@lru_cache(maxsize=8)
+def _answers_until_clear(lowest: tuple[int, ...], highest: tuple[int, ...], population: int) -> int:
+    """How many answers the difference takes in all, if these are repeated until it is clear."""
+
+    def is_clear(answers: int) -> bool:
+        # np.resize repeats what it has.
+        return _is_clear(np.resize(lowest, answers), np.resize(highest, answers), population)
+
+    answers = range(len(lowest), population)
+    return answers.start + bisect_left(answers, True, key=is_clear)
 
 
 def create_log(path: Path, header: Header) -> None:

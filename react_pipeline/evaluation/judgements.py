@@ -56,6 +56,10 @@ class Judgements:
 
         return project.store.build(self.inputs, write)
 
+    def has(self, side: Side) -> bool:
+        """Whether this model was one of the two of a session."""
+        return any(side in (one.header.candidate, one.header.against) for one in self.sessions)
+
     def latest(self, candidate: Side, against: Side) -> Session | None:
         """The session of two models that was begun last; None if they were never judged."""
         found = [one for one in self.sessions if (one.header.candidate, one.header.against) == (candidate, against)]

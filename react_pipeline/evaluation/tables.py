@@ -78,10 +78,18 @@ def write_tables(table: pd.DataFrame, directory: Path) -> None:
 
 
 def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
-    """Write top-1 by method with its 95% interval as a PNG, for places that show no page; base grey, controls pale."""
+    """Write top-1 by method with its 95% interval as a PNG, for places that show no page; base grey, controls pale.
+
+    Where nothing was measured, but judged, it is the judged difference to the base.
+    """
     from matplotlib.figure import Figure
 
     measured = table[table["top1"].notna()]
+    label, judged = "top-1 %, zero-shot, with 95% interval", table[table["judged_delta"].notna()]
+    if measured.empty and len(judged):
+        label = "judged over the base without labels, points, with 95% sequence"
+        bounds = {f"top1{bound}": judged[f"judged_delta{bound}"] for bound in ("", "_low", "_high")}
+        measured = judged.assign(**bounds)
     figure = Figure(figsize=(7, 0.9 + 0.45 * max(len(measured), 1)), layout="constrained")
     axes = figure.subplots()
     if measured.empty:
@@ -100,7 +108,7 @@ def draw_methods(table: pd.DataFrame, path: Path, title: str) -> None:
         axes.bar_label(bars, fmt="%.1f", label_type="center", color="white", fontsize=9)
         axes.invert_yaxis()
         axes.margins(x=0.12)
-        axes.set(xlabel="top-1 %, zero-shot, with 95% interval", title=title)
+        axes.set(xlabel=label, title=title)
     figure.savefig(path, dpi=100)
 
 

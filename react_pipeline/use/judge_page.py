@@ -3,7 +3,7 @@
 Belongs here: what the page asks and gets. Does not belong here: the log (`evaluation`), who may ask (`browse`).
 
 The page does not show which model said what: names change places at random, and until the answer is clear the page
-shows how wide the interval is and not where, for a bound that moves after a click gives away whose name was clicked.
+shows how many clicks are likely left and no bound, which would move after a click and give away whose name was clicked.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from react_pipeline.browse import guard
 from react_pipeline.corpus import BadImage, decode_image
-from react_pipeline.evaluation import NEITHER, UNSURE, JudgementLog, describe
+from react_pipeline.evaluation import FORECAST_STEP, NEITHER, UNSURE, JudgementLog, Session, describe
 from react_pipeline.pages import render
 from react_pipeline.store import ReactError, StoreWriteError
 from react_pipeline.use.pictures import Picture
@@ -95,10 +95,19 @@ def state_of(log: JudgementLog) -> dict[str, Any]:
         "picture": position,
         "total": len(header.pictures),
         "choices": [names[one] for one in _choices(log, position)] if position < len(header.pictures) else [],
-        "width": 50 * (found.high - found.low),
+        "left": "" if found.clear else _left(session),
         "clear": found.clear,
         "result": describe(session) if found.clear else "",
     }
+
+
+def _left(session: Session) -> str:
+    left, total = session.clicks_left, len(session.header.pictures)
+    if left is None:
+        return f"a forecast follows after {FORECAST_STEP} answers"
+    if len(session.entries) + left >= total:
+        return f"no clear answer is likely before all {total:,} are judged, if the difference stays as it is"
+    return f"about {max(left, 1):,} more until a clear answer, if the difference stays as it is"
 
 
 def _choices(log: JudgementLog, number: int) -> tuple[int, int]:

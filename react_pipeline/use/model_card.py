@@ -12,7 +12,7 @@ from typing import Any
 from markupsafe import Markup
 
 from react_pipeline.demo import CORPUS_SOURCES, OTHER_SOURCES, Source
-from react_pipeline.evaluation import EvalResult
+from react_pipeline.evaluation import EvalResult, Side, describe, judgements_of
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import escaped, markdown_table, render
 from react_pipeline.pipeline import ALL, RETRIEVAL, method_key
@@ -81,6 +81,7 @@ def model_card(project: Project, checkpoint: Artifact, loading: Loading, decisio
         loading=loading,
         measured=measured,
         figures=figures,
+        judged=_judged(project, checkpoint) if measured is None else [],
         ingredients=_ingredients(project, checkpoint, pairs, len(names)),
         classes=_names(names),
         control=method.endswith(CONTROL_SUFFIX),
@@ -126,6 +127,18 @@ def _figures(project: Project, checkpoint: Artifact, decision: HistoryEntry | No
             mean = "" if result.mean_per_class is None else f"{100 * result.mean_per_class:.1f}"
             rows.append([shown, f"{100 * result.top1:.1f}", mean, result.n])
     return measured, Markup(markdown_table(["method", "top-1 %", "mean per class %", "images"], rows))  # noqa: S704
+
+
+def _judged(project: Project, checkpoint: Artifact) -> list[str]:
+    """A sentence for each session in which a person judged this very model without labels."""
+    slug, method = checkpoint.key.split("/")
+    side = Side(method=method, checkpoint=checkpoint.fingerprint)
+    try:
+        judged = judgements_of(project, slug)
+    except InputError:  # the domain's file is gone
+        return []
+    sessions = judged.sessions if judged else ()
+    return [describe(one) for one in sessions if side in (one.header.candidate, one.header.against)]
 
 
 def _ingredients(project: Project, checkpoint: Artifact, pairs: Artifact, classes: int) -> list[tuple[str, Markup]]:

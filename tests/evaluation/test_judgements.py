@@ -14,12 +14,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from support_drawings import draw
 from support_judging import SLUG, header_of, judge, unavailable, without_labels
 from support_promotion import checkpoint
 
 import react_pipeline.evaluation.comparison as comparison
-from react_pipeline.evaluation.comparison import compare, comparison_is_current
-from react_pipeline.evaluation.judgement_log import Session, Side, create_log, describe, open_log
+from react_pipeline.evaluation.comparison import JUDGED_STATUS, compare, comparison_is_current
+from react_pipeline.evaluation.dashboard_examples import judged_pictures
+from react_pipeline.evaluation.judgement_log import Disagreement, Session, Side, create_log, describe, open_log
 from react_pipeline.evaluation.judgements import judgements_of
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import CorruptArtifact, InputError, StaleArtifact, StoreWriteError
@@ -170,7 +172,9 @@ def test_comparison_shows_what_was_judged_and_is_stale_after_the_next_answer(
     assert pd.isna(row["top1"]) and table.loc["base", ["judged_delta", "judged"]].isna().all()
     page = artifact.file("dashboard.html").read_text()
     assert "Judged, not measured" in page and describe(Session.read(path)) in page.replace("&#43;", "+")
-    assert f"Without labels, {GATED} is judged" in page
+    assert f"Without labels, {GATED} is judged" in page and 'id="judged"' in page
+    assert "over the base, judged" in page and "0 of 0" not in page
+    assert set(table["status"]) == {JUDGED_STATUS}
     assert "judged, to base" in artifact.file("table.md").read_text()
     assert {row.name for row in difference_rows(artifact)[GATED]} >= {"judged_delta", "judged_gain_low", "judged"}
     with open_log(path, "a tester") as log:
@@ -190,3 +194,45 @@ def test_retrained_model_has_no_judgement_in_the_comparison(project: Project) ->
 def test_header_is_json_that_a_person_can_read(log: Path) -> None:
     header = json.loads(log.read_text().splitlines()[0])
     assert header["candidate"] == {"method": GATED, "checkpoint": "one"} and len(header["pictures"]) == 5
+
+
+def test_the_forecast_of_clicks_is_when_the_same_answers_go_on(project: Project, tmp_path: Path) -> None:
+    create_log(path := tmp_path / "log.jsonl", header_of(project, *SIDES, disagreements=300, images=400))
+    so_far = [0, 0, 1, "neither", 0, 0, 1, 0, "unsure", 1, 0, 0, 1, 0, 0, "neither", 1, 0, 0, 0]
+    with open_log(path, "a tester") as log:
+        for number, answer in enumerate(so_far):
+            assert (log.session.clicks_left is None) == (number < 10)
+            assert log.answer(number, answer)  # type: ignore[arg-type]
+        left = log.session.clicks_left
+        assert left is not None and 20 < left < 280
+        for number in range(20, 20 + left):
+            assert not log.session.difference().clear
+            if number < 30:  # whose name was clicked does not show
+                assert log.session.clicks_left == left - (number - 20)
+            assert log.answer(number, so_far[number % 20])  # type: ignore[arg-type]
+        assert log.session.difference().clear
+
+
+def test_without_a_difference_no_verdict_is_forecast_before_all_are_judged(project: Project, tmp_path: Path) -> None:
+    create_log(path := tmp_path / "log.jsonl", header_of(project, *SIDES, disagreements=60, images=400))
+    with open_log(path, "a tester") as log:
+        for number in range(10):
+            log.answer(number, number % 2)
+        assert log.session.clicks_left == 50
+
+
+def test_judged_pictures_are_shown_by_the_model_that_was_right(project: Project, tmp_path: Path) -> None:
+    pictures = tuple(Disagreement(path=str(tmp_path / f"{n}.png"), candidate=0, against=1) for n in range(5))
+    for number in (0, 1, 3, 4):
+        draw("circle", "red", number).save(tmp_path / f"{number}.png")
+    (tmp_path / "4.png").write_bytes(b"no picture")
+    header = header_of(project, *SIDES, disagreements=0, images=50).model_copy(update={"pictures": pictures})
+    create_log(path := tmp_path / "log.jsonl", header)
+    with open_log(path, "a tester") as log:
+        for number, answer in enumerate((0, 1, 0, 0, 0)):
+            assert log.answer(number, answer)
+        shown = judged_pictures(log.session)
+    assert [(title, [one.caption for one in found]) for title, found in shown] == [
+        ("gated-image is right, base is not", ["circle, not square"] * 2),
+        ("base is right, gated-image is not", ["square, not circle"]),
+    ]

@@ -168,7 +168,7 @@ def test_every_answer_is_of_the_class_on_its_button(tab: Any, log: JudgementLog)
         assert answer(tab, number, place).status_code == 200
     assert [entry.answer for entry in log.session.entries] == [0, 1] * 4
     state = tab.get("/state", headers=HOST).get_json()
-    assert state["clear"] and state["choices"] == [] and state["width"] == 0
+    assert state["clear"] and state["choices"] == [] and state["left"] == ""
     assert Session.read(log.session.path).entries == log.session.entries
 
 

@@ -10,7 +10,7 @@ function show(next) {
   const done = state.picture >= state.total;
   element("asking").hidden = done;
   element("undo").disabled = state.picture === 0;
-  element("progress").textContent = `${state.picture} of ${state.total} judged, known to ±${state.width.toFixed(1)} points`;
+  element("progress").textContent = `${state.picture} of ${state.total} judged${state.left && "; "}${state.left}`;
   element("clear").hidden = !state.clear;
   element("clear").textContent = state.clear ? `The answer is clear, you can stop. ${state.result}` : "";
   document.body.dataset.picture = state.picture;
