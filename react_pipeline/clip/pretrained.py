@@ -13,6 +13,7 @@ import open_clip
 from open_clip.transform import PreprocessCfg, merge_preprocess_dict
 
 from react_pipeline.clip.architecture import GATED_PREFIX, require_as_configured
+from react_pipeline.clip.hub import reach_hub
 from react_pipeline.clip.model import Clip, build, load, placed, weights_of
 from react_pipeline.clip.weights import load_strictly, read_weights
 from react_pipeline.demo import installed_versions
