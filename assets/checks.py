@@ -185,23 +185,25 @@ def count_bad_vectors(path: Path) -> int:
 
 
 def leakage(pipeline: Project, stage: str, slug: str) -> dg.AssetCheckResult:
-    """Whether pairs show an evaluation image, byte for byte or as a near duplicate.
+    """Whether pairs show an evaluation image, byte for byte or as a near duplicate, or a subject that is excluded.
 
     Independent of what retrieval recorded: the collected images are hashed and their vectors are compared again.
     """
     leaks = leaked_images(pipeline, stage, slug)
-    leaked, pairs = leaks.same + leaks.near, pipeline.store.current(stage, slug).counts["pairs"]
+    leaked, pairs = leaks.same + leaks.near + leaks.subject, pipeline.store.current(stage, slug).counts["pairs"]
     return dg.AssetCheckResult(
         passed=leaked == 0,
         metadata={
             "leaked": leaked,
             "leaked_by_hash": leaks.same,
             "leaked_by_similarity": leaks.near,
+            "leaked_by_subject": leaks.subject,
             "pairs": pairs,
             "evaluation_images": leaks.compared,
         },
         description=f"{leaked} of {pairs} pairs show an evaluation image "
-        f"({leaks.same} byte for byte, {leaks.near} nearly); {leaks.compared:,} were looked for",
+        f"({leaks.same} byte for byte, {leaks.near} nearly, {leaks.subject} by subject); "
+        f"{leaks.compared:,} were looked for",
     )
 
 

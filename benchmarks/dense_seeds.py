@@ -2,7 +2,7 @@
 
 Run `python -m benchmarks.dense_seeds` after `make demo`. A seed is that of the scenes (which drawings, where, how
 large) and of the training; methods of `TRAINED_ONCE` are trained with seed 0 and measured on the scenes of all. The
-control's random pairs are drawn once. Each training seed has a store of its own (`demo_seeds`), so what is made already
+control's random pairs are drawn once. Each training seed has a store of its own (`demo_proof`), so what is made already
 is not made again. `--page docs/results.md` writes the table there, and a picture of one scene beside it.
 
 With `--student-steps` a student learns from the map on other scenes, and both maps are measured; boxes are not.
@@ -21,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.demo_seeds import DOMAINS
+from benchmarks.demo_proof import DOMAINS
 from benchmarks.methods import store_of, write_section
 from react_pipeline.benchmark import publish_dense
 from react_pipeline.benchmark.dense_pictures import write_overlays

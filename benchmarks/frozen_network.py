@@ -18,7 +18,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from benchmarks.demo_seeds import DOMAINS, beside
+from benchmarks.demo_proof import DOMAINS, beside
 from benchmarks.methods import Row, require_markers, row_of, write_section
 from react_pipeline import pipeline as stages
 from react_pipeline.clip import methods

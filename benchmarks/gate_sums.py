@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from benchmarks.demo_seeds import beside
+from benchmarks.demo_proof import beside
 from react_pipeline.clip import GatedBlock
 from react_pipeline.clip.attention import feed_forward, self_attention
 from react_pipeline.evaluation import EvalResult, evaluate

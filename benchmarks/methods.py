@@ -1,6 +1,6 @@
 """Every method on the demo's domains over several training seeds: accuracy beside what it costs, as table and plot.
 
-Run after `make demo`: `.venv/bin/python -m benchmarks.methods`. Each seed has a store of its own (`demo_seeds`), with
+Run after `make demo`: `.venv/bin/python -m benchmarks.methods`. Each seed has a store of its own (`demo_proof`), with
 the demo's pairs linked in, and results of the demo itself for the seed it was trained with. What a store holds is never
 made again, so this can be stopped at any time and started again; a training that was cut off resumes. Cheap methods of
 all seeds come first. Table and plot are written at the end, after Ctrl-C too, and cover what is there by then;
@@ -29,7 +29,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from benchmarks.demo_seeds import DOMAINS, seeded
+from benchmarks.demo_proof import DOMAINS, seeded
 from react_pipeline.evaluation import EvalResult, evaluate
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import markdown_table

@@ -131,7 +131,7 @@ _ROWS = (
           identity=identity.retrieved_set, thresholds=identity.starving, group="retrieval",
           kinds=("parquet", "webdataset"), pool="gpu", priority=75),
     Stage("control_set", "as many random pairs, the control of the experiment", "domain", "retrieval:draw_control",
-          parents=("corpus", RETRIEVAL, "corpus_embeddings", "retrieved_set", "evaluation_set"), version="2",
+          parents=("corpus", RETRIEVAL, "corpus_embeddings", "retrieved_set", "evaluation_set"), version="3",
           identity=identity.control_set, group="retrieval", kinds=("parquet", "webdataset"), pool="gpu", priority=70),
     Stage("customized_checkpoint", "one training: its losses, and the model", "trained", "training:customize",
           parents=(*BASE, *EMBEDDED, "retrieved_set", "control_set"), version="3",

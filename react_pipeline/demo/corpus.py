@@ -26,7 +26,7 @@ from tqdm import tqdm
 from react_pipeline.demo.drawing import BlankError, render, render_file
 from react_pipeline.demo.evaluation import labelled_emoji
 from react_pipeline.demo.packages import CORPUS_SOURCES
-from react_pipeline.demo.sources import Drawing, corpus_drawings
+from react_pipeline.demo.sources import Drawing, corpus_drawings, subject_of
 
 IMAGE_SIZE = 128
 PAIRS_PER_SHARD = 2_000
@@ -69,7 +69,7 @@ def _ended_at_once(pool: ProcessPoolExecutor) -> Iterator[None]:
 
 
 def build_evaluation(name: str, directory: Path) -> int:
-    """Write the labelled images of `demo/animals`, `demo/food` or `demo/travel` and `manifest.csv` (path, class).
+    """Write the labelled images of a set of `evaluation.GROUPS` and `manifest.csv` (path, class, subject).
 
     The images are Twemoji's drawings, an artist who is not in the corpus. Returns how many there are.
 
@@ -80,11 +80,11 @@ def build_evaluation(name: str, directory: Path) -> int:
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(("path", "class"))
+        rows.writerow(("path", "class", "subject"))
         for path, label in images:
             target = f"{path.stem}.png"
             (directory / target).write_bytes(_png(render_file(path, IMAGE_SIZE)))
-            rows.writerow((target, label))
+            rows.writerow((target, label, subject_of(path.stem)))
     return len(images)
 
 
@@ -142,7 +142,8 @@ def _write_shards(directory: Path, pairs: Iterator[tuple[Drawing, bytes]]) -> No
             return
         with tarfile.open(directory / f"{number:05d}.tar", "w") as shard:
             for drawing, image in block:
-                fields = json.dumps({"licence": licences[drawing.source], "source": drawing.source})
+                about = {"licence": licences[drawing.source], "source": drawing.source}
+                fields = json.dumps({**about, **({"subject": drawing.subject} if drawing.subject else {})})
                 for kind, content in (("png", image), ("txt", drawing.caption.encode()), ("json", fields.encode())):
                     # TarInfo's defaults (time 0, owner 0, mode 644) keep the bytes the same everywhere.
                     member = tarfile.TarInfo(f"{drawing.key}.{kind}")

@@ -1,4 +1,4 @@
-"""The labelled sets of the demo: emoji of three groups as Twemoji draws them, with the class each shows.
+"""The labelled sets of the demo: emoji of six groups as Twemoji draws them, with the class each shows.
 
 Does not belong here: the domains' files (their class lists are written out there), rendering (`drawing`).
 """
@@ -36,6 +36,9 @@ GROUPS = {
     ),
     "demo/food": EmojiGroup("Food & Drink", "grapes", "amphora"),
     "demo/travel": EmojiGroup("Travel & Places", "globe showing Europe-Africa", "flying saucer"),
+    "demo/activities": EmojiGroup("Activities", "jack-o-lantern", "knot"),
+    "demo/objects": EmojiGroup("Objects", "glasses", "identification card"),
+    "demo/symbols": EmojiGroup("Symbols", "ATM sign", "black square button"),
 }
 
 SAME_CLASS = {

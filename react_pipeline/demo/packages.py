@@ -44,7 +44,7 @@ OTHER_SOURCES = (
 )
 """What names, weights and evaluation images come from."""
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raised by hand when the demo makes another corpus, base or evaluation set of the same packages."""
 
 

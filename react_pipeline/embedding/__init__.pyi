@@ -13,6 +13,7 @@ from .parts import Rows as Rows
 from .parts import Vectors as Vectors
 from .vectors import FOLDERS as FOLDERS
 from .vectors import Side as Side
+from .vectors import has_field as has_field
 from .vectors import read_metadata as read_metadata
 from .vectors import row_metadata as row_metadata
 from .vectors import vector_digests as vector_digests

@@ -76,6 +76,18 @@ def read_metadata(artifact: Artifact, columns: list[str] | None = None) -> pd.Da
     return table if columns is None else table.reindex(columns=columns)
 
 
+def has_field(artifact: Artifact, name: str) -> bool:
+    """Whether any sample of the corpus had this field; only schemas are read."""
+    layout = _layout(artifact)
+    parts = layout.parts(artifact, METADATA)
+
+    def holds(number: int) -> bool:
+        with parts.parquet(number) as file:
+            return bool(layout.present(file, [name]))
+
+    return any(map(holds, range(len(parts.names))))
+
+
 def row_metadata(
     artifact: Artifact, rows: Sequence[int] | npt.NDArray[Any] | pd.Series, columns: list[str], *, arrow: bool = False
 ) -> pd.DataFrame:

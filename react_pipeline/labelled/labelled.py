@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 STAGE = "evaluation_set"
 IMAGES = "images.parquet"
-_COLUMNS = ["path", "class", "class_id", "sha256"]
+_COLUMNS = ["path", "class", "class_id", "sha256", "subject"]
 
 
 def publish_evaluation_set(project: Project, slug: str) -> Artifact:
@@ -99,7 +99,8 @@ def read_images(artifact: Artifact, domain: DomainConfig | None = None) -> pd.Da
 
     Returns:
         Columns name (path as the set names it), path (absolute; for a data set of ELEVATER a location that
-        `evaluation_images` reads), class, class_id, sha256; empty if the set is unavailable.
+        `evaluation_images` reads), class, class_id, sha256, and subject where a manifest names what each image shows;
+        empty if the set is unavailable.
     """
     images = pd.read_parquet(artifact.file(IMAGES))
     root = artifact.path / artifact.counts.get("root", "")
@@ -240,7 +241,7 @@ def _publish(
     def write(directory: Path) -> dict[str, Any]:
         images, counts = build(directory)
         images["class_id"] = images["class"].map(class_ids).astype("int32")
-        images[_COLUMNS].to_parquet(directory / IMAGES, index=False)
+        images[[name for name in _COLUMNS if name in images]].to_parquet(directory / IMAGES, index=False)
         return {"images": len(images), **counts}
 
     return project.store.build(resolve(project, STAGE, domain.slug, content=content), write)

@@ -68,10 +68,10 @@ def images_by_folder(root: Path, suffixes: Collection[str]) -> tuple[dict[str, l
 
 
 def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
-    """Read a manifest: CSV or parquet with the columns path (relative to the manifest) and class.
+    """Read a manifest: CSV or parquet with the columns path (relative to the manifest), class and, optionally, subject.
 
     Returns:
-        Columns path, class, in the order of the manifest, with the domain's spelling of each class.
+        Columns path, class (in the domain's spelling) and subject where the manifest has it, in its order.
 
     Raises:
         InputError: Listing every bad row by its number; the first row under the header is row 1.
@@ -100,7 +100,8 @@ def read_manifest(path: Path, domain: DomainConfig) -> pd.DataFrame:
         raise InputError(f"{path}:\n{lines_of(problems)}")
     if not rows:
         raise InputError(f"{path}: no rows")
-    return pd.DataFrame(rows, columns=["path", "class"])
+    images = pd.DataFrame(rows, columns=["path", "class"])
+    return images.assign(subject=table["subject"].fillna("").astype(str)) if "subject" in table else images
 
 
 def normal(name: str) -> str:

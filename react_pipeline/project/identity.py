@@ -93,15 +93,15 @@ def retrieved_set(project: Project, slug: str) -> dict[str, Any]:
     """Names, prompts, seeds, settings of retrieval, and what is kept out."""
     settings = project.retrieval(slug)
     seeds = seed_digests(project.config.domains, project.domain(slug)) if settings.uses_seeds else {}
-    fields = settings.model_dump(mode="json", exclude=STARVING)
+    fields = settings.model_dump(mode="json", exclude={*STARVING, "same_subject"})
     return {**_classes(project, slug), **fields, "seeds": seeds, **_kept_out(project, slug), **_fetched(project)}
 
 
 def control_set(project: Project, slug: str) -> dict[str, Any]:
     """What decides a random draw of the same size."""
     fields = {"near_duplicate_similarity", "shard_pairs"}
-    fetched = _fetched(project)
-    return {**project.retrieval(slug).model_dump(mode="json", include=fields), **_kept_out(project, slug), **fetched}
+    settings = project.retrieval(slug).model_dump(mode="json", include=fields)
+    return {**settings, "seed": project.seed(slug), **_kept_out(project, slug), **_fetched(project)}
 
 
 def _fetched(project: Project) -> dict[str, Any]:
@@ -116,15 +116,17 @@ def _download(project: Project) -> dict[str, Any]:
 
 
 def _kept_out(project: Project, slug: str) -> dict[str, Any]:
-    """What `decontaminate: all` looks at in addition to the domain's own evaluation set; nothing with `own`."""
-    if project.retrieval(slug).decontaminate == "own":
-        return {}
+    """What is kept out besides the images of the domain's own evaluation set; nothing with the defaults."""
+    settings = project.retrieval(slug)
+    subjects = {"same_subject": settings.same_subject} if settings.same_subject != "keep" else {}
+    if settings.decontaminate == "own":
+        return subjects
     directories = {key: project.store.directory("evaluation_set", key) for key in other_evaluation_sets(project, slug)}
     others = {key: (directory / CURRENT).read_text().strip() for key, directory in directories.items()}
     elevater = project.config.elevater
     dense = [entry.name for entry in project.config.dense.sets(slug)] if project.config.dense.root else []
     named = list(elevater.dataset_names) if elevater.root else []
-    return {"evaluation_sets": others, "elevater": named, **({"dense": dense} if dense else {})}
+    return {"evaluation_sets": others, "elevater": named, **({"dense": dense} if dense else {}), **subjects}
 
 
 def other_evaluation_sets(project: Project, slug: str) -> list[str]:

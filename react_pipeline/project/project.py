@@ -97,6 +97,10 @@ class Project:
         places = f"{place(idle.field)}, {place(idle.because)}; what {path.name} says wins over {self.path.name}"
         return f"{idle.message} ({places})"
 
+    def seed(self, slug: str) -> int:
+        """Seed of what is drawn once for all methods of a domain; a method of its own seed does not change it."""
+        return self.config.customization.resolve("base", self.domain(slug).customization).seed
+
     def training(self, slug: str, method: str) -> TrainingConfig:
         """Training of a domain with a method; a control trains as its method does."""
         return self.config.customization.resolve(method, self.domain(slug).customization)

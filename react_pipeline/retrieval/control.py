@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -24,7 +25,6 @@ from react_pipeline.store import Artifact, RetrievalError
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
 
-CONTROL_SEED = 0
 LISTED_ROWS = 5_000_000
 """Up to here the digests of all rows are read, so that each distinct image is equally likely. In a larger corpus rows
 are drawn first and looked at then, in bounded memory; an image that occurs in several rows is then likelier."""
@@ -33,22 +33,24 @@ are drawn first and looked at then, in bounded memory; an image that occurs in s
 def draw_control(project: Project, slug: str) -> Artifact:
     """Publish as many pairs as the domain's retrieved set has, drawn at random from the corpus.
 
-    Drawn uniformly, without replacement, with a fixed seed, from the distinct images of the whole corpus less the
-    evaluation images. Rows of the retrieved set may be drawn: they are part of the corpus too. Captions are kept, so
-    that the control differs from the retrieved set in nothing but the choice of pairs.
+    Drawn uniformly, without replacement, from the distinct images of the whole corpus less the evaluation images (and
+    less what `same_subject: exclude` excludes). The seed of the training and the domain decide the draw, so that
+    controls of several seeds or domains are independent. Rows of the retrieved set may be drawn: they are part of the
+    corpus too. Captions are kept, so that the control differs from the retrieved set in nothing but the choice of
+    pairs.
 
     Raises:
         RetrievalError: If the corpus holds nothing but evaluation images.
     """
     inputs = resolve(project, "control_set", slug)
     parents, settings = inputs.parents, project.retrieval(slug)
-    wanted = parents["retrieved_set"].counts["pairs"]
+    wanted, seed = parents["retrieved_set"].counts["pairs"], project.seed(slug)
 
     def choose(directory: Path) -> tuple[ImageSource, dict[str, Any]]:
         embeddings, clip = parents["corpus_embeddings"], load_encoder(project, parents[encoder_in(parents)])
         evaluation = kept_out(project, slug, parents["evaluation_set"], settings.decontaminate, clip)
         source = open_source(project, parents["corpus"], directory / FETCHED)
-        draw = Draw(evaluation, embeddings, source)
+        draw = Draw(evaluation, embeddings, source, random_of(seed, slug))
         drawn = draw.take(wanted)
         if drawn.empty:
             raise RetrievalError(f"{slug}: every image of the corpus is an evaluation image; nothing can be drawn")
@@ -61,10 +63,15 @@ def draw_control(project: Project, slug: str) -> Artifact:
             "dropped": draw.dropped,
             "evaluation_images": len(evaluation.vectors),
             "evaluation_sets": dict(evaluation.sets),
-            "seed": CONTROL_SEED,
+            "seed": seed,
         }
 
     return project.store.build(inputs, resumable(choose), resumable=True)
+
+
+def random_of(seed: int, slug: str) -> np.random.Generator:
+    """The random numbers of one domain and seed."""
+    return np.random.default_rng([seed, int.from_bytes(hashlib.sha256(slug.encode()).digest()[:4], "big")])
 
 
 def load_encoder(project: Project, checkpoint: Artifact) -> Clip:
@@ -81,18 +88,21 @@ class Draw:
         dropped: How many rows were passed over, by reason; of all rows of the corpus where those are listed.
     """
 
-    def __init__(self, evaluation: EvaluationImages, embeddings: Artifact, source: ImageSource) -> None:
-        """Draw from the rows of `corpus_embeddings`; the order is settled here."""
+    def __init__(
+        self, evaluation: EvaluationImages, embeddings: Artifact, source: ImageSource, random: np.random.Generator
+    ) -> None:
+        """Draw from the rows of `corpus_embeddings`; `random` decides their order."""
         self.dropped = {
             "evaluation_image_hash": 0,
             "evaluation_image_near": 0,
+            **({"evaluation_subject": 0} if evaluation.subjects else {}),
             "exact_duplicate": 0,
             **({} if source.identity == "image_sha256" else {"not_collected": 0}),
         }
-        self._evaluation, self._embeddings, self._source = evaluation, embeddings, source
+        self._evaluation, self._embeddings, self._source, self._random = evaluation, embeddings, source, random
         self._seen: set[str] = set()
         rows = int(embeddings.counts["rows"])
-        self._next: Callable[[int], NDArray[np.int64]] = RandomRows(rows).take
+        self._next: Callable[[int], NDArray[np.int64]] = RandomRows(rows, random).take
         if source.identity == "image_sha256" and rows <= LISTED_ROWS:
             listed = iter(self._distinct())
             self._next = lambda count: np.fromiter(islice(listed, count), np.int64)
@@ -123,11 +133,14 @@ class Draw:
         self.dropped["evaluation_image_hash"] = int(same.sum())
         self.dropped["exact_duplicate"] = int((repeated & ~same).sum())
         pool = sha256.index[~(same | repeated)].to_numpy()
-        return np.random.default_rng(CONTROL_SEED).permutation(pool)
+        return self._random.permutation(pool)
 
     def _usable(self, rows: NDArray[np.int64]) -> pd.DataFrame:
-        pairs = row_metadata(self._embeddings, pd.Series(rows), self._source.columns).assign(row=rows)
-        pairs = pairs.reset_index(drop=True)
+        columns = [*self._source.columns, *self._evaluation.row_columns]
+        pairs = row_metadata(self._embeddings, pd.Series(rows), columns).assign(row=rows).reset_index(drop=True)
+        if self._evaluation.subjects:
+            pairs = self._without(pairs, "evaluation_subject", self._evaluation.shows_same_subject(pairs))
+            rows = pairs["row"].to_numpy()
         pairs["evaluation_similarity"] = self._evaluation.similarity_of_rows(self._embeddings, rows)
         pairs = self._without(pairs, "evaluation_image_near", pairs["evaluation_similarity"] >= self._evaluation.near)
         pairs = self._new(pairs, self._source.identity)
@@ -153,9 +166,9 @@ class Draw:
 class RandomRows:
     """Random rows of a corpus, each once, in memory that follows what was drawn."""
 
-    def __init__(self, rows: int) -> None:
-        """Draw from `range(rows)` with the fixed seed."""
-        self._rows, self._random = rows, np.random.default_rng(CONTROL_SEED)
+    def __init__(self, rows: int, random: np.random.Generator) -> None:
+        """Draw from `range(rows)`."""
+        self._rows, self._random = rows, random
         self._drawn: set[int] = set()
 
     def take(self, count: int) -> NDArray[np.int64]:

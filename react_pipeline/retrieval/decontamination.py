@@ -6,7 +6,8 @@ the corpus, M evaluation images, D width.
 By default only a domain's own set is kept out, since a model customized for one domain is not measured on another's.
 With `decontaminate: all` the sets of all domains count, by hash and by embedding, and the test images of ELEVATER's
 data sets and of detection and segmentation by hash: their files are read for it. Whatever is published later makes the
-pairs stale (`lineage`).
+pairs stale (`lineage`). With `same_subject: exclude`, pairs that show the very thing of an evaluation image are kept
+out too: the corpus and the manifest of the set name it in `subject`.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from react_pipeline.corpus import CollectedPairs
+from react_pipeline.embedding import has_field, row_metadata
 from react_pipeline.indexing import nearest
 from react_pipeline.labelled import Unavailable, dense_digests, encode_images, read_dataset, read_images
 from react_pipeline.pipeline import ALL, encoder_in
 from react_pipeline.project import Project, other_evaluation_sets
 from react_pipeline.retrieval.row_values import values_of_rows
 from react_pipeline.settings import DistributorConfig
-from react_pipeline.store import Artifact
+from react_pipeline.store import Artifact, InputError
 
 if TYPE_CHECKING:
     from react_pipeline.clip import Clip
@@ -43,12 +45,19 @@ class EvaluationImages:
         vectors: Unit vectors of those that are compared, too, by the encoder that retrieves, float32 (M, D).
         near: Cosine from which a corpus image counts as one of these.
         sets: Number of images by set: a domain's slug, `elevater/<data set>`, or `dense/<set>`.
+        subjects: What the images show, where a pair that shows the same is kept out; else empty.
     """
 
     sha256: frozenset[str]
     vectors: NDArray[np.float32]
     near: float
     sets: Mapping[str, int] = field(default_factory=dict)
+    subjects: frozenset[str] = frozenset()
+
+    @property
+    def row_columns(self) -> list[str]:
+        """Columns of the corpus that say whether a row must be kept out."""
+        return ["subject"] if self.subjects else []
 
     def similarity(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
         """Cosine of each of (N, D) unit vectors with the nearest evaluation image, (N,); NaN if there are none."""
@@ -69,14 +78,19 @@ class EvaluationImages:
         """Whether each digest is an evaluation image's."""
         return sha256.isin(self.sha256)
 
+    def shows_same_subject(self, rows: pd.DataFrame) -> pd.Series:
+        """Whether each row, described by `row_columns`, shows what an evaluation image shows."""
+        return rows["subject"].isin(self.subjects) if self.subjects else pd.Series(False, rows.index)
+
 
 @dataclass(frozen=True)
 class Leaks:
-    """How many pairs of a published set show an evaluation image: byte for byte, and (others) nearly."""
+    """How many pairs of a published set show an evaluation image: byte for byte, (others) nearly, or its subject."""
 
     same: int
     near: int
     compared: int
+    subject: int = 0
 
 
 def kept_out(project: Project, slug: str, own: Artifact, scope: str, clip: Clip | None) -> EvaluationImages:
@@ -88,13 +102,21 @@ def kept_out(project: Project, slug: str, own: Artifact, scope: str, clip: Clip 
         clip: The encoder that retrieves; None: images are only kept out by hash.
 
     Raises:
-        InputError: If a listed image is gone or has changed.
+        InputError: If a listed image is gone or has changed, or subjects are to be excluded and no set names them.
     """
     images, digests = {slug: read_images(own, project.domain(slug))}, dict[str, frozenset[str]]()
     if scope == "all":
         for other in other_evaluation_sets(project, slug):
             images[other] = read_images(project.store.current("evaluation_set", other))
         digests = benchmark_digests(project, slug)
+    subjects = frozenset[str]()
+    if project.retrieval(slug).same_subject == "exclude":
+        subjects = subjects.union(*(table["subject"] for table in images.values() if "subject" in table)) - {""}
+        if not subjects:
+            raise InputError(
+                f"{slug}: `retrieval.same_subject: exclude` needs an evaluation set whose manifest has a column "
+                "`subject`; add the column, or write `same_subject: keep`"
+            )
     vectors = [np.empty((0, 0), np.float32)]
     if clip is not None:
         # With the model's own preprocessing, as the corpus: where an evaluation prepares its images otherwise
@@ -105,7 +127,20 @@ def kept_out(project: Project, slug: str, own: Artifact, scope: str, clip: Clip 
         np.concatenate(vectors),
         project.retrieval(slug).near_duplicate_similarity,
         {name: len(of_set) for name, of_set in {**images, **digests}.items()},
+        subjects,
     )
+
+
+def require_subjects(embeddings: Artifact, evaluation: EvaluationImages) -> None:
+    """Refuse to exclude subjects from a corpus that names none.
+
+    Raises:
+        InputError: If subjects are to be excluded and no row has one.
+    """
+    if evaluation.subjects and not has_field(embeddings, "subject"):
+        raise InputError(
+            "`retrieval.same_subject: exclude` needs a corpus whose pairs have `subject` in their JSON; none has it"
+        )
 
 
 def benchmark_digests(project: Project, slug: str) -> dict[str, frozenset[str]]:
@@ -149,6 +184,7 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
     # Where a download made images smaller, the recorded digest is that of the file as it was on the web.
     recorded = pd.read_parquet(artifact.file("pairs.parquet"), columns=["row", "image_sha256"]).set_index("row")
     pairs["on_the_web"] = pairs["row"].map(recorded["image_sha256"])
+    embeddings = project.store.open("corpus_embeddings", ALL, artifact.parents["corpus_embeddings"])
     clip, similarity = None, np.full(len(pairs), np.nan, np.float32)
     if near <= 1:
         from react_pipeline.clip import choose_device, loaded_base
@@ -158,7 +194,10 @@ def leaked_images(project: Project, stage: str, slug: str) -> Leaks:
         clip = loaded_base(checkpoint.path, choose_device(project.config.device))
     images = kept_out(project, slug, own, scope, clip)
     if clip is not None:
-        embeddings = project.store.open("corpus_embeddings", ALL, artifact.parents["corpus_embeddings"])
         similarity = images.similarity_of_rows(embeddings, pairs["row"].to_numpy(), project.config.distributor)
     same = (images.holds(pairs["sha256"]) | images.holds(pairs["on_the_web"])).to_numpy()
-    return Leaks(int(same.sum()), int((~same & (similarity >= near)).sum()), len(images.sha256))
+    described = row_metadata(embeddings, pairs["row"], images.row_columns)
+    by_subject = images.shows_same_subject(described).to_numpy()
+    nearly = ~same & (similarity >= near)
+    others = by_subject & ~same & ~nearly
+    return Leaks(int(same.sum()), int(nearly.sum()), len(images.sha256), int(others.sum()))

@@ -27,6 +27,7 @@ DROP_REASONS: Mapping[str, str] = {
     "below_filter": "its image is less like the class than `min_similarity.filter`",
     "evaluation_image_hash": "is an evaluation image, byte for byte",
     "evaluation_image_near": "looks like an evaluation image (`near_duplicate_similarity`)",
+    "evaluation_subject": "shows the same subject as an evaluation image (`same_subject: exclude`)",
     "rendered_text": "more of it is printed text than `max_text_fraction`",
     "not_collected": "its image was not available, or was not tried any more after the last round",
     "exact_duplicate": "the same bytes (or URL) as a pair taken before",
@@ -45,7 +46,7 @@ SHARED = "several_classes"
 """Marks a candidate whose row is decided on, kept or dropped, for another class; if kept, the pair names both."""
 
 _OUTCOMES = ("", *DROP_REASONS, SHARED)
-_LOOKED_AT = ("similarity", "image_sha256", "url", "evaluation_similarity", "text_fraction")
+_LOOKED_AT = ("similarity", "image_sha256", "url", "subject", "evaluation_similarity", "text_fraction")
 
 FIRST_LOOK_ROWS = 128
 """Rows of a class that are compared together at first; more where few of them are taken."""
@@ -133,6 +134,7 @@ def _reasons_of_rows(
 
     drop("evaluation_image_hash", evaluation.holds(best["image_sha256"]))
     drop("evaluation_image_near", best["evaluation_similarity"] >= evaluation.near)
+    drop("evaluation_subject", evaluation.shows_same_subject(best))
     if settings.max_text_fraction is not None and "text_fraction" in best:
         drop("rendered_text", best["text_fraction"] > settings.max_text_fraction)
     if failed:

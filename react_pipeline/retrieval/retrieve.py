@@ -26,7 +26,7 @@ from react_pipeline.retrieval.candidates import Queries, find_candidates
 from react_pipeline.retrieval.chosen_pairs import FETCHED, SEARCHED, resumable, sheets_of, write_pairs
 from react_pipeline.retrieval.class_report import class_report, similarity_report, write_report
 from react_pipeline.retrieval.control import load_encoder
-from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out
+from react_pipeline.retrieval.decontamination import EvaluationImages, kept_out, require_subjects
 from react_pipeline.retrieval.diversity import diverse_order
 from react_pipeline.retrieval.examination import Examination
 from react_pipeline.retrieval.name_counts import NAMES, count_names
@@ -70,6 +70,7 @@ def retrieve_pairs(project: Project, slug: str) -> Artifact:
             device=project.config.device,
         )
         evaluation = kept_out(project, slug, parents["evaluation_set"], settings.decontaminate, clip)
+        require_subjects(embeddings, evaluation)
         vectors = encode_seeds(project, slug, seeds, evaluation, clip)
         queries = Queries(prompts, seeds, vectors, len(prompt_templates(domain)))
         distributor = project.config.distributor
@@ -139,7 +140,7 @@ def _described(
 ) -> pd.DataFrame:
     """The candidates with what identifies equal images and evaluation images."""
     rows = candidates["row"].drop_duplicates()
-    known = row_metadata(embeddings, rows, [source.identity], arrow=True)
+    known = row_metadata(embeddings, rows, [source.identity, *evaluation.row_columns], arrow=True)
     known["evaluation_similarity"] = evaluation.similarity_of_rows(embeddings, rows.to_numpy(), distributor)
     described = candidates.join(known, on="row")
     return described if "image_sha256" in described else described.assign(image_sha256="")

@@ -1,6 +1,6 @@
 """Unnamed classes: those that no caption of the corpus names, with the nearest words of the captions.
 
-Their pairs are whatever lies nearest, so a misspelt name trains on images of something else. That a class is unnamed
+Their pairs are whatever is nearest, so a misspelt name trains on images of something else. That a class is unnamed
 is exact, of `name_counts`. Near words are looked for in a sample of the captions, so their cost does not grow with the
 corpus: `_SAMPLE_ROWS` captions at most, here or on a cluster, and `_MOST_SEARCHED` classes.
 """
@@ -54,7 +54,7 @@ def unnamed_message(unnamed: Sequence[str], near: Sequence[str]) -> str:
     more = f" and {len(named) - _MOST_LISTED:,} more" if len(named) > _MOST_LISTED else ""
     return (
         f"no caption of the corpus says {', '.join(named[:_MOST_LISTED])}{more}: such a class is trained on whatever "
-        "lies nearest; correct its name, or add a synonym that captions use"
+        "is nearest; correct its name, or add a synonym that captions use"
     )
 
 

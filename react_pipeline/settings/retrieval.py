@@ -46,6 +46,7 @@ class RetrievalConfig(Section):
     duplicate_similarity: float = Field(default=1.01, gt=0, le=1.01)
     near_duplicate_similarity: float = Field(default=0.98, gt=0, le=1.01)
     decontaminate: Literal["own", "all"] = "own"
+    same_subject: Literal["keep", "exclude"] = "keep"
     max_text_fraction: Fraction | None = None
     shard_pairs: int = Field(default=1_000, gt=0)
 

@@ -74,7 +74,7 @@ def bound(uri: str) -> None:
     _allowances.setdefault(_origin(uri), Allowance())
     if "send" not in vars(TCPKeepAliveHTTPAdapter):
         # MLflow makes its sessions itself and has no place for an adapter of ours.
-        TCPKeepAliveHTTPAdapter.send = _send
+        TCPKeepAliveHTTPAdapter.send = _send  # type: ignore[method-assign, assignment]
 
 
 def _origin(url: str) -> str:

@@ -106,7 +106,7 @@ def draw_after(project: Project) -> Artifact:
 
 @pytest.mark.parametrize("takes", [[10, 10, 10], [3, 20, 40], [100]])
 def test_random_rows_are_drawn_once_each_until_there_are_none(takes: list[int]) -> None:
-    rows, again = RandomRows(50), RandomRows(50)
+    rows, again = (RandomRows(50, np.random.default_rng(0)) for _ in range(2))
     drawn = [rows.take(count) for count in takes]
     every = np.concatenate(drawn)
     assert len(set(every.tolist())) == len(every) == min(sum(takes), 50)

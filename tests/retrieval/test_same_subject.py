@@ -1,0 +1,115 @@
+"""`same_subject: exclude`: pairs that show the very thing of an evaluation image are never trained on."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from support_drawings import evaluation_image, pair, write_shard
+
+from react_pipeline.clip.base import publish_base
+from react_pipeline.corpus.corpus import publish_corpus
+from react_pipeline.embedding.embed import embed_corpus
+from react_pipeline.embedding.vectors import read_metadata
+from react_pipeline.indexing.index import build_index
+from react_pipeline.labelled.labelled import publish_evaluation_set, read_images
+from react_pipeline.lineage import fresh_or_none
+from react_pipeline.project.project import Project
+from react_pipeline.retrieval.control import draw_control
+from react_pipeline.retrieval.decontamination import leaked_images
+from react_pipeline.retrieval.retrieve import retrieve_pairs
+from react_pipeline.store.errors import InputError
+
+COLOURS = ("red", "blue", "green")
+
+
+def write_shards(path: Path, *, subjects: bool) -> Path:
+    """Circles and squares of three colours, eight of each; `subject` is the colour."""
+    drawn = [(shape, colour, seed) for shape in ("circle", "square") for colour in COLOURS for seed in range(8)]
+    samples = {
+        f"{shape}-{colour}-{seed}": pair(shape, colour, seed, **({"subject": colour} if subjects else {}))
+        for shape, colour, seed in drawn
+    }
+    return write_shard(path, samples)
+
+
+def write_manifest(folder: Path, *, subjects: bool) -> Path:
+    folder.mkdir(parents=True)
+    rows = [["path", "class", "subject"], ["0.png", "circle", "red"], ["1.png", "square", ""]]
+    for number, (_, shape, _) in enumerate(rows[1:]):
+        evaluation_image(shape, number).save(folder / f"{number}.png")
+    with (folder / "manifest.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows if subjects else [row[:2] for row in rows])
+    return folder / "manifest.csv"
+
+
+def configure(project: Project, manifest: Path, same_subject: str = "exclude") -> None:
+    path = project.config.domains / "shapes.yaml"
+    domain = yaml.safe_load(path.read_text())
+    domain["retrieval"] = {"k_per_prompt": 48, "max_per_class": 48, "same_subject": same_subject}
+    domain["evaluation"] = {"name": "drawn", "kind": "manifest", "path": str(manifest)}
+    path.write_text(yaml.safe_dump(domain))
+
+
+def built(make_project: Callable[..., Project], tmp_path: Path, *, corpus: bool = True, images: bool = True) -> Project:
+    write_shards(tmp_path / "pairs" / "0.tar", subjects=corpus)
+    project = make_project(corpus={"shards": [str(tmp_path / "pairs" / "0.tar")]})
+    configure(project, write_manifest(tmp_path / "drawn", subjects=images))
+    for publish in (publish_corpus, publish_base, embed_corpus, build_index):
+        publish(project)
+    publish_evaluation_set(project, "shapes")
+    return project
+
+
+def test_pairs_of_the_subject_of_an_evaluation_image_are_in_neither_set(
+    make_project: Callable[..., Project], tmp_path: Path
+) -> None:
+    project = built(make_project, tmp_path)
+    assert read_images(project.store.current("evaluation_set", "shapes"))["subject"].tolist() == ["red", ""]
+    subjects = read_metadata(project.store.current("corpus_embeddings", "all"), ["subject"])["subject"]
+    red = subjects.index[subjects == "red"]
+    for artifact in (retrieve_pairs(project, "shapes"), draw_control(project, "shapes")):
+        pairs = pd.read_parquet(artifact.file("pairs.parquet"))
+        assert len(pairs) == 32 and not pairs["row"].isin(red).any()
+        assert artifact.counts["dropped"]["evaluation_subject"] == 16
+        assert leaked_images(project, artifact.stage, "shapes").subject == 0
+
+
+def test_the_check_sees_a_subject_that_was_let_in(make_project: Callable[..., Project], tmp_path: Path) -> None:
+    project = built(make_project, tmp_path)
+    configure(project, tmp_path / "drawn" / "manifest.csv", "keep")
+    retrieved = retrieve_pairs(project, "shapes")
+    assert retrieved.counts["pairs"] == 48 and retrieved.counts["dropped"]["evaluation_subject"] == 0
+    configure(project, tmp_path / "drawn" / "manifest.csv", "exclude")
+    assert fresh_or_none(project, "retrieved_set", "shapes") is None
+    assert leaked_images(project, "retrieved_set", "shapes").subject == 16
+
+
+@pytest.mark.parametrize(("corpus", "images", "named"), [(False, True, "JSON"), (True, False, "manifest")])
+def test_excluding_subjects_that_nothing_names_is_an_error(
+    make_project: Callable[..., Project], tmp_path: Path, corpus: bool, images: bool, named: str
+) -> None:
+    project = built(make_project, tmp_path, corpus=corpus, images=images)
+    with pytest.raises(InputError, match=named):
+        retrieve_pairs(project, "shapes")
+
+
+def test_each_seed_and_each_domain_has_a_control_of_its_own(indexed_project: Project) -> None:
+    publish_evaluation_set(indexed_project, "shapes")
+    publish_evaluation_set(indexed_project, "colours")
+    drawn: list[frozenset[int]] = []
+    for slug in ("shapes", "colours"):
+        path = indexed_project.config.domains / f"{slug}.yaml"
+        domain = yaml.safe_load(path.read_text())
+        for seed in (0, 1):
+            fields = {"retrieval": {"k_per_prompt": 3, "max_per_class": 3}, "customization": {"seed": seed}}
+            path.write_text(yaml.safe_dump({**domain, **fields}))
+            retrieve_pairs(indexed_project, slug)
+            control = draw_control(indexed_project, slug)
+            drawn.append(frozenset(pd.read_parquet(control.file("pairs.parquet"))["row"]))
+    assert len(set(drawn)) == 4
+    assert not any(small < large for small in drawn for large in drawn)  # nested draws would not be independent
