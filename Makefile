@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 # What leans on numpy, pyarrow, open_clip, transformers and FAISS most.
 OLDEST_TESTS := $(addprefix tests/,browse clip embedding indexing retrieval tracking use)
 
-.PHONY: help install demo demo-dense test test-slow test-mutations test-operations test-oldest test-gpu docs lint check-definitions ui clean
+.PHONY: help install demo demo-dense demo-photos test test-slow test-mutations test-operations test-oldest test-gpu docs lint check-definitions ui clean
 
 help:
 	@sed -n 's/^# //p; s/^\([a-z-]*\):.*## /  make \1  /p' Makefile
@@ -33,6 +33,9 @@ demo: install ## retrieve, customize and evaluate three domains, then print the 
 
 demo-dense: install ## detection and segmentation on scenes made of the demo's drawings, after `make demo`
 	$(BIN)/react-pipeline dense demo
+
+demo-photos: install ## what the demo's models lost on photographs, after `make demo`; needs apt-get
+	$(BIN)/python -m benchmarks.demo_photos
 
 test: install ## everything but the slow and GPU tests
 	$(BIN)/ruff check .

@@ -196,9 +196,9 @@ def to_markdown(figures: Mapping[str, Mapping[str, Mapping[str, Correct]]]) -> s
         cells = []
         for other in ("base", "control", "shuffled"):
             gain, low, high = interval(of_kind[""], of_kind[other])
-            cells.append(f"{gain:+.1f} [{low:+.1f}, {high:+.1f}]")
+            cells.append(f"{gain:+.1f} ({low:+.1f} to {high:+.1f})")
         gains.append([arm, *cells])
-    heads = ["gain in the mean, points [95% interval]", "over base", "over control", "over shuffled captions"]
+    heads = ["gain in the mean, points (95% interval)", "over base", "over control", "over shuffled captions"]
     return f"{markdown_table(names, rows).rstrip()}\n\n{markdown_table(heads, gains).rstrip()}"
 
 

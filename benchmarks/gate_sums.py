@@ -75,7 +75,7 @@ def main() -> None:
     """Train every variant with every seed; print accuracy, losses, and what rounding lost."""
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--seeds", type=int, default=3)
-    arguments.add_argument("--domain", default="animals")
+    arguments.add_argument("--domain", default="objects")
     arguments.add_argument("--config", type=Path, default=None)
     arguments.add_argument("--curves", type=Path, default=None, help="write the losses of every step into this CSV")
     given = arguments.parse_args()

@@ -44,7 +44,7 @@ from react_pipeline.workload import plan_of
 
 ROOT = Path(__file__).parents[1]
 ROWS, PARTS, MIXED_CAPTIONS = 100_000, 10, 20_000
-DOMAIN, HITS = "animals", 5
+DOMAIN, HITS = "objects", 5
 BEGIN, END = "<!-- web-corpus:begin -->", "<!-- web-corpus:end -->"
 
 

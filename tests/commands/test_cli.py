@@ -69,14 +69,14 @@ def test_folder_with_no_pipeline_file_is_reported(run) -> None:
 
 
 def test_the_demo_makes_an_empty_folder_its_project_and_keeps_what_is_there(run, tmp_path: Path) -> None:
-    kept = tmp_path / "domains" / "animals.yaml"
+    kept = tmp_path / "domains" / "objects.yaml"
     kept.parent.mkdir()
     kept.write_text("classes: []\n")  # wrong, so that nothing is built
     code, out, reported = run("demo")
-    assert code == 2 and "animals.yaml" in reported
+    assert code == 2 and "objects.yaml" in reported
     assert str(tmp_path) in out.replace("\n", "")
     assert kept.read_text() == "classes: []\n"
-    assert {path.name for path in kept.parent.iterdir()} == {"animals.yaml", "food.yaml", "travel.yaml"}
+    assert {path.name for path in kept.parent.iterdir()} == {"activities.yaml", "objects.yaml", "symbols.yaml"}
     assert load_pipeline(tmp_path / "pipeline.yaml").corpus.kind == "demo"
 
 

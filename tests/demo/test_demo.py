@@ -75,12 +75,14 @@ def test_equal_packages_give_equal_tars(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("name", GROUPS)
 def test_the_classes_of_a_domain_are_those_of_its_images(name: str, tmp_path: Path) -> None:
-    domain = load_domain(ROOT / "domains" / f"{name.removeprefix('demo/')}.yaml")
+    file = f"{name.removeprefix('demo/')}.yaml"
+    folder = ROOT / "domains" if (ROOT / "domains" / file).is_file() else ROOT / "benchmarks" / "choosing"
+    domain = load_domain(folder / file)
     assert domain.evaluation is not None
     assert domain.evaluation.name == name
     images = labelled_emoji(name)
     assert set(domain.class_names) == {label for _, label in images}
-    if name == "demo/animals":
+    if name == "demo/activities":
         assert build_evaluation(name, tmp_path) == len(images) == len(list(tmp_path.glob("*.png")))
 
 

@@ -16,12 +16,12 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_boxes_are_tight_around_what_is_visible_and_classes_are_the_domains(tmp_path: Path) -> None:
-    objects = build_scenes("demo/animals", tmp_path / "animals", seed=1, scenes=6)
+    objects = build_scenes("demo/activities", tmp_path / "activities", seed=1, scenes=6)
     boxes, masks = (
-        read_dense_set(tmp_path, entry) for entry in load_pipeline(ROOT / "pipeline.yaml").dense.sets("animals")
+        read_dense_set(tmp_path, entry) for entry in load_pipeline(ROOT / "pipeline.yaml").dense.sets("activities")
     )
     assert boxes.truth is not None and len(boxes.truth["annotations"]) == objects and len(masks) == 6
-    assert set(boxes.class_names) == set(load_domain(ROOT / "domains" / "animals.yaml").class_names)
+    assert set(boxes.class_names) == set(load_domain(ROOT / "domains" / "activities.yaml").class_names)
     assert masks.class_names == ("background", *boxes.class_names) and not boxes.skipped
     hidden = 0
     for position, about in enumerate(boxes.truth["images"]):
@@ -54,3 +54,9 @@ def test_the_demo_measures_scenes_only_once_they_are_made(project: Path) -> None
     config = Project.load(project).config
     there = config.dense.root is not None and config.dense.root.is_dir()
     assert left_out_groups(config) == ({"benchmark"} if there else {"benchmark", "dense"})
+
+
+def test_a_domain_of_more_classes_than_a_byte_holds_has_scenes_of_the_first(tmp_path: Path) -> None:
+    build_scenes("demo/objects", tmp_path, seed=0, scenes=2)
+    names = (tmp_path / "names.txt").read_text().splitlines()
+    assert len(names) == IGNORED and "identification card" not in names

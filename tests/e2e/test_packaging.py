@@ -29,7 +29,7 @@ def test_distributions_hold_licence_documentation_and_the_demo_s_project(built: 
         found = {member.name.partition("/")[2] for member in archive.getmembers()}
     assert {"LICENSE", "NOTICE", "CHANGELOG.md", "CITATION.cff", "constraints.txt", "mkdocs.yml"} <= found
     assert {"docs/demo.md", "docs/images/demo.png", "dagster_home/production/compose.yaml"} <= found
-    assert {"pipeline.yaml", "domains/animals.yaml", "tests/conftest.py"} <= found
+    assert {"pipeline.yaml", "domains/objects.yaml", "tests/conftest.py"} <= found
     with zipfile.ZipFile(wheel) as archive:
         for name in ("pipeline.yaml", "domains/food.yaml"):
             assert archive.read(f"react_pipeline/project/files/{name}") == (REPOSITORY / name).read_bytes()
@@ -66,10 +66,10 @@ def test_the_wheel_runs_in_an_empty_folder(installed: Path, tmp_path: Path) -> N
     assert "materialize" in run("react-pipeline", "--help")
     assert "react-pipeline demo" in run("react-pipeline", "doctor")
     run("react-pipeline", "init", ".", "--corpus", "demo")
-    assert "animals, food, travel" in run("react-pipeline", "doctor")
-    out = run("react-pipeline", "materialize", "--select", "evaluation_set", "--domain", "animals")
+    assert "activities, objects, symbols" in run("react-pipeline", "doctor")
+    out = run("react-pipeline", "materialize", "--select", "evaluation_set", "--domain", "objects")
     assert "1 built" in out
-    assert "1 as before" in run("react-pipeline", "materialize", "--select", "evaluation_set", "--domain", "animals")
+    assert "1 as before" in run("react-pipeline", "materialize", "--select", "evaluation_set", "--domain", "objects")
     assert {path.name for path in tmp_path.iterdir()} >= {
         ".react",
         ".gitignore",

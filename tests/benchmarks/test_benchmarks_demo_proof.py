@@ -1,0 +1,76 @@
+"""The proof on the demo: arms, controls and intervals are what their names say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from benchmarks import demo_photos, demo_proof
+from react_pipeline.corpus.collected import CollectedPairs
+from react_pipeline.project.project import Project
+
+
+def test_an_interval_holds_the_gain_and_is_none_for_a_method_against_itself() -> None:
+    random = np.random.default_rng(0)
+    better = [random.random((3, 200)) < 0.5, random.random((3, 100)) < 0.4]
+    base = [random.random((1, 200)) < 0.1, random.random((1, 100)) < 0.1]
+    gain, low, high = demo_proof.interval(better, base)
+    assert gain == pytest.approx(
+        100 * np.mean([one.mean() - two.mean() for one, two in zip(better, base, strict=True)])
+    )
+    assert 0 < low < gain < high
+    assert demo_proof.interval(base, base) == (0, 0, 0)
+
+
+def test_seeds_that_disagree_widen_the_interval() -> None:
+    steady = [np.tile(np.arange(100) < 30, (3, 1))]
+    shaky = [np.stack([np.arange(100) < right for right in (0, 30, 60)])]
+    base = [np.zeros((1, 100), bool)]
+    (_, low, high), (_, lower, higher) = (demo_proof.interval(method, base) for method in (steady, shaky))
+    assert lower < low and high < higher
+
+
+def test_shuffled_captions_are_those_of_other_classes_on_the_same_images(retrieved_project: Project) -> None:
+    project = retrieved_project
+    other = demo_proof.beside(project, "proof/shuffled", 0, same_subject="keep")
+    assert not other.store.keys("retrieved_set")
+    retrieved = project.store.current("retrieved_set", "shapes")
+    before = pd.read_parquet(retrieved.file("pairs.parquet")).set_index("row")
+    shuffled = demo_proof.shuffle_captions(other, "shapes", retrieved, seed=0)
+    pairs = list(CollectedPairs(shuffled))
+    assert {pair.row for pair in pairs} == set(before.index)
+    assert sorted(pair.caption for pair in pairs) == sorted(before["caption"])
+    of_class = before.groupby("class")["caption"].agg(set)
+    for pair in pairs:
+        assert any(pair.caption in captions for label, captions in of_class.items() if label != pair.label)
+    assert any(pair.caption not in of_class[pair.label] for pair in pairs)
+    assert [pair.image for pair in pairs] == [pair.image for pair in CollectedPairs(retrieved)]
+
+
+def test_the_table_shows_both_arms_with_their_controls() -> None:
+    right = {kind: np.full((1, 10), kind == "") for kind in ("base", *demo_proof.KINDS)}
+    table = demo_proof.to_markdown({arm: {"shapes": right} for arm in demo_proof.ARMS})
+    lines = table.splitlines()
+    assert lines[2].count("100.0") == len(demo_proof.ARMS) and lines[3].split("|")[1].strip() == "mean"
+    assert lines[-1].count("+100.0 (+100.0 to +100.0)") == 3
+
+
+def test_photographs_are_named_by_the_package_and_drawings_are_left_out(tmp_path: Path) -> None:
+    for name in ("animals/apes/gorilla", "animals/cartoon/duck", "symbols/plus"):
+        path = tmp_path / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGBA", (8, 4), (255, 0, 0, 0)).save(path)
+        path.with_suffix(".txt").write_text("A Mountain gorilla.\nde.utf8=Ein Berggorilla\n")
+    ((path, name),) = demo_photos.photographs(tmp_path)
+    assert (path.name, name) == ("gorilla.png", "Mountain gorilla")
+    image = demo_photos.on_white(path)
+    assert image.size == (8, 8) and image.getextrema() == ((255, 255),) * 3
+
+
+def test_without_apt_there_are_no_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+    assert demo_photos.download(tmp_path / "photos") is None
