@@ -6,9 +6,9 @@ rules of single fields (`settings`), what is out of date (`upkeep`), the machine
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
-from react_pipeline.clip import require_available
 from react_pipeline.project import Project, absence, seed_path
 from react_pipeline.settings import DomainConfig
 from react_pipeline.store import ConfigError, InputError, Problem
@@ -17,12 +17,19 @@ _FEWEST_CLASSES = 2
 
 
 def encoder_problems(project: Project) -> list[Problem]:
-    """What is wrong with `encoder`: an unknown architecture or tag, or weights that are not there."""
-    try:
-        require_available(project.config.encoder)
-    except InputError as error:
-        return [Problem(project.path, "", line) for line in str(error).splitlines()]
-    return []
+    """What is wrong with `encoder` and `retrieval_encoder`: an unknown architecture or tag, or weights not there."""
+    from react_pipeline.clip import require_available  # loads torch
+
+    problems = []
+    for field in ("encoder", "retrieval_encoder"):
+        encoder = getattr(project.config, field)
+        try:
+            if encoder is not None:
+                require_available(encoder)
+        except InputError as error:
+            lines = str(error).splitlines()
+            problems += [Problem(project.path, "", re.sub("^encoder", field, line)) for line in lines]
+    return problems
 
 
 def domain_problems(project: Project, slug: str) -> list[Problem]:
