@@ -99,6 +99,7 @@ def _links(project: Project, slugs: Sequence[str], addresses: Mapping[str, str])
         yield "next", "react-pipeline ui        lineage, pictures, checks (Dagster); runs, curves, models (MLflow)"
     yield "more" if addresses else "", "react-pipeline results   every method; `models list`: why each champion is one"
     yield "", "react-pipeline serve     the corpus in a browser; `search 'a red bird'`: in the terminal"
+    yield "", "react-pipeline init      FOLDER starts a project of your own"
 
 
 def _running(project: Project) -> dict[str, str]:

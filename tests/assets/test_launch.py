@@ -127,12 +127,9 @@ def test_pictures_come_first_and_are_read_from_the_event_log(
         (entry,) = launched.instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
         made = entry.asset_materialization
         assert made is not None
-        shown = [value.value for name, value in made.metadata.items() if name != PICTURES]
-        images = [text for text in shown if str(text).startswith("![")]
-        assert images == shown[: len(images)] and [*made.metadata][len(shown) - 2 : len(shown)] == [
-            "path",
-            "fingerprint",
-        ]
+        shown = {name: str(value.value) for name, value in made.metadata.items() if name != PICTURES}
+        images = [text for text in shown.values() if text.startswith("[![")]
+        assert images == [*shown.values()][: len(images)] and [*shown][-2:] == ["path", "fingerprint"]
         for text in images:
             # Dagster shows longer Markdown only after a click.
             assert len(text) < 1_000
