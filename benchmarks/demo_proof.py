@@ -185,7 +185,7 @@ def interval(first: Sequence[Correct], second: Sequence[Correct], seed: int = 0)
 def to_markdown(figures: Mapping[str, Mapping[str, Mapping[str, Correct]]]) -> str:
     """The table of both arms and the gains with their intervals; `figures` by arm, domain and kind."""
     arms, domains = list(figures), list(next(iter(figures.values())))
-    names = ["top-1 %", "base", *(f"{arm}: {kind or METHOD}" for arm in arms for kind in KINDS)]
+    names = ["top-1 %", "base", *(f"{arm}, {kind or METHOD}" for arm in arms for kind in KINDS)]
     columns = [(arms[0], "base"), *((arm, kind) for arm in arms for kind in KINDS)]
     rows = [[slug, *(f"{100 * figures[arm][slug][kind].mean():.1f}" for arm, kind in columns)] for slug in domains]
     means = [100 * np.mean([figures[arm][slug][kind].mean() for slug in domains]) for arm, kind in columns]

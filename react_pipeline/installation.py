@@ -17,7 +17,7 @@ def install_command(extra: str) -> str:
     """The command that installs this package again with an extra; an editable clone stays one."""
     try:
         recorded = json.loads(metadata.distribution(DISTRIBUTION).read_text("direct_url.json") or "{}")
-    except (metadata.PackageNotFoundError, ValueError):
+    except (metadata.PackageNotFoundError, ValueError, RecursionError):
         recorded = {}
     address = urlsplit(recorded.get("url", ""))
     place = unquote(address.path) if address.scheme == "file" else "PATH/OF/THE/WHEEL/OR/CLONE"

@@ -147,10 +147,12 @@ class _Exchange(threading.Thread):
             if self._over and self._connection is not None:
                 with suppress(OSError, AttributeError):
                     self._connection.sock.shutdown(socket.SHUT_RDWR)
+        # Before the error: cutting the connection may have caused it.
+        if self._over or (self._answer is None and self._error is None):
+            raise requests.Timeout(f"no whole answer within {seconds:.1f} s")
         if self._error is not None:
             raise self._error
-        if self._answer is None:
-            raise requests.Timeout(f"no whole answer within {seconds:.1f} s")
+        assert self._answer is not None  # noqa: S101 - one of the two is set
         return self._answer
 
     def uses(self, connection: Any) -> None:

@@ -124,7 +124,7 @@ def test_benchmark_is_left_out_where_it_is_not_wanted() -> None:
 def test_benchmark_of_a_method_comes_after_its_own_evaluation() -> None:
     everything = build_defs(project=ProjectResource(config_path="nowhere.yaml"))
     places = plan(everything, "*", ["a"], ["base", "gated-image"])
-    assert places[6:] == [
+    assert places[7:] == [
         ("domain_results", "a/base"),
         ("benchmark_features", "a/base"),
         ("benchmark_results", "a/base"),

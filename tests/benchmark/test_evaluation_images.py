@@ -93,8 +93,8 @@ def test_data_that_are_not_there_are_unavailable_with_the_reason(project: Projec
     [
         ({"dataset": "voc-2007-classification"}, "several classes"),
         ({"dataset": "cifar10"}, "did you mean cifar-10"),
-        ({"dataset": None}, "`dataset` belongs to the kind `elevater`"),
-        ({"kind": "folder"}, "`dataset` belongs to the kind `elevater`"),
+        ({"dataset": None}, "`dataset` is missing for kind `elevater`"),
+        ({"kind": "folder"}, "`dataset` does nothing for kind `folder`"),
     ],
 )
 def test_wrong_evaluation_is_reported_with_its_reason(

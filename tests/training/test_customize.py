@@ -363,7 +363,7 @@ def test_choosing_on_held_out_pairs_is_refused_before_any_step_where_none_is_hel
     [
         ("gated-image", "step.TrainingStep.take", "with batch_size 16; set customization accumulation to 2, or activ"),
         ("gated-image", "trainer.keep_tokens", "on cpu, outside the steps of the training; end what else"),
-        ("linear-head", "linear_head._Head.step", "with batch_size 16; lower customization batch_size"),
+        ("linear-head", "linear_head.Head.step", "with batch_size 16; lower customization batch_size"),
         ("locked-image", "image_encoder.ImageEncoder.frozen", "with batch_size 16; set customization accumulation"),
     ],
 )
