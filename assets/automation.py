@@ -14,7 +14,7 @@ from react_pipeline.assets.declared import DOMAIN_FILE, check
 from react_pipeline.assets.partitions import DOMAINS, domain_partitions
 from react_pipeline.assets.reporting import DATA_VERSION_TAG
 from react_pipeline.assets.resources import CheckContext, ProjectParam
-from react_pipeline.assets.runs import reap_abandoned
+from react_pipeline.assets.runs import DOMAIN_TAG, REASON_TAG, reap_abandoned
 from react_pipeline.lineage import fresh
 from react_pipeline.pipeline import Stage
 from react_pipeline.project import Manifests, Project, outside
@@ -98,14 +98,14 @@ def recustomize(settings: AutomationConfig, stages: Iterable[Stage]) -> list[dg.
         "change is asked for by the sensor `upkeep`.",
     )
     def look_outside(context: dg.ScheduleEvaluationContext, project: ProjectParam) -> Iterator[dg.RunRequest]:
-        tags = {"react/reason": "schedule", "dagster/priority": "90"}
+        tags = {REASON_TAG: "schedule", "dagster/priority": "90"}
         when = f"{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"  # a repeated tick requests nothing twice
         yield dg.RunRequest(when, asset_selection=shared, tags=tags)
         pipeline = project.load()
         found, _problems = load_domains(pipeline.config.domains)
         for slug in filter(found.__contains__, context.instance.get_dynamic_partitions(DOMAINS)):
             reading = [row for row in of_domain if row.outside and row.outside(pipeline, slug) != outside.Files()]
-            assets, tags = [dg.AssetKey(row.name) for row in reading], {**tags, "react/domain": slug}
+            assets, tags = [dg.AssetKey(row.name) for row in reading], {**tags, DOMAIN_TAG: slug}
             if assets:
                 yield dg.RunRequest(f"{when} {slug}", asset_selection=assets, partition_key=slug, tags=tags)
 

@@ -23,7 +23,7 @@ from react_pipeline.assets.event_databases import held_open
 from react_pipeline.assets.partitions import DOMAINS, name_of, partition_of
 from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, INTERRUPTED, checked_by
 from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.assets.runs import reason_of, registered, tags_of
+from react_pipeline.assets.runs import COMMAND_LINE, USER_TAG, reason_of, registered, tags_of, tags_of_key
 from react_pipeline.pipeline import ALL, STAGES, method_key
 from react_pipeline.preflight import domain_problems, encoder_problems
 from react_pipeline.project import HOME_VARIABLE, Project, prepare_home
@@ -244,7 +244,7 @@ def _run(
         partition_key=partition_of(place[1]),
         raise_on_error=False,
         run_config=QUIET,
-        tags=tags_of(launch),
+        tags={USER_TAG: COMMAND_LINE, **tags_of_key(place[1]), **tags_of(launch)},
     )
     if result.success:
         (made,) = result.get_asset_materialization_events()

@@ -1,18 +1,21 @@
-"""Metadata: an artifact as Dagster shows it: numbers that make plots over time, tables, and small pictures.
+"""Metadata: an artifact as Dagster shows it: small pictures, tables, and numbers that make plots over time.
 
-Belongs here: turning manifests and files into metadata values. File names, captions and class names come from outside,
-so everything that goes into Markdown is escaped; `table.md` already is, by its writer.
+Belongs here: turning manifests and files into metadata values, and their order. Does not belong here: how a picture
+reaches the page (`pictures`). File names, captions and class names come from outside, so everything that goes into
+Markdown is escaped; `table.md` already is, by its writer.
 """
 
 import base64
 import io
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pandas as pd
 
+from react_pipeline.assets.pictures import PICTURES
 from react_pipeline.pages import markdown_table
 from react_pipeline.store import Artifact
 from react_pipeline.tracking import METRICS_FILE, flatten
@@ -28,21 +31,25 @@ ATTENTION_GATE, DENSE_GATE = "gate_attn_", "gate_dense_"
 MAX_BARS = 30
 
 
+_AFTER_COUNTS = ("registry", "dashboard", "mlflow", "mlflow_run_id", "path", "fingerprint", PICTURES)
+"""Entries in the order in which they end the metadata."""
+
+
 def describe(artifact: Artifact) -> dict[str, Any]:
-    """Everything worth looking at: fingerprint, path, counts, tables and pictures."""
+    """Everything worth looking at: pictures, tables, counts, path and fingerprint, in any order."""
     shown: dict[str, Any] = {
         "fingerprint": artifact.fingerprint,
         "path": dg.MetadataValue.path(str(artifact.path)),
-        "reused": dg.MetadataValue.bool(artifact.reused),
-        "bytes": sum(recorded["bytes"] for recorded in artifact.manifest["files"].values()),
     }
     shown |= {name: _value(value) for name, value in flatten({**rate_of(artifact), **artifact.counts})}
+    shown["bytes"] = sum(recorded["bytes"] for recorded in artifact.manifest["files"].values())
+    shown["reused"] = dg.MetadataValue.bool(artifact.reused)
     for file in artifact.manifest["files"]:
         name, _, suffix = file.partition(".")
         if suffix == "png" and name.isidentifier() and not name[-1].isdigit():  # of several sheets the first
             shown[name] = dg.MetadataValue.md(f"![{name}]({data_uri(artifact.file(file))})")
     if bars := _accuracy_bars(artifact):
-        shown["accuracy"] = dg.MetadataValue.md(f"![accuracy by class]({bars})")
+        shown["accuracy"] = dg.MetadataValue.md(f"![accuracy]({bars})")
     if "dashboard.html" in artifact.manifest["files"]:
         shown["dashboard"] = dg.MetadataValue.path(str(artifact.file("dashboard.html")))
     if table := _table(artifact):
@@ -50,6 +57,20 @@ def describe(artifact: Artifact) -> dict[str, Any]:
     if gates := _gates(artifact):
         shown["gates"] = dg.MetadataValue.md(gates)
     return shown
+
+
+def in_order(shown: Mapping[str, Any]) -> dict[str, Any]:
+    """Pictures, tables, counts, links, path and fingerprint: Dagster shows metadata in the order given."""
+
+    def rank(name: str) -> int:
+        if name in _AFTER_COUNTS:
+            return 3 + _AFTER_COUNTS.index(name)
+        value = shown[name]
+        if isinstance(value, dg.MarkdownMetadataValue):
+            return 0 if str(value.value).lstrip("[").startswith("![") else 1
+        return 2
+
+    return {name: shown[name] for name in sorted(shown, key=rank)}
 
 
 def data_uri(file: Path | io.BytesIO) -> str:

@@ -6,7 +6,6 @@ Does not belong here: the rule (`react_pipeline.promotion`), MLflow's registry (
 import dagster as dg
 
 from react_pipeline.assets.declared import check, stage_asset
-from react_pipeline.assets.metadata import data_uri
 from react_pipeline.assets.partitions import key_of
 from react_pipeline.assets.reporting import publish, readable_failures
 from react_pipeline.assets.resources import CheckContext, Context, ProjectParam
@@ -14,7 +13,7 @@ from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.promotion import decide, promotion_is_current, standing
-from react_pipeline.store import Artifact, CorruptArtifact, MissingArtifact, StaleArtifact
+from react_pipeline.store import CorruptArtifact, MissingArtifact, StaleArtifact
 from react_pipeline.tracking import Delivery, Tracking
 
 MAX_NAMED = 5
@@ -32,13 +31,11 @@ def promotion(context: Context, project: ProjectParam) -> dg.MaterializeResult:
         pipeline, slug = project.load(), key_of(context)
         mlflow = Tracking.of(pipeline)
         edit = mlflow.hand_edit(pipeline, slug)
-        result = publish(context, project, lambda pipeline, slug: decide(pipeline, slug, edit))
-        artifact = pipeline.store.current("promotion", slug)
-        delivery = mlflow.apply(pipeline, artifact)
-        return dg.MaterializeResult(
-            metadata={**(result.metadata or {}), **describe_verdict(artifact, delivery)},
-            data_version=result.data_version,
-            tags=result.tags,
+        return publish(
+            context,
+            project,
+            lambda pipeline, slug: decide(pipeline, slug, edit),
+            lambda artifact: {"registry": describe_delivery(mlflow.apply(pipeline, artifact))},
         )
 
 
@@ -51,15 +48,10 @@ def champion_is_in_no_doubt(context: CheckContext, project: ProjectParam) -> dg.
     )
 
 
-def describe_verdict(artifact: Artifact, delivery: Delivery) -> dict[str, dg.MetadataValue]:
-    """The verdict as Dagster shows it: its table, its intervals, and what it changed in the registry."""
-    table = artifact.file("table.md").read_text(encoding="utf-8")
+def describe_delivery(delivery: Delivery) -> str:
+    """What a verdict changed in MLflow's registry."""
     registry = f"{delivery.waits} verdicts wait for MLflow until the next run" if delivery.waits else "updated"
-    return {
-        "table": dg.MetadataValue.md(table),
-        "intervals": dg.MetadataValue.md(f"![intervals]({data_uri(artifact.file('promotion.png'))})"),
-        "registry": dg.MetadataValue.text("; ".join([registry, *delivery.notes[:MAX_NAMED]])),
-    }
+    return "; ".join([registry, *delivery.notes[:MAX_NAMED]])
 
 
 def doubt_of(pipeline: Project, slug: str) -> str:

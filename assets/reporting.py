@@ -7,11 +7,13 @@ like (`metadata`).
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import dagster as dg
 
-from react_pipeline.assets.metadata import describe
+from react_pipeline.assets.metadata import describe, in_order
 from react_pipeline.assets.partitions import key_of
+from react_pipeline.assets.pictures import with_addresses
 from react_pipeline.assets.resources import Context, ProjectParam
 from react_pipeline.lineage import fresh_or_none, run
 from react_pipeline.pipeline import STAGES, Stage
@@ -36,12 +38,16 @@ INTERRUPTED = "interrupted"
 
 
 def publish(
-    context: Context, project: ProjectParam, step: Callable[..., Artifact] | None = None
+    context: Context,
+    project: ProjectParam,
+    step: Callable[..., Artifact] | None = None,
+    more: Callable[[Artifact], dict[str, Any]] = lambda artifact: {},
 ) -> dg.MaterializeResult:
     """Run one step of the library for this partition, log its artifact to MLflow, and describe it.
 
     Args:
         step: In place of the one that the row of the stage names; called with the project and the parts of the key.
+        more: Metadata of the artifact beside those of `describe`.
 
     Raises:
         dagster.Failure: With the text of the error, if trying again is useless.
@@ -57,8 +63,10 @@ def publish(
             artifact = run(pipeline, stage.name, key, step)
         made = "as before" if artifact.reused else "built"
         context.log.info(f"{name}: {made}, {time.monotonic() - started:.1f} s")
+        run_id = context.run.run_id
+        shown = {**describe(artifact), **_logged(pipeline, artifact, run_id), **more(artifact)}
         return dg.MaterializeResult(
-            metadata={**describe(artifact), **_logged(pipeline, artifact, context.run.run_id)},
+            metadata=in_order(with_addresses(shown, run_id, stage.name)),
             data_version=dg.DataVersion(artifact.fingerprint),
             tags={CHECKED_TAG: checked_by(pipeline, stage, key)},
         )

@@ -19,17 +19,25 @@ import dagster as dg
 
 from react_pipeline.assets.partitions import name_of
 from react_pipeline.assets.reporting import INTERRUPTED
+from react_pipeline.pipeline import ALL
 from react_pipeline.project import SETTINGS_FILE, Project, locate_home
 from react_pipeline.store import lock, locked
 from react_pipeline.upkeep import Place
 
-INPUTS_TAG = "react/inputs."
+DOMAIN_TAG, METHOD_TAG, REASON_TAG = "domain", "method", "reason"
+"""What people filter runs by, and why automation asked for one."""
+USER_TAG, COMMAND_LINE = "user", "command line"
+"""Dagster's own, for its column *Launched by*; and what it holds of runs that no user interface started."""
+
+HIDDEN = ".dagster/react-"
+"""Tags that begin so are for programs: Dagster's pages show no tag of `.dagster/`, and queries find it."""
+INPUTS_TAG = f"{HIDDEN}inputs."
 """With the name of a stage: the tag with the digest of all that its artifact is made from."""
 
 WILL_RETRY_TAG = "dagster/will_retry"
 """Dagster's own, on a failed run that its daemon is about to start again."""
 
-LAUNCH_TAG, HEARTBEAT_TAG = "react/launch", "react/heartbeat"
+LAUNCH_TAG, HEARTBEAT_TAG = f"{HIDDEN}launch", f"{HIDDEN}heartbeat"
 HEARTBEAT_SECONDS = 30.0
 EXPIRY_SECONDS = 600.0
 """A launch of another machine without a heartbeat for so long is dead; clocks may differ a little."""
@@ -120,6 +128,12 @@ def registered(instance: dg.DagsterInstance) -> Iterator[str]:
             ended.set()
             heart.join()
             lock_of(instance, name).unlink()
+
+
+def tags_of_key(key: str) -> dict[str, str]:
+    """The tags with domain and method of an artifact's key, as far as it has them."""
+    domain, _, method = ("" if key == ALL else key).partition("/")
+    return {name: value for name, value in {DOMAIN_TAG: domain, METHOD_TAG: method}.items() if value}
 
 
 def tags_of(launch: str) -> dict[str, str]:

@@ -19,14 +19,23 @@ from react_pipeline import assets
 from react_pipeline.assets.declared import blocking_checks
 from react_pipeline.assets.partitions import DOMAINS, name_of, partition_of, partitions_of
 from react_pipeline.assets.resources import ProjectParam
-from react_pipeline.assets.runs import INPUTS_TAG, ending_of, is_under_way, newest_run
-from react_pipeline.pipeline import ALL, STAGES
+from react_pipeline.assets.runs import (
+    HIDDEN,
+    INPUTS_TAG,
+    METHOD_TAG,
+    REASON_TAG,
+    ending_of,
+    is_under_way,
+    newest_run,
+    tags_of_key,
+)
+from react_pipeline.pipeline import STAGES
 from react_pipeline.project import Manifests, Project
 from react_pipeline.settings import AutomationConfig
 from react_pipeline.store import ReactError
 from react_pipeline.upkeep import Place, State, Survey, Task, survey
 
-CODE_TAG, TRY_TAG = "react/code", "react/try"
+CODE_TAG, TRY_TAG = f"{HIDDEN}code", f"{HIDDEN}try"
 MAX_TAG_CHARS = 250
 MAX_SKIP_CHARS = 2_000
 
@@ -170,17 +179,16 @@ class Tick:
 
 def request_of(task: Task, code: str, tries: int) -> dg.RunRequest:
     """A run that builds one artifact; its tags say why, and are what later ticks know of it."""
-    domain, _, method = ("" if task.key == ALL else task.key).partition("/")
     priority = STAGES[task.stage].priority - (len(str(task.images)) if task.images else 0)
     # Of a method that was added to pipeline.yaml after the code location was loaded, too.
-    partition, definition = partition_of(task.key), partitions_of(STAGES[task.stage], [method])
+    found = tags_of_key(task.key)
+    partition, definition = partition_of(task.key), partitions_of(STAGES[task.stage], [found.get(METHOD_TAG, "")])
     tags = {
-        "react/reason": f"{task.stage}: {task.reason}"[:MAX_TAG_CHARS],
+        **found,
+        REASON_TAG: f"{task.stage}: {task.reason}"[:MAX_TAG_CHARS],
         INPUTS_TAG + task.stage: task.inputs,
         CODE_TAG: code,
         TRY_TAG: str(tries),
-        "react/domain": domain,
-        "react/method": method,
         "dagster/priority": str(priority),
         **(definition.get_tags_for_partition_key(partition) if partition and definition else {}),
     }

@@ -1,7 +1,7 @@
 """The Dagster webserver behind a guard: `python -m react_pipeline.assets.webserver`, used as `dagster-webserver` is.
 
-Belongs here: what is refused of Dagster's requests. Does not belong here: what any server refuses
-(`react_pipeline.browse.cross_site`).
+Belongs here: what is refused of Dagster's requests, and what is answered in its place: the start page, and the pictures
+of materializations (`pictures`). Does not belong here: what any server refuses (`react_pipeline.browse.cross_site`).
 
 Dagster's own server runs a GraphQL mutation that comes by GET, and compares neither Host nor Origin, so that each page
 its user visits could launch runs. Behind a proxy, `REACT_DAGSTER_URL` names the address that browsers use.
@@ -12,13 +12,21 @@ from collections.abc import Collection
 
 from dagster_webserver.cli import main
 from dagster_webserver.webserver import DagsterWebserver
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware import Middleware
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from react_pipeline.assets.pictures import picture_at
 from react_pipeline.browse import SAFE_METHODS, origin_of, refusal
+from react_pipeline.pipeline import STAGES
 from react_pipeline.tracking import DAGSTER_VARIABLE
+
+LINEAGE_PAGE = "/asset-groups?expanded=" + ",".join(
+    f"global%40global%3A{group}" for group in dict.fromkeys(stage.group for stage in STAGES.values())
+)
+"""All assets with every group opened, by the names that Dagster's page gives to groups."""
 
 
 class Guard:
@@ -45,6 +53,9 @@ class Guard:
             if reason:
                 await PlainTextResponse(reason, status)(scope, receive, send)
                 return
+        if scope["type"] == "http" and scope["method"] in SAFE_METHODS and (own := await _own_answer(scope["path"])):
+            await own(scope, receive, send_unframed)
+            return
         await self._app(scope, receive, send_unframed)
 
     def _refusal(self, scope: Scope) -> tuple[int, str]:
@@ -61,6 +72,17 @@ class Guard:
         if method in SAFE_METHODS and scope["path"].endswith("/graphql") and scope["query_string"]:
             return 405, "send GraphQL by POST"
         return 0, ""
+
+
+async def _own_answer(path: str) -> Response | None:
+    """The answer to what Dagster's own server has no useful page for."""
+    if path == "/":
+        # Dagster would show a timeline of its jobs, which is empty where runs were launched from the command line.
+        return RedirectResponse(LINEAGE_PAGE)
+    if (picture := await run_in_threadpool(picture_at, path)) is None:
+        return None
+    kept = {"Cache-Control": "private, max-age=31536000, immutable", "X-Content-Type-Options": "nosniff"}
+    return Response(picture, 200 if picture else 404, kept if picture else None, "image/jpeg")
 
 
 def guard(allowed: Collection[str]) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import queue
 import shutil
 import socket
+import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -78,10 +80,19 @@ def show_lineage(page: Page, dagster: str) -> None:
 
 
 def show_picture(page: Page, dagster: str, asset: str, partition: str) -> None:
-    """The first picture among the metadata of an asset's partition."""
+    """The pictures at the front of the metadata of an asset's partition."""
     page.goto(f"{dagster}/assets/{asset}?view=partitions&partition={urllib.parse.quote(partition)}")
-    page.get_by_text("[Show Markdown]").first.click()
-    page.locator("img[src^='data:image']:visible").first.wait_for()
+    page.locator("img[src*='react/pictures']:visible").first.wait_for()
+    page.wait_for_function(
+        "[...document.images].filter(i => i.src.includes('react/pictures')).every(i => i.naturalWidth > 0)"
+    )
+
+
+def show_hits(page: Page, corpus: str, text: str) -> None:
+    """The pairs of the corpus whose captions are nearest to a text."""
+    page.goto(f"{corpus}?{urllib.parse.urlencode({'text': text})}")
+    page.get_by_text("most similar first").wait_for()
+    page.locator("#hits img:visible").first.wait_for()
 
 
 def launch_partition(page: Page, dagster: str, asset: str, partition: str) -> None:
@@ -134,6 +145,7 @@ def _free_port() -> int:
 
 def main() -> None:
     """Start both user interfaces on the demo's results and take every picture."""
+    from react_pipeline.browse import serve_corpus
     from react_pipeline.commands import serve
     from react_pipeline.project import Project
 
@@ -171,6 +183,11 @@ def main() -> None:
         dashboard = project.store.current("comparison", domain).path / "dashboard.html"
         page.goto(dashboard.as_uri())
         take("dashboard")
+        page.set_viewport_size({"width": 1400, "height": 900})
+        addresses: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=serve_corpus, args=(project, 0, addresses.put), daemon=True).start()
+        show_hits(page, addresses.get(timeout=WAIT_MS / 1000), "a red apple")
+        take("browse")
 
 
 if __name__ == "__main__":

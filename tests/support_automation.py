@@ -18,6 +18,7 @@ from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.partitions import DOMAINS, partitions_of
 from react_pipeline.assets.reporting import readable_failures
 from react_pipeline.assets.resources import REPOSITORY, ProjectResource
+from react_pipeline.assets.runs import HIDDEN
 from react_pipeline.commands.process_groups import end, listen_to_signals
 from react_pipeline.pipeline import STAGES
 from react_pipeline.project.project import CONFIG_VARIABLE, Project
@@ -71,9 +72,7 @@ class Upkeep:
                 if error is not None:
                     raise error
 
-        tags = (
-            {} if by_hand else {name: value for name, value in self.tags[stage, partition].items() if "react/" in name}
-        )
+        tags = {} if by_hand else self._own(self.tags[stage, partition])
         dg.materialize([made], instance=self.instance, partition_key=partition, tags=tags, raise_on_error=False)
 
     def plan(self, status: dg.DagsterRunStatus, **tags: str) -> None:
@@ -84,8 +83,11 @@ class Upkeep:
             pass
 
         for asked in self.tags.values():
-            mine = {name: value for name, value in asked.items() if "react/" in name}
-            self.instance.create_run_for_job(empty, status=status, tags={**mine, **tags})
+            self.instance.create_run_for_job(empty, status=status, tags={**self._own(asked), **tags})
+
+    @staticmethod
+    def _own(tags: dict[str, str]) -> dict[str, str]:
+        return {name: value for name, value in tags.items() if name.startswith((HIDDEN, "domain", "method", "reason"))}
 
 
 @contextmanager
@@ -131,7 +133,7 @@ def hurry(home: Path) -> None:
 
 def training_under_way(instance: dg.DagsterInstance, method: str) -> dg.DagsterRun | None:
     """The run that trains a method, once it has reported of a step; None before."""
-    wanted = dg.RunsFilter(tags={"react/method": method}, statuses=[dg.DagsterRunStatus.STARTED])
+    wanted = dg.RunsFilter(tags={"method": method}, statuses=[dg.DagsterRunStatus.STARTED])
     for run in instance.get_runs(wanted):
         trains = any(key.path[-1] == "customized_checkpoint" for key in run.asset_selection or ())
         if trains and any(": loss " in line for line in lines_of(instance, run)):

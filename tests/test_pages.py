@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -97,3 +98,15 @@ def test_the_index_of_a_report_shows_names_and_reasons_as_text() -> None:  # FAU
 
     Tags().feed(page)
     assert page.count("&lt;script&gt;") == 4
+
+
+def test_every_page_has_the_one_stylesheet_and_its_colours() -> None:
+    folder = Path(pages.__file__).parent
+    assert [path.name for path in folder.rglob("*.css")] == ["style.css"]
+    for page in folder.rglob("templates/*.html"):
+        text = page.read_text()
+        assert ("<html" in text) == (page.name == "page.html"), page
+        assert "<style" not in text.partition('{% include "style.css" %}')[2] and "style=" not in text, page
+    style = (folder / "templates" / "style.css").read_text()
+    light, dark = (set(re.findall(r"--\w[\w-]*(?=:)", part)) for part in style.split("@media (prefers-color", 2)[:2])
+    assert light == dark and set(re.findall(r"var\((--[\w-]+)\)", style)) <= light

@@ -49,7 +49,7 @@ def compare_dense(project: Project, slug: str) -> Artifact:
         is_drawn = write_overlays(results["base"].path, folders, overlays)
         picture = "data:image/png;base64," + base64.b64encode(overlays.read_bytes()).decode() if is_drawn else ""
         shown = {"domain": slug, "columns": columns, "rows": rows, "reasons": reasons, "picture": picture}
-        page = render("benchmark", "dense.html", **shown)
+        page = render("benchmark", "dense.html", page_title=f"Detection and segmentation: {slug}", **shown)
         (directory / "dashboard.html").write_text(page, encoding="utf-8")
         return {"methods": [name for name in results if name != "base"], "skipped": reasons, **_counts(table)}
 

@@ -37,11 +37,11 @@ with warnings.catch_warnings():
 logger = logging.getLogger(__name__)
 
 PICTURES = 100
-"""How many results of one answer come with their picture; a page asks for 40 at a time."""
+"""How many results of one answer come with their picture; the page asks for 60 at a time."""
 PICTURE_PIXELS = 384
 """Longer side of a picture as it is shown."""
 RESULTS = 3_000
-"""Hits of one search at the most: as many as the front end asks for."""
+"""Hits of one search at the most: as many as clip-retrieval's front end asks for."""
 KEPT_URLS = 100_000
 
 

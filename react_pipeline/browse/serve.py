@@ -1,7 +1,8 @@
-"""Browsing the corpus: clip-retrieval's back end and front end on loopback, over our index and our model.
+"""Browsing the corpus: a page over clip-retrieval's back end on loopback, with our index and our model.
 
 clip-retrieval's own server listens to every network and lets every web page ask it; here its parts are assembled
-in another way. The front end's page may load nothing from elsewhere but, for corpora of URLs, their pictures.
+in another way, and its clients find the same requests and answers. Its own page has controls for models that are not
+here. Ours may load nothing from elsewhere but, for corpora of URLs, their pictures.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from react_pipeline.browse.cross_site import refusal
 from react_pipeline.embedding import require_clip_retrieval
+from react_pipeline.pages import render
 from react_pipeline.project import Project
-from react_pipeline.store import InputError, ReactError
+from react_pipeline.store import InputError
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -56,27 +58,32 @@ def create_app(project: Project) -> Flask:
 
     Raises:
         InputError: If the corpus is not indexed as it is today, or clip-retrieval is not installed.
-        ReactError: If the installed clip-retrieval has no front end.
     """
-    from flask import Flask
+    from flask import Flask, Response, send_from_directory
     from flask_restful import Api  # type: ignore[import-untyped]
 
     require_clip_retrieval()
     from react_pipeline.browse.corpus_service import DescriptionService, SearchService, open_corpus
 
-    resources = {INDEX_NAME: open_corpus(project)}
+    resource = open_corpus(project)
+    resources = {INDEX_NAME: resource}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import clip_retrieval
         from clip_retrieval.clip_back import IndicesList
-        from clip_retrieval.clip_front import add_static_endpoints
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST_BYTES
 
-        if not (Path(clip_retrieval.__file__).parents[1] / "front" / "build" / "index.html").is_file():
-            raise ReactError("clip-retrieval was installed without its front end; reinstall it from its wheel")
-        app = Flask(__name__, static_folder=None)
-        app.config["MAX_CONTENT_LENGTH"] = MAX_REQUEST_BYTES
-        # "" lets the page ask where it came from, by whatever name or tunnel that was.
-        add_static_endpoints(app, "", INDEX_NAME, "url")
+    @app.get("/")
+    def page() -> str:
+        name, rows = project.config.project, resource.metadata_provider.rows
+        return render(
+            "browse", "corpus.html", page_title=f"Corpus of {name}", project=name, rows=rows, index=INDEX_NAME
+        )
+
+    @app.get("/corpus.js")
+    def script() -> Response:
+        return send_from_directory(Path(__file__).with_name("templates"), "corpus.js")
+
     api = Api(app)
     api.add_resource(IndicesList, "/indices-list", resource_class_kwargs={"indices": list(resources)})
     api.add_resource(SearchService, "/knn-service", resource_class_kwargs={"clip_resources": resources})

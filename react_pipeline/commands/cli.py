@@ -28,7 +28,8 @@ from react_pipeline.commands.elevater import elevater_app
 from react_pipeline.commands.init import init
 from react_pipeline.commands.models import models_app
 from react_pipeline.commands.plan import plan
-from react_pipeline.commands.results import print_results, report, results
+from react_pipeline.commands.results import report, results
+from react_pipeline.commands.start_page import print_start_page
 from react_pipeline.commands.status import status
 from react_pipeline.commands.terminal import log_to_terminal, print_error, print_table
 from react_pipeline.commands.use import embed, export, judge, predict
@@ -74,12 +75,7 @@ def demo(
     if project.config.corpus.kind != "demo":
         raise InputError(f"{project.path}: corpus.kind is {project.config.corpus.kind!r}, the demo needs `demo`")
     failed = materialize_assets(project, "*", DEMO_DOMAINS, METHODS if all_methods else project.config.methods)
-    print_results(project, DEMO_DOMAINS)
-    console.print(
-        "\n`react-pipeline ui` shows every step with its lineage (Dagster) and every run (MLflow);\n"
-        "`react-pipeline search 'a red bird'` looks into the corpus;\n"
-        "`react-pipeline init FOLDER` starts a project of your own."
-    )
+    print_start_page(project, DEMO_DOMAINS)
     raise typer.Exit(failed)
 
 
@@ -96,7 +92,9 @@ def materialize(
 ) -> None:
     """Build assets, with the same checks and runs as from the Dagster UI."""
     project = load_project(config)
-    raise typer.Exit(materialize_assets(project, select, domain or (), method or project.config.methods))
+    failed = materialize_assets(project, select, domain or (), method or project.config.methods)
+    print_start_page(project, domain or ())
+    raise typer.Exit(failed)
 
 
 @app.command()
@@ -144,11 +142,10 @@ def ui(
     stop_in_own_way()
     console.print("starting; this takes up to a minute ...")
     with serve(project, dagster_port, mlflow_port) as servers:
-        for server in filter(lambda server: server.url, servers):
-            console.print(f"{server.name:8} {server.page or server.url}")
-        if not any(server.name == "mlflow" for server in servers):
-            mlflow = mlflow_url(project.config.mlflow_url, project.config.tracking_uri or "")
-            console.print(f"{'mlflow':8} {mlflow}")
+        addresses = {server.name: server.url for server in servers if server.url}
+        if "mlflow" not in addresses:
+            addresses["mlflow"] = mlflow_url(project.config.mlflow_url, project.config.tracking_uri or "")
+        print_start_page(project, addresses=addresses)
         console.print("Ctrl-C stops.")
         try:
             watch(servers)
@@ -161,19 +158,13 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port to listen on; 0 picks a free one.")] = 1234,
     config: Config = None,
 ) -> None:
-    """Browse the corpus in a browser: clip-retrieval's page over this index, on this machine only; Ctrl-C stops it."""
+    """Browse the corpus in a browser: search it by texts and pictures, on this machine only; Ctrl-C stops it."""
     from react_pipeline.browse import serve_corpus
 
     project = load_project(config)
     stop_in_own_way()
     console.print("loading the index and the model ...")
-    serve_corpus(
-        project,
-        port,
-        lambda url: console.print(
-            f"{url}\nIts controls for safety, aesthetics and languages do nothing.\nCtrl-C stops."
-        ),
-    )
+    serve_corpus(project, port, lambda url: console.print(f"{url}\nCtrl-C stops."))
 
 
 @app.command()

@@ -68,14 +68,12 @@ class Server:
         url: Where it answers; empty if it is not a page.
         process: Leader of a process group of its own.
         log: What it writes; Dagster's three share one.
-        page: What a browser should open first; empty: `url`.
     """
 
     name: str
     url: str
     process: subprocess.Popen[bytes]
     log: Path
-    page: str = ""
 
 
 @contextmanager
@@ -115,14 +113,14 @@ def serve(project: Project, dagster_port: int | None = None, mlflow_port: int | 
             (logs / f"{name}.log").write_bytes(b"")
         servers: list[Server] = []
 
-        def start(name: str, arguments: Sequence[str], page: str = "") -> Server:
+        def start(name: str, arguments: Sequence[str]) -> Server:
             # Dagster's daemon is what must not run twice: it holds the lock with us until it has ended.
             program = name.split()[0]
             held = (lock.fileno(),) if program == "dagster" else ()
             log = logs / f"{program}.log"
             process = _spawn(arguments, log, folder, environment, held)
             guard(process.pid)
-            servers.append(Server(name, addresses.get(name, ""), process, log, page))
+            servers.append(Server(name, addresses.get(name, ""), process, log))
             tell_addresses(lock, addresses, [server.process.pid for server in servers if server.name != "mlflow"])
             return servers[-1]
 
@@ -130,10 +128,9 @@ def serve(project: Project, dagster_port: int | None = None, mlflow_port: int | 
             end_with_the_terminal()
             if "mlflow" in ports:
                 tracking.runs.connect()
-                page = tracking.runs.table_url(addresses["mlflow"])
                 # Not among the arguments, which every user of the machine can list.
                 environment["MLFLOW_BACKEND_STORE_URI"] = tracking.uri
-                start("mlflow", _mlflow(ports["mlflow"], environment[MLFLOW_VARIABLE]), page)
+                start("mlflow", _mlflow(ports["mlflow"], environment[MLFLOW_VARIABLE]))
             code, workspace = Path(directory, "code"), Path(directory, "workspace.yaml")
             location = {"socket": str(code), "location_name": "react"}
             workspace.write_text(yaml.safe_dump({"load_from": [{"grpc_server": location}]}))

@@ -13,6 +13,7 @@ from .domain_results import EvalResult as EvalResult
 from .domain_results import evaluate as evaluate
 from .domain_results import write_evaluation as write_evaluation
 from .findings import HEADLINE_METHOD as HEADLINE_METHOD
+from .findings import headline_method as headline_method
 from .intervals import paired_interval as paired_interval
 from .judgement_log import NEITHER as NEITHER
 from .judgement_log import UNSURE as UNSURE

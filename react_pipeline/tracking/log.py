@@ -182,6 +182,10 @@ class Tracking:
         """Fingerprints of the artifacts that are logged; None, with a warning, when MLflow does not answer."""
         return self._asked(project, self.runs.finished)
 
+    def results_page(self, project: Project, address: str) -> str:
+        """Where the server at `address` shows the results of all methods; `address` if MLflow does not answer here."""
+        return self._asked(project, lambda _: self.runs.table_url(address)) or address
+
     def _asked(self, project: Project, question: Callable[[MlflowClient], Answer]) -> Answer | None:
         if (queue := self._queue(project)).rests():
             return None

@@ -43,11 +43,12 @@ def create_page(log: JudgementLog, pictures: Mapping[str, Picture], max_pixels: 
 
     @app.get("/")
     def page() -> str:
-        return render("use", "judge.html", domain=log.session.header.domain, source=log.session.header.source)
+        domain = log.session.header.domain
+        return render("use", "judge.html", page_title=f"Judging: {domain}", main_class="judging", domain=domain)
 
-    @app.get("/<any('judge.js', 'judge.css'):name>")
-    def part(name: str) -> Response:
-        return send_from_directory(Path(__file__).with_name("templates"), name)
+    @app.get("/judge.js")
+    def script() -> Response:
+        return send_from_directory(Path(__file__).with_name("templates"), "judge.js")
 
     @app.get("/state")
     def state() -> dict[str, Any]:

@@ -24,7 +24,7 @@ from react_pipeline.assets.automation import domain_files
 from react_pipeline.assets.partitions import DOMAINS, partition_of
 from react_pipeline.assets.reporting import INTERRUPTED
 from react_pipeline.assets.resources import ProjectResource
-from react_pipeline.assets.runs import WILL_RETRY_TAG
+from react_pipeline.assets.runs import INPUTS_TAG, WILL_RETRY_TAG
 from react_pipeline.assets.upkeep_sensor import request_of
 from react_pipeline.labelled.labelled import publish_evaluation_set
 from react_pipeline.project.project import Project
@@ -278,8 +278,10 @@ def test_request_says_what_it_is_for_and_what_goes_first(kept_up: Project) -> No
         upkeep = Upkeep(kept_up, instance, "shapes", "colours")
         upkeep.tick()
     tags = upkeep.tags["customized_checkpoint", partition_of("shapes/gated-image")]
-    assert tags["react/domain"] == "shapes" and tags["react/method"] == "gated-image"
-    assert "has not been materialized" in tags["react/reason"]
+    assert tags["domain"] == "shapes" and tags["method"] == "gated-image"
+    assert "has not been materialized" in tags["reason"]
+    # Dagster's pages show no tag that begins with `.dagster/`, and those of `dagster/` only when they are asked for.
+    assert {name for name in tags if "dagster/" not in name} == {"domain", "method", "reason"}
     first = upkeep.tags["evaluation_set", "colours"]
     assert int(first["dagster/priority"]) > int(tags["dagster/priority"])
 
@@ -412,4 +414,4 @@ def _succeeded(home: Path) -> Asked:
 
 
 def _inputs_of(run: dg.DagsterRun) -> str:
-    return json.dumps(sorted((name, value) for name, value in run.tags.items() if name.startswith("react/inputs.")))
+    return json.dumps(sorted((name, value) for name, value in run.tags.items() if name.startswith(INPUTS_TAG)))

@@ -139,7 +139,7 @@ def test_a_result_shows_its_classes_as_bars_and_how_fast_it_was_measured(tiny_pr
         return {"n": 204, "seconds": 4.0}
 
     shown = describe(tiny_project.store.build(Inputs("domain_results", "shapes/base", {}, {}, "1"), write))
-    assert shown["accuracy"].value.startswith("![accuracy by class](data:image/jpeg;base64,")
+    assert shown["accuracy"].value.startswith("![accuracy](data:image/jpeg;base64,")
     assert len(shown["accuracy"].value) < MAX_IMAGE_BYTES + 100
     assert shown["images_per_second"] == 51.0
     assert r"\<b\>x" in shown["table"].value

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import platform
@@ -16,12 +17,14 @@ import pytest
 import yaml
 from conftest import write_project
 from mlflow import MlflowClient
+from PIL import Image
 from support_launch import dagster_home, metadata_of
 
-from react_pipeline.assets import runs
+from react_pipeline.assets import pictures, runs
 from react_pipeline.assets.definitions import build_defs
 from react_pipeline.assets.launch import Summary, _run, is_shown, materialize, open_instance, plan
 from react_pipeline.assets.partitions import partition_of
+from react_pipeline.assets.pictures import PICTURES, picture_at
 from react_pipeline.assets.reporting import CHECKED_TAG, DATA_VERSION_TAG, checked_by
 from react_pipeline.assets.resources import ProjectResource
 from react_pipeline.assets.runs import (
@@ -109,6 +112,36 @@ def test_a_fresh_dagster_home_gets_every_event_and_check_of_what_is_built(launch
         assert materialize("*", ["shapes"], METHODS, launched.project.path).run_ids == []
 
 
+def test_runs_carry_only_tags_that_people_filter_by(launched: Launched) -> None:
+    shown = [{name for name in run.tags if "dagster/" not in name} for run in launched.instance.get_runs()]
+    assert {"user", "domain", "method"} in shown
+    assert set().union(*shown) == {"user", "domain", "method"}
+
+
+def test_pictures_come_first_and_are_read_from_the_event_log(
+    launched: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pictures, "_instance", lambda: launched.instance)
+    seen = set()
+    for run_id in launched.first.run_ids:
+        (entry,) = launched.instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+        made = entry.asset_materialization
+        assert made is not None
+        shown = {name: str(value.value) for name, value in made.metadata.items() if name != PICTURES}
+        images = [text for text in shown.values() if text.startswith("[![")]
+        assert images == [*shown.values()][: len(images)] and [*shown][-2:] == ["path", "fingerprint"]
+        for text in images:
+            # Dagster shows longer Markdown only after a click.
+            assert len(text) < 1_000
+            preview, full = (f"/assets/{part.partition(')')[0]}" for part in text.split("(")[1:])
+            assert Image.open(io.BytesIO(picture_at(preview) or b"")).width <= 480
+            assert Image.open(io.BytesIO(picture_at(full) or b"")).width > 0
+            assert picture_at(full + "x") == picture_at(full.replace(run_id, run_id[::-1])) == b""
+            seen.add(made.asset_key.path[-1])
+    assert {"retrieved_set", "control_set", "domain_results", "comparison", "promotion", "overview"} <= seen
+    assert picture_at("/assets/corpus") is None
+
+
 def test_every_step_has_a_line_when_it_begins_and_one_when_it_ends(launched: Launched) -> None:
     ends = [line.partition(":")[0] for line in launched.lines if ": built, " in line]
     edges = [
@@ -160,7 +193,7 @@ def test_metadata_are_typed_and_can_be_looked_at(launched: Launched) -> None:
     retrieved = metadata_of(launched.instance, "retrieved_set", "shapes")
     assert isinstance(retrieved["pairs"], int) and retrieved["pairs"] > 0
     assert retrieved["reused"] is False
-    assert str(retrieved["contact_sheet"]).startswith("![contact_sheet](data:image/jpeg;base64,")
+    assert str(retrieved["contact_sheet"]).startswith("[![contact_sheet](")
     assert "| circle |" in str(retrieved["table"])
     checkpoint = metadata_of(launched.instance, "customized_checkpoint", partition_of("shapes/gated-image"))
     assert "loss" in checkpoint and isinstance(checkpoint["final_loss"], float)
@@ -170,7 +203,7 @@ def test_metadata_are_typed_and_can_be_looked_at(launched: Launched) -> None:
     overviewed = metadata_of(launched.instance, "overview", None)
     assert "mean" in str(overviewed["table"]) and "overview" in overviewed
     measured = metadata_of(launched.instance, "domain_results", partition_of("shapes/base"))
-    assert str(measured["accuracy"]).startswith("![accuracy by class](data:image/jpeg;base64,")
+    assert str(measured["accuracy"]).startswith("[![accuracy](")
     assert measured["images_per_second"] > 0
 
 

@@ -2,12 +2,16 @@
 
 import asyncio
 import importlib
+import re
+import uuid
 from typing import Any
 
 import pytest
 from dagster_webserver.webserver import DagsterWebserver
 
+from react_pipeline.assets import pictures
 from react_pipeline.assets.webserver import Guard, guard
+from react_pipeline.pipeline import STAGES
 
 LOOPBACK = {"host": "127.0.0.1:3000"}
 JSON = {**LOOPBACK, "content-type": "application/json"}
@@ -69,6 +73,22 @@ def test_what_the_user_interface_asks_passes_and_cannot_be_framed(
 )
 def test_what_a_foreign_page_can_send_is_refused(method: str, path: str, headers: dict[str, str], status: int) -> None:
     assert ask(method, path, headers)[0] == status
+
+
+def test_the_start_page_is_the_lineage_with_every_group_opened() -> None:
+    status, answered = ask("GET", "/", LOOPBACK)
+    assert status == 307 and answered["location"].startswith("/asset-groups?expanded=")
+    assert {stage.group for stage in STAGES.values()} <= set(re.split("%3A|,", answered["location"]))
+    assert ask("POST", "/", JSON)[0] == 200
+
+
+def test_a_picture_is_answered_from_the_event_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "_read", lambda run_id, asset, name: name.encode() if asset == "corpus" else b"")
+    address = f"/prefix/assets/react/pictures/{uuid.uuid4()}"
+    status, answered = ask("GET", f"{address}/corpus/sheet", LOOPBACK)
+    assert (status, answered["content-type"], answered["content-length"]) == (200, "image/jpeg", "5")
+    assert ask("GET", f"{address}/faiss_index/sheet", LOOPBACK)[0] == 404
+    assert ask("GET", f"{address}/corpus/sheet", {"host": "rebound.example"})[0] == 403
 
 
 def test_a_websocket_of_a_foreign_page_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""Browsing the corpus through clip-retrieval's back end and front end, asked as a browser asks."""
+"""Browsing the corpus: our page, and clip-retrieval's back end asked as its own front end and clients ask."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.indexing.index import build_index
 from react_pipeline.project.project import Project
-from react_pipeline.retrieval.search import search_pairs
+from react_pipeline.retrieval.search import IMAGE_MODES, TEXT_MODES, search_pairs
 from react_pipeline.store.errors import InputError, MissingArtifact
 
 HOSTILE = '<img src=x onerror="alert(1)"><script>alert(2)</script> a red circle'
@@ -88,27 +88,38 @@ def test_equal_pictures_are_shown_once_where_that_is_asked_for(client: Any) -> N
 
 def test_the_page_and_its_script_come_from_here_alone(client: Any) -> None:
     page = client.get("/")
-    assert page.status_code == 200 and b"<clip-front>" in page.data
+    assert page.status_code == 200 and b"96 pairs" in page.data
     policy = page.headers["Content-Security-Policy"]
     assert "default-src 'none'" in policy and "http" not in policy
-    script = page.data.decode().split('defer="defer" src="')[1].split('"')[0]
-    assert client.get(f"/{script}").status_code == 200
-    assert json.loads(client.get("/config.json").data) == {
-        "defaultBackend": "",
-        "defaultIndex": "corpus",
-        "urlColumn": "url",
-    }
+    # A policy of the page's own would forbid it what the header allows.
+    assert b"Content-Security-Policy" not in page.data
+    addresses = re.findall(r"(?:src|href)=['\"]([^'\"#]+)", page.get_data(as_text=True))
+    assert addresses == ["data:,", "corpus.js"]
+    assert client.get("/corpus.js").mimetype == "text/javascript"
     assert client.get("/indices-list").get_json() == ["corpus"]
+
+
+def test_every_control_of_the_page_is_used_by_its_script(client: Any) -> None:
+    page, script = (client.get(path).get_data(as_text=True) for path in ("/", "/corpus.js"))
+    controls = re.findall(r"<(?:input|button|select|a)[^>]* id='(\w+)'", page)
+    assert len(controls) >= 6
+    assert [name for name in controls if f'element("{name}")' not in script and f"#{name}" not in script] == []
+
+
+def test_a_query_is_first_compared_with_its_own_kind_as_by_search(client: Any) -> None:
+    page, script = (client.get(path).get_data(as_text=True) for path in ("/", "/corpus.js"))
+    assert re.findall(r"name='side' value='(\w+)' checked", page) == [next(iter(TEXT_MODES.values()))]
+    assert "value=${chosen || kind}" in script and {"text", next(iter(IMAGE_MODES.values()))} == {"text", "image"}
 
 
 @pytest.mark.parametrize(
     "path",
     [
         *("/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "/..%2f..%2f..%2f..%2f..%2fetc%2fpasswd"),
-        *("//etc/passwd", "/assets/../../../clip_retrieval/clip_back.py", "/..\\..\\clip_retrieval\\cli.py", "/%00"),
+        *("//etc/passwd", "/corpus.js/../../serve.py", "/corpus.html", "/..\\..\\browse\\serve.py", "/%00"),
     ],
 )
-def test_no_route_leads_out_of_the_front_end(client: Any, path: str) -> None:
+def test_no_route_leads_to_another_file(client: Any, path: str) -> None:
     answer = client.get(path, follow_redirects=True)
     # The test client takes `//etc` for another host.
     assert answer.status_code == (403 if path.startswith("//") else 404)
@@ -258,7 +269,7 @@ def served(project: Project) -> Iterator[tuple[subprocess.Popen[str], str]]:
 def test_the_command_serves_on_loopback_until_it_is_interrupted(project: Project) -> None:
     with served(project) as (running, url):
         with urllib.request.urlopen(url, timeout=20) as page:  # noqa: S310 - loopback
-            assert b"clip-front" in page.read()
+            assert b"corpus.js" in page.read()
         running.send_signal(signal.SIGINT)
         assert running.wait(20) == 0
 

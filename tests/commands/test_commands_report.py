@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from pathlib import Path
 
 import pandas as pd
@@ -13,11 +14,14 @@ from support_results import publish_results
 from typer.testing import CliRunner
 
 from react_pipeline.commands.cli import app
+from react_pipeline.commands.start_page import print_start_page
 from react_pipeline.evaluation.all_domains import overview
 from react_pipeline.evaluation.comparison import compare
 from react_pipeline.evaluation.report import write_report
+from react_pipeline.project import locked_for_ui, tell_addresses
 from react_pipeline.project.project import Project
 from react_pipeline.store.errors import InputError, MissingArtifact
+from react_pipeline.tracking.log import Tracking
 
 ANSWERS = {"base": [False, True] * 10, "gated-image": [True, True] * 10}
 
@@ -90,3 +94,50 @@ def test_nothing_to_report_or_no_folder_to_write_is_one_clear_error(project: Pro
     empty = write_project(tmp_path / "other", tmp_path, tmp_path)
     with pytest.raises(MissingArtifact, match="nothing to report"):
         write_report(empty, tmp_path / "out")
+
+
+def test_the_start_page_has_headline_champions_and_links(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    print_start_page(project)
+    shown = capsys.readouterr().out
+    lines = {line.split()[0]: line.split()[1:] for line in shown.splitlines() if line.strip()}
+    assert lines["colours"] == lines["shapes"] == ["base", "50.0", "100.0", "+50.0"]
+    assert lines["mean"] == ["50.0", "100.0", "+50.0"]
+    for stage, key in (("overview", "all"), ("comparison", "shapes"), ("comparison", "colours")):
+        assert str(project.store.current(stage, key).path / "dashboard.html") in shown
+    assert "react-pipeline ui" in shown and "http" not in shown
+
+
+def test_the_start_page_says_where_the_user_interfaces_answer(
+    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Tracking, "results_page", lambda _self, _project, address: f"{address}/#/experiments/1")
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    with socket.create_server(("127.0.0.1", 0)) as server, locked_for_ui(home) as lock:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        tell_addresses(lock, {"dagster": url, "mlflow": url})
+        print_start_page(project, ["shapes"])
+        shown = capsys.readouterr().out
+        assert f"Dagster    {url} " in shown and f"MLflow     {url}/#/experiments/1 " in shown
+        assert "react-pipeline ui" not in shown and "mean" not in shown
+        server.close()
+        print_start_page(project, ["shapes"])
+        assert "http" not in capsys.readouterr().out
+
+
+def test_the_start_page_of_a_project_without_results_says_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_start_page(write_project(tmp_path, Path("/none"), Path("/none")))
+    shown = capsys.readouterr().out
+    assert "react-pipeline materialize --domain shapes" in shown and "react-pipeline ui" in shown
+
+
+def test_the_start_page_of_many_domains_fits_a_screen(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (project.config.domains / "shapes.yaml").read_text()
+    for number in range(30):
+        (project.config.domains / f"shapes-{number}.yaml").write_text(text)
+    print_start_page(project)
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) <= 24 and "24 more domains" in shown

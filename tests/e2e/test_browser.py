@@ -71,13 +71,33 @@ def test_lineage_page_shows_every_asset(served: Served) -> None:
         assert {name for name in names if len(name) < 16 and name not in shown} == set()
 
 
-def test_contact_sheet_of_a_retrieved_set_is_a_picture(served: Served) -> None:
+def test_dagster_opens_with_the_lineage(served: Served) -> None:
+    from docs.screenshots import open_page
+
+    with open_page(1900, 1500) as page:
+        page.goto(served.dagster)
+        page.locator(":text-is('faiss_index'):visible").first.wait_for()
+
+
+def test_pictures_of_a_retrieved_set_are_shown_without_a_click_and_open_in_full(served: Served) -> None:
     from docs.screenshots import open_page, show_picture
 
     with open_page() as page:
         show_picture(page, served.dagster, "retrieved_set", "shapes")
-        widths = page.evaluate("[...document.images].filter(i => i.src.startsWith('data:')).map(i => i.naturalWidth)")
-        assert max(widths) > 100
+        assert page.locator("td:has(img[src*='react/pictures'])").count() == 2
+        page.locator("img[src*='react/pictures']").first.click()
+        page.wait_for_url("**/react/pictures/*/retrieved_set/contact_sheet")
+        assert page.evaluate("document.images[0].naturalWidth") > 100
+
+
+def test_runs_show_who_launched_them_and_no_tag_of_programs(served: Served) -> None:
+    from docs.screenshots import open_page
+
+    with open_page() as page:
+        page.goto(f"{served.dagster}/runs")
+        page.get_by_text("domain: shapes").first.wait_for()
+        shown = page.inner_text("body")
+        assert "command line" in shown and "react-" not in shown and "heartbeat" not in shown
 
 
 def test_partition_launched_by_clicks_is_materialized(served: Served) -> None:

@@ -1,7 +1,8 @@
-"""Browsing the corpus by clicks: clip-retrieval's page in a real browser, over our index."""
+"""Browsing the corpus by clicks: the page in a real browser, over our index."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from react_pipeline.corpus.corpus import publish_corpus
 from react_pipeline.embedding.embed import embed_corpus
 from react_pipeline.indexing.index import build_index
 from react_pipeline.project.project import Project
+from react_pipeline.retrieval.search import search_pairs
 
 pytestmark = pytest.mark.slow
 
@@ -76,40 +78,62 @@ def browsed(project: Project) -> Iterator[Browsed]:
         process.wait(20)
 
 
-def test_a_typed_query_shows_pictures_and_nothing_of_a_caption_runs(browsed: Browsed, tmp_path: Path) -> None:
-    page = browsed.page
-    page.locator("#searchBar").fill("a red circle")
-    page.locator("#searchBar").press("Enter")
-    assert set(browsed.pictures()) == {40}
-    shown = page.locator("#products").inner_text()
-    assert "a drawing of a" in shown
+def ask(browsed: Browsed, text: str) -> str:
+    """Search for a text and return what is shown."""
+    browsed.page.locator("#text").fill(text)
+    browsed.page.locator("#text").press("Enter")
+    browsed.page.get_by_text("most similar first").wait_for()
+    return str(browsed.page.locator("#hits").inner_text())
 
-    page.locator("select").last.select_option("text")
-    page.get_by_label("Display full captions").check()
-    page.locator("#searchBar").fill(HOSTILE)
-    page.locator("#searchBar").press("Enter")
+
+def test_the_page_opens_with_a_look_at_the_corpus(browsed: Browsed) -> None:
+    assert browsed.pictures() == [40] * 48
+    assert browsed.page.locator("#more").is_hidden() and browsed.page.locator("#save").is_hidden()
+    assert browsed.wrong == []
+
+
+def test_a_typed_query_shows_what_search_prints_and_nothing_of_a_caption_runs(
+    browsed: Browsed, project: Project, tmp_path: Path
+) -> None:
+    page = browsed.page
+    ask(browsed, "a red circle")
+    assert set(browsed.pictures()) == {40}
+    shown = page.locator("#hits figcaption").all_inner_texts()
+    expected = search_pairs(project, "a red circle", k=48)
+    assert [text.partition(" ")[2].split() for text in shown] == [str(text).split() for text in expected["caption"]]
+    assert page.url.endswith("?text=a+red+circle")
+
+    page.get_by_label("images").check()
+    page.wait_for_url("**side=image")
+    assert HOSTILE.split()[-1] in ask(browsed, HOSTILE)
     page.get_by_text(HOSTILE).first.wait_for()
-    assert page.locator("#products script, #products img[src='x']").count() == 0
+    assert page.locator("#hits script, #hits img[src='x']").count() == 0
     page.screenshot(path=tmp_path / "text.png")
-    assert [url for url in browsed.asked if not url.startswith((browsed.address, "data:"))] == []
+    page.go_back()
+    page.wait_for_url("**side=image")
+    page.wait_for_function("document.querySelector('#text').value === 'a red circle'")
+    with page.expect_download() as download:
+        page.locator("#save").click()
+    kept = json.loads(download.value.path().read_text())
+    assert len(kept) == 48 and {"id", "similarity", "caption"} <= set(kept[0]) and "image" not in kept[0]
+    assert [url for url in browsed.asked if not url.startswith((browsed.address, "data:", "blob:"))] == []
     assert browsed.wrong == []
 
 
 def test_an_image_from_disk_and_a_result_are_searched_with(browsed: Browsed, tmp_path: Path) -> None:
     draw("circle", "red", 0).save(tmp_path / "query.png")
     page = browsed.page
-    page.locator("#filechooser").set_input_files(tmp_path / "query.png")
-    page.get_by_label("Display similarities").check()
-    assert set(browsed.pictures()) == {40}
+    page.locator("#file").set_input_files(tmp_path / "query.png")
+    page.get_by_text("most similar first").wait_for()
+    assert set(browsed.pictures()) == {40} and page.get_by_label("images").is_checked()
     # The very drawing is the first pair of the corpus.
-    assert float(page.locator("#products figure p").first.inner_text()) == pytest.approx(1, abs=0.01)
-    chosen = page.locator("#products figure").nth(3)
+    assert float(page.locator("#hits small").first.inner_text()) == pytest.approx(1, abs=0.01)
+    page.locator("#unique").check()
+    page.wait_for_function("count => document.querySelectorAll('#hits figure').length < count", arg=48)
+    chosen = page.locator("#hits figure").nth(3)
     picture = chosen.locator(PICTURES).get_attribute("src")
-    chosen.hover()
-    chosen.locator(".subImageSearch").click()
-    page.wait_for_function(
-        "picture => document.querySelector('clip-front').shadowRoot.querySelector('img.pic').src === picture",
-        arg=picture,
-    )
+    chosen.get_by_role("button", name="picture").click()
+    page.wait_for_function("picture => document.querySelector('#query').src === picture", arg=picture)
+    page.wait_for_url("**?row=*")
     page.screenshot(path=tmp_path / "image.png")
     assert browsed.wrong == []

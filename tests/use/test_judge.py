@@ -238,7 +238,7 @@ def test_page_pictures_and_parts_come_from_here_alone(tab: Any, log: JudgementLo
     page = tab.get("/", headers=HOST)
     assert "default-src 'none'; script-src 'self'" in page.headers["Content-Security-Policy"]
     assert page.text.count("<script") == 1 and "innerHTML" not in tab.get("/judge.js", headers=HOST).text
-    assert tab.get("/judge.css", headers=HOST).mimetype == "text/css"
+    assert "var(--ink)" in page.text and "Content-Security-Policy" not in page.text
     assert tab.get("/judge.html", headers=HOST).status_code == 404
     assert tab.get("/picture/0", headers=HOST).data.startswith(b"\xff\xd8")
     Path(log.session.header.pictures[1].path).unlink()
