@@ -23,7 +23,7 @@ from PIL import Image
 
 from benchmarks.demo_proof import DOMAINS, METHOD
 from benchmarks.methods import write_section
-from react_pipeline.clip import Clip, choose_device, gated_layers, load_classifier, scale_gates
+from react_pipeline.clip import EVALUATION_PRECISION, Clip, choose_device, gated_layers, load_classifier, scale_gates
 from react_pipeline.labelled import encode_images, read_images
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import markdown_table
@@ -102,7 +102,7 @@ def measure(project: Project, slug: str, method: str, weight: float, listed: Seq
     if weight < 1:
         scale_gates(gated_layers(clip.model).values(), weight)
     drawn = read_images(images, domain)
-    vectors = encode_images(project.config, clip, drawn)
+    vectors = encode_images(project.config, clip, drawn, precision=EVALUATION_PRECISION)
     right = (vectors @ head.numpy()).argmax(axis=1) == drawn["class_id"].to_numpy()
     return [100 * float(right.mean()), top1_of_photographs(clip, listed)]
 

@@ -223,6 +223,7 @@ def draw(figures: Mapping[str, Mapping[str, Mapping[str, Correct]]], path: Path)
     axes.set_xticks(range(len(domains) + 1), [*domains, "mean"])
     axes.set_ylabel("zero-shot top-1 %")
     axes.margins(y=0.12)
+    axes.set_ylim(0)
     figure.legend(loc="outside right upper", frameon=False, fontsize=8)
     figure.savefig(path, dpi=120)
 

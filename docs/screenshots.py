@@ -151,7 +151,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=None)
-    parser.add_argument("--domain", default="food")
+    parser.add_argument("--domain", default="objects")
     given = parser.parse_args()
     project = Project.load(given.config)
     domain = given.domain

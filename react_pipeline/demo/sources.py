@@ -79,8 +79,8 @@ def emoji_file(directory: Path, text: str, form: str) -> Path | None:
 
 
 def subject_of(code_points: str) -> str:
-    """The emoji that a file or key names by its code points, the same for every artist: "1f98a"."""
-    return re.sub("-?fe0f", "", code_points.lower())
+    """The emoji that a file or key names by its code points, the same for every artist: "1f98a", "0023-20e3"."""
+    return "-".join(point.zfill(4) for point in code_points.lower().split("-") if point != "fe0f")
 
 
 def package(module: str, distribution: str) -> Path:

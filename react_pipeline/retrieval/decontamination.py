@@ -112,7 +112,7 @@ def kept_out(project: Project, slug: str, own: Artifact, scope: str, clip: Clip 
     subjects = frozenset[str]()
     if project.retrieval(slug).same_subject == "exclude":
         subjects = subjects.union(*(table["subject"] for table in images.values() if "subject" in table)) - {""}
-        if not subjects:
+        if "subject" not in images[slug] or not subjects:
             raise InputError(
                 f"{slug}: `retrieval.same_subject: exclude` needs an evaluation set whose manifest has a column "
                 "`subject`; add the column, or write `same_subject: keep`"

@@ -31,7 +31,7 @@ def test_distributions_hold_licence_documentation_and_the_demo_s_project(built: 
     assert {"docs/demo.md", "docs/images/demo.png", "dagster_home/production/compose.yaml"} <= found
     assert {"pipeline.yaml", "domains/objects.yaml", "tests/conftest.py"} <= found
     with zipfile.ZipFile(wheel) as archive:
-        for name in ("pipeline.yaml", "domains/food.yaml"):
+        for name in ("pipeline.yaml", "domains/objects.yaml"):
             assert archive.read(f"react_pipeline/project/files/{name}") == (REPOSITORY / name).read_bytes()
         settings = archive.read("react_pipeline/project/files/dagster.yaml")
         assert settings == (REPOSITORY / "dagster_home" / "dagster.yaml").read_bytes()
