@@ -5,7 +5,7 @@ Run after `make demo`, whose corpus, index and base are used: `.venv/bin/python 
 Arms: `without the same drawing` keeps out of training every pair that shows an emoji of a class, by whatever artist;
 `as it is` keeps them. Both train with the demo's recipe, which was chosen on other domains (`--choosing`). Controls:
 `control` trains on as many random pairs, drawn for each seed and domain; `shuffled` trains on the retrieved images with
-captions of other classes, so that it shares all but the match of image and text.
+captions of other classes, so that all but the match of image and text is equal, and wrong names are learned.
 
 Each arm and seed has a store of its own beside the demo's, with the shared artifacts linked in; what a store holds is
 not made again, so the benchmark can be stopped and started again.
@@ -35,7 +35,7 @@ from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.retrieval import draw_control, retrieve_pairs
 from react_pipeline.retrieval.chosen_pairs import FETCHED, resumable, write_pairs
-from react_pipeline.settings.training import TrainingOverrides
+from react_pipeline.settings.training import TrainingOverrides, pairs_of
 from react_pipeline.store import Artifact, MissingArtifact
 from react_pipeline.training import customize
 
@@ -44,7 +44,6 @@ CHOOSING = Path(__file__).parent / "choosing"
 """The domains on which the recipe was chosen; none of them is reported."""
 
 SHARED = ("corpus", "base_checkpoint", "corpus_embeddings", "faiss_index", "evaluation_set")
-PAIRS = ("retrieved_set", "control_set")
 METHOD = "gated-image"
 ARMS = {"without the same drawing": "exclude", "as it is": "keep"}
 KINDS = ("", "control", "shuffled")
@@ -76,13 +75,13 @@ def beside(
         name: Path of the store, relative to the folder of the project's.
         seed: Of the training and of the control.
         methods: Fields of the training by method; they win over what is configured.
-        same_subject: Of the retrieval; unset: the project's own, whose pairs are shared too.
+        same_subject: Of the retrieval; unset: the project's own, whose retrieved pairs are shared too.
 
     Raises:
         MissingArtifact: If the demo was not run.
     """
     store = project.config.store.parent / name
-    for stage in (*SHARED, *(PAIRS if same_subject is None else ())):
+    for stage in (*SHARED, *(("retrieved_set",) if same_subject is None else ())):
         if not (project.config.store / stage).is_dir():
             raise MissingArtifact(f"{project.config.store}: has no `{stage}`; run `make demo` first")
         # Linked again each time, so that a rebuilt corpus is never mixed with the pairs of an older one.
@@ -99,6 +98,13 @@ def beside(
     if same_subject is not None:
         update["retrieval"] = retrieval.model_copy(update={"same_subject": same_subject})
     return Project(project.path, project.config.model_copy(update=update))
+
+
+def customize_with_pairs(project: Project, slug: str, method: str) -> Artifact:
+    """Train a method; the control of a seed that has none is drawn first."""
+    if pairs_of(method) == "control_set" and fresh_or_none(project, "control_set", slug) is None:
+        draw_control(project, slug)
+    return customize(project, slug, method)
 
 
 def _joined(overrides: TrainingOverrides, fields: Mapping[str, Any]) -> TrainingOverrides:
@@ -132,7 +138,7 @@ def shuffle_captions(project: Project, slug: str, retrieved: Artifact, seed: int
 def trained(project: Project, slug: str, method: str) -> Artifact:
     """The published result of a method, made if it is not there."""
     if method != "base" and fresh_or_none(project, "customized_checkpoint", method_key(slug, method)) is None:
-        customize(project, slug, method)
+        customize_with_pairs(project, slug, method)
     return fresh_or_none(project, "domain_results", method_key(slug, method)) or evaluate(project, slug, method)
 
 
@@ -150,8 +156,6 @@ def measure(project: Project, arm: str, slug: str, seeds: int) -> dict[str, Corr
         one = beside(project, store, seed, same_subject=ARMS[arm])
         other = beside(project, f"{store}-shuffled", seed, same_subject=ARMS[arm])
         retrieved = fresh_or_none(one, "retrieved_set", slug) or retrieve_pairs(one, slug)
-        if fresh_or_none(one, "control_set", slug) is None:
-            draw_control(one, slug)
         if fresh_or_none(other, "retrieved_set", slug) is None:
             shuffle_captions(other, slug, retrieved, seed)
         results = {"": trained(one, slug, METHOD), "control": trained(one, slug, f"{METHOD}-control")}
@@ -192,14 +196,32 @@ def to_markdown(figures: Mapping[str, Mapping[str, Mapping[str, Correct]]]) -> s
     rows.append(["mean", *(f"{mean:.1f}" for mean in means)])
     gains = []
     for arm in arms:
-        of_kind = {kind: [figures[arm][slug][kind] for slug in domains] for kind in ("base", *KINDS)}
-        cells = []
-        for other in ("base", "control", "shuffled"):
-            gain, low, high = interval(of_kind[""], of_kind[other])
-            cells.append(f"{gain:+.1f} ({low:+.1f} to {high:+.1f})")
-        gains.append([arm, *cells])
-    heads = ["gain in the mean, points (95% interval)", "over base", "over control", "over shuffled captions"]
+        for label, chosen in [*((slug, [slug]) for slug in domains), ("mean", domains)]:
+            of_kind = {kind: [figures[arm][slug][kind] for slug in chosen] for kind in ("base", "", "control")}
+            drawn = [interval(of_kind[""], of_kind[other]) for other in ("base", "control")]
+            gains.append([arm, label, *(f"{gain:+.1f} ({low:+.1f} to {high:+.1f})" for gain, low, high in drawn)])
+    heads = ["points (95% interval)", "domain", "over base", "over control"]
     return f"{markdown_table(names, rows).rstrip()}\n\n{markdown_table(heads, gains).rstrip()}"
+
+
+def named_classes(project: Project, slug: str) -> NDArray[np.bool_]:
+    """Whether each evaluation image is of a class whose name is in a caption that was retrieved for it, (N,)."""
+    pairs = pd.read_parquet(project.store.current("retrieved_set", slug).file("pairs.parquet"))
+    says = [name.lower() in caption.lower() for name, caption in zip(pairs["class"], pairs["caption"], strict=True)]
+    images = pd.read_parquet(project.store.current("evaluation_set", slug).file("images.parquet"))
+    return images["class"].isin(set(pairs.loc[says, "class"])).to_numpy()
+
+
+def split_table(named: Mapping[str, NDArray[np.bool_]], figures: Mapping[str, Mapping[str, Correct]]) -> str:
+    """Top-1 of one arm on the classes that retrieved captions name, and on the others."""
+    rows = []
+    for slug, of_named in named.items():
+        for label, images in (("named", of_named), ("not named", ~of_named)):
+            means = [100 * figures[slug][kind][:, images].mean() for kind in ("base", "", "control")]
+            rows.append([slug, label, str(int(images.sum())), *(f"{mean:.1f}" for mean in means)])
+    return markdown_table(
+        ["domain", "class in a retrieved caption", "images", "base", METHOD, "control"], rows
+    ).rstrip()
 
 
 def draw(figures: Mapping[str, Mapping[str, Mapping[str, Correct]]], path: Path) -> None:
@@ -217,7 +239,14 @@ def draw(figures: Mapping[str, Mapping[str, Mapping[str, Correct]]], path: Path)
         label = "base" if kind == "base" else f"{arm}: {kind or METHOD}"
         colour = "#888888" if kind == "base" else shades[kind][arms.index(arm)]
         means = [value.mean() for value in values]
-        drawn = axes.bar(places, means, width * 0.94, yerr=[v.std() for v in values], label=label, color=colour)
+        drawn = axes.bar(
+            places,
+            means,
+            width * 0.94,
+            yerr=[v.std(ddof=min(1, len(v) - 1)) for v in values],
+            label=label,
+            color=colour,
+        )
         if kind in ("base", ""):
             axes.bar_label(drawn, fmt="%.0f", fontsize=8, padding=2)
     axes.set_xticks(range(len(domains) + 1), [*domains, "mean"])
@@ -246,7 +275,10 @@ def main() -> None:
         project = Project(project.path, project.config.model_copy(update={"domains": CHOOSING}))
         domains = options.domains or tuple(sorted(path.stem for path in CHOOSING.glob("*.yaml")))
     figures = {arm: {slug: measure(project, arm, slug, options.seeds) for slug in domains} for arm in ARMS}
-    table = to_markdown(figures)
+    arm = next(iter(ARMS))
+    first = beside(project, f"proof/{ARMS[arm]}/0", 0, same_subject=ARMS[arm])
+    named = {slug: named_classes(first, slug) for slug in domains}
+    table = f"{to_markdown(figures)}\n\nIn the arm {arm}:\n\n{split_table(named, figures[arm])}"
     print(table)
     if options.page is not None:
         write_section(options.page, table, BEGIN, END)

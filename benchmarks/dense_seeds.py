@@ -1,9 +1,9 @@
 """Detection and segmentation on the demo's scenes over several seeds: mean and spread of each method.
 
 Run `python -m benchmarks.dense_seeds` after `make demo`. A seed is that of the scenes (which drawings, where, how
-large) and of the training; methods of `TRAINED_ONCE` are trained with seed 0 and measured on the scenes of all. The
-control's random pairs are drawn once. Each training seed has a store of its own (`demo_proof`), so what is made already
-is not made again. `--page docs/results.md` writes the table there, and a picture of one scene beside it.
+large), of the training and of the control; methods of `TRAINED_ONCE` are trained with seed 0 and measured on the scenes
+of all. Each training seed has a store of its own (`demo_proof`), so what is made already is not made again. `--page
+docs/results.md` writes the table there, and a picture of one scene beside it.
 
 With `--student-steps` a student learns from the map on other scenes, and both maps are measured; boxes are not.
 """
@@ -21,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.demo_proof import DOMAINS
+from benchmarks.demo_proof import DOMAINS, customize_with_pairs
 from benchmarks.methods import store_of, write_section
 from react_pipeline.benchmark import publish_dense
 from react_pipeline.benchmark.dense_pictures import write_overlays
@@ -30,7 +30,6 @@ from react_pipeline.pages import markdown_table
 from react_pipeline.project import Project
 from react_pipeline.settings.dense import OwnDenseSet
 from react_pipeline.store import Artifact
-from react_pipeline.training import customize
 
 METHODS = ("base", "gated-image", "gated-image-control", "locked-text")
 TRAINED_ONCE = ("locked-text", "locked-text-control")
@@ -103,7 +102,7 @@ def main() -> None:
             for slug in given.domains:
                 one = on_scenes(trained(0 if method in TRAINED_ONCE else seed), slug, seed, given.student_steps)
                 if method != "base":
-                    customize(one, slug, method)
+                    customize_with_pairs(one, slug, method)
                 made = publish_dense(one, slug, method)
                 rows = pd.read_parquet(made.file("results.parquet")).query("figure in ['ap50', 'miou']")
                 parts.append(rows.assign(domain=slug, method=method, seed=seed, value=100 * rows["value"]))

@@ -9,7 +9,7 @@ all seeds come first. Table and plot are written at the end, after Ctrl-C too, a
 Every result is also a line of `docs/results.csv`, with a digest of the recipe it was trained with. A result that is
 there with today's recipe is taken from there, on whatever machine it was made; `--anew` leaves the file aside.
 
-The control's random pairs are drawn once, so the spread is that of training, not of the draw.
+A control is drawn for each seed, so that its spread is that of training and of the draw.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from benchmarks.demo_proof import DOMAINS, seeded
+from benchmarks.demo_proof import DOMAINS, customize_with_pairs, seeded
 from react_pipeline.evaluation import EvalResult, evaluate
 from react_pipeline.lineage import fresh_or_none
 from react_pipeline.pages import markdown_table
@@ -37,7 +37,6 @@ from react_pipeline.pipeline import method_key
 from react_pipeline.project import Project
 from react_pipeline.settings import CONTROL_SUFFIX, METHODS
 from react_pipeline.store import ReactError, canonical_json
-from react_pipeline.training import customize
 
 CHEAP = ("base", "gated-image", "gated-image-control", "linear-head", "linear-head-control")
 MADE = ("customized_checkpoint", "domain_results")
@@ -109,7 +108,7 @@ def row_of(project: Project, work: Work, *, train: bool) -> Row | str:
         if row is not None or not train:
             return row or "not made yet"
         if method != "base":
-            customize(project, domain, method)
+            customize_with_pairs(project, domain, method)
         result = EvalResult.read(evaluate(project, domain, method))
         return published(project, work) or str(result.unavailable)
     except ReactError as error:  # a guard that stops one training says something of that method, not of the others

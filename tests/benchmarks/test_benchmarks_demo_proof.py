@@ -11,6 +11,7 @@ from PIL import Image
 
 from benchmarks import demo_photos, demo_proof
 from react_pipeline.corpus.collected import CollectedPairs
+from react_pipeline.lineage import fresh_or_none
 from react_pipeline.project.project import Project
 
 
@@ -56,7 +57,20 @@ def test_the_table_shows_both_arms_with_their_controls() -> None:
     table = demo_proof.to_markdown({arm: {"shapes": right} for arm in demo_proof.ARMS})
     lines = table.splitlines()
     assert lines[2].count("100.0") == len(demo_proof.ARMS) and lines[3].split("|")[1].strip() == "mean"
-    assert lines[-1].count("+100.0 (+100.0 to +100.0)") == 3
+    assert lines[-1].count("+100.0 (+100.0 to +100.0)") == 2
+
+
+def test_the_split_shows_classes_that_captions_name_apart() -> None:
+    right = {kind: np.array([[kind == "", kind == "", False, False]]) for kind in ("base", *demo_proof.KINDS)}
+    lines = demo_proof.split_table({"shapes": np.array([True, True, True, False])}, {"shapes": right}).splitlines()
+    assert [cell.strip() for cell in lines[2].split("|")[1:-1]] == ["shapes", "named", "3", "0.0", "66.7", "0.0"]
+    assert [cell.strip() for cell in lines[3].split("|")[1:-1]] == ["shapes", "not named", "1", "0.0", "0.0", "0.0"]
+
+
+def test_a_seed_has_a_control_of_its_own_and_the_same_retrieved_pairs(retrieved_project: Project) -> None:
+    one = demo_proof.seeded(retrieved_project, 1)
+    assert fresh_or_none(one, "retrieved_set", "shapes") is not None
+    assert fresh_or_none(one, "control_set", "shapes") is None
 
 
 def test_photographs_are_named_by_the_package_and_drawings_are_left_out(tmp_path: Path) -> None:

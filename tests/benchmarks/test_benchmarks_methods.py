@@ -49,7 +49,7 @@ def test_what_a_store_holds_is_not_made_again(project: Project, monkeypatch: pyt
     assert isinstance(row, Row)
     assert row.trainable_parameters > 0
     assert row.seconds > 0
-    monkeypatch.setattr(benchmark, "customize", None)
+    monkeypatch.setattr(benchmark, "customize_with_pairs", None)
     assert benchmark.row_of(benchmark.store_of(project, 1), work, train=True) == row
     assert benchmark.row_of(benchmark.store_of(project, 2), work, train=False) == "not made yet"
     assert not project.store.keys("customized_checkpoint")
@@ -152,7 +152,7 @@ def test_a_result_that_is_written_down_is_not_made_again_while_its_recipe_is_the
     rows = [Row(seed, domain, "full", 1 / 3, 7, 0.1) for seed in (0, 1) for domain in DOMAINS]
     benchmark.write_results(results, rows, recipes)
     assert list(benchmark.read_results(results, recipes).values()) == sorted(rows, key=lambda row: row.domain)
-    monkeypatch.setattr(benchmark, "customize", None)
+    monkeypatch.setattr(benchmark, "customize_with_pairs", None)
     command = ["methods", "--config", str(project.path), "--domains", *DOMAINS, "--page", str(page), "--seeds", "1"]
     monkeypatch.setattr(sys, "argv", [*command, "--methods", "full", "--results", str(results)])
     benchmark.main()

@@ -18,7 +18,7 @@ from react_pipeline.clip.tower import ImageTower
 from react_pipeline.demo.corpus import build_corpus, build_evaluation
 from react_pipeline.demo.evaluation import GROUPS, labelled_emoji
 from react_pipeline.demo.packages import CORPUS_SOURCES, RECIPE_VERSION, installed_versions
-from react_pipeline.demo.sources import Drawing, corpus_drawings
+from react_pipeline.demo.sources import Drawing, corpus_drawings, subject_of
 from react_pipeline.settings.files import load_domain
 from react_pipeline.store.durable import sha256_of
 
@@ -84,6 +84,12 @@ def test_the_classes_of_a_domain_are_those_of_its_images(name: str, tmp_path: Pa
     assert set(domain.class_names) == {label for _, label in images}
     if name == "demo/activities":
         assert build_evaluation(name, tmp_path) == len(images) == len(list(tmp_path.glob("*.png")))
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_every_tested_emoji_is_a_subject_of_the_corpus(name: str) -> None:
+    corpus = {drawing.subject for drawing in corpus_drawings()}
+    assert {subject_of(path.stem) for path, _ in labelled_emoji(name)} <= corpus - {""}
 
 
 def test_the_image_tower_sees_what_the_packages_own_network_sees(base: Clip) -> None:
