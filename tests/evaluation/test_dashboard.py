@@ -102,7 +102,7 @@ def test_a_page_needs_nothing_but_itself(compared: Artifact, project: Project, m
         str(found[name]) for _, found in page.tags for name in ("src", "href", "srcset", "data") if found.get(name)
     ]
     assert not [address for address in loaded if not address.startswith("data:")]
-    assert not [tag for tag, found in page.tags if tag == "link" or (tag == "script" and "src" in found)]
+    assert not [tag for tag, found in page.tags if tag == "script" and "src" in found]
     (policy,) = [found["content"] for tag, found in page.tags if tag == "meta" and "http-equiv" in found]
     assert str(policy).startswith("default-src 'none'")
     assert "Plotly.newPlot" in artifact.file("dashboard.html").read_text()
